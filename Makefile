@@ -1,0 +1,69 @@
+# Works from a bare clone with python3 (3.11 or newer) and make. Everything lives in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+# A stamp is newer than these, or its installation runs again.
+PINS := pyproject.toml constraints.txt
+
+# More options for the tool a target runs: make check ARGS="--dtype float32"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help check test test-slow coverage coverage-report bench lint types clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+check: $(VENV)/.installed  ## compare the model with its reference, operation by operation
+	$(BIN)/python -m parity.check layerwise $(ARGS)
+
+test: $(VENV)/.installed-test  ## run the tests, without the slow ones
+	$(BIN)/python -m pytest tests/ $(ARGS)
+
+# pytest exits 5 when it selected nothing; that no test is slow is no failure, and is said.
+test-slow: $(VENV)/.installed-test  ## run the slow tests alone
+	@$(BIN)/python -m pytest tests/ -m slow $(ARGS) || \
+		{ status=$$?; [ $$status -eq 5 ] && echo "no test is marked slow" || exit $$status; }
+
+# The threshold is coverage-report's, so that several runs can be added up before it is judged.
+coverage: $(VENV)/.installed-test  ## run the tests and measure branches: htmlcov/, fails below the threshold
+	$(BIN)/python -m pytest tests/ --cov --cov-report= --cov-fail-under=0 $(ARGS)
+	$(MAKE) coverage-report
+
+coverage-report: $(VENV)/.installed-test  ## judge what the last measured run left
+	$(BIN)/python -m coverage html --fail-under=0
+	$(BIN)/python -m coverage report
+
+# Shape checks would be timed along, so they are switched off here.
+bench: $(VENV)/.installed-test  ## time the kernels
+	$(BIN)/python -m pytest bench --jaxtyping-packages= $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## ruff's rules and its format
+	$(BIN)/python -m ruff check $(ARGS)
+	$(BIN)/python -m ruff format --check
+
+types: $(VENV)/.installed-dev  ## mypy, strict
+	$(BIN)/python -m mypy $(ARGS)
+
+clean:  ## remove the environment and everything the tools left
+	rm -rf $(VENV) .tox .benchmarks .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The environment is needed first but is no prerequisite by time: its python is older or newer by accident.
+$(VENV)/.installed: $(PINS) | $(BIN)/python
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-test: $(PINS) | $(BIN)/python
+	$(PIP) -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: $(PINS) | $(BIN)/python
+	$(PIP) -e '.[test,dev]'
+	touch $@ $(VENV)/.installed $(VENV)/.installed-test

@@ -1,0 +1,1 @@
+"""Timings of the attention kernels and of whole models."""

@@ -1,0 +1,211 @@
+"""The command line: `python -m parity.check VERB`.
+
+It parses, calls one function, prints and exits. Nothing that needs torch is imported before a
+verb runs, so that `--help` answers at once.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parity.shell import Options, run
+
+app = typer.Typer(
+    name="parity.check",
+    help="Is this GPT-1 the same function as Hugging Face's and the float64 oracle's, and if not, "
+    "where do they part? Exit codes: 0 pass, 1 a real difference, 2 usage, 3 inconclusive, "
+    "4 input refused, 5 environment, 70 internal error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
+)
+
+
+class Dtype(StrEnum):
+    """Dtypes whose rounding can be judged; with float64 identity alone is."""
+
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Device(StrEnum):
+    """Where the models run."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
+class Attention(StrEnum):
+    """Our attention cores."""
+
+    ALL = "all"
+    PLAIN = "plain"
+    TILED = "tiled"
+
+
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        help="auto, surrogate (seeded, full size) or tiny. auto is the surrogate until released "
+        "weights can be fetched.",
+    ),
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Rows of token ids.")]
+TimeOption = Annotated[int, typer.Option(min=1, help="Tokens in each row.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the token ids.")]
+TokenIdsOption = Annotated[
+    str | None,
+    typer.Option(help="Token ids instead of seeded ones: 481,4735,544;12,7 is two rows."),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where the models run.")]
+FormatOption = Annotated[
+    str, typer.Option("--format", help="What standard output gets: text or json.")
+]
+OutputOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--output",
+        help="Write the report to this file as well, in the form of its suffix: .json or .txt. "
+        "May be given several times.",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def layerwise(
+    weights: WeightsOption = "auto",
+    candidate: Annotated[
+        str | None,
+        typer.Option(
+            help="A model to judge instead of ours: FILE.py, whose function build(config, weights) "
+            "returns it, or MODULE:NAME."
+        ),
+    ] = None,
+    plant: Annotated[
+        str | None,
+        typer.Option(
+            help="Plant a fault into our model first, NAME or NAME@BLOCK, to see what a failing "
+            "verdict looks like. An unknown name lists them all."
+        ),
+    ] = None,
+    attention: Annotated[Attention, typer.Option(help="Which of our attention cores.")] = (
+        Attention.ALL
+    ),
+    dtype: Annotated[Dtype, typer.Option(help="Dtype whose rounding is judged.")] = Dtype.FLOAT32,
+    device: DeviceOption = Device.CPU,
+    batch: BatchOption = 1,
+    time: TimeOption = 512,
+    seed: SeedOption = 0,
+    token_ids: TokenIdsOption = None,
+    taps: Annotated[str, typer.Option(help="Compare only taps that match this pattern.")] = "*",
+    explain: Annotated[
+        str | None,
+        typer.Option(help="Look closely at one tap: histogram, worst elements, what fed it."),
+    ] = None,
+    form: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Does every tap agree, and where is the first that does not?
+
+    Every layer's activations, the logits and the loss of our model are compared with Hugging
+    Face's OpenAIGPTLMHeadModel and a NumPy float64 oracle, all three on the same weights. In
+    float64 they must agree to rounding; in the dtype judged, our error must be no worse than
+    Hugging Face's, both end to end and operation by operation.
+    """
+    options = Options(
+        verb="layerwise",
+        weights=weights,
+        candidate=candidate,
+        plant=plant,
+        attention=attention.value,
+        dtype=dtype.value,
+        device=device.value,
+        batch=batch,
+        time=time,
+        seed=seed,
+        token_ids=token_ids,
+        taps=taps,
+        explain=explain,
+        form=form,
+        output=tuple(output or ()),
+        quiet=quiet,
+        debug=debug,
+    )
+    raise typer.Exit(run(options))
+
+
+@app.command()
+def weights(
+    weights: WeightsOption = "auto",
+    form: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Is every tensor in its place, bit for bit, and nothing left over?
+
+    The tensors of our model, of Hugging Face's, and of the source after the way to the 2018
+    release's form and back are each compared with the source's bits.
+    """
+    options = Options(
+        verb="weights",
+        weights=weights,
+        form=form,
+        output=tuple(output or ()),
+        quiet=quiet,
+        debug=debug,
+    )
+    raise typer.Exit(run(options))
+
+
+@app.command()
+def doctor(
+    weights: WeightsOption = "auto",
+    batch: BatchOption = 1,
+    time: TimeOption = 512,
+    seed: SeedOption = 0,
+    token_ids: TokenIdsOption = None,
+    form: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Are this machine, this torch, this reference and this checkpoint fit for a verdict?
+
+    Lists the versions, every setting that moves numbers, and for each block of the model whether
+    it is alive: how sharp its attention is, and how different its positions.
+    """
+    options = Options(
+        verb="doctor",
+        weights=weights,
+        batch=batch,
+        time=time,
+        seed=seed,
+        token_ids=token_ids,
+        form=form,
+        output=tuple(output or ()),
+        quiet=quiet,
+        debug=debug,
+    )
+    raise typer.Exit(run(options))
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m parity.check")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Is this machine, this torch, this reference and this checkpoint fit for a verdict?"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import OpenAIGPTLMHeadModel
+
+from parity import knobs, liveness
+from parity.errors import ExitCode
+from parity.inputs import Inputs
+from parity.lockstep import Pass, walk
+from parity.results import Finding, Plan, Report, verdict_for
+from parity.subjects import oracle_run
+from parity.taps import exempt, taps
+
+_GIB = 2**30
+
+
+def doctor(
+    reference: OpenAIGPTLMHeadModel, inputs: Inputs, identity: Mapping[str, Any]
+) -> Report:
+    """Look at everything that a verdict rests on.
+
+    Args:
+        reference: Hugging Face's model with the weights to be judged.
+        inputs: What it would be judged on.
+        identity: What the report says about weights, config and code.
+    """
+    settings = knobs.environment()
+    machine = [Finding(name=name, found=value) for name, value in settings.items()]
+    machine.append(_memory())
+    with knobs.pinned():
+        blocks = _life(reference, inputs)
+    weights = [*_knobs(), _float64(), _constant(reference), *map(_block_finding, blocks)]
+    findings = [*machine, *weights]
+    unfit = [finding for finding in findings if finding.fit is False]
+    code = ExitCode.INCONCLUSIVE if unfit else ExitCode.PASS
+    judged = [finding for finding in findings if finding.fit is not None]
+    counted = (len(judged), len(judged))
+    return Report(
+        check="doctor",
+        verdict=verdict_for(code),
+        exit_code=code,
+        identity=identity,
+        environment=settings,
+        plan=Plan(planned=counted[0], compared=counted[1], per_path={"doctor": counted}, exempt=[]),
+        liveness=blocks,
+        findings=findings,
+    )
+
+
+def _memory() -> Finding:
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
+    return Finding(name="free memory", found=f"{free:.1f} GiB")
+
+
+def _knobs() -> list[Finding]:
+    """Return every knob with its value now and under a check."""
+    with knobs.pinned():
+        pinned = [knob.read() for knob in knobs.KNOBS]
+    return [
+        Finding(
+            name=knob.name,
+            found=f"{knob.read()}; {knob.wanted} in a check",
+            fit=value == knob.wanted,
+            why=knob.why,
+        )
+        for knob, value in zip(knobs.KNOBS, pinned, strict=True)
+    ]
+
+
+def _float64() -> Finding:
+    """Multiply in float64 by torch and by NumPy: the two libraries share no code."""
+    left, right = (np.random.Generator(np.random.Philox(s)).normal(size=(192, 192)) for s in (0, 1))
+    apart = np.abs((torch.from_numpy(left) @ torch.from_numpy(right)).numpy() - left @ right).max()
+    return Finding(
+        name="float64 product, torch and NumPy",
+        found=f"{apart:.1e} apart",
+        fit=bool(apart <= _FLOAT64_NOISE),
+        why="identity is judged in float64",
+    )
+
+
+_FLOAT64_NOISE = 1e-11
+"""192 products of numbers near 1 in another order differ by some 1e-13; a float32 product by
+1e-5."""
+
+
+def _constant(reference: OpenAIGPTLMHeadModel) -> Finding:
+    constant = liveness.constant_tensors(dict(reference.named_parameters()))
+    return Finding(
+        name="tensors that hold one value",
+        found=f"{len(constant)}" + (f": {', '.join(constant[:3])}" if constant else ""),
+        fit=not constant,
+        why="a bias of 0 or a gain of 1 hides that it is not used",
+    )
+
+
+def _life(reference: OpenAIGPTLMHeadModel, inputs: Inputs) -> list[liveness.BlockLife]:
+    """Run the oracle alone and collect its signs of life."""
+    signs = liveness.LifeSigns(inputs.attention_mask)
+    time = inputs.token_ids.shape[1]
+    alone = Pass(
+        oracle=oracle_run(reference, inputs),
+        subjects=[],
+        plan=[tap for tap in taps(reference.config.n_layer) if tap.name not in exempt(time)],
+        time=time,
+        mask=inputs.attention_mask,
+        selected=frozenset(),
+    )
+    walk(alone, progress=lambda _tap: None, look=lambda _s, tap, _t, truth: signs.look(tap, truth))
+    return signs.blocks()
+
+
+def _block_finding(block: liveness.BlockLife) -> Finding:
+    weight = "-" if block.largest_weight is None else f"{block.largest_weight:.2f}"
+    cosine = "-" if block.cosine is None else f"{block.cosine:.2f}"
+    return Finding(
+        name=f"{block.block} alive",
+        found=f"largest attention weight {weight}, cosine between positions {cosine}",
+        fit=block.dead is None,
+        why=block.dead or "a dead block hides what is wrong in it",
+    )

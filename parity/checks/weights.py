@@ -1,0 +1,137 @@
+"""Is every tensor in its place, bit for bit, and nothing left over?
+
+Every tensor of our model and of Hugging Face's is held against the source's, and the source goes
+through the release's form and back. Names are compared as sets on every side; the head's tie is
+checked by storage, which a comparison of values would miss.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.compare import Status
+from parity.convert import convert
+from parity.errors import ExitCode
+from parity.knobs import environment
+from parity.mapping import ALIASES, Side, is_buffer, rows
+from parity.results import Mode, Plan, Reason, Report, Row, verdict_for, worst
+from parity.sources import Weights
+from parity.summary import first_exact_difference
+from scratch_gpt.model import GPT
+
+Arrays = Mapping[str, NDArray[np.floating]]
+
+
+def weights(
+    source: Weights, ours: GPT, theirs: OpenAIGPTLMHeadModel, identity: Mapping[str, Any]
+) -> Report:
+    """Compare what three sides hold with the source, bit for bit.
+
+    Args:
+        source: The weights as loaded.
+        ours: Our model, built from them.
+        theirs: Hugging Face's model, built from them.
+        identity: What the verdict says about weights, config and code.
+    """
+    held = {
+        "ours": _arrays(ours.state_dict()),
+        "huggingface": _under_our_names(_arrays(theirs.state_dict()), source),
+        "release": _through_release(source),
+    }
+    found = [row for side, arrays in held.items() for row in _compared(source, side, arrays)]
+    compared = {side: sum(row.witness == side for row in found) for side in held}
+    planned = len(rows(source.config["n_layer"]))
+    reasons = _untied(theirs)
+    codes = [reason.code for reason in reasons]
+    codes += [ExitCode.FAIL for row in found if row.status is not Status.PASS]
+    code = worst(codes)
+    return Report(
+        check="weights",
+        verdict=verdict_for(code),
+        exit_code=code,
+        identity=identity,
+        environment=environment(),
+        plan=Plan(
+            planned=planned * len(held),
+            compared=sum(compared.values()),
+            per_path={side: (planned, number) for side, number in compared.items()},
+            exempt=[],
+        ),
+        first_divergence=first_exact_difference(found),
+        results=found,
+        reasons=reasons,
+        inputs={"parameters": sum(tensor.size for tensor in source.tensors.values())},
+    )
+
+
+def _arrays(state: Mapping[str, Any]) -> dict[str, NDArray[np.floating]]:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+
+
+def _under_our_names(state: Arrays, source: Weights) -> Arrays:
+    """Return Hugging Face's tensors under our names; unknown ones keep their own."""
+    known = {row.huggingface: row.ours for row in rows(source.config["n_layer"])}
+    return {
+        known.get(name, name): tensor
+        for name, tensor in state.items()
+        if name not in ALIASES[Side.HUGGINGFACE] and not is_buffer(Side.HUGGINGFACE, name)
+    }
+
+
+def _through_release(source: Weights) -> Arrays:
+    """Return the source's tensors after the way to the release's form and back."""
+    there = convert(source.tensors, source.config, source=Side.OURS, target=Side.RELEASE)
+    return convert(there, source.config, source=Side.RELEASE, target=Side.OURS)
+
+
+def _compared(source: Weights, side: str, arrays: Arrays) -> Iterable[Row]:
+    """Yield a row for each tensor that either the source or this side has."""
+    for name in dict.fromkeys([*source.tensors, *arrays]):
+        wanted, held = source.tensors.get(name), arrays.get(name)
+        status, differing = _status(wanted, held)
+        yield Row(
+            tap=name,
+            attention=side,
+            dtype=str((wanted if held is None else held).dtype),  # type: ignore[union-attr]
+            mode=Mode.EXACT,
+            witness=side,
+            shape=() if held is None else held.shape,
+            status=status,
+            error_ours=differing,
+            bound=0.0,
+            minimum_tolerance=differing,
+        )
+
+
+def _status(
+    wanted: NDArray[np.floating] | None, held: NDArray[np.floating] | None
+) -> tuple[Status, float | None]:
+    """Return what a pair of tensors amounts to, and in how many elements the bits differ."""
+    if held is None:
+        return Status.MISSING, None
+    if wanted is None:
+        return Status.EXTRA, None
+    if wanted.shape != held.shape:
+        return Status.SHAPE, None
+    if wanted.dtype != held.dtype:
+        return Status.DTYPE, None
+    bits = f"u{wanted.dtype.itemsize}"
+    differing = int(np.count_nonzero(wanted.view(bits) != np.ascontiguousarray(held).view(bits)))
+    return (Status.FAIL if differing else Status.PASS), float(differing)
+
+
+def _untied(theirs: OpenAIGPTLMHeadModel) -> list[Reason]:
+    """Return a reason if Hugging Face's head is not the very storage of its embedding."""
+    if theirs.lm_head.weight.data_ptr() == theirs.transformer.tokens_embed.weight.data_ptr():
+        return []
+    return [
+        Reason(
+            what="Hugging Face's head and its token embedding are two tensors",
+            where="lm_head.weight, transformer.tokens_embed.weight",
+            fix="a training step would move them apart; load with tie_word_embeddings=True",
+            code=ExitCode.FAIL,
+        )
+    ]

@@ -1,0 +1,67 @@
+"""Token ids to run the models on: drawn from a seed, or given."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parity.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What every model is given.
+
+    Attributes:
+        token_ids: `[batch time]`, int64.
+        positions: `[batch time]` or `[1 time]`, int64; None for 0, 1, 2, ...
+        attention_mask: `[batch time]`, bool, False at padding; None without padding.
+    """
+
+    token_ids: Tensor
+    positions: Tensor | None = None
+    attention_mask: Tensor | None = None
+
+
+def seeded(*, batch: int, time: int, vocab_size: int, seed: int) -> Inputs:
+    """Return ids drawn from `seed`; they hold the first id, the last id, and a repeat.
+
+    What is too short for all three holds as many of them as it can.
+    """
+    ids = np.random.Generator(np.random.Philox(seed)).integers(0, vocab_size, size=batch * time)
+    planted = [0, vocab_size - 1, vocab_size - 1]
+    # Spread out, so that no position has a part in being first or last.
+    places = [(index * len(ids)) // len(planted) for index in range(min(len(planted), len(ids)))]
+    ids[places] = planted[: len(places)]
+    return Inputs(token_ids=torch.from_numpy(ids.reshape(batch, time)).long())
+
+
+def parse(text: str) -> Inputs:
+    """Return the ids of `text`: numbers separated by commas, rows by semicolons.
+
+    `481,4735,544;12,7` is two rows. Shorter rows are padded on the right, and masked.
+
+    Raises:
+        UsageError: Something in it is not a whole number, or a row is empty.
+    """
+    try:
+        rows = [[int(number) for number in row.split(",")] for row in text.split(";")]
+    except ValueError as error:
+        raise UsageError(
+            f"--token-ids holds something that is not a whole number: {error}",
+            where=f"--token-ids {text!r}",
+            fix="separate ids by commas and rows by semicolons: 481,4735,544;12,7",
+        ) from error
+    return from_rows(rows)
+
+
+def from_rows(rows: Sequence[Sequence[int]]) -> Inputs:
+    """Return rows of ids, the shorter ones padded with id 0 on the right, and masked."""
+    time = max(len(row) for row in rows)
+    token_ids = torch.tensor([[*row, *[0] * (time - len(row))] for row in rows])
+    if all(len(row) == time for row in rows):
+        return Inputs(token_ids=token_ids)
+    lengths = torch.tensor([len(row) for row in rows])
+    return Inputs(token_ids=token_ids, attention_mask=torch.arange(time) < lengths[:, None])

@@ -1,0 +1,162 @@
+"""Every setting of torch that moves numbers: pinned, asserted, recorded.
+
+A knob off its value is an error and never a tolerance.
+"""
+
+import contextlib
+import dataclasses
+import os
+import platform
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from parity.errors import EnvironmentUnfitError
+
+
+@dataclasses.dataclass(frozen=True)
+class Knob:
+    """One setting.
+
+    Attributes:
+        name: Its name in torch.
+        wanted: The value under which verdicts are given.
+        read: Returns its value.
+        write: Sets its value.
+        why: What it would change.
+    """
+
+    name: str
+    wanted: object
+    read: Callable[[], object]
+    write: Callable[[object], object]
+    why: str
+
+
+def _attribute(path: str, wanted: object, why: str) -> Knob:
+    """Return a knob that is an attribute under `torch`, given by its dotted path."""
+    *parents, last = path.split(".")
+    owner: object = torch
+    for parent in parents:
+        owner = getattr(owner, parent)
+    return Knob(
+        f"torch.{path}",
+        wanted,
+        lambda: getattr(owner, last),
+        lambda value: setattr(owner, last, value),
+        why,
+    )
+
+
+def _autocast(device: str) -> Knob:
+    return Knob(
+        f"autocast({device})",
+        False,
+        lambda: torch.is_autocast_enabled(device),
+        lambda value: torch.set_autocast_enabled(device, bool(value)),
+        "would run matrix products in half precision",
+    )
+
+
+def _knobs() -> list[Knob]:
+    knobs = [
+        Knob(
+            "torch.default_dtype",
+            torch.float32,
+            torch.get_default_dtype,
+            torch.set_default_dtype,  # type: ignore[arg-type]
+            "constants made inside a model take it",
+        ),
+        Knob(
+            "torch.float32_matmul_precision",
+            "highest",
+            torch.get_float32_matmul_precision,
+            torch.set_float32_matmul_precision,  # type: ignore[arg-type]
+            "'high' and 'medium' multiply in TF32 or bfloat16",
+        ),
+        Knob(
+            "torch.deterministic_algorithms",
+            True,
+            torch.are_deterministic_algorithms_enabled,
+            torch.use_deterministic_algorithms,  # type: ignore[arg-type]
+            "some kernels sum in an order that varies",
+        ),
+        _autocast("cpu"),
+        _autocast("cuda"),
+        _attribute("backends.cuda.matmul.allow_tf32", False, "TF32 keeps 10 bits of 23"),
+        _attribute("backends.cudnn.allow_tf32", False, "TF32 keeps 10 bits of 23"),
+    ]
+    if hasattr(torch.backends.mkldnn, "matmul"):  # since torch 2.9
+        why = "'bf16' and 'tf32' round the inputs of float32 products"
+        knobs.insert(2, _attribute("backends.mkldnn.matmul.fp32_precision", "ieee", why))
+    return knobs
+
+
+KNOBS = tuple(_knobs())
+"""Every knob that is pinned."""
+
+
+@contextlib.contextmanager
+def pinned() -> Iterator[None]:
+    """Set every knob, give control, assert that none was moved, and set all back.
+
+    Raises:
+        EnvironmentUnfitError: A knob was moved meanwhile, so that no number can be trusted.
+    """
+    before = [(knob, knob.read()) for knob in KNOBS]
+    try:
+        for knob in KNOBS:
+            knob.write(knob.wanted)
+        yield
+        assert_pinned()
+    finally:
+        for knob, value in reversed(before):
+            knob.write(value)
+
+
+def assert_pinned() -> None:
+    """Require every knob to be at its value.
+
+    Raises:
+        EnvironmentUnfitError: Names each knob that is not, and what it would change.
+    """
+    moved = [
+        f"{knob.name} is {_read(knob)!r}, not {knob.wanted!r} ({knob.why})"
+        for knob in KNOBS
+        if _read(knob) != knob.wanted
+    ]
+    if moved:
+        raise EnvironmentUnfitError(
+            f"a setting that moves numbers was changed: {'; '.join(moved)}",
+            where="torch's global settings",
+            fix="keep the model's code from changing them while it is checked",
+        )
+
+
+def _read(knob: Knob) -> object:
+    """Return a knob's value; torch refuses to read some that were set through another name."""
+    try:
+        return knob.read()
+    except RuntimeError:
+        return "set through another of torch's names"
+
+
+def environment() -> dict[str, str]:
+    """Return what a reader needs to run the same numbers again; no name of user or host."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "cores": str(os.cpu_count()),
+        **{name: _version(name) for name in ("transformers", "numpy", "safetensors")},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

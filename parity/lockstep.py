@@ -1,0 +1,287 @@
+"""Several forward passes walked through together, tap by tap, each measured and let go.
+
+The oracle leads. At every tap its value is the truth, and each subject's is measured against it;
+in the float64 pass the reference's value is a second witness. In an isolated pass what goes on,
+in the oracle and in every subject alike, is the truth rounded to the dtype: so each operation
+meets the same clean input, and its error is its own.
+"""
+
+import dataclasses
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parity.capture import Run, RunError, stream
+from parity.compare import Difference, Held, Status, visible_entries
+from parity.taps import Tap
+
+OracleRun = Callable[[], Generator[tuple[str, Any], Any, None]]
+"""Starts the oracle's forward pass: float64 arrays under their taps' names."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One forward pass to be measured.
+
+    Attributes:
+        name: Shown while it runs and in errors.
+        run: Runs it.
+        dtype: The dtype that every tap must have.
+        device: Where it runs.
+        never_formed: Names of taps that this path does not have.
+        unwatched: Names of taps that it shows and that are not to be measured in this pass.
+    """
+
+    name: str
+    run: Run
+    dtype: torch.dtype
+    device: torch.device
+    never_formed: frozenset[str] = frozenset()
+    unwatched: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What to walk through.
+
+    Attributes:
+        oracle: Starts the oracle.
+        subjects: In the order in which they are measured.
+        plan: The taps, in network order.
+        time: Length of the rows, in tokens.
+        mask: `[batch time]`, bool; None without padding.
+        witness: Name of the subject that is a second witness to the others of its dtype.
+        rounded_to: In an isolated pass, the dtype that the truth is rounded to.
+        raw: Names of taps whose truth is left as it is, because no subject is given it.
+        selected: Names of the taps to measure; all others are walked past.
+    """
+
+    oracle: OracleRun
+    subjects: Sequence[Subject]
+    plan: Sequence[Tap]
+    time: int
+    mask: Tensor | None
+    witness: str | None = None
+    rounded_to: torch.dtype | None = None
+    raw: frozenset[str] = frozenset()
+    selected: frozenset[str]
+
+
+Key = tuple[str, str, str]
+"""(subject, tap, witness): `witness` is "oracle" or the witness's name."""
+
+
+@dataclasses.dataclass
+class Observations:
+    """What a pass found: differences by key, taps nobody planned, runs that broke off."""
+
+    differences: dict[Key, Difference] = dataclasses.field(default_factory=dict)
+    extras: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    broken: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+Progress = Callable[[str], None]
+"""Called with the name of each tap that has been measured."""
+Look = Callable[[str, str, Tensor, Tensor], None]
+"""Called with (subject, tap, tensor, truth) before both are let go: with every truth itself, as
+subject `oracle`, and with every tensor that is measured."""
+
+
+class OracleFailedError(RuntimeError):
+    """The oracle did not show a tap that the plan has: a bug in this project."""
+
+
+def walk(lockstep: Pass, *, progress: Progress, look: Look) -> Observations:
+    """Walk through all forward passes together and measure every selected tap.
+
+    The last two taps go together, so that one subject's logits are gone before the next one's
+    are made.
+    """
+    walker = _Walker(lockstep, look)
+    try:
+        for stage in _stages(lockstep.plan):
+            walker.measure(stage)
+            for tap in stage:
+                progress(tap.name)
+        walker.finish()
+    finally:
+        walker.close()
+    return walker.found
+
+
+def _stages(plan: Sequence[Tap]) -> list[list[Tap]]:
+    """Return the plan, one tap a stage, logits and loss together."""
+    body = [[tap] for tap in plan if tap.name not in ("logits", "loss")]
+    return [*body, [tap for tap in plan if tap.name in ("logits", "loss")]]
+
+
+class _Walker:
+    """The state of one walk: a cursor on every run, and what was found so far."""
+
+    def __init__(self, lockstep: Pass, look: Look) -> None:
+        names = [tap.name for tap in lockstep.plan]
+        self.found = Observations()
+        self._pass = lockstep
+        self._look = look
+        self._oracle = _Cursor(lockstep.oracle(), names, frozenset())
+        self._cursors = {
+            subject.name: _Cursor(stream(subject.run), names, subject.unwatched)
+            for subject in lockstep.subjects
+        }
+
+    def measure(self, stage: Sequence[Tap]) -> None:
+        """Bring every run up to the end of `stage`, and measure."""
+        truths = {tap.name: self._truth(tap) for tap in stage}
+        witnessed: dict[str, Held] = {}
+        for subject in self._pass.subjects:
+            for tap in stage:
+                if tap.name in subject.never_formed | subject.unwatched:
+                    continue
+                value = self._take(subject, tap.name)
+                if value is None:
+                    continue
+                value = value.cpu()
+                if tap.name in self._pass.selected:
+                    self._compare(subject, tap, value, truths[tap.name], witnessed)
+                if subject.name == self._pass.witness and tap.name in self._pass.selected:
+                    witnessed[tap.name] = self._held(tap, value)
+                if self._pass.rounded_to is not None:
+                    self._cursors[subject.name].reply(
+                        truths[tap.name].tensor.to(subject.device, subject.dtype)
+                    )
+
+    def _truth(self, tap: Tap) -> Held:
+        """Return the oracle's value; in an isolated pass have it go on with the rounded one."""
+        value = self._oracle.take(tap.name)
+        if value is None:
+            message = f"the oracle has no tap {tap.name}"
+            raise OracleFailedError(message)
+        truth = torch.from_numpy(np.ascontiguousarray(value))
+        self._look("oracle", tap.name, truth, truth)
+        if self._pass.rounded_to is not None and tap.name not in self._pass.raw:
+            self._oracle.reply(truth.to(self._pass.rounded_to).double().numpy())
+        return self._held(tap, truth)
+
+    def _held(self, tap: Tap, tensor: Tensor) -> Held:
+        visible = visible_entries(tap.kind.axes, self._pass.mask, self._pass.time)
+        return Held(tensor, visible)
+
+    def _compare(
+        self,
+        subject: Subject,
+        tap: Tap,
+        value: Tensor,
+        truth: Held,
+        witnessed: Mapping[str, Held],
+    ) -> None:
+        """Measure one tensor against the truth, and where there is one against the witness."""
+        references = {"oracle": truth}
+        if tap.name in witnessed and subject.dtype == torch.float64:
+            references[_side(self._pass.witness)] = witnessed[tap.name]
+        for witness, reference in references.items():
+            self.found.differences[subject.name, tap.name, witness] = reference.difference(
+                value, dtype=subject.dtype
+            )
+        self._look(subject.name, tap.name, value, truth.tensor)
+
+    def _take(self, subject: Subject, tap: str) -> Tensor | None:
+        """Return the subject's tensor, or None after noting why there is none."""
+        absent = Difference(status=Status.MISSING, detail="this tap was never shown")
+        if subject.name not in self.found.broken:
+            try:
+                value: Tensor | None = self._cursors[subject.name].take(tap)
+            except RunError as error:
+                self.found.broken[subject.name] = str(error)
+            else:
+                if value is not None:
+                    return value
+        if subject.name in self.found.broken:
+            detail = f"the run broke off: {self.found.broken[subject.name]}"
+            absent = Difference(status=Status.NOT_RUN, detail=detail)
+        self.found.differences[subject.name, tap, "oracle"] = absent
+        return None
+
+    def finish(self) -> None:
+        """Let every run come to its end, and note what it showed beyond the plan."""
+        for name, cursor in self._cursors.items():
+            if name not in self.found.broken:
+                try:
+                    cursor.finish()
+                except RunError as error:
+                    self.found.broken[name] = str(error)
+            if cursor.extras:
+                self.found.extras[name] = cursor.extras
+
+    def close(self) -> None:
+        """Abandon whatever still runs."""
+        for cursor in (self._oracle, *self._cursors.values()):
+            cursor.close()
+
+
+def _side(subject: str | None) -> str:
+    """Return whose run a subject is: the part of its name before the first slash."""
+    return str(subject).partition("/")[0]
+
+
+class _Cursor:
+    """Follows one stream along the plan, one tap at a time."""
+
+    def __init__(
+        self,
+        taps: Generator[tuple[str, Any], Any, None],
+        plan: Sequence[str],
+        unwatched: frozenset[str],
+    ) -> None:
+        self.extras: list[str] = []
+        self._taps = taps
+        self._place = {name: place for place, name in enumerate(plan)}
+        self._unwatched = unwatched
+        self._held: tuple[str, Any] | None = None
+        self._started = False
+        self._ended = False
+        self._answer: Any = None
+
+    def take(self, wanted: str) -> Any:
+        """Return the value shown at `wanted`; None if the run is past it or over.
+
+        What is shown before and is not in the plan, or for the second time, is noted as extra.
+        """
+        while (shown := self._peek()) is not None:
+            name, value = shown
+            if name == wanted:
+                self._held = None
+                return value
+            if name not in self._unwatched:
+                if self._place.get(name, -1) > self._place[wanted]:
+                    return None
+                self.extras.append(name)
+            self._held = None
+        return None
+
+    def reply(self, value: Any) -> None:
+        """Have the run go on with `value` instead of the tap last taken."""
+        self._answer = value
+
+    def finish(self) -> None:
+        """Run to the end; whatever is still shown is extra."""
+        while (shown := self._peek()) is not None:
+            if shown[0] not in self._unwatched:
+                self.extras.append(shown[0])
+            self._held = None
+
+    def close(self) -> None:
+        """Abandon the run."""
+        self._taps.close()
+
+    def _peek(self) -> tuple[str, Any] | None:
+        if self._held is None and not self._ended:
+            answer, self._answer = self._answer, None
+            try:
+                self._held = self._taps.send(answer if self._started else None)
+                self._started = True
+            except StopIteration:
+                self._ended = True
+        return self._held

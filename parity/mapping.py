@@ -1,0 +1,143 @@
+"""Every tensor's name and form: ours, Hugging Face's, and the 2018 release's, in one table.
+
+A row says how one tensor is called on each side and how it is laid out there. `{i}` stands for
+the block's number. Rows are in the release's order, which is part of that format: its shards
+hold no names. Three facts stand beside the table: Hugging Face's head is the token embedding
+under a second name, its causal masks are buffers and no weights, and the release keeps both
+embeddings as rows of one matrix `we`.
+
+Source: finetune-transformer-lm train.py 404-412, model/params_shapes.json (a69b5c4).
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+
+class Side(StrEnum):
+    """Whose names and forms."""
+
+    OURS = "ours"
+    HUGGINGFACE = "huggingface"
+    RELEASE = "release"
+
+
+class Form(StrEnum):
+    """How the release lays a tensor out; the other two sides agree with each other."""
+
+    SAME = "as ours"
+    CONVOLUTION = "a convolution of width one: [1, in, out]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One tensor.
+
+    Attributes:
+        ours: Name in `scratch_gpt`.
+        huggingface: Name in `OpenAIGPTLMHeadModel`.
+        release: Name in the release's graph.
+        axes: Axis names, keys of `sizes`.
+        form: The release's layout.
+    """
+
+    ours: str
+    huggingface: str
+    release: str
+    axes: tuple[str, ...]
+    form: Form = Form.SAME
+
+    def name(self, side: Side) -> str:
+        """Return the tensor's name on that side."""
+        return {
+            Side.OURS: self.ours,
+            Side.HUGGINGFACE: self.huggingface,
+            Side.RELEASE: self.release,
+        }[side]
+
+    def shape(self, side: Side, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the tensor's shape on that side."""
+        shape = tuple(sizes[axis] for axis in self.axes)
+        return (1, *shape) if side is Side.RELEASE and self.form is Form.CONVOLUTION else shape
+
+
+def _block_row(name: str, release: str, *axes: str) -> Row:
+    """Return a row of the block's table: ours and Hugging Face's names differ by a prefix."""
+    form = Form.CONVOLUTION if len(axes) == 2 else Form.SAME  # noqa: PLR2004 - a matrix
+    return Row(f"h.{{i}}.{name}", f"transformer.h.{{i}}.{name}", release, axes, form)
+
+
+EMBEDDING_ROWS = (
+    Row(
+        "positions_embed.weight",
+        "transformer.positions_embed.weight",
+        "model/we[positions]",
+        ("n_positions", "width"),
+    ),
+    Row(
+        "tokens_embed.weight",
+        "transformer.tokens_embed.weight",
+        "model/we[tokens]",
+        ("vocab", "width"),
+    ),
+)
+
+BLOCK_ROWS = (
+    _block_row("attn.c_attn.weight", "model/h{i}/attn/c_attn/w", "width", "three_width"),
+    _block_row("attn.c_attn.bias", "model/h{i}/attn/c_attn/b", "three_width"),
+    _block_row("attn.c_proj.weight", "model/h{i}/attn/c_proj/w", "width", "width"),
+    _block_row("attn.c_proj.bias", "model/h{i}/attn/c_proj/b", "width"),
+    _block_row("ln_1.weight", "model/h{i}/ln_1/g", "width"),
+    _block_row("ln_1.bias", "model/h{i}/ln_1/b", "width"),
+    _block_row("mlp.c_fc.weight", "model/h{i}/mlp/c_fc/w", "width", "inner"),
+    _block_row("mlp.c_fc.bias", "model/h{i}/mlp/c_fc/b", "inner"),
+    _block_row("mlp.c_proj.weight", "model/h{i}/mlp/c_proj/w", "inner", "width"),
+    _block_row("mlp.c_proj.bias", "model/h{i}/mlp/c_proj/b", "width"),
+    _block_row("ln_2.weight", "model/h{i}/ln_2/g", "width"),
+    _block_row("ln_2.bias", "model/h{i}/ln_2/b", "width"),
+)
+
+ALIASES: dict[Side, dict[str, str]] = {
+    Side.OURS: {},
+    Side.HUGGINGFACE: {"lm_head.weight": "transformer.tokens_embed.weight"},
+    Side.RELEASE: {},
+}
+"""Second names of one tensor: present or not, they must hold the very same values."""
+
+BUFFERS: dict[Side, tuple[str, ...]] = {
+    Side.OURS: (),
+    Side.HUGGINGFACE: ("transformer.h.*.attn.bias", "transformer.position_ids"),
+    Side.RELEASE: (),
+}
+"""Names, as patterns, of constants that some versions save among the weights."""
+
+
+def rows(n_layer: int) -> list[Row]:
+    """Return the table written out for `n_layer` blocks: 2 + 12 a block."""
+    written_out = [
+        dataclasses.replace(
+            row, **{side.value: row.name(side).replace("{i}", str(index)) for side in Side}
+        )
+        for index in range(n_layer)
+        for row in BLOCK_ROWS
+    ]
+    return [*EMBEDDING_ROWS, *written_out]
+
+
+def sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the size of every axis that the table names, from Hugging Face's field names."""
+    width = config["n_embd"]
+    return {
+        "vocab": config["vocab_size"],
+        "n_positions": config["n_positions"],
+        "width": width,
+        "three_width": 3 * width,
+        "inner": 4 * width,
+    }
+
+
+def is_buffer(side: Side, name: str) -> bool:
+    """Return whether `name` is a constant that a checkpoint may hold beside its weights."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in BUFFERS[side])

@@ -1,0 +1,272 @@
+"""A report for a person: one table in network order, and the first divergence opened up.
+
+Blocks are folded into one line each; a block in which something differs is written out.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from parity.compare import Status
+from parity.results import Finding, FirstDivergence, Mode, Reason, Report, Row, Verdict
+
+_STYLES = {
+    Verdict.PASS: "bold green",
+    Verdict.FAIL: "bold red",
+    Verdict.INCONCLUSIVE: "bold yellow",
+    Verdict.ERROR: "bold red",
+}
+
+_COLUMNS = {
+    Mode.EXACT: ("differing", "elements"),
+    Mode.IDENTITY: ("identity", "float64, max / RMS"),
+    Mode.PROPAGATED: ("propagated", "ours / HF's error"),
+    Mode.ISOLATED: ("isolated", "ours / HF's error"),
+}
+
+_FORMATS = {
+    Mode.EXACT: "{:,.0f}",
+    Mode.IDENTITY: "{:.1e}",
+    Mode.PROPAGATED: "{:.2f}",
+    Mode.ISOLATED: "{:.2f}",
+}
+
+
+def render(report: Report, console: Console) -> None:
+    """Print the report."""
+    for part in _parts(report):
+        console.print(part, highlight=False)
+
+
+def _parts(report: Report) -> Iterable[RenderableType]:
+    yield _heading(report)
+    if report.results:
+        yield _table(report)
+    if report.findings:
+        yield _findings(report.findings)
+    if report.first_divergence is not None:
+        yield _divergence(report.first_divergence, report.results)
+    if report.consequences:
+        yield _consequences(report.consequences)
+    if report.explanation is not None:
+        yield _explanation(report.explanation, report.results)
+    yield from (_reason(reason) for reason in report.reasons)
+    yield _verdict(report)
+
+
+def _heading(report: Report) -> RenderableType:
+    weights = report.identity.get("weights", {})
+    lines = [f"weights   {escape(str(weights.get('source', 'not stated')))}"]
+    if "sha256" in weights:
+        lines.append(f"          {escape(weights['revision'])}, sha256 {weights['sha256'][:16]}…")
+    lines.append("inputs    " + ", ".join(f"{key} {value}" for key, value in report.inputs.items()))
+    settings = report.environment
+    lines.append(
+        "run on    "
+        + ", ".join(f"{name} {settings[name]}" for name in ("torch", "transformers", "threads"))
+    )
+    return Text.from_markup("\n".join(lines))
+
+
+def _table(report: Report) -> Table:
+    """Return the table: a line for each block, and each tap of a block that differs."""
+    modes = [mode for mode in Mode if any(row.mode is mode for row in report.results)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("tap", no_wrap=True)
+    table.add_column("path", no_wrap=True)
+    for mode in modes:
+        table.add_column(_COLUMNS[mode][0], justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for name, rows in _folded(report.results):
+        for attention in report.plan.per_path:
+            chosen = [row for row in rows if row.attention == attention]
+            if chosen:
+                cells = [_cell([row for row in chosen if row.mode is mode]) for mode in modes]
+                table.add_row(escape(name), attention, *cells, _mark(chosen))
+    table.add_row()
+    bounds = [_bound([row for row in report.results if row.mode is mode]) for mode in modes]
+    table.add_row("bound", "", *bounds, style="dim")
+    table.add_row("", "", *[_COLUMNS[mode][1] for mode in modes], style="dim")
+    return table
+
+
+def _folded(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Return (name, rows) a line, in network order; a block that passes is one line."""
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        groups.setdefault(_group(row.tap), {}).setdefault(row.tap, []).append(row)
+    lines = []
+    for group, taps in groups.items():
+        together = [row for tap_rows in taps.values() for row in tap_rows]
+        if len(taps) == 1 or any(row.status is not Status.PASS for row in together):
+            lines += list(taps.items())
+        else:
+            lines.append((f"{group} ({len(taps)})", together))
+    return lines
+
+
+def _group(tap: str) -> str:
+    """Return `h.3` for `h.3.mlp.gelu`, `embeddings` for `embeddings.tokens`."""
+    parts = tap.split(".")
+    return ".".join(parts[:2]) if parts[0] == "h" else parts[0]
+
+
+def _cell(rows: Sequence[Row]) -> str:
+    """Return the worst number of some rows, or the status that kept them from having one."""
+    stopped = [row for row in rows if row.minimum_tolerance is None]
+    if stopped:
+        return stopped[0].status.value
+    if not rows:
+        return ""
+    worst = max(row.minimum_tolerance or 0.0 for row in rows)
+    failed = any(row.status is not Status.PASS for row in rows)
+    number = _FORMATS[rows[0].mode].format(worst)
+    return f"[bold red]{number}[/]" if failed else number
+
+
+def _bound(rows: Sequence[Row]) -> str:
+    """Return the bound that most of the rows have."""
+    bounds = [row.bound for row in rows]
+    return f"{max(bounds, key=bounds.count):g}"
+
+
+def _mark(rows: Sequence[Row]) -> str:
+    if all(row.status is Status.PASS for row in rows):
+        return "[green]ok[/]"
+    return "[bold red]DIFFERS[/]"
+
+
+def _findings(findings: Sequence[Finding]) -> Table:
+    """Return what was looked at, a line each; what is unfit says what that would mean."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column()
+    table.add_column(no_wrap=True)
+    marks = {True: "[green]ok[/]", False: "[bold red]UNFIT[/]", None: ""}
+    for finding in findings:
+        why = f" ({finding.why})" if finding.fit is False else ""
+        table.add_row(escape(finding.name), escape(finding.found + why), marks[finding.fit])
+    return table
+
+
+def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> RenderableType:
+    """Return everything known about the first failing tap."""
+    row = first.row
+    facts = [
+        ("path", f"attention {row.attention}, {row.dtype}, {row.mode}, against {row.witness}"),
+        ("found", first.why),
+        ("shape", str(list(row.shape))),
+        ("worst at", f"{list(row.worst_index)}: ours {_number(row.value_ours)}"),
+        ("", f"{row.witness} {_number(row.value_witness)}"),
+        ("errors", f"ours {_number(row.error_ours)}, Hugging Face's {_error_of_theirs(row, rows)}"),
+        ("ratio", f"{_number(row.ratio)} (bound {row.bound:g})"),
+        ("amplified", f"{_number(row.amplification)} times the error of its inputs"),
+        ("would pass", f"at a tolerance of {_number(row.minimum_tolerance)}"),
+        ("look for", first.suspects),
+    ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for name, fact in facts:
+        grid.add_row(name, escape(fact))
+    title = Text(f"first divergence: {first.tap}", style="bold red")
+    return Group(Text(), title, grid, Text())
+
+
+def _error_of_theirs(row: Row, rows: Sequence[Row]) -> str:
+    """Return Hugging Face's own error at the tap, which only rows against the oracle hold."""
+    same = [
+        other.error_reference
+        for other in rows
+        if (other.tap, other.mode, other.attention) == (row.tap, row.mode, row.attention)
+        and other.error_reference is not None
+    ]
+    return _number(same[0] if same else None)
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
+
+
+_CONSEQUENCE_LABELS = {
+    "loss_ours": "loss, ours",
+    "loss_oracle": "loss, oracle",
+    "log_softmax_largest": "largest change of a log-probability",
+    "kl_largest": "largest KL divergence of a position",
+    "top1_agreement": "same first choice",
+    "top5_agreement": "same first five",
+    "rank_change_largest": "largest change of rank in the first five",
+}
+
+
+def _consequences(by_path: Mapping[str, Mapping[str, float]]) -> RenderableType:
+    """Return what follows for loss, probabilities and rankings."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("what follows from the logits")
+    for path in by_path:
+        table.add_column(path, justify="right", no_wrap=True)
+    for name, label in _CONSEQUENCE_LABELS.items():
+        table.add_row(label, *[f"{values[name]:.8g}" for values in by_path.values()])
+    return Group(Text(), table)
+
+
+def _explanation(explanation: Mapping[str, object], rows: Sequence[Row]) -> RenderableType:
+    """Return the histogram of errors, the worst elements, and what fed the tap."""
+    tap = str(explanation["tap"])
+    parts: list[RenderableType] = [Text(), Text(f"a close look at {tap}", style="bold")]
+    runs = explanation["runs"]
+    assert isinstance(runs, Mapping)  # noqa: S101 - made by parity.explain
+    for name, seen in runs.items():
+        parts.append(Text(f"\n{name}: absolute differences from the oracle"))
+        parts.append(_histogram(seen["histogram"]))
+        for worst in seen["worst"]:
+            parts.append(
+                Text(
+                    f"  {worst['index']}  ours {worst['ours']:.9g}  oracle {worst['oracle']:.9g}"
+                    f"  apart {worst['difference']:.3g}"
+                )
+            )
+    parts.append(_fed(tap, rows))
+    return Group(*parts)
+
+
+def _histogram(counts: Mapping[str, int]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    most = max([*counts.values(), 1])
+    for decade, number in counts.items():
+        grid.add_row(f"  {decade}", f"{number:,}", "#" * round(40 * number / most))
+    return grid
+
+
+def _fed(tap: str, rows: Sequence[Row]) -> RenderableType:
+    """Return the rows of the tap itself, with how much each amplified its inputs' error."""
+    lines = [
+        f"  {row.attention}, {row.dtype} {row.mode} against {row.witness}: error "
+        f"{_number(row.error_ours)}, {_number(row.amplification)} times that of its inputs"
+        for row in rows
+        if row.tap == tap
+    ]
+    return Text("\n" + "\n".join(lines))
+
+
+def _reason(reason: Reason) -> RenderableType:
+    return Text.from_markup(
+        f"\n[bold]{escape(reason.what)}[/]\n  where  {escape(reason.where)}"
+        f"\n  to do  {escape(reason.fix)}"
+    )
+
+
+def _verdict(report: Report) -> RenderableType:
+    things = {"layerwise": "taps on", "weights": "tensors,", "doctor": "findings,"}[report.check]
+    counted = ", ".join(
+        f"{done} of {planned} {things} {path}"
+        for path, (planned, done) in report.plan.per_path.items()
+    )
+    answer = f"[{_STYLES[report.verdict]}]{report.verdict.value.upper()}[/]"
+    checked = "looked at" if report.findings else "compared"
+    first = report.first_divergence
+    where = f", first divergence at {escape(first.tap)}" if first is not None else ""
+    return Text.from_markup(f"\n{answer}  {counted} {checked}{where}")

@@ -1,0 +1,168 @@
+"""The forward passes of both sides, ready to be walked through.
+
+A candidate is a module called as ours is: `model(token_ids, positions, attention_mask, tap=tap)`.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.capture import Run, Tap
+from parity.convert import convert
+from parity.errors import InconclusiveError, UsageError
+from parity.inputs import Inputs
+from parity.mapping import Side
+from reference import huggingface, oracle
+from scratch_gpt.loss import negative_log_likelihood
+
+
+def candidate_run(model: nn.Module, inputs: Inputs) -> Run:
+    """Return a run of a candidate; its loss is taken from the logits by our own formula."""
+
+    def run(tap: Tap) -> None:
+        logits = model(inputs.token_ids, inputs.positions, inputs.attention_mask, tap=tap)
+        _show_loss(tap, logits, inputs, negative_log_likelihood)
+
+    return run
+
+
+def huggingface_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
+    """Return a run of Hugging Face's model; its loss is PyTorch's cross-entropy."""
+
+    def run(tap: Tap) -> None:
+        logits = huggingface.logits(
+            model,
+            inputs.token_ids,
+            positions=inputs.positions,
+            attention_mask=inputs.attention_mask,
+            tap=tap,
+        )
+        _show_loss(tap, logits, inputs, huggingface.loss)
+
+    return run
+
+
+def _show_loss(
+    tap: Tap, logits: Tensor, inputs: Inputs, loss: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    if inputs.token_ids.shape[1] > 1:
+        tap("loss", loss(logits, inputs.token_ids))
+
+
+def oracle_run(
+    model: OpenAIGPTLMHeadModel, inputs: Inputs
+) -> Callable[[], Generator[tuple[str, Any], Any, None]]:
+    """Return a starter of the oracle, given the reference model's weights in the release's form."""
+    config = model.config.to_dict()
+    state = {name: _array(tensor) for name, tensor in model.state_dict().items()}
+    released = convert(state, config, source=Side.HUGGINGFACE, target=Side.RELEASE)
+    weights = oracle.arrange(list(released.values()), n_head=config["n_head"])
+    positions, mask = inputs.positions, inputs.attention_mask
+    return lambda: oracle.forward(
+        weights,
+        inputs.token_ids.cpu().numpy(),
+        positions=None if positions is None else positions.cpu().numpy(),
+        mask=None if mask is None else mask.cpu().numpy(),
+        epsilon=config["layer_norm_epsilon"],
+    )
+
+
+def _array(tensor: Tensor) -> NDArray[np.floating]:
+    tensor = tensor.detach().cpu()
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    array: NDArray[np.floating] = (tensor.float() if half else tensor).numpy()
+    return array
+
+
+def in_dtype(models: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, nn.Module]:
+    """Return the models in `dtype`: as they are where they have it, else as copies.
+
+    What the models share among each other, the copies share too.
+
+    Raises:
+        InconclusiveError: A parameter or buffer of a copy kept another float type.
+    """
+    if all(_dtypes(model) == {dtype} for model in models.values()):
+        return dict(models)
+    # A tensor is converted as it is copied: no second copy in the old dtype is ever made.
+    tensors = [t for model in models.values() for t in (*model.parameters(), *model.buffers())]
+    converted = {id(t): _in_dtype(t, dtype) for t in tensors if t.dtype.is_floating_point}
+    copies = copy.deepcopy(dict(models), memo=dict(converted))
+    for name, model in copies.items():
+        if _dtypes(model) != {dtype}:
+            raise InconclusiveError(
+                f"{name} still holds {sorted(map(str, _dtypes(model)))} in its {dtype} copy",
+                where="its parameters and buffers",
+                fix="register every tensor as a parameter or a buffer, so that .to() reaches it",
+            )
+    return copies
+
+
+def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    copied = tensor.detach().to(dtype, copy=True)
+    return nn.Parameter(copied) if isinstance(tensor, nn.Parameter) else copied
+
+
+def _dtypes(model: nn.Module) -> set[torch.dtype]:
+    tensors = [*model.parameters(), *model.buffers()]
+    return {tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point}
+
+
+def check_candidate(model: nn.Module) -> None:
+    """Require that a candidate can be watched.
+
+    Raises:
+        UsageError: Its forward has no `tap` argument.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    if "tap" not in parameters:
+        raise UsageError(
+            f"{type(model).__name__}.forward has no argument named tap",
+            where=f"its arguments are {list(parameters)}",
+            fix="call tap(name, tensor) at each tap and go on with what it returns; "
+            "see scratch_gpt/tap.py",
+        )
+
+
+def check_apart(candidates: Mapping[str, nn.Module], reference: nn.Module) -> None:
+    """Require that the two sides are two: other objects, other storage.
+
+    Raises:
+        InconclusiveError: They share something, so that agreement would prove nothing.
+    """
+    theirs = {tensor.data_ptr() for tensor in reference.state_dict().values()}
+    for name, model in candidates.items():
+        shared = [
+            tensor_name
+            for tensor_name, tensor in model.state_dict().items()
+            if tensor.data_ptr() in theirs and tensor.numel() > 0
+        ]
+        if model is reference or shared:
+            raise InconclusiveError(
+                f"{name} and the reference share storage: agreement would prove nothing",
+                where=f"{len(shared)} tensors, the first is {shared[0] if shared else 'the model'}",
+                fix="load the weights into each side separately",
+            )
+
+
+def check_evaluating(models: Mapping[str, nn.Module]) -> None:
+    """Require that no module of any model is in training mode.
+
+    Raises:
+        InconclusiveError: Names the first one that is: its dropout would be random.
+    """
+    for name, model in models.items():
+        training = [path or "the model" for path, part in model.named_modules() if part.training]
+        if training:
+            raise InconclusiveError(
+                f"{name} is in training mode",
+                where=f"{len(training)} modules, the first is {training[0]}",
+                fix="call .eval() on the model; one of its modules overrides train()",
+            )

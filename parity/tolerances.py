@@ -1,0 +1,112 @@
+"""Every bound, with the measurement behind it. No other file holds a number that decides.
+
+Two rules, checked whenever bounds are made:
+
+1. The smallest planted fault stands at least `FAULT_MARGIN` times above the identity bound.
+2. Right code stays under a third of the quality bound.
+
+Bounds that break them are refused: a ruler that coarse has no verdict.
+"""
+
+import dataclasses
+import math
+
+import torch
+
+from parity.errors import InconclusiveError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Precision:
+    """What a dtype can hold, and how much worse than the reference's error ours may be.
+
+    Attributes:
+        dtype: The dtype.
+        unit: Its unit roundoff, half the gap between 1 and the next number.
+        quality: Our RMS error may be this many times the reference's own.
+        measured: Largest ratio of right code that was measured; see `docs/numerics.md`.
+    """
+
+    dtype: torch.dtype
+    unit: float
+    quality: float
+    measured: float
+
+
+PRECISIONS = {
+    "float32": Precision(dtype=torch.float32, unit=2.0**-24, quality=4.0, measured=1.15),
+    "bfloat16": Precision(dtype=torch.bfloat16, unit=2.0**-8, quality=3.0, measured=1.0),
+    "float16": Precision(dtype=torch.float16, unit=2.0**-11, quality=3.0, measured=1.0),
+}
+"""The dtypes whose rounding is judged, by name."""
+
+MEASURED_IDENTITY_NOISE = 6e-12
+"""Largest float64 difference of right code over the reference's RMS: full size, time 512."""
+
+MEASURED_SMALLEST_FAULT = 1e-6
+"""Smallest float64 difference that a planted fault makes at its own tap: layer-norm epsilon."""
+
+FAULT_MARGIN = 100.0
+"""How far the smallest planted fault must stand above the identity bound."""
+
+RIGHT_CODE_MARGIN = 3.0
+"""How far right code must stand below the quality bound."""
+
+PEAK_GUARD = 10.0
+"""Our largest error may be this many times the reference's: one bad element among a million
+moves no mean."""
+
+SMALL_TENSOR = 1_000
+"""Tensors of fewer elements have the reference's error pooled over blocks of the same kind."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The bounds of one run.
+
+    Attributes:
+        identity: In float64, the largest difference at a tap over the reference's RMS.
+        quality: In the dtype judged, our RMS error over the reference's own.
+        peak: The same for the largest error.
+
+    Raises:
+        InconclusiveError: A bound that right code would break, or that a fault would pass.
+    """
+
+    identity: float = 1e-9
+    quality: float = 4.0
+    peak: float = PEAK_GUARD
+
+    def check(self, precision: Precision | None) -> None:
+        """Refuse bounds that no verdict can rest on."""
+        ceiling = MEASURED_SMALLEST_FAULT / FAULT_MARGIN
+        _within("identity", self.identity, MEASURED_IDENTITY_NOISE, ceiling)
+        if precision is not None:
+            floor = precision.measured * RIGHT_CODE_MARGIN
+            _within("quality", self.quality, floor, precision.quality)
+            _within("peak", self.peak, floor, PEAK_GUARD)
+
+
+def _within(name: str, bound: float, low: float, high: float) -> None:
+    # Written so that NaN is refused.
+    if not (math.isfinite(bound) and low <= bound <= high):
+        raise InconclusiveError(
+            f"the {name} bound {bound!r} cannot tell right from wrong",
+            where=f"it must lie in [{low:g}, {high:g}]",
+            fix="use the bounds of parity.tolerances, or measure again and change them there",
+        )
+
+
+def bounds_for(dtype: str) -> Bounds:
+    """Return the bounds under which models of this dtype are judged."""
+    precision = PRECISIONS.get(dtype)
+    return Bounds() if precision is None else Bounds(quality=precision.quality)
+
+
+DEAD_COSINE = 0.98
+"""Mean cosine between a block's output rows above which all positions say the same: the
+surrogate stays below 0.75, independent draws at the released scale reach 1.00 at block 6."""
+
+DEAD_ATTENTION = 2.0
+"""Mean largest attention weight, over the uniform one, below which attention looks at nothing
+in particular: uniform attention has 1, the surrogate more than 50 at time 512."""

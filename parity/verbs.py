@@ -1,0 +1,139 @@
+"""What each verb of the command line does: from options to a report."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from parity import devices, faults, inputs
+from parity.candidates import build_candidate
+from parity.checks import doctor as doctor_check
+from parity.checks import weights as weights_check
+from parity.checks.layerwise import layerwise as layerwise_check
+from parity.errors import UsageError
+from parity.inputs import Inputs
+from parity.progress import Progress
+from parity.results import Report
+from parity.shell import Options, identity
+from parity.sources import Weights, build_huggingface, build_ours, load_weights
+from parity.taps import PATHS
+
+
+def _load(options: Options, progress: Progress) -> Weights:
+    progress("weights", 0, 1)
+    return load_weights(
+        options.weights, lambda done, total: progress(f"weights {done}/{total}", done, total)
+    )
+
+
+def _inputs(options: Options, weights: Weights) -> Inputs:
+    """Return the ids that the options ask for, within what the model takes."""
+    vocab_size, longest = weights.config["vocab_size"], weights.config["n_positions"]
+    if options.token_ids is None:
+        chosen = inputs.seeded(
+            batch=options.batch,
+            time=min(options.time, longest) if options.time == _DEFAULT_TIME else options.time,
+            vocab_size=vocab_size,
+            seed=options.seed,
+        )
+    else:
+        chosen = inputs.parse(options.token_ids)
+    time, largest = chosen.token_ids.shape[1], int(chosen.token_ids.max())
+    if time > longest:
+        raise UsageError(
+            f"{time} tokens in a row, the model takes {longest}",
+            where="--time or --token-ids",
+            fix=f"use at most {longest}",
+        )
+    if not 0 <= int(chosen.token_ids.min()) <= largest < vocab_size:
+        raise UsageError(
+            f"an id is outside the vocabulary of {vocab_size}",
+            where="--token-ids",
+            fix=f"use ids from 0 to {vocab_size - 1}",
+        )
+    return chosen
+
+
+_DEFAULT_TIME = 512
+"""A length that was not asked for gives way to a smaller model."""
+
+
+def _candidates(options: Options, weights: Weights) -> dict[str, nn.Module]:
+    """Return the models to judge, under the names of their attention paths."""
+    if options.candidate is not None:
+        if options.plant is not None:
+            raise UsageError(
+                "a fault is planted into our model, not into a candidate",
+                where="--plant with --candidate",
+                fix="give one of the two",
+            )
+        return {"plain": build_candidate(options.candidate, weights)}
+    wanted = list(PATHS) if options.attention == "all" else [options.attention]
+    right = build_ours(weights)
+    if options.plant is None:
+        return {path: right.with_attention(path) for path in wanted}
+    name, block = _fault(options.plant, weights.config["n_layer"])
+    return {path: faults.planted(right.with_attention(path), name, block) for path in wanted}
+
+
+def _fault(text: str, n_layer: int) -> tuple[str, int]:
+    """Return name and block of `NAME` or `NAME@BLOCK`; the block in the middle by default."""
+    name, _, block = text.partition("@")
+    if name not in faults.FAULTS:
+        known = "; ".join(f"{key} ({fault.what})" for key, fault in faults.FAULTS.items())
+        raise UsageError(f"no fault is called {name!r}", where="--plant", fix=f"use {known}")
+    chosen = int(block) if block.isdecimal() else n_layer // 2
+    if (block and not block.isdecimal()) or chosen >= n_layer:
+        raise UsageError(
+            f"there is no block {block!r}",
+            where="--plant",
+            fix=f"use a block from 0 to {n_layer - 1}",
+        )
+    return name, chosen
+
+
+def layerwise(options: Options, progress: Progress) -> Report:
+    """Compare every tap."""
+    device = devices.resolve(options.device)
+    weights = _load(options, progress)
+    chosen = _inputs(options, weights)
+    candidates = {path: m.to(device) for path, m in _candidates(options, weights).items()}
+    reference = build_huggingface(weights).to(device)
+    stated = identity(weights.identity, weights.config)
+    del weights  # both sides have copies; the source's half gigabyte is not needed any more
+    mask = chosen.attention_mask
+    return layerwise_check(
+        candidates,
+        reference,
+        chosen.token_ids.to(device),
+        attention_mask=None if mask is None else mask.to(device),
+        dtype=options.dtype,
+        select=options.taps,
+        explain=options.explain,
+        identity=stated,
+        progress=progress,
+    )
+
+
+def weights(options: Options, progress: Progress) -> Report:
+    """Compare every tensor."""
+    source = _load(options, progress)
+    progress("building both models", 0, 1)
+    stated = identity(source.identity, source.config)
+    return weights_check.weights(source, build_ours(source), build_huggingface(source), stated)
+
+
+def doctor(options: Options, progress: Progress) -> Report:
+    """Look at the machine, the libraries and the weights."""
+    source = _load(options, progress)
+    chosen = _inputs(options, source)
+    progress("running the oracle", 0, 1)
+    stated = identity(source.identity, source.config)
+    return doctor_check.doctor(build_huggingface(source), chosen, stated)
+
+
+VERBS: dict[str, Callable[[Options, Progress], Report]] = {
+    "layerwise": layerwise,
+    "weights": weights,
+    "doctor": doctor,
+}
+"""Every verb that this version has."""

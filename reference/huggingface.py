@@ -1,0 +1,233 @@
+"""Hugging Face's `OpenAIGPTLMHeadModel` as a witness: built, loaded, watched, never trusted.
+
+Everything that its library would do silently is made loud here: keys that a load left out,
+keyword arguments that version 5 swallows, an attention implementation chosen for us, dropout
+left on.
+"""
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+from transformers.utils import logging as transformers_logging
+
+from reference.compat import dtype_keyword
+
+Tap = Callable[[str, Tensor], Tensor]
+"""Is shown a named tensor; returns the one to go on with."""
+
+
+class LoadReportError(ValueError):
+    """Hugging Face's loader left something out or over; the message names it."""
+
+
+def build(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
+) -> OpenAIGPTLMHeadModel:
+    """Return the model in evaluation mode with `state` as its weights.
+
+    Args:
+        config: Fields of `OpenAIGPTConfig`; names it does not know are refused.
+        state: Every tensor under Hugging Face's name, `lm_head` left out. May end up being the
+            model's own storage: give it tensors that nobody else holds.
+        dtype: Type of every parameter and buffer.
+
+    Raises:
+        LoadReportError: Keys missing, unexpected or of another shape.
+        ValueError: A config field that this version does not have.
+    """
+    with _quiet():
+        model, report = OpenAIGPTLMHeadModel.from_pretrained(
+            None,
+            config=_config(config),
+            state_dict=dict(state),
+            output_loading_info=True,
+            attn_implementation="eager",
+            **dtype_keyword(dtype),
+        )
+    check_load_report(report)
+    return cast("OpenAIGPTLMHeadModel", model.eval())
+
+
+def check_load_report(report: Mapping[str, Any]) -> None:
+    """Require that Hugging Face's loader has nothing to report.
+
+    Raises:
+        LoadReportError: It has; every key is named.
+    """
+    problems = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+    if problems:
+        message = f"Hugging Face's loader did not place every tensor: {problems}"
+        raise LoadReportError(message)
+
+
+def logits(
+    model: OpenAIGPTLMHeadModel,
+    token_ids: Tensor,
+    *,
+    positions: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    tap: Tap | None = None,
+) -> Tensor:
+    """Return the logits `[batch time vocab]`, each tap shown on the way.
+
+    Args:
+        model: From `build`, or any in evaluation mode.
+        token_ids: `[batch time]`.
+        positions: `[batch time]` or `[1 time]`.
+        attention_mask: `[batch time]`, bool, False at padding.
+        tap: Watches, and may replace; see `watched`.
+    """
+    arguments = {"position_ids": positions, "attention_mask": attention_mask}
+    given = {name: value for name, value in arguments.items() if value is not None}
+    check_keywords(model.forward, {"input_ids", *given})
+    with watched(model, tap) if tap else contextlib.nullcontext():
+        return cast("Tensor", model(input_ids=token_ids, **given).logits)
+
+
+def check_keywords(function: Callable[..., object], names: set[str]) -> None:
+    """Require that `function` names each argument; `**kwargs` does not count, it swallows.
+
+    Raises:
+        ValueError: An argument that the function would swallow.
+    """
+    unknown = sorted(names - set(inspect.signature(function).parameters))
+    if unknown:
+        message = f"this version of transformers has no argument {unknown}, and would ignore it"
+        raise ValueError(message)
+
+
+def loss(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Return PyTorch's cross-entropy of each next token, `[batch time-1]`, in the logits' dtype.
+
+    `labels=` is not used: it computes in float32 even where the model is float64.
+    """
+    predicted = logits[:, :-1].transpose(1, 2)
+    return nn.functional.cross_entropy(predicted, token_ids[:, 1:].long(), reduction="none")
+
+
+@contextlib.contextmanager
+def watched(model: OpenAIGPTLMHeadModel, tap: Tap) -> Iterator[None]:
+    """Show `tap` every tap of a forward pass, and go on with what it returns.
+
+    Modules are hooked. What has no module is reached from outside: query, key and value are the
+    arguments of `_attn`; scores and weights are what goes into its softmax and what comes out.
+    The activation is one object shared by all blocks, so the GELU is taken at the input of
+    `mlp.c_proj`.
+    """
+    with contextlib.ExitStack() as stack:
+        transformer = model.transformer
+        _after(stack, transformer.tokens_embed, "embeddings.tokens", tap)
+        _after(stack, transformer.positions_embed, "embeddings.positions", tap)
+        _after(stack, transformer.drop, "embeddings", tap)
+        for index, block in enumerate(transformer.h):
+            _watch_block(stack, f"h.{index}", block, tap)
+        _after(stack, model.lm_head, "logits", tap)
+        yield
+
+
+def _watch_block(stack: contextlib.ExitStack, name: str, block: nn.Module, tap: Tap) -> None:
+    attention, mlp = cast("Any", block.attn), cast("Any", block.mlp)
+    stack.enter_context(_watched_core(attention, f"{name}.attn", tap))
+    _before(stack, attention.c_proj, f"{name}.attn.context", tap)
+    _after(stack, attention.c_proj, f"{name}.attn", tap)
+    _before(stack, cast("nn.Module", block.ln_1), f"{name}.ln_1.input", tap)
+    _after(stack, cast("nn.Module", block.ln_1), f"{name}.ln_1", tap)
+    _after(stack, mlp.c_fc, f"{name}.mlp.c_fc", tap)
+    _before(stack, mlp.c_proj, f"{name}.mlp.gelu", tap)
+    _after(stack, mlp.c_proj, f"{name}.mlp", tap)
+    _before(stack, cast("nn.Module", block.ln_2), f"{name}.ln_2.input", tap)
+    _after(stack, cast("nn.Module", block.ln_2), f"{name}.ln_2", tap)
+
+
+def _after(stack: contextlib.ExitStack, module: nn.Module, name: str, tap: Tap) -> None:
+    """Show the module's output."""
+    handle = module.register_forward_hook(lambda _module, _inputs, output: tap(name, output))
+    stack.callback(handle.remove)
+
+
+def _before(stack: contextlib.ExitStack, module: nn.Module, name: str, tap: Tap) -> None:
+    """Show the module's only input."""
+    handle = module.register_forward_pre_hook(lambda _module, inputs: (tap(name, inputs[0]),))
+    stack.callback(handle.remove)
+
+
+@contextlib.contextmanager
+def _watched_core(attention: Any, name: str, tap: Tap) -> Iterator[None]:
+    """Stand in front of one layer's `_attn`, which takes `key` as `[batch head width time]`."""
+    core = attention._attn
+
+    def shown(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> Any:
+        query = tap(f"{name}.query", query)
+        key = tap(f"{name}.key", key.transpose(-2, -1)).transpose(-2, -1)
+        value = tap(f"{name}.value", value)
+        with _WatchedSoftmax(name, tap):
+            return core(query, key, value, *rest, **named)
+
+    attention._attn = shown
+    try:
+        yield
+    finally:
+        del attention._attn  # the class's own method shows through again
+
+
+class _WatchedSoftmax(TorchFunctionMode):
+    """Shows what the one softmax of an attention core is given, and what it returns.
+
+    The scores that go in are masked already. A replacement is laid over the visible entries
+    only, so that the model's own mask stays in force.
+    """
+
+    def __init__(self, name: str, tap: Tap) -> None:
+        super().__init__()
+        self._name = name
+        self._tap = tap
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ARG002 - the protocol's signature
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Pass every call on; stop at the softmax."""
+        if func is not nn.functional.softmax:
+            return func(*args, **(kwargs or {}))
+        masked, *rest = args
+        scores = self._tap(f"{self._name}.scores", masked)
+        if scores is not masked:
+            scores = torch.where(masked > _MASKED, scores, masked)
+        return self._tap(f"{self._name}.weights", func(scores, *rest, **(kwargs or {})))
+
+
+_MASKED = -9e3
+"""Hugging Face writes -1e4 at hidden keys; real scores this low are reported as its leak."""
+
+
+def _config(fields: Mapping[str, Any]) -> OpenAIGPTConfig:
+    unknown = sorted(set(fields) - set(OpenAIGPTConfig().to_dict()) - {"model_type"})
+    if unknown:
+        message = f"OpenAIGPTConfig has no fields {unknown} and would ignore them"
+        raise ValueError(message)
+    return OpenAIGPTConfig(**{k: v for k, v in fields.items() if k != "model_type"})
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loader's table and progress bar: what it has to say is raised instead."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,22 @@
+"""GPT-1, written from basic tensor operations.
+
+Names are handed on lazily: importing this package alone does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scratch_gpt.config import GPTConfig as GPTConfig
+    from scratch_gpt.model import GPT as GPT
+
+_HOMES = {"GPT": "scratch_gpt.model", "GPTConfig": "scratch_gpt.config"}
+
+__all__ = ["GPT", "GPTConfig"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(_HOMES[name]), name)

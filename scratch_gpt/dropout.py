@@ -1,0 +1,20 @@
+"""Dropout, inverted: what is kept is scaled up, so that evaluation needs no scaling."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def dropout(x: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "*shape"]:
+    """Return `x` with each element zeroed with `probability` and the others scaled.
+
+    Args:
+        x: Any shape.
+        probability: Chance of being dropped, in [0, 1); 0 returns `x` itself.
+
+    Source: finetune-transformer-lm train.py `dropout` (a69b5c4).
+    """
+    if probability == 0.0:
+        return x
+    kept = torch.rand_like(x) >= probability
+    return x * kept / (1.0 - probability)

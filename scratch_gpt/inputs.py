@@ -1,0 +1,85 @@
+"""What a model may be given, checked before any weight is touched.
+
+Indexing would accept some of what is refused here: a negative id wraps round to the end of the
+table, uint8 ids act as a mask, and on CUDA an id past the end kills the device. So the checks
+read values, on every device alike, and name value and place.
+"""
+
+from torch import Tensor, bool as torch_bool, device as torch_device, int32, int64
+
+from scratch_gpt.config import GPTConfig
+
+
+def check_inputs(
+    token_ids: Tensor,
+    positions: Tensor | None,
+    attention_mask: Tensor | None,
+    *,
+    config: GPTConfig,
+    device: torch_device,
+) -> None:
+    """Refuse what the model cannot take.
+
+    Args:
+        token_ids: `[batch time]`, int32 or int64, each in `[0, vocab)`.
+        positions: `[batch time]` or `[1 time]`, int32 or int64, each in `[0, n_positions)`.
+        attention_mask: `[batch time]`, bool; False marks padding.
+        config: The model's shape.
+        device: Where the model's weights are.
+
+    Raises:
+        ValueError: Names the argument, what is wrong with it, and where.
+    """
+    _check_indices("token_ids", token_ids, config.vocab_size, device)
+    batch, time = token_ids.shape
+    if time > config.n_positions:
+        message = f"token_ids has {time} tokens a row; this model has max {config.n_positions}"
+        raise ValueError(message)
+    if positions is not None:
+        _check_indices("positions", positions, config.n_positions, device)
+        _check_shape("positions", positions, {(batch, time), (1, time)})
+    if attention_mask is not None:
+        _check_device("attention_mask", attention_mask, device)
+        if attention_mask.dtype is not torch_bool:
+            message = f"attention_mask must be bool, got {attention_mask.dtype}; use mask.bool()"
+            raise ValueError(message)
+        _check_shape("attention_mask", attention_mask, {(batch, time)})
+
+
+def _check_indices(name: str, indices: Tensor, bound: int, device: torch_device) -> None:
+    if indices.dtype not in (int32, int64):
+        message = f"{name} must be int32 or int64, got {indices.dtype}"
+        raise ValueError(message)
+    if indices.ndim != 2:
+        message = f"{name} must be [batch time], got shape {list(indices.shape)}"
+        raise ValueError(message)
+    if indices.numel() == 0:
+        message = f"{name} is empty: shape {list(indices.shape)}"
+        raise ValueError(message)
+    _check_device(name, indices, device)
+    _check_range(name, indices, bound)
+
+
+def _check_device(name: str, tensor: Tensor, device: torch_device) -> None:
+    if tensor.device.type == "meta":
+        message = f"{name} is on the meta device and holds no values"
+        raise ValueError(message)
+    if tensor.device != device:
+        message = f"{name} is on {tensor.device}, the model's weights are on {device}"
+        raise ValueError(message)
+
+
+def _check_range(name: str, indices: Tensor, bound: int) -> None:
+    outside = ((indices < 0) | (indices >= bound)).nonzero()
+    if len(outside) > 0:
+        place = outside[0].tolist()
+        value = int(indices[place[0], place[1]])
+        message = f"{name}{place} is {value}, which is not in [0, {bound})"
+        raise ValueError(message)
+
+
+def _check_shape(name: str, tensor: Tensor, allowed: set[tuple[int, ...]]) -> None:
+    if tuple(tensor.shape) not in allowed:
+        wanted = " or ".join(str(list(shape)) for shape in sorted(allowed))
+        message = f"{name} must have shape {wanted}, got {list(tensor.shape)}"
+        raise ValueError(message)

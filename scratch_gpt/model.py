@@ -1,0 +1,98 @@
+"""GPT-1, from token ids to logits."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scratch_gpt.attention import CORES
+from scratch_gpt.config import GPTConfig
+from scratch_gpt.dropout import dropout
+from scratch_gpt.embeddings import Embedding, embed
+from scratch_gpt.inputs import check_inputs
+from scratch_gpt.layer_norm import LayerNorm
+from scratch_gpt.tap import Tap, untapped, within
+from scratch_gpt.transformer_block import TransformerBlock
+
+
+class GPT(nn.Module):
+    """The language model: embeddings, post-norm blocks, and the token embedding as its head.
+
+    There is no final normalisation: the last block's `ln_2` is the last operation before the
+    head. The head has no weight of its own.
+    """
+
+    def __init__(self, config: GPTConfig, *, attention: str = "plain") -> None:
+        """Build a model with freshly drawn weights.
+
+        Args:
+            config: The model's shape and constants.
+            attention: Name of an attention core, a key of `scratch_gpt.attention.CORES`.
+
+        Raises:
+            ValueError: No core has that name.
+        """
+        super().__init__()
+        if attention not in CORES:
+            message = f"attention must be one of {sorted(CORES)}, got {attention!r}"
+            raise ValueError(message)
+        self.config = config
+        self.attention = attention
+        self.tokens_embed = Embedding(config.vocab_size, config.n_embd)
+        self.positions_embed = Embedding(config.n_positions, config.n_embd)
+        self.h = nn.ModuleList(TransformerBlock(config, attention) for _ in range(config.n_layer))
+        self.reset_parameters()
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        positions: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        tap: Tap | None = None,
+    ) -> Float[Tensor, "batch time vocab"]:
+        """Return the logits of the token after each position.
+
+        Args:
+            token_ids: `[batch time]`, int32 or int64.
+            positions: `[batch time]` or `[1 time]`, int32 or int64; 0, 1, 2, ... where None.
+            attention_mask: `[batch time]`, bool, False at padding; no padding where None.
+            tap: Is shown every named tensor on the way, and may replace it.
+
+        Raises:
+            ValueError: An input that the model cannot take; see `scratch_gpt.inputs`.
+
+        Source: finetune-transformer-lm train.py `model` (a69b5c4).
+        """
+        table = self.tokens_embed.weight
+        check_inputs(token_ids, positions, attention_mask, config=self.config, device=table.device)
+        tap = tap or untapped
+        x = embed(self.tokens_embed, self.positions_embed, token_ids, positions, tap)
+        x = tap("embeddings", dropout(x, self.config.embd_pdrop if self.training else 0.0))
+        for index, block in enumerate(self.h):
+            x = block(x, attention_mask, within(f"h.{index}", tap))
+        return tap("logits", x @ table.T)
+
+    def with_attention(self, attention: str) -> "GPT":
+        """Return this model with another attention core; both own the very same parameters.
+
+        Raises:
+            ValueError: No core has that name.
+        """
+        with torch.device("meta"):
+            twin = GPT(self.config, attention=attention)
+        for mine, its in zip(self.modules(), twin.modules(), strict=True):
+            for name, parameter in mine.named_parameters(recurse=False):
+                setattr(its, name, parameter)
+        return twin.train(self.training)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the weights anew: matrices N(0, initializer_range), gains 1, biases 0.
+
+        Source: Radford et al. 2018, section 4.1; train.py `conv1d`, `norm` (a69b5c4).
+        """
+        norms = {f"{n}.weight" for n, m in self.named_modules() if isinstance(m, LayerNorm)}
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, self.config.initializer_range, generator=generator)
+            else:
+                parameter.fill_(1.0 if name in norms else 0.0)

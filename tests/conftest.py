@@ -1,0 +1,78 @@
+"""What every test may ask for: a comparison of numbers, a record of what ran, a package's home."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+FLOAT64_IDENTITY = 1e-12
+"""How far two right computations may differ in float64, relative to the largest number expected.
+
+Measured over this suite: the right computations differ by at most 1.3e-15, and the weakest of 200
+faults planted into the model, GELU's 0.044715 rounded to 0.04471, moves what it touches by 3e-6.
+"""
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[Tensor | np.ndarray, Tensor], None]:
+    """Return the assertion that two float64 tensors are the same but for rounding."""
+
+    def check(expected: Tensor | np.ndarray, actual: Tensor) -> None:
+        expected, actual = torch.as_tensor(expected).detach(), actual.detach()
+        assert (torch.float64, torch.float64) == (expected.dtype, actual.dtype)
+        assert expected.shape == actual.shape
+        assert bool(expected.isfinite().all())
+        error = float((expected - actual).abs().amax())
+        bound = FLOAT64_IDENTITY * max(1.0, float(expected.abs().amax()))
+        assert error <= bound, f"differs by {error:.3g}, more than {bound:.3g}"
+
+    return check
+
+
+class Operations(TorchDispatchMode):
+    """Keeps the name of every aten operation that runs while it is on, and the shapes it made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[tuple[str, tuple[int, ...]]] = []
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        _types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Run the operation and keep its name beside the shape of each tensor it returns."""
+        result = func(*args, **(kwargs or {}))
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.ran += [(func.overloadpacket.__name__, tuple(tensor.shape)) for tensor in made]
+        return result
+
+
+@pytest.fixture(scope="session")
+def recorded() -> type[Operations]:
+    """Return the context in which operations are recorded, those of a backward pass too."""
+    with Operations():
+        pass  # torch loads its compiler when a mode is first entered: seconds that no test caused
+    return Operations
+
+
+@pytest.fixture(scope="session")
+def home_of() -> Callable[[str], Path | None]:
+    """Return the function that gives the folder a package is imported from, None if it is not."""
+
+    def find(package: str) -> Path | None:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        return Path(next(iter(spec.submodule_search_locations)))
+
+    return find

@@ -1,0 +1,187 @@
+"""The attention cores, held against a loop over rows."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scratch_gpt.attention import CORES, plain, softmax
+from scratch_gpt.attention_tiled import tiled
+
+Draw = Callable[..., Tensor]
+Same = Callable[..., None]
+
+EAGER = ("plain", "tiled")
+
+PADDING = {
+    "no mask": None,
+    "left padding": [[False, False, True, True, True], [False, True, True, True, True]],
+    "right padding": [[True, True, True, False, False], [True, True, True, True, True]],
+    "all padding": [[False] * 5, [True] * 5],
+}
+
+
+def row_by_row(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> np.ndarray:
+    """Return the context by a loop over every row, in NumPy, from the keys it may see."""
+    context = np.zeros(query.shape)
+    past = key.shape[2] - query.shape[2]
+    for batch, head, t in np.ndindex(*query.shape[:3]):
+        own = t + past
+        visible = [k for k in range(own + 1) if mask is None or k == own or bool(mask[batch, k])]
+        keys, values = key[batch, head].numpy()[visible], value[batch, head].numpy()[visible]
+        scores = keys @ query[batch, head, t].numpy() / math.sqrt(query.shape[3])
+        weights = np.exp(scores - scores.max())
+        context[batch, head, t] = weights @ values / weights.sum()
+    return context
+
+
+def projections(draw: Draw, time_q: int = 5, time_k: int = 5) -> list[Tensor]:
+    """Return random queries, keys and values of 2 sequences and 3 heads of width 7."""
+    return [draw(2, 3, time_q, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)]
+
+
+@pytest.mark.parametrize("time_q", [5, 3, 1])
+@pytest.mark.parametrize("padding", PADDING.values(), ids=PADDING.keys())
+def test_plain_equals_the_loop_over_rows(
+    padding: list[list[bool]] | None, time_q: int, draw: Draw, assert_same: Same
+) -> None:
+    """Every row is the mean of the values it sees, weighed by the softmax of its scaled scores."""
+    qkv = projections(draw, time_q=time_q)
+    mask = None if padding is None else torch.tensor(padding)
+    expected = row_by_row(*qkv, mask)
+    assert_same(expected, plain(*qkv, mask))
+
+
+@pytest.mark.parametrize("core", EAGER)
+def test_padding_changes_no_real_row(core: str, draw: Draw, assert_same: Same) -> None:
+    """Rows of real text right of padding are what they are without it."""
+    qkv = projections(draw)
+    mask = torch.tensor([[False, False, True, True, True]] * 2)
+    expected = row_by_row(*(x[:, :, 2:] for x in qkv), None)
+    assert_same(expected, CORES[core](*qkv, mask)[:, :, 2:])
+
+
+@pytest.mark.parametrize("core", EAGER)
+@pytest.mark.parametrize("padding", PADDING.values(), ids=PADDING.keys())
+def test_every_row_is_finite_and_causal(
+    padding: list[list[bool]] | None, core: str, draw: Draw
+) -> None:
+    """What comes after a position changes no bit of its row, be it real or padding."""
+    query, key, value = projections(draw)
+    mask = None if padding is None else torch.tensor(padding)
+    before = CORES[core](query, key, value, mask)
+    later = [torch.cat([x[:, :, :3], draw(2, 3, 2, 7)], dim=2) for x in (query, key, value)]
+    after = CORES[core](*later, mask)
+    assert bool(before.isfinite().all())
+    assert torch.equal(before[:, :, :3], after[:, :, :3])
+    assert not torch.equal(before[:, :, 3:], after[:, :, 3:])
+
+
+@pytest.mark.parametrize("core", EAGER)
+@pytest.mark.parametrize(
+    ("dtype", "size_of_query", "size_of_key"),
+    [
+        pytest.param(torch.float32, 100.0, 100.0, id="float32, scores of 1e4"),
+        pytest.param(torch.float32, 1e19, 1e19, id="float32, scores of 1e38"),
+        pytest.param(torch.float16, 150.0, 100.0, id="float16, unscaled scores overflow"),
+    ],
+)
+def test_extreme_scores_stay_finite_and_causal(
+    dtype: torch.dtype, size_of_query: float, size_of_key: float, core: str, draw: Draw
+) -> None:
+    """Scores near the end of the dtype's range pick one value each, seen and finite."""
+    query_sign, key_sign = (torch.where(draw(2, 3, 5) > 0, 1.0, -1.0) for _ in range(2))
+    key_sign *= torch.linspace(0.5, 1.0, 5)  # so that no two scores of a row are equal
+    query = (query_sign * size_of_query)[..., None].expand(2, 3, 5, 7).to(dtype)
+    key = (key_sign * size_of_key)[..., None].expand(2, 3, 5, 7).to(dtype)
+    value = draw(2, 3, 5, 7).to(dtype)
+    order = query_sign[..., :, None] * key_sign[..., None, :]
+    largest = (order + torch.full((5, 5), float("-inf")).triu(1)).argmax(-1)
+    expected = torch.take_along_dim(value, largest[..., None], dim=2)
+    assert torch.equal(expected, CORES[core](query, key, value))
+
+
+def test_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
+    """Each row of scores becomes torch's own softmax of it."""
+    scores = draw(2, 3, 5, 7) * 4
+    expected = torch.softmax(scores, -1)
+    assert_same(expected, softmax(scores))
+
+
+def test_softmax_has_the_librarys_gradient(draw: Draw, assert_same: Same) -> None:
+    """The row's largest score, subtracted first, leaves the gradient as it is."""
+    scores, upstream = draw(5, 7).requires_grad_(), draw(5, 7)
+    (expected,) = torch.autograd.grad(torch.softmax(scores, -1), scores, upstream)
+    (actual,) = torch.autograd.grad(softmax(scores), scores, upstream)
+    assert_same(expected, actual)
+
+
+def test_softmax_of_huge_scores_is_finite() -> None:
+    """Scores of 1e38 in float32 give the one weight that is left."""
+    expected = [1.0, 0.0, 0.0]
+    actual = softmax(torch.tensor([3e38, 1e38, -3e38])).tolist()
+    assert expected == actual
+
+
+def test_plain_shows_scaled_scores_then_weights(
+    draw: Draw, watch: Callable[..., Tensor], assert_same: Same
+) -> None:
+    """The scores are scaled and not yet masked; the weights are their causal softmax."""
+    query, key, value = projections(draw)
+    plain(query, key, value, tap=watch)
+    scores = np.einsum("bhqw,bhkw->bhqk", query.numpy(), key.numpy()) / math.sqrt(7)
+    weights = np.tril(np.exp(scores))
+    expected = ["scores", "weights"]
+    assert expected == list(watch.seen)
+    assert_same(scores, watch.seen["scores"])
+    assert_same(weights / weights.sum(-1, keepdims=True), watch.seen["weights"])
+
+
+@pytest.mark.parametrize("replaced", ["scores", "weights"])
+def test_plain_goes_on_with_what_the_tap_returns(
+    replaced: str, draw: Draw, assert_same: Same
+) -> None:
+    """With scores all equal, or uniform weights, a row is the mean of what it sees."""
+    query, key, value = projections(draw)
+    uniform = torch.ones(5, 5).double().tril()
+    uniform /= uniform.sum(-1, keepdim=True)
+    instead = {"scores": torch.zeros(2, 3, 5, 5).double(), "weights": uniform.expand(2, 3, 5, 5)}
+
+    def replace(name: str, value: Tensor) -> Tensor:
+        return instead[name] if name == replaced else value
+
+    expected = uniform @ value
+    assert_same(expected, plain(query, key, value, tap=replace))
+
+
+@pytest.mark.parametrize("core", EAGER)
+def test_dropout_falls_on_the_weights(core: str, draw: Draw, assert_same: Same) -> None:
+    """A weight is dropped, or scaled up, for all features; its row is not renormalised."""
+    query, key, one_hot = draw(2, 3, 5, 10), draw(2, 3, 5, 10), torch.eye(5).double()
+    value = torch.cat([one_hot, one_hot], dim=-1).expand(2, 3, 5, 10)
+    # So a row of the context is its row of weights, twice over.
+    weights = torch.from_numpy(row_by_row(query, key, value, None))
+    context = CORES[core](query, key, value, dropout_probability=0.75)
+    dropped = context == 0
+    visible = torch.ones(5, 5).tril().bool().repeat(1, 2).expand(2, 3, 5, 10)
+    expected = {True, False}
+    assert expected == set(dropped[visible].tolist())
+    assert torch.equal(dropped[..., :5], dropped[..., 5:])
+    assert_same(weights.masked_fill(dropped, 0.0) * 4, context)
+
+
+@pytest.mark.parametrize("core", EAGER)
+def test_more_queries_than_keys_are_refused(core: str, draw: Draw) -> None:
+    """Every core checks what it is given before it computes anything."""
+    query, key, value = projections(draw, time_q=6)
+    with pytest.raises(ValueError, match="attention needs 1 <= time_q <= time_k, got 6 and 5"):
+        CORES[core](query, key, value)
+
+
+def test_both_cores_have_their_names() -> None:
+    """The table holds the plain core and the tiled one."""
+    assert CORES["plain"] is plain
+    assert CORES["tiled"] is tiled

@@ -1,0 +1,182 @@
+"""The tiled attention core: the plain core's numbers, without its matrix of scores."""
+
+import importlib
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scratch_gpt.attention import plain
+from scratch_gpt.attention_tiled import TILE, tiled
+
+Draw = Callable[..., Tensor]
+Same = Callable[..., None]
+Recorded = Callable[[], TorchDispatchMode]
+
+
+def largest(operations: TorchDispatchMode) -> int:
+    """Return the number of elements of the largest tensor that was made."""
+    return max(math.prod(shape) for _, shape in operations.ran)
+
+
+def scores(operations: TorchDispatchMode, head_width: int) -> int:
+    """Return how many scores were computed: elements of products not `head_width` wide."""
+    products = {"mm", "bmm", "addmm", "baddbmm"}
+    return sum(
+        math.prod(shape)
+        for name, shape in operations.ran
+        if name in products and shape[-1] != head_width
+    )
+
+
+def ragged(tile: int) -> list[int]:
+    """Return times around one tile and past three."""
+    return [1, tile - 1, tile, tile + 1, 3 * tile + 5]
+
+
+def padded(time: int) -> Tensor:
+    """Return a mask of one sequence padded on the left and one with every third token padded."""
+    left = torch.arange(time) >= time // 3
+    return torch.stack([left, torch.arange(time) % 3 > 0])
+
+
+@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("past", [0, 6], ids=["square", "6 keys in the past"])
+@pytest.mark.parametrize("time", ragged(4))
+def test_equals_plain(
+    time: int,
+    past: int,
+    with_mask: bool,  # noqa: FBT001
+    draw: Draw,
+    assert_same: Same,
+) -> None:
+    """Cut into tiles of 4, any length gives the plain core's context."""
+    time_k = time + past
+    query, key, value = draw(2, 3, time, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
+    mask = padded(time_k) if with_mask else None
+    expected = plain(query, key, value, mask)
+    assert_same(expected, tiled(query, key, value, mask, tile=4))
+
+
+@pytest.mark.parametrize("time", ragged(TILE))
+def test_equals_plain_with_its_own_tile(time: int, draw: Draw, assert_same: Same) -> None:
+    """So it does with the tile that it chooses by itself."""
+    query, key, value = draw(2, 3, time, 7), draw(2, 3, time, 7), draw(2, 3, time, 7)
+    expected = plain(query, key, value)
+    assert_same(expected, tiled(query, key, value))
+
+
+@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("past", [0, 6], ids=["square", "6 keys in the past"])
+def test_gradients_equal_plains(
+    past: int,
+    with_mask: bool,  # noqa: FBT001
+    draw: Draw,
+    assert_same: Same,
+) -> None:
+    """Queries, keys and values receive the gradients that the plain core gives them."""
+    shapes = [(2, 3, 17, 7), (2, 3, 17 + past, 7), (2, 3, 17 + past, 7)]
+    inputs, upstream = [draw(*shape).requires_grad_() for shape in shapes], draw(2, 3, 17, 7)
+    mask = padded(17 + past) if with_mask else None
+    expected = torch.autograd.grad(plain(*inputs, mask), inputs, upstream)
+    actual = torch.autograd.grad(tiled(*inputs, mask, tile=4), inputs, upstream)
+    for of_plain, of_tiled in zip(expected, actual, strict=True):
+        assert_same(of_plain, of_tiled)
+
+
+def test_leaves_its_inputs_as_they_were(draw: Draw) -> None:
+    """Working in place touches its own strips only."""
+    inputs = [draw(2, 3, 9, 7) for _ in range(3)]
+    expected = [x.clone() for x in inputs]
+    tiled(*inputs, padded(9), tile=4)
+    assert all(torch.equal(*pair) for pair in zip(expected, inputs, strict=True))
+
+
+def test_never_calls_plain(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores that are compared share neither the core nor its softmax."""
+    attention = importlib.import_module("scratch_gpt.attention")
+
+    def forbidden(*_inputs: object, **_named: object) -> None:
+        pytest.fail("the tiled core called the plain one")
+
+    monkeypatch.setattr(attention, "plain", forbidden)
+    monkeypatch.setattr(attention, "softmax", forbidden)
+    monkeypatch.setitem(attention.CORES, "plain", forbidden)
+    tiled(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tile=4)
+
+
+def test_shows_no_tap(draw: Draw, watch: Callable[..., Tensor]) -> None:
+    """Neither scores nor weights are shown, since neither is ever formed whole."""
+    tiled(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tap=watch, tile=4)
+    assert not watch.seen
+
+
+@pytest.fixture
+def largest_at(recorded: Recorded, draw: Draw) -> Callable[..., int]:
+    """Return a function of a core and a time that gives the size of the largest tensor made."""
+
+    def measure(
+        core: Callable[..., Tensor], time: int, *, masked: bool, backward: bool, **named: int
+    ) -> int:
+        inputs = [draw(2, 3, time, 7).requires_grad_(backward) for _ in range(3)]
+        mask = padded(time) if masked else None
+        with recorded() as operations:
+            context = core(*inputs, mask, **named)
+            if backward:
+                context.sum().backward()
+        return largest(operations)
+
+    return measure
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "and backward"])
+@pytest.mark.parametrize("time", [32, 64, 128])
+def test_its_largest_tensor_grows_with_time(
+    time: int,
+    masked: bool,  # noqa: FBT001
+    backward: bool,  # noqa: FBT001
+    largest_at: Callable[..., int],
+) -> None:
+    """Twice the time makes the largest tensor at most twice as large, for a tile of fixed size."""
+    once, twice = (
+        largest_at(tiled, size, masked=masked, backward=backward, tile=8)
+        for size in (time, 2 * time)
+    )
+    assert twice <= 2 * once
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+def test_plains_largest_tensor_grows_with_the_square(
+    masked: bool,  # noqa: FBT001
+    largest_at: Callable[..., int],
+) -> None:
+    """Watched by the same means, the plain core's largest tensor grows fourfold."""
+    once, twice = (largest_at(plain, size, masked=masked, backward=False) for size in (64, 128))
+    assert twice == 4 * once
+
+
+@pytest.mark.parametrize("past", [0, 6], ids=["square", "6 keys in the past"])
+def test_scores_in_the_future_of_a_tile_are_never_computed(
+    past: int, draw: Draw, recorded: Recorded
+) -> None:
+    """Each tile of queries is multiplied with the keys up to its own end, and with no others."""
+    time, tile = 17, 4
+    query, key, value = draw(2, 3, time, 7), draw(2, 3, time + past, 7), draw(2, 3, time + past, 7)
+    with recorded() as operations:
+        tiled(query, key, value, tile=tile)
+    rows_and_seen = [(4, 4), (4, 8), (4, 12), (4, 16), (1, 17)]
+    expected = 2 * 3 * sum(rows * (past + seen) for rows, seen in rows_and_seen)
+    assert expected == scores(operations, head_width=7)
+    assert expected < 2 * 3 * time * (time + past)
+
+
+def test_plain_computes_the_whole_square(draw: Draw, recorded: Recorded) -> None:
+    """Counted by the same means, the plain core computes every score there is."""
+    with recorded() as operations:
+        plain(draw(2, 3, 17, 7), draw(2, 3, 17, 7), draw(2, 3, 17, 7))
+    expected = 2 * 3 * 17 * 17
+    assert expected == scores(operations, head_width=7)

@@ -1,0 +1,69 @@
+"""Inverted dropout."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from scratch_gpt.dropout import dropout
+
+
+def test_probability_zero_returns_the_tensor_itself(draw: Callable[..., Tensor]) -> None:
+    """Without dropout nothing is computed."""
+    x = draw(5, 7)
+    assert dropout(x, 0.0) is x
+
+
+def test_what_is_kept_is_scaled_by_what_is_kept_on_average(draw: Callable[..., Tensor]) -> None:
+    """With probability 3/4 each element is either zero or four times itself."""
+    x = draw(50, 7)
+    actual = dropout(x, 0.75)
+    expected = torch.where(actual == 0, 0.0, 4 * x)
+    assert torch.equal(expected, actual)
+
+
+@pytest.mark.parametrize("probability", [0.125, 0.75])
+def test_the_share_dropped_is_the_probability(probability: float) -> None:
+    """The number of zeros lies within six standard deviations of the binomial's mean."""
+    count = 10_000
+    zeros = int((dropout(torch.ones(count), probability) == 0).sum())
+    deviation = math.sqrt(count * probability * (1 - probability))
+    assert abs(zeros - count * probability) < 6 * deviation
+
+
+def test_each_element_is_dropped_on_its_own() -> None:
+    """Neither whole rows nor whole columns fall together."""
+    dropped = dropout(torch.ones(50, 60), 0.5) == 0
+    per_axis = torch.cat([dropped.sum(0) % 50, dropped.sum(1) % 60])
+    assert bool((per_axis > 0).all())
+
+
+def test_each_call_draws_anew() -> None:
+    """Two calls drop different elements."""
+    x = torch.ones(1000)
+    assert not torch.equal(dropout(x, 0.5), dropout(x, 0.5))
+
+
+def test_the_seed_decides() -> None:
+    """The same state of the generator drops the same elements."""
+    x = torch.ones(1000)
+    torch.manual_seed(3)
+    first = dropout(x, 0.5)
+    torch.manual_seed(3)
+    assert torch.equal(first, dropout(x, 0.5))
+
+
+def test_the_gradient_passes_where_the_value_did() -> None:
+    """A kept element's gradient carries the same scale, a dropped one's is zero."""
+    x = torch.ones(1000, requires_grad=True)
+    y = dropout(x, 0.5)
+    y.sum().backward()
+    assert torch.equal(y.detach(), x.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_keeps_the_dtype(dtype: torch.dtype) -> None:
+    """The result has the input's dtype."""
+    assert dtype == dropout(torch.ones(3, dtype=dtype), 0.5).dtype

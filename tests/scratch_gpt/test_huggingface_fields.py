@@ -1,0 +1,191 @@
+"""The config's total conversion from and to Hugging Face's."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from scratch_gpt import GPTConfig
+from scratch_gpt.huggingface_fields import ALIASES, IGNORED, REQUIRED
+
+OFF_DEFAULT: dict[str, Any] = {
+    "vocab_size": 37,
+    "n_positions": 11,
+    "n_embd": 21,
+    "n_layer": 2,
+    "n_head": 3,
+    "afn": "gelu",  # the only one there is
+    "embd_pdrop": 0.25,
+    "attn_pdrop": 0.375,
+    "resid_pdrop": 0.5,
+    "layer_norm_epsilon": 0.03,
+    "initializer_range": 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def transformers_fields() -> dict[str, Any]:
+    """Return the fields of the installed transformers' default config."""
+    transformers = pytest.importorskip("transformers")
+    return transformers.OpenAIGPTConfig().to_dict()
+
+
+def other_than(value: object) -> object:
+    """Return a value that a field with this default does not have."""
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int | float) else f"not {value}"
+
+
+def test_every_field_of_ours_survives_the_round_trip() -> None:
+    """What is off its default comes back as it was."""
+    config = GPTConfig(**OFF_DEFAULT)
+    fields = config.to_huggingface()
+    assert config == GPTConfig.from_huggingface(fields)
+    assert OFF_DEFAULT.items() <= fields.items()
+
+
+def test_the_round_trip_covers_every_field_of_ours() -> None:
+    """No field of the config is missing from the list above, and none is at its default."""
+    fields = {field.name: field.default for field in dataclasses.fields(GPTConfig)}
+    assert set(fields) == set(OFF_DEFAULT)
+    expected = {"afn"}
+    assert expected == {name for name in fields if fields[name] == OFF_DEFAULT[name]}
+
+
+def test_every_field_of_transformers_has_a_place(transformers_fields: dict[str, Any]) -> None:
+    """Each is ours, required to hold one value, or ignored; and the defaults are the release's."""
+    known = {*OFF_DEFAULT, *REQUIRED, *IGNORED}
+    assert not set(transformers_fields) - known
+    assert GPTConfig() == GPTConfig.from_huggingface(transformers_fields)
+
+
+def test_transformers_keeps_our_config(transformers_fields: dict[str, Any]) -> None:
+    """What we write, transformers reads and writes back as the same model."""
+    transformers = pytest.importorskip("transformers")
+    config = GPTConfig(**OFF_DEFAULT)
+    theirs = transformers.OpenAIGPTConfig.from_dict(config.to_huggingface()).to_dict()
+    assert set(transformers_fields) == set(theirs)
+    assert config == GPTConfig.from_huggingface(theirs)
+
+
+def test_with_every_field_off_its_default_each_survives_or_is_named(
+    transformers_fields: dict[str, Any],
+) -> None:
+    """Ours survive; of the others each is ignored for a reason, or named in the one error."""
+    strange = {name: other_than(value) for name, value in transformers_fields.items()}
+    strange |= OFF_DEFAULT
+    with pytest.raises(ValueError, match="not a GPT-1 that we can build") as refusal:
+        GPTConfig.from_huggingface(strange)
+    named = {name for name in strange if f"{name} must be" in str(refusal.value)}
+    assert set(REQUIRED) & set(strange) == named
+    obeying = {name: value for name, value in strange.items() if name not in named}
+    assert GPTConfig(**OFF_DEFAULT) == GPTConfig.from_huggingface(obeying)
+    assert set(obeying) <= {*OFF_DEFAULT, *IGNORED}
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_required_field_is_refused_with_its_reason(name: str) -> None:
+    """The error names the field, the value it must hold, the one it has, and why."""
+    wanted, reason = REQUIRED[name]
+    message = f"{name} must be {wanted!r}, got 'odd' ({reason})"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        GPTConfig.from_huggingface({name: "odd"})
+
+
+def test_unknown_fields_are_named_together() -> None:
+    """One error names all of them, with their values."""
+    message = "unknown field rotary=True; unknown field n_kv_head=4"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        GPTConfig.from_huggingface({"rotary": True, "n_layer": 3, "n_kv_head": 4})
+
+
+def test_a_bad_value_of_ours_is_named() -> None:
+    """Conversion refuses what construction refuses."""
+    with pytest.raises(ValueError, match=r"^n_layer must be a whole number of at least 1, got 0$"):
+        GPTConfig.from_huggingface({"num_hidden_layers": 0})
+
+
+@pytest.mark.parametrize("reasons", [IGNORED, {n: why for n, (_, why) in REQUIRED.items()}])
+def test_every_exception_has_a_reason(reasons: dict[str, str]) -> None:
+    """No field is ignored or required without a word why."""
+    assert all(reasons.values())
+
+
+def test_a_field_has_one_place() -> None:
+    """None is ours, an alias, required and ignored at once."""
+    places = [*OFF_DEFAULT, *ALIASES, *REQUIRED, *IGNORED]
+    assert len(places) == len(set(places))
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("hidden_size", "n_embd"),
+        ("max_position_embeddings", "n_positions"),
+        ("n_ctx", "n_positions"),
+        ("num_attention_heads", "n_head"),
+        ("num_hidden_layers", "n_layer"),
+    ],
+)
+def test_an_alias_is_the_field(alias: str, name: str) -> None:
+    """A field may be given by its other spelling, or by both if they agree."""
+    value = 2 * getattr(GPTConfig(), name)
+    expected = GPTConfig(**{name: value, "n_embd": 768 * 2})
+    fields = {"n_embd": 768 * 2} if name != "n_embd" else {}
+    assert expected == GPTConfig.from_huggingface({alias: value} | fields)
+    assert expected == GPTConfig.from_huggingface({alias: value, name: value} | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param(
+            {"n_positions": 512, "n_ctx": 256}, "n_ctx=256 contradicts n_positions=512", id="alias"
+        ),
+        pytest.param(
+            {"n_ctx": 256, "n_positions": 512},
+            "n_positions=512 contradicts n_ctx=256",
+            id="alias first",
+        ),
+        pytest.param(
+            {"n_ctx": 256, "max_position_embeddings": 512},
+            "max_position_embeddings=512 contradicts n_ctx=256",
+            id="two aliases",
+        ),
+    ],
+)
+def test_spellings_that_contradict_are_refused(fields: dict[str, int], message: str) -> None:
+    """A field given twice with two values is refused, whichever spelling comes first."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        GPTConfig.from_huggingface(fields)
+
+
+def test_the_released_config_is_accepted() -> None:
+    """The fields of the file on the hub, of 2018's port, describe the released model."""
+    released = {
+        "afn": "gelu",
+        "architectures": ["OpenAIGPTLMHeadModel"],
+        "attn_pdrop": 0.1,
+        "embd_pdrop": 0.1,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05,
+        "model_type": "openai-gpt",
+        "n_ctx": 512,
+        "n_embd": 768,
+        "n_head": 12,
+        "n_layer": 12,
+        "n_positions": 512,
+        "n_special": 0,
+        "predict_special_tokens": True,
+        "resid_pdrop": 0.1,
+        "summary_activation": None,
+        "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": True,
+        "summary_type": "cls_index",
+        "summary_use_proj": True,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+        "vocab_size": 40_478,
+    }
+    assert GPTConfig() == GPTConfig.from_huggingface(released)

@@ -1,0 +1,112 @@
+"""The next-token loss."""
+
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scratch_gpt.loss import log_softmax, negative_log_likelihood, next_token_loss
+
+Draw = Callable[..., Tensor]
+Same = Callable[..., None]
+
+
+def test_log_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
+    """Each row becomes torch's own log-softmax of it."""
+    logits = draw(2, 5, 37) * 5
+    expected = torch.log_softmax(logits, -1)
+    assert_same(expected, log_softmax(logits))
+
+
+def test_log_softmax_has_the_librarys_gradient(draw: Draw, assert_same: Same) -> None:
+    """The row's largest logit, subtracted first, leaves the gradient as it is."""
+    logits, upstream = draw(5, 37).requires_grad_(), draw(5, 37)
+    (expected,) = torch.autograd.grad(torch.log_softmax(logits, -1), logits, upstream)
+    (actual,) = torch.autograd.grad(log_softmax(logits), logits, upstream)
+    assert_same(expected, actual)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e38])
+def test_huge_logits_cost_what_they_are_apart(size: float) -> None:
+    """In float32 the likely token costs nothing and the other costs the difference."""
+    logits = torch.tensor([[[size, -size], [-size, size]]])
+    expected = [[0.0]]
+    assert expected == negative_log_likelihood(logits, torch.tensor([[1, 0]])).tolist()
+    expected = [[2 * float(logits[0, 0, 0])]]
+    assert expected == negative_log_likelihood(logits, torch.tensor([[0, 1]])).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_each_position_is_charged_for_the_next_token(
+    dtype: torch.dtype, draw: Draw, token_ids: Tensor, assert_same: Same
+) -> None:
+    """Row t of the logits meets token t + 1, and the last row meets none."""
+    logits = draw(2, 5, 37)
+    expected = functional.cross_entropy(
+        logits[:, :4].transpose(1, 2), token_ids[:, 1:], reduction="none"
+    )
+    assert_same(expected, negative_log_likelihood(logits, token_ids.to(dtype)))
+
+
+def test_one_token_has_no_next(draw: Draw) -> None:
+    """At time 1 the list of losses is empty."""
+    expected = (2, 0)
+    actual = negative_log_likelihood(draw(2, 1, 37), torch.tensor([[3], [5]])).shape
+    assert expected == actual
+
+
+def test_equal_logits_cost_the_logarithm_of_the_vocabulary() -> None:
+    """Who knows nothing pays log(37) nats a token."""
+    logits = torch.zeros(1, 2, 37, dtype=torch.float64)
+    expected = math.log(37)
+    assert expected == next_token_loss(logits, torch.tensor([[3, 5]])).item()
+
+
+def test_is_the_mean_of_the_library(draw: Draw, token_ids: Tensor, assert_same: Same) -> None:
+    """It equals torch's own cross-entropy over all predicted tokens."""
+    logits = draw(2, 5, 37)
+    expected = functional.cross_entropy(logits[:, :4].flatten(0, 1), token_ids[:, 1:].flatten())
+    assert_same(expected, next_token_loss(logits, token_ids))
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 3, -1])
+def test_ignored_targets_do_not_count(
+    ignore_index: int, draw: Draw, token_ids: Tensor, assert_same: Same
+) -> None:
+    """The mean is taken over the targets that are left, as torch's cross-entropy takes it."""
+    logits, ids = draw(2, 5, 37).requires_grad_(), token_ids.clone()
+    ids[0, 4] = ids[1, 0] = ids[1, 2] = ignore_index
+    library = functional.cross_entropy(
+        logits[:, :4].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=ignore_index
+    )
+    ours = next_token_loss(logits, ids, ignore_index=ignore_index)
+    assert_same(library, ours)
+    assert_same(*(torch.autograd.grad(loss, logits)[0] for loss in (library, ours)))
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param([[3, -100, -100], [5, -100, -100]], id="all ignored"),
+        pytest.param([[3], [5]], id="time 1"),
+    ],
+)
+def test_no_target_is_no_mean(ids: list[list[int]], draw: Draw) -> None:
+    """Where nothing is left to predict, the error says so and gives the shape."""
+    token_ids = torch.tensor(ids)
+    message = f"no target to predict in token_ids of shape {list(token_ids.shape)}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        next_token_loss(draw(*token_ids.shape, 37), token_ids)
+
+
+def test_infinity_at_an_ignored_position_stays_out(draw: Draw, token_ids: Tensor) -> None:
+    """A row that does not count may be anything."""
+    logits, ids = draw(2, 5, 37), token_ids.clone()
+    ids[0, 3] = -100
+    expected = next_token_loss(logits, ids)
+    logits[0, 2] = float("inf")
+    assert torch.equal(expected, next_token_loss(logits, ids))

@@ -1,0 +1,74 @@
+"""The feed-forward network and its activation."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scratch_gpt.mlp import MLP, gelu
+
+Draw = Callable[..., Tensor]
+Same = Callable[..., None]
+
+
+def test_gelu_is_the_tanh_form(assert_same: Same) -> None:
+    """It equals torch's tanh form where the two forms differ and far from there."""
+    x = torch.linspace(-9, 9, 1001, dtype=torch.float64)
+    expected = functional.gelu(x, approximate="tanh")
+    assert_same(expected, gelu(x))
+
+
+def test_gelu_has_the_librarys_gradient(draw: Draw, assert_same: Same) -> None:
+    """Its derivative is that of torch's tanh form."""
+    x, upstream = (2 * draw(5, 7)).requires_grad_(), draw(5, 7)
+    (expected,) = torch.autograd.grad(functional.gelu(x, approximate="tanh"), x, upstream)
+    (actual,) = torch.autograd.grad(gelu(x), x, upstream)
+    assert_same(expected, actual)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e13, 1e38])
+def test_gelu_of_huge_inputs_is_the_identity_or_zero(size: float) -> None:
+    """Where the cube no longer fits float32, large inputs pass and their negatives vanish."""
+    x = torch.tensor([size, -size])
+    expected = [float(x[0]), 0.0]
+    actual = gelu(x).tolist()
+    assert expected == actual
+
+
+def test_equals_the_library(
+    draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
+) -> None:
+    """The output is the second map of the activated first map."""
+    layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
+    inner = functional.linear(x, layer.c_fc.weight.T, layer.c_fc.bias)
+    activated = functional.gelu(inner, approximate="tanh")
+    expected = functional.linear(activated, layer.c_proj.weight.T, layer.c_proj.bias)
+    assert_same(expected, layer(x))
+
+
+def test_shows_its_steps_in_order(
+    draw: Draw, loud: Callable[[nn.Module], nn.Module], watch: Callable[..., Tensor]
+) -> None:
+    """The taps are the first map, its activation and the output."""
+    layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
+    output = layer(x, watch)
+    expected = {"mlp.c_fc": layer.c_fc(x), "mlp.gelu": gelu(layer.c_fc(x)), "mlp": output}
+    assert list(expected) == list(watch.seen)
+    assert all(torch.equal(expected[name], watch.seen[name]) for name in expected)
+
+
+@pytest.mark.parametrize("replaced", ["mlp.c_fc", "mlp.gelu", "mlp"])
+def test_goes_on_with_what_the_tap_returns(
+    replaced: str, draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
+) -> None:
+    """Silencing the inside leaves the last bias, silencing the output leaves nothing."""
+    layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
+
+    def silence(name: str, value: Tensor) -> Tensor:
+        return torch.zeros_like(value) if name == replaced else value
+
+    nothing = torch.zeros(2, 5, 21).double()
+    expected = nothing if replaced == "mlp" else nothing + layer.c_proj.bias
+    assert_same(expected, layer(x, silence))

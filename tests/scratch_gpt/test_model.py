@@ -1,0 +1,183 @@
+"""GPT-1, from ids to logits."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scratch_gpt import GPT, GPTConfig
+
+Same = Callable[..., None]
+Loud = Callable[[nn.Module], nn.Module]
+
+
+@pytest.fixture
+def logits_formula(
+    config: GPTConfig, block_formula: Callable[..., Tensor]
+) -> Callable[[GPT, Tensor, Tensor], Tensor]:
+    """Return the model in the library's words: of the model, the ids and the positions."""
+
+    def compute(model: GPT, token_ids: Tensor, positions: Tensor) -> Tensor:
+        weights = dict(model.named_parameters())
+        table, places = weights["tokens_embed.weight"], weights["positions_embed.weight"]
+        x = nn.functional.embedding(token_ids, table) + nn.functional.embedding(positions, places)
+        for block in model.h:
+            x = block_formula(x, block, config)
+        return nn.functional.linear(x, table)
+
+    return compute
+
+
+def test_equals_the_library(
+    model: GPT, token_ids: Tensor, logits_formula: Callable[..., Tensor], assert_same: Same
+) -> None:
+    """Embeddings, every block in turn, and the token table as the head give the logits."""
+    expected = logits_formula(model, token_ids, torch.arange(5)[None])
+    assert_same(expected, model(token_ids))
+
+
+@pytest.mark.parametrize(
+    "positions", [[[9, 2, 10, 2, 0]], [[9, 2, 10, 2, 0], [1, 3, 5, 7, 9]]], ids=["one", "each"]
+)
+def test_takes_the_positions_it_is_given(
+    positions: list[list[int]],
+    model: GPT,
+    token_ids: Tensor,
+    logits_formula: Callable[..., Tensor],
+    assert_same: Same,
+) -> None:
+    """One row of positions serves every sequence; a row each serves its own."""
+    given = torch.tensor(positions)
+    expected = logits_formula(model, token_ids, given)
+    assert_same(expected, model(token_ids, given))
+
+
+def test_padding_on_the_left_changes_nothing(
+    model: GPT, token_ids: Tensor, assert_same: Same
+) -> None:
+    """Masked, and with positions that count from the text, padding leaves the text's logits."""
+    expected = model(token_ids)
+    padded = torch.cat([torch.full((2, 3), 7), token_ids], dim=1)
+    mask = torch.arange(8).expand(2, 8) >= 3
+    positions = (torch.arange(8) - 3).clamp(min=0)[None]
+    assert_same(expected, model(padded, positions, mask)[:, 3:])
+
+
+def test_the_head_is_the_token_embedding(model: GPT, token_ids: Tensor) -> None:
+    """The row of a token that the input lacks moves that token's logits and no others."""
+    before = model(token_ids)
+    with torch.no_grad():
+        model.tokens_embed.weight[17] *= 2
+    expected = before.clone()
+    expected[..., 17] *= 2
+    assert torch.equal(expected, model(token_ids))
+
+
+def test_an_unknown_core_is_refused(config: GPTConfig) -> None:
+    """The error gives the names that there are and the one it got."""
+    with pytest.raises(ValueError, match=r"attention must be one of \[.*'tiled'.*\], got 'flash'"):
+        GPT(config, attention="flash")
+
+
+def test_evaluating_draws_nothing(model: GPT, token_ids: Tensor) -> None:
+    """Two passes agree bit for bit and leave the random numbers where they were."""
+    state = torch.get_rng_state()
+    assert torch.equal(model(token_ids), model(token_ids))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("dropped", ["embd_pdrop", "attn_pdrop", "resid_pdrop"])
+@pytest.mark.parametrize("attention", ["plain", "tiled"])
+def test_training_drops_out(
+    dropped: str, attention: str, config: GPTConfig, loud: Loud, token_ids: Tensor
+) -> None:
+    """Each of the three probabilities alone makes two passes differ."""
+    none = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    alone = dataclasses.replace(config, **(none | {dropped: 0.5}))
+    model = loud(GPT(alone, attention=attention)).train()
+    assert not torch.equal(model(token_ids), model(token_ids))
+
+
+def test_training_without_probabilities_is_evaluating(
+    config: GPTConfig, loud: Loud, token_ids: Tensor
+) -> None:
+    """With every probability at zero the mode makes no difference."""
+    none = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    model = loud(GPT(dataclasses.replace(config, **none)))
+    expected = model.eval()(token_ids)
+    assert torch.equal(expected, model.train()(token_ids))
+
+
+def test_the_embedding_sum_is_dropped_out(
+    config: GPTConfig,
+    loud: Loud,
+    token_ids: Tensor,
+    watch: Callable[..., Tensor],
+    assert_same: Same,
+) -> None:
+    """Each element of the sum is zero or scaled up by what a quarter dropped leaves."""
+    loud(GPT(config)).train()(token_ids, tap=watch)
+    total = watch.seen["embeddings.tokens"] + watch.seen["embeddings.positions"]
+    actual = watch.seen["embeddings"]
+    expected = {True, False}
+    assert expected == set((actual == 0).flatten().tolist())
+    assert_same((total / 0.75).masked_fill(actual == 0, 0.0), actual)
+
+
+def test_gradients_equal_the_librarys(
+    model: GPT, token_ids: Tensor, logits_formula: Callable[..., Tensor], assert_same: Same
+) -> None:
+    """Every parameter's gradient is what the library's formula gives it, and none is all zero."""
+    parameters = dict(model.named_parameters())
+    outputs = logits_formula(model, token_ids, torch.arange(5)[None]), model(token_ids)
+    expected, actual = (
+        torch.autograd.grad(logits.square().sum(), parameters.values()) for logits in outputs
+    )
+    for name, of_library, of_ours in zip(parameters, expected, actual, strict=True):
+        assert bool(of_library.any()), name
+        assert_same(of_library, of_ours)
+
+
+@pytest.mark.parametrize("attention", ["plain", "tiled"])
+def test_a_twin_computes_with_the_core_it_is_given(
+    attention: str, model: GPT, token_ids: Tensor
+) -> None:
+    """Its logits are bit for bit those of a model that was built with that core."""
+    built = GPT(model.config, attention=attention).double().eval()
+    built.load_state_dict(model.state_dict())
+    twin = model.with_attention(attention)
+    assert attention == twin.attention
+    assert torch.equal(built(token_ids), twin(token_ids))
+
+
+def test_a_twin_owns_the_very_same_parameters(model: GPT) -> None:
+    """Each parameter is one object with two owners, so that training one trains the other."""
+    expected = {name: id(parameter) for name, parameter in model.named_parameters()}
+    twin = model.with_attention("tiled")
+    assert expected == {name: id(parameter) for name, parameter in twin.named_parameters()}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
+def test_a_twin_is_in_the_models_mode(
+    training: bool,  # noqa: FBT001
+    model: GPT,
+) -> None:
+    """It trains where the model trains, in every part."""
+    twin = model.train(training).with_attention("tiled")
+    expected = {training}
+    assert expected == {module.training for module in twin.modules()}
+
+
+def test_making_a_twin_draws_nothing(model: GPT) -> None:
+    """The random numbers stay where they were."""
+    state = torch.get_rng_state()
+    model.with_attention("tiled")
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_twin_with_an_unknown_core_is_refused(model: GPT) -> None:
+    """The error is that of building a model with it."""
+    with pytest.raises(ValueError, match=r"attention must be one of .* got 'flash'"):
+        model.with_attention("flash")

@@ -1,0 +1,89 @@
+"""One transformer block."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scratch_gpt import GPTConfig
+from scratch_gpt.transformer_block import TransformerBlock
+
+Draw = Callable[..., Tensor]
+Same = Callable[..., None]
+Loud = Callable[[nn.Module], nn.Module]
+
+TAPS = (
+    *("attn.query", "attn.key", "attn.value", "attn.scores", "attn.weights", "attn.context"),
+    *("attn", "ln_1.input", "ln_1", "mlp.c_fc", "mlp.gelu", "mlp", "ln_2.input", "ln_2"),
+)
+
+
+@pytest.fixture(params=["plain", "tiled"])
+def block(request: pytest.FixtureRequest, config: GPTConfig, loud: Loud) -> TransformerBlock:
+    """Return a block that evaluates, once for each attention core."""
+    return loud(TransformerBlock(config, request.param)).eval()
+
+
+def test_equals_the_library(
+    block: TransformerBlock,
+    config: GPTConfig,
+    draw: Draw,
+    block_formula: Callable[..., Tensor],
+    assert_same: Same,
+) -> None:
+    """Attention, sum, normalisation, MLP, sum, normalisation: in this order."""
+    x = draw(2, 5, 21)
+    expected = block_formula(x, block, config)
+    assert_same(expected, block(x))
+
+
+def test_hides_padding(block: TransformerBlock, draw: Draw, assert_same: Same) -> None:
+    """Real rows right of padding are what they are without it."""
+    x = draw(2, 5, 21)
+    mask = torch.tensor([[False, False, True, True, True]] * 2)
+    expected = block(x[:, 2:])
+    assert_same(expected, block(x, mask)[:, 2:])
+
+
+def test_shows_its_fourteen_steps_in_order(
+    config: GPTConfig, loud: Loud, draw: Draw, watch: Callable[..., Tensor]
+) -> None:
+    """Each tap is shown once, in the order of the network."""
+    loud(TransformerBlock(config, "plain"))(draw(2, 5, 21), tap=watch)
+    assert list(TAPS) == list(watch.seen)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
+def test_what_enters_a_normalisation_is_the_residual_sum(
+    training: bool,  # noqa: FBT001
+    block: TransformerBlock,
+    draw: Draw,
+    watch: Callable[..., Tensor],
+    assert_same: Same,
+) -> None:
+    """What a sublayer adds is dropped or doubled while training; what it adds to never is."""
+    x = draw(2, 5, 21)
+    output = block.train(training)(x, tap=watch)
+    seen = watch.seen
+    for stream, added, total in ((x, "attn", "ln_1.input"), (seen["ln_1"], "mlp", "ln_2.input")):
+        dropped = seen[total] == stream
+        assert training == bool(dropped.any())
+        assert not bool(dropped.all())
+        scale = 2.0 if training else 1.0  # resid_pdrop is 1/2
+        expected = stream + (seen[added] * scale).masked_fill(dropped, 0.0)
+        assert_same(expected, seen[total])
+    assert torch.equal(output, seen["ln_2"])
+
+
+@pytest.mark.parametrize("replaced", TAPS)
+def test_goes_on_with_what_the_tap_returns(
+    replaced: str, config: GPTConfig, loud: Loud, draw: Draw
+) -> None:
+    """Whatever tap is replaced, the block's output changes."""
+    block, x = loud(TransformerBlock(config, "plain")).eval(), draw(2, 5, 21)
+
+    def disturb(name: str, value: Tensor) -> Tensor:
+        return value * torch.linspace(0.5, 1.5, value.shape[-1]) if name == replaced else value
+
+    assert not torch.equal(block(x), block(x, tap=disturb))

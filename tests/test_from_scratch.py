@@ -1,0 +1,199 @@
+"""The model is written from basic tensor operations: in its source, and in what it runs."""
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.attention import CORES
+from scratch_gpt.loss import next_token_loss
+
+Recorded = Callable[[], TorchDispatchMode]
+
+TORCH_NAMES = {
+    # types and containers
+    *("torch.Tensor", "torch.Generator", "torch.device", "torch.int32", "torch.int64"),
+    *("torch.bool", "torch.nn", "torch.nn.Module", "torch.nn.ModuleList", "torch.nn.Parameter"),
+    "torch.no_grad",
+    # making and joining
+    *("torch.arange", "torch.cat", "torch.empty", "torch.rand_like"),
+    # elementwise mathematics and products
+    *("torch.addmm", "torch.exp", "torch.rsqrt", "torch.tanh"),
+}
+"""Every name of torch that the model may use; each is an array operation or a container."""
+
+TENSOR_ATTRIBUTES = {
+    # what a tensor is
+    *("device", "dtype", "ndim", "numel", "shape", "T", "tolist"),
+    # the same numbers in another shape, place or type
+    *("chunk", "flatten", "gather", "long", "nonzero", "reshape", "squeeze", "transpose"),
+    "detach",
+    # elementwise mathematics and reductions
+    *("amax", "any", "exp_", "log", "masked_fill", "masked_fill_", "mean", "sum"),
+    # initial values
+    *("fill_", "normal_"),
+    # no tensor's, but spelled like one: a dataclass field's name, a device's type
+    *("name", "type"),
+}
+"""Every attribute of a tensor that the model may use, on whatever object it stands."""
+
+FORBIDDEN_OPERATIONS = (
+    *("softmax", "layer_norm", "gelu", "dropout", "bernoulli", "embedding", "cross_entropy"),
+    *("nll_loss", "attention"),
+)
+"""What may stand in the name of no aten operation that runs; dropout decomposes to bernoulli."""
+
+
+def imported(tree: ast.AST) -> dict[str, str]:
+    """Return the full name of whatever each import binds, by the name it is bound to."""
+    meanings = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                bound = alias.asname or alias.name.split(".")[0]
+                meanings[bound] = alias.name if alias.asname else bound
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                meanings[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return meanings
+
+
+def full_name(node: ast.expr, meanings: dict[str, str]) -> str | None:
+    """Return the full name of a chain of attributes that begins at an imported name."""
+    if isinstance(node, ast.Name):
+        return meanings.get(node.id)
+    if isinstance(node, ast.Attribute):
+        parent = full_name(node.value, meanings)
+        return None if parent is None else f"{parent}.{node.attr}"
+    return None
+
+
+def borrowed(source: str) -> set[str]:
+    """Return the names of torch and the attributes of tensors that `source` may not use."""
+    tree = ast.parse(source)
+    meanings = imported(tree)
+    names, attributes = set(meanings.values()), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            full = full_name(node, meanings)
+            if full is not None:
+                names.add(full)
+            elif hasattr(Tensor, node.attr) and not node.attr.startswith("__"):
+                attributes.add(node.attr)
+    of_torch = {name for name in names if name.startswith("torch.")}
+    return (of_torch - TORCH_NAMES) | (attributes - TENSOR_ATTRIBUTES)
+
+
+def test_the_source_borrows_nothing(home_of: Callable[[str], Path | None]) -> None:
+    """Every name of torch and every tensor method in the model's source is on the lists above."""
+    home = home_of("scratch_gpt")
+    sources = sorted(home.rglob("*.py"))
+    assert home / "model.py" in sources
+    found = {path.name: borrowed(path.read_text(encoding="utf-8")) for path in sources}
+    assert not {name: names for name, names in found.items() if names}
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("from torch import nn\nlayer = nn.Linear(2, 3)", "torch.nn.Linear"),
+        (
+            "import torch.nn.functional as F\ny = F.softmax(x, -1)",
+            "torch.nn.functional.softmax",
+        ),
+        ("from torch.nn.functional import gelu as f\ny = f(x)", "torch.nn.functional.gelu"),
+        ("from torch.nn import *", "torch.nn.*"),
+        ("import torch\ny = torch.softmax(x, -1)", "torch.softmax"),
+        ("import torch as math\ny = math.log_softmax(x, -1)", "torch.log_softmax"),
+        ("from torch import Tensor\ny = Tensor.softmax(x, -1)", "torch.Tensor.softmax"),
+        (
+            "def f():\n    import torch\n    return torch.ops.aten._softmax(x, -1, False)",
+            "torch.ops.aten._softmax",
+        ),
+        ("y = x.softmax(-1)", "softmax"),
+        ("y = (x + 1).log_softmax(-1)", "log_softmax"),
+        ("f = rows[0].bernoulli_", "bernoulli_"),
+    ],
+    ids=lambda value: value.splitlines()[-1] if "\n" in value else None,
+)
+def test_a_planted_loan_is_found_in_the_source(source: str, name: str) -> None:
+    """However a ready-made part is imported or called, it is named."""
+    assert name in borrowed(source)
+
+
+def operations_of_a_step(recorded: Recorded, attention: str, *, training: bool) -> set[str]:
+    """Return what runs in a forward, a backward and a step down the gradient."""
+    config = GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)
+    model = GPT(config, attention=attention).train(training)
+    token_ids = torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
+    mask = torch.tensor([[False, True, True, True, True], [True] * 5])
+    with recorded() as operations:
+        next_token_loss(model(token_ids, attention_mask=mask), token_ids).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(0.1 * parameter.grad)
+    return {name for name, _ in operations.ran}
+
+
+def forbidden(operations: set[str]) -> set[str]:
+    """Return those of the operations that may not run."""
+    return {name for name in operations if any(part in name for part in FORBIDDEN_OPERATIONS)}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
+@pytest.mark.parametrize("attention", ["plain", "tiled"])
+def test_no_ready_made_operation_runs(
+    attention: str,
+    training: bool,  # noqa: FBT001
+    recorded: Recorded,
+) -> None:
+    """Forward, backward and step are made of basic operations, and all three were watched."""
+    ran = operations_of_a_step(recorded, attention, training=training)
+    assert not forbidden(ran)
+    assert {"tanh", "tanh_backward", "sub_"} <= ran
+
+
+def test_a_planted_core_is_found_in_what_runs(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A core that calls torch's softmax is caught, in the forward and in the backward."""
+
+    def core(query: Tensor, key: Tensor, value: Tensor, *_others: object) -> Tensor:
+        return torch.softmax(query @ key.transpose(-2, -1), -1) @ value
+
+    monkeypatch.setitem(CORES, "ready-made", core)
+    expected = {"_softmax", "_softmax_backward_data"}
+    assert expected == forbidden(operations_of_a_step(recorded, "ready-made", training=False))
+
+
+@pytest.mark.parametrize(
+    "ready_made",
+    [
+        pytest.param(lambda x: torch.softmax(x, -1), id="softmax"),
+        pytest.param(lambda x: torch.log_softmax(x, -1), id="log_softmax"),
+        pytest.param(lambda x: functional.layer_norm(x, (4,)), id="layer_norm"),
+        pytest.param(lambda x: functional.gelu(x, approximate="tanh"), id="gelu"),
+        pytest.param(lambda x: functional.dropout(x, 0.5), id="dropout"),
+        pytest.param(lambda x: functional.embedding(torch.tensor([1]), x[0]), id="embedding"),
+        pytest.param(
+            lambda x: functional.nll_loss(x[0], torch.tensor([1, 2, 3])), id="cross-entropy"
+        ),
+        pytest.param(
+            lambda x: functional.scaled_dot_product_attention(x[None], x[None], x[None]),
+            id="attention",
+        ),
+    ],
+)
+def test_each_ready_made_operation_is_found(
+    ready_made: Callable[[Tensor], Tensor], recorded: Recorded
+) -> None:
+    """Whatever torch offers ready-made runs under a forbidden name."""
+    with recorded() as operations:
+        ready_made(torch.ones(2, 3, 4))
+    assert forbidden({name for name, _ in operations.ran})
