@@ -5,9 +5,12 @@
 tensors of its own, and returns a module that is called as ours is.
 """
 
+import contextlib
 import importlib
 import runpy
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,44 +31,85 @@ def build_candidate(name: str, weights: Weights) -> nn.Module:
 
     Raises:
         UsageError: There is no such function.
-        InputRefusedError: The function raised, or did not return a module.
+        InputRefusedError: The file or the function raised, or did not return a module.
     """
-    build = _function(name)
     state = {key: torch.from_numpy(array.copy()) for key, array in weights.tensors.items()}
-    try:
-        model = build(GPTConfig.from_huggingface(weights.config), state)
-    except Exception as error:
-        raise InputRefusedError(
-            f"the candidate's function raised {type(error).__name__}: {error}",
-            where=f"--candidate {name}",
-            fix="it is called as build(config, weights); --debug shows the traceback",
-        ) from error
+    with _beside(name):
+        build = _function(name)
+        with _running(name, "it is called as build(config, weights)"):
+            model = build(GPTConfig.from_huggingface(weights.config), state)
     if not isinstance(model, nn.Module):
         raise InputRefusedError(
             f"the candidate's function returned {type(model).__name__}, not a torch module",
             where=f"--candidate {name}",
             fix="return a torch.nn.Module called as model(ids, positions, mask, tap=tap)",
         )
-    return model.eval()
+    model.eval()  # somebody's own may forget to return the model
+    return model
 
 
 def _function(name: str) -> Callable[..., Any]:
-    try:
-        if name.endswith(".py"):
-            found = runpy.run_path(str(Path(name)))["build"]
-        else:
-            module, _, attribute = name.partition(":")
-            found = getattr(importlib.import_module(module), attribute)
-    except (OSError, ImportError, KeyError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"no candidate there: {type(error).__name__}: {error}",
-            where=f"--candidate {name}",
-            fix="name a FILE.py with a function build, or MODULE:NAME",
-        ) from error
+    """Return the function that builds the candidate."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise _absent(name, "there is no such file")
+        with _running(name, "run it alone to see what is wrong"):
+            found = runpy.run_path(name).get("build")
+    else:
+        found = _named(name)
     if not callable(found):
-        raise UsageError(
-            f"{name} is a {type(found).__name__} and cannot be called",
-            where=f"--candidate {name}",
-            fix="name a function that is called as build(config, weights)",
-        )
+        what = "build" if name.endswith(".py") else name.partition(":")[2]
+        kind = "it has none" if found is None else f"it is of type {type(found).__name__}"
+        raise _absent(name, f"{what} is no function: {kind}")
     return found  # type: ignore[no-any-return]
+
+
+def _named(name: str) -> object:
+    """Return what `MODULE:NAME` stands for; None where the module does not have it."""
+    module, _, attribute = name.partition(":")
+    if not attribute or not all(part.isidentifier() for part in module.split(".")):
+        raise _absent(name, "it is neither FILE.py nor MODULE:NAME")
+    with _running(name, "import it alone to see what is wrong"):
+        try:
+            return getattr(importlib.import_module(module), attribute, None)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # it exists, and lacks something itself
+            raise _absent(name, f"there is no module {error.name}") from error
+
+
+def _absent(name: str, why: str) -> UsageError:
+    return UsageError(
+        f"no candidate there: {why}",
+        where=f"--candidate {name}",
+        fix="name a FILE.py with a function build(config, weights), or MODULE:NAME",
+    )
+
+
+@contextlib.contextmanager
+def _beside(name: str) -> Iterator[None]:
+    """Let a file import what lies beside it, as it could if Python ran it."""
+    before = list(sys.path)
+    if name.endswith(".py"):
+        sys.path.insert(0, str(Path(name).resolve().parent))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+@contextlib.contextmanager
+def _running(name: str, fix: str) -> Iterator[None]:
+    """Turn whatever somebody's code raises, an exit too, into a refusal that says where."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == name]
+        raise InputRefusedError(
+            f"the candidate raised {type(error).__name__}: {error}",
+            where=f"--candidate {name}" + (f", line {lines[-1]}" if lines else ""),
+            fix=f"{fix}; --debug shows the traceback",
+        ) from error

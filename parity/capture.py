@@ -1,14 +1,15 @@
 """A forward pass as a stream of taps.
 
-`stream` runs the model in a thread of its own and stops it at every tap until the next one is
-asked for. So several models can be walked through in lockstep, one tensor of each alive at a
+`stream` runs the model in a thread of its own and stops it at every tap until it is answered. So
+several models can be walked through in lockstep, one tensor of each alive at a
 time; and while a tensor is looked at, the model that made it stands still and cannot change it.
 `capture` collects clones instead, for use without lockstep.
 """
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Self, cast
 
 import torch
 from torch import Tensor
@@ -16,8 +17,6 @@ from torch import Tensor
 Tap = Callable[[str, Tensor], Tensor]
 Run = Callable[[Tap], object]
 """Runs a forward pass, calling the tap at each named tensor."""
-
-TapStream = Generator[tuple[str, Tensor], Tensor | None, None]
 
 
 class RunError(Exception):
@@ -31,48 +30,86 @@ class _AbandonedError(BaseException):
 _END = object()
 
 
-def stream(run: Run) -> TapStream:
-    """Yield `(name, tensor)` at each tap of `run`; go on with what is sent back, if anything.
+class TapStream:
+    """A forward pass in a thread of its own, stopped at every tap.
 
-    The tensor is the model's own, not a copy: use it before asking for the next one, and do not
-    write to it.
+    It is an iterator of `(name, tensor)` with a generator's `send` and `close`. `answer` lets the
+    run go on without waiting for its next tap, so that several runs can compute at once.
 
-    Raises:
-        RunError: `run` raised.
+    The tensor is the model's own, not a copy: use it before the run goes on, and do not write
+    to it.
     """
-    offers: SimpleQueue[object] = SimpleQueue()
-    answers: SimpleQueue[object] = SimpleQueue()
-    worker = threading.Thread(target=_work, args=(run, offers, answers), daemon=True)
-    worker.start()
-    try:
-        while (offer := offers.get()) is not _END:
-            if isinstance(offer, BaseException):
-                message = f"{type(offer).__name__}: {offer}"
-                raise RunError(message) from offer
-            answers.put((yield offer))  # type: ignore[misc]
-    finally:
-        answers.put(_END)
-        worker.join()
 
+    def __init__(self, run: Run) -> None:
+        self._offers: SimpleQueue[object] = SimpleQueue()
+        self._answers: SimpleQueue[object] = SimpleQueue()
+        self._stopped = False
+        self._ended = False
+        self._worker = threading.Thread(target=self._work, args=(run,), daemon=True)
+        self._worker.start()
 
-def _work(run: Run, offers: "SimpleQueue[object]", answers: "SimpleQueue[object]") -> None:
-    """Run the model; offer each tap and wait for the answer."""
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
 
-    def tap(name: str, value: Tensor) -> Tensor:
-        offers.put((name, value.detach()))
-        answer = answers.get()
+    def __next__(self) -> tuple[str, Tensor]:
+        """Let the run go on with its own tensor; return the next tap."""
+        return self.send(None)
+
+    def send(self, value: Tensor | None) -> tuple[str, Tensor]:
+        """Let the run go on with `value`, if it still stands; return the next tap.
+
+        Raises:
+            StopIteration: The run is over.
+            RunError: The run raised.
+        """
+        if self._ended:
+            raise StopIteration
+        if self._stopped:
+            self.answer(value)
+        offer = self._offers.get()
+        if offer is _END or isinstance(offer, BaseException):
+            self._ended = True
+            if offer is _END:
+                raise StopIteration
+            message = f"{type(offer).__name__}: {offer}"
+            raise RunError(message) from cast("BaseException", offer)
+        self._stopped = True
+        return cast("tuple[str, Tensor]", offer)
+
+    def answer(self, value: Tensor | None) -> None:
+        """Let the run go on with `value`, or with its own tensor where that is None."""
+        self._answers.put(value)
+        self._stopped = False
+
+    def close(self) -> None:
+        """Abandon the run, and wait until it has ended."""
+        self._ended = True
+        self._answers.put(_END)
+        self._worker.join()
+
+    def _work(self, run: Run) -> None:
+        """Run the model; offer each tap and wait for the answer."""
+        try:
+            with torch.no_grad():  # a setting of the thread, so it is made here
+                run(self._tap)
+            self._offers.put(_END)
+        except _AbandonedError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, whatever it is
+            self._offers.put(error)
+
+    def _tap(self, name: str, value: Tensor) -> Tensor:
+        self._offers.put((name, value.detach()))
+        answer = self._answers.get()
         if answer is _END:
             raise _AbandonedError
-        return answer if isinstance(answer, Tensor) else value
+        return value if answer is None else cast("Tensor", answer)
 
-    try:
-        with torch.no_grad():  # a setting of the thread, so it is made here
-            run(tap)
-        offers.put(_END)
-    except _AbandonedError:
-        pass
-    except BaseException as error:  # noqa: BLE001 - handed to the consumer, whatever it is
-        offers.put(error)
+
+def stream(run: Run) -> TapStream:
+    """Start `run` in a thread of its own; it stops at its first tap."""
+    return TapStream(run)
 
 
 def capture(run: Run) -> dict[str, Tensor]:

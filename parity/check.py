@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from parity.shell import Options, run
+from parity.errors import ExitCode
+from parity.shell import Options, run, tell
 
 app = typer.Typer(
     name="parity.check",
@@ -204,7 +205,11 @@ def doctor(
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="python -m parity.check")
+    try:
+        app(prog_name="python -m parity.check")
+    except OSError as error:  # help is printed before a verb, with its own errors, runs
+        tell(f"help could not be written: {error.strerror}", "standard output", "free some space")
+        raise SystemExit(ExitCode.ENVIRONMENT) from error
 
 
 if __name__ == "__main__":

@@ -110,7 +110,10 @@ class Held:
         return self._measured(tensor)
 
     def _measured(self, tensor: Tensor) -> Difference:
-        squares, largest, place = _tally(self._chunks(_in_rows(tensor)))
+        rows = _in_rows(tensor)
+        squares, largest, start = _tally(self._chunks(rows))
+        _, chunk = next(self._chunks(rows, start))
+        place = start * rows.shape[1] + _first_extreme(chunk.reshape(-1))
         index = tuple(int(i) for i in np.unravel_index(place, tensor.shape))
         finite = math.isfinite(largest) and math.isfinite(self.largest)
         return Difference(
@@ -127,24 +130,25 @@ class Held:
             reference=float(self.tensor[index]),
         )
 
-    def _chunks(self, rows: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Yield (flat index, difference of `rows` from the reference); without rows, itself.
+    def _chunks(self, rows: Tensor | None = None, first: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """Yield (row, difference of some rows from the reference's); without rows, the reference.
 
         Entries that do not count are 0. What is yielded is overwritten by the next step.
         """
         columns = max(1, self._rows.shape[1])
         step = max(1, _CHUNK // columns)
         buffer = torch.empty(step, columns, dtype=torch.float64)
-        for start in range(0, len(self._rows), step):
+        for start in range(first, len(self._rows), step):
             part = slice(start, start + step)
             chunk = buffer[: len(self._rows[part])]
-            chunk.copy_(self._rows[part] if rows is None else rows[part])
-            if rows is not None:
-                chunk -= self._rows[part]
+            if rows is None:
+                chunk.copy_(self._rows[part])
+            else:
+                torch.sub(rows[part], self._rows[part], out=chunk)
             if self._hidden is not None:
                 hidden = self._hidden if len(self._hidden) == 1 else self._hidden[part]
                 chunk.masked_fill_(hidden, 0.0)
-            yield start * columns, chunk
+            yield start, chunk
 
 
 def difference(
@@ -179,18 +183,18 @@ def _count(visible: Tensor, shape: torch.Size) -> int:
 
 
 def _tally(chunks: Iterable[tuple[int, Tensor]]) -> tuple[float, float, int]:
-    """Return the sum of squares, the largest absolute value, and its flat index.
+    """Return the sum of squares, the largest absolute value, and the first row of its chunk.
 
     NaN is larger than anything, and the first one is the one reported.
     """
     squares, largest, place = 0.0, 0.0, 0
-    for at, chunk in chunks:
+    for start, chunk in chunks:
         flat = chunk.reshape(-1)
         squares += float(torch.dot(flat, flat))
         extreme = _extreme(flat)
         # Written so that NaN counts as larger.
         if not extreme <= largest and not math.isnan(largest):
-            largest, place = extreme, at + _first_extreme(flat)
+            largest, place = extreme, start
     return squares, largest, place
 
 
@@ -203,7 +207,7 @@ def _extreme(x: Tensor) -> float:
 def _first_extreme(flat: Tensor) -> int:
     """Return the index of the first value that is not finite, else of the largest."""
     broken = (~torch.isfinite(flat)).nonzero()
-    return int(broken[0]) if len(broken) else int(flat.abs().argmax())
+    return int(broken[0]) if len(broken) > 0 else int(flat.abs().argmax())
 
 
 def visible_entries(axes: Axes, mask: Tensor | None, time: int) -> Tensor | None:

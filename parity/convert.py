@@ -83,5 +83,5 @@ def _problems(
     return [f"{kind}: {', '.join(names)}" for kind, names in found.items() if names]
 
 
-def _same_values(alias: Any, tensor: Any) -> bool:
+def _same_values(alias: Any, tensor: Any) -> bool:  # noqa: ANN401 - torch's or NumPy's
     return bool(tuple(alias.shape) == tuple(tensor.shape) and (alias == tensor).all())

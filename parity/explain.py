@@ -63,9 +63,7 @@ def histogram(gap: Tensor) -> dict[str, int]:
 def _worst(gap: Tensor, tensor: Tensor, truth: Tensor) -> list[dict[str, Any]]:
     """Return the worst elements: index, our value, the oracle's, and the difference."""
     top = gap.flatten().topk(min(_WORST, gap.numel()))
-    places = [
-        tuple(int(i) for i in torch.unravel_index(place, gap.shape)) for place in top.indices
-    ]
+    places = [tuple(int(i) for i in torch.unravel_index(place, gap.shape)) for place in top.indices]
     return [
         {
             "index": list(place),

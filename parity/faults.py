@@ -69,7 +69,7 @@ def first_tap(name: str, block: int, attention: str) -> str:
 
 def _override(module: nn.Module, forward: Callable[..., Tensor]) -> None:
     """Replace a module's forward by a function whose first argument is the module."""
-    module.forward = MethodType(forward, module)  # type: ignore[method-assign]
+    module.forward = MethodType(forward, module)
 
 
 def _block(model: GPT, block: int) -> TransformerBlock:
@@ -156,7 +156,8 @@ def _attention(
 
 
 def _interleaved(x: Tensor, n_head: int) -> Tensor:
-    return x.unflatten(-1, (-1, n_head)).permute(0, 3, 1, 2)
+    batch, time, width = x.shape
+    return x.reshape(batch, time, width // n_head, n_head).permute(0, 3, 1, 2)
 
 
 class _UnscaledCore:
@@ -266,15 +267,21 @@ FAULTS: dict[str, Fault] = {
         "the square c_proj of attention transposed", _projection_transposed, "h.{i}.attn"
     ),
     "heads-interleaved": Fault(
-        "heads take every n_head-th feature", _attention(_interleaved, (0, 1, 2)), "h.{i}.attn.query"
+        "heads take every n_head-th feature",
+        _attention(_interleaved, (0, 1, 2)),
+        "h.{i}.attn.query",
     ),
     "query-key-swapped": Fault(
         "query and key swapped", _attention(split_heads, (1, 0, 2)), "h.{i}.attn.query"
     ),
     "scale-missing": Fault("scores not divided by the root", _unscaled, "h.{i}.attn.scores"),
     "mask-off-by-one": Fault("each position sees the next", _mask_off_by_one, "h.{i}.attn.weights"),
-    "positions-from-one": Fault("positions counted from 1", _positions_from_one, "embeddings.positions"),
-    "string-order": Fault("blocks sorted as strings: 0 1 10 11 2", _string_order, "h.{i}.attn.query", 2),
+    "positions-from-one": Fault(
+        "positions counted from 1", _positions_from_one, "embeddings.positions"
+    ),
+    "string-order": Fault(
+        "blocks sorted as strings: 0 1 10 11 2", _string_order, "h.{i}.attn.query", 2
+    ),
     "bias-dropped": Fault("the bias of c_fc dropped", _bias_dropped, "h.{i}.mlp.c_fc", 7),
     "final-norm": Fault("an extra norm before the head", _final_norm, "logits"),
     "untied-head": Fault("a head that is not the embedding", _untied_head, "logits"),

@@ -159,8 +159,8 @@ def _reference_noise(
 ) -> Mapping[str, tuple[float, float]]:
     """Return Hugging Face's own (RMS, peak) error per tap.
 
-    A small tensor's error is a small sample: its reference is pooled over the blocks. Ours is
-    never pooled.
+    A small tensor's error is a small sample: what counts for it is the largest error among the
+    blocks' tensors of its kind. Ours is never pooled.
     """
     seen = {
         tap.name: found.differences[huggingface, tap.name, "oracle"]
@@ -173,8 +173,8 @@ def _reference_noise(
             alike.setdefault(tap.kind.name, []).append(seen[tap.name])
     return {
         tap.name: (
-            _pooled([d.relative_rms for d in group]),
-            _pooled([d.peak_ratio for d in group]),
+            max(d.relative_rms for d in group),
+            max(d.peak_ratio for d in group),
         )
         for tap in plan
         if tap.name in seen
@@ -182,10 +182,6 @@ def _reference_noise(
             alike[tap.kind.name] if seen[tap.name].count < SMALL_TENSOR else [seen[tap.name]]
         ]
     }
-
-
-def _pooled(errors: Sequence[float]) -> float:
-    return math.sqrt(sum(error * error for error in errors) / len(errors))
 
 
 def _amplification(found: Observations, subject: str, tap: Tap) -> float | None:

@@ -111,7 +111,7 @@ def pinned() -> Iterator[None]:
         yield
         assert_pinned()
     finally:
-        for knob, value in reversed(before):
+        for knob, value in before:  # general settings first: they overwrite the special ones
             knob.write(value)
 
 

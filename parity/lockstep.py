@@ -7,19 +7,16 @@ meets the same clean input, and its error is its own.
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from parity.capture import Run, RunError, stream
 from parity.compare import Difference, Held, Status, visible_entries
+from parity.machine import shared_among
 from parity.taps import Tap
-
-OracleRun = Callable[[], Generator[tuple[str, Any], Any, None]]
-"""Starts the oracle's forward pass: float64 arrays under their taps' names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,7 @@ class Pass:
     """What to walk through.
 
     Attributes:
-        oracle: Starts the oracle.
+        oracle: Runs the oracle; every tap is float64.
         subjects: In the order in which they are measured.
         plan: The taps, in network order.
         time: Length of the rows, in tokens.
@@ -59,7 +56,7 @@ class Pass:
         selected: Names of the taps to measure; all others are walked past.
     """
 
-    oracle: OracleRun
+    oracle: Run
     subjects: Sequence[Subject]
     plan: Sequence[Tap]
     time: int
@@ -97,13 +94,19 @@ class OracleFailedError(RuntimeError):
 def walk(lockstep: Pass, *, progress: Progress, look: Look) -> Observations:
     """Walk through all forward passes together and measure every selected tap.
 
-    The last two taps go together, so that one subject's logits are gone before the next one's
-    are made.
+    Between two stages all runs compute at once. Not so for the logits, by far the largest: one
+    subject's are gone before the next one's are made.
     """
-    walker = _Walker(lockstep, look)
+    with shared_among(1 + len(lockstep.subjects)):
+        return _walk(_Walker(lockstep, look), progress)
+
+
+def _walk(walker: "_Walker", progress: Progress) -> Observations:
     try:
-        for stage in _stages(lockstep.plan):
+        for stage in _stages(walker.plan):
             walker.measure(stage)
+            if stage[-1].name != walker.last_before_logits:
+                walker.let_go()
             for tap in stage:
                 progress(tap.name)
         walker.finish()
@@ -124,11 +127,15 @@ class _Walker:
     def __init__(self, lockstep: Pass, look: Look) -> None:
         names = [tap.name for tap in lockstep.plan]
         self.found = Observations()
+        self.plan = lockstep.plan
+        self.last_before_logits = next(
+            (name for name, after in pairwise(names) if after == "logits"), None
+        )
         self._pass = lockstep
         self._look = look
-        self._oracle = _Cursor(lockstep.oracle(), names, frozenset())
+        self._oracle = _Cursor(lockstep.oracle, names, frozenset())
         self._cursors = {
-            subject.name: _Cursor(stream(subject.run), names, subject.unwatched)
+            subject.name: _Cursor(subject.run, names, subject.unwatched)
             for subject in lockstep.subjects
         }
 
@@ -159,11 +166,10 @@ class _Walker:
         if value is None:
             message = f"the oracle has no tap {tap.name}"
             raise OracleFailedError(message)
-        truth = torch.from_numpy(np.ascontiguousarray(value))
-        self._look("oracle", tap.name, truth, truth)
+        self._look("oracle", tap.name, value, value)
         if self._pass.rounded_to is not None and tap.name not in self._pass.raw:
-            self._oracle.reply(truth.to(self._pass.rounded_to).double().numpy())
-        return self._held(tap, truth)
+            self._oracle.reply(value.to(self._pass.rounded_to).double())
+        return self._held(tap, value)
 
     def _held(self, tap: Tap, tensor: Tensor) -> Held:
         visible = visible_entries(tap.kind.axes, self._pass.mask, self._pass.time)
@@ -204,6 +210,11 @@ class _Walker:
         self.found.differences[subject.name, tap, "oracle"] = absent
         return None
 
+    def let_go(self) -> None:
+        """Have every run compute up to its next tap."""
+        for cursor in (self._oracle, *self._cursors.values()):
+            cursor.let_go()
+
     def finish(self) -> None:
         """Let every run come to its end, and note what it showed beyond the plan."""
         for name, cursor in self._cursors.items():
@@ -227,32 +238,26 @@ def _side(subject: str | None) -> str:
 
 
 class _Cursor:
-    """Follows one stream along the plan, one tap at a time."""
+    """Follows one run along the plan, one tap at a time."""
 
-    def __init__(
-        self,
-        taps: Generator[tuple[str, Any], Any, None],
-        plan: Sequence[str],
-        unwatched: frozenset[str],
-    ) -> None:
+    def __init__(self, run: Run, plan: Sequence[str], unwatched: frozenset[str]) -> None:
         self.extras: list[str] = []
-        self._taps = taps
+        self._taps = stream(run)
         self._place = {name: place for place, name in enumerate(plan)}
         self._unwatched = unwatched
-        self._held: tuple[str, Any] | None = None
-        self._started = False
-        self._ended = False
-        self._answer: Any = None
+        self._held: tuple[str, Tensor] | None = None
+        self._taken = False
+        self._answer: Tensor | None = None
 
-    def take(self, wanted: str) -> Any:
-        """Return the value shown at `wanted`; None if the run is past it or over.
+    def take(self, wanted: str) -> Tensor | None:
+        """Return the tensor shown at `wanted`; None if the run is past it or over.
 
         What is shown before and is not in the plan, or for the second time, is noted as extra.
         """
         while (shown := self._peek()) is not None:
             name, value = shown
             if name == wanted:
-                self._held = None
+                self._taken = True
                 return value
             if name not in self._unwatched:
                 if self._place.get(name, -1) > self._place[wanted]:
@@ -261,9 +266,15 @@ class _Cursor:
             self._held = None
         return None
 
-    def reply(self, value: Any) -> None:
+    def reply(self, value: Tensor) -> None:
         """Have the run go on with `value` instead of the tap last taken."""
         self._answer = value
+
+    def let_go(self) -> None:
+        """Have the run compute up to its next tap, if the last one was taken."""
+        if self._taken:
+            self._taps.answer(self._answer)
+            self._held, self._taken, self._answer = None, False, None
 
     def finish(self) -> None:
         """Run to the end; whatever is still shown is extra."""
@@ -276,12 +287,8 @@ class _Cursor:
         """Abandon the run."""
         self._taps.close()
 
-    def _peek(self) -> tuple[str, Any] | None:
-        if self._held is None and not self._ended:
-            answer, self._answer = self._answer, None
-            try:
-                self._held = self._taps.send(answer if self._started else None)
-                self._started = True
-            except StopIteration:
-                self._ended = True
+    def _peek(self) -> tuple[str, Tensor] | None:
+        self.let_go()
+        if self._held is None:
+            self._held = next(self._taps, None)
         return self._held

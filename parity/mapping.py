@@ -57,6 +57,15 @@ class Row:
             Side.RELEASE: self.release,
         }[side]
 
+    def of_block(self, index: int) -> "Row":
+        """Return the row with the block's number in every name."""
+        return dataclasses.replace(
+            self,
+            ours=self.ours.format(i=index),
+            huggingface=self.huggingface.format(i=index),
+            release=self.release.format(i=index),
+        )
+
     def shape(self, side: Side, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the tensor's shape on that side."""
         shape = tuple(sizes[axis] for axis in self.axes)
@@ -116,14 +125,7 @@ BUFFERS: dict[Side, tuple[str, ...]] = {
 
 def rows(n_layer: int) -> list[Row]:
     """Return the table written out for `n_layer` blocks: 2 + 12 a block."""
-    written_out = [
-        dataclasses.replace(
-            row, **{side.value: row.name(side).replace("{i}", str(index)) for side in Side}
-        )
-        for index in range(n_layer)
-        for row in BLOCK_ROWS
-    ]
-    return [*EMBEDDING_ROWS, *written_out]
+    return [*EMBEDDING_ROWS, *(row.of_block(i) for i in range(n_layer) for row in BLOCK_ROWS)]
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:

@@ -11,11 +11,12 @@ Progress = Callable[[str, int, int], None]
 @contextlib.contextmanager
 def shown(*, quiet: bool) -> Iterator[Progress]:
     """Give a function that shows progress; it does nothing where stderr is no terminal."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield lambda _what, _done, _total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
     columns = (BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn())
     text = TextColumn("{task.description}")

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,57 +54,76 @@ def run(options: Options) -> int:
         with _closed_pipe():
             return int(_run(options))
     except KeyboardInterrupt:
-        _tell("interrupted", where=options.verb, fix="nothing was judged; run it again")
+        tell("interrupted", options.verb, "nothing was judged; run it again")
         return int(ExitCode.INTERRUPTED)
     except _ClosedPipeError:
         return int(ExitCode.CLOSED_PIPE)
 
 
 def _run(options: Options) -> ExitCode:
+    report = None
     try:
         _check_forms(options)
         report = _report(options)
         _deliver(report, options)
-    except Exception as error:  # noqa: BLE001 - every error ends as words and a code
-        if isinstance(error, BrokenPipeError | KeyboardInterrupt):
-            raise
-        return _fail(error, options)
+    except BrokenPipeError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - and a model that exits is no pass
+        known = _known(error)
+        if options.debug:
+            traceback.print_exception(error)
+        tell(known.what, known.where, known.fix)
+        if report is None:
+            _deliver_error(known, options)
+        return known.code
     return report.exit_code
 
 
 def _report(options: Options) -> "Report":
-    """Run the verb."""
+    """Run the verb. What others print meanwhile is no report: it goes to standard error."""
+    from parity.machine import before_numpy, keep_freed_memory
     from parity.progress import shown
 
-    with shown(quiet=options.quiet) as progress:
+    before_numpy()
+    keep_freed_memory()
+    with contextlib.redirect_stdout(sys.stderr), shown(quiet=options.quiet) as progress:
         from parity.verbs import VERBS
 
         return VERBS[options.verb](options, progress)
 
 
 def _check_forms(options: Options) -> None:
-    forms = [options.form, *(_form_of(path, options) for path in options.output)]
-    for form in forms:
+    """Require, before anything runs, forms that can be written and places to write them to."""
+    places = {f"--output {path}": _form_of(path, options) for path in options.output}
+    for place, form in {f"--format {options.form}": options.form, **places}.items():
         if form not in FORMS:
             raise UsageError(
-                f"this version cannot write {form!r}",
-                where="--format and --output",
-                fix=f"use {' or '.join(FORMS)}",
+                f"this version cannot write {form!r}", where=place, fix=f"use {' or '.join(FORMS)}"
+            )
+    for path in options.output:
+        if path.is_dir() or not path.parent.is_dir():
+            raise EnvironmentUnfitError(
+                "the report cannot be written: " + ("a folder" if path.is_dir() else "no folder"),
+                where=f"--output {path}",
+                fix="name a file in a folder that exists",
             )
 
 
 def _form_of(path: Path, options: Options) -> str:
-    return _SUFFIXES.get(path.suffix.lower(), options.form)
+    """Return the form of a file: its suffix names it, and without one it is standard output's."""
+    suffix = path.suffix.lower()
+    return _SUFFIXES.get(suffix, suffix[1:]) or options.form
 
 
 def _deliver(report: "Report", options: Options) -> None:
-    """Print the report and write it to every file asked for."""
-    if not options.quiet:
-        _to_stdout(_rendered(report, options.form, sys.stdout))
-    for path in options.output:
-        text = _rendered(report, _form_of(path, options), None)
-        with _writing(str(path)):
-            path.write_text(text, encoding="utf-8")
+    """Write the report to every file asked for; then print it, whatever became of the files."""
+    with contextlib.ExitStack() as stack:
+        if not options.quiet:
+            stack.callback(_to_stdout, _rendered(report, options.form, sys.stdout))
+        for path in options.output:
+            text = _rendered(report, _form_of(path, options), None)
+            with _writing(str(path)):
+                path.write_text(text, encoding="utf-8")
 
 
 def _rendered(report: "Report", form: str, stream: Any) -> str:  # noqa: ANN401 - a text stream
@@ -117,19 +137,50 @@ def _rendered(report: "Report", form: str, stream: Any) -> str:  # noqa: ANN401 
     from parity.report.text import render as render_text
 
     asked = Console(file=stream) if stream is not None else None
-    width = 100 if asked is None or not asked.is_terminal else asked.width
     buffer = io.StringIO()
     console = Console(
         file=buffer,
-        width=int(os.environ.get("COLUMNS", width)),
+        width=_width(asked.width if asked is not None and asked.is_terminal else 100),
         force_terminal=asked is not None and asked.is_terminal,
         color_system="standard" if asked is not None and asked.color_system else None,
     )
-    render_text(report, console)
+    render_text(_printable(report), console)
     return buffer.getvalue()
 
 
+_NARROWEST = 92
+"""Columns below which the widest table would lose names; there a terminal wraps lines instead."""
+
+
+def _width(otherwise: int) -> int:
+    """Return how many columns a report may use: the user's own word, if it is a number, rules."""
+    asked = os.environ.get("COLUMNS", "")
+    return max(int(asked) if asked.isdecimal() and int(asked) else otherwise, _NARROWEST)
+
+
+def _printable(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
+    """Return a report, or a part of one, without characters that a terminal would obey."""
+    if isinstance(value, Enum):
+        return value
+    if isinstance(value, str):
+        return _shown(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: _printable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **parts)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_printable(entry) for entry in value)
+    return value
+
+
 def _to_stdout(text: str) -> None:
+    if sys.stdout is None:  # closed before this program began
+        raise EnvironmentUnfitError(
+            "the report could not be written: there is no standard output",
+            where="standard output",
+            fix="use --quiet, with --output for the report",
+        )
     encoding = sys.stdout.encoding or "utf-8"
     with _writing("standard output"):
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
@@ -166,18 +217,26 @@ def _closed_pipe() -> Iterator[None]:
         raise _ClosedPipeError from error
 
 
-def _fail(error: Exception, options: Options) -> ExitCode:
-    """Say what went wrong; return its exit code."""
-    if options.debug:
-        traceback.print_exception(error)
-    known = _known(error)
-    _tell(known.what, where=known.where, fix=known.fix)
-    if options.form == "json" and not options.quiet and known.code != ExitCode.USAGE:
-        _to_stdout_quietly(_error_document(known, options))
-    return known.code
+def _deliver_error(error: ParityError, options: Options) -> None:
+    """Put an error where the report was to go: an older one there would speak for this run."""
+    with contextlib.suppress(EnvironmentUnfitError, OSError, ImportError):  # it is told already
+        if options.form == "json" and not options.quiet:
+            _to_stdout(_error_form(error, "json", options))
+        for path in options.output:
+            text = _error_form(error, _form_of(path, options), options)
+            path.write_text(text, encoding="utf-8")
 
 
-def _known(error: Exception) -> ParityError:
+def _error_form(error: ParityError, form: str, options: Options) -> str:
+    """Return an error in one form; it needs no more than the words."""
+    if form == "json":
+        from parity.report.strict_json import render_error
+
+        return render_error(error, check=options.verb)
+    return _told(error.what, error.where, error.fix)
+
+
+def _known(error: BaseException) -> ParityError:
     """Return the error as one with a code; what nobody foresaw is internal."""
     if isinstance(error, ParityError):
         return error
@@ -200,27 +259,21 @@ def _known(error: Exception) -> ParityError:
     )
 
 
-def _tell(what: str, *, where: str, fix: str) -> None:
-    """Print an error's three lines."""
-    sys.stderr.write(f"error: {_shown(what)}\n  where  {_shown(where)}\n  to do  {_shown(fix)}\n")
+def _told(what: str, where: str, fix: str) -> str:
+    """Return an error's three lines."""
+    return f"error: {_shown(what)}\n  where  {_shown(where)}\n  to do  {_shown(fix)}\n"
+
+
+def tell(what: str, where: str, fix: str) -> None:
+    """Print an error; where nobody can hear it, the exit code still speaks."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(_told(what, where, fix))
 
 
 def _shown(text: str) -> str:
     """Return the text in one line, without control characters that a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _error_document(error: ParityError, options: Options) -> str:
-    """Return a JSON report that holds nothing but the error."""
-    from parity.report.strict_json import render_error
-
-    return render_error(error, check=options.verb)
-
-
-def _to_stdout_quietly(text: str) -> None:
-    """Write a second account of an error, which must not become another error."""
-    with contextlib.suppress(EnvironmentUnfitError):
-        _to_stdout(text)
 
 
 def identity(source: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:

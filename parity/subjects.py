@@ -3,10 +3,10 @@
 A candidate is a module called as ours is: `model(token_ids, positions, attention_mask, tap=tap)`.
 """
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -52,26 +52,46 @@ def huggingface_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
 def _show_loss(
     tap: Tap, logits: Tensor, inputs: Inputs, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    if inputs.token_ids.shape[1] > 1:
-        tap("loss", loss(logits, inputs.token_ids))
+    """Show the loss, a stretch of rows at a time: its temporaries are as wide as the vocabulary.
+
+    Every loss is of one row and the next token, so that cutting the rows changes no bit.
+    """
+    time = inputs.token_ids.shape[1]
+    if time > 1:
+        parts = [
+            loss(logits[:, at : at + _STRETCH + 1], inputs.token_ids[:, at : at + _STRETCH + 1])
+            for at in range(0, time - 1, _STRETCH)
+        ]
+        tap("loss", torch.cat(parts, dim=1))
 
 
-def oracle_run(
-    model: OpenAIGPTLMHeadModel, inputs: Inputs
-) -> Callable[[], Generator[tuple[str, Any], Any, None]]:
-    """Return a starter of the oracle, given the reference model's weights in the release's form."""
+_STRETCH = 64
+"""Rows of logits whose loss is computed at once."""
+
+
+def oracle_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
+    """Return a run of the oracle, given the reference model's weights in the release's form."""
     config = model.config.to_dict()
     state = {name: _array(tensor) for name, tensor in model.state_dict().items()}
     released = convert(state, config, source=Side.HUGGINGFACE, target=Side.RELEASE)
     weights = oracle.arrange(list(released.values()), n_head=config["n_head"])
     positions, mask = inputs.positions, inputs.attention_mask
-    return lambda: oracle.forward(
-        weights,
-        inputs.token_ids.cpu().numpy(),
-        positions=None if positions is None else positions.cpu().numpy(),
-        mask=None if mask is None else mask.cpu().numpy(),
-        epsilon=config["layer_norm_epsilon"],
-    )
+
+    def run(tap: Tap) -> None:
+        taps = oracle.forward(
+            weights,
+            inputs.token_ids.cpu().numpy(),
+            positions=None if positions is None else positions.cpu().numpy(),
+            mask=None if mask is None else mask.cpu().numpy(),
+            epsilon=config["layer_norm_epsilon"],
+        )
+        answer = None
+        with contextlib.suppress(StopIteration):
+            while True:
+                name, value = taps.send(answer)
+                answer = tap(name, torch.from_numpy(value)).numpy()
+
+    return run
 
 
 def _array(tensor: Tensor) -> NDArray[np.floating]:

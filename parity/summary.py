@@ -77,7 +77,7 @@ def _why(row: Row) -> str:
     if row.mode is Mode.IDENTITY:
         return (
             f"in float64 it differs from the {row.witness} by {row.error_ours:.2g} of its RMS; "
-            f"right code stays under {row.bound:g}"
+            f"right code stays within {row.bound:g}"
         )
     return (
         f"in {row.dtype} ({row.mode}) its error to the oracle is {row.ratio:.3g} times "

@@ -97,7 +97,8 @@ def layerwise(options: Options, progress: Progress) -> Report:
     weights = _load(options, progress)
     chosen = _inputs(options, weights)
     candidates = {path: m.to(device) for path, m in _candidates(options, weights).items()}
-    reference = build_huggingface(weights).to(device)
+    reference = build_huggingface(weights)
+    nn.Module.to(reference, device)
     stated = identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     mask = chosen.attention_mask

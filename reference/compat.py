@@ -6,11 +6,11 @@ Every line has the versions it is for and the reason. Nothing else asks for a ve
 from typing import Any
 
 import transformers
-from packaging.version import Version
 
-TRANSFORMERS = Version(transformers.__version__)
+TRANSFORMERS = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+"""Major and minor version of what is installed."""
 
-_DTYPE_SPELLED_OUT = Version("4.56")
+_DTYPE_SPELLED_OUT = (4, 56)
 """From here on `from_pretrained` calls it `dtype`; before, `torch_dtype`."""
 
 

@@ -33,7 +33,7 @@ class Weights(NamedTuple):
     """
 
     we: NDArray[np.floating]
-    blocks: list[Sequence[NDArray[np.floating]]]
+    blocks: Sequence[Sequence[NDArray[np.floating]]]
     n_vocab: int
     n_head: int
 
@@ -50,7 +50,7 @@ def arrange(tensors: Sequence[NDArray[np.floating]], *, n_head: int) -> Weights:
 
     Source: train.py lines 404-412 (a69b5c4).
     """
-    if len(tensors) <= 2 or (len(tensors) - 2) % _PER_BLOCK != 0:
+    if len(tensors) < 2 + _PER_BLOCK or (len(tensors) - 2) % _PER_BLOCK != 0:
         message = f"expected 2 + 12 n_layer tensors, got {len(tensors)}"
         raise ValueError(message)
     positions, tokens, *rest = tensors
@@ -87,7 +87,9 @@ def forward(
     for index, tensors in enumerate(weights.blocks):
         h = yield from _block(f"h.{index}", h, tensors, visible, weights.n_head, epsilon)
     head = _double(weights.we[: weights.n_vocab]).T
-    logits = yield from _show("logits", (h.reshape(-1, h.shape[-1]) @ head).reshape(*h.shape[:2], -1))
+    logits = yield from _show(
+        "logits", (h.reshape(-1, h.shape[-1]) @ head).reshape(*h.shape[:2], -1)
+    )
     if time > 1:
         yield from _show("loss", _loss(logits, token_ids))
 
@@ -173,8 +175,8 @@ def _mask_attn_weights(w: Array, b: Array) -> Array:
 
 def _softmax(w: Array) -> Array:
     e = np.exp(w - w.max(axis=-1, keepdims=True))
-    total: Array = e / e.sum(axis=-1, keepdims=True)
-    return total
+    p: Array = e / e.sum(axis=-1, keepdims=True)
+    return p
 
 
 def _conv1d(x: Array, w: NDArray[np.floating], b: NDArray[np.floating]) -> Array:
@@ -190,19 +192,25 @@ def _norm(x: Array, g: NDArray[np.floating], b: NDArray[np.floating], epsilon: f
     """Biased variance, epsilon inside the root. Source: train.py `_norm`."""
     u = x.mean(axis=-1, keepdims=True)
     s = np.square(x - u).mean(axis=-1, keepdims=True)
-    return (x - u) / np.sqrt(s + epsilon) * _double(g) + _double(b)
+    n: Array = (x - u) / np.sqrt(s + epsilon) * _double(g) + _double(b)
+    return n
 
 
 def _gelu(x: Array) -> Array:
     """The tanh form. Source: train.py `gelu`."""
-    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * (x * x * x))))
+    u = np.sqrt(2.0 / np.pi) * (x + 0.044715 * (x * x * x))
+    y: Array = 0.5 * x * (1.0 + np.tanh(u))
+    return y
 
 
 def _loss(logits: Array, token_ids: NDArray[np.integer]) -> Array:
     """Return `[batch time-1]`: the cross-entropy of each next token, in nats."""
-    scores = logits[:, :-1]
-    largest = scores.max(axis=-1)
-    total = np.exp(scores - largest[..., None]).sum(axis=-1)
-    chosen = np.take_along_axis(scores, token_ids[:, 1:, None], axis=-1)[..., 0]
-    loss: Array = np.log(total) + largest - chosen
+    batch, time, _ = logits.shape
+    loss = np.empty((batch, time - 1))
+    for row in range(batch):
+        for at in range(time - 1):
+            scores = logits[row, at]
+            largest = scores.max()
+            total = np.exp(scores - largest).sum()
+            loss[row, at] = np.log(total) + largest - scores[token_ids[row, at + 1]]
     return loss

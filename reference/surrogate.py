@@ -193,7 +193,7 @@ def _thirds(width: int, query_key: float, value: float) -> NDArray[np.float64]:
     return np.repeat([query_key, query_key, value], width)
 
 
-_CHUNK_ROWS_BYTES = 1 << 19
+_CHUNK = 1 << 16
 _LOW_HALVES = np.uint64(0x0000_FFFF_0000_FFFF)
 _SUM_MEAN = 4 * 65_535 // 2
 _SUM_DEVIATION = math.sqrt(4 * (65_536**2 - 1) / 12)
@@ -202,16 +202,14 @@ _SUM_DEVIATION = math.sqrt(4 * (65_536**2 - 1) / 12)
 def _tensor(key: str, plan: _Draw) -> Array:
     """Return the tensor drawn for `key`, chunk by chunk so that the work stays in the cache."""
     stream = _stream(key)
-    rows, columns = plan.shape[0], math.prod(plan.shape[1:])
+    rows, columns = plan.shape if len(plan.shape) > 1 else (1, *plan.shape)
     means = _column_means(key, rows, columns) if plan.centred else 0.0
     out = np.empty((rows, columns), np.float32)
-    step = max(1, _CHUNK_ROWS_BYTES // (8 * columns))
-    spread = plan.spread if columns > 1 else np.reshape(plan.spread, (-1, 1))
+    step = max(1, _CHUNK // columns)
     for start in range(0, rows, step):
         chunk = out[start : start + step]
         deviates = _near_normal(stream, chunk.size).reshape(chunk.shape)
-        scale = spread[start : start + step] if np.shape(spread) == (rows, 1) else spread
-        chunk[...] = (deviates - means) * (scale / _SUM_DEVIATION) + plan.mean
+        chunk[...] = (deviates - means) * (plan.spread / _SUM_DEVIATION) + plan.mean
     return out.reshape(plan.shape)
 
 
@@ -241,7 +239,7 @@ def _column_means(key: str, rows: int, columns: int) -> NDArray[np.float64]:
     """Return each column's mean over the rows: a sum of integers, exact in any order."""
     stream = _stream(key)
     totals = np.zeros(columns)
-    step = max(1, _CHUNK_ROWS_BYTES // (8 * columns))
+    step = max(1, _CHUNK // columns)
     for start in range(0, rows, step):
         count = min(step, rows - start)
         totals += _near_normal(stream, count * columns).reshape(count, columns).sum(axis=0)

@@ -16,5 +16,6 @@ def dropout(x: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "*s
     """
     if probability == 0.0:
         return x
-    kept = torch.rand_like(x) >= probability
+    # In bfloat16 a draw has 8 bits, and a probability of 0.1 would drop 0.102.
+    kept = torch.rand_like(x, dtype=torch.float32) >= probability
     return x * kept / (1.0 - probability)

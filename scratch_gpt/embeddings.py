@@ -33,7 +33,7 @@ def embed(
         positions_embed: Table `[n_positions, width]`.
         token_ids: `[batch time]`.
         positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... where None.
-        tap: Sees `embeddings.tokens`, `embeddings.positions` and `embeddings`.
+        tap: Sees `embeddings.tokens` and `embeddings.positions`; the sum is the caller's to show.
 
     Source: finetune-transformer-lm train.py `embed` (a69b5c4).
     """

@@ -5,7 +5,9 @@ table, uint8 ids act as a mask, and on CUDA an id past the end kills the device.
 read values, on every device alike, and name value and place.
 """
 
-from torch import Tensor, bool as torch_bool, device as torch_device, int32, int64
+from torch import Tensor, int32, int64
+from torch import bool as torch_bool
+from torch import device as torch_device
 
 from scratch_gpt.config import GPTConfig
 
@@ -50,7 +52,7 @@ def _check_indices(name: str, indices: Tensor, bound: int, device: torch_device)
     if indices.dtype not in (int32, int64):
         message = f"{name} must be int32 or int64, got {indices.dtype}"
         raise ValueError(message)
-    if indices.ndim != 2:
+    if indices.ndim != 2:  # noqa: PLR2004 - batch and time
         message = f"{name} must be [batch time], got shape {list(indices.shape)}"
         raise ValueError(message)
     if indices.numel() == 0:

@@ -92,7 +92,7 @@ class GPT(nn.Module):
         """
         norms = {f"{n}.weight" for n, m in self.named_modules() if isinstance(m, LayerNorm)}
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim == 2:  # noqa: PLR2004 - a matrix
                 parameter.normal_(0.0, self.config.initializer_range, generator=generator)
             else:
                 parameter.fill_(1.0 if name in norms else 0.0)

@@ -1,7 +1,7 @@
 """What every test may ask for: a comparison of numbers, a record of what ran, a package's home."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +76,12 @@ def home_of() -> Callable[[str], Path | None]:
         return Path(next(iter(spec.submodule_search_locations)))
 
     return find
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Let one thread work: on small tensors a second one only waits for a busy core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

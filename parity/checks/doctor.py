@@ -19,9 +19,7 @@ from parity.taps import exempt, taps
 _GIB = 2**30
 
 
-def doctor(
-    reference: OpenAIGPTLMHeadModel, inputs: Inputs, identity: Mapping[str, Any]
-) -> Report:
+def doctor(reference: OpenAIGPTLMHeadModel, inputs: Inputs, identity: Mapping[str, Any]) -> Report:
     """Look at everything that a verdict rests on.
 
     Args:

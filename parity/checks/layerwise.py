@@ -257,17 +257,13 @@ class _Run:
         found = self._walk(members, rounded_to=precision.dtype, raw=raw)
         self._judge(found, attention, Mode.ISOLATED, precision)
 
-    def _judge(
-        self, found: Observations, attention: str, mode: Mode, precision: Precision
-    ) -> None:
+    def _judge(self, found: Observations, attention: str, mode: Mode, precision: Precision) -> None:
         names = _names(attention, precision.dtype)
         plan = self.planned(attention)
         self.rows += quality_rows(found, names, plan, attention, mode, precision, self.bounds)
         self.rows += extra_rows(found, names, attention, str(precision.dtype)[6:], mode)
 
-    def _check_flips(
-        self, found: Observations, attention: str, precision: Precision
-    ) -> None:
+    def _check_flips(self, found: Observations, attention: str, precision: Precision) -> None:
         """Note a first choice that differs from the oracle's by more than rounding explains.
 
         Two rounding errors as large as the largest seen, ours or Hugging Face's, can turn two

@@ -12,7 +12,15 @@ from enum import Enum
 from typing import Any
 
 from parity.errors import ParityError
-from parity.results import SCHEMA_VERSION, FirstDivergence, Report, Row, verdict_for
+from parity.results import (
+    SCHEMA_VERSION,
+    FirstDivergence,
+    Plan,
+    Reason,
+    Report,
+    Row,
+    verdict_for,
+)
 
 
 def render(report: Report) -> str:
@@ -21,18 +29,18 @@ def render(report: Report) -> str:
 
 
 def render_error(error: ParityError, *, check: str) -> str:
-    """Return a document for a run that ended before there was a report."""
-    reason = {"what": error.what, "where": error.where, "fix": error.fix, "code": int(error.code)}
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "check": check,
-        "verdict": verdict_for(error.code).value,
-        "exit_code": int(error.code),
-        "first_divergence": None,
-        "results": [],
-        "reasons": [reason],
-    }
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    """Return the document, with every key of a report's, of a run that ended before one."""
+    reason = Reason(what=error.what, where=error.where, fix=error.fix, code=error.code)
+    report = Report(
+        check=check,
+        verdict=verdict_for(error.code),
+        exit_code=error.code,
+        identity={},
+        environment={},
+        plan=Plan(planned=0, compared=0, per_path={}, exempt=[]),
+        reasons=[reason],
+    )
+    return render(report)
 
 
 def _document(report: Report) -> dict[str, Any]:

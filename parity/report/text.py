@@ -1,6 +1,8 @@
 """A report for a person: one table in network order, and the first divergence opened up.
 
-Blocks are folded into one line each; a block in which something differs is written out.
+Blocks are folded into one line each. A block is written out where an operation of its own is
+wrong: the first that differs, and any with a tap that fails on clean input. What only passes an
+earlier difference on stays folded, and is marked.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,18 +96,29 @@ def _table(report: Report) -> Table:
 
 
 def _folded(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Return (name, rows) a line, in network order; a block that passes is one line."""
+    """Return (name, rows) a line, in network order."""
     groups: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         groups.setdefault(_group(row.tap), {}).setdefault(row.tap, []).append(row)
+    first = next((group for group, taps in groups.items() if _differs(taps)), None)
     lines = []
     for group, taps in groups.items():
         together = [row for tap_rows in taps.values() for row in tap_rows]
-        if len(taps) == 1 or any(row.status is not Status.PASS for row in together):
+        at_fault = group == first or _differs(taps, Mode.ISOLATED)
+        if len(taps) == 1 or at_fault:
             lines += list(taps.items())
         else:
             lines.append((f"{group} ({len(taps)})", together))
     return lines
+
+
+def _differs(taps: Mapping[str, Sequence[Row]], mode: Mode | None = None) -> bool:
+    """Return whether a row of some taps does not pass, in one mode or in any."""
+    return any(
+        row.status is not Status.PASS and mode in (None, row.mode)
+        for rows in taps.values()
+        for row in rows
+    )
 
 
 def _group(tap: str) -> str:
@@ -128,8 +141,8 @@ def _cell(rows: Sequence[Row]) -> str:
 
 
 def _bound(rows: Sequence[Row]) -> str:
-    """Return the bound that most of the rows have."""
-    bounds = [row.bound for row in rows]
+    """Return the bound that most of the rows have; the guard on peaks is named where it fails."""
+    bounds = [row.bound for row in rows if row.status is Status.PASS] or [rows[0].bound]
     return f"{max(bounds, key=bounds.count):g}"
 
 
@@ -159,8 +172,7 @@ def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> RenderableType:
         ("path", f"attention {row.attention}, {row.dtype}, {row.mode}, against {row.witness}"),
         ("found", first.why),
         ("shape", str(list(row.shape))),
-        ("worst at", f"{list(row.worst_index)}: ours {_number(row.value_ours)}"),
-        ("", f"{row.witness} {_number(row.value_witness)}"),
+        ("worst at", _worst_element(row)),
         ("errors", f"ours {_number(row.error_ours)}, Hugging Face's {_error_of_theirs(row, rows)}"),
         ("ratio", f"{_number(row.ratio)} (bound {row.bound:g})"),
         ("amplified", f"{_number(row.amplification)} times the error of its inputs"),
@@ -174,6 +186,12 @@ def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> RenderableType:
         grid.add_row(name, escape(fact))
     title = Text(f"first divergence: {first.tap}", style="bold red")
     return Group(Text(), title, grid, Text())
+
+
+def _worst_element(row: Row) -> str:
+    """Return where the largest difference is, and both values there."""
+    values = f"ours {_number(row.value_ours)}, {row.witness} {_number(row.value_witness)}"
+    return f"{list(row.worst_index)}: {values}"
 
 
 def _error_of_theirs(row: Row, rows: Sequence[Row]) -> str:
@@ -222,13 +240,13 @@ def _explanation(explanation: Mapping[str, object], rows: Sequence[Row]) -> Rend
     for name, seen in runs.items():
         parts.append(Text(f"\n{name}: absolute differences from the oracle"))
         parts.append(_histogram(seen["histogram"]))
-        for worst in seen["worst"]:
-            parts.append(
-                Text(
-                    f"  {worst['index']}  ours {worst['ours']:.9g}  oracle {worst['oracle']:.9g}"
-                    f"  apart {worst['difference']:.3g}"
-                )
+        parts += [
+            Text(
+                f"  {worst['index']}  ours {worst['ours']:.9g}  oracle {worst['oracle']:.9g}"
+                f"  apart {worst['difference']:.3g}"
             )
+            for worst in seen["worst"]
+        ]
     parts.append(_fed(tap, rows))
     return Group(*parts)
 
@@ -259,10 +277,17 @@ def _reason(reason: Reason) -> RenderableType:
     )
 
 
+_THINGS = {
+    "layerwise": "taps on {}",
+    "weights": "tensors of {}",
+    "doctor": "things",
+}
+
+
 def _verdict(report: Report) -> RenderableType:
-    things = {"layerwise": "taps on", "weights": "tensors,", "doctor": "findings,"}[report.check]
+    thing = _THINGS[report.check]
     counted = ", ".join(
-        f"{done} of {planned} {things} {path}"
+        f"{done} of {planned} {thing.format(path)}"
         for path, (planned, done) in report.plan.per_path.items()
     )
     answer = f"[{_STYLES[report.verdict]}]{report.verdict.value.upper()}[/]"

@@ -4,7 +4,7 @@ Sizes are awkward and distinct, so that no wrong axis fits by luck: batch 2, tim
 head_width 7.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,13 +14,9 @@ from torch.nn import functional
 from scratch_gpt import GPT, GPTConfig
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Let one thread work: on tensors this small a second one only waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(autouse=True)
+def _small(one_thread: None) -> None:
+    """Let one thread work in all tests of this folder."""
 
 
 @pytest.fixture(scope="session")

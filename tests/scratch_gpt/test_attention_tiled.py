@@ -174,6 +174,14 @@ def test_scores_in_the_future_of_a_tile_are_never_computed(
     assert expected < 2 * 3 * time * (time + past)
 
 
+def test_its_own_tile_skips_the_future_too(draw: Draw, recorded: Recorded) -> None:
+    """Left to itself it takes 128 queries at a time."""
+    with recorded() as operations:
+        tiled(draw(1, 1, 261, 7), draw(1, 1, 261, 7), draw(1, 1, 261, 7))
+    expected = 128 * 128 + 128 * 256 + 5 * 261
+    assert expected == scores(operations, head_width=7)
+
+
 def test_plain_computes_the_whole_square(draw: Draw, recorded: Recorded) -> None:
     """Counted by the same means, the plain core computes every score there is."""
     with recorded() as operations:

@@ -18,7 +18,7 @@ def tables(loud: Callable[[nn.Module], nn.Module]) -> tuple[nn.Module, nn.Module
     return loud(Embedding(37, 21)), loud(Embedding(11, 21))
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
 def test_looks_up_rows(
     dtype: torch.dtype, tables: tuple[Embedding, Embedding], token_ids: Tensor
 ) -> None:

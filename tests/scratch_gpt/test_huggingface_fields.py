@@ -107,7 +107,11 @@ def test_a_bad_value_of_ours_is_named() -> None:
         GPTConfig.from_huggingface({"num_hidden_layers": 0})
 
 
-@pytest.mark.parametrize("reasons", [IGNORED, {n: why for n, (_, why) in REQUIRED.items()}])
+@pytest.mark.parametrize(
+    "reasons",
+    [IGNORED, {n: why for n, (_, why) in REQUIRED.items()}],
+    ids=["ignored", "required"],
+)
 def test_every_exception_has_a_reason(reasons: dict[str, str]) -> None:
     """No field is ignored or required without a word why."""
     assert all(reasons.values())

@@ -40,7 +40,7 @@ def test_huge_logits_cost_what_they_are_apart(size: float) -> None:
     assert expected == negative_log_likelihood(logits, torch.tensor([[0, 1]])).tolist()
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
 def test_each_position_is_charged_for_the_next_token(
     dtype: torch.dtype, draw: Draw, token_ids: Tensor, assert_same: Same
 ) -> None:

@@ -1,0 +1,213 @@
+"""Conversion: every bit survives, in every direction, or the whole state is refused."""
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from parity.convert import convert
+from parity.errors import ExitCode, InputRefusedError
+from parity.mapping import Side, rows, sizes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONFIG = {"vocab_size": 37, "n_positions": 11, "n_embd": 21, "n_layer": 2}
+HEAD, TOKENS = "lm_head.weight", "transformer.tokens_embed.weight"
+
+State = dict[str, Tensor]
+
+
+def drawn(side: Side, dtype: torch.dtype = torch.float32) -> State:
+    """Return a state in that side's names and forms; any bits, NaN and -0.0 among them."""
+    generator = torch.Generator().manual_seed(20180611)
+    state = {}
+    for row in rows(2):
+        shape = row.shape(side, sizes(CONFIG))
+        tensor = torch.randn(shape, generator=generator).to(dtype)
+        tensor.view(-1)[:4] = torch.tensor([float("nan"), -0.0, float("-inf"), 1e-41]).to(dtype)
+        state[row.name(side)] = tensor
+    return state
+
+
+def bits(tensor: Tensor) -> bytes:
+    """Return the tensor's bytes."""
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def ids_of(pair: tuple[Side, Side]) -> str:
+    """Return `ours to release` for that pair."""
+    return f"{pair[0].value} to {pair[1].value}"
+
+
+@pytest.mark.parametrize("pair", list(product(Side, Side)), ids=ids_of)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_there_and_back_is_the_same(pair: tuple[Side, Side], dtype: torch.dtype) -> None:
+    """Names, their order, shapes, dtype and every bit are what they were."""
+    source, target = pair
+    state = drawn(source, dtype)
+    there = convert(state, CONFIG, source=source, target=target)
+    back = convert(there, CONFIG, source=target, target=source)
+    assert list(state) == list(back)
+    for name, tensor in state.items():
+        assert (tensor.shape, dtype) == (back[name].shape, back[name].dtype)
+        assert bits(tensor) == bits(back[name])
+
+
+@pytest.mark.parametrize("pair", list(product(Side, Side)), ids=ids_of)
+def test_every_tensor_keeps_its_numbers(pair: tuple[Side, Side]) -> None:
+    """Under the other side's names, in its shapes and the release's order, are the same bits."""
+    source, target = pair
+    state = drawn(source)
+    there = convert(state, CONFIG, source=source, target=target)
+    table = [
+        (row.name(source), row.name(target), row.shape(target, sizes(CONFIG))) for row in rows(2)
+    ]
+    assert [name for _, name, _ in table] == list(there)
+    for name, new, shape in table:
+        assert shape == tuple(there[new].shape)
+        assert bits(state[name]) == bits(there[new])
+
+
+def test_numpy_arrays_are_converted_too() -> None:
+    """The result is made of the arrays' own elements, not of copies in another type."""
+    state = {name: tensor.numpy() for name, tensor in drawn(Side.OURS).items()}
+    there = convert(state, CONFIG, source=Side.OURS, target=Side.RELEASE)
+    assert all(isinstance(array, np.ndarray) for array in there.values())
+    old, new = state["h.1.mlp.c_fc.weight"], there["model/h1/mlp/c_fc/w"]
+    assert (1, *old.shape) == new.shape
+    assert np.shares_memory(old, new)
+
+
+def test_the_callers_state_is_left_alone() -> None:
+    """Neither its names, nor their order, nor a tensor of it is changed."""
+    state = drawn(Side.HUGGINGFACE) | {"transformer.position_ids": torch.arange(11)}
+    state[TOKENS] = state[HEAD] = torch.randn(37, 21)
+    before = {name: (id(tensor), tensor.shape, bits(tensor)) for name, tensor in state.items()}
+    convert(state, CONFIG, source=Side.HUGGINGFACE, target=Side.RELEASE)
+    after = {name: (id(tensor), tensor.shape, bits(tensor)) for name, tensor in state.items()}
+    assert list(before.items()) == list(after.items())
+
+
+def refused(state: State, source: Side = Side.HUGGINGFACE) -> InputRefusedError:
+    """Return the error with which the state is refused."""
+    with pytest.raises(InputRefusedError) as refusal:
+        convert(state, CONFIG, source=source, target=Side.OURS)
+    expected = ExitCode.REFUSED
+    assert expected == refusal.value.code
+    return refusal.value
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Missing, unexpected, misshapen and untied: each name stands in one message."""
+    state = drawn(Side.HUGGINGFACE)
+    del state["transformer.h.1.ln_2.bias"], state["transformer.h.0.mlp.c_fc.weight"]
+    state["transformer.h.2.ln_2.bias"] = torch.ones(21)
+    state["score.weight"] = torch.ones(2, 21)
+    state["transformer.h.0.ln_1.weight"] = torch.ones(22)
+    state["transformer.positions_embed.weight"] = torch.ones(21, 11)
+    state[HEAD] = torch.ones(37, 21)
+    error = refused(state)
+    expected = (
+        "the weights do not fit a GPT-1 of 2 blocks: "
+        "missing: transformer.h.0.mlp.c_fc.weight, transformer.h.1.ln_2.bias; "
+        "unexpected: transformer.h.2.ln_2.bias, score.weight; "
+        "shape: transformer.positions_embed.weight is [21, 11], expected [11, 21], "
+        "transformer.h.0.ln_1.weight is [22], expected [21]; "
+        "untied: lm_head.weight differs from transformer.tokens_embed.weight"
+    )
+    assert expected == error.what
+    expected = "huggingface state of 27 tensors, 26 expected"
+    assert expected == error.where
+
+
+@pytest.mark.parametrize(
+    ("name", "reshape"),
+    [
+        pytest.param("ln_1.bias", lambda t: t[:1], id="[1] for [n]"),
+        pytest.param("ln_1.bias", lambda t: t[:, None], id="[n, 1] for [n]"),
+        pytest.param("ln_1.bias", lambda t: t[None], id="[1, n] for [n]"),
+        pytest.param("ln_1.bias", lambda t: t[0], id="scalar for [n]"),
+        pytest.param("attn.c_proj.weight", lambda t: t.flatten(), id="flat for a matrix"),
+        pytest.param("attn.c_proj.weight", lambda t: t[None], id="[1, in, out] for [in, out]"),
+        pytest.param("attn.c_attn.weight", lambda t: t.T, id="transposed"),
+        pytest.param("mlp.c_fc.weight", lambda t: t.T, id="[out, in] for [in, out]"),
+        pytest.param("mlp.c_proj.weight", lambda t: t.view(21, 84), id="reshaped"),
+        pytest.param("ln_1.bias", lambda t: t[:0], id="empty"),
+    ],
+)
+@pytest.mark.parametrize("side", [Side.OURS, Side.HUGGINGFACE])
+def test_another_shape_is_refused(
+    name: str, reshape: Callable[[Tensor], Tensor], side: Side
+) -> None:
+    """Nothing is broadcast, squeezed, flattened or turned round, whatever would fit."""
+    state = drawn(side)
+    name = next(row.name(side) for row in rows(2) if row.ours == f"h.1.{name}")
+    wanted = list(state[name].shape)
+    state[name] = reshape(state[name])
+    expected = f"shape: {name} is {list(state[name].shape)}, expected {wanted}"
+    assert refused(state, side).what.endswith(f": {expected}")
+
+
+@pytest.mark.parametrize("shape", [(21, 63), (2, 21, 63), (63, 21, 1)], ids=str)
+def test_the_releases_convolutions_have_a_leading_one(shape: tuple[int, ...]) -> None:
+    """A matrix without it is no convolution, and a wider one is none of ours."""
+    state = drawn(Side.RELEASE)
+    state["model/h0/attn/c_attn/w"] = torch.ones(shape)
+    expected = f"shape: model/h0/attn/c_attn/w is {list(shape)}, expected [1, 21, 63]"
+    assert refused(state, Side.RELEASE).what.endswith(f": {expected}")
+
+
+def test_no_name_fits() -> None:
+    """A state without the prefix is a list of missing names, and one of unexpected names."""
+    error = refused(
+        {name.removeprefix("transformer."): t for name, t in drawn(Side.HUGGINGFACE).items()}
+    )
+    assert "missing: transformer.positions_embed.weight, " in error.what
+    assert "unexpected: positions_embed.weight, " in error.what
+
+
+@pytest.mark.parametrize("n_layer", [1, 3])
+def test_another_number_of_blocks_is_refused(n_layer: int) -> None:
+    """Neither a block too many nor one too few goes through."""
+    with pytest.raises(InputRefusedError, match=f"a GPT-1 of {n_layer} blocks: (missing|unexpec)"):
+        convert(drawn(Side.OURS), CONFIG | {"n_layer": n_layer}, source=Side.OURS, target=Side.OURS)
+
+
+def test_buffers_and_the_tied_head_are_accepted_and_left_out() -> None:
+    """A checkpoint may hold them; they are no tensors of their own."""
+    state = drawn(Side.HUGGINGFACE)
+    state[TOKENS] = torch.randn(37, 21)
+    state["transformer.h.0.attn.bias"] = torch.ones(1, 1, 11, 11)
+    state["transformer.h.1.attn.bias"] = torch.ones(1, 1, 11, 11)
+    state["transformer.position_ids"] = torch.arange(11)
+    state[HEAD] = state[TOKENS].clone()
+    there = convert(state, CONFIG, source=Side.HUGGINGFACE, target=Side.HUGGINGFACE)
+    assert [row.huggingface for row in rows(2)] == list(there)
+
+
+@pytest.mark.parametrize("side", [Side.OURS, Side.RELEASE])
+def test_another_sides_alias_is_unexpected(side: Side) -> None:
+    """Only Hugging Face's checkpoints have a head."""
+    assert refused(drawn(side) | {HEAD: torch.ones(37, 21)}, side).what.endswith(
+        f"unexpected: {HEAD}"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda t: t.index_fill(0, torch.tensor([36]), 0.0), id="one row"),
+        pytest.param(lambda t: t[:36], id="a row less"),
+        pytest.param(lambda t: t[None], id="another shape"),
+        pytest.param(lambda t: t * float("nan"), id="not finite"),
+    ],
+)
+def test_a_head_of_its_own_is_refused(change: Callable[[Tensor], Tensor]) -> None:
+    """An alias with other values is another tensor, and this model has no place for it."""
+    state = drawn(Side.HUGGINGFACE)
+    state[TOKENS] = torch.arange(37.0 * 21).reshape(37, 21) + 1
+    state[HEAD] = change(state[TOKENS])
+    assert refused(state).what.endswith(f"untied: {HEAD} differs from {TOKENS}")

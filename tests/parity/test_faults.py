@@ -1,0 +1,157 @@
+"""Negative controls: each planted fault is seen, first at its own tap, at both sizes."""
+
+import copy
+import functools
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from parity import inputs
+from parity.checks.layerwise import layerwise
+from parity.compare import Status
+from parity.errors import ExitCode
+from parity.faults import FAULTS, first_tap, planted
+from parity.results import Mode, Report, Row
+from parity.sources import build_huggingface, build_ours, load_weights
+from parity.taps import PATHS
+from parity.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds
+from scratch_gpt.model import GPT
+
+LAYERS = 12
+BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in FAULTS}  # noqa: S311
+"""A block drawn at random for each fault, the same in every run."""
+
+Check = Callable[..., Report]
+
+
+def checker(size: str, time: int) -> Check:
+    """Return the float64 check of a model, right or with a fault, on one attention path."""
+    weights = load_weights(size)
+    right, theirs = build_ours(weights), build_huggingface(weights)
+    drawn = inputs.seeded(batch=1, time=time, vocab_size=weights.config["vocab_size"], seed=5)
+
+    @functools.cache
+    def check(attention: str, fault: str | None, modes: tuple[Mode, ...]) -> Report:
+        model = right.with_attention(attention)
+        if fault is not None:
+            model = planted(model, fault, BLOCKS[fault])
+        return layerwise({attention: model}, theirs, drawn.token_ids, modes=modes)
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Check:
+    """Return the check at the small size."""
+    return checker("tiny", 37)
+
+
+@pytest.fixture(scope="module")
+def full() -> Check:
+    """Return the check at the released size."""
+    return checker("surrogate", 40)
+
+
+def failing(report: Report) -> list[str]:
+    """Return the taps that do not pass, in network order."""
+    return list(dict.fromkeys(row.tap for row in report.results if row.status is not Status.PASS))
+
+
+def before(report: Report, tap: str) -> list[Row]:
+    """Return the rows of all taps before `tap`."""
+    names = [row.tap for row in report.results]
+    return list(report.results)[: names.index(tap)]
+
+
+def assert_caught_at(tap: str, report: Report) -> None:
+    """Assert that the verdict fails, names `tap` first, and that all before it passed."""
+    assert report.first_divergence is not None
+    assert tap == report.first_divergence.tap
+    assert report.exit_code == ExitCode.FAIL
+    assert all(row.status is Status.PASS for row in before(report, tap))
+    assert tap == failing(report)[0]
+
+
+@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_tiny_fault_is_named(tiny: Check, fault: str, attention: str) -> None:
+    """The fault's own tap is the first to differ, and the unfaulted twin passes."""
+    faulty = tiny(attention, fault, (Mode.IDENTITY,))
+    twin = tiny(attention, None, (Mode.IDENTITY,))
+
+    assert_caught_at(first_tap(fault, BLOCKS[fault], attention), faulty)
+    assert twin.exit_code == ExitCode.PASS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_full_size_fault_is_named(full: Check, fault: str) -> None:
+    """The same at the released size."""
+    faulty = full("plain", fault, (Mode.IDENTITY,))
+    twin = full("plain", None, (Mode.IDENTITY,))
+
+    assert_caught_at(first_tap(fault, BLOCKS[fault], "plain"), faulty)
+    assert twin.exit_code == ExitCode.PASS
+
+
+@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_stands_clear_of_the_identity_bound(tiny: Check, fault: str, attention: str) -> None:
+    """At its own tap each fault is as large as the bounds assume the smallest to be."""
+    first = tiny(attention, fault, (Mode.IDENTITY,)).first_divergence
+
+    assert first is not None
+    assert first.row.error_ours is not None
+    assert first.row.error_ours >= MEASURED_SMALLEST_FAULT
+    assert first.row.error_ours >= FAULT_MARGIN * Bounds().identity
+
+
+SINGLE_OPERATION = {
+    "erf-gelu": {"h.{i}.mlp.gelu"},
+    "bias-dropped": {"h.{i}.mlp.c_fc"},
+    "projection-transposed": {"h.{i}.attn"},
+    "mask-off-by-one": {"h.{i}.attn.weights"},
+    "scale-missing": {"h.{i}.attn.scores"},
+    "positions-from-one": {"embeddings.positions"},
+    "untied-head": {"logits"},
+    "final-norm": {"logits"},
+}
+
+
+@pytest.mark.parametrize("fault", SINGLE_OPERATION)
+def test_isolated_mode_points_at_nothing_else(tiny: Check, fault: str) -> None:
+    """Given clean input, the one wrong operation fails and every other one passes."""
+    block = FAULTS[fault].block
+    place = BLOCKS[fault] if block is None else block
+    wanted = {tap.replace("{i}", str(place)) for tap in SINGLE_OPERATION[fault]}
+
+    assert wanted == set(failing(tiny("plain", fault, (Mode.ISOLATED,))))
+
+
+def test_planting_leaves_the_right_model_alone() -> None:
+    """A fault goes into a copy: not a bit of the right model changes, nor its code."""
+    model = build_ours(load_weights("tiny"))
+    state = copy.deepcopy(model.state_dict())
+    ids = inputs.seeded(batch=1, time=9, vocab_size=211, seed=1).token_ids
+    logits = model(ids)
+
+    for name in FAULTS:
+        planted(model, name, BLOCKS[name])
+
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(logits, model(ids))
+
+
+def test_every_fault_of_the_catalogue_is_there() -> None:
+    """The catalogue holds the eighteen faults that the first release promises."""
+    assert len(FAULTS) == 18
+
+
+def test_a_fault_survives_a_copy_in_float64() -> None:
+    """A copy of a faulty model in another dtype is as faulty: its forward is its own."""
+    model = planted(build_ours(load_weights("tiny")), "erf-gelu", 3)
+    twin: GPT = copy.deepcopy(model).double()
+
+    assert twin.h[3].mlp.forward.__self__ is twin.h[3].mlp

@@ -1,0 +1,282 @@
+"""From differences to rows: what passes, and that nothing else does."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import pytest
+
+from parity.compare import Difference, Status
+from parity.judge import Names, extra_rows, identity_rows, quality_rows
+from parity.lockstep import Observations
+from parity.results import Mode, Row
+from parity.taps import taps
+from parity.tolerances import PRECISIONS, SMALL_TENSOR, bounds_for
+
+NAMES = Names(ours="ours/plain/x", huggingface="huggingface/x")
+FLOAT32 = PRECISIONS["float32"]
+BOUNDS = bounds_for("float32")
+PLAN = taps(2)
+LOOKED_UP = ("embeddings.tokens", "embeddings.positions")
+COMPUTED = "h.1.mlp.gelu"
+
+Found = Mapping[tuple[str, str], Difference]
+
+
+def gap(rms: float, largest: float | None = None, count: int = SMALL_TENSOR) -> Difference:
+    """Return a difference over a reference whose RMS and largest value are 1."""
+    return Difference(
+        status=Status.PASS,
+        shape=(2, 5, 21),
+        count=count,
+        rms=rms,
+        largest=rms if largest is None else largest,
+        worst_index=(1, 4, 20),
+        scale=1.0,
+        scale_largest=1.0,
+        ours=3.0,
+        reference=2.0,
+    )
+
+
+def observed(ours: Found, huggingface: Found | None = None) -> Observations:
+    """Return what a pass found: zeros, but for what is given by tap and witness."""
+    zeros = {(tap.name, w): gap(0.0) for tap in PLAN for w in ("oracle", "huggingface")}
+    theirs = {(tap.name, "oracle"): gap(FLOAT32.unit) for tap in PLAN}
+    mine = {(NAMES.ours, *key): seen for key, seen in (zeros | dict(ours)).items()}
+    others = {(NAMES.huggingface, *key): s for key, s in (theirs | dict(huggingface or {})).items()}
+    return Observations(differences=mine | others)
+
+
+def identity(found: Observations) -> dict[tuple[str, str], Row]:
+    """Return the rows of the float64 pass by tap and witness."""
+    rows = identity_rows(found, NAMES, PLAN, "plain", BOUNDS)
+    return {(row.tap, row.witness): row for row in rows}
+
+
+def quality(found: Observations, mode: Mode = Mode.PROPAGATED) -> dict[str, Row]:
+    """Return the rows of a float32 pass by tap."""
+    rows = quality_rows(found, NAMES, PLAN, "plain", mode, FLOAT32, BOUNDS)
+    return {row.tap: row for row in rows}
+
+
+def test_identity_has_a_row_for_each_tap_and_witness() -> None:
+    """In network order; where nothing differs every one of them passes."""
+    rows = identity_rows(observed({}), NAMES, PLAN, "plain", BOUNDS)
+    expected = [(tap.name, w) for tap in PLAN for w in ("oracle", "huggingface")]
+    assert expected == [(row.tap, row.witness) for row in rows]
+    assert {("plain", "float64", Mode.IDENTITY, Status.PASS)} == {
+        (row.attention, row.dtype, row.mode, row.status) for row in rows
+    }
+
+
+@pytest.mark.parametrize("witness", ["oracle", "huggingface"])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (0.0, Status.PASS),
+        (BOUNDS.identity, Status.PASS),
+        (math.nextafter(BOUNDS.identity, 1), Status.FAIL),
+        (1.0, Status.FAIL),
+    ],
+)
+def test_identity_holds_up_to_its_bound(error: float, status: Status, witness: str) -> None:
+    """The bound itself passes and the next number does not; the other witness is not concerned."""
+    rows = identity(observed({(COMPUTED, witness): gap(error / 2, error)}))
+    row = rows[COMPUTED, witness]
+    expected = (status, error, BOUNDS.identity, error, (1, 4, 20), 3.0, 2.0)
+    assert expected == (
+        *(row.status, row.error_ours, row.bound, row.minimum_tolerance),
+        *(row.worst_index, row.value_ours, row.value_witness),
+    )
+    others = {row.status for key, row in rows.items() if key != (COMPUTED, witness)}
+    assert {Status.PASS} == others
+
+
+@pytest.mark.parametrize("tap", LOOKED_UP)
+def test_what_is_looked_up_is_equal_or_wrong(tap: str) -> None:
+    """No difference is small enough: the bound is 0."""
+    row = identity(observed({(tap, "oracle"): gap(0.0, math.ulp(0.0))}))[tap, "oracle"]
+    expected = (Status.FAIL, 0.0)
+    assert expected == (row.status, row.bound)
+
+
+@pytest.mark.parametrize("tap", [*LOOKED_UP, COMPUTED])
+def test_an_error_that_is_no_number_fails(tap: str) -> None:
+    """Over a reference of zeros ours has no relative error, and so cannot pass."""
+    broken = dataclasses.replace(gap(1.0), scale=0.0, scale_largest=0.0)
+    found = observed({(tap, "oracle"): broken, (tap, "huggingface"): broken})
+    for row in (identity(found)[tap, "oracle"], identity(found)[tap, "huggingface"]):
+        expected = (Status.FAIL, None)
+        assert expected == (row.status, row.error_ours)
+    assert quality(found)[tap].status is Status.FAIL
+
+
+@pytest.mark.parametrize("tap", [*LOOKED_UP, COMPUTED])
+def test_two_tensors_of_zeros_are_no_evidence(tap: str) -> None:
+    """They agree to the bit, and nothing was compared."""
+    nothing = dataclasses.replace(gap(0.0), scale=0.0, scale_largest=0.0)
+    found = observed({(tap, "oracle"): nothing, (tap, "huggingface"): nothing})
+    for row in (identity(found)[tap, "oracle"], quality(found)[tap]):
+        expected = (Status.NOT_RUN, "both sides are zero throughout")
+        assert expected == (row.status, row.detail)
+
+
+@pytest.mark.parametrize(
+    "status", [s for s in Status if s not in (Status.PASS, Status.FAIL)], ids=str
+)
+def test_what_kept_values_from_being_compared_is_the_status(status: Status) -> None:
+    """It is handed on with its words, and never becomes a pass."""
+    seen = Difference(status=status, detail="why", shape=(2, 5))
+    found = observed({(COMPUTED, "oracle"): seen, (COMPUTED, "huggingface"): seen})
+    for row in (
+        identity(found)[COMPUTED, "oracle"],
+        identity(found)[COMPUTED, "huggingface"],
+        quality(found)[COMPUTED],
+    ):
+        expected = (status, "why", (2, 5), None, None)
+        assert expected == (
+            *(row.status, row.detail, row.shape),
+            *(row.error_ours, row.minimum_tolerance),
+        )
+
+
+def test_without_the_second_witness_its_row_was_not_run() -> None:
+    """What agrees with the oracle alone is half proved; what was missing is missing for both."""
+    found = observed({})
+    del found.differences[NAMES.ours, COMPUTED, "huggingface"]
+    row = identity(found)[COMPUTED, "huggingface"]
+    expected = (Status.NOT_RUN, "no huggingface to compare with")
+    assert expected == (row.status, row.detail)
+    found.differences[NAMES.ours, COMPUTED, "oracle"] = Difference(status=Status.MISSING)
+    assert identity(found)[COMPUTED, "huggingface"].status is Status.MISSING
+
+
+def test_what_was_never_observed_was_not_run() -> None:
+    """Every planned tap has its rows, whatever the pass found."""
+    nothing = Observations()
+    expected = {Status.NOT_RUN}
+    assert expected == {row.status for row in identity(nothing).values()}
+    assert expected == {row.status for row in quality(nothing).values()}
+    assert 2 * len(PLAN) == len(identity(nothing)) == 2 * len(quality(nothing))
+
+
+def test_their_own_error_stands_beside_ours() -> None:
+    """Against the oracle, that is; Hugging Face has none against itself."""
+    rows = identity(observed({}, {(COMPUTED, "oracle"): gap(1e-13, 3e-13)}))
+    expected = (3e-13, None)
+    assert expected == tuple(rows[COMPUTED, w].error_reference for w in ("oracle", "huggingface"))
+
+
+@pytest.mark.parametrize("mode", [Mode.PROPAGATED, Mode.ISOLATED])
+@pytest.mark.parametrize(
+    ("ratio", "status"),
+    [
+        (0.0, Status.PASS),
+        (BOUNDS.quality, Status.PASS),
+        (math.nextafter(BOUNDS.quality, 9), Status.FAIL),
+        (1e9, Status.FAIL),
+    ],
+)
+def test_quality_is_a_multiple_of_their_error(ratio: float, status: Status, mode: Mode) -> None:
+    """The bound itself passes and the next number does not."""
+    noise = 2.0**-20
+    row = quality(
+        observed(
+            {(COMPUTED, "oracle"): gap(ratio * noise, 0.0)}, {(COMPUTED, "oracle"): gap(noise)}
+        ),
+        mode,
+    )[COMPUTED]
+    expected = (status, ratio * noise, noise, ratio, BOUNDS.quality, ratio, "float32", mode)
+    assert expected == (
+        *(row.status, row.error_ours, row.error_reference, row.ratio),
+        *(row.bound, row.minimum_tolerance, row.dtype, row.mode),
+    )
+
+
+def test_their_error_is_never_taken_below_the_roundoff() -> None:
+    """Where they happen to be exact, ours may still round."""
+    ours = gap(BOUNDS.quality * FLOAT32.unit)
+    row = quality(observed({(COMPUTED, "oracle"): ours}, {(COMPUTED, "oracle"): gap(0.0)}))[
+        COMPUTED
+    ]
+    expected = (Status.PASS, BOUNDS.quality)
+    assert expected == (row.status, row.ratio)
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_one_bad_element_moves_no_mean_and_is_caught(within: bool) -> None:  # noqa: FBT001
+    """Our largest error may be so many times theirs, and is then what the row is about."""
+    noise = 2.0**-20
+    peak = BOUNDS.peak if within else math.nextafter(BOUNDS.peak, 99)
+    found = observed(
+        {(COMPUTED, "oracle"): gap(noise, peak * noise)}, {(COMPUTED, "oracle"): gap(noise)}
+    )
+    row = quality(found)[COMPUTED]
+    held, broken = (Status.PASS, 1.0, BOUNDS.quality), (Status.FAIL, peak, BOUNDS.peak)
+    assert (held if within else broken) == (row.status, row.ratio, row.bound)
+
+
+@pytest.mark.parametrize(("count", "pooled"), [(SMALL_TENSOR - 1, True), (SMALL_TENSOR, False)])
+def test_only_the_noise_of_small_tensors_is_pooled(count: int, pooled: bool) -> None:  # noqa: FBT001
+    """Their error is then the largest among the blocks' taps of one kind; ours is our own."""
+    small, large = 3 * 2.0**-20, 4 * 2.0**-20
+    noise = {
+        ("h.0.ln_1", "oracle"): gap(small, count=count),
+        ("h.1.ln_1", "oracle"): gap(large, count=count),
+        ("h.0.ln_2", "oracle"): gap(1.0, count=count),
+    }
+    ours = {("h.0.ln_1", "oracle"): gap(0.0), ("h.1.ln_1", "oracle"): gap(1.0)}
+    rows = quality(observed(ours, noise))
+    expected = [large, large] if pooled else [small, large]
+    assert expected == [rows[f"h.{i}.ln_1"].error_reference for i in range(2)]
+    expected = [(Status.PASS, 0.0), (Status.FAIL, 1.0)]
+    assert expected == [
+        (rows[f"h.{i}.ln_1"].status, rows[f"h.{i}.ln_1"].error_ours) for i in range(2)
+    ]
+
+
+def test_without_their_error_there_is_no_pass() -> None:
+    """Ours has nothing to be measured in, however small it is."""
+    found = observed({})
+    del found.differences[NAMES.huggingface, COMPUTED, "oracle"]
+    assert quality(found)[COMPUTED].status is not Status.PASS
+    broken = Difference(status=Status.NOT_RUN, detail="broke off")
+    found.differences[NAMES.huggingface, COMPUTED, "oracle"] = broken
+    assert quality(found)[COMPUTED].status is not Status.PASS
+
+
+def fed_by(tap: str) -> tuple[str, ...]:
+    """Return the names of the taps that feed one."""
+    return next(t for t in PLAN if t.name == tap).inputs
+
+
+def test_amplification_is_over_the_largest_error_that_went_in() -> None:
+    """Of several inputs, the worst one; of an input without error, none."""
+    two = fed_by("h.1.ln_2.input")
+    expected = ("h.1.ln_1", "h.1.mlp")
+    assert expected == two
+    noise = 2.0**-30
+    found = observed(
+        {
+            (two[0], "oracle"): gap(noise),
+            (two[1], "oracle"): gap(4 * noise),
+            ("h.1.ln_2.input", "oracle"): gap(10 * noise),
+        }
+    )
+    expected = 2.5
+    assert expected == identity(found)["h.1.ln_2.input", "oracle"].amplification
+    assert expected == quality(found)["h.1.ln_2.input"].amplification
+    assert identity(found)["h.0.ln_2.input", "oracle"].amplification is None
+    assert quality(found, Mode.ISOLATED)["h.1.ln_2.input"].amplification is None
+
+
+def test_what_nobody_planned_is_a_row_of_its_own() -> None:
+    """Each name once, however often it was shown."""
+    found = Observations(extras={NAMES.ours: ["h.2.ln_1", "logits", "h.2.ln_1"], "other": ["x"]})
+    rows = extra_rows(found, NAMES, "tiled", "float32", Mode.PROPAGATED)
+    expected = [
+        (name, "tiled", "float32", Mode.PROPAGATED, Status.EXTRA) for name in ("h.2.ln_1", "logits")
+    ]
+    assert expected == [(r.tap, r.attention, r.dtype, r.mode, r.status) for r in rows]
+    assert not extra_rows(Observations(), NAMES, "tiled", "float32", Mode.PROPAGATED)

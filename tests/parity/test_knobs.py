@@ -1,0 +1,179 @@
+"""Settings of torch that move numbers: pinned for a while, watched, and given back."""
+
+import contextlib
+import getpass
+import platform
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from parity.errors import EnvironmentUnfitError, ExitCode
+from parity.knobs import KNOBS, assert_pinned, environment, pinned
+
+HAS_FP32_PRECISION = hasattr(torch.backends.mkldnn, "matmul")
+"""Since torch 2.9 a precision can be set for each library, and under several names."""
+
+WANTED = {
+    "torch.default_dtype": torch.float32,
+    "torch.float32_matmul_precision": "highest",
+    "torch.deterministic_algorithms": True,
+    "autocast(cpu)": False,
+    "autocast(cuda)": False,
+    "torch.backends.cuda.matmul.allow_tf32": False,
+    "torch.backends.cudnn.allow_tf32": False,
+}
+MOVES: dict[str, Callable[[], object]] = {
+    "torch.default_dtype": lambda: torch.set_default_dtype(torch.float64),
+    "torch.float32_matmul_precision": lambda: torch.set_float32_matmul_precision("high"),
+    "torch.deterministic_algorithms": lambda: torch.use_deterministic_algorithms(mode=False),
+    "autocast(cpu)": lambda: torch.set_autocast_enabled("cpu", True),
+    "autocast(cuda)": lambda: torch.set_autocast_enabled("cuda", True),
+    "torch.backends.cuda.matmul.allow_tf32": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_tf32", True
+    ),
+    "torch.backends.cudnn.allow_tf32": lambda: setattr(torch.backends.cudnn, "allow_tf32", True),
+}
+OTHER_STATES: dict[str, Callable[[], object]] = {
+    "as torch comes": lambda: None,
+    "float64 by default": lambda: torch.set_default_dtype(torch.float64),
+    "matmul high": lambda: torch.set_float32_matmul_precision("high"),
+    "matmul medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "matmul tf32": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "convolutions without tf32": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "deterministic": lambda: torch.use_deterministic_algorithms(mode=True),
+    "deterministic, warning only": lambda: torch.use_deterministic_algorithms(
+        mode=True, warn_only=True
+    ),
+    "autocast": lambda: torch.set_autocast_enabled("cpu", True),
+}
+MIXED: dict[str, Callable[[], object]] = {}
+
+if HAS_FP32_PRECISION:
+
+    def _set_onednn(value: str) -> None:
+        torch.backends.mkldnn.matmul.fp32_precision = value
+
+    name = "torch.backends.mkldnn.matmul.fp32_precision"
+    WANTED[name] = "ieee"
+    MOVES[name] = lambda: _set_onednn("bf16")
+    MIXED["oneDNN alone"] = lambda: _set_onednn("tf32")
+    MIXED["CUDA alone"] = lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+
+
+def settings() -> dict[str, object]:
+    """Return everything that is pinned, read by torch's own functions."""
+    read: dict[str, Callable[[], object]] = {
+        "dtype": torch.get_default_dtype,
+        "precision": torch.get_float32_matmul_precision,
+        "deterministic": torch.are_deterministic_algorithms_enabled,
+        "warning only": torch.is_deterministic_algorithms_warn_only_enabled,
+        "autocast cpu": lambda: torch.is_autocast_enabled("cpu"),
+        "autocast cuda": lambda: torch.is_autocast_enabled("cuda"),
+        "matmul": lambda: torch.backends.cuda.matmul.allow_tf32,
+        "convolution": lambda: torch.backends.cudnn.allow_tf32,
+    }
+    if HAS_FP32_PRECISION:
+        read["onednn"] = lambda: torch.backends.mkldnn.matmul.fp32_precision
+    return {key: function() for key, function in read.items()}
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_comes() -> Iterator[None]:
+    """Give every setting back, whatever a test did to it."""
+    before = settings()
+    yield
+    torch.set_default_dtype(before["dtype"])
+    if HAS_FP32_PRECISION:
+        torch.backends.cuda.matmul.fp32_precision = "none"
+    torch.set_float32_matmul_precision(before["precision"])
+    if HAS_FP32_PRECISION:
+        torch.backends.mkldnn.matmul.fp32_precision = before["onednn"]
+    torch.use_deterministic_algorithms(before["deterministic"], warn_only=before["warning only"])
+    torch.set_autocast_enabled("cpu", before["autocast cpu"])
+    torch.set_autocast_enabled("cuda", before["autocast cuda"])
+    torch.backends.cudnn.allow_tf32 = before["convolution"]
+    assert before == settings()
+
+
+def test_every_knob_is_listed_with_its_reason() -> None:
+    """These and no others, each with what it would change."""
+    assert {knob.name: knob.wanted for knob in KNOBS} == WANTED
+    assert all(knob.why for knob in KNOBS)
+
+
+@pytest.mark.parametrize("state", OTHER_STATES)
+def test_while_pinned_every_knob_has_its_value(state: str) -> None:
+    """Whatever it was before, it is read back as wanted."""
+    OTHER_STATES[state]()
+    with pinned():
+        found = settings()
+        assert {knob.name: knob.read() for knob in KNOBS} == WANTED
+        assert_pinned()
+    expected = (torch.float32, "highest", True, False, False, False, False, False)
+    assert expected == (
+        *(found["dtype"], found["precision"], found["deterministic"], found["warning only"]),
+        *(found["autocast cpu"], found["autocast cuda"], found["matmul"], found["convolution"]),
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["to the end", "broken off"])
+@pytest.mark.parametrize("state", OTHER_STATES)
+def test_afterwards_every_knob_is_where_it_was(state: str, fails: bool) -> None:  # noqa: FBT001
+    """Whether what ran in between came to its end or not."""
+    OTHER_STATES[state]()
+    expected = settings()
+    with pytest.raises(KeyError, match="mine") if fails else contextlib.nullcontext(), pinned():
+        if fails:
+            raise KeyError("mine")
+    assert expected == settings()
+
+
+@pytest.mark.parametrize("knob", MOVES)
+def test_a_knob_that_is_moved_meanwhile_is_an_error(knob: str) -> None:
+    """It is named with what it would change, and given back all the same."""
+    expected = settings()
+    with pytest.raises(EnvironmentUnfitError) as refusal, pinned():
+        MOVES[knob]()
+    why = next(known.why for known in KNOBS if known.name == knob)
+    assert f"{knob} is " in refusal.value.what
+    assert f"not {WANTED[knob]!r} ({why})" in refusal.value.what
+    assert ExitCode.ENVIRONMENT is refusal.value.code
+    assert expected == settings()
+
+
+def test_all_that_were_moved_are_named() -> None:
+    """Not only the first."""
+    with pytest.raises(EnvironmentUnfitError) as refusal, pinned():
+        [move() for move in MOVES.values()]
+    assert not [knob for knob in MOVES if f"{knob} is " not in refusal.value.what]
+
+
+def test_a_knob_that_is_put_back_in_time_is_none() -> None:
+    """What counts is where it stands at the end."""
+    with pinned(), contextlib.ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, torch.float32)
+        torch.set_default_dtype(torch.float64)
+
+
+@pytest.mark.parametrize("state", MIXED)
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_knob_that_torch_will_not_read_is_an_error_of_the_environment(
+    state: str, when: str
+) -> None:
+    """Set through another of torch's names, it cannot be asserted."""
+    if when == "before":
+        MIXED[state]()
+    with pytest.raises(EnvironmentUnfitError, match="float32_matmul_precision"), pinned():
+        MIXED[state]()
+
+
+def test_the_environment_says_what_is_needed_to_run_it_again() -> None:
+    """Versions, threads and the processor's abilities; nobody's name."""
+    found = environment()
+    expected = {"python", "platform", "torch", "cpu_capability", "threads", "cores"}
+    assert expected | {"transformers", "numpy", "safetensors"} == set(found)
+    assert torch.__version__ == found["torch"]
+    assert str(torch.get_num_threads()) == found["threads"]
+    told = " ".join(found.values())
+    assert not [name for name in (platform.node(), getpass.getuser()) if name and name in told]

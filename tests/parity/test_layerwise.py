@@ -1,0 +1,238 @@
+"""The harness's main job: every kind of tap × block × core × witness, at both sizes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from parity import inputs
+from parity.checks.layerwise import layerwise
+from parity.compare import Status
+from parity.inputs import Inputs
+from parity.judge import WITNESSES
+from parity.results import Mode, Report, Row, Verdict
+from parity.sources import build_huggingface, build_ours, load_weights
+from parity.taps import PATHS, never_formed, taps
+from parity.tolerances import Bounds
+
+LAYERS = 12
+PLANNED = {"plain": 173, "tiled": 149}
+Check = Callable[..., Report]
+
+CASES = [
+    (attention, tap.name, mode, witness)
+    for attention in PATHS
+    for tap in taps(LAYERS)
+    if tap.name not in never_formed(attention, LAYERS)
+    for mode in (Mode.IDENTITY, Mode.PROPAGATED, Mode.ISOLATED)
+    for witness in (WITNESSES if mode is Mode.IDENTITY else ("oracle",))
+]
+
+
+def checker(size: str) -> Check:
+    """Return the check of both cores at one size, on ids drawn from a seed or given."""
+    weights = load_weights(size)
+    ours, theirs = build_ours(weights), build_huggingface(weights)
+    cores = {attention: ours.with_attention(attention) for attention in PATHS}
+
+    def check(batch: int = 1, time: int = 37, seed: int = 0, given: Inputs | None = None) -> Report:
+        chosen = given or inputs.seeded(
+            batch=batch, time=time, vocab_size=weights.config["vocab_size"], seed=seed
+        )
+        return layerwise(
+            cores,
+            theirs,
+            chosen.token_ids,
+            positions=chosen.positions,
+            attention_mask=chosen.attention_mask,
+        )
+
+    return check
+
+
+def by_key(report: Report) -> dict[tuple[str, str, Mode, str], Row]:
+    """Return the rows of a report by their key."""
+    return {(row.attention, row.tap, row.mode, row.witness): row for row in report.results}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Check:
+    """Return the check at the small size."""
+    return checker("tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny_report(tiny: Check) -> Report:
+    """Return the report of one small check: unlike lengths of batch, time, heads and width."""
+    return tiny(batch=2, time=37)
+
+
+@pytest.fixture(scope="module")
+def tiny_rows(tiny_report: Report) -> dict[tuple[str, str, Mode, str], Row]:
+    """Return its rows."""
+    return by_key(tiny_report)
+
+
+@pytest.fixture(scope="module")
+def full() -> Check:
+    """Return the check at the released size."""
+    return checker("surrogate")
+
+
+@pytest.fixture(scope="module")
+def full_report(full: Check) -> Report:
+    """Return the report that the command line gives by default: batch 1, time 512."""
+    return full(batch=1, time=512)
+
+
+@pytest.fixture(scope="module")
+def full_rows(full_report: Report) -> dict[tuple[str, str, Mode, str], Row]:
+    """Return its rows."""
+    return by_key(full_report)
+
+
+def assert_within_bound(row: Row) -> None:
+    """Assert that a row passed on a number, and that the number is within the row's bound."""
+    assert row.status is Status.PASS, row.detail
+    assert row.minimum_tolerance is not None
+    assert row.minimum_tolerance <= row.bound
+
+
+@pytest.mark.parametrize(("attention", "tap", "mode", "witness"), CASES)
+def test_tiny_tap_agrees(
+    tiny_rows: dict[tuple[str, str, Mode, str], Row],
+    attention: str,
+    tap: str,
+    mode: Mode,
+    witness: str,
+) -> None:
+    """Each tap agrees with each witness within its bound, on every path and in every mode."""
+    assert_within_bound(tiny_rows[attention, tap, mode, witness])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("attention", "tap", "mode", "witness"), CASES)
+def test_full_size_tap_agrees(
+    full_rows: dict[tuple[str, str, Mode, str], Row],
+    attention: str,
+    tap: str,
+    mode: Mode,
+    witness: str,
+) -> None:
+    """The same at the released size and its longest input."""
+    assert_within_bound(full_rows[attention, tap, mode, witness])
+
+
+@pytest.mark.parametrize("tap", ["logits", "loss"])
+@pytest.mark.parametrize("attention", PATHS)
+def test_output_is_identical_in_float64(
+    tiny_rows: dict[tuple[str, str, Mode, str], Row], attention: str, tap: str
+) -> None:
+    """Logits and loss are the same numbers as both witnesses' to float64's rounding."""
+    rows = [tiny_rows[attention, tap, Mode.IDENTITY, witness] for witness in WITNESSES]
+
+    assert all(row.bound == Bounds().identity for row in rows)
+    assert all(0.0 < (row.error_ours or 0.0) <= row.bound for row in rows)
+
+
+def test_loss_is_the_mean_negative_log_likelihood(tiny_report: Report) -> None:
+    """The loss reported for ours is the oracle's to float32's rounding, near log(vocabulary)."""
+    losses = tiny_report.consequences["plain"]
+
+    assert round(losses["loss_oracle"], 5) == round(losses["loss_ours"], 5)
+    assert abs(losses["loss_oracle"] - float(torch.tensor(211.0).log())) < 1.0
+
+
+def test_plan_is_complete(tiny_report: Report) -> None:
+    """173 taps are planned and compared on the plain path, 149 on the tiled one, none else."""
+    assert {path: (n, n) for path, n in PLANNED.items()} == tiny_report.plan.per_path
+    assert sum(PLANNED.values()) == tiny_report.plan.planned == tiny_report.plan.compared
+    assert set(by_key(tiny_report)) == set(CASES)
+
+
+def test_exempt_taps_carry_their_reason(tiny_report: Report) -> None:
+    """Each of the 24 taps that the tiled path never forms is listed with a reason."""
+    assert len(tiny_report.plan.exempt) == 24
+    assert {"tiled"} == {entry["attention"] for entry in tiny_report.plan.exempt}
+    assert all(entry["reason"] for entry in tiny_report.plan.exempt)
+
+
+def test_looked_up_rows_are_equal_to_the_bit(
+    tiny_rows: dict[tuple[str, str, Mode, str], Row],
+) -> None:
+    """Embedding rows are no computation: their bound is nought."""
+    rows = [
+        tiny_rows["plain", tap, Mode.IDENTITY, witness]
+        for tap in ("embeddings.tokens", "embeddings.positions")
+        for witness in WITNESSES
+    ]
+
+    assert [(row.bound, row.error_ours) for row in rows] == [(0.0, 0.0)] * 4
+
+
+def assert_passes(report: Report, *, loss: bool = True) -> None:
+    """Assert a pass in which everything planned was compared."""
+    assert list(report.reasons) == []
+    assert (report.verdict, report.exit_code) == (Verdict.PASS, 0)
+    taps_each = {path: n if loss else n - 1 for path, n in PLANNED.items()}
+    assert {path: (n, n) for path, n in taps_each.items()} == report.plan.per_path
+
+
+@pytest.mark.parametrize("time", [1, 2, 37, 389], ids="time={}".format)
+@pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
+def test_tiny_verdict_at_every_shape(tiny: Check, batch: int, time: int) -> None:
+    """One row or several, one token or the longest input: the verdict is the same."""
+    assert_passes(tiny(batch=batch, time=time), loss=time > 1)
+
+
+PADDED = {
+    "right": [[5, 0, 210, 7, 7], [3, 9]],
+    "long beside short": [list(range(40)), [1]],
+}
+
+
+@pytest.mark.parametrize("rows", PADDED.values(), ids=PADDED.keys())
+def test_tiny_verdict_on_unequal_rows(tiny: Check, rows: list[list[int]]) -> None:
+    """Rows of unequal length are padded, masked, and compared at their real positions."""
+    assert_passes(tiny(given=inputs.from_rows(rows)))
+
+
+def left_padded(vocab_size: int) -> Inputs:
+    """Return two rows, the second padded on the left, with positions that start at its text."""
+    drawn = inputs.seeded(batch=2, time=40, vocab_size=vocab_size, seed=3)
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    mask[1, :9] = False
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    return Inputs(token_ids=drawn.token_ids, positions=positions, attention_mask=mask)
+
+
+def test_tiny_verdict_with_left_padding_and_positions(tiny: Check) -> None:
+    """Explicit positions and padding on the left give the same verdict."""
+    assert_passes(tiny(given=left_padded(211)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("time", [1, 2, 37], ids="time={}".format)
+@pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
+def test_full_size_verdict_at_every_shape(full: Check, batch: int, time: int) -> None:
+    """The same at the released size."""
+    assert_passes(full(batch=batch, time=time), loss=time > 1)
+
+
+@pytest.mark.slow
+def test_full_size_verdict_with_left_padding_and_positions(full: Check) -> None:
+    """The same for padding and positions."""
+    assert_passes(full(given=left_padded(40_478)))
+
+
+@pytest.mark.slow
+def test_full_size_verdict_on_four_longest_rows(full: Check) -> None:
+    """Four rows of 512 tokens: more than one row at the longest length."""
+    assert_passes(full(batch=4, time=512))
+
+
+@pytest.mark.slow
+def test_full_size_plan(full_report: Report) -> None:
+    """At the released size everything planned is compared and passes."""
+    assert_passes(full_report)
+    assert set(CASES) == set(by_key(full_report))

@@ -1,0 +1,146 @@
+"""The list of taps, held against what our model shows and against what each is computed from."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from parity.inputs import Inputs
+from parity.subjects import candidate_run
+from parity.taps import PATHS, Tap, exempt, never_formed, taps
+from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.attention import CORES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TOKEN_IDS = torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
+BLOCK = [
+    *("attn.query", "attn.key", "attn.value", "attn.scores", "attn.weights", "attn.context"),
+    *("attn", "ln_1.input", "ln_1", "mlp.c_fc", "mlp.gelu", "mlp", "ln_2.input", "ln_2"),
+]
+ALL = taps(2)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, GPT]:
+    """Return one small model under each attention path; no gain of it is 1 and no bias 0."""
+    model = GPT(GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)).eval()
+    generator = torch.Generator().manual_seed(20180611)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+    return {path: model.with_attention(path) for path in CORES}
+
+
+def shown(
+    model: nn.Module, replaced: Mapping[str, Tensor], ids: Tensor = TOKEN_IDS
+) -> dict[str, Tensor]:
+    """Return what each tap shows while the model goes on with `replaced` at those in it."""
+    seen: dict[str, Tensor] = {}
+
+    def tap(name: str, value: Tensor) -> Tensor:
+        seen[name] = value
+        return replaced.get(name, value)
+
+    with torch.no_grad():
+        candidate_run(model, Inputs(token_ids=ids))(tap)
+    return seen
+
+
+def disturbed(value: Tensor) -> Tensor:
+    """Return another tensor of that shape, no element of which is the same."""
+    return value + torch.linspace(0.5, 1.5, value.numel()).reshape(value.shape)
+
+
+def test_stand_in_network_order() -> None:
+    """Three of the embeddings, fourteen a block, logits and loss."""
+    blocks = [f"h.{index}.{name}" for index in range(2) for name in BLOCK]
+    tables = ["embeddings.tokens", "embeddings.positions", "embeddings"]
+    assert [*tables, *blocks, "logits", "loss"] == [tap.name for tap in ALL]
+
+
+@pytest.mark.parametrize(("n_layer", "count"), [(1, 19), (12, 173)])
+def test_are_five_and_fourteen_a_block(n_layer: int, count: int) -> None:
+    """The released model has 173 of them, no two of one name."""
+    names = [tap.name for tap in taps(n_layer)]
+    assert count == len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(("attention", "count"), [("plain", 173), ("tiled", 149)])
+def test_a_path_has_all_but_those_it_never_forms(attention: str, count: int) -> None:
+    """The tiled core has no scores and no weights in its twelve blocks."""
+    absent = never_formed(attention, 12)
+    assert set(absent) < {tap.name for tap in taps(12)}
+    assert count == len(taps(12)) - len(absent)
+
+
+@pytest.mark.parametrize("attention", CORES)
+def test_our_model_shows_exactly_these(attention: str, models: dict[str, GPT]) -> None:
+    """In this order; what a path leaves out is what it says that it never forms."""
+    absent = never_formed(attention, 2)
+    expected = [tap.name for tap in ALL if tap.name not in absent]
+    assert expected == list(shown(models[attention], {}))
+
+
+def test_every_path_is_known() -> None:
+    """Each attention core of ours has its list, and every omission its reason."""
+    assert set(CORES) == set(PATHS)
+    assert all(reason for absent in PATHS.values() for reason in absent.values())
+
+
+def test_one_token_has_no_loss(models: dict[str, GPT]) -> None:
+    """At time 1 it is exempt, with the reason, and not shown; at time 2 nothing is exempt."""
+    expected = {"loss"}
+    assert expected == set(exempt(1))
+    assert all(exempt(1).values())
+    assert "loss" not in shown(models["plain"], {}, TOKEN_IDS[:, :1])
+    assert not exempt(2)
+    assert "loss" in shown(models["plain"], {}, TOKEN_IDS[:, :2])
+
+
+def test_every_tap_names_a_suspect() -> None:
+    """Whoever is told where to look is told what for."""
+    assert all(tap.kind.suspects for tap in ALL)
+
+
+def fed(tap: Tap, attention: str) -> list[str]:
+    """Return the taps that feed this one on a path: those it forms, and no way round them."""
+    absent = never_formed(attention, 2)
+    inputs = [name for name in tap.inputs if name not in absent]
+    weights = [name for name in inputs if name.endswith(".weights")]
+    # Where weights are formed, the context is made of them and the values.
+    return [name for name in inputs if not weights or not name.endswith((".query", ".key"))]
+
+
+@pytest.mark.parametrize("attention", CORES)
+def test_a_tap_is_made_of_its_inputs_alone(attention: str, models: dict[str, GPT]) -> None:
+    """With these held, whatever happens to the taps before them, it stays the same to the bit."""
+    model = models[attention]
+    clean = shown(model, {})
+    for tap in (tap for tap in ALL if tap.name in clean and tap.inputs):
+        inputs = [name for name in tap.inputs if name in clean]
+        before = list(clean)[: list(clean).index(inputs[0])]
+        replaced = {name: disturbed(clean[name]) for name in before}
+        replaced |= {name: clean[name] for name in inputs}
+        assert torch.equal(clean[tap.name], shown(model, replaced)[tap.name]), tap.name
+
+
+@pytest.mark.parametrize("attention", CORES)
+def test_a_tap_changes_with_each_of_its_inputs(attention: str, models: dict[str, GPT]) -> None:
+    """With any one of them replaced, and the others held, it is another tensor."""
+    model = models[attention]
+    clean = shown(model, {})
+    for tap in (tap for tap in ALL if tap.name in clean):
+        for name in fed(tap, attention):
+            held = {other: clean[other] for other in fed(tap, attention) if other != name}
+            seen = shown(model, held | {name: disturbed(clean[name])})
+            assert not torch.equal(clean[tap.name], seen[tap.name]), (tap.name, name)
+
+
+def test_only_the_two_tables_are_fed_by_nothing() -> None:
+    """They are looked up; everything else is computed from taps that come before it."""
+    names = [tap.name for tap in ALL]
+    expected = {"embeddings.tokens", "embeddings.positions"}
+    assert expected == {tap.name for tap in ALL if not tap.inputs}
+    assert all(names.index(name) < place for place, tap in enumerate(ALL) for name in tap.inputs)

@@ -1,0 +1,138 @@
+"""The vocabulary of the references' tests: small models, and two lists written out by hand.
+
+Both lists are GPT-1's, told once more here so that they can be held against the product's own:
+every tensor's shape, and the order in which the release keeps them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
+
+from reference import huggingface, surrogate
+from reference.surrogate import Surrogate
+
+Shapes = dict[str, tuple[int, ...]]
+
+RELEASED_BLOCK = (
+    *("attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias"),
+    *("ln_1.weight", "ln_1.bias"),
+    *("mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"),
+    *("ln_2.weight", "ln_2.bias"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _small(one_thread: None) -> None:
+    """Let one thread work in all tests of this folder."""
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Surrogate:
+    """Return the small surrogate; its arrays refuse to be written to."""
+    drawn = surrogate.load("tiny")
+    for array in drawn.tensors.values():
+        array.flags.writeable = False
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def shapes_of() -> Callable[[Mapping[str, int]], Shapes]:
+    """Return the function of a config that gives every tensor's name and shape."""
+
+    def write_out(config: Mapping[str, int]) -> Shapes:
+        width = config["n_embd"]
+        shapes: Shapes = {
+            "tokens_embed.weight": (config["vocab_size"], width),
+            "positions_embed.weight": (config["n_positions"], width),
+        }
+        for index in range(config["n_layer"]):
+            shapes |= {
+                f"h.{index}.attn.c_attn.weight": (width, 3 * width),
+                f"h.{index}.attn.c_attn.bias": (3 * width,),
+                f"h.{index}.attn.c_proj.weight": (width, width),
+                f"h.{index}.attn.c_proj.bias": (width,),
+                f"h.{index}.ln_1.weight": (width,),
+                f"h.{index}.ln_1.bias": (width,),
+                f"h.{index}.mlp.c_fc.weight": (width, 4 * width),
+                f"h.{index}.mlp.c_fc.bias": (4 * width,),
+                f"h.{index}.mlp.c_proj.weight": (4 * width, width),
+                f"h.{index}.mlp.c_proj.bias": (width,),
+                f"h.{index}.ln_2.weight": (width,),
+                f"h.{index}.ln_2.bias": (width,),
+            }
+        return shapes
+
+    return write_out
+
+
+@pytest.fixture(scope="session")
+def released() -> Callable[[Mapping[str, NDArray[np.floating]], int], list[NDArray[np.floating]]]:
+    """Return the function that lists named tensors in the release's order and form.
+
+    Positions first, then tokens, then twelve a block, in which each matrix is a convolution of
+    width one: `[1, in, out]`.
+    """
+
+    def listed(
+        tensors: Mapping[str, NDArray[np.floating]], n_layer: int
+    ) -> list[NDArray[np.floating]]:
+        blocks = [tensors[f"h.{i}.{name}"] for i in range(n_layer) for name in RELEASED_BLOCK]
+        convolutions = [tensor[None] if tensor.ndim == 2 else tensor for tensor in blocks]
+        return [tensors["positions_embed.weight"], tensors["tokens_embed.weight"], *convolutions]
+
+    return listed
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    """Return a tiny config in Hugging Face's names, in which no two sizes are alike."""
+    return {
+        "vocab_size": 37,
+        "n_positions": 11,
+        "n_embd": 21,
+        "n_layer": 2,
+        "n_head": 3,
+        "afn": "gelu",
+        "layer_norm_epsilon": 0.03,
+        "embd_pdrop": 0.25,
+        "attn_pdrop": 0.375,
+        "resid_pdrop": 0.5,
+    }
+
+
+@pytest.fixture
+def state(
+    config: dict[str, Any], shapes_of: Callable[[Mapping[str, int]], Shapes]
+) -> dict[str, Tensor]:
+    """Return weights for that config under Hugging Face's names, none of them near 0 or 1."""
+    generator = torch.Generator().manual_seed(20180611)
+    drawn = {}
+    for name, shape in shapes_of(config).items():
+        scale = 0.5 if len(shape) == 1 else shape[0] ** -0.5
+        middle = 2.0 if name.endswith(("ln_1.weight", "ln_2.weight")) else 0.0
+        drawn[f"transformer.{name}"] = torch.randn(shape, generator=generator) * scale + middle
+    return drawn
+
+
+@pytest.fixture
+def build(config: dict[str, Any], state: dict[str, Tensor]) -> Callable[..., OpenAIGPTLMHeadModel]:
+    """Return a function that builds the model: of `state`, in float32, unless told otherwise."""
+
+    def built(
+        given: Mapping[str, Tensor] = state, dtype: torch.dtype = torch.float32
+    ) -> OpenAIGPTLMHeadModel:
+        return huggingface.build(config, given, dtype=dtype)
+
+    return built
+
+
+@pytest.fixture
+def token_ids() -> Tensor:
+    """Return ids `[2, 5]` for that config, one of them twice."""
+    return torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])

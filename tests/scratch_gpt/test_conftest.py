@@ -1,0 +1,59 @@
+"""The vocabulary of the tests can itself say no."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scratch_gpt.affine import Affine
+from scratch_gpt.layer_norm import LayerNorm
+
+ONES = torch.ones(2, 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual"),
+    [
+        pytest.param(ONES, ONES + 1e-9, id="another number"),
+        pytest.param(ONES, ONES * float("nan"), id="not a number"),
+        pytest.param(ONES * float("nan"), ONES * float("nan"), id="no number on either side"),
+        pytest.param(ONES * float("inf"), ONES * float("inf"), id="infinity on either side"),
+        pytest.param(ONES, ONES[:1], id="a shape that would broadcast"),
+        pytest.param(ONES, ONES.float(), id="another dtype"),
+        pytest.param(ONES.float(), ONES.float(), id="float32"),
+    ],
+)
+def test_what_is_not_the_same_is_refused(
+    expected: Tensor, actual: Tensor, assert_same: Callable[..., None]
+) -> None:
+    """Two tensors that differ in any way, or are no float64 numbers, do not pass."""
+    with pytest.raises(AssertionError):
+        assert_same(expected, actual)
+
+
+def test_rounding_is_the_same(assert_same: Callable[..., None]) -> None:
+    """A difference in the last bits passes, relative to the largest number."""
+    assert_same(ONES * 1e6, ONES * 1e6 + 1e-9)
+    assert_same(ONES.numpy(), ONES + 1e-15)
+
+
+def test_a_package_that_is_nowhere_has_no_home(home_of: Callable[[str], Path | None]) -> None:
+    """So that a test can say what it did not run on."""
+    assert home_of("there_is_no_such_package") is None
+
+
+def test_a_tap_shown_twice_is_refused(watch: Callable[..., Tensor]) -> None:
+    """A name stands for one tensor."""
+    watch("name", ONES)
+    with pytest.raises(AssertionError, match="name was shown twice"):
+        watch("name", ONES)
+
+
+def test_no_loud_parameter_is_quiet(loud: Callable[[nn.Module], nn.Module]) -> None:
+    """No weight, gain or bias is 0 or 1, and all are float64."""
+    for module in (Affine(7, 13), LayerNorm(7, epsilon=0.1)):
+        for parameter in loud(module).parameters():
+            assert torch.float64 is parameter.dtype
+            assert not bool(((parameter == 0) | (parameter == 1)).any())
