@@ -105,8 +105,6 @@ def _walk(walker: "_Walker", progress: Progress) -> Observations:
     try:
         for stage in _stages(walker.plan):
             walker.measure(stage)
-            if stage[-1].name != walker.last_before_logits:
-                walker.let_go()
             for tap in stage:
                 progress(tap.name)
         walker.finish()
@@ -140,25 +138,45 @@ class _Walker:
         }
 
     def measure(self, stage: Sequence[Tap]) -> None:
-        """Bring every run up to the end of `stage`, and measure."""
+        """Bring every run up to the end of `stage`, and measure.
+
+        A run whose tensor nobody needs any more computes on while the next one is measured. Only
+        the logits are too large for that: there, one run at a time is let ahead.
+        """
+        last = stage[0].name == "logits"
+        one_by_one = last or stage[-1].name == self.last_before_logits
+        if last:
+            self._let_ahead(0)
         truths = {tap.name: self._truth(tap) for tap in stage}
         witnessed: dict[str, Held] = {}
-        for subject in self._pass.subjects:
+        for place, subject in enumerate(self._pass.subjects):
+            if last:
+                self._let_ahead(place + 1)
             for tap in stage:
-                if tap.name in subject.never_formed | subject.unwatched:
-                    continue
-                value = self._take(subject, tap.name)
-                if value is None:
-                    continue
-                value = value.cpu()
-                if tap.name in self._pass.selected:
-                    self._compare(subject, tap, value, truths[tap.name], witnessed)
-                if subject.name == self._pass.witness and tap.name in self._pass.selected:
-                    witnessed[tap.name] = self._held(tap, value)
-                if self._pass.rounded_to is not None:
-                    self._cursors[subject.name].reply(
-                        truths[tap.name].tensor.to(subject.device, subject.dtype)
-                    )
+                self._visit(subject, tap, truths[tap.name], witnessed)
+            if subject.name != self._pass.witness and (last or not one_by_one):
+                self._cursors[subject.name].let_go()
+        if not one_by_one:
+            self.let_go()
+
+    def _let_ahead(self, place: int) -> None:
+        """Have the subject at this place compute up to its next tap."""
+        for subject in self._pass.subjects[place : place + 1]:
+            self._cursors[subject.name].let_go()
+
+    def _visit(self, subject: Subject, tap: Tap, truth: Held, witnessed: dict[str, Held]) -> None:
+        """Take one tensor of one subject, measure it, and say what the run goes on with."""
+        if tap.name in subject.never_formed | subject.unwatched:
+            return
+        value = self._take(subject, tap.name)
+        if value is None:
+            return
+        if tap.name in self._pass.selected:
+            self._compare(subject, tap, value.cpu(), truth, witnessed)
+            if subject.name == self._pass.witness:
+                witnessed[tap.name] = self._held(tap, value.cpu())
+        if self._pass.rounded_to is not None:
+            self._cursors[subject.name].reply(truth.tensor.to(subject.device, subject.dtype))
 
     def _truth(self, tap: Tap) -> Held:
         """Return the oracle's value; in an isolated pass have it go on with the rounded one."""

@@ -223,8 +223,8 @@ def _deliver_error(error: ParityError, options: Options) -> None:
         if options.form == "json" and not options.quiet:
             _to_stdout(_error_form(error, "json", options))
         for path in options.output:
-            text = _error_form(error, _form_of(path, options), options)
-            path.write_text(text, encoding="utf-8")
+            if (form := _form_of(path, options)) in FORMS:
+                path.write_text(_error_form(error, form, options), encoding="utf-8")
 
 
 def _error_form(error: ParityError, form: str, options: Options) -> str:

@@ -241,9 +241,22 @@ def test_without_their_error_there_is_no_pass() -> None:
     found = observed({})
     del found.differences[NAMES.huggingface, COMPUTED, "oracle"]
     assert quality(found)[COMPUTED].status is not Status.PASS
-    broken = Difference(status=Status.NOT_RUN, detail="broke off")
-    found.differences[NAMES.huggingface, COMPUTED, "oracle"] = broken
-    assert quality(found)[COMPUTED].status is not Status.PASS
+    for broken in (
+        Difference(status=Status.NOT_RUN, detail="broke off"),
+        Difference(status=Status.NONFINITE, detail="at [0]", count=SMALL_TENSOR - 1),
+    ):
+        found.differences[NAMES.huggingface, COMPUTED, "oracle"] = broken
+        assert quality(found)[COMPUTED].status is not Status.PASS
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_what_is_broken_in_one_block_does_not_reach_the_others(block: int) -> None:
+    """A small tensor's noise is taken from those blocks in which there is any."""
+    broken = Difference(status=Status.NONFINITE, detail="at [0]", count=SMALL_TENSOR - 1)
+    noise = {(f"h.{i}.ln_1", "oracle"): gap(FLOAT32.unit, count=SMALL_TENSOR - 1) for i in range(2)}
+    rows = quality(observed({}, noise | {(f"h.{block}.ln_1", "oracle"): broken}))
+    assert rows[f"h.{1 - block}.ln_1"].status is Status.PASS
+    assert rows[f"h.{block}.ln_1"].status is not Status.PASS
 
 
 def fed_by(tap: str) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ DEAD = BlockLife(block="h.1", largest_weight=0.5, times_uniform=9.0, cosine=1.0)
 
 def row(tap: str, status: Status = Status.PASS, mode: Mode = Mode.IDENTITY, **more: object) -> Row:
     """Return one row of the plain path, of a float64 comparison with the oracle."""
-    given = {"error_ours": 1e-3, "ratio": 7.0, "bound": 1e-9, "attention": "plain"} | more
+    numbers = {"error_ours": 1e-3, "ratio": 7.0, "bound": 1e-9, "minimum_tolerance": 7.0}
+    given = numbers | {"attention": "plain"} | more
     return Row(
         tap=tap, status=status, mode=mode, **{"dtype": "float64", "witness": "oracle"} | given
     )
@@ -184,7 +185,7 @@ def test_why_is_said_with_the_numbers(found: Row, words: tuple[str, ...]) -> Non
 @pytest.mark.parametrize("mode", [Mode.IDENTITY, Mode.ISOLATED, Mode.PROPAGATED])
 def test_an_error_that_is_no_number_is_put_in_words_too(mode: Mode) -> None:
     """Where the reference is zero throughout and ours is not, there is a tap and no quotient."""
-    found = row("logits", Status.FAIL, mode, error_ours=None, ratio=None)
+    found = row("logits", Status.FAIL, mode, error_ours=None, ratio=None, minimum_tolerance=None)
     first = first_divergence(planned("plain"), [found])
     expected = "logits"
     assert expected == first.tap

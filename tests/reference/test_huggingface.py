@@ -1,5 +1,6 @@
 """Hugging Face's model as a witness: loaded without a word left out, called without a swallow."""
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -153,6 +154,29 @@ def test_the_librarys_voice_is_given_back(fails: bool, state: State, build: Buil
         transformers_logging.set_verbosity(before[0])
         if not before[1]:
             transformers_logging.disable_progress_bar()
+
+
+def test_loading_says_nothing(
+    state: State, build: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What there is to say is raised, and neither logged nor drawn as a bar."""
+    state["score.weight"] = torch.ones(2, 21)
+    logged: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logged.append(record.getMessage())
+
+    library, listener = transformers_logging.get_logger("transformers"), Listener()
+    library.addHandler(listener)
+    try:
+        with pytest.raises(LoadReportError, match=r"score\.weight"):
+            build(state)
+    finally:
+        library.removeHandler(listener)
+    expected = ("", "")
+    assert expected == capsys.readouterr()
+    assert not logged
 
 
 def test_an_argument_that_would_be_swallowed_is_refused() -> None:

@@ -1,0 +1,138 @@
+"""The vocabulary of the harness's tests: tiny weights, both models, and the command line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipapp
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
+from typer.testing import CliRunner
+
+from parity import inputs, layerwise
+from parity.check import app
+from parity.faults import planted
+from parity.results import Mode, Report
+from parity.sources import Weights, build_huggingface, build_ours, load_weights
+from scratch_gpt import GPT
+
+PLAIN = {"COLUMNS": None, "FORCE_COLOR": None, "NO_COLOR": None}
+"""What the tests' own environment may say about colours and widths is not theirs to say."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Let one thread work: on tensors this small a second one only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def weights() -> Weights:
+    """Return the tiny weights. Nobody writes to them; `dataclasses.replace` makes others."""
+    return load_weights("tiny")
+
+
+@pytest.fixture(scope="session")
+def ours(weights: Weights) -> GPT:
+    """Return our model with the tiny weights. Nobody writes to it; a deep copy may be changed."""
+    return build_ours(weights)
+
+
+@pytest.fixture(scope="session")
+def theirs(weights: Weights) -> OpenAIGPTLMHeadModel:
+    """Return Hugging Face's model with the tiny weights; as `ours`, read only."""
+    return build_huggingface(weights)
+
+
+@pytest.fixture(scope="session")
+def token_ids(weights: Weights) -> Tensor:
+    """Return ids `[1, 5]` that hold the first id, and the last one twice."""
+    return inputs.seeded(batch=1, time=5, vocab_size=weights.config["vocab_size"], seed=0).token_ids
+
+
+@pytest.fixture(scope="session")
+def report(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
+    """Return a failing report with an explanation: the erf GELU in block 3, float64 alone."""
+    return layerwise(
+        planted(ours, "erf-gelu", 3),
+        theirs,
+        token_ids,
+        modes=[Mode.IDENTITY],
+        explain="h.3.mlp.gelu",
+        identity={"weights": {"source": "tiny", "revision": "1", "sha256": "0" * 64}},
+    )
+
+
+@pytest.fixture(scope="session")
+def check() -> Callable[..., Any]:
+    """Return the function that runs `python -m parity.check ARGUMENTS` in this process.
+
+    Its result has `exit_code`, `stdout` and `stderr`.
+    """
+    return lambda *arguments, env=None: CliRunner().invoke(
+        app, list(arguments), env=PLAIN | (env or {})
+    )
+
+
+@pytest.fixture(scope="session")
+def strictly() -> Callable[[str], Any]:
+    """Return the parser of strict JSON: it refuses NaN and Infinity, which are none."""
+
+    def refuse(literal: str) -> None:
+        message = f"{literal} is no JSON"
+        raise ValueError(message)
+
+    return lambda text: json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., Any]:
+    """Return the function that runs `python -m parity.check ARGUMENTS` on its own, elsewhere.
+
+    Its result has `returncode`, `stdout` and `stderr`. `python` are other arguments of Python's.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in PLAIN}
+
+    def start(
+        *arguments: str,
+        python: Sequence[str] = ("-m", "parity.check"),
+        env: Mapping[str, str] | None = None,
+        stdout: int | IO[str] = subprocess.PIPE,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *python, *arguments],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=120,
+            cwd=tmp_path,
+            env=kept | (env or {}),
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def archive(
+    home_of: Callable[[str], Path | None], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the packages zipped into one file that Python can run."""
+    sources = tmp_path_factory.mktemp("sources")
+    for package in ("parity", "reference", "scratch_gpt"):
+        home = home_of(package)
+        assert home is not None
+        shutil.copytree(home, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
+    target = tmp_path_factory.mktemp("archive") / "check.pyz"
+    zipapp.create_archive(sources, target, main="parity.check:main")
+    return target

@@ -1,0 +1,295 @@
+"""What the command line takes, and what it answers before anything is computed."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from parity import check as module
+from parity.shell import Options
+
+Check = Callable[..., Any]
+
+REPORTING = {"--format", "--output", "--quiet", "--debug"}
+INPUTS = {"--batch", "--time", "--seed", "--token-ids"}
+OPTIONS = {
+    "layerwise": {
+        "--weights",
+        "--candidate",
+        "--plant",
+        "--attention",
+        "--dtype",
+        "--device",
+        "--taps",
+        "--explain",
+        *INPUTS,
+        *REPORTING,
+    },
+    "weights": {"--weights", *REPORTING},
+    "doctor": {"--weights", *INPUTS, *REPORTING},
+}
+
+
+def parameters(verb: str) -> list[Any]:
+    """Return what typer knows about each option of a verb."""
+    return typer.main.get_command(module.app).commands[verb].params
+
+
+def test_the_verbs_are_frozen() -> None:
+    """A verb comes or goes only together with this test."""
+    assert list(OPTIONS) == list(typer.main.get_command(module.app).commands)
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_the_options_are_frozen(verb: str) -> None:
+    """An option comes or goes only together with this test."""
+    assert OPTIONS[verb] == {name for option in parameters(verb) for name in option.opts}
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_help_mentions_every_option(verb: str, check: Check) -> None:
+    """A verb's help names each of its options and says something about it."""
+    shown = " ".join(check(verb, "--help").stdout.split())
+    silent = {
+        option.name
+        for option in parameters(verb)
+        if not option.help or option.opts[0] not in shown or option.help[:30] not in shown
+    }
+    assert set() == silent
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_help_names_the_verb(verb: str, check: Check) -> None:
+    """The list of commands has every verb with the question that it answers."""
+    shown = " ".join(check("--help").stdout.split())
+    question = check(verb, "--help").stdout.splitlines()[2].strip()
+    assert f"{verb} {question}" in shown
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Help, of the command and of every verb, is answered without torch and its like."""
+    script = (
+        "import contextlib, io, sys\n"
+        "from parity.check import app\n"
+        f"for arguments in [['--help'], *([verb, '--help'] for verb in {list(OPTIONS)})]:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "        with contextlib.suppress(SystemExit):\n"
+        "            app(arguments)\n"
+        "    assert 'Usage' in out.getvalue()\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'jaxtyping', 'rich.table'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    expected = "[]\n"
+    assert expected == ran.stdout
+
+
+def test_no_verb_is_answered_by_help(check: Check) -> None:
+    """Without a verb the list of verbs is shown, and nothing is called a pass."""
+    result = check()
+    expected = (2, True)
+    assert expected == (result.exit_code, "layerwise" in result.stdout + result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("layerwis", "layerwise"), ("weigths", "weights"), ("docter", "doctor")]
+)
+def test_a_mistyped_verb_is_told_the_right_one(typed: str, meant: str, check: Check) -> None:
+    """An unknown verb is a usage error that suggests the nearest one."""
+    result = check(typed)
+    expected = (2, "", True)
+    assert expected == (result.exit_code, result.stdout, f"'{meant}'" in result.stderr)
+
+
+@pytest.mark.parametrize("verb", ["golden", "train"])
+def test_an_unknown_verb_is_named(verb: str, check: Check) -> None:
+    """A verb that this version does not have is a usage error that names it."""
+    result = check(verb)
+    expected = (2, "", True)
+    assert expected == (result.exit_code, result.stdout, verb in result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        pytest.param(["layerwise", "--no-such"], "--no-such", id="unknown option"),
+        pytest.param(["layerwise", "--tim", "5"], "--time", id="mistyped option"),
+        pytest.param(["weights", "--plant", "erf-gelu"], "--plant", id="another verb's option"),
+        pytest.param(["layerwise", "extra"], "extra", id="argument that nobody asked for"),
+        pytest.param(["layerwise", "--time"], "--time", id="value missing"),
+        pytest.param(["layerwise", "--time", "0"], "--time", id="time 0"),
+        pytest.param(["layerwise", "--time", "many"], "--time", id="time no number"),
+        pytest.param(["layerwise", "--batch", "0"], "--batch", id="batch 0"),
+        pytest.param(["layerwise", "--seed", "-1"], "--seed", id="seed below 0"),
+        pytest.param(["layerwise", "--dtype", "int8"], "bfloat16", id="unknown dtype"),
+        pytest.param(["layerwise", "--device", "tpu"], "cuda", id="unknown device"),
+        pytest.param(["layerwise", "--attention", "flash"], "tiled", id="unknown attention"),
+    ],
+)
+def test_a_usage_error_names_the_culprit(arguments: list[str], named: str, check: Check) -> None:
+    """What cannot be parsed is a usage error that names the option, or what it could be."""
+    result = check(*arguments)
+    expected = (2, "", True)
+    assert expected == (result.exit_code, result.stdout, named in result.stderr)
+
+
+EVERYTHING = {
+    "--weights": ("tiny", {"weights": "tiny"}),
+    "--candidate": ("mine.py", {"candidate": "mine.py"}),
+    "--plant": ("epsilon@2", {"plant": "epsilon@2"}),
+    "--attention": ("tiled", {"attention": "tiled"}),
+    "--dtype": ("bfloat16", {"dtype": "bfloat16"}),
+    "--device": ("auto", {"device": "auto"}),
+    "--batch": ("3", {"batch": 3}),
+    "--time": ("17", {"time": 17}),
+    "--seed": ("7", {"seed": 7}),
+    "--token-ids": ("1,2;3", {"token_ids": "1,2;3"}),
+    "--taps": ("h.*", {"taps": "h.*"}),
+    "--explain": ("logits", {"explain": "logits"}),
+    "--format": ("json", {"form": "json"}),
+    "--output": ("a.json", {"output": (Path("a.json"),)}),
+    "--quiet": (None, {"quiet": True}),
+    "--debug": (None, {"debug": True}),
+}
+"""For every option a value that is not its default, and what has to come of it."""
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_every_option_arrives(verb: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option reaches the verb under its own name, and the exit code is the verb's."""
+    seen: list[Options] = []
+    monkeypatch.setattr(module, "run", lambda options: seen.append(options) or 3)
+    arguments, wanted = [], {}
+    for name in sorted(OPTIONS[verb]):
+        value, fields = EVERYTHING[name]
+        arguments += [name] if value is None else [name, value]
+        wanted |= fields
+    result = check(verb, *arguments)
+    assert (3, [Options(verb=verb, **wanted)]) == (result.exit_code, seen)
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_the_defaults_are_the_documented_ones(
+    verb: str, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare verb runs what the documentation says: 512 tokens, one row, seed 0, on the CPU."""
+    seen: list[Options] = []
+    monkeypatch.setattr(module, "run", lambda options: seen.append(options) or 0)
+    check(verb)
+    assert [Options(verb=verb)] == seen
+    expected = ("auto", "float32", "cpu", 1, 512, 0)
+    assert expected == (
+        seen[0].weights,
+        seen[0].dtype,
+        seen[0].device,
+        seen[0].batch,
+        seen[0].time,
+        seen[0].seed,
+    )
+
+
+class FullDisk(io.StringIO):
+    """A standard output with no space left behind it."""
+
+    def write(self, _text: str) -> int:
+        """Refuse, as a full disk does."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_help_that_cannot_be_written_is_the_environments_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Help on a full disk ends as an error in three lines, not as a traceback."""
+    monkeypatch.setattr(sys, "argv", ["check", "--help"])
+    monkeypatch.setattr(sys, "stdout", FullDisk())
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    error = capsys.readouterr().err.splitlines()
+    expected = (5, 3, True)
+    assert expected == (ended.value.code, len(error), "No space left" in error[0])
+
+
+TINY = ["layerwise", "--weights", "tiny", "--time", "5", "--attention", "plain"]
+FAILING = [*TINY, "--dtype", "float64", "--plant", "erf-gelu@3"]
+
+
+def test_a_full_disk_is_the_environments_fault(command: Callable[..., Any]) -> None:
+    """A failing verdict that /dev/full swallowed is told as an error, with code 5."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        ran = command(*FAILING, stdout=full)
+    expected = (5, 3, True)
+    assert expected == (ran.returncode, len(ran.stderr.splitlines()), "No space" in ran.stderr)
+
+
+def test_a_closed_pipe_is_quiet(command: Callable[..., Any]) -> None:
+    """A reader that went away at once ends the run with 141 and not a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = command(*FAILING, stdout=writer)
+    os.close(writer)
+    expected = (141, "")
+    assert expected == (ran.returncode, ran.stderr)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "form"),
+    [
+        pytest.param("transformers", "json", id="transformers"),
+        pytest.param("torch", "text", id="torch"),
+    ],
+)
+def test_a_missing_package_is_told_with_its_pip_line(
+    hidden: str, form: str, command: Callable[..., Any]
+) -> None:
+    """Where a package is not installed, the error says how to install it."""
+    script = (
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {hidden!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+        "from parity.check import main\n"
+        f"sys.argv = ['check', 'weights', '--weights', 'tiny', '--format', {form!r}]\n"
+        "main()\n"
+    )
+    ran = command(python=["-c", script])
+    lines = [
+        f"error: the package {hidden} is not installed",
+        "  where  this Python environment",
+        f"  to do  pip install {hidden}",
+    ]
+    assert (5, lines) == (ran.returncode, ran.stderr.splitlines())
+
+
+@pytest.mark.slow  # Python compiles all of torch anew
+def test_it_runs_optimised_from_anywhere(command: Callable[..., Any]) -> None:
+    """With -O, which drops every assert, and -P a wrong model still fails, in any folder."""
+    ran = command(*FAILING, python=["-O", "-P", "-m", "parity.check"])
+    verdict = ran.stdout.splitlines()[-1]
+    expected = (1, "FAIL", "")
+    assert expected == (ran.returncode, verdict.split()[0], ran.stderr)
+
+
+def test_it_runs_from_an_archive(command: Callable[..., Any], archive: Path) -> None:
+    """Zipped up and run from another folder, with -P, it gives the same verdict."""
+    ran = command("weights", "--weights", "tiny", python=["-P", str(archive)])
+    verdict = ran.stdout.split("\n\n")[-1]
+    expected = (0, "PASS", "")
+    assert expected == (ran.returncode, verdict.split()[0], ran.stderr)
+
+
+def test_the_archive_is_what_ran(command: Callable[..., Any], archive: Path) -> None:
+    """The code that an archive runs is its own and not the installed one."""
+    ran = command("weights", "--format", "none", "--debug", python=["-P", str(archive)])
+    expected = (2, True)
+    assert expected == (ran.returncode, f"{archive}/parity/shell.py" in ran.stderr)

@@ -1,0 +1,290 @@
+"""How a run ends, whatever happens: exit codes, errors in three lines, and where reports go."""
+
+import errno
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parity import verbs
+from parity.errors import (
+    EnvironmentUnfitError,
+    InconclusiveError,
+    InputRefusedError,
+    ParityError,
+    UsageError,
+)
+from parity.results import Report
+from parity.shell import Options, run
+
+Check = Callable[..., Any]
+Stand = Callable[[object], None]
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Stand:
+    """Return what sets the outcome of `weights`: a report, an exception, or a function's."""
+
+    def put(outcome: object) -> None:
+        def verb(*_arguments: object) -> object:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome() if callable(outcome) else outcome
+
+        monkeypatch.setitem(verbs.VERBS, "weights", verb)
+
+    return put
+
+
+def with_words(kind: type[ParityError]) -> ParityError:
+    """Return an error of that kind with words to look for."""
+    return kind("what it is", where="where it is", fix="what to do")
+
+
+UNFORESEEN = "run it again with --debug and report the traceback"
+KNOWN = ["what it is", "where it is", "what to do"]
+ENDINGS = {
+    "usage": (with_words(UsageError), 2, KNOWN),
+    "inconclusive": (with_words(InconclusiveError), 3, KNOWN),
+    "refused": (with_words(InputRefusedError), 4, KNOWN),
+    "environment": (with_words(EnvironmentUnfitError), 5, KNOWN),
+    "unforeseen": (
+        ZeroDivisionError("division by zero"),
+        70,
+        ["ZeroDivisionError: division by zero", "inside this program", UNFORESEEN],
+    ),
+    "exit inside": (SystemExit(0), 70, ["SystemExit: 0", "inside this program", UNFORESEEN]),
+    "memory": (
+        MemoryError(),
+        5,
+        [
+            "there is not enough memory",
+            "this machine",
+            "use a smaller --batch or --time, or --weights tiny",
+        ],
+    ),
+    "package missing": (
+        ModuleNotFoundError("No module named 'safetensors.torch'", name="safetensors.torch"),
+        5,
+        [
+            "the package safetensors.torch is not installed",
+            "this Python environment",
+            "pip install safetensors",
+        ],
+    ),
+}
+"""What a verb may raise: the exit code that follows, and the words: what, where, to do."""
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_error_is_three_lines_and_a_code(ending: str, check: Check, stand_in: Stand) -> None:
+    """Whatever a verb raises ends as what, where and what to do, without a traceback."""
+    error, code, (what, where, fix) = ENDINGS[ending]
+    stand_in(error)
+    result = check("weights")
+    expected = (code, "", f"error: {what}\n  where  {where}\n  to do  {fix}\n")
+    assert expected == (result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_same_words_are_in_the_json(
+    ending: str, check: Check, stand_in: Stand, strictly: Callable[[str], Any]
+) -> None:
+    """Where JSON is asked for, standard output is a document with the error's words and code."""
+    error, code, (what, where, fix) = ENDINGS[ending]
+    stand_in(error)
+    result = check("weights", "--format", "json")
+    document = strictly(result.stdout)
+    reason = {"what": what, "where": where, "fix": fix, "code": code}
+    verdict = "inconclusive" if code == 3 else "error"
+    assert (code, code, verdict, [reason]) == (
+        result.exit_code,
+        document["exit_code"],
+        document["verdict"],
+        document["reasons"],
+    )
+
+
+def test_debug_shows_the_traceback(check: Check, stand_in: Stand) -> None:
+    """With --debug the traceback stands before the three lines."""
+    stand_in(ZeroDivisionError("division by zero"))
+    error = check("weights", "--debug").stderr
+    lines = error.splitlines()
+    expected = ("Traceback (most recent call last):", "error: ", "  where", "  to do")
+    assert expected == (
+        lines[0],
+        lines[-3][:7],
+        lines[-2][:7],
+        lines[-1][:7],
+    )
+
+
+def test_an_interrupt_is_no_verdict(check: Check, stand_in: Stand) -> None:
+    """Ctrl-C ends with 130 and says that nothing was judged."""
+    stand_in(KeyboardInterrupt())
+    result = check("weights")
+    expected = (130, "", True)
+    assert expected == (result.exit_code, result.stdout, "interrupted" in result.stderr)
+
+
+def test_control_characters_do_not_reach_the_terminal(check: Check, stand_in: Stand) -> None:
+    """Colours, bells, line breaks and reversed writing in an error's words are not obeyed."""
+    evil = "\x1b[31mred\x1b]0;title\x07 \u202eback\r\n\x9bnext"
+    stand_in(UsageError(evil, where=evil, fix=evil))
+    lines = check("weights").stderr.split("\n")
+    expected = ("error: " + " [31mred ]0;title   back   next", 3)
+    assert expected == (lines[0], len(lines) - 1)
+    assert "".join(lines).isprintable()
+
+
+@pytest.mark.parametrize("form", ["html", "junit", "github", "HTML", ""])
+def test_a_form_not_built_yet_is_a_usage_error(form: str, check: Check, stand_in: Stand) -> None:
+    """A form that this version cannot write is refused before anything runs."""
+    stand_in(AssertionError("the verb ran"))
+    result = check("weights", "--format", form)
+    expected = (2, True)
+    assert expected == (result.exit_code, f"cannot write '{form}'" in result.stderr)
+
+
+@pytest.mark.parametrize("suffix", [".html", ".xml", ".md"])
+def test_a_suffix_not_built_yet_is_a_usage_error(
+    suffix: str, check: Check, stand_in: Stand, tmp_path: Path
+) -> None:
+    """A file whose suffix names another form is refused, rather than filled with text."""
+    stand_in(AssertionError("the verb ran"))
+    result = check("weights", "--output", str(tmp_path / f"report{suffix}"))
+    told = f"cannot write '{suffix[1:]}'" in result.stderr
+    expected = (2, True, [])
+    assert expected == (result.exit_code, told, list(tmp_path.iterdir()))
+
+
+def test_each_file_has_the_form_of_its_suffix(
+    check: Check, stand_in: Stand, report: Report, tmp_path: Path
+) -> None:
+    """Several files may be asked for; a file without a suffix gets standard output's form."""
+    stand_in(report)
+    names = ["a.json", "B.JSON", "c.txt", "d"]
+    arguments = [part for name in names for part in ("--output", str(tmp_path / name))]
+    printed = check("weights", "--format", "json", *arguments).stdout
+    text = check("weights").stdout
+    expected = [printed, printed, text, printed]
+    assert expected == [(tmp_path / name).read_text(encoding="utf-8") for name in names]
+
+
+def test_quiet_prints_nothing(
+    check: Check, stand_in: Stand, report: Report, tmp_path: Path
+) -> None:
+    """With --quiet a failing report is told by the exit code and the file alone."""
+    stand_in(report)
+    file = tmp_path / "a report with spaces ☃.json"
+    result = check("weights", "--quiet", "--output", str(file))
+    expected = (1, "", "", True)
+    assert expected == (result.exit_code, result.stdout, result.stderr, file.is_file())
+
+
+def test_quiet_does_not_hide_an_error(check: Check, stand_in: Stand) -> None:
+    """With --quiet an error is still told on standard error, and there alone."""
+    stand_in(with_words(UsageError))
+    result = check("weights", "--quiet", "--format", "json")
+    expected = (2, "", True)
+    assert expected == (result.exit_code, result.stdout, "what it is" in result.stderr)
+
+
+@pytest.mark.parametrize("place", ["no such folder/r.json", ".", "file/r.json"])
+def test_an_unwritable_place_is_told_before_the_work(
+    place: str, check: Check, stand_in: Stand, tmp_path: Path
+) -> None:
+    """A report that could not be written is an environment error before anything runs."""
+    stand_in(AssertionError("the verb ran"))
+    (tmp_path / "file").touch()
+    result = check("weights", "--output", str(tmp_path / place))
+    expected = (5, True)
+    assert expected == (result.exit_code, str(tmp_path / place) in result.stderr)
+
+
+def test_a_file_that_fails_late_leaves_one_document(
+    check: Check, stand_in: Stand, report: Report, tmp_path: Path, strictly: Callable[[str], Any]
+) -> None:
+    """A file that cannot be written after all costs the exit code, not the printed report."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def outcome() -> Report:
+        folder.rmdir()
+        return report
+
+    stand_in(outcome)
+    result = check("weights", "--format", "json", "--output", str(folder / "r.json"))
+    expected = (5, "fail")
+    assert expected == (result.exit_code, strictly(result.stdout)["verdict"])
+
+
+def test_an_error_replaces_an_older_report(
+    check: Check, stand_in: Stand, tmp_path: Path, strictly: Callable[[str], Any]
+) -> None:
+    """A report of an earlier run does not stay to speak for one that ended in an error."""
+    files = {name: tmp_path / name for name in ("r.json", "r.txt")}
+    for file in files.values():
+        file.write_text("PASS", encoding="utf-8")
+    stand_in(with_words(InputRefusedError))
+    arguments = [part for file in files.values() for part in ("--output", str(file))]
+    told = check("weights", *arguments).stderr
+    written = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+    assert ("error", told) == (strictly(written["r.json"])["verdict"], written["r.txt"])
+
+
+def test_what_a_verb_prints_is_no_report(
+    check: Check, stand_in: Stand, report: Report, strictly: Callable[[str], Any]
+) -> None:
+    """A model that prints while it runs does not spoil the JSON on standard output."""
+
+    def outcome() -> Report:
+        print("Loading my model ...")  # noqa: T201 - it is what is tested
+        return report
+
+    stand_in(outcome)
+    result = check("weights", "--format", "json")
+    expected = ("fail", "Loading my model ...\n")
+    assert expected == (
+        strictly(result.stdout)["verdict"],
+        result.stderr,
+    )
+
+
+class Full(io.StringIO):
+    """A stream with no space left behind it."""
+
+    def write(self, _text: str) -> int:
+        """Refuse, as a full disk does."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stream", [None, Full()], ids=["closed", "full"])
+def test_a_report_that_nobody_got_is_no_pass(
+    stream: io.StringIO | None,
+    stand_in: Stand,
+    report: Report,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Without a standard output the run is an environment error; files are written all the same."""
+    stand_in(report)
+    monkeypatch.setattr(sys, "stdout", stream)
+    file = tmp_path / "r.json"
+    code = run(Options(verb="weights", output=(file,)))
+    expected = (5, True)
+    assert expected == (code, '"verdict": "fail"' in file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("stream", [None, Full()], ids=["closed", "full"])
+def test_an_error_that_nobody_hears_keeps_its_code(
+    stream: io.StringIO | None, stand_in: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a standard error the exit code is the same."""
+    stand_in(with_words(InputRefusedError))
+    monkeypatch.setattr(sys, "stderr", stream)
+    expected = 4
+    assert expected == run(Options(verb="weights"))

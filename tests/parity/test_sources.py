@@ -1,0 +1,165 @@
+"""Where weights come from, and that each model built from them has its own."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from parity import sources
+from parity.errors import ExitCode, InputRefusedError, UsageError
+from parity.sources import Weights, build_huggingface, build_ours, load_weights
+from reference import surrogate
+from reference.surrogate import Surrogate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Build = Callable[[Weights], nn.Module]
+BUILDERS = {"ours": (build_ours, ""), "huggingface": (build_huggingface, "transformer.")}
+"""For each side, what builds it, and what stands before our names there."""
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    """Return the small weights, whose arrays refuse to be written to."""
+    loaded = load_weights("tiny")
+    for array in loaded.tensors.values():
+        array.flags.writeable = False
+    return loaded
+
+
+@pytest.fixture(params=BUILDERS)
+def side(request: pytest.FixtureRequest) -> tuple[Build, str]:
+    """Return each side's builder and prefix."""
+    return BUILDERS[request.param]
+
+
+def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
+    """Its config and its tensors, and an identity that does not pass for the released weights."""
+    drawn = surrogate.draw("tiny")
+    assert drawn.config == weights.config
+    assert list(drawn.tensors) == list(weights.tensors)
+    assert all(np.array_equal(drawn.tensors[n], t) for n, t in weights.tensors.items())
+    expected = {
+        "source": "surrogate (tiny): seeded random weights, not the released ones",
+        "revision": f"recipe {surrogate.RECIPE}",
+        "sha256": drawn.sha256,
+    }
+    assert expected == weights.identity
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("surrogate", "surrogate"), ("auto", "surrogate"), ("tiny", "tiny")]
+)
+def test_a_name_stands_for_a_size(name: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is the full size, until released weights can be fetched."""
+    asked: list[str] = []
+
+    def load(name: str, on_tensor: Callable[[int, int], None] | None = None) -> Surrogate:
+        asked.append(name)
+        assert on_tensor is None
+        return surrogate.draw("tiny")
+
+    monkeypatch.setattr(sources.surrogate, "load", load)
+    found = load_weights(name)
+    expected = [size]
+    assert expected == asked
+    assert "not the released ones" in found.source
+
+
+@pytest.mark.parametrize("name", ["", "tinier", "Tiny", "surrogate "])
+def test_an_unknown_name_is_a_usage_error(name: str) -> None:
+    """It repeats the name and gives those there are."""
+    with pytest.raises(UsageError) as refusal:
+        load_weights(name)
+    expected = ExitCode.USAGE
+    assert expected is refusal.value.code
+    assert repr(name) in refusal.value.what
+    assert not [known for known in ("auto", "surrogate", "tiny") if known not in refusal.value.fix]
+
+
+def test_a_draw_with_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not the committed tensor is refused as input, and named."""
+    committed = surrogate.committed_digests()
+    committed["sizes"]["tiny"]["digests"]["h.4.ln_1.bias"] = "0" * 64
+    monkeypatch.setattr(surrogate, "committed_digests", lambda: committed)
+    with pytest.raises(InputRefusedError, match=r"h\.4\.ln_1\.bias") as refusal:
+        load_weights("tiny")
+    expected = ExitCode.REFUSED
+    assert expected is refusal.value.code
+    assert "'tiny'" in refusal.value.where
+
+
+def test_loading_tells_how_far_it_is() -> None:
+    """One call a tensor."""
+    told: list[tuple[int, int]] = []
+    load_weights("tiny", lambda done, total: told.append((done, total)))
+    assert told == [(done, 146) for done in range(1, 147)]
+
+
+def test_every_tensor_is_in_its_place(side: tuple[Build, str], weights: Weights) -> None:
+    """Bit for bit, in float32, in a model that evaluates."""
+    build, prefix = side
+    model = build(weights)
+    state = model.state_dict()
+    for name, array in weights.tensors.items():
+        found = state[prefix + name]
+        assert torch.float32 is found.dtype
+        assert np.array_equal(array.view(np.uint32), found.numpy().view(np.uint32)), name
+    assert set(state) - {"lm_head.weight"} == {prefix + name for name in weights.tensors}
+    assert not any(module.training for module in model.modules())
+
+
+def test_every_model_has_its_own_storage(side: tuple[Build, str], weights: Weights) -> None:
+    """What is written into one is neither in the source nor in the next one built."""
+    build, _ = side
+    one, other = build(weights), build(weights)
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.zero_()
+    assert all(array.any() for array in weights.tensors.values())
+    assert all(bool(parameter.any()) for parameter in other.parameters())
+
+
+def test_the_config_is_the_weights(weights: Weights) -> None:
+    """Both models have its shape and constants, an epsilon of its own among them."""
+    weights = dataclasses.replace(
+        weights, config={**weights.config, "layer_norm_epsilon": 0.03, "n_head": 7}
+    )
+    ours, theirs = build_ours(weights), build_huggingface(weights)
+    expected = (0.03, 7, 389, 12)
+    assert expected == (
+        *(ours.config.layer_norm_epsilon, ours.config.n_head),
+        *(ours.config.n_positions, ours.config.n_layer),
+    )
+    assert expected == (
+        *(theirs.config.layer_norm_epsilon, theirs.config.n_head),
+        *(theirs.config.n_positions, theirs.config.n_layer),
+    )
+    expected = {0.03}
+    assert expected == {block.ln_2.epsilon for block in ours.h}
+    assert expected == {block.ln_2.eps for block in theirs.transformer.h}
+
+
+@pytest.mark.parametrize("attention", ["plain", "tiled"])
+def test_ours_is_built_with_the_attention_asked_for(attention: str, weights: Weights) -> None:
+    """Plain, unless it is said."""
+    assert attention == build_ours(weights, attention).attention
+    expected = "plain"
+    assert expected == build_ours(weights).attention
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape"])
+def test_weights_that_do_not_fit_build_nothing(
+    fault: str, side: tuple[Build, str], weights: Weights
+) -> None:
+    """The tensor is named, on either side."""
+    tensors = dict(weights.tensors)
+    bias = tensors.pop("h.11.ln_2.bias")
+    tensors |= {"extra": {"h.11.ln_2.bias": bias, "h.12.ln_2.bias": bias}, "missing": {}}.get(
+        fault, {"h.11.ln_2.bias": bias[:1]}
+    )
+    with pytest.raises(InputRefusedError, match=r"h\.1[12]\.ln_2\.bias"):
+        side[0](dataclasses.replace(weights, tensors=tensors))
