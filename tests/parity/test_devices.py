@@ -1,0 +1,96 @@
+"""What `--device` stands for, and whether a verdict can be given there."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from parity import devices
+from parity.errors import EnvironmentUnfitError
+
+Check = Callable[..., Any]
+
+
+def with_cuda(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
+    """Have torch say whether there is a CUDA device, whatever this machine has."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "device"),
+    [
+        ("cpu", False, "cpu"),
+        ("cpu", True, "cpu"),
+        ("auto", False, "cpu"),
+        ("auto", True, "cuda"),
+        ("cuda", True, "cuda"),
+    ],
+)
+def test_a_name_stands_for_a_device(
+    name: str,
+    there: bool,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,  # noqa: FBT001 - a case
+) -> None:
+    """The CPU unless asked; `auto` takes CUDA where there is one."""
+    with_cuda(monkeypatch, there=there)
+    monkeypatch.setattr(devices, "check_float64", lambda _device: None)
+    assert torch.device(device) == devices.resolve(name)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_such_device_is_the_environments_fault(
+    form: str, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA that was asked for and is not there ends with code 5: nothing falls back."""
+    with_cuda(monkeypatch, there=False)
+    result = check("layerwise", "--weights", "tiny", "--device", "cuda", "--format", form)
+    expected = (5, True, form == "json")
+    assert expected == (result.exit_code, "CUDA" in result.stderr, bool(result.stdout))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("Cannot convert a MPS Tensor to float64"),
+        RuntimeError("float64 is not supported"),
+        NotImplementedError("no kernel"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_device_without_float64_is_the_environments_fault(
+    error: Exception, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Identity cannot be judged on a device without float64, and nothing is judged instead."""
+
+    def ones(*_arguments: object, **_named: object) -> None:
+        raise error
+
+    stand_in = SimpleNamespace(
+        cuda=torch.cuda, device=torch.device, float64=torch.float64, ones=ones
+    )
+    monkeypatch.setattr(devices, "torch", stand_in)
+    result = check("layerwise", "--weights", "tiny", "--time", "5")
+    expected = (5, "", True)
+    assert expected == (result.exit_code, result.stdout, "float64" in result.stderr)
+
+
+def test_the_cpu_has_float64() -> None:
+    """The CPU is fit for a verdict."""
+    assert torch.device("cpu") == devices.resolve("cpu")
+
+
+def test_the_check_of_float64_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that can be made and not computed with is no float64 either."""
+
+    class Inert:
+        def add_(self, _other: float) -> None:
+            """Refuse."""
+            message = "no kernel"
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(torch, "ones", lambda *_arguments, **_named: Inert())
+    with pytest.raises(EnvironmentUnfitError, match="no float64"):
+        devices.check_float64(torch.device("cpu"))

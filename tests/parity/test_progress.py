@@ -1,0 +1,95 @@
+"""The line that moves while something takes long: on a terminal, and nowhere else."""
+
+import io
+import os
+import pty
+from collections.abc import Iterator
+from typing import TextIO
+
+import pytest
+
+from parity.progress import shown
+
+
+class Terminal:
+    """A terminal to be standard error, and what it was made to show."""
+
+    def __init__(self, encoding: str) -> None:
+        self._main, other = pty.openpty()
+        self.stream: TextIO = os.fdopen(other, "w", encoding=encoding)
+
+    def text(self) -> str:
+        """Return all that was written so far; there must be something."""
+        self.stream.flush()
+        return os.read(self._main, 1 << 16).decode("utf-8")
+
+    def close(self) -> None:
+        """Give both ends back."""
+        self.stream.close()
+        os.close(self._main)
+
+
+@pytest.fixture(params=["utf-8", "ascii"])
+def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    """Return a terminal that stands for standard error, once for each encoding."""
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    made = Terminal(request.param)
+    monkeypatch.setattr("sys.stderr", made.stream)
+    yield made
+    made.close()
+
+
+def test_a_terminal_is_shown_what_goes_on(terminal: Terminal) -> None:
+    """On a terminal the step under way and how far it is are shown."""
+    with shown(quiet=False) as progress:
+        progress("h.3.mlp.gelu", 1, 4)
+    text = terminal.text()
+    expected = (True, True)
+    assert expected == ("h.3.mlp.gelu" in text, "25%" in text)
+
+
+def test_the_line_goes_away(terminal: Terminal) -> None:
+    """Once over, the line is wiped and the cursor is back: what follows starts clean."""
+    with shown(quiet=False) as progress:
+        progress("weights", 4, 4)
+    text = terminal.text()
+    wiped, cursor = "\x1b[2K", "\x1b[?25h"
+    expected = (True, True)
+    assert expected == (cursor in text, wiped in text[text.rindex("weights") :])
+
+
+def test_the_cursor_comes_back_after_an_error(terminal: Terminal) -> None:
+    """An exception leaves the terminal as it was."""
+
+    def fail() -> None:
+        with shown(quiet=False) as progress:
+            progress("weights", 1, 4)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert "\x1b[?25h" in terminal.text()
+
+
+def test_quiet_is_quiet_on_a_terminal(terminal: Terminal) -> None:
+    """With --quiet a terminal is shown nothing."""
+    with shown(quiet=True) as progress:
+        progress("weights", 1, 4)
+    terminal.stream.write("end")
+    expected = "end"
+    assert expected == terminal.text()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), None], ids=["file", "closed"])
+def test_what_is_no_terminal_is_shown_nothing(
+    stream: io.StringIO | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log, or no standard error at all, gets no progress."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("sys.stderr", stream)
+    with shown(quiet=False) as progress:
+        progress("weights", 1, 4)
+    expected = ""
+    assert expected == ("" if stream is None else stream.getvalue())

@@ -1,0 +1,255 @@
+"""What each verb does with its options, end to end on the tiny weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import OpenAIGPTLMHeadModel
+
+from parity import sources, verbs
+from parity.sources import Weights
+from reference import huggingface, surrogate
+from scratch_gpt import GPT, GPTConfig
+
+Check = Callable[..., Any]
+Strictly = Callable[[str], Any]
+
+TINY = ("layerwise", "--weights", "tiny", "--attention", "plain", "--dtype", "float64")
+"""The quickest layerwise check: one path, identity alone. `--time` is to be added."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "tap"),
+    [
+        ("erf-gelu@3", "h.3.mlp.gelu"),
+        ("mask-off-by-one@0", "h.0.attn.weights"),
+        ("norm-inside-residual@11", "h.11.ln_1.input"),
+        ("positions-from-one", "embeddings.positions"),
+        ("string-order", "h.2.attn.query"),
+        ("final-norm", "logits"),
+        ("epsilon", "h.6.ln_1"),
+    ],
+)
+def test_a_planted_fault_is_found_where_it_is(
+    fault: str, tap: str, check: Check, strictly: Strictly, tmp_path: Path
+) -> None:
+    """A fault ends with code 1, and text and JSON name its tap as the first divergence."""
+    file = tmp_path / "r.json"
+    result = check(*TINY, "--time", "5", "--plant", fault, "--output", str(file))
+    found = strictly(file.read_text(encoding="utf-8"))
+    verdict = result.stdout.split("\n\n")[-1].split()
+    expected = (1, "fail", tap, "FAIL", tap)
+    assert expected == (
+        result.exit_code,
+        found["verdict"],
+        found["first_divergence"]["tap"],
+        verdict[0],
+        verdict[-1],
+    )
+
+
+def test_right_models_pass_in_every_mode(check: Check, strictly: Strictly) -> None:
+    """Both paths of the right model pass every gate, and the whole plan was compared."""
+    result = check("layerwise", "--weights", "tiny", "--time", "37", "--format", "json")
+    found = strictly(result.stdout)
+    expected = (0, "pass", {"plain": [173, 173], "tiled": [149, 149]}, None, [])
+    assert expected == (
+        result.exit_code,
+        found["verdict"],
+        found["plan"]["per_path"],
+        found["first_divergence"],
+        found["reasons"],
+    )
+
+
+def test_a_fault_shows_on_the_path_that_never_forms_its_tap(check: Check) -> None:
+    """On the tiled path a wrong mask is found in the context, scores and weights being absent."""
+    arguments = ["layerwise", "--weights", "tiny", "--time", "5", "--dtype", "float64"]
+    result = check(*arguments, "--attention", "tiled", "--plant", "mask-off-by-one@4")
+    expected = (1, "h.4.attn.context")
+    assert expected == (result.exit_code, result.stdout.split()[-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inputs"),
+    [
+        pytest.param(["--time", "1"], {"batch": 1, "time": 1, "padded_positions": 0}, id="time 1"),
+        pytest.param(
+            ["--batch", "4", "--time", "7"],
+            {"batch": 4, "time": 7, "padded_positions": 0},
+            id="batch 4",
+        ),
+        pytest.param(
+            ["--token-ids", "5,210,0,17,3,9;12,7"],
+            {"batch": 2, "time": 6, "padded_positions": 4},
+            id="unequal rows",
+        ),
+        pytest.param(
+            ["--token-ids", "210"], {"batch": 1, "time": 1, "padded_positions": 0}, id="one id"
+        ),
+        pytest.param(
+            ["--taps", "embeddings", "--time", "389"],
+            {"batch": 1, "time": 389, "padded_positions": 0},
+            id="as long as can be",
+        ),
+        pytest.param(
+            ["--taps", "embeddings"],
+            {"batch": 1, "time": 389, "padded_positions": 0},
+            id="the default gives way",
+        ),
+    ],
+)
+def test_the_inputs_are_those_asked_for(
+    arguments: list[str], inputs: dict[str, int], check: Check, strictly: Strictly
+) -> None:
+    """The right model passes on every shape of input, and the report says which it was."""
+    result = check(*TINY, *arguments, "--format", "json")
+    found = strictly(result.stdout)
+    expected = (0, inputs, found["plan"]["planned"])
+    assert expected == (result.exit_code, found["inputs"], found["plan"]["compared"])
+
+
+def test_another_seed_gives_other_ids(check: Check, strictly: Strictly) -> None:
+    """The seed decides the ids, and nothing but the seed does."""
+    arguments = [*TINY, "--time", "9", "--taps", "loss", "--format", "json", "--seed"]
+    values = [
+        strictly(check(*arguments, seed).stdout)["results"][0]["value_ours"]
+        for seed in ("0", "0", "1")
+    ]
+    expected = (True, False)
+    assert expected == (values[0] == values[1], values[0] == values[2])
+
+
+def test_a_pattern_selects_taps(check: Check, strictly: Strictly) -> None:
+    """Only the taps that match are planned and compared."""
+    found = strictly(
+        check(*TINY, "--time", "5", "--taps", "h.1?.mlp*", "--format", "json").stdout
+    )
+    expected = {f"h.{i}.{name}" for i in (10, 11) for name in ("mlp", "mlp.c_fc", "mlp.gelu")}
+    assert expected == {row["tap"] for row in found["results"]}
+
+
+USAGE = {
+    "unknown weights": (["--weights", "gpt5"], "gpt5"),
+    "weights that are a path": (["--weights", "./model.safetensors"], "model.safetensors"),
+    "unknown fault": (["--plant", "nope"], "'nope'"),
+    "fault in no block": (["--plant", "erf-gelu@12"], "0 to 11"),
+    "fault in a block below 0": (["--plant", "erf-gelu@-1"], "0 to 11"),
+    "fault in a block of that name": (["--plant", "erf-gelu@last"], "0 to 11"),
+    "no number": (["--token-ids", "1,two"], "two"),
+    "no id": (["--token-ids", ""], "--token-ids"),
+    "an id left out": (["--token-ids", "1,,2"], "--token-ids"),
+    "an empty row": (["--token-ids", "1;;2"], "--token-ids"),
+    "id of a fraction": (["--token-ids", "1.5"], "1.5"),
+    "id beyond the vocabulary": (["--token-ids", "1,211"], "211"),
+    "id below 0": (["--token-ids=-1,2"], "0 to 210"),
+    "time too long": (["--time", "390"], "389"),
+    "ids too many": (["--token-ids", ",".join(["1"] * 390)], "389"),
+    "explanation of no tap": (["--explain", "h.3.gelu"], "h.3.gelu"),
+    "explanation beyond the model": (["--explain", "h.12.mlp"], "h.12.mlp"),
+    "explanation of the loss at time 1": (["--time", "1", "--explain", "loss"], "loss"),
+    "no candidate there": (["--candidate", "no_such_file.py"], "no_such_file.py"),
+}
+
+
+@pytest.mark.parametrize("mistake", USAGE)
+def test_what_cannot_be_had_is_a_usage_error(mistake: str, check: Check) -> None:
+    """A value that means nothing here is a usage error, in three lines that help."""
+    arguments, named = USAGE[mistake]
+    result = check(*TINY, *(["--time", "5"] if "--time" not in arguments else []), *arguments)
+    lines = result.stderr.splitlines()
+    expected = (2, "", ["error:", "  where", "  to do"])
+    assert expected == (result.exit_code, result.stdout, [line[:7].rstrip() for line in lines])
+    assert named in result.stderr
+
+
+def test_an_unknown_fault_lists_them_all(check: Check) -> None:
+    """Whoever does not know the faults learns their names from the error."""
+    told = check(*TINY, "--plant", "?").stderr
+    assert set() == {name for name in verbs.faults.FAULTS if name not in told}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_tap_selected_is_inconclusive(form: str, check: Check) -> None:
+    """A pattern that matches nothing compares nothing, which is no pass."""
+    result = check(*TINY, "--time", "5", "--taps", "mlp.gelu", "--format", form)
+    expected = (3, True)
+    assert expected == (result.exit_code, "mlp.gelu" in result.stdout)
+
+
+def test_other_surrogate_bits_are_refused(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn tensors that are not the committed ones are refused, and named."""
+    committed = surrogate.committed_digests()
+    committed["sizes"]["tiny"]["digests"]["h.3.ln_1.bias"] = "0" * 64
+    monkeypatch.setattr(surrogate, "committed_digests", lambda: committed)
+    result = check(*TINY, "--time", "5")
+    expected = (4, "", True)
+    assert expected == (result.exit_code, result.stdout, "h.3.ln_1.bias" in result.stderr)
+
+
+def test_digests_of_another_recipe_are_refused(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digests that were committed for another recipe are stale, and refused."""
+    stale = surrogate.committed_digests() | {"recipe": surrogate.RECIPE + 1}
+    monkeypatch.setattr(surrogate, "committed_digests", lambda: stale)
+    expected = 4
+    assert expected == check("weights", "--weights", "tiny").exit_code
+
+
+def fresh(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the tensors of a freshly initialised model: gains 1, biases 0."""
+    torch.manual_seed(0)
+    state = GPT(GPTConfig.from_huggingface(config)).state_dict()
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("verb", ["layerwise", "doctor"])
+def test_a_fresh_model_is_inconclusive(
+    verb: str, check: Check, monkeypatch: pytest.MonkeyPatch, weights: Weights
+) -> None:
+    """Biases of 0 and gains of 1 hide faults: agreement on them is no pass."""
+    import dataclasses
+
+    tensors = fresh(dict(weights.config))
+    other = dataclasses.replace(weights, tensors=tensors)
+    monkeypatch.setattr(verbs, "load_weights", lambda *_arguments: other)
+    result = check(verb, "--time", "5", "--format", "json")
+    expected = (3, "inconclusive")
+    assert expected == (result.exit_code, json.loads(result.stdout)["verdict"])
+
+
+def test_a_load_report_that_is_not_empty_ends_the_run(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reference that its own loader left incomplete gives no verdict, and the key is named."""
+
+    def lossy(
+        config: dict[str, Any], state: dict[str, Any], **rest: Any
+    ) -> OpenAIGPTLMHeadModel:
+        del state["transformer.h.3.ln_1.bias"]
+        return build(config, state, **rest)
+
+    build = huggingface.build
+    monkeypatch.setattr(sources.huggingface, "build", lossy)
+    result = check(*TINY, "--time", "5")
+    assert result.exit_code in {4, 70}
+    assert "transformer.h.3.ln_1.bias" in result.stderr
+
+
+def test_progress_goes_on_to_the_end(weights: Weights) -> None:
+    """Steps are counted up to their number, one after the other."""
+    from parity.shell import Options
+
+    steps: list[tuple[str, int, int]] = []
+    options = Options(verb="layerwise", weights="tiny", time=5, attention="plain")
+    verbs.VERBS["layerwise"](options, lambda *step: steps.append(step))
+    walked = [(done, total) for what, done, total in steps if what.startswith(("h.", "lo", "em"))]
+    expected = [(number + 1, 2 * 173) for number in range(2 * 173)]
+    assert expected == walked
+    del weights
