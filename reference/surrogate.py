@@ -11,6 +11,7 @@ scale make a model that is dead by block 6, in which a broken attention would ha
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -54,13 +55,22 @@ class Surrogate:
         config: The model's shape, in Hugging Face's field names.
         tensors: Name to float32 array, in the names of the published file
             (`h.0.attn.c_attn.weight`; matrices `[in, out]`).
-        sha256: Digest over names and bytes of all tensors.
     """
 
     name: str
     config: Mapping[str, Any]
     tensors: Mapping[str, Array]
-    sha256: str
+
+    @functools.cached_property
+    def digests(self) -> Mapping[str, str]:
+        """Each tensor's SHA-256."""
+        return digests(self.tensors)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """One digest for the whole model: over the sorted lines of name and digest."""
+        lines = "".join(f"{name} {digest}\n" for name, digest in sorted(self.digests.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +117,7 @@ def draw(name: str, on_tensor: Callable[[int, int], None] | None = None) -> Surr
             if on_tensor is not None:
                 on_tensor(len(tensors), len(plan))
     config = shape | {"afn": "gelu", "layer_norm_epsilon": 1e-5, "model_type": "openai-gpt"}
-    return Surrogate(name=name, config=config, tensors=tensors, sha256=_whole_digest(tensors))
+    return Surrogate(name=name, config=config, tensors=tensors)
 
 
 def digests(tensors: Mapping[str, Array]) -> dict[str, str]:
@@ -126,8 +136,7 @@ def committed_digests() -> dict[str, Any]:
 def digest_file() -> dict[str, Any]:
     """Return what `surrogate_digests.json` must hold for the draws of this module."""
     sizes = {
-        name: {"shape": shape, "digests": digests(draw(name).tensors)}
-        for name, shape in SIZES.items()
+        name: {"shape": shape, "digests": dict(draw(name).digests)} for name, shape in SIZES.items()
     }
     return {"recipe": RECIPE, "sizes": sizes}
 
@@ -143,9 +152,11 @@ def check_digests(surrogate: Surrogate, committed: Mapping[str, Any]) -> None:
     if stale:
         message = f"the committed digests of {surrogate.name!r} are of another recipe or shape"
         raise SurrogateMismatchError(message)
-    drawn = digests(surrogate.tensors)
+    drawn = surrogate.digests
     differing = sorted(
-        name for name in drawn | entry["digests"] if drawn.get(name) != entry["digests"].get(name)
+        name
+        for name in {**drawn, **entry["digests"]}
+        if drawn.get(name) != entry["digests"].get(name)
     )
     if differing:
         message = f"{len(differing)} tensors differ from their committed digests: {differing[:4]}"
@@ -248,12 +259,6 @@ def _column_means(key: str, rows: int, columns: int) -> NDArray[np.float64]:
 
 def _digest(tensor: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(tensor, dtype="<f4").data).hexdigest()
-
-
-def _whole_digest(tensors: Mapping[str, Array]) -> str:
-    """Return one digest for the whole model: over the sorted list of names and digests."""
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests(tensors).items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 if __name__ == "__main__":  # after a change of recipe: python -m reference.surrogate > the file

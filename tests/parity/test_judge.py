@@ -112,6 +112,13 @@ def test_an_error_that_is_no_number_fails(tap: str) -> None:
     assert quality(found)[tap].status is Status.FAIL
 
 
+@pytest.mark.parametrize("scale", ["scale", "scale_largest"])
+def test_either_ratio_that_is_no_number_fails(scale: str) -> None:
+    """Of the mean error or of the largest, whatever the other one is."""
+    broken = dataclasses.replace(gap(1e-9), **{scale: 0.0})
+    assert quality(observed({(COMPUTED, "oracle"): broken}))[COMPUTED].status is Status.FAIL
+
+
 @pytest.mark.parametrize("tap", [*LOOKED_UP, COMPUTED])
 def test_two_tensors_of_zeros_are_no_evidence(tap: str) -> None:
     """They agree to the bit, and nothing was compared."""
