@@ -90,10 +90,11 @@ class Held:
 
     def __init__(self, tensor: Tensor, visible: Tensor | None = None) -> None:
         self.tensor = tensor
-        self._rows = _in_rows(tensor)
+        # In float64, so that a difference of two narrow tensors is not rounded to their dtype.
+        self._rows = _in_rows(tensor).double()
         self._hidden = None if visible is None else _hidden_rows(visible, tensor)
         self.count = tensor.numel() if visible is None else _count(visible, tensor.shape)
-        squares, self.largest, _ = _tally(self._chunks())
+        squares, self.largest, _ = _tally(self._chunks()) if self.count else (0.0, 0.0, 0)
         self.scale = math.sqrt(squares / max(1, self.count))
 
     def difference(self, tensor: Tensor, *, dtype: torch.dtype) -> Difference:
@@ -185,7 +186,7 @@ def _count(visible: Tensor, shape: torch.Size) -> int:
 def _tally(chunks: Iterable[tuple[int, Tensor]]) -> tuple[float, float, int]:
     """Return the sum of squares, the largest absolute value, and the first row of its chunk.
 
-    NaN is larger than anything, and the first one is the one reported.
+    Of chunks that hold something that is not finite, the first is reported.
     """
     squares, largest, place = 0.0, 0.0, 0
     for start, chunk in chunks:
@@ -193,7 +194,7 @@ def _tally(chunks: Iterable[tuple[int, Tensor]]) -> tuple[float, float, int]:
         squares += float(torch.dot(flat, flat))
         extreme = _extreme(flat)
         # Written so that NaN counts as larger.
-        if not extreme <= largest and not math.isnan(largest):
+        if not extreme <= largest and math.isfinite(largest):
             largest, place = extreme, start
     return squares, largest, place
 

@@ -77,9 +77,9 @@ def _knobs() -> list[Knob]:
         ),
         Knob(
             "torch.deterministic_algorithms",
-            True,
-            torch.are_deterministic_algorithms_enabled,
-            torch.use_deterministic_algorithms,  # type: ignore[arg-type]
+            "error",
+            lambda: ("default", "warn", "error")[torch.get_deterministic_debug_mode()],
+            torch.set_deterministic_debug_mode,  # type: ignore[arg-type]
             "some kernels sum in an order that varies",
         ),
         _autocast("cpu"),
@@ -102,9 +102,11 @@ def pinned() -> Iterator[None]:
     """Set every knob, give control, assert that none was moved, and set all back.
 
     Raises:
-        EnvironmentUnfitError: A knob was moved meanwhile, so that no number can be trusted.
+        EnvironmentUnfitError: A knob was moved meanwhile, so that no number can be trusted; or
+            one cannot be read, and so not be set back.
     """
-    before = [(knob, knob.read()) for knob in KNOBS]
+    before = [(knob, _read(knob)) for knob in KNOBS]
+    _refuse([f"{knob.name} was {value}" for knob, value in before if value is _UNREADABLE])
     try:
         for knob in KNOBS:
             knob.write(knob.wanted)
@@ -112,7 +114,8 @@ def pinned() -> Iterator[None]:
         assert_pinned()
     finally:
         for knob, value in before:  # general settings first: they overwrite the special ones
-            knob.write(value)
+            if _read(knob) != value:  # and a special one, written needlessly, the general one
+                knob.write(value)
 
 
 def assert_pinned() -> None:
@@ -126,6 +129,10 @@ def assert_pinned() -> None:
         for knob in KNOBS
         if _read(knob) != knob.wanted
     ]
+    _refuse(moved)
+
+
+def _refuse(moved: list[str]) -> None:
     if moved:
         raise EnvironmentUnfitError(
             f"a setting that moves numbers was changed: {'; '.join(moved)}",
@@ -139,7 +146,10 @@ def _read(knob: Knob) -> object:
     try:
         return knob.read()
     except RuntimeError:
-        return "set through another of torch's names"
+        return _UNREADABLE
+
+
+_UNREADABLE = "set through another of torch's names"
 
 
 def environment() -> dict[str, str]:

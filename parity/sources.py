@@ -98,4 +98,4 @@ def build_huggingface(weights: Weights) -> OpenAIGPTLMHeadModel:
 
 
 def _copy(array: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(array.copy())
+    return torch.from_numpy(array).clone()

@@ -157,12 +157,12 @@ def check_apart(candidates: Mapping[str, nn.Module], reference: nn.Module) -> No
     Raises:
         InconclusiveError: They share something, so that agreement would prove nothing.
     """
-    theirs = {tensor.data_ptr() for tensor in reference.state_dict().values()}
+    theirs = {_storage(tensor) for tensor in reference.state_dict().values()}
     for name, model in candidates.items():
         shared = [
             tensor_name
             for tensor_name, tensor in model.state_dict().items()
-            if tensor.data_ptr() in theirs and tensor.numel() > 0
+            if tensor.numel() > 0 and _storage(tensor) in theirs
         ]
         if model is reference or shared:
             raise InconclusiveError(
@@ -170,6 +170,11 @@ def check_apart(candidates: Mapping[str, nn.Module], reference: nn.Module) -> No
                 where=f"{len(shared)} tensors, the first is {shared[0] if shared else 'the model'}",
                 fix="load the weights into each side separately",
             )
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return where the storage begins that a tensor is a view of."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def check_evaluating(models: Mapping[str, nn.Module]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 from typer.testing import CliRunner
 
-from parity import inputs, layerwise
+from parity import inputs, layerwise, verbs
 from parity.check import app
 from parity.faults import planted
 from parity.results import Mode, Report
@@ -93,6 +93,21 @@ def strictly() -> Callable[[str], Any]:
         raise ValueError(message)
 
     return lambda text: json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
+    """Return what sets the outcome of `weights`: a report, an exception, or a function's."""
+
+    def put(outcome: object) -> None:
+        def verb(*_arguments: object) -> object:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome() if callable(outcome) else outcome
+
+        monkeypatch.setitem(verbs.VERBS, "weights", verb)
+
+    return put
 
 
 @pytest.fixture

@@ -280,6 +280,7 @@ def test_it_runs_optimised_from_anywhere(command: Callable[..., Any]) -> None:
     assert expected == (ran.returncode, verdict.split()[0], ran.stderr)
 
 
+@pytest.mark.slow  # torch is imported once more
 def test_it_runs_from_an_archive(command: Callable[..., Any], archive: Path) -> None:
     """Zipped up and run from another folder, with -P, it gives the same verdict."""
     ran = command("weights", "--weights", "tiny", python=["-P", str(archive)])

@@ -30,9 +30,9 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
 )
 def test_a_name_stands_for_a_device(
     name: str,
-    there: bool,
+    there: bool,  # noqa: FBT001 - a case
     device: str,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: FBT001 - a case
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The CPU unless asked; `auto` takes CUDA where there is one."""
     with_cuda(monkeypatch, there=there)

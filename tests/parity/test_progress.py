@@ -3,8 +3,9 @@
 import io
 import os
 import pty
+import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Self, TextIO
 
 import pytest
 
@@ -12,14 +13,22 @@ from parity.progress import shown
 
 
 class Terminal:
-    """A terminal to be standard error, and what it was made to show."""
+    """A terminal; inside `with` it stands for standard error."""
 
     def __init__(self, encoding: str) -> None:
         self._main, other = pty.openpty()
+        os.set_blocking(self._main, False)  # that nothing was written is an error and no wait
         self.stream: TextIO = os.fdopen(other, "w", encoding=encoding)
 
+    def __enter__(self) -> Self:
+        self._before, sys.stderr = sys.stderr, self.stream
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        sys.stderr = self._before
+
     def text(self) -> str:
-        """Return all that was written so far; there must be something."""
+        """Return what was written; there must be something."""
         self.stream.flush()
         return os.read(self._main, 1 << 16).decode("utf-8")
 
@@ -31,19 +40,18 @@ class Terminal:
 
 @pytest.fixture(params=["utf-8", "ascii"])
 def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
-    """Return a terminal that stands for standard error, once for each encoding."""
+    """Return a terminal, once for each encoding."""
     for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     made = Terminal(request.param)
-    monkeypatch.setattr("sys.stderr", made.stream)
     yield made
     made.close()
 
 
 def test_a_terminal_is_shown_what_goes_on(terminal: Terminal) -> None:
-    """On a terminal the step under way and how far it is are shown."""
-    with shown(quiet=False) as progress:
+    """On a terminal the step under way, and how far it is, are shown."""
+    with terminal, shown(quiet=False) as progress:
         progress("h.3.mlp.gelu", 1, 4)
     text = terminal.text()
     expected = (True, True)
@@ -52,30 +60,30 @@ def test_a_terminal_is_shown_what_goes_on(terminal: Terminal) -> None:
 
 def test_the_line_goes_away(terminal: Terminal) -> None:
     """Once over, the line is wiped and the cursor is back: what follows starts clean."""
-    with shown(quiet=False) as progress:
+    with terminal, shown(quiet=False) as progress:
         progress("weights", 4, 4)
-    text = terminal.text()
+    left = terminal.text().rpartition("weights")[2]
     wiped, cursor = "\x1b[2K", "\x1b[?25h"
     expected = (True, True)
-    assert expected == (cursor in text, wiped in text[text.rindex("weights") :])
+    assert expected == (wiped in left, cursor in left)
 
 
-def test_the_cursor_comes_back_after_an_error(terminal: Terminal) -> None:
-    """An exception leaves the terminal as it was."""
+def test_the_cursor_comes_back_after_an_interrupt(terminal: Terminal) -> None:
+    """Ctrl-C leaves the terminal as it was."""
 
-    def fail() -> None:
-        with shown(quiet=False) as progress:
+    def interrupted() -> None:
+        with terminal, shown(quiet=False) as progress:
             progress("weights", 1, 4)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fail()
+        interrupted()
     assert "\x1b[?25h" in terminal.text()
 
 
 def test_quiet_is_quiet_on_a_terminal(terminal: Terminal) -> None:
     """With --quiet a terminal is shown nothing."""
-    with shown(quiet=True) as progress:
+    with terminal, shown(quiet=True) as progress:
         progress("weights", 1, 4)
     terminal.stream.write("end")
     expected = "end"
@@ -86,7 +94,7 @@ def test_quiet_is_quiet_on_a_terminal(terminal: Terminal) -> None:
 def test_what_is_no_terminal_is_shown_nothing(
     stream: io.StringIO | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log, or no standard error at all, gets no progress."""
+    """A log, or no standard error at all, gets no progress, even where colour is forced."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stderr", stream)
     with shown(quiet=False) as progress:

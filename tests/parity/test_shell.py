@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from parity import verbs
 from parity.errors import (
     EnvironmentUnfitError,
     InconclusiveError,
@@ -22,21 +21,6 @@ from parity.shell import Options, run
 
 Check = Callable[..., Any]
 Stand = Callable[[object], None]
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Stand:
-    """Return what sets the outcome of `weights`: a report, an exception, or a function's."""
-
-    def put(outcome: object) -> None:
-        def verb(*_arguments: object) -> object:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            return outcome() if callable(outcome) else outcome
-
-        monkeypatch.setitem(verbs.VERBS, "weights", verb)
-
-    return put
 
 
 def with_words(kind: type[ParityError]) -> ParityError:

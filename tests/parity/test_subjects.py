@@ -272,6 +272,13 @@ def lent(ours: GPT, tensor: Tensor) -> GPT:
     return ours
 
 
+def lent_whole(theirs: OpenAIGPTLMHeadModel) -> Tensor:
+    """Return a tensor whose middle becomes one of Hugging Face's."""
+    whole = torch.randn(100)
+    theirs.transformer.h[7].mlp.c_fc.bias = nn.Parameter(whole[8:92], requires_grad=False)
+    return whole
+
+
 SHARED: dict[str, Callable[[GPT, OpenAIGPTLMHeadModel], nn.Module]] = {
     "the reference itself": lambda _ours, theirs: theirs,
     "the reference inside": lambda _ours, theirs: nn.ModuleList([theirs]),
@@ -282,6 +289,7 @@ SHARED: dict[str, Callable[[GPT, OpenAIGPTLMHeadModel], nn.Module]] = {
     "a view of its middle": lambda ours, theirs: lent(
         ours, theirs.transformer.tokens_embed.weight[5:9].view(-1).detach()
     ),
+    "all of which theirs is a view": lambda ours, theirs: lent(ours, lent_whole(theirs)),
     "a buffer": lambda ours, theirs: (
         ours.register_buffer("kept", theirs.lm_head.weight.detach()) or ours
     ),

@@ -1,5 +1,6 @@
 """What each verb does with its options, end to end on the tiny weights."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from transformers import OpenAIGPTLMHeadModel
 
 from parity import sources, verbs
+from parity.shell import Options
 from parity.sources import Weights
 from reference import huggingface, surrogate
 from scratch_gpt import GPT, GPTConfig
@@ -91,11 +93,6 @@ def test_a_fault_shows_on_the_path_that_never_forms_its_tap(check: Check) -> Non
             ["--token-ids", "210"], {"batch": 1, "time": 1, "padded_positions": 0}, id="one id"
         ),
         pytest.param(
-            ["--taps", "embeddings", "--time", "389"],
-            {"batch": 1, "time": 389, "padded_positions": 0},
-            id="as long as can be",
-        ),
-        pytest.param(
             ["--taps", "embeddings"],
             {"batch": 1, "time": 389, "padded_positions": 0},
             id="the default gives way",
@@ -125,9 +122,7 @@ def test_another_seed_gives_other_ids(check: Check, strictly: Strictly) -> None:
 
 def test_a_pattern_selects_taps(check: Check, strictly: Strictly) -> None:
     """Only the taps that match are planned and compared."""
-    found = strictly(
-        check(*TINY, "--time", "5", "--taps", "h.1?.mlp*", "--format", "json").stdout
-    )
+    found = strictly(check(*TINY, "--time", "5", "--taps", "h.1?.mlp*", "--format", "json").stdout)
     expected = {f"h.{i}.{name}" for i in (10, 11) for name in ("mlp", "mlp.c_fc", "mlp.gelu")}
     assert expected == {row["tap"] for row in found["results"]}
 
@@ -180,9 +175,7 @@ def test_no_tap_selected_is_inconclusive(form: str, check: Check) -> None:
     assert expected == (result.exit_code, "mlp.gelu" in result.stdout)
 
 
-def test_other_surrogate_bits_are_refused(
-    check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_surrogate_bits_are_refused(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn tensors that are not the committed ones are refused, and named."""
     committed = surrogate.committed_digests()
     committed["sizes"]["tiny"]["digests"]["h.3.ln_1.bias"] = "0" * 64
@@ -209,17 +202,15 @@ def fresh(config: dict[str, Any]) -> dict[str, Any]:
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
-@pytest.mark.parametrize("verb", ["layerwise", "doctor"])
+@pytest.mark.parametrize("verb", [TINY, ("doctor",)], ids=lambda verb: verb[0])
 def test_a_fresh_model_is_inconclusive(
-    verb: str, check: Check, monkeypatch: pytest.MonkeyPatch, weights: Weights
+    verb: tuple[str, ...], check: Check, monkeypatch: pytest.MonkeyPatch, weights: Weights
 ) -> None:
     """Biases of 0 and gains of 1 hide faults: agreement on them is no pass."""
-    import dataclasses
-
     tensors = fresh(dict(weights.config))
     other = dataclasses.replace(weights, tensors=tensors)
     monkeypatch.setattr(verbs, "load_weights", lambda *_arguments: other)
-    result = check(verb, "--time", "5", "--format", "json")
+    result = check(*verb, "--time", "5", "--format", "json")
     expected = (3, "inconclusive")
     assert expected == (result.exit_code, json.loads(result.stdout)["verdict"])
 
@@ -229,27 +220,23 @@ def test_a_load_report_that_is_not_empty_ends_the_run(
 ) -> None:
     """A reference that its own loader left incomplete gives no verdict, and the key is named."""
 
-    def lossy(
-        config: dict[str, Any], state: dict[str, Any], **rest: Any
-    ) -> OpenAIGPTLMHeadModel:
+    def lossy(config: dict[str, Any], state: dict[str, Any]) -> OpenAIGPTLMHeadModel:
         del state["transformer.h.3.ln_1.bias"]
-        return build(config, state, **rest)
+        return build(config, state)
 
     build = huggingface.build
     monkeypatch.setattr(sources.huggingface, "build", lossy)
     result = check(*TINY, "--time", "5")
-    assert result.exit_code in {4, 70}
-    assert "transformer.h.3.ln_1.bias" in result.stderr
+    expected = (False, "", True)
+    passed = result.exit_code in {0, 1, 3}
+    assert expected == (passed, result.stdout, "transformer.h.3.ln_1.bias" in result.stderr)
 
 
-def test_progress_goes_on_to_the_end(weights: Weights) -> None:
+def test_progress_goes_on_to_the_end() -> None:
     """Steps are counted up to their number, one after the other."""
-    from parity.shell import Options
-
     steps: list[tuple[str, int, int]] = []
     options = Options(verb="layerwise", weights="tiny", time=5, attention="plain")
     verbs.VERBS["layerwise"](options, lambda *step: steps.append(step))
     walked = [(done, total) for what, done, total in steps if what.startswith(("h.", "lo", "em"))]
     expected = [(number + 1, 2 * 173) for number in range(2 * 173)]
     assert expected == walked
-    del weights

@@ -1,0 +1,258 @@
+"""Every tensor in its place, bit for bit: what the check of weights finds, and names."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
+
+from parity import verbs
+from parity.checks import weights as module
+from parity.checks.weights import weights as check_weights
+from parity.results import Report
+from parity.sources import Weights, build_huggingface, build_ours
+from scratch_gpt import GPT
+
+Change = Callable[[nn.Module], object]
+
+
+@pytest.fixture
+def judged(
+    weights: Weights, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> Callable[[Change, str], Report]:
+    """Return the function that changes a copy of one side's model and checks the weights."""
+
+    def run(change: Change, side: str) -> Report:
+        models = {"ours": ours, "huggingface": theirs}
+        models[side] = copy.deepcopy(models[side])
+        with torch.no_grad():
+            change(models[side])
+        return check_weights(weights, models["ours"], models["huggingface"], {})
+
+    return run
+
+
+Judged = Callable[[Change, str], Report]
+
+
+def differing(report: Report) -> dict[tuple[str, str], tuple[str, float | None]]:
+    """Return (status, elements that differ) of every row that does not pass, by side and name."""
+    return {
+        (row.witness, row.tap): (row.status.value, row.error_ours)
+        for row in report.results
+        if row.status.value != "pass"
+    }
+
+
+def prefix(side: str) -> str:
+    """Return what stands before a tensor's name in that side's model."""
+    return {"ours": "", "huggingface": "transformer."}[side]
+
+
+SIDES = pytest.mark.parametrize("side", ["ours", "huggingface"])
+
+
+def test_right_models_pass(judged: Judged) -> None:
+    """Of right models every tensor of every side is compared, and nothing differs."""
+    report = judged(lambda _model: None, "ours")
+    sides = dict.fromkeys(("ours", "huggingface", "release"), (146, 146))
+    expected = (0, "pass", {}, sides, None)
+    assert expected == (
+        report.exit_code,
+        report.verdict.value,
+        differing(report),
+        report.plan.per_path,
+        report.first_divergence,
+    )
+
+
+def flip_one_bit(tensor: Tensor) -> None:
+    """Change the last bit of one element."""
+    bits = tensor.view(torch.int32).view(-1)
+    bits[-1] ^= 1
+
+
+@SIDES
+@pytest.mark.parametrize(
+    "name",
+    ["tokens_embed.weight", "positions_embed.weight", "h.3.ln_1.bias", "h.11.mlp.c_fc.weight"],
+)
+def test_one_bit_is_found(name: str, side: str, judged: Judged) -> None:
+    """One bit of one element of one tensor is a failure that names tensor and side."""
+    report = judged(lambda m: flip_one_bit(m.get_parameter(prefix(side) + name).data), side)
+    assert report.first_divergence is not None
+    expected = (1, "fail", {(side, name): ("fail", 1.0)}, name)
+    assert expected == (
+        report.exit_code,
+        report.verdict.value,
+        differing(report),
+        report.first_divergence.tap,
+    )
+
+
+@SIDES
+def test_a_transposed_square_is_found(side: str, judged: Judged) -> None:
+    """The square projection transposed, whose shape cannot tell, is found but for its diagonal."""
+    name = "h.5.attn.c_proj.weight"
+
+    def transpose(model: nn.Module) -> None:
+        parameter = model.get_parameter(prefix(side) + name)
+        parameter.copy_(parameter.T.clone())
+
+    expected = {(side, name): ("fail", 21.0 * 20.0)}
+    assert expected == differing(judged(transpose, side))
+
+
+@SIDES
+def test_swapped_blocks_are_found(side: str, judged: Judged) -> None:
+    """Two blocks that changed places are named with all their tensors."""
+
+    def swap(model: nn.Module) -> None:
+        blocks = model.get_submodule(prefix(side) + "h")
+        blocks[2], blocks[10] = blocks[10], blocks[2]  # type: ignore[operator, index]
+
+    report = judged(swap, side)
+    found = {
+        name.rsplit(".", 3 if "attn" in name or "mlp" in name else 2)[0]
+        for _, name in differing(report)
+    }
+    expected = (1, {"h.2", "h.10"}, 24)
+    assert expected == (report.exit_code, found, len(differing(report)))
+
+
+@SIDES
+def test_minus_zero_is_not_zero(side: str, weights: Weights) -> None:
+    """Two numbers that are equal and not the same bits differ: -0.0 is not 0.0."""
+    name = "h.0.ln_2.bias"
+    zeroed = weights.tensors | {name: np.zeros_like(weights.tensors[name])}  # type: ignore[operator]
+    source = dataclasses.replace(weights, tensors=zeroed)
+    models = {"ours": build_ours(source), "huggingface": build_huggingface(source)}
+    with torch.no_grad():
+        models[side].get_parameter(prefix(side) + name)[3] = -0.0
+    report = check_weights(source, models["ours"], models["huggingface"], {})
+    expected = {(side, name): ("fail", 1.0)}
+    assert expected == differing(report)
+
+
+def test_bits_are_compared_and_not_values() -> None:
+    """-0.0 held against 0.0 differs in its one bit, and NaN held against itself does not."""
+    wanted = np.array([0.0, -0.0, np.nan, 1.0], np.float32)
+    held = np.array([-0.0, -0.0, np.nan, 1.0], np.float32)
+    status, count = module._status(wanted, held)
+    expected = ("fail", 1.0)
+    assert expected == (status.value, count)
+
+
+def test_a_layout_is_no_difference() -> None:
+    """The same bits in another memory layout are the same tensor."""
+    wanted = np.arange(6, dtype=np.float32).reshape(2, 3)
+    held = np.asfortranarray(wanted)
+    status, count = module._status(wanted, held)
+    expected = ("pass", 0.0)
+    assert expected == (status.value, count)
+
+
+@SIDES
+def test_a_missing_tensor_is_named(side: str, judged: Judged) -> None:
+    """A tensor that a side does not have is missing, and never left out of the count."""
+
+    def drop(model: nn.Module) -> None:
+        model.get_submodule(f"{prefix(side)}h.4.ln_1").bias = None
+
+    report = judged(drop, side)
+    expected = (1, {(side, "h.4.ln_1.bias"): ("missing", None)})
+    assert expected == (report.exit_code, differing(report))
+
+
+@SIDES
+def test_an_extra_tensor_is_named(side: str, judged: Judged) -> None:
+    """A tensor that nobody asked for is left over, and named as its side calls it."""
+
+    def add(model: nn.Module) -> None:
+        layer = model.get_submodule(f"{prefix(side)}h.4.ln_1")
+        layer.register_parameter("scale", nn.Parameter(torch.ones(1)))
+
+    report = judged(add, side)
+    expected = (1, {(side, f"{prefix(side)}h.4.ln_1.scale"): ("extra", None)})
+    assert expected == (report.exit_code, differing(report))
+
+
+@SIDES
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        pytest.param(lambda p: p.double(), "dtype", id="float64"),
+        pytest.param(lambda p: p.half(), "dtype", id="float16"),
+        pytest.param(lambda p: p[None], "shape", id="an axis more"),
+        pytest.param(lambda p: p[:1], "shape", id="would broadcast"),
+    ],
+)
+def test_another_type_or_shape_is_no_comparison(
+    change: Callable[[Tensor], Tensor], status: str, side: str, judged: Judged
+) -> None:
+    """A tensor of another dtype or shape is that fault: nothing is cast or broadcast."""
+
+    def replace(model: nn.Module) -> None:
+        layer = model.get_submodule(f"{prefix(side)}h.4.ln_1")
+        layer.bias = nn.Parameter(change(layer.bias.data))  # type: ignore[operator, union-attr]
+
+    expected = {(side, "h.4.ln_1.bias"): (status, None)}
+    assert expected == differing(judged(replace, side))
+
+
+def test_an_untied_head_is_found(judged: Judged) -> None:
+    """A head with storage of its own fails although its bits are the embedding's."""
+
+    def untie(model: nn.Module) -> None:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.clone())  # type: ignore[union-attr, operator]
+
+    report = judged(untie, "huggingface")
+    expected = (1, "fail", {}, ["lm_head.weight, transformer.tokens_embed.weight"])
+    assert expected == (
+        report.exit_code,
+        report.verdict.value,
+        differing(report),
+        [reason.where for reason in report.reasons],
+    )
+
+
+def test_a_way_through_the_release_that_loses_a_bit_is_found(
+    judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversion to the release's form and back that changes a bit fails on that side."""
+    through = module._through_release
+
+    def lossy(source: Weights) -> dict[str, Any]:
+        arrays = dict(through(source))
+        arrays["h.7.mlp.c_proj.bias"] = arrays["h.7.mlp.c_proj.bias"] + np.float32(1e-3)
+        return arrays
+
+    monkeypatch.setattr(module, "_through_release", lossy)
+    found = differing(judged(lambda _model: None, "ours"))
+    expected = {("release", "h.7.mlp.c_proj.bias"): ("fail", 21.0)}
+    assert expected == found
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_command_names_the_tensor(
+    form: str,
+    check: Callable[..., Any],
+    ours: GPT,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the command line a changed bit ends with code 1 and the tensor's name."""
+    broken = copy.deepcopy(ours)
+    flip_one_bit(broken.h[9].attn.c_attn.bias.data)
+    monkeypatch.setattr(verbs, "build_ours", lambda _source: broken)
+    result = check("weights", "--weights", "tiny", "--format", form)
+    expected = (1, "", True)
+    assert expected == (
+        result.exit_code,
+        result.stderr,
+        "h.9.attn.c_attn.bias" in result.stdout,
+    )
