@@ -171,14 +171,14 @@ def _in_rows(tensor: Tensor) -> Tensor:
 
 def _hidden_rows(visible: Tensor, tensor: Tensor) -> Tensor:
     """Return what does not count as rows; a single one where all rows are alike."""
-    alike = tensor.ndim == visible.ndim > 2 and visible.shape[:2] == (1, 1)  # noqa: PLR2004
+    alike = visible.shape == (1, 1, *tensor.shape[2:])
     full = visible if alike else visible.expand(tensor.shape)
     return _in_rows(~full)
 
 
 def _count(visible: Tensor, shape: torch.Size) -> int:
     repeats = math.prod(
-        size // seen for size, seen in zip(shape, visible.shape, strict=True) if size
+        size // max(1, seen) for size, seen in zip(shape, visible.shape, strict=True)
     )
     return int(visible.sum()) * repeats
 

@@ -36,7 +36,7 @@ def consequences(
     ours, oracle, wanted = logits[real], truth[real], targets[real]
     parts = [
         _part(ours[at : at + _ROWS].double(), oracle[at : at + _ROWS], wanted[at : at + _ROWS])
-        for at in range(0, len(ours), _ROWS)
+        for at in range(0, max(1, len(ours)), _ROWS)
     ]
     return _gathered({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
@@ -45,11 +45,12 @@ def _part(ours: Tensor, oracle: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Return every quantity for some rows, one value a row."""
     ours_log, oracle_log = torch.log_softmax(ours, -1), torch.log_softmax(oracle, -1)
     gap = ours_log - oracle_log
-    oracle_top = oracle.topk(_TOP, -1)
-    ours_top = ours.topk(_TOP, -1)
-    places = torch.arange(_TOP, device=ours.device)
+    top = min(_TOP, ours.shape[-1])
+    oracle_top = oracle.topk(top, -1)
+    ours_top = ours.topk(top, -1)
+    places = torch.arange(top, device=ours.device)
     chosen = ours.gather(-1, oracle_top.indices)
-    ranks = torch.stack([(ours > chosen[:, [place]]).sum(-1) for place in range(_TOP)], -1)
+    ranks = torch.stack([(ours > chosen[:, [place]]).sum(-1) for place in range(top)], -1)
     shared = (ours_top.indices[:, :, None] == oracle_top.indices[:, None, :]).any(-1)
     ours_choice = ours_top.indices[:, :1]
     predicted = (targets >= 0).nonzero()[:, 0]
@@ -71,7 +72,7 @@ def _gathered(rows: dict[str, Tensor]) -> dict[str, float]:
         return float(rows[name].mean()) if len(rows[name]) else math.nan
 
     def largest(name: str) -> float:
-        return float(rows[name].max())
+        return float(rows[name].max()) if len(rows[name]) else math.nan
 
     return {
         "loss_ours": mean("loss_ours"),

@@ -48,7 +48,7 @@ def histogram(gap: Tensor) -> dict[str, int]:
     `1e-07` counts differences from 1e-7 up to, but not including, 1e-6.
     """
     counts = {"0": int((gap == 0).sum())}
-    decades = torch.floor(torch.log10(gap[gap > 0]))
+    decades = torch.floor(torch.log10(gap[(gap > 0) & torch.isfinite(gap)]))
     for decade in _DECADES:
         if number := int((decades == decade).sum()):
             counts[f"1e{decade:+03d}"] = number

@@ -33,8 +33,8 @@ def seeded(*, batch: int, time: int, vocab_size: int, seed: int) -> Inputs:
     ids = np.random.Generator(np.random.Philox(seed)).integers(0, vocab_size, size=batch * time)
     planted = [0, vocab_size - 1, vocab_size - 1]
     # Spread out, so that no position has a part in being first or last.
-    places = [(index * len(ids)) // len(planted) for index in range(min(len(planted), len(ids)))]
-    ids[places] = planted[: len(places)]
+    count = min(len(planted), len(ids))
+    ids[[(index * len(ids)) // count for index in range(count)]] = planted[:count]
     return Inputs(token_ids=torch.from_numpy(ids.reshape(batch, time)).long())
 
 
@@ -48,13 +48,13 @@ def parse(text: str) -> Inputs:
     """
     try:
         rows = [[int(number) for number in row.split(",")] for row in text.split(";")]
-    except ValueError as error:
+        return from_rows(rows)
+    except (ValueError, RuntimeError) as error:  # the latter: no int64 holds it
         raise UsageError(
             f"--token-ids holds something that is not a whole number: {error}",
             where=f"--token-ids {text!r}",
             fix="separate ids by commas and rows by semicolons: 481,4735,544;12,7",
         ) from error
-    return from_rows(rows)
 
 
 def from_rows(rows: Sequence[Sequence[int]]) -> Inputs:

@@ -169,7 +169,7 @@ def _reference_noise(
     }
     alike: dict[str, list[Difference]] = {}
     for tap in plan:
-        if tap.name in seen:
+        if tap.name in seen and seen[tap.name].status is Status.PASS:
             alike.setdefault(tap.kind.name, []).append(seen[tap.name])
     return {
         tap.name: (
@@ -177,7 +177,7 @@ def _reference_noise(
             max(d.peak_ratio for d in group),
         )
         for tap in plan
-        if tap.name in seen
+        if tap.name in seen and seen[tap.name].status is Status.PASS
         for group in [
             alike[tap.kind.name] if seen[tap.name].count < SMALL_TENSOR else [seen[tap.name]]
         ]

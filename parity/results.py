@@ -181,6 +181,7 @@ _WORST_FIRST = (
     ExitCode.INTERNAL,
     ExitCode.REFUSED,
     ExitCode.ENVIRONMENT,
+    *(ExitCode.USAGE, ExitCode.INTERRUPTED, ExitCode.CLOSED_PIPE),
     ExitCode.FAIL,
     ExitCode.INCONCLUSIVE,
     ExitCode.PASS,

@@ -219,12 +219,14 @@ def _closed_pipe() -> Iterator[None]:
 
 def _deliver_error(error: ParityError, options: Options) -> None:
     """Put an error where the report was to go: an older one there would speak for this run."""
-    with contextlib.suppress(EnvironmentUnfitError, OSError, ImportError):  # it is told already
-        if options.form == "json" and not options.quiet:
-            _to_stdout(_error_form(error, "json", options))
-        for path in options.output:
-            if (form := _form_of(path, options)) in FORMS:
+    told_already = contextlib.suppress(EnvironmentUnfitError, OSError, ImportError)
+    for path in options.output:
+        if (form := _form_of(path, options)) in FORMS:
+            with told_already:
                 path.write_text(_error_form(error, form, options), encoding="utf-8")
+    if options.form == "json" and not options.quiet:
+        with told_already:
+            _to_stdout(_error_form(error, "json", options))
 
 
 def _error_form(error: ParityError, form: str, options: Options) -> str:

@@ -27,10 +27,30 @@ def candidate_run(model: nn.Module, inputs: Inputs) -> Run:
     """Return a run of a candidate; its loss is taken from the logits by our own formula."""
 
     def run(tap: Tap) -> None:
-        logits = model(inputs.token_ids, inputs.positions, inputs.attention_mask, tap=tap)
+        shown: dict[str, Tensor] = {}
+
+        def remembering(name: str, value: Tensor) -> Tensor:
+            shown[name] = tap(name, value)
+            return shown.pop(name) if name != "logits" else shown[name]
+
+        logits = model(inputs.token_ids, inputs.positions, inputs.attention_mask, tap=remembering)
+        _check_returned(logits, shown.get("logits"))
         _show_loss(tap, logits, inputs, negative_log_likelihood)
 
     return run
+
+
+def _check_returned(returned: object, shown: Tensor | None) -> None:
+    """Require that a model returns the very logits that it showed at its tap.
+
+    Raises:
+        ValueError: It returns others: what was compared is not what a user gets.
+    """
+    if shown is None or returned is shown:
+        return
+    if not (isinstance(returned, Tensor) and torch.equal(returned, shown)):
+        message = "the model returned something else than it showed at the tap logits"
+        raise ValueError(message)
 
 
 def huggingface_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:

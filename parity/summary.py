@@ -43,7 +43,9 @@ def first_divergence(
 
     The modes are asked in the order in which they can be trusted to point.
     """
-    suspects = {tap.name: tap.kind.suspects for taps in plan.values() for tap in taps}
+    # The path that forms the most knows where each tap stands.
+    paths = sorted(plan.values(), key=len, reverse=True)
+    suspects = {tap.name: tap.kind.suspects for taps in paths for tap in taps}
     place = {name: at for at, name in enumerate(suspects)}
     for mode in _DECIDING_ORDER:
         failing = [row for row in rows if row.mode is mode and row.status is not Status.PASS]
@@ -72,6 +74,8 @@ def _why(row: Row) -> str:
     """Return what was found, in one phrase with its numbers."""
     if row.status is not Status.FAIL:
         return f"{row.status}: {row.detail}" if row.detail else row.status.value
+    if row.minimum_tolerance is None:
+        return f"its error to the {row.witness} is no finite number"
     if row.mode is Mode.EXACT:
         return f"{row.error_ours:,.0f} of its elements differ from the {row.witness}'s"
     if row.mode is Mode.IDENTITY:

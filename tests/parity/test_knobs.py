@@ -4,10 +4,12 @@ import contextlib
 import getpass
 import platform
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
 
+from parity import knobs
 from parity.errors import EnvironmentUnfitError, ExitCode
 from parity.knobs import KNOBS, assert_pinned, environment, pinned
 
@@ -155,6 +157,17 @@ def test_a_knob_that_torch_will_not_read_is_an_error_of_the_environment(
         MIXED[state]()
     with pytest.raises(EnvironmentUnfitError, match="float32_matmul_precision"), pinned():
         MIXED[state]()
+
+
+def test_what_is_not_installed_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package without a version is no reason to have no environment."""
+
+    def unknown(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(knobs, "version", unknown)
+    expected = "not installed"
+    assert expected == environment()["safetensors"]
 
 
 def test_the_environment_says_what_is_needed_to_run_it_again() -> None:

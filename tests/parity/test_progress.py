@@ -1,5 +1,6 @@
 """The line that moves while something takes long: on a terminal, and nowhere else."""
 
+import contextlib
 import io
 import os
 import pty
@@ -17,7 +18,7 @@ class Terminal:
 
     def __init__(self, encoding: str) -> None:
         self._main, other = pty.openpty()
-        os.set_blocking(self._main, False)  # that nothing was written is an error and no wait
+        os.set_blocking(self._main, False)
         self.stream: TextIO = os.fdopen(other, "w", encoding=encoding)
 
     def __enter__(self) -> Self:
@@ -28,9 +29,13 @@ class Terminal:
         sys.stderr = self._before
 
     def text(self) -> str:
-        """Return what was written; there must be something."""
+        """Return what was written; nothing waits for more."""
         self.stream.flush()
-        return os.read(self._main, 1 << 16).decode("utf-8")
+        parts = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                parts.append(os.read(self._main, 1 << 16))
+        return b"".join(parts).decode("utf-8")
 
     def close(self) -> None:
         """Give both ends back."""

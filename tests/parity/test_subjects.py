@@ -87,6 +87,39 @@ def test_a_candidate_is_called_with_ids_positions_and_mask() -> None:
     assert model.calls == [(IDS, PLACES, PADDED), (IDS, None, None)]
 
 
+class Returning(Given):
+    """A model that shows its logits, and returns what `change` makes of them."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(torch.arange(2.0 * 5 * 211).reshape(2, 5, 211))
+        self.change = change
+
+    def forward(self, *arguments: Tensor | None, tap: Callable[..., Tensor]) -> Tensor:
+        """Show the logits and return something."""
+        return self.change(super().forward(*arguments, tap=tap))
+
+
+def test_a_candidate_returns_the_logits_that_it_shows() -> None:
+    """What was compared would otherwise not be what a user gets; an equal copy is no other."""
+    shown(candidate_run(Returning(torch.clone), EVERYTHING))
+    shown(candidate_run(Returning(lambda logits: logits), EVERYTHING))
+    with pytest.raises(ValueError, match=r"returned .* than it showed"):
+        shown(candidate_run(Returning(lambda logits: logits + 1), EVERYTHING))
+
+
+def test_what_was_put_in_the_place_of_its_logits_is_what_a_candidate_returns() -> None:
+    """And what its loss is taken from."""
+    seen: dict[str, Tensor] = {}
+
+    def tap(name: str, value: Tensor) -> Tensor:
+        seen[name] = value
+        return torch.zeros_like(value)
+
+    candidate_run(Returning(lambda logits: logits), EVERYTHING)(tap)
+    uniform = negative_log_likelihood(torch.zeros(2, 5, 211), IDS)
+    assert torch.equal(uniform, seen["loss"])
+
+
 @pytest.mark.parametrize("time", [1, 2, 64, 65, 66, 128, 129, 130, 200])
 def test_the_loss_is_the_whole_texts_in_one(time: int) -> None:
     """However long it is, the losses are to the bit what one call gives; at time 1 are none."""

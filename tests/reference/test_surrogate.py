@@ -69,6 +69,14 @@ def test_the_models_digest_is_over_names_and_digests(tiny: Surrogate) -> None:
     assert hashlib.sha256("".join(lines).encode()).hexdigest() == tiny.sha256
 
 
+def test_the_file_can_be_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the module would write for a size is what was committed for it."""
+    expected = surrogate.committed_digests()
+    del expected["sizes"]["surrogate"]
+    monkeypatch.setattr(surrogate, "SIZES", {"tiny": SIZES["tiny"]})
+    assert expected == surrogate.digest_file()
+
+
 def test_the_committed_draw_is_accepted(tiny: Surrogate) -> None:
     """Nothing is raised where every bit is as it should be."""
     surrogate.check_digests(tiny, surrogate.committed_digests())
