@@ -153,10 +153,15 @@ def test_a_knob_that_torch_will_not_read_is_an_error_of_the_environment(
     state: str, when: str
 ) -> None:
     """Set through another of torch's names, it cannot be asserted."""
+
+    def mix() -> None:
+        assert when == "meanwhile", "nothing is begun where a setting could not be given back"
+        MIXED[state]()
+
     if when == "before":
         MIXED[state]()
     with pytest.raises(EnvironmentUnfitError, match="float32_matmul_precision"), pinned():
-        MIXED[state]()
+        mix()
 
 
 def test_what_is_not_installed_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,247 @@
+"""The passes of a layerwise check: who walks with whom, and what is kept of it.
+
+Two kinds of pass. In the first, the oracle, both float64 models and all models in the dtype
+judged walk together: identity and propagated quality. In the second, once for each attention
+path, every operation is given the oracle's rounded input: isolated quality. Tensors are compared
+as they come and let go.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
+
+from parity import liveness, subjects
+from parity.consequences import consequences
+from parity.errors import ExitCode
+from parity.explain import Explainer
+from parity.inputs import Inputs
+from parity.judge import Names, extra_rows, identity_rows, quality_rows
+from parity.lockstep import Look, Observations, Pass, Subject, walk
+from parity.results import Mode, Reason, Row
+from parity.taps import Tap, exempt, never_formed, taps
+from parity.tolerances import Bounds, Precision
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is going on, steps done, steps in all)."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Comparison:
+    """One comparison under way: what it compares, and what it has found so far.
+
+    Attributes:
+        candidates: Our models, under the names of their attention paths.
+        reference: Hugging Face's model.
+        inputs: What all of them are given.
+        precision: The dtype whose rounding is judged; None for identity alone.
+        modes: Which gates to run.
+        select: Pattern of the taps to compare.
+        bounds: What must hold.
+        explainer: Looks at one tap as it goes by.
+        progress: Called as the passes go on.
+        rows: What was found.
+        reasons: What keeps the run from being a pass beside the rows.
+        consequences: What follows from the logits, by path.
+        life: The signs of life seen in the oracle.
+    """
+
+    candidates: Mapping[str, nn.Module]
+    reference: OpenAIGPTLMHeadModel
+    inputs: Inputs
+    precision: Precision | None
+    modes: frozenset[Mode]
+    select: str
+    bounds: Bounds
+    explainer: Explainer
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.rows: list[Row] = []
+        self.reasons: list[Reason] = []
+        self.consequences: dict[str, dict[str, float]] = {}
+        self.life = liveness.LifeSigns(self.mask)
+        self.steps_done = 0
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The padding mask, where the comparison is made."""
+        mask = self.inputs.attention_mask
+        return None if mask is None else mask.cpu()
+
+    @property
+    def plan(self) -> list[Tap]:
+        """Every tap that these inputs have, in network order."""
+        left_out = exempt(self.inputs.token_ids.shape[1])
+        n_layer = self.reference.config.n_layer
+        return [tap for tap in taps(n_layer) if tap.name not in left_out]
+
+    def planned(self, attention: str) -> list[Tap]:
+        """Return the taps to compare on one attention path."""
+        absent = never_formed(attention, self.reference.config.n_layer)
+        return [
+            tap
+            for tap in self.plan
+            if tap.name not in absent and fnmatch.fnmatchcase(tap.name, self.select)
+        ]
+
+    def compare(self) -> None:
+        """Run every pass that the modes ask for."""
+        if self.modes & {Mode.IDENTITY, Mode.PROPAGATED}:
+            self._together()
+        if Mode.ISOLATED in self.modes and self.precision is not None:
+            for attention in self.candidates:
+                self._isolated(attention, self.precision)
+
+    def _together(self) -> None:
+        """Run the float64 models and those of the dtype judged, each on its own numbers."""
+        dtypes = [torch.float64] if Mode.IDENTITY in self.modes else []
+        if Mode.PROPAGATED in self.modes and self.precision is not None:
+            dtypes.append(self.precision.dtype)
+        members = [subject for dtype in dtypes for subject in self._subjects(dtype)]
+        found = self._walk(members, witness="huggingface/float64")
+        for attention in self.candidates:
+            plan = self.planned(attention)
+            if Mode.IDENTITY in self.modes:
+                names = _names(attention, torch.float64)
+                self.rows += identity_rows(found, names, plan, attention, self.bounds)
+                self.rows += extra_rows(found, names, attention, "float64", Mode.IDENTITY)
+            if Mode.PROPAGATED in self.modes and self.precision is not None:
+                self._judge(found, attention, Mode.PROPAGATED, self.precision)
+                self._check_flips(found, attention, self.precision)
+
+    def _isolated(self, attention: str, precision: Precision) -> None:
+        """Run one path and the reference, every operation on the oracle's rounded input."""
+        raw = frozenset(never_formed(attention, self.reference.config.n_layer))
+        members = [
+            dataclasses.replace(subject, unwatched=raw)
+            if subject.name.startswith("huggingface")
+            else subject
+            for subject in self._subjects(precision.dtype, only=attention)
+        ]
+        found = self._walk(members, rounded_to=precision.dtype, raw=raw)
+        self._judge(found, attention, Mode.ISOLATED, precision)
+
+    def _judge(self, found: Observations, attention: str, mode: Mode, precision: Precision) -> None:
+        names = _names(attention, precision.dtype)
+        plan = self.planned(attention)
+        self.rows += quality_rows(found, names, plan, attention, mode, precision, self.bounds)
+        self.rows += extra_rows(found, names, attention, str(precision.dtype)[6:], mode)
+
+    def _check_flips(self, found: Observations, attention: str, precision: Precision) -> None:
+        """Note a first choice that differs from the oracle's by more than rounding explains.
+
+        Two rounding errors as large as the largest seen, ours or Hugging Face's, can turn two
+        logits round; a wider lead than that cannot be lost honestly.
+        """
+        names = _names(attention, precision.dtype)
+        errors = [
+            found.differences[name, "logits", "oracle"].largest
+            for name in (names.ours, names.huggingface)
+            if (name, "logits", "oracle") in found.differences
+        ]
+        lead = self.consequences.get(attention, {}).get("flip_gap_largest", 0.0)
+        if lead > 0.0 and not all(lead <= 2 * error for error in errors):
+            self.reasons.append(
+                Reason(
+                    what=f"the first choice of a token differs, against a lead of {lead:.2g}",
+                    where=f"logits, attention {attention}, {precision.dtype}",
+                    fix="look at logits with --explain logits",
+                    code=ExitCode.FAIL,
+                )
+            )
+
+    def _subjects(self, dtype: torch.dtype, only: str | None = None) -> list[Subject]:
+        """Return Hugging Face's run in `dtype`, then ours, one a path."""
+        chosen = {path: m for path, m in self.candidates.items() if only in (None, path)}
+        ours = subjects.in_dtype(chosen, dtype)
+        theirs = subjects.in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
+        subjects.check_evaluating({**ours, "huggingface": theirs})
+        n_layer = self.reference.config.n_layer
+        device = next(self.reference.parameters()).device
+        runs = [
+            Subject(
+                name=_names("", dtype).huggingface,
+                run=subjects.huggingface_run(theirs, self.inputs),  # type: ignore[arg-type]
+                dtype=dtype,
+                device=device,
+            )
+        ]
+        for path, model in ours.items():
+            runs.append(
+                Subject(
+                    name=_names(path, dtype).ours,
+                    run=subjects.candidate_run(model, self.inputs),
+                    dtype=dtype,
+                    device=device,
+                    never_formed=frozenset(never_formed(path, n_layer)),
+                )
+            )
+        return runs
+
+    def _walk(
+        self,
+        members: Sequence[Subject],
+        *,
+        witness: str | None = None,
+        rounded_to: torch.dtype | None = None,
+        raw: frozenset[str] = frozenset(),
+    ) -> Observations:
+        isolated = rounded_to is not None
+        lockstep = Pass(
+            oracle=subjects.oracle_run(self.reference, self.inputs),
+            subjects=members,
+            plan=self.plan,
+            time=self.inputs.token_ids.shape[1],
+            mask=self.mask,
+            witness=witness,
+            rounded_to=rounded_to,
+            raw=raw,
+            selected=frozenset(tap.name for a in self.candidates for tap in self.planned(a)),
+        )
+        found = walk(lockstep, progress=self._step, look=self._look(isolated=isolated))
+        self._note_broken(found)
+        return found
+
+    def _step(self, tap: str) -> None:
+        self.steps_done += 1
+        passes = bool(self.modes & {Mode.IDENTITY, Mode.PROPAGATED})
+        total = passes + len(self.candidates) * (Mode.ISOLATED in self.modes)
+        self.progress(tap, self.steps_done, total * len(self.plan))
+
+    def _look(self, *, isolated: bool) -> Look:
+        """Return what is done with every tensor before it is let go."""
+
+        def look(subject: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
+            if subject == "oracle":
+                if not isolated:
+                    self.life.look(tap, truth)
+                return
+            self.explainer.look(subject, tap, tensor, truth, isolated=isolated)
+            _, *path, dtype = subject.split("/")
+            if path and tap == "logits" and not isolated and dtype != "float64":
+                self.consequences[path[0]] = consequences(
+                    tensor, truth, self.inputs.token_ids.cpu(), self.mask
+                )
+
+        return look
+
+    def _note_broken(self, found: Observations) -> None:
+        for name, message in found.broken.items():
+            theirs = name.startswith("huggingface")
+            self.reasons.append(
+                Reason(
+                    what=f"the forward pass of {name} raised {message}",
+                    where=name,
+                    fix="run the model alone on the same ids to see the traceback",
+                    code=ExitCode.INTERNAL if theirs else ExitCode.FAIL,
+                )
+            )
+
+
+def _names(attention: str, dtype: torch.dtype) -> Names:
+    short = str(dtype).removeprefix("torch.")
+    return Names(ours=f"ours/{attention}/{short}", huggingface=f"huggingface/{short}")
