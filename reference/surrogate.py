@@ -5,7 +5,7 @@ tensor from a seed and the tensor's own name, by integer arithmetic on the raw o
 (NumPy keeps the streams of its bit generators stable, but not those of its distributions), and
 each tensor is held against a committed SHA-256.
 
-The scales are chosen so that every operation matters: no gain is 1, no bias is 0, attention is
+The scales are chosen so that every operation matters: gains are not 1, biases not 0, attention is
 sharp and positions stay distinct in every block. Weights drawn at the released tensors' own
 scale make a model that is dead by block 6, in which a broken attention would hardly show.
 """

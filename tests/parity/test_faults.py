@@ -24,6 +24,8 @@ BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in FAULTS}  # noq
 """A block drawn at random for each fault, the same in every run."""
 
 Check = Callable[..., Report]
+LONG = 1_200
+"""Seconds after which a full-size test hangs: a busy machine takes minutes for some."""
 
 
 def checker(size: str, time: int) -> Check:
@@ -86,6 +88,7 @@ def test_tiny_fault_is_named(tiny: Check, fault: str, attention: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_full_size_fault_is_named(full: Check, fault: str) -> None:
     """The same at the released size."""

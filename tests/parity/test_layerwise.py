@@ -18,6 +18,8 @@ from parity.tolerances import Bounds
 LAYERS = 12
 PLANNED = {"plain": 173, "tiled": 149}
 Check = Callable[..., Report]
+LONG = 1_200
+"""Seconds after which a full-size test hangs: a busy machine takes minutes for some."""
 
 CASES = [
     (attention, tap.name, mode, witness)
@@ -111,6 +113,7 @@ def test_tiny_tap_agrees(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG)
 @pytest.mark.parametrize(("attention", "tap", "mode", "witness"), CASES)
 def test_full_size_tap_agrees(
     full_rows: dict[tuple[str, str, Mode, str], Row],
@@ -212,6 +215,7 @@ def test_tiny_verdict_with_left_padding_and_positions(tiny: Check) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("time", [1, 2, 37], ids="time={}".format)
 @pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
 def test_full_size_verdict_at_every_shape(full: Check, batch: int, time: int) -> None:
@@ -220,18 +224,21 @@ def test_full_size_verdict_at_every_shape(full: Check, batch: int, time: int) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG)
 def test_full_size_verdict_with_left_padding_and_positions(full: Check) -> None:
     """The same for padding and positions."""
     assert_passes(full(given=left_padded(40_478)))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG)
 def test_full_size_verdict_on_four_longest_rows(full: Check) -> None:
     """Four rows of 512 tokens: more than one row at the longest length."""
     assert_passes(full(batch=4, time=512))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG)
 def test_full_size_plan(full_report: Report) -> None:
     """At the released size everything planned is compared and passes."""
     assert_passes(full_report)
