@@ -4,6 +4,7 @@ It parses, calls one function, prints and exits. Nothing that needs torch is imp
 verb runs, so that `--help` answers at once.
 """
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from parity.errors import ExitCode
-from parity.shell import Options, run, tell
+from parity.shell import Options, let_go, run, tell
 
 app = typer.Typer(
     name="parity.check",
@@ -208,6 +209,7 @@ def main() -> None:
     try:
         app(prog_name="python -m parity.check")
     except OSError as error:  # help is printed before a verb, with its own errors, runs
+        let_go(sys.stdout)
         tell(f"help could not be written: {error.strerror}", "standard output", "free some space")
         raise SystemExit(ExitCode.ENVIRONMENT) from error
 

@@ -78,6 +78,8 @@ def quality_rows(  # noqa: PLR0913 - what is judged, and under which rules
 ) -> list[Row]:
     """Return one row for each tap of a pass in the dtype judged; the oracle is the witness."""
     noise = _reference_noise(found, names.huggingface, plan)
+    if mode is Mode.PROPAGATED:
+        noise |= _loss_noise(found, names.huggingface, noise)
     rows = []
     for tap in plan:
         seen = _seen(found, names.ours, tap.name, "oracle")
@@ -156,7 +158,7 @@ def _both_zero(seen: Difference) -> bool:
 
 def _reference_noise(
     found: Observations, huggingface: str, plan: Sequence[Tap]
-) -> Mapping[str, tuple[float, float]]:
+) -> dict[str, tuple[float, float]]:
     """Return Hugging Face's own (RMS, peak) error per tap.
 
     A small tensor's error is a small sample: what counts for it is the largest error among the
@@ -181,6 +183,29 @@ def _reference_noise(
         for group in [
             alike[tap.kind.name] if seen[tap.name].count < SMALL_TENSOR else [seen[tap.name]]
         ]
+    }
+
+
+def _loss_noise(
+    found: Observations, huggingface: str, noise: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Return what Hugging Face's error of the loss counts as, where each side has its own logits.
+
+    A loss is a difference of logits: it carries their error, of which so few numbers show a part
+    that may by luck be none (at time 2 it is a single number). No block has another one to take
+    it from, so the logits' own error counts where it is larger.
+    """
+    loss, logits = (
+        found.differences.get((huggingface, tap, "oracle")) for tap in ("loss", "logits")
+    )
+    if loss is None or logits is None or "loss" not in noise or "logits" not in noise:
+        return {}
+    rms, peak = noise["loss"]
+    return {
+        "loss": (
+            max(rms, logits.rms / loss.scale),
+            max(peak, logits.largest / loss.scale_largest),
+        )
     }
 
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from parity.errors import EnvironmentUnfitError, ExitCode, ParityError, UsageError
 
@@ -51,12 +51,11 @@ class Options:
 def run(options: Options) -> int:
     """Run a verb; return the exit code. Errors are printed here and go no further."""
     try:
-        with _closed_pipe():
-            return int(_run(options))
+        return int(_run(options))
     except KeyboardInterrupt:
         tell("interrupted", options.verb, "nothing was judged; run it again")
         return int(ExitCode.INTERRUPTED)
-    except _ClosedPipeError:
+    except BrokenPipeError:
         return int(ExitCode.CLOSED_PIPE)
 
 
@@ -155,7 +154,7 @@ _NARROWEST = 92
 def _width(otherwise: int) -> int:
     """Return how many columns a report may use: the user's own word, if it is a number, rules."""
     asked = os.environ.get("COLUMNS", "")
-    return max(int(asked) if asked.isdecimal() and int(asked) else otherwise, _NARROWEST)
+    return max(int(asked) if asked.isdecimal() else otherwise, _NARROWEST)
 
 
 def _printable(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
@@ -183,8 +182,12 @@ def _to_stdout(text: str) -> None:
         )
     encoding = sys.stdout.encoding or "utf-8"
     with _writing("standard output"):
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+            sys.stdout.flush()
+        except OSError:
+            let_go(sys.stdout)
+            raise
 
 
 @contextlib.contextmanager
@@ -202,19 +205,15 @@ def _writing(where: str) -> Iterator[None]:
         ) from error
 
 
-class _ClosedPipeError(Exception):
-    """Whoever read our output has gone."""
+def let_go(stream: TextIO) -> None:
+    """Send whatever a failed stream still holds nowhere.
 
-
-@contextlib.contextmanager
-def _closed_pipe() -> Iterator[None]:
-    """Turn a broken pipe into a quiet end, at the interpreter's exit too."""
-    try:
-        yield
-    except BrokenPipeError as error:
-        # Python flushes standard output once more at exit, and would complain then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise _ClosedPipeError from error
+    Python flushes it once more at exit, would fail again, and end with a code of its own.
+    """
+    with contextlib.suppress(OSError):  # a stand-in for a stream has no descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _deliver_error(error: ParityError, options: Options) -> None:
@@ -269,8 +268,11 @@ def _told(what: str, where: str, fix: str) -> str:
 def tell(what: str, where: str, fix: str) -> None:
     """Print an error; where nobody can hear it, the exit code still speaks."""
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):
+        try:
             sys.stderr.write(_told(what, where, fix))
+            sys.stderr.flush()
+        except OSError:
+            let_go(sys.stderr)
 
 
 def _shown(text: str) -> str:

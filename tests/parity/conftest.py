@@ -116,7 +116,8 @@ def command(tmp_path: Path) -> Callable[..., Any]:
 
     Its result has `returncode`, `stdout` and `stderr`. `python` are other arguments of Python's.
     """
-    kept = {name: value for name, value in os.environ.items() if name not in PLAIN}
+    left_out = {*PLAIN, "PYTHONUNBUFFERED"}  # its users' Python buffers what it prints
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
 
     def start(
         *arguments: str,

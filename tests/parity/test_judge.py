@@ -300,3 +300,18 @@ def test_what_nobody_planned_is_a_row_of_its_own() -> None:
     ]
     assert expected == [(r.tap, r.attention, r.dtype, r.mode, r.status) for r in rows]
     assert not extra_rows(Observations(), NAMES, "tiled", "float32", Mode.PROPAGATED)
+
+
+@pytest.mark.parametrize(
+    ("mode", "status"),
+    [(Mode.PROPAGATED, Status.PASS), (Mode.ISOLATED, Status.FAIL)],
+    ids=["propagated", "isolated"],
+)
+def test_a_loss_that_is_right_by_luck_sets_no_standard(mode: Mode, status: Status) -> None:
+    """Where each side has its own logits, what counts is at least the error of these."""
+    theirs = {
+        ("loss", "oracle"): gap(0.0, count=1),
+        ("logits", "oracle"): gap(64 * FLOAT32.unit),
+    }
+    ours = {("loss", "oracle"): gap(32 * FLOAT32.unit, count=1)}
+    assert quality(observed(ours, theirs), mode)["loss"].status is status
