@@ -124,11 +124,12 @@ def command(tmp_path: Path) -> Callable[..., Any]:
         python: Sequence[str] = ("-m", "parity.check"),
         env: Mapping[str, str] | None = None,
         stdout: int | IO[str] = subprocess.PIPE,
+        stderr: int | IO[str] = subprocess.PIPE,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *python, *arguments],
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             check=False,
             timeout=120,

@@ -231,6 +231,23 @@ def test_a_full_disk_is_the_environments_fault(command: Callable[..., Any]) -> N
     assert expected == (ran.returncode, len(ran.stderr.splitlines()), "No space" in ran.stderr)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "stream", "code"),
+    [
+        pytest.param(["--help"], "stdout", 5, id="help"),
+        pytest.param(["weights", "--format", "none"], "stderr", 2, id="an error"),
+    ],
+)
+def test_a_full_disk_changes_no_other_code(
+    arguments: list[str], stream: str, code: int, command: Callable[..., Any]
+) -> None:
+    """What a full disk swallowed does not fail once more when Python ends."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        ran = command(*arguments, **{stream: full})
+    expected = (code, False)
+    assert expected == (ran.returncode, "Exception ignored" in (ran.stderr or ""))
+
+
 def test_a_closed_pipe_is_quiet(command: Callable[..., Any]) -> None:
     """A reader that went away at once ends the run with 141 and not a word."""
     reader, writer = os.pipe()
