@@ -33,10 +33,11 @@ def consequences(
     real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
     targets = torch.full_like(token_ids, -1)
     targets[:, :-1] = torch.where(real[:, 1:], token_ids[:, 1:], -1)
-    ours, oracle, wanted = logits[real], truth[real], targets[real]
+    ours, oracle = logits.flatten(0, 1), truth.flatten(0, 1)
+    # Rows are taken a few at a time: a copy of all logits is as large as everything else.
     parts = [
-        _part(ours[at : at + _ROWS].double(), oracle[at : at + _ROWS], wanted[at : at + _ROWS])
-        for at in range(0, max(1, len(ours)), _ROWS)
+        _part(ours[rows].double(), oracle[rows], targets.flatten()[rows])
+        for rows in torch.split(real.flatten().nonzero()[:, 0], _ROWS)
     ]
     return _gathered({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 

@@ -149,6 +149,8 @@ class _Walker:
         if last:
             self._let_ahead(0)
         truths = {tap.name: self._truth(tap) for tap in stage}
+        if not one_by_one:
+            self._oracle.let_go()  # it never writes to what it has shown
         witnessed: dict[str, Held] = {}
         for place, subject in enumerate(self._pass.subjects):
             if last:

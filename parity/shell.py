@@ -80,13 +80,14 @@ def _run(options: Options) -> ExitCode:
 
 def _report(options: Options) -> "Report":
     """Run the verb. What others print meanwhile is no report: it goes to standard error."""
-    from parity.machine import before_numpy, keep_freed_memory
+    from parity.machine import before_numpy, keep_freed_memory, uncollected
     from parity.progress import shown
 
     before_numpy()
     keep_freed_memory()
     with contextlib.redirect_stdout(sys.stderr), shown(quiet=options.quiet) as progress:
-        from parity.verbs import VERBS
+        with uncollected():
+            from parity.verbs import VERBS
 
         return VERBS[options.verb](options, progress)
 

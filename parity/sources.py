@@ -12,6 +12,7 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity.convert import convert
 from parity.errors import InputRefusedError, UsageError
+from parity.machine import copied
 from parity.mapping import Side
 from reference import huggingface, surrogate
 from scratch_gpt.config import GPTConfig
@@ -87,15 +88,16 @@ def build_ours(weights: Weights, attention: str = "plain") -> GPT:
     with torch.device("meta"):
         model = GPT(config, attention=attention)
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.OURS)
-    model.load_state_dict({name: _copy(tensor) for name, tensor in named.items()}, assign=True)
+    model.load_state_dict(_copies(named), assign=True)
     return model.eval()
 
 
 def build_huggingface(weights: Weights) -> OpenAIGPTLMHeadModel:
     """Return Hugging Face's model with a copy of the weights, in evaluation mode."""
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.HUGGINGFACE)
-    return huggingface.build(weights.config, {name: _copy(t) for name, t in named.items()})
+    return huggingface.build(weights.config, _copies(named))
 
 
-def _copy(array: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(array).clone()
+def _copies(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    made = copied(lambda array: torch.from_numpy(array).clone(), arrays.values())
+    return dict(zip(arrays, made, strict=True))

@@ -18,6 +18,7 @@ from parity.capture import Run, Tap
 from parity.convert import convert
 from parity.errors import InconclusiveError, UsageError
 from parity.inputs import Inputs
+from parity.machine import copied
 from parity.mapping import Side
 from reference import huggingface, oracle
 from scratch_gpt.loss import negative_log_likelihood
@@ -133,8 +134,9 @@ def in_dtype(models: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, n
         return dict(models)
     # A tensor is converted as it is copied: no second copy in the old dtype is ever made.
     tensors = [t for model in models.values() for t in (*model.parameters(), *model.buffers())]
-    converted = {id(t): _in_dtype(t, dtype) for t in tensors if t.dtype.is_floating_point}
-    copies = copy.deepcopy(dict(models), memo=dict(converted))
+    once = {id(t): t for t in tensors if t.dtype.is_floating_point}
+    converted = copied(lambda tensor: _in_dtype(tensor, dtype), once.values())
+    copies = copy.deepcopy(dict(models), memo=dict(zip(once, converted, strict=True)))
     for name, model in copies.items():
         if _dtypes(model) != {dtype}:
             raise InconclusiveError(

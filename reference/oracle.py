@@ -20,6 +20,8 @@ Taps = Generator[tuple[str, Array], Array | None, None]
 Shown = Generator[tuple[str, Array], Array | None, Array]
 
 _PER_BLOCK = 12
+_STRIP = 4096
+"""Tokens whose logits are computed at once."""
 
 
 class Weights(NamedTuple):
@@ -86,10 +88,7 @@ def forward(
     visible = _visible(len(token_ids), time, mask)
     for index, tensors in enumerate(weights.blocks):
         h = yield from _block(f"h.{index}", h, tensors, visible, weights.n_head, epsilon)
-    head = _double(weights.we[: weights.n_vocab]).T
-    logits = yield from _show(
-        "logits", (h.reshape(-1, h.shape[-1]) @ head).reshape(*h.shape[:2], -1)
-    )
+    logits = yield from _show("logits", _logits(h, weights.we[: weights.n_vocab]))
     if time > 1:
         yield from _show("loss", _loss(logits, token_ids))
 
@@ -201,6 +200,16 @@ def _gelu(x: Array) -> Array:
     u = np.sqrt(2.0 / np.pi) * (x + 0.044715 * (x * x * x))
     y: Array = 0.5 * x * (1.0 + np.tanh(u))
     return y
+
+
+def _logits(h: Array, tokens: NDArray[np.floating]) -> Array:
+    """Return `[batch time vocab]`, some tokens at a time: in float64 all of them are a giant."""
+    rows = h.reshape(-1, h.shape[-1])
+    logits = np.empty((len(rows), len(tokens)))
+    for at in range(0, len(tokens), _STRIP):
+        strip = slice(at, at + _STRIP)
+        logits[:, strip] = rows @ _double(tokens[strip]).T
+    return logits.reshape(*h.shape[:2], -1)
 
 
 def _loss(logits: Array, token_ids: NDArray[np.integer]) -> Array:

@@ -105,6 +105,18 @@ def test_scores_beyond_ten_thousand_leak_nothing(listed: Listed) -> None:
     assert all(np.isfinite(value).all() for value in shown.values())
 
 
+@pytest.mark.parametrize("strip", [1, 50, 210, 211, 212])
+def test_logits_are_whole_however_they_are_cut(
+    strip: int, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every token's logits are its own row's products, at the cuts and in a ragged last strip."""
+    monkeypatch.setattr(oracle, "_STRIP", strip)
+    shown = dict(oracle.forward(weights, IDS))
+    hidden, head = shown["h.1.ln_2"], weights.we[:211].astype(np.float64)
+    expected = np.einsum("btw,vw->btv", hidden, head)
+    np.testing.assert_allclose(expected, shown["logits"], rtol=1e-12, atol=1e-12)
+
+
 def test_padding_changes_no_row_of_text(weights: Weights) -> None:
     """Whatever stands in the padding on the right, the rows before it are the same to the bit."""
     mask = np.array([[True] * 5, [True, True, True, False, False]])

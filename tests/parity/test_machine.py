@@ -1,0 +1,61 @@
+"""How a check uses the machine: none of it may change a number."""
+
+import gc
+import os
+import threading
+
+import pytest
+import torch
+
+from parity.machine import copied, shared_among, uncollected
+
+
+def test_copies_come_in_the_order_of_the_items() -> None:
+    """Whichever thread is done first: here the first item waits for the second."""
+    second_done = threading.Event()
+
+    def copy(item: int) -> int:
+        if item == 0:
+            assert second_done.wait(timeout=60)
+        else:
+            second_done.set()
+        return item + 100
+
+    if os.cpu_count() == 1:
+        pytest.skip("one core copies one after the other")
+    assert copied(copy, [0, 1, 2]) == [100, 101, 102]
+
+
+def test_an_error_in_a_copy_is_raised() -> None:
+    """A copy that fails is not left out."""
+    with pytest.raises(ZeroDivisionError):
+        copied(lambda item: 1 // item, [1, 0, 2])
+
+
+def test_threads_are_shared_and_given_back() -> None:
+    """Each run has its share, never none; afterwards all is as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with shared_among(2):
+            assert torch.get_num_threads() == 2
+        with shared_among(9):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_not_collected_meanwhile(*, enabled: bool) -> None:
+    """The collector is off inside and as it was outside."""
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with uncollected():
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        (gc.enable if before else gc.disable)()
