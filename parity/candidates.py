@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from parity.errors import InputRefusedError, UsageError
-from parity.sources import Weights
+from parity.weights import Weights
 from scratch_gpt.config import GPTConfig
 
 

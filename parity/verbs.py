@@ -11,11 +11,13 @@ from parity.checks import weights as weights_check
 from parity.checks.layerwise import layerwise as layerwise_check
 from parity.errors import UsageError
 from parity.inputs import Inputs
+from parity.models import build_huggingface, build_ours
 from parity.progress import Progress
 from parity.results import Report
 from parity.shell import Options, identity
-from parity.sources import Weights, build_huggingface, build_ours, load_weights
+from parity.sources.names import load_weights
 from parity.taps import PATHS
+from parity.weights import Weights
 
 
 def _load(options: Options, progress: Progress) -> Weights:

@@ -18,8 +18,8 @@ from parity.errors import ExitCode
 from parity.knobs import environment
 from parity.mapping import ALIASES, Side, is_buffer, rows
 from parity.results import Mode, Plan, Reason, Report, Row, verdict_for, worst
-from parity.sources import Weights
 from parity.summary import first_exact_difference
+from parity.weights import Weights
 from scratch_gpt.model import GPT
 
 Arrays = Mapping[str, NDArray[np.floating]]

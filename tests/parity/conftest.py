@@ -19,8 +19,10 @@ from typer.testing import CliRunner
 from parity import inputs, layerwise, verbs
 from parity.check import app
 from parity.faults import planted
+from parity.models import build_huggingface, build_ours
 from parity.results import Mode, Report
-from parity.sources import Weights, build_huggingface, build_ours, load_weights
+from parity.sources.names import load_weights
+from parity.weights import Weights
 from scratch_gpt import GPT
 
 PLAIN = {"COLUMNS": None, "FORCE_COLOR": None, "NO_COLOR": None}

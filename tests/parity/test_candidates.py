@@ -11,7 +11,7 @@ from torch import nn
 
 from parity.candidates import build_candidate
 from parity.errors import InputRefusedError, ParityError, UsageError
-from parity.sources import Weights
+from parity.weights import Weights
 
 Check = Callable[..., Any]
 

@@ -14,8 +14,9 @@ from parity import inputs, knobs
 from parity.checks import doctor as module
 from parity.checks.doctor import doctor
 from parity.inputs import Inputs
+from parity.models import build_huggingface
 from parity.results import Report
-from parity.sources import Weights, build_huggingface
+from parity.weights import Weights
 
 Check = Callable[..., Any]
 

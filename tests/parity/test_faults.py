@@ -13,8 +13,9 @@ from parity.checks.layerwise import layerwise
 from parity.compare import Status
 from parity.errors import ExitCode
 from parity.faults import FAULTS, first_tap, planted
+from parity.models import build_huggingface, build_ours
 from parity.results import Mode, Report, Row
-from parity.sources import build_huggingface, build_ours, load_weights
+from parity.sources.names import load_weights
 from parity.taps import PATHS
 from parity.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds
 from scratch_gpt.model import GPT

@@ -10,8 +10,9 @@ from parity.checks.layerwise import layerwise
 from parity.compare import Status
 from parity.inputs import Inputs
 from parity.judge import WITNESSES
+from parity.models import build_huggingface, build_ours
 from parity.results import Mode, Report, Row, Verdict
-from parity.sources import build_huggingface, build_ours, load_weights
+from parity.sources.names import load_weights
 from parity.taps import PATHS, never_formed, taps
 from parity.tolerances import Bounds
 

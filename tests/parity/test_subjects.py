@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.inputs import Inputs
-from parity.sources import Weights, build_huggingface, build_ours, load_weights
+from parity.models import build_huggingface, build_ours
+from parity.sources.names import load_weights
 from parity.subjects import candidate_run, huggingface_run, in_dtype, oracle_run
+from parity.weights import Weights
 from reference import oracle
 from scratch_gpt import GPT
 from scratch_gpt.loss import negative_log_likelihood

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.errors import ExitCode, InconclusiveError, UsageError
-from parity.sources import Weights, build_huggingface, build_ours, load_weights
+from parity.models import build_huggingface, build_ours
+from parity.sources.names import load_weights
 from parity.subjects import check_apart, check_candidate, check_evaluating, in_dtype
+from parity.weights import Weights
 from scratch_gpt import GPT
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import sources, verbs
+from parity import models, verbs
 from parity.shell import Options
-from parity.sources import Weights
+from parity.weights import Weights
 from reference import huggingface, surrogate
 from scratch_gpt import GPT, GPTConfig
 
@@ -225,7 +225,7 @@ def test_a_load_report_that_is_not_empty_ends_the_run(
         return build(config, state)
 
     build = huggingface.build
-    monkeypatch.setattr(sources.huggingface, "build", lossy)
+    monkeypatch.setattr(models.huggingface, "build", lossy)
     result = check(*TINY, "--time", "5")
     expected = (False, "", True)
     passed = result.exit_code in {0, 1, 3}

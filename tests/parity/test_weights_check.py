@@ -14,8 +14,9 @@ from transformers import OpenAIGPTLMHeadModel
 from parity import verbs
 from parity.checks import weights as module
 from parity.checks.weights import weights as check_weights
+from parity.models import build_huggingface, build_ours
 from parity.results import Report
-from parity.sources import Weights, build_huggingface, build_ours
+from parity.weights import Weights
 from scratch_gpt import GPT
 
 Change = Callable[[nn.Module], object]

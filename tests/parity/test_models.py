@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from parity import sources
 from parity.errors import ExitCode, InputRefusedError, UsageError
-from parity.sources import Weights, build_huggingface, build_ours, load_weights
+from parity.models import build_huggingface, build_ours
+from parity.sources import drawn as drawn_source
+from parity.sources.names import load_weights
+from parity.weights import Weights
 from reference import surrogate
 from reference.surrogate import Surrogate
 
@@ -43,6 +45,9 @@ def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
         "source": "surrogate (tiny): seeded random weights, not the released ones",
         "revision": f"recipe {surrogate.RECIPE}",
         "sha256": drawn.sha256,
+        "dtype": "float32",
+        "provenance": "unknown",
+        "files": [],
     }
     assert expected == weights.identity
 
@@ -59,11 +64,11 @@ def test_a_name_stands_for_a_size(name: str, size: str, monkeypatch: pytest.Monk
         assert on_tensor is None
         return surrogate.draw("tiny")
 
-    monkeypatch.setattr(sources.surrogate, "load", load)
+    monkeypatch.setattr(drawn_source.surrogate, "load", load)
     found = load_weights(name)
     expected = [size]
     assert expected == asked
-    assert "not the released ones" in found.source
+    assert "not the released ones" in found.provenance.source
 
 
 @pytest.mark.parametrize("name", ["", "tinier", "Tiny", "surrogate "])

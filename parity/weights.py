@@ -1,0 +1,142 @@
+"""Weights under our names, whatever form they stood in, with what they are and came from."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from parity.convert import convert
+from parity.errors import InputRefusedError
+from parity.machine import copied
+from parity.mapping import Side
+from parity.provenance import FileDigest, Provenance
+from scratch_gpt.config import GPTConfig
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights and what they are.
+
+    Attributes:
+        config: Fields of the model's config, in Hugging Face's names.
+        tensors: Our name to float32 array. Models copy them; nobody writes to them.
+        provenance: Where they came from.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Arrays
+    provenance: Provenance
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what a verdict says about its weights."""
+        return self.provenance.identity
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a reader of one form found.
+
+    Attributes:
+        state: Name to tensor, of a float type that float32 holds exactly. On Hugging Face's side
+            with or without the prefix `transformer.`, buffers and the head.
+        side: Whose names `state` has.
+        fields: The config that came with them, in Hugging Face's names.
+        source: What they are, in words.
+        revision: Which edition.
+        files: What was read.
+    """
+
+    state: Mapping[str, Tensor]
+    side: Side
+    fields: Mapping[str, Any]
+    source: str
+    revision: str = "unknown"
+    files: Sequence[FileDigest] = ()
+
+
+def gather(found: Checkpoint) -> Weights:
+    """Return a checkpoint's weights under our names, in float32.
+
+    Raises:
+        InputRefusedError: The config is not a GPT-1's, or the tensors are not its.
+    """
+    try:
+        config = GPTConfig.from_huggingface(found.fields).to_huggingface()
+    except ValueError as error:
+        raise InputRefusedError(
+            str(error),
+            where=f"the config of {found.source}",
+            fix="correct config.json, or take the one that belongs to the weights",
+        ) from error
+    named = prefixed(found.state) if found.side is Side.HUGGINGFACE else found.state
+    ours = convert(named, config, source=found.side, target=Side.OURS)
+    tensors = dict(zip(ours, copied(_widened, ours.items()), strict=True))
+    provenance = Provenance(
+        source=found.source,
+        revision=found.revision,
+        sha256=digest(tensors),
+        dtype=_types(ours),
+        files=tuple(found.files),
+    )
+    return Weights(config=config, tensors=tensors, provenance=provenance)
+
+
+_PREFIX = "transformer."
+_HEAD = "lm_head.weight"
+
+
+def prefixed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state in the names of a model with a head; a bare model's lack the prefix.
+
+    Only a state in which no tensor has the prefix is a bare model's: a mixture stays as it is,
+    for the conversion to refuse.
+    """
+    if any(name.startswith(_PREFIX) for name in state):
+        return dict(state)
+    return {name if name == _HEAD else _PREFIX + name: tensor for name, tensor in state.items()}
+
+
+def digest(tensors: Arrays) -> str:
+    """Return one SHA-256 for all tensors: over the sorted lines of name and digest.
+
+    The same as `reference.surrogate.Surrogate.sha256`, so that the surrogate is recognised in
+    whatever form it was read.
+    """
+    digests = copied(_digest, tensors.values())
+    lines = "".join(
+        f"{name} {value}\n" for name, value in sorted(zip(tensors, digests, strict=True))
+    )
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _digest(tensor: NDArray[np.float32]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tensor, dtype="<f4").data).hexdigest()
+
+
+_EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
+
+
+def _widened(named: tuple[str, Tensor]) -> NDArray[np.float32]:
+    """Return a tensor as a float32 array with every value as it is."""
+    name, tensor = named
+    if tensor.dtype not in _EXACT_IN_FLOAT32:
+        raise InputRefusedError(
+            f"{name} is {tensor.dtype}, which float32 does not hold exactly",
+            where=name,
+            fix="save the weights as float32, bfloat16 or float16",
+        )
+    array: NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
+    return array
+
+
+def _types(tensors: Mapping[str, Tensor]) -> str:
+    """Return the storage type, or all of them where they differ."""
+    return ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
