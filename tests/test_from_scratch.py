@@ -27,6 +27,8 @@ TORCH_NAMES = {
     *("torch.arange", "torch.cat", "torch.empty", "torch.rand_like"),
     # elementwise mathematics and products
     *("torch.addmm", "torch.exp", "torch.rsqrt", "torch.tanh"),
+    # a checkpoint's bytes, and whether its numbers are finite
+    *("torch.uint8", "torch.aminmax", "torch.isfinite"),
 }
 """Every name of torch that the model may use; each is an array operation or a container."""
 
@@ -40,8 +42,11 @@ TENSOR_ATTRIBUTES = {
     *("amax", "any", "exp_", "log", "masked_fill", "masked_fill_", "mean", "sum"),
     # initial values
     *("fill_", "normal_"),
-    # no tensor's, but spelled like one: a dataclass field's name, a device's type
-    *("name", "type"),
+    # a checkpoint's bytes, to be digested
+    *("is_floating_point", "nbytes", "numpy", "view"),
+    # no tensor's, but spelled like one: a dataclass field's name, a device's type, a refusal's
+    # parts, a dictionary's values, a text's words
+    *("name", "type", "fix", "where", "values", "split"),
 }
 """Every attribute of a tensor that the model may use, on whatever object it stands."""
 
