@@ -33,7 +33,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         descriptor = os.open(path, _FLAGS)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise _unopened(path, error) from error
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - it is open already
+    try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if kind != stat.S_IFREG:
             raise CheckpointError(
@@ -41,7 +41,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
                 where=shown_path(path),
                 fix="give the path of a regular file",
             )
-        yield file
+        with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 - it is open already
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 def _unopened(path: Path, error: OSError | ValueError) -> CheckpointError:

@@ -1,0 +1,32 @@
+"""Text made fit for one line of a message."""
+
+from pathlib import Path
+
+import pytest
+
+from scratch_gpt.shown import shown, shown_path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("h.0.attn", "'h.0.attn'"),
+        ("two\nlines\x1b[31m", r"'two\nlines\x1b[31m'"),
+        ("\ud800é\u202e", r"'\ud800\xe9\u202e'"),
+        ([1, 2], "[1, 2]"),
+    ],
+)
+def test_shows_a_literal_of_ascii(text: object, expected: str) -> None:
+    """Nothing that a terminal would act on is left."""
+    assert expected == shown(text)
+
+
+def test_cuts_what_is_long() -> None:
+    """Ten thousand letters make a line that can be read."""
+    assert shown(10_000 * "x") == "'" + 79 * "x" + "... (cut)"
+
+
+def test_a_path_is_shown_as_typed_where_it_can_be() -> None:
+    """Only a path with something unprintable becomes a literal."""
+    assert shown_path(Path("/home/my models/é")) == "/home/my models/é"
+    assert shown_path(Path("/home/a\nb")) == r"'/home/a\nb'"

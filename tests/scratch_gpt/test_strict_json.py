@@ -1,0 +1,38 @@
+"""JSON as its specification has it."""
+
+import json
+
+import pytest
+
+from scratch_gpt import strict_json
+
+
+def test_reads_what_json_is() -> None:
+    """Every kind of value comes back as Python's own reader has it."""
+    text = '{"a": [1, -2.5e3, true, null], "é": {"a": "\\u00e9"}}'
+    assert json.loads(text) == strict_json.loads(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"a": 1, "b": 2, "a": 1}', "^the key 'a' stands there twice$"),
+        (b'{"b": {"x\\n": 1, "x\\n": 2}}', r"^the key 'x\\n' stands there twice$"),
+        (b'{"a": NaN}', "^NaN is not JSON$"),
+        (b"[-Infinity]", "^-Infinity is not JSON$"),
+        (b"[1e999]", "^the number '1e999' is too large$"),
+        (b"[" + 5000 * b"9" + b"]", "^Exceeds the limit"),
+        (100_000 * b"[", "^it is nested too deeply$"),
+        (100_000 * b'{"a":', "^it is nested too deeply$"),
+        (b'{"a": 1', "^Expecting ',' delimiter"),
+        (b"", "^Expecting value"),
+        (b'"\xff"', "can't decode byte 0xff"),
+        ('{"é": 1}'.encode("utf-16"), "can't decode byte"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_refuses_what_json_is_not(text: bytes, message: str) -> None:
+    """What Python's reader would let pass, or die of, is an error of one line."""
+    with pytest.raises(ValueError, match=message) as refusal:
+        strict_json.loads(text)
+    assert "\n" not in str(refusal.value)
