@@ -17,8 +17,7 @@ _CHUNK = 1 << 20
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 """To open a pipe without O_NONBLOCK is to wait for somebody who writes into it."""
 
-_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-"""No room on the disk, in a file, or in the user's share of the disk."""
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +123,7 @@ def written(path: Path, parts: Sequence[bytes | memoryview]) -> DigestedFile:
 
 def unwritable(path: Path, error: OSError) -> UnavailableError:
     """Return why nothing more can be written at `path`."""
-    if error.errno in _FULL:
+    if is_full(error):
         what = f"the disk is full: {path.name} is not complete"
         return UnavailableError(what, where=str(path), fix="make room, or choose another folder")
     what = f"{path.name} cannot be written: {error.strerror or type(error).__name__}"
@@ -149,6 +148,11 @@ def _feed(digest: "hashlib._Hash", parts: Sequence[bytes | memoryview]) -> None:
 def _not_regular(path: Path, kind: str) -> RefusedError:
     what = f"{path.name} is a {kind}, not a file"
     return RefusedError(what, where=str(path), fix="give the file itself")
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether there was no room: on the disk, in the file, or in the user's share."""
+    return getattr(error, "errno", None) in _FULL
 
 
 def _unreadable(path: Path, error: OSError) -> SourceError:

@@ -1,0 +1,128 @@
+"""The hub's cache on disk: what lies there, and whether it is still what was put there.
+
+    models--owner--name/refs/main                 the commit that a branch was at
+    models--owner--name/snapshots/COMMIT/NAME     a link to ../../blobs/ETAG
+    models--owner--name/blobs/ETAG                the bytes; the name says what they must hash to
+
+A blob is named by the SHA-256 of its bytes where it is kept in large-file storage, else by the id
+that git gives it. So damage can be seen; the client itself does not look.
+
+Source: huggingface_hub's guide "Understand caching".
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub.file_download import repo_folder_name
+
+from reference import hub_files
+from reference.plain_file import DigestedFile
+from reference.refusal import RefusedError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_NAMED_BY = {64: "sha256", 40: "git_blob"}
+"""Which digest an ETag is, by its length."""
+
+
+def storage(cache: Path, repository: str) -> Path:
+    """Return the folder of one repository in the cache."""
+    return cache / repo_folder_name(repo_id=repository, repo_type="model")
+
+
+def commit(cache: Path, repository: str, revision: str) -> str | None:
+    """Return the commit that `revision` was last seen at, None if it never was."""
+    if COMMIT.fullmatch(revision):
+        return revision
+    reference = storage(cache, repository) / "refs" / revision
+    if ".." in reference.parts or not reference.is_file():
+        return None
+    found = reference.read_text(encoding="ascii", errors="replace").strip()
+    return found if COMMIT.fullmatch(found) else None
+
+
+def snapshot(cache: Path, repository: str, at: str) -> dict[str, Path] | None:
+    """Return the model's files that the cache has of a commit, by name.
+
+    Returns:
+        None where the config or some of the weights were never fetched.
+
+    Raises:
+        RefusedError: A file was fetched and its bytes are gone.
+    """
+    folder = storage(cache, repository) / "snapshots" / at
+    found = {path.name: path for path in _listed(folder)}
+    form = hub_files.weights(found)
+    if form is None or hub_files.CONFIG not in found:
+        return None
+    wanted = {hub_files.CONFIG, form, *hub_files.VOCABULARY} & found.keys()
+    if hub_files.is_index(form):
+        _refuse_dangling(found[form], repository)
+        wanted |= set(hub_files.shards(found[form]))
+    if not wanted <= found.keys():
+        return None
+    for name in wanted:
+        _refuse_dangling(found[name], repository)
+    return {name: found[name] for name in sorted(wanted)}
+
+
+def etag(path: Path) -> str | None:
+    """Return the name of the blob behind a snapshot's file; None where it is a plain copy."""
+    return path.readlink().name if path.is_symlink() else None
+
+
+def matches(file: DigestedFile, named: str | None) -> bool:
+    """Return whether a file's bytes are those that its ETag names; an opaque one names none."""
+    kind = _NAMED_BY.get(len(named or ""))
+    if named is None or kind is None or not re.fullmatch(r"[0-9a-f]+", named):
+        return True
+    return bool(getattr(file, kind) == named)
+
+
+def damaged(path: Path, repository: str) -> RefusedError:
+    """Return that a file of the cache no longer holds what was fetched."""
+    what = f"cache damaged: {path.name} is not what was downloaded"
+    fix = f"remove it with `hf cache rm model/{repository}` and fetch it again"
+    return RefusedError(what, where=str(path), fix=fix)
+
+
+def unfinished(cache: Path, repository: str, named: str = "") -> list[Path]:
+    """Return the files of downloads that were interrupted, or that still go on."""
+    return sorted((storage(cache, repository) / "blobs").glob(f"{named}*.incomplete"))
+
+
+def held(cache: Path, repository: str, named: str) -> int:
+    """Return how many bytes of a blob have come so far, by whichever process."""
+    return max((status.st_size for status in _unfinished(cache, repository, named)), default=0)
+
+
+def progress(cache: Path, repository: str, named: str) -> int:
+    """Return a number that grows as a blob comes.
+
+    A file may be given its full size before its bytes, so the blocks it takes up count too.
+    """
+    statuses = _unfinished(cache, repository, named)
+    return max(
+        (status.st_size + 512 * getattr(status, "st_blocks", 0) for status in statuses), default=0
+    )
+
+
+def _unfinished(cache: Path, repository: str, named: str) -> Iterator[os.stat_result]:
+    for path in unfinished(cache, repository, named):
+        with contextlib.suppress(FileNotFoundError):  # finished in the meantime, and renamed
+            yield path.stat()
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _refuse_dangling(path: Path, repository: str) -> None:
+    if not path.exists():
+        raise damaged(path, repository)
