@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
+from reference import published
+
 
 class Standing(StrEnum):
     """How a file stands to those that were published."""
@@ -12,6 +14,13 @@ class Standing(StrEnum):
     KNOWN = "known"
     UNKNOWN = "unknown"
     DIFFERS = "differs from the published file"
+
+
+_STANDINGS = {
+    "known": Standing.KNOWN,
+    "unknown": Standing.UNKNOWN,
+    "differs": Standing.DIFFERS,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +40,18 @@ class FileDigest:
     sha256: str
     git_blob: str | None = None
     standing: Standing = Standing.UNKNOWN
+
+    def judged(self, *, released: bool) -> "FileDigest":
+        """Return the same with its standing.
+
+        Args:
+            released: Whether the file is said to be the released model's, so that a published
+                name claims the published bytes.
+        """
+        found = published.standing(
+            self.name, sha256=self.sha256, git_blob=self.git_blob, released=released
+        )
+        return dataclasses.replace(self, standing=_STANDINGS[found])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

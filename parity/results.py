@@ -33,6 +33,8 @@ class Mode(StrEnum):
     """The dtype judged, each side going on with its own numbers."""
     ISOLATED = "isolated"
     """The dtype judged, every operation given the oracle's rounded input."""
+    PUBLISHED = "published"
+    """A number of known weights, held against what others published of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.compare import Status
-from parity.results import Finding, FirstDivergence, Mode, Reason, Report, Row, Verdict
+from parity.goldens.rows import GoldenRow
+from parity.report.text_divergence import render_divergence
+from parity.report.text_explanation import render_explanation
+from parity.report.text_golden import render_goldens
+from parity.results import Finding, Mode, Reason, Report, Row, Verdict
 
 _STYLES = {
     Verdict.PASS: "bold green",
@@ -45,16 +49,19 @@ def render(report: Report, console: Console) -> None:
 
 def _parts(report: Report) -> Iterable[RenderableType]:
     yield _heading(report)
-    if report.results:
+    goldens = [row for row in report.results if isinstance(row, GoldenRow)]
+    if goldens:
+        yield from render_goldens(goldens, report.plan.exempt)
+    elif report.results:
         yield _table(report)
     if report.findings:
         yield _findings(report.findings)
-    if report.first_divergence is not None:
-        yield _divergence(report.first_divergence, report.results)
+    if report.first_divergence is not None and not goldens:
+        yield render_divergence(report.first_divergence, report.results)
     if report.consequences:
         yield _consequences(report.consequences)
     if report.explanation is not None:
-        yield _explanation(report.explanation, report.results)
+        yield render_explanation(report.explanation, report.results)
     yield from (_reason(reason) for reason in report.reasons)
     yield _verdict(report)
 
@@ -165,50 +172,6 @@ def _findings(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> RenderableType:
-    """Return everything known about the first failing tap."""
-    row = first.row
-    facts = [
-        ("path", f"attention {row.attention}, {row.dtype}, {row.mode}, against {row.witness}"),
-        ("found", first.why),
-        ("shape", str(list(row.shape))),
-        ("worst at", _worst_element(row)),
-        ("errors", f"ours {_number(row.error_ours)}, Hugging Face's {_error_of_theirs(row, rows)}"),
-        ("ratio", f"{_number(row.ratio)} (bound {row.bound:g})"),
-        ("amplified", f"{_number(row.amplification)} times the error of its inputs"),
-        ("would pass", f"at a tolerance of {_number(row.minimum_tolerance)}"),
-        ("look for", first.suspects),
-    ]
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column()
-    for name, fact in facts:
-        grid.add_row(name, escape(fact))
-    title = Text(f"first divergence: {first.tap}", style="bold red")
-    return Group(Text(), title, grid, Text())
-
-
-def _worst_element(row: Row) -> str:
-    """Return where the largest difference is, and both values there."""
-    values = f"ours {_number(row.value_ours)}, {row.witness} {_number(row.value_witness)}"
-    return f"{list(row.worst_index)}: {values}"
-
-
-def _error_of_theirs(row: Row, rows: Sequence[Row]) -> str:
-    """Return Hugging Face's own error at the tap, which only rows against the oracle hold."""
-    same = [
-        other.error_reference
-        for other in rows
-        if (other.tap, other.mode, other.attention) == (row.tap, row.mode, row.attention)
-        and other.error_reference is not None
-    ]
-    return _number(same[0] if same else None)
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.6g}"
-
-
 _CONSEQUENCE_LABELS = {
     "loss_ours": "loss, ours",
     "loss_oracle": "loss, oracle",
@@ -231,45 +194,6 @@ def _consequences(by_path: Mapping[str, Mapping[str, float]]) -> RenderableType:
     return Group(Text(), table)
 
 
-def _explanation(explanation: Mapping[str, object], rows: Sequence[Row]) -> RenderableType:
-    """Return the histogram of errors, the worst elements, and what fed the tap."""
-    tap = str(explanation["tap"])
-    parts: list[RenderableType] = [Text(), Text(f"a close look at {tap}", style="bold")]
-    runs = explanation["runs"]
-    assert isinstance(runs, Mapping)  # noqa: S101 - made by parity.explain
-    for name, seen in runs.items():
-        parts.append(Text(f"\n{name}: absolute differences from the oracle"))
-        parts.append(_histogram(seen["histogram"]))
-        parts += [
-            Text(
-                f"  {worst['index']}  ours {worst['ours']:.9g}  oracle {worst['oracle']:.9g}"
-                f"  apart {worst['difference']:.3g}"
-            )
-            for worst in seen["worst"]
-        ]
-    parts.append(_fed(tap, rows))
-    return Group(*parts)
-
-
-def _histogram(counts: Mapping[str, int]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    most = max([*counts.values(), 1])
-    for decade, number in counts.items():
-        grid.add_row(f"  {decade}", f"{number:,}", "#" * round(40 * number / most))
-    return grid
-
-
-def _fed(tap: str, rows: Sequence[Row]) -> RenderableType:
-    """Return the rows of the tap itself, with how much each amplified its inputs' error."""
-    lines = [
-        f"  {row.attention}, {row.dtype} {row.mode} against {row.witness}: error "
-        f"{_number(row.error_ours)}, {_number(row.amplification)} times that of its inputs"
-        for row in rows
-        if row.tap == tap
-    ]
-    return Text("\n" + "\n".join(lines))
-
-
 def _reason(reason: Reason) -> RenderableType:
     return Text.from_markup(
         f"\n[bold]{escape(reason.what)}[/]\n  where  {escape(reason.where)}"
@@ -281,6 +205,7 @@ _THINGS = {
     "layerwise": "taps on {}",
     "weights": "tensors of {}",
     "doctor": "things",
+    "golden": "published numbers",
 }
 
 

@@ -1,0 +1,41 @@
+"""Weights from Hugging Face's hub, or from its cache."""
+
+from huggingface_hub import constants
+
+from parity.sources import huggingface_files
+from parity.weights import Checkpoint
+from reference import hub, published
+from reference.refusal import UnavailableError
+
+
+def read(repository: str, revision: str | None) -> Checkpoint:
+    """Return a repository's weights.
+
+    Raises:
+        SourceError: They cannot be had, or are not what the hub says.
+        InputRefusedError, CheckpointError: They are not a whole GPT-1.
+    """
+    fetched = hub.fetch(repository, revision)
+    commit = fetched.commit
+    origin = "the hub's cache" if fetched.from_cache else "the hub"
+    return huggingface_files.read(
+        fetched.paths[huggingface_files.CONFIG].parent,
+        source=f"{repository}, from {origin}, commit {commit}",
+        revision=commit,
+        released=repository in published.REPOSITORIES,
+    )
+
+
+def out_of_reach(repository: str) -> str:
+    """Return why a repository's weights can be had neither from the cache nor from the hub.
+
+    Nothing but the hub's silence is a reason: whatever else is wrong shows when they are read.
+    """
+    try:
+        hub.fetch(repository, offline=True)
+    except UnavailableError:
+        if constants.HF_HUB_OFFLINE:
+            return f"{repository} is not in the hub's cache, and HF_HUB_OFFLINE is set"
+        if not hub.reachable():
+            return f"{repository} is not in the hub's cache, and the hub cannot be connected to"
+    return ""

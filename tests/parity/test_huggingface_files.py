@@ -1,0 +1,320 @@
+"""Weights in Hugging Face's forms: one file or shards, sound or not at all."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from parity.convert import convert
+from parity.errors import ExitCode, InconclusiveError, ParityError
+from parity.mapping import Side
+from parity.sources.names import load_weights
+from parity.weights import Weights
+
+State = dict[str, Tensor]
+Write = Callable[..., Path]
+
+SAFE_TORCH = int(torch.__version__.split(".")[1]) >= 10
+needs_safe_torch = pytest.mark.skipif(
+    not SAFE_TORCH, reason="on this torch no file of torch.save is read"
+)
+
+
+@pytest.fixture(scope="module")
+def state(weights: Weights) -> State:
+    """Return the tiny weights in Hugging Face's names."""
+    named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.HUGGINGFACE)
+    return {name: torch.from_numpy(array.copy()) for name, array in named.items()}
+
+
+@pytest.fixture(scope="module")
+def fields(weights: Weights) -> dict[str, Any]:
+    """Return the tiny config."""
+    return dict(weights.config)
+
+
+@pytest.fixture
+def write(tmp_path: Path, state: State, fields: dict[str, Any]) -> Write:
+    """Return a function that writes a folder in one of the four forms."""
+
+    def write(
+        form: str = "model.safetensors", tensors: State = state, config: object = fields
+    ) -> Path:
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        save = save_file if "safetensors" in form else torch.save
+        if not form.endswith(".index.json"):
+            save(tensors, tmp_path / form)
+            return tmp_path
+        suffix = "safetensors" if "safetensors" in form else "bin"
+        weight_map = {}
+        for number, names in enumerate(np.array_split(list(tensors), 3)):
+            shard = f"part-{number}.{suffix}"
+            save({str(name): tensors[name] for name in names}, tmp_path / shard)
+            weight_map |= dict.fromkeys(map(str, names), shard)
+        index = {"metadata": {}, "weight_map": weight_map}
+        (tmp_path / form).write_text(json.dumps(index), encoding="utf-8")
+        return tmp_path
+
+    return write
+
+
+def refusal(path: Path, code: ExitCode = ExitCode.REFUSED) -> ParityError:
+    """Return why a path is refused, with the code it must have."""
+    with pytest.raises(ParityError) as caught:
+        load_weights(str(path))
+    assert caught.value.code is code, caught.value
+    assert not [text for text in (caught.value.what, caught.value.fix) if "\n" in text]
+    return caught.value
+
+
+def assert_same_bits(found: Weights, expected: Weights) -> None:
+    """Assert that two weights are equal to the bit, name for name."""
+    assert set(found.tensors) == set(expected.tensors)
+    for name, array in expected.tensors.items():
+        assert np.array_equal(array.view(np.uint32), found.tensors[name].view(np.uint32)), name
+    assert found.provenance.sha256 == expected.provenance.sha256
+
+
+FORMS = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    pytest.param("pytorch_model.bin", marks=needs_safe_torch),
+    pytest.param("pytorch_model.bin.index.json", marks=needs_safe_torch),
+]
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read_to_the_bit(
+    form: str, given: str, write: Write, weights: Weights
+) -> None:
+    """The folder and the file in it stand for the same, every file with its digest."""
+    folder = write(form)
+    found = load_weights(str(folder if given == "folder" else folder / form))
+    assert_same_bits(found, weights)
+    files = {file.name: file.size for file in found.provenance.files}
+    on_disk = {p.name: p.stat().st_size for p in folder.iterdir() if p.suffix != ".json"}
+    assert files == on_disk
+    assert found.provenance.standing == "unknown"
+
+
+def bare(state: State) -> State:
+    """Return the names of a model without a head, as the published file has them."""
+    return {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+
+
+def with_buffers(state: State) -> State:
+    """Return also what old versions saved: causal masks, positions and the head."""
+    extra = {f"h.{i}.attn.bias": torch.ones(1, 1, 3, 3).tril() for i in range(12)}
+    head = {"lm_head.weight": state["tokens_embed.weight"].clone()}
+    return state | extra | {"position_ids": torch.arange(3)} | head
+
+
+@pytest.mark.parametrize(
+    "change", [bare, lambda state: with_buffers(bare(state))], ids=["bare", "with buffers"]
+)
+def test_older_names_are_the_same_weights(
+    change: Callable[[State], State], write: Write, state: State, weights: Weights
+) -> None:
+    """With and without prefix, buffers and head."""
+    assert_same_bits(load_weights(str(write(tensors=change(state)))), weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_exactly_and_said(
+    dtype: torch.dtype, write: Write, state: State
+) -> None:
+    """Every value is the file's."""
+    narrow = {name: tensor.to(dtype) for name, tensor in state.items()}
+    found = load_weights(str(write(tensors=narrow)))
+    name = "h.3.mlp.c_fc.weight"
+    assert np.array_equal(found.tensors[name], narrow[f"transformer.{name}"].float().numpy())
+    assert found.provenance.dtype == str(dtype).removeprefix("torch.")
+
+
+def without(name: str) -> Callable[[State], State]:
+    """Return a change that leaves one tensor out."""
+    return lambda state: {key: tensor for key, tensor in state.items() if key != name}
+
+
+def with_tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[State], State]:
+    """Return a change of one tensor."""
+    return lambda state: state | {name: change(state[name]).contiguous()}
+
+
+FC = "transformer.h.3.mlp.c_fc.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without("transformer.h.3.ln_1.bias"), ["missing", "transformer.h.3.ln_1.bias"]),
+        (without("transformer.tokens_embed.weight"), ["missing", "tokens_embed"]),
+        (
+            lambda s: s | {"transformer.h.12.ln_1.bias": s[FC].clone()},
+            ["unexpected", "h.12.ln_1.bias"],
+        ),
+        (lambda s: {f"model.{n}": t for n, t in s.items()}, ["missing", "model.transformer"]),
+        (with_tensor(FC, lambda t: t.T), [FC, "[84, 21]", "expected [21, 84]"]),
+        (with_tensor(FC, lambda t: t.double()), ["h.3.mlp.c_fc.weight", "float64"]),
+        (with_tensor(FC, lambda t: t.to(torch.int8)), ["h.3.mlp.c_fc.weight", "int8"]),
+        (with_tensor(FC, lambda t: t.index_fill(0, torch.tensor([1]), torch.nan)), ["84", "c_fc"]),
+        (lambda s: s | {"lm_head.weight": s["transformer.tokens_embed.weight"] + 1}, ["lm_head"]),
+    ],
+    ids=["layer", "embedding", "extra", "renamed", "turned", "double", "int8", "nan", "untied"],
+)
+def test_tensors_that_are_not_the_models_are_refused(
+    change: Callable[[State], State], said: list[str], write: Write, state: State
+) -> None:
+    """By name, and nothing of the file is used."""
+    what = refusal(write(tensors=change(dict(state)))).what
+    assert not [word for word in said if word not in what], what
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ([], "not an object"),
+        ({"n_layer": 11}, "unexpected"),
+        ({"n_layer": 13}, "missing"),
+        ({"n_head": 5}, "multiple of n_head"),
+        ({"vocab_size": 212}, "tokens_embed"),
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"brand_new": 1}, "brand_new"),
+        ({"n_embd": 10**30}, "n_embd"),
+        ({"afn": "relu"}, "afn"),
+        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_config_that_is_not_the_weights_is_refused(
+    config: object, said: str, write: Write, fields: dict[str, Any]
+) -> None:
+    """Whatever transformers would make of it."""
+    folder = write(config=(fields | config) if isinstance(config, dict) else config)
+    what = refusal(folder).what
+    assert said in what, what
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no such file"),
+        ("", "no JSON"),
+        ('{"n_layer": 12', "no JSON"),
+        ('{"n_layer": 12, "n_layer": 12}', "twice"),
+        ('{"layer_norm_epsilon": NaN}', "NaN"),
+        ("[" * 100_000, "no JSON"),
+    ],
+    ids=["missing", "empty", "cut", "twice", "NaN", "deep"],
+)
+def test_a_config_that_is_no_json_is_refused(text: str | None, said: str, write: Write) -> None:
+    """And none is made up where there is none."""
+    path = write() / "config.json"
+    path.unlink() if text is None else path.write_text(text, encoding="utf-8")
+    assert said in refusal(path.parent).what
+
+
+def test_transformers_and_we_must_read_one_model(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A field that the two take differently is named, with both readings."""
+    from parity.sources import huggingface_files
+
+    class Other(huggingface_files.OpenAIGPTConfig):
+        @classmethod
+        def from_dict(cls, fields: dict[str, Any], **_: object) -> object:
+            return huggingface_files_config(**{**fields, "n_head": 7})
+
+    huggingface_files_config = huggingface_files.OpenAIGPTConfig
+    monkeypatch.setattr(huggingface_files, "OpenAIGPTConfig", Other)
+    assert "n_head: 7 and 3" in refusal(write()).what
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m | {"transformer.h.0.ln_1.bias": "part-2.safetensors"}, "disagrees"),
+        (lambda m: {n: f for n, f in m.items() if n != "transformer.h.0.ln_1.bias"}, "disagrees"),
+        (lambda m: m | {"transformer.h.99.ln_1.bias": "part-0.safetensors"}, "disagrees"),
+        (lambda m: m | {"x": "part-9.safetensors"}, "no such file"),
+        (lambda m: m | {"x": "../part-0.safetensors"}, "plain file"),
+        (lambda m: m | {"x": ".."}, "plain file"),
+        (lambda m: m | {"x": 3}, "plain file"),
+        (lambda _: {}, "plain file"),
+        (lambda _: [], "plain file"),
+    ],
+    ids=["wrong", "unnamed", "absent", "no shard", "outside", "parent", "number", "empty", "list"],
+)
+def test_an_index_that_is_not_its_shards_is_refused(
+    change: Callable[[Any], Any], said: str, write: Write
+) -> None:
+    """A tensor in another shard than it says, in none, or a shard that is elsewhere."""
+    path = write("model.safetensors.index.json") / "model.safetensors.index.json"
+    weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    path.write_text(json.dumps({"weight_map": change(weight_map)}), encoding="utf-8")
+    assert said in refusal(path).what
+
+
+def test_safetensors_is_taken_before_torch_save(write: Write, weights: Weights) -> None:
+    """As transformers does; the pickle beside it is not even looked at."""
+    folder = write()
+    (folder / "pytorch_model.bin").write_bytes(b"not looked at")
+    assert_same_bits(load_weights(str(folder)), weights)
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_a_form_under_another_forms_name_is_refused(*, swapped: bool, write: Write) -> None:
+    """What counts is what is in the file."""
+    folder = write("pytorch_model.bin" if swapped else "model.safetensors")
+    wrong = ("pytorch_model.bin", "model.safetensors")[:: 1 if swapped else -1]
+    (folder / wrong[0]).rename(folder / wrong[1])
+    refusal(folder)
+
+
+def test_nothing_in_a_file_is_inconclusive(write: Write) -> None:
+    """A sound file without a tensor is no damage, and no model."""
+    folder = write(tensors={})
+    assert refusal(folder, ExitCode.INCONCLUSIVE).code is InconclusiveError.code
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".metadata", None])
+def test_a_folder_without_weights_is_refused(name: str | None, tmp_path: Path) -> None:
+    """It says what was found; a distributed checkpoint would be a program."""
+    if name is not None:
+        (tmp_path / name).write_bytes(b"x")
+    what = refusal(tmp_path).what
+    assert ("would run as a program" in what) is (name == ".metadata")
+
+
+@pytest.mark.parametrize("size", [210, 212])
+def test_another_vocabulary_is_refused(size: int, write: Write) -> None:
+    """Both sizes are said."""
+    folder = write()
+    vocabulary: Mapping[str, int] = {f"t{number}": number for number in range(size)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    assert f"it has {size} tokens, the config 211" in refusal(folder).what
+
+
+@pytest.mark.parametrize("ids", [[0, 0], [1, 2], [0, 2], [0, "1"], [0, True]])
+def test_a_vocabulary_with_gaps_is_refused(ids: list[Any], write: Write) -> None:
+    """Ids are 0, 1, 2, ... each once."""
+    folder = write()
+    text = json.dumps({f"t{place}": number for place, number in enumerate(ids)})
+    (folder / "vocab.json").write_text(text, encoding="utf-8")
+    assert "each once" in refusal(folder).what
+
+
+def test_the_right_vocabulary_is_taken(write: Write, weights: Weights) -> None:
+    """Beside the weights it changes nothing."""
+    folder = write()
+    text = json.dumps({f"t{number}": number for number in range(211)})
+    (folder / "vocab.json").write_text(text, encoding="utf-8")
+    assert_same_bits(load_weights(str(folder)), weights)
