@@ -1,0 +1,1 @@
+"""What our model gives where others published what the released weights gave them."""
