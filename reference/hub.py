@@ -80,21 +80,11 @@ def fetch(
         seconds=hub.answer,
     )
     _refuse_no_home(asked)
-    aliases = published.REPOSITORIES if released else (repository,)
     offline = constants.HF_HUB_OFFLINE if offline is None else offline
-    if offline or hub_cache.COMMIT.fullmatch(asked.revision):
-        cached = _cached(asked, aliases)
-        if cached and (offline or _VOCABULARY in cached.paths):
-            return _checked(cached)
-    if offline:
-        raise hub_errors.not_cached(asked)
     try:
-        return _checked(hub_download.download(asked, hub))
-    except NoAnswerError:
-        cached = _cached(asked, aliases)
-        if cached is None:
-            raise
-        return _checked(cached)
+        return _fetched(asked, hub, offline=offline)
+    except OSError as error:
+        raise hub_errors.explained(error, asked) from error
 
 
 def reachable(timeout: float = 5.0, *, endpoint: str | None = None) -> bool:
@@ -124,8 +114,27 @@ def _refuse_no_home(asked: Asked) -> None:
         raise UnavailableError(what, where=str(asked.cache), fix=fix)
 
 
-def _cached(asked: Asked, aliases: Sequence[str]) -> Files | None:
+def _fetched(asked: Asked, hub: Hub, *, offline: bool) -> Fetched:
+    """Return the files: the cache's where they are all there, or the hub cannot be asked."""
+    if offline or hub_cache.COMMIT.fullmatch(asked.revision):
+        cached = _cached(asked)
+        if cached and (offline or _VOCABULARY in cached.paths):
+            return _checked(cached)
+    if offline:
+        raise hub_errors.not_cached(asked)
+    try:
+        return _checked(hub_download.download(asked, hub))
+    except NoAnswerError:
+        cached = _cached(asked)
+        if cached is None:
+            raise
+        return _checked(cached)
+
+
+def _cached(asked: Asked) -> Files | None:
     """Return what the cache has under any of a repository's ids, the one asked for first."""
+    released = asked.repository in published.REPOSITORIES
+    aliases = published.REPOSITORIES if released else (asked.repository,)
     for repository in sorted(aliases, key=lambda alias: alias != asked.repository):
         commit = hub_cache.commit(asked.cache, repository, asked.revision)
         paths = commit and hub_cache.snapshot(asked.cache, repository, commit)

@@ -1,16 +1,24 @@
 """What the cache has not got, downloaded by the hub's own client under a watch."""
 
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import HfApi, HfFileMetadata, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import (
+    HfApi,
+    HfFileMetadata,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+)
 
 from reference import hub_cache, hub_errors, hub_files
-from reference.hub_errors import Asked, NoAnswerError, TroubledHubError
+from reference.hub_errors import Asked, NoAnswerError, PassingError
 from reference.hub_watch import no_progress, watched
 from reference.refusal import RefusedError
 
@@ -18,6 +26,9 @@ Result = TypeVar("Result")
 
 _XET = 10
 """How many times as long a stall may be where bytes come in large pieces, kept until whole."""
+
+_PIECE = 1 << 18
+"""Bytes that the client is to write together."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,12 +131,27 @@ def _body(asked: Asked, hub: Hub, metadata: HfFileMetadata) -> Path:
         etag_timeout=hub.answer,
     )
     try:
-        path = _patiently(fetch, asked, hub, lambda: hub_cache.progress(*place))
-    except TroubledHubError:
+        with _small_pieces():
+            path = _patiently(fetch, asked, hub, lambda: hub_cache.progress(*place))
+    except PassingError:
         raise
     except NoAnswerError as error:
         raise hub_errors.incomplete(asked, hub_cache.held(*place), metadata.size) from error
     return Path(path)
+
+
+@contextlib.contextmanager
+def _small_pieces() -> Iterator[None]:
+    """Let the client write what comes in small pieces: it keeps 10 MB back, half a minute's worth.
+
+    So slow a line looks dead until then.
+    """
+    before = constants.DOWNLOAD_CHUNK_SIZE
+    constants.DOWNLOAD_CHUNK_SIZE = _PIECE
+    try:
+        yield
+    finally:
+        constants.DOWNLOAD_CHUNK_SIZE = before
 
 
 def _patiently(
@@ -134,7 +160,7 @@ def _patiently(
     hub: Hub,
     progress: Callable[[], int] = no_progress,
 ) -> Result:
-    """Return what `call` returns; try again where the hub answers with an error.
+    """Return what `call` returns; try again where the trouble may pass.
 
     Raises:
         SourceError: Whatever else `call` raises, explained.
@@ -144,7 +170,7 @@ def _patiently(
             return watched(call, seconds=asked.seconds, progress=progress)
         except Exception as error:
             meant = hub_errors.explained(error, asked)
-            if wait is None or not isinstance(meant, TroubledHubError):
+            if wait is None or not isinstance(meant, PassingError):
                 raise meant from error
         time.sleep(wait)
     raise AssertionError  # the last round returns or raises

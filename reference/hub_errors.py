@@ -18,8 +18,16 @@ class NoAnswerError(UnavailableError):
     """The hub could not be asked; what was fetched before may still serve."""
 
 
-class TroubledHubError(NoAnswerError):
-    """The hub answered that something is wrong with it, which may pass."""
+class PassingError(UnavailableError):
+    """A trouble that may pass: worth another try."""
+
+
+class TroubledHubError(NoAnswerError, PassingError):
+    """The hub answered that something is wrong with it."""
+
+
+class CutOffError(PassingError):
+    """A file stopped coming because the connection ended."""
 
 
 class StalledError(Exception):
@@ -159,7 +167,7 @@ def _silent(_error: Exception, asked: Asked) -> NoAnswerError:
 def _cut_off(error: Exception, asked: Asked) -> UnavailableError:
     if asked.file:
         what = f"download incomplete: the connection broke off during {asked.file}"
-        return UnavailableError(what, where=asked.where, fix=_LATER)
+        return CutOffError(what, where=asked.where, fix=_LATER)
     what = f"cannot connect to the hub ({type(error).__name__})"
     fix = f"check network and proxy; or {_ELSEWHERE}"
     return NoAnswerError(what, where=asked.where, fix=fix)
@@ -168,7 +176,7 @@ def _cut_off(error: Exception, asked: Asked) -> UnavailableError:
 def _unwritable(error: Exception, asked: Asked) -> UnavailableError:
     strerror = getattr(error, "strerror", None) or type(error).__name__
     reason = "the disk is full" if is_full(error) else strerror
-    what = f"the cache cannot be written to: {reason}"
+    what = f"the cache cannot be used: {reason}"
     fix = "set HF_HOME to a folder with room that you may write to"
     return UnavailableError(what, where=f"{asked.cache} {asked.file}".strip(), fix=fix)
 

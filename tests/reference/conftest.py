@@ -4,7 +4,12 @@ Both lists are GPT-1's, told once more here so that they can be held against the
 every tensor's shape, and the order in which the release keeps them.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -136,3 +141,22 @@ def build(config: dict[str, Any], state: dict[str, Tensor]) -> Callable[..., Ope
 def token_ids() -> Tensor:
     """Return ids `[2, 5]` for that config, one of them twice."""
     return torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
+
+
+@pytest.fixture(scope="session")
+def hub_module() -> ModuleType:
+    """Return `fake_hub.py`, which lies beside this file and is no test."""
+    spec = importlib.util.spec_from_file_location(
+        "fake_hub", Path(__file__).with_name("fake_hub.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def serve(hub_module: ModuleType) -> Iterator[Callable[..., Any]]:
+    """Return the function that serves a `FakeHub` with the given attributes until the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **given: stack.enter_context(hub_module.served(hub_module.FakeHub(**given)))

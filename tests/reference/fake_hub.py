@@ -1,0 +1,188 @@
+"""A hub on loopback, as much of it as the real client asks for, with faults to switch on.
+
+It answers the three questions of huggingface_hub: which files a revision has, what a file is
+(HEAD), and its bytes (GET, whole or from a place on).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+
+COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
+
+
+@dataclasses.dataclass
+class FakeHub:
+    """What the hub has, and what is wrong with it.
+
+    Attributes:
+        files: Bytes by name.
+        repository: The one repository it has.
+        large: Names kept in large-file storage, whose ETag is a SHA-256.
+        commit: Where its only branch, main, stands.
+        refuse: Status and error code that every question, or those of one kind (`api`, `HEAD`,
+            `GET`), is answered with.
+        refusals: How many times it does so; -1 for ever.
+        cut: How many bytes of a body are sent before the connection is closed; the Range header
+            is then ignored too where `forgetful`.
+        cuts: How many bodies are cut; -1 for all.
+        hang: Seconds that a cut body's connection stays open, silent.
+        pace: Seconds of sleep before each 64 KiB.
+        swapped: Bytes sent in place of a file's own, by name.
+        api: Text that the list of files is replaced with.
+        asked: Method and path of every request.
+    """
+
+    files: dict[str, bytes]
+    repository: str = "openai-community/openai-gpt"
+    large: frozenset[str] = frozenset({"model.safetensors", "pytorch_model.bin"})
+    commit: str = COMMIT
+    refuse: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    refusals: int = -1
+    cut: int | None = None
+    cuts: int = -1
+    forgetful: bool = False
+    hang: float = 0.0
+    pace: float = 0.0
+    swapped: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    api: str | None = None
+    asked: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    address: str = ""
+
+    def etag(self, name: str) -> str:
+        """Return what names a file's bytes: SHA-256 of a large one, else git's id."""
+        data = self.files[name]
+        if name in self.large:
+            return hashlib.sha256(data).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+    def refusal(self, kind: str) -> tuple[int, str] | None:
+        """Return the status and code that a question of `kind` is refused with, counting it."""
+        found = self.refuse.get(kind)
+        if found is None or not self.refusals:
+            return None
+        self.refusals -= 1
+        return found
+
+    def bytes_to_send(self, body: bytes) -> int:
+        """Return how much of a body is sent before the line goes dead, counting the cut."""
+        if self.cut is None or not self.cuts or len(body) <= self.cut:
+            return len(body)
+        self.cuts -= 1
+        return self.cut
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers for the server's `hub`."""
+
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def hub(self) -> FakeHub:
+        """Return what this server has."""
+        return self.server.hub  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        """Say what a file is."""
+        self._answer()
+
+    def do_GET(self) -> None:
+        """List the files, or send one."""
+        self._answer()
+
+    def _answer(self) -> None:
+        self.hub.asked.append((self.command, self.path))
+        path = self.path.split("?")[0]
+        kind = "api" if path.startswith("/api/") else self.command
+        if refusal := self.hub.refusal(kind):
+            self._refuse(*refusal)
+        elif path == "/":
+            self._send(b"the hub", {})
+        elif kind == "api":
+            self._list(path.removeprefix("/api/models/"))
+        else:
+            self._file(path)
+
+    def _list(self, path: str) -> None:
+        repository, _, revision = path.partition("/revision/")
+        if repository != self.hub.repository:
+            return self._refuse(404, "RepoNotFound")
+        if revision not in {"main", self.hub.commit}:
+            return self._refuse(404, "RevisionNotFound")
+        siblings = [{"rfilename": name} for name in self.hub.files]
+        listed = {"id": repository, "sha": self.hub.commit, "siblings": siblings}
+        text = json.dumps(listed) if self.hub.api is None else self.hub.api
+        return self._send(text.encode(), {"Content-Type": "application/json"})
+
+    def _file(self, path: str) -> None:
+        repository, _, rest = path.removeprefix("/").partition("/resolve/")
+        name = rest.partition("/")[2]
+        if repository != self.hub.repository:
+            return self._refuse(404, "RepoNotFound")
+        if name not in self.hub.files:
+            return self._refuse(404, "EntryNotFound")
+        headers = {"ETag": f'"{self.hub.etag(name)}"', "X-Repo-Commit": self.hub.commit}
+        if name in self.hub.large:
+            headers["X-Linked-Etag"] = headers["ETag"]
+            headers["X-Linked-Size"] = str(len(self.hub.files[name]))
+        return self._send(self.hub.swapped.get(name, self.hub.files[name]), headers)
+
+    def _refuse(self, status: int, code: str) -> None:
+        self._send(b"", {"X-Error-Code": code} if code else {}, status)
+
+    def _send(self, body: bytes, headers: dict[str, str], status: int = HTTPStatus.OK) -> None:
+        start = 0
+        if "Range" in self.headers and not self.hub.forgetful:
+            start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
+            status = HTTPStatus.PARTIAL_CONTENT
+            headers = headers | {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body) - start)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self._body(body[start:], of_a_file="/resolve/" in self.path)
+
+    def _body(self, body: bytes, *, of_a_file: bool) -> None:
+        whole = len(body)
+        body = body[: self.hub.bytes_to_send(body)] if of_a_file else body
+        for start in range(0, len(body), 1 << 16):
+            time.sleep(self.hub.pace)
+            self.wfile.write(body[start : start + (1 << 16)])
+        if len(body) < whole:
+            self.close_connection = True
+            self.wfile.flush()
+            time.sleep(self.hub.hang)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves until the test is over, and lets nobody wait for its threads."""
+
+    daemon_threads = True
+    block_on_close = False
+    hub: FakeHub
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that hang up."""
+
+
+@contextlib.contextmanager
+def served(hub: FakeHub) -> Iterator[FakeHub]:
+    """Serve `hub` on a free port of loopback; its address is `hub.address`."""
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.hub = hub
+        hub.address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
