@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from parity.checks.layerwise import layerwise as layerwise
-    from parity.convert import convert as convert
+    from parity.conversion import convert as convert
 
 _HOMES = {"layerwise": "parity.checks.layerwise", "convert": "parity.convert"}
 

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from parity.errors import ExitCode
-from parity.shell import Options, let_go, run, tell
+from parity.shell import Options, run
+from parity.telling import let_go, tell
 
 app = typer.Typer(
     name="parity.check",

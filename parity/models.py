@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.convert import convert
+from parity.conversion import convert
 from parity.machine import copied
 from parity.mapping import Side
 from parity.provenance import Provenance

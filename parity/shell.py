@@ -7,16 +7,16 @@ words are a report. Nothing here imports torch until a verb runs.
 
 import contextlib
 import dataclasses
-import io
-import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from parity.errors import EnvironmentUnfitError, ExitCode, ParityError, UsageError
+from parity.output import drawn, to_stdout, writing
+from parity.telling import known, one_line, tell, told
 
 if TYPE_CHECKING:
     from parity.results import Report
@@ -68,13 +68,13 @@ def _run(options: Options) -> ExitCode:
     except BrokenPipeError:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - and a model that exits is no pass
-        known = _known(error)
+        coded = known(error)
         if options.debug:
             traceback.print_exception(error)
-        tell(known.what, known.where, known.fix)
+        tell(coded.what, coded.where, coded.fix)
         if report is None:
-            _deliver_error(known, options)
-        return known.code
+            _deliver_error(coded, options)
+        return coded.code
     return report.exit_code
 
 
@@ -119,10 +119,10 @@ def _deliver(report: "Report", options: Options) -> None:
     """Write the report to every file asked for; then print it, whatever became of the files."""
     with contextlib.ExitStack() as stack:
         if not options.quiet:
-            stack.callback(_to_stdout, _rendered(report, options.form, sys.stdout))
+            stack.callback(to_stdout, _rendered(report, options.form, sys.stdout))
         for path in options.output:
             text = _rendered(report, _form_of(path, options), None)
-            with _writing(str(path)):
+            with writing(str(path)):
                 path.write_text(text, encoding="utf-8")
 
 
@@ -132,30 +132,9 @@ def _rendered(report: "Report", form: str, stream: Any) -> str:  # noqa: ANN401 
         from parity.report.strict_json import render
 
         return render(report)
-    from rich.console import Console
-
     from parity.report.text import render as render_text
 
-    asked = Console(file=stream) if stream is not None else None
-    buffer = io.StringIO()
-    console = Console(
-        file=buffer,
-        width=_width(asked.width if asked is not None and asked.is_terminal else 100),
-        force_terminal=asked is not None and asked.is_terminal,
-        color_system="standard" if asked is not None and asked.color_system else None,
-    )
-    render_text(_printable(report), console)
-    return buffer.getvalue()
-
-
-_NARROWEST = 92
-"""Columns below which the widest table would lose names; there a terminal wraps lines instead."""
-
-
-def _width(otherwise: int) -> int:
-    """Return how many columns a report may use: the user's own word, if it is a number, rules."""
-    asked = os.environ.get("COLUMNS", "")
-    return max(int(asked) if asked.isdecimal() else otherwise, _NARROWEST)
+    return drawn(lambda console: render_text(_printable(report), console), stream)
 
 
 def _printable(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
@@ -163,7 +142,7 @@ def _printable(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
     if isinstance(value, Enum):
         return value
     if isinstance(value, str):
-        return _shown(value)
+        return one_line(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {f.name: _printable(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **parts)
@@ -172,49 +151,6 @@ def _printable(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
     if isinstance(value, list | tuple):
         return type(value)(_printable(entry) for entry in value)
     return value
-
-
-def _to_stdout(text: str) -> None:
-    if sys.stdout is None:  # closed before this program began
-        raise EnvironmentUnfitError(
-            "the report could not be written: there is no standard output",
-            where="standard output",
-            fix="use --quiet, with --output for the report",
-        )
-    encoding = sys.stdout.encoding or "utf-8"
-    with _writing("standard output"):
-        try:
-            sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-            sys.stdout.flush()
-        except OSError:
-            let_go(sys.stdout)
-            raise
-
-
-@contextlib.contextmanager
-def _writing(where: str) -> Iterator[None]:
-    """Turn a failed write into an error that says where; a closed pipe is no error."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise EnvironmentUnfitError(
-            f"the report could not be written: {error.strerror}",
-            where=where,
-            fix="free some space, or choose another place with --output",
-        ) from error
-
-
-def let_go(stream: TextIO) -> None:
-    """Send whatever a failed stream still holds nowhere.
-
-    Python flushes it once more at exit, would fail again, and end with a code of its own.
-    """
-    with contextlib.suppress(OSError):  # a stand-in for a stream has no descriptor
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
 
 
 def _deliver_error(error: ParityError, options: Options) -> None:
@@ -226,7 +162,7 @@ def _deliver_error(error: ParityError, options: Options) -> None:
                 path.write_text(_error_form(error, form, options), encoding="utf-8")
     if options.form == "json" and not options.quiet:
         with told_already:
-            _to_stdout(_error_form(error, "json", options))
+            to_stdout(_error_form(error, "json", options))
 
 
 def _error_form(error: ParityError, form: str, options: Options) -> str:
@@ -235,50 +171,7 @@ def _error_form(error: ParityError, form: str, options: Options) -> str:
         from parity.report.strict_json import render_error
 
         return render_error(error, check=options.verb)
-    return _told(error.what, error.where, error.fix)
-
-
-def _known(error: BaseException) -> ParityError:
-    """Return the error as one with a code; what nobody foresaw is internal."""
-    if isinstance(error, ParityError):
-        return error
-    if isinstance(error, ModuleNotFoundError) and error.name is not None:
-        return EnvironmentUnfitError(
-            f"the package {error.name} is not installed",
-            where="this Python environment",
-            fix=f"pip install {error.name.partition('.')[0]}",
-        )
-    if isinstance(error, MemoryError):
-        return EnvironmentUnfitError(
-            "there is not enough memory",
-            where="this machine",
-            fix="use a smaller --batch or --time, or --weights tiny",
-        )
-    return ParityError(
-        f"{type(error).__name__}: {error}",
-        where="inside this program",
-        fix="run it again with --debug and report the traceback",
-    )
-
-
-def _told(what: str, where: str, fix: str) -> str:
-    """Return an error's three lines."""
-    return f"error: {_shown(what)}\n  where  {_shown(where)}\n  to do  {_shown(fix)}\n"
-
-
-def tell(what: str, where: str, fix: str) -> None:
-    """Print an error; where nobody can hear it, the exit code still speaks."""
-    if sys.stderr is not None:
-        try:
-            sys.stderr.write(_told(what, where, fix))
-            sys.stderr.flush()
-        except OSError:
-            let_go(sys.stderr)
-
-
-def _shown(text: str) -> str:
-    """Return the text in one line, without control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return told(error.what, error.where, error.fix)
 
 
 def identity(source: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.capture import Run, Tap
-from parity.convert import convert
+from parity.conversion import convert
 from parity.errors import InconclusiveError, UsageError
 from parity.inputs import Inputs
 from parity.machine import copied

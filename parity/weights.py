@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from parity.convert import convert
+from parity.conversion import convert
 from parity.errors import InputRefusedError
 from parity.machine import copied
 from parity.mapping import Side

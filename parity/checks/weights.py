@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.compare import Status
-from parity.convert import convert
+from parity.conversion import convert
 from parity.errors import ExitCode
 from parity.knobs import environment
 from parity.mapping import ALIASES, Side, is_buffer, rows

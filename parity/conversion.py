@@ -70,7 +70,7 @@ def _problems(
         if name not in wanted and name not in ALIASES[side] and not is_buffer(side, name)
     ]
     shapes = [
-        f"{name} is {list(state[name].shape)}, expected {list(shape)}"
+        _misshapen(name, tuple(state[name].shape), shape)
         for name, shape in wanted.items()
         if name in state and tuple(state[name].shape) != shape
     ]
@@ -80,7 +80,35 @@ def _problems(
         if alias in state and name in state and not _same_values(state[alias], state[name])
     ]
     found = {"missing": missing, "unexpected": unexpected, "shape": shapes, "untied": untied}
-    return [f"{kind}: {', '.join(names)}" for kind, names in found.items() if names]
+    problems = [f"{kind}: {_listed(names)}" for kind, names in found.items() if names]
+    return [*problems, *_other_names(state, wanted)]
+
+
+def _misshapen(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    turned = len(wanted) == 2 and found == wanted[::-1]  # noqa: PLR2004 - a matrix
+    hint = " (matrices are [in, out])" if turned else ""
+    return f"{name} is {list(found)}, expected {list(wanted)}{hint}"
+
+
+_LISTED = 12
+"""Names told of one kind of problem: all of a block's; of a wrong file's hundreds, these."""
+
+
+def _listed(names: list[str]) -> str:
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _other_names(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return what the names have too much, if no name fits and without it some do."""
+    if not state or any(name in wanted for name in state):
+        return []
+    none = f"none of {len(wanted)} names was found"
+    name = next(iter(state))
+    surplus = [name[: place + 1] for place, sign in enumerate(name) if sign == "."]
+    fitting = {s: sum(other.removeprefix(s) in wanted for other in state) for s in surplus}
+    best = max(fitting, key=lambda s: fitting[s], default="")
+    return [f"{none}; without {best!r} {fitting[best]} are" if fitting.get(best) else none]
 
 
 def _same_values(alias: Any, tensor: Any) -> bool:  # noqa: ANN401 - torch's or NumPy's

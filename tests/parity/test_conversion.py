@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.convert import convert
+from parity.conversion import convert
 from parity.errors import ExitCode, InputRefusedError
 from parity.mapping import Side, rows, sizes
 
@@ -114,7 +114,8 @@ def test_all_problems_are_told_at_once() -> None:
         "the weights do not fit a GPT-1 of 2 blocks: "
         "missing: transformer.h.0.mlp.c_fc.weight, transformer.h.1.ln_2.bias; "
         "unexpected: transformer.h.2.ln_2.bias, score.weight; "
-        "shape: transformer.positions_embed.weight is [21, 11], expected [11, 21], "
+        "shape: transformer.positions_embed.weight is [21, 11], expected [11, 21] "
+        "(matrices are [in, out]), "
         "transformer.h.0.ln_1.weight is [22], expected [21]; "
         "untied: lm_head.weight differs from transformer.tokens_embed.weight"
     )
@@ -148,6 +149,8 @@ def test_another_shape_is_refused(
     wanted = list(state[name].shape)
     state[name] = reshape(state[name])
     expected = f"shape: {name} is {list(state[name].shape)}, expected {wanted}"
+    if len(wanted) == 2 and list(state[name].shape) == wanted[::-1]:
+        expected += " (matrices are [in, out])"
     assert refused(state, side).what.endswith(f": {expected}")
 
 
@@ -167,6 +170,20 @@ def test_no_name_fits() -> None:
     )
     assert "missing: transformer.positions_embed.weight, " in error.what
     assert "unexpected: positions_embed.weight, " in error.what
+    assert error.what.count("and 14 more") == 2
+    assert error.what.endswith("; none of 26 names was found")
+
+
+def test_what_stands_before_every_name_is_told() -> None:
+    """A state whose names would fit without their beginning is told that."""
+    error = refused({f"model.gpt.{name}": t for name, t in drawn(Side.HUGGINGFACE).items()})
+    assert error.what.endswith("; none of 26 names was found; without 'model.gpt.' 26 are")
+
+
+def test_one_name_that_fits_is_no_other_naming() -> None:
+    """Where some names fit, those that do not are told as missing."""
+    (name, tensor), *_ = drawn(Side.HUGGINGFACE).items()
+    assert "none of" not in refused({name: tensor}).what
 
 
 @pytest.mark.parametrize("n_layer", [1, 3])

@@ -1,0 +1,78 @@
+"""What a command prints, and how: coloured for a terminal, plain elsewhere, or an error."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TextIO
+
+from parity.errors import EnvironmentUnfitError
+from parity.telling import let_go
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def drawn(draw: "Callable[[Console], None]", stream: TextIO | None) -> str:
+    """Return what `draw` prints; in colour if `stream` is a terminal that wants it."""
+    from rich.console import Console
+
+    asked = Console(file=stream) if stream is not None else None
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=_width(asked.width if asked is not None and asked.is_terminal else 100),
+        force_terminal=asked is not None and asked.is_terminal,
+        color_system="standard" if asked is not None and asked.color_system else None,
+    )
+    draw(console)
+    return buffer.getvalue()
+
+
+_NARROWEST = 92
+"""Columns below which the widest table would lose names; there a terminal wraps lines instead."""
+
+
+def _width(otherwise: int) -> int:
+    """Return how many columns a report may use: the user's own word, if it is a number, rules."""
+    asked = os.environ.get("COLUMNS", "")
+    return max(int(asked) if asked.isdecimal() else otherwise, _NARROWEST)
+
+
+def to_stdout(text: str) -> None:
+    """Write to standard output what its encoding can say.
+
+    Raises:
+        EnvironmentUnfitError: There is none, or it is full.
+        BrokenPipeError: Nobody reads it any more.
+    """
+    if sys.stdout is None:  # closed before this program began
+        raise EnvironmentUnfitError(
+            "the report could not be written: there is no standard output",
+            where="standard output",
+            fix="use --quiet, with --output for the report",
+        )
+    encoding = sys.stdout.encoding or "utf-8"
+    with writing("standard output"):
+        try:
+            sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+            sys.stdout.flush()
+        except OSError:
+            let_go(sys.stdout)
+            raise
+
+
+@contextlib.contextmanager
+def writing(where: str) -> Iterator[None]:
+    """Raise a failed write as an error that says where; a closed pipe stays what it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EnvironmentUnfitError(
+            f"the report could not be written: {error.strerror}",
+            where=where,
+            fix="free some space, or choose another place with --output",
+        ) from error

@@ -1,0 +1,62 @@
+"""How an error is told: what, where, what to do, in three lines on standard error."""
+
+import contextlib
+import os
+import sys
+from typing import TextIO
+
+from parity.errors import EnvironmentUnfitError, ParityError
+
+
+def let_go(stream: TextIO) -> None:
+    """Send whatever a failed stream still holds nowhere.
+
+    Python flushes it once more at exit, would fail again, and end with a code of its own.
+    """
+    with contextlib.suppress(OSError):  # a stand-in for a stream has no descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def known(error: BaseException) -> ParityError:
+    """Return the error as one with a code; what nobody foresaw is internal."""
+    if isinstance(error, ParityError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        return EnvironmentUnfitError(
+            f"the package {error.name} is not installed",
+            where="this Python environment",
+            fix=f"pip install {error.name.partition('.')[0]}",
+        )
+    if isinstance(error, MemoryError):
+        return EnvironmentUnfitError(
+            "there is not enough memory",
+            where="this machine",
+            fix="use a smaller --batch or --time, or --weights tiny",
+        )
+    return ParityError(
+        f"{type(error).__name__}: {error}",
+        where="inside this program",
+        fix="run it again with --debug and report the traceback",
+    )
+
+
+def told(what: str, where: str, fix: str) -> str:
+    """Return an error's three lines."""
+    return f"error: {one_line(what)}\n  where  {one_line(where)}\n  to do  {one_line(fix)}\n"
+
+
+def tell(what: str, where: str, fix: str) -> None:
+    """Print an error; where nobody can hear it, the exit code still speaks."""
+    if sys.stderr is not None:
+        try:
+            sys.stderr.write(told(what, where, fix))
+            sys.stderr.flush()
+        except OSError:
+            let_go(sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Return the text in one line, without control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
