@@ -44,6 +44,19 @@ def commit(cache: Path, repository: str, revision: str) -> str | None:
     return found if COMMIT.fullmatch(found) else None
 
 
+def remember(cache: Path, repository: str, revision: str, at: str) -> None:
+    """Write down which commit a branch is at; the client does so only for what it is asked by.
+
+    It is a help for the next run: where the cache may not be written to, nothing is.
+    """
+    reference = storage(cache, repository) / "refs" / revision
+    if revision == at or ".." in reference.parts:
+        return
+    with contextlib.suppress(OSError):
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(at, encoding="ascii")
+
+
 def snapshot(cache: Path, repository: str, at: str) -> dict[str, Path] | None:
     """Return the model's files that the cache has of a commit, by name.
 

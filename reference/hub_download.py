@@ -73,7 +73,7 @@ def download(asked: Asked, hub: Hub) -> Files:
         UnavailableError: A file cannot be had.
     """
     commit, names = _patiently(lambda: _listing(asked, hub), asked, hub)
-    asked = dataclasses.replace(asked, revision=commit)
+    revision, asked = asked.revision, dataclasses.replace(asked, revision=commit)
     form = hub_files.weights(names)
     if form is None or hub_files.CONFIG not in names:
         missing = "weights" if form is None else hub_files.CONFIG
@@ -86,6 +86,7 @@ def download(asked: Asked, hub: Hub) -> Files:
         paths[name] = _file(dataclasses.replace(asked, file=name), hub, etags)
     for name in hub_files.shards(paths[form]) if hub_files.is_index(form) else ():
         paths[name] = _file(dataclasses.replace(asked, file=name), hub, etags)
+    hub_cache.remember(asked.cache, asked.repository, revision, commit)
     return Files(asked=asked, paths=dict(sorted(paths.items())), etags=etags)
 
 

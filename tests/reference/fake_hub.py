@@ -32,6 +32,8 @@ class FakeHub:
         cut: How many bytes of a body are sent before the connection is closed; the Range header
             is then ignored too where `forgetful`.
         cuts: How many bodies are cut; -1 for all.
+        spared: Name of a file that is never cut.
+        mute: Seconds before anything is answered.
         hang: Seconds that a cut body's connection stays open, silent.
         pace: Seconds of sleep before each 64 KiB.
         swapped: Bytes sent in place of a file's own, by name.
@@ -48,6 +50,8 @@ class FakeHub:
     cut: int | None = None
     cuts: int = -1
     forgetful: bool = False
+    spared: str = ""
+    mute: float = 0.0
     hang: float = 0.0
     pace: float = 0.0
     swapped: dict[str, bytes] = dataclasses.field(default_factory=dict)
@@ -101,6 +105,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.hub.asked.append((self.command, self.path))
+        time.sleep(self.hub.mute)
         path = self.path.split("?")[0]
         kind = "api" if path.startswith("/api/") else self.command
         if refusal := self.hub.refusal(kind):
@@ -150,11 +155,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self._body(body[start:], of_a_file="/resolve/" in self.path)
+            self._body(
+                body[start:],
+                cut="/resolve/" in self.path and not self.path.endswith(self.hub.spared or "/"),
+            )
 
-    def _body(self, body: bytes, *, of_a_file: bool) -> None:
+    def _body(self, body: bytes, *, cut: bool) -> None:
         whole = len(body)
-        body = body[: self.hub.bytes_to_send(body)] if of_a_file else body
+        body = body[: self.hub.bytes_to_send(body)] if cut else body
         for start in range(0, len(body), 1 << 16):
             time.sleep(self.hub.pace)
             self.wfile.write(body[start : start + (1 << 16)])
