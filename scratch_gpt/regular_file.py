@@ -41,7 +41,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
                 where=shown_path(path),
                 fix="give the path of a regular file",
             )
-        with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 - it is open already
+        with open(descriptor, "rb", closefd=False) as file:
             yield file
     finally:
         os.close(descriptor)

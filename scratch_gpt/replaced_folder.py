@@ -1,0 +1,165 @@
+"""A folder written whole or not at all.
+
+What is written goes into a staging folder beside the destination, onto the disk, and then into
+place in one step. A process killed at any moment leaves the old folder or the new one.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from scratch_gpt.exchange import exchange
+from scratch_gpt.shown import shown, shown_path
+from scratch_gpt.staging import make_staging, sweep
+from scratch_gpt.write_error import OccupiedError, write_error
+
+
+@contextlib.contextmanager
+def replaced_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give an empty folder to write files into; put it in the place of `path` at the end.
+
+    Files of a folder that stands there and that were not written anew are carried over. A link
+    at `path` stays, and the folder it leads to is replaced. New files have mode 0666 and a new
+    folder 0777, less the umask; a folder that stood there keeps its mode. Of two writers the last
+    one wins. On any exception the staging folder is removed, and nothing has changed.
+
+    Args:
+        path: Where the folder shall be; the folders above it are made where they are missing.
+        overwrite: Whether a folder that is not empty may be there.
+
+    Yields:
+        The staging folder. Plain files belong into it, and no folders.
+
+    Raises:
+        OccupiedError: There is a file at `path`, a folder that holds folders, or one that is not
+            empty and may not be overwritten.
+        WriteError: The file system refused: disk full, no permission, read-only.
+    """
+    destination = Path(os.path.realpath(path))
+    with _told(path, destination):
+        _require_replaceable(destination, overwrite=overwrite)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        sweep(destination.parent)
+        staging = make_staging(destination.parent)
+        try:
+            yield staging
+            _complete(staging, destination)
+            _move(staging, destination, overwrite=overwrite)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        _flush(destination.parent)
+        _remove_old(staging, destination)
+
+
+@contextlib.contextmanager
+def _told(path: Path, destination: Path) -> Iterator[None]:
+    """Say what the file system's refusal means; let errors about other places pass."""
+    try:
+        yield
+    except Exception as error:
+        told = write_error(error, path)
+        if told is None or not _concerns(error, destination):
+            raise
+        raise told from error
+
+
+def _concerns(error: Exception, destination: Path) -> bool:
+    """Return whether the error is about the destination, its neighbours or what is above it."""
+    named = getattr(error, "filename", None)
+    if not isinstance(named, str | bytes):  # a full disk is told without a name
+        return True
+    file = Path(os.fsdecode(named))
+    return destination.parent in file.parents or file in (destination, *destination.parents)
+
+
+def _require_replaceable(destination: Path, *, overwrite: bool) -> None:
+    """Refuse a destination from which something would be lost."""
+    if destination.is_symlink():  # the end of a resolved path is a link only in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(destination))
+    if not destination.exists():
+        return
+    if not destination.is_dir():
+        raise _occupied(destination, "there is a file of that name")
+    entries = sorted(destination.iterdir())
+    if entries and not overwrite:
+        raise _occupied(destination, "the folder is not empty")
+    for entry in entries:
+        if not _is_plain(entry):
+            raise _occupied(destination, f"the folder holds {shown(entry.name)}, no plain file")
+    if not os.access(destination, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(destination))
+
+
+def _occupied(destination: Path, what: str) -> OccupiedError:
+    fix = "choose another folder, or remove what is there"
+    return OccupiedError(what, where=shown_path(destination), fix=fix)
+
+
+def _is_plain(entry: Path) -> bool:
+    """Return whether `entry` is a file or a link, which is carried over as the link it is."""
+    kind = entry.lstat().st_mode
+    return stat.S_ISREG(kind) or stat.S_ISLNK(kind)
+
+
+def _complete(staging: Path, destination: Path) -> None:
+    """Give the new files their mode, bring the old ones over, and flush all to the disk."""
+    mode = stat.S_IMODE(staging.stat().st_mode)  # it was made with 0777 less the umask
+    for file in staging.iterdir():
+        file.chmod(mode & 0o666)
+    if destination.is_dir():
+        staging.chmod(stat.S_IMODE(destination.stat().st_mode))
+        for old in destination.iterdir():
+            _bring(old, staging / old.name)
+    for file in staging.iterdir():
+        if not file.is_symlink():
+            _flush(file)
+    _flush(staging)
+
+
+def _bring(old: Path, new: Path) -> None:
+    """Let `new` be the same file as `old`, or where that cannot be, a copy."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except FileExistsError:  # written anew
+        return
+    except OSError:
+        shutil.copy2(old, new, follow_symlinks=False)
+
+
+def _move(staging: Path, destination: Path, *, overwrite: bool) -> None:
+    """Put the staging folder in place; where a folder is, the two trade names."""
+    try:
+        staging.rename(destination)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        if not overwrite:
+            raise _occupied(destination, "the folder was filled meanwhile") from error
+        exchange(staging, destination)
+
+
+def _remove_old(old: Path, destination: Path) -> None:
+    """Remove the old folder, after moving over what somebody put into it since it was read."""
+    if not old.exists():
+        return
+    with contextlib.suppress(OSError):  # the new folder is in place; what stays is swept one day
+        for entry in old.iterdir():
+            if not os.path.lexists(destination / entry.name):
+                entry.rename(destination / entry.name)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
