@@ -1,0 +1,323 @@
+"""The check of goldens: right code passes on what was recorded, and each fault fails its rows."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.checks.golden import golden
+from parity.errors import UsageError
+from parity.faults import planted
+from parity.goldens import kinds
+from parity.goldens.rows import GoldenRow, Measured, row_of
+from parity.provenance import Provenance
+from parity.results import Report
+from reference.golden_schema import Goldens, Kind, Measure, Tolerance
+from reference.published_goldens import published
+from scratch_gpt import GPT
+
+Ask = Callable[..., Report]
+Altered = Callable[..., Goldens]
+
+
+def rows_of(report: Report) -> dict[str, GoldenRow]:
+    """Return the report's rows under their keys."""
+    return {row.tap: row for row in report.results if isinstance(row, GoldenRow)}
+
+
+def failing(report: Report) -> set[str]:
+    """Return the keys of the rows that do not pass."""
+    return {row.tap for row in report.results if row.status.value != "pass"}
+
+
+def kinds_failing(report: Report) -> set[str]:
+    """Return the kinds of the rows that do not pass."""
+    return {row.kind for row in rows_of(report).values() if row.status.value != "pass"}
+
+
+@pytest.fixture(scope="module")
+def passed(ask: Ask) -> Report:
+    """Return the report of right code on right weights."""
+    return ask()
+
+
+def test_right_code_passes(passed: Report, recorded: Goldens) -> None:
+    """On the recorded weights every golden but the exempt one is asked, and all agree."""
+    asked = len(recorded.rows) - 1
+    expected = (0, "pass", set(), asked, asked, {"goldens": (asked, asked)}, [], None)
+    assert expected == (
+        passed.exit_code,
+        passed.verdict.value,
+        failing(passed),
+        passed.plan.planned,
+        passed.plan.compared,
+        passed.plan.per_path,
+        list(passed.reasons),
+        passed.first_divergence,
+    )
+
+
+def test_every_kind_is_asked(passed: Report) -> None:
+    """Each kind of the published goldens was recorded too, and has a row or a reason."""
+    asked = {row.kind for row in rows_of(passed).values()}
+    assert asked == {row.kind.value for row in published().rows} - {"beam_texts"}
+    assert set(Kind) == set(kinds.KINDS) | set(kinds.EXEMPT)
+
+
+def test_beams_are_exempt_in_writing(passed: Report) -> None:
+    """A beam's text cannot be got in this version, and the plan says so."""
+    expected = [("generate/beam", "there is no beam search in this version")]
+    assert expected == [(entry["tap"], entry["reason"]) for entry in passed.plan.exempt]
+
+
+def test_rows_say_what_they_compare(passed: Report, recorded: Goldens) -> None:
+    """A row has its golden's expectation, tolerance and source, and what our model gave."""
+    golden_row = next(row for row in recorded.rows if row.key == "last/logit")
+    row = rows_of(passed)["last/logit"]
+    expected = (golden_row.expected, golden_row.tolerance, golden_row.source, "H", "logit")
+    assert expected == (row.expected, row.tolerance, row.source, row.grade, row.kind)
+    assert row.got == pytest.approx(golden_row.expected, abs=golden_row.tolerance.bound)
+    assert row.difference == abs(row.got - row.expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "must_fail"),
+    [
+        ("unbiased-variance", {"exp_loss", "word_probabilities", "median_difference"}),
+        ("norms-swapped", {"greedy_ids", "logit", "exp_loss", "word_probabilities"}),
+        ("no-mlp-residual", {"greedy_ids", "argmax", "logit", "exp_loss", "word_probabilities"}),
+        ("untied-head", {"matrix_norms", "first_parameters", "parameter_count", "argmax"}),
+    ],
+)
+def test_a_planted_fault_is_found(fault: str, must_fail: set[str], ours: GPT, ask: Ask) -> None:
+    """On the known weights a fault in the model is a difference, in the rows that show it."""
+    report = ask(model=planted(ours, fault, 5))
+    expected = (1, "fail", set(), set())
+    untouched = {"file_digest", "logits_shape"}
+    missed, wronged = must_fail - kinds_failing(report), untouched & kinds_failing(report)
+    assert expected == (report.exit_code, report.verdict.value, missed, wronged)
+
+
+def test_a_fault_fails_with_the_models_own_number(ours: GPT, ask: Ask, recorded: Goldens) -> None:
+    """The failing logit's row has the faulty model's logit, and its distance from the golden."""
+    faulty = planted(ours, "scale-missing", 5)
+    asked = next(row for row in recorded.rows if row.key == "last/logit")
+    with torch.no_grad():
+        given = torch.tensor([asked.inputs["token_ids"]])
+        got = float(faulty(given)[0, -1, asked.inputs["id"]])
+    row = rows_of(ask("last", model=faulty))["last/logit"]
+    assert row.status.value == "fail"
+    assert row.got == pytest.approx(got, rel=1e-5)
+    assert row.difference == abs(row.got - asked.expected)
+
+
+@pytest.mark.parametrize("place", [3, 7, 11])
+def test_a_wrong_id_is_found_at_its_place(
+    place: int, theirs: OpenAIGPTLMHeadModel, ask: Ask, recorded: Goldens, altered: Altered
+) -> None:
+    """The first id that differs is named with its place, and with the logits' lead there."""
+    right = next(row for row in recorded.rows if row.key == "generate/greedy").expected
+    wrong = (right[place] + 1) % 211
+    told = [*right[:place], wrong, *right[place + 1 :]]
+    report = ask("generate", goldens=altered("generate/greedy", expected=told))
+    with torch.no_grad():
+        logits: Tensor = theirs(input_ids=torch.tensor([right[:place]])).logits[0, -1]
+    row = rows_of(report)["generate/greedy"]
+    expected = ({"generate/greedy"}, right)
+    assert expected == (failing(report), row.got)
+    assert row.difference == pytest.approx(float(logits[right[place]] - logits[wrong]), abs=1e-5)
+    assert row.detail.startswith(f"first differs at place {place}: {right[place]} for {wrong}")
+
+
+def test_repetition_is_asked_for(ask: Ask, recorded: Goldens, altered: Altered) -> None:
+    """Ids got without repetition are not those got with it: the input is obeyed."""
+    row = next(row for row in recorded.rows if row.key == "generate/no-repeat")
+    allowed = dict(row.inputs, no_repeat_ngram_size=0)
+    report = ask("generate", goldens=altered("generate/no-repeat", inputs=allowed))
+    prompt = row.inputs["token_ids"]
+    made = row.expected[len(prompt) :]
+    expected = ({"generate/no-repeat"}, len(made), set())
+    assert expected == (failing(report), len(set(made)), set(made) & set(prompt))
+
+
+NORMS = [f"norms/{q}-{s}" for q in ("rms", "frobenius_over_sqrt2") for s in ("least", "mean")]
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_a_norm_off_by_a_ten_thousandth_fails(
+    key: str, ask: Ask, recorded: Goldens, altered: Altered
+) -> None:
+    """A norm that is 1e-4 off fails by that much, and it alone; half the tolerance passes."""
+    row = next(row for row in recorded.rows if row.key == key)
+    report = ask("norms", goldens=altered(key, expected=row.expected * (1.0 + 1e-4)))
+    within = row.expected * (1.0 + row.tolerance.bound / 2)
+    near = ask("norms", goldens=altered(key, expected=within))
+    expected = (1, {key}, set())
+    assert expected == (report.exit_code, failing(report), failing(near))
+    assert rows_of(report)[key].difference == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_a_larger_matrix_fails_the_norms(ours: GPT, ask: Ask) -> None:
+    """One matrix a hundredth larger moves the means of norms beyond their tolerance."""
+    model = copy.deepcopy(ours)
+    with torch.no_grad():
+        model.tokens_embed.weight.mul_(1.01)
+    assert {"norms/rms-mean", "norms/frobenius_over_sqrt2-mean"} <= failing(
+        ask("norms", model=model)
+    )
+
+
+def test_unshifted_targets_are_recognised(
+    ask: Ask, recorded: Goldens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that asks each position for its own token fails its rows, and its cause is said."""
+
+    def unshifted(logits: Tensor, token_ids: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits[0], token_ids[0])
+
+    monkeypatch.setattr(kinds, "next_token_loss", unshifted)
+    report = ask("loss", "last")
+    losses = {row.key: row for row in recorded.rows if row.kind is Kind.EXP_LOSS}
+    assert set(losses) == failing(report)
+    for key, row in losses.items():
+        found = rows_of(report)[key]
+        assert found.got == pytest.approx(row.symptoms[0].got, rel=1e-5)
+        assert found.detail == "targets that are not shifted"
+
+
+def test_another_wrong_loss_is_given_no_cause(ask: Ask, altered: Altered) -> None:
+    """A loss that is wrong in another way fails without the known symptom's name."""
+    row = rows_of(ask("loss", goldens=altered("loss/1", expected=7.0)))["loss/1"]
+    expected = ("fail", "")
+    assert expected == (row.status.value, row.detail)
+
+
+def test_the_median_sees_what_every_row_lets_pass(ask: Ask, recorded: Goldens) -> None:
+    """Probabilities that are all 5e-4 off pass alone, and fail together."""
+    rows = tuple(
+        dataclasses.replace(row, expected=[p * math.exp(5e-4) for p in row.expected])
+        if row.kind is Kind.WORD_PROBABILITIES
+        else row
+        for row in recorded.rows
+    )
+    report = ask("words", goldens=dataclasses.replace(recorded, rows=rows))
+    assert failing(report) == {"words/median"}
+    assert rows_of(report)["words/median"].got == pytest.approx(5e-4, rel=1e-2)
+
+
+def test_the_worse_of_two_words_decides(ask: Ask, recorded: Goldens, altered: Altered) -> None:
+    """A row is as far off as the word that is furthest off, in nats."""
+    first, second = next(r for r in recorded.rows if r.key == "words/007").expected
+    report = ask("words", goldens=altered("words/007", expected=[first, second * math.exp(0.02)]))
+    assert failing(report) == {"words/007"}
+    assert rows_of(report)["words/007"].difference == pytest.approx(0.02, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["tokens_embed.weight", "h.3.mlp.c_fc.bias"])
+def test_nan_is_its_own_failure(name: str, ours: GPT, ask: Ask) -> None:
+    """Where the model gives values that are not finite its rows are `nonfinite`, and none pass."""
+    model = copy.deepcopy(ours)
+    with torch.no_grad():
+        model.get_parameter(name)[0] = math.nan
+    report = ask(model=model)
+    found: dict[str, set[str]] = {}
+    for row in rows_of(report).values():
+        found.setdefault(row.kind, set()).add(row.status.value)
+    computed = {"greedy_ids", "logits_shape", "argmax", "logit", "word_probabilities", "exp_loss"}
+    expected = (1, {"nonfinite"})
+    assert expected == (report.exit_code, set().union(*(found[kind] for kind in computed)))
+
+
+def test_no_goldens_are_no_pass(ask: Ask, recorded: Goldens) -> None:
+    """A check that asks nothing is inconclusive."""
+    report = ask(goldens=dataclasses.replace(recorded, rows=()))
+    expected = (3, "inconclusive")
+    assert expected == (report.exit_code, report.verdict.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "inputs", "why"),
+    [
+        ("last/argmax", {"token_ids": [5, 211]}, "id 211 is not in this model's vocabulary of 211"),
+        ("last/logit", {"token_ids": [5], "id": 300}, "id 300 is not in"),
+        ("loss/1", {"token_ids": [3] * 390}, "390 tokens are more than this model's 389"),
+        ("first/tokens_embed.weight", {"tensor": "wte"}, "this model has no tensor wte"),
+        (
+            "norms/rms-mean",
+            {"matrices": 148, "quantity": "rms", "statistic": "mean"},
+            "this model has 50 matrices, not 148",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_inconclusive(
+    key: str, inputs: dict[str, Any], why: str, ask: Ask, altered: Altered
+) -> None:
+    """A golden that this model cannot be asked is not run, is named, and is never a pass."""
+    report = ask(key.partition("/")[0], goldens=altered(key, inputs=inputs))
+    row = rows_of(report)[key]
+    expected = (3, "not_run", None, {key}, report.plan.planned - 1)
+    assert expected == (
+        report.exit_code,
+        row.status.value,
+        row.got,
+        failing(report),
+        report.plan.compared,
+    )
+    assert row.detail.startswith(why)
+    assert key in report.reasons[0].where
+
+
+def test_the_attention_core_is_the_models(ours: GPT, ask: Ask) -> None:
+    """The tiled core gives the same goldens, and its rows say that it gave them."""
+    report = ask(model=ours.with_attention("tiled"))
+    expected = (0, {"tiled"})
+    assert expected == (report.exit_code, {row.attention for row in report.results})
+
+
+def test_a_difference_without_a_number_fails() -> None:
+    """NaN is no small difference."""
+    nothing = Measured(got=math.nan, difference=math.nan)
+    asked = dataclasses.replace(
+        next(r for r in published().rows if r.kind is Kind.LOGIT),
+        tolerance=Tolerance(measure=Measure.ABSOLUTE, bound=1e-4),
+    )
+    row = row_of(asked, nothing, attention="plain", dtype="float32")
+    assert row.status.value == "nonfinite"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model.train(), "is in training mode"),
+        (lambda model: model.half(), "holds torch.float16"),
+        (lambda model: model.bfloat16(), "holds torch.bfloat16"),
+    ],
+    ids=["training", "float16", "bfloat16"],
+)
+def test_a_model_that_cannot_give_them_is_refused(
+    change: Callable[[GPT], GPT],
+    message: str,
+    ours: GPT,
+    recorded: Goldens,
+    provenance: Callable[..., Provenance],
+) -> None:
+    """Dropout and coarse rounding give other numbers, whatever the weights are."""
+    with pytest.raises(UsageError, match=message):
+        golden(change(copy.deepcopy(ours)), provenance(), recorded)
+
+
+def test_progress_is_told(ours: GPT, recorded: Goldens, provenance: Callable[..., Any]) -> None:
+    """While prompts run and norms are taken, steps are counted up to their number."""
+    told: list[tuple[str, int, int]] = []
+    golden(ours, provenance(), recorded, progress=lambda *step: told.append(step))
+    for what in ("running the prompts", "norms of the matrices"):
+        steps = [(done, total) for said, done, total in told if said == what]
+        assert steps
+        assert steps[-1][0] == steps[-1][1]
+        assert steps == sorted(steps)
