@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scratch_gpt.exchange import exchange
 from scratch_gpt.shown import shown, shown_path
-from scratch_gpt.staging import make_staging, sweep
+from scratch_gpt.staging import is_in_staging, make_staging, sweep
 from scratch_gpt.write_error import OccupiedError, write_error
 
 
@@ -69,12 +69,13 @@ def _told(path: Path, destination: Path) -> Iterator[None]:
 
 
 def _concerns(error: Exception, destination: Path) -> bool:
-    """Return whether the error is about the destination, its neighbours or what is above it."""
+    """Return whether the error is about the destination, a staging folder or what is above."""
     named = getattr(error, "filename", None)
     if not isinstance(named, str | bytes):  # a full disk is told without a name
         return True
     file = Path(os.fsdecode(named))
-    return destination.parent in file.parents or file in (destination, *destination.parents)
+    about_destination = destination in (file, *file.parents) or file in destination.parents
+    return about_destination or is_in_staging(file)
 
 
 def _require_replaceable(destination: Path, *, overwrite: bool) -> None:
@@ -114,7 +115,8 @@ def _complete(staging: Path, destination: Path) -> None:
     if destination.is_dir():
         staging.chmod(stat.S_IMODE(destination.stat().st_mode))
         for old in destination.iterdir():
-            _bring(old, staging / old.name)
+            if not os.path.lexists(staging / old.name):
+                _bring(old, staging / old.name)
     for file in staging.iterdir():
         if not file.is_symlink():
             _flush(file)
@@ -125,8 +127,6 @@ def _bring(old: Path, new: Path) -> None:
     """Let `new` be the same file as `old`, or where that cannot be, a copy."""
     try:
         os.link(old, new, follow_symlinks=False)
-    except FileExistsError:  # written anew
-        return
     except OSError:
         shutil.copy2(old, new, follow_symlinks=False)
 

@@ -19,6 +19,11 @@ def make_staging(parent: Path) -> Path:
     return staging
 
 
+def is_in_staging(file: Path) -> bool:
+    """Return whether `file` is a staging folder or lies in one."""
+    return any(_NAME.fullmatch(part) for part in file.parts)
+
+
 def sweep(parent: Path) -> None:
     """Remove what killed writers left in `parent`: a day old, and the owner gone.
 

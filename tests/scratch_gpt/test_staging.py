@@ -1,0 +1,99 @@
+"""The folder in which a folder is prepared."""
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scratch_gpt import staging
+from scratch_gpt.staging import make_staging, sweep
+
+A_DAY = 24 * 60 * 60
+
+
+@pytest.fixture
+def dead() -> int:
+    """Return the number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+def left_behind(parent: Path, name: str, age: float) -> Path:
+    """Make a folder with a file in it, `age` seconds old."""
+    folder = parent / name
+    folder.mkdir()
+    (folder / "model.safetensors").touch()
+    os.utime(folder, (time.time() - age, time.time() - age))
+    return folder
+
+
+def test_is_new_and_names_its_owner(tmp_path: Path) -> None:
+    """Two of one process differ; both are empty, and hidden."""
+    one, other = make_staging(tmp_path), make_staging(tmp_path)
+    assert one != other
+    for folder in (one, other):
+        assert folder.parent == tmp_path
+        assert folder.name.startswith(f".gpt1-{os.getpid()}-")
+        assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0])
+def test_its_mode_is_what_the_umask_leaves(umask: int, tmp_path: Path) -> None:
+    """The mode that any new folder would have."""
+    before = os.umask(umask)
+    try:
+        folder = make_staging(tmp_path)
+    finally:
+        os.umask(before)
+    expected = 0o777 & ~umask
+    assert expected == stat.S_IMODE(folder.stat().st_mode)
+
+
+def test_an_old_one_of_a_dead_owner_is_swept(tmp_path: Path, dead: int) -> None:
+    """With what is in it."""
+    folder = left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial", A_DAY + 60)
+    sweep(tmp_path)
+    assert not folder.exists()
+
+
+def test_what_may_still_be_wanted_is_not_swept(tmp_path: Path, dead: int) -> None:
+    """Younger ones, those of the living, of another user's processes, and what only looks alike."""
+    kept = [
+        left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial", A_DAY - 60),
+        left_behind(tmp_path, f".gpt1-{os.getpid()}-0123abcd.partial", 2 * A_DAY),
+        left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial.replaced", 2 * A_DAY),
+        left_behind(tmp_path, f".gpt1-{dead}-mine.partial", 2 * A_DAY),
+        left_behind(tmp_path, f"gpt1-{dead}-0123abcd.partial", 2 * A_DAY),
+    ]
+    sweep(tmp_path)
+    assert sorted(kept) == sorted(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("error", "alive"), [(PermissionError, True), (ProcessLookupError, False)])
+def test_the_system_tells_who_lives(
+    error: type[OSError], alive: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that may not be signalled is there."""
+
+    def refuse(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert alive is staging._is_alive(1)
+
+
+def test_a_system_that_cannot_tell_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the question would kill."""
+    monkeypatch.setattr(os, "kill", None)
+    monkeypatch.setattr(os, "name", "nt")
+    assert staging._is_alive(1)
+
+
+def test_a_folder_that_cannot_be_listed_is_let_be(tmp_path: Path) -> None:
+    """Sweeping never stands in the way of writing."""
+    sweep(tmp_path / "missing")
