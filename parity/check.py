@@ -57,8 +57,10 @@ WeightsOption = Annotated[
     str,
     typer.Option(
         "--weights",
-        help="auto, surrogate (seeded, full size) or tiny. auto is the surrogate until released "
-        "weights can be fetched.",
+        help="openai-gpt (the released weights, from the hub or its cache), another hub repository "
+        "owner/name[@revision], a folder or file (Hugging Face's form, OpenAI's ten shards, or "
+        "ours), surrogate (seeded, full size), tiny; or auto: openai-gpt, and the surrogate where "
+        "neither cache nor hub has it.",
     ),
 ]
 BatchOption = Annotated[int, typer.Option(min=1, help="Rows of token ids.")]
@@ -197,6 +199,31 @@ def doctor(
         time=time,
         seed=seed,
         token_ids=token_ids,
+        form=form,
+        output=tuple(output or ()),
+        quiet=quiet,
+        debug=debug,
+    )
+    raise typer.Exit(run(options))
+
+
+@app.command()
+def golden(
+    weights: WeightsOption = "auto",
+    form: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Do the released weights still give the numbers that others published?
+
+    Greedy ids, a logit, word probabilities, sentence losses, norms of the matrices and digests of
+    the files, each beside who published it. It needs the released weights: auto is openai-gpt
+    here, and the surrogate is refused.
+    """
+    options = Options(
+        verb="golden",
+        weights=weights,
         form=form,
         output=tuple(output or ()),
         quiet=quiet,

@@ -1,5 +1,6 @@
 """What each verb of the command line does: from options to a report."""
 
+import dataclasses
 from collections.abc import Callable
 
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from parity import devices, faults, inputs
 from parity.candidates import build_candidate
 from parity.checks import doctor as doctor_check
+from parity.checks import golden as golden_check
 from parity.checks import weights as weights_check
 from parity.checks.layerwise import layerwise as layerwise_check
 from parity.errors import UsageError
@@ -18,6 +20,7 @@ from parity.shell import Options, identity
 from parity.sources.names import load_weights
 from parity.taps import PATHS
 from parity.weights import Weights
+from reference import published
 
 
 def _load(options: Options, progress: Progress) -> Weights:
@@ -134,9 +137,22 @@ def doctor(options: Options, progress: Progress) -> Report:
     return doctor_check.doctor(build_huggingface(source), chosen, stated)
 
 
+def golden(options: Options, progress: Progress) -> Report:
+    """Compute the numbers that others published of the released weights."""
+    # The surrogate has no published numbers: here `auto` must not fall back to it.
+    name = published.REPOSITORIES[0] if options.weights == "auto" else options.weights
+    source = _load(dataclasses.replace(options, weights=name), progress)
+    golden_check.require_read(source.provenance)
+    stated = identity(source.identity, source.config)
+    return golden_check.golden(
+        build_ours(source), source.provenance, identity=stated, progress=progress
+    )
+
+
 VERBS: dict[str, Callable[[Options, Progress], Report]] = {
     "layerwise": layerwise,
     "weights": weights,
     "doctor": doctor,
+    "golden": golden,
 }
 """Every verb that this version has."""

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,15 @@ class Weights:
         config: Fields of the model's config, in Hugging Face's names.
         tensors: Our name to float32 array. Models copy them; nobody writes to them.
         provenance: Where they came from.
+        folder: Where their files lie, and their vocabulary may; None for drawn weights.
+        shards: How many numbers each of the release's shards held; None where there were none.
     """
 
     config: Mapping[str, Any]
     tensors: Arrays
     provenance: Provenance
+    folder: Path | None = None
+    shards: Sequence[int] | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -52,6 +57,8 @@ class Checkpoint:
         source: What they are, in words.
         revision: Which edition.
         files: What was read.
+        folder: Where the files lie.
+        shards: How many numbers each of the release's shards held.
     """
 
     state: Mapping[str, Tensor]
@@ -60,6 +67,8 @@ class Checkpoint:
     source: str
     revision: str = "unknown"
     files: Sequence[FileDigest] = ()
+    folder: Path | None = None
+    shards: Sequence[int] | None = None
 
 
 def gather(found: Checkpoint) -> Weights:
@@ -86,7 +95,13 @@ def gather(found: Checkpoint) -> Weights:
         dtype=_types(ours),
         files=tuple(found.files),
     )
-    return Weights(config=config, tensors=tensors, provenance=provenance)
+    return Weights(
+        config=config,
+        tensors=tensors,
+        provenance=provenance,
+        folder=found.folder,
+        shards=found.shards,
+    )
 
 
 _PREFIX = "transformer."

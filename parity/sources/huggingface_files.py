@@ -15,7 +15,7 @@ from transformers import OpenAIGPTConfig
 from parity.errors import InputRefusedError
 from parity.mapping import Side
 from parity.provenance import FileDigest
-from parity.sources import json_file, torch_file, vocabulary
+from parity.sources import json_file, manifest, torch_file, vocabulary
 from parity.weights import Checkpoint
 from scratch_gpt import safetensors_file
 from scratch_gpt.config import GPTConfig
@@ -53,6 +53,8 @@ def read(
         source=source,
         revision=revision,
         files=[digest.judged(released=released) for _, digest in parts.values()],
+        folder=folder,
+        shards=manifest.shards(folder),
     )
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from parity.errors import InputRefusedError, UsageError
 from parity.provenance import Standing
+from parity.refusals import coded
 from parity.sources import drawn, hub_repository, huggingface_files, openai_folder
 from parity.sources.drawn import OnTensor
-from parity.sources.refusals import coded
 from parity.weights import Weights, gather
 from reference import published, surrogate
 
@@ -94,6 +94,9 @@ def _is_path(name: str) -> bool:
 
 def _local(path: Path) -> Weights:
     """Return the weights of a folder or file."""
+    if not path.exists():
+        what = "it is a link to nothing" if path.is_symlink() else "there is nothing at that path"
+        raise InputRefusedError(what, where=str(path), fix="check the path")
     if path.is_dir():
         _refuse_distributed(path)
         if openai_folder.recognised(path):

@@ -43,4 +43,6 @@ def read(folder: Path, *, source: str) -> Checkpoint:
         files=[
             FileDigest(**dataclasses.asdict(file)).judged(released=bare) for file in release.files
         ],
+        folder=folder,
+        shards=release.lengths,
     )

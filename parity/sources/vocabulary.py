@@ -1,5 +1,6 @@
 """The vocabulary's files that lie beside weights, under the names of either publication."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,28 @@ def check(folder: Path, fields: Mapping[str, Any]) -> None:
             raise json_file.refused(path, "its ids are not 0, 1, 2, ... each once")
         if len(ids) != wanted:
             raise json_file.refused(path, f"it has {len(ids)} tokens, the config {wanted}")
+
+
+_OTHERS = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+"""What else of Hugging Face's is about text; OpenAI's release has nothing for it to become."""
+
+
+def copy(folder: Path | None, target: Path, *, openai: bool) -> None:
+    """Copy the vocabulary that lies in a folder, if one does, under the names of a form.
+
+    Args:
+        folder: Where to look.
+        target: A folder to write into.
+        openai: Whether OpenAI's names are wanted, else Hugging Face's.
+    """
+    if folder is None:
+        return
+    for hugging_face, release in NAMES.items():
+        found = next((folder / n for n in (hugging_face, release) if (folder / n).exists()), None)
+        if found is not None:
+            shutil.copyfile(found, target / (release if openai else hugging_face))
+    for name in () if openai else _OTHERS:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, target / name)

@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from parity.errors import ExitCode, InputRefusedError, UsageError
+from parity.errors import ExitCode, InputRefusedError
 from parity.models import build_huggingface, build_ours
-from parity.sources import drawn as drawn_source
 from parity.sources.names import load_weights
 from parity.weights import Weights
 from reference import surrogate
-from reference.surrogate import Surrogate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,36 +48,6 @@ def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
         "files": [],
     }
     assert expected == weights.identity
-
-
-@pytest.mark.parametrize(
-    ("name", "size"), [("surrogate", "surrogate"), ("auto", "surrogate"), ("tiny", "tiny")]
-)
-def test_a_name_stands_for_a_size(name: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` is the full size, until released weights can be fetched."""
-    asked: list[str] = []
-
-    def load(name: str, on_tensor: Callable[[int, int], None] | None = None) -> Surrogate:
-        asked.append(name)
-        assert on_tensor is None
-        return surrogate.draw("tiny")
-
-    monkeypatch.setattr(drawn_source.surrogate, "load", load)
-    found = load_weights(name)
-    expected = [size]
-    assert expected == asked
-    assert "not the released ones" in found.provenance.source
-
-
-@pytest.mark.parametrize("name", ["", "tinier", "Tiny", "surrogate "])
-def test_an_unknown_name_is_a_usage_error(name: str) -> None:
-    """It repeats the name and gives those there are."""
-    with pytest.raises(UsageError) as refusal:
-        load_weights(name)
-    expected = ExitCode.USAGE
-    assert expected is refusal.value.code
-    assert repr(name) in refusal.value.what
-    assert not [known for known in ("auto", "surrogate", "tiny") if known not in refusal.value.fix]
 
 
 def test_a_draw_with_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,105 @@
+"""The command line: `python -m parity.convert SOURCE DESTINATION`.
+
+It parses, converts, prints and exits. Nothing that needs torch is imported before that.
+"""
+
+import contextlib
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parity.errors import ExitCode
+from parity.output import to_stdout
+from parity.progress import shown
+from parity.telling import known, tell
+
+app = typer.Typer(
+    name="parity.convert",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
+)
+
+
+class To(StrEnum):
+    """The forms that can be written."""
+
+    HUGGINGFACE = "huggingface"
+    OPENAI = "openai"
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="What to convert: a folder or file in Hugging Face's form or ours, a folder of "
+            "OpenAI's release, openai-gpt, a hub repository owner/name[@revision], or surrogate."
+        ),
+    ],
+    destination: Annotated[Path, typer.Argument(help="The folder to write.")],
+    to: Annotated[
+        To, typer.Option("--to", help="Whose form to write. Ours is Hugging Face's.")
+    ] = To.HUGGINGFACE,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the table of tensors and write nothing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace weights of the same form that are there.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Write the weights of a GPT-1 in another form, bit for bit.
+
+    Every number is kept: tensors are renamed and gain or lose an axis of length one. The folder
+    appears whole or not at all, after it was read back and found equal. Vocabulary files go
+    along, and conversion.json says what was converted from where.
+
+    Exit codes: 0 written, 2 usage, 3 nothing in the source, 4 source refused, 5 environment
+    (not to be had, disk full, no permission), 70 internal error.
+    """
+    try:
+        _run(source, destination, to, dry_run=dry_run, force=force, quiet=quiet)
+    except KeyboardInterrupt:
+        tell("interrupted", str(destination), "nothing was written; run it again")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except BrokenPipeError:
+        raise typer.Exit(ExitCode.CLOSED_PIPE) from None
+    except Exception as error:
+        coded = known(error)
+        if debug:
+            traceback.print_exception(error)
+        tell(coded.what, coded.where, coded.fix)
+        raise typer.Exit(coded.code) from error
+
+
+def _run(
+    source: str, destination: Path, to: To, *, dry_run: bool, force: bool, quiet: bool
+) -> None:
+    from parity.machine import before_numpy, keep_freed_memory, uncollected
+
+    before_numpy()
+    keep_freed_memory()
+    with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as progress:
+        with uncollected():
+            from parity import conversion_run
+        text = conversion_run.convert(
+            source, destination, to.value, dry_run=dry_run, force=force, progress=progress
+        )
+    if not quiet:
+        to_stdout(text)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m parity.convert")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""What a name stands for: drawn weights, the hub's, a path, or nothing."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from parity.errors import ExitCode, ParityError, UsageError
+from parity.provenance import Standing
+from parity.sources import hub_repository, names
+from parity.sources.names import load_weights
+from parity.weights import Weights, digest
+from reference import published
+from reference.hub import Fetched
+from reference.plain_file import digested_path
+from reference.refusal import RefusedError, UnavailableError
+
+COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
+
+
+class FakeHub:
+    """Stands in for the hub's client, and notes what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[tuple[str, str | None, bool | None]] = []
+        self.cached = False
+        self.error: Exception | None = None
+        self.answers = True
+
+    def fetch(
+        self, repository: str, revision: str | None = None, *, offline: bool | None = None
+    ) -> Fetched:
+        """Give the folder's files, or the error that is set."""
+        self.asked.append((repository, revision, offline))
+        if self.error is not None:
+            raise self.error
+        if offline and not self.cached:
+            raise UnavailableError("not cached", where=repository, fix="go online")
+        paths = {path.name: path for path in self.folder.iterdir()}
+        return Fetched(
+            repository=repository,
+            commit=revision or COMMIT,
+            paths=paths,
+            digests={name: digested_path(path) for name, path in paths.items()},
+            from_cache=self.cached,
+            unfinished=(),
+        )
+
+    def reachable(self) -> bool:
+        """Return what is set."""
+        return self.answers
+
+
+@pytest.fixture
+def folder(tmp_path: Path, weights: Weights) -> Path:
+    """Return the tiny weights in the form of the published file: bare names, no head."""
+    tensors = {name: torch.from_numpy(array) for name, array in weights.tensors.items()}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(dict(weights.config)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def fake_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """Return the hub that is asked in this test."""
+    fake = FakeHub(folder)
+    monkeypatch.setattr(hub_repository.hub, "fetch", fake.fetch)
+    monkeypatch.setattr(hub_repository.hub, "reachable", fake.reachable)
+    monkeypatch.setattr(hub_repository.constants, "HF_HUB_OFFLINE", False)
+    return fake
+
+
+@pytest.fixture
+def draws_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the surrogate be the tiny one: its size is not what is tested."""
+    load = names.drawn.load
+    monkeypatch.setattr(
+        names.drawn, "load", lambda _size, *rest, **named: load("tiny", *rest, **named)
+    )
+
+
+@pytest.fixture
+def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Return a function that makes a folder's weights the published ones."""
+
+    def publish(folder: Path) -> None:
+        digest = digested_path(folder / "model.safetensors").sha256
+        monkeypatch.setitem(published.SHA256, "model.safetensors", digest)
+
+    return publish
+
+
+def error_of(name: str) -> ParityError:
+    """Return the error that a name ends in."""
+    with pytest.raises(ParityError) as caught:
+        load_weights(name)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "revision"),
+    [
+        ("openai-gpt", "openai-gpt", None),
+        ("openai-community/openai-gpt", "openai-community/openai-gpt", None),
+        ("openai-community/openai-gpt@main", "openai-community/openai-gpt", "main"),
+        ("openai-gpt@refs/pr/3", "openai-gpt", "refs/pr/3"),
+        ("some.body/my-gpt1", "some.body/my-gpt1", None),
+        ("somebody/my_gpt1@v1.0", "somebody/my_gpt1", "v1.0"),
+    ],
+)
+def test_a_repository_is_fetched_at_its_revision(
+    name: str,
+    repository: str,
+    revision: str | None,
+    fake_hub: FakeHub,
+    publish: Callable[[Path], None],
+) -> None:
+    """The verdict's words name it, its commit, and whether it came from the cache."""
+    publish(fake_hub.folder)
+    found = load_weights(name)
+    assert fake_hub.asked == [(repository, revision, None)]
+    assert found.provenance.sha256 == load_weights("tiny").provenance.sha256
+    assert found.provenance.revision == (revision or COMMIT)
+    assert repository in found.provenance.source
+    assert "from the hub," in found.provenance.source
+    assert found.provenance.standing is Standing.KNOWN
+
+
+def test_bytes_under_the_released_models_name_must_be_the_published_ones(
+    fake_hub: FakeHub,
+) -> None:
+    """Any others are refused, with their digest; under another name they are unknown."""
+    refusal = error_of("openai-gpt")
+    assert refusal.code is ExitCode.REFUSED
+    assert "model.safetensors: differs from the published file" in refusal.what
+    assert digested_path(fake_hub.folder / "model.safetensors").sha256 in refusal.where
+    assert load_weights("somebody/model").provenance.standing is Standing.UNKNOWN
+
+
+@pytest.mark.usefixtures("draws_tiny")
+class TestAuto:
+    """`auto`: the released weights, and else, for one reason alone, the surrogate."""
+
+    @pytest.mark.parametrize(("cached", "answers"), [(True, False), (False, True), (True, True)])
+    def test_cached_or_to_be_had_it_is_the_released(
+        self, *, cached: bool, answers: bool, fake_hub: FakeHub, publish: Callable[[Path], None]
+    ) -> None:
+        """With the hub or without, if they are cached."""
+        publish(fake_hub.folder)
+        fake_hub.cached, fake_hub.answers = cached, answers
+        assert load_weights("auto").provenance.source.startswith("openai-gpt, from the hub")
+
+    def test_neither_cached_nor_reachable_it_is_the_surrogate(self, fake_hub: FakeHub) -> None:
+        """And says why."""
+        fake_hub.answers = False
+        source = load_weights("auto").provenance.source
+        assert "seeded random weights, not the released ones; openai-gpt is not in" in source
+        assert source.endswith("the hub cannot be connected to")
+
+    def test_offline_it_is_the_surrogate(
+        self, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The switch is named, and nobody is asked."""
+        monkeypatch.setattr(hub_repository.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(hub_repository.hub, "reachable", lambda: pytest.fail("was asked"))
+        assert load_weights("auto").provenance.source.endswith("and HF_HUB_OFFLINE is set")
+        assert fake_hub.asked == [("openai-gpt", None, True)]
+
+    def test_any_other_trouble_is_an_error(self, fake_hub: FakeHub) -> None:
+        """A damaged cache is no reason to check something else."""
+        fake_hub.error = RefusedError("cache damaged", where="blob", fix="remove it")
+        assert error_of("auto").code is ExitCode.REFUSED
+
+    def test_a_hub_that_answers_and_fails_is_an_error(
+        self, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It could be connected to."""
+
+        def fetch(repository: str, _revision: str | None = None, **_: object) -> Fetched:
+            raise UnavailableError("the hub is ill", where=repository, fix="wait")
+
+        monkeypatch.setattr(hub_repository.hub, "fetch", fetch)
+        assert fake_hub.answers
+        assert error_of("auto").code is ExitCode.ENVIRONMENT
+
+
+def test_the_released_model_never_falls_back(fake_hub: FakeHub) -> None:
+    """Asked for by name it is that or an error."""
+    fake_hub.error = UnavailableError("offline", where="hub", fix="go online")
+    refusal = error_of("openai-gpt")
+    assert (refusal.code, refusal.what) == (ExitCode.ENVIRONMENT, "offline")
+
+
+def test_a_folder_is_no_reserved_name(
+    fake_hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder called like the released model is not taken for it, nor for a repository."""
+    for name in ("openai-gpt", "somebody/model"):
+        shutil.copytree(folder, folder.parent / "here" / name)
+    monkeypatch.chdir(folder.parent / "here")
+    fake_hub.error = UnavailableError("asked the hub", where="hub", fix="-")
+    assert error_of("openai-gpt").what == "asked the hub"
+    assert "in somebody/model" in load_weights("somebody/model").provenance.source
+    assert "in openai-gpt" in load_weights("./openai-gpt").provenance.source
+    assert len(fake_hub.asked) == 1
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nothing/at/all", "~/nothing", "a/b/c", "x.bin"])
+def test_a_path_to_nothing_is_refused(name: str) -> None:
+    """It is not looked for on the hub."""
+    refusal = error_of(name)
+    assert (refusal.code, refusal.what) == (ExitCode.REFUSED, "there is nothing at that path")
+
+
+def test_a_link_to_nothing_is_said(tmp_path: Path) -> None:
+    """The link is there."""
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    assert error_of(str(tmp_path / "link")).what == "it is a link to nothing"
+
+
+@pytest.mark.parametrize("name", ["", "tinier", "Tiny", "surrogate ", "openai-gpt2", "a b/c", "@x"])
+def test_another_name_stands_for_nothing(name: str) -> None:
+    """It is a usage error that repeats the name and gives those there are."""
+    refusal = error_of(name)
+    assert isinstance(refusal, UsageError)
+    assert repr(name) in refusal.what
+    known = ("auto", "surrogate", "tiny", "openai-gpt", "owner/name", "path")
+    assert not [word for word in known if word not in refusal.fix]
+
+
+def test_the_surrogate_is_known_in_whatever_form(folder: Path, weights: Weights) -> None:
+    """Its digest is over tensors, not files."""
+    found = load_weights(str(folder))
+    assert found.provenance.sha256 == weights.provenance.sha256
+    moved = np.nextafter(found.tensors["h.0.ln_1.bias"], np.float32(9))
+    assert digest({**found.tensors, "h.0.ln_1.bias": moved}) != weights.provenance.sha256
