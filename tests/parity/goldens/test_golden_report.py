@@ -1,0 +1,198 @@
+"""Reports of goldens: a table to paste for people, every field for programs."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from parity.compare import Status
+from parity.goldens.rows import GoldenRow
+from parity.report.strict_json import render
+from parity.results import Report
+from parity.shell import _rendered
+from reference.golden_schema import Goldens
+from reference.published_goldens import published
+from scratch_gpt import GPT
+
+Ask = Callable[..., Report]
+
+
+@pytest.fixture(scope="module")
+def passed(ask: Ask) -> Report:
+    """Return the report of right code."""
+    return ask()
+
+
+@pytest.fixture(scope="module")
+def failed(ask: Ask, recorded: Goldens) -> Report:
+    """Return a report with a wrong id, a wrong norm, and a sentence that cannot be asked."""
+    wrong: dict[str, dict[str, Any]] = {
+        "last/argmax": {"expected": 3},
+        "norms/rms-mean": {"expected": 0.5},
+        "loss/1": {"inputs": {"token_ids": [9999]}},
+    }
+    rows = tuple(dataclasses.replace(row, **wrong.get(row.key, {})) for row in recorded.rows)
+    return ask(goldens=dataclasses.replace(recorded, rows=rows))
+
+
+def text(report: Report) -> str:
+    """Return the report as it is printed where there is no terminal."""
+    return _rendered(report, "text", None)
+
+
+def line(report: Report, key: str) -> list[str]:
+    """Return the words of a row of the printed table."""
+    return next(words for words in map(str.split, text(report).splitlines()) if words[:1] == [key])
+
+
+def test_a_row_has_every_column(passed: Report) -> None:
+    """Expected, got, difference, tolerance, source and status stand in one line."""
+    row = next(row for row in passed.results if row.tap == "last/logit")
+    assert isinstance(row, GoldenRow)
+    numbers = [f"{row.expected:.7g}", f"{row.got:.7g}", f"{row.difference:.1e}"]
+    assert line(passed, "last/logit") == ["last/logit", *numbers, "1e-04", "abs", "[1]", "ok"]
+
+
+def test_ids_are_counted_where_they_agree(passed: Report) -> None:
+    """A continuation that agrees is said to, in as few words."""
+    words = line(passed, "generate/greedy")
+    assert words[:6] == ["generate/greedy", "12", "ids", "the", "same", "0.0e+00"]
+
+
+def test_many_rows_are_one_line(passed: Report) -> None:
+    """The forty prefixes stand in one line, with the worst of them."""
+    rows = [row for row in passed.results if isinstance(row, GoldenRow)]
+    folded = [row for row in rows if row.kind == "word_probabilities"]
+    worst = max(row.difference or 0.0 for row in folded)
+    printed = text(passed)
+    words = next(s for s in printed.splitlines() if s.startswith("words (40), worst")).split()
+    assert words[5] == f"{worst:.1e}"
+    assert "words/007" not in printed
+
+
+def test_what_is_not_asked_is_said(passed: Report) -> None:
+    """The exempt golden stands below the table with its reason."""
+    assert "not asked, there is no beam search in this version: generate/beam" in text(passed)
+
+
+def test_the_sources_are_listed(passed: Report) -> None:
+    """Each number in brackets is a place."""
+    assert "\n[1] recorded from transformers\n" in text(passed)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("last/argmax", ["3", "82", "DIFFERS"]),
+        ("norms/rms-mean", ["0.5", "0.3692598", "2.6e-01", "1e-05", "rel", "DIFFERS"]),
+        ("loss/1", ["-", "NOT", "RUN"]),
+    ],
+)
+def test_a_row_that_does_not_pass_is_marked(key: str, words: list[str], failed: Report) -> None:
+    """What differs and what was not run can be told apart in the table."""
+    assert not set(words) - set(line(failed, key))
+
+
+def test_what_differs_is_opened_up(failed: Report) -> None:
+    """Below the table stands everything that is known of a row that differs."""
+    printed = text(failed)
+    part = printed[printed.index("norms/rms-mean: fail") :]
+    for fact in ("expected    0.5", "got         0.369259", "difference  0.2614", "(grade H)"):
+        assert fact in part
+
+
+def test_the_verdict_counts_numbers(passed: Report, failed: Report) -> None:
+    """The last line has the answer, how many were compared, and the first that differs."""
+    assert text(passed).splitlines()[-1] == "PASS  65 of 65 published numbers compared"
+    last = "FAIL  64 of 65 published numbers compared, first divergence at last/argmax"
+    assert text(failed).splitlines()[-1] == last
+
+
+def test_nothing_is_cut_at_the_least_width(failed: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However narrow the terminal says it is, no key, number or mark of the table is cut."""
+    monkeypatch.setenv("COLUMNS", "40")
+    printed = text(failed)
+    table = printed[printed.index("golden ") : printed.index("\n[1] ")]
+    cut = [word for word in table.split() if "…" in word]
+    assert cut == ["81d919b098…"] * 2
+    assert max(map(len, printed.splitlines())) <= 92
+
+
+def test_a_published_key_is_one_word(passed: Report) -> None:
+    """At the least width the longest published key is not broken."""
+    longest = max((row.key for row in published().rows if "beam" not in row.key), key=len)
+    rows = [dataclasses.replace(row, tap=longest) for row in passed.results[:5]]
+    printed = text(dataclasses.replace(passed, results=rows))
+    assert printed.count(f"\n{longest} ") == 5
+
+
+def test_another_digest_is_short(passed: Report) -> None:
+    """A digest shows its first digits in the table."""
+    words = line(passed, "file/recorded.bin")
+    assert words == ["file/recorded.bin", "81d919b098…", "81d919b098…", "exact", "[1]", "ok"]
+
+
+def test_others_words_are_shown_and_not_obeyed(passed: Report) -> None:
+    """Markup, colours and bells in a source or a value are text."""
+    row = passed.results[0]
+    evil = "\x1b[31mred\x07[/red][bold]"
+    other = dataclasses.replace(  # type: ignore[call-arg]
+        row, tap=evil, source=evil, expected=evil, got="x", status=Status.FAIL, detail=evil
+    )
+    printed = text(dataclasses.replace(passed, results=[other]))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", printed)
+    assert printed.count("[31mred [/red][bold]") >= 4
+
+
+def test_programs_get_every_field(failed: Report, strictly: Callable[[str], Any]) -> None:
+    """A row in JSON has its golden's fields beside those that every row has."""
+    document = strictly(render(failed))
+    row = next(row for row in document["results"] if row["tap"] == "norms/rms-mean")
+    expected = {
+        "mode": "published",
+        "witness": "published",
+        "kind": "matrix_norms",
+        "grade": "H",
+        "status": "fail",
+        "expected": 0.5,
+        "tolerance": {"measure": "relative", "bound": 1e-5},
+        "source": "recorded from transformers",
+        "bound": 1e-5,
+    }
+    assert expected == {name: row[name] for name in expected}
+    assert row["got"] == row["value_ours"] == pytest.approx(0.36926, rel=1e-5)
+    assert row["difference"] == row["error_ours"] == row["minimum_tolerance"]
+
+
+def test_programs_get_ids_and_reasons(failed: Report, passed: Report) -> None:
+    """Ids come as lists, the plan with its exemption, the first divergence with its row."""
+    document, right = (json.loads(render(report)) for report in (failed, passed))
+    first = document["first_divergence"]
+    expected = ("last/argmax", "82 for 3", 1, 65, 64)
+    found = (first["tap"], document["exit_code"], *_counts(document))
+    assert expected == (found[0], _got(first["row"]), *found[1:])
+    ids = next(row for row in right["results"] if row["tap"] == "generate/greedy")
+    assert ids["got"] == ids["expected"]
+    assert right["plan"]["exempt"][0]["tap"] == "generate/beam"
+
+
+def _counts(document: dict[str, Any]) -> tuple[int, int]:
+    return document["plan"]["planned"], document["plan"]["compared"]
+
+
+def _got(row: dict[str, Any]) -> str:
+    return f"{row['got']} for {row['expected']}"
+
+
+def test_a_value_that_is_not_finite_stays_strict(
+    ours: GPT, ask: Ask, strictly: Callable[[str], Any]
+) -> None:
+    """An infinite difference is a string in JSON, which has no number for it."""
+    row = next(row for row in ask("last", model=ours).results if row.tap == "last/logit")
+    other = dataclasses.replace(row, got=float("inf"), difference=float("inf"))  # type: ignore[call-arg]
+    report = dataclasses.replace(ask("last"), results=[other])
+    found = strictly(render(report))["results"][0]
+    assert (found["got"], found["difference"]) == ("inf", "inf")

@@ -1,0 +1,158 @@
+"""Each kind of golden, broken: its row fails, with the right numbers and the right words."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.faults import planted
+from parity.goldens import kinds
+from parity.goldens.rows import GoldenRow, Measured, row_of
+from parity.results import Report
+from reference.golden_schema import Goldens, Kind, Measure, Tolerance
+from reference.published_goldens import published
+from scratch_gpt import GPT
+
+Ask = Callable[..., Report]
+Altered = Callable[..., Goldens]
+
+
+def rows_of(report: Report) -> dict[str, GoldenRow]:
+    """Return the report's rows under their keys."""
+    return {row.tap: row for row in report.results if isinstance(row, GoldenRow)}
+
+
+def failing(report: Report) -> set[str]:
+    """Return the keys of the rows that do not pass."""
+    return {row.tap for row in report.results if row.status.value != "pass"}
+
+
+def test_a_fault_fails_with_the_models_own_number(ours: GPT, ask: Ask, recorded: Goldens) -> None:
+    """The failing logit's row has the faulty model's logit, and its distance from the golden."""
+    faulty = planted(ours, "scale-missing", 5)
+    asked = next(row for row in recorded.rows if row.key == "last/logit")
+    with torch.no_grad():
+        given = torch.tensor([asked.inputs["token_ids"]])
+        got = float(faulty(given)[0, -1, asked.inputs["id"]])
+    row = rows_of(ask("last", model=faulty))["last/logit"]
+    assert row.status.value == "fail"
+    assert row.got == pytest.approx(got, rel=1e-5)
+    assert row.difference == abs(row.got - asked.expected)
+
+
+@pytest.mark.parametrize("place", [3, 7, 11])
+def test_a_wrong_id_is_found_at_its_place(
+    place: int, theirs: OpenAIGPTLMHeadModel, ask: Ask, recorded: Goldens, altered: Altered
+) -> None:
+    """The first id that differs is named with its place, and with the logits' lead there."""
+    right = next(row for row in recorded.rows if row.key == "generate/greedy").expected
+    wrong = (right[place] + 1) % 211
+    told = [*right[:place], wrong, *right[place + 1 :]]
+    report = ask("generate", goldens=altered("generate/greedy", expected=told))
+    with torch.no_grad():
+        logits: Tensor = theirs(input_ids=torch.tensor([right[:place]])).logits[0, -1]
+    row = rows_of(report)["generate/greedy"]
+    expected = ({"generate/greedy"}, right)
+    assert expected == (failing(report), row.got)
+    assert row.difference == pytest.approx(float(logits[right[place]] - logits[wrong]), abs=1e-5)
+    assert row.detail.startswith(f"first differs at place {place}: {right[place]} for {wrong}")
+
+
+def test_repetition_is_asked_for(ask: Ask, recorded: Goldens, altered: Altered) -> None:
+    """Ids got without repetition are not those got with it: the input is obeyed."""
+    row = next(row for row in recorded.rows if row.key == "generate/no-repeat")
+    allowed = dict(row.inputs, no_repeat_ngram_size=0)
+    report = ask("generate", goldens=altered("generate/no-repeat", inputs=allowed))
+    prompt = row.inputs["token_ids"]
+    made = row.expected[len(prompt) :]
+    expected = ({"generate/no-repeat"}, len(made), set())
+    assert expected == (failing(report), len(set(made)), set(made) & set(prompt))
+
+
+NORMS = [f"norms/{q}-{s}" for q in ("rms", "frobenius_over_sqrt2") for s in ("least", "mean")]
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_a_norm_off_by_a_ten_thousandth_fails(
+    key: str, ask: Ask, recorded: Goldens, altered: Altered
+) -> None:
+    """A norm that is 1e-4 off fails by that much, and it alone; half the tolerance passes."""
+    row = next(row for row in recorded.rows if row.key == key)
+    report = ask("norms", goldens=altered(key, expected=row.expected * (1.0 + 1e-4)))
+    within = row.expected * (1.0 + row.tolerance.bound / 2)
+    near = ask("norms", goldens=altered(key, expected=within))
+    expected = (1, {key}, set())
+    assert expected == (report.exit_code, failing(report), failing(near))
+    assert rows_of(report)[key].difference == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_a_larger_matrix_fails_the_norms(ours: GPT, ask: Ask) -> None:
+    """One matrix a hundredth larger moves the means of norms beyond their tolerance."""
+    model = copy.deepcopy(ours)
+    with torch.no_grad():
+        model.tokens_embed.weight.mul_(1.01)
+    assert {"norms/rms-mean", "norms/frobenius_over_sqrt2-mean"} <= failing(
+        ask("norms", model=model)
+    )
+
+
+def test_unshifted_targets_are_recognised(
+    ask: Ask, recorded: Goldens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that asks each position for its own token fails its rows, and its cause is said."""
+
+    def unshifted(logits: Tensor, token_ids: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits[0], token_ids[0])
+
+    monkeypatch.setattr(kinds, "next_token_loss", unshifted)
+    report = ask("loss", "last")
+    losses = {row.key: row for row in recorded.rows if row.kind is Kind.EXP_LOSS}
+    assert set(losses) == failing(report)
+    for key, row in losses.items():
+        found = rows_of(report)[key]
+        assert found.got == pytest.approx(row.symptoms[0].got, rel=1e-5)
+        assert found.detail == "targets that are not shifted"
+
+
+def test_another_wrong_loss_is_given_no_cause(ask: Ask, altered: Altered) -> None:
+    """A loss that is wrong in another way fails without the known symptom's name."""
+    row = rows_of(ask("loss", goldens=altered("loss/1", expected=7.0)))["loss/1"]
+    expected = ("fail", "")
+    assert expected == (row.status.value, row.detail)
+
+
+def test_the_median_sees_what_every_row_lets_pass(ask: Ask, recorded: Goldens) -> None:
+    """Probabilities that are all 5e-4 off pass alone, and fail together."""
+    rows = tuple(
+        dataclasses.replace(row, expected=[p * math.exp(5e-4) for p in row.expected])
+        if row.kind is Kind.WORD_PROBABILITIES
+        else row
+        for row in recorded.rows
+    )
+    report = ask("words", goldens=dataclasses.replace(recorded, rows=rows))
+    assert failing(report) == {"words/median"}
+    assert rows_of(report)["words/median"].got == pytest.approx(5e-4, rel=1e-2)
+
+
+def test_the_worse_of_two_words_decides(ask: Ask, recorded: Goldens, altered: Altered) -> None:
+    """A row is as far off as the word that is furthest off, in nats."""
+    first, second = next(r for r in recorded.rows if r.key == "words/007").expected
+    report = ask("words", goldens=altered("words/007", expected=[first, second * math.exp(0.02)]))
+    assert failing(report) == {"words/007"}
+    assert rows_of(report)["words/007"].difference == pytest.approx(0.02, rel=1e-3)
+
+
+def test_a_difference_without_a_number_fails() -> None:
+    """NaN is no small difference."""
+    nothing = Measured(got=math.nan, difference=math.nan)
+    asked = dataclasses.replace(
+        next(r for r in published().rows if r.kind is Kind.LOGIT),
+        tolerance=Tolerance(measure=Measure.ABSOLUTE, bound=1e-4),
+    )
+    row = row_of(asked, nothing, attention="plain", dtype="float32")
+    assert row.status.value == "nonfinite"

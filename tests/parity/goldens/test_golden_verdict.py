@@ -1,0 +1,194 @@
+"""What a difference means: the model is wrong, or the weights are not what they say."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from parity.checks.golden import golden, require_read
+from parity.errors import EnvironmentUnfitError, ExitCode
+from parity.faults import planted
+from parity.goldens import verdict
+from parity.provenance import FileDigest, Provenance, Standing
+from parity.results import Report
+from parity.weights import Weights
+from reference.golden_schema import Goldens
+from reference.published_goldens import published
+from scratch_gpt import GPT
+from scratch_gpt.config import GPTConfig
+
+ProvenanceOf = Callable[..., Provenance]
+
+
+@pytest.fixture
+def as_released(
+    recorded: Goldens, ours: GPT, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Provenance, GPT], Report]:
+    """Return the function that judges weights by their files, as the released ones are.
+
+    The recorded goldens stand in for the published ones, and the tiny shape for the released.
+    """
+    monkeypatch.setattr(verdict, "GPTConfig", lambda: ours.config)
+    groups = ("last", "loss", "file", "norms")
+    rows = tuple(row for row in recorded.rows if row.group in groups)
+    goldens = Goldens(about="the released weights", rows=rows)
+    return lambda provenance, model: golden(model, provenance, goldens)
+
+
+AsReleased = Callable[[Provenance, GPT], Report]
+
+
+@pytest.mark.parametrize(
+    ("standing", "fault", "code"),
+    [
+        (Standing.KNOWN, None, 0),
+        (Standing.KNOWN, "norms-swapped", 1),
+        (Standing.UNKNOWN, None, 0),
+        (Standing.UNKNOWN, "norms-swapped", 4),
+        (Standing.DIFFERS, None, 4),
+        (Standing.DIFFERS, "norms-swapped", 4),
+    ],
+)
+def test_the_files_say_what_a_difference_means(  # noqa: PLR0913 - a table and its fixtures
+    standing: Standing,
+    fault: str | None,
+    code: int,
+    ours: GPT,
+    provenance: ProvenanceOf,
+    as_released: AsReleased,
+) -> None:
+    """Known files blame the model, files of a published name with other bytes themselves."""
+    model = ours if fault is None else planted(ours, fault, 5)
+    report = as_released(provenance(standing), model)
+    words = {0: "pass", 1: "fail", 4: "error"}
+    expected = (code, words[code], str(standing), code == 4)
+    assert expected == (
+        report.exit_code,
+        report.verdict.value,
+        report.inputs["provenance"],
+        any(reason.code is ExitCode.REFUSED for reason in report.reasons),
+    )
+
+
+def test_another_digest_is_a_row_that_fails(
+    ours: GPT, provenance: ProvenanceOf, as_released: AsReleased
+) -> None:
+    """A file that is said to be the published one and is not fails with both digests."""
+    report = as_released(provenance(Standing.DIFFERS, data=b"other bytes"), ours)
+    wrong = [row for row in report.results if row.status.value != "pass"]
+    expected = (4, ["file/recorded.bin"], "recorded.bin (differs from the published file)")
+    assert expected == (
+        report.exit_code,
+        [row.tap for row in wrong],
+        report.reasons[0].where,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("mine.bin", b"other bytes", "no file of that name was read"),
+        ("recorded.bin", b"other bytes", "does not claim to be the published one"),
+    ],
+)
+def test_a_name_alone_claims_nothing(  # noqa: PLR0913 - a table and its fixtures
+    name: str,
+    data: bytes,
+    reason: str,
+    ours: GPT,
+    provenance: ProvenanceOf,
+    as_released: AsReleased,
+) -> None:
+    """A file that nobody says is the published one has no digest to be held against."""
+    report = as_released(provenance(Standing.UNKNOWN, name=name, data=data), ours)
+    (exempt,) = report.plan.exempt
+    expected = (0, "file/recorded.bin", "unknown")
+    assert expected == (report.exit_code, exempt["tap"], report.inputs["provenance"])
+    assert reason in exempt["reason"]
+
+
+def test_a_git_blob_that_was_not_taken_is_exempt(
+    ours: GPT, provenance: ProvenanceOf, recorded: Goldens
+) -> None:
+    """A digest that the loader did not compute cannot be compared, and that is said."""
+    row = next(row for row in recorded.rows if row.group == "file")
+    blob = dataclasses.replace(row, inputs=row.inputs | {"algorithm": "git_blob"})  # type: ignore[operator]
+    goldens = dataclasses.replace(recorded, rows=(blob, recorded.rows[-4]))
+    report = golden(ours, provenance(), goldens)
+    assert [entry["reason"] for entry in report.plan.exempt] == ["its git_blob was not taken"]
+
+
+@pytest.mark.parametrize(
+    ("files", "standing"),
+    [
+        ({"model.safetensors": "KNOWN", "config.json": "UNKNOWN"}, "KNOWN"),
+        ({"model.safetensors": "UNKNOWN", "vocab.json": "KNOWN"}, "UNKNOWN"),
+        ({"params_0.npy": "KNOWN", "params_1.npy": "UNKNOWN"}, "UNKNOWN"),
+        ({"model.safetensors": "KNOWN", "merges.txt": "DIFFERS"}, "DIFFERS"),
+        ({"config.json": "UNKNOWN"}, "UNKNOWN"),
+        ({}, "UNKNOWN"),
+    ],
+)
+def test_the_files_with_tensors_decide(
+    files: dict[str, str], standing: str, recorded: Goldens, weights: Weights
+) -> None:
+    """A config that came with known weights makes them no less known; its fields are looked at."""
+    read = [
+        FileDigest(name=name, size=1, sha256="0" * 64, standing=Standing[how])
+        for name, how in files.items()
+    ]
+    goldens = dataclasses.replace(recorded, sha256=None)
+    provenance = dataclasses.replace(weights.provenance, files=tuple(read))
+    assert Standing[standing] is verdict.standing_of(goldens, provenance)
+
+
+def test_recorded_weights_are_known_by_their_tensors(
+    ours: GPT, provenance: ProvenanceOf, recorded: Goldens
+) -> None:
+    """Goldens with a digest over tensors judge by it: other weights are not theirs."""
+    other = dataclasses.replace(recorded, sha256="0" * 64)
+    faulty = planted(ours, "norms-swapped", 5)
+    codes = [golden(faulty, provenance(), goldens).exit_code for goldens in (recorded, other)]
+    assert codes == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("n_head", 8), ("layer_norm_epsilon", 1e-12), ("n_layer", 11)]
+)
+def test_another_config_is_refused(field: str, value: float, recorded: Goldens) -> None:
+    """A head count that is not the released model's is in no tensor, and is refused by name."""
+    config = dataclasses.replace(GPTConfig(), **{field: value})  # type: ignore[arg-type]
+    goldens = dataclasses.replace(recorded, sha256=None)
+    (altered,) = verdict._altered(goldens, config)
+    assert altered.startswith(f"{field} {value} for ")
+
+
+def test_dropout_probabilities_decide_no_number(recorded: Goldens) -> None:
+    """What has no part in evaluation may be other than released."""
+    config = dataclasses.replace(GPTConfig(), embd_pdrop=0.0, initializer_range=0.5)
+    assert verdict._altered(dataclasses.replace(recorded, sha256=None), config) == []
+
+
+def test_drawn_weights_are_not_asked(ours: GPT, weights: Weights) -> None:
+    """The surrogate ends before anything is run, with the way to the released weights."""
+    with pytest.raises(EnvironmentUnfitError) as caught:
+        golden(ours, weights.provenance)
+    expected = (ExitCode.ENVIRONMENT, True, True)
+    assert expected == (
+        caught.value.code,
+        "surrogate" in caught.value.where,
+        "--weights openai-gpt" in caught.value.fix and "params_0.npy" in caught.value.fix,
+    )
+
+
+def test_weights_that_were_read_may_be_asked(provenance: ProvenanceOf) -> None:
+    """Where files were read nothing is raised: the numbers decide."""
+    require_read(provenance(Standing.UNKNOWN))
+
+
+def test_the_surrogate_has_none_of_the_published_numbers(ours: GPT, weights: Weights) -> None:
+    """Asked all the same, the tiny surrogate is refused, and no published row passes."""
+    report = golden(ours, weights.provenance, published())
+    statuses = {row.status.value for row in report.results}
+    expected = (4, "error", {"fail", "not_run"}, 354)
+    assert expected == (report.exit_code, report.verdict.value, statuses, report.plan.planned)
