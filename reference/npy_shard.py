@@ -6,6 +6,7 @@ has nothing else, and a copy that was byte-swapped on the way is no copy of it.
 
 import dataclasses
 import io
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ _LONGEST_HEADER = 4096
 """In bytes. The header of one row of float32 takes 128."""
 
 _DTYPE = np.dtype("<f4")
+_BEYOND = 1 << 60
+"""More numbers than any file holds."""
 
 _DISGUISES = {
     b"version https://git-lfs": ("a Git LFS pointer, not the file it points to", "git lfs pull"),
@@ -63,7 +66,7 @@ def inspect(path: Path) -> Shard:
     if dtype != _DTYPE or dtype.hasobject:
         what = f"{path.name} holds {dtype.str!r}, not little-endian float32 ('<f4')"
         raise RefusedError(what, where=str(path), fix="save it again as float32 with this order")
-    if len(shape) != 1 or fortran_order or shape[0] < 0:
+    if len(shape) != 1 or fortran_order or not 0 <= shape[0] < _BEYOND:
         order = ", in Fortran order" if fortran_order else ""
         what = f"{path.name} has shape {_short(shape)}{order}, where the release has one flat row"
         raise RefusedError(what, where=str(path), fix=_GET_AGAIN)
@@ -125,7 +128,7 @@ def _header(path: Path, start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, 
     # The header is a Python literal, and a hostile one fails in whichever way it likes.
     except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError) as error:
         raise _malformed(path, error) from error
-    except (AttributeError, SyntaxError, ValueError) as error:
+    except (AttributeError, SyntaxError, ValueError, tokenize.TokenError) as error:
         raise _malformed(path, error) from error
     return shape, fortran_order, dtype, start[: stream.tell()]
 
