@@ -1,0 +1,107 @@
+"""Reading weights beside what the safetensors library alone takes for the same file.
+
+Run it with `make bench`. The file is the full-size surrogate's, 466 MB. Times are of one process
+with the file in the page cache; memory is of a fresh process each, the highest resident size less
+what it was before.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from safetensors.torch import load_file, save_file
+
+from reference import surrogate
+from scratch_gpt import safetensors_file
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the full-size surrogate as a file."""
+    drawn = surrogate.draw("surrogate")
+    path = tmp_path_factory.mktemp("surrogate") / "model.safetensors"
+    save_file({name: torch.from_numpy(array) for name, array in drawn.tensors.items()}, path)
+    return path
+
+
+def copied(path: Path) -> object:
+    """Load with the library, and give each tensor memory of its own."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def digested_and_scanned(path: Path) -> None:
+    """Take the file's digest, and then look for NaN in its tensors."""
+    with path.open("rb") as file:
+        hashlib.file_digest(file, "sha256").hexdigest()
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in load_file(path).values())
+
+
+def read(path: Path) -> object:
+    """Read as this project does: header checked, digest taken, numbers finite."""
+    return safetensors_file.read(path)
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "load_file and clone": copied,
+    "sha256, then isfinite": digested_and_scanned,
+    "all of it, as here": read,
+}
+
+
+def pedantic(benchmark: BenchmarkFixture) -> Callable[..., Any]:
+    """Return the function that measures a stated number of rounds; it has no annotations."""
+    measure: Callable[..., Any] = benchmark.pedantic
+    return measure
+
+
+@pytest.mark.benchmark(group="reading 466 MB of safetensors")
+@pytest.mark.parametrize("reader", READERS)
+def test_time_of_reading(benchmark: BenchmarkFixture, reader: str, path: Path) -> None:
+    """The same file, to the same tensors."""
+    pedantic(benchmark)(READERS[reader], args=(path,), rounds=5, warmup_rounds=1)
+    benchmark.extra_info["bytes"] = path.stat().st_size
+
+
+_FRESH = """
+    import json, sys
+    from pathlib import Path
+
+    import torch
+    from scratch_gpt import GPT
+
+    def kilobytes(field):
+        line = next(l for l in open("/proc/self/status") if l.startswith(field))
+        return int(line.split()[1])
+
+    torch.ones(8).sum()  # whatever torch sets up at its first operation
+    before = kilobytes("VmRSS")
+    model = GPT.from_pretrained(sys.argv[1])
+    print(json.dumps({"highest": kilobytes("VmHWM") - before,
+                      "model": sum(p.nbytes for p in model.parameters()) // 1024}))
+"""
+
+
+def test_memory_of_loading(benchmark: BenchmarkFixture, path: Path, tmp_path: Path) -> None:
+    """At its highest a loading process holds the model, and at most one more copy of it."""
+    config = {**surrogate.SIZES["surrogate"], "model_type": "openai-gpt"}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "model.safetensors").symlink_to(path)
+    source = textwrap.dedent(_FRESH)
+
+    def fresh() -> dict[str, int]:
+        command = [sys.executable, "-c", source, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - ours
+        found: dict[str, int] = json.loads(done.stdout)
+        return found
+
+    found = pedantic(benchmark)(fresh, rounds=1)
+    benchmark.extra_info.update(found)
+    assert found["model"] <= found["highest"] <= 2.1 * found["model"]
