@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from reference import huggingface, surrogate
+from reference import hub, huggingface, published, surrogate
+from reference.hub import Fetched, Hub
 from reference.surrogate import Surrogate
 
 Shapes = dict[str, tuple[int, ...]]
@@ -173,3 +174,25 @@ def serve(hub_module: ModuleType) -> Iterator[Callable[..., Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
+
+
+@pytest.fixture(scope="session")
+def fetch() -> Callable[..., Fetched]:
+    """Return the function that fetches the released model from a fake hub, with little patience.
+
+    Its arguments are the fake hub, the folder of the cache, and what `hub.fetch` takes.
+    """
+
+    def fetched(
+        fake: Any,  # noqa: ANN401 - a FakeHub, whose module is loaded by its path
+        cache: Path,
+        *asked: str,
+        offline: bool | None = None,
+        answer: float = 2.0,
+        stall: float = 2.0,
+    ) -> Fetched:
+        waits = {"answer": answer, "stall": stall, "again": (0.0, 0.0)}
+        at = Hub(endpoint=fake.address, cache=cache, **waits)
+        return hub.fetch(*(asked or published.REPOSITORIES[-1:]), offline=offline, hub=at)
+
+    return fetched

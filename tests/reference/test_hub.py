@@ -1,17 +1,14 @@
 """Files of a model from the hub or its cache: found, pinned, and held against their digests."""
 
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from huggingface_hub import constants
 
-from reference import hub, hub_cache, published
+from reference import hub, published
 from reference.hub import Fetched, Hub
 from reference.refusal import RefusedError, UnavailableError
 
@@ -37,21 +34,10 @@ class Fake(Protocol):
 
 
 Serve = Callable[..., Fake]
+Fetch = Callable[..., Fetched]
 
 
-def fetch(fake: Fake, cache: Path, *asked: str, offline: bool | None = None) -> Fetched:
-    """Fetch from a fake hub into `cache`, with little patience."""
-    at = Hub(endpoint=fake.address, cache=cache, answer=2.0, stall=2.0, again=(0.0,))
-    return hub.fetch(*(asked or (RELEASED,)), offline=offline, hub=at)
-
-
-def blob(path: Path) -> Path:
-    """Return the file that a snapshot's file is a link to."""
-    assert path.is_symlink()
-    return path.resolve()
-
-
-def test_fetches_what_a_model_needs(serve: Serve, tmp_path: Path) -> None:
+def test_fetches_what_a_model_needs(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """Config, weights and vocabulary come, byte for byte and with their digests; no more does."""
     fetched = fetch(serve(files=FILES), tmp_path)
     assert list(fetched.paths) == WANTED
@@ -63,7 +49,7 @@ def test_fetches_what_a_model_needs(serve: Serve, tmp_path: Path) -> None:
     assert (fetched.from_cache, fetched.unfinished) == (False, [])
 
 
-def test_the_released_model_is_pinned(serve: Serve, tmp_path: Path) -> None:
+def test_the_released_model_is_pinned(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """Without a revision its published commit is asked for, wherever the branch has moved."""
     fake = serve(files=FILES)
     fetched = fetch(fake, tmp_path)
@@ -74,13 +60,15 @@ def test_the_released_model_is_pinned(serve: Serve, tmp_path: Path) -> None:
         fetch(moved, tmp_path / "other")
 
 
-def test_any_other_model_is_taken_from_its_main_branch(serve: Serve, tmp_path: Path) -> None:
+def test_any_other_model_is_taken_from_its_main_branch(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """And the commit that the branch is at is named."""
     fetched = fetch(serve(files=FILES, repository="me/mine", commit="a" * 40), tmp_path, "me/mine")
     assert (fetched.repository, fetched.commit) == ("me/mine", "a" * 40)
 
 
-def test_a_branch_that_moved_is_followed(serve: Serve, tmp_path: Path) -> None:
+def test_a_branch_that_moved_is_followed(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """The cache of the commit it was at does not stand in for the one it is at."""
     fetch(serve(files=FILES, commit="a" * 40), tmp_path, RELEASED, "main")
     newer = FILES | {"config.json": b'{"newer": 1}'}
@@ -89,7 +77,9 @@ def test_a_branch_that_moved_is_followed(serve: Serve, tmp_path: Path) -> None:
     assert fetched.paths["config.json"].read_bytes() == b'{"newer": 1}'
 
 
-def test_a_pinned_model_in_the_cache_asks_nobody(serve: Serve, tmp_path: Path) -> None:
+def test_a_pinned_model_in_the_cache_asks_nobody(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """Its commit cannot have moved."""
     fake = serve(files=FILES)
     first = fetch(fake, tmp_path)
@@ -99,7 +89,9 @@ def test_a_pinned_model_in_the_cache_asks_nobody(serve: Serve, tmp_path: Path) -
     assert (first.paths, first.digests) == (second.paths, second.digests)
 
 
-def test_weights_cached_alone_get_their_vocabulary(serve: Serve, tmp_path: Path) -> None:
+def test_weights_cached_alone_get_their_vocabulary(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """Whoever cached the commit without it is completed, where the hub can be asked."""
     fetched = fetch(serve(files=FILES), tmp_path)
     fetched.paths["vocab.json"].unlink()
@@ -110,7 +102,7 @@ def test_weights_cached_alone_get_their_vocabulary(serve: Serve, tmp_path: Path)
 
 @pytest.mark.parametrize("how", ["argument", "switch"])
 def test_offline_takes_the_cache(
-    how: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, serve: Serve, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the argument or by HF_HUB_OFFLINE: what is cached is had, a branch by its last commit."""
     fake = serve(files=FILES)
@@ -122,7 +114,9 @@ def test_offline_takes_the_cache(
     assert count == len(fake.asked)
 
 
-def test_offline_without_a_cache_names_two_ways_out(serve: Serve, tmp_path: Path) -> None:
+def test_offline_without_a_cache_names_two_ways_out(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """A local path, or a download elsewhere; and nothing is asked."""
     fake = serve(files=FILES)
     with pytest.raises(UnavailableError, match="not in the cache") as caught:
@@ -132,54 +126,27 @@ def test_offline_without_a_cache_names_two_ways_out(serve: Serve, tmp_path: Path
     assert not fake.asked
 
 
-def test_both_ids_of_the_released_model_share_the_cache(serve: Serve, tmp_path: Path) -> None:
+def test_both_ids_of_the_released_model_share_the_cache(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """What was fetched under one id is found under the other."""
     fetch(serve(files=FILES), tmp_path)
     fetched = fetch(serve(files={}), tmp_path, "openai-gpt", offline=True)
     assert (fetched.repository, list(fetched.paths)) == (RELEASED, WANTED)
 
 
-def flip(path: Path) -> None:
-    """Turn one bit of a file's middle."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-DAMAGES: dict[str, Callable[[Path], None]] = {
-    "a bit flipped": flip,
-    "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
-    "emptied": lambda path: os.truncate(path, 0),
-    "gone, its link dangling": Path.unlink,
-}
-
-
-@pytest.mark.parametrize("offline", [True, False])
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_is_refused(
-    damage: str,
-    name: str,
-    offline: bool,  # noqa: FBT001 - a case
-    serve: Serve,
-    tmp_path: Path,
+def test_wrong_bytes_of_the_right_size_are_refused(
+    serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """Whichever way a blob was damaged, small or large, the file and the way out are named."""
-    fake = serve(files=FILES)
-    DAMAGES[damage](blob(fetch(fake, tmp_path).paths[name]))
-    with pytest.raises(RefusedError, match=f"cache damaged: {name}") as caught:
-        fetch(fake, tmp_path, offline=offline)
-    assert f"hf cache rm model/{RELEASED}" in caught.value.fix
-
-
-def test_wrong_bytes_of_the_right_size_are_refused(serve: Serve, tmp_path: Path) -> None:
     """The client takes them; their digest is not the ETag."""
     fake = serve(files=FILES, swapped={"model.safetensors": b"x" * 512_000})
     with pytest.raises(RefusedError, match=r"model\.safetensors is not what the hub says it is"):
         fetch(fake, tmp_path)
 
 
-def test_wrong_bytes_of_a_small_file_are_refused(serve: Serve, tmp_path: Path) -> None:
+def test_wrong_bytes_of_a_small_file_are_refused(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """Its ETag is git's id of it, which tells as well."""
     fake = serve(files=FILES, swapped={"vocab.json": b'{"b": 0}'})
     with pytest.raises(RefusedError, match=r"vocab\.json is not what the hub says it is"):
@@ -195,7 +162,7 @@ SHARDED = {
 }
 
 
-def test_the_shards_of_an_index_come(serve: Serve, tmp_path: Path) -> None:
+def test_the_shards_of_an_index_come(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """Those that it lists and no other; without the last of them the cache is not complete."""
     fetched = fetch(serve(files=SHARDED), tmp_path)
     assert sorted(SHARDED.keys() - {"c.safetensors"}) == list(fetched.paths)
@@ -205,51 +172,14 @@ def test_the_shards_of_an_index_come(serve: Serve, tmp_path: Path) -> None:
         fetch(serve(files={}), tmp_path, offline=True)
 
 
-def test_a_plain_copy_in_place_of_a_link_is_taken(serve: Serve, tmp_path: Path) -> None:
-    """Where the cache has no links nothing says what the bytes must be."""
-    path = fetch(serve(files=FILES), tmp_path).paths["config.json"]
-    data = path.read_bytes()
-    path.unlink()
-    path.write_bytes(data)
-    assert hub_cache.etag(path) is None
-    assert "config.json" in fetch(serve(files={}), tmp_path, offline=True).paths
-
-
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_a_repository_without_a_model_is_refused(
-    missing: str, serve: Serve, tmp_path: Path
+    missing: str, serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
     """What it lacks is named."""
     files = {name: data for name, data in FILES.items() if name != missing}
     with pytest.raises(RefusedError, match=r"has no (weights|config\.json) that can be read"):
         fetch(serve(files=files), tmp_path)
-
-
-@pytest.fixture
-def locked(serve: Serve) -> Iterator[Path]:
-    """Return a cache with the released model in it that this process may not write to."""
-    cache = Path(tempfile.mkdtemp())
-    fetch(serve(files=FILES), cache)
-    folders = [cache, *(path for path in cache.rglob("*") if path.is_dir())]
-    for folder in folders:
-        folder.chmod(0o555)
-    root = os.geteuid() == 0
-    if root:  # nothing is forbidden to it
-        os.seteuid(65_534)
-    yield cache
-    if root:
-        os.seteuid(0)
-    for folder in folders:
-        folder.chmod(0o755)
-    shutil.rmtree(cache)
-
-
-def test_a_read_only_cache_serves_what_it_has(serve: Serve, locked: Path) -> None:
-    """And says so where it would have to be written to."""
-    assert fetch(serve(files={}), locked).from_cache
-    with pytest.raises(UnavailableError, match="the cache cannot be used") as caught:
-        fetch(serve(files=FILES, repository="me/mine"), locked, "me/mine")
-    assert "HF_HOME" in caught.value.fix
 
 
 def test_without_a_home_the_cache_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,6 @@
 """Every trouble with the hub has its sentence, and none is waited for without end."""
 
-import os
 import resource
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,12 +31,7 @@ class Fake(Protocol):
 
 
 Serve = Callable[..., Fake]
-
-
-def fetch(fake: Fake, cache: Path, *asked: str, answer: float = 2.0, stall: float = 0.4) -> Fetched:
-    """Fetch from a fake hub into `cache`, with little patience."""
-    at = Hub(endpoint=fake.address, cache=cache, answer=answer, stall=stall, again=(0.0, 0.0))
-    return hub.fetch(*(asked or (RELEASED,)), hub=at)
+Fetch = Callable[..., Fetched]
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +53,9 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_each_refusal_has_its_sentence(refusal: str, serve: Serve, tmp_path: Path) -> None:
+def test_each_refusal_has_its_sentence(
+    refusal: str, serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """What the hub says, in one line, with the address and the way out; and no cause but that."""
     status, code, sentence, fix = REFUSALS[refusal]
     fake = serve(files=FILES, refuse={"api": (status, code)})
@@ -74,14 +66,14 @@ def test_each_refusal_has_its_sentence(refusal: str, serve: Serve, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_went_missing_is_named(serve: Serve, tmp_path: Path) -> None:
+def test_a_file_that_went_missing_is_named(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """It is in the list of files, and is not there."""
     fake = serve(files=FILES, refuse={"HEAD": (404, "EntryNotFound")})
     with pytest.raises(UnavailableError, match=r"has no file config\.json"):
         fetch(fake, tmp_path)
 
 
-def test_no_repository_has_such_an_id(serve: Serve, tmp_path: Path) -> None:
+def test_no_repository_has_such_an_id(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """Nothing is asked about it."""
     fake = serve(files=FILES)
     with pytest.raises(RefusedError, match="no id of a repository"):
@@ -89,25 +81,27 @@ def test_no_repository_has_such_an_id(serve: Serve, tmp_path: Path) -> None:
     assert not fake.asked
 
 
-def test_an_error_that_passes_is_asked_through(serve: Serve, tmp_path: Path) -> None:
+def test_an_error_that_passes_is_asked_through(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """Two answers with an error, and then the files."""
     fake = serve(files=FILES, refuse={"api": (503, "")}, refusals=2)
     assert fetch(fake, tmp_path).paths["model.safetensors"].read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize("kind", ["api", "HEAD", "GET"])
-def test_a_hub_that_is_down_is_given_up(kind: str, serve: Serve, tmp_path: Path) -> None:
+def test_a_hub_that_is_down_is_given_up(
+    kind: str, serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """Whichever question it answers with an error for ever."""
     fake = serve(files=FILES, refuse={kind: (503, "")})
     with pytest.raises(UnavailableError):
-        fetch(fake, tmp_path, answer=0.3)
+        fetch(fake, tmp_path, answer=0.3, stall=0.3)
 
 
 @pytest.mark.parametrize(
     "trouble", [{"refuse": {"api": (500, "")}}, {"api": "<html>log in</html>"}]
 )
 def test_the_cache_serves_while_the_hub_is_down(
-    trouble: dict[str, object], serve: Serve, tmp_path: Path
+    trouble: dict[str, object], serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
     """A branch is then at the commit it was last seen at, and that is said."""
     first = fetch(serve(files=FILES), tmp_path, RELEASED, "main")
@@ -116,7 +110,9 @@ def test_the_cache_serves_while_the_hub_is_down(
 
 
 @pytest.mark.parametrize("answer", ["<html>log in</html>", "[]", '{"id": "x"}', '{"sha": "main"}'])
-def test_what_is_no_hub_is_told_from_one(answer: str, serve: Serve, tmp_path: Path) -> None:
+def test_what_is_no_hub_is_told_from_one(
+    answer: str, serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """A page to log in to the network, and JSON that no hub would send."""
     with pytest.raises(UnavailableError, match="is no hub"):
         fetch(serve(files=FILES, api=answer), tmp_path)
@@ -136,7 +132,7 @@ def test_nobody_is_there(endpoint: str, sentence: str, tmp_path: Path) -> None:
         hub.fetch(RELEASED, hub=Hub(endpoint=endpoint, cache=tmp_path, answer=1.0))
 
 
-def test_a_silent_hub_is_given_up(serve: Serve, tmp_path: Path) -> None:
+def test_a_silent_hub_is_given_up(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """It takes the connection and says nothing; the seconds waited are named."""
     fake = serve(files=FILES, mute=1.0)
     started = time.monotonic()
@@ -146,7 +142,7 @@ def test_a_silent_hub_is_given_up(serve: Serve, tmp_path: Path) -> None:
     assert time.monotonic() - started < 1.0
 
 
-def test_a_file_cut_off_once_comes_after_all(serve: Serve, tmp_path: Path) -> None:
+def test_a_file_cut_off_once_comes_after_all(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """Whole, and with its digest."""
     fetched = fetch(serve(files=FILES, cut=CUT, cuts=1), tmp_path, stall=2.0)
     assert fetched.paths["model.safetensors"].read_bytes() == WEIGHTS
@@ -156,23 +152,30 @@ def test_a_file_cut_off_once_comes_after_all(serve: Serve, tmp_path: Path) -> No
 def test_a_file_always_cut_off_is_given_up(
     forgetful: bool,  # noqa: FBT001 - a case
     serve: Serve,
+    fetch: Fetch,
     tmp_path: Path,
 ) -> None:
     """Also where the server starts over each time, which the client would follow for ever."""
     cut = CUT if forgetful else 0
     with pytest.raises(UnavailableError, match=r"download incomplete: .*model\.safetensors"):
-        fetch(serve(files=FILES, cut=cut, forgetful=forgetful, spared="config.json"), tmp_path)
+        fetch(
+            serve(files=FILES, cut=cut, forgetful=forgetful, spared="config.json"),
+            tmp_path,
+            stall=0.4,
+        )
     assert not list(tmp_path.glob("*/snapshots/*/model.safetensors"))
 
 
-def test_a_file_that_stops_coming_names_the_timeout(serve: Serve, tmp_path: Path) -> None:
+def test_a_file_that_stops_coming_names_the_timeout(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """And how much of it had come."""
     sentence = r"stopped at [1-9][\d,]* of 1,024,000 bytes, no new byte for 0\.4 s"
     with pytest.raises(UnavailableError, match=sentence):
-        fetch(serve(files=FILES, cut=CUT, hang=2.0), tmp_path)
+        fetch(serve(files=FILES, cut=CUT, hang=2.0), tmp_path, stall=0.4)
 
 
-def test_a_slow_file_is_waited_for(serve: Serve, tmp_path: Path) -> None:
+def test_a_slow_file_is_waited_for(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """It takes longer than a stall may, and never stalls."""
     started = time.monotonic()
     fetched = fetch(serve(files=FILES, pace=0.04), tmp_path, stall=0.4)
@@ -190,66 +193,17 @@ def _full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_full_disk")
-def test_a_full_disk_is_named(serve: Serve, tmp_path: Path) -> None:
+def test_a_full_disk_is_named(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """Half of the weights went in."""
     with pytest.raises(UnavailableError, match="the disk is full") as caught:
         fetch(serve(files=FILES), tmp_path)
     assert "model.safetensors" in caught.value.where
 
 
-def test_a_file_in_the_place_of_the_cache_is_named(serve: Serve, tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_cache_is_named(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
     """No folder can be made under it."""
     (tmp_path / "cache").touch()
     with pytest.raises(UnavailableError, match="the cache cannot be used"):
         fetch(serve(files=FILES), tmp_path / "cache")
-
-
-def started(fake: Fake, cache: Path) -> "subprocess.Popen[str]":
-    """Start another process that fetches the released model and prints its commit."""
-    source = f"""
-    from pathlib import Path
-    from reference import hub
-    from reference.hub import Hub
-
-    at = Hub(endpoint={fake.address!r}, cache=Path({str(cache)!r}))
-    print(hub.fetch({RELEASED!r}, hub=at).commit)
-    """
-    home = str(Path(hub.__file__).parents[1])
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(source)],
-        env=os.environ | {"PYTHONPATH": home},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until `condition` holds, half a minute at most."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_a_killed_download_is_taken_up_again(serve: Serve, tmp_path: Path) -> None:
-    """What was left of it does no harm, and the next run says where it lies or finishes it."""
-    slow = serve(files=FILES, pace=0.1)
-    with started(slow, tmp_path) as process:
-        wait_for(lambda: any(p.stat().st_size for p in tmp_path.glob("*/blobs/*.incomplete")))
-        process.send_signal(signal.SIGKILL)
-    left = list(tmp_path.glob("*/blobs/*.incomplete"))
-    assert left
-    fetched = fetch(serve(files=FILES), tmp_path)
-    assert fetched.paths["model.safetensors"].read_bytes() == WEIGHTS
-    assert [path for path in left if path.exists()] == list(fetched.unfinished)
-
-
-def test_two_processes_fetch_at_once(serve: Serve, tmp_path: Path) -> None:
-    """Both have it in the end, and the cache is sound."""
-    fake = serve(files=FILES, pace=0.01)
-    with started(fake, tmp_path) as first, started(fake, tmp_path) as second:
-        said = [process.communicate(timeout=30) for process in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], said
-    fetched = fetch(serve(files={}), tmp_path)
-    assert fetched.paths["model.safetensors"].read_bytes() == WEIGHTS
