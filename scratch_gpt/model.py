@@ -1,5 +1,7 @@
 """GPT-1, from token ids to logits."""
 
+import os
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -83,6 +85,21 @@ class GPT(nn.Module):
             for name, parameter in mine.named_parameters(recurse=False):
                 setattr(its, name, parameter)
         return twin.train(self.training)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write a folder that `from_pretrained` and Hugging Face read; see `checkpoint`."""
+        from scratch_gpt import checkpoint
+
+        checkpoint.save_pretrained(self, directory)
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | os.PathLike[str], *, attention: str = "plain"
+    ) -> "GPT":
+        """Return the model that a folder holds, in evaluation mode; see `checkpoint`."""
+        from scratch_gpt import checkpoint
+
+        return checkpoint.from_pretrained(directory, attention=attention)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scratch_gpt.refusal import CheckpointError
-from scratch_gpt.shown import shown_path
+from scratch_gpt.shown import one_line
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -38,7 +38,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         if kind != stat.S_IFREG:
             raise CheckpointError(
                 f"it is {_KINDS.get(kind, 'something else')}, not a file",
-                where=shown_path(path),
+                where=one_line(path),
                 fix="give the path of a regular file",
             )
         with open(descriptor, "rb", closefd=False) as file:
@@ -58,4 +58,4 @@ def _unopened(path: Path, error: OSError | ValueError) -> CheckpointError:
         (True, f"it cannot be opened: {reason}", "check the path"),
     )
     what, fix = next((what, fix) for applies, what, fix in known if applies)
-    return CheckpointError(what, where=shown_path(path), fix=fix)
+    return CheckpointError(what, where=one_line(path), fix=fix)

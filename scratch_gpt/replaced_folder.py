@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scratch_gpt.exchange import exchange
-from scratch_gpt.shown import shown, shown_path
+from scratch_gpt.shown import one_line, shown
 from scratch_gpt.staging import is_in_staging, make_staging, sweep
 from scratch_gpt.write_error import OccupiedError, write_error
 
@@ -98,7 +98,7 @@ def _require_replaceable(destination: Path, *, overwrite: bool) -> None:
 
 def _occupied(destination: Path, what: str) -> OccupiedError:
     fix = "choose another folder, or remove what is there"
-    return OccupiedError(what, where=shown_path(destination), fix=fix)
+    return OccupiedError(what, where=one_line(destination), fix=fix)
 
 
 def _is_plain(entry: Path) -> bool:

@@ -6,7 +6,6 @@ faster by a copy, and would kill the process where somebody truncates it meanwhi
 
 import dataclasses
 import hashlib
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -18,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from scratch_gpt.finite import not_finite
 from scratch_gpt.refusal import CheckpointError
 from scratch_gpt.regular_file import opened
 from scratch_gpt.safetensors_header import Header, read_header
-from scratch_gpt.shown import shown, shown_path
+from scratch_gpt.shown import one_line, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def read(path: Path) -> SafetensorsFile:
     if sys.byteorder != "little":
         raise CheckpointError(
             "this machine stores numbers big end first, the file little end first",
-            where=shown_path(path),
+            where=one_line(path),
             fix="read it on another machine",
         )
     with opened(path) as file:
@@ -95,7 +95,7 @@ def _tensors(path: Path, header: Header) -> Iterator[tuple[str, Tensor]]:
     except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
             f"the safetensors library cannot read it: {' '.join(str(error).split())}",
-            where=shown_path(path),
+            where=one_line(path),
             fix="download or write it again",
         ) from error
 
@@ -107,21 +107,13 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def _require_finite(name: str, tensor: Tensor, path: Path) -> None:
-    """Refuse NaN and infinities.
-
-    Least and largest are both finite exactly where every number is, and are found in a pass
-    that allocates nothing.
-    """
-    if not tensor.is_floating_point() or not tensor.numel():
-        return
-    if all(math.isfinite(extreme) for extreme in torch.aminmax(tensor)):
-        return
-    count = tensor.numel() - int(torch.isfinite(tensor).sum())
-    raise CheckpointError(
-        f"tensor {shown(name)} holds NaN or infinity in {count} of its {tensor.numel()} numbers",
-        where=shown_path(path),
-        fix="nothing can be computed from it; use a checkpoint from before it diverged",
-    )
+    count = not_finite(tensor)
+    if count:
+        raise CheckpointError(
+            f"tensor {shown(name)} holds NaN or infinity in {count} of {tensor.numel()} numbers",
+            where=one_line(path),
+            fix="nothing can be computed from it; use a checkpoint from before it diverged",
+        )
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -137,6 +129,6 @@ def _require_unchanged(path: Path, before: tuple[int, int, int, int]) -> None:
     if not unchanged:
         raise CheckpointError(
             "it changed while it was read",
-            where=shown_path(path),
+            where=one_line(path),
             fix="wait until whatever writes it has finished, then read it again",
         )

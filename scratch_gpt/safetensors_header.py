@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from scratch_gpt import strict_json
 from scratch_gpt.file_kinds import ADVICE, HEAD, kind_of
 from scratch_gpt.refusal import CheckpointError, EmptyCheckpointError
-from scratch_gpt.shown import shown, shown_path
+from scratch_gpt.shown import one_line, shown
 
 LARGEST_HEADER = 100_000_000
 MOST_TENSORS = 10_000
@@ -79,10 +79,10 @@ def read_header(file: BinaryIO, path: Path) -> Header:
         entries = _entries(fields)
         _check_places(entries, size - len(text))
     except ValueError as error:
-        raise CheckpointError(str(error), where=shown_path(path), fix=_DAMAGED) from error
+        raise CheckpointError(str(error), where=one_line(path), fix=_DAMAGED) from error
     if not entries:
         raise EmptyCheckpointError(
-            "it holds no tensors", where=shown_path(path), fix="give a file that holds weights"
+            "it holds no tensors", where=one_line(path), fix="give a file that holds weights"
         )
     return Header(entries, metadata, text)
 
@@ -104,7 +104,7 @@ def _header_text(file: BinaryIO, path: Path, size: int) -> bytes:
     for refused, what in problems:
         if refused:
             fix = ADVICE[kind] if kind else _DAMAGED
-            raise CheckpointError(what, where=shown_path(path), fix=fix)
+            raise CheckpointError(what, where=one_line(path), fix=fix)
     file.seek(0)
     return file.read(8 + length)
 

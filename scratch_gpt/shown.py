@@ -1,6 +1,7 @@
 """Text from a file, made fit for one line of a message."""
 
 _LONGEST = 80
+_LONGEST_PATH = 4_096
 
 
 def shown(text: object) -> str:
@@ -13,7 +14,10 @@ def shown(text: object) -> str:
     return literal if len(literal) <= _LONGEST else f"{literal[:_LONGEST]}... (cut)"
 
 
-def shown_path(path: object) -> str:
-    """Return the path as it is typed; where it holds anything unprintable, as a literal."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
+def one_line(text: object) -> str:
+    """Return a path or a message as it is; as a literal where it holds anything unprintable.
+
+    It is cut where no path can be as long.
+    """
+    line = str(text)[:_LONGEST_PATH]
+    return line if line.isprintable() else ascii(line)

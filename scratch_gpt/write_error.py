@@ -3,7 +3,7 @@
 import errno
 import re
 
-from scratch_gpt.shown import shown_path
+from scratch_gpt.shown import one_line
 
 _FULL = "free some space, or write to another disk"
 
@@ -56,7 +56,7 @@ def write_error(error: BaseException, path: object) -> WriteError | None:
         return None
     unknown = (f"it cannot be written: {' '.join(str(error).split())}", "check the path")
     what, fix = _KNOWN.get(number, unknown)
-    return WriteError(what, where=shown_path(path), fix=fix)
+    return WriteError(what, where=one_line(path), fix=fix)
 
 
 def _number_in(text: str) -> int | None:

@@ -28,7 +28,8 @@ TORCH_NAMES = {
     # elementwise mathematics and products
     *("torch.addmm", "torch.exp", "torch.rsqrt", "torch.tanh"),
     # a checkpoint's bytes, and whether its numbers are finite
-    *("torch.uint8", "torch.aminmax", "torch.isfinite"),
+    *("torch.bfloat16", "torch.float16", "torch.uint8"),
+    *("torch.aminmax", "torch.equal", "torch.isfinite"),
 }
 """Every name of torch that the model may use; each is an array operation or a container."""
 
@@ -42,8 +43,8 @@ TENSOR_ATTRIBUTES = {
     *("amax", "any", "exp_", "log", "masked_fill", "masked_fill_", "mean", "sum"),
     # initial values
     *("fill_", "normal_"),
-    # a checkpoint's bytes, to be digested
-    *("is_floating_point", "nbytes", "numpy", "view"),
+    # a checkpoint's bytes, to be digested, and its numbers in the model's type
+    *("contiguous", "float", "is_floating_point", "nbytes", "numpy", "view"),
     # no tensor's, but spelled like one: a dataclass field's name, a device's type, a refusal's
     # parts, a dictionary's values, a text's words
     *("name", "type", "fix", "where", "values", "split"),

@@ -108,7 +108,7 @@ def test_refuses_numbers_that_are_not_finite(value: float, dtype: torch.dtype, s
     """The tensor is named and its numbers counted, wherever in it they stand."""
     damaged = torch.ones(3, 5, dtype=dtype)
     damaged[2, 4] = damaged[0, 1] = value
-    message = "^tensor 'h.0.bad' holds NaN or infinity in 2 of its 15 numbers "
+    message = "^tensor 'h.0.bad' holds NaN or infinity in 2 of 15 numbers "
     with pytest.raises(CheckpointError, match=message):
         read(save(**{"a": torch.ones(3), "h.0.bad": damaged}))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.shown import shown, shown_path
+from scratch_gpt.shown import one_line, shown
 
 
 @pytest.mark.parametrize(
@@ -28,5 +28,10 @@ def test_cuts_what_is_long() -> None:
 
 def test_a_path_is_shown_as_typed_where_it_can_be() -> None:
     """Only a path with something unprintable becomes a literal."""
-    assert shown_path(Path("/home/my models/é")) == "/home/my models/é"
-    assert shown_path(Path("/home/a\nb")) == r"'/home/a\nb'"
+    assert one_line(Path("/home/my models/é")) == "/home/my models/é"
+    assert one_line(Path("/home/a\nb")) == r"'/home/a\nb'"
+
+
+def test_a_line_is_no_longer_than_a_path() -> None:
+    """A config may repeat a megabyte in its error; a message does not."""
+    assert len(one_line("x" * 1_000_000)) == 4096

@@ -1,0 +1,316 @@
+"""A model as a folder: there and back, and into Hugging Face's loaders."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, OpenAIGPTLMHeadModel
+
+from reference.compat import dtype_keyword
+from scratch_gpt import GPT, GPTConfig, checkpoint
+from scratch_gpt.refusal import CheckpointError, EmptyCheckpointError
+from scratch_gpt.write_error import OccupiedError, WriteError
+
+
+@pytest.fixture
+def saved(config: GPTConfig, tmp_path: Path) -> Path:
+    """Return the folder of a small model."""
+    torch.manual_seed(1)
+    GPT(config).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def parameters(model: GPT) -> dict[str, Tensor]:
+    """Return the weights by name."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change the saved tensors."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def refusal_of(folder: Path) -> CheckpointError:
+    """Return the refusal of that folder."""
+    with pytest.raises(CheckpointError) as refusal:
+        GPT.from_pretrained(folder)
+    return refusal.value
+
+
+# --- there and back ---
+
+
+def test_comes_back_bit_for_bit(config: GPTConfig, tmp_path: Path) -> None:
+    """Config, names and every bit of every weight; ready to evaluate, and to be trained."""
+    model = GPT(config)
+    with torch.no_grad():
+        model.h[0].ln_1.bias[:3] = torch.tensor([-0.0, 1e-45, 3.4e38])
+    model.save_pretrained(tmp_path)
+    back = GPT.from_pretrained(str(tmp_path), attention="tiled")
+    assert (config, "tiled", False) == (back.config, back.attention, back.training)
+    expected, actual = parameters(model), parameters(back)
+    assert list(expected) == list(actual)
+    for name, tensor in expected.items():
+        assert torch.equal(tensor.view(torch.int32), actual[name].view(torch.int32)), name
+    assert all(parameter.requires_grad for parameter in back.parameters())
+
+
+def test_a_model_of_twelve_blocks_has_146_tensors(config: GPTConfig, tmp_path: Path) -> None:
+    """Each way, under Hugging Face's names, without a head and without buffers."""
+    model = GPT(dataclasses.replace(config, n_layer=12))
+    model.save_pretrained(tmp_path)
+    expected = {"transformer." + name for name in parameters(model)}
+    assert expected == set(load_file(tmp_path / "model.safetensors"))
+    assert len(expected) == len(parameters(GPT.from_pretrained(tmp_path))) == 146
+
+
+def test_the_way_there_and_back_ends(saved: Path, tmp_path: Path) -> None:
+    """What is saved from what was loaded is the same two files."""
+    GPT.from_pretrained(saved).save_pretrained(tmp_path / "again")
+    digests = [
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+        for folder in (saved, tmp_path / "again")
+    ]
+    assert digests[0] == digests[1]
+    assert set(digests[0]) == {"config.json", "model.safetensors"}
+
+
+def test_the_config_says_what_the_model_is(config: GPTConfig, saved: Path) -> None:
+    """Our fields under Hugging Face's names, and what its loaders ask for."""
+    fields = json.loads((saved / "config.json").read_text("utf-8"))
+    assert fields.pop("architectures") == ["OpenAIGPTLMHeadModel"]
+    assert fields.pop("dtype") == "float32"
+    assert config.to_huggingface() == fields
+
+
+@pytest.mark.parametrize("loader", [AutoModelForCausalLM, OpenAIGPTLMHeadModel])
+def test_hugging_face_loads_it(loader: type, saved: Path, token_ids: Tensor) -> None:
+    """Nothing missing, unexpected or mismatched, and the logits are ours."""
+    theirs, info = loader.from_pretrained(saved, output_loading_info=True, local_files_only=True)
+    assert isinstance(theirs, OpenAIGPTLMHeadModel)
+    assert {name: found for name, found in info.items() if found} == {}
+    ours = GPT.from_pretrained(saved)
+    with torch.no_grad():
+        expected, actual = theirs.eval().double()(token_ids).logits, ours.double()(token_ids)
+    assert float((expected - actual).abs().amax()) < 1e-12
+    assert float(actual.abs().amax()) > 1e-3
+
+
+def test_what_hugging_face_saves_is_loaded(config: GPTConfig, saved: Path, tmp_path: Path) -> None:
+    """Its config has many fields more; the weights are bit for bit the same."""
+    theirs = OpenAIGPTLMHeadModel.from_pretrained(saved, **dtype_keyword(torch.float32))
+    theirs.save_pretrained(tmp_path / "theirs")
+    back = GPT.from_pretrained(tmp_path / "theirs")
+    assert config == back.config
+    expected = parameters(GPT.from_pretrained(saved))
+    assert all(torch.equal(expected[n], tensor) for n, tensor in parameters(back).items())
+
+
+def test_the_released_files_form_is_loaded(saved: Path) -> None:
+    """Names without a prefix, masks among the weights, the head as a second copy."""
+    expected = parameters(GPT.from_pretrained(saved))
+
+    def as_released(tensors: dict[str, Tensor]) -> None:
+        for name in list(tensors):
+            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+        for index in range(2):
+            tensors[f"h.{index}.attn.bias"] = torch.ones(11, 11).tril().view(1, 1, 11, 11)
+        tensors["position_ids"] = torch.arange(11)
+        tensors["lm_head.weight"] = tensors["tokens_embed.weight"].clone()
+
+    rewrite(saved, as_released)
+    actual = parameters(GPT.from_pretrained(saved))
+    assert set(expected) == set(actual)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in actual.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Every finite number of that precision, denormals and negative zero among them."""
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    every = every[every.isfinite()]
+    width = {torch.float16: 992 // 4, torch.bfloat16: 255}[dtype]
+    shape = GPTConfig(
+        vocab_size=every.numel() // width, n_positions=2, n_embd=width, n_layer=1, n_head=1
+    )
+    GPT(shape).save_pretrained(tmp_path)
+    kept = every[: shape.vocab_size * width].reshape(shape.vocab_size, width)
+    rewrite(tmp_path, lambda tensors: tensors.update({"transformer.tokens_embed.weight": kept}))
+    weights = parameters(GPT.from_pretrained(tmp_path))
+    assert {torch.float32} == {tensor.dtype for tensor in weights.values()}
+    widened = weights["tokens_embed.weight"]
+    assert torch.equal(kept.view(torch.int16), widened.to(dtype).view(torch.int16))
+    assert torch.equal(kept.double(), widened.double())
+
+
+# --- saving ---
+
+
+def test_saving_over_a_model_keeps_the_users_files(saved: Path, config: GPTConfig) -> None:
+    """The vocabulary stays, the weights are the new ones."""
+    (saved / "vocab.json").write_text("{}", "utf-8")
+    model = GPT(config)
+    model.save_pretrained(saved)
+    assert (saved / "vocab.json").read_text("utf-8") == "{}"
+    back = parameters(GPT.from_pretrained(saved))
+    assert all(torch.equal(back[name], tensor) for name, tensor in parameters(model).items())
+
+
+def test_nothing_is_overwritten_where_that_is_asked(saved: Path, config: GPTConfig) -> None:
+    """The folder stays as it is."""
+    before = (saved / "model.safetensors").read_bytes()
+    with pytest.raises(OccupiedError, match=r"^the folder is not empty"):
+        checkpoint.save_pretrained(GPT(config), saved, overwrite=False)
+    assert before == (saved / "model.safetensors").read_bytes()
+
+
+def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
+    """The library's own error is told as what it is."""
+    model = GPT.from_pretrained(saved)
+    before = (saved / "model.safetensors").read_bytes()
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))
+    try:
+        with pytest.raises(WriteError) as refusal:
+            model.save_pretrained(saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refusal.value.what == "the file would be larger than is allowed"
+    assert os.strerror(errno.EFBIG) in str(refusal.value.__cause__)
+    assert before == (saved / "model.safetensors").read_bytes()
+    assert [saved] == list(saved.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: model.double(), "tokens_embed.weight must be float32 .*got torch.float64"),
+        (lambda model: model.half(), "tokens_embed.weight must be float32 .*got torch.float16"),
+        (lambda model: model.h[1].ln_2.bias.data.fill_(float("nan")), "h.1.ln_2.bias .* in 21 of"),
+    ],
+    ids=["float64", "float16", "NaN"],
+)
+def test_what_could_not_be_loaded_is_not_saved(
+    spoil: Callable[[GPT], object], message: str, saved: Path, config: GPTConfig
+) -> None:
+    """The old model stays."""
+    before = (saved / "model.safetensors").read_bytes()
+    model = GPT(config)
+    spoil(model)
+    with pytest.raises(ValueError, match=message):
+        model.save_pretrained(saved)
+    assert before == (saved / "model.safetensors").read_bytes()
+
+
+def test_a_weight_in_another_layout_is_saved_as_it_reads(config: GPTConfig, tmp_path: Path) -> None:
+    """The file has no strides."""
+    model = GPT(config)
+    weight = model.h[0].attn.c_proj.weight
+    weight.data = weight.data.T.contiguous().T
+    model.save_pretrained(tmp_path)
+    back = GPT.from_pretrained(tmp_path)
+    assert torch.equal(weight, back.h[0].attn.c_proj.weight)
+
+
+# --- refusals ---
+
+CONFIGS = {
+    "empty": (b"", "Expecting value"),
+    "not JSON": (b"{n_layer: 2}", "Expecting property name"),
+    "not UTF-8": (b'{"afn": "\xff"}', "can't decode byte 0xff"),
+    "a list": (b"[1]", "it is not a JSON object"),
+    "nothing in it": (b"{}", "it does not give vocab_size, n_positions, n_embd, n_layer, n_head"),
+    "too large": (b'{"afn": "' + 1_000_000 * b"x" + b'"}', "it has more than 1000000 bytes"),
+    "nested": (100_000 * b'{"a":', "it is nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("fault", CONFIGS)
+def test_refuses_what_is_no_config(fault: str, saved: Path) -> None:
+    """The file is named."""
+    text, message = CONFIGS[fault]
+    (saved / "config.json").write_bytes(text)
+    refusal = refusal_of(saved)
+    assert message in refusal.what
+    assert refusal.where == str(saved / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("n_head", "NaN", "NaN is not JSON"),
+        ("n_head", "2", "n_embd must be a multiple of n_head, got 21 and 2"),
+        ("n_head", "1e400", "the number '1e400' is too large"),
+        ("n_head", '3, "n_head": 3', "the key 'n_head' stands there twice"),
+        ("n_layer", "0", "n_layer must be a whole number of at least 1, got 0"),
+        ("n_layer", "1000000000", "n_layer=1000000000 is implausible; the limit is 833"),
+        ("vocab_size", "1" + 40 * "0", "is implausible; the limit is 16777216"),
+        ("model_type", '"gpt2"', "model_type must be 'openai-gpt', got 'gpt2'"),
+        ("tie_word_embeddings", "false", "tie_word_embeddings must be True, got False"),
+        ("afn", '"relu"', "afn must be 'gelu'"),
+        ("rope_theta", "10000", "unknown field rope_theta=10000"),
+        ("n\\u001b[31m", "1", r"unknown field n\x1b[31m=1"),
+    ],
+)
+def test_refuses_a_config_of_another_model(
+    field: str, value: str, message: str, saved: Path
+) -> None:
+    """Field and value are named, on one line that a terminal can show."""
+    path = saved / "config.json"
+    others = json.loads(path.read_text("utf-8"))
+    others.pop(field, None)
+    path.write_text(json.dumps(others)[:-1] + f', "{field}": {value}}}', "utf-8")
+    refusal = refusal_of(saved)
+    assert message in refusal.what
+    assert refusal.what.isprintable()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_refuses_a_folder_that_lacks_a_file(name: str, saved: Path) -> None:
+    """Or that is not there at all."""
+    (saved / name).unlink()
+    refusal = refusal_of(saved)
+    assert ("there is no such file", str(saved / name)) == (refusal.what, refusal.where)
+
+
+def test_refuses_weights_that_are_not_the_configs(saved: Path) -> None:
+    """A block too many is unexpected, a block too few is missing."""
+    path = saved / "config.json"
+    text = path.read_text("utf-8")
+    path.write_text(text.replace('"n_layer": 2', '"n_layer": 1'), "utf-8")
+    assert "12 unexpected: 'transformer.h.1.attn.c_attn." in refusal_of(saved).what
+    path.write_text(text.replace('"n_layer": 2', '"n_layer": 3'), "utf-8")
+    assert "12 missing: 'transformer.h.2.attn.c_attn." in refusal_of(saved).what
+    path.write_text(text.replace('"vocab_size": 37', '"vocab_size": 38'), "utf-8")
+    assert "tokens_embed.weight is [37, 21], expected [38, 21]" in refusal_of(saved).what
+
+
+def test_refuses_an_unsound_weight_file(saved: Path) -> None:
+    """As its reader does."""
+    rewrite(saved, lambda tensors: tensors["transformer.h.0.ln_1.bias"].fill_(float("inf")))
+    assert "'transformer.h.0.ln_1.bias' holds NaN or infinity in 21 of 21" in refusal_of(saved).what
+    save_file({}, saved / "model.safetensors")
+    assert isinstance(refusal_of(saved), EmptyCheckpointError)
+
+
+def test_refuses_an_unknown_attention_core(saved: Path) -> None:
+    """As the model itself does."""
+    with pytest.raises(ValueError, match=re.escape("attention must be one of")):
+        GPT.from_pretrained(saved, attention="flash")
+
+
+def test_every_file_that_is_read_is_named_by_the_module(saved: Path) -> None:
+    """The constants are the names of what is written."""
+    assert {checkpoint.CONFIG, checkpoint.WEIGHTS} == {path.name for path in saved.iterdir()}
