@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-import torch
-
 from parity.conversion import convert
 from parity.errors import ParityError, UsageError
 from parity.mapping import Side
+from parity.models import build_ours
 from parity.progress import Progress
 from parity.provenance import FileDigest
 from parity.sources import huggingface_files, manifest, openai_folder, vocabulary
@@ -49,7 +48,7 @@ def export(
         WriteError: The file system refused; what stood there before is as it was.
         ParityError: What was written does not read back to the bit.
     """
-    _refuse_mixture(destination, form)
+    _refuse_loss(destination, form, overwrite=overwrite)
     with replaced_folder(destination, overwrite=overwrite) as staging:
         progress(f"writing {form}", 0, 3)
         WRITERS[form](weights, staging)
@@ -69,21 +68,24 @@ def export(
     return files
 
 
-def _refuse_mixture(destination: Path, form: Form) -> None:
-    """Refuse a folder in which other weights would lie beside the new ones.
+def _refuse_loss(destination: Path, form: Form, *, overwrite: bool) -> None:
+    """Refuse a folder whose weights would be lost unasked, or would lie beside the new ones.
 
-    Whoever reads it next could not know which of the two is meant.
+    Of two weights in one folder nobody could know which is meant.
     """
-    if not destination.is_dir():
-        return
-    known = {*_WEIGHTS[form], huggingface_files.CONFIG, manifest.NAME}
-    others = [entry.name for entry in destination.iterdir() if entry.name not in known]
-    weights = [name for name in others if Path(name).suffix in _SUFFIXES]
-    if weights:
+    names = [entry.name for entry in destination.iterdir()] if destination.is_dir() else []
+    others = [n for n in names if Path(n).suffix in _SUFFIXES and n not in _WEIGHTS[form]]
+    if others:
         raise UsageError(
-            f"the folder holds weights that would stay beside the new ones: {weights[0]}",
+            f"the folder holds weights that would stay beside the new ones: {others[0]}",
             where=str(destination),
             fix="choose another folder",
+        )
+    if names and not overwrite:
+        raise UsageError(
+            "the folder is not empty",
+            where=str(destination),
+            fix="choose another folder, or give --force to replace the weights in it",
         )
 
 
@@ -95,15 +97,13 @@ _SUFFIXES = {".safetensors", ".bin", ".npy", ".pt", ".pth", ".npz", ".h5", ".ot"
 
 
 def _write_huggingface(weights: Weights, folder: Path) -> None:
-    state = {name: torch.from_numpy(array) for name, array in weights.tensors.items()}
-    checkpoint.write(folder, GPTConfig.from_huggingface(weights.config), state)
+    checkpoint.save_pretrained(build_ours(weights), folder)
 
 
 def _write_openai(weights: Weights, folder: Path) -> None:
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
-    openai_release.write(
-        folder, list(named.values()), config=dict(weights.config), lengths=weights.shards
-    )
+    config = GPTConfig.from_huggingface(weights.config).to_huggingface()
+    openai_release.write(folder, list(named.values()), config=config, lengths=weights.shards)
 
 
 WRITERS: Mapping[Form, Callable[[Weights, Path], None]] = {

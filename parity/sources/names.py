@@ -97,11 +97,13 @@ def _local(path: Path) -> Weights:
     if not path.exists():
         what = "it is a link to nothing" if path.is_symlink() else "there is nothing at that path"
         raise InputRefusedError(what, where=str(path), fix="check the path")
+    # The last part alone: a report that is passed on says nothing of where its writer keeps things.
+    name = path.resolve().name
     if path.is_dir():
         _refuse_distributed(path)
         if openai_folder.recognised(path):
-            return gather(openai_folder.read(path, source=f"OpenAI's release in {path}"))
-    return gather(huggingface_files.read(path, source=f"weights in Hugging Face's form in {path}"))
+            return gather(openai_folder.read(path, source=f"OpenAI's form, {name}"))
+    return gather(huggingface_files.read(path, source=f"Hugging Face's form, {name}"))
 
 
 def _refuse_distributed(folder: Path) -> None:

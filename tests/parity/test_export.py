@@ -1,0 +1,191 @@
+"""Weights written in either form: the bits, the files beside them, and what is not overwritten."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM
+
+from parity import export as exporting
+from parity.errors import ParityError, UsageError
+from parity.export import Form, export
+from parity.sources.names import load_weights
+from parity.weights import Weights
+from reference import openai_release
+from scratch_gpt.write_error import WriteError
+
+FORMS = list(Form)
+
+
+def write(weights: Weights, folder: Path, form: Form, *, overwrite: bool = False) -> Path:
+    """Write weights quietly; return the folder."""
+    export(weights, folder, form, overwrite=overwrite, progress=lambda *_: None)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file's bytes by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_written_reads_back_to_the_bit(
+    form: Form, weights: Weights, tmp_path: Path
+) -> None:
+    """146 tensors, by the same name, under the same digest."""
+    found = load_weights(str(write(weights, tmp_path / "new", form)))
+    assert len(found.tensors) == 146
+    for name, array in weights.tensors.items():
+        assert np.array_equal(array.view(np.uint32), found.tensors[name].view(np.uint32)), name
+    assert found.provenance.sha256 == weights.provenance.sha256
+
+
+def test_hugging_face_loads_it_whole(weights: Weights, tmp_path: Path) -> None:
+    """With nothing missing, unexpected or misshapen."""
+    folder = write(weights, tmp_path / "new", Form.HUGGINGFACE)
+    _, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not [kind for kind, names in report.items() if names]
+
+
+@pytest.mark.parametrize("lengths", [None, [40_000, 1, 2, 3, 4, 5, 6, 7, 8, 39_344]], ids=str)
+def test_there_and_back_gives_the_same_bytes(
+    lengths: list[int] | None, weights: Weights, tmp_path: Path
+) -> None:
+    """The shards are cut where the source's were, and the vocabulary goes along."""
+    first = write(weights, tmp_path / "1", Form.OPENAI)
+    if lengths is not None:
+        release = openai_release.read(first)
+        openai_release.write(first, release.tensors, config=release.config, lengths=lengths)
+        (first / "conversion.json").unlink()
+    tokens = json.dumps({f"t{number}": number for number in range(211)})
+    (first / "encoder_bpe_40000.json").write_text(tokens, encoding="utf-8")
+    (first / "vocab_40000.bpe").write_text("#version: 0.2\nt h\n", encoding="utf-8")
+    second = write(load_weights(str(first)), tmp_path / "2", Form.HUGGINGFACE)
+    assert (second / "vocab.json").read_text(encoding="utf-8") == tokens
+    assert (second / "merges.txt").exists()
+    third = write(load_weights(str(second)), tmp_path / "3", Form.OPENAI)
+    before, after = contents(first), contents(third)
+    assert {n: b for n, b in after.items() if n != "conversion.json"} == {
+        name: text for name, text in before.items() if name != "conversion.json"
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_again_is_the_same_files(form: Form, weights: Weights, tmp_path: Path) -> None:
+    """Nothing of the time or place is in them."""
+    assert contents(write(weights, tmp_path / "1", form)) == contents(
+        write(weights, tmp_path / "2", form)
+    )
+
+
+def test_the_manifest_says_what_was_written_from_what(weights: Weights, tmp_path: Path) -> None:
+    """Every file with its digest, the source with its own, the versions."""
+    folder = write(weights, tmp_path / "new", Form.HUGGINGFACE)
+    manifest = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
+    assert manifest["form"] == "huggingface"
+    assert manifest["source"]["sha256"] == weights.provenance.sha256
+    assert set(manifest["files"]) == {"config.json", "model.safetensors"}
+    size = (folder / "model.safetensors").stat().st_size
+    assert manifest["files"]["model.safetensors"]["size"] == size
+    assert manifest["tensors"]["h.0.mlp.c_fc.weight"] == [21, 84]
+    assert set(manifest["versions"]) == {"gpt1-parity", "torch", "numpy", "safetensors"}
+    assert manifest["shards"] is None
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"shards": 3}', '{"shards": [1, -1]}', '{"shards": [true]}']
+)
+def test_a_damaged_manifest_is_refused(text: str, weights: Weights, tmp_path: Path) -> None:
+    """The way back would not give the same bytes, unsaid."""
+    folder = write(weights, tmp_path / "new", Form.HUGGINGFACE)
+    (folder / "conversion.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ParityError, match=r"conversion\.json"):
+        load_weights(str(folder))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_there_is_not_replaced_unasked(
+    form: Form, weights: Weights, tmp_path: Path
+) -> None:
+    """Any file keeps the folder from being used; asked, weights of that form are replaced."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match="not empty") as refusal:
+        write(weights, folder, form)
+    assert "--force" in refusal.value.fix
+    assert contents(folder) == {"notes.txt": b"mine"}
+    write(weights, folder, form, overwrite=True)
+    assert contents(folder)["notes.txt"] == b"mine"
+    before = contents(folder)
+    assert contents(write(weights, folder, form, overwrite=True)) == before
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model-00001-of-00002.safetensors", "a.npy"])
+def test_weights_are_never_laid_beside_others(
+    form: Form, name: str, weights: Weights, tmp_path: Path
+) -> None:
+    """Not even when asked to replace: nobody could know which is meant."""
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UsageError, match="beside the new ones"):
+        write(weights, tmp_path, form, overwrite=True)
+    assert contents(tmp_path) == {name: b"x"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("at", ["config.json", "conversion.json"])
+def test_a_failure_leaves_the_old_folder(
+    form: Form, at: str, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full at any file: what was there is there, and nothing besides."""
+    folder = write(weights, tmp_path / "new", form)
+    before = contents(folder)
+    write_text, writer = Path.write_text, exporting.WRITERS[form]
+
+    def full(path: Path, text: str, **options: str) -> int:
+        if path.name == at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_text(path, text, **options)
+
+    def full_writer(source: Weights, staging: Path) -> None:
+        writer(source, staging)
+        full(staging / "config.json", "")
+
+    if at == "config.json":
+        monkeypatch.setitem(exporting.WRITERS, form, full_writer)  # type: ignore[arg-type]
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(WriteError, match="the disk is full"):
+        write(weights, folder, form, overwrite=True)
+    monkeypatch.undo()
+    assert contents(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def one_bit(folder: Path) -> None:
+    """Flip one bit of one number."""
+    name = next(n for n in ("params_4.npy", "model.safetensors") if (folder / n).exists())
+    data = bytearray((folder / name).read_bytes())
+    data[-4_001] ^= 1
+    (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_reads_back_as_other_numbers_is_not_kept(
+    form: Form, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bit is enough; the folder does not appear."""
+    writer: Callable[[Weights, Path], None] = exporting.WRITERS[form]
+
+    def damaged(source: Weights, staging: Path) -> None:
+        writer(source, staging)
+        one_bit(staging)
+
+    monkeypatch.setitem(exporting.WRITERS, form, damaged)  # type: ignore[arg-type]
+    with pytest.raises(ParityError, match="reads back as other weights"):
+        write(weights, tmp_path / "new", form)
+    assert not list(tmp_path.iterdir())
