@@ -1,8 +1,9 @@
 """Which files of a model's repository are wanted: its config, its weights, its vocabulary."""
 
 import json
+import re
 from collections.abc import Collection
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from reference.plain_file import contents
 from reference.refusal import RefusedError
@@ -29,6 +30,8 @@ VOCABULARY = (
 
 _INDEX = ".index.json"
 _LARGEST_INDEX = 1 << 24
+_SHARD = re.compile(r"\w[\w.-]*\.(safetensors|bin)", re.ASCII)
+"""A file beside the index, and no path."""
 
 
 def weights(names: Collection[str]) -> str | None:
@@ -51,12 +54,11 @@ def shards(index: Path) -> list[str]:
     fix = "get the file again, or report it to the repository's owner"
     try:
         listed = json.loads(contents(index, _LARGEST_INDEX))["weight_map"].values()
-        names = sorted({str(name) for name in listed})
+        strangers = [name for name in listed if not _SHARD.fullmatch(name)]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         what = f"{index.name} lists no shards ({type(error).__name__})"
         raise RefusedError(what, where=str(index), fix=fix) from error
-    outside = [name for name in names if name != PurePosixPath(name).name or "\\" in name]
-    if outside or not names:
-        what = f"{index.name} names {outside[:1]!r:.60} as a shard" if outside else "lists none"
-        raise RefusedError(what, where=str(index), fix=fix)
-    return names
+    if strangers or not listed:
+        found = f"{strangers[0]!r:.60} as a shard" if strangers else "no shard"
+        raise RefusedError(f"{index.name} names {found}", where=str(index), fix=fix)
+    return sorted(set(listed))

@@ -101,11 +101,27 @@ def read_into(shard: Shard, row: NDArray[np.float32]) -> DigestedFile:
 
 
 def header(length: int) -> bytes:
-    """Return what NumPy writes before one row of `length` float32 numbers."""
+    """Return what NumPy writes today before one row of `length` float32 numbers."""
     stream = io.BytesIO()
     described = {"descr": _DTYPE.str, "fortran_order": False, "shape": (length,)}
     npy.write_array_header_1_0(stream, described)
     return stream.getvalue()
+
+
+def checked_header(text: str, length: int, where: str) -> bytes:
+    """Return the bytes of a header that was kept as text, if it announces `length` numbers.
+
+    NumPy has padded headers to 16, then to 64 bytes: a shard of another year has another header.
+
+    Raises:
+        RefusedError: It announces anything else.
+    """
+    start = text.encode("latin-1", errors="replace")
+    shape, fortran_order, dtype, found = _header(Path(where), start)
+    if (shape, fortran_order, dtype, found) != ((length,), False, _DTYPE, start):
+        what = f"a shard's header does not announce {length:,} float32 numbers"
+        raise RefusedError(what, where=where, fix="leave the headers out, or restore the manifest")
+    return start
 
 
 def _refuse_disguise(path: Path, start: bytes, size: int) -> None:

@@ -44,12 +44,15 @@ class Release:
             published ones.
         files: Every file that was read, with its digests.
         lengths: How many numbers each shard holds, as `write` takes them.
+        headers: What stands before the numbers of each shard, as `write` takes it: bytes as text
+            of the same code points, which JSON can keep.
     """
 
     tensors: Sequence[Array]
     config: Mapping[str, Any] | None
     files: Sequence[DigestedFile]
     lengths: Sequence[int]
+    headers: Sequence[str]
 
 
 def read(folder: Path, on_file: OnFile | None = None) -> Release:
@@ -80,27 +83,30 @@ def read(folder: Path, on_file: OnFile | None = None) -> Release:
         files.append(digested(CONFIG, config_text))
     files += [digested_path(folder / name) for name in VOCABULARY if (folder / name).exists()]
     lengths = [shard.length for shard in shards]
-    return Release(tensors=tensors, config=config, files=files, lengths=lengths)
+    headers = [shard.header.decode("latin-1") for shard in shards]
+    return Release(tensors=tensors, config=config, files=files, lengths=lengths, headers=headers)
 
 
-def write(
+def write(  # noqa: PLR0913 - what it can be told is all there is to tell
     folder: Path,
     tensors: Sequence[Array],
     *,
     config: Mapping[str, Any] | None,
     lengths: Sequence[int] | None = None,
+    headers: Sequence[str] | None = None,
     on_file: OnFile | None = None,
 ) -> list[DigestedFile]:
     """Write shards, shapes and config into `folder`, which exists; its other files stay.
 
-    A release that was read is written to the same bytes: the shards are cut where it cut them,
-    with the header that NumPy writes today. Nothing is synced or renamed into place here.
+    A release that was read is written to the same bytes, given its lengths, and its headers where
+    they are not those that NumPy writes today. Nothing is synced or renamed into place here.
 
     Args:
         folder: Where to write.
         tensors: In the release's order and shapes, as `Release.tensors`.
         config: Fields for `config.json`; None writes none, for the published shapes alone.
         lengths: Numbers in each of the ten shards; None cuts ten equal ones, the last shorter.
+        headers: Of each of the ten shards, as in `Release`; None are those of NumPy.
         on_file: Called as the shards are written.
 
     Returns:
@@ -114,9 +120,11 @@ def write(
     shapes = [tensor.shape for tensor in tensors]
     release_shapes.check_config(shapes, config, str(folder))
     cuts = release_row.cuts(release_shapes.count(shapes), len(SHARDS), lengths, str(folder))
+    starts = _headers(cuts, headers, str(folder))
     files: list[DigestedFile] = []
-    for name, parts in zip(SHARDS, release_row.pieces(tensors, cuts, str(folder)), strict=True):
-        files.append(written(folder / name, [npy_shard.header(cuts[len(files)]), *parts]))
+    pieces = release_row.pieces(tensors, cuts, str(folder))
+    for name, start, parts in zip(SHARDS, starts, pieces, strict=True):
+        files.append(written(folder / name, [start, *parts]))
         if on_file is not None:
             on_file(len(files), len(SHARDS))
     files.append(written(folder / release_shapes.NAME, [release_shapes.dump(shapes)]))
@@ -140,6 +148,17 @@ def _refuse_strangers(folder: Path) -> None:
     if strangers:
         what = f"{strangers[0]} is no shard of the release, which has {SHARDS[0]} to {SHARDS[-1]}"
         raise RefusedError(what, where=str(folder), fix="remove it, or give the whole release")
+
+
+def _headers(cuts: Sequence[int], headers: Sequence[str] | None, where: str) -> list[bytes]:
+    """Return what is written before the numbers of each shard."""
+    if headers is None:
+        return [npy_shard.header(cut) for cut in cuts]
+    if len(headers) != len(cuts):
+        what = f"there are {len(headers)} headers for {len(cuts)} shards"
+        raise RefusedError(what, where=where, fix="leave the headers out, or restore the manifest")
+    given = zip(headers, cuts, strict=True)
+    return [npy_shard.checked_header(text, cut, where) for text, cut in given]
 
 
 def _config_text(path: Path) -> bytes | None:

@@ -13,7 +13,7 @@ from typing import IO
 
 from reference.refusal import RefusedError, SourceError, UnavailableError
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 22
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 """To open a pipe without O_NONBLOCK is to wait for somebody who writes into it."""
 
@@ -94,10 +94,14 @@ def digested_path(path: Path) -> DigestedFile:
     """
     with opened(path) as (file, size):
         sha256, git_blob, done = hashlib.sha256(), _git_blob(size), 0
-        while chunk := file.read(_CHUNK):
-            sha256.update(chunk)
-            git_blob.update(chunk)
-            done += len(chunk)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            while chunk := file.read(_CHUNK):
+                list(
+                    pool.map(
+                        lambda digest, part: digest.update(part), (sha256, git_blob), [chunk] * 2
+                    )
+                )
+                done += len(chunk)
         if done != size:
             what = f"{path.name} changed while it was read"
             raise RefusedError(what, where=str(path), fix="try again when nothing writes to it")

@@ -80,7 +80,7 @@ def sizes(shapes: Sequence[Shape], where: str) -> dict[str, int]:
     }
     for index, (shape, due) in enumerate(zip(shapes, gpt(**found), strict=True)):
         if shape != due:
-            what = f"tensor {index} has shape {list(shape)}, where {list(due)} is due"
+            what = f"tensor {index} has shape {list(shape)!s:.60}, where {list(due)} is due"
             raise RefusedError(what, where=where, fix=_FIX)
     return found
 
