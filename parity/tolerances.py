@@ -1,5 +1,7 @@
 """Every bound, with the measurement behind it. No other file holds a number that decides.
 
+Except one kind: the tolerance of a published number stands with it, in `reference/goldens`.
+
 Two rules, checked whenever bounds are made:
 
 1. The smallest planted fault stands at least `FAULT_MARGIN` times above the identity bound.

@@ -1,0 +1,87 @@
+"""Goldens at the released size, recorded from Hugging Face's model on the surrogate's weights."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.checks.golden import golden
+from parity.faults import FAULTS
+from parity.models import build_huggingface, build_ours
+from parity.provenance import Provenance, Standing
+from parity.results import Report
+from parity.sources.names import load_weights
+from parity.weights import Weights
+from reference.golden_schema import Golden, Goldens
+from scratch_gpt import GPT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def surrogate() -> Weights:
+    """Return the surrogate at the released size."""
+    return load_weights("surrogate")
+
+
+@pytest.fixture(scope="module")
+def model(surrogate: Weights) -> GPT:
+    """Return our model with its weights."""
+    return build_ours(surrogate)
+
+
+@pytest.fixture(scope="module")
+def full(
+    recorder: Callable[[OpenAIGPTLMHeadModel], Callable[[], list[Golden]]],
+    surrogate: Weights,
+) -> Goldens:
+    """Return what Hugging Face's model gives on the surrogate."""
+    rows = tuple(recorder(build_huggingface(surrogate))())
+    return Goldens(about="the surrogate", rows=rows, sha256=surrogate.provenance.sha256)
+
+
+@pytest.fixture(scope="module")
+def from_a_file(surrogate: Weights, provenance: Callable[..., Provenance]) -> Provenance:
+    """Return the surrogate's provenance as of a file."""
+    return dataclasses.replace(surrogate.provenance, files=provenance().files)
+
+
+def failing(report: Report) -> set[str]:
+    """Return the keys of the rows that do not pass."""
+    return {row.tap for row in report.results if row.status.value != "pass"}
+
+
+def test_right_code_passes(model: GPT, full: Goldens, from_a_file: Provenance) -> None:
+    """At the released size every golden that was recorded is met."""
+    report = golden(model, from_a_file, full)
+    expected = (0, set(), len(full.rows) - 1)
+    assert expected == (report.exit_code, failing(report), report.plan.compared)
+
+
+@pytest.mark.parametrize("fault", ["erf-gelu", "unbiased-variance"])
+def test_a_small_fault_in_every_block_is_found(
+    fault: str, model: GPT, full: Goldens, from_a_file: Provenance
+) -> None:
+    """Faults that leave nearly every first choice as it was fail the median of the words."""
+    faulty = copy.deepcopy(model)
+    with torch.no_grad():
+        for block in range(model.config.n_layer):
+            FAULTS[fault].plant(faulty, block)
+    words = tuple(row for row in full.rows if row.group == "words")
+    report = golden(faulty, from_a_file, dataclasses.replace(full, rows=words))
+    expected = (1, True)
+    assert expected == (report.exit_code, "words/median" in failing(report))
+
+
+def test_the_surrogate_has_none_of_the_published_numbers(
+    model: GPT, surrogate: Weights, provenance: Callable[..., Provenance]
+) -> None:
+    """Whatever file it came in, the surrogate is refused: only its shape is the released one."""
+    files = provenance(Standing.UNKNOWN).files
+    report = golden(model, dataclasses.replace(surrogate.provenance, files=files))
+    met = {row.tap for row in report.results} - failing(report)
+    expected = (4, "error", {"rust-bert/shape", "params/count"}, 354)
+    assert expected == (report.exit_code, report.verdict.value, met, report.plan.compared)
