@@ -38,11 +38,14 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
+            metavar="SOURCE",
             help="What to convert: a folder or file in Hugging Face's form or ours, a folder of "
-            "OpenAI's release, openai-gpt, a hub repository owner/name[@revision], or surrogate."
+            "OpenAI's release, openai-gpt, a hub repository owner/name[@revision], or surrogate.",
         ),
     ],
-    destination: Annotated[Path, typer.Argument(help="The folder to write.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DESTINATION", help="The folder to write.")
+    ],
     to: Annotated[
         To, typer.Option("--to", help="Whose form to write. Ours is Hugging Face's.")
     ] = To.HUGGINGFACE,

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from parity.mapping import Side, rows, sizes
 
@@ -22,5 +23,6 @@ def render(config: Mapping[str, Any], target: Side, console: Console) -> None:
     for heading in ("tensor", f"in the {target} form", "shape"):
         table.add_column(heading, no_wrap=True)
     for row in rows(config["n_layer"]):
-        table.add_row(row.ours, row.name(target), str(list(row.shape(target, axis_sizes))))
+        shape = str(list(row.shape(target, axis_sizes)))
+        table.add_row(row.ours, Text(row.name(target)), Text(shape))  # not markup: [positions]
     console.print(table)

@@ -1,0 +1,200 @@
+"""The command `python -m parity.convert`: what it prints, and what it exits with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from parity.convert import app
+from parity.sources.names import load_weights
+from parity.weights import Weights
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def convert(*arguments: object) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return a folder of the tiny weights in Hugging Face's form."""
+    assert convert("tiny", tmp_path / "source").exit_code == 0
+    return tmp_path / "source"
+
+
+def test_it_prints_every_tensor_and_every_file(tmp_path: Path, weights: Weights) -> None:
+    """From what to what, in which shape; then what was read and what was written."""
+    result = convert("tiny", tmp_path / "new", "--to", "openai")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[1].split() == ["positions_embed.weight", "model/we[positions]", "[389,", "21]"]
+    assert ["h.7.mlp.c_fc.weight", "model/h7/mlp/c_fc/w", "[1,", "21,", "84]"] in [
+        line.split() for line in lines
+    ]
+    assert "146 tensors, 79,380 parameters, float32" in result.stdout
+    assert weights.provenance.sha256[:16] in result.stdout
+    assert f"{tmp_path / 'new'}, read back and equal to the bit" in result.stdout
+    for path in (tmp_path / "new").iterdir():
+        assert path.name in result.stdout or path.name == "conversion.json"
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    """It prints the table alone, whatever is at the destination."""
+    result = convert("tiny", tmp_path / "new", "--dry-run")
+    assert result.exit_code == 0
+    assert result.stdout.count("transformer.h.") == 144
+    assert result.stdout.endswith("nothing was written\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_quiet_prints_nothing(tmp_path: Path) -> None:
+    """And writes as ever."""
+    result = convert("tiny", tmp_path / "new", "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert (tmp_path / "new" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nonsense", "new"], 2, "stands for no weights"),
+        (["tiny"], 2, "DESTINATION"),
+        (["tiny", "new", "--to", "onnx"], 2, "onnx"),
+        (["./missing", "new"], 4, "nothing at that path"),
+        (["tiny", "source"], 2, "not empty"),
+        (["tiny", "source", "--to", "openai", "--force"], 2, "beside the new ones"),
+        (["tiny", "source/config.json"], 2, "there is a file of that name"),
+        (["tiny", "/proc/new"], 5, "/proc/new"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_an_error_has_its_code_and_three_lines(
+    arguments: list[str], code: int, said: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What, where, what to do; no traceback; and nothing changed."""
+    monkeypatch.chdir(source.parent)
+    before = (source / "model.safetensors").read_bytes()
+    result = convert(*arguments)
+    assert result.exit_code == code, result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    if code != 2 or "stands for" in said:
+        assert [line.split()[0] for line in result.stderr.splitlines()] == ["error:", "where", "to"]
+    assert (source / "model.safetensors").read_bytes() == before
+
+
+def test_forced_it_replaces_weights_of_the_same_form(source: Path) -> None:
+    """The old ones are gone, the new ones whole."""
+    (source / "model.safetensors").write_bytes(b"old")
+    assert convert("tiny", source, "--force").exit_code == 0
+    assert len(load_weights(str(source)).tensors) == 146
+
+
+def test_a_link_stays_and_its_folder_is_written(tmp_path: Path) -> None:
+    """The destination of a link is what is meant."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    assert convert("tiny", tmp_path / "link").exit_code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o007])
+def test_modes_follow_the_umask(umask: int, tmp_path: Path) -> None:
+    """Files 0666 and folders 0777, less the umask."""
+    before = os.umask(umask)
+    try:
+        assert convert("tiny", tmp_path / "new").exit_code == 0
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+    assert set(modes.values()) == {0o666 & ~umask}
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_help_is_quick_and_teaches(command: Command) -> None:
+    """It names the forms and the exit codes, and imports no torch."""
+    done = command("--help", python=("-X", "importtime", "-m", "parity.convert"))
+    assert done.returncode == 0
+    for word in (
+        "SOURCE",
+        "DESTINATION",
+        "huggingface|openai",
+        "--dry-run",
+        "--force",
+        "Exit codes",
+    ):
+        assert word in done.stdout
+    assert "torch" not in done.stderr
+
+
+def test_a_full_disk_is_an_environments_error(tmp_path: Path, command: Command) -> None:
+    """A limit on a file's size stands in for it: the old folder is whole, nothing is left over."""
+    folder = tmp_path / "new"
+    assert convert("tiny", folder).exit_code == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from parity.convert import main; main()"
+    )
+    done = command("tiny", str(folder), "--force", python=("-c", limited))
+    assert done.returncode == 5, done.stderr
+    assert "larger than is allowed" in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name != "new"] == []
+
+
+def test_an_interrupted_conversion_leaves_the_old_folder(tmp_path: Path) -> None:
+    """Ctrl-C in its midst: exit 130 and everything as it was."""
+    folder = tmp_path / "new"
+    assert convert("tiny", folder).exit_code == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    source = (
+        "import sys, time, parity.conversion_run as run; from parity.convert import main\n"
+        "from parity import export\n"
+        "check = export._check\n"
+        "def slow(*args):\n    print('go', flush=True, file=sys.__stderr__); time.sleep(30)\n"
+        "export._check = slow\nmain()"
+    )
+    arguments = [sys.executable, "-c", source, "tiny", str(folder), "--force"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as running:
+        stderr: IO[str] = running.stderr  # type: ignore[assignment]
+        assert stderr.readline() == "go\n"
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 130
+        assert "interrupted" in stderr.read()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.slow
+def test_two_at_once_are_never_mixed(tmp_path: Path, source: Path) -> None:
+    """Whichever is last, its manifest and its weights belong together."""
+    other = tmp_path / "other"
+    state = dict(load_weights("tiny").config) | {"layer_norm_epsilon": 0.5}
+    assert convert("tiny", other).exit_code == 0
+    (other / "config.json").write_text(json.dumps(state), encoding="utf-8")
+    folder = tmp_path / "both"
+    running: list[subprocess.Popen[Any]] = [
+        subprocess.Popen(
+            [sys.executable, "-m", "parity.convert", path, folder, "--force", "--quiet"]
+        )
+        for path in (source, other)
+    ]
+    assert {process.wait(120) for process in running} <= {0, 2}
+    manifest = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    expected = {"source": 1e-5, "other": 0.5}
+    name = manifest["source"]["source"].rpartition(" ")[2]
+    assert config["layer_norm_epsilon"] == expected[name]
+    assert len(list(tmp_path.iterdir())) == 3
