@@ -6,6 +6,7 @@ earlier difference on stays folded, and is marked.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -71,6 +72,7 @@ def _heading(report: Report) -> RenderableType:
     lines = [f"weights   {escape(str(weights.get('source', 'not stated')))}"]
     if "sha256" in weights:
         lines.append(f"          {escape(weights['revision'])}, sha256 {weights['sha256'][:16]}…")
+    lines += [f"          {_file(file)}" for file in weights.get("files", ())]
     lines.append("inputs    " + ", ".join(f"{key} {value}" for key, value in report.inputs.items()))
     settings = report.environment
     lines.append(
@@ -78,6 +80,13 @@ def _heading(report: Report) -> RenderableType:
         + ", ".join(f"{name} {settings[name]}" for name in ("torch", "transformers", "threads"))
     )
     return Text.from_markup("\n".join(lines))
+
+
+def _file(file: Mapping[str, Any]) -> str:
+    """Return a file that weights were read from, and how it stands to the published ones."""
+    standing = file["standing"]
+    said = {"known": "as published", "unknown": "unknown provenance"}.get(standing, standing)
+    return f"{escape(file['name'])}  {file['size']:,} bytes, sha256 {file['sha256'][:16]}…, {said}"
 
 
 def _table(report: Report) -> Table:

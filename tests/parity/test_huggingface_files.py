@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from parity.convert import convert
+from parity.conversion import convert
 from parity.errors import ExitCode, InconclusiveError, ParityError
 from parity.mapping import Side
 from parity.sources.names import load_weights
