@@ -23,7 +23,7 @@ def wrong(rows: Sequence[GoldenRow]) -> list[GoldenRow]:
     return [row for row in rows if row.status not in (Status.PASS, Status.NOT_RUN)]
 
 
-_NO_TENSORS = {".json", ".txt", ".bpe", ".model"}
+_NO_TENSORS = {".json", ".txt", ".bpe"}
 """Suffixes of files beside the weights: configs, which are judged by what they say, and
 vocabularies, which no golden goes through."""
 
