@@ -136,7 +136,7 @@ def command(tmp_path: Path) -> Callable[..., Any]:
             check=False,
             timeout=120,
             cwd=tmp_path,
-            env=kept | (env or {}),
+            env=kept | {"HF_HUB_OFFLINE": "1"} | (env or {}),
         )
 
     return start
