@@ -113,10 +113,17 @@ def stream(run: Run) -> TapStream:
 
 
 def capture(run: Run) -> dict[str, Tensor]:
-    """Return a clone of every tap of one forward pass, in the order in which they were shown."""
+    """Return a clone of every tap of one forward pass, in the order in which they were shown.
+
+    Raises:
+        ValueError: A name was shown twice: which of the two tensors is meant?
+    """
     taken: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:
+        if name in taken:
+            message = f"the tap {name!r} was shown twice"
+            raise ValueError(message)
         taken[name] = value.detach().clone()
         return value
 

@@ -112,4 +112,7 @@ def _other_names(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 
 def _same_values(alias: Any, tensor: Any) -> bool:  # noqa: ANN401 - torch's or NumPy's
-    return bool(tuple(alias.shape) == tuple(tensor.shape) and (alias == tensor).all())
+    if tuple(alias.shape) != tuple(tensor.shape):
+        return False
+    both_nan = (alias != alias) & (tensor != tensor)  # noqa: PLR0124 - NaN alone differs from itself
+    return bool(((alias == tensor) | both_nan).all())

@@ -102,5 +102,8 @@ def mean_cosine(rows: Tensor, mask: Tensor | None) -> float | None:
 
 
 def constant_tensors(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors that hold one value throughout: biases of 0, gains of 1."""
-    return [name for name, tensor in state.items() if bool((tensor == tensor.flatten()[0]).all())]
+    """Return the names of tensors that hold one value throughout: biases of 0, gains of 1.
+
+    An empty one counts: it tells no fault from another either.
+    """
+    return [n for n, tensor in state.items() if bool((tensor == tensor.flatten()[:1]).all())]

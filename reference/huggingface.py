@@ -40,8 +40,12 @@ def build(
 
     Raises:
         LoadReportError: Keys missing, unexpected or of another shape.
-        ValueError: A config field that this version does not have.
+        ValueError: A config field that this version does not have, or a head in `state`: one that
+            differs from the embedding would be loaded as a head of its own.
     """
+    if "lm_head.weight" in state:
+        message = "lm_head.weight is the token embedding's second name; leave it out"
+        raise ValueError(message)
     with _quiet():
         loaded: Any = OpenAIGPTLMHeadModel.from_pretrained(
             None,

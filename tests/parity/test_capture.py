@@ -206,6 +206,12 @@ def test_a_capture_keeps_what_was_shown() -> None:
     assert list(expected) == list(taken)
 
 
+def test_a_name_shown_twice_is_an_error() -> None:
+    """Neither of the two tensors is kept silently."""
+    with pytest.raises(ValueError, match="'a' was shown twice"):
+        capture(lambda tap: (tap("a", numbers()), tap("a", numbers())))
+
+
 def test_a_capture_changes_nothing() -> None:
     """The run goes on with its own tensors."""
     own, went_on = numbers(), []

@@ -228,3 +228,13 @@ def test_a_head_of_its_own_is_refused(change: Callable[[Tensor], Tensor]) -> Non
     state[TOKENS] = torch.arange(37.0 * 21).reshape(37, 21) + 1
     state[HEAD] = change(state[TOKENS])
     assert refused(state).what.endswith(f"untied: {HEAD} differs from {TOKENS}")
+
+
+def test_a_tied_head_with_nan_is_tied() -> None:
+    """NaN differs from itself, and two names of one tensor do not."""
+    state = drawn(Side.HUGGINGFACE)
+    state[TOKENS] = (
+        torch.arange(37.0 * 21).reshape(37, 21).index_fill(0, torch.tensor(3), torch.nan)
+    )
+    state[HEAD] = state[TOKENS].clone()
+    assert len(convert(state, CONFIG, source=Side.HUGGINGFACE, target=Side.OURS)) == 26

@@ -203,3 +203,4 @@ def test_tensors_of_one_value_are_named() -> None:
     }
     expected = ["gain", "bias", "matrix"]
     assert expected == constant_tensors(state)
+    assert constant_tensors({"empty": torch.empty(0, 3)}) == ["empty"]

@@ -28,6 +28,13 @@ def test_every_tensor_is_in_its_place(config: dict[str, Any], state: State, buil
     assert config.items() <= model.config.to_dict().items()
 
 
+def test_a_head_is_refused(config: dict[str, Any], state: State) -> None:
+    """One that differs from the embedding would be loaded beside it, unsaid."""
+    head = {"lm_head.weight": state["transformer.tokens_embed.weight"].clone()}
+    with pytest.raises(ValueError, match="leave it out"):
+        huggingface.build(config, state | head)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_every_float_has_the_dtype(dtype: torch.dtype, build: Build) -> None:
     """Parameters and masks alike, whatever the dtype of the tensors given."""
