@@ -14,7 +14,7 @@ from parity.faults import planted
 from parity.goldens import kinds
 from parity.goldens.rows import GoldenRow, Measured, row_of
 from parity.results import Report
-from reference.golden_schema import Goldens, Kind, Measure, Tolerance
+from reference.golden_schema import Goldens, Kind, Measure, Symptom, Tolerance
 from reference.published_goldens import published
 from scratch_gpt import GPT
 
@@ -123,6 +123,15 @@ def test_another_wrong_loss_is_given_no_cause(ask: Ask, altered: Altered) -> Non
     """A loss that is wrong in another way fails without the known symptom's name."""
     row = rows_of(ask("loss", goldens=altered("loss/1", expected=7.0)))["loss/1"]
     expected = ("fail", "")
+    assert expected == (row.status.value, row.detail)
+
+
+def test_a_right_loss_has_no_symptom(ask: Ask, recorded: Goldens, altered: Altered) -> None:
+    """A value that passes is given no cause of being wrong, however near to a known one it is."""
+    right = next(row for row in recorded.rows if row.key == "loss/1").expected
+    symptom = Symptom(got=right, means="a fault")
+    row = rows_of(ask("loss", goldens=altered("loss/1", symptoms=(symptom,))))["loss/1"]
+    expected = ("pass", "")
     assert expected == (row.status.value, row.detail)
 
 
