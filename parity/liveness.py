@@ -106,4 +106,4 @@ def constant_tensors(state: Mapping[str, Tensor]) -> list[str]:
 
     An empty one counts: it tells no fault from another either.
     """
-    return [n for n, tensor in state.items() if bool((tensor == tensor.flatten()[:1]).all())]
+    return [n for n, t in state.items() if t.numel() == 0 or bool((t == t.flatten()[0]).all())]
