@@ -163,6 +163,18 @@ def test_another_config_is_refused(field: str, value: float, recorded: Goldens) 
     assert altered.startswith(f"{field} {value} for ")
 
 
+def test_a_wrong_head_count_beside_known_weights_is_refused(
+    ours: GPT, provenance: ProvenanceOf, as_released: AsReleased
+) -> None:
+    """Seven heads for three load the same tensors: the config is at fault, and not the model."""
+    other = GPT(dataclasses.replace(ours.config, n_head=7))
+    other.load_state_dict(ours.state_dict())
+    report = as_released(provenance(Standing.KNOWN), other.eval())
+    (reason,) = report.reasons
+    expected = (4, "this is not the released model's config: n_head 7 for 3", "known")
+    assert expected == (report.exit_code, reason.what, report.inputs["provenance"])
+
+
 def test_dropout_probabilities_decide_no_number(recorded: Goldens) -> None:
     """What has no part in evaluation may be other than released."""
     config = dataclasses.replace(GPTConfig(), embd_pdrop=0.0, initializer_range=0.5)
