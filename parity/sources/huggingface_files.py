@@ -42,6 +42,8 @@ def read(
     """
     folder = path if path.is_dir() else path.parent
     chosen = _choose(path) if path.is_dir() else path
+    if chosen.suffix != ".json":
+        _reader(chosen)  # another form is told before what is missing beside it
     fields = json_file.read(folder / CONFIG)
     _check_config(fields, folder / CONFIG)
     vocabulary.check(folder, fields)

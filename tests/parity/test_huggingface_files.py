@@ -318,3 +318,12 @@ def test_the_right_vocabulary_is_taken(write: Write, weights: Weights) -> None:
     text = json.dumps({f"t{number}": number for number in range(211)})
     (folder / "vocab.json").write_text(text, encoding="utf-8")
     assert_same_bits(load_weights(str(folder)), weights)
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "tf_model.h5", "rust_model.ot", "params_0.npy"])
+def test_a_file_of_another_form_is_told_which_there_are(name: str, tmp_path: Path) -> None:
+    """And not that it has no config."""
+    (tmp_path / name).write_bytes(b"x")
+    caught = refusal(tmp_path / name)
+    assert name in caught.what
+    assert ".safetensors" in caught.fix
