@@ -109,6 +109,8 @@ class GPT(nn.Module):
         """
         norms = {f"{n}.weight" for n, m in self.named_modules() if isinstance(m, LayerNorm)}
         for name, parameter in self.named_parameters():
+            if parameter.device.type == "meta":  # no values; and torch would load its compiler
+                continue
             if parameter.ndim == 2:  # noqa: PLR2004 - a matrix
                 parameter.normal_(0.0, self.config.initializer_range, generator=generator)
             else:

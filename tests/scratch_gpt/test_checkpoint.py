@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, OpenAIGPTLMHeadModel
 
 from reference.compat import dtype_keyword
-from scratch_gpt import GPT, GPTConfig, checkpoint
+from scratch_gpt import GPT, GPTConfig, checkpoint, safetensors_file
 from scratch_gpt.refusal import CheckpointError, EmptyCheckpointError
 from scratch_gpt.write_error import OccupiedError, WriteError
 
@@ -71,7 +72,8 @@ def test_a_model_of_twelve_blocks_has_146_tensors(config: GPTConfig, tmp_path: P
     model = GPT(dataclasses.replace(config, n_layer=12))
     model.save_pretrained(tmp_path)
     expected = {"transformer." + name for name in parameters(model)}
-    assert expected == set(load_file(tmp_path / "model.safetensors"))
+    found = safetensors_file.read(tmp_path / "model.safetensors")
+    assert (expected, {"format": "pt"}) == (set(found.tensors), found.metadata)
     assert len(expected) == len(parameters(GPT.from_pretrained(tmp_path))) == 146
 
 
@@ -84,6 +86,17 @@ def test_the_way_there_and_back_ends(saved: Path, tmp_path: Path) -> None:
     ]
     assert digests[0] == digests[1]
     assert set(digests[0]) == {"config.json", "model.safetensors"}
+
+
+def test_nothing_is_drawn_to_be_overwritten(
+    saved: Path, recorded: Callable[[], TorchDispatchMode]
+) -> None:
+    """The model is built without values: no initial weights, no second copy."""
+    with recorded() as operations:
+        GPT.from_pretrained(saved)
+    names = {name for name, _ in operations.ran}
+    assert "empty" in names
+    assert not names & {"normal_", "fill_", "copy_", "clone", "_to_copy"}
 
 
 def test_the_config_says_what_the_model_is(config: GPTConfig, saved: Path) -> None:

@@ -62,6 +62,7 @@ def test_takes_a_head_that_is_the_embedding(prefix: str, dtype: torch.dtype) -> 
         pytest.param(torch.tensor([[0.0, 1, 2 + 1e-6]] * 5), id="a last bit"),
         pytest.param(torch.tensor([[0.0, 1, 2]] * 4), id="a row short"),
         pytest.param(torch.tensor([[0.0, 1, 2]] * 5, dtype=torch.float16), id="dtype"),
+        pytest.param(torch.tensor([[0.0, 1, 2]] * 5).view(torch.int32), id="bits of another dtype"),
     ],
 )
 def test_refuses_a_head_of_its_own(head: Tensor) -> None:
@@ -124,6 +125,13 @@ def test_guesses_nothing_where_names_differ_otherwise() -> None:
     """A prefix before some of the names would not help."""
     found = file_of("model.")
     del found["model.h.0.ln_1.bias"]
+    assert refusal_of(found).fix == "check that the file and its config.json belong together"
+
+
+def test_a_square_matrix_is_not_guessed_to_be_transposed() -> None:
+    """Nor a vector: their shapes read the same from behind."""
+    found = file_of()
+    del found["tokens_embed.weight"]
     assert refusal_of(found).fix == "check that the file and its config.json belong together"
 
 
