@@ -110,3 +110,18 @@ def test_a_read_only_cache_serves_what_it_has(serve: Serve, fetch: Fetch, locked
     with pytest.raises(UnavailableError, match="the cache cannot be used") as caught:
         fetch(serve(files=FILES, repository="me/mine"), locked, "me/mine")
     assert "HF_HOME" in caught.value.fix
+
+
+def test_a_cache_that_may_not_be_looked_into_is_named(
+    serve: Serve, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing says that the model is not there."""
+    fake = serve(files=FILES)
+    fetch(fake, tmp_path)
+
+    def forbid(_: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", forbid)
+    with pytest.raises(UnavailableError, match="the cache cannot be used: Permission denied"):
+        fetch(fake, tmp_path, offline=True)
