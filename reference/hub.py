@@ -90,9 +90,11 @@ def fetch(
 def reachable(timeout: float = 5.0, *, endpoint: str | None = None) -> bool:
     """Return whether anything answers at the hub's address, within `timeout` seconds.
 
-    It says nothing about what answers. Where `HF_HUB_OFFLINE` is set the client asks nobody.
+    It says nothing about what answers. Where `HF_HUB_OFFLINE` is set nothing is asked.
     """
     address = endpoint or constants.ENDPOINT
+    if constants.HF_HUB_OFFLINE:
+        return False
     try:
         watched(
             lambda: get_session().head(address, timeout=timeout),
