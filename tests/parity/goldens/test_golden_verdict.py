@@ -107,6 +107,15 @@ def test_a_name_alone_claims_nothing(  # noqa: PLR0913 - a table and its fixture
     assert reason in exempt["reason"]
 
 
+def test_the_published_bytes_need_no_claim(
+    ours: GPT, provenance: ProvenanceOf, as_released: AsReleased
+) -> None:
+    """A file that holds the published bytes is compared, whatever it is said to be."""
+    report = as_released(provenance(Standing.UNKNOWN), ours)
+    passing = {row.tap for row in report.results if row.status.value == "pass"}
+    assert (report.plan.exempt, "file/recorded.bin" in passing) == ([], True)
+
+
 def test_a_git_blob_that_was_not_taken_is_exempt(
     ours: GPT, provenance: ProvenanceOf, recorded: Goldens
 ) -> None:
