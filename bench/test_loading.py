@@ -20,7 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from safetensors.torch import load_file, save_file
 
 from reference import surrogate
-from scratch_gpt import safetensors_file
+from scratch_gpt.files import safetensors_file
 
 
 @pytest.fixture(scope="module")

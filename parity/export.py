@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
+import torch
+
 from parity.conversion import convert
 from parity.errors import ParityError, UsageError
 from parity.mapping import Side
-from parity.models import build_ours
 from parity.progress import Progress
 from parity.provenance import FileDigest
 from parity.sources import huggingface_files, manifest, openai_folder, vocabulary
@@ -21,7 +22,7 @@ from reference import openai_release
 from reference.plain_file import digested_path
 from scratch_gpt import checkpoint
 from scratch_gpt.config import GPTConfig
-from scratch_gpt.replaced_folder import replaced_folder
+from scratch_gpt.files.replaced_folder import replaced_folder
 
 
 class Form(StrEnum):
@@ -97,13 +98,21 @@ _SUFFIXES = {".safetensors", ".bin", ".npy", ".pt", ".pth", ".npz", ".h5", ".ot"
 
 
 def _write_huggingface(weights: Weights, folder: Path) -> None:
-    checkpoint.save_pretrained(build_ours(weights), folder)
+    tensors = {name: torch.from_numpy(array) for name, array in weights.tensors.items()}
+    checkpoint.write(folder, GPTConfig.from_huggingface(weights.config), tensors)
 
 
 def _write_openai(weights: Weights, folder: Path) -> None:
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
     config = GPTConfig.from_huggingface(weights.config).to_huggingface()
-    openai_release.write(folder, list(named.values()), config=config, lengths=weights.shards)
+    shards = weights.shards
+    openai_release.write(
+        folder,
+        list(named.values()),
+        config=config,
+        lengths=None if shards is None else [shard.length for shard in shards],
+        headers=None if shards is None else [shard.header for shard in shards],
+    )
 
 
 WRITERS: Mapping[Form, Callable[[Weights, Path], None]] = {

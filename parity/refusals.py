@@ -11,8 +11,8 @@ from parity.errors import (
     UsageError,
 )
 from reference.refusal import RefusedError, SourceError, UnavailableError
-from scratch_gpt.refusal import CheckpointError, EmptyCheckpointError
-from scratch_gpt.write_error import OccupiedError, WriteError
+from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError
+from scratch_gpt.files.write_error import OccupiedError, WriteError
 
 _CODED: tuple[tuple[type[Exception], type[ParityError]], ...] = (
     (EmptyCheckpointError, InconclusiveError),

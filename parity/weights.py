@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ from scratch_gpt.config import GPTConfig
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
+class Shard(NamedTuple):
+    """How one of the release's shards was written: NumPy's headers differ from year to year."""
+
+    length: int
+    header: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
     """Weights and what they are.
@@ -30,14 +37,14 @@ class Weights:
         tensors: Our name to float32 array. Models copy them; nobody writes to them.
         provenance: Where they came from.
         folder: Where their files lie, and their vocabulary may; None for drawn weights.
-        shards: How many numbers each of the release's shards held; None where there were none.
+        shards: How the release's shards were cut; None where there were none.
     """
 
     config: Mapping[str, Any]
     tensors: Arrays
     provenance: Provenance
     folder: Path | None = None
-    shards: Sequence[int] | None = None
+    shards: Sequence[Shard] | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -58,7 +65,7 @@ class Checkpoint:
         revision: Which edition.
         files: What was read.
         folder: Where the files lie.
-        shards: How many numbers each of the release's shards held.
+        shards: How the release's shards were cut.
     """
 
     state: Mapping[str, Tensor]
@@ -68,7 +75,7 @@ class Checkpoint:
     revision: str = "unknown"
     files: Sequence[FileDigest] = ()
     folder: Path | None = None
-    shards: Sequence[int] | None = None
+    shards: Sequence[Shard] | None = None
 
 
 def gather(found: Checkpoint) -> Weights:

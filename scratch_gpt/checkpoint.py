@@ -2,32 +2,24 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scratch_gpt import safetensors_file, strict_json
+from scratch_gpt import config_file
 from scratch_gpt.checkpoint_names import PREFIX, match
 from scratch_gpt.config import GPTConfig
-from scratch_gpt.finite import not_finite
-from scratch_gpt.huggingface_fields import ALIASES
+from scratch_gpt.files import safetensors_file
+from scratch_gpt.files.finite import not_finite
+from scratch_gpt.files.replaced_folder import replaced_folder
+from scratch_gpt.files.shown import one_line
 from scratch_gpt.model import GPT
-from scratch_gpt.refusal import CheckpointError
-from scratch_gpt.regular_file import opened
-from scratch_gpt.replaced_folder import replaced_folder
-from scratch_gpt.safetensors_header import MOST_TENSORS
-from scratch_gpt.shown import one_line
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-
-_LARGEST_CONFIG = 1_000_000
-_SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-# Beyond these no file that is read here can hold the model, and torch cannot count its bytes.
-_MOST_BLOCKS = MOST_TENSORS // 12
-_LARGEST_SIZE = 1 << 24
 
 
 def save_pretrained(
@@ -48,17 +40,26 @@ def save_pretrained(
         OccupiedError: Something at `directory` would be lost.
         WriteError: The file system refused.
     """
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        _require_savable(name, parameter.detach())
-        tensors[PREFIX + name] = parameter.detach().contiguous()
-    config = model.config.to_huggingface() | {
-        "architectures": ["OpenAIGPTLMHeadModel"],
-        "dtype": "float32",
-    }
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    for name, tensor in tensors.items():
+        _require_savable(name, tensor)
     with replaced_folder(Path(directory), overwrite=overwrite) as staging:
-        save_file(tensors, staging / WEIGHTS, metadata={"format": "pt"})
-        (staging / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write(staging, model.config, tensors)
+
+
+def write(folder: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Write both files into a folder that is there, without making sure that both arrive.
+
+    Args:
+        folder: Where to write.
+        config: The model's.
+        tensors: Every tensor by our name, float32.
+    """
+    named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    stated = {"architectures": ["OpenAIGPTLMHeadModel"], "dtype": "float32"}
+    text = json.dumps(config.to_huggingface() | stated, indent=2) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def from_pretrained(directory: str | os.PathLike[str], *, attention: str = "plain") -> GPT:
@@ -74,7 +75,7 @@ def from_pretrained(directory: str | os.PathLike[str], *, attention: str = "plai
         ValueError: No core has that name.
     """
     folder = Path(directory)
-    config = _read_config(folder / CONFIG)
+    config, _ = config_file.read(folder / CONFIG)
     with torch.device("meta"):
         model = GPT(config, attention=attention)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -92,36 +93,3 @@ def _require_savable(name: str, weights: Tensor) -> None:
     count = not_finite(weights)
     if count:
         raise ValueError(f"{name} holds NaN or infinity in {count} of its numbers")
-
-
-def _read_config(path: Path) -> GPTConfig:
-    """Return the config of a `config.json` that says all of it, and nothing unknown."""
-    with opened(path) as file:
-        text = file.read(_LARGEST_CONFIG + 1)
-    try:
-        return _config(text)
-    except ValueError as error:
-        raise CheckpointError(
-            one_line(error),
-            where=one_line(path),
-            fix="give the config.json that belongs to the weights",
-        ) from error
-
-
-def _config(text: bytes) -> GPTConfig:
-    """Return the config that the text spells, or raise what it lacks or has too much."""
-    if len(text) > _LARGEST_CONFIG:
-        raise ValueError(f"it has more than {_LARGEST_CONFIG} bytes: it is no config")
-    fields = strict_json.loads(text)
-    if not isinstance(fields, dict):
-        raise ValueError("it is not a JSON object")  # noqa: TRY004 - of a file
-    spelled = {ALIASES.get(name, name) for name in fields}
-    missing = [name for name in _SIZES if name not in spelled]
-    if missing:
-        raise ValueError(f"it does not give {', '.join(missing)}")
-    config = GPTConfig.from_huggingface(fields)
-    for name in _SIZES:
-        value, limit = getattr(config, name), _MOST_BLOCKS if name == "n_layer" else _LARGEST_SIZE
-        if value > limit:
-            raise ValueError(f"{name}={value} is implausible; the limit is {limit}")
-    return config

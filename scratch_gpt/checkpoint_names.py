@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from scratch_gpt.refusal import CheckpointError
-from scratch_gpt.shown import shown
+from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.files.shown import shown
 
 PREFIX = "transformer."
 

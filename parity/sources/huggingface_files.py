@@ -17,8 +17,9 @@ from parity.mapping import Side
 from parity.provenance import FileDigest
 from parity.sources import json_file, manifest, torch_file, vocabulary
 from parity.weights import Checkpoint
-from scratch_gpt import safetensors_file
+from scratch_gpt import config_file
 from scratch_gpt.config import GPTConfig
+from scratch_gpt.files import safetensors_file
 
 Part = tuple[dict[str, Tensor], FileDigest]
 CONFIG = "config.json"
@@ -44,8 +45,8 @@ def read(
     chosen = _choose(path) if path.is_dir() else path
     if chosen.suffix != ".json":
         _reader(chosen)  # another form is told before what is missing beside it
-    fields = json_file.read(folder / CONFIG)
-    _check_config(fields, folder / CONFIG)
+    config, fields = config_file.read(folder / CONFIG)
+    _check_readings(config, fields, folder / CONFIG)
     vocabulary.check(folder, fields)
     parts = _parts(chosen)
     return Checkpoint(
@@ -150,17 +151,17 @@ def _joined(parts: Mapping[str, Part], path: Path) -> dict[str, Tensor]:
     return joined
 
 
-def _check_config(fields: Mapping[str, Any], path: Path) -> None:
-    """Require that transformers reads the same model out of the config as we do.
+def _check_readings(config: GPTConfig, fields: Mapping[str, Any], path: Path) -> None:
+    """Require that transformers reads the same model out of the config as we did.
 
     Raises:
-        InputRefusedError: It does not, or one of the two reads none.
+        InputRefusedError: It does not, or reads none.
     """
     try:
-        ours = dataclasses.asdict(GPTConfig.from_huggingface(fields))
         theirs = OpenAIGPTConfig.from_dict(dict(fields)).to_dict()
     except Exception as error:
         raise json_file.refused(path, str(error).replace("\n", " ")) from error
+    ours = dataclasses.asdict(config)
     differing = [name for name, value in ours.items() if theirs.get(name) != value]
     if differing:
         read = [f"{name}: {theirs.get(name)!r} and {ours[name]!r}" for name in differing]

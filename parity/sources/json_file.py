@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from parity.errors import InputRefusedError
-from scratch_gpt import strict_json
-from scratch_gpt.regular_file import opened
+from scratch_gpt.files import strict_json
+from scratch_gpt.files.regular_file import opened
 
 _LARGEST = 16 << 20
 """Bytes; an index of ten thousand tensors has one."""

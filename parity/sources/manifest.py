@@ -8,6 +8,7 @@ from typing import Any
 
 from parity.provenance import FileDigest, Provenance
 from parity.sources import json_file
+from parity.weights import Shard
 
 NAME = "conversion.json"
 _VERSIONS = ("gpt1-parity", "torch", "numpy", "safetensors")
@@ -19,7 +20,7 @@ def text(
     form: str,
     tensors: Mapping[str, Any],
     files: Sequence[FileDigest],
-    shards: Sequence[int] | None,
+    shards: Sequence[Shard] | None,
 ) -> str:
     """Return the manifest of one conversion.
 
@@ -28,20 +29,20 @@ def text(
         form: Whose form was written.
         tensors: Our name to array: their shapes are listed.
         files: What was written.
-        shards: How many numbers each of the release's shards holds or held.
+        shards: How the release's shards are or were cut.
     """
     described = {
         "form": form,
         "source": source.identity,
         "files": {file.name: {"size": file.size, "sha256": file.sha256} for file in files},
         "tensors": {name: list(array.shape) for name, array in tensors.items()},
-        "shards": None if shards is None else list(shards),
+        "shards": None if shards is None else [shard._asdict() for shard in shards],
         "versions": {package: _version(package) for package in _VERSIONS},
     }
     return json.dumps(described, indent=1, allow_nan=False) + "\n"
 
 
-def shards(folder: Path) -> list[int] | None:
+def shards(folder: Path) -> list[Shard] | None:
     """Return how the release was cut that a folder's weights were converted from, if it is known.
 
     Raises:
@@ -50,12 +51,22 @@ def shards(folder: Path) -> list[int] | None:
     path = folder / NAME
     if not path.exists():
         return None
-    lengths = json_file.read(path).get("shards")
-    if lengths is None:
+    found = json_file.read(path).get("shards")
+    if found is None:
         return None
-    if not isinstance(lengths, list) or not all(type(n) is int and n > 0 for n in lengths):
-        raise json_file.refused(path, f"its shards are no lengths: {str(lengths)[:60]}")
-    return lengths
+    if not isinstance(found, list) or not all(map(_is_shard, found)):
+        raise json_file.refused(path, f"its shards are no lengths and headers: {str(found)[:60]}")
+    return [Shard(**shard) for shard in found]
+
+
+def _is_shard(found: object) -> bool:
+    """Return whether something out of a manifest describes a shard; its writer looks closer."""
+    return (
+        isinstance(found, dict)
+        and set(found) == set(Shard._fields)
+        and type(found["length"]) is int
+        and isinstance(found["header"], str)
+    )
 
 
 def _version(package: str) -> str:

@@ -8,7 +8,7 @@ import torch
 from parity.mapping import Side, rows
 from parity.provenance import FileDigest
 from parity.sources import vocabulary
-from parity.weights import Checkpoint
+from parity.weights import Checkpoint, Shard
 from reference import openai_release
 from scratch_gpt.config import GPTConfig
 
@@ -44,5 +44,5 @@ def read(folder: Path, *, source: str) -> Checkpoint:
             FileDigest(**dataclasses.asdict(file)).judged(released=bare) for file in release.files
         ],
         folder=folder,
-        shards=release.lengths,
+        shards=[Shard(*shard) for shard in zip(release.lengths, release.headers, strict=True)],
     )

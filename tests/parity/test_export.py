@@ -16,7 +16,7 @@ from parity.export import Form, export
 from parity.sources.names import load_weights
 from parity.weights import Weights
 from reference import openai_release
-from scratch_gpt.write_error import WriteError
+from scratch_gpt.files.write_error import WriteError
 
 FORMS = list(Form)
 
@@ -51,6 +51,13 @@ def test_hugging_face_loads_it_whole(weights: Weights, tmp_path: Path) -> None:
     assert not [kind for kind, names in report.items() if names]
 
 
+def header_of_2018(length: int) -> str:
+    """Return a header as NumPy wrote it then: padded to 16 bytes, and now to 64."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({length},), }}"
+    text += " " * (-(len(text) + 11) % 16) + "\n"
+    return f"\x93NUMPY\x01\x00{chr(len(text) % 256)}{chr(len(text) // 256)}{text}"
+
+
 @pytest.mark.parametrize("lengths", [None, [40_000, 1, 2, 3, 4, 5, 6, 7, 8, 39_344]], ids=str)
 def test_there_and_back_gives_the_same_bytes(
     lengths: list[int] | None, weights: Weights, tmp_path: Path
@@ -59,7 +66,11 @@ def test_there_and_back_gives_the_same_bytes(
     first = write(weights, tmp_path / "1", Form.OPENAI)
     if lengths is not None:
         release = openai_release.read(first)
-        openai_release.write(first, release.tensors, config=release.config, lengths=lengths)
+        headers = [header_of_2018(length) for length in lengths]
+        openai_release.write(
+            first, release.tensors, config=release.config, lengths=lengths, headers=headers
+        )
+        assert (first / "params_1.npy").stat().st_size == 80 + 4
         (first / "conversion.json").unlink()
     tokens = json.dumps({f"t{number}": number for number in range(211)})
     (first / "encoder_bpe_40000.json").write_text(tokens, encoding="utf-8")
@@ -97,7 +108,12 @@ def test_the_manifest_says_what_was_written_from_what(weights: Weights, tmp_path
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"shards": 3}', '{"shards": [1, -1]}', '{"shards": [true]}']
+    "text",
+    [
+        *("{", "[]", '{"shards": 3}', '{"shards": [1]}', '{"shards": [{"length": 1}]}'),
+        '{"shards": [{"length": true, "header": ""}]}',
+        '{"shards": [{"length": 1, "header": 1}]}',
+    ],
 )
 def test_a_damaged_manifest_is_refused(text: str, weights: Weights, tmp_path: Path) -> None:
     """The way back would not give the same bytes, unsaid."""

@@ -180,7 +180,7 @@ def test_tensors_that_are_not_the_models_are_refused(
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ([], "not an object"),
+        ([], "not a JSON object"),
         ({"n_layer": 11}, "unexpected"),
         ({"n_layer": 13}, "missing"),
         ({"n_head": 5}, "multiple of n_head"),
@@ -189,7 +189,7 @@ def test_tensors_that_are_not_the_models_are_refused(
         ({"brand_new": 1}, "brand_new"),
         ({"n_embd": 10**30}, "n_embd"),
         ({"afn": "relu"}, "afn"),
-        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon"),
+        ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings"),
     ],
     ids=lambda value: str(value)[:30],
@@ -207,11 +207,11 @@ def test_a_config_that_is_not_the_weights_is_refused(
     ("text", "said"),
     [
         (None, "no such file"),
-        ("", "no JSON"),
-        ('{"n_layer": 12', "no JSON"),
+        ("", "config.json: Expecting value"),
+        ('{"n_layer": 12', "config.json: Expecting"),
         ('{"n_layer": 12, "n_layer": 12}', "twice"),
         ('{"layer_norm_epsilon": NaN}', "NaN"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "nested too deeply"),
     ],
     ids=["missing", "empty", "cut", "twice", "NaN", "deep"],
 )

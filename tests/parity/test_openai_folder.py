@@ -53,7 +53,9 @@ def test_shards_are_read_to_the_bit(folder: Path, weights: Weights) -> None:
     assert names == {path.name for path in folder.iterdir()}
     assert all(len(str(file.git_blob)) == 40 for file in found.provenance.files)
     assert found.provenance.standing is Standing.UNKNOWN
-    assert sum(found.shards or ()) == sum(array.size for array in weights.tensors.values())
+    assert sum(shard.length for shard in found.shards or ()) == sum(
+        array.size for array in weights.tensors.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,7 @@ def test_bare_shards_must_be_the_published_ones(
         config=None,
         files=[file for file in release.files if file.name != "config.json"],
         lengths=release.lengths,
+        headers=release.headers,
     )
     monkeypatch.setattr(openai_release, "read", lambda _folder: bare)
     monkeypatch.setattr(openai_folder.vocabulary, "check", lambda *_: None)

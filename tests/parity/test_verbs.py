@@ -129,7 +129,6 @@ def test_a_pattern_selects_taps(check: Check, strictly: Strictly) -> None:
 
 USAGE = {
     "unknown weights": (["--weights", "gpt5"], "gpt5"),
-    "weights that are a path": (["--weights", "./model.safetensors"], "model.safetensors"),
     "unknown fault": (["--plant", "nope"], "'nope'"),
     "fault in no block": (["--plant", "erf-gelu@12"], "0 to 11"),
     "fault in a block below 0": (["--plant", "erf-gelu@-1"], "0 to 11"),

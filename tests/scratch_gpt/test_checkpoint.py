@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, OpenAIGPTLMHeadModel
 
 from reference.compat import dtype_keyword
-from scratch_gpt import GPT, GPTConfig, checkpoint, safetensors_file
-from scratch_gpt.refusal import CheckpointError, EmptyCheckpointError
-from scratch_gpt.write_error import OccupiedError, WriteError
+from scratch_gpt import GPT, GPTConfig, checkpoint
+from scratch_gpt.files import safetensors_file
+from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError
+from scratch_gpt.files.write_error import OccupiedError, WriteError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from scratch_gpt.checkpoint_names import match
-from scratch_gpt.refusal import CheckpointError
+from scratch_gpt.files.refusal import CheckpointError
 
 WANTED = {
     "tokens_embed.weight": (5, 3),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from scratch_gpt.file_kinds import ADVICE, HEAD, kind_of
+from scratch_gpt.files.file_kinds import ADVICE, HEAD, kind_of
 
 
 def written(write: Callable[[BinaryIO], object]) -> bytes:

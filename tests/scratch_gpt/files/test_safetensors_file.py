@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scratch_gpt import safetensors_file
-from scratch_gpt.refusal import CheckpointError, EmptyCheckpointError
-from scratch_gpt.safetensors_file import read
+from scratch_gpt.files import safetensors_file
+from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError
+from scratch_gpt.files.safetensors_file import read
 
 DTYPES = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt import exchange as module
-from scratch_gpt.exchange import exchange
+from scratch_gpt.files import exchange as module
+from scratch_gpt.files.exchange import exchange
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from scratch_gpt.shown import shown
+from scratch_gpt.files.shown import shown
 
 
 def loads(text: bytes) -> Any:  # noqa: ANN401 - whatever the text holds

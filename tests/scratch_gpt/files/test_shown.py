@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.shown import one_line, shown
+from scratch_gpt.files.shown import one_line, shown
 
 
 @pytest.mark.parametrize(

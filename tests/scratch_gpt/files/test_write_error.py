@@ -6,7 +6,7 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from scratch_gpt.write_error import OccupiedError, WriteError, write_error
+from scratch_gpt.files.write_error import OccupiedError, WriteError, write_error
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from scratch_gpt.exchange import exchange
-from scratch_gpt.shown import one_line, shown
-from scratch_gpt.staging import is_in_staging, make_staging, sweep
-from scratch_gpt.write_error import OccupiedError, write_error
+from scratch_gpt.files.exchange import exchange
+from scratch_gpt.files.shown import one_line, shown
+from scratch_gpt.files.staging import is_in_staging, make_staging, sweep
+from scratch_gpt.files.write_error import OccupiedError, write_error
 
 
 @contextlib.contextmanager

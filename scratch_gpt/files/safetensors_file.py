@@ -17,11 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from scratch_gpt.finite import not_finite
-from scratch_gpt.refusal import CheckpointError
-from scratch_gpt.regular_file import opened
-from scratch_gpt.safetensors_header import Header, read_header
-from scratch_gpt.shown import one_line, shown
+from scratch_gpt.files.finite import not_finite
+from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.files.regular_file import opened
+from scratch_gpt.files.safetensors_header import Header, read_header
+from scratch_gpt.files.shown import one_line, shown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from scratch_gpt.refusal import CheckpointError
-from scratch_gpt.shown import one_line
+from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.files.shown import one_line
 
 _KINDS = {
     stat.S_IFDIR: "a folder",

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scratch_gpt.finite import not_finite
+from scratch_gpt.files.finite import not_finite
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

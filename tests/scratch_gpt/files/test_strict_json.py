@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scratch_gpt import strict_json
+from scratch_gpt.files import strict_json
 
 
 def test_reads_what_json_is() -> None:

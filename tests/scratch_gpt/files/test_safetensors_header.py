@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from scratch_gpt.refusal import CheckpointError, EmptyCheckpointError
-from scratch_gpt.regular_file import opened
-from scratch_gpt.safetensors_header import Entry, Header, read_header
+from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError
+from scratch_gpt.files.regular_file import opened
+from scratch_gpt.files.safetensors_header import Entry, Header, read_header
 
 ReadBytes = Callable[[bytes], Header]
 

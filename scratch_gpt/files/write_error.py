@@ -3,7 +3,7 @@
 import errno
 import re
 
-from scratch_gpt.shown import one_line
+from scratch_gpt.files.shown import one_line
 
 _FULL = "free some space, or write to another disk"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.refusal import CheckpointError
-from scratch_gpt.regular_file import opened
+from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.files.regular_file import opened
 
 
 def make_socket(path: Path) -> None:

@@ -16,7 +16,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from scratch_gpt.replaced_folder import replaced_folder
+from scratch_gpt.files.replaced_folder import replaced_folder
 
 destination, sep = Path(sys.argv[1]), " "
 for version in count(int(sys.argv[2])):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt import staging
-from scratch_gpt.staging import make_staging, sweep
+from scratch_gpt.files import staging
+from scratch_gpt.files.staging import make_staging, sweep
 
 A_DAY = 24 * 60 * 60
 

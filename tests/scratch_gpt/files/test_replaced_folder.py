@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt import exchange
-from scratch_gpt import replaced_folder as module
-from scratch_gpt.replaced_folder import replaced_folder
-from scratch_gpt.write_error import OccupiedError, WriteError
+from scratch_gpt.files import exchange
+from scratch_gpt.files import replaced_folder as module
+from scratch_gpt.files.replaced_folder import replaced_folder
+from scratch_gpt.files.write_error import OccupiedError, WriteError
 
 Files = dict[str, str]
 

@@ -14,10 +14,10 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from scratch_gpt import strict_json
-from scratch_gpt.file_kinds import ADVICE, HEAD, kind_of
-from scratch_gpt.refusal import CheckpointError, EmptyCheckpointError
-from scratch_gpt.shown import one_line, shown
+from scratch_gpt.files import strict_json
+from scratch_gpt.files.file_kinds import ADVICE, HEAD, kind_of
+from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError
+from scratch_gpt.files.shown import one_line, shown
 
 LARGEST_HEADER = 100_000_000
 MOST_TENSORS = 10_000
