@@ -5,17 +5,25 @@ from huggingface_hub import constants
 from parity.sources import huggingface_files
 from parity.weights import Checkpoint
 from reference import hub, published
+from reference.hub import Fetched
 from reference.refusal import UnavailableError
 
 
-def read(repository: str, revision: str | None) -> Checkpoint:
+def read(
+    repository: str, revision: str | None = None, fetched: Fetched | None = None
+) -> Checkpoint:
     """Return a repository's weights.
+
+    Args:
+        repository: Its id.
+        revision: Commit, branch or tag; None is the published commit, or the main branch.
+        fetched: Its files, if they were fetched before.
 
     Raises:
         SourceError: They cannot be had, or are not what the hub says.
         InputRefusedError, CheckpointError: They are not a whole GPT-1.
     """
-    fetched = hub.fetch(repository, revision)
+    fetched = fetched or hub.fetch(repository, revision)
     commit = fetched.commit
     origin = "the hub's cache" if fetched.from_cache else "the hub"
     return huggingface_files.read(
@@ -26,16 +34,25 @@ def read(repository: str, revision: str | None) -> Checkpoint:
     )
 
 
-def out_of_reach(repository: str) -> str:
-    """Return why a repository's weights can be had neither from the cache nor from the hub.
+def cached(repository: str) -> Fetched | None:
+    """Return a repository's files, if the cache has them whole.
 
-    Nothing but the hub's silence is a reason: whatever else is wrong shows when they are read.
+    Raises:
+        RefusedError: It has them, damaged.
     """
     try:
-        hub.fetch(repository, offline=True)
+        return hub.fetch(repository, offline=True)
     except UnavailableError:
-        if constants.HF_HUB_OFFLINE:
-            return f"{repository} is not in the hub's cache, and HF_HUB_OFFLINE is set"
-        if not hub.reachable():
-            return f"{repository} is not in the hub's cache, and the hub cannot be connected to"
+        return None
+
+
+def out_of_reach(repository: str) -> str:
+    """Return why a repository that is not cached cannot be fetched either; "" if it may be.
+
+    Nothing but the hub's silence is a reason: whatever else is wrong shows when it is fetched.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return f"{repository} is not in the hub's cache, and HF_HUB_OFFLINE is set"
+    if not hub.reachable():
+        return f"{repository} is not in the hub's cache, and the hub cannot be connected to"
     return ""

@@ -11,6 +11,7 @@ from parity.sources import drawn, hub_repository, huggingface_files, openai_fold
 from parity.sources.drawn import OnTensor
 from parity.weights import Weights, gather
 from reference import published, surrogate
+from reference.hub import Fetched
 
 _REPOSITORY = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _RELEASED = re.compile(rf"(?P<id>{'|'.join(published.REPOSITORIES)})(@(?P<revision>[\w./-]+))?")
@@ -55,13 +56,15 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
 
 def _released_or_surrogate(on_tensor: OnTensor | None) -> Weights:
     """Return the released weights; the surrogate where they can be had neither here nor there."""
-    if why := hub_repository.out_of_reach(published.REPOSITORIES[0]):
+    released = published.REPOSITORIES[0]
+    fetched = hub_repository.cached(released)
+    if fetched is None and (why := hub_repository.out_of_reach(released)):
         return drawn.load("surrogate", on_tensor, why=f"; {why}")
-    return _published(published.REPOSITORIES[0], None)
+    return _published(released, None, fetched)
 
 
-def _published(repository: str, revision: str | None) -> Weights:
-    return _accepted(gather(hub_repository.read(repository, revision)))
+def _published(repository: str, revision: str | None, fetched: Fetched | None = None) -> Weights:
+    return _accepted(gather(hub_repository.read(repository, revision, fetched)))
 
 
 def _accepted(weights: Weights) -> Weights:
