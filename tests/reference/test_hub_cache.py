@@ -125,3 +125,21 @@ def test_a_cache_that_may_not_be_looked_into_is_named(
     monkeypatch.setattr(Path, "iterdir", forbid)
     with pytest.raises(UnavailableError, match="the cache cannot be used: Permission denied"):
         fetch(fake, tmp_path, offline=True)
+
+
+def test_weights_without_their_config_are_not_a_model(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
+    """Somebody else cached the weights alone."""
+    fake = serve(files=FILES)
+    fetch(fake, tmp_path).paths["config.json"].unlink()
+    with pytest.raises(UnavailableError, match="not in the cache"):
+        fetch(fake, tmp_path, offline=True)
+
+
+def test_a_dangling_link_of_a_branch_is_refused(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
+    """The hub can be asked, and is: yet what was fetched has gone, and that is said."""
+    fake = serve(files=FILES)
+    blob(fetch(fake, tmp_path, RELEASED, "main").paths["vocab.json"]).unlink()
+    with pytest.raises(RefusedError, match=r"cache damaged: vocab\.json"):
+        fetch(fake, tmp_path, RELEASED, "main")
