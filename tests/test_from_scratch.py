@@ -46,8 +46,8 @@ TENSOR_ATTRIBUTES = {
     # a checkpoint's bytes, to be digested, and its numbers in the model's type
     *("contiguous", "float", "is_floating_point", "nbytes", "numpy", "view"),
     # no tensor's, but spelled like one: a dataclass field's name, a device's type, a refusal's
-    # parts, a dictionary's values, a text's words
-    *("name", "type", "fix", "where", "values", "split"),
+    # parts, a dictionary's values, a text's words, a path (torch 2.6 renames axes)
+    *("name", "type", "fix", "where", "values", "split", "rename"),
 }
 """Every attribute of a tensor that the model may use, on whatever object it stands."""
 

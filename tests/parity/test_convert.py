@@ -160,7 +160,9 @@ def test_an_interrupted_conversion_leaves_the_old_folder(tmp_path: Path) -> None
     assert convert("tiny", folder).exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     source = (
-        "import sys, time, parity.conversion_run as run; from parity.convert import main\n"
+        "import signal, sys, time; from parity.convert import main\n"
+        # A shell starts what runs in its background deaf to it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from parity import export\n"
         "check = export._check\n"
         "def slow(*args):\n    print('go', flush=True, file=sys.__stderr__); time.sleep(30)\n"
