@@ -74,7 +74,6 @@ def uncollected() -> Iterator[None]:
     gc.disable()
     try:
         yield
-    finally:
-        gc.freeze()
+    finally:  # not frozen as well: what is never collected some libraries call a leak at exit
         if before:
             gc.enable()

@@ -5,6 +5,7 @@ can switch the default off; before torch 2.10 a prepared file could get round it
 files are refused. What an archive would unpack to is summed up before it is unpacked.
 """
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def _check_archive(path: Path, size: int) -> None:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        with warnings.catch_warnings(action="ignore"):  # what is odd about it is refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
         reason = f"it is damaged, or holds more than tensors ({type(error).__name__})"
         raise _refused(path, reason, _CONVERT) from error
