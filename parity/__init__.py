@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from parity.checks.layerwise import layerwise as layerwise
-    from parity.conversion import convert as convert
+    from parity.models import load_pretrained as load_pretrained
 
-_HOMES = {"layerwise": "parity.checks.layerwise", "convert": "parity.convert"}
+_HOMES = {"layerwise": "parity.checks.layerwise", "load_pretrained": "parity.models"}
 
-__all__ = ["convert", "layerwise"]
+__all__ = ["layerwise", "load_pretrained"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from parity.export import Form, export
+from parity.errors import UsageError
+from parity.export import Form, export, refuse_loss
 from parity.mapping import Side
 from parity.output import drawn
 from parity.progress import Progress
@@ -10,6 +11,7 @@ from parity.provenance import FileDigest, Standing
 from parity.refusals import coded
 from parity.report.text_conversion import render
 from parity.sources.names import load_weights
+from parity.telling import one_line
 from parity.weights import Weights
 
 _SIDES = {Form.HUGGINGFACE: Side.HUGGINGFACE, Form.OPENAI: Side.RELEASE}
@@ -32,9 +34,18 @@ def convert(  # noqa: PLR0913 - the command's arguments
         ParityError: It could not be done; nothing was changed.
     """
     form = Form(to)
+    if not str(destination).strip():
+        raise UsageError("the destination has no name", where="DESTINATION", fix="name a folder")
+    if source == "auto":
+        raise UsageError(
+            "auto may be the surrogate, so it is not converted",
+            where="SOURCE",
+            fix="say which: openai-gpt or surrogate",
+        )
     progress(f"reading {source}", 0, 3)
     weights = load_weights(source, lambda done, total: progress(f"drawing {done}", done, total))
     table = drawn(lambda console: render(weights.config, _SIDES[form], console), None)
+    refuse_loss(destination, form, overwrite=force)
     if dry_run:
         return f"{table}\n{_about(weights)}nothing was written\n"
     with coded():
@@ -48,7 +59,7 @@ def _about(weights: Weights) -> str:
     count = sum(array.size for array in weights.tensors.values())
     known = "" if provenance.standing is Standing.UNKNOWN else f" ({provenance.standing})"
     lines = [
-        f"source    {provenance.source}{known}",
+        f"source    {one_line(provenance.source)}{known}",
         f"          {len(weights.tensors)} tensors, {count:,} parameters, {provenance.dtype}",
         f"          sha256 {provenance.sha256[:16]}…",
         *(f"          {_file(file)}" for file in provenance.files),
@@ -58,9 +69,9 @@ def _about(weights: Weights) -> str:
 
 def _written(files: list[FileDigest], destination: Path) -> str:
     """Return what was written."""
-    lines = [f"written   {destination}, read back and equal to the bit"]
+    lines = [f"written   {one_line(str(destination))}, read back and equal to the bit"]
     return "\n".join([*lines, *(f"          {_file(file)}" for file in files)]) + "\n"
 
 
 def _file(file: FileDigest) -> str:
-    return f"{file.name}  {file.size:,} bytes, sha256 {file.sha256[:16]}…"
+    return f"{one_line(file.name)}  {file.size:,} bytes, sha256 {file.sha256[:16]}…"

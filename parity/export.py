@@ -16,6 +16,7 @@ from parity.errors import ParityError, UsageError
 from parity.mapping import Side
 from parity.progress import Progress
 from parity.provenance import FileDigest
+from parity.refusals import coded
 from parity.sources import huggingface_files, manifest, openai_folder, vocabulary
 from parity.weights import Weights, gather
 from reference import openai_release
@@ -23,6 +24,7 @@ from reference.plain_file import digested_path
 from scratch_gpt import checkpoint
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.files.replaced_folder import replaced_folder
+from scratch_gpt.files.weight_names import other_weights
 
 
 class Form(StrEnum):
@@ -49,9 +51,13 @@ def export(
         WriteError: The file system refused; what stood there before is as it was.
         ParityError: What was written does not read back to the bit.
     """
-    _refuse_loss(destination, form, overwrite=overwrite)
-    with replaced_folder(destination, overwrite=overwrite) as staging:
-        progress(f"writing {form}", 0, 3)
+    with replaced_folder(
+        destination,
+        overwrite=overwrite,
+        require=lambda folder: refuse_loss(folder, form, overwrite=overwrite),
+        verify=lambda folder: _check(weights, folder, form),
+    ) as staging:
+        progress(f"writing {form}", 0, 2)
         WRITERS[form](weights, staging)
         vocabulary.copy(weights.folder, staging, openai=form is Form.OPENAI)
         files = [_digest(path) for path in sorted(staging.iterdir())]
@@ -63,26 +69,23 @@ def export(
             shards=weights.shards,
         )
         (staging / manifest.NAME).write_text(described, encoding="utf-8")
-        progress("reading it back", 1, 3)
-        _check(weights, staging, form)
-        progress("moving it into place", 2, 3)
+        progress("reading it back, and moving it into place", 1, 2)
     return files
 
 
-def _refuse_loss(destination: Path, form: Form, *, overwrite: bool) -> None:
+def refuse_loss(destination: Path, form: Form, *, overwrite: bool) -> None:
     """Refuse a folder whose weights would be lost unasked, or would lie beside the new ones.
 
     Of two weights in one folder nobody could know which is meant.
     """
-    names = [entry.name for entry in destination.iterdir()] if destination.is_dir() else []
-    others = [n for n in names if Path(n).suffix in _SUFFIXES and n not in _WEIGHTS[form]]
+    others = other_weights(destination, _WEIGHTS[form])
     if others:
         raise UsageError(
             f"the folder holds weights that would stay beside the new ones: {others[0]}",
             where=str(destination),
             fix="choose another folder",
         )
-    if names and not overwrite:
+    if not overwrite and destination.is_dir() and any(destination.iterdir()):
         raise UsageError(
             "the folder is not empty",
             where=str(destination),
@@ -94,7 +97,6 @@ _WEIGHTS: Mapping[Form, Sequence[str]] = {
     Form.HUGGINGFACE: ("model.safetensors",),
     Form.OPENAI: (*openai_release.SHARDS, "params_shapes.json"),
 }
-_SUFFIXES = {".safetensors", ".bin", ".npy", ".pt", ".pth", ".npz", ".h5", ".ot", ".msgpack"}
 
 
 def _write_huggingface(weights: Weights, folder: Path) -> None:
@@ -129,7 +131,8 @@ def _digest(path: Path) -> FileDigest:
 def _check(weights: Weights, folder: Path, form: Form) -> None:
     """Require that what was written reads back to the bit."""
     reader = huggingface_files.read if form is Form.HUGGINGFACE else openai_folder.read
-    found = gather(reader(folder, source="what was written")).provenance.sha256
+    with coded():
+        found = gather(reader(folder, source="what was written")).provenance.sha256
     if found != weights.provenance.sha256:
         raise ParityError(
             f"what was written reads back as other weights: {found}",

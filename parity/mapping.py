@@ -10,7 +10,7 @@ Source: finetune-transformer-lm train.py 404-412, model/params_shapes.json (a69b
 """
 
 import dataclasses
-import fnmatch
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -117,10 +117,10 @@ ALIASES: dict[Side, dict[str, str]] = {
 
 BUFFERS: dict[Side, tuple[str, ...]] = {
     Side.OURS: (),
-    Side.HUGGINGFACE: ("transformer.h.*.attn.bias", "transformer.position_ids"),
+    Side.HUGGINGFACE: (r"transformer\.h\.\d+\.attn\.bias", r"transformer\.position_ids"),
     Side.RELEASE: (),
 }
-"""Names, as patterns, of constants that some versions save among the weights."""
+"""Names, as regular expressions, of constants that some versions save among the weights."""
 
 
 def rows(n_layer: int) -> list[Row]:
@@ -142,4 +142,4 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int]:
 
 def is_buffer(side: Side, name: str) -> bool:
     """Return whether `name` is a constant that a checkpoint may hold beside its weights."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in BUFFERS[side])
+    return any(re.fullmatch(pattern, name) for pattern in BUFFERS[side])

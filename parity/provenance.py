@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any
 
 from reference import published
@@ -54,6 +55,10 @@ class FileDigest:
         return dataclasses.replace(self, standing=_STANDINGS[found])
 
 
+_TENSORS = {".safetensors", ".bin", ".pt", ".pth", ".npy"}
+"""Endings of files that hold tensors; a config or an index beside them has no published digest."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where weights came from.
@@ -64,6 +69,8 @@ class Provenance:
         sha256: Over every tensor's name and float32 bytes, whatever file they stood in.
         dtype: Type they were stored in.
         files: Every file read; none for drawn weights.
+        released_config: Whether every field of the config that decides a number is the released
+            model's.
     """
 
     source: str
@@ -71,14 +78,20 @@ class Provenance:
     sha256: str
     dtype: str = "float32"
     files: Sequence[FileDigest] = ()
+    released_config: bool = True
 
     @property
     def standing(self) -> Standing:
-        """Whether all files are published ones; one that differs decides."""
-        standings = {file.standing for file in self.files}
-        if Standing.DIFFERS in standings:
+        """Whether the weights are the published ones.
+
+        One file that differs decides. Else all files with tensors must be published ones, and
+        the config must be theirs: no tensor knows how many heads there are.
+        """
+        if Standing.DIFFERS in {file.standing for file in self.files}:
             return Standing.DIFFERS
-        return Standing.KNOWN if standings == {Standing.KNOWN} else Standing.UNKNOWN
+        held = {file.standing for file in self.files if PurePath(file.name).suffix in _TENSORS}
+        known = held == {Standing.KNOWN} and self.released_config
+        return Standing.KNOWN if known else Standing.UNKNOWN
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from parity.errors import InputRefusedError
 from parity.machine import copied
 from parity.mapping import Side
 from parity.provenance import FileDigest, Provenance
+from scratch_gpt import config_file
 from scratch_gpt.config import GPTConfig
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -78,6 +79,14 @@ class Checkpoint:
     shards: Sequence[Shard] | None = None
 
 
+RELEASED = GPTConfig().to_huggingface()
+DECIDES_NUMBERS = (
+    *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"),
+    *("afn", "layer_norm_epsilon"),
+)
+"""Fields of a config that change what a model in evaluation mode computes."""
+
+
 def gather(found: Checkpoint) -> Weights:
     """Return a checkpoint's weights under our names, in float32.
 
@@ -85,7 +94,7 @@ def gather(found: Checkpoint) -> Weights:
         InputRefusedError: The config is not a GPT-1's, or the tensors are not its.
     """
     try:
-        config = GPTConfig.from_huggingface(found.fields).to_huggingface()
+        config = config_file.config_of(found.fields).to_huggingface()
     except ValueError as error:
         raise InputRefusedError(
             str(error),
@@ -101,6 +110,7 @@ def gather(found: Checkpoint) -> Weights:
         sha256=digest(tensors),
         dtype=_types(ours),
         files=tuple(found.files),
+        released_config=all(config[name] == RELEASED[name] for name in DECIDES_NUMBERS),
     )
     return Weights(
         config=config,

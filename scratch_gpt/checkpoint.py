@@ -16,6 +16,8 @@ from scratch_gpt.files import safetensors_file
 from scratch_gpt.files.finite import not_finite
 from scratch_gpt.files.replaced_folder import replaced_folder
 from scratch_gpt.files.shown import one_line
+from scratch_gpt.files.weight_names import other_weights
+from scratch_gpt.files.write_error import OccupiedError
 from scratch_gpt.model import GPT
 
 CONFIG = "config.json"
@@ -36,14 +38,17 @@ def save_pretrained(
         overwrite: Whether a folder that is not empty may be there.
 
     Raises:
-        ValueError: A weight is not float32 or not finite; nothing was written.
+        ValueError: A weight is not float32 or not finite, or the tensors are not those of the
+            model's config; nothing was written.
         OccupiedError: Something at `directory` would be lost.
         WriteError: The file system refused.
     """
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    named = model.named_parameters(remove_duplicate=False)
+    tensors = {name: parameter.detach() for name, parameter in named}
+    _require_whole(tensors, model.config)
     for name, tensor in tensors.items():
         _require_savable(name, tensor)
-    with replaced_folder(Path(directory), overwrite=overwrite) as staging:
+    with replaced_folder(Path(directory), overwrite=overwrite, require=_require_alone) as staging:
         write(staging, model.config, tensors)
 
 
@@ -85,6 +90,27 @@ def from_pretrained(directory: str | os.PathLike[str], *, attention: str = "plai
     state = {name: tensors.pop(its).float() for name, its in theirs.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _require_whole(tensors: Mapping[str, Tensor], config: GPTConfig) -> None:
+    """Require the very tensors that a model of this config has: others could not be loaded back."""
+    with torch.device("meta"):
+        whole = GPT(config)
+    wanted = {name: parameter.shape for name, parameter in whole.named_parameters()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    differing = sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+    if differing:
+        raise ValueError(f"the model is not the one its config describes: {differing[:4]}")
+
+
+def _require_alone(folder: Path) -> None:
+    """Require that no other weights would lie beside the new ones."""
+    if others := other_weights(folder, (WEIGHTS,)):
+        raise OccupiedError(
+            f"the folder holds weights that would stay beside the new ones: {one_line(others[0])}",
+            where=one_line(folder),
+            fix="choose another folder",
+        )
 
 
 def _require_savable(name: str, weights: Tensor) -> None:

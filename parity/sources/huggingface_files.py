@@ -7,22 +7,19 @@ forms in one folder the first is read, as transformers does.
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
-from transformers import OpenAIGPTConfig
 
 from parity.errors import InputRefusedError
 from parity.mapping import Side
 from parity.provenance import FileDigest
-from parity.sources import json_file, manifest, torch_file, vocabulary
+from parity.sources import config_beside, json_file, manifest, torch_file, vocabulary
 from parity.weights import Checkpoint
-from scratch_gpt import config_file
-from scratch_gpt.config import GPTConfig
+from reference.plain_file import digested_path
 from scratch_gpt.files import safetensors_file
 
 Part = tuple[dict[str, Tensor], FileDigest]
-CONFIG = "config.json"
+CONFIG = config_beside.NAME
 
 
 def read(
@@ -45,19 +42,21 @@ def read(
     chosen = _choose(path) if path.is_dir() else path
     if chosen.suffix != ".json":
         _reader(chosen)  # another form is told before what is missing beside it
-    config, fields = config_file.read(folder / CONFIG)
-    _check_readings(config, fields, folder / CONFIG)
+    fields = config_beside.read(folder)
     vocabulary.check(folder, fields)
     parts = _parts(chosen)
+    files = [digest for _, digest in parts.values()]
+    beside = {folder / CONFIG, *(p for p in [chosen] if p.suffix == ".json")}
+    files += [FileDigest(**dataclasses.asdict(digested_path(path))) for path in sorted(beside)]
     return Checkpoint(
         state=_joined(parts, chosen),
         side=Side.HUGGINGFACE,
         fields=fields,
         source=source,
         revision=revision,
-        files=[digest.judged(released=released) for _, digest in parts.values()],
+        files=[file.judged(released=released) for file in files],
         folder=folder,
-        shards=manifest.shards(folder),
+        shards=manifest.shards(folder, files),
     )
 
 
@@ -67,8 +66,7 @@ def _safetensors(path: Path) -> Part:
 
 
 def _torch(path: Path) -> Part:
-    tensors, digest = torch_file.read(path)
-    return tensors, FileDigest(name=path.name, size=digest.size, sha256=digest.sha256)
+    return torch_file.read(path)
 
 
 READERS: dict[str, Callable[[Path], Part]] = {
@@ -149,20 +147,3 @@ def _joined(parts: Mapping[str, Part], path: Path) -> dict[str, Tensor]:
     if len(joined) != sum(len(tensors) for tensors, _ in parts.values()):
         raise json_file.refused(path, "a tensor is in two of its files")
     return joined
-
-
-def _check_readings(config: GPTConfig, fields: Mapping[str, Any], path: Path) -> None:
-    """Require that transformers reads the same model out of the config as we did.
-
-    Raises:
-        InputRefusedError: It does not, or reads none.
-    """
-    try:
-        theirs = OpenAIGPTConfig.from_dict(dict(fields)).to_dict()
-    except Exception as error:
-        raise json_file.refused(path, str(error).replace("\n", " ")) from error
-    ours = dataclasses.asdict(config)
-    differing = [name for name, value in ours.items() if theirs.get(name) != value]
-    if differing:
-        read = [f"{name}: {theirs.get(name)!r} and {ours[name]!r}" for name in differing]
-        raise json_file.refused(path, f"transformers and we read it differently: {read}")

@@ -42,8 +42,14 @@ def text(
     return json.dumps(described, indent=1, allow_nan=False) + "\n"
 
 
-def shards(folder: Path) -> list[Shard] | None:
+def shards(folder: Path, files: Sequence[FileDigest]) -> list[Shard] | None:
     """Return how the release was cut that a folder's weights were converted from, if it is known.
+
+    A manifest of other files than were read is one of weights that are there no more.
+
+    Args:
+        folder: Where to look.
+        files: What was read of it.
 
     Raises:
         InputRefusedError: There is a manifest, and it is damaged.
@@ -51,11 +57,16 @@ def shards(folder: Path) -> list[Shard] | None:
     path = folder / NAME
     if not path.exists():
         return None
-    found = json_file.read(path).get("shards")
+    manifest = json_file.read(path)
+    found, written = manifest.get("shards"), manifest.get("files")
     if found is None:
         return None
     if not isinstance(found, list) or not all(map(_is_shard, found)):
         raise json_file.refused(path, f"its shards are no lengths and headers: {str(found)[:60]}")
+    if not isinstance(written, dict) or any(
+        written.get(file.name) != {"size": file.size, "sha256": file.sha256} for file in files
+    ):
+        return None
     return [Shard(**shard) for shard in found]
 
 

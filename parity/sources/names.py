@@ -6,7 +6,7 @@ from pathlib import Path
 
 from parity.errors import InputRefusedError, UsageError
 from parity.provenance import Standing
-from parity.refusals import coded
+from parity.refusals import coded, hostile
 from parity.sources import drawn, hub_repository, huggingface_files, openai_folder
 from parity.sources.drawn import OnTensor
 from parity.weights import Weights, gather
@@ -36,7 +36,7 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
         InconclusiveError: There is no tensor in it.
         EnvironmentUnfitError: It cannot be had from here.
     """
-    with coded():
+    with coded(), hostile(name):
         if name in surrogate.SIZES:
             return drawn.load(name, on_tensor)
         if name == "auto":
@@ -64,7 +64,14 @@ def _released_or_surrogate(on_tensor: OnTensor | None) -> Weights:
 
 
 def _published(repository: str, revision: str | None, fetched: Fetched | None = None) -> Weights:
-    return _accepted(gather(hub_repository.read(repository, revision, fetched)))
+    weights = _accepted(gather(hub_repository.read(repository, revision, fetched)))
+    if repository in published.REPOSITORIES and not weights.provenance.released_config:
+        raise InputRefusedError(
+            "config.json is not the released model's",
+            where=weights.provenance.source,
+            fix="remove the repository from the hub's cache, and fetch it again",
+        )
+    return weights
 
 
 def _accepted(weights: Weights) -> Weights:
@@ -87,12 +94,22 @@ def _accepted(weights: Weights) -> Weights:
 def _is_path(name: str) -> bool:
     """Return whether a name is meant as a path: it is there, or looks like nothing else."""
     separators = {os.sep, os.altsep or os.sep}
+    repository = name.partition("@")[0]
     return (
         name.startswith((".", "~", *separators))
         or Path(name).suffix in {*huggingface_files.READERS, ".json", ".npy"}
-        or sum(name.count(separator) for separator in separators) > 1
-        or os.path.lexists(name)
+        or sum(repository.count(separator) for separator in separators) > 1
+        or _exists(name)
     )
+
+
+def _exists(name: str) -> bool:
+    """Return whether something is there; a name that no file can have is not."""
+    try:
+        os.lstat(name)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _local(path: Path) -> Weights:
@@ -105,8 +122,20 @@ def _local(path: Path) -> Weights:
     if path.is_dir():
         _refuse_distributed(path)
         if openai_folder.recognised(path):
+            _refuse_two_forms(path)
             return gather(openai_folder.read(path, source=f"OpenAI's form, {name}"))
     return gather(huggingface_files.read(path, source=f"Hugging Face's form, {name}"))
+
+
+def _refuse_two_forms(folder: Path) -> None:
+    """Refuse a folder with the release's shards and other weights: nobody says which are meant."""
+    others = [name for name in huggingface_files.FORMS if (folder / name).exists()]
+    if others:
+        raise InputRefusedError(
+            f"the folder holds OpenAI's shards and {others[0]}, which may be other weights",
+            where=str(folder),
+            fix=f"give the path of {others[0]}, or keep the shards in a folder of their own",
+        )
 
 
 def _refuse_distributed(folder: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from parity.mapping import Side, rows
 from parity.provenance import FileDigest
-from parity.sources import vocabulary
+from parity.sources import config_beside, vocabulary
 from parity.weights import Checkpoint, Shard
 from reference import openai_release
 from scratch_gpt.config import GPTConfig
@@ -27,11 +27,11 @@ def read(folder: Path, *, source: str) -> Checkpoint:
 
     Raises:
         SourceError: A file is unsound or cannot be read.
-        InputRefusedError: The vocabulary beside the shards is another one.
+        InputRefusedError, CheckpointError: Config or vocabulary are not the weights'.
     """
     release = openai_release.read(folder)
     bare = release.config is None
-    fields = GPTConfig().to_huggingface() if release.config is None else dict(release.config)
+    fields = GPTConfig().to_huggingface() if bare else config_beside.read(folder)
     vocabulary.check(folder, fields)
     names = [row.release for row in rows((len(release.tensors) - 2) // 12)]
     tensors = map(torch.from_numpy, release.tensors)

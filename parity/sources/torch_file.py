@@ -5,16 +5,23 @@ can switch the default off; before torch 2.10 a prepared file could get round it
 files are refused. What an archive would unpack to is summed up before it is unpacked.
 """
 
+import hashlib
+import io
+import os
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from parity.errors import InputRefusedError
-from reference.plain_file import DigestedFile, digested_path, opened
+from parity.provenance import FileDigest
+from reference.plain_file import opened
+from scratch_gpt.files.finite import not_finite
+from scratch_gpt.files.safetensors_header import LONGEST_NAME, MOST_TENSORS
+from scratch_gpt.files.shown import shown
 
 _SAFE_SINCE = (2, 10)
 _ROOM = 1 << 20
@@ -22,7 +29,7 @@ _ROOM = 1 << 20
 _CONVERT = "convert it to safetensors where you trust it, and use that"
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], DigestedFile]:
+def read(path: Path) -> tuple[dict[str, Tensor], FileDigest]:
     """Return the tensors of a file of torch.save by name, on the CPU, and the file's digest.
 
     Raises:
@@ -35,12 +42,28 @@ def read(path: Path) -> tuple[dict[str, Tensor], DigestedFile]:
             where=str(path),
             fix="use safetensors, or convert the file with torch 2.10 or newer",
         )
-    _check_kind(path)
-    before = digested_path(path)
-    tensors = {name: _dense(path, name, value) for name, value in _loaded(path).items()}
-    if digested_path(path) != before:
-        raise _refused(path, "it changed while it was read", "try again when nothing writes to it")
-    return tensors, before
+    with opened(path) as (raw, size):
+        before = _state(raw)
+        file = io.BufferedReader(cast("io.RawIOBase", raw))
+        _check_kind(path, file, size)
+        digest = _digest(path, file, size)
+        tensors = {name: _dense(path, name, value) for name, value in _loaded(path, file).items()}
+        if _digest(path, file, size) != digest or _state(raw) != before:
+            fix = "try again when nothing writes to it"
+            raise _refused(path, "it changed while it was read", fix)
+        file.detach()
+    return tensors, digest
+
+
+def _state(file: IO[bytes]) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _digest(path: Path, file: BinaryIO, size: int) -> FileDigest:
+    file.seek(0)
+    sha256 = hashlib.file_digest(cast("io.BufferedReader", file), "sha256").hexdigest()
+    return FileDigest(name=path.name, size=size, sha256=sha256)
 
 
 def _version() -> tuple[int, int]:
@@ -55,20 +78,19 @@ _KINDS = (
 )
 
 
-def _check_kind(path: Path) -> None:
+def _check_kind(path: Path, file: BinaryIO, size: int) -> None:
     """Require a file that torch.save wrote, and that unpacks to no more than it holds."""
-    with opened(path) as (file, size):
-        head = file.read(32) or b""
+    head = file.read(32)
     kind = next((kind for magic, kind in _KINDS if head.startswith(magic)), None)
     if kind is None:
         raise _refused(path, "torch.save did not write it", "use safetensors")
     if kind == "archive":
-        _check_archive(path, size)
+        _check_archive(path, file, size)
 
 
-def _check_archive(path: Path, size: int) -> None:
+def _check_archive(path: Path, file: BinaryIO, size: int) -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
@@ -79,28 +101,34 @@ def _check_archive(path: Path, size: int) -> None:
         raise _refused(path, "it is a TorchScript program, not a file of tensors", _CONVERT)
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _loaded(path: Path, file: BinaryIO) -> dict[str, Any]:
+    file.seek(0)
     try:
         with warnings.catch_warnings(action="ignore"):  # what is odd about it is refused below
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
         reason = f"it is damaged, or holds more than tensors ({type(error).__name__})"
         raise _refused(path, reason, _CONVERT) from error
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
         raise _refused(path, f"it holds a {type(loaded).__name__}, not tensors by name", _CONVERT)
+    unfit = [name for name in loaded if not 0 < len(name) <= LONGEST_NAME or not name.isprintable()]
+    if unfit or len(loaded) > MOST_TENSORS:
+        what = f"the name {shown(unfit[0])}" if unfit else f"{len(loaded)} tensors"
+        raise _refused(path, f"it holds {what}, more than is read", _CONVERT)
     return dict(loaded)
 
 
 def _dense(path: Path, name: str, value: Any) -> Tensor:  # noqa: ANN401 - whatever was in it
     """Return an entry if it is a plain tensor with memory of its own and finite values."""
     if not isinstance(value, Tensor):
-        raise _refused(path, f"{name!r} is a {type(value).__name__}, not a tensor", _CONVERT)
+        raise _refused(path, f"{shown(name)} is a {type(value).__name__}, not a tensor", _CONVERT)
     if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
         form = f"{value.layout}, quantised: {value.is_quantized}, on {value.device.type}"
-        raise _refused(path, f"{name!r} is no plain tensor ({form})", _CONVERT)
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-        count = int((~torch.isfinite(value)).sum())
-        raise _refused(path, f"{name!r} has {count} values that are not finite", "train again")
+        raise _refused(path, f"{shown(name)} is no plain tensor ({form})", _CONVERT)
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise _refused(path, f"{shown(name)} claims more numbers than the file holds", _CONVERT)
+    if value.is_floating_point() and (count := not_finite(value)):
+        raise _refused(path, f"{shown(name)} has {count} values that are not finite", "train again")
     return value.detach().contiguous()
 
 

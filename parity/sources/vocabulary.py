@@ -1,11 +1,12 @@
 """The vocabulary's files that lie beside weights, under the names of either publication."""
 
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from parity.sources import json_file
+from scratch_gpt.files.regular_file import opened
 
 NAMES = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
 """Hugging Face's name to OpenAI's: the bytes are the same."""
@@ -31,6 +32,7 @@ def check(folder: Path, fields: Mapping[str, Any]) -> None:
 
 _OTHERS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "generation_config.json",
 )
 """What else of Hugging Face's is about text; OpenAI's release has nothing for it to become."""
 
@@ -42,13 +44,28 @@ def copy(folder: Path | None, target: Path, *, openai: bool) -> None:
         folder: Where to look.
         target: A folder to write into.
         openai: Whether OpenAI's names are wanted, else Hugging Face's.
+
+    Raises:
+        InputRefusedError, CheckpointError: A file of it is none, or far too large for one.
     """
     if folder is None:
         return
     for hugging_face, release in NAMES.items():
-        found = next((folder / n for n in (hugging_face, release) if (folder / n).exists()), None)
+        found = next((n for n in (hugging_face, release) if os.path.lexists(folder / n)), None)
         if found is not None:
-            shutil.copyfile(found, target / (release if openai else hugging_face))
+            _copy(folder / found, target / (release if openai else hugging_face))
     for name in () if openai else _OTHERS:
-        if (folder / name).exists():
-            shutil.copyfile(folder / name, target / name)
+        if os.path.lexists(folder / name):
+            _copy(folder / name, target / name)
+
+
+_LARGEST = 16 << 20
+"""Bytes; the released vocabulary's files have under one million each, tokenizer.json 1.3."""
+
+
+def _copy(source: Path, target: Path) -> None:
+    with opened(source) as file:
+        text = file.read(_LARGEST + 1) or b""
+    if len(text) > _LARGEST:
+        raise json_file.refused(source, f"it has more than {_LARGEST:,} bytes: no vocabulary has")
+    target.write_bytes(text)

@@ -17,5 +17,9 @@ class CheckpointError(ValueError):
         self.fix = fix
 
 
+class UnreadableError(CheckpointError):
+    """A file that may be in order and may not be read from here."""
+
+
 class EmptyCheckpointError(CheckpointError):
     """A well-formed file without a tensor: nothing is wrong with it, and nothing is in it."""

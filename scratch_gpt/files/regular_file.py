@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.files.refusal import CheckpointError, UnreadableError
 from scratch_gpt.files.shown import one_line
 
 _KINDS = {
@@ -58,4 +58,5 @@ def _unopened(path: Path, error: OSError | ValueError) -> CheckpointError:
         (True, f"it cannot be opened: {reason}", "check the path"),
     )
     what, fix = next((what, fix) for applies, what, fix in known if applies)
-    return CheckpointError(what, where=one_line(path), fix=fix)
+    kind = UnreadableError if isinstance(error, PermissionError) else CheckpointError
+    return kind(what, where=one_line(path), fix=fix)

@@ -9,8 +9,11 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+if os.name == "posix":
+    import fcntl
 
 from scratch_gpt.files.exchange import exchange
 from scratch_gpt.files.shown import one_line, shown
@@ -19,7 +22,13 @@ from scratch_gpt.files.write_error import OccupiedError, write_error
 
 
 @contextlib.contextmanager
-def replaced_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def replaced_folder(
+    path: Path,
+    *,
+    overwrite: bool,
+    require: Callable[[Path], None] = lambda _: None,
+    verify: Callable[[Path], None] = lambda _: None,
+) -> Iterator[Path]:
     """Give an empty folder to write files into; put it in the place of `path` at the end.
 
     Files of a folder that stands there and that were not written anew are carried over. A link
@@ -30,6 +39,10 @@ def replaced_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Args:
         path: Where the folder shall be; the folders above it are made where they are missing.
         overwrite: Whether a folder that is not empty may be there.
+        require: Called with the destination before anything is written, and again when nobody
+            else writes there; raises if it may not be replaced.
+        verify: Called with the new folder, old files and all, before it is moved into place;
+            raises if it is not what it must be.
 
     Yields:
         The staging folder. Plain files belong into it, and no folders.
@@ -41,19 +54,42 @@ def replaced_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     destination = Path(os.path.realpath(path))
     with _told(path, destination):
+        require(destination)
         _require_replaceable(destination, overwrite=overwrite)
         destination.parent.mkdir(parents=True, exist_ok=True)
         sweep(destination.parent)
         staging = make_staging(destination.parent)
         try:
             yield staging
-            _complete(staging, destination)
-            _move(staging, destination, overwrite=overwrite)
+            with _alone_in(destination.parent):
+                require(destination)
+                _complete(staging, destination)
+                verify(staging)
+                _move(staging, destination, overwrite=overwrite)
+                _flush(destination.parent)
+                _remove_old(staging, destination)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        _flush(destination.parent)
-        _remove_old(staging, destination)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other writer of ours moves anything in `folder`, and keep others waiting.
+
+    Between carrying old files over and the move nobody else may put a folder in place, or two
+    models would end up in one. The lock is the system's, and gone with the process that holds it.
+    """
+    if os.name != "posix":  # elsewhere a folder cannot be opened, nor locked
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

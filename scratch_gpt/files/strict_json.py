@@ -30,8 +30,8 @@ def loads(text: bytes) -> Any:  # noqa: ANN401 - whatever the text holds
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        places = {name: place for place, (name, _) in enumerate(pairs)}  # the last of each
+        twice = next(name for place, (name, _) in enumerate(pairs) if places[name] != place)
         raise ValueError(f"the key {shown(twice)} stands there twice")
     return found
 

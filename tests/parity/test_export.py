@@ -13,9 +13,11 @@ from transformers import AutoModelForCausalLM
 from parity import export as exporting
 from parity.errors import ParityError, UsageError
 from parity.export import Form, export
+from parity.models import build_ours
 from parity.sources.names import load_weights
 from parity.weights import Weights
 from reference import openai_release
+from scratch_gpt.files.refusal import CheckpointError
 from scratch_gpt.files.write_error import WriteError
 
 FORMS = list(Form)
@@ -205,3 +207,57 @@ def test_what_reads_back_as_other_numbers_is_not_kept(
     with pytest.raises(ParityError, match="reads back as other weights"):
         write(weights, tmp_path / "new", form)
     assert not list(tmp_path.iterdir())
+
+
+def test_another_form_that_came_meanwhile_is_not_mixed_in(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the folder holds is asked once more when nobody else can write there."""
+    folder, writer = tmp_path / "both", exporting.WRITERS[Form.HUGGINGFACE]
+
+    def overtaken(source: Weights, staging: Path) -> None:
+        writer(source, staging)
+        write(weights, folder, Form.OPENAI)
+
+    monkeypatch.setitem(exporting.WRITERS, Form.HUGGINGFACE, overtaken)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="beside the new ones"):
+        write(weights, folder, Form.HUGGINGFACE, overwrite=True)
+    assert len(load_weights(str(folder)).tensors) == 146
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_what_would_be_refused_beside_old_files_is_not_put_there(
+    weights: Weights, tmp_path: Path
+) -> None:
+    """A vocabulary of another size in the destination: told before anything is replaced."""
+    (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
+    with pytest.raises(ParityError, match="it has 1 tokens, the config 211"):
+        write(weights, tmp_path, Form.HUGGINGFACE, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["vocab.json"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "endless", "dangling", "large"])
+def test_a_vocabulary_that_is_none_is_refused(kind: str, weights: Weights, tmp_path: Path) -> None:
+    """At once, whatever lies there under its name, and nothing is written."""
+    source = write(weights, tmp_path / "source", Form.HUGGINGFACE)
+    path = source / "merges.txt"
+    {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "endless": lambda: path.symlink_to("/dev/zero"),
+        "dangling": lambda: path.symlink_to("nothing"),
+        "large": lambda: path.write_bytes(bytes((16 << 20) + 1)),
+    }[kind]()
+    with pytest.raises((ParityError, CheckpointError), match=r"a folder|pipe|device|link|16,777"):
+        write(load_weights(str(source)), tmp_path / "new", Form.HUGGINGFACE)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_manifest_of_other_files_is_not_believed(weights: Weights, tmp_path: Path) -> None:
+    """Weights that were saved over a conversion's are not cut as those were."""
+    first = write(weights, tmp_path / "1", Form.OPENAI)
+    second = write(load_weights(str(first)), tmp_path / "2", Form.HUGGINGFACE)
+    assert load_weights(str(second)).shards is not None
+    build_ours(weights).save_pretrained(second)
+    (second / "config.json").write_text(json.dumps(dict(weights.config)), encoding="utf-8")
+    assert load_weights(str(second)).shards is None

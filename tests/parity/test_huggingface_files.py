@@ -14,6 +14,7 @@ from torch import Tensor
 from parity.conversion import convert
 from parity.errors import ExitCode, InconclusiveError, ParityError
 from parity.mapping import Side
+from parity.sources import config_beside
 from parity.sources.names import load_weights
 from parity.weights import Weights
 
@@ -99,7 +100,7 @@ def test_every_form_is_read_to_the_bit(
     found = load_weights(str(folder if given == "folder" else folder / form))
     assert_same_bits(found, weights)
     files = {file.name: file.size for file in found.provenance.files}
-    on_disk = {p.name: p.stat().st_size for p in folder.iterdir() if p.suffix != ".json"}
+    on_disk = {p.name: p.stat().st_size for p in folder.iterdir()}
     assert files == on_disk
     assert found.provenance.standing == "unknown"
 
@@ -226,15 +227,14 @@ def test_transformers_and_we_must_read_one_model(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A field that the two take differently is named, with both readings."""
-    from parity.sources import huggingface_files
 
-    class Other(huggingface_files.OpenAIGPTConfig):
+    class Other(config_beside.OpenAIGPTConfig):
         @classmethod
         def from_dict(cls, fields: dict[str, Any], **_: object) -> object:
-            return huggingface_files_config(**{**fields, "n_head": 7})
+            return stock(**{**fields, "n_head": 7})
 
-    huggingface_files_config = huggingface_files.OpenAIGPTConfig
-    monkeypatch.setattr(huggingface_files, "OpenAIGPTConfig", Other)
+    stock = config_beside.OpenAIGPTConfig
+    monkeypatch.setattr(config_beside, "OpenAIGPTConfig", Other)
     assert "n_head: 7 and 3" in refusal(write()).what
 
 

@@ -10,15 +10,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import parity.weights
+from parity.conversion import convert
 from parity.errors import ExitCode, ParityError, UsageError
+from parity.mapping import Side
 from parity.provenance import Standing
 from parity.sources import hub_repository, names
 from parity.sources.names import load_weights
 from parity.weights import Weights, digest
-from reference import published
+from reference import openai_release, published
 from reference.hub import Fetched
 from reference.plain_file import digested_path
 from reference.refusal import RefusedError, UnavailableError
+from scratch_gpt import GPTConfig
 
 COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
 
@@ -94,6 +98,10 @@ def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     def publish(folder: Path) -> None:
         digest = digested_path(folder / "model.safetensors").sha256
         monkeypatch.setitem(published.SHA256, "model.safetensors", digest)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        monkeypatch.setattr(
+            parity.weights, "RELEASED", GPTConfig.from_huggingface(config).to_huggingface()
+        )
 
     return publish
 
@@ -114,6 +122,7 @@ def error_of(name: str) -> ParityError:
         ("openai-gpt@refs/pr/3", "openai-gpt", "refs/pr/3"),
         ("some.body/my-gpt1", "some.body/my-gpt1", None),
         ("somebody/my_gpt1@v1.0", "somebody/my_gpt1", "v1.0"),
+        ("somebody/my_gpt1@refs/pr/1", "somebody/my_gpt1", "refs/pr/1"),
     ],
 )
 def test_a_repository_is_fetched_at_its_revision(
@@ -132,6 +141,20 @@ def test_a_repository_is_fetched_at_its_revision(
     assert repository in found.provenance.source
     assert "from the hub," in found.provenance.source
     assert found.provenance.standing is Standing.KNOWN
+
+
+@pytest.mark.parametrize("change", [{"n_head": 7}, {"layer_norm_epsilon": 1e-3}], ids=str)
+def test_published_bytes_with_another_config_are_not_known(
+    change: dict[str, float], fake_hub: FakeHub, publish: Callable[[Path], None]
+) -> None:
+    """No tensor knows how many heads there are: refused as the released model, else unknown."""
+    publish(fake_hub.folder)
+    path = fake_hub.folder / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) | change
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    assert "config.json is not the released model's" in error_of("openai-gpt").what
+    assert load_weights("somebody/model").provenance.standing is Standing.UNKNOWN
+    assert load_weights(str(fake_hub.folder)).provenance.standing is Standing.UNKNOWN
 
 
 def test_bytes_under_the_released_models_name_must_be_the_published_ones(
@@ -242,3 +265,21 @@ def test_the_surrogate_is_known_in_whatever_form(folder: Path, weights: Weights)
     assert found.provenance.sha256 == weights.provenance.sha256
     moved = np.nextafter(found.tensors["h.0.ln_1.bias"], np.float32(9))
     assert digest({**found.tensors, "h.0.ln_1.bias": moved}) != weights.provenance.sha256
+
+
+def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> None:
+    """Nobody says which are meant; the path of one file does."""
+    named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
+    openai_release.write(folder, list(named.values()), config=dict(weights.config))
+    refusal = error_of(str(folder))
+    assert refusal.code is ExitCode.REFUSED
+    assert "OpenAI's shards and model.safetensors" in refusal.what
+    assert len(load_weights(str(folder / "model.safetensors")).tensors) == 146
+
+
+@pytest.mark.parametrize(
+    "name", ["~nobody-of-that-name/x", f"./{300 * 'a'}", "a\0b/c", "a/b..git"], ids=ascii
+)
+def test_a_name_that_no_file_can_have_is_an_error_with_a_code(name: str) -> None:
+    """And not one of this program's own."""
+    assert error_of(name).code in {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.ENVIRONMENT}

@@ -97,6 +97,17 @@ def test_a_config_of_another_model_is_refused(
     assert said in refusal(folder).what
 
 
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_config_without_its_number_of_heads_is_refused(*, twice: bool, folder: Path) -> None:
+    """Or with two: no default stands in for what decides every number."""
+    path = folder / "config.json"
+    text = path.read_text(encoding="utf-8").replace('"n_head": 3,', "")
+    if twice:
+        text = text.replace("{", '{"n_head": 3, "n_head": 7,', 1)
+    path.write_text(text, encoding="utf-8")
+    assert "n_head" in refusal(folder).what
+
+
 def test_blocks_in_another_order_are_other_weights(
     folder: Path, listed: Listed, weights: Weights
 ) -> None:

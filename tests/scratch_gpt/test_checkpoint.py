@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, OpenAIGPTLMHeadModel
 
@@ -328,3 +328,44 @@ def test_refuses_an_unknown_attention_core(saved: Path) -> None:
 def test_every_file_that_is_read_is_named_by_the_module(saved: Path) -> None:
     """The constants are the names of what is written."""
     assert {checkpoint.CONFIG, checkpoint.WEIGHTS} == {path.name for path in saved.iterdir()}
+
+
+def shared(model: GPT) -> None:
+    """Let two blocks be one."""
+    model.h[1] = model.h[0]
+
+
+def resized(model: GPT) -> None:
+    """Give the embedding a row more."""
+    table = model.tokens_embed.weight.detach()
+    model.tokens_embed.weight = nn.Parameter(torch.cat([table, table[:1]]))
+
+
+def extended(model: GPT) -> None:
+    """Add a layer that no config tells of."""
+    model.extra = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("change", [resized, extended, shared])
+def test_a_model_that_could_not_be_loaded_back_is_not_saved(
+    change: Callable[[GPT], None], saved: Path
+) -> None:
+    """And the checkpoint that is there stays."""
+    model = GPT.from_pretrained(saved)
+    before = (saved / "model.safetensors").read_bytes()
+    change(model)
+    if change is shared:
+        with pytest.raises((ValueError, RuntimeError)):
+            model.save_pretrained(saved)
+    else:
+        with pytest.raises(ValueError, match="not the one its config describes"):
+            model.save_pretrained(saved)
+    assert (saved / "model.safetensors").read_bytes() == before
+
+
+def test_weights_of_another_form_are_not_joined(saved: Path) -> None:
+    """Nobody could know which of the two are meant."""
+    model = GPT.from_pretrained(saved)
+    (saved / "params_0.npy").write_bytes(b"x")
+    with pytest.raises(OccupiedError, match="beside the new ones: params_0"):
+        model.save_pretrained(saved)

@@ -36,3 +36,10 @@ def test_refuses_what_json_is_not(text: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message) as refusal:
         strict_json.loads(text)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_repeated_key_is_found_at_once_in_a_large_object() -> None:
+    """The last of 100,000 keys: to count each would take minutes."""
+    text = "{" + ", ".join(f'"k{number}": 0' for number in range(100_000)) + ', "k99999": 1}'
+    with pytest.raises(ValueError, match="the key 'k99999' stands there twice"):
+        strict_json.loads(text.encode())
