@@ -29,7 +29,7 @@ class ParityError(Exception):
     code = ExitCode.INTERNAL
 
     def __init__(self, what: str, *, where: str, fix: str) -> None:
-        super().__init__(what)
+        super().__init__(f"{what} ({where}; {fix})")
         self.what = what
         self.where = where
         self.fix = fix

@@ -1,11 +1,13 @@
 """The `config.json` beside weights of any form: read strictly, and as transformers reads it."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from transformers import OpenAIGPTConfig
 
+from parity.errors import InputRefusedError
 from parity.sources import json_file
 from scratch_gpt import config_file
 
@@ -16,10 +18,16 @@ def read(folder: Path) -> dict[str, Any]:
     """Return the fields of a folder's config.
 
     Raises:
-        CheckpointError: There is none, or it is no GPT-1's that says all of it.
-        InputRefusedError: transformers reads another model out of it than we do, or none.
+        CheckpointError: It is no GPT-1's config that says all of it.
+        InputRefusedError: There is none, or transformers reads another model out of it than we do.
     """
     path = folder / NAME
+    if not os.path.lexists(path):
+        raise InputRefusedError(
+            "there is no config.json beside the weights",
+            where=str(folder),
+            fix="copy it from where they came from: no tensor says how many heads there are",
+        )
     config, fields = config_file.read(path)
     try:
         theirs = OpenAIGPTConfig.from_dict(dict(fields)).to_dict()

@@ -28,10 +28,16 @@ def read(
     origin = "the hub's cache" if fetched.from_cache else "the hub"
     return huggingface_files.read(
         fetched.paths[huggingface_files.CONFIG].parent,
-        source=f"{repository}, from {origin}, commit {commit}",
+        source=f"{repository}, from {origin}, commit {commit}{_unfinished(fetched)}",
         revision=commit,
         released=repository in published.REPOSITORIES,
     )
+
+
+def _unfinished(fetched: Fetched) -> str:
+    """Return a word about downloads that were interrupted: they take room and nobody else tells."""
+    count = len(fetched.unfinished)
+    return f" ({count} unfinished downloads lie in the cache)" if count else ""
 
 
 def cached(repository: str) -> Fetched | None:

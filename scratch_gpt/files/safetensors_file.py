@@ -76,6 +76,7 @@ def read(path: Path) -> SafetensorsFile:
 def _contents(file: BinaryIO, path: Path) -> tuple[dict[str, Tensor], Header, str]:
     """Return the tensors, the header, and the digest of both."""
     header = read_header(file, path)
+    _require_layout(header, path)
     digest = hashlib.sha256(header.text)
     tensors = {}
     with ThreadPoolExecutor(max_workers=1) as hasher:  # one: bytes are hashed in their order
@@ -84,6 +85,21 @@ def _contents(file: BinaryIO, path: Path) -> tuple[dict[str, Tensor], Header, st
             hasher.submit(digest.update, _bytes_of(tensor))
             _require_finite(name, tensor, path)
     return tensors, header, digest.hexdigest()
+
+
+_LAYOUTS = ("pt", "np")
+"""Values of the metadata's `format` under which tensors are laid out as PyTorch has them."""
+
+
+def _require_layout(header: Header, path: Path) -> None:
+    """Refuse a file that another framework wrote for itself: its matrices may lie otherwise."""
+    layout = header.metadata.get("format", "pt")
+    if layout not in _LAYOUTS:
+        raise CheckpointError(
+            f"its metadata says that it was written for {shown(layout)}, not for PyTorch",
+            where=one_line(path),
+            fix="save it from PyTorch, where the layout is known",
+        )
 
 
 def _tensors(path: Path, header: Header) -> Iterator[tuple[str, Tensor]]:

@@ -207,7 +207,7 @@ def test_a_config_that_is_not_the_weights_is_refused(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "no such file"),
+        (None, "there is no config.json beside the weights"),
         ("", "config.json: Expecting value"),
         ('{"n_layer": 12', "config.json: Expecting"),
         ('{"n_layer": 12, "n_layer": 12}', "twice"),

@@ -34,6 +34,7 @@ class FakeHub:
         self.folder = folder
         self.asked: list[tuple[str, str | None, bool | None]] = []
         self.cached = False
+        self.unfinished: tuple[Path, ...] = ()
         self.error: Exception | None = None
         self.answers = True
 
@@ -53,7 +54,7 @@ class FakeHub:
             paths=paths,
             digests={name: digested_path(path) for name, path in paths.items()},
             from_cache=self.cached,
-            unfinished=(),
+            unfinished=self.unfinished,
         )
 
     def reachable(self) -> bool:
@@ -283,3 +284,11 @@ def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> 
 def test_a_name_that_no_file_can_have_is_an_error_with_a_code(name: str) -> None:
     """And not one of this program's own."""
     assert error_of(name).code in {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.ENVIRONMENT}
+
+
+def test_unfinished_downloads_are_mentioned(fake_hub: FakeHub) -> None:
+    """They take room in the cache, and nobody else tells."""
+    assert "unfinished" not in load_weights("somebody/model").provenance.source
+    fake_hub.unfinished = (Path("a.incomplete"), Path("b.incomplete"))
+    source = load_weights("somebody/model").provenance.source
+    assert source.endswith("(2 unfinished downloads lie in the cache)")

@@ -126,7 +126,7 @@ def test_a_candidate_has_a_tap(ours: GPT) -> None:
 
     check_candidate(ours)
     check_candidate(Watched())
-    with pytest.raises(UsageError, match=r"^Linear\.forward has no argument named tap$") as refusal:
+    with pytest.raises(UsageError, match=r"no argument named tap \(") as refusal:
         check_candidate(nn.Linear(3, 3))
     expected = (ExitCode.USAGE, "its arguments are ['input']")
     assert expected == (refusal.value.code, refusal.value.where)
@@ -195,7 +195,7 @@ def test_a_module_in_training_is_refused(ours: GPT, theirs: OpenAIGPTLMHeadModel
     """However deep it is, it is named, with the model it belongs to."""
     check_evaluating({"ours": ours, "theirs": theirs})
     ours.h[3].mlp.training = True
-    with pytest.raises(InconclusiveError, match=r"^ours is in training mode$") as refusal:
+    with pytest.raises(InconclusiveError, match=r"^ours is in training mode \(") as refusal:
         check_evaluating({"theirs": theirs, "ours": ours})
     expected = "1 modules, the first is h.3.mlp"
     assert expected == refusal.value.where

@@ -233,3 +233,16 @@ def test_nothing_is_mapped(save: Save) -> None:
     os.truncate(path, 0)
     assert float(found.tensors["a"].sum()) == 1000.0
     assert not re.search(re.escape(str(path)), Path("/proc/self/maps").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("layout", ["tf", "flax", "mlx", "", "PT"])
+def test_a_file_laid_out_for_others_is_refused(layout: str, tmp_path: Path) -> None:
+    """It says so itself; without a word, and with PyTorch's or NumPy's, it is read."""
+    path = tmp_path / "a.safetensors"
+    tensors = {"a": torch.ones(2)}
+    save_file(tensors, path, metadata={"format": layout})
+    with pytest.raises(CheckpointError, match="it was written for"):
+        read(path)
+    for metadata in (None, {"format": "np"}, {"format": "pt"}):
+        save_file(tensors, path, metadata=metadata)
+        assert list(read(path).tensors) == ["a"]
