@@ -107,7 +107,7 @@ def layerwise(options: Options, progress: Progress) -> Report:
     stated = identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     mask = chosen.attention_mask
-    return layerwise_check(
+    report = layerwise_check(
         candidates,
         reference,
         chosen.token_ids.to(device),
@@ -118,6 +118,21 @@ def layerwise(options: Options, progress: Progress) -> Report:
         identity=stated,
         progress=progress,
     )
+    return dataclasses.replace(report, inputs={**report.inputs, **_asked(options)})
+
+
+_SAID = ("candidate", "plant", "attention", "dtype", "seed", "token_ids", "taps")
+"""Options that decide what a verdict is about."""
+
+
+def _asked(options: Options) -> dict[str, object]:
+    """Return those that are not at their default: a report that is passed on has to say them."""
+    default = Options(verb=options.verb)
+    return {
+        name: getattr(options, name)
+        for name in _SAID
+        if getattr(options, name) != getattr(default, name)
+    }
 
 
 def weights(options: Options, progress: Progress) -> Report:

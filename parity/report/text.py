@@ -73,7 +73,10 @@ def _heading(report: Report) -> RenderableType:
     if "sha256" in weights:
         lines.append(f"          {escape(weights['revision'])}, sha256 {weights['sha256'][:16]}…")
     lines += [f"          {_file(file)}" for file in weights.get("files", ())]
-    lines.append("inputs    " + ", ".join(f"{key} {value}" for key, value in report.inputs.items()))
+    lines.append(
+        "inputs    "
+        + ", ".join(f"{key} {escape(str(value))}" for key, value in report.inputs.items())
+    )
     settings = report.environment
     lines.append(
         "run on    "

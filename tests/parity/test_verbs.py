@@ -106,7 +106,8 @@ def test_the_inputs_are_those_asked_for(
     result = check(*TINY, *arguments, "--format", "json")
     found = strictly(result.stdout)
     expected = (0, inputs, found["plan"]["planned"])
-    assert expected == (result.exit_code, found["inputs"], found["plan"]["compared"])
+    shape = {name: found["inputs"][name] for name in ("batch", "time", "padded_positions")}
+    assert expected == (result.exit_code, shape, found["plan"]["compared"])
 
 
 def test_another_seed_gives_other_ids(check: Check, strictly: Strictly) -> None:
@@ -239,3 +240,26 @@ def test_progress_goes_on_to_the_end() -> None:
     walked = [(done, total) for what, done, total in steps if what.startswith(("h.", "lo", "em"))]
     expected = [(number + 1, 2 * 173) for number in range(2 * 173)]
     assert expected == walked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--plant", "erf-gelu@3"], {"plant": "erf-gelu@3"}),
+        (["--taps", "h.0.*"], {"taps": "h.0.*"}),
+        (["--seed", "7"], {"seed": 7}),
+        (["--token-ids", "1,2,3,4,5"], {"token_ids": "1,2,3,4,5"}),
+        ([], {}),
+    ],
+    ids=str,
+)
+def test_a_report_says_what_was_asked(
+    arguments: list[str], said: dict[str, object], check: Check, strictly: Strictly
+) -> None:
+    """Whatever decides what it is about and is not the default; in the text too."""
+    always = {"attention": "plain", "dtype": "float64"}
+    words = [*TINY, "--time", "5", *arguments]
+    inputs = strictly(check(*words, "--format", "json").stdout)["inputs"]
+    assert said | always == {k: v for k, v in inputs.items() if k in {*verbs._SAID}}
+    text = check(*words).stdout
+    assert not [value for value in said.values() if str(value) not in text]
