@@ -70,7 +70,11 @@ def convert(
     try:
         _run(source, destination, to, dry_run=dry_run, force=force, quiet=quiet)
     except KeyboardInterrupt:
-        tell("interrupted", str(destination), "nothing was written; run it again")
+        tell(
+            "interrupted",
+            str(destination),
+            "run it again; what is there is whole, old or new",
+        )
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except BrokenPipeError:
         raise typer.Exit(ExitCode.CLOSED_PIPE) from None

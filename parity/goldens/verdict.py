@@ -9,6 +9,7 @@ from parity.errors import ExitCode
 from parity.goldens.rows import GoldenRow
 from parity.provenance import Provenance, Standing
 from parity.results import FirstDivergence, Reason
+from parity.weights import DECIDES_NUMBERS
 from reference.golden_schema import Goldens, Kind
 from scratch_gpt.config import GPTConfig
 
@@ -93,12 +94,6 @@ def _not_computed(absent: Sequence[GoldenRow], planned: int) -> Reason:
     )
 
 
-_DECIDES_NUMBERS = (
-    *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"),
-    *("afn", "layer_norm_epsilon"),
-)
-
-
 def _altered(goldens: Goldens, config: GPTConfig) -> list[str]:
     """Return the fields that are not the released model's; none where goldens are of another."""
     if goldens.sha256 is not None:
@@ -106,7 +101,7 @@ def _altered(goldens: Goldens, config: GPTConfig) -> list[str]:
     here, released = dataclasses.asdict(config), dataclasses.asdict(GPTConfig())
     return [
         f"{name} {here[name]} for {released[name]}"
-        for name in _DECIDES_NUMBERS
+        for name in DECIDES_NUMBERS
         if here[name] != released[name]
     ]
 
