@@ -1,0 +1,110 @@
+"""Causal attention in NumPy float64, one query at a time: what every timed kernel is held against.
+
+It imports numpy alone and shares no code with anything it judges. A query is given the keys up
+to its own position and no others, so there is no mask that could be wrong. The last query stands
+at the last key. Work and memory grow with the queries asked for: of a long text some rows can be
+sampled where the whole would never end.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SAMPLED = 64
+"""How many queries of a long text are looked at."""
+
+
+def context(query: Array, key: Array, value: Array, rows: Sequence[int] | None = None) -> Array:
+    """Return `softmax(query key^T / sqrt(head_width)) value` of some queries.
+
+    Args:
+        query: `[batch head time_q head_width]`.
+        key: `[batch head time_k head_width]`.
+        value: Like `key`.
+        rows: Which queries; all where None.
+
+    Returns:
+        `[batch head rows head_width]`.
+
+    Source: Vaswani et al. 2017, section 3.2.1; train.py `_attn` (a69b5c4).
+    """
+    wanted = range(query.shape[2]) if rows is None else rows
+    seen_by = key.shape[2] - query.shape[2] + 1
+    found = np.empty((*query.shape[:2], len(wanted), value.shape[3]))
+    for place, row in enumerate(wanted):
+        seen = seen_by + row
+        weights = _weights(query[:, :, row], key[:, :, :seen])
+        found[:, :, place] = np.einsum("bhk,bhkw->bhw", weights, value[:, :, :seen])
+    return found
+
+
+def gradients(
+    query: Array, key: Array, value: Array, upstream: Array
+) -> tuple[Array, Array, Array]:
+    """Return what `sum(context * upstream)` changes by, for each entry of the three inputs.
+
+    Args:
+        query: `[batch head time_q head_width]`.
+        key: `[batch head time_k head_width]`.
+        value: Like `key`.
+        upstream: Like `query`.
+
+    Returns:
+        Gradients of `query`, `key` and `value`, each of its shape.
+    """
+    by_query, by_key, by_value = (np.zeros_like(x) for x in (query, key, value))
+    scale = 1.0 / np.sqrt(query.shape[3])
+    seen_by = key.shape[2] - query.shape[2] + 1
+    for row in range(query.shape[2]):
+        seen = slice(seen_by + row)
+        weights = _weights(query[:, :, row], key[:, :, seen])
+        given = upstream[:, :, row]
+        by_weight = np.einsum("bhw,bhkw->bhk", given, value[:, :, seen])
+        mean = (weights * by_weight).sum(-1, keepdims=True)
+        by_score = weights * (by_weight - mean) * scale
+        by_query[:, :, row] = np.einsum("bhk,bhkw->bhw", by_score, key[:, :, seen])
+        by_key[:, :, seen] += by_score[..., None] * query[:, :, None, row]
+        by_value[:, :, seen] += weights[..., None] * given[:, :, None]
+    return by_query, by_key, by_value
+
+
+def products(query: Array, key: Array, value: Array, rows: Sequence[int] | None = None) -> Array:
+    """Return `(query key^T) value` of some queries: attention's two products and nothing else."""
+    wanted = query if rows is None else query[:, :, list(rows)]
+    scores = np.einsum("bhqw,bhkw->bhqk", wanted, key, optimize=True)
+    found: Array = np.einsum("bhqk,bhkw->bhqw", scores, value, optimize=True)
+    return found
+
+
+def sampled_rows(time: int, *, tile: int, seed: int = 0, count: int = SAMPLED) -> list[int]:
+    """Return the queries to look at: both ends, those at tile edges, and others by chance.
+
+    Args:
+        time: How many queries there are; where it is at most `count`, all of them.
+        tile: Length of the tiles whose edges are wanted. Where there are more edges than half of
+            `count`, those are taken that lie evenly between the first and the last.
+        seed: Of the chance.
+        count: How many queries to return.
+    """
+    if time <= count:
+        return list(range(time))
+    edges = [row for start in range(tile, time, tile) for row in (start - 1, start)]
+    evenly = np.linspace(0, len(edges) - 1, min(len(edges), count // 2)).round().astype(int)
+    chosen = {0, time - 1, *(edges[at] for at in evenly)}
+    others = np.random.default_rng(seed).permutation(time)
+    for row in others:
+        if len(chosen) == count:
+            break
+        chosen.add(int(row))
+    return sorted(chosen)
+
+
+def _weights(query: Array, key: Array) -> Array:
+    """Return `[batch head seen]`: how much one query takes from each key that it sees."""
+    scores = np.einsum("bhw,bhkw->bhk", query, key) / np.sqrt(query.shape[2])
+    grown = np.exp(scores - scores.max(-1, keepdims=True))
+    weights: Array = grown / grown.sum(-1, keepdims=True)
+    return weights
