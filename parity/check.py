@@ -6,12 +6,29 @@ verb runs, so that `--help` answers at once.
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from parity.errors import ExitCode
+from parity.options import (
+    BatchOption,
+    CandidateOption,
+    DebugOption,
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    FormatOption,
+    OutputOption,
+    PlantOption,
+    QuietOption,
+    SeedOption,
+    TapsOption,
+    TimeOption,
+    TokenIdsOption,
+    WeightsOption,
+)
 from parity.shell import Options, run
 from parity.telling import let_go, tell
 
@@ -28,23 +45,6 @@ app = typer.Typer(
 )
 
 
-class Dtype(StrEnum):
-    """Dtypes whose rounding can be judged; with float64 identity alone is."""
-
-    FLOAT64 = "float64"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class Device(StrEnum):
-    """Where the models run."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-    AUTO = "auto"
-
-
 class Attention(StrEnum):
     """Our attention cores."""
 
@@ -53,66 +53,21 @@ class Attention(StrEnum):
     TILED = "tiled"
 
 
-WeightsOption = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        help="openai-gpt (the released weights, from the hub or its cache), another hub repository "
-        "owner/name[@revision], a folder or file (Hugging Face's form, OpenAI's ten shards, or "
-        "ours), surrogate (seeded, full size), tiny; or auto: openai-gpt, and the surrogate where "
-        "neither cache nor hub has it.",
-    ),
-]
-BatchOption = Annotated[int, typer.Option(min=1, help="Rows of token ids.")]
-TimeOption = Annotated[int, typer.Option(min=1, help="Tokens in each row.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the token ids.")]
-TokenIdsOption = Annotated[
-    str | None,
-    typer.Option(help="Token ids instead of seeded ones: 481,4735,544;12,7 is two rows."),
-]
-DeviceOption = Annotated[Device, typer.Option(help="Where the models run.")]
-FormatOption = Annotated[
-    str, typer.Option("--format", help="What standard output gets: text or json.")
-]
-OutputOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--output",
-        help="Write the report to this file as well, in the form of its suffix: .json or .txt. "
-        "May be given several times.",
-    ),
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
 @app.command()
 def layerwise(
     weights: WeightsOption = "auto",
-    candidate: Annotated[
-        str | None,
-        typer.Option(
-            help="A model to judge instead of ours: FILE.py, whose function build(config, weights) "
-            "returns it, or MODULE:NAME."
-        ),
-    ] = None,
-    plant: Annotated[
-        str | None,
-        typer.Option(
-            help="Plant a fault into our model first, NAME or NAME@BLOCK, to see what a failing "
-            "verdict looks like. An unknown name lists them all."
-        ),
-    ] = None,
+    candidate: CandidateOption = None,
+    plant: PlantOption = None,
     attention: Annotated[Attention, typer.Option(help="Which of our attention cores.")] = (
         Attention.ALL
     ),
-    dtype: Annotated[Dtype, typer.Option(help="Dtype whose rounding is judged.")] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     device: DeviceOption = Device.CPU,
     batch: BatchOption = 1,
     time: TimeOption = 512,
     seed: SeedOption = 0,
     token_ids: TokenIdsOption = None,
-    taps: Annotated[str, typer.Option(help="Compare only taps that match this pattern.")] = "*",
+    taps: TapsOption = "*",
     explain: Annotated[
         str | None,
         typer.Option(help="Look closely at one tap: histogram, worst elements, what fed it."),

@@ -106,7 +106,7 @@ class Comparison:
         for attention in self.candidates:
             plan = self.planned(attention)
             if Mode.IDENTITY in self.modes:
-                names = _names(attention, torch.float64)
+                names = names_of(attention, torch.float64)
                 self.rows += identity_rows(found, names, plan, attention, self.bounds)
                 self.rows += extra_rows(found, names, attention, "float64", Mode.IDENTITY)
             if Mode.PROPAGATED in self.modes and self.precision is not None:
@@ -126,7 +126,7 @@ class Comparison:
         self._judge(found, attention, Mode.ISOLATED, precision)
 
     def _judge(self, found: Observations, attention: str, mode: Mode, precision: Precision) -> None:
-        names = _names(attention, precision.dtype)
+        names = names_of(attention, precision.dtype)
         plan = self.planned(attention)
         self.rows += quality_rows(found, names, plan, attention, mode, precision, self.bounds)
         self.rows += extra_rows(found, names, attention, str(precision.dtype)[6:], mode)
@@ -137,7 +137,7 @@ class Comparison:
         Two rounding errors as large as the largest seen, ours or Hugging Face's, can turn two
         logits round; a wider lead than that cannot be lost honestly.
         """
-        names = _names(attention, precision.dtype)
+        names = names_of(attention, precision.dtype)
         errors = [
             found.differences[name, "logits", "oracle"].largest
             for name in (names.ours, names.huggingface)
@@ -164,7 +164,7 @@ class Comparison:
         device = next(self.reference.parameters()).device
         runs = [
             Subject(
-                name=_names("", dtype).huggingface,
+                name=names_of("", dtype).huggingface,
                 run=subjects.huggingface_run(theirs, self.inputs),  # type: ignore[arg-type]
                 dtype=dtype,
                 device=device,
@@ -173,7 +173,7 @@ class Comparison:
         for path, model in ours.items():
             runs.append(
                 Subject(
-                    name=_names(path, dtype).ours,
+                    name=names_of(path, dtype).ours,
                     run=subjects.candidate_run(model, self.inputs),
                     dtype=dtype,
                     device=device,
@@ -242,6 +242,7 @@ class Comparison:
             )
 
 
-def _names(attention: str, dtype: torch.dtype) -> Names:
+def names_of(attention: str, dtype: torch.dtype) -> Names:
+    """Return what the observations call our run on a path, and Hugging Face's, in `dtype`."""
     short = str(dtype).removeprefix("torch.")
     return Names(ours=f"ours/{attention}/{short}", huggingface=f"huggingface/{short}")

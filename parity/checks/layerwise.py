@@ -59,9 +59,8 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
     Raises:
         ParityError: The comparison could not be begun, or the settings were moved meanwhile.
     """
-    paths = dict(candidate) if isinstance(candidate, Mapping) else {_path(candidate): candidate}
     run = Comparison(
-        candidates=paths,
+        candidates=by_path(candidate),
         reference=reference,
         inputs=Inputs(token_ids=token_ids, positions=positions, attention_mask=attention_mask),
         precision=PRECISIONS.get(dtype),
@@ -69,13 +68,13 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         select=select,
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(explain),
-        progress=progress or _silent,
+        progress=progress or silent,
     )
-    return _report(run, identity or {})
+    return conclude(run, identity or {}, check="layerwise")
 
 
-def _report(run: Comparison, identity: Mapping[str, Any]) -> Report:
-    """Run every pass and sum up."""
+def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Report:
+    """Run every pass of a comparison, settings pinned and dropout off, and sum up as `check`."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(pinned())
         stack.enter_context(_evaluating([*run.candidates.values(), run.reference]))
@@ -94,7 +93,7 @@ def _report(run: Comparison, identity: Mapping[str, Any]) -> Report:
     )
     code, reasons = exit_code(counted, run.rows, run.reasons, run.life.blocks())
     return Report(
-        check="layerwise",
+        check=check,
         verdict=verdict_for(code),
         exit_code=code,
         identity=identity,
@@ -110,9 +109,12 @@ def _report(run: Comparison, identity: Mapping[str, Any]) -> Report:
     )
 
 
-def _path(candidate: nn.Module) -> str:
+def by_path(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return candidates under their paths' names; one that does not say its own is `plain`."""
+    if isinstance(candidate, Mapping):
+        return dict(candidate)
     path = getattr(candidate, "attention", "plain")
-    return path if path in PATHS else "plain"
+    return {path if path in PATHS else "plain": candidate}
 
 
 def _modes(modes: Sequence[Mode], dtype: str) -> frozenset[Mode]:
@@ -127,7 +129,7 @@ def _described(inputs: Inputs) -> dict[str, Any]:
     return {"batch": batch, "time": time, "padded_positions": padded}
 
 
-def _silent(_what: str, _done: int, _total: int) -> None:
+def silent(_what: str, _done: int, _total: int) -> None:
     """Show no progress."""
 
 
