@@ -79,6 +79,18 @@ def products(query: Array, key: Array, value: Array, rows: Sequence[int] | None 
     return found
 
 
+def products_gradients(
+    query: Array, key: Array, value: Array, upstream: Array
+) -> tuple[Array, Array, Array]:
+    """Return the gradients of `sum(products * upstream)`, as `gradients` does of the context."""
+    scores, by_score = query @ key.swapaxes(2, 3), upstream @ value.swapaxes(2, 3)
+    return (
+        by_score @ key,
+        by_score.swapaxes(2, 3) @ query,
+        scores.swapaxes(2, 3) @ upstream,
+    )
+
+
 def sampled_rows(time: int, *, tile: int, seed: int = 0, count: int = SAMPLED) -> list[int]:
     """Return the queries to look at: both ends, those at tile edges, and others by chance.
 

@@ -79,15 +79,24 @@ def test_a_query_sees_no_later_key(inputs: list[Array]) -> None:
     assert not np.array_equal(before[:, :, -1], after[:, :, -1])
 
 
-def test_gradients_are_those_of_the_context(inputs: list[Array]) -> None:
-    """Each agrees with finite differences of the context, at every entry."""
+@pytest.mark.parametrize(
+    ("function", "gradients"),
+    [
+        (oracle.context, oracle.gradients),
+        (oracle.products, oracle.products_gradients),
+    ],
+)
+def test_gradients_are_those_of_the_function(
+    function: Callable[..., Array], gradients: Callable[..., list[Array]], inputs: list[Array]
+) -> None:
+    """Each agrees with finite differences, at every entry."""
     *triple, upstream = inputs
-    for found, tensor in zip(oracle.gradients(*triple, upstream), triple, strict=True):
+    for found, tensor in zip(gradients(*triple, upstream), triple, strict=True):
         for index in np.ndindex(tensor.shape):
             ends = []
             for step in (STEP, -STEP):
                 tensor[index] += step
-                ends.append((oracle.context(*triple) * upstream).sum())
+                ends.append((function(*triple) * upstream).sum())
                 tensor[index] -= step
             np.testing.assert_allclose(found[index], (ends[0] - ends[1]) / 2 / STEP, atol=STEP)
 

@@ -1,0 +1,193 @@
+"""Kernels that do something else than their work get no time."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import truth
+from bench.kernels import SUBJECTS, Kernel, Subject
+from bench.proof import WrongKernelError, prove
+from bench.shapes import Shape
+from bench.truth import YardstickError
+from scratch_gpt.attention import CORES
+from scratch_gpt.attention_tiled import tiled
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+SHAPE = Shape(batch=1, time=41)
+
+
+def subject(kernel: Kernel) -> Subject:
+    """Return a kernel as a subject."""
+    return Subject(make=lambda _shape, _device: kernel)
+
+
+def slightly_wrong(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scale by one part in a thousand too much."""
+    return tiled(query * 1.001, key, value)
+
+
+def sees_the_future(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Leave the mask out."""
+    return torch.softmax(query @ key.transpose(-2, -1) / 8, -1) @ value
+
+
+def one_bad_element(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Get one number out of tens of thousands wrong by so little that no mean moves."""
+    context = tiled(query, key, value)
+    context[..., -1, -1] += 3e-5
+    return context
+
+
+def not_finite(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return one NaN."""
+    context = tiled(query, key, value)
+    context[0, 0, 0, 0] = math.nan
+    return context
+
+
+def narrower(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Compute in bfloat16, and say float32."""
+    return tiled(query.bfloat16(), key.bfloat16(), value.bfloat16()).float()
+
+
+def transposed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return the right numbers in another shape."""
+    return tiled(query, key, value).transpose(1, 2)
+
+
+def right_at_one_shape(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Drop the rows that a tile of 41 leaves over."""
+    context = tiled(query, key, value)
+    context[:, :, : context.shape[2] % 41] = 0.0
+    return context
+
+
+def stale() -> Kernel:
+    """Return a kernel that computes once a shape, and hands that buffer out ever after."""
+    kept: dict[torch.Size, Tensor] = {}
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if query.shape not in kept:
+            kept[query.shape] = tiled(query, key, value)
+        return kept[query.shape]
+
+    return kernel
+
+
+def keeps_by_address() -> Kernel:
+    """Return a kernel that keeps a copy of each answer under its input's address."""
+    kept: dict[int, Tensor] = {}
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if query.data_ptr() not in kept:
+            kept[query.data_ptr()] = tiled(query, key, value)
+        return kept[query.data_ptr()].clone()
+
+    return kernel
+
+
+def unwritten() -> Kernel:
+    """Return a kernel that leaves the last row of its one buffer as it finds it."""
+    buffers: dict[torch.Size, Tensor] = {}
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        context = tiled(query, key, value)
+        buffer = buffers.setdefault(query.shape, context.clone())
+        buffer[:, :, :-1] = context[:, :, :-1]
+        return buffer
+
+    return kernel
+
+
+WRONG = {
+    "slightly wrong": lambda: slightly_wrong,
+    "sees the future": lambda: sees_the_future,
+    "one bad element": lambda: one_bad_element,
+    "not finite": lambda: not_finite,
+    "narrower": lambda: narrower,
+    "transposed": lambda: transposed,
+    "right at one shape": lambda: right_at_one_shape,
+    "stale": stale,
+    "keeps by address": keeps_by_address,
+    "unwritten": unwritten,
+}
+
+
+@pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
+def test_a_wrong_kernel_gets_no_time(make: Callable[[], Kernel]) -> None:
+    """Whatever it does instead of its work."""
+    with pytest.raises(WrongKernelError, match="context"):
+        prove(subject(make()), SHAPE, CPU)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("name", ["plain", "tiled", "huggingface", "sdpa-math", "products"])
+def test_a_right_kernel_is_ready(name: str, backward: bool, dtype: str) -> None:  # noqa: FBT001
+    """Each is proved, at a single token and at the ragged shape, and its last answer again."""
+    shape = Shape(batch=1, time=1, dtype=dtype, backward=backward)
+    proved = prove(SUBJECTS[name], shape, CPU)
+    assert proved.check(proved.run()) == proved.error
+
+
+def test_a_wrong_gradient_gets_no_time() -> None:
+    """A kernel whose context is right and whose way back is not is named by the gradient."""
+
+    def halved(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return tiled(query, (key + key.detach()) / 2, value)
+
+    with pytest.raises(WrongKernelError, match="gradient of key"):
+        prove(subject(halved), Shape(batch=1, time=41, backward=True), CPU)
+
+
+@pytest.mark.parametrize("row", [0, 127, 512, 599])
+def test_a_long_text_is_sampled_where_kernels_break(row: int) -> None:
+    """At both ends and at the edges of tiles, a single wrong row is found."""
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        context = tiled(query, key, value)
+        if len(context[0, 0]) == 600:
+            context[:, :, row] = 0.0
+        return context
+
+    with pytest.raises(WrongKernelError, match="context"):
+        prove(subject(kernel), Shape(batch=1, time=600), CPU)
+
+
+def test_what_changes_after_the_proof_is_found() -> None:
+    """A kernel that stops working once it is timed is caught by its last answer."""
+    looking = [True]
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return tiled(query, key, value) if looking else query
+
+    proved = prove(subject(kernel), SHAPE, CPU)
+    looking.clear()
+    with pytest.raises(WrongKernelError, match="context"):
+        proved.check(proved.run())
+
+
+def test_answers_that_are_missing_are_no_proof() -> None:
+    """A context without the gradients asked for."""
+    proved = prove(SUBJECTS["tiled"], Shape(batch=1, time=41, backward=True), CPU)
+    with pytest.raises(WrongKernelError, match="are due"):
+        proved.check(proved.run()[:1])
+
+
+def test_a_broken_yardstick_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were Hugging Face's core wrong, every kernel would pass beside it: nothing is timed."""
+    broken = {"attention": lambda _shape, _device: sees_the_future}
+    monkeypatch.setattr(truth, "YARDSTICKS", broken)
+    with pytest.raises(YardstickError, match="no rounding"):
+        prove(SUBJECTS["tiled"], Shape(batch=1, time=43), CPU)
+
+
+def test_every_core_is_a_subject() -> None:
+    """None of ours is left out, plain or compiled."""
+    ours = {name for name, entry in SUBJECTS.items() if entry.ours}
+    assert {*CORES, *(f"compiled-{name}" for name in CORES if name != "triton")} == ours
