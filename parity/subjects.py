@@ -35,13 +35,13 @@ def candidate_run(model: nn.Module, inputs: Inputs) -> Run:
             return shown.pop(name) if name != "logits" else shown[name]
 
         logits = model(inputs.token_ids, inputs.positions, inputs.attention_mask, tap=remembering)
-        _check_returned(logits, shown.get("logits"))
+        check_returned(logits, shown.get("logits"))
         _show_loss(tap, logits, inputs, negative_log_likelihood)
 
     return run
 
 
-def _check_returned(returned: object, shown: Tensor | None) -> None:
+def check_returned(returned: object, shown: Tensor | None) -> None:
     """Require that a model returns the very logits that it showed at its tap.
 
     Raises:
@@ -93,7 +93,7 @@ _STRETCH = 64
 def oracle_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
     """Return a run of the oracle, given the reference model's weights in the release's form."""
     config = model.config.to_dict()
-    state = {name: _array(tensor) for name, tensor in model.state_dict().items()}
+    state = {name: array(tensor) for name, tensor in model.state_dict().items()}
     released = convert(state, config, source=Side.HUGGINGFACE, target=Side.RELEASE)
     weights = oracle.arrange(list(released.values()), n_head=config["n_head"])
     positions, mask = inputs.positions, inputs.attention_mask
@@ -115,7 +115,8 @@ def oracle_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
     return run
 
 
-def _array(tensor: Tensor) -> NDArray[np.floating]:
+def array(tensor: Tensor) -> NDArray[np.floating]:
+    """Return a tensor as an array of its dtype; a half-precision one, exactly, as float32."""
     tensor = tensor.detach().cpu()
     half = tensor.dtype in (torch.bfloat16, torch.float16)
     array: NDArray[np.floating] = (tensor.float() if half else tensor).numpy()

@@ -215,6 +215,7 @@ def _reason(reason: Reason) -> RenderableType:
 
 _THINGS = {
     "layerwise": "taps on {}",
+    "gradients": "gradients on {}",
     "weights": "tensors of {}",
     "doctor": "things",
     "golden": "published numbers",
