@@ -1,5 +1,45 @@
-"""Shape checks are for tests: timed along, they would be what is measured."""
+"""Settings of `pytest bench`; what they do stands in `bench.session`."""
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any
 
 import jaxtyping
+import pytest
 
+from bench import session
+
+# Shape checks are for tests: timed along, they would be what is measured.
 jaxtyping.config.update("jaxtyping_disable", True)
+
+pytest_addoption = session.add_options
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to time anything beside other processes."""
+    session.refuse_xdist(config.getoption("dist", None))
+
+
+def pytest_benchmark_update_machine_info(machine_info: MutableMapping[str, Any]) -> None:
+    """Leave the host's name out of every JSON."""
+    session.without_names(machine_info)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have kernels on a GPU timed by its own events."""
+    if config.getoption("--bench-device") == "cuda":
+        from bench.clock import EventTimer, cuda
+
+        cuda()
+        timer = EventTimer()
+        for item in items:
+            item.add_marker(pytest.mark.benchmark(timer=timer))
+
+
+@pytest.fixture(autouse=True)
+def threads_restored() -> Iterator[None]:
+    """Leave the number of threads as it was."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

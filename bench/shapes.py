@@ -145,9 +145,10 @@ class Timing:
     def __str__(self) -> str:
         """Return the name that pytest shows, and that -k selects by."""
         shape = self.shape
+        direction = "both" if shape.backward else "forward"
         return (
-            f"kernel={self.subject}-{shape.dtype}-batch={shape.batch}-time={shape.time}-"
-            f"{shape.direction.replace(' ', '_')}-threads={self.threads or 'all'}-{self.cache}"
+            f"{self.subject}-{shape.dtype}-{shape.batch}x{shape.time}-{direction}-"
+            f"threads_{self.threads or 'all'}-{self.cache}"
         )
 
 

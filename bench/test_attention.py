@@ -1,59 +1,78 @@
-"""The attention cores beside Hugging Face's, timed only after each was proved right.
+"""Attention kernels, ours and others', each timed only after it was proved right.
 
-Run it with `make bench`. Inputs are fresh for each round's first call and shared by all cores of
-one shape; the core that is timed has just been held against float64 on the very same tensors.
+Run it with `make bench`; `ARGS="--grid whole"` runs every shape, `ARGS="-k '1x512 and both'"` some.
 """
-
-from collections.abc import Callable
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
-from transformers import OpenAIGPTConfig
-from transformers.models.openai.modeling_openai import Attention
 
-from parity.compare import Held
-from parity.tolerances import PRECISIONS
-from scratch_gpt.attention import CORES
+from bench.allocation import peak_bytes
+from bench.attempt import NoTimeError, attempted, check_planned, memory_for
+from bench.clock import calls_for, flusher, seconds
+from bench.kernels import SUBJECTS, Subject
+from bench.limits import ABOVE, matrix_rate
+from bench.outcome import Status
+from bench.proof import Proved, prove
+from bench.shapes import Shape, Timing, timings
 
-HEADS, HEAD_WIDTH, LONGEST = 12, 64, 512
-Core = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def huggingface_core() -> Core:
-    """Return Hugging Face's eager core, which takes its keys transposed."""
-    config = OpenAIGPTConfig(attn_pdrop=0.0, resid_pdrop=0.0)
-    layer = Attention(HEADS * HEAD_WIDTH, LONGEST, config, scale=True).eval()
-    return lambda query, key, value: layer._attn(query, key.transpose(-2, -1), value)[0]  # noqa: SLF001
+ROUNDS = 9
 
 
-SUBJECTS: dict[str, Core] = {**CORES, "huggingface": huggingface_core()}
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the test every timing of the grid asked for."""
+    grid = metafunc.config.getoption("--grid")
+    metafunc.parametrize("timing", timings(grid, list(SUBJECTS)), ids=str)
 
 
-def truth(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return the context in float64, by PyTorch's own softmax."""
-    query, key, value = query.double(), key.double(), value.double()
-    scores = query @ key.transpose(-2, -1) / HEAD_WIDTH**0.5
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-    return torch.softmax(scores.masked_fill(future, float("-inf")), -1) @ value
+RATES: dict[tuple[str, int], float] = {}
+"""The matrix rate of this run, by dtype and threads: the highest seen."""
 
 
-@pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
-@pytest.mark.parametrize("time", [1, 37, 128, 512], ids="time={}".format)
-@pytest.mark.parametrize("core", SUBJECTS, ids="core={}".format)
-def test_attention_core(benchmark: BenchmarkFixture, core: str, time: int, batch: int) -> None:
-    """The core rounds no worse than Hugging Face's may, and then its time is taken."""
-    generator = torch.Generator().manual_seed(time)
-    shape = (batch, HEADS, time, HEAD_WIDTH)
-    inputs = [torch.randn(shape, generator=generator) for _ in range(3)]
-    run = SUBJECTS[core]
-    precision = PRECISIONS["float32"]
-    with torch.no_grad():
-        right = Held(truth(*inputs))
-        theirs = right.difference(SUBJECTS["huggingface"](*inputs), dtype=torch.float32)
-        apart = right.difference(run(*inputs), dtype=torch.float32)
-        floor = max(theirs.relative_rms, precision.unit)
-        assert apart.relative_rms <= precision.quality * floor
-        benchmark.extra_info.update(error=apart.relative_rms, flops=4 * batch * time**2 * 768)
-        benchmark(run, *inputs)
+def reached(shape: Shape, median: float, device: torch.device) -> float:
+    """Return a kernel's rate over the matrix rate, which is measured again where it seems low."""
+    key = shape.dtype, torch.get_num_threads()
+    rate = shape.flops / median
+    if rate > ABOVE * RATES.get(key, 0.0):
+        RATES[key] = max(RATES.get(key, 0.0), matrix_rate(shape.dtype, device))
+    return rate / RATES[key]
+
+
+def ready(subject: Subject, shape: Shape, device: torch.device) -> Proved:
+    """Return a kernel that was proved right; skip or fail where it gets no time."""
+    try:
+        with attempted(ours=subject.ours):
+            check_planned(subject, shape, device, memory_for(device))
+            return prove(subject, shape, device)
+    except NoTimeError as error:
+        (pytest.fail if error.status is Status.WRONG else pytest.skip)(str(error))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_attention_kernel(
+    benchmark: BenchmarkFixture, timing: Timing, pytestconfig: pytest.Config
+) -> None:
+    """The kernel is right, its time is taken, and its last answer is right too."""
+    device = torch.device(pytestconfig.getoption("--bench-device"))
+    torch.set_num_threads(timing.threads or torch.get_num_threads())
+    shape = timing.shape
+    benchmark.group = str(timing).removeprefix(f"{timing.subject}-")
+    proved = ready(SUBJECTS[timing.subject], shape, device)
+    cold = timing.cache == "cold"
+    calls = 1 if cold else calls_for(seconds(proved.run, device))
+    answers = benchmark.pedantic(  # type: ignore[no-untyped-call]
+        proved.run,
+        setup=flusher(device) if cold else None,
+        rounds=ROUNDS,
+        iterations=calls,
+        warmup_rounds=1,
+    )
+    share = reached(shape, benchmark.stats.stats.median, device) if benchmark.stats else 0.0
+    assert share <= ABOVE, f"inconclusive: {share:.0%} of the matrix rate; clock or count is wrong"
+    benchmark.extra_info.update(
+        error=proved.check(answers),
+        flops=shape.flops,
+        bytes=shape.bytes,
+        percent_of_matrix_rate=100.0 * share,
+        peak_bytes=peak_bytes(proved.run, device),
+    )
