@@ -33,7 +33,7 @@ class Options:
     weights: str = "auto"
     candidate: str | None = None
     plant: str | None = None
-    attention: str = "all"
+    attention: str = "default"
     dtype: str = "float32"
     device: str = "cpu"
     batch: int = 1

@@ -30,7 +30,8 @@ class Kind:
     Attributes:
         name: Its name; for a block's tap, the part after `h.{i}.`.
         axes: What its axes are.
-        inputs: The kinds that feed the operation. `<x` is the block's own input.
+        inputs: The kinds that feed the operation, and those that feed these where a path never
+            forms them. `<x` is the block's own input.
         suspects: What is usually wrong where this is the first tap to differ.
     """
 
@@ -92,7 +93,7 @@ BLOCK_KINDS = (
     Kind(
         "ln_1.input",
         Axes.ROWS,
-        ("<x", "attn"),
+        ("<x", "attn", "attn.context"),
         "the residual missing, or taken from another place (pre-norm, x + ln(attn(x)))",
     ),
     Kind(
@@ -110,7 +111,7 @@ BLOCK_KINDS = (
         "another activation: the erf GELU differs by up to 5e-4, x*sigmoid(1.702x) by 2e-2",
     ),
     Kind("mlp", Axes.ROWS, ("mlp.gelu",), "c_proj reshaped instead of transposed; bias dropped"),
-    Kind("ln_2.input", Axes.ROWS, ("ln_1", "mlp"), "the MLP's residual missing"),
+    Kind("ln_2.input", Axes.ROWS, ("ln_1", "mlp", "mlp.gelu"), "the MLP's residual missing"),
     Kind(
         "ln_2",
         Axes.ROWS,
@@ -124,12 +125,25 @@ OUTPUT_KINDS = (
     Kind("loss", Axes.LOSS, ("logits",), "targets not shifted by one; a softmax over more rows"),
 )
 
+_NO_SCORES = {
+    "attn.scores": "the core holds one tile's strip of scores at a time",
+    "attn.weights": "the core divides by the softmax's sum after the product",
+}
+_NO_SUMMANDS = {
+    "attn": "the product adds to the residual as it goes, in ln_1.input",
+    "mlp": "the product adds to the residual as it goes, in ln_2.input",
+}
+
 PATHS: dict[str, dict[str, str]] = {
     "plain": {},
-    "tiled": {
-        "attn.scores": "the tiled core holds one tile's strip of scores at a time",
-        "attn.weights": "the tiled core divides by the softmax's sum after the product",
+    "tiled": _NO_SCORES,
+    "fused": {**_NO_SCORES, **_NO_SUMMANDS},
+    "compiled": {
+        kind.name: "inside a compiled block no tensor can be watched"
+        for kind in BLOCK_KINDS
+        if kind.name != "ln_2"
     },
+    "triton": {**_NO_SCORES, **_NO_SUMMANDS},
 }
 """For each attention path, the kinds that it never forms, each with the reason."""
 

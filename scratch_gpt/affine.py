@@ -29,3 +29,14 @@ class Affine(nn.Module):
     def forward(self, x: Float[Tensor, "*rows fan_in"]) -> Float[Tensor, "*rows fan_out"]:
         """Return the mapped rows."""
         return affine(x, self.weight, self.bias)
+
+    def added_to(
+        self, residual: Float[Tensor, "*rows fan_out"], x: Float[Tensor, "*rows fan_in"]
+    ) -> Float[Tensor, "*rows fan_out"]:
+        """Return `residual + x W + b`, the residual sum fused into the matrix product.
+
+        The product starts from the residual where it would start from the bias, so that what it
+        adds is never a tensor of its own.
+        """
+        rows = torch.addmm(residual.reshape(-1, residual.shape[-1]), x.flatten(0, -2), self.weight)
+        return rows.add_(self.bias).reshape(residual.shape)

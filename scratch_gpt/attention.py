@@ -77,7 +77,24 @@ def plain(  # noqa: PLR0913 - the signature of a core
     return dropout(weights, dropout_probability) @ value
 
 
-CORES: dict[str, Core] = {"plain": plain, "tiled": tiled}
+def triton(  # noqa: PLR0913 - the signature of a core
+    query: Float[Tensor, "batch head time_q head_width"],
+    key: Float[Tensor, "batch head time_k head_width"],
+    value: Float[Tensor, "batch head time_k head_width"],
+    mask: Bool[Tensor, "batch time_k"] | None = None,
+    tap: Tap | None = None,
+    dropout_probability: float = 0.0,
+) -> Float[Tensor, "batch head time_q head_width"]:
+    """Return what the GPU kernel computes; see `scratch_gpt.attention_triton`.
+
+    Nothing but this call imports Triton: it is an accelerator beside the model.
+    """
+    from scratch_gpt.attention_triton import attend
+
+    return attend(query, key, value, mask, tap, dropout_probability)
+
+
+CORES: dict[str, Core] = {"plain": plain, "tiled": tiled, "triton": triton}
 """Every attention core by name."""
 
 
@@ -106,13 +123,13 @@ class Attention(nn.Module):
         self.c_attn = Affine(width, 3 * width)
         self.c_proj = Affine(width, width)
 
-    def forward(
+    def gathered(
         self,
         x: Float[Tensor, "batch time width"],
         mask: Bool[Tensor, "batch time"] | None = None,
         tap: Tap = untapped,
     ) -> Float[Tensor, "batch time width"]:
-        """Return what each position gathers from itself and the positions before it.
+        """Return the context of each position: what `c_proj` is given.
 
         Source: finetune-transformer-lm train.py `attn` (a69b5c4).
         """
@@ -125,4 +142,13 @@ class Attention(nn.Module):
         value = tap_attn("value", value)
         dropped = self.attn_pdrop if self.training else 0.0
         context = merge_heads(self.core(query, key, value, mask, tap_attn, dropped))
-        return tap("attn", self.c_proj(tap_attn("context", context)))
+        return tap_attn("context", context)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time width"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        tap: Tap = untapped,
+    ) -> Float[Tensor, "batch time width"]:
+        """Return what each position gathers from itself and the positions before it."""
+        return tap("attn", self.c_proj(self.gathered(x, mask, tap)))

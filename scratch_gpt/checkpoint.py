@@ -73,11 +73,11 @@ def from_pretrained(directory: str | os.PathLike[str], *, attention: str = "plai
     Args:
         directory: Holds `config.json` and `model.safetensors`, whose names may have Hugging
             Face's prefix or not. Half precision is widened to float32, which is exact.
-        attention: Name of an attention core, a key of `scratch_gpt.attention.CORES`.
+        attention: Name of the way to run it, a key of `scratch_gpt.paths.PATHS`.
 
     Raises:
         CheckpointError: A file is missing or unsound, or the two do not describe one GPT-1.
-        ValueError: No core has that name.
+        ValueError: No path has that name.
     """
     folder = Path(directory)
     config, _ = config_file.read(folder / CONFIG)

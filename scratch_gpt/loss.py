@@ -3,6 +3,10 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from scratch_gpt.aligned import empty_rows
 
 
 def log_softmax(logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
@@ -40,6 +44,9 @@ def next_token_loss(
         token_ids: `[batch time]`; where it holds `ignore_index`, nothing is predicted.
         ignore_index: The id of targets that do not count.
 
+    Returns:
+        A scalar in the dtype of the logits, or in float32 where theirs is narrower.
+
     Raises:
         ValueError: No target is left, so that there is no mean.
 
@@ -50,5 +57,60 @@ def next_token_loss(
         message = f"no target to predict in token_ids of shape {list(token_ids.shape)}"
         raise ValueError(message)
     targets = token_ids.masked_fill(token_ids == ignore_index, 0)
-    losses = negative_log_likelihood(logits, targets)
-    return losses.masked_fill(~counted, 0.0).sum() / counted.sum()
+    losses: Tensor = _NegativeLogLikelihood.apply(logits, targets, counted)  # type: ignore[no-untyped-call]
+    return losses.sum() / counted.sum()
+
+
+class _NegativeLogLikelihood(Function):
+    """`negative_log_likelihood`, 0 where nothing counts, with its derivative written out.
+
+    Of `log(sum(exp(logits))) - logits[target]` the derivative is `softmax(logits)`, less 1 at the
+    target. Both ways go through the logits some rows at a time and keep one number a row, so that
+    the only other tensor of their size is the gradient itself. Logits in half precision are summed
+    and subtracted in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:
+        rows, targets = logits.flatten(0, 1), _next(token_ids)
+        starts = range(0, len(rows), _ROWS)
+        normaliser = torch.cat([_log_sum_exp(rows[at : at + _ROWS]) for at in starts])
+        losses = (normaliser - rows.gather(-1, targets)).reshape(token_ids.shape)
+        ctx.save_for_backward(logits, targets, normaliser, counted)
+        return losses[:, :-1].masked_fill(~counted, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets, normaliser, counted = ctx.saved_tensors  # type: ignore[attr-defined]
+        weights = normaliser.new_zeros(logits.shape[:2])
+        weights[:, :-1] = upstream.masked_fill(~counted, 0.0)
+        gradient = empty_rows(logits.shape, like=logits)
+        sources, made = logits.flatten(0, 1), gradient.flatten(0, 1)
+        for at in range(0, len(sources), _ROWS):
+            part = slice(at, at + _ROWS)
+            weight, target = weights.reshape(-1, 1)[part], targets[part]
+            slope = torch.sub(sources[part], normaliser[part]).exp_().mul_(weight)
+            slope.scatter_(-1, target, slope.gather(-1, target) - weight)
+            # A row that does not count may hold anything, and 0 times infinity is no number.
+            made[part] = slope.masked_fill_(weight == 0.0, 0.0)
+        return gradient, None, None
+
+
+_ROWS = 16
+"""Rows of logits gone through at once: few enough to stay in the cache."""
+
+
+def _next(token_ids: Tensor) -> Tensor:
+    """Return the target of every row, `[batch * time, 1]`; that of a last one is not used."""
+    return token_ids.roll(-1, dims=1).reshape(-1, 1).long()
+
+
+def _log_sum_exp(rows: Tensor) -> Tensor:
+    """Return `log(sum(exp(row)))`, `[rows, 1]`, shifted to be safe, in float32 at least."""
+    largest = rows.amax(-1, keepdim=True)
+    largest = largest.float() if rows.element_size() < _FLOAT32_BYTES else largest
+    return torch.sub(rows, largest).exp_().sum(-1, keepdim=True).log_().add_(largest)
+
+
+_FLOAT32_BYTES = 4

@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scratch_gpt.attention import CORES
+from scratch_gpt.compiled import compiled_block
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
 from scratch_gpt.embeddings import Embedding, embed
 from scratch_gpt.inputs import check_inputs
 from scratch_gpt.layer_norm import LayerNorm
+from scratch_gpt.paths import path_named
 from scratch_gpt.tap import Tap, untapped, within
 from scratch_gpt.transformer_block import TransformerBlock
 
@@ -28,20 +29,18 @@ class GPT(nn.Module):
 
         Args:
             config: The model's shape and constants.
-            attention: Name of an attention core, a key of `scratch_gpt.attention.CORES`.
+            attention: Name of the way to run it, a key of `scratch_gpt.paths.PATHS`.
 
         Raises:
-            ValueError: No core has that name.
+            ValueError: No path has that name.
         """
         super().__init__()
-        if attention not in CORES:
-            message = f"attention must be one of {sorted(CORES)}, got {attention!r}"
-            raise ValueError(message)
+        self.path = path_named(attention)
         self.config = config
         self.attention = attention
         self.tokens_embed = Embedding(config.vocab_size, config.n_embd)
         self.positions_embed = Embedding(config.n_positions, config.n_embd)
-        self.h = nn.ModuleList(TransformerBlock(config, attention) for _ in range(config.n_layer))
+        self.h = nn.ModuleList(TransformerBlock(config, self.path) for _ in range(config.n_layer))
         self.reset_parameters()
 
     def forward(
@@ -70,14 +69,18 @@ class GPT(nn.Module):
         x = embed(self.tokens_embed, self.positions_embed, token_ids, positions, tap)
         x = tap("embeddings", dropout(x, self.config.embd_pdrop if self.training else 0.0))
         for index, block in enumerate(self.h):
-            x = block(x, attention_mask, within(f"h.{index}", tap))
-        return tap("logits", x @ table.T)
+            if self.path.compiled:
+                compiled = compiled_block()(block, x, attention_mask)  # type: ignore[arg-type]
+                x = tap(f"h.{index}.ln_2", compiled)
+            else:
+                x = block(x, attention_mask, within(f"h.{index}", tap))
+        return tap("logits", self.path.head(x, table))
 
     def with_attention(self, attention: str) -> "GPT":
-        """Return this model with another attention core; both own the very same parameters.
+        """Return this model run another way; both own the very same parameters.
 
         Raises:
-            ValueError: No core has that name.
+            ValueError: No path has that name.
         """
         with torch.device("meta"):
             twin = GPT(self.config, attention=attention)

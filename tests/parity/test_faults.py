@@ -14,9 +14,9 @@ from parity.compare import Status
 from parity.errors import ExitCode
 from parity.faults import FAULTS, first_tap, planted
 from parity.models import build_huggingface, build_ours
+from parity.paths import EAGER
 from parity.results import Mode, Report, Row
 from parity.sources.names import load_weights
-from parity.taps import PATHS
 from parity.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds
 from scratch_gpt.model import GPT
 
@@ -77,7 +77,7 @@ def assert_caught_at(tap: str, report: Report) -> None:
     assert tap == failing(report)[0]
 
 
-@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("attention", EAGER)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_tiny_fault_is_named(tiny: Check, fault: str, attention: str) -> None:
     """The fault's own tap is the first to differ, and the unfaulted twin passes."""
@@ -100,7 +100,7 @@ def test_full_size_fault_is_named(full: Check, fault: str) -> None:
     assert twin.exit_code == ExitCode.PASS
 
 
-@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("attention", EAGER)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_stands_clear_of_the_identity_bound(tiny: Check, fault: str, attention: str) -> None:
     """At its own tap each fault is as large as the bounds assume the smallest to be."""

@@ -11,20 +11,21 @@ from parity.compare import Status
 from parity.inputs import Inputs
 from parity.judge import WITNESSES
 from parity.models import build_huggingface, build_ours
+from parity.paths import EAGER
 from parity.results import Mode, Report, Row, Verdict
 from parity.sources.names import load_weights
-from parity.taps import PATHS, never_formed, taps
+from parity.taps import never_formed, taps
 from parity.tolerances import Bounds
 
 LAYERS = 12
-PLANNED = {"plain": 173, "tiled": 149}
+PLANNED = {"plain": 173, "tiled": 149, "fused": 125}
 Check = Callable[..., Report]
 LONG = 1_200
 """Seconds after which a full-size test hangs: a busy machine takes minutes for some."""
 
 CASES = [
     (attention, tap.name, mode, witness)
-    for attention in PATHS
+    for attention in EAGER
     for tap in taps(LAYERS)
     if tap.name not in never_formed(attention, LAYERS)
     for mode in (Mode.IDENTITY, Mode.PROPAGATED, Mode.ISOLATED)
@@ -33,17 +34,17 @@ CASES = [
 
 
 def checker(size: str) -> Check:
-    """Return the check of both cores at one size, on ids drawn from a seed or given."""
+    """Return the check of every eager path at one size, on ids drawn from a seed or given."""
     weights = load_weights(size)
     ours, theirs = build_ours(weights), build_huggingface(weights)
-    cores = {attention: ours.with_attention(attention) for attention in PATHS}
+    candidates = {attention: ours.with_attention(attention) for attention in EAGER}
 
     def check(batch: int = 1, time: int = 37, seed: int = 0, given: Inputs | None = None) -> Report:
         chosen = given or inputs.seeded(
             batch=batch, time=time, vocab_size=weights.config["vocab_size"], seed=seed
         )
         return layerwise(
-            cores,
+            candidates,
             theirs,
             chosen.token_ids,
             positions=chosen.positions,
@@ -128,7 +129,7 @@ def test_full_size_tap_agrees(
 
 
 @pytest.mark.parametrize("tap", ["logits", "loss"])
-@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("attention", EAGER)
 def test_output_is_identical_in_float64(
     tiny_rows: dict[tuple[str, str, Mode, str], Row], attention: str, tap: str
 ) -> None:

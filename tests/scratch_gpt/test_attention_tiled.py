@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt.attention import plain
@@ -87,11 +88,58 @@ def test_gradients_equal_plains(
         assert_same(of_plain, of_tiled)
 
 
+@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
+def test_the_derivative_is_that_of_differences(
+    with_mask: bool,  # noqa: FBT001
+    draw: Draw,
+) -> None:
+    """Without any library: the written derivatives are what small changes do."""
+    inputs = [draw(2, 2, time, 3).requires_grad_() for time in (5, 6, 6)]
+    mask = padded(6) if with_mask else None
+    assert gradcheck(lambda *qkv: tiled(*qkv, mask, tile=2), inputs)
+
+
+def test_the_derivative_of_dropped_weights_is_that_of_differences(draw: Draw) -> None:
+    """With the same draw, what was dropped on the way forward is dropped on the way back."""
+    inputs = [draw(2, 2, 5, 3).requires_grad_() for _ in range(3)]
+
+    def dropping(*qkv: Tensor) -> Tensor:
+        torch.manual_seed(4)
+        return tiled(*qkv, dropout_probability=0.25, tile=2)
+
+    assert not torch.equal(dropping(*inputs), tiled(*inputs, tile=2))
+    assert gradcheck(dropping, inputs)
+
+
+@pytest.mark.parametrize("cached", [1, 1 << 30], ids=["one by one", "all together"])
+def test_how_many_sequences_go_together_changes_nothing(
+    cached: int, draw: Draw, assert_same: Same, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a batch is cut into its sequences or not: forward and backward are the same."""
+    monkeypatch.setattr("scratch_gpt.attention_tiled._CACHED", cached)
+    inputs, upstream = [draw(3, 2, 9, 7).requires_grad_() for _ in range(3)], draw(3, 2, 9, 7)
+    mask = torch.cat([padded(9), torch.ones(1, 9, dtype=torch.bool)])
+    expected, actual = plain(*inputs, mask), tiled(*inputs, mask, tile=4)
+    assert_same(expected, actual)
+    for of_plain, of_tiled in zip(
+        *(torch.autograd.grad(context, inputs, upstream) for context in (expected, actual)),
+        strict=True,
+    ):
+        assert_same(of_plain, of_tiled)
+
+
+def test_merging_its_heads_is_a_view(draw: Draw) -> None:
+    """The context is laid out as the next product wants it."""
+    context = tiled(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
+    assert context.transpose(1, 2).is_contiguous()
+
+
 def test_leaves_its_inputs_as_they_were(draw: Draw) -> None:
     """Working in place touches its own strips only."""
-    inputs = [draw(2, 3, 9, 7) for _ in range(3)]
-    expected = [x.clone() for x in inputs]
-    tiled(*inputs, padded(9), tile=4)
+    inputs, upstream = [draw(2, 3, 9, 7).requires_grad_() for _ in range(3)], draw(2, 3, 9, 7)
+    inputs.append(upstream)
+    expected = [x.detach().clone() for x in inputs]
+    tiled(*inputs[:3], padded(9), tile=4).backward(upstream)
     assert all(torch.equal(*pair) for pair in zip(expected, inputs, strict=True))
 
 
@@ -175,10 +223,10 @@ def test_scores_in_the_future_of_a_tile_are_never_computed(
 
 
 def test_its_own_tile_skips_the_future_too(draw: Draw, recorded: Recorded) -> None:
-    """Left to itself it takes 128 queries at a time."""
+    """Left to itself it takes 64 queries at a time."""
     with recorded() as operations:
         tiled(draw(1, 1, 261, 7), draw(1, 1, 261, 7), draw(1, 1, 261, 7))
-    expected = 128 * 128 + 128 * 256 + 5 * 261
+    expected = 64 * (64 + 128 + 192 + 256) + 5 * 261
     assert expected == scores(operations, head_width=7)
 
 

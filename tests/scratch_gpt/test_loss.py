@@ -7,12 +7,16 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import gradcheck
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt.loss import log_softmax, negative_log_likelihood, next_token_loss
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
+VIEWS = {"view", "_unsafe_view", "slice", "detach", "alias", "as_strided", "select", "expand"}
+"""Operations that make no tensor of their own."""
 
 
 def test_log_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
@@ -86,6 +90,61 @@ def test_ignored_targets_do_not_count(
     ours = next_token_loss(logits, ids, ignore_index=ignore_index)
     assert_same(library, ours)
     assert_same(*(torch.autograd.grad(loss, logits)[0] for loss in (library, ours)))
+
+
+def test_the_derivative_is_that_of_differences(draw: Draw) -> None:
+    """Without any library: the written derivative is what small changes do."""
+    ids = torch.tensor([[3, -100, 0, 4], [1, 2, 2, -100]])
+    assert gradcheck(lambda logits: next_token_loss(logits, ids), draw(2, 4, 5).requires_grad_())
+
+
+@pytest.mark.parametrize("rows", [15, 16, 17, 35])
+def test_every_row_is_gone_through(rows: int, draw: Draw, assert_same: Same) -> None:
+    """However many there are beside those gone through at once."""
+    logits, ids = draw(1, rows, 37).requires_grad_(), torch.arange(rows)[None] % 37
+    library = functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+    ours = next_token_loss(logits, ids)
+    assert_same(library, ours)
+    assert_same(*(torch.autograd.grad(loss, logits)[0] for loss in (library, ours)))
+
+
+def test_an_ignored_row_of_infinities_has_no_gradient(draw: Draw, token_ids: Tensor) -> None:
+    """Not even that of 0 times infinity."""
+    logits, ids = draw(2, 5, 37), token_ids.clone()
+    ids[0, 3] = -100
+    logits[0, 2] = float("inf")
+    next_token_loss(logits.requires_grad_(), ids).backward()
+    assert not bool(logits.grad[0, 2].any())
+    assert bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_summed_in_float32(
+    dtype: torch.dtype, draw: Draw, token_ids: Tensor
+) -> None:
+    """The loss is float32's of the same logits, to the bit; their gradient is rounded once."""
+    narrow = (draw(2, 5, 37) * 5).to(dtype).requires_grad_()
+    wide = narrow.detach().float().requires_grad_()
+    losses = [next_token_loss(logits, token_ids) for logits in (narrow, wide)]
+    assert losses[0].dtype is torch.float32
+    assert torch.equal(*losses)
+    of_narrow, of_wide = (
+        torch.autograd.grad(loss, logits)[0]
+        for loss, logits in zip(losses, (narrow, wide), strict=True)
+    )
+    assert torch.equal(of_narrow, of_wide.to(dtype))
+
+
+def test_keeps_one_number_a_row(draw: Draw, recorded: Callable[[], TorchDispatchMode]) -> None:
+    """No tensor as large as the logits is made, but their gradient on the way back."""
+    logits, ids = draw(2, 40, 37).requires_grad_(), torch.arange(80).view(2, 40) % 37
+    with recorded() as operations:
+        loss = next_token_loss(logits, ids)
+        forward = [math.prod(shape) for name, shape in operations.ran if name not in VIEWS]
+        torch.autograd.grad(loss, logits)
+    made = [name for name, shape in operations.ran if math.prod(shape) >= logits.numel()]
+    assert max(forward) < logits.numel() / 2
+    assert [name for name in made if name not in VIEWS] == ["empty"]
 
 
 @pytest.mark.parametrize(

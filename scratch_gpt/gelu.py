@@ -1,0 +1,69 @@
+"""The activation: the tanh form of GELU, as its formula and as few steps over memory.
+
+    gelu(x) = x/2 (1 + tanh(u/2))      with u = 2 sqrt(2/pi) (x + 0.044715 x^3)
+            = x sigmoid(u)             because sigmoid(u) = (1 + tanh(u/2)) / 2
+
+The second line is the same function, needs one transcendental step over one new tensor, and does
+not lose the small values of large negative `x` in `1 + tanh`. With `s = sigmoid(u)`:
+
+    gelu'(x) = s + x s (1 - s) u'      with u' = 2 sqrt(2/pi) (1 + 3 * 0.044715 x^2)
+
+It is not the erf form: the two differ by up to 5e-4.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+_LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
+_CUBIC = 0.044715
+
+
+def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the tanh form of GELU: `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+
+    Source: Hendrycks & Gimpel 2016; finetune-transformer-lm train.py `gelu` (a69b5c4).
+    """
+    inner = math.sqrt(2.0 / math.pi) * (x + _CUBIC * x * x * x)
+    return 0.5 * x * (1.0 + torch.tanh(inner))
+
+
+def derived_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return `gelu(x)` in four steps over memory; keeps `x` alone for the way back.
+
+    Source: the identities in this module's docstring.
+    """
+    result: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Gelu(Function):
+    """GELU with its derivative written out."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _gate(x).mul_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        gate = _gate(x)
+        slope = torch.addcmul(_constant(_LINEAR, x), x, x, value=3.0 * _LINEAR * _CUBIC)
+        # Large before it is small, x comes last: half precision would overflow in between.
+        return slope.mul_(1.0 - gate).mul_(gate).mul_(x).add_(gate).mul_(upstream)
+
+
+def _gate(x: Tensor) -> Tensor:
+    """Return `sigmoid(u)`, a new tensor."""
+    inner = torch.addcmul(_constant(_LINEAR, x), x, x, value=_LINEAR * _CUBIC)
+    return inner.mul_(x).sigmoid_()
+
+
+def _constant(value: float, like: Tensor) -> Tensor:
+    return torch.tensor(value, dtype=like.dtype, device=like.device)
