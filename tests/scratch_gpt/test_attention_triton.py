@@ -1,0 +1,325 @@
+"""The Triton core, in Triton's interpreter: the plain core's numbers, forward and backward."""
+
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import scratch_gpt
+from parity.tolerances import PRECISIONS
+from scratch_gpt.attention import merge_heads, plain, split_heads
+
+Draw = Callable[..., Tensor]
+Same = Callable[..., None]
+Run = Callable[..., dict[str, Any]]
+Drawn = Callable[..., list[Tensor]]
+
+HOME = Path(scratch_gpt.__path__[0])
+
+SMALL = (8, 4)
+"""Tiles of 8 by 4: ragged at short times, of two sizes, so that none stands for the other."""
+
+DEFAULTS = {"package": "scratch_gpt", "mask": None, "tiles": SMALL, "dropout": 0.0, "seed": 0}
+"""A job for the worker, but for its tensors."""
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which the interpreter finds copies of the core."""
+    return tmp_path_factory.mktemp("planted")
+
+
+@pytest.fixture(scope="module")
+def interpreted(planted: Path) -> Iterator[Run]:
+    """Return a function that runs the core in Triton's interpreter, in a process of its own."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("not run: Triton is not installed")
+    worker = Path(__file__).with_name("triton_worker.py")
+    search = os.pathsep.join(map(str, (HOME.parent, planted)))
+    settings = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": search}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+
+    with subprocess.Popen([sys.executable, worker], env=settings, **pipes) as process:
+
+        def run(inputs: list[Tensor], upstream: Tensor, **named: object) -> dict[str, Any]:
+            job = DEFAULTS | {"inputs": inputs, "upstream": upstream} | named
+            pickle.dump(job, process.stdin)
+            process.stdin.flush()
+            answer = pickle.load(process.stdout)  # noqa: S301 - from the worker
+            if "error" in answer:
+                pytest.fail(answer["error"])
+            return answer
+
+        yield run
+        process.stdin.close()
+        assert not process.wait()
+
+
+@pytest.fixture
+def qkv(draw: Draw) -> Drawn:
+    """Return a function that draws query, key, value and the context's gradient."""
+
+    def drawn(time_q: int, time_k: int, width: int = 7) -> list[Tensor]:
+        return [draw(2, 3, time, width) for time in (time_q, time_k, time_k, time_q)]
+
+    return drawn
+
+
+def padded(time: int) -> Tensor:
+    """Return a mask of one sequence padded on the left and one with every third token padded."""
+    left = torch.arange(time) >= time // 3
+    return torch.stack([left, torch.arange(time) % 3 > 0])
+
+
+def by_plain(inputs: list[Tensor], upstream: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+    """Return the context of the plain core, and the gradients of its inputs."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    context = plain(*inputs, mask)
+    return [context.detach(), *torch.autograd.grad(context, inputs, upstream)]
+
+
+def check_like_plain(drawn: list[Tensor], run: Run, same: Same, **named: Any) -> None:  # noqa: ANN401
+    """Assert that context and gradients are the plain core's."""
+    *inputs, upstream = drawn
+    answer = run(inputs, upstream, **named)
+    actual = [answer["context"], *answer["gradients"]]
+    for pair in zip(by_plain(inputs, upstream, named.get("mask")), actual, strict=True):
+        same(*pair)
+
+
+@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("past", [0, 11], ids=["square", "11 keys in the past"])
+@pytest.mark.parametrize("time", [1, 7, 8, 21])
+def test_equals_plain(  # noqa: PLR0913 - the cases and the means
+    time: int,
+    past: int,
+    with_mask: bool,  # noqa: FBT001
+    qkv: Drawn,
+    interpreted: Run,
+    assert_same: Same,
+) -> None:
+    """At any length, over tiles that it fits or does not, float64 gives plain's numbers."""
+    mask = padded(time + past) if with_mask else None
+    check_like_plain(qkv(time, time + past), interpreted, assert_same, mask=mask)
+
+
+@pytest.mark.parametrize("width", [1, 21, 64])
+def test_equals_plain_at_any_head_width(
+    width: int, qkv: Drawn, interpreted: Run, assert_same: Same
+) -> None:
+    """A head need not be as wide as a power of two."""
+    check_like_plain(qkv(9, 9, width), interpreted, assert_same, mask=padded(9))
+
+
+def test_equals_plain_with_its_own_tiles(qkv: Drawn, interpreted: Run, assert_same: Same) -> None:
+    """So it does with the tiles that it chooses by itself."""
+    check_like_plain(qkv(45, 51), interpreted, assert_same, tiles=None)
+
+
+def rms(x: Tensor) -> float:
+    """Return the root of the mean square."""
+    return float(x.detach().double().square().mean().sqrt())
+
+
+@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_rounds_no_worse_than_plain(
+    dtype: str,
+    with_mask: bool,  # noqa: FBT001
+    qkv: Drawn,
+    interpreted: Run,
+) -> None:
+    """Below float64 its error stays within the bound on that of the plain core's own."""
+    precision = PRECISIONS[dtype]
+    drawn = [x.to(precision.dtype) for x in qkv(21, 27, 64)]
+    mask = padded(27) if with_mask else None
+    *truth_inputs, truth_upstream = (x.double() for x in drawn)
+    truth = by_plain(truth_inputs, truth_upstream, mask)
+    reference = by_plain(drawn[:3], drawn[3], mask)
+    answer = interpreted(drawn[:3], drawn[3], mask=mask)
+    for true, plains, ours in zip(
+        truth, reference, [answer["context"], *answer["gradients"]], strict=True
+    ):
+        assert ours.dtype == precision.dtype
+        noise = max(rms(plains - true), precision.unit * rms(true))
+        error = rms(ours - true)
+        assert error <= precision.quality * noise, f"{error / noise:.3g} times the reference's"
+
+
+FAULTS = {
+    "mask off by one": ("tiles", "keys <= own", "keys <= own + 1"),
+    "own key hidden": ("tiles", " | (keys == own)", ""),
+    "padding seen": ("tiles", "visible & (real != 0)", "visible"),
+    "scale missing": ("tiles", "tile.to(exact) * scale", "tile.to(exact)"),
+    "context not shrunk": ("forward", "context * shrink[:, None]", "context"),
+    "total not shrunk": ("forward", "total * shrink", "total"),
+    "first tile of keys skipped": ("forward", "own, 0, near", "own, block_k, near"),
+    "diagonal unhidden": ("forward", "start) // block_k", "start + block_k) // block_k"),
+    "log-sum without its maximum": ("forward", "largest + tl.log(total)", "tl.log(total)"),
+    "delta missing": ("backward", "(to_weights - deltas[:, None])", "to_weights"),
+    "delta missing for keys": ("backward", "(to_weights - deltas[None, :])", "to_weights"),
+    "gradient not scaled": ("backward", "gradient * scale", "gradient"),
+    "a tile of queries skipped": ("backward", "keys, far, end", "keys, far + block_q, end"),
+}
+"""What may go wrong in a kernel: the file, what stands there, and what stands there instead."""
+
+
+def plant(folder: Path, name: str, file: str, right: str, wrong: str) -> str:
+    """Write a copy of the core with the fault in it; return the package's name."""
+    package = "planted_" + name.replace(" ", "_").replace("-", "_")
+    (folder / package).mkdir()
+    for path in HOME.glob("attention_triton*.py"):
+        source = path.read_text(encoding="utf-8")
+        if path.stem == f"attention_triton_{file}":
+            assert right in source
+            source = source.replace(right, wrong)
+        source = source.replace("scratch_gpt.attention_triton", f"{package}.attention_triton")
+        (folder / package / path.name).write_text(source, encoding="utf-8")
+    return package
+
+
+def check_twice(package: str, qkv: Drawn, run: Run, same: Same) -> None:
+    """Assert that the package's core gives plain's numbers, without a mask and with one."""
+    for mask in (None, padded(27)):
+        check_like_plain(qkv(21, 27), run, same, mask=mask, package=package)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_seen(
+    fault: str, planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
+) -> None:
+    """What makes the tests above say no."""
+    package = plant(planted, fault, *FAULTS[fault])
+    with pytest.raises(AssertionError, match="differs by"):
+        check_twice(package, qkv, interpreted, assert_same)
+
+
+def test_a_copy_without_a_fault_is_right(
+    planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
+) -> None:
+    """It is the fault that is seen, and not the copying."""
+    package = plant(planted, "nothing", "tiles", "keys <= own", "keys <= own")
+    check_twice(package, qkv, interpreted, assert_same)
+
+
+def test_the_future_is_never_read(qkv: Drawn, interpreted: Run) -> None:
+    """No number in a tile wholly in the future reaches a row, not even times zero."""
+    query, key, value, upstream = qkv(24, 24)
+    before = interpreted([query, key, value], upstream)
+    for x in (query, key, value, upstream):
+        x[:, :, 16:] = float("nan")
+    after = interpreted([query, key, value], upstream)
+    assert torch.equal(before["context"][:, :, :16], after["context"][:, :, :16])
+    assert torch.equal(before["gradients"][0][:, :, :16], after["gradients"][0][:, :, :16])
+    assert bool(after["context"][:, :, 16:].isnan().all())
+
+
+def test_the_past_receives_no_gradient_of_it(qkv: Drawn, interpreted: Run) -> None:
+    """Nor does a query before a tile of keys reach the gradients of these."""
+    query, key, value, upstream = qkv(24, 24)
+    before = interpreted([query, key, value], upstream)["gradients"]
+    for x in (query, upstream):
+        x[:, :, :16] = float("nan")
+    after = interpreted([query, key, value], upstream)["gradients"]
+    for old, new in zip(before[1:], after[1:], strict=True):
+        assert torch.equal(old[:, :, 16:], new[:, :, 16:])
+        assert bool(new[:, :, :16].isnan().any())
+
+
+def test_views_are_taken_as_they_lie(draw: Draw, interpreted: Run, assert_same: Same) -> None:
+    """Three views of one projection, and a gradient of any strides, need no copies."""
+    projected = draw(2, 9, 3 * 21)
+    inputs = [split_heads(part, 3) for part in projected.chunk(3, dim=-1)]
+    upstream = draw(2, 3, 1, 1).expand(2, 3, 9, 7)
+    answer = interpreted(inputs, upstream)
+    actual = [answer["context"], *answer["gradients"]]
+    for expected, ours in zip(by_plain(inputs, upstream), actual, strict=True):
+        assert_same(expected, ours)
+        merged = merge_heads(ours)
+        assert ours.data_ptr() == merged.data_ptr()
+
+
+def test_keeps_its_inputs_and_one_number_a_row(qkv: Drawn, interpreted: Run) -> None:
+    """Nothing with two axes of time waits for the way back."""
+    *inputs, upstream = qkv(9, 15)
+    inside, past = (2, 3, 9, 7), (2, 3, 15, 7)
+    expected = [inside, past, past, (2, 15), inside, (2, 3, 9, 1)]
+    assert expected == interpreted(inputs, upstream, mask=padded(15))["kept"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        pytest.param(torch.float32, 1e19, id="float32, scores of 1e38"),
+        pytest.param(torch.float16, 120.0, id="float16, unscaled scores overflow"),
+    ],
+)
+def test_extreme_scores_stay_finite(
+    dtype: torch.dtype, size: float, draw: Draw, interpreted: Run
+) -> None:
+    """Scores near the end of the dtype's range pick one value each, as the plain core's do."""
+    signs = torch.where(draw(2, 3, 21) > 0, 1.0, -1.0)
+    query = (signs * size)[..., None].expand(2, 3, 21, 7).to(dtype)
+    key = (torch.linspace(0.5, 1.0, 21) * size)[None, None, :, None].expand(2, 3, 21, 7).to(dtype)
+    value = draw(2, 3, 21, 7).to(dtype)
+    answer = interpreted([query, key, value], value)
+    assert torch.equal(plain(query, key, value), answer["context"])
+    assert all(bool(x.isfinite().all()) for x in answer["gradients"][2:])
+
+
+def dropped_weights(draw: Draw, run: Run, seed: int, **named: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Return weights `[2 3 21 21]` after dropout and before it, shown by one-hot values."""
+    one_hot = torch.eye(21).double().expand(2, 3, 21, 21)
+    query, key = draw(2, 3, 21, 21), draw(2, 3, 21, 21)
+    answer = run([query, key, one_hot], one_hot, dropout=0.375, seed=seed, **named)
+    return answer["context"], plain(query, key, one_hot)
+
+
+def test_dropout_zeroes_or_scales_weights(draw: Draw, interpreted: Run, assert_same: Same) -> None:
+    """Each weight is dropped or scaled up on its own, as often as asked for."""
+    dropped, weights = dropped_weights(draw, interpreted, seed=3)
+    kept = dropped != 0
+    assert_same(torch.where(kept, weights / 0.625, 0.0), dropped)
+    visible = weights != 0
+    share = float(kept[visible].double().mean())
+    spread = (0.375 * 0.625 / int(visible.sum())) ** 0.5
+    assert abs(share - 0.625) < 4 * spread
+    assert not torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[:, 0], kept[:, 1])
+
+
+def test_dropout_is_the_seeds(draw: Draw, interpreted: Run) -> None:
+    """The same seed drops the same weights, cut as they may be; another seed drops others."""
+    first, weights = dropped_weights(draw, interpreted, seed=3)
+    cut, _ = dropped_weights(draw, interpreted, seed=3, tiles=(4, 16))
+    other, _ = dropped_weights(draw, interpreted, seed=4)
+    assert torch.equal(first != 0, cut != 0)
+    assert not torch.equal(first != 0, other != 0)
+    assert bool((weights != 0).any())
+
+
+def test_gradients_drop_what_the_forward_dropped(
+    draw: Draw, qkv: Drawn, interpreted: Run, assert_same: Same
+) -> None:
+    """With dropout the gradients are those of the plain formula under the very same draw."""
+    kept = dropped_weights(draw, interpreted, seed=3)[0] != 0
+    query, key, value, upstream = qkv(21, 21)
+    answer = interpreted([query, key, value], upstream, dropout=0.375, seed=3)
+    inputs = [x.requires_grad_() for x in (query, key, value)]
+
+    def drop(name: str, x: Tensor) -> Tensor:
+        return x * kept / 0.625 if name == "weights" else x
+
+    context = plain(*inputs, tap=drop)
+    assert_same(context, answer["context"])
+    gradients = torch.autograd.grad(context, inputs, upstream)
+    for expected, actual in zip(gradients, answer["gradients"], strict=True):
+        assert_same(expected, actual)
