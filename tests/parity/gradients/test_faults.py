@@ -1,0 +1,180 @@
+"""Negative controls: a wrong backward pass is named at its place, and nothing forward shows it."""
+
+import copy
+import functools
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from parity import inputs, layerwise
+from parity.checks.gradients import gradients
+from parity.compare import Status
+from parity.errors import ExitCode
+from parity.gradients import slopes
+from parity.gradients.faults import BACKWARD_FAULTS, first_place, grafted, planted
+from parity.models import build_huggingface, build_ours
+from parity.results import Mode, Report
+from parity.sources.names import load_weights
+from parity.tolerances import FAULT_MARGIN, Bounds
+from scratch_gpt import GPT
+
+LAYERS = 12
+BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in BACKWARD_FAULTS}  # noqa: S311
+"""A block drawn at random for each fault, the same in every run."""
+PATHS = ("plain", "tiled")
+LONG = 1_200
+"""Seconds after which a full-size test hangs: a busy machine takes minutes for some."""
+
+Check = Callable[..., Report]
+
+
+def checker(size: str, batch: int, time: int) -> Check:
+    """Return the float64 check of a model with a fault on one attention path."""
+    weights = load_weights(size)
+    right, theirs = build_ours(weights), build_huggingface(weights)
+    drawn = inputs.seeded(batch=batch, time=time, vocab_size=weights.config["vocab_size"], seed=5)
+
+    @functools.cache
+    def check(attention: str, fault: str, select: str = "*") -> Report:
+        model = planted(right.with_attention(attention), fault, BLOCKS[fault])
+        return gradients(
+            {attention: model}, theirs, drawn.token_ids, dtype="float64", select=select
+        )
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Check:
+    """Return the check at the small size, with the one direction in all parameters."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slopes, "SMALL_MODEL", 0)
+        check = checker("tiny", 2, 5)
+        for fault in BACKWARD_FAULTS:
+            for attention in PATHS:
+                check(attention, fault)
+    return check
+
+
+def assert_caught_at(place: str, report: Report) -> None:
+    """Assert that the verdict fails, names `place` first, and that all before it passed."""
+    assert report.first_divergence is not None
+    assert place == report.first_divergence.tap
+    assert report.exit_code == ExitCode.FAIL
+    names = [row.tap for row in report.results]
+    assert all(row.status is Status.PASS for row in report.results[: names.index(place)])
+    assert report.first_divergence.suspects
+
+
+@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("fault", BACKWARD_FAULTS)
+def test_tiny_fault_is_named(tiny: Check, fault: str, attention: str) -> None:
+    """The gradient that the fault makes wrong is the first to differ, and by far."""
+    report = tiny(attention, fault)
+
+    assert_caught_at(first_place(fault, BLOCKS[fault], attention), report)
+    assert report.first_divergence is not None
+    assert report.first_divergence.row.error_ours is not None
+    assert report.first_divergence.row.error_ours >= FAULT_MARGIN * Bounds().identity
+
+
+@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("fault", BACKWARD_FAULTS)
+def test_the_oracle_sees_every_fault_too(tiny: Check, fault: str, attention: str) -> None:
+    """The slope of a loss that knows no gradients is not the one that the faulty gradient has."""
+    rows = {row.tap: row for row in tiny(attention, fault).results if row.witness == "oracle"}
+    assert rows["direction"].status is Status.FAIL
+
+
+@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("fault", BACKWARD_FAULTS)
+def test_nothing_forward_shows_a_fault(
+    fault: str, attention: str, ours: GPT, theirs: object
+) -> None:
+    """Logits are the right model's to the bit, with gradients and without, and layerwise passes."""
+    right = ours.with_attention(attention)
+    faulty = planted(right, fault, BLOCKS[fault])
+    ids = inputs.seeded(batch=2, time=5, vocab_size=211, seed=5).token_ids
+    report = layerwise({attention: faulty}, theirs, ids, modes=[Mode.IDENTITY])  # type: ignore[arg-type]
+
+    assert torch.equal(right(ids), faulty(ids))
+    with torch.no_grad():
+        assert torch.equal(right(ids), faulty(ids))
+    assert report.exit_code == ExitCode.PASS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LONG)
+@pytest.mark.parametrize("fault", ["erf-derivative", "delta-missing", "norm-without-mean"])
+def test_full_size_fault_is_named(fault: str) -> None:
+    """The same at the released size, for the faults of the derivatives written by hand."""
+    check = checker("surrogate", 1, 37)
+    assert_caught_at(first_place(fault, BLOCKS[fault], "tiled"), check("tiled", fault, "[!d]*"))
+
+
+@pytest.mark.parametrize("name", ["doubled", "transpose-missing"])
+def test_a_fault_at_a_tap_that_is_not_formed_is_refused(name: str, ours: GPT) -> None:
+    """Instead of a model that passes as if it had a fault."""
+    with pytest.raises(ValueError, match=f"{name} is planted at .* does not form"):
+        planted(ours.with_attention("fused"), name, 3)
+
+
+def test_planting_leaves_the_right_model_alone(ours: GPT) -> None:
+    """A fault goes into a copy: not a bit of the right model changes, nor its gradients."""
+    state = copy.deepcopy(ours.state_dict())
+    for name in BACKWARD_FAULTS:
+        planted(ours, name, BLOCKS[name])
+    assert all(torch.equal(state[name], tensor) for name, tensor in ours.state_dict().items())
+    assert "forward" not in vars(ours)
+
+
+def test_a_fault_survives_a_copy() -> None:
+    """A copy in float64 is as faulty, and is its own model."""
+    model = planted(build_ours(load_weights("tiny")), "doubled", 3)
+    twin = copy.deepcopy(model).double()
+    assert twin.forward.__self__ is twin
+
+
+def test_a_graft_has_the_values_of_one_and_the_gradient_of_the_other() -> None:
+    """Forward it is the one, backward the other, and neither is changed."""
+    value = torch.tensor([1.0, 2.0], requires_grad=True)
+    other = torch.tensor([5.0, 7.0], requires_grad=True)
+    graft = grafted(value, other * other)
+    graft.sum().backward()
+    assert torch.equal(value, graft)
+    assert other.grad is not None
+    assert torch.equal(2 * other, other.grad)
+    assert value.grad is None
+
+
+@pytest.mark.parametrize("other", [torch.ones(3), torch.ones(1, 2), torch.ones(())])
+def test_a_graft_of_another_shape_is_refused(other: Tensor) -> None:
+    """Broadcasting would turn one fault into another."""
+    with pytest.raises(ValueError, match="cannot take the gradient"):
+        grafted(torch.ones(2), other)
+
+
+@pytest.mark.parametrize(
+    ("attention", "block", "expected"),
+    [
+        ("plain", 3, "h.3.attn.scores"),
+        ("tiled", 3, "h.3.attn.key"),
+        ("fused", 0, "h.0.attn.key"),
+    ],
+)
+def test_what_is_not_formed_shows_in_what_is_made_of_it(
+    attention: str, block: int, expected: str
+) -> None:
+    """The scores' wrong gradient is seen first in the key's where no scores are formed."""
+    assert expected == first_place("delta-missing", block, attention)
+
+
+def test_the_first_block_hands_its_fault_to_the_embeddings() -> None:
+    """What a block sends back wrong is the gradient of what it was given."""
+    assert [first_place("residual-cut", block, "plain") for block in (0, 5)] == [
+        "embeddings",
+        "h.4.ln_2",
+    ]

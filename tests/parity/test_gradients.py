@@ -1,0 +1,223 @@
+"""Every gradient of the right model against Hugging Face's, and what is no verdict."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
+
+from parity import inputs
+from parity.checks.gradients import gradients
+from parity.compare import Status
+from parity.errors import ExitCode
+from parity.gradients.faults import grafted
+from parity.gradients.faults import planted as planted_behind
+from parity.gradients.places import kind_of, parameters, places
+from parity.inputs import Inputs
+from parity.models import build_huggingface, build_ours
+from parity.results import Mode, Report, Verdict
+from parity.sources.names import load_weights
+from parity.taps import never_formed
+from parity.tolerances import FEWEST_PREDICTIONS, SLOPE_BOUND, Bounds
+from scratch_gpt import GPT
+
+LAYERS = 12
+SLOPES = 15
+"""One direction in all parameters, and one in each of their 14 kinds."""
+PLANNED = {"plain": 318 + SLOPES, "tiled": 294 + SLOPES, "fused": 270 + SLOPES}
+LONG = 1_200
+"""Seconds after which a full-size test hangs: a busy machine takes minutes for some."""
+
+Check = Callable[..., Report]
+
+
+def checker(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Check:
+    """Return the check of three paths, on ids drawn from a seed or given."""
+
+    def check(batch: int = 1, time: int = 5, given: Inputs | None = None, **more: object) -> Report:
+        vocab_size = ours.config.vocab_size
+        chosen = given or inputs.seeded(batch=batch, time=time, vocab_size=vocab_size, seed=0)
+        return gradients(
+            {path: ours.with_attention(path) for path in PLANNED},
+            theirs,
+            chosen.token_ids,
+            positions=chosen.positions,
+            attention_mask=chosen.attention_mask,
+            **more,  # type: ignore[arg-type]
+        )
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def tiny(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Check:
+    """Return the check at the small size."""
+    return checker(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def report(tiny: Check) -> Report:
+    """Return the report of one small check, float32's rounding judged."""
+    return tiny(batch=2, time=37)
+
+
+def assert_passes(report: Report, *, left_out: int = 0) -> None:
+    """Assert a pass in which everything planned was compared."""
+    assert list(report.reasons) == []
+    assert [row for row in report.results if row.status is not Status.PASS] == []
+    assert (report.verdict, report.exit_code) == (Verdict.PASS, ExitCode.PASS)
+    expected = {path: (n - left_out, n - left_out) for path, n in PLANNED.items()}
+    assert expected == report.plan.per_path
+
+
+def test_every_gradient_agrees(report: Report) -> None:
+    """Every path, every tap and parameter, in float64 and float32, and every slope."""
+    assert_passes(report)
+
+
+def test_every_planned_gradient_has_its_rows(report: Report) -> None:
+    """One row in float64 and one in float32 for each gradient, one for each slope; no other."""
+    found = [(row.attention, row.tap, row.mode, row.witness) for row in report.results]
+    expected = [
+        (path, place.name, mode, "huggingface")
+        for path in PLANNED
+        for place in places(LAYERS)
+        if place.name not in never_formed(path, LAYERS)
+        for mode in (Mode.IDENTITY, Mode.PROPAGATED)
+    ]
+    slopes = ["direction", *{f"direction.{kind_of(name)}" for name in parameters(LAYERS)}]
+    expected += [(path, name, Mode.IDENTITY, "oracle") for path in PLANNED for name in slopes]
+    assert len(found) == len(set(found))
+    assert set(expected) == set(found)
+
+
+def test_identity_is_not_agreement_to_the_bit(report: Report) -> None:
+    """The two sides compute in different orders: errors are small, and mostly not nought."""
+    errors = [row.error_ours or 0.0 for row in report.results if row.witness == "huggingface"]
+    assert sum(error > 0.0 for error in errors) > len(errors) // 2
+
+
+def test_slopes_are_measured(report: Report) -> None:
+    """Each has two values, of the oracle and of us, and stays within its bound."""
+    rows = [row for row in report.results if row.witness == "oracle"]
+    assert {SLOPE_BOUND} == {row.bound for row in rows}
+    assert all(row.value_ours != row.value_witness for row in rows)
+    assert all(0.0 < (row.error_ours or 0.0) <= row.bound for row in rows)
+
+
+def test_what_is_not_compared_says_why(report: Report) -> None:
+    """The loss on every path, and what a path never forms."""
+    left_out = [(entry["attention"], entry["tap"]) for entry in report.plan.exempt]
+    assert {("plain", "loss"), ("tiled", "loss"), ("fused", "h.3.mlp")} <= set(left_out)
+    assert len(left_out) == 3 + 24 + 48
+    assert all(entry["reason"] for entry in report.plan.exempt)
+
+
+SHAPES = {
+    "batch 2, time 5": inputs.seeded(batch=2, time=5, vocab_size=211, seed=0),
+    "time 3": inputs.seeded(batch=1, time=3, vocab_size=211, seed=0),
+    "padding on the right": inputs.from_rows([[5, 0, 210, 7, 7], [3, 9], [8]]),
+    "padding on the left": Inputs(
+        token_ids=torch.tensor([[0, 0, 5, 9, 5], [3, 8, 1, 2, 210]]),
+        positions=torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]),
+        attention_mask=torch.tensor([[False, False, True, True, True], [True] * 5]),
+    ),
+    "positions given": Inputs(
+        token_ids=torch.tensor([[5, 9, 5, 210]]), positions=torch.tensor([[7, 3, 3, 0]])
+    ),
+}
+
+
+@pytest.mark.parametrize("given", SHAPES.values(), ids=SHAPES)
+def test_every_shape_passes(tiny: Check, given: Inputs) -> None:
+    """Unequal rows, padding on either side, explicit positions: every gradient agrees."""
+    assert_passes(tiny(given=given, dtype="float64"))
+
+
+def test_two_tokens_leave_nothing_to_attend_to(tiny: Check) -> None:
+    """A gradient that is nought by its nature is exempt, with the reason, and the rest passes."""
+    report = tiny(batch=2, time=2, dtype="float64")
+    nought = [entry["tap"] for entry in report.plan.exempt if "itself" in entry["reason"]]
+    assert {"attn.query", "attn.key", "attn.scores"} == {kind_of(tap) for tap in nought}
+    assert report.exit_code == ExitCode.PASS
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounding_in_half_precision_is_judged(tiny: Check, dtype: str) -> None:
+    """Both half precisions, on enough tokens: errors are real, and no worse than theirs."""
+    report = tiny(batch=2, time=64, dtype=dtype, select="[!d]*")
+    rows = [row for row in report.results if row.mode is Mode.PROPAGATED]
+    assert report.exit_code == ExitCode.PASS
+    assert {dtype} == {row.dtype for row in rows}
+    assert all((row.error_ours or 0.0) > Bounds().identity for row in rows)
+
+
+def test_few_tokens_are_no_measure_of_rounding(tiny: Check) -> None:
+    """Below the fewest predictions float64 alone decides, and the report says so."""
+    few, enough = (tiny(time=FEWEST_PREDICTIONS + more, select="logits") for more in (0, 1))
+    assert {Mode.IDENTITY} == {row.mode for row in few.results}
+    assert str(FEWEST_PREDICTIONS) in few.inputs["rounding"]
+    assert {Mode.IDENTITY, Mode.PROPAGATED} == {row.mode for row in enough.results}
+    assert "rounding" not in enough.inputs
+
+
+class Coarse(nn.Module):
+    """A right model whose sum of squares in one norm's backward is rounded to bfloat16."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def named_parameters(self, *given: object, **named: object) -> object:  # type: ignore[override]
+        """Give the inner model's, under its names."""
+        return self.model.named_parameters(*given, **named)  # type: ignore[arg-type]
+
+    def forward(self, *given: Tensor, tap: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """Round what goes back through one tap, but in float64."""
+
+        def rounding(name: str, value: Tensor) -> Tensor:
+            if name == "h.6.ln_1" and value.dtype != torch.float64 and value.requires_grad:
+                value.register_hook(lambda gradient: gradient.bfloat16().to(gradient.dtype))
+            return tap(name, value)
+
+        return self.model(*given, tap=rounding)  # type: ignore[no-any-return]
+
+
+def test_coarse_rounding_is_told_from_float32s(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    """A step in half precision passes in float64 and fails in float32, first where it is."""
+    ids = inputs.seeded(batch=2, time=37, vocab_size=211, seed=0).token_ids
+    report = gradients(Coarse(copy.deepcopy(ours)), theirs, ids, select="[!d]*")
+    failed = [row for row in report.results if row.status is not Status.PASS]
+    assert {Mode.PROPAGATED} == {row.mode for row in failed}
+    assert report.first_divergence is not None
+    assert report.first_divergence.tap.startswith("h.6.ln_1")
+    assert "times Hugging Face's own" in report.first_divergence.why
+
+
+def test_only_the_oracle_sees_what_both_sides_get_wrong(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    """The same fault in both: all gradients agree, and the slope of the loss is another one."""
+    shared = copy.deepcopy(theirs)
+    projection = shared.transformer.h[4].mlp.c_proj
+    projection.register_forward_hook(lambda _self, _given, out: grafted(out, 2.0 * out))
+    ids = inputs.seeded(batch=2, time=5, vocab_size=211, seed=0).token_ids
+    report = gradients(planted_behind(ours, "doubled", 4), shared, ids, dtype="float64")
+    wrong = [row for row in report.results if row.status is not Status.PASS]
+    assert report.first_divergence is not None
+    assert {"oracle"} == {row.witness for row in wrong}
+    assert report.first_divergence.tap.startswith("direction")
+    assert "slope" in report.first_divergence.why
+    assert report.exit_code == ExitCode.FAIL
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LONG)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_full_size_gradients_agree(dtype: str) -> None:
+    """At the released size: 37 tokens, every path, one direction in all parameters."""
+    weights = load_weights("surrogate")
+    report = checker(build_ours(weights), build_huggingface(weights))(time=37, dtype=dtype)
+    assert_passes(report, left_out=SLOPES - 1)
