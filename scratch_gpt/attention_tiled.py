@@ -5,9 +5,6 @@ wholly in the future is ever computed, and the largest buffer is `[tile time_k]`
 time and not with its square. The causal rule can hide something only in the last `tile` columns
 of such a strip, so only these are masked.
 
-Scores are kept in units of log(2): `2^(s / log 2) = e^s`, the factor joins the scale inside the
-product, and a power of two is the cheaper one (2.6 times, as measured).
-
 The way back keeps no scores either. With `p` a strip's softmax, `c` its context and `g` the
 gradient of `c`,
 
@@ -16,9 +13,7 @@ gradient of `c`,
 where `g . c` is one number a row, and `p` is computed again from the logarithm of its normaliser.
 """
 
-import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,8 +21,17 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from scratch_gpt.attention_strips import (
+    Inputs,
+    Outputs,
+    groups,
+    scores_of,
+    strips,
+    wide,
+    worked_in,
+)
 from scratch_gpt.tap import Tap
-from scratch_gpt.visibility import check_core_inputs, hidden_keys
+from scratch_gpt.visibility import check_core_inputs
 
 TILE = 64
 """Queries per tile: the smallest that keeps the matrix product busy. Of 32 to 256, measured at
@@ -75,10 +79,10 @@ class _Tiled(Function):
         batch, n_head, time_q, head_width = query.shape
         # Laid out as merged heads, so that merging them is no copy.
         context = query.new_empty(batch, time_q, n_head, head_width).transpose(1, 2)
-        normaliser = query.new_empty(batch, n_head, time_q, 1, dtype=_wide(query.dtype))
+        normaliser = query.new_empty(batch, n_head, time_q, 1, dtype=wide(query.dtype))
         kept: list[Tensor] = []
-        for group in _groups(query.shape, key.shape[-2], tile):
-            inputs = _Inputs.of(group, query, key, value, mask, tile=tile)
+        for group in groups(query.shape, key.shape[-2], tile):
+            inputs = Inputs.of(group, query, key, value, mask, tile=tile)
             kept += _attend(inputs, context[group], normaliser[group], dropout_probability)
         ctx.save_for_backward(query, key, value, mask, context, normaliser, *kept)  # type: ignore[arg-type]
         ctx.options = dropout_probability, tile  # type: ignore[attr-defined]
@@ -89,134 +93,27 @@ class _Tiled(Function):
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, context, normaliser, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
         dropout_probability, tile = ctx.options  # type: ignore[attr-defined]
-        along = (upstream.to(normaliser.dtype) * context).sum(-1, keepdim=True)
-        gradients = [x.new_zeros(x.shape) for x in (query, key, value)]
+        upstream = upstream.to(worked_in(query))
+        along = (upstream * context).sum(-1, keepdim=True)
+        gradients = [x.new_zeros(x.shape, dtype=upstream.dtype) for x in (query, key, value)]
         masks = iter(kept)
-        for group in _groups(query.shape, key.shape[-2], tile):
-            inputs = _Inputs.of(group, query, key, value, mask, tile=tile)
-            outputs = _Outputs.of(group, upstream, along, normaliser, *gradients)
+        for group in groups(query.shape, key.shape[-2], tile):
+            inputs = Inputs.of(group, query, key, value, mask, tile=tile)
+            outputs = Outputs.of(group, upstream, along, normaliser, *gradients)
             _attend_backward(inputs, outputs, masks, dropout_probability)
-        return (*gradients, None, None, None)
-
-
-class _Inputs(NamedTuple):
-    """What some sequences attend with, the heads of all of them counted as one axis.
-
-    Attributes:
-        query: `[heads time_q head_width]`.
-        key: `[heads time_k head_width]`.
-        value: `[heads time_k head_width]`.
-        mask: `[heads time_k]`, bool, False at padding; None without any.
-        ceiling: `[tile tile]`: minus infinity where the key is in the future, else infinity.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    ceiling: Tensor
-
-    @classmethod
-    def of(  # noqa: PLR0913 - the core's arguments
-        cls,
-        group: slice,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        *,
-        tile: int,
-    ) -> "_Inputs":
-        """Return those of the sequences in `group`; views where it is one."""
-        queries, keys, values = (x[group].flatten(0, 1) for x in (query, key, value))
-        repeated = None if mask is None else mask[group].repeat_interleave(query.shape[1], 0)
-        return cls(queries, keys, values, repeated, _ceiling(tile, query))
-
-
-class _Outputs(NamedTuple):
-    """What the way back of some sequences is given, and what it fills; heads as in `_Inputs`.
-
-    Attributes:
-        upstream: `[heads time_q head_width]`, the gradient of the context.
-        along: `[heads time_q 1]`, its product with the context.
-        normaliser: `[heads time_q 1]`, as the way forward left it.
-        query: `[heads time_q head_width]`, filled.
-        key: `[heads time_k head_width]`, added to.
-        value: `[heads time_k head_width]`, added to.
-    """
-
-    upstream: Tensor
-    along: Tensor
-    normaliser: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-
-    @classmethod
-    def of(cls, group: slice, *tensors: Tensor) -> "_Outputs":
-        """Return those of the sequences in `group`."""
-        return cls(*(x[group].flatten(0, 1) for x in tensors))
-
-
-def _groups(shape: tuple[int, ...], time_k: int, tile: int) -> Iterator[slice]:
-    """Yield the sequences that are worked on together: as many as fit the cache."""
-    batch, n_head, *_ = shape
-    together = max(1, _CACHED // (n_head * min(tile, time_k) * time_k))
-    for first in range(0, batch, together):
-        yield slice(first, min(first + together, batch))
-
-
-_CACHED = 1 << 18
-"""Scores computed at once, where one sequence has not more."""
-
-
-def _strips(inputs: _Inputs) -> Iterator[tuple[slice, int]]:
-    """Yield each tile of queries, and how many keys its last one sees."""
-    time_q, past = inputs.query.shape[1], inputs.key.shape[1] - inputs.query.shape[1]
-    tile = len(inputs.ceiling)
-    for start in range(0, time_q, tile):
-        end = min(start + tile, time_q)
-        yield slice(start, end), past + end
-
-
-def _scores(inputs: _Inputs, queries: slice, seen: int) -> Tensor:
-    """Return a strip's scores over log(2), `[heads tile seen]`, minus infinity where hidden."""
-    # The query is scaled and not the product, which may overflow where the scores do not.
-    rows = inputs.query[:, queries] * (inputs.query.shape[-1] ** -0.5 / math.log(2.0))
-    product: Tensor = rows @ inputs.key[:, :seen].transpose(1, 2)
-    scores = product.to(_wide(product.dtype))
-    tile = rows.shape[1]
-    if inputs.mask is None:
-        # A minimum hides as a fill does, whatever stands there, at a quarter of its cost.
-        corner = scores[:, :, seen - tile :]
-        torch.minimum(corner, inputs.ceiling[:tile, :tile], out=corner)
-        return scores
-    hidden = hidden_keys(tile, seen, inputs.mask[:, :seen], scores.device)[:, 0]
-    return scores.masked_fill_(hidden, float("-inf"))
-
-
-def _ceiling(tile: int, like: Tensor) -> Tensor:
-    """Return `[tile tile]`: minus infinity where the key is in the future, else infinity."""
-    future = hidden_keys(tile, tile, None, like.device)[0, 0]
-    seen = like.new_full(future.shape, float("inf"), dtype=_wide(like.dtype))
-    return seen.masked_fill_(future, float("-inf"))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which scores are summed: float32 at least."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+        return (*(made.to(query.dtype) for made in gradients), None, None, None)
 
 
 def _attend(
-    inputs: _Inputs, context: Tensor, normaliser: Tensor, dropout_probability: float
+    inputs: Inputs, context: Tensor, normaliser: Tensor, dropout_probability: float
 ) -> list[Tensor]:
     """Fill the context and the normalisers of some sequences; return which weights were kept.
 
     The division by the softmax's sum is left to the context, which is narrower.
     """
     kept = []
-    for queries, seen in _strips(inputs):
-        scores = _scores(inputs, queries, seen)
+    for queries, seen in strips(inputs):
+        scores = scores_of(inputs, queries, seen)
         largest = scores.amax(-1, keepdim=True)
         powers = scores.sub_(largest).exp2_()
         total = powers.sum(-1, keepdim=True)
@@ -238,16 +135,16 @@ def _drawn(like: Tensor, probability: float) -> Tensor:
 
 
 def _attend_backward(
-    inputs: _Inputs,
-    outputs: _Outputs,
+    inputs: Inputs,
+    outputs: Outputs,
     kept: Iterator[Tensor],
     dropout_probability: float,
 ) -> None:
     """Fill the gradients of some sequences' queries, keys and values."""
     scale = inputs.query.shape[-1] ** -0.5
     dtype = inputs.query.dtype
-    for queries, seen in _strips(inputs):
-        weights = _scores(inputs, queries, seen).sub_(outputs.normaliser[:, queries]).exp2_()
+    for queries, seen in strips(inputs):
+        weights = scores_of(inputs, queries, seen).sub_(outputs.normaliser[:, queries]).exp2_()
         upstream = outputs.upstream[:, queries]
         slopes = (upstream @ inputs.value[:, :seen].transpose(1, 2)).to(weights.dtype)
         used = weights

@@ -116,7 +116,7 @@ def test_how_many_sequences_go_together_changes_nothing(
     cached: int, draw: Draw, assert_same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether a batch is cut into its sequences or not: forward and backward are the same."""
-    monkeypatch.setattr("scratch_gpt.attention_tiled._CACHED", cached)
+    monkeypatch.setattr("scratch_gpt.attention_strips._CACHED", cached)
     inputs, upstream = [draw(3, 2, 9, 7).requires_grad_() for _ in range(3)], draw(3, 2, 9, 7)
     mask = torch.cat([padded(9), torch.ones(1, 9, dtype=torch.bool)])
     expected, actual = plain(*inputs, mask), tiled(*inputs, mask, tile=4)
