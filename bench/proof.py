@@ -44,10 +44,10 @@ def distance(answers: Answers, right: Truth, dtype: str) -> float:
     names = NAMES[: len(found)]
     around = max(h.scale for h in right.answers), max(h.largest for h in right.answers)
     parts = zip(names, found, right.answers, right.noise, strict=True)
-    return max(_distance(*part, around, PRECISIONS[dtype]) for part in parts)
+    return max(error_of(*part, around, PRECISIONS[dtype]) for part in parts)
 
 
-def _distance(  # noqa: PLR0913 - one comparison's whole context
+def error_of(  # noqa: PLR0913 - one comparison's whole context
     name: str, answer: Tensor, held: Held, noise: Noise, around: Noise, precision: Precision
 ) -> float:
     """Return one answer's error.

@@ -1,0 +1,106 @@
+"""Peak memory, of a fresh process each: the highest resident size less that of a warm start.
+
+The process loads what it needs, works once on something small, and then resets the system's
+record of its highest size; what it holds then is what the peak is measured from. Memory freed
+goes back to the system at once, for both sides alike.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.shapes import HEAD_WIDTH, HEADS
+
+REPEATS = 3
+_SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10), "MALLOC_TRIM_THRESHOLD_": "0"}
+_SMALL = 8
+
+
+def fresh(*arguments: str) -> int:
+    """Return the bytes that one job takes in a process of its own.
+
+    Raises:
+        RuntimeError: It failed; the message is the last line it wrote.
+    """
+    home = str(Path(__file__).resolve().parents[1])
+    search = os.pathsep.join([home, os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(  # noqa: S603 - ourselves
+        [sys.executable, "-m", "bench.memory", *arguments],
+        env=os.environ | _SETTINGS | {"PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise RuntimeError(lines[-1])
+    return int(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def measured(warm: Callable[[], object], job: Callable[[], object]) -> int:
+    """Return how many bytes the resident size rises by, at its highest, during a job."""
+    warm()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+    before = _status("VmRSS")
+    job()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
+
+
+def step(side: str, folder: str, batch: int, time: int) -> int:
+    """Return what one forward with backward takes above the weights; side is a path, or theirs."""
+    import torch
+
+    from bench.models import stepped
+    from scratch_gpt.model import GPT
+
+    if side == "huggingface":
+        from transformers import OpenAIGPTLMHeadModel
+
+        model = OpenAIGPTLMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
+    else:
+        model = GPT.from_pretrained(folder, attention=side)
+    ids = torch.arange(batch * time).reshape(batch, time) * 7 % model.config.vocab_size
+
+    def warm() -> None:
+        stepped(model, ids[:1, :_SMALL])
+        model.zero_grad(set_to_none=True)  # gradients are no weights, and count
+
+    return measured(warm, lambda: stepped(model, ids))
+
+
+def core(name: str, time: int) -> int:
+    """Return what one call of a core of ours takes beside its inputs and its answer."""
+    import torch
+
+    from scratch_gpt.attention import CORES
+
+    query, key, value = (torch.randn(1, HEADS, time, HEAD_WIDTH) for _ in range(3))
+
+    def run(tokens: int) -> object:
+        some = slice(tokens)
+        return CORES[name](query[:, :, some], key[:, :, some], value[:, :, some])
+
+    with torch.no_grad():
+        return measured(lambda: run(_SMALL), lambda: run(time))
+
+
+def main(arguments: list[str]) -> None:
+    """Do one job and print its bytes."""
+    job, name, *rest = arguments
+    if job == "core":
+        found = core(name, int(rest[0]))
+    else:
+        found = step(name, rest[0], int(rest[1]), int(rest[2]))
+    sys.stdout.write(f"{found}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

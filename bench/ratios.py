@@ -1,0 +1,104 @@
+"""The command line: `python -m bench.ratios`.
+
+It parses, calls one function, prints and exits. Nothing that needs torch is imported before
+that, so that `--help` answers at once.
+"""
+
+# ruff: noqa: FBT002, PLR0913 - options are the signature: a flag is a boolean with a default
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parity.errors import ExitCode
+from parity.telling import known, tell
+
+app = typer.Typer(
+    name="bench.ratios",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
+)
+
+
+@app.command()
+def ratios(
+    rows: Annotated[
+        str, typer.Option(metavar="GLOB", help="Which rows, as a shell's pattern; see --list.")
+    ] = "*",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few rows, three rounds: half a minute.")
+    ] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of every contest; else 5 to 15.")
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Print the rows and their bounds; measure nothing.")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the run as JSON.")
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw time against length: .svg, .png or .pdf (extra [plot])."
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare ratios with an earlier --json of this machine."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare with a baseline of another machine too.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """How our time and memory stand to everyone else's, and to the limit of this machine.
+
+    Each ratio is ours over theirs, measured in turns, round by round: its median, and its
+    quartiles. A kernel is proved right against a float64 oracle before it is timed.
+
+    Exit codes: 0 every bound kept; 1 a bound missed, a wrong kernel, or, with --baseline, a ratio
+    worse than there (then bounds are printed and do not count); 2 usage; 3 something could not be
+    measured, or nothing was; 4 a baseline that is none or of another machine; 5 environment; 70
+    internal error.
+    """
+    from bench.command import Asked, run
+
+    asked = Asked(
+        rows=rows,
+        quick=quick,
+        rounds=rounds,
+        listed=listed,
+        json=json,
+        picture=picture,
+        baseline=baseline,
+        force=force,
+    )
+    try:
+        code = run(asked)
+    except KeyboardInterrupt:
+        tell("interrupted", "bench.ratios", "no row was judged; run it again")
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        code = ExitCode.CLOSED_PIPE
+    except Exception as error:  # noqa: BLE001 - every error is told in three lines
+        if debug:
+            traceback.print_exception(error)
+        coded = known(error)
+        tell(coded.what, coded.where, coded.fix)
+        code = coded.code
+    sys.exit(code)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m bench.ratios")
+
+
+if __name__ == "__main__":
+    main()

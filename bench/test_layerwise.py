@@ -1,0 +1,42 @@
+"""What `layerwise` itself costs, by size and by the taps it looks at. Run it with `make bench`."""
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from parity import layerwise
+from parity.inputs import seeded
+from parity.models import build_huggingface, build_ours
+from parity.results import Verdict
+from parity.sources.names import load_weights
+
+CASES = {
+    "default": [("tiny", 37, "*"), ("tiny", 37, "logits"), ("tiny", 37, "h.0.*")],
+    "whole": [
+        (source, time, taps)
+        for source, times in (("tiny", (1, 37, 256)), ("surrogate", (1, 96, 512)))
+        for time in times
+        for taps in ("*", "logits", "h.0.*", "*.attn.scores")
+    ],
+}
+"""Weights, tokens and pattern of taps."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the test the cases of the grid asked for."""
+    metafunc.parametrize(
+        ("source", "time", "taps"), CASES[metafunc.config.getoption("--grid")], ids=str
+    )
+
+
+@pytest.mark.timeout(1800)
+def test_cost_of_layerwise(benchmark: BenchmarkFixture, source: str, time: int, taps: str) -> None:
+    """The whole check, models built before; its verdict is the right one."""
+    weights = load_weights(source)
+    ours, theirs = build_ours(weights), build_huggingface(weights)
+    ids = seeded(batch=1, time=time, vocab_size=weights.config["vocab_size"], seed=0).token_ids
+    benchmark.group = f"layerwise {source} 1x{time}"
+    report = benchmark.pedantic(  # type: ignore[no-untyped-call]
+        lambda: layerwise(ours, theirs, ids, select=taps), rounds=3, warmup_rounds=1
+    )
+    assert report.verdict is not Verdict.FAIL
+    benchmark.extra_info.update(compared=report.plan.compared, planned=report.plan.planned)
