@@ -5,13 +5,14 @@ verb runs, so that `--help` answers at once.
 """
 
 import sys
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from parity.errors import ExitCode
 from parity.options import (
+    Attention,
+    AttentionOption,
     BatchOption,
     CandidateOption,
     DebugOption,
@@ -45,22 +46,12 @@ app = typer.Typer(
 )
 
 
-class Attention(StrEnum):
-    """Our attention cores."""
-
-    ALL = "all"
-    PLAIN = "plain"
-    TILED = "tiled"
-
-
 @app.command()
 def layerwise(
     weights: WeightsOption = "auto",
     candidate: CandidateOption = None,
     plant: PlantOption = None,
-    attention: Annotated[Attention, typer.Option(help="Which of our attention cores.")] = (
-        Attention.ALL
-    ),
+    attention: AttentionOption = Attention.DEFAULT,
     dtype: DtypeOption = Dtype.FLOAT32,
     device: DeviceOption = Device.CPU,
     batch: BatchOption = 1,
@@ -98,6 +89,52 @@ def layerwise(
         token_ids=token_ids,
         taps=taps,
         explain=explain,
+        form=form,
+        output=tuple(output or ()),
+        quiet=quiet,
+        debug=debug,
+    )
+    raise typer.Exit(run(options))
+
+
+@app.command()
+def gradients(
+    weights: WeightsOption = "auto",
+    candidate: CandidateOption = None,
+    plant: PlantOption = None,
+    attention: AttentionOption = Attention.DEFAULT,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    device: DeviceOption = Device.CPU,
+    batch: BatchOption = 1,
+    time: TimeOption = 512,
+    seed: SeedOption = 0,
+    token_ids: TokenIdsOption = None,
+    taps: TapsOption = "*",
+    form: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Does every parameter's and every tap's gradient agree?
+
+    The gradients of the mean next-token loss, of our model and of Hugging Face's, from the logits
+    back to the embeddings. In float64 they must agree to rounding, and so must our gradient and
+    the slope of the oracle's loss along a direction in all parameters; in the dtype judged, our
+    error must be no worse than Hugging Face's.
+    """
+    options = Options(
+        verb="gradients",
+        weights=weights,
+        candidate=candidate,
+        plant=plant,
+        attention=attention.value,
+        dtype=dtype.value,
+        device=device.value,
+        batch=batch,
+        time=time,
+        seed=seed,
+        token_ids=token_ids,
+        taps=taps,
         form=form,
         output=tuple(output or ()),
         quiet=quiet,

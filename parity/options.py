@@ -24,6 +24,18 @@ class Device(StrEnum):
     AUTO = "auto"
 
 
+class Attention(StrEnum):
+    """The ways to run our model, as `scratch_gpt.paths.PATHS` names them, and two sets of them."""
+
+    DEFAULT = "default"
+    ALL = "all"
+    PLAIN = "plain"
+    TILED = "tiled"
+    FUSED = "fused"
+    COMPILED = "compiled"
+    TRITON = "triton"
+
+
 WeightsOption = Annotated[
     str,
     typer.Option(
@@ -48,6 +60,16 @@ PlantOption = Annotated[
         "--plant",
         help="Plant a fault into our model first, NAME or NAME@BLOCK, to see what a failing "
         "verdict looks like. An unknown name lists them all.",
+    ),
+]
+AttentionOption = Annotated[
+    Attention,
+    typer.Option(
+        "--attention",
+        help="Which way to run our model: plain (every operation by its formula), tiled (no matrix "
+        "of scores, hand-written derivatives), fused (residual sums inside the products), compiled "
+        "(torch.compile, a block at a time), triton (a GPU kernel); default is plain and tiled, "
+        "all is every one that this machine can run.",
     ),
 ]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Dtype whose rounding is judged.")]

@@ -1,24 +1,26 @@
 """What each verb of the command line does: from options to a report."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn
 
-from parity import devices, faults, inputs
+from parity import devices, faults, inputs, paths
 from parity.candidates import build_candidate
 from parity.checks import doctor as doctor_check
 from parity.checks import golden as golden_check
 from parity.checks import weights as weights_check
+from parity.checks.gradients import gradients as gradients_check
 from parity.checks.layerwise import layerwise as layerwise_check
 from parity.errors import UsageError
+from parity.gradients import faults as backward_faults
 from parity.inputs import Inputs
 from parity.models import build_huggingface, build_ours
 from parity.progress import Progress
 from parity.results import Report
 from parity.shell import Options, identity
 from parity.sources.names import load_weights
-from parity.taps import PATHS
 from parity.weights import Weights
 from reference import published
 
@@ -62,7 +64,7 @@ _DEFAULT_TIME = 512
 """A length that was not asked for gives way to a smaller model."""
 
 
-def _candidates(options: Options, weights: Weights) -> dict[str, nn.Module]:
+def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> dict[str, nn.Module]:
     """Return the models to judge, under the names of their attention paths."""
     if options.candidate is not None:
         if options.plant is not None:
@@ -72,19 +74,33 @@ def _candidates(options: Options, weights: Weights) -> dict[str, nn.Module]:
                 fix="give one of the two",
             )
         return {"plain": build_candidate(options.candidate, weights)}
-    wanted = list(PATHS) if options.attention == "all" else [options.attention]
     right = build_ours(weights)
     if options.plant is None:
         return {path: right.with_attention(path) for path in wanted}
-    name, block = _fault(options.plant, weights.config["n_layer"])
-    return {path: faults.planted(right.with_attention(path), name, block) for path in wanted}
+    name, block = _fault(options, weights.config["n_layer"])
+    if "compiled" in wanted:
+        raise UsageError(
+            "no fault can be planted into a compiled block",
+            where="--plant with --attention compiled",
+            fix="use another path",
+        )
+    table = faults if name in faults.FAULTS else backward_faults
+    try:
+        return {path: table.planted(right.with_attention(path), name, block) for path in wanted}
+    except ValueError as error:
+        raise UsageError(
+            str(error), where="--plant with --attention", fix="use --attention plain"
+        ) from error
 
 
-def _fault(text: str, n_layer: int) -> tuple[str, int]:
+def _fault(options: Options, n_layer: int) -> tuple[str, int]:
     """Return name and block of `NAME` or `NAME@BLOCK`; the block in the middle by default."""
-    name, _, block = text.partition("@")
-    if name not in faults.FAULTS:
-        known = "; ".join(f"{key} ({fault.what})" for key, fault in faults.FAULTS.items())
+    name, _, block = str(options.plant).partition("@")
+    plantable = {key: fault.what for key, fault in faults.FAULTS.items()}
+    if options.verb == "gradients":
+        plantable |= {key: fault.what for key, fault in backward_faults.BACKWARD_FAULTS.items()}
+    if name not in plantable:
+        known = "; ".join(f"{key} ({what})" for key, what in plantable.items())
         raise UsageError(f"no fault is called {name!r}", where="--plant", fix=f"use {known}")
     chosen = int(block) if block.isdecimal() else n_layer // 2
     if (block and not block.isdecimal()) or chosen >= n_layer:
@@ -98,27 +114,38 @@ def _fault(text: str, n_layer: int) -> tuple[str, int]:
 
 def layerwise(options: Options, progress: Progress) -> Report:
     """Compare every tap."""
+    return _judged(partial(layerwise_check, explain=options.explain), options, progress)
+
+
+def gradients(options: Options, progress: Progress) -> Report:
+    """Compare every gradient."""
+    return _judged(gradients_check, options, progress)
+
+
+def _judged(check: Callable[..., Report], options: Options, progress: Progress) -> Report:
+    """Load what the options name, put it where it is to run, and compare it with the reference."""
     device = devices.resolve(options.device)
+    wanted, left_out = paths.chosen(options.attention, device)
     weights = _load(options, progress)
     chosen = _inputs(options, weights)
-    candidates = {path: m.to(device) for path, m in _candidates(options, weights).items()}
+    candidates = {path: m.to(device) for path, m in _candidates(options, weights, wanted).items()}
     reference = build_huggingface(weights)
     nn.Module.to(reference, device)
     stated = identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     mask = chosen.attention_mask
-    report = layerwise_check(
+    report = check(
         candidates,
         reference,
         chosen.token_ids.to(device),
         attention_mask=None if mask is None else mask.to(device),
         dtype=options.dtype,
         select=options.taps,
-        explain=options.explain,
         identity=stated,
         progress=progress,
     )
-    return dataclasses.replace(report, inputs={**report.inputs, **_asked(options)})
+    said = _asked(options) | ({"not_run": dict(left_out)} if left_out else {})
+    return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 
 _SAID = ("candidate", "plant", "attention", "dtype", "seed", "token_ids", "taps")
@@ -166,6 +193,7 @@ def golden(options: Options, progress: Progress) -> Report:
 
 VERBS: dict[str, Callable[[Options, Progress], Report]] = {
     "layerwise": layerwise,
+    "gradients": gradients,
     "weights": weights,
     "doctor": doctor,
     "golden": golden,

@@ -19,19 +19,10 @@ Check = Callable[..., Any]
 
 REPORTING = {"--format", "--output", "--quiet", "--debug"}
 INPUTS = {"--batch", "--time", "--seed", "--token-ids"}
+JUDGING = {"--candidate", "--plant", "--attention", "--dtype", "--device", "--taps"}
 OPTIONS = {
-    "layerwise": {
-        "--weights",
-        "--candidate",
-        "--plant",
-        "--attention",
-        "--dtype",
-        "--device",
-        "--taps",
-        "--explain",
-        *INPUTS,
-        *REPORTING,
-    },
+    "layerwise": {"--weights", *JUDGING, "--explain", *INPUTS, *REPORTING},
+    "gradients": {"--weights", *JUDGING, *INPUTS, *REPORTING},
     "weights": {"--weights", *REPORTING},
     "doctor": {"--weights", *INPUTS, *REPORTING},
     "golden": {"--weights", *REPORTING},
@@ -125,6 +116,7 @@ def test_an_unknown_verb_is_named(verb: str, check: Check) -> None:
         pytest.param(["layerwise", "--no-such"], "--no-such", id="unknown option"),
         pytest.param(["layerwise", "--tim", "5"], "--time", id="mistyped option"),
         pytest.param(["weights", "--plant", "erf-gelu"], "--plant", id="another verb's option"),
+        pytest.param(["gradients", "--explain", "logits"], "--explain", id="layerwise's alone"),
         pytest.param(["layerwise", "extra"], "extra", id="argument that nobody asked for"),
         pytest.param(["layerwise", "--time"], "--time", id="value missing"),
         pytest.param(["layerwise", "--time", "0"], "--time", id="time 0"),
