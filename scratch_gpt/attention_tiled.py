@@ -152,8 +152,9 @@ def _attend_backward(
             mask = next(kept) / (1.0 - dropout_probability)
             slopes.mul_(mask)
             used = weights * mask
-        outputs.value[:, :seen].baddbmm_(used.to(dtype).transpose(1, 2), upstream)
+        # A product added in place would be made head by head, because these rows are not adjacent.
+        outputs.value[:, :seen].add_(used.to(dtype).transpose(1, 2) @ upstream)
         slopes = slopes.sub_(outputs.along[:, queries]).mul_(weights).to(dtype)
-        outputs.query[:, queries].baddbmm_(slopes, inputs.key[:, :seen], beta=0.0, alpha=scale)
-        rows = inputs.query[:, queries]
-        outputs.key[:, :seen].baddbmm_(slopes.transpose(1, 2), rows, alpha=scale)
+        torch.mul(slopes @ inputs.key[:, :seen], scale, out=outputs.query[:, queries])
+        slopes = slopes.transpose(1, 2)
+        outputs.key[:, :seen].add_(slopes @ inputs.query[:, queries], alpha=scale)

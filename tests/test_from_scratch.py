@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.attention import CORES
 from scratch_gpt.loss import next_token_loss
+from scratch_gpt.paths import PATHS
+from scratch_gpt.paths import Path as Way
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,32 +24,57 @@ TORCH_NAMES = {
     # types and containers
     *("torch.Tensor", "torch.Generator", "torch.device", "torch.no_grad"),
     *("torch.bool", "torch.float32", "torch.int32", "torch.int64"),
-    *("torch.nn", "torch.nn.Module", "torch.nn.ModuleList", "torch.nn.Parameter"),
+    *("torch.nn", "torch.nn.Module", "torch.nn.ModuleList", "torch.nn.Parameter", "torch.dtype"),
+    # derivatives written by hand, and the engine that fuses formulas
+    *("torch.autograd.Function", "torch.autograd.function.FunctionCtx"),
+    *("torch.autograd.function.once_differentiable", "torch.compile"),
     # making and joining
-    *("torch.arange", "torch.cat", "torch.empty", "torch.rand_like"),
+    *("torch.arange", "torch.cat", "torch.empty", "torch.rand_like", "torch.tensor"),
     # elementwise mathematics and products
-    *("torch.addmm", "torch.exp", "torch.rsqrt", "torch.tanh"),
+    *("torch.addmm", "torch.exp", "torch.mm", "torch.rsqrt", "torch.tanh"),
+    *("torch.add", "torch.addcmul", "torch.div", "torch.minimum", "torch.mul", "torch.sub"),
     # a checkpoint's bytes, and whether its numbers are finite
     *("torch.bfloat16", "torch.float16", "torch.uint8"),
     *("torch.aminmax", "torch.equal", "torch.isfinite"),
+    # a kernel's device, the type of its sums, and the seed of its dropout
+    *("torch.cuda", "torch.cuda.device_of", "torch.cuda.is_available", "torch.float64"),
+    "torch.randint",
 }
 """Every name of torch that the model may use; each is an array operation or a container."""
 
+TRITON_NAMES = {
+    *("triton.jit", "triton.language", "triton.JITFunction", "triton.__version__"),
+    # a kernel's place in the grid, its sizes, its types
+    *("triton.language.program_id", "triton.language.num_programs", "triton.language.constexpr"),
+    *("triton.language.tensor", "triton.language.tuple", "triton.language.int64"),
+    # reading, writing, making
+    *("triton.language.load", "triton.language.store", "triton.language.arange"),
+    *("triton.language.full", "triton.language.rand"),
+    # elementwise mathematics, reductions and products
+    *("triton.language.exp", "triton.language.log", "triton.language.where"),
+    *("triton.language.maximum", "triton.language.minimum", "triton.language.cdiv"),
+    *("triton.language.max", "triton.language.sum", "triton.language.trans"),
+    "triton.language.dot",
+}
+"""Every name of Triton that the kernels may use: its softmax is not among them."""
+
 TENSOR_ATTRIBUTES = {
     # what a tensor is
-    *("device", "dtype", "ndim", "numel", "shape", "T", "tolist"),
+    *("device", "dtype", "element_size", "ndim", "numel", "shape", "T", "tolist"),
     # the same numbers in another shape, place or type
     *("chunk", "flatten", "gather", "long", "nonzero", "reshape", "squeeze", "transpose"),
-    "detach",
+    *("detach", "new_empty", "new_full", "new_zeros", "repeat_interleave", "roll", "scatter_"),
+    *("to", "view_as", "expand", "stride"),
     # elementwise mathematics and reductions
     *("amax", "any", "exp_", "log", "masked_fill", "masked_fill_", "mean", "sum"),
+    *("add_", "exp2_", "log2", "log_", "mul_", "rsqrt_", "sigmoid_", "sub_"),
     # initial values
     *("fill_", "normal_"),
     # a checkpoint's bytes, to be digested, and its numbers in the model's type
     *("contiguous", "float", "is_floating_point", "nbytes", "numpy", "view"),
     # no tensor's, but spelled like one: a dataclass field's name, a device's type, a refusal's
-    # parts, a dictionary's values, a text's words, a path (torch 2.6 renames axes)
-    *("name", "type", "fix", "where", "values", "split", "rename"),
+    # parts, a dictionary's values, a text's words, a path (torch 2.6 renames axes), a tile's size
+    *("name", "type", "fix", "where", "values", "split", "rename", "tile"),
 }
 """Every attribute of a tensor that the model may use, on whatever object it stands."""
 
@@ -94,8 +121,8 @@ def borrowed(source: str) -> set[str]:
                 names.add(full)
             elif hasattr(Tensor, node.attr) and not node.attr.startswith("__"):
                 attributes.add(node.attr)
-    of_torch = {name for name in names if name.startswith("torch.")}
-    return (of_torch - TORCH_NAMES) | (attributes - TENSOR_ATTRIBUTES)
+    known = {name for name in names if name.startswith(("torch.", "triton."))}
+    return (known - TORCH_NAMES - TRITON_NAMES) | (attributes - TENSOR_ATTRIBUTES)
 
 
 def test_the_source_borrows_nothing(home_of: Callable[[str], Path | None]) -> None:
@@ -121,6 +148,7 @@ def test_the_source_borrows_nothing(home_of: Callable[[str], Path | None]) -> No
             "def f():\n    import torch\n    return torch.ops.aten._softmax(x, -1, False)",
             "torch.ops.aten._softmax",
         ),
+        ("import triton.language as tl\ny = tl.softmax(x)", "triton.language.softmax"),
         ("y = x.softmax(-1)", "softmax"),
         ("y = (x + 1).log_softmax(-1)", "log_softmax"),
         ("f = rows[0].bernoulli_", "bernoulli_"),
@@ -152,16 +180,24 @@ def forbidden(operations: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
-@pytest.mark.parametrize("attention", ["plain", "tiled"])
+@pytest.mark.parametrize(
+    ("attention", "activation"),
+    [
+        ("plain", {"tanh", "tanh_backward"}),
+        ("tiled", {"sigmoid_", "exp2_"}),
+        ("fused", {"sigmoid_", "exp2_"}),
+    ],
+)
 def test_no_ready_made_operation_runs(
     attention: str,
+    activation: set[str],
     training: bool,  # noqa: FBT001
     recorded: Recorded,
 ) -> None:
     """Forward, backward and step are made of basic operations, and all three were watched."""
     ran = operations_of_a_step(recorded, attention, training=training)
     assert not forbidden(ran)
-    assert {"tanh", "tanh_backward", "sub_"} <= ran
+    assert activation | {"sub_"} <= ran
 
 
 def test_a_planted_core_is_found_in_what_runs(
@@ -173,6 +209,7 @@ def test_a_planted_core_is_found_in_what_runs(
         return torch.softmax(query @ key.transpose(-2, -1), -1) @ value
 
     monkeypatch.setitem(CORES, "ready-made", core)
+    monkeypatch.setitem(PATHS, "ready-made", Way(core="ready-made"))
     expected = {"_softmax", "_softmax_backward_data"}
     assert expected == forbidden(operations_of_a_step(recorded, "ready-made", training=False))
 

@@ -127,6 +127,7 @@ def command(tmp_path: Path) -> Callable[..., Any]:
         env: Mapping[str, str] | None = None,
         stdout: int | IO[str] = subprocess.PIPE,
         stderr: int | IO[str] = subprocess.PIPE,
+        timeout: int = 120,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *python, *arguments],
@@ -134,7 +135,7 @@ def command(tmp_path: Path) -> Callable[..., Any]:
             stderr=stderr,
             text=True,
             check=False,
-            timeout=120,
+            timeout=timeout,
             cwd=tmp_path,
             env=kept | {"HF_HUB_OFFLINE": "1"} | (env or {}),
         )

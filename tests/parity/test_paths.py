@@ -1,0 +1,64 @@
+"""Which ways of running our model a check is about."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from parity.errors import EnvironmentUnfitError, ExitCode
+from parity.paths import DEFAULT, EAGER, chosen, why_not
+from scratch_gpt.compiled import why_not_compiled
+from scratch_gpt.paths import PATHS
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_the_eager_ones_run_everywhere(name: str) -> None:
+    """Nothing is missing for them, and each can be asked for alone."""
+    assert why_not(name, CPU) is None
+    assert chosen(name, CPU) == ([name], {})
+
+
+def test_the_default_is_two_of_them() -> None:
+    """The formulas and the derived forms; nothing is said to be left out."""
+    assert chosen("default", CPU) == (list(DEFAULT), {})
+    assert set(DEFAULT) < set(EAGER)
+
+
+def test_all_says_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every path is either run or named with the reason."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    run, left_out = chosen("all", CPU)
+    assert set(EAGER) == set(run)
+    assert set(PATHS) == {*run, *left_out}
+    assert left_out["compiled"] == "there is no C++ compiler"
+    assert all(left_out.values())
+
+
+def test_what_cannot_run_is_no_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the environment's, and says what is missing."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(EnvironmentUnfitError, match="there is no C"):
+        chosen("compiled", CPU)
+
+
+def test_triton_needs_a_gpu(check: Callable[..., Any]) -> None:
+    """On a CPU the command says so and exits with the environment's code."""
+    result = check("layerwise", "--weights", "tiny", "--attention", "triton")
+    assert result.exit_code == ExitCode.ENVIRONMENT
+    assert "the path triton cannot run here" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_compiled_blocks_pass(command: Callable[..., Any]) -> None:
+    """Every block's output, the logits and the loss agree."""
+    why = why_not_compiled(CPU)
+    if why is not None:
+        pytest.skip(f"not run: {why}")
+    arguments = ("--weights", "tiny", "--time", "17", "--attention", "compiled")
+    done = command("layerwise", *arguments, timeout=1_000)
+    assert done.returncode == ExitCode.PASS, done.stderr
+    assert "17 of 17 taps on compiled" in done.stdout

@@ -1,0 +1,83 @@
+"""Compiled blocks: the same numbers, forward and backward, and a word where they cannot be had.
+
+They are compiled in an interpreter of its own: the shape checks of these tests would be compiled
+along.
+"""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from scratch_gpt.compiled import why_not_compiled
+
+CPU = torch.device("cpu")
+
+COMPARE = """
+    import sys, torch
+    from scratch_gpt import GPT, GPTConfig
+    from scratch_gpt.loss import next_token_loss
+
+    torch.manual_seed(0)
+    config = GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=3, n_head=3)
+    plain = GPT(config).double().eval()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.copy_(torch.randn_like(parameter) / 3)
+    compiled = plain.with_attention("compiled")
+    ids = torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
+    mask = torch.tensor([[False, True, True, True, True], [True] * 5])
+
+    def step(model):
+        model.zero_grad()
+        logits = model(ids, attention_mask=mask)
+        next_token_loss(logits, ids).backward()
+        return [logits.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    torch.save([step(plain), step(compiled)], sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_compiled_blocks_compute_the_same(
+    tmp_path: Path, assert_same: Callable[[Tensor, Tensor], None]
+) -> None:
+    """In float64, logits and every parameter's gradient are the formulas' but for rounding."""
+    why = why_not_compiled(CPU)
+    if why is not None:
+        pytest.skip(f"not run: {why}")
+    made = tmp_path / "made.pt"
+    command = [sys.executable, "-c", textwrap.dedent(COMPARE), str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    by_formula, compiled = torch.load(made, weights_only=True)
+    assert len(by_formula) == 1 + 2 + 12 * 3
+    for expected, actual in zip(by_formula, compiled, strict=True):
+        assert_same(expected, actual)
+
+
+def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether none is found or the one that was named is not there."""
+    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.delenv("CXX", raising=False)
+    expected = "there is no C++ compiler"
+    assert expected == why_not_compiled(CPU)
+    monkeypatch.undo()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert expected == why_not_compiled(CPU)
+
+
+def test_on_a_gpu_it_takes_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the machine that fuses is Triton."""
+    cuda = torch.device("cuda")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert why_not_compiled(cuda) == "Triton is not installed"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert why_not_compiled(cuda) is None
