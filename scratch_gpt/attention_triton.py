@@ -33,7 +33,7 @@ from scratch_gpt.attention_triton_launch import (
 from scratch_gpt.tap import Tap
 from scratch_gpt.visibility import check_core_inputs
 
-OLDEST = (3, 4)
+OLDEST = (3, 3)
 """The first Triton whose kernels take named tuples as these do."""
 
 SEEDS = 2**62

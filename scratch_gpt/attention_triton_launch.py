@@ -109,12 +109,16 @@ def view(x: Tensor) -> tuple[object, ...]:
 def inputs_of(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, seed: Tensor | None
 ) -> tuple[object, ...]:
-    """Return the `Inputs` of all kernels; `mask` is `[batch time_k]`, the same for every head."""
+    """Return the `Inputs` of all kernels; `mask` is `[batch time_k]`, the same for every head.
+
+    It is widened to 32 bits: a byte beside float64 gives the matrix units a layout that Triton's
+    compiler, 3.7.1, cannot lower.
+    """
     from scratch_gpt.attention_triton_tiles import Inputs
 
     for_heads = None
     if mask is not None:
-        for_heads = view(mask[:, None, :, None].expand(-1, query.shape[1], -1, 1))
+        for_heads = view(mask.to(torch.int32)[:, None, :, None].expand(-1, query.shape[1], -1, 1))
     return Inputs(view(query), view(key), view(value), for_heads, seed)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,252 @@
+"""The Triton core where it meets the machine: refusals, a GPU's compiler, a GPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from parity.tolerances import PRECISIONS
+from scratch_gpt import attention_triton
+from scratch_gpt.attention import CORES, plain
+from scratch_gpt.attention_triton import OLDEST, attend, available, unavailable
+from scratch_gpt.attention_triton_launch import PLANS, WIDEST
+
+Draw = Callable[..., Tensor]
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+SHARED_OF_AN_H200 = 227 * 1024
+"""Bytes of shared memory that one program may have."""
+
+DTYPES = [str(dtype).removeprefix("torch.") for dtype in PLANS]
+
+
+@pytest.fixture
+def triton() -> None:
+    """Skip where Triton is not installed, or is too old."""
+    reason = unavailable(CPU)
+    if reason is not None and "GPU" not in reason:
+        pytest.skip(f"not run: {reason}")
+
+
+def clean_python(source: str, **settings: str) -> str:
+    """Return what `source` prints in a fresh interpreter."""
+    home = Path(attention_triton.__file__).parent.parent
+    env = os.environ | {"PYTHONPATH": str(home)} | settings
+    command = [sys.executable, "-c", source]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert not result.returncode, result.stderr
+    return result.stdout.strip()
+
+
+def test_nothing_imports_triton_before_the_core_is_called() -> None:
+    """Neither the model with this core nor its module brings Triton along."""
+    source = """
+import sys
+import scratch_gpt.attention_triton
+from scratch_gpt import GPT, GPTConfig
+GPT(GPTConfig(n_layer=1, n_embd=12, n_head=3, vocab_size=37, n_positions=11), attention="triton")
+print("triton" in sys.modules, "scratch_gpt.attention_triton_tiles" in sys.modules)
+"""
+    expected = "False False"
+    assert expected == clean_python(source)
+
+
+@pytest.mark.usefixtures("triton")
+def test_calling_the_core_does_import_it() -> None:
+    """By the same look, a call brings Triton along."""
+    source = """
+import sys, torch
+from scratch_gpt.attention_triton import attend
+attend(*torch.zeros(3, 1, 1, 2, 4))
+print("triton" in sys.modules)
+"""
+    expected = "True"
+    assert expected == clean_python(source, TRITON_INTERPRET="1")
+
+
+def some(draw: Draw, width: int = 7) -> list[Tensor]:
+    """Return queries, keys and values."""
+    return [draw(2, 3, 5, width) for _ in range(3)]
+
+
+def test_without_triton_it_says_how_to_get_it(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the extra, and nothing falls back to another core."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(RuntimeError, match=r"pip install 'gpt1-parity\[triton\]'"):
+        attend(*some(draw))
+    assert not available(CUDA)
+
+
+def test_an_old_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason gives the version that is there and the one that is needed."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.1.0+git"))
+    wanted = ".".join(map(str, OLDEST))
+    expected = f"the Triton core needs Triton {wanted} or newer, this is 3.1.0+git"
+    assert expected == unavailable(CUDA)
+
+
+@pytest.mark.usefixtures("triton")
+def test_tensors_on_the_cpu_are_refused(draw: Draw) -> None:
+    """Outside the interpreter the error says what runs there instead."""
+    with pytest.raises(RuntimeError, match=r"runs on a GPU, and the tensors are on cpu.*tiled"):
+        CORES["triton"](*some(draw))
+    assert not available(CPU)
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gpu_has_to_be_there(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """A CUDA device is enough where torch has one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert there == available(CUDA)
+    assert there == (unavailable(CUDA) is None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"dtype": torch.float8_e5m2}, "multiplies .* got torch.float8", id="8 bits"),
+        pytest.param({"width": WIDEST + 1}, "up to 128 wide, got 129.*tiled", id="too wide"),
+        pytest.param({"other": torch.float32}, "one dtype on one device, got", id="two dtypes"),
+    ],
+)
+def test_what_the_kernels_cannot_multiply_is_refused(
+    change: dict[str, Any], message: str, draw: Draw
+) -> None:
+    """Before any kernel reads a byte of it."""
+    inputs = [x.to(change.get("dtype", x.dtype)) for x in some(draw, change.get("width", 7))]
+    inputs[2] = inputs[2].to(change.get("other", inputs[2].dtype))
+    with pytest.raises(ValueError, match=message):
+        attend(*inputs)
+
+
+def test_shapes_that_do_not_fit_are_refused(draw: Draw) -> None:
+    """As every core refuses them."""
+    query, key, _ = some(draw)
+    with pytest.raises(ValueError, match="attention needs 1 <= time_q <= time_k, got 5 and 4"):
+        attend(query, key[:, :, :4], key[:, :, :4])
+
+
+def compiled(**job: object) -> dict[str, dict[str, int]]:
+    """Return what the compiler makes of each kernel, for an H200."""
+    job = {
+        "width": 64,
+        "masked": False,
+        "dropout": 0.0,
+        "tiles": None,
+        "columns_apart": False,
+    } | job
+    script = Path(__file__).with_name("triton_compiler.py")
+    home = Path(attention_triton.__file__).parent.parent
+    result = subprocess.run(
+        [sys.executable, script, json.dumps(job)],
+        env=os.environ | {"PYTHONPATH": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not result.returncode, result.stderr[-2000:]
+    return json.loads(result.stdout)
+
+
+def worst(made: dict[str, dict[str, int]], what: str) -> int:
+    """Return the largest figure of the three kernels."""
+    assert {"forward", "query_gradient", "key_gradient"} == set(made)
+    return max(kernel[what] for kernel in made.values())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("width", [7, 64, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_compiles_for_an_h200(dtype: str, width: int) -> None:
+    """With mask and dropout, at any head width, each kernel fits what a program may have."""
+    made = compiled(dtype=dtype, width=width, masked=True, dropout=0.1)
+    assert worst(made, "shared") <= SHARED_OF_AN_H200
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("triton")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_keeps_its_sums_in_registers(dtype: str) -> None:
+    """At GPT-1's head width nothing is spilled, and the model's views are read many at a time."""
+    made = compiled(dtype=dtype)
+    assert not worst(made, "stack")
+    assert not worst(made, "narrow_loads")
+    # Float32 would get there as TF32 alone.
+    assert (dtype != "float32") == worst(made, "matrix_units")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("triton")
+def test_what_does_not_fit_is_seen() -> None:
+    """Tiles too large for the registers, and columns that lie apart, show in the same figures."""
+    assert worst(compiled(dtype="float32", tiles=[64, 64, 4, 2]), "stack")
+    assert worst(compiled(dtype="bfloat16", columns_apart=True), "narrow_loads")
+
+
+@pytest.fixture
+def on_gpu() -> torch.device:
+    """Return the GPU, or say that there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("not run: no CUDA")
+    return CUDA
+
+
+def outcome(core: Callable[..., Tensor], drawn: list[Tensor], mask: Tensor | None) -> list[Tensor]:
+    """Return the context and the gradients of query, key and value."""
+    inputs = [x.detach().requires_grad_() for x in drawn[:3]]
+    context = core(*inputs, mask)
+    return [context.detach(), *torch.autograd.grad(context, inputs, drawn[3])]
+
+
+def rms(x: Tensor) -> float:
+    """Return the root of the mean square."""
+    return float(x.double().square().mean().sqrt())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("past", [0, 37], ids=["square", "37 keys in the past"])
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_on_a_gpu_it_rounds_no_worse_than_plain(
+    dtype: str,
+    past: int,
+    with_mask: bool,  # noqa: FBT001
+    draw: Draw,
+    on_gpu: torch.device,
+) -> None:
+    """Compiled and run, its error stays within the bound on the plain core's, twice the same."""
+    precision, times = PRECISIONS[dtype], (300, 300 + past, 300 + past, 300)
+    drawn = [draw(2, 3, time, 64).to(on_gpu, precision.dtype) for time in times]
+    mask = torch.arange(300 + past, device=on_gpu).expand(2, -1) % 3 > 0 if with_mask else None
+    truth = outcome(plain, [x.double() for x in drawn], mask)
+    reference, ours = outcome(plain, drawn, mask), outcome(attend, drawn, mask)
+    for true, plains, actual in zip(truth, reference, ours, strict=True):
+        noise = max(rms(plains - true), precision.unit * rms(true))
+        assert rms(actual - true) <= precision.quality * noise
+    again = outcome(attend, drawn, mask)
+    assert all(torch.equal(*pair) for pair in zip(ours, again, strict=True))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("width", [7, 21, 64, 128])
+def test_on_a_gpu_float64_is_plains(
+    width: int, draw: Draw, on_gpu: torch.device, assert_same: Callable[..., None]
+) -> None:
+    """Compiled and run, float64 gives the plain core's numbers at any head width."""
+    drawn = [draw(2, 3, 53, width).to(on_gpu) for _ in range(4)]
+    mask = torch.arange(53, device=on_gpu).expand(2, -1) % 3 > 0
+    for pair in zip(outcome(plain, drawn, mask), outcome(attend, drawn, mask), strict=True):
+        assert_same(*pair)
