@@ -137,6 +137,6 @@ direction, over what that inner product usually is.
 
 The step is 3e-7 of each tensor's RMS, so that both errors of the slope stay well below: what the
 third derivative adds was 1.0e-6 at a step of 1e-6 in the worst of 18 small inputs, so 9e-8 here,
-and 1e-12 to 3e-10 at full size; rounding was 3e-8 in the smallest direction of two tokens, and
-5e-9 in all parameters at full size and time 512. The smallest backward fault, the derivative of the
-erf GELU in one block, moves the slope in all parameters by 1.1e-5."""
+and 3e-8 at a step of 1e-5 at full size, so 3e-11; rounding was 3e-8 in the smallest direction at a
+step of 5e-7, and 5e-9 at this one at full size and time 512. The smallest backward fault, the
+derivative of the erf GELU in one block, moves the slope in all parameters by 1.1e-5."""
