@@ -1,0 +1,106 @@
+"""Rounds in turns, and what becomes of a contestant that cannot go on."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from bench import contest as module
+from bench.attempt import NoTimeError
+from bench.contest import Contest, held, proved_after, turned
+from bench.outcome import Status
+from bench.proof import WrongKernelError
+
+CPU = torch.device("cpu")
+Run = Callable[[], object]
+
+
+def entered(**runs: Run) -> Contest:
+    """Return a contest of some runs."""
+    contest = Contest()
+    for name, run in runs.items():
+        contest.enter(name, lambda run=run: (run, 0.0), ours=True)
+    return contest
+
+
+def failing_after(count: int, error: Exception) -> Run:
+    """Return what runs so many times and then raises."""
+    calls = iter(range(count))
+
+    def run() -> None:
+        if next(calls, None) is None:
+            raise error
+
+    return run
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list of who runs; nothing is timed."""
+    ran: list[str] = []
+
+    def seconds(run: Run, _device: object, *, calls: int = 1) -> float:
+        ran.append(str(run()))
+        return 1.0 / calls
+
+    monkeypatch.setattr(module, "seconds", seconds)
+    return ran
+
+
+def test_everyone_runs_in_every_round_in_turn(order: list[str]) -> None:
+    """After one call each that does not count, rounds begin with another name each time."""
+    contest = held(entered(a=lambda: "a", b=lambda: "b", c=lambda: "c"), CPU, 3)
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab"
+    assert {name: len(taken) for name, taken in contest.taken.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_the_turn_comes_round() -> None:
+    """As many rounds as names later it is the first one's again; no names are no trouble."""
+    assert turned(["a", "b"], 0) == turned(["a", "b"], 2) == ["a", "b"]
+    assert turned([], 1) == []
+
+
+@pytest.mark.parametrize("survived", [0, 1, 2])
+def test_who_runs_out_of_memory_drops_out(survived: int) -> None:
+    """Whenever it happens; the others go on, and no half series is left behind."""
+    small = failing_after(survived, MemoryError("too large"))
+    contest = held(entered(large=small, other=lambda: None), CPU, 4)
+    assert (set(contest.taken), len(contest.taken["other"])) == ({"other"}, 4)
+    assert contest.out["large"].status is Status.OOM
+
+
+def test_who_fails_while_timed_is_an_error() -> None:
+    """It was proved right a moment ago: that is no row without a time, but a fault."""
+    with pytest.raises(RuntimeError, match="broken"):
+        held(entered(a=failing_after(1, RuntimeError("broken"))), CPU, 4)
+
+
+def test_who_is_wrong_never_takes_part() -> None:
+    """A kernel that its proof refuses has no run to be timed."""
+
+    def make() -> tuple[Run, float]:
+        raise WrongKernelError("off")
+
+    contest = Contest()
+    contest.enter("a", make, ours=True)
+    assert not contest.runs
+    assert contest.out["a"].status is Status.WRONG
+
+
+def test_who_is_wrong_afterwards_loses_its_time() -> None:
+    """A last answer that is not right takes every time before it away."""
+
+    def check() -> float:
+        raise WrongKernelError("off")
+
+    contest = held(entered(a=lambda: None, b=lambda: None), CPU, 2)
+    proved_after(contest, {"a": check, "b": lambda: 0.0, "gone": check})
+    assert set(contest.taken) == {"b"}
+    assert (set(contest.out), contest.out["a"].status) == ({"a"}, Status.WRONG)
+
+
+def test_what_drops_out_says_why() -> None:
+    """The reason is kept for the report."""
+    contest = entered(a=lambda: None)
+    contest.drop("a", NoTimeError(Status.OOM, "too large"))
+    assert (contest.runs, contest.out["a"].why) == ({}, "too large")
