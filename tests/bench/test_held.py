@@ -1,0 +1,57 @@
+"""The table of what is held to: every bound of the issue is a row, and no row is there twice."""
+
+import pytest
+
+from bench.held import ROWS
+from bench.kernels import SUBJECTS
+from scratch_gpt.paths import PATHS
+
+BOUNDS = {row.name: row.bound for row in ROWS}
+
+
+def test_no_name_stands_for_two_rows() -> None:
+    """A baseline and a verdict are found by it."""
+    assert len(BOUNDS) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [
+        ("core/forward/1x512/tiled:huggingface", 0.30),
+        ("core/forward/4x512/tiled:huggingface", 0.30),
+        ("core/forward/1x128/tiled:huggingface", 0.90),
+        ("core/forward/1x128/tiled:sdpa", 1.10),
+        ("core/forward/4x384/tiled:sdpa", 1.10),
+        ("core/both/1x512/tiled:sdpa", 1.25),
+        ("model/forward/1x512/fused:huggingface", 0.92),
+        ("model/forward/4x512/fused:huggingface", 0.70),
+        ("model/forward/1x512/fused:products alone", 1.12),
+        ("model/forward/4x512/fused:products alone", 1.12),
+        ("model/both/2x512/fused:huggingface", 0.88),
+        ("model/both/2x512/memory-fused:huggingface", 0.75),
+        ("model/forward/1x512/fused in bfloat16:fused", 0.55),
+        ("core/forward/1x8192/exponent-tiled:time", 1.05),
+        ("core/cuda-forward/bfloat16/32x512/triton:huggingface", 0.25),
+        ("core/cuda-forward/bfloat16/32x512/triton:sdpa", 1.3),
+    ],
+)
+def test_a_bound_is_what_was_promised(name: str, bound: float) -> None:
+    """A bound that moves has to move here too, with a reason."""
+    assert bound == BOUNDS[name]
+
+
+def test_every_contestant_exists() -> None:
+    """A name that nobody answers to would be found only after minutes."""
+    limits = {"products alone", "bare read"}
+    for row in ROWS:
+        known = {"core": set(SUBJECTS), "model": {*PATHS, "huggingface", *limits}}[row.task.room]
+        for name in (row.ours, row.against):
+            assert name.partition(" in ")[0] in known | {"time"}, row.name
+
+
+def test_a_quick_run_has_bounds_too() -> None:
+    """And is a small part of the whole."""
+    quick = [row for row in ROWS if row.quick]
+    assert any(row.bound is not None for row in quick)
+    assert len(quick) < len(ROWS) / 2
+    assert all(row.figure == "time" for row in quick)

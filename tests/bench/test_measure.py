@@ -1,0 +1,180 @@
+"""From rows to outcomes, with contests whose answer is known; nothing is measured."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from bench import measure as module
+from bench.attempt import NoTimeError
+from bench.contest import Contest
+from bench.held import ROWS, Row, Task
+from bench.measure import Measurement, check_dtype, enter_cores, measure, note, somewhere_below
+from bench.outcome import Outcome, Status
+from bench.shapes import Shape
+from bench.statistics import Spread
+
+CPU = torch.device("cpu")
+TASK = Task(room="core", shape=Shape(batch=1, time=8))
+ROW = Row(task=TASK, ours="tiled", against="huggingface", bound=0.5)
+Enter = Callable[..., dict[str, Callable[[], float]]]
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Show no progress."""
+
+
+@pytest.fixture
+def run() -> Measurement:
+    """Return a measurement whose matrix rate is known: one operation a second."""
+    return Measurement(3, silent, rates={"cpu-float32": 1.0})
+
+
+@pytest.fixture
+def staged(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, list[float]]], None]:
+    """Return the function that decides what each contestant takes in each round."""
+
+    def stage(taken: dict[str, list[float]], **out: NoTimeError) -> None:
+        def enter(contest: Contest, *_context: object) -> dict[str, Callable[[], float]]:
+            contest.out.update(out)
+            contest.errors.update(dict.fromkeys(taken, 1e-7))
+            return {}
+
+        def held(contest: Contest, *_context: object) -> None:
+            contest.taken = {name: list(values) for name, values in taken.items()}
+
+        monkeypatch.setattr(module, "enter_cores", enter)
+        monkeypatch.setattr(module, "held", held)
+
+    return stage
+
+
+SLOW = 1e6
+"""Seconds beside which no kernel is above a rate of one operation a second."""
+
+
+@pytest.mark.parametrize(
+    ("ours", "status"), [(0.4 * SLOW, Status.MET), (0.6 * SLOW, Status.MISSED)]
+)
+def test_a_row_is_judged_by_its_ratio(
+    ours: float, status: Status, staged: Callable[..., None], run: Measurement
+) -> None:
+    """Ours over theirs, the bound beside it, and what both took."""
+    staged({"tiled": [ours] * 3, "huggingface": [SLOW] * 3})
+    (outcome,) = measure([ROW], run)
+    assert (status, ROW.name) == (outcome.status, outcome.name)
+    assert outcome.ratio is not None
+    assert ours / SLOW == outcome.ratio.median
+    assert [point.subject for point in run.series] == ["tiled", "huggingface"]
+
+
+def test_a_row_without_memory_leaves_the_others(
+    staged: Callable[..., None], run: Measurement
+) -> None:
+    """The peer that does not fit is named OOM; the row against another has its figure."""
+    rows = [ROW, dataclasses.replace(ROW, against="sdpa")]
+    staged({"tiled": [SLOW], "sdpa": [SLOW]}, huggingface=NoTimeError(Status.OOM, "3 GB"))
+    outcomes = measure(rows, run)
+    assert [outcome.status for outcome in outcomes] == [Status.OOM, Status.MISSED]
+    assert outcomes[0].why == "huggingface: 3 GB"
+
+
+def test_a_kernel_above_the_machine_is_inconclusive(
+    monkeypatch: pytest.MonkeyPatch, staged: Callable[..., None], run: Measurement
+) -> None:
+    """Faster than matrices can be multiplied: it has no time, and no row of its has a verdict."""
+    asked: list[str] = []
+    monkeypatch.setattr(module, "matrix_rate", lambda dtype, _device: asked.append(dtype) or 1.0)
+    staged({"tiled": [1e-9], "huggingface": [SLOW]})
+    (outcome,) = measure([ROW], run)
+    assert outcome.status is Status.INCONCLUSIVE
+    assert "of the matrix rate" in outcome.why
+    assert asked == ["float32"]  # measured once more, before it is said
+    assert [point.subject for point in run.series] == ["huggingface"]
+
+
+def test_a_rate_that_was_too_low_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, run: Measurement
+) -> None:
+    """A busy moment at the first measurement accuses nobody."""
+    monkeypatch.setattr(module, "matrix_rate", lambda _dtype, _device: 1e15)
+    contest = Contest(taken={"tiled": [1e-9]}, errors={"tiled": 0.0})
+    note(contest, TASK, CPU, run)
+    assert set(contest.taken) == {"tiled"}
+
+
+def test_without_a_gpu_its_rows_are_not_run(
+    monkeypatch: pytest.MonkeyPatch, run: Measurement
+) -> None:
+    """They stand in the report, with the reason."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rows = [row for row in ROWS if row.task.device == "cuda"]
+    assert rows
+    assert {(Status.NOT_RUN, "no CUDA")} == {(o.status, o.why) for o in measure(rows, run)}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_kernels_take_part_once_proved(run: Measurement) -> None:
+    """The one this machine lacks says so; each of the others can be proved again."""
+    contest = Contest()
+    checks = enter_cores(contest, TASK, ["tiled", "huggingface", "triton"], CPU, run)
+    assert {"tiled", "huggingface"} == set(contest.runs) == set(checks)
+    assert contest.out["triton"].status is Status.NOT_RUN
+    assert contest.errors["tiled"] == checks["tiled"]()
+
+
+def test_bfloat16_needs_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere the row is not run: what was measured would be float32 and rounding."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    check_dtype("float32")
+    with pytest.raises(NoTimeError, match="AVX512-BF16"):
+        check_dtype("bfloat16")
+
+
+def test_memory_is_weighed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exponent is fitted through the peaks of processes of their own, three times."""
+    row = next(row for row in ROWS if row.figure == "exponent")
+    asked: list[tuple[str, ...]] = []
+
+    def fresh(*arguments: str) -> int:
+        asked.append(arguments)
+        return 100 * int(arguments[-1]) ** 2
+
+    monkeypatch.setattr(module.memory, "fresh", fresh)
+    (outcome,) = measure([row], Measurement(None, silent))
+    assert len(asked) == 3 * len(module.EXPONENT_TIMES)
+    assert outcome.status is Status.MISSED
+    assert outcome.ratio is not None
+    assert outcome.ratio.median == pytest.approx(2.0)
+
+
+def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last line is the row's."""
+
+    def fresh(*_arguments: str) -> int:
+        raise RuntimeError("killed")
+
+    row = next(row for row in ROWS if row.figure == "exponent")
+    monkeypatch.setattr(module.memory, "fresh", fresh)
+    (outcome,) = measure([row], Measurement(None, silent))
+    assert (outcome.status, outcome.why) == (Status.NOT_RUN, "RuntimeError: killed")
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [([1.2, 0.9], "met, 0.90 at 1"), ([1.2, 1.1], "MISSED, 1.10 at 1"), ([], "")],
+)
+def test_one_row_below_is_enough(ratios: list[float], expected: str) -> None:
+    """The smallest decides; a row without a figure is no such row."""
+    outcomes = [
+        Outcome(name=str(index), work="w", against="sdpa", status=Status.MET,
+                ratio=Spread(ratio, ratio, ratio, 3))
+        for index, ratio in enumerate(ratios)
+    ]  # fmt: skip
+    without = Outcome(name="x", work="w", against="sdpa", status=Status.OOM)
+    other = Outcome(name="y", work="w", against="plain", status=Status.MET,
+                    ratio=Spread(0.1, 0.1, 0.1, 3))  # fmt: skip
+    found = somewhere_below([*outcomes, without, other], "sdpa", 1.0)
+    assert found.endswith(expected)
+    assert bool(expected) == bool(found)
