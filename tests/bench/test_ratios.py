@@ -1,0 +1,176 @@
+"""The command: what it answers, what it refuses, and how it ends."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import command, limits, machine, measure, picture
+from bench.command import Asked, run, selected
+from bench.held import ROWS, Row
+from bench.outcome import Outcome, Status
+from bench.statistics import Spread
+from parity.errors import EnvironmentUnfitError, ExitCode, InputRefusedError, UsageError
+
+Found = Callable[..., None]
+
+
+def ratios(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Return what a process of its own did."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench.ratios", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> Found:
+    """Return the function that decides what the rows' ratio will be; nothing is measured."""
+
+    def decide(ratio: float | None) -> None:
+        def measured(rows: list[Row], _work: object) -> list[Outcome]:
+            spread = None if ratio is None else Spread(ratio, ratio, ratio, 3)
+            status = Status.OOM if ratio is None else Status.REPORTED
+            return [
+                Outcome(name=row.name, work="w", against="p", status=status, ratio=spread)
+                for row in rows
+            ]
+
+        monkeypatch.setattr(measure, "measure", measured)
+
+    monkeypatch.setattr(limits, "copy_bandwidth", lambda _device: 1e9)
+    return decide
+
+
+def test_help_needs_no_torch(home_of: Callable[[str], Path]) -> None:
+    """It answers in an interpreter that could not import it."""
+    source = """
+import sys
+sys.modules["torch"] = sys.modules["numpy"] = None
+sys.argv = ["ratios", "--help"]
+from bench.ratios import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=home_of("bench").parent,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: python -m bench.ratios" in done.stdout
+
+
+def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    """One a line, and nothing is measured."""
+    assert run(Asked(listed=True)) == ExitCode.PASS
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(ROWS)
+    assert "core/forward/1x512/tiled:huggingface  ≤ 0.30" in lines
+
+
+def test_rows_are_chosen_by_pattern() -> None:
+    """As a shell's; `--quick` leaves the long ones out; none is a usage error."""
+    assert {row.task.room for row in selected(Asked(rows="core/*"))} == {"core"}
+    assert all(row.quick for row in selected(Asked(quick=True)))
+    with pytest.raises(UsageError, match="no row"):
+        selected(Asked(rows="none"))
+
+
+def test_a_run_ends_as_its_rows_do(found: Found, capsys: pytest.CaptureFixture[str]) -> None:
+    """Something measured is 0; a row without memory is 3, and stands in the table."""
+    found(0.5)
+    assert run(Asked(rows="core/*")) == ExitCode.PASS
+    found(None)
+    assert run(Asked(rows="core/*")) == ExitCode.INCONCLUSIVE
+    assert "OOM" in capsys.readouterr().out
+
+
+def test_a_worse_ratio_than_the_baseline_fails(
+    found: Found, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run is its own baseline; twice the ratio is worse, half of it is not."""
+    path = tmp_path / "run.json"
+    found(0.5)
+    assert run(Asked(rows="core/*", json=path)) == ExitCode.PASS
+    codes = {}
+    for ratio in (0.5, 1.0, 0.25, None):
+        found(ratio)
+        codes[ratio] = run(Asked(rows="core/*", baseline=path))
+    assert codes == {0.5: 0, 1.0: 1, 0.25: 0, None: 3}
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("same", "worse", "better", "gone"))
+
+
+def test_another_machines_baseline_is_refused_before_anything_runs(
+    found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless somebody insists; so is a file that is none."""
+    path = tmp_path / "run.json"
+    found(0.5)
+    run(Asked(rows="core/*", json=path))
+    here = machine.described()
+    monkeypatch.setattr(machine, "described", lambda: here | {"cores": "7"})
+    monkeypatch.setattr(measure, "measure", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(InputRefusedError, match="another machine: cores"):
+        run(Asked(rows="core/*", baseline=path))
+    with pytest.raises(InputRefusedError, match="no earlier run"):
+        run(Asked(rows="core/*", baseline=tmp_path / "none.json"))
+    found(0.5)
+    assert run(Asked(rows="core/*", baseline=path, force=True)) == ExitCode.PASS
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    """Not after ten minutes."""
+    for option in ("json", "picture"):
+        for path in (tmp_path, tmp_path / "none" / "file"):
+            with pytest.raises(EnvironmentUnfitError, match="cannot be written"):
+                run(dataclasses.replace(Asked(), **{option: path}))
+
+
+def test_a_picture_without_matplotlib_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the line that installs it."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(EnvironmentUnfitError, match="matplotlib is not installed") as refusal:
+        run(Asked(picture=tmp_path / "picture.svg"))
+    assert "gpt1-parity[plot]" in refusal.value.fix
+
+
+def test_nothing_to_draw_is_said() -> None:
+    """A picture of no kernels is no picture."""
+    with pytest.raises(EnvironmentUnfitError, match="nothing to draw"):
+        picture.figure([])
+
+
+def test_errors_are_three_lines_and_a_code(home_of: Callable[[str], Path]) -> None:
+    """What, where, and what to do; no traceback."""
+    done = ratios("--rows", "none", cwd=home_of("bench").parent)
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    assert len(done.stderr.strip().splitlines()) == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_it_measures(home_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """From end to end: a kernel is proved and timed, and the JSON says what it took."""
+    path = tmp_path / "run.json"
+    options = ["--rows", "core/forward/1x1/*", "--rounds", "2", "--json", str(path)]
+    done = ratios(*options, cwd=home_of("bench").parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert {"huggingface", "sdpa", "products", "tiled"} == {
+        point["subject"] for point in document["series"]
+    }
+    assert all(row["ratio"]["median"] > 0 for row in document["outcomes"])
+    assert document["limits"]["matrix rate, cpu-float32"] > 0
+    assert command.QUICK_ROUNDS > 1

@@ -1,0 +1,72 @@
+"""What `pytest bench` refuses and hides, and that its JSON names nobody."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import session
+
+
+@pytest.mark.parametrize(
+    ("distribution", "environment"),
+    [("load", {}), ("each", {}), (None, {"PYTEST_XDIST_WORKER": "gw0"})],
+)
+def test_processes_beside_are_refused(
+    distribution: str | None, environment: dict[str, str]
+) -> None:
+    """pytest-benchmark would switch itself off, and all would seem well."""
+    with pytest.raises(pytest.UsageError, match="one at a time"):
+        session.refuse_xdist(distribution, environment)
+
+
+@pytest.mark.parametrize("distribution", [None, "no"])
+def test_one_process_is_fine(distribution: str | None) -> None:
+    """With the plugin switched off, or not installed at all."""
+    session.refuse_xdist(distribution, {})
+
+
+def test_the_hosts_name_is_taken_out() -> None:
+    """The rest stays."""
+    machine = {"node": "a host", "machine": "x86_64"}
+    session.without_names(machine)
+    assert machine == {"machine": "x86_64"}
+
+
+def bench(home: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Return what `pytest` did with the kernels' file in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-o", "addopts=",
+         str(home / "test_attention.py"), *options],
+        capture_output=True, text=True, check=False, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def test_a_kernel_is_timed_and_nobody_is_named(
+    home_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The JSON has the figures that were promised, and no host."""
+    path = tmp_path / "bench.json"
+    done = bench(home_of("bench"), "-k", "tiled-float32-1x1-forward and not compiled",
+                 f"--benchmark-json={path}")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = path.read_text(encoding="utf-8")
+    document = json.loads(text)
+    assert "node" not in document["machine_info"]
+    assert f'"{platform.node()}"' not in text
+    (timed,) = document["benchmarks"]
+    promised = {"error", "flops", "bytes", "percent_of_matrix_rate", "peak_bytes"}
+    assert promised == set(timed["extra_info"])
+    assert timed["extra_info"]["peak_bytes"] > 0
+
+
+def test_a_worker_of_xdist_is_refused(home_of: Callable[[str], Path]) -> None:
+    """Before anything is collected."""
+    done = bench(home_of("bench"), PYTEST_XDIST_WORKER="gw0")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "one at a time" in done.stderr
