@@ -112,10 +112,17 @@ def check_keywords(function: Callable[..., object], names: set[str]) -> None:
 def loss(logits: Tensor, token_ids: Tensor) -> Tensor:
     """Return PyTorch's cross-entropy of each next token, `[batch time-1]`, in the logits' dtype.
 
-    `labels=` is not used: it computes in float32 even where the model is float64.
+    `labels=` is not used: it computes in float32 even where the model is float64. The rows are
+    given one after the other: for losses that keep their axes CUDA has no deterministic kernel.
     """
-    predicted = logits[:, :-1].transpose(1, 2)
-    return nn.functional.cross_entropy(predicted, token_ids[:, 1:].long(), reduction="none")
+    targets = nn.functional.pad(token_ids[:, 1:].long(), (0, 1), value=_IGNORED).flatten()
+    losses = nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets, reduction="none", ignore_index=_IGNORED
+    )
+    return losses.view(token_ids.shape)[:, :-1]
+
+
+_IGNORED = -100
 
 
 @contextlib.contextmanager
