@@ -1,0 +1,130 @@
+"""What a clock does around a call; how long anything takes is no part of it."""
+
+import pytest
+import torch
+
+from bench import clock
+from bench.clock import EventTimer, calls_for, cuda, flusher, seconds
+from parity.errors import EnvironmentUnfitError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("calls", [1, 5])
+def test_a_call_is_made_as_often_as_asked(calls: int) -> None:
+    """No more, no less, and the mean is of one."""
+    ran: list[str] = []
+    assert seconds(lambda: ran.append("run"), CPU, calls=calls) >= 0.0
+    assert ["run"] * calls == ran
+
+
+def test_cold_caches_are_filled_before_each_call() -> None:
+    """And not only before the first."""
+    ran: list[str] = []
+    seconds(lambda: ran.append("run"), CPU, calls=2, flush=lambda: ran.append("flush"))
+    assert ran == ["flush", "run", "flush", "run"]
+
+
+def test_the_filling_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is read after it."""
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+
+    def pass_time(amount: float) -> None:
+        now[0] += amount
+
+    assert seconds(lambda: pass_time(1.0), CPU, calls=3, flush=lambda: pass_time(9.0)) == 1.0
+
+
+def test_filling_writes_more_than_a_cache() -> None:
+    """Every byte of it."""
+    buffer = flusher(CPU)()
+    assert isinstance(buffer, torch.Tensor)
+    assert (buffer.nbytes, int(buffer.max())) == (clock.FLUSHED["cpu"], 0)
+
+
+@pytest.mark.parametrize(("once", "calls"), [(1.0, 1), (clock.LEAST_SECONDS / 4, 4), (0.0, 1000)])
+def test_short_calls_are_repeated(once: float, calls: int) -> None:
+    """Until a measurement is long enough to be one."""
+    assert calls == calls_for(once)
+
+
+def test_without_a_gpu_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that says so, and no time."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EnvironmentUnfitError, match="no CUDA"):
+        cuda()
+
+
+class FakeEvent:
+    """An event of a GPU whose queue is given by a list of (what, time)."""
+
+    queue = 0.0
+    log: list[str]
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+        self.at = 0.0
+
+    def record(self) -> None:
+        """Stand at the queue's end."""
+        self.at = FakeEvent.queue
+
+    def synchronize(self) -> None:
+        """Say that somebody waited."""
+        FakeEvent.log.append("wait")
+
+    def elapsed_time(self, other: "FakeEvent") -> float:
+        """Return milliseconds."""
+        return 1e3 * (other.at - self.at)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a log of what happens on a GPU that is not there."""
+    FakeEvent.queue, FakeEvent.log = 0.0, []
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: FakeEvent.log.append("wait"))
+    return FakeEvent.log
+
+
+def worked(log: list[str], what: str, amount: float) -> None:
+    """Add work to the queue."""
+    log.append(what)
+    FakeEvent.queue += amount
+
+
+def test_events_time_the_work_and_wait_once(gpu: list[str]) -> None:
+    """The filling between calls is not theirs, and nobody waits before the last call."""
+    device = torch.device("cuda")
+    found = seconds(
+        lambda: worked(gpu, "run", 2.0),
+        device,
+        calls=3,
+        flush=lambda: worked(gpu, "flush", 7.0),
+    )
+    assert found == pytest.approx(2.0)
+    assert gpu == ["flush", "run"] * 3 + ["wait"]
+
+
+def test_a_timer_of_events_reads_the_queue(gpu: list[str]) -> None:
+    """It waits for the work given before it, and for nothing in between."""
+    timer = EventTimer()
+    before = timer()
+    worked(gpu, "run", 2.0)
+    worked(gpu, "run", 3.0)
+    assert timer() - before == pytest.approx(5.0)
+    assert gpu == ["wait", "run", "run", "wait"]
+
+
+FASTEST = 1e16
+"""Operations a second that no GPU reaches, and that a clock without events would show."""
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no CUDA")
+def test_events_see_work_that_the_caller_does_not() -> None:
+    """A product's call returns at once; its time is the work's all the same."""
+    matrix = torch.randn(4096, 4096, device="cuda")
+    taken = seconds(lambda: matrix @ matrix, torch.device("cuda"), calls=5)
+    assert 2 * 4096**3 / taken < FASTEST

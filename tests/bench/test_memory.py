@@ -1,0 +1,94 @@
+"""Peak memory of processes of their own, and of torch's allocator."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import memory
+from bench.allocation import highest, peak_bytes
+from parity.models import build_ours
+from parity.sources.names import load_weights
+from parity.weights import Weights
+
+CPU = torch.device("cpu")
+MEGABYTE = 1 << 20
+
+linux = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="not run: no /proc, which says the peak"
+)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Weights:
+    """Return the small surrogate."""
+    return load_weights("tiny")
+
+
+def test_the_highest_is_of_running_sums() -> None:
+    """What was freed before counts no more; what only falls never rose."""
+    assert highest([5, -5, 3, 4, -7, 2]) == 7
+    assert highest([-5, 3]) == 0
+    assert highest([]) == 0
+
+
+def test_the_allocators_peak_is_of_what_is_held_at_once() -> None:
+    """Three tensors one after another are one; three together are three."""
+
+    def one_by_one() -> None:
+        for _ in range(3):
+            torch.ones(MEGABYTE, dtype=torch.uint8)
+
+    def together() -> None:
+        kept = [torch.ones(MEGABYTE, dtype=torch.uint8) for _ in range(3)]
+        assert kept
+
+    found = [peak_bytes(run, CPU) // MEGABYTE for run in (one_by_one, together)]
+    assert found == [1, 3]
+
+
+@linux
+def test_a_peak_that_is_gone_again_is_seen() -> None:
+    """Sixty-four megabytes held for a moment; what was there before the job does not count."""
+
+    def job() -> None:
+        held = bytearray(b"x") * (64 * MEGABYTE)
+        del held
+
+    before = bytearray(b"x") * (256 * MEGABYTE)
+    found = memory.measured(lambda: None, job)
+    assert before
+    assert 60 * MEGABYTE < found < 128 * MEGABYTE
+
+
+@linux
+def test_a_core_that_forms_the_matrix_takes_its_square() -> None:
+    """In a process of its own, and not in this one."""
+    square = 12 * 1024 * 1024 * 4
+    assert memory.fresh("core", "plain", "1024") > 2 * square
+    assert memory.fresh("core", "tiled", "1024") < square
+
+
+@linux
+@pytest.mark.parametrize("side", ["plain", "huggingface"])
+def test_a_step_takes_at_least_its_gradients(side: str, tiny: Weights, tmp_path: Path) -> None:
+    """They are as large as the weights, and more is held on the way."""
+    model = build_ours(tiny)
+    model.save_pretrained(tmp_path)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    assert memory.fresh("step", side, str(tmp_path), "2", "300") > weights
+
+
+def test_a_job_that_fails_says_why() -> None:
+    """The last line of the process, which names the error."""
+    with pytest.raises(RuntimeError, match="KeyError"):
+        memory.fresh("core", "none", "8")
+
+
+@linux
+def test_main_prints_one_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """The bytes, and nothing else."""
+    run: Callable[[list[str]], None] = memory.main
+    run(["core", "tiled", "64"])
+    assert capsys.readouterr().out.strip().lstrip("-").isdecimal()

@@ -1,0 +1,138 @@
+"""Whole models that are wrong get no time either."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from bench import measure
+from bench.contest import Contest
+from bench.held import Task
+from bench.limits import bare_read, product_flops, products_alone
+from bench.measure import Measurement
+from bench.models import Models, prove_both, prove_forward, stepped
+from bench.outcome import Status
+from bench.proof import WrongKernelError
+from bench.shapes import Shape
+from scratch_gpt.model import GPT
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHAPE = Shape(batch=2, time=37)
+EAGER = ["plain", "tiled", "fused"]
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    """Return both models with the small weights."""
+    return Models("tiny")
+
+
+@pytest.fixture
+def wrong(models: Models) -> Iterator[GPT]:
+    """Return a model one gain of whose last block is a thousandth off; put right afterwards."""
+    model = models.path("plain")
+    gain = model.get_parameter("h.11.ln_2.weight")
+    before = gain.detach().clone()
+    copied = torch.nn.Parameter(before * 1.001)
+    model.h[11].ln_2.weight = copied
+    yield model
+    assert torch.equal(before, models.ours.get_parameter("h.11.ln_2.weight"))
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_each_path_is_ready(name: str, models: Models) -> None:
+    """Forward, with backward, and in bfloat16; its tokens are what they were before the proof."""
+    ids = models.ids(SHAPE)
+    before = ids.clone()
+    for dtype in ("float32", "bfloat16"):
+        model = models.path(name, getattr(torch, dtype))
+        run, error = prove_forward(models, model, ids, dtype)
+        assert error > 0.0
+        assert run().shape == (2, 37, models.vocab_size)
+    _, error = prove_both(models, models.path(name), ids)
+    assert error > 0.0
+    assert torch.equal(before, ids)
+
+
+def test_huggingface_is_ready(models: Models) -> None:
+    """It is held against the same truth as we are."""
+    ids = models.ids(Shape(batch=1, time=37))
+    assert prove_forward(models, models.theirs, ids, "float32")[1] > 0.0
+    assert prove_both(models, models.theirs, ids)[1] > 0.0
+
+
+@pytest.mark.parametrize("prove", [prove_both, prove_forward], ids=["both", "forward"])
+def test_a_wrong_model_gets_no_time(
+    prove: Callable[..., object], wrong: GPT, models: Models
+) -> None:
+    """A thousandth of one gain is far more than rounding."""
+    more = ("float32",) if prove is prove_forward else ()
+    with pytest.raises(WrongKernelError, match="as far off"):
+        prove(models, wrong, models.ids(SHAPE), *more)
+
+
+def test_a_model_that_keeps_its_answer_gets_no_time(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other tokens stood in the same tensor before, and their answer is NaN now."""
+    model = models.path("plain")
+    kept: dict[int, torch.Tensor] = {}
+    forward = model.forward
+
+    def keeping(token_ids: torch.Tensor) -> torch.Tensor:
+        return kept.setdefault(token_ids.data_ptr(), forward(token_ids))
+
+    monkeypatch.setattr(model, "forward", keeping)
+    with pytest.raises(WrongKernelError, match="not finite"):
+        prove_forward(models, model, models.ids(SHAPE), "float32")
+
+
+def test_a_missing_gradient_gets_no_time(models: Models) -> None:
+    """A parameter that is no longer trained is not one that is right."""
+    model = models.path("plain")
+    model.h[0].mlp.c_fc.bias = torch.nn.Parameter(
+        model.h[0].mlp.c_fc.bias.detach().clone(), requires_grad=False
+    )
+    with pytest.raises(WrongKernelError, match=r"h\.0\.mlp\.c_fc\.bias .* shape \[0\]"):
+        prove_both(models, model, models.ids(SHAPE))
+
+
+def test_a_step_begins_without_gradients(models: Models) -> None:
+    """Two steps leave the gradients of one, and not their sum."""
+    model, ids = models.path("tiled"), models.ids(SHAPE)
+    stepped(model, ids)
+    first = model.tokens_embed.weight.grad
+    assert first is not None
+    first = first.clone()
+    stepped(model, ids)
+    assert torch.equal(first, model.tokens_embed.weight.grad)
+
+
+def test_limits_touch_what_they_say(models: Models, recorded: Callable[[], object]) -> None:
+    """One product for each matrix and the vocabulary's, of the rows asked for; one read each."""
+    with torch.no_grad(), recorded() as operations:
+        products_alone(models.ours, 2, 5)()
+    shapes = [shape for name, shape in operations.ran if name == "mm"]
+    assert sorted(shapes) == sorted([(10, 63), (10, 21), (10, 84), (10, 21)] * 12 + [(10, 211)])
+    per_row = 12 * (21 * 63 + 21 * 21 + 2 * 21 * 84) + 21 * 211
+    assert product_flops(models.ours, 2, 5) == 2 * 10 * per_row
+    parameters = list(models.ours.parameters())
+    with torch.no_grad(), recorded() as operations:
+        bare_read(parameters)()
+    reads = [name for name, _ in operations.ran if name in {"mv", "dot"}]
+    assert len(reads) == len(parameters)
+
+
+def test_models_take_part_once_proved(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits as well; what the processor lacks says so."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    run = Measurement(1, lambda *_: None)
+    run.__dict__["models"] = models
+    contest = Contest()
+    task = Task(room="model", shape=dataclasses.replace(SHAPE, batch=1))
+    names = ["fused", "huggingface", "products alone", "bare read", "fused in bfloat16"]
+    measure.enter_models(contest, task, names, torch.device("cpu"), run)
+    assert set(names[:4]) == set(contest.runs)
+    assert contest.out["fused in bfloat16"].status is Status.NOT_RUN

@@ -1,0 +1,50 @@
+"""The picture: a panel for each work, a line for each kernel, the limit dashed."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.document import Series
+from bench.picture import draw, figure
+from bench.statistics import Spread
+
+pytest.importorskip("matplotlib", reason="not run: matplotlib is not installed (extra [plot])")
+
+
+def points(work: str, subject: str, *seconds: float) -> list[Series]:
+    """Return a kernel's times at 1, 2, 4, ... tokens, the longest first."""
+    made = [
+        Series(work=work, subject=subject, time=2**index, seconds=Spread(s, s / 2, s * 2, 5),
+               flops=1, bytes=1, ceiling=0.5, error=1e-7)
+        for index, s in enumerate(seconds)
+    ]  # fmt: skip
+    return made[::-1]
+
+
+SERIES = [
+    *points("forward", "tiled", 0.001, 0.002, 0.004),
+    *points("forward", "products", 0.001, 0.001, 0.003),
+    *points("both", "tiled", 0.01),
+]
+
+
+def test_every_kernel_is_a_line_by_length() -> None:
+    """In milliseconds, from short to long, with its quartiles around it."""
+    forward, both = figure(SERIES).axes
+    assert [panel.get_title() for panel in (forward, both)] == ["forward", "both"]
+    tiled, limit = forward.get_lines()
+    assert (list(tiled.get_xdata()), list(tiled.get_ydata())) == ([1, 2, 4], [1.0, 2.0, 4.0])
+    assert (limit.get_label(), limit.get_linestyle()) == ("products (limit)", "--")
+    assert tiled.get_linestyle() == "-"
+    assert len(forward.collections) == 2
+    assert len(both.get_lines()) == 1
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_it_is_written_in_the_form_of_its_suffix(suffix: str, tmp_path: Path) -> None:
+    """And holds no date: two runs differ by what they measured."""
+    path = tmp_path / f"run.{suffix}"
+    draw(SERIES, path)
+    found = path.read_bytes()
+    assert found.startswith({"svg": b"<?xml", "png": b"\x89PNG\r"}[suffix])
+    assert b"<dc:date>" not in found
