@@ -7,6 +7,7 @@ are compared without all of them existing at once.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +75,7 @@ def _taking(name: str, see: See) -> Callable[[Tensor], None]:
     """Return a hook that shows a parameter's gradient, all its paths summed, and drops it."""
 
     def take(parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            see(name, parameter.grad)
+        see(name, cast("Tensor", parameter.grad))
         parameter.grad = None
 
     return take
