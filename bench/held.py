@@ -88,6 +88,8 @@ def _core_rows() -> Iterator[Row]:
             bound = 1.10 if time in SDPA_TIMES else None
             yield Row(task=task, ours="tiled", against="sdpa", bound=bound, quick=quick)
             yield Row(task=task, ours="tiled", against="products", quick=quick)
+        for peer in ("sdpa-flash", "sdpa-math"):
+            yield Row(task=core(batch, 512), ours="tiled", against=peer)
         both = core(batch, 512, backward=True)
         yield Row(task=both, ours="tiled", against="sdpa", bound=1.25)
         yield Row(task=both, ours="tiled", against="huggingface")

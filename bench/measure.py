@@ -162,7 +162,7 @@ def note(contest: Contest, task: Task, device: torch.device, run: Measurement) -
             why = f"{share:.0%} of the matrix rate: the clock or the count of operations is wrong"
             contest.drop(name, NoTimeError(Status.INCONCLUSIVE, why))
             continue
-        work = str(task).rpartition("x")[0]
+        work = f"attention, {shape.direction}, {shape.dtype}, batch {shape.batch}, {device.type}"
         point = Series(work=work, subject=name, time=shape.time, seconds=found, flops=shape.flops,
                        bytes=shape.bytes, ceiling=share, error=contest.errors[name])  # fmt: skip
         run.series.append(point)

@@ -1,11 +1,11 @@
-"""The picture: a panel for each work, a line for each kernel, the limit dashed."""
+"""The picture: a panel for each work, a line for each kernel, and the limit dashed."""
 
 from pathlib import Path
 
 import pytest
 
 from bench.document import Series
-from bench.picture import draw, figure
+from bench.picture import LIMIT, draw, figure
 from bench.statistics import Spread
 
 pytest.importorskip("matplotlib", reason="not run: matplotlib is not installed (extra [plot])")
@@ -31,13 +31,20 @@ SERIES = [
 def test_every_kernel_is_a_line_by_length() -> None:
     """In milliseconds, from short to long, with its quartiles around it."""
     forward, both = figure(SERIES).axes
-    assert [panel.get_title() for panel in (forward, both)] == ["forward", "both"]
-    tiled, limit = forward.get_lines()
+    expected = ["forward", "both"]
+    assert expected == [panel.get_title() for panel in (forward, both)]
+    tiled, other, _ = forward.get_lines()
     assert (list(tiled.get_xdata()), list(tiled.get_ydata())) == ([1, 2, 4], [1.0, 2.0, 4.0])
-    assert (limit.get_label(), limit.get_linestyle()) == ("products (limit)", "--")
-    assert tiled.get_linestyle() == "-"
+    assert (tiled.get_label(), other.get_label()) == ("tiled", "products")
     assert len(forward.collections) == 2
-    assert len(both.get_lines()) == 1
+    assert len(both.get_lines()) == 2
+
+
+def test_the_limit_is_what_the_matrix_rate_allows() -> None:
+    """A kernel that reaches half of it takes twice as long as the dashed line says."""
+    limit = figure(points("forward", "tiled", 0.001, 0.002)).axes[0].get_lines()[-1]
+    assert (limit.get_label(), limit.get_linestyle()) == (LIMIT, "--")
+    assert (list(limit.get_xdata()), list(limit.get_ydata())) == ([1, 2], [0.5, 1.0])
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
