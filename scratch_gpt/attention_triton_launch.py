@@ -119,7 +119,8 @@ def inputs_of(
     for_heads = None
     if mask is not None:
         for_heads = view(mask.to(torch.int32)[:, None, :, None].expand(-1, query.shape[1], -1, 1))
-    return Inputs(view(query), view(key), view(value), for_heads, seed)  # type: ignore[arg-type]
+    drawn = None if seed is None else view(seed[:, None, None, None])
+    return Inputs(view(query), view(key), view(value), for_heads, drawn)  # type: ignore[arg-type]
 
 
 def beside(x: Tensor) -> Tensor:

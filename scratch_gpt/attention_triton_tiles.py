@@ -39,14 +39,14 @@ class Inputs(NamedTuple):
     Attributes:
         query: `[batch head time_q head_width]`; key and value with `time_k`.
         mask: `[batch 1 time_k 1]`, zero at padding; None where nothing is padded.
-        seed: One int64 that decides what is dropped; None without dropout.
+        seed: `[1 1 1 1]`, the int64 that decides what is dropped; None without dropout.
     """
 
     query: View
     key: View
     value: View
     mask: View | None
-    seed: Tensor | None
+    seed: View | None
 
 
 @triton.jit
@@ -122,7 +122,7 @@ def kept(inputs: Inputs, own: tl.tensor, keys: tl.tensor, dropout: tl.constexpr)
 
     The draw belongs to the weight's coordinates, so that every kernel finds the same.
     """
-    stream = tl.load(inputs.seed) + tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
+    stream = tl.load(inputs.seed.pointer) + tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
     return tl.rand(stream, own * inputs.key.rows + keys) >= dropout
 
 
