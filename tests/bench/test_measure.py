@@ -10,8 +10,9 @@ from bench import measure as module
 from bench.attempt import NoTimeError
 from bench.contest import Contest
 from bench.held import ROWS, Row, Task
+from bench.kernels import SUBJECTS, Subject
 from bench.measure import Measurement, check_dtype, enter_cores, measure, note, somewhere_below
-from bench.outcome import Outcome, Status
+from bench.outcome import Outcome, Status, exit_code
 from bench.shapes import Shape
 from bench.statistics import Spread
 
@@ -122,6 +123,20 @@ def test_kernels_take_part_once_proved(run: Measurement) -> None:
     assert {"tiled", "huggingface"} == set(contest.runs) == set(checks)
     assert contest.out["triton"].status is Status.NOT_RUN
     assert contest.errors["tiled"] == checks["tiled"]()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_wrong_kernel_has_a_row_and_no_time(
+    monkeypatch: pytest.MonkeyPatch, run: Measurement
+) -> None:
+    """From end to end: it is named, nothing of it is drawn, and the run fails."""
+    wrong = Subject(make=lambda _shape, _device: lambda query, _key, _value: query, ours=True)
+    monkeypatch.setitem(SUBJECTS, "tiled", wrong)
+    (outcome,) = measure([ROW], run)
+    assert (outcome.status, outcome.ratio) == (Status.WRONG, None)
+    assert outcome.why.startswith("tiled: the context is")
+    assert [point.subject for point in run.series] == ["huggingface"]
+    assert exit_code([outcome]) == 1
 
 
 def test_bfloat16_needs_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
