@@ -15,7 +15,15 @@ from parity.inputs import Inputs, from_rows
 from parity.mapping import rows
 from parity.tolerances import SLOPE_BOUND
 
-GIVEN = {"whole": from_rows([[5, 9, 210, 0, 3]]), "padded": from_rows([[5, 9, 210], [3, 8, 1, 2]])}
+GIVEN = {
+    "whole": from_rows([[5, 9, 210, 0, 3]]),
+    "padded": from_rows([[5, 9, 210], [3, 8, 1, 2]]),
+    "padded on the left": Inputs(
+        token_ids=torch.tensor([[7, 0, 5, 9, 5], [3, 8, 1, 2, 210]]),
+        positions=torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]),
+        attention_mask=torch.tensor([[False, False, True, True, True], [True] * 5]),
+    ),
+}
 
 
 def test_signs_are_drawn_from_the_name() -> None:
