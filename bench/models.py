@@ -40,7 +40,7 @@ class Models:
         self.ours = build_ours(weights)
         self.theirs = build_huggingface(weights)
         self.vocab_size = int(weights.config["vocab_size"])
-        self._kept: dict[Any, Any] = {}
+        self._kept: dict[tuple[Any, ...], Any] = {}
 
     def ids(self, shape: Shape, seed: int = 0) -> Tensor:
         """Return the token ids that a shape is timed on; `[batch time]`."""
@@ -58,10 +58,14 @@ class Models:
         same = dtype is torch.float32
         return self.theirs if same else copy.deepcopy(self.theirs).to(dtype)  # type: ignore[arg-type]
 
-    def kept(self, key: object, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is made
-        """Return what was made once for a key; only the last key's, for logits are large."""
+    def kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is made
+        """Return what was made once for a key, as long as the next keys are of the same shape.
+
+        A key ends in the shape; what was kept for another one is let go, for logits are large.
+        """
         if key not in self._kept:
-            self._kept = {key: make()}
+            same = {k: value for k, value in self._kept.items() if k[-1] == key[-1]}
+            self._kept = {**same, key: make()}
         return self._kept[key]
 
 
@@ -165,16 +169,19 @@ def prove_forward(
 ) -> tuple[Forward, float]:
     """Return a model's forward pass, ready to be timed, and its error."""
     precision = PRECISIONS[dtype]
-    key = ("logits", tuple(ids.shape))
-    right: Truths = models.kept(key, lambda: true_logits(models, ids))
+    right: Truths = models.kept(("logits", tuple(ids.shape)), lambda: true_logits(models, ids))
     run = torch.no_grad()(functools.partial(logits_of, model, ids))
     wanted = ids.clone()
     ids.copy_(ids.flip(0, 1))
     run().fill_(math.nan)
     ids.copy_(wanted)
-    theirs = torch.no_grad()(logits_of)(models.huggingface(precision.dtype), ids)
-    noise = noises(ends(theirs, right), right)
-    return run, largest_error(ends(run(), right), right, noise, precision)
+
+    def noise() -> dict[str, Noise]:
+        theirs = torch.no_grad()(logits_of)(models.huggingface(precision.dtype), ids)
+        return noises(ends(theirs, right), right)
+
+    found = models.kept((dtype, "noise", tuple(ids.shape)), noise)
+    return run, largest_error(ends(run(), right), right, found, precision)
 
 
 def prove_both(
@@ -184,9 +191,14 @@ def prove_both(
     right: Truths = models.kept(
         ("gradients", tuple(ids.shape)), lambda: true_gradients(models, ids)
     )
-    stepped(models.theirs, ids)
-    noise = noises(gradients(models.theirs), right)
-    models.theirs.zero_grad(set_to_none=True)
     run = functools.partial(stepped, model, ids)
+
+    def noise() -> dict[str, Noise]:
+        stepped(models.theirs, ids)
+        found = noises(gradients(models.theirs), right)
+        models.theirs.zero_grad(set_to_none=True)
+        return found
+
+    allowed = models.kept(("gradients' noise", tuple(ids.shape)), noise)
     run()
-    return run, largest_error(gradients(model), right, noise, PRECISIONS["float32"])
+    return run, largest_error(gradients(model), right, allowed, PRECISIONS["float32"])

@@ -56,6 +56,18 @@ def test_each_path_is_ready(name: str, models: Models) -> None:
     assert torch.equal(before, ids)
 
 
+def test_what_is_kept_is_of_one_shape(models: Models) -> None:
+    """Made once for the same key; let go when another shape comes, for logits are large."""
+    made = iter(range(9))
+
+    def make() -> int:
+        return next(made)
+
+    keys = [("a", 1), ("b", 1), ("a", 1), ("a", 2), ("a", 1)]
+    expected = [0, 1, 0, 2, 3]
+    assert expected == [models.kept(key, make) for key in keys]
+
+
 def test_huggingface_is_ready(models: Models) -> None:
     """It is held against the same truth as we are."""
     ids = models.ids(Shape(batch=1, time=37))
