@@ -32,7 +32,7 @@ STEP = 3e-7
 """How far ahead and behind, over each tensor's root mean square.
 
 The error has two parts: rounding of the loss over the step, which falls as the step grows, and
-the third derivative, which grows with its square. See `docs/numerics.md`.
+the third derivative, which grows with its square; measured, it is in `parity.tolerances`.
 """
 
 
