@@ -67,7 +67,7 @@ def projections(job: dict[str, Any]) -> list[Tensor]:
     joined = torch.zeros(1, 512, 3 * heads * width, dtype=getattr(torch, job["dtype"]))
     views = [split_heads(part, heads).requires_grad_() for part in joined.chunk(3, dim=-1)]
     if job["columns_apart"]:
-        return [x.detach().mT.contiguous().mT.requires_grad_() for x in views]
+        return [x.detach().repeat(1, 1, 1, 2)[..., ::2].requires_grad_() for x in views]
     return views
 
 
