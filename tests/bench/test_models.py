@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench import measure
 from bench.contest import Contest
-from bench.held import Task
+from bench.held import ROWS, Task
 from bench.limits import bare_read, product_flops, products_alone
 from bench.measure import Measurement
 from bench.models import Models, prove_both, prove_forward, stepped
@@ -148,3 +149,25 @@ def test_models_take_part_once_proved(models: Models, monkeypatch: pytest.Monkey
     measure.enter_models(contest, task, names, torch.device("cpu"), run)
     assert set(names[:4]) == set(contest.runs)
     assert contest.out["fused in bfloat16"].status is Status.NOT_RUN
+
+
+def test_peak_memory_is_a_ratio_of_processes(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each side three times, in turns, from the weights written once."""
+    row = next(row for row in ROWS if row.figure == "memory")
+    asked: list[str] = []
+
+    def fresh(job: str, side: str, folder: str, *sizes: str) -> int:
+        assert (job, sizes) == ("step", ("2", "512"))
+        assert Path(folder, "model.safetensors").exists()
+        asked.append(side)
+        return {"fused": 60, "huggingface": 100}[side]
+
+    monkeypatch.setattr(measure.memory, "fresh", fresh)
+    run = Measurement(None, lambda *_: None)
+    run.__dict__["models"] = models
+    (outcome,) = measure.measure([row], run)
+    assert asked == ["fused", "huggingface"] * 3
+    assert outcome.ratio is not None
+    assert (outcome.status, outcome.ratio.median, outcome.unit) == (Status.MET, 0.6, "byte")
