@@ -19,11 +19,13 @@ class Inputs(NamedTuple):
     """What some sequences attend with, the heads of all of them counted as one axis.
 
     Attributes:
-        query: `[heads time_q head_width]`.
+        query: `[heads time_q head_width]`, scaled: its products are scores over log(2).
         key: `[heads time_k head_width]`.
         value: `[heads time_k head_width]`.
         mask: `[heads time_k]`, bool, False at padding; None without any.
         ceiling: `[tile tile]`: minus infinity where the key is in the future, else infinity.
+        scratch: Room for the scores of a strip, one after the other: memory fresh from the system
+            costs more than a product this small.
     """
 
     query: Tensor
@@ -31,6 +33,7 @@ class Inputs(NamedTuple):
     value: Tensor
     mask: Tensor | None
     ceiling: Tensor
+    scratch: Tensor
 
     @classmethod
     def of(  # noqa: PLR0913 - the core's arguments
@@ -40,14 +43,22 @@ class Inputs(NamedTuple):
         key: Tensor,
         value: Tensor,
         mask: Tensor | None,
-        *,
-        tile: int,
+        ceiling: Tensor,
     ) -> "Inputs":
-        """Return those of the sequences in `group`; views where it is one."""
+        """Return those of the sequences in `group`; keys and values are views where it is one.
+
+        The query is scaled and not the product, which may overflow where the scores do not.
+        """
         dtype = worked_in(query)
         queries, keys, values = (x[group].flatten(0, 1).to(dtype) for x in (query, key, value))
         repeated = None if mask is None else mask[group].repeat_interleave(query.shape[1], 0)
-        return cls(queries, keys, values, repeated, _ceiling(tile, query))
+        scaled = queries * (query.shape[-1] ** -0.5 / LOG_2)
+        scratch = scaled.new_empty(len(scaled) * len(ceiling) * keys.shape[1])
+        return cls(scaled, keys, values, repeated, ceiling, scratch)
+
+
+LOG_2 = math.log(2.0)
+"""The unit of the scores."""
 
 
 class Outputs(NamedTuple):
@@ -83,7 +94,7 @@ def groups(shape: tuple[int, ...], time_k: int, tile: int) -> Iterator[slice]:
         yield slice(first, min(first + together, batch))
 
 
-_CACHED = 1 << 18
+_CACHED = 1 << 19
 """Scores computed at once, where one sequence has not more."""
 
 
@@ -98,11 +109,11 @@ def strips(inputs: Inputs) -> Iterator[tuple[slice, int]]:
 
 def scores_of(inputs: Inputs, queries: slice, seen: int) -> Tensor:
     """Return a strip's scores over log(2), `[heads tile seen]`, minus infinity where hidden."""
-    # The query is scaled and not the product, which may overflow where the scores do not.
-    rows = inputs.query[:, queries] * (inputs.query.shape[-1] ** -0.5 / math.log(2.0))
-    product: Tensor = rows @ inputs.key[:, :seen].transpose(1, 2)
+    rows = inputs.query[:, queries]
+    heads, tile, _ = rows.shape
+    product = inputs.scratch[: heads * tile * seen].view(heads, tile, seen)
+    torch.bmm(rows, inputs.key[:, :seen].transpose(1, 2), out=product)
     scores = product.to(wide(product.dtype))
-    tile = rows.shape[1]
     if inputs.mask is None:
         # A minimum hides as a fill does, whatever stands there, at a quarter of its cost.
         corner = scores[:, :, seen - tile :]
@@ -112,7 +123,7 @@ def scores_of(inputs: Inputs, queries: slice, seen: int) -> Tensor:
     return scores.masked_fill_(hidden, float("-inf"))
 
 
-def _ceiling(tile: int, like: Tensor) -> Tensor:
+def ceiling_of(tile: int, like: Tensor) -> Tensor:
     """Return `[tile tile]`: minus infinity where the key is in the future, else infinity."""
     future = hidden_keys(tile, tile, None, like.device)[0, 0]
     seen = like.new_full(future.shape, float("inf"), dtype=wide(like.dtype))

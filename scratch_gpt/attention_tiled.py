@@ -22,8 +22,10 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scratch_gpt.attention_strips import (
+    LOG_2,
     Inputs,
     Outputs,
+    ceiling_of,
     groups,
     scores_of,
     strips,
@@ -79,11 +81,15 @@ class _Tiled(Function):
         batch, n_head, time_q, head_width = query.shape
         # Laid out as merged heads, so that merging them is no copy.
         context = query.new_empty(batch, time_q, n_head, head_width).transpose(1, 2)
-        normaliser = query.new_empty(batch, n_head, time_q, 1, dtype=wide(query.dtype))
+        going_back = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
+        rows = time_q if going_back else 0
+        normaliser = query.new_empty(batch, n_head, rows, 1, dtype=wide(query.dtype))
+        ceiling = ceiling_of(min(tile, time_q), query)
         kept: list[Tensor] = []
         for group in groups(query.shape, key.shape[-2], tile):
-            inputs = Inputs.of(group, query, key, value, mask, tile=tile)
-            kept += _attend(inputs, context[group], normaliser[group], dropout_probability)
+            inputs = Inputs.of(group, query, key, value, mask, ceiling)
+            into = (context[group], normaliser[group])
+            kept += _attend(inputs, *into, dropout_probability)
         ctx.save_for_backward(query, key, value, mask, context, normaliser, *kept)  # type: ignore[arg-type]
         ctx.options = dropout_probability, tile  # type: ignore[attr-defined]
         return context
@@ -96,9 +102,10 @@ class _Tiled(Function):
         upstream = upstream.to(worked_in(query))
         along = (upstream * context).sum(-1, keepdim=True)
         gradients = [x.new_zeros(x.shape, dtype=upstream.dtype) for x in (query, key, value)]
+        ceiling = ceiling_of(min(tile, query.shape[2]), query)
         masks = iter(kept)
         for group in groups(query.shape, key.shape[-2], tile):
-            inputs = Inputs.of(group, query, key, value, mask, tile=tile)
+            inputs = Inputs.of(group, query, key, value, mask, ceiling)
             outputs = Outputs.of(group, upstream, along, normaliser, *gradients)
             _attend_backward(inputs, outputs, masks, dropout_probability)
         return (*(made.to(query.dtype) for made in gradients), None, None, None)
@@ -109,7 +116,8 @@ def _attend(
 ) -> list[Tensor]:
     """Fill the context and the normalisers of some sequences; return which weights were kept.
 
-    The division by the softmax's sum is left to the context, which is narrower.
+    The division by the softmax's sum is left to the context, which is narrower. Normalisers are
+    for the way back alone: where there is none, there is no room for them either.
     """
     kept = []
     for queries, seen in strips(inputs):
@@ -117,15 +125,16 @@ def _attend(
         largest = scores.amax(-1, keepdim=True)
         powers = scores.sub_(largest).exp2_()
         total = powers.sum(-1, keepdim=True)
-        place = normaliser[:, :, queries]
-        torch.add(total.log2().view_as(place), largest.view_as(place), out=place)
+        if normaliser.numel():
+            place = normaliser[:, :, queries]
+            torch.add(total.log2().view_as(place), largest.view_as(place), out=place)
         if dropout_probability > 0.0:
             kept.append(_drawn(powers, dropout_probability))
             powers.mul_(kept[-1])
             total.mul_(1.0 - dropout_probability)
-        gathered = powers.to(inputs.value.dtype) @ inputs.value[:, :seen]
+        gathered = torch.bmm(powers.to(inputs.value.dtype), inputs.value[:, :seen])
         part = context[:, :, queries]
-        torch.div(gathered.view_as(part), total.view_as(place), out=part)
+        torch.div(gathered.view_as(part), total.view(*part.shape[:-1], 1), out=part)
     return kept
 
 
@@ -156,5 +165,6 @@ def _attend_backward(
         outputs.value[:, :seen].add_(used.to(dtype).transpose(1, 2) @ upstream)
         slopes = slopes.sub_(outputs.along[:, queries]).mul_(weights).to(dtype)
         torch.mul(slopes @ inputs.key[:, :seen], scale, out=outputs.query[:, queries])
-        slopes = slopes.transpose(1, 2)
-        outputs.key[:, :seen].add_(slopes @ inputs.query[:, queries], alpha=scale)
+        # The query's scale is in it already, and the unit of its scores, which a slope has not.
+        gathered = slopes.transpose(1, 2) @ inputs.query[:, queries]
+        outputs.key[:, :seen].add_(gathered, alpha=LOG_2)

@@ -31,7 +31,7 @@ TORCH_NAMES = {
     # making and joining
     *("torch.arange", "torch.cat", "torch.empty", "torch.rand_like", "torch.tensor"),
     # elementwise mathematics and products
-    *("torch.addmm", "torch.exp", "torch.mm", "torch.rsqrt", "torch.tanh"),
+    *("torch.addmm", "torch.bmm", "torch.exp", "torch.mm", "torch.rsqrt", "torch.tanh"),
     *("torch.add", "torch.addcmul", "torch.div", "torch.minimum", "torch.mul", "torch.sub"),
     # a checkpoint's bytes, and whether its numbers are finite
     *("torch.bfloat16", "torch.float16", "torch.uint8"),
