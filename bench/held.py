@@ -1,7 +1,7 @@
 """What the project holds itself to: one row per figure, with its bound. A table, and no code.
 
-Bounds are of issue "The attention core and the model, measured against everyone and the
-hardware's limit"; they are moved with a reason or not at all. A row without a bound is reported.
+Bounds were set before anything was built, and are moved with a reason or not at all: a row that
+misses its bound says so. A row without a bound is reported.
 """
 
 import dataclasses

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 NOISY = 0.10
-"""Quartile range over median above which a row is marked as noisy. A quiet machine of two cores
-stays under 0.05 here; a neighbour that comes and goes makes it 0.2 and more."""
+"""Quartile range over median above which a row is marked as noisy: a neighbour that comes and goes
+makes it 0.2 and more on two cores."""
 
 
 @dataclasses.dataclass(frozen=True)

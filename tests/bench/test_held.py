@@ -1,4 +1,4 @@
-"""The table of what is held to: every bound of the issue is a row, and no row is there twice."""
+"""The table of what is held to: every bound is a row, and no row is there twice."""
 
 import pytest
 
