@@ -1,7 +1,7 @@
 """Time against length, with peers and the limit, as a picture that matplotlib draws, if it can."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ LIMIT = "useful operations at the matrix rate"
 def figure(series: Sequence[Series]) -> Any:  # noqa: ANN401 - matplotlib's Figure, without its import
     """Return one panel for each work, in which every kernel is a line with its quartiles.
 
+    What was timed at one length alone is left out where something else makes a line.
+
     Raises:
         EnvironmentUnfitError: matplotlib is not installed, or there is nothing to draw.
     """
@@ -24,21 +26,40 @@ def figure(series: Sequence[Series]) -> Any:  # noqa: ANN401 - matplotlib's Figu
             where="--picture",
             fix="ask for rows of attention, --rows 'core/*'",
         )
-    works = list(dict.fromkeys(point.work for point in series))
+    works = _with_lines(series)
+    colours = {name: f"C{at}" for at, name in enumerate(dict.fromkeys(p.subject for p in series))}
     made = _figure_class()(figsize=(6.0 * len(works), 4.5), layout="constrained")
     panels = made.subplots(1, len(works), squeeze=False)[0]
     for panel, work in zip(panels, works, strict=True):
-        _draw(panel, work, [point for point in series if point.work == work])
+        _draw(panel, work, [point for point in series if point.work == work], colours)
     return made
 
 
-def _draw(panel: Any, work: str, points: Sequence[Series]) -> None:  # noqa: ANN401 - as above
+def _with_lines(series: Sequence[Series]) -> list[str]:
+    """Return the works that were timed at several lengths; all of them where none was."""
+    works = list(dict.fromkeys(point.work for point in series))
+    lengths = {work: {point.time for point in series if point.work == work} for work in works}
+    return [work for work in works if len(lengths[work]) > 1] or works
+
+
+def _draw(
+    panel: Any,  # noqa: ANN401 - as above
+    work: str,
+    points: Sequence[Series],
+    colours: Mapping[str, str],
+) -> None:
     for subject in dict.fromkeys(point.subject for point in points):
         mine = sorted((p for p in points if p.subject == subject), key=lambda p: p.time)
         times = [point.time for point in mine]
-        line = panel.plot(times, [1e3 * p.seconds.median for p in mine], "o-", label=subject)[0]
+        panel.plot(
+            times,
+            [1e3 * p.seconds.median for p in mine],
+            "o-",
+            label=subject,
+            color=colours[subject],
+        )
         low, high = ([1e3 * getattr(p.seconds, end) for p in mine] for end in ("low", "high"))
-        panel.fill_between(times, low, high, color=line.get_color(), alpha=0.2)
+        panel.fill_between(times, low, high, color=colours[subject], alpha=0.2)
     least = {point.time: 1e3 * point.seconds.median * point.ceiling for point in points}
     times = sorted(least)
     panel.plot(times, [least[time] for time in times], "k--", label=LIMIT)

@@ -24,7 +24,7 @@ def points(work: str, subject: str, *seconds: float) -> list[Series]:
 SERIES = [
     *points("forward", "tiled", 0.001, 0.002, 0.004),
     *points("forward", "products", 0.001, 0.001, 0.003),
-    *points("both", "tiled", 0.01),
+    *points("both", "tiled", 0.01, 0.02),
 ]
 
 
@@ -38,6 +38,22 @@ def test_every_kernel_is_a_line_by_length() -> None:
     assert (tiled.get_label(), other.get_label()) == ("tiled", "products")
     assert len(forward.collections) == 2
     assert len(both.get_lines()) == 2
+
+
+def test_a_kernel_has_one_colour_in_every_panel() -> None:
+    """Even where another one is missing."""
+    series = [*SERIES, *points("third", "products", 0.01, 0.02)]
+    forward, both, third = figure(series).axes
+    colours = [line.get_color() for line in forward.get_lines()[:2]]
+    assert colours[0] != colours[1]
+    assert colours == [panel.get_lines()[0].get_color() for panel in (both, third)]
+
+
+def test_one_length_is_no_line() -> None:
+    """It is left out, unless there is nothing else."""
+    alone = points("alone", "tiled", 0.01)
+    assert [panel.get_title() for panel in figure([*SERIES, *alone]).axes] == ["forward", "both"]
+    assert [panel.get_title() for panel in figure(alone).axes] == ["alone"]
 
 
 def test_the_limit_is_what_the_matrix_rate_allows() -> None:
