@@ -14,6 +14,8 @@ from parity.output import drawn, to_stdout, writing
 from parity.progress import Progress, shown
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bench.baseline import Comparison
     from bench.document import Run
 
@@ -117,15 +119,20 @@ def _measured(asked: Asked, rows: Sequence[Row], progress: Progress) -> ExitCode
     return baseline.exit_code(changes)
 
 
+_NARROWEST = 116
+"""Columns of the table, the longest name in it."""
+
+
 def _deliver(found: "Run", notes: Sequence[str], asked: Asked) -> None:
     """Print the table, then write the files."""
     from bench.document import rendered
     from bench.picture import draw
     from bench.report import render
 
-    to_stdout(
-        drawn(lambda console: render(found.outcomes, found.machine, notes, console), sys.stdout)
-    )
+    def draw_table(console: "Console") -> None:
+        render(found.outcomes, found.machine, notes, console)
+
+    to_stdout(drawn(draw_table, sys.stdout, narrowest=_NARROWEST))
     if asked.json is not None:
         with writing(str(asked.json)):
             asked.json.write_text(rendered(found), encoding="utf-8")

@@ -229,8 +229,12 @@ def _exponent(row: Row, run: Measurement) -> Outcome:
 
 
 def somewhere_below(outcomes: Sequence[Outcome], against: str, bound: float) -> str:
-    """Return, in words, the smallest ratio against a peer, and whether it is below a bound."""
+    """Return, in words, the smallest ratio against a peer, and whether it is below a bound.
+
+    Of the rows that are held to something; nothing where none of them was asked for.
+    """
     found = [o for o in outcomes if o.against == against and o.ratio is not None]
+    found = [o for o in found if o.bound is not None]
     least = min(found, key=lambda o: o.ratio.median if o.ratio else math.inf, default=None)
     if least is None or least.ratio is None:
         return ""

@@ -14,15 +14,27 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def drawn(draw: "Callable[[Console], None]", stream: TextIO | None) -> str:
-    """Return what `draw` prints; in colour if `stream` is a terminal that wants it."""
+_NARROWEST = 92
+"""Columns below which the widest table would lose names; there a terminal wraps lines instead."""
+
+
+def drawn(
+    draw: "Callable[[Console], None]", stream: TextIO | None, *, narrowest: int = _NARROWEST
+) -> str:
+    """Return what `draw` prints; in colour if `stream` is a terminal that wants it.
+
+    Args:
+        draw: Prints.
+        stream: Where it will go; None for a file.
+        narrowest: Columns that it takes, however few there are.
+    """
     from rich.console import Console
 
     asked = Console(file=stream) if stream is not None else None
     buffer = io.StringIO()
     console = Console(
         file=buffer,
-        width=_width(asked.width if asked is not None and asked.is_terminal else 100),
+        width=max(narrowest, _width(asked)),
         force_terminal=asked is not None and asked.is_terminal,
         color_system="standard" if asked is not None and asked.color_system else None,
     )
@@ -30,14 +42,12 @@ def drawn(draw: "Callable[[Console], None]", stream: TextIO | None) -> str:
     return buffer.getvalue()
 
 
-_NARROWEST = 92
-"""Columns below which the widest table would lose names; there a terminal wraps lines instead."""
-
-
-def _width(otherwise: int) -> int:
-    """Return how many columns a report may use: the user's own word, if it is a number, rules."""
-    asked = os.environ.get("COLUMNS", "")
-    return max(int(asked) if asked.isdecimal() else otherwise, _NARROWEST)
+def _width(asked: "Console | None") -> int:
+    """Return how many columns there are: the user's own word, if it is a number, rules."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal():
+        return int(said)
+    return asked.width if asked is not None and asked.is_terminal else 100
 
 
 def to_stdout(text: str) -> None:

@@ -181,15 +181,17 @@ def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     [([1.2, 0.9], "met, 0.90 at 1"), ([1.2, 1.1], "MISSED, 1.10 at 1"), ([], "")],
 )
 def test_one_row_below_is_enough(ratios: list[float], expected: str) -> None:
-    """The smallest decides; a row without a figure is no such row."""
+    """The smallest decides; a row without a figure or a bound is no such row."""
     outcomes = [
         Outcome(name=str(index), work="w", against="sdpa", status=Status.MET,
-                ratio=Spread(ratio, ratio, ratio, 3))
+                bound=1.1, ratio=Spread(ratio, ratio, ratio, 3))
         for index, ratio in enumerate(ratios)
     ]  # fmt: skip
     without = Outcome(name="x", work="w", against="sdpa", status=Status.OOM)
     other = Outcome(name="y", work="w", against="plain", status=Status.MET,
                     ratio=Spread(0.1, 0.1, 0.1, 3))  # fmt: skip
-    found = somewhere_below([*outcomes, without, other], "sdpa", 1.0)
+    reported = Outcome(name="z", work="w", against="sdpa", status=Status.REPORTED,
+                       ratio=Spread(0.1, 0.1, 0.1, 3))  # fmt: skip
+    found = somewhere_below([*outcomes, without, other, reported], "sdpa", 1.0)
     assert found.endswith(expected)
     assert bool(expected) == bool(found)
