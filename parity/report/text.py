@@ -75,8 +75,14 @@ def _heading(report: Report) -> RenderableType:
     lines += [f"          {_file(file)}" for file in weights.get("files", ())]
     lines.append(
         "inputs    "
-        + ", ".join(f"{key} {escape(str(value))}" for key, value in report.inputs.items())
+        + ", ".join(
+            f"{key} {escape(str(value))}"
+            for key, value in report.inputs.items()
+            if key != "not_run"
+        )
     )
+    for path, why in report.inputs.get("not_run", {}).items():
+        lines.append(f"not run   {escape(path)}: {escape(why)}")
     settings = report.environment
     lines.append(
         "run on    "

@@ -47,6 +47,15 @@ def test_no_name_is_lost_at_any_width(columns: str, report: Report, printed: Pri
     assert set() == wanted - set(words)
 
 
+def test_what_was_not_run_is_said_with_the_reason(report: Report, printed: Printed) -> None:
+    """In a line of its own, and not as one of the inputs."""
+    inputs = {**report.inputs, "not_run": {"triton": "no [GPU] here"}}
+    lines = printed(dataclasses.replace(report, inputs=inputs)).splitlines()
+    assert "not run   triton: no [GPU] here" in [line.rstrip() for line in lines]
+    (of_inputs,) = (line for line in lines if line.startswith("inputs"))
+    assert "not_run" not in of_inputs
+
+
 def test_a_wide_terminal_is_used(printed: Printed) -> None:
     """Prose that is broken at 100 columns fits into one line of 300."""
     narrow, wide = printed(COLUMNS="100"), printed(COLUMNS="300")
