@@ -52,8 +52,7 @@ def test_what_was_not_run_is_said_with_the_reason(report: Report, printed: Print
     inputs = {**report.inputs, "not_run": {"triton": "no [GPU] here"}}
     lines = printed(dataclasses.replace(report, inputs=inputs)).splitlines()
     assert "not run   triton: no [GPU] here" in [line.rstrip() for line in lines]
-    (of_inputs,) = (line for line in lines if line.startswith("inputs"))
-    assert "not_run" not in of_inputs
+    assert "not_run" not in next(line for line in lines if line.startswith("inputs"))
 
 
 def test_a_wide_terminal_is_used(printed: Printed) -> None:
