@@ -126,8 +126,8 @@ OUTPUT_KINDS = (
 )
 
 _NO_SCORES = {
-    "attn.scores": "the core holds one tile's strip of scores at a time",
-    "attn.weights": "the core divides by the softmax's sum after the product",
+    "attn.scores": "a tiled core holds one tile's strip of scores at a time",
+    "attn.weights": "a tiled core divides by the softmax's sum after the product",
 }
 _NO_SUMMANDS = {
     "attn": "the product adds to the residual as it goes, in ln_1.input",
