@@ -63,6 +63,7 @@ def test_a_peak_that_is_gone_again_is_seen() -> None:
 
 
 @linux
+@pytest.mark.slow
 def test_a_core_that_forms_the_matrix_takes_its_square() -> None:
     """In a process of its own, and not in this one."""
     square = 12 * 1024 * 1024 * 4
@@ -72,6 +73,7 @@ def test_a_core_that_forms_the_matrix_takes_its_square() -> None:
 
 @linux
 @pytest.mark.parametrize("side", ["plain", "huggingface"])
+@pytest.mark.slow
 def test_a_step_takes_at_least_its_gradients(side: str, tiny: Weights, tmp_path: Path) -> None:
     """They are as large as the weights, and more is held on the way."""
     model = build_ours(tiny)

@@ -161,6 +161,7 @@ def test_errors_are_three_lines_and_a_code(home_of: Callable[[str], Path]) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_it_measures(home_of: Callable[[str], Path], tmp_path: Path) -> None:
     """From end to end: a kernel is proved and timed, and the JSON says what it took."""
     path = tmp_path / "run.json"

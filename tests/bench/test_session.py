@@ -47,6 +47,7 @@ def bench(home: Path, *options: str, **environment: str) -> subprocess.Completed
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_kernel_is_timed_and_nobody_is_named(
     home_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
