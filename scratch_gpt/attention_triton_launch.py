@@ -3,6 +3,7 @@
 Triton is imported by the first launch.
 """
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -84,7 +85,7 @@ def launch(  # noqa: PLR0913 - a kernel, and all that it is told
         dropout: Chance of a weight's being dropped.
     """
     batch, head, time, width = owned.shape
-    with torch.cuda.device_of(owned):  # type: ignore[no-untyped-call]
+    with _ONE_BY_ONE, torch.cuda.device_of(owned):  # type: ignore[no-untyped-call]
         kernel[-(-time // block), head, batch](
             *arguments,
             scale=width**-0.5,
@@ -94,6 +95,10 @@ def launch(  # noqa: PLR0913 - a kernel, and all that it is told
             **tiles._asdict(),
         )
 
+
+_ONE_BY_ONE = threading.Lock()
+"""Triton's interpreter keeps the program that it is at in one place for all threads; of two models
+that run at once each would have the other's. On a GPU a launch is over before it is waited for."""
 
 _NARROWEST = 16
 """Fewest columns that Triton multiplies."""

@@ -51,6 +51,16 @@ def test_triton_needs_a_gpu(check: Callable[..., Any]) -> None:
     assert "the path triton cannot run here" in result.stderr
 
 
+def test_the_triton_core_passes_in_the_interpreter(command: Callable[..., Any]) -> None:
+    """Whole models, several of them at once, their attention by its kernels."""
+    if (why := why_not("triton", CPU)) is not None and "interpret" not in why.lower():
+        pytest.skip(f"not run: {why}")
+    arguments = ("--weights", "tiny", "--time", "17", "--attention", "triton")
+    done = command("layerwise", *arguments, env={"TRITON_INTERPRET": "1"})
+    assert done.returncode == ExitCode.PASS, done.stdout + done.stderr
+    assert "125 of 125 taps on triton" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
 def test_compiled_blocks_pass(command: Callable[..., Any]) -> None:
