@@ -12,6 +12,8 @@ import scratch_gpt
 from parity.tolerances import PRECISIONS
 from scratch_gpt.attention import merge_heads, plain, split_heads
 
+pytestmark = pytest.mark.slow  # an interpreter of kernels takes its time
+
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
 Run = Callable[..., dict[str, Any]]

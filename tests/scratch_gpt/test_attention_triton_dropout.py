@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from scratch_gpt.attention import plain
+
+pytestmark = pytest.mark.slow  # an interpreter of kernels takes its time
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]

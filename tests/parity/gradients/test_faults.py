@@ -89,6 +89,7 @@ def test_the_oracle_sees_every_fault_too(tiny: Check, fault: str, attention: str
     assert rows["direction"].status is Status.FAIL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", PATHS)
 @pytest.mark.parametrize("fault", BACKWARD_FAULTS)
 def test_nothing_forward_shows_a_fault(
