@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from bench.held import ROWS, SOMEWHERE_BELOW, Row
 from parity.errors import EnvironmentUnfitError, ExitCode, UsageError
-from parity.output import drawn, to_stdout, writing
-from parity.progress import Progress, shown
+from scratch_gpt.command.output import drawn, to_stdout, writing
+from scratch_gpt.command.progress import Progress, shown
 
 if TYPE_CHECKING:
     from rich.console import Console

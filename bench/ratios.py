@@ -7,14 +7,13 @@ that, so that `--help` answers at once.
 # ruff: noqa: FBT002, PLR0913 - options are the signature: a flag is a boolean with a default
 
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from parity.errors import ExitCode
-from parity.telling import known, tell
+from scratch_gpt.command import shell
 
 app = typer.Typer(
     name="bench.ratios",
@@ -79,20 +78,8 @@ def ratios(
         baseline=baseline,
         force=force,
     )
-    try:
-        code = run(asked)
-    except KeyboardInterrupt:
-        tell("interrupted", "bench.ratios", "no row was judged; run it again")
-        code = ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        code = ExitCode.CLOSED_PIPE
-    except Exception as error:  # noqa: BLE001 - every error is told in three lines
-        if debug:
-            traceback.print_exception(error)
-        coded = known(error)
-        tell(coded.what, coded.where, coded.fix)
-        code = coded.code
-    sys.exit(code)
+    again = "no row was judged; run it again"
+    sys.exit(shell.run(partial(run, asked), name="bench.ratios", debug=debug, resume=again))
 
 
 def main() -> None:

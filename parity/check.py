@@ -31,7 +31,7 @@ from parity.options import (
     WeightsOption,
 )
 from parity.shell import Options, run
-from parity.telling import let_go, tell
+from scratch_gpt.command.telling import let_go, tell
 
 app = typer.Typer(
     name="parity.check",

@@ -5,14 +5,14 @@ from pathlib import Path
 from parity.errors import UsageError
 from parity.export import Form, export, refuse_loss
 from parity.mapping import Side
-from parity.output import drawn
-from parity.progress import Progress
 from parity.provenance import FileDigest, Standing
 from parity.refusals import coded
 from parity.report.text_conversion import render
 from parity.sources.names import load_weights
-from parity.telling import one_line
 from parity.weights import Weights
+from scratch_gpt.command.output import drawn
+from scratch_gpt.command.progress import Progress
+from scratch_gpt.command.telling import one_line
 
 _SIDES = {Form.HUGGINGFACE: Side.HUGGINGFACE, Form.OPENAI: Side.RELEASE}
 

@@ -5,17 +5,17 @@ It parses, converts, prints and exits. Nothing that needs torch is imported befo
 
 import contextlib
 import sys
-import traceback
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from parity.errors import ExitCode
-from parity.output import to_stdout
-from parity.progress import shown
-from parity.telling import known, tell
+from scratch_gpt.command.output import to_stdout
+from scratch_gpt.command.progress import shown
+from scratch_gpt.command.shell import run
 
 app = typer.Typer(
     name="parity.convert",
@@ -67,28 +67,14 @@ def convert(
     Exit codes: 0 written, 2 usage, 3 nothing in the source, 4 source refused, 5 environment
     (not to be had, disk full, no permission), 70 internal error.
     """
-    try:
-        _run(source, destination, to, dry_run=dry_run, force=force, quiet=quiet)
-    except KeyboardInterrupt:
-        tell(
-            "interrupted",
-            str(destination),
-            "run it again; what is there is whole, old or new",
-        )
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except BrokenPipeError:
-        raise typer.Exit(ExitCode.CLOSED_PIPE) from None
-    except Exception as error:
-        coded = known(error)
-        if debug:
-            traceback.print_exception(error)
-        tell(coded.what, coded.where, coded.fix)
-        raise typer.Exit(coded.code) from error
+    again = "run it again; what is there is whole, old or new"
+    action = partial(_run, source, destination, to, dry_run=dry_run, force=force, quiet=quiet)
+    raise typer.Exit(run(action, name=str(destination), debug=debug, resume=again))
 
 
 def _run(
     source: str, destination: Path, to: To, *, dry_run: bool, force: bool, quiet: bool
-) -> None:
+) -> ExitCode:
     from parity.machine import before_numpy, keep_freed_memory, uncollected
 
     before_numpy()
@@ -101,6 +87,7 @@ def _run(
         )
     if not quiet:
         to_stdout(text)
+    return ExitCode.PASS
 
 
 def main() -> None:

@@ -1,59 +1,22 @@
-"""How a run ends: exit codes, and errors that say what, where, and what to do."""
+"""How a run ends: the exit codes and errors that every command line here shares."""
 
-from enum import IntEnum
+from scratch_gpt.command.errors import (
+    CommandError,
+    EnvironmentUnfitError,
+    ExitCode,
+    InconclusiveError,
+    InputRefusedError,
+    UsageError,
+)
 
+__all__ = [
+    "EnvironmentUnfitError",
+    "ExitCode",
+    "InconclusiveError",
+    "InputRefusedError",
+    "ParityError",
+    "UsageError",
+]
 
-class ExitCode(IntEnum):
-    """The command line's exit codes; the worst one that applies is used."""
-
-    PASS = 0
-    FAIL = 1
-    USAGE = 2
-    INCONCLUSIVE = 3
-    REFUSED = 4
-    ENVIRONMENT = 5
-    INTERNAL = 70
-    INTERRUPTED = 130
-    CLOSED_PIPE = 141
-
-
-class ParityError(Exception):
-    """A run that cannot go on.
-
-    Attributes:
-        what: What happened, in one line.
-        where: The file, tensor, layer or option concerned.
-        fix: What the user can do.
-    """
-
-    code = ExitCode.INTERNAL
-
-    def __init__(self, what: str, *, where: str, fix: str) -> None:
-        super().__init__(f"{what} ({where}; {fix})")
-        self.what = what
-        self.where = where
-        self.fix = fix
-
-
-class UsageError(ParityError):
-    """The command was asked for something that it does not have."""
-
-    code = ExitCode.USAGE
-
-
-class InconclusiveError(ParityError):
-    """Nothing that would deserve a verdict can be compared."""
-
-    code = ExitCode.INCONCLUSIVE
-
-
-class InputRefusedError(ParityError):
-    """Weights, config or tensors that are not what they claim to be."""
-
-    code = ExitCode.REFUSED
-
-
-class EnvironmentUnfitError(ParityError):
-    """This machine or installation lacks what the run needs."""
-
-    code = ExitCode.ENVIRONMENT
+ParityError = CommandError
+"""A run that cannot go on; it says what, where, and what to do."""

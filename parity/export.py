@@ -14,7 +14,6 @@ import torch
 from parity.conversion import convert
 from parity.errors import ParityError, UsageError
 from parity.mapping import Side
-from parity.progress import Progress
 from parity.provenance import FileDigest
 from parity.refusals import coded
 from parity.sources import huggingface_files, manifest, openai_folder, vocabulary
@@ -22,6 +21,7 @@ from parity.weights import Weights, gather
 from reference import openai_release
 from reference.plain_file import digested_path
 from scratch_gpt import checkpoint
+from scratch_gpt.command.progress import Progress
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.files.replaced_folder import replaced_folder
 from scratch_gpt.files.weight_names import other_weights

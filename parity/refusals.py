@@ -5,25 +5,19 @@ from collections.abc import Iterator
 
 from parity.errors import (
     EnvironmentUnfitError,
-    InconclusiveError,
     InputRefusedError,
     ParityError,
-    UsageError,
 )
 from reference.refusal import RefusedError, SourceError, UnavailableError
-from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError, UnreadableError
-from scratch_gpt.files.write_error import OccupiedError, WriteError
+from scratch_gpt.command.refusals import coded as coded_here
+from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.files.write_error import WriteError
 
 _CODED: tuple[tuple[type[Exception], type[ParityError]], ...] = (
-    (EmptyCheckpointError, InconclusiveError),
-    (UnreadableError, EnvironmentUnfitError),
-    (CheckpointError, InputRefusedError),
     (RefusedError, InputRefusedError),
     (UnavailableError, EnvironmentUnfitError),
-    (OccupiedError, UsageError),
-    (WriteError, EnvironmentUnfitError),
 )
-"""The first that fits decides."""
+"""What `reference` refuses; the first that fits decides."""
 
 
 @contextlib.contextmanager
@@ -31,7 +25,9 @@ def coded() -> Iterator[None]:
     """Raise what another room refuses as the error of this one that has its exit code."""
     try:
         yield
-    except (CheckpointError, SourceError, WriteError) as error:
+    except (CheckpointError, WriteError) as error:
+        raise (coded_here(error) or error) from error
+    except SourceError as error:
         for theirs, ours in _CODED:
             if isinstance(error, theirs):
                 raise ours(error.what, where=error.where, fix=error.fix) from error

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parity.errors import EnvironmentUnfitError, ExitCode, ParityError, UsageError
-from parity.output import drawn, to_stdout, writing
-from parity.telling import known, one_line, tell, told
+from scratch_gpt.command.output import drawn, to_stdout, writing
+from scratch_gpt.command.telling import known, one_line, tell, told
 
 if TYPE_CHECKING:
     from parity.results import Report
@@ -81,7 +81,7 @@ def _run(options: Options) -> ExitCode:
 def _report(options: Options) -> "Report":
     """Run the verb. What others print meanwhile is no report: it goes to standard error."""
     from parity.machine import before_numpy, keep_freed_memory, uncollected
-    from parity.progress import shown
+    from scratch_gpt.command.progress import shown
 
     before_numpy()
     keep_freed_memory()

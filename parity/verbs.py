@@ -17,12 +17,12 @@ from parity.errors import UsageError
 from parity.gradients import faults as backward_faults
 from parity.inputs import Inputs
 from parity.models import build_huggingface, build_ours
-from parity.progress import Progress
 from parity.results import Report
 from parity.shell import Options, identity
 from parity.sources.names import load_weights
 from parity.weights import Weights
 from reference import published
+from scratch_gpt.command.progress import Progress
 
 
 def _load(options: Options, progress: Progress) -> Weights:

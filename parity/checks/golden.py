@@ -31,11 +31,11 @@ from parity.goldens.kinds import EXEMPT, KINDS
 from parity.goldens.rows import GoldenRow, NoValueError, row_of, row_without
 from parity.goldens.subject import Subject
 from parity.goldens.verdict import HOW_TO_GET_THEM, first_of, reasons_of, standing_of, wrong
-from parity.progress import Progress
 from parity.provenance import Provenance
 from parity.results import Plan, Report, verdict_for, worst
 from reference.golden_schema import Golden, Goldens
 from reference.published_goldens import published
+from scratch_gpt.command.progress import Progress
 from scratch_gpt.model import GPT
 
 

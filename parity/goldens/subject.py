@@ -10,9 +10,9 @@ from parity.compare import Status
 from parity.goldens.batches import Prompt, last_logits
 from parity.goldens.norms import matrices, quantities
 from parity.goldens.rows import NoValueError
-from parity.progress import Progress
 from parity.provenance import Provenance
 from reference.golden_schema import Golden, Kind
+from scratch_gpt.command.progress import Progress
 from scratch_gpt.model import GPT
 
 _LAST = (Kind.ARGMAX, Kind.LOGIT, Kind.WORD_PROBABILITIES)

@@ -6,7 +6,7 @@ from bench.baseline import Change, Comparison
 from bench.outcome import Outcome, Status
 from bench.report import render, render_changes, shown, spread_shown, summed
 from bench.statistics import Spread
-from parity.output import drawn
+from scratch_gpt.command.output import drawn
 
 QUIET, WIDE = Spread(0.5, 0.49, 0.51, 5), Spread(1.2, 1.0, 1.5, 5)
 ROWS = [

@@ -5,12 +5,14 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-from parity.errors import EnvironmentUnfitError
-from parity.telling import let_go
+from scratch_gpt.command.errors import EnvironmentUnfitError
+from scratch_gpt.command.telling import let_go
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # whatever stands for a stream will do: nobody checks its type at run time
+    from typing import TextIO
+
     from rich.console import Console
 
 
@@ -19,7 +21,7 @@ _NARROWEST = 92
 
 
 def drawn(
-    draw: "Callable[[Console], None]", stream: TextIO | None, *, narrowest: int = _NARROWEST
+    draw: "Callable[[Console], None]", stream: "TextIO | None", *, narrowest: int = _NARROWEST
 ) -> str:
     """Return what `draw` prints; in colour if `stream` is a terminal that wants it.
 

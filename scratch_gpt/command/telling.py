@@ -3,12 +3,16 @@
 import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING
 
-from parity.errors import EnvironmentUnfitError, ParityError
+from scratch_gpt.command.errors import CommandError, EnvironmentUnfitError
+from scratch_gpt.command.refusals import coded
+
+if TYPE_CHECKING:  # whatever stands for a stream will do: nobody checks its type at run time
+    from typing import TextIO
 
 
-def let_go(stream: TextIO) -> None:
+def let_go(stream: "TextIO") -> None:
     """Send whatever a failed stream still holds nowhere.
 
     Python flushes it once more at exit, would fail again, and end with a code of its own.
@@ -19,10 +23,12 @@ def let_go(stream: TextIO) -> None:
         os.close(null)
 
 
-def known(error: BaseException) -> ParityError:
+def known(error: BaseException) -> CommandError:
     """Return the error as one with a code; what nobody foresaw is internal."""
-    if isinstance(error, ParityError):
+    if isinstance(error, CommandError):
         return error
+    if (ours := coded(error)) is not None:
+        return ours
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         return EnvironmentUnfitError(
             f"the package {error.name} is not installed",
@@ -33,9 +39,9 @@ def known(error: BaseException) -> ParityError:
         return EnvironmentUnfitError(
             "there is not enough memory",
             where="this machine",
-            fix="use a smaller --batch or --time, or --weights tiny",
+            fix="use a smaller --batch or --time, or a smaller model",
         )
-    return ParityError(
+    return CommandError(
         f"{type(error).__name__}: {error}",
         where="inside this program",
         fix="run it again with --debug and report the traceback",

@@ -10,7 +10,7 @@ from typing import Self, TextIO
 
 import pytest
 
-from parity.progress import shown
+from scratch_gpt.command.progress import shown
 
 
 class Terminal:

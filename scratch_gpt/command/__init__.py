@@ -1,0 +1,1 @@
+"""What every command line here shares: how it ends, what it says, how it shows progress."""
