@@ -39,6 +39,7 @@ TORCH_NAMES = {
     # a kernel's device, the type of its sums, and the seed of its dropout
     *("torch.cuda", "torch.cuda.device_of", "torch.cuda.is_available", "torch.float64"),
     "torch.randint",
+    "torch.where",
 }
 """Every name of torch that the model may use; each is an array operation or a container."""
 
@@ -68,6 +69,8 @@ TENSOR_ATTRIBUTES = {
     # elementwise mathematics and reductions
     *("amax", "any", "exp_", "log", "masked_fill", "masked_fill_", "mean", "sum"),
     *("add_", "exp2_", "log2", "log_", "mul_", "rsqrt_", "sigmoid_", "sub_"),
+    # the next token: sums from one end, an order, the largest, windows of a text
+    *("all", "argmax", "cumsum", "scatter", "scatter_add_", "sort", "topk", "unfold"),
     # initial values
     *("fill_", "normal_"),
     # a checkpoint's bytes, to be digested, and its numbers in the model's type

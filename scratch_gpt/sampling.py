@@ -1,0 +1,198 @@
+"""From logits to the next token: which rules apply, and the draw.
+
+The rules mean what they mean in transformers, and are applied in its order: the repetition
+penalty, no repeated n-gram, temperature, top-k, top-p. The last three are of sampling alone. The
+draw is our own: transformers draws a whole batch from one stream of PyTorch's, so that a text there
+depends on its neighbours and on the version; here each row has a stream of its own.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from scratch_gpt.processors import only_top_k, only_top_p, penalised, tempered, without_repeats
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How the next token is chosen; the defaults are greedy.
+
+    Attributes:
+        temperature: Divides the logits; above 0.
+        top_k: Only so many of the likeliest tokens are drawn from; all where None.
+        top_p: Only the fewest tokens of this probability together are; in (0, 1], and 1 is all.
+        repetition_penalty: See `penalised`; above 0, and 1 is none.
+        no_repeat_ngram_size: See `without_repeats`; 0 is none.
+        sampled: Whether tokens are drawn, or the likeliest taken.
+
+    Raises:
+        ValueError: A field has a value that it cannot have, or one that only a sampled choice
+            heeds; its name, the value and what is allowed are said.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    sampled: bool = False
+
+    def __post_init__(self) -> None:
+        for name, (fits, allowed) in _ALLOWED.items():
+            if not fits(getattr(self, name)):
+                raise _refused(name, getattr(self, name), allowed)
+        for name, quiet in _OF_SAMPLING.items():
+            if not self.sampled and getattr(self, name) not in quiet:
+                allowed = f"{quiet[0]} where sampled is False: the likeliest token needs none"
+                raise _refused(name, getattr(self, name), allowed)
+
+    def check(self, vocab_size: int) -> None:
+        """Require that the rules suit a vocabulary.
+
+        Raises:
+            ValueError: `top_k` is larger than that.
+        """
+        if self.top_k is not None and self.top_k > vocab_size:
+            raise _refused("top_k", self.top_k, f"at most the vocabulary's {vocab_size}, or None")
+
+    def processed(
+        self, logits: Float[Tensor, "batch vocab"], token_ids: Int[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch vocab"]:
+        """Return the logits that are left by the rules, in float32 at least.
+
+        Args:
+            logits: `[batch vocab]`, of the token after the text; not changed. A rule that is off
+                costs nothing, and where all are the very same tensor comes back.
+            token_ids: `[batch time]`, the text: prompt and continuation.
+
+        Raises:
+            ValueError: `top_k` is larger than the vocabulary.
+        """
+        self.check(logits.shape[-1])
+        x = logits.float() if logits.element_size() < _FLOAT32_BYTES else logits
+        if self.repetition_penalty != 1.0:
+            x = penalised(x, token_ids, self.repetition_penalty)
+        if self.no_repeat_ngram_size > 0:
+            x = without_repeats(x, token_ids, self.no_repeat_ngram_size)
+        if self.temperature != 1.0:
+            x = tempered(x, self.temperature)
+        if self.top_k is not None:
+            x = only_top_k(x, self.top_k)
+        return x if self.top_p in _NO_FILTER else only_top_p(x, self.top_p or 1.0)
+
+
+class Draws:
+    """Numbers drawn evenly from [0, 1), one stream a row.
+
+    A stream is fixed by the seed and the row's number: by no other row, no process, no version of
+    a library (Philox's raw output is NumPy's promise), and not by how the rows are batched.
+    """
+
+    def __init__(self, seed: int, rows: int | Sequence[int]) -> None:
+        """Begin the streams.
+
+        Args:
+            seed: From 0 up to 2**64 - 1.
+            rows: How many rows, or their numbers where a batch holds some of many.
+
+        Raises:
+            ValueError: The seed is outside that range.
+        """
+        if not (_is_whole(seed) and 0 <= seed < 1 << 64):
+            raise _refused("seed", seed, "a whole number from 0 to 2**64 - 1")
+        numbers = range(rows) if isinstance(rows, int) else rows
+        keys = [np.array([seed, row], dtype=np.uint64) for row in numbers]
+        self._streams = [np.random.Philox(key=key) for key in keys]
+
+    def next(self) -> Float[Tensor, " batch"]:
+        """Return each row's next number, float64 `[batch]`, on the CPU."""
+        raw = [int(stream.random_raw()) >> _SPARE_BITS for stream in self._streams]
+        return torch.tensor(raw, dtype=torch.float64) * _STEP
+
+
+_SPARE_BITS, _STEP = 11, 2.0**-53
+"""Of 64 bits a float64 takes 53."""
+
+
+def choose(
+    logits: Float[Tensor, "batch vocab"], rules: Rules, draws: Draws | None = None
+) -> Int[Tensor, " batch"]:
+    """Return the next token of each row, `[batch]`.
+
+    The likeliest where the rules are not sampled: of equal logits the lowest id. Else the first
+    token at which the probabilities, summed in float64 from id 0 up, exceed the number drawn.
+
+    Args:
+        logits: `[batch vocab]`, what `Rules.processed` left.
+        rules: Whether to draw.
+        draws: One stream a row; needed where it is drawn.
+
+    Raises:
+        ValueError: A row has no token left to choose, or a logit that is no number or +inf; or
+            tokens are to be drawn and there is nothing to draw from.
+    """
+    largest = logits.amax(-1, keepdim=True)
+    if not bool(torch.isfinite(largest).all()):
+        raise _no_choice(largest)
+    if not rules.sampled:
+        return logits.argmax(-1)
+    if draws is None:
+        raise _refused("draws", None, "Draws(seed, batch) where rules.sampled is True")
+    sums = torch.exp((logits - largest).to(torch.float64)).cumsum(-1)
+    drawn = draws.next().to(sums.device)[:, None] * sums[:, -1:]
+    return (sums <= drawn).sum(-1)
+
+
+def _no_choice(largest: Tensor) -> ValueError:
+    """Return the error that names the first row whose largest logit is not finite."""
+    row, value = next((i, x) for i, x in enumerate(largest[:, 0].tolist()) if not math.isfinite(x))
+    if value == -math.inf:
+        why = "every token is excluded by the rules: relax no_repeat_ngram_size"
+    else:
+        why = f"a logit is {value}: the model's numbers are broken, or have overflowed their dtype"
+    return ValueError(f"no token can be chosen in row {row}: {why}")
+
+
+def _refused(name: str, got: object, allowed: str) -> ValueError:
+    return ValueError(f"{name} is {got!r}; allowed: {allowed}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_positive(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0.0 < value < math.inf  # type: ignore[operator]
+
+
+_ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
+    "temperature": (_is_positive, "a finite number above 0"),
+    "top_k": (lambda k: k is None or (_is_whole(k) and k > 0), "a whole number above 0, or None"),  # type: ignore[operator]
+    "top_p": (
+        lambda p: p is None or (_is_positive(p) and p <= 1.0),  # type: ignore[operator]
+        "a number above 0 and at most 1, or None",
+    ),
+    "repetition_penalty": (_is_positive, "a finite number above 0"),
+    "no_repeat_ngram_size": (
+        lambda size: _is_whole(size) and size >= 0,  # type: ignore[operator]
+        "a whole number, 0 for no such rule",
+    ),
+    "sampled": (lambda value: isinstance(value, bool), "True or False"),
+}
+"""For each field, what it may be: as a test, and in words."""
+
+_NO_FILTER = (None, 1, 1.0)
+_OF_SAMPLING: dict[str, tuple[object, ...]] = {
+    "temperature": (1.0,),
+    "top_k": (None,),
+    "top_p": _NO_FILTER,
+}
+"""Fields that only a draw heeds, with the values at which they do nothing."""
+
+_FLOAT32_BYTES = 4
