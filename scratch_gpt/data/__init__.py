@@ -1,0 +1,27 @@
+"""Text as tokens on the disk, and rows of them to train on.
+
+Names are handed on lazily: importing this package alone imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scratch_gpt.data.refusal import TooLittleTextError as TooLittleTextError
+    from scratch_gpt.data.token_data import TokenData as TokenData
+    from scratch_gpt.data.windows import Windows as Windows
+
+_HOMES = {
+    "TokenData": "scratch_gpt.data.token_data",
+    "TooLittleTextError": "scratch_gpt.data.refusal",
+    "Windows": "scratch_gpt.data.windows",
+}
+
+__all__ = ["TokenData", "TooLittleTextError", "Windows"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,70 @@
+"""Prepared text for tests, written without preparing any."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scratch_gpt.data import token_file
+from scratch_gpt.data.manifest import FORMAT, Manifest, Recipe, Source
+
+RECIPE = Recipe(
+    vocabulary="5eed" * 16,
+    splitting="bert",
+    vocab_size=300,
+    errors="strict",
+    validation_fraction=0.2,
+)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """Return what the prepared text's tokens were made by."""
+    return RECIPE
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes ids into a folder as prepared text, fields as told."""
+
+    def write(ids: list[int] | None = None, **fields: object) -> Path:
+        ids = list(range(100, 123)) if ids is None else ids
+        folder = tmp_path / "prepared"
+        folder.mkdir()
+        path = folder / token_file.NAME
+        path.write_bytes(np.array(ids, "<u2").tobytes())
+        manifest = Manifest(
+            format=FORMAT,
+            recipe=RECIPE,
+            tokens=len(ids),
+            validation=RECIPE.validation_tokens(len(ids)),
+            unknown=1,
+            characters=90,
+            replaced=2,
+            sha256=token_file.sha256(path),
+            sampled_sha256=token_file.sampled_sha256(path),
+            sources=(Source(name="corpus/a.txt", size=91, sha256="ab" * 32),),
+        )
+        told = dataclasses.replace(manifest, **fields)
+        (folder / "manifest.json").write_text(told.text, "utf-8")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def edit() -> Callable[..., None]:
+    """Return a function that changes one value of a JSON file: its path in the file, and it."""
+
+    def change(file: Path, keys: list[str | int], value: object) -> None:
+        content = json.loads(file.read_bytes())
+        inner = content
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        file.write_text(json.dumps(content), "utf-8")
+
+    return change
