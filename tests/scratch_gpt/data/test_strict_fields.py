@@ -69,5 +69,5 @@ def test_refuses_what_is_no_such_field(field: str, value: object, message: str) 
 @pytest.mark.parametrize("value", [None, [], "text", 3])
 def test_refuses_what_is_no_object(value: object) -> None:
     """There are no fields in it."""
-    with pytest.raises(ValueError, match="^the tree is not an object$"):
+    with pytest.raises(ValueError, match=r"^the tree is not an object$"):
         from_json(Tree, value)
