@@ -1,0 +1,154 @@
+"""Beam search: the likeliest whole texts that a few running ones lead to.
+
+The meaning is that of transformers 4.50 and later: what is kept, when it stops, and how the length
+counts. It works on anything that can be started, stepped and reordered; a decoder with a cache is
+one such, and a model run anew for every token another.
+"""
+
+import math
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from scratch_gpt.generation.hypotheses import Candidate, Hypotheses, Hypothesis, Settings
+from scratch_gpt.loss import log_softmax
+from scratch_gpt.sampling import Rules
+
+EarlyStopping = bool | Literal["never"]
+
+
+class Stepping(Protocol):
+    """What beam search needs of a decoder; every tensor has one row for each running text."""
+
+    def start(self, token_ids: Tensor) -> Tensor:
+        """Take the texts `[rows time]`; return the logits `[rows vocab]` of what follows."""
+
+    def step(self, token_ids: Tensor) -> Tensor:
+        """Take the next tokens `[rows]`; return the logits `[rows vocab]` of what follows."""
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on, in row i, from what row `rows[i]` was."""
+
+
+def beam_search(  # noqa: PLR0913 - a search's settings, all but three with defaults
+    decoder: Stepping,
+    token_ids: Int[Tensor, "batch time"],
+    *,
+    beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    early_stopping: EarlyStopping = False,
+    end_id: int | None = None,
+    rules: Rules | None = None,
+    returned: int = 1,
+) -> Int[Tensor, "texts length"]:
+    """Return the best texts of each prompt, prompt included, best first.
+
+    Args:
+        decoder: Has `batch * beams` rows.
+        token_ids: `[batch time]`, the prompts.
+        beams: Texts that run side by side, for each prompt.
+        max_new_tokens: Where every text ends at the latest; above 0.
+        length_penalty: A finished text's score is its log-probability over its number of new
+            tokens to this power: above 0 longer texts gain, below 0 shorter ones.
+        early_stopping: True: a prompt is done when it has `beams` finished texts. False: when its
+            best running text, at its present length, is no better than the worst finished one.
+            `"never"`: when it could not become better at any length.
+        end_id: A text that takes this token is finished; GPT-1 has no such token of its own.
+        rules: Change the log-probabilities, as transformers has it, and not the logits.
+        returned: How many texts of each prompt.
+
+    Returns:
+        `[batch * returned, longest]`; what is shorter is filled up with `end_id`.
+
+    Raises:
+        ValueError: A setting that cannot be, rules that draw, or rules that left too few texts.
+    """
+    settings = Settings(
+        beams=beams,
+        max_new_tokens=max_new_tokens,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        end_id=end_id,
+        returned=returned,
+    )
+    found = search(decoder, token_ids, settings, rules or Rules())
+    texts = [best.token_ids for prompt in found for best in prompt]
+    longest = max(len(text) for text in texts)
+    # Texts are of different lengths only where `end_id` ended one.
+    filled = [[*text, *[end_id or 0] * (longest - len(text))] for text in texts]
+    new = torch.tensor(filled, device=token_ids.device)
+    return torch.cat([token_ids.repeat_interleave(returned, 0).long(), new], dim=1)
+
+
+def search(
+    decoder: Stepping, token_ids: Int[Tensor, "batch time"], settings: Settings, rules: Rules
+) -> list[list[Hypothesis]]:
+    """Return, for each prompt, its best finished texts with their scores, best first.
+
+    Raises:
+        ValueError: As `beam_search`.
+    """
+    if rules.sampled:
+        message = "rules.sampled is True; allowed: False: beam search takes the likeliest, always"
+        raise ValueError(message)
+    prompts = [Hypotheses(settings) for _ in token_ids]
+    texts = token_ids.repeat_interleave(settings.beams, 0)
+    logits = decoder.start(texts)
+    for length in range(1, settings.max_new_tokens + 1):
+        found = _candidates(rules.processed(log_softmax(_wide(logits)), texts), prompts)
+        new_texts = texts[:, token_ids.shape[1] :].tolist()
+        for index, (prompt, candidates) in enumerate(zip(prompts, found, strict=True)):
+            first = index * settings.beams
+            prompt.advance(candidates, new_texts[first : first + settings.beams], length)
+        if length == settings.max_new_tokens or all(prompt.done for prompt in prompts):
+            break
+        rows, tokens = _continued(prompts, device=texts.device)
+        texts = torch.cat([texts[rows], tokens[:, None]], dim=1)
+        decoder.reorder(rows)
+        logits = decoder.step(tokens)
+    return [prompt.best() for prompt in prompts]
+
+
+def _wide(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
+    """Return logits in float32 at least: in half precision sums of many steps would be lost."""
+    return logits.float() if logits.element_size() < _FLOAT32_BYTES else logits
+
+
+_FLOAT32_BYTES = 4
+
+
+def _candidates(
+    scores: Float[Tensor, "rows vocab"], prompts: list[Hypotheses]
+) -> list[list[Candidate]]:
+    """Return each prompt's best continuations by the sum of their log-probabilities, best first.
+
+    Twice as many as beams: should all beams end in the likeliest, as many are left to go on.
+    """
+    running = [[text.score for text in prompt.running] for prompt in prompts]
+    before = torch.tensor(running, dtype=scores.dtype, device=scores.device)
+    batch, beams, vocab = *before.shape, scores.shape[-1]
+    totals = (scores.reshape(batch, beams, vocab) + before[..., None]).flatten(1)
+    return [_best(row, 2 * beams, vocab) for row in totals]
+
+
+def _best(totals: Float[Tensor, " choices"], count: int, vocab: int) -> list[Candidate]:
+    """Return the `count` best choices; of equal ones the earlier beam's, then the lower id."""
+    smallest = totals.topk(min(count, totals.numel())).values[-1]
+    # `topk` does not say which of equal numbers it leaves out: all of them are taken, then sorted.
+    places = ((totals >= smallest) & (totals > -math.inf)).nonzero()[:, 0]
+    ranked = sorted(zip((-totals[places]).tolist(), places.tolist(), strict=True))[:count]
+    return [Candidate(-score, *divmod(place, vocab)) for score, place in ranked]
+
+
+def _continued(prompts: list[Hypotheses], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the row that each running text goes on from, and its new token, `[rows]` each."""
+    chosen = [
+        (index * len(prompt.running) + text.beam, text.token)
+        for index, prompt in enumerate(prompts)
+        for text in prompt.running
+    ]
+    rows, tokens = torch.tensor(chosen, device=device).T
+    return rows, tokens
