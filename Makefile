@@ -8,6 +8,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # A stamp is newer than these, or its installation runs again.
 PINS := pyproject.toml constraints.txt
 
+WORKERS := -n auto --maxprocesses 8
+
 # More options for the tool a target runs: make check ARGS="--dtype float32"
 ARGS ?=
 
@@ -20,8 +22,9 @@ help:  ## show this list
 check: $(VENV)/.installed  ## compare the model with its reference, operation by operation
 	$(BIN)/python -m parity.check layerwise $(ARGS)
 
+# A worker a core, with one thread each (tests/conftest.py); ARGS="-n 0" runs all in one process.
 test: $(VENV)/.installed-test  ## run the tests, without the slow ones
-	$(BIN)/python -m pytest tests/ $(ARGS)
+	$(BIN)/python -m pytest tests/ $(WORKERS) $(ARGS)
 
 # pytest exits 5 when it selected nothing; that no test is slow is no failure, and is said.
 test-slow: $(VENV)/.installed-test  ## run the slow tests alone
@@ -30,7 +33,7 @@ test-slow: $(VENV)/.installed-test  ## run the slow tests alone
 
 # The threshold is coverage-report's, so that several runs can be added up before it is judged.
 coverage: $(VENV)/.installed-test  ## run the tests and measure branches: htmlcov/, fails below the threshold
-	$(BIN)/python -m pytest tests/ --cov --cov-report= --cov-fail-under=0 $(ARGS)
+	$(BIN)/python -m pytest tests/ $(WORKERS) --cov --cov-report= --cov-fail-under=0 $(ARGS)
 	$(MAKE) coverage-report
 
 coverage-report: $(VENV)/.installed-test  ## judge what the last measured run left
@@ -61,9 +64,9 @@ $(VENV)/.installed: $(PINS) | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-test: $(PINS) | $(BIN)/python
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[test,original-text]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(PINS) | $(BIN)/python
-	$(PIP) -e '.[test,dev]'
+	$(PIP) -e '.[test,original-text,dev]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test

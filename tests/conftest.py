@@ -1,6 +1,7 @@
 """What every test may ask for: a comparison of numbers, a record of what ran, a package's home."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,6 +77,13 @@ def home_of() -> Callable[[str], Path | None]:
         return Path(next(iter(spec.submodule_search_locations)))
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_thread_a_worker() -> None:
+    """Give each of several workers one thread: with more, they would wait for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
