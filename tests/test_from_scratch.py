@@ -39,6 +39,16 @@ TORCH_NAMES = {
     # a kernel's device, the type of its sums, and the seed of its dropout
     *("torch.cuda", "torch.cuda.device_of", "torch.cuda.is_available", "torch.float64"),
     "torch.randint",
+    # training: the engine of derivatives, of several processes, and what makes a run repeatable
+    *("torch.func", "torch.func.functional_call", "torch.nn.parallel.DistributedDataParallel"),
+    *("torch.distributed", "torch.distributed.init_process_group"),
+    *("torch.distributed.all_reduce", "torch.distributed.broadcast_object_list"),
+    *("torch.distributed.destroy_process_group", "torch.manual_seed"),
+    *("torch.random", "torch.random.fork_rng", "torch.utils", "torch.utils.deterministic"),
+    *("torch.use_deterministic_algorithms", "torch.are_deterministic_algorithms_enabled"),
+    "torch.is_deterministic_algorithms_warn_only_enabled",
+    *("torch.get_num_threads", "torch.set_num_threads", "torch.__version__", "torch.backends"),
+    *("torch.backends.cpu", "torch.backends.cpu.get_cpu_capability"),
     "torch.where",
 }
 """Every name of torch that the model may use; each is an array operation or a container."""
@@ -73,6 +83,8 @@ TENSOR_ATTRIBUTES = {
     *("all", "argmax", "cumsum", "scatter", "scatter_add_", "sort", "topk", "unfold"),
     # initial values
     *("fill_", "normal_"),
+    # the engine of derivatives
+    "backward",
     # a checkpoint's bytes, to be digested, and its numbers in the model's type
     *("contiguous", "float", "is_floating_point", "nbytes", "numpy", "view"),
     # no tensor's, but spelled like one: a dataclass field's name, a device's type, a refusal's
