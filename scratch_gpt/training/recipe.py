@@ -1,0 +1,146 @@
+"""What a training run does, in numbers: one field a choice, one recipe a set of them.
+
+Nothing here imports torch: the command line makes its options from these fields.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+KEPT = "kept"
+"""In a field's metadata: whether a resumed run has to have the checkpoint's value."""
+
+HELP = "help"
+"""In a field's metadata: what the field means, for `--help`."""
+
+
+def _choice(default: object, text: str, *, kept: bool = True) -> Any:  # noqa: ANN401 - a field
+    return dataclasses.field(default=default, metadata={HELP: text, KEPT: kept})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run; the defaults are the paper's.
+
+    Each field's meaning stands beside it, because the command line says the same.
+
+    Raises:
+        ValueError: A value is outside its range; the message names field, value and range.
+
+    Source: Radford et al. 2018, section 4.1.
+    """
+
+    n_layer: int = _choice(12, "transformer blocks")
+    n_embd: int = _choice(768, "width of the model, a multiple of n_head")
+    n_head: int = _choice(12, "attention heads of a block")
+    n_positions: int = _choice(512, "tokens of a window, and the longest input of the model")
+    dropout: float = _choice(0.1, "probability of each of the three dropouts")
+    initializer_range: float = _choice(0.02, "standard deviation of the first weights")
+    merges: int = _choice(40_000, "merges of the vocabulary, where one is learned")
+    splitting: str = _choice("bert", "how text becomes words, where a vocabulary is learned")
+    validation_fraction: float = _choice(0.05, "share of the corpus that is held out")
+    batch: int = _choice(64, "windows of a step, those of all processes together")
+    micro_batch: int = _choice(8, "windows of one forward; gradients of several are summed")
+    epochs: float = _choice(100.0, "times that the corpus is seen, where steps is 0")
+    steps: int = _choice(0, "steps of the run; 0: as many as epochs asks for")
+    peak: float = _choice(2.5e-4, "highest learning rate")
+    warmup: int = _choice(2_000, "steps over which the learning rate rises")
+    shape: str = _choice("cosine", "how the rate falls then: cosine, linear or constant")
+    optimizer: str = _choice("released", "form of Adam: released, or adamw as PyTorch has it")
+    beta1: float = _choice(0.9, "decay of the gradients' mean")
+    beta2: float = _choice(0.999, "decay of the squared gradients' mean")
+    epsilon: float = _choice(1e-8, "added to the root of the squared gradients' mean")
+    weight_decay: float = _choice(0.01, "pull of every matrix towards zero")
+    clip_norm: float = _choice(1.0, "largest global norm of the gradients")
+    dtype: str = _choice("float32", "bfloat16: products in it; float64: all in it, for checking")
+    attention: str = _choice("fused", "way to run the model, as in scratch_gpt.paths")
+    device: str = _choice("cpu", "cpu, cuda, or auto: cuda where there is one")
+    seed: int = _choice(0, "of the first weights, the order of windows, and dropout")
+    threads: int = _choice(0, "threads of each process; 0: as many as torch takes")
+    evaluate_every: int = _choice(1_000, "steps between two validation losses", kept=False)
+    evaluation_windows: int = _choice(64, "windows of a validation loss", kept=False)
+    checkpoint_every: int = _choice(1_000, "steps between two checkpoints", kept=False)
+    keep: int = _choice(3, "checkpoints kept, besides the best one", kept=False)
+    sample_every: int = _choice(1_000, "steps between two samples of text; 0: none", kept=False)
+    sample_tokens: int = _choice(40, "tokens of a sample", kept=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a run that cannot be."""
+        for name, (holds, wanted) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not holds(value):
+                raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        if self.n_embd % self.n_head:
+            pair = f"{self.n_embd} and {self.n_head}"
+            raise ValueError(f"n_embd must be a multiple of n_head, got {pair}")
+
+
+def kept_fields() -> tuple[str, ...]:
+    """Return the names of the fields that a resumed run has to have as the checkpoint has them."""
+    return tuple(field.name for field in dataclasses.fields(Recipe) if field.metadata[KEPT])
+
+
+_Range = tuple[Callable[[Any], bool], str]
+
+
+def _counts(least: int) -> _Range:
+    kind = f"a whole number of at least {least}"
+    return lambda n: isinstance(n, int) and n >= least, kind
+
+
+def _below_one(x: float) -> bool:
+    return 0.0 <= x < 1.0
+
+
+def _positive(x: float) -> bool:
+    return 0.0 < x < math.inf
+
+
+def _one_of(*names: str) -> _Range:
+    return lambda name: name in names, f"one of {', '.join(names)}"
+
+
+_RANGES: dict[str, _Range] = {
+    **dict.fromkeys(("n_layer", "n_embd", "n_head", "batch", "micro_batch", "keep"), _counts(1)),
+    **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every"), _counts(1)),
+    **dict.fromkeys(("merges", "steps", "warmup", "seed", "threads", "sample_every"), _counts(0)),
+    "n_positions": _counts(2),  # one token predicts nothing
+    "sample_tokens": _counts(1),
+    **dict.fromkeys(("dropout", "beta1", "beta2"), (_below_one, "a number in [0, 1)")),
+    "validation_fraction": (lambda x: 0.0 < x < 1.0, "a number between 0 and 1"),
+    **dict.fromkeys(
+        ("initializer_range", "epochs", "peak", "epsilon", "clip_norm"),
+        (_positive, "a finite number above 0"),
+    ),
+    "weight_decay": (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0"),
+    "shape": _one_of("cosine", "linear", "constant"),
+    "optimizer": _one_of("released", "adamw"),
+    "splitting": _one_of("bert", "original"),
+    "dtype": _one_of("float32", "bfloat16", "float64"),
+    "device": _one_of("cpu", "cuda", "auto"),
+    "attention": _one_of("plain", "tiled", "fused", "compiled", "triton"),
+}
+"""What each field may be, and that in words."""
+
+RECIPES: dict[str, Recipe] = {
+    "paper": Recipe(),
+    "small": Recipe(
+        n_layer=4,
+        n_embd=128,
+        n_head=4,
+        n_positions=128,
+        merges=2_000,
+        batch=16,
+        micro_batch=16,
+        steps=400,
+        peak=2e-3,
+        warmup=40,
+        dropout=0.0,
+        evaluate_every=50,
+        evaluation_windows=32,
+        checkpoint_every=100,
+        sample_every=100,
+    ),
+}
+"""Every recipe by name; `small` is done on two cores in under three minutes."""

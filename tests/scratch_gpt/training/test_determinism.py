@@ -1,0 +1,72 @@
+"""The same numbers on every run, and torch as it was afterwards."""
+
+import pytest
+import torch
+
+from scratch_gpt.training import random_numbers
+from scratch_gpt.training.determinism import deterministic
+
+
+def settings() -> tuple[object, ...]:
+    """Return what the context changes."""
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.get_num_threads(),
+    )
+
+
+def test_torch_is_deterministic_inside_alone() -> None:
+    """Also where an error ends it."""
+    before = settings()
+    seen = []
+
+    def fail() -> None:
+        with deterministic(2):
+            seen.append(settings())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [(True, False, 2)]
+    assert before == settings()
+
+
+def test_no_number_of_threads_is_torchs_own() -> None:
+    """0 changes nothing."""
+    with deterministic(0):
+        assert torch.get_num_threads() == 1
+
+
+def draw(seed: int, step: int, micro_batch: int) -> float:
+    """Return the first number that dropout would draw."""
+    random_numbers.seed_dropout(seed, step, micro_batch)
+    return float(torch.rand(()))
+
+
+def test_dropout_is_a_function_of_its_place() -> None:
+    """Any two places differ, and the same one gives the same again."""
+    places = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 2, 1), (0, 1, 2)]
+    with random_numbers.kept_aside():
+        first = [draw(*place) for place in places]
+        again = [draw(*place) for place in reversed(places)]
+    assert len(set(first)) == len(places)
+    assert first == again[::-1]
+
+
+def test_torchs_own_random_state_is_put_back() -> None:
+    """A caller's numbers are those that it would have had."""
+    torch.manual_seed(7)
+    expected = float(torch.rand(()))
+    torch.manual_seed(7)
+    with random_numbers.kept_aside():
+        draw(0, 0, 0)
+    assert expected == float(torch.rand(()))
+
+
+def test_weights_and_dropout_share_no_stream() -> None:
+    """Though the seed is the same."""
+    weights = float(torch.rand((), generator=random_numbers.for_weights(3)))
+    again = float(torch.rand((), generator=random_numbers.for_weights(3)))
+    with random_numbers.kept_aside():
+        assert weights == again != draw(3, 0, 0)

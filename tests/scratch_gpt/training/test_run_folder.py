@@ -1,0 +1,51 @@
+"""One run at a time in a folder, and in no folder of somebody else's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scratch_gpt.files.write_error import OccupiedError, WriteError
+from scratch_gpt.training.run_folder import owned
+
+
+def test_a_folder_is_made_and_taken_again(tmp_path: Path) -> None:
+    """By one run after the other."""
+    for _ in range(2):
+        with owned(tmp_path / "a" / "run") as folder:
+            assert folder.path.is_dir()
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    """Another process's as well as this one's."""
+    other = "import sys, pathlib\nfrom scratch_gpt.training.run_folder import owned\n"
+    other += "with owned(pathlib.Path(sys.argv[1])): pass"
+    with owned(tmp_path):
+        with (
+            pytest.raises(OccupiedError, match="another run writes into this folder"),
+            owned(tmp_path),
+        ):
+            pytest.fail("two runs own one folder")
+        refused = subprocess.run(
+            [sys.executable, "-c", other, tmp_path], capture_output=True, text=True, check=False
+        )
+        assert "another run writes into this folder" in refused.stderr
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+    """Nothing is written into it."""
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(OccupiedError, match="no run was started in it"), owned(tmp_path):
+        pass
+    assert [tmp_path / "thesis.tex"] == list(tmp_path.iterdir())
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    """Nor is what lies below one."""
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(OccupiedError, match="there is a file of that name"), owned(file):
+        pass
+    with pytest.raises(WriteError, match="a part of the path is no folder"), owned(file / "run"):
+        pass
