@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scratch_gpt.config import GPTConfig as GPTConfig
     from scratch_gpt.model import GPT as GPT
+    from scratch_gpt.tokenizer import Tokenizer as Tokenizer
 
-_HOMES = {"GPT": "scratch_gpt.model", "GPTConfig": "scratch_gpt.config"}
+_HOMES = {
+    "GPT": "scratch_gpt.model",
+    "GPTConfig": "scratch_gpt.config",
+    "Tokenizer": "scratch_gpt.tokenizer",
+}
 
-__all__ = ["GPT", "GPTConfig"]
+__all__ = ["GPT", "GPTConfig", "Tokenizer"]
 
 
 def __getattr__(name: str) -> object:

@@ -13,6 +13,8 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from scratch_gpt import Tokenizer
+
 FLOAT64_IDENTITY = 1e-12
 """How far two right computations may differ in float64, relative to the largest number expected.
 
@@ -93,3 +95,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def small_text() -> str:
+    """Return a page of plain English, some digits and quotation marks in it."""
+    return (Path(__file__).parent / "small_text.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def small_vocabulary(small_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a vocabulary of 500 merges, learned from that page read twice."""
+    folder = tmp_path_factory.mktemp("small_vocabulary")
+    Tokenizer.train([small_text] * 2, merges=500).save_pretrained(folder)
+    return folder

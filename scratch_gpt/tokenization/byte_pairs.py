@@ -1,0 +1,76 @@
+"""Byte-pair encoding of one word: its characters, merged pair by pair."""
+
+import heapq
+import itertools
+from collections.abc import Mapping, Sequence
+
+END = "</w>"
+"""What marks the last character of a word, and every token that ends one."""
+
+
+_NONE = -1
+"""No token's id: what stands where a piece was merged into the one before it."""
+
+
+class BytePairs:
+    """Merges the characters of a word, the pair that was learned first before all others.
+
+    A heap holds the pairs that can be merged, so a word of n characters takes O(n log n) steps.
+    Among equal pairs the leftmost goes first. A character without a token is the unknown token.
+
+    Args:
+        ids: The id of every token.
+        merges: The pairs in the order in which they were learned; both parts and what they make
+            together are tokens.
+        unknown: The id of the unknown token.
+
+    Source: Sennrich, Haddow and Birch 2016, algorithm 1; GPT-1's `text_utils.py`, `bpe`.
+    """
+
+    def __init__(
+        self, ids: Mapping[str, int], merges: Sequence[tuple[str, str]], *, unknown: int
+    ) -> None:
+        self._unknown = unknown
+        self._inside = ids
+        self._last = {token[: -len(END)]: ids[token] for token in ids if token.endswith(END)}
+        self._ranks = {(ids[one], ids[two]): rank for rank, (one, two) in enumerate(merges)}
+        self._products = [ids[one + two] for one, two in merges]
+
+    def merged(self, word: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a word's tokens, and the character at which each token begins."""
+        pieces = [self._inside.get(character, self._unknown) for character in word[:-1]]
+        pieces.append(self._last.get(word[-1], self._unknown))
+        pieces.append(_NONE)
+        self._merge(pieces)
+        places = [place for place, piece in enumerate(pieces) if piece != _NONE]
+        return [pieces[place] for place in places], places
+
+    def _merge(self, pieces: list[int]) -> None:
+        """Merge in place: a pair's product stands where the pair began, `_NONE` after it.
+
+        A pair waits in the heap as one number, rank times length plus place. When it is taken
+        out, its parts may have been merged with others: then what stands there makes no product,
+        or another one. The `_NONE` at the end is also what stands before the beginning, at -1.
+        """
+        length = len(pieces)
+        ranks, products = self._ranks, self._products
+        following, preceding = list(range(1, length + 1)), list(range(-1, length))
+        pairs = enumerate(itertools.pairwise(pieces))
+        waiting = [ranks[pair] * length + place for place, pair in pairs if pair in ranks]
+        heapq.heapify(waiting)
+        while waiting:
+            rank, place = divmod(heapq.heappop(waiting), length)
+            second = following[place]
+            found = ranks.get((pieces[place], pieces[second])) if second < length else None
+            product = products[rank]
+            if found is None or products[found] != product:
+                continue
+            pieces[place], pieces[second] = product, _NONE
+            before, after = preceding[place], following[second]
+            following[place], preceding[after] = after, place
+            for where, pair in (
+                (before, (pieces[before], product)),
+                (place, (product, pieces[after])),
+            ):
+                if pair in ranks:
+                    heapq.heappush(waiting, ranks[pair] * length + where)

@@ -1,0 +1,163 @@
+"""Vocabularies as files: the release's names, Hugging Face's, or Hugging Face's single file."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from scratch_gpt.files import strict_json
+from scratch_gpt.files.regular_file import opened
+from scratch_gpt.files.replaced_folder import replaced_folder
+from scratch_gpt.files.shown import one_line, shown
+from scratch_gpt.files.write_error import OccupiedError
+from scratch_gpt.tokenization.byte_pairs import END
+from scratch_gpt.tokenization.refusal import TokenizerError
+from scratch_gpt.tokenization.vocabulary import Vocabulary
+from scratch_gpt.tokenization.words import UNKNOWN
+
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+PAIRS_OF_FILES = ((VOCABULARY, MERGES), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
+"""Hugging Face's names and OpenAI's: the bytes are the same."""
+
+SINGLE_FILE = "tokenizer.json"
+HEADER = "#version: 0.2"
+"""The first line of the merges: of subword-nmt, whose format it is."""
+
+_LARGEST = 64 << 20
+"""Bytes; the released vocabulary's files have under one million each, tokenizer.json 1.3."""
+
+
+def read(directory: Path) -> Vocabulary:
+    """Return the vocabulary that lies in a folder.
+
+    Two files are preferred to `tokenizer.json`, which is read where it is alone.
+
+    Raises:
+        TokenizerError: There is none, or it is not sound.
+        CheckpointError: A file cannot be opened.
+    """
+    for names in PAIRS_OF_FILES:
+        if all(os.path.lexists(directory / name) for name in names):
+            return _from_two(*(directory / name for name in names))
+    if os.path.lexists(directory / SINGLE_FILE):
+        return _from_one(directory / SINGLE_FILE)
+    raise TokenizerError(
+        "there is no whole vocabulary in the folder",
+        where=one_line(directory),
+        fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
+    )
+
+
+def _from_two(ids_path: Path, merges_path: Path) -> Vocabulary:
+    ids = _json(ids_path)
+    merges = _merges(merges_path)
+    return Vocabulary.checked(
+        ids, merges, ids_from=one_line(ids_path), merges_from=one_line(merges_path)
+    )
+
+
+def _from_one(path: Path) -> Vocabulary:
+    """Return what the file of the tokenizers library holds, if it is a model of our kind."""
+    model = _json(path).get("model")
+    if not isinstance(model, dict):
+        raise _refused("it holds no model", path)
+    for name, wanted in _KIND.items():
+        if model.get(name, wanted) != wanted:
+            message = f"its model's {name} is {shown(model[name])}, GPT-1's is {wanted!r}"
+            raise _refused(message, path)
+    ids, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(ids, dict) or not isinstance(merges, list):
+        raise _refused("its model has no vocab or no merges", path)
+    pairs = [_pair(merge, number, path) for number, merge in enumerate(merges, start=1)]
+    return Vocabulary.checked(ids, pairs, ids_from=one_line(path), merges_from=one_line(path))
+
+
+_KIND = {
+    "type": "BPE",
+    "unk_token": UNKNOWN,
+    "end_of_word_suffix": END,
+    "continuing_subword_prefix": "",
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+    "dropout": None,
+}
+"""What the tokenizers library calls GPT-1's kind of byte pairs."""
+
+
+def _pair(merge: object, number: int, path: Path) -> tuple[str, str]:
+    """Return a merge of `tokenizer.json`: a list of two, or two words in older files."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if isinstance(parts, list) and len(parts) == _TWO:
+        one, two = parts
+        if isinstance(one, str) and isinstance(two, str) and one and two:
+            return one, two
+    raise _refused(f"merge {number} is {shown(merge)}, not two tokens", path)
+
+
+_TWO = 2
+
+
+def _merges(path: Path) -> list[tuple[str, str]]:
+    """Return the merges of a text file: a header, then two tokens a line."""
+    try:
+        header, *lines = _bytes(path).decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise _refused(f"it is not UTF-8 at byte {error.start}", path) from error
+    if header != HEADER:
+        raise _refused(f"its first line is {shown(header)}, not {HEADER!r}", path)
+    if lines and not lines[-1]:
+        lines.pop()
+    return [_pair(line, number, path) for number, line in enumerate(lines, start=1)]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = strict_json.loads(_bytes(path))
+    except ValueError as error:
+        raise _refused(f"it is not sound JSON: {one_line(error)}", path) from error
+    if not isinstance(found, dict):
+        raise _refused(f"it holds {shown(found)}, no object", path)
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    with opened(path) as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise _refused(f"it has more than {_LARGEST:,} bytes: no vocabulary has", path)
+    return text
+
+
+def _refused(what: str, path: Path) -> TokenizerError:
+    return TokenizerError(what, where=one_line(path), fix="fetch the file again")
+
+
+def write(directory: Path, vocabulary: Vocabulary) -> None:
+    """Write a vocabulary under Hugging Face's names; other files in the folder stay.
+
+    Raises:
+        OccupiedError: Something at `directory` would be lost, or read in the new files' stead.
+        WriteError: The file system refused.
+    """
+    with replaced_folder(directory, overwrite=True, require=_require_no_other) as staging:
+        ids = json.dumps(vocabulary.ids, ensure_ascii=False)
+        merges = [HEADER, *(f"{one} {two}" for one, two in vocabulary.merges)]
+        config = {"tokenizer_class": "OpenAIGPTTokenizer", "unk_token": UNKNOWN}
+        _write(staging / VOCABULARY, ids)
+        _write(staging / MERGES, "\n".join(merges) + "\n")
+        _write(staging / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _require_no_other(directory: Path) -> None:
+    """Require that Hugging Face would read the new files, and not another one before them."""
+    if os.path.lexists(directory / SINGLE_FILE):
+        raise OccupiedError(
+            f"the folder holds a {SINGLE_FILE}, which would be read instead",
+            where=one_line(directory),
+            fix="choose another folder, or remove it",
+        )

@@ -1,0 +1,219 @@
+"""Text to ids and back, as GPT-1 has it: lower-case words, each cut into byte pairs."""
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from scratch_gpt.tokenization import vocabulary_files
+from scratch_gpt.tokenization.byte_pairs import END, BytePairs
+from scratch_gpt.tokenization.inputs import checked_ids, checked_text, checked_texts
+from scratch_gpt.tokenization.learning import learned
+from scratch_gpt.tokenization.vocabulary import Vocabulary
+from scratch_gpt.tokenization.words import UNKNOWN, Splitting, splitting_named
+
+_MOST_KEPT, _LONGEST_KEPT = 1 << 17, 64
+"""Words kept, and characters of the longest one kept."""
+
+
+class Tokenizer:
+    """Cuts text into tokens and puts tokens together again.
+
+    `splitting="bert"` gives what Hugging Face's `OpenAIGPTTokenizer` gives (transformers 5.6 and
+    later, and the fast one of 4.x); `splitting="original"` gives what the released model was
+    trained with, and needs ftfy and spaCy.
+
+    Args:
+        vocabulary: Tokens and merges.
+        splitting: How text is split into words, a key of `scratch_gpt.tokenization.SPLITTINGS`.
+
+    Raises:
+        ValueError: No splitting has that name.
+        ModuleNotFoundError: The splitting needs a package that is not installed.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, splitting: str = "bert") -> None:
+        self.splitting = splitting
+        self.vocabulary = vocabulary
+        self._split = splitting_named(splitting)
+        self._unknown = vocabulary.ids[UNKNOWN]
+        self._pairs = BytePairs(vocabulary.ids, vocabulary.merges, unknown=self._unknown)
+        self._pieces = _Pieces(self._pairs)
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | os.PathLike[str], *, splitting: str = "bert"
+    ) -> "Tokenizer":
+        """Return the tokenizer of a folder's vocabulary.
+
+        Args:
+            directory: Holds `vocab.json` and `merges.txt`, or OpenAI's `encoder_bpe_40000.json`
+                and `vocab_40000.bpe`, or else Hugging Face's `tokenizer.json`.
+            splitting: `"bert"` or `"original"`.
+
+        Raises:
+            TokenizerError: There is no vocabulary, or an unsound one.
+            ValueError: No splitting has that name.
+        """
+        return cls(vocabulary_files.read(Path(directory)), splitting=splitting)
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        merges: int,
+        splitting: str = "bert",
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> "Tokenizer":
+        """Return a tokenizer whose vocabulary is learned from texts.
+
+        Args:
+            texts: What to learn from.
+            merges: How many pairs to merge, the released vocabulary has 40,000; fewer where no
+                pair occurs twice any more.
+            splitting: `"bert"` or `"original"`.
+            progress: Called with the number of merges so far, after each.
+
+        Raises:
+            ValueError: `merges` is negative.
+            TextError: A text is not valid Unicode.
+        """
+        if merges < 0:
+            raise ValueError(f"merges must be at least 0, got {merges}")
+        split = splitting_named(splitting)
+        counts: Counter[str] = Counter()
+        for text in checked_texts(texts):
+            for part in _parts(text, split):
+                counts.update(split.words(part))
+        return cls(learned(counts, merges=merges, progress=progress), splitting=splitting)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json` as Hugging Face has them.
+
+        Other files in the folder, such as weights, stay.
+
+        Raises:
+            OccupiedError: Something there would be lost, or there is a `tokenizer.json`, which
+                Hugging Face would read instead.
+            WriteError: The file system refused.
+        """
+        vocabulary_files.write(Path(directory), self.vocabulary)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return len(self.vocabulary.tokens)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tokens and merges, whatever files they came from."""
+        return self.vocabulary.digest
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; of an empty one, none.
+
+        Raises:
+            TypeError: It is no `str`.
+            TextError: It holds a surrogate.
+        """
+        ids: list[int] = []
+        for number, part in enumerate(_parts(checked_text(text), self._split)):
+            if number:
+                ids.append(self._unknown)
+            words = self._split.words(part)
+            ids.extend(itertools.chain.from_iterable(map(self._pieces.__getitem__, words)))
+        return ids
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return the ids of each text.
+
+        Raises:
+            TypeError: One of them is no `str`, or `texts` is one itself.
+            TextError: One holds a surrogate.
+        """
+        return [self.encode(text) for text in checked_texts(texts)]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids of a text, and where each token begins and ends in it.
+
+        An offset counts characters of the text as given; what was removed from it, such as an
+        accent that is a character of its own, is in no token unless it stands within one.
+
+        Raises:
+            TypeError: It is no `str`.
+            TextError: It holds a surrogate.
+        """
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        start = 0
+        for number, part in enumerate(_parts(checked_text(text), self._split)):
+            if number:
+                ids.append(self._unknown)
+                offsets.append((start - len(UNKNOWN), start))
+            for word in self._split.located(part):
+                pieces, places = self._pairs.merged(word.text)
+                lasts = [place - 1 for place in [*places[1:], len(word.text)]]
+                ids.extend(pieces)
+                offsets.extend(
+                    (start + word.starts[first], start + word.ends[last])
+                    for first, last in zip(places, lasts, strict=True)
+                )
+            start += len(part) + len(UNKNOWN)
+        return ids, offsets
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids: tokens joined, a space after each that ends a word but the last.
+
+        It is not the text that was encoded: that one's case, accents and spacing are gone.
+
+        Args:
+            ids: Whole numbers, of NumPy or torch too.
+
+        Raises:
+            TypeError: One of them is no whole number.
+            ValueError: One of them is no token's.
+        """
+        tokens = self.tokens(ids)
+        last = tokens[-1:]
+        return "".join(
+            [
+                *(token.replace(END, " ") for token in tokens[:-1]),
+                *(token.replace(END, "") for token in last),
+            ]
+        )
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """Return the token of each id, `</w>` and all.
+
+        Raises:
+            TypeError: One of them is no whole number.
+            ValueError: One of them is no token's.
+        """
+        return [self.vocabulary.tokens[number] for number in checked_ids(ids, self.vocab_size)]
+
+
+class _Pieces(dict[str, tuple[int, ...]]):
+    """The ids of words met before; a word is merged when it is first met.
+
+    When it is full it is emptied: the frequent words are soon back. Long words are not kept, so
+    it stays below some 30 MB.
+    """
+
+    def __init__(self, pairs: BytePairs) -> None:
+        super().__init__()
+        self._pairs = pairs
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids, _ = self._pairs.merged(word)
+        if len(word) <= _LONGEST_KEPT:
+            if len(self) >= _MOST_KEPT:
+                self.clear()
+            self[word] = tuple(ids)
+        return tuple(ids)
+
+
+def _parts(text: str, splitting: Splitting) -> list[str]:
+    """Return what stands before, between and after the unknown tokens written in a text."""
+    return text.split(UNKNOWN) if splitting.keeps_unknown else [text]
