@@ -1,0 +1,220 @@
+"""Which rules apply and in which order; what they refuse; and the draw: its seeds and its odds."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scratch_gpt import processors
+from scratch_gpt.sampling import Draws, Rules, choose
+
+DRAWS = 10_000
+SIX_DEVIATIONS = 6.0
+"""By chance a sum of squares is so far above its mean once in more than a million runs."""
+
+
+def test_no_rule_is_no_copy() -> None:
+    """Greedy with no rules reads the very logits; a top-p of 1 filters nothing."""
+    x = torch.randn(2, 5)
+    assert x is Rules().processed(x, torch.zeros(2, 1, dtype=torch.long))
+    assert x is Rules(sampled=True, top_p=1.0).processed(x, torch.zeros(2, 1, dtype=torch.long))
+
+
+def test_the_rules_are_applied_in_order(draw: Callable[..., Tensor]) -> None:
+    """Penalty, n-grams, temperature, top-k, top-p; two exchanged give something else."""
+    ids = torch.tensor([[1, 2, 1], [3, 3, 3], [0, 9, 0], [8, 7, 8]])
+    x = draw(4, 31).scatter(-1, ids, 2.0)  # the rules of the text meet what is likely
+    rules = Rules(
+        repetition_penalty=1.7,
+        no_repeat_ngram_size=2,
+        temperature=0.6,
+        top_k=9,
+        top_p=0.8,
+        sampled=True,
+    )
+    stages: list[Callable[[Tensor], Tensor]] = [
+        lambda x: processors.penalised(x, ids, 1.7),
+        lambda x: processors.without_repeats(x, ids, 2),
+        lambda x: processors.tempered(x, 0.6),
+        lambda x: processors.only_top_k(x, 9),
+        lambda x: processors.only_top_p(x, 0.8),
+    ]
+
+    def applied(order: list[int]) -> Tensor:
+        result = x
+        for index in order:
+            result = stages[index](result)
+        return result
+
+    assert torch.equal(applied([0, 1, 2, 3, 4]), rules.processed(x, ids))
+    for wrong in ([0, 1, 2, 4, 3], [0, 1, 4, 3, 2], [1, 2, 3, 4, 0], [0, 2, 3, 1, 4]):
+        assert not torch.equal(applied(wrong), rules.processed(x, ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_left_before_anything_is_computed(dtype: torch.dtype) -> None:
+    """Rules and ranks of rounded logits are taken in float32."""
+    result = Rules(temperature=0.7, sampled=True).processed(
+        torch.ones(1, 3, dtype=dtype), torch.zeros(1, 1, dtype=torch.long)
+    )
+    assert result.tolist() == (torch.ones(1, 3) / 0.7).tolist()
+
+
+REFUSED: list[dict[str, Any]] = [
+    *({"temperature": value} for value in (0.0, -1.0, math.nan, math.inf)),
+    *({"top_k": value} for value in (0, -1, True)),
+    *({"top_p": value} for value in (0.0, -0.1, 1.1, math.nan)),
+    *({"repetition_penalty": value} for value in (0.0, -2.0, math.nan, math.inf)),
+    *({"no_repeat_ngram_size": value} for value in (-1, True)),
+]
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=str)
+def test_a_value_that_cannot_be_is_refused(refused: dict[str, Any]) -> None:
+    """The error says the field, what was given, and what is allowed."""
+    ((name, value),) = refused.items()
+    with pytest.raises(ValueError, match=f"^{name} is {value!r}; allowed: .+"):
+        Rules(**{"sampled": True} | refused)
+
+
+@pytest.mark.parametrize("idle", [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.9}], ids=str)
+def test_a_rule_of_sampling_is_not_ignored_in_silence(idle: dict[str, Any]) -> None:
+    """What would change nothing is refused where it stands, and taken where it is heeded."""
+    with pytest.raises(ValueError, match="where sampled is False"):
+        Rules(**idle)
+    assert Rules(**idle, sampled=True).sampled
+
+
+OF_ANOTHER_TYPE = (
+    *("temperature='1'", "temperature=True", "temperature=0", "top_k=1.5", "top_p='all'"),
+    *("no_repeat_ngram_size=0.5", "repetition_penalty=None", "sampled=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> list[str]:
+    """Return what another process says: of values of another type, and of a seed's number."""
+    lines = [
+        f"try: Rules({wrong})\nexcept ValueError as error: print(str(error).split()[0])"
+        for wrong in OF_ANOTHER_TYPE
+    ]
+    imports = "from scratch_gpt.sampling import Draws, Rules"
+    source = "\n".join([imports, *lines, "print(Draws(11, [5]).next().tolist())"])
+    said = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=120
+    )
+    return said.stdout.splitlines()
+
+
+def test_a_value_of_another_type_is_refused_outside_tests_too(elsewhere: list[str]) -> None:
+    """Here annotations are checked; where they are not, each is a ValueError that names it."""
+    assert [wrong.split("=")[0] for wrong in OF_ANOTHER_TYPE] == elsewhere[:-1]
+
+
+def test_a_seed_is_the_same_numbers_in_another_process(elsewhere: list[str]) -> None:
+    """And in this one, again."""
+    assert str(Draws(11, [5]).next().tolist()) == elsewhere[-1]
+
+
+def test_more_than_the_vocabulary_is_refused() -> None:
+    """A top-k of 6 among 5 tokens; of 5 it is all of them."""
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"^top_k is 6; allowed: at most the vocabulary's 5"):
+        Rules(top_k=6, sampled=True).processed(torch.zeros(1, 5), ids)
+    assert Rules(top_k=5, sampled=True).processed(torch.zeros(1, 5), ids).isfinite().all()
+
+
+def test_of_equal_logits_the_lowest_id_is_taken() -> None:
+    """Greedy is a function of the logits alone."""
+    assert choose(torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), Rules()).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+@pytest.mark.parametrize(
+    ("value", "why"), [(-math.inf, "excluded by the rules"), (math.nan, "nan"), (math.inf, "inf")]
+)
+def test_a_row_without_a_choice_is_named(value: float, why: str, sampled: bool) -> None:  # noqa: FBT001
+    """No token left, or numbers that are none: an error, and never an id."""
+    x = torch.zeros(3, 4)
+    x[1] = value
+    with pytest.raises(ValueError, match=f"row 1.*{why}"):
+        choose(x, Rules(sampled=sampled), Draws(0, 3))
+
+
+def test_a_draw_needs_a_stream() -> None:
+    """Sampling without draws is refused."""
+    with pytest.raises(ValueError, match=r"^draws is None"):
+        choose(torch.zeros(1, 2), Rules(sampled=True))
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 64, True])
+def test_a_seed_that_cannot_be_is_refused(seed: int) -> None:
+    """By name, with what is allowed."""
+    with pytest.raises(ValueError, match=f"^seed is {seed!r}; allowed"):
+        Draws(seed, 1)
+
+
+def drawn(seed: int, rows: int | list[int], steps: int = 5) -> list[list[float]]:
+    """Return each row's first numbers."""
+    draws = Draws(seed, rows)
+    return torch.stack([draws.next() for _ in range(steps)], dim=1).tolist()
+
+
+def test_a_row_has_its_own_stream() -> None:
+    """The same whatever the other rows; another for another row, step and seed."""
+    three = drawn(7, 3)
+    assert [three[2], three[0]] == drawn(7, [2, 0])
+    assert three[:1] == drawn(7, 1)
+    numbers = [number for row in three + drawn(8, 3) for number in row]
+    assert len(numbers) == len(set(numbers))
+    assert all(0.0 <= number < 1.0 for number in numbers)
+
+
+class Fixed(Draws):
+    """Draws one number for every row."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def next(self) -> Tensor:
+        """Return it."""
+        return torch.tensor([self.number], dtype=torch.float64)
+
+
+ALMOST_ONE = math.nextafter(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("number", "token"),
+    [(0.0, 1), (0.24, 1), (0.26, 3), (0.74, 3), (0.76, 4), (ALMOST_ONE, 4)],
+)
+def test_the_first_sum_above_the_number_is_taken(number: float, token: int) -> None:
+    """Of 0, 1/4, 0, 1/2, 1/4, 0 no token without probability, at either end."""
+    x = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]]).log()
+    assert [token] == choose(x, Rules(sampled=True), Fixed(number)).tolist()
+
+
+def deviation(temperature_drawn: float, temperature_expected: float) -> float:
+    """Return by how many deviations the counts of many draws are off what is expected."""
+    x = torch.tensor([1.5, -1.0, 0.5, 0.0, 2.0, -2.0, 0.25], dtype=torch.float64)
+    rules = Rules(temperature=temperature_drawn, sampled=True)
+    rows = rules.processed(x.expand(DRAWS, -1), torch.zeros(DRAWS, 1, dtype=torch.long))
+    counts = np.bincount(choose(rows, rules, Draws(3, DRAWS)).numpy(), minlength=len(x))
+    weights = np.exp(x.numpy() / temperature_expected)
+    expected = DRAWS * weights / weights.sum()
+    freedom = len(x) - 1
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    return (chi_square - freedom) / math.sqrt(2 * freedom)
+
+
+def test_tokens_are_drawn_by_their_probability() -> None:
+    """Counts are what chance allows; those of a temperature 10 % off are not."""
+    assert abs(deviation(0.9, 0.9)) < SIX_DEVIATIONS
+    assert deviation(0.9 * 1.1, 0.9) > SIX_DEVIATIONS
+    assert deviation(0.9 * 0.9, 0.9) > SIX_DEVIATIONS
