@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from scratch_gpt.affine import Affine
 from scratch_gpt.attention_tiled import tiled
 from scratch_gpt.dropout import dropout
+from scratch_gpt.generation.cache import BlockCache
 from scratch_gpt.tap import Tap, untapped, within
 from scratch_gpt.visibility import check_core_inputs, hidden_keys
 
@@ -126,10 +127,13 @@ class Attention(nn.Module):
     def gathered(
         self,
         x: Float[Tensor, "batch time width"],
-        mask: Bool[Tensor, "batch time"] | None = None,
+        mask: Bool[Tensor, "batch time_k"] | None = None,
         tap: Tap = untapped,
+        cache: BlockCache | None = None,
     ) -> Float[Tensor, "batch time width"]:
         """Return the context of each position: what `c_proj` is given.
+
+        With a cache, `x` follows the tokens that are there, and sees them.
 
         Source: finetune-transformer-lm train.py `attn` (a69b5c4).
         """
@@ -140,6 +144,8 @@ class Attention(nn.Module):
         query = tap_attn("query", query)
         key = tap_attn("key", key)
         value = tap_attn("value", value)
+        if cache is not None:
+            key, value = cache.extended(key, value)
         dropped = self.attn_pdrop if self.training else 0.0
         context = merge_heads(self.core(query, key, value, mask, tap_attn, dropped))
         return tap_attn("context", context)
@@ -147,8 +153,9 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch time width"],
-        mask: Bool[Tensor, "batch time"] | None = None,
+        mask: Bool[Tensor, "batch time_k"] | None = None,
         tap: Tap = untapped,
+        cache: BlockCache | None = None,
     ) -> Float[Tensor, "batch time width"]:
         """Return what each position gathers from itself and the positions before it."""
-        return tap("attn", self.c_proj(self.gathered(x, mask, tap)))
+        return tap("attn", self.c_proj(self.gathered(x, mask, tap, cache)))

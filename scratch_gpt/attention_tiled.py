@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from scratch_gpt.attention_single import single
 from scratch_gpt.attention_strips import (
     LOG_2,
     Inputs,
@@ -52,7 +53,8 @@ def tiled(  # noqa: PLR0913 - the signature of a core
 ) -> Float[Tensor, "batch head time_q head_width"]:
     """Return causal attention's context without forming the matrix of scores.
 
-    Shows no taps: `scores` and `weights` never exist as tensors.
+    Shows no taps: `scores` and `weights` never exist as tensors. One query, of which nobody asks
+    a gradient, needs no tiles: that is `scratch_gpt.attention_single`.
 
     Raises:
         ValueError: The shapes do not fit each other.
@@ -61,6 +63,8 @@ def tiled(  # noqa: PLR0913 - the signature of a core
     the backward of Dao 2023 (arXiv 2307.08691), section 3.1.2.
     """
     check_core_inputs(query, key, value, mask)
+    if query.shape[-2] == 1 and dropout_probability == 0.0 and not torch.is_grad_enabled():
+        return single(query, key, value, mask)
     result: Tensor = _Tiled.apply(query, key, value, mask, dropout_probability, tile)  # type: ignore[no-untyped-call]
     return result
 

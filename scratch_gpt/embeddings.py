@@ -19,12 +19,13 @@ class Embedding(nn.Module):
         return self.weight[indices]
 
 
-def embed(
+def embed(  # noqa: PLR0913 - two tables, what to look up, and from where
     tokens_embed: Embedding,
     positions_embed: Embedding,
     token_ids: Int[Tensor, "batch time"],
     positions: Int[Tensor, "rows time"] | None,
     tap: Tap,
+    first: int = 0,
 ) -> Float[Tensor, "batch time width"]:
     """Return each token's row plus its position's row.
 
@@ -32,13 +33,14 @@ def embed(
         tokens_embed: Table `[vocab, width]`.
         positions_embed: Table `[n_positions, width]`.
         token_ids: `[batch time]`.
-        positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... where None.
+        positions: `[batch time]` or `[1 time]`; `first`, `first + 1`, ... where None.
         tap: Sees `embeddings.tokens` and `embeddings.positions`; the sum is the caller's to show.
+        first: The first token's position where no positions are given.
 
     Source: finetune-transformer-lm train.py `embed` (a69b5c4).
     """
     tokens = tap("embeddings.tokens", tokens_embed(token_ids))
     if positions is None:
-        positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
+        positions = first + torch.arange(token_ids.shape[1], device=token_ids.device)[None]
     places = tap("embeddings.positions", positions_embed(positions))
     return tokens + places

@@ -12,30 +12,35 @@ from torch import device as torch_device
 from scratch_gpt.config import GPTConfig
 
 
-def check_inputs(
+def check_inputs(  # noqa: PLR0913 - the three inputs and what they are checked against
     token_ids: Tensor,
     positions: Tensor | None,
     attention_mask: Tensor | None,
     *,
     config: GPTConfig,
     device: torch_device,
+    cached: int = 0,
 ) -> None:
     """Refuse what the model cannot take.
 
     Args:
         token_ids: `[batch time]`, int32 or int64, each in `[0, vocab)`.
         positions: `[batch time]` or `[1 time]`, int32 or int64, each in `[0, n_positions)`.
-        attention_mask: `[batch time]`, bool; False marks padding.
+        attention_mask: `[batch cached+time]`, bool; False marks padding.
         config: The model's shape.
         device: Where the model's weights are.
+        cached: Tokens of each row that a cache holds already.
 
     Raises:
         ValueError: Names the argument, what is wrong with it, and where.
     """
     _check_indices("token_ids", token_ids, config.vocab_size, device)
     batch, time = token_ids.shape
-    if time > config.n_positions:
-        message = f"token_ids has {time} tokens a row; this model has max {config.n_positions}"
+    if time + (cached if positions is None else 0) > config.n_positions:
+        after = f" after {cached} in the cache" if cached else ""
+        message = (
+            f"token_ids has {time} tokens a row{after}; this model has max {config.n_positions}"
+        )
         raise ValueError(message)
     if positions is not None:
         _check_indices("positions", positions, config.n_positions, device)
@@ -45,7 +50,7 @@ def check_inputs(
         if attention_mask.dtype is not torch_bool:
             message = f"attention_mask must be bool, got {attention_mask.dtype}; use mask.bool()"
             raise ValueError(message)
-        _check_shape("attention_mask", attention_mask, {(batch, time)})
+        _check_shape("attention_mask", attention_mask, {(batch, cached + time)})
 
 
 def _check_indices(name: str, indices: Tensor, bound: int, device: torch_device) -> None:

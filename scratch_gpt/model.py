@@ -10,6 +10,7 @@ from scratch_gpt.compiled import compiled_block
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
 from scratch_gpt.embeddings import Embedding, embed
+from scratch_gpt.generation.cache import Cache
 from scratch_gpt.inputs import check_inputs
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.paths import path_named
@@ -48,14 +49,18 @@ class GPT(nn.Module):
         token_ids: Tensor,
         positions: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
         tap: Tap | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of the token after each position.
 
         Args:
             token_ids: `[batch time]`, int32 or int64.
-            positions: `[batch time]` or `[1 time]`, int32 or int64; 0, 1, 2, ... where None.
-            attention_mask: `[batch time]`, bool, False at padding; no padding where None.
+            positions: `[batch time]` or `[1 time]`, int32 or int64; 0, 1, 2, ... where None, on
+                from the cache's length.
+            attention_mask: `[batch time_k]`, bool, False at padding; no padding where None. With a
+                cache it covers the tokens there as well.
+            cache: The tokens before these. It is added to; see `scratch_gpt.generation.cache`.
             tap: Is shown every named tensor on the way, and may replace it.
 
         Raises:
@@ -63,18 +68,58 @@ class GPT(nn.Module):
 
         Source: finetune-transformer-lm train.py `model` (a69b5c4).
         """
-        table = self.tokens_embed.weight
-        check_inputs(token_ids, positions, attention_mask, config=self.config, device=table.device)
+        hidden = self.hidden(token_ids, positions, attention_mask, cache, tap)
+        return (tap or untapped)("logits", self.path.head(hidden, self.tokens_embed.weight))
+
+    def hidden(
+        self,
+        token_ids: Tensor,
+        positions: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        tap: Tap | None = None,
+    ) -> Float[Tensor, "batch time width"]:
+        """Return what the head is given: the last block's output, of the same arguments."""
         tap = tap or untapped
-        x = embed(self.tokens_embed, self.positions_embed, token_ids, positions, tap)
+        known = self._known(token_ids, positions, attention_mask, cache)
+        x = embed(self.tokens_embed, self.positions_embed, token_ids, positions, tap, known)
         x = tap("embeddings", dropout(x, self.config.embd_pdrop if self.training else 0.0))
         for index, block in enumerate(self.h):
             if self.path.compiled:
                 compiled = compiled_block()(block, x, attention_mask)  # type: ignore[arg-type]
                 x = tap(f"h.{index}.ln_2", compiled)
             else:
-                x = block(x, attention_mask, within(f"h.{index}", tap))
-        return tap("logits", self.path.head(x, table))
+                # Handed on only where there is one: a block that replaces ours need not know it.
+                kept = {} if cache is None else {"cache": cache.block(index)}
+                x = block(x, attention_mask, within(f"h.{index}", tap), **kept)
+        if cache is not None:
+            cache.length += token_ids.shape[1]
+        return x
+
+    def _known(
+        self,
+        token_ids: Tensor,
+        positions: Tensor | None,
+        attention_mask: Tensor | None,
+        cache: Cache | None,
+    ) -> int:
+        """Check the inputs; return how many tokens of each row are known already."""
+        known = 0 if cache is None else cache.length
+        table = self.tokens_embed.weight
+        check_inputs(
+            token_ids,
+            positions,
+            attention_mask,
+            config=self.config,
+            device=table.device,
+            cached=known,
+        )
+        if cache is not None:
+            if self.path.compiled:
+                message = f"the path {self.attention!r} keeps no cache; use with_attention('fused')"
+                raise ValueError(message)
+            cache.check(token_ids, self.config, table)
+        return known
 
     def with_attention(self, attention: str) -> "GPT":
         """Return this model run another way; both own the very same parameters.

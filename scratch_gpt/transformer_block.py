@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from scratch_gpt.attention import CORES, Attention
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
+from scratch_gpt.generation.cache import BlockCache
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.mlp import MLP
 from scratch_gpt.paths import Path
@@ -33,8 +34,9 @@ class TransformerBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch time width"],
-        mask: Bool[Tensor, "batch time"] | None = None,
+        mask: Bool[Tensor, "batch time_k"] | None = None,
         tap: Tap = untapped,
+        cache: BlockCache | None = None,
     ) -> Float[Tensor, "batch time width"]:
         """Return the block's output.
 
@@ -42,8 +44,8 @@ class TransformerBlock(nn.Module):
         """
         dropped = self.resid_pdrop if self.training else 0.0
         if self.fused and dropped == 0.0:
-            return self._fused(x, mask, tap)
-        attended = dropout(self.attn(x, mask, tap), dropped)
+            return self._fused(x, mask, tap, cache)
+        attended = dropout(self.attn(x, mask, tap, cache), dropped)
         normed = tap("ln_1", self.ln_1(tap("ln_1.input", x + attended)))
         transformed = dropout(self.mlp(normed, tap), dropped)
         return tap("ln_2", self.ln_2(tap("ln_2.input", normed + transformed)))
@@ -51,11 +53,12 @@ class TransformerBlock(nn.Module):
     def _fused(
         self,
         x: Float[Tensor, "batch time width"],
-        mask: Bool[Tensor, "batch time"] | None,
+        mask: Bool[Tensor, "batch time_k"] | None,
         tap: Tap,
+        cache: BlockCache | None,
     ) -> Float[Tensor, "batch time width"]:
         """Return the same, each sum begun in the product: no dropout stands between the two."""
-        attended = self.attn.c_proj.added_to(x, self.attn.gathered(x, mask, tap))
+        attended = self.attn.c_proj.added_to(x, self.attn.gathered(x, mask, tap, cache))
         normed = tap("ln_1", self.ln_1(tap("ln_1.input", attended)))
         transformed = self.mlp.c_proj.added_to(normed, self.mlp.widened(normed, tap))
         return tap("ln_2", self.ln_2(tap("ln_2.input", transformed)))

@@ -23,6 +23,7 @@ Recorded = Callable[[], TorchDispatchMode]
 TORCH_NAMES = {
     # types and containers
     *("torch.Tensor", "torch.Generator", "torch.device", "torch.no_grad"),
+    "torch.is_grad_enabled",
     *("torch.bool", "torch.float32", "torch.int32", "torch.int64"),
     *("torch.nn", "torch.nn.Module", "torch.nn.ModuleList", "torch.nn.Parameter", "torch.dtype"),
     # derivatives written by hand, and the engine that fuses formulas
@@ -32,6 +33,7 @@ TORCH_NAMES = {
     *("torch.arange", "torch.cat", "torch.empty", "torch.rand_like", "torch.tensor"),
     # elementwise mathematics and products
     *("torch.addmm", "torch.bmm", "torch.exp", "torch.mm", "torch.rsqrt", "torch.tanh"),
+    "torch.sqrt",
     *("torch.add", "torch.addcmul", "torch.div", "torch.minimum", "torch.mul", "torch.sub"),
     # a checkpoint's bytes, and whether its numbers are finite
     *("torch.bfloat16", "torch.float16", "torch.uint8"),
@@ -81,6 +83,9 @@ TENSOR_ATTRIBUTES = {
     *("add_", "exp2_", "log2", "log_", "mul_", "rsqrt_", "sigmoid_", "sub_"),
     # the next token: sums from one end, an order, the largest, windows of a text
     *("all", "argmax", "cumsum", "scatter", "scatter_add_", "sort", "topk", "unfold"),
+    # a step of the optimizer, in place, and what it may be made of
+    *("addcdiv_", "addcmul_", "copy_", "div_", "lerp_"),
+    *("data_ptr", "grad", "is_contiguous", "is_sparse"),
     # initial values
     *("fill_", "normal_"),
     # the engine of derivatives

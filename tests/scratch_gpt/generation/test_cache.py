@@ -1,0 +1,228 @@
+"""The cache: a model that remembers gives what one that reads everything again gives."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.generation.cache import BlockCache, Cache
+
+Same = Callable[..., None]
+TIME = 5
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Iterator[None]:
+    """Record nothing: a cache refuses to be recorded."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(params=["plain", "tiled", "fused"])
+def model(request: pytest.FixtureRequest, config: GPTConfig, loud: Callable[..., GPT]) -> GPT:
+    """Return a model that evaluates, once for each eager path."""
+    return loud(GPT(config, attention=request.param)).eval()
+
+
+@pytest.fixture
+def ids() -> Tensor:
+    """Return ids `[2, 6]`, no column of which repeats."""
+    return torch.tensor([[3, 36, 0, 7, 3, 19], [12, 5, 21, 30, 1, 8]])
+
+
+def room(model: GPT, batch: int = 2, capacity: int | None = None) -> Cache:
+    """Return an empty cache for a float64 model."""
+    return Cache(model.config, batch=batch, capacity=capacity, dtype=torch.float64)
+
+
+def in_chunks(model: GPT, ids: Tensor, ends: tuple[int, ...], **named: Tensor) -> Tensor:
+    """Return the logits of a text that is given in chunks that end at `ends`."""
+    cache, parts = room(model), []
+    for start, end in itertools.pairwise((0, *ends)):
+        given = {name: value[:, :end] for name, value in named.items()}
+        if "positions" in given:
+            given["positions"] = given["positions"][:, start:]
+        parts.append(model(ids[:, start:end], cache=cache, **given))
+    assert ends[-1] == cache.length
+    return torch.cat(parts, dim=1)
+
+
+SPLITS = [
+    (*inner, TIME)
+    for count in range(TIME)
+    for inner in itertools.combinations(range(1, TIME), count)
+]
+"""Every way to cut a text of five tokens: 16."""
+
+
+def test_every_split_gives_the_same_logits(model: GPT, ids: Tensor, assert_same: Same) -> None:
+    """However a text is cut into chunks, each position's logits are those of the whole text."""
+    ids = ids[:, :TIME]
+    expected = model(ids)
+    assert len(SPLITS) == 16
+    for ends in SPLITS:
+        assert_same(expected, in_chunks(model, ids, ends))
+
+
+@pytest.mark.parametrize("ends", [(1, 2, 3, 4, 5, 6), (3, 6), (4, 5, 6)], ids=str)
+def test_padding_stays_hidden(
+    ends: tuple[int, ...], model: GPT, ids: Tensor, assert_same: Same
+) -> None:
+    """The mask covers the tokens in the cache too: text after padding is what it is alone."""
+    mask = torch.tensor([[False, False, True, True, True, True], [True] * 6])
+    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    actual = in_chunks(model, ids, ends, attention_mask=mask, positions=positions)
+    assert_same(model(ids[:1, 2:]), actual[:1, 2:])
+    assert_same(model(ids[1:]), actual[1:])
+
+
+def test_watching_a_chunk_shows_what_the_whole_shows(
+    model: GPT, ids: Tensor, watch: Callable[..., Tensor], assert_same: Same
+) -> None:
+    """Taps of rows of text are those rows; keys and values are shown before they are kept."""
+    whole, cache = type(watch)(), room(model)
+    model(ids, tap=whole)
+    model(ids[:, :4], cache=cache)
+    model(ids[:, 4:], cache=cache, tap=watch)
+    assert list(whole.seen) == list(watch.seen)
+    shown = {n: x for n, x in whole.seen.items() if not n.endswith(("scores", "weights"))}
+    for name, expected in shown.items():
+        assert_same(expected.narrow(-2, 4, 2), watch.seen[name])
+
+
+def test_what_a_tap_returns_is_what_is_kept(model: GPT, ids: Tensor) -> None:
+    """A key replaced in the first chunk changes the second one's logits."""
+
+    def louder(name: str, value: Tensor) -> Tensor:
+        return 2 * value if name == "h.0.attn.value" else value
+
+    caches = [room(model), room(model)]
+    model(ids[:, :4], cache=caches[0])
+    model(ids[:, :4], cache=caches[1], tap=louder)
+    first, second = (model(ids[:, 4:], cache=cache) for cache in caches)
+    assert not torch.allclose(first, second)
+
+
+def test_nothing_is_copied(model: GPT, ids: Tensor) -> None:
+    """Room is made once: it stays where it is, and a block attends to a view of it."""
+    cache = room(model)
+    places = cache.keys.data_ptr(), cache.values.data_ptr()
+    model(ids[:, :4], cache=cache)
+    seen = cache.block(1).extended(*torch.zeros(2, 2, 3, 1, 7, dtype=torch.float64))
+    assert places == (cache.keys.data_ptr(), cache.values.data_ptr())
+    assert [cache.keys[1].data_ptr(), cache.values[1].data_ptr()] == [x.data_ptr() for x in seen]
+    assert {(2, 3, 5, 7)} == {tuple(x.shape) for x in seen}
+
+
+FAULTS: dict[str, Callable[[BlockCache, Tensor], None]] = {
+    "one place too early": lambda part, key: part.key[:, :, part.start - 1 : -1].copy_(
+        torch.nn.functional.pad(key, (0, 0, 0, part.key.shape[2] - part.start - key.shape[2]))
+    ),
+    "keys not kept": lambda part, _: part.key[:, :, part.start :].zero_(),
+    "values not kept": lambda part, _: part.value[:, :, part.start :].zero_(),
+    "of another row": lambda part, _: part.key[:].copy_(part.key.flip(0)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_cache_shows(
+    fault: str, model: GPT, ids: Tensor, assert_same: Same, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept in the wrong place, or not at all, moves the logits."""
+    right = BlockCache.extended
+
+    def wrong(part: BlockCache, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        seen = right(part, key, value)
+        if part.start > 0:
+            FAULTS[fault](part, key)
+        return seen
+
+    expected = model(ids)
+    assert_same(expected, in_chunks(model, ids, (3, 5, 6)))
+    monkeypatch.setattr(BlockCache, "extended", wrong)
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_same(expected, in_chunks(model, ids, (3, 5, 6)))
+
+
+@pytest.mark.parametrize("rows", [[1, 0], [1, 1], [0, 0], [0, 1]], ids=str)
+def test_rows_go_on_from_others(
+    rows: list[int], model: GPT, ids: Tensor, assert_same: Same
+) -> None:
+    """After reordering, row i continues the text of row rows[i]."""
+    cache = room(model)
+    model(ids[:, :4], cache=cache)
+    cache.reorder(torch.tensor(rows))
+    texts = torch.cat([ids[rows, :4], ids[:, 4:]], dim=1)
+    assert_same(model(texts)[:, 4:], model(ids[:, 4:], cache=cache))
+
+
+def test_a_cleared_cache_begins_anew(model: GPT, ids: Tensor) -> None:
+    """The room is used again, and nothing of the first text is in the second's logits."""
+    cache = room(model)
+    model(ids, cache=cache)
+    cache.clear()
+    assert torch.equal(model(ids.flip(0)), model(ids.flip(0), cache=cache))
+
+
+def test_a_refused_chunk_leaves_the_cache_as_it_was(
+    model: GPT, ids: Tensor, assert_same: Same
+) -> None:
+    """An id outside the vocabulary is refused before anything is kept."""
+    cache = room(model)
+    first = model(ids[:, :4], cache=cache)
+    with pytest.raises(ValueError, match="token_ids"):
+        model(torch.full((2, 1), 37), cache=cache)
+    assert cache.length == 4
+    assert_same(model(ids), torch.cat([first, model(ids[:, 4:], cache=cache)], dim=1))
+
+
+def test_what_cannot_follow_is_refused(model: GPT, ids: Tensor) -> None:
+    """Each refusal says what the cache is for and what it was given."""
+    cache = room(model, capacity=7)
+    model(ids, cache=cache)
+    other = GPT(dataclasses.replace(model.config, embd_pdrop=0.0)).double()
+    refused = [
+        (lambda: model(ids[:, :2], cache=cache), "2 tokens a row and the cache 6 of at most 7"),
+        (lambda: model(ids[:1, :1], cache=cache), "token_ids has 1 rows, the cache .* for 2"),
+        (lambda: other(ids[:, :1], cache=cache), "the cache was made for GPTConfig.*the model has"),
+        (lambda: model.float()(ids[:, :1], cache=cache), "cache is torch.float64 on cpu.*float32"),
+        (lambda: room(model, capacity=0), "capacity of at least 1, got 2, 0"),
+    ]
+    for call, said in refused:
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
+def test_positions_past_the_model_are_refused(model: GPT, ids: Tensor) -> None:
+    """The cache's tokens count, unless positions are given."""
+    cache = room(model, capacity=20)
+    model(ids, cache=cache)
+    with pytest.raises(ValueError, match=r"6 tokens a row after 6 in the cache.*has max 11"):
+        model(ids, cache=cache)
+    model(ids, torch.arange(6)[None], cache=cache)
+    assert cache.length == 12
+
+
+def test_a_mask_of_the_chunk_alone_is_refused(model: GPT, ids: Tensor) -> None:
+    """It has to cover what is in the cache."""
+    cache = room(model)
+    model(ids[:, :4], cache=cache)
+    with pytest.raises(ValueError, match=r"attention_mask must have shape \[2, 6\], got \[2, 2\]"):
+        model(ids[:, 4:], attention_mask=torch.ones(2, 2, dtype=torch.bool), cache=cache)
+
+
+def test_recording_is_refused(model: GPT, ids: Tensor) -> None:
+    """Gradients would be silently wrong."""
+    with torch.enable_grad(), pytest.raises(ValueError, match=r"inside torch.no_grad\(\)"):
+        model(ids, cache=room(model))
+
+
+def test_the_compiled_path_has_no_cache(config: GPTConfig, loud: Callable[..., GPT]) -> None:
+    """It says which path does."""
+    model: nn.Module = loud(GPT(config, attention="compiled"))
+    with pytest.raises(ValueError, match=r"'compiled' keeps no cache; use with_attention"):
+        model(torch.tensor([[1]]), cache=room(model, batch=1))
