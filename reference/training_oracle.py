@@ -1,0 +1,121 @@
+"""A training step in NumPy float64, written from the release's optimizer and from AdamW's paper.
+
+It shares no code with what it judges: the schedule counts steps as the release does, `t` from 0,
+each form of Adam is one line a formula, and every array is new.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Arrays = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constants:
+    """The constants of a run, with the values of pre-training.
+
+    Attributes:
+        form: `released` or `adamw`.
+        b1: Decay rate of the first moment.
+        b2: Decay rate of the second.
+        e: Epsilon, outside the root.
+        l2: Decoupled decay of tensors of rank above 1.
+        vector_l2: Whether vectors decay as well.
+        max_grad_norm: Largest norm of all gradients together.
+    """
+
+    form: str = "released"
+    b1: float = 0.9
+    b2: float = 0.999
+    e: float = 1e-8
+    l2: float = 0.01
+    vector_l2: bool = False
+    max_grad_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where a run stands: the steps made, the parameters, and both moments of each."""
+
+    t: int
+    parameters: Arrays
+    first: Arrays
+    second: Arrays
+
+
+def begin(parameters: Arrays) -> State:
+    """Return the state before the first step."""
+    copies = {name: np.array(p, dtype=np.float64) for name, p in parameters.items()}
+    zeros = {name: np.zeros_like(p) for name, p in copies.items()}
+    return State(0, copies, zeros, zeros)
+
+
+def step(state: State, gradients: Arrays, learning_rate: float, constants: Constants) -> State:
+    """Return the state after one step, its gradients clipped by their global norm first."""
+    clipped, _ = clip_by_global_norm(gradients, constants.max_grad_norm)
+    formula = {"released": _released, "adamw": _adamw}[constants.form]
+    c, t, parameters, first, second = constants, state.t, {}, {}, {}
+    for name, p in state.parameters.items():
+        g = clipped[name]
+        m = first[name] = c.b1 * state.first[name] + (1 - c.b1) * g
+        v = second[name] = c.b2 * state.second[name] + (1 - c.b2) * g * g
+        l2 = c.l2 if c.vector_l2 or p.ndim > 1 else 0.0
+        parameters[name] = formula(p, m, v, t, learning_rate, l2, c)
+    return State(t + 1, parameters, first, second)
+
+
+def _released(  # noqa: PLR0913 - the variables of the formula
+    p: Array, m: Array, v: Array, t: int, lr: float, l2: float, c: Constants
+) -> Array:
+    """Return the parameter after the release's step.
+
+    Source: finetune-transformer-lm opt.py `adam` (a69b5c4).
+    """
+    lrt = lr * math.sqrt(1 - c.b2 ** (t + 1)) / (1 - c.b1 ** (t + 1))
+    return p - lrt * (m / (np.sqrt(v) + c.e) + l2 * p)
+
+
+def _adamw(  # noqa: PLR0913 - the variables of the formula
+    p: Array, m: Array, v: Array, t: int, lr: float, l2: float, c: Constants
+) -> Array:
+    """Return the parameter after AdamW's step.
+
+    Source: Loshchilov and Hutter 2019, algorithm 2, the decay scaled by the learning rate.
+    """
+    m_hat = m / (1 - c.b1 ** (t + 1))
+    v_hat = v / (1 - c.b2 ** (t + 1))
+    return p - lr * (m_hat / (np.sqrt(v_hat) + c.e) + l2 * p)
+
+
+def clip_by_global_norm(gradients: Arrays, max_norm: float) -> tuple[dict[str, Array], float]:
+    """Return the gradients, scaled down together to `max_norm`, and their norm before.
+
+    Source: TensorFlow's `clip_by_global_norm`, which opt.py calls (a69b5c4).
+    """
+    norm = math.sqrt(math.fsum(float(np.sum(np.square(g))) for g in gradients.values()))
+    scale = max_norm / max(norm, max_norm)
+    return {name: g * scale for name, g in gradients.items()}, norm
+
+
+def learning_rate(t: int, t_total: int, warmup: int, peak: float, shape: str) -> float:
+    """Return the rate of step `t`, from 0; `warmup` is in steps.
+
+    Source: finetune-transformer-lm opt.py `warmup_cosine`, `warmup_linear`, `warmup_constant`
+    (a69b5c4), whose warm-up is a part of the whole.
+    """
+    x, w = t / t_total, warmup / t_total
+    s = 1.0 if w > 0 and t <= warmup else 0.0
+    rise = x / w if w > 0 else 0.0
+    return (
+        peak
+        * {
+            "cosine": s * rise + (1 - s) * 0.5 * (1 + math.cos(math.pi * x)),
+            "linear": (s * rise + (1 - s)) * (1 - x),
+            "constant": s * rise + (1 - s) * 1.0,
+        }[shape]
+    )

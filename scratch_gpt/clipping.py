@@ -1,0 +1,80 @@
+"""Clipping by the global norm: all gradients are scaled alike, so that their direction stays."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from scratch_gpt.gradient import GradientError, gradient_of, listed
+from scratch_gpt.runs import runs
+
+_GROUP = 2**13
+"""Elements whose squares are summed by one thread; every run holds a whole number of groups."""
+
+
+@torch.no_grad()
+def clip_global_norm(named_parameters: Iterable[tuple[str, nn.Parameter]], maximum: float) -> float:
+    """Scale all gradients so that the norm of them all together is at most `maximum`.
+
+    The norm is the root of the sum of every gradient's every square. Squares and sums are float64,
+    in which no finite float32 overflows, and the sums of fixed groups are added exactly: the norm
+    is the same to the bit for any number of threads and any order of the parameters. Gradients
+    within the maximum are left as they are, to the bit.
+
+    Args:
+        named_parameters: Names and parameters, each with a dense gradient; scaled in place.
+        maximum: Largest norm, above 0; infinity measures and scales nothing.
+
+    Returns:
+        The norm before the scaling.
+
+    Raises:
+        ValueError: `maximum` is not above 0.
+        GradientError: A parameter has no gradient, a sparse one, or one that is not finite: no
+            scale makes a step of that. No gradient was changed.
+
+    Source: finetune-transformer-lm opt.py, `tf.clip_by_global_norm` (a69b5c4); Pascanu et al.
+    2013, algorithm 1. The official PyTorch port clips each parameter by itself instead, and
+    `torch.nn.utils.clip_grad_norm_` divides by the norm plus 1e-6.
+    """
+    if not maximum > 0.0:
+        message = f"the largest norm must be above 0, got {maximum!r}"
+        raise ValueError(message)
+    gradients = {name: gradient_of(name, parameter) for name, parameter in named_parameters}
+    squares = {name: _exact_sum(_sums_of_squares(g)) for name, g in gradients.items()}
+    norm = math.sqrt(_exact_sum(squares.values()))
+    if not math.isfinite(norm):
+        raise _not_finite(squares)
+    if norm > maximum:
+        for gradient in gradients.values():
+            gradient.mul_(maximum / norm)
+    return norm
+
+
+def _sums_of_squares(gradient: Tensor) -> Iterator[float]:
+    """Give the sums of squares of consecutive groups of elements."""
+    for (run,) in runs(gradient.contiguous()):
+        wide = run.to(torch.float64)
+        squares = torch.mul(wide, wide)
+        grouped = squares.numel() - squares.numel() % _GROUP
+        yield from squares[:grouped].view(-1, _GROUP).sum(-1).tolist()
+        yield from squares[grouped:].sum(0, keepdim=True).tolist()
+
+
+def _exact_sum(values: Iterable[float]) -> float:
+    """Return the sum, rounded once; infinity where no float holds it."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
+
+
+def _not_finite(squares: dict[str, float]) -> GradientError:
+    """Return the error that names the gradients whose squares have no finite sum."""
+    names = [name for name, square in squares.items() if not math.isfinite(square)] or list(squares)
+    return GradientError(
+        f"{len(names)} of {len(squares)} gradients are not finite, or too large to be squared",
+        where=listed(names),
+        fix="lower the learning rate or lengthen its warm-up; with float16, scale the loss",
+    )
