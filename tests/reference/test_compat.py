@@ -29,3 +29,22 @@ def test_the_dtype_is_stated_under_the_versions_name(
     fresh = runpy.run_path(compat.__file__)
     expected = {keyword: torch.bfloat16}
     assert expected == fresh["dtype_keyword"](torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("version", "normalizer"),
+    [
+        ("4.57.6", "BertNormalizer"),
+        ("5.0.0rc1", "Sequence"),
+        ("5.5.4", "Sequence"),
+        ("5.6.0", "BertNormalizer"),
+        ("5.23.0", "BertNormalizer"),
+    ],
+)
+def test_the_tokenizers_normalizer_is_the_versions(
+    version: str, normalizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 5.0 to 5.5 it was a sequence of three, and BERT's before and after."""
+    monkeypatch.setattr(transformers, "__version__", version)
+    fresh = runpy.run_path(compat.__file__)
+    assert normalizer == fresh["TOKENIZER_NORMALIZER"]

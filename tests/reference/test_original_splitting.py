@@ -1,0 +1,76 @@
+"""The release's way told a second time: it gives the published ids, and each step shows."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from reference.original_splitting import OriginalTokenizer, prepared
+from reference.published_token_ids import PUBLISHED
+
+pytest.importorskip("ftfy", reason="not run: ftfy is not installed (extra original-text)")
+pytest.importorskip("spacy", reason="not run: spaCy is not installed (extra original-text)")
+
+ROWS = [row for row in PUBLISHED if row.original is not None]
+
+
+@pytest.fixture(scope="module")
+def released() -> OriginalTokenizer:
+    """Return the transcription with the released vocabulary, or skip."""
+    folder = os.environ.get("GPT1_VOCABULARY")
+    if not folder:
+        pytest.skip("not run: GPT1_VOCABULARY does not name the released vocabulary's folder")
+    home = Path(folder)
+    return OriginalTokenizer(home / "encoder_bpe_40000.json", home / "vocab_40000.bpe")
+
+
+def test_every_published_id_is_met(released: OriginalTokenizer) -> None:
+    """The transcription is what was measured of the release's own code."""
+    found = {row.text: released.encode(row.text) for row in ROWS}
+    assert {row.text: row.original for row in ROWS} == found
+
+
+def test_a_shifted_rank_would_show(released: OriginalTokenizer) -> None:
+    """With the merges in the reverse order most strings have other ids."""
+    ranks = released.ranks
+    last = len(ranks) - 1
+    released.ranks = {pair: last - rank for pair, rank in ranks.items()}
+    found = [row.text for row in ROWS if released.encode(row.text) != row.original]
+    released.ranks = ranks
+    assert len(found) > len(ROWS) // 2
+
+
+def test_steps_of_the_preparation() -> None:
+    """Marks alone, backslashes not, spaces single, newlines between two."""
+    expected = 'a\\b " c " -- d \n e'
+    assert expected == prepared('a\\b "c"--d \n\n\te ')
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> OriginalTokenizer:
+    """Return a transcription of three merges that splits at spaces."""
+    vocabulary, merges = tmp_path / "v.json", tmp_path / "m.bpe"
+    vocabulary.write_text('{"<unk>": 0, "a": 1, "ab": 2, "ab</w>": 3, "abab</w>": 4, "\\n</w>": 5}')
+    merges.write_text("#version: 0.2\na b\na b</w>\nab ab</w>\n")
+    return OriginalTokenizer(vocabulary, merges, str.split)
+
+
+@pytest.mark.parametrize(
+    ("word", "pieces"),
+    [
+        ("abab", ["abab</w>"]),
+        ("ababab", ["ab", "abab</w>"]),
+        ("aab", ["a", "ab</w>"]),
+        ("x", ["x</w>"]),
+        ("\n ", ["\n</w>"]),
+        ("\n", ["\n</w>"]),
+    ],
+)
+def test_merges_go_by_rank(word: str, pieces: list[str], small: OriginalTokenizer) -> None:
+    """The lowest rank goes first everywhere, and a newline with a space is a newline."""
+    assert pieces == small.pieces(word)
+
+
+def test_what_is_not_known_is_zero(small: OriginalTokenizer) -> None:
+    """A piece that is no token is id 0."""
+    assert small.encode("AB a\u0107 z")[:4] == [3, 1, 0, 0] or small.encode("z") == [0]

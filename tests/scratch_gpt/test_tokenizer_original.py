@@ -1,0 +1,153 @@
+"""The original splitting: ids that were published, its quirks one by one, what it needs."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from reference.original_splitting import OriginalTokenizer, english, prepared
+from reference.published_token_ids import PUBLISHED
+from scratch_gpt import Tokenizer
+from scratch_gpt.command.telling import known
+from scratch_gpt.tokenization.words import Word, splitting_named
+
+pytest.importorskip("ftfy", reason="not run: ftfy is not installed (extra original-text)")
+pytest.importorskip("spacy", reason="not run: spaCy is not installed (extra original-text)")
+
+from scratch_gpt import tokenizer_original
+from scratch_gpt.tokenizer_original import MissingExtraError, OriginalSplitting, standardized
+
+ROWS = [row for row in PUBLISHED if row.original is not None]
+
+
+@pytest.fixture(scope="module")
+def splitting() -> OriginalSplitting:
+    """Return the splitting; spaCy is imported once."""
+    return OriginalSplitting()
+
+
+@pytest.fixture(scope="module")
+def released() -> Path:
+    """Return the folder of the released vocabulary, or skip."""
+    folder = os.environ.get("GPT1_VOCABULARY")
+    if not folder:
+        pytest.skip("not run: GPT1_VOCABULARY does not name the released vocabulary's folder")
+    return Path(folder)
+
+
+def test_every_published_id_is_met(released: Path) -> None:
+    """All 52 strings of which the original ids are known give them."""
+    tokenizer = Tokenizer.from_pretrained(released, splitting="original")
+    assert len(ROWS) == 52
+    assert {row.text: row.original for row in ROWS} == {
+        row.text: tokenizer.encode(row.text) for row in ROWS
+    }
+
+
+def test_the_other_splitting_gives_other_ids(released: Path) -> None:
+    """Of those strings no more than one is the same in `bert`: the table tells the two apart."""
+    tokenizer = Tokenizer.from_pretrained(released)
+    same = [row.text for row in ROWS if tokenizer.encode(row.text) == row.original]
+    assert len(same) <= 1
+
+
+PREPARED = {
+    "nothing": ("", ""),
+    "a run": ("what?!?!--yes", "what ? ! ? ! -- yes"),
+    "no run of backslashes": (r"a\b \\ \"c\"", r"a\b \\ \ " + '" c\\ "'),
+    "a plus": ("a++b", "a ++ b"),
+    "an underscore": ("__init__", "__ init __"),
+    "unpadded marks": ("a.b:c'd@e#f$g%h^i&j=k<l>m`n", "a.b:c'd@e#f$g%h^i&j=k<l>m`n"),
+    "dashes": ("a\u2014b\u2013c\u2015d", "a - b - c - d"),
+    "dots in one": ("wait\u2026", "wait..."),
+    "an acute accent": ("\u00b4", "'"),
+    "curled marks": ("\u201cdon\u2019t\u201d", '" don\'t "'),
+    "an entity": ("&amp; x", "& x"),
+    "a ligature": ("\ufb01", "fi"),
+    "twice encoded": ("schÃ¶n", "schön"),
+    "spaces": (" a \t\u00a0 b ", "a b"),
+    "one newline": ("a\nb", "a \n b"),
+    "newlines": ("a \r\n\n\t b\n", "a \n b"),
+}
+
+
+@pytest.mark.parametrize("case", PREPARED)
+def test_text_is_standardized(case: str) -> None:
+    """Marks of the release's list are padded, spaces single, newlines kept."""
+    text, expected = PREPARED[case]
+    assert expected == standardized(text)
+
+
+WORDS = {
+    "contractions": ("I can't, won't", ["i", "ca", "n't", ",", "wo", "n't"]),
+    "a newline": ("a\n\n\nB", ["a", "\n", "b"]),
+    "the unknown token": ("a <unk> b", ["a", "<", "unk", ">", "b"]),
+    "an abbreviation": ("Mr. U.S.A. e.g. this", ["mr.", "u.s.a.", "e.g.", "this"]),
+    "a backslash": (r"and\or", [r"and\or"]),
+    "one letter": ("x", ["x"]),
+    "nothing": (" \n ", []),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_words_are_spacys_in_lower_case(case: str, splitting: OriginalSplitting) -> None:
+    """A newline is a word, and the literal `<unk>` is three."""
+    text, expected = WORDS[case]
+    assert expected == splitting.words(text)
+
+
+def test_places_are_of_the_standardized_text(splitting: OriginalSplitting) -> None:
+    """Each character's place is where it is in that text; two may come from one."""
+    text = "“İa” ΟΔΟΣ\n\nx"
+    assert splitting.standardized(text) == '" İa " ΟΔΟΣ \n x'
+    expected = [
+        Word('"', [0], [1]),
+        Word("i\u0307a", [2, 2, 3], [3, 3, 4]),
+        Word('"', [5], [6]),
+        Word("οδος", [7, 8, 9, 10], [8, 9, 10, 11]),
+        Word("\n", [12], [13]),
+        Word("x", [14], [15]),
+    ]
+    assert expected == splitting.located(text)
+
+
+def test_words_are_the_transcriptions(splitting: OriginalSplitting) -> None:
+    """On every string with published ids, located or not, the words are the reference's."""
+    split = english()
+    spelled = {
+        row.text: [word.lower().removesuffix(" ") for word in split(prepared(row.text))]
+        for row in PUBLISHED
+    }
+    assert spelled == {row.text: splitting.words(row.text) for row in PUBLISHED}
+    assert spelled == {
+        row.text: [word.text for word in splitting.located(row.text)] for row in PUBLISHED
+    }
+
+
+def test_a_vocabulary_of_ones_own_is_merged_alike(small_vocabulary: Path, small_text: str) -> None:
+    """Over a page of English the ids are those of the release's slow way."""
+    ours = Tokenizer.from_pretrained(small_vocabulary, splitting="original")
+    theirs = OriginalTokenizer(small_vocabulary / "vocab.json", small_vocabulary / "merges.txt")
+    found = ours.encode(small_text)
+    assert len(found) > len(small_text.split())
+    assert theirs.encode(small_text) == found
+
+
+@pytest.mark.parametrize("package", ["ftfy", "spacy"])
+def test_a_missing_package_is_told(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the environment's fault, code 5, with the line that installs both."""
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    tokenizer_original._rules.cache_clear()
+    with pytest.raises(MissingExtraError) as missing:
+        splitting_named("original")
+    told = known(missing.value)
+    expected = (5, True, "pip install 'gpt1-parity[original-text]'")
+    assert expected == (told.code, package in told.what, told.fix)
+
+
+def test_long_runs_of_spaces_are_cheap() -> None:
+    """A run of spaces is looked at once, whatever it lacks: the release's own takes n squared."""
+    assert standardized("a" + " " * 300_000 + "b") == "a b"
