@@ -123,7 +123,7 @@ def _attention(
     """Return a fault in how an attention layer cuts its projection into parts and heads."""
 
     def gathered(
-        self: Attention, x: Tensor, mask: Tensor | None = None, tap: Tap = untapped
+        self: Attention, x: Tensor, mask: Tensor | None = None, tap: Tap = untapped, *_: object
     ) -> Tensor:
         parts = self.c_attn(x).chunk(3, dim=-1)
         inner = within("attn", tap)
