@@ -92,10 +92,7 @@ _STRETCH = 64
 
 def oracle_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
     """Return a run of the oracle, given the reference model's weights in the release's form."""
-    config = model.config.to_dict()
-    state = {name: array(tensor) for name, tensor in model.state_dict().items()}
-    released = convert(state, config, source=Side.HUGGINGFACE, target=Side.RELEASE)
-    weights = oracle.arrange(list(released.values()), n_head=config["n_head"])
+    weights, epsilon = oracle_weights(model), model.config.layer_norm_epsilon
     positions, mask = inputs.positions, inputs.attention_mask
 
     def run(tap: Tap) -> None:
@@ -104,7 +101,7 @@ def oracle_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
             inputs.token_ids.cpu().numpy(),
             positions=None if positions is None else positions.cpu().numpy(),
             mask=None if mask is None else mask.cpu().numpy(),
-            epsilon=config["layer_norm_epsilon"],
+            epsilon=epsilon,
         )
         answer = None
         with contextlib.suppress(StopIteration):
@@ -113,6 +110,14 @@ def oracle_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
                 answer = tap(name, torch.from_numpy(value)).numpy()
 
     return run
+
+
+def oracle_weights(model: OpenAIGPTLMHeadModel) -> oracle.Weights:
+    """Return the reference model's weights as the oracle takes them."""
+    config = model.config.to_dict()
+    state = {name: array(tensor) for name, tensor in model.state_dict().items()}
+    released = convert(state, config, source=Side.HUGGINGFACE, target=Side.RELEASE)
+    return oracle.arrange(list(released.values()), n_head=config["n_head"])
 
 
 def array(tensor: Tensor) -> NDArray[np.floating]:

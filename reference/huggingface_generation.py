@@ -1,0 +1,179 @@
+"""Hugging Face's `generate` as a witness: every default spelled out, nothing left to a version.
+
+What a call would take silently from a model's own generation config, or from a default that
+changed (the length: 20 tokens in all in version 4, 20 new ones in 5), is given explicitly; the
+mask too, which it would guess from the padding token. GPT-1 has no cache there: every token runs
+the whole text again. Whatever the model's dtype, logits are cast to float32 before anything is
+done to them, and the sums of a beam search are float32.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    OpenAIGPTLMHeadModel,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+PROCESSORS: Mapping[str, type[LogitsProcessor]] = {
+    "repetition_penalty": RepetitionPenaltyLogitsProcessor,
+    "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
+    "temperature": TemperatureLogitsWarper,
+    "top_k": TopKLogitsWarper,
+    "top_p": TopPLogitsWarper,
+}
+"""What works on logits, under the name of the generation config's field that asks for it."""
+
+_SAMPLING = ("temperature", "top_k", "top_p")
+_NEUTRAL: Mapping[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+"""At these values a rule does nothing; version 4 would take the 50 likeliest unasked."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Continued:
+    """What `generate` made of some prompts.
+
+    Attributes:
+        token_ids: `[rows length]`, prompts included.
+        logits: `[step rows vocab]`, what each new token was chosen from, float32.
+        processed: `[step rows vocab]`, the same after every rule, in the library's own order.
+    """
+
+    token_ids: Tensor
+    logits: Tensor
+    processed: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beams:
+    """What a beam search found.
+
+    Attributes:
+        token_ids: `[batch * returned, length]`, prompts included, each prompt's best first.
+        scores: `[batch * returned]`, float32, penalised for length.
+    """
+
+    token_ids: Tensor
+    scores: Tensor
+
+
+def processed(name: str, value: float, logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Return logits `[batch vocab]` after one rule alone, in their own dtype.
+
+    Args:
+        name: Key of `PROCESSORS`.
+        value: Its only argument.
+        logits: `[batch vocab]`; not changed.
+        token_ids: `[batch time]`, the text so far.
+    """
+    rule = cast("Any", PROCESSORS[name])(value)
+    return cast("Tensor", rule(token_ids, logits.clone()))
+
+
+def continued(
+    model: OpenAIGPTLMHeadModel,
+    token_ids: Tensor,
+    *,
+    max_new_tokens: int,
+    sampled: bool = False,
+    rules: Mapping[str, Any] | None = None,
+) -> Continued:
+    """Return prompts with the tokens that follow, the likeliest or drawn ones.
+
+    Args:
+        model: From `reference.huggingface.build`.
+        token_ids: `[batch time]`.
+        max_new_tokens: So many, for GPT-1 has no token that ends a text.
+        sampled: Draw, from PyTorch's own stream.
+        rules: Fields of the generation config, of `PROCESSORS`.
+    """
+    made = _generated(
+        model,
+        token_ids,
+        max_new_tokens=max_new_tokens,
+        do_sample=sampled,
+        **({name: _NEUTRAL[name] for name in _SAMPLING} if sampled else {}),
+        **(rules or {}),
+    )
+    return Continued(
+        token_ids=made.sequences,
+        logits=torch.stack(made.logits),
+        processed=torch.stack(made.scores),
+    )
+
+
+def beams(  # noqa: PLR0913 - a search's settings, each given where it is asked for
+    model: OpenAIGPTLMHeadModel,
+    token_ids: Tensor,
+    *,
+    beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    early_stopping: bool | Literal["never"] = False,
+    end_id: int | None = None,
+    returned: int = 1,
+    rules: Mapping[str, Any] | None = None,
+) -> Beams:
+    """Return each prompt's best texts by beam search; what is shorter is filled with `end_id`.
+
+    Args:
+        model: From `reference.huggingface.build`.
+        token_ids: `[batch time]`.
+        beams: 2 or more: with one the library decodes greedily, and has no scores.
+        max_new_tokens: Where every text ends at the latest.
+        length_penalty: As `early_stopping`: see the library.
+        early_stopping: True, False or `"never"`.
+        end_id: A token that ends a text.
+        returned: Texts of each prompt.
+        rules: Fields of the generation config that are not of sampling.
+    """
+    made = _generated(
+        model,
+        token_ids,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=beams,
+        num_return_sequences=returned,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        eos_token_id=end_id,
+        pad_token_id=end_id or 0,
+        **(rules or {}),
+    )
+    return Beams(token_ids=made.sequences, scores=made.sequences_scores)
+
+
+def _generated(model: OpenAIGPTLMHeadModel, token_ids: Tensor, **settings: Any) -> Any:  # noqa: ANN401 - one of several library types
+    """Run `generate` under a config that says everything; return its full output."""
+    unheard = sorted(name for name in settings if not hasattr(GenerationConfig(), name))
+    if unheard:
+        message = f"this version of transformers has no setting {unheard}, and would ignore it"
+        raise ValueError(message)
+    config = GenerationConfig(**_COMMON | settings)
+    mask = torch.ones_like(token_ids)
+    return cast("Any", model).generate(token_ids, attention_mask=mask, generation_config=config)
+
+
+_COMMON: dict[str, Any] = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "min_length": 0,
+    "use_cache": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "return_dict_in_generate": True,
+    "output_scores": True,
+    "output_logits": True,
+}
