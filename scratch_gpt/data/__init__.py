@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from scratch_gpt.data.preparing import prepare as prepare
     from scratch_gpt.data.refusal import TooLittleTextError as TooLittleTextError
     from scratch_gpt.data.token_data import TokenData as TokenData
     from scratch_gpt.data.windows import Windows as Windows
@@ -15,9 +16,10 @@ _HOMES = {
     "TokenData": "scratch_gpt.data.token_data",
     "TooLittleTextError": "scratch_gpt.data.refusal",
     "Windows": "scratch_gpt.data.windows",
+    "prepare": "scratch_gpt.data.preparing",
 }
 
-__all__ = ["TokenData", "TooLittleTextError", "Windows"]
+__all__ = ["TokenData", "TooLittleTextError", "Windows", "prepare"]
 
 
 def __getattr__(name: str) -> object:

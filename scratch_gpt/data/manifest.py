@@ -28,12 +28,12 @@ class Source:
 
     Attributes:
         name: Its path from the folder that was given, that folder's name first.
-        size: Its length in bytes.
+        length: In bytes.
         sha256: Of its bytes.
     """
 
     name: str
-    size: int
+    length: int
     sha256: str
 
 

@@ -46,7 +46,7 @@ def prepared(tmp_path: Path) -> Callable[..., Path]:
             replaced=2,
             sha256=token_file.sha256(path),
             sampled_sha256=token_file.sampled_sha256(path),
-            sources=(Source(name="corpus/a.txt", size=91, sha256="ab" * 32),),
+            sources=(Source(name="corpus/a.txt", length=91, sha256="ab" * 32),),
         )
         told = dataclasses.replace(manifest, **fields)
         (folder / "manifest.json").write_text(told.text, "utf-8")

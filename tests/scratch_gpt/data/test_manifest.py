@@ -17,7 +17,7 @@ KEYS = [
     *(["replaced"], ["sha256"], ["sampled_sha256"], ["sources"]),
     *(["recipe", name] for name in ("vocabulary", "splitting", "vocab_size", "errors")),
     *(["recipe", "validation_fraction"], ["sources", 0], ["sources", 0, "name"]),
-    *(["sources", 0, "size"], ["sources", 0, "sha256"]),
+    *(["sources", 0, "length"], ["sources", 0, "sha256"]),
 ]
 
 
@@ -26,7 +26,7 @@ def test_comes_back_as_it_was_written(prepared: Prepared) -> None:
     file = prepared() / "manifest.json"
     manifest = Manifest.read(file)
     assert manifest.text == file.read_text("utf-8")
-    assert (manifest.sources[0].name, manifest.sources[0].size) == ("corpus/a.txt", 91)
+    assert (manifest.sources[0].name, manifest.sources[0].length) == ("corpus/a.txt", 91)
     assert manifest.recipe.validation_fraction == 0.2
 
 

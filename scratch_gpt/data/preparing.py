@@ -1,0 +1,179 @@
+"""From text to tokens on the disk, in as many goes as it takes."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from scratch_gpt.data import corpus, docstrings
+from scratch_gpt.data.corpus import Document
+from scratch_gpt.data.joining import Joining
+from scratch_gpt.data.manifest import FORMAT, Recipe
+from scratch_gpt.data.measuring import Measured, measured
+from scratch_gpt.data.pieces import SIZE, decoded, pieces
+from scratch_gpt.data.plan import Plan
+from scratch_gpt.data.refusal import TooLittleTextError
+from scratch_gpt.data.taking_up import taken_up
+from scratch_gpt.data.token_data import TokenData
+from scratch_gpt.data.unfinished import Unfinished
+from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.files.shown import one_line
+from scratch_gpt.tokenizer import Tokenizer
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is going on, bytes done, bytes in all)."""
+
+
+def prepare(  # noqa: PLR0913 - the text, its place, its tokenizer and three options
+    paths: Sequence[str | os.PathLike[str]] | None,
+    directory: str | os.PathLike[str],
+    tokenizer: Tokenizer,
+    *,
+    validation_fraction: float = 0.05,
+    errors: str = "strict",
+    progress: Progress = lambda _what, _done, _total: None,
+) -> TokenData:
+    """Turn text into tokens on the disk, and return them.
+
+    Documents follow one another as lines do: the tokens are those of one text in which a line
+    break stands between any two documents. GPT-1 has no token for the end of a text. The last
+    part of all tokens is the validation part.
+
+    Killed at any moment and called again with the same arguments it goes on, and ends with the
+    same bytes. Called again after the end it returns what is there.
+
+    Args:
+        paths: Text files, and folders of them; None for the documentation strings of Python's
+            standard library.
+        directory: Where to write; a folder that is not there, is empty, or has been begun.
+        tokenizer: Makes the tokens.
+        validation_fraction: The share of the tokens, from 0 on and below 1, that is set apart.
+        errors: `strict` refuses bytes that are no UTF-8, `replace` puts U+FFFD in their place.
+        progress: Told how far it is.
+
+    Raises:
+        ValueError: `errors` or `validation_fraction` is none.
+        TooLittleTextError: There is no text, or all of its tokens are unknown.
+        CheckpointError: A document cannot be read, is no text, or changed meanwhile, or what the
+            folder holds is of other text, another tokenizer or other settings: listed.
+        OccupiedError: The folder holds something else, or another process prepares text there.
+        WriteError: The file system refused; called again it goes on.
+    """
+    recipe = _recipe(tokenizer, validation_fraction, errors)
+    given = None if paths is None else [Path(path) for path in paths]
+    documents = docstrings.documents() if given is None else corpus.documents(given)
+    of_text = measured(documents, errors=errors, progress=progress)
+    plan = Plan(format=FORMAT, recipe=recipe, sources=of_text.sources)
+    folder = Path(directory)
+    with taken_up(folder, plan) as unfinished:
+        if unfinished is not None:
+            _Preparation(plan, documents, tokenizer, unfinished, progress).run()
+            _require_knowledge(unfinished, of_text, folder)
+            unfinished.finish(characters=of_text.characters, replaced=of_text.replaced)
+    return TokenData.open(folder)
+
+
+class _Preparation:
+    """One go at turning documents into tokens."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        documents: Sequence[Document],
+        tokenizer: Tokenizer,
+        unfinished: Unfinished,
+        progress: Progress,
+    ) -> None:
+        self._plan = plan
+        self._documents = documents
+        self._joining = Joining(tokenizer)
+        self._unfinished = unfinished
+        self._progress = progress
+        self._not_kept = 0  # bytes of text
+
+    def run(self) -> None:
+        """Append the tokens of all that follows the position."""
+        position = self._unfinished.position
+        sizes = [source.length for source in self._plan.sources]
+        for number in range(position.document, len(sizes)):
+            start = position.offset if number == position.document else 0
+            before = sum(sizes[:number])
+            self._document(number, start, before=before, total=sum(sizes))
+
+    def _document(self, number: int, start: int, *, before: int, total: int) -> None:
+        """Append the tokens of a document from a piece's start on."""
+        document = self._documents[number]
+        with document.opened() as file:
+            digest = _digest_of_prefix(file, start)
+            if start and digest.hexdigest() != self._unfinished.position.prefix_sha256:
+                raise _changed(document)
+            for piece in pieces(file, document.where, start=start, size=SIZE):
+                text, _ = decoded(piece, document.where, self._plan.recipe.errors)
+                digest.update(piece.content)
+                self._append(text, on_new_line=piece.on_new_line)
+                self._reached(number, piece.end, digest.hexdigest(), len(piece.content))
+                self._progress(document.name, before + piece.end, total)
+        if digest.hexdigest() != self._plan.sources[number].sha256:
+            raise _changed(document)
+        self._reached(number + 1, 0, "", 0)
+
+    def _append(self, text: str, *, on_new_line: bool) -> None:
+        first = not self._unfinished.position.tokens
+        ids = self._joining.ids(text, on_new_line=on_new_line and not first)
+        self._unfinished.append(ids, unknown=self._joining.unknown(ids))
+
+    def _reached(self, document: int, offset: int, prefix_sha256: str, done: int) -> None:
+        """Note the position, and keep it when a piece's worth of text has come together."""
+        self._unfinished.reach(document, offset, prefix_sha256)
+        self._not_kept += done
+        if self._not_kept >= SIZE:
+            self._unfinished.keep()
+            self._not_kept = 0
+
+
+def _recipe(tokenizer: Tokenizer, validation_fraction: float, errors: str) -> Recipe:
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction must be at least 0 and below 1, got {validation_fraction}"
+        )
+    if errors not in {"strict", "replace"}:
+        raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
+    return Recipe(
+        vocabulary=tokenizer.digest,
+        splitting=tokenizer.splitting,
+        vocab_size=tokenizer.vocab_size,
+        errors=errors,
+        validation_fraction=float(validation_fraction),
+    )
+
+
+def _digest_of_prefix(file: BinaryIO, length: int) -> "hashlib._Hash":
+    """Return the digest of a document's first bytes, to go on with."""
+    digest = hashlib.sha256()
+    while length and (content := file.read(min(length, SIZE))):
+        digest.update(content)
+        length -= len(content)
+    return digest
+
+
+def _require_knowledge(unfinished: Unfinished, text: Measured, folder: Path) -> None:
+    """Require a token that is not unknown; where there is none, leave nothing behind."""
+    position = unfinished.position
+    if position.tokens > position.unknown:
+        return
+    unfinished.discard()
+    raise TooLittleTextError(
+        f"the {text.characters} characters of text give {position.tokens} tokens, "
+        f"all of them unknown to the vocabulary",
+        where=one_line(folder),
+        fix="give text in the vocabulary's language",
+    )
+
+
+def _changed(document: Document) -> CheckpointError:
+    return CheckpointError(
+        "the document changed while it was read",
+        where=one_line(document.where),
+        fix="remove the prepared folder, and prepare the text again when nobody writes to it",
+    )
