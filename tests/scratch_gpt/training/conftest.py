@@ -4,12 +4,19 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.data import TokenData
+from scratch_gpt.data.manifest import Manifest
+from scratch_gpt.data.manifest import Recipe as Prepared
+from scratch_gpt.distributed import Group
 from scratch_gpt.training.checkpoints import Checkpoint, State
+from scratch_gpt.training.recipe import Recipe
+from scratch_gpt.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -44,3 +51,71 @@ def flip() -> Callable[[Path], None]:
         path.write_bytes(content)
 
     return change
+
+
+TINY = Recipe(
+    n_layer=1,
+    n_embd=21,
+    n_head=3,
+    n_positions=11,
+    dropout=0.25,
+    initializer_range=0.3,
+    batch=4,
+    micro_batch=2,
+    steps=8,
+    warmup=2,
+    peak=0.01,
+    dtype="float64",
+    evaluation_windows=5,
+    evaluate_every=4,
+    checkpoint_every=3,
+    sample_every=4,
+    sample_tokens=3,
+    threads=1,
+)
+"""A run of eight steps of two micro-batches."""
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """Return a run of a moment, with dropout."""
+    return TINY
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TokenData:
+    """Return tokens with something to learn in them: each hangs on the one before."""
+    generator = np.random.Generator(np.random.Philox(7))
+    tokens = np.cumsum(generator.integers(1, 4, size=700)) % 37
+    manifest = Manifest(
+        format=1,
+        recipe=Prepared(
+            vocabulary="a",
+            splitting="bert",
+            vocab_size=37,
+            errors="strict",
+            validation_fraction=0.2,
+        ),
+        tokens=700,
+        validation=140,
+        unknown=0,
+        characters=700,
+        replaced=0,
+        sha256="b",
+        sampled_sha256="c",
+        sources=(),
+    )
+    parts = tokens.astype(np.uint16)
+    return TokenData(
+        directory=tmp_path, manifest=manifest, train=parts[:560], validation=parts[560:]
+    )
+
+
+@pytest.fixture
+def started(data: TokenData) -> Callable[..., Trainer]:
+    """Return a function that begins a run; keywords change the recipe."""
+
+    def start(**changes: object) -> Trainer:
+        return Trainer(dataclasses.replace(TINY, **changes), 37, data, Group())
+
+    return start

@@ -1,0 +1,229 @@
+"""A model being trained: one step after the other, and what a checkpoint holds of it."""
+
+import dataclasses
+import math
+
+from torch import Tensor
+
+from scratch_gpt.clipping import clip_global_norm
+from scratch_gpt.command.errors import CommandError, ExitCode, UsageError
+from scratch_gpt.config import GPTConfig
+from scratch_gpt.data import TokenData, Windows
+from scratch_gpt.distributed import Group
+from scratch_gpt.gradient import GradientError
+from scratch_gpt.model import GPT
+from scratch_gpt.optimizer import Adam
+from scratch_gpt.schedule import Schedule
+from scratch_gpt.training import evaluation, precision, random_numbers
+from scratch_gpt.training.checkpoints import Checkpoint, State
+from scratch_gpt.training.recipe import Recipe
+from scratch_gpt.training.step import accumulate
+
+
+class DivergedError(CommandError):
+    """The loss or the gradients are no numbers any more."""
+
+    code = ExitCode.FAIL
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Done:
+    """What one step was.
+
+    Attributes:
+        step: Its number, from 1.
+        loss: Mean negative log-likelihood per predicted token before it, in nats.
+        learning_rate: The step's.
+        gradient_norm: Global norm of the gradients before they were clipped.
+        tokens: How many tokens were predicted, by all processes together.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+
+
+class Trainer:
+    """Model, optimizer, schedule and data of a run at some step.
+
+    Every step is a function of the recipe, the step's number, and the weights and moments before
+    it: its windows and its dropout are looked up by number, and nothing else is remembered.
+    """
+
+    def __init__(self, recipe: Recipe, vocab_size: int, data: TokenData, group: Group) -> None:
+        """Begin a run.
+
+        Args:
+            recipe: With `steps` above 0.
+            vocab_size: Number of token ids.
+            data: What to train on and to validate with.
+            group: The processes that share each step.
+
+        Raises:
+            UsageError: A step has fewer micro-batches than there are processes.
+            TooLittleTextError: A part of the data is shorter than a window.
+        """
+        self.recipe = recipe
+        self.group = group
+        self.step = 0
+        self.windows_seen = 0
+        self.best: tuple[float, int] | None = None
+        _require_work_for_all(recipe, group.processes)
+        self.training = windows_of(data, recipe, "train")
+        self.validation = windows_of(data, recipe, "validation")
+        self.model = _fresh(recipe, vocab_size).to(group.device)
+        self.callable = precision.with_products_in(self.model, recipe.dtype)
+        self.wrapped = group.wrapped(self.callable)
+        self.optimizer = Adam(
+            self.model.named_parameters(),
+            betas=(recipe.beta1, recipe.beta2),
+            epsilon=recipe.epsilon,
+            weight_decay=recipe.weight_decay,
+            form=recipe.optimizer,
+        )
+        self.schedule = _schedule(recipe)
+
+    def advance(self) -> Done:
+        """Do one step.
+
+        Raises:
+            DivergedError: The loss or a gradient is not finite; the weights are as they were.
+        """
+        self.wrapped.train()
+        self.optimizer.zero_grad()
+        mine = self._micro_batches()
+        loss, tokens = accumulate(self.wrapped, mine, self.group, before=self._seed_dropout)
+        norm = self._clipped(loss)
+        rate = self.schedule.learning_rate(self.step)
+        self.optimizer.step(rate)
+        self.step += 1
+        self.windows_seen += self.recipe.batch
+        return Done(
+            step=self.step, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=tokens
+        )
+
+    def validate(self) -> float:
+        """Return the validation loss, and remember it where it is the lowest so far."""
+        count = min(self.recipe.evaluation_windows, len(self.validation))
+        micro = self.recipe.micro_batch
+        batches = [
+            self.validation.rows(first, min(micro, count - first)).to(self.group.device)
+            for first in range(0, count, micro)
+        ]
+        loss = evaluation.validation_loss(self.callable, batches, self.group)
+        if math.isfinite(loss) and (self.best is None or loss < self.best[0]):
+            self.best = (loss, self.step)
+        return loss
+
+    def checkpoint(self, circumstances: dict[str, object]) -> Checkpoint:
+        """Return all that is needed to go on from here."""
+        state = State(
+            step=self.step,
+            windows=self.windows_seen,
+            best=self.best,
+            circumstances=circumstances,
+        )
+        weights = {name: p.detach() for name, p in self.model.named_parameters()}
+        return Checkpoint(
+            state=state,
+            config=self.model.config,
+            weights=weights,
+            optimizer=self.optimizer.state_dict(),
+        )
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Be where the checkpoint's run was.
+
+        Raises:
+            ValueError: Its weights or its optimizer's state are not this run's.
+        """
+        self.step = checkpoint.state.step
+        self.windows_seen = checkpoint.state.windows
+        self.best = checkpoint.state.best
+        self.model.load_state_dict(checkpoint.weights)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+
+    def _micro_batches(self) -> list[Tensor]:
+        """Return this process's share of the step's windows: all take turns."""
+        batch, micro = self.recipe.batch, self.recipe.micro_batch
+        firsts = range(0, batch, micro)[self.group.rank :: self.group.processes]
+        return [
+            self.training.rows(self.windows_seen + first, min(micro, batch - first)).to(
+                self.group.device
+            )
+            for first in firsts
+        ]
+
+    def _seed_dropout(self, place: int) -> None:
+        micro_batch = place * self.group.processes + self.group.rank
+        random_numbers.seed_dropout(self.recipe.seed, self.step, micro_batch)
+
+    def _clipped(self, loss: float) -> float:
+        """Clip the gradients; return their norm before."""
+        try:
+            if not math.isfinite(loss):
+                raise _not_finite(loss)
+            return clip_global_norm(self.model.named_parameters(), self.recipe.clip_norm)
+        except GradientError as error:
+            raise DivergedError(
+                f"training diverged in step {self.step + 1}: {error.what}",
+                where=f"step {self.step + 1}, learning rate "
+                f"{self.schedule.learning_rate(self.step):.3g}",
+                fix="lower --peak or raise --warmup; earlier checkpoints are intact, and "
+                "--allow peak goes on from the newest one",
+            ) from error
+
+
+def _not_finite(loss: float) -> GradientError:
+    return GradientError(f"the loss is {loss}", where="the loss", fix="lower the learning rate")
+
+
+def windows_of(data: TokenData, recipe: Recipe, part: str) -> Windows:
+    """Return the windows of a part of the data, in the run's order; validation has one order."""
+    tokens, seed = (data.train, recipe.seed) if part == "train" else (data.validation, 0)
+    return Windows(tokens, time=recipe.n_positions, seed=seed)
+
+
+def _fresh(recipe: Recipe, vocab_size: int) -> GPT:
+    """Return a model with the recipe's first weights, which are the same on every device."""
+    config = GPTConfig(
+        vocab_size=vocab_size,
+        n_positions=recipe.n_positions,
+        n_embd=recipe.n_embd,
+        n_layer=recipe.n_layer,
+        n_head=recipe.n_head,
+        embd_pdrop=recipe.dropout,
+        attn_pdrop=recipe.dropout,
+        resid_pdrop=recipe.dropout,
+        initializer_range=recipe.initializer_range,
+    )
+    model = GPT(config, attention=recipe.attention)
+    model.reset_parameters(random_numbers.for_weights(recipe.seed))
+    return model.to(precision.WEIGHTS[recipe.dtype])
+
+
+def _schedule(recipe: Recipe) -> Schedule:
+    """Return the recipe's schedule.
+
+    Raises:
+        UsageError: Its warm-up is not shorter than the run.
+    """
+    if recipe.warmup >= recipe.steps:
+        raise UsageError(
+            f"a warm-up of {recipe.warmup} steps does not fit into {recipe.steps}",
+            where="--warmup",
+            fix="lower --warmup, or raise --steps",
+        )
+    return Schedule(peak=recipe.peak, warmup=recipe.warmup, steps=recipe.steps, shape=recipe.shape)
+
+
+def _require_work_for_all(recipe: Recipe, processes: int) -> None:
+    micro_batches = math.ceil(recipe.batch / recipe.micro_batch)
+    if micro_batches < processes:
+        raise UsageError(
+            f"a step has {micro_batches} micro-batches for {processes} processes",
+            where=f"--batch {recipe.batch} --micro-batch {recipe.micro_batch}",
+            fix=f"lower --micro-batch to at most {recipe.batch // processes}, or raise --batch",
+        )
