@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from scratch_gpt.tokenization import vocabulary_files
@@ -11,7 +11,7 @@ from scratch_gpt.tokenization.byte_pairs import END, BytePairs
 from scratch_gpt.tokenization.inputs import checked_ids, checked_text, checked_texts
 from scratch_gpt.tokenization.learning import learned
 from scratch_gpt.tokenization.vocabulary import Vocabulary
-from scratch_gpt.tokenization.words import UNKNOWN, Splitting, splitting_named
+from scratch_gpt.tokenization.words import UNKNOWN, Splitting, Word, splitting_named
 
 _MOST_KEPT, _LONGEST_KEPT = 1 << 17, 64
 """Words kept, and characters of the longest one kept."""
@@ -38,8 +38,10 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self._split = splitting_named(splitting)
         self._unknown = vocabulary.ids[UNKNOWN]
-        self._pairs = BytePairs(vocabulary.ids, vocabulary.merges, unknown=self._unknown)
-        self._pieces = _Pieces(self._pairs)
+        self._lengths = [len(token.removesuffix(END)) for token in vocabulary.tokens]
+        self._lengths[self._unknown] = 1
+        pairs = BytePairs(vocabulary.ids, vocabulary.merges, unknown=self._unknown)
+        self._pieces = _Pieces(pairs)
 
     @classmethod
     def from_pretrained(
@@ -153,15 +155,19 @@ class Tokenizer:
                 ids.append(self._unknown)
                 offsets.append((start - len(UNKNOWN), start))
             for word in self._split.located(part):
-                pieces, places = self._pairs.merged(word.text)
-                lasts = [place - 1 for place in [*places[1:], len(word.text)]]
+                pieces = self._pieces[word.text]
                 ids.extend(pieces)
-                offsets.extend(
-                    (start + word.starts[first], start + word.ends[last])
-                    for first, last in zip(places, lasts, strict=True)
-                )
+                offsets.extend(self._spans(pieces, word, start))
             start += len(part) + len(UNKNOWN)
         return ids, offsets
+
+    def _spans(self, pieces: Sequence[int], word: Word, start: int) -> Iterator[tuple[int, int]]:
+        """Give where each piece of a word begins and ends in a text; `start` is its part's."""
+        first = 0
+        for piece in pieces:
+            after = first + self._lengths[piece]
+            yield start + word.starts[first], start + word.ends[after - 1]
+            first = after
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids: tokens joined, a space after each that ends a word but the last.
@@ -206,12 +212,12 @@ class _Pieces(dict[str, tuple[int, ...]]):
         self._pairs = pairs
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        ids, _ = self._pairs.merged(word)
+        ids = tuple(self._pairs.merged(word))
         if len(word) <= _LONGEST_KEPT:
             if len(self) >= _MOST_KEPT:
                 self.clear()
-            self[word] = tuple(ids)
-        return tuple(ids)
+            self[word] = ids
+        return ids
 
 
 def _parts(text: str, splitting: Splitting) -> list[str]:

@@ -3,7 +3,7 @@
 It is not what the model was trained with; `scratch_gpt.tokenizer_original` is.
 """
 
-from collections.abc import Iterator
+import re
 
 from scratch_gpt.tokenization.bert_normalizer import normalized
 from scratch_gpt.tokenization.canonical_decomposition import is_order_free
@@ -15,9 +15,8 @@ class _Translation(dict[int, str]):
     """What each character becomes, worked out when it is first met; spaces part the words."""
 
     def __missing__(self, code: int) -> str:
-        punctuation = character_classes().punctuation
         made, _ = normalized(chr(code))
-        self[code] = "".join(f" {c} " if ord(c) in punctuation else c for c in made)
+        self[code] = _apart(made)
         return self[code]
 
 
@@ -35,37 +34,44 @@ class BertSplitting:
 
     def words(self, text: str) -> list[str]:
         """Return the words of a text without surrogates, in order."""
-        if not is_order_free(text):
-            return [word.text for word in self.located(text)]
-        return [word for word in text.translate(self._translation).split(" ") if word]
+        if is_order_free(text):
+            return _words(text.translate(self._translation))
+        # No mark trades places across a space: only what stands with a movable one goes slowly.
+        return [word for chunk in text.split(" ") for word in self._chunk(chunk)]
+
+    def _chunk(self, chunk: str) -> list[str]:
+        return self.words(chunk) if is_order_free(chunk) else _words(_apart(normalized(chunk)[0]))
 
     def located(self, text: str) -> list[Word]:
         """Return the words, and which character of the text each of theirs was."""
-        made, places = normalized(text)
-        return [
-            Word(
-                made[start:end],
-                starts=places[start:end],
-                ends=[place + 1 for place in places[start:end]],
-            )
-            for start, end in _spans(made)
-        ]
+        if is_order_free(text):
+            pieces = [self._translation[ord(character)] for character in text]
+            places = [place for place, piece in enumerate(pieces) for _ in piece]
+        else:
+            made, origins = normalized(text)
+            pieces = [_apart(character) for character in made]
+            places = [place for place, piece in zip(origins, pieces, strict=True) for _ in piece]
+        return [_word(found, places) for found in _WORD.finditer("".join(pieces))]
 
 
-def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Give where each word of a normalized text begins and ends.
+def _words(apart: str) -> list[str]:
+    """Return what stands between spaces, which are the only white space that is left."""
+    return [word for word in apart.split(" ") if word]
+
+
+_WORD = re.compile("[^ ]+")
+
+
+def _word(found: re.Match[str], places: list[int]) -> Word:
+    """Return a word of a text whose characters come from these places."""
+    starts = places[found.start() : found.end()]
+    return Word(found[0], starts, [start + 1 for start in starts])
+
+
+def _apart(text: str) -> str:
+    """Return a normalized text with space around every punctuation mark.
 
     Source: the tokenizers library, `BertPreTokenizer`: split at white space, then at punctuation.
     """
     punctuation = character_classes().punctuation
-    start = 0
-    for place, character in enumerate(text):
-        alone = ord(character) in punctuation
-        if alone or character == " ":
-            if start < place:
-                yield start, place
-            if alone:
-                yield place, place + 1
-            start = place + 1
-    if start < len(text):
-        yield start, len(text)
+    return "".join(f" {mark} " if ord(mark) in punctuation else mark for mark in text)

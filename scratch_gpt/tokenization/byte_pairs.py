@@ -36,14 +36,12 @@ class BytePairs:
         self._ranks = {(ids[one], ids[two]): rank for rank, (one, two) in enumerate(merges)}
         self._products = [ids[one + two] for one, two in merges]
 
-    def merged(self, word: str) -> tuple[list[int], list[int]]:
-        """Return the ids of a word's tokens, and the character at which each token begins."""
+    def merged(self, word: str) -> list[int]:
+        """Return the ids of a word's tokens; the word has at least one character."""
         pieces = [self._inside.get(character, self._unknown) for character in word[:-1]]
-        pieces.append(self._last.get(word[-1], self._unknown))
-        pieces.append(_NONE)
+        pieces += [self._last.get(word[-1], self._unknown), _NONE]
         self._merge(pieces)
-        places = [place for place, piece in enumerate(pieces) if piece != _NONE]
-        return [pieces[place] for place in places], places
+        return [piece for piece in pieces if piece != _NONE]
 
     def _merge(self, pieces: list[int]) -> None:
         """Merge in place: a pair's product stands where the pair began, `_NONE` after it.

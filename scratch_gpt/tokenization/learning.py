@@ -62,8 +62,9 @@ class _Pairs:
         self._counts: Counter[Pair] = Counter()
         self._places: defaultdict[Pair, set[int]] = defaultdict(set)
         for word, times in words.items():
-            # A merge is written as two words of a line: what holds white space is not merged.
-            if len(word) > 1 and word.split() == [word]:
+            # A merge is written as two words of a line: what holds white space is not merged. Nor
+            # may characters make the unknown token.
+            if len(word) > 1 and word.split() == [word] and UNKNOWN not in word:
                 self._words.append([*word[:-1], word[-1] + END])
                 self._times.append(times)
                 self._count(len(self._words) - 1, times)
@@ -98,7 +99,7 @@ class _Pairs:
         for pair in itertools.pairwise(self._words[place]):
             self._counts[pair] += times
             if times > 0:
-                self._places[pair].add(place)
+                self._places[pair] |= {place}
 
 
 def _merged(pieces: list[str], pair: Pair) -> list[str]:

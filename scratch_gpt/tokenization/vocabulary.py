@@ -3,12 +3,15 @@
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scratch_gpt.files.shown import shown
 from scratch_gpt.tokenization.refusal import TokenizerError
 from scratch_gpt.tokenization.words import UNKNOWN
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,20 @@ class Vocabulary:
 
 
 def _check_ids(ids: Mapping[str, object], where: str) -> None:
+    owners: dict[object, str] = {}
     for token, number in ids.items():
         if type(number) is not int:
             raise _refused(f"the id of {shown(token)} is {shown(number)}, no whole number", where)
-        if any("\ud800" <= character <= "\udfff" for character in token):
+        if _SURROGATE.search(token):
             raise _refused(f"the token {shown(token)} is not valid Unicode", where)
-    known: dict[object, str] = {}
-    for token, number in ids.items():
-        if number in known:
-            message = f"{shown(known[number])} and {shown(token)} both have the id {number}"
+        if number in owners:
+            message = f"{shown(owners[number])} and {shown(token)} both have the id {number}"
             raise _refused(message, where)
-        known[number] = token
-    missing = next((number for number in range(len(ids)) if number not in known), None)
-    if missing is not None:
-        highest = max(known)  # type: ignore[type-var]
-        raise _refused(f"no token has the id {missing}, but one has {highest}", where)
+        owners[number] = token
+    outside = next((number for number in owners if number not in range(len(ids))), None)
+    if outside is not None:
+        message = f"{shown(owners[outside])} has the id {shown(outside)}, of {len(ids)} tokens"
+        raise _refused(message, where)
     if UNKNOWN not in ids:
         raise _refused(f"it has no token {UNKNOWN}, which stands for what it does not know", where)
 
@@ -83,16 +85,18 @@ def _check_ids(ids: Mapping[str, object], where: str) -> None:
 def _check_merges(ids: Mapping[str, object], merges: Sequence[tuple[str, str]], where: str) -> None:
     seen: dict[tuple[str, str], int] = {}
     for number, pair in enumerate(merges, start=1):
+        name = f"merge {number}, {shown(' '.join(pair))},"
         if pair in seen:
-            message = f"the merges {seen[pair]} and {number} are the same: {shown(' '.join(pair))}"
-            raise _refused(message, where)
+            raise _refused(f"{name} is merge {seen[pair]} again", where)
         seen[pair] = number
         for token in (*pair, "".join(pair)):
             if token not in ids:
-                message = f"merge {number}, {shown(' '.join(pair))}, needs the token {shown(token)}"
-                raise _refused(f"{message}, which the vocabulary does not have", where)
+                message = f"{name} needs the token {shown(token)}, which the vocabulary has not"
+                raise _refused(message, where)
+            if token == UNKNOWN:
+                raise _refused(f"{name} is of {UNKNOWN}, which no characters make", where)
 
 
 def _refused(what: str, where: str) -> TokenizerError:
-    fix = "fetch the vocabulary and the merges again, both from the same place"
+    fix = "fetch the vocabulary and its merges again, both from one place"
     return TokenizerError(what, where=where, fix=fix)

@@ -58,7 +58,8 @@ def _from_two(ids_path: Path, merges_path: Path) -> Vocabulary:
 
 def _from_one(path: Path) -> Vocabulary:
     """Return what the file of the tokenizers library holds, if it is a model of our kind."""
-    model = _json(path).get("model")
+    whole = _json(path)
+    model = whole.get("model")
     if not isinstance(model, dict):
         raise _refused("it holds no model", path)
     for name, wanted in _KIND.items():
@@ -68,6 +69,9 @@ def _from_one(path: Path) -> Vocabulary:
     ids, merges = model.get("vocab"), model.get("merges")
     if not isinstance(ids, dict) or not isinstance(merges, list):
         raise _refused("its model has no vocab or no merges", path)
+    added = [token.get("content") for token in whole.get("added_tokens", [])]
+    if any(token not in ids for token in added):
+        raise _refused(f"it adds tokens that its model does not have: {shown(added)}", path)
     pairs = [_pair(merge, number, path) for number, merge in enumerate(merges, start=1)]
     return Vocabulary.checked(ids, pairs, ids_from=one_line(path), merges_from=one_line(path))
 
