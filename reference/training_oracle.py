@@ -58,15 +58,31 @@ def begin(parameters: Arrays) -> State:
 def step(state: State, gradients: Arrays, learning_rate: float, constants: Constants) -> State:
     """Return the state after one step, its gradients clipped by their global norm first."""
     clipped, _ = clip_by_global_norm(gradients, constants.max_grad_norm)
-    formula = {"released": _released, "adamw": _adamw}[constants.form]
-    c, t, parameters, first, second = constants, state.t, {}, {}, {}
-    for name, p in state.parameters.items():
-        g = clipped[name]
-        m = first[name] = c.b1 * state.first[name] + (1 - c.b1) * g
-        v = second[name] = c.b2 * state.second[name] + (1 - c.b2) * g * g
-        l2 = c.l2 if c.vector_l2 or p.ndim > 1 else 0.0
-        parameters[name] = formula(p, m, v, t, learning_rate, l2, c)
-    return State(t + 1, parameters, first, second)
+    after = {
+        name: stepped(
+            p,
+            state.first[name],
+            state.second[name],
+            clipped[name],
+            state.t,
+            learning_rate,
+            constants,
+        )
+        for name, p in state.parameters.items()
+    }
+    parts = ({name: made[at] for name, made in after.items()} for at in range(3))
+    return State(state.t + 1, *parts)
+
+
+def stepped(  # noqa: PLR0913 - the variables of the formula
+    p: Array, m: Array, v: Array, g: Array, t: int, lr: float, c: Constants
+) -> tuple[Array, Array, Array]:
+    """Return one parameter and its moments after the step that `t` others came before."""
+    m = c.b1 * m + (1 - c.b1) * g
+    v = c.b2 * v + (1 - c.b2) * g * g
+    l2 = c.l2 if c.vector_l2 or p.ndim > 1 else 0.0
+    formula = {"released": _released, "adamw": _adamw}[c.form]
+    return formula(p, m, v, t, lr, l2, c), m, v
 
 
 def _released(  # noqa: PLR0913 - the variables of the formula

@@ -94,13 +94,17 @@ class Adam:
             message = f"the learning rate must be finite and at least 0, got {learning_rate!r}"
             raise ValueError(message)
         gradients = {name: gradient_of(name, p) for name, p in self.parameters.items()}
-        bias_1, bias_2 = (1.0 - beta ** (self.steps + 1) for beta in self.betas)
-        rates = FORMS[self.form](learning_rate, bias_1, bias_2, self.weight_decay)
+        rates = self._rates(learning_rate)
         undecayed = dataclasses.replace(rates, kept=1.0)
         for name, parameter in self.parameters.items():
             decays = self.decay_vectors or parameter.ndim > 1
             self._update(name, gradients[name], rates if decays else undecayed)
         self.steps += 1
+
+    def _rates(self, learning_rate: float) -> Rates:
+        """Return the numbers of the step about to be made."""
+        bias_1, bias_2 = (1.0 - beta ** (self.steps + 1) for beta in self.betas)
+        return FORMS[self.form](learning_rate, bias_1, bias_2, self.weight_decay)
 
     def _update(self, name: str, gradient: Tensor, rates: Rates) -> None:
         """Update one parameter and its moments, run by run."""
