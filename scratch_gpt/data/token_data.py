@@ -16,6 +16,8 @@ from scratch_gpt.files.shown import one_line, shown
 
 Tokens = NDArray[np.unsignedinteger]
 
+_DIGEST = 64  # letters
+
 
 @runtime_checkable
 class Identity(Protocol):
@@ -107,7 +109,7 @@ def require_same(pairs: dict[str, tuple[object, object]], directory: Path, what:
         CheckpointError: They differ; each difference is listed.
     """
     differing = [
-        f"{name} {shown(has)}, not {shown(asked)}"
+        f"{name} {_short(has)}, not {_short(asked)}"
         for name, (has, asked) in pairs.items()
         if has != asked
     ]
@@ -117,6 +119,12 @@ def require_same(pairs: dict[str, tuple[object, object]], directory: Path, what:
             where=one_line(directory),
             fix="ask for what is there, or choose another folder",
         )
+
+
+def _short(value: object) -> str:
+    """Return a value on one line, of a digest the beginning."""
+    is_digest = isinstance(value, str) and len(value) == _DIGEST
+    return f"{str(value)[:12]}..." if is_digest and str(value).isalnum() else shown(value)
 
 
 def _require_finished(folder: Path) -> None:

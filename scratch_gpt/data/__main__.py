@@ -1,0 +1,195 @@
+"""The command line: `python -m scratch_gpt.data PATH... --output FOLDER --vocabulary FOLDER`.
+
+It parses, prepares, prints and exits. Nothing that takes time is imported before that.
+"""
+# ruff: noqa: FBT002, PLR0913 - the options are the signature
+
+import contextlib
+import sys
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scratch_gpt.command.errors import ExitCode
+from scratch_gpt.command.output import to_stdout
+from scratch_gpt.command.progress import Progress, shown
+from scratch_gpt.command.shell import run
+
+if TYPE_CHECKING:
+    from scratch_gpt.tokenizer import Tokenizer
+
+app = typer.Typer(
+    name="scratch_gpt.data",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
+)
+
+
+class Splitting(StrEnum):
+    """The ways of splitting text into words."""
+
+    BERT = "bert"
+    ORIGINAL = "original"
+
+
+class Errors(StrEnum):
+    """What to do with bytes that are no UTF-8."""
+
+    STRICT = "strict"
+    REPLACE = "replace"
+
+
+@app.command()
+def prepare(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", metavar="FOLDER", help="Where to write: a new folder, or one begun before."
+        ),
+    ],
+    vocabulary: Annotated[
+        Path, typer.Option("--vocabulary", metavar="FOLDER", help="Where the vocabulary is.")
+    ],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH",
+            help="Text files, and folders of .txt and .md files. None: the documentation strings "
+            "of Python's standard library.",
+            show_default=False,
+        ),
+    ] = None,
+    merges: Annotated[
+        int | None,
+        typer.Option(
+            "--merges",
+            metavar="NUMBER",
+            min=0,
+            help="Where --vocabulary is empty or not there: learn one of so many merges from the text.",
+            show_default=False,
+        ),
+    ] = None,
+    splitting: Annotated[
+        Splitting,
+        typer.Option(
+            "--splitting",
+            help="As Hugging Face splits text, or as the release did ([original-text]).",
+        ),
+    ] = Splitting.BERT,
+    errors: Annotated[
+        Errors, typer.Option("--errors", help="Refuse bytes that are no UTF-8, or read U+FFFD.")
+    ] = Errors.STRICT,
+    validation: Annotated[
+        float,
+        typer.Option(
+            "--validation",
+            metavar="SHARE",
+            min=0.0,
+            max=0.5,
+            help="Share of the tokens, the last, to set apart.",
+        ),
+    ] = 0.05,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    r"""Turn text into tokens on the disk, for scratch_gpt.train --tokens.
+
+    Killed at any moment and started again it goes on, and ends with the same bytes. The folder
+    holds tokens.bin, two or four bytes a token, and manifest.json, written last.
+
+    \b
+    Examples:
+      python -m scratch_gpt.data --output tokens --vocabulary vocabulary --merges 4000
+      python -m scratch_gpt.data books/ --output tokens --vocabulary openai-gpt
+      python -m scratch_gpt.data a.txt --output tokens --vocabulary openai-gpt --errors replace
+
+    Exit codes: 0 prepared, 2 usage (too little text, the folder holds something else), 4 text or
+    vocabulary refused, or the folder was begun with others, 5 environment (disk full, no
+    permission), 70 internal error, 130 interrupted.
+    """
+    action = partial(
+        _run,
+        paths or None,
+        output,
+        vocabulary,
+        merges=merges,
+        splitting=splitting.value,
+        errors=errors.value,
+        validation=validation,
+        quiet=quiet,
+    )
+    again = "run it again: it goes on from where it was"
+    raise typer.Exit(run(action, name=str(output), debug=debug, resume=again))
+
+
+def _run(
+    paths: list[Path] | None,
+    output: Path,
+    vocabulary: Path,
+    *,
+    merges: int | None,
+    splitting: str,
+    errors: str,
+    validation: float,
+    quiet: bool,
+) -> ExitCode:
+    with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as progress:
+        from scratch_gpt.data import preparing, summary
+
+        learn = merges if merges is not None and not _holds_anything(vocabulary) else None
+        tokenizer = _tokenizer(vocabulary, paths, learn, splitting, errors, progress)
+        data = preparing.prepare(
+            paths,
+            output,
+            tokenizer,
+            validation_fraction=validation,
+            errors=errors,
+            progress=progress,
+        )
+        text = summary.of(data)
+    if not quiet:
+        to_stdout(text)
+    return ExitCode.PASS
+
+
+def _holds_anything(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _tokenizer(
+    vocabulary: Path,
+    paths: list[Path] | None,
+    merges: int | None,
+    splitting: str,
+    errors: str,
+    progress: Progress,
+) -> "Tokenizer":
+    """Return the vocabulary's tokenizer, learned first where `merges` says how much."""
+    from scratch_gpt.data import corpus, docstrings
+    from scratch_gpt.tokenizer import Tokenizer
+
+    if merges is None:
+        return Tokenizer.from_pretrained(vocabulary, splitting=splitting)
+    chosen = docstrings.documents() if paths is None else corpus.documents(paths)
+    tokenizer = Tokenizer.train(
+        corpus.texts(chosen, errors=errors),
+        merges=merges,
+        splitting=splitting,
+        progress=lambda done: progress("learning a vocabulary", done, merges),
+    )
+    tokenizer.save_pretrained(vocabulary)
+    return tokenizer
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m scratch_gpt.data")
+
+
+if __name__ == "__main__":
+    main()
