@@ -1,22 +1,31 @@
 """The vocabulary of the tests of training: a tiny checkpoint, and a model with no quiet weight."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import scratch_gpt
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.data import TokenData
 from scratch_gpt.data.manifest import Manifest
 from scratch_gpt.data.manifest import Recipe as Prepared
 from scratch_gpt.distributed import Group
+from scratch_gpt.training import log
 from scratch_gpt.training.checkpoints import Checkpoint, State
 from scratch_gpt.training.recipe import Recipe
 from scratch_gpt.training.trainer import Trainer
+
+HOME = Path(scratch_gpt.__path__[0])
 
 
 @pytest.fixture
@@ -119,3 +128,65 @@ def started(data: TokenData) -> Callable[..., Trainer]:
         return Trainer(dataclasses.replace(TINY, **changes), 37, data, Group())
 
     return start
+
+
+Outcome = dict[str, Any]
+Runs = Callable[..., list[Outcome]]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a text file with something to learn in it."""
+    path = tmp_path_factory.mktemp("corpus") / "text.txt"
+    generator = np.random.Generator(np.random.Philox(11))
+    words = ["the cat", "a dog", "sat on", "ran to", "the mat", "a tree", "and then", "it was"]
+    lines = [" ".join(words[i] for i in row) for row in generator.integers(0, 8, size=(200, 6))]
+    path.write_text(".\n".join(lines) + ".\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def arguments(corpus: Path) -> Callable[..., list[str]]:
+    """Return a function that gives the command's arguments for the tiny recipe; keywords change."""
+
+    def make(output: Path, **changes: object) -> list[str]:
+        fields = dataclasses.asdict(TINY) | {"merges": 40, "data": corpus, "output": output}
+        pairs = (
+            (f"--{name.replace('_', '-')}", str(value))
+            for name, value in (fields | changes).items()
+        )
+        return [text for pair in pairs for text in pair]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def runs() -> Runs:
+    """Return a function that runs phases one after the other; see `worker`."""
+
+    def run(*phases: dict[str, Any]) -> list[Outcome]:
+        result = subprocess.run(
+            [sys.executable, Path(__file__).with_name("worker.py")],
+            input=json.dumps(phases),
+            env=os.environ | {"PYTHONPATH": str(HOME.parent), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not result.returncode, result.stderr
+        found: list[Outcome] = json.loads(result.stdout)
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def numbers() -> Callable[[Path], list[dict[str, Any]]]:
+    """Return a function that gives what a run's log says, times left out."""
+
+    def read(output: Path) -> list[dict[str, Any]]:
+        volatile = {"seconds", "tokens_per_second"}
+        lines = log.read(output / "log.jsonl")
+        return [{k: v for k, v in line.items() if k not in volatile} for line in lines]
+
+    return read
