@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scratch_gpt.attention_strips import wide, worked_in
+from scratch_gpt.attention_strips import LOG_2, wide, worked_in
 
 
 def single(
@@ -24,12 +24,12 @@ def single(
     Source: Vaswani et al. 2017, section 3.2.1.
     """
     dtype = worked_in(query)
-    scaled = query.to(dtype) * query.shape[-1] ** -0.5
+    scaled = query.to(dtype) * (query.shape[-1] ** -0.5 / LOG_2)
     keys, values = (x.to(dtype).flatten(0, 1) for x in (key, value))
     scores = torch.bmm(scaled.flatten(0, 1), keys.transpose(1, 2)).to(wide(dtype))
     if mask is not None:
         hidden = ~mask[:, None, None, :-1]
         scores.view(*query.shape[:-1], -1)[..., :-1].masked_fill_(hidden, float("-inf"))
-    powers = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+    powers = scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
     total = powers.sum(-1, keepdim=True)
     return torch.bmm(powers.div_(total).to(dtype), values).view(query.shape).to(query.dtype)

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-_LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
-_CUBIC = 0.044715
+LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
+CUBIC = 0.044715
+"""`u = LINEAR (x + CUBIC x^3)`."""
 
 
 def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -28,7 +29,7 @@ def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
     Source: Hendrycks & Gimpel 2016; finetune-transformer-lm train.py `gelu` (a69b5c4).
     """
-    inner = math.sqrt(2.0 / math.pi) * (x + _CUBIC * x * x * x)
+    inner = math.sqrt(2.0 / math.pi) * (x + CUBIC * x * x * x)
     return 0.5 * x * (1.0 + torch.tanh(inner))
 
 
@@ -54,14 +55,14 @@ class _Gelu(Function):
     def backward(ctx: FunctionCtx, upstream: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
         gate = _gate(x)
-        slope = torch.addcmul(_constant(_LINEAR, x), x, x, value=3.0 * _LINEAR * _CUBIC)
+        slope = torch.addcmul(_constant(LINEAR, x), x, x, value=3.0 * LINEAR * CUBIC)
         # Large before it is small, x comes last: half precision would overflow in between.
         return slope.mul_(1.0 - gate).mul_(gate).mul_(x).add_(gate).mul_(upstream)
 
 
 def _gate(x: Tensor) -> Tensor:
     """Return `sigmoid(u)`, a new tensor."""
-    inner = torch.addcmul(_constant(_LINEAR, x), x, x, value=_LINEAR * _CUBIC)
+    inner = torch.addcmul(_constant(LINEAR, x), x, x, value=LINEAR * CUBIC)
     return inner.mul_(x).sigmoid_()
 
 

@@ -82,7 +82,7 @@ TENSOR_ATTRIBUTES = {
     *("amax", "any", "exp_", "log", "masked_fill", "masked_fill_", "mean", "sum"),
     *("add_", "exp2_", "log2", "log_", "mul_", "rsqrt_", "sigmoid_", "sub_"),
     # the next token: sums from one end, an order, the largest, windows of a text
-    *("all", "argmax", "cumsum", "scatter", "scatter_add_", "sort", "topk", "unfold"),
+    *("all", "argmax", "cumsum", "scatter", "scatter_add_", "sort", "topk", "unbind", "unfold"),
     # a step of the optimizer, in place, and what it may be made of
     *("addcdiv_", "addcmul_", "copy_", "div_", "lerp_"),
     *("data_ptr", "grad", "is_contiguous", "is_sparse"),

@@ -47,6 +47,9 @@ class BlockCache(NamedTuple):
         return self.key[:, :, :end], self.value[:, :, :end]
 
 
+Views = tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]
+
+
 class Cache:
     """Every block's keys and values of `length` tokens in each row, with room for `capacity`."""
 
@@ -77,13 +80,25 @@ class Cache:
             raise ValueError(message)
         self.config = config
         self.batch, self.capacity, self.length = batch, capacity, 0
-        shape = (config.n_layer, batch, config.n_head, capacity, config.n_embd // config.n_head)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
+        shape = (config.n_layer, 2, batch, config.n_head, capacity, config.n_embd // config.n_head)
+        self.kept = torch.empty(shape, dtype=dtype, device=device)
+        self.keys, self.values = self.kept[:, 0], self.kept[:, 1]
 
     def block(self, index: int) -> BlockCache:
         """Return the part that belongs to one block."""
         return BlockCache(self.keys[index], self.values[index], self.length)
+
+    def views(self, seen: int) -> Views:
+        """Return what a step of one token needs of each block, `seen` tokens being there after it.
+
+        Returns:
+            Of each block the last token's place `[2 batch head head_width]`, the keys
+            `[heads head_width seen]` and the values `[heads seen head_width]`; the heads of all
+            rows are one axis.
+        """
+        places = self.kept[..., seen - 1, :].unbind(0)
+        flat = self.kept.flatten(2, 3)[..., :seen, :]
+        return places, flat[:, 0].transpose(-2, -1).unbind(0), flat[:, 1].unbind(0)
 
     def check(
         self,
@@ -131,8 +146,8 @@ class Cache:
         """
         moved = (rows != torch.arange(self.batch, device=rows.device)).nonzero()[:, 0]
         if len(moved) > 0:
-            for kept in (self.keys, self.values):
-                kept[:, moved, :, : self.length] = kept[:, rows[moved], :, : self.length]
+            texts = self.kept[:, :, rows[moved], :, : self.length]
+            self.kept[:, :, moved, :, : self.length] = texts
 
     def clear(self) -> None:
         """Forget every token; the room stays."""

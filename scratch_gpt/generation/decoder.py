@@ -1,7 +1,7 @@
 """Decoding: a prompt at once, then a token at a time.
 
-Both go the model's own way with a cache. A token after the prompt is one row of each product,
-where time is reading weights and little else: what is done about it here is the head's layout.
+The prompt goes the model's own way, through the tiled core. A token after it is one row of each
+product, where time is reading weights and little else; see `scratch_gpt.generation.step`.
 """
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from scratch_gpt.attention_strips import worked_in
 from scratch_gpt.generation.cache import Cache
 from scratch_gpt.generation.head import Head
+from scratch_gpt.generation.step import Step
+from scratch_gpt.inputs import check_inputs
 from scratch_gpt.model import GPT
 
 
@@ -40,6 +42,7 @@ class Decoder:
             dtype=worked_in(table),
             device=table.device,
         )
+        self._step = Step(self.model, self.cache)
         self._head = Head(table)
 
     @property
@@ -65,7 +68,11 @@ class Decoder:
         Raises:
             ValueError: As for `start`.
         """
-        return self._head(self.model.hidden(token_ids[:, None], cache=self.cache)[:, 0])
+        table, config = self.model.tokens_embed.weight, self.model.config
+        chunk, cached = token_ids[:, None], self.length
+        check_inputs(chunk, None, None, config=config, device=table.device, cached=cached)
+        self.cache.check(chunk, config, table)
+        return self._head(self._step(token_ids))
 
     def reorder(self, rows: Int[Tensor, " batch"]) -> None:
         """Let row `i` go on from what row `rows[i]` was."""
