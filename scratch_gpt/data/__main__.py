@@ -70,7 +70,7 @@ def prepare(
             "--merges",
             metavar="NUMBER",
             min=0,
-            help="Where --vocabulary is empty or not there: learn one of so many merges from the text.",
+            help="Learn a vocabulary of so many merges from the text, if --vocabulary has none.",
             show_default=False,
         ),
     ] = None,
@@ -97,7 +97,7 @@ def prepare(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    r"""Turn text into tokens on the disk, for scratch_gpt.train --tokens.
+    """Turn text into tokens on the disk, for scratch_gpt.train --tokens.
 
     Killed at any moment and started again it goes on, and ends with the same bytes. The folder
     holds tokens.bin, two or four bytes a token, and manifest.json, written last.
@@ -111,7 +111,7 @@ def prepare(
     Exit codes: 0 prepared, 2 usage (too little text, the folder holds something else), 4 text or
     vocabulary refused, or the folder was begun with others, 5 environment (disk full, no
     permission), 70 internal error, 130 interrupted.
-    """
+    """  # noqa: D301 - click's mark for lines that stay as they are
     action = partial(
         _run,
         paths or None,

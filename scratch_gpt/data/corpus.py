@@ -5,9 +5,8 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-from scratch_gpt.data.pieces import decoded, pieces
+from scratch_gpt.data.pieces import Readable, decoded, pieces
 from scratch_gpt.data.refusal import TooLittleTextError
 from scratch_gpt.files.refusal import CheckpointError, UnreadableError
 from scratch_gpt.files.regular_file import opened
@@ -29,7 +28,7 @@ class Document:
 
     name: str
     where: str
-    opened: Callable[[], contextlib.AbstractContextManager[BinaryIO]]
+    opened: Callable[[], contextlib.AbstractContextManager[Readable]]
 
 
 def documents(paths: Sequence[Path]) -> list[Document]:

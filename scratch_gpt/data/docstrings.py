@@ -13,9 +13,9 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from scratch_gpt.data.corpus import Document
+from scratch_gpt.data.pieces import Readable
 from scratch_gpt.data.refusal import TooLittleTextError
 from scratch_gpt.files.shown import one_line
 
@@ -94,5 +94,5 @@ def _document(name: str, text: str) -> Document:
 
 
 @contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[BinaryIO]:
+def _opened(content: bytes) -> Iterator[Readable]:
     yield io.BytesIO(content)

@@ -11,7 +11,7 @@ any piece gets the pieces that would have followed.
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Protocol, runtime_checkable
 
 from scratch_gpt.files.file_kinds import ADVICE, kind_of
 from scratch_gpt.files.refusal import CheckpointError
@@ -31,6 +31,17 @@ _LONE_SPACE = re.compile(
     rb"(?<!\xe2[\x80\x81][\x80-\xbf])(?<!\xe3\x80\x80) "
     rb"(?![\x00-\x20\x7f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2[\x80\x81]|\xe3\x80\x80)"
 )
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Bytes in a file or in memory."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, fewer than asked for only at the end."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place, and return it."""
 
 
 class UndecodableTextError(CheckpointError):
@@ -57,7 +68,7 @@ class Piece:
         return self.start + len(self.content)
 
 
-def pieces(file: BinaryIO, where: str, *, start: int = 0, size: int = SIZE) -> Iterator[Piece]:
+def pieces(file: Readable, where: str, *, start: int = 0, size: int = SIZE) -> Iterator[Piece]:
     """Yield the pieces of a document from `start` on.
 
     Args:
@@ -97,7 +108,7 @@ def decoded(piece: Piece, where: str, errors: str) -> tuple[str, int]:
     return text, text.count("\ufffd") - piece.content.count(b"\xef\xbf\xbd")
 
 
-def _piece(file: BinaryIO, where: str, start: int, size: int) -> bytes:
+def _piece(file: Readable, where: str, start: int, size: int) -> bytes:
     """Return the bytes from `start` to the next cut; none at the end."""
     file.seek(start)
     content = b""

@@ -4,14 +4,13 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from scratch_gpt.data import corpus, docstrings
 from scratch_gpt.data.corpus import Document
 from scratch_gpt.data.joining import Joining
 from scratch_gpt.data.manifest import FORMAT, Recipe
 from scratch_gpt.data.measuring import Measured, measured
-from scratch_gpt.data.pieces import SIZE, decoded, pieces
+from scratch_gpt.data.pieces import SIZE, Readable, decoded, pieces
 from scratch_gpt.data.plan import Plan
 from scratch_gpt.data.refusal import TooLittleTextError
 from scratch_gpt.data.taking_up import taken_up
@@ -148,7 +147,7 @@ def _recipe(tokenizer: Tokenizer, validation_fraction: float, errors: str) -> Re
     )
 
 
-def _digest_of_prefix(file: BinaryIO, length: int) -> "hashlib._Hash":
+def _digest_of_prefix(file: Readable, length: int) -> "hashlib._Hash":
     """Return the digest of a document's first bytes, to go on with."""
     digest = hashlib.sha256()
     while length and (content := file.read(min(length, SIZE))):
