@@ -73,15 +73,14 @@ def _strings(module: Path) -> Iterator[str]:
             tree = ast.parse(module.read_bytes())
     except (OSError, SyntaxError, ValueError):  # a template, or another Python's file
         return
-    yield from _strings_below(tree)
-
-
-def _strings_below(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
-        yield text
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.expr):  # no definition stands in an expression
-            yield from _strings_below(child)
+    ahead: list[ast.AST] = [tree]
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
+            yield text
+        children = ast.iter_child_nodes(node)
+        statements = [child for child in children if not isinstance(child, ast.expr)]
+        ahead.extend(reversed(statements))  # no definition stands in an expression
 
 
 def _document(name: str, text: str) -> Document:

@@ -1,0 +1,107 @@
+"""Which files are documents, and in what order."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from scratch_gpt.data import pieces
+from scratch_gpt.data.corpus import documents, texts
+from scratch_gpt.data.refusal import TooLittleTextError
+from scratch_gpt.files.refusal import CheckpointError, UnreadableError
+
+FILES = ["b.txt", "a/z.txt", "a/b/c.md", "a.txt", "B.TXT", "notes.rst", ".hidden.txt", ".git/x.txt"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder of files, each with its own path as text."""
+    home = tmp_path / "books"
+    for name in FILES:
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}\n", "utf-8")
+    return home
+
+
+def test_a_folder_gives_its_text_files_by_path(folder: Path) -> None:
+    """Whatever order the file system has; nothing hidden, nothing of another kind."""
+    found = documents([folder])
+    names = ["books/B.TXT", "books/a/b/c.md", "books/a/z.txt", "books/a.txt", "books/b.txt"]
+    assert names == [document.name for document in found]
+    assert [f"{name.removeprefix('books/')}\n" for name in names] == list(texts(found))
+
+
+def test_files_come_as_they_are_given(folder: Path) -> None:
+    """One whose name says nothing, too; a folder's files stand in its place."""
+    found = documents([folder / "notes.rst", folder / "a", folder / "a.txt"])
+    names = ["notes.rst", "a/b/c.md", "a/z.txt", "a.txt"]
+    assert names == [document.name for document in found]
+
+
+def test_a_folder_has_its_name_whatever_the_path(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that two machines give one manifest; in a refusal the path is as the user gave it."""
+    monkeypatch.chdir(folder / "a")
+    assert [document.name for document in documents([Path()])] == ["a/b/c.md", "a/z.txt"]
+    assert [document.where for document in documents([Path("b")])] == [str(Path("b", "c.md"))]
+
+
+def test_a_linked_file_is_read_and_a_linked_folder_not(folder: Path) -> None:
+    """A link upwards would have no end."""
+    (folder / "a" / "link.txt").symlink_to(folder / "notes.rst")
+    (folder / "a" / "up").symlink_to(folder)
+    assert list(texts(documents([folder / "a"]))) == ["a/b/c.md\n", "notes.rst\n", "a/z.txt\n"]
+
+
+def test_a_folder_without_text_is_told(tmp_path: Path) -> None:
+    """And no path at all."""
+    with pytest.raises(TooLittleTextError, match=r"no \.txt or \.md file in it"):
+        documents([tmp_path])
+    with pytest.raises(TooLittleTextError, match="no file is given"):
+        documents([])
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """When it is to be read: nothing, or something that would make a reader wait."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    for name, reason in (("none.txt", "no such file"), ("pipe.txt", "a named pipe")):
+        with pytest.raises(CheckpointError, match=reason):
+            list(texts(documents([tmp_path / name])))
+
+
+def test_a_folder_that_may_not_be_looked_into_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text would be missing without a word."""
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(
+        UnreadableError, match="cannot be looked into: Permission denied"
+    ) as refusal:
+        documents([folder])
+    assert str(folder / "a" / "b") == refusal.value.where
+
+
+def test_text_comes_in_pieces(folder: Path) -> None:
+    """A document larger than memory is never in it as a whole."""
+    (folder / "a.txt").write_text("line\n" * 100_000, "utf-8")
+    found = list(texts(documents([folder / "a.txt"])))
+    assert "".join(found) == "line\n" * 100_000
+    assert max(map(len, found)) <= pieces.SIZE
+
+
+def test_bytes_that_are_no_text(folder: Path) -> None:
+    """Refused, or replaced on request."""
+    (folder / "a.txt").write_bytes(b"a\xffb")
+    found = documents([folder / "a.txt"])
+    with pytest.raises(CheckpointError, match="byte 1 is 0xff"):
+        list(texts(found))
+    assert list(texts(found, errors="replace")) == ["a\ufffdb"]
