@@ -27,9 +27,14 @@ Step = Callable[[str], str]
 
 
 def step(name: str) -> Step:
-    """Return one step of BERT's normalizer, by the name of its switch; "nfd" is a part of one."""
+    """Return one step of BERT's normalizer, by the name of its switch.
+
+    "nfd" is the first half of "strip_accents", and "bert" is all of them.
+    """
     if name == "nfd":
         return normalizers.NFD().normalize_str
+    if name == "bert":
+        return normalizers.BertNormalizer(lowercase=True).normalize_str
     return normalizers.BertNormalizer(**{each: each == name for each in _STEPS}).normalize_str
 
 
@@ -43,7 +48,7 @@ def tables() -> dict[str, dict[int, str]]:
 
     `removed`, `white`, `ideographs` (they get spaces around them), `nonspacing` (removed after
     decomposition) and `punctuation` (a word of its own) are sets: nothing stands beside.
-    `decomposition` (canonical, in full) and `lower` hold the numbers of other characters;
+    `decomposition` (canonical, in full) and `lowercase` hold the numbers of other characters;
     `combining` holds the canonical combining class.
     """
     cleaned, decomposed = _changed(step("clean_text")), _changed(step("nfd"))
@@ -58,7 +63,7 @@ def tables() -> dict[str, dict[int, str]]:
         },
         "combining": {code: str(number) for code, number in combining_classes().items()},
         "nonspacing": {c: "" for c in _changed(step("strip_accents")) if c not in decomposed},
-        "lower": {code: numbers(made) for code, made in _changed(step("lowercase")).items()},
+        "lowercase": {code: numbers(made) for code, made in _changed(step("lowercase")).items()},
         "punctuation": {c: "" for c in SCALARS if words(f"a{chr(c)}b") == ["a", chr(c), "b"]},
     }
 

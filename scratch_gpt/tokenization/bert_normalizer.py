@@ -26,7 +26,7 @@ def normalized(text: str) -> tuple[str, list[int]]:
         (character, place)
         for part, place in zip(parts, places, strict=True)
         if ord(part) not in classes.nonspacing
-        for character in classes.lower.get(ord(part), part)
+        for character in classes.lowercase.get(ord(part), part)
     ]
     return "".join(character for character, _ in lowered), [place for _, place in lowered]
 

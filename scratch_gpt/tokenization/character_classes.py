@@ -27,6 +27,10 @@ class Ranges:
         self._firsts = [first for first, _ in runs]
         self._lasts = [last for _, last in runs]
 
+    def runs(self) -> list[tuple[int, int]]:
+        """Return the first and last code point of each run."""
+        return list(zip(self._firsts, self._lasts, strict=True))
+
     def __contains__(self, code: int) -> bool:
         place = bisect_right(self._firsts, code) - 1
         return place >= 0 and code <= self._lasts[place]
@@ -43,7 +47,7 @@ class CharacterClasses:
         decomposition: Canonical and complete; of all but hangul syllables.
         combining: The canonical combining class, where it is not 0.
         nonspacing: Accents, which are removed.
-        lower: Lower case, whatever stands around the character.
+        lowercase: Lower case, whatever stands around the character.
         punctuation: What is a word of its own.
     """
 
@@ -53,7 +57,7 @@ class CharacterClasses:
     decomposition: Mapping[int, str]
     combining: Mapping[int, int]
     nonspacing: Ranges
-    lower: Mapping[int, str]
+    lowercase: Mapping[int, str]
     punctuation: Ranges
 
 
@@ -70,7 +74,7 @@ def character_classes() -> CharacterClasses:
     return CharacterClasses(
         **{name: Ranges([(first, last) for first, last, _ in items[name]]) for name in sets},
         decomposition=_characters(items["decomposition"]),
-        lower=_characters(items["lower"]),
+        lowercase=_characters(items["lowercase"]),
         combining={
             code: int(value)
             for first, last, value in items["combining"]

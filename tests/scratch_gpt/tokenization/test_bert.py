@@ -1,0 +1,134 @@
+"""The splitting `bert` and Hugging Face's tokenizer: words, ids, places and decoded text."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reference.huggingface_tokenizer import UNKNOWN, HuggingFaceTokenizer
+from scratch_gpt import Tokenizer
+from scratch_gpt.tokenization import (
+    bert,
+    bert_normalizer,
+    canonical_decomposition,
+    character_classes,
+)
+from scratch_gpt.tokenization.bert import BertSplitting
+from scratch_gpt.tokenization.character_classes import Ranges
+
+Draw = Callable[[int, int], list[str]]
+
+BY_HAND = (
+    *("", " ", "\n\n", "\x00", "\ufeff", "A", "don't", "a\u200bb", "a\u00adb", "x\u0301y", "É"),
+    *("<unk>", "<unk><unk>", "a<unk>b", "<unk<unk>>", "< unk>", "</w>", "the</w>", "<UNK>"),
+    *(
+        "İstanbul",
+        "ΣΑΣ",
+        "ß",
+        "한국어",
+        "日本語。",
+        "ปี",
+        "שלום",
+        "🤔👩\u200d🚀",
+        "\u1100\u1161\u11a8",
+    ),
+    *("\x1b[31mred\x1b[0m", "a\r\nb\tc", "a\x85b", "a\u2028b", "\U0001d15f\u302e\u1b44", "ＡＢ"),  # noqa: RUF001
+)
+
+
+def differences(texts: list[str], ours: Tokenizer, theirs: HuggingFaceTokenizer) -> list[str]:
+    """Return the texts of which anything differs: words, ids, places or decoded text."""
+    splitting = BertSplitting()
+    found = []
+    for text, expected in zip(texts, theirs.encode_batch(texts), strict=True):
+        ids, offsets = ours.encode_with_offsets(text)
+        parts = text.split(UNKNOWN)
+        words = [word for word in theirs.words(text) if word != UNKNOWN]
+        same = (
+            list(expected.ids) == ids == ours.encode(text),
+            expected.offsets == tuple(offsets),
+            words == [word for part in parts for word in splitting.words(part)],
+            words == [word.text for part in parts for word in splitting.located(part)],
+            theirs.decode(ids) == ours.decode(ids),
+            theirs.pieces(ids) == ours.tokens(ids),
+        )
+        found += [] if all(same) else [text]
+    return found
+
+
+def test_strings_by_hand(ours: Tokenizer, theirs: HuggingFaceTokenizer) -> None:
+    """What people and attackers write."""
+    assert not differences(list(BY_HAND), ours, theirs)
+
+
+def test_drawn_strings(ours: Tokenizer, theirs: HuggingFaceTokenizer, drawn_texts: Draw) -> None:
+    """Strings of characters of every plane and kind."""
+    assert not differences(drawn_texts(1, 500), ours, theirs)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_drawn_strings(
+    released: Path, huggingface: Callable[[Path], HuggingFaceTokenizer], drawn_texts: Draw
+) -> None:
+    """None differs with the released vocabulary either."""
+    ours, theirs = Tokenizer.from_pretrained(released), huggingface(released)
+    assert not differences(drawn_texts(2, 20_000), ours, theirs)
+
+
+@pytest.mark.slow
+def test_a_megabyte_in_one_piece(
+    small_text: str, ours: Tokenizer, theirs: HuggingFaceTokenizer, drawn_texts: Draw
+) -> None:
+    """A page of English between drawn strings, again and again until it is a megabyte."""
+    pieces = (f"{small_text}\n{' '.join(drawn_texts(seed, 40))}\n" for seed in range(10_000))
+    text = ""
+    while len(text.encode()) < 1_000_000:
+        text += next(pieces)
+    assert not differences([text], ours, theirs)
+
+
+BROKEN = {
+    "no accents are removed": ("nonspacing", "ÉCOLE"),
+    "nothing is lower case": ("lowercase", "ÉCOLE"),
+    "nothing is decomposed": ("decomposition", "ÉCOLE"),
+    "nothing is punctuation": ("punctuation", "couldn't"),
+    "nothing is white": ("white", "a\tb"),
+    "nothing is removed": ("removed", "a\u200bb"),
+    "no ideograph stands alone": ("ideographs", "日本"),
+    "no mark moves": ("combining", "a\u302e\u1b44"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_each_table_is_needed(
+    broken: str,
+    ours: Tokenizer,
+    theirs: HuggingFaceTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without one of them the comparison finds the text that shows it."""
+    table, text = BROKEN[broken]
+    assert not differences([text], Tokenizer(ours.vocabulary), theirs)
+    whole = character_classes.character_classes()
+    empty = {} if isinstance(getattr(whole, table), dict) else Ranges([])
+    lame = dataclasses.replace(whole, **{table: empty})
+    for module in (bert, bert_normalizer, canonical_decomposition):
+        monkeypatch.setattr(module, "character_classes", lambda: lame)
+    assert differences([text], Tokenizer(ours.vocabulary), theirs) == [text]
+
+
+def test_a_movable_mark_costs_its_word_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is normalized the slow way is what stands between two spaces with the mark."""
+    slow = []
+    normalized = bert_normalizer.normalized
+
+    def counted(text: str) -> tuple[str, list[int]]:
+        slow.append(text)
+        return normalized(text)
+
+    splitting = BertSplitting()
+    splitting.words("The a keeper b")
+    monkeypatch.setattr(bert, "normalized", counted)
+    words = splitting.words("The a\u302e keeper b")
+    assert (slow, words) == (["a\u302e"], ["the", "a\u302e", "keeper", "b"])

@@ -1,0 +1,159 @@
+"""The committed table and the Rust tokenizer: the same answer for every character."""
+
+import ast
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from reference import character_classes as reference
+from reference.huggingface_tokenizer import HuggingFaceTokenizer
+from scratch_gpt import Tokenizer, tokenization
+from scratch_gpt.tokenization.bert import BertSplitting
+from scratch_gpt.tokenization.byte_pairs import END
+from scratch_gpt.tokenization.canonical_decomposition import decomposed
+from scratch_gpt.tokenization.character_classes import CharacterClasses, Ranges, character_classes
+from scratch_gpt.tokenization.vocabulary import Vocabulary
+from scratch_gpt.tokenization.words import UNKNOWN
+
+ROOM = Path(tokenization.__path__[0])
+TABLE = ROOM / "character_classes.txt"
+
+Answers = tuple[str, str, str, str, str, bool]
+
+
+def edges() -> list[str]:
+    """Return the first and last character of every item of the table, and their neighbours."""
+    rows = TABLE.read_text(encoding="ascii").splitlines()
+    items = " ".join(row for row in rows if row and row[0] not in "#[").split()
+    runs = [item.partition("=")[0].split("..") for item in items]
+    codes = {int(end, 16) + by for run in runs for end in run for by in (-1, 0, 1)}
+    return [chr(code) for code in sorted(codes & set(reference.SCALARS))]
+
+
+def theirs(characters: list[str]) -> dict[str, Answers]:
+    """Return what the Rust tokenizer makes of each character, step by step."""
+    names = ("clean_text", "handle_chinese_chars", "nfd", "strip_accents", "lowercase")
+    steps = [reference.step(name) for name in names]
+    return {
+        c: (*(step(f"a{c}b")[1:-1] for step in steps), reference.words(f"a{c}b") == ["a", c, "b"])
+        for c in characters
+    }
+
+
+def ours(characters: list[str], classes: CharacterClasses) -> dict[str, Answers]:
+    """Return what the tables say of each character."""
+    return {character: _answers(character, classes) for character in characters}
+
+
+def _answers(character: str, classes: CharacterClasses) -> Answers:
+    code = ord(character)
+    parts, _ = decomposed(character, [0])
+    clean = " " if code in classes.white else character
+    return (
+        "" if code in classes.removed else clean,
+        f" {character} " if code in classes.ideographs else character,
+        parts,
+        "".join(part for part in parts if ord(part) not in classes.nonspacing),
+        classes.lowercase.get(code, character),
+        code in classes.punctuation,
+    )
+
+
+def test_the_edge_of_every_item_is_where_it_is() -> None:
+    """Each run of the table begins and ends where the Rust tokenizer's does."""
+    characters = edges()
+    assert len(characters) > 5_000
+    assert theirs(characters) == ours(characters, character_classes())
+
+
+SETS = [f.name for f in dataclasses.fields(CharacterClasses) if f.type is Ranges]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_shifted_edge_is_found(name: str) -> None:
+    """A set whose every run is one character too long differs there."""
+    classes = character_classes()
+    right = getattr(classes, name)
+    longer = Ranges([(first, last + 1) for first, last in right.runs()])
+    lame = dataclasses.replace(classes, **{name: longer})
+    characters = [chr(last + 1) for _, last in right.runs() if last + 1 in reference.SCALARS]
+    assert theirs(characters) == ours(characters, classes)
+    assert theirs(characters) != ours(characters, lame)
+
+
+def test_python_has_other_tables() -> None:
+    """What `str.lower` and `unicodedata` say would be found: they differ at many an edge."""
+    import unicodedata
+
+    expected = theirs(edges()).items()
+    lower = [c for c, (*_, made, _) in expected if made != c.lower()]
+    accent = [c for c, row in expected if (row[3] == "") != (unicodedata.category(c) == "Mn")]
+    assert lower
+    assert len(accent) > 100
+
+
+ASKS_PYTHON = {
+    *("unicodedata", "lower", "upper", "casefold", "isspace", "isalpha", "isalnum", "isdigit"),
+    *("isprintable", "isnumeric", "isdecimal", "strip", "title", "normalize", "category"),
+}
+
+
+def asked(source: str) -> set[str]:
+    """Return what of Python's own tables a module uses."""
+    nodes = list(ast.walk(ast.parse(source)))
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    imported = {
+        alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+    }
+    return (attributes | imported) & ASKS_PYTHON
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "bert_normalizer", "canonical_decomposition", "byte_pairs"]
+)
+def test_nothing_is_asked_of_python(name: str) -> None:
+    """So the ids are the same on every version of it."""
+    assert not asked((ROOM / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def test_a_question_to_python_is_found() -> None:
+    """However it is put."""
+    assert asked("import unicodedata\nx = text.lower()") == {"unicodedata", "lower"}
+
+
+@pytest.mark.slow
+def test_the_table_is_what_the_script_makes() -> None:
+    """Every character asked again; only the heading names the version that was asked."""
+    expected = reference.text().split("\n[", 1)[1]
+    assert expected == TABLE.read_text(encoding="ascii").split("\n[", 1)[1]
+
+
+def chunks() -> Iterator[str]:
+    """Give every scalar value between two letters, some thousands a text."""
+    size = 1 << 15
+    for start in range(0, len(reference.SCALARS), size):
+        yield " ".join(f"a{chr(code)}b" for code in reference.SCALARS[start : start + size])
+
+
+@pytest.mark.slow
+def test_every_scalar_value_between_two_letters(
+    tmp_path: Path, huggingface: Callable[[Path], HuggingFaceTokenizer]
+) -> None:
+    """Words and ids are Hugging Face's, with a vocabulary in which every character has two ids."""
+    splitting, swept = BertSplitting(), 0
+    for number, text in enumerate(chunks()):
+        normal = reference.step("bert")(text)
+        words = reference.words(normal)
+        assert words == splitting.words(text)
+        alphabet = sorted({character for word in words for character in word})
+        tokens = (UNKNOWN, *alphabet, *(character + END for character in alphabet))
+        tokenizer = Tokenizer(Vocabulary(tokens, ()))
+        tokenizer.save_pretrained(tmp_path / str(number))
+        (expected,) = huggingface(tmp_path / str(number)).encode_batch([text])
+        ids = tokenizer.encode(text)
+        assert 0 not in ids
+        assert list(expected.ids) == ids
+        swept += text.count(" ") + 1
+    assert swept >= len(reference.SCALARS)
