@@ -33,6 +33,7 @@ TORCH_NAMES = {
     *("torch.arange", "torch.cat", "torch.empty", "torch.rand_like", "torch.tensor"),
     # elementwise mathematics and products
     *("torch.addmm", "torch.bmm", "torch.exp", "torch.mm", "torch.rsqrt", "torch.tanh"),
+    "torch.var_mean",
     "torch.sqrt",
     *("torch.add", "torch.addcmul", "torch.div", "torch.minimum", "torch.mul", "torch.sub"),
     # a checkpoint's bytes, and whether its numbers are finite

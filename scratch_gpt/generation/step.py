@@ -3,8 +3,6 @@
 The same function as the model with a cache, on rows `[batch width]`. At one token a product reads
 its weights once and does little else, so that every call between products counts: results go into
 buffers made once, and whatever does not depend on the token is prepared before.
-
-Of a row's mean and variance each is one product: with a column of `1/width`, and with itself.
 """
 
 from typing import NamedTuple
@@ -27,30 +25,24 @@ class Norm(NamedTuple):
     Attributes:
         gain: `[width]`.
         bias: `[width]`.
-        epsilon: `[1 1 1]`, added to the variance.
-        averaging: `[width 1]`, each `1/width`.
+        epsilon: Added to the variance.
     """
 
     gain: Tensor
     bias: Tensor
-    epsilon: Tensor
-    averaging: Tensor
+    epsilon: float
 
     @classmethod
     def of(cls, layer: LayerNorm) -> "Norm":
         """Return a layer's."""
         gain, bias = (x.detach().to(wide(x.dtype)) for x in (layer.weight, layer.bias))
-        averaging = gain.new_full((len(gain), 1), 1.0 / len(gain))
-        return cls(gain, bias, gain.new_full((1, 1, 1), layer.epsilon), averaging)
+        return cls(gain, bias, layer.epsilon)
 
     def __call__(self, x: Float[Tensor, "batch width"], out: Tensor) -> None:
         """Normalise the rows of `x` into `out`; `x` is used up."""
         rows = x.to(self.gain.dtype)
-        rows.sub_(torch.mm(rows, self.averaging))
-        squares = torch.baddbmm(
-            self.epsilon, rows[:, None], rows[:, :, None], alpha=1.0 / len(self.gain)
-        )
-        rows.mul_(squares.rsqrt_()[:, 0])
+        variance, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
+        rows.sub_(mean).mul_(variance.add_(self.epsilon).rsqrt_())
         if out.dtype is rows.dtype:
             torch.addcmul(self.bias, rows, self.gain, out=out)
         else:
