@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.held import ROWS, SOMEWHERE_BELOW, Row
+from bench.held import ROWS, SOMEWHERE_BELOW
+from bench.task import Row
 from parity.errors import EnvironmentUnfitError, ExitCode, UsageError
 from scratch_gpt.command.output import drawn, to_stdout, writing
 from scratch_gpt.command.progress import Progress, shown
@@ -95,9 +96,11 @@ def _measured(asked: Asked, rows: Sequence[Row], progress: Progress) -> ExitCode
     import torch
 
     from bench import baseline, document
+    from bench.figures import somewhere_below
     from bench.limits import copy_bandwidth
     from bench.machine import described
-    from bench.measure import Measurement, measure, somewhere_below
+    from bench.measure import measure
+    from bench.measurement import Measurement
     from bench.outcome import exit_code
 
     earlier = document.read(asked.baseline) if asked.baseline is not None else None

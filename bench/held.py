@@ -4,62 +4,10 @@ Bounds were set before anything was built, and are moved with a reason or not at
 misses its bound says so. A row without a bound is reported.
 """
 
-import dataclasses
 from collections.abc import Iterator
 
 from bench.shapes import Shape
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
-    """What several contestants do: attention alone, or the whole model.
-
-    Attributes:
-        room: `core` or `model`.
-        shape: Batch, time, dtype and direction.
-        device: Where.
-        rounds: How often each contestant is measured.
-    """
-
-    room: str
-    shape: Shape
-    device: str = "cpu"
-    rounds: int = 15
-
-    def __str__(self) -> str:
-        """Return the first part of the names of its rows."""
-        shape = self.shape
-        direction = "both" if shape.backward else "forward"
-        where = "" if self.device == "cpu" else f"{self.device}-"
-        dtype = "" if shape.dtype == "float32" else f"{shape.dtype}/"
-        return f"{self.room}/{where}{direction}/{dtype}{shape.batch}x{shape.time}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """One figure.
-
-    Attributes:
-        task: What is done.
-        ours: Whose figure stands above the line.
-        against: Whose stands below it.
-        bound: The largest ratio held to; None where it is only reported.
-        figure: `time`, `memory` or `exponent`.
-        quick: Whether `--quick` has it.
-    """
-
-    task: Task
-    ours: str
-    against: str
-    bound: float | None = None
-    figure: str = "time"
-    quick: bool = False
-
-    @property
-    def name(self) -> str:
-        """What `--rows` selects by."""
-        kind = "" if self.figure == "time" else f"{self.figure}-"
-        return f"{self.task}/{kind}{self.ours}:{self.against}"
+from bench.task import Row, Task
 
 
 def core(batch: int, time: int, *, dtype: str = "float32", backward: bool = False) -> Task:
@@ -71,6 +19,24 @@ def model(batch: int, time: int, *, backward: bool = False, rounds: int = 7) -> 
     """Return a task of the whole model on the CPU, in float32."""
     shape = Shape(batch=batch, time=time, backward=backward)
     return Task(room="model", shape=shape, rounds=rounds)
+
+
+def decode(batch: int, time: int) -> Task:
+    """Return the task of one more token behind a text: the last of `time` tokens."""
+    shape = Shape(batch=batch, time=time)
+    return Task(room="decode", shape=shape, label=f"{batch}x{time}", rounds=15)
+
+
+def train(batch: int, time: int, *, dropout: bool = False) -> Task:
+    """Return the task of a whole training step: forward, backward, clipping, optimizer."""
+    shape = Shape(batch=batch, time=time, backward=True)
+    label = f"{batch}x{time}" + ("-dropout" if dropout else "")
+    return Task(room="train", shape=shape, label=label, rounds=5)
+
+
+def tokens(label: str) -> Task:
+    """Return a task of encoding; see `bench.tokens`."""
+    return Task(room="tokens", label=label, rounds=7)
 
 
 GPU = Task(room="core", shape=Shape(batch=32, time=512, dtype="bfloat16"), device="cuda")
@@ -93,6 +59,39 @@ def _core_rows() -> Iterator[Row]:
         both = core(batch, 512, backward=True)
         yield Row(task=both, ours="tiled", against="sdpa", bound=1.25)
         yield Row(task=both, ours="tiled", against="huggingface")
+
+
+TO_DECODE = {(1, 64): 0.30, (1, 448): 0.06, (8, 64): 0.20}
+BESIDE: dict[tuple[int, int], tuple[tuple[str, str, float | None], ...]] = {
+    (1, 64): (("fused", "bare read", 1.15), ("fused in bfloat16", "fused", 0.85)),
+    (1, 448): (("fused", "bare read", None), ("fused in bfloat16", "fused", None)),
+}
+
+
+def _decode_rows() -> Iterator[Row]:
+    for (batch, time), bound in TO_DECODE.items():
+        task = decode(batch, time)
+        yield Row(task=task, ours="fused", against="huggingface", bound=bound)
+        for ours, peer, held in BESIDE.get((batch, time), ()):
+            yield Row(task=task, ours=ours, against=peer, bound=held)
+
+
+def _train_rows() -> Iterator[Row]:
+    for task, bound in ((train(2, 512), 0.90), (train(2, 512, dropout=True), None)):
+        yield Row(task=task, ours="fused", against="huggingface", bound=bound)
+    task = train(2, 512)
+    yield Row(task=task, ours="fused", against="huggingface", bound=0.80, figure="memory")
+    optimizer = Task(room="optimizer", label="whole", rounds=7)
+    for ours in ("adamw", "released"):
+        for peer in ("torch foreach", "torch fused"):
+            yield Row(task=optimizer, ours=ours, against=peer)
+
+
+def _token_rows() -> Iterator[Row]:
+    for cache in ("warm", "cold"):
+        yield Row(task=tokens(cache), ours="bert", against="huggingface", bound=2.5)
+    for word in ("drawn-word", "one-letter-word"):
+        yield Row(task=tokens(word), ours="bert", against="length", bound=1.15, figure="exponent")
 
 
 ROWS = (
@@ -123,6 +122,9 @@ ROWS = (
     Row(task=GPU, ours="triton", against="huggingface", bound=0.25),
     Row(task=GPU, ours="triton", against="sdpa", bound=1.3),
     Row(task=GPU, ours="tiled", against="huggingface"),
+    *_decode_rows(),
+    *_train_rows(),
+    *_token_rows(),
 )
 """Every figure, in the order of the report."""
 

@@ -11,8 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.shapes import HEAD_WIDTH, HEADS
+
+if TYPE_CHECKING:
+    from transformers import OpenAIGPTLMHeadModel
+
+    from scratch_gpt.model import GPT
 
 REPEATS = 3
 _SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10), "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -54,19 +60,27 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
 
 
+def loaded(side: str, folder: str) -> "GPT | OpenAIGPTLMHeadModel":
+    """Return the model of a folder: ours by a path, or theirs."""
+    from transformers import OpenAIGPTLMHeadModel
+
+    from scratch_gpt.model import GPT
+
+    if side == "huggingface":
+        theirs: OpenAIGPTLMHeadModel = OpenAIGPTLMHeadModel.from_pretrained(
+            folder, attn_implementation="eager"
+        ).eval()
+        return theirs
+    return GPT.from_pretrained(folder, attention=side)
+
+
 def step(side: str, folder: str, batch: int, time: int) -> int:
     """Return what one forward with backward takes above the weights; side is a path, or theirs."""
     import torch
 
     from bench.models import stepped
-    from scratch_gpt.model import GPT
 
-    if side == "huggingface":
-        from transformers import OpenAIGPTLMHeadModel
-
-        model = OpenAIGPTLMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
-    else:
-        model = GPT.from_pretrained(folder, attention=side)
+    model = loaded(side, folder)
     ids = torch.arange(batch * time).reshape(batch, time) * 7 % model.config.vocab_size
 
     def warm() -> None:
@@ -74,6 +88,31 @@ def step(side: str, folder: str, batch: int, time: int) -> int:
         model.zero_grad(set_to_none=True)  # gradients are no weights, and count
 
     return measured(warm, lambda: stepped(model, ids))
+
+
+def train(side: str, folder: str, batch: int, time: int) -> int:
+    """Return what training takes above the weights: gradients, moments, and all on the way.
+
+    The first step, which makes the moments, is a small one; the next is the one to be weighed.
+    """
+    import torch
+
+    from bench.models import stepped
+    from bench.training_steps import Training
+
+    model = loaded(side, folder)
+    ids = torch.arange(batch * time).reshape(batch, time) * 7 % model.config.vocab_size
+
+    def warm() -> None:
+        stepped(model, ids[:1, :_SMALL])
+        model.zero_grad(set_to_none=True)
+
+    def job() -> None:
+        training = Training(model)
+        training.step(ids[:1, :_SMALL])
+        training.step(ids)
+
+    return measured(warm, job)
 
 
 def core(name: str, time: int) -> int:
@@ -92,13 +131,13 @@ def core(name: str, time: int) -> int:
         return measured(lambda: run(_SMALL), lambda: run(time))
 
 
+JOBS: dict[str, Callable[..., int]] = {"core": core, "step": step, "train": train}
+
+
 def main(arguments: list[str]) -> None:
-    """Do one job and print its bytes."""
-    job, name, *rest = arguments
-    if job == "core":
-        found = core(name, int(rest[0]))
-    else:
-        found = step(name, rest[0], int(rest[1]), int(rest[2]))
+    """Do one job and print its bytes; sizes are numbers, all else is words."""
+    job, *rest = arguments
+    found = JOBS[job](*(int(word) if word.isdecimal() else word for word in rest))
     sys.stdout.write(f"{found}\n")
 
 

@@ -113,10 +113,11 @@ def true_logits(models: Models, ids: Tensor) -> Truths:
     ends = {"logits of the first row": ids[:1], "logits of the last row": ids[-1:]}
     if len(ids) == 1:
         ends.popitem()
-    return {name: Held(_oracle(models.theirs, row)) for name, row in ends.items()}
+    return {name: Held(oracle_logits(models.theirs, row)) for name, row in ends.items()}
 
 
-def _oracle(theirs: OpenAIGPTLMHeadModel, row: Tensor) -> Tensor:
+def oracle_logits(theirs: OpenAIGPTLMHeadModel, row: Tensor) -> Tensor:
+    """Return the NumPy oracle's logits in float64, `[batch time vocab]`."""
     found: list[Tensor] = []
 
     def tap(name: str, value: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Outcome:
         ours: Our own figure, in `unit`.
         theirs: Theirs.
         unit: `s`, `byte`, or nothing where the ratio alone is measured.
-        why: For any status but met and reported, one phrase.
+        why: For any status but met, missed and reported, one phrase; for these, what else to know.
     """
 
     name: str

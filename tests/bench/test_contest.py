@@ -7,7 +7,7 @@ import torch
 
 from bench import contest as module
 from bench.attempt import NoTimeError
-from bench.contest import Contest, held, proved_after, turned
+from bench.contest import Contest, Ready, held, proved_after, turned
 from bench.outcome import Status
 from bench.proof import WrongKernelError
 
@@ -19,7 +19,7 @@ def entered(**runs: Run) -> Contest:
     """Return a contest of some runs."""
     contest = Contest()
     for name, run in runs.items():
-        contest.enter(name, lambda run=run: (run, 0.0), ours=True)
+        contest.enter(name, lambda run=run: Ready(run), ours=True)
     return contest
 
 
@@ -39,8 +39,8 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list of who runs; nothing is timed."""
     ran: list[str] = []
 
-    def seconds(run: Run, _device: object, *, calls: int = 1) -> float:
-        ran.append(str(run()))
+    def seconds(run: Run, _device: object, *, calls: int = 1, flush: Run | None = None) -> float:
+        ran.extend(str(each()) for each in (flush, run) if each is not None)
         return 1.0 / calls
 
     monkeypatch.setattr(module, "seconds", seconds)
@@ -52,6 +52,14 @@ def test_everyone_runs_in_every_round_in_turn(order: list[str]) -> None:
     contest = held(entered(a=lambda: "a", b=lambda: "b", c=lambda: "c"), CPU, 3)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab"
     assert {name: len(taken) for name, taken in contest.taken.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_what_comes_before_is_not_timed(order: list[str]) -> None:
+    """It is handed to the clock as what stands before each call, and runs there."""
+    contest = Contest()
+    contest.enter("a", lambda: Ready(lambda: "a", before=lambda: "-"), ours=True)
+    held(contest, CPU, 2)
+    assert "".join(order) == "-a-a-a"
 
 
 def test_the_turn_comes_round() -> None:
@@ -78,12 +86,12 @@ def test_who_fails_while_timed_is_an_error() -> None:
 def test_who_is_wrong_never_takes_part() -> None:
     """A kernel that its proof refuses has no run to be timed."""
 
-    def make() -> tuple[Run, float]:
+    def make() -> Ready:
         raise WrongKernelError("off")
 
     contest = Contest()
     contest.enter("a", make, ours=True)
-    assert not contest.runs
+    assert not contest.ready
     assert contest.out["a"].status is Status.WRONG
 
 
@@ -93,9 +101,11 @@ def test_who_is_wrong_afterwards_loses_its_time() -> None:
     def check() -> float:
         raise WrongKernelError("off")
 
-    contest = held(entered(a=lambda: None, b=lambda: None), CPU, 2)
-    proved_after(contest, {"a": check, "b": lambda: 0.0, "gone": check})
-    assert set(contest.taken) == {"b"}
+    contest = entered(c=lambda: None)
+    for name, its in (("a", check), ("b", lambda: 0.0)):
+        contest.enter(name, lambda its=its: Ready(lambda: None, check=its), ours=True)
+    proved_after(held(contest, CPU, 2))
+    assert set(contest.taken) == {"b", "c"}
     assert (set(contest.out), contest.out["a"].status) == ({"a"}, Status.WRONG)
 
 
@@ -103,4 +113,4 @@ def test_what_drops_out_says_why() -> None:
     """The reason is kept for the report."""
     contest = entered(a=lambda: None)
     contest.drop("a", NoTimeError(Status.OOM, "too large"))
-    assert (contest.runs, contest.out["a"].why) == ({}, "too large")
+    assert (contest.ready, contest.out["a"].why) == ({}, "too large")

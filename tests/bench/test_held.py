@@ -4,6 +4,10 @@ import pytest
 
 from bench.held import ROWS
 from bench.kernels import SUBJECTS
+from bench.passes import LIMITS
+from bench.rooms import ROOMS
+from bench.tokens import SIDES
+from scratch_gpt.adam_forms import FORMS
 from scratch_gpt.paths import PATHS
 
 BOUNDS = {row.name: row.bound for row in ROWS}
@@ -31,22 +35,45 @@ def test_no_name_stands_for_two_rows() -> None:
         ("model/both/2x512/memory-fused:huggingface", 0.75),
         ("model/forward/1x512/fused in bfloat16:fused", 0.55),
         ("core/forward/1x8192/exponent-tiled:time", 1.05),
+        ("decode/1x64/fused:huggingface", 0.30),
+        ("decode/1x448/fused:huggingface", 0.06),
+        ("decode/8x64/fused:huggingface", 0.20),
+        ("decode/1x64/fused:bare read", 1.15),
+        ("decode/1x64/fused in bfloat16:fused", 0.85),
+        ("train/2x512/fused:huggingface", 0.90),
+        ("train/2x512/memory-fused:huggingface", 0.80),
+        ("train/2x512-dropout/fused:huggingface", None),
+        ("tokens/warm/bert:huggingface", 2.5),
+        ("tokens/cold/bert:huggingface", 2.5),
+        ("tokens/drawn-word/exponent-bert:length", 1.15),
+        ("tokens/one-letter-word/exponent-bert:length", 1.15),
         ("core/cuda-forward/bfloat16/32x512/triton:huggingface", 0.25),
         ("core/cuda-forward/bfloat16/32x512/triton:sdpa", 1.3),
     ],
 )
-def test_a_bound_is_what_was_promised(name: str, bound: float) -> None:
+def test_a_bound_is_what_was_promised(name: str, bound: float | None) -> None:
     """A bound that moves has to move here too, with a reason."""
     assert bound == BOUNDS[name]
 
 
+KNOWN = {
+    "core": {*SUBJECTS, "time"},
+    "model": {*PATHS, "huggingface", *LIMITS},
+    "decode": {"fused", "huggingface", "bare read"},
+    "train": {*PATHS, "huggingface"},
+    "optimizer": {*FORMS, "torch foreach", "torch fused"},
+    "tokens": {*SIDES, "length"},
+}
+
+
 def test_every_contestant_exists() -> None:
     """A name that nobody answers to would be found only after minutes."""
-    limits = {"products alone", "bare read"}
+    assert set(KNOWN) == set(ROOMS)
     for row in ROWS:
-        known = {"core": set(SUBJECTS), "model": {*PATHS, "huggingface", *limits}}[row.task.room]
         for name in (row.ours, row.against):
-            assert name.partition(" in ")[0] in known | {"time"}, row.name
+            assert name.partition(" in ")[0] in KNOWN[row.task.room], row.name
+        assert row.figure == "time" or row.figure in ROOMS[row.task.room].figures
+        assert ROOMS[row.task.room].ours(row.ours)
 
 
 def test_a_quick_run_has_bounds_too() -> None:

@@ -6,20 +6,26 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from bench import cores, measurement
 from bench import measure as module
 from bench.attempt import NoTimeError
-from bench.contest import Contest
-from bench.held import ROWS, Row, Task
+from bench.contest import Contest, Ready
+from bench.cores import note
+from bench.figures import somewhere_below
+from bench.held import ROWS
 from bench.kernels import SUBJECTS, Subject
-from bench.measure import Measurement, check_dtype, enter_cores, measure, note, somewhere_below
+from bench.measure import measure
+from bench.measurement import Measurement
 from bench.outcome import Outcome, Status, exit_code
+from bench.passes import check_dtype
+from bench.rooms import ROOMS
 from bench.shapes import Shape
 from bench.statistics import Spread
+from bench.task import Row, Task
 
 CPU = torch.device("cpu")
 TASK = Task(room="core", shape=Shape(batch=1, time=8))
 ROW = Row(task=TASK, ours="tiled", against="huggingface", bound=0.5)
-Enter = Callable[..., dict[str, Callable[[], float]]]
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -37,15 +43,15 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, list[float]]]
     """Return the function that decides what each contestant takes in each round."""
 
     def stage(taken: dict[str, list[float]], **out: NoTimeError) -> None:
-        def enter(contest: Contest, *_context: object) -> dict[str, Callable[[], float]]:
-            contest.out.update(out)
-            contest.errors.update(dict.fromkeys(taken, 1e-7))
-            return {}
+        def make(name: str, *_context: object) -> Ready:
+            if name in out:
+                raise out[name]
+            return Ready(lambda: None, 1e-7, remark=f"of {name}")
 
         def held(contest: Contest, *_context: object) -> None:
             contest.taken = {name: list(values) for name, values in taken.items()}
 
-        monkeypatch.setattr(module, "enter_cores", enter)
+        monkeypatch.setitem(ROOMS, "core", dataclasses.replace(ROOMS["core"], make=make))
         monkeypatch.setattr(module, "held", held)
 
     return stage
@@ -67,6 +73,7 @@ def test_a_row_is_judged_by_its_ratio(
     assert (status, ROW.name) == (outcome.status, outcome.name)
     assert outcome.ratio is not None
     assert ours / SLOW == outcome.ratio.median
+    assert outcome.why == "of tiled; of huggingface"
     assert [point.subject for point in run.series] == ["tiled", "huggingface"]
 
 
@@ -86,7 +93,9 @@ def test_a_kernel_above_the_machine_is_inconclusive(
 ) -> None:
     """Faster than matrices can be multiplied: it has no time, and no row of its has a verdict."""
     asked: list[str] = []
-    monkeypatch.setattr(module, "matrix_rate", lambda dtype, _device: asked.append(dtype) or 1.0)
+    monkeypatch.setattr(
+        measurement, "matrix_rate", lambda dtype, _device: asked.append(dtype) or 1.0
+    )
     staged({"tiled": [1e-9], "huggingface": [SLOW]})
     (outcome,) = measure([ROW], run)
     assert outcome.status is Status.INCONCLUSIVE
@@ -99,8 +108,8 @@ def test_a_rate_that_was_too_low_is_measured_again(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
     """A busy moment at the first measurement accuses nobody."""
-    monkeypatch.setattr(module, "matrix_rate", lambda _dtype, _device: 1e15)
-    contest = Contest(taken={"tiled": [1e-9]}, errors={"tiled": 0.0})
+    monkeypatch.setattr(measurement, "matrix_rate", lambda _dtype, _device: 1e15)
+    contest = Contest(ready={"tiled": Ready(lambda: None)}, taken={"tiled": [1e-9]})
     note(contest, TASK, CPU, run)
     assert set(contest.taken) == {"tiled"}
 
@@ -118,11 +127,13 @@ def test_without_a_gpu_its_rows_are_not_run(
 @pytest.mark.usefixtures("one_thread")
 def test_kernels_take_part_once_proved(run: Measurement) -> None:
     """The one this machine lacks says so; each of the others can be proved again."""
-    contest = Contest()
-    checks = enter_cores(contest, TASK, ["tiled", "huggingface", "triton"], CPU, run)
-    assert {"tiled", "huggingface"} == set(contest.runs) == set(checks)
-    assert contest.out["triton"].status is Status.NOT_RUN
-    assert contest.errors["tiled"] == checks["tiled"]()
+    ready = cores.make("tiled", TASK, CPU, run)
+    assert ready.check is not None
+    assert ready.error == ready.check() > 0.0
+    assert cores.make("huggingface", TASK, CPU, run).error > 0.0
+    with pytest.raises(NoTimeError) as refusal:
+        cores.make("triton", TASK, CPU, run)
+    assert refusal.value.status is Status.NOT_RUN
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -156,9 +167,9 @@ def test_memory_is_weighed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None
         asked.append(arguments)
         return 100 * int(arguments[-1]) ** 2
 
-    monkeypatch.setattr(module.memory, "fresh", fresh)
+    monkeypatch.setattr(cores.memory, "fresh", fresh)
     (outcome,) = measure([row], Measurement(None, silent))
-    assert len(asked) == 3 * len(module.EXPONENT_TIMES)
+    assert len(asked) == 3 * len(cores.TIMES)
     assert outcome.status is Status.MISSED
     assert outcome.ratio is not None
     assert outcome.ratio.median == pytest.approx(2.0)
@@ -171,7 +182,7 @@ def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("killed")
 
     row = next(row for row in ROWS if row.figure == "exponent")
-    monkeypatch.setattr(module.memory, "fresh", fresh)
+    monkeypatch.setattr(cores.memory, "fresh", fresh)
     (outcome,) = measure([row], Measurement(None, silent))
     assert (outcome.status, outcome.why) == (Status.NOT_RUN, "RuntimeError: killed")
 

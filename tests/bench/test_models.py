@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import measure
-from bench.contest import Contest
-from bench.held import ROWS, Task
+from bench import measure, passes
+from bench.attempt import NoTimeError
+from bench.held import ROWS
 from bench.limits import bare_read, product_flops, products_alone
-from bench.measure import Measurement
+from bench.measurement import Measurement
 from bench.models import Models, prove_both, prove_forward, stepped
 from bench.outcome import Status
 from bench.proof import WrongKernelError
 from bench.shapes import Shape
+from bench.task import Task
 from scratch_gpt.model import GPT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -138,35 +139,55 @@ def test_limits_touch_what_they_say(models: Models, recorded: Callable[[], objec
     assert len(reads) == len(parameters)
 
 
-def test_models_take_part_once_proved(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits as well; what the processor lacks says so."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+@pytest.fixture
+def run(models: Models) -> Measurement:
+    """Return a measurement whose models are the small ones."""
     run = Measurement(1, lambda *_: None)
     run.__dict__["models"] = models
-    contest = Contest()
+    return run
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_models_take_part_once_proved(run: Measurement, *, backward: bool) -> None:
+    """And are proved again; limits have no answer to be proved."""
+    task = Task(room="model", shape=dataclasses.replace(SHAPE, batch=1, backward=backward))
+    for name in ("fused", "huggingface", "products alone", "bare read"):
+        ready = passes.make(name, task, torch.device("cpu"), run)
+        ready.run()
+        if name in passes.LIMITS:
+            assert (ready.check, ready.error) == (None, 0.0)
+        else:
+            assert ready.check is not None
+            assert ready.error > 0.0
+            assert ready.check() > 0.0
+
+
+def test_what_the_processor_lacks_says_so(
+    run: Measurement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dtype that it would compute in float32 and round."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     task = Task(room="model", shape=dataclasses.replace(SHAPE, batch=1))
-    names = ["fused", "huggingface", "products alone", "bare read", "fused in bfloat16"]
-    measure.enter_models(contest, task, names, torch.device("cpu"), run)
-    assert set(names[:4]) == set(contest.runs)
-    assert contest.out["fused in bfloat16"].status is Status.NOT_RUN
+    with pytest.raises(NoTimeError) as refusal:
+        passes.make("fused in bfloat16", task, torch.device("cpu"), run)
+    assert refusal.value.status is Status.NOT_RUN
 
 
+@pytest.mark.parametrize(("room", "job"), [("model", "step"), ("train", "train")])
 def test_peak_memory_is_a_ratio_of_processes(
-    models: Models, monkeypatch: pytest.MonkeyPatch
+    room: str, job: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each side three times, in turns, from the weights written once."""
-    row = next(row for row in ROWS if row.figure == "memory")
+    row = next(row for row in ROWS if (row.figure, row.task.room) == ("memory", room))
     asked: list[str] = []
 
-    def fresh(job: str, side: str, folder: str, *sizes: str) -> int:
-        assert (job, sizes) == ("step", ("2", "512"))
+    def fresh(name: str, side: str, folder: str, *sizes: str) -> int:
+        assert (name, sizes) == (job, ("2", "512"))
         assert Path(folder, "model.safetensors").exists()
         asked.append(side)
         return {"fused": 60, "huggingface": 100}[side]
 
-    monkeypatch.setattr(measure.memory, "fresh", fresh)
-    run = Measurement(None, lambda *_: None)
-    run.__dict__["models"] = models
+    monkeypatch.setattr(passes.memory, "fresh", fresh)
     (outcome,) = measure.measure([row], run)
     assert asked == ["fused", "huggingface"] * 3
     assert outcome.ratio is not None
