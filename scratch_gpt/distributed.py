@@ -14,21 +14,14 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scratch_gpt.command.errors import CommandError, EnvironmentUnfitError, ExitCode, UsageError
+from scratch_gpt.command.errors import EnvironmentUnfitError, ExitCode, UsageError
 from scratch_gpt.command.telling import known
+from scratch_gpt.training.told_elsewhere import ToldElsewhereError
 
 _ADDRESS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _START = "start all processes by torchrun --nproc-per-node 2 -m scratch_gpt.train ..."
 
 T = TypeVar("T")
-
-
-class ToldElsewhereError(CommandError):
-    """Another process of the group met the error, and tells it."""
-
-    def __init__(self, code: ExitCode) -> None:
-        super().__init__("another process ended the run", where="the group", fix="see its message")
-        self.code = code
 
 
 class Group:

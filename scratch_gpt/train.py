@@ -6,6 +6,7 @@ Its options are the recipe's fields. Nothing that needs torch is imported before
 import contextlib
 import dataclasses
 import inspect
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from scratch_gpt.command.errors import UsageError
+from scratch_gpt.command.errors import CommandError, ExitCode, UsageError
 from scratch_gpt.command.shell import run as run_command
 from scratch_gpt.training.recipe import HELP, RECIPES, Recipe
+from scratch_gpt.training.told_elsewhere import ToldElsewhereError
 
 app = typer.Typer(
     name="scratch_gpt.train",
@@ -95,12 +97,31 @@ def train(**options: Any) -> None:  # noqa: ANN401 - whatever the options are
     """  # noqa: D301 - \b keeps the lines apart
     debug = bool(options.pop("debug"))
     code = run_command(
-        lambda: _run(options), name="python -m scratch_gpt.train", debug=debug, resume=_RESUME
+        lambda: _spoken_for(options),
+        name="python -m scratch_gpt.train",
+        debug=debug,
+        resume=_RESUME,
     )
     raise typer.Exit(code)
 
 
 _RESUME = "run it again; it goes on from its newest checkpoint"
+
+
+def _spoken_for(options: dict[str, Any]) -> int:
+    """Run; in a process that is not the first one, leave it to the first to tell what all met."""
+    try:
+        return _run(options)
+    except CommandError as error:
+        is_first = os.environ.get("RANK", "0") == "0"
+        is_told = error.code in _MET_BY_ALL or isinstance(error, ToldElsewhereError)
+        if is_told and not is_first:
+            return int(error.code)
+        raise
+
+
+_MET_BY_ALL = {ExitCode.FAIL, ExitCode.USAGE, ExitCode.REFUSED}
+"""What hangs on the options, the checkpoint and the data, which all processes share."""
 
 
 def _run(options: dict[str, Any]) -> int:
@@ -109,7 +130,6 @@ def _run(options: dict[str, Any]) -> int:
     quiet = bool(options.pop("quiet"))
     recipe = _recipe(options)
     with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as progress:
-        from scratch_gpt.distributed import ToldElsewhereError
         from scratch_gpt.training.preparation import Sources
         from scratch_gpt.training.run import Request, run
 
@@ -127,10 +147,7 @@ def _run(options: dict[str, Any]) -> int:
             timeout=options["timeout"],
             quiet=quiet,
         )
-        try:
-            return int(run(request, progress))
-        except ToldElsewhereError as error:
-            return int(error.code)
+        return int(run(request, progress))
 
 
 def _recipe(options: dict[str, Any]) -> Recipe:

@@ -5,13 +5,16 @@ Standard input has one JSON list of phases; standard output gets one of outcomes
     argv     the command's arguments
     world    number of processes
     kills    milliseconds after which one run after the other is killed; then one is left alone
-    signals  [milliseconds, number] of signals sent to a run that is left alone
-    plant    what goes wrong: {"what": one of `PLANTS`, "step": in which, "rank": in which process}
+    signals  [milliseconds, number] of signals sent to a run that is not killed
+    await    path that has to be there before the milliseconds of the first signal begin
+    plant    what goes wrong: {"what": one of `PLANTS`, "step": when, "rank": where, or "all"}
+    die_in   {"call": a function's full name, "after": how many calls of it are let through}
     limit    largest file in bytes
 """
 
 import json
 import os
+import pkgutil
 import resource
 import signal
 import socket
@@ -22,10 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure
 import torch
 
 from scratch_gpt import train
 from scratch_gpt.training import run as run_module
+from scratch_gpt.training import step as step_module
 from scratch_gpt.training.trainer import Trainer
 
 LONGEST = 240.0
@@ -48,6 +53,8 @@ PLANTS: dict[str, Callable[[], None]] = {
     "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hang": lambda: time.sleep(3_600),
     "poison": poison,
+    "hang for 15 s": lambda: time.sleep(15),
+    "mean of means": lambda: setattr(step_module, "predicted", lambda _ids: 1),
     "terminate": lambda: os.kill(os.getpid(), signal.SIGTERM),
 }
 
@@ -57,12 +64,28 @@ def plant(fault: dict[str, Any]) -> None:
     advance = Trainer.advance
 
     def planted(trainer: Trainer) -> Any:  # noqa: ANN401
-        if (trainer.group.rank, trainer.step) == (fault.get("rank", 0), fault["step"]):
+        is_here = fault.get("rank", 0) in {trainer.group.rank, "all"}
+        if is_here and trainer.step == fault["step"]:
             PLANTED.append(trainer)
             PLANTS[fault["what"]]()
         return advance(trainer)
 
     Trainer.advance = planted
+
+
+def die_in(call: str, after: int) -> None:
+    """Be killed instead of calling a function once more."""
+    owner, _, name = call.rpartition(".")
+    home = pkgutil.resolve_name(owner)
+    original, left = getattr(home, name), [after]
+
+    def planted(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return original(*args, **kwargs)
+
+    setattr(home, name, planted)
 
 
 def free_port() -> str:
@@ -86,6 +109,8 @@ def child(phase: dict[str, Any], rank: int, port: str, errors: int) -> None:
     os.environ |= settings(rank, phase.get("world", 1), port)
     if "plant" in phase:
         plant(phase["plant"])
+    if "die_in" in phase:
+        die_in(**phase["die_in"])
     if "limit" in phase:
         resource.setrlimit(resource.RLIMIT_FSIZE, (phase["limit"], phase["limit"]))
     code = 70
@@ -139,6 +164,8 @@ def outcome(phase: dict[str, Any]) -> dict[str, Any]:
         count = killed(phase, errors.fileno())
         port = free_port()
         processes = [fork(phase, r, port, errors.fileno()) for r in range(phase.get("world", 1))]
+        while not Path(phase.get("await", "/")).exists():
+            time.sleep(0.002)
         for milliseconds, number in phase.get("signals", ()):
             time.sleep(milliseconds / 1_000)
             os.kill(processes[0], number)
@@ -149,7 +176,7 @@ def outcome(phase: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    assert run_module
+    assert run_module, matplotlib.figure  # torch and matplotlib are there before the first fork
     torch.set_num_threads(1)
     phases = json.loads(sys.stdin.read())
     Path("/dev/stdout").write_text(json.dumps([outcome(phase) for phase in phases]), "utf-8")

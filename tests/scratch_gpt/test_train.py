@@ -1,0 +1,39 @@
+"""The command line of training: its options are the recipe's fields."""
+
+import subprocess
+import sys
+
+from scratch_gpt import train
+from scratch_gpt.training.recipe import Recipe
+
+
+def test_help_answers_at_once() -> None:
+    """With every field of a recipe, and without torch."""
+    source = "import sys; from scratch_gpt.train import main\ntry: main()\n"
+    source += "except SystemExit: print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", source, "--help"], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.endswith("False\n")
+    for name in Recipe.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')} " in result.stdout
+    assert "Examples:" in result.stdout
+
+
+def test_options_change_the_named_recipe() -> None:
+    """And nothing else of it."""
+    nothing = dict.fromkeys(Recipe.__dataclass_fields__)
+    asked = train._recipe({"recipe": "paper", **nothing, "peak": 0.5, "n_layer": 2})
+    assert asked == Recipe(peak=0.5, n_layer=2)
+
+
+def test_defaults_of_several_recipes_are_told_apart() -> None:
+    """One value where all have the same."""
+    assert train._defaults("beta1") == "0.9"
+    assert train._defaults("n_layer").startswith("paper: 12, small: ")
+
+
+def test_every_option_of_the_run_has_a_meaning() -> None:
+    """And none has the name of a field."""
+    assert all(text for _, _, text in train._RUN.values())
+    assert not set(train._RUN) & set(Recipe.__dataclass_fields__)

@@ -1,0 +1,163 @@
+"""Several processes train what one trains, and end together."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scratch_gpt.training import checkpoint_folders, checkpoints
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="a run is a forked process here"),
+]
+
+Arguments = Callable[..., list[str]]
+Numbers = Callable[[Path], list[dict[str, Any]]]
+Runs = Callable[..., list[dict[str, Any]]]
+Same = Callable[..., None]
+
+UNEVEN = {"batch": 7, "micro_batch": 2, "sample_every": 0}
+"""Four micro-batches of 2, 2, 2 and 1 windows, with dropout."""
+
+
+def losses(lines: list[dict[str, Any]]) -> Tensor:
+    """Return every number of a log."""
+    fields = ("loss", "gradient_norm", "learning_rate", "validation_loss")
+    return torch.tensor(
+        [line[name] for line in lines for name in fields if name in line], dtype=torch.float64
+    )
+
+
+def last_weights(output: Path) -> dict[str, Tensor]:
+    """Return the float64 weights of a run's newest checkpoint."""
+    newest = checkpoint_folders.newest(output / "checkpoints", pytest.fail)
+    assert newest is not None
+    return dict(newest.weights)
+
+
+def assert_same_run(one: Path, other: Path, numbers: Numbers, assert_same: Same) -> None:
+    """Assert that two runs differ by rounding alone."""
+    assert len(numbers(one)) == len(numbers(other)) > 0
+    assert_same(losses(numbers(one)), losses(numbers(other)))
+    others = last_weights(other)
+    for name, tensor in last_weights(one).items():
+        assert_same(tensor, others[name])
+
+
+def test_two_processes_train_what_one_does(
+    arguments: Arguments, runs: Runs, numbers: Numbers, assert_same: Same, tmp_path: Path
+) -> None:
+    """Uneven micro-batches, dropout, evaluation: losses, norms and weights; one of them writes.
+
+    And what one of them wrote, the other number of them goes on from, where that is allowed.
+    """
+    places = [tmp_path / name for name in ("one", "two", "one-two", "two-one", "refused")]
+    one, two, one_two, two_one, _ = places
+    argv = {place: arguments(place, **UNEVEN) for place in places}
+    allow = ["--allow", "world_size"]
+    stop = {"what": "terminate", "step": 3}
+    outcomes = runs(
+        {"argv": argv[one]},
+        {"argv": argv[two], "world": 2},
+        {"argv": argv[one_two], "plant": stop},
+        {"argv": argv[one_two], "world": 2},
+        {"argv": [*argv[one_two], *allow], "world": 2},
+        {"argv": argv[two_one], "world": 2, "plant": stop},
+        {"argv": [*argv[two_one], *allow]},
+    )
+    codes = [outcome["codes"] for outcome in outcomes]
+    assert codes == [[0], [0, 0], [130], [4, 4], [0, 0], [130, 130], [0]]
+    assert "world_size was 1 and is 2" in outcomes[3]["said"]
+    assert outcomes[1]["said"].count("step 8: loss") == 1
+    for other in (two, one_two, two_one):
+        assert_same_run(one, other, numbers, assert_same)
+
+
+def test_a_mean_of_the_processes_means_is_found(
+    arguments: Arguments, runs: Runs, numbers: Numbers, assert_same: Same, tmp_path: Path
+) -> None:
+    """Where each process weighs the same though one has fewer tokens, the run is another one."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    outcomes = runs(
+        {"argv": arguments(one, **UNEVEN)},
+        {
+            "argv": arguments(two, **UNEVEN),
+            "world": 2,
+            "plant": {"what": "mean of means", "step": 0, "rank": "all"},
+        },
+    )
+    assert [outcome["codes"] for outcome in outcomes] == [[0], [0, 0]]
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_same_run(one, two, numbers, assert_same)
+
+
+@pytest.mark.parametrize(
+    ("fault", "rank", "codes", "said"),
+    [
+        ("raise", 0, [70, 5], "RuntimeError: planted"),
+        ("raise", 1, [5, 70], "process 0 of 2 has lost the others"),
+        ("die", 1, [5, -9], "started again, the run goes on"),
+        ("poison", 1, [1, 1], "training diverged in step 4"),
+    ],
+)
+def test_one_that_ends_ends_all(  # noqa: PLR0913 - a case, and what runs it
+    fault: str,
+    rank: int,
+    codes: list[int],
+    said: str,
+    arguments: Arguments,
+    runs: Runs,
+    tmp_path: Path,
+) -> None:
+    """Nobody waits for one that has gone, and the checkpoint before is intact."""
+    [outcome] = runs(
+        {
+            "argv": arguments(tmp_path / "run", **UNEVEN),
+            "world": 2,
+            "plant": {"what": fault, "step": 3, "rank": rank},
+        }
+    )
+    assert (outcome["codes"], said in outcome["said"]) == (codes, True), outcome["said"]
+    newest = checkpoint_folders.newest(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert newest is not None
+    assert newest.state.step == 3
+
+
+def test_one_that_hangs_is_named(arguments: Arguments, runs: Runs, tmp_path: Path) -> None:
+    """After the timeout, with the option that raises it."""
+    [outcome] = runs(
+        {
+            "argv": arguments(tmp_path / "run", **UNEVEN, timeout=5.0),
+            "world": 2,
+            "plant": {"what": "hang for 15 s", "step": 3, "rank": 1},
+        }
+    )
+    assert outcome["codes"][0] == 5
+    assert "raise --timeout" in outcome["said"]
+    assert "process 0 of 2 has lost the others" in outcome["said"]
+
+
+def test_what_the_first_cannot_do_ends_all(
+    arguments: Arguments, runs: Runs, tmp_path: Path
+) -> None:
+    """With its code, told once."""
+    (tmp_path / "thesis.tex").touch()
+    [outcome] = runs({"argv": arguments(tmp_path, **UNEVEN), "world": 2})
+    assert outcome["codes"] == [2, 2]
+    assert outcome["said"].count("no run was started in it") == 1
+
+
+def test_weights_are_written_in_the_runs_own_dtype(
+    arguments: Arguments, runs: Runs, tmp_path: Path
+) -> None:
+    """Or two processes could not be held to one in float64."""
+    place = tmp_path / "run"
+    assert runs({"argv": arguments(place, **UNEVEN), "world": 2})[0]["codes"] == [0, 0]
+    newest = checkpoint_folders.by_step(place / "checkpoints")
+    read = checkpoints.read(newest[8])
+    assert {tensor.dtype for tensor in read.weights.values()} == {torch.float64}
