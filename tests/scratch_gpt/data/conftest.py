@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scratch_gpt.data import token_file
+from scratch_gpt.data import preparing, token_file
 from scratch_gpt.data.manifest import FORMAT, Manifest, Recipe, Source
+from scratch_gpt.tokenizer import Tokenizer
 
 RECIPE = Recipe(
     vocabulary="5eed" * 16,
@@ -68,3 +69,34 @@ def edit() -> Callable[..., None]:
         file.write_text(json.dumps(content), "utf-8")
 
     return change
+
+
+@pytest.fixture(scope="session")
+def tokenizer(small_vocabulary: Path) -> Tokenizer:
+    """Return a tokenizer with a vocabulary of this project's."""
+    return Tokenizer.from_pretrained(small_vocabulary)
+
+
+@pytest.fixture
+def books(tmp_path: Path, small_text: str) -> Path:
+    """Return a folder of five documents, one of them empty, one without a line break."""
+    folder = tmp_path / "books"
+    folder.mkdir()
+    texts = (small_text, "", "  \n\n", " ".join(small_text.split()), small_text[:500].upper())
+    for name, text in zip("abcde", texts, strict=True):
+        (folder / f"{name}.txt").write_text(text, "utf-8")
+    return folder
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let a piece be so small that a page of text has several; return its size in bytes."""
+    size = 200
+    monkeypatch.setattr(preparing, "SIZE", size)
+    return size
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Return the function that gives each file of a folder by its name."""
+    return lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()}
