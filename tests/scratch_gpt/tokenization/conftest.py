@@ -3,9 +3,10 @@
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 from reference.huggingface_tokenizer import HuggingFaceTokenizer
@@ -53,6 +54,14 @@ KINDS: tuple[Draw, ...] = (
     _one_of(("the ", "Keeper ", "couldn't ", "naïve", "LIGHTHOUSE", " storm,", "1,000")),
     _one_of((" ",)),
 )
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Leave annotations unchecked: for the test that calls a function for every character."""
+    jaxtyping.config.update("jaxtyping_disable", "1")
+    yield
+    jaxtyping.config.update("jaxtyping_disable", "0")
 
 
 @pytest.fixture(scope="session")

@@ -62,12 +62,14 @@ def test_strings_by_hand(ours: Tokenizer, theirs: HuggingFaceTokenizer) -> None:
     assert not differences(list(BY_HAND), ours, theirs)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_drawn_strings(ours: Tokenizer, theirs: HuggingFaceTokenizer, drawn_texts: Draw) -> None:
     """Strings of characters of every plane and kind."""
-    assert not differences(drawn_texts(1, 500), ours, theirs)
+    assert not differences(drawn_texts(1, 2_000), ours, theirs)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_twenty_thousand_drawn_strings(
     released: Path, huggingface: Callable[[Path], HuggingFaceTokenizer], drawn_texts: Draw
 ) -> None:
@@ -77,6 +79,7 @@ def test_twenty_thousand_drawn_strings(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_a_megabyte_in_one_piece(
     small_text: str, ours: Tokenizer, theirs: HuggingFaceTokenizer, drawn_texts: Draw
 ) -> None:

@@ -1,0 +1,130 @@
+"""Merging the pairs of one word: the definition, strange vocabularies, the number of steps."""
+
+import itertools
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from reference.huggingface_tokenizer import HuggingFaceTokenizer
+from scratch_gpt import Tokenizer
+from scratch_gpt.tokenization.byte_pairs import END, BytePairs
+from scratch_gpt.tokenization.vocabulary import Vocabulary
+from scratch_gpt.tokenization.words import UNKNOWN
+
+
+class Counting(dict[tuple[int, int], int]):
+    """Ranks that count how often they are asked for."""
+
+    asked = 0
+
+    def __contains__(self, pair: object) -> bool:
+        """Count and answer."""
+        self.asked += 1
+        return super().__contains__(pair)
+
+    def get(self, pair: tuple[int, int], default: int | None = None) -> int | None:  # type: ignore[override]
+        """Count and answer."""
+        self.asked += 1
+        return super().get(pair, default)
+
+
+def by_definition(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
+    """Return a word's pieces as the release finds them: every pair of the lowest rank at once."""
+    pieces = [*word[:-1], word[-1] + END]
+    while True:
+        known = [pair for pair in itertools.pairwise(pieces) if pair in ranks]
+        if not known:
+            return pieces
+        best = min(known, key=ranks.__getitem__)
+        merged: list[str] = []
+        for piece in pieces:
+            if merged and (merged[-1], piece) == best:
+                merged[-1] += piece
+            else:
+                merged.append(piece)
+        pieces = merged
+
+
+def pairs_of(vocabulary: Vocabulary) -> BytePairs:
+    """Return what merges with a vocabulary."""
+    unknown = vocabulary.ids[UNKNOWN]
+    return BytePairs(vocabulary.ids, vocabulary.merges, unknown=unknown)
+
+
+def drawn_words(vocabulary: Vocabulary, count: int) -> list[str]:
+    """Return words made of the vocabulary's tokens and characters."""
+    source = random.Random(7)  # noqa: S311 - a test repeats itself
+    tokens = [token.removesuffix(END) for token in vocabulary.tokens[1:]]
+    return ["".join(source.choices(tokens, k=source.randint(1, 9))) for _ in range(count)]
+
+
+def test_words_are_merged_as_defined(ours: Tokenizer) -> None:
+    """Lowest rank first, from left to right, whatever waits in the heap."""
+    vocabulary = ours.vocabulary
+    pairs, ranks = pairs_of(vocabulary), {m: n for n, m in enumerate(vocabulary.merges)}
+    for word in drawn_words(vocabulary, 800):
+        assert by_definition(word, ranks) == [vocabulary.tokens[i] for i in pairs.merged(word)]
+
+
+def test_another_order_of_merges_is_found(ours: Tokenizer) -> None:
+    """Ranks turned round merge other pairs: the comparison above can tell."""
+    vocabulary = ours.vocabulary
+    pairs, merges = pairs_of(vocabulary), vocabulary.merges
+    ranks = {merge: -number for number, merge in enumerate(merges)}
+    words = drawn_words(vocabulary, 100)
+    differing = [
+        word
+        for word in words
+        if by_definition(word, ranks) != [vocabulary.tokens[i] for i in pairs.merged(word)]
+    ]
+    assert len(differing) > 50
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 63, 64, 65, 2_000])
+def test_a_run_of_one_letter(
+    length: int, tmp_path: Path, huggingface: Callable[[Path], HuggingFaceTokenizer]
+) -> None:
+    """Pairs that overlap are taken from the left."""
+    tokens = (UNKNOWN, "a", "a</w>", "aa", "aaa", "aaaa", "aa</w>", "aaa</w>")
+    merges = (("a", "a"), ("aa", "a"), ("aa", "aa"), ("a", "a</w>"), ("aa", "a</w>"))
+    tokenizer = Tokenizer(Vocabulary(tokens, merges))
+    tokenizer.save_pretrained(tmp_path / "v")
+    (expected,) = huggingface(tmp_path / "v").encode_batch(["a" * length])
+    assert list(expected.ids) == tokenizer.encode("a" * length)
+
+
+def test_two_merges_that_make_one_token(
+    tmp_path: Path, huggingface: Callable[[Path], HuggingFaceTokenizer]
+) -> None:
+    """A pair learned late may bring back one learned early; Hugging Face merges that at once."""
+    tokens = (UNKNOWN, *"abcd", *(c + END for c in "abcd"), "ab", "abc", "bc", "abca", "abcd</w>")
+    merges = (("ab", "c"), ("abc", "a"), ("abc", "d</w>"), ("b", "c"), ("a", "bc"), ("a", "b"))
+    tokenizer = Tokenizer(Vocabulary(tokens, merges))
+    tokenizer.save_pretrained(tmp_path / "v")
+    words = ["".join(letters) for n in (3, 4, 6) for letters in itertools.product("abcd", repeat=n)]
+    expected = huggingface(tmp_path / "v").encode_batch([" ".join(words)])[0].ids
+    assert list(expected) == tokenizer.encode(" ".join(words))
+
+
+def test_what_has_no_token_is_unknown(ours: Tokenizer) -> None:
+    """A character each, and as the last one of a word too."""
+    vocabulary = Vocabulary((UNKNOWN, "a", "b", "b</w>", "ab</w>"), (("a", "b</w>"),))
+    assert pairs_of(vocabulary).merged("xab") == [0, 4]
+    assert pairs_of(vocabulary).merged("ba") == [2, 0]
+    assert ours.encode("字字") == [0, 0]
+
+
+def test_steps_grow_with_the_word_and_not_with_its_square(ours: Tokenizer) -> None:
+    """Each place asks for a rank a few times; the definition asks for all of them every time."""
+    vocabulary = ours.vocabulary
+    pairs = pairs_of(vocabulary)
+    word = "".join(drawn_words(vocabulary, 4_000))
+    pairs._ranks = counting = Counting(pairs._ranks)
+    pairs.merged(word)
+    assert len(word) > 40_000
+    assert len(word) <= counting.asked <= 7 * len(word)
+    slow: Counting = Counting({m: n for n, m in enumerate(vocabulary.merges)})  # type: ignore[misc]
+    by_definition(word[:2_000], slow)  # type: ignore[arg-type]
+    assert slow.asked > 7 * 2_000

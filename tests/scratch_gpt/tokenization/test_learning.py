@@ -1,0 +1,120 @@
+"""Learning a vocabulary: the definition, the order of ids, what Hugging Face makes of it."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from reference.huggingface_tokenizer import HuggingFaceTokenizer
+from scratch_gpt import Tokenizer
+from scratch_gpt.tokenization.byte_pairs import END
+from scratch_gpt.tokenization.learning import learned
+from scratch_gpt.tokenization.words import UNKNOWN, splitting_named
+
+
+def by_definition(words: Mapping[str, int], merges: int) -> list[tuple[str, str]]:
+    """Return the merges that counting every pair anew each time gives."""
+    pieces = {word: [*word[:-1], word[-1] + END] for word in words}
+    chosen: dict[tuple[str, str], None] = {}
+    while len(chosen) < merges:
+        counts: Counter[tuple[str, str]] = Counter()
+        for word, times in words.items():
+            for pair in itertools.pairwise(pieces[word]):
+                counts[pair] += times
+        best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
+        if best is None or counts[best] < 2:
+            break
+        chosen[best] = None
+        for word, old in pieces.items():
+            new: list[str] = []
+            for piece in old:
+                if new and (new[-1], piece) == best:
+                    new[-1] += piece
+                else:
+                    new.append(piece)
+            pieces[word] = new
+    return list(chosen)
+
+
+@pytest.fixture(scope="module")
+def counts(small_text: str) -> Counter[str]:
+    """Return how often each word of the page occurs."""
+    return Counter(splitting_named("bert").words(small_text))
+
+
+CORPORA = {
+    "runs of one letter": {"aaaaaaa": 3, "aaaa": 2, "baaab": 5, "aa": 1},
+    "two ways to one token": {"abab": 4, "ababab": 3, "bab": 9, "aba": 8, "babab": 2},
+    "one letter": {"a": 7},
+    "nothing": {},
+    "what occurs once": {"xyz": 1, "ab": 2},
+}
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_corpora_by_hand(corpus: str) -> None:
+    """Pairs that overlap, that come back, that are too few."""
+    words = CORPORA[corpus]
+    assert tuple(by_definition(words, 50)) == learned(words, merges=50).merges
+
+
+def test_a_page_of_english(counts: Counter[str]) -> None:
+    """Counting what changed gives the merges that counting everything gives."""
+    expected = by_definition(counts, 120)
+    assert len(expected) == 120
+    assert tuple(expected) == learned(counts, merges=120).merges
+
+
+def test_another_count_gives_other_merges(counts: Counter[str]) -> None:
+    """One word forgotten shows."""
+    less = dict(counts)
+    del less["the"]
+    assert tuple(by_definition(less, 120)) != learned(counts, merges=120).merges
+
+
+def test_the_order_of_the_words_does_not_matter(counts: Counter[str]) -> None:
+    """Nor does anything else that is not a count."""
+    turned = dict(sorted(counts.items(), reverse=True))
+    assert learned(counts, merges=200) == learned(turned, merges=200)
+
+
+def test_ids_are_in_the_release_order() -> None:
+    """`<unk>`, characters by frequency, the same as last ones, then products in order."""
+    vocabulary = learned({"bcc": 2, "ca": 3}, merges=9)
+    assert vocabulary.merges == (("c", "a</w>"), ("b", "c"), ("bc", "c</w>"))
+    characters = ("c", "a", "b")
+    products = ("ca</w>", "bc", "bcc</w>")
+    ends = tuple(character + END for character in characters)
+    assert vocabulary.tokens == (UNKNOWN, *characters, *ends, *products)
+
+
+def test_nothing_makes_the_unknown_token_or_holds_white_space() -> None:
+    """Such words give their characters only: their merges could not be written."""
+    vocabulary = learned({"<unk>": 9, "a b": 9, "\n\n": 9, "no": 2}, merges=50)
+    assert vocabulary.merges == (("n", "o</w>"),)
+    assert {"<", " ", "\n", "\n</w>"} <= set(vocabulary.tokens)
+
+
+def test_progress_counts_the_merges() -> None:
+    """Once after each."""
+    told: list[int] = []
+    learned({"abcd": 2}, merges=2, progress=told.append)
+    assert told == [1, 2]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_hugging_face_loads_what_was_learned(
+    tmp_path: Path,
+    small_text: str,
+    huggingface: Callable[[Path], HuggingFaceTokenizer],
+    drawn_texts: Callable[[int, int], list[str]],
+) -> None:
+    """A vocabulary learned from strings of every kind encodes other ones alike in both."""
+    ours = Tokenizer.train([small_text, *drawn_texts(3, 400), *drawn_texts(3, 400)], merges=900)
+    ours.save_pretrained(tmp_path / "learned")
+    theirs = huggingface(tmp_path / "learned")
+    texts = drawn_texts(4, 400)
+    assert [list(e.ids) for e in theirs.encode_batch(texts)] == ours.encode_batch(texts)
+    assert len(ours.vocabulary.merges) == 900
