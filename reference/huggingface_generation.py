@@ -33,7 +33,6 @@ PROCESSORS: Mapping[str, type[LogitsProcessor]] = {
 }
 """What works on logits, under the name of the generation config's field that asks for it."""
 
-_SAMPLING = ("temperature", "top_k", "top_p")
 _NEUTRAL: Mapping[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 """At these values a rule does nothing; version 4 would take the 50 likeliest unasked."""
 
@@ -101,8 +100,7 @@ def continued(
         token_ids,
         max_new_tokens=max_new_tokens,
         do_sample=sampled,
-        **({name: _NEUTRAL[name] for name in _SAMPLING} if sampled else {}),
-        **(rules or {}),
+        **(dict(_NEUTRAL) if sampled else {}) | dict(rules or {}),
     )
     return Continued(
         token_ids=made.sequences,

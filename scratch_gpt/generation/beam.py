@@ -6,6 +6,7 @@ one such, and a model run anew for every token another.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
@@ -84,9 +85,20 @@ def beam_search(  # noqa: PLR0913 - a search's settings, all but three with defa
 
 
 def search(
-    decoder: Stepping, token_ids: Int[Tensor, "batch time"], settings: Settings, rules: Rules
+    decoder: Stepping,
+    token_ids: Int[Tensor, "batch time"],
+    settings: Settings,
+    rules: Rules,
+    watch: Callable[[list[list[Candidate]]], None] = lambda _candidates: None,
 ) -> list[list[Hypothesis]]:
     """Return, for each prompt, its best finished texts with their scores, best first.
+
+    Args:
+        decoder: As in `beam_search`.
+        token_ids: `[batch time]`, the prompts.
+        settings: The others of `beam_search`.
+        rules: Change the log-probabilities.
+        watch: Is shown, at every step, each prompt's best continuations.
 
     Raises:
         ValueError: As `beam_search`.
@@ -99,6 +111,7 @@ def search(
     logits = decoder.start(texts)
     for length in range(1, settings.max_new_tokens + 1):
         found = _candidates(rules.processed(log_softmax(_wide(logits)), texts), prompts)
+        watch(found)
         new_texts = texts[:, token_ids.shape[1] :].tolist()
         for index, (prompt, candidates) in enumerate(zip(prompts, found, strict=True)):
             first = index * settings.beams
