@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from parity.errors import ExitCode
+from parity.generation.command import generation
 from parity.options import (
     Attention,
     AttentionOption,
@@ -197,6 +198,9 @@ def doctor(
         debug=debug,
     )
     raise typer.Exit(run(options))
+
+
+app.command()(generation)
 
 
 @app.command()

@@ -42,6 +42,8 @@ class Options:
     token_ids: str | None = None
     taps: str = "*"
     explain: str | None = None
+    prompts: int = 8
+    max_new_tokens: int = 32
     form: str = "text"
     output: tuple[Path, ...] = ()
     quiet: bool = False

@@ -14,6 +14,7 @@ from parity.checks import weights as weights_check
 from parity.checks.gradients import gradients as gradients_check
 from parity.checks.layerwise import layerwise as layerwise_check
 from parity.errors import UsageError
+from parity.generation.run import run as generation
 from parity.gradients import faults as backward_faults
 from parity.inputs import Inputs
 from parity.models import build_huggingface, build_ours
@@ -196,6 +197,7 @@ VERBS: dict[str, Callable[[Options, Progress], Report]] = {
     "gradients": gradients,
     "weights": weights,
     "doctor": doctor,
+    "generation": generation,
     "golden": golden,
 }
 """Every verb that this version has."""

@@ -224,6 +224,7 @@ _THINGS = {
     "gradients": "gradients on {}",
     "weights": "tensors of {}",
     "doctor": "things",
+    "generation": "rules, texts and searches",
     "golden": "published numbers",
 }
 
