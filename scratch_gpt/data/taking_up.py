@@ -38,8 +38,7 @@ def taken_up(folder: Path, plan: Plan) -> Iterator[Unfinished | None]:
         CheckpointError: What was begun or done there is not this plan's, or is damaged.
         WriteError: The file system refused.
     """
-    with told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     with _alone_in(folder):
         _require_ours(folder)
         if (folder / manifest_file.NAME).exists():
@@ -55,17 +54,25 @@ def taken_up(folder: Path, plan: Plan) -> Iterator[Unfinished | None]:
             yield Unfinished(folder, plan, file, _resumed(folder, plan, file))
 
 
+def _make(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise _occupied(folder, "there is a file of that name")
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def _require_ours(folder: Path) -> None:
     """Require a folder that is empty, or in which a preparation began or came to its end."""
     with told(folder):
         names = sorted(path.name for path in folder.iterdir())
     others = [name for name in names if name != f"{PLAN}.partial"]
     if others and not {PLAN, manifest_file.NAME} & set(others):
-        raise OccupiedError(
-            f"the folder holds {shown(others[0])} and no prepared text",
-            where=one_line(folder),
-            fix="choose another folder, or remove what is there",
-        )
+        raise _occupied(folder, f"the folder holds {shown(others[0])} and no prepared text")
+
+
+def _occupied(folder: Path, what: str) -> OccupiedError:
+    fix = "choose another folder, or remove what is there"
+    return OccupiedError(what, where=one_line(folder), fix=fix)
 
 
 def _done(folder: Path) -> Plan:
