@@ -1,7 +1,9 @@
 """Vocabularies as files: the release's names, Hugging Face's, or Hugging Face's single file."""
 
+import itertools
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,19 @@ def read(directory: Path) -> Vocabulary:
         TokenizerError: There is none, or it is not sound.
         CheckpointError: A file cannot be opened.
     """
+    there = {
+        name
+        for name in itertools.chain(*PAIRS_OF_FILES, (SINGLE_FILE,))
+        if os.path.lexists(directory / name)
+    }
     for names in PAIRS_OF_FILES:
-        if all(os.path.lexists(directory / name) for name in names):
+        if there.issuperset(names):
             return _from_two(*(directory / name for name in names))
-    if os.path.lexists(directory / SINGLE_FILE):
+    if SINGLE_FILE in there:
         return _from_one(directory / SINGLE_FILE)
+    halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
     raise TokenizerError(
-        "there is no whole vocabulary in the folder",
+        f"the folder holds {halves}",
         where=one_line(directory),
         fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
     )
@@ -69,11 +77,19 @@ def _from_one(path: Path) -> Vocabulary:
     ids, merges = model.get("vocab"), model.get("merges")
     if not isinstance(ids, dict) or not isinstance(merges, list):
         raise _refused("its model has no vocab or no merges", path)
-    added = [token.get("content") for token in whole.get("added_tokens", [])]
-    if any(token not in ids for token in added):
-        raise _refused(f"it adds tokens that its model does not have: {shown(added)}", path)
+    _require_nothing_added(whole.get("added_tokens", []), ids, path)
     pairs = [_pair(merge, number, path) for number, merge in enumerate(merges, start=1)]
     return Vocabulary.checked(ids, pairs, ids_from=one_line(path), merges_from=one_line(path))
+
+
+def _require_nothing_added(added: object, ids: Mapping[str, object], path: Path) -> None:
+    """Require that every token that the file adds to its model is the model's already."""
+    tokens: list[Any] = added if isinstance(added, list) else [added]
+    if not all(isinstance(token, dict) and "content" in token for token in tokens):
+        raise _refused("its added_tokens are no list of tokens", path)
+    new = [token["content"] for token in tokens if token["content"] not in ids]
+    if new:
+        raise _refused(f"it adds tokens that its model does not have: {shown(new)}", path)
 
 
 _KIND = {
@@ -105,9 +121,12 @@ _TWO = 2
 def _merges(path: Path) -> list[tuple[str, str]]:
     """Return the merges of a text file: a header, then two tokens a line."""
     try:
-        header, *lines = _bytes(path).decode("utf-8").split("\n")
+        text = _bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise _refused(f"it is not UTF-8 at byte {error.start}", path) from error
+    if "\r" in text:
+        raise _refused("it has carriage returns: its line ends were changed", path)
+    header, *lines = text.split("\n")
     if header != HEADER:
         raise _refused(f"its first line is {shown(header)}, not {HEADER!r}", path)
     if lines and not lines[-1]:

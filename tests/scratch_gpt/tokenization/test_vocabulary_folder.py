@@ -1,0 +1,146 @@
+"""A vocabulary's folder: which files are read, what else may stand there, what is written."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from reference.huggingface_tokenizer import HuggingFaceTokenizer
+from scratch_gpt import Tokenizer
+from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.files.write_error import OccupiedError
+from scratch_gpt.tokenization import vocabulary_files
+from scratch_gpt.tokenization.vocabulary import Vocabulary
+
+OPENAI = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
+
+
+@pytest.fixture
+def folder(small_vocabulary: Path, tmp_path: Path) -> Path:
+    """Return a folder of the small vocabulary that may be spoiled."""
+    return shutil.copytree(small_vocabulary, tmp_path / "copy")
+
+
+def refused(folder: Path) -> CheckpointError:
+    """Return why the folder's vocabulary is not taken."""
+    with pytest.raises(CheckpointError) as caught:
+        vocabulary_files.read(folder)
+    return caught.value
+
+
+def test_the_names_of_the_release_are_read(folder: Path, ours: Tokenizer) -> None:
+    """The bytes are the same."""
+    for name, openai in OPENAI.items():
+        (folder / name).rename(folder / openai)
+    assert Tokenizer.from_pretrained(folder).digest == ours.digest
+
+
+def test_what_hugging_face_saves_is_read(
+    folder: Path, ours: Tokenizer, theirs: HuggingFaceTokenizer
+) -> None:
+    """A single file, in version 5."""
+    theirs.tokenizer.save_pretrained(folder / "theirs")
+    assert not (folder / "theirs" / "vocab.json").exists()
+    assert Tokenizer.from_pretrained(folder / "theirs").vocabulary == ours.vocabulary
+
+
+def test_half_a_vocabulary_is_told(folder: Path) -> None:
+    """With what there is and what there should be."""
+    (folder / "merges.txt").unlink()
+    error = refused(folder)
+    assert error.what == "the folder holds only vocab.json"
+    assert (error.where, "merges.txt" in error.fix) == (str(folder), True)
+
+
+@pytest.mark.parametrize("name", ["empty", "absent", "file"])
+def test_no_vocabulary_is_told(name: str, tmp_path: Path) -> None:
+    """In a folder without one, where there is no folder, and in what is none."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    assert refused(tmp_path / name).what == "the folder holds no vocabulary"
+
+
+Spoil = Callable[[Path], None]
+ODD: dict[str, tuple[Spoil, str]] = {
+    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "it is a link to a file that"),
+    "a pipe": (os.mkfifo, "it is a named pipe, not a file"),
+    "a folder": (Path.mkdir, "it is a folder, not a file"),
+    "a huge file": (lambda path: os.truncate(_touched(path), 1 << 40), "it has more than"),
+}
+
+
+def _touched(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_no_file_is_refused_at_once(case: str, name: str, folder: Path) -> None:
+    """Nobody waits for a pipe's writer, and no terabyte is read."""
+    spoil, message = ODD[case]
+    (folder / name).unlink()
+    spoil(folder / name)
+    error = refused(folder)
+    assert message in error.what
+    assert error.where == str(folder / name)
+
+
+def test_what_is_written_is_read_alike_everywhere(
+    folder: Path, huggingface: Callable[[Path], HuggingFaceTokenizer], small_text: str
+) -> None:
+    """By us, by Hugging Face's class and by the one that is told which class it is."""
+    ours = Tokenizer.from_pretrained(folder)
+    ours.save_pretrained(folder.parent / "saved")
+    expected = ours.encode(small_text)
+    assert Tokenizer.from_pretrained(folder.parent / "saved").encode(small_text) == expected
+    (theirs,) = huggingface(folder.parent / "saved").encode_batch([small_text])
+    assert list(theirs.ids) == expected
+    found = AutoTokenizer.from_pretrained(folder.parent / "saved", local_files_only=True)
+    assert found(small_text)["input_ids"] == expected
+
+
+def test_the_same_vocabulary_is_the_same_bytes(folder: Path) -> None:
+    """Written again, every file is what it was, and tokens are readable in it."""
+    vocabulary = Vocabulary(("<unk>", "é", "é</w>"), ())
+    vocabulary_files.write(folder.parent / "one", vocabulary)
+    vocabulary_files.write(folder.parent / "two", vocabulary_files.read(folder.parent / "one"))
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        one, two = ((folder.parent / each / name).read_bytes() for each in ("one", "two"))
+        assert one == two
+    text = (folder.parent / "one" / "vocab.json").read_text(encoding="utf-8")
+    assert text == '{"<unk>": 0, "é": 1, "é</w>": 2}'
+
+
+def test_other_files_stay(folder: Path) -> None:
+    """A model's config and weights lie beside it."""
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    Tokenizer.from_pretrained(folder).save_pretrained(folder)
+    assert (folder / "config.json").read_text(encoding="utf-8") == "{}"
+
+
+def test_nothing_is_written_beside_a_file_that_would_be_read_instead(folder: Path) -> None:
+    """Hugging Face prefers `tokenizer.json`: it would be another vocabulary's."""
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(OccupiedError, match="would be read instead"):
+        Tokenizer.train(["a a"], merges=1).save_pretrained(folder)
+    assert before == {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_the_digest_is_of_tokens_ids_and_merges() -> None:
+    """Any of them changed changes it; the file they came from does not."""
+    tokens, merges = ("<unk>", "a", "b", "ab", "ba"), (("a", "b"), ("b", "a"))
+    others = [
+        Vocabulary(("<unk>", "b", "a", "ab", "ba"), merges),
+        Vocabulary((*tokens, "c"), merges),
+        Vocabulary(tokens, merges[::-1]),
+        Vocabulary(tokens, merges[:1]),
+    ]
+    digests = {Vocabulary(tokens, merges).digest, *(other.digest for other in others)}
+    assert len(digests) == 1 + len(others)
+    assert json.dumps(sorted(digests)).isascii()
