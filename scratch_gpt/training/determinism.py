@@ -31,3 +31,14 @@ def deterministic(threads: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=warned)
         settings.fill_uninitialized_memory = before[1]  # type: ignore[attr-defined]
         torch.set_num_threads(had)
+
+
+@contextmanager
+def any_order() -> Iterator[None]:
+    """Allow for a while what is not deterministic everywhere: running sums on a GPU are not."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scratch_gpt.training import random_numbers
-from scratch_gpt.training.determinism import deterministic
+from scratch_gpt.training.determinism import any_order, deterministic
 
 
 def settings() -> tuple[object, ...]:
@@ -36,6 +36,14 @@ def test_no_number_of_threads_is_torchs_own() -> None:
     """0 changes nothing."""
     with deterministic(0):
         assert torch.get_num_threads() == 1
+
+
+def test_a_sample_may_be_drawn_in_any_order() -> None:
+    """And what follows may not."""
+    with deterministic(0):
+        with any_order():
+            assert settings()[0] is False
+        assert settings()[0] is True
 
 
 def draw(seed: int, step: int, micro_batch: int) -> float:
