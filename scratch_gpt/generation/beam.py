@@ -7,7 +7,7 @@ one such, and a model run anew for every token another.
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ from scratch_gpt.sampling import Rules
 EarlyStopping = bool | Literal["never"]
 
 
+@runtime_checkable
 class Stepping(Protocol):
     """What beam search needs of a decoder; every tensor has one row for each running text."""
 
