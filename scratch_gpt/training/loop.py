@@ -27,6 +27,8 @@ class Loop:
         log: Where lines go; None in every process but the first.
         sample: Gives a sample of text.
         shown: Is told of each step, its line, and how many steps there are.
+        is_new: Whether there is no checkpoint yet. Each process is told: what one finds on the
+            disk, another may just have written.
     """
 
     trainer: Trainer
@@ -36,6 +38,7 @@ class Loop:
     log: Log | None
     sample: Callable[[], str]
     shown: Callable[[dict[str, Any], int], None]
+    is_new: bool
 
     def run(self) -> ExitCode:
         """Go on to the last step, or to where somebody asks to stop; save either way.
@@ -46,7 +49,7 @@ class Loop:
         """
         trainer, last = self.trainer, self.trainer.recipe.steps
         saved = trainer.step
-        if not checkpoint_folders.by_step(self.folder.checkpoints):
+        if self.is_new:
             self._save()
         while trainer.step < last and not self._is_asked_to_stop():
             self._one_step()

@@ -85,11 +85,20 @@ class _Run:
         self.folder = folder
         self.group = group
         self.progress = progress if group.is_first else _silent
+        self.is_new = True
 
     def trained(self) -> ExitCode:
         """Go through all phases."""
+        trainer, tokenizer, data, found = self._begun()
+        outcome = self._looped(trainer, tokenizer, data, found)
+        self.group.by_first(lambda: self._handed_over(trainer, outcome))
+        return outcome
+
+    def _begun(self) -> tuple[Trainer, Tokenizer, TokenData, dict[str, Any]]:
+        """Return the run where it stands, what it reads, and what its numbers hang on."""
         checkpoint = self.group.by_first(self._found)
-        self.group.by_first(lambda: self._vocabulary(resumed=checkpoint is not None))
+        self.is_new = checkpoint is None
+        self.group.by_first(self._vocabulary)
         splitting = self.request.recipe.splitting
         tokenizer = Tokenizer.from_pretrained(self.folder.vocabulary, splitting=splitting)
         data = self._data(tokenizer)
@@ -99,20 +108,18 @@ class _Run:
         trainer = Trainer(recipe, tokenizer.vocab_size, data, self.group)
         if checkpoint is not None:
             trainer.go_on_from(checkpoint)
-        outcome = self._looped(trainer, tokenizer, data, found)
-        self.group.by_first(lambda: self._handed_over(trainer, outcome))
-        return outcome
+        return trainer, tokenizer, data, found
 
     def _found(self) -> Checkpoint | None:
         checkpoint_folders.sweep(self.folder.checkpoints)
         return checkpoint_folders.newest(self.folder.checkpoints, _say)
 
-    def _vocabulary(self, *, resumed: bool) -> None:
+    def _vocabulary(self) -> None:
         vocabulary_of(
             self.request.sources,
             self.request.recipe,
             self.folder,
-            resumed=resumed,
+            resumed=not self.is_new,
             progress=self.progress,
         )
 
@@ -156,6 +163,7 @@ class _Run:
                 log=lines,
                 sample=lambda: sample(trainer.model, tokenizer, prompt, trainer.recipe),
                 shown=Line(self.progress, self._note),
+                is_new=self.is_new,
             )
             return loop.run()
 

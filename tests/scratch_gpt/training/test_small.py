@@ -1,0 +1,91 @@
+"""The small recipe, as a reader runs it: no other option, and English-looking text from it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import scratch_gpt
+from scratch_gpt import GPT, Tokenizer
+from scratch_gpt.data import TokenData, docstrings
+from scratch_gpt.data.entropy import unigram_loss
+from scratch_gpt.training.recipe import RECIPES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
+
+PROMPTS = ("returns the", "if the file is", "this function")
+
+
+def python(*arguments: str | Path) -> str:
+    """Return what a command prints."""
+    home = str(Path(scratch_gpt.__path__[0]).parent)
+    result = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=os.environ | {"PYTHONPATH": home},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not result.returncode, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the small recipe's run on the default corpus."""
+    output = tmp_path_factory.mktemp("small") / "run"
+    python("scratch_gpt.train", "--output", output, "--recipe", "small", "--quiet")
+    return output
+
+
+def test_it_learns_far_more_than_which_words_are_frequent(trained: Path) -> None:
+    """At the end it loses at most four fifths of what the best guess without context loses."""
+    lines = [json.loads(line) for line in (trained / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, RECIPES["small"].steps + 1))
+    data = TokenData.open(trained / "tokens")
+    vocab_size = data.manifest.recipe.vocab_size
+    unigram = unigram_loss(data.train, data.validation, vocab_size=vocab_size)
+    assert lines[-1]["validation_loss"] <= 0.8 * unigram
+    assert lines[-1]["sample"]
+
+
+def test_it_writes_english_looking_text(trained: Path) -> None:
+    """Of the words that `generate` prints, nine in ten stand in the corpus, and not all are one."""
+    known = set(re.findall(r"[a-z]+", " ".join(_corpus()).lower()))
+    arguments = ("--prompt", PROMPTS[0], "--max-new-tokens", "60", "--temperature", "0.8")
+    text = python("scratch_gpt.generate", "--weights", trained / "model", *arguments)
+    words = re.findall(r"[a-z]+", text.lower())
+    assert len(words) >= 20
+    assert len(set(words)) >= 8
+    assert sum(word in known for word in words) >= 0.9 * len(words)
+
+
+def test_hugging_face_writes_the_same(trained: Path) -> None:
+    """From the very folder, greedily, id for id; ids and text by its own tokenizer too."""
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(trained / "model").double().eval()
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(trained / "model")
+    ours = GPT.from_pretrained(trained / "model").double()
+    tokenizer = Tokenizer.from_pretrained(trained / "model")
+    for prompt in PROMPTS:
+        start = tokenizer.encode(prompt)
+        assert start == their_tokenizer.encode(prompt)
+        token_ids = torch.tensor([start])
+        expected = theirs.generate(token_ids, max_new_tokens=40, do_sample=False)
+        written = ours.generate(token_ids, max_new_tokens=40)
+        assert expected.tolist() == written.tolist()
+        assert tokenizer.decode(written[0].tolist()) == their_tokenizer.decode(written[0])
+
+
+def _corpus() -> list[str]:
+    """Return the default corpus, a text for each module."""
+    texts = []
+    for document in docstrings.documents():
+        with document.opened() as file:
+            texts.append(file.read().decode())
+    return texts
