@@ -32,6 +32,7 @@ from parity.options import (
     WeightsOption,
 )
 from parity.shell import Options, run
+from parity.tokens.command import tokens
 from scratch_gpt.command.telling import let_go, tell
 
 app = typer.Typer(
@@ -166,6 +167,9 @@ def weights(
         debug=debug,
     )
     raise typer.Exit(run(options))
+
+
+app.command()(tokens)
 
 
 @app.command()

@@ -36,6 +36,13 @@ class Attention(StrEnum):
     TRITON = "triton"
 
 
+class Splitting(StrEnum):
+    """The ways of splitting text, as `scratch_gpt.tokenization.words.SPLITTINGS` names them."""
+
+    BERT = "bert"
+    ORIGINAL = "original"
+
+
 WeightsOption = Annotated[
     str,
     typer.Option(
@@ -84,6 +91,34 @@ TokenIdsOption = Annotated[
     typer.Option(help="Token ids instead of seeded ones: 481,4735,544;12,7 is two rows."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where the models run.")]
+VocabularyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--vocabulary",
+        help="Folder of vocab.json and merges.txt, or of OpenAI's two files. Without it: the one "
+        "beside the weights, or in the hub's cache; else one is learned on the spot.",
+    ),
+]
+SplittingOption = Annotated[
+    Splitting,
+    typer.Option(
+        "--splitting",
+        help="How text becomes words: bert (what Hugging Face's tokenizer does) or original (what "
+        "the model was trained with; needs the extra original-text).",
+    ),
+]
+TextOption = Annotated[
+    str | None, typer.Option("--text", help="Compare this text, and nothing else.")
+]
+CorpusOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--corpus",
+        help="A text file, or a folder of .txt and .md files, instead of a million characters of "
+        "the standard library's documentation. May be given several times.",
+    ),
+]
+CountOption = Annotated[int, typer.Option(min=0, help="Strings to generate.")]
 FormatOption = Annotated[
     str, typer.Option("--format", help="What standard output gets: text or json.")
 ]

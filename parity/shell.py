@@ -44,6 +44,11 @@ class Options:
     explain: str | None = None
     prompts: int = 8
     max_new_tokens: int = 32
+    vocabulary: Path | None = None
+    splitting: str = "bert"
+    count: int = 2_000
+    text: str | None = None
+    corpus: tuple[Path, ...] = ()
     form: str = "text"
     output: tuple[Path, ...] = ()
     quiet: bool = False

@@ -21,6 +21,7 @@ from parity.models import build_huggingface, build_ours
 from parity.results import Report
 from parity.shell import Options, identity
 from parity.sources.names import load_weights
+from parity.tokens.run import run as tokens
 from parity.weights import Weights
 from reference import published
 from scratch_gpt.command.progress import Progress
@@ -196,6 +197,7 @@ VERBS: dict[str, Callable[[Options, Progress], Report]] = {
     "layerwise": layerwise,
     "gradients": gradients,
     "weights": weights,
+    "tokens": tokens,
     "doctor": doctor,
     "generation": generation,
     "golden": golden,

@@ -18,6 +18,7 @@ from parity.goldens.rows import GoldenRow
 from parity.report.text_divergence import render_divergence
 from parity.report.text_explanation import render_explanation
 from parity.report.text_golden import render_goldens
+from parity.report.text_tokens import render_tokens
 from parity.results import Finding, Mode, Reason, Report, Row, Verdict
 
 _STYLES = {
@@ -49,6 +50,11 @@ def render(report: Report, console: Console) -> None:
 
 
 def _parts(report: Report) -> Iterable[RenderableType]:
+    if report.check == "tokens":
+        yield from render_tokens(report)
+        yield from map(_reason, report.reasons)
+        yield _verdict(report)
+        return
     yield _heading(report)
     goldens = [row for row in report.results if isinstance(row, GoldenRow)]
     if goldens:
@@ -223,6 +229,7 @@ _THINGS = {
     "layerwise": "taps on {}",
     "gradients": "gradients on {}",
     "weights": "tensors of {}",
+    "tokens": "strings with {}",
     "doctor": "things",
     "generation": "rules, texts and searches",
     "golden": "published numbers",

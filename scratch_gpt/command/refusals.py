@@ -21,6 +21,7 @@ _CODED: tuple[tuple[str, str, type[CommandError]], ...] = (
     ("scratch_gpt.files.write_error", "OccupiedError", UsageError),
     ("scratch_gpt.files.write_error", "WriteError", EnvironmentUnfitError),
     ("scratch_gpt.data.refusal", "TooLittleTextError", UsageError),
+    ("scratch_gpt.tokenization.refusal", "TextError", UsageError),
     ("scratch_gpt.tokenizer_original", "MissingExtraError", EnvironmentUnfitError),
 )
 """Module, class, and what it means; the first that fits decides."""

@@ -20,10 +20,12 @@ Check = Callable[..., Any]
 REPORTING = {"--format", "--output", "--quiet", "--debug"}
 INPUTS = {"--batch", "--time", "--seed", "--token-ids"}
 JUDGING = {"--candidate", "--plant", "--attention", "--dtype", "--device", "--taps"}
+TEXTS = {"--vocabulary", "--splitting", "--text", "--corpus", "--count"}
 OPTIONS = {
     "layerwise": {"--weights", *JUDGING, "--explain", *INPUTS, *REPORTING},
     "gradients": {"--weights", *JUDGING, *INPUTS, *REPORTING},
     "weights": {"--weights", *REPORTING},
+    "tokens": {"--weights", "--plant", "--seed", *TEXTS, *REPORTING},
     "doctor": {"--weights", *INPUTS, *REPORTING},
     "golden": {"--weights", *REPORTING},
 }
@@ -117,6 +119,8 @@ def test_an_unknown_verb_is_named(verb: str, check: Check) -> None:
         pytest.param(["layerwise", "--tim", "5"], "--time", id="mistyped option"),
         pytest.param(["weights", "--plant", "erf-gelu"], "--plant", id="another verb's option"),
         pytest.param(["gradients", "--explain", "logits"], "--explain", id="layerwise's alone"),
+        pytest.param(["tokens", "--splitting", "wordpiece"], "original", id="unknown splitting"),
+        pytest.param(["tokens", "--count", "-1"], "--count", id="count below 0"),
         pytest.param(["layerwise", "extra"], "extra", id="argument that nobody asked for"),
         pytest.param(["layerwise", "--time"], "--time", id="value missing"),
         pytest.param(["layerwise", "--time", "0"], "--time", id="time 0"),
@@ -148,6 +152,11 @@ EVERYTHING = {
     "--token-ids": ("1,2;3", {"token_ids": "1,2;3"}),
     "--taps": ("h.*", {"taps": "h.*"}),
     "--explain": ("logits", {"explain": "logits"}),
+    "--vocabulary": ("words", {"vocabulary": Path("words")}),
+    "--splitting": ("original", {"splitting": "original"}),
+    "--text": ("one", {"text": "one"}),
+    "--corpus": ("a.txt", {"corpus": (Path("a.txt"),)}),
+    "--count": ("9", {"count": 9}),
     "--format": ("json", {"form": "json"}),
     "--output": ("a.json", {"output": (Path("a.json"),)}),
     "--quiet": (None, {"quiet": True}),
@@ -156,11 +165,18 @@ EVERYTHING = {
 """For every option a value that is not its default, and what has to come of it."""
 
 
+def let_run(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[Options], Any]) -> None:
+    """Let every verb, wherever it is defined, call `outcome` in the place of `run`."""
+    for registered in module.app.registered_commands:
+        assert registered.callback is not None
+        monkeypatch.setitem(registered.callback.__globals__, "run", outcome)
+
+
 @pytest.mark.parametrize("verb", OPTIONS)
 def test_every_option_arrives(verb: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each option reaches the verb under its own name, and the exit code is the verb's."""
     seen: list[Options] = []
-    monkeypatch.setattr(module, "run", lambda options: seen.append(options) or 3)
+    let_run(monkeypatch, lambda options: seen.append(options) or 3)
     arguments, wanted = [], {}
     for name in sorted(OPTIONS[verb]):
         value, fields = EVERYTHING[name]
@@ -176,7 +192,7 @@ def test_the_defaults_are_the_documented_ones(
 ) -> None:
     """A bare verb runs what the documentation says: 512 tokens, one row, seed 0, on the CPU."""
     seen: list[Options] = []
-    monkeypatch.setattr(module, "run", lambda options: seen.append(options) or 0)
+    let_run(monkeypatch, lambda options: seen.append(options) or 0)
     check(verb)
     assert [Options(verb=verb)] == seen
     expected = ("auto", "float32", "cpu", 1, 512, 0)

@@ -1,0 +1,100 @@
+"""Strings go through both sides, source by source; what differs is taken apart."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+from parity.tokens.causes import Cause, cause_of, part
+from parity.tokens.rows import Counts, DifferenceRow, TokenRow, difference_of, row_of
+from parity.tokens.sides import Ours, Witness
+from reference.published_token_ids import PublishedIds
+from scratch_gpt.command.progress import Progress
+from scratch_gpt.tokenization.character_classes import character_classes
+from scratch_gpt.tokenization.words import UNKNOWN
+
+TAKEN_APART = 40
+"""Differing strings of one source that are taken apart; the rest are counted."""
+
+_AT_ONCE = 500
+"""Strings that both sides are given together."""
+
+
+class Comparison:
+    """One run of a comparison.
+
+    Args:
+        ours: Our side.
+        theirs: What it is held against.
+        progress: Called as it goes on.
+    """
+
+    def __init__(self, ours: Ours, theirs: Witness, progress: Progress) -> None:
+        self.ours, self.theirs = ours, theirs
+        self.rows: list[TokenRow] = []
+        self.differences: list[DifferenceRow] = []
+        self._progress = progress
+        self._unknown = ours.tokenizer.vocabulary.ids[UNKNOWN]
+
+    def source(self, name: str, strings: Sequence[str]) -> None:
+        """Compare every string of a source."""
+        counts, differing = Counts(), []
+        for start in range(0, len(strings), _AT_ONCE):
+            self._progress(name, start, len(strings))
+            differing += self._compared(strings[start : start + _AT_ONCE], counts)
+        self._close(name, self.theirs.name, counts, differing)
+
+    def published(self, rows: Iterable[PublishedIds], splitting: str) -> None:
+        """Compare our ids with those that were published; only of the released vocabulary."""
+        counts, differing = Counts(places=False), []
+        for row in rows:
+            wanted = getattr(row, splitting)
+            if wanted is None:
+                continue
+            mine = self.ours.tokenizer.encode(row.text)
+            self._count(row.text, wanted, counts)
+            if mine != wanted:
+                counts.differing += 1
+                differing.append(row.text)
+        self._close("published ids", "published", counts, differing)
+
+    def _compared(self, strings: Sequence[str], counts: Counts) -> list[str]:
+        """Count what is met, and return the strings over which the sides part."""
+        sides = self.ours.encode_batch(strings), self.theirs.encode_batch(strings)
+        differing = []
+        for text, mine, other in zip(strings, *sides, strict=True):
+            self._count(text, other.ids, counts)
+            counts.places &= other.offsets is not None
+            if part(mine, other):
+                counts.differing += 1
+                differing.append(text)
+        return differing
+
+    def _count(self, text: str, ids: Sequence[int], counts: Counts) -> None:
+        counts.strings += 1
+        counts.characters += len(text)
+        counts.ids += len(ids)
+        counts.unknown += sum(number == self._unknown for number in ids)
+        if not text.isascii() or not text.isprintable():
+            removed = character_classes().removed
+            counts.dropped += sum(ord(character) in removed for character in text)
+
+    def _close(self, name: str, witness: str, counts: Counts, differing: Sequence[str]) -> None:
+        self.rows.append(row_of(name, witness, counts))
+        causes = self._causes(name, differing[:TAKEN_APART])
+        for cause, strings in causes.items():
+            self.differences.append(difference_of(name, witness, cause, strings))
+
+    def _causes(self, name: str, differing: Sequence[str]) -> Mapping[Cause, int]:
+        """Return what is behind differences; strings that come down to the same count together."""
+        found: dict[Cause, int] = {}
+        for number, text in enumerate(differing):
+            self._progress(f"{name}: taking differences apart", number, len(differing))
+            if part(*(side.encode_batch([text])[0] for side in (self.ours, self.theirs))):
+                cause = cause_of(text, self.ours, self.theirs)
+                found[cause] = found.get(cause, 0) + 1
+        return found
+
+
+def words_of_tokens(tokens: Iterable[str], end: str) -> list[str]:
+    """Return every token as a text: each merge is done at least for its own token."""
+    spelled = (token.removesuffix(end) for token in tokens)
+    return list(dict.fromkeys(itertools.chain.from_iterable((s, f"{s}.") for s in spelled if s)))

@@ -1,0 +1,104 @@
+"""Every planted fault is caught, and named by the step that it is in."""
+
+from pathlib import Path
+
+import pytest
+
+from parity.checks.tokens import tokens
+from parity.results import Verdict
+from parity.tokens import comparison
+from parity.tokens.comparison import words_of_tokens
+from parity.tokens.faults import FAULTS, planted
+from parity.tokens.rows import DifferenceRow
+from parity.tokens.sides import Ours, Transcription, Witness
+from parity.tokens.strings import HAND_PICKED
+from scratch_gpt import Tokenizer
+from scratch_gpt.tokenization.byte_pairs import END
+
+
+@pytest.fixture(scope="module")
+def sources(right: Tokenizer) -> dict[str, list[str]]:
+    """Return what the default run has of strings, generated ones and a corpus left out."""
+    return {
+        "hand-picked": list(HAND_PICKED),
+        "tokens as words": words_of_tokens(right.vocabulary.tokens, END),
+    }
+
+
+@pytest.fixture
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take few of the differences apart: a wrong tokenizer differs nearly everywhere."""
+    monkeypatch.setattr(comparison, "TAKEN_APART", 3)
+
+
+def found(side: Ours, witness: Witness, sources: dict[str, list[str]]) -> tuple[str, set[str]]:
+    """Return the verdict, and the steps of all differences."""
+    report = tokens(side, witness, sources)
+    rows = [row for row in report.results if isinstance(row, DifferenceRow)]
+    return report.verdict.value, {row.cause.step for row in rows}
+
+
+def of(splitting: str) -> list[str]:
+    """Return the faults of a splitting."""
+    return [name for name, fault in FAULTS.items() if splitting in fault.of]
+
+
+def test_the_right_one_passes(ours: Ours, theirs: Witness, sources: dict[str, list[str]]) -> None:
+    """Without a fault nothing differs."""
+    assert (Verdict.PASS.value, set()) == found(ours, theirs, sources)
+
+
+@pytest.mark.usefixtures("_few")
+@pytest.mark.parametrize("name", of("bert"))
+def test_a_fault_is_named(
+    name: str, ours: Ours, theirs: Witness, sources: dict[str, list[str]]
+) -> None:
+    """Each is caught, and every difference is said to come from its step."""
+    side = planted(ours.tokenizer, ours.splitting, name)
+    assert ("fail", {FAULTS[name].step}) == found(side, theirs, sources)
+
+
+@pytest.mark.usefixtures("_few")
+def test_the_right_side_stays_right(
+    ours: Ours, theirs: Witness, sources: dict[str, list[str]]
+) -> None:
+    """Planting changes nothing in what it was planted into."""
+    for name in of("bert"):
+        planted(ours.tokenizer, ours.splitting, name).encode_batch(["A b"])
+    assert found(ours, theirs, sources)[0] == "pass"
+
+
+@pytest.fixture(scope="module")
+def original(small_vocabulary: Path) -> tuple[Ours, Transcription]:
+    """Return both sides of the original splitting."""
+    for package in ("ftfy", "spacy"):
+        pytest.importorskip(package, reason="not run: the extra original-text is not installed")
+    side = Ours(Tokenizer.from_pretrained(small_vocabulary, splitting="original"))
+    files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
+    return side, Transcription(*files)
+
+
+def test_the_right_original_passes(
+    original: tuple[Ours, Transcription], sources: dict[str, list[str]]
+) -> None:
+    """Without a fault the splitting is the transcription's."""
+    assert ("pass", set()) == found(*original, sources)
+
+
+@pytest.mark.usefixtures("_few")
+@pytest.mark.parametrize("name", [*sorted(set(of("original")) - set(of("bert"))), "case-kept"])
+def test_a_fault_of_the_original_is_named(
+    name: str, original: tuple[Ours, Transcription], sources: dict[str, list[str]]
+) -> None:
+    """Each is caught by the strings picked by hand; the first difference is of its step."""
+    side, witness = original
+    wrong = planted(side.tokenizer, side.splitting, name)
+    report = tokens(wrong, witness, {"hand-picked": sources["hand-picked"]})
+    assert report.first_divergence is not None
+    expected = (1, f"hand-picked/{FAULTS[name].step}")
+    assert expected == (report.exit_code, report.first_divergence.tap)
+
+
+def test_every_fault_has_a_splitting() -> None:
+    """The two lists above leave none out."""
+    assert set(FAULTS) == set(of("bert")) | set(of("original"))
