@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
 from scratch_gpt.tokenization import vocabulary_files
 from scratch_gpt.tokenization.byte_pairs import END, BytePairs
@@ -169,7 +170,7 @@ class Tokenizer:
             yield start + word.starts[first], start + word.ends[after - 1]
             first = after
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Return the text of ids: tokens joined, a space after each that ends a word but the last.
 
         It is not the text that was encoded: that one's case, accents and spacing are gone.
@@ -190,7 +191,7 @@ class Tokenizer:
             ]
         )
 
-    def tokens(self, ids: Iterable[int]) -> list[str]:
+    def tokens(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """Return the token of each id, `</w>` and all.
 
         Raises:
