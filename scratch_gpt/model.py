@@ -1,9 +1,10 @@
 """GPT-1, from token ids to logits."""
 
 import os
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from scratch_gpt.compiled import compiled_block
@@ -120,6 +121,33 @@ class GPT(nn.Module):
                 raise ValueError(message)
             cache.check(token_ids, self.config, table)
         return known
+
+    def generate(
+        self,
+        token_ids: Int[Tensor, "batch time"],
+        *,
+        max_new_tokens: int,
+        **options: Any,  # noqa: ANN401 - fields of two classes
+    ) -> Int[Tensor, "texts length"]:
+        """Return prompts and what follows them, `[batch * samples, length]`.
+
+        Runs by the path `fused` with a cache, as in evaluation, whatever the model's own path and
+        mode, and records no gradients.
+
+        Args:
+            token_ids: `[batch time]`, prompts of one length, int32 or int64.
+            max_new_tokens: Tokens to add at most.
+            **options: Fields of `scratch_gpt.generation.request.Request` (`seed`, `samples`,
+                `beams`, `end_id`, `overflow`, ...) and of `scratch_gpt.sampling.Rules`
+                (`temperature`, `top_k`, `top_p`, `sampled`, ...); greedy without any.
+
+        Raises:
+            ValueError: A prompt or an option that cannot be; it is named.
+        """
+        from scratch_gpt.generation.continuing import generate
+        from scratch_gpt.generation.request import Request
+
+        return generate(self, token_ids, Request.of(max_new_tokens, **options))
 
     def with_attention(self, attention: str) -> "GPT":
         """Return this model run another way; both own the very same parameters.

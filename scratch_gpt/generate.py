@@ -1,0 +1,184 @@
+"""The command line: `python -m scratch_gpt.generate --weights DIRECTORY --prompt TEXT`.
+
+It parses, generates, prints and exits. Nothing that needs torch is imported before that.
+"""
+
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scratch_gpt.command.shell import run
+from scratch_gpt.generation.asked import Asked
+
+app = typer.Typer(
+    name="scratch_gpt.generate",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
+)
+
+
+class Splitting(StrEnum):
+    """The ways to split text into words."""
+
+    BERT = "bert"
+    ORIGINAL = "original"
+
+
+class Dtype(StrEnum):
+    """The precisions to run in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Device(StrEnum):
+    """The devices to run on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
+class Overflow(StrEnum):
+    """What may happen when every position is taken."""
+
+    STOP = "stop"
+    SLIDE = "slide"
+    ERROR = "error"
+
+
+@app.command()
+def generate(
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="A folder with config.json and model.safetensors: what parity.convert, "
+            "scratch_gpt.train and save_pretrained write.",
+        ),
+    ],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="What to go on from. May be given several times."),
+    ] = None,
+    prompt_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file that is one prompt; - is standard input, read anyway "
+            "where no prompt is given and it is no terminal.",
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(metavar="DIRECTORY", help="Where the vocabulary is: the weights' folder."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens to add at most.")] = 40,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="Draw tokens; below 1 bolder choices are rarer."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Draw from the fewest tokens of probability P together."),
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(metavar="X", help="Above 1: tokens of the text are less likely.")
+    ] = 1.0,
+    no_repeat_ngram: Annotated[
+        int, typer.Option(metavar="N", help="No N tokens in a row come twice; 0 is no such rule.")
+    ] = 0,
+    beams: Annotated[
+        int, typer.Option(metavar="N", help="Beam search with N texts side by side.")
+    ] = 1,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="Texts of each prompt; drawn, unless there are beams.")
+    ] = 1,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End before this text. May be given several times."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Fixes what is drawn.")] = 0,
+    splitting: Annotated[
+        Splitting, typer.Option(help="How text is split: as Hugging Face, or as in training.")
+    ] = Splitting.BERT,
+    dtype: Annotated[Dtype, typer.Option(help="Precision to run in.")] = Dtype.FLOAT32,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
+    overflow: Annotated[
+        Overflow,
+        typer.Option(
+            help="When every position is taken: stop; slide, to go on from the later half, read "
+            "again; or error, beforehand."
+        ),
+    ] = Overflow.STOP,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document, at the end.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print the new text alone, without its prompt.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Print what a model makes of a prompt, as it comes.
+
+    The likeliest token is taken, always, unless --temperature, --top-k, --top-p or --samples ask
+    for draws. The same seed gives the same text, in any process, on the same kind of machine.
+
+    \b
+    Examples:
+      python -m scratch_gpt.generate --weights weights --prompt "The fire was"
+      python -m scratch_gpt.generate --weights weights --prompt "She said" \\
+          --temperature 0.8 --top-k 40 --samples 3 --seed 7 --stop "." --max-new-tokens 60
+      echo "It was late" | python -m scratch_gpt.generate --weights weights --beams 4
+
+    Exit codes: 0 printed, 2 usage (no prompt, no such option, text that is not Unicode),
+    4 weights or vocabulary refused, 5 environment (no such device, missing package, disk full),
+    70 internal error, 130 interrupted, 141 nobody reads any more.
+    """  # noqa: D301 - \b keeps the lines of the examples apart
+    asked = Asked(
+        weights=weights,
+        prompts=tuple(prompt or ()),
+        prompt_file=prompt_file,
+        vocabulary=vocabulary,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+        beams=beams,
+        samples=samples,
+        stop=tuple(stop or ()),
+        seed=seed,
+        splitting=splitting.value,
+        dtype=dtype.value,
+        device=device.value,
+        overflow=overflow.value,
+        as_json=as_json,
+        quiet=quiet,
+    )
+    again = "run it again; the same --seed gives the same text"
+    raise typer.Exit(run(partial(_run, asked), name="generate", debug=debug, resume=again))
+
+
+def _run(asked: Asked) -> int:
+    from scratch_gpt.generation.telling_texts import tell_texts
+
+    return tell_texts(asked)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m scratch_gpt.generate")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The body of `python -m scratch_gpt.generate`."""
+
+import dataclasses
+import json
+
+from scratch_gpt.command.errors import ExitCode, UsageError
+from scratch_gpt.command.output import to_stdout
+from scratch_gpt.generation.asked import Asked
+from scratch_gpt.generation.loaded import loaded
+from scratch_gpt.generation.new_text import NewText, new_texts
+from scratch_gpt.generation.prompts import encoded, prompts_of
+from scratch_gpt.generation.request import Request
+from scratch_gpt.generation.text import Stops, visible
+from scratch_gpt.model import GPT
+from scratch_gpt.sampling import Draws, Rules
+from scratch_gpt.tokenizer import Tokenizer
+
+
+def tell_texts(asked: Asked) -> int:
+    """Generate and print what was asked for; return the exit code.
+
+    Raises:
+        CommandError: Usage, weights, vocabulary or this machine are not as needed.
+    """
+    request = _request(asked)
+    prompts = prompts_of(asked)
+    model, tokenizer = loaded(asked)
+    most = model.config.n_positions
+    ids = [encoded(prompt, tokenizer, asked, n_positions=most) for prompt in prompts]
+    try:
+        request.rules.check(model.config.vocab_size)
+        rows = [
+            row
+            for number in range(len(ids))
+            for row in _told(model, tokenizer, ids, number, request, asked)
+        ]
+    except ValueError as error:
+        raise _usage(error) from error
+    if asked.as_json:
+        to_stdout(json.dumps(_document(asked, tokenizer, rows), indent=2) + "\n")
+    return ExitCode.PASS
+
+
+def _request(asked: Asked) -> Request:
+    """Return the request, before anything is read.
+
+    Raises:
+        UsageError: An option has a value that it cannot have.
+    """
+    try:
+        Stops(asked.stop)
+        Draws(asked.seed, 1)
+        return Request(
+            max_new_tokens=asked.max_new_tokens,
+            rules=Rules(
+                temperature=1.0 if asked.temperature is None else asked.temperature,
+                top_k=asked.top_k,
+                top_p=asked.top_p,
+                repetition_penalty=asked.repetition_penalty,
+                no_repeat_ngram_size=asked.no_repeat_ngram,
+                sampled=asked.sampled,
+            ),
+            seed=asked.seed,
+            samples=asked.samples,
+            beams=asked.beams,
+            overflow=asked.overflow,
+        )
+    except ValueError as error:
+        raise _usage(error) from error
+
+
+def _usage(error: ValueError) -> UsageError:
+    return UsageError(
+        str(error),
+        where="the options",
+        fix="python -m scratch_gpt.generate --help says what each takes",
+    )
+
+
+def _told(  # noqa: PLR0913 - what there is, and which of it
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
+    number: int,
+    request: Request,
+    asked: Asked,
+) -> list[dict[str, object]]:
+    """Continue one prompt, print it unless JSON is wanted, and return its rows of the document.
+
+    Its draws are its own: what the prompts before it are, or how long, changes nothing in it.
+    """
+    ids, several = prompts[number], len(prompts) * request.samples > 1
+    first = number * request.samples
+    request = dataclasses.replace(request, streams=tuple(range(first, first + request.samples)))
+    before = tokenizer.decode(ids)
+    head = "" if asked.quiet else visible(before)
+    streaming = not asked.as_json and request.samples == 1
+    if streaming:
+        to_stdout(_title(number, 0, several=several, quiet=asked.quiet) + head)
+    found = new_texts(
+        model,
+        tokenizer,
+        ids,
+        request,
+        stop=asked.stop,
+        show=(lambda part: to_stdout(visible(part))) if streaming else (lambda _part: None),
+    )
+    if streaming:
+        to_stdout("\n")
+    elif not asked.as_json:
+        for sample, text in enumerate(found):
+            title = _title(number, sample, several=several, quiet=asked.quiet)
+            to_stdout(f"{title}{head}{visible(text.text)}\n")
+    return [_row(before, ids, number, sample, text) for sample, text in enumerate(found)]
+
+
+def _title(number: int, sample: int, *, several: bool, quiet: bool) -> str:
+    return f"--- prompt {number + 1}, text {sample + 1} ---\n" if several and not quiet else ""
+
+
+def _row(before: str, ids: list[int], number: int, sample: int, new: NewText) -> dict[str, object]:
+    return {
+        "prompt": number + 1,
+        "text_number": sample + 1,
+        "text": before + new.text,
+        "new_text": new.text,
+        "prompt_ids": ids,
+        "new_ids": new.ids,
+        "stopped": new.stopped,
+    }
+
+
+def _document(
+    asked: Asked, tokenizer: Tokenizer, rows: list[dict[str, object]]
+) -> dict[str, object]:
+    """Return what `--json` prints: the texts, and what fixes them."""
+    settings = dataclasses.asdict(asked)
+    for name in ("prompts", "prompt_file", "as_json", "quiet"):
+        del settings[name]
+    settings["vocabulary"] = None if asked.vocabulary is None else str(asked.vocabulary)
+    settings["stop"] = list(asked.stop)
+    return {
+        "schema_version": 1,
+        "settings": settings | {"sampled": asked.sampled},
+        "vocabulary_sha256": tokenizer.digest,
+        "texts": rows,
+    }
