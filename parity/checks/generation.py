@@ -81,7 +81,15 @@ def generation(  # noqa: PLR0913 - two sides, what is asked, and what is said of
     seen: list[list[int]] = []
     with knobs.pinned(), torch.no_grad():
         settings = knobs.environment()
-        found = _rows(candidate, reference, asked, dtype, bounds, seen, progress or silent)
+        found = rows_of(
+            candidate,
+            reference,
+            asked,
+            dtype=dtype,
+            bounds=bounds,
+            seen=seen,
+            progress=progress or silent,
+        )
         rows = list(found)
     vocab_size = candidate.config.vocab_size
     reasons = list(life.reasons(reference, seen, vocab_size=vocab_size, seed=asked.seed))
@@ -109,16 +117,27 @@ def _check(asked: Asked, longest: int) -> None:
 _FEWEST = 2
 
 
-def _rows(  # noqa: PLR0913 - both passes' whole context
+def rows_of(  # noqa: PLR0913 - both passes' whole context
     candidate: GPT,
     reference: OpenAIGPTLMHeadModel,
     asked: Asked,
+    *,
     dtype: str,
     bounds: Bounds,
     seen: list[list[int]],
-    progress: Progress,
+    progress: Progress = silent,
 ) -> Iterator[Row]:
-    """Yield every row, in the order in which faults are told from what follows of them."""
+    """Yield every row, in the order in which faults are told from what follows of them.
+
+    Args:
+        candidate: As the others, see `generation`.
+        reference: Hugging Face's model.
+        asked: Prompts and lengths.
+        dtype: Dtype judged.
+        bounds: Of the run.
+        seen: Gets the new tokens of every greedy text.
+        progress: Called as the passes go on.
+    """
     progress("rules", 0, 1)
     with planted(asked.plant):
         yield from rule_rows(candidate.config.vocab_size, asked.seed, bounds)

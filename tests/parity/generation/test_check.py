@@ -1,0 +1,158 @@
+"""The check of generation: the right one passes, and every planted fault is seen at its place."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.checks.generation import Asked, rows_of
+from parity.compare import Status
+from parity.errors import ExitCode
+from parity.generation.continuations import WAYS, drawn_prompts
+from parity.generation.faults import GENERATION_FAULTS, planted
+from parity.generation.searches import SETTINGS
+from parity.results import Row
+from parity.tolerances import bounds_for
+from scratch_gpt import GPT
+from scratch_gpt.generation.decoder import Decoder
+
+WITNESSES = {"oracle", "huggingface", "uncached"}
+PROMPTS = ("--token-ids", "210;5,9,5,0,77,9,12")
+FEW = ("--weights", "tiny", *PROMPTS, "--max-new-tokens", "3", "--format", "json")
+
+
+def asked(plant: str | None) -> Asked:
+    """Return two short prompts, continued by so many tokens that texts can end midway."""
+    return Asked(
+        prompts=drawn_prompts(2, longest=7, vocab_size=211, seed=0),
+        new=8,
+        searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
+        plant=plant,
+    )
+
+
+def first_failing(ours: GPT, theirs: OpenAIGPTLMHeadModel, plant: str | None) -> Row | None:
+    """Return the first row that does not pass; what comes after it is not run."""
+    rows = rows_of(
+        ours, theirs, asked(plant), dtype="float32", bounds=bounds_for("float32"), seen=[]
+    )
+    return next((row for row in rows if row.status is not Status.PASS), None)
+
+
+@pytest.fixture(scope="module")
+def document(check: Callable[..., Any], strictly: Callable[[str], Any]) -> dict[str, Any]:
+    """Return what the command line writes of the right generator."""
+    result = check("generation", *FEW)
+    assert result.exit_code == ExitCode.PASS, result.stderr
+    parsed: dict[str, Any] = strictly(result.stdout)
+    return parsed
+
+
+def test_the_right_generator_passes(document: dict[str, Any]) -> None:
+    """Every comparison that was planned was made, and none had to be excused."""
+    assert (document["verdict"], document["reasons"]) == ("pass", [])
+    assert document["plan"]["planned"] == document["plan"]["compared"]
+    assert tuple(document["inputs"][k] for k in ("prompts", "lengths", "ties")) == (2, "1 7", 0)
+
+
+def test_every_step_is_met_by_every_witness(document: dict[str, Any]) -> None:
+    """Logits and ids of each text in float64 by three, in float32 by Hugging Face's generate."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in document["results"]:
+        found.setdefault((row["tap"], row["dtype"]), set()).add(row["witness"])
+    for way in WAYS:
+        for at in (0, 1):
+            for what in ("logits", "ids"):
+                assert found[f"{way.name}.{at}.{what}", "float64"] == WITNESSES
+                judged = found.get((f"{way.name}.{at}.{what}", "float32"), set())
+                right = {"oracle"} if what == "logits" else {"huggingface"}
+                assert (set() if way.rules.sampled else right) == judged
+    for setting in SETTINGS:
+        assert found[f"beams.{setting.name}.texts", "float64"] == {"uncached"}
+        assert found[f"beams.{setting.name}.texts", "float32"] == {"huggingface"}
+
+
+def test_agreement_is_of_numbers_that_were_computed(document: dict[str, Any]) -> None:
+    """Cached logits are not the uncached ones to the bit: nothing was compared with itself."""
+    rows = [row for row in document["results"] if row["mode"] == "identity"]
+    cached = [row for row in rows if row["tap"].endswith(".logits")]
+    assert cached
+    assert all(0.0 < row["error_ours"] <= row["bound"] for row in cached)
+
+
+QUICK = ("newest-key-unseen", "cache-stale", "temperature-twice", "top-p-stops-short")
+"""Faults that show before any search."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in GENERATION_FAULTS
+    ],
+)
+def test_a_planted_fault_is_seen_at_its_place(
+    name: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    """The first row that fails is the one that the fault belongs to, and says where."""
+    row = first_failing(ours, theirs, name)
+    assert row is not None
+    assert GENERATION_FAULTS[name].row == row.tap
+    assert row.detail
+
+
+@pytest.mark.slow
+def test_nothing_planted_fails_nowhere(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    """The same run without a fault has no failing row."""
+    assert first_failing(ours, theirs, None) is None
+
+
+def test_a_fault_is_gone_when_it_is_not_wanted_any_more() -> None:
+    """Also where the run raised an error."""
+    right = Decoder.step
+
+    def failing() -> None:
+        with planted("positions-stuck"):
+            assert Decoder.step is not right
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing()
+    assert Decoder.step is right
+
+
+def test_an_error_in_our_decoder_is_a_failing_row(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no end of the run: the report says which prompt, and what was raised."""
+
+    def step(_decoder: Decoder, _token_ids: object) -> None:
+        message = "no room"
+        raise ValueError(message)
+
+    monkeypatch.setattr(Decoder, "step", step)
+    row = first_failing(ours, theirs, None)
+    assert row is not None
+    assert (row.tap, row.detail) == ("greedy.0.logits", "ours raised ValueError: no room")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--plant", "nothing"], "no fault is called 'nothing'"),
+        (["--max-new-tokens", "1"], "no cache is ever read"),
+        (["--max-new-tokens", "389"], "leave no room in 389 positions"),
+        (["--token-ids", "1,2", "--max-new-tokens", "388"], "go past the model's 389 positions"),
+        (["--token-ids", "1,211"], "outside the vocabulary of 211"),
+        (["--text", "the"], "a text needs a vocabulary"),
+    ],
+)
+def test_what_cannot_be_asked_is_a_usage_error(
+    options: list[str], said: str, check: Callable[..., Any]
+) -> None:
+    """Each says what is wrong in one line."""
+    result = check("generation", "--weights", "tiny", *options)
+    assert result.exit_code == ExitCode.USAGE
+    assert said in result.stderr

@@ -1,0 +1,62 @@
+"""When different ids are excused: where the truth hardly prefers either, and not by a fault."""
+
+import pytest
+import torch
+
+from parity.generation import ties
+from parity.generation.continuations import WAYS, Continuation, first_difference
+from parity.tolerances import Bounds
+
+GREEDY = WAYS[0]
+GAP = 1e-3
+
+
+def excused(our_error: float, their_error: float, *, truth_gap: float = GAP) -> str:
+    """Return the excuse for two texts that part at step 1 over ids 2 and 4."""
+    truth = torch.zeros(3, 6, dtype=torch.float64)
+    truth[:, 2], truth[:, 4] = 5.0, 5.0 - truth_gap
+    ours, theirs = truth.clone(), truth.clone()
+    ours[:, 0] += our_error
+    theirs[:, 1] -= their_error
+    made = Continuation(text=torch.tensor([[9, 1, 2, 3]]), known=1, logits=ours)
+    return ties.excuse(made, [1, 4, 3], way=GREEDY, truth=truth, reference=theirs, bounds=Bounds())
+
+
+def test_a_gap_within_both_errors_is_a_tie() -> None:
+    """The step and the gap are said."""
+    assert excused(GAP / 3, GAP / 3).startswith("a tie at step 1: the oracle's gap is 0.001")
+
+
+def test_a_gap_beyond_both_errors_is_none() -> None:
+    """Whoever is off, both are right to more than what decides."""
+    assert excused(GAP / 5, GAP / 5) == ""
+
+
+def test_a_fault_does_not_excuse_itself() -> None:
+    """Our error counts for no more than the gate allows beside the reference's."""
+    assert excused(GAP, GAP / 1000) == ""
+    assert excused(GAP, GAP / 10) != ""
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_no_number_excuses_nothing(broken: float) -> None:
+    """A truth without an order is no tie."""
+    assert excused(GAP, GAP, truth_gap=broken) == ""
+
+
+def test_no_difference_needs_no_excuse() -> None:
+    """Texts that are the same are not said to be tied."""
+    made = Continuation(text=torch.tensor([[9, 1]]), known=1, logits=torch.zeros(1, 6))
+    rows = torch.zeros(1, 6)
+    assert not ties.excuse(
+        made, [1], way=GREEDY, truth=rows.double(), reference=rows, bounds=Bounds()
+    )
+    assert ties.told(made, [1], "huggingface", 0) == ""
+
+
+def test_the_first_difference_is_the_first() -> None:
+    """Later ones follow from it; texts of different lengths are no pair."""
+    assert first_difference([1, 2, 3, 4], [1, 2, 9, 9]) == 2
+    assert first_difference([1, 2], [1, 2]) is None
+    with pytest.raises(ValueError, match="shorter"):
+        first_difference([1, 2], [1])
