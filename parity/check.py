@@ -33,6 +33,7 @@ from parity.options import (
 )
 from parity.shell import Options, run
 from parity.tokens.command import tokens
+from parity.training.command import training
 from scratch_gpt.command.telling import let_go, tell
 
 app = typer.Typer(
@@ -204,6 +205,7 @@ def doctor(
     raise typer.Exit(run(options))
 
 
+app.command()(training)
 app.command()(generation)
 
 

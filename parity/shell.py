@@ -42,6 +42,9 @@ class Options:
     token_ids: str | None = None
     taps: str = "*"
     explain: str | None = None
+    steps: int = 3
+    parts: int = 2
+    dropout: bool = False
     prompts: int = 8
     max_new_tokens: int = 32
     vocabulary: Path | None = None

@@ -22,6 +22,7 @@ from parity.results import Report
 from parity.shell import Options, identity
 from parity.sources.names import load_weights
 from parity.tokens.run import run as tokens
+from parity.training.run import run as training
 from parity.weights import Weights
 from reference import published
 from scratch_gpt.command.progress import Progress
@@ -199,6 +200,7 @@ VERBS: dict[str, Callable[[Options, Progress], Report]] = {
     "weights": weights,
     "tokens": tokens,
     "doctor": doctor,
+    "training": training,
     "generation": generation,
     "golden": golden,
 }

@@ -8,17 +8,19 @@ earlier difference on stays folded, and is marked.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from parity.compare import Status
 from parity.goldens.rows import GoldenRow
+from parity.report.text_consequences import render_consequences
 from parity.report.text_divergence import render_divergence
 from parity.report.text_explanation import render_explanation
 from parity.report.text_golden import render_goldens
 from parity.report.text_tokens import render_tokens
+from parity.report.text_training import training_table
 from parity.results import Finding, Mode, Reason, Report, Row, Verdict
 
 _STYLES = {
@@ -60,13 +62,13 @@ def _parts(report: Report) -> Iterable[RenderableType]:
     if goldens:
         yield from render_goldens(goldens, report.plan.exempt)
     elif report.results:
-        yield _table(report)
+        yield training_table(report) if report.check == "training" else _table(report)
     if report.findings:
         yield _findings(report.findings)
     if report.first_divergence is not None and not goldens:
         yield render_divergence(report.first_divergence, report.results)
     if report.consequences:
-        yield _consequences(report.consequences)
+        yield render_consequences(report.consequences)
     if report.explanation is not None:
         yield render_explanation(report.explanation, report.results)
     yield from (_reason(reason) for reason in report.reasons)
@@ -196,28 +198,6 @@ def _findings(findings: Sequence[Finding]) -> Table:
     return table
 
 
-_CONSEQUENCE_LABELS = {
-    "loss_ours": "loss, ours",
-    "loss_oracle": "loss, oracle",
-    "log_softmax_largest": "largest change of a log-probability",
-    "kl_largest": "largest KL divergence of a position",
-    "top1_agreement": "same first choice",
-    "top5_agreement": "same first five",
-    "rank_change_largest": "largest change of rank in the first five",
-}
-
-
-def _consequences(by_path: Mapping[str, Mapping[str, float]]) -> RenderableType:
-    """Return what follows for loss, probabilities and rankings."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("what follows from the logits")
-    for path in by_path:
-        table.add_column(path, justify="right", no_wrap=True)
-    for name, label in _CONSEQUENCE_LABELS.items():
-        table.add_row(label, *[f"{values[name]:.8g}" for values in by_path.values()])
-    return Group(Text(), table)
-
-
 def _reason(reason: Reason) -> RenderableType:
     return Text.from_markup(
         f"\n[bold]{escape(reason.what)}[/]\n  where  {escape(reason.where)}"
@@ -231,6 +211,7 @@ _THINGS = {
     "weights": "tensors of {}",
     "tokens": "strings with {}",
     "doctor": "things",
+    "training": "places on {}",
     "generation": "rules, texts and searches",
     "golden": "published numbers",
 }

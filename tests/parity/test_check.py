@@ -27,6 +27,10 @@ OPTIONS = {
     "weights": {"--weights", *REPORTING},
     "tokens": {"--weights", "--plant", "--seed", *TEXTS, *REPORTING},
     "doctor": {"--weights", *INPUTS, *REPORTING},
+    "training": {
+        *("--weights", "--candidate", "--plant", "--attention", "--dtype", "--taps"),
+        *("--steps", "--parts", "--dropout", "--batch", "--time", "--seed", *REPORTING),
+    },
     "golden": {"--weights", *REPORTING},
 }
 

@@ -1,0 +1,36 @@
+"""Models of two blocks, cut from the tiny one: a step of theirs takes a sixth of the time."""
+
+import dataclasses
+
+import pytest
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.models import build_huggingface, build_ours
+from parity.weights import Weights
+from scratch_gpt import GPT
+
+BLOCKS = ("h.0.", "h.1.")
+
+
+@pytest.fixture(scope="session")
+def two(weights: Weights) -> Weights:
+    """Return the tiny weights of the embeddings and the first two blocks."""
+    kept = {
+        name: tensor
+        for name, tensor in weights.tensors.items()
+        if not name.startswith("h.") or name.startswith(BLOCKS)
+    }
+    config = {**weights.config, "n_layer": len(BLOCKS)}
+    return dataclasses.replace(weights, config=config, tensors=kept)
+
+
+@pytest.fixture(scope="session")
+def two_ours(two: Weights) -> GPT:
+    """Return our model of two blocks; read only."""
+    return build_ours(two)
+
+
+@pytest.fixture(scope="session")
+def two_theirs(two: Weights) -> OpenAIGPTLMHeadModel:
+    """Return Hugging Face's model of two blocks; read only."""
+    return build_huggingface(two)

@@ -1,0 +1,40 @@
+"""Every planted fault of a training step is caught, first where it is, with its reason."""
+
+import pytest
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.checks.training import training
+from parity.errors import ExitCode
+from parity.training.faults import TRAINING_FAULTS, first_place, planted
+from parity.training.recipe import batches
+from scratch_gpt import GPT
+
+BLOCKS = 2
+
+
+@pytest.fixture(scope="module")
+def ids() -> tuple[Tensor, ...]:
+    """Return ids of two steps, two rows of three tokens."""
+    return batches(steps=2, parts=2, batch=1, time=3, vocab_size=211, seed=0)
+
+
+@pytest.mark.parametrize("name", TRAINING_FAULTS)
+def test_a_fault_is_named_where_it_is(
+    name: str, two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel, ids: tuple[Tensor, ...]
+) -> None:
+    """The first row that differs is the fault's, and the reason says it."""
+    fault = TRAINING_FAULTS[name]
+    report = training(
+        planted(two_ours, name),
+        two_theirs,
+        ids,
+        dropout=fault.dropout,
+        forms=["released"],
+        procedure=fault.procedure(),
+        dtype="float64",
+    )
+    assert (report.exit_code, report.reasons) == (ExitCode.FAIL, [])
+    assert report.first_divergence is not None
+    assert first_place(name, BLOCKS) == report.first_divergence.tap
+    assert fault.look_for in report.first_divergence.suspects
