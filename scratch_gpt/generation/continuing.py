@@ -28,7 +28,10 @@ def generate(
             are positions (unless `overflow` says what then), or no token left to choose.
     """
     room = _new_tokens(model, token_ids, request)
-    if request.beams > 1 and room > 0:
+    texts = token_ids.repeat_interleave(request.samples, 0).long()
+    if room == 0:
+        return texts
+    if request.beams > 1:
         running, length = len(token_ids) * request.beams, token_ids.shape[1] + room
         decoder = Decoder(model, batch=running, capacity=length)
         return beam_search(
@@ -42,7 +45,6 @@ def generate(
             rules=request.rules,
             returned=request.samples,
         )
-    texts = token_ids.repeat_interleave(request.samples, 0).long()
     new = list(stream(model, token_ids, request))
     return torch.cat([texts, *(tokens[:, None] for tokens in new)], dim=1)
 
@@ -98,7 +100,7 @@ class _Texts(NamedTuple):
     def of(cls, token_ids: Tensor, room: int, request: Request) -> "_Texts":
         prompts = token_ids.repeat_interleave(request.samples, 0).long()
         ids = torch.cat([prompts, prompts.new_zeros(len(prompts), room)], dim=1)
-        finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        finished = prompts.new_zeros(len(ids), dtype=torch.bool)
         return cls(ids, token_ids.shape[1], finished, request.end_id)
 
     def taken(self, tokens: Tensor, place: int) -> Tensor:

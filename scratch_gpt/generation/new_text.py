@@ -37,7 +37,7 @@ class _Growing:
         self._ids: list[int] = []
         self._parts: list[str] = []
 
-    def take(self, number: int) -> bool:
+    def grow(self, number: int) -> bool:
         """Take a token; return whether the text goes on."""
         if not self._stops.found:
             self._ids.append(number)
@@ -85,7 +85,7 @@ def new_texts(  # noqa: PLR0913 - model and tokenizer, a prompt and what is aske
     else:
         columns = stream(model, prompt, request)
     for column in columns:
-        going = [text.take(number) for text, number in zip(growing, column.tolist(), strict=True)]
+        going = [text.grow(number) for text, number in zip(growing, column.tolist(), strict=True)]
         if not any(going):
             break
     return [text.ended() for text in growing]

@@ -1,0 +1,211 @@
+"""A prompt continued: what is chosen, what is drawn, and what happens at the last position."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.generation import continuing
+from scratch_gpt.generation.decoder import Decoder
+from scratch_gpt.generation.request import Request
+
+DRAWN = {"sampled": True, "temperature": 3.0}
+
+
+@pytest.fixture
+def model(config: GPTConfig, loud: Callable[..., GPT]) -> GPT:
+    """Return a model left in training mode by its plain path, with loud dropout."""
+    return loud(GPT(config)).train()
+
+
+@pytest.fixture
+def ids() -> Tensor:
+    """Return two prompts of four tokens; the model has eleven positions."""
+    return torch.tensor([[3, 36, 0, 7], [12, 5, 21, 30]])
+
+
+def greedy(model: GPT, ids: Tensor, count: int, *, half: int = 5) -> Tensor:
+    """Return the texts that the whole model, read anew for every token, gives."""
+    model, ids = model.with_attention("plain").eval(), ids.clone()
+    window_start = 0
+    for _ in range(count):
+        if ids.shape[1] - window_start > model.config.n_positions:
+            window_start = ids.shape[1] - half
+        with torch.no_grad():
+            logits = model(ids[:, window_start:])[:, -1]
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+    return ids
+
+
+def test_greedy_is_what_the_uncached_model_gives(model: GPT, ids: Tensor) -> None:
+    """Prompt and likeliest tokens, to the last position; the model's mode stays."""
+    expected = greedy(model, ids, 7)
+    assert len(set(expected[:, 4:].flatten().tolist())) > 2, "a text that says nothing"
+    assert torch.equal(expected, model.generate(ids, max_new_tokens=7))
+    assert torch.equal(expected, model.generate(ids.int(), max_new_tokens=7))
+    assert model.training
+
+
+def test_no_gradient_is_recorded(model: GPT, ids: Tensor) -> None:
+    """Nor does the generation need any."""
+    assert not model.generate(ids, max_new_tokens=2).requires_grad
+
+
+@pytest.mark.parametrize(("overflow", "count"), [("stop", 7), ("slide", 30)], ids=["stop", "slide"])
+def test_past_the_last_position(overflow: str, count: int, model: GPT, ids: Tensor) -> None:
+    """A text stops with eleven tokens, or goes on from its last five, again and again."""
+    expected = greedy(model, ids, count)
+    assert torch.equal(expected, model.generate(ids, max_new_tokens=30, overflow=overflow))
+
+
+def test_a_prompt_too_long_slides(model: GPT, ids: Tensor) -> None:
+    """Its last five tokens are read, and all of it is returned."""
+    prompt = ids.repeat(1, 4)
+    actual = model.generate(prompt, max_new_tokens=3, overflow="slide")
+    expected = torch.cat([prompt, greedy(model, prompt[:, -5:], 3)[:, 5:]], dim=1)
+    assert torch.equal(expected, actual)
+
+
+def test_a_full_prompt_gains_nothing_or_slides(model: GPT) -> None:
+    """With eleven tokens there is no position for another, unless the text slides."""
+    prompt = torch.arange(11)[None]
+    assert torch.equal(prompt, model.generate(prompt, max_new_tokens=3))
+    actual = model.generate(prompt, max_new_tokens=3, overflow="slide")
+    assert torch.equal(greedy(model, prompt, 3), actual)
+
+
+@pytest.mark.parametrize("options", [{}, {"beams": 2}, DRAWN], ids=["greedy", "beams", "drawn"])
+def test_no_new_tokens_is_the_prompt(options: dict[str, Any], model: GPT, ids: Tensor) -> None:
+    """Nothing is run, and nothing is refused."""
+    assert torch.equal(ids, model.generate(ids, max_new_tokens=0, **options))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "negative": ({"max_new_tokens": -1}, "max_new_tokens is -1; allowed: a whole number"),
+    "no number": ({"max_new_tokens": True}, "max_new_tokens is True"),
+    "beyond": (
+        {"max_new_tokens": 8, "overflow": "error"},
+        "4 tokens of prompt and max_new_tokens=8 are more than the model's 11 positions",
+    ),
+    "overflow": ({"max_new_tokens": 1, "overflow": "crop"}, "overflow is 'crop'; allowed: 'stop'"),
+    "sliding beams": ({"max_new_tokens": 1, "overflow": "slide", "beams": 2}, "overflow is"),
+    "samples alike": ({"max_new_tokens": 1, "samples": 2}, "samples is 2; allowed: 1; more where"),
+    "drawn beams": ({"max_new_tokens": 1, "beams": 2, **DRAWN}, "beams is 2; allowed: .* drawn"),
+    "end": ({"max_new_tokens": 1, "end_id": -1}, "end_id is -1"),
+    "streams": (
+        {"max_new_tokens": 1, "streams": (1,), **DRAWN},
+        "streams has 1 numbers, there are 2 texts",
+    ),
+    "temperature": ({"max_new_tokens": 1, "sampled": True, "temperature": 0.0}, "temperature is 0"),
+    "top_k": ({"max_new_tokens": 1, "sampled": True, "top_k": 38}, "top_k is 38"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_is_refused(what: str, model: GPT, ids: Tensor) -> None:
+    """The error names the option, what it was given and what it takes."""
+    options, said = REFUSED[what]
+    with pytest.raises(ValueError, match=said):
+        model.generate(ids, **options)
+
+
+def test_prompts_that_cannot_be_are_refused(model: GPT) -> None:
+    """An empty one, one that is too long, and one of unknown tokens."""
+    for prompt, said in (
+        (torch.zeros(1, 0, dtype=torch.long), "empty prompt"),
+        (torch.zeros(1, 12, dtype=torch.long), "12 tokens a row; this model has max 11"),
+        (torch.tensor([[1, 37]]), "is 37, which is not in"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            model.generate(prompt, max_new_tokens=1)
+
+
+def test_rules_are_given_in_one_way(model: GPT, ids: Tensor) -> None:
+    """By name or as an object, not as both; an unknown name is refused."""
+    rules = Request.of(1, **DRAWN).rules
+    assert Request.of(1, rules=rules) == Request.of(1, **DRAWN)
+    with pytest.raises(TypeError, match="give rules, or"):
+        model.generate(ids, max_new_tokens=1, rules=rules, sampled=True)
+    with pytest.raises(TypeError, match="temprature"):
+        model.generate(ids, max_new_tokens=1, temprature=1.0)
+
+
+def test_a_seed_fixes_the_text(model: GPT, ids: Tensor) -> None:
+    """The same again with the same seed, another text with another."""
+    first, again, other = (
+        model.generate(ids, max_new_tokens=7, seed=seed, **DRAWN) for seed in (5, 5, 6)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_text_is_drawn_alone_as_in_its_batch(model: GPT, ids: Tensor) -> None:
+    """Row 3 of four samples comes again by itself from stream 3."""
+    every = model.generate(ids, max_new_tokens=7, samples=2, **DRAWN)
+    assert len({tuple(row) for row in every.tolist()}) == 4
+    for row, text in enumerate(every):
+        prompt = ids[row // 2 : row // 2 + 1]
+        alone = model.generate(prompt, max_new_tokens=7, streams=(row,), **DRAWN)
+        assert torch.equal(text[None], alone)
+
+
+def test_an_end_fills_the_rest(model: GPT, ids: Tensor) -> None:
+    """What comes after a text's end is the end, and when all have ended no more is computed."""
+    whole = model.generate(ids, max_new_tokens=7)
+    ends = (whole[:, 4:] == whole[0, 6]).long()
+    end, other = int(whole[0, 6]), int(ends[1].argmax()) if bool(ends[1].any()) else 7
+    actual = model.generate(ids, max_new_tokens=7, end_id=end)
+    first = int(ends[0].argmax())
+    assert torch.equal(whole[0, : 5 + first], actual[0, : 5 + first])
+    assert {end} == set(actual[0, 5 + first :].tolist() or [end])
+    alone = model.generate(ids[:1], max_new_tokens=7, end_id=end)
+    assert alone.shape[1] == 5 + first
+    assert torch.equal(whole[1, : 4 + other], actual[1, : 4 + other])
+
+
+def test_beams_are_the_search_over_a_decoder(model: GPT, ids: Tensor) -> None:
+    """As many texts of each prompt as are asked, by the cached decoder, best first."""
+    actual = model.generate(ids, max_new_tokens=5, beams=3, samples=2)
+    decoder = Decoder(model, batch=6)
+    expected = continuing.beam_search(decoder, ids, beams=3, max_new_tokens=5, returned=2)
+    assert tuple(actual.shape) == (4, 9)
+    assert torch.equal(expected, actual)
+    request = Request(max_new_tokens=5, beams=3)
+    with pytest.raises(ValueError, match="a beam search has nothing to stream"):
+        next(continuing.stream(model, ids, request))
+
+
+def test_tokens_come_one_by_one(model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is given before the second is computed."""
+    steps = itertools.count()
+    right = Decoder.step
+
+    def counted(decoder: Decoder, tokens: Tensor) -> Tensor:
+        next(steps)
+        return right(decoder, tokens)
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    tokens = continuing.stream(model, ids, Request(max_new_tokens=5))
+    next(tokens)
+    assert next(steps) == 0
+
+
+def test_a_stale_cache_after_a_slide_shows(
+    model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that does not forget at a slide gives another text, or refuses."""
+    expected = greedy(model, ids, 30)
+    right = Decoder.start
+
+    def stale(decoder: Decoder, tokens: Tensor) -> Tensor:
+        kept = decoder.cache.kept.clone()
+        logits = right(decoder, tokens)
+        decoder.cache.kept.copy_(kept)
+        return logits
+
+    monkeypatch.setattr(Decoder, "start", stale)
+    assert not torch.equal(expected, model.generate(ids, max_new_tokens=30, overflow="slide"))
