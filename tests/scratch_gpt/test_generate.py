@@ -1,0 +1,298 @@
+"""`python -m scratch_gpt.generate`."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.generate import app
+from scratch_gpt.generation.decoder import Decoder
+from scratch_gpt.tokenizer import Tokenizer
+
+SPOKEN = "the parser was late"
+
+
+@pytest.fixture(scope="module")
+def weights(small_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of loud weights with 24 positions, and a vocabulary that has a euro sign."""
+    folder = tmp_path_factory.mktemp("weights") / "model"
+    tokenizer = Tokenizer.train([small_text, "\u20ac"], merges=300)
+    size = tokenizer.vocab_size
+    model = GPT(GPTConfig(vocab_size=size, n_positions=24, n_embd=24, n_layer=2, n_head=3))
+    generator = torch.Generator().manual_seed(20180611)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.5 if parameter.ndim == 1 else parameter.shape[0] ** -0.5
+            parameter.normal_(0.0, scale, generator=generator)
+        model.tokens_embed.weight.mul_(8.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generate(weights: Path) -> Callable[..., Result]:
+    """Return a function that runs the command over those weights."""
+
+    def run(*options: object, weights: Path = weights, **named: object) -> Result:
+        arguments = ["--weights", str(weights), *map(str, options)]
+        return CliRunner().invoke(app, arguments, **named)
+
+    return run
+
+
+def greedy(weights: Path, prompt: str, count: int) -> str:
+    """Return what the tokenizer and the uncached model make of a prompt."""
+    tokenizer, model = Tokenizer.from_pretrained(weights), GPT.from_pretrained(weights)
+    ids = tokenizer.encode(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    return tokenizer.decode(ids)
+
+
+def test_prints_prompt_and_continuation(weights: Path, generate: Callable[..., Result]) -> None:
+    """The likeliest tokens, as the uncached model and decode give them, and a line end."""
+    result = generate("--prompt", SPOKEN, "--max-new-tokens", 8)
+    assert (0, greedy(weights, SPOKEN, 8) + "\n") == (result.exit_code, result.stdout)
+    new = generate("--prompt", SPOKEN, "--max-new-tokens", 8, "--quiet").stdout
+    assert new == result.stdout.removeprefix(SPOKEN)
+
+
+def test_text_comes_as_it_is_made(
+    generate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was printed before a failure stays: the first token's text is there."""
+    whole = generate("--prompt", SPOKEN, "--max-new-tokens", 8).stdout
+
+    def fail(_decoder: Decoder, _tokens: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Decoder, "step", fail)
+    result = generate("--prompt", SPOKEN, "--max-new-tokens", 8)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+    assert whole.startswith(result.stdout)
+    assert len(result.stdout) > len(SPOKEN)
+
+
+def test_a_stop_string_may_span_tokens(weights: Path, generate: Callable[..., Result]) -> None:
+    """Every piece of the continuation as the stop string: the text ends just before it."""
+    whole = greedy(weights, SPOKEN, 8).removeprefix(SPOKEN)
+    for start in range(1, len(whole) - 3, 3):
+        stop = whole[start : start + 3]
+        result = generate("--prompt", SPOKEN, "--max-new-tokens", 8, "--quiet", "--stop", stop)
+        assert result.stdout == whole[: whole.find(stop)] + "\n"
+
+
+DRAWN = ("--temperature", 2.5, "--top-k", 40, "--max-new-tokens", 8)
+
+
+def test_a_seed_fixes_the_text(generate: Callable[..., Result]) -> None:
+    """The same again; another with another seed; and samples differ among themselves."""
+    first, again, other = (
+        generate("--prompt", SPOKEN, *DRAWN, "--seed", seed).stdout for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    texts = generate("--prompt", SPOKEN, *DRAWN, "--samples", 3, "--seed", 1).stdout
+    blocks = texts.split("--- prompt 1, text ")[1:]
+    assert len({block.partition("\n")[2] for block in blocks}) == 3
+    assert blocks[0].partition("\n")[2] == first
+
+
+def test_prompts_do_not_disturb_each_other(generate: Callable[..., Result]) -> None:
+    """The second prompt's text is the same whatever the first one is, as long as there is one."""
+    first, second = (
+        generate("--prompt", other, "--prompt", SPOKEN, *DRAWN, "--json").stdout
+        for other in ("a", "quite another and longer one")
+    )
+    rows = [json.loads(text)["texts"] for text in (first, second)]
+    assert list(map(len, rows)) == [2, 2]
+    assert rows[0][1] == rows[1][1]
+    assert rows[0][0] != rows[1][0]
+
+
+def test_json_says_what_fixes_the_texts(weights: Path, generate: Callable[..., Result]) -> None:
+    """Strict JSON: ids that decode to the text, the settings, the vocabulary's digest."""
+    result = generate("--prompt", SPOKEN, "--max-new-tokens", 5, "--beams", 3, "--samples", 2,
+                      "--json")  # fmt: skip
+    document = json.loads(result.stdout, parse_constant=pytest.fail)
+    tokenizer = Tokenizer.from_pretrained(weights)
+    assert tokenizer.digest == document["vocabulary_sha256"]
+    assert [row["text_number"] for row in document["texts"]] == [1, 2]
+    for row in document["texts"]:
+        assert row["text"] == tokenizer.decode(row["prompt_ids"] + row["new_ids"])
+        assert row["text"].endswith(row["new_text"])
+    assert tuple(document["settings"][name] for name in ("beams", "samples", "seed")) == (3, 2, 0)
+
+
+def test_a_prompt_may_be_a_file_or_standard_input(
+    generate: Callable[..., Result], tmp_path: Path
+) -> None:
+    """The same text from each, whatever line end closes it."""
+    expected = generate("--prompt", SPOKEN, "--max-new-tokens", 3).stdout
+    file = tmp_path / "a prompt.txt"
+    file.write_bytes(SPOKEN.encode() + b"\r\n")
+    few = ("--max-new-tokens", 3)
+    assert expected == generate("--prompt-file", file, *few).stdout
+    assert expected == generate("--prompt-file", "-", *few, input=SPOKEN + "\n").stdout
+    assert expected == generate(*few, input=SPOKEN).stdout
+
+
+def test_what_happens_at_the_last_position_is_chosen(generate: Callable[..., Result]) -> None:
+    """Stops with 24 tokens; slides on past them; is refused beforehand."""
+    counts = {}
+    for overflow in ("stop", "slide"):
+        options = ("--prompt", "a", "--max-new-tokens", 40, "--overflow", overflow, "--json")
+        counts[overflow] = len(json.loads(generate(*options).stdout)["texts"][0]["new_ids"])
+    assert counts == {"stop": 23, "slide": 40}
+    result = generate("--prompt", "a", "--max-new-tokens", 40, "--overflow", "error")
+    assert result.exit_code == 2
+    assert "the model's 24 positions" in result.stderr
+
+
+def test_runs_in_bfloat16(generate: Callable[..., Result]) -> None:
+    """The prompt and some text."""
+    result = generate("--prompt", SPOKEN, "--dtype", "bfloat16", "--max-new-tokens", 4)
+    assert result.exit_code == 0
+    assert len(result.stdout) > len(SPOKEN) + 1
+
+
+USAGE: dict[str, tuple[list[str], str]] = {
+    "empty prompt": (["--prompt", ""], "empty prompt"),
+    "spaces": (["--prompt", " \n\t "], "empty prompt"),
+    "no Unicode": (["--prompt", "ab\udcff"], "not valid Unicode at character 2"),
+    "long prompt": (["--prompt", "a " * 30], "30 tokens; this model has max 24"),
+    "temperature": (["--prompt", "a", "--temperature", "0"], "temperature is 0.0; allowed"),
+    "not a number": (["--prompt", "a", "--temperature", "nan"], "temperature is nan; allowed"),
+    "top-k": (["--prompt", "a", "--top-k", "0"], "top_k is 0; allowed"),
+    "top-k past all": (["--prompt", "a", "--top-k", "99999"], "top_k is 99999; allowed"),
+    "top-p": (["--prompt", "a", "--top-p", "1.5"], "top_p is 1.5; allowed"),
+    "penalty": (["--prompt", "a", "--repetition-penalty", "-1"], "repetition_penalty is -1.0"),
+    "n-gram": (["--prompt", "a", "--no-repeat-ngram", "-1"], "no_repeat_ngram_size is -1"),
+    "negative": (["--prompt", "a", "--max-new-tokens", "-1"], "max_new_tokens is -1; allowed"),
+    "beams": (["--prompt", "a", "--beams", "0"], "beams is 0; allowed"),
+    "drawn beams": (["--prompt", "a", "--beams", "2", "--top-k", "2"], "beams is 2; allowed"),
+    "seed": (["--prompt", "a", "--seed", "-1"], "seed is -1; allowed"),
+    "stop": (["--prompt", "a", "--stop", ""], "stop is ''; allowed"),
+    "no such option": (["--prompt", "a", "--top-q", "1"], "No such option"),
+    "hub name": (
+        ["--weights", "openai-gpt", "--prompt", "a"],
+        "python -m parity.convert openai-gpt DIRECTORY",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", USAGE)
+def test_what_cannot_be_is_a_usage_error(what: str, generate: Callable[..., Result]) -> None:
+    """Exit code 2, and a message that names the option or the place; no traceback."""
+    options, said = USAGE[what]
+    result = generate(*options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_bytes_that_are_no_text_are_a_usage_error(generate: Callable[..., Result]) -> None:
+    """The place of the first one is said."""
+    result = generate("--prompt-file", "-", input=b"abc\xff")
+    assert result.exit_code == 2
+    assert "not valid UTF-8 at byte 3" in result.stderr
+
+
+def test_what_does_not_belong_together_is_refused(
+    weights: Path, generate: Callable[..., Result], tmp_path: Path
+) -> None:
+    """A vocabulary of another size, none at all, and a damaged file of weights: exit code 4."""
+    Tokenizer.train(["some other words"], merges=3).save_pretrained(tmp_path / "other")
+    bare = shutil.copytree(weights, tmp_path / "bare", ignore=shutil.ignore_patterns("vocab*"))
+    torn = shutil.copytree(weights, tmp_path / "torn")
+    (torn / "model.safetensors").write_bytes(b"\0" * 7)
+    results = [
+        generate("--prompt", "a", "--vocabulary", tmp_path / "other"),
+        generate("--prompt", "a", weights=bare),
+        generate("--prompt", "a", weights=torn),
+        generate("--prompt-file", tmp_path / "none"),
+    ]
+    assert [result.exit_code for result in results] == [4] * 4
+    assert "the vocabulary has" in results[0].stderr
+    assert "model.safetensors" in results[2].stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")
+def test_a_device_that_is_not_there(generate: Callable[..., Result]) -> None:
+    """Exit code 5; auto takes what there is."""
+    result = generate("--prompt", "a", "--device", "cuda")
+    assert (result.exit_code, "no CUDA device" in result.stderr) == (5, True)
+    assert generate("--prompt", "a", "--device", "auto", "--max-new-tokens", 1).exit_code == 0
+
+
+def test_help_teaches_without_torch() -> None:
+    """Examples, defaults and exit codes, in an interpreter in which torch cannot be imported."""
+    source = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from scratch_gpt.generate import app\napp(['--help'])"
+    )
+    result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True,
+                            check=True, env=os.environ | {"NO_COLOR": "1"})  # fmt: skip
+    for said in ("--temperature", "Examples:", "default: 40", "Exit codes: 0 printed"):
+        assert said in result.stdout
+
+
+def started(weights: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start the command as a process."""
+    command = [sys.executable, "-m", "scratch_gpt.generate", "--weights", str(weights), *options]
+    settings = {"env": os.environ | environment, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, **settings)
+
+
+ENDLESS = ("--prompt", SPOKEN, "--max-new-tokens", "1000000", "--overflow", "slide")
+
+
+@pytest.mark.slow
+def test_an_interrupt_keeps_what_was_printed(weights: Path) -> None:
+    """Exit code 130, the text so far, and three lines on standard error."""
+    with started(weights, *ENDLESS) as process:
+        first = process.stdout.read(200)
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert first.decode().startswith(SPOKEN)
+    assert b"interrupted" in said
+    assert b"Traceback" not in said + rest
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_ends_it_quietly(weights: Path) -> None:
+    """Exit code 141, and not a word."""
+    with started(weights, *ENDLESS) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        said = process.stderr.read()
+        process.wait(timeout=60)
+    assert (process.returncode, said) == (141, b"")
+
+
+@pytest.mark.slow
+def test_the_same_text_in_every_process_and_locale(
+    weights: Path, generate: Callable[..., Result]
+) -> None:
+    """A seed fixes the text across processes; where the locale is ASCII it is printed in ASCII."""
+    options = ("--prompt", "\u20ac " + SPOKEN, *map(str, DRAWN))
+    expected = generate(*options).stdout
+    assert not expected.isascii()
+    for environment in ({"PYTHONIOENCODING": "utf-8"}, {"PYTHONIOENCODING": "ascii"}):
+        with started(weights, *options, **environment) as process:
+            printed, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert printed == expected.encode(environment["PYTHONIOENCODING"], "replace")
