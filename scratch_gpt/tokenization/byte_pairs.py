@@ -47,8 +47,8 @@ class BytePairs:
         """Merge in place: a pair's product stands where the pair began, `_NONE` after it.
 
         A pair waits in the heap as one number, rank times length plus place. When it is taken
-        out, its parts may have been merged with others: then what stands there makes no product,
-        or another one. The `_NONE` at the end is also what stands before the beginning, at -1.
+        out, its parts may have been merged with others: then another pair stands there, or none.
+        The `_NONE` at the end is also what stands before the beginning, at -1.
         """
         length = len(pieces)
         ranks, products = self._ranks, self._products
@@ -58,10 +58,8 @@ class BytePairs:
         heapq.heapify(waiting)
         while waiting:
             rank, place = divmod(heapq.heappop(waiting), length)
-            second = following[place]
-            found = ranks.get((pieces[place], pieces[second])) if second < length else None
-            product = products[rank]
-            if found is None or products[found] != product:
+            second, product = following[place], products[rank]
+            if ranks.get((pieces[place], pieces[second])) != rank:
                 continue
             pieces[place], pieces[second] = product, _NONE
             before, after = preceding[place], following[second]
