@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from bench.clock import calls_for, seconds
+from bench.clock import flusher, seconds
 from bench.contest import Ready, Run
 from bench.measurement import Measurement
 from bench.models import Models, Truths, largest_error, logits_of, noises, oracle_logits
@@ -170,26 +170,30 @@ LAYOUTS = (_by_rows, _by_columns)
 @torch.no_grad()
 def fastest_read(weights: Sequence[Tensor], rounds: int = 7) -> Run:
     """Return a read of every weight once, each size in the layout that is read fastest here."""
-    best: dict[tuple[int, ...], Callable[[Tensor], Run]] = {}
-    for size in {tuple(weight.shape) for weight in weights}:
-        some = [weight for weight in weights if tuple(weight.shape) == size]
-        best[size] = min(LAYOUTS, key=lambda layout: _least([layout(w) for w in some], rounds))
-    runs = [best[tuple(weight.shape)](weight) for weight in weights]
+    best = {
+        size: fastest_layout([weight for weight in weights if weight.shape == size], rounds)
+        for size in {weight.shape for weight in weights}
+    }
+    return _one_by_one([best[weight.shape](weight) for weight in weights])
+
+
+def fastest_layout(weights: Sequence[Tensor], rounds: int) -> Callable[[Tensor], Run]:
+    """Return the layout in which some weights are read fastest, from outside of the caches."""
+    cpu = torch.device("cpu")
+    flush = flusher(cpu)
+
+    def least(layout: Callable[[Tensor], Run]) -> float:
+        run = _one_by_one([layout(weight) for weight in weights])
+        return min(seconds(run, cpu, flush=flush) for _ in range(rounds))
+
+    return min(LAYOUTS, key=least)
+
+
+def _one_by_one(runs: Sequence[Run]) -> Run:
+    """Return what runs some runs after one another."""
 
     def run() -> None:
         for each in runs:
             each()
 
     return run
-
-
-def _least(runs: Sequence[Run], rounds: int) -> float:
-    """Return the least seconds that some runs take together: after one another, as in a step."""
-
-    def all_of_them() -> None:
-        for each in runs:
-            each()
-
-    cpu = torch.device("cpu")
-    calls = calls_for(seconds(all_of_them, cpu))
-    return min(seconds(all_of_them, cpu, calls=calls) for _ in range(rounds))

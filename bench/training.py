@@ -1,4 +1,4 @@
-"""A whole training step, proved by what it changes: every parameter, against float64.
+"""A whole training step, proved by what it leaves: every change and gradient, against float64.
 
 What is right comes from Hugging Face's model in float64 with autograd, and from the formula of
 AdamW written out in `bench.adam`. Half of the gradients' norm is cut off, so that clipping is part
@@ -30,22 +30,33 @@ from parity.tolerances import PRECISIONS
 
 @dataclasses.dataclass(frozen=True)
 class Right:
-    """Where a step begins, and what it changes in float64."""
+    """Where a step begins, and in float64 what it leaves: changes, and the clipped gradients.
+
+    A gain is near 1, so that rounding hides a thousandth of its change; its gradient hides nothing.
+    """
 
     start: Start
-    changes: Truths
+    left: Truths
 
 
 def right_for(models: Models, token_ids: Tensor) -> Right:
-    """Return the start and the right changes of a step on some tokens."""
-    gradients = {name: held.tensor for name, held in true_gradients(models, token_ids).items()}
-    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients.values()))
-    clipped = {name: gradient.mul_(0.5) for name, gradient in gradients.items()}
+    """Return the start and what a step on some tokens leaves."""
+    clipped = {name: held.tensor for name, held in true_gradients(models, token_ids).items()}
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in clipped.values()))
+    for gradient in clipped.values():
+        gradient.mul_(_KEPT)
     values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
     scales = {name: float(g.square().mean().sqrt()) for name, g in clipped.items()}
-    start = start_from(values, scales, maximum=0.5 * norm)
-    changed = {name: Held(right_change(name, clipped.pop(name), start)) for name in list(clipped)}
-    return Right(start, changed)
+    start = start_from(values, scales, maximum=_KEPT * norm)
+    left = {name: Held(right_change(name, g, start)) for name, g in clipped.items()}
+    left |= {name + GRADIENT: Held(gradient) for name, gradient in clipped.items()}
+    return Right(start, left)
+
+
+_KEPT = 0.5
+"""What clipping leaves of the norm."""
+
+GRADIENT = "'s gradient"
 
 
 def contestant(models: Models, name: str) -> Training:
@@ -54,11 +65,13 @@ def contestant(models: Models, name: str) -> Training:
     return Training(copy.deepcopy(its))
 
 
-def changed(side: Training, token_ids: Tensor, start: Start) -> dict[str, Tensor]:
-    """Return what one step from the start changes."""
+def left_by(side: Training, token_ids: Tensor, start: Start) -> dict[str, Tensor]:
+    """Return what one step from the start leaves: changes, and the gradients it was made of."""
     side.begin(start)
     side.step(token_ids)
-    return changes(side.parameters, start)
+    gradients = {n: p.grad for n, p in side.parameters.items() if p.grad is not None}
+    found = changes(side.parameters, start)
+    return found | {name + GRADIENT: gradient for name, gradient in gradients.items()}
 
 
 def prove(models: Models, side: Training, token_ids: Tensor, *, dropout: bool) -> Ready:
@@ -75,18 +88,18 @@ def prove(models: Models, side: Training, token_ids: Tensor, *, dropout: bool) -
 
     def noise() -> object:
         yardstick = contestant(models, "huggingface")
-        return noises(changed(yardstick, token_ids, right.start), right.changes)
+        return noises(left_by(yardstick, token_ids, right.start), right.left)
 
     allowed = models.kept(("step noise", key), noise)
     wanted = token_ids.clone()
     token_ids.copy_(wanted.flip(0, 1))
-    changed(side, token_ids, right.start)
+    left_by(side, token_ids, right.start)
     token_ids.copy_(wanted)
 
     def check() -> float:
         side.model.eval()
-        found = changed(side, token_ids, right.start)
-        return largest_error(found, right.changes, allowed, PRECISIONS["float32"])
+        found = left_by(side, token_ids, right.start)
+        return largest_error(found, right.left, allowed, PRECISIONS["float32"])
 
     error = check()
     if dropout:

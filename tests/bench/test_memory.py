@@ -72,14 +72,17 @@ def test_a_core_that_forms_the_matrix_takes_its_square() -> None:
 
 
 @linux
+@pytest.mark.parametrize(("job", "times"), [("step", 1), ("train", 3)])
 @pytest.mark.parametrize("side", ["plain", "huggingface"])
 @pytest.mark.slow
-def test_a_step_takes_at_least_its_gradients(side: str, tiny: Weights, tmp_path: Path) -> None:
-    """They are as large as the weights, and more is held on the way."""
+def test_a_step_takes_at_least_its_gradients(
+    side: str, job: str, times: int, tiny: Weights, tmp_path: Path
+) -> None:
+    """They are as large as the weights, and so is either moment; more is held on the way."""
     model = build_ours(tiny)
     model.save_pretrained(tmp_path)
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    assert memory.fresh("step", side, str(tmp_path), "2", "300") > weights
+    assert memory.fresh(job, side, str(tmp_path), "2", "300") > times * weights
 
 
 def test_a_job_that_fails_says_why() -> None:

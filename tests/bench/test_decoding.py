@@ -1,0 +1,198 @@
+"""Ways to decode that are wrong get no time, and the bare read reads everything once."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import decoding
+from bench.allocation import peak_bytes
+from bench.decoding import LAYOUTS, cached, fastest_read, make, matrices, prove, uncached
+from bench.held import decode
+from bench.limits import product_flops
+from bench.measurement import Measurement
+from bench.models import Models
+from bench.proof import WrongKernelError
+from bench.shapes import Shape
+from scratch_gpt.generation.cache import Cache
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+TASK = decode(2, 37)
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    """Return both models with the small weights."""
+    return Models("tiny")
+
+
+@pytest.fixture
+def ids(models: Models) -> Tensor:
+    """Return token ids `[2 37]`."""
+    return models.ids(TASK.shape)
+
+
+@pytest.fixture
+def run(models: Models) -> Measurement:
+    """Return a measurement whose models are the small ones."""
+    run = Measurement(1, lambda *_: None)
+    run.__dict__["models"] = models
+    return run
+
+
+@pytest.mark.parametrize("name", ["fused", "huggingface", "fused in bfloat16"])
+@pytest.mark.parametrize("time", [2, 37])
+def test_each_way_is_ready(name: str, time: int, run: Measurement) -> None:
+    """Its logits are those of every row of text, in the dtype asked for; and again later."""
+    task = dataclasses.replace(TASK, shape=Shape(batch=2, time=time))
+    ready = make(name, task, CPU, run)
+    assert ready.check is not None
+    assert ready.error > 0.0
+    logits = ready.run()
+    assert isinstance(logits, Tensor)
+    assert logits.shape == (2, run.models.vocab_size)
+    assert (logits.dtype is torch.bfloat16) == name.endswith("bfloat16")
+    assert ready.check() == ready.error
+
+
+def short(models: Models, ids: Tensor) -> decoding.Step:
+    """Forget the token before the last."""
+    return cached(models.ours, 2)(torch.cat([ids[:, :-2], ids[:, -1:]], dim=1))
+
+
+def other_row(models: Models, ids: Tensor) -> decoding.Step:
+    """Take the second row's last token from the first."""
+    mixed = ids.clone()
+    mixed[1, -1] = (mixed[1, -1] + 1) % models.vocab_size
+    return cached(models.ours, 2)(mixed)
+
+
+def growing(models: Models, ids: Tensor) -> decoding.Step:
+    """Never set the cache back."""
+    decoder = decoding.Decoder(models.path("fused"), batch=2)
+    decoder.start(ids[:, :-1])
+    return lambda: decoder.step(ids[:, -1])
+
+
+def off(models: Models, ids: Tensor) -> decoding.Step:
+    """Keep values that are a thousandth too large."""
+    decoder = decoding.Decoder(models.path("fused"), batch=2)
+    decoder.start(ids[:, :-1])
+    known = decoder.length
+    decoder.cache.values[5].mul_(1.001)
+
+    def step() -> Tensor:
+        decoder.cache.length = known
+        return decoder.step(ids[:, -1])
+
+    return step
+
+
+@pytest.mark.parametrize("wrong", [short, other_row, growing, off])
+def test_a_wrong_way_gets_no_time(
+    wrong: Callable[[Models, Tensor], decoding.Step], models: Models, ids: Tensor
+) -> None:
+    """Each by its logits, which rounding does not explain."""
+    with pytest.raises(WrongKernelError, match=r"the logits is .* as far off"):
+        prove(models, lambda token_ids: wrong(models, token_ids), ids, "float32")
+
+
+def test_an_answer_that_is_kept_gets_no_time(models: Models, ids: Tensor) -> None:
+    """What it answered to other tokens is NaN by now."""
+    begin = uncached(models.theirs)
+    kept: list[Tensor] = []
+
+    def keeping(token_ids: Tensor) -> decoding.Step:
+        kept.append(begin(token_ids)())
+        return lambda: kept[0]
+
+    with pytest.raises(WrongKernelError, match="not finite"):
+        prove(models, keeping, ids, "float32")
+
+
+def test_who_goes_wrong_later_is_found(models: Models, ids: Tensor) -> None:
+    """A check after the clock has stopped looks at a new answer."""
+    spoilt: list[float] = []
+    begin = cached(models.ours, 2)
+
+    def spoiling(token_ids: Tensor) -> decoding.Step:
+        step = begin(token_ids)
+        return lambda: step().add_(sum(spoilt))
+
+    ready = prove(models, spoiling, ids, "float32")
+    spoilt.append(math.pi)
+    assert ready.check is not None
+    with pytest.raises(WrongKernelError, match="as far off"):
+        ready.check()
+
+
+def test_huggingfaces_step_is_of_the_last_token_alone(
+    models: Models, ids: Tensor, recorded: Callable[[], object]
+) -> None:
+    """As its `generate` has it: the head is given one position of each row."""
+    step = uncached(models.theirs)(ids)
+    with recorded() as operations:
+        logits = step()
+    made = [shape for name, shape in operations.ran if name != "t"]  # the table, looked at
+    wide = [shape for shape in made if shape[-1:] == (models.vocab_size,)]
+    assert max(math.prod(shape) for shape in wide) == logits.numel()
+
+
+def test_a_step_copies_no_cache(models: Models, ids: Tensor) -> None:
+    """What it allocates at once is less than one block's keys, whose room is for 300 tokens."""
+    step = cached(models.ours, 2)(ids)
+    step()
+    block = Cache(models.ours.config, batch=2).block(0).key.nbytes
+    assert peak_bytes(step, CPU) < block
+
+
+def test_a_copied_cache_would_be_seen(models: Models, ids: Tensor) -> None:
+    """The same look at a step that copies one block's keys before it reads them."""
+    decoder = decoding.Decoder(models.ours, batch=2)
+    decoder.start(ids[:, :-1])
+
+    def step() -> Tensor:
+        decoder.cache.keys = decoder.cache.keys.clone()
+        decoder.cache.length = ids.shape[1] - 1
+        return decoder.step(ids[:, -1])
+
+    assert peak_bytes(step, CPU) >= decoder.cache.block(0).key.nbytes
+
+
+def test_the_bare_read_reads_every_matrix_once(
+    models: Models, recorded: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the positions' table, of which a step reads a row: 49 products of one row."""
+    monkeypatch.setattr(decoding, "flusher", lambda _device: lambda: None)
+    weights = matrices(models.ours)
+    assert 2 * sum(weight.numel() for weight in weights) == product_flops(models.ours, 1, 1)
+    read = fastest_read(weights, rounds=1)
+    with recorded() as operations:
+        read()
+    made = [math.prod(shape) for name, shape in operations.ran if name in {"mm", "mv"}]
+    assert sorted(made) == sorted(weight.shape[1] for weight in weights)
+
+
+@pytest.mark.parametrize("fastest", range(len(LAYOUTS)))
+def test_the_bare_read_takes_the_fastest_layout(
+    fastest: int, models: Models, monkeypatch: pytest.MonkeyPatch, recorded: Callable[[], object]
+) -> None:
+    """By the clock, for each size of its own."""
+    clock = iter([abs(fastest - at) + 1.0 for _ in range(5) for at in range(len(LAYOUTS))])
+    monkeypatch.setattr(decoding, "seconds", lambda *_, **__: next(clock))
+    with recorded() as operations:
+        fastest_read(matrices(models.ours), rounds=1)()
+    assert {("mm", "mv")[fastest]} == {name for name, _ in operations.ran} & {"mm", "mv"}
+
+
+def test_the_bare_read_is_no_model(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no answer, so nothing is proved of it."""
+    monkeypatch.setattr(decoding, "flusher", lambda _device: lambda: None)
+    ready = make("bare read", TASK, CPU, run)
+    ready.run()
+    assert (ready.error, ready.check) == (0.0, None)

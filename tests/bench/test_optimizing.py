@@ -1,0 +1,95 @@
+"""Optimizers alone: each is proved, and none that steps otherwise is timed."""
+
+import pytest
+import torch
+
+from bench import adam, optimizing
+from bench.models import Models
+from bench.optimizing import ours, prove
+from bench.proof import WrongKernelError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = ["adamw", "released", "torch foreach", "torch fused"]
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    """Return both models with the small weights."""
+    return Models("tiny")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_ready(name: str, models: Models) -> None:
+    """Timed step after step, and proved again afterwards from the start."""
+    before = [p.detach().clone() for p in models.ours.parameters()]
+    ready = prove(models, name)
+    for _ in range(3):
+        ready.run()
+    assert ready.check is not None
+    assert ready.check() == pytest.approx(ready.error) != 0.0
+    assert all(map(torch.equal, before, models.ours.parameters()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("constant", "value"), [("RATE", 2.501e-4), ("BETAS", (0.9, 0.998)), ("EPSILON", 1e-6)]
+)
+def test_another_constant_gets_no_time(
+    name: str, constant: str, value: object, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the formula has and the optimizer has otherwise."""
+    made = optimizing.optimizer_named
+    right = getattr(adam, constant)
+
+    def wrong(name: str, parameters: object) -> object:
+        monkeypatch.setattr(adam, constant, value)
+        found = made(name, parameters)  # type: ignore[arg-type]
+        step = found.step
+
+        def stepping() -> None:
+            monkeypatch.setattr(adam, constant, value)
+            step()
+            monkeypatch.setattr(adam, constant, right)
+
+        found.step = stepping  # type: ignore[method-assign]
+        monkeypatch.setattr(adam, constant, right)
+        return found
+
+    monkeypatch.setattr(optimizing, "optimizer_named", wrong)
+    with pytest.raises(WrongKernelError, match="as far off"):
+        prove(models, name)
+
+
+def test_the_two_forms_are_told_apart(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's step is not the release's."""
+    made = optimizing.optimizer_named
+    monkeypatch.setattr(
+        optimizing, "optimizer_named", lambda _name, parameters: made("torch foreach", parameters)
+    )
+    with pytest.raises(WrongKernelError, match="as far off"):
+        prove(models, "released")
+
+
+def test_the_formula_is_pytorchs_in_float64() -> None:
+    """`right_change` against `torch.optim.AdamW`, where nothing is rounded away."""
+    drawn = torch.Generator().manual_seed(0)
+    values = {
+        name: torch.randn(shape, generator=drawn, dtype=torch.float64)
+        for name, shape in (("matrix", (5, 7)), ("vector", (7,)))
+    }
+    parameters = {name: torch.nn.Parameter(value.clone()) for name, value in values.items()}
+    start = adam.start_from(values, {"matrix": 0.3, "vector": 2.0})
+    for parameter in parameters.values():
+        parameter.grad = torch.randn(parameter.shape, generator=drawn, dtype=torch.float64)
+    optimizer = adam.TorchAdamW(parameters, "foreach")
+    found = optimizing.stepped(optimizer, start)
+    for name, parameter in parameters.items():
+        assert parameter.grad is not None
+        right = adam.right_change(name, parameter.grad, start)
+        torch.testing.assert_close(found[name], right)
+
+
+def test_ours_are_told_from_theirs() -> None:
+    """Only a failure of ours is this project's."""
+    assert [ours(name) for name in NAMES] == [True, True, False, False]

@@ -1,0 +1,208 @@
+"""Training steps that change something else get no time."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench import training, training_steps
+from bench.adam import OurAdam, TorchAdamW
+from bench.attempt import NoTimeError
+from bench.held import train
+from bench.measurement import Measurement
+from bench.models import Models
+from bench.outcome import Status
+from bench.proof import WrongKernelError
+from bench.shapes import Shape
+from bench.training import contestant, make, prove
+from bench.training_steps import Training
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+SIDES = ["fused", "huggingface"]
+Fault = Callable[[Training], None]
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    """Return both models with the small weights."""
+    return Models("tiny")
+
+
+@pytest.fixture
+def ids(models: Models) -> Tensor:
+    """Return token ids `[2 37]`."""
+    return models.ids(Shape(batch=2, time=37))
+
+
+@pytest.fixture
+def run(models: Models) -> Measurement:
+    """Return a measurement whose models are the small ones."""
+    run = Measurement(1, lambda *_: None)
+    run.__dict__["models"] = models
+    return run
+
+
+@pytest.mark.parametrize(
+    "name", [*SIDES, *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "tiled"))]
+)
+def test_each_side_is_ready(name: str, run: Measurement) -> None:
+    """It steps on from where it is, and is proved from the same start again."""
+    before = [p.detach().clone() for p in run.models.ours.parameters()]
+    ready = make(name, train(2, 37), CPU, run)
+    assert ready.check is not None
+    losses = [ready.run() for _ in range(3)]
+    assert losses[0] > losses[1] > losses[2]
+    assert ready.check() == pytest.approx(ready.error) != 0.0
+    assert all(map(torch.equal, before, run.models.ours.parameters()))
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_dropout_is_on_where_it_is_asked_for(name: str, run: Measurement) -> None:
+    """Proved without it; then two losses of one start differ, and the model stays in training."""
+    ready = make(name, train(2, 37, dropout=True), CPU, run)
+    assert ready.error > 0.0
+    assert len({ready.run() for _ in range(2)}) == 2
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_no_dropout_is_no_measurement_of_it(name: str, models: Models, ids: Tensor) -> None:
+    """Losses that are the same show that there was none."""
+    side = contestant(models, name)
+    train_mode = side.model.train
+    side.model.train = lambda _mode=True: train_mode(False)  # type: ignore[method-assign]
+    with pytest.raises(NoTimeError, match="no dropout") as refusal:
+        prove(models, side, ids, dropout=True)
+    assert refusal.value.status is Status.INCONCLUSIVE
+
+
+def unclipped(side: Training) -> None:
+    """Leave the gradients as long as they are."""
+    side.optimizer.clip = lambda _maximum: None  # type: ignore[method-assign]
+
+
+def frozen(side: Training) -> None:
+    """Leave one bias as it is."""
+    bias = side.parameters["h.3.mlp.c_fc.bias"]
+    step = side.optimizer.step
+
+    def stepping() -> None:
+        before = bias.detach().clone()
+        step()
+        bias.data.copy_(before)
+
+    side.optimizer.step = stepping  # type: ignore[method-assign]
+
+
+def summed(side: Training) -> None:
+    """Add each step's gradients to those of the last one."""
+    for parameter in side.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    kept = dict(side.parameters)
+    side.parameters = {name: _Kept(parameter) for name, parameter in kept.items()}  # type: ignore[misc]
+
+
+class _Kept:
+    """A parameter whose gradient cannot be let go."""
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        object.__setattr__(self, "its", parameter)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        assert (name, value) == ("grad", None)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a parameter has
+        return getattr(self.its, name)
+
+
+def fewer_targets(side: Training) -> None:
+    """Take the loss of all tokens but the last."""
+    loss = side._loss
+    side._loss = lambda token_ids: loss(token_ids[:, :-1])  # type: ignore[method-assign]
+
+
+def wrong_gain(side: Training) -> None:
+    """Multiply one gain's gradient by 1.001 on its way: a ten-thousandth of its change."""
+    gain = side.parameters["h.7.ln_1.weight"]
+    gain.register_hook(lambda gradient: gradient * 1.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("fused", unclipped),
+        ("huggingface", unclipped),
+        ("huggingface", frozen),
+        ("fused", fewer_targets),
+        ("fused", wrong_gain),
+    ],
+)
+def test_a_wrong_step_gets_no_time(name: str, fault: Fault, models: Models, ids: Tensor) -> None:
+    """Whichever side makes it, and whichever part of the step it is."""
+    side = contestant(models, name)
+    fault(side)
+    with pytest.raises(WrongKernelError, match="as far off"):
+        prove(models, side, ids, dropout=False)
+
+
+def test_gradients_that_are_not_let_go_are_seen(models: Models, ids: Tensor) -> None:
+    """Those of the other tokens before are added to these."""
+    side = contestant(models, "fused")
+    real = dict(side.parameters)
+    summed(side)
+    side.begin = lambda start: _begin(side, real, start)  # type: ignore[method-assign]
+    with pytest.raises(WrongKernelError, match="as far off"):
+        prove(models, side, ids, dropout=False)
+
+
+def _begin(side: Training, real: dict[str, nn.Parameter], start: training.Start) -> None:
+    training_steps.put_back(real, start)
+    side.optimizer.begin(start)
+    side._maximum = start.maximum
+
+
+CONSTANTS = {
+    "form": "released",
+    "weight_decay": 0.0,
+    "decay_vectors": True,
+    "betas": (0.9, 0.99),
+    "epsilon": 1e-5,
+}
+
+
+@pytest.fixture
+def with_constant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Return the function that gives our optimizer another constant."""
+    from bench import adam
+
+    made = adam.Adam
+
+    def change(name: str) -> None:
+        def wrong(parameters: object, **constants: object) -> object:
+            return made(parameters, **{**constants, name: CONSTANTS[name]})  # type: ignore[arg-type]
+
+        monkeypatch.setattr(adam, "Adam", wrong)
+
+    return change
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_another_constant_of_adam_gets_no_time(
+    name: str, with_constant: Callable[[str], None], models: Models, ids: Tensor
+) -> None:
+    """Each of them shows in what a step changes."""
+    with_constant(name)
+    with pytest.raises(WrongKernelError, match="as far off"):
+        prove(models, contestant(models, "fused"), ids, dropout=False)
+
+
+def test_the_sides_are_what_they_say(models: Models) -> None:
+    """Ours has our optimizer; Hugging Face's has PyTorch's, in its foreach implementation."""
+    ours, theirs = (contestant(models, name).optimizer for name in SIDES)
+    assert isinstance(ours, OurAdam)
+    assert isinstance(theirs, TorchAdamW)
+    assert theirs.optimizer.defaults["foreach"] is True
+    assert ours.parameters.keys() == theirs.parameters.keys()
