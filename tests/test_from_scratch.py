@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.attention import CORES
+from scratch_gpt.generation.step import Step
 from scratch_gpt.loss import next_token_loss
 from scratch_gpt.paths import PATHS
 from scratch_gpt.paths import Path as Way
@@ -233,6 +234,37 @@ def test_a_planted_core_is_found_in_what_runs(
     monkeypatch.setitem(PATHS, "ready-made", Way(core="ready-made"))
     expected = {"_softmax", "_softmax_backward_data"}
     assert expected == forbidden(operations_of_a_step(recorded, "ready-made", training=False))
+
+
+def operations_of_a_generation(recorded: Recorded) -> set[str]:
+    """Return what runs where texts are drawn by every rule, slide, and are searched by beams."""
+    config = GPTConfig(vocab_size=37, n_positions=7, n_embd=21, n_layer=2, n_head=3)
+    model, token_ids = GPT(config), torch.tensor([[3, 36, 0], [12, 5, 21]])
+    rules = {"temperature": 0.7, "top_k": 9, "top_p": 0.9, "repetition_penalty": 1.2}
+    rules |= {"sampled": True, "no_repeat_ngram_size": 2}
+    with recorded() as operations:
+        model.generate(token_ids, max_new_tokens=6, overflow="slide", **rules)
+        model.generate(token_ids, max_new_tokens=3, beams=3)
+    return {name for name, _ in operations.ran}
+
+
+def test_generation_runs_nothing_ready_made(recorded: Recorded) -> None:
+    """Prompt, steps, rules, draws and beams are made of basic operations, and were watched."""
+    ran = operations_of_a_generation(recorded)
+    assert not forbidden(ran)
+    assert {"addmm", "var_mean", "exp2_", "sigmoid_", "cumsum", "sort"} <= ran
+
+
+def test_a_loan_planted_in_a_step_is_found_in_what_runs(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of the decoder that calls torch's GELU is caught."""
+
+    def activate(step: Step) -> None:
+        step.buffers.gate.copy_(functional.gelu(step.buffers.inner, approximate="tanh"))
+
+    monkeypatch.setattr(Step, "_activate", activate)
+    assert forbidden(operations_of_a_generation(recorded)) == {"gelu"}
 
 
 @pytest.mark.parametrize(
