@@ -1,6 +1,5 @@
 """Strings go through both sides, source by source; what differs is taken apart."""
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from parity.tokens.causes import Cause, cause_of, part
@@ -95,6 +94,16 @@ class Comparison:
 
 
 def words_of_tokens(tokens: Iterable[str], end: str) -> list[str]:
-    """Return every token as a text: each merge is done at least for its own token."""
-    spelled = (token.removesuffix(end) for token in tokens)
-    return list(dict.fromkeys(itertools.chain.from_iterable((s, f"{s}.") for s in spelled if s)))
+    """Return a text for every token whose encoding ends its merges with the token's own.
+
+    A token that ends words is a word; any other one is given a letter to go on with that no
+    merge takes.
+    """
+    spelled = (
+        token.removesuffix(end) if token.endswith(end) else f"{token}{_STRANGE}" for token in tokens
+    )
+    return list(dict.fromkeys(text for text in spelled if text))
+
+
+_STRANGE = "\u0e01"
+"""A Thai letter."""

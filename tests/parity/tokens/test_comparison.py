@@ -1,0 +1,142 @@
+"""What is compared, counted and told: sources, causes, published ids, and nothing at all."""
+
+import dataclasses
+
+import pytest
+
+from parity.checks.tokens import tokens
+from parity.tokens import comparison
+from parity.tokens.causes import cause_of, part
+from parity.tokens.comparison import words_of_tokens
+from parity.tokens.faults import planted
+from parity.tokens.rows import DifferenceRow, TokenRow
+from parity.tokens.sides import Ours, Witness
+from reference.huggingface_tokenizer import Encoding
+from reference.published_token_ids import PublishedIds
+from scratch_gpt import Tokenizer
+
+
+def test_a_source_is_counted(ours: Ours, theirs: Witness) -> None:
+    """Strings, characters, ids, unknown ones, and what vanishes."""
+    report = tokens(ours, theirs, {"mine": ["the \u200bthe", "中\x00", ""]})
+    (row,) = report.results
+    assert isinstance(row, TokenRow)
+    expected = (3, 10, 3, 1, 2, True)
+    assert expected == (
+        row.strings,
+        row.characters,
+        row.ids,
+        row.unknown,
+        row.dropped,
+        row.places,
+    )
+    assert report.plan.per_path == {"huggingface": (3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("sources", "named"),
+    [
+        ({}, "no source"),
+        ({"mine": []}, "mine"),
+        ({"mine": ["", " "]}, "mine"),
+        ({"mine": ["the"], "other": []}, "other"),
+    ],
+    ids=["no source", "no string", "no id", "one of two"],
+)
+def test_nothing_compared_is_no_pass(
+    sources: dict[str, list[str]], named: str, ours: Ours, theirs: Witness
+) -> None:
+    """A source without anything to compare leaves the run inconclusive, and is named."""
+    report = tokens(ours, theirs, sources)
+    assert (3, [named]) == (report.exit_code, [reason.where for reason in report.reasons])
+
+
+def test_other_places_are_a_difference() -> None:
+    """Ids alone are not enough, unless one side tells no places."""
+    one = Encoding((1, 2), ((0, 1), (1, 2)))
+    assert part(one, Encoding((1, 2), ((0, 1), (1, 3))))
+    assert part(one, Encoding((1, 3), None))
+    assert not part(one, Encoding((1, 2), None))
+
+
+def test_ids_and_places_of_one_side_have_to_agree(ours: Ours) -> None:
+    """Where the two ways of encoding give other ids, the places are none, which is a difference."""
+
+    class Torn(type(ours.tokenizer)):  # type: ignore[misc]
+        def encode(self, text: str) -> list[int]:
+            return [*super().encode(text), 0]
+
+    side = Ours(Torn(ours.tokenizer.vocabulary))
+    assert side.encode_batch(["the"])[0].offsets == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "step", "shortest", "character"),
+    [
+        ("accents-kept", "They met in the Café, and left", "accents", "'\\xe9'", "U+00E9"),
+        ("case-kept", "and then Xerxes came", "lower case", "'X'", "U+0058"),
+        ("cleaning-skipped", "some in\u200bvisible", "cleaning", "'n\\u200bv'", "U+200B"),
+        ("cjk-joined", "the 生活 of", "CJK", "'h\\u6d3b'", "U+6D3B"),
+        ("unk-split", "an <unk> here", "special token", "'<unk>'", "U+003C"),
+        ("places-in-bytes", "äh then", "places", "'\\xe4'", "U+00E4"),
+    ],
+)
+def test_a_difference_is_cut_down(  # noqa: PLR0913 - a table's columns, and both sides
+    name: str,
+    text: str,
+    step: str,
+    shortest: str,
+    character: str,
+    ours: Ours,
+    theirs: Witness,
+) -> None:
+    """The step, the shortest string as an ASCII literal, and the character it is about."""
+    side = planted(ours.tokenizer, ours.splitting, name)
+    cause = cause_of(text, side, theirs)
+    assert (step, shortest, character) == (cause.step, cause.text, cause.character[:6])
+
+
+def test_strings_with_one_cause_are_one_row(ours: Ours, theirs: Witness) -> None:
+    """Two strings that come down to the same letter count together; another is another row."""
+    side = planted(ours.tokenizer, ours.splitting, "case-kept")
+    report = tokens(side, theirs, {"mine": ["a Big one", "Bad", "so Old", "small"]})
+    rows = [row for row in report.results if isinstance(row, DifferenceRow)]
+    assert [(row.cause.text, row.strings) for row in rows] == [("'B'", 2), ("'O'", 1)]
+
+
+def test_what_is_not_taken_apart_is_counted(
+    ours: Ours, theirs: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many differ, the count is right."""
+    monkeypatch.setattr(comparison, "TAKEN_APART", 1)
+    side = planted(ours.tokenizer, ours.splitting, "case-kept")
+    row, *differences = tokens(side, theirs, {"mine": ["A", "B", "C", "d"]}).results
+    assert (row.error_ours, len(differences)) == (3.0, 1)
+
+
+def test_published_ids_are_a_witness_more(ours: Ours, theirs: Witness) -> None:
+    """Where both sides agree and the published ids are others, the run fails and says so."""
+    right = ours.tokenizer.encode("the")
+    rows = [PublishedIds("the", right, None), PublishedIds("of", [9], None)]
+    report = tokens(ours, theirs, {"mine": ["the"]}, published=rows)
+    assert report.first_divergence is not None
+    expected = (1, {"huggingface": (1, 1), "published": (2, 2)}, "published ids")
+    assert expected == (report.exit_code, report.plan.per_path, report.first_divergence.tap)
+    assert tokens(ours, theirs, {"mine": ["the"]}, published=rows[:1]).exit_code == 0
+
+
+def test_every_token_is_a_word() -> None:
+    """What ends words is one; anything else has a letter behind it that no merge takes."""
+    found = words_of_tokens(["<unk>", "a", "a</w>", "ab</w>", "</w>"], "</w>")
+    assert found == ["<unk>\u0e01", "a\u0e01", "a", "ab"]
+
+
+def test_every_merge_is_needed_by_some_token(ours: Ours, theirs: Witness) -> None:
+    """Whichever merge is left out, the texts of the tokens show it."""
+    vocabulary = ours.tokenizer.vocabulary
+    texts = words_of_tokens(vocabulary.tokens, "</w>")
+    right = theirs.encode_batch(texts)
+    for left_out in range(0, len(vocabulary.merges), 61):
+        merges = vocabulary.merges[:left_out] + vocabulary.merges[left_out + 1 :]
+        other = Ours(Tokenizer(dataclasses.replace(vocabulary, merges=merges)))
+        assert any(map(part, other.encode_batch(texts), right))

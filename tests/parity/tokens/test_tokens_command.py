@@ -1,0 +1,151 @@
+"""`python -m parity.check tokens` from options to exit codes, on the small vocabulary."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parity.tokens import run, vocabularies
+from reference import published
+
+Check = Callable[..., Any]
+
+
+@pytest.fixture
+def small(small_vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return options that name the small vocabulary, with a short table and a short corpus."""
+    monkeypatch.setattr(run, "HAND_PICKED", ("Café, don't", "a\u200bb", "<unk>"))
+    monkeypatch.setattr(run, "_library", lambda: iter(["Some text.\n\nAnd more."]))
+    return ["tokens", "--vocabulary", str(small_vocabulary), "--count", "20"]
+
+
+def test_the_right_tokenizer_passes(small: list[str], check: Check, tmp_path: Path) -> None:
+    """Every source is compared, and the verdict names the vocabulary by its digest."""
+    file = tmp_path / "r.json"
+    result = check(*small, "--output", str(file))
+    found = json.loads(file.read_text(encoding="utf-8"))
+    sources = ["hand-picked", "tokens as words", "generated", "corpus"]
+    expected = (0, "pass", sources, False)
+    assert expected == (
+        result.exit_code,
+        found["verdict"],
+        [row["tap"] for row in found["results"]],
+        found["identity"]["vocabulary"]["released"],
+    )
+    assert found["identity"]["vocabulary"]["digest"][:16] in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("PASS")
+
+
+def test_a_fault_fails_and_is_named(small: list[str], check: Check) -> None:
+    """Code 1; the text has the step, the string as ASCII, and both sides' words."""
+    result = check(*small, "--plant", "accents-kept")
+    assert result.exit_code == 1
+    for word in ("hand-picked/accents", "'\\xe9'", "U+00E9", "without this step: accents"):
+        assert word in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("FAIL")
+
+
+def test_many_differences_are_folded(small: list[str], check: Check, tmp_path: Path) -> None:
+    """The text shows some of a step and says how many more; the JSON has them all."""
+    file = tmp_path / "r.json"
+    result = check(*small, "--plant", "no-end-of-word", "--output", str(file))
+    rows = json.loads(file.read_text(encoding="utf-8"))["results"]
+    of_words = [row for row in rows if row["tap"] == "tokens as words/end of word"]
+    assert f"and {len(of_words) - 2} more of tokens as words/end of word" in result.stdout
+
+
+def test_no_control_character_is_echoed(small: list[str], check: Check) -> None:
+    """Colours in a text reach the terminal as an ASCII literal alone."""
+    result = check(*small, "--text", "\x1b[31mÉ\x9b0m", "--plant", "accents-kept")
+    assert result.exit_code == 1
+    assert all(c.isprintable() or c == "\n" for c in result.stdout)
+    assert "'\\x1b[31m\\xc9\\x9b0m'" in result.stdout
+
+
+USAGE = {
+    "no such fault": (["--plant", "erf-gelu"], 2, "erf-gelu"),
+    "a fault of the other splitting": (["--plant", "newline-dropped"], 2, "newline-dropped"),
+    "no text": (["--text", ""], 3, ""),
+    "half a character": (["--text", "a\udcffb"], 2, "character 1"),
+    "no such corpus": (["--corpus", "no_such_file.txt"], 4, "no_such_file.txt"),
+    "no vocabulary there": (["--vocabulary", "."], 4, "vocab.json"),
+}
+
+
+@pytest.mark.parametrize("mistake", USAGE)
+def test_what_cannot_be_compared_is_told(mistake: str, small: list[str], check: Check) -> None:
+    """Each with its own exit code, and what was asked for in the words."""
+    arguments, code, named = USAGE[mistake]
+    result = check(*small, *arguments)
+    assert (code, True) == (result.exit_code, named in result.stderr + result.stdout)
+
+
+def test_bytes_that_are_no_text_are_refused(small: list[str], check: Check, tmp_path: Path) -> None:
+    """A corpus that is not UTF-8 is refused, with the byte."""
+    file = tmp_path / "latin.txt"
+    file.write_bytes(b"caf\xe9 au lait")
+    result = check(*small, "--corpus", str(file))
+    assert (result.exit_code, "byte 3" in result.stderr) == (4, True)
+
+
+def test_an_empty_corpus_is_no_pass(small: list[str], check: Check, tmp_path: Path) -> None:
+    """What was asked for and not compared leaves the run inconclusive."""
+    file = tmp_path / "empty.txt"
+    file.touch()
+    assert check(*small, "--corpus", str(file)).exit_code == 3
+
+
+def test_a_vocabulary_is_learned_where_there_is_none(
+    small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights without a vocabulary are compared on one of the run's own, and it says so."""
+    monkeypatch.setattr(vocabularies, "MERGES", 9)
+    arguments = [word for word in small if word not in small[1:3]]
+    result = check(*arguments, "--weights", "tiny")
+    assert (result.exit_code, "learned for this run: 9 merges" in result.stdout) == (0, True)
+
+
+def test_the_vocabulary_beside_weights_is_taken(
+    small: list[str], small_vocabulary: Path, check: Check, tmp_path: Path
+) -> None:
+    """Under OpenAI's names too; a file's folder counts as the file's place."""
+    for name, release in vocabularies.NAMES.items():
+        shutil.copy(small_vocabulary / name, tmp_path / release)
+    weights = tmp_path / "model.safetensors"
+    arguments = [word for word in small if word not in small[1:3]]
+    result = check(*arguments, "--weights", str(weights))
+    assert (result.exit_code, "beside" in result.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(("held", "code"), [(True, 0), (False, 5)])
+def test_the_released_vocabulary_is_looked_for_in_the_cache(  # noqa: PLR0913 - fixtures
+    held: bool,  # noqa: FBT001 - a table's column
+    code: int,
+    small: list[str],
+    small_vocabulary: Path,
+    check: Check,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is used from there; asked for by name and not there, it is the environment's fault."""
+    monkeypatch.setattr(vocabularies.constants, "HF_HUB_CACHE", str(tmp_path))
+    name = published.REPOSITORIES[1]
+    snapshot = vocabularies.hub_cache.storage(tmp_path, name) / "snapshots" / ("0" * 40)
+    if held:
+        shutil.copytree(small_vocabulary, snapshot)
+    arguments = [word for word in small if word not in small[1:3]]
+    result = check(*arguments, "--weights", name)
+    assert (code, held) == (result.exit_code, f"the hub's cache, {name}" in result.stdout)
+
+
+def test_the_original_says_what_it_does_not_compare(small: list[str], check: Check) -> None:
+    """Ids are held against the transcription; places and Hugging Face are named with reasons."""
+    for package in ("ftfy", "spacy"):
+        pytest.importorskip(package, reason="not run: the extra original-text is not installed")
+    result = check(*small, "--splitting", "original")
+    assert result.exit_code == 0
+    for word in ("transcription (ids)", "not compared, places", "not compared, Hugging Face"):
+        assert word in result.stdout
