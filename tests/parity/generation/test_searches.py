@@ -1,0 +1,91 @@
+"""Beam search against Hugging Face's, setting by setting, and rules against its processors."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.compare import Status
+from parity.generation import rules, witnesses
+from parity.generation.faults import GENERATION_FAULTS, planted
+from parity.generation.searches import Setting, anew, found_by, rescored, unfilled
+from parity.tolerances import Bounds
+from reference import huggingface_generation
+from scratch_gpt import GPT
+from scratch_gpt.generation.beam import EarlyStopping
+from scratch_gpt.generation.decoder import Decoder
+
+PROMPTS = torch.tensor([[17, 4, 210], [90, 90, 5], [61, 2, 8]])
+NEW, END = 7, 149
+STOPPING: tuple[EarlyStopping, ...] = (True, False, "never")
+GRID = {
+    f"beams={beams}-penalty={penalty}-stopping={stopping}-ends={ends}": Setting(
+        name="", beams=beams, length_penalty=penalty, early_stopping=stopping, ends=ends
+    )
+    for beams in (2, 5)
+    for penalty in (-1.0, 0.0, 1.0, 2.0)
+    for stopping in STOPPING
+    for ends in (True, False)
+}
+
+
+@pytest.fixture(scope="module")
+def double(ours: GPT) -> GPT:
+    """Return a copy of our model in float64."""
+    return copy.deepcopy(ours).double()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", GRID.values(), ids=GRID)
+def test_texts_and_scores_are_hugging_faces(
+    setting: Setting,
+    ours: GPT,
+    double: GPT,
+    theirs: OpenAIGPTLMHeadModel,
+    assert_same: Any,  # noqa: ANN401
+) -> None:
+    """Every width, penalty and way of stopping, with and without an end, three prompts at once."""
+    decoder = Decoder(ours, batch=len(PROMPTS) * setting.beams)
+    found = found_by(decoder, PROMPTS, setting, new=NEW, end_id=END)
+    end_id = END if setting.ends else None
+    made = huggingface_generation.beams(
+        theirs,
+        PROMPTS,
+        beams=setting.beams,
+        max_new_tokens=NEW,
+        length_penalty=setting.length_penalty,
+        early_stopping=setting.early_stopping,
+        end_id=end_id,
+        returned=setting.beams,
+    )
+    assert unfilled(made.token_ids, PROMPTS.shape[1], end_id) == found.texts
+    exact = anew(witnesses.ours(double), PROMPTS, setting, new=NEW, end_id=END)
+    assert_same(rescored(witnesses.truth(theirs), PROMPTS, exact, setting), exact.scores)
+
+
+def test_every_rule_agrees_and_does_something() -> None:
+    """In float64, on tokens left and on their logits; no case is idle on what is drawn."""
+    rows = list(rules.rule_rows(211, 0, Bounds()))
+    assert {f"rules.{case.name}" for case in rules.CASES} == {row.tap for row in rows}
+    assert {Status.PASS} == {row.status for row in rows}
+    assert not rules.idle(211, 0)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, fault in GENERATION_FAULTS.items() if fault.row.startswith("rules")]
+)
+def test_a_fault_in_a_rule_is_seen_at_that_rule(name: str) -> None:
+    """And at no rule before it."""
+    with planted(name):
+        rows = list(rules.rule_rows(211, 0, Bounds()))
+    failing = [row for row in rows if row.status is not Status.PASS]
+    assert GENERATION_FAULTS[name].row == failing[0].tap
+
+
+def test_a_text_is_cut_behind_what_ended_it() -> None:
+    """What fills it up is no part of it; without an end nothing is cut."""
+    texts = torch.tensor([[1, 2, 9, 9, 9], [1, 2, 3, 9, 9], [1, 2, 3, 4, 5]])
+    assert unfilled(texts, 1, 9) == [[2, 9], [2, 3, 9], [2, 3, 4, 5]]
+    assert unfilled(texts, 1, None) == texts[:, 1:].tolist()
