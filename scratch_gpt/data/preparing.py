@@ -104,7 +104,8 @@ class _Preparation:
         """Append the tokens of a document from a piece's start on."""
         document = self._documents[number]
         with document.opened() as file:
-            digest = _digest_of_prefix(file, start)
+            digest = hashlib.sha256()
+            _feed(digest.update, file, start)
             if start and digest.hexdigest() != self._unfinished.position.prefix_sha256:
                 raise _changed(document)
             for piece in pieces(file, document.where, start=start, size=SIZE):
@@ -147,13 +148,11 @@ def _recipe(tokenizer: Tokenizer, validation_fraction: float, errors: str) -> Re
     )
 
 
-def _digest_of_prefix(file: Readable, length: int) -> "hashlib._Hash":
-    """Return the digest of a document's first bytes, to go on with."""
-    digest = hashlib.sha256()
+def _feed(digest: Callable[[bytes], None], file: Readable, length: int) -> None:
+    """Digest a document's first bytes."""
     while length and (content := file.read(min(length, SIZE))):
-        digest.update(content)
+        digest(content)
         length -= len(content)
-    return digest
 
 
 def _require_knowledge(unfinished: Unfinished, text: Measured, folder: Path) -> None:

@@ -96,6 +96,7 @@ class Unfinished:
         )
         with told(self._folder):
             plan_file.replace(self._folder / manifest_file.NAME, manifest.text)
+            _flush(self._folder)  # else the plan could be gone and the manifest not be there
             remove(self._folder, *BETWEEN)
 
     def discard(self) -> None:
@@ -106,6 +107,17 @@ class Unfinished:
         """
         with told(self._folder):
             remove(self._folder, token_file.NAME, POSITION, manifest_file.PLAN)
+
+
+def _flush(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove(folder: Path, *names: str) -> None:

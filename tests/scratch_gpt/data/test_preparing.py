@@ -1,5 +1,6 @@
 """Text becomes the tokens that it has as a whole, whatever pieces and goes it came in."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scratch_gpt.data import TokenData, TooLittleTextError, prepare, preparing
+from scratch_gpt.data import TokenData, TooLittleTextError, corpus, docstrings, prepare, preparing
 from scratch_gpt.files.refusal import CheckpointError
 from scratch_gpt.tokenization.words import SPLITTINGS, Word
 from scratch_gpt.tokenizer import Tokenizer
@@ -168,3 +169,19 @@ def test_without_paths_the_library_speaks(
     data = prepare(None, tmp_path / "out", tokenizer)
     assert tokenizer.encode("Read this.\n") == data.train.tolist()
     assert data.manifest.sources[0].name == "a.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("splitting", ["bert", "original"])
+def test_a_corpus_is_its_whole(
+    splitting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megabytes of the standard library in the released vocabulary, cut several hundred times."""
+    home = os.environ.get("GPT1_VOCABULARY")
+    if home is None:
+        pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")
+    tokenizer = Tokenizer.from_pretrained(home, splitting=splitting)
+    monkeypatch.setattr(preparing, "SIZE", 5_000)
+    data = prepare(None, tmp_path / "out", tokenizer, validation_fraction=0.0)
+    documents = ["".join(corpus.texts([document])) for document in docstrings.documents()]
+    assert tokenizer.encode("\n".join(documents)) == data.train.tolist()
