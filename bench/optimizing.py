@@ -45,6 +45,12 @@ def copies(models: Models) -> dict[str, nn.Parameter]:
     return made
 
 
+def start_of(models: Models) -> Start:
+    """Return where all begin: the model's values, and moments as large as the gradients."""
+    values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
+    return start_from(values, dict.fromkeys(values, _GRADIENT))
+
+
 def optimizer_named(name: str, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
     """Return ours by its form, or PyTorch's by its implementation."""
     if ours(name):
@@ -67,8 +73,7 @@ def prove(models: Models, name: str) -> Ready:
         WrongKernelError: It changes a parameter by something else than rounding explains.
     """
     optimizer = optimizer_named(name, copies(models))
-    values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
-    start = start_from(values, dict.fromkeys(values, _GRADIENT))
+    start: Start = models.kept(("moments", "whole"), lambda: start_of(models))
     form = name if ours(name) else "adamw"
 
     def check() -> float:
