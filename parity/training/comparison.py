@@ -103,7 +103,10 @@ class TrainingComparison(Comparison):
         else:
             self._note_names(attention, model)
         copied = in_dtype(model, dtype)
-        followers[names.ours] = OurRun(copied, recipe, self.procedure, self._layers)
+        try:
+            followers[names.ours] = OurRun(copied, recipe, self.procedure, self._layers)
+        except ValueError as error:  # a model without a parameter of ours
+            self.note_broken(names.ours, error)
         walk = Walk(self, attention, recipe, leader, dtype)
         for step in range(len(recipe.batches)):
             walk.step(step, followers)

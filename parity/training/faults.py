@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from parity.training import wrong
+from parity.training import wrong, wrong_dropout
 from parity.training.procedure import Procedure
 from scratch_gpt.model import GPT
 
@@ -143,28 +143,28 @@ TRAINING_FAULTS: Mapping[str, TrainingFault] = {
         "dropout on ln_1's output and not before its residual sum",
         "released.1.loss",
         "a norm's output",
-        plant=wrong.dropout_on_norm,
+        plant=wrong_dropout.dropout_on_norm,
         dropout=True,
     ),
     "no-attention-dropout": TrainingFault(
         "no dropout on the attention weights of a block",
         "released.1.dropout",
         "no dropout at h.0.attn.weights",
-        plant=wrong.no_attention_dropout,
+        plant=wrong_dropout.no_attention_dropout,
         dropout=True,
     ),
     "no-embedding-dropout": TrainingFault(
         "no dropout on the embeddings",
         "released.1.dropout",
         "no dropout at embeddings",
-        plant=wrong.no_embedding_dropout,
+        plant=wrong_dropout.no_embedding_dropout,
         dropout=True,
     ),
     "keep-probability": TrainingFault(
         "elements are kept with the probability of being dropped",
         "released.1.loss",
         "kept with the probability of being dropped",
-        plant=wrong.keep_probability,
+        plant=wrong_dropout.keep_probability,
         dropout=True,
     ),
 }

@@ -25,6 +25,10 @@ class Recipe:
         seed: What those are drawn from.
         peak: Largest learning rate.
         weight_decay: Of matrices.
+        betas: Of the moments.
+        epsilon: A hundred times the usual one. Of a gradient above epsilon, Adam makes a whole
+            step, be it rounding: with 1e-8 the worst of 116 million weights was off by 1.1e-9 of
+            their RMS in float64, at the first step.
     """
 
     form: str
@@ -35,7 +39,7 @@ class Recipe:
     peak: float = 2.5e-4
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
+    epsilon: float = 1e-6
 
     @property
     def warmup(self) -> int:

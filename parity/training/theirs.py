@@ -7,6 +7,7 @@ release's form, of which no library has another, is our optimizer's.
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,14 @@ from parity.training.ours import tied
 from parity.training.recipe import FORMS, Recipe
 from reference import huggingface, huggingface_dropout, training_oracle
 from scratch_gpt.optimizer import Adam
+
+
+class Piece(NamedTuple):
+    """Some rows of a parameter and of its moments."""
+
+    parameter: nn.Parameter
+    first: Tensor
+    second: Tensor
 
 
 class TheirRun:
@@ -38,16 +47,20 @@ class TheirRun:
             parameter.requires_grad_(True)
         exact = next(iter(own.values())).dtype == torch.float64
         kinds = {"released": Oracle if exact else Ours, "adamw": PyTorch}
+        self._moments = {
+            which: {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+            for which in ("first", "second")
+        }
         self._steppers = {
-            name: kinds[recipe.form](p, recipe) for name, p in self.parameters.items()
+            name: [kinds[recipe.form](piece, recipe) for piece in self._pieces(name)]
+            for name in self.parameters
         }
         self.norm = 0.0
 
     def backward(self, step: int, draws: Draws) -> float:
         """Return the loss of a step's batch; its gradients stay with the parameters."""
         token_ids = self._recipe.batches[step]
-        for parameter in self.parameters.values():
-            parameter.grad = None
+        self.let_go()
         with self._dropping(draws):
             logits = huggingface.logits(self._model, token_ids)
             loss = huggingface.loss(logits, token_ids).mean()
@@ -72,20 +85,44 @@ class TheirRun:
         )
         scale = maximum / max(self.norm, maximum)
         for name, parameter in self.parameters.items():
-            gradient = parameter.grad
-            parameter.grad = None if gradient is None else gradient * scale
-            self._steppers[name].step(step, rate)
-            parameter.grad = gradient
+            if parameter.grad is not None:
+                rows = torch.split(parameter.grad, _rows(parameter))
+                for stepper, gradient in zip(self._steppers[name], rows, strict=True):
+                    stepper.step(gradient * scale, step, rate)
         return rate
 
     def moments(self, which: str) -> dict[str, Tensor]:
-        """Return the `first` or `second` moments by parameter."""
-        return {name: stepper.moments()[which] for name, stepper in self._steppers.items()}
+        """Return the `first` or `second` moments by parameter.
+
+        In the dtype judged they are not asked for, and the release's form has its own.
+        """
+        return self._moments[which]
+
+    def let_go(self) -> None:
+        """Let the gradients go."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _pieces(self, name: str) -> Iterator[Piece]:
+        """Give a parameter and its moments some rows at a time; they share its storage."""
+        whole = (self.parameters[name].detach(), *(m[name] for m in self._moments.values()))
+        length = _rows(whole[0])
+        for rows, first, second in zip(*(torch.split(t, length) for t in whole), strict=True):
+            yield Piece(nn.Parameter(rows), first, second)
 
     @property
     def tied(self) -> bool:
         """Whether the head is still the embedding."""
         return tied(self._model, self.parameters["tokens_embed.weight"])
+
+
+def _rows(parameter: Tensor) -> int:
+    """Return how many rows are stepped at once: a formula's temporaries are as large as they."""
+    return max(1, _AT_ONCE // max(1, parameter[0].numel()))
+
+
+_AT_ONCE = 1 << 22
+"""Elements stepped at once."""
 
 
 def _square(parameter: nn.Parameter) -> float:
@@ -96,10 +133,10 @@ def _square(parameter: nn.Parameter) -> float:
 
 
 class Oracle:
-    """One parameter stepped by the NumPy oracle, in the release's form."""
+    """Some rows of a parameter stepped by the NumPy oracle, in the release's form."""
 
-    def __init__(self, parameter: nn.Parameter, recipe: Recipe) -> None:
-        self._parameter = parameter
+    def __init__(self, piece: Piece, recipe: Recipe) -> None:
+        self._piece = piece
         self._constants = training_oracle.Constants(
             form="released",
             b1=recipe.betas[0],
@@ -107,68 +144,55 @@ class Oracle:
             e=recipe.epsilon,
             l2=recipe.weight_decay,
         )
-        self._first = torch.zeros_like(parameter).numpy()
-        self._second = torch.zeros_like(parameter).numpy()
 
-    def step(self, number: int, rate: float) -> None:
+    def step(self, gradient: Tensor, number: int, rate: float) -> None:
         """Make the step that `number` others came before."""
-        p, g = self._parameter.detach(), self._parameter.grad
-        if g is None:
-            return
-        after, self._first, self._second = training_oracle.stepped(
-            p.numpy(), self._first, self._second, g.numpy(), number, rate, self._constants
+        own = [tensor.detach() for tensor in self._piece]
+        p, first, second = (tensor.numpy() for tensor in own)
+        after = training_oracle.stepped(
+            p, first, second, gradient.numpy(), number, rate, self._constants
         )
-        p.copy_(torch.from_numpy(after))
-
-    def moments(self) -> dict[str, Tensor]:
-        """Return both moments."""
-        return {
-            "first": torch.from_numpy(self._first),
-            "second": torch.from_numpy(self._second),
-        }
+        for tensor, made in zip(own, after, strict=True):
+            tensor.copy_(torch.from_numpy(made))
 
 
 class PyTorch:
-    """One parameter stepped by `torch.optim.AdamW`."""
+    """Some rows of a parameter stepped by `torch.optim.AdamW`."""
 
-    def __init__(self, parameter: nn.Parameter, recipe: Recipe) -> None:
-        self._parameter = parameter
+    def __init__(self, piece: Piece, recipe: Recipe) -> None:
+        self._parameter = piece.parameter
         self._optimizer = torch.optim.AdamW(
-            [parameter],
+            [piece.parameter],
             betas=recipe.betas,
             eps=recipe.epsilon,
-            weight_decay=recipe.weight_decay if parameter.ndim > 1 else 0.0,
+            weight_decay=recipe.weight_decay if piece.parameter.ndim > 1 else 0.0,
             foreach=False,
         )
+        begun = {"step": torch.zeros(()), "exp_avg": piece.first, "exp_avg_sq": piece.second}
+        self._optimizer.state[piece.parameter] = begun
 
-    def step(self, _number: int, rate: float) -> None:
+    def step(self, gradient: Tensor, _number: int, rate: float) -> None:
         """Make the next step."""
         self._optimizer.param_groups[0]["lr"] = rate
+        self._parameter.grad = gradient
         self._optimizer.step()
-
-    def moments(self) -> dict[str, Tensor]:
-        """Return both moments."""
-        state = self._optimizer.state[self._parameter]
-        return {"first": state["exp_avg"], "second": state["exp_avg_sq"]}
+        self._parameter.grad = None
 
 
 class Ours:
-    """One parameter stepped by our optimizer: its rounding is in both runs then."""
+    """Some rows of a parameter stepped by our optimizer: its rounding is in both runs then."""
 
-    def __init__(self, parameter: nn.Parameter, recipe: Recipe) -> None:
+    def __init__(self, piece: Piece, recipe: Recipe) -> None:
+        self._piece = piece
         self._optimizer = Adam(
-            [("parameter", parameter)],
+            [("rows", piece.parameter)],
             betas=recipe.betas,
             epsilon=recipe.epsilon,
             weight_decay=recipe.weight_decay,
         )
 
-    def step(self, _number: int, rate: float) -> None:
+    def step(self, gradient: Tensor, _number: int, rate: float) -> None:
         """Make the next step."""
+        self._piece.parameter.grad = gradient
         self._optimizer.step(rate)
-
-    def moments(self) -> dict[str, Tensor]:
-        """Return both moments."""
-        state = self._optimizer.state_dict()
-        both = {which: state[f"{which}_moment.parameter"] for which in ("first", "second")}
-        return {which: tensor for which, tensor in both.items() if isinstance(tensor, Tensor)}
+        self._piece.parameter.grad = None

@@ -54,7 +54,9 @@ class Measured:
 
     def advance(self, step: int, maximum: float) -> tuple[float, float]:
         """Make the step; return the norm of its gradients and the learning rate."""
-        return self._run.norm, self._run.advance(step, maximum)
+        rate = self._run.advance(step, maximum)
+        self._run.let_go()
+        return self._run.norm, rate
 
     @property
     def tied(self) -> bool:
@@ -94,8 +96,7 @@ class Walk:
                 except Exception as error:  # noqa: BLE001 - a candidate may raise what it likes
                     self._broken.add(name)
                     self._to.note_broken(name, error)
-        for parameter in self._leader.parameters.values():
-            parameter.grad = None
+        self._leader.let_go()
 
     def _follow(  # noqa: PLR0913 - a step, and what it is held against
         self,

@@ -11,6 +11,11 @@ from parity.training.recipe import batches
 from scratch_gpt import GPT
 
 BLOCKS = 2
+QUICK = {
+    *("targets-not-shifted", "parts-not-averaged", "clip-per-parameter", "decay-on-vectors"),
+    *("epsilon-inside-root", "schedule-off-by-one", "no-attention-dropout", "keep-probability"),
+}
+"""One fault of each kind; the others take as long, and are slow tests."""
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +24,13 @@ def ids() -> tuple[Tensor, ...]:
     return batches(steps=2, parts=2, batch=1, time=3, vocab_size=211, seed=0)
 
 
-@pytest.mark.parametrize("name", TRAINING_FAULTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in TRAINING_FAULTS
+    ],
+)
 def test_a_fault_is_named_where_it_is(
     name: str, two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel, ids: tuple[Tensor, ...]
 ) -> None:
