@@ -26,6 +26,7 @@ MODEL_LIBRARIES = {"torch", "numpy", "jaxtyping", "safetensors", "rich", "typer"
 
 BY_NAME = {
     "scratch_gpt/tokenizer_original.py": {"ftfy", "spacy"},
+    "scratch_gpt/training/loss_curve.py": {"matplotlib"},
     **{
         f"scratch_gpt/attention_triton{part}.py": {"triton"}
         for part in ("", "_tiles", "_forward", "_backward")
@@ -82,6 +83,7 @@ def test_a_package_imports_what_it_may(package: str, home_of: HomeOf) -> None:
         ("scratch_gpt/model.py", "importlib.import_module('transformers')", "transformers"),
         ("scratch_gpt/model.py", "__import__('transformers')", "transformers"),
         ("scratch_gpt/tokenizer.py", "import ftfy", "ftfy"),
+        ("scratch_gpt/training/log.py", "from matplotlib import figure", "matplotlib"),
         ("scratch_gpt/attention_tiled.py", "import triton.language as tl", "triton"),
         ("reference/hub.py", "import scratch_gpt", "scratch_gpt"),
         ("reference/hub.py", "from parity import mapping", "parity"),

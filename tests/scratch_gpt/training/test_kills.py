@@ -20,10 +20,13 @@ Arguments = Callable[..., list[str]]
 Numbers = Callable[[Path], list[dict[str, Any]]]
 Runs = Callable[..., list[dict[str, Any]]]
 
-OFTEN = {"steps": 60, "checkpoint_every": 2, "evaluate_every": 5, "sample_every": 0, "warmup": 5}
+OFTEN = {"steps": 150, "checkpoint_every": 2, "evaluate_every": 5, "sample_every": 0, "warmup": 5}
 """A run that spends much of its time writing."""
 
 KILLS = 50
+
+CALLS = {"os.fsync": (0, 3, 9, 20), "pathlib.Path.rename": (0, 1, 2), "shutil.rmtree": (0, 1)}
+"""What the file system hears of, and how many of these calls are let through before a kill."""
 
 
 def weights(output: Path) -> bytes:
@@ -31,56 +34,54 @@ def weights(output: Path) -> bytes:
     return (output / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.timeout(1_200)
 def test_fifty_kills_lose_nothing(
     arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
 ) -> None:
     """Killed at random moments, in writing too, it ends bit for bit where an undisturbed one does.
 
-    Moments are drawn anew until fifty runs were killed at work; each run goes on from the one
-    before. A checkpoint is never seen half-written: nothing is passed over.
+    Moments count from when a run begins its steps, every fifth from when it is started. They are
+    drawn anew until fifty runs were killed at work; each run goes on from the one before. A
+    checkpoint is never seen half-written: nothing is passed over.
     """
     moments = random.Random(20180611)  # noqa: S311 - no secret
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     count, said = 0, ""
     assert runs({"argv": arguments(whole, **OFTEN)})[0]["codes"] == [0]
     while count < KILLS:
-        kills = [moments.randint(10, 700) for _ in range(KILLS - count)]
         place = killed / str(count)
-        [outcome] = runs({"argv": arguments(place, **OFTEN), "kills": kills})
+        kills = [[moments.randint(1, 400), number % 5 != 4] for number in range(KILLS - count)]
+        phase = {"argv": arguments(place, **OFTEN), "kills": kills}
+        [outcome] = runs(phase | {"begun": str(place / "log.jsonl")})
         assert outcome["codes"] == [0], outcome["said"]
         assert outcome["killed"] > 0
         assert numbers(whole) == numbers(place)
         assert weights(whole) == weights(place)
         count, said = count + outcome["killed"], said + outcome["said"]
     assert "passed over" not in said
-    assert said.count("going on from step") > KILLS // 3
+    assert said.count("going on from step") > KILLS // 4
     left = [p for place in killed.iterdir() for p in (place / "checkpoints").iterdir()]
     assert left
     assert all(path.name.startswith("step-") for path in left)
 
 
+@pytest.mark.timeout(1_200)
 def test_a_kill_in_each_moment_of_writing(
     arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
 ) -> None:
-    """Before each call that the file system hears of: files, flushes, renamings."""
-    whole = tmp_path / "whole"
-    short = OFTEN | {"steps": 7}
-    calls = ("os.fsync", "pathlib.Path.rename", "shutil.rmtree", "os.replace")
-    plans = [(call, number) for call in calls for number in (0, 1, 4)]
-    places = [tmp_path / f"{call}-{number}" for call, number in plans]
-    killed = [
-        {"argv": arguments(place, **short), "die_in": {"call": call, "after": number}}
-        for place, (call, number) in zip(places, plans, strict=True)
-    ]
-    again = [{"argv": arguments(place, **short)} for place in places]
-    first, *outcomes = runs({"argv": arguments(whole, **short)}, *killed, *again)
-    assert first["codes"] == [0]
-    ends = [outcome["codes"][0] for outcome in outcomes]
-    assert ends[len(places) :] == [0] * len(places)
-    assert ends[: len(places)].count(-signal.SIGKILL) >= len(places) // 2
-    for place in places:
-        assert numbers(whole) == numbers(place)
-        assert weights(whole) == weights(place)
+    """Before a flush, before a renaming, before a removal: one run after the other."""
+    whole, place = tmp_path / "whole", tmp_path / "killed"
+    short = OFTEN | {"steps": 20}
+    plans = [{"call": call, "after": after} for call in CALLS for after in CALLS[call]]
+    again = {"argv": arguments(place, **short)}
+    first, *killed, last = runs(
+        {"argv": arguments(whole, **short)}, *[again | {"die_in": plan} for plan in plans], again
+    )
+    assert first["codes"] == last["codes"] == [0]
+    ends = [outcome["codes"][0] for outcome in killed]
+    assert ends.count(-signal.SIGKILL) > len(plans) // 2
+    assert numbers(whole) == numbers(place)
+    assert weights(whole) == weights(place)
 
 
 def test_a_disk_that_fills_leaves_the_last_checkpoint(

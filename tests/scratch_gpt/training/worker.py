@@ -4,7 +4,10 @@ Standard input has one JSON list of phases; standard output gets one of outcomes
 
     argv     the command's arguments
     world    number of processes
-    kills    milliseconds after which one run after the other is killed; then one is left alone
+    kills    [milliseconds, counted from where] after which one run after the other is killed;
+             from its start, or, where that is true, from when it begins its steps; then one is
+             left alone
+    begun    file that is another one once a run begins its steps
     signals  [milliseconds, number] of signals sent to a run that is not killed
     await    path that has to be there before the milliseconds of the first signal begin
     plant    what goes wrong: {"what": one of `PLANTS`, "step": when, "rank": where, or "all"}
@@ -151,11 +154,24 @@ def end(process: int) -> int:
 def killed(phase: dict[str, Any], errors: int) -> int:
     """Start and kill runs; return how many were still at work."""
     count = 0
-    for milliseconds in phase.get("kills", ()):
+    for milliseconds, from_its_steps in phase.get("kills", ()):
+        before = identity(phase["begun"])
         process = fork(phase, 0, "0", errors)
-        if wait(process, milliseconds / 1_000) is None:
+        ended = None
+        while from_its_steps and ended is None and identity(phase["begun"]) == before:
+            ended = wait(process, 0.005)
+        if ended is None and wait(process, milliseconds / 1_000) is None:
             count += end(process) == -signal.SIGKILL
     return count
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from the one that had its name before."""
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
 
 
 def outcome(phase: dict[str, Any]) -> dict[str, Any]:
