@@ -176,12 +176,12 @@ def test_without_paths_the_library_speaks(
 def test_a_corpus_is_its_whole(
     splitting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Megabytes of the standard library in the released vocabulary, cut several hundred times."""
+    """Megabytes of the standard library in the released vocabulary, cut a hundred times."""
     home = os.environ.get("GPT1_VOCABULARY")
     if home is None:
         pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")
     tokenizer = Tokenizer.from_pretrained(home, splitting=splitting)
-    monkeypatch.setattr(preparing, "SIZE", 5_000)
+    monkeypatch.setattr(preparing, "SIZE", 20_000)
     data = prepare(None, tmp_path / "out", tokenizer, validation_fraction=0.0)
     documents = ["".join(corpus.texts([document])) for document in docstrings.documents()]
     assert tokenizer.encode("\n".join(documents)) == data.train.tolist()
