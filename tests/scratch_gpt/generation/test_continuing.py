@@ -82,6 +82,7 @@ def test_a_full_prompt_gains_nothing_or_slides(model: GPT) -> None:
 def test_no_new_tokens_is_the_prompt(options: dict[str, Any], model: GPT, ids: Tensor) -> None:
     """Nothing is run, and nothing is refused."""
     assert torch.equal(ids, model.generate(ids, max_new_tokens=0, **options))
+    assert list(continuing.stream(model, ids, Request(max_new_tokens=0))) == []
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

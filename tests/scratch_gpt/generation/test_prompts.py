@@ -1,0 +1,75 @@
+"""Where prompts come from when nobody can be asked."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scratch_gpt.command.errors import UsageError
+from scratch_gpt.generation.asked import Asked
+from scratch_gpt.generation.prompts import prompts_of
+
+ASKED: dict[str, Any] = {
+    **dict.fromkeys(("prompt_file", "vocabulary", "temperature", "top_k", "top_p")),
+    "weights": "w", "prompts": (), "stop": (), "max_new_tokens": 1, "seed": 0,
+    "repetition_penalty": 1.0, "no_repeat_ngram": 0, "beams": 1, "samples": 1,
+    "splitting": "bert", "dtype": "float32", "device": "cpu", "overflow": "stop",
+    "as_json": False, "quiet": False,
+}
+
+
+class Terminal(io.StringIO):
+    """Standard input that someone types at."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.mark.parametrize("stdin", [None, Terminal("typed")], ids=["closed", "terminal"])
+def test_without_a_prompt_nobody_waits(
+    stdin: io.StringIO | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A usage error that says the three ways to give one."""
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(UsageError) as refusal:
+        prompts_of(Asked(**ASKED))
+    assert refusal.value.what == "there is no prompt"
+    for way in ("--prompt", "--prompt-file", "standard input"):
+        assert way in refusal.value.fix
+
+
+def test_a_given_prompt_leaves_standard_input_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read that was not asked for; a file comes after the prompts given."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert prompts_of(Asked(**ASKED | {"prompts": ("a", "b")})) == ["a", "b"]
+
+
+def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
+    """Every prompt given is there, the file's without the line end that closes it."""
+    file = tmp_path / "prompt"
+    file.write_text("in a\nfile\n", encoding="utf-8")
+    asked = Asked(**ASKED | {"prompts": ("a",), "prompt_file": str(file)})
+    assert prompts_of(asked) == ["a", "in a\nfile"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sampled"),
+    [
+        ({}, False),
+        ({"temperature": 1.0}, True),
+        ({"top_k": 3}, True),
+        ({"top_p": 0.5}, True),
+        ({"samples": 2}, True),
+        ({"samples": 2, "beams": 2}, False),
+    ],
+    ids=str,
+)
+def test_whether_tokens_are_drawn_is_said_by_what_was_given(
+    given: dict[str, Any],
+    sampled: bool,  # noqa: FBT001
+) -> None:
+    """By any option that only a draw heeds, and by samples that would else be alike."""
+    assert sampled is Asked(**ASKED | given).sampled
