@@ -55,7 +55,7 @@ def test_it_learns_far_more_than_which_words_are_frequent(trained: Path) -> None
 
 
 def test_it_writes_english_looking_text(trained: Path) -> None:
-    """Of the words that `generate` prints, four in five stand in the corpus, and not all are one."""
+    """Of the words that `generate` prints, four in five are the corpus', not all of them one."""
     known = set(re.findall(r"[a-z]+", " ".join(_corpus()).lower()))
     arguments = ("--prompt", PROMPTS[0], "--max-new-tokens", "60", "--temperature", "0.7")
     text = python("scratch_gpt.generate", "--weights", trained / "model", *arguments)
