@@ -31,6 +31,10 @@ OPTIONS = {
         *("--weights", "--candidate", "--plant", "--attention", "--dtype", "--taps"),
         *("--steps", "--parts", "--dropout", "--batch", "--time", "--seed", *REPORTING),
     },
+    "generation": {
+        *("--weights", "--plant", "--dtype", "--prompts", "--max-new-tokens", "--token-ids"),
+        *("--text", "--vocabulary", "--seed", *REPORTING),
+    },
     "golden": {"--weights", *REPORTING},
 }
 
@@ -152,6 +156,8 @@ EVERYTHING = {
     "--device": ("auto", {"device": "auto"}),
     "--batch": ("3", {"batch": 3}),
     "--time": ("17", {"time": 17}),
+    "--prompts": ("3", {"prompts": 3}),
+    "--max-new-tokens": ("5", {"max_new_tokens": 5}),
     "--seed": ("7", {"seed": 7}),
     "--token-ids": ("1,2;3", {"token_ids": "1,2;3"}),
     "--taps": ("h.*", {"taps": "h.*"}),
