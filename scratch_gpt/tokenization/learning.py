@@ -32,11 +32,7 @@ def learned(
 
     Source: Sennrich, Haddow and Birch 2016, algorithm 1.
     """
-    characters: Counter[str] = Counter()
-    for word, count in words.items():
-        for character in word:
-            characters[character] += count
-    alphabet = sorted(characters, key=lambda character: (-characters[character], character))
+    alphabet = _alphabet(words)
     pairs = _Pairs(words)
     chosen: dict[Pair, None] = {}  # a merge that makes a token again can bring an old pair back
     while len(chosen) < merges and (best := pairs.most_frequent()):
@@ -47,6 +43,15 @@ def learned(
     products = [one + two for one, two in chosen]
     tokens = dict.fromkeys([UNKNOWN, *alphabet, *ends, *products])
     return Vocabulary(tuple(tokens), tuple(chosen))
+
+
+def _alphabet(words: Mapping[str, int]) -> list[str]:
+    """Return the characters, the frequent ones first, else by code point."""
+    characters: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            characters[character] += count
+    return sorted(characters, key=lambda character: (-characters[character], character))
 
 
 class _Pairs:
