@@ -60,7 +60,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         run.source(name, strings)
     splitting = ours.tokenizer.splitting
     if published:
-        run.published(published, splitting)
+        run.published(published)
     planned = sum(map(len, sources.values())) + sum(
         getattr(row, splitting) is not None for row in published
     )

@@ -60,7 +60,9 @@ def _table(rows: Sequence[TokenRow]) -> Table:
         table.add_row(
             escape(row.tap),
             row.witness + ("" if row.places else " (ids)"),
-            *(f"{number:,}" for number in (row.strings, row.characters, row.dropped, row.ids)),
+            *(f"{number:,}" for number in (row.strings, row.characters)),
+            "-" if row.dropped is None else f"{row.dropped:,}",
+            f"{row.ids:,}",
             f"{row.unknown / row.ids:.2%}" if row.ids else "-",
             f"{row.error_ours or 0:,.0f}",
             "[green]ok[/]" if row.status is Status.PASS else "[bold red]DIFFERS[/]",

@@ -32,6 +32,7 @@ class Comparison:
         self.differences: list[DifferenceRow] = []
         self._progress = progress
         self._unknown = ours.tokenizer.vocabulary.ids[UNKNOWN]
+        self._splitting = ours.tokenizer.splitting
 
     def source(self, name: str, strings: Sequence[str]) -> None:
         """Compare every string of a source."""
@@ -41,11 +42,11 @@ class Comparison:
             differing += self._compared(strings[start : start + _AT_ONCE], counts)
         self._close(name, self.theirs.name, counts, differing)
 
-    def published(self, rows: Iterable[PublishedIds], splitting: str) -> None:
+    def published(self, rows: Iterable[PublishedIds]) -> None:
         """Compare our ids with those that were published; only of the released vocabulary."""
         counts, differing = Counts(places=False), []
         for row in rows:
-            wanted = getattr(row, splitting)
+            wanted = getattr(row, self._splitting)
             if wanted is None:
                 continue
             mine = self.ours.tokenizer.encode(row.text)
@@ -72,7 +73,9 @@ class Comparison:
         counts.characters += len(text)
         counts.ids += len(ids)
         counts.unknown += sum(number == self._unknown for number in ids)
-        if not text.isascii() or not text.isprintable():
+        if self._splitting == "original":
+            counts.dropped = None
+        elif counts.dropped is not None and not (text.isascii() and text.isprintable()):
             removed = character_classes().removed
             counts.dropped += sum(ord(character) in removed for character in text)
 

@@ -16,7 +16,8 @@ class TokenRow(Row):
         characters: How many characters they have.
         ids: How many ids the witness gives.
         unknown: How many of those are the unknown token.
-        dropped: Characters that vanish: control characters, zero-width ones, soft hyphens.
+        dropped: Characters that vanish: control characters, zero-width ones, soft hyphens; None
+            in `original`, where ftfy decides and does not tell.
         places: Whether places in the text were compared, not ids alone.
     """
 
@@ -24,7 +25,7 @@ class TokenRow(Row):
     characters: int
     ids: int
     unknown: int
-    dropped: int
+    dropped: int | None
     places: bool
 
 
@@ -49,7 +50,7 @@ class Counts:
     characters: int = 0
     ids: int = 0
     unknown: int = 0
-    dropped: int = 0
+    dropped: int | None = 0
     differing: int = 0
     places: bool = True
 
