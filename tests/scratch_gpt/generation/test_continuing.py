@@ -12,6 +12,7 @@ from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.generation import continuing
 from scratch_gpt.generation.decoder import Decoder
 from scratch_gpt.generation.request import Request
+from scratch_gpt.sampling import Rules
 
 DRAWN = {"sampled": True, "temperature": 3.0}
 
@@ -28,7 +29,9 @@ def ids() -> Tensor:
     return torch.tensor([[3, 36, 0, 7], [12, 5, 21, 30]])
 
 
-def greedy(model: GPT, ids: Tensor, count: int, *, half: int = 5) -> Tensor:
+def greedy(
+    model: GPT, ids: Tensor, count: int, *, half: int = 5, rules: Rules | None = None
+) -> Tensor:
     """Return the texts that the whole model, read anew for every token, gives."""
     model, ids = model.with_attention("plain").eval(), ids.clone()
     window_start = 0
@@ -37,7 +40,8 @@ def greedy(model: GPT, ids: Tensor, count: int, *, half: int = 5) -> Tensor:
             window_start = ids.shape[1] - half
         with torch.no_grad():
             logits = model(ids[:, window_start:])[:, -1]
-        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+        left = (rules or Rules()).processed(logits, ids)
+        ids = torch.cat([ids, left.argmax(-1, keepdim=True)], dim=1)
     return ids
 
 
@@ -48,6 +52,21 @@ def test_greedy_is_what_the_uncached_model_gives(model: GPT, ids: Tensor) -> Non
     assert torch.equal(expected, model.generate(ids, max_new_tokens=7))
     assert torch.equal(expected, model.generate(ids.int(), max_new_tokens=7))
     assert model.training
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [Rules(no_repeat_ngram_size=1), Rules(repetition_penalty=3.0)],
+    ids=["n-gram", "penalty"],
+)
+def test_rules_see_the_text_so_far_and_no_more(rules: Rules, model: GPT, ids: Tensor) -> None:
+    """Prompt and new tokens: room for those to come counts as no token, and 0 can be chosen."""
+    with torch.no_grad():
+        model.tokens_embed.weight[0] = 1.1 * model.tokens_embed.weight[31]
+    prompt = ids.clamp(min=1)
+    expected = greedy(model, prompt, 7, rules=rules)
+    assert 0 in expected
+    assert torch.equal(expected, model.generate(prompt, max_new_tokens=7, rules=rules))
 
 
 def test_no_gradient_is_recorded(model: GPT, ids: Tensor) -> None:

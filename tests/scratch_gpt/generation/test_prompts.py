@@ -13,10 +13,21 @@ from scratch_gpt.generation.prompts import prompts_of
 
 ASKED: dict[str, Any] = {
     **dict.fromkeys(("prompt_file", "vocabulary", "temperature", "top_k", "top_p")),
-    "weights": "w", "prompts": (), "stop": (), "max_new_tokens": 1, "seed": 0,
-    "repetition_penalty": 1.0, "no_repeat_ngram": 0, "beams": 1, "samples": 1,
-    "splitting": "bert", "dtype": "float32", "device": "cpu", "overflow": "stop",
-    "as_json": False, "quiet": False,
+    "weights": "w",
+    "prompts": (),
+    "stop": (),
+    "max_new_tokens": 1,
+    "seed": 0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram": 0,
+    "beams": 1,
+    "samples": 1,
+    "splitting": "bert",
+    "dtype": "float32",
+    "device": "cpu",
+    "overflow": "stop",
+    "as_json": False,
+    "quiet": False,
 }
 
 
