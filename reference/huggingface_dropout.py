@@ -38,7 +38,7 @@ def _dropped(place: str, module: nn.Dropout, keeps: Keeps, x: Tensor) -> Tensor:
     """Return what the module would, for given elements."""
     if not module.training or module.p == 0.0:
         return x
-    return x * keeps(place, x, module.p).to(x.dtype) / (1.0 - module.p)
+    return x * (keeps(place, x, module.p).to(x.dtype) / (1.0 - module.p))
 
 
 def _place(name: str) -> str:

@@ -67,7 +67,7 @@ def training(
     release's Adam and then by torch.optim.AdamW: the same batches, clipping and schedule on. In
     float64 loss, gradients, norm, rate, moments and weights must agree after every step; in the
     dtype judged our rounding must be no worse than Hugging Face's. --batch is the rows of a part.
-    Runs on the CPU; at full size and 1 x 64 in about 8 GiB and some minutes.
+    Runs on the CPU; at full size two parts of 1 x 64 take about 10 GB and some minutes.
     """
     options = Options(
         verb="training",

@@ -7,6 +7,7 @@ leader's let go. So no more than one set of gradients exists beside parameters a
 
 import dataclasses
 import fnmatch
+import gc
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -75,10 +76,15 @@ class TrainingComparison(Comparison):
         self._look_alive()
         for attention, model in self.candidates.items():
             for recipe in self.recipes:
-                self._side_by_side(attention, model, recipe, torch.float64)
-                if self.precision is not None:
-                    self._side_by_side(attention, model, recipe, self.precision.dtype)
+                for dtype in self._dtypes:
+                    self._side_by_side(attention, model, recipe, dtype)
+                    gc.collect()  # optimizers refer to themselves, and to gigabytes
             self._add_rows(attention)
+
+    @property
+    def _dtypes(self) -> list[torch.dtype]:
+        judged = [] if self.precision is None else [self.precision.dtype]
+        return [torch.float64, *judged]
 
     def _look_alive(self) -> None:
         """Look for signs of life in the reference, before anything is stepped."""
