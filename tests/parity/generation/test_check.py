@@ -82,6 +82,18 @@ def test_agreement_is_of_numbers_that_were_computed(document: dict[str, Any]) ->
     assert all(0.0 < row["error_ours"] <= row["bound"] for row in cached)
 
 
+def test_ties_are_excused_and_counted(
+    check: Callable[..., Any], strictly: Callable[[str], Any]
+) -> None:
+    """In bfloat16 choices that are as good as equal fall differently; the report says how many."""
+    result = check("generation", *FEW, "--dtype", "bfloat16")
+    found = strictly(result.stdout)
+    tied = [row for row in found["results"] if "a tie" in row["detail"]]
+    assert (ExitCode.PASS, len(tied)) == (result.exit_code, found["inputs"]["ties"])
+    assert tied
+    assert all(row["error_ours"] > row["bound"] and row["dtype"] == "bfloat16" for row in tied)
+
+
 QUICK = ("newest-key-unseen", "cache-stale", "temperature-twice", "top-p-stops-short")
 """Faults that show before any search."""
 
