@@ -58,8 +58,8 @@ def standardized(text: str) -> str:
         from ftfy import fix_text  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError as error:
         raise MissingExtraError("ftfy") from error
-    padded = _RUN.sub(r" \g<0> ", fix_text(text).translate(_TYPED))
-    return _BLANK.sub(lambda blank: " \n " if "\n" in blank[0] else " ", padded).strip()
+    padded = re.sub(_RUN, r" \g<0> ", fix_text(text).translate(_TYPED))
+    return re.sub(_BLANK, lambda blank: " \n " if "\n" in blank[0] else " ", padded).strip()
 
 
 class _Piece(Protocol):
