@@ -63,7 +63,11 @@ def _core_rows() -> Iterator[Row]:
 
 TO_DECODE = {(1, 64): 0.30, (1, 448): 0.06, (8, 64): 0.20}
 BESIDE: dict[tuple[int, int], tuple[tuple[str, str, float | None], ...]] = {
-    (1, 64): (("fused", "bare read", 1.15), ("fused in bfloat16", "fused", 0.85)),
+    (1, 64): (
+        ("fused", "bare read", 1.15),
+        ("fused", "shared read", None),
+        ("fused in bfloat16", "fused", 0.85),
+    ),
     (1, 448): (("fused", "bare read", None), ("fused in bfloat16", "fused", None)),
 }
 

@@ -4,8 +4,6 @@ It parses, calls one function, prints and exits. Nothing that needs torch is imp
 that, so that `--help` answers at once.
 """
 
-# ruff: noqa: FBT002, PLR0913 - options are the signature: a flag is a boolean with a default
-
 import sys
 from functools import partial
 from pathlib import Path

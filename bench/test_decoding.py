@@ -11,13 +11,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.attempt import NoTimeError, attempted
-from bench.decoding import make
+from bench.decoding import READS, make
 from bench.held import decode
 from bench.measurement import Measurement
 from bench.outcome import Status
 
 ROUNDS = 9
-NAMES = ("fused", "fused in bfloat16", "huggingface", "bare read")
+NAMES = ("fused", "fused in bfloat16", "huggingface", *READS)
 
 CASES = {
     "default": ((1, 64), (1, 448), (8, 64)),
@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(name, *case, id=f"{name.replace(' ', '_')}-{case[0]}x{case[1]}")
         for case in CASES[metafunc.config.getoption("--grid")]
         for name in NAMES
-        if name != "bare read" or case[0] == 1
+        if name not in READS or case[0] == 1
     ]
     metafunc.parametrize(("name", "batch", "time"), cases)
 

@@ -43,7 +43,7 @@ class Decoder:
             device=table.device,
         )
         self._step = Step(self.model, self.cache)
-        self._head = Head(table)
+        self._head = Head(table, rows=batch)
 
     @property
     def length(self) -> int:

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scratch_gpt.generation.few_rows import in_parts, product
+
 
 class Head:
     """The token embedding, laid out once for products with a row or a few.
@@ -13,11 +15,12 @@ class Head:
     the table is copied, once. In half precision it was no slower as it is.
     """
 
-    def __init__(self, table: Float[Tensor, "vocab width"]) -> None:
+    def __init__(self, table: Float[Tensor, "vocab width"], *, rows: int) -> None:
         copied = table.device.type == "cpu" and table.dtype is torch.float32
-        self.weight = table.detach().T.contiguous() if copied else table.detach().T
-        self.copied_bytes = self.weight.nbytes if copied else 0
+        weight = table.detach().T.contiguous() if copied else table.detach().T
+        self.weight = in_parts(weight, rows=rows)
+        self.copied_bytes = weight.nbytes if copied else 0
 
     def __call__(self, x: Float[Tensor, "batch width"]) -> Float[Tensor, "batch vocab"]:
         """Return `x table^T`."""
-        return torch.mm(x, self.weight)
+        return product(x, self.weight)

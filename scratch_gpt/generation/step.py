@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scratch_gpt.affine import Affine
 from scratch_gpt.attention_strips import LOG_2, wide
 from scratch_gpt.gelu import CUBIC, LINEAR
 from scratch_gpt.generation.cache import Cache
+from scratch_gpt.generation.few_rows import in_parts, product
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.model import GPT
 from scratch_gpt.transformer_block import TransformerBlock
@@ -50,19 +52,28 @@ class Norm(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A product with a weight `[in out]`, begun at the bias or at a residual."""
+    """A product with a weight, cut for few rows, to which a bias is added.
+
+    Attributes:
+        weight: `[parts part out]`; see `scratch_gpt.generation.few_rows`.
+        bias: `[out]`.
+    """
 
     weight: Tensor
     bias: Tensor
 
+    @classmethod
+    def of(cls, layer: Affine, rows: int) -> "Product":
+        """Return a layer's, for so many rows; the tensors are its own."""
+        return cls(in_parts(layer.weight.detach(), rows=rows), layer.bias.detach())
+
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Put `x W + b` into `out`."""
-        torch.addmm(self.bias, x, self.weight, out=out)
+        torch.add(product(x, self.weight), self.bias, out=out)
 
     def added(self, residual: Tensor, x: Tensor, out: Tensor) -> None:
         """Put `residual + x W + b` into `out`."""
-        torch.addmm(residual, x, self.weight, out=out)
-        out.add_(self.bias)
+        torch.add(product(x, self.weight).add_(self.bias), residual, out=out)
 
 
 class Weights(NamedTuple):
@@ -76,10 +87,10 @@ class Weights(NamedTuple):
     ln_2: Norm
 
     @classmethod
-    def of(cls, block: TransformerBlock) -> "Weights":
-        """Return a block's; the tensors are its own."""
+    def of(cls, block: TransformerBlock, rows: int) -> "Weights":
+        """Return a block's, for so many rows; the tensors are its own."""
         maps = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
-        attn, proj, fc, narrow = (Product(x.weight.detach(), x.bias.detach()) for x in maps)
+        attn, proj, fc, narrow = (Product.of(layer, rows) for layer in maps)
         return cls(attn, proj, Norm.of(block.ln_1), fc, narrow, Norm.of(block.ln_2))
 
 
@@ -109,7 +120,7 @@ class Step:
     def __init__(self, model: GPT, cache: Cache) -> None:
         self.tokens = model.tokens_embed.weight.detach()
         self.positions = model.positions_embed.weight.detach()
-        self.blocks = [Weights.of(block) for block in model.h]  # type: ignore[arg-type]
+        self.blocks = [Weights.of(block, cache.batch) for block in model.h]  # type: ignore[arg-type]
         self.cache = cache
         self.buffers = Buffers(cache, self.tokens)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench import decoding
 from bench.allocation import peak_bytes
-from bench.decoding import LAYOUTS, cached, fastest_read, make, matrices, prove, uncached
+from bench.decoding import LAYOUTS, READS, cached, fastest_read, make, matrices, prove, uncached
 from bench.held import decode
 from bench.limits import product_flops
 from bench.measurement import Measurement
@@ -190,9 +190,10 @@ def test_the_bare_read_takes_the_fastest_layout(
     assert {("mm", "mv")[fastest]} == {name for name, _ in operations.ran} & {"mm", "mv"}
 
 
-def test_the_bare_read_is_no_model(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", READS)
+def test_a_read_is_no_model(name: str, run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has no answer, so nothing is proved of it."""
     monkeypatch.setattr(decoding, "flusher", lambda _device: lambda: None)
-    ready = make("bare read", TASK, CPU, run)
+    ready = make(name, TASK, CPU, run)
     ready.run()
     assert (ready.error, ready.check) == (0.0, None)

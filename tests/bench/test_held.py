@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench.decoding import READS
 from bench.held import ROWS
 from bench.kernels import SUBJECTS
 from bench.passes import LIMITS
@@ -59,7 +60,7 @@ def test_a_bound_is_what_was_promised(name: str, bound: float | None) -> None:
 KNOWN = {
     "core": {*SUBJECTS, "time"},
     "model": {*PATHS, "huggingface", *LIMITS},
-    "decode": {"fused", "huggingface", "bare read"},
+    "decode": {"fused", "huggingface", *READS},
     "train": {*PATHS, "huggingface"},
     "optimizer": {*FORMS, "torch foreach", "torch fused"},
     "tokens": {*SIDES, "length"},
