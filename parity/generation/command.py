@@ -1,4 +1,3 @@
-# ruff: noqa: FBT002, PLR0913 - a command line: the options are the signature
 """The verb `generation` of the command line: its options, and what it says of itself."""
 
 from pathlib import Path

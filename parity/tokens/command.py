@@ -1,4 +1,3 @@
-# ruff: noqa: FBT002, PLR0913 - a command line: the options are the signature
 """The command line's verb `tokens`. Nothing here imports torch."""
 
 import typer

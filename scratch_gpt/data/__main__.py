@@ -2,7 +2,6 @@
 
 It parses, prepares, prints and exits. Nothing that takes time is imported before that.
 """
-# ruff: noqa: FBT002, PLR0913 - the options are the signature
 
 import contextlib
 import sys
