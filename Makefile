@@ -8,7 +8,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # A stamp is newer than these, or its installation runs again.
 PINS := pyproject.toml constraints.txt
 
+# A worker a core, with one thread each, and so in what they start: more threads would wait for each other.
 WORKERS := -n auto --maxprocesses 8
+TESTING := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/
 
 # More options for the tool a target runs: make check ARGS="--dtype float32"
 ARGS ?=
@@ -22,18 +24,19 @@ help:  ## show this list
 check: $(VENV)/.installed  ## compare the model with its reference, operation by operation
 	$(BIN)/python -m parity.check layerwise $(ARGS)
 
-# A worker a core, with one thread each (tests/conftest.py); ARGS="-n 0" runs all in one process.
+# ARGS="-n 0" runs all in one process.
 test: $(VENV)/.installed-test  ## run the tests, without the slow ones
-	$(BIN)/python -m pytest tests/ $(WORKERS) $(ARGS)
+	$(TESTING) $(WORKERS) $(ARGS)
 
+# Two files at a time: each may hold a model of full size, up to 10 GB.
 # pytest exits 5 when it selected nothing; that no test is slow is no failure, and is said.
 test-slow: $(VENV)/.installed-test  ## run the slow tests alone
-	@$(BIN)/python -m pytest tests/ -m slow $(ARGS) || \
+	@$(TESTING) -m slow -n 2 --dist loadfile $(ARGS) || \
 		{ status=$$?; [ $$status -eq 5 ] && echo "no test is marked slow" || exit $$status; }
 
 # The threshold is coverage-report's, so that several runs can be added up before it is judged.
 coverage: $(VENV)/.installed-test  ## run the tests and measure branches: htmlcov/, fails below the threshold
-	$(BIN)/python -m pytest tests/ $(WORKERS) --cov --cov-report= --cov-fail-under=0 $(ARGS)
+	$(TESTING) $(WORKERS) --cov --cov-report= --cov-fail-under=0 $(ARGS)
 	$(MAKE) coverage-report
 
 coverage-report: $(VENV)/.installed-test  ## judge what the last measured run left
