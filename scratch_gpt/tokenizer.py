@@ -27,7 +27,8 @@ class Tokenizer:
 
     Args:
         vocabulary: Tokens and merges.
-        splitting: How text is split into words, a key of `scratch_gpt.tokenization.SPLITTINGS`.
+        splitting: How text is split into words, a key of
+            `scratch_gpt.tokenization.words.SPLITTINGS`.
 
     Raises:
         ValueError: No splitting has that name.
@@ -46,20 +47,25 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | os.PathLike[str], *, splitting: str = "bert"
+        cls, directory: str | os.PathLike[str], *, splitting: str | None = None
     ) -> "Tokenizer":
         """Return the tokenizer of a folder's vocabulary.
 
         Args:
             directory: Holds `vocab.json` and `merges.txt`, or OpenAI's `encoder_bpe_40000.json`
                 and `vocab_40000.bpe`, or else Hugging Face's `tokenizer.json`.
-            splitting: `"bert"` or `"original"`.
+            splitting: `"bert"` or `"original"`; None for what the folder's
+                `tokenizer_config.json` says, which is `"bert"` where it says nothing.
 
         Raises:
             TokenizerError: There is no vocabulary, or an unsound one.
             ValueError: No splitting has that name.
         """
-        return cls(vocabulary_files.read(Path(directory)), splitting=splitting)
+        folder = Path(directory)
+        vocabulary = vocabulary_files.read(folder)
+        if splitting is None:
+            splitting = vocabulary_files.splitting_in(folder)
+        return cls(vocabulary, splitting=splitting)
 
     @classmethod
     def train(
@@ -95,14 +101,15 @@ class Tokenizer:
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write `vocab.json`, `merges.txt` and `tokenizer_config.json` as Hugging Face has them.
 
-        Other files in the folder, such as weights, stay.
+        The last one says the splitting too, which Hugging Face passes over. Other files in
+        the folder, such as weights, stay.
 
         Raises:
             OccupiedError: Something there would be lost, or there is a `tokenizer.json`, which
                 Hugging Face would read instead.
             WriteError: The file system refused.
         """
-        vocabulary_files.write(Path(directory), self.vocabulary)
+        vocabulary_files.write(Path(directory), self.vocabulary, splitting=self.splitting)
 
     @property
     def vocab_size(self) -> int:

@@ -15,13 +15,13 @@ from scratch_gpt.files.write_error import OccupiedError
 from scratch_gpt.tokenization.byte_pairs import END
 from scratch_gpt.tokenization.refusal import TokenizerError
 from scratch_gpt.tokenization.vocabulary import Vocabulary
-from scratch_gpt.tokenization.words import UNKNOWN
+from scratch_gpt.tokenization.words import SPLITTINGS, UNKNOWN
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 PAIRS_OF_FILES = ((VOCABULARY, MERGES), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
 """Hugging Face's names and OpenAI's: the bytes are the same."""
 
-SINGLE_FILE = "tokenizer.json"
+SINGLE_FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 HEADER = "#version: 0.2"
 """The first line of the merges: of subword-nmt, whose format it is."""
 
@@ -54,6 +54,25 @@ def read(directory: Path) -> Vocabulary:
         where=one_line(directory),
         fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
     )
+
+
+def splitting_in(directory: Path) -> str:
+    """Return the splitting that a folder's `tokenizer_config.json` names, or `bert`.
+
+    Hugging Face's files name none, and theirs is `bert`.
+
+    Raises:
+        TokenizerError: The file is not sound, or names a splitting that there is none of.
+        CheckpointError: It cannot be opened.
+    """
+    path = directory / CONFIG
+    if not os.path.lexists(path):
+        return "bert"
+    found = _json(path).get("splitting", "bert")
+    if not isinstance(found, str) or found not in SPLITTINGS:
+        known = " or ".join(map(repr, SPLITTINGS))
+        raise _refused(f"its splitting is {shown(found)}, and not {known}", path)
+    return found
 
 
 def _from_two(ids_path: Path, merges_path: Path) -> Vocabulary:
@@ -156,8 +175,13 @@ def _refused(what: str, path: Path) -> TokenizerError:
     return TokenizerError(what, where=one_line(path), fix="fetch the file again")
 
 
-def write(directory: Path, vocabulary: Vocabulary) -> None:
+def write(directory: Path, vocabulary: Vocabulary, *, splitting: str = "bert") -> None:
     """Write a vocabulary under Hugging Face's names; other files in the folder stay.
+
+    Args:
+        directory: The folder.
+        vocabulary: Tokens and merges.
+        splitting: What `splitting_in` shall give; Hugging Face's reader passes over it.
 
     Raises:
         OccupiedError: Something at `directory` would be lost, or read in the new files' stead.
@@ -166,10 +190,14 @@ def write(directory: Path, vocabulary: Vocabulary) -> None:
     with replaced_folder(directory, overwrite=True, require=_require_no_other) as staging:
         ids = json.dumps(vocabulary.ids, ensure_ascii=False)
         merges = [HEADER, *(f"{one} {two}" for one, two in vocabulary.merges)]
-        config = {"tokenizer_class": "OpenAIGPTTokenizer", "unk_token": UNKNOWN}
+        config = {
+            "tokenizer_class": "OpenAIGPTTokenizer",
+            "unk_token": UNKNOWN,
+            "splitting": splitting,
+        }
         _write(staging / VOCABULARY, ids)
         _write(staging / MERGES, "\n".join(merges) + "\n")
-        _write(staging / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+        _write(staging / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from scratch_gpt.files.refusal import CheckpointError
 from scratch_gpt.files.write_error import OccupiedError
 from scratch_gpt.tokenization import vocabulary_files
 from scratch_gpt.tokenization.vocabulary import Vocabulary
+from scratch_gpt.tokenization.words import SPLITTINGS
 
 OPENAI = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
 
@@ -114,6 +115,47 @@ def test_the_same_vocabulary_is_the_same_bytes(folder: Path) -> None:
         assert one == two
     text = (folder.parent / "one" / "vocab.json").read_text(encoding="utf-8")
     assert text == '{"<unk>": 0, "é": 1, "é</w>": 2}'
+
+
+@pytest.mark.parametrize("splitting", ["bert", "original"])
+def test_the_splitting_comes_back(
+    splitting: str,
+    folder: Path,
+    huggingface: Callable[[Path], HuggingFaceTokenizer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it was saved, unless another is asked for; Hugging Face loads the folder all the same."""
+    monkeypatch.setitem(SPLITTINGS, "original", SPLITTINGS["bert"])  # needs no ftfy and no spaCy
+    saved, right = folder.parent / "saved", Tokenizer.from_pretrained(folder)
+    Tokenizer(right.vocabulary, splitting=splitting).save_pretrained(saved)
+    assert Tokenizer.from_pretrained(saved).splitting == splitting
+    for other in SPLITTINGS:
+        assert Tokenizer.from_pretrained(saved, splitting=other).splitting == other
+    expected = tuple(right.encode("The keeper, Café"))
+    assert huggingface(saved).encode_batch(["The keeper, Café"])[0].ids == expected
+    found = AutoTokenizer.from_pretrained(saved, local_files_only=True)
+    assert tuple(found("The keeper, Café")["input_ids"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"splitting": "spaces"}', "its splitting is 'spaces', and not 'bert' or 'original'"),
+        ('{"splitting": []}', "its splitting is [], and not"),
+        ("[]", "it holds [], no object"),
+        ("{", "it is not sound JSON"),
+    ],
+)
+def test_a_splitting_that_is_none_is_refused(text: str, message: str, folder: Path) -> None:
+    """With the file; a splitting that is asked for needs no file to name it."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        Tokenizer.from_pretrained(folder)
+    assert (message in caught.value.what, caught.value.where) == (True, str(path))
+    assert Tokenizer.from_pretrained(folder, splitting="bert").splitting == "bert"
+    path.write_text("{}", encoding="utf-8")
+    assert Tokenizer.from_pretrained(folder).splitting == "bert"
 
 
 def test_other_files_stay(folder: Path) -> None:
