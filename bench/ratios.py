@@ -12,14 +12,9 @@ from typing import Annotated
 import typer
 
 from scratch_gpt.command import shell
+from scratch_gpt.command.application import application, start
 
-app = typer.Typer(
-    name="bench.ratios",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
-)
+app = application("bench.ratios")
 
 
 @app.command()
@@ -82,7 +77,7 @@ def ratios(
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="python -m bench.ratios")
+    start(app)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@ It parses, calls one function, prints and exits. Nothing that needs torch is imp
 verb runs, so that `--help` answers at once.
 """
 
-import sys
 from typing import Annotated
 
 import typer
 
-from parity.errors import ExitCode
 from parity.generation.command import generation
 from parity.options import (
     Attention,
@@ -34,18 +32,13 @@ from parity.options import (
 from parity.shell import Options, run
 from parity.tokens.command import tokens
 from parity.training.command import training
-from scratch_gpt.command.telling import let_go, tell
+from scratch_gpt.command.application import application, start
 
-app = typer.Typer(
-    name="parity.check",
-    help="Is this GPT-1 the same function as Hugging Face's and the float64 oracle's, and if not, "
+app = application(
+    "parity.check",
+    "Is this GPT-1 the same function as Hugging Face's and the float64 oracle's, and if not, "
     "where do they part? Exit codes: 0 pass, 1 a real difference, 2 usage, 3 inconclusive, "
     "4 input refused, 5 environment, 70 internal error.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
 )
 
 
@@ -236,12 +229,7 @@ def golden(
 
 def main() -> None:
     """Run the command line."""
-    try:
-        app(prog_name="python -m parity.check")
-    except OSError as error:  # help is printed before a verb, with its own errors, runs
-        let_go(sys.stdout)
-        tell(f"help could not be written: {error.strerror}", "standard output", "free some space")
-        raise SystemExit(ExitCode.ENVIRONMENT) from error
+    start(app)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,12 @@ from typing import Annotated
 import typer
 
 from parity.errors import ExitCode
+from scratch_gpt.command.application import application, start
 from scratch_gpt.command.output import to_stdout
 from scratch_gpt.command.progress import shown
 from scratch_gpt.command.shell import run
 
-app = typer.Typer(
-    name="parity.convert",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
-)
+app = application("parity.convert")
 
 
 class To(StrEnum):
@@ -92,7 +87,7 @@ def _run(
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="python -m parity.convert")
+    start(app)
 
 
 if __name__ == "__main__":

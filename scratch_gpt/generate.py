@@ -10,16 +10,11 @@ from typing import Annotated
 
 import typer
 
+from scratch_gpt.command.application import application, start
 from scratch_gpt.command.shell import run
 from scratch_gpt.generation.asked import Asked
 
-app = typer.Typer(
-    name="scratch_gpt.generate",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
-)
+app = application("scratch_gpt.generate")
 
 
 class Splitting(StrEnum):
@@ -177,7 +172,7 @@ def _run(asked: Asked) -> int:
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="python -m scratch_gpt.generate")
+    start(app)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,13 @@ from typing import Annotated, Any
 
 import typer
 
+from scratch_gpt.command.application import application, start
 from scratch_gpt.command.errors import CommandError, ExitCode, UsageError
 from scratch_gpt.command.shell import run as run_command
 from scratch_gpt.training.recipe import HELP, RECIPES, Recipe
 from scratch_gpt.training.told_elsewhere import ToldElsewhereError
 
-app = typer.Typer(
-    name="scratch_gpt.train",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
-)
+app = application("scratch_gpt.train")
 
 
 class Errors(StrEnum):
@@ -176,7 +171,7 @@ app.command()(train)
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="python -m scratch_gpt.train")
+    start(app)
 
 
 if __name__ == "__main__":

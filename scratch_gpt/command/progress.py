@@ -21,7 +21,7 @@ def shown(*, quiet: bool) -> Iterator[Progress]:
     columns = (BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn())
     text = TextColumn("{task.description}")
     with Bar(*columns, text, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting: importing torch", total=None)
+        task = bar.add_task("starting", total=None)
         yield lambda what, done, total: bar.update(
             task, description=what, completed=done, total=total
         )

@@ -35,17 +35,27 @@ def known(error: BaseException) -> CommandError:
             where="this Python environment",
             fix=f"pip install {error.name.partition('.')[0]}",
         )
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
         return EnvironmentUnfitError(
             "there is not enough memory",
             where="this machine",
-            fix="use a smaller --batch or --time, or a smaller model",
+            fix="ask for less at once, or take a smaller model",
+        )
+    if isinstance(error, OSError):
+        return EnvironmentUnfitError(
+            f"the file system refused: {error.strerror or error}",
+            where=str(error.filename or "a file that was asked for"),
+            fix="check the path and its permissions",
         )
     return CommandError(
         f"{type(error).__name__}: {error}",
         where="inside this program",
         fix="run it again with --debug and report the traceback",
     )
+
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")
+"""What torch says where Python would raise a `MemoryError`."""
 
 
 def told(what: str, where: str, fix: str) -> str:

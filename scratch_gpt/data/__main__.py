@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scratch_gpt.command.application import application, start
 from scratch_gpt.command.errors import ExitCode
 from scratch_gpt.command.output import to_stdout
 from scratch_gpt.command.progress import Progress, shown
@@ -20,13 +21,7 @@ from scratch_gpt.command.shell import run
 if TYPE_CHECKING:
     from scratch_gpt.tokenizer import Tokenizer
 
-app = typer.Typer(
-    name="scratch_gpt.data",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
-)
+app = application("scratch_gpt.data")
 
 
 class Splitting(StrEnum):
@@ -187,7 +182,7 @@ def _tokenizer(
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="python -m scratch_gpt.data")
+    start(app)
 
 
 if __name__ == "__main__":

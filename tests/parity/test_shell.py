@@ -47,7 +47,7 @@ ENDINGS = {
         [
             "there is not enough memory",
             "this machine",
-            "use a smaller --batch or --time, or a smaller model",
+            "ask for less at once, or take a smaller model",
         ],
     ),
     "package missing": (

@@ -1,0 +1,75 @@
+"""Help that nobody reads, and what a system refuses, for every command line there is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scratch_gpt.command.errors import ExitCode
+from scratch_gpt.command.telling import known
+
+COMMANDS = (
+    *("parity.check", "parity.convert", "bench.ratios"),
+    *("scratch_gpt.train", "scratch_gpt.generate", "scratch_gpt.data"),
+)
+
+
+def help_into(command: str, stdout: int) -> tuple[int, str]:
+    """Return the exit code of a command's help, and what it said on standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", command, "--help"],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_that_nobody_reads_is_a_closed_pipe(command: str) -> None:
+    """Click's own code for it is 1, which is a real difference here."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        code, said = help_into(command, writer)
+    finally:
+        os.close(writer)
+    expected = (ExitCode.CLOSED_PIPE, "")
+    assert expected == (code, said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: no /dev/full")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_onto_a_full_disk_is_told(command: str) -> None:
+    """The error appears only when the text is flushed."""
+    with Path("/dev/full").open("wb") as full:
+        code, said = help_into(command, full.fileno())
+    expected = (ExitCode.ENVIRONMENT, True)
+    assert expected == (code, said.startswith("error: help could not be written"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(36, "File name too long", "books"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+    ],
+    ids=["path", "memory of torch", "memory of a GPU", "memory"],
+)
+def test_what_the_system_refuses_is_no_bug(error: Exception) -> None:
+    """Whoever raised it: the exit code is that of the environment."""
+    expected = ExitCode.ENVIRONMENT
+    assert expected == known(error).code
+
+
+def test_another_error_stays_one() -> None:
+    """That something failed in torch does not make it a matter of memory."""
+    expected = ExitCode.INTERNAL
+    assert expected == known(RuntimeError("size mismatch")).code
