@@ -12,13 +12,17 @@ from huggingface_hub import constants
 from parity.errors import EnvironmentUnfitError, InputRefusedError
 from parity.sources.vocabulary import NAMES
 from reference import hub_cache, published
+from scratch_gpt.tokenization.vocabulary_files import SINGLE_FILE
 from scratch_gpt.tokenizer import Tokenizer
 
 MERGES = 2_000
-"""Merges of a vocabulary that is learned on the spot: 2 s of processor time."""
+"""Merges of a vocabulary that is learned on the spot."""
 
-_DRAWN = ("surrogate", "tiny")
+_WITHOUT = ("surrogate", "tiny")
 """Weights that have no vocabulary."""
+
+_LEARNED = ("auto", *_WITHOUT)
+"""What `--weights` may say where a vocabulary is learned if none is found."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,67 +54,92 @@ def chosen(directory: Path | None, weights: str, texts: Iterable[str]) -> Iterat
         texts: What one is learned from where there is none.
 
     Raises:
-        InputRefusedError: The folder asked for has none.
+        InputRefusedError: The folder asked for, or the weights, have none; or there are no weights.
         EnvironmentUnfitError: The released one was asked for and is not in the cache.
+        CheckpointError: A `tokenizer.json` that is alone is not GPT-1's.
     """
-    if directory is not None:
-        yield _required(directory, f"{directory}")
-        return
-    found = _beside(weights)
-    if found is not None:
-        yield found
-        return
-    if weights in published.REPOSITORIES:
-        raise EnvironmentUnfitError(
-            "the released vocabulary is not in the hub's cache",
-            where=f"--weights {weights}",
-            fix="give its folder with --vocabulary, or fetch the weights once with "
-            "`python -m parity.check weights --weights openai-gpt`",
-        )
     with tempfile.TemporaryDirectory() as name:
-        Tokenizer.train(texts, merges=MERGES).save_pretrained(name)
-        yield _required(
-            Path(name), f"learned for this run: {MERGES:,} merges of the standard library's words"
-        )
+        room = Path(name)
+        if directory is not None:
+            yield _required(directory, f"--vocabulary {directory}", f"{directory}", room)
+            return
+        found = _beside(weights, room)
+        if found is None:
+            Tokenizer.train(texts, merges=MERGES).save_pretrained(room)
+            source = f"learned for this run: {MERGES:,} merges of the standard library's words"
+            found = _required(room, "the one that was learned", source, room)
+        yield found
 
 
-def _beside(weights: str) -> Found | None:
-    """Return the vocabulary that weights have, None where they have none here."""
-    if weights in _DRAWN:
+def _beside(weights: str, room: Path) -> Found | None:
+    """Return the vocabulary that weights have, None where one is to be learned."""
+    if weights in _WITHOUT:
         return None
-    if weights == "auto" or weights in published.REPOSITORIES:
-        return _cached()
+    if weights in _LEARNED or weights in published.REPOSITORIES:
+        return _cached(weights, room)
     path = Path(weights)
-    return _in(path if path.is_dir() else path.parent, f"beside {weights}")
+    if not path.exists():
+        raise InputRefusedError(
+            "there is no such file or folder, so no vocabulary beside it",
+            where=f"--weights {weights}",
+            fix="correct the path, or give a vocabulary's folder with --vocabulary",
+        )
+    folder = path if path.is_dir() else path.parent
+    return _required(folder, f"--weights {weights}", f"beside {weights}", room)
 
 
-def _cached() -> Found | None:
-    """Return the released vocabulary from the hub's cache."""
+def _cached(weights: str, room: Path) -> Found | None:
+    """Return the released vocabulary from the hub's cache, None where it need not be there."""
     for repository in reversed(published.REPOSITORIES):
-        folder = hub_cache.storage(Path(constants.HF_HUB_CACHE), repository)
-        for snapshot in sorted((folder / "snapshots").glob("*")):
-            found = _in(snapshot, f"the hub's cache, {repository}")
+        for snapshot in _snapshots(Path(constants.HF_HUB_CACHE), repository):
+            found = _in(snapshot, f"the hub's cache, {repository}", room)
             if found is not None:
                 return found
-    return None
+    if weights in _LEARNED:
+        return None
+    raise EnvironmentUnfitError(
+        "the released vocabulary is not in the hub's cache",
+        where=f"--weights {weights}",
+        fix="give its folder with --vocabulary, or fetch the weights once with "
+        "`python -m parity.check weights --weights openai-gpt`",
+    )
 
 
-def _required(folder: Path, source: str) -> Found:
-    found = _in(folder, source)
+def _snapshots(cache: Path, repository: str) -> list[Path]:
+    """Return a repository's snapshots: main's first, then the one that weights are taken of."""
+    home = hub_cache.storage(cache, repository) / "snapshots"
+    first = hub_cache.commit(cache, repository, "main"), published.REVISION
+    known = [home / commit for commit in first if commit is not None]
+    return list(dict.fromkeys([*known, *sorted(home.glob("*"))]))
+
+
+def _required(folder: Path, where: str, source: str, room: Path) -> Found:
+    found = _in(folder, source, room)
     if found is None:
         raise InputRefusedError(
             f"there is no vocabulary in the folder: neither {' and '.join(NAMES)} nor "
-            f"{' and '.join(NAMES.values())}",
-            where=f"--vocabulary {folder}",
-            fix="name a folder that holds both files of one of the pairs",
+            f"{' and '.join(NAMES.values())} nor {SINGLE_FILE}",
+            where=where,
+            fix="name a folder that holds them with --vocabulary",
         )
     return found
 
 
-def _in(folder: Path, source: str) -> Found | None:
-    """Return the vocabulary of a folder under the names of either publication."""
+def _in(folder: Path, source: str, room: Path) -> Found | None:
+    """Return the vocabulary of a folder, in two files under the names of either publication.
+
+    Args:
+        folder: Where to look.
+        source: What a verdict says about it.
+        room: An empty folder, for the two files where there is `tokenizer.json` alone.
+    """
     for names in (tuple(NAMES), tuple(NAMES.values())):
         vocabulary, merges = (folder / name for name in names)
         if os.path.lexists(vocabulary) and os.path.lexists(merges):
             return Found(folder=folder, vocabulary=vocabulary, merges=merges, source=source)
-    return None
+    if not os.path.lexists(folder / SINGLE_FILE):
+        return None
+    Tokenizer.from_pretrained(folder, splitting="bert").save_pretrained(room)
+    vocabulary, merges = (room / name for name in NAMES)
+    told = f"{source}, {SINGLE_FILE} as we read it"
+    return Found(folder=folder, vocabulary=vocabulary, merges=merges, source=told)

@@ -1,15 +1,13 @@
 """`python -m parity.check tokens` from options to exit codes, on the small vocabulary."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from parity.tokens import run, vocabularies
-from reference import published
+from parity.tokens import run
 
 Check = Callable[..., Any]
 
@@ -96,49 +94,6 @@ def test_an_empty_corpus_is_no_pass(small: list[str], check: Check, tmp_path: Pa
     file = tmp_path / "empty.txt"
     file.touch()
     assert check(*small, "--corpus", str(file)).exit_code == 3
-
-
-def test_a_vocabulary_is_learned_where_there_is_none(
-    small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Weights without a vocabulary are compared on one of the run's own, and it says so."""
-    monkeypatch.setattr(vocabularies, "MERGES", 9)
-    arguments = [word for word in small if word not in small[1:3]]
-    result = check(*arguments, "--weights", "tiny")
-    assert (result.exit_code, "learned for this run: 9 merges" in result.stdout) == (0, True)
-
-
-def test_the_vocabulary_beside_weights_is_taken(
-    small: list[str], small_vocabulary: Path, check: Check, tmp_path: Path
-) -> None:
-    """Under OpenAI's names too; a file's folder counts as the file's place."""
-    for name, release in vocabularies.NAMES.items():
-        shutil.copy(small_vocabulary / name, tmp_path / release)
-    weights = tmp_path / "model.safetensors"
-    arguments = [word for word in small if word not in small[1:3]]
-    result = check(*arguments, "--weights", str(weights))
-    assert (result.exit_code, "beside" in result.stdout) == (0, True)
-
-
-@pytest.mark.parametrize(("held", "code"), [(True, 0), (False, 5)])
-def test_the_released_vocabulary_is_looked_for_in_the_cache(  # noqa: PLR0913 - fixtures
-    held: bool,  # noqa: FBT001 - a table's column
-    code: int,
-    small: list[str],
-    small_vocabulary: Path,
-    check: Check,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It is used from there; asked for by name and not there, it is the environment's fault."""
-    monkeypatch.setattr(vocabularies.constants, "HF_HUB_CACHE", str(tmp_path))
-    name = published.REPOSITORIES[1]
-    snapshot = vocabularies.hub_cache.storage(tmp_path, name) / "snapshots" / ("0" * 40)
-    if held:
-        shutil.copytree(small_vocabulary, snapshot)
-    arguments = [word for word in small if word not in small[1:3]]
-    result = check(*arguments, "--weights", name)
-    assert (code, held) == (result.exit_code, f"the hub's cache, {name}" in result.stdout)
 
 
 def test_the_original_says_what_it_does_not_compare(small: list[str], check: Check) -> None:
