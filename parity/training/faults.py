@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from parity.training import wrong, wrong_dropout
 from parity.training.procedure import Procedure
+from parity.training.recipe import FORMS
 from scratch_gpt.model import GPT
 
 
@@ -15,7 +16,8 @@ class TrainingFault:
 
     Attributes:
         what: What is wrong, in words.
-        first: The place that must be named first; `{last}` is the last block.
+        first: The place that must be named first; `{last}` is the last block, `{moving}` the first
+            step whose learning rate is not 0.
         look_for: What the reason must say.
         procedure: How a side trains that has it.
         plant: Plants it into a model, where it is the model's.
@@ -35,134 +37,134 @@ class TrainingFault:
 TRAINING_FAULTS: Mapping[str, TrainingFault] = {
     "targets-not-shifted": TrainingFault(
         "each position predicts its own token",
-        "released.1.loss",
+        "{form}.1.loss",
         "targets not shifted",
         wrong.TargetsNotShifted,
     ),
     "parts-not-averaged": TrainingFault(
         "accumulated gradients are added up and not averaged",
-        "released.1.gradient.h.{last}.ln_2.weight",
+        "{form}.1.gradient.h.{last}.ln_2.weight",
         "2 times the reference's: parts of the batch are added up",
         wrong.PartsNotAveraged,
         parts=True,
     ),
     "gradients-kept": TrainingFault(
         "gradients are not let go after a step",
-        "released.2.gradient.h.{last}.ln_2.weight",
+        "{form}.2.gradient.h.{last}.ln_2.weight",
         "not let go (zero_grad)",
         wrong.GradientsKept,
     ),
     "clip-per-parameter": TrainingFault(
         "each gradient is clipped by its own norm, as in the official PyTorch port",
-        "released.1.first_moment",
+        "{form}.1.first_moment",
         "clipped one parameter at a time",
         wrong.ClippedEach,
     ),
     "clip-after-step": TrainingFault(
         "gradients are clipped when the step is made already",
-        "released.1.first_moment",
+        "{form}.1.first_moment",
         "after it, never",
         wrong.ClippedAfter,
     ),
     "norm-without-embedding": TrainingFault(
         "the norm leaves the token embedding out",
-        "released.1.norm",
+        "{form}.1.norm",
         "not of all gradients together",
         wrong.NormWithoutTable,
     ),
     "decay-in-gradient": TrainingFault(
         "weight decay is added to the gradient (L2)",
-        "released.1.first_moment",
+        "{form}.1.first_moment",
         "decay added to them",
         wrong.DecayInGradient,
     ),
     "decay-on-vectors": TrainingFault(
         "biases and gains decay too",
-        "released.2.weight.h.{last}.ln_2.weight",
+        "{form}.{moving}.weight.h.{last}.ln_2.weight",
         "weight decay on them",
         wrong.DecayOnVectors,
     ),
     "decay-missing": TrainingFault(
         "nothing decays",
-        "released.2.weight.h.{last}.mlp.c_proj.weight",
+        "{form}.{moving}.weight.h.{last}.mlp.c_proj.weight",
         "weight decay is missing",
         wrong.DecayMissing,
     ),
     "no-bias-correction": TrainingFault(
         "the moments are used as they are",
-        "released.2.weight.h.{last}.ln_2.weight",
+        "{form}.{moving}.weight.h.{last}.ln_2.weight",
         "bias correction missing",
         wrong.NoBiasCorrection,
     ),
     "correction-one-late": TrainingFault(
         "bias correction counts the steps before this one",
-        "released.2.weight.h.{last}.ln_2.weight",
+        "{form}.2.weight.h.{last}.ln_2.weight",
         "bias correction",
         wrong.CorrectionLate,
     ),
     "epsilon-inside-root": TrainingFault(
         "the root of v + epsilon for the root of v, plus epsilon",
-        "released.2.weight.h.{last}.ln_2.weight",
+        "{form}.{moving}.weight.h.{last}.ln_2.weight",
         "epsilon inside the root",
         wrong.EpsilonInsideRoot,
     ),
     "other-form": TrainingFault(
         "the release's form for AdamW's, and the other way round",
-        "released.2.weight.h.{last}.ln_2.weight",
+        "{form}.{moving}.weight.h.{last}.ln_2.weight",
         "bias correction",
         wrong.OtherForm,
     ),
     "schedule-off-by-one": TrainingFault(
         "the schedule counts steps from the other end of the step",
-        "released.1.rate",
+        "{form}.1.rate",
         "off by one",
         wrong.ScheduleOffByOne,
     ),
     "no-warmup": TrainingFault(
-        "the schedule has no warm-up", "released.1.rate", "its warm-up", wrong.NoWarmup
+        "the schedule has no warm-up", "{form}.1.rate", "its warm-up", wrong.NoWarmup
     ),
     "beta1": TrainingFault(
-        "0.85 for beta1, 0.9", "released.1.first_moment", "another beta1", wrong.Beta1
+        "0.85 for beta1, 0.9", "{form}.1.first_moment", "another beta1", wrong.Beta1
     ),
     "beta2": TrainingFault(
-        "0.99 for beta2, 0.999", "released.1.second_moment", "another beta2", wrong.Beta2
+        "0.99 for beta2, 0.999", "{form}.1.second_moment", "another beta2", wrong.Beta2
     ),
     "moments-not-carried": TrainingFault(
         "every step begins with moments of zero",
-        "released.2.first_moment",
+        "{form}.2.first_moment",
         "not carried over",
         wrong.MomentsNotCarried,
     ),
     "tied-stepped-twice": TrainingFault(
         "the token embedding is stepped as an embedding and as a head",
-        "released.2.weight.tokens_embed.weight",
+        "{form}.{moving}.weight.tokens_embed.weight",
         "stepped twice",
         wrong.TiedSteppedTwice,
     ),
     "dropout-on-norm": TrainingFault(
         "dropout on ln_1's output and not before its residual sum",
-        "released.1.loss",
+        "{form}.1.loss",
         "a norm's output",
         plant=wrong_dropout.dropout_on_norm,
         dropout=True,
     ),
     "no-attention-dropout": TrainingFault(
         "no dropout on the attention weights of a block",
-        "released.1.dropout",
+        "{form}.1.dropout",
         "no dropout at h.0.attn.weights",
         plant=wrong_dropout.no_attention_dropout,
         dropout=True,
     ),
     "no-embedding-dropout": TrainingFault(
         "no dropout on the embeddings",
-        "released.1.dropout",
+        "{form}.1.dropout",
         "no dropout at embeddings",
         plant=wrong_dropout.no_embedding_dropout,
         dropout=True,
     ),
     "keep-probability": TrainingFault(
         "elements are kept with the probability of being dropped",
-        "released.1.loss",
+        "{form}.1.loss",
         "kept with the probability of being dropped",
         plant=wrong_dropout.keep_probability,
         dropout=True,
@@ -171,9 +173,10 @@ TRAINING_FAULTS: Mapping[str, TrainingFault] = {
 """Every fault by name."""
 
 
-def first_place(name: str, n_layer: int) -> str:
+def first_place(name: str, n_layer: int, form: str) -> str:
     """Return the place that must be named first in a model of so many blocks."""
-    return TRAINING_FAULTS[name].first.replace("{last}", str(n_layer - 1))
+    moving = 2 - FORMS[form]
+    return TRAINING_FAULTS[name].first.format(form=form, moving=moving, last=n_layer - 1)
 
 
 def planted(model: GPT, name: str) -> GPT:

@@ -7,7 +7,7 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.checks.training import training
 from parity.errors import ExitCode
 from parity.training.faults import TRAINING_FAULTS, first_place, planted
-from parity.training.recipe import batches
+from parity.training.recipe import FORMS, batches
 from scratch_gpt import GPT
 
 BLOCKS = 2
@@ -24,6 +24,7 @@ def ids() -> tuple[Tensor, ...]:
     return batches(steps=2, parts=2, batch=1, time=3, vocab_size=211, seed=0)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "name",
     [
@@ -32,7 +33,11 @@ def ids() -> tuple[Tensor, ...]:
     ],
 )
 def test_a_fault_is_named_where_it_is(
-    name: str, two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel, ids: tuple[Tensor, ...]
+    name: str,
+    form: str,
+    two_ours: GPT,
+    two_theirs: OpenAIGPTLMHeadModel,
+    ids: tuple[Tensor, ...],
 ) -> None:
     """The first row that differs is the fault's, and the reason says it."""
     fault = TRAINING_FAULTS[name]
@@ -41,11 +46,11 @@ def test_a_fault_is_named_where_it_is(
         two_theirs,
         ids,
         dropout=fault.dropout,
-        forms=["released"],
+        forms=[form],
         procedure=fault.procedure(),
         dtype="float64",
     )
     assert (report.exit_code, report.reasons) == (ExitCode.FAIL, [])
     assert report.first_divergence is not None
-    assert first_place(name, BLOCKS) == report.first_divergence.tap
+    assert first_place(name, BLOCKS, form) == report.first_divergence.tap
     assert fault.look_for in report.first_divergence.suspects
