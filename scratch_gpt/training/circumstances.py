@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from scratch_gpt.command.errors import EnvironmentUnfitError
+from scratch_gpt.command.errors import EnvironmentUnfitError, UsageError
 from scratch_gpt.data import TokenData, Windows
 from scratch_gpt.distributed import Group
 from scratch_gpt.tokenizer import Tokenizer
@@ -15,17 +15,34 @@ from scratch_gpt.training.recipe import Recipe, kept_fields
 _ABOUT_THE_CORPUS = ("merges", "splitting", "validation_fraction", "epochs")
 """Fields of a recipe that say nothing that vocabulary, data and steps do not."""
 
+_OF_NOW = ("device", "vocabulary", "data", "world_size", "torch", "processor")
+"""What is known when a run begins, and stands in no recipe."""
+
+_WARMUP = 2_000
+"""The paper's; it takes part of its run alone, and most of a much shorter one."""
+
 
 def settled(recipe: Recipe, windows: Windows) -> Recipe:
-    """Return the recipe with what it left open: steps and threads.
+    """Return the recipe with what it left open: steps, warm-up and threads.
 
     Args:
         recipe: A run's.
         windows: Those of the training data, whose epoch has a length.
+
+    Raises:
+        UsageError: The warm-up is not shorter than the run.
     """
     steps = recipe.steps or max(1, math.ceil(recipe.epochs * len(windows) / recipe.batch))
+    warmup = recipe.warmup if recipe.warmup >= 0 else min(_WARMUP, steps // 10)
     threads = recipe.threads or torch.get_num_threads()
-    return dataclasses.replace(recipe, steps=steps, threads=threads)
+    if warmup >= steps:
+        raise UsageError(
+            f"a warm-up of {warmup} steps does not fit into the {steps} that "
+            f"{recipe.epochs:g} epochs of this text make",
+            where="--warmup",
+            fix="lower --warmup, or raise --epochs or --steps",
+        )
+    return dataclasses.replace(recipe, steps=steps, warmup=warmup, threads=threads)
 
 
 def device_of(recipe: Recipe) -> str:
@@ -41,6 +58,11 @@ def device_of(recipe: Recipe) -> str:
             "there is no CUDA device", where="--device cuda", fix="use --device cpu"
         )
     return recipe.device
+
+
+def names() -> frozenset[str]:
+    """Return the names of all circumstances, known before any of them is."""
+    return frozenset(kept_fields()).difference(_ABOUT_THE_CORPUS).union(_OF_NOW)
 
 
 def circumstances(

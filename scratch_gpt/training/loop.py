@@ -52,8 +52,10 @@ class Loop:
         if self.is_new:
             self._save()
         while trainer.step < last and not self._is_asked_to_stop():
+            best = trainer.best
             self._one_step()
-            if trainer.step % trainer.recipe.checkpoint_every == 0 or trainer.step == last:
+            is_due = trainer.step % trainer.recipe.checkpoint_every == 0 or trainer.step == last
+            if is_due or trainer.best != best:
                 self._save()
                 saved = trainer.step
         if saved != trainer.step:

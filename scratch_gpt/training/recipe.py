@@ -45,7 +45,9 @@ class Recipe:
     epochs: float = _choice(100.0, "times that the corpus is seen, where steps is 0")
     steps: int = _choice(0, "steps of the run; 0: as many as epochs asks for")
     peak: float = _choice(2.5e-4, "highest learning rate")
-    warmup: int = _choice(2_000, "steps over which the learning rate rises")
+    warmup: int = _choice(
+        -1, "steps over which the learning rate rises; -1: 2,000, or a tenth of a shorter run"
+    )
     shape: str = _choice("cosine", "how the rate falls then: cosine, linear or constant")
     optimizer: str = _choice("released", "form of Adam: released, or adamw as PyTorch has it")
     beta1: float = _choice(0.9, "decay of the gradients' mean")
@@ -74,6 +76,8 @@ class Recipe:
         if self.n_embd % self.n_head:
             pair = f"{self.n_embd} and {self.n_head}"
             raise ValueError(f"n_embd must be a multiple of n_head, got {pair}")
+        if self.steps and self.warmup >= self.steps:
+            raise ValueError(f"warmup must be below steps, {self.steps}, got {self.warmup}")
 
 
 def kept_fields() -> tuple[str, ...]:
@@ -104,7 +108,8 @@ def _one_of(*names: str) -> _Range:
 _RANGES: dict[str, _Range] = {
     **dict.fromkeys(("n_layer", "n_embd", "n_head", "batch", "micro_batch", "keep"), _counts(1)),
     **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every"), _counts(1)),
-    **dict.fromkeys(("merges", "steps", "warmup", "seed", "threads", "sample_every"), _counts(0)),
+    **dict.fromkeys(("merges", "steps", "seed", "threads", "sample_every"), _counts(0)),
+    "warmup": _counts(-1),
     "n_positions": _counts(2),  # one token predicts nothing
     "sample_tokens": _counts(1),
     **dict.fromkeys(("dropout", "beta1", "beta2"), (_below_one, "a number in [0, 1)")),

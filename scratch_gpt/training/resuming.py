@@ -15,6 +15,20 @@ _NEVER = {
 """What no `--allow` can make right, and why."""
 
 
+def require_known(allowed: Collection[str], names: Collection[str]) -> None:
+    """Require that what is to be allowed is the name of a circumstance.
+
+    Raises:
+        UsageError: A name is none.
+    """
+    if strange := sorted(set(allowed) - set(names)):
+        raise UsageError(
+            f"there is nothing called {', '.join(strange)} to allow",
+            where="--allow",
+            fix=f"use one of {', '.join(sorted(set(names) - set(_NEVER)))}",
+        )
+
+
 def require_same(
     recorded: Mapping[str, Any], found: Mapping[str, Any], *, allowed: Collection[str], where: str
 ) -> list[str]:
@@ -31,14 +45,7 @@ def require_same(
 
     Raises:
         InputRefusedError: Something differs that is not allowed to; all such are listed.
-        UsageError: A name to be allowed is none.
     """
-    if strange := sorted(set(allowed) - set(found)):
-        raise UsageError(
-            f"there is nothing called {', '.join(strange)} to allow",
-            where="--allow",
-            fix=f"use one of {', '.join(sorted(set(found) - set(_NEVER)))}",
-        )
     differing = sorted(
         name for name in {**recorded, **found} if recorded.get(name) != found.get(name)
     )

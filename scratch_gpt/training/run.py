@@ -15,7 +15,7 @@ from scratch_gpt.distributed import Group, joined
 from scratch_gpt.tokenizer import Tokenizer
 from scratch_gpt.training import checkpoint_folders, log, loss_curve, random_numbers, resuming
 from scratch_gpt.training.checkpoints import Checkpoint
-from scratch_gpt.training.circumstances import circumstances, device_of, settled
+from scratch_gpt.training.circumstances import circumstances, device_of, names, settled
 from scratch_gpt.training.determinism import deterministic
 from scratch_gpt.training.export import export
 from scratch_gpt.training.loop import Loop
@@ -25,7 +25,7 @@ from scratch_gpt.training.recipe import Recipe
 from scratch_gpt.training.run_folder import RunFolder, owned
 from scratch_gpt.training.samples import sample
 from scratch_gpt.training.stopping import interruptible, stoppable
-from scratch_gpt.training.trainer import Trainer, windows_of
+from scratch_gpt.training.trainer import Trainer, require_work_for_all, windows_of
 
 _PATIENCE = 2.0
 """Seconds in which a second signal is the first one's echo: torchrun hands on what it gets."""
@@ -65,12 +65,14 @@ def run(request: Request, progress: Progress) -> ExitCode:
         KeyboardInterrupt: Somebody did not want to wait.
     """
     recipe = request.recipe
+    resuming.require_known(request.allow, names())
     device = device_of(recipe)
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruptible())
         stack.enter_context(deterministic(recipe.threads))
         stack.enter_context(random_numbers.kept_aside())
         group = stack.enter_context(joined(os.environ, device=device, timeout=request.timeout))
+        require_work_for_all(recipe, group.processes)
         folder = group.by_first(lambda: stack.enter_context(owned(request.output)))
         return _Run(request, folder, group, progress).trained()
 

@@ -56,13 +56,12 @@ class Trainer:
         """Begin a run.
 
         Args:
-            recipe: With `steps` above 0.
+            recipe: A settled one.
             vocab_size: Number of token ids.
             data: What to train on and to validate with.
             group: The processes that share each step.
 
         Raises:
-            UsageError: A step has fewer micro-batches than there are processes.
             TooLittleTextError: A part of the data is shorter than a window.
         """
         self.recipe = recipe
@@ -70,7 +69,6 @@ class Trainer:
         self.step = 0
         self.windows_seen = 0
         self.best: tuple[float, int] | None = None
-        _require_work_for_all(recipe, group.processes)
         self.training = windows_of(data, recipe, "train")
         self.validation = windows_of(data, recipe, "validation")
         self.model = _fresh(recipe, vocab_size).to(group.device)
@@ -205,21 +203,16 @@ def _fresh(recipe: Recipe, vocab_size: int) -> GPT:
 
 
 def _schedule(recipe: Recipe) -> Schedule:
-    """Return the recipe's schedule.
-
-    Raises:
-        UsageError: Its warm-up is not shorter than the run.
-    """
-    if recipe.warmup >= recipe.steps:
-        raise UsageError(
-            f"a warm-up of {recipe.warmup} steps does not fit into {recipe.steps}",
-            where="--warmup",
-            fix="lower --warmup, or raise --steps",
-        )
+    """Return the recipe's schedule."""
     return Schedule(peak=recipe.peak, warmup=recipe.warmup, steps=recipe.steps, shape=recipe.shape)
 
 
-def _require_work_for_all(recipe: Recipe, processes: int) -> None:
+def require_work_for_all(recipe: Recipe, processes: int) -> None:
+    """Require a micro-batch for each process: one without would have no gradients to exchange.
+
+    Raises:
+        UsageError: A step has fewer micro-batches than there are processes.
+    """
     micro_batches = math.ceil(recipe.batch / recipe.micro_batch)
     if micro_batches < processes:
         raise UsageError(

@@ -9,7 +9,8 @@ from scratch_gpt.training.recipe import HELP, RECIPES, Recipe, kept_fields
 OUTSIDE = {
     **dict.fromkeys(("n_layer", "n_embd", "n_head", "n_positions", "batch", "micro_batch"), 0),
     **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every", "keep"), 0),
-    **dict.fromkeys(("merges", "steps", "warmup", "seed", "threads", "sample_every"), -1),
+    **dict.fromkeys(("merges", "steps", "seed", "threads", "sample_every"), -1),
+    "warmup": -2,
     **dict.fromkeys(("dropout", "beta1", "beta2", "validation_fraction"), 1.0),
     **dict.fromkeys(("initializer_range", "epochs", "peak", "epsilon", "clip_norm"), float("inf")),
     **dict.fromkeys(("shape", "optimizer", "splitting", "dtype", "device", "attention"), "other"),
@@ -22,7 +23,7 @@ def test_the_defaults_are_the_papers() -> None:
     """Section 4.1: sizes, schedule, batch, regularisation."""
     paper = Recipe()
     assert (paper.n_layer, paper.n_embd, paper.n_head, paper.n_positions) == (12, 768, 12, 512)
-    assert (paper.peak, paper.warmup, paper.shape) == (2.5e-4, 2_000, "cosine")
+    assert (paper.peak, paper.shape) == (2.5e-4, "cosine")
     assert (paper.batch, paper.epochs, paper.merges) == (64, 100.0, 40_000)
     assert (paper.dropout, paper.weight_decay, paper.clip_norm) == (0.1, 0.01, 1.0)
     assert paper.initializer_range == 0.02
@@ -54,6 +55,13 @@ def test_heads_share_the_width() -> None:
     """Evenly."""
     with pytest.raises(ValueError, match="n_embd must be a multiple of n_head, got 768 and 7"):
         Recipe(n_head=7)
+
+
+def test_a_warm_up_is_shorter_than_a_run_whose_length_is_given() -> None:
+    """It would never reach its learning rate."""
+    assert Recipe(steps=9, warmup=8).warmup == 8
+    with pytest.raises(ValueError, match="warmup must be below steps, 8, got 8"):
+        Recipe(steps=8, warmup=8)
 
 
 def test_what_moves_no_number_may_change() -> None:

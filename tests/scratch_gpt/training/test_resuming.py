@@ -3,7 +3,7 @@
 import pytest
 
 from scratch_gpt.command.errors import InputRefusedError, UsageError
-from scratch_gpt.training.resuming import require_same
+from scratch_gpt.training.resuming import require_known, require_same
 
 RECORDED = {"seed": 1, "peak": 0.1, "n_layer": 2, "world_size": 1, "vocabulary": "a"}
 
@@ -57,4 +57,5 @@ def test_a_field_that_one_side_lacks_differs() -> None:
 def test_a_name_that_is_none_is_a_usage_error() -> None:
     """A typing error must not look like a permission."""
     with pytest.raises(UsageError, match="nothing called sead to allow"):
-        compare("sead", seed=2)
+        require_known(["seed", "sead"], RECORDED)
+    require_known(["seed"], RECORDED)

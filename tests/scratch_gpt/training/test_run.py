@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from typer.testing import CliRunner
 
 from scratch_gpt import GPT, Tokenizer, train
-from scratch_gpt.training import checkpoint_folders, samples
+from scratch_gpt.distributed import Group
+from scratch_gpt.training import checkpoint_folders, checkpoints, evaluation
+from scratch_gpt.training import run as run_module
 from scratch_gpt.training.trainer import Done, Trainer
 
 Command = Callable[..., Any]
@@ -23,7 +26,7 @@ Numbers = Callable[[Path], list[dict[str, Any]]]
 def _no_samples() -> Any:  # noqa: ANN401
     """Let samples be short: another test looks at them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples, "sample", lambda *_others: "a sample")
+        patch.setattr(run_module, "sample", lambda *_others: "a sample")
         yield
 
 
@@ -81,7 +84,7 @@ def test_a_run_leaves_what_it_promises(whole: Path, numbers: Numbers) -> None:
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert [line["step"] for line in lines if "validation_loss" in line] == [4, 8]
     assert [line["sample"] for line in lines if "sample" in line] == ["a sample"] * 2
-    assert steps(whole) == [8, 6, 3]
+    assert steps(whole) == [8, 6, 4]
     assert (whole / "loss.png").read_bytes().startswith(b"\x89PNG")
     model = GPT.from_pretrained(whole / "model")
     last = GPT.from_pretrained(whole / "checkpoints" / "step-00000008")
@@ -146,6 +149,20 @@ def test_changed_text_is_noticed(interrupted: Path, command: Command, tmp_path: 
     assert command(interrupted, data=other).exit_code == 4
 
 
+def test_the_best_is_kept_whenever_one_saves(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its step is none at which a checkpoint is due, and others follow."""
+    validate = evaluation.validation_loss
+    given = iter((3.0, 1.0, 2.0, 4.0))
+    monkeypatch.setattr(evaluation, "validation_loss", lambda *at: validate(*at) + 9 * next(given))
+    options = {"evaluate_every": 2, "checkpoint_every": 3, "keep": 1}
+    result = command(tmp_path / "run", **options)
+    assert not result.exit_code, result.stderr
+    assert steps(tmp_path / "run") == [8, 4]
+    assert checkpoints.read(tmp_path / "run/checkpoints/step-00000008").state.best[1] == 4
+
+
 def test_a_finished_run_is_finished(whole: Path, command: Command, numbers: Numbers) -> None:
     """Run again it does no step."""
     before = numbers(whole)
@@ -171,7 +188,7 @@ def test_divergence_ends_the_run(
     warnings: list[str] = []
     newest = checkpoint_folders.newest(tmp_path / "run" / "checkpoints", warnings.append)
     assert newest is not None
-    assert (newest.state.step, warnings) == (3, [])
+    assert (newest.state.step, warnings) == (4, [])
 
 
 def test_a_missing_matplotlib_is_said(
@@ -191,9 +208,7 @@ def test_a_missing_matplotlib_is_said(
         (["--recipe", "large"], 2, "there is no recipe 'large'"),
         (["--dropout", "1.5"], 2, "dropout must be a number in [0, 1), got 1.5"),
         (["--dropout", "much"], 2, "Invalid value for '--dropout'"),
-        (["--warmup", "9"], 2, "a warm-up of 9 steps does not fit into 8"),
         (["--n-positions", "100000"], 2, "a window takes 100000"),
-        (["--allow", "sead"], 2, "there is nothing called sead to allow"),
         (["--vocabulary", "nowhere"], 4, "nowhere"),
         (["--tokens", "nowhere"], 4, "nowhere"),
         (["--data", "nowhere.txt"], 4, "nowhere.txt"),
@@ -205,6 +220,33 @@ def test_what_cannot_be_is_told(
     """In three lines and a code."""
     result = command(tmp_path / "run", *options)
     assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--warmup", "9"], "warmup must be below steps, 8, got 9"),
+        (["--allow", "sead"], "there is nothing called sead to allow"),
+    ],
+)
+def test_what_is_known_to_be_wrong_is_told_before_anything_is_made(
+    options: list[str], said: str, command: Command, tmp_path: Path
+) -> None:
+    """No folder, and no minutes of preparation."""
+    result = command(tmp_path / "run", *options)
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_micro_batches_are_told_before_anything_is_made(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after the processes have met."""
+    monkeypatch.setattr(run_module, "joined", lambda *_, **__: nullcontext(Group(0, 3)))
+    result = command(tmp_path / "run")
+    assert result.exit_code == 2
+    assert "a step has 2 micro-batches for 3 processes" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from scratch_gpt.command.errors import UsageError
-from scratch_gpt.data import TokenData
 from scratch_gpt.distributed import Group
 from scratch_gpt.files.refusal import CheckpointError
 from scratch_gpt.training import checkpoints, trainer
@@ -134,16 +133,11 @@ def test_the_optimizer_of_another_run_is_refused(started: Started) -> None:
         started().go_on_from(dataclasses.replace(kept, optimizer=strange))
 
 
-def test_a_run_shorter_than_its_warm_up_is_refused(started: Started) -> None:
-    """It would never reach its learning rate."""
-    with pytest.raises(UsageError, match="a warm-up of 9 steps does not fit into 8"):
-        started(warmup=9)
-
-
-def test_every_process_needs_a_micro_batch(recipe: Recipe, data: TokenData) -> None:
+def test_every_process_needs_a_micro_batch(recipe: Recipe) -> None:
     """Else it would wait for gradients of its own."""
+    trainer.require_work_for_all(recipe, 2)
     with pytest.raises(UsageError, match="a step has 2 micro-batches for 3 processes"):
-        Trainer(recipe, 37, data, Group(processes=3))
+        trainer.require_work_for_all(recipe, 3)
 
 
 def test_micro_batches_are_dealt_out(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
