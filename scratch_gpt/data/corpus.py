@@ -31,24 +31,58 @@ class Document:
     opened: Callable[[], contextlib.AbstractContextManager[Readable]]
 
 
-def documents(paths: Sequence[Path]) -> list[Document]:
+def several(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return paths as a list of them.
+
+    Raises:
+        TypeError: It is one path, whose letters would be taken for paths.
+    """
+    if isinstance(paths, str | bytes | os.PathLike):
+        kind = type(paths).__name__
+        raise TypeError(f"paths must be several paths, got one {kind}; use [path]")
+    return [Path(path) for path in paths]
+
+
+def documents(paths: Sequence[str | os.PathLike[str]]) -> list[Document]:
     """Return the documents at some paths.
 
     Files come as they are given. Of a folder come all files below it whose names end in `.txt`
-    or `.md`, sorted by their paths; hidden files and folders, and folders behind links, do not.
+    or `.md`, sorted by their paths; hidden files and folders, folders behind links, and the
+    `merges.txt` of a vocabulary do not.
 
     Raises:
+        TypeError: It is one path.
         TooLittleTextError: A folder has no such file, or no path is given.
-        CheckpointError: A folder may not be looked into.
+        CheckpointError: A folder may not be looked into, or a file is there twice.
     """
-    if not paths:
+    given = several(paths)
+    if not given:
         raise TooLittleTextError(
             "no file is given", where="the paths", fix="name a text file or a folder of them"
         )
     found: list[Document] = []
-    for path in paths:
+    for path in given:
         found += _in_folder(path) if path.is_dir() else [_document(path, path.name)]
+    _require_once(found)
     return found
+
+
+def _require_once(found: Sequence[Document]) -> None:
+    """Require that no file is there twice: its text would count double, or be validated on."""
+    seen: dict[tuple[int, int], str] = {}
+    for document in found:
+        try:
+            about = Path(document.where).stat()
+        except (OSError, ValueError):  # said when it is read
+            continue
+        file = about.st_dev, about.st_ino
+        if file in seen:
+            raise CheckpointError(
+                "the same file is given twice",
+                where=one_line(f"{seen[file]} and {document.where}"),
+                fix="name it once; a folder's text files are in the folder",
+            )
+        seen[file] = document.where
 
 
 def texts(chosen: Sequence[Document], *, errors: str = "strict") -> Iterator[str]:
@@ -87,9 +121,14 @@ def _in_folder(folder: Path) -> list[Document]:
 def _text_files(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
+        no_text = {_MERGES} if _VOCABULARY in files else set()
+        for name in sorted({*files} - no_text):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 yield Path(parent, name)
+
+
+_VOCABULARY, _MERGES = "vocab.json", "merges.txt"
+"""Files of a vocabulary; where the first one lies, the second one is no text."""
 
 
 def _refuse(error: OSError) -> None:

@@ -52,16 +52,17 @@ def prepare(  # noqa: PLR0913 - the text, its place, its tokenizer and three opt
         progress: Told how far it is.
 
     Raises:
+        TypeError: `paths` is one path.
         ValueError: `errors` or `validation_fraction` is none.
         TooLittleTextError: There is no text, or all of its tokens are unknown.
-        CheckpointError: A document cannot be read, is no text, or changed meanwhile, or what the
-            folder holds is of other text, another tokenizer or other settings: listed.
+        CheckpointError: A document cannot be read, is no text, is given twice, or changed
+            meanwhile, or what the folder holds is of other text, another tokenizer or other
+            settings: listed.
         OccupiedError: The folder holds something else, or another process prepares text there.
         WriteError: The file system refused; called again it goes on.
     """
     recipe = _recipe(tokenizer, validation_fraction, errors)
-    given = None if paths is None else [Path(path) for path in paths]
-    documents = docstrings.documents() if given is None else corpus.documents(given)
+    documents = docstrings.documents() if paths is None else corpus.documents(paths)
     of_text = measured(documents, errors=errors, progress=progress)
     plan = Plan(format=FORMAT, recipe=recipe, sources=of_text.sources)
     folder = Path(directory)

@@ -28,7 +28,7 @@ def short(check: Check, monkeypatch: pytest.MonkeyPatch) -> Check:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the hub's cache, which is empty."""
-    monkeypatch.setattr(vocabularies.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 

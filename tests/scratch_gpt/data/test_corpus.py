@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scratch_gpt.data import pieces
+from scratch_gpt import Tokenizer
+from scratch_gpt.data import pieces, prepare
 from scratch_gpt.data.corpus import documents, texts
 from scratch_gpt.data.refusal import TooLittleTextError
 from scratch_gpt.files.refusal import CheckpointError, UnreadableError
@@ -53,6 +55,39 @@ def test_a_linked_file_is_read_and_a_linked_folder_not(folder: Path) -> None:
     (folder / "a" / "link.txt").symlink_to(folder / "notes.rst")
     (folder / "a" / "up").symlink_to(folder)
     assert list(texts(documents([folder / "a"]))) == ["a/b/c.md\n", "notes.rst\n", "a/z.txt\n"]
+
+
+def test_one_path_is_no_list_of_paths(tmp_path: Path) -> None:
+    """Its letters would be looked for as files."""
+    path: Any = "b.txt"
+    message = r"paths must be several paths, got one str; use \[path\]"
+    with pytest.raises(TypeError, match=message):
+        documents(path)
+    with pytest.raises(TypeError, match=message):
+        prepare(path, tmp_path / "out", Tokenizer.train(["a a"], merges=0))
+    assert not (tmp_path / "out").exists()
+
+
+def test_merges_are_no_text(folder: Path) -> None:
+    """Where their vocabulary lies; a book of that name is one, and what is named is taken."""
+    merges = folder / "a" / "merges.txt"
+    merges.write_text("#version: 0.2\n", "utf-8")
+    assert "books/a/merges.txt" in [document.name for document in documents([folder])]
+    (folder / "a" / "vocab.json").touch()
+    assert "books/a/merges.txt" not in [document.name for document in documents([folder])]
+    assert [document.name for document in documents([merges])] == ["merges.txt"]
+
+
+def test_a_file_given_twice_is_refused(folder: Path) -> None:
+    """By name, in its folder, behind a link; a copy is another file."""
+    (folder / "link.txt").symlink_to(folder / "b.txt")
+    pairs = [("b.txt", "b.txt"), ("b.txt", "link.txt"), ("a", "a/z.txt")]
+    for one, two in pairs:
+        with pytest.raises(CheckpointError, match="the same file is given twice") as caught:
+            documents([folder / one, folder / two])
+        assert str(folder / two) in caught.value.where
+    (folder / "copy.txt").write_bytes((folder / "b.txt").read_bytes())
+    assert len(documents([folder / "b.txt", folder / "copy.txt"])) == 2
 
 
 def test_a_folder_without_text_is_told(tmp_path: Path) -> None:
