@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from scratch_gpt.command.choices import Splitting
+
 
 class Dtype(StrEnum):
     """Dtypes whose rounding can be judged; with float64 identity alone is."""
@@ -34,13 +36,6 @@ class Attention(StrEnum):
     FUSED = "fused"
     COMPILED = "compiled"
     TRITON = "triton"
-
-
-class Splitting(StrEnum):
-    """The ways of splitting text, as `scratch_gpt.tokenization.words.SPLITTINGS` names them."""
-
-    BERT = "bert"
-    ORIGINAL = "original"
 
 
 WeightsOption = Annotated[

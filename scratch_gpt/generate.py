@@ -11,17 +11,11 @@ from typing import Annotated
 import typer
 
 from scratch_gpt.command.application import application, start
+from scratch_gpt.command.choices import Splitting
 from scratch_gpt.command.shell import run
 from scratch_gpt.generation.asked import Asked
 
 app = application("scratch_gpt.generate")
-
-
-class Splitting(StrEnum):
-    """The ways to split text into words."""
-
-    BERT = "bert"
-    ORIGINAL = "original"
 
 
 class Dtype(StrEnum):
@@ -88,7 +82,7 @@ def generate(
     repetition_penalty: Annotated[
         float, typer.Option(metavar="X", help="Above 1: tokens of the text are less likely.")
     ] = 1.0,
-    no_repeat_ngram: Annotated[
+    no_repeat_ngram_size: Annotated[
         int, typer.Option(metavar="N", help="No N tokens in a row come twice; 0 is no such rule.")
     ] = 0,
     beams: Annotated[
@@ -148,7 +142,7 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         repetition_penalty=repetition_penalty,
-        no_repeat_ngram=no_repeat_ngram,
+        no_repeat_ngram_size=no_repeat_ngram_size,
         beams=beams,
         samples=samples,
         stop=tuple(stop or ()),

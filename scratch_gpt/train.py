@@ -8,26 +8,19 @@ import dataclasses
 import inspect
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from scratch_gpt.command.application import application, start
+from scratch_gpt.command.choices import Errors
 from scratch_gpt.command.errors import CommandError, ExitCode, UsageError
 from scratch_gpt.command.shell import run as run_command
 from scratch_gpt.training.recipe import HELP, RECIPES, Recipe
 from scratch_gpt.training.told_elsewhere import ToldElsewhereError
 
 app = application("scratch_gpt.train")
-
-
-class Errors(StrEnum):
-    """What to do with bytes that are no UTF-8."""
-
-    STRICT = "strict"
-    REPLACE = "replace"
 
 
 _RUN = {

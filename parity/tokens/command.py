@@ -11,13 +11,13 @@ from parity.options import (
     PlantOption,
     QuietOption,
     SeedOption,
-    Splitting,
     SplittingOption,
     TextOption,
     VocabularyOption,
     WeightsOption,
 )
 from parity.shell import Options, run
+from scratch_gpt.command.choices import Splitting
 
 
 def tokens(

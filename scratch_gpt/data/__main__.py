@@ -5,7 +5,6 @@ It parses, prepares, prints and exits. Nothing that takes time is imported befor
 
 import contextlib
 import sys
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scratch_gpt.command.application import application, start
-from scratch_gpt.command.errors import ExitCode
+from scratch_gpt.command.choices import Errors, Splitting
+from scratch_gpt.command.errors import ExitCode, UsageError
 from scratch_gpt.command.output import to_stdout
 from scratch_gpt.command.progress import Progress, shown
 from scratch_gpt.command.shell import run
@@ -22,20 +22,6 @@ if TYPE_CHECKING:
     from scratch_gpt.tokenizer import Tokenizer
 
 app = application("scratch_gpt.data")
-
-
-class Splitting(StrEnum):
-    """The ways of splitting text into words."""
-
-    BERT = "bert"
-    ORIGINAL = "original"
-
-
-class Errors(StrEnum):
-    """What to do with bytes that are no UTF-8."""
-
-    STRICT = "strict"
-    REPLACE = "replace"
 
 
 @app.command()
@@ -135,8 +121,7 @@ def _run(
     with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as progress:
         from scratch_gpt.data import preparing, summary
 
-        learn = merges if merges is not None and not _holds_anything(vocabulary) else None
-        tokenizer = _tokenizer(vocabulary, paths, learn, splitting, errors, progress)
+        tokenizer = _tokenizer(vocabulary, paths, merges, splitting, errors, progress)
         data = preparing.prepare(
             paths,
             output,
@@ -163,21 +148,49 @@ def _tokenizer(
     errors: str,
     progress: Progress,
 ) -> "Tokenizer":
-    """Return the vocabulary's tokenizer, learned first where `merges` says how much."""
-    from scratch_gpt.data import corpus, docstrings
+    """Return the vocabulary's tokenizer, learned first where there is none.
+
+    Text may not have as many merges as are asked for. So a vocabulary with fewer is learned
+    again, and is the one that was asked for if the same comes out.
+    """
     from scratch_gpt.tokenizer import Tokenizer
 
-    if merges is None:
-        return Tokenizer.from_pretrained(vocabulary, splitting=splitting)
+    if not _holds_anything(vocabulary) and merges is not None:
+        tokenizer = _learned(paths, merges, splitting, errors, progress)
+        tokenizer.save_pretrained(vocabulary)
+        return tokenizer
+    tokenizer = Tokenizer.from_pretrained(vocabulary, splitting=splitting)
+    there = len(tokenizer.vocabulary.merges)
+    if merges is None or there == merges:
+        return tokenizer
+    if (
+        there > merges
+        or _learned(paths, merges, splitting, errors, progress).digest != tokenizer.digest
+    ):
+        raise UsageError(
+            f"the vocabulary there has {there} merges, and --merges asks for {merges}",
+            where=str(vocabulary),
+            fix="leave --merges out to use it, or name another folder to learn one",
+        )
+    return tokenizer
+
+
+def _learned(
+    paths: list[Path] | None, merges: int, splitting: str, errors: str, progress: Progress
+) -> "Tokenizer":
+    """Return a tokenizer learned from the text, which is looked through first."""
+    from scratch_gpt.data import corpus, docstrings
+    from scratch_gpt.data.measuring import measured
+    from scratch_gpt.tokenizer import Tokenizer
+
     chosen = docstrings.documents() if paths is None else corpus.documents(paths)
-    tokenizer = Tokenizer.train(
+    measured(chosen, errors=errors, progress=progress)
+    return Tokenizer.train(
         corpus.texts(chosen, errors=errors),
         merges=merges,
         splitting=splitting,
         progress=lambda done: progress("learning a vocabulary", done, merges),
     )
-    tokenizer.save_pretrained(vocabulary)
-    return tokenizer
 
 
 def main() -> None:

@@ -76,8 +76,43 @@ def test_a_vocabulary_is_learned_where_there_is_none(
     assert command(books, "--merges", 25, vocabulary=vocabulary).exit_code == 0
     learned = Tokenizer.from_pretrained(vocabulary)
     assert len(learned.vocabulary.merges) == 25
-    assert command(books, "--merges", 90, vocabulary=vocabulary).exit_code == 0
+    assert command(books, "--merges", 25, vocabulary=vocabulary).exit_code == 0
     TokenData.open(tmp_path / "out").require(learned)
+
+
+@pytest.mark.parametrize("asked", [24, 26])
+def test_another_number_of_merges_is_told(
+    asked: int, command: Command, books: Path, tmp_path: Path
+) -> None:
+    """With both numbers; the vocabulary stays."""
+    vocabulary = tmp_path / "vocabulary"
+    command(books, "--merges", 25, vocabulary=vocabulary)
+    result = command(books, "--merges", asked, vocabulary=vocabulary)
+    message = f"the vocabulary there has 25 merges, and --merges asks for {asked}"
+    assert (result.exit_code, message in result.output) == (2, True)
+    assert len(Tokenizer.from_pretrained(vocabulary).vocabulary.merges) == 25
+
+
+def test_text_with_fewer_merges_than_asked_for_is_taken_up(
+    command: Command, tmp_path: Path
+) -> None:
+    """The same command again goes on, though the vocabulary has not the number that it names."""
+    path, vocabulary = tmp_path / "a.txt", tmp_path / "vocabulary"
+    path.write_text("ab ab cd", "utf-8")
+    for _ in range(2):
+        assert command(path, "--merges", 9, vocabulary=vocabulary).exit_code == 0
+    assert len(Tokenizer.from_pretrained(vocabulary).vocabulary.merges) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"ab\xff"], ids=["empty", "no UTF-8"])
+def test_no_vocabulary_is_learned_of_what_is_no_text(
+    content: bytes, command: Command, tmp_path: Path
+) -> None:
+    """Nothing is left behind."""
+    path, vocabulary = tmp_path / "a.txt", tmp_path / "vocabulary"
+    path.write_bytes(content)
+    assert command(path, "--merges", 9, vocabulary=vocabulary).exit_code in {2, 4}
+    assert not vocabulary.exists()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +202,7 @@ def test_the_module_runs_as_a_command(
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')", "utf-8")
     options = ["--output", tmp_path / "out", "--vocabulary", small_vocabulary]
     result = subprocess.run(
-        [sys.executable, "-m", "scratch_gpt.data", books, *options],
+        [sys.executable, "-m", "scratch_gpt.data", books, *map(str, options)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(home.parent)])},
         capture_output=True,
         text=True,
