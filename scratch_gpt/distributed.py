@@ -100,13 +100,14 @@ def joined(environment: Mapping[str, str], *, device: str, timeout: float) -> It
 
     Raises:
         UsageError: The environment describes no group, or not wholly.
-        EnvironmentUnfitError: The processes cannot find each other.
+        EnvironmentUnfitError: The processes cannot find each other, or there are fewer devices
+            than processes.
     """
     rank, size = place(environment)
     if size == 1:
         yield Group(device=device)
         return
-    here = f"cuda:{environment['LOCAL_RANK']}" if device == "cuda" else device
+    here = _own_device(environment) if device == "cuda" else device
     backend = "nccl" if device == "cuda" else "gloo"
     group = Group(rank, size, here)
     with _told(group):
@@ -116,6 +117,22 @@ def joined(environment: Mapping[str, str], *, device: str, timeout: float) -> It
         yield group
     finally:
         distributed.destroy_process_group()
+
+
+def _own_device(environment: Mapping[str, str]) -> str:
+    """Return the CUDA device of this process, which is from now on its current one.
+
+    NCCL and every allocation without a device would use the first one in all processes.
+    """
+    local, devices = _number(environment, "LOCAL_RANK", 0), torch.cuda.device_count()
+    if local >= devices:
+        raise EnvironmentUnfitError(
+            f"process {local} of this machine has no device of its own: there are {devices}",
+            where=f"LOCAL_RANK {local}",
+            fix=f"start at most {devices} processes here: torchrun --nproc-per-node {devices}",
+        )
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"
 
 
 def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:

@@ -11,6 +11,7 @@ _NEVER = {
     ),
     "vocabulary": "ids would mean other tokens",
     "optimizer": "its moments mean something else",
+    "dtype": "its moments are in the other precision",
 }
 """What no `--allow` can make right, and why."""
 
@@ -49,13 +50,14 @@ def require_same(
     differing = sorted(
         name for name in {**recorded, **found} if recorded.get(name) != found.get(name)
     )
-    refused = [name for name in differing if name not in allowed or name in _NEVER]
+    hopeless = [name for name in differing if _is_hopeless(name, recorded, found)]
+    refused = [name for name in differing if name not in allowed or name in hopeless]
     if refused:
         phrases = "; ".join(_phrase(name, recorded, found) for name in refused)
         raise InputRefusedError(
             f"the run is not the one that the checkpoint is from: {phrases}",
             where=where,
-            fix=_fix(refused),
+            fix=_fix(refused, hopeless),
         )
     return [_phrase(name, recorded, found) for name in differing]
 
@@ -64,10 +66,16 @@ def _phrase(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) ->
     return f"{name} was {recorded.get(name)!r} and is {found.get(name)!r}"
 
 
-def _fix(refused: Collection[str]) -> str:
+def _is_hopeless(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Return whether a difference can never be allowed; bfloat16 keeps its moments in float32."""
+    narrow = {"float32", "bfloat16"}
+    return name in _NEVER and not (name == "dtype" and {recorded.get(name), found[name]} <= narrow)
+
+
+def _fix(refused: Collection[str], hopeless: Collection[str]) -> str:
     """Return the way out: what can be allowed, or why it cannot."""
-    hopeless = [f"{name} ({_NEVER[name]})" for name in refused if name in _NEVER]
     if hopeless:
-        return f"give {', '.join(hopeless)} as before, or train anew with another --output"
+        reasons = ", ".join(f"{name} ({_NEVER[name]})" for name in hopeless)
+        return f"give {reasons} as before, or train anew with another --output"
     options = " ".join(f"--allow {name}" for name in refused)
     return f"give them as before, or go on with other numbers by {options}"

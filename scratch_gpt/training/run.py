@@ -13,7 +13,14 @@ from scratch_gpt.command.telling import one_line
 from scratch_gpt.data import TokenData
 from scratch_gpt.distributed import Group, joined
 from scratch_gpt.tokenizer import Tokenizer
-from scratch_gpt.training import checkpoint_folders, log, loss_curve, random_numbers, resuming
+from scratch_gpt.training import (
+    checkpoint_folders,
+    checkpoints,
+    log,
+    loss_curve,
+    random_numbers,
+    resuming,
+)
 from scratch_gpt.training.checkpoints import Checkpoint
 from scratch_gpt.training.circumstances import circumstances, device_of, names, settled
 from scratch_gpt.training.determinism import deterministic
@@ -98,7 +105,7 @@ class _Run:
 
     def _begun(self) -> tuple[Trainer, Tokenizer, TokenData, dict[str, Any]]:
         """Return the run where it stands, what it reads, and what its numbers hang on."""
-        checkpoint = self.group.by_first(self._found)
+        checkpoint = self._found()
         self.is_new = checkpoint is None
         self.group.by_first(self._vocabulary)
         splitting = self.request.recipe.splitting
@@ -113,8 +120,21 @@ class _Run:
         return trainer, tokenizer, data, found
 
     def _found(self) -> Checkpoint | None:
-        checkpoint_folders.sweep(self.folder.checkpoints)
-        return checkpoint_folders.newest(self.folder.checkpoints, _say)
+        """Return where the run goes on; the first process chooses, and every one reads."""
+        chosen: list[Checkpoint] = []
+
+        def place() -> Path | None:
+            checkpoint_folders.sweep(self.folder.checkpoints)
+            checkpoint = checkpoint_folders.newest(self.folder.checkpoints, _say)
+            if checkpoint is None:
+                return None
+            chosen.append(checkpoint)
+            return checkpoint_folders.folder_of(self.folder.checkpoints, checkpoint.state.step)
+
+        where = self.group.by_first(place)
+        if where is None or chosen:
+            return chosen[0] if chosen else None
+        return checkpoints.read(where)
 
     def _vocabulary(self) -> None:
         vocabulary_of(

@@ -153,3 +153,35 @@ def test_gradients_travel_when_asked(second: Group, monkeypatch: pytest.MonkeyPa
         with second.exchanging(Pretended(), now=now):
             assert torch.is_grad_enabled() is now
     assert Pretended.silences == 2
+
+
+@pytest.fixture
+def on_two_devices(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return what is called, in order, where a group is joined on a machine of two devices."""
+    called: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", called.append)
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(
+            module.distributed, name, lambda *how, of=name, **_: called.append((of, *how))
+        )
+    return called
+
+
+def test_each_process_has_its_own_device(on_two_devices: list[object]) -> None:
+    """From before the processes meet: NCCL asks which device is the current one."""
+    with joined(MET | {"WORLD_SIZE": "2"}, device="cuda", timeout=1.0) as group:
+        assert group.device == torch.device("cuda:1")
+    assert on_two_devices == [1, ("init_process_group", "nccl"), ("destroy_process_group",)]
+
+
+def test_more_processes_than_devices_are_told(on_two_devices: list[object]) -> None:
+    """Before anybody waits for anybody."""
+    environment = MET | {"WORLD_SIZE": "3", "LOCAL_RANK": "2"}
+    with (
+        pytest.raises(EnvironmentUnfitError, match=r"process 2 .* no device .* are 2") as told,
+        joined(environment, device="cuda", timeout=1.0),
+    ):
+        pass
+    assert "--nproc-per-node 2" in told.value.fix
+    assert on_two_devices == []

@@ -48,6 +48,28 @@ def test_what_cannot_be_right_is_not_allowed(name: str) -> None:
     assert f"give {name} (" in refusal.value.fix
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "can_be"),
+    [
+        ("float64", "float32", False),
+        ("bfloat16", "float64", False),
+        ("float32", "bfloat16", True),
+        ("bfloat16", "float32", True),
+    ],
+)
+def test_moments_stay_in_their_precision(was: str, now: str, can_be: bool) -> None:  # noqa: FBT001
+    """Those of bfloat16 are in float32, and go on in it."""
+    sides = ({"dtype": was}, {"dtype": now})
+    if can_be:
+        assert require_same(*sides, allowed=["dtype"], where="") == [
+            f"dtype was {was!r} and is {now!r}"
+        ]
+        return
+    with pytest.raises(InputRefusedError, match="dtype was") as refusal:
+        require_same(*sides, allowed=["dtype"], where="")
+    assert "give dtype (its moments are in the other precision)" in refusal.value.fix
+
+
 def test_a_field_that_one_side_lacks_differs() -> None:
     """A checkpoint of an older version does not pass for one of this."""
     with pytest.raises(InputRefusedError, match="processor was None and is 'AVX2'"):
