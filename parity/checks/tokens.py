@@ -82,15 +82,20 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
 
 
 def _reasons(run: Comparison) -> list[Reason]:
-    """Return a reason for each source of which nothing was compared, and one if nothing was."""
-    silent = [row.tap for row in run.rows if not row.strings]
-    if not any(row.ids for row in run.rows):
-        silent = silent or [row.tap for row in run.rows] or ["no source"]
+    """Return a reason for each source of which nothing but unknown tokens was compared.
+
+    Whoever gives every character the unknown token agrees with anybody who does.
+    """
+    silent = [row.tap for row in run.rows if not row.error_ours and row.ids == row.unknown]
+    if not run.rows:
+        silent = ["no source"]
     return [
         Reason(
-            what="not one id was compared" if not run.rows else f"nothing was compared of {name}",
+            what=f"no token that is known was compared of {name}"
+            if run.rows
+            else "not one id was compared",
             where=name,
-            fix="give text that has words in it",
+            fix="give text that has words in it, in the vocabulary's language",
             code=ExitCode.INCONCLUSIVE,
         )
         for name in silent

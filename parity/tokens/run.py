@@ -39,6 +39,7 @@ PACKAGES = {"bert": ("transformers", "tokenizers"), "original": ("ftfy", "spacy"
 def run(options: Options, progress: Progress) -> Report:
     """Compare two tokenizers as the options say."""
     _check_plant(options)
+    _check_text(options)
     progress("vocabulary", 0, 1)
     learned_from = _first(_library(), _LEARNED_FROM)
     with (
@@ -77,6 +78,16 @@ def _check_plant(options: Options) -> None:
         where=f"--plant with --splitting {options.splitting}",
         fix=f"use {known}",
     )
+
+
+def _check_text(options: Options) -> None:
+    """Require that either a text is asked for or a corpus."""
+    if options.text is not None and options.corpus:
+        raise UsageError(
+            "a text is compared alone, so the corpus would not be read",
+            where="--text with --corpus",
+            fix="give one of the two",
+        )
 
 
 def _witness(found: Found, ours: Tokenizer) -> Witness:

@@ -40,6 +40,11 @@ class Witness(Protocol):
         ...
 
 
+TORN = Encoding((-1,), ())
+"""What our side gives where `encode` and `encode_with_offsets` have other ids: no witness has it,
+whether it tells places or not."""
+
+
 class Ours:
     """This project's tokenizer.
 
@@ -55,13 +60,13 @@ class Ours:
         self.splitting = splitting or splitting_named(tokenizer.splitting)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """Return every text's ids and places; no places where the two ways do not agree."""
+        """Return every text's ids and places; `TORN` where the two ways do not agree."""
         return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> Encoding:
         ids = self.tokenizer.encode(text)
         again, places = self.tokenizer.encode_with_offsets(text)
-        return Encoding(tuple(ids), tuple(places) if again == ids else ())
+        return Encoding(tuple(ids), tuple(places)) if again == ids else TORN
 
     def words(self, text: str) -> list[str]:
         """Return the words of a text; a special token is a word of its own."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from parity.tokens.sides import HuggingFace, Ours
+from parity.tokens.sides import HuggingFace, Ours, Transcription
 from scratch_gpt import Tokenizer
 
 
@@ -25,3 +25,13 @@ def theirs(small_vocabulary: Path, right: Tokenizer) -> HuggingFace:
     """Return Hugging Face's side."""
     folder = small_vocabulary
     return HuggingFace(folder / "vocab.json", folder / "merges.txt", size=right.vocab_size)
+
+
+@pytest.fixture(scope="session")
+def original(small_vocabulary: Path) -> tuple[Ours, Transcription]:
+    """Return both sides of the original splitting."""
+    for package in ("ftfy", "spacy"):
+        pytest.importorskip(package, reason="not run: the extra original-text is not installed")
+    side = Ours(Tokenizer.from_pretrained(small_vocabulary, splitting="original"))
+    files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
+    return side, Transcription(*files)

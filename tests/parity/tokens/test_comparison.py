@@ -10,7 +10,7 @@ from parity.tokens.causes import cause_of, part
 from parity.tokens.comparison import words_of_tokens
 from parity.tokens.faults import planted
 from parity.tokens.rows import DifferenceRow, TokenRow
-from parity.tokens.sides import Ours, Witness
+from parity.tokens.sides import Ours, Transcription, Witness
 from reference.huggingface_tokenizer import Encoding
 from reference.published_token_ids import PublishedIds
 from scratch_gpt import Tokenizer
@@ -40,8 +40,9 @@ def test_a_source_is_counted(ours: Ours, theirs: Witness) -> None:
         ({"mine": []}, "mine"),
         ({"mine": ["", " "]}, "mine"),
         ({"mine": ["the"], "other": []}, "other"),
+        ({"mine": ["the"], "other": ["中 文", "<unk>"]}, "other"),
     ],
-    ids=["no source", "no string", "no id", "one of two"],
+    ids=["no source", "no string", "no id", "one of two", "unknown alone"],
 )
 def test_nothing_compared_is_no_pass(
     sources: dict[str, list[str]], named: str, ours: Ours, theirs: Witness
@@ -59,15 +60,34 @@ def test_other_places_are_a_difference() -> None:
     assert not part(one, Encoding((1, 2), None))
 
 
-def test_ids_and_places_of_one_side_have_to_agree(ours: Ours) -> None:
-    """Where the two ways of encoding give other ids, the places are none, which is a difference."""
+class Torn(Tokenizer):
+    """Gives other ids with places than without."""
 
-    class Torn(type(ours.tokenizer)):  # type: ignore[misc]
-        def encode(self, text: str) -> list[int]:
-            return [*super().encode(text), 0]
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Leave the last one out."""
+        ids, places = super().encode_with_offsets(text)
+        return ids[:-1], places[:-1]
 
-    side = Ours(Torn(ours.tokenizer.vocabulary))
-    assert side.encode_batch(["the"])[0].offsets == ()
+
+def _torn_fails(right: Tokenizer, witness: Witness) -> None:
+    report = tokens(Ours(right), witness, {"mine": ["the lamp"]})
+    assert report.exit_code == 0
+    wrong = Ours(Torn(right.vocabulary, splitting=right.splitting))
+    report = tokens(wrong, witness, {"mine": ["the lamp"]})
+    assert report.first_divergence is not None
+    assert (report.exit_code, report.first_divergence.tap) == (1, "mine/ids")
+    assert "encode and encode_with_offsets" in report.first_divergence.why
+
+
+def test_ids_and_places_of_one_side_have_to_agree(ours: Ours, theirs: Witness) -> None:
+    """Two ways of encoding that give other ids are a failure."""
+    _torn_fails(ours.tokenizer, theirs)
+
+
+def test_they_have_to_where_the_witness_has_no_places(original: tuple[Ours, Transcription]) -> None:
+    """In the original splitting, where only ids are held against each other, as well."""
+    side, witness = original
+    _torn_fails(side.tokenizer, witness)
 
 
 @pytest.mark.parametrize(

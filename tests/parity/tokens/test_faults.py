@@ -1,7 +1,5 @@
 """Every planted fault is caught, and named by the step that it is in."""
 
-from pathlib import Path
-
 import pytest
 
 from parity.checks.tokens import tokens
@@ -66,16 +64,6 @@ def test_the_right_side_stays_right(
     for name in of("bert"):
         planted(ours.tokenizer, ours.splitting, name).encode_batch(["A b"])
     assert found(ours, theirs, sources)[0] == "pass"
-
-
-@pytest.fixture(scope="module")
-def original(small_vocabulary: Path) -> tuple[Ours, Transcription]:
-    """Return both sides of the original splitting."""
-    for package in ("ftfy", "spacy"):
-        pytest.importorskip(package, reason="not run: the extra original-text is not installed")
-    side = Ours(Tokenizer.from_pretrained(small_vocabulary, splitting="original"))
-    files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
-    return side, Transcription(*files)
 
 
 def test_the_right_original_passes(

@@ -68,6 +68,8 @@ USAGE = {
     "a fault of the other splitting": (["--plant", "newline-dropped"], 2, "newline-dropped"),
     "no text": (["--text", ""], 3, ""),
     "half a character": (["--text", "a\udcffb"], 2, "character 1"),
+    "a text and a corpus": (["--text", "the", "--corpus", "."], 2, "--text with --corpus"),
+    "unknown alone": (["--text", "生活"], 3, "no token that is known"),
     "no such corpus": (["--corpus", "no_such_file.txt"], 4, "no_such_file.txt"),
     "no vocabulary there": (["--vocabulary", "."], 4, "vocab.json"),
 }
