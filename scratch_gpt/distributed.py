@@ -139,9 +139,10 @@ def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """Return this process's rank and the number of processes, before they have met.
 
     Raises:
-        UsageError: One is no number, or there are several processes and no way to meet.
+        UsageError: One is no number, or none that can be, or there are several processes and no
+            way to meet.
     """
-    size = _number(environment, "WORLD_SIZE", 1)
+    size = _number(environment, "WORLD_SIZE", 1, least=1)
     if size == 1:
         return 0, 1
     if missing := [name for name in _ADDRESS if not environment.get(name)]:
@@ -150,13 +151,19 @@ def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
             where="the environment",
             fix=f"{_START}, or unset WORLD_SIZE",
         )
-    return _number(environment, "RANK", 0), size
+    _number(environment, "MASTER_PORT", 0, most=2**16 - 1)
+    return _number(environment, "RANK", 0, most=size - 1), size
 
 
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+def _number(
+    environment: Mapping[str, str], name: str, default: int, *, least: int = 0, most: int = 2**31
+) -> int:
     text = environment.get(name) or str(default)
     if not text.isdecimal():
         raise UsageError(f"{name} is {text!r}, no number", where="the environment", fix=_START)
+    if not least <= int(text) <= most:
+        what = f"{name} is {text}, not between {least} and {most}"
+        raise UsageError(what, where="the environment", fix=_START)
     return int(text)
 
 

@@ -84,6 +84,8 @@ def train(**options: Any) -> None:  # noqa: ANN401 - whatever the options are
     full, no such device, a process lost), 70 internal error, 130 stopped and resumable.
     """  # noqa: D301 - \b keeps the lines apart
     debug = bool(options.pop("debug"))
+    if not debug:  # read once, when torch is imported: gloo's frames would bury the three lines
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     code = run_command(
         lambda: _spoken_for(options),
         name="python -m scratch_gpt.train",
@@ -117,6 +119,7 @@ def _run(options: dict[str, Any]) -> int:
 
     quiet = bool(options.pop("quiet"))
     recipe = _recipe(options)
+    _require_sound(options)
     with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as progress:
         from scratch_gpt.training.preparation import Sources
         from scratch_gpt.training.run import Request, run
@@ -136,6 +139,30 @@ def _run(options: dict[str, Any]) -> int:
             quiet=quiet,
         )
         return int(run(request, progress))
+
+
+def _require_sound(options: dict[str, Any]) -> None:
+    """Refuse options that no run can follow, before anything is imported or made.
+
+    Raises:
+        UsageError: Text is given twice over, or the timeout is no span of time.
+    """
+    if options["tokens"] is not None and options["data"]:
+        raise UsageError(
+            "prepared tokens and text are both given",
+            where="--tokens and --data",
+            fix="leave one of them out: a run reads --data only to make tokens of it",
+        )
+    if not 0.0 < options["timeout"] <= _LONGEST:  # false for NaN too
+        raise UsageError(
+            f"a timeout of {options['timeout']} seconds is none",
+            where="--timeout",
+            fix=f"give a number above 0, at most {_LONGEST:.0e}",
+        )
+
+
+_LONGEST = 1e9
+"""Seconds, some thirty years; far more cannot be counted in a process group's milliseconds."""
 
 
 def _recipe(options: dict[str, Any]) -> Recipe:

@@ -71,13 +71,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _fields(line: bytes) -> dict[str, Any] | None:
-    """Return a line's fields, None for a line that was never finished."""
+    """Return a line's fields, None for a line that was never finished, or that is no step's."""
     try:
         fields = strict_json.loads(line)
     except ValueError:
         return None
-    whole = line.endswith(b"\n") and isinstance(fields, dict) and isinstance(fields["step"], int)
-    return fields if whole else None
+    if not line.endswith(b"\n") or not isinstance(fields, dict):
+        return None
+    return fields if isinstance(fields.get("step"), int) else None
 
 
 def _cut(path: Path, step: int, warn: Callable[[str], None]) -> None:

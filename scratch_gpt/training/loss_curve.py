@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scratch_gpt.files.write_error import write_error
+
 
 def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write a PNG with the training loss of every step and the validation losses.
@@ -14,7 +16,7 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
-        OSError: The file system refused.
+        WriteError: The file system refused.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -31,7 +33,10 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
     axes.legend()
-    FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
+    try:
+        FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise write_error(error, path) or error from error
 
 
 def _is_number(value: object) -> bool:

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from scratch_gpt.command.errors import InputRefusedError
+from scratch_gpt.command.errors import InputRefusedError, UsageError
 from scratch_gpt.command.progress import Progress
 from scratch_gpt.data import TokenData, corpus, docstrings, prepare
+from scratch_gpt.files.refusal import CheckpointError
 from scratch_gpt.files.shown import one_line
 from scratch_gpt.tokenizer import Tokenizer
 from scratch_gpt.training.recipe import Recipe
@@ -43,6 +44,7 @@ def vocabulary_of(
         progress: Is told what goes on.
 
     Raises:
+        UsageError: It could only be learned from text, and there is none but prepared tokens.
         CheckpointError: A vocabulary's files are unsound, or it is not the one that the run has.
         WriteError: The file system refused.
     """
@@ -52,6 +54,7 @@ def vocabulary_of(
         if resumed:
             _require_same(tokenizer, folder, sources.vocabulary)
     elif not resumed:
+        _require_text(sources)
         tokenizer = Tokenizer.train(
             _texts(sources),
             merges=recipe.merges,
@@ -60,6 +63,15 @@ def vocabulary_of(
         )
     if not resumed:
         tokenizer.save_pretrained(folder.vocabulary)
+
+
+def _require_text(sources: Sources) -> None:
+    if sources.tokens is not None:
+        raise UsageError(
+            "prepared tokens are given without their vocabulary",
+            where=f"--tokens {one_line(sources.tokens)}",
+            fix="give the vocabulary that they were made with: --vocabulary FOLDER",
+        )
 
 
 def _texts(sources: Sources) -> Iterator[str]:
@@ -88,10 +100,15 @@ def tokens_of(
     """Return the corpus as ids, prepared where it is not yet.
 
     Raises:
+        InputRefusedError: The run's tokens were made from other text, or in another way.
         CheckpointError: The corpus or prepared tokens are unsound, or another vocabulary's.
         WriteError: The file system refused.
     """
-    if sources.tokens is None:
+    if sources.tokens is not None:
+        data = TokenData.open(sources.tokens)
+        data.require(tokenizer)
+        return data
+    try:
         return prepare(
             sources.paths,
             folder.tokens,
@@ -100,6 +117,13 @@ def tokens_of(
             errors=sources.errors,
             progress=progress,
         )
-    data = TokenData.open(sources.tokens)
-    data.require(tokenizer)
-    return data
+    except CheckpointError as error:
+        if error.where != one_line(folder.tokens):  # a file of it, or of the corpus
+            raise
+        raise InputRefusedError(error.what, where=error.where, fix=_SAME_TEXT) from error
+
+
+_SAME_TEXT = (
+    "give --data and --splitting as before, train with another --output, or go on with prepared "
+    "tokens: --tokens FOLDER --allow data"
+)

@@ -93,6 +93,10 @@ def _counts(least: int) -> _Range:
     return lambda n: isinstance(n, int) and n >= least, kind
 
 
+def _is_seed(n: Any) -> bool:  # noqa: ANN401
+    return isinstance(n, int) and 0 <= n < 2**64
+
+
 def _below_one(x: float) -> bool:
     return 0.0 <= x < 1.0
 
@@ -108,7 +112,8 @@ def _one_of(*names: str) -> _Range:
 _RANGES: dict[str, _Range] = {
     **dict.fromkeys(("n_layer", "n_embd", "n_head", "batch", "micro_batch", "keep"), _counts(1)),
     **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every"), _counts(1)),
-    **dict.fromkeys(("merges", "steps", "seed", "threads", "sample_every"), _counts(0)),
+    **dict.fromkeys(("merges", "steps", "threads", "sample_every"), _counts(0)),
+    "seed": (_is_seed, "a whole number from 0 to 2**64 - 1"),
     "warmup": _counts(-1),
     "n_positions": _counts(2),  # one token predicts nothing
     "sample_tokens": _counts(1),

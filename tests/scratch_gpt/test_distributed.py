@@ -51,6 +51,21 @@ def test_what_the_environment_lacks_is_named(name: str) -> None:
     assert "torchrun" in told.value.fix
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("WORLD_SIZE", "0", "WORLD_SIZE is 0, not between 1"),
+        ("RANK", "2", "RANK is 2, not between 0 and 1"),
+        ("MASTER_PORT", "abc", "MASTER_PORT is 'abc', no number"),
+        ("MASTER_PORT", "65536", "MASTER_PORT is 65536, not between 0 and 65535"),
+    ],
+)
+def test_a_place_that_cannot_be_is_told(name: str, text: str, said: str) -> None:
+    """Before anybody waits for it."""
+    with pytest.raises(UsageError, match=said):
+        place(MET | {"WORLD_SIZE": "2", name: text})
+
+
 def test_a_number_has_to_be_one() -> None:
     """In whichever variable."""
     with pytest.raises(UsageError, match="WORLD_SIZE is 'two', no number"):

@@ -1,7 +1,11 @@
 """The command line of training: its options are the recipe's fields."""
 
+import os
 import subprocess
 import sys
+
+import pytest
+from typer.testing import CliRunner
 
 from scratch_gpt import train
 from scratch_gpt.training.recipe import Recipe
@@ -18,6 +22,17 @@ def test_help_answers_at_once() -> None:
     for name in Recipe.__dataclass_fields__:
         assert f"--{name.replace('_', '-')} " in result.stdout
     assert "Examples:" in result.stdout
+
+
+@pytest.mark.parametrize(("option", "level"), [([], "FATAL"), (["--debug"], None)])
+def test_torchs_own_frames_are_for_debugging(
+    option: list[str], level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error is three lines, and the rest is asked for."""
+    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "")
+    monkeypatch.delenv("TORCH_CPP_LOG_LEVEL")
+    CliRunner().invoke(train.app, ["--output", "x", "--recipe", "large", *option])
+    assert os.environ.get("TORCH_CPP_LOG_LEVEL") == level
 
 
 def test_options_change_the_named_recipe() -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import scratch_gpt
-from scratch_gpt import GPT, GPTConfig
+from scratch_gpt import GPT, GPTConfig, train
 from scratch_gpt.data import TokenData
 from scratch_gpt.data.manifest import Manifest
 from scratch_gpt.data.manifest import Recipe as Prepared
@@ -147,17 +148,31 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def arguments(corpus: Path) -> Callable[..., list[str]]:
-    """Return a function that gives the command's arguments for the tiny recipe; keywords change."""
+    """Return a function that gives the command's arguments for the tiny recipe.
+
+    Keywords change them; None leaves one out.
+    """
 
     def make(output: Path, **changes: object) -> list[str]:
         fields = dataclasses.asdict(TINY) | {"merges": 40, "data": corpus, "output": output}
         pairs = (
             (f"--{name.replace('_', '-')}", str(value))
             for name, value in (fields | changes).items()
+            if value is not None
         )
         return [text for pair in pairs for text in pair]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def command(arguments: Callable[..., list[str]]) -> Callable[..., Any]:
+    """Return a function that runs the command for the tiny recipe; keywords change options."""
+
+    def run(output: Path, *others: str, **changes: object) -> Any:  # noqa: ANN401
+        return CliRunner().invoke(train.app, [*arguments(output, **changes), *others])
+
+    return run
 
 
 @pytest.fixture(scope="session")

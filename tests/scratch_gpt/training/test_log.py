@@ -40,7 +40,9 @@ def test_a_resumed_run_overwrites_what_came_after_its_checkpoint(path: Path) -> 
     assert steps(path) == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("tail", [b'{"step": 6, "lo', b'{"step": 6}', b"{}x\n", b"\x00\xff\n"])
+@pytest.mark.parametrize(
+    "tail", [b'{"step": 6, "lo', b'{"step": 6}', b"{}x\n", b"{}\n", b"\x00\xff\n"]
+)
 def test_a_line_that_was_never_finished_is_none(path: Path, tail: bytes) -> None:
     """Also where only its line break is missing."""
     path.write_bytes(path.read_bytes() + tail)

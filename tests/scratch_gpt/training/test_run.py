@@ -4,16 +4,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from scratch_gpt import GPT, Tokenizer, train
-from scratch_gpt.distributed import Group
+from scratch_gpt import GPT, Tokenizer
+from scratch_gpt.data import prepare
 from scratch_gpt.training import checkpoint_folders, checkpoints, evaluation
 from scratch_gpt.training import run as run_module
 from scratch_gpt.training.trainer import Done, Trainer
@@ -28,16 +26,6 @@ def _no_samples() -> Any:  # noqa: ANN401
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "sample", lambda *_others: "a sample")
         yield
-
-
-@pytest.fixture(scope="module")
-def command(arguments: Callable[..., list[str]]) -> Command:
-    """Return a function that runs the command for the tiny recipe; keywords change options."""
-
-    def run(output: Path, *others: str, **changes: object) -> Any:  # noqa: ANN401
-        return CliRunner().invoke(train.app, [*arguments(output, **changes), *others])
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +53,11 @@ def interrupted(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 130
     assert "stopped after step 5; the same command goes on from there" in result.stderr
     return tmp_path / "run"
+
+
+def prepared(text: Path, vocabulary: Path, folder: Path) -> Path:
+    """Return a folder of a text's tokens."""
+    return prepare([text], folder, Tokenizer.from_pretrained(vocabulary)).directory
 
 
 def steps(output: Path) -> list[int]:
@@ -146,7 +139,16 @@ def test_changed_text_is_noticed(interrupted: Path, command: Command, tmp_path: 
     """Whatever it is, the run does not go on with it unasked."""
     other = tmp_path / "other.txt"
     other.write_text("the cat sat on a dog.\n" * 200, "utf-8")
-    assert command(interrupted, data=other).exit_code == 4
+    result = command(interrupted, data=other)
+    assert result.exit_code == 4
+    assert "other tokens were prepared there: document 1 'text.txt" in result.stderr
+    assert "give --data and --splitting as before, train with another --output" in result.stderr
+    assert "--tokens FOLDER --allow data" in result.stderr
+    tokens = ["--tokens", str(prepared(other, interrupted / "vocabulary", tmp_path / "other"))]
+    result = command(interrupted, *tokens, data=None)
+    assert (result.exit_code, "data was" in result.stderr) == (4, True), result.stderr
+    result = command(interrupted, *tokens, "--allow", "data", data=None)
+    assert (result.exit_code, "as allowed, data was" in result.stderr) == (0, True), result.stderr
 
 
 def test_the_best_is_kept_whenever_one_saves(
@@ -200,82 +202,3 @@ def test_a_missing_matplotlib_is_said(
     assert not result.exit_code
     assert "no loss curve was drawn: pip install matplotlib" in result.stderr
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "said"),
-    [
-        (["--recipe", "large"], 2, "there is no recipe 'large'"),
-        (["--dropout", "1.5"], 2, "dropout must be a number in [0, 1), got 1.5"),
-        (["--dropout", "much"], 2, "Invalid value for '--dropout'"),
-        (["--n-positions", "100000"], 2, "a window takes 100000"),
-        (["--vocabulary", "nowhere"], 4, "nowhere"),
-        (["--tokens", "nowhere"], 4, "nowhere"),
-        (["--data", "nowhere.txt"], 4, "nowhere.txt"),
-    ],
-)
-def test_what_cannot_be_is_told(
-    options: list[str], code: int, said: str, command: Command, tmp_path: Path
-) -> None:
-    """In three lines and a code."""
-    result = command(tmp_path / "run", *options)
-    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--warmup", "9"], "warmup must be below steps, 8, got 9"),
-        (["--allow", "sead"], "there is nothing called sead to allow"),
-    ],
-)
-def test_what_is_known_to_be_wrong_is_told_before_anything_is_made(
-    options: list[str], said: str, command: Command, tmp_path: Path
-) -> None:
-    """No folder, and no minutes of preparation."""
-    result = command(tmp_path / "run", *options)
-    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_too_few_micro_batches_are_told_before_anything_is_made(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Right after the processes have met."""
-    monkeypatch.setattr(run_module, "joined", lambda *_, **__: nullcontext(Group(0, 3)))
-    result = command(tmp_path / "run")
-    assert result.exit_code == 2
-    assert "a step has 2 micro-batches for 3 processes" in result.stderr
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_told(command: Command, tmp_path: Path) -> None:
-    """It is not skipped in silence."""
-    result = command(tmp_path / "run", device="cuda")
-    assert (result.exit_code, "there is no CUDA device" in result.stderr) == (5, True)
-
-
-def test_somebody_elses_folder_is_refused(command: Command, tmp_path: Path) -> None:
-    """Exit code 2; nothing is written."""
-    (tmp_path / "thesis.tex").touch()
-    assert command(tmp_path).exit_code == 2
-    assert [tmp_path / "thesis.tex"] == list(tmp_path.iterdir())
-
-
-def test_a_place_where_nothing_can_be_written_is_told(command: Command, corpus: Path) -> None:
-    """Exit code 5."""
-    result = command(corpus / "run")
-    assert (result.exit_code, "a part of the path is no folder" in result.stderr) == (5, True)
-
-
-def test_an_environment_without_a_way_to_meet_is_told(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """WORLD_SIZE alone makes no group."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    result = command(tmp_path / "run")
-    assert result.exit_code == 2
-    missing = "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"
-    assert f"WORLD_SIZE is 2 and {missing} is not set" in result.stderr
-    assert "torchrun" in result.stderr
