@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from scratch_gpt.files.regular_file import opened
 from scratch_gpt.files.replaced_folder import replaced_folder
 from scratch_gpt.files.shown import one_line, shown
 from scratch_gpt.files.write_error import OccupiedError
-from scratch_gpt.tokenization.byte_pairs import END
+from scratch_gpt.tokenization import single_file
 from scratch_gpt.tokenization.refusal import TokenizerError
+from scratch_gpt.tokenization.single_file import pair
 from scratch_gpt.tokenization.vocabulary import Vocabulary
 from scratch_gpt.tokenization.words import SPLITTINGS, UNKNOWN
 
@@ -47,7 +47,9 @@ def read(directory: Path) -> Vocabulary:
         if there.issuperset(names):
             return _from_two(*(directory / name for name in names))
     if SINGLE_FILE in there:
-        return _from_one(directory / SINGLE_FILE)
+        path = directory / SINGLE_FILE
+        ids, pairs = single_file.parts(_json(path), one_line(path))
+        return Vocabulary.checked(ids, pairs, ids_from=one_line(path), merges_from=one_line(path))
     halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
     raise TokenizerError(
         f"the folder holds {halves}",
@@ -83,60 +85,6 @@ def _from_two(ids_path: Path, merges_path: Path) -> Vocabulary:
     )
 
 
-def _from_one(path: Path) -> Vocabulary:
-    """Return what the file of the tokenizers library holds, if it is a model of our kind."""
-    whole = _json(path)
-    model = whole.get("model")
-    if not isinstance(model, dict):
-        raise _refused("it holds no model", path)
-    for name, wanted in _KIND.items():
-        if model.get(name, wanted) != wanted:
-            message = f"its model's {name} is {shown(model[name])}, GPT-1's is {wanted!r}"
-            raise _refused(message, path)
-    ids, merges = model.get("vocab"), model.get("merges")
-    if not isinstance(ids, dict) or not isinstance(merges, list):
-        raise _refused("its model has no vocab or no merges", path)
-    _require_nothing_added(whole.get("added_tokens", []), ids, path)
-    pairs = [_pair(merge, number, path) for number, merge in enumerate(merges, start=1)]
-    return Vocabulary.checked(ids, pairs, ids_from=one_line(path), merges_from=one_line(path))
-
-
-def _require_nothing_added(added: object, ids: Mapping[str, object], path: Path) -> None:
-    """Require that every token that the file adds to its model is the model's already."""
-    tokens: list[Any] = added if isinstance(added, list) else [added]
-    if not all(isinstance(token, dict) and "content" in token for token in tokens):
-        raise _refused("its added_tokens are no list of tokens", path)
-    new = [token["content"] for token in tokens if token["content"] not in ids]
-    if new:
-        raise _refused(f"it adds tokens that its model does not have: {shown(new)}", path)
-
-
-_KIND = {
-    "type": "BPE",
-    "unk_token": UNKNOWN,
-    "end_of_word_suffix": END,
-    "continuing_subword_prefix": "",
-    "fuse_unk": False,
-    "byte_fallback": False,
-    "ignore_merges": False,
-    "dropout": None,
-}
-"""What the tokenizers library calls GPT-1's kind of byte pairs."""
-
-
-def _pair(merge: object, number: int, path: Path) -> tuple[str, str]:
-    """Return a merge of `tokenizer.json`: a list of two, or two words in older files."""
-    parts = merge.split(" ") if isinstance(merge, str) else merge
-    if isinstance(parts, list) and len(parts) == _TWO:
-        one, two = parts
-        if isinstance(one, str) and isinstance(two, str) and one and two:
-            return one, two
-    raise _refused(f"merge {number} is {shown(merge)}, not two tokens", path)
-
-
-_TWO = 2
-
-
 def _merges(path: Path) -> list[tuple[str, str]]:
     """Return the merges of a text file: a header, then two tokens a line."""
     try:
@@ -150,7 +98,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
         raise _refused(f"its first line is {shown(header)}, not {HEADER!r}", path)
     if lines and not lines[-1]:
         lines.pop()
-    return [_pair(line, number, path) for number, line in enumerate(lines, start=1)]
+    return [pair(line, number, one_line(path)) for number, line in enumerate(lines, start=1)]
 
 
 def _json(path: Path) -> dict[str, Any]:

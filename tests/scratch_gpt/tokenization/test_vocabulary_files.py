@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -104,48 +103,3 @@ def test_a_last_line_without_an_end_is_one(folder: Path) -> None:
     """It is a line all the same."""
     (folder / "merges.txt").write_bytes(b"#version: 0.2\na b</w>")
     assert vocabulary_files.read(folder) == SMALL
-
-
-def _single(folder: Path, **changes: Any) -> None:  # noqa: ANN401 - whatever JSON holds
-    """Let the folder hold a `tokenizer.json` alone, its model changed."""
-    model = {"type": "BPE", "vocab": SMALL.ids, "merges": [["a", "b</w>"]], "unk_token": "<unk>"}
-    added = changes.pop("added_tokens", [{"id": 0, "content": "<unk>"}])
-    kept = {"end_of_word_suffix": "</w>"} | model | changes
-    whole = {"added_tokens": added, "model": changes.get("model", kept)}
-    (folder / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
-    for name in ("vocab.json", "merges.txt"):
-        (folder / name).unlink(missing_ok=True)
-
-
-@pytest.mark.parametrize("merges", [[["a", "b</w>"]], ["a b</w>"]], ids=["lists", "texts"])
-def test_a_single_file_is_read_where_it_is_alone(merges: list[Any], folder: Path) -> None:
-    """Merges are lists in today's files and texts in older ones."""
-    _single(folder, merges=merges)
-    assert vocabulary_files.read(folder) == SMALL
-
-
-UNSOUND_SINGLE: dict[str, tuple[dict[str, Any], str]] = {
-    "another kind of model": ({"type": "WordPiece"}, "its model's type is 'WordPiece'"),
-    "another end of words": ({"end_of_word_suffix": None}, "its model's end_of_word_suffix is"),
-    "another unknown token": ({"unk_token": "[UNK]"}, "its model's unk_token is '[UNK]'"),
-    "unknown ones joined": ({"fuse_unk": True}, "its model's fuse_unk is True"),
-    "no model": ({"model": None}, "it holds no model"),
-    "no ids": ({"vocab": []}, "its model has no vocab or no merges"),
-    "no merges": ({"merges": None}, "its model has no vocab or no merges"),
-    "a merge of three": ({"merges": [["a", "b", "c"]]}, "merge 1 is ['a', 'b', 'c']"),
-    "a merge of numbers": ({"merges": [[1, 2]]}, "merge 1 is [1, 2]"),
-    "a merge of nothing": ({"merges": [None]}, "merge 1 is None"),
-    "tokens added": ({"added_tokens": [{"id": 7, "content": "<pad>"}]}, "it adds tokens that"),
-    "added tokens of no form": ({"added_tokens": [7]}, "its added_tokens are no list of tokens"),
-    "a gap": ({"vocab": {"<unk>": 1}}, "'<unk>' has the id 1, of 1 tokens"),
-}
-
-
-@pytest.mark.parametrize("case", UNSOUND_SINGLE)
-def test_unsound_single_files_are_refused(case: str, folder: Path) -> None:
-    """With what is wrong."""
-    changes, message = UNSOUND_SINGLE[case]
-    _single(folder, **changes)
-    error = refused(folder)
-    assert message in error.what
-    assert error.where == str(folder / "tokenizer.json")
