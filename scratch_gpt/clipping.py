@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from scratch_gpt.gradient import GradientError, gradient_of, listed
+from scratch_gpt.gradient import NotFiniteError, gradient_of, listed
 from scratch_gpt.runs import runs
 
 _GROUP = 2**13
@@ -31,8 +31,8 @@ def clip_global_norm(named_parameters: Iterable[tuple[str, nn.Parameter]], maxim
 
     Raises:
         ValueError: `maximum` is not above 0.
-        GradientError: A parameter has no gradient, a sparse one, or one that is not finite: no
-            scale makes a step of that. No gradient was changed.
+        GradientError: A parameter has no gradient, or a sparse one. No gradient was changed.
+        NotFiniteError: One is not finite: no scale makes a step of that. None was changed.
 
     Source: finetune-transformer-lm opt.py, `tf.clip_by_global_norm` (a69b5c4); Pascanu et al.
     2013, algorithm 1. The official PyTorch port clips each parameter by itself instead, and
@@ -70,10 +70,10 @@ def _exact_sum(values: Iterable[float]) -> float:
         return math.inf
 
 
-def _not_finite(squares: dict[str, float]) -> GradientError:
+def _not_finite(squares: dict[str, float]) -> NotFiniteError:
     """Return the error that names the gradients whose squares have no finite sum."""
     names = [name for name, square in squares.items() if not math.isfinite(square)] or list(squares)
-    return GradientError(
+    return NotFiniteError(
         f"{len(names)} of {len(squares)} gradients are not finite, or too large to be squared",
         where=listed(names),
         fix="lower the learning rate or lengthen its warm-up; with float16, scale the loss",

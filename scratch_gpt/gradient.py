@@ -19,6 +19,10 @@ class GradientError(ValueError):
         self.fix = fix
 
 
+class NotFiniteError(GradientError):
+    """Gradients that are not finite, or too large for their norm to be."""
+
+
 def gradient_of(name: str, parameter: nn.Parameter) -> Tensor:
     """Return a parameter's gradient itself, not a copy.
 

@@ -11,7 +11,8 @@ from scratch_gpt.files.staging import is_in_staging, make_staging
 from scratch_gpt.training import checkpoints
 from scratch_gpt.training.checkpoints import Checkpoint
 
-_NAME = re.compile(r"step-(\d{1,18})")
+_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
+"""What `folder_of` writes, and no other spelling of the same step."""
 
 
 def folder_of(folder: Path, step: int) -> Path:
@@ -20,7 +21,7 @@ def folder_of(folder: Path, step: int) -> Path:
 
 
 def by_step(folder: Path) -> dict[int, Path]:
-    """Return the folders of checkpoints by step, newest first; by number, not by spelling.
+    """Return the folders of checkpoints by step, newest first; by number, not by name.
 
     Args:
         folder: Where they are; it need not be there.

@@ -37,8 +37,9 @@ def deterministic(threads: int) -> Iterator[None]:
 def any_order() -> Iterator[None]:
     """Allow for a while what is not deterministic everywhere: running sums on a GPU are not."""
     before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(False)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warned)

@@ -10,7 +10,7 @@ from scratch_gpt.command.errors import CommandError, ExitCode, UsageError
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.data import TokenData, Windows
 from scratch_gpt.distributed import Group
-from scratch_gpt.gradient import GradientError
+from scratch_gpt.gradient import NotFiniteError
 from scratch_gpt.model import GPT
 from scratch_gpt.optimizer import Adam
 from scratch_gpt.schedule import Schedule
@@ -164,18 +164,18 @@ class Trainer:
             if not math.isfinite(loss):
                 raise _not_finite(loss)
             return clip_global_norm(self.model.named_parameters(), self.recipe.clip_norm)
-        except GradientError as error:
+        except NotFiniteError as error:
             raise DivergedError(
                 f"training diverged in step {self.step + 1}: {error.what}",
                 where=f"step {self.step + 1}, learning rate "
                 f"{self.schedule.learning_rate(self.step):.3g}",
                 fix="lower --peak or raise --warmup; earlier checkpoints are intact, and "
-                "--allow peak goes on from the newest one",
+                "--allow peak --allow warmup goes on from the newest one",
             ) from error
 
 
-def _not_finite(loss: float) -> GradientError:
-    return GradientError(f"the loss is {loss}", where="the loss", fix="lower the learning rate")
+def _not_finite(loss: float) -> NotFiniteError:
+    return NotFiniteError(f"the loss is {loss}", where="the loss", fix="lower the learning rate")
 
 
 def windows_of(data: TokenData, recipe: Recipe, part: str) -> Windows:

@@ -23,10 +23,13 @@ def filled(tmp_path: Path, at_step: AtStep) -> Path:
 
 
 def test_steps_are_numbers(tmp_path: Path) -> None:
-    """Ten comes after nine, however they are spelled; what is no step is none."""
-    for name in ("step-9", "step-10", "step-00000011", "step-", "step-x", "other"):
+    """A hundred million comes after nine; what was not written as a step is none."""
+    for step in (9, 99_999_999, 100_000_000):
+        folder_of(tmp_path, step).mkdir()
+    for name in ("step-9", "step-000000010", "step-0000001\u0661", "step-", "step-x", "other"):
         (tmp_path / name).mkdir()
-    assert list(by_step(tmp_path)) == [11, 10, 9]
+    assert list(by_step(tmp_path)) == [100_000_000, 99_999_999, 9]
+    assert all(folder_of(tmp_path, step) == place for step, place in by_step(tmp_path).items())
 
 
 def test_the_newest_is_found(filled: Path) -> None:

@@ -46,6 +46,18 @@ def test_a_sample_may_be_drawn_in_any_order() -> None:
         assert settings()[0] is True
 
 
+def test_a_callers_warnings_stay_warnings() -> None:
+    """Both contexts leave them as they were."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        for context in (any_order(), deterministic(0)):
+            with context:
+                assert not torch.is_deterministic_algorithms_warn_only_enabled()
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def draw(seed: int, step: int, micro_batch: int) -> float:
     """Return the first number that dropout would draw."""
     random_numbers.seed_dropout(seed, step, micro_batch)

@@ -10,6 +10,7 @@ import torch
 from scratch_gpt.command.errors import UsageError
 from scratch_gpt.distributed import Group
 from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.gradient import GradientError
 from scratch_gpt.training import checkpoints, trainer
 from scratch_gpt.training.recipe import Recipe
 from scratch_gpt.training.trainer import DivergedError, Trainer
@@ -120,9 +121,20 @@ def test_divergence_is_told_before_anything_is_changed(started: Started) -> None
     before = [p.clone() for p in run.model.parameters()]
     with pytest.raises(DivergedError, match="training diverged in step 2") as told:
         run.advance()
-    assert "lower --peak" in told.value.fix
+    assert "lower --peak or raise --warmup" in told.value.fix
+    assert "--allow peak --allow warmup" in told.value.fix
     assert run.step == 1
     assert all(torch.equal(*pair) for pair in zip(before, run.model.parameters(), strict=True))
+
+
+def test_a_missing_gradient_is_no_divergence(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a mistake of this program, which no smaller learning rate mends."""
+    run = started()
+    monkeypatch.setattr(trainer, "accumulate", lambda *_, **__: (1.0, 1))
+    with pytest.raises(GradientError, match="has no gradient"):
+        run.advance()
 
 
 def test_the_optimizer_of_another_run_is_refused(started: Started) -> None:
