@@ -165,6 +165,21 @@ def test_the_best_is_kept_whenever_one_saves(
     assert checkpoints.read(tmp_path / "run/checkpoints/step-00000008").state.best[1] == 4
 
 
+def test_a_model_is_used_with_the_splitting_that_it_was_trained_with(
+    command: Command, tmp_path: Path
+) -> None:
+    """Its folder says it, and so does each checkpoint's, with no word from the user."""
+    pytest.importorskip("ftfy", reason="the original splitting needs ftfy")
+    pytest.importorskip("spacy", reason="the original splitting needs spacy")
+    result = command(tmp_path / "run", splitting="original", steps=3)
+    assert not result.exit_code, result.stderr
+    for place in ("model", "vocabulary", "checkpoints/step-00000003"):
+        assert Tokenizer.from_pretrained(tmp_path / "run" / place).splitting == "original"
+    result = command(tmp_path / "run", steps=3)
+    assert result.exit_code == 4
+    assert "give --data and --splitting as before" in result.stderr
+
+
 def test_a_finished_run_is_finished(whole: Path, command: Command, numbers: Numbers) -> None:
     """Run again it does no step."""
     before = numbers(whole)
