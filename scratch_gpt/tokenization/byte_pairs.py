@@ -1,8 +1,9 @@
 """Byte-pair encoding of one word: its characters, merged pair by pair."""
 
+import functools
 import heapq
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 END = "</w>"
 """What marks the last character of a word, and every token that ends one."""
@@ -12,11 +13,24 @@ _NONE = -1
 """No token's id: what stands where a piece was merged into the one before it."""
 
 
+_LONG = 64
+"""Characters up to which looking for places to cut would cost more than it saves."""
+
+
+class _Everything:
+    """Holds whatever one asks for."""
+
+    def __contains__(self, _item: object) -> bool:
+        return True
+
+
 class BytePairs:
     """Merges the characters of a word, the pair that was learned first before all others.
 
     A heap holds the pairs that can be merged, so a word of n characters takes O(n log n) steps.
     Among equal pairs the leftmost goes first. A character without a token is the unknown token.
+    A long word is cut first where two characters meet that stand side by side in no token: nothing
+    is ever merged across, and short parts stay in the processor's cache.
 
     Args:
         ids: The id of every token.
@@ -39,7 +53,25 @@ class BytePairs:
     def merged(self, word: str) -> list[int]:
         """Return the ids of a word's tokens; the word has at least one character."""
         pieces = [self._inside.get(character, self._unknown) for character in word[:-1]]
-        pieces += [self._last.get(word[-1], self._unknown), _NONE]
+        pieces.append(self._last.get(word[-1], self._unknown))
+        if len(word) <= _LONG:
+            return self._merged(pieces)
+        cuts = [at for at in range(1, len(word)) if word[at - 1 : at + 1] not in self._neighbours]
+        parts = itertools.pairwise([0, *cuts, len(word)])
+        return [piece for start, end in parts for piece in self._merged(pieces[start:end])]
+
+    @functools.cached_property
+    def _neighbours(self) -> Container[str]:
+        """Every two characters that stand side by side in a token, its `</w>` as written."""
+        if any(self._unknown in pair for pair in self._ranks):  # then anything may be merged
+            return _Everything()
+        return {token[at : at + 2] for token in self._inside for at in range(len(token) - 1)}
+
+    def _merged(self, pieces: list[int]) -> list[int]:
+        """Return what remains of some pieces, which are used up."""
+        if len(pieces) == 1:
+            return pieces
+        pieces.append(_NONE)
         self._merge(pieces)
         return [piece for piece in pieces if piece != _NONE]
 

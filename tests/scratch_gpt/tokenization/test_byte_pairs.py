@@ -68,6 +68,44 @@ def test_words_are_merged_as_defined(ours: Tokenizer) -> None:
         assert by_definition(word, ranks) == [vocabulary.tokens[i] for i in pairs.merged(word)]
 
 
+def long_words(vocabulary: Vocabulary) -> list[str]:
+    """Return words of tokens, and of characters in any order, longer than what is cut."""
+    source = random.Random(11)  # noqa: S311 - a test repeats itself
+    letters = [token for token in vocabulary.tokens if len(token) == 1] + ["字"]
+    tokens = drawn_words(vocabulary, 400)
+    return [
+        "".join(source.choices(kind, k=100)) for kind in (tokens, letters, letters + tokens)
+    ] * 3  # fmt: skip
+
+
+def test_a_long_word_is_cut_where_nothing_is_merged(ours: Tokenizer) -> None:
+    """In parts it is what it is as a whole; and there are parts."""
+    vocabulary, ranks = ours.vocabulary, {m: n for n, m in enumerate(ours.vocabulary.merges)}
+    pairs = pairs_of(vocabulary)
+    for word in long_words(vocabulary):
+        found = [vocabulary.tokens[i] for i in pairs.merged(word)]
+        known = [vocabulary.tokens[vocabulary.ids.get(p, 0)] for p in by_definition(word, ranks)]
+        assert known == found
+        assert any(word[at : at + 2] not in pairs._neighbours for at in range(len(word) - 1))
+
+
+def test_a_cut_too_many_shows(ours: Tokenizer) -> None:
+    """Where neighbours of a token are forgotten, long words come out otherwise."""
+    vocabulary = ours.vocabulary
+    right, wrong = pairs_of(vocabulary), pairs_of(vocabulary)
+    wrong.__dict__["_neighbours"] = {pair for pair in right._neighbours if "e" not in pair}
+    words = long_words(vocabulary)
+    assert [right.merged(word) for word in words] != [wrong.merged(word) for word in words]
+
+
+def test_merges_of_the_unknown_token_forbid_cuts() -> None:
+    """Then two characters without tokens may become one piece."""
+    vocabulary = Vocabulary((UNKNOWN, "a", "a</w>", "<unk>a"), ((UNKNOWN, "a"),))
+    pairs = pairs_of(vocabulary)
+    expected = [3] * 40 + [2]
+    assert expected == pairs.merged("xa" * 40 + "a")
+
+
 def test_another_order_of_merges_is_found(ours: Tokenizer) -> None:
     """Ranks turned round merge other pairs: the comparison above can tell."""
     vocabulary = ours.vocabulary
