@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scratch_gpt.gradient import NotFiniteError, gradient_of, listed
-from scratch_gpt.runs import runs
+from scratch_gpt.runs import longest_run, runs
 
 _GROUP = 2**13
 """Elements whose squares are summed by one thread; every run holds a whole number of groups."""
@@ -53,10 +53,15 @@ def clip_global_norm(named_parameters: Iterable[tuple[str, nn.Parameter]], maxim
 
 
 def _sums_of_squares(gradient: Tensor) -> Iterator[float]:
-    """Give the sums of squares of consecutive groups of elements."""
+    """Give the sums of squares of consecutive groups of elements.
+
+    One room serves every run: memory that is new each time costs more than the arithmetic.
+    """
+    length = min(gradient.numel(), longest_run(gradient.device))
+    room = torch.empty(length, dtype=torch.float64, device=gradient.device)
     for (run,) in runs(gradient.contiguous()):
-        wide = run.to(torch.float64)
-        squares = torch.mul(wide, wide)
+        squares = room[: len(run)].copy_(run)
+        squares.mul_(squares)
         grouped = squares.numel() - squares.numel() % _GROUP
         yield from squares[:grouped].view(-1, _GROUP).sum(-1).tolist()
         yield from squares[grouped:].sum(0, keepdim=True).tolist()
