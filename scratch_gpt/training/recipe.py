@@ -44,11 +44,13 @@ class Recipe:
     micro_batch: int = _choice(8, "windows of one forward; gradients of several are summed")
     epochs: float = _choice(100.0, "times that the corpus is seen, where steps is 0")
     steps: int = _choice(0, "steps of the run; 0: as many as epochs asks for")
-    peak: float = _choice(2.5e-4, "highest learning rate")
+    learning_rate: float = _choice(2.5e-4, "highest learning rate")
     warmup: int = _choice(
         -1, "steps over which the learning rate rises; -1: 2,000, or a tenth of a shorter run"
     )
-    shape: str = _choice("cosine", "how the rate falls then: cosine, linear or constant")
+    schedule: str = _choice(
+        "cosine", "how the learning rate falls then: cosine, linear or constant"
+    )
     optimizer: str = _choice("released", "form of Adam: released, or adamw as PyTorch has it")
     beta1: float = _choice(0.9, "decay of the gradients' mean")
     beta2: float = _choice(0.999, "decay of the squared gradients' mean")
@@ -120,11 +122,11 @@ _RANGES: dict[str, _Range] = {
     **dict.fromkeys(("dropout", "beta1", "beta2"), (_below_one, "a number in [0, 1)")),
     "validation_fraction": (lambda x: 0.0 < x < 1.0, "a number between 0 and 1"),
     **dict.fromkeys(
-        ("initializer_range", "epochs", "peak", "epsilon", "clip_norm"),
+        ("initializer_range", "epochs", "learning_rate", "epsilon", "clip_norm"),
         (_positive, "a finite number above 0"),
     ),
     "weight_decay": (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0"),
-    "shape": _one_of("cosine", "linear", "constant"),
+    "schedule": _one_of("cosine", "linear", "constant"),
     "optimizer": _one_of("released", "adamw"),
     "splitting": _one_of("bert", "original"),
     "dtype": _one_of("float32", "bfloat16", "float64"),
@@ -146,7 +148,7 @@ RECIPES: dict[str, Recipe] = {
         batch=8,
         micro_batch=8,
         steps=1_000,
-        peak=5e-3,
+        learning_rate=5e-3,
         warmup=60,
         evaluate_every=100,
         evaluation_windows=32,

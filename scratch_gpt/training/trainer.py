@@ -169,8 +169,8 @@ class Trainer:
                 f"training diverged in step {self.step + 1}: {error.what}",
                 where=f"step {self.step + 1}, learning rate "
                 f"{self.schedule.learning_rate(self.step):.3g}",
-                fix="lower --peak or raise --warmup; earlier checkpoints are intact, and "
-                "--allow peak --allow warmup goes on from the newest one",
+                fix="lower --learning-rate or raise --warmup; earlier checkpoints are intact, and "
+                "--allow learning_rate --allow warmup goes on from the newest one",
             ) from error
 
 
@@ -204,7 +204,12 @@ def _fresh(recipe: Recipe, vocab_size: int) -> GPT:
 
 def _schedule(recipe: Recipe) -> Schedule:
     """Return the recipe's schedule."""
-    return Schedule(peak=recipe.peak, warmup=recipe.warmup, steps=recipe.steps, shape=recipe.shape)
+    return Schedule(
+        peak=recipe.learning_rate,
+        warmup=recipe.warmup,
+        steps=recipe.steps,
+        shape=recipe.schedule,
+    )
 
 
 def require_work_for_all(recipe: Recipe, processes: int) -> None:

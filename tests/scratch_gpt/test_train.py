@@ -38,8 +38,8 @@ def test_torchs_own_frames_are_for_debugging(
 def test_options_change_the_named_recipe() -> None:
     """And nothing else of it."""
     nothing = dict.fromkeys(Recipe.__dataclass_fields__)
-    asked = train._recipe({"recipe": "paper", **nothing, "peak": 0.5, "n_layer": 2})
-    assert asked == Recipe(peak=0.5, n_layer=2)
+    asked = train._recipe({"recipe": "paper", **nothing, "learning_rate": 0.5, "n_layer": 2})
+    assert asked == Recipe(learning_rate=0.5, n_layer=2)
 
 
 def test_defaults_of_several_recipes_are_told_apart() -> None:

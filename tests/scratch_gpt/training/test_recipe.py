@@ -12,8 +12,12 @@ OUTSIDE = {
     **dict.fromkeys(("merges", "steps", "threads", "sample_every"), -1),
     "warmup": -2,
     **dict.fromkeys(("dropout", "beta1", "beta2", "validation_fraction"), 1.0),
-    **dict.fromkeys(("initializer_range", "epochs", "peak", "epsilon", "clip_norm"), float("inf")),
-    **dict.fromkeys(("shape", "optimizer", "splitting", "dtype", "device", "attention"), "other"),
+    **dict.fromkeys(
+        ("initializer_range", "epochs", "learning_rate", "epsilon", "clip_norm"), float("inf")
+    ),
+    **dict.fromkeys(
+        ("schedule", "optimizer", "splitting", "dtype", "device", "attention"), "other"
+    ),
     "seed": 2**64,
     "weight_decay": float("nan"),
     "sample_tokens": 0,
@@ -24,7 +28,7 @@ def test_the_defaults_are_the_papers() -> None:
     """Section 4.1: sizes, schedule, batch, regularisation."""
     paper = Recipe()
     assert (paper.n_layer, paper.n_embd, paper.n_head, paper.n_positions) == (12, 768, 12, 512)
-    assert (paper.peak, paper.shape) == (2.5e-4, "cosine")
+    assert (paper.learning_rate, paper.schedule) == (2.5e-4, "cosine")
     assert (paper.batch, paper.epochs, paper.merges) == (64, 100.0, 40_000)
     assert (paper.dropout, paper.weight_decay, paper.clip_norm) == (0.1, 0.01, 1.0)
     assert paper.initializer_range == 0.02

@@ -5,7 +5,7 @@ import pytest
 from scratch_gpt.command.errors import InputRefusedError, UsageError
 from scratch_gpt.training.resuming import require_known, require_same
 
-RECORDED = {"seed": 1, "peak": 0.1, "n_layer": 2, "world_size": 1, "vocabulary": "a"}
+RECORDED = {"seed": 1, "learning_rate": 0.1, "n_layer": 2, "world_size": 1, "vocabulary": "a"}
 
 
 def compare(*allowed: str, **now: object) -> list[str]:
@@ -36,8 +36,8 @@ def test_all_differences_are_listed() -> None:
 def test_what_is_allowed_is_said() -> None:
     """Field by field: another one is refused as before."""
     assert compare("seed", seed=2) == ["seed was 1 and is 2"]
-    with pytest.raises(InputRefusedError, match=r"peak was 0\.1 and is 0\.2"):
-        compare("seed", seed=2, peak=0.2)
+    with pytest.raises(InputRefusedError, match=r"learning_rate was 0\.1 and is 0\.2"):
+        compare("seed", seed=2, learning_rate=0.2)
 
 
 @pytest.mark.parametrize("name", ["n_layer", "vocabulary"])

@@ -125,12 +125,12 @@ def test_nothing_begins_anew_over_damaged_checkpoints(interrupted: Path, command
 
 def test_another_run_is_not_gone_on_with(interrupted: Path, command: Command) -> None:
     """Every difference is listed; what is allowed is said."""
-    changes = {"seed": 5, "peak": 0.02}
+    changes = {"seed": 5, "learning_rate": 0.02}
     result = command(interrupted, **changes)
     assert result.exit_code == 4
-    assert "peak was 0.01 and is 0.02; seed was 0 and is 5" in result.stderr
-    assert "--allow peak --allow seed" in result.stderr
-    result = command(interrupted, "--allow", "peak", "--allow", "seed", **changes)
+    assert "learning_rate was 0.01 and is 0.02; seed was 0 and is 5" in result.stderr
+    assert "--allow learning_rate --allow seed" in result.stderr
+    result = command(interrupted, "--allow", "learning_rate", "--allow", "seed", **changes)
     assert not result.exit_code, result.stderr
     assert "as allowed, seed was 0 and is 5" in result.stderr
 

@@ -103,7 +103,9 @@ def test_micro_batches_change_nothing_but_rounding(
         assert_same(whole, other)
 
 
-@pytest.mark.parametrize("field", ["seed", "dropout", "peak", "weight_decay", "clip_norm", "beta1"])
+@pytest.mark.parametrize(
+    "field", ["seed", "dropout", "learning_rate", "weight_decay", "clip_norm", "beta1"]
+)
 def test_every_number_of_the_recipe_counts(field: str, started: Started, recipe: Recipe) -> None:
     """What a recipe says changes what the run computes."""
     changed = {field: getattr(recipe, field) + 1 if field == "seed" else 0.03}
@@ -121,8 +123,8 @@ def test_divergence_is_told_before_anything_is_changed(started: Started) -> None
     before = [p.clone() for p in run.model.parameters()]
     with pytest.raises(DivergedError, match="training diverged in step 2") as told:
         run.advance()
-    assert "lower --peak or raise --warmup" in told.value.fix
-    assert "--allow peak --allow warmup" in told.value.fix
+    assert "lower --learning-rate or raise --warmup" in told.value.fix
+    assert "--allow learning_rate --allow warmup" in told.value.fix
     assert run.step == 1
     assert all(torch.equal(*pair) for pair in zip(before, run.model.parameters(), strict=True))
 
