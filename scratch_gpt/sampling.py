@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scratch_gpt.attention_strips import wide
+from scratch_gpt.generation.refusal import NoChoiceError, SettingError
 from scratch_gpt.processors import only_top_k, only_top_p, penalised, tempered, without_repeats
 
 
@@ -74,7 +76,7 @@ class Rules:
             ValueError: `top_k` is larger than the vocabulary.
         """
         self.check(logits.shape[-1])
-        x = logits.float() if logits.element_size() < _FLOAT32_BYTES else logits
+        x = logits.to(wide(logits.dtype))
         if self.repetition_penalty != 1.0:
             x = penalised(x, token_ids, self.repetition_penalty)
         if self.no_repeat_ngram_size > 0:
@@ -133,8 +135,8 @@ def choose(
         draws: One stream a row; needed where it is drawn.
 
     Raises:
-        ValueError: A row has no token left to choose, or a logit that is no number or +inf; or
-            tokens are to be drawn and there is nothing to draw from.
+        NoChoiceError: A row has no token left to choose, or a logit that is no number or +inf.
+        SettingError: Tokens are to be drawn and there is nothing to draw from.
     """
     largest = logits.amax(-1, keepdim=True)
     if not bool(torch.isfinite(largest).all()):
@@ -148,18 +150,19 @@ def choose(
     return (sums <= drawn).sum(-1)
 
 
-def _no_choice(largest: Tensor) -> ValueError:
+def _no_choice(largest: Tensor) -> NoChoiceError:
     """Return the error that names the first row whose largest logit is not finite."""
     row, value = next((i, x) for i, x in enumerate(largest[:, 0].tolist()) if not math.isfinite(x))
     if value == -math.inf:
         why = "every token is excluded by the rules: relax no_repeat_ngram_size"
     else:
         why = f"a logit is {value}: the model's numbers are broken, or have overflowed their dtype"
-    return ValueError(f"no token can be chosen in row {row}: {why}")
+    message = f"no token can be chosen in row {row}: {why}"
+    return NoChoiceError(message, excluded=value == -math.inf)
 
 
-def _refused(name: str, got: object, allowed: str) -> ValueError:
-    return ValueError(f"{name} is {got!r}; allowed: {allowed}")
+def _refused(name: str, got: object, allowed: str) -> SettingError:
+    return SettingError({name: got}, allowed)
 
 
 def _is_whole(value: object) -> bool:
@@ -194,5 +197,3 @@ _OF_SAMPLING: dict[str, tuple[object, ...]] = {
     "top_p": _NO_FILTER,
 }
 """Fields that only a draw heeds, with the values at which they do nothing."""
-
-_FLOAT32_BYTES = 4

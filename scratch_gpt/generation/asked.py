@@ -17,7 +17,7 @@ class Asked:
     top_k: int | None
     top_p: float | None
     repetition_penalty: float
-    no_repeat_ngram: int
+    no_repeat_ngram_size: int
     beams: int
     samples: int
     stop: tuple[str, ...]

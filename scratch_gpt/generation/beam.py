@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scratch_gpt.attention_strips import wide
 from scratch_gpt.generation.hypotheses import Candidate, Hypotheses, Hypothesis, Settings
+from scratch_gpt.generation.refusal import NoChoiceError
 from scratch_gpt.loss import log_softmax
 from scratch_gpt.sampling import Rules
 
@@ -111,7 +113,7 @@ def search(
     texts = token_ids.repeat_interleave(settings.beams, 0)
     logits = decoder.start(texts)
     for length in range(1, settings.max_new_tokens + 1):
-        found = _candidates(rules.processed(log_softmax(_wide(logits)), texts), prompts)
+        found = _candidates(rules.processed(_log_likelihoods(logits), texts), prompts)
         watch(found)
         new_texts = texts[:, token_ids.shape[1] :].tolist()
         for index, (prompt, candidates) in enumerate(zip(prompts, found, strict=True)):
@@ -126,12 +128,16 @@ def search(
     return [prompt.best() for prompt in prompts]
 
 
-def _wide(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-    """Return logits in float32 at least: in half precision sums of many steps would be lost."""
-    return logits.float() if logits.element_size() < _FLOAT32_BYTES else logits
+def _log_likelihoods(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
+    """Return them in float32 at least: in half precision sums of many steps would be lost.
 
-
-_FLOAT32_BYTES = 4
+    Raises:
+        NoChoiceError: A logit is no number, or +inf.
+    """
+    if not bool(torch.isfinite(logits.amax(-1)).all()):
+        message = "a logit is nan or inf: the model's numbers are broken, or have overflowed"
+        raise NoChoiceError(f"no token can be chosen: {message}", excluded=False)
+    return log_softmax(logits.to(wide(logits.dtype)))
 
 
 def _candidates(

@@ -1,7 +1,7 @@
 """A prompt continued: token by token, or by beam search."""
 
+import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -64,9 +64,9 @@ def stream(
     request.rules.check(model.config.vocab_size)
     if room == 0:
         return
-    texts = _Texts.of(token_ids, room, request)
+    texts = _Texts(token_ids, request)
     draws = Draws(request.seed, request.streams or len(texts.ids))
-    capacity = min(texts.ids.shape[1], model.config.n_positions)
+    capacity = min(texts.length + room, model.config.n_positions)
     decoder = Decoder(model, batch=len(texts.ids), capacity=capacity)
     length = texts.length
     logits = decoder.start(texts.context(length, model.config.n_positions))
@@ -81,33 +81,29 @@ def stream(
             logits = decoder.start(texts.context(last + 1, model.config.n_positions))
 
 
-class _Texts(NamedTuple):
+class _Texts:
     """Running texts.
 
     Attributes:
-        ids: `[texts time]`, with room for every token to come.
+        ids: `[texts time]`, with room behind them that doubles when it is used up.
         length: Tokens of the prompt.
         finished: `[texts]`, bool.
         end_id: What finishes one.
     """
 
-    ids: Tensor
-    length: int
-    finished: Tensor
-    end_id: int | None
-
-    @classmethod
-    def of(cls, token_ids: Tensor, room: int, request: Request) -> "_Texts":
-        prompts = token_ids.repeat_interleave(request.samples, 0).long()
-        ids = torch.cat([prompts, prompts.new_zeros(len(prompts), room)], dim=1)
-        finished = prompts.new_zeros(len(ids), dtype=torch.bool)
-        return cls(ids, token_ids.shape[1], finished, request.end_id)
+    def __init__(self, token_ids: Tensor, request: Request) -> None:
+        self.ids = token_ids.repeat_interleave(request.samples, 0).long()
+        self.length = token_ids.shape[1]
+        self.finished = self.ids.new_zeros(len(self.ids), dtype=torch.bool)
+        self.end_id = request.end_id
 
     def taken(self, tokens: Tensor, place: int) -> Tensor:
         """Write each text's next token, `end_id` where it is finished; return what was written."""
         if self.end_id is not None:
             tokens = tokens.masked_fill(self.finished, self.end_id)
             self.finished.masked_fill_(tokens == self.end_id, True)
+        if place == self.ids.shape[1]:
+            self.ids = torch.cat([self.ids, self.ids.new_zeros(self.ids.shape)], dim=1)
         self.ids[:, place] = tokens
         return tokens
 
@@ -116,19 +112,31 @@ class _Texts(NamedTuple):
         return self.ids[:, 0 if end <= n_positions else end - max(1, n_positions // 2) : end]
 
 
+def check_prompts(model: GPT, token_ids: Tensor, *, any_length: bool) -> None:
+    """Refuse prompts that the model cannot take, also what of them is not going to be read.
+
+    Raises:
+        ValueError: They are empty, not `[batch time]`, or hold what is no id of the model's.
+    """
+    if token_ids.numel() == 0:
+        message = f"token_ids is an empty prompt: shape {list(token_ids.shape)}"
+        raise ValueError(message)
+    config = model.config
+    if any_length and token_ids.ndim > 0:
+        longest = max(config.n_positions, token_ids.shape[-1])
+        config = dataclasses.replace(config, n_positions=longest)
+    check_inputs(token_ids, None, None, config=config, device=model.tokens_embed.weight.device)
+
+
 def _new_tokens(model: GPT, token_ids: Tensor, request: Request) -> int:
     """Return how many tokens can follow; refuse what cannot be continued.
 
     Raises:
         ValueError: See `generate`.
     """
-    table, most = model.tokens_embed.weight, model.config.n_positions
-    time = token_ids.shape[-1]
-    if token_ids.numel() == 0:
-        message = f"token_ids is an empty prompt: shape {list(token_ids.shape)}"
-        raise ValueError(message)
-    read = token_ids if request.overflow != "slide" else token_ids[..., -most:]
-    check_inputs(read, None, None, config=model.config, device=table.device)
+    most = model.config.n_positions
+    check_prompts(model, token_ids, any_length=request.overflow == "slide")
+    time = token_ids.shape[1]
     if request.streams and len(request.streams) != len(token_ids) * request.samples:
         message = f"streams has {len(request.streams)} numbers, there are "
         message += f"{len(token_ids) * request.samples} texts"

@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from scratch_gpt.generation.refusal import NoChoiceError, SettingError
+
 
 class Candidate(NamedTuple):
     """A continuation by one token.
@@ -51,18 +53,24 @@ class Settings:
         allowed = {
             "beams": (self.beams >= 1, "1 or more"),
             "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
-            "length_penalty": (math.isfinite(self.length_penalty), "a finite number"),
-            "early_stopping": (self.early_stopping in _STOPPING, "True, False or 'never'"),
+            "length_penalty": (
+                abs(self.length_penalty) * math.log(max(1, self.max_new_tokens)) <= _LARGEST_LOG,
+                f"a number to which powers of {self.max_new_tokens} are numbers above 0",
+            ),
+            "early_stopping": (
+                isinstance(self.early_stopping, bool) or self.early_stopping == "never",
+                "True, False or 'never'",
+            ),
             "end_id": (self.end_id is None or self.end_id >= 0, "an id, or None"),
             "returned": (1 <= self.returned <= self.beams, f"from 1 to the {self.beams} beams"),
         }
         for name, (fits, words) in allowed.items():
             if not fits:
-                message = f"{name} is {getattr(self, name)!r}; allowed: {words}"
-                raise ValueError(message)
+                raise SettingError({name: getattr(self, name)}, words)
 
 
-_STOPPING = (True, False, "never")
+_LARGEST_LOG = 690.0
+"""Of a length to its power: below float64's 709, so that a score over it is a number too."""
 
 
 class Hypotheses:
@@ -86,11 +94,11 @@ class Hypotheses:
             length: How many new tokens a candidate has.
 
         Raises:
-            ValueError: There is no candidate.
+            NoChoiceError: There is no candidate.
         """
         if not candidates:
             message = "every token is excluded by the rules: relax no_repeat_ngram_size"
-            raise ValueError(message)
+            raise NoChoiceError(message, excluded=True)
         settings = self._settings
         if not self.done:
             # One that ends and is not among the best counts for nothing: not its turn yet.
@@ -116,12 +124,12 @@ class Hypotheses:
         """Return the finished texts that were asked for, best first.
 
         Raises:
-            ValueError: The rules left fewer than that.
+            NoChoiceError: The rules left fewer than that.
         """
         asked = self._settings.returned
         if len(self._finished) < asked:
             message = f"returned is {asked}; the rules left only {len(self._finished)} texts"
-            raise ValueError(message)
+            raise NoChoiceError(message, excluded=True)
         return self._finished[:asked]
 
     @property

@@ -20,12 +20,13 @@ class NewText(NamedTuple):
     Attributes:
         ids: The new tokens, those that a stop string was found in included.
         text: Their text, up to the stop string.
-        stopped: Whether a stop string ended it.
+        ended: What ended it: `"stop"`, a stop string; `"end_id"`; `"max_new_tokens"`, it has as
+            many as were asked for; `"positions"`, the model has no position for another.
     """
 
     ids: list[int]
     text: str
-    stopped: bool
+    ended: str
 
 
 class _Growing:
@@ -49,9 +50,16 @@ class _Growing:
             self._parts.append(part)
             self._show(part)
 
-    def ended(self) -> NewText:
+    def ended(self, request: Request) -> NewText:
+        """Give out what was held back; return the text."""
         self._give(self._stops.rest())
-        return NewText(self._ids, "".join(self._parts), self._stops.found)
+        reasons = {
+            "stop": self._stops.found,
+            "end_id": request.end_id in self._ids,
+            "max_new_tokens": len(self._ids) == request.max_new_tokens,
+        }
+        ended = next((reason for reason, holds in reasons.items() if holds), "positions")
+        return NewText(self._ids, "".join(self._parts), ended)
 
 
 def new_texts(  # noqa: PLR0913 - model and tokenizer, a prompt and what is asked
@@ -88,4 +96,4 @@ def new_texts(  # noqa: PLR0913 - model and tokenizer, a prompt and what is aske
         going = [text.grow(number) for text, number in zip(growing, column.tolist(), strict=True)]
         if not any(going):
             break
-    return [text.ended() for text in growing]
+    return [text.ended(request) for text in growing]

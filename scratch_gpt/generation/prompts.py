@@ -67,4 +67,11 @@ def encoded(prompt: str, tokenizer: Tokenizer, asked: Asked, *, n_positions: int
             where="--prompt",
             fix="shorten it, or use --overflow slide to go on from its end",
         )
+    if asked.overflow == "error" and len(ids) + asked.max_new_tokens > n_positions:
+        raise UsageError(
+            f"{len(ids)} tokens of prompt and {asked.max_new_tokens} new ones are more than the "
+            f"model's {n_positions} positions",
+            where="--overflow error",
+            fix="lower --max-new-tokens, shorten the prompt, or use --overflow stop or slide",
+        )
     return ids

@@ -1,9 +1,11 @@
 """What is asked of a generation: how much, chosen how, and what happens at the last position."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+from scratch_gpt.generation.refusal import SettingError
 from scratch_gpt.sampling import Rules
 
 OVERFLOWS = ("stop", "slide", "error")
@@ -31,7 +33,7 @@ class Request:
             what stood before is forgotten.
 
     Raises:
-        ValueError: A setting that cannot be; its name, the value and what is allowed are said.
+        SettingError: A setting that cannot be; its name, the value and what is allowed are said.
     """
 
     max_new_tokens: int
@@ -46,10 +48,9 @@ class Request:
     overflow: str = "stop"
 
     def __post_init__(self) -> None:
-        for name, (fits, allowed) in _ALLOWED.items():
+        for names, (fits, allowed) in _ALLOWED.items():
             if not fits(self):
-                message = f"{name} is {getattr(self, name)!r}; allowed: {allowed}"
-                raise ValueError(message)
+                raise SettingError({name: getattr(self, name) for name in names}, allowed)
 
     @classmethod
     def of(cls, max_new_tokens: int, **options: Any) -> "Request":  # noqa: ANN401 - fields of two classes
@@ -68,24 +69,49 @@ class Request:
         return cls(max_new_tokens=max_new_tokens, **options)
 
 
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _whole(value: object, least: int, most: int | None = None) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and value >= least and (most is None or value <= most)  # type: ignore[operator]
 
 
-_ALLOWED: dict[str, tuple[Callable[[Request], bool], str]] = {
-    "max_new_tokens": (lambda r: _whole(r.max_new_tokens, 0), "a whole number, 0 for none"),
-    "samples": (
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_LARGEST_SEED = (1 << 64) - 1
+
+_ALLOWED: dict[tuple[str, ...], tuple[Callable[[Request], bool], str]] = {
+    ("max_new_tokens",): (lambda r: _whole(r.max_new_tokens, 0), "a whole number, 0 for none"),
+    ("samples",): (
         lambda r: _whole(r.samples, 1) and (r.samples == 1 or r.beams > 1 or r.rules.sampled),
         "1; more where they are drawn (sampled=True) or taken from beams: else all are the same",
     ),
-    "beams": (
+    ("beams",): (
         lambda r: _whole(r.beams, 1) and (r.beams == 1 or not r.rules.sampled),
         "a whole number above 0; 1 where tokens are drawn, for a beam search takes the likeliest",
     ),
-    "end_id": (lambda r: r.end_id is None or _whole(r.end_id, 0), "an id, or None"),
-    "overflow": (
-        lambda r: r.overflow in OVERFLOWS and (r.overflow != "slide" or r.beams == 1),
-        "'stop', 'error', or, without beams, 'slide'",
+    ("samples", "beams"): (
+        lambda r: r.beams == 1 or r.samples <= r.beams,
+        "no more texts than there are beams",
+    ),
+    ("seed",): (lambda r: _whole(r.seed, 0, _LARGEST_SEED), "a whole number from 0 to 2**64 - 1"),
+    ("streams",): (
+        lambda r: (
+            isinstance(r.streams, (tuple, list))
+            and all(_whole(number, 0, _LARGEST_SEED) for number in r.streams)
+        ),
+        "whole numbers from 0 to 2**64 - 1, one a text, in a tuple",
+    ),
+    ("length_penalty",): (lambda r: _finite(r.length_penalty), "a finite number"),
+    ("early_stopping",): (
+        lambda r: isinstance(r.early_stopping, bool) or r.early_stopping == "never",
+        "True, False or 'never'",
+    ),
+    ("end_id",): (lambda r: r.end_id is None or _whole(r.end_id, 0), "an id, or None"),
+    ("overflow",): (lambda r: r.overflow in OVERFLOWS, "'stop', 'error' or 'slide'"),
+    ("overflow", "beams"): (
+        lambda r: r.overflow != "slide" or r.beams == 1,
+        "sliding without beams only",
     ),
 }
-"""For each field, whether it can be, and what can, in words."""
+"""For each field, and for fields together, whether they can be, and what can, in words."""

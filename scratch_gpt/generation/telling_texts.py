@@ -1,18 +1,22 @@
 """The body of `python -m scratch_gpt.generate`."""
 
+import contextlib
 import dataclasses
 import json
+import sys
+from collections.abc import Iterator
 
-from scratch_gpt.command.errors import ExitCode, UsageError
+from scratch_gpt.command.errors import EnvironmentUnfitError, ExitCode
 from scratch_gpt.command.output import to_stdout
 from scratch_gpt.generation.asked import Asked
 from scratch_gpt.generation.loaded import loaded
-from scratch_gpt.generation.new_text import NewText, new_texts
+from scratch_gpt.generation.new_text import NewText, Show, new_texts
+from scratch_gpt.generation.options import no_choice, request_of, usage
 from scratch_gpt.generation.prompts import encoded, prompts_of
+from scratch_gpt.generation.refusal import NoChoiceError, SettingError
 from scratch_gpt.generation.request import Request
-from scratch_gpt.generation.text import Stops, visible
+from scratch_gpt.generation.text import visible
 from scratch_gpt.model import GPT
-from scratch_gpt.sampling import Draws, Rules
 from scratch_gpt.tokenizer import Tokenizer
 
 
@@ -22,59 +26,43 @@ def tell_texts(asked: Asked) -> int:
     Raises:
         CommandError: Usage, weights, vocabulary or this machine are not as needed.
     """
-    request = _request(asked)
+    request = request_of(asked)
     prompts = prompts_of(asked)
     model, tokenizer = loaded(asked)
     most = model.config.n_positions
     ids = [encoded(prompt, tokenizer, asked, n_positions=most) for prompt in prompts]
     try:
         request.rules.check(model.config.vocab_size)
+    except SettingError as error:
+        raise usage(error) from error
+    try:
         rows = [
             row
             for number in range(len(ids))
             for row in _told(model, tokenizer, ids, number, request, asked)
         ]
-    except ValueError as error:
-        raise _usage(error) from error
+    except NoChoiceError as error:
+        raise no_choice(error) from error
     if asked.as_json:
         to_stdout(json.dumps(_document(asked, tokenizer, rows), indent=2) + "\n")
+    if not asked.quiet and any(row["ended"] == "positions" for row in rows):
+        _note(f"the text ends at the model's {most} positions; {_GOING_ON[asked.beams > 1]}")
     return ExitCode.PASS
 
 
-def _request(asked: Asked) -> Request:
-    """Return the request, before anything is read.
-
-    Raises:
-        UsageError: An option has a value that it cannot have.
-    """
-    try:
-        Stops(asked.stop)
-        Draws(asked.seed, 1)
-        return Request(
-            max_new_tokens=asked.max_new_tokens,
-            rules=Rules(
-                temperature=1.0 if asked.temperature is None else asked.temperature,
-                top_k=asked.top_k,
-                top_p=asked.top_p,
-                repetition_penalty=asked.repetition_penalty,
-                no_repeat_ngram_size=asked.no_repeat_ngram,
-                sampled=asked.sampled,
-            ),
-            seed=asked.seed,
-            samples=asked.samples,
-            beams=asked.beams,
-            overflow=asked.overflow,
-        )
-    except ValueError as error:
-        raise _usage(error) from error
+_GOING_ON = {
+    False: "--overflow slide goes on",
+    True: "--overflow slide goes on, without --beams",
+}
+"""What to do about it, by whether there are beams."""
 
 
-def _usage(error: ValueError) -> UsageError:
-    return UsageError(
-        str(error),
-        where="the options",
-        fix="python -m scratch_gpt.generate --help says what each takes",
-    )
+def _note(line: str) -> None:
+    """Say something beside the text; where nobody can hear it, the text is there all the same."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
 
 
 def _told(  # noqa: PLR0913 - what there is, and which of it
@@ -97,14 +85,9 @@ def _told(  # noqa: PLR0913 - what there is, and which of it
     streaming = not asked.as_json and request.samples == 1
     if streaming:
         to_stdout(_title(number, 0, several=several, quiet=asked.quiet) + head)
-    found = new_texts(
-        model,
-        tokenizer,
-        ids,
-        request,
-        stop=asked.stop,
-        show=(lambda part: to_stdout(visible(part))) if streaming else (lambda _part: None),
-    )
+    show: Show = (lambda part: to_stdout(visible(part))) if streaming else (lambda _part: None)
+    with _line_closed() if streaming else contextlib.nullcontext():
+        found = new_texts(model, tokenizer, ids, request, stop=asked.stop, show=show)
     if streaming:
         to_stdout("\n")
     elif not asked.as_json:
@@ -112,6 +95,19 @@ def _told(  # noqa: PLR0913 - what there is, and which of it
             title = _title(number, sample, several=several, quiet=asked.quiet)
             to_stdout(f"{title}{head}{visible(text.text)}\n")
     return [_row(before, ids, number, sample, text) for sample, text in enumerate(found)]
+
+
+@contextlib.contextmanager
+def _line_closed() -> Iterator[None]:
+    """End the line of a text that something broke off, so that what is told has its own."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt):
+        with contextlib.suppress(EnvironmentUnfitError, BrokenPipeError):
+            to_stdout("\n")
+        raise
 
 
 def _title(number: int, sample: int, *, several: bool, quiet: bool) -> str:
@@ -126,7 +122,7 @@ def _row(before: str, ids: list[int], number: int, sample: int, new: NewText) ->
         "new_text": new.text,
         "prompt_ids": ids,
         "new_ids": new.ids,
-        "stopped": new.stopped,
+        "ended": new.ended,
     }
 
 

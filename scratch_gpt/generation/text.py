@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from scratch_gpt.generation.refusal import SettingError
+
 _END = "</w>"
 
 
@@ -33,11 +35,10 @@ class Stops:
         """Begin.
 
         Raises:
-            ValueError: A string is empty, which would end every text before it began.
+            SettingError: A string is empty, which would end every text before it began.
         """
         if not all(strings):
-            message = "stop is ''; allowed: any text but an empty one"
-            raise ValueError(message)
+            raise SettingError({"stop": ""}, "any text but an empty one")
         self._strings = strings
         self._held = ""
         self.found = False

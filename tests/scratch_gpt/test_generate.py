@@ -81,8 +81,9 @@ def test_text_comes_as_it_is_made(
     result = generate("--prompt", SPOKEN, "--max-new-tokens", 8)
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
-    assert whole.startswith(result.stdout)
-    assert len(result.stdout) > len(SPOKEN)
+    assert result.stdout.endswith("\n")
+    assert whole.startswith(result.stdout.removesuffix("\n"))
+    assert len(result.stdout) > len(SPOKEN) + 1
 
 
 def test_a_stop_string_may_span_tokens(weights: Path, generate: Callable[..., Result]) -> None:
@@ -161,6 +162,63 @@ def test_what_happens_at_the_last_position_is_chosen(generate: Callable[..., Res
     assert "the model's 24 positions" in result.stderr
 
 
+def test_what_could_overflow_is_refused_before_anything_is_printed(
+    generate: Callable[..., Result],
+) -> None:
+    """The second prompt is too long for the tokens asked: not a word of the first one's text."""
+    prompts = ("--prompt", "a", "--prompt", "a " * 20, "--max-new-tokens", 5)
+    result = generate(*prompts, "--overflow", "error")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "where  --overflow error" in result.stderr
+    assert generate(*prompts).exit_code == 0
+
+
+def test_why_a_text_ends_is_said(generate: Callable[..., Result]) -> None:
+    """A stop string, the tokens asked for, or the last position; of that also a line."""
+    said = "the text ends at the model's 24 positions; --overflow slide goes on"
+    for count, options, ended in (
+        (40, (), "positions"),
+        (40, ("--beams", 2), "positions"),
+        (23, (), "max_new_tokens"),
+        (40, ("--overflow", "slide"), "max_new_tokens"),
+        (40, ("--stop", "h"), "stop"),
+    ):
+        result = generate("--prompt", "a", "--max-new-tokens", count, "--json", *options)
+        assert [ended] == [text["ended"] for text in json.loads(result.stdout)["texts"]]
+        assert (said in result.stderr) is (ended == "positions")
+        assert ("without --beams" in result.stderr) is ("--beams" in options)
+    assert generate("--prompt", "a", "--max-new-tokens", 40, "--quiet").stderr == ""
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_numbers_that_are_none_are_the_weights_fault(
+    beams: int, generate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are refused, exit code 4, on a line of its own."""
+    right = Decoder.start
+    monkeypatch.setattr(Decoder, "start", lambda *given: right(*given) * float("nan"))
+    result = generate("--prompt", SPOKEN, "--beams", beams)
+    assert result.exit_code == 4
+    assert "where  --weights" in result.stderr
+    assert "--dtype float32" in result.stderr
+    assert result.stdout == SPOKEN + "\n"
+
+
+def test_an_error_that_nobody_foresaw_is_internal(
+    generate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ValueError from within is no fault of the options: exit code 70."""
+
+    def fail(_decoder: Decoder, _tokens: object) -> None:
+        message = "shapes do not fit"
+        raise ValueError(message)
+
+    monkeypatch.setattr(Decoder, "step", fail)
+    result = generate("--prompt", SPOKEN)
+    assert result.exit_code == 70
+    assert result.stdout.endswith("\n")
+
+
 def test_runs_in_bfloat16(generate: Callable[..., Result]) -> None:
     """The prompt and some text."""
     result = generate("--prompt", SPOKEN, "--dtype", "bfloat16", "--max-new-tokens", 4)
@@ -173,18 +231,26 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "spaces": (["--prompt", " \n\t "], "empty prompt"),
     "no Unicode": (["--prompt", "ab\udcff"], "not valid Unicode at character 2"),
     "long prompt": (["--prompt", "a " * 30], "30 tokens; this model has max 24"),
-    "temperature": (["--prompt", "a", "--temperature", "0"], "temperature is 0.0; allowed"),
-    "not a number": (["--prompt", "a", "--temperature", "nan"], "temperature is nan; allowed"),
-    "top-k": (["--prompt", "a", "--top-k", "0"], "top_k is 0; allowed"),
-    "top-k past all": (["--prompt", "a", "--top-k", "99999"], "top_k is 99999; allowed"),
-    "top-p": (["--prompt", "a", "--top-p", "1.5"], "top_p is 1.5; allowed"),
-    "penalty": (["--prompt", "a", "--repetition-penalty", "-1"], "repetition_penalty is -1.0"),
-    "n-gram": (["--prompt", "a", "--no-repeat-ngram", "-1"], "no_repeat_ngram_size is -1"),
-    "negative": (["--prompt", "a", "--max-new-tokens", "-1"], "max_new_tokens is -1; allowed"),
-    "beams": (["--prompt", "a", "--beams", "0"], "beams is 0; allowed"),
-    "drawn beams": (["--prompt", "a", "--beams", "2", "--top-k", "2"], "beams is 2; allowed"),
-    "seed": (["--prompt", "a", "--seed", "-1"], "seed is -1; allowed"),
-    "stop": (["--prompt", "a", "--stop", ""], "stop is ''; allowed"),
+    "temperature": (["--prompt", "a", "--temperature", "0"], "--temperature is 0.0; allowed"),
+    "not a number": (["--prompt", "a", "--temperature", "nan"], "--temperature is nan; allowed"),
+    "top-k": (["--prompt", "a", "--top-k", "0"], "--top-k is 0; allowed"),
+    "top-k past all": (["--prompt", "a", "--top-k", "99999"], "--top-k is 99999; allowed"),
+    "top-p": (["--prompt", "a", "--top-p", "1.5"], "--top-p is 1.5; allowed"),
+    "penalty": (["--prompt", "a", "--repetition-penalty", "-1"], "--repetition-penalty is -1.0"),
+    "n-gram": (["--prompt", "a", "--no-repeat-ngram-size", "-1"], "--no-repeat-ngram-size is -1"),
+    "negative": (["--prompt", "a", "--max-new-tokens", "-1"], "--max-new-tokens is -1; allowed"),
+    "beams": (["--prompt", "a", "--beams", "0"], "--beams is 0; allowed"),
+    "drawn beams": (["--prompt", "a", "--beams", "2", "--top-k", "2"], "--beams is 2; allowed"),
+    "samples of beams": (
+        ["--prompt", "a", "--beams", "2", "--samples", "3"],
+        "--samples is 3 and --beams is 2; allowed",
+    ),
+    "slid beams": (
+        ["--prompt", "a", "--beams", "2", "--overflow", "slide"],
+        "where  --overflow and --beams",
+    ),
+    "seed": (["--prompt", "a", "--seed", "-1"], "--seed is -1; allowed"),
+    "stop": (["--prompt", "a", "--stop", ""], "--stop is ''; allowed"),
     "no such option": (["--prompt", "a", "--top-q", "1"], "No such option"),
     "hub name": (
         ["--weights", "openai-gpt", "--prompt", "a"],

@@ -149,6 +149,8 @@ def test_half_precision_is_summed_in_float32(chain: Chain) -> None:
         ({"beams": 0}, "beams"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"length_penalty": math.nan}, "length_penalty"),
+        ({"length_penalty": 1e4}, "length_penalty"),
+        ({"length_penalty": -1e4}, "length_penalty"),
         ({"end_id": -1}, "end_id"),
         ({"returned": 3}, "returned"),
         ({"returned": 0}, "returned"),

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,6 +117,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "samples alike": ({"max_new_tokens": 1, "samples": 2}, "samples is 2; allowed: 1; more where"),
     "drawn beams": ({"max_new_tokens": 1, "beams": 2, **DRAWN}, "beams is 2; allowed: .* drawn"),
     "end": ({"max_new_tokens": 1, "end_id": -1}, "end_id is -1"),
+    "more than beams": ({"max_new_tokens": 1, "beams": 2, "samples": 3}, "samples is 3 and beams"),
+    "penalty": ({"max_new_tokens": 1, "length_penalty": float("inf")}, "length_penalty is inf"),
+    "seed": ({"max_new_tokens": 1, "seed": -1}, "seed is -1"),
+    "seed of bits": ({"max_new_tokens": 1, "seed": 1 << 64}, "seed is 18446744073709551616"),
+    "no stream": ({"max_new_tokens": 1, "streams": (0, -1)}, r"streams is \(0, -1\)"),
     "streams": (
         {"max_new_tokens": 1, "streams": (1,), **DRAWN},
         "streams has 1 numbers, there are 2 texts",
@@ -142,6 +148,38 @@ def test_prompts_that_cannot_be_are_refused(model: GPT) -> None:
     ):
         with pytest.raises(ValueError, match=said):
             model.generate(prompt, max_new_tokens=1)
+    forgotten = torch.tensor([[37, *range(12)]])
+    with pytest.raises(ValueError, match="is 37, which is not in"):
+        model.generate(forgotten, max_new_tokens=1, overflow="slide")
+    for prompt, slide in itertools.product((torch.tensor(1), torch.tensor([1, 3])), (True, False)):
+        with pytest.raises(ValueError, match=r"must be \[batch time\]"):
+            continuing.check_prompts(model, prompt, any_length=slide)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("length_penalty", True),
+        ("length_penalty", "1"),
+        ("early_stopping", "ever"),
+        ("early_stopping", 1),
+        ("streams", 3),
+        ("seed", 1.0),
+    ],
+)
+def test_values_of_other_types_are_refused(name: str, value: object) -> None:
+    """Outside of tests nobody checks types before the request does."""
+    fields = vars(Request(max_new_tokens=1)) | {name: value}
+    with pytest.raises(ValueError, match=f"^{name} is {value!r}; allowed"):
+        Request.__post_init__(SimpleNamespace(**fields))
+
+
+def test_room_grows_with_the_text(model: GPT, ids: Tensor) -> None:
+    """Nothing is made for tokens that may never come, however many are allowed."""
+    endless = Request(max_new_tokens=10**13, overflow="slide")
+    tokens = itertools.islice(continuing.stream(model, ids, endless), 30)
+    new = torch.stack(list(tokens), dim=1)
+    assert torch.equal(greedy(model, ids, 30)[:, 4:], new)
 
 
 def test_rules_are_given_in_one_way(model: GPT, ids: Tensor) -> None:

@@ -19,7 +19,7 @@ ASKED: dict[str, Any] = {
     "max_new_tokens": 1,
     "seed": 0,
     "repetition_penalty": 1.0,
-    "no_repeat_ngram": 0,
+    "no_repeat_ngram_size": 0,
     "beams": 1,
     "samples": 1,
     "splitting": "bert",

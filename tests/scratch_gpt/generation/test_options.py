@@ -1,0 +1,34 @@
+"""What is wrong with a command line's options, in their own names."""
+
+import torch
+
+from scratch_gpt.command.errors import ExitCode
+from scratch_gpt.generation.options import no_choice, usage
+from scratch_gpt.generation.refusal import NoChoiceError, SettingError
+from scratch_gpt.sampling import Rules, choose
+
+
+def choice_of(value: float) -> NoChoiceError:
+    """Return the error of logits that are all this value."""
+    try:
+        choose(torch.full((1, 3), value), Rules())
+    except NoChoiceError as error:
+        return error
+    message = "something was chosen"
+    raise AssertionError(message)
+
+
+def test_rules_that_exclude_everything_are_the_options_fault() -> None:
+    """Minus infinity everywhere is the rules' doing; NaN and infinity are the weights'."""
+    excluded, *broken = (no_choice(choice_of(float(value))) for value in ("-inf", "nan", "inf"))
+    assert (excluded.code, excluded.where) == (ExitCode.USAGE, "--no-repeat-ngram-size")
+    for error in broken:
+        assert (error.code, error.where) == (ExitCode.REFUSED, "--weights")
+        assert "--dtype float32" in error.fix
+
+
+def test_settings_are_called_what_their_options_are() -> None:
+    """Every name as an option, in what and in where."""
+    error = usage(SettingError({"no_repeat_ngram_size": -1, "beams": 2}, "peace"))
+    assert error.what == "--no-repeat-ngram-size is -1 and --beams is 2; allowed: peace"
+    assert error.where == "--no-repeat-ngram-size and --beams"
