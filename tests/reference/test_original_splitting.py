@@ -73,4 +73,4 @@ def test_merges_go_by_rank(word: str, pieces: list[str], small: OriginalTokenize
 
 def test_what_is_not_known_is_zero(small: OriginalTokenizer) -> None:
     """A piece that is no token is id 0."""
-    assert small.encode("AB a\u0107 z")[:4] == [3, 1, 0, 0] or small.encode("z") == [0]
+    assert small.encode("AB a\u0107 z") == [3, 1, 0, 0]
