@@ -1,6 +1,7 @@
 """A run from its first line to its last, interrupted, damaged and taken up again."""
 
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 
 from scratch_gpt import GPT, Tokenizer
 from scratch_gpt.data import prepare
+from scratch_gpt.distributed import Group
 from scratch_gpt.training import checkpoint_folders, checkpoints, evaluation
 from scratch_gpt.training import run as run_module
 from scratch_gpt.training.trainer import Done, Trainer
@@ -95,6 +97,23 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert "going on from step 5" in result.stderr
     assert numbers(whole) == numbers(interrupted)
     assert same(whole, interrupted)
+
+
+def test_no_checkpoint_travels_between_processes(
+    interrupted: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one says where it is: at full size the rest would be gigabytes of pickle."""
+    sent: list[int] = []
+
+    def by_first(_group: Group, action: Callable[[], object]) -> object:
+        result = action()
+        sent.append(len(pickle.dumps(result)))
+        return result
+
+    monkeypatch.setattr(Group, "by_first", by_first)
+    assert not command(interrupted).exit_code
+    assert len(sent) > 4
+    assert max(sent) < 1_000
 
 
 def test_a_damaged_checkpoint_costs_nothing_but_time(
