@@ -40,11 +40,12 @@ class Comparison:
         for start in range(0, len(strings), _AT_ONCE):
             self._progress(name, start, len(strings))
             differing += self._compared(strings[start : start + _AT_ONCE], counts)
-        self._close(name, self.theirs.name, counts, differing)
+        self._close(name, self.theirs.name, counts, self._causes(name, differing[:TAKEN_APART]))
 
     def published(self, rows: Iterable[PublishedIds]) -> None:
         """Compare our ids with those that were published; only of the released vocabulary."""
-        counts, differing = Counts(places=False), []
+        counts = Counts(places=False)
+        causes: dict[Cause, int] = {}
         for row in rows:
             wanted = getattr(row, self._splitting)
             if wanted is None:
@@ -53,8 +54,21 @@ class Comparison:
             self._count(row.text, wanted, counts)
             if mine != wanted:
                 counts.differing += 1
-                differing.append(row.text)
-        self._close("published ids", "published", counts, differing)
+                causes[self._against(row.text, mine, wanted)] = 1
+        self._close("published ids", "published", counts, causes)
+
+    def _against(self, text: str, mine: Sequence[int], wanted: Sequence[int]) -> Cause:
+        """Return a difference from published ids: of the text as it is, nobody can ask for less."""
+        return Cause(
+            step="published",
+            why="the ids that were published are others",
+            character="the text as it was published",
+            text=ascii(text),
+            ids_ours=tuple(mine),
+            ids_theirs=tuple(wanted),
+            words_ours=tuple(map(ascii, self.ours.words(text))),
+            words_theirs=(),
+        )
 
     def _compared(self, strings: Sequence[str], counts: Counts) -> list[str]:
         """Count what is met, and return the strings over which the sides part."""
@@ -79,9 +93,8 @@ class Comparison:
             removed = character_classes().removed
             counts.dropped += sum(ord(character) in removed for character in text)
 
-    def _close(self, name: str, witness: str, counts: Counts, differing: Sequence[str]) -> None:
+    def _close(self, name: str, witness: str, counts: Counts, causes: Mapping[Cause, int]) -> None:
         self.rows.append(row_of(name, witness, counts))
-        causes = self._causes(name, differing[:TAKEN_APART])
         for cause, strings in causes.items():
             self.differences.append(difference_of(name, witness, cause, strings))
 
