@@ -97,8 +97,12 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Fixes what is drawn.")] = 0,
     splitting: Annotated[
-        Splitting, typer.Option(help="How text is split: as Hugging Face, or as in training.")
-    ] = Splitting.BERT,
+        Splitting | None,
+        typer.Option(
+            help="How text is split: as Hugging Face, or as in training; as the folder of the "
+            "vocabulary says, else bert."
+        ),
+    ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Precision to run in.")] = Dtype.FLOAT32,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
     overflow: Annotated[
@@ -147,7 +151,7 @@ def generate(
         samples=samples,
         stop=tuple(stop or ()),
         seed=seed,
-        splitting=splitting.value,
+        splitting=None if splitting is None else splitting.value,
         dtype=dtype.value,
         device=device.value,
         overflow=overflow.value,

@@ -22,7 +22,7 @@ class Asked:
     samples: int
     stop: tuple[str, ...]
     seed: int
-    splitting: str
+    splitting: str | None
     dtype: str
     device: str
     overflow: str

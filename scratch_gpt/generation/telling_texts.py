@@ -134,6 +134,7 @@ def _document(
     for name in ("prompts", "prompt_file", "as_json", "quiet"):
         del settings[name]
     settings["vocabulary"] = None if asked.vocabulary is None else str(asked.vocabulary)
+    settings["splitting"] = tokenizer.splitting
     settings["stop"] = list(asked.stop)
     return {
         "schema_version": 1,

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from scratch_gpt.command.errors import EnvironmentUnfitError, UsageError
+from scratch_gpt.command.errors import UsageError
 from scratch_gpt.data import TokenData, Windows
+from scratch_gpt.devices import device_named
 from scratch_gpt.distributed import Group
 from scratch_gpt.tokenizer import Tokenizer
 from scratch_gpt.training.recipe import Recipe, kept_fields
@@ -51,13 +52,7 @@ def device_of(recipe: Recipe) -> str:
     Raises:
         EnvironmentUnfitError: It is not there.
     """
-    if recipe.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if recipe.device == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentUnfitError(
-            "there is no CUDA device", where="--device cuda", fix="use --device cpu"
-        )
-    return recipe.device
+    return device_named(recipe.device)
 
 
 def names() -> frozenset[str]:

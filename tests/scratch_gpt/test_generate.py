@@ -293,6 +293,7 @@ def test_what_does_not_belong_together_is_refused(
     ]
     assert [result.exit_code for result in results] == [4] * 4
     assert "the vocabulary has" in results[0].stderr
+    assert "--vocabulary" in results[1].stderr
     assert "model.safetensors" in results[2].stderr
 
 
