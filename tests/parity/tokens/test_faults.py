@@ -87,6 +87,19 @@ def test_a_fault_of_the_original_is_named(
     assert expected == (report.exit_code, report.first_divergence.tap)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_few")
+@pytest.mark.parametrize("name", [name for name in of("original") if FAULTS[name].pairs])
+def test_a_fault_of_merging_is_named_in_the_original(
+    name: str, original: tuple[Ours, Transcription], sources: dict[str, list[str]]
+) -> None:
+    """Merging is the same in both splittings; the step is among those that are named."""
+    side, witness = original
+    wrong = planted(side.tokenizer, side.splitting, name)
+    verdict, steps = found(wrong, witness, sources)
+    assert (verdict, FAULTS[name].step in steps) == ("fail", True)
+
+
 def test_every_fault_has_a_splitting() -> None:
     """The two lists above leave none out."""
     assert set(FAULTS) == set(of("bert")) | set(of("original"))
