@@ -39,11 +39,12 @@ def test_the_hosts_name_is_taken_out() -> None:
 
 
 def bench(home: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Return what `pytest` did with the kernels' file in a process of its own."""
+    """Return what `pytest` did with the kernels' file in a process of its own, and of nobody's."""
+    inherited = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-o", "addopts=",
          str(home / "test_attention.py"), *options],
-        capture_output=True, text=True, check=False, env=os.environ | environment,
+        capture_output=True, text=True, check=False, env=inherited | environment,
     )  # fmt: skip
 
 
