@@ -81,7 +81,8 @@ def _run(
             source, destination, to.value, dry_run=dry_run, force=force, progress=progress
         )
     if not quiet:
-        to_stdout(text)
+        done = "nothing was to be written" if dry_run else "the folder is written all the same"
+        to_stdout(text, fix=f"free some space; {done}")
     return ExitCode.PASS
 
 

@@ -52,7 +52,10 @@ def _width(asked: "Console | None") -> int:
     return asked.width if asked is not None and asked.is_terminal else 100
 
 
-def to_stdout(text: str) -> None:
+_ELSEWHERE = "free some space, or choose another place"
+
+
+def to_stdout(text: str, *, fix: str = _ELSEWHERE) -> None:
     """Write to standard output what its encoding can say.
 
     Raises:
@@ -61,12 +64,12 @@ def to_stdout(text: str) -> None:
     """
     if sys.stdout is None:  # closed before this program began
         raise EnvironmentUnfitError(
-            "the report could not be written: there is no standard output",
+            "the output could not be written: there is no standard output",
             where="standard output",
             fix="use --quiet, with --output for the report",
         )
     encoding = sys.stdout.encoding or "utf-8"
-    with writing("standard output"):
+    with writing("standard output", fix=fix):
         try:
             sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
             sys.stdout.flush()
@@ -76,7 +79,7 @@ def to_stdout(text: str) -> None:
 
 
 @contextlib.contextmanager
-def writing(where: str) -> Iterator[None]:
+def writing(where: str, *, fix: str = _ELSEWHERE) -> Iterator[None]:
     """Raise a failed write as an error that says where; a closed pipe stays what it is."""
     try:
         yield
@@ -84,7 +87,5 @@ def writing(where: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise EnvironmentUnfitError(
-            f"the report could not be written: {error.strerror}",
-            where=where,
-            fix="free some space, or choose another place with --output",
+            f"the output could not be written: {error.strerror}", where=where, fix=fix
         ) from error

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.command.errors import ExitCode
+from scratch_gpt.command.errors import EnvironmentUnfitError, ExitCode
+from scratch_gpt.command.output import to_stdout
 from scratch_gpt.command.telling import known
 
 COMMANDS = (
@@ -73,3 +74,16 @@ def test_another_error_stays_one() -> None:
     """That something failed in torch does not make it a matter of memory."""
     expected = ExitCode.INTERNAL
     assert expected == known(RuntimeError("size mismatch")).code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: no /dev/full")
+def test_a_full_standard_output_says_what_the_command_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The advice is the command's own: not each has another place to write to."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(EnvironmentUnfitError, match="could not be written") as raised:
+            to_stdout("text\n", fix="the tokens are there")
+    expected = ("standard output", "the tokens are there")
+    assert expected == (raised.value.where, raised.value.fix)
