@@ -52,6 +52,21 @@ def test_reads_the_models_own_weights(model: GPT, assert_same: Same) -> None:
     assert_same(whole(model), decoder.step(torch.tensor([3, 1])))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_is_the_model_with_any_number_of_threads(
+    threads: int, model: GPT, assert_same: Same
+) -> None:
+    """Products cut among threads are the same products; the narrowing one is cut here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        decoder = Decoder(model, batch=2)
+        assert threads == len(decoder._step.blocks[0].narrow.weight)
+        assert_same(whole(model), stepped(model))
+    finally:
+        torch.set_num_threads(before)
+
+
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "cubic term": lambda patch: patch.setattr(step, "CUBIC", 0.0447),
     "scale": lambda patch: patch.setattr(step, "LOG_2", 0.7),
