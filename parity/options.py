@@ -114,6 +114,14 @@ CorpusOption = Annotated[
     ),
 ]
 CountOption = Annotated[int, typer.Option(min=0, help="Strings to generate.")]
+FingerprintsOption = Annotated[
+    bool,
+    typer.Option(
+        "--fingerprints",
+        help="Put a digest and a sketch of every tensor that is compared into the JSON report, by "
+        "which runs on other versions or machines can be compared with this one.",
+    ),
+]
 FormatOption = Annotated[
     str, typer.Option("--format", help="What standard output gets: text or json.")
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from parity.compare import Status
 from parity.errors import ExitCode
+from parity.fingerprints import Fingerprint
 from parity.liveness import BlockLife
 
 SCHEMA_VERSION = 1
@@ -161,6 +162,7 @@ class Report:
         inputs: Batch, time, seed and padding of what was run.
         explanation: What `--explain` asked for.
         findings: What `doctor` looked at.
+        fingerprints: Of every tensor that was compared, where they were asked for.
     """
 
     check: str
@@ -177,6 +179,7 @@ class Report:
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     explanation: Mapping[str, Any] | None = None
     findings: Sequence[Finding] = ()
+    fingerprints: Sequence[Fingerprint] = ()
 
 
 _WORST_FIRST = (
