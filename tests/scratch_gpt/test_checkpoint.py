@@ -14,9 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, OpenAIGPTLMHeadModel
 
-from reference.compat import dtype_keyword
 from scratch_gpt import GPT, GPTConfig, checkpoint
 from scratch_gpt.files import safetensors_file
 from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError
@@ -108,11 +106,16 @@ def test_the_config_says_what_the_model_is(config: GPTConfig, saved: Path) -> No
     assert config.to_huggingface() == fields
 
 
-@pytest.mark.parametrize("loader", [AutoModelForCausalLM, OpenAIGPTLMHeadModel])
-def test_hugging_face_loads_it(loader: type, saved: Path, token_ids: Tensor) -> None:
+@pytest.mark.witness
+@pytest.mark.parametrize("loader", ["AutoModelForCausalLM", "OpenAIGPTLMHeadModel"])
+def test_hugging_face_loads_it(loader: str, saved: Path, token_ids: Tensor) -> None:
     """Nothing missing, unexpected or mismatched, and the logits are ours."""
-    theirs, info = loader.from_pretrained(saved, output_loading_info=True, local_files_only=True)
-    assert isinstance(theirs, OpenAIGPTLMHeadModel)
+    import transformers
+
+    theirs, info = getattr(transformers, loader).from_pretrained(
+        saved, output_loading_info=True, local_files_only=True
+    )
+    assert isinstance(theirs, transformers.OpenAIGPTLMHeadModel)
     assert {name: found for name, found in info.items() if found} == {}
     ours = GPT.from_pretrained(saved)
     with torch.no_grad():
@@ -121,8 +124,13 @@ def test_hugging_face_loads_it(loader: type, saved: Path, token_ids: Tensor) -> 
     assert float(actual.abs().amax()) > 1e-3
 
 
+@pytest.mark.witness
 def test_what_hugging_face_saves_is_loaded(config: GPTConfig, saved: Path, tmp_path: Path) -> None:
     """Its config has many fields more; the weights are bit for bit the same."""
+    from transformers import OpenAIGPTLMHeadModel
+
+    from reference.compat import dtype_keyword
+
     theirs = OpenAIGPTLMHeadModel.from_pretrained(saved, **dtype_keyword(torch.float32))
     theirs.save_pretrained(tmp_path / "theirs")
     back = GPT.from_pretrained(tmp_path / "theirs")

@@ -27,7 +27,8 @@ OFF_DEFAULT: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def transformers_fields() -> dict[str, Any]:
     """Return the fields of the installed transformers' default config."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     return transformers.OpenAIGPTConfig().to_dict()
 
 
@@ -54,6 +55,7 @@ def test_the_round_trip_covers_every_field_of_ours() -> None:
     assert expected == {name for name in fields if fields[name] == OFF_DEFAULT[name]}
 
 
+@pytest.mark.witness
 def test_every_field_of_transformers_has_a_place(transformers_fields: dict[str, Any]) -> None:
     """Each is ours, required to hold one value, or ignored; and the defaults are the release's."""
     known = {*OFF_DEFAULT, *REQUIRED, *IGNORED}
@@ -61,15 +63,18 @@ def test_every_field_of_transformers_has_a_place(transformers_fields: dict[str, 
     assert GPTConfig() == GPTConfig.from_huggingface(transformers_fields)
 
 
+@pytest.mark.witness
 def test_transformers_keeps_our_config(transformers_fields: dict[str, Any]) -> None:
     """What we write, transformers reads and writes back as the same model."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     config = GPTConfig(**OFF_DEFAULT)
     theirs = transformers.OpenAIGPTConfig.from_dict(config.to_huggingface()).to_dict()
     assert set(transformers_fields) == set(theirs)
     assert config == GPTConfig.from_huggingface(theirs)
 
 
+@pytest.mark.witness
 def test_with_every_field_off_its_default_each_survives_or_is_named(
     transformers_fields: dict[str, Any],
 ) -> None:

@@ -5,12 +5,16 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 
-from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt import Tokenizer
+
+if TYPE_CHECKING:  # tests without a witness run where transformers is not installed
+    from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
 Draw = Callable[[random.Random], str]
 
@@ -81,10 +85,11 @@ def drawn_texts() -> Callable[[int, int], list[str]]:
 
 
 @pytest.fixture(scope="session")
-def huggingface() -> Callable[[Path], HuggingFaceTokenizer]:
+def huggingface() -> Callable[[Path], "HuggingFaceTokenizer"]:
     """Return a function that gives Hugging Face's tokenizer of a folder of either's names."""
+    from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
-    def build(folder: Path) -> HuggingFaceTokenizer:
+    def build(folder: Path) -> "HuggingFaceTokenizer":
         names = ("vocab.json", "merges.txt")
         if not (folder / names[0]).exists():
             names = ("encoder_bpe_40000.json", "vocab_40000.bpe")
@@ -112,7 +117,15 @@ def ours(small_vocabulary: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def theirs(
-    small_vocabulary: Path, huggingface: Callable[[Path], HuggingFaceTokenizer]
-) -> HuggingFaceTokenizer:
+    small_vocabulary: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"]
+) -> "HuggingFaceTokenizer":
     """Return Hugging Face's tokenizer of the small vocabulary."""
     return huggingface(small_vocabulary)
+
+
+@pytest.fixture(scope="session")
+def rust() -> ModuleType:
+    """Return what asks the Rust tokenizer about single characters."""
+    from reference import character_classes
+
+    return character_classes

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from reference.huggingface_tokenizer import UNKNOWN, HuggingFaceTokenizer
 from scratch_gpt import Tokenizer
 from scratch_gpt.tokenization import (
     bert,
@@ -16,6 +16,10 @@ from scratch_gpt.tokenization import (
 )
 from scratch_gpt.tokenization.bert import BertSplitting
 from scratch_gpt.tokenization.character_classes import Ranges
+from scratch_gpt.tokenization.words import UNKNOWN
+
+if TYPE_CHECKING:
+    from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
 Draw = Callable[[int, int], list[str]]
 
@@ -37,7 +41,7 @@ BY_HAND = (
 )
 
 
-def differences(texts: list[str], ours: Tokenizer, theirs: HuggingFaceTokenizer) -> list[str]:
+def differences(texts: list[str], ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> list[str]:
     """Return the texts of which anything differs: words, ids, places or decoded text."""
     splitting = BertSplitting()
     found = []
@@ -57,31 +61,35 @@ def differences(texts: list[str], ours: Tokenizer, theirs: HuggingFaceTokenizer)
     return found
 
 
-def test_strings_by_hand(ours: Tokenizer, theirs: HuggingFaceTokenizer) -> None:
+@pytest.mark.witness
+def test_strings_by_hand(ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> None:
     """What people and attackers write."""
     assert not differences(list(BY_HAND), ours, theirs)
 
 
+@pytest.mark.witness
 @pytest.mark.usefixtures("unchecked")
-def test_drawn_strings(ours: Tokenizer, theirs: HuggingFaceTokenizer, drawn_texts: Draw) -> None:
+def test_drawn_strings(ours: Tokenizer, theirs: "HuggingFaceTokenizer", drawn_texts: Draw) -> None:
     """Strings of characters of every plane and kind."""
     assert not differences(drawn_texts(1, 2_000), ours, theirs)
 
 
+@pytest.mark.witness
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_twenty_thousand_drawn_strings(
-    released: Path, huggingface: Callable[[Path], HuggingFaceTokenizer], drawn_texts: Draw
+    released: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"], drawn_texts: Draw
 ) -> None:
     """None differs with the released vocabulary either."""
     ours, theirs = Tokenizer.from_pretrained(released), huggingface(released)
     assert not differences(drawn_texts(2, 20_000), ours, theirs)
 
 
+@pytest.mark.witness
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_a_megabyte_in_one_piece(
-    small_text: str, ours: Tokenizer, theirs: HuggingFaceTokenizer, drawn_texts: Draw
+    small_text: str, ours: Tokenizer, theirs: "HuggingFaceTokenizer", drawn_texts: Draw
 ) -> None:
     """A page of English between drawn strings, again and again until it is a megabyte."""
     pieces = (f"{small_text}\n{' '.join(drawn_texts(seed, 40))}\n" for seed in range(10_000))
@@ -103,11 +111,12 @@ BROKEN = {
 }
 
 
+@pytest.mark.witness
 @pytest.mark.parametrize("broken", BROKEN)
 def test_each_table_is_needed(
     broken: str,
     ours: Tokenizer,
-    theirs: HuggingFaceTokenizer,
+    theirs: "HuggingFaceTokenizer",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without one of them the comparison finds the text that shows it."""

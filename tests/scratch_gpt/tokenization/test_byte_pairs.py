@@ -4,14 +4,17 @@ import itertools
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt import Tokenizer
 from scratch_gpt.tokenization.byte_pairs import END, BytePairs
 from scratch_gpt.tokenization.vocabulary import Vocabulary
 from scratch_gpt.tokenization.words import UNKNOWN
+
+if TYPE_CHECKING:
+    from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
 
 class Counting(dict[tuple[int, int], int]):
@@ -120,9 +123,10 @@ def test_another_order_of_merges_is_found(ours: Tokenizer) -> None:
     assert len(differing) > 50
 
 
+@pytest.mark.witness
 @pytest.mark.parametrize("length", [1, 2, 3, 63, 64, 65, 2_000])
 def test_a_run_of_one_letter(
-    length: int, tmp_path: Path, huggingface: Callable[[Path], HuggingFaceTokenizer]
+    length: int, tmp_path: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"]
 ) -> None:
     """Pairs that overlap are taken from the left."""
     tokens = (UNKNOWN, "a", "a</w>", "aa", "aaa", "aaaa", "aa</w>", "aaa</w>")
@@ -133,8 +137,9 @@ def test_a_run_of_one_letter(
     assert list(expected.ids) == tokenizer.encode("a" * length)
 
 
+@pytest.mark.witness
 def test_two_merges_that_make_one_token(
-    tmp_path: Path, huggingface: Callable[[Path], HuggingFaceTokenizer]
+    tmp_path: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"]
 ) -> None:
     """A pair learned late may bring back one learned early; Hugging Face merges that at once."""
     tokens = (UNKNOWN, *"abcd", *(c + END for c in "abcd"), "ab", "abc", "bc", "abca", "abcd</w>")

@@ -2,10 +2,10 @@
 
 import random
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
-from reference import character_classes as reference
 from scratch_gpt.tokenization import canonical_decomposition
 from scratch_gpt.tokenization.canonical_decomposition import decomposed, is_order_free
 from scratch_gpt.tokenization.character_classes import character_classes
@@ -30,23 +30,26 @@ def runs_of_marks(count: int) -> list[str]:
     ]
 
 
-def test_every_hangul_syllable() -> None:
+@pytest.mark.witness
+def test_every_hangul_syllable(rust: ModuleType) -> None:
     """Two letters or three, by arithmetic; what stands before and after the block is whole."""
     text = " ".join(chr(code) for code in range(0xABFF, 0xD7A5))
-    assert reference.step("nfd")(text) == nfd(text)
+    assert rust.step("nfd")(text) == nfd(text)
 
 
-def test_marks_are_sorted_by_class() -> None:
+@pytest.mark.witness
+def test_marks_are_sorted_by_class(rust: ModuleType) -> None:
     """Those of one class keep their order, and a letter ends a run."""
     texts = runs_of_marks(3_000)
-    assert [reference.step("nfd")(text) for text in texts] == [nfd(text) for text in texts]
+    assert [rust.step("nfd")(text) for text in texts] == [nfd(text) for text in texts]
 
 
-def test_unsorted_marks_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.witness
+def test_unsorted_marks_are_found(rust: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs drawn above are in disorder."""
     texts = runs_of_marks(300)
     monkeypatch.setattr(canonical_decomposition, "_ordered", lambda parts: parts)
-    assert sum(reference.step("nfd")(text) != nfd(text) for text in texts) > 100
+    assert sum(rust.step("nfd")(text) != nfd(text) for text in texts) > 100
 
 
 def test_the_place_of_a_mark_is_the_next_one() -> None:
@@ -62,11 +65,12 @@ def test_text_whose_order_may_show_is_found() -> None:
     assert not any(map(is_order_free, ("\u302e", "a\U0001d15e", "\u08d4", "\U0001e94a")))
 
 
+@pytest.mark.witness
 def test_order_free_text_may_be_taken_character_by_character(
-    drawn_texts: Callable[[int, int], list[str]],
+    drawn_texts: Callable[[int, int], list[str]], rust: ModuleType
 ) -> None:
     """Without its accents it is the same whole and in pieces; other text need not be."""
-    strip = reference.step("strip_accents")
+    strip = rust.step("strip_accents")
     texts = [*drawn_texts(5, 1_000), *runs_of_marks(1_000)]
     pieced = {text: "".join(strip(character) for character in text) for text in texts}
     differing = [text for text in texts if strip(text) != pieced[text]]

@@ -2,13 +2,13 @@
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
-from reference import character_classes as reference
-from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt import Tokenizer, tokenization
 from scratch_gpt.tokenization.byte_pairs import END
 from scratch_gpt.tokenization.canonical_decomposition import decomposed
@@ -16,27 +16,30 @@ from scratch_gpt.tokenization.character_classes import CharacterClasses, Ranges,
 from scratch_gpt.tokenization.vocabulary import Vocabulary
 from scratch_gpt.tokenization.words import UNKNOWN
 
+if TYPE_CHECKING:
+    from reference.huggingface_tokenizer import HuggingFaceTokenizer
+
 ROOM = Path(tokenization.__path__[0])
 TABLE = ROOM / "character_classes.txt"
 
 Answers = tuple[str, str, str, str, str, bool]
 
 
-def edges() -> list[str]:
+def edges(rust: ModuleType) -> list[str]:
     """Return the first and last character of every item of the table, and their neighbours."""
     rows = TABLE.read_text(encoding="ascii").splitlines()
     items = " ".join(row for row in rows if row and row[0] not in "#[").split()
     runs = [item.partition("=")[0].split("..") for item in items]
     codes = {int(end, 16) + by for run in runs for end in run for by in (-1, 0, 1)}
-    return [chr(code) for code in sorted(codes & set(reference.SCALARS))]
+    return [chr(code) for code in sorted(codes & set(rust.SCALARS))]
 
 
-def theirs(characters: list[str]) -> dict[str, Answers]:
+def theirs(characters: list[str], rust: ModuleType) -> dict[str, Answers]:
     """Return what the Rust tokenizer makes of each character, step by step."""
     names = ("clean_text", "handle_chinese_chars", "nfd", "strip_accents", "lowercase")
-    steps = [reference.step(name) for name in names]
+    steps = [rust.step(name) for name in names]
     return {
-        c: (*(step(f"a{c}b")[1:-1] for step in steps), reference.words(f"a{c}b") == ["a", c, "b"])
+        c: (*(step(f"a{c}b")[1:-1] for step in steps), rust.words(f"a{c}b") == ["a", c, "b"])
         for c in characters
     }
 
@@ -60,35 +63,38 @@ def _answers(character: str, classes: CharacterClasses) -> Answers:
     )
 
 
+@pytest.mark.witness
 @pytest.mark.usefixtures("unchecked")
-def test_the_edge_of_every_item_is_where_it_is() -> None:
+def test_the_edge_of_every_item_is_where_it_is(rust: ModuleType) -> None:
     """Each run of the table begins and ends where the Rust tokenizer's does."""
-    characters = edges()
+    characters = edges(rust)
     assert len(characters) > 5_000
-    assert theirs(characters) == ours(characters, character_classes())
+    assert theirs(characters, rust) == ours(characters, character_classes())
 
 
 SETS = [f.name for f in dataclasses.fields(CharacterClasses) if f.type is Ranges]
 
 
+@pytest.mark.witness
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", SETS)
-def test_a_shifted_edge_is_found(name: str) -> None:
+def test_a_shifted_edge_is_found(name: str, rust: ModuleType) -> None:
     """A set whose every run is one character too long differs there."""
     classes = character_classes()
     right = getattr(classes, name)
     longer = Ranges([(first, last + 1) for first, last in right.runs()])
     lame = dataclasses.replace(classes, **{name: longer})
-    characters = [chr(last + 1) for _, last in right.runs() if last + 1 in reference.SCALARS]
-    assert theirs(characters) == ours(characters, classes)
-    assert theirs(characters) != ours(characters, lame)
+    characters = [chr(last + 1) for _, last in right.runs() if last + 1 in rust.SCALARS]
+    assert theirs(characters, rust) == ours(characters, classes)
+    assert theirs(characters, rust) != ours(characters, lame)
 
 
-def test_python_has_other_tables() -> None:
+@pytest.mark.witness
+def test_python_has_other_tables(rust: ModuleType) -> None:
     """What `str.lower` and `unicodedata` say would be found: they differ at an edge."""
     import unicodedata
 
-    expected = theirs(edges()).items()
+    expected = theirs(edges(rust), rust).items()
     lower = [c for c, (*_, made, _) in expected if made != c.lower()]
     accent = [c for c, row in expected if (row[3] == "") != (unicodedata.category(c) == "Mn")]
     assert lower
@@ -124,30 +130,32 @@ def test_a_question_to_python_is_found() -> None:
     assert asked("import unicodedata\nx = text.lower()") == {"unicodedata", "lower"}
 
 
+@pytest.mark.witness
 @pytest.mark.slow
-def test_the_table_is_what_the_script_makes() -> None:
+def test_the_table_is_what_the_script_makes(rust: ModuleType) -> None:
     """Every character asked again; only the heading names the version that was asked."""
-    expected = reference.text().split("\n[", 1)[1]
+    expected = rust.text().split("\n[", 1)[1]
     assert expected == TABLE.read_text(encoding="ascii").split("\n[", 1)[1]
 
 
-def chunks() -> Iterator[str]:
+def chunks(scalars: Sequence[int]) -> Iterator[str]:
     """Give every scalar value between two letters, some thousands a text."""
     size = 1 << 15
-    for start in range(0, len(reference.SCALARS), size):
-        yield " ".join(f"a{chr(code)}b" for code in reference.SCALARS[start : start + size])
+    for start in range(0, len(scalars), size):
+        yield " ".join(f"a{chr(code)}b" for code in scalars[start : start + size])
 
 
+@pytest.mark.witness
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # half a minute of work, which a busy machine draws out
 @pytest.mark.usefixtures("unchecked")
 def test_every_scalar_value_between_two_letters(
-    tmp_path: Path, huggingface: Callable[[Path], HuggingFaceTokenizer]
+    tmp_path: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"], rust: ModuleType
 ) -> None:
     """Words and ids are Hugging Face's, with a vocabulary in which every character has two ids."""
     swept = 0
-    for number, text in enumerate(chunks()):
-        words = reference.words(reference.step("bert")(text))
+    for number, text in enumerate(chunks(rust.SCALARS)):
+        words = rust.words(rust.step("bert")(text))
         alphabet = sorted({character for word in words for character in word})
         tokens = (UNKNOWN, *alphabet, *(character + END for character in alphabet))
         tokenizer = Tokenizer(Vocabulary(tokens, ()))
@@ -158,4 +166,4 @@ def test_every_scalar_value_between_two_letters(
         assert 0 not in ids
         assert list(expected.ids) == ids
         swept += text.count(" ") + 1
-    assert swept >= len(reference.SCALARS)
+    assert swept >= len(rust.SCALARS)

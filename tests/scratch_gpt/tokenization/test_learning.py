@@ -4,14 +4,17 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt import Tokenizer
 from scratch_gpt.tokenization.byte_pairs import END
 from scratch_gpt.tokenization.learning import learned
 from scratch_gpt.tokenization.words import UNKNOWN, splitting_named
+
+if TYPE_CHECKING:
+    from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
 
 def by_definition(words: Mapping[str, int], merges: int) -> list[tuple[str, str]]:
@@ -104,11 +107,12 @@ def test_progress_counts_the_merges() -> None:
     assert told == [1, 2]
 
 
+@pytest.mark.witness
 @pytest.mark.usefixtures("unchecked")
 def test_hugging_face_loads_what_was_learned(
     tmp_path: Path,
     small_text: str,
-    huggingface: Callable[[Path], HuggingFaceTokenizer],
+    huggingface: Callable[[Path], "HuggingFaceTokenizer"],
     drawn_texts: Callable[[int, int], list[str]],
 ) -> None:
     """A vocabulary learned from strings of every kind encodes other ones alike in both."""

@@ -5,17 +5,19 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from transformers import AutoTokenizer
 
-from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt import Tokenizer
 from scratch_gpt.files.refusal import CheckpointError
 from scratch_gpt.files.write_error import OccupiedError
 from scratch_gpt.tokenization import vocabulary_files
 from scratch_gpt.tokenization.vocabulary import Vocabulary
 from scratch_gpt.tokenization.words import SPLITTINGS
+
+if TYPE_CHECKING:
+    from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
 OPENAI = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
 
@@ -40,8 +42,9 @@ def test_the_names_of_the_release_are_read(folder: Path, ours: Tokenizer) -> Non
     assert Tokenizer.from_pretrained(folder).digest == ours.digest
 
 
+@pytest.mark.witness
 def test_what_hugging_face_saves_is_read(
-    folder: Path, ours: Tokenizer, theirs: HuggingFaceTokenizer
+    folder: Path, ours: Tokenizer, theirs: "HuggingFaceTokenizer"
 ) -> None:
     """A single file, in version 5."""
     theirs.tokenizer.save_pretrained(folder / "theirs")
@@ -91,8 +94,9 @@ def test_what_is_no_file_is_refused_at_once(case: str, name: str, folder: Path) 
     assert error.where == str(folder / name)
 
 
+@pytest.mark.witness
 def test_what_is_written_is_read_alike_everywhere(
-    folder: Path, huggingface: Callable[[Path], HuggingFaceTokenizer], small_text: str
+    folder: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"], small_text: str
 ) -> None:
     """By us, by Hugging Face's class and by the one that is told which class it is."""
     ours = Tokenizer.from_pretrained(folder)
@@ -117,11 +121,12 @@ def test_the_same_vocabulary_is_the_same_bytes(folder: Path) -> None:
     assert text == '{"<unk>": 0, "é": 1, "é</w>": 2}'
 
 
+@pytest.mark.witness
 @pytest.mark.parametrize("splitting", ["bert", "original"])
 def test_the_splitting_comes_back(
     splitting: str,
     folder: Path,
-    huggingface: Callable[[Path], HuggingFaceTokenizer],
+    huggingface: Callable[[Path], "HuggingFaceTokenizer"],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As it was saved, unless another is asked for; Hugging Face loads the folder all the same."""

@@ -1,0 +1,77 @@
+"""The model needs neither transformers nor tokenizers: none of its modules loads them.
+
+Tests marked `witness` hold us against those two. Where they are not installed, the others are run
+with `-m "not witness"` and `GPT1_WITHOUT_TRANSFORMERS=1`, which says that this is meant.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import scratch_gpt
+
+HOME = Path(scratch_gpt.__path__[0])
+WITNESSES = ("transformers", "tokenizers")
+
+LOAD_ALL = """
+import importlib, os, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("ftfy", "spacy", "triton", "matplotlib"):  # what extras bring
+            raise
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def modules_of(home: Path) -> list[str]:
+    """Return the dotted name of every module below a package's folder."""
+    paths = (file.relative_to(home.parent).with_suffix("") for file in home.rglob("*.py"))
+    names = (".".join(path.parts).removesuffix(".__init__") for path in paths)
+    return sorted(name for name in names if not name.endswith(".__main__"))
+
+
+def loaded_with(names: list[str], folder: Path) -> set[str]:
+    """Return the packages that a fresh interpreter holds when it has imported these modules."""
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD_ALL, *names],
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not result.returncode, result.stderr
+    return set(result.stdout.split())
+
+
+def test_the_row_without_transformers_is_without() -> None:
+    """Neither can be found there; else its other tests would prove nothing."""
+    if os.environ.get("GPT1_WITHOUT_TRANSFORMERS") != "1":
+        pytest.skip("not run: GPT1_WITHOUT_TRANSFORMERS is not 1, so transformers may be installed")
+    found = [name for name in WITNESSES if importlib.util.find_spec(name) is not None]
+    assert not found, f"installed where it is to be absent: {', '.join(found)}"
+
+
+def test_no_module_of_the_model_loads_a_witness() -> None:
+    """Imported all together, in a process of their own."""
+    names = modules_of(HOME)
+    assert {"scratch_gpt.model", "scratch_gpt.training.run"} < set(names)
+    loaded = loaded_with(names, HOME.parent)
+    assert {"scratch_gpt", "torch", "numpy"} < loaded
+    assert not loaded & {*WITNESSES, "huggingface_hub", "reference", "parity"}
+
+
+@pytest.mark.parametrize("witness", WITNESSES)
+def test_a_module_that_loads_a_witness_is_found(witness: str, tmp_path: Path) -> None:
+    """However deep it stands."""
+    home = tmp_path / "planted"
+    (home / "deep").mkdir(parents=True)
+    (home / "deep" / "module.py").write_text(f"import {witness}", encoding="utf-8")
+    (tmp_path / f"{witness}.py").touch()
+    assert modules_of(home) == ["planted.deep.module"]
+    assert witness in loaded_with(modules_of(home), tmp_path)
