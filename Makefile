@@ -16,7 +16,7 @@ TESTING := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-slow coverage coverage-report bench lint types clean
+.PHONY: help check test test-slow coverage coverage-report bench lint types rows clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ lint: $(VENV)/.installed-dev  ## ruff's rules and its format
 
 types: $(VENV)/.installed-dev  ## mypy, strict
 	$(BIN)/python -m mypy $(ARGS)
+
+# ARGS="-e py311-torch26-hf457" runs one; README.md says what a row downloads.
+rows: $(VENV)/.installed-dev  ## the tests on every torch, and what moved between them: tox
+	$(BIN)/python -m tox run $(ARGS)
 
 clean:  ## remove the environment and everything the tools left
 	rm -rf $(VENV) .tox .benchmarks .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
