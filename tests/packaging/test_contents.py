@@ -1,0 +1,125 @@
+"""What the wheel and the sdist hold: every module, its data, its licences, and nothing else."""
+
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+PACKAGES = {"scratch_gpt", "reference", "parity", "bench"}
+
+DATA = {
+    *(f"{package}/py.typed" for package in PACKAGES),
+    "scratch_gpt/tokenization/character_classes.txt",
+    "reference/surrogate_digests.json",
+    *(
+        f"reference/goldens/{name}.json"
+        for name in ("files", "generation", "losses", "matrices", "word_probabilities")
+    ),
+    "reference/goldens/LICENSE-Apache-2.0.txt",
+}
+"""Every file of the wheel that is no module. What is new is to be named here, or left out."""
+
+LICENCES = {
+    "licenses/LICENSE",
+    "licenses/reference/goldens/LICENSE-Apache-2.0.txt",
+}
+
+NEEDED = {
+    *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "constraints.txt", "tox.ini"),
+    *("Makefile", "tests/conftest.py", "tests/small_text.txt", "tests/packaging/conftest.py"),
+    *(f"{package}/__init__.py" for package in PACKAGES),
+    *DATA,
+}
+"""What a source distribution needs to be built and tested."""
+
+
+def of_packages(names: Iterable[str]) -> set[str]:
+    """Return the files outside the folder of metadata."""
+    return {name for name in names if not PurePosixPath(name).parts[0].endswith(".dist-info")}
+
+
+def strange(names: Iterable[str]) -> set[str]:
+    """Return the files that no wheel of ours is to hold."""
+    return {
+        name
+        for name in of_packages(names)
+        if name.partition("/")[0] not in PACKAGES or (not name.endswith(".py") and name not in DATA)
+    }
+
+
+def test_nothing_strange_is_in_the_wheel(packed_files: frozenset[str]) -> None:
+    """No tests, no documents, no figures; modules and the data that they read."""
+    assert len(of_packages(packed_files)) > 300
+    assert not strange(packed_files)
+
+
+@pytest.mark.parametrize(
+    "name", ["tests/conftest.py", "README.md", "bench/results/cpu.json", "parity/notes.txt"]
+)
+def test_a_strange_file_is_found(name: str) -> None:
+    """Beside the packages and in them."""
+    assert strange([*DATA, "parity/check.py", name]) == {name}
+
+
+def test_every_data_file_is_in_the_wheel(packed_files: frozenset[str]) -> None:
+    """Markers of types among them: without one a package counts as having no types."""
+    assert not DATA - packed_files
+
+
+def test_every_licence_is_in_the_wheel(packed_files: frozenset[str]) -> None:
+    """In the folder of metadata, whose name has the version."""
+    parts = (name.partition(".dist-info/") for name in packed_files)
+    metadata = {inside for _, found, inside in parts if found}
+    assert not {*LICENCES, "METADATA", "RECORD", "WHEEL"} - metadata
+
+
+def test_every_module_is_in_the_wheel(packed_files: frozenset[str], checkout: Path) -> None:
+    """As many as the checkout has: no pattern of ignored files takes one away."""
+    found = {
+        file.relative_to(checkout).as_posix()
+        for package in PACKAGES
+        for file in (checkout / package).rglob("*.py")
+    }
+    assert found == {name for name in of_packages(packed_files) if name.endswith(".py")}
+
+
+@pytest.fixture(scope="module")
+def sdist(
+    checkout: Path,
+    built: Callable[[str, Path, Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Return the folder of the source distribution, unpacked."""
+    file = built("sdist", checkout, tmp_path_factory.mktemp("sdist"))
+    folder = tmp_path_factory.mktemp("source")
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = folder.iterdir()
+    return source
+
+
+def test_the_sdist_can_be_built_and_tested(sdist: Path) -> None:
+    """All that takes is there, and nothing that tools left."""
+    names = {file.relative_to(sdist).as_posix() for file in sdist.rglob("*") if file.is_file()}
+    assert not NEEDED - names
+    left = {"__pycache__", ".git", ".venv", ".tox", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
+    assert not {name for name in names if left & set(PurePosixPath(name).parts)}
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    """Return every file of a wheel by its name."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_sdist_gives_the_wheel_of_the_checkout(
+    sdist: Path, checkout: Path, built: Callable[[str, Path, Path], Path], tmp_path: Path
+) -> None:
+    """Byte for byte; and a module that is missing there is missing in its wheel."""
+    expected = contents(built("wheel", checkout, tmp_path / "expected"))
+    assert expected == contents(built("wheel", sdist, tmp_path / "found"))
+    (sdist / "parity" / "check.py").unlink()
+    lame = contents(built("wheel", sdist, tmp_path / "lame"))
+    assert set(expected) - set(lame) == {"parity/check.py"}
