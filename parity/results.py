@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from parity.compare import Status
+from parity.drift.findings import Drift
 from parity.errors import ExitCode
 from parity.fingerprints import Fingerprint
 from parity.liveness import BlockLife
@@ -163,6 +164,7 @@ class Report:
         explanation: What `--explain` asked for.
         findings: What `doctor` looked at.
         fingerprints: Of every tensor that was compared, where they were asked for.
+        drift: What `drift` found.
     """
 
     check: str
@@ -180,6 +182,7 @@ class Report:
     explanation: Mapping[str, Any] | None = None
     findings: Sequence[Finding] = ()
     fingerprints: Sequence[Fingerprint] = ()
+    drift: Drift | None = None
 
 
 _WORST_FIRST = (

@@ -17,6 +17,7 @@ from parity.compare import Status
 from parity.goldens.rows import GoldenRow
 from parity.report.text_consequences import render_consequences
 from parity.report.text_divergence import render_divergence
+from parity.report.text_drift import closing, render_drift
 from parity.report.text_explanation import render_explanation
 from parity.report.text_golden import render_goldens
 from parity.report.text_tokens import render_tokens
@@ -52,6 +53,11 @@ def render(report: Report, console: Console) -> None:
 
 
 def _parts(report: Report) -> Iterable[RenderableType]:
+    if report.drift is not None:
+        yield from render_drift(report, report.drift)
+        yield from map(_reason, report.reasons)
+        yield closing(report, report.drift)
+        return
     if report.check == "tokens":
         yield from render_tokens(report)
         yield from map(_reason, report.reasons)
