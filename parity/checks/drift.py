@@ -71,17 +71,18 @@ def _drift(rows: Sequence[EvidenceRow], checks: Sequence[str]) -> Drift:
     }
     ran = {row.label: row.environment for row in rows if row.reports}
     different = differences(ran)
+    moved = [
+        move
+        for check, of_pairs in known.items()
+        for pair, found in enumerate(of_pairs)
+        for move in moves(pair, check, found or {})
+    ]
     return Drift(
         rows=[RowLooked(label=row.label, environment=row.environment) for row in rows],
         pairs=[stated(*pair) for pair in paired],
         differences=different,
-        notes=list(notes(different)),
-        moves=[
-            move
-            for check, of_pairs in known.items()
-            for pair, found in enumerate(of_pairs)
-            for move in moves(pair, check, found or {})
-        ],
+        notes=list(notes(different, moved)),
+        moves=moved,
         unknown=[
             Unknown(pair=pair, check=check, why=found)
             for check, of_pairs in changed.items()

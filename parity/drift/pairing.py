@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from parity.drift.evidence import EvidenceRow
-from parity.drift.findings import Pair
+from parity.drift.findings import Move, Pair
 
 Differences = Mapping[str, Mapping[str, Sequence[str]]]
 """By name, and by value, the labels of the rows that have it."""
@@ -56,8 +56,13 @@ _SUMS = {
 """What changes the order in which sums are taken, whatever the version."""
 
 
-def notes(found: Differences) -> Iterator[str]:
-    """Yield what a reader has to know before reading a cause into a movement."""
+def notes(found: Differences, moves: Sequence[Move]) -> Iterator[str]:
+    """Yield what a reader has to know before reading a cause into a movement.
+
+    Args:
+        found: What differs between the rows.
+        moves: What moved between them.
+    """
     changed = [words for name, words in _SUMS.items() if name in found]
     if changed:
         yield (
@@ -66,3 +71,8 @@ def notes(found: Differences) -> Iterator[str]:
         )
     if "code" in found:
         yield "the rows were made by different code: what moved may be its doing"
+    if any(move.subject == "oracle" and move.moved for move in moves):
+        yield (
+            "the oracle moved too, so NumPy's products did: operations that are run alone get its "
+            "numbers, rounded, and may move because these did"
+        )

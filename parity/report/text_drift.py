@@ -12,6 +12,7 @@ from parity.report.text_drift_blocks import blocks
 from parity.report.text_drift_moves import moved
 from parity.report.text_drift_numbers import short
 from parity.results import Report, Verdict
+from parity.tolerances import Bounds
 
 _VERSIONS = ("python", "torch", "transformers")
 
@@ -27,6 +28,12 @@ _ACROSS = 5
 """Checks that one table has room for."""
 
 
+_NUMBERS = (
+    f"identity: float64, largest difference over RMS, at most {short(Bounds().identity)}; "
+    "ratio: ours / HF's error"
+)
+
+
 def render_drift(report: Report, drift: Drift) -> Iterator[RenderableType]:
     """Yield the rows, their verdicts, what differs between them, and what moved."""
     rows = [row for row in report.results if isinstance(row, DriftRow)]
@@ -35,6 +42,7 @@ def render_drift(report: Report, drift: Drift) -> Iterator[RenderableType]:
     for start in range(0, len(checks), _ACROSS):
         yield Text()
         yield _verdicts(rows, checks[start : start + _ACROSS], drift)
+    yield Text(_NUMBERS, style="dim")
     yield from _differences(drift)
     yield from moved(drift)
     yield from blocks(drift)
@@ -77,10 +85,6 @@ def _verdicts(rows: Sequence[DriftRow], checks: Sequence[str], drift: Drift) -> 
     for number, row in enumerate(drift.rows, 1):
         of_it = {entry.tap: entry for entry in rows if entry.attention == row.label}
         table.add_row(str(number), *(_cell(of_it[check]) for check in checks))
-    if any(row.error_ours is not None for row in rows):
-        told = "identity, ratio"
-        kept = {row.tap for row in rows if row.error_ours is not None}
-        table.add_row("", *(told if check in kept else "" for check in checks), style="dim")
     return table
 
 

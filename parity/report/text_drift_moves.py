@@ -1,6 +1,7 @@
 """What moved between two rows, in lines: what differs, and for each side where it moved first."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -10,94 +11,154 @@ from parity.drift.changes import larger
 from parity.drift.findings import Drift, Move, Pair
 from parity.report.text_drift_numbers import arrow, side, told
 from parity.results import Mode
+from parity.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
 
-_Line = tuple[str, str, str, str, str, str]
-"""Check, side, dtype, what moved first, how many, the largest."""
 
-_SHOWN = ("ours", "huggingface")
-"""Sides that are told of where nothing of them moved, too."""
+class _Line(NamedTuple):
+    """A line of a pair's table."""
 
-_FIRST_NAMED = ("torch", "transformers", "python", "numpy", "cpu_capability", "threads")
+    check: str = ""
+    side: str = ""
+    run: str = ""
+    first: str = ""
+    moved: str = ""
+    most: str = ""
+
+
+_HEADER = _Line("check", "side", "run", "moved first, by", "moved", "most")
 
 
 def moved(drift: Drift) -> Iterator[RenderableType]:
     """Yield a heading and a table for each pair."""
     lines = [list(_lines(drift, pair)) for pair in range(len(drift.pairs))]
-    widths = [max((len(line[i]) for of in lines for line in of), default=0) for i in range(6)]
+    every = [_HEADER, *(line for of_pair in lines for line in of_pair)]
+    widths = [max(map(len, cells)) for cells in zip(*every, strict=True)]
     for pair, of_pair in zip(drift.pairs, lines, strict=True):
         yield Text.assemble("\n", (arrow(drift, pair), "bold"), f"  {_heading(pair)}")
-        table = Table.grid(padding=(0, 2, 0, 0))
-        for place, width in enumerate(widths):
-            free = place == _WRAPS
-            table.add_column(min_width=0 if free else width, no_wrap=not free, overflow="fold")
-        for line in of_pair:
-            table.add_row(*(Text(cell) for cell in line))
-        yield table
+        yield _table(of_pair, widths)
 
 
-_WRAPS = 3
-"""The column whose words may take several lines."""
+def _table(lines: Sequence[_Line], widths: Sequence[int]) -> Table:
+    """Return a pair's table, as wide in every column as the other pairs' are."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name, title, width in zip(_Line._fields, _HEADER, widths, strict=True):
+        wraps = name == "first"
+        table.add_column(
+            title,
+            min_width=len(title) if wraps else width,
+            width=None if not wraps else min(width, _WIDEST),
+            no_wrap=not wraps,
+            overflow="fold",
+            justify="right" if name in ("moved", "most") else "left",
+        )
+    for line in lines:
+        table.add_row(*map(Text, line))
+    return table
+
+
+_WIDEST = 44
+"""Columns that the longest name of a parameter's place in training takes."""
+
+_FIRST_NAMED = ("torch", "transformers", "python", "numpy", "cpu_capability", "threads")
 
 
 def _heading(pair: Pair) -> str:
     """Return what differs between a pair's environments, torch first."""
     order = {name: place for place, name in enumerate(_FIRST_NAMED)}
     names = sorted(pair.differs, key=lambda name: order.get(name, len(order)))
-    changed = (f"{name} {' → '.join(pair.differs[name])}" for name in names)
-    return ", ".join(changed) or "the same versions and settings"
+    changed = [f"{name} {' → '.join(pair.differs[name])}" for name in names if name != "code"]
+    return ", ".join(changed + ["other code"] * ("code" in names)) or "nothing else differs"
 
 
 def _lines(drift: Drift, pair: int) -> Iterator[_Line]:
     """Yield a pair's lines; the name of a check on its first alone."""
     of_pair = [move for move in drift.moves if move.pair == pair]
     unknown = {entry.check: entry.why for entry in drift.unknown if entry.pair == pair}
-    for check in dict.fromkeys(row for row in [*(m.check for m in of_pair), *unknown]):
-        named = f"  {check}"
-        if check in unknown:
-            yield named, "", "", f"not known: {unknown[check]}", "", ""
-            continue
-        for rest in _of_check([move for move in of_pair if move.check == check]):
-            yield (named, *rest)
-            named = ""
+    for check in dict.fromkeys([*(move.check for move in of_pair), *unknown]):
+        lines = (
+            [_Line(first=f"not known: {unknown[check]}")]
+            if check in unknown
+            else list(_of_check([move for move in of_pair if move.check == check]))
+        )
+        yield lines[0]._replace(check=check)
+        yield from lines[1:]
 
 
-def _of_check(moves: Sequence[Move]) -> Iterator[tuple[str, str, str, str, str]]:
+_SHOWN = ("ours", "huggingface")
+"""Sides that are told of where nothing of them moved, too."""
+
+
+def _of_check(moves: Sequence[Move]) -> Iterator[_Line]:
+    """Yield a check's lines: its numbers side by side, then the ids of all sides."""
+    ids = [move for move in moves if move.mode == Mode.EXACT]
+    numbers = [move for move in moves if move.mode != Mode.EXACT]
+    if numbers and not any(move.moved for move in numbers):
+        yield _still(numbers)
+    else:
+        sides = dict.fromkeys(map(_side, numbers))
+        for name in sorted(sides, key=lambda name: (name not in _SHOWN, name == _SHOWN[1])):
+            yield from _of_side([move for move in numbers if _side(move) == name])
+    of_ids = [move for move in ids if move.moved]
+    yield from map(_run, of_ids)
+    if ids and not of_ids:
+        yield _Line(run="ids", first="the same ids", moved=_count(ids))
+
+
+def _of_side(moves: Sequence[Move]) -> Iterator[_Line]:
     if not any(move.moved for move in moves):
-        same = "same ids" if all(m.dtype == "ids" for m in moves) else "nothing moved"
-        yield "", "", same, f"0 of {sum(move.compared for move in moves):,}", ""
+        if _side(moves[0]) in _SHOWN:
+            yield _still(moves)._replace(side=side(_side(moves[0])))
         return
-    runs = dict.fromkeys((_name(move), move.dtype, move.mode) for move in moves)
-    for name, dtype, mode in sorted(runs, key=lambda run: _order(run[0], run[1])):
-        run = [m for m in moves if (_name(m), m.dtype, m.mode) == (name, dtype, mode)]
-        if name in _SHOWN or any(move.moved for move in run):
-            yield _alone(run) if mode == Mode.ISOLATED else _run(run)
+    for dtype, mode in sorted(dict.fromkeys((m.dtype, m.mode) for m in moves), key=_order):
+        run = [move for move in moves if (move.dtype, move.mode) == (dtype, mode)]
+        yield _alone(run) if mode == Mode.ISOLATED else _run(max(run, key=_rank))
 
 
-def _name(move: Move) -> str:
+_SAME = "nothing moved"
+
+
+def _still(moves: Sequence[Move]) -> _Line:
+    return _Line(first=_SAME, moved=_count(moves))
+
+
+def _side(move: Move) -> str:
     return move.subject.partition("/")[0]
 
 
-def _order(name: str, dtype: str) -> tuple[bool, int]:
-    """Return what lines are sorted by: the dtype judged first, then float64; ours first."""
-    return dtype == "float64", _SHOWN.index(name) if name in _SHOWN else len(_SHOWN)
+def _order(run: tuple[str, str]) -> bool:
+    """Return what runs are sorted by: the dtype judged first, then float64."""
+    return run[0] == "float64"
 
 
-def _run(moves: Sequence[Move]) -> tuple[str, str, str, str, str]:
-    """Return the line of a side: of the path that moved furthest."""
-    worst = max(moves, key=lambda move: (larger(move.largest_change), move.moved))
-    if not worst.moved:
-        return side(_name(worst)), worst.dtype, "nothing moved", _count(worst), ""
-    by = "" if worst.first_change is None else f" by {told(worst.first_change)}"
-    most = "" if worst.largest_change is None else f"most {told(worst.largest_change)}"
-    return side(worst.subject), worst.dtype, f"first {worst.first}{by}", _count(worst), most
+def _rank(move: Move) -> tuple[float, int]:
+    """Return what decides which of a side's paths is told of: the one that moved furthest."""
+    return larger(move.largest_change), move.moved
 
 
-def _count(move: Move) -> str:
-    return f"{move.moved:,} of {move.compared:,}"
+def _run(move: Move) -> _Line:
+    """Return the line of one run."""
+    line = _Line(side=side(move.subject), run=_word(move), first=_SAME, moved=_count([move]))
+    if not move.moved:
+        return line._replace(side=side(_side(move)))
+    by = "" if move.first_change is None else f" {told(move.first_change)}"
+    most = "" if move.largest_change is None else told(move.largest_change)
+    return line._replace(first=f"{move.first}{by}", most=most)
 
 
-def _alone(moves: Sequence[Move]) -> tuple[str, str, str, str, str]:
+def _word(move: Move) -> str:
+    return "ids" if move.mode == Mode.EXACT else move.dtype
+
+
+def _count(moves: Sequence[Move]) -> str:
+    return f"{sum(move.moved for move in moves):,}/{sum(move.compared for move in moves):,}"
+
+
+_KINDS = [kind.name for kind in (*EMBEDDING_KINDS, *BLOCK_KINDS, *OUTPUT_KINDS)]
+
+
+def _alone(moves: Sequence[Move]) -> _Line:
     """Return the line of what moved though it was given the same input."""
-    kinds = dict.fromkeys(kind for move in moves for kind in move.kinds)
-    found = f"by themselves: {', '.join(kinds)}" if kinds else "no operation by itself"
-    return side(_name(moves[0])), moves[0].dtype, found, "", ""
+    kinds = {kind for move in moves for kind in move.kinds}
+    named = sorted(kinds, key=lambda kind: _KINDS.index(kind) if kind in _KINDS else len(_KINDS))
+    found = f"by themselves: {', '.join(named)}" if named else "no operation by itself"
+    return _Line(side=side(_side(moves[0])), run="isolated", first=found, moved=_count(moves))
