@@ -15,9 +15,9 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption(
         "--grid",
-        choices=("default", "whole"),
+        choices=("smoke", "default", "whole"),
         default="default",
-        help="Shapes of the kernels: a selection that takes minutes, or every one.",
+        help="Shapes: a few small ones, a selection that takes minutes, or every one.",
     )
     group.addoption(
         "--bench-device",

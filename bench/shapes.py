@@ -110,6 +110,11 @@ QUICK = ("tiled", "plain", "huggingface", "sdpa", "products")
 """Kernels that need no compiler."""
 
 GRIDS = {
+    "smoke": (
+        Grid(subjects=QUICK, times=(37,), backward=(False, True)),
+        Grid(subjects=QUICK, times=(37,), dtypes=("bfloat16",)),
+        Grid(subjects=("plain", "tiled"), times=(37,), threads=(1,), caches=("cold",)),
+    ),
     "default": (
         Grid(subjects=QUICK, batches=(1, 4), times=(1, 37, 128, 512)),
         Grid(subjects=QUICK, times=(128, 512), backward=(True,)),
@@ -130,7 +135,7 @@ GRIDS = {
         ),
     ),
 }
-"""What `--grid` can be: one that takes minutes on two cores, and everything."""
+"""What `--grid` can be: every way once, some that take minutes on two cores, and everything."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

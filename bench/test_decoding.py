@@ -20,6 +20,7 @@ ROUNDS = 9
 NAMES = ("fused", "fused in bfloat16", "huggingface", *READS)
 
 CASES = {
+    "smoke": ((1, 2), (2, 2)),
     "default": ((1, 64), (1, 448), (8, 64)),
     "whole": tuple(
         (batch, time) for batch in (1, 2, 4, 8, 16) for time in (2, 37, 64, 128, 256, 448, 512)

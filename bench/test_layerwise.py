@@ -10,6 +10,7 @@ from parity.results import Verdict
 from parity.sources.names import load_weights
 
 CASES = {
+    "smoke": [("tiny", 37, "*")],
     "default": [("tiny", 37, "*"), ("tiny", 37, "logits"), ("tiny", 37, "h.0.*")],
     "whole": [
         (source, time, taps)

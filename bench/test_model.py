@@ -17,13 +17,14 @@ from bench.outcome import Status
 from bench.shapes import MOST_TOKENS, Shape
 from scratch_gpt.paths import PATHS
 
-ROUNDS = {"default": 3, "whole": 5}
+ROUNDS = {"smoke": 1, "default": 3, "whole": 5}
 SUBJECTS = (*PATHS, "huggingface", "products alone", "bare read")
 SLOW = ("compiled",)
 """Paths that are first compiled, for minutes: only with `--grid whole`."""
 
 _BATCHES, _TIMES = (1, 4, 64), (1, 37, 64, 128, 256, 512)
 SHAPES = {
+    "smoke": (Shape(batch=1, time=37), Shape(batch=1, time=37, backward=True)),
     "default": (
         *(Shape(batch=1, time=time) for time in (1, 64, 512)),
         Shape(batch=1, time=128, backward=True),

@@ -8,7 +8,7 @@ from bench.attempt import NoTimeError, attempted
 from bench.outcome import Status
 
 ROUNDS = 5
-WORDS = {"default": (10_000, 100_000), "whole": tokens.LENGTHS}
+WORDS = {"smoke": (1_000,), "default": (10_000, 100_000), "whole": tokens.LENGTHS}
 """Characters of the long words."""
 
 

@@ -21,6 +21,7 @@ from bench.task import Task
 
 ROUNDS = 3
 STEPS = {
+    "smoke": ((1, 37),),
     "default": ((1, 64), (2, 512)),
     "whole": tuple((batch, time) for batch in (1, 2, 4, 8) for time in (64, 128, 256, 512)),
 }
