@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from parity.drift.command import drift
 from parity.generation.command import generation
 from parity.options import (
     Attention,
@@ -19,6 +20,7 @@ from parity.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    FingerprintsOption,
     FormatOption,
     OutputOption,
     PlantOption,
@@ -59,6 +61,7 @@ def layerwise(
         str | None,
         typer.Option(help="Look closely at one tap: histogram, worst elements, what fed it."),
     ] = None,
+    fingerprints: FingerprintsOption = False,
     form: FormatOption = "text",
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -85,6 +88,7 @@ def layerwise(
         token_ids=token_ids,
         taps=taps,
         explain=explain,
+        fingerprints=fingerprints,
         form=form,
         output=tuple(output or ()),
         quiet=quiet,
@@ -106,6 +110,7 @@ def gradients(
     seed: SeedOption = 0,
     token_ids: TokenIdsOption = None,
     taps: TapsOption = "*",
+    fingerprints: FingerprintsOption = False,
     form: FormatOption = "text",
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -131,6 +136,7 @@ def gradients(
         seed=seed,
         token_ids=token_ids,
         taps=taps,
+        fingerprints=fingerprints,
         form=form,
         output=tuple(output or ()),
         quiet=quiet,
@@ -225,6 +231,9 @@ def golden(
         debug=debug,
     )
     raise typer.Exit(run(options))
+
+
+app.command()(drift)
 
 
 def main() -> None:

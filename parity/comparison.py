@@ -8,6 +8,7 @@ as they come and let go.
 
 import dataclasses
 import fnmatch
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity import liveness, subjects
+from parity.compare import visible_entries
 from parity.consequences import consequences
 from parity.errors import ExitCode
 from parity.explain import Explainer
+from parity.fingerprints import Fingerprints
+from parity.flips import flipped
 from parity.inputs import Inputs
 from parity.judge import Names, extra_rows, identity_rows, quality_rows
 from parity.lockstep import Look, Observations, Pass, Subject, walk
@@ -43,6 +47,7 @@ class Comparison:
         bounds: What must hold.
         explainer: Looks at one tap as it goes by.
         progress: Called as the passes go on.
+        fingerprints: Takes those of what goes by, if they are wanted.
         rows: What was found.
         reasons: What keeps the run from being a pass beside the rows.
         consequences: What follows from the logits, by path.
@@ -58,6 +63,7 @@ class Comparison:
     bounds: Bounds
     explainer: Explainer
     progress: Progress
+    fingerprints: Fingerprints = dataclasses.field(default_factory=Fingerprints)
 
     def __post_init__(self) -> None:
         self.rows: list[Row] = []
@@ -111,7 +117,8 @@ class Comparison:
                 self.rows += extra_rows(found, names, attention, "float64", Mode.IDENTITY)
             if Mode.PROPAGATED in self.modes and self.precision is not None:
                 self._judge(found, attention, Mode.PROPAGATED, self.precision)
-                self._check_flips(found, attention, self.precision)
+                lead = self.consequences.get(attention, {}).get("flip_gap_largest", 0.0)
+                self.reasons += flipped(found, names_of(attention, self.precision.dtype), lead)
 
     def _isolated(self, attention: str, precision: Precision) -> None:
         """Run one path and the reference, every operation on the oracle's rounded input."""
@@ -122,7 +129,7 @@ class Comparison:
             else subject
             for subject in self._subjects(precision.dtype, only=attention)
         ]
-        found = self._walk(members, rounded_to=precision.dtype, raw=raw)
+        found = self._walk(members, rounded_to=precision.dtype, raw=raw, beside=attention)
         self._judge(found, attention, Mode.ISOLATED, precision)
 
     def _judge(self, found: Observations, attention: str, mode: Mode, precision: Precision) -> None:
@@ -130,29 +137,6 @@ class Comparison:
         plan = self.planned(attention)
         self.rows += quality_rows(found, names, plan, attention, mode, precision, self.bounds)
         self.rows += extra_rows(found, names, attention, str(precision.dtype)[6:], mode)
-
-    def _check_flips(self, found: Observations, attention: str, precision: Precision) -> None:
-        """Note a first choice that differs from the oracle's by more than rounding explains.
-
-        Two rounding errors as large as the largest seen, ours or Hugging Face's, can turn two
-        logits round; a wider lead than that cannot be lost honestly.
-        """
-        names = names_of(attention, precision.dtype)
-        errors = [
-            found.differences[name, "logits", "oracle"].largest
-            for name in (names.ours, names.huggingface)
-            if (name, "logits", "oracle") in found.differences
-        ]
-        lead = self.consequences.get(attention, {}).get("flip_gap_largest", 0.0)
-        if lead > 0.0 and not all(lead <= 2 * error for error in errors):
-            self.reasons.append(
-                Reason(
-                    what=f"the first choice of a token differs, against a lead of {lead:.2g}",
-                    where=f"logits, attention {attention}, {precision.dtype}",
-                    fix="look at logits with --explain logits",
-                    code=ExitCode.FAIL,
-                )
-            )
 
     def _subjects(self, dtype: torch.dtype, only: str | None = None) -> list[Subject]:
         """Return Hugging Face's run in `dtype`, then ours, one a path."""
@@ -189,8 +173,8 @@ class Comparison:
         witness: str | None = None,
         rounded_to: torch.dtype | None = None,
         raw: frozenset[str] = frozenset(),
+        beside: str = "",
     ) -> Observations:
-        isolated = rounded_to is not None
         lockstep = Pass(
             oracle=subjects.oracle_run(self.reference, self.inputs),
             subjects=members,
@@ -202,7 +186,7 @@ class Comparison:
             raw=raw,
             selected=frozenset(tap.name for a in self.candidates for tap in self.planned(a)),
         )
-        found = walk(lockstep, progress=self._step, look=self._look(isolated=isolated))
+        found = walk(lockstep, progress=self._step, look=self._look(isolated_beside=beside))
         self._note_broken(found)
         return found
 
@@ -212,14 +196,17 @@ class Comparison:
         total = passes + len(self.candidates) * (Mode.ISOLATED in self.modes)
         self.progress(tap, self.steps_done, total * len(self.plan))
 
-    def _look(self, *, isolated: bool) -> Look:
-        """Return what is done with every tensor before it is let go."""
+    def _look(self, isolated_beside: str = "") -> Look:
+        """Return what is done with every tensor of a pass, isolated or not, before it is let go."""
+        isolated = bool(isolated_beside)
 
         def look(subject: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
             if subject == "oracle":
                 if not isolated:
                     self.life.look(tap, truth)
+                    self._take("oracle/float64", tap, truth)
                 return
+            self._take(subject, tap, tensor, isolated_beside)
             self.explainer.look(subject, tap, tensor, truth, isolated=isolated)
             _, *path, dtype = subject.split("/")
             if path and tap == "logits" and not isolated and dtype != "float64":
@@ -228,6 +215,19 @@ class Comparison:
                 )
 
         return look
+
+    def _take(self, run: str, tap: str, tensor: Tensor, isolated_beside: str = "") -> None:
+        """Take a tensor's fingerprint; Hugging Face's isolated run has its companion's name."""
+        mode = Mode.ISOLATED if isolated_beside else ""
+        if mode:
+            run = run.replace("huggingface/", f"huggingface/{isolated_beside}/")
+        self.fingerprints.take(run, tap, tensor, mode=mode, visible=self._visible[tap])
+
+    @functools.cached_property
+    def _visible(self) -> dict[str, Tensor | None]:
+        """Which entries of each tap count."""
+        time = self.inputs.token_ids.shape[1]
+        return {tap.name: visible_entries(tap.kind.axes, self.mask, time) for tap in self.plan}
 
     def _note_broken(self, found: Observations) -> None:
         for name, message in found.broken.items():

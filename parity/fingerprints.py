@@ -5,6 +5,7 @@ see `parity.sketch`. A report holds them where they were asked for, since they c
 """
 
 import dataclasses
+import fnmatch
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +28,7 @@ class Fingerprint:
         subject: Whose it is: `ours/` and the attention path, a witness's name, or `oracle`. In an
             isolated pass Hugging Face's run is walked beside one path, and has its name too:
             `huggingface/tiled`.
-        dtype: Dtype of the run; `ids` for what is no tensor.
+        dtype: Dtype of the run; `ids` where nothing was computed.
         mode: How it was met, a `parity.results.Mode`.
         tap: Its name.
         shape: The tensor's shape; for ids their number.
@@ -50,74 +51,80 @@ class Fingerprint:
 class Fingerprints:
     """Takes fingerprints of whatever it is shown, if they are wanted; it changes nothing.
 
+    A key is taken once. A witness that runs again beside another of our paths makes the same.
+
     Args:
         wanted: Whether they are.
+        select: Pattern of the taps that are wanted, as of a shell.
     """
 
-    def __init__(self, *, wanted: bool = False) -> None:
-        self.wanted = wanted
+    def __init__(self, *, wanted: bool = False, select: str = "*") -> None:
+        self._wanted, self._select = wanted, select
         self._draws = Draws()
-        self._taken: list[Fingerprint] = []
+        self._taken: dict[tuple[str, str, str], Fingerprint] = {}
 
     @property
-    def taken(self) -> Sequence[Fingerprint]:
+    def taken(self) -> list[Fingerprint]:
         """Every fingerprint, in the order in which they were taken."""
-        return self._taken
+        return list(self._taken.values())
 
-    def take(  # noqa: PLR0913 - a key, and what it is of
-        self,
-        subject: str,
-        dtype: str,
-        mode: str,
-        tap: str,
-        tensor: Tensor,
-        visible: Tensor | None = None,
+    def take(
+        self, run: str, tap: str, tensor: Tensor, *, mode: str = "", visible: Tensor | None = None
     ) -> None:
         """Take a tensor's.
 
         Args:
-            subject: Whose it is.
-            dtype: Dtype of the run.
-            mode: How it was met.
+            run: Subject and dtype: `ours/plain/float32`.
             tap: Its name.
             tensor: Of any float dtype and layout, on any device. It is not written to.
+            mode: How it was met; where empty, on its run's own numbers.
             visible: Bool, broadcastable to the shape: False at entries that do not count.
         """
-        if not self.wanted:
+        subject, _, dtype = run.rpartition("/")
+        mode = mode or ("identity" if dtype == "float64" else "propagated")
+        if self._passes_by(run, mode, tap):
             return
         digest, sketch = self._measured(tensor.detach(), visible)
         finite = math.isfinite(sketch.norm)
-        self._taken.append(
-            Fingerprint(
-                subject=subject,
-                dtype=dtype,
-                mode=mode,
-                tap=tap,
-                shape=tuple(tensor.shape),
-                digest=digest,
-                norm=sketch.norm if finite else None,
-                sketch=encoded(sketch.sums) if finite else "",
-            )
+        self._taken[run, mode, tap] = Fingerprint(
+            subject=subject,
+            dtype=dtype,
+            mode=mode,
+            tap=tap,
+            shape=tuple(tensor.shape),
+            digest=digest,
+            norm=sketch.norm if finite else None,
+            sketch=encoded(sketch.sums) if finite else "",
         )
 
-    def take_ids(self, subject: str, tap: str, texts: Iterable[Sequence[int]]) -> None:
-        """Take that of all ids of some texts, in order, each text's behind its length."""
-        if not self.wanted:
+    def take_ids(self, run: str, tap: str, texts: Iterable[Sequence[int]]) -> None:
+        """Take that of all ids of some texts, in order, each text's behind its length.
+
+        Args:
+            run: Subject and dtype: `ours/fused/float32`; `ids` where nothing was computed.
+            tap: What they are.
+            texts: Their ids.
+        """
+        subject, _, dtype = run.rpartition("/")
+        if self._passes_by(run, "exact", tap):
             return
         sha, count = hashlib.sha256(b"ids"), 0
         for ids in texts:
             sha.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
             count += len(ids)
-        self._taken.append(
-            Fingerprint(
-                subject=subject,
-                dtype="ids",
-                mode="exact",
-                tap=tap,
-                shape=(count,),
-                digest=sha.hexdigest()[:DIGITS],
-            )
+        self._taken[run, "exact", tap] = Fingerprint(
+            subject=subject,
+            dtype=dtype,
+            mode="exact",
+            tap=tap,
+            shape=(count,),
+            digest=sha.hexdigest()[:DIGITS],
         )
+
+    def _passes_by(self, run: str, mode: str, tap: str) -> bool:
+        """Return whether nothing is to be taken under this key."""
+        wanted = self._wanted and fnmatch.fnmatchcase(tap, self._select)
+        return not wanted or (run, mode, tap) in self._taken
 
     def _measured(self, tensor: Tensor, visible: Tensor | None) -> tuple[str, Sketch]:
         """Return a tensor's digest, and its sketch."""
@@ -133,8 +140,9 @@ class Fingerprints:
 
 def _chunks(tensor: Tensor, visible: Tensor | None) -> Iterator[Tensor]:
     """Yield a tensor's elements in C order, some at a time; 0 where an entry does not count."""
-    flat = tensor.reshape(-1)
+    flat = tensor.reshape(-1)  # a view wherever one will do, so its elements may lie apart
     hidden = None if visible is None else (~visible.cpu()).expand(tensor.shape).reshape(-1)
     for start in range(0, len(flat), CHUNK):
         part = slice(start, start + CHUNK)
-        yield flat[part] if hidden is None else flat[part].masked_fill(hidden[part], 0.0)
+        chunk = flat[part].contiguous()
+        yield chunk if hidden is None else chunk.masked_fill(hidden[part], 0.0)

@@ -52,6 +52,9 @@ class Options:
     count: int = 2_000
     text: str | None = None
     corpus: tuple[Path, ...] = ()
+    rows: tuple[Path, ...] = ()
+    expect: tuple[str, ...] = ()
+    fingerprints: bool = False
     form: str = "text"
     output: tuple[Path, ...] = ()
     quiet: bool = False
@@ -117,6 +120,13 @@ def _check_forms(options: Options) -> None:
                 where=f"--output {path}",
                 fix="name a file in a folder that exists",
             )
+    written = {*places.values(), *([] if options.quiet else [options.form])}
+    if options.fingerprints and "json" not in written:
+        raise UsageError(
+            "nothing would hold the fingerprints: they are in the JSON report alone",
+            where="--fingerprints",
+            fix="add --output FILE.json or --format json",
+        )
 
 
 def _form_of(path: Path, options: Options) -> str:
@@ -186,10 +196,6 @@ def _error_form(error: ParityError, form: str, options: Options) -> str:
 
 def identity(source: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a verdict says about weights, config and code."""
-    from importlib.metadata import PackageNotFoundError, version
+    from parity.code import stated
 
-    try:
-        code = version("gpt1-parity")
-    except PackageNotFoundError:
-        code = "not installed"
-    return {"weights": dict(source), "config": dict(config), "code": f"gpt1-parity {code}"}
+    return {"weights": dict(source), "config": dict(config), "code": stated()}

@@ -6,9 +6,13 @@ is the sketch of the difference, and the square of its length has the square of 
 its mean, whatever that looks like: one element, one column, or everywhere the same. What two
 elements of one bucket add to the square has either sign, and spreads it by about sqrt(2/61), 18 %.
 
+Signs are drawn for every element, buckets for every cell: the up to eight elements of a chunk that
+are a multiple of 4093 places apart. It is a prime, so that no column and no row of a tensor has
+many of its elements in one cell; and adding up cells first takes half the time, and rounds less.
+
 What is drawn is a fixed sequence: words of Philox as they come, which NumPy promises to keep, and
-not its distributions, which it does not. Buckets are summed in float64, in the order of places, so
-that neither torch nor a processor's vectors have a part in it.
+not its distributions, which it does not. Sums are float64, in the order of places, so that neither
+torch nor a processor's vectors have a part in them.
 
 Source: Charikar, Chen and Farach-Colton 2002, "Finding frequent items in data streams".
 """
@@ -21,8 +25,14 @@ from numpy.typing import NDArray
 BUCKETS = 61
 """Numbers of a sketch."""
 
-CHUNK = 1 << 15
-"""Elements that are summed at once: a chunk's sums are small, and so is their rounding."""
+CELLS = 4_093
+"""Cells of a chunk; a prime."""
+
+CHUNK = 8 * CELLS
+"""Elements that are summed at once: a chunk's sums are small, and so is their rounding.
+
+It is less than what torch would cut among threads, which on a busy machine wait for each other.
+"""
 
 ROUNDING = 1e-15
 """What sketches themselves are good to: below it, over the norm, an estimate says nothing."""
@@ -34,34 +44,39 @@ Sums = NDArray[np.float64]
 
 
 class Draws:
-    """For every place in a tensor its bucket and its sign, chunk by chunk, drawn once."""
+    """Signs of all elements and buckets of all cells, chunk by chunk, drawn once."""
 
     def __init__(self) -> None:
         self._philox = np.random.Philox(key=_KEY)
-        self._chunks: list[tuple[NDArray[np.uint8], NDArray[np.int8]]] = []
+        self._chunks: list[tuple[NDArray[np.int8], NDArray[np.uint8]]] = []
 
-    def chunk(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-        """Return buckets and signs, `[CHUNK]` each, of the places from `number * CHUNK` on."""
+    def chunk(self, number: int) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+        """Return signs `[CHUNK]` and buckets `[CELLS]` from element `number * CHUNK` on."""
         while len(self._chunks) <= number:
             self._chunks.append(self._next())
         return self._chunks[number]
 
-    def _next(self) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-        """Draw another chunk: of each byte the lowest bit is the sign, the rest the bucket.
+    def _next(self) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+        """Draw another chunk: a bit a sign, a byte a bucket.
 
-        128 is no multiple of 61, so that six buckets are drawn a half more often; it adds a
-        hundredth to the spread, and nothing to the mean.
+        256 is no multiple of 61, so that twelve buckets are drawn a quarter more often; it adds a
+        hundredth to the spread's square, and nothing to the mean.
         """
-        drawn = self._philox.random_raw(CHUNK // 8).astype("<u8").view(np.uint8)
-        buckets: NDArray[np.uint8] = ((drawn >> 1) % BUCKETS).astype(np.uint8)
-        return buckets, (drawn & 1).astype(np.int8) * 2 - 1
+        bits = np.unpackbits(self._bytes(CHUNK // 8), count=CHUNK)
+        buckets = self._bytes(CELLS) % BUCKETS
+        return bits.astype(np.int8) * 2 - 1, buckets.astype(np.uint8)
+
+    def _bytes(self, count: int) -> NDArray[np.uint8]:
+        """Return as many bytes of whole words; what is left of the last word is let go."""
+        drawn = self._philox.random_raw(-(-count // 8)).astype("<u8").view(np.uint8)
+        return drawn[:count]
 
 
 class Sketch:
     """A sketch and a sum of squares being made of a tensor that comes in chunks.
 
     Args:
-        draws: Buckets and signs; shared by all tensors.
+        draws: Signs and buckets; shared by all tensors.
     """
 
     def __init__(self, draws: Draws) -> None:
@@ -71,8 +86,11 @@ class Sketch:
 
     def add(self, values: NDArray[np.float64]) -> None:
         """Take the next elements, flat: `CHUNK` of them, but at the end."""
-        buckets, signs = (drawn[: len(values)] for drawn in self._draws.chunk(len(self._sums)))
-        added = np.bincount(buckets, weights=values * signs, minlength=BUCKETS)
+        signs, buckets = self._draws.chunk(len(self._sums))
+        signed = np.zeros(-(-len(values) // CELLS) * CELLS)
+        np.multiply(values, signs[: len(values)], out=signed[: len(values)])
+        cells = signed.reshape(-1, CELLS).sum(axis=0)
+        added = np.bincount(buckets, weights=cells, minlength=BUCKETS)
         self._sums.append(added.astype(np.float64, copy=False))
         self._squares.append(float(np.square(values).sum()))
 

@@ -13,6 +13,7 @@ from parity.checks import golden as golden_check
 from parity.checks import weights as weights_check
 from parity.checks.gradients import gradients as gradients_check
 from parity.checks.layerwise import layerwise as layerwise_check
+from parity.drift.run import run as drift
 from parity.errors import UsageError
 from parity.generation.run import run as generation
 from parity.gradients import faults as backward_faults
@@ -144,6 +145,7 @@ def _judged(check: Callable[..., Report], options: Options, progress: Progress) 
         attention_mask=None if mask is None else mask.to(device),
         dtype=options.dtype,
         select=options.taps,
+        fingerprints=options.fingerprints,
         identity=stated,
         progress=progress,
     )
@@ -203,5 +205,6 @@ VERBS: dict[str, Callable[[Options, Progress], Report]] = {
     "training": training,
     "generation": generation,
     "golden": golden,
+    "drift": drift,
 }
 """Every verb that this version has."""

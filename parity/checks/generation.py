@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
 from parity import knobs, subjects
 from parity.checks.layerwise import silent
 from parity.compare import Status
-from parity.errors import ExitCode, UsageError
+from parity.errors import ExitCode
+from parity.fingerprints import Fingerprints
 from parity.generation import beams, comparison, life, witnesses
+from parity.generation.asked import Asked, check_room
 from parity.generation.comparison import Pass, Progress
 from parity.generation.continuations import WAYS
 from parity.generation.faults import planted
@@ -32,31 +33,13 @@ from parity.tolerances import PRECISIONS, Bounds, bounds_for
 from scratch_gpt.model import GPT
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is generated.
-
-    Attributes:
-        prompts: `[1 time]` each, at least one.
-        new: Tokens to be made of each; 2 or more, for with one no cache is ever read.
-        searched: `[batch time]`, the prompts of the beam searches.
-        seed: Of the logits that the rules are tried on.
-        plant: A fault for our functions, a key of `GENERATION_FAULTS`, or None.
-    """
-
-    prompts: Sequence[Tensor]
-    new: int
-    searched: Tensor
-    seed: int = 0
-    plant: str | None = None
-
-
 def generation(  # noqa: PLR0913 - two sides, what is asked, and what is said of it
     candidate: GPT,
     reference: OpenAIGPTLMHeadModel,
     asked: Asked,
     *,
     dtype: str = "float32",
+    fingerprints: bool = False,
     identity: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -67,6 +50,7 @@ def generation(  # noqa: PLR0913 - two sides, what is asked, and what is said of
         reference: Hugging Face's model; its weights are the oracle's too.
         asked: Prompts and lengths.
         dtype: Dtype whose rounding is judged; with `float64` identity alone is.
+        fingerprints: Whether the report holds those of all texts and their logits.
         identity: What the verdict says about weights, config and code.
         progress: Called as the check goes on.
 
@@ -74,11 +58,12 @@ def generation(  # noqa: PLR0913 - two sides, what is asked, and what is said of
         UsageError: No prompt, or too few new tokens, or more than there is room for.
         ParityError: The comparison could not be begun.
     """
-    _check(asked, candidate.config.n_positions)
+    check_room(asked, candidate.config.n_positions)
     subjects.check_apart({PATH: candidate}, reference)
     bounds = bounds_for(dtype)
     bounds.check(PRECISIONS.get(dtype))
     seen: list[list[int]] = []
+    kept = Fingerprints(wanted=fingerprints)
     with knobs.pinned(), torch.no_grad():
         settings = knobs.environment()
         found = rows_of(
@@ -88,33 +73,14 @@ def generation(  # noqa: PLR0913 - two sides, what is asked, and what is said of
             dtype=dtype,
             bounds=bounds,
             seen=seen,
+            fingerprints=kept,
             progress=progress or silent,
         )
         rows = list(found)
     vocab_size = candidate.config.vocab_size
     reasons = list(life.reasons(reference, seen, vocab_size=vocab_size, seed=asked.seed))
-    return _report(rows, reasons, asked, settings=settings, identity=identity or {})
-
-
-def _check(asked: Asked, longest: int) -> None:
-    room = longest - max((prompt.shape[1] for prompt in asked.prompts), default=longest)
-    if not asked.prompts:
-        raise UsageError("there is no prompt", where="--prompts", fix="give one or more")
-    if asked.new < _FEWEST:
-        raise UsageError(
-            f"{asked.new} new tokens: with fewer than {_FEWEST} no cache is ever read",
-            where="--max-new-tokens",
-            fix=f"use {_FEWEST} or more",
-        )
-    if asked.new > min(room, longest - asked.searched.shape[1]):
-        raise UsageError(
-            f"{asked.new} new tokens go past the model's {longest} positions",
-            where="--max-new-tokens with the longest prompt",
-            fix=f"use at most {max(room, 0)}, or shorter prompts",
-        )
-
-
-_FEWEST = 2
+    report = _report(rows, reasons, asked, settings=settings, identity=identity or {})
+    return dataclasses.replace(report, fingerprints=kept.taken)
 
 
 def rows_of(  # noqa: PLR0913 - both passes' whole context
@@ -125,6 +91,7 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
     dtype: str,
     bounds: Bounds,
     seen: list[list[int]],
+    fingerprints: Fingerprints | None = None,
     progress: Progress = silent,
 ) -> Iterator[Row]:
     """Yield every row, in the order in which faults are told from what follows of them.
@@ -136,6 +103,7 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
         dtype: Dtype judged.
         bounds: Of the run.
         seen: Gets the new tokens of every greedy text.
+        fingerprints: Takes those of texts and logits.
         progress: Called as the passes go on.
     """
     progress("rules", 0, 1)
@@ -155,6 +123,7 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
             bounds=bounds,
             plant=asked.plant,
             progress=progress,
+            fingerprints=fingerprints or Fingerprints(),
         )
         searched = beams.searched(run, asked.searched)
         if wanted is None:

@@ -11,6 +11,7 @@ from parity.checks.layerwise import by_path, conclude, silent
 from parity.compare import Status
 from parity.comparison import Progress
 from parity.explain import Explainer
+from parity.fingerprints import Fingerprints
 from parity.gradients.comparison import GradientComparison
 from parity.inputs import Inputs
 from parity.results import FirstDivergence, Mode, Report
@@ -28,6 +29,7 @@ def gradients(  # noqa: PLR0913 - as layerwise
     dtype: str = "float32",
     select: str = "*",
     bounds: Bounds | None = None,
+    fingerprints: bool = False,
     identity: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -47,6 +49,7 @@ def gradients(  # noqa: PLR0913 - as layerwise
         dtype: Dtype whose rounding is judged; with `float64` identity alone is.
         select: Pattern of the taps and parameters to compare, as of a shell.
         bounds: Other bounds than the dtype's own; refused if they could not tell a fault.
+        fingerprints: Whether the report holds those of all tensors that are compared.
         identity: What the verdict says about weights, config and code.
         progress: Called as the passes go on.
 
@@ -65,6 +68,7 @@ def gradients(  # noqa: PLR0913 - as layerwise
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(None),
         progress=progress or silent,
+        fingerprints=Fingerprints(wanted=fingerprints, select=select),
     )
     report = conclude(run, identity or {}, check="gradients")
     return dataclasses.replace(

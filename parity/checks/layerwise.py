@@ -10,6 +10,7 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.comparison import Comparison, Progress
 from parity.errors import InconclusiveError, ParityError
 from parity.explain import Explainer
+from parity.fingerprints import Fingerprints
 from parity.inputs import Inputs
 from parity.knobs import environment, pinned
 from parity.preconditions import check_worthwhile
@@ -31,6 +32,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
     select: str = "*",
     bounds: Bounds | None = None,
     explain: str | None = None,
+    fingerprints: bool = False,
     identity: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -50,6 +52,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         select: Pattern of the taps to compare, as of a shell.
         bounds: Other bounds than the dtype's own; refused if they could not tell a fault.
         explain: A tap to be looked at closely.
+        fingerprints: Whether the report holds those of all tensors that are compared.
         identity: What the verdict says about weights, config and code.
         progress: Called as the passes go on.
 
@@ -69,6 +72,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(explain),
         progress=progress or silent,
+        fingerprints=Fingerprints(wanted=fingerprints, select=select),
     )
     return conclude(run, identity or {}, check="layerwise")
 
@@ -106,6 +110,7 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
         liveness=run.life.blocks(),
         inputs=_described(run.inputs),
         explanation=run.explainer.explanation(),
+        fingerprints=run.fingerprints.taken,
     )
 
 

@@ -11,6 +11,7 @@ from parity.checks.layerwise import by_path, conclude, silent
 from parity.compare import Status
 from parity.comparison import Progress
 from parity.explain import Explainer
+from parity.fingerprints import Fingerprints
 from parity.inputs import Inputs
 from parity.results import FirstDivergence, Mode, Report, Row
 from parity.tolerances import PRECISIONS, Bounds, bounds_for
@@ -32,6 +33,7 @@ def training(  # noqa: PLR0913 - as gradients
     dtype: str = "float32",
     select: str = "*",
     bounds: Bounds | None = None,
+    fingerprints: bool = False,
     identity: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -54,6 +56,7 @@ def training(  # noqa: PLR0913 - as gradients
         dtype: Dtype whose rounding is judged; with `float64` identity alone is.
         select: Pattern of the places to compare, such as `adamw.2.weight.*`.
         bounds: Other bounds than the dtype's own; refused if they could not tell a fault.
+        fingerprints: Whether the report holds those of all tensors that are compared.
         identity: What the verdict says about weights, config and code.
         progress: Called as the steps go on.
 
@@ -74,6 +77,7 @@ def training(  # noqa: PLR0913 - as gradients
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(None),
         progress=progress or silent,
+        fingerprints=Fingerprints(wanted=fingerprints, select=select),
         recipes=recipes,
         procedure=procedure or Procedure(),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from parity.generation import witnesses
-from parity.generation.comparison import Pass
+from parity.generation.comparison import OURS, THEIRS, Pass
 from parity.generation.faults import planted
 from parity.generation.measures import (
     Noise,
@@ -69,6 +69,7 @@ def identity_rows(run: Pass, asked: Searched) -> Iterator[Row]:
             new=asked.new,
             end_id=asked.end_id,
         )
+        _take(run, OURS, tap, found)
         yield _texts(tap, found, right.texts, dtype="float64", witness="uncached")
         scores = rescored(run.truth, asked.prompts, found, setting)
         yield identity_row(f"{tap}.scores", found.scores, scores, "oracle", run.bounds)
@@ -84,6 +85,8 @@ def quality_rows(run: Pass, asked: Searched, precision: Precision) -> Iterator[R
             yield raised_row(f"{tap}.texts", found, dtype=name)
             continue
         theirs = _theirs(run, asked, setting)
+        _take(run, OURS, tap, found)
+        _take(run, THEIRS, tap, theirs)
         truth = rescored(run.truth, asked.prompts, theirs, setting)
         noise = noise_of(theirs.scores, truth)
         row = _texts(tap, found, theirs.texts, dtype=name, witness="huggingface")
@@ -101,6 +104,13 @@ def quality_rows(run: Pass, asked: Searched, precision: Precision) -> Iterator[R
         yield row
         own = rescored(run.truth, asked.prompts, found, setting)
         yield quality_row(f"{tap}.scores", found.scores, own, noise, precision, run.bounds)
+
+
+def _take(run: Pass, side: str, tap: str, found: Found) -> None:
+    """Take the fingerprints of what a search found: all texts and all scores."""
+    name = f"{side}/{str(run.dtype).removeprefix('torch.')}"
+    run.fingerprints.take_ids(name, f"{tap}.texts", found.texts)
+    run.fingerprints.take(name, f"{tap}.scores", found.scores)
 
 
 def _found(run: Pass, asked: Searched, setting: Setting) -> Found | Exception:

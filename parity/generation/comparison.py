@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.fingerprints import Fingerprints
 from parity.generation import ties, witnesses
 from parity.generation.continuations import (
     WAYS,
@@ -23,6 +24,7 @@ from parity.generation.continuations import (
 )
 from parity.generation.faults import planted
 from parity.generation.measures import (
+    PATH,
     Noise,
     identity_row,
     ids_row,
@@ -40,6 +42,9 @@ from scratch_gpt.model import GPT
 
 Progress = Callable[[str, int, int], None]
 
+OURS, THEIRS = f"ours/{PATH}", "huggingface"
+"""Whose a fingerprint is."""
+
 
 @dataclasses.dataclass(kw_only=True)
 class Pass:
@@ -54,6 +59,7 @@ class Pass:
         bounds: Of the run.
         plant: A fault for our functions, or None.
         progress: Called as the pass goes on.
+        fingerprints: Takes those of texts and logits, if they are wanted.
     """
 
     model: GPT
@@ -64,6 +70,7 @@ class Pass:
     bounds: Bounds
     plant: str | None
     progress: Progress
+    fingerprints: Fingerprints = dataclasses.field(default_factory=Fingerprints)
 
     def __post_init__(self) -> None:
         # One for all prompts: what one text leaves behind must not reach the next.
@@ -76,6 +83,12 @@ class Pass:
                 return continuation(self.decoder, prompt, way, self.new)
             except (ValueError, IndexError, RuntimeError) as error:
                 return error
+
+    def take(self, side: str, tap: str, logits: Tensor, ids: Sequence[int]) -> None:
+        """Take the fingerprints of one text: its logits and its ids."""
+        run = f"{side}/{str(self.dtype).removeprefix('torch.')}"
+        self.fingerprints.take(run, f"{tap}.logits", logits)
+        self.fingerprints.take_ids(run, f"{tap}.ids", [ids])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,15 +121,15 @@ def identity_rows(run: Pass, seen: list[list[int]]) -> Iterator[Row]:
             for name, logits in found.items():
                 row = identity_row(f"{tap}.logits", made.logits, logits, name, run.bounds)
                 yield _placed(row, made, logits, at, run.bounds)
-            for name, logits in found.items():
-                yield _identity_ids(f"{tap}.ids", made, logits, name, way=way, at=at)
+            chosen = {name: rechosen(logits, made, way) for name, logits in found.items()}
+            for name, other in chosen.items():
+                yield _identity_ids(f"{tap}.ids", made, other, name, at)
+            run.take(OURS, tap, made.logits, made.new)
+            run.take(THEIRS, tap, found[THEIRS], chosen[THEIRS])
 
 
-def _identity_ids(  # noqa: PLR0913 - one text, one witness, and where they are
-    tap: str, made: Continuation, logits: Tensor, witness: str, *, way: Way, at: int
-) -> Row:
+def _identity_ids(tap: str, made: Continuation, other: Sequence[int], witness: str, at: int) -> Row:
     """Return the row of ids that a witness would have chosen; in float64 nothing excuses."""
-    other = rechosen(logits, made, way)
     row = ids_row(tap, made.new, other, dtype="float64", witness=witness, excused="")
     return dataclasses.replace(row, detail=ties.told(made, other, witness, at))
 
@@ -172,6 +185,8 @@ def _both(run: Pass, way: Way, at: int, prompt: Tensor, made: Continuation) -> _
         run.reference, prompt, max_new_tokens=run.new, rules=way.fields
     )
     ids: list[int] = theirs.token_ids[0, made.known :].tolist()
+    run.take(OURS, f"{way.name}.{at}", made.logits, made.new)
+    run.take(THEIRS, f"{way.name}.{at}", theirs.logits[:, 0], ids)
     truth = following({"oracle": run.truth}, made.text, made.known)["oracle"]
     step = first_difference(made.new, ids)
     shared = slice(0, None if step is None else step + 1)

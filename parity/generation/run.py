@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from parity import inputs
-from parity.checks.generation import Asked
 from parity.checks.generation import generation as check
 from parity.errors import UsageError
+from parity.generation.asked import Asked
 from parity.generation.continuations import drawn_prompts
 from parity.generation.faults import GENERATION_FAULTS
 from parity.models import build_huggingface, build_ours
@@ -38,7 +38,15 @@ def run(options: Options, progress: Progress) -> Report:
     ours, theirs = build_ours(weights), build_huggingface(weights)
     stated = identity(weights.identity, weights.config)
     del weights  # both sides have copies
-    report = check(ours, theirs, asked, dtype=options.dtype, identity=stated, progress=progress)
+    report = check(
+        ours,
+        theirs,
+        asked,
+        dtype=options.dtype,
+        fingerprints=options.fingerprints,
+        identity=stated,
+        progress=progress,
+    )
     said = {
         name: getattr(options, name)
         for name in ("plant", "dtype", "seed", "token_ids", "text")

@@ -7,7 +7,8 @@ Face's and ours in the dtype judged, for quality.
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -87,14 +88,14 @@ class GradientComparison(Comparison):
     def _keep_truths(self) -> None:
         """Run Hugging Face's model in float64, keep its gradients, and look whether it lives."""
         wanted = {p.name: p for path in self.candidates for p in self.planned(path)}
-        time = self.inputs.token_ids.shape[1]
 
         def keep(name: str, gradient: Tensor) -> None:
             self._step(f"{name}, Hugging Face, float64")
             if name in wanted:
-                scores = wanted[name].kind.axes is Axes.SCORES
-                visible = visible_entries(Axes.SCORES, self.mask, time) if scores else None
-                self.truths[name] = Held(gradient.cpu().clone(), visible)
+                self.truths[name] = Held(gradient.cpu().clone(), self._visible[name])
+                self.fingerprints.take(
+                    "huggingface/float64", name, gradient, visible=self._visible[name]
+                )
 
         model = self._reference(torch.float64)
         self._loss = backward(
@@ -123,7 +124,7 @@ class GradientComparison(Comparison):
         """Run one candidate once forward and backward."""
         gauge = self._gauge(names_of(attention, dtype).ours, self.planned(attention), dtype)
         if dtype == torch.float64:
-            gauge.look = lambda name, gradient: self._note_slope(attention, name, gradient)
+            gauge.look = functools.partial(self._note_slope, attention, gauge.look)
         wanted = {p.name: p.name for p in self.places if is_parameter(p.name)}
         parameters = _named(model, wanted)
         broken = None
@@ -142,11 +143,14 @@ class GradientComparison(Comparison):
             others = [name for name, _ in model.named_parameters() if name not in wanted]
             self.reasons += reasons.not_compared(attention, sorted(absent), others)
 
-    def _note_slope(self, attention: str, name: str, gradient: Tensor) -> None:
+    def _note_slope(
+        self, attention: str, then: Callable[[str, Tensor], None], name: str, gradient: Tensor
+    ) -> None:
         self.slopes.see(attention, name, gradient)
-        self._step(f"{name}, {attention}, float64")
+        then(name, gradient)
 
     def _gauge(self, name: str, plan: list[Tap], dtype: torch.dtype) -> Gauge:
+        scale = losses.scale_for(dtype, self.inputs)
         return Gauge(
             name=name,
             dtype=dtype,
@@ -154,9 +158,23 @@ class GradientComparison(Comparison):
             known=frozenset(place.name for place in self.places),
             truths=self.truths,
             found=self.found,
-            look=lambda place, _gradient: self._step(f"{place}, {name}"),
-            scale=losses.scale_for(dtype, self.inputs),
+            look=functools.partial(self._look_at, name, scale),
+            scale=scale,
         )
+
+    def _look_at(self, run: str, scale: float, name: str, gradient: Tensor) -> None:
+        """Take the fingerprint of a gradient at its own size."""
+        own = gradient if scale == 1.0 else gradient.double() / scale
+        self.fingerprints.take(run, name, own, visible=self._visible[name])
+        self._step(f"{name}, {run}")
+
+    @functools.cached_property
+    def _visible(self) -> dict[str, Tensor | None]:
+        """Which entries of each gradient count: of scores those that are not masked."""
+        time = self.inputs.token_ids.shape[1]
+        scores = visible_entries(Axes.SCORES, self.mask, time)
+        axes = {place.name: place.kind.axes for place in self.places}
+        return {name: scores if own is Axes.SCORES else None for name, own in axes.items()}
 
     def _reference(self, dtype: torch.dtype) -> OpenAIGPTLMHeadModel:
         """Return Hugging Face's model in `dtype`, dropout off."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from parity.fingerprints import Fingerprints
 from parity.tokens.causes import Cause, cause_of, part
 from parity.tokens.rows import Counts, DifferenceRow, TokenRow, difference_of, row_of
 from parity.tokens.sides import Ours, Witness
@@ -24,10 +25,18 @@ class Comparison:
         ours: Our side.
         theirs: What it is held against.
         progress: Called as it goes on.
+        fingerprints: Takes those of all ids of a source, if they are wanted.
     """
 
-    def __init__(self, ours: Ours, theirs: Witness, progress: Progress) -> None:
+    def __init__(
+        self,
+        ours: Ours,
+        theirs: Witness,
+        progress: Progress,
+        fingerprints: Fingerprints | None = None,
+    ) -> None:
         self.ours, self.theirs = ours, theirs
+        self.fingerprints = fingerprints or Fingerprints()
         self.rows: list[TokenRow] = []
         self.differences: list[DifferenceRow] = []
         self._progress = progress
@@ -37,9 +46,12 @@ class Comparison:
     def source(self, name: str, strings: Sequence[str]) -> None:
         """Compare every string of a source."""
         counts, differing = Counts(), []
+        ids: dict[str, list[Sequence[int]]] = {self.ours.name: [], self.theirs.name: []}
         for start in range(0, len(strings), _AT_ONCE):
             self._progress(name, start, len(strings))
-            differing += self._compared(strings[start : start + _AT_ONCE], counts)
+            differing += self._compared(strings[start : start + _AT_ONCE], counts, ids)
+        for side, texts in ids.items():
+            self.fingerprints.take_ids(f"{side}/ids", name, texts)
         self._close(name, self.theirs.name, counts, self._causes(name, differing[:TAKEN_APART]))
 
     def published(self, rows: Iterable[PublishedIds]) -> None:
@@ -70,9 +82,13 @@ class Comparison:
             words_theirs=(),
         )
 
-    def _compared(self, strings: Sequence[str], counts: Counts) -> list[str]:
-        """Count what is met, and return the strings over which the sides part."""
+    def _compared(
+        self, strings: Sequence[str], counts: Counts, ids: Mapping[str, list[Sequence[int]]]
+    ) -> list[str]:
+        """Count what is met, keep all ids, and return the strings over which the sides part."""
         sides = self.ours.encode_batch(strings), self.theirs.encode_batch(strings)
+        for kept, encodings in zip(ids.values(), sides, strict=True):
+            kept += [encoding.ids for encoding in encodings]
         differing = []
         for text, mine, other in zip(strings, *sides, strict=True):
             self._count(text, other.ids, counts)

@@ -12,6 +12,7 @@ from parity.options import (
     DebugOption,
     Dtype,
     DtypeOption,
+    FingerprintsOption,
     FormatOption,
     OutputOption,
     QuietOption,
@@ -55,6 +56,7 @@ def training(
     taps: Annotated[
         str, typer.Option("--taps", help="Compare only places that match: adamw.2.weight.*")
     ] = "*",
+    fingerprints: FingerprintsOption = False,
     form: FormatOption = "text",
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -82,6 +84,7 @@ def training(
         time=time,
         seed=seed,
         taps=taps,
+        fingerprints=fingerprints,
         form=form,
         output=tuple(output or ()),
         quiet=quiet,

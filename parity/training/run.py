@@ -54,6 +54,7 @@ def run(options: Options, progress: Progress) -> Report:
         procedure=TRAINING_FAULTS[options.plant].procedure() if options.plant else Procedure(),
         dtype=options.dtype,
         select=options.taps,
+        fingerprints=options.fingerprints,
         identity=stated,
         progress=progress,
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from parity.compare import Difference, Status, difference
+from parity.fingerprints import Fingerprints
 from parity.results import Row
 from parity.tolerances import Bounds
 from parity.training.draws import Draws
@@ -17,11 +18,15 @@ from parity.training.recipe import CLIPPED, Recipe
 from parity.training.theirs import TheirRun
 from parity.training.whole import rate_row, site_row, tied_row
 
+LEADER = "huggingface/float64"
+"""Whom everybody is measured against."""
+
 
 class Notebook(Protocol):
     """Where what was found is kept."""
 
     bounds: Bounds
+    fingerprints: Fingerprints
 
     def note(self, subject: str, place: str, seen: Difference) -> None:
         """Keep one difference."""
@@ -132,6 +137,8 @@ class Walk:
     def _note(self, name: str, place: Place, tensor: Tensor, truth: Tensor) -> None:
         seen = difference(tensor.detach(), truth.detach(), dtype=self._dtype)
         self._to.note(name, place.name, seen)
+        for run, shown in ((name, tensor), (LEADER, truth)):
+            self._to.fingerprints.take(run, place.name, shown)
 
     def _note_number(self, name: str, place: Place, ours: float, theirs: float) -> None:
         one, other = (torch.tensor([x], dtype=torch.float64) for x in (ours, theirs))

@@ -20,20 +20,21 @@ Check = Callable[..., Any]
 REPORTING = {"--format", "--output", "--quiet", "--debug"}
 INPUTS = {"--batch", "--time", "--seed", "--token-ids"}
 JUDGING = {"--candidate", "--plant", "--attention", "--dtype", "--device", "--taps"}
+FINGERPRINTS = "--fingerprints"
 TEXTS = {"--vocabulary", "--splitting", "--text", "--corpus", "--count"}
 OPTIONS = {
-    "layerwise": {"--weights", *JUDGING, "--explain", *INPUTS, *REPORTING},
-    "gradients": {"--weights", *JUDGING, *INPUTS, *REPORTING},
+    "layerwise": {"--weights", *JUDGING, "--explain", *INPUTS, FINGERPRINTS, *REPORTING},
+    "gradients": {"--weights", *JUDGING, *INPUTS, FINGERPRINTS, *REPORTING},
     "weights": {"--weights", *REPORTING},
-    "tokens": {"--weights", "--plant", "--seed", *TEXTS, *REPORTING},
+    "tokens": {"--weights", "--plant", "--seed", *TEXTS, FINGERPRINTS, *REPORTING},
     "doctor": {"--weights", *INPUTS, *REPORTING},
     "training": {
         *("--weights", "--candidate", "--plant", "--attention", "--dtype", "--taps"),
-        *("--steps", "--parts", "--dropout", "--batch", "--time", "--seed", *REPORTING),
+        *("--steps", "--parts", "--dropout", "--batch", "--time", "--seed", FINGERPRINTS, *REPORTING),
     },
     "generation": {
         *("--weights", "--plant", "--dtype", "--prompts", "--max-new-tokens", "--token-ids"),
-        *("--text", "--vocabulary", "--seed", *REPORTING),
+        *("--text", "--vocabulary", "--seed", FINGERPRINTS, *REPORTING),
     },
     "golden": {"--weights", *REPORTING},
 }
@@ -170,6 +171,7 @@ EVERYTHING = {
     "--text": ("one", {"text": "one"}),
     "--corpus": ("a.txt", {"corpus": (Path("a.txt"),)}),
     "--count": ("9", {"count": 9}),
+    "--fingerprints": (None, {"fingerprints": True}),
     "--format": ("json", {"form": "json"}),
     "--output": ("a.json", {"output": (Path("a.json"),)}),
     "--quiet": (None, {"quiet": True}),

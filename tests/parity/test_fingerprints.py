@@ -1,0 +1,220 @@
+"""Fingerprints: equal where tensors are, to the bit; and what they say of what differs."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from parity.fingerprints import Fingerprint, Fingerprints
+from parity.sketch import BUCKETS, CHUNK, decoded, distance
+
+RUN = "ours/plain/float32"
+
+
+def taken(tensor: Tensor, visible: Tensor | None = None) -> Fingerprint:
+    """Return the fingerprint of one tensor."""
+    fingerprints = Fingerprints(wanted=True)
+    fingerprints.take(RUN, "h.0.attn.query", tensor, visible=visible)
+    (found,) = fingerprints.taken
+    return found
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return normal numbers from a fixed seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def one_bit_more(tensor: Tensor, index: tuple[int, ...]) -> Tensor:
+    """Return a copy whose last bit at that index is flipped."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    changed = tensor.clone()
+    changed.view(integers)[index] ^= 1
+    return changed
+
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equal_tensors_have_equal_fingerprints(dtype: torch.dtype) -> None:
+    """Another tensor of the same numbers, of more than one chunk."""
+    tensor = drawn(3, CHUNK, dtype=dtype)
+    found = taken(tensor)
+    assert found == taken(tensor.clone())
+    assert (found.shape, len(found.digest), len(decoded(found.sketch))) == ((3, CHUNK), 16, BUCKETS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("index", [(0, 0), (1, 3), (4, CHUNK - 1)])
+def test_a_single_bit_is_seen_and_measured(dtype: torch.dtype, index: tuple[int, int]) -> None:
+    """The digest is another, and sketches are as far apart as the two elements are."""
+    tensor = drawn(5, CHUNK, dtype=dtype)
+    changed = one_bit_more(tensor, index)
+    one, other = taken(tensor), taken(changed)
+    assert one.digest != other.digest
+    apart = abs(float(tensor[index]) - float(changed[index]))
+    assert one.norm is not None
+    assert abs(apart - distance(one.sketch, other.sketch)) < 1e-15 * one.norm
+
+
+def test_the_norm_is_that_of_the_numbers() -> None:
+    """The root of the sum of squares in float64, of a narrow dtype's numbers as they are."""
+    for dtype in DTYPES:
+        tensor = drawn(40, 1_000, dtype=dtype)
+        norm = taken(tensor).norm
+        assert norm is not None
+        assert math.isclose(float(tensor.double().norm()), norm, rel_tol=1e-13)
+
+
+def test_a_narrow_dtype_is_its_own_bytes() -> None:
+    """bfloat16 and the same numbers in float32: one sketch, two digests."""
+    narrow = taken(drawn(7, 9, dtype=torch.bfloat16))
+    wide = taken(drawn(7, 9, dtype=torch.bfloat16).float())
+    assert narrow.digest != wide.digest
+    assert (narrow.norm, narrow.sketch) == (wide.norm, wide.sketch)
+
+
+def test_zeros_of_either_sign_differ_in_bits_alone() -> None:
+    """0.0 and -0.0: other bytes, hence another digest; no distance."""
+    one, other = taken(torch.zeros(3, 4)), taken(-torch.zeros(3, 4))
+    assert one.digest != other.digest
+    assert (other.norm, distance(one.sketch, other.sketch)) == (0.0, 0.0)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "apart": lambda x: torch.stack([x, x + 1], dim=-1)[..., 0],
+    "offset": lambda x: torch.cat([x, x])[len(x) :],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_where_elements_lie_does_not_matter(layout: str) -> None:
+    """The same tensor in another order of memory has the same fingerprint."""
+    tensor = drawn(2, 12, 90, 64)
+    laid = LAYOUTS[layout](tensor)
+    assert taken(tensor) == taken(laid)
+    assert layout == "offset" or not laid.is_contiguous()
+
+
+def test_elements_that_are_one_are_many() -> None:
+    """An expanded tensor is what it would be if it were copied."""
+    one = drawn(1, 1, 64)
+    assert taken(one.expand(2, 3, 64)) == taken(one.repeat(2, 3, 1))
+
+
+def test_the_order_of_elements_matters() -> None:
+    """A transposed tensor is another one, and so is a reshaped one or one of another dtype."""
+    square = drawn(8, 8)
+    others = [square.T, square.reshape(4, 16), square.reshape(64), square.view(torch.int32)]
+    assert len({taken(tensor).digest for tensor in (square, *others)}) == 5
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 4), (4, 0), (1,), (1, 1, 1)])
+def test_small_and_empty_tensors_have_one(shape: tuple[int, ...]) -> None:
+    """No number at all, or a single one."""
+    found = taken(torch.full(shape, 2.0))
+    assert (shape, math.sqrt(4.0 * math.prod(shape))) == (found.shape, found.norm)
+
+
+def test_empty_tensors_differ_by_their_shape() -> None:
+    """There are no bytes that could."""
+    assert len({taken(torch.zeros(shape)).digest for shape in ((0,), (0, 4), (4, 0))}) == 3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e200])
+def test_what_has_no_finite_norm_has_a_digest_alone(value: float) -> None:
+    """No NaN gets into a report, and the digest still tells such tensors apart."""
+    tensor = drawn(CHUNK + 5, dtype=torch.float64)
+    tensor[CHUNK + 1] = value
+    found = taken(tensor)
+    assert (found.norm, found.sketch) == (None, "")
+    assert found.digest == taken(tensor.clone()).digest != taken(-tensor).digest
+
+
+def test_entries_that_do_not_count_are_nothing() -> None:
+    """Whatever stands above the diagonal of scores; what stands on or below it counts."""
+    scores = drawn(2, 3, 5, 5)
+    causal = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
+    masked = taken(scores, causal)
+    for filler in (-1e4, -1e9, -math.inf, math.nan):
+        assert masked == taken(scores.masked_fill(~causal, filler), causal)
+    assert masked == taken(scores.tril())
+    assert masked != taken(one_bit_more(scores, (1, 2, 4, 4)), causal)
+    assert masked == taken(one_bit_more(scores, (1, 2, 3, 4)), causal)
+
+
+def test_rows_of_padding_do_not_count() -> None:
+    """A mask that is broadcast over the last axis hides whole rows."""
+    rows, mask = drawn(2, 4, 3), torch.tensor([[False, True, True, True], [True] * 4])[:, :, None]
+    assert taken(rows, mask) == taken(rows.masked_fill(~mask, 7.0), mask) != taken(rows)
+
+
+def test_nothing_is_written_to_what_is_shown() -> None:
+    """Neither values nor gradients; the tensor may even require one."""
+    tensor = drawn(2, 3, 5, 5).requires_grad_()
+    before = tensor.detach().clone()
+    taken(tensor * 1, torch.ones(5, 5, dtype=torch.bool).tril()[None, None])
+    assert torch.equal(before, tensor.detach())
+    assert tensor.grad is None
+
+
+def test_what_is_not_wanted_is_not_taken() -> None:
+    """Off by default; and where it is on, of those that match alone."""
+    for fingerprints in (Fingerprints(), Fingerprints(wanted=True, select="h.1.*")):
+        fingerprints.take(RUN, "h.0.attn", drawn(2))
+        fingerprints.take_ids("ours/ids", "corpus", [[1]])
+        assert fingerprints.taken == []
+
+
+def test_a_key_is_its_first_four_fields() -> None:
+    """Subject, dtype, mode, tap; what comes again under the same key is passed by."""
+    fingerprints = Fingerprints(wanted=True)
+    fingerprints.take("ours/plain/float64", "logits", drawn(2))
+    fingerprints.take("ours/plain/float32", "logits", drawn(2))
+    fingerprints.take("ours/plain/float32", "logits", drawn(3))
+    fingerprints.take("huggingface/tiled/float32", "logits", drawn(2), mode="isolated")
+    keys = [dataclasses.astuple(found)[:5] for found in fingerprints.taken]
+    assert keys == [
+        ("ours/plain", "float64", "identity", "logits", (2,)),
+        ("ours/plain", "float32", "propagated", "logits", (2,)),
+        ("huggingface/tiled", "float32", "isolated", "logits", (2,)),
+    ]
+
+
+def test_ids_have_a_digest_alone() -> None:
+    """Of their values, their order, and where texts end."""
+    given = {
+        "as they are": [[1, 2], [3]],
+        "other ids": [[1, 2], [4]],
+        "other order": [[2, 1], [3]],
+        "other ends": [[1], [2, 3]],
+        "no end": [[1, 2, 3]],
+        "one text more": [[1, 2], [3], []],
+    }
+    fingerprints = Fingerprints(wanted=True)
+    for tap, texts in given.items():
+        fingerprints.take_ids("ours/fused/float32", tap, texts)
+    fingerprints.take_ids("huggingface/float32", "as they are", iter([(1, 2), (3,)]))
+    first, *others, theirs = fingerprints.taken
+    expected = ("ours/fused", "float32", "exact", "as they are", (3,), None, "")
+    said = dataclasses.asdict(first)
+    assert expected == tuple(value for key, value in said.items() if key != "digest")
+    assert first.digest == theirs.digest
+    assert len(given) == len({found.digest for found in (first, *others)})
+
+
+def test_digests_are_frozen() -> None:
+    """Reports of years ago can be compared: these tensors and ids always had these digests."""
+    fingerprints = Fingerprints(wanted=True)
+    fingerprints.take(RUN, "half", torch.arange(6).reshape(2, 3).to(torch.bfloat16))
+    fingerprints.take(RUN, "whole", torch.arange(6).reshape(2, 3).double() / 7)
+    fingerprints.take_ids(RUN, "ids", [[1, 2], [3]])
+    assert [found.digest for found in fingerprints.taken] == [
+        "8b36c525d0d26908",
+        "0e6357c9cccec0bd",
+        "d3a07d8b645950f5",
+    ]
