@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parity.errors import ExitCode
+from parity.fingerprints import Fingerprints
 from parity.knobs import environment
 from parity.results import FirstDivergence, Plan, Reason, Report, verdict_for, worst
 from parity.tokens.comparison import Comparison
@@ -37,6 +38,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
     sources: Mapping[str, Sequence[str]],
     *,
     published: Sequence[PublishedIds] = (),
+    fingerprints: bool = False,
     identity: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Any] | None = None,
     progress: Progress = lambda _what, _done, _total: None,
@@ -48,6 +50,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         theirs: What it is held against.
         sources: Strings to compare, by the name of where they come from.
         published: Strings whose ids of this vocabulary were published.
+        fingerprints: Whether the report holds those of each source's ids.
         identity: What the verdict says about vocabulary and code.
         inputs: What it says about the strings.
         progress: Called as the check goes on.
@@ -55,7 +58,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
     Returns:
         A report; inconclusive where there was nothing to compare.
     """
-    run = Comparison(ours, theirs, progress)
+    run = Comparison(ours, theirs, progress, Fingerprints(wanted=fingerprints))
     for name, strings in sources.items():
         run.source(name, strings)
     splitting = ours.tokenizer.splitting
@@ -78,6 +81,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         results=[*run.rows, *run.differences],
         reasons=reasons,
         inputs=inputs or {},
+        fingerprints=run.fingerprints.taken,
     )
 
 

@@ -60,6 +60,7 @@ def _compared(options: Options, found: Found, progress: Progress) -> Report:
         _sources(options, right),
         published=PUBLISHED if _released(found) and options.text is None else (),
         identity=_identity(found, right),
+        fingerprints=options.fingerprints,
         inputs=_inputs(options),
         progress=progress,
     )
