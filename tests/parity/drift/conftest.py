@@ -1,0 +1,143 @@
+"""Reports made up by hand, rows of them in folders, and the drift of these."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from parity.checks.drift import drift
+from parity.drift.gathering import gathered
+from parity.results import Report
+from parity.sketch import BUCKETS, encoded
+
+Document = dict[str, Any]
+Run = tuple[str, str, str]
+
+
+class Made:
+    """The words in which reports are made up."""
+
+    ORACLE: ClassVar[Run] = ("oracle", "float64", "identity")
+    THEIRS: ClassVar[Run] = ("huggingface", "float32", "propagated")
+    OURS: ClassVar[Run] = ("ours/plain", "float32", "propagated")
+    TILED: ClassVar[Run] = ("ours/tiled", "float32", "propagated")
+    ALONE: ClassVar[Run] = ("huggingface/plain", "float32", "isolated")
+    IDS: ClassVar[Run] = ("huggingface", "ids", "exact")
+    RUNS: ClassVar[list[Run]] = [ORACLE, THEIRS, OURS, TILED, ALONE]
+    TAPS: ClassVar[list[str]] = [
+        "embeddings",
+        *(f"h.{block}.{kind}" for block in range(2) for kind in ("attn.query", "mlp.gelu")),
+        "logits",
+    ]
+    ENVIRONMENT: ClassVar[dict[str, str]] = {
+        "python": "3.11.7",
+        "torch": "2.6.0",
+        "cpu_capability": "AVX2",
+        "threads": "1",
+        "transformers": "4.57.6",
+    }
+
+    @staticmethod
+    def sketch(*values: float) -> str:
+        """Return the sketch whose first buckets have these sums."""
+        sums = np.zeros(BUCKETS)
+        sums[: len(values)] = values
+        return encoded(sums)
+
+    @classmethod
+    def fingerprint(cls, run: Run, tap: str, **other: object) -> Document:
+        """Return one of a tensor whose norm is 2."""
+        subject, dtype, mode = run
+        known = {"shape": [1, 3], "digest": "0" * 16, "norm": 2.0, "sketch": cls.sketch(2.0)}
+        return {"subject": subject, "dtype": dtype, "mode": mode, "tap": tap} | known | other
+
+    @staticmethod
+    def row(tap: str, **other: object) -> Document:
+        """Return one of a report's results, of identity."""
+        known = {"tap": tap, "mode": "identity", "bound": 1e-9, "error_ours": 2e-12, "ratio": None}
+        return known | other
+
+    @classmethod
+    def report(cls, check: str = "layerwise", **other: object) -> Document:
+        """Return a passing report with fingerprints of every tap in every run."""
+        return {
+            "schema_version": 1,
+            "check": check,
+            "verdict": "pass",
+            "exit_code": 0,
+            "identity": {
+                "weights": {"source": "somewhere", "sha256": "0" * 64},
+                "config": {"n_layer": 2},
+                "code": "gpt1-parity 0.1.0, sha256 0123456789abcdef",
+            },
+            "environment": dict(cls.ENVIRONMENT),
+            "plan": {"per_path": {"plain": [6, 6]}},
+            "inputs": {"batch": 1, "time": 5},
+            "first_divergence": None,
+            "reasons": [],
+            "results": [
+                cls.row("h.0.mlp.gelu", error_ours=3e-12),
+                cls.row("logits"),
+                cls.row("direction", bound=1e-6, error_ours=5e-7),
+                cls.row("logits", mode="propagated", bound=4.0, error_ours=1e-7, ratio=1.25),
+            ],
+            "fingerprints": [cls.fingerprint(run, tap) for tap in cls.TAPS for run in cls.RUNS],
+        } | other
+
+    @classmethod
+    def ids(cls, check: str = "tokens", taps: tuple[str, ...] = ("corpus",)) -> Document:
+        """Return a report whose fingerprints are of ids alone."""
+        taken = [cls.fingerprint(cls.IDS, tap, norm=None, sketch="") for tap in taps]
+        return cls.report(check, fingerprints=taken)
+
+    @classmethod
+    def on(cls, document: Document, **environment: str) -> Document:
+        """Return a copy that was made under other versions."""
+        return document | {"environment": cls.ENVIRONMENT | environment}
+
+    @classmethod
+    def moved(cls, document: Document, run: Run, tap: str, by: float) -> Document:
+        """Return a copy in which one tap has moved by so much of its norm."""
+        found = copy.deepcopy(document)
+        for entry in found["fingerprints"]:
+            if (entry["subject"], entry["dtype"], entry["mode"], entry["tap"]) == (*run, tap):
+                entry["digest"] = f"{by:.10e}"
+                if entry["norm"] is not None:
+                    entry["sketch"] = cls.sketch(2.0, by * 2.0)
+        return found
+
+
+@pytest.fixture(scope="session")
+def made() -> type[Made]:
+    """Return the words in which reports are made up."""
+    return Made
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Return the function that writes a row's reports, a file a check, and gives its folder."""
+
+    def put(name: str, *documents: Document) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for document in documents:
+            file = folder / f"{document['check']}.json"
+            file.write_text(json.dumps(document), encoding="utf-8")
+        return folder
+
+    return put
+
+
+@pytest.fixture
+def laid(write: Callable[..., Path]) -> Callable[..., Report]:
+    """Return the function that lays rows side by side: a keyword a row, its reports a list."""
+
+    def run(expect: tuple[str, ...] = (), **rows: list[Document]) -> Report:
+        paths = [write(name, *documents) for name, documents in rows.items()]
+        return drift(gathered(paths, expect, lambda *_: None))
+
+    return run

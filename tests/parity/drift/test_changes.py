@@ -1,0 +1,106 @@
+"""How far a tap moved, from two fingerprints; and what only one of two has."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parity.drift.changes import Run, change, changes, larger, unmatched
+from parity.fingerprints import Fingerprint
+from parity.sketch import CHUNK, ROUNDING, Draws, Sketch, encoded
+
+Made = Any
+Read = Callable[..., Fingerprint]
+
+
+@pytest.fixture
+def tap(made: Made) -> Read:
+    """Return the function that makes the fingerprint of a tap."""
+
+    def make(
+        run: tuple[str, str, str] = made.OURS, name: str = "logits", **other: object
+    ) -> Fingerprint:
+        found = made.fingerprint(run, name, **other)
+        return Fingerprint(**found | {"shape": tuple(found["shape"])})
+
+    return make
+
+
+def test_equal_digests_are_no_change(tap: Read) -> None:
+    """To the bit."""
+    expected = 0.0
+    assert expected == change(tap(), tap())
+
+
+def test_a_change_is_over_the_larger_norm(tap: Read, made: Made) -> None:
+    """It is the same from either side."""
+    one = tap(norm=2.0, sketch=made.sketch(2.0))
+    other = tap(norm=4.0, sketch=made.sketch(2.0, 1.0), digest="f")
+    expected = (0.25, 0.25)
+    assert expected == (change(one, other), change(other, one))
+
+
+def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> None:
+    """Another digest is a movement, however small: it is never 0."""
+    small = tap(digest="f", sketch=made.sketch(2.0, 1e-17))
+    nought = tap(digest="f", norm=0.0, sketch=made.sketch())
+    expected = (ROUNDING, ROUNDING, ROUNDING)
+    zero = tap(norm=0.0, sketch=made.sketch())
+    assert expected == (change(tap(), small), change(tap(), tap(digest="f")), change(zero, nought))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"norm": None, "sketch": ""}, id="not finite, or ids"),
+        pytest.param({"shape": (3, 1)}, id="another shape"),
+    ],
+)
+def test_some_movement_has_no_size(other: dict[str, Any], tap: Read) -> None:
+    """Then nobody knows how far, and it is sorted as the largest."""
+    found = change(tap(), tap(digest="f", **other))
+    expected = (None, math.inf)
+    assert expected == (found, larger(found))
+
+
+def test_the_same_digest_of_another_shape_moved(tap: Read) -> None:
+    """A digest is over the shape too; a report that says otherwise is not believed."""
+    assert change(tap(), tap(shape=(3, 1))) is None
+
+
+def test_only_like_is_held_against_like(tap: Read, made: Made) -> None:
+    """The same tap of another subject, dtype or mode is another one."""
+    first = [tap(made.OURS), tap(made.THEIRS)]
+    second = [tap(made.OURS, digest="f"), tap(made.ALONE)]
+    expected = {Run(*made.OURS): {"logits": ROUNDING}}
+    assert expected == changes(first, second)
+    assert [f"{' '.join(made.THEIRS)} logits", f"{' '.join(made.ALONE)} logits"] == unmatched(
+        first, second
+    )
+
+
+def test_taps_come_in_the_order_of_the_first(tap: Read) -> None:
+    """Which is the network's."""
+    names = ["logits", "embeddings", "h.0.mlp"]
+    (found,) = changes(
+        [tap(name=name) for name in names], [tap(name=name) for name in sorted(names)]
+    ).values()
+    assert names == list(found)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-3, 1.0])
+def test_a_real_change_is_estimated(size: float, tap: Read) -> None:
+    """Of two tensors that are known, within three times the spread that a sketch has."""
+    draws, generator = Draws(), np.random.Generator(np.random.Philox(0))
+    tensor, noise = generator.standard_normal((2, CHUNK))
+    taken = []
+    for digest, values in (("0", tensor), ("1", tensor + size * noise)):
+        sketch = Sketch(draws)
+        sketch.add(values)
+        taken.append(tap(digest=digest, norm=sketch.norm, sketch=encoded(sketch.sums)))
+    true = size * float(np.linalg.norm(noise)) / max(one.norm or 0.0 for one in taken)
+    found = change(*taken)
+    assert found is not None
+    assert abs(found / true - 1.0) < 0.27

@@ -1,0 +1,48 @@
+"""A row is called by as much of its path as tells it from the others."""
+
+from pathlib import Path
+
+import pytest
+
+from parity.drift.labels import labels
+from parity.errors import UsageError
+
+
+def _places(root: Path, *names: str) -> list[Path]:
+    """Make files of names with a suffix and folders of others."""
+    paths = [root / name for name in names]
+    for path in paths:
+        if path.suffix == ".json":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        pytest.param(["x/torch26", "x/torch213"], ["torch26", "torch213"], id="folders"),
+        pytest.param(["old.json", "new.json"], ["old", "new"], id="files"),
+        pytest.param(["a/row", "b/row", "c"], ["a/row", "b/row", "c"], id="alike"),
+        pytest.param(["a/x/row", "a/y/row"], ["x/row", "y/row"], id="alike, one up"),
+        pytest.param(["x/a/row", "y/a/row"], ["x/a/row", "y/a/row"], id="alike, two up"),
+        pytest.param(["a/layerwise.json", "b/layerwise.json"], ["a/layerwise", "b/layerwise"]),
+        pytest.param(["row", "row.json"], ["row", "row.json"], id="folder and file"),
+        pytest.param(["torch2.6", "torch2.8"], ["torch2.6", "torch2.8"], id="a dot"),
+    ],
+)
+def test_a_row_is_told_from_the_others(
+    names: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    """By the last part of its path, and by more of it where two have the same."""
+    assert expected == labels(_places(tmp_path, *names))
+
+
+def test_a_row_is_not_held_against_itself(tmp_path: Path) -> None:
+    """The same folder twice, by another way too, is a usage error that names it."""
+    (row,) = _places(tmp_path, "row")
+    with pytest.raises(UsageError) as refused:
+        labels([row, row / ".." / "row"])
+    assert str(row) == refused.value.where

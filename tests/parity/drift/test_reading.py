@@ -1,0 +1,192 @@
+"""What a report says is read by its type; what is no report, whole and ours, is refused."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parity.drift import reading
+from parity.drift.reading import read
+from parity.errors import EnvironmentUnfitError, InputRefusedError, ParityError
+from parity.results import Verdict
+
+Document = dict[str, Any]
+Made = Any
+Put = Callable[[object], Path]
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """Return the function that writes bytes, or a document as JSON, and gives the file."""
+
+    def to_file(content: object) -> Path:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (tmp_path / "layerwise.json").write_bytes(data)
+        return tmp_path / "layerwise.json"
+
+    return to_file
+
+
+def test_a_report_is_read(made: Made, put: Put) -> None:
+    """Its verdict, where and on what it was made, and every fingerprint in its order."""
+    found = read(put(made.report()))
+    taken = [(one.subject, one.dtype, one.mode) for one in found.fingerprints[:2]]
+    expected = ("layerwise", Verdict.PASS, "2.6.0", "", [made.ORACLE, made.THEIRS])
+    assert expected == (found.check, found.verdict, found.environment["torch"], found.why, taken)
+
+
+def test_the_worst_numbers_are_found(made: Made, put: Put) -> None:
+    """The largest error held to the bound of identity, so no slope's, and the largest ratio."""
+    found = read(put(made.report()))
+    expected = (3e-12, "h.0.mlp.gelu", 1.25, "logits")
+    assert expected == (
+        found.identity.value,
+        found.identity.tap,
+        found.ratio.value,
+        found.ratio.tap,
+    )
+
+
+def test_an_error_that_could_not_be_had_is_the_worst(made: Made, put: Put) -> None:
+    """A row of identity without a number is no small one."""
+    rows = [made.row("logits"), made.row("loss", error_ours=None)]
+    found = read(put(made.report(results=rows)))
+    assert (math.inf, "loss") == (found.identity.value, found.identity.tap)
+
+
+def test_a_report_without_such_numbers_has_none(made: Made, put: Put) -> None:
+    """Nothing measured is not an error of nought."""
+    found = read(put(made.report(results=[made.row("corpus", mode="exact")])))
+    expected = (None, None)
+    assert expected == (found.identity.value, found.ratio.value)
+
+
+def test_what_was_found_is_not_what_was_asked(made: Made, put: Put) -> None:
+    """Inputs, config and weights say what a report is about; ties are a finding."""
+    inputs = {"time": 5, "ties": 2, "not_run": {"triton": "no GPU"}}
+    found = read(put(made.report(inputs=inputs)))
+    expected = {
+        "inputs.time": "5",
+        "config.n_layer": "2",
+        "weights.sha256": f'"{"0" * 64}"',
+        "planned.plain": "(6,)",
+    }
+    assert expected == dict(found.about)
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        pytest.param(
+            {"first_divergence": {"tap": "h.1.mlp", "why": "off by 3"}},
+            "h.1.mlp: off by 3",
+            id="a divergence",
+        ),
+        pytest.param({"reasons": [{"what": "no disk"}]}, "no disk", id="a reason"),
+        pytest.param({}, "it does not say why", id="neither"),
+    ],
+)
+def test_what_failed_says_why(parts: Document, why: str, made: Made, put: Put) -> None:
+    """A report that is no pass is read with its own words for it."""
+    assert why == read(put(made.report(verdict="fail", **parts))).why
+
+
+def test_an_older_report_has_no_fingerprints(made: Made, put: Put) -> None:
+    """A report written before there were any is one without."""
+    document = made.report()
+    del document["fingerprints"]
+    expected = ()
+    assert expected == read(put(document)).fingerprints
+
+
+def _with(made: Made, **other: object) -> Document:
+    document: Document = made.report(fingerprints=[made.fingerprint(made.OURS, "logits", **other)])
+    return document
+
+
+REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
+    "no JSON": (lambda _: b"verdict: pass", "no JSON"),
+    "empty": (lambda _: b"", "no JSON"),
+    "cut off": (lambda made: json.dumps(made.report()).encode()[:-9], "not all of it"),
+    "not UTF-8": (lambda _: b'{"check": "\xff"}', "no JSON"),
+    "NaN": (lambda _: b'{"check": NaN}', "no JSON"),
+    "a key twice": (lambda _: b'{"check": 1, "check": 2}', "twice"),
+    "nested": (lambda _: b"[" * 100_000, "nested"),
+    "a list": (lambda _: [], "no report"),
+    "a config": (lambda _: {"n_layer": 12}, "no report"),
+    "no version": (lambda _: {"check": "layerwise"}, "schema_version"),
+    "another version": (lambda made: made.report(schema_version=2), "reads 1"),
+    "a version that is true": (lambda made: made.report(schema_version=True), "whole number"),
+    "a drift": (lambda made: made.report("drift"), "answer of drift"),
+    "no verdict": (lambda made: made.report(verdict="perhaps"), "verdict"),
+    "verdict no text": (lambda made: made.report(verdict=0), "verdict is not text"),
+    "results no list": (lambda made: made.report(results={}), "results is not a list"),
+    "a result no object": (lambda made: made.report(results=[1]), "results[0]"),
+    "a result without tap": (
+        lambda made: made.report(results=[{"mode": "identity", "bound": 0, "error_ours": 0}]),
+        "results[0].tap",
+    ),
+    "an error that is text": (
+        lambda made: made.report(results=[made.row("logits", error_ours="small")]),
+        "results[0].error_ours",
+    ),
+    "environment of numbers": (
+        lambda made: made.report(environment={"torch": 2.6}),
+        "environment.torch",
+    ),
+    "a plan of words": (
+        lambda made: made.report(plan={"per_path": {"plain": ["6"]}}),
+        "plan.per_path.plain",
+    ),
+    "a shape of words": (lambda made: _with(made, shape=["1"]), "fingerprints[0].shape"),
+    "a digest that is a number": (lambda made: _with(made, digest=1), "fingerprints[0].digest"),
+    "a norm that is text": (lambda made: _with(made, norm="2"), "fingerprints[0].norm"),
+    "a negative norm": (lambda made: _with(made, norm=-1.0), "no finite number"),
+    "a norm too large": (lambda made: _with(made, norm=10**400), "no finite number"),
+    "a norm without sketch": (lambda made: _with(made, sketch=""), "without a sketch"),
+    "a sketch without norm": (lambda made: _with(made, norm=None), "without a norm"),
+    "a sketch no base64": (lambda made: _with(made, sketch="?"), ""),
+    "a short sketch": (lambda made: _with(made, sketch="AAAAAAAAAAA="), "61"),
+    "a sketch of infinities": (
+        lambda made: _with(made, sketch=made.sketch(math.inf)),
+        "no finite number",
+    ),
+    "a fingerprint twice": (
+        lambda made: made.report(fingerprints=[made.fingerprint(made.OURS, "logits")] * 2),
+        "earlier one",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_report_is_refused(name: str, made: Made, put: Put) -> None:
+    """With the file, what is wrong with it, and how to get a right one."""
+    content, words = REFUSED[name]
+    file = put(content(made))
+    with pytest.raises(InputRefusedError) as refused:
+        read(file)
+    expected = (str(file), True, True)
+    error = refused.value
+    assert expected == (error.where, words in error.what, "--fingerprints" in error.fix)
+
+
+def test_a_file_too_large_is_refused(made: Made, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is parsed; one of exactly the largest size is read."""
+    file = put(made.report())
+    monkeypatch.setattr(reading, "LARGEST", file.stat().st_size)
+    assert read(file).check == "layerwise"
+    monkeypatch.setattr(reading, "LARGEST", file.stat().st_size - 1)
+    with pytest.raises(InputRefusedError, match="more than"):
+        read(file)
+
+
+def test_what_cannot_be_opened_has_its_own_code(tmp_path: Path) -> None:
+    """A folder or a file that went away is refused, not a crash."""
+    (tmp_path / "folder.json").mkdir()
+    for name in ("folder.json", "gone.json"):
+        with pytest.raises(ParityError) as refused:
+            read(tmp_path / name)
+        assert isinstance(refused.value, InputRefusedError | EnvironmentUnfitError)

@@ -1,0 +1,187 @@
+"""Rows side by side: what is a pass, and what is not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from parity.compare import Status
+from parity.errors import ExitCode
+from parity.results import Report, Verdict
+
+Made = Any
+Document = dict[str, Any]
+Laid = Callable[..., Report]
+
+
+def words(report: Report) -> str:
+    """Return everything that keeps a report from being a pass."""
+    return "\n".join(f"{r.code.name} {r.what} | {r.where} | {r.fix}" for r in report.reasons)
+
+
+def test_rows_that_pass_are_a_pass(made: Made, laid: Laid) -> None:
+    """Every row has every report, all of them pass, about the same thing."""
+    both = [made.report("layerwise"), made.ids("tokens")]
+    report = laid(a=both, b=both, c=both)
+    expected = (Verdict.PASS, ExitCode.PASS, [], 6, 6, {"a": (2, 2), "b": (2, 2), "c": (2, 2)})
+    plan = report.plan
+    assert expected == (
+        report.verdict,
+        report.exit_code,
+        report.reasons,
+        plan.planned,
+        plan.compared,
+        plan.per_path,
+    )
+
+
+def test_movement_is_no_failure(made: Made, laid: Laid) -> None:
+    """It is told; what a verdict is about are the verdicts."""
+    one = made.report()
+    report = laid(a=[one], b=[made.moved(one, made.OURS, "logits", 0.5)])
+    assert report.drift is not None
+    expected = (Verdict.PASS, 1)
+    assert expected == (report.verdict, sum(move.moved for move in report.drift.moves))
+
+
+def _fail(document: Document) -> Document:
+    return document | {"verdict": "fail", "first_divergence": {"tap": "h.0", "why": "off by 3"}}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        (("pass", "fail"), ExitCode.FAIL),
+        (("fail", "pass"), ExitCode.FAIL),
+        (("fail", "fail"), ExitCode.FAIL),
+        (("pass", "error"), ExitCode.FAIL),
+        (("error", "error"), ExitCode.FAIL),
+        (("pass", "inconclusive"), ExitCode.FAIL),
+        (("inconclusive", "inconclusive"), ExitCode.INCONCLUSIVE),
+    ],
+)
+def test_a_verdict_that_is_no_pass_is_none_here(
+    verdicts: tuple[str, ...], code: ExitCode, made: Made, laid: Laid
+) -> None:
+    """One that fails or differs from the others fails; all inconclusive is inconclusive."""
+    rows = {
+        name: [made.report(verdict=verdict, reasons=[{"what": "because of this"}])]
+        for name, verdict in zip("ab", verdicts, strict=True)
+    }
+    report = laid(**rows)
+    assert (code, True) == (report.exit_code, "layerwise" in words(report))
+    assert "because of this" in words(report)
+
+
+def test_the_first_divergence_is_passed_on(made: Made, laid: Laid) -> None:
+    """Whoever reads that a row failed reads where."""
+    report = laid(a=[made.report()], b=[_fail(made.report())])
+    (row,) = (row for row in report.results if row.attention == "b")
+    expected = (Status.FAIL, "h.0: off by 3", True)
+    assert expected == (row.status, row.detail, "b: h.0: off by 3" in words(report))
+
+
+def test_a_report_that_is_missing_is_no_pass(made: Made, laid: Laid) -> None:
+    """A check that any row has is wanted of every row, and the row is named."""
+    report = laid(a=[made.report(), made.ids()], b=[made.report()])
+    expected = (ExitCode.INCONCLUSIVE, True, 4, 3)
+    assert expected == (
+        report.exit_code,
+        "no report of tokens | row b" in words(report),
+        report.plan.planned,
+        report.plan.compared,
+    )
+
+
+def test_a_row_that_was_not_run_is_no_pass(made: Made, laid: Laid) -> None:
+    """It is in the table, with the pairs made of those that were run."""
+    report = laid(("b",), a=[made.report()], c=[made.report()])
+    assert report.drift is not None
+    expected = (ExitCode.INCONCLUSIVE, True, [("a", "c")], {Status.NOT_RUN})
+    assert expected == (
+        report.exit_code,
+        "not run: it has no report | row b" in words(report),
+        [(pair.first, pair.second) for pair in report.drift.pairs],
+        {row.status for row in report.results if row.attention == "b"},
+    )
+
+
+def test_an_expected_row_that_is_there_is_nothing_more(made: Made, laid: Laid) -> None:
+    """Naming the rows that there are changes nothing."""
+    assert laid(("b", "a"), a=[made.report()], b=[made.report()]).verdict is Verdict.PASS
+
+
+def test_one_row_is_no_comparison(made: Made, laid: Laid) -> None:
+    """Nor is one beside an empty one."""
+    for rows in ({"a": [made.report()]}, {"a": [made.report()], "b": []}, {"a": [], "b": []}):
+        assert laid(**rows).exit_code is ExitCode.INCONCLUSIVE
+
+
+def test_where_several_codes_apply_the_worst_does(made: Made, laid: Laid) -> None:
+    """A failure is not hidden by what is missing."""
+    report = laid(a=[_fail(made.report()), made.ids()], b=[made.report()])
+    assert report.exit_code is ExitCode.FAIL
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        pytest.param({"inputs": {"batch": 1, "time": 6}}, "inputs.time is", id="time"),
+        pytest.param(
+            {"inputs": {"batch": 1, "time": 5, "dtype": "bfloat16"}}, "inputs.dtype", id="dtype"
+        ),
+        pytest.param({"plan": {"per_path": {"plain": [5, 5]}}}, "planned.plain", id="planned"),
+        pytest.param({"plan": {"per_path": {"tiled": [6, 6]}}}, "planned.tiled", id="another path"),
+        pytest.param(
+            {"identity": {"weights": {"sha256": "1"}, "config": {"n_layer": 2}}},
+            "weights.sha256",
+            id="weights",
+        ),
+        pytest.param(
+            {"identity": {"weights": {"sha256": "0" * 64}, "config": {"n_layer": 3}}},
+            "config.n_layer",
+            id="config",
+        ),
+        pytest.param(
+            {"identity": {"vocabulary": {"digest": "1"}}}, "vocabulary.digest", id="vocabulary"
+        ),
+    ],
+)
+def test_different_things_are_not_compared(
+    other: Document, name: str, made: Made, laid: Laid
+) -> None:
+    """There is no verdict, the field is named with the rows, and movement is not known."""
+    report = laid(a=[made.report()], b=[made.report(**other)])
+    assert report.drift is not None
+    expected = (ExitCode.INCONCLUSIVE, True, [], 1)
+    assert expected == (
+        report.exit_code,
+        name in words(report) and " in a" in words(report) and " in b" in words(report),
+        report.drift.moves,
+        len(report.drift.unknown),
+    )
+
+
+def test_ties_and_what_was_left_out_are_no_inputs(made: Made, laid: Laid) -> None:
+    """Two runs that found other ties are about the same thing."""
+    rows = {name: [made.report(inputs={"time": 5, "ties": name})] for name in "ab"}
+    assert laid(**rows).verdict is Verdict.PASS
+
+
+def test_a_row_is_of_one_environment(made: Made, laid: Laid) -> None:
+    """Reports that an older run left in the folder are told, with what they differ in."""
+    stale = made.on(made.ids(), torch="2.5.1")
+    report = laid(a=[made.report(), stale], b=[made.report(), made.ids()])
+    said = "not made under one torch: 2.5.1 in tokens; 2.6.0 in layerwise | row a"
+    expected = (ExitCode.INCONCLUSIVE, True)
+    assert expected == (report.exit_code, said in words(report))
+
+
+def test_taps_that_one_row_alone_has_are_no_pass(made: Made, laid: Laid) -> None:
+    """What was not compared is named."""
+    fewer = made.report()
+    del fewer["fingerprints"][-1]
+    report = laid(a=[made.report()], b=[made.report()], c=[fewer])
+    said = "huggingface/plain float32 isolated logits | layerwise of a and c"
+    expected = (ExitCode.INCONCLUSIVE, True)
+    assert expected == (report.exit_code, said in words(report))
