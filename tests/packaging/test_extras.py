@@ -1,0 +1,152 @@
+"""Every extra installs alone and beside the others, agrees with what is there, and does its work.
+
+Each test makes an environment of its own with uv, from the package index: `tox -e extras`, or
+`pytest -m packaging` in a checkout. Versions are kept to those of the file that `UV_CONSTRAINT`
+names, else of the checkout's constraints.txt.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import Distribution
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.packaging, pytest.mark.timeout(1_800)]  # an index may be slow
+
+HERE = Path(__file__).parents[2]
+PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = sorted(PROJECT["optional-dependencies"])
+
+IMPORT_ALL = """
+import importlib, pathlib
+for package in ("scratch_gpt", "reference", "parity", "bench"):
+    home = pathlib.Path(importlib.import_module(package).__path__[0])
+    for file in sorted(home.rglob("*.py")):
+        name = ".".join(file.relative_to(home.parent).with_suffix("").parts)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as missing:
+            if missing.name not in ("matplotlib", "triton", "ftfy", "spacy", "pytest"):
+                raise
+print("imported")
+"""
+"""Imports every module. What an extra brings may be missing; a dependency may not."""
+
+KERNEL = """
+import torch
+from scratch_gpt.attention_triton import unavailable
+reason = unavailable(torch.device("cuda"))
+print(reason if reason and "GPU" not in reason else "new enough")
+"""
+
+WORDS = """
+from scratch_gpt.tokenization.words import splitting_named
+print(splitting_named("original").words("I can't."))
+"""
+
+CURVE = """
+from pathlib import Path
+from scratch_gpt.training.loss_curve import draw
+draw([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], Path("curve.png"))
+print(Path("curve.png").read_bytes()[1:4].decode())
+"""
+
+SAMPLE = HERE / "tests" / "reference" / "test_published.py"
+HELP = ("-m", "parity.check", "doctor", "--help")
+PLUGINS = ("-n", "1", "--no-cov", "--benchmark-disable", "-p", "no:cacheprovider")
+
+Command = tuple[str, ...]
+
+WORK: dict[str, tuple[tuple[Command, str], ...]] = {
+    "": (
+        (("-c", IMPORT_ALL), "imported"),
+        (("-m", "bench.ratios", "--list"), "core/forward"),
+    ),
+    "triton": ((("-c", KERNEL), "new enough"),),
+    "original-text": ((("-c", WORDS), "['i', 'ca', \"n't\", '.']"),),
+    "plot": ((("-c", CURVE), "PNG"),),
+    "test": (
+        (("-m", "pytest", "-c", str(HERE / "pyproject.toml"), *PLUGINS, str(SAMPLE)), " passed"),
+    ),
+    "dev": tuple((("-m", tool, "--version"), tool) for tool in ("mypy", "ruff", "tox")),
+}
+"""What each extra is for, as commands of its Python and what they print; "" is a plain install."""
+
+CASES = {"plain": [""], **{extra: [extra] for extra in EXTRAS}, "all": ["", *EXTRAS]}
+
+
+def settings() -> dict[str, str]:
+    """Return the variables of a shell that knows nothing of the tests that run here."""
+    ours = ("PYTEST", "COV", "PYTHON", "VIRTUAL_ENV", "TOX")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    constraints = kept.get("UV_CONSTRAINT", str(HERE / "constraints.txt"))
+    assert Path(constraints).is_file(), f"no versions to keep to: {constraints}"
+    wheels = kept.get("UV_FIND_LINKS") or kept.get("PIP_FIND_LINKS", "")
+    return kept | {"UV_CONSTRAINT": constraints, "UV_FIND_LINKS": wheels}
+
+
+def run(*command: str, folder: Path) -> str:
+    """Return what a command prints; one that fails is shown with all that it said."""
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env=settings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert not result.returncode, f"{' '.join(command)}\n{result.stdout}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def uv() -> str:
+    """Return uv's path."""
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    found = shutil.which("uv", path=beside)
+    assert found is not None, "these tests need uv"
+    return found
+
+
+def installed(uv: str, wheel: Path, extras: list[str], folder: Path) -> str:
+    """Return the Python of a new environment with the wheel and these extras."""
+    run(uv, "venv", "--python", sys.executable, "env", folder=folder)
+    homes = os.pathsep.join(str(folder / "env" / home) for home in ("bin", "Scripts"))
+    python = str(shutil.which("python", path=homes))
+    wanted = f"gpt1-parity[{','.join(filter(None, extras))}] @ {wheel.as_uri()}"
+    run(uv, "pip", "install", "--python", python, wanted, folder=folder)
+    return python
+
+
+def test_every_extra_is_tried(packed: Distribution) -> None:
+    """A new one needs a line of what it is for; the wheel offers what pyproject.toml says."""
+    assert sorted(packed.metadata.get_all("Provides-Extra") or []) == EXTRAS
+    assert {*EXTRAS, ""} == set(WORK)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_extra_installs_and_works(case: str, uv: str, wheel: Path, tmp_path: Path) -> None:
+    """Nothing contradicts anything, and each command says what is expected of it."""
+    python = installed(uv, wheel, CASES[case], tmp_path)
+    run(uv, "pip", "check", "--python", python, folder=tmp_path)
+    assert "Usage: python -m parity.check doctor" in run(python, *HELP, folder=tmp_path)
+    for extra in CASES[case]:
+        for command, expected in WORK[extra]:
+            assert expected in run(python, *command, folder=tmp_path)
+
+
+def test_without_its_extra_the_work_is_not_done(uv: str, wheel: Path, tmp_path: Path) -> None:
+    """So a test above that passes owes it to the extra; and a contradiction is found."""
+    python = installed(uv, wheel, [], tmp_path)
+    for extra in ("original-text", "plot", "test", "dev"):
+        (command, _), *_ = WORK[extra]
+        with pytest.raises(AssertionError, match=r"No module named|is not installed"):
+            run(python, *command, folder=tmp_path)
+    run(uv, "pip", "uninstall", "--python", python, "safetensors", folder=tmp_path)
+    with pytest.raises(AssertionError, match="safetensors"):
+        run(uv, "pip", "check", "--python", python, folder=tmp_path)
