@@ -13,9 +13,8 @@ def drift(
     rows: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[rows]...",
-            help="Two or more: a folder of JSON reports, one a check, is a row; so is a single "
-            "report; a folder of such folders is as many rows.",
+            help="Two or more rows: a folder of JSON reports, one a check, is one; so is a single "
+            "report; a folder of such folders is as many.",
         ),
     ] = None,
     expect: Annotated[
@@ -31,7 +30,7 @@ def drift(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """What moved between reports: of two torch versions, two machines, two states of the code?
+    """What moved between two torch versions, two machines, two states of the code?
 
     Reports of the other verbs are laid side by side, in the order given: every verdict; what
     differs between the environments; and where they were made with --fingerprints, which tap moved

@@ -33,9 +33,13 @@ def moved(drift: Drift) -> Iterator[RenderableType]:
     lines = [list(_lines(drift, pair)) for pair in range(len(drift.pairs))]
     every = [_HEADER, *(line for of_pair in lines for line in of_pair)]
     widths = [max(map(len, cells)) for cells in zip(*every, strict=True)]
-    for pair, of_pair in zip(drift.pairs, lines, strict=True):
+    for place, (pair, of_pair) in enumerate(zip(drift.pairs, lines, strict=True)):
         yield Text.assemble("\n", (arrow(drift, pair), "bold"), f"  {_heading(pair)}")
-        yield _table(of_pair, widths)
+        earlier = lines.index(of_pair)
+        if earlier < place and len(of_pair) > 1:
+            yield Text(f"the same lines as {arrow(drift, drift.pairs[earlier])}")
+        else:
+            yield _table(of_pair, widths)
 
 
 def _table(lines: Sequence[_Line], widths: Sequence[int]) -> Table:
@@ -74,6 +78,9 @@ def _lines(drift: Drift, pair: int) -> Iterator[_Line]:
     """Yield a pair's lines; the name of a check on its first alone."""
     of_pair = [move for move in drift.moves if move.pair == pair]
     unknown = {entry.check: entry.why for entry in drift.unknown if entry.pair == pair}
+    if of_pair and not unknown and not any(move.moved for move in of_pair):
+        yield _still(of_pair)._replace(check=_ALL)
+        return
     for check in dict.fromkeys([*(move.check for move in of_pair), *unknown]):
         lines = (
             [_Line(first=f"not known: {unknown[check]}")]
@@ -115,6 +122,7 @@ def _of_side(moves: Sequence[Move]) -> Iterator[_Line]:
 
 
 _SAME = "nothing moved"
+_ALL = "all"
 
 
 def _still(moves: Sequence[Move]) -> _Line:

@@ -30,13 +30,15 @@ OPTIONS = {
     "doctor": {"--weights", *INPUTS, *REPORTING},
     "training": {
         *("--weights", "--candidate", "--plant", "--attention", "--dtype", "--taps"),
-        *("--steps", "--parts", "--dropout", "--batch", "--time", "--seed", FINGERPRINTS, *REPORTING),
+        *("--steps", "--parts", "--dropout", "--batch", "--time", "--seed"),
+        *(FINGERPRINTS, *REPORTING),
     },
     "generation": {
         *("--weights", "--plant", "--dtype", "--prompts", "--max-new-tokens", "--token-ids"),
         *("--text", "--vocabulary", "--seed", FINGERPRINTS, *REPORTING),
     },
     "golden": {"--weights", *REPORTING},
+    "drift": {"rows", "--expect", *REPORTING},
 }
 
 
@@ -176,6 +178,8 @@ EVERYTHING = {
     "--output": ("a.json", {"output": (Path("a.json"),)}),
     "--quiet": (None, {"quiet": True}),
     "--debug": (None, {"debug": True}),
+    "--expect": ("a", {"expect": ("a",)}),
+    "rows": ("b", {"rows": (Path("rows"), Path("b"))}),  # no option: both words are arguments
 }
 """For every option a value that is not its default, and what has to come of it."""
 

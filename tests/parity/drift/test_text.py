@@ -109,9 +109,28 @@ def test_ids_are_told_in_a_line(made: Made, laid: Laid) -> None:
     """The same, or the first text that moved."""
     one = made.ids("tokens", ("hand-picked", "corpus"))
     other = made.moved(one, made.IDS, "corpus", 0.0)
-    same, moved = shown(laid(a=[one], b=[one])), shown(laid(a=[one], b=[other]))
+    numbers = made.report()
+    pushed = made.moved(numbers, made.OURS, "logits", 1e-7)
+    same = shown(laid(a=[one, numbers], b=[one, pushed]))
+    moved = shown(laid(a=[one], b=[other]))
     expected = ("tokens ids the same ids 0/2", "tokens Hugging Face ids corpus 1/2")
     assert expected == (line_of(same, "the same ids"), line_of(moved, "corpus"))
+
+
+def test_a_pair_that_did_not_move_is_one_line(made: Made, laid: Laid) -> None:
+    """With the number of tensors and texts that were compared."""
+    both = [made.report(), made.ids()]
+    expected = "all nothing moved 0/31"
+    assert expected == line_of(shown(laid(a=both, b=both)), "nothing moved")
+
+
+def test_a_pair_that_moved_as_another_did_says_so(made: Made, laid: Laid) -> None:
+    """What changed once and stayed is told once."""
+    later = [made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)]
+    text = shown(laid(a=[made.report()], b=later, c=later))
+    expected = ["the same lines as 1→2"]
+    assert expected == [line for line in text.splitlines() if "same lines" in line]
+    assert text.index("1→3  nothing else differs") < text.index("the same lines")
 
 
 def test_what_is_not_known_is_not_nought(made: Made, laid: Laid) -> None:
