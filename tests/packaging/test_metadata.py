@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from trove_classifiers import classifiers as known_classifiers  # comes with hatchling
 
+README = Path(__file__).parents[2] / "README.md"
 ONE_LINE = ("Name", "Version", "Summary", "Requires-Python", "License-Expression", "Keywords")
 FILES = {
     "reference/goldens/LICENSE-Apache-2.0.txt": "Apache-2.0",
@@ -30,12 +31,12 @@ def test_name_and_version_are_normal(packed: Distribution) -> None:
     assert len(packed.metadata["Summary"]) <= 512
 
 
-def test_the_readme_is_the_description(packed: Distribution, checkout: Path) -> None:
+def test_the_readme_is_the_description(packed: Distribution) -> None:
     """Whole, and declared as Markdown."""
     assert packed.metadata["Description-Content-Type"] == "text/markdown"
     description = str(packed.metadata.get_payload())
     assert description.startswith("# ")
-    expected = (checkout / "README.md").read_text(encoding="utf-8")
+    expected = README.read_text(encoding="utf-8")
     assert expected.strip() == description.strip()
 
 
