@@ -30,7 +30,7 @@ def blocks(drift: Drift) -> Iterator[RenderableType]:
             yield Text.assemble(
                 "\n",
                 (f"{check}, {dtype}: largest change", "bold"),
-                "  ours, Hugging Face's; = is the same to the bit",
+                "  ours / Hugging Face's; = is the same to the bit",
             )
             yield _table(sides, drift, columns[start : start + _ACROSS])
 
@@ -52,11 +52,10 @@ def _table(sides: dict[str, Largest], drift: Drift, columns: Sequence[int]) -> T
     table.add_column("", no_wrap=True)
     for pair in columns:
         table.add_column(arrow(drift, drift.pairs[pair]), justify="right", no_wrap=True)
+    ours, theirs = (sides.get(side) for side in _SIDES)
     names = dict.fromkeys(name for entry in sides.values() for name in entry.blocks)
     for name in names:
-        cells = [
-            " ".join(_cell(sides.get(side), name, pair) for side in _SIDES) for pair in columns
-        ]
+        cells = [f"{_cell(ours, name, pair):>4}/{_cell(theirs, name, pair):<4}" for pair in columns]
         table.add_row(Text(name), *cells)
     return table
 
@@ -65,6 +64,6 @@ _SIDES = ("ours", "huggingface")
 
 
 def _cell(entry: Largest | None, name: str, pair: int) -> str:
-    """Return a change, as wide as most are."""
+    """Return a change; `-` where there is no such side or block."""
     changes: Sequence[Change] = entry.blocks.get(name, ()) if entry is not None else ()
-    return f"{told(changes[pair]) if changes else '-':>4}"
+    return told(changes[pair]) if changes else "-"

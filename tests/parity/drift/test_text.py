@@ -147,7 +147,7 @@ def test_blocks_stand_in_a_table(made: Made, laid: Laid) -> None:
     text = shown(laid(a=[made.report()], b=[made.report()], c=[second], d=[third]))
     at = text.index("largest change")
     columns = [line for line in text[at:].splitlines()[1:] if line.strip()]
-    expected = ["2→3 3→4 1→4", "embeddings = = = = = =", "h.0 1e-7 = = 3e-6 1e-7 3e-6"]
+    expected = ["2→3 3→4 1→4", "embeddings =/= =/= =/=", "h.0 1e-7/= =/3e-6 1e-7/3e-6"]
     assert expected == [" ".join(line.split()) for line in columns[:3]]
 
 
