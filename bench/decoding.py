@@ -13,7 +13,6 @@ of products with a part of the vector each, whose results nobody sums.
 """
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -30,6 +29,8 @@ from bench.task import Task
 from bench.truth import Noise
 from parity.compare import Held
 from parity.tolerances import PRECISIONS
+from reference.compat import last_logits_keyword
+from reference.huggingface import check_keywords
 from scratch_gpt.generation.decoder import Decoder
 from scratch_gpt.model import GPT
 
@@ -61,8 +62,8 @@ def uncached(model: OpenAIGPTLMHeadModel) -> Begin:
 
     Source: transformers 5.23 generation/utils.py `_sample`, without its mask of ones.
     """
-    can = "logits_to_keep" in inspect.signature(model.forward).parameters
-    kept = {"logits_to_keep": 1} if can else {}
+    kept = last_logits_keyword()
+    check_keywords(model.forward, set(kept))
 
     @torch.no_grad()
     def logits(token_ids: Tensor) -> Tensor:

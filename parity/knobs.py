@@ -8,11 +8,11 @@ import dataclasses
 import os
 import platform
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from parity.errors import EnvironmentUnfitError
+from reference import compat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _knobs() -> list[Knob]:
         _attribute("backends.cuda.matmul.allow_tf32", False, "TF32 keeps 10 bits of 23"),
         _attribute("backends.cudnn.allow_tf32", False, "TF32 keeps 10 bits of 23"),
     ]
-    if hasattr(torch.backends.mkldnn, "matmul"):  # since torch 2.9
+    if compat.sets_precision_of_onednn():
         why = "'bf16' and 'tf32' round the inputs of float32 products"
         knobs.insert(2, _attribute("backends.mkldnn.matmul.fp32_precision", "ieee", why))
     return knobs
@@ -161,12 +161,5 @@ def environment() -> dict[str, str]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "cores": str(os.cpu_count()),
-        **{name: _version(name) for name in ("transformers", "numpy", "safetensors")},
+        **{name: compat.told(name) for name in ("transformers", "numpy", "safetensors")},
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

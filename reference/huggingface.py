@@ -7,7 +7,6 @@ left on.
 
 import contextlib
 import inspect
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
-from transformers.utils import logging as transformers_logging
 
 from reference.compat import dtype_keyword
+from reference.huggingface_quiet import quiet
 
 Tap = Callable[[str, Tensor], Tensor]
 """Is shown a named tensor; returns the one to go on with."""
@@ -46,7 +45,7 @@ def build(
     if "lm_head.weight" in state:
         message = "lm_head.weight is the token embedding's second name; leave it out"
         raise ValueError(message)
-    with _quiet():
+    with quiet():
         loaded: Any = OpenAIGPTLMHeadModel.from_pretrained(
             None,
             config=_config(config),
@@ -229,18 +228,3 @@ def _config(fields: Mapping[str, Any]) -> OpenAIGPTConfig:
         message = f"OpenAIGPTConfig has no fields {unknown} and would ignore them"
         raise ValueError(message)
     return OpenAIGPTConfig(**{k: v for k, v in fields.items() if k != "model_type"})
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the loader's table and progress bar: what it has to say is raised instead."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

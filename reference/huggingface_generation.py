@@ -1,14 +1,17 @@
 """Hugging Face's `generate` as a witness: every default spelled out, nothing left to a version.
 
-What a call would take silently from a model's own generation config, or from a default that
-changed (the length: 20 tokens in all in version 4, 20 new ones in 5), is given explicitly; the
-mask too, which it would guess from the padding token. GPT-1 has no cache there: every token runs
+What a call would take silently from a default that changed (the length: 20 tokens in all in
+version 4, 20 new ones in 5) is given explicitly; the mask too, which it would guess from the
+padding token. The model's own generation config is laid aside for the call: version 5 takes from
+it what was not given, 4.50 and later also what was given and is a default. GPT-1 has no cache
+there: every token runs
 the whole text again. Whatever the model's dtype, logits are cast to float32 before anything is
 done to them, and the sums of a beam search are float32.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -144,7 +147,7 @@ def beams(  # noqa: PLR0913 - a search's settings, each given where it is asked 
         length_penalty=length_penalty,
         early_stopping=early_stopping,
         eos_token_id=end_id,
-        pad_token_id=end_id or 0,
+        pad_token_id=end_id,
         **(rules or {}),
     )
     return Beams(token_ids=made.sequences, scores=made.sequences_scores)
@@ -158,7 +161,19 @@ def _generated(model: OpenAIGPTLMHeadModel, token_ids: Tensor, **settings: Any) 
         raise ValueError(message)
     config = GenerationConfig(**_COMMON | settings)
     mask = torch.ones_like(token_ids)
-    return cast("Any", model).generate(token_ids, attention_mask=mask, generation_config=config)
+    with _neutral(model):
+        return cast("Any", model).generate(token_ids, attention_mask=mask, generation_config=config)
+
+
+@contextlib.contextmanager
+def _neutral(model: OpenAIGPTLMHeadModel) -> Iterator[None]:
+    """Lay the model's own generation config aside, so that no value of it is taken."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 _COMMON: dict[str, Any] = {
@@ -168,7 +183,7 @@ _COMMON: dict[str, Any] = {
     "use_cache": False,
     "bos_token_id": None,
     "eos_token_id": None,
-    "pad_token_id": 0,
+    "pad_token_id": None,  # nothing ends a text; 4.x takes a prompt's last token for padding
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
     "return_dict_in_generate": True,

@@ -1,7 +1,8 @@
 """Hugging Face's tokenizer of GPT-1 as a witness: built from files, asked, and taken apart.
 
 Version 5 takes `vocab_file=` and `merges_file=` without a word and builds a vocabulary of one
-token, so what was built is counted.
+token, so what was built is counted. What prepares text is BERT's normalizer in nearly every
+version; where it is another, the witness is given BERT's, and says so.
 """
 
 import dataclasses
@@ -13,11 +14,15 @@ from typing import Any
 from tokenizers import normalizers, pre_tokenizers
 from transformers import OpenAIGPTTokenizerFast  # type: ignore[attr-defined]
 
-from reference.compat import TOKENIZER_NORMALIZER
+from reference import compat
+from reference.huggingface_quiet import quiet
 from reference.refusal import RefusedError
 
 UNKNOWN = "<unk>"
 """The one special token. It is looked for in the text as it was given, before anything else."""
+
+BERTS = "BertNormalizer"
+"""The type of what has to prepare text: BERT's, in lower case."""
 
 STEPS: Mapping[str, str] = {
     "cleaning": "clean_text",
@@ -44,13 +49,18 @@ class Encoding:
 class HuggingFaceTokenizer:
     """`OpenAIGPTTokenizerFast`, which in version 5 is the only one, with a vocabulary's files.
 
+    Attributes:
+        tokenizer: The library's own.
+        replaced: What the version's own normalizer is, where BERT's stands in for it; else "".
+
     Args:
         vocabulary: The vocabulary, under whichever name.
         merges: The merges, under whichever name.
         size: How many tokens there must be.
 
     Raises:
-        RefusedError: It has another number of tokens: the files were not taken.
+        RefusedError: It has another number of tokens, so the files were not taken; or prepares text
+            as `reference.compat` does not know.
     """
 
     def __init__(self, vocabulary: Path, merges: Path, *, size: int) -> None:
@@ -58,23 +68,33 @@ class HuggingFaceTokenizer:
             folder = Path(name)
             (folder / "vocab.json").symlink_to(vocabulary.resolve())
             (folder / "merges.txt").symlink_to(merges.resolve())
-            self.tokenizer: Any = OpenAIGPTTokenizerFast.from_pretrained(
-                folder, local_files_only=True
-            )
+            # On its way to this one, version 4 builds its slow one, which warns of what it lacks.
+            with quiet():
+                self.tokenizer: Any = OpenAIGPTTokenizerFast.from_pretrained(
+                    folder, local_files_only=True
+                )
         if len(self.tokenizer) != size:
             raise RefusedError(
                 f"Hugging Face's tokenizer has {len(self.tokenizer)} tokens, the files have {size}",
                 where=str(vocabulary),
                 fix="look for tokens that its library adds or drops",
             )
-        self.normalizer = type(self.tokenizer.backend_tokenizer.normalizer).__name__
-        if self.normalizer != TOKENIZER_NORMALIZER:
+        self.replaced = self._given_berts(vocabulary)
+
+    def _given_berts(self, vocabulary: Path) -> str:
+        """Let BERT's normalizer prepare text; return what did before, "" if it was that."""
+        backend = self.tokenizer.backend_tokenizer
+        found, expected = type(backend.normalizer).__name__, compat.tokenizer_normalizer()
+        if found != expected:
             raise RefusedError(
-                f"Hugging Face's tokenizer has a {self.normalizer}, its version a "
-                f"{TOKENIZER_NORMALIZER}",
+                f"Hugging Face's tokenizer has a {found}, its version a {expected}",
                 where=str(vocabulary),
                 fix="use one of the versions of transformers that reference/compat.py lists",
             )
+        if found == BERTS:
+            return ""
+        backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+        return found
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Return every text's ids and offsets."""

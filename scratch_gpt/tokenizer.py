@@ -21,7 +21,7 @@ _MOST_KEPT, _LONGEST_KEPT = 1 << 17, 64
 class Tokenizer:
     """Cuts text into tokens and puts tokens together again.
 
-    `splitting="bert"` gives what Hugging Face's `OpenAIGPTTokenizer` gives (transformers 5.6 and
+    `splitting="bert"` gives what Hugging Face's `OpenAIGPTTokenizer` gives (transformers 5.3 and
     later, and the fast one of 4.x); `splitting="original"` gives what the released model was
     trained with, and needs ftfy and spaCy.
 

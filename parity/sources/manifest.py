@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from parity.provenance import FileDigest, Provenance
 from parity.sources import json_file
 from parity.weights import Shard
+from reference import compat
 
 NAME = "conversion.json"
 _VERSIONS = ("gpt1-parity", "torch", "numpy", "safetensors")
@@ -37,7 +37,7 @@ def text(
         "files": {file.name: {"size": file.size, "sha256": file.sha256} for file in files},
         "tensors": {name: list(array.shape) for name, array in tensors.items()},
         "shards": None if shards is None else [shard._asdict() for shard in shards],
-        "versions": {package: _version(package) for package in _VERSIONS},
+        "versions": {package: compat.told(package) for package in _VERSIONS},
     }
     return json.dumps(described, indent=1, allow_nan=False) + "\n"
 
@@ -78,10 +78,3 @@ def _is_shard(found: object) -> bool:
         and type(found["length"]) is int
         and isinstance(found["header"], str)
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

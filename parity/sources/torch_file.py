@@ -1,8 +1,9 @@
 """A file written by `torch.save`: read as tensors, or not at all; nothing in it is ever run.
 
 A pickle is a program. `weights_only=True` is given explicitly, because an environment variable
-can switch the default off; before torch 2.10 a prepared file could get round it, so there such
-files are refused. What an archive would unpack to is summed up before it is unpacked.
+can switch the default off; where a prepared file could get round it, which `reference.compat`
+knows of every torch, such files are refused unopened. What an archive would unpack to is summed up
+before it is unpacked.
 """
 
 import hashlib
@@ -18,12 +19,12 @@ from torch import Tensor
 
 from parity.errors import InputRefusedError
 from parity.provenance import FileDigest
+from reference import compat
 from reference.plain_file import opened
 from scratch_gpt.files.finite import not_finite
 from scratch_gpt.files.safetensors_header import LONGEST_NAME, MOST_TENSORS
 from scratch_gpt.files.shown import shown
 
-_SAFE_SINCE = (2, 10)
 _ROOM = 1 << 20
 """Bytes that an archive may unpack to beyond its own size: torch.save does not compress."""
 _CONVERT = "convert it to safetensors where you trust it, and use that"
@@ -36,9 +37,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], FileDigest]:
         InputRefusedError: It is not a dictionary of names to dense tensors, or would run code.
         SourceError: It cannot be read.
     """
-    if _version() < _SAFE_SINCE:
+    if not compat.unpickles_safely():
         raise InputRefusedError(
-            f"files of torch.save are not read with torch {torch.__version__}",
+            f"files of torch.save are not read with torch {compat.told('torch')}",
             where=str(path),
             fix="use safetensors, or convert the file with torch 2.10 or newer",
         )
@@ -64,11 +65,6 @@ def _digest(path: Path, file: BinaryIO, size: int) -> FileDigest:
     file.seek(0)
     sha256 = hashlib.file_digest(cast("io.BufferedReader", file), "sha256").hexdigest()
     return FileDigest(name=path.name, size=size, sha256=sha256)
-
-
-def _version() -> tuple[int, int]:
-    major, minor = torch.__version__.split(".")[:2]
-    return int(major), int(minor)
 
 
 _KINDS = (

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from parity.tokens.generated import generated
 from parity.tokens.sides import HuggingFace, Ours, Transcription, Witness
 from parity.tokens.strings import HAND_PICKED
 from parity.tokens.vocabularies import Found
-from reference import published
+from reference import compat, published
 from reference.published_token_ids import PUBLISHED
 from scratch_gpt.command.progress import Progress
 from scratch_gpt.data import corpus, docstrings
@@ -160,15 +159,8 @@ def _identity(found: Found, tokenizer: Tokenizer) -> dict[str, Any]:
             "released": _released(found),
         },
         "splitting": tokenizer.splitting,
-        "packages": {name: _version(name) for name in PACKAGES[tokenizer.splitting]},
+        "packages": {name: compat.told(name) for name in PACKAGES[tokenizer.splitting]},
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _inputs(options: Options) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The two sides of a comparison, asked alike: ids, places, words."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
+from reference import compat
 from reference.huggingface_tokenizer import (
     STEPS,
     Encoding,
@@ -22,10 +24,16 @@ class Witness(Protocol):
     Attributes:
         name: What a report calls it.
         steps: The steps of preparing text that can be left out, in order.
+        exempt: What of it is not compared because something else stands in for it, and why.
     """
 
     name: str
     steps: tuple[str, ...]
+
+    @property
+    def exempt(self) -> Mapping[str, str]:
+        """Where it is not what its name says, and why."""
+        ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Return every text's ids, and places where this side tells them."""
@@ -84,6 +92,15 @@ class HuggingFace(HuggingFaceTokenizer):
     name = "huggingface"
     steps = tuple(STEPS)
 
+    @property
+    def exempt(self) -> Mapping[str, str]:
+        """The version's own normalizer, where BERT's stands in for it."""
+        if not self.replaced:
+            return {}
+        why = compat.DIFFERENCES["normalizer of three"].why
+        what = f"the {self.replaced} of transformers {compat.told('transformers')}"
+        return {what: f"the witness has BERT's normalizer in its place; {why}"}
+
     def words_without(self, step: str, text: str) -> list[str]:
         """Return the words with one step of the normalizer left out."""
         return words_without(step, text)
@@ -102,6 +119,7 @@ class Transcription:
 
     name = "transcription"
     steps: tuple[str, ...] = ("newlines", "text repair", "lower case")
+    exempt: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, vocabulary: Path, merges: Path) -> None:
         self._slow = OriginalTokenizer(vocabulary, merges)

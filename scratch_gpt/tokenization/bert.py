@@ -23,7 +23,7 @@ class _Translation(dict[int, str]):
 class BertSplitting:
     """Lower-case words without accents; every punctuation mark and ideograph is a word.
 
-    Source: transformers 5.6 and later, `OpenAIGPTTokenizer`: the tokenizers library's
+    Source: transformers 5.3 and later, `OpenAIGPTTokenizer`: the tokenizers library's
     `BertNormalizer(lowercase=True)` and `BertPreTokenizer()`.
     """
 

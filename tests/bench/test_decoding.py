@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from bench.measurement import Measurement
 from bench.models import Models
 from bench.proof import WrongKernelError
 from bench.shapes import Shape
+from reference import compat
+from reference.huggingface_generation import continued
 from scratch_gpt.generation.cache import Cache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -131,16 +134,24 @@ def test_who_goes_wrong_later_is_found(models: Models, ids: Tensor) -> None:
         ready.check()
 
 
-def test_huggingfaces_step_is_of_the_last_token_alone(
-    models: Models, ids: Tensor, recorded: Callable[[], object]
-) -> None:
-    """As its `generate` has it: the head is given one position of each row."""
-    step = uncached(models.theirs)(ids)
+def logits_made(run: Callable[[], object], models: Models, recorded: Callable[[], Any]) -> int:
+    """Return how many logits the head makes at most in one go."""
     with recorded() as operations:
-        logits = step()
+        run()
     made = [shape for name, shape in operations.ran if name != "t"]  # the table, looked at
-    wide = [shape for shape in made if shape[-1:] == (models.vocab_size,)]
-    assert max(math.prod(shape) for shape in wide) == logits.numel()
+    return max(math.prod(shape) for shape in made if shape[-1:] == (models.vocab_size,))
+
+
+def test_huggingfaces_step_makes_the_logits_that_its_generate_makes(
+    models: Models, ids: Tensor, recorded: Callable[[], Any]
+) -> None:
+    """The last token's alone where its version can ask for them, and those of all where not."""
+    asked = logits_made(uncached(models.theirs)(ids), models, recorded)
+    generated = logits_made(
+        lambda: continued(models.theirs, ids, max_new_tokens=1), models, recorded
+    )
+    positions = 1 if compat.last_logits_keyword() else ids.shape[1]
+    assert asked == generated == len(ids) * positions * models.vocab_size
 
 
 def test_a_step_copies_no_cache(models: Models, ids: Tensor) -> None:

@@ -17,13 +17,13 @@ from parity.mapping import Side
 from parity.sources import config_beside
 from parity.sources.names import load_weights
 from parity.weights import Weights
+from reference import compat
 
 State = dict[str, Tensor]
 Write = Callable[..., Path]
 
-SAFE_TORCH = int(torch.__version__.split(".")[1]) >= 10
 needs_safe_torch = pytest.mark.skipif(
-    not SAFE_TORCH, reason="on this torch no file of torch.save is read"
+    not compat.unpickles_safely(), reason="on this torch no file of torch.save is read"
 )
 
 

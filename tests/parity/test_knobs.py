@@ -4,17 +4,16 @@ import contextlib
 import getpass
 import platform
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
 
-from parity import knobs
 from parity.errors import EnvironmentUnfitError, ExitCode
 from parity.knobs import KNOBS, assert_pinned, environment, pinned
+from reference import compat
 
-HAS_FP32_PRECISION = hasattr(torch.backends.mkldnn, "matmul")
-"""Since torch 2.9 a precision can be set for each library, and under several names."""
+HAS_FP32_PRECISION = compat.sets_precision_of_onednn()
+"""Where a precision can be set for each library, and under several names."""
 
 MOVES: dict[str, Callable[[], object]] = {
     "torch.default_dtype": lambda: torch.set_default_dtype(torch.float64),
@@ -168,9 +167,9 @@ def test_what_is_not_installed_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch)
     """A package without a version is no reason to have no environment."""
 
     def unknown(name: str) -> str:
-        raise PackageNotFoundError(name)
+        raise compat.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(knobs, "version", unknown)
+    monkeypatch.setattr(compat.metadata, "version", unknown)
     expected = "not installed"
     assert expected == environment()["safetensors"]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from reference import hub, huggingface, published, surrogate
+from reference import compat, hub, huggingface, published, surrogate
 from reference.hub import Fetched, Hub
 from reference.surrogate import Surrogate
 
@@ -167,10 +167,9 @@ def serve(hub_module: ModuleType) -> Iterator[Callable[..., Any]]:
     """Return the function that serves a `FakeHub` with the given attributes until the test ends."""
     with contextlib.ExitStack() as stack:
         yield lambda **given: stack.enter_context(hub_module.served(hub_module.FakeHub(**given)))
-    # The client before 1.0 leaves its connections to the collector, which would warn of them in
-    # whatever test runs when it comes round.
-    if reset := getattr(huggingface_hub.utils, "reset_sessions", None):
-        reset()
+    # The collector would warn of them in whatever test runs when it comes round.
+    if compat.leaves_connections_open():
+        huggingface_hub.utils.reset_sessions()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()

@@ -1,12 +1,17 @@
 """Hugging Face's tokenizer as a witness: what is built is what the files hold, and says how."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import normalizers
+from transformers import OpenAIGPTTokenizerFast
 
-from reference import huggingface_tokenizer
-from reference.huggingface_tokenizer import STEPS, HuggingFaceTokenizer, words_without
+from reference import compat
+from reference.huggingface_quiet import quiet
+from reference.huggingface_tokenizer import BERTS, STEPS, HuggingFaceTokenizer, words_without
 from reference.refusal import RefusedError
 
 
@@ -15,12 +20,15 @@ def built(folder: Path, size: int) -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer(folder / "vocab.json", folder / "merges.txt", size=size)
 
 
+def tokens_in(folder: Path) -> int:
+    """Return how many tokens a folder's vocabulary has."""
+    return len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+
+
 @pytest.fixture(scope="module")
 def size(small_vocabulary: Path) -> int:
     """Return how many tokens the small vocabulary has."""
-    import json
-
-    return len(json.loads((small_vocabulary / "vocab.json").read_text(encoding="utf-8")))
+    return tokens_in(small_vocabulary)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +93,86 @@ def test_a_vocabulary_that_was_not_taken_is_refused(small_vocabulary: Path, size
         built(small_vocabulary, size + 1)
 
 
-def test_another_normalizer_is_refused(
-    small_vocabulary: Path, size: int, monkeypatch: pytest.MonkeyPatch
+PLAIN = ["The keeper wrote: Café, don't!"]
+STRANGE = ["a\u200bb", "\x07", "a\u00adb"]
+"""What BERT's normalizer drops, and a sequence of three keeps."""
+
+
+OF_THREE = normalizers.Sequence(
+    [normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()]
+)
+NORMALIZERS = {"Sequence": OF_THREE, BERTS: normalizers.BertNormalizer(lowercase=True)}
+
+
+def differing(folder: Path, theirs: HuggingFaceTokenizer, texts: list[str]) -> list[str]:
+    """Return the texts to which the installed library's own tokenizer gives other ids."""
+    with quiet():
+        own = OpenAIGPTTokenizerFast.from_pretrained(folder, local_files_only=True)
+    ids = [own(text, add_special_tokens=False)["input_ids"] for text in texts]
+    found = [list(encoding.ids) for encoding in theirs.encode_batch(texts)]
+    return [text for text, one, other in zip(texts, ids, found, strict=True) if one != other]
+
+
+def test_the_versions_own_tokenizer_is_what_the_table_says(
+    small_vocabulary: Path, theirs: HuggingFaceTokenizer
+) -> None:
+    """Its ids are the witness's; on strange strings others, where the table says so."""
+    bert = compat.tokenizer_normalizer() == BERTS
+    assert not differing(small_vocabulary, theirs, PLAIN)
+    assert differing(small_vocabulary, theirs, STRANGE) == ([] if bert else STRANGE)
+    assert theirs.replaced == ("" if bert else "Sequence")
+
+
+@pytest.fixture
+def has(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that lets the installed library be one with another normalizer."""
+    taken = OpenAIGPTTokenizerFast.from_pretrained
+
+    def change(name: str) -> None:
+        def another(*arguments: object, **named: object) -> OpenAIGPTTokenizerFast:
+            tokenizer = taken(*arguments, **named)
+            tokenizer.backend_tokenizer.normalizer = NORMALIZERS[name]
+            return tokenizer
+
+        monkeypatch.setattr(OpenAIGPTTokenizerFast, "from_pretrained", another)
+
+    return change
+
+
+def test_where_the_version_has_another_normalizer_the_witness_has_berts(
+    small_vocabulary: Path,
+    size: int,
+    theirs: HuggingFaceTokenizer,
+    has: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And says so; its ids are those of every other version, and not the version's own."""
+    has("Sequence")
+    monkeypatch.setattr(compat, "tokenizer_normalizer", lambda: "Sequence")
+    given = built(small_vocabulary, size)
+    assert given.replaced == "Sequence"
+    assert given.encode_batch(STRANGE + PLAIN) == theirs.encode_batch(STRANGE + PLAIN)
+    assert differing(small_vocabulary, given, STRANGE + PLAIN) == STRANGE
+
+
+@pytest.mark.parametrize(("own", "said"), [("BertNormalizer", "Sequence"), ("Sequence", "Bert")])
+def test_a_normalizer_that_the_table_does_not_know_of_is_refused(
+    own: str,
+    said: str,
+    small_vocabulary: Path,
+    has: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the version's table does not say about it is no witness."""
-    monkeypatch.setattr(huggingface_tokenizer, "TOKENIZER_NORMALIZER", "Sequence")
-    with pytest.raises(RefusedError, match="has a BertNormalizer, its version a Sequence"):
-        built(small_vocabulary, size)
+    has(own)
+    monkeypatch.setattr(compat, "tokenizer_normalizer", lambda: said)
+    with pytest.raises(RefusedError, match=f"has a {own}, its version a {said}"):
+        built(small_vocabulary, tokens_in(small_vocabulary))
+
+
+def test_nothing_is_said_on_the_way(
+    small_vocabulary: Path, size: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Version 4 would warn of packages that its slow tokenizer lacks, which is not the witness."""
+    built(small_vocabulary, size)
+    assert capfd.readouterr() == ("", "")

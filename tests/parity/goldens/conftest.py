@@ -87,7 +87,11 @@ class Recorder:
         """Yield a greedy continuation, one without repetition, and a beam's, which is exempt."""
         for key, ids, total, ban in (("greedy", prompt, 12, 0), ("no-repeat", other, 18, 1)):
             config = GenerationConfig(
-                do_sample=False, max_length=total, no_repeat_ngram_size=ban, pad_token_id=0
+                do_sample=False,
+                max_length=total,
+                no_repeat_ngram_size=ban,
+                pad_token_id=0,
+                use_cache=False,  # GPT-1 has none; 5.2 would run the last token alone
             )
             given = torch.tensor([ids])
             made = self.model.generate(

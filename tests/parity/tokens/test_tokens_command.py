@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.normalizers import BertNormalizer
 
 from parity.tokens import run
+from reference import compat
+from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
 Check = Callable[..., Any]
 
@@ -107,3 +110,19 @@ def test_the_original_says_what_it_does_not_compare(small: list[str], check: Che
     assert (result.exit_code, row.split()[5]) == (0, "-")
     for word in ("transcription (ids)", "not compared, places", "not compared, Hugging Face"):
         assert word in result.stdout
+
+
+@pytest.mark.parametrize("replaced", ["", "Sequence"])
+def test_a_normalizer_that_stands_in_is_told(
+    replaced: str, small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict is about BERT's; that the version has another of its own is no secret."""
+
+    def given_berts(self: HuggingFaceTokenizer, _vocabulary: Path) -> str:
+        self.tokenizer.backend_tokenizer.normalizer = BertNormalizer(lowercase=True)
+        return replaced
+
+    monkeypatch.setattr(HuggingFaceTokenizer, "_given_berts", given_berts)
+    result = check(*small, "--count", "0")
+    told = f"not compared, the Sequence of transformers {compat.told('transformers')}"
+    assert (result.exit_code, told in result.stdout) == (0, bool(replaced))
