@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from parity import inputs, layerwise, verbs
 from parity.check import app
 from parity.faults import planted
+from parity.fingerprints import Fingerprint
 from parity.models import build_huggingface, build_ours
 from parity.results import Mode, Report
 from parity.sources.names import load_weights
@@ -27,6 +28,8 @@ from scratch_gpt import GPT
 
 PLAIN = {"COLUMNS": None, "FORCE_COLOR": None, "NO_COLOR": None}
 """What the tests' own environment may say about colours and widths is not theirs to say."""
+
+Prints = dict[tuple[str, str, str], dict[str, Fingerprint]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,6 +76,19 @@ def report(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report
         explain="h.3.mlp.gelu",
         identity={"weights": {"source": "tiny", "revision": "1", "sha256": "0" * 64}},
     )
+
+
+@pytest.fixture(scope="session")
+def fingerprints_of() -> Callable[[Report], Prints]:
+    """Return the function that sorts a report's fingerprints by (subject, dtype, mode), by tap."""
+
+    def sort(report: Report) -> Prints:
+        found: Prints = {}
+        for entry in report.fingerprints:
+            found.setdefault((entry.subject, entry.dtype, entry.mode), {})[entry.tap] = entry
+        return found
+
+    return sort
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from parity.shell import Options, run
 
 Check = Callable[..., Any]
 Stand = Callable[[object], None]
+Capture = pytest.CaptureFixture[str]
 
 
 def with_words(kind: type[ParityError]) -> ParityError:
@@ -272,3 +273,40 @@ def test_an_error_that_nobody_hears_keeps_its_code(
     monkeypatch.setattr(sys, "stderr", stream)
     expected = 4
     assert expected == run(Options(verb="weights"))
+
+
+UNHELD: dict[str, dict[str, Any]] = {
+    "text": {},
+    "a text file": {"output": (Path("r.txt"),)},
+    "a file in standard output's form": {"output": (Path("r"),)},
+    "JSON that is not printed": {"form": "json", "quiet": True},
+}
+HELD: dict[str, dict[str, Any]] = {
+    "JSON": {"form": "json"},
+    "a file": {"quiet": True, "output": (Path("r.json"),)},
+    "one of two files": {"output": (Path("r.txt"), Path("R.JSON"))},
+    "a file in its form": {"form": "json", "quiet": True, "output": (Path("r"),)},
+}
+
+
+@pytest.mark.parametrize("forms", UNHELD)
+def test_fingerprints_that_nothing_holds_are_a_usage_error(
+    forms: str, stand_in: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    """They are in the JSON alone: where none is written they are refused before anything runs."""
+    monkeypatch.chdir(tmp_path)
+    stand_in(AssertionError("the verb ran"))
+    code = run(Options(verb="weights", fingerprints=True, **UNHELD[forms]))
+    expected = (2, True)
+    assert expected == (code, "--fingerprints\n  to do  add --output" in capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("forms", HELD)
+def test_fingerprints_are_held_by_any_json(
+    forms: str, stand_in: Stand, report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Printed or in a file, whatever else is written."""
+    monkeypatch.chdir(tmp_path)
+    stand_in(report)
+    expected = 1
+    assert expected == run(Options(verb="weights", fingerprints=True, **HELD[forms]))

@@ -1,0 +1,121 @@
+"""Which code gave a verdict: four packages in 16 digits, wherever they are installed."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parity import code
+from parity.code import PACKAGES, digest, homes, stated
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> dict[str, Path]:
+    """Return the folders of two small packages, one with a folder inside."""
+    made = {}
+    for name in ("one", "two"):
+        made[name] = tmp_path / name
+        (made[name] / "inner").mkdir(parents=True)
+        (made[name] / "__init__.py").write_bytes(b"")
+        (made[name] / "inner" / "part.py").write_bytes(f"NAME = {name!r}\n".encode())
+        (made[name] / "inner.py").write_bytes(b"# beside it\n")
+    return made
+
+
+def test_a_copy_elsewhere_is_the_same_code(tmp_path: Path) -> None:
+    """What an installer writes beside the source does not count, nor does where it lies."""
+    found = homes()
+    assert found is not None
+    moved = {}
+    for name, home in found.items():
+        moved[name] = tmp_path / name
+        shutil.copytree(home, moved[name], ignore=shutil.ignore_patterns("__pycache__"))
+        (moved[name] / "__pycache__").mkdir()
+        (moved[name] / "__pycache__" / "taps.cpython-311.pyc").write_bytes(b"compiled")
+        (moved[name] / "py.typed").touch()
+    backwards = dict(reversed(moved.items()))
+    assert digest(found) == digest(moved) == digest(backwards)
+
+
+CHANGES: dict[str, Change] = {
+    "a byte": lambda home: (home / "inner" / "part.py").write_bytes(b"NAME = 'onf'\n"),
+    "a line end": lambda home: (home / "inner" / "part.py").write_bytes(b"NAME = 'one'\r\n"),
+    "a name": lambda home: (home / "inner.py").rename(home / "outer.py"),
+    "another place": lambda home: (home / "inner.py").rename(home / "inner" / "inner.py"),
+    "an empty file more": lambda home: (home / "inner" / "__init__.py").touch(),
+    "a file less": lambda home: (home / "inner.py").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_is_another_code(change: str, copies: dict[str, Path]) -> None:
+    """Of contents, of names, of what there is."""
+    before = digest(copies)
+    CHANGES[change](copies["one"])
+    assert before != digest(copies)
+
+
+def test_what_moves_from_file_to_file_is_a_change(tmp_path: Path) -> None:
+    """The same bytes in a row, cut elsewhere, are other code."""
+    found = set()
+    for number, (first, second) in enumerate([("ab", "c"), ("a", "bc"), ("", "abc")]):
+        home = tmp_path / str(number)
+        home.mkdir()
+        (home / "a.py").write_text(first, encoding="utf-8")
+        (home / "b.py").write_text(second, encoding="utf-8")
+        found.add(digest({"package": home}))
+    assert len(found) == 3
+
+
+def test_all_four_packages_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which one that is left out changes the digest."""
+    found = homes()
+    assert found is not None
+    assert ("bench", "parity", "reference", "scratch_gpt") == PACKAGES == tuple(found)
+    without = [{n: home for n, home in found.items() if n != name} for name in found]
+    assert len({digest(found), *map(digest, without)}) == 5
+    monkeypatch.setattr(code, "PACKAGES", (*PACKAGES, "no_such_package"))
+    assert homes() is None
+
+
+def test_it_is_said_with_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version and digest; where either is not known, that."""
+    found = homes()
+    assert found is not None
+    monkeypatch.setattr(code, "version", lambda _name: "1.2.3")
+    assert stated() == f"gpt1-parity 1.2.3, sha256 {digest(found)}"
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(code, "version", missing)
+    monkeypatch.setattr(code, "homes", lambda: None)
+    assert stated() == "gpt1-parity not installed, source not known"
+
+
+def test_nothing_is_imported_for_it() -> None:
+    """Neither the packages that are read nor what they need."""
+    program = "import sys, parity.code; parity.code.stated(); print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert {"bench", "reference", "torch", "numpy"}.isdisjoint(ran.stdout.split())
+    assert "parity.code" in ran.stdout.split()
+
+
+@pytest.mark.slow  # torch is imported once more
+def test_packages_in_an_archive_have_no_files(
+    command: Callable[..., Any], archive: Path, strictly: Callable[[str], Any]
+) -> None:
+    """Run from a zip file, the verdict says that its source is not known, and stands."""
+    arguments = ["weights", "--weights", "tiny", "--format", "json"]
+    ran = command(*arguments, python=["-P", str(archive)])
+    said = strictly(ran.stdout)["identity"]["code"]
+    assert (ran.returncode, said.split(", ")[1]) == (0, "source not known")

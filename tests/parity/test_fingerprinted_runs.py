@@ -1,0 +1,176 @@
+"""Fingerprints of whole runs: of everything that was compared, and of nothing else."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
+
+from parity import inputs, layerwise
+from parity.faults import planted
+from parity.fingerprints import Fingerprint
+from parity.inputs import Inputs
+from parity.report.strict_json import render
+from parity.report.text import render as render_text
+from parity.results import Report
+from parity.sketch import distance
+from parity.taps import never_formed, taps
+from scratch_gpt import GPT
+from scratch_gpt.command.output import drawn
+
+Key = tuple[str, str, str]
+Of = Callable[[Report], Mapping[Key, Mapping[str, Fingerprint]]]
+
+LAYERS = 12
+NAMES = [tap.name for tap in taps(LAYERS)]
+
+
+@pytest.fixture(scope="module")
+def padded(ours: GPT) -> Inputs:
+    """Return rows of unlike lengths, long enough for rounding to be judged."""
+    chosen = inputs.seeded(batch=2, time=40, vocab_size=ours.config.vocab_size, seed=0)
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    mask[1, 33:] = False
+    return dataclasses.replace(chosen, attention_mask=mask)
+
+
+def moved(one: Mapping[str, Fingerprint], other: Mapping[str, Fingerprint]) -> list[str]:
+    """Return the taps whose fingerprints differ between two runs, in order."""
+    assert list(one) == list(other)
+    return [tap for tap in one if one[tap] != other[tap]]
+
+
+def paths(ours: GPT) -> dict[str, GPT]:
+    """Return our model on the two paths of the command line."""
+    return {path: ours.with_attention(path) for path in ("plain", "tiled")}
+
+
+@pytest.fixture(scope="module")
+def tiny(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
+    """Return a small run of both paths in every mode, fingerprints and all."""
+    return layerwise(paths(ours), theirs, token_ids, fingerprints=True)
+
+
+def test_watching_changes_nothing(
+    tiny: Report, ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor
+) -> None:
+    """Rows, verdict and everything else are what they are without fingerprints, to the bit."""
+    without = layerwise(paths(ours), theirs, token_ids)
+    assert list(without.fingerprints) == []
+    assert repr(without) == repr(dataclasses.replace(tiny, fingerprints=without.fingerprints))
+
+
+def test_every_tap_of_every_run_has_one(tiny: Report, fingerprints_of: Of) -> None:
+    """In network order: three sides in float64, both in the dtype judged, each operation alone."""
+    whole, tiled = NAMES, [name for name in NAMES if name not in never_formed("tiled", LAYERS)]
+    planned: dict[Key, list[str]] = {
+        ("oracle", "float64", "identity"): whole,
+        ("huggingface", "float64", "identity"): whole,
+        ("ours/plain", "float64", "identity"): whole,
+        ("ours/tiled", "float64", "identity"): tiled,
+        ("huggingface", "float32", "propagated"): whole,
+        ("ours/plain", "float32", "propagated"): whole,
+        ("ours/tiled", "float32", "propagated"): tiled,
+        ("huggingface/plain", "float32", "isolated"): whole,
+        ("ours/plain", "float32", "isolated"): whole,
+        ("huggingface/tiled", "float32", "isolated"): tiled,
+        ("ours/tiled", "float32", "isolated"): tiled,
+    }
+    assert (len(whole), len(tiled)) == (173, 149)
+    assert planned == {key: list(found) for key, found in fingerprints_of(tiny).items()}
+    assert len(tiny.fingerprints) == 7 * 173 + 4 * 149
+    assert all(entry.norm is not None and entry.sketch for entry in tiny.fingerprints)
+
+
+def test_shapes_are_the_rows(tiny: Report, fingerprints_of: Of) -> None:
+    """A fingerprint is of the tensor that a row was about."""
+    found = fingerprints_of(tiny)
+    for row in tiny.results:
+        if row.mode != "isolated":
+            key = (f"ours/{row.attention}", row.dtype, str(row.mode))
+            assert row.shape == found[key][row.tap].shape
+
+
+def test_only_selected_taps_have_one(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor, fingerprints_of: Of
+) -> None:
+    """What a pattern leaves out is not compared, and has none; the oracle's neither."""
+    report = layerwise(ours, theirs, token_ids, select="h.3.mlp*", fingerprints=True)
+    names = ["h.3.mlp.c_fc", "h.3.mlp.gelu", "h.3.mlp"]
+    assert [names] * 7 == [list(found) for found in fingerprints_of(report).values()]
+
+
+@pytest.fixture(scope="module")
+def faulty(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
+    """Return the same run with the erf GELU in block 3 of ours."""
+    models = {path: planted(model, "erf-gelu", 3) for path, model in paths(ours).items()}
+    return layerwise(models, theirs, token_ids, fingerprints=True)
+
+
+FAULT = "h.3.mlp.gelu"
+
+
+def test_a_fault_moves_its_tap_and_none_before(
+    tiny: Report, faulty: Report, fingerprints_of: Of
+) -> None:
+    """On our side, from there on; on the others' sides nothing moves at all."""
+    right, wrong = fingerprints_of(tiny), fingerprints_of(faulty)
+    behind = NAMES[NAMES.index(FAULT) :]
+    for key, found in right.items():
+        changed = moved(found, wrong[key])
+        if not key[0].startswith("ours"):
+            assert changed == []
+        elif key[2] == "isolated":
+            assert changed == [FAULT]
+        else:
+            assert changed == [name for name in behind if name in found]
+
+
+def test_the_estimate_is_what_the_rows_say(faulty: Report, fingerprints_of: Of) -> None:
+    """From two sketches the error at the fault, over the oracle's size, as the row measured it."""
+    found = fingerprints_of(faulty)
+    mine, true = (found[side, "float64", "identity"] for side in ("ours/plain", "oracle"))
+    wanted = ("plain", FAULT, "propagated")
+    rows = {(row.attention, row.tap, str(row.mode)): row for row in faulty.results}
+    told = distance(mine[FAULT].sketch, true[FAULT].sketch) / (true[FAULT].norm or 0.0)
+    assert 0.7 < told / (rows[wanted].error_ours or 0.0) < 1.3
+
+
+def test_what_does_not_count_is_not_in_it(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, padded: Inputs, fingerprints_of: Of
+) -> None:
+    """Padding: its rows differ between Hugging Face and the oracle, and their fingerprints agree.
+
+    To rounding, that is: float64's, over the norm.
+    """
+    report = layerwise(
+        ours,
+        theirs,
+        padded.token_ids,
+        attention_mask=padded.attention_mask,
+        dtype="float64",
+        fingerprints=True,
+    )
+    found = fingerprints_of(report)
+    mine, its, true = (
+        found[side, "float64", "identity"] for side in ("ours/plain", "huggingface", "oracle")
+    )
+    for tap, entry in true.items():
+        for other in (mine, its):
+            assert distance(entry.sketch, other[tap].sketch) < 1e-12 * (entry.norm or 0.0), tap
+
+
+def test_a_report_holds_them_in_json_alone(tiny: Report, strictly: Callable[[str], Any]) -> None:
+    """Every field of every one; the text is the same with and without them."""
+    written = strictly(render(tiny))["fingerprints"]
+    expected = [dataclasses.asdict(entry) for entry in tiny.fingerprints]
+    assert [{**entry, "shape": list(entry["shape"])} for entry in expected] == written
+    without = dataclasses.replace(tiny, fingerprints=())
+    one, other = (
+        drawn(lambda console, report=report: render_text(report, console), None)
+        for report in (tiny, without)
+    )
+    assert one == other
