@@ -74,6 +74,17 @@ def test_what_moves_from_file_to_file_is_a_change(tmp_path: Path) -> None:
     assert len(found) == 3
 
 
+def test_a_name_in_a_file_is_no_file(tmp_path: Path) -> None:
+    """What looks like the next file's name and contents is not it: lengths are written too."""
+    (tmp_path / "a.py").write_text("1", encoding="utf-8")
+    (tmp_path / "b.py").write_text("2", encoding="utf-8")
+    two = digest({"package": tmp_path})
+    (tmp_path / "b.py").unlink()
+    for between in ("package/b.py\n", "package/b.py\n1\n"):
+        (tmp_path / "a.py").write_text(f"1{between}2", encoding="utf-8")
+        assert digest({"package": tmp_path}) != two
+
+
 def test_all_four_packages_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which one that is left out changes the digest."""
     found = homes()
