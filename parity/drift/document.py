@@ -8,7 +8,7 @@ from typing import Any
 
 from parity.errors import InputRefusedError
 
-_NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
+_NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number"}
 
 
 @dataclasses.dataclass(frozen=True)

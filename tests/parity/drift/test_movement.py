@@ -40,6 +40,17 @@ def test_the_first_tap_that_moved_is_named(made: Made, laid: Laid) -> None:
     assert (pytest.approx(2e-7), pytest.approx(3e-6)) == (move.first_change, move.largest_change)
 
 
+def test_the_order_is_the_reports(made: Made, laid: Laid) -> None:
+    """Gradients run from the loss backwards: the first is the one nearest to the loss."""
+    names = ["logits", "h.1.mlp.gelu", "embeddings"]
+    one = made.report("gradients", fingerprints=[made.fingerprint(made.OURS, n) for n in names])
+    other = one
+    for name in names[::-1]:
+        other = made.moved(other, made.OURS, name, 1e-6)
+    expected = "logits"
+    assert expected == of(laid(a=[one], b=[other]), "ours/plain").first
+
+
 def test_what_did_not_move_is_said_too(made: Made, laid: Laid) -> None:
     """Beside one that did."""
     report = laid(a=[made.report()], b=[made.moved(made.report(), made.OURS, "logits", 1e-6)])
