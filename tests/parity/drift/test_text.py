@@ -140,6 +140,15 @@ def test_what_is_not_known_is_not_nought(made: Made, laid: Laid) -> None:
     assert "nothing moved" not in text
 
 
+def test_what_is_not_known_shows_beside_what_did_not_move(made: Made, laid: Laid) -> None:
+    """One check of which nobody knows keeps a pair from being told as one that did not move."""
+    bare = made.report("training", fingerprints=[])
+    text = shown(laid(a=[made.report(), bare], b=[made.report(), bare]))
+    expected = "layerwise nothing moved 0/30"
+    assert expected == line_of(text, "nothing moved")
+    assert "not known: a was written without" in text
+
+
 def test_blocks_stand_in_a_table(made: Made, laid: Laid) -> None:
     """A column a pair that moved, ours beside Hugging Face's."""
     second = made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)
