@@ -38,7 +38,7 @@ def model() -> Iterator[OpenAIGPTLMHeadModel]:
 def misled(model: OpenAIGPTLMHeadModel) -> Iterator[OpenAIGPTLMHeadModel]:
     """Return the model with defaults of its own that would change every text."""
     wrong = {"max_new_tokens": 1, "repetition_penalty": 5.0, "num_beams": 3, "top_k": 1}
-    wrong |= {"do_sample": True, "temperature": 9.0, "eos_token_id": 149, "no_repeat_ngram_size": 1}
+    wrong |= {"do_sample": True, "temperature": 9.0, "eos_token_id": 101, "no_repeat_ngram_size": 1}
     right = {name: getattr(model.generation_config, name) for name in wrong}
     for name, value in wrong.items():
         setattr(model.generation_config, name, value)
