@@ -61,7 +61,7 @@ def test_every_row_has_its_versions_and_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("py311-torch28-hf55", "py311-torch29-hf55", "py311-torch29-hf55 is not expected by drift"),
+        ("py311-torch28-hf52", "py311-torch29-hf52", "py311-torch29-hf55 is not expected by drift"),
         ("    torch215: torch==2.15.0\n", "", "torch215 has no version"),
         ("{457, 523}", "523", "py311-torch26-hf457 is expected by drift, and no row"),
     ],
