@@ -2,7 +2,10 @@
 
 import configparser
 import itertools
+import os
+import platform
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -61,7 +64,7 @@ def test_every_row_has_its_versions_and_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("py311-torch28-hf52", "py311-torch29-hf52", "py311-torch29-hf55 is not expected by drift"),
+        ("py311-torch28-hf52", "py311-torch29-hf52", "py311-torch29-hf52 is not expected by drift"),
         ("    torch215: torch==2.15.0\n", "", "torch215 has no version"),
         ("{457, 523}", "523", "py311-torch26-hf457 is expected by drift, and no row"),
     ],
@@ -85,3 +88,48 @@ def test_every_check_leaves_evidence() -> None:
     commands = parsed(text())["evidence"]["commands"]
     command = re.compile(r"parity\.check (\w+) .*--fingerprints .*[}](\w+)\.json$", re.MULTILINE)
     assert {(name, name) for name in CHECKS} == set(command.findall(commands))
+
+
+PYTHON = re.compile(r"py(\d)(\d+)-")
+
+
+def wanted(row: str, pins: str) -> dict[str, str]:
+    """Return the version of each package that a row's name stands for, Python's among them."""
+    python = PYTHON.match(row)
+    found = {"python": ".".join(python.groups())} if python else {}
+    for factor, package, pinned in re.findall(r"^(\w+): (\w+)==(\S+)$", pins, re.MULTILINE):
+        if factor in row.split("-"):
+            found[package] = pinned
+    return found
+
+
+def others(promised: dict[str, str], installed: dict[str, str]) -> list[str]:
+    """Return what is installed in another version than promised; `+cpu` is the same one."""
+    return [
+        f"{name} is {installed[name]}, and the row's name says {pinned}"
+        for name, pinned in promised.items()
+        if not f"{installed[name].partition('+')[0]}.".startswith(f"{pinned}.")
+    ]
+
+
+def test_a_row_runs_on_what_its_name_says() -> None:
+    """A resolver that took another torch would make the verdict one about that."""
+    row = os.environ.get("TOX_ENV_NAME", "")
+    if not ROW.fullmatch(row):
+        pytest.skip("not run: this is no row of tox")
+    promised = wanted(row, parsed(text())["versions"]["deps"])
+    assert {"python", "torch", "transformers"} == set(promised)
+    installed = {name: version(name) for name in ("torch", "transformers")}
+    assert not others(promised, installed | {"python": platform.python_version()})
+
+
+def test_another_version_than_the_names_is_found() -> None:
+    """2.1 is not 2.10, nor 2.13.0 another for being built for the CPU."""
+    pins = "torch21: torch==2.1\nhf523: transformers==5.23.0\nhf52: transformers==5.2.0"
+    promised = wanted("py311-torch21-hf523", pins)
+    assert {"python": "3.11", "torch": "2.1", "transformers": "5.23.0"} == promised
+    installed = {"python": "3.11.7", "torch": "2.1.2+cpu", "transformers": "5.23.0"}
+    assert not others(promised, installed)
+    (found,) = others(promised, installed | {"torch": "2.10.0"})
+    assert "2.10.0" in found
+    assert others(promised, installed | {"python": "3.1.1"})

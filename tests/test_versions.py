@@ -68,6 +68,10 @@ RECORDED: dict[str, tuple[set[str], str]] = {
         "held against what a report says",
     ),
     "tests/parity/test_knobs.py": ({"torch.__version__"}, "held against what a report says"),
+    "tests/test_rows.py": (
+        {"importlib.metadata", "platform.python_version"},
+        "held against the name of the row that runs",
+    ),
 }
 """Who writes a version down, and decides nothing by it."""
 
