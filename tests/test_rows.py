@@ -96,11 +96,11 @@ PYTHON = re.compile(r"py(\d)(\d+)-")
 def wanted(row: str, pins: str) -> dict[str, str]:
     """Return the version of each package that a row's name stands for, Python's among them."""
     python = PYTHON.match(row)
-    found = {"python": ".".join(python.groups())} if python else {}
-    for factor, package, pinned in re.findall(r"^(\w+): (\w+)==(\S+)$", pins, re.MULTILINE):
-        if factor in row.split("-"):
-            found[package] = pinned
-    return found
+    lines = re.findall(r"^(\w+): (\w+)==(\S+)$", pins, re.MULTILINE)
+    return {
+        **({"python": ".".join(python.groups())} if python else {}),
+        **{package: pinned for factor, package, pinned in lines if factor in row.split("-")},
+    }
 
 
 def others(promised: dict[str, str], installed: dict[str, str]) -> list[str]:
@@ -127,7 +127,7 @@ def test_another_version_than_the_names_is_found() -> None:
     """2.1 is not 2.10, nor 2.13.0 another for being built for the CPU."""
     pins = "torch21: torch==2.1\nhf523: transformers==5.23.0\nhf52: transformers==5.2.0"
     promised = wanted("py311-torch21-hf523", pins)
-    assert {"python": "3.11", "torch": "2.1", "transformers": "5.23.0"} == promised
+    assert promised == {"python": "3.11", "torch": "2.1", "transformers": "5.23.0"}
     installed = {"python": "3.11.7", "torch": "2.1.2+cpu", "transformers": "5.23.0"}
     assert not others(promised, installed)
     (found,) = others(promised, installed | {"torch": "2.10.0"})
