@@ -1,6 +1,7 @@
 """Reports made up by hand, rows of them in folders, and the drift of these."""
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from parity.checks.drift import drift
 from parity.drift.gathering import gathered
+from parity.fingerprints import DIGITS
 from parity.results import Report
 from parity.sketch import BUCKETS, encoded
 
@@ -33,6 +35,7 @@ class Made:
         *(f"h.{block}.{kind}" for block in range(2) for kind in ("attn.query", "mlp.gelu")),
         "logits",
     ]
+    CODES: ClassVar[dict[str, int]] = {"pass": 0, "fail": 1, "error": 4, "inconclusive": 3}
     ENVIRONMENT: ClassVar[dict[str, str]] = {
         "python": "3.11.7",
         "torch": "2.6.0",
@@ -48,34 +51,38 @@ class Made:
         sums[: len(values)] = values
         return encoded(sums)
 
+    @staticmethod
+    def digest(of: object) -> str:
+        """Return 16 hexadecimal digits that nothing else has."""
+        return hashlib.sha256(repr(of).encode()).hexdigest()[:DIGITS]
+
     @classmethod
     def fingerprint(cls, run: Run, tap: str, **other: object) -> Document:
         """Return one of a tensor whose norm is 2."""
         subject, dtype, mode = run
-        known = {"shape": [1, 3], "digest": "0" * 16, "norm": 2.0, "sketch": cls.sketch(2.0)}
+        known = {"shape": [1, 3], "digest": "0" * DIGITS, "norm": 2.0, "sketch": cls.sketch(2.0)}
         return {"subject": subject, "dtype": dtype, "mode": mode, "tap": tap} | known | other
 
     @staticmethod
     def row(tap: str, **other: object) -> Document:
         """Return one of a report's results, of identity."""
         known = {"tap": tap, "mode": "identity", "bound": 1e-9, "error_ours": 2e-12, "ratio": None}
-        return known | other
+        return known | {"status": "pass"} | other
 
     @classmethod
     def report(cls, check: str = "layerwise", **other: object) -> Document:
-        """Return a passing report with fingerprints of every tap in every run."""
-        return {
+        """Return a report with fingerprints of every tap in every run; it passes, or says not."""
+        known = {
             "schema_version": 1,
             "check": check,
             "verdict": "pass",
-            "exit_code": 0,
             "identity": {
                 "weights": {"source": "somewhere", "sha256": "0" * 64},
                 "config": {"n_layer": 2},
                 "code": "gpt1-parity 0.1.0, sha256 0123456789abcdef",
             },
             "environment": dict(cls.ENVIRONMENT),
-            "plan": {"per_path": {"plain": [6, 6]}},
+            "plan": cls.plan(plain=6),
             "inputs": {"batch": 1, "time": 5},
             "first_divergence": None,
             "reasons": [],
@@ -86,7 +93,16 @@ class Made:
                 cls.row("logits", mode="propagated", bound=4.0, error_ours=1e-7, ratio=1.25),
             ],
             "fingerprints": [cls.fingerprint(run, tap) for tap in cls.TAPS for run in cls.RUNS],
-        } | other
+        }
+        found = known | other
+        return {"exit_code": cls.CODES.get(str(found["verdict"]), 0)} | found
+
+    @staticmethod
+    def plan(**taps: int) -> Document:
+        """Return the plan of so many taps a path, all of them compared."""
+        count = sum(taps.values())
+        per_path = {path: [number, number] for path, number in taps.items()}
+        return {"planned": count, "compared": count, "per_path": per_path, "exempt": []}
 
     @classmethod
     def ids(cls, check: str = "tokens", taps: tuple[str, ...] = ("corpus",)) -> Document:
@@ -105,7 +121,7 @@ class Made:
         found = copy.deepcopy(document)
         for entry in found["fingerprints"]:
             if (entry["subject"], entry["dtype"], entry["mode"], entry["tap"]) == (*run, tap):
-                entry["digest"] = f"{by:.10e}"
+                entry["digest"] = cls.digest(by)
                 if entry["norm"] is not None:
                     entry["sketch"] = cls.sketch(2.0, by * 2.0)
         return found

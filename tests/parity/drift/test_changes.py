@@ -37,18 +37,18 @@ def test_equal_digests_are_no_change(tap: Read) -> None:
 def test_a_change_is_over_the_larger_norm(tap: Read, made: Made) -> None:
     """It is the same from either side."""
     one = tap(norm=2.0, sketch=made.sketch(2.0))
-    other = tap(norm=4.0, sketch=made.sketch(2.0, 1.0), digest="f")
+    other = tap(norm=4.0, sketch=made.sketch(2.0, 1.0), digest="f" * 16)
     expected = (0.25, 0.25)
     assert expected == (change(one, other), change(other, one))
 
 
 def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> None:
     """Another digest is a movement, however small: it is never 0."""
-    small = tap(digest="f", sketch=made.sketch(2.0, 1e-17))
-    nought = tap(digest="f", norm=0.0, sketch=made.sketch())
+    small = tap(digest="f" * 16, sketch=made.sketch(2.0, 1e-17))
+    nought = tap(digest="f" * 16, norm=0.0, sketch=made.sketch())
     expected = (ROUNDING, ROUNDING, ROUNDING)
     zero = tap(norm=0.0, sketch=made.sketch())
-    assert expected == (change(tap(), small), change(tap(), tap(digest="f")), change(zero, nought))
+    assert expected == (change(tap(), small), change(tap(), tap(digest="f" * 16)), change(zero, nought))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> Non
 )
 def test_some_movement_has_no_size(other: dict[str, Any], tap: Read) -> None:
     """Then nobody knows how far, and it is sorted as the largest."""
-    found = change(tap(), tap(digest="f", **other))
+    found = change(tap(), tap(digest="f" * 16, **other))
     expected = (None, math.inf)
     assert expected == (found, larger(found))
 
@@ -73,7 +73,7 @@ def test_the_same_digest_of_another_shape_moved(tap: Read) -> None:
 def test_only_like_is_held_against_like(tap: Read, made: Made) -> None:
     """The same tap of another subject, dtype or mode is another one."""
     first = [tap(made.OURS), tap(made.THEIRS)]
-    second = [tap(made.OURS, digest="f"), tap(made.ALONE)]
+    second = [tap(made.OURS, digest="f" * 16), tap(made.ALONE)]
     expected = {Run(*made.OURS): {"logits": ROUNDING}}
     assert expected == changes(first, second)
     assert [f"{' '.join(made.THEIRS)} logits", f"{' '.join(made.ALONE)} logits"] == unmatched(
@@ -96,7 +96,7 @@ def test_a_real_change_is_estimated(size: float, tap: Read) -> None:
     draws, generator = Draws(), np.random.Generator(np.random.Philox(0))
     tensor, noise = generator.standard_normal((2, CHUNK))
     taken = []
-    for digest, values in (("0", tensor), ("1", tensor + size * noise)):
+    for digest, values in (("0" * 16, tensor), ("1" * 16, tensor + size * noise)):
         sketch = Sketch(draws)
         sketch.add(values)
         taken.append(tap(digest=digest, norm=sketch.norm, sketch=encoded(sketch.sums)))
