@@ -48,7 +48,11 @@ def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> Non
     nought = tap(digest="f" * 16, norm=0.0, sketch=made.sketch())
     expected = (ROUNDING, ROUNDING, ROUNDING)
     zero = tap(norm=0.0, sketch=made.sketch())
-    assert expected == (change(tap(), small), change(tap(), tap(digest="f" * 16)), change(zero, nought))
+    assert expected == (
+        change(tap(), small),
+        change(tap(), tap(digest="f" * 16)),
+        change(zero, nought),
+    )
 
 
 @pytest.mark.parametrize(
