@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("bench", "parity", "reference", "scratch_gpt")
@@ -25,17 +24,14 @@ def stated() -> str:
 
 
 def homes() -> dict[str, Path] | None:
-    """Return the folder of each package; None where one has none, as in a zip file."""
-    found = {name: _home(name) for name in PACKAGES}
-    known = {name: home for name, home in found.items() if home is not None}
-    return known if known.keys() == found.keys() else None
+    """Return the folder of each package; None where one has none, as in a zip file.
 
-
-def _home(package: str) -> Path | None:
-    """Return a package's folder without importing it."""
-    spec = find_spec(package)
-    places = list(spec.submodule_search_locations or ()) if spec is not None else []
-    return next((Path(place) for place in places if Path(place).is_dir()), None)
+    They lie beside this file's own package: what Python finds under their names may be another
+    project's, in the folder that the command is run in.
+    """
+    beside = Path(__file__).parents[1]
+    found = {name: beside / name for name in PACKAGES}
+    return found if all(home.is_dir() for home in found.values()) else None
 
 
 def digest(packages: Mapping[str, Path]) -> str:

@@ -47,6 +47,11 @@ class Evidence:
     why: str = ""
     fingerprints: Sequence[Fingerprint] = ()
 
+    @property
+    def made_under(self) -> dict[str, str]:
+        """Versions and settings, and the code."""
+        return {**self.environment, "code": self.code}
+
 
 @dataclasses.dataclass(frozen=True)
 class EvidenceRow:
@@ -65,5 +70,5 @@ class EvidenceRow:
         """What its reports were made under, the code included."""
         found: dict[str, str] = {}
         for report in self.reports.values():
-            found = {**report.environment, "code": report.code} | found
+            found = report.made_under | found
         return found

@@ -19,13 +19,15 @@ def gathered(
     Args:
         paths: A file is a row of one check. A folder of `*.json` is a row of them all. A folder
             that holds folders alone is as if these had been given, in the order in which they are
-            expected, else of their names and the numbers in them.
+            expected, else of their names and the numbers in them. One that is not there and is
+            expected is a row without reports.
         expected: Names of rows, which have to be there.
         progress: Called for each file.
 
     Raises:
         UsageError: Nothing was given, or something that is not there and not expected.
-        InputRefusedError: A file is no report, or two are of one check.
+        InputRefusedError: A file is no report, or two are of one check; or nobody can say whether
+            a folder is a row or holds rows.
     """
     if not paths:
         raise UsageError(
@@ -47,16 +49,31 @@ def _rows_in(path: Path, expected: Sequence[str]) -> list[Path]:
     """Return the rows that a path stands for."""
     if not path.exists():
         if path.name in expected:
-            return []
+            return [path]
         raise UsageError(
             "there is no such file or folder",
             where=str(path),
             fix="check the path; a row that may be missing has to be named by --expect",
         )
+    inside = _folders(path) if path.is_dir() else []
     if not path.is_dir() or any(path.glob("*.json")):
+        _check_alone(path, [entry for entry in inside if any(entry.glob("*.json"))])
         return [path]
-    inside = [entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] != "."]
     return sorted(inside, key=lambda entry: _rank(entry.name, expected)) or [path]
+
+
+def _folders(path: Path) -> list[Path]:
+    return [entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] != "."]
+
+
+def _check_alone(path: Path, others: Sequence[Path]) -> None:
+    """Require of a row that it holds no other rows: they would go unread."""
+    if others:
+        raise InputRefusedError(
+            "a folder with reports of its own and folders with reports: is it one row, or many?",
+            where=f"{path}, with {', '.join(sorted(entry.name for entry in others))} in it",
+            fix="move its own reports elsewhere, or give the folders that are meant one by one",
+        )
 
 
 def _rank(name: str, expected: Sequence[str]) -> tuple[int, list[tuple[int, str]]]:
@@ -91,5 +108,5 @@ _ORDER = {
 def _files(place: Path) -> Iterator[Path]:
     if place.is_dir():
         yield from sorted(place.glob("*.json"))
-    else:
+    elif place.exists():
         yield place

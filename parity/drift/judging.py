@@ -49,9 +49,7 @@ def _of_row(row: EvidenceRow, checks: Sequence[str]) -> Iterator[Reason]:
         yield _reason("not run: it has no report", f"row {row.label}", again)
     elif missing:
         yield _reason(f"no report of {', '.join(missing)}", f"row {row.label}", again)
-    said = {
-        check: {**report.environment, "code": report.code} for check, report in row.reports.items()
-    }
+    said = {check: report.made_under for check, report in row.reports.items()}
     shared = set.intersection(*map(set, said.values())) if said else set()
     alike = {check: {k: v for k, v in of.items() if k in shared} for check, of in said.items()}
     for name, values in differences(alike).items():

@@ -96,6 +96,18 @@ def test_all_four_packages_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert homes() is None
 
 
+def test_another_project_of_the_name_is_not_it(tmp_path: Path) -> None:
+    """A folder `bench` where the command is run is somebody else's, and not read."""
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").write_text("OTHER = 1\n", encoding="utf-8")
+    program = "import sys; sys.path.append(sys.argv[1]); import parity.code as c; print(c.stated())"
+    command = [sys.executable, "-c", program, str(Path(code.__file__).parents[1])]
+    ran = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout.strip() == stated()
+
+
 def test_it_is_said_with_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """Version and digest; where either is not known, that."""
     found = homes()

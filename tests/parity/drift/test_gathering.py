@@ -64,6 +64,16 @@ def test_a_path_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     assert expected == [(row.label, row.reports) for row in rows]
 
 
+def test_a_path_that_is_not_there_is_not_another_of_its_name(
+    made: Made, write: Write, tmp_path: Path
+) -> None:
+    """A row of one name in another folder does not stand for it; it stays in its place."""
+    old, new = write("old/row", made.report()), tmp_path / "new" / "row"
+    rows = gather(new, old, expect=("row",))
+    expected = [("new/row", {}), ("old/row", ["layerwise"])]
+    assert expected == [(row.label, list(row.reports) or {}) for row in rows]
+
+
 def test_an_expected_row_may_be_called_by_its_label(made: Made, write: Write) -> None:
     """Where two have one name, the label or the name of either will do."""
     paths = [write(f"{name}/row", made.report()) for name in ("a", "b")]
@@ -87,6 +97,19 @@ def test_two_reports_of_a_check_are_refused(made: Made, write: Write) -> None:
     with pytest.raises(InputRefusedError, match="two reports of layerwise") as refused:
         gather(folder)
     assert str(folder / "older.json") == refused.value.where
+
+
+def test_reports_beside_rows_are_refused(made: Made, write: Write, tmp_path: Path) -> None:
+    """A loose report would hide the rows beside it; folders without reports hide nothing."""
+    write("all", made.report())
+    (tmp_path / "all" / "pictures").mkdir()
+    (row,) = gather(tmp_path / "all")
+    for name in ("b", "a", ".hidden"):
+        write(f"all/{name}", made.report())
+    with pytest.raises(InputRefusedError, match="one row, or many") as refused:
+        gather(tmp_path / "all")
+    expected = ("all", ["layerwise"], f"{tmp_path / 'all'}, with a, b in it")
+    assert expected == (row.label, list(row.reports), refused.value.where)
 
 
 def test_nothing_given_is_a_usage_error() -> None:
