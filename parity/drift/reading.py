@@ -2,15 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from parity.compare import Status
 from parity.drift.document import Document
 from parity.drift.evidence import Evidence, Worst
-from parity.fingerprints import Fingerprint
+from parity.drift.reading_fingerprints import fingerprints
+from parity.errors import ExitCode
 from parity.refusals import coded
-from parity.results import SCHEMA_VERSION, Mode, Verdict
-from parity.sketch import decoded
+from parity.results import SCHEMA_VERSION, Mode, Verdict, verdict_for
 from parity.tolerances import Bounds
 from scratch_gpt.files import strict_json
 from scratch_gpt.files.regular_file import opened
@@ -64,23 +65,52 @@ def _document(path: Path) -> Document:
 
 
 def _evidence(whole: Document) -> Evidence:
-    verdict = whole.text("verdict")
-    if verdict not in set(Verdict):
-        raise whole.refusal("its verdict is none")
     identity, environment = whole.part("identity"), whole.part("environment").texts()
     packages = identity.part("packages").texts() if "packages" in identity.held else {}
     rows = list(whole.parts("results"))
+    verdict = _verdict(whole, rows)
     return Evidence(
         check=whole.text("check"),
-        verdict=Verdict(verdict),
+        verdict=verdict,
         environment=packages | environment,
         code=identity.text("code") if "code" in identity.held else "not stated",
         about=_about(whole, identity),
         identity=_worst_identity(rows),
         ratio=_worst((row, row.number("ratio")) for row in rows if row.number("ratio") is not None),
-        why="" if verdict == Verdict.PASS else _why(whole)[:_LONGEST],
-        fingerprints=tuple(_fingerprints(whole)) if "fingerprints" in whole.held else (),
+        why="" if verdict is Verdict.PASS else _why(whole)[:_LONGEST],
+        fingerprints=tuple(fingerprints(whole)),
     )
+
+
+def _verdict(whole: Document, rows: Sequence[Document]) -> Verdict:
+    """Return the report's verdict, once the rest of the report agrees with it."""
+    said, code = whole.text("verdict"), whole.whole("exit_code")
+    if said not in set(Verdict):
+        raise whole.refusal("its verdict is none")
+    if code not in set(ExitCode) or verdict_for(ExitCode(code)) != said:
+        raise whole.refusal(f"its verdict is {said}, and its exit_code {code}")
+    against = _against(whole, rows) if said == Verdict.PASS else []
+    if against:
+        raise whole.refusal(f"its verdict is pass, and it says that {against[0]}")
+    return Verdict(said)
+
+
+def _against(whole: Document, rows: Sequence[Document]) -> list[str]:
+    """Return what a report says that no pass can say."""
+    plan = whole.part("plan")
+    planned, compared = plan.whole("planned"), plan.whole("compared")
+    failing = [row for row in rows if row.text("status") not in _HARMLESS]
+    found = {
+        f"{compared} of {planned} were compared": not planned == compared > 0,
+        "there is a reason against it": any(whole.parts("reasons")),
+        "the sides diverge": whole.held.get("first_divergence") is not None,
+        **{f"{row.text('tap')} is {row.text('status')}": True for row in failing[:1]},
+    }
+    return [words for words, applies in found.items() if applies]
+
+
+_HARMLESS = {Status.PASS, Status.NOT_RUN}
+"""What a row of a passing report may be: what was planned and not run, the plan knows."""
 
 
 def _about(whole: Document, identity: Document) -> dict[str, str]:
@@ -130,37 +160,3 @@ def _why(whole: Document) -> str:
         first = whole.part("first_divergence")
         return f"{first.text('tap')}: {first.text('why')}"
     return next((reason.text("what") for reason in whole.parts("reasons")), "it does not say why")
-
-
-def _fingerprints(whole: Document) -> Iterator[Fingerprint]:
-    seen = set()
-    for entry in whole.parts("fingerprints"):
-        found = Fingerprint(
-            subject=entry.text("subject"),
-            dtype=entry.text("dtype"),
-            mode=entry.text("mode"),
-            tap=entry.text("tap"),
-            shape=entry.sizes("shape"),
-            digest=entry.text("digest"),
-            norm=entry.number("norm"),
-            sketch=entry.text("sketch"),
-        )
-        key = (found.subject, found.dtype, found.mode, found.tap)
-        if key in seen:
-            raise entry.refusal(f"{entry.place} has the key of an earlier one")
-        seen.add(key)
-        _check(found, entry)
-        yield found
-
-
-def _check(found: Fingerprint, entry: Document) -> None:
-    """Require a norm and a sketch, or neither, that a change can be estimated from."""
-    if (found.norm is None) != (found.sketch == ""):
-        raise entry.refusal(
-            f"{entry.place} has a norm without a sketch, or a sketch without a norm"
-        )
-    if found.norm is None:
-        return
-    sums = decoded(found.sketch)
-    if not (math.isfinite(found.norm) and found.norm >= 0 and all(map(math.isfinite, sums))):
-        raise entry.refusal(f"{entry.place} has a norm or a sketch that is no finite number")

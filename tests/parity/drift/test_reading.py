@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from parity.compare import Status
 from parity.drift import reading
 from parity.drift.reading import read
 from parity.errors import EnvironmentUnfitError, InputRefusedError, ParityError
 from parity.results import Verdict
+from parity.sketch import CHUNK, Draws, Sketch, encoded
 
 Document = dict[str, Any]
 Made = Any
@@ -107,6 +110,9 @@ def _with(made: Made, **other: object) -> Document:
     return document
 
 
+IMPOSSIBLE = "no tensor of its norm"
+
+
 REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "no JSON": (lambda _: b"verdict: pass", "no JSON"),
     "empty": (lambda _: b"", "no JSON"),
@@ -126,7 +132,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "results no list": (lambda made: made.report(results={}), "results is not a list"),
     "a result no object": (lambda made: made.report(results=[1]), "results[0]"),
     "a result without tap": (
-        lambda made: made.report(results=[{"mode": "identity", "bound": 0, "error_ours": 0}]),
+        lambda made: made.report(results=[{"mode": "identity", "status": "pass", "bound": 0}]),
         "results[0].tap",
     ),
     "an error that is text": (
@@ -138,7 +144,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
         "environment.torch",
     ),
     "a plan of words": (
-        lambda made: made.report(plan={"per_path": {"plain": ["6"]}}),
+        lambda made: made.report(plan=made.plan(plain=6) | {"per_path": {"plain": ["6"]}}),
         "plan.per_path.plain",
     ),
     "a shape of words": (lambda made: _with(made, shape=["1"]), "fingerprints[0].shape"),
@@ -150,10 +156,24 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "a sketch without norm": (lambda made: _with(made, norm=None), "without a norm"),
     "a sketch no base64": (lambda made: _with(made, sketch="?"), ""),
     "a short sketch": (lambda made: _with(made, sketch="AAAAAAAAAAA="), "61"),
-    "a sketch of infinities": (
-        lambda made: _with(made, sketch=made.sketch(math.inf)),
-        "no finite number",
+    "a sketch of infinities": (lambda made: _with(made, sketch=made.sketch(math.inf)), IMPOSSIBLE),
+    "a sketch of no numbers": (lambda made: _with(made, sketch=made.sketch(math.nan)), IMPOSSIBLE),
+    "a sketch too large to square": (
+        lambda made: _with(made, sketch=made.sketch(1e300)),
+        IMPOSSIBLE,
     ),
+    # three elements of the norm 2 add up to 3.46 at most
+    "a sketch above its norm": (lambda made: _with(made, sketch=made.sketch(3.47)), IMPOSSIBLE),
+    "a norm too large to square": (
+        lambda made: _with(made, norm=1e200, sketch=made.sketch(1e200)),
+        "too large",
+    ),
+    "a digest of fewer digits": (lambda made: _with(made, digest="0" * 15), "16 hexadecimal"),
+    "a digest of more digits": (lambda made: _with(made, digest="0" * 17), "16 hexadecimal"),
+    "a digest of other letters": (lambda made: _with(made, digest="g" * 16), "16 hexadecimal"),
+    "a digest and a line end": (lambda made: _with(made, digest="0" * 15 + "\n"), "16 hexadecimal"),
+    "a shape below nought": (lambda made: _with(made, shape=[-1, -3]), "no shape of a tensor"),
+    "a shape too large": (lambda made: _with(made, shape=[10**400]), "no shape of a tensor"),
     "a fingerprint twice": (
         lambda made: made.report(fingerprints=[made.fingerprint(made.OURS, "logits")] * 2),
         "earlier one",
@@ -171,6 +191,63 @@ def test_what_is_no_report_is_refused(name: str, made: Made, put: Put) -> None:
     expected = (str(file), True, True)
     error = refused.value
     assert expected == (error.where, words in error.what, "--fingerprints" in error.fix)
+
+
+LIES: dict[str, tuple[Document, str]] = {
+    "a pass that exits otherwise": ({"exit_code": 3}, "verdict is pass, and its exit_code 3"),
+    "a failure that exits as a pass": ({"verdict": "fail", "exit_code": 0}, "verdict is fail"),
+    "an error that exits as a failure": ({"verdict": "error", "exit_code": 1}, "verdict is error"),
+    "an exit code of nothing": ({"exit_code": 99}, "exit_code 99"),
+    "nothing compared": (
+        {"plan": {"planned": 0, "compared": 0, "per_path": {}}},
+        "0 of 0 were compared",
+    ),
+    "not all compared": (
+        {"plan": {"planned": 6, "compared": 5, "per_path": {}}},
+        "5 of 6 were compared",
+    ),
+    "a reason": ({"reasons": [{"what": "no disk"}]}, "a reason against it"),
+    "a divergence": ({"first_divergence": {"tap": "h.0", "why": "off by 3"}}, "diverge"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_verdict_is_not_believed_against_the_rest(lie: str, made: Made, put: Put) -> None:
+    """A report that was changed by hand, or cut, is no evidence of a pass."""
+    other, words = LIES[lie]
+    with pytest.raises(InputRefusedError) as refused:
+        read(put(made.report(**other)))
+    assert words in refused.value.what
+
+
+@pytest.mark.parametrize("status", [one for one in Status if one not in ("pass", "not_run")])
+def test_a_pass_has_no_row_that_fails(status: str, made: Made, put: Put) -> None:
+    """One is enough, whatever became of it; in a report that fails it is as it should be."""
+    rows = [made.row("logits"), made.row("loss", status=status)]
+    with pytest.raises(InputRefusedError) as refused:
+        read(put(made.report(results=rows)))
+    assert f"loss is {status}" in refused.value.what
+    assert read(put(made.report(verdict="fail", results=rows))).verdict is Verdict.FAIL
+
+
+def test_an_error_is_read_whatever_its_code(made: Made, put: Put) -> None:
+    """Every way of not getting as far as a verdict is an error."""
+    codes = (2, 4, 5, 70, 130)
+    found = {read(put(made.report(verdict="error", exit_code=code))).verdict for code in codes}
+    assert found == {Verdict.ERROR}
+
+
+def test_a_real_sketch_is_believed(made: Made, put: Put) -> None:
+    """Of many elements, of one, of none, of such as are too small to square; and the largest."""
+    largest = _with(made, sketch=made.sketch(2.0 * math.sqrt(3.0)))
+    assert read(put(largest)).fingerprints
+    for values in (np.full(CHUNK, -3.0), np.array([7.0]), np.array([]), np.full(99, 1e-170)):
+        sketch = Sketch(Draws())
+        sketch.add(values)
+        shape = list(values.shape) if values.size != 1 else []
+        taken = {"norm": sketch.norm, "sketch": encoded(sketch.sums), "shape": shape}
+        (found,) = read(put(_with(made, **taken))).fingerprints
+        assert found.norm == sketch.norm
 
 
 def test_a_file_too_large_is_refused(made: Made, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:

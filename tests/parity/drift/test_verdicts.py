@@ -45,7 +45,8 @@ def test_movement_is_no_failure(made: Made, laid: Laid) -> None:
 
 
 def _fail(document: Document) -> Document:
-    return document | {"verdict": "fail", "first_divergence": {"tap": "h.0", "why": "off by 3"}}
+    said = {"tap": "h.0", "why": "off by 3"}
+    return document | {"verdict": "fail", "exit_code": 1, "first_divergence": said}
 
 
 @pytest.mark.parametrize(
@@ -64,8 +65,9 @@ def test_a_verdict_that_is_no_pass_is_none_here(
     verdicts: tuple[str, ...], code: ExitCode, made: Made, laid: Laid
 ) -> None:
     """One that fails or differs from the others fails; all inconclusive is inconclusive."""
+    why = [{"what": "because of this"}]
     rows = {
-        name: [made.report(verdict=verdict, reasons=[{"what": "because of this"}])]
+        name: [made.report(verdict=verdict, reasons=[] if verdict == "pass" else why)]
         for name, verdict in zip("ab", verdicts, strict=True)
     }
     report = laid(**rows)
@@ -123,6 +125,11 @@ def test_where_several_codes_apply_the_worst_does(made: Made, laid: Laid) -> Non
     assert report.exit_code is ExitCode.FAIL
 
 
+def _plan(**taps: int) -> Document:
+    per_path = {path: [count, count] for path, count in taps.items()}
+    return {"planned": 6, "compared": 6, "per_path": per_path}
+
+
 @pytest.mark.parametrize(
     ("other", "name"),
     [
@@ -130,8 +137,8 @@ def test_where_several_codes_apply_the_worst_does(made: Made, laid: Laid) -> Non
         pytest.param(
             {"inputs": {"batch": 1, "time": 5, "dtype": "bfloat16"}}, "inputs.dtype", id="dtype"
         ),
-        pytest.param({"plan": {"per_path": {"plain": [5, 5]}}}, "planned.plain", id="planned"),
-        pytest.param({"plan": {"per_path": {"tiled": [6, 6]}}}, "planned.tiled", id="another path"),
+        pytest.param({"plan": _plan(plain=5)}, "planned.plain", id="planned"),
+        pytest.param({"plan": _plan(tiled=6)}, "planned.tiled", id="another path"),
         pytest.param(
             {"identity": {"weights": {"sha256": "1"}, "config": {"n_layer": 2}}},
             "weights.sha256",
