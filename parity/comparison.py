@@ -186,7 +186,7 @@ class Comparison:
             raw=raw,
             selected=frozenset(tap.name for a in self.candidates for tap in self.planned(a)),
         )
-        found = walk(lockstep, progress=self._step, look=self._look(isolated_beside=beside))
+        found = walk(lockstep, progress=self._step, look=self._look(beside))
         self._note_broken(found)
         return found
 
@@ -196,32 +196,34 @@ class Comparison:
         total = passes + len(self.candidates) * (Mode.ISOLATED in self.modes)
         self.progress(tap, self.steps_done, total * len(self.plan))
 
-    def _look(self, isolated_beside: str = "") -> Look:
+    def _look(self, beside: str) -> Look:
         """Return what is done with every tensor of a pass, isolated or not, before it is let go."""
-        isolated = bool(isolated_beside)
 
         def look(subject: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
             if subject == "oracle":
-                if not isolated:
+                if not beside:
                     self.life.look(tap, truth)
-                    self._take("oracle/float64", tap, truth)
+                self._take_truth(tap, truth, beside)
                 return
-            self._take(subject, tap, tensor, isolated_beside)
-            self.explainer.look(subject, tap, tensor, truth, isolated=isolated)
+            self._take(subject, tap, tensor, beside)
+            self.explainer.look(subject, tap, tensor, truth, isolated=bool(beside))
             _, *path, dtype = subject.split("/")
-            if path and tap == "logits" and not isolated and dtype != "float64":
+            if path and tap == "logits" and not beside and dtype != "float64":
                 self.consequences[path[0]] = consequences(
                     tensor, truth, self.inputs.token_ids.cpu(), self.mask
                 )
 
         return look
 
-    def _take(self, run: str, tap: str, tensor: Tensor, isolated_beside: str = "") -> None:
-        """Take a tensor's fingerprint; Hugging Face's isolated run has its companion's name."""
-        mode = Mode.ISOLATED if isolated_beside else ""
-        if mode:
-            run = run.replace("huggingface/", f"huggingface/{isolated_beside}/")
-        self.fingerprints.take(run, tap, tensor, mode=mode, visible=self._visible[tap])
+    def _take(self, run: str, tap: str, tensor: Tensor, beside: str = "") -> None:
+        self.fingerprints.take(run, tap, tensor, beside=beside, visible=self._visible[tap])
+
+    def _take_truth(self, tap: str, truth: Tensor, beside: str) -> None:
+        """Take the oracle's fingerprint: its own, or in isolation that of what it gives."""
+        raw = never_formed(beside, self.reference.config.n_layer) if beside else {}
+        if self.fingerprints.wanted and tap not in raw:
+            given = self.precision.dtype if self.precision and beside else torch.float64
+            self._take(f"oracle/{str(given)[6:]}", tap, truth.to(given), beside)
 
     @functools.cached_property
     def _visible(self) -> dict[str, Tensor | None]:

@@ -27,7 +27,8 @@ class Fingerprint:
     Attributes:
         subject: Whose it is: `ours/` and the attention path, a witness's name, or `oracle`. In an
             isolated pass Hugging Face's run is walked beside one path, and has its name too:
-            `huggingface/tiled`.
+            `huggingface/tiled`. So has the oracle's, whose numbers are there what operations are
+            given: rounded to the dtype judged.
         dtype: Dtype of the run; `ids` where nothing was computed.
         mode: How it was met, a `parity.results.Mode`.
         tap: Its name.
@@ -56,20 +57,33 @@ class Fingerprints:
     Args:
         wanted: Whether they are.
         select: Pattern of the taps that are wanted, as of a shell.
+
+    Attributes:
+        wanted: Whether they are.
     """
 
     def __init__(self, *, wanted: bool = False, select: str = "*") -> None:
-        self._wanted, self._select = wanted, select
+        self.wanted, self._select = wanted, select
         self._draws = Draws()
-        self._taken: dict[tuple[str, str, str], Fingerprint] = {}
+        self._taken: dict[tuple[str, str, str], Fingerprint | None] = {}
 
     @property
     def taken(self) -> list[Fingerprint]:
-        """Every fingerprint, in the order in which they were taken."""
-        return list(self._taken.values())
+        """Every fingerprint, in the order in which their places were kept, else taken."""
+        return [found for found in self._taken.values() if found is not None]
+
+    def keep_places(self, run: str, taps: Iterable[str]) -> None:
+        """Keep places for taps that will come, in whatever order they do.
+
+        Args:
+            run: Subject and dtype: `ours/plain/float32`, on its own numbers.
+            taps: Their names.
+        """
+        for tap in taps:
+            self._taken.setdefault((run, _own(run), tap))
 
     def take(
-        self, run: str, tap: str, tensor: Tensor, *, mode: str = "", visible: Tensor | None = None
+        self, run: str, tap: str, tensor: Tensor, *, beside: str = "", visible: Tensor | None = None
     ) -> None:
         """Take a tensor's.
 
@@ -77,11 +91,15 @@ class Fingerprints:
             run: Subject and dtype: `ours/plain/float32`.
             tap: Its name.
             tensor: Of any float dtype and layout, on any device. It is not written to.
-            mode: How it was met; where empty, on its run's own numbers.
+            beside: In an isolated pass, the path that is walked; a witness gets its name. Where
+                empty, the run goes on with its own numbers.
             visible: Bool, broadcastable to the shape: False at entries that do not count.
         """
+        mode = _own(run)
+        if beside:
+            side, _, dtype = run.partition("/")
+            mode, run = "isolated", run if side == "ours" else f"{side}/{beside}/{dtype}"
         subject, _, dtype = run.rpartition("/")
-        mode = mode or ("identity" if dtype == "float64" else "propagated")
         if self._passes_by(run, mode, tap):
             return
         digest, sketch = self._measured(tensor.detach(), visible)
@@ -123,8 +141,8 @@ class Fingerprints:
 
     def _passes_by(self, run: str, mode: str, tap: str) -> bool:
         """Return whether nothing is to be taken under this key."""
-        wanted = self._wanted and fnmatch.fnmatchcase(tap, self._select)
-        return not wanted or (run, mode, tap) in self._taken
+        wanted = self.wanted and fnmatch.fnmatchcase(tap, self._select)
+        return not wanted or self._taken.get((run, mode, tap)) is not None
 
     def _measured(self, tensor: Tensor, visible: Tensor | None) -> tuple[str, Sketch]:
         """Return a tensor's digest, and its sketch."""
@@ -136,6 +154,11 @@ class Fingerprints:
                 sha.update(chunk.view(torch.uint8).numpy().data)
                 sketch.add(chunk.double().numpy())
         return sha.hexdigest()[:DIGITS], sketch
+
+
+def _own(run: str) -> str:
+    """Return the mode of a run that goes on with its own numbers."""
+    return "identity" if run.endswith("/float64") else "propagated"
 
 
 def _chunks(tensor: Tensor, visible: Tensor | None) -> Iterator[Tensor]:

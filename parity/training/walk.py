@@ -93,6 +93,7 @@ class Walk:
         self._maximum = self._maximum or self._leader.norm / CLIPPED
         rate = self._leader.advance(step, self._maximum)
         gradients = {name: p.grad for name, p in self._leader.parameters.items()}
+        self._keep_places(step, followers)
         for number, (name, run) in enumerate(followers.items(), 1):
             last = number == len(followers)
             if name not in self._broken:
@@ -102,6 +103,16 @@ class Walk:
                     self._broken.add(name)
                     self._to.note_broken(name, error)
         self._leader.let_go()
+
+    def _keep_places(self, step: int, followers: Mapping[str, OurRun | Measured]) -> None:
+        """Have the fingerprints of everybody's gradients in one order, from the loss backwards.
+
+        They come in another one of each graph, and from a single batch after the pass.
+        """
+        backwards = list(self._leader.parameters)[::-1]
+        names = [self._place(step, "gradient", parameter).name for parameter in backwards]
+        for run in (LEADER, *followers):
+            self._to.fingerprints.keep_places(run, names)
 
     def _follow(  # noqa: PLR0913 - a step, and what it is held against
         self,

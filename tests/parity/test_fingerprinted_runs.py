@@ -74,15 +74,35 @@ def test_every_tap_of_every_run_has_one(tiny: Report, fingerprints_of: Of) -> No
         ("huggingface", "float32", "propagated"): whole,
         ("ours/plain", "float32", "propagated"): whole,
         ("ours/tiled", "float32", "propagated"): tiled,
+        ("oracle/plain", "float32", "isolated"): whole,
         ("huggingface/plain", "float32", "isolated"): whole,
         ("ours/plain", "float32", "isolated"): whole,
+        ("oracle/tiled", "float32", "isolated"): tiled,
         ("huggingface/tiled", "float32", "isolated"): tiled,
         ("ours/tiled", "float32", "isolated"): tiled,
     }
     assert (len(whole), len(tiled)) == (173, 149)
     assert planned == {key: list(found) for key, found in fingerprints_of(tiny).items()}
-    assert len(tiny.fingerprints) == 7 * 173 + 4 * 149
+    assert len(tiny.fingerprints) == 8 * 173 + 5 * 149
     assert all(entry.norm is not None and entry.sketch for entry in tiny.fingerprints)
+
+
+def test_what_operations_are_given_is_the_truth_rounded(tiny: Report, fingerprints_of: Of) -> None:
+    """In an isolated pass the oracle's entries are float32 numbers: what moves there moves inputs.
+
+    Embeddings are rows of float32 tables, and so the same in all; a sum is not.
+    """
+    found = fingerprints_of(tiny)
+    given = found["oracle/plain", "float32", "isolated"]
+    exact = found["oracle", "float64", "identity"]
+    theirs = found["huggingface", "float32", "propagated"]
+    tap = "embeddings.tokens"
+    assert given[tap].digest == theirs[tap].digest != exact[tap].digest
+    assert given["h.11.ln_2"].digest != theirs["h.11.ln_2"].digest
+    for tap, entry in given.items():
+        norm = exact[tap].norm or 0.0
+        assert distance(entry.sketch, exact[tap].sketch) < 1e-5 * norm, tap
+        assert entry.sketch != exact[tap].sketch or tap.startswith("embeddings."), tap
 
 
 def test_shapes_are_the_rows(tiny: Report, fingerprints_of: Of) -> None:
@@ -100,7 +120,7 @@ def test_only_selected_taps_have_one(
     """What a pattern leaves out is not compared, and has none; the oracle's neither."""
     report = layerwise(ours, theirs, token_ids, select="h.3.mlp*", fingerprints=True)
     names = ["h.3.mlp.c_fc", "h.3.mlp.gelu", "h.3.mlp"]
-    assert [names] * 7 == [list(found) for found in fingerprints_of(report).values()]
+    assert [names] * 8 == [list(found) for found in fingerprints_of(report).values()]
 
 
 @pytest.fixture(scope="module")

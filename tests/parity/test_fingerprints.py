@@ -176,13 +176,26 @@ def test_a_key_is_its_first_four_fields() -> None:
     fingerprints.take("ours/plain/float64", "logits", drawn(2))
     fingerprints.take("ours/plain/float32", "logits", drawn(2))
     fingerprints.take("ours/plain/float32", "logits", drawn(3))
-    fingerprints.take("huggingface/tiled/float32", "logits", drawn(2), mode="isolated")
+    fingerprints.take("huggingface/float32", "logits", drawn(2), beside="tiled")
+    fingerprints.take("ours/tiled/float32", "logits", drawn(2), beside="tiled")
     keys = [dataclasses.astuple(found)[:5] for found in fingerprints.taken]
     assert keys == [
         ("ours/plain", "float64", "identity", "logits", (2,)),
         ("ours/plain", "float32", "propagated", "logits", (2,)),
         ("huggingface/tiled", "float32", "isolated", "logits", (2,)),
+        ("ours/tiled", "float32", "isolated", "logits", (2,)),
     ]
+
+
+def test_a_place_is_kept_until_it_is_taken() -> None:
+    """The order is then the one that was said, in whatever order they come; what never does, not."""
+    fingerprints = Fingerprints(wanted=True)
+    fingerprints.keep_places(RUN, ["third", "second", "never"])
+    for tap in ("second", "third", "fourth"):
+        fingerprints.take(RUN, tap, drawn(2))
+    fingerprints.keep_places(RUN, ["fourth", "third"])
+    assert [found.tap for found in fingerprints.taken] == ["third", "second", "fourth"]
+    assert [taken(drawn(2)).digest] * 3 == [found.digest for found in fingerprints.taken]
 
 
 def test_ids_have_a_digest_alone() -> None:

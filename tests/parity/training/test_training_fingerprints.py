@@ -51,6 +51,15 @@ def test_every_gradient_and_weight_has_one(right: Report, fingerprints_of: Of) -
         assert len(set(places)) == 4 * PARAMETERS
 
 
+def test_all_runs_have_one_order(right: Report, fingerprints_of: Of) -> None:
+    """Gradients from the loss backwards, whoever's and in whatever order they were made."""
+    (order,) = {tuple(found) for found in fingerprints_of(right).values()}
+    gradients = [parsed(place).parameter for place in order[:PARAMETERS]]
+    assert (gradients[0], gradients[-1]) == ("h.1.ln_2.bias", "positions_embed.weight")
+    blocks = [name.split(".")[1] for name in gradients if name.startswith("h.")]
+    assert blocks == ["1"] * 12 + ["0"] * 12
+
+
 def test_watching_changes_nothing(right: Report, check: Check) -> None:
     """Rows are what they are without fingerprints, to the bit."""
     without = check()
