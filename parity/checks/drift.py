@@ -2,21 +2,23 @@
 
 Right code may move: another version sums in another order. So movement is told, as a number, and
 judged by nobody; what is judged is whether every row has every report, all about the same thing,
-and all of them pass.
+with what movement can be told from, and all of them pass.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parity.compare import Status
-from parity.drift.changes import Changes, changes
+from parity.drift.changes import Changes, changes, unmatched
+from parity.drift.contradictions import contradictions
 from parity.drift.evidence import EvidenceRow
 from parity.drift.findings import Drift, RowLooked, Unknown
 from parity.drift.folds import largest
-from parity.drift.judging import judged, reasons
+from parity.drift.judging import HAVE_NONE, judged, reasons
 from parity.drift.moves import moves
 from parity.drift.pairing import differences, notes, pairs, stated
 from parity.drift.rows import DriftRow, row_of
+from parity.fingerprints import Fingerprint
 from parity.results import Plan, Report, verdict_for, worst
 
 
@@ -28,8 +30,8 @@ def drift(rows: Sequence[EvidenceRow], identity: Mapping[str, Any] | None = None
         identity: What the verdict says about the code.
 
     Returns:
-        A report whose verdict is inconclusive where a row, a report or a tap is missing, or where
-        reports are about different things; it fails where one of them does.
+        A report whose verdict is inconclusive where a row, a report, its fingerprints or a tap are
+        missing, or where reports are about different things; it fails where one of them does.
     """
     checks = list(dict.fromkeys(check for row in rows for check in row.reports))
     found = list(reasons(rows, checks))
@@ -101,7 +103,18 @@ def _changed(check: str, first: EvidenceRow, second: EvidenceRow) -> Changes | s
             return f"{row.label} has no report with a verdict"
     if found[first.label].about != found[second.label].about:
         return "the reports are not about the same thing"
+    if check in HAVE_NONE:
+        return "the check takes no fingerprints"
     for row in (first, second):
         if not found[row.label].fingerprints:
             return f"{row.label} was written without --fingerprints"
-    return changes(found[first.label].fingerprints, found[second.label].fingerprints)
+    return _measured(found[first.label].fingerprints, found[second.label].fingerprints)
+
+
+def _measured(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> Changes | str:
+    """Return how far every tap moved; in words, where that would be of some of them alone."""
+    if unmatched(first, second):
+        return "the taps are not the same"
+    if any(contradictions([first, second])):
+        return "one digest has two norms, sketches or shapes"
+    return changes(first, second)

@@ -3,12 +3,16 @@
 from collections.abc import Iterator, Sequence
 
 from parity.drift.changes import unmatched
+from parity.drift.contradictions import contradictions
 from parity.drift.evidence import Evidence, EvidenceRow
 from parity.drift.pairing import differences
 from parity.errors import ExitCode
 from parity.results import Reason, Verdict
 
 _FEWEST = 2
+
+HAVE_NONE = frozenset({"weights", "golden", "doctor"})
+"""Checks without `--fingerprints`: what they look at is held against numbers that do not move."""
 
 
 def reasons(rows: Sequence[EvidenceRow], checks: Sequence[str]) -> Iterator[Reason]:
@@ -30,6 +34,7 @@ def reasons(rows: Sequence[EvidenceRow], checks: Sequence[str]) -> Iterator[Reas
     for check in checks:
         yield from _verdicts(check, rows)
         yield from _not_alike(check, rows)
+        yield from _unmeasured(check, rows)
 
 
 def judged(rows: Sequence[EvidenceRow], check: str) -> dict[str, Evidence]:
@@ -112,6 +117,25 @@ def _not_alike(check: str, rows: Sequence[EvidenceRow]) -> Iterator[Reason]:
                 f"{check} of {first} and {label}",
                 "make both with the same code and the same --attention",
             )
+    if lies := list(dict.fromkeys(contradictions([fingerprints for _, fingerprints in taken]))):
+        yield _reason(
+            f"{check}: one digest has two norms, sketches or shapes: {_some(lies)}",
+            f"{check} of {', '.join(label for label, _ in taken)}",
+            "a report was changed after it was written, or by other code: make them again",
+        )
+
+
+def _unmeasured(check: str, rows: Sequence[EvidenceRow]) -> Iterator[Reason]:
+    """Yield which of a check's reports could tell what moved, and do not."""
+    reports = judged(rows, check)
+    without = [label for label, report in reports.items() if not report.fingerprints]
+    if without and check not in HAVE_NONE:
+        yield _reason(
+            f"{check}: no fingerprints, so nobody knows what moved",
+            f"{check} of {', '.join(without)}",
+            f"write it with --fingerprints: python -m parity.check {check} --fingerprints "
+            "--output FILE.json",
+        )
 
 
 def _some(told: Sequence[str]) -> str:

@@ -115,11 +115,11 @@ def test_ids_moved_or_did_not(made: Made, laid: Laid) -> None:
 
 
 def test_without_fingerprints_nobody_knows(made: Made, laid: Laid) -> None:
-    """Not nought: the row is named, the verdicts are compared all the same."""
+    """Not nought: the row is named, and there is no verdict; others are compared all the same."""
     bare = made.report(fingerprints=[])
     report = laid(a=[made.report()], b=[bare], c=[made.report()])
     assert report.drift is not None
-    expected = (Verdict.PASS, [(0, True), (1, True)], {2})
+    expected = (Verdict.INCONCLUSIVE, [(0, True), (1, True)], {2})
     assert expected == (
         report.verdict,
         [(u.pair, "b was written without --fingerprints" in u.why) for u in report.drift.unknown],

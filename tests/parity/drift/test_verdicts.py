@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import typer
 
+from parity import check
 from parity.compare import Status
+from parity.drift.judging import HAVE_NONE
 from parity.errors import ExitCode
 from parity.results import Report, Verdict
 
@@ -192,3 +195,81 @@ def test_taps_that_one_row_alone_has_are_no_pass(made: Made, laid: Laid) -> None
     said = "huggingface/plain float32 isolated logits | layerwise of a and c"
     expected = (ExitCode.INCONCLUSIVE, True)
     assert expected == (report.exit_code, said in words(report))
+
+
+def test_movement_of_some_taps_alone_is_not_told(made: Made, laid: Laid) -> None:
+    """That nothing moved would be said of what happens to be in both."""
+    other = made.fingerprint(("another", "float32", "propagated"), "logits")
+    for fingerprints in (made.report()["fingerprints"][:5], [other]):
+        report = laid(a=[made.report()], b=[made.report(fingerprints=fingerprints)])
+        assert report.drift is not None
+        expected = (ExitCode.INCONCLUSIVE, [], ["the taps are not the same"])
+        assert expected == (
+            report.exit_code,
+            report.drift.moves,
+            [unknown.why for unknown in report.drift.unknown],
+        )
+
+
+def test_without_fingerprints_there_is_no_verdict(made: Made, laid: Laid) -> None:
+    """Of one row as of all: nobody knows what moved, and the way out is named."""
+    bare = made.report("training", fingerprints=[])
+    for first, where in ((made.report("training"), "training of b"), (bare, "training of a, b")):
+        report = laid(a=[first], b=[bare])
+        (reason,) = report.reasons
+        expected = (ExitCode.INCONCLUSIVE, where, "python -m parity.check training --fingerprints")
+        fix = reason.fix.partition(": ")[2].removesuffix(" --output FILE.json")
+        assert expected == (report.exit_code, reason.where, fix)
+
+
+@pytest.mark.parametrize("verb", sorted(HAVE_NONE))
+def test_what_takes_no_fingerprints_needs_none(verb: str, made: Made, laid: Laid) -> None:
+    """Its verdicts are laid side by side, and nobody is told to write what cannot be written."""
+    both = [made.report(), made.report(verb, fingerprints=[])]
+    report = laid(a=both, b=both)
+    assert report.drift is not None
+    assert report.verdict is Verdict.PASS
+    assert [(verb, "the check takes no fingerprints")] == [
+        (unknown.check, unknown.why) for unknown in report.drift.unknown
+    ]
+
+
+def test_the_command_line_knows_which_these_are() -> None:
+    """Every verb but `drift` has the option, or is one of them."""
+    verbs = typer.main.get_command(check.app).commands  # type: ignore[attr-defined]
+    without = {
+        name
+        for name, verb in verbs.items()
+        if "--fingerprints" not in {option for param in verb.params for option in param.opts}
+    }
+    assert HAVE_NONE | {"drift"} == without
+
+
+LIES = [{"norm": 2.5}, {"shape": [3, 1]}, {"norm": None, "sketch": ""}]
+
+
+@pytest.mark.parametrize("lie", [*LIES, {"sketch": "other"}], ids=["norm", "shape", "no", "sketch"])
+def test_one_digest_is_one_tensor(lie: Document, made: Made, laid: Laid) -> None:
+    """Its norm, sketch and shape are the same everywhere: who says otherwise was changed."""
+    lie = {key: made.sketch(2.0, 1.0) if value == "other" else value for key, value in lie.items()}
+    others = made.report()["fingerprints"]
+    changed = {**others[-1], **lie}
+    moved = made.moved(made.report(), made.ALONE, "logits", 0.5)  # between them, another digest
+    report = laid(
+        a=[made.report()], b=[moved], c=[made.report(fingerprints=[*others[:-1], changed])]
+    )
+    assert report.drift is not None
+    said = "one digest has two norms, sketches or shapes: huggingface/plain float32 isolated logits"
+    expected = (ExitCode.INCONCLUSIVE, True, [2])
+    assert expected == (
+        report.exit_code,
+        said in words(report) and "layerwise of a, b, c" in words(report),
+        [unknown.pair for unknown in report.drift.unknown],
+    )
+
+
+def test_rounding_of_another_machine_is_no_lie(made: Made, laid: Laid) -> None:
+    """Norms and sketches are sums, and the last digit of one may be another elsewhere."""
+    almost = made.report()
+    almost["fingerprints"][0] |= {"norm": 2.0 + 1e-15, "sketch": made.sketch(2.0 - 1e-15)}
+    assert laid(a=[made.report()], b=[almost]).verdict is Verdict.PASS
