@@ -1,13 +1,15 @@
-"""Token ids to run the models on: drawn from a seed, or given."""
+"""Token ids to run the models on: drawn from a seed, or given; and a digest of them."""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from parity.errors import UsageError
+from parity.fingerprints import DIGITS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,31 @@ class Inputs:
     token_ids: Tensor
     positions: Tensor | None = None
     attention_mask: Tensor | None = None
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest of the ids, and one of whatever else was given."""
+        given = {
+            "ids": self.token_ids,
+            "positions": self.positions,
+            "attention_mask": self.attention_mask,
+        }
+        return {name: digest([tensor]) for name, tensor in given.items() if tensor is not None}
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """Return `sha256 ` and 16 hexadecimal digits: what two runs have to share to be of one thing.
+
+    A seed does not say it: NumPy may draw other ids from the same seed in another version.
+
+    Args:
+        tensors: Of whole numbers or bools, of any shapes, on any device; their order counts. Each
+            goes in as its shape and its entries, int64, little-endian, in C order.
+    """
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(f"{list(tensor.shape)}\n".encode())
+        sha.update(tensor.cpu().numpy().astype("<i8").tobytes())
+    return f"sha256 {sha.hexdigest()[:DIGITS]}"
 
 
 def seeded(*, batch: int, time: int, vocab_size: int, seed: int) -> Inputs:

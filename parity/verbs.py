@@ -13,6 +13,7 @@ from parity.checks import golden as golden_check
 from parity.checks import weights as weights_check
 from parity.checks.gradients import gradients as gradients_check
 from parity.checks.layerwise import layerwise as layerwise_check
+from parity.chosen_options import chosen_options
 from parity.drift.run import run as drift
 from parity.errors import UsageError
 from parity.generation.run import run as generation
@@ -133,6 +134,7 @@ def _judged(check: Callable[..., Report], options: Options, progress: Progress) 
     weights = _load(options, progress)
     chosen = _inputs(options, weights)
     candidates = {path: m.to(device) for path, m in _candidates(options, weights, wanted).items()}
+    said = chosen_options(options, _SAID) | ({"not_run": dict(left_out)} if left_out else {})
     reference = build_huggingface(weights)
     nn.Module.to(reference, device)
     stated = identity(weights.identity, weights.config)
@@ -149,22 +151,11 @@ def _judged(check: Callable[..., Report], options: Options, progress: Progress) 
         identity=stated,
         progress=progress,
     )
-    said = _asked(options) | ({"not_run": dict(left_out)} if left_out else {})
     return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 
 _SAID = ("candidate", "plant", "attention", "dtype", "seed", "token_ids", "taps")
 """Options that decide what a verdict is about."""
-
-
-def _asked(options: Options) -> dict[str, object]:
-    """Return those that are not at their default: a report that is passed on has to say them."""
-    default = Options(verb=options.verb)
-    return {
-        name: getattr(options, name)
-        for name in _SAID
-        if getattr(options, name) != getattr(default, name)
-    }
 
 
 def weights(options: Options, progress: Progress) -> Report:

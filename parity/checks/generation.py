@@ -28,6 +28,7 @@ from parity.generation.measures import PATH
 from parity.generation.order import order_rows
 from parity.generation.rules import CASES, rule_rows
 from parity.generation.searches import SETTINGS
+from parity.inputs import digest
 from parity.results import FirstDivergence, Plan, Reason, Report, Row, verdict_for, worst
 from parity.tolerances import PRECISIONS, Bounds, bounds_for
 from scratch_gpt.model import GPT
@@ -187,6 +188,7 @@ def _report(
             "prompts": len(asked.prompts),
             "lengths": " ".join(str(prompt.shape[1]) for prompt in asked.prompts),
             "new tokens": asked.new,
+            "ids": digest([*asked.prompts, asked.searched]),
             "ties": sum("a tie" in row.detail for row in rows),
         },
     )

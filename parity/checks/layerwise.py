@@ -131,7 +131,7 @@ def _described(inputs: Inputs) -> dict[str, Any]:
     batch, time = inputs.token_ids.shape
     mask = inputs.attention_mask
     padded = 0 if mask is None else int((~mask).sum())
-    return {"batch": batch, "time": time, "padded_positions": padded}
+    return {"batch": batch, "time": time, "padded_positions": padded, **inputs.digests()}
 
 
 def silent(_what: str, _done: int, _total: int) -> None:

@@ -12,7 +12,7 @@ from parity.compare import Status
 from parity.comparison import Progress
 from parity.explain import Explainer
 from parity.fingerprints import Fingerprints
-from parity.inputs import Inputs
+from parity.inputs import Inputs, digest
 from parity.results import FirstDivergence, Mode, Report, Row
 from parity.tolerances import PRECISIONS, Bounds, bounds_for
 from parity.training.comparison import TrainingComparison
@@ -85,7 +85,13 @@ def training(  # noqa: PLR0913 - as gradients
     return dataclasses.replace(
         report,
         plan=dataclasses.replace(report.plan, exempt=[]),
-        inputs={**report.inputs, "steps": len(made), "parts": parts, "dropout": dropout},
+        inputs={
+            **report.inputs,
+            "ids": digest(made),  # of every step, and not of the first alone
+            "steps": len(made),
+            "parts": parts,
+            "dropout": dropout,
+        },
         first_divergence=_told(report.first_divergence, run.rows, recipes[0]),
     )
 

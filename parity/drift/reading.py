@@ -115,7 +115,10 @@ _HARMLESS = {Status.PASS, Status.NOT_RUN}
 
 def _about(whole: Document, identity: Document) -> dict[str, str]:
     """Return what was compared, a line each; the values as JSON, which tells 1 from "1"."""
-    parts: dict[str, Mapping[str, object]] = {"inputs": whole.part("inputs").held}
+    inputs = dict(whole.part("inputs").held)
+    if "candidate_file" in inputs:  # its contents say which it is; elsewhere it has another path
+        inputs.pop("candidate", None)
+    parts: dict[str, Mapping[str, object]] = {"inputs": inputs}
     for name in ("config", "weights", "vocabulary"):
         if name in identity.held:
             parts[name] = identity.part(name).held

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from parity import inputs
 from parity.checks.generation import generation as check
+from parity.chosen_options import chosen_options
 from parity.errors import UsageError
 from parity.generation.asked import Asked
 from parity.generation.continuations import drawn_prompts
@@ -18,6 +19,9 @@ from parity.shell import Options, identity
 from parity.sources.names import load_weights
 from scratch_gpt.command.progress import Progress
 from scratch_gpt.tokenizer import Tokenizer
+
+_SAID = ("plant", "dtype", "seed", "token_ids", "text")
+"""Options that decide what a verdict is about."""
 
 
 def run(options: Options, progress: Progress) -> Report:
@@ -47,11 +51,7 @@ def run(options: Options, progress: Progress) -> Report:
         identity=stated,
         progress=progress,
     )
-    said = {
-        name: getattr(options, name)
-        for name in ("plant", "dtype", "seed", "token_ids", "text")
-        if getattr(options, name) != getattr(Options(verb=options.verb), name)
-    }
+    said = chosen_options(options, _SAID)
     return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 

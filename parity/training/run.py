@@ -9,6 +9,7 @@ from torch import nn
 from parity import paths
 from parity.candidates import build_candidate
 from parity.checks.training import training as check
+from parity.chosen_options import chosen_options
 from parity.errors import UsageError
 from parity.models import build_huggingface, build_ours
 from parity.results import Report
@@ -19,6 +20,9 @@ from parity.training.procedure import Procedure
 from parity.training.recipe import batches
 from parity.weights import Weights
 from scratch_gpt.command.progress import Progress
+
+_SAID = ("candidate", "plant", "attention", "dtype", "seed", "taps")
+"""Options that decide what a verdict is about."""
 
 _DRAWS_ELSEWHERE = "its attention draws tile by tile, which no other model can be given"
 
@@ -43,6 +47,7 @@ def run(options: Options, progress: Progress) -> Report:
         seed=options.seed,
     )
     candidates, reference = _candidates(options, weights, wanted), build_huggingface(weights)
+    said = chosen_options(options, _SAID) | ({"not_run": dict(left_out)} if left_out else {})
     stated = identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     report = check(
@@ -58,7 +63,6 @@ def run(options: Options, progress: Progress) -> Report:
         identity=stated,
         progress=progress,
     )
-    said = _said(options) | ({"not_run": dict(left_out)} if left_out else {})
     return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 
@@ -106,11 +110,3 @@ def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> di
     right = build_ours(weights)
     model = planted(right, options.plant) if options.plant else right
     return {path: model if path == "plain" else model.with_attention(path) for path in wanted}
-
-
-def _said(options: Options) -> dict[str, object]:
-    """Return the options that decide what a verdict is about, where they are not the default."""
-    default = Options(verb="training")
-    names = ("candidate", "plant", "attention", "dtype", "seed", "taps")
-    said = {name: getattr(options, name) for name in names}
-    return {name: value for name, value in said.items() if value != getattr(default, name)}

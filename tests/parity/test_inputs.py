@@ -1,10 +1,14 @@
 """Token ids: drawn from a seed, given as text, given as rows."""
 
+import hashlib
+import struct
+
 import pytest
 import torch
+from torch import Tensor
 
 from parity.errors import ExitCode, UsageError
-from parity.inputs import from_rows, parse, seeded
+from parity.inputs import Inputs, digest, from_rows, parse, seeded
 
 
 @pytest.mark.parametrize(("batch", "time"), [(1, 3), (2, 37), (3, 1), (5, 512), (1, 4)], ids=str)
@@ -116,3 +120,47 @@ def test_an_id_that_no_tensor_holds_is_a_usage_error(text: str) -> None:
     """64 bits are what there is, and no vocabulary is as large."""
     with pytest.raises(UsageError):
         parse(text)
+
+
+def test_a_digest_is_over_shape_and_ids() -> None:
+    """Of int64, little-endian, whatever the dtype and layout that they came in."""
+    ids = torch.tensor([[1, 2, 3], [4, 5, 210]])
+    content = b"[2, 3]\n" + struct.pack("<6q", 1, 2, 3, 4, 5, 210)
+    expected = f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"
+    others = (ids.int(), ids.T.contiguous().T)
+    assert {expected} == {digest([found]) for found in (ids, *others)}
+
+
+IDS = torch.tensor([[1, 2, 3, 4]])
+OTHER = {
+    "an id": [torch.tensor([[1, 2, 3, 5]])],
+    "a shape": [IDS.reshape(2, 2)],
+    "an order": [IDS.flip(1)],
+    "a tensor more": [IDS, IDS],
+    "two of the same ids": [IDS[:, :2], IDS[:, 2:]],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("other", OTHER)
+def test_other_ids_have_another_digest(other: str) -> None:
+    """So have the same ids cut into other tensors."""
+    assert digest([IDS]) != digest(OTHER[other])
+
+
+def test_everything_given_has_its_digest() -> None:
+    """Positions and a mask only where there are such; each by itself."""
+    mask, positions = torch.tensor([[True, True, True, False]]), torch.tensor([[3, 4, 5, 6]])
+
+    def digests(**other: Tensor) -> dict[str, str]:
+        return Inputs(token_ids=IDS, **other).digests()
+
+    assert digests() == {"ids": digest([IDS])}
+    found = digests(positions=positions, attention_mask=mask)
+    assert found == {
+        "ids": digest([IDS]),
+        "positions": digest([positions]),
+        "attention_mask": digest([mask]),
+    }
+    assert len(set(found.values())) == 3
+    assert found["attention_mask"] != digests(attention_mask=~mask)["attention_mask"]

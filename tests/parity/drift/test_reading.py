@@ -80,6 +80,18 @@ def test_what_was_found_is_not_what_was_asked(made: Made, put: Put) -> None:
     assert expected == dict(found.about)
 
 
+def test_a_candidate_is_its_file_and_not_its_path(made: Made, put: Put) -> None:
+    """Elsewhere the same file has another path; one that was imported has its name alone."""
+    at = {"candidate": "here/my_gpt.py", "candidate_file": "sha256 1"}
+    both = [
+        read(put(made.report(inputs=given))).about for given in (at, at | {"candidate": "b.py"})
+    ]
+    assert both[0] == both[1]
+    assert both[0]["inputs.candidate_file"] == '"sha256 1"'
+    imported = read(put(made.report(inputs={"candidate": "mine:build"}))).about
+    assert imported["inputs.candidate"] == '"mine:build"'
+
+
 @pytest.mark.parametrize(
     ("parts", "why"),
     [

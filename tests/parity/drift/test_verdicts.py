@@ -140,6 +140,9 @@ def _plan(**taps: int) -> Document:
         pytest.param(
             {"inputs": {"batch": 1, "time": 5, "dtype": "bfloat16"}}, "inputs.dtype", id="dtype"
         ),
+        pytest.param(
+            {"inputs": {"batch": 1, "time": 5, "ids": "sha256 1"}}, "inputs.ids", id="ids"
+        ),
         pytest.param({"plan": _plan(plain=5)}, "planned.plain", id="planned"),
         pytest.param({"plan": _plan(tiled=6)}, "planned.tiled", id="another path"),
         pytest.param(

@@ -1,0 +1,95 @@
+"""Every check that runs models says which ids it ran them on, in a digest."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
+
+from parity import layerwise
+from parity.inputs import Inputs, digest, parse
+from parity.results import Mode
+from parity.training.recipe import batches
+from scratch_gpt import GPT
+
+Check = Callable[..., Any]
+Strictly = Callable[[str], Any]
+
+GIVEN = "5,210,0,17;12,7"
+JSON = ("--weights", "tiny", "--dtype", "float64", "--format", "json")
+
+
+@pytest.mark.parametrize("verb", ["layerwise", "gradients"])
+def test_ids_and_mask_are_told(verb: str, check: Check, strictly: Strictly) -> None:
+    """As they were given to the models."""
+    result = check(verb, *JSON, "--attention", "plain", "--token-ids", GIVEN)
+    inputs = strictly(result.stdout)["inputs"]
+    expected = parse(GIVEN).digests()
+    assert expected == {name: inputs[name] for name in expected}
+    assert set(expected) == {"ids", "attention_mask"} == {"ids", "attention_mask"} & set(inputs)
+    assert "positions" not in inputs
+
+
+def test_positions_are_told(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> None:
+    """Where there are such."""
+    places = torch.arange(token_ids.shape[1])[None] + 2
+    report = layerwise(
+        ours, theirs, token_ids, positions=places, modes=[Mode.IDENTITY], select="loss"
+    )
+    expected = Inputs(token_ids=token_ids, positions=places).digests()
+    assert expected == {name: report.inputs[name] for name in expected}
+
+
+def test_training_tells_every_batch(check: Check, strictly: Strictly) -> None:
+    """And not the first alone."""
+    result = check("training", *JSON, "--attention", "plain", "--steps", "2", "--time", "3")
+    made = batches(steps=2, parts=2, batch=1, time=3, vocab_size=211, seed=0)
+    assert strictly(result.stdout)["inputs"]["ids"] == digest(made) != digest(made[:1])
+
+
+def test_generation_tells_prompts_and_what_is_searched(
+    check: Check, strictly: Strictly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompts of the beams are drawn, whatever is given."""
+    searched = torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]])
+    monkeypatch.setattr("parity.generation.run._searched", lambda *_: searched)
+    result = check("generation", *JSON, "--token-ids", "210;5,9,5", "--max-new-tokens", "3")
+    prompts = [torch.tensor([[210]]), torch.tensor([[5, 9, 5]])]
+    assert strictly(result.stdout)["inputs"]["ids"] == digest([*prompts, searched])
+
+
+def test_another_seed_is_other_ids(check: Check, strictly: Strictly) -> None:
+    """What NumPy drew is told, not what it was asked for."""
+    short = ("--attention", "plain", "--time", "5", "--taps", "loss")
+    found = [
+        strictly(check("layerwise", *JSON, *short, "--seed", seed).stdout)["inputs"]["ids"]
+        for seed in ("0", "0", "1")
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+CANDIDATE = """
+from scratch_gpt import GPT
+
+def build(config, weights):
+    model = GPT(config)
+    model.load_state_dict(weights)
+    return model
+"""
+
+
+@pytest.mark.parametrize("verb", ["layerwise", "gradients", "training"])
+def test_a_candidates_file_is_told(
+    verb: str, check: Check, strictly: Strictly, tmp_path: Path
+) -> None:
+    """Its contents, beside its path."""
+    file = tmp_path / "somebodys.py"
+    file.write_text(CANDIDATE, encoding="utf-8")
+    short = {"training": ("--steps", "2", "--time", "3")}.get(verb, ("--time", "5"))
+    inputs = strictly(check(verb, *JSON, *short, "--candidate", str(file)).stdout)["inputs"]
+    sha = hashlib.sha256(CANDIDATE.encode()).hexdigest()[:16]
+    assert (inputs["candidate"], inputs["candidate_file"]) == (str(file), f"sha256 {sha}")
