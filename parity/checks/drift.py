@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parity.compare import Status
-from parity.drift.changes import Changes, changes, unmatched
+from parity.drift.changes import Changes, changes, reordered, unmatched
 from parity.drift.contradictions import contradictions
 from parity.drift.evidence import EvidenceRow
 from parity.drift.findings import Drift, RowLooked, Unknown
@@ -72,7 +72,7 @@ def _drift(rows: Sequence[EvidenceRow], checks: Sequence[str]) -> Drift:
         for check, of_pairs in changed.items()
     }
     ran = {row.label: row.environment for row in rows if row.reports}
-    different = differences(ran)
+    stood = [stated(*pair) for pair in paired]
     moved = [
         move
         for check, of_pairs in known.items()
@@ -81,9 +81,9 @@ def _drift(rows: Sequence[EvidenceRow], checks: Sequence[str]) -> Drift:
     ]
     return Drift(
         rows=[RowLooked(label=row.label, environment=row.environment) for row in rows],
-        pairs=[stated(*pair) for pair in paired],
-        differences=different,
-        notes=list(notes(different, moved)),
+        pairs=stood,
+        differences=differences(ran),
+        notes=list(notes(stood, moved, _orders(paired, known))),
         moves=moved,
         unknown=[
             Unknown(pair=pair, check=check, why=found)
@@ -93,6 +93,20 @@ def _drift(rows: Sequence[EvidenceRow], checks: Sequence[str]) -> Drift:
         ],
         largest=[entry for check, of_pairs in known.items() for entry in largest(check, of_pairs)],
     )
+
+
+def _orders(
+    paired: Sequence[tuple[EvidenceRow, EvidenceRow]], known: Mapping[str, Sequence[Changes | None]]
+) -> list[bool]:
+    """Return for each pair whether taps of it come in another order, where it is known."""
+    return [
+        any(
+            reordered(first.reports[check].fingerprints, second.reports[check].fingerprints)
+            for check, of_pairs in known.items()
+            if of_pairs[place] is not None
+        )
+        for place, (first, second) in enumerate(paired)
+    ]
 
 
 def _changed(check: str, first: EvidenceRow, second: EvidenceRow) -> Changes | str:

@@ -8,7 +8,8 @@ from parity.sketch import ROUNDING, distance
 
 Change = float | None
 """0 where a tap is the same to the bit; else the length of the difference over that of the tensor,
-`ROUNDING` standing for anything below it; None where it moved by nobody knows how much."""
+`ROUNDING` standing for anything below it; None where it moved by nobody knows how much: ids, what
+is not finite, and elements whose changes have cancelled in a bucket."""
 
 
 class Run(NamedTuple):
@@ -29,6 +30,14 @@ class Run(NamedTuple):
         """The first part of the subject: `ours` for `ours/plain`."""
         return self.subject.partition("/")[0]
 
+    @property
+    def given(self) -> "Run":
+        """The run whose numbers are given to the operations of this isolated one."""
+        path = self.subject.partition("/")[2]
+        return Run(f"oracle/{path}", self.dtype, self.mode)
+
+
+_EXACT = "float64"
 
 Changes = Mapping[Run, Mapping[str, Change]]
 """Of every tap that both have, in network order."""
@@ -53,14 +62,31 @@ def unmatched(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> li
     return [f"{run.subject} {run.dtype} {run.mode} {tap}" for run, tap in alone]
 
 
+def reordered(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> bool:
+    """Return whether the taps of any run that two have come in two orders."""
+    orders = [_orders(side) for side in (first, second)]
+    return any(taps != orders[1][run] for run, taps in orders[0].items() if run in orders[1])
+
+
+def _orders(side: Sequence[Fingerprint]) -> dict[Run, list[str]]:
+    found: dict[Run, list[str]] = {}
+    for run, tap in map(_key, side):
+        found.setdefault(run, []).append(tap)
+    return found
+
+
 def change(first: Fingerprint, second: Fingerprint) -> Change:
     """Return how far one tap moved, over the larger of its two norms.
 
-    The difference is estimated from sketches, good to about 9 %.
+    The difference is estimated from sketches, good to about 9 %. Where they are the same, changes
+    have cancelled, or are lost in the sums' rounding. In float64 these are last bits, and below
+    `ROUNDING` either way; in a shorter dtype a last bit is far above it.
     """
     if (first.digest, first.shape) == (second.digest, second.shape):
         return 0.0
     if first.norm is None or second.norm is None or first.shape != second.shape:
+        return None
+    if first.sketch == second.sketch and first.dtype != _EXACT:
         return None
     scale = max(first.norm, second.norm)
     apart = distance(first.sketch, second.sketch) / scale if scale > 0.0 else 0.0

@@ -50,8 +50,10 @@ class Move:
         first_change: How far it moved, over its size; None for ids, which have none.
         largest: The tap that moved furthest.
         largest_change: How far.
-        kinds: In mode isolated, where every operation had the same input: the kinds of taps that
-            moved, and so moved by themselves, with how many of each.
+        alone: In mode isolated, whether what the operations were given is known, and the same in
+            both rows to the bit.
+        kinds: Where it is: the kinds of taps that moved, and so moved by themselves, with how many
+            of each.
     """
 
     pair: int
@@ -65,7 +67,13 @@ class Move:
     first_change: Change = 0.0
     largest: str = ""
     largest_change: Change = 0.0
+    alone: bool = False
     kinds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def side(self) -> str:
+        """The first part of the subject: `ours` for `ours/plain`."""
+        return self.subject.partition("/")[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +92,19 @@ class Unknown:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Note:
+    """What a reader has to know before reading a cause into a movement.
+
+    Attributes:
+        pairs: Places in the list of pairs, from 0, of those that it is about.
+        what: What it is.
+    """
+
+    pairs: Sequence[int]
+    what: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Largest:
     """The largest changes of one side's numbers in one run, over the side's attention paths.
 
@@ -92,7 +113,8 @@ class Largest:
         side: `ours`, `huggingface`, or another witness's name.
         dtype: Dtype of the run.
         mode: How the taps were met.
-        blocks: By block, for each pair its largest change; None also where it is not known.
+        blocks: By block, for each pair its largest change; None also for pairs of which nobody
+            can say what moved, which `unknown` lists.
         taps: For each tap that moved at all, its largest change over all pairs. Of training the
             places of a step's block are together.
     """
@@ -122,7 +144,7 @@ class Drift:
     rows: Sequence[RowLooked]
     pairs: Sequence[Pair]
     differences: Mapping[str, Mapping[str, Sequence[str]]]
-    notes: Sequence[str]
+    notes: Sequence[Note]
     moves: Sequence[Move]
     unknown: Sequence[Unknown]
     largest: Sequence[Largest]

@@ -17,14 +17,19 @@ def moves(pair: int, check: str, changed: Changes) -> Iterator[Move]:
         changed: How far each tap moved.
     """
     for run, taps in changed.items():
-        yield _move(pair, check, run, taps)
+        isolated = run.mode == Mode.ISOLATED and run.given != run
+        given = changed.get(run.given) if isolated else None
+        yield _move(pair, check, run, taps, given)
 
 
-def _move(pair: int, check: str, run: Run, taps: Mapping[str, Change]) -> Move:
+def _move(
+    pair: int, check: str, run: Run, taps: Mapping[str, Change], given: Mapping[str, Change] | None
+) -> Move:
+    alone = given is not None and not any(change != 0.0 for change in given.values())
     moved = {tap: change for tap, change in taps.items() if change != 0.0}
     first = next(iter(moved), "")
     largest = max(moved, key=lambda tap: larger(moved[tap]), default="")
-    kinds = Counter(map(kind_of, moved)) if run.mode == Mode.ISOLATED else {}
+    kinds = Counter(map(kind_of, moved)) if alone else {}
     return Move(
         pair=pair,
         check=check,
@@ -37,6 +42,7 @@ def _move(pair: int, check: str, run: Run, taps: Mapping[str, Change]) -> Move:
         first_change=moved.get(first, 0.0),
         largest=largest,
         largest_change=moved.get(largest, 0.0),
+        alone=alone,
         kinds=dict(kinds),
     )
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from parity.drift.evidence import EvidenceRow
-from parity.drift.findings import Move, Pair
+from parity.drift.findings import Move, Note, Pair
+from parity.results import Mode
 
 Differences = Mapping[str, Mapping[str, Sequence[str]]]
 """By name, and by value, the labels of the rows that have it."""
@@ -56,23 +57,39 @@ _SUMS = {
 """What changes the order in which sums are taken, whatever the version."""
 
 
-def notes(found: Differences, moves: Sequence[Move]) -> Iterator[str]:
+def notes(pairs: Sequence[Pair], moves: Sequence[Move], orders: Sequence[bool]) -> Iterator[Note]:
     """Yield what a reader has to know before reading a cause into a movement.
 
     Args:
-        found: What differs between the rows.
+        pairs: What differs between the rows of each.
         moves: What moved between them.
+        orders: For each pair, whether taps of it come in another order.
     """
-    changed = [words for name, words in _SUMS.items() if name in found]
-    if changed:
-        yield (
-            f"the rows have different {' and '.join(changed)}: sums are taken in another order, "
-            "and numbers may move for that and not for a version"
-        )
-    if "code" in found:
-        yield "the rows were made by different code: what moved may be its doing"
-    if any(move.subject == "oracle" and move.moved for move in moves):
-        yield (
-            "the oracle moved too, so NumPy's products did: operations that are run alone get its "
-            "numbers, rounded, and may move because these did"
-        )
+    changed = [words for name, words in _SUMS.items() if any(name in p.differs for p in pairs)]
+    oracle = {move.pair for move in moves if move.side == "oracle" and move.moved}
+    given = {move.pair for move in moves if move.moved and _given(move)}
+    found = {
+        f"the rows have different {' and '.join(changed)}: sums are taken in another order, "
+        "and numbers may move for that and not for a version": [
+            bool(pair.differs.keys() & _SUMS) for pair in pairs
+        ],
+        "the rows were made by different code: what moved may be its doing": [
+            "code" in pair.differs for pair in pairs
+        ],
+        "the oracle moved too, so NumPy's products did": [
+            place in oracle - given for place, _ in enumerate(pairs)
+        ],
+        "the oracle moved too, so NumPy's products did, and with them what operations are given "
+        "that are run alone: which of these moved by themselves is not known": [
+            place in given for place, _ in enumerate(pairs)
+        ],
+        "some taps come in another order; which moved first is told in the first row's": orders,
+    }
+    for what, holds in found.items():
+        if any(holds):
+            yield Note(pairs=[place for place, it_does in enumerate(holds) if it_does], what=what)
+
+
+def _given(move: Move) -> bool:
+    """Return whether it is of numbers that operations are given when they are run alone."""
+    return move.side == "oracle" and move.mode == Mode.ISOLATED

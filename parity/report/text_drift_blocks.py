@@ -8,14 +8,12 @@ from rich.text import Text
 
 from parity.drift.changes import Change
 from parity.drift.findings import Drift, Largest
-from parity.report.text_drift_numbers import arrow, told
+from parity.report.text_drift_columns import tables
+from parity.report.text_drift_numbers import SIDES, arrow, told
 from parity.results import Mode
 
 _CHECKS = ("layerwise", "gradients")
 """Checks whose taps are the network's; what moved of the others stands in a line a side."""
-
-_ACROSS = 7
-"""Pairs that one table has room for."""
 
 
 def blocks(drift: Drift) -> Iterator[RenderableType]:
@@ -24,15 +22,19 @@ def blocks(drift: Drift) -> Iterator[RenderableType]:
         of_check = [entry for entry in drift.largest if entry.check == check]
         mode = _mode(of_check)
         sides = {entry.side: entry for entry in of_check if entry.mode == mode}
-        columns = [pair for pair in range(len(drift.pairs)) if _moved(sides.values(), pair)]
-        for start in range(0, len(columns), _ACROSS):
-            dtype = next(iter(sides.values())).dtype
+        unknown = {entry.pair for entry in drift.unknown if entry.check == check}
+        pairs = [
+            pair
+            for pair, _ in enumerate(drift.pairs)
+            if pair not in unknown and _moved(sides.values(), pair)
+        ]
+        if pairs:
             yield Text.assemble(
                 "\n",
-                (f"{check}, {dtype}: largest change", "bold"),
+                (f"{check}, {next(iter(sides.values())).dtype}: largest change", "bold"),
                 "  ours / Hugging Face's; = is the same to the bit",
             )
-            yield _table(sides, drift, columns[start : start + _ACROSS])
+            yield from _tables(sides, drift, pairs)
 
 
 def _mode(entries: Sequence[Largest]) -> str:
@@ -42,25 +44,23 @@ def _mode(entries: Sequence[Largest]) -> str:
 
 
 def _moved(entries: Iterable[Largest], pair: int) -> bool:
-    return any(
-        changes[pair] not in (0.0, None) for entry in entries for changes in entry.blocks.values()
-    )
+    return any(changes[pair] != 0.0 for entry in entries for changes in entry.blocks.values())
 
 
-def _table(sides: dict[str, Largest], drift: Drift, columns: Sequence[int]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for pair in columns:
-        table.add_column(arrow(drift, drift.pairs[pair]), justify="right", no_wrap=True)
-    ours, theirs = (sides.get(side) for side in _SIDES)
-    names = dict.fromkeys(name for entry in sides.values() for name in entry.blocks)
-    for name in names:
-        cells = [f"{_cell(ours, name, pair):>4}/{_cell(theirs, name, pair):<4}" for pair in columns]
-        table.add_row(Text(name), *cells)
-    return table
+def _tables(sides: dict[str, Largest], drift: Drift, pairs: Sequence[int]) -> Iterator[Table]:
+    """Yield the tables of some pairs; the slashes of a column stand below each other."""
+    names = list(dict.fromkeys(name for entry in sides.values() for name in entry.blocks))
+    cells = [
+        [[_cell(sides.get(side), name, pair) for side in SIDES] for name in names] for pair in pairs
+    ]
+    widths = [[max(map(len, side)) for side in zip(*of_pair, strict=True)] for of_pair in cells]
 
+    def cell(line: int, column: int) -> Text:
+        (ours, theirs), (left, right) = cells[column][line], widths[column]
+        return Text(f"{ours:>{left}}/{theirs:<{right}}")
 
-_SIDES = ("ours", "huggingface")
+    titles = [arrow(drift, drift.pairs[pair]) for pair in pairs]
+    yield from tables(names, titles, cell, justify="right")
 
 
 def _cell(entry: Largest | None, name: str, pair: int) -> str:

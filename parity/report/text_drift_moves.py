@@ -9,7 +9,7 @@ from rich.text import Text
 
 from parity.drift.changes import larger
 from parity.drift.findings import Drift, Move, Pair
-from parity.report.text_drift_numbers import arrow, side, told
+from parity.report.text_drift_numbers import SIDES, arrow, side, told
 from parity.results import Mode
 from parity.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
 
@@ -40,6 +40,15 @@ def moved(drift: Drift) -> Iterator[RenderableType]:
             yield Text(f"the same lines as {arrow(drift, drift.pairs[earlier])}")
         else:
             yield _table(of_pair, widths)
+        if not place:
+            yield Text(_LEGEND, style="dim")
+
+
+_LEGEND = (
+    "moved: not the same to the bit, of so many tensors; by, most: the change's root mean square "
+    "over the tensor's; isolated: every operation given the oracle's numbers, so that what moves "
+    "moves by itself"
+)
 
 
 def _table(lines: Sequence[_Line], widths: Sequence[int]) -> Table:
@@ -91,10 +100,6 @@ def _lines(drift: Drift, pair: int) -> Iterator[_Line]:
         yield from lines[1:]
 
 
-_SHOWN = ("ours", "huggingface")
-"""Sides that are told of where nothing of them moved, too."""
-
-
 def _of_check(moves: Sequence[Move]) -> Iterator[_Line]:
     """Yield a check's lines: its numbers side by side, then the ids of all sides."""
     ids = [move for move in moves if move.mode == Mode.EXACT]
@@ -102,23 +107,43 @@ def _of_check(moves: Sequence[Move]) -> Iterator[_Line]:
     if numbers and not any(move.moved for move in numbers):
         yield _still(numbers)
     else:
-        sides = dict.fromkeys(map(_side, numbers))
-        for name in sorted(sides, key=lambda name: (name not in _SHOWN, name == _SHOWN[1])):
-            yield from _of_side([move for move in numbers if _side(move) == name])
+        for name in dict.fromkeys([*SIDES, *(move.side for move in numbers)]):
+            yield from _of_side([move for move in numbers if move.side == name])
     of_ids = [move for move in ids if move.moved]
-    yield from map(_run, of_ids)
+    yield from map(_line, of_ids)
     if ids and not of_ids:
         yield _Line(run="ids", first="the same ids", moved=_count(ids))
 
 
 def _of_side(moves: Sequence[Move]) -> Iterator[_Line]:
+    """Yield a side's lines: one if nothing of it moved, or none; else one a run, or one a path."""
     if not any(move.moved for move in moves):
-        if _side(moves[0]) in _SHOWN:
-            yield _still(moves)._replace(side=side(_side(moves[0])))
+        if moves and moves[0].side in SIDES:
+            yield _still(moves)._replace(side=side(moves[0].side))
         return
     for dtype, mode in sorted(dict.fromkeys((m.dtype, m.mode) for m in moves), key=_order):
-        run = [move for move in moves if (move.dtype, move.mode) == (dtype, mode)]
-        yield _alone(run) if mode == Mode.ISOLATED else _run(max(run, key=_rank))
+        run = _told([move for move in moves if (move.dtype, move.mode) == (dtype, mode)])
+        if len({_said(move) for move in run}) > 1:
+            yield from map(_line, run)
+        else:
+            name = side(run[0].subject if len(run) == 1 else run[0].side)
+            yield _line(max(run, key=_rank))._replace(side=name)
+
+
+def _told(moves: Sequence[Move]) -> Sequence[Move]:
+    """Return each of our paths; of a witness, that walks beside each of them, the finest walk.
+
+    Beside a path that does not form scores a witness's are not looked at, and what comes behind
+    them is all of it in one.
+    """
+    if moves[0].side == "ours":
+        return moves
+    return [max(moves, key=lambda move: move.compared)]
+
+
+def _said(move: Move) -> str:
+    """Return what paths have to agree in to be told of in one line."""
+    return _alone(move) if move.mode == Mode.ISOLATED else move.first
 
 
 _SAME = "nothing moved"
@@ -129,32 +154,33 @@ def _still(moves: Sequence[Move]) -> _Line:
     return _Line(first=_SAME, moved=_count(moves))
 
 
-def _side(move: Move) -> str:
-    return move.subject.partition("/")[0]
-
-
 def _order(run: tuple[str, str]) -> bool:
     """Return what runs are sorted by: the dtype judged first, then float64."""
     return run[0] == "float64"
 
 
 def _rank(move: Move) -> tuple[float, int]:
-    """Return what decides which of a side's paths is told of: the one that moved furthest."""
+    """Return what decides which of the paths that agree is told of: the one that moved furthest."""
     return larger(move.largest_change), move.moved
 
 
-def _run(move: Move) -> _Line:
+def _line(move: Move) -> _Line:
     """Return the line of one run."""
     line = _Line(side=side(move.subject), run=_word(move), first=_SAME, moved=_count([move]))
+    if move.mode == Mode.ISOLATED and move.side != "oracle":
+        return line._replace(first=_alone(move))
     if not move.moved:
-        return line._replace(side=side(_side(move)))
-    by = "" if move.first_change is None else f" {told(move.first_change)}"
-    most = "" if move.largest_change is None else told(move.largest_change)
-    return line._replace(first=f"{move.first}{by}", most=most)
+        return line
+    sizes = ("", "") if move.mode == Mode.EXACT else (move.first_change, move.largest_change)
+    by, most = (size if isinstance(size, str) else told(size) for size in sizes)
+    return line._replace(first=f"{move.first} {by}".strip(), most=most)
+
+
+_WORDS = {Mode.EXACT: "ids", Mode.ISOLATED: "isolated"}
 
 
 def _word(move: Move) -> str:
-    return "ids" if move.mode == Mode.EXACT else move.dtype
+    return _WORDS.get(Mode(move.mode), move.dtype)
 
 
 def _count(moves: Sequence[Move]) -> str:
@@ -164,9 +190,13 @@ def _count(moves: Sequence[Move]) -> str:
 _KINDS = [kind.name for kind in (*EMBEDDING_KINDS, *BLOCK_KINDS, *OUTPUT_KINDS)]
 
 
-def _alone(moves: Sequence[Move]) -> _Line:
-    """Return the line of what moved though it was given the same input."""
-    kinds = {kind for move in moves for kind in move.kinds}
-    named = sorted(kinds, key=lambda kind: _KINDS.index(kind) if kind in _KINDS else len(_KINDS))
-    found = f"by themselves: {', '.join(named)}" if named else "no operation by itself"
-    return _Line(side=side(_side(moves[0])), run="isolated", first=found, moved=_count(moves))
+def _alone(move: Move) -> str:
+    """Return what moved though it was given the same input."""
+    if not move.moved:
+        return "no operation by itself"
+    if not move.alone:
+        return "not known: their input may have moved"
+    named = sorted(
+        move.kinds, key=lambda kind: _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
+    )
+    return f"by themselves: {', '.join(named)}"

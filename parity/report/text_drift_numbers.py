@@ -4,7 +4,8 @@ from parity.drift.changes import Change
 from parity.drift.findings import Drift, Pair
 from parity.sketch import ROUNDING
 
-_SIDES = {"ours": "ours", "huggingface": "Hugging Face"}
+SIDES = {"ours": "ours", "huggingface": "Hugging Face"}
+"""Sides that are told of where nothing of them moved, too; the others where it did."""
 
 
 def short(number: float) -> str:
@@ -27,7 +28,7 @@ def told(change: Change) -> str:
 def side(subject: str) -> str:
     """Return `ours (plain)` for `ours/plain`, and `Hugging Face` for `huggingface`."""
     name, _, path = subject.partition("/")
-    return _SIDES.get(name, name) + (f" ({path})" if path and name == "ours" else "")
+    return SIDES.get(name, name) + (f" ({path})" if path and name == "ours" else "")
 
 
 def arrow(drift: Drift, pair: Pair) -> str:

@@ -188,7 +188,7 @@ def test_a_key_is_its_first_four_fields() -> None:
 
 
 def test_a_place_is_kept_until_it_is_taken() -> None:
-    """The order is then the one that was said, in whatever order they come; what never does, not."""
+    """The order is then the one that was said, in whatever order they come."""
     fingerprints = Fingerprints(wanted=True)
     fingerprints.keep_places(RUN, ["third", "second", "never"])
     for tap in ("second", "third", "fourth"):
