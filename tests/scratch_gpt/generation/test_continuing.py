@@ -1,5 +1,6 @@
 """A prompt continued: what is chosen, what is drawn, and what happens at the last position."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -266,4 +267,7 @@ def test_a_stale_cache_after_a_slide_shows(
         return logits
 
     monkeypatch.setattr(Decoder, "start", stale)
-    assert not torch.equal(expected, model.generate(ids, max_new_tokens=30, overflow="slide"))
+    found = None
+    with contextlib.suppress(ValueError):  # what lies where nothing was kept may be no number
+        found = model.generate(ids, max_new_tokens=30, overflow="slide")
+    assert found is None or not torch.equal(expected, found)
