@@ -28,8 +28,9 @@ class Made:
     OURS: ClassVar[Run] = ("ours/plain", "float32", "propagated")
     TILED: ClassVar[Run] = ("ours/tiled", "float32", "propagated")
     ALONE: ClassVar[Run] = ("huggingface/plain", "float32", "isolated")
+    GIVEN: ClassVar[Run] = ("oracle/plain", "float32", "isolated")
     IDS: ClassVar[Run] = ("huggingface", "ids", "exact")
-    RUNS: ClassVar[list[Run]] = [ORACLE, THEIRS, OURS, TILED, ALONE]
+    RUNS: ClassVar[list[Run]] = [ORACLE, THEIRS, OURS, TILED, GIVEN, ALONE]
     TAPS: ClassVar[list[str]] = [
         "embeddings",
         *(f"h.{block}.{kind}" for block in range(2) for kind in ("attn.query", "mlp.gelu")),

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.drift.changes import Run, change, changes, larger, unmatched
+from parity.drift.changes import Run, change, changes, larger, reordered, unmatched
 from parity.fingerprints import Fingerprint
-from parity.sketch import CHUNK, ROUNDING, Draws, Sketch, encoded
+from parity.sketch import CELLS, CHUNK, ROUNDING, Draws, Sketch, encoded
 
 Made = Any
 Read = Callable[..., Fingerprint]
@@ -45,14 +45,28 @@ def test_a_change_is_over_the_larger_norm(tap: Read, made: Made) -> None:
 def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> None:
     """Another digest is a movement, however small: it is never 0."""
     small = tap(digest="f" * 16, sketch=made.sketch(2.0, 1e-17))
-    nought = tap(digest="f" * 16, norm=0.0, sketch=made.sketch())
+    exact, lost = (tap(made.ORACLE, digest=digit * 16) for digit in "0f")
+    zero, nought = (tap(made.ORACLE, digest=d * 16, norm=0.0, sketch=made.sketch()) for d in "0f")
     expected = (ROUNDING, ROUNDING, ROUNDING)
-    zero = tap(norm=0.0, sketch=made.sketch())
-    assert expected == (
-        change(tap(), small),
-        change(tap(), tap(digest="f" * 16)),
-        change(zero, nought),
-    )
+    assert expected == (change(tap(), small), change(exact, lost), change(zero, nought))
+
+
+def test_changes_that_cancelled_have_no_size(tap: Read) -> None:
+    """Two elements of one bucket, moved alike and of unlike signs: the sketch does not see it."""
+    draws = Draws()
+    signs, buckets = draws.chunk(0)
+    alike = np.flatnonzero(buckets == buckets[0])
+    pair = [0, int(next(place for place in alike if signs[place] != signs[0]))]
+    taken = []
+    for digit, value in (("0", 1.0), ("1", 1.5)):
+        values = np.zeros(CELLS)
+        values[pair] = value
+        sketch = Sketch(draws)
+        sketch.add(values)
+        whole = encoded(sketch.sums)
+        taken.append(tap(shape=(CELLS,), digest=digit * 16, norm=sketch.norm, sketch=whole))
+    one, other = taken
+    assert (one.sketch, None) == (other.sketch, change(one, other))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +92,7 @@ def test_only_like_is_held_against_like(tap: Read, made: Made) -> None:
     """The same tap of another subject, dtype or mode is another one."""
     first = [tap(made.OURS), tap(made.THEIRS)]
     second = [tap(made.OURS, digest="f" * 16), tap(made.ALONE)]
-    expected = {Run(*made.OURS): {"logits": ROUNDING}}
+    expected = {Run(*made.OURS): {"logits": None}}
     assert expected == changes(first, second)
     assert [f"{' '.join(made.THEIRS)} logits", f"{' '.join(made.ALONE)} logits"] == unmatched(
         first, second
@@ -92,6 +106,14 @@ def test_taps_come_in_the_order_of_the_first(tap: Read) -> None:
         [tap(name=name) for name in names], [tap(name=name) for name in sorted(names)]
     ).values()
     assert names == list(found)
+
+
+def test_another_order_is_seen(tap: Read, made: Made) -> None:
+    """Within a run; in which order the runs come is nobody's concern."""
+    one = [tap(run, name) for name in ("logits", "loss") for run in (made.OURS, made.THEIRS)]
+    by_run = sorted(one, key=lambda found: found.subject)
+    expected = (False, False, True)
+    assert expected == (reordered(one, one), reordered(one, by_run), reordered(one, one[::-1]))
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-3, 1.0])

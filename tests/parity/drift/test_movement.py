@@ -76,6 +76,23 @@ def test_operations_that_moved_by_themselves_are_counted_by_kind(made: Made, lai
     expected = ({"mlp.gelu": 2, "logits": 1}, {})
     alone, theirs = of(report, "huggingface/plain", "isolated"), of(report, "huggingface")
     assert expected == (alone.kinds, theirs.kinds)
+    assert (alone.alone, theirs.alone) == (True, False)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_given_another_input_did_not_move_by_itself(
+    *, known: bool, made: Made, laid: Laid
+) -> None:
+    """Nor is it known of what nobody knows the input of."""
+    one = made.report()
+    if not known:
+        taken = [f for f in one["fingerprints"] if f["subject"] != "oracle/plain"]
+        one = made.report(fingerprints=taken)
+    other = made.moved(one, made.ALONE, "h.1.mlp.gelu", 1e-7)
+    other = made.moved(other, made.GIVEN, "h.0.mlp.gelu", 1e-8)
+    move = of(laid(a=[one], b=[other]), "huggingface/plain", "isolated")
+    expected = (False, {}, 1, 6)
+    assert expected == (move.alone, move.kinds, move.moved, move.compared)
 
 
 def test_pairs_are_neighbours_and_both_ends(made: Made, laid: Laid) -> None:
@@ -167,7 +184,7 @@ def test_training_is_folded_by_step_and_quantity(made: Made, laid: Laid) -> None
     one = made.report("training", fingerprints=[made.fingerprint(made.OURS, n) for n in names])
     other = one
     for size, name in enumerate(names):
-        other = made.moved(other, made.OURS, name, 1e-6 * size)
+        other = made.moved(other, made.OURS, name, 1e-6 * size or 1e-17)
     report = laid(a=[one], b=[other])
     assert report.drift is not None
     (ours,) = report.drift.largest

@@ -28,26 +28,44 @@ def test_what_differs_between_rows_is_listed(made: Made, laid: Laid) -> None:
 @pytest.mark.parametrize("name", ["threads", "cpu_capability"])
 def test_another_order_of_sums_is_noted(name: str, made: Made, laid: Laid) -> None:
     """Where threads or vectors differ, a version is not the only cause that there may be."""
-    report = laid(a=[made.report()], b=[made.on(made.report(), **{name: "other"})])
+    changed = made.on(made.report(), **{name: "other"})
+    report = laid(a=[made.report()], b=[made.report()], c=[changed])
     assert report.drift is not None
     (note,) = report.drift.notes
-    expected = (Verdict.PASS, True)
-    assert expected == (report.verdict, name in note and "not for a version" in note)
+    expected = (Verdict.PASS, [1, 2], True)
+    said = name in note.what and "not for a version" in note.what
+    assert expected == (report.verdict, note.pairs, said)
 
 
 def test_other_code_is_noted(made: Made, laid: Laid) -> None:
-    """It is a cause of its own."""
+    """It is a cause of its own, between the rows where it differs."""
     identity = made.report()["identity"] | {"code": "gpt1-parity 0.2.0"}
-    report = laid(a=[made.report()], b=[made.report(identity=identity)])
+    report = laid(a=[made.report()], b=[made.report(identity=identity)], c=[made.report()])
     assert report.drift is not None
     (note,) = report.drift.notes
-    expected = (Verdict.PASS, True)
-    assert expected == (report.verdict, "different code" in note)
+    expected = (Verdict.PASS, [0, 1], True)
+    assert expected == (report.verdict, note.pairs, "different code" in note.what)
 
 
 def test_an_oracle_that_moved_is_noted(made: Made, laid: Laid) -> None:
-    """What it gives operations that are run alone has moved with it."""
-    report = laid(a=[made.report()], b=[made.moved(made.report(), made.ORACLE, "logits", 0.0)])
+    """Whether what it gives operations that are run alone has moved with it, too."""
+    moved = made.moved(made.report(), made.ORACLE, "logits", 1e-16)
+    given = made.moved(moved, made.GIVEN, "logits", 1e-8)
+    report = laid(a=[made.report()], b=[moved], c=[given])
+    assert report.drift is not None
+    expected = [([0], False), ([1, 2], True)]
+    assert expected == [
+        (note.pairs, "is not known" in note.what)
+        for note in report.drift.notes
+        if "oracle moved" in note.what
+    ]
+
+
+def test_taps_in_another_order_are_noted(made: Made, laid: Laid) -> None:
+    """Which moved first is a question of their order."""
+    turned = made.report(fingerprints=made.report()["fingerprints"][::-1])
+    report = laid(a=[made.report()], b=[turned], c=[turned])
     assert report.drift is not None
     (note,) = report.drift.notes
-    assert "oracle moved" in note
+    expected = (Verdict.PASS, [0, 2], True)
+    assert expected == (report.verdict, note.pairs, "another order" in note.what)

@@ -61,6 +61,53 @@ def test_seven_rows_have_room(
     assert expected == ({name for name in wanted if name not in text}, "…" in text)
 
 
+@pytest.mark.parametrize("columns", ["100", "80"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_no_cell_is_cut(
+    columns: str, dtype: str, made: Made, laid: Laid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of seven rows without a verdict, in which everything moves by less than can be measured."""
+    monkeypatch.setenv("COLUMNS", columns)
+    said: Document = {"verdict": "inconclusive", "reasons": [{"what": "x"}]}
+    checks = (*CHECKS, "generation", "golden")
+    mode = {"float64": "identity", "float32": "propagated"}[dtype]
+    runs = [(subject, dtype, mode) for subject in ("ours/plain", "huggingface")]
+    taps = ["embeddings.positions", "h.10.attn.query", "logits"]
+    rows: dict[str, list[Document]] = {}
+    for place in range(7):
+        taken = [
+            made.fingerprint(
+                run, tap, digest=made.digest(place), sketch=made.sketch(2.0, place * 1e-17)
+            )
+            for tap in taps
+            for run in runs
+        ]
+        rows[f"r{place}"] = [made.report(check, fingerprints=taken, **said) for check in checks]
+    text = shown(laid(**rows))
+    cells = sum(line.count("no verdict 3e-12 1.25") for line in text.splitlines())
+    blocks = sum(line.count("<1e-15/<1e-15") for line in text.splitlines())
+    expected = (False, 7 * 5, 3 * 7 * 2, {"embeddings", "h.10", "logits"})
+    names = {line.split()[0] for line in text.splitlines() if "<1e-15/" in line}
+    assert expected == ("…" in text, cells, blocks, names)
+    at = text.index("layerwise  ")
+    verdicts = [line.split()[0] for line in text[at:].splitlines() if "no verdict 3e-12" in line]
+    assert [*"1234567"] * 2 == verdicts
+    assert max(map(len, text.splitlines())) <= max(92, int(columns))
+
+
+def test_what_moved_without_a_size_has_a_column(made: Made, laid: Laid) -> None:
+    """Nobody knows how far: that is not the same, and not what nobody knows of at all."""
+    run = {"norm": None, "sketch": ""}
+    taken = [[made.fingerprint(made.OURS, "logits", digest=d * 16, **run)] for d in "01"]
+    rows = [made.report(fingerprints=found) for found in (*taken, [])]
+    text = shown(laid(a=[rows[0]], b=[rows[1]], c=[rows[2]]))
+    at = text.index("largest change")
+    columns = [" ".join(line.split()) for line in text[at:].splitlines()[1:3]]
+    expected = ["1→2", "logits ?/-"]
+    assert expected == columns
+    assert "float32 logits ? 1/1 ?" in line_of(text, "ours (plain)")
+
+
 def test_the_rows_have_their_versions(seven: Report) -> None:
     """A line a row, numbered as it is called further on."""
     line = line_of(shown(seven), "py311-torch210-hf523")
@@ -76,77 +123,24 @@ def test_the_verdicts_have_their_worst_numbers(made: Made, laid: Laid) -> None:
     assert expected == (line_of(text, "1  pass"), line_of(text, "2  not run"))
 
 
-def test_a_pair_is_told_in_lines(made: Made, laid: Laid) -> None:
-    """What differs; then where each side moved first, by how much, how many, and the most."""
-    other = made.moved(made.report(), made.THEIRS, "h.0.attn.query", 3e-7)
-    other = made.moved(other, made.THEIRS, "logits", 4e-6)
-    other = made.moved(other, made.ALONE, "h.0.attn.query", 2e-7)
-    text = shown(laid(a=[made.report()], b=[made.on(other, torch="2.8.0")]))
-    expected = (
-        "1→2 torch 2.6.0 → 2.8.0",
-        "layerwise ours nothing moved 0/12",
-        "Hugging Face float32 h.0.attn.query 3e-7 2/6 4e-6",
-        "Hugging Face isolated by themselves: attn.query 1/6",
-    )
-    assert expected == (
-        line_of(text, "1→2  torch"),
-        line_of(text, "ours", "nothing"),
-        line_of(text, "float32", "4e-6"),
-        line_of(text, "isolated"),
-    )
+def test_notes_name_their_pairs(made: Made, laid: Laid) -> None:
+    """By the rows' numbers."""
+    last = made.on(made.report(), threads="2")
+    text = shown(laid(a=[made.report()], b=[made.report()], c=[last]))
+    assert "note on 2→3, 1→3: the rows have different threads" in text
 
 
-def test_the_path_that_moved_furthest_is_told(made: Made, laid: Laid) -> None:
-    """Of several of ours, by its name."""
-    other = made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)
-    other = made.moved(other, made.TILED, "logits", 5e-7)
-    line = line_of(shown(laid(a=[made.report()], b=[other])), "ours (")
-    expected = "layerwise ours (tiled) float32 logits 5e-7 1/6 5e-7"
-    assert expected == line
-
-
-def test_ids_are_told_in_a_line(made: Made, laid: Laid) -> None:
-    """The same, or the first text that moved."""
-    one = made.ids("tokens", ("hand-picked", "corpus"))
-    other = made.moved(one, made.IDS, "corpus", 0.0)
-    numbers = made.report()
-    pushed = made.moved(numbers, made.OURS, "logits", 1e-7)
-    same = shown(laid(a=[one, numbers], b=[one, pushed]))
-    moved = shown(laid(a=[one], b=[other]))
-    expected = ("tokens ids the same ids 0/2", "tokens Hugging Face ids corpus 1/2")
-    assert expected == (line_of(same, "the same ids"), line_of(moved, "corpus"))
-
-
-def test_a_pair_that_did_not_move_is_one_line(made: Made, laid: Laid) -> None:
-    """With the number of tensors and texts that were compared."""
-    both = [made.report(), made.ids()]
-    expected = "all nothing moved 0/31"
-    assert expected == line_of(shown(laid(a=both, b=both)), "nothing moved")
-
-
-def test_a_pair_that_moved_as_another_did_says_so(made: Made, laid: Laid) -> None:
-    """What changed once and stayed is told once."""
-    later = [made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)]
-    text = shown(laid(a=[made.report()], b=later, c=later))
-    expected = ["the same lines as 1→2"]
-    assert expected == [line for line in text.splitlines() if "same lines" in line]
-    assert text.index("1→3  nothing else differs") < text.index("the same lines")
-
-
-def test_what_is_not_known_is_not_nought(made: Made, laid: Laid) -> None:
-    """A report without fingerprints says so where its movement would stand."""
-    text = shown(laid(a=[made.report()], b=[made.report(fingerprints=[])]))
-    assert "not known: b was written without" in text
-    assert "nothing moved" not in text
-
-
-def test_what_is_not_known_shows_beside_what_did_not_move(made: Made, laid: Laid) -> None:
-    """One check of which nobody knows keeps a pair from being told as one that did not move."""
-    bare = made.report("training", fingerprints=[])
-    text = shown(laid(a=[made.report(), bare], b=[made.report(), bare]))
-    expected = "layerwise nothing moved 0/30"
-    assert expected == line_of(text, "nothing moved")
-    assert "not known: a was written without" in text
+def test_what_differs_has_a_line_a_value(made: Made, laid: Laid) -> None:
+    """Of the code the digest alone, where the version is one."""
+    code = [f"gpt1-parity 0.1.0, sha256 {digit * 16}" for digit in "ab"]
+    named = [made.report()["identity"] | {"code": said} for said in (*code, "gpt1-parity 0.2.0")]
+    rows = [made.on(made.report(identity=said), threads="2") for said in named]
+    one = shown(laid(a=[rows[0]], b=[rows[1]], c=[rows[0] | made.on(rows[0])]))
+    other = shown(laid(d=[rows[0]], e=[rows[2]]))
+    at = one.index("differs besides")
+    expected = ["threads 2 in 1 2", "1 in 3", "code " + "a" * 16 + " in 1 3", "b" * 16 + " in 2"]
+    assert expected == [" ".join(line.split()) for line in one[at:].splitlines()[1:5]]
+    assert f"code  {code[0]}  in 1\n" in "\n".join(line.rstrip() for line in other.splitlines())
 
 
 def test_blocks_stand_in_a_table(made: Made, laid: Laid) -> None:
@@ -168,9 +162,11 @@ def test_where_nothing_moved_there_is_no_table(made: Made, laid: Laid) -> None:
 def test_the_last_line_is_the_verdict(made: Made, laid: Laid) -> None:
     """With the reports that it is of."""
     text = shown(laid(("gone",), a=[made.report()], b=[made.report()]))
-    expected = "INCONCLUSIVE  2 of 3 reports laid side by side, in 3 rows"
+    expected = "INCONCLUSIVE  2 of 3 reports laid side by side, in 3 rows; 2 with fingerprints"
     assert expected == text.splitlines()[-1].strip()
     assert "not run: it has no report" in text
+    expected = "INCONCLUSIVE  1 of 1 report laid side by side, in 1 row; 0 with fingerprints"
+    assert expected == shown(laid(c=[made.report(fingerprints=[])])).splitlines()[-1].strip()
 
 
 @pytest.mark.parametrize(
