@@ -57,6 +57,19 @@ _SUMS = {
 """What changes the order in which sums are taken, whatever the version."""
 
 
+_SUMMED = (
+    "the rows have different {}: sums are taken in another order, and numbers may move for that "
+    "and not for a version"
+)
+_CODE = "the rows were made by different code: what moved may be its doing"
+_ORACLE = "the oracle moved too, so NumPy's products did"
+_GIVEN = (
+    "the oracle moved too, so NumPy's products did, and with them what some operations are given "
+    "that are run alone: whether these moved by themselves is not known"
+)
+_ORDER = "some taps come in another order; which moved first is told in that of the first row"
+
+
 def notes(pairs: Sequence[Pair], moves: Sequence[Move], orders: Sequence[bool]) -> Iterator[Note]:
     """Yield what a reader has to know before reading a cause into a movement.
 
@@ -69,25 +82,17 @@ def notes(pairs: Sequence[Pair], moves: Sequence[Move], orders: Sequence[bool]) 
     oracle = {move.pair for move in moves if move.side == "oracle" and move.moved}
     given = {move.pair for move in moves if move.moved and _given(move)}
     found = {
-        f"the rows have different {' and '.join(changed)}: sums are taken in another order, "
-        "and numbers may move for that and not for a version": [
-            bool(pair.differs.keys() & _SUMS) for pair in pairs
+        _SUMMED.format(" and ".join(changed)): [
+            place for place, pair in enumerate(pairs) if pair.differs.keys() & _SUMS.keys()
         ],
-        "the rows were made by different code: what moved may be its doing": [
-            "code" in pair.differs for pair in pairs
-        ],
-        "the oracle moved too, so NumPy's products did": [
-            place in oracle - given for place, _ in enumerate(pairs)
-        ],
-        "the oracle moved too, so NumPy's products did, and with them what operations are given "
-        "that are run alone: which of these moved by themselves is not known": [
-            place in given for place, _ in enumerate(pairs)
-        ],
-        "some taps come in another order; which moved first is told in the first row's": orders,
+        _CODE: [place for place, pair in enumerate(pairs) if "code" in pair.differs],
+        _ORACLE: sorted(oracle - given),
+        _GIVEN: sorted(given),
+        _ORDER: [place for place, turned in enumerate(orders) if turned],
     }
-    for what, holds in found.items():
-        if any(holds):
-            yield Note(pairs=[place for place, it_does in enumerate(holds) if it_does], what=what)
+    for what, where in found.items():
+        if where:
+            yield Note(pairs=where, what=what)
 
 
 def _given(move: Move) -> bool:

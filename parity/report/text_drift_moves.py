@@ -9,7 +9,7 @@ from rich.text import Text
 
 from parity.drift.changes import larger
 from parity.drift.findings import Drift, Move, Pair
-from parity.report.text_drift_numbers import SIDES, arrow, side, told
+from parity.report.text_drift_numbers import BY_PATH, SIDES, arrow, side, told
 from parity.results import Mode
 from parity.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
 
@@ -131,12 +131,12 @@ def _of_side(moves: Sequence[Move]) -> Iterator[_Line]:
 
 
 def _told(moves: Sequence[Move]) -> Sequence[Move]:
-    """Return each of our paths; of a witness, that walks beside each of them, the finest walk.
+    """Return each of our paths, and what they are given; of a witness beside them its finest walk.
 
     Beside a path that does not form scores a witness's are not looked at, and what comes behind
     them is all of it in one.
     """
-    if moves[0].side == "ours":
+    if moves[0].side in BY_PATH:
         return moves
     return [max(moves, key=lambda move: move.compared)]
 

@@ -7,6 +7,9 @@ from parity.sketch import ROUNDING
 SIDES = {"ours": "ours", "huggingface": "Hugging Face"}
 """Sides that are told of where nothing of them moved, too; the others where it did."""
 
+BY_PATH = ("ours", "oracle")
+"""Sides whose numbers are others on each path."""
+
 
 def short(number: float) -> str:
     """Return one digit and the exponent, `3e-7`: an estimate has no more."""
@@ -26,9 +29,9 @@ def told(change: Change) -> str:
 
 
 def side(subject: str) -> str:
-    """Return `ours (plain)` for `ours/plain`, and `Hugging Face` for `huggingface`."""
+    """Return `ours (plain)` for `ours/plain`, and `Hugging Face` for `huggingface/plain`."""
     name, _, path = subject.partition("/")
-    return SIDES.get(name, name) + (f" ({path})" if path and name == "ours" else "")
+    return SIDES.get(name, name) + (f" ({path})" if path and name in BY_PATH else "")
 
 
 def arrow(drift: Drift, pair: Pair) -> str:

@@ -192,6 +192,7 @@ def test_a_change_is_told(change: Change, expected: str) -> None:
         ("ours", "ours"),
         ("huggingface/tiled", "Hugging Face"),
         ("oracle", "oracle"),
+        ("oracle/tiled", "oracle (tiled)"),
     ],
 )
 def test_a_side_has_its_name(subject: str, expected: str) -> None:

@@ -122,11 +122,13 @@ def test_ours_alone_are_told_of_by_path(beside_both: Document, made: Made, laid:
         "layerwise ours (plain) isolated no operation by itself 0/6",
         "ours (tiled) isolated by themselves: logits 1/4",
         "ours (tiled) isolated not known: their input may have moved 1/4",
+        "oracle (tiled) isolated logits 1e-6 1/4 1e-6",
     )
     assert expected == (
         line_of(known, "ours (plain)"),
         line_of(known, "ours (tiled)"),
         line_of(unknown, "ours (tiled)"),
+        line_of(unknown, "oracle (tiled)"),
     )
 
 
