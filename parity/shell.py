@@ -54,6 +54,7 @@ class Options:
     corpus: tuple[Path, ...] = ()
     rows: tuple[Path, ...] = ()
     expect: tuple[str, ...] = ()
+    same_code: bool = False
     fingerprints: bool = False
     form: str = "text"
     output: tuple[Path, ...] = ()

@@ -22,25 +22,32 @@ from parity.fingerprints import Fingerprint
 from parity.results import Plan, Report, verdict_for, worst
 
 
-def drift(rows: Sequence[EvidenceRow], identity: Mapping[str, Any] | None = None) -> Report:
+def drift(
+    rows: Sequence[EvidenceRow],
+    identity: Mapping[str, Any] | None = None,
+    *,
+    same_code: bool = False,
+) -> Report:
     """Lay rows side by side.
 
     Args:
         rows: In the order in which neighbours are compared; one without reports was not run.
         identity: What the verdict says about the code.
+        same_code: Give no verdict on reports that other code made than `identity` says.
 
     Returns:
         A report whose verdict is inconclusive where a row, a report, its fingerprints or a tap are
         missing, or where reports are about different things; it fails where one of them does.
     """
     checks = list(dict.fromkeys(check for row in rows for check in row.reports))
-    found = list(reasons(rows, checks))
-    code = worst([reason.code for reason in found])
+    code = str((identity or {}).get("code")) if same_code else None
+    found = list(reasons(rows, checks, code))
+    worst_code = worst([reason.code for reason in found])
     results = [row_of(row, check) for row in rows for check in checks]
     return Report(
         check="drift",
-        verdict=verdict_for(code),
-        exit_code=code,
+        verdict=verdict_for(worst_code),
+        exit_code=worst_code,
         identity=identity or {},
         environment={},
         plan=_plan(results),

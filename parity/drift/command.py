@@ -21,10 +21,17 @@ def drift(
         list[str] | None,
         typer.Option(
             "--expect",
-            help="Name of a row that has to be there: without it there is no verdict. May be given "
-            "several times.",
+            help="Name of a row that has to be there: without it there is no verdict. Of a folder "
+            "of rows those that are expected are read, and no others. May be given several times.",
         ),
     ] = None,
+    same_code: Annotated[
+        bool,
+        typer.Option(
+            "--same-code",
+            help="Give no verdict on reports that other code made than this: older ones, say.",
+        ),
+    ] = False,
     form: FormatOption = "text",
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -41,6 +48,7 @@ def drift(
         verb="drift",
         rows=tuple(rows or ()),
         expect=tuple(expect or ()),
+        same_code=same_code,
         form=form,
         output=tuple(output or ()),
         quiet=quiet,

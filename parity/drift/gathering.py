@@ -18,8 +18,8 @@ def gathered(
 
     Args:
         paths: A file is a row of one check. A folder of `*.json` is a row of them all. A folder
-            that holds folders alone is as if these had been given, in the order in which they are
-            expected, else of their names and the numbers in them. One that is not there and is
+            that holds folders alone is as if these had been given: those that are expected, in that
+            order, else all by their names and the numbers in them. One that is not there and is
             expected is a row without reports.
         expected: Names of rows, which have to be there.
         progress: Called for each file.
@@ -59,7 +59,10 @@ def _rows_in(path: Path, expected: Sequence[str]) -> list[Path]:
     if not path.is_dir() or any(path.glob("*.json")):
         _check_alone(path, [entry for entry in inside if any(entry.glob("*.json"))])
         return [path]
-    return sorted(inside, key=lambda entry: _rank(entry.name, expected)) or [path]
+    meant = [entry for entry in inside if not expected or entry.name in expected]
+    return sorted(meant, key=lambda entry: _rank(entry.name, expected)) or (
+        [] if inside else [path]
+    )
 
 
 def _folders(path: Path) -> list[Path]:

@@ -15,12 +15,15 @@ HAVE_NONE = frozenset({"weights", "golden", "doctor"})
 """Checks without `--fingerprints`: what they look at is held against numbers that do not move."""
 
 
-def reasons(rows: Sequence[EvidenceRow], checks: Sequence[str]) -> Iterator[Reason]:
+def reasons(
+    rows: Sequence[EvidenceRow], checks: Sequence[str], code: str | None = None
+) -> Iterator[Reason]:
     """Yield every reason, of each row and then of each check.
 
     Args:
         rows: All of them, those that were not run too.
         checks: Every check that any row has.
+        code: What code has to have made every report; None where any may.
     """
     ran = [row for row in rows if row.reports]
     if len(ran) < _FEWEST:
@@ -31,6 +34,8 @@ def reasons(rows: Sequence[EvidenceRow], checks: Sequence[str]) -> Iterator[Reas
         )
     for row in rows:
         yield from _of_row(row, checks)
+        if code is not None:
+            yield from _by_other_code(row, code)
     for check in checks:
         yield from _verdicts(check, rows)
         yield from _not_alike(check, rows)
@@ -63,6 +68,17 @@ def _of_row(row: EvidenceRow, checks: Sequence[str]) -> Iterator[Reason]:
             f"its reports were not made under one {name}: {found}",
             f"row {row.label}",
             "make all reports of a row again, in one environment",
+        )
+
+
+def _by_other_code(row: EvidenceRow, code: str) -> Iterator[Reason]:
+    """Yield which of a row's reports were not made by the code that is asked for."""
+    others = [name for name, report in row.reports.items() if report.made_under.get("code") != code]
+    if others:
+        yield _reason(
+            f"{', '.join(others)}: made by other code than {code}",
+            f"row {row.label}",
+            "make its reports again; what older code gave is no verdict on this",
         )
 
 

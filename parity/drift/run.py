@@ -9,4 +9,5 @@ from scratch_gpt.command.progress import Progress
 
 def run(options: Options, progress: Progress) -> Report:
     """Lay rows of reports side by side."""
-    return drift(gathered(options.rows, options.expect, progress), identity({}, {}))
+    rows = gathered(options.rows, options.expect, progress)
+    return drift(rows, identity({}, {}), same_code=options.same_code)

@@ -46,12 +46,21 @@ def test_a_folder_of_rows_is_all_of_them(made: Made, write: Write, tmp_path: Pat
 
 
 def test_rows_of_a_folder_come_as_expected(made: Made, write: Write, tmp_path: Path) -> None:
-    """Where names are expected, in their order; then the others, then those that are missing."""
+    """Where names are expected, these alone, in their order; then those that are missing."""
     for name in ("a", "b", "c"):
         write(f"all/{name}", made.report())
     rows = gather(tmp_path / "all", expect=("c", "gone", "b"))
-    expected = [("c", 1), ("b", 1), ("a", 1), ("gone", 0)]
+    expected = [("c", 1), ("b", 1), ("gone", 0)]
     assert expected == [(row.label, len(row.reports)) for row in rows]
+
+
+def test_a_folder_of_other_rows_than_expected_has_none(
+    made: Made, write: Write, tmp_path: Path
+) -> None:
+    """What is expected is missing then, and nothing stands for it."""
+    write("all/half-a-name", made.report())
+    rows = gather(tmp_path / "all", expect=("name",))
+    assert [(row.label, row.reports) for row in rows] == [("name", {})]
 
 
 def test_a_path_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:

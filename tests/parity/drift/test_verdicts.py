@@ -1,13 +1,16 @@
 """Rows side by side: what is a pass, and what is not."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
 from parity import check
+from parity.checks.drift import drift
 from parity.compare import Status
+from parity.drift.gathering import gathered
 from parity.drift.judging import HAVE_NONE
 from parity.errors import ExitCode
 from parity.results import Report, Verdict
@@ -15,6 +18,7 @@ from parity.results import Report, Verdict
 Made = Any
 Document = dict[str, Any]
 Laid = Callable[..., Report]
+Write = Callable[..., Path]
 
 
 def words(report: Report) -> str:
@@ -45,6 +49,21 @@ def test_movement_is_no_failure(made: Made, laid: Laid) -> None:
     assert report.drift is not None
     expected = (Verdict.PASS, 1)
     assert expected == (report.verdict, sum(move.moved for move in report.drift.moves))
+
+
+def test_reports_of_other_code_are_no_verdict_on_this(made: Made, write: Write) -> None:
+    """Where one code is asked for: what an older one left would pass for what was not run."""
+    report = made.report()
+    code = str(report["identity"]["code"])
+    older = report | {"identity": report["identity"] | {"code": "older"}}
+    rows = gathered([write("a", report), write("b", older)], (), lambda *_: None)
+    assert drift(rows, {"code": code}).exit_code == ExitCode.PASS
+    asked = drift(rows, {"code": code}, same_code=True)
+    assert (asked.exit_code, "row b" in words(asked)) == (ExitCode.INCONCLUSIVE, True)
+    assert "row a" not in words(asked)
+    alike = gathered([write("a", report), write("c", report)], (), lambda *_: None)
+    assert drift(alike, {"code": code}, same_code=True).exit_code == ExitCode.PASS
+    assert drift(alike, {"code": "newer"}, same_code=True).exit_code == ExitCode.INCONCLUSIVE
 
 
 def _fail(document: Document) -> Document:
