@@ -1,47 +1,31 @@
 """Nobody asks for a version but `reference.compat`: what differs stands there, or nowhere."""
 
-import ast
+import inspect
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from reference import compat
+from tests.version_questions import ANSWERS, COMPAT, OTHERS, questions
+
 HomeOf = Callable[[str], Path | None]
 
 PACKAGES = ("scratch_gpt", "reference", "parity", "bench", "tests")
-
-OTHERS = {
-    "torch",
-    "transformers",
-    "tokenizers",
-    "triton",
-    "safetensors",
-    "huggingface_hub",
-    "numpy",
-}
-"""Packages of others whose versions differ. To feel for what one of them has is to ask."""
-
-ASKED_OF = {
-    "importlib.metadata",
-    "packaging",
-    "pkg_resources",
-    "torch.version",
-    "torch.torch_version",
-}
-"""Modules that are there to be asked for versions."""
-
-ASKING = {
-    *("__version__", "version_info", "hexversion", "python_version", "python_version_tuple"),
-    *("TorchVersion", "torch_version"),
-}
-"""Names under which a version is had, whoever's attribute they are."""
 
 MAY_ASK = {
     "reference/compat.py": "the table",
     "tests/reference/test_compat.py": "holds it against what is installed, without its help",
     "tests/packaging/": "the metadata that are asked for are those of this project's own wheel",
+    "tests/test_rows.py": "holds what is installed against the name of the row that runs",
+    "tests/version_questions.py": "what is looked for is written there",
+    "tests/test_version_questions.py": "what is planted is written there",
+    "tests/test_versions.py": "what is listed is written there",
 }
 """Files and folders in which anything may be asked, and why."""
+
+TOLD = f"{COMPAT}.told"
 
 RECORDED: dict[str, tuple[set[str], str]] = {
     "bench/machine.py": (
@@ -50,10 +34,17 @@ RECORDED: dict[str, tuple[set[str], str]] = {
     ),
     "parity/code.py": ({"importlib.metadata"}, "a report names this project's own version"),
     "parity/knobs.py": (
-        {"platform.python_version", "torch.__version__"},
+        {"platform.python_version", "torch.__version__", TOLD},
         "a report says what it was made on",
     ),
     "parity/sources/drawn.py": ({"numpy.__version__"}, "a refusal names the NumPy that drew"),
+    "parity/sources/manifest.py": ({TOLD}, "written weights say what they were written with"),
+    "parity/sources/torch_file.py": ({TOLD}, "a refusal names the torch that does not read"),
+    "parity/tokens/run.py": ({TOLD}, "a report says what it was made on"),
+    "parity/tokens/sides.py": (
+        {TOLD, f"{COMPAT}.DIFFERENCES"},
+        "a report says, in the table's words, whose normalizer was replaced",
+    ),
     "reference/character_classes.py": (
         {"importlib.metadata"},
         "its file says whose answers it has",
@@ -67,13 +58,20 @@ RECORDED: dict[str, tuple[set[str], str]] = {
         {"numpy.__version__", "torch.__version__"},
         "held against what a report says",
     ),
-    "tests/parity/test_knobs.py": ({"torch.__version__"}, "held against what a report says"),
-    "tests/test_rows.py": (
-        {"importlib.metadata", "platform.python_version"},
-        "held against the name of the row that runs",
+    "tests/parity/test_knobs.py": (
+        {"torch.__version__", f"{COMPAT}.metadata"},
+        "held against what a report says, also where nothing is installed",
     ),
+    "tests/parity/tokens/test_tokens_command.py": ({TOLD}, "held against what a report says"),
 }
 """Who writes a version down, and decides nothing by it."""
+
+POSED: dict[str, tuple[set[str], str]] = {
+    "tests/parity/test_foreign_pickles.py": ({COMPAT, TOLD}, "another torch is posed"),
+    "tests/parity/test_torch_file.py": ({COMPAT}, "another torch is posed"),
+    "tests/reference/test_huggingface_tokenizer.py": ({COMPAT}, "another answer is posed"),
+}
+"""Who puts something else in the table's place, to see what follows."""
 
 ASKS_ITSELF: dict[str, tuple[set[str], str]] = {
     "scratch_gpt/attention_triton.py": (
@@ -84,77 +82,25 @@ ASKS_ITSELF: dict[str, tuple[set[str], str]] = {
 """Who decides by a version elsewhere, and why it cannot be in the table."""
 
 
-REFUSES: dict[str, tuple[set[str], str]] = {
+OTHERWISE: dict[str, tuple[set[str], str]] = {
     "reference/huggingface_generation.py": (
         {"hasattr(transformers.GenerationConfig())"},
         "a setting that would be ignored is refused, whatever the version",
     ),
+    "scratch_gpt/command/refusals.py": (
+        {"getattr(sys.modules.get())"},
+        "an error of a module of ours that is not loaded was not raised",
+    ),
+    "scratch_gpt/data/docstrings.py": ({"sysconfig"}, "where the standard library lies"),
     "tests/test_from_scratch.py": (
-        {"hasattr(torch.Tensor)"},
-        "what a tensor has is what the model may not use unlisted",
+        {"hasattr(torch.Tensor)", "'__version__'"},
+        "what a tensor has is what the model may not use unlisted; the list has the floor's name",
     ),
 }
-"""Who feels for something and takes no other way where it is missing."""
+"""Whose question looks like one about versions, and is another."""
 
-LISTED = {**RECORDED, **ASKS_ITSELF, **REFUSES}
-
-
-def meanings(tree: ast.AST) -> dict[str, str]:
-    """Return what each imported name stands for."""
-    found = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                top = alias.name.split(".")[0]
-                found[alias.asname or top] = alias.name if alias.asname else top
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            for alias in node.names:
-                found[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-    return found
-
-
-def full_name(node: ast.expr, known: dict[str, str]) -> str:
-    """Return what an expression is called in full, `?` where it is no imported name's."""
-    if isinstance(node, ast.Name):
-        return known.get(node.id, "?")
-    if isinstance(node, ast.Attribute):
-        return f"{full_name(node.value, known)}.{node.attr}"
-    return full_name(node.func, known) + "()" if isinstance(node, ast.Call) else "?"
-
-
-def of_modules(name: str) -> Iterator[str]:
-    """Give the module that is asked for versions of which a full name is, or is in."""
-    yield from (module for module in ASKED_OF if f"{name}.".startswith(f"{module}."))
-
-
-def felt_for(node: ast.Call, known: dict[str, str]) -> Iterator[str]:
-    """Give what a call of `hasattr`, or of `getattr` with something to fall back on, feels for."""
-    called = node.func.id if isinstance(node.func, ast.Name) else ""
-    least = {"hasattr": 2, "getattr": 3}.get(called, len(node.args) + 1)
-    if len(node.args) >= least:
-        owner = full_name(node.args[0], known)
-        if owner.split(".")[0].removesuffix("()") in OTHERS:
-            yield f"{called}({owner})"
-    if called in {"hasattr", "getattr"} and len(node.args) > 1:
-        literal = node.args[1]
-        if isinstance(literal, ast.Constant) and literal.value in ASKING:
-            yield f"{full_name(node.args[0], known)}.{literal.value}"
-
-
-def questions(source: str) -> set[str]:
-    """Return every question about a version that `source` asks."""
-    tree = ast.parse(source)
-    known = meanings(tree)
-    found = {module for name in known.values() for module in of_modules(name)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {module for alias in node.names for module in of_modules(alias.name)}
-        elif isinstance(node, ast.Call):
-            found |= set(felt_for(node, known))
-        elif isinstance(node, ast.Attribute):
-            name = full_name(node, known)
-            found |= set(of_modules(name)) | ({name} if node.attr in ASKING else set())
-    return found | {name for name in known.values() if name.split(".")[-1] in ASKING}
+LISTS = (RECORDED, POSED, ASKS_ITSELF, OTHERWISE)
+LISTED = {path: line for listed in LISTS for path, line in listed.items()}
 
 
 def sources(home_of: HomeOf) -> Iterator[tuple[str, str]]:
@@ -175,7 +121,7 @@ def test_nobody_else_asks_for_a_version(home_of: HomeOf) -> None:
     assert len(asked) > 300, "nearly nothing was looked at"
     expected = {path: names for path, (names, _why) in LISTED.items()}
     assert {path: names for path, names in asked.items() if names} == expected
-    assert len(LISTED) == len(RECORDED) + len(ASKS_ITSELF) + len(REFUSES)
+    assert len(LISTED) == sum(map(len, LISTS))
 
 
 def test_the_table_does_ask(home_of: HomeOf) -> None:
@@ -185,68 +131,14 @@ def test_the_table_does_ask(home_of: HomeOf) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "question"),
-    [
-        ("import torch\nif torch.__version__ > '2': ...", "torch.__version__"),
-        ("import torch as t\nt.__version__.split('.')", "torch.__version__"),
-        ("from torch import __version__", "torch.__version__"),
-        ("def f(module):\n    return module.__version__", "?.__version__"),
-        ("import torch\ngetattr(torch, '__version__')", "torch.__version__"),
-        ("import torch\ntorch.version.cuda", "torch.version"),
-        ("import torch.version", "torch.version"),
-        ("from torch.torch_version import __doc__", "torch.torch_version"),
-        ("from torch import TorchVersion", "torch.TorchVersion"),
-        ("from importlib.metadata import version", "importlib.metadata"),
-        ("from importlib import metadata\nmetadata.version('torch')", "importlib.metadata"),
-        ("import importlib.metadata as m", "importlib.metadata"),
-        ("import importlib.metadata", "importlib.metadata"),
-        ("def f():\n    from importlib.metadata import distribution", "importlib.metadata"),
-        ("from packaging.version import Version", "packaging"),
-        ("from packaging import version", "packaging"),
-        ("import pkg_resources", "pkg_resources"),
-        ("import sys\nsys.version_info >= (3, 12)", "sys.version_info"),
-        ("from sys import version_info as v", "sys.version_info"),
-        ("import platform\nplatform.python_version_tuple()", "platform.python_version_tuple"),
-        ("import torch\nhasattr(torch, 'compile')", "hasattr(torch)"),
-        ("import torch\nhasattr(torch.backends.mkldnn, 'x')", "hasattr(torch.backends.mkldnn)"),
-        ("from torch import nn\ngetattr(nn, 'Buffer', None)", "getattr(torch.nn)"),
-        (
-            "from transformers import GenerationConfig as G\nhasattr(G(), 'x')",
-            "hasattr(transformers.GenerationConfig())",
-        ),
-        (
-            "from transformers.utils import is_torch_greater_or_equal, torch_version",
-            "transformers.utils.torch_version",
-        ),
-    ],
-)
-def test_a_planted_question_is_found(source: str, question: str) -> None:
-    """However and wherever it stands, it is named."""
-    expected = {question}
-    assert expected == questions(source)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "from reference import compat\ncompat.unpickles_safely()",
-        "import os\nhasattr(os, 'fork')",
-        "import torch\ngetattr(torch, 'float64')",
-        "def f(model):\n    return hasattr(model, 'h')",
-        "schema_version = 3\nversion = schema_version",
-    ],
-)
-def test_what_is_no_question_is_left_alone(source: str) -> None:
-    """The table's own answers, other things that may be missing, other versions."""
-    assert not questions(source)
-
-
-@pytest.mark.parametrize(
     ("path", "planted"),
     [
         ("parity/knobs.py", "if hasattr(torch.backends.mkldnn, 'matmul'): ..."),
         ("parity/sources/torch_file.py", "int(torch.__version__.split('.')[1]) < 10"),
         ("reference/huggingface.py", "import transformers\ntransformers.__version__ < '5'"),
+        ("parity/sources/manifest.py", "old = compat.told('torch') < '2.9'"),
+        ("parity/tokens/sides.py", "if compat.DIFFERENCES['safe unpickling'].holds(): ..."),
+        ("bench/decoding.py", "from reference.compat import installed"),
     ],
 )
 def test_a_question_planted_into_a_module_is_found(
@@ -254,6 +146,28 @@ def test_a_question_planted_into_a_module_is_found(
 ) -> None:
     """Behind all that stands there: the list no longer fits."""
     text = dict(sources(home_of))[path]
-    allowed = RECORDED.get(path, (set(), ""))[0]
+    allowed = LISTED.get(path, (set(), ""))[0]
     assert questions(text) == allowed
     assert questions(f"{text}\n{planted}\n") > allowed
+
+
+def test_what_everybody_may_have_is_an_answer() -> None:
+    """Each answers from the table, and whatever else gives a version is not among them."""
+    for name in ANSWERS:
+        assert "DIFFERENCES" in getattr(compat, name).__code__.co_names
+    functions = {name for name, _ in inspect.getmembers(compat, inspect.isfunction)}
+    assert functions - ANSWERS == {"installed", "parsed", "shown", "told"}
+
+
+def test_every_package_that_is_depended_on_may_differ() -> None:
+    """None that an install brings is felt for unseen."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    lines = [
+        *project["project"]["dependencies"],
+        *(
+            line
+            for extra in ("triton", "original-text", "plot")
+            for line in project["project"]["optional-dependencies"][extra]
+        ),
+    ]
+    assert {line.partition(">")[0] for line in lines} == OTHERS - {"sys"}
