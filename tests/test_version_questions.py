@@ -24,6 +24,10 @@ BY_NAME = {
     "from packaging.version import Version": "packaging",
     "from packaging import version": "packaging",
     "from looseversion import LooseVersion": "looseversion",
+    "from distutils.version import LooseVersion": "distutils",
+    "import numpy as np\nnp.version.full_version": "numpy.version",
+    "import sys\nsys.hexversion": "sys.hexversion",
+    "import platform\nplatform.python_version()": "platform.python_version",
     "import pkg_resources": "pkg_resources",
     "import sys\nprint(sys.version_info)": "sys.version_info",
     "from sys import version_info as v": "sys.version_info",
@@ -114,6 +118,9 @@ BY_TRYING = {
     ),
     "from torch import load\ntry:\n    load('x', mmap=True)\nexcept TypeError:\n    load('x')": (
         "TypeError of torch"
+    ),
+    "from torch import *\nfrom torch import nn\ntry:\n    nn.Buffer\nexcept NameError:\n    pass": (
+        "NameError of torch"
     ),
     "import contextlib, torch\nwith contextlib.suppress(AttributeError):\n    torch.compile()": (
         "AttributeError of torch"

@@ -2,10 +2,12 @@
 
 Each test makes an environment of its own with uv, from the package index: `tox -e extras`, or
 `pytest -m packaging` in a checkout. Versions are kept to those of the file that `UV_CONSTRAINT`
-names, else of the checkout's constraints.txt.
+names, else of the checkout's constraints.txt; and once each extra is resolved as users do it, to
+whatever the index has, and nothing installed.
 """
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement  # comes with pytest
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(1_800)]  # an index may be slow
 
@@ -79,14 +82,27 @@ WORK: dict[str, tuple[tuple[Command, str], ...]] = {
 CASES = {"plain": [""], **{extra: [extra] for extra in EXTRAS}, "all": ["", *EXTRAS]}
 
 
+def brought(extra: str, **elsewhere: str) -> set[str]:
+    """Return the packages that an extra asks for on this machine, or on one that is described."""
+    lines = map(Requirement, PROJECT["optional-dependencies"].get(extra, PROJECT["dependencies"]))
+    return {
+        line.name for line in lines if line.marker is None or line.marker.evaluate({**elsewhere})
+    }
+
+
 def settings() -> dict[str, str]:
     """Return the variables of a shell that knows nothing of the tests that run here."""
-    ours = ("PYTEST", "COV", "PYTHON", "VIRTUAL_ENV", "TOX")
+    ours = ("PYTEST", "COV", "PYTHON", "VIRTUAL_ENV", "TOX", "UV_CONSTRAINT")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    constraints = kept.get("UV_CONSTRAINT", str(HERE / "constraints.txt"))
-    assert Path(constraints).is_file(), f"no versions to keep to: {constraints}"
     wheels = kept.get("UV_FIND_LINKS") or kept.get("PIP_FIND_LINKS", "")
-    return kept | {"UV_CONSTRAINT": constraints, "UV_FIND_LINKS": wheels}
+    return kept | {"UV_FIND_LINKS": wheels}
+
+
+def constraints() -> tuple[str, str]:
+    """Return the option that keeps to the versions; the variable's paths uv parts at spaces."""
+    source = Path(os.environ.get("UV_CONSTRAINT", HERE / "constraints.txt"))
+    assert source.is_file(), f"no versions to keep to: {source}"
+    return "--constraints", str(source)
 
 
 def run(*command: str, folder: Path) -> str:
@@ -113,14 +129,28 @@ def uv() -> str:
     return found
 
 
+def requirement(wheel: Path, extras: list[str]) -> str:
+    """Return the line that asks for the wheel with these extras."""
+    return f"gpt1-parity[{','.join(filter(None, extras))}] @ {wheel.as_uri()}"
+
+
 def installed(uv: str, wheel: Path, extras: list[str], folder: Path) -> str:
     """Return the Python of a new environment with the wheel and these extras."""
     run(uv, "venv", "--python", sys.executable, "env", folder=folder)
     homes = os.pathsep.join(str(folder / "env" / home) for home in ("bin", "Scripts"))
     python = str(shutil.which("python", path=homes))
-    wanted = f"gpt1-parity[{','.join(filter(None, extras))}] @ {wheel.as_uri()}"
-    run(uv, "pip", "install", "--python", python, wanted, folder=folder)
+    install = (uv, "pip", "install", "--python", python, *constraints())
+    run(*install, requirement(wheel, extras), folder=folder)
     return python
+
+
+def resolved(uv: str, *wanted: str, options: tuple[str, ...] = (), folder: Path) -> dict[str, str]:
+    """Return the version of each package that uv would install; none is."""
+    (folder / "wanted.in").write_text("\n".join(wanted), encoding="utf-8")
+    plain = ("--python", sys.executable, "--no-header", "--no-annotate", "--quiet")
+    lines = run(uv, "pip", "compile", *plain, *options, "wanted.in", folder=folder).splitlines()
+    pairs = (line.partition(" ;")[0].split("==") for line in lines if "==" in line)
+    return {name.replace("-", "_"): version for name, version in pairs}
 
 
 def test_every_extra_is_tried(packed: Distribution) -> None:
@@ -132,10 +162,13 @@ def test_every_extra_is_tried(packed: Distribution) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_an_extra_installs_and_works(case: str, uv: str, wheel: Path, tmp_path: Path) -> None:
     """Nothing contradicts anything, and each command says what is expected of it."""
+    useful = [extra for extra in CASES[case] if brought(extra)]
+    if not useful:
+        pytest.skip(f"not run: on {platform.system()} the extra {case} brings nothing")
     python = installed(uv, wheel, CASES[case], tmp_path)
     run(uv, "pip", "check", "--python", python, folder=tmp_path)
     assert "Usage: python -m parity.check doctor" in run(python, *HELP, folder=tmp_path)
-    for extra in CASES[case]:
+    for extra in useful:
         for command, expected in WORK[extra]:
             assert expected in run(python, *command, folder=tmp_path)
 
@@ -150,3 +183,40 @@ def test_without_its_extra_the_work_is_not_done(uv: str, wheel: Path, tmp_path: 
     run(uv, "pip", "uninstall", "--python", python, "safetensors", folder=tmp_path)
     with pytest.raises(AssertionError, match="safetensors"):
         run(uv, "pip", "check", "--python", python, folder=tmp_path)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_extra_resolves_without_constraints(
+    case: str, uv: str, wheel: Path, tmp_path: Path
+) -> None:
+    """To the newest that the index has, as when a user installs it, and to one of each package."""
+    found = resolved(uv, requirement(wheel, CASES[case]), folder=tmp_path)
+    wanted = set().union(*(brought(extra) for extra in ("", *CASES[case])))
+    assert {name.replace("-", "_") for name in wanted} <= set(found)
+
+
+def test_what_contradicts_the_wheel_is_found(uv: str, wheel: Path, tmp_path: Path) -> None:
+    """As a user would be told: the bounds of the wheel are read, and nothing of constraints.txt."""
+    plain = requirement(wheel, [])
+    with pytest.raises(AssertionError, match="No solution found"):
+        resolved(uv, plain, "typer==0.25.1", folder=tmp_path)
+    assert resolved(uv, plain, "typer==0.26.0", folder=tmp_path)["typer"] == "0.26.0"
+
+
+def test_a_path_with_a_space_constrains(
+    uv: str, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a checkout in a folder of any name."""
+    other = tmp_path / "my own" / "versions.txt"
+    other.parent.mkdir()
+    other.write_text("typer==0.26.0\n", encoding="utf-8")
+    monkeypatch.setenv("UV_CONSTRAINT", str(other))
+    found = resolved(uv, requirement(wheel, []), options=constraints(), folder=tmp_path)
+    assert found["typer"] == "0.26.0"
+
+
+def test_what_an_extra_brings_goes_by_the_system() -> None:
+    """There is no Triton but for Linux, and everything else is for all."""
+    assert brought("triton", platform_system="Linux") == {"triton"}
+    nothing = [extra for extra in ("", *EXTRAS) if not brought(extra, platform_system="Darwin")]
+    assert nothing == ["triton"]
