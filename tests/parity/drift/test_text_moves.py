@@ -158,6 +158,7 @@ def test_a_pair_that_moved_as_another_did_says_so(made: Made, laid: Laid) -> Non
     expected = ["the same lines as 1→2"]
     assert expected == [line for line in text.splitlines() if "same lines" in line]
     assert text.index("1→3  nothing else differs") < text.index("the same lines")
+    assert text.count("by, most: ") == 1  # what the columns are is told once, too
 
 
 def test_what_is_not_known_is_not_nought(made: Made, laid: Laid) -> None:
