@@ -48,6 +48,13 @@ def test_every_classifier_is_one(packed: Distribution) -> None:
     assert not set(found) - known_classifiers
 
 
+def test_no_system_is_claimed_but_what_was_tried(packed: Distribution) -> None:
+    """Every row of tox.ini has run on Linux, and on nothing else; Windows refuses people links."""
+    found = packed.metadata.get_all("Classifier") or []
+    expected = ["Operating System :: POSIX :: Linux"]
+    assert expected == [line for line in found if line.startswith("Operating System")]
+
+
 def test_the_oldest_python_is_the_first_classified(packed: Distribution) -> None:
     """What installers go by and what readers see is one version, and none is left out after it."""
     found = packed.metadata.get_all("Classifier") or []
