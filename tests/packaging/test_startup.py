@@ -30,7 +30,7 @@ SCRIPTS = {"reference.character_classes", "reference.surrogate", "bench.memory"}
 ALLOWED = {
     *("typer", "click", "shellingham", "rich", "pygments", "markdown_it", "mdurl", "colorama"),
     *("annotated_doc", "annotated_types", "typing_extensions", "typing_inspection"),
-    *("pydantic", "pydantic_core"),  # typer's own choice, where they are installed
+    *("attr", "attrs", "pydantic", "pydantic_core"),  # theirs, where something else installs them
 }
 """What typer may bring, in any version: all of it small."""
 
