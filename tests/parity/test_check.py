@@ -38,7 +38,7 @@ OPTIONS = {
         *("--text", "--vocabulary", "--seed", FINGERPRINTS, *REPORTING),
     },
     "golden": {"--weights", *REPORTING},
-    "drift": {"rows", "--expect", *REPORTING},
+    "drift": {"rows", "--expect", "--same-code", *REPORTING},
 }
 
 

@@ -166,13 +166,23 @@ def hub_module() -> ModuleType:
 def serve(hub_module: ModuleType) -> Iterator[Callable[..., Any]]:
     """Return the function that serves a `FakeHub` with the given attributes until the test ends."""
     with contextlib.ExitStack() as stack:
+        if compat.leaves_connections_open():
+            stack.enter_context(_collected_quietly())
         yield lambda **given: stack.enter_context(hub_module.served(hub_module.FakeHub(**given)))
-    # The collector would warn of them in whatever test runs when it comes round.
-    if compat.leaves_connections_open():
+
+
+@contextlib.contextmanager
+def _collected_quietly() -> Iterator[None]:
+    """Keep the collector from warning of open connections, in this test or a later one."""
+    gc.disable()
+    try:
+        yield
+    finally:
         huggingface_hub.utils.reset_sessions()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
