@@ -179,6 +179,7 @@ EVERYTHING = {
     "--quiet": (None, {"quiet": True}),
     "--debug": (None, {"debug": True}),
     "--expect": ("a", {"expect": ("a",)}),
+    "--same-code": (None, {"same_code": True}),
     "rows": ("b", {"rows": (Path("rows"), Path("b"))}),  # no option: both words are arguments
 }
 """For every option a value that is not its default, and what has to come of it."""
