@@ -47,12 +47,12 @@ class Place:
     def tap(self) -> Tap:
         """The place as an entry of a plan, and the kind of it whose rounding counts together.
 
-        Adam makes a whole step of a gradient that is all rounding. How many such elements a tensor
-        has is luck, so that for small ones the worst of all weights counts.
+        A gradient's rounding has causes of its own in every step and form, some of them common to
+        all blocks: the steps of both forms are as many samples of it. A weight's is what its dtype
+        cannot hold, whichever weight it is.
         """
-        alike = (self.form, self.quantity)
-        kind = alike if self.quantity == "weight" else (*alike, str(self.step), self._kind)
-        return Tap(self.name, Kind(" ".join(kind), Axes.ROWS, (), ""), ())
+        kind = self.quantity if self.quantity == "weight" else f"{self.quantity} {self._kind}"
+        return Tap(self.name, Kind(kind, Axes.ROWS, (), ""), ())
 
     @property
     def _kind(self) -> str:
