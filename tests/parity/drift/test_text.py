@@ -95,8 +95,12 @@ def test_no_cell_is_cut(
     assert max(map(len, text.splitlines())) <= max(92, int(columns))
 
 
-def test_what_moved_without_a_size_has_a_column(made: Made, laid: Laid) -> None:
+@pytest.mark.parametrize("columns", ["100", "80"])
+def test_what_moved_without_a_size_has_a_column(
+    columns: str, made: Made, laid: Laid, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody knows how far: that is not the same, and not what nobody knows of at all."""
+    monkeypatch.setenv("COLUMNS", columns)
     run = {"norm": None, "sketch": ""}
     taken = [[made.fingerprint(made.OURS, "logits", digest=d * 16, **run)] for d in "01"]
     rows = [made.report(fingerprints=found) for found in (*taken, [])]
