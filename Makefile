@@ -32,7 +32,7 @@ test: $(VENV)/.installed-test  ## run the tests, without the slow ones
 test-slow: $(VENV)/.installed-test  ## run the slow tests alone
 	$(TESTING) -m slow -n 2 --dist loadfile $(ARGS)
 
-# The threshold is coverage-report's, so that several runs can be added up before it is judged.
+# The threshold is coverage-report's, so that what fails is the tests or the threshold.
 coverage: $(VENV)/.installed-test  ## run the tests and measure branches: htmlcov/, fails below the threshold
 	$(TESTING) $(WORKERS) --cov --cov-report= --cov-fail-under=0 $(ARGS)
 	$(MAKE) coverage-report
