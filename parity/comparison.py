@@ -23,7 +23,7 @@ from parity.explain import Explainer
 from parity.fingerprints import Fingerprints
 from parity.flips import flipped
 from parity.inputs import Inputs
-from parity.judge import Names, extra_rows, identity_rows, quality_rows
+from parity.judge import extra_rows, identity_rows, judging, names_of, quality_rows
 from parity.lockstep import Look, Observations, Pass, Subject, walk
 from parity.results import Mode, Reason, Row
 from parity.taps import Tap, exempt, never_formed, taps
@@ -94,6 +94,12 @@ class Comparison:
             if tap.name not in absent and fnmatch.fnmatchcase(tap.name, self.select)
         ]
 
+    @property
+    def measured(self) -> frozenset[str]:
+        """The names of the taps to measure: all that are compared, and what judges them."""
+        compared = [tap for attention in self.candidates for tap in self.planned(attention)]
+        return frozenset(tap.name for tap in judging(compared, self.plan))
+
     def compare(self) -> None:
         """Run every pass that the modes ask for."""
         if self.modes & {Mode.IDENTITY, Mode.PROPAGATED}:
@@ -135,7 +141,9 @@ class Comparison:
     def _judge(self, found: Observations, attention: str, mode: Mode, precision: Precision) -> None:
         names = names_of(attention, precision.dtype)
         plan = self.planned(attention)
-        self.rows += quality_rows(found, names, plan, attention, mode, precision, self.bounds)
+        self.rows += quality_rows(
+            found, names, plan, self.plan, attention, mode, precision, self.bounds
+        )
         self.rows += extra_rows(found, names, attention, str(precision.dtype)[6:], mode)
 
     def _subjects(self, dtype: torch.dtype, only: str | None = None) -> list[Subject]:
@@ -184,7 +192,7 @@ class Comparison:
             witness=witness,
             rounded_to=rounded_to,
             raw=raw,
-            selected=frozenset(tap.name for a in self.candidates for tap in self.planned(a)),
+            selected=self.measured,
         )
         found = walk(lockstep, progress=self._step, look=self._look(beside))
         self._note_broken(found)
@@ -242,9 +250,3 @@ class Comparison:
                     code=ExitCode.INTERNAL if theirs else ExitCode.FAIL,
                 )
             )
-
-
-def names_of(attention: str, dtype: torch.dtype) -> Names:
-    """Return what the observations call our run on a path, and Hugging Face's, in `dtype`."""
-    short = str(dtype).removeprefix("torch.")
-    return Names(ours=f"ours/{attention}/{short}", huggingface=f"huggingface/{short}")

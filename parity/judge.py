@@ -11,6 +11,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from parity.compare import Difference, Status
 from parity.lockstep import Observations
 from parity.results import Mode, Row
@@ -28,6 +30,23 @@ class Names:
 
     ours: str
     huggingface: str
+
+
+def names_of(attention: str, dtype: torch.dtype) -> Names:
+    """Return what the observations call our run on a path, and Hugging Face's, in `dtype`."""
+    short = str(dtype).removeprefix("torch.")
+    return Names(ours=f"ours/{attention}/{short}", huggingface=f"huggingface/{short}")
+
+
+def judging(compared: Sequence[Tap], plan: Sequence[Tap]) -> list[Tap]:
+    """Return the taps of a plan whose errors have a part in the verdict on some of them.
+
+    Those of the same kinds, and beside the loss the logits.
+    """
+    kinds = {tap.kind.name for tap in compared}
+    if "loss" in kinds:
+        kinds.add("logits")
+    return [tap for tap in plan if tap.kind.name in kinds]
 
 
 def identity_rows(
@@ -71,13 +90,18 @@ def quality_rows(  # noqa: PLR0913 - what is judged, and under which rules
     found: Observations,
     names: Names,
     plan: Sequence[Tap],
+    peers: Sequence[Tap],
     attention: str,
     mode: Mode,
     precision: Precision,
     bounds: Bounds,
 ) -> list[Row]:
-    """Return one row for each tap of a pass in the dtype judged; the oracle is the witness."""
-    noise = _reference_noise(found, names.huggingface, plan)
+    """Return one row for each tap of a pass in the dtype judged; the oracle is the witness.
+
+    What Hugging Face's error counts as is taken from `peers`, all taps that were measured: a
+    tap's verdict must not depend on which others were asked for.
+    """
+    noise = _reference_noise(found, names.huggingface, peers)
     if mode is Mode.PROPAGATED:
         noise |= _loss_noise(found, names.huggingface, noise)
     rows = []
@@ -161,8 +185,9 @@ def _reference_noise(
 ) -> dict[str, tuple[float, float]]:
     """Return Hugging Face's own (RMS, peak) error per tap.
 
-    A small tensor's error is a small sample: what counts for it is the largest error among the
-    blocks' tensors of its kind. Ours is never pooled.
+    A small tensor's error is a small sample: what counts for it is the largest error among all
+    tensors of its kind, those of other blocks and, of a gradient, of other steps. Ours is never
+    pooled.
     """
     seen = {
         tap.name: found.differences[huggingface, tap.name, "oracle"]

@@ -1,4 +1,4 @@
-"""A training step in NumPy float64, written from the release's optimizer and from AdamW's paper.
+"""A training step in NumPy, written from the release's optimizer and from AdamW's paper.
 
 It shares no code with what it judges: the schedule counts steps as the release does, `t` from 0,
 each form of Adam is one line a formula, and every array is new.
@@ -7,11 +7,12 @@ each form of Adam is one line a formula, and every array is new.
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
 
@@ -77,7 +78,10 @@ def step(state: State, gradients: Arrays, learning_rate: float, constants: Const
 def stepped(  # noqa: PLR0913 - the variables of the formula
     p: Array, m: Array, v: Array, g: Array, t: int, lr: float, c: Constants
 ) -> tuple[Array, Array, Array]:
-    """Return one parameter and its moments after the step that `t` others came before."""
+    """Return one parameter and its moments after the step that `t` others came before.
+
+    Everything is computed in the dtype of the arrays.
+    """
     m = c.b1 * m + (1 - c.b1) * g
     v = c.b2 * v + (1 - c.b2) * g * g
     l2 = c.l2 if c.vector_l2 or p.ndim > 1 else 0.0

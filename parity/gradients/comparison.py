@@ -17,13 +17,13 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity import subjects
 from parity.compare import Held, visible_entries
-from parity.comparison import Comparison, names_of
+from parity.comparison import Comparison
 from parity.gradients import losses, reasons
 from parity.gradients.backward import backward
 from parity.gradients.gauge import WITNESS, Gauge
 from parity.gradients.places import NOTHING_TO_ATTEND, is_parameter, kind_of, places
 from parity.gradients.slopes import Slopes
-from parity.judge import extra_rows, identity_rows, quality_rows
+from parity.judge import extra_rows, identity_rows, names_of, quality_rows
 from parity.lockstep import Observations
 from parity.mapping import rows as mapping_rows
 from parity.results import Mode, Row
@@ -87,7 +87,7 @@ class GradientComparison(Comparison):
 
     def _keep_truths(self) -> None:
         """Run Hugging Face's model in float64, keep its gradients, and look whether it lives."""
-        wanted = {p.name: p for path in self.candidates for p in self.planned(path)}
+        wanted = self.measured
 
         def keep(name: str, gradient: Tensor) -> None:
             self._step(f"{name}, Hugging Face, float64")
@@ -202,7 +202,9 @@ class GradientComparison(Comparison):
 
     def _quality(self, plan: list[Tap], attention: str, precision: Precision) -> list[Row]:
         names, mode = names_of(attention, precision.dtype), Mode.PROPAGATED
-        judged = quality_rows(self.found, names, plan, attention, mode, precision, self.bounds)
+        judged = quality_rows(
+            self.found, names, plan, self.plan, attention, mode, precision, self.bounds
+        )
         judged += extra_rows(self.found, names, attention, str(precision.dtype)[6:], mode)
         return [dataclasses.replace(row, witness=WITNESS) for row in judged]
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.compare import Difference
-from parity.comparison import Comparison, names_of
+from parity.comparison import Comparison
 from parity.gradients import reasons
 from parity.gradients.gauge import TRUTH, WITNESS
 from parity.gradients.places import parameters as parameter_names
-from parity.judge import identity_rows, quality_rows
+from parity.judge import identity_rows, names_of, quality_rows
 from parity.lockstep import Observations
 from parity.mapping import rows as mapping_rows
 from parity.results import Mode, Row
@@ -36,6 +36,10 @@ from reference import huggingface
 
 JUDGED = ("gradient", "weight")
 """Quantities whose rounding is judged; a single number's may by luck be none."""
+
+
+def _is_judged(tap: Tap) -> bool:
+    return parsed(tap.name).quantity in JUDGED
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -155,10 +159,13 @@ class TrainingComparison(Comparison):
             row = self._single.get((attention, tap.name)) or made[tap.name]
             self.rows.append(row)
         if self.precision is not None:
-            judged = [tap for tap in tensors if parsed(tap.name).quantity in JUDGED]
+            judged = [tap for tap in tensors if _is_judged(tap)]
             self.rows += self._quality(judged, attention, self.precision)
 
     def _quality(self, plan: list[Tap], attention: str, precision: Precision) -> list[Row]:
         names, mode = names_of(attention, precision.dtype), Mode.PROPAGATED
-        judged = quality_rows(self.found, names, plan, attention, mode, precision, self.bounds)
+        peers = [tap for tap in self.plan if _is_judged(tap)]
+        judged = quality_rows(
+            self.found, names, plan, peers, attention, mode, precision, self.bounds
+        )
         return [dataclasses.replace(row, witness=WITNESS) for row in judged]

@@ -47,16 +47,11 @@ class Place:
     def tap(self) -> Tap:
         """The place as an entry of a plan, and the kind of it whose rounding counts together.
 
-        A gradient's rounding has causes of its own in every step and form, some of them common to
-        all blocks: the steps of both forms are as many samples of it. A weight's is what its dtype
-        cannot hold, whichever weight it is.
+        Rounding has causes of its own in every step, some of them common to all blocks: each step
+        is one sample. What one form's steps round says nothing of the other's.
         """
-        kind = self.quantity if self.quantity == "weight" else f"{self.quantity} {self._kind}"
+        kind = f"{self.form} {self.quantity} {kind_of(self.parameter)}"
         return Tap(self.name, Kind(kind, Axes.ROWS, (), ""), ())
-
-    @property
-    def _kind(self) -> str:
-        return kind_of(self.parameter)
 
 
 def parsed(name: str) -> Place:

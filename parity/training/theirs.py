@@ -1,7 +1,7 @@
 """Hugging Face's side of a run: one batch, no parts, and a step by another hand than ours.
 
-In float64 the release's step is the NumPy oracle's; AdamW's is PyTorch's. In the dtype judged the
-release's form, of which no library has another, is our optimizer's.
+The release's step is the NumPy oracle's, AdamW's is PyTorch's, in float64 and in the dtype judged:
+were it our optimizer's there, what that rounds would be in the error which ours may have.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ from parity.training.draws import Draws
 from parity.training.ours import tied
 from parity.training.recipe import FORMS, Recipe
 from reference import huggingface, huggingface_dropout, training_oracle
-from scratch_gpt.optimizer import Adam
 
 
 class Piece(NamedTuple):
@@ -45,14 +44,13 @@ class TheirRun:
         self.parameters = {ours: own[theirs] for ours, theirs in names.items()}
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        exact = next(iter(own.values())).dtype == torch.float64
-        kinds = {"released": Oracle if exact else Ours, "adamw": PyTorch}
+        stepper = STEPPERS[recipe.form]
         self._moments = {
-            which: {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+            which: {name: stepper.zeros(p) for name, p in self.parameters.items()}
             for which in ("first", "second")
         }
         self._steppers = {
-            name: [kinds[recipe.form](piece, recipe) for piece in self._pieces(name)]
+            name: [stepper(piece, recipe) for piece in self._pieces(name)]
             for name in self.parameters
         }
         self.norm = 0.0
@@ -92,10 +90,7 @@ class TheirRun:
         return rate
 
     def moments(self, which: str) -> dict[str, Tensor]:
-        """Return the `first` or `second` moments by parameter.
-
-        In the dtype judged they are not asked for, and the release's form has its own.
-        """
+        """Return the `first` or `second` moments by parameter."""
         return self._moments[which]
 
     def let_go(self) -> None:
@@ -133,7 +128,10 @@ def _square(parameter: nn.Parameter) -> float:
 
 
 class Oracle:
-    """Some rows of a parameter stepped by the NumPy oracle, in the release's form."""
+    """Some rows of a parameter stepped by the NumPy oracle, in the release's form.
+
+    It computes in the parameter's dtype; of a narrower one than float32, in float32.
+    """
 
     def __init__(self, piece: Piece, recipe: Recipe) -> None:
         self._piece = piece
@@ -148,12 +146,20 @@ class Oracle:
     def step(self, gradient: Tensor, number: int, rate: float) -> None:
         """Make the step that `number` others came before."""
         own = [tensor.detach() for tensor in self._piece]
-        p, first, second = (tensor.numpy() for tensor in own)
-        after = training_oracle.stepped(
-            p, first, second, gradient.numpy(), number, rate, self._constants
-        )
+        p, first, second, g = (_wide(tensor).numpy() for tensor in (*own, gradient))
+        after = training_oracle.stepped(p, first, second, g, number, rate, self._constants)
         for tensor, made in zip(own, after, strict=True):
             tensor.copy_(torch.from_numpy(made))
+
+    @staticmethod
+    def zeros(parameter: Tensor) -> Tensor:
+        """Return a moment before the first step."""
+        return torch.zeros_like(_wide(parameter))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in a dtype that NumPy has and the oracle computes in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class PyTorch:
@@ -178,21 +184,11 @@ class PyTorch:
         self._optimizer.step()
         self._parameter.grad = None
 
+    @staticmethod
+    def zeros(parameter: Tensor) -> Tensor:
+        """Return a moment before the first step."""
+        return torch.zeros_like(parameter)
 
-class Ours:
-    """Some rows of a parameter stepped by our optimizer: its rounding is in both runs then."""
 
-    def __init__(self, piece: Piece, recipe: Recipe) -> None:
-        self._piece = piece
-        self._optimizer = Adam(
-            [("rows", piece.parameter)],
-            betas=recipe.betas,
-            epsilon=recipe.epsilon,
-            weight_decay=recipe.weight_decay,
-        )
-
-    def step(self, gradient: Tensor, _number: int, rate: float) -> None:
-        """Make the next step."""
-        self._piece.parameter.grad = gradient
-        self._optimizer.step(rate)
-        self._piece.parameter.grad = None
+STEPPERS: Mapping[str, type[Oracle] | type[PyTorch]] = {"released": Oracle, "adamw": PyTorch}
+"""Whose step is held against ours, by form."""

@@ -56,7 +56,7 @@ def identity(found: Observations) -> dict[tuple[str, str], Row]:
 
 def quality(found: Observations, mode: Mode = Mode.PROPAGATED) -> dict[str, Row]:
     """Return the rows of a float32 pass by tap."""
-    rows = quality_rows(found, NAMES, PLAN, "plain", mode, FLOAT32, BOUNDS)
+    rows = quality_rows(found, NAMES, PLAN, PLAN, "plain", mode, FLOAT32, BOUNDS)
     return {row.tap: row for row in rows}
 
 

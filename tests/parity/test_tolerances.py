@@ -97,7 +97,7 @@ def test_the_refusal_says_what_would_be_accepted() -> None:
     """It is inconclusive, and names the range."""
     with pytest.raises(InconclusiveError) as refusal:
         Bounds(identity=1e9).check(None)
-    expected = (ExitCode.INCONCLUSIVE, "it must lie in [1.1e-11, 1e-08]")
+    expected = (ExitCode.INCONCLUSIVE, "it must lie in [2.1e-11, 1e-08]")
     assert expected == (refusal.value.code, refusal.value.where)
 
 

@@ -106,9 +106,9 @@ def test_what_moved_without_a_size_has_a_column(
     rows = [made.report(fingerprints=found) for found in (*taken, [])]
     text = shown(laid(a=[rows[0]], b=[rows[1]], c=[rows[2]]))
     at = text.index("largest change")
-    columns = [" ".join(line.split()) for line in text[at:].splitlines()[1:3]]
+    headed = [" ".join(line.split()) for line in text[at:].splitlines()[1:3]]
     expected = ["1→2", "logits ?/-"]
-    assert expected == columns
+    assert expected == headed
     assert "float32 logits ? 1/1 ?" in line_of(text, "ours (plain)")
 
 

@@ -24,9 +24,6 @@ LONG = 3_000
 PLANNED = 2 * 2 * (2 * 26 + 5) + 2
 """Two forms of two steps: 26 gradients and weights, five numbers, and one tie at the end."""
 
-TWO_UNITS = 2 * 2.0**-24
-"""Relative; the gap between 1 and the next float32."""
-
 Check = Callable[..., Report]
 
 
@@ -34,10 +31,8 @@ Check = Callable[..., Report]
 def check(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Check:
     """Return the check of one path or several on ids drawn from a seed."""
 
-    def run(
-        paths: Mapping[str, GPT] | None = None, time: int = 5, seed: int = 0, **named: object
-    ) -> Report:
-        ids = batches(steps=2, parts=2, batch=1, time=time, vocab_size=211, seed=seed)
+    def run(paths: Mapping[str, GPT] | None = None, **named: object) -> Report:
+        ids = batches(steps=2, parts=2, batch=1, time=5, vocab_size=211, seed=0)
         return training(paths or two_ours, two_theirs, ids, **named)
 
     return run
@@ -61,36 +56,6 @@ def test_right_paths_pass(check: Check, two_ours: GPT) -> None:
         modes.count(Mode.IDENTITY),
         modes.count(Mode.PROPAGATED),
     ) == (2 * PLANNED, 2 * 2 * 2 * 2 * 26)
-
-
-@pytest.mark.parametrize("seed", [1, 5])
-def test_a_step_makes_nothing_of_rounding(check: Check, seed: int) -> None:
-    """After steps in float32 weights are off by what float32 cannot hold, on either side.
-
-    Where epsilon is far below the gradients, one element whose gradient is all rounding moves by a
-    whole step, and which side has it is luck.
-    """
-    rows = check(time=37, seed=seed, forms=["adamw"]).results
-    errors = [
-        error
-        for row in rows
-        if row.mode is Mode.PROPAGATED and parsed(row.tap).quantity == "weight"
-        for error in (row.error_ours, row.error_reference)
-    ]
-    assert len(errors) == 2 * 2 * 26
-    assert max(error for error in errors if error is not None) < TWO_UNITS
-
-
-def test_one_lucky_step_of_the_reference_is_no_failure(check: Check) -> None:
-    """A small tensor's rounding is held against every step's of its kind, in both forms."""
-    rows = [
-        row
-        for row in check().results
-        if row.mode is Mode.PROPAGATED and row.tap.endswith(".gradient.h.0.ln_1.weight")
-    ]
-    assert len(rows) == len(FORMS) * 2
-    assert len({row.error_ours for row in rows}) > 1
-    assert len({row.error_reference for row in rows}) == 1
 
 
 def test_dropout_passes_and_drops(check: Check) -> None:
@@ -150,34 +115,6 @@ def test_a_backward_fault_is_seen_in_the_first_gradient(check: Check, two_ours: 
     assert report.first_divergence is not None
     assert report.first_divergence.tap == "released.1.gradient.tokens_embed.weight"
     assert "one of its two paths" in report.first_divergence.suspects
-
-
-class Coarse(nn.Module):
-    """A right model whose gradients are rounded to bfloat16, but in float64."""
-
-    def __init__(self, model: GPT) -> None:
-        super().__init__()
-        self.model = model
-
-    def named_parameters(self, *given: object, **named: object) -> object:
-        """Give the inner model's, under its names."""
-        return self.model.named_parameters(*given, **named)
-
-    def forward(self, *given: Tensor, tap: object) -> Tensor:
-        """Round what goes back through the logits."""
-        logits = self.model(*given, tap=tap)
-        if logits.dtype != torch.float64 and logits.requires_grad:
-            logits.register_hook(lambda gradient: gradient.bfloat16().to(gradient.dtype))
-        return logits
-
-
-def test_coarse_rounding_is_told_from_float32s(check: Check, two_ours: GPT) -> None:
-    """Gradients in half precision pass in float64 and fail in float32, from the first step on."""
-    report = check(Coarse(copy.deepcopy(two_ours)))
-    failed = [row for row in report.results if row.status is not Status.PASS]
-    assert {Mode.PROPAGATED} == {row.mode for row in failed}
-    assert report.first_divergence is not None
-    assert report.first_divergence.tap.startswith("released.1.gradient.")
 
 
 class Failing(nn.Module):
