@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from parity.generation import witnesses
 from parity.generation.comparison import OURS, THEIRS, Pass
 from parity.generation.faults import planted
 from parity.generation.measures import (
@@ -21,8 +20,8 @@ from parity.generation.searches import (
     SETTINGS,
     Found,
     Setting,
-    anew,
     found_by,
+    found_by_oracle,
     rescored,
     unfilled,
 )
@@ -50,27 +49,21 @@ class Searched:
 def searched(run: Pass, prompts: Tensor) -> Searched:
     """Return prompts with a token that ends some texts midway: one that the best text holds."""
     new = min(run.new, LONGEST)
-    best = anew(witnesses.ours(run.model), prompts, SETTINGS[0], new=new, end_id=0).texts[0]
+    best = found_by_oracle(run.truth, prompts, SETTINGS[0], new=new, end_id=0).texts[0]
     return Searched(prompts=prompts, new=new, end_id=best[len(best) // 2])
 
 
 def identity_rows(run: Pass, asked: Searched) -> Iterator[Row]:
-    """Yield the rows of the float64 pass: texts against uncached ones, scores to the oracle's."""
+    """Yield the rows of the float64 pass: texts and scores, to the oracle's."""
     for at, setting in enumerate(SETTINGS):
         run.progress(f"float64 beams.{setting.name}", at, len(SETTINGS))
         tap, found = f"beams.{setting.name}", _found(run, asked, setting)
         if isinstance(found, Exception):
             yield raised_row(f"{tap}.texts", found, dtype="float64")
             continue
-        right = anew(
-            witnesses.ours(run.model),
-            asked.prompts,
-            setting,
-            new=asked.new,
-            end_id=asked.end_id,
-        )
         _take(run, OURS, tap, found)
-        yield _texts(tap, found, right.texts, dtype="float64", witness="uncached")
+        right = _right(run, asked, setting)
+        yield _texts(tap, found, right.texts, dtype="float64", witness="oracle")
         scores = rescored(run.truth, asked.prompts, found, setting)
         yield identity_row(f"{tap}.scores", found.scores, scores, "oracle", run.bounds)
 
@@ -159,9 +152,14 @@ def _excuse(
     run: Pass, asked: Searched, setting: Setting, noise: Noise, precision: Precision
 ) -> str:
     """Return in words that some ranking was as good as equal; empty where none was."""
-    right = anew(run.truth, asked.prompts, setting, new=asked.new, end_id=asked.end_id)
+    closest = _right(run, asked, setting).closest
     allowed = 2.0 * (1.0 + run.bounds.peak) * max(noise.rms, precision.unit)
     # Written so that NaN is no excuse.
-    if not right.closest <= allowed:
+    if not closest <= allowed:
         return ""
-    return f"a tie: two scores are {right.closest:.2g} of their size apart, errors {allowed:.2g}"
+    return f"a tie: two scores are {closest:.2g} of their size apart, errors {allowed:.2g}"
+
+
+def _right(run: Pass, asked: Searched, setting: Setting) -> Found:
+    """Return what the oracle finds."""
+    return found_by_oracle(run.truth, asked.prompts, setting, new=asked.new, end_id=asked.end_id)

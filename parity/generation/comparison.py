@@ -162,7 +162,7 @@ class _Both:
 def quality_rows(run: Pass, precision: Precision) -> Iterator[Row]:
     """Yield, for each way that does not draw and each prompt, rows of logits and of ids."""
     for way in WAYS:
-        if way.rules.sampled:
+        if way.sampled:
             continue  # Hugging Face draws from another stream
         pairs: list[_Both] = []
         for at, prompt in enumerate(run.prompts):

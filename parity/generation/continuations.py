@@ -1,12 +1,15 @@
 """Prompts, ways of choosing, and what our decoder makes of them, step by step."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from parity.generation.rules import expected
+from reference import generation_oracle
 from scratch_gpt.generation.beam import Stepping
 from scratch_gpt.sampling import Draws, Rules, choose
 
@@ -20,32 +23,29 @@ class Way:
 
     Attributes:
         name: Its name in a report.
-        rules: What is applied to the logits.
-        fields: The same in the fields of transformers' generation config.
+        fields: The rules that are on, under transformers' names, which are ours, and in the order
+            in which transformers applies them.
+        sampled: Whether tokens are drawn.
     """
 
     name: str
-    rules: Rules
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sampled: bool = False
 
     @property
-    def fields(self) -> dict[str, float]:
-        """Return the rules that are on, under transformers' names, which are ours."""
-        default = Rules(sampled=self.rules.sampled)
-        return {
-            field.name: getattr(self.rules, field.name)
-            for field in dataclasses.fields(Rules)
-            if getattr(self.rules, field.name) != getattr(default, field.name)
-        }
+    def rules(self) -> Rules:
+        """The rules as ours takes them."""
+        return Rules(**self.fields, sampled=self.sampled)
 
     def next(self, logits: Tensor, texts: Tensor, draws: Draws) -> Tensor:
-        """Return the next token of each row."""
+        """Return the next token of each row, as ours chooses it."""
         return choose(self.rules.processed(logits, texts), self.rules, draws)
 
 
 WAYS = (
-    Way(name="greedy", rules=Rules()),
-    Way(name="ruled", rules=Rules(repetition_penalty=1.3, no_repeat_ngram_size=2)),
-    Way(name="sampled", rules=Rules(temperature=0.8, top_k=40, top_p=0.9, sampled=True)),
+    Way(name="greedy"),
+    Way(name="ruled", fields={"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}),
+    Way(name="sampled", fields={"temperature": 0.8, "top_k": 40, "top_p": 0.9}, sampled=True),
 )
 """Every way that is compared; the last draws."""
 
@@ -88,18 +88,20 @@ def rechosen(logits: Tensor, made: Continuation, way: Way) -> list[int]:
     """Return what would have been chosen at each step of a text from others' logits.
 
     Where that is the text itself, those others would have written it: each step's choice leads to
-    the next step.
+    the next step. Nothing of ours chooses: the rules are transformers', the rest is the oracle's.
 
     Args:
         logits: `[new vocab]`, of the tokens before each new one.
         made: The text.
-        way: How to choose; draws are the same as the text's.
+        way: How to choose; the numbers drawn are those of the text's stream.
     """
-    draws = Draws(SEED, 1)
-    return [
-        int(way.next(row[None], made.text[:, : made.known + step], draws))
-        for step, row in enumerate(logits)
-    ]
+    numbers = generation_oracle.uniform(SEED, 0, len(logits))
+    chosen = []
+    for step, row in enumerate(logits):
+        left = expected(way.fields, row[None], made.text[:, : made.known + step])[0].numpy()
+        drawn = generation_oracle.drawn(left, numbers[step])
+        chosen.append(drawn if way.sampled else generation_oracle.likeliest(left))
+    return chosen
 
 
 def drawn_prompts(count: int, *, longest: int, vocab_size: int, seed: int) -> list[Tensor]:

@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from parity.generation import plants
+from parity.generation import continuations, plants
 from scratch_gpt import sampling
 from scratch_gpt.generation import beam
 from scratch_gpt.generation.cache import Cache
 from scratch_gpt.generation.decoder import Decoder
+from scratch_gpt.generation.hypotheses import Hypotheses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +38,7 @@ class Fault:
 
 @contextlib.contextmanager
 def planted(name: str | None) -> Iterator[None]:
-    """Exchange a function for its faulty twin as long as this lasts; None plants nothing.
-
-    Witnesses must not run meanwhile: those that are made of our own functions would share it.
-    """
+    """Exchange a function for its faulty twin as long as this lasts; None plants nothing."""
     if name is None:
         yield
         return
@@ -168,6 +166,27 @@ GENERATION_FAULTS: dict[str, Fault] = {
         "only_top_p",
         plants.crossing_excluded,
         "rules.top_p",
+    ),
+    "second-likeliest": Fault(
+        "the second-likeliest token is taken",
+        continuations,
+        "choose",
+        plants.second_likeliest,
+        "greedy.0.ids",
+    ),
+    "not-drawn": Fault(
+        "the likeliest token is taken where one is to be drawn",
+        continuations,
+        "choose",
+        plants.not_drawn,
+        "sampled.0.ids",
+    ),
+    "beams-all-alike": Fault(
+        "a search begins with the prompt in every beam",
+        Hypotheses,
+        "__init__",
+        plants.all_alive,
+        "beams.plain.texts",
     ),
     "length-penalty-reversed": Fault(
         "the length penalty has the wrong sign",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from scratch_gpt.generation.cache import Cache
 from scratch_gpt.generation.decoder import Decoder
-from scratch_gpt.generation.hypotheses import Settings
+from scratch_gpt.generation.hypotheses import Candidate, Hypotheses, Settings
+from scratch_gpt.sampling import Rules
 
 Function = Callable[..., Any]
 
@@ -165,6 +166,30 @@ def crossing_excluded(_right: Function) -> Function:
         return logits.masked_fill(torch.zeros_like(removed).scatter(-1, ids, removed), -math.inf)
 
     return only_top_p
+
+
+def second_likeliest(right: Function) -> Function:
+    """Take the second-likeliest token where none is drawn."""
+
+    def choose(logits: Tensor, rules: Rules, draws: object = None) -> object:
+        return right(logits, rules, draws) if rules.sampled else logits.topk(2).indices[:, 1]
+
+    return choose
+
+
+def not_drawn(_right: Function) -> Function:
+    """Take the likeliest token, whatever was drawn."""
+    return lambda logits, _rules, _draws=None: logits.argmax(-1)
+
+
+def all_alive(right: Function) -> Function:
+    """Begin with as many copies of the prompt as there are beams."""
+
+    def begin(prompt: Hypotheses, settings: Settings) -> None:
+        right(prompt, settings)
+        prompt.running = [Candidate(0.0, beam, 0) for beam in range(settings.beams)]
+
+    return begin
 
 
 def with_settings(changed: Callable[[Settings], dict[str, Any]]) -> Callable[[Function], Function]:

@@ -1,7 +1,6 @@
 """Beam searches: the texts found and their scores, of ours, of the oracle, of Hugging Face's."""
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,10 +9,11 @@ from torch import Tensor
 
 from parity.generation.continuations import WAYS, Way
 from parity.generation.rules import expected
-from parity.generation.witnesses import Anew, Forward
+from parity.generation.witnesses import Forward
+from reference import generation_oracle
 from scratch_gpt.generation import beam
 from scratch_gpt.generation.beam import Stepping
-from scratch_gpt.generation.hypotheses import Candidate, Hypothesis, Settings
+from scratch_gpt.generation.hypotheses import Hypothesis, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,8 @@ class Found:
     Attributes:
         texts: The new tokens of each text, each prompt's best first; without what fills up.
         scores: Their scores, float64 `[1 texts]`.
-        closest: The smallest difference between two scores that were ranked, over their size.
+        closest: The oracle's: the smallest difference of two scores that were ranked, over their
+            size.
     """
 
     texts: Sequence[Sequence[int]]
@@ -86,27 +87,37 @@ def found_by(
     decoder: Stepping, prompts: Tensor, setting: Setting, *, new: int, end_id: int
 ) -> Found:
     """Return what our search finds on a decoder, or on what stands in for one."""
-    gaps = [float("inf")]
-
-    def ranked(scores: Sequence[float]) -> None:
-        gaps.extend((better - worse) / abs(worse) for better, worse in itertools.pairwise(scores))
-
-    def watch(candidates: list[list[Candidate]]) -> None:
-        for prompt in candidates:
-            ranked([candidate.score for candidate in prompt])
-
     chosen = setting.settings(new=new, end_id=end_id)
-    hypotheses = beam.search(decoder, prompts, chosen, setting.way.rules, watch)
-    for texts in hypotheses:
-        ranked([text.score for text in texts])
+    hypotheses = beam.search(decoder, prompts, chosen, setting.way.rules)
     best: list[Hypothesis] = [text for texts in hypotheses for text in texts]
     scores = torch.tensor([[text.score for text in best]], dtype=torch.float64)
-    return Found(texts=[text.token_ids for text in best], scores=scores, closest=min(gaps))
+    return Found(texts=[text.token_ids for text in best], scores=scores)
 
 
-def anew(forward: Forward, prompts: Tensor, setting: Setting, *, new: int, end_id: int) -> Found:
-    """Return what our search finds where every text is run anew for each token."""
-    return found_by(Anew(forward), prompts, setting, new=new, end_id=end_id)
+def found_by_oracle(
+    truth: Forward, prompts: Tensor, setting: Setting, *, new: int, end_id: int
+) -> Found:
+    """Return what the NumPy oracle's search finds on the truth's logits: nothing of it is ours."""
+
+    def scores(texts: Sequence[Sequence[int]]) -> generation_oracle.Array:
+        ids = torch.tensor(texts)
+        likelihoods = truth(ids)[:, -1].log_softmax(-1)
+        left: generation_oracle.Array = expected(setting.way.fields, likelihoods, ids).numpy()
+        return left
+
+    search = generation_oracle.Search(
+        beams=setting.beams,
+        new=new,
+        length_penalty=setting.length_penalty,
+        early_stopping=setting.early_stopping,
+        end_id=end_id if setting.ends else None,
+    )
+    best = [text for prompt in prompts.tolist() for text in search.best(scores, prompt)]
+    return Found(
+        texts=[list(text.tokens) for text in best],
+        scores=torch.tensor([[text.score for text in best]], dtype=torch.float64),
+        closest=search.closest,
+    )
 
 
 def unfilled(token_ids: Tensor, known: int, end_id: int | None) -> list[list[int]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from parity.generation.continuations import Continuation, Way, first_difference
+from parity.generation.rules import expected
 from parity.tolerances import Bounds
 
 
@@ -37,7 +38,7 @@ def excuse(  # noqa: PLR0913 - two texts, what they were chosen from, and the tr
     if step is None:
         return ""
     text, row = made.text[:, : made.known + step], truth[step][None]
-    ranked = way.rules.processed(row, text)[0]
+    ranked = expected(way.fields, row, text)[0]
     gap = abs(float(ranked[made.new[step]] - ranked[other[step]]))
     theirs = _largest(reference[step], row[0])
     mine = min(_largest(made.logits[step], row[0]), bounds.peak * theirs)

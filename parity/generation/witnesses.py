@@ -47,30 +47,6 @@ def truth(model: OpenAIGPTLMHeadModel) -> Forward:
     return forward
 
 
-class Anew:
-    """A decoder without a cache: the whole text is run again for every token.
-
-    It can be started, stepped and reordered as `scratch_gpt.generation.decoder.Decoder` can, and
-    has nothing that could be stale.
-    """
-
-    def __init__(self, forward: Forward) -> None:
-        self._forward = forward
-
-    def start(self, token_ids: Tensor) -> Tensor:
-        """Take the texts `[rows time]`; return the logits `[rows vocab]` of what follows."""
-        self._texts = token_ids
-        return self._forward(self._texts)[:, -1]
-
-    def step(self, token_ids: Tensor) -> Tensor:
-        """Take the next tokens `[rows]`; return the logits `[rows vocab]` of what follows."""
-        return self.start(torch.cat([self._texts, token_ids[:, None]], dim=1))
-
-    def reorder(self, rows: Tensor) -> None:
-        """Go on, in row i, from what row `rows[i]` was."""
-        self._texts = self._texts[rows]
-
-
 def following(forward: Mapping[str, Forward], text: Tensor, known: int) -> dict[str, Tensor]:
     """Return each witness's logits `[new vocab]` from which the tokens after `known` follow.
 

@@ -55,7 +55,7 @@ def _compared(options: Options, found: Found, progress: Progress) -> Report:
         ours = planted(right, ours.splitting, options.plant)
     return tokens(
         ours,
-        _witness(found, right),
+        _witness(found, right, options.splitting),
         _sources(options, right),
         published=PUBLISHED if _released(found) and options.text is None else (),
         identity=_identity(found, right),
@@ -90,8 +90,8 @@ def _check_text(options: Options) -> None:
         )
 
 
-def _witness(found: Found, ours: Tokenizer) -> Witness:
-    if ours.splitting == "original":
+def _witness(found: Found, ours: Tokenizer, splitting: str) -> Witness:
+    if splitting == "original":
         return Transcription(found.vocabulary, found.merges)
     return HuggingFace(found.vocabulary, found.merges, size=ours.vocab_size)
 

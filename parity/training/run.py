@@ -32,6 +32,7 @@ def run(options: Options, progress: Progress) -> Report:
     _check_plant(options)
     wanted, left_out = paths.chosen(options.attention, torch.device("cpu"))
     if options.dropout:
+        _check_plain(options.attention)
         left_out = {name: _DRAWS_ELSEWHERE for name in wanted if name != "plain"} | dict(left_out)
         wanted = ["plain"]
     progress("weights", 0, 1)
@@ -79,6 +80,16 @@ def _time(options: Options, longest: int) -> int:
         where="--time",
         fix=f"use 2 to {longest}: the model takes no more, and one token predicts none",
     )
+
+
+def _check_plain(attention: str) -> None:
+    """Require that no path is asked for whose draws cannot be given."""
+    if attention not in ("plain", "default", "all"):
+        raise UsageError(
+            f"the path {attention} cannot be compared with dropout: {_DRAWS_ELSEWHERE}",
+            where=f"--dropout with --attention {attention}",
+            fix="use --attention plain, or leave --attention out",
+        )
 
 
 def _check_plant(options: Options) -> None:

@@ -176,8 +176,10 @@ class Walk:
             ours, theirs = run.moments(which), self._leader.moments(which)
             seen = [
                 difference(ours[parameter], truth, dtype=self._dtype)
-                for parameter, truth in theirs.items()
                 if parameter in ours
+                else Difference(status=Status.MISSING, detail=f"{parameter} has none")
+                for parameter, truth in theirs.items()
+                if parameter in run.parameters
             ]
             self._to.note(name, self._place(step, f"{which}_moment").name, _worst(seen))
 

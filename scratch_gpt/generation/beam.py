@@ -6,7 +6,6 @@ one such, and a model run anew for every token another.
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -92,7 +91,6 @@ def search(
     token_ids: Int[Tensor, "batch time"],
     settings: Settings,
     rules: Rules,
-    watch: Callable[[list[list[Candidate]]], None] = lambda _candidates: None,
 ) -> list[list[Hypothesis]]:
     """Return, for each prompt, its best finished texts with their scores, best first.
 
@@ -101,7 +99,6 @@ def search(
         token_ids: `[batch time]`, the prompts.
         settings: The others of `beam_search`.
         rules: Change the log-probabilities.
-        watch: Is shown, at every step, each prompt's best continuations.
 
     Raises:
         ValueError: As `beam_search`.
@@ -114,7 +111,6 @@ def search(
     logits = decoder.start(texts)
     for length in range(1, settings.max_new_tokens + 1):
         found = _candidates(rules.processed(_log_likelihoods(logits), texts), prompts)
-        watch(found)
         new_texts = texts[:, token_ids.shape[1] :].tolist()
         for index, (prompt, candidates) in enumerate(zip(prompts, found, strict=True)):
             first = index * settings.beams

@@ -10,7 +10,13 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.compare import Status
 from parity.generation import rules, witnesses
 from parity.generation.faults import GENERATION_FAULTS, planted
-from parity.generation.searches import Setting, anew, found_by, rescored, unfilled
+from parity.generation.searches import (
+    Setting,
+    found_by,
+    found_by_oracle,
+    rescored,
+    unfilled,
+)
 from parity.tolerances import Bounds
 from reference import huggingface_generation
 from scratch_gpt import GPT
@@ -60,9 +66,15 @@ def test_texts_and_scores_are_hugging_faces(
         end_id=end_id,
         returned=setting.beams,
     )
-    assert unfilled(made.token_ids, PROMPTS.shape[1], end_id) == found.texts
-    exact = anew(witnesses.ours(double), PROMPTS, setting, new=NEW, end_id=END)
-    assert_same(rescored(witnesses.truth(theirs), PROMPTS, exact, setting), exact.scores)
+    truth = witnesses.truth(theirs)
+    right = found_by_oracle(truth, PROMPTS, setting, new=NEW, end_id=END)
+    expected = unfilled(made.token_ids, PROMPTS.shape[1], end_id)
+    assert (expected, expected) == (found.texts, right.texts)
+    exact = found_by(
+        Decoder(double, batch=len(PROMPTS) * setting.beams), PROMPTS, setting, new=NEW, end_id=END
+    )
+    assert_same(rescored(truth, PROMPTS, exact, setting), exact.scores)
+    assert_same(right.scores, exact.scores)
 
 
 def test_every_rule_agrees_and_does_something() -> None:

@@ -16,8 +16,10 @@ from parity.models import build_huggingface, build_ours
 from parity.results import Mode, Report, Verdict
 from parity.sources.names import load_weights
 from parity.training.places import ORDER, parsed
-from parity.training.recipe import FORMS, batches
+from parity.training.procedure import Named, Procedure
+from parity.training.recipe import FORMS, Recipe, batches
 from scratch_gpt import GPT
+from scratch_gpt.optimizer import Adam
 
 LONG = 3_000
 """Seconds after which the full-size test hangs: a busy machine takes long for it."""
@@ -115,6 +117,32 @@ def test_a_backward_fault_is_seen_in_the_first_gradient(check: Check, two_ours: 
     assert report.first_divergence is not None
     assert report.first_divergence.tap == "released.1.gradient.tokens_embed.weight"
     assert "one of its two paths" in report.first_divergence.suspects
+
+
+class Forgetful(Adam):
+    """Has no second moment of vectors."""
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Leave them out."""
+        kept = super().state_dict()
+        vectors = [name for name, p in self.parameters.items() if p.ndim == 1]
+        return {k: v for k, v in kept.items() if k not in {f"second_moment.{n}" for n in vectors}}
+
+
+class Forgetting(Procedure):
+    """Trains with that."""
+
+    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
+        """Return it."""
+        return Forgetful(named, form=recipe.form, betas=recipe.betas, epsilon=recipe.epsilon)
+
+
+def test_a_moment_that_is_missing_is_told(check: Check) -> None:
+    """It is no smaller than what is there: it was not compared."""
+    report = check(procedure=Forgetting(), dtype="float64", forms=["adamw"])
+    row = next(row for row in report.results if row.tap == "adamw.1.second_moment")
+    assert row.status is Status.MISSING
+    assert row.detail.endswith("has none")
 
 
 class Failing(nn.Module):

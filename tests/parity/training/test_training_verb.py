@@ -46,6 +46,7 @@ def test_right_models_pass_and_say_what_was_left_out(check: Check) -> None:
     ("arguments", "message"),
     [
         (("--plant", "nonsense"), "no fault is called 'nonsense'"),
+        (("--dropout", "--attention", "tiled"), "cannot be compared with dropout"),
         (("--plant", "dropout-on-norm"), "does not show without it"),
         (("--plant", "parts-not-averaged", "--parts", "1"), "cannot be averaged wrongly"),
         (("--time", "1"), "1 tokens in a row"),
