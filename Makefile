@@ -52,9 +52,9 @@ lint: $(VENV)/.installed-dev  ## ruff's rules and its format
 types: $(VENV)/.installed-dev  ## mypy, strict
 	$(BIN)/python -m mypy $(ARGS)
 
-# ARGS="-e py311-torch26-hf457" runs one; README.md says what a row downloads.
+# ARGS="-e py311-torch26-hf457" runs one, ARGS="-p 2" two at a time; README.md says what a row downloads.
 rows: $(VENV)/.installed-dev  ## the tests on every torch, and what moved between them: tox
-	$(BIN)/python -m tox run $(ARGS)
+	$(BIN)/python -m tox $(ARGS)
 
 clean:  ## remove the environment and everything the tools left
 	rm -rf $(VENV) .tox .benchmarks .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
