@@ -5,14 +5,66 @@ A ratio is worse where its lower quartile lies above the earlier upper quartile 
 """
 
 import dataclasses
+import os
+import platform
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 
-from bench.document import Run
-from bench.machine import differences
-from bench.outcome import Outcome
-from bench.statistics import Spread
-from parity.errors import ExitCode, InputRefusedError
+from bench.results import BenchRun, Outcome, Spread
+from parity.errors import ExitCode, InputRejectedError
+
+# Which machine measured: enough to tell it from another, and no name of host or user.
+
+
+SAME = ("processor", "architecture", "cores", "threads", "cpu_capability", "gpu")
+"""What must agree before ratios of two runs are compared."""
+
+
+def described() -> dict[str, str]:
+    """Return what tells one machine, and one installation, from another."""
+    from importlib.metadata import version
+
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "processor": processor(),
+        "architecture": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": gpu,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+    }
+
+
+def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's model, and what else tells two of the same marketing name apart."""
+    try:
+        text = listing.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or "unknown"
+    pattern = re.compile(r"^(model name|cpu family|model|stepping)\s*:\s*(.*)$", re.MULTILINE)
+    fields = dict(pattern.findall(text))
+    if not fields:
+        return platform.processor() or "unknown"
+    numbers = ".".join(fields.get(key, "?") for key in ("cpu family", "model", "stepping"))
+    return f"{fields.get('model name', 'unknown').strip()} ({numbers})"
+
+
+def differences(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
+    """Return what tells the machine of an earlier run from this one; empty where it is the same."""
+    return [
+        f"{key}: {then.get(key, 'not said')!r} there, {now.get(key, 'not said')!r} here"
+        for key in SAME
+        if then.get(key) != now.get(key)
+    ]
+
 
 MARGIN = 0.05
 """What may be lost beyond both spreads before a row counts as worse."""
@@ -52,7 +104,7 @@ def check_machine(now: Mapping[str, str], then: Mapping[str, str], *, force: boo
     """
     apart = differences(now, then)
     if apart and not force:
-        raise InputRefusedError(
+        raise InputRejectedError(
             "the baseline is of another machine: " + "; ".join(apart),
             where="--baseline",
             fix="measure a baseline here with --json, or insist with --force",
@@ -95,7 +147,7 @@ def exit_code(comparisons: Sequence[Comparison]) -> ExitCode:
     return ExitCode.PASS if whole else ExitCode.INCONCLUSIVE
 
 
-def gate(run: Run, baseline: Run, *, asked: set[str], force: bool) -> list[Comparison]:
+def gate(run: BenchRun, baseline: BenchRun, *, asked: set[str], force: bool) -> list[Comparison]:
     """Return the comparison of two runs; refuse one of another machine."""
     check_machine(run.machine, baseline.machine, force=force)
     return compare(run.outcomes, baseline.outcomes, asked=asked)

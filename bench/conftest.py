@@ -1,4 +1,4 @@
-"""Settings of `pytest bench`; what they do stands in `bench.session`."""
+"""Settings of `pytest bench`; what they do stands in `bench.pytest_plugin`."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -6,28 +6,28 @@ from typing import Any
 import jaxtyping
 import pytest
 
-from bench import session
+from bench import pytest_plugin
 
 # Shape checks are for tests: timed along, they would be what is measured.
 jaxtyping.config.update("jaxtyping_disable", True)
 
-pytest_addoption = session.add_options
+pytest_addoption = pytest_plugin.add_options
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to time anything beside other processes."""
-    session.refuse_xdist(config.getoption("dist", None))
+    pytest_plugin.refuse_xdist(config.getoption("dist", None))
 
 
 def pytest_benchmark_update_machine_info(machine_info: MutableMapping[str, Any]) -> None:
     """Leave the host's name out of every JSON."""
-    session.without_names(machine_info)
+    pytest_plugin.without_names(machine_info)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have kernels on a GPU timed by its own events."""
     if config.getoption("--bench-device") == "cuda":
-        from bench.clock import EventTimer, cuda
+        from bench.timing import EventTimer, cuda
 
         cuda()
         timer = EventTimer()

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.shapes import HEAD_WIDTH, HEADS, Shape
-from scratch_gpt.attention import CORES
+from scratch_gpt.attention import KERNELS
 
 Kernel = Callable[..., Tensor]
 """Is called with query, key and value."""
@@ -44,13 +44,13 @@ def ours(name: str) -> Subject:
     device = "cuda" if name == "triton" else None
     squares = _SQUARES.get(name, 0)
     return Subject(
-        make=lambda _shape, _device: CORES[name], squares=squares, device=device, ours=True
+        make=lambda _shape, _device: KERNELS[name], squares=squares, device=device, ours=True
     )
 
 
 def compiled(name: str) -> Subject:
     """Return a core of ours, compiled for the shape."""
-    return Subject(make=lambda _shape, _device: _compiled(CORES[name]), squares=4, ours=True)
+    return Subject(make=lambda _shape, _device: _compiled(KERNELS[name]), squares=4, ours=True)
 
 
 def sdpa(backend: SDPBackend | None) -> Subject:
@@ -103,8 +103,8 @@ def _compiled(function: Kernel) -> Kernel:
 _SQUARES = {"plain": 4}
 
 SUBJECTS: dict[str, Subject] = {
-    **{name: ours(name) for name in CORES},
-    **{f"compiled-{name}": compiled(name) for name in CORES if name != "triton"},
+    **{name: ours(name) for name in KERNELS},
+    **{f"compiled-{name}": compiled(name) for name in KERNELS if name != "triton"},
     "huggingface": Subject(make=huggingface, squares=6),
     "sdpa": sdpa(None),
     "sdpa-math": sdpa(SDPBackend.MATH),

@@ -13,12 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch.profiler import ProfilerActivity, profile
+
 from bench.shapes import HEAD_WIDTH, HEADS
 
 if TYPE_CHECKING:
     from transformers import OpenAIGPTLMHeadModel
 
     from scratch_gpt.model import GPT
+
 
 REPEATS = 3
 _SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10), "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -119,13 +123,13 @@ def core(name: str, time: int) -> int:
     """Return what one call of a core of ours takes beside its inputs and its answer."""
     import torch
 
-    from scratch_gpt.attention import CORES
+    from scratch_gpt.attention import KERNELS
 
     query, key, value = (torch.randn(1, HEADS, time, HEAD_WIDTH) for _ in range(3))
 
     def run(tokens: int) -> object:
         some = slice(tokens)
-        return CORES[name](query[:, :, some], key[:, :, some], value[:, :, some])
+        return KERNELS[name](query[:, :, some], key[:, :, some], value[:, :, some])
 
     with torch.no_grad():
         return measured(lambda: run(_SMALL), lambda: run(time))
@@ -139,6 +143,40 @@ def main(arguments: list[str]) -> None:
     job, *rest = arguments
     found = JOBS[job](*(int(word) if word.isdecimal() else word for word in rest))
     sys.stdout.write(f"{found}\n")
+
+
+# The most memory that a call holds at once, as torch's own allocator counts it.
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Return the most bytes allocated at once beyond what there was before.
+
+    Buffers that a matrix library makes for itself are not torch's and do not count; the peak
+    memory rows of `bench.ratios` are measured on whole processes instead.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    # There is one cycle; torch 2.10 warns whoever does not say that its events are to be kept.
+    activities = [ProfilerActivity.CPU]
+    with profile(activities=activities, profile_memory=True, acc_events=True) as profiler:
+        run()
+    results = profiler.profiler.kineto_results
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    return highest([event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())])
+
+
+def highest(changes: list[int]) -> int:
+    """Return the highest of the running sums of some changes; 0 where none rises."""
+    level = top = 0
+    for change in changes:
+        level += change
+        top = max(top, level)
+    return top
 
 
 if __name__ == "__main__":

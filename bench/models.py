@@ -6,6 +6,7 @@ Before the proof the same tensor held other tokens, and what came of them was ov
 """
 
 import copy
+import dataclasses
 import functools
 import math
 import re
@@ -16,20 +17,22 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from bench.proof import error_of
+from bench.results import Series
 from bench.shapes import Shape
-from bench.truth import Noise
-from parity.compare import Held
-from parity.inputs import Inputs, seeded
-from parity.models import build_huggingface, build_ours
-from parity.sources.names import load_weights
-from parity.subjects import oracle_run
-from parity.tolerances import PRECISIONS, Precision
+from bench.targets import Work
+from bench.timing import ABOVE, matrix_rate
+from bench.verify import Noise, error_of
+from parity.checkpoints.load import load_weights
+from parity.core.inputs import Inputs, seeded
+from parity.core.metrics import Reference
+from parity.core.runners import build_huggingface, build_ours, oracle_run
+from parity.core.tolerances import PRECISIONS, Precision
 from scratch_gpt.loss import next_token_loss
 from scratch_gpt.model import GPT
+from scratch_gpt.progress import Progress
 
 Forward = Callable[[], Tensor]
-Truths = Mapping[str, Held]
+Truths = Mapping[str, Reference]
 
 
 class Models:
@@ -105,7 +108,7 @@ def true_gradients(models: Models, ids: Tensor) -> Truths:
     logits = logits_of(exact, ids)[:, :-1]
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     torch.autograd.backward(loss)
-    return {name: Held(grad) for name, grad in gradients(exact).items()}
+    return {name: Reference(grad) for name, grad in gradients(exact).items()}
 
 
 def true_logits(models: Models, ids: Tensor) -> Truths:
@@ -113,7 +116,7 @@ def true_logits(models: Models, ids: Tensor) -> Truths:
     ends = {"logits of the first row": ids[:1], "logits of the last row": ids[-1:]}
     if len(ids) == 1:
         ends.popitem()
-    return {name: Held(oracle_logits(models.theirs, row)) for name, row in ends.items()}
+    return {name: Reference(oracle_logits(models.theirs, row)) for name, row in ends.items()}
 
 
 def oracle_logits(theirs: OpenAIGPTLMHeadModel, row: Tensor) -> Tensor:
@@ -203,3 +206,36 @@ def prove_both(
     allowed = models.kept(("gradients' noise", tuple(ids.shape)), noise)
     run()
     return run, largest_error(gradients(model), right, allowed, PRECISIONS["float32"])
+
+
+# What one run measures with: its settings, and what is prepared once for all rows.
+
+
+@dataclasses.dataclass
+class Measurement:
+    """What one run measures: its settings, and what is prepared once.
+
+    Attributes:
+        rounds: Rounds of every contest; None for each task's own.
+        progress: Called as rows are done.
+        rates: The matrix rate by device and dtype, measured when first needed.
+        series: The points of the picture.
+    """
+
+    rounds: int | None
+    progress: Progress
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
+    series: list[Series] = dataclasses.field(default_factory=list)
+
+    @functools.cached_property
+    def models(self) -> Models:
+        """Both models, built when the first row needs them."""
+        self.progress("drawing the weights", 0, 1)
+        return Models()
+
+    def rate(self, task: Work, device: torch.device, seen: float) -> float:
+        """Return the matrix rate; measured again where something seems to be above it."""
+        key = f"{device.type}-{task.shape.dtype}"
+        if seen > ABOVE * self.rates.get(key, 0.0):
+            self.rates[key] = max(self.rates.get(key, 0.0), matrix_rate(task.shape.dtype, device))
+        return self.rates[key]

@@ -7,14 +7,13 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.allocation import peak_bytes
-from bench.attempt import NoTimeError, attempted, check_planned, memory_for
-from bench.clock import calls_for, flusher, seconds
+from bench.contest import NoTimeError, attempted, check_planned, memory_for
 from bench.kernels import SUBJECTS, Subject
-from bench.limits import ABOVE, matrix_rate
-from bench.outcome import Status
-from bench.proof import Proved, prove
+from bench.memory import peak_bytes
+from bench.results import Status
 from bench.shapes import Shape, Timing, timings
+from bench.timing import ABOVE, calls_for, flusher, matrix_rate, seconds
+from bench.verify import Proved, prove
 
 ROUNDS = 9
 

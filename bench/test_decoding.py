@@ -10,11 +10,11 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.attempt import NoTimeError, attempted
-from bench.decoding import READS, make
-from bench.held import decode
-from bench.measurement import Measurement
-from bench.outcome import Status
+from bench.contest import NoTimeError, attempted
+from bench.models import Measurement
+from bench.results import Status
+from bench.targets import decode
+from bench.workloads.decoding import READS, make
 
 ROUNDS = 9
 NAMES = ("fused", "fused in bfloat16", "huggingface", *READS)

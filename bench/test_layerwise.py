@@ -4,10 +4,10 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from parity import layerwise
-from parity.inputs import seeded
-from parity.models import build_huggingface, build_ours
-from parity.results import Verdict
-from parity.sources.names import load_weights
+from parity.checkpoints.load import load_weights
+from parity.core.inputs import seeded
+from parity.core.results import Verdict
+from parity.core.runners import build_huggingface, build_ours
 
 CASES = {
     "smoke": [("tiny", 37, "*")],

@@ -20,7 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from safetensors.torch import load_file, save_file
 
 from reference import surrogate
-from scratch_gpt.files import safetensors_file
+from scratch_gpt.checkpoint import safetensors
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def digested_and_scanned(path: Path) -> None:
 
 def read(path: Path) -> object:
     """Read as this project does: header checked, digest taken, numbers finite."""
-    return safetensors_file.read(path)
+    return safetensors.read_safetensors(path)
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

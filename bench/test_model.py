@@ -10,15 +10,15 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.attempt import NoTimeError, attempted
-from bench.limits import bare_read, product_flops, products_alone
+from bench.contest import NoTimeError, attempted
 from bench.models import Models, prove_both, prove_forward
-from bench.outcome import Status
+from bench.results import Status
 from bench.shapes import MOST_TOKENS, Shape
-from scratch_gpt.paths import PATHS
+from bench.timing import bare_read, product_flops, products_alone
+from scratch_gpt.kernels.backends import BACKENDS
 
 ROUNDS = {"smoke": 1, "default": 3, "whole": 5}
-SUBJECTS = (*PATHS, "huggingface", "products alone", "bare read")
+SUBJECTS = (*BACKENDS, "huggingface", "products alone", "bare read")
 SLOW = ("compiled",)
 """Paths that are first compiled, for minutes: only with `--grid whole`."""
 

@@ -10,14 +10,12 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench import optimizing, training
-from bench.attempt import NoTimeError, attempted
-from bench.contest import Ready
-from bench.held import train
-from bench.measurement import Measurement
-from bench.outcome import Status
-from bench.rooms import Make
-from bench.task import Task
+from bench.contest import Contender, NoTimeError, attempted
+from bench.models import Measurement
+from bench.results import Status
+from bench.runner import Make
+from bench.targets import Work, train
+from bench.workloads import optimizer, training
 
 ROUNDS = 3
 STEPS = {
@@ -41,7 +39,7 @@ def measurement() -> Measurement:
     return Measurement(None, lambda *_: None)
 
 
-def ready(make: Make, name: str, task: Task, *, ours: bool) -> Ready:
+def ready(make: Make, name: str, task: Work, *, ours: bool) -> Contender:
     """Return a contestant that was proved right; skip or fail where it gets no time."""
     try:
         with attempted(ours=ours):
@@ -50,7 +48,7 @@ def ready(make: Make, name: str, task: Task, *, ours: bool) -> Ready:
         (pytest.fail if refusal.status is Status.WRONG else pytest.skip)(str(refusal))
 
 
-def timed(benchmark: BenchmarkFixture, its: Ready) -> None:
+def timed(benchmark: BenchmarkFixture, its: Contender) -> None:
     """Take the time of something, and prove it once more."""
     benchmark.pedantic(its.run, rounds=ROUNDS, warmup_rounds=1)  # type: ignore[no-untyped-call]
     assert its.check is not None
@@ -73,6 +71,6 @@ def test_step(
 @pytest.mark.parametrize("name", ["adamw", "released", "torch foreach", "torch fused"])
 def test_optimizer(benchmark: BenchmarkFixture, name: str) -> None:
     """Every change is right, and is right again afterwards."""
-    task = Task(room="optimizer", label="whole")
+    task = Work(room="optimizer", label="whole")
     benchmark.group = str(task)
-    timed(benchmark, ready(optimizing.make, name, task, ours=optimizing.ours(name)))
+    timed(benchmark, ready(optimizer.make, name, task, ours=optimizer.ours(name)))

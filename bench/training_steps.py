@@ -1,14 +1,163 @@
 """Whole training steps as contestants: ours, and Hugging Face's as its users write it."""
 
+import dataclasses
+import math
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from bench.adam import Optimizer, OurAdam, Start, TorchAdamW, put_back
+from scratch_gpt.gradient_clipping import clip_global_norm
 from scratch_gpt.loss import next_token_loss
 from scratch_gpt.model import GPT
+from scratch_gpt.optimizer import FIRST, SECOND, STEP, Adam
+
+# Optimizers as contestants: ours and PyTorch's, begun anew from one state, and what is right.
+#
+# A first step of Adam says little: with moments of zero every change is the learning rate, with a
+# sign. So all begin as if a hundred steps had been made, with moments as large as the gradients.
+
+
+RATE, DECAY, BETAS, EPSILON = 2.5e-4, 0.01, (0.9, 0.999), 1e-8
+STEPS_BEFORE = 100
+
+Parameters = Mapping[str, nn.Parameter]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where every contestant begins.
+
+    Attributes:
+        parameters: Their values, by name.
+        first: First moments.
+        second: Second moments, all above 0.
+        maximum: Largest norm of the gradients; larger ones are scaled.
+    """
+
+    parameters: Mapping[str, Tensor]
+    first: Mapping[str, Tensor]
+    second: Mapping[str, Tensor]
+    maximum: float = math.inf
+
+
+def start_from(
+    parameters: Mapping[str, Tensor], scales: Mapping[str, float], maximum: float = math.inf
+) -> Start:
+    """Return a start with drawn moments.
+
+    Args:
+        parameters: Their values, by name.
+        scales: RMS of each one's gradient.
+        maximum: Largest norm of the gradients.
+    """
+    drawn = torch.Generator().manual_seed(STEPS_BEFORE)
+    first, second = {}, {}
+    for name, value in parameters.items():
+        first[name] = torch.randn(value.shape, generator=drawn).mul_(scales[name])
+        spread = torch.rand(value.shape, generator=drawn).add_(0.5)
+        second[name] = spread.mul_(scales[name] ** 2)
+    return Start(parameters, first, second, maximum)
+
+
+class OurAdam:
+    """Ours, in one of its forms."""
+
+    def __init__(self, parameters: Parameters, form: str) -> None:
+        self.parameters = parameters
+        self.optimizer = Adam(
+            parameters.items(), betas=BETAS, epsilon=EPSILON, weight_decay=DECAY, form=form
+        )
+
+    def begin(self, start: Start) -> None:
+        """Put the moments back to the start's."""
+        state: dict[str, Tensor | int] = {STEP: STEPS_BEFORE}
+        state |= {FIRST + name: moment for name, moment in start.first.items()}
+        state |= {SECOND + name: moment for name, moment in start.second.items()}
+        self.optimizer.load_state_dict(state)
+
+    def clip(self, maximum: float) -> None:
+        """Scale the gradients to a global norm."""
+        clip_global_norm(self.parameters.items(), maximum)
+
+    def step(self) -> None:
+        """Make one step down the gradients."""
+        self.optimizer.step(RATE)
+
+
+class TorchAdamW:
+    """PyTorch's AdamW in one of its implementations; matrices alone decay, as with ours."""
+
+    def __init__(self, parameters: Parameters, implementation: str) -> None:
+        self.parameters = parameters
+        groups = [
+            {"params": [p for p in parameters.values() if p.ndim > 1], "weight_decay": DECAY},
+            {"params": [p for p in parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=RATE, betas=BETAS, eps=EPSILON, **{implementation: True}
+        )
+
+    @torch.no_grad()
+    def begin(self, start: Start) -> None:
+        """Put the moments back to the start's."""
+        for name, parameter in self.parameters.items():
+            state = self.optimizer.state[parameter]
+            state["step"] = torch.tensor(float(STEPS_BEFORE))
+            for key, moments in (("exp_avg", start.first), ("exp_avg_sq", start.second)):
+                state.setdefault(key, torch.empty_like(parameter)).copy_(moments[name])
+
+    def clip(self, maximum: float) -> None:
+        """Scale the gradients to a global norm."""
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), maximum, foreach=True)
+
+    def step(self) -> None:
+        """Make one step down the gradients."""
+        self.optimizer.step()
+
+
+Optimizer = OurAdam | TorchAdamW
+
+
+@torch.no_grad()
+def put_back(parameters: Parameters, start: Start) -> None:
+    """Give parameters the values that they had at the start."""
+    for name, parameter in parameters.items():
+        parameter.copy_(start.parameters[name])
+
+
+@torch.no_grad()
+def changes(parameters: Parameters, start: Start) -> dict[str, Tensor]:
+    """Return how far each parameter is from the start: itself, in float32, would hide a step."""
+    return {name: p.detach() - start.parameters[name] for name, p in parameters.items()}
+
+
+def right_change(name: str, gradient: Tensor, start: Start, *, form: str = "adamw") -> Tensor:
+    """Return what one step changes, in float64, by the formula.
+
+    Args:
+        name: The parameter's.
+        gradient: Its clipped gradient, in float64.
+        start: Where the step begins.
+        form: `adamw`, or `released`.
+
+    Source: Loshchilov and Hutter 2019, algorithm 2; finetune-transformer-lm opt.py (a69b5c4).
+    """
+    value, first, second = (
+        at[name].double() for at in (start.parameters, start.first, start.second)
+    )
+    b1, b2, number = *BETAS, STEPS_BEFORE + 1
+    first = b1 * first + (1.0 - b1) * gradient
+    second = b2 * second + (1.0 - b2) * gradient**2
+    decay = DECAY * value if value.ndim > 1 else torch.zeros_like(value)
+    if form == "released":
+        rate = RATE * math.sqrt(1.0 - b2**number) / (1.0 - b1**number)
+        return -rate * (first / (second.sqrt() + EPSILON) + decay)
+    corrected = (second / (1.0 - b2**number)).sqrt() + EPSILON
+    return -RATE * (first / (1.0 - b1**number) / corrected + decay)
+
 
 Model = GPT | OpenAIGPTLMHeadModel
 

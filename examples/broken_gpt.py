@@ -89,7 +89,7 @@ class SomebodysGPT(nn.Module):
             token_ids: `[batch time]`.
             positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... where None.
             attention_mask: `[batch time]`, bool, False at padding; None without padding.
-            tap: Called as `tap(name, tensor)`; see `parity/taps.py` for the names.
+            tap: Called as `tap(name, tensor)`; see `parity/core/taps.py` for the names.
         """
         show = tap or (lambda _name, tensor: tensor)
         time = token_ids.shape[1]

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from parity.checks.layerwise import layerwise as layerwise
-    from parity.models import load_pretrained as load_pretrained
+    from parity.checks.layerwise import layerwise
+    from parity.core.runners import load_pretrained
 
-_HOMES = {"layerwise": "parity.checks.layerwise", "load_pretrained": "parity.models"}
+_HOMES = {"layerwise": "parity.checks.layerwise", "load_pretrained": "parity.core.runners"}
 
 __all__ = ["layerwise", "load_pretrained"]
 

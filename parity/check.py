@@ -4,17 +4,18 @@ It parses, calls one function, prints and exits. Nothing that needs torch is imp
 verb runs, so that `--help` answers at once.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from parity.drift.command import drift
-from parity.generation.command import generation
 from parity.options import (
     Attention,
     AttentionOption,
     BatchOption,
     CandidateOption,
+    CorpusOption,
+    CountOption,
     DebugOption,
     Device,
     DeviceOption,
@@ -26,17 +27,256 @@ from parity.options import (
     PlantOption,
     QuietOption,
     SeedOption,
+    SplittingOption,
     TapsOption,
+    TextOption,
     TimeOption,
     TokenIdsOption,
+    VocabularyOption,
     WeightsOption,
 )
-from parity.shell import Options, run
-from parity.tokens.command import tokens
-from parity.training.command import training
-from scratch_gpt.command.application import application, start
+from parity.session import Options, run
+from scratch_gpt.cli import PretokenizerName, run_app, typer_app
 
-app = application(
+# The verb `training` of the command line: its options, and what it says of itself.
+
+
+TrainingPlantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--plant",
+        help="Plant a fault into our side of the step first, to see what a failing verdict looks "
+        "like. An unknown name lists them all.",
+    ),
+]
+
+
+def training(
+    weights: WeightsOption = "auto",
+    candidate: CandidateOption = None,
+    plant: TrainingPlantOption = None,
+    attention: AttentionOption = Attention.DEFAULT,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of each run.")] = 3,
+    parts: Annotated[
+        int, typer.Option(min=1, help="Micro-batches that our side accumulates to a step.")
+    ] = 2,
+    dropout: Annotated[
+        bool,
+        typer.Option(
+            "--dropout",
+            help="Train with dropout, both sides given the same draws; on the path plain alone, "
+            "whose draws can be given.",
+        ),
+    ] = False,
+    batch: BatchOption = 1,
+    time: TimeOption = 64,
+    seed: SeedOption = 0,
+    taps: Annotated[
+        str, typer.Option("--taps", help="Compare only places that match: adamw.2.weight.*")
+    ] = "*",
+    fingerprints: FingerprintsOption = False,
+    form: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """After optimizer steps, are the weights still the same?
+
+    Our model, stepped by our optimizer, and Hugging Face's, stepped by a NumPy oracle of the
+    release's Adam and then by torch.optim.AdamW: the same batches, clipping and schedule on. In
+    float64 loss, gradients, norm, rate, moments and weights must agree after every step; in the
+    dtype judged our rounding must be no worse than Hugging Face's. --batch is the rows of a part.
+    Runs on the CPU; at full size two parts of 1 x 64 take about 10 GB and some minutes.
+    """
+    options = Options(
+        verb="training",
+        weights=weights,
+        candidate=candidate,
+        plant=plant,
+        attention=attention.value,
+        dtype=dtype.value,
+        steps=steps,
+        parts=parts,
+        dropout=dropout,
+        batch=batch,
+        time=time,
+        seed=seed,
+        taps=taps,
+        fingerprints=fingerprints,
+        form=form,
+        output=tuple(output or ()),
+        quiet=quiet,
+        debug=debug,
+    )
+    raise typer.Exit(run(options))
+
+
+# The command line's verb `tokens`. Nothing here imports torch.
+
+
+def tokens(
+    weights: WeightsOption = "auto",
+    vocabulary: VocabularyOption = None,
+    splitting: SplittingOption = PretokenizerName.BERT,
+    plant: PlantOption = None,
+    text: TextOption = None,
+    corpus: CorpusOption = None,
+    count: CountOption = 2_000,
+    seed: SeedOption = 0,
+    fingerprints: FingerprintsOption = False,
+    form: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Do both tokenizers give the same ids?
+
+    Hard strings picked by hand, every token of the vocabulary as a word, generated strings and a
+    corpus go through our tokenizer and Hugging Face's; with --splitting original, through a second
+    telling of the release's code. Every difference is cut down to the shortest string that shows
+    it, and said with the step that it comes from. Nothing is downloaded.
+    """
+    options = Options(
+        verb="tokens",
+        weights=weights,
+        vocabulary=vocabulary,
+        splitting=splitting.value,
+        plant=plant,
+        text=text,
+        corpus=tuple(corpus or ()),
+        count=count,
+        seed=seed,
+        fingerprints=fingerprints,
+        form=form,
+        output=tuple(output or ()),
+        quiet=quiet,
+        debug=debug,
+    )
+    raise typer.Exit(run(options))
+
+
+# The command line's verb `drift`. Nothing here imports torch.
+
+
+def drift(
+    rows: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Two or more rows: a folder of JSON reports, one a check, is one; so is a single "
+            "report; a folder of such folders is as many.",
+        ),
+    ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--expect",
+            help="Name of a row that has to be there: without it there is no verdict. Of a folder "
+            "of rows those that are expected are read, and no others. May be given several times.",
+        ),
+    ] = None,
+    same_code: Annotated[
+        bool,
+        typer.Option(
+            "--same-code",
+            help="Give no verdict on reports that other code made than this: older ones, say.",
+        ),
+    ] = False,
+    form: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """What moved between two torch versions, two machines, two states of the code?
+
+    Reports of the other verbs are laid side by side, in the order given: every verdict; what
+    differs between the environments; and where they were made with --fingerprints, which tap moved
+    first between neighbours, how many did and how far, and which operations moved by themselves.
+    Movement is no failure. No model is run.
+    """
+    options = Options(
+        verb="drift",
+        rows=tuple(rows or ()),
+        expect=tuple(expect or ()),
+        same_code=same_code,
+        form=form,
+        output=tuple(output or ()),
+        quiet=quiet,
+        debug=debug,
+    )
+    raise typer.Exit(run(options))
+
+
+# The verb `generation` of the command line: its options, and what it says of itself.
+
+
+GenerationPlantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--plant",
+        help="Plant a fault into our generator first, to see what a failing verdict looks like. "
+        "An unknown name lists them all.",
+    ),
+]
+
+VocabularyOfTextOption = Annotated[
+    Path | None,
+    typer.Option("--vocabulary", help="Folder of the vocabulary that --text is encoded with."),
+]
+
+
+def generation(
+    weights: WeightsOption = "auto",
+    plant: GenerationPlantOption = None,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    prompts: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Prompts drawn from the seed, from one token to as many as there is room."
+        ),
+    ] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to be made of each prompt.")] = 32,
+    token_ids: TokenIdsOption = None,
+    text: Annotated[
+        str | None, typer.Option(help="A prompt instead of drawn ones; with --vocabulary.")
+    ] = None,
+    vocabulary: VocabularyOfTextOption = None,
+    seed: SeedOption = 0,
+    fingerprints: FingerprintsOption = False,
+    form: FormatOption = "text",
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Does the cached generator give what the uncached model and the reference give?
+
+    Rules on shared logits, then texts token by token: greedy, under rules, drawn, by beam search.
+    In float64 our decoder's logits must agree at every step with three models that have no cache;
+    in the dtype judged its rounding must be no worse than Hugging Face's, and its ids those of
+    Hugging Face's generate, but for ties. Runs on the CPU. Hugging Face runs each text anew for
+    every token: at full size give few prompts (--prompts 3 --max-new-tokens 8).
+    """
+    options = Options(
+        verb="generation",
+        weights=weights,
+        plant=plant,
+        dtype=dtype.value,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        token_ids=token_ids,
+        text=text,
+        vocabulary=vocabulary,
+        seed=seed,
+        fingerprints=fingerprints,
+        form=form,
+        output=tuple(output or ()),
+        quiet=quiet,
+        debug=debug,
+    )
+    raise typer.Exit(run(options))
+
+
+app = typer_app(
     "parity.check",
     "Is this GPT-1 the same function as Hugging Face's and the float64 oracle's, and if not, "
     "where do they part? Exit codes: 0 pass, 1 a real difference, 2 usage, 3 inconclusive, "
@@ -238,7 +478,7 @@ app.command()(drift)
 
 def main() -> None:
     """Run the command line."""
-    start(app)
+    run_app(app)
 
 
 if __name__ == "__main__":

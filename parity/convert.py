@@ -13,12 +13,10 @@ from typing import Annotated
 import typer
 
 from parity.errors import ExitCode
-from scratch_gpt.command.application import application, start
-from scratch_gpt.command.output import to_stdout
-from scratch_gpt.command.progress import shown
-from scratch_gpt.command.shell import run
+from scratch_gpt.cli import print_stdout, run_app, run_reporting_errors, typer_app
+from scratch_gpt.progress import progress_bar
 
-app = application("parity.convert")
+app = typer_app("parity.convert")
 
 
 class To(StrEnum):
@@ -64,31 +62,31 @@ def convert(
     """
     again = "run it again; what is there is whole, old or new"
     action = partial(_run, source, destination, to, dry_run=dry_run, force=force, quiet=quiet)
-    raise typer.Exit(run(action, name=str(destination), debug=debug, resume=again))
+    raise typer.Exit(run_reporting_errors(action, name=str(destination), debug=debug, resume=again))
 
 
 def _run(
     source: str, destination: Path, to: To, *, dry_run: bool, force: bool, quiet: bool
 ) -> ExitCode:
-    from parity.machine import before_numpy, keep_freed_memory, uncollected
+    from parity.threads import gc_paused, keep_freed_memory, limit_arenas_before_numpy
 
-    before_numpy()
+    limit_arenas_before_numpy()
     keep_freed_memory()
-    with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as progress:
-        with uncollected():
-            from parity import conversion_run
-        text = conversion_run.convert(
+    with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=quiet) as progress:
+        with gc_paused():
+            from parity.checkpoints import export
+        text = export.run_conversion(
             source, destination, to.value, dry_run=dry_run, force=force, progress=progress
         )
     if not quiet:
         done = "nothing was to be written" if dry_run else "the folder is written all the same"
-        to_stdout(text, fix=f"free some space; {done}")
+        print_stdout(text, fix=f"free some space; {done}")
     return ExitCode.PASS
 
 
 def main() -> None:
     """Run the command line."""
-    start(app)
+    run_app(app)
 
 
 if __name__ == "__main__":

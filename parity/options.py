@@ -1,12 +1,16 @@
 """The options that several verbs of the command line share. Nothing here imports torch."""
 
+import hashlib
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scratch_gpt.command.choices import Splitting
+from parity.errors import mapped_errors
+from parity.session import Options
+from scratch_gpt.cli import PretokenizerName
 
 
 class Dtype(StrEnum):
@@ -27,7 +31,7 @@ class Device(StrEnum):
 
 
 class Attention(StrEnum):
-    """The ways to run our model, as `scratch_gpt.paths.PATHS` names them, and two sets of them."""
+    """The backends of our model, and two sets of them."""
 
     DEFAULT = "default"
     ALL = "all"
@@ -95,7 +99,7 @@ VocabularyOption = Annotated[
     ),
 ]
 SplittingOption = Annotated[
-    Splitting,
+    PretokenizerName,
     typer.Option(
         "--splitting",
         help="How text becomes words: bert (what Hugging Face's tokenizer does) or original (what "
@@ -135,3 +139,35 @@ OutputOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+# Options that decide what a verdict is about: a report that is passed on has to say them.
+
+
+def recorded_options(options: Options, names: Iterable[str]) -> dict[str, object]:
+    """Return those that are not at their default, by name.
+
+    A candidate's file has a digest beside its path, `candidate_file`: elsewhere the same file has
+    another path, and another file the same. What the file imports is not in it.
+
+    Args:
+        options: Of the run.
+        names: Which of them decide.
+
+    Raises:
+        ParityError: The candidate's file cannot be read.
+    """
+    default = Options(verb=options.verb)
+    said = {name: getattr(options, name) for name in names}
+    said = {name: value for name, value in said.items() if value != getattr(default, name)}
+    file = said.get("candidate", "")
+    if not file.endswith(".py"):
+        return said
+    return {"candidate": file, "candidate_file": _digest(Path(file))} | said
+
+
+def _digest(file: Path) -> str:
+    from parity.core.fingerprints import DIGITS
+
+    with mapped_errors():
+        return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:DIGITS]}"

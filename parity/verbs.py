@@ -6,28 +6,37 @@ from functools import partial
 
 from torch import nn
 
-from parity import devices, faults, inputs, paths
-from parity.candidates import build_candidate
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Weights
 from parity.checks import doctor as doctor_check
-from parity.checks import golden as golden_check
 from parity.checks import weights as weights_check
-from parity.checks.gradients import gradients as gradients_check
+from parity.checks.drift.check import drift
+from parity.checks.drift.reading import gather_reports
+from parity.checks.generation.check import run_generation as generation
+from parity.checks.golden import check as golden_check
+from parity.checks.gradients.check import gradients as gradients_check
 from parity.checks.layerwise import layerwise as layerwise_check
-from parity.chosen_options import chosen_options
-from parity.drift.run import run as drift
+from parity.checks.tokens.check import run_tokens as tokens
+from parity.checks.training.check import run_training as training
+from parity.core import backends, inputs
+from parity.core.inputs import Inputs
+from parity.core.results import Report
+from parity.core.runners import build_candidate, build_huggingface, build_ours
 from parity.errors import UsageError
-from parity.generation.run import run as generation
-from parity.gradients import faults as backward_faults
-from parity.inputs import Inputs
-from parity.models import build_huggingface, build_ours
-from parity.results import Report
-from parity.shell import Options, identity
-from parity.sources.names import load_weights
-from parity.tokens.run import run as tokens
-from parity.training.run import run as training
-from parity.weights import Weights
+from parity.faults import backward as backward_faults
+from parity.faults import forward
+from parity.options import recorded_options
+from parity.session import Options, report_identity
 from reference import published
-from scratch_gpt.command.progress import Progress
+from scratch_gpt.progress import Progress
+
+# From the options of the verb `drift` to its report.
+
+
+def run_drift(options: Options, progress: Progress) -> Report:
+    """Lay rows of reports side by side."""
+    rows = gather_reports(options.rows, options.expect, progress)
+    return drift(rows, report_identity({}, {}), same_code=options.same_code)
 
 
 def _load(options: Options, progress: Progress) -> Weights:
@@ -89,9 +98,9 @@ def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> di
             where="--plant with --attention compiled",
             fix="use another path",
         )
-    table = faults if name in faults.FAULTS else backward_faults
+    table = forward if name in forward.FORWARD_FAULTS else backward_faults
     try:
-        return {path: table.planted(right.with_attention(path), name, block) for path in wanted}
+        return {path: table.inject(right.with_attention(path), name, block) for path in wanted}
     except ValueError as error:
         raise UsageError(
             str(error), where="--plant with --attention", fix="use --attention plain"
@@ -101,7 +110,7 @@ def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> di
 def _fault(options: Options, n_layer: int) -> tuple[str, int]:
     """Return name and block of `NAME` or `NAME@BLOCK`; the block in the middle by default."""
     name, _, block = str(options.plant).partition("@")
-    plantable = {key: fault.what for key, fault in faults.FAULTS.items()}
+    plantable = {key: fault.what for key, fault in forward.FORWARD_FAULTS.items()}
     if options.verb == "gradients":
         plantable |= {key: fault.what for key, fault in backward_faults.BACKWARD_FAULTS.items()}
     if name not in plantable:
@@ -129,15 +138,15 @@ def gradients(options: Options, progress: Progress) -> Report:
 
 def _judged(check: Callable[..., Report], options: Options, progress: Progress) -> Report:
     """Load what the options name, put it where it is to run, and compare it with the reference."""
-    device = devices.resolve(options.device)
-    wanted, left_out = paths.chosen(options.attention, device)
+    device = backends.resolve_device(options.device)
+    wanted, left_out = backends.chosen_backends(options.attention, device)
     weights = _load(options, progress)
     chosen = _inputs(options, weights)
     candidates = {path: m.to(device) for path, m in _candidates(options, weights, wanted).items()}
-    said = chosen_options(options, _SAID) | ({"not_run": dict(left_out)} if left_out else {})
+    said = recorded_options(options, _SAID) | ({"not_run": dict(left_out)} if left_out else {})
     reference = build_huggingface(weights)
     nn.Module.to(reference, device)
-    stated = identity(weights.identity, weights.config)
+    stated = report_identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     mask = chosen.attention_mask
     report = check(
@@ -162,7 +171,7 @@ def weights(options: Options, progress: Progress) -> Report:
     """Compare every tensor."""
     source = _load(options, progress)
     progress("building both models", 0, 1)
-    stated = identity(source.identity, source.config)
+    stated = report_identity(source.identity, source.config)
     return weights_check.weights(source, build_ours(source), build_huggingface(source), stated)
 
 
@@ -171,7 +180,7 @@ def doctor(options: Options, progress: Progress) -> Report:
     source = _load(options, progress)
     chosen = _inputs(options, source)
     progress("running the oracle", 0, 1)
-    stated = identity(source.identity, source.config)
+    stated = report_identity(source.identity, source.config)
     return doctor_check.doctor(build_huggingface(source), chosen, stated)
 
 
@@ -181,7 +190,7 @@ def golden(options: Options, progress: Progress) -> Report:
     name = published.REPOSITORIES[0] if options.weights == "auto" else options.weights
     source = _load(dataclasses.replace(options, weights=name), progress)
     golden_check.require_read(source.provenance)
-    stated = identity(source.identity, source.config)
+    stated = report_identity(source.identity, source.config)
     return golden_check.golden(
         build_ours(source), source.provenance, identity=stated, progress=progress
     )
@@ -196,6 +205,6 @@ VERBS: dict[str, Callable[[Options, Progress], Report]] = {
     "training": training,
     "generation": generation,
     "golden": golden,
-    "drift": drift,
+    "drift": run_drift,
 }
 """Every verb that this version has."""

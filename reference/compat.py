@@ -43,11 +43,13 @@ class Difference:
     def versions(self) -> str:
         """The versions that have it, in words."""
         bounds = {"from": self.since, "before": self.before}
-        return " ".join(f"{word} {shown(bound)}" for word, bound in bounds.items() if bound)
+        return " ".join(
+            f"{word} {format_version(bound)}" for word, bound in bounds.items() if bound
+        )
 
     def holds(self) -> bool:
         """Return whether the installed version has it; of what is not installed, none does."""
-        found = installed(self.package)
+        found = installed_version(self.package)
         if found is None:
             return False
         return (self.since or ()) <= found and (self.before is None or found < self.before)
@@ -99,12 +101,12 @@ DIFFERENCES: Mapping[str, Difference] = MappingProxyType(
 """Every difference that anything here depends on, by name."""
 
 
-def shown(version: Version) -> str:
+def format_version(version: Version) -> str:
     """Return a bound as people write it: two numbers, and the third where it says something."""
     return ".".join(map(str, version[: 3 if any(version[2:3]) else 2]))
 
 
-def parsed(text: str) -> Version:
+def parse_version(text: str) -> Version:
     """Return a version as numbers: `2.10.0+cu128` is (2, 10, 0, 0), `5.0.0rc1` (5, 0, 0, -1).
 
     Raises:
@@ -121,7 +123,7 @@ def parsed(text: str) -> Version:
     return (major, minor, micro, FINAL if final else -1)
 
 
-def told(package: str) -> str:
+def describe(package: str) -> str:
     """Return a package's version as it was written down, for people to read."""
     try:
         return metadata.version(package)
@@ -129,10 +131,10 @@ def told(package: str) -> str:
         return "not installed"
 
 
-def installed(package: str) -> Version | None:
+def installed_version(package: str) -> Version | None:
     """Return the version of a package, None where it is not installed or has none that is known."""
     try:
-        return parsed(told(package))
+        return parse_version(describe(package))
     except ValueError:
         return None
 

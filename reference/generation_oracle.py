@@ -33,7 +33,7 @@ def uniform(seed: int, row: int, count: int) -> Array:
     return np.ldexp((words >> np.uint64(64 - 53)).astype(np.float64), -53)
 
 
-def drawn(scores: Array, number: float) -> int:
+def draw(scores: Array, number: float) -> int:
     """Return the token at which the summed probabilities of `scores` `[vocab]` pass a number."""
     odds = np.exp(scores - scores.max())
     return int(np.searchsorted(np.cumsum(odds), number * odds.sum(), side="right"))

@@ -11,16 +11,75 @@ Source: huggingface_hub's guide "Understand caching".
 """
 
 import contextlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from huggingface_hub.file_download import repo_folder_name
 
-from reference import hub_files
-from reference.plain_file import DigestedFile
-from reference.refusal import RefusedError
+from reference.errors import RejectedError
+from reference.files import DigestedFile, read_bytes
+
+# Which files of a model's repository are wanted: its config, its weights, its vocabulary.
+
+
+CONFIG = "config.json"
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""The forms weights come in; the first that is there is taken. An index names shards."""
+
+VOCABULARY = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+)
+"""What goes along where there is any."""
+
+_INDEX = ".index.json"
+_LARGEST_INDEX = 1 << 24
+_SHARD = re.compile(r"\w[\w.-]*\.(safetensors|bin)", re.ASCII)
+"""A file beside the index, and no path."""
+
+
+def weights(names: Collection[str]) -> str | None:
+    """Return which of a repository's files has its weights or their index, None if none has."""
+    return next((name for name in WEIGHTS if name in names), None)
+
+
+def is_index(name: str) -> bool:
+    """Return whether this file names shards in place of holding weights."""
+    return name.endswith(_INDEX)
+
+
+def shards(index: Path) -> list[str]:
+    """Return the names of the shards that an index lists, sorted.
+
+    Raises:
+        RefusedError: It is no index, or it lists what lies outside its own folder.
+        UnavailableError: It cannot be read.
+    """
+    fix = "get the file again, or report it to the repository's owner"
+    try:
+        listed = json.loads(read_bytes(index, _LARGEST_INDEX))["weight_map"].values()
+        strangers = [name for name in listed if not _SHARD.fullmatch(name)]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        what = f"{index.name} lists no shards ({type(error).__name__})"
+        raise RejectedError(what, where=str(index), fix=fix) from error
+    if strangers or not listed:
+        found = f"{strangers[0]!r:.60} as a shard" if strangers else "no shard"
+        raise RejectedError(f"{index.name} names {found}", where=str(index), fix=fix)
+    return sorted(set(listed))
+
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -68,13 +127,13 @@ def snapshot(cache: Path, repository: str, at: str) -> dict[str, Path] | None:
     """
     folder = storage(cache, repository) / "snapshots" / at
     found = {path.name: path for path in _listed(folder)}
-    form = hub_files.weights(found)
-    if form is None or hub_files.CONFIG not in found:
+    form = weights(found)
+    if form is None or CONFIG not in found:
         return None
-    wanted = {hub_files.CONFIG, form, *hub_files.VOCABULARY} & found.keys()
-    if hub_files.is_index(form):
+    wanted = {CONFIG, form, *VOCABULARY} & found.keys()
+    if is_index(form):
         _refuse_dangling(found[form], repository)
-        wanted |= set(hub_files.shards(found[form]))
+        wanted |= set(shards(found[form]))
     if not wanted <= found.keys():
         return None
     for name in wanted:
@@ -95,11 +154,11 @@ def matches(file: DigestedFile, named: str | None) -> bool:
     return bool(getattr(file, kind) == named)
 
 
-def damaged(path: Path, repository: str) -> RefusedError:
+def damaged(path: Path, repository: str) -> RejectedError:
     """Return that a file of the cache no longer holds what was fetched."""
     what = f"cache damaged: {path.name} is not what was downloaded"
     fix = f"remove it with `hf cache rm model/{repository}` and fetch it again"
-    return RefusedError(what, where=str(path), fix=fix)
+    return RejectedError(what, where=str(path), fix=fix)
 
 
 def unfinished(cache: Path, repository: str, named: str = "") -> list[Path]:
@@ -107,7 +166,7 @@ def unfinished(cache: Path, repository: str, named: str = "") -> list[Path]:
     return sorted((storage(cache, repository) / "blobs").glob(f"{named}*.incomplete"))
 
 
-def held(cache: Path, repository: str, named: str) -> int:
+def files_held(cache: Path, repository: str, named: str) -> int:
     """Return how many bytes of a blob have come so far, by whichever process."""
     return max((status.st_size for status in _unfinished(cache, repository, named)), default=0)
 

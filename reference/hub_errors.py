@@ -10,23 +10,23 @@ from pathlib import Path
 
 from huggingface_hub import errors
 
-from reference.plain_file import is_full
-from reference.refusal import RefusedError, SourceError, UnavailableError
+from reference.errors import RejectedError, SourceError, UnavailableError
+from reference.files import is_full
 
 
 class NoAnswerError(UnavailableError):
     """The hub could not be asked; what was fetched before may still serve."""
 
 
-class PassingError(UnavailableError):
+class TransientError(UnavailableError):
     """A trouble that may pass: worth another try."""
 
 
-class TroubledHubError(NoAnswerError, PassingError):
+class TroubledHubError(NoAnswerError, TransientError):
     """The hub answered that something is wrong with it."""
 
 
-class CutOffError(PassingError):
+class CutOffError(TransientError):
     """A file stopped coming because the connection ended."""
 
 
@@ -35,7 +35,7 @@ class StalledError(Exception):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
+class HubRequest:
     """What was asked of whom: the words of every sentence here.
 
     Attributes:
@@ -60,8 +60,8 @@ class Asked:
         return " ".join((f"{self.endpoint}/{self.repository}@{self.revision}", self.file)).strip()
 
 
-_Applies = Callable[[Exception, Asked], bool]
-_Words = Callable[[Exception, Asked], SourceError]
+_Applies = Callable[[Exception, HubRequest], bool]
+_Words = Callable[[Exception, HubRequest], SourceError]
 
 _ELSEWHERE = "give a local path, or download the files elsewhere and copy them here"
 _LOG_IN = "accept its terms on its page if it has any, then log in with `hf auth login`"
@@ -100,7 +100,7 @@ _MISSING: tuple[tuple[type[Exception], str, str], ...] = (
 )
 
 
-def explained(error: Exception, asked: Asked) -> SourceError:
+def explain(error: Exception, asked: HubRequest) -> SourceError:
     """Return what `error`, raised while the hub was asked, means to the user.
 
     Raises:
@@ -116,13 +116,13 @@ def explained(error: Exception, asked: Asked) -> SourceError:
     raise error
 
 
-def not_cached(asked: Asked) -> UnavailableError:
+def not_cached(asked: HubRequest) -> UnavailableError:
     """Return that one is offline, with the two ways out."""
     what = f"{asked.repository} is not in the cache, and the hub may not be asked (offline)"
     return UnavailableError(what, where=f"{asked.cache} {asked.revision}", fix=_ELSEWHERE)
 
 
-def incomplete(asked: Asked, held: int, size: int | None) -> UnavailableError:
+def incomplete(asked: HubRequest, held: int, size: int | None) -> UnavailableError:
     """Return that a file stopped coming."""
     of = "" if size is None else f" of {size:,}"
     what = f"download incomplete: {asked.file} stopped at {held:,}{of} bytes"
@@ -130,14 +130,14 @@ def incomplete(asked: Asked, held: int, size: int | None) -> UnavailableError:
     return UnavailableError(f"{what}, {timeout}", where=asked.where, fix=_LATER)
 
 
-def wrong_bytes(asked: Asked, name: str, path: Path) -> RefusedError:
+def wrong_bytes(asked: HubRequest, name: str, path: Path) -> RejectedError:
     """Return that a file was downloaded in full and is another one."""
     what = f"{name} is not what the hub says it is: its digest differs from the ETag"
     fix = f"remove it with `hf cache rm model/{asked.repository}` and fetch it again"
-    return RefusedError(what, where=str(path), fix=fix)
+    return RejectedError(what, where=str(path), fix=fix)
 
 
-def _answered(error: Exception, asked: Asked) -> UnavailableError:
+def _answered(error: Exception, asked: HubRequest) -> UnavailableError:
     """Return what an answer with an error code says."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     words = dataclasses.asdict(asked)
@@ -154,17 +154,17 @@ def _answered(error: Exception, asked: Asked) -> UnavailableError:
     return TroubledHubError(what, where=asked.where, fix=_LATER)
 
 
-def _no_id(_error: Exception, asked: Asked) -> RefusedError:
+def _no_id(_error: Exception, asked: HubRequest) -> RejectedError:
     what, fix = f"{asked.repository!r} is no id of a repository", "give owner/name"
-    return RefusedError(what, where=asked.where, fix=fix)
+    return RejectedError(what, where=asked.where, fix=fix)
 
 
-def _silent(_error: Exception, asked: Asked) -> NoAnswerError:
+def _silent(_error: Exception, asked: HubRequest) -> NoAnswerError:
     what = f"the hub gave no answer within {asked.seconds:g} s"
     return NoAnswerError(what, where=asked.where, fix=_LATER)
 
 
-def _cut_off(error: Exception, asked: Asked) -> UnavailableError:
+def _cut_off(error: Exception, asked: HubRequest) -> UnavailableError:
     if asked.file:
         what = f"download incomplete: the connection broke off during {asked.file}"
         return CutOffError(what, where=asked.where, fix=_LATER)
@@ -173,7 +173,7 @@ def _cut_off(error: Exception, asked: Asked) -> UnavailableError:
     return NoAnswerError(what, where=asked.where, fix=fix)
 
 
-def _unwritable(error: Exception, asked: Asked) -> UnavailableError:
+def _unwritable(error: Exception, asked: HubRequest) -> UnavailableError:
     strerror = getattr(error, "strerror", None) or type(error).__name__
     reason = "the disk is full" if is_full(error) else strerror
     what = f"the cache cannot be used: {reason}"
@@ -181,7 +181,7 @@ def _unwritable(error: Exception, asked: Asked) -> UnavailableError:
     return UnavailableError(what, where=f"{asked.cache} {asked.file}".strip(), fix=fix)
 
 
-def _no_hub(_error: Exception, asked: Asked) -> NoAnswerError:
+def _no_hub(_error: Exception, asked: HubRequest) -> NoAnswerError:
     what = "what answers at this address is no hub: a proxy, or a page to log in to the network"
     return NoAnswerError(what, where=asked.where, fix="check network, proxy and HF_ENDPOINT")
 

@@ -7,18 +7,43 @@ left on.
 
 import contextlib
 import inspect
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+from transformers.utils import logging as transformers_logging
 
 from reference.compat import dtype_keyword
-from reference.huggingface_quiet import quiet
 
-Tap = Callable[[str, Tensor], Tensor]
+# Hugging Face's library, silenced for a while.
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence tables, warnings and progress bars: whoever asks for it looks at what came out.
+
+    Of Python's warnings those of deprecation: 5.0 to 5.2 get one for how they call tokenizers.
+    """
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+TapFunction = Callable[[str, Tensor], Tensor]
 """Is shown a named tensor; returns the one to go on with."""
 
 
@@ -78,7 +103,7 @@ def logits(
     *,
     positions: Tensor | None = None,
     attention_mask: Tensor | None = None,
-    tap: Tap | None = None,
+    tap: TapFunction | None = None,
 ) -> Tensor:
     """Return the logits `[batch time vocab]`, each tap shown on the way.
 
@@ -92,7 +117,7 @@ def logits(
     arguments = {"position_ids": positions, "attention_mask": attention_mask}
     given = {name: value for name, value in arguments.items() if value is not None}
     check_keywords(model.forward, {"input_ids", *given})
-    with watched(model, tap) if tap else contextlib.nullcontext():
+    with forward_with_taps(model, tap) if tap else contextlib.nullcontext():
         return cast("Tensor", model(input_ids=token_ids, **given).logits)
 
 
@@ -125,7 +150,7 @@ _IGNORED = -100
 
 
 @contextlib.contextmanager
-def watched(model: OpenAIGPTLMHeadModel, tap: Tap) -> Iterator[None]:
+def forward_with_taps(model: OpenAIGPTLMHeadModel, tap: TapFunction) -> Iterator[None]:
     """Show `tap` every tap of a forward pass, and go on with what it returns.
 
     Modules are hooked. What has no module is reached from outside: query, key and value are the
@@ -144,7 +169,9 @@ def watched(model: OpenAIGPTLMHeadModel, tap: Tap) -> Iterator[None]:
         yield
 
 
-def _watch_block(stack: contextlib.ExitStack, name: str, block: nn.Module, tap: Tap) -> None:
+def _watch_block(
+    stack: contextlib.ExitStack, name: str, block: nn.Module, tap: TapFunction
+) -> None:
     attention, mlp = cast("Any", block.attn), cast("Any", block.mlp)
     stack.enter_context(_watched_core(attention, f"{name}.attn", tap))
     _before(stack, attention.c_proj, f"{name}.attn.context", tap)
@@ -158,20 +185,20 @@ def _watch_block(stack: contextlib.ExitStack, name: str, block: nn.Module, tap: 
     _after(stack, cast("nn.Module", block.ln_2), f"{name}.ln_2", tap)
 
 
-def _after(stack: contextlib.ExitStack, module: nn.Module, name: str, tap: Tap) -> None:
+def _after(stack: contextlib.ExitStack, module: nn.Module, name: str, tap: TapFunction) -> None:
     """Show the module's output."""
     handle = module.register_forward_hook(lambda _module, _inputs, output: tap(name, output))
     stack.callback(handle.remove)
 
 
-def _before(stack: contextlib.ExitStack, module: nn.Module, name: str, tap: Tap) -> None:
+def _before(stack: contextlib.ExitStack, module: nn.Module, name: str, tap: TapFunction) -> None:
     """Show the module's only input."""
     handle = module.register_forward_pre_hook(lambda _module, inputs: (tap(name, inputs[0]),))
     stack.callback(handle.remove)
 
 
 @contextlib.contextmanager
-def _watched_core(attention: Any, name: str, tap: Tap) -> Iterator[None]:
+def _watched_core(attention: Any, name: str, tap: TapFunction) -> Iterator[None]:
     """Stand in front of one layer's `_attn`, which takes `key` as `[batch head width time]`."""
     core = attention._attn
 
@@ -196,7 +223,7 @@ class _WatchedSoftmax(TorchFunctionMode):
     only, so that the model's own mask stays in force.
     """
 
-    def __init__(self, name: str, tap: Tap) -> None:
+    def __init__(self, name: str, tap: TapFunction) -> None:
         super().__init__()
         self._name = name
         self._tap = tap
@@ -228,3 +255,51 @@ def _config(fields: Mapping[str, Any]) -> OpenAIGPTConfig:
         message = f"OpenAIGPTConfig has no fields {unknown} and would ignore them"
         raise ValueError(message)
     return OpenAIGPTConfig(**{k: v for k, v in fields.items() if k != "model_type"})
+
+
+# Hugging Face's model with its dropout given from outside: which elements, and where.
+
+
+KeepMasks = Callable[[str, Tensor, float], Tensor]
+"""Called with (place, what is to be dropped from, probability); returns which elements stay."""
+
+_PLACES = {"attn_dropout": "attn.weights", "resid_dropout": "attn", "dropout": "mlp"}
+"""What a block's dropout is applied to, by the module's own name."""
+
+
+@contextlib.contextmanager
+def supply_dropout_masks(model: OpenAIGPTLMHeadModel, keeps: KeepMasks) -> Iterator[None]:
+    """Let every dropout of a model in training mode keep what `keeps` says, scaled up.
+
+    Places are named as taps are: `embeddings`, `h.3.attn.weights`, `h.3.attn`, `h.3.mlp`.
+
+    Raises:
+        ValueError: A dropout stands where none is known; this version has another model.
+    """
+    modules = {name: m for name, m in model.named_modules() if isinstance(m, nn.Dropout)}
+    placed = {_place(name): module for name, module in modules.items()}
+    try:
+        for place, module in placed.items():
+            module.forward = partial(_dropped, place, module, keeps)  # type: ignore[method-assign]
+        yield
+    finally:
+        for module in modules.values():
+            vars(module).pop("forward", None)  # the class's own shows through again
+
+
+def _dropped(place: str, module: nn.Dropout, keeps: KeepMasks, x: Tensor) -> Tensor:
+    """Return what the module would, for given elements."""
+    if not module.training or module.p == 0.0:
+        return x
+    return x * (keeps(place, x, module.p).to(x.dtype) / (1.0 - module.p))
+
+
+def _place(name: str) -> str:
+    """Return the place of a dropout module: `transformer.h.3.mlp.dropout` is at `h.3.mlp`."""
+    if name == "transformer.drop":
+        return "embeddings"
+    _, *block, _, last = name.split(".")
+    if last not in _PLACES:
+        message = f"this version of transformers has a dropout at {name}, which is not known here"
+        raise ValueError(message)
+    return ".".join([*block, _PLACES[last]])

@@ -41,7 +41,7 @@ _NEUTRAL: Mapping[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Continued:
+class Continuation:
     """What `generate` made of some prompts.
 
     Attributes:
@@ -68,7 +68,7 @@ class Beams:
     scores: Tensor
 
 
-def processed(name: str, value: float, logits: Tensor, token_ids: Tensor) -> Tensor:
+def process_logits(name: str, value: float, logits: Tensor, token_ids: Tensor) -> Tensor:
     """Return logits `[batch vocab]` after one rule alone, in their own dtype.
 
     Args:
@@ -81,14 +81,14 @@ def processed(name: str, value: float, logits: Tensor, token_ids: Tensor) -> Ten
     return cast("Tensor", rule(token_ids, logits.clone()))
 
 
-def continued(
+def continue_text(
     model: OpenAIGPTLMHeadModel,
     token_ids: Tensor,
     *,
     max_new_tokens: int,
     sampled: bool = False,
     rules: Mapping[str, Any] | None = None,
-) -> Continued:
+) -> Continuation:
     """Return prompts with the tokens that follow, the likeliest or drawn ones.
 
     Args:
@@ -105,14 +105,14 @@ def continued(
         do_sample=sampled,
         **(dict(_NEUTRAL) if sampled else {}) | dict(rules or {}),
     )
-    return Continued(
+    return Continuation(
         token_ids=made.sequences,
         logits=torch.stack(made.logits),
         processed=torch.stack(made.scores),
     )
 
 
-def beams(  # noqa: PLR0913 - a search's settings, each given where it is asked for
+def beam_search(  # noqa: PLR0913 - a search's settings, each given where it is asked for
     model: OpenAIGPTLMHeadModel,
     token_ids: Tensor,
     *,

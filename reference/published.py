@@ -3,7 +3,15 @@
 Data alone. Nothing here was computed from the files of this machine.
 """
 
-from typing import Literal
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from importlib import resources
+from typing import Any, Literal
+
+from reference.errors import RejectedError
 
 Standing = Literal["known", "unknown", "differs"]
 
@@ -79,3 +87,398 @@ def standing(
     if published & {sha256, git_blob}:
         return "known"
     return "differs" if released and published else "unknown"
+
+
+# What a golden is: one number, list or text that others got from known weights.
+#
+# Every kind has one row in `SCHEMAS`: what it needs to be given, and what form its answer has.
+
+
+class Kind(StrEnum):
+    """What was got from the weights."""
+
+    GREEDY_IDS = "greedy_ids"
+    LOGITS_SHAPE = "logits_shape"
+    ARGMAX = "argmax"
+    LOGIT = "logit"
+    WORD_PROBABILITIES = "word_probabilities"
+    MEDIAN_DIFFERENCE = "median_difference"
+    EXP_LOSS = "exp_loss"
+    MATRIX_NORMS = "matrix_norms"
+    FIRST_PARAMETERS = "first_parameters"
+    PARAMETER_COUNT = "parameter_count"
+    FILE_DIGEST = "file_digest"
+    BEAM_TEXTS = "beam_texts"
+
+
+class Grade(StrEnum):
+    """How far a published value can be trusted."""
+
+    HARD = "H"
+    """Deterministic, and published with its numbers."""
+    MEDIUM = "M"
+    """The same with one ambiguity."""
+
+
+class Measure(StrEnum):
+    """How far apart two values are."""
+
+    EXACT = "exact"
+    ABSOLUTE = "absolute"
+    RELATIVE = "relative"
+    LOG = "log"
+    """Difference of the natural logarithms: of probabilities, in nats."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """The bound of a difference, and in what it is measured."""
+
+    measure: Measure
+    bound: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Symptom:
+    """A wrong value whose cause is known.
+
+    Attributes:
+        got: The value.
+        means: What is wrong where it is got.
+    """
+
+    got: float
+    means: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Golden:
+    """One published value.
+
+    Attributes:
+        key: Its name, `group/name`.
+        kind: What was got.
+        grade: How far it can be trusted.
+        inputs: What it was got from; the keys are its kind's.
+        expected: The value: a number, a list of numbers, a text or a list of texts.
+        tolerance: How far from it right code may be.
+        source: Where it was published.
+        symptoms: Wrong values whose cause is known.
+        note: What else a reader should know.
+    """
+
+    key: str
+    kind: Kind
+    grade: Grade
+    inputs: Mapping[str, Any]
+    expected: Any
+    tolerance: Tolerance
+    source: str
+    symptoms: tuple[Symptom, ...] = ()
+    note: str = ""
+
+    @property
+    def group(self) -> str:
+        """What its key has before the slash."""
+        return self.key.partition("/")[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Goldens:
+    """Goldens of one set of weights.
+
+    Attributes:
+        about: Which weights, in words.
+        rows: The goldens; no two have the same key.
+        sha256: The digest over tensors by which those weights are known; None where they are
+            known by the files that they were published in.
+    """
+
+    about: str
+    rows: tuple[Golden, ...]
+    sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What a value must be.
+
+    Attributes:
+        what: In words, for the error.
+        holds: Whether a value is one.
+    """
+
+    what: str
+    holds: Callable[[Any], bool]
+
+
+def _whole(value: object, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _real(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and bool(value) and all(map(holds, value))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+TEXT = Form("a text", _is_text)
+_TEXTS = Form("a list of texts", _list_of(_is_text))
+_COUNT = Form("a whole number of at least 1", lambda value: _whole(value, 1))
+_ID = Form("a token id", _whole)
+_IDS = Form("a list of token ids", _list_of(_whole))
+NUMBER = Form("a finite number", _real)
+_NUMBERS = Form("a list of finite numbers", _list_of(_real))
+_PROBABILITIES = Form(
+    "a list of probabilities above 0", _list_of(lambda p: _real(p) and 0.0 < p <= 1.0)
+)
+_BAN = Form("0 or 1", lambda value: _whole(value) and value <= 1)
+_YES_NO = Form("true or false", lambda value: isinstance(value, bool))
+
+
+def one_of(*values: str) -> Form:
+    """Return the form of a choice."""
+    return Form(f"one of {', '.join(values)}", lambda value: value in values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What a kind is given, and the form of its answer.
+
+    Attributes:
+        inputs: The form of each input.
+        expected: The form of the answer.
+        exact: Whether an answer is right or wrong; else it has a tolerance.
+        agree: What must hold between (inputs, expected).
+    """
+
+    inputs: Mapping[str, Form]
+    expected: Form
+    exact: bool = False
+    agree: Form = Form("anything", lambda _pair: True)
+
+
+QUANTITIES = ("rms", "frobenius_over_sqrt2", "half_sigma_max_squared", "stable_rank")
+STATISTICS = ("least", "largest", "mean")
+ALGORITHMS = ("sha256", "git_blob")
+
+_BEAM = {
+    "prompt": TEXT,
+    **dict.fromkeys(("num_beams", "max_length", "num_return_sequences"), _COUNT),
+    "length_penalty": NUMBER,
+    "no_repeat_ngram_size": _ID,
+    "early_stopping": _YES_NO,
+}
+
+_CONTINUES = Form(
+    "token_ids and what follows them, total_length in all",
+    lambda pair: (
+        len(pair[1]) == pair[0]["total_length"] > len(pair[0]["token_ids"])
+        and pair[1][: len(pair[0]["token_ids"])] == pair[0]["token_ids"]
+    ),
+)
+_ONE_EACH = Form(
+    "one probability for each word", lambda pair: len(pair[1]) == len(pair[0]["words"])
+)
+_GREEDY = {"token_ids": _IDS, "total_length": _COUNT, "no_repeat_ngram_size": _BAN}
+_WORDS = {"token_ids": _IDS, "words": _IDS}
+_NORMS = {
+    "matrices": _COUNT,
+    "quantity": one_of(*QUANTITIES),
+    "statistic": one_of(*STATISTICS),
+}
+
+SCHEMAS: dict[Kind, Schema] = {
+    Kind.GREEDY_IDS: Schema(_GREEDY, _IDS, exact=True, agree=_CONTINUES),
+    Kind.LOGITS_SHAPE: Schema({"token_ids": _IDS}, _IDS, exact=True),
+    Kind.ARGMAX: Schema({"token_ids": _IDS}, _ID, exact=True),
+    Kind.LOGIT: Schema({"token_ids": _IDS, "id": _ID}, NUMBER),
+    Kind.WORD_PROBABILITIES: Schema(_WORDS, _PROBABILITIES, agree=_ONE_EACH),
+    Kind.MEDIAN_DIFFERENCE: Schema({"group": TEXT}, NUMBER),
+    Kind.EXP_LOSS: Schema({"token_ids": _IDS}, NUMBER),
+    Kind.MATRIX_NORMS: Schema(_NORMS, NUMBER),
+    Kind.FIRST_PARAMETERS: Schema({"tensor": TEXT}, _NUMBERS),
+    Kind.PARAMETER_COUNT: Schema({}, _COUNT, exact=True),
+    Kind.FILE_DIGEST: Schema({"file": TEXT, "algorithm": one_of(*ALGORITHMS)}, TEXT, exact=True),
+    Kind.BEAM_TEXTS: Schema(_BEAM, _TEXTS, exact=True),
+}
+"""Every kind's form."""
+
+
+# Published numbers of the released weights, read from `goldens/` and checked to be well formed.
+#
+# The files hold data and where each row comes from; nothing here has run those weights. A file is
+# one JSON object: `about`, `goldens` (a list of rows), and `shared` (what all its rows have in
+# common, so that it is written once; a row's own word wins). What a row must hold is
+# `reference.published`.
+
+
+FILES = (
+    "generation.json",
+    "losses.json",
+    "word_probabilities.json",
+    "matrices.json",
+    "files.json",
+)
+"""In the order in which they are reported."""
+
+_OBJECT = Form("an object", lambda entry: isinstance(entry, dict))
+_FORMS = {
+    "key": Form("a name of the form group/name", lambda key: TEXT.holds(key) and "/" in key[1:-1]),
+    "source": TEXT,
+    "kind": one_of(*Kind),
+    "grade": one_of(*Grade),
+    "inputs": _OBJECT,
+    "tolerance": _OBJECT,
+    "symptoms": Form("a list", lambda entry: isinstance(entry, list)),
+    "note": Form("a text", lambda entry: isinstance(entry, str)),
+}
+_ABSENT: dict[str, Any] = dict.fromkeys(_FORMS) | {"symptoms": [], "note": ""}
+_FIELDS = {"key", "kind", "grade", "inputs", "expected", "tolerance", "source"}
+_OPTIONAL = {"symptoms", "note"}
+_FILE_FIELDS = {"about", "shared", "goldens", "licence"}
+
+
+def published() -> Goldens:
+    """Return every published golden of the released openai-gpt weights.
+
+    Raises:
+        RefusedError: A file is not well formed; file and row are named.
+    """
+    folder = resources.files("reference").joinpath("goldens")
+    rows = [
+        row for name in FILES for row in parse(folder.joinpath(name).read_text("utf-8"), where=name)
+    ]
+    return Goldens(about="the released openai-gpt weights", rows=_distinct(rows))
+
+
+def parse(text: str, *, where: str) -> list[Golden]:
+    """Return the goldens of one file's text.
+
+    Args:
+        text: JSON, as the module says.
+        where: The file's name, for errors.
+
+    Raises:
+        RefusedError: It is not well formed; the row is named.
+    """
+    try:
+        document = json.loads(text, parse_constant=_no_number)
+    except ValueError as error:
+        raise _refused(f"not strict JSON: {error}", where) from error
+    if not isinstance(document, dict) or not isinstance(document.get("goldens"), list):
+        raise _refused("no object with a list of goldens", where)
+    _names(set(document), _FILE_FIELDS - {"licence"}, {"licence"}, where)
+    _require(TEXT, document["about"], "about", where)
+    _mapping(document["shared"], "shared", where)
+    if not document["goldens"]:
+        raise _refused("its list of goldens is empty", where)
+    return [
+        _golden(row, document["shared"], f"{where}, row {index}")
+        for index, row in enumerate(document["goldens"])
+    ]
+
+
+def _no_number(literal: str) -> None:
+    message = f"{literal} is no number of JSON's"
+    raise ValueError(message)
+
+
+def _golden(row: object, shared: Mapping[str, Any], where: str) -> Golden:
+    """Return one row with what it shares; where its key can be read, errors name it."""
+    fields = {**shared, **_mapping(row, "a row", where)}
+    where = f"{where} ({fields.get('key')!r})"
+    _names(set(fields), _FIELDS, _OPTIONAL, where)
+    for name, form in _FORMS.items():
+        _require(form, fields.get(name, _ABSENT[name]), name, where)
+    schema = SCHEMAS[Kind(fields["kind"])]
+    _check_kind(schema, fields, where)
+    return Golden(
+        key=fields["key"],
+        kind=Kind(fields["kind"]),
+        grade=Grade(fields["grade"]),
+        inputs=fields["inputs"],
+        expected=fields["expected"],
+        tolerance=_tolerance(schema, fields["tolerance"], where),
+        source=fields["source"],
+        symptoms=tuple(_symptom(entry, where) for entry in fields.get("symptoms", [])),
+        note=fields.get("note", ""),
+    )
+
+
+def _check_kind(schema: Schema, fields: Mapping[str, Any], where: str) -> None:
+    """Require the inputs and the answer that the kind has."""
+    inputs, expected = fields["inputs"], fields["expected"]
+    _names(set(inputs), set(schema.inputs), set(), f"{where}, inputs")
+    for name, form in schema.inputs.items():
+        _require(form, inputs[name], f"inputs.{name}", where)
+    _require(schema.expected, expected, "expected", where)
+    _require(schema.agree, (inputs, expected), "inputs and expected", where)
+
+
+def _tolerance(schema: Schema, fields: dict[str, Any], where: str) -> Tolerance:
+    _names(set(fields), {"measure", "bound"}, set(), f"{where}, tolerance")
+    measures = [m for m in Measure if schema.exact == (m is Measure.EXACT)]
+    _require(one_of(*measures), fields["measure"], "tolerance.measure", where)
+    bound = (
+        Form("0, being exact", lambda value: NUMBER.holds(value) and value == 0.0)
+        if schema.exact
+        else Form("a finite number above 0", lambda value: NUMBER.holds(value) and value > 0.0)
+    )
+    _require(bound, fields["bound"], "tolerance.bound", where)
+    return Tolerance(measure=Measure(fields["measure"]), bound=fields["bound"])
+
+
+def _symptom(entry: object, where: str) -> Symptom:
+    fields = _mapping(entry, "a symptom", where)
+    _names(set(fields), {"got", "means"}, set(), f"{where}, symptoms")
+    _require(NUMBER, fields["got"], "symptoms.got", where)
+    _require(TEXT, fields["means"], "symptoms.means", where)
+    return Symptom(got=fields["got"], means=fields["means"])
+
+
+def _distinct(rows: Iterable[Golden]) -> tuple[Golden, ...]:
+    """Return the rows; two with one key would be one in a report.
+
+    Raises:
+        RefusedError: Two have the same key.
+    """
+    by_key: dict[str, Golden] = {}
+    for row in rows:
+        if row.key in by_key:
+            raise _refused("two rows have this key", row.key)
+        by_key[row.key] = row
+    return tuple(by_key.values())
+
+
+def _names(given: set[str], required: set[str], optional: set[str], where: str) -> None:
+    found = {
+        "missing": sorted(required - given),
+        "unknown": sorted(given - required - optional),
+    }
+    if any(found.values()):
+        raise _refused(
+            "; ".join(f"{what} {names}" for what, names in found.items() if names), where
+        )
+
+
+def _mapping(value: object, name: str, where: str) -> dict[str, Any]:
+    _require(_OBJECT, value, name, where)
+    assert isinstance(value, dict)  # noqa: S101 - just required
+    return value
+
+
+def _require(form: Form, value: object, name: str, where: str) -> None:
+    if not form.holds(value):
+        raise _refused(f"{name} must be {form.what}, got {value!r}", where)
+
+
+def _refused(what: str, where: str) -> RejectedError:
+    return RejectedError(what, where=where, fix="correct the file in reference/goldens")

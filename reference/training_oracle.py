@@ -60,7 +60,7 @@ def step(state: State, gradients: Arrays, learning_rate: float, constants: Const
     """Return the state after one step, its gradients clipped by their global norm first."""
     clipped, _ = clip_by_global_norm(gradients, constants.max_grad_norm)
     after = {
-        name: stepped(
+        name: step_all(
             p,
             state.first[name],
             state.second[name],
@@ -75,7 +75,7 @@ def step(state: State, gradients: Arrays, learning_rate: float, constants: Const
     return State(state.t + 1, *parts)
 
 
-def stepped(  # noqa: PLR0913 - the variables of the formula
+def step_all(  # noqa: PLR0913 - the variables of the formula
     p: Array, m: Array, v: Array, g: Array, t: int, lr: float, c: Constants
 ) -> tuple[Array, Array, Array]:
     """Return one parameter and its moments after the step that `t` others came before.

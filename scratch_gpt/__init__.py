@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scratch_gpt.config import GPTConfig as GPTConfig
-    from scratch_gpt.model import GPT as GPT
-    from scratch_gpt.tokenizer import Tokenizer as Tokenizer
+    from scratch_gpt.config import GPTConfig
+    from scratch_gpt.model import GPT
+    from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 _HOMES = {
     "GPT": "scratch_gpt.model",
     "GPTConfig": "scratch_gpt.config",
-    "Tokenizer": "scratch_gpt.tokenizer",
+    "Tokenizer": "scratch_gpt.tokenizer.tokenizer",
 }
 
 __all__ = ["GPT", "GPTConfig", "Tokenizer"]

@@ -13,7 +13,7 @@ _LINE = 64
 """Bytes of a cache line."""
 
 
-def empty_rows(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def empty_aligned_rows(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Return an uninitialised tensor whose last axis is contiguous and whose rows are aligned.
 
     Args:

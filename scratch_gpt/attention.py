@@ -17,16 +17,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from scratch_gpt.affine import Affine
-from scratch_gpt.attention_tiled import tiled
+from scratch_gpt.causal_mask import check_kernel_inputs, hidden_keys
 from scratch_gpt.dropout import dropout
-from scratch_gpt.generation.cache import BlockCache
-from scratch_gpt.tap import Tap, untapped, within
-from scratch_gpt.visibility import check_core_inputs, hidden_keys
+from scratch_gpt.kernels.tiled_attention import tiled_attention
+from scratch_gpt.kv_cache import BlockCache
+from scratch_gpt.linear import Linear
+from scratch_gpt.tap import Tap, no_tap, prefixed
 
 
 @runtime_checkable
-class Core(Protocol):
+class AttentionKernel(Protocol):
     """The signature that every attention core has; see the module's docstring."""
 
     def __call__(  # noqa: PLR0913 - the three inputs and what qualifies them
@@ -51,7 +51,7 @@ def softmax(scores: Float[Tensor, "*rows time_k"]) -> Float[Tensor, "*rows time_
     return exponentials / exponentials.sum(-1, keepdim=True)
 
 
-def plain(  # noqa: PLR0913 - the signature of a core
+def plain_attention(  # noqa: PLR0913 - the signature of a core
     query: Float[Tensor, "batch head time_q head_width"],
     key: Float[Tensor, "batch head time_k head_width"],
     value: Float[Tensor, "batch head time_k head_width"],
@@ -70,15 +70,15 @@ def plain(  # noqa: PLR0913 - the signature of a core
 
     Source: Vaswani et al. 2017, section 3.2.1; train.py `_attn` (a69b5c4).
     """
-    check_core_inputs(query, key, value, mask)
-    tap = tap or untapped
+    check_kernel_inputs(query, key, value, mask)
+    tap = tap or no_tap
     scores = tap("scores", (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1))
     hidden = hidden_keys(query.shape[-2], key.shape[-2], mask, query.device)
     weights = tap("weights", softmax(scores.masked_fill(hidden, float("-inf"))))
     return dropout(weights, dropout_probability) @ value
 
 
-def triton(  # noqa: PLR0913 - the signature of a core
+def triton_attention(  # noqa: PLR0913 - the signature of a core
     query: Float[Tensor, "batch head time_q head_width"],
     key: Float[Tensor, "batch head time_k head_width"],
     value: Float[Tensor, "batch head time_k head_width"],
@@ -86,16 +86,20 @@ def triton(  # noqa: PLR0913 - the signature of a core
     tap: Tap | None = None,
     dropout_probability: float = 0.0,
 ) -> Float[Tensor, "batch head time_q head_width"]:
-    """Return what the GPU kernel computes; see `scratch_gpt.attention_triton`.
+    """Return what the GPU kernel computes; see `scratch_gpt.kernels.triton_attention`.
 
     Nothing but this call imports Triton: it is an accelerator beside the model.
     """
-    from scratch_gpt.attention_triton import attend
+    from scratch_gpt.kernels.triton_attention import attend
 
     return attend(query, key, value, mask, tap, dropout_probability)
 
 
-CORES: dict[str, Core] = {"plain": plain, "tiled": tiled, "triton": triton}
+KERNELS: dict[str, AttentionKernel] = {
+    "plain": plain_attention,
+    "tiled": tiled_attention,
+    "triton": triton_attention,
+}
 """Every attention core by name."""
 
 
@@ -116,19 +120,21 @@ def merge_heads(
 class Attention(nn.Module):
     """Multi-head causal self-attention: project, split, attend, merge, project."""
 
-    def __init__(self, width: int, n_head: int, *, core: Core, attn_pdrop: float) -> None:
+    def __init__(
+        self, width: int, n_head: int, *, core: AttentionKernel, attn_pdrop: float
+    ) -> None:
         super().__init__()
         self.n_head = n_head
         self.core = core
         self.attn_pdrop = attn_pdrop
-        self.c_attn = Affine(width, 3 * width)
-        self.c_proj = Affine(width, width)
+        self.c_attn = Linear(width, 3 * width)
+        self.c_proj = Linear(width, width)
 
     def gathered(
         self,
         x: Float[Tensor, "batch time width"],
         mask: Bool[Tensor, "batch time_k"] | None = None,
-        tap: Tap = untapped,
+        tap: Tap = no_tap,
         cache: BlockCache | None = None,
     ) -> Float[Tensor, "batch time width"]:
         """Return the context of each position: what `c_proj` is given.
@@ -140,7 +146,7 @@ class Attention(nn.Module):
         query, key, value = (
             split_heads(part, self.n_head) for part in self.c_attn(x).chunk(3, dim=-1)
         )
-        tap_attn = within("attn", tap)
+        tap_attn = prefixed("attn", tap)
         query = tap_attn("query", query)
         key = tap_attn("key", key)
         value = tap_attn("value", value)
@@ -154,7 +160,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch time width"],
         mask: Bool[Tensor, "batch time_k"] | None = None,
-        tap: Tap = untapped,
+        tap: Tap = no_tap,
         cache: BlockCache | None = None,
     ) -> Float[Tensor, "batch time width"]:
         """Return what each position gathers from itself and the positions before it."""

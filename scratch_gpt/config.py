@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scratch_gpt.huggingface_fields import ALIASES, IGNORED, REQUIRED
+from scratch_gpt.checkpoint.hf_config import ALIASES, IGNORED, REQUIRED
 
 _PROBABILITIES = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 _COUNTS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")

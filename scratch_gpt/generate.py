@@ -3,6 +3,7 @@
 It parses, generates, prints and exits. Nothing that needs torch is imported before that.
 """
 
+import dataclasses
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,44 @@ from typing import Annotated
 
 import typer
 
-from scratch_gpt.command.application import application, start
-from scratch_gpt.command.choices import Splitting
-from scratch_gpt.command.shell import run
-from scratch_gpt.generation.asked import Asked
+from scratch_gpt.cli import PretokenizerName, run_app, run_reporting_errors, typer_app
 
-app = application("scratch_gpt.generate")
+# What the command line was asked for; imports no torch.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """The options of `python -m scratch_gpt.generate`, where each is described."""
+
+    weights: str
+    prompts: tuple[str, ...]
+    prompt_file: str | None
+    vocabulary: Path | None
+    max_new_tokens: int
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    beams: int
+    samples: int
+    stop: tuple[str, ...]
+    seed: int
+    splitting: str | None
+    dtype: str
+    device: str
+    overflow: str
+    as_json: bool
+    quiet: bool
+
+    @property
+    def sampled(self) -> bool:
+        """Whether tokens are drawn: where an option that only a draw heeds was given."""
+        drawn = (self.temperature, self.top_k, self.top_p) != (None, None, None)
+        return drawn or (self.samples > 1 and self.beams == 1)
+
+
+app = typer_app("scratch_gpt.generate")
 
 
 class Dtype(StrEnum):
@@ -97,14 +130,16 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Fixes what is drawn.")] = 0,
     splitting: Annotated[
-        Splitting | None,
+        PretokenizerName | None,
         typer.Option(
             help="How text is split: as Hugging Face, or as in training; as the folder of the "
             "vocabulary says, else bert."
         ),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision to run in.")] = Dtype.FLOAT32,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Precision to run_reporting_errors in.")
+    ] = Dtype.FLOAT32,
+    device: Annotated[Device, typer.Option(help="Where to run_reporting_errors.")] = Device.CPU,
     overflow: Annotated[
         Overflow,
         typer.Option(
@@ -136,7 +171,7 @@ def generate(
     4 weights or vocabulary refused, 5 environment (no such device, missing package, disk full),
     70 internal error, 130 interrupted, 141 nobody reads any more.
     """  # noqa: D301 - \b keeps the lines of the examples apart
-    asked = Asked(
+    asked = GenerateOptions(
         weights=weights,
         prompts=tuple(prompt or ()),
         prompt_file=prompt_file,
@@ -159,18 +194,20 @@ def generate(
         quiet=quiet,
     )
     again = "run it again; the same --seed gives the same text"
-    raise typer.Exit(run(partial(_run, asked), name="generate", debug=debug, resume=again))
+    raise typer.Exit(
+        run_reporting_errors(partial(_run, asked), name="generate", debug=debug, resume=again)
+    )
 
 
-def _run(asked: Asked) -> int:
-    from scratch_gpt.generation.telling_texts import tell_texts
+def _run(asked: GenerateOptions) -> int:
+    from scratch_gpt.generation.command import print_texts
 
-    return tell_texts(asked)
+    return print_texts(asked)
 
 
 def main() -> None:
     """Run the command line."""
-    start(app)
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def layer_norm(
     return centred * torch.rsqrt(variance + epsilon) * gain + bias
 
 
-def derived_layer_norm(
+def fused_layer_norm(
     x: Float[Tensor, "*rows width"],
     gain: Float[Tensor, " width"],
     bias: Float[Tensor, " width"],
@@ -75,14 +75,14 @@ class _LayerNorm(Function):
         return d_x.mul_(scale), d_gain, d_bias, None
 
 
-Normalise = Callable[..., Float[Tensor, "*rows width"]]
+Normalize = Callable[..., Float[Tensor, "*rows width"]]
 """`layer_norm`, or another function of the same arguments and values."""
 
 
 class LayerNorm(nn.Module):
     """Owns the gain (`weight`) and bias `[width]` of one layer normalisation."""
 
-    def __init__(self, width: int, *, epsilon: float, normalise: Normalise = layer_norm) -> None:
+    def __init__(self, width: int, *, epsilon: float, normalise: Normalize = layer_norm) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
         self.bias = nn.Parameter(torch.empty(width))

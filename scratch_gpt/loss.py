@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from scratch_gpt.aligned import empty_rows
+from scratch_gpt.aligned import empty_aligned_rows
 
 
 def log_softmax(logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
@@ -85,7 +85,7 @@ class _NegativeLogLikelihood(Function):
         logits, targets, normaliser, counted = ctx.saved_tensors  # type: ignore[attr-defined]
         weights = normaliser.new_zeros(logits.shape[:2])
         weights[:, :-1] = upstream.masked_fill(~counted, 0.0)
-        gradient = empty_rows(logits.shape, like=logits)
+        gradient = empty_aligned_rows(logits.shape, like=logits)
         sources, made = logits.flatten(0, 1), gradient.flatten(0, 1)
         for at in range(0, len(sources), _ROWS):
             part = slice(at, at + _ROWS)

@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from scratch_gpt.compiled import compiled_block
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
 from scratch_gpt.embeddings import Embedding, embed
-from scratch_gpt.generation.cache import Cache
-from scratch_gpt.inputs import check_inputs
+from scratch_gpt.input_checks import check_inputs
+from scratch_gpt.kernels.backends import backend_named
+from scratch_gpt.kernels.compiled import compiled_block
+from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.layer_norm import LayerNorm
-from scratch_gpt.paths import path_named
-from scratch_gpt.tap import Tap, untapped, within
+from scratch_gpt.tap import Tap, no_tap, prefixed
 from scratch_gpt.transformer_block import TransformerBlock
 
 
@@ -31,13 +31,13 @@ class GPT(nn.Module):
 
         Args:
             config: The model's shape and constants.
-            attention: Name of the way to run it, a key of `scratch_gpt.paths.PATHS`.
+            attention: Name of the way to run it, a key of `scratch_gpt.kernels.backends.PATHS`.
 
         Raises:
             ValueError: No path has that name.
         """
         super().__init__()
-        self.path = path_named(attention)
+        self.path = backend_named(attention)
         self.config = config
         self.attention = attention
         self.tokens_embed = Embedding(config.vocab_size, config.n_embd)
@@ -50,7 +50,7 @@ class GPT(nn.Module):
         token_ids: Tensor,
         positions: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         tap: Tap | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Return the logits of the token after each position.
@@ -61,27 +61,27 @@ class GPT(nn.Module):
                 from the cache's length.
             attention_mask: `[batch time_k]`, bool, False at padding; no padding where None. With a
                 cache it covers the tokens there as well.
-            cache: The tokens before these. It is added to; see `scratch_gpt.generation.cache`.
+            cache: The tokens before these. It is added to; see `scratch_gpt.kv_cache`.
             tap: Is shown every named tensor on the way, and may replace it.
 
         Raises:
-            ValueError: An input that the model cannot take; see `scratch_gpt.inputs`.
+            ValueError: An input that the model cannot take; see `scratch_gpt.input_checks`.
 
         Source: finetune-transformer-lm train.py `model` (a69b5c4).
         """
         hidden = self.hidden(token_ids, positions, attention_mask, cache, tap)
-        return (tap or untapped)("logits", self.path.head(hidden, self.tokens_embed.weight))
+        return (tap or no_tap)("logits", self.path.head(hidden, self.tokens_embed.weight))
 
     def hidden(
         self,
         token_ids: Tensor,
         positions: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         tap: Tap | None = None,
     ) -> Float[Tensor, "batch time width"]:
         """Return what the head is given: the last block's output, of the same arguments."""
-        tap = tap or untapped
+        tap = tap or no_tap
         known = self._known(token_ids, positions, attention_mask, cache)
         x = embed(self.tokens_embed, self.positions_embed, token_ids, positions, tap, known)
         x = tap("embeddings", dropout(x, self.config.embd_pdrop if self.training else 0.0))
@@ -92,7 +92,7 @@ class GPT(nn.Module):
             else:
                 # Handed on only where there is one: a block that replaces ours need not know it.
                 kept = {} if cache is None else {"cache": cache.block(index)}
-                x = block(x, attention_mask, within(f"h.{index}", tap), **kept)
+                x = block(x, attention_mask, prefixed(f"h.{index}", tap), **kept)
         if cache is not None:
             cache.length += token_ids.shape[1]
         return x
@@ -102,7 +102,7 @@ class GPT(nn.Module):
         token_ids: Tensor,
         positions: Tensor | None,
         attention_mask: Tensor | None,
-        cache: Cache | None,
+        cache: KVCache | None,
     ) -> int:
         """Check the inputs; return how many tokens of each row are known already."""
         known = 0 if cache is None else cache.length
@@ -137,15 +137,14 @@ class GPT(nn.Module):
         Args:
             token_ids: `[batch time]`, prompts of one length, int32 or int64.
             max_new_tokens: Tokens to add at most.
-            **options: Fields of `scratch_gpt.generation.request.Request` (`seed`, `samples`,
-                `beams`, `end_id`, `overflow`, ...) and of `scratch_gpt.sampling.Rules`
+            **options: Fields of `scratch_gpt.generation.generate.Request` (`seed`, `samples`,
+                `beams`, `end_id`, `overflow`, ...) and of `scratch_gpt.generation.sampling.Rules`
                 (`temperature`, `top_k`, `top_p`, `sampled`, ...); greedy without any.
 
         Raises:
             ValueError: A prompt or an option that cannot be; it is named.
         """
-        from scratch_gpt.generation.continuing import generate
-        from scratch_gpt.generation.request import Request
+        from scratch_gpt.generation.generate import Request, generate
 
         return generate(self, token_ids, Request.of(max_new_tokens, **options))
 
@@ -164,7 +163,7 @@ class GPT(nn.Module):
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write a folder that `from_pretrained` and Hugging Face read; see `checkpoint`."""
-        from scratch_gpt import checkpoint
+        from scratch_gpt.checkpoint import checkpoint
 
         checkpoint.save_pretrained(self, directory)
 
@@ -173,7 +172,7 @@ class GPT(nn.Module):
         cls, directory: str | os.PathLike[str], *, attention: str = "plain"
     ) -> "GPT":
         """Return the model that a folder holds, in evaluation mode; see `checkpoint`."""
-        from scratch_gpt import checkpoint
+        from scratch_gpt.checkpoint import checkpoint
 
         return checkpoint.from_pretrained(directory, attention=attention)
 

@@ -6,20 +6,145 @@ With gradient g, moments m and v, and decay rates b1 and b2:
     v = b2 v + (1 - b2) g^2
     p = kept p - rate m / (sqrt(v) / root + epsilon)
 
-What is kept, the root and the rate are the form's: see `scratch_gpt.adam_forms`.
+What is kept, the root and the rate are the form's: see `scratch_gpt.optimizer`.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from scratch_gpt.adam_forms import FORMS, Rates
-from scratch_gpt.gradient import gradient_of
-from scratch_gpt.optimizer_state import FIRST, SECOND, STEP, check_state
+from scratch_gpt.checkpoint.safetensors import count_not_finite
+from scratch_gpt.errors import CheckpointError, quote
+from scratch_gpt.gradient_clipping import checked_gradient
 from scratch_gpt.runs import longest_run, runs
+
+# What an optimizer's state must be before it is taken up: by name, shape, type and value.
+
+
+STEP = "step"
+"""Name of the number of steps made."""
+
+FIRST, SECOND = "first_moment.", "second_moment."
+"""What the moments' names begin with; the parameter's name follows."""
+
+
+class OptimizerStateError(CheckpointError):
+    """A state that is not one of this optimizer's."""
+
+
+def check_state(state: Mapping[str, Tensor | int], mine: Mapping[str, Tensor | int]) -> int:
+    """Return the number of steps that a state has made, if it fits in every point.
+
+    Args:
+        state: The state to be taken up.
+        mine: A state of the optimizer that is to take it up.
+
+    Raises:
+        OptimizerStateError: It does not fit; all that is wrong is named, the first few in full.
+    """
+    wrong = [*_misnamed(state, mine), *_unfit(state, mine)]
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise OptimizerStateError(
+            "; ".join(wrong[:_SHOWN]) + more,
+            where="the optimizer's state",
+            fix="take up the state that was saved with this model, its config and its dtype",
+        )
+    return int(state[STEP])
+
+
+_SHOWN = 4
+
+
+def _misnamed(state: Mapping[str, object], mine: Mapping[str, object]) -> Iterator[str]:
+    yield from (f"{name} is missing" for name in mine if name not in state)
+    yield from (f"{quote(name)} belongs to no parameter" for name in state if name not in mine)
+
+
+def _unfit(state: Mapping[str, object], mine: Mapping[str, Tensor | int]) -> Iterator[str]:
+    """Give what is wrong with the values of the names that both have."""
+    for name, expected in mine.items():
+        if name not in state:
+            continue
+        found = state[name]
+        if isinstance(expected, Tensor):
+            yield from _unfit_tensor(name, found, expected)
+        elif not isinstance(found, int) or isinstance(found, bool) or found < 0:
+            yield f"{name} must be a whole number, at least 0, and is {quote(found)}"
+
+
+def _unfit_tensor(name: str, found: object, expected: Tensor) -> Iterator[str]:
+    """Give what is wrong with one moment; of another form, its values are not looked at."""
+    if not isinstance(found, Tensor):
+        yield f"{name} must be a tensor and is {quote(found)}"
+    elif found.shape != expected.shape or found.dtype != expected.dtype:
+        yield (
+            f"{name} is {found.dtype} {list(found.shape)}, "
+            f"expected {expected.dtype} {list(expected.shape)}"
+        )
+    elif count := count_not_finite(found):
+        yield f"{name} has {count} values that are not finite"
+    elif name.startswith(SECOND) and found.numel() and float(torch.aminmax(found)[0]) < 0.0:
+        yield f"{name} is a mean of squares and has values below 0"
+
+
+# Adam's two forms: the numbers of a step as the 2018 release has them, and as AdamW has them.
+#
+# With n the number of the step, from 1, and m and v the moments:
+#
+#     released    rate = learning_rate sqrt(1 - b2^n) / (1 - b1^n)
+#                 p = p - rate (m / (sqrt(v) + epsilon) + weight_decay p)
+#     adamw       p = p - learning_rate weight_decay p
+#                 p = p - learning_rate / (1 - b1^n) m / (sqrt(v) / sqrt(1 - b2^n) + epsilon)
+#
+# The two differ in what epsilon weighs and in the decay. Beside the release's uncorrected root,
+# epsilon is 32 times as heavy in the first step and 14 times in the fifth: a gradient of 1e-6 has
+# then gone a quarter less far. The release's decay is corrected like the step, which leaves 0.32 of
+# it in the first step.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rates:
+    """The numbers of one step: p = kept p - rate m / (sqrt(v) / root + epsilon).
+
+    Attributes:
+        kept: What the decay leaves of a parameter.
+        root: What the root of the second moment is divided by.
+        rate: What the quotient of the moments is multiplied by.
+    """
+
+    kept: float
+    root: float
+    rate: float
+
+
+def openai_update(learning_rate: float, bias_1: float, bias_2: float, weight_decay: float) -> Rates:
+    """Return the rates as the release has them; `bias_1` and `bias_2` are `1 - b^n`.
+
+    Source: finetune-transformer-lm opt.py `adam` (a69b5c4).
+    """
+    rate = learning_rate * bias_2**0.5 / bias_1
+    return Rates(kept=1.0 - rate * weight_decay, root=1.0, rate=rate)
+
+
+def adamw_update(learning_rate: float, bias_1: float, bias_2: float, weight_decay: float) -> Rates:
+    """Return the rates of `torch.optim.AdamW`; `bias_1` and `bias_2` are `1 - b^n`.
+
+    Source: Loshchilov and Hutter 2019, algorithm 2.
+    """
+    kept = 1.0 - learning_rate * weight_decay
+    return Rates(kept=kept, root=bias_2**0.5, rate=learning_rate / bias_1)
+
+
+VARIANTS: dict[str, Callable[[float, float, float, float], Rates]] = {
+    "released": openai_update,
+    "adamw": adamw_update,
+}
+"""Both forms by name."""
+
 
 _WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 """The type of the moments, and of the arithmetic, where it is not the parameter's own."""
@@ -93,7 +218,7 @@ class Adam:
         if not 0.0 <= learning_rate < math.inf:
             message = f"the learning rate must be finite and at least 0, got {learning_rate!r}"
             raise ValueError(message)
-        gradients = {name: gradient_of(name, p) for name, p in self.parameters.items()}
+        gradients = {name: checked_gradient(name, p) for name, p in self.parameters.items()}
         rates = self._rates(learning_rate)
         undecayed = dataclasses.replace(rates, kept=1.0)
         for name, parameter in self.parameters.items():
@@ -104,7 +229,7 @@ class Adam:
     def _rates(self, learning_rate: float) -> Rates:
         """Return the numbers of the step about to be made."""
         bias_1, bias_2 = (1.0 - beta ** (self.steps + 1) for beta in self.betas)
-        return FORMS[self.form](learning_rate, bias_1, bias_2, self.weight_decay)
+        return VARIANTS[self.form](learning_rate, bias_1, bias_2, self.weight_decay)
 
     def _update(self, name: str, gradient: Tensor, rates: Rates) -> None:
         """Update one parameter and its moments, run by run."""
@@ -170,7 +295,7 @@ def _check_constants(
         f"weight_decay must be finite and at least 0, got {weight_decay!r}": (
             0.0 <= weight_decay < math.inf
         ),
-        f"form must be one of {sorted(FORMS)}, got {form!r}": form in FORMS,
+        f"form must be one of {sorted(VARIANTS)}, got {form!r}": form in VARIANTS,
     }
     for message, right in allowed.items():
         if not right:

@@ -18,16 +18,16 @@ class Tap(Protocol):
         ...
 
 
-def untapped(_name: str, value: Tensor, /) -> Tensor:
+def no_tap(_name: str, value: Tensor, /) -> Tensor:
     """Return `value` as it is: the tap of a model nobody watches."""
     return value
 
 
-def within(prefix: str, tap: Tap) -> Tap:
+def prefixed(prefix: str, tap: Tap) -> Tap:
     """Return a tap that reports to `tap` under `prefix`, a dot, and the name.
 
     `within("h.3", tap)("ln_1", x)` calls `tap("h.3.ln_1", x)`.
     """
-    if tap is untapped:
+    if tap is no_tap:
         return tap
     return lambda name, value: tap(f"{prefix}.{name}", value)

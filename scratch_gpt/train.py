@@ -13,14 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
-from scratch_gpt.command.application import application, start
-from scratch_gpt.command.choices import Errors
-from scratch_gpt.command.errors import CommandError, ExitCode, UsageError
-from scratch_gpt.command.shell import run as run_command
+from scratch_gpt.cli import DecodingErrors, run_app, typer_app
+from scratch_gpt.cli import run_reporting_errors as run_command
+from scratch_gpt.errors import CommandError, ExitCode, ReportedElsewhereError, UsageError
 from scratch_gpt.training.recipe import HELP, RECIPES, Recipe
-from scratch_gpt.training.told_elsewhere import ToldElsewhereError
 
-app = application("scratch_gpt.train")
+app = typer_app("scratch_gpt.train")
 
 
 _RUN = {
@@ -29,7 +27,11 @@ _RUN = {
     "data": (list[Path], None, "text file or folder (again for more) [the standard library]"),
     "tokens": (Path, None, "folder of prepared tokens, from python -m scratch_gpt.data"),
     "vocabulary": (Path, None, "folder with a vocabulary [one is learned from the text]"),
-    "errors": (Errors, Errors.STRICT, "replace: read bytes that are no UTF-8 as U+FFFD"),
+    "errors": (
+        DecodingErrors,
+        DecodingErrors.STRICT,
+        "replace: read bytes that are no UTF-8 as U+FFFD",
+    ),
     "allow": (list[str], None, "go on although this differs from the checkpoint (again for more)"),
     "timeout": (float, 1_800.0, "seconds after which a silent process counts as lost"),
     "quiet": (bool, False, "print nothing but errors"),
@@ -104,7 +106,7 @@ def _spoken_for(options: dict[str, Any]) -> int:
         return _run(options)
     except CommandError as error:
         is_first = os.environ.get("RANK", "0") == "0"
-        is_told = error.code in _MET_BY_ALL or isinstance(error, ToldElsewhereError)
+        is_told = error.code in _MET_BY_ALL or isinstance(error, ReportedElsewhereError)
         if is_told and not is_first:
             return int(error.code)
         raise
@@ -115,14 +117,14 @@ _MET_BY_ALL = {ExitCode.FAIL, ExitCode.USAGE, ExitCode.REFUSED}
 
 
 def _run(options: dict[str, Any]) -> int:
-    from scratch_gpt.command.progress import shown
+    from scratch_gpt.progress import progress_bar
 
     quiet = bool(options.pop("quiet"))
     recipe = _recipe(options)
     _require_sound(options)
-    with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as progress:
-        from scratch_gpt.training.preparation import Sources
+    with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=quiet) as progress:
         from scratch_gpt.training.run import Request, run
+        from scratch_gpt.training.run_folder import Sources
 
         sources = Sources(
             paths=tuple(options["data"]) if options["data"] else None,
@@ -191,7 +193,7 @@ app.command()(train)
 
 def main() -> None:
     """Run the command line."""
-    start(app)
+    run_app(app)
 
 
 if __name__ == "__main__":

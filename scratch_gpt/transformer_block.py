@@ -3,14 +3,14 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from scratch_gpt.attention import CORES, Attention
+from scratch_gpt.attention import KERNELS, Attention
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
-from scratch_gpt.generation.cache import BlockCache
+from scratch_gpt.kernels.backends import Backend
+from scratch_gpt.kv_cache import BlockCache
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.mlp import MLP
-from scratch_gpt.paths import Path
-from scratch_gpt.tap import Tap, untapped
+from scratch_gpt.tap import Tap, no_tap
 
 
 class TransformerBlock(nn.Module):
@@ -19,11 +19,11 @@ class TransformerBlock(nn.Module):
     GPT-2 and what came after normalise before the sublayer instead; GPT-1 does not.
     """
 
-    def __init__(self, config: GPTConfig, path: Path) -> None:
+    def __init__(self, config: GPTConfig, path: Backend) -> None:
         super().__init__()
         width, epsilon = config.n_embd, config.layer_norm_epsilon
         self.attn = Attention(
-            width, config.n_head, core=CORES[path.core], attn_pdrop=config.attn_pdrop
+            width, config.n_head, core=KERNELS[path.core], attn_pdrop=config.attn_pdrop
         )
         self.ln_1 = LayerNorm(width, epsilon=epsilon, normalise=path.normalise)
         self.mlp = MLP(width, config.n_inner, activation=path.activation)
@@ -35,7 +35,7 @@ class TransformerBlock(nn.Module):
         self,
         x: Float[Tensor, "batch time width"],
         mask: Bool[Tensor, "batch time_k"] | None = None,
-        tap: Tap = untapped,
+        tap: Tap = no_tap,
         cache: BlockCache | None = None,
     ) -> Float[Tensor, "batch time width"]:
         """Return the block's output.

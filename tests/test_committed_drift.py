@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parity.tolerances import Bounds
+from parity.core.tolerances import Bounds
 
 HOME = Path(__file__).parents[1]
 SECTION = "## On every torch"

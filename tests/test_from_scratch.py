@@ -11,11 +11,11 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.attention import CORES
-from scratch_gpt.generation.step import Step
+from scratch_gpt.attention import KERNELS
+from scratch_gpt.generation.decoder import Step
+from scratch_gpt.kernels.backends import BACKENDS
+from scratch_gpt.kernels.backends import Backend as Way
 from scratch_gpt.loss import next_token_loss
-from scratch_gpt.paths import PATHS
-from scratch_gpt.paths import Path as Way
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,7 +153,9 @@ def test_the_source_borrows_nothing(home_of: Callable[[str], Path | None]) -> No
     home = home_of("scratch_gpt")
     sources = sorted(home.rglob("*.py"))
     assert home / "model.py" in sources
-    found = {path.name: borrowed(path.read_text(encoding="utf-8")) for path in sources}
+    found = {
+        str(path.relative_to(home)): borrowed(path.read_text(encoding="utf-8")) for path in sources
+    }
     assert not {name: names for name, names in found.items() if names}
 
 
@@ -231,8 +233,8 @@ def test_a_planted_core_is_found_in_what_runs(
     def core(query: Tensor, key: Tensor, value: Tensor, *_others: object) -> Tensor:
         return torch.softmax(query @ key.transpose(-2, -1), -1) @ value
 
-    monkeypatch.setitem(CORES, "ready-made", core)
-    monkeypatch.setitem(PATHS, "ready-made", Way(core="ready-made"))
+    monkeypatch.setitem(KERNELS, "ready-made", core)
+    monkeypatch.setitem(BACKENDS, "ready-made", Way(core="ready-made"))
     expected = {"_softmax", "_softmax_backward_data"}
     assert expected == forbidden(operations_of_a_step(recorded, "ready-made", training=False))
 
@@ -262,7 +264,7 @@ def test_a_loan_planted_in_a_step_is_found_in_what_runs(
     """A step of the decoder that calls torch's GELU is caught."""
 
     def activate(step: Step) -> None:
-        step.buffers.gate.copy_(functional.gelu(step.buffers.inner, approximate="tanh"))
+        step.buffers.gate.copy_(functional.gelu(step.buffers.hidden, approximate="tanh"))
 
     monkeypatch.setattr(Step, "_activate", activate)
     assert forbidden(operations_of_a_generation(recorded)) == {"gelu"}

@@ -25,12 +25,10 @@ MODEL_LIBRARIES = {"torch", "numpy", "jaxtyping", "safetensors", "rich", "typer"
 """What every module of the model may import of others' packages; never transformers."""
 
 BY_NAME = {
-    "scratch_gpt/tokenizer_original.py": {"ftfy", "spacy"},
-    "scratch_gpt/training/loss_curve.py": {"matplotlib"},
-    **{
-        f"scratch_gpt/attention_triton{part}.py": {"triton"}
-        for part in ("", "_tiles", "_forward", "_backward")
-    },
+    "scratch_gpt/tokenizer/original.py": {"ftfy", "spacy"},
+    "scratch_gpt/training/log.py": {"matplotlib"},
+    "scratch_gpt/kernels/triton_attention.py": {"triton"},
+    "scratch_gpt/kernels/triton_kernels.py": {"triton"},
 }
 """What one module, and it alone, may import besides."""
 
@@ -82,9 +80,9 @@ def test_a_package_imports_what_it_may(package: str, home_of: HomeOf) -> None:
         ("scratch_gpt/model.py", "def f():\n    import transformers", "transformers"),
         ("scratch_gpt/model.py", "importlib.import_module('transformers')", "transformers"),
         ("scratch_gpt/model.py", "__import__('transformers')", "transformers"),
-        ("scratch_gpt/tokenizer.py", "import ftfy", "ftfy"),
-        ("scratch_gpt/training/log.py", "from matplotlib import figure", "matplotlib"),
-        ("scratch_gpt/attention_tiled.py", "import triton.language as tl", "triton"),
+        ("scratch_gpt/tokenizer/tokenizer.py", "import ftfy", "ftfy"),
+        ("scratch_gpt/training/run.py", "from matplotlib import figure", "matplotlib"),
+        ("scratch_gpt/kernels/tiled_attention.py", "import triton.language as tl", "triton"),
         ("reference/hub.py", "import scratch_gpt", "scratch_gpt"),
         ("reference/hub.py", "from parity import mapping", "parity"),
         ("reference/oracle.py", "import torch", "torch"),
@@ -106,7 +104,7 @@ def test_a_planted_trespass_is_found(path: str, source: str, name: str) -> None:
     ("path", "source"),
     [
         ("scratch_gpt/model.py", "import math, torch\nfrom scratch_gpt import tap"),
-        ("scratch_gpt/tokenizer_original.py", "import ftfy, spacy"),
+        ("scratch_gpt/tokenizer/original.py", "import ftfy, spacy"),
         ("reference/oracle.py", "import math\nimport numpy as np"),
         ("reference/hub.py", "import transformers\nfrom reference import compat"),
         ("parity/check.py", "import scratch_gpt, reference, typer\nfrom . import taps"),

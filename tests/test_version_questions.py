@@ -129,18 +129,26 @@ BY_TRYING = {
 """What goes on where a package lacks something."""
 
 PAST_THE_ANSWERS = {
-    "from reference import compat\nprint(compat.told('torch'))": "reference.compat.told",
-    "from reference import compat as c\nprint(c.installed('torch'))": "reference.compat.installed",
-    "from reference.compat import parsed\nparsed('2.9')": "reference.compat.parsed",
+    "from reference import compat\nprint(compat.describe('torch'))": "reference.compat.describe",
+    "from reference import compat as c\nprint(c.installed_version('torch'))": (
+        "reference.compat.installed_version"
+    ),
+    "from reference.compat import parse_version\nparse_version('2.9')": (
+        "reference.compat.parse_version"
+    ),
     "from reference.compat import DIFFERENCES as D\nprint(D['x'].holds())": (
         "reference.compat.DIFFERENCES"
     ),
-    "import reference.compat\nreference.compat.told('torch')": "reference.compat.told",
-    "from . import compat\ncompat.told('torch')": "reference.compat.told",
-    "from .compat import installed": "reference.compat.installed",
+    "import reference.compat\nreference.compat.describe('torch')": "reference.compat.describe",
+    "from . import compat\ncompat.describe('torch')": "reference.compat.describe",
+    "from .compat import installed_version": "reference.compat.installed_version",
     "from reference.compat import *": "reference.compat.*",
-    "from reference import compat\ngetattr(compat, 'installed')('torch')": "reference.compat",
-    "from reference import compat\ntable = compat\ntable.told('torch')": "reference.compat.told",
+    "from reference import compat\ngetattr(compat, 'installed_version')('torch')": (
+        "reference.compat"
+    ),
+    "from reference import compat\ntable = compat\ntable.describe('torch')": (
+        "reference.compat.describe"
+    ),
 }
 """What opens the table instead of taking its answers."""
 

@@ -25,31 +25,34 @@ MAY_ASK = {
 }
 """Files and folders in which anything may be asked, and why."""
 
-TOLD = f"{COMPAT}.told"
+TOLD = f"{COMPAT}.describe"
 
 RECORDED: dict[str, tuple[set[str], str]] = {
-    "bench/machine.py": (
+    "bench/baseline.py": (
         {"importlib.metadata", "platform.python_version", "torch.__version__"},
         "ratios of two installations are not compared",
     ),
-    "parity/code.py": ({"importlib.metadata"}, "a report names this project's own version"),
-    "parity/knobs.py": (
+    "parity/core/code.py": ({"importlib.metadata"}, "a report names this project's own version"),
+    "parity/core/environment.py": (
         {"platform.python_version", "torch.__version__", TOLD},
         "a report says what it was made on",
     ),
-    "parity/sources/drawn.py": ({"numpy.__version__"}, "a refusal names the NumPy that drew"),
-    "parity/sources/manifest.py": ({TOLD}, "written weights say what they were written with"),
-    "parity/sources/torch_file.py": ({TOLD}, "a refusal names the torch that does not read"),
-    "parity/tokens/run.py": ({TOLD}, "a report says what it was made on"),
-    "parity/tokens/sides.py": (
+    "parity/checkpoints/load.py": ({"numpy.__version__"}, "a refusal names the NumPy that drew"),
+    "parity/checkpoints/huggingface_files.py": (
+        {TOLD},
+        "written weights say what they were written with",
+    ),
+    "parity/checkpoints/torch_file.py": ({TOLD}, "a refusal names the torch that does not read"),
+    "parity/checks/tokens/check.py": ({TOLD}, "a report says what it was made on"),
+    "parity/checks/tokens/sides.py": (
         {TOLD, f"{COMPAT}.DIFFERENCES"},
         "a report says, in the table's words, whose normalizer was replaced",
     ),
-    "reference/character_classes.py": (
+    "reference/huggingface_tokenizer.py": (
         {"importlib.metadata"},
         "its file says whose answers it has",
     ),
-    "scratch_gpt/training/circumstances.py": (
+    "scratch_gpt/training/reproducibility.py": (
         {"torch.__version__"},
         "a run says what it was made on",
     ),
@@ -74,7 +77,7 @@ POSED: dict[str, tuple[set[str], str]] = {
 """Who puts something else in the table's place, to see what follows."""
 
 ASKS_ITSELF: dict[str, tuple[set[str], str]] = {
-    "scratch_gpt/attention_triton.py": (
+    "scratch_gpt/kernels/triton_attention.py": (
         {"triton.__version__"},
         "the model's package imports nothing of ours: see docs/versions.md",
     ),
@@ -87,11 +90,11 @@ OTHERWISE: dict[str, tuple[set[str], str]] = {
         {"hasattr(transformers.GenerationConfig())"},
         "a setting that would be ignored is refused, whatever the version",
     ),
-    "scratch_gpt/command/refusals.py": (
+    "scratch_gpt/errors.py": (
         {"getattr(sys.modules.get())"},
         "an error of a module of ours that is not loaded was not raised",
     ),
-    "scratch_gpt/data/docstrings.py": ({"sysconfig"}, "where the standard library lies"),
+    "scratch_gpt/data/corpus.py": ({"sysconfig"}, "where the standard library lies"),
     "tests/test_from_scratch.py": (
         {"hasattr(torch.Tensor)", "'__version__'"},
         "what a tensor has is what the model may not use unlisted; the list has the floor's name",
@@ -133,12 +136,12 @@ def test_the_table_does_ask(home_of: HomeOf) -> None:
 @pytest.mark.parametrize(
     ("path", "planted"),
     [
-        ("parity/knobs.py", "if hasattr(torch.backends.mkldnn, 'matmul'): ..."),
-        ("parity/sources/torch_file.py", "int(torch.__version__.split('.')[1]) < 10"),
+        ("parity/core/environment.py", "if hasattr(torch.backends.mkldnn, 'matmul'): ..."),
+        ("parity/checkpoints/torch_file.py", "int(torch.__version__.split('.')[1]) < 10"),
         ("reference/huggingface.py", "import transformers\ntransformers.__version__ < '5'"),
-        ("parity/sources/manifest.py", "old = compat.told('torch') < '2.9'"),
-        ("parity/tokens/sides.py", "if compat.DIFFERENCES['safe unpickling'].holds(): ..."),
-        ("bench/decoding.py", "from reference.compat import installed"),
+        ("parity/checkpoints/huggingface_files.py", "old = compat.describe('torch') < '2.9'"),
+        ("parity/checks/tokens/sides.py", "if compat.DIFFERENCES['safe unpickling'].holds(): ..."),
+        ("bench/workloads/decoding.py", "from reference.compat import installed_version"),
     ],
 )
 def test_a_question_planted_into_a_module_is_found(
@@ -156,7 +159,12 @@ def test_what_everybody_may_have_is_an_answer() -> None:
     for name in ANSWERS:
         assert "DIFFERENCES" in getattr(compat, name).__code__.co_names
     functions = {name for name, _ in inspect.getmembers(compat, inspect.isfunction)}
-    assert functions - ANSWERS == {"installed", "parsed", "shown", "told"}
+    assert functions - ANSWERS == {
+        "installed_version",
+        "parse_version",
+        "format_version",
+        "describe",
+    }
 
 
 def test_every_package_that_is_depended_on_may_differ() -> None:

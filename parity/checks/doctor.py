@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import knobs, liveness
+from parity.core import environment, liveness
+from parity.core.inputs import Inputs
+from parity.core.lockstep import Pass, walk_in_lockstep
+from parity.core.results import Finding, Plan, Report, verdict_for
+from parity.core.runners import oracle_run
+from parity.core.taps import taps, undefined_taps
 from parity.errors import ExitCode
-from parity.inputs import Inputs
-from parity.lockstep import Pass, walk
-from parity.results import Finding, Plan, Report, verdict_for
-from parity.subjects import oracle_run
-from parity.taps import exempt, taps
 
 _GIB = 2**30
 
@@ -27,10 +27,10 @@ def doctor(reference: OpenAIGPTLMHeadModel, inputs: Inputs, identity: Mapping[st
         inputs: What it would be judged on.
         identity: What the report says about weights, config and code.
     """
-    settings = knobs.environment()
+    settings = environment.environment()
     machine = [Finding(name=name, found=value) for name, value in settings.items()]
     machine.append(_memory())
-    with knobs.pinned():
+    with environment.pinned_settings():
         blocks = _life(reference, inputs)
     weights = [*_knobs(), _float64(), _constant(reference), *map(_block_finding, blocks)]
     findings = [*machine, *weights]
@@ -57,8 +57,8 @@ def _memory() -> Finding:
 
 def _knobs() -> list[Finding]:
     """Return every knob with its value now and under a check."""
-    with knobs.pinned():
-        pinned = [knob.read() for knob in knobs.KNOBS]
+    with environment.pinned_settings():
+        pinned = [knob.read() for knob in environment.SETTINGS]
     return [
         Finding(
             name=knob.name,
@@ -66,7 +66,7 @@ def _knobs() -> list[Finding]:
             fit=value == knob.wanted,
             why=knob.why,
         )
-        for knob, value in zip(knobs.KNOBS, pinned, strict=True)
+        for knob, value in zip(environment.SETTINGS, pinned, strict=True)
     ]
 
 
@@ -97,23 +97,27 @@ def _constant(reference: OpenAIGPTLMHeadModel) -> Finding:
     )
 
 
-def _life(reference: OpenAIGPTLMHeadModel, inputs: Inputs) -> list[liveness.BlockLife]:
+def _life(reference: OpenAIGPTLMHeadModel, inputs: Inputs) -> list[liveness.BlockHealth]:
     """Run the oracle alone and collect its signs of life."""
-    signs = liveness.LifeSigns(inputs.attention_mask)
+    signs = liveness.HealthMonitor(inputs.attention_mask)
     time = inputs.token_ids.shape[1]
     alone = Pass(
         oracle=oracle_run(reference, inputs),
         subjects=[],
-        plan=[tap for tap in taps(reference.config.n_layer) if tap.name not in exempt(time)],
+        plan=[
+            tap for tap in taps(reference.config.n_layer) if tap.name not in undefined_taps(time)
+        ],
         time=time,
         mask=inputs.attention_mask,
         selected=frozenset(),
     )
-    walk(alone, progress=lambda _tap: None, look=lambda _s, tap, _t, truth: signs.look(tap, truth))
+    walk_in_lockstep(
+        alone, progress=lambda _tap: None, look=lambda _s, tap, _t, truth: signs.look(tap, truth)
+    )
     return signs.blocks()
 
 
-def _block_finding(block: liveness.BlockLife) -> Finding:
+def _block_finding(block: liveness.BlockHealth) -> Finding:
     weight = "-" if block.largest_weight is None else f"{block.largest_weight:.2f}"
     cosine = "-" if block.cosine is None else f"{block.cosine:.2f}"
     return Finding(

@@ -7,17 +7,24 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.comparison import Comparison, Progress
+from parity.core.comparison import Comparison, check_worthwhile
+from parity.core.environment import environment, pinned_settings
+from parity.core.explain import Explainer
+from parity.core.fingerprints import Fingerprints
+from parity.core.inputs import Inputs
+from parity.core.results import (
+    Mode,
+    Reason,
+    Report,
+    count,
+    exit_code,
+    first_divergence,
+    verdict_for,
+)
+from parity.core.taps import NEVER_FORMED
+from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from parity.errors import InconclusiveError, ParityError
-from parity.explain import Explainer
-from parity.fingerprints import Fingerprints
-from parity.inputs import Inputs
-from parity.knobs import environment, pinned
-from parity.preconditions import check_worthwhile
-from parity.results import Mode, Reason, Report, verdict_for
-from parity.summary import count, exit_code, first_divergence
-from parity.taps import PATHS
-from parity.tolerances import PRECISIONS, Bounds, bounds_for
+from scratch_gpt.progress import Progress
 
 
 def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three have defaults
@@ -63,7 +70,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         ParityError: The comparison could not be begun, or the settings were moved meanwhile.
     """
     run = Comparison(
-        candidates=by_path(candidate),
+        candidates=by_backend(candidate),
         reference=reference,
         inputs=Inputs(token_ids=token_ids, positions=positions, attention_mask=attention_mask),
         precision=PRECISIONS.get(dtype),
@@ -71,7 +78,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         select=select,
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(explain),
-        progress=progress or silent,
+        progress=progress or no_progress,
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
     )
     return conclude(run, identity or {}, check="layerwise")
@@ -80,7 +87,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
 def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Report:
     """Run every pass of a comparison, settings pinned and dropout off, and sum up as `check`."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(pinned())
+        stack.enter_context(pinned_settings())
         stack.enter_context(_evaluating([*run.candidates.values(), run.reference]))
         settings = environment()
         try:
@@ -114,12 +121,12 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
     )
 
 
-def by_path(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Return candidates under their paths' names; one that does not say its own is `plain`."""
     if isinstance(candidate, Mapping):
         return dict(candidate)
     path = getattr(candidate, "attention", "plain")
-    return {path if path in PATHS else "plain": candidate}
+    return {path if path in NEVER_FORMED else "plain": candidate}
 
 
 def _modes(modes: Sequence[Mode], dtype: str) -> frozenset[Mode]:
@@ -134,7 +141,7 @@ def _described(inputs: Inputs) -> dict[str, Any]:
     return {"batch": batch, "time": time, "padded_positions": padded, **inputs.digests()}
 
 
-def silent(_what: str, _done: int, _total: int) -> None:
+def no_progress(_what: str, _done: int, _total: int) -> None:
     """Show no progress."""
 
 

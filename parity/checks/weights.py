@@ -12,14 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.compare import Status
-from parity.conversion import convert
+from parity.checkpoints.mapping import ALIASES, Side, convert, is_buffer, rows
+from parity.checkpoints.weights import Weights
+from parity.core.environment import environment
+from parity.core.metrics import Status
+from parity.core.results import (
+    Mode,
+    Plan,
+    Reason,
+    Report,
+    Row,
+    first_exact_difference,
+    verdict_for,
+    worst,
+)
 from parity.errors import ExitCode
-from parity.knobs import environment
-from parity.mapping import ALIASES, Side, is_buffer, rows
-from parity.results import Mode, Plan, Reason, Report, Row, verdict_for, worst
-from parity.summary import first_exact_difference
-from parity.weights import Weights
 from scratch_gpt.model import GPT
 
 Arrays = Mapping[str, NDArray[np.floating]]

@@ -5,24 +5,271 @@ wrong: the first that differs, and any with a tap that fails on clean input. Wha
 earlier difference on stays folded, and is marked.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from parity.compare import Status
-from parity.goldens.rows import GoldenRow
-from parity.report.text_consequences import render_consequences
-from parity.report.text_divergence import render_divergence
-from parity.report.text_drift import closing, render_drift
-from parity.report.text_explanation import render_explanation
-from parity.report.text_golden import render_goldens
-from parity.report.text_tokens import render_tokens
-from parity.report.text_training import training_table
-from parity.results import Finding, Mode, Reason, Report, Row, Verdict
+from parity.checks.golden.rows import GoldenRow
+from parity.checks.tokens.check import DifferenceRow, TokenRow
+from parity.checks.training.steps import parse_quantity
+from parity.core.metrics import Status
+from parity.core.results import Finding, FirstDivergence, Mode, Reason, Report, Row, Verdict
+from parity.report.drift_table import closing, render_drift
+from parity.report.golden_table import render_goldens
+
+# What follows from the logits for a person: loss, probabilities and rankings.
+
+
+_CONSEQUENCE_LABELS = {
+    "loss_ours": "loss, ours",
+    "loss_oracle": "loss, oracle",
+    "log_softmax_largest": "largest change of a log-probability",
+    "kl_largest": "largest KL divergence of a position",
+    "top1_agreement": "same first choice",
+    "top5_agreement": "same first five",
+    "rank_change_largest": "largest change of rank in the first five",
+}
+
+
+def render_consequences(by_path: Mapping[str, Mapping[str, float]]) -> RenderableType:
+    """Return what follows for loss, probabilities and rankings."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("what follows from the logits")
+    for path in by_path:
+        table.add_column(path, justify="right", no_wrap=True)
+    for name, label in _CONSEQUENCE_LABELS.items():
+        table.add_row(label, *[f"{values[name]:.8g}" for values in by_path.values()])
+    return Group(Text(), table)
+
+
+# A comparison of tokenizers for a person: a line a source, and every difference with its cause.
+
+
+_SHOWN = 2
+"""Differences of one source and step that are written out; the rest are in the JSON."""
+
+
+def render_tokens(report: Report) -> Iterator[RenderableType]:
+    """Yield the heading, the table, what was not compared, and the differences."""
+    yield _tokens_heading(report)
+    yield _tokens_table([row for row in report.results if isinstance(row, TokenRow)])
+    for entry in report.plan.exempt:
+        yield Text(f"not compared, {entry['tap']}: {entry['reason']}")
+    differences = [row for row in report.results if isinstance(row, DifferenceRow)]
+    for tap in dict.fromkeys(row.tap for row in differences):
+        of_it = [row for row in differences if row.tap == tap]
+        yield from map(_difference, of_it[:_SHOWN])
+        if len(of_it) > _SHOWN:
+            yield Text(f"and {len(of_it) - _SHOWN} more of {tap}; --format json has them all")
+
+
+def _tokens_heading(report: Report) -> RenderableType:
+    vocabulary: Mapping[str, Any] = report.identity.get("vocabulary", {})
+    lines = [f"vocabulary  {vocabulary.get('source', 'not stated')}"]
+    if vocabulary:
+        standing = "as published" if vocabulary["released"] else "not the released one"
+        lines.append(
+            f"            {vocabulary['tokens']:,} tokens, {vocabulary['merges']:,} merges, digest "
+            f"{vocabulary['digest'][:16]}…, {standing}"
+        )
+    said = (f"{key} {value}" for key, value in report.inputs.items())
+    packages = report.identity.get("packages", {})
+    versions = (f"{name} {number}" for name, number in packages.items())
+    return Text("\n".join([*lines, f"strings     {', '.join(said)}", _on(", ".join(versions))]))
+
+
+def _on(packages: str) -> str:
+    return f"run on      {packages}\n"
+
+
+def _tokens_table(rows: Sequence[TokenRow]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("source", no_wrap=True)
+    table.add_column("held against", no_wrap=True)
+    for name in ("strings", "characters", "vanish", "ids", "unknown", "differ"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            escape(row.tap),
+            row.witness + ("" if row.places else " (ids)"),
+            *(f"{number:,}" for number in (row.strings, row.characters)),
+            "-" if row.dropped is None else f"{row.dropped:,}",
+            f"{row.ids:,}",
+            f"{row.unknown / row.ids:.2%}" if row.ids else "-",
+            f"{row.error_ours or 0:,.0f}",
+            "[green]ok[/]" if row.status is Status.PASS else "[bold red]DIFFERS[/]",
+        )
+    return table
+
+
+def _difference(row: DifferenceRow) -> RenderableType:
+    """Return a difference: the step, the shortest string, both sides' words and ids."""
+    cause = row.cause
+    facts = (
+        ("why", cause.why),
+        ("character", cause.character),
+        ("shortest", cause.text),
+        ("ours", f"{' '.join(cause.words_ours)}  {list(cause.ids_ours)}"),
+        (row.witness, f"{' '.join(cause.words_theirs)}  {list(cause.ids_theirs)}"),
+        ("strings", f"{row.strings} of those taken apart"),
+    )
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for name, fact in facts:
+        grid.add_row(name, escape(fact))
+    return Group(Text(f"\n{row.tap}", style="bold red"), grid)
+
+
+# The first failing tap of a report for a person: everything that is known about it.
+
+
+def render_divergence(first: FirstDivergence, rows: Sequence[Row]) -> RenderableType:
+    """Return everything known about the first failing tap."""
+    row = first.row
+    facts = [
+        ("path", f"attention {row.attention}, {row.dtype}, {row.mode}, against {row.witness}"),
+        ("found", first.why),
+        ("shape", str(list(row.shape))),
+        ("worst at", _worst_element(row)),
+        (
+            "errors",
+            f"ours {format_number(row.error_ours)}, Hugging Face's {_error_of_theirs(row, rows)}",
+        ),
+        ("ratio", f"{format_number(row.ratio)} (bound {row.bound:g})"),
+        ("amplified", f"{format_number(row.amplification)} times the error of its inputs"),
+        ("would pass", f"at a tolerance of {format_number(row.minimum_tolerance)}"),
+        ("look for", first.suspects),
+    ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for name, fact in facts:
+        grid.add_row(name, escape(fact))
+    title = Text(f"first divergence: {first.tap}", style="bold red")
+    return Group(Text(), title, grid, Text())
+
+
+def _worst_element(row: Row) -> str:
+    """Return where the largest difference is, and both values there."""
+    values = (
+        f"ours {format_number(row.value_ours)}, {row.witness} {format_number(row.value_witness)}"
+    )
+    return f"{list(row.worst_index)}: {values}"
+
+
+def _error_of_theirs(row: Row, rows: Sequence[Row]) -> str:
+    """Return Hugging Face's own error at the tap, which only rows against the oracle hold."""
+    same = [
+        other.error_reference
+        for other in rows
+        if (other.tap, other.mode, other.attention) == (row.tap, row.mode, row.attention)
+        and other.error_reference is not None
+    ]
+    return format_number(same[0] if same else None)
+
+
+def format_number(value: float | None) -> str:
+    """Return a number as it stands in prose; what is not there is said."""
+    return "none" if value is None else f"{value:.6g}"
+
+
+# One tap of a report for a person, closely: histogram, worst elements, and what fed it.
+
+
+def render_explanation(explanation: Mapping[str, object], rows: Sequence[Row]) -> RenderableType:
+    """Return the histogram of errors, the worst elements, and what fed the tap."""
+    tap = str(explanation["tap"])
+    parts: list[RenderableType] = [Text(), Text(f"a close look at {tap}", style="bold")]
+    runs = explanation["runs"]
+    assert isinstance(runs, Mapping)  # noqa: S101 - made by parity.core.explain
+    for name, seen in runs.items():
+        parts.append(Text(f"\n{name}: absolute differences from the oracle"))
+        parts.append(_histogram(seen["histogram"]))
+        parts += [
+            Text(
+                f"  {worst['index']}  ours {worst['ours']:.9g}  oracle {worst['oracle']:.9g}"
+                f"  apart {worst['difference']:.3g}"
+            )
+            for worst in seen["worst"]
+        ]
+    parts.append(_fed(tap, rows))
+    return Group(*parts)
+
+
+def _histogram(counts: Mapping[str, int]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    most = max([*counts.values(), 1])
+    for decade, count in counts.items():
+        grid.add_row(f"  {decade}", f"{count:,}", "#" * round(40 * count / most))
+    return grid
+
+
+def _fed(tap: str, rows: Sequence[Row]) -> RenderableType:
+    """Return the rows of the tap itself, with how much each amplified its inputs' error."""
+    lines = [
+        f"  {row.attention}, {row.dtype} {row.mode} against {row.witness}: error "
+        f"{format_number(row.error_ours)}, "
+        f"{format_number(row.amplification)} times that of its inputs"
+        for row in rows
+        if row.tap == tap
+    ]
+    return Text("\n" + "\n".join(lines))
+
+
+# A check of training for a person: a line for each quantity of each form, over all its steps.
+
+
+def training_table(report: Report) -> Table:
+    """Return the table, in the order in which a step makes its quantities."""
+    modes = [mode for mode in _FORMS if any(row.mode is mode for row in report.results)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("form", "quantity", "path"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rows", *(mode.value for mode in modes)):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for (form, quantity, attention), rows in _grouped(report.results).items():
+        cells = [_worst([row for row in rows if row.mode is mode], mode) for mode in modes]
+        table.add_row(
+            form, quantity, escape(attention), str(len(rows)), *cells, _training_mark(rows)
+        )
+    table.add_row()
+    table.add_row("", "", "", "", *[_UNITS[mode] for mode in modes], style="dim")
+    return table
+
+
+_FORMS = {Mode.IDENTITY: "{:.1e}", Mode.PROPAGATED: "{:.2f}"}
+_UNITS = {Mode.IDENTITY: "float64, max / RMS", Mode.PROPAGATED: "ours / HF's error"}
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Return the rows of each form, quantity and path."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        place = parse_quantity(row.tap)
+        groups.setdefault((place.form, place.quantity, row.attention), []).append(row)
+    return groups
+
+
+def _worst(rows: Sequence[Row], mode: Mode) -> str:
+    """Return the worst number of some rows, or the status that kept one from having any."""
+    stopped = [row.status.value for row in rows if row.minimum_tolerance is None]
+    if stopped or not rows:
+        return stopped[0] if stopped else ""
+    return _FORMS[mode].format(max(row.minimum_tolerance or 0.0 for row in rows))
+
+
+def _training_mark(rows: Sequence[Row]) -> str:
+    """Return whether all agree, and from which step on they do not."""
+    steps = [parse_quantity(row.tap).step for row in rows if row.status is not Status.PASS]
+    return f"[bold red]DIFFERS from step {min(steps)}[/]" if steps else "[green]ok[/]"
+
 
 _STYLES = {
     Verdict.PASS: "bold green",

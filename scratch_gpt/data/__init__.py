@@ -7,16 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scratch_gpt.data.preparing import prepare as prepare
-    from scratch_gpt.data.refusal import TooLittleTextError as TooLittleTextError
-    from scratch_gpt.data.token_data import TokenData as TokenData
-    from scratch_gpt.data.windows import Windows as Windows
+    from scratch_gpt.data.dataset import TokenData
+    from scratch_gpt.data.preparation import prepare
+    from scratch_gpt.data.windows import Windows
+    from scratch_gpt.errors import TooLittleTextError
 
 _HOMES = {
-    "TokenData": "scratch_gpt.data.token_data",
-    "TooLittleTextError": "scratch_gpt.data.refusal",
+    "TokenData": "scratch_gpt.data.dataset",
+    "TooLittleTextError": "scratch_gpt.errors",
     "Windows": "scratch_gpt.data.windows",
-    "prepare": "scratch_gpt.data.preparing",
+    "prepare": "scratch_gpt.data.preparation",
 }
 
 __all__ = ["TokenData", "TooLittleTextError", "Windows", "prepare"]

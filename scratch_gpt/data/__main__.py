@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scratch_gpt.command.application import application, start
-from scratch_gpt.command.choices import Errors, Splitting
-from scratch_gpt.command.errors import ExitCode, UsageError
-from scratch_gpt.command.output import to_stdout
-from scratch_gpt.command.progress import Progress, shown
-from scratch_gpt.command.shell import run
+from scratch_gpt.cli import (
+    DecodingErrors,
+    PretokenizerName,
+    print_stdout,
+    run_app,
+    run_reporting_errors,
+    typer_app,
+)
+from scratch_gpt.errors import ExitCode, UsageError, one_line
+from scratch_gpt.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
-    from scratch_gpt.tokenizer import Tokenizer
+    from scratch_gpt.data.dataset import TokenData
+    from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-app = application("scratch_gpt.data")
+
+app = typer_app("scratch_gpt.data")
 
 
 @app.command()
@@ -55,15 +61,16 @@ def prepare(
         ),
     ] = None,
     splitting: Annotated[
-        Splitting,
+        PretokenizerName,
         typer.Option(
             "--splitting",
             help="As Hugging Face splits text, or as the release did ([original-text]).",
         ),
-    ] = Splitting.BERT,
+    ] = PretokenizerName.BERT,
     errors: Annotated[
-        Errors, typer.Option("--errors", help="Refuse bytes that are no UTF-8, or read U+FFFD.")
-    ] = Errors.STRICT,
+        DecodingErrors,
+        typer.Option("--errors", help="Refuse bytes that are no UTF-8, or read U+FFFD."),
+    ] = DecodingErrors.STRICT,
     validation: Annotated[
         float,
         typer.Option(
@@ -104,7 +111,7 @@ def prepare(
         quiet=quiet,
     )
     again = "run it again: it goes on from where it was"
-    raise typer.Exit(run(action, name=str(output), debug=debug, resume=again))
+    raise typer.Exit(run_reporting_errors(action, name=str(output), debug=debug, resume=again))
 
 
 def _run(
@@ -118,11 +125,11 @@ def _run(
     validation: float,
     quiet: bool,
 ) -> ExitCode:
-    with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as progress:
-        from scratch_gpt.data import preparing, summary
+    with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=quiet) as progress:
+        from scratch_gpt.data import preparation
 
         tokenizer = _tokenizer(vocabulary, paths, merges, splitting, errors, progress)
-        data = preparing.prepare(
+        data = preparation.prepare(
             paths,
             output,
             tokenizer,
@@ -130,9 +137,9 @@ def _run(
             errors=errors,
             progress=progress,
         )
-        text = summary.of(data)
+        text = summary_of(data)
     if not quiet:
-        to_stdout(text, fix="free some space; the tokens are prepared all the same")
+        print_stdout(text, fix="free some space; the tokens are prepared all the same")
     return ExitCode.PASS
 
 
@@ -153,7 +160,7 @@ def _tokenizer(
     Text may not have as many merges as are asked for. So a vocabulary with fewer is learned
     again, and is the one that was asked for if the same comes out.
     """
-    from scratch_gpt.tokenizer import Tokenizer
+    from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
     if not _holds_anything(vocabulary) and merges is not None:
         tokenizer = _learned(paths, merges, splitting, errors, progress)
@@ -179,12 +186,12 @@ def _learned(
     paths: list[Path] | None, merges: int, splitting: str, errors: str, progress: Progress
 ) -> "Tokenizer":
     """Return a tokenizer learned from the text, which is looked through first."""
-    from scratch_gpt.data import corpus, docstrings
-    from scratch_gpt.data.measuring import measured
-    from scratch_gpt.tokenizer import Tokenizer
+    from scratch_gpt.data import corpus
+    from scratch_gpt.data.corpus import measure_corpus
+    from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-    chosen = docstrings.documents() if paths is None else corpus.documents(paths)
-    measured(chosen, errors=errors, progress=progress)
+    chosen = corpus.docstring_documents() if paths is None else corpus.documents(paths)
+    measure_corpus(chosen, errors=errors, progress=progress)
     return Tokenizer.train(
         corpus.texts(chosen, errors=errors),
         merges=merges,
@@ -195,7 +202,42 @@ def _learned(
 
 def main() -> None:
     """Run the command line."""
-    start(app)
+    run_app(app)
+
+
+# What was prepared, in a few lines.
+
+
+def summary_of(data: "TokenData") -> str:
+    """Return how much text there was, how many tokens it gave, and how it was parted."""
+    manifest = data.manifest
+    each = manifest.characters / manifest.tokens
+    share = 100 * manifest.unknown / manifest.tokens
+    rows = [
+        ("documents", len(manifest.sources), ""),
+        ("characters", manifest.characters, _replaced(manifest.replaced)),
+        ("tokens", manifest.tokens, f"{each:.2f} characters each"),
+        ("unknown", manifest.unknown, f"{share:.2f} % of the tokens"),
+        ("train", manifest.train, ""),
+        ("validation", manifest.validation, _guessing(data)),
+    ]
+    lines = [f"{name:<12}{count:>15,}  {note}".rstrip() for name, count, note in rows]
+    return "\n".join([*lines, f"written to  {one_line(data.directory)}", ""])
+
+
+def _replaced(count: int) -> str:
+    return f"{count:,} of them stand for bytes that are no UTF-8" if count else ""
+
+
+def _guessing(data: "TokenData") -> str:
+    """Return what a trained model must beat, where there are tokens to tell it by."""
+    if not data.manifest.train or not data.manifest.validation:
+        return ""
+    vocab_size = data.manifest.recipe.vocab_size
+    from scratch_gpt.data.dataset import unigram_loss
+
+    loss = unigram_loss(data.train, data.validation, vocab_size=vocab_size)
+    return f"guessing by frequency loses {loss:.2f} nats a token"
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
-from scratch_gpt.data.manifest import Recipe, Source
-from scratch_gpt.data.strict_fields import from_json
-from scratch_gpt.files import strict_json
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.files.regular_file import opened
-from scratch_gpt.files.shown import one_line
+from scratch_gpt.checkpoint import strict_io
+from scratch_gpt.checkpoint.strict_io import dataclass_from_json, open_regular
+from scratch_gpt.data.dataset import Recipe, Source
+from scratch_gpt.errors import CheckpointError, one_line
 
 POSITION = "position.json"
 _MOST_DOCUMENTS_SHOWN = 3
@@ -92,10 +90,10 @@ def read(path: Path, kind: type[T]) -> T:
     Raises:
         CheckpointError: There is no such file, or it does not hold that.
     """
-    with opened(path) as file:
+    with open_regular(path) as file:
         text = file.read()
     try:
-        return from_json(kind, strict_json.loads(text))
+        return dataclass_from_json(kind, strict_io.load_strict_json(text))
     except ValueError as error:
         raise CheckpointError(
             f"{path.name}: {one_line(error)}",

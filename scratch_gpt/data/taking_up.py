@@ -10,16 +10,14 @@ from typing import BinaryIO
 if os.name == "posix":
     import fcntl
 
-from scratch_gpt.data import manifest as manifest_file
+from scratch_gpt.checkpoint.atomic import OccupiedError
+from scratch_gpt.data import dataset
+from scratch_gpt.data import dataset as manifest_file
 from scratch_gpt.data import plan as plan_file
-from scratch_gpt.data import token_file
-from scratch_gpt.data.manifest import PLAN, Manifest
+from scratch_gpt.data.dataset import PLAN, Manifest, require_same
 from scratch_gpt.data.plan import POSITION, Plan, Position
-from scratch_gpt.data.token_data import require_same
 from scratch_gpt.data.unfinished import BETWEEN, Unfinished, remove, told
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.files.shown import one_line, shown
-from scratch_gpt.files.write_error import OccupiedError
+from scratch_gpt.errors import CheckpointError, one_line, quote
 
 _PIECE = 1 << 20
 # Not "r+b": the one who began may have been killed before it made the file.
@@ -41,7 +39,7 @@ def taken_up(folder: Path, plan: Plan) -> Iterator[Unfinished | None]:
     _make(folder)
     with _alone_in(folder):
         _require_ours(folder)
-        if (folder / manifest_file.NAME).exists():
+        if (folder / manifest_file.MANIFEST_FILE).exists():
             _require_plan(folder, _done(folder), plan, "other tokens were prepared there")
             with told(folder):
                 remove(folder, *BETWEEN)
@@ -49,7 +47,7 @@ def taken_up(folder: Path, plan: Plan) -> Iterator[Unfinished | None]:
             return
         _begin(folder, plan)
         with told(folder):
-            descriptor = os.open(folder / token_file.NAME, _FLAGS, 0o666)
+            descriptor = os.open(folder / dataset.TOKENS_FILE, _FLAGS, 0o666)
         with os.fdopen(descriptor, "r+b") as file:
             yield Unfinished(folder, plan, file, _resumed(folder, plan, file))
 
@@ -66,8 +64,8 @@ def _require_ours(folder: Path) -> None:
     with told(folder):
         names = sorted(path.name for path in folder.iterdir())
     others = [name for name in names if name != f"{PLAN}.partial"]
-    if others and not {PLAN, manifest_file.NAME} & set(others):
-        raise _occupied(folder, f"the folder holds {shown(others[0])} and no prepared text")
+    if others and not {PLAN, manifest_file.MANIFEST_FILE} & set(others):
+        raise _occupied(folder, f"the folder holds {quote(others[0])} and no prepared text")
 
 
 def _occupied(folder: Path, what: str) -> OccupiedError:
@@ -76,7 +74,7 @@ def _occupied(folder: Path, what: str) -> OccupiedError:
 
 
 def _done(folder: Path) -> Plan:
-    manifest = Manifest.read(folder / manifest_file.NAME)
+    manifest = Manifest.read(folder / manifest_file.MANIFEST_FILE)
     return Plan(format=manifest.format, recipe=manifest.recipe, sources=manifest.sources)
 
 
@@ -104,7 +102,7 @@ def _resumed(folder: Path, plan: Plan, file: BinaryIO) -> Position:
     if position.document >= len(sizes) or position.offset > sizes[position.document]:
         raise _damaged(path, "it is beyond the end of the documents")
     if file.seek(0, 2) < length or _crc32(file, length) != position.crc32:
-        raise _damaged(folder / token_file.NAME, "its bytes are not those that were written")
+        raise _damaged(folder / dataset.TOKENS_FILE, "its bytes are not those that were written")
     with told(folder):
         file.truncate(length)
     file.seek(length)

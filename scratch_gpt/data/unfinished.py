@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from scratch_gpt.data import manifest as manifest_file
+from scratch_gpt.checkpoint.atomic import to_write_error
+from scratch_gpt.data import dataset
+from scratch_gpt.data import dataset as manifest_file
 from scratch_gpt.data import plan as plan_file
-from scratch_gpt.data import token_file
-from scratch_gpt.data.manifest import Manifest
+from scratch_gpt.data.dataset import Manifest
 from scratch_gpt.data.plan import POSITION, Plan, Position
-from scratch_gpt.files.write_error import write_error
 
 BETWEEN = (manifest_file.PLAN, POSITION)
 """Files that are there only until the manifest is."""
@@ -47,7 +47,7 @@ class Unfinished:
         Raises:
             WriteError: The file system refused.
         """
-        content = token_file.in_bytes(ids, self._plan.recipe.bytes_per_token)
+        content = dataset.token_bytes(ids, self._plan.recipe.bytes_per_token)
         with told(self._folder):
             self._file.write(content)
         self.position = dataclasses.replace(
@@ -81,7 +81,7 @@ class Unfinished:
             WriteError: The file system refused.
         """
         self.keep()
-        path = self._folder / token_file.NAME
+        path = self._folder / dataset.TOKENS_FILE
         manifest = Manifest(
             format=self._plan.format,
             recipe=self._plan.recipe,
@@ -90,12 +90,12 @@ class Unfinished:
             unknown=self.position.unknown,
             characters=characters,
             replaced=replaced,
-            sha256=token_file.sha256(path),
-            sampled_sha256=token_file.sampled_sha256(path),
+            sha256=dataset.sha256(path),
+            sampled_sha256=dataset.sampled_sha256(path),
             sources=self._plan.sources,
         )
         with told(self._folder):
-            plan_file.replace(self._folder / manifest_file.NAME, manifest.text)
+            plan_file.replace(self._folder / manifest_file.MANIFEST_FILE, manifest.text)
             _flush(self._folder)  # else the plan could be gone and the manifest not be there
             remove(self._folder, *BETWEEN)
 
@@ -106,7 +106,7 @@ class Unfinished:
             WriteError: The file system refused.
         """
         with told(self._folder):
-            remove(self._folder, token_file.NAME, POSITION, manifest_file.PLAN)
+            remove(self._folder, dataset.TOKENS_FILE, POSITION, manifest_file.PLAN)
 
 
 def _flush(folder: Path) -> None:
@@ -137,4 +137,4 @@ def told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise write_error(error, folder) or error from error
+        raise to_write_error(error, folder) or error from error

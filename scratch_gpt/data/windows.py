@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scratch_gpt.data.refusal import TooLittleTextError
+from scratch_gpt.errors import TooLittleTextError
 
 _KEPT = 2  # a batch may begin in one epoch and end in the next
 

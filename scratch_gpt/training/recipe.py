@@ -58,7 +58,7 @@ class Recipe:
     weight_decay: float = _choice(0.01, "pull of every matrix towards zero")
     clip_norm: float = _choice(1.0, "largest global norm of the gradients")
     dtype: str = _choice("float32", "bfloat16: products in it; float64: all in it, for checking")
-    attention: str = _choice("fused", "way to run the model, as in scratch_gpt.paths")
+    attention: str = _choice("fused", "way to run the model, as in scratch_gpt.kernels.backends")
     device: str = _choice("cpu", "cpu, cuda, or auto: cuda where there is one")
     seed: int = _choice(0, "of the first weights, the order of windows, and dropout")
     threads: int = _choice(0, "threads of each process; 0: as many as torch takes")

@@ -2,22 +2,146 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from torch import Tensor
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from scratch_gpt.clipping import clip_global_norm
-from scratch_gpt.command.errors import CommandError, ExitCode, UsageError
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.data import TokenData, Windows
-from scratch_gpt.distributed import Group
-from scratch_gpt.gradient import NotFiniteError
+from scratch_gpt.errors import CommandError, ExitCode, UsageError
+from scratch_gpt.gradient_clipping import NotFiniteError, clip_global_norm
+from scratch_gpt.loss import next_token_loss
 from scratch_gpt.model import GPT
 from scratch_gpt.optimizer import Adam
 from scratch_gpt.schedule import Schedule
-from scratch_gpt.training import evaluation, precision, random_numbers
+from scratch_gpt.training import reproducibility
 from scratch_gpt.training.checkpoints import Checkpoint, State
+from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.recipe import Recipe
-from scratch_gpt.training.step import accumulate
+
+# A step's gradients: of the mean loss per predicted token, over all micro-batches and processes.
+#
+# The mean is taken once, over all tokens. A mean of the micro-batches' means would weigh a token by
+# how few others share its micro-batch.
+
+
+IGNORED = -100
+"""The id of targets that do not count."""
+
+
+def accumulate(
+    model: nn.Module,
+    micro_batches: Sequence[Tensor],
+    group: Group,
+    *,
+    before: Callable[[int], None] = lambda _: None,
+) -> tuple[float, int]:
+    """Add the gradients of a step to the parameters'; return the step's loss and its tokens.
+
+    Every process gives its own micro-batches, at least one, and has the same gradients at the
+    end. Gradients travel between processes once a step, while the last backward runs.
+
+    Args:
+        model: Gives logits; what `group.wrapped` returned.
+        micro_batches: Token ids, each `[batch time]`; any sizes, equal in the same process or not.
+        group: The processes that share the step.
+        before: Is called with the place of each micro-batch before its forward.
+
+    Returns:
+        The mean negative log-likelihood per predicted token, in nats, over all processes, and
+        the number of predicted tokens.
+    """
+    counts = [count_predictions(token_ids) for token_ids in micro_batches]
+    total = group.summed([float(sum(counts))])[0]
+    loss = 0.0
+    for place, (token_ids, count) in enumerate(zip(micro_batches, counts, strict=True)):
+        before(place)
+        with group.exchanging(model, now=place == len(micro_batches) - 1):
+            mean = next_token_loss(
+                model(check_known_tokens(token_ids)), token_ids, ignore_index=IGNORED
+            )
+            share = mean * (count / total)
+            (share * group.processes).backward()  # type: ignore[no-untyped-call] # the exchange averages
+        loss += float(share.detach())
+    return group.summed([loss])[0], int(total)
+
+
+def check_known_tokens(token_ids: Tensor) -> Tensor:
+    """Return ids that a model takes: where nothing is predicted, any id will do."""
+    return token_ids.masked_fill(token_ids == IGNORED, 0)
+
+
+def count_predictions(token_ids: Tensor) -> int:
+    """Return how many targets count: every token that has one before it."""
+    return int((token_ids[:, 1:] != IGNORED).sum())
+
+
+# A model whose products are in bfloat16 and whose weights, gradients and losses are not.
+
+
+WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+"""The dtype of weights, gradients and moments, by the recipe's `dtype`."""
+
+
+class Rounded(nn.Module):
+    """Runs a model on its weights rounded to bfloat16.
+
+    The rounding is part of the graph, so each gradient arrives at the weight itself, in float32:
+    small steps add up that bfloat16 weights would round away. Automatic casting would not do:
+    products that write into a given tensor are not cast, and derivatives written by hand run
+    outside of it.
+    """
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, token_ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocab"]:
+        """Return the logits, in bfloat16."""
+        rounded = {name: p.to(torch.bfloat16) for name, p in self.model.named_parameters()}
+        logits: Tensor = torch.func.functional_call(self.model, rounded, (token_ids,))
+        return logits
+
+
+def autocast_products(model: GPT, dtype: str) -> nn.Module:
+    """Return what is called for logits: the model itself, or its rounded form."""
+    return Rounded(model) if dtype == "bfloat16" else model
+
+
+# The validation loss, which leaves nothing behind.
+
+
+def validation_loss(model: nn.Module, micro_batches: list[Tensor], group: Group) -> float:
+    """Return the mean negative log-likelihood per predicted token, in nats, without dropout.
+
+    Args:
+        model: Gives logits; not what `group.wrapped` returned, whose forward exchanges nothing
+            but expects a backward.
+        micro_batches: Token ids `[batch time]`, the same in every process: they take turns.
+        group: The processes that share the work.
+    """
+    total = sum(count_predictions(token_ids) for token_ids in micro_batches)
+    loss = 0.0
+    with evaluation_mode(model):
+        for token_ids in micro_batches[group.rank :: group.processes]:
+            mean = next_token_loss(model(token_ids), token_ids)
+            loss += float(mean) * (count_predictions(token_ids) / total)
+    return group.summed([loss])[0]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch dropout and gradients off, and back to what they were."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 class DivergedError(CommandError):
@@ -72,7 +196,7 @@ class Trainer:
         self.training = windows_of(data, recipe, "train")
         self.validation = windows_of(data, recipe, "validation")
         self.model = _fresh(recipe, vocab_size).to(group.device)
-        self.callable = precision.with_products_in(self.model, recipe.dtype)
+        self.callable = autocast_products(self.model, recipe.dtype)
         self.wrapped = group.wrapped(self.callable)
         self.optimizer = Adam(
             self.model.named_parameters(),
@@ -110,7 +234,7 @@ class Trainer:
             self.validation.rows(first, min(micro, count - first)).to(self.group.device)
             for first in range(0, count, micro)
         ]
-        loss = evaluation.validation_loss(self.callable, batches, self.group)
+        loss = validation_loss(self.callable, batches, self.group)
         if math.isfinite(loss) and (self.best is None or loss < self.best[0]):
             self.best = (loss, self.step)
         return loss
@@ -156,7 +280,7 @@ class Trainer:
 
     def _seed_dropout(self, place: int) -> None:
         micro_batch = place * self.group.processes + self.group.rank
-        random_numbers.seed_dropout(self.recipe.seed, self.step, micro_batch)
+        reproducibility.seed_dropout(self.recipe.seed, self.step, micro_batch)
 
     def _clipped(self, loss: float) -> float:
         """Clip the gradients; return their norm before."""
@@ -198,8 +322,8 @@ def _fresh(recipe: Recipe, vocab_size: int) -> GPT:
         initializer_range=recipe.initializer_range,
     )
     model = GPT(config, attention=recipe.attention)
-    model.reset_parameters(random_numbers.for_weights(recipe.seed))
-    return model.to(precision.WEIGHTS[recipe.dtype])
+    model.reset_parameters(reproducibility.weight_generator(recipe.seed))
+    return model.to(WEIGHTS[recipe.dtype])
 
 
 def _schedule(recipe: Recipe) -> Schedule:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.attempt import (
+from bench.contest import (
     NoTimeError,
     attempted,
     check_planned,
@@ -12,9 +12,9 @@ from bench.attempt import (
     out_of_memory,
 )
 from bench.kernels import SUBJECTS
-from bench.outcome import Status
-from bench.proof import WrongKernelError
+from bench.results import Status
 from bench.shapes import Shape
+from bench.verify import WrongKernelError
 
 CPU = torch.device("cpu")
 ALLOCATOR = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"

@@ -4,12 +4,9 @@ import math
 
 import pytest
 
-from bench.baseline import MARGIN, Change, changed, compare, exit_code, gate
-from bench.document import Run
-from bench.machine import SAME
-from bench.outcome import Outcome, Status
-from bench.statistics import Spread
-from parity.errors import InputRefusedError
+from bench.baseline import MARGIN, SAME, Change, changed, compare, exit_code, gate
+from bench.results import BenchRun, Outcome, Spread, Status
+from parity.errors import InputRejectedError
 
 MACHINE = dict.fromkeys(SAME, "this")
 
@@ -21,9 +18,9 @@ def row(name: str, ratio: float | None, *, around: float = 0.0) -> Outcome:
     return Outcome(name=name, work="w", against="p", status=status, ratio=found)
 
 
-def run(*outcomes: Outcome, **machine: str) -> Run:
+def run(*outcomes: Outcome, **machine: str) -> BenchRun:
     """Return a run on this machine, but for what is said otherwise."""
-    return Run(machine=MACHINE | machine, limits={}, outcomes=outcomes)
+    return BenchRun(machine=MACHINE | machine, limits={}, outcomes=outcomes)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +71,7 @@ def test_rows_not_asked_for_are_no_concern() -> None:
 def test_another_machines_baseline_is_refused(field: str) -> None:
     """Unless somebody insists."""
     other = run(row("a", 1.0), **{field: "that"})
-    with pytest.raises(InputRefusedError, match=f"of another machine: {field}"):
+    with pytest.raises(InputRejectedError, match=f"of another machine: {field}"):
         gate(run(row("a", 1.0)), other, asked={"a"}, force=False)
     assert exit_code(gate(run(row("a", 1.0)), other, asked={"a"}, force=True)) == 0
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bench import clock
-from bench.clock import EventTimer, calls_for, cuda, flusher, seconds
+from bench import timing
+from bench.timing import EventTimer, calls_for, cuda, flusher, seconds
 from parity.errors import EnvironmentUnfitError
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def test_cold_caches_are_filled_before_each_call() -> None:
 def test_the_filling_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is read after it."""
     now = [0.0]
-    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
     def pass_time(amount: float) -> None:
         now[0] += amount
@@ -38,9 +38,9 @@ def test_the_filling_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_filling_writes_more_than_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every byte of it, each time."""
-    monkeypatch.setitem(clock.FLUSHED, "cpu", 1 << 20)
+    monkeypatch.setitem(timing.FLUSHED, "cpu", 1 << 20)
     buffer = torch.ones(1 << 20, dtype=torch.uint8)
-    monkeypatch.setattr(clock.torch, "empty", lambda size, **_: buffer[:size])
+    monkeypatch.setattr(timing.torch, "empty", lambda size, **_: buffer[:size])
     fill = flusher(CPU)
     for _ in range(2):
         buffer.fill_(1)
@@ -53,7 +53,7 @@ def test_filling_hands_nothing_on() -> None:
     assert flusher(CPU)() is None  # type: ignore[func-returns-value]
 
 
-@pytest.mark.parametrize(("once", "calls"), [(1.0, 1), (clock.LEAST_SECONDS / 4, 4), (0.0, 1000)])
+@pytest.mark.parametrize(("once", "calls"), [(1.0, 1), (timing.LEAST_SECONDS / 4, 4), (0.0, 1000)])
 def test_short_calls_are_repeated(once: float, calls: int) -> None:
     """Until a measurement is long enough to be one."""
     assert calls == calls_for(once)

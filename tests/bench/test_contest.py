@@ -6,20 +6,19 @@ import pytest
 import torch
 
 from bench import contest as module
-from bench.attempt import NoTimeError
-from bench.contest import Contest, Ready, held, proved_after, turned
-from bench.outcome import Status
-from bench.proof import WrongKernelError
+from bench.contest import Contender, InterleavedTiming, NoTimeError, held, proved_after, take_turns
+from bench.results import Status
+from bench.verify import WrongKernelError
 
 CPU = torch.device("cpu")
 Run = Callable[[], object]
 
 
-def entered(**runs: Run) -> Contest:
+def entered(**runs: Run) -> InterleavedTiming:
     """Return a contest of some runs."""
-    contest = Contest()
+    contest = InterleavedTiming()
     for name, run in runs.items():
-        contest.enter(name, lambda run=run: Ready(run), ours=True)
+        contest.enter(name, lambda run=run: Contender(run), ours=True)
     return contest
 
 
@@ -56,16 +55,16 @@ def test_everyone_runs_in_every_round_in_turn(order: list[str]) -> None:
 
 def test_what_comes_before_is_not_timed(order: list[str]) -> None:
     """It is handed to the clock as what stands before each call, and runs there."""
-    contest = Contest()
-    contest.enter("a", lambda: Ready(lambda: "a", before=lambda: "-"), ours=True)
+    contest = InterleavedTiming()
+    contest.enter("a", lambda: Contender(lambda: "a", before=lambda: "-"), ours=True)
     held(contest, CPU, 2)
     assert "".join(order) == "-a-a-a"
 
 
 def test_the_turn_comes_round() -> None:
     """As many rounds as names later it is the first one's again; no names are no trouble."""
-    assert turned(["a", "b"], 0) == turned(["a", "b"], 2) == ["a", "b"]
-    assert turned([], 1) == []
+    assert take_turns(["a", "b"], 0) == take_turns(["a", "b"], 2) == ["a", "b"]
+    assert take_turns([], 1) == []
 
 
 @pytest.mark.parametrize("survived", [0, 1, 2])
@@ -86,10 +85,10 @@ def test_who_fails_while_timed_is_an_error() -> None:
 def test_who_is_wrong_never_takes_part() -> None:
     """A kernel that its proof refuses has no run to be timed."""
 
-    def make() -> Ready:
+    def make() -> Contender:
         raise WrongKernelError("off")
 
-    contest = Contest()
+    contest = InterleavedTiming()
     contest.enter("a", make, ours=True)
     assert not contest.ready
     assert contest.out["a"].status is Status.WRONG
@@ -103,7 +102,7 @@ def test_who_is_wrong_afterwards_loses_its_time() -> None:
 
     contest = entered(c=lambda: None)
     for name, its in (("a", check), ("b", lambda: 0.0)):
-        contest.enter(name, lambda its=its: Ready(lambda: None, check=its), ours=True)
+        contest.enter(name, lambda its=its: Contender(lambda: None, check=its), ours=True)
     proved_after(held(contest, CPU, 2))
     assert set(contest.taken) == {"b", "c"}
     assert (set(contest.out), contest.out["a"].status) == ({"a"}, Status.WRONG)

@@ -9,18 +9,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import decoding
-from bench.allocation import peak_bytes
-from bench.decoding import LAYOUTS, READS, cached, fastest_read, make, matrices, prove, uncached
-from bench.held import decode
-from bench.limits import product_flops
-from bench.measurement import Measurement
-from bench.models import Models
-from bench.proof import WrongKernelError
+from bench.memory import peak_bytes
+from bench.models import Measurement, Models
 from bench.shapes import Shape
+from bench.targets import decode
+from bench.timing import product_flops
+from bench.verify import WrongKernelError
+from bench.workloads import decoding
+from bench.workloads.decoding import (
+    LAYOUTS,
+    READS,
+    cached,
+    fastest_read,
+    make,
+    matrices,
+    prove,
+    uncached,
+)
 from reference import compat
-from reference.huggingface_generation import continued
-from scratch_gpt.generation.cache import Cache
+from reference.huggingface_generation import continue_text
+from scratch_gpt.kv_cache import KVCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -148,7 +156,7 @@ def test_huggingfaces_step_makes_the_logits_that_its_generate_makes(
     """The last token's alone where its version can ask for them, and those of all where not."""
     asked = logits_made(uncached(models.theirs)(ids), models, recorded)
     generated = logits_made(
-        lambda: continued(models.theirs, ids, max_new_tokens=1), models, recorded
+        lambda: continue_text(models.theirs, ids, max_new_tokens=1), models, recorded
     )
     positions = 1 if compat.last_logits_keyword() else ids.shape[1]
     assert asked == generated == len(ids) * positions * models.vocab_size
@@ -158,7 +166,7 @@ def test_a_step_copies_no_cache(models: Models, ids: Tensor) -> None:
     """What it allocates at once is less than one block's keys, whose room is for 300 tokens."""
     step = cached(models.ours, 2)(ids)
     step()
-    block = Cache(models.ours.config, batch=2).block(0).key.nbytes
+    block = KVCache(models.ours.config, batch=2).block(0).key.nbytes
     assert peak_bytes(step, CPU) < block
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import document
-from bench.document import Run, Series
-from bench.outcome import Outcome, Status
-from bench.statistics import Spread
-from parity.errors import InputRefusedError
+from bench import results
+from bench.results import BenchRun, Outcome, Series, Spread, Status
+from parity.errors import InputRejectedError
 
 QUIET = Spread(0.5, 0.49, 0.51, 5)
-RUN = Run(
+RUN = BenchRun(
     machine={"processor": "A CPU"},
     limits={"copy": math.inf},
     outcomes=[
@@ -38,7 +36,7 @@ def refuse(name: str) -> float:
 
 def test_what_is_written_is_strict() -> None:
     """No NaN, no Infinity: null stands there."""
-    found = json.loads(document.rendered(RUN), parse_constant=refuse)
+    found = json.loads(results.rendered(RUN), parse_constant=refuse)
     assert found["limits"] == {"copy": None}
     assert found["series"][0]["ceiling"] is None
     assert [row["noisy"] for row in found["outcomes"]] == [False, False]
@@ -48,8 +46,8 @@ def test_what_is_written_is_strict() -> None:
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     """Machine and rows are the same to the last bit."""
     path = tmp_path / "run.json"
-    path.write_text(document.rendered(RUN), encoding="utf-8")
-    found = document.read(path)
+    path.write_text(results.rendered(RUN), encoding="utf-8")
+    found = results.read(path)
     assert (RUN.machine, RUN.outcomes) == (found.machine, found.outcomes)
 
 
@@ -67,22 +65,22 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 )
 def test_a_document_of_another_form_is_refused(old: str, new: str, tmp_path: Path) -> None:
     """Whatever is wrong with it, the file is named and nothing is compared."""
-    text = document.rendered(RUN)
+    text = results.rendered(RUN)
     assert old in text
     path = tmp_path / "run.json"
     path.write_text(text.replace(old, new), encoding="utf-8")
-    with pytest.raises(InputRefusedError, match="no earlier run") as refusal:
-        document.read(path)
+    with pytest.raises(InputRejectedError, match="no earlier run") as refusal:
+        results.read(path)
     assert str(path) in refusal.value.where
 
 
 def test_no_file_is_refused(tmp_path: Path) -> None:
     """As one that holds something else is."""
-    with pytest.raises(InputRefusedError, match="FileNotFoundError"):
-        document.read(tmp_path / "none.json")
+    with pytest.raises(InputRejectedError, match="FileNotFoundError"):
+        results.read(tmp_path / "none.json")
 
 
 def test_every_field_of_a_row_is_written() -> None:
     """Nothing that a row says is lost on the way."""
-    row = json.loads(document.rendered(RUN))["outcomes"][0]
+    row = json.loads(results.rendered(RUN))["outcomes"][0]
     assert {field.name for field in dataclasses.fields(Outcome)} | {"noisy"} == set(row)

@@ -2,21 +2,21 @@
 
 import pytest
 
-from bench.decoding import READS
-from bench.held import ROWS
 from bench.kernels import SUBJECTS
-from bench.passes import LIMITS
-from bench.rooms import ROOMS
-from bench.tokens import SIDES
-from scratch_gpt.adam_forms import FORMS
-from scratch_gpt.paths import PATHS
+from bench.runner import WORKLOADS
+from bench.targets import TARGETS
+from bench.workloads.decoding import READS
+from bench.workloads.model import LIMITS
+from bench.workloads.tokenizer import SIDES
+from scratch_gpt.kernels.backends import BACKENDS
+from scratch_gpt.optimizer import VARIANTS
 
-BOUNDS = {row.name: row.bound for row in ROWS}
+BOUNDS = {row.name: row.bound for row in TARGETS}
 
 
 def test_no_name_stands_for_two_rows() -> None:
     """A baseline and a verdict are found by it."""
-    assert len(BOUNDS) == len(ROWS)
+    assert len(BOUNDS) == len(TARGETS)
 
 
 @pytest.mark.parametrize(
@@ -59,27 +59,27 @@ def test_a_bound_is_what_was_promised(name: str, bound: float | None) -> None:
 
 KNOWN = {
     "core": {*SUBJECTS, "time"},
-    "model": {*PATHS, "huggingface", *LIMITS},
+    "model": {*BACKENDS, "huggingface", *LIMITS},
     "decode": {"fused", "huggingface", *READS},
-    "train": {*PATHS, "huggingface"},
-    "optimizer": {*FORMS, "torch foreach", "torch fused"},
+    "train": {*BACKENDS, "huggingface"},
+    "optimizer": {*VARIANTS, "torch foreach", "torch fused"},
     "tokens": {*SIDES, "length"},
 }
 
 
 def test_every_contestant_exists() -> None:
     """A name that nobody answers to would be found only after minutes."""
-    assert set(KNOWN) == set(ROOMS)
-    for row in ROWS:
+    assert set(KNOWN) == set(WORKLOADS)
+    for row in TARGETS:
         for name in (row.ours, row.against):
             assert name.partition(" in ")[0] in KNOWN[row.task.room], row.name
-        assert row.figure == "time" or row.figure in ROOMS[row.task.room].figures
-        assert ROOMS[row.task.room].ours(row.ours)
+        assert row.figure == "time" or row.figure in WORKLOADS[row.task.room].figures
+        assert WORKLOADS[row.task.room].ours(row.ours)
 
 
 def test_a_quick_run_has_bounds_too() -> None:
     """And is a small part of the whole."""
-    quick = [row for row in ROWS if row.quick]
+    quick = [row for row in TARGETS if row.quick]
     assert any(row.bound is not None for row in quick)
-    assert len(quick) < len(ROWS) / 2
+    assert len(quick) < len(TARGETS) / 2
     assert all(row.figure == "time" for row in quick)

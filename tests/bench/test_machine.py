@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.machine import SAME, described, differences, processor
+from bench.baseline import SAME, described, differences, processor
 
 LISTING = "processor\t: {at}\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: A CPU\nstepping\t: 1\n"
 

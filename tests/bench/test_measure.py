@@ -6,26 +6,22 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench import cores, measurement
-from bench import measure as module
-from bench.attempt import NoTimeError
-from bench.contest import Contest, Ready
-from bench.cores import note
-from bench.figures import somewhere_below
-from bench.held import ROWS
+from bench import models
+from bench import runner as module
+from bench.contest import Contender, InterleavedTiming, NoTimeError, somewhere_below
 from bench.kernels import SUBJECTS, Subject
-from bench.measure import measure
-from bench.measurement import Measurement
-from bench.outcome import Outcome, Status, exit_code
-from bench.passes import check_dtype
-from bench.rooms import ROOMS
+from bench.models import Measurement
+from bench.results import Outcome, Spread, Status, exit_code
+from bench.runner import WORKLOADS, measure
 from bench.shapes import Shape
-from bench.statistics import Spread
-from bench.task import Row, Task
+from bench.targets import TARGETS, Target, Work
+from bench.workloads import attention
+from bench.workloads.attention import note
+from bench.workloads.model import check_dtype
 
 CPU = torch.device("cpu")
-TASK = Task(room="core", shape=Shape(batch=1, time=8))
-ROW = Row(task=TASK, ours="tiled", against="huggingface", bound=0.5)
+TASK = Work(room="core", shape=Shape(batch=1, time=8))
+ROW = Target(task=TASK, ours="tiled", against="huggingface", bound=0.5)
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -43,15 +39,15 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, list[float]]]
     """Return the function that decides what each contestant takes in each round."""
 
     def stage(taken: dict[str, list[float]], **out: NoTimeError) -> None:
-        def make(name: str, *_context: object) -> Ready:
+        def make(name: str, *_context: object) -> Contender:
             if name in out:
                 raise out[name]
-            return Ready(lambda: None, 1e-7, remark=f"of {name}")
+            return Contender(lambda: None, 1e-7, remark=f"of {name}")
 
-        def held(contest: Contest, *_context: object) -> None:
+        def held(contest: InterleavedTiming, *_context: object) -> None:
             contest.taken = {name: list(values) for name, values in taken.items()}
 
-        monkeypatch.setitem(ROOMS, "core", dataclasses.replace(ROOMS["core"], make=make))
+        monkeypatch.setitem(WORKLOADS, "core", dataclasses.replace(WORKLOADS["core"], make=make))
         monkeypatch.setattr(module, "held", held)
 
     return stage
@@ -93,9 +89,7 @@ def test_a_kernel_above_the_machine_is_inconclusive(
 ) -> None:
     """Faster than matrices can be multiplied: it has no time, and no row of its has a verdict."""
     asked: list[str] = []
-    monkeypatch.setattr(
-        measurement, "matrix_rate", lambda dtype, _device: asked.append(dtype) or 1.0
-    )
+    monkeypatch.setattr(models, "matrix_rate", lambda dtype, _device: asked.append(dtype) or 1.0)
     staged({"tiled": [1e-9], "huggingface": [SLOW]})
     (outcome,) = measure([ROW], run)
     assert outcome.status is Status.INCONCLUSIVE
@@ -108,8 +102,8 @@ def test_a_rate_that_was_too_low_is_measured_again(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
     """A busy moment at the first measurement accuses nobody."""
-    monkeypatch.setattr(measurement, "matrix_rate", lambda _dtype, _device: 1e15)
-    contest = Contest(ready={"tiled": Ready(lambda: None)}, taken={"tiled": [1e-9]})
+    monkeypatch.setattr(models, "matrix_rate", lambda _dtype, _device: 1e15)
+    contest = InterleavedTiming(ready={"tiled": Contender(lambda: None)}, taken={"tiled": [1e-9]})
     note(contest, TASK, CPU, run)
     assert set(contest.taken) == {"tiled"}
 
@@ -119,7 +113,7 @@ def test_without_a_gpu_its_rows_are_not_run(
 ) -> None:
     """They stand in the report, with the reason."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    rows = [row for row in ROWS if row.task.device == "cuda"]
+    rows = [row for row in TARGETS if row.task.device == "cuda"]
     assert rows
     assert {(Status.NOT_RUN, "no CUDA")} == {(o.status, o.why) for o in measure(rows, run)}
 
@@ -127,12 +121,12 @@ def test_without_a_gpu_its_rows_are_not_run(
 @pytest.mark.usefixtures("one_thread")
 def test_kernels_take_part_once_proved(run: Measurement) -> None:
     """The one this machine lacks says so; each of the others can be proved again."""
-    ready = cores.make("tiled", TASK, CPU, run)
+    ready = attention.make("tiled", TASK, CPU, run)
     assert ready.check is not None
     assert ready.error == ready.check() > 0.0
-    assert cores.make("huggingface", TASK, CPU, run).error > 0.0
+    assert attention.make("huggingface", TASK, CPU, run).error > 0.0
     with pytest.raises(NoTimeError) as refusal:
-        cores.make("triton", TASK, CPU, run)
+        attention.make("triton", TASK, CPU, run)
     assert refusal.value.status is Status.NOT_RUN
 
 
@@ -160,16 +154,16 @@ def test_bfloat16_needs_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_weighed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exponent is fitted through the peaks of processes of their own, three times."""
-    row = next(row for row in ROWS if row.figure == "exponent")
+    row = next(row for row in TARGETS if row.figure == "exponent")
     asked: list[tuple[str, ...]] = []
 
     def fresh(*arguments: str) -> int:
         asked.append(arguments)
         return 100 * int(arguments[-1]) ** 2
 
-    monkeypatch.setattr(cores.memory, "fresh", fresh)
+    monkeypatch.setattr(attention.memory, "fresh", fresh)
     (outcome,) = measure([row], Measurement(None, silent))
-    assert len(asked) == 3 * len(cores.TIMES)
+    assert len(asked) == 3 * len(attention.TIMES)
     assert outcome.status is Status.MISSED
     assert outcome.ratio is not None
     assert outcome.ratio.median == pytest.approx(2.0)
@@ -181,8 +175,8 @@ def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     def fresh(*_arguments: str) -> int:
         raise RuntimeError("killed")
 
-    row = next(row for row in ROWS if row.figure == "exponent")
-    monkeypatch.setattr(cores.memory, "fresh", fresh)
+    row = next(row for row in TARGETS if row.figure == "exponent")
+    monkeypatch.setattr(attention.memory, "fresh", fresh)
     (outcome,) = measure([row], Measurement(None, silent))
     assert (outcome.status, outcome.why) == (Status.NOT_RUN, "RuntimeError: killed")
 

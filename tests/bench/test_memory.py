@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from bench import memory
-from bench.allocation import highest, peak_bytes
-from parity.models import build_ours
-from parity.sources.names import load_weights
-from parity.weights import Weights
+from bench.memory import highest, peak_bytes
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Weights
+from parity.core.runners import build_ours
 
 CPU = torch.device("cpu")
 MEGABYTE = 1 << 20

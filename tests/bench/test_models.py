@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import measure, passes
-from bench.attempt import NoTimeError
-from bench.held import ROWS
-from bench.limits import bare_read, product_flops, products_alone
-from bench.measurement import Measurement
-from bench.models import Models, prove_both, prove_forward, stepped
-from bench.outcome import Status
-from bench.proof import WrongKernelError
+from bench import runner
+from bench.contest import NoTimeError
+from bench.models import Measurement, Models, prove_both, prove_forward, stepped
+from bench.results import Status
 from bench.shapes import Shape
-from bench.task import Task
+from bench.targets import TARGETS, Work
+from bench.timing import bare_read, product_flops, products_alone
+from bench.verify import WrongKernelError
+from bench.workloads import model as passes
 from scratch_gpt.model import GPT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -150,7 +149,7 @@ def run(models: Models) -> Measurement:
 @pytest.mark.parametrize("backward", [False, True])
 def test_models_take_part_once_proved(run: Measurement, *, backward: bool) -> None:
     """And are proved again; limits have no answer to be proved."""
-    task = Task(room="model", shape=dataclasses.replace(SHAPE, batch=1, backward=backward))
+    task = Work(room="model", shape=dataclasses.replace(SHAPE, batch=1, backward=backward))
     for name in ("fused", "huggingface", "products alone", "bare read"):
         ready = passes.make(name, task, torch.device("cpu"), run)
         ready.run()
@@ -167,7 +166,7 @@ def test_what_the_processor_lacks_says_so(
 ) -> None:
     """A dtype that it would compute in float32 and round."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    task = Task(room="model", shape=dataclasses.replace(SHAPE, batch=1))
+    task = Work(room="model", shape=dataclasses.replace(SHAPE, batch=1))
     with pytest.raises(NoTimeError) as refusal:
         passes.make("fused in bfloat16", task, torch.device("cpu"), run)
     assert refusal.value.status is Status.NOT_RUN
@@ -178,7 +177,7 @@ def test_peak_memory_is_a_ratio_of_processes(
     room: str, job: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each side three times, in turns, from the weights written once."""
-    row = next(row for row in ROWS if (row.figure, row.task.room) == ("memory", room))
+    row = next(row for row in TARGETS if (row.figure, row.task.room) == ("memory", room))
     asked: list[str] = []
 
     def fresh(name: str, side: str, folder: str, *sizes: str) -> int:
@@ -188,7 +187,7 @@ def test_peak_memory_is_a_ratio_of_processes(
         return {"fused": 60, "huggingface": 100}[side]
 
     monkeypatch.setattr(passes.memory, "fresh", fresh)
-    (outcome,) = measure.measure([row], run)
+    (outcome,) = runner.measure([row], run)
     assert asked == ["fused", "huggingface"] * 3
     assert outcome.ratio is not None
     assert (outcome.status, outcome.ratio.median, outcome.unit) == (Status.MET, 0.6, "byte")

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from bench import adam, optimizing
+from bench import training_steps
 from bench.models import Models
-from bench.optimizing import ours, prove
-from bench.proof import WrongKernelError
+from bench.verify import WrongKernelError
+from bench.workloads import optimizer as optimizing
+from bench.workloads.optimizer import ours, prove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,20 +41,20 @@ def test_another_constant_gets_no_time(
 ) -> None:
     """One that the formula has and the optimizer has otherwise."""
     made = optimizing.optimizer_named
-    right = getattr(adam, constant)
+    right = getattr(training_steps, constant)
 
     def wrong(name: str, parameters: object) -> object:
-        monkeypatch.setattr(adam, constant, value)
+        monkeypatch.setattr(training_steps, constant, value)
         found = made(name, parameters)  # type: ignore[arg-type]
         step = found.step
 
         def stepping() -> None:
-            monkeypatch.setattr(adam, constant, value)
+            monkeypatch.setattr(training_steps, constant, value)
             step()
-            monkeypatch.setattr(adam, constant, right)
+            monkeypatch.setattr(training_steps, constant, right)
 
         found.step = stepping  # type: ignore[method-assign]
-        monkeypatch.setattr(adam, constant, right)
+        monkeypatch.setattr(training_steps, constant, right)
         return found
 
     monkeypatch.setattr(optimizing, "optimizer_named", wrong)
@@ -79,14 +80,14 @@ def test_the_formula_is_pytorchs_in_float64() -> None:
         for name, shape in (("matrix", (5, 7)), ("vector", (7,)))
     }
     parameters = {name: torch.nn.Parameter(value.clone()) for name, value in values.items()}
-    start = adam.start_from(values, {"matrix": 0.3, "vector": 2.0})
+    start = training_steps.start_from(values, {"matrix": 0.3, "vector": 2.0})
     for parameter in parameters.values():
         parameter.grad = torch.randn(parameter.shape, generator=drawn, dtype=torch.float64)
-    optimizer = adam.TorchAdamW(parameters, "foreach")
+    optimizer = training_steps.TorchAdamW(parameters, "foreach")
     found = optimizing.stepped(optimizer, start)
     for name, parameter in parameters.items():
         assert parameter.grad is not None
-        right = adam.right_change(name, parameter.grad, start)
+        right = training_steps.right_change(name, parameter.grad, start)
         torch.testing.assert_close(found[name], right)
 
 

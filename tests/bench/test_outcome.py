@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from bench.outcome import Outcome, Status, exit_code, judged
-from bench.statistics import Spread
+from bench.results import Outcome, Spread, Status, exit_code, judged
 
 
 def outcome(status: Status, ratio: Spread | None = None) -> Outcome:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.document import Series
-from bench.picture import LIMIT, draw, figure
-from bench.statistics import Spread
+from bench.report import LIMIT, draw, figure
+from bench.results import Series, Spread
 
 pytest.importorskip("matplotlib", reason="not run: matplotlib is not installed (extra [plot])")
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import truth
+from bench import verify
 from bench.kernels import SUBJECTS, Kernel, Subject
-from bench.proof import WrongKernelError, prove
 from bench.shapes import Shape
-from bench.truth import YardstickError
-from scratch_gpt.attention import CORES
-from scratch_gpt.attention_tiled import tiled
+from bench.verify import WrongKernelError, YardstickError, prove
+from scratch_gpt.attention import KERNELS
+from scratch_gpt.kernels.tiled_attention import tiled_attention
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,7 +27,7 @@ def subject(kernel: Kernel) -> Subject:
 
 def slightly_wrong(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scale by one part in a thousand too much."""
-    return tiled(query * 1.001, key, value)
+    return tiled_attention(query * 1.001, key, value)
 
 
 def sees_the_future(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -38,31 +37,31 @@ def sees_the_future(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def one_bad_element(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Get one number out of tens of thousands wrong by so little that no mean moves."""
-    context = tiled(query, key, value)
+    context = tiled_attention(query, key, value)
     context[..., -1, -1] += 3e-5
     return context
 
 
 def not_finite(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return one NaN."""
-    context = tiled(query, key, value)
+    context = tiled_attention(query, key, value)
     context[0, 0, 0, 0] = math.nan
     return context
 
 
 def narrower(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Compute in bfloat16, and say float32."""
-    return tiled(query.bfloat16(), key.bfloat16(), value.bfloat16()).float()
+    return tiled_attention(query.bfloat16(), key.bfloat16(), value.bfloat16()).float()
 
 
 def transposed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return the right numbers in another shape."""
-    return tiled(query, key, value).transpose(1, 2)
+    return tiled_attention(query, key, value).transpose(1, 2)
 
 
 def right_at_one_shape(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Drop the rows that a tile of 41 leaves over."""
-    context = tiled(query, key, value)
+    context = tiled_attention(query, key, value)
     context[:, :, : context.shape[2] % 41] = 0.0
     return context
 
@@ -73,7 +72,7 @@ def stale() -> Kernel:
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if query.shape not in kept:
-            kept[query.shape] = tiled(query, key, value)
+            kept[query.shape] = tiled_attention(query, key, value)
         return kept[query.shape]
 
     return kernel
@@ -85,7 +84,7 @@ def keeps_by_address() -> Kernel:
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if query.data_ptr() not in kept:
-            kept[query.data_ptr()] = tiled(query, key, value)
+            kept[query.data_ptr()] = tiled_attention(query, key, value)
         return kept[query.data_ptr()].clone()
 
     return kernel
@@ -96,7 +95,7 @@ def unwritten() -> Kernel:
     buffers: dict[torch.Size, Tensor] = {}
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        context = tiled(query, key, value)
+        context = tiled_attention(query, key, value)
         buffer = buffers.setdefault(query.shape, context.clone())
         buffer[:, :, :-1] = context[:, :, :-1]
         return buffer
@@ -139,7 +138,7 @@ def test_a_wrong_gradient_gets_no_time() -> None:
     """A kernel whose context is right and whose way back is not is named by the gradient."""
 
     def halved(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return tiled(query, (key + key.detach()) / 2, value)
+        return tiled_attention(query, (key + key.detach()) / 2, value)
 
     with pytest.raises(WrongKernelError, match="gradient of key"):
         prove(subject(halved), Shape(batch=1, time=41, backward=True), CPU)
@@ -150,7 +149,7 @@ def test_a_long_text_is_sampled_where_kernels_break(row: int) -> None:
     """At both ends and at the edges of tiles, a single wrong row is found."""
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        context = tiled(query, key, value)
+        context = tiled_attention(query, key, value)
         if len(context[0, 0]) == 600:
             context[:, :, row] = 0.0
         return context
@@ -164,7 +163,7 @@ def test_what_changes_after_the_proof_is_found() -> None:
     looking = [True]
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return tiled(query, key, value) if looking else query
+        return tiled_attention(query, key, value) if looking else query
 
     proved = prove(subject(kernel), SHAPE, CPU)
     looking.clear()
@@ -182,7 +181,7 @@ def test_answers_that_are_missing_are_no_proof() -> None:
 def test_a_broken_yardstick_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were Hugging Face's core wrong, every kernel would pass beside it: nothing is timed."""
     broken = {"attention": lambda _shape, _device: sees_the_future}
-    monkeypatch.setattr(truth, "YARDSTICKS", broken)
+    monkeypatch.setattr(verify, "YARDSTICKS", broken)
     with pytest.raises(YardstickError, match="no rounding"):
         prove(SUBJECTS["tiled"], Shape(batch=1, time=43), CPU)
 
@@ -190,4 +189,4 @@ def test_a_broken_yardstick_measures_nothing(monkeypatch: pytest.MonkeyPatch) ->
 def test_every_core_is_a_subject() -> None:
     """None of ours is left out, plain or compiled."""
     ours = {name for name, entry in SUBJECTS.items() if entry.ours}
-    assert {*CORES, *(f"compiled-{name}" for name in CORES if name != "triton")} == ours
+    assert {*KERNELS, *(f"compiled-{name}" for name in KERNELS if name != "triton")} == ours

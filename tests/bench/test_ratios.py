@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import command, limits, machine, measure, picture
-from bench.command import Asked, run, selected
-from bench.held import ROWS, Row
-from bench.outcome import Outcome, Status
-from bench.statistics import Spread
-from parity.errors import EnvironmentUnfitError, ExitCode, InputRefusedError, UsageError
+from bench import baseline, report, runner, timing
+from bench import ratios as command
+from bench.ratios import BenchOptions, run, selected
+from bench.results import Outcome, Spread, Status
+from bench.targets import TARGETS, Target
+from parity.errors import EnvironmentUnfitError, ExitCode, InputRejectedError, UsageError
 
 Found = Callable[..., None]
 
@@ -35,7 +35,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Found:
     """Return the function that decides what the rows' ratio will be; nothing is measured."""
 
     def decide(ratio: float | None) -> None:
-        def measured(rows: list[Row], _work: object) -> list[Outcome]:
+        def measured(rows: list[Target], _work: object) -> list[Outcome]:
             spread = None if ratio is None else Spread(ratio, ratio, ratio, 3)
             status = Status.OOM if ratio is None else Status.REPORTED
             return [
@@ -43,9 +43,9 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Found:
                 for row in rows
             ]
 
-        monkeypatch.setattr(measure, "measure", measured)
+        monkeypatch.setattr(runner, "measure", measured)
 
-    monkeypatch.setattr(limits, "copy_bandwidth", lambda _device: 1e9)
+    monkeypatch.setattr(timing, "copy_bandwidth", lambda _device: 1e9)
     return decide
 
 
@@ -71,26 +71,26 @@ main()
 
 def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     """One a line, and nothing is measured."""
-    assert run(Asked(listed=True)) == ExitCode.PASS
+    assert run(BenchOptions(listed=True)) == ExitCode.PASS
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(ROWS)
+    assert len(lines) == len(TARGETS)
     assert "core/forward/1x512/tiled:huggingface  ≤ 0.30" in lines
 
 
 def test_rows_are_chosen_by_pattern() -> None:
     """As a shell's; `--quick` leaves the long ones out; none is a usage error."""
-    assert {row.task.room for row in selected(Asked(rows="core/*"))} == {"core"}
-    assert all(row.quick for row in selected(Asked(quick=True)))
+    assert {row.task.room for row in selected(BenchOptions(rows="core/*"))} == {"core"}
+    assert all(row.quick for row in selected(BenchOptions(quick=True)))
     with pytest.raises(UsageError, match="no row"):
-        selected(Asked(rows="none"))
+        selected(BenchOptions(rows="none"))
 
 
 def test_a_run_ends_as_its_rows_do(found: Found, capsys: pytest.CaptureFixture[str]) -> None:
     """Something measured is 0; a row without memory is 3, and stands in the table."""
     found(0.5)
-    assert run(Asked(rows="core/*")) == ExitCode.PASS
+    assert run(BenchOptions(rows="core/*")) == ExitCode.PASS
     found(None)
-    assert run(Asked(rows="core/*")) == ExitCode.INCONCLUSIVE
+    assert run(BenchOptions(rows="core/*")) == ExitCode.INCONCLUSIVE
     assert "OOM" in capsys.readouterr().out
 
 
@@ -100,11 +100,11 @@ def test_a_worse_ratio_than_the_baseline_fails(
     """A run is its own baseline; twice the ratio is worse, half of it is not."""
     path = tmp_path / "run.json"
     found(0.5)
-    assert run(Asked(rows="core/*", json=path)) == ExitCode.PASS
+    assert run(BenchOptions(rows="core/*", json=path)) == ExitCode.PASS
     codes = {}
     for ratio in (0.5, 1.0, 0.25, None):
         found(ratio)
-        codes[ratio] = run(Asked(rows="core/*", baseline=path))
+        codes[ratio] = run(BenchOptions(rows="core/*", baseline=path))
     assert codes == {0.5: 0, 1.0: 1, 0.25: 0, None: 3}
     out = capsys.readouterr().out
     assert all(word in out for word in ("same", "worse", "better", "gone"))
@@ -116,16 +116,16 @@ def test_another_machines_baseline_is_refused_before_anything_runs(
     """Unless somebody insists; so is a file that is none."""
     path = tmp_path / "run.json"
     found(0.5)
-    run(Asked(rows="core/*", json=path))
-    here = machine.described()
-    monkeypatch.setattr(machine, "described", lambda: here | {"cores": "7"})
-    monkeypatch.setattr(measure, "measure", lambda *_: pytest.fail("it ran"))
-    with pytest.raises(InputRefusedError, match="another machine: cores"):
-        run(Asked(rows="core/*", baseline=path))
-    with pytest.raises(InputRefusedError, match="no earlier run"):
-        run(Asked(rows="core/*", baseline=tmp_path / "none.json"))
+    run(BenchOptions(rows="core/*", json=path))
+    here = baseline.described()
+    monkeypatch.setattr(baseline, "described", lambda: here | {"cores": "7"})
+    monkeypatch.setattr(runner, "measure", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(InputRejectedError, match="another machine: cores"):
+        run(BenchOptions(rows="core/*", baseline=path))
+    with pytest.raises(InputRejectedError, match="no earlier run"):
+        run(BenchOptions(rows="core/*", baseline=tmp_path / "none.json"))
     found(0.5)
-    assert run(Asked(rows="core/*", baseline=path, force=True)) == ExitCode.PASS
+    assert run(BenchOptions(rows="core/*", baseline=path, force=True)) == ExitCode.PASS
 
 
 def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> No
     for option in ("json", "picture"):
         for path in (tmp_path, tmp_path / "none" / "file"):
             with pytest.raises(EnvironmentUnfitError, match="cannot be written"):
-                run(dataclasses.replace(Asked(), **{option: path}))
+                run(dataclasses.replace(BenchOptions(), **{option: path}))
 
 
 def test_a_picture_without_matplotlib_is_refused_at_once(
@@ -143,14 +143,14 @@ def test_a_picture_without_matplotlib_is_refused_at_once(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(EnvironmentUnfitError, match="matplotlib is not installed") as refusal:
-        run(Asked(picture=tmp_path / "picture.svg"))
+        run(BenchOptions(picture=tmp_path / "picture.svg"))
     assert "gpt1-parity[plot]" in refusal.value.fix
 
 
 def test_nothing_to_draw_is_said() -> None:
     """A picture of no kernels is no picture."""
     with pytest.raises(EnvironmentUnfitError, match="nothing to draw"):
-        picture.figure([])
+        report.figure([])
 
 
 def test_errors_are_three_lines_and_a_code(home_of: Callable[[str], Path]) -> None:

@@ -3,10 +3,9 @@
 import pytest
 
 from bench.baseline import Change, Comparison
-from bench.outcome import Outcome, Status
-from bench.report import render, render_changes, shown, spread_shown, summed
-from bench.statistics import Spread
-from scratch_gpt.command.output import drawn
+from bench.report import format_rows, render, render_changes, spread_shown, summed
+from bench.results import Outcome, Spread, Status
+from scratch_gpt.cli import render_rich
 
 QUIET, WIDE = Spread(0.5, 0.49, 0.51, 5), Spread(1.2, 1.0, 1.5, 5)
 ROWS = [
@@ -24,7 +23,7 @@ ROWS = [
 )  # fmt: skip
 def test_a_figure_has_its_unit(value: float, unit: str, expected: str) -> None:
     """The largest that it fills, and the smallest below it."""
-    assert expected == shown(value, unit)
+    assert expected == format_rows(value, unit)
 
 
 def test_a_spread_is_a_median_between_quartiles() -> None:
@@ -35,7 +34,7 @@ def test_a_spread_is_a_median_between_quartiles() -> None:
 
 def test_every_row_stands_with_its_outcome() -> None:
     """A miss is as plain as a hit, the noisy one is marked, and a reason is not markup."""
-    text = drawn(lambda console: render(ROWS, {"cores": "2"}, ["a note"], console), None)
+    text = render_rich(lambda console: render(ROWS, {"cores": "2"}, ["a note"], console), None)
     lines = {line.split()[0]: line for line in text.splitlines() if "/" in line[:10]}
     assert "met" in lines["a/met"]
     assert "≤ 0.60" in lines["a/met"]
@@ -58,7 +57,7 @@ def test_changes_stand_with_both_ratios() -> None:
         Comparison("a", Change.WORSE, QUIET, WIDE),
         Comparison("b", Change.GONE, QUIET, None),
     ]
-    text = drawn(lambda console: render_changes(changes, console), None)
+    text = render_rich(lambda console: render_changes(changes, console), None)
     worse, gone = (next(x for x in text.splitlines() if x.startswith(name)) for name in "ab")
     assert worse.split() == ["a", "0.50", "(0.49–0.51)", "1.20", "(1.00–1.50)", "worse"]
     assert gone.split() == ["b", "0.50", "(0.49–0.51)", "gone"]

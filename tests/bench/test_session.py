@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import session
+from bench import pytest_plugin
 
 
 @pytest.mark.parametrize(
@@ -22,19 +22,19 @@ def test_processes_beside_are_refused(
 ) -> None:
     """pytest-benchmark would switch itself off, and all would seem well."""
     with pytest.raises(pytest.UsageError, match="one at a time"):
-        session.refuse_xdist(distribution, environment)
+        pytest_plugin.refuse_xdist(distribution, environment)
 
 
 @pytest.mark.parametrize("distribution", [None, "no"])
 def test_one_process_is_fine(distribution: str | None) -> None:
     """With the plugin switched off, or not installed at all."""
-    session.refuse_xdist(distribution, {})
+    pytest_plugin.refuse_xdist(distribution, {})
 
 
 def test_the_hosts_name_is_taken_out() -> None:
     """The rest stays."""
     machine = {"node": "a host", "machine": "x86_64"}
-    session.without_names(machine)
+    pytest_plugin.without_names(machine)
     assert machine == {"machine": "x86_64"}
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.statistics import NOISY, Spread, exponent, ratios, spread
+from bench.results import NOISY, Spread, exponent, paired_ratios, spread
 
 
 def test_a_spread_is_the_middle_half() -> None:
@@ -28,13 +28,13 @@ def test_nothing_has_no_median() -> None:
 def test_a_drift_of_the_machine_cancels() -> None:
     """Rounds that take twice and thrice as long for both leave the ratio as it is."""
     expected = [0.5, 0.5, 0.5]
-    assert expected == ratios([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    assert expected == paired_ratios([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
 
 
 def test_rounds_that_do_not_pair_are_refused() -> None:
     """A round that one side lacks is nothing to skip."""
     with pytest.raises(ValueError, match="2 rounds of ours against 1 of theirs"):
-        ratios([1.0, 2.0], [1.0])
+        paired_ratios([1.0, 2.0], [1.0])
 
 
 @pytest.mark.parametrize(

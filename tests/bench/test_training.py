@@ -7,17 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import training, training_steps
-from bench.adam import OurAdam, TorchAdamW
-from bench.attempt import NoTimeError
-from bench.held import train
-from bench.measurement import Measurement
-from bench.models import Models
-from bench.outcome import Status
-from bench.proof import WrongKernelError
+from bench import training_steps
+from bench.contest import NoTimeError
+from bench.models import Measurement, Models
+from bench.results import Status
 from bench.shapes import Shape
-from bench.training import contestant, make, prove
-from bench.training_steps import Training
+from bench.targets import train
+from bench.training_steps import OurAdam, TorchAdamW, Training
+from bench.verify import WrongKernelError
+from bench.workloads import training
+from bench.workloads.training import contestant, make, prove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -176,15 +175,15 @@ CONSTANTS = {
 @pytest.fixture
 def with_constant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Return the function that gives our optimizer another constant."""
-    from bench import adam
+    from bench import training_steps
 
-    made = adam.Adam
+    made = training_steps.Adam
 
     def change(name: str) -> None:
         def wrong(parameters: object, **constants: object) -> object:
             return made(parameters, **{**constants, name: CONSTANTS[name]})  # type: ignore[arg-type]
 
-        monkeypatch.setattr(adam, "Adam", wrong)
+        monkeypatch.setattr(training_steps, "Adam", wrong)
 
     return change
 

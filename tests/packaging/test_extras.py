@@ -41,20 +41,20 @@ print("imported")
 
 KERNEL = """
 import torch
-from scratch_gpt.attention_triton import unavailable
+from scratch_gpt.kernels.triton_attention import unavailable
 reason = unavailable(torch.device("cuda"))
 print(reason if reason and "GPU" not in reason else "new enough")
 """
 
 WORDS = """
-from scratch_gpt.tokenization.words import splitting_named
-print(splitting_named("original").words("I can't."))
+from scratch_gpt.tokenizer.pretokenizers import pretokenizer_named
+print(pretokenizer_named("original").words("I can't."))
 """
 
 CURVE = """
 from pathlib import Path
-from scratch_gpt.training.loss_curve import draw
-draw([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], Path("curve.png"))
+from scratch_gpt.training.log import draw_loss_curve
+draw_loss_curve([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], Path("curve.png"))
 print(Path("curve.png").read_bytes()[1:4].decode())
 """
 

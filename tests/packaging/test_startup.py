@@ -24,7 +24,7 @@ COMMANDS = [
     *(f"parity.check {verb}" for verb in VERBS),
 ]
 
-SCRIPTS = {"reference.character_classes", "reference.surrogate", "bench.memory"}
+SCRIPTS = {"reference.huggingface_tokenizer", "reference.surrogate", "bench.memory"}
 """Modules that are run and have no options: they write what is committed, or serve a process."""
 
 ALLOWED = {

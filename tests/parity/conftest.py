@@ -16,14 +16,15 @@ from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 from typer.testing import CliRunner
 
-from parity import inputs, layerwise, verbs
+from parity import layerwise, verbs
 from parity.check import app
-from parity.faults import planted
-from parity.fingerprints import Fingerprint
-from parity.models import build_huggingface, build_ours
-from parity.results import Mode, Report
-from parity.sources.names import load_weights
-from parity.weights import Weights
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Weights
+from parity.core import inputs
+from parity.core.fingerprints import Fingerprint
+from parity.core.results import Mode, Report
+from parity.core.runners import build_huggingface, build_ours
+from parity.faults.forward import inject
 from scratch_gpt import GPT
 
 PLAIN = {"COLUMNS": None, "FORCE_COLOR": None, "NO_COLOR": None}
@@ -69,7 +70,7 @@ def token_ids(weights: Weights) -> Tensor:
 def report(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
     """Return a failing report with an explanation: the erf GELU in block 3, float64 alone."""
     return layerwise(
-        planted(ours, "erf-gelu", 3),
+        inject(ours, "erf-gelu", 3),
         theirs,
         token_ids,
         modes=[Mode.IDENTITY],

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from parity.candidates import build_candidate
-from parity.errors import InputRefusedError, ParityError, UsageError
-from parity.weights import Weights
+from parity.checkpoints.weights import Weights
+from parity.core.runners import build_candidate
+from parity.errors import InputRejectedError, ParityError, UsageError
 
 Check = Callable[..., Any]
 
@@ -158,7 +158,7 @@ def test_a_candidate_that_cannot_be_built_is_refused(
     """Whatever a candidate does instead of returning a model is a refusal with its words."""
     text, words = REFUSED[case]
     name = somebodys(text)
-    with pytest.raises(InputRefusedError, match=words) as refused:
+    with pytest.raises(InputRejectedError, match=words) as refused:
         build_candidate(name, weights)
     assert f"--candidate {name}" in refused.value.where
 
@@ -166,7 +166,7 @@ def test_a_candidate_that_cannot_be_built_is_refused(
 def test_a_refusal_says_the_line(somebodys: Somebodys, weights: Weights) -> None:
     """An exception in somebody's file is placed by its line there."""
     name = somebodys("\n\ndef build(config, weights):\n    return config.no_such_field\n")
-    with pytest.raises(InputRefusedError) as refused:
+    with pytest.raises(InputRejectedError) as refused:
         build_candidate(name, weights)
     expected = f"--candidate {name}, line 4"
     assert expected == refused.value.where
@@ -216,7 +216,7 @@ def test_a_module_that_lacks_something_is_refused(
     """A module that is there and cannot import its own needs is no missing candidate."""
     somebodys("import no_such_package", "somebodys_needy.py")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputRefusedError, match="no_such_package"):
+    with pytest.raises(InputRejectedError, match="no_such_package"):
         build_candidate("somebodys_needy:build", weights)
 
 

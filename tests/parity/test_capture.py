@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.capture import RunError, capture, stream
+from parity.core.lockstep import RunError, capture, stream
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from parity import check as module
-from parity.shell import Options
+from parity.session import Options
 
 Check = Callable[..., Any]
 
@@ -344,4 +344,4 @@ def test_the_archive_is_what_ran(command: Callable[..., Any], archive: Path) -> 
     """The code that an archive runs is its own and not the installed one."""
     ran = command("weights", "--format", "none", "--debug", python=["-P", str(archive)])
     expected = (2, True)
-    assert expected == (ran.returncode, f"{archive}/parity/shell.py" in ran.stderr)
+    assert expected == (ran.returncode, f"{archive}/parity/session.py" in ran.stderr)

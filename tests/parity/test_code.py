@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from parity import code
-from parity.code import PACKAGES, digest, homes, stated
+from parity.core import code
+from parity.core.code import PACKAGES, code_digest, digest, package_folders
 
 Change = Callable[[Path], object]
 
@@ -31,7 +31,7 @@ def copies(tmp_path: Path) -> dict[str, Path]:
 
 def test_a_copy_elsewhere_is_the_same_code(tmp_path: Path) -> None:
     """What an installer writes beside the source does not count, nor does where it lies."""
-    found = homes()
+    found = package_folders()
     assert found is not None
     moved = {}
     for name, home in found.items():
@@ -87,50 +87,53 @@ def test_a_name_in_a_file_is_no_file(tmp_path: Path) -> None:
 
 def test_all_four_packages_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which one that is left out changes the digest."""
-    found = homes()
+    found = package_folders()
     assert found is not None
     assert ("bench", "parity", "reference", "scratch_gpt") == PACKAGES == tuple(found)
     without = [{n: home for n, home in found.items() if n != name} for name in found]
     assert len({digest(found), *map(digest, without)}) == 5
     monkeypatch.setattr(code, "PACKAGES", (*PACKAGES, "no_such_package"))
-    assert homes() is None
+    assert package_folders() is None
 
 
 def test_another_project_of_the_name_is_not_it(tmp_path: Path) -> None:
     """A folder `bench` where the command is run is somebody else's, and not read."""
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "__init__.py").write_text("OTHER = 1\n", encoding="utf-8")
-    program = "import sys; sys.path.append(sys.argv[1]); import parity.code as c; print(c.stated())"
-    command = [sys.executable, "-c", program, str(Path(code.__file__).parents[1])]
+    program = (
+        "import sys; sys.path.append(sys.argv[1])\n"
+        "import parity.core.code as c; print(c.code_digest())"
+    )
+    command = [sys.executable, "-c", program, str(Path(code.__file__).parents[2])]
     ran = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )
-    assert ran.stdout.strip() == stated()
+    assert ran.stdout.strip() == code_digest()
 
 
 def test_it_is_said_with_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """Version and digest; where either is not known, that."""
-    found = homes()
+    found = package_folders()
     assert found is not None
     monkeypatch.setattr(code, "version", lambda _name: "1.2.3")
-    assert stated() == f"gpt1-parity 1.2.3, sha256 {digest(found)}"
+    assert code_digest() == f"gpt1-parity 1.2.3, sha256 {digest(found)}"
 
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(code, "version", missing)
-    monkeypatch.setattr(code, "homes", lambda: None)
-    assert stated() == "gpt1-parity not installed, source not known"
+    monkeypatch.setattr(code, "package_folders", lambda: None)
+    assert code_digest() == "gpt1-parity not installed, source not known"
 
 
 def test_nothing_is_imported_for_it() -> None:
     """Neither the packages that are read nor what they need."""
-    program = "import sys, parity.code; parity.code.stated(); print(*sys.modules)"
+    program = "import sys, parity.core.code; parity.core.code.code_digest(); print(*sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert {"bench", "reference", "torch", "numpy"}.isdisjoint(ran.stdout.split())
-    assert "parity.code" in ran.stdout.split()
+    assert "parity.core.code" in ran.stdout.split()
 
 
 @pytest.mark.slow  # torch is imported once more

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity import compare
-from parity.compare import Difference, Held, Status, difference
+from parity.core import metrics
+from parity.core.metrics import Difference, Reference, Status, difference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,7 +21,7 @@ SHAPES = [(2, 5), (1, 1), (2, 5, 3), (1, 5, 7), (2, 3, 5, 5), (1, 1, 1, 1), (7,)
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare in chunks as they are, and in chunks smaller than most rows."""
     if request.param is not None:
-        monkeypatch.setattr(compare, "_CHUNK", request.param)
+        monkeypatch.setattr(metrics, "_CHUNK", request.param)
 
 
 def whole_numbers(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -232,7 +232,7 @@ def test_one_reference_measures_many() -> None:
     """Neither an earlier comparison nor a broken one leaves a trace in the next."""
     reference, ours = whole_numbers((2, 5, 3), 9), whole_numbers((2, 5, 3), 10)
     copies = reference.clone(), ours.clone()
-    held = Held(reference)
+    held = Reference(reference)
     expected = held.difference(ours, dtype=FLOAT64)
     held.difference(ours * NAN, dtype=FLOAT64)
     held.difference(ours[:1], dtype=FLOAT64)

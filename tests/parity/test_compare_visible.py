@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity import compare
-from parity.compare import Held, Status, difference, visible_entries
-from parity.taps import Axes
+from parity.core import metrics
+from parity.core.metrics import Reference, Status, difference, visible_entries
+from parity.core.taps import Axes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,7 +64,7 @@ def drawn(axes: Axes, mask: Tensor | None) -> tuple[Tensor, Tensor, np.ndarray]:
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare in chunks as they are, and in chunks smaller than most rows."""
     if request.param is not None:
-        monkeypatch.setattr(compare, "_CHUNK", request.param)
+        monkeypatch.setattr(metrics, "_CHUNK", request.param)
 
 
 @pytest.mark.usefixtures("_chunk")
@@ -99,7 +99,7 @@ def test_only_entries_that_count_are_compared(axes: Axes, mask: Tensor | None) -
 def test_every_entry_that_counts_is_compared(axes: Axes, mask: Tensor | None) -> None:
     """A NaN at any one of them is found, and none is found where they are all finite."""
     ours, reference, counted = drawn(axes, mask)
-    held = Held(reference, visible_entries(axes, mask, TIME))
+    held = Reference(reference, visible_entries(axes, mask, TIME))
     for place in zip(*np.nonzero(counted), strict=True):
         broken = ours.clone()
         broken[place] = math.nan

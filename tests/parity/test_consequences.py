@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.consequences import consequences
+from parity.core.metrics import consequences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

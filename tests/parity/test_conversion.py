@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.conversion import convert
-from parity.errors import ExitCode, InputRefusedError
-from parity.mapping import Side, rows, sizes
+from parity.checkpoints.mapping import Side, convert, rows, shape_sizes
+from parity.errors import ExitCode, InputRejectedError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,7 +24,7 @@ def drawn(side: Side, dtype: torch.dtype = torch.float32) -> State:
     generator = torch.Generator().manual_seed(20180611)
     state = {}
     for row in rows(2):
-        shape = row.shape(side, sizes(CONFIG))
+        shape = row.shape(side, shape_sizes(CONFIG))
         tensor = torch.randn(shape, generator=generator).to(dtype)
         tensor.view(-1)[:4] = torch.tensor([float("nan"), -0.0, float("-inf"), 1e-41]).to(dtype)
         state[row.name(side)] = tensor
@@ -63,7 +62,8 @@ def test_every_tensor_keeps_its_numbers(pair: tuple[Side, Side]) -> None:
     state = drawn(source)
     there = convert(state, CONFIG, source=source, target=target)
     table = [
-        (row.name(source), row.name(target), row.shape(target, sizes(CONFIG))) for row in rows(2)
+        (row.name(source), row.name(target), row.shape(target, shape_sizes(CONFIG)))
+        for row in rows(2)
     ]
     assert [name for _, name, _ in table] == list(there)
     for name, new, shape in table:
@@ -91,9 +91,9 @@ def test_the_callers_state_is_left_alone() -> None:
     assert list(before.items()) == list(after.items())
 
 
-def refused(state: State, source: Side = Side.HUGGINGFACE) -> InputRefusedError:
+def refused(state: State, source: Side = Side.HUGGINGFACE) -> InputRejectedError:
     """Return the error with which the state is refused."""
-    with pytest.raises(InputRefusedError) as refusal:
+    with pytest.raises(InputRejectedError) as refusal:
         convert(state, CONFIG, source=source, target=Side.OURS)
     expected = ExitCode.REFUSED
     assert expected == refusal.value.code
@@ -189,7 +189,7 @@ def test_one_name_that_fits_is_no_other_naming() -> None:
 @pytest.mark.parametrize("n_layer", [1, 3])
 def test_another_number_of_blocks_is_refused(n_layer: int) -> None:
     """Neither a block too many nor one too few goes through."""
-    with pytest.raises(InputRefusedError, match=f"a GPT-1 of {n_layer} blocks: (missing|unexpec)"):
+    with pytest.raises(InputRejectedError, match=f"a GPT-1 of {n_layer} blocks: (missing|unexpec)"):
         convert(drawn(Side.OURS), CONFIG | {"n_layer": n_layer}, source=Side.OURS, target=Side.OURS)
 
 

@@ -12,9 +12,9 @@ from typing import IO, Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Weights
 from parity.convert import app
-from parity.sources.names import load_weights
-from parity.weights import Weights
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -163,7 +163,7 @@ def test_an_interrupted_conversion_leaves_the_old_folder(tmp_path: Path) -> None
         "import signal, sys, time; from parity.convert import main\n"
         # A shell starts what runs in its background deaf to it.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from parity import export\n"
+        "from parity.checkpoints import export\n"
         "check = export._check\n"
         "def slow(*args):\n    print('go', flush=True, file=sys.__stderr__); time.sleep(30)\n"
         "export._check = slow\nmain()"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from parity import devices
+from parity.core import backends
 from parity.errors import EnvironmentUnfitError
 
 Check = Callable[..., Any]
@@ -36,8 +36,8 @@ def test_a_name_stands_for_a_device(
 ) -> None:
     """The CPU unless asked; `auto` takes CUDA where there is one."""
     with_cuda(monkeypatch, there=there)
-    monkeypatch.setattr(devices, "check_float64", lambda _device: None)
-    assert torch.device(device) == devices.resolve(name)
+    monkeypatch.setattr(backends, "check_float64", lambda _device: None)
+    assert torch.device(device) == backends.resolve_device(name)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -71,7 +71,7 @@ def test_a_device_without_float64_is_the_environments_fault(
     stand_in = SimpleNamespace(
         cuda=torch.cuda, device=torch.device, float64=torch.float64, ones=ones
     )
-    monkeypatch.setattr(devices, "torch", stand_in)
+    monkeypatch.setattr(backends, "torch", stand_in)
     result = check("layerwise", "--weights", "tiny", "--time", "5")
     expected = (5, "", True)
     assert expected == (result.exit_code, result.stdout, "float64" in result.stderr)
@@ -79,7 +79,7 @@ def test_a_device_without_float64_is_the_environments_fault(
 
 def test_the_cpu_has_float64() -> None:
     """The CPU is fit for a verdict."""
-    assert torch.device("cpu") == devices.resolve("cpu")
+    assert torch.device("cpu") == backends.resolve_device("cpu")
 
 
 def test_the_check_of_float64_computes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,4 +93,4 @@ def test_the_check_of_float64_computes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "ones", lambda *_arguments, **_named: Inert())
     with pytest.raises(EnvironmentUnfitError, match="no float64"):
-        devices.check_float64(torch.device("cpu"))
+        backends.check_float64(torch.device("cpu"))

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import inputs, knobs
+from parity.checkpoints.weights import Weights
 from parity.checks import doctor as module
 from parity.checks.doctor import doctor
-from parity.inputs import Inputs
-from parity.models import build_huggingface
-from parity.results import Report
-from parity.weights import Weights
+from parity.core import environment, inputs
+from parity.core.inputs import Inputs
+from parity.core.results import Report
+from parity.core.runners import build_huggingface
 
 Check = Callable[..., Any]
 
@@ -54,7 +54,7 @@ def test_the_tiny_weights_are_fit(healthy: Report) -> None:
 def test_every_setting_that_moves_numbers_is_listed(healthy: Report) -> None:
     """Each knob is listed with its value, and with the value that a check gives it."""
     found = {finding.name: finding.found for finding in healthy.findings}
-    silent = {k.name for k in knobs.KNOBS if str(k.wanted) not in found.get(k.name, "")}
+    silent = {k.name for k in environment.SETTINGS if str(k.wanted) not in found.get(k.name, "")}
     assert set() == silent
 
 
@@ -163,19 +163,21 @@ def test_a_float64_that_is_none_is_unfit(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_setting_that_will_not_stay_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A knob that keeps another value even when it is pinned is unfit, and says what it does."""
-    stuck = dataclasses.replace(knobs.KNOBS[0], read=lambda: "stuck", write=lambda _value: None)
-    monkeypatch.setattr(module.knobs, "KNOBS", (stuck,))
-    monkeypatch.setattr(module.knobs, "assert_pinned", lambda: None)
+    stuck = dataclasses.replace(
+        environment.SETTINGS[0], read=lambda: "stuck", write=lambda _value: None
+    )
+    monkeypatch.setattr(module.environment, "SETTINGS", (stuck,))
+    monkeypatch.setattr(module.environment, "assert_settings_pinned", lambda: None)
     (finding,) = module._knobs()
-    expected = (False, knobs.KNOBS[0].why, True)
+    expected = (False, environment.SETTINGS[0].why, True)
     assert expected == (finding.fit, finding.why, "stuck" in finding.found)
 
 
 def test_the_settings_are_left_as_they_were(theirs: OpenAIGPTLMHeadModel, long: Inputs) -> None:
     """Looking changes nothing: every knob has its value of before."""
-    before = [knob.read() for knob in knobs.KNOBS]
+    before = [knob.read() for knob in environment.SETTINGS]
     doctor(theirs, long, {})
-    assert before == [knob.read() for knob in knobs.KNOBS]
+    assert before == [knob.read() for knob in environment.SETTINGS]
 
 
 def test_what_is_unfit_says_what_it_would_mean(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.explain import Explainer, histogram
+from parity.core.explain import Explainer, histogram
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from parity import export as exporting
+from parity.checkpoints import export as exporting
+from parity.checkpoints.export import Form, export
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Weights
+from parity.core.runners import build_ours
 from parity.errors import ParityError, UsageError
-from parity.export import Form, export
-from parity.models import build_ours
-from parity.sources.names import load_weights
-from parity.weights import Weights
 from reference import openai_release
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.files.write_error import WriteError
+from scratch_gpt.checkpoint.atomic import WriteError
+from scratch_gpt.errors import CheckpointError
 
 FORMS = list(Form)
 
@@ -67,9 +67,9 @@ def test_there_and_back_gives_the_same_bytes(
     """The shards are cut where the source's were, and the vocabulary goes along."""
     first = write(weights, tmp_path / "1", Form.OPENAI)
     if lengths is not None:
-        release = openai_release.read(first)
+        release = openai_release.read_release(first)
         headers = [header_of_2018(length) for length in lengths]
-        openai_release.write(
+        openai_release.write_release(
             first, release.tensors, config=release.config, lengths=lengths, headers=headers
         )
         assert (first / "params_1.npy").stat().st_size == 80 + 4

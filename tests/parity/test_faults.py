@@ -8,20 +8,20 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from parity import inputs
+from parity.checkpoints.load import load_weights
 from parity.checks.layerwise import layerwise
-from parity.compare import Status
+from parity.core import inputs
+from parity.core.backends import EAGER
+from parity.core.metrics import Status
+from parity.core.results import Mode, Report, Row
+from parity.core.runners import build_huggingface, build_ours
+from parity.core.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds
 from parity.errors import ExitCode
-from parity.faults import FAULTS, first_tap, planted
-from parity.models import build_huggingface, build_ours
-from parity.paths import EAGER
-from parity.results import Mode, Report, Row
-from parity.sources.names import load_weights
-from parity.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds
+from parity.faults.forward import FORWARD_FAULTS, expected_tap, inject
 from scratch_gpt.model import GPT
 
 LAYERS = 12
-BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in FAULTS}  # noqa: S311
+BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in FORWARD_FAULTS}  # noqa: S311
 """A block drawn at random for each fault, the same in every run."""
 
 Check = Callable[..., Report]
@@ -39,7 +39,7 @@ def checker(size: str, time: int) -> Check:
     def check(attention: str, fault: str | None, modes: tuple[Mode, ...]) -> Report:
         model = right.with_attention(attention)
         if fault is not None:
-            model = planted(model, fault, BLOCKS[fault])
+            model = inject(model, fault, BLOCKS[fault])
         return layerwise({attention: model}, theirs, drawn.token_ids, modes=modes)
 
     return check
@@ -78,30 +78,30 @@ def assert_caught_at(tap: str, report: Report) -> None:
 
 
 @pytest.mark.parametrize("attention", EAGER)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_tiny_fault_is_named(tiny: Check, fault: str, attention: str) -> None:
     """The fault's own tap is the first to differ, and the unfaulted twin passes."""
     faulty = tiny(attention, fault, (Mode.IDENTITY,))
     twin = tiny(attention, None, (Mode.IDENTITY,))
 
-    assert_caught_at(first_tap(fault, BLOCKS[fault], attention), faulty)
+    assert_caught_at(expected_tap(fault, BLOCKS[fault], attention), faulty)
     assert twin.exit_code == ExitCode.PASS
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(LONG)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_full_size_fault_is_named(full: Check, fault: str) -> None:
     """The same at the released size."""
     faulty = full("plain", fault, (Mode.IDENTITY,))
     twin = full("plain", None, (Mode.IDENTITY,))
 
-    assert_caught_at(first_tap(fault, BLOCKS[fault], "plain"), faulty)
+    assert_caught_at(expected_tap(fault, BLOCKS[fault], "plain"), faulty)
     assert twin.exit_code == ExitCode.PASS
 
 
 @pytest.mark.parametrize("attention", EAGER)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_fault_stands_clear_of_the_identity_bound(tiny: Check, fault: str, attention: str) -> None:
     """At its own tap each fault is as large as the bounds assume the smallest to be."""
     first = tiny(attention, fault, (Mode.IDENTITY,)).first_divergence
@@ -127,7 +127,7 @@ SINGLE_OPERATION = {
 @pytest.mark.parametrize("fault", SINGLE_OPERATION)
 def test_isolated_mode_points_at_nothing_else(tiny: Check, fault: str) -> None:
     """Given clean input, the one wrong operation fails and every other one passes."""
-    block = FAULTS[fault].block
+    block = FORWARD_FAULTS[fault].block
     place = BLOCKS[fault] if block is None else block
     wanted = {tap.replace("{i}", str(place)) for tap in SINGLE_OPERATION[fault]}
 
@@ -141,8 +141,8 @@ def test_planting_leaves_the_right_model_alone() -> None:
     ids = inputs.seeded(batch=1, time=9, vocab_size=211, seed=1).token_ids
     logits = model(ids)
 
-    for name in FAULTS:
-        planted(model, name, BLOCKS[name])
+    for name in FORWARD_FAULTS:
+        inject(model, name, BLOCKS[name])
 
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(logits, model(ids))
@@ -150,12 +150,12 @@ def test_planting_leaves_the_right_model_alone() -> None:
 
 def test_every_fault_of_the_catalogue_is_there() -> None:
     """The catalogue holds the eighteen faults that the first release promises."""
-    assert len(FAULTS) == 18
+    assert len(FORWARD_FAULTS) == 18
 
 
 def test_a_fault_survives_a_copy_in_float64() -> None:
     """A copy of a faulty model in another dtype is as faulty: its forward is its own."""
-    model = planted(build_ours(load_weights("tiny")), "erf-gelu", 3)
+    model = inject(build_ours(load_weights("tiny")), "erf-gelu", 3)
     twin: GPT = copy.deepcopy(model).double()
 
     assert twin.h[3].mlp.forward.__self__ is twin.h[3].mlp

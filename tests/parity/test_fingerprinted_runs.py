@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import inputs, layerwise
-from parity.faults import planted
-from parity.fingerprints import Fingerprint
-from parity.inputs import Inputs
-from parity.report.strict_json import render
+from parity import layerwise
+from parity.core import inputs
+from parity.core.fingerprints import Fingerprint, distance
+from parity.core.inputs import Inputs
+from parity.core.results import Report
+from parity.core.taps import never_formed, taps
+from parity.faults.forward import inject
+from parity.report.json import render
 from parity.report.text import render as render_text
-from parity.results import Report
-from parity.sketch import distance
-from parity.taps import never_formed, taps
 from scratch_gpt import GPT
-from scratch_gpt.command.output import drawn
+from scratch_gpt.cli import render_rich
 
 Key = tuple[str, str, str]
 Of = Callable[[Report], Mapping[Key, Mapping[str, Fingerprint]]]
@@ -126,7 +126,7 @@ def test_only_selected_taps_have_one(
 @pytest.fixture(scope="module")
 def faulty(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
     """Return the same run with the erf GELU in block 3 of ours."""
-    models = {path: planted(model, "erf-gelu", 3) for path, model in paths(ours).items()}
+    models = {path: inject(model, "erf-gelu", 3) for path, model in paths(ours).items()}
     return layerwise(models, theirs, token_ids, fingerprints=True)
 
 
@@ -190,7 +190,7 @@ def test_a_report_holds_them_in_json_alone(tiny: Report, strictly: Callable[[str
     assert [{**entry, "shape": list(entry["shape"])} for entry in expected] == written
     without = dataclasses.replace(tiny, fingerprints=())
     one, other = (
-        drawn(lambda console, report=report: render_text(report, console), None)
+        render_rich(lambda console, report=report: render_text(report, console), None)
         for report in (tiny, without)
     )
     assert one == other

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.fingerprints import Fingerprint, Fingerprints
-from parity.sketch import BUCKETS, CHUNK, decoded, distance
+from parity.core.fingerprints import BUCKETS, CHUNK, Fingerprint, Fingerprints, decoded, distance
 
 RUN = "ours/plain/float32"
 

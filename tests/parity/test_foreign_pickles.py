@@ -11,16 +11,15 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from parity.conversion import convert
+from parity.checkpoints import load, torch_file
+from parity.checkpoints.mapping import Side, convert
+from parity.checkpoints.weights import Weights
 from parity.convert import app
-from parity.mapping import Side
-from parity.sources import hub_repository, torch_file
-from parity.weights import Weights
 from reference import compat
-from reference.hub import Fetched
-from reference.plain_file import digested_path
+from reference.files import digest_path
+from reference.hub import FetchedFolder
 from scratch_gpt import GPT
-from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.errors import CheckpointError
 
 Check = Callable[..., Any]
 COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
@@ -84,14 +83,14 @@ TORCHES = ["as installed", "2.6.0+cu124", "2.9.1"]
 def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return what a refusal says, on this torch or on one that reads no such file."""
     if request.param != "as installed":
-        told = compat.told
+        told = compat.describe
         versions = {"torch": request.param}
-        monkeypatch.setattr(compat, "told", lambda name: versions.get(name) or told(name))
+        monkeypatch.setattr(compat, "describe", lambda name: versions.get(name) or told(name))
     if compat.unpickles_safely():
         return "holds more than tensors"
-    monkeypatch.setattr(torch_file, "opened", lambda _path: pytest.fail("it was opened"))
+    monkeypatch.setattr(torch_file, "open_plain", lambda _path: pytest.fail("it was opened"))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpickled"))
-    return f"not read with torch {compat.told('torch')}"
+    return f"not read with torch {compat.describe('torch')}"
 
 
 def assert_refused(result: Any, said: str, marker: Path) -> None:  # noqa: ANN401 - typer's own
@@ -132,15 +131,15 @@ def test_no_repository_on_the_hub_runs_it(
     """One that has no other form."""
     only_a_file(folder)
     paths = {path.name: path for path in folder.iterdir()}
-    fetched = Fetched(
+    fetched = FetchedFolder(
         repository="some/body",
         commit=COMMIT,
         paths=paths,
-        digests={name: digested_path(path) for name, path in paths.items()},
+        digests={name: digest_path(path) for name, path in paths.items()},
         from_cache=True,
         unfinished=(),
     )
-    monkeypatch.setattr(hub_repository.hub, "fetch", lambda *_, **__: fetched)
+    monkeypatch.setattr(load.hub, "fetch", lambda *_, **__: fetched)
     assert_refused(check("weights", "--weights", "some/body"), refusing, marker)
 
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from parity.export import Form, export
-from parity.sources.names import load_weights
-from parity.weights import Weights
+from parity.checkpoints.export import Form, export
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Weights
 from reference import compat, surrogate
 from reference.openai_release import SHARDS
 from scratch_gpt import GPT

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import inputs, layerwise
+from parity import layerwise
+from parity.core import inputs
+from parity.core.results import Mode
+from parity.core.tolerances import Bounds
 from parity.errors import ParityError
-from parity.faults import planted
-from parity.results import Mode
-from parity.tolerances import Bounds
+from parity.faults.forward import inject
 from reference import huggingface
 from scratch_gpt import GPT
 
@@ -277,7 +278,7 @@ CASES = {
     "H21 blocks sorted as strings": Case(
         code=1,
         tap="h.2.attn.query",
-        candidate=lambda ours, _theirs: planted(ours, "string-order", 0),
+        candidate=lambda ours, _theirs: inject(ours, "string-order", 0),
     ),
     "H23 no tap selected": Case(code=3, given={"select": "h.12.*"}),
     "H23 no model given": Case(code=3, candidate=lambda _ours, _theirs: {}),
@@ -403,7 +404,7 @@ def test_what_came_before_an_exception_is_reported(ours: GPT, theirs: Model) -> 
 
 
 HOOKS = {
-    "no hook at all": ("watched", lambda _model, _tap: contextlib.nullcontext(), 1),
+    "no hook at all": ("forward_with_taps", lambda _model, _tap: contextlib.nullcontext(), 1),
     "none in attention": ("_watched_core", lambda *_rest: contextlib.nullcontext(), 173 - 12 * 5),
 }
 """What is done to the reference's hooks, and how many taps both witnesses still have."""

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import inputs
-from parity.checks.gradients import gradients
-from parity.compare import Status
+from parity.checkpoints.load import load_weights
+from parity.checks.gradients.check import gradients
+from parity.checks.gradients.taps import gradient_names, kind_of, parameter_names
+from parity.core import inputs
+from parity.core.inputs import Inputs
+from parity.core.metrics import Status
+from parity.core.results import Mode, Report, Verdict
+from parity.core.runners import build_huggingface, build_ours
+from parity.core.taps import never_formed
+from parity.core.tolerances import FEWEST_PREDICTIONS, SLOPE_BOUND, Bounds
 from parity.errors import ExitCode
-from parity.gradients.faults import grafted
-from parity.gradients.faults import planted as planted_behind
-from parity.gradients.places import kind_of, parameters, places
-from parity.inputs import Inputs
-from parity.models import build_huggingface, build_ours
-from parity.results import Mode, Report, Verdict
-from parity.sources.names import load_weights
-from parity.taps import never_formed
-from parity.tolerances import FEWEST_PREDICTIONS, SLOPE_BOUND, Bounds
+from parity.faults.backward import grafted
+from parity.faults.backward import inject as planted_behind
 from scratch_gpt import GPT
 
 LAYERS = 12
@@ -83,11 +83,11 @@ def test_every_planned_gradient_has_its_rows(report: Report) -> None:
     expected = [
         (path, place.name, mode, "huggingface")
         for path in PLANNED
-        for place in places(LAYERS)
+        for place in gradient_names(LAYERS)
         if place.name not in never_formed(path, LAYERS)
         for mode in (Mode.IDENTITY, Mode.PROPAGATED)
     ]
-    slopes = ["direction", *{f"direction.{kind_of(name)}" for name in parameters(LAYERS)}]
+    slopes = ["direction", *{f"direction.{kind_of(name)}" for name in parameter_names(LAYERS)}]
     expected += [(path, name, Mode.IDENTITY, "oracle") for path in PLANNED for name in slopes]
     assert len(found) == len(set(found))
     assert set(expected) == set(found)

@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from parity.conversion import convert
+from parity.checkpoints import huggingface_files
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.mapping import Side, convert
+from parity.checkpoints.weights import Weights
 from parity.errors import ExitCode, InconclusiveError, ParityError
-from parity.mapping import Side
-from parity.sources import config_beside
-from parity.sources.names import load_weights
-from parity.weights import Weights
 from reference import compat
 
 State = dict[str, Tensor]
@@ -228,13 +227,13 @@ def test_transformers_and_we_must_read_one_model(
 ) -> None:
     """A field that the two take differently is named, with both readings."""
 
-    class Other(config_beside.OpenAIGPTConfig):
+    class Other(huggingface_files.OpenAIGPTConfig):
         @classmethod
         def from_dict(cls, fields: dict[str, Any], **_: object) -> object:
             return stock(**{**fields, "n_head": 7})
 
-    stock = config_beside.OpenAIGPTConfig
-    monkeypatch.setattr(config_beside, "OpenAIGPTConfig", Other)
+    stock = huggingface_files.OpenAIGPTConfig
+    monkeypatch.setattr(huggingface_files, "OpenAIGPTConfig", Other)
     assert "n_head: 7 and 3" in refusal(write()).what
 
 

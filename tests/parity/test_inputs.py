@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from parity.core.inputs import Inputs, digest, from_rows, parse, seeded
 from parity.errors import ExitCode, UsageError
-from parity.inputs import Inputs, digest, from_rows, parse, seeded
 
 
 @pytest.mark.parametrize(("batch", "time"), [(1, 3), (2, 37), (3, 1), (5, 512), (1, 4)], ids=str)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import pytest
 
-from parity.compare import Difference, Status
-from parity.judge import Names, extra_rows, identity_rows, quality_rows
-from parity.lockstep import Observations
-from parity.results import Mode, Row
-from parity.taps import taps
-from parity.tolerances import PRECISIONS, SMALL_TENSOR, bounds_for
+from parity.core.gates import RunNames, extra_rows, float64_rows, rounding_rows
+from parity.core.lockstep import Observations
+from parity.core.metrics import Difference, Status
+from parity.core.results import Mode, Row
+from parity.core.taps import taps
+from parity.core.tolerances import PRECISIONS, SMALL_TENSOR, bounds_for
 
-NAMES = Names(ours="ours/plain/x", huggingface="huggingface/x")
+NAMES = RunNames(ours="ours/plain/x", huggingface="huggingface/x")
 FLOAT32 = PRECISIONS["float32"]
 BOUNDS = bounds_for("float32")
 PLAN = taps(2)
@@ -50,19 +50,19 @@ def observed(ours: Found, huggingface: Found | None = None) -> Observations:
 
 def identity(found: Observations) -> dict[tuple[str, str], Row]:
     """Return the rows of the float64 pass by tap and witness."""
-    rows = identity_rows(found, NAMES, PLAN, "plain", BOUNDS)
+    rows = float64_rows(found, NAMES, PLAN, "plain", BOUNDS)
     return {(row.tap, row.witness): row for row in rows}
 
 
 def quality(found: Observations, mode: Mode = Mode.PROPAGATED) -> dict[str, Row]:
     """Return the rows of a float32 pass by tap."""
-    rows = quality_rows(found, NAMES, PLAN, PLAN, "plain", mode, FLOAT32, BOUNDS)
+    rows = rounding_rows(found, NAMES, PLAN, PLAN, "plain", mode, FLOAT32, BOUNDS)
     return {row.tap: row for row in rows}
 
 
 def test_identity_has_a_row_for_each_tap_and_witness() -> None:
     """In network order; where nothing differs every one of them passes."""
-    rows = identity_rows(observed({}), NAMES, PLAN, "plain", BOUNDS)
+    rows = float64_rows(observed({}), NAMES, PLAN, "plain", BOUNDS)
     expected = [(tap.name, w) for tap in PLAN for w in ("oracle", "huggingface")]
     assert expected == [(row.tap, row.witness) for row in rows]
     assert {("plain", "float64", Mode.IDENTITY, Status.PASS)} == {

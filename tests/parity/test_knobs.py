@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from parity.core.environment import SETTINGS, assert_settings_pinned, environment, pinned_settings
 from parity.errors import EnvironmentUnfitError, ExitCode
-from parity.knobs import KNOBS, assert_pinned, environment, pinned
 from reference import compat
 
 HAS_FP32_PRECISION = compat.sets_precision_of_onednn()
@@ -88,17 +88,17 @@ def _torch_as_it_comes() -> Iterator[None]:
 
 def test_every_knob_is_listed_with_its_reason() -> None:
     """These and no others, once each, with what it would change."""
-    assert sorted(MOVES) == sorted(knob.name for knob in KNOBS)
-    assert all(knob.why for knob in KNOBS)
+    assert sorted(MOVES) == sorted(knob.name for knob in SETTINGS)
+    assert all(knob.why for knob in SETTINGS)
 
 
 @pytest.mark.parametrize("state", OTHER_STATES)
 def test_while_pinned_every_knob_has_its_value(state: str) -> None:
     """Whatever it was before, it is read back as wanted."""
     OTHER_STATES[state]()
-    with pinned():
+    with pinned_settings():
         found = settings()
-        assert_pinned()
+        assert_settings_pinned()
     assert found.get("onednn", "ieee") == "ieee"
     expected = (torch.float32, "highest", True, False, False, False, False, False)
     assert expected == (
@@ -113,7 +113,10 @@ def test_afterwards_every_knob_is_where_it_was(state: str, fails: bool) -> None:
     """Whether what ran in between came to its end or not."""
     OTHER_STATES[state]()
     expected = settings()
-    with pytest.raises(KeyError, match="mine") if fails else contextlib.nullcontext(), pinned():
+    with (
+        pytest.raises(KeyError, match="mine") if fails else contextlib.nullcontext(),
+        pinned_settings(),
+    ):
         if fails:
             raise KeyError("mine")
     assert expected == settings()
@@ -123,9 +126,9 @@ def test_afterwards_every_knob_is_where_it_was(state: str, fails: bool) -> None:
 def test_a_knob_that_is_moved_meanwhile_is_an_error(knob: str) -> None:
     """It is named with what it would change, and given back all the same."""
     expected = settings()
-    with pytest.raises(EnvironmentUnfitError) as refusal, pinned():
+    with pytest.raises(EnvironmentUnfitError) as refusal, pinned_settings():
         MOVES[knob]()
-    known = next(known for known in KNOBS if known.name == knob)
+    known = next(known for known in SETTINGS if known.name == knob)
     assert f"{knob} is " in refusal.value.what
     assert f"not {known.wanted!r} ({known.why})" in refusal.value.what
     assert ExitCode.ENVIRONMENT is refusal.value.code
@@ -134,14 +137,14 @@ def test_a_knob_that_is_moved_meanwhile_is_an_error(knob: str) -> None:
 
 def test_all_that_were_moved_are_named() -> None:
     """Not only the first."""
-    with pytest.raises(EnvironmentUnfitError) as refusal, pinned():
+    with pytest.raises(EnvironmentUnfitError) as refusal, pinned_settings():
         [move() for move in MOVES.values()]
     assert not [knob for knob in MOVES if f"{knob} is " not in refusal.value.what]
 
 
 def test_a_knob_that_is_put_back_in_time_is_none() -> None:
     """What counts is where it stands at the end."""
-    with pinned(), contextlib.ExitStack() as stack:
+    with pinned_settings(), contextlib.ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.float32)
         torch.set_default_dtype(torch.float64)
 
@@ -159,7 +162,7 @@ def test_a_knob_that_torch_will_not_read_is_an_error_of_the_environment(
 
     if when == "before":
         MIXED[state]()
-    with pytest.raises(EnvironmentUnfitError, match="float32_matmul_precision"), pinned():
+    with pytest.raises(EnvironmentUnfitError, match="float32_matmul_precision"), pinned_settings():
         mix()
 
 

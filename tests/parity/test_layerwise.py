@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from parity import inputs
+from parity.checkpoints.load import load_weights
 from parity.checks.layerwise import layerwise
-from parity.compare import Status
-from parity.inputs import Inputs
-from parity.judge import WITNESSES
-from parity.models import build_huggingface, build_ours
-from parity.paths import DEFAULT, EAGER
-from parity.results import Mode, Report, Row, Verdict
-from parity.sources.names import load_weights
-from parity.taps import never_formed, taps
-from parity.tolerances import Bounds
+from parity.core import inputs
+from parity.core.backends import DEFAULT, EAGER
+from parity.core.gates import REFERENCES
+from parity.core.inputs import Inputs
+from parity.core.metrics import Status
+from parity.core.results import Mode, Report, Row, Verdict
+from parity.core.runners import build_huggingface, build_ours
+from parity.core.taps import never_formed, taps
+from parity.core.tolerances import Bounds
 
 LAYERS = 12
 PLANNED = {"plain": 173, "tiled": 149, "fused": 125}
@@ -30,7 +30,7 @@ CASES = [
     for tap in taps(LAYERS)
     if tap.name not in never_formed(attention, LAYERS)
     for mode in (Mode.IDENTITY, Mode.PROPAGATED, Mode.ISOLATED)
-    for witness in (WITNESSES if mode is Mode.IDENTITY else ("oracle",))
+    for witness in (REFERENCES if mode is Mode.IDENTITY else ("oracle",))
 ]
 
 
@@ -141,7 +141,7 @@ def test_output_is_identical_in_float64(
     tiny_rows: dict[tuple[str, str, Mode, str], Row], attention: str, tap: str
 ) -> None:
     """Logits and loss are the same numbers as both witnesses' to float64's rounding."""
-    rows = [tiny_rows[attention, tap, Mode.IDENTITY, witness] for witness in WITNESSES]
+    rows = [tiny_rows[attention, tap, Mode.IDENTITY, witness] for witness in REFERENCES]
 
     assert all(row.bound == Bounds().identity for row in rows)
     assert all(0.0 < (row.error_ours or 0.0) <= row.bound for row in rows)
@@ -176,7 +176,7 @@ def test_looked_up_rows_are_equal_to_the_bit(
     rows = [
         tiny_rows["plain", tap, Mode.IDENTITY, witness]
         for tap in ("embeddings.tokens", "embeddings.positions")
-        for witness in WITNESSES
+        for witness in REFERENCES
     ]
 
     assert [(row.bound, row.error_ours) for row in rows] == [(0.0, 0.0)] * 4

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.liveness import (
+from parity.core.liveness import (
     SETTLED,
-    BlockLife,
-    LifeSigns,
+    BlockHealth,
+    HealthMonitor,
     constant_tensors,
     mean_cosine,
     sharpness,
 )
-from parity.tolerances import DEAD_ATTENTION, DEAD_COSINE
+from parity.core.tolerances import DEAD_ATTENTION, DEAD_COSINE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,10 +45,10 @@ def uniform(batch: int, time: int) -> Tensor:
     return causal(torch.zeros(batch, 3, time, time, dtype=torch.float64))
 
 
-def life(**signs: float | None) -> BlockLife:
+def life(**signs: float | None) -> BlockHealth:
     """Return a block with these signs, alive but for them."""
     given = {"largest_weight": 0.5, "times_uniform": 9.0, "cosine": 0.3} | signs
-    return BlockLife(block="h.3", **given)
+    return BlockHealth(block="h.3", **given)
 
 
 MASKS = {
@@ -149,7 +149,7 @@ def test_a_block_is_dead_past_either_bound(signs: dict[str, float | None], why: 
 
 def test_both_signs_are_collected_as_they_go_by() -> None:
     """From the weights and the output of each block, in order, and from no other tap."""
-    signs, first, second = LifeSigns(None), drawn(2, TIME, 7), drawn(2, TIME, 7) - 0.5
+    signs, first, second = HealthMonitor(None), drawn(2, TIME, 7), drawn(2, TIME, 7) - 0.5
     sharp = causal(9 * drawn(2, 3, TIME, TIME))
     for tap, truth in (
         ("embeddings", drawn(2, TIME, 7)),
@@ -173,13 +173,13 @@ def test_both_signs_are_collected_as_they_go_by() -> None:
 
 def test_a_block_without_weights_has_its_cosine() -> None:
     """And a single token has neither sign."""
-    signs = LifeSigns(None)
+    signs = HealthMonitor(None)
     signs.look("h.0.attn.weights", uniform(1, 1))
     signs.look("h.0.ln_2", drawn(1, 1, 7))
     signs.look("h.1.ln_2", drawn(1, 5, 7))
     expected = [
-        BlockLife(block="h.0", largest_weight=None, times_uniform=None, cosine=None),
-        BlockLife(
+        BlockHealth(block="h.0", largest_weight=None, times_uniform=None, cosine=None),
+        BlockHealth(
             block="h.1",
             largest_weight=None,
             times_uniform=None,

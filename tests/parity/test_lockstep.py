@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.compare import Status
-from parity.lockstep import Observations, OracleFailedError, Pass, Subject, walk
-from parity.taps import Axes, Kind, Tap
+from parity.core.lockstep import Observations, OracleFailedError, Pass, Subject, walk_in_lockstep
+from parity.core.metrics import Status
+from parity.core.taps import Axes, Kind, Tap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,7 +99,7 @@ def walked(*subjects: Subject, **more: object) -> Observations:
         "look": lambda *_seen: None,
     } | more
     progress, look = given.pop("progress"), given.pop("look")
-    return walk(Pass(subjects=subjects, **given), progress=progress, look=look)
+    return walk_in_lockstep(Pass(subjects=subjects, **given), progress=progress, look=look)
 
 
 def errors(

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from parity.machine import copied, shared_among, uncollected
+from parity.threads import copy_parallel, gc_paused, split_threads
 
 
 def test_copies_come_in_the_order_of_the_items() -> None:
@@ -23,13 +23,13 @@ def test_copies_come_in_the_order_of_the_items() -> None:
 
     if os.cpu_count() == 1:
         pytest.skip("one core copies one after the other")
-    assert copied(copy, [0, 1, 2]) == [100, 101, 102]
+    assert copy_parallel(copy, [0, 1, 2]) == [100, 101, 102]
 
 
 def test_an_error_in_a_copy_is_raised() -> None:
     """A copy that fails is not left out."""
     with pytest.raises(ZeroDivisionError):
-        copied(lambda item: 1 // item, [1, 0, 2])
+        copy_parallel(lambda item: 1 // item, [1, 0, 2])
 
 
 def test_threads_are_shared_and_given_back() -> None:
@@ -37,9 +37,9 @@ def test_threads_are_shared_and_given_back() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        with shared_among(2):
+        with split_threads(2):
             assert torch.get_num_threads() == 2
-        with shared_among(9):
+        with split_threads(9):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 4
     finally:
@@ -52,7 +52,7 @@ def test_garbage_is_not_collected_meanwhile(*, enabled: bool) -> None:
     before = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
-        with uncollected():
+        with gc_paused():
             assert not gc.isenabled()
         assert gc.isenabled() is enabled
     finally:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
-from parity.mapping import ALIASES, BUFFERS, Form, Side, is_buffer, rows, sizes
+from parity.checkpoints.mapping import ALIASES, BUFFERS, Form, Side, is_buffer, rows, shape_sizes
 from scratch_gpt import GPT, GPTConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,7 +40,7 @@ def theirs() -> OpenAIGPTLMHeadModel:
 
 def written(side: Side, n_layer: int = 12) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor on one side, in the table's order."""
-    return {row.name(side): row.shape(side, sizes(CONFIG)) for row in rows(n_layer)}
+    return {row.name(side): row.shape(side, shape_sizes(CONFIG)) for row in rows(n_layer)}
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -97,7 +97,7 @@ def test_a_row_is_one_tensor_on_all_sides(theirs: OpenAIGPTLMHeadModel) -> None:
         assert f"transformer.{row.ours}" == row.huggingface
         assert (
             theirs.get_parameter(row.huggingface).shape[-1:]
-            == row.shape(Side.RELEASE, sizes(CONFIG))[-1:]
+            == row.shape(Side.RELEASE, shape_sizes(CONFIG))[-1:]
         )
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from parity.errors import ExitCode, InputRefusedError
-from parity.models import build_huggingface, build_ours
-from parity.sources.names import load_weights
-from parity.weights import Weights
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Weights
+from parity.core.runners import build_huggingface, build_ours
+from parity.errors import ExitCode, InputRejectedError
 from reference import surrogate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,7 +55,7 @@ def test_a_draw_with_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     committed = surrogate.committed_digests()
     committed["sizes"]["tiny"]["digests"]["h.4.ln_1.bias"] = "0" * 64
     monkeypatch.setattr(surrogate, "committed_digests", lambda: committed)
-    with pytest.raises(InputRefusedError, match=r"h\.4\.ln_1\.bias") as refusal:
+    with pytest.raises(InputRejectedError, match=r"h\.4\.ln_1\.bias") as refusal:
         load_weights("tiny")
     expected = ExitCode.REFUSED
     assert expected is refusal.value.code
@@ -132,5 +132,5 @@ def test_weights_that_do_not_fit_build_nothing(
     tensors |= {"extra": {"h.11.ln_2.bias": bias, "h.12.ln_2.bias": bias}, "missing": {}}.get(
         fault, {"h.11.ln_2.bias": bias[:1]}
     )
-    with pytest.raises(InputRefusedError, match=r"h\.1[12]\.ln_2\.bias"):
+    with pytest.raises(InputRejectedError, match=r"h\.1[12]\.ln_2\.bias"):
         side[0](dataclasses.replace(weights, tensors=tensors))

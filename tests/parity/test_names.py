@@ -10,18 +10,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import parity.weights
-from parity.conversion import convert
+import parity.checkpoints.weights
+from parity.checkpoints import load as hub_repository
+from parity.checkpoints import load as names
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.mapping import Side, convert
+from parity.checkpoints.weights import Standing, Weights, digest
 from parity.errors import ExitCode, ParityError, UsageError
-from parity.mapping import Side
-from parity.provenance import Standing
-from parity.sources import hub_repository, names
-from parity.sources.names import load_weights
-from parity.weights import Weights, digest
 from reference import openai_release, published
-from reference.hub import Fetched
-from reference.plain_file import digested_path
-from reference.refusal import RefusedError, UnavailableError
+from reference.errors import RejectedError, UnavailableError
+from reference.files import digest_path
+from reference.hub import FetchedFolder
 from scratch_gpt import GPTConfig
 
 COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
@@ -40,7 +39,7 @@ class FakeHub:
 
     def fetch(
         self, repository: str, revision: str | None = None, *, offline: bool | None = None
-    ) -> Fetched:
+    ) -> FetchedFolder:
         """Give the folder's files, or the error that is set."""
         self.asked.append((repository, revision, offline))
         if self.error is not None:
@@ -48,11 +47,11 @@ class FakeHub:
         if offline and not self.cached:
             raise UnavailableError("not cached", where=repository, fix="go online")
         paths = {path.name: path for path in self.folder.iterdir()}
-        return Fetched(
+        return FetchedFolder(
             repository=repository,
             commit=revision or COMMIT,
             paths=paths,
-            digests={name: digested_path(path) for name, path in paths.items()},
+            digests={name: digest_path(path) for name, path in paths.items()},
             from_cache=self.cached,
             unfinished=self.unfinished,
         )
@@ -86,9 +85,9 @@ def fake_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
 @pytest.fixture
 def draws_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the surrogate be the tiny one: its size is not what is tested."""
-    load = names.drawn.load
+    load = names.load_surrogate
     monkeypatch.setattr(
-        names.drawn, "load", lambda _size, *rest, **named: load("tiny", *rest, **named)
+        names, "load_surrogate", lambda _size, *rest, **named: load("tiny", *rest, **named)
     )
 
 
@@ -97,11 +96,13 @@ def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Return a function that makes a folder's weights the published ones."""
 
     def publish(folder: Path) -> None:
-        digest = digested_path(folder / "model.safetensors").sha256
+        digest = digest_path(folder / "model.safetensors").sha256
         monkeypatch.setitem(published.SHA256, "model.safetensors", digest)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         monkeypatch.setattr(
-            parity.weights, "RELEASED", GPTConfig.from_huggingface(config).to_huggingface()
+            parity.checkpoints.weights,
+            "RELEASED",
+            GPTConfig.from_huggingface(config).to_huggingface(),
         )
 
     return publish
@@ -165,7 +166,7 @@ def test_bytes_under_the_released_models_name_must_be_the_published_ones(
     refusal = error_of("openai-gpt")
     assert refusal.code is ExitCode.REFUSED
     assert "model.safetensors: differs from the published file" in refusal.what
-    assert digested_path(fake_hub.folder / "model.safetensors").sha256 in refusal.where
+    assert digest_path(fake_hub.folder / "model.safetensors").sha256 in refusal.where
     assert load_weights("somebody/model").provenance.standing is Standing.UNKNOWN
 
 
@@ -200,7 +201,7 @@ class TestAuto:
 
     def test_any_other_trouble_is_an_error(self, fake_hub: FakeHub) -> None:
         """A damaged cache is no reason to check something else."""
-        fake_hub.error = RefusedError("cache damaged", where="blob", fix="remove it")
+        fake_hub.error = RejectedError("cache damaged", where="blob", fix="remove it")
         assert error_of("auto").code is ExitCode.REFUSED
 
     def test_a_hub_that_answers_and_fails_is_an_error(
@@ -208,7 +209,7 @@ class TestAuto:
     ) -> None:
         """It could be connected to."""
 
-        def fetch(repository: str, _revision: str | None = None, **_: object) -> Fetched:
+        def fetch(repository: str, _revision: str | None = None, **_: object) -> FetchedFolder:
             raise UnavailableError("the hub is ill", where=repository, fix="wait")
 
         monkeypatch.setattr(hub_repository.hub, "fetch", fetch)
@@ -271,7 +272,7 @@ def test_the_surrogate_is_known_in_whatever_form(folder: Path, weights: Weights)
 def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> None:
     """Nobody says which are meant; the path of one file does."""
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
-    openai_release.write(folder, list(named.values()), config=dict(weights.config))
+    openai_release.write_release(folder, list(named.values()), config=dict(weights.config))
     refusal = error_of(str(folder))
     assert refusal.code is ExitCode.REFUSED
     assert "OpenAI's shards and model.safetensors" in refusal.what

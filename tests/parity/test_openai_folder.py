@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parity.conversion import convert
+from parity.checkpoints import load
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.mapping import Side, convert
+from parity.checkpoints.weights import Standing, Weights
 from parity.errors import ExitCode, ParityError
-from parity.mapping import Side
-from parity.provenance import Standing
-from parity.sources import openai_folder
-from parity.sources.names import load_weights
-from parity.weights import Weights
 from reference import openai_release, published
 
 Listed = Sequence[NDArray[np.float32]]
@@ -31,7 +29,7 @@ def listed(weights: Weights) -> Listed:
 @pytest.fixture
 def folder(tmp_path: Path, listed: Listed, weights: Weights) -> Path:
     """Return a folder of ten shards of the tiny weights."""
-    openai_release.write(tmp_path, listed, config=dict(weights.config))
+    openai_release.write_release(tmp_path, listed, config=dict(weights.config))
     return tmp_path
 
 
@@ -113,7 +111,7 @@ def test_blocks_in_another_order_are_other_weights(
 ) -> None:
     """Shapes cannot tell, the digest does."""
     swapped = [*listed[:2], *listed[14:26], *listed[2:14], *listed[26:]]
-    openai_release.write(folder, swapped, config=dict(weights.config))
+    openai_release.write_release(folder, swapped, config=dict(weights.config))
     found = load_weights(str(folder))
     assert np.array_equal(found.tensors["h.0.ln_1.bias"], weights.tensors["h.1.ln_1.bias"])
     assert found.provenance.sha256 != weights.provenance.sha256
@@ -123,7 +121,7 @@ def test_bare_shards_must_be_the_published_ones(
     folder: Path, listed: Listed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a config they claim it: other bytes are refused, the published ones known."""
-    release = openai_release.read(folder)
+    release = openai_release.read_release(folder)
     bare = openai_release.Release(
         tensors=release.tensors,
         config=None,
@@ -131,15 +129,15 @@ def test_bare_shards_must_be_the_published_ones(
         lengths=release.lengths,
         headers=release.headers,
     )
-    monkeypatch.setattr(openai_release, "read", lambda _folder: bare)
-    monkeypatch.setattr(openai_folder.vocabulary, "check", lambda *_: None)
-    found = openai_folder.read(folder, source="shards")
+    monkeypatch.setattr(openai_release, "read_release", lambda _folder: bare)
+    monkeypatch.setattr(load.huggingface_files, "check_vocabulary", lambda *_: None)
+    found = load.read_openai(folder, source="shards")
     assert found.fields["n_head"] == 12
     assert {file.standing for file in found.files} == {Standing.DIFFERS}
     blobs = {file.name: file.git_blob for file in bare.files}
     for name, blob in blobs.items():
         monkeypatch.setitem(published.GIT_BLOBS, name, blob)
-    files = openai_folder.read(folder, source="shards").files
+    files = load.read_openai(folder, source="shards").files
     assert {file.standing for file in files} == {Standing.KNOWN}
     assert len(listed) == 146
 
@@ -148,5 +146,5 @@ def test_bare_shards_must_be_the_published_ones(
 def test_what_was_meant_as_a_release_is_read_as_one(name: str, tmp_path: Path) -> None:
     """So that what is missing is told, and not that nothing was found."""
     (tmp_path / name).write_bytes(b"")
-    assert openai_folder.recognised(tmp_path)
+    assert load.is_openai_folder(tmp_path)
     assert "params_" in refusal(tmp_path).what

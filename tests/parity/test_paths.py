@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from parity.core.backends import DEFAULT, EAGER, chosen_backends, why_unavailable
 from parity.errors import EnvironmentUnfitError, ExitCode
-from parity.paths import DEFAULT, EAGER, chosen, why_not
-from scratch_gpt.compiled import why_not_compiled
-from scratch_gpt.paths import PATHS
+from scratch_gpt.kernels.backends import BACKENDS
+from scratch_gpt.kernels.compiled import why_not_compiled
 
 CPU = torch.device("cpu")
 
@@ -17,22 +17,22 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", EAGER)
 def test_the_eager_ones_run_everywhere(name: str) -> None:
     """Nothing is missing for them, and each can be asked for alone."""
-    assert why_not(name, CPU) is None
-    assert chosen(name, CPU) == ([name], {})
+    assert why_unavailable(name, CPU) is None
+    assert chosen_backends(name, CPU) == ([name], {})
 
 
 def test_the_default_is_two_of_them() -> None:
     """The formulas and the derived forms; nothing is said to be left out."""
-    assert chosen("default", CPU) == (list(DEFAULT), {})
+    assert chosen_backends("default", CPU) == (list(DEFAULT), {})
     assert set(DEFAULT) < set(EAGER)
 
 
 def test_all_says_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every path is either run or named with the reason."""
     monkeypatch.setenv("CXX", "no-such-compiler")
-    run, left_out = chosen("all", CPU)
+    run, left_out = chosen_backends("all", CPU)
     assert set(EAGER) == set(run)
-    assert set(PATHS) == {*run, *left_out}
+    assert set(BACKENDS) == {*run, *left_out}
     assert left_out["compiled"] == "there is no C++ compiler"
     assert all(left_out.values())
 
@@ -41,7 +41,7 @@ def test_what_cannot_run_is_no_usage_error(monkeypatch: pytest.MonkeyPatch) -> N
     """It is the environment's, and says what is missing."""
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(EnvironmentUnfitError, match="there is no C"):
-        chosen("compiled", CPU)
+        chosen_backends("compiled", CPU)
 
 
 def test_triton_needs_a_gpu(check: Callable[..., Any]) -> None:
@@ -53,7 +53,7 @@ def test_triton_needs_a_gpu(check: Callable[..., Any]) -> None:
 
 def test_the_triton_core_passes_in_the_interpreter(command: Callable[..., Any]) -> None:
     """Whole models, several of them at once, their attention by its kernels."""
-    if (why := why_not("triton", CPU)) is not None and "interpret" not in why.lower():
+    if (why := why_unavailable("triton", CPU)) is not None and "interpret" not in why.lower():
         pytest.skip(f"not run: {why}")
     arguments = ("--weights", "tiny", "--time", "17", "--attention", "triton")
     done = command("layerwise", *arguments, env={"TRITON_INTERPRET": "1"})

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity import layerwise
-from parity.errors import ExitCode, InputRefusedError
-from parity.report.strict_json import render, render_error
-from parity.results import Mode, Report, Verdict
+from parity.core.results import Mode, Report, Verdict
+from parity.errors import ExitCode, InputRejectedError
+from parity.report.json import render, render_error
 from scratch_gpt import GPT
 
 Check = Callable[..., Any]
@@ -143,7 +143,7 @@ def test_every_verb_has_the_documented_keys(verb: str, check: Check, strictly: S
 
 def test_an_error_has_the_documented_keys(strictly: Strictly) -> None:
     """A run that ended before there was a report has every key too, and nothing compared."""
-    error = InputRefusedError("what", where="where\x1b[31m", fix="fix")
+    error = InputRejectedError("what", where="where\x1b[31m", fix="fix")
     document = strictly(render_error(error, check="layerwise"))
     expected = (set(), "error", 4, [], 0)
     assert expected == (

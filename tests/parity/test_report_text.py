@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from parity.compare import Status
+from parity.core.metrics import Status
+from parity.core.results import Reason, Report
 from parity.errors import ExitCode
-from parity.results import Reason, Report
-from parity.shell import Options, run
+from parity.session import Options, run
 
 Check = Callable[..., Any]
 Stand = Callable[[object], None]

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
 from parity import layerwise
-from parity.inputs import Inputs, digest, parse
-from parity.results import Mode
-from parity.training.recipe import batches
+from parity.checks.training.runners import batches
+from parity.core.inputs import Inputs, digest, parse
+from parity.core.results import Mode
 from scratch_gpt import GPT
 
 Check = Callable[..., Any]
@@ -56,7 +56,7 @@ def test_generation_tells_prompts_and_what_is_searched(
 ) -> None:
     """The prompts of the beams are drawn, whatever is given."""
     searched = torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]])
-    monkeypatch.setattr("parity.generation.run._searched", lambda *_: searched)
+    monkeypatch.setattr("parity.checks.generation.check._searched", lambda *_: searched)
     result = check("generation", *JSON, "--token-ids", "210;5,9,5", "--max-new-tokens", "3")
     prompts = [torch.tensor([[210]]), torch.tensor([[5, 9, 5]])]
     assert strictly(result.stdout)["inputs"]["ids"] == digest([*prompts, searched])

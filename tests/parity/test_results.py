@@ -4,15 +4,15 @@ from itertools import permutations
 
 import pytest
 
+from parity.core.results import Verdict, verdict_for, worst
 from parity.errors import (
     EnvironmentUnfitError,
     ExitCode,
     InconclusiveError,
-    InputRefusedError,
+    InputRejectedError,
     ParityError,
     UsageError,
 )
-from parity.results import Verdict, verdict_for, worst
 
 WORST_FIRST = [70, 4, 5, 1, 3, 0]
 
@@ -63,7 +63,7 @@ def test_every_code_has_its_verdict(code: int, verdict: str) -> None:
         (ParityError, 70),
         (UsageError, 2),
         (InconclusiveError, 3),
-        (InputRefusedError, 4),
+        (InputRejectedError, 4),
         (EnvironmentUnfitError, 5),
     ],
 )

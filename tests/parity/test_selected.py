@@ -6,11 +6,11 @@ import pytest
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.gradients import gradients
+from parity.checks.gradients.check import gradients
 from parity.checks.layerwise import layerwise
-from parity.inputs import seeded
-from parity.results import Mode, Report, Row
-from parity.tolerances import FEWEST_PREDICTIONS
+from parity.core.inputs import seeded
+from parity.core.results import Mode, Report, Row
+from parity.core.tolerances import FEWEST_PREDICTIONS
 from scratch_gpt import GPT
 
 Run = Callable[..., Report]

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from parity.core.results import Report
 from parity.errors import (
     EnvironmentUnfitError,
     InconclusiveError,
-    InputRefusedError,
+    InputRejectedError,
     ParityError,
     UsageError,
 )
-from parity.results import Report
-from parity.shell import Options, run
+from parity.session import Options, run
 
 Check = Callable[..., Any]
 Stand = Callable[[object], None]
@@ -34,7 +34,7 @@ KNOWN = ["what it is", "where it is", "what to do"]
 ENDINGS = {
     "usage": (with_words(UsageError), 2, KNOWN),
     "inconclusive": (with_words(InconclusiveError), 3, KNOWN),
-    "refused": (with_words(InputRefusedError), 4, KNOWN),
+    "refused": (with_words(InputRejectedError), 4, KNOWN),
     "environment": (with_words(EnvironmentUnfitError), 5, KNOWN),
     "unforeseen": (
         ZeroDivisionError("division by zero"),
@@ -214,7 +214,7 @@ def test_an_error_replaces_an_older_report(
     files = {name: tmp_path / name for name in ("r.json", "r.txt")}
     for file in files.values():
         file.write_text("PASS", encoding="utf-8")
-    stand_in(with_words(InputRefusedError))
+    stand_in(with_words(InputRejectedError))
     arguments = [part for file in files.values() for part in ("--output", str(file))]
     told = check("weights", *arguments).stderr
     written = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
@@ -269,7 +269,7 @@ def test_an_error_that_nobody_hears_keeps_its_code(
     stream: io.StringIO | None, stand_in: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a standard error the exit code is the same."""
-    stand_in(with_words(InputRefusedError))
+    stand_in(with_words(InputRejectedError))
     monkeypatch.setattr(sys, "stderr", stream)
     expected = 4
     assert expected == run(Options(verb="weights"))

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parity.sketch import BUCKETS, CELLS, CHUNK, ROUNDING, Draws, Sketch, decoded, distance, encoded
+from parity.core.fingerprints import (
+    BUCKETS,
+    CELLS,
+    CHUNK,
+    ROUNDING,
+    Draws,
+    Sketch,
+    decoded,
+    distance,
+    encoded,
+)
 
 Values = NDArray[np.float64]
 Pattern = Callable[[np.random.Generator, int], Values]

@@ -9,11 +9,17 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.inputs import Inputs
-from parity.models import build_huggingface, build_ours
-from parity.sources.names import load_weights
-from parity.subjects import candidate_run, huggingface_run, in_dtype, oracle_run
-from parity.weights import Weights
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Weights
+from parity.core.inputs import Inputs
+from parity.core.runners import (
+    build_huggingface,
+    build_ours,
+    candidate_run,
+    huggingface_run,
+    model_in_dtype,
+    oracle_run,
+)
 from reference import oracle
 from scratch_gpt import GPT
 from scratch_gpt.loss import negative_log_likelihood
@@ -129,7 +135,7 @@ def test_both_sides_show_the_loss_of_their_own_logits(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, assert_same: Callable[[Tensor, Tensor], None]
 ) -> None:
     """In the dtype of the model: none of it has gone through float32."""
-    models = in_dtype({"ours": ours, "theirs": theirs}, torch.float64)
+    models = model_in_dtype({"ours": ours, "theirs": theirs}, torch.float64)
     for run in (
         candidate_run(models["ours"], EVERYTHING),
         huggingface_run(models["theirs"], EVERYTHING),

@@ -9,11 +9,17 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Weights
+from parity.core.runners import (
+    build_huggingface,
+    build_ours,
+    check_apart,
+    check_candidate,
+    check_evaluating,
+    model_in_dtype,
+)
 from parity.errors import ExitCode, InconclusiveError, UsageError
-from parity.models import build_huggingface, build_ours
-from parity.sources.names import load_weights
-from parity.subjects import check_apart, check_candidate, check_evaluating, in_dtype
-from parity.weights import Weights
 from scratch_gpt import GPT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,14 +45,14 @@ def theirs(weights: Weights) -> OpenAIGPTLMHeadModel:
 
 def test_models_in_the_dtype_are_taken_as_they_are(ours: GPT) -> None:
     """No copy is made of what fits."""
-    assert in_dtype({"ours": ours}, torch.float32)["ours"] is ours
+    assert model_in_dtype({"ours": ours}, torch.float32)["ours"] is ours
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_others_are_copied(dtype: torch.dtype, theirs: OpenAIGPTLMHeadModel) -> None:
     """Every parameter and float buffer has the dtype, and the model is what it was."""
     before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
-    copied = in_dtype({"theirs": theirs}, dtype)["theirs"]
+    copied = model_in_dtype({"theirs": theirs}, dtype)["theirs"]
     tensors = [*copied.parameters(), *copied.buffers()]
     assert {dtype} == {t.dtype for t in tensors if t.dtype.is_floating_point}
     expected = torch.int64
@@ -60,9 +66,9 @@ def test_others_are_copied(dtype: torch.dtype, theirs: OpenAIGPTLMHeadModel) -> 
 
 def test_what_is_shared_stays_shared(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
     """Within a model, and among models that are copied together."""
-    copied = in_dtype({"theirs": theirs}, torch.float64)["theirs"]
+    copied = model_in_dtype({"theirs": theirs}, torch.float64)["theirs"]
     assert copied.lm_head.weight is copied.transformer.tokens_embed.weight
-    twins = in_dtype({"plain": ours, "tiled": ours.with_attention("tiled")}, torch.float64)
+    twins = model_in_dtype({"plain": ours, "tiled": ours.with_attention("tiled")}, torch.float64)
     for mine, its in zip(twins["plain"].parameters(), twins["tiled"].parameters(), strict=True):
         assert mine is its
 
@@ -104,7 +110,7 @@ def test_half_a_copy_is_refused(layer: nn.Module) -> None:
     """Nothing may survive in float32 where float64 is to be judged."""
     model = nn.Sequential(nn.Linear(3, 3), layer)
     with pytest.raises(InconclusiveError, match=r"^ours still holds .*float32") as refusal:
-        in_dtype({"ours": model}, torch.float64)
+        model_in_dtype({"ours": model}, torch.float64)
     expected = ExitCode.INCONCLUSIVE
     assert expected is refusal.value.code
 
@@ -112,7 +118,7 @@ def test_half_a_copy_is_refused(layer: nn.Module) -> None:
 def test_a_mixture_is_made_one() -> None:
     """A model that is float64 but for one layer is copied too."""
     model = nn.Sequential(nn.Linear(3, 3).double(), nn.Linear(3, 3))
-    copied = in_dtype({"ours": model}, torch.float64)["ours"]
+    copied = model_in_dtype({"ours": model}, torch.float64)["ours"]
     assert copied is not model
     assert {torch.float64} == {parameter.dtype for parameter in copied.parameters()}
 

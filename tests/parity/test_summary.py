@@ -5,16 +5,24 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from parity.compare import Status
+from parity.core.liveness import BlockHealth
+from parity.core.metrics import Status
+from parity.core.results import (
+    Mode,
+    Plan,
+    Reason,
+    Row,
+    count,
+    exit_code,
+    first_divergence,
+    first_exact_difference,
+)
+from parity.core.taps import Tap, never_formed, taps
 from parity.errors import ExitCode
-from parity.liveness import BlockLife
-from parity.results import Mode, Plan, Reason, Row
-from parity.summary import count, exit_code, first_divergence, first_exact_difference
-from parity.taps import Tap, never_formed, taps
 
 ALL = taps(2)
-ALIVE = BlockLife(block="h.0", largest_weight=0.5, times_uniform=9.0, cosine=0.3)
-DEAD = BlockLife(block="h.1", largest_weight=0.5, times_uniform=9.0, cosine=1.0)
+ALIVE = BlockHealth(block="h.0", largest_weight=0.5, times_uniform=9.0, cosine=0.3)
+DEAD = BlockHealth(block="h.1", largest_weight=0.5, times_uniform=9.0, cosine=1.0)
 
 
 def row(tap: str, status: Status = Status.PASS, mode: Mode = Mode.IDENTITY, **more: object) -> Row:
@@ -43,7 +51,7 @@ def counted(rows: Sequence[Row], *paths: str) -> Plan:
 
 
 def judged(
-    rows: Sequence[Row], reasons: Sequence[Reason] = (), blocks: Sequence[BlockLife] = (ALIVE,)
+    rows: Sequence[Row], reasons: Sequence[Reason] = (), blocks: Sequence[BlockHealth] = (ALIVE,)
 ) -> tuple[ExitCode, list[Reason]]:
     """Return the exit code and the reasons of a run on the plain path."""
     return exit_code(counted(rows), rows, reasons, blocks)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parity.inputs import Inputs
-from parity.paths import EAGER
-from parity.subjects import candidate_run
-from parity.taps import PATHS, Tap, exempt, never_formed, taps
-from scratch_gpt import GPT, GPTConfig, paths
+from parity.core.backends import EAGER
+from parity.core.inputs import Inputs
+from parity.core.runners import candidate_run
+from parity.core.taps import NEVER_FORMED, Tap, never_formed, taps, undefined_taps
+from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.kernels import backends
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,17 +86,17 @@ def test_our_model_shows_exactly_these(attention: str, models: dict[str, GPT]) -
 
 def test_every_path_is_known() -> None:
     """Each attention core of ours has its list, and every omission its reason."""
-    assert set(paths.PATHS) == set(PATHS)
-    assert all(reason for absent in PATHS.values() for reason in absent.values())
+    assert set(backends.BACKENDS) == set(NEVER_FORMED)
+    assert all(reason for absent in NEVER_FORMED.values() for reason in absent.values())
 
 
 def test_one_token_has_no_loss(models: dict[str, GPT]) -> None:
     """At time 1 it is exempt, with the reason, and not shown; at time 2 nothing is exempt."""
     expected = {"loss"}
-    assert expected == set(exempt(1))
-    assert all(exempt(1).values())
+    assert expected == set(undefined_taps(1))
+    assert all(undefined_taps(1).values())
     assert "loss" not in shown(models["plain"], {}, TOKEN_IDS[:, :1])
-    assert not exempt(2)
+    assert not undefined_taps(2)
     assert "loss" in shown(models["plain"], {}, TOKEN_IDS[:, :2])
 
 

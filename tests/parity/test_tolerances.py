@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 
-from parity import tolerances
+from parity.core import tolerances
+from parity.core.tolerances import PRECISIONS, Bounds, Precision, bounds_for
 from parity.errors import ExitCode, InconclusiveError
-from parity.tolerances import PRECISIONS, Bounds, Precision, bounds_for
 
 NAMES = [None, *PRECISIONS]
 

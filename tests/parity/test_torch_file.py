@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parity.errors import ExitCode, InputRefusedError
-from parity.sources import torch_file
+from parity.checkpoints import torch_file
+from parity.errors import ExitCode, InputRejectedError
 from reference import compat
-from reference.refusal import RefusedError
+from reference.errors import RejectedError
 
 SAFE_TORCH = pytest.mark.skipif(
     not compat.unpickles_safely(), reason="on this torch every such file is refused"
@@ -48,8 +48,8 @@ def tensors() -> dict[str, Tensor]:
 
 def refused(path: Path) -> str:
     """Return why a file is refused; it is by the code of refused input, and by its name."""
-    with pytest.raises(InputRefusedError) as refusal:
-        torch_file.read(path)
+    with pytest.raises(InputRejectedError) as refusal:
+        torch_file.read_torch_file(path)
     assert refusal.value.code is ExitCode.REFUSED
     assert str(path) in refusal.value.where
     return refusal.value.what
@@ -63,7 +63,7 @@ def test_both_forms_are_read_bit_for_bit(
     """Types and bits are the file's, and the digest is of its bytes."""
     path = tmp_path / "model.bin"
     torch.save(tensors, path, _use_new_zipfile_serialization=archive)
-    found, digest = torch_file.read(path)
+    found, digest = torch_file.read_torch_file(path)
     assert list(found) == list(tensors)
     for name, tensor in tensors.items():
         assert found[name].dtype is tensor.dtype
@@ -96,8 +96,8 @@ def test_before_torch_2_10_every_such_file_is_refused(
 ) -> None:
     """A sound one too, for there is no telling; it is not even opened."""
     torch.save(tensors, tmp_path / "model.bin")
-    monkeypatch.setattr(compat, "told", lambda package: {"torch": version}[package])
-    monkeypatch.setattr(torch_file, "opened", lambda _path: pytest.fail("it was opened"))
+    monkeypatch.setattr(compat, "describe", lambda package: {"torch": version}[package])
+    monkeypatch.setattr(torch_file, "open_plain", lambda _path: pytest.fail("it was opened"))
     assert re.search(re.escape(version), refused(tmp_path / "model.bin"))
 
 
@@ -181,7 +181,7 @@ def test_what_is_no_file_of_tensors_is_refused(
 def test_a_view_has_memory_of_its_own(tmp_path: Path) -> None:
     """A transposed tensor is laid out anew; its values stay."""
     torch.save({"a": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "model.bin")
-    found, _ = torch_file.read(tmp_path / "model.bin")
+    found, _ = torch_file.read_torch_file(tmp_path / "model.bin")
     assert found["a"].is_contiguous()
     assert found["a"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
 
@@ -210,5 +210,5 @@ def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
     """A pipe that nobody writes to does not keep it waiting."""
     path = tmp_path / "model.bin"
     {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "nothing": lambda: None}[kind]()
-    with pytest.raises(RefusedError, match=r"model\.bin"):
-        torch_file.read(path)
+    with pytest.raises(RejectedError, match=r"model\.bin"):
+        torch_file.read_torch_file(path)

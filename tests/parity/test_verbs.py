@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import models, verbs
-from parity.shell import Options
-from parity.weights import Weights
+from parity import verbs
+from parity.checkpoints.weights import Weights
+from parity.core import runners
+from parity.session import Options
 from reference import huggingface, surrogate
 from scratch_gpt import GPT, GPTConfig
 
@@ -164,7 +165,7 @@ def test_what_cannot_be_had_is_a_usage_error(mistake: str, check: Check) -> None
 def test_an_unknown_fault_lists_them_all(check: Check) -> None:
     """Whoever does not know the faults learns their names from the error."""
     told = check(*TINY, "--plant", "?").stderr
-    assert set() == {name for name in verbs.faults.FAULTS if name not in told}
+    assert set() == {name for name in verbs.forward.FORWARD_FAULTS if name not in told}
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -225,7 +226,7 @@ def test_a_load_report_that_is_not_empty_ends_the_run(
         return build(config, state)
 
     build = huggingface.build
-    monkeypatch.setattr(models.huggingface, "build", lossy)
+    monkeypatch.setattr(runners.huggingface, "build", lossy)
     result = check(*TINY, "--time", "5")
     expected = (False, "", True)
     passed = result.exit_code in {0, 1, 3}

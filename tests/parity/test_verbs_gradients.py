@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from parity.faults import FAULTS
-from parity.gradients.faults import BACKWARD_FAULTS
+from parity.faults.backward import BACKWARD_FAULTS
+from parity.faults.forward import FORWARD_FAULTS
 
 Check = Callable[..., Any]
 Strictly = Callable[[str], Any]
@@ -85,7 +85,7 @@ def test_an_unknown_fault_lists_both_tables(check: Check) -> None:
     """Faults of the forward pass and of the backward pass alone, each with what it is."""
     result = check(*TINY, "--time", "5", "--plant", "nonsense")
     assert result.exit_code == 2
-    assert all(f"{name} (" in result.stderr for name in (*FAULTS, *BACKWARD_FAULTS))
+    assert all(f"{name} (" in result.stderr for name in (*FORWARD_FAULTS, *BACKWARD_FAULTS))
 
 
 def test_layerwise_has_no_backward_faults(check: Check) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity import verbs
+from parity.checkpoints.weights import Weights
 from parity.checks import weights as module
 from parity.checks.weights import weights as check_weights
-from parity.models import build_huggingface, build_ours
-from parity.results import Report
-from parity.weights import Weights
+from parity.core.results import Report
+from parity.core.runners import build_huggingface, build_ours
 from scratch_gpt import GPT
 
 Change = Callable[[nn.Module], object]

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
 from reference import compat, hub, huggingface, published, surrogate
-from reference.hub import Fetched, Hub
+from reference.hub import FetchedFolder, Hub
 from reference.surrogate import Surrogate
 
 Shapes = dict[str, tuple[int, ...]]
@@ -186,7 +186,7 @@ def _collected_quietly() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def fetch() -> Callable[..., Fetched]:
+def fetch() -> Callable[..., FetchedFolder]:
     """Return the function that fetches the released model from a fake hub, with little patience.
 
     Its arguments are the fake hub, the folder of the cache, and what `hub.fetch` takes.
@@ -199,7 +199,7 @@ def fetch() -> Callable[..., Fetched]:
         offline: bool | None = None,
         answer: float = 2.0,
         stall: float = 2.0,
-    ) -> Fetched:
+    ) -> FetchedFolder:
         waits = {"answer": answer, "stall": stall, "again": (0.0, 0.0)}
         at = Hub(endpoint=fake.address, cache=cache, **waits)
         return hub.fetch(*(asked or published.REPOSITORIES[-1:]), offline=offline, hub=at)

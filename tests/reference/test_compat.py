@@ -17,7 +17,7 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel, OpenAIGPTTokeniz
 
 from reference import compat
 from reference.compat import DIFFERENCES, Version
-from reference.huggingface_quiet import quiet
+from reference.huggingface import quiet
 
 Installed = Callable[[str, str], None]
 
@@ -52,14 +52,14 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
 def test_a_version_is_numbers(text: str, version: Version) -> None:
     """With how it was built left out, and what came before the final release told apart."""
     expected = version
-    assert expected == compat.parsed(text)
+    assert expected == compat.parse_version(text)
 
 
 @pytest.mark.parametrize("text", ["", "main", "+cpu", "not installed"])
 def test_what_is_no_version_is_refused(text: str) -> None:
     """And a package with such a one has none that is known."""
     with pytest.raises(ValueError, match="is no version"):
-        compat.parsed(text)
+        compat.parse_version(text)
 
 
 ON_EITHER_SIDE = {
@@ -187,8 +187,8 @@ def test_an_unknown_torch_is_given_no_foreign_file(
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    assert compat.installed("torch") is None
-    assert compat.told("torch") == ("main" if known == "main" else "not installed")
+    assert compat.installed_version("torch") is None
+    assert compat.describe("torch") == ("main" if known == "main" else "not installed")
     assert not compat.unpickles_safely()
     assert not compat.sets_precision_of_onednn()
     assert not compat.leaves_connections_open()
@@ -196,8 +196,10 @@ def test_an_unknown_torch_is_given_no_foreign_file(
 
 def test_what_is_read_is_what_is_imported() -> None:
     """The versions written down are those of the packages that run."""
-    assert compat.parsed(torch.__version__) == compat.installed("torch")
-    assert compat.parsed(transformers.__version__) == compat.installed("transformers")
+    assert compat.parse_version(torch.__version__) == compat.installed_version("torch")
+    assert compat.parse_version(transformers.__version__) == compat.installed_version(
+        "transformers"
+    )
 
 
 def test_to_ask_loads_no_package() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from reference.generation_oracle import Array, Search, drawn, likeliest, uniform
+from reference.generation_oracle import Array, Search, draw, likeliest, uniform
 
 VOCAB, NEW = 3, 3
 
@@ -34,7 +34,7 @@ def test_of_equal_scores_the_lowest_id_is_taken() -> None:
 def test_a_draw_falls_where_the_sum_passes_it(number: float, token: int) -> None:
     """What is excluded has no part."""
     scores = np.array([-math.inf, math.log(1.0), -math.inf, math.log(3.0)])
-    assert drawn(scores, number) == token
+    assert draw(scores, number) == token
 
 
 def test_streams_are_apart_and_even() -> None:

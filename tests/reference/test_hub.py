@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import constants
 
 from reference import hub, published
-from reference.hub import Fetched, Hub
-from reference.refusal import RefusedError, UnavailableError
+from reference.errors import RejectedError, UnavailableError
+from reference.hub import FetchedFolder, Hub
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -34,7 +34,7 @@ class Fake(Protocol):
 
 
 Serve = Callable[..., Fake]
-Fetch = Callable[..., Fetched]
+Fetch = Callable[..., FetchedFolder]
 
 
 def test_fetches_what_a_model_needs(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_wrong_bytes_of_the_right_size_are_refused(
 ) -> None:
     """The client takes them; their digest is not the ETag."""
     fake = serve(files=FILES, swapped={"model.safetensors": b"x" * 512_000})
-    with pytest.raises(RefusedError, match=r"model\.safetensors is not what the hub says it is"):
+    with pytest.raises(RejectedError, match=r"model\.safetensors is not what the hub says it is"):
         fetch(fake, tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_wrong_bytes_of_a_small_file_are_refused(
 ) -> None:
     """Its ETag is git's id of it, which tells as well."""
     fake = serve(files=FILES, swapped={"vocab.json": b'{"b": 0}'})
-    with pytest.raises(RefusedError, match=r"vocab\.json is not what the hub says it is"):
+    with pytest.raises(RejectedError, match=r"vocab\.json is not what the hub says it is"):
         fetch(fake, tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_a_repository_without_a_model_is_refused(
 ) -> None:
     """What it lacks is named."""
     files = {name: data for name, data in FILES.items() if name != missing}
-    with pytest.raises(RefusedError, match=r"has no (weights|config\.json) that can be read"):
+    with pytest.raises(RejectedError, match=r"has no (weights|config\.json) that can be read"):
         fetch(serve(files=files), tmp_path)
 
 

@@ -10,8 +10,8 @@ from typing import Protocol
 import pytest
 
 from reference import hub_cache
-from reference.hub import Fetched
-from reference.refusal import RefusedError, UnavailableError
+from reference.errors import RejectedError, UnavailableError
+from reference.hub import FetchedFolder
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -31,7 +31,7 @@ class Fake(Protocol):
 
 
 Serve = Callable[..., Fake]
-Fetch = Callable[..., Fetched]
+Fetch = Callable[..., FetchedFolder]
 
 
 def blob(path: Path) -> Path:
@@ -68,7 +68,7 @@ def test_a_damaged_cache_is_refused(
     fake = serve(files=FILES)
     DAMAGES[damage](blob(fetch(fake, tmp_path).paths[name]))
     for offline in (True, False):
-        with pytest.raises(RefusedError, match=f"cache damaged: {name}") as caught:
+        with pytest.raises(RejectedError, match=f"cache damaged: {name}") as caught:
             fetch(fake, tmp_path, offline=offline)
         assert f"hf cache rm model/{RELEASED}" in caught.value.fix
 
@@ -141,5 +141,5 @@ def test_a_dangling_link_of_a_branch_is_refused(serve: Serve, fetch: Fetch, tmp_
     """The hub can be asked, and is: yet what was fetched has gone, and that is said."""
     fake = serve(files=FILES)
     blob(fetch(fake, tmp_path, RELEASED, "main").paths["vocab.json"]).unlink()
-    with pytest.raises(RefusedError, match=r"cache damaged: vocab\.json"):
+    with pytest.raises(RejectedError, match=r"cache damaged: vocab\.json"):
         fetch(fake, tmp_path, RELEASED, "main")

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import file_download
 
 from reference import hub
-from reference.hub import Fetched, Hub
-from reference.refusal import RefusedError, UnavailableError
+from reference.errors import RejectedError, UnavailableError
+from reference.hub import FetchedFolder, Hub
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -31,7 +31,7 @@ class Fake(Protocol):
 
 
 Serve = Callable[..., Fake]
-Fetch = Callable[..., Fetched]
+Fetch = Callable[..., FetchedFolder]
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_a_file_that_went_missing_is_named(serve: Serve, fetch: Fetch, tmp_path:
 def test_no_repository_has_such_an_id(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """Nothing is asked about it."""
     fake = serve(files=FILES)
-    with pytest.raises(RefusedError, match="no id of a repository"):
+    with pytest.raises(RejectedError, match="no id of a repository"):
         fetch(fake, tmp_path, "a/b/c")
     assert not fake.asked
 

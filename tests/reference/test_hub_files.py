@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from reference import hub_files
-from reference.refusal import RefusedError
+from reference import hub_cache
+from reference.errors import RejectedError
 
 
-@pytest.mark.parametrize("first", range(len(hub_files.WEIGHTS)))
+@pytest.mark.parametrize("first", range(len(hub_cache.WEIGHTS)))
 def test_the_first_form_that_is_there_is_taken(first: int) -> None:
     """Safetensors before pickles, whole files before shards."""
-    names = {*hub_files.WEIGHTS[first:], "tf_model.h5", "rust_model.ot", "README.md"}
-    assert hub_files.WEIGHTS[first] == hub_files.weights(names)
+    names = {*hub_cache.WEIGHTS[first:], "tf_model.h5", "rust_model.ot", "README.md"}
+    assert hub_cache.WEIGHTS[first] == hub_cache.weights(names)
 
 
 def test_other_files_are_no_weights() -> None:
     """Those of other libraries, and those whose names only look alike."""
     assert (
-        hub_files.weights({"tf_model.h5", "model.safetensors.bak", "a/model.safetensors"}) is None
+        hub_cache.weights({"tf_model.h5", "model.safetensors.bak", "a/model.safetensors"}) is None
     )
 
 
@@ -35,7 +35,7 @@ def test_each_shard_is_named_once(tmp_path: Path) -> None:
     text = json.dumps(
         {"weight_map": {"a": "2.safetensors", "b": "1.safetensors", "c": "2.safetensors"}}
     )
-    assert hub_files.shards(index(text, tmp_path)) == ["1.safetensors", "2.safetensors"]
+    assert hub_cache.shards(index(text, tmp_path)) == ["1.safetensors", "2.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -58,5 +58,5 @@ def test_each_shard_is_named_once(tmp_path: Path) -> None:
 )
 def test_an_index_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     """Malformed, empty, or naming what lies outside its folder."""
-    with pytest.raises(RefusedError, match=r"model\.safetensors\.index\.json"):
-        hub_files.shards(index(text, tmp_path))
+    with pytest.raises(RejectedError, match=r"model\.safetensors\.index\.json"):
+        hub_cache.shards(index(text, tmp_path))

@@ -13,7 +13,7 @@ from typing import Protocol
 import pytest
 
 from reference import hub
-from reference.hub import Fetched
+from reference.hub import FetchedFolder
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -29,7 +29,7 @@ class Fake(Protocol):
 
 
 Serve = Callable[..., Fake]
-Fetch = Callable[..., Fetched]
+Fetch = Callable[..., FetchedFolder]
 
 
 def started(fake: Fake, cache: Path) -> "subprocess.Popen[str]":

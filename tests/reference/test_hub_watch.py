@@ -5,8 +5,8 @@ from threading import Event
 
 import pytest
 
+from reference.hub import no_progress, watched
 from reference.hub_errors import StalledError
-from reference.hub_watch import no_progress, watched
 
 
 def test_returns_what_the_call_returns() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
-from reference import huggingface_dropout
+from reference import huggingface
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_every_place_is_asked_in_order_with_its_probability(model: OpenAIGPTLMHe
         asked.append((place, tuple(x.shape), probability))
         return torch.ones_like(x, dtype=torch.bool)
 
-    with huggingface_dropout.given(model, keeps):
+    with huggingface.supply_dropout_masks(model, keeps):
         model(input_ids=torch.tensor([[3, 36, 0, 7], [12, 5, 21, 30]]))
     block = [
         ("attn.weights", (2, 3, 4, 4), 0.375),
@@ -40,7 +40,7 @@ def test_the_formula_is_the_module_s_own() -> None:
     x = torch.randn(50, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     module = nn.Dropout(0.25)
     expected = module(x)
-    found = huggingface_dropout._dropped("here", module, lambda *_given: expected != 0.0, x)
+    found = huggingface._dropped("here", module, lambda *_given: expected != 0.0, x)
     assert torch.equal(expected, found)
 
 
@@ -50,14 +50,14 @@ def test_afterwards_the_modules_are_their_own_again(model: OpenAIGPTLMHeadModel)
     def keeps(_place: str, _x: Tensor, _probability: float) -> Tensor:
         raise RuntimeError
 
-    with pytest.raises(RuntimeError), huggingface_dropout.given(model, keeps):
+    with pytest.raises(RuntimeError), huggingface.supply_dropout_masks(model, keeps):
         model(input_ids=torch.tensor([[3, 36]]))
     assert model(input_ids=torch.tensor([[3, 36]])).logits.isfinite().all()
 
 
 def test_evaluating_drops_nothing(model: OpenAIGPTLMHeadModel) -> None:
     """In evaluation mode nobody is asked."""
-    with huggingface_dropout.given(model.eval(), lambda *_given: pytest.fail("asked")):
+    with huggingface.supply_dropout_masks(model.eval(), lambda *_given: pytest.fail("asked")):
         model(input_ids=torch.tensor([[3, 36]]))
 
 
@@ -66,6 +66,6 @@ def test_an_unknown_dropout_is_refused(model: OpenAIGPTLMHeadModel) -> None:
     model.transformer.h[0].late_dropout = nn.Dropout(0.1)
     with (
         pytest.raises(ValueError, match="late_dropout"),
-        huggingface_dropout.given(model, lambda _place, x, _p: x > 0),
+        huggingface.supply_dropout_masks(model, lambda _place, x, _p: x > 0),
     ):
         pass

@@ -10,7 +10,7 @@ from transformers import OpenAIGPTLMHeadModel
 from transformers.utils import logging as transformers_logging
 
 from reference import huggingface, surrogate
-from reference.huggingface_generation import PROCESSORS, beams, continued, processed
+from reference.huggingface_generation import PROCESSORS, beam_search, continue_text, process_logits
 
 PROMPTS = torch.tensor([[17, 4, 210, 0], [5, 5, 90, 61]])
 RULES = {
@@ -59,7 +59,7 @@ def greedy(model: OpenAIGPTLMHeadModel, count: int) -> Tensor:
 
 def test_greedy_texts_are_the_likeliest_tokens(model: OpenAIGPTLMHeadModel) -> None:
     """No rule is on that was not asked for, and so many tokens are made as were."""
-    made = continued(model, PROMPTS, max_new_tokens=6)
+    made = continue_text(model, PROMPTS, max_new_tokens=6)
     assert torch.equal(greedy(model, 6), made.token_ids)
     assert torch.equal(made.logits, made.processed)
     assert made.logits.shape == (6, 2, 211)
@@ -69,12 +69,12 @@ def test_a_models_own_defaults_are_not_taken(
     model: OpenAIGPTLMHeadModel, misled: OpenAIGPTLMHeadModel
 ) -> None:
     """What a checkpoint's generation config says decides nothing: greedy, drawn, or by beams."""
-    made = continued(misled, PROMPTS, max_new_tokens=6)
+    made = continue_text(misled, PROMPTS, max_new_tokens=6)
     assert torch.equal(greedy(model, 6), made.token_ids)
     with torch.random.fork_rng():
-        drawn = continued(misled, PROMPTS, max_new_tokens=2, sampled=True)
+        drawn = continue_text(misled, PROMPTS, max_new_tokens=2, sampled=True)
     assert torch.equal(drawn.logits, drawn.processed)
-    assert beams(misled, PROMPTS, beams=2, max_new_tokens=6).token_ids.shape == (2, 10)
+    assert beam_search(misled, PROMPTS, beams=2, max_new_tokens=6).token_ids.shape == (2, 10)
 
 
 def test_nothing_is_warned_of(
@@ -86,9 +86,9 @@ def test_nothing_is_warned_of(
     transformers_logging.enable_propagation()
     with caplog.at_level(logging.INFO), torch.random.fork_rng():
         transformers_logging.get_logger("transformers").warning("heard")
-        continued(model, PROMPTS, max_new_tokens=2, sampled=True, rules=RULES)
-        continued(model, PROMPTS, max_new_tokens=2)
-        beams(model, PROMPTS, beams=2, max_new_tokens=2, end_id=7)
+        continue_text(model, PROMPTS, max_new_tokens=2, sampled=True, rules=RULES)
+        continue_text(model, PROMPTS, max_new_tokens=2)
+        beam_search(model, PROMPTS, beams=2, max_new_tokens=2, end_id=7)
     transformers_logging.disable_propagation()
     transformers_logging.set_verbosity(level)
     assert set(caplog.messages) == {"heard"}
@@ -97,12 +97,12 @@ def test_nothing_is_warned_of(
 def test_rules_are_applied_in_the_order_of_the_table(model: OpenAIGPTLMHeadModel) -> None:
     """The processors one after the other are what generate does, and another order is not."""
     with torch.random.fork_rng():
-        made = continued(model, PROMPTS, max_new_tokens=1, sampled=True, rules=RULES)
+        made = continue_text(model, PROMPTS, max_new_tokens=1, sampled=True, rules=RULES)
 
     def applied(names: list[str]) -> Tensor:
         logits = made.logits[0]
         for name in names:
-            logits = processed(name, RULES[name], logits, PROMPTS)
+            logits = process_logits(name, RULES[name], logits, PROMPTS)
         return logits
 
     assert list(PROCESSORS) == list(RULES)
@@ -113,7 +113,7 @@ def test_rules_are_applied_in_the_order_of_the_table(model: OpenAIGPTLMHeadModel
 def test_a_setting_that_would_be_ignored_is_refused(model: OpenAIGPTLMHeadModel) -> None:
     """A typing error, or a setting of another version, is no silent default."""
     with pytest.raises(ValueError, match=r"no setting \['no_repeat_ngrams'\]"):
-        continued(model, PROMPTS, max_new_tokens=1, rules={"no_repeat_ngrams": 2})
+        continue_text(model, PROMPTS, max_new_tokens=1, rules={"no_repeat_ngrams": 2})
 
 
 def test_logits_given_to_a_rule_are_not_changed() -> None:
@@ -121,15 +121,15 @@ def test_logits_given_to_a_rule_are_not_changed() -> None:
     logits = torch.randn(2, 211, dtype=torch.float64)
     before = logits.clone()
     for name, value in RULES.items():
-        assert not torch.equal(before, processed(name, value, logits, PROMPTS.repeat(1, 3)))
+        assert not torch.equal(before, process_logits(name, value, logits, PROMPTS.repeat(1, 3)))
         assert torch.equal(before, logits)
 
 
 def test_a_text_that_ended_is_filled_with_what_ended_it(model: OpenAIGPTLMHeadModel) -> None:
     """Beams of different lengths come as rows of one."""
-    plain = beams(model, PROMPTS, beams=3, max_new_tokens=6, returned=3)
+    plain = beam_search(model, PROMPTS, beams=3, max_new_tokens=6, returned=3)
     end_id = int(plain.token_ids[0, 6])
-    ended = beams(model, PROMPTS, beams=3, max_new_tokens=6, returned=3, end_id=end_id)
+    ended = beam_search(model, PROMPTS, beams=3, max_new_tokens=6, returned=3, end_id=end_id)
     rows = [row[4:] for row in ended.token_ids.tolist() if end_id in row[4:]]
     assert rows
     assert all(set(row[row.index(end_id) :]) == {end_id} for row in rows)

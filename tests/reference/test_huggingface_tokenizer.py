@@ -10,9 +10,9 @@ from tokenizers import normalizers
 from transformers import OpenAIGPTTokenizerFast
 
 from reference import compat
-from reference.huggingface_quiet import quiet
+from reference.errors import RejectedError
+from reference.huggingface import quiet
 from reference.huggingface_tokenizer import BERTS, STEPS, HuggingFaceTokenizer, words_without
-from reference.refusal import RefusedError
 
 
 def built(folder: Path, size: int) -> HuggingFaceTokenizer:
@@ -89,7 +89,7 @@ def test_the_releases_names_are_taken(
 
 def test_a_vocabulary_that_was_not_taken_is_refused(small_vocabulary: Path, size: int) -> None:
     """Version 5 builds one token from keywords that it ignores; a count shows such a thing."""
-    with pytest.raises(RefusedError, match=f"has {size} tokens, the files have {size + 1}"):
+    with pytest.raises(RejectedError, match=f"has {size} tokens, the files have {size + 1}"):
         built(small_vocabulary, size + 1)
 
 
@@ -166,7 +166,7 @@ def test_a_normalizer_that_the_table_does_not_know_of_is_refused(
     """What the version's table does not say about it is no witness."""
     has(own)
     monkeypatch.setattr(compat, "tokenizer_normalizer", lambda: said)
-    with pytest.raises(RefusedError, match=f"has a {own}, its version a {said}"):
+    with pytest.raises(RejectedError, match=f"has a {own}, its version a {said}"):
         built(small_vocabulary, tokens_in(small_vocabulary))
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from reference import npy_shard
-from reference.refusal import RefusedError, UnavailableError
+from reference import openai_release
+from reference.errors import RejectedError, UnavailableError
 
 ROW = np.arange(100, dtype="<f4")
 """What the sound shard of these tests holds."""
@@ -108,8 +108,8 @@ def test_what_is_no_shard_is_refused(case: str, tmp_path: Path) -> None:
     path = tmp_path / "params_3.npy"
     path.write_bytes(data)
     tracemalloc.start()
-    with pytest.raises(RefusedError, match=sentence) as caught:
-        npy_shard.inspect(path)
+    with pytest.raises(RejectedError, match=sentence) as caught:
+        openai_release.inspect_shard(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert str(path) == caught.value.where
@@ -124,19 +124,19 @@ def test_a_file_of_terabytes_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "params_0.npy"
     path.write_bytes(headed(described("(7,)")))
     os.truncate(path, 1 << 40)
-    with pytest.raises(RefusedError, match="too long: 1,099,511,627,776 bytes"):
-        npy_shard.inspect(path)
+    with pytest.raises(RejectedError, match="too long: 1,099,511,627,776 bytes"):
+        openai_release.inspect_shard(path)
 
 
 def test_objects_are_refused_and_nothing_runs(tmp_path: Path) -> None:
     """NumPy would unpickle them if it were allowed to."""
     mark = tmp_path / "ran"
     (tmp_path / "params_0.npy").write_bytes(saved(np.array([Trap(mark)], object)))
-    with pytest.raises(RefusedError, match=r"'\|O'"):
-        npy_shard.inspect(tmp_path / "params_0.npy")
+    with pytest.raises(RejectedError, match=r"'\|O'"):
+        openai_release.inspect_shard(tmp_path / "params_0.npy")
     (tmp_path / "params_1.npy").write_bytes(pickle.dumps(Trap(mark)))
-    with pytest.raises(RefusedError, match="never run"):
-        npy_shard.inspect(tmp_path / "params_1.npy")
+    with pytest.raises(RejectedError, match="never run"):
+        openai_release.inspect_shard(tmp_path / "params_1.npy")
     assert not mark.exists()
     np.load(tmp_path / "params_0.npy", allow_pickle=True)
     assert mark.exists()
@@ -147,9 +147,9 @@ def test_both_versions_of_the_format_are_read(version: tuple[int, int], tmp_path
     """The numbers, the header's bytes, and the digests of the whole."""
     path = tmp_path / "params_0.npy"
     path.write_bytes(headed(described("(100,)"), version=version))
-    shard = npy_shard.inspect(path)
+    shard = openai_release.inspect_shard(path)
     row = np.empty(shard.length, np.float32)
-    file = npy_shard.read_into(shard, row)
+    file = openai_release.read_shard_into(shard, row)
     assert ROW.tobytes() == row.tobytes()
     assert path.read_bytes() == shard.header + ROW.tobytes()
     assert path.stat().st_size == file.size
@@ -162,8 +162,8 @@ def test_the_header_is_the_one_that_numpy_writes(length: int) -> None:
     expected = io.BytesIO()
     npy.write_array_header_1_0(expected, npy.header_data_from_array_1_0(array))
     short = saved(np.zeros(3, np.float32))[: len(expected.getvalue())]
-    assert npy_shard.header(length) == expected.getvalue().replace(b"True ", b"False")
-    assert npy_shard.header(3) == short
+    assert openai_release.npy_header(length) == expected.getvalue().replace(b"True ", b"False")
+    assert openai_release.npy_header(3) == short
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "nothing", "dangling link", "device"])
@@ -178,15 +178,15 @@ def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
         "device": lambda: path.symlink_to("/dev/zero"),
     }
     make[kind]()
-    with pytest.raises(RefusedError, match=r"params_0\.npy"):
-        npy_shard.inspect(path)
+    with pytest.raises(RejectedError, match=r"params_0\.npy"):
+        openai_release.inspect_shard(path)
 
 
 def test_a_link_to_a_shard_is_followed(tmp_path: Path) -> None:
     """Caches are made of them."""
     (tmp_path / "bytes").write_bytes(saved(ROW))
     (tmp_path / "params_0.npy").symlink_to("bytes")
-    assert ROW.size == npy_shard.inspect(tmp_path / "params_0.npy").length
+    assert ROW.size == openai_release.inspect_shard(tmp_path / "params_0.npy").length
 
 
 def test_a_file_that_may_not_be_read_is_unavailable(
@@ -199,7 +199,7 @@ def test_a_file_that_may_not_be_read_is_unavailable(
 
     monkeypatch.setattr(os, "open", forbid)
     with pytest.raises(UnavailableError, match="Permission denied"):
-        npy_shard.inspect(tmp_path / "params_0.npy")
+        openai_release.inspect_shard(tmp_path / "params_0.npy")
 
 
 @pytest.mark.parametrize("change", ["shorter", "longer", "another header"])
@@ -208,8 +208,8 @@ def test_a_file_that_changes_meanwhile_is_refused(change: str, tmp_path: Path) -
     path = tmp_path / "params_0.npy"
     data = saved(ROW)
     path.write_bytes(data)
-    shard = npy_shard.inspect(path)
+    shard = openai_release.inspect_shard(path)
     other = {"shorter": data[:-4], "longer": data + b"\0", "another header": b"X" + data[1:]}
     path.write_bytes(other[change])
-    with pytest.raises(RefusedError, match="changed while it was read"):
-        npy_shard.read_into(shard, np.empty(shard.length, np.float32))
+    with pytest.raises(RejectedError, match="changed while it was read"):
+        openai_release.read_shard_into(shard, np.empty(shard.length, np.float32))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reference import openai_release, release_shapes
-from reference.refusal import RefusedError
+from reference import openai_release
+from reference.errors import RejectedError
 from reference.surrogate import Surrogate
 
 SIZES = {"n_positions": 7, "vocab_size": 11, "n_embd": 6, "n_layer": 2}
@@ -30,7 +30,7 @@ Array = NDArray[np.float32]
 def tensors() -> list[Array]:
     """Return drawn tensors of those sizes, in the release's order and shapes."""
     generator = np.random.default_rng(20180611)
-    shapes = release_shapes.gpt(**SIZES)
+    shapes = openai_release.gpt_shapes(**SIZES)
     return [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, tensors: list[Array]) -> Path:
 
 def test_reads_every_tensor_in_its_place(folder: Path, tensors: list[Array]) -> None:
     """Bit for bit, whatever tensors the shards were cut through."""
-    release = openai_release.read(folder)
+    release = openai_release.read_release(folder)
     assert [tensor.shape for tensor in tensors] == [tensor.shape for tensor in release.tensors]
     assert [t.tobytes() for t in tensors] == [t.tobytes() for t in release.tensors]
     assert {np.dtype(np.float32)} == {tensor.dtype for tensor in release.tensors}
@@ -60,7 +60,7 @@ def test_reads_every_tensor_in_its_place(folder: Path, tensors: list[Array]) -> 
 def test_every_file_is_digested(folder: Path) -> None:
     """With the digests that other programs give it; the vocabulary goes along."""
     (folder / "vocab_40000.bpe").write_bytes(b"#version: 0.2\n" * 200_000)
-    release = openai_release.read(folder)
+    release = openai_release.read_release(folder)
     expected = [*SHARDS, "params_shapes.json", "config.json", "vocab_40000.bpe"]
     assert expected == [file.name for file in release.files]
     for file in release.files:
@@ -78,8 +78,8 @@ def git_id(path: Path) -> str:
 def test_progress_is_told_shard_by_shard(folder: Path, tmp_path: Path) -> None:
     """Reading and writing alike."""
     seen: list[tuple[int, int]] = []
-    release = openai_release.read(folder, lambda *done: seen.append(done))
-    openai_release.write(
+    release = openai_release.read_release(folder, lambda *done: seen.append(done))
+    openai_release.write_release(
         tmp_path, release.tensors, config=CONFIG, on_file=lambda *done: seen.append(done)
     )
     assert [(index, 10) for index in range(1, 11)] * 2 == seen
@@ -87,15 +87,15 @@ def test_progress_is_told_shard_by_shard(folder: Path, tmp_path: Path) -> None:
 
 def test_what_was_read_is_written_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     """Shards, shapes and digests; the shards are cut where the source's were."""
-    release = openai_release.read(folder)
+    release = openai_release.read_release(folder)
     copy = tmp_path / "copy"
     copy.mkdir()
-    files = openai_release.write(
+    files = openai_release.write_release(
         copy, release.tensors, config=release.config, lengths=release.lengths
     )
     for name in [*SHARDS, "params_shapes.json"]:
         assert (folder / name).read_bytes() == (copy / name).read_bytes(), name
-    again = openai_release.read(copy)
+    again = openai_release.read_release(copy)
     assert list(again.files) == files
     assert release.config == again.config
 
@@ -115,9 +115,9 @@ def test_the_headers_of_another_year_come_back(
     row = np.concatenate([tensor.reshape(-1) for tensor in tensors])
     for name, part in zip(SHARDS, np.split(row, np.cumsum(RAGGED)[:-1]), strict=True):
         (folder / name).write_bytes(aligned(part.size) + part.tobytes())
-    release = openai_release.read(folder)
+    release = openai_release.read_release(folder)
     headers = json.loads(json.dumps(release.headers))
-    openai_release.write(
+    openai_release.write_release(
         tmp_path, release.tensors, config=CONFIG, lengths=release.lengths, headers=headers
     )
     assert len(headers[2]) == 80
@@ -127,12 +127,12 @@ def test_the_headers_of_another_year_come_back(
 
 def test_headers_of_other_lengths_are_not_written(folder: Path, tmp_path: Path) -> None:
     """A file must hold what its header says."""
-    release = openai_release.read(folder)
+    release = openai_release.read_release(folder)
     good = list(release.headers)
     spoilt = [good[:-1], [*good[:-1], good[0] + " "], [*good[1:], good[0]], [*good[:-1], "€"]]
     for headers in spoilt:
-        with pytest.raises(RefusedError, match="header"):
-            openai_release.write(
+        with pytest.raises(RejectedError, match="header"):
+            openai_release.write_release(
                 tmp_path, release.tensors, config=CONFIG, lengths=RAGGED, headers=headers
             )
 
@@ -141,7 +141,7 @@ def test_without_lengths_the_shards_are_ten_equal_parts(
     tensors: list[Array], tmp_path: Path
 ) -> None:
     """And the last is shorter."""
-    openai_release.write(tmp_path, tensors, config=CONFIG)
+    openai_release.write_release(tmp_path, tensors, config=CONFIG)
     expected = [113] * 9 + [TOTAL - 9 * 113]
     assert expected == [len(np.load(tmp_path / name)) for name in SHARDS]
 
@@ -152,8 +152,8 @@ def test_a_tiny_surrogate_survives(
     """Twelve blocks, out and back, bit for bit; a transposed view is written as it reads."""
     tensors = released(tiny.tensors, 12)
     tensors[2] = np.ascontiguousarray(tensors[2].transpose(0, 2, 1)).transpose(0, 2, 1)
-    openai_release.write(tmp_path, tensors, config=tiny.config)
-    release = openai_release.read(tmp_path)
+    openai_release.write_release(tmp_path, tensors, config=tiny.config)
+    release = openai_release.read_release(tmp_path)
     assert [t.tobytes() for t in tensors] == [t.tobytes() for t in release.tensors]
 
 
@@ -162,5 +162,5 @@ def test_a_minus_zero_and_the_smallest_number_stay(folder: Path) -> None:
     part = np.load(folder / "params_2.npy")
     part[:2] = [-0.0, 1e-45]
     np.save(folder / "params_2.npy", part)
-    first = openai_release.read(folder).tensors[0].reshape(-1)[1:3]
+    first = openai_release.read_release(folder).tensors[0].reshape(-1)[1:3]
     assert part[:2].tobytes() == first.tobytes()

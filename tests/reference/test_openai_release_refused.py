@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reference import openai_release, release_shapes
-from reference.refusal import RefusedError, UnavailableError
+from reference import openai_release
+from reference.errors import RejectedError, UnavailableError
 
 SIZES = {"n_positions": 7, "vocab_size": 11, "n_embd": 6, "n_layer": 2}
 CONFIG = SIZES | {"n_head": 3, "model_type": "openai-gpt"}
@@ -25,7 +25,7 @@ Array = NDArray[np.float32]
 def tensors() -> list[Array]:
     """Return drawn tensors of those sizes, in the release's order and shapes."""
     generator = np.random.default_rng(20180611)
-    shapes = release_shapes.gpt(**SIZES)
+    shapes = openai_release.gpt_shapes(**SIZES)
     return [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
@@ -34,15 +34,15 @@ def folder(tmp_path: Path, tensors: list[Array]) -> Path:
     """Return a folder with those tensors in ragged shards, sound so far."""
     path = tmp_path / "release"
     path.mkdir()
-    openai_release.write(path, tensors, config=CONFIG, lengths=RAGGED)
-    assert openai_release.read(path).config == CONFIG
+    openai_release.write_release(path, tensors, config=CONFIG, lengths=RAGGED)
+    assert openai_release.read_release(path).config == CONFIG
     return path
 
 
-def refused(folder: Path, sentence: str) -> RefusedError:
+def refused(folder: Path, sentence: str) -> RejectedError:
     """Return the refusal that reading `folder` ends in; its message is of one line."""
-    with pytest.raises(RefusedError, match=sentence) as caught:
-        openai_release.read(folder)
+    with pytest.raises(RejectedError, match=sentence) as caught:
+        openai_release.read_release(folder)
     assert "\n" not in f"{caught.value.what}{caught.value.where}{caught.value.fix}"
     assert len(caught.value.what) < 200
     return caught.value
@@ -114,14 +114,14 @@ def test_a_config_that_is_missing_is_not_made_up(folder: Path) -> None:
 def test_what_does_not_fit_is_not_written(tensors: list[Array], tmp_path: Path) -> None:
     """Lengths of another model, another type of number, and shapes without their config."""
     for lengths in ([113] * 10, [TOTAL], [*[0] * 8, TOTAL + 1, -1], [*[0] * 9, float(TOTAL)]):
-        with pytest.raises(RefusedError, match="shard lengths are not 10 numbers"):
-            openai_release.write(tmp_path, tensors, config=CONFIG, lengths=lengths)
-    with pytest.raises(RefusedError, match="no config"):
-        openai_release.write(tmp_path, tensors, config=None)
+        with pytest.raises(RejectedError, match="shard lengths are not 10 numbers"):
+            openai_release.write_release(tmp_path, tensors, config=CONFIG, lengths=lengths)
+    with pytest.raises(RejectedError, match="no config"):
+        openai_release.write_release(tmp_path, tensors, config=None)
     assert not list(tmp_path.iterdir())
     doubled = [tensor.astype(np.float64) for tensor in tensors]
-    with pytest.raises(RefusedError, match="float64"):
-        openai_release.write(tmp_path, doubled, config=CONFIG)
+    with pytest.raises(RejectedError, match="float64"):
+        openai_release.write_release(tmp_path, doubled, config=CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_a_folder_that_takes_nothing_is_named(
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UnavailableError, match=sentence):
-        openai_release.write(tmp_path, tensors, config=CONFIG)
+        openai_release.write_release(tmp_path, tensors, config=CONFIG)

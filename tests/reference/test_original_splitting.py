@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reference.original_splitting import OriginalTokenizer, prepared
+from reference.original_tokenizer import OriginalTokenizer, prepare_text
 from reference.published_token_ids import PUBLISHED
 
 pytest.importorskip("ftfy", reason="not run: ftfy is not installed (extra original-text)")
@@ -43,7 +43,7 @@ def test_a_shifted_rank_would_show(released: OriginalTokenizer) -> None:
 def test_steps_of_the_preparation() -> None:
     """Marks alone, backslashes not, spaces single, newlines between two."""
     expected = 'a\\b " c " -- d \n e'
-    assert expected == prepared('a\\b "c"--d \n\n\te ')
+    assert expected == prepare_text('a\\b "c"--d \n\n\te ')
 
 
 @pytest.fixture

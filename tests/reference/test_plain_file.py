@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reference.plain_file import contents, digested, digested_path, opened, written
-from reference.refusal import RefusedError, UnavailableError
+from reference.errors import RejectedError, UnavailableError
+from reference.files import digest_file, digest_path, open_plain, read_bytes, write_bytes
 
 TEXT = b"what is up, doc?"
 """Git's own example of a blob.
@@ -22,17 +22,17 @@ def test_the_git_id_is_gits(tmp_path: Path) -> None:
     path = tmp_path / "doc"
     path.write_bytes(TEXT)
     expected = "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
-    assert expected == digested("doc", TEXT[:5], memoryview(TEXT)[5:]).git_blob
-    assert digested("doc", TEXT) == digested_path(path)
+    assert expected == digest_file("doc", TEXT[:5], memoryview(TEXT)[5:]).git_blob
+    assert digest_file("doc", TEXT) == digest_path(path)
 
 
 def test_a_file_of_many_pieces_is_digested_whole(tmp_path: Path) -> None:
     """The last piece is a short one."""
     data = os.urandom((9 << 20) + 1)
     (tmp_path / "large").write_bytes(data)
-    file = digested_path(tmp_path / "large")
+    file = digest_path(tmp_path / "large")
     assert hashlib.sha256(data).hexdigest() == file.sha256
-    assert digested("large", data) == file
+    assert digest_file("large", data) == file
 
 
 def test_a_file_that_grows_meanwhile_is_refused(
@@ -45,16 +45,16 @@ def test_a_file_that_grows_meanwhile_is_refused(
     shorter = os.stat_result([*sizes(0)[:6], len(TEXT) - 1, *sizes(0)[7:]])
     regular = os.stat_result([path.stat().st_mode, *shorter[1:]])
     monkeypatch.setattr(os, "fstat", lambda _: regular)
-    with pytest.raises(RefusedError, match="log changed while it was read"):
-        digested_path(path)
+    with pytest.raises(RejectedError, match="log changed while it was read"):
+        digest_path(path)
 
 
 def test_a_small_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     """One byte more is refused, with both counts."""
     (tmp_path / "doc").write_bytes(TEXT)
-    assert contents(tmp_path / "doc", len(TEXT)) == TEXT
-    with pytest.raises(RefusedError, match="doc has 16 bytes, more than the 15 that are read"):
-        contents(tmp_path / "doc", len(TEXT) - 1)
+    assert read_bytes(tmp_path / "doc", len(TEXT)) == TEXT
+    with pytest.raises(RejectedError, match="doc has 16 bytes, more than the 15 that are read"):
+        read_bytes(tmp_path / "doc", len(TEXT) - 1)
 
 
 def test_reading_that_fails_is_unavailable(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_reading_that_fails_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "doc").write_bytes(TEXT)
     with (
         pytest.raises(UnavailableError, match="doc cannot be read: Input/output error"),
-        opened(tmp_path / "doc"),
+        open_plain(tmp_path / "doc"),
     ):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -70,20 +70,20 @@ def test_reading_that_fails_is_unavailable(tmp_path: Path) -> None:
 def test_a_refusal_inside_is_no_reading_error(tmp_path: Path) -> None:
     """What the reader says of the bytes is said as it is."""
     (tmp_path / "doc").write_bytes(TEXT)
-    refusal = RefusedError("not this", where="doc", fix="another")
-    with pytest.raises(RefusedError) as caught, opened(tmp_path / "doc"):
+    refusal = RejectedError("not this", where="doc", fix="another")
+    with pytest.raises(RejectedError) as caught, open_plain(tmp_path / "doc"):
         raise refusal
     assert refusal is caught.value
 
 
 def test_what_is_written_is_what_is_digested(tmp_path: Path) -> None:
     """Part after part."""
-    file = written(tmp_path / "doc", [TEXT[:5], memoryview(TEXT)[5:]])
+    file = write_bytes(tmp_path / "doc", [TEXT[:5], memoryview(TEXT)[5:]])
     assert (tmp_path / "doc").read_bytes() == TEXT
-    assert digested_path(tmp_path / "doc") == file
+    assert digest_path(tmp_path / "doc") == file
 
 
 def test_a_folder_that_is_not_there_cannot_be_written_into(tmp_path: Path) -> None:
     """The file is named."""
     with pytest.raises(UnavailableError, match="doc cannot be written: No such file"):
-        written(tmp_path / "nowhere" / "doc", [TEXT])
+        write_bytes(tmp_path / "nowhere" / "doc", [TEXT])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reference import published
-from reference.plain_file import digested_path
+from reference.files import digest_path
 
 OTHER = "0" * 64
 
@@ -73,7 +73,7 @@ def test_the_digests_are_those_of_the_released_vocabulary() -> None:
     if not vocabulary:
         pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")
     for name in ("encoder_bpe_40000.json", "vocab_40000.bpe", "params_shapes.json"):
-        file = digested_path(Path(vocabulary) / name)
+        file = digest_path(Path(vocabulary) / name)
         assert published.GIT_BLOBS[name] == file.git_blob
         assert published.SHA256.get(name, file.sha256) == file.sha256
         data = (Path(vocabulary) / name).read_bytes()

@@ -7,8 +7,7 @@ from importlib import resources
 import pytest
 
 from reference import published as published_files
-from reference.golden_schema import SCHEMAS, Golden, Grade, Kind, Measure
-from reference.published_goldens import FILES, published
+from reference.published import FILES, SCHEMAS, Golden, Grade, Kind, Measure, published
 
 FOLDER = resources.files("reference").joinpath("goldens")
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from reference import published_goldens as module
-from reference.golden_schema import Golden
-from reference.published_goldens import parse, published
-from reference.refusal import RefusedError
+from reference import published as module
+from reference.errors import RejectedError
+from reference.published import Golden, parse, published
 
 ROW: dict[str, Any] = {
     "key": "a/row",
@@ -105,7 +104,7 @@ def test_a_wrong_row_is_refused_by_name(
     row: dict[str, Any], path: str, value: object, message: str
 ) -> None:
     """Whatever is wrong with a row is said, with the file, the row's place and its key."""
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RejectedError) as caught:
         parse(text_of(ROW | {"key": "a/good"}, put(row, path, value)), where="some.json")
     assert caught.value.what.startswith(message)
     assert caught.value.where.startswith("some.json, row 1 ('a/row')")
@@ -114,7 +113,7 @@ def test_a_wrong_row_is_refused_by_name(
 @pytest.mark.parametrize("key", [None, "no-group", "/row", "group/", 7])
 def test_a_key_has_a_group_and_a_name(key: object) -> None:
     """A row without a key, or with half of one, is refused."""
-    with pytest.raises(RefusedError, match="key"):
+    with pytest.raises(RejectedError, match="key"):
         parse(text_of(put(ROW, "key", key)), where="f")
 
 
@@ -134,7 +133,7 @@ def test_a_key_has_a_group_and_a_name(key: object) -> None:
 )
 def test_a_wrong_file_is_refused(text: str, message: str) -> None:
     """A text that is no file of goldens is refused, and the file named."""
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RejectedError) as caught:
         parse(text, where="some.json")
     assert message in caught.value.what
     assert caught.value.where.startswith("some.json")
@@ -142,7 +141,7 @@ def test_a_wrong_file_is_refused(text: str, message: str) -> None:
 
 def test_two_rows_of_one_key_are_refused() -> None:
     """Two rows that a report could not tell apart are refused by their key."""
-    with pytest.raises(RefusedError, match=r"two rows have this key \(a/row"):
+    with pytest.raises(RejectedError, match=r"two rows have this key \(a/row"):
         module._distinct([*parse(text_of(ROW), where="f"), *parse(text_of(ROW), where="g")])
 
 
@@ -154,5 +153,5 @@ def test_published_rows_go_through_the_same_door(monkeypatch: pytest.MonkeyPatch
         return parse_it(text.replace("9.1056", "-Infinity"), where=where)
 
     monkeypatch.setattr(module, "parse", spoilt)
-    with pytest.raises(RefusedError, match="Infinity"):
+    with pytest.raises(RejectedError, match="Infinity"):
         published()

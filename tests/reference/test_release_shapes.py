@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from reference import release_shapes
-from reference.refusal import RefusedError
+from reference import openai_release
+from reference.errors import RejectedError
 
 SIZES = {"n_positions": 7, "vocab_size": 11, "n_embd": 6, "n_layer": 2}
-GOOD = [list(shape) for shape in release_shapes.gpt(**SIZES)]
+GOOD = [list(shape) for shape in openai_release.gpt_shapes(**SIZES)]
 
 
 def published_shapes() -> Path:
@@ -27,26 +27,26 @@ def test_the_published_shapes_are_written_to_the_byte() -> None:
     """As the release formats them, and as git knows them."""
     path = published_shapes()
     expected = path.read_bytes()
-    shapes = release_shapes.parse(expected, str(path))
-    assert release_shapes.gpt(**release_shapes.RELEASED_SIZES) == shapes
-    assert expected == release_shapes.dump(shapes)
+    shapes = openai_release.parse_shapes(expected, str(path))
+    assert openai_release.gpt_shapes(**openai_release.RELEASED_SIZES) == shapes
+    assert expected == openai_release.dump_shapes(shapes)
 
 
 def test_the_published_shapes_have_their_published_id() -> None:
     """Which needs no file: the shapes are known, and their format is."""
-    text = release_shapes.dump(release_shapes.gpt(**release_shapes.RELEASED_SIZES))
+    text = openai_release.dump_shapes(openai_release.gpt_shapes(**openai_release.RELEASED_SIZES))
     blob = hashlib.sha1(b"blob %d\0" % len(text) + text, usedforsecurity=False)
     expected = "29fac299ae848d7e447be84a33345edcf1b5353c"
     assert expected == blob.hexdigest()
-    assert release_shapes.count(release_shapes.parse(text, "")) == 116_534_784
+    assert openai_release.count_parameters(openai_release.parse_shapes(text, "")) == 116_534_784
 
 
 def test_the_shapes_say_the_sizes() -> None:
     """All but the number of heads."""
-    shapes = release_shapes.parse(json.dumps(GOOD).encode(), "here")
-    assert release_shapes.sizes(shapes, "here") == SIZES
+    shapes = openai_release.parse_shapes(json.dumps(GOOD).encode(), "here")
+    assert openai_release.shape_sizes(shapes, "here") == SIZES
     expected = 7 * 6 + 11 * 6 + 2 * (12 * 6 * 6 + 13 * 6)
-    assert expected == release_shapes.count(shapes)
+    assert expected == openai_release.count_parameters(shapes)
 
 
 def changed(index: int, shape: object) -> str:
@@ -87,8 +87,8 @@ FORGERIES = {
 def test_what_is_no_list_of_a_gpts_shapes_is_refused(case: str) -> None:
     """Before anything is done with it; the tensor is named where there is one."""
     text, sentence = FORGERIES[case]
-    with pytest.raises(RefusedError, match=sentence) as caught:
-        release_shapes.parse(text.encode(errors="surrogateescape"), "here")
+    with pytest.raises(RejectedError, match=sentence) as caught:
+        openai_release.parse_shapes(text.encode(errors="surrogateescape"), "here")
     assert caught.value.where == "here"
     assert len(caught.value.what) < 200
 
@@ -105,25 +105,27 @@ def test_what_is_no_list_of_a_gpts_shapes_is_refused(case: str) -> None:
 )
 def test_a_config_of_other_sizes_is_refused(field: str, said: Any, sentence: str) -> None:  # noqa: ANN401
     """The field is named, with what either says."""
-    shapes = release_shapes.gpt(**SIZES)
-    release_shapes.check_config(shapes, SIZES, "here")
-    with pytest.raises(RefusedError, match=sentence) as caught:
-        release_shapes.check_config(shapes, SIZES | {field: said}, "here")
+    shapes = openai_release.gpt_shapes(**SIZES)
+    openai_release.check_config(shapes, SIZES, "here")
+    with pytest.raises(RejectedError, match=sentence) as caught:
+        openai_release.check_config(shapes, SIZES | {field: said}, "here")
     assert len(caught.value.what) < 200
 
 
 def test_a_config_may_not_say_true_for_one() -> None:
     """Though they are equal."""
     sizes = SIZES | {"n_layer": 1}
-    with pytest.raises(RefusedError, match="says n_layer=True"):
-        release_shapes.check_config(release_shapes.gpt(**sizes), sizes | {"n_layer": True}, "")
+    with pytest.raises(RejectedError, match="says n_layer=True"):
+        openai_release.check_config(
+            openai_release.gpt_shapes(**sizes), sizes | {"n_layer": True}, ""
+        )
 
 
 def test_only_the_published_shapes_need_no_config() -> None:
     """In no other is the number of heads known."""
-    published = release_shapes.RELEASED_SIZES
-    release_shapes.check_config(release_shapes.gpt(**published), None, "here")
+    published = openai_release.RELEASED_SIZES
+    openai_release.check_config(openai_release.gpt_shapes(**published), None, "here")
     for name, size in published.items():
-        shapes = release_shapes.gpt(**published | {name: size + 1})
-        with pytest.raises(RefusedError, match="how many heads"):
-            release_shapes.check_config(shapes, None, "here")
+        shapes = openai_release.gpt_shapes(**published | {name: size + 1})
+        with pytest.raises(RejectedError, match="how many heads"):
+            openai_release.check_config(shapes, None, "here")

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 import scratch_gpt
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.attention_triton import unavailable
+from scratch_gpt.kernels.triton_attention import unavailable
 
 HOME = Path(scratch_gpt.__path__[0])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch import Tensor, nn
 
-from scratch_gpt.affine import Affine, affine
+from scratch_gpt.linear import Linear, linear
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
@@ -27,19 +27,19 @@ def test_is_the_product_plus_the_bias(
     """Every row is multiplied by the weight and shifted by the bias, whatever the leading axes."""
     x, weight, bias = draw(*leading, 7), draw(7, 13), draw(13)
     expected = np.einsum("...i,io->...o", x.numpy(), weight.numpy()) + bias.numpy()
-    assert_same(expected, affine(x, weight, bias))
+    assert_same(expected, linear(x, weight, bias))
 
 
 def test_takes_rows_that_are_not_contiguous(draw: Draw, assert_same: Same) -> None:
     """A transposed input gives what its contiguous copy gives."""
     x, weight, bias = draw(7, 5, 2).permute(2, 1, 0), draw(7, 13), draw(13)
     expected = x.numpy() @ weight.numpy() + bias.numpy()
-    assert_same(expected, affine(x, weight, bias))
+    assert_same(expected, linear(x, weight, bias))
 
 
 def test_stores_its_weight_as_released() -> None:
     """The weight's axes are in and out, in this order."""
-    layer = Affine(7, 13)
+    layer = Linear(7, 13)
     expected = {"weight": (7, 13), "bias": (13,)}
     actual = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
     assert expected == actual
@@ -49,7 +49,7 @@ def test_the_layer_uses_its_own_weight_and_bias(
     draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
 ) -> None:
     """The layer applies the map of the parameters that it owns."""
-    layer, x = loud(Affine(7, 13)), draw(2, 5, 7)
+    layer, x = loud(Linear(7, 13)), draw(2, 5, 7)
     expected = x @ layer.weight + layer.bias
     assert_same(expected, layer(x))
 
@@ -59,7 +59,7 @@ def test_gradients_reach_weight_and_bias(draw: Draw, assert_same: Same) -> None:
     x, weight, bias, upstream = draw(2, 5, 7), draw(7, 13), draw(13), draw(2, 5, 13)
     weight.requires_grad_()
     bias.requires_grad_()
-    affine(x, weight, bias).backward(upstream)
+    linear(x, weight, bias).backward(upstream)
     expected = np.einsum("bti,bto->io", x.numpy(), upstream.numpy())
     assert_same(expected, weight.grad)
     assert_same(upstream.numpy().sum((0, 1)), bias.grad)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.attention import CORES, plain, softmax
-from scratch_gpt.attention_tiled import tiled
+from scratch_gpt.attention import KERNELS, plain_attention, softmax
+from scratch_gpt.kernels.tiled_attention import tiled_attention
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
@@ -52,7 +52,7 @@ def test_plain_equals_the_loop_over_rows(
     qkv = projections(draw, time_q=time_q)
     mask = None if padding is None else torch.tensor(padding)
     expected = row_by_row(*qkv, mask)
-    assert_same(expected, plain(*qkv, mask))
+    assert_same(expected, plain_attention(*qkv, mask))
 
 
 @pytest.mark.parametrize("core", EAGER)
@@ -61,7 +61,7 @@ def test_padding_changes_no_real_row(core: str, draw: Draw, assert_same: Same) -
     qkv = projections(draw)
     mask = torch.tensor([[False, False, True, True, True]] * 2)
     expected = row_by_row(*(x[:, :, 2:] for x in qkv), None)
-    assert_same(expected, CORES[core](*qkv, mask)[:, :, 2:])
+    assert_same(expected, KERNELS[core](*qkv, mask)[:, :, 2:])
 
 
 @pytest.mark.parametrize("core", EAGER)
@@ -72,9 +72,9 @@ def test_every_row_is_finite_and_causal(
     """What comes after a position changes no bit of its row, be it real or padding."""
     query, key, value = projections(draw)
     mask = None if padding is None else torch.tensor(padding)
-    before = CORES[core](query, key, value, mask)
+    before = KERNELS[core](query, key, value, mask)
     later = [torch.cat([x[:, :, :3], draw(2, 3, 2, 7)], dim=2) for x in (query, key, value)]
-    after = CORES[core](*later, mask)
+    after = KERNELS[core](*later, mask)
     assert bool(before.isfinite().all())
     assert torch.equal(before[:, :, :3], after[:, :, :3])
     assert not torch.equal(before[:, :, 3:], after[:, :, 3:])
@@ -101,7 +101,7 @@ def test_extreme_scores_stay_finite_and_causal(
     order = query_sign[..., :, None] * key_sign[..., None, :]
     largest = (order + torch.full((5, 5), float("-inf")).triu(1)).argmax(-1)
     expected = torch.take_along_dim(value, largest[..., None], dim=2)
-    assert torch.equal(expected, CORES[core](query, key, value))
+    assert torch.equal(expected, KERNELS[core](query, key, value))
 
 
 def test_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
@@ -131,7 +131,7 @@ def test_plain_shows_scaled_scores_then_weights(
 ) -> None:
     """The scores are scaled and not yet masked; the weights are their causal softmax."""
     query, key, value = projections(draw)
-    plain(query, key, value, tap=watch)
+    plain_attention(query, key, value, tap=watch)
     scores = np.einsum("bhqw,bhkw->bhqk", query.numpy(), key.numpy()) / math.sqrt(7)
     weights = np.tril(np.exp(scores))
     expected = ["scores", "weights"]
@@ -154,7 +154,7 @@ def test_plain_goes_on_with_what_the_tap_returns(
         return instead[name] if name == replaced else value
 
     expected = uniform @ value
-    assert_same(expected, plain(query, key, value, tap=replace))
+    assert_same(expected, plain_attention(query, key, value, tap=replace))
 
 
 @pytest.mark.parametrize("core", EAGER)
@@ -164,7 +164,7 @@ def test_dropout_falls_on_the_weights(core: str, draw: Draw, assert_same: Same) 
     value = torch.cat([one_hot, one_hot], dim=-1).expand(2, 3, 5, 10)
     # So a row of the context is its row of weights, twice over.
     weights = torch.from_numpy(row_by_row(query, key, value, None))
-    context = CORES[core](query, key, value, dropout_probability=0.75)
+    context = KERNELS[core](query, key, value, dropout_probability=0.75)
     dropped = context == 0
     visible = torch.ones(5, 5).tril().bool().repeat(1, 2).expand(2, 3, 5, 10)
     expected = {True, False}
@@ -178,10 +178,10 @@ def test_more_queries_than_keys_are_refused(core: str, draw: Draw) -> None:
     """Every core checks what it is given before it computes anything."""
     query, key, value = projections(draw, time_q=6)
     with pytest.raises(ValueError, match="attention needs 1 <= time_q <= time_k, got 6 and 5"):
-        CORES[core](query, key, value)
+        KERNELS[core](query, key, value)
 
 
 def test_both_cores_have_their_names() -> None:
     """The table holds the plain core and the tiled one."""
-    assert CORES["plain"] is plain
-    assert CORES["tiled"] is tiled
+    assert KERNELS["plain"] is plain_attention
+    assert KERNELS["tiled"] is tiled_attention

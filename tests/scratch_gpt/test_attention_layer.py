@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scratch_gpt.attention import Attention, merge_heads, plain, split_heads
+from scratch_gpt.attention import Attention, merge_heads, plain_attention, split_heads
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
@@ -29,7 +29,7 @@ def test_merged_heads_lie_side_by_side(draw: Draw) -> None:
 @pytest.fixture
 def layer(loud: Callable[[nn.Module], nn.Module]) -> Attention:
     """Return a layer of width 21 and 3 heads that drops out where it trains."""
-    return loud(Attention(21, 3, core=plain, attn_pdrop=0.375))
+    return loud(Attention(21, 3, core=plain_attention, attn_pdrop=0.375))
 
 
 def test_the_layer_equals_the_library(

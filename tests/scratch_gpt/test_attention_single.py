@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.attention import plain
-from scratch_gpt.attention_single import single
-from scratch_gpt.attention_tiled import tiled
+from scratch_gpt.attention import plain_attention
+from scratch_gpt.kernels.tiled_attention import single_query_attention, tiled_attention
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
@@ -23,7 +22,7 @@ def inputs(request: pytest.FixtureRequest, draw: Draw) -> tuple[Tensor, Tensor, 
 
 def test_equals_the_plain_core(inputs: tuple[Tensor, Tensor, Tensor], assert_same: Same) -> None:
     """At any number of keys, one included."""
-    assert_same(plain(*inputs), single(*inputs))
+    assert_same(plain_attention(*inputs), single_query_attention(*inputs))
 
 
 def test_hides_padding_and_never_its_own_key(
@@ -33,13 +32,13 @@ def test_hides_padding_and_never_its_own_key(
     mask = torch.ones(2, inputs[1].shape[-2], dtype=torch.bool)
     mask[0, ::2] = False
     mask[1] = False
-    assert_same(plain(*inputs, mask), single(*inputs, mask))
+    assert_same(plain_attention(*inputs, mask), single_query_attention(*inputs, mask))
 
 
 def test_survives_the_largest_scores(draw: Draw) -> None:
     """Scores beyond the exponential's range give weights all the same."""
     query, key, value = 1e3 * draw(2, 3, 1, 7), 1e3 * draw(2, 3, 5, 7), draw(2, 3, 5, 7)
-    assert bool(single(query, key, value).isfinite().all())
+    assert bool(single_query_attention(query, key, value).isfinite().all())
 
 
 def test_a_key_in_a_room_with_more_is_met_alone(
@@ -50,7 +49,7 @@ def test_a_key_in_a_room_with_more_is_met_alone(
     rooms = draw(2, 2, 3, 70, 7)
     rooms[0, :, :, : key.shape[2]], rooms[1, :, :, : key.shape[2]] = key, value
     views = (room[:, :, : key.shape[2]] for room in rooms)
-    assert_same(single(query, key, value), single(query, *views))
+    assert_same(single_query_attention(query, key, value), single_query_attention(query, *views))
 
 
 def test_the_tiled_core_takes_it_where_no_gradient_is_asked(
@@ -58,8 +57,8 @@ def test_the_tiled_core_takes_it_where_no_gradient_is_asked(
 ) -> None:
     """The very bits of this core without gradients, and the same values with them."""
     with torch.no_grad():
-        assert torch.equal(single(*inputs), tiled(*inputs))
-    assert_same(single(*inputs), tiled(*inputs))
+        assert torch.equal(single_query_attention(*inputs), tiled_attention(*inputs))
+    assert_same(single_query_attention(*inputs), tiled_attention(*inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -68,5 +67,5 @@ def test_works_in_float32_where_the_query_is_half(dtype: torch.dtype, draw: Draw
     query, key, value = (
         x.to(dtype) for x in (draw(2, 3, 1, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
     )
-    wide = single(query.float(), key.float(), value.float())
-    assert torch.equal(wide.to(dtype), single(query, key, value))
+    wide = single_query_attention(query.float(), key.float(), value.float())
+    assert torch.equal(wide.to(dtype), single_query_attention(query, key, value))

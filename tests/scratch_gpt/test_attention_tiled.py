@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scratch_gpt.attention import plain
-from scratch_gpt.attention_tiled import TILE, tiled
+from scratch_gpt.attention import plain_attention
+from scratch_gpt.kernels.tiled_attention import TILE, tiled_attention
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
@@ -58,16 +58,16 @@ def test_equals_plain(
     time_k = time + past
     query, key, value = draw(2, 3, time, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
     mask = padded(time_k) if with_mask else None
-    expected = plain(query, key, value, mask)
-    assert_same(expected, tiled(query, key, value, mask, tile=4))
+    expected = plain_attention(query, key, value, mask)
+    assert_same(expected, tiled_attention(query, key, value, mask, tile=4))
 
 
 @pytest.mark.parametrize("time", ragged(TILE))
 def test_equals_plain_with_its_own_tile(time: int, draw: Draw, assert_same: Same) -> None:
     """So it does with the tile that it chooses by itself."""
     query, key, value = draw(2, 3, time, 7), draw(2, 3, time, 7), draw(2, 3, time, 7)
-    expected = plain(query, key, value)
-    assert_same(expected, tiled(query, key, value))
+    expected = plain_attention(query, key, value)
+    assert_same(expected, tiled_attention(query, key, value))
 
 
 @pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
@@ -82,8 +82,8 @@ def test_gradients_equal_plains(
     shapes = [(2, 3, 17, 7), (2, 3, 17 + past, 7), (2, 3, 17 + past, 7)]
     inputs, upstream = [draw(*shape).requires_grad_() for shape in shapes], draw(2, 3, 17, 7)
     mask = padded(17 + past) if with_mask else None
-    expected = torch.autograd.grad(plain(*inputs, mask), inputs, upstream)
-    actual = torch.autograd.grad(tiled(*inputs, mask, tile=4), inputs, upstream)
+    expected = torch.autograd.grad(plain_attention(*inputs, mask), inputs, upstream)
+    actual = torch.autograd.grad(tiled_attention(*inputs, mask, tile=4), inputs, upstream)
     for of_plain, of_tiled in zip(expected, actual, strict=True):
         assert_same(of_plain, of_tiled)
 
@@ -96,7 +96,7 @@ def test_the_derivative_is_that_of_differences(
     """Without any library: the written derivatives are what small changes do."""
     inputs = [draw(2, 2, time, 3).requires_grad_() for time in (5, 6, 6)]
     mask = padded(6) if with_mask else None
-    assert gradcheck(lambda *qkv: tiled(*qkv, mask, tile=2), inputs)
+    assert gradcheck(lambda *qkv: tiled_attention(*qkv, mask, tile=2), inputs)
 
 
 def test_the_derivative_of_dropped_weights_is_that_of_differences(draw: Draw) -> None:
@@ -105,9 +105,9 @@ def test_the_derivative_of_dropped_weights_is_that_of_differences(draw: Draw) ->
 
     def dropping(*qkv: Tensor) -> Tensor:
         torch.manual_seed(4)
-        return tiled(*qkv, dropout_probability=0.25, tile=2)
+        return tiled_attention(*qkv, dropout_probability=0.25, tile=2)
 
-    assert not torch.equal(dropping(*inputs), tiled(*inputs, tile=2))
+    assert not torch.equal(dropping(*inputs), tiled_attention(*inputs, tile=2))
     assert gradcheck(dropping, inputs)
 
 
@@ -116,10 +116,10 @@ def test_how_many_sequences_go_together_changes_nothing(
     cached: int, draw: Draw, assert_same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether a batch is cut into its sequences or not: forward and backward are the same."""
-    monkeypatch.setattr("scratch_gpt.attention_strips._CACHED", cached)
+    monkeypatch.setattr("scratch_gpt.kernels.tiled_attention._CACHED", cached)
     inputs, upstream = [draw(3, 2, 9, 7).requires_grad_() for _ in range(3)], draw(3, 2, 9, 7)
     mask = torch.cat([padded(9), torch.ones(1, 9, dtype=torch.bool)])
-    expected, actual = plain(*inputs, mask), tiled(*inputs, mask, tile=4)
+    expected, actual = plain_attention(*inputs, mask), tiled_attention(*inputs, mask, tile=4)
     assert_same(expected, actual)
     for of_plain, of_tiled in zip(
         *(torch.autograd.grad(context, inputs, upstream) for context in (expected, actual)),
@@ -130,7 +130,7 @@ def test_how_many_sequences_go_together_changes_nothing(
 
 def test_merging_its_heads_is_a_view(draw: Draw) -> None:
     """The context is laid out as the next product wants it."""
-    context = tiled(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
+    context = tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
     assert context.transpose(1, 2).is_contiguous()
 
 
@@ -139,7 +139,7 @@ def test_leaves_its_inputs_as_they_were(draw: Draw) -> None:
     inputs, upstream = [draw(2, 3, 9, 7).requires_grad_() for _ in range(3)], draw(2, 3, 9, 7)
     inputs.append(upstream)
     expected = [x.detach().clone() for x in inputs]
-    tiled(*inputs[:3], padded(9), tile=4).backward(upstream)
+    tiled_attention(*inputs[:3], padded(9), tile=4).backward(upstream)
     assert all(torch.equal(*pair) for pair in zip(expected, inputs, strict=True))
 
 
@@ -150,15 +150,15 @@ def test_never_calls_plain(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_inputs: object, **_named: object) -> None:
         pytest.fail("the tiled core called the plain one")
 
-    monkeypatch.setattr(attention, "plain", forbidden)
+    monkeypatch.setattr(attention, "plain_attention", forbidden)
     monkeypatch.setattr(attention, "softmax", forbidden)
-    monkeypatch.setitem(attention.CORES, "plain", forbidden)
-    tiled(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tile=4)
+    monkeypatch.setitem(attention.KERNELS, "plain", forbidden)
+    tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tile=4)
 
 
 def test_shows_no_tap(draw: Draw, watch: Callable[..., Tensor]) -> None:
     """Neither scores nor weights are shown, since neither is ever formed whole."""
-    tiled(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tap=watch, tile=4)
+    tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tap=watch, tile=4)
     assert not watch.seen
 
 
@@ -191,7 +191,7 @@ def test_its_largest_tensor_grows_with_time(
 ) -> None:
     """Twice the time makes the largest tensor at most twice as large, for a tile of fixed size."""
     once, twice = (
-        largest_at(tiled, size, masked=masked, backward=backward, tile=8)
+        largest_at(tiled_attention, size, masked=masked, backward=backward, tile=8)
         for size in (time, 2 * time)
     )
     assert twice <= 2 * once
@@ -203,7 +203,9 @@ def test_plains_largest_tensor_grows_with_the_square(
     largest_at: Callable[..., int],
 ) -> None:
     """Watched by the same means, the plain core's largest tensor grows fourfold."""
-    once, twice = (largest_at(plain, size, masked=masked, backward=False) for size in (64, 128))
+    once, twice = (
+        largest_at(plain_attention, size, masked=masked, backward=False) for size in (64, 128)
+    )
     assert twice == 4 * once
 
 
@@ -215,7 +217,7 @@ def test_scores_in_the_future_of_a_tile_are_never_computed(
     time, tile = 17, 4
     query, key, value = draw(2, 3, time, 7), draw(2, 3, time + past, 7), draw(2, 3, time + past, 7)
     with recorded() as operations:
-        tiled(query, key, value, tile=tile)
+        tiled_attention(query, key, value, tile=tile)
     rows_and_seen = [(4, 4), (4, 8), (4, 12), (4, 16), (1, 17)]
     expected = 2 * 3 * sum(rows * (past + seen) for rows, seen in rows_and_seen)
     assert expected == scores(operations, head_width=7)
@@ -225,7 +227,7 @@ def test_scores_in_the_future_of_a_tile_are_never_computed(
 def test_its_own_tile_skips_the_future_too(draw: Draw, recorded: Recorded) -> None:
     """Left to itself it takes 64 queries at a time."""
     with recorded() as operations:
-        tiled(draw(1, 1, 261, 7), draw(1, 1, 261, 7), draw(1, 1, 261, 7))
+        tiled_attention(draw(1, 1, 261, 7), draw(1, 1, 261, 7), draw(1, 1, 261, 7))
     expected = 64 * (64 + 128 + 192 + 256) + 5 * 261
     assert expected == scores(operations, head_width=7)
 
@@ -233,6 +235,6 @@ def test_its_own_tile_skips_the_future_too(draw: Draw, recorded: Recorded) -> No
 def test_plain_computes_the_whole_square(draw: Draw, recorded: Recorded) -> None:
     """Counted by the same means, the plain core computes every score there is."""
     with recorded() as operations:
-        plain(draw(2, 3, 17, 7), draw(2, 3, 17, 7), draw(2, 3, 17, 7))
+        plain_attention(draw(2, 3, 17, 7), draw(2, 3, 17, 7), draw(2, 3, 17, 7))
     expected = 2 * 3 * 17 * 17
     assert expected == scores(operations, head_width=7)

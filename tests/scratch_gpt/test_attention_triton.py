@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import scratch_gpt
-from parity.tolerances import PRECISIONS
-from scratch_gpt.attention import merge_heads, plain, split_heads
+from parity.core.tolerances import PRECISIONS
+from scratch_gpt.attention import merge_heads, plain_attention, split_heads
 
 pytestmark = pytest.mark.slow  # an interpreter of kernels takes its time
 
@@ -41,7 +41,7 @@ def padded(time: int) -> Tensor:
 def by_plain(inputs: list[Tensor], upstream: Tensor, mask: Tensor | None = None) -> list[Tensor]:
     """Return the context of the plain core, and the gradients of its inputs."""
     inputs = [x.detach().requires_grad_() for x in inputs]
-    context = plain(*inputs, mask)
+    context = plain_attention(*inputs, mask)
     return [context.detach(), *torch.autograd.grad(context, inputs, upstream)]
 
 
@@ -140,7 +140,9 @@ def plant(folder: Path, name: str, file: str, right: str, wrong: str) -> str:
         if path.stem == f"attention_triton_{file}":
             assert right in source
             source = source.replace(right, wrong)
-        source = source.replace("scratch_gpt.attention_triton", f"{package}.attention_triton")
+        source = source.replace(
+            "scratch_gpt.kernels.triton_attention", f"{package}.attention_triton"
+        )
         (folder / package / path.name).write_text(source, encoding="utf-8")
     return package
 
@@ -230,5 +232,5 @@ def test_extreme_scores_stay_finite(
     key = (torch.linspace(0.5, 1.0, 21) * size)[None, None, :, None].expand(2, 3, 21, 7).to(dtype)
     value = draw(2, 3, 21, 7).to(dtype)
     answer = interpreted([query, key, value], value)
-    assert torch.equal(plain(query, key, value), answer["context"])
+    assert torch.equal(plain_attention(query, key, value), answer["context"])
     assert all(bool(x.isfinite().all()) for x in answer["gradients"][2:])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.attention import plain
+from scratch_gpt.attention import plain_attention
 
 pytestmark = pytest.mark.slow  # an interpreter of kernels takes its time
 
@@ -21,7 +21,7 @@ def dropped_weights(draw: Draw, run: Run, seed: int, **named: Any) -> tuple[Tens
     one_hot = torch.eye(13).double().expand(2, 2, 13, 13)
     query, key = draw(2, 2, 13, 13), draw(2, 2, 13, 13)
     answer = run([query, key, one_hot], one_hot, dropout=0.375, seed=seed, **named)
-    return answer["context"], plain(query, key, one_hot)
+    return answer["context"], plain_attention(query, key, one_hot)
 
 
 def test_dropout_zeroes_or_scales_weights(draw: Draw, interpreted: Run, assert_same: Same) -> None:
@@ -59,7 +59,7 @@ def test_gradients_drop_what_the_forward_dropped(
     def drop(name: str, x: Tensor) -> Tensor:
         return x * kept / 0.625 if name == "weights" else x
 
-    context = plain(*inputs, tap=drop)
+    context = plain_attention(*inputs, tap=drop)
     assert_same(context, answer["context"])
     gradients = torch.autograd.grad(context, inputs, upstream)
     for expected, actual in zip(gradients, answer["gradients"], strict=True):

@@ -14,11 +14,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.tolerances import PRECISIONS
-from scratch_gpt import attention_triton
-from scratch_gpt.attention import CORES, plain
-from scratch_gpt.attention_triton import OLDEST, attend, available, unavailable
-from scratch_gpt.attention_triton_launch import PLANS, WIDEST
+from parity.core.tolerances import PRECISIONS
+from scratch_gpt.attention import KERNELS, plain_attention
+from scratch_gpt.kernels import triton_attention
+from scratch_gpt.kernels.triton_attention import (
+    OLDEST,
+    PLANS,
+    WIDEST,
+    attend,
+    available,
+    unavailable,
+)
 
 Draw = Callable[..., Tensor]
 Made = dict[str, dict[str, int]]
@@ -41,7 +47,7 @@ def triton() -> None:
 
 def clean_python(source: str, **settings: str) -> str:
     """Return what `source` prints in a fresh interpreter."""
-    home = Path(attention_triton.__file__).parent.parent
+    home = Path(triton_attention.__file__).parent.parent
     env = os.environ | {"PYTHONPATH": str(home)} | settings
     command = [sys.executable, "-c", source]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -53,10 +59,10 @@ def test_nothing_imports_triton_before_the_core_is_called() -> None:
     """Neither the model with this core nor its module brings Triton along."""
     source = """
 import sys
-import scratch_gpt.attention_triton
+import scratch_gpt.kernels.triton_attention
 from scratch_gpt import GPT, GPTConfig
 GPT(GPTConfig(n_layer=1, n_embd=12, n_head=3, vocab_size=37, n_positions=11), attention="triton")
-print("triton" in sys.modules, "scratch_gpt.attention_triton_tiles" in sys.modules)
+print("triton" in sys.modules, "scratch_gpt.kernels.triton_kernels" in sys.modules)
 """
     expected = "False False"
     assert expected == clean_python(source)
@@ -67,7 +73,7 @@ def test_calling_the_core_does_import_it() -> None:
     """By the same look, a call brings Triton along."""
     source = """
 import sys, torch
-from scratch_gpt.attention_triton import attend
+from scratch_gpt.kernels.triton_attention import attend
 attend(*torch.zeros(3, 1, 1, 2, 4))
 print("triton" in sys.modules)
 """
@@ -101,7 +107,7 @@ def test_an_old_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensors_on_the_cpu_are_refused(draw: Draw) -> None:
     """Outside the interpreter the error says what runs there instead."""
     with pytest.raises(RuntimeError, match=r"runs on a GPU, and the tensors are on cpu.*tiled"):
-        CORES["triton"](*some(draw))
+        KERNELS["triton"](*some(draw))
     assert not available(CPU)
 
 
@@ -142,7 +148,7 @@ def test_shapes_that_do_not_fit_are_refused(draw: Draw) -> None:
 @pytest.fixture
 def compiled(tmp_path: Path) -> Callable[..., Made]:
     """Return the function that gives what the compiler makes of each kernel, for an H200."""
-    home = Path(attention_triton.__file__).parent.parent
+    home = Path(triton_attention.__file__).parent.parent
     env = os.environ | {"PYTHONPATH": str(home), "TRITON_CACHE_DIR": str(tmp_path)}
     script = Path(__file__).with_name("triton_compiler.py")
     usual = {"width": 64, "masked": False, "dropout": 0.0, "tiles": None, "columns_apart": False}
@@ -227,8 +233,8 @@ def test_on_a_gpu_it_rounds_no_worse_than_plain(
     precision, times = PRECISIONS[dtype], (300, 300 + past, 300 + past, 300)
     drawn = [draw(2, 3, time, 64).to(on_gpu, precision.dtype) for time in times]
     mask = torch.arange(300 + past, device=on_gpu).expand(2, -1) % 3 > 0 if with_mask else None
-    truth = outcome(plain, [x.double() for x in drawn], mask)
-    reference, ours = outcome(plain, drawn, mask), outcome(attend, drawn, mask)
+    truth = outcome(plain_attention, [x.double() for x in drawn], mask)
+    reference, ours = outcome(plain_attention, drawn, mask), outcome(attend, drawn, mask)
     for true, plains, actual in zip(truth, reference, ours, strict=True):
         noise = max(rms(plains - true), precision.unit * rms(true))
         assert rms(actual - true) <= precision.quality * noise
@@ -244,5 +250,7 @@ def test_on_a_gpu_float64_is_plains(
     """Compiled and run, float64 gives the plain core's numbers at any head width."""
     drawn = [draw(2, 3, 53, width).to(on_gpu) for _ in range(4)]
     mask = torch.arange(53, device=on_gpu).expand(2, -1) % 3 > 0
-    for pair in zip(outcome(plain, drawn, mask), outcome(attend, drawn, mask), strict=True):
+    for pair in zip(
+        outcome(plain_attention, drawn, mask), outcome(attend, drawn, mask), strict=True
+    ):
         assert_same(*pair)

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scratch_gpt import GPT, GPTConfig, checkpoint
-from scratch_gpt.files import safetensors_file
-from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError
-from scratch_gpt.files.write_error import OccupiedError, WriteError
+from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.checkpoint import checkpoint, safetensors
+from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError
+from scratch_gpt.errors import CheckpointError, EmptyCheckpointError
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_model_of_twelve_blocks_has_146_tensors(config: GPTConfig, tmp_path: P
     model = GPT(dataclasses.replace(config, n_layer=12))
     model.save_pretrained(tmp_path)
     expected = {"transformer." + name for name in parameters(model)}
-    found = safetensors_file.read(tmp_path / "model.safetensors")
+    found = safetensors.read_safetensors(tmp_path / "model.safetensors")
     assert (expected, {"format": "pt"}) == (set(found.tensors), found.metadata)
     assert len(expected) == len(parameters(GPT.from_pretrained(tmp_path))) == 146
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.checkpoint_names import match
-from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.checkpoint.checkpoint import match_names
+from scratch_gpt.errors import CheckpointError
 
 WANTED = {
     "tokens_embed.weight": (5, 3),
@@ -24,7 +24,7 @@ def file_of(prefix: str = "", **others: Tensor) -> dict[str, Tensor]:
 def refusal_of(found: dict[str, Tensor]) -> CheckpointError:
     """Return the refusal of those tensors."""
     with pytest.raises(CheckpointError) as refusal:
-        match(found, WANTED, "the file")
+        match_names(found, WANTED, "the file")
     assert refusal.value.where == "the file"
     assert str(refusal.value).isprintable()
     return refusal.value
@@ -34,7 +34,7 @@ def refusal_of(found: dict[str, Tensor]) -> CheckpointError:
 def test_finds_every_name(prefix: str) -> None:
     """With Hugging Face's prefix and without it."""
     expected = {name: prefix + name for name in WANTED}
-    assert expected == match(file_of(prefix), WANTED, "the file")
+    assert expected == match_names(file_of(prefix), WANTED, "the file")
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
@@ -42,7 +42,7 @@ def test_finds_every_name(prefix: str) -> None:
 def test_passes_over_buffers(prefix: str, buffer: str) -> None:
     """Constants that old versions saved, of whatever type."""
     found = file_of(prefix, **{prefix + buffer: torch.ones(1, 1, 4, 4, dtype=torch.uint8)})
-    assert prefix + buffer not in match(found, WANTED, "the file").values()
+    assert prefix + buffer not in match_names(found, WANTED, "the file").values()
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
@@ -52,7 +52,7 @@ def test_takes_a_head_that_is_the_embedding(prefix: str, dtype: torch.dtype) -> 
     embedding = torch.arange(15.0).reshape(5, 3).to(dtype)
     found = file_of(prefix, **{"lm_head.weight": embedding.clone()})
     found[prefix + "tokens_embed.weight"] = embedding
-    assert set(match(found, WANTED, "the file")) == set(WANTED)
+    assert set(match_names(found, WANTED, "the file")) == set(WANTED)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reference.training_oracle import clip_by_global_norm
-from scratch_gpt.clipping import clip_global_norm
-from scratch_gpt.gradient import GradientError
+from scratch_gpt.gradient_clipping import GradientError, clip_global_norm
 
 Pairs = list[tuple[str, nn.Parameter]]
 

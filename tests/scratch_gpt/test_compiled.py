@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.compiled import why_not_compiled
+from scratch_gpt.kernels.compiled import why_not_compiled
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scratch_gpt.affine import Affine
 from scratch_gpt.layer_norm import LayerNorm
+from scratch_gpt.linear import Linear
 
 ONES = torch.ones(2, 3, dtype=torch.float64)
 
@@ -53,7 +53,7 @@ def test_a_tap_shown_twice_is_refused(watch: Callable[..., Tensor]) -> None:
 
 def test_no_loud_parameter_is_quiet(loud: Callable[[nn.Module], nn.Module]) -> None:
     """No weight, gain or bias is 0 or 1, and all are float64."""
-    for module in (Affine(7, 13), LayerNorm(7, epsilon=0.1)):
+    for module in (Linear(7, 13), LayerNorm(7, epsilon=0.1)):
         for parameter in loud(module).parameters():
             assert torch.float64 is parameter.dtype
             assert not bool(((parameter == 0) | (parameter == 1)).any())

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from scratch_gpt import distributed as module
-from scratch_gpt.command.errors import EnvironmentUnfitError, ExitCode, UsageError
-from scratch_gpt.distributed import Group, joined, place
-from scratch_gpt.training.told_elsewhere import ToldElsewhereError
+from scratch_gpt.errors import EnvironmentUnfitError, ExitCode, ReportedElsewhereError, UsageError
+from scratch_gpt.training import distributed as module
+from scratch_gpt.training.distributed import Group, join_group, rank_and_size
 
 MET = {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
 
@@ -23,7 +22,7 @@ def second() -> Group:
 
 def test_one_process_is_a_group() -> None:
     """Sums are its own numbers, and it acts for all."""
-    with joined({}, device="cpu", timeout=1.0) as group:
+    with join_group({}, device="cpu", timeout=1.0) as group:
         assert (group.rank, group.processes, group.is_first) == (0, 1, True)
         assert group.summed([1.5, 2.0]) == [1.5, 2.0]
         assert group.by_first(lambda: 7) == 7
@@ -39,7 +38,7 @@ def test_the_environment_says_where_one_is(
     environment: dict[str, str], expected: tuple[int, int]
 ) -> None:
     """As torchrun sets it, or not at all."""
-    assert expected == place(environment)
+    assert expected == rank_and_size(environment)
 
 
 @pytest.mark.parametrize("name", MET)
@@ -47,7 +46,7 @@ def test_what_the_environment_lacks_is_named(name: str) -> None:
     """One variable or another."""
     environment = {key: value for key, value in MET.items() if key != name}
     with pytest.raises(UsageError, match=f"WORLD_SIZE is 2 and {name} is not set") as told:
-        place(environment | {"WORLD_SIZE": "2"})
+        rank_and_size(environment | {"WORLD_SIZE": "2"})
     assert "torchrun" in told.value.fix
 
 
@@ -63,13 +62,13 @@ def test_what_the_environment_lacks_is_named(name: str) -> None:
 def test_a_place_that_cannot_be_is_told(name: str, text: str, said: str) -> None:
     """Before anybody waits for it."""
     with pytest.raises(UsageError, match=said):
-        place(MET | {"WORLD_SIZE": "2", name: text})
+        rank_and_size(MET | {"WORLD_SIZE": "2", name: text})
 
 
 def test_a_number_has_to_be_one() -> None:
     """In whichever variable."""
     with pytest.raises(UsageError, match="WORLD_SIZE is 'two', no number"):
-        place({"WORLD_SIZE": "two"})
+        rank_and_size({"WORLD_SIZE": "two"})
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_an_error_of_the_first_ends_all(second: Group, monkeypatch: pytest.Monke
     monkeypatch.setattr(module.distributed, "broadcast_object_list", broadcast(channel))
     with pytest.raises(UsageError):
         Group(rank=0, processes=2).by_first(fail)
-    with pytest.raises(ToldElsewhereError) as told:
+    with pytest.raises(ReportedElsewhereError) as told:
         second.by_first(pytest.fail)
     assert told.value.code is ExitCode.USAGE
 
@@ -185,7 +184,7 @@ def on_two_devices(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 def test_each_process_has_its_own_device(on_two_devices: list[object]) -> None:
     """From before the processes meet: NCCL asks which device is the current one."""
-    with joined(MET | {"WORLD_SIZE": "2"}, device="cuda", timeout=1.0) as group:
+    with join_group(MET | {"WORLD_SIZE": "2"}, device="cuda", timeout=1.0) as group:
         assert group.device == torch.device("cuda:1")
     assert on_two_devices == [1, ("init_process_group", "nccl"), ("destroy_process_group",)]
 
@@ -195,7 +194,7 @@ def test_more_processes_than_devices_are_told(on_two_devices: list[object]) -> N
     environment = MET | {"WORLD_SIZE": "3", "LOCAL_RANK": "2"}
     with (
         pytest.raises(EnvironmentUnfitError, match=r"process 2 .* no device .* are 2") as told,
-        joined(environment, device="cuda", timeout=1.0),
+        join_group(environment, device="cuda", timeout=1.0),
     ):
         pass
     assert "--nproc-per-node 2" in told.value.fix

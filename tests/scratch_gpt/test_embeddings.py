@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scratch_gpt.embeddings import Embedding, embed
-from scratch_gpt.tap import untapped
+from scratch_gpt.tap import no_tap
 
 Draw = Callable[..., Tensor]
 
@@ -70,7 +70,7 @@ def test_adds_the_positions_rows(
         for pair in zip(token_ids.tolist(), rows, strict=True)
     ]
     given = None if positions is None else torch.tensor(positions)
-    actual = embed(*tables, token_ids, given, untapped).tolist()
+    actual = embed(*tables, token_ids, given, no_tap).tolist()
     assert expected == actual
 
 

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from scratch_gpt.gelu import derived_gelu, gelu
+from scratch_gpt.mlp import fused_gelu, gelu
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
 
-FORMS = {"formula": gelu, "derived": derived_gelu}
+FORMS = {"formula": gelu, "derived": fused_gelu}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -45,7 +45,7 @@ def test_huge_inputs_pass_or_vanish(size: float, form: str) -> None:
 
 def test_the_derivative_is_that_of_differences(draw: Draw) -> None:
     """Without any library: the written derivative is what small changes do."""
-    assert gradcheck(derived_gelu, (draw(3, 4) * 3).requires_grad_())
+    assert gradcheck(fused_gelu, (draw(3, 4) * 3).requires_grad_())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -53,7 +53,7 @@ def test_the_derivative_is_that_of_differences(draw: Draw) -> None:
 def test_far_from_zero_it_is_the_identity_or_nothing(size: float, dtype: torch.dtype) -> None:
     """Nothing overflows on the way: neither the value nor the slope."""
     x = torch.tensor([size, -size], dtype=dtype, requires_grad=True)
-    y = derived_gelu(x)
+    y = fused_gelu(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
     assert y.tolist() == [size, 0.0]
     assert slope.tolist() == [1.0, 0.0]
@@ -64,13 +64,13 @@ def test_small_values_of_large_negatives_survive() -> None:
     x = torch.tensor([-6.0])
     right = float(gelu(x.double()))
     assert float(gelu(x)) == 0.0
-    assert abs(float(derived_gelu(x)) / right - 1.0) < abs(float(gelu(x)) / right - 1.0)
+    assert abs(float(fused_gelu(x)) / right - 1.0) < abs(float(gelu(x)) / right - 1.0)
 
 
 def test_leaves_its_input_as_it_was(draw: Draw) -> None:
     """Working in place touches its own tensors only."""
     x, upstream = draw(5, 7).requires_grad_(), draw(5, 7)
     before = x.detach().clone(), upstream.clone()
-    derived_gelu(x).backward(upstream)
+    fused_gelu(x).backward(upstream)
     assert torch.equal(before[0], x)
     assert torch.equal(before[1], upstream)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.generate import app
 from scratch_gpt.generation.decoder import Decoder
-from scratch_gpt.tokenizer import Tokenizer
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 SPOKEN = "the parser was late"
 

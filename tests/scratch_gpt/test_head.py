@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from scratch_gpt.aligned import empty_rows
-from scratch_gpt.head import derived_head, head
+from scratch_gpt.aligned import empty_aligned_rows
+from scratch_gpt.kernels.fused_ops import fused_head, head
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
 
-FORMS = {"formula": head, "derived": derived_head}
+FORMS = {"formula": head, "derived": fused_head}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -26,7 +26,7 @@ def test_each_logit_is_a_product_with_a_token(form: str, draw: Draw, assert_same
 
 def test_the_derivative_is_that_of_differences(draw: Draw) -> None:
     """Both the rows' and the table's."""
-    assert gradcheck(derived_head, (draw(2, 3, 4).requires_grad_(), draw(5, 4).requires_grad_()))
+    assert gradcheck(fused_head, (draw(2, 3, 4).requires_grad_(), draw(5, 4).requires_grad_()))
 
 
 def test_has_the_formulas_gradients(draw: Draw, assert_same: Same) -> None:
@@ -34,7 +34,7 @@ def test_has_the_formulas_gradients(draw: Draw, assert_same: Same) -> None:
     inputs = draw(2, 5, 7).requires_grad_(), draw(37, 7).requires_grad_()
     upstream = draw(37, 2, 5).permute(1, 2, 0)
     expected = torch.autograd.grad(head(*inputs), inputs, upstream)
-    actual = torch.autograd.grad(derived_head(*inputs), inputs, upstream)
+    actual = torch.autograd.grad(fused_head(*inputs), inputs, upstream)
     for of_formula, of_derived in zip(expected, actual, strict=True):
         assert_same(of_formula, of_derived)
 
@@ -47,14 +47,14 @@ def test_has_the_formulas_gradients(draw: Draw, assert_same: Same) -> None:
 def test_rows_are_aligned_and_contiguous(dtype: torch.dtype, columns: int) -> None:
     """They begin 64 bytes apart or a multiple of it, and no further than needed."""
     like = torch.empty(0, dtype=dtype)
-    rows = empty_rows((2, 5, columns + 1), like)
+    rows = empty_aligned_rows((2, 5, columns + 1), like)
     assert rows.shape == (2, 5, columns + 1)
     assert rows.stride() == (5 * 2 * columns, 2 * columns, 1)
-    assert empty_rows((5, columns), like).is_contiguous()
+    assert empty_aligned_rows((5, columns), like).is_contiguous()
 
 
 def test_rows_of_a_batch_are_one_view(draw: Draw) -> None:
     """The loss and the products take all rows at once, without a copy."""
-    logits = derived_head(draw(2, 5, 7), draw(37, 7))
+    logits = fused_head(draw(2, 5, 7), draw(37, 7))
     assert logits.flatten(0, 1).data_ptr() == logits.data_ptr()
     assert logits.view(-1, 37).shape == (10, 37)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scratch_gpt import GPTConfig
-from scratch_gpt.huggingface_fields import ALIASES, IGNORED, REQUIRED
+from scratch_gpt.checkpoint.hf_config import ALIASES, IGNORED, REQUIRED
 
 OFF_DEFAULT: dict[str, Any] = {
     "vocab_size": 37,

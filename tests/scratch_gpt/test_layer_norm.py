@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from scratch_gpt.layer_norm import LayerNorm, derived_layer_norm, layer_norm
+from scratch_gpt.layer_norm import LayerNorm, fused_layer_norm, layer_norm
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
 
 EPSILON = 0.3  # large, so that its place and size show
-FORMS = {"formula": layer_norm, "derived": derived_layer_norm}
+FORMS = {"formula": layer_norm, "derived": fused_layer_norm}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -53,7 +53,7 @@ def test_gradients_equal_the_librarys(form: str, draw: Draw, assert_same: Same) 
 def test_the_derivative_is_that_of_differences(draw: Draw) -> None:
     """Without any library: the written derivatives are what small changes do."""
     inputs = [(draw(*shape) * 2).requires_grad_() for shape in ((2, 3, 5), (5,), (5,))]
-    assert gradcheck(functools.partial(derived_layer_norm, epsilon=EPSILON), inputs)
+    assert gradcheck(functools.partial(fused_layer_norm, epsilon=EPSILON), inputs)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scratch_gpt.gelu import gelu
-from scratch_gpt.mlp import MLP
+from scratch_gpt.mlp import MLP, gelu
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]

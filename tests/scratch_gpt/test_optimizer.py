@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from reference import training_oracle
 from reference.training_oracle import Constants
-from scratch_gpt.clipping import clip_global_norm
-from scratch_gpt.gradient import GradientError
+from scratch_gpt.gradient_clipping import GradientError, clip_global_norm
 from scratch_gpt.optimizer import Adam
 
 SHAPES = {"matrix": (7, 5), "gain": (5,), "table": (11, 3), "bias": (13,)}

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.optimizer import Adam
-from scratch_gpt.optimizer_state import OptimizerStateError
+from scratch_gpt.errors import CheckpointError
+from scratch_gpt.optimizer import Adam, OptimizerStateError
 
 State = dict[str, Tensor | int]
 

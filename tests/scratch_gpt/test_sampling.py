@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt import processors
-from scratch_gpt.sampling import Draws, Rules, choose
+from scratch_gpt.generation import sampling
+from scratch_gpt.generation.sampling import Draws, Rules, choose
 
 DRAWS = 10_000
 SIX_DEVIATIONS = 6.0
@@ -39,11 +39,11 @@ def test_the_rules_are_applied_in_order(draw: Callable[..., Tensor]) -> None:
         sampled=True,
     )
     stages: list[Callable[[Tensor], Tensor]] = [
-        lambda x: processors.penalised(x, ids, 1.7),
-        lambda x: processors.without_repeats(x, ids, 2),
-        lambda x: processors.tempered(x, 0.6),
-        lambda x: processors.only_top_k(x, 9),
-        lambda x: processors.only_top_p(x, 0.8),
+        lambda x: sampling.penalize_repetition(x, ids, 1.7),
+        lambda x: sampling.forbid_repeated_ngrams(x, ids, 2),
+        lambda x: sampling.apply_temperature(x, 0.6),
+        lambda x: sampling.keep_top_k(x, 9),
+        lambda x: sampling.keep_top_p(x, 0.8),
     ]
 
     def applied(order: list[int]) -> Tensor:
@@ -104,7 +104,7 @@ def elsewhere() -> list[str]:
         f"try: Rules({wrong})\nexcept ValueError as error: print(str(error).split()[0])"
         for wrong in OF_ANOTHER_TYPE
     ]
-    imports = "from scratch_gpt.sampling import Draws, Rules"
+    imports = "from scratch_gpt.generation.sampling import Draws, Rules"
     source = "\n".join([imports, *lines, "print(Draws(11, [5]).next().tolist())"])
     said = subprocess.run(
         [sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=120

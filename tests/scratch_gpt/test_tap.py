@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from scratch_gpt.tap import untapped, within
+from scratch_gpt.tap import no_tap, prefixed
 
 
 def test_an_untapped_value_is_the_value_itself() -> None:
     """Nobody watching means that nothing happens."""
     value = torch.ones(3)
-    assert untapped("name", value) is value
+    assert no_tap("name", value) is value
 
 
 def test_within_prefixes_the_name() -> None:
@@ -20,7 +20,7 @@ def test_within_prefixes_the_name() -> None:
         names.append(name)
         return value
 
-    within("h.3", within("attn", watch))("query", torch.ones(3))
+    prefixed("h.3", prefixed("attn", watch))("query", torch.ones(3))
     expected = ["attn.h.3.query"]
     assert expected == names
 
@@ -34,11 +34,11 @@ def test_within_hands_the_value_there_and_back() -> None:
         shown.append(value)
         return replacement
 
-    answer = within("mlp", replace)("gelu", value)
+    answer = prefixed("mlp", replace)("gelu", value)
     assert shown[0] is value
     assert answer is replacement
 
 
 def test_within_untapped_stays_untapped() -> None:
     """Prefixing for nobody costs nothing: no closure is built."""
-    assert within("h.3", untapped) is untapped
+    assert prefixed("h.3", no_tap) is no_tap

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from reference.published_token_ids import PUBLISHED
-from scratch_gpt import Tokenizer, tokenizer
-from scratch_gpt.tokenization.refusal import TextError
+from scratch_gpt import Tokenizer
+from scratch_gpt.errors import TextError
+from scratch_gpt.tokenizer import tokenizer
 
 
 @pytest.fixture

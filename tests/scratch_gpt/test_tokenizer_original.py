@@ -6,25 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from reference.original_splitting import OriginalTokenizer, english, prepared
+from reference.original_tokenizer import OriginalTokenizer, english_tokenizer, prepare_text
 from reference.published_token_ids import PUBLISHED
 from scratch_gpt import Tokenizer
-from scratch_gpt.command.telling import known
-from scratch_gpt.tokenization.words import Word, splitting_named
+from scratch_gpt.cli import as_cli_error
+from scratch_gpt.tokenizer.pretokenizers import Word, pretokenizer_named
 
 pytest.importorskip("ftfy", reason="not run: ftfy is not installed (extra original-text)")
 pytest.importorskip("spacy", reason="not run: spaCy is not installed (extra original-text)")
 
-from scratch_gpt import tokenizer_original
-from scratch_gpt.tokenizer_original import MissingExtraError, OriginalSplitting, standardized
+from scratch_gpt.tokenizer import original
+from scratch_gpt.tokenizer.original import MissingExtraError, OriginalPretokenizer, standardize
 
 ROWS = [row for row in PUBLISHED if row.original is not None]
 
 
 @pytest.fixture(scope="module")
-def splitting() -> OriginalSplitting:
+def splitting() -> OriginalPretokenizer:
     """Return the splitting; spaCy is imported once."""
-    return OriginalSplitting()
+    return OriginalPretokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ PREPARED = {
 def test_text_is_standardized(case: str) -> None:
     """Marks of the release's list are padded, spaces single, newlines kept."""
     text, expected = PREPARED[case]
-    assert expected == standardized(text)
+    assert expected == standardize(text)
 
 
 WORDS = {
@@ -91,13 +91,13 @@ WORDS = {
 
 
 @pytest.mark.parametrize("case", WORDS)
-def test_words_are_spacys_in_lower_case(case: str, splitting: OriginalSplitting) -> None:
+def test_words_are_spacys_in_lower_case(case: str, splitting: OriginalPretokenizer) -> None:
     """A newline is a word, and the literal `<unk>` is three."""
     text, expected = WORDS[case]
     assert expected == splitting.words(text)
 
 
-def test_places_are_of_the_standardized_text(splitting: OriginalSplitting) -> None:
+def test_places_are_of_the_standardized_text(splitting: OriginalPretokenizer) -> None:
     """Each character's place is where it is in that text; two may come from one."""
     text = "“İa” ΟΔΟΣ\n\nx"
     assert splitting.standardized(text) == '" İa " ΟΔΟΣ \n x'
@@ -112,11 +112,11 @@ def test_places_are_of_the_standardized_text(splitting: OriginalSplitting) -> No
     assert expected == splitting.located(text)
 
 
-def test_words_are_the_transcriptions(splitting: OriginalSplitting) -> None:
+def test_words_are_the_transcriptions(splitting: OriginalPretokenizer) -> None:
     """On every string with published ids, located or not, the words are the reference's."""
-    split = english()
+    split = english_tokenizer()
     spelled = {
-        row.text: [word.lower().removesuffix(" ") for word in split(prepared(row.text))]
+        row.text: [word.lower().removesuffix(" ") for word in split(prepare_text(row.text))]
         for row in PUBLISHED
     }
     assert spelled == {row.text: splitting.words(row.text) for row in PUBLISHED}
@@ -140,14 +140,14 @@ def test_a_missing_package_is_told(package: str, monkeypatch: pytest.MonkeyPatch
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    tokenizer_original._rules.cache_clear()
+    original._rules.cache_clear()
     with pytest.raises(MissingExtraError) as missing:
-        splitting_named("original")
-    told = known(missing.value)
+        pretokenizer_named("original")
+    told = as_cli_error(missing.value)
     expected = (5, True, "pip install 'gpt1-parity[original-text]'")
     assert expected == (told.code, package in told.what, told.fix)
 
 
 def test_long_runs_of_spaces_are_cheap() -> None:
     """A run of spaces is looked at once, whatever it lacks: the release's own takes n squared."""
-    assert standardized("a" + " " * 300_000 + "b") == "a b"
+    assert standardize("a" + " " * 300_000 + "b") == "a b"

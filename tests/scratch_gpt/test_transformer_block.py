@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scratch_gpt import GPTConfig
-from scratch_gpt.paths import PATHS
+from scratch_gpt.kernels.backends import BACKENDS
 from scratch_gpt.transformer_block import TransformerBlock
 
 Draw = Callable[..., Tensor]
@@ -23,7 +23,7 @@ TAPS = (
 @pytest.fixture(params=["plain", "tiled", "fused"])
 def block(request: pytest.FixtureRequest, config: GPTConfig, loud: Loud) -> TransformerBlock:
     """Return a block that evaluates, once for each eager path."""
-    return loud(TransformerBlock(config, PATHS[request.param])).eval()
+    return loud(TransformerBlock(config, BACKENDS[request.param])).eval()
 
 
 def test_equals_the_library(
@@ -51,7 +51,7 @@ def test_shows_its_fourteen_steps_in_order(
     config: GPTConfig, loud: Loud, draw: Draw, watch: Callable[..., Tensor]
 ) -> None:
     """Each tap is shown once, in the order of the network."""
-    loud(TransformerBlock(config, PATHS["plain"]))(draw(2, 5, 21), tap=watch)
+    loud(TransformerBlock(config, BACKENDS["plain"]))(draw(2, 5, 21), tap=watch)
     assert list(TAPS) == list(watch.seen)
 
 
@@ -85,7 +85,7 @@ def test_goes_on_with_what_the_tap_returns(
     replaced: str, config: GPTConfig, loud: Loud, draw: Draw
 ) -> None:
     """Whatever tap is replaced, the block's output changes."""
-    block, x = loud(TransformerBlock(config, PATHS["plain"])).eval(), draw(2, 5, 21)
+    block, x = loud(TransformerBlock(config, BACKENDS["plain"])).eval(), draw(2, 5, 21)
 
     def disturb(name: str, value: Tensor) -> Tensor:
         return value * torch.linspace(0.5, 1.5, value.shape[-1]) if name == replaced else value

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.visibility import check_core_inputs, hidden_keys
+from scratch_gpt.causal_mask import check_kernel_inputs, hidden_keys
 
 Draw = Callable[..., Tensor]
 
@@ -112,7 +112,7 @@ def test_shapes_that_do_not_fit_are_refused(
 ) -> None:
     """The error says what attention needs and which shapes it got."""
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_core_inputs(draw(*query), draw(*key), draw(*value), None)
+        check_kernel_inputs(draw(*query), draw(*key), draw(*value), None)
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_a_mask_that_does_not_fit_is_refused(shape: list[int], draw: Draw) -> No
     mask = torch.ones(shape, dtype=torch.bool)
     message = f"mask must be [batch time_k] = [2, 5], got {shape}"
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_core_inputs(draw(2, 3, 3, 7), draw(2, 3, 5, 7), draw(2, 3, 5, 7), mask)
+        check_kernel_inputs(draw(2, 3, 3, 7), draw(2, 3, 5, 7), draw(2, 3, 5, 7), mask)
 
 
 def test_fewer_queries_than_keys_are_accepted(draw: Draw) -> None:
     """Keys from the past and a mask over all keys are what a cache gives."""
     mask = torch.ones(2, 5, dtype=torch.bool)
-    check_core_inputs(draw(2, 3, 1, 7), draw(2, 3, 5, 7), draw(2, 3, 5, 7), mask)
+    check_kernel_inputs(draw(2, 3, 1, 7), draw(2, 3, 5, 7), draw(2, 3, 5, 7), mask)

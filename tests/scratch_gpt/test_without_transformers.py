@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import scratch_gpt
-from scratch_gpt.attention_triton import unavailable
+from scratch_gpt.kernels.triton_attention import unavailable
 
 HOME = Path(scratch_gpt.__path__[0])
 WITNESSES = ("transformers", "tokenizers")

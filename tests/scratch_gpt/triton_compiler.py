@@ -21,8 +21,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from scratch_gpt import attention_triton, attention_triton_launch
 from scratch_gpt.attention import split_heads
+from scratch_gpt.kernels import triton_attention
 
 HOPPER = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -75,7 +75,7 @@ def main() -> None:
     """Compile the three kernels for the job."""
     job = json.loads(sys.argv[1])
     made: dict[str, object] = {}
-    launch, plans = attention_triton.launch, attention_triton_launch.PLANS
+    launch, plans = triton_attention.launch, triton_attention.PLANS
     driver.set_active(
         SimpleNamespace(
             get_current_target=lambda: HOPPER,
@@ -83,14 +83,14 @@ def main() -> None:
             get_current_stream=lambda _device: 0,
         )
     )
-    attention_triton.unavailable = lambda _device: None
-    attention_triton.launch = lambda kernel, *rest: launch(OnlyCompiled(kernel, made), *rest)
+    triton_attention.unavailable = lambda _device: None
+    triton_attention.launch = lambda kernel, *rest: launch(OnlyCompiled(kernel, made), *rest)
     if job["tiles"]:
-        tiles = attention_triton_launch.Tiles(*job["tiles"])
-        plans.update(dict.fromkeys(plans, attention_triton_launch.Plan(tiles, tiles, tiles)))
+        tiles = triton_attention.Tiles(*job["tiles"])
+        plans.update(dict.fromkeys(plans, triton_attention.Plan(tiles, tiles, tiles)))
     inputs = projections(job)
     mask = torch.ones(1, 512, dtype=torch.bool) if job["masked"] else None
-    context = attention_triton.attend(*inputs, mask, dropout_probability=job["dropout"])
+    context = triton_attention.attend(*inputs, mask, dropout_probability=job["dropout"])
     context.backward(torch.zeros_like(context))
     json.dump(made, sys.stdout)
 

@@ -114,8 +114,8 @@ def main() -> None:
     BUILDER.cast_impl = rounding_bfloat16(BUILDER.cast_impl)
     BUILDER.create_dot = multiplying_bfloat16(BUILDER.create_dot)
     with install_import_hook("scratch_gpt", "beartype.beartype"):
-        importlib.import_module("scratch_gpt.attention_triton")
-        importlib.import_module("scratch_gpt.attention_triton_backward")
+        importlib.import_module("scratch_gpt.kernels.triton_attention")
+        importlib.import_module("scratch_gpt.kernels.triton_kernels")
     while True:
         try:
             job = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the test that started us

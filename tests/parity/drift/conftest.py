@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from parity.checks.drift import drift
-from parity.drift.gathering import gathered
-from parity.fingerprints import DIGITS
-from parity.results import Report
-from parity.sketch import BUCKETS, encoded
+from parity.checks.drift.check import drift
+from parity.checks.drift.reading import gather_reports
+from parity.core.fingerprints import BUCKETS, DIGITS, encoded
+from parity.core.results import Report
 
 Document = dict[str, Any]
 Run = tuple[str, str, str]
@@ -155,6 +154,6 @@ def laid(write: Callable[..., Path]) -> Callable[..., Report]:
 
     def run(expect: tuple[str, ...] = (), **rows: list[Document]) -> Report:
         paths = [write(name, *documents) for name, documents in rows.items()]
-        return drift(gathered(paths, expect, lambda *_: None))
+        return drift(gather_reports(paths, expect, lambda *_: None))
 
     return run

@@ -7,9 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.drift.changes import Run, change, changes, larger, reordered, unmatched
-from parity.fingerprints import Fingerprint
-from parity.sketch import CELLS, CHUNK, ROUNDING, Draws, Sketch, encoded
+from parity.checks.drift.findings import (
+    RunKey,
+    all_changes,
+    larger,
+    reordered,
+    tap_change,
+    unmatched,
+)
+from parity.core.fingerprints import CELLS, CHUNK, ROUNDING, Draws, Fingerprint, Sketch, encoded
 
 Made = Any
 Read = Callable[..., Fingerprint]
@@ -31,7 +37,7 @@ def tap(made: Made) -> Read:
 def test_equal_digests_are_no_change(tap: Read) -> None:
     """To the bit."""
     expected = 0.0
-    assert expected == change(tap(), tap())
+    assert expected == tap_change(tap(), tap())
 
 
 def test_a_change_is_over_the_larger_norm(tap: Read, made: Made) -> None:
@@ -39,7 +45,7 @@ def test_a_change_is_over_the_larger_norm(tap: Read, made: Made) -> None:
     one = tap(norm=2.0, sketch=made.sketch(2.0))
     other = tap(norm=4.0, sketch=made.sketch(2.0, 1.0), digest="f" * 16)
     expected = (0.25, 0.25)
-    assert expected == (change(one, other), change(other, one))
+    assert expected == (tap_change(one, other), tap_change(other, one))
 
 
 def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> None:
@@ -48,7 +54,7 @@ def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> Non
     exact, lost = (tap(made.ORACLE, digest=digit * 16) for digit in "0f")
     zero, nought = (tap(made.ORACLE, digest=d * 16, norm=0.0, sketch=made.sketch()) for d in "0f")
     expected = (ROUNDING, ROUNDING, ROUNDING)
-    assert expected == (change(tap(), small), change(exact, lost), change(zero, nought))
+    assert expected == (tap_change(tap(), small), tap_change(exact, lost), tap_change(zero, nought))
 
 
 def test_changes_that_cancelled_have_no_size(tap: Read) -> None:
@@ -66,7 +72,7 @@ def test_changes_that_cancelled_have_no_size(tap: Read) -> None:
         whole = encoded(sketch.sums)
         taken.append(tap(shape=(CELLS,), digest=digit * 16, norm=sketch.norm, sketch=whole))
     one, other = taken
-    assert (one.sketch, None) == (other.sketch, change(one, other))
+    assert (one.sketch, None) == (other.sketch, tap_change(one, other))
 
 
 @pytest.mark.parametrize(
@@ -78,22 +84,22 @@ def test_changes_that_cancelled_have_no_size(tap: Read) -> None:
 )
 def test_some_movement_has_no_size(other: dict[str, Any], tap: Read) -> None:
     """Then nobody knows how far, and it is sorted as the largest."""
-    found = change(tap(), tap(digest="f" * 16, **other))
+    found = tap_change(tap(), tap(digest="f" * 16, **other))
     expected = (None, math.inf)
     assert expected == (found, larger(found))
 
 
 def test_the_same_digest_of_another_shape_moved(tap: Read) -> None:
     """A digest is over the shape too; a report that says otherwise is not believed."""
-    assert change(tap(), tap(shape=(3, 1))) is None
+    assert tap_change(tap(), tap(shape=(3, 1))) is None
 
 
 def test_only_like_is_held_against_like(tap: Read, made: Made) -> None:
     """The same tap of another subject, dtype or mode is another one."""
     first = [tap(made.OURS), tap(made.THEIRS)]
     second = [tap(made.OURS, digest="f" * 16), tap(made.ALONE)]
-    expected = {Run(*made.OURS): {"logits": None}}
-    assert expected == changes(first, second)
+    expected = {RunKey(*made.OURS): {"logits": None}}
+    assert expected == all_changes(first, second)
     assert [f"{' '.join(made.THEIRS)} logits", f"{' '.join(made.ALONE)} logits"] == unmatched(
         first, second
     )
@@ -102,7 +108,7 @@ def test_only_like_is_held_against_like(tap: Read, made: Made) -> None:
 def test_taps_come_in_the_order_of_the_first(tap: Read) -> None:
     """Which is the network's."""
     names = ["logits", "embeddings", "h.0.mlp"]
-    (found,) = changes(
+    (found,) = all_changes(
         [tap(name=name) for name in names], [tap(name=name) for name in sorted(names)]
     ).values()
     assert names == list(found)
@@ -127,6 +133,6 @@ def test_a_real_change_is_estimated(size: float, tap: Read) -> None:
         sketch.add(values)
         taken.append(tap(digest=digest, norm=sketch.norm, sketch=encoded(sketch.sums)))
     true = size * float(np.linalg.norm(noise)) / max(one.norm or 0.0 for one in taken)
-    found = change(*taken)
+    found = tap_change(*taken)
     assert found is not None
     assert abs(found / true - 1.0) < 0.27

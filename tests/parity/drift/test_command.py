@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.sketch import BUCKETS, decoded, encoded
+from parity.core.fingerprints import BUCKETS, decoded, encoded
 
 Check = Callable[..., Any]
 Strictly = Callable[[str], Any]

@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
-from parity.drift.evidence import EvidenceRow
-from parity.drift.gathering import gathered
-from parity.errors import InputRefusedError, UsageError
+from parity.checks.drift.reading import Run, gather_reports
+from parity.errors import InputRejectedError, UsageError
 
 Write = Callable[..., Path]
 Made = Any
 
 
-def gather(*paths: Path, expect: tuple[str, ...] = ()) -> list[EvidenceRow]:
+def gather(*paths: Path, expect: tuple[str, ...] = ()) -> list[Run]:
     """Return the rows, without progress."""
-    return gathered(paths, expect, lambda *_: None)
+    return gather_reports(paths, expect, lambda *_: None)
 
 
 def test_a_folder_is_a_row_of_its_reports(made: Made, write: Write) -> None:
@@ -103,7 +102,7 @@ def test_two_reports_of_a_check_are_refused(made: Made, write: Write) -> None:
     """Nobody can say which of them is the row's."""
     folder = write("row", made.report())
     (folder / "older.json").write_text(json.dumps(made.report()))
-    with pytest.raises(InputRefusedError, match="two reports of layerwise") as refused:
+    with pytest.raises(InputRejectedError, match="two reports of layerwise") as refused:
         gather(folder)
     assert str(folder / "older.json") == refused.value.where
 
@@ -115,7 +114,7 @@ def test_reports_beside_rows_are_refused(made: Made, write: Write, tmp_path: Pat
     (row,) = gather(tmp_path / "all")
     for name in ("b", "a", ".hidden"):
         write(f"all/{name}", made.report())
-    with pytest.raises(InputRefusedError, match="one row, or many") as refused:
+    with pytest.raises(InputRejectedError, match="one row, or many") as refused:
         gather(tmp_path / "all")
     expected = ("all", ["layerwise"], f"{tmp_path / 'all'}, with a, b in it")
     assert expected == (row.label, list(row.reports), refused.value.where)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from parity.drift.labels import labels
+from parity.checks.drift.reading import label_runs
 from parity.errors import UsageError
 
 
@@ -37,12 +37,12 @@ def test_a_row_is_told_from_the_others(
     names: list[str], expected: list[str], tmp_path: Path
 ) -> None:
     """By the last part of its path, and by more of it where two have the same."""
-    assert expected == labels(_places(tmp_path, *names))
+    assert expected == label_runs(_places(tmp_path, *names))
 
 
 def test_a_row_is_not_held_against_itself(tmp_path: Path) -> None:
     """The same folder twice, by another way too, is a usage error that names it."""
     (row,) = _places(tmp_path, "row")
     with pytest.raises(UsageError) as refused:
-        labels([row, row / ".." / "row"])
+        label_runs([row, row / ".." / "row"])
     assert str(row) == refused.value.where

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from parity.drift.findings import Move
+from parity.checks.drift.findings import Change
+from parity.core.fingerprints import ROUNDING
+from parity.core.results import Report, Verdict
 from parity.errors import ExitCode
-from parity.results import Report, Verdict
-from parity.sketch import ROUNDING
 
 Made = Any
 Laid = Callable[..., Report]
 
 
-def of(report: Report, subject: str, mode: str = "propagated", pair: int = 0) -> Move:
+def of(report: Report, subject: str, mode: str = "propagated", pair: int = 0) -> Change:
     """Return what moved of one subject."""
     assert report.drift is not None
     (found,) = (

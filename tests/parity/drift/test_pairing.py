@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from parity.results import Report, Verdict
+from parity.core.results import Report, Verdict
 
 Made = Any
 Laid = Callable[..., Report]

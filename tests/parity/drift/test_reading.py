@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.compare import Status
-from parity.drift import reading
-from parity.drift.reading import read
-from parity.errors import EnvironmentUnfitError, InputRefusedError, ParityError
-from parity.results import Verdict
-from parity.sketch import CHUNK, Draws, Sketch, encoded
+from parity.checks.drift import reading
+from parity.checks.drift.reading import read_report
+from parity.core.fingerprints import CHUNK, Draws, Sketch, encoded
+from parity.core.metrics import Status
+from parity.core.results import Verdict
+from parity.errors import EnvironmentUnfitError, InputRejectedError, ParityError
 
 Document = dict[str, Any]
 Made = Any
@@ -35,7 +35,7 @@ def put(tmp_path: Path) -> Put:
 
 def test_a_report_is_read(made: Made, put: Put) -> None:
     """Its verdict, where and on what it was made, and every fingerprint in its order."""
-    found = read(put(made.report()))
+    found = read_report(put(made.report()))
     taken = [(one.subject, one.dtype, one.mode) for one in found.fingerprints[:2]]
     expected = ("layerwise", Verdict.PASS, "2.6.0", "", [made.ORACLE, made.THEIRS])
     assert expected == (found.check, found.verdict, found.environment["torch"], found.why, taken)
@@ -43,7 +43,7 @@ def test_a_report_is_read(made: Made, put: Put) -> None:
 
 def test_the_worst_numbers_are_found(made: Made, put: Put) -> None:
     """The largest error held to the bound of identity, so no slope's, and the largest ratio."""
-    found = read(put(made.report()))
+    found = read_report(put(made.report()))
     expected = (3e-12, "h.0.mlp.gelu", 1.25, "logits")
     assert expected == (
         found.identity.value,
@@ -56,13 +56,13 @@ def test_the_worst_numbers_are_found(made: Made, put: Put) -> None:
 def test_an_error_that_could_not_be_had_is_the_worst(made: Made, put: Put) -> None:
     """A row of identity without a number is no small one."""
     rows = [made.row("logits"), made.row("loss", error_ours=None)]
-    found = read(put(made.report(results=rows)))
+    found = read_report(put(made.report(results=rows)))
     assert (math.inf, "loss") == (found.identity.value, found.identity.tap)
 
 
 def test_a_report_without_such_numbers_has_none(made: Made, put: Put) -> None:
     """Nothing measured is not an error of nought."""
-    found = read(put(made.report(results=[made.row("corpus", mode="exact")])))
+    found = read_report(put(made.report(results=[made.row("corpus", mode="exact")])))
     expected = (None, None)
     assert expected == (found.identity.value, found.ratio.value)
 
@@ -70,7 +70,7 @@ def test_a_report_without_such_numbers_has_none(made: Made, put: Put) -> None:
 def test_what_was_found_is_not_what_was_asked(made: Made, put: Put) -> None:
     """Inputs, config and weights say what a report is about; ties are a finding."""
     inputs = {"time": 5, "ties": 2, "not_run": {"triton": "no GPU"}}
-    found = read(put(made.report(inputs=inputs)))
+    found = read_report(put(made.report(inputs=inputs)))
     expected = {
         "inputs.time": "5",
         "config.n_layer": "2",
@@ -84,11 +84,12 @@ def test_a_candidate_is_its_file_and_not_its_path(made: Made, put: Put) -> None:
     """Elsewhere the same file has another path; one that was imported has its name alone."""
     at = {"candidate": "here/my_gpt.py", "candidate_file": "sha256 1"}
     both = [
-        read(put(made.report(inputs=given))).about for given in (at, at | {"candidate": "b.py"})
+        read_report(put(made.report(inputs=given))).about
+        for given in (at, at | {"candidate": "b.py"})
     ]
     assert both[0] == both[1]
     assert both[0]["inputs.candidate_file"] == '"sha256 1"'
-    imported = read(put(made.report(inputs={"candidate": "mine:build"}))).about
+    imported = read_report(put(made.report(inputs={"candidate": "mine:build"}))).about
     assert imported["inputs.candidate"] == '"mine:build"'
 
 
@@ -106,7 +107,7 @@ def test_a_candidate_is_its_file_and_not_its_path(made: Made, put: Put) -> None:
 )
 def test_what_failed_says_why(parts: Document, why: str, made: Made, put: Put) -> None:
     """A report that is no pass is read with its own words for it."""
-    assert why == read(put(made.report(verdict="fail", **parts))).why
+    assert why == read_report(put(made.report(verdict="fail", **parts))).why
 
 
 def test_an_older_report_has_no_fingerprints(made: Made, put: Put) -> None:
@@ -114,7 +115,7 @@ def test_an_older_report_has_no_fingerprints(made: Made, put: Put) -> None:
     document = made.report()
     del document["fingerprints"]
     expected = ()
-    assert expected == read(put(document)).fingerprints
+    assert expected == read_report(put(document)).fingerprints
 
 
 def _with(made: Made, **other: object) -> Document:
@@ -198,8 +199,8 @@ def test_what_is_no_report_is_refused(name: str, made: Made, put: Put) -> None:
     """With the file, what is wrong with it, and how to get a right one."""
     content, words = REFUSED[name]
     file = put(content(made))
-    with pytest.raises(InputRefusedError) as refused:
-        read(file)
+    with pytest.raises(InputRejectedError) as refused:
+        read_report(file)
     expected = (str(file), True, True)
     error = refused.value
     assert expected == (error.where, words in error.what, "--fingerprints" in error.fix)
@@ -227,8 +228,8 @@ LIES: dict[str, tuple[Document, str]] = {
 def test_a_verdict_is_not_believed_against_the_rest(lie: str, made: Made, put: Put) -> None:
     """A report that was changed by hand, or cut, is no evidence of a pass."""
     other, words = LIES[lie]
-    with pytest.raises(InputRefusedError) as refused:
-        read(put(made.report(**other)))
+    with pytest.raises(InputRejectedError) as refused:
+        read_report(put(made.report(**other)))
     assert words in refused.value.what
 
 
@@ -236,29 +237,31 @@ def test_a_verdict_is_not_believed_against_the_rest(lie: str, made: Made, put: P
 def test_a_pass_has_no_row_that_fails(status: str, made: Made, put: Put) -> None:
     """One is enough, whatever became of it; in a report that fails it is as it should be."""
     rows = [made.row("logits"), made.row("loss", status=status)]
-    with pytest.raises(InputRefusedError) as refused:
-        read(put(made.report(results=rows)))
+    with pytest.raises(InputRejectedError) as refused:
+        read_report(put(made.report(results=rows)))
     assert f"loss is {status}" in refused.value.what
-    assert read(put(made.report(verdict="fail", results=rows))).verdict is Verdict.FAIL
+    assert read_report(put(made.report(verdict="fail", results=rows))).verdict is Verdict.FAIL
 
 
 def test_an_error_is_read_whatever_its_code(made: Made, put: Put) -> None:
     """Every way of not getting as far as a verdict is an error."""
     codes = (2, 4, 5, 70, 130)
-    found = {read(put(made.report(verdict="error", exit_code=code))).verdict for code in codes}
+    found = {
+        read_report(put(made.report(verdict="error", exit_code=code))).verdict for code in codes
+    }
     assert found == {Verdict.ERROR}
 
 
 def test_a_real_sketch_is_believed(made: Made, put: Put) -> None:
     """Of many elements, of one, of none, of such as are too small to square; and the largest."""
     largest = _with(made, sketch=made.sketch(2.0 * math.sqrt(3.0)))
-    assert read(put(largest)).fingerprints
+    assert read_report(put(largest)).fingerprints
     for values in (np.full(CHUNK, -3.0), np.array([7.0]), np.array([]), np.full(99, 1e-170)):
         sketch = Sketch(Draws())
         sketch.add(values)
         shape = list(values.shape) if values.size != 1 else []
         taken = {"norm": sketch.norm, "sketch": encoded(sketch.sums), "shape": shape}
-        (found,) = read(put(_with(made, **taken))).fingerprints
+        (found,) = read_report(put(_with(made, **taken))).fingerprints
         assert found.norm == sketch.norm
 
 
@@ -266,10 +269,10 @@ def test_a_file_too_large_is_refused(made: Made, put: Put, monkeypatch: pytest.M
     """Before it is parsed; one of exactly the largest size is read."""
     file = put(made.report())
     monkeypatch.setattr(reading, "LARGEST", file.stat().st_size)
-    assert read(file).check == "layerwise"
+    assert read_report(file).check == "layerwise"
     monkeypatch.setattr(reading, "LARGEST", file.stat().st_size - 1)
-    with pytest.raises(InputRefusedError, match="more than"):
-        read(file)
+    with pytest.raises(InputRejectedError, match="more than"):
+        read_report(file)
 
 
 def test_what_cannot_be_opened_has_its_own_code(tmp_path: Path) -> None:
@@ -277,5 +280,5 @@ def test_what_cannot_be_opened_has_its_own_code(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     for name in ("folder.json", "gone.json"):
         with pytest.raises(ParityError) as refused:
-            read(tmp_path / name)
-        assert isinstance(refused.value, InputRefusedError | EnvironmentUnfitError)
+            read_report(tmp_path / name)
+        assert isinstance(refused.value, InputRejectedError | EnvironmentUnfitError)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from parity.drift.changes import Change
+from parity.checks.drift.findings import TapChange
+from parity.core.fingerprints import ROUNDING
+from parity.core.results import Report
+from parity.report.drift_table import format_change, format_short, side_name
 from parity.report.text import render
-from parity.report.text_drift_numbers import short, side, told
-from parity.results import Report
-from parity.sketch import ROUNDING
-from scratch_gpt.command.output import drawn
+from scratch_gpt.cli import render_rich
 
 Made = Any
 Document = dict[str, Any]
@@ -21,7 +21,7 @@ CHECKS = ("layerwise", "gradients", "training")
 
 def shown(report: Report) -> str:
     """Return the text of a report, as a file gets it."""
-    return drawn(lambda console: render(report, console), None)
+    return render_rich(lambda console: render(report, console), None)
 
 
 def line_of(text: str, *words: str) -> str:
@@ -178,15 +178,15 @@ def test_the_last_line_is_the_verdict(made: Made, laid: Laid) -> None:
 )
 def test_a_number_is_short(number: float, expected: str) -> None:
     """One digit and its exponent."""
-    assert expected == short(number)
+    assert expected == format_short(number)
 
 
 @pytest.mark.parametrize(
     ("change", "expected"), [(None, "?"), (0.0, "="), (ROUNDING, "<1e-15"), (2e-15, "2e-15")]
 )
-def test_a_change_is_told(change: Change, expected: str) -> None:
+def test_a_change_is_told(change: TapChange, expected: str) -> None:
     """What is not known, what is the same, and what is below a sketch's rounding have signs."""
-    assert expected == told(change)
+    assert expected == format_change(change)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_change_is_told(change: Change, expected: str) -> None:
 )
 def test_a_side_has_its_name(subject: str, expected: str) -> None:
     """Ours with its path."""
-    assert expected == side(subject)
+    assert expected == side_name(subject)
 
 
 def test_no_text_of_a_report_reaches_the_terminal(

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from parity.core.results import Report
 from parity.report.text import render
-from parity.results import Report
-from scratch_gpt.command.output import drawn
+from scratch_gpt.cli import render_rich
 
 Made = Any
 Document = dict[str, Any]
@@ -16,7 +16,7 @@ Laid = Callable[..., Report]
 
 def shown(report: Report) -> str:
     """Return the text of a report, as a file gets it."""
-    return drawn(lambda console: render(report, console), None)
+    return render_rich(lambda console: render(report, console), None)
 
 
 def line_of(text: str, *words: str) -> str:

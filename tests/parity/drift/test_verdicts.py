@@ -8,12 +8,11 @@ import pytest
 import typer
 
 from parity import check
-from parity.checks.drift import drift
-from parity.compare import Status
-from parity.drift.gathering import gathered
-from parity.drift.judging import HAVE_NONE
+from parity.checks.drift.check import HAVE_NONE, drift
+from parity.checks.drift.reading import gather_reports
+from parity.core.metrics import Status
+from parity.core.results import Report, Verdict
 from parity.errors import ExitCode
-from parity.results import Report, Verdict
 
 Made = Any
 Document = dict[str, Any]
@@ -56,12 +55,12 @@ def test_reports_of_other_code_are_no_verdict_on_this(made: Made, write: Write) 
     report = made.report()
     code = str(report["identity"]["code"])
     older = report | {"identity": report["identity"] | {"code": "older"}}
-    rows = gathered([write("a", report), write("b", older)], (), lambda *_: None)
+    rows = gather_reports([write("a", report), write("b", older)], (), lambda *_: None)
     assert drift(rows, {"code": code}).exit_code == ExitCode.PASS
     asked = drift(rows, {"code": code}, same_code=True)
     assert (asked.exit_code, "row b" in words(asked)) == (ExitCode.INCONCLUSIVE, True)
     assert "row a" not in words(asked)
-    alike = gathered([write("a", report), write("c", report)], (), lambda *_: None)
+    alike = gather_reports([write("a", report), write("c", report)], (), lambda *_: None)
     assert drift(alike, {"code": code}, same_code=True).exit_code == ExitCode.PASS
     assert drift(alike, {"code": "newer"}, same_code=True).exit_code == ExitCode.INCONCLUSIVE
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.generation import Asked, rows_of
-from parity.compare import Status
+from parity.checks.generation.beams import SETTINGS
+from parity.checks.generation.check import GenerationInputs, rows_of
+from parity.checks.generation.continuations import WAYS, draw_prompts
+from parity.core.metrics import Status
+from parity.core.results import Row
+from parity.core.tolerances import bounds_for
 from parity.errors import ExitCode
-from parity.generation.continuations import WAYS, drawn_prompts
-from parity.generation.faults import GENERATION_FAULTS, planted
-from parity.generation.searches import SETTINGS
-from parity.results import Row
-from parity.tolerances import bounds_for
+from parity.faults.generation import GENERATION_FAULTS, inject
 from scratch_gpt import GPT
 from scratch_gpt.generation.decoder import Decoder
 
@@ -23,10 +23,10 @@ PROMPTS = ("--token-ids", "210;5,9,5,0,77,9,12")
 FEW = ("--weights", "tiny", *PROMPTS, "--max-new-tokens", "3", "--format", "json")
 
 
-def asked(plant: str | None) -> Asked:
+def asked(plant: str | None) -> GenerationInputs:
     """Return two short prompts, continued by so many tokens that texts can end midway."""
-    return Asked(
-        prompts=drawn_prompts(2, longest=7, vocab_size=211, seed=0),
+    return GenerationInputs(
+        prompts=draw_prompts(2, longest=7, vocab_size=211, seed=0),
         new=8,
         searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
         plant=plant,
@@ -137,7 +137,7 @@ SHARED = [
 )
 def test_no_witness_shares_a_fault(name: str, ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
     """In whatever runs, and not in our functions alone, it is seen at the same place."""
-    with planted(name):
+    with inject(name):
         row = first_failing(ours, theirs, None)
     assert row is not None
     assert GENERATION_FAULTS[name].row == row.tap
@@ -145,7 +145,7 @@ def test_no_witness_shares_a_fault(name: str, ours: GPT, theirs: OpenAIGPTLMHead
 
 def test_a_wrong_search_is_no_tie_in_float32(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
     """Also where it is wrong in whatever runs: how close a call was is told by the oracle alone."""
-    with planted("beams-all-alike"):
+    with inject("beams-all-alike"):
         rows = list(
             rows_of(
                 ours, theirs, asked(None), dtype="float32", bounds=bounds_for("float32"), seen=[]
@@ -167,7 +167,7 @@ def test_a_fault_is_gone_when_it_is_not_wanted_any_more() -> None:
     right = Decoder.step
 
     def failing() -> None:
-        with planted("positions-stuck"):
+        with inject("positions-stuck"):
             assert Decoder.step is not right
             raise RuntimeError
 

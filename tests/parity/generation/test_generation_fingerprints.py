@@ -6,13 +6,12 @@ import pytest
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.generation import generation
-from parity.fingerprints import Fingerprint
-from parity.generation.asked import Asked
-from parity.generation.continuations import WAYS, drawn_prompts
-from parity.generation.measures import PATH
-from parity.generation.searches import SETTINGS
-from parity.results import Report
+from parity.checks.generation.beams import SETTINGS
+from parity.checks.generation.check import GenerationInputs, generation
+from parity.checks.generation.continuations import WAYS, draw_prompts
+from parity.core.fingerprints import Fingerprint
+from parity.core.gates import BACKEND
+from parity.core.results import Report
 from scratch_gpt import GPT
 
 Key = tuple[str, str, str]
@@ -27,8 +26,8 @@ def check(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Check:
     """Return the check of two short prompts, with a fault or none."""
 
     def run(plant: str | None = None, *, fingerprints: bool = True) -> Report:
-        asked = Asked(
-            prompts=drawn_prompts(PROMPTS, longest=7, vocab_size=211, seed=0),
+        asked = GenerationInputs(
+            prompts=draw_prompts(PROMPTS, longest=7, vocab_size=211, seed=0),
             new=NEW,
             searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
             plant=plant,
@@ -55,9 +54,9 @@ def test_every_text_has_one(right: Report, fingerprints_of: Of) -> None:
     found = fingerprints_of(right)
     beams = [f"beams.{setting.name}" for setting in SETTINGS]
     said = {
-        (f"ours/{PATH}", "float64", "identity"): (texts(drawn=True), beams),
+        (f"ours/{BACKEND}", "float64", "identity"): (texts(drawn=True), beams),
         ("huggingface", "float64", "identity"): (texts(drawn=True), []),
-        (f"ours/{PATH}", "float32", "propagated"): (texts(drawn=False), beams),
+        (f"ours/{BACKEND}", "float32", "propagated"): (texts(drawn=False), beams),
         ("huggingface", "float32", "propagated"): (texts(drawn=False), beams),
     }
     for (side, dtype, mode), (written, searched) in said.items():
@@ -86,7 +85,7 @@ def test_logits_are_of_every_step(right: Report, fingerprints_of: Of) -> None:
 def test_the_same_ids_have_the_same_digest(right: Report, fingerprints_of: Of) -> None:
     """Whoever wrote them, in whatever dtype: this run has no ties. Their logits differ in bits."""
     found = fingerprints_of(right)
-    mine, its = f"ours/{PATH}", "huggingface"
+    mine, its = f"ours/{BACKEND}", "huggingface"
     for text in texts(drawn=False):
         digests = {found[side, "float64", "exact"][f"{text}.ids"].digest for side in (mine, its)}
         assert digests == {found[its, "float32", "exact"][f"{text}.ids"].digest}

@@ -7,20 +7,15 @@ import pytest
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.compare import Status
-from parity.generation import rules, witnesses
-from parity.generation.faults import GENERATION_FAULTS, planted
-from parity.generation.searches import (
-    Setting,
-    found_by,
-    found_by_oracle,
-    rescored,
-    unfilled,
-)
-from parity.tolerances import Bounds
+from parity.checks.generation import rules
+from parity.checks.generation import texts as witnesses
+from parity.checks.generation.beams import Setting, found_by, found_by_oracle, rescored, unfilled
+from parity.core.metrics import Status
+from parity.core.tolerances import Bounds
+from parity.faults.generation import GENERATION_FAULTS, inject
 from reference import huggingface_generation
 from scratch_gpt import GPT
-from scratch_gpt.generation.beam import EarlyStopping
+from scratch_gpt.generation.beam_search import EarlyStopping
 from scratch_gpt.generation.decoder import Decoder
 
 PROMPTS = torch.tensor([[17, 4, 210], [90, 90, 5], [61, 2, 8]])
@@ -56,7 +51,7 @@ def test_texts_and_scores_are_hugging_faces(
     decoder = Decoder(ours, batch=len(PROMPTS) * setting.beams)
     found = found_by(decoder, PROMPTS, setting, new=NEW, end_id=END)
     end_id = END if setting.ends else None
-    made = huggingface_generation.beams(
+    made = huggingface_generation.beam_search(
         theirs,
         PROMPTS,
         beams=setting.beams,
@@ -66,7 +61,7 @@ def test_texts_and_scores_are_hugging_faces(
         end_id=end_id,
         returned=setting.beams,
     )
-    truth = witnesses.truth(theirs)
+    truth = witnesses.oracle_forward(theirs)
     right = found_by_oracle(truth, PROMPTS, setting, new=NEW, end_id=END)
     expected = unfilled(made.token_ids, PROMPTS.shape[1], end_id)
     assert (expected, expected) == (found.texts, right.texts)
@@ -90,7 +85,7 @@ def test_every_rule_agrees_and_does_something() -> None:
 )
 def test_a_fault_in_a_rule_is_seen_at_that_rule(name: str) -> None:
     """And at no rule before it."""
-    with planted(name):
+    with inject(name):
         rows = list(rules.rule_rows(211, 0, Bounds()))
     failing = [row for row in rows if row.status is not Status.PASS]
     assert GENERATION_FAULTS[name].row == failing[0].tap

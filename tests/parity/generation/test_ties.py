@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from parity.generation import ties
-from parity.generation.continuations import WAYS, Continuation, first_difference
-from parity.tolerances import Bounds
+from parity.checks.generation import texts
+from parity.checks.generation.continuations import WAYS, Continuation, first_difference
+from parity.core.tolerances import Bounds
 
 GREEDY = WAYS[0]
 GAP = 1e-3
@@ -19,7 +19,9 @@ def excused(our_error: float, their_error: float, *, truth_gap: float = GAP) -> 
     ours[:, 0] += our_error
     theirs[:, 1] -= their_error
     made = Continuation(text=torch.tensor([[9, 1, 2, 3]]), known=1, logits=ours)
-    return ties.excuse(made, [1, 4, 3], way=GREEDY, truth=truth, reference=theirs, bounds=Bounds())
+    return texts.tie_excuse(
+        made, [1, 4, 3], way=GREEDY, truth=truth, reference=theirs, bounds=Bounds()
+    )
 
 
 def test_a_gap_within_both_errors_is_a_tie() -> None:
@@ -48,10 +50,10 @@ def test_no_difference_needs_no_excuse() -> None:
     """Texts that are the same are not said to be tied."""
     made = Continuation(text=torch.tensor([[9, 1]]), known=1, logits=torch.zeros(1, 6))
     rows = torch.zeros(1, 6)
-    assert not ties.excuse(
+    assert not texts.tie_excuse(
         made, [1], way=GREEDY, truth=rows.double(), reference=rows, bounds=Bounds()
     )
-    assert ties.told(made, [1], "huggingface", 0) == ""
+    assert texts.tie_message(made, [1], "huggingface", 0) == ""
 
 
 def test_the_first_difference_is_the_first() -> None:

@@ -18,12 +18,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, OpenAIGPTLMHeadModel
 
-from parity.checks.golden import golden
-from parity.provenance import FileDigest, Provenance, Standing
-from parity.results import Report
-from parity.weights import Weights
-from reference.golden_schema import QUANTITIES, Golden, Goldens, Grade, Kind, Symptom, Tolerance
-from reference.published_goldens import published
+from parity.checkpoints.weights import FileDigest, Provenance, Standing, Weights
+from parity.checks.golden.check import golden
+from parity.core.results import Report
+from reference.published import (
+    QUANTITIES,
+    Golden,
+    Goldens,
+    Grade,
+    Kind,
+    Symptom,
+    Tolerance,
+    published,
+)
 from scratch_gpt import GPT
 
 UNSHIFTED = "targets that are not shifted"

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from parity.checks.golden import golden
+from parity.checkpoints.weights import Provenance
+from parity.checks.golden import measure
+from parity.checks.golden.check import golden
+from parity.checks.golden.rows import GoldenRow
+from parity.core.results import Report
 from parity.errors import UsageError
-from parity.faults import planted
-from parity.goldens import kinds
-from parity.goldens.rows import GoldenRow
-from parity.provenance import Provenance
-from parity.results import Report
-from reference.golden_schema import Goldens, Kind
-from reference.published_goldens import published
+from parity.faults.forward import inject
+from reference.published import Goldens, Kind, published
 from scratch_gpt import GPT
 
 Ask = Callable[..., Report]
@@ -65,7 +64,7 @@ def test_every_kind_is_asked(passed: Report) -> None:
     """Each kind of the published goldens was recorded too, and has a row or a reason."""
     asked = {row.kind for row in rows_of(passed).values()}
     assert asked == {row.kind.value for row in published().rows} - {"beam_texts"}
-    assert set(Kind) == set(kinds.KINDS) | set(kinds.EXEMPT)
+    assert set(Kind) == set(measure.KINDS) | set(measure.NOT_COMPARED)
 
 
 def test_beams_are_exempt_in_writing(passed: Report) -> None:
@@ -99,7 +98,7 @@ def test_rows_say_what_they_compare(passed: Report, recorded: Goldens) -> None:
 )
 def test_a_planted_fault_is_found(fault: str, must_fail: set[str], ours: GPT, ask: Ask) -> None:
     """On the known weights a fault in the model is a difference, in the rows that show it."""
-    report = ask(model=planted(ours, fault, 5))
+    report = ask(model=inject(ours, fault, 5))
     expected = (1, "fail", set(), set())
     untouched = {"file_digest", "logits_shape"}
     missed, wronged = must_fail - kinds_failing(report), untouched & kinds_failing(report)

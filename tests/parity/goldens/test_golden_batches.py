@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.faults import planted
-from parity.goldens import batches
-from parity.goldens.batches import Prompt, last_logits
+from parity.checks.golden import measure
+from parity.checks.golden.measure import Prompt, last_logits
+from parity.faults.forward import inject
 from scratch_gpt import GPT
 
 
@@ -50,7 +50,7 @@ def test_a_batch_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In float64 each prompt's logits are what it gives alone, however it was padded."""
-    monkeypatch.setattr(batches, "TOKENS", tokens)
+    monkeypatch.setattr(measure, "TOKENS", tokens)
     with torch.no_grad():
         together = last_logits(double, prompts)
     assert set(together) == set(prompts)
@@ -60,7 +60,7 @@ def test_a_batch_changes_nothing(
 
 def test_padding_that_is_seen_shows(double: GPT, prompts: list[Prompt]) -> None:
     """A model that looks one position ahead sees the padding, and its batches do differ."""
-    right, leaking = worst(double, prompts), worst(planted(double, "mask-off-by-one", 5), prompts)
+    right, leaking = worst(double, prompts), worst(inject(double, "mask-off-by-one", 5), prompts)
     expected = (True, True)
     assert expected == (right < 1e-12, leaking > 1e-4)
 
@@ -70,9 +70,9 @@ def test_a_batch_has_at_most_its_tokens(
     tokens: int, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every prompt is in one batch, and no batch of several is padded beyond the limit."""
-    monkeypatch.setattr(batches, "TOKENS", tokens)
+    monkeypatch.setattr(measure, "TOKENS", tokens)
     ordered = sorted(prompts, key=len)
-    found = list(batches._batches(ordered))
+    found = list(measure._batches(ordered))
     assert [prompt for batch in found for prompt in batch] == ordered
     assert all(len(b) == 1 or len(b) * len(b[-1]) <= tokens for b in found)
 

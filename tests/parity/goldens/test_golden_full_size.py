@@ -8,14 +8,13 @@ import pytest
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.golden import golden
-from parity.faults import FAULTS
-from parity.models import build_huggingface, build_ours
-from parity.provenance import Provenance, Standing
-from parity.results import Report
-from parity.sources.names import load_weights
-from parity.weights import Weights
-from reference.golden_schema import Golden, Goldens
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.weights import Provenance, Standing, Weights
+from parity.checks.golden.check import golden
+from parity.core.results import Report
+from parity.core.runners import build_huggingface, build_ours
+from parity.faults.forward import FORWARD_FAULTS
+from reference.published import Golden, Goldens
 from scratch_gpt import GPT
 
 pytestmark = pytest.mark.slow
@@ -69,7 +68,7 @@ def test_a_small_fault_in_every_block_is_found(
     faulty = copy.deepcopy(model)
     with torch.no_grad():
         for block in range(model.config.n_layer):
-            FAULTS[fault].plant(faulty, block)
+            FORWARD_FAULTS[fault].plant(faulty, block)
     words = tuple(row for row in full.rows if row.group == "words")
     report = golden(faulty, from_a_file, dataclasses.replace(full, rows=words))
     expected = (1, True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.goldens.norms import STATISTICS, matrices, quantities
-from reference.golden_schema import QUANTITIES
-from reference.golden_schema import STATISTICS as NAMES
+from parity.checks.golden.measure import STATISTICS, matrices, quantities
+from reference.published import QUANTITIES
+from reference.published import STATISTICS as NAMES
 from scratch_gpt import GPT
 
 

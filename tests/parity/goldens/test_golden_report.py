@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from parity.compare import Status
-from parity.goldens.rows import GoldenRow
-from parity.report.strict_json import render
-from parity.results import Report
-from parity.shell import _rendered
-from reference.golden_schema import Goldens
-from reference.published_goldens import published
+from parity.checks.golden.rows import GoldenRow
+from parity.core.metrics import Status
+from parity.core.results import Report
+from parity.report.json import render
+from parity.session import _rendered
+from reference.published import Goldens, published
 from scratch_gpt import GPT
 
 Ask = Callable[..., Report]

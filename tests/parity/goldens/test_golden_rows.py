@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.faults import planted
-from parity.goldens import kinds
-from parity.goldens.rows import GoldenRow, Measured, row_of
-from parity.results import Report
-from reference.golden_schema import Goldens, Kind, Measure, Symptom, Tolerance
-from reference.published_goldens import published
+from parity.checks.golden import measure
+from parity.checks.golden.rows import GoldenRow, MeasuredValue, golden_row
+from parity.core.results import Report
+from parity.faults.forward import inject
+from reference.published import Goldens, Kind, Measure, Symptom, Tolerance, published
 from scratch_gpt import GPT
 
 Ask = Callable[..., Report]
@@ -34,7 +33,7 @@ def failing(report: Report) -> set[str]:
 
 def test_a_fault_fails_with_the_models_own_number(ours: GPT, ask: Ask, recorded: Goldens) -> None:
     """The failing logit's row has the faulty model's logit, and its distance from the golden."""
-    faulty = planted(ours, "scale-missing", 5)
+    faulty = inject(ours, "scale-missing", 5)
     asked = next(row for row in recorded.rows if row.key == "last/logit")
     with torch.no_grad():
         given = torch.tensor([asked.inputs["token_ids"]])
@@ -109,7 +108,7 @@ def test_unshifted_targets_are_recognised(
     def unshifted(logits: Tensor, token_ids: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(logits[0], token_ids[0])
 
-    monkeypatch.setattr(kinds, "next_token_loss", unshifted)
+    monkeypatch.setattr(measure, "next_token_loss", unshifted)
     report = ask("loss", "last")
     losses = {row.key: row for row in recorded.rows if row.kind is Kind.EXP_LOSS}
     assert set(losses) == failing(report)
@@ -158,10 +157,10 @@ def test_the_worse_of_two_words_decides(ask: Ask, recorded: Goldens, altered: Al
 
 def test_a_difference_without_a_number_fails() -> None:
     """NaN is no small difference."""
-    nothing = Measured(got=math.nan, difference=math.nan)
+    nothing = MeasuredValue(got=math.nan, difference=math.nan)
     asked = dataclasses.replace(
         next(r for r in published().rows if r.kind is Kind.LOGIT),
         tolerance=Tolerance(measure=Measure.ABSOLUTE, bound=1e-4),
     )
-    row = row_of(asked, nothing, attention="plain", dtype="float32")
+    row = golden_row(asked, nothing, attention="plain", dtype="float32")
     assert row.status.value == "nonfinite"

@@ -5,15 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from parity.checks.golden import golden, require_read
+from parity.checkpoints.weights import FileDigest, Provenance, Standing, Weights
+from parity.checks.golden import check
+from parity.checks.golden.check import golden, require_read
+from parity.core.results import Report
 from parity.errors import EnvironmentUnfitError, ExitCode
-from parity.faults import planted
-from parity.goldens import verdict
-from parity.provenance import FileDigest, Provenance, Standing
-from parity.results import Report
-from parity.weights import Weights
-from reference.golden_schema import Goldens
-from reference.published_goldens import published
+from parity.faults.forward import inject
+from reference.published import Goldens, published
 from scratch_gpt import GPT
 from scratch_gpt.config import GPTConfig
 
@@ -28,7 +26,7 @@ def as_released(
 
     The recorded goldens stand in for the published ones, and the tiny shape for the released.
     """
-    monkeypatch.setattr(verdict, "GPTConfig", lambda: ours.config)
+    monkeypatch.setattr(check, "GPTConfig", lambda: ours.config)
     groups = ("last", "loss", "file", "norms")
     rows = tuple(row for row in recorded.rows if row.group in groups)
     goldens = Goldens(about="the released weights", rows=rows)
@@ -58,7 +56,7 @@ def test_the_files_say_what_a_difference_means(  # noqa: PLR0913 - a table and i
     as_released: AsReleased,
 ) -> None:
     """Known files blame the model, files of a published name with other bytes themselves."""
-    model = ours if fault is None else planted(ours, fault, 5)
+    model = ours if fault is None else inject(ours, fault, 5)
     report = as_released(provenance(standing), model)
     words = {0: "pass", 1: "fail", 4: "error"}
     expected = (code, words[code], str(standing), code == 4)
@@ -148,7 +146,7 @@ def test_the_files_with_tensors_decide(
     ]
     goldens = dataclasses.replace(recorded, sha256=None)
     provenance = dataclasses.replace(weights.provenance, files=tuple(read))
-    assert Standing[standing] is verdict.standing_of(goldens, provenance)
+    assert Standing[standing] is check.standing_of(goldens, provenance)
 
 
 def test_recorded_weights_are_known_by_their_tensors(
@@ -156,7 +154,7 @@ def test_recorded_weights_are_known_by_their_tensors(
 ) -> None:
     """Goldens with a digest over tensors judge by it: other weights are not theirs."""
     other = dataclasses.replace(recorded, sha256="0" * 64)
-    faulty = planted(ours, "norms-swapped", 5)
+    faulty = inject(ours, "norms-swapped", 5)
     codes = [golden(faulty, provenance(), goldens).exit_code for goldens in (recorded, other)]
     assert codes == [1, 4]
 
@@ -168,7 +166,7 @@ def test_another_config_is_refused(field: str, value: float, recorded: Goldens) 
     """A head count that is not the released model's is in no tensor, and is refused by name."""
     config = dataclasses.replace(GPTConfig(), **{field: value})  # type: ignore[arg-type]
     goldens = dataclasses.replace(recorded, sha256=None)
-    (altered,) = verdict._altered(goldens, config)
+    (altered,) = check._altered(goldens, config)
     assert altered.startswith(f"{field} {value} for ")
 
 
@@ -187,7 +185,7 @@ def test_a_wrong_head_count_beside_known_weights_is_refused(
 def test_dropout_probabilities_decide_no_number(recorded: Goldens) -> None:
     """What has no part in evaluation may be other than released."""
     config = dataclasses.replace(GPTConfig(), embd_pdrop=0.0, initializer_range=0.5)
-    assert verdict._altered(dataclasses.replace(recorded, sha256=None), config) == []
+    assert check._altered(dataclasses.replace(recorded, sha256=None), config) == []
 
 
 def test_drawn_weights_are_not_asked(ours: GPT, weights: Weights) -> None:

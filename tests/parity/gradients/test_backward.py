@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parity.capture import Tap
-from parity.gradients.backward import backward
+from parity.checks.gradients.backward import backward
+from parity.core.lockstep import TapFunction
 
 VALUES = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
 TIED = {"w": nn.Parameter(VALUES.clone())}
 
 
-def tied(tap: Tap) -> Tensor:
+def tied(tap: TapFunction) -> Tensor:
     """Return `sum(w^2 * w)`: one parameter with two paths, a tap with two uses."""
     square = tap("square", TIED["w"] * TIED["w"])
     return tap("product", square * TIED["w"]).sum() + square.sum()
@@ -80,7 +80,7 @@ def test_parameters_are_left_as_they_were_by_a_model_that_raises() -> None:
     """What a model raises passes through, and nobody listens to its parameters any more."""
     parameter, seen = nn.Parameter(VALUES.clone()), list[str]()
 
-    def broken(_tap: Tap) -> Tensor:
+    def broken(_tap: TapFunction) -> Tensor:
         message = "broken"
         raise RuntimeError(message)
 

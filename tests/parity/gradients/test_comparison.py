@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import inputs
-from parity.checks.gradients import gradients
-from parity.compare import Status
+from parity.checks.gradients.check import gradients
+from parity.core import inputs
+from parity.core.metrics import Status
+from parity.core.results import Report
 from parity.errors import ExitCode
-from parity.results import Report
 from scratch_gpt import GPT
 
 Taps = Callable[[str, Tensor], Tensor]

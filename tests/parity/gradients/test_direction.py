@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.gradients import losses
-from parity.gradients.direction import STEP, Surroundings, along, length, signs
-from parity.inputs import Inputs, from_rows
-from parity.mapping import rows
-from parity.tolerances import SLOPE_BOUND
+from parity.checkpoints.mapping import rows
+from parity.checks.gradients import backward
+from parity.checks.gradients.slope import STEP, DirectionalDerivative, along, length, signs
+from parity.core.inputs import Inputs, from_rows
+from parity.core.tolerances import SLOPE_BOUND
 
 GIVEN = {
     "whole": from_rows([[5, 9, 210, 0, 3]]),
@@ -63,13 +63,13 @@ def moved_loss(
             tensor: Tensor = own[row.huggingface]
             step = torch.from_numpy(signs(row.ours, tensor.numel())).view(tensor.shape)
             tensor += by * lengths[row.ours] * step
-        return float(losses.of_huggingface(moved, inputs)(lambda _name, value: value))
+        return float(backward.of_huggingface(moved, inputs)(lambda _name, value: value))
 
 
 @pytest.mark.parametrize("inputs", GIVEN.values(), ids=GIVEN)
 def test_the_slope_is_that_of_the_loss(theirs: OpenAIGPTLMHeadModel, inputs: Inputs) -> None:
     """Another model's loss, moved by hand as far in the same direction, has the same slope."""
-    around = Surroundings(theirs, inputs)
+    around = DirectionalDerivative(theirs, inputs)
     names = [row.ours for row in rows(12)]
     ahead, behind = (moved_loss(theirs, inputs, by, around.lengths) for by in (STEP, -STEP))
     slope = around.slope(names)
@@ -78,7 +78,7 @@ def test_the_slope_is_that_of_the_loss(theirs: OpenAIGPTLMHeadModel, inputs: Inp
 
 def test_only_what_is_named_is_moved(theirs: OpenAIGPTLMHeadModel) -> None:
     """Nothing named has no slope; two halves have the slopes that the whole is made of."""
-    around = Surroundings(theirs, GIVEN["whole"])
+    around = DirectionalDerivative(theirs, GIVEN["whole"])
     names = [row.ours for row in rows(12)]
     halves = [around.slope(part) for part in (names[::2], names[1::2])]
     whole = around.slope(names)
@@ -89,5 +89,5 @@ def test_only_what_is_named_is_moved(theirs: OpenAIGPTLMHeadModel) -> None:
 def test_the_reference_is_left_alone(theirs: OpenAIGPTLMHeadModel) -> None:
     """Its weights are moved in copies."""
     before = copy.deepcopy(theirs.state_dict())
-    Surroundings(theirs, GIVEN["whole"]).slope(["tokens_embed.weight"])
+    DirectionalDerivative(theirs, GIVEN["whole"]).slope(["tokens_embed.weight"])
     assert all(torch.equal(before[name], tensor) for name, tensor in theirs.state_dict().items())

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity import inputs, layerwise
-from parity.checks.gradients import gradients
-from parity.compare import Status
+from parity import layerwise
+from parity.checkpoints.load import load_weights
+from parity.checks.gradients import slope
+from parity.checks.gradients.check import gradients
+from parity.core import inputs
+from parity.core.metrics import Status
+from parity.core.results import Mode, Report
+from parity.core.runners import build_huggingface, build_ours
+from parity.core.tolerances import FAULT_MARGIN, Bounds
 from parity.errors import ExitCode
-from parity.gradients import slopes
-from parity.gradients.faults import BACKWARD_FAULTS, first_place, grafted, planted
-from parity.models import build_huggingface, build_ours
-from parity.results import Mode, Report
-from parity.sources.names import load_weights
-from parity.tolerances import FAULT_MARGIN, Bounds
+from parity.faults.backward import BACKWARD_FAULTS, expected_at, grafted, inject
 from scratch_gpt import GPT
 
 LAYERS = 12
@@ -39,7 +40,7 @@ def checker(size: str, batch: int, time: int) -> Check:
 
     @functools.cache
     def check(attention: str, fault: str, select: str = "*") -> Report:
-        model = planted(right.with_attention(attention), fault, BLOCKS[fault])
+        model = inject(right.with_attention(attention), fault, BLOCKS[fault])
         return gradients(
             {attention: model}, theirs, drawn.token_ids, dtype="float64", select=select
         )
@@ -51,7 +52,7 @@ def checker(size: str, batch: int, time: int) -> Check:
 def tiny() -> Check:
     """Return the check at the small size, with the one direction in all parameters."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slopes, "SMALL_MODEL", 0)
+        patch.setattr(slope, "SMALL_MODEL", 0)
         check = checker("tiny", 2, 5)
         for fault in BACKWARD_FAULTS:
             for attention in PATHS:
@@ -75,7 +76,7 @@ def test_tiny_fault_is_named(tiny: Check, fault: str, attention: str) -> None:
     """The gradient that the fault makes wrong is the first to differ, and by far."""
     report = tiny(attention, fault)
 
-    assert_caught_at(first_place(fault, BLOCKS[fault], attention), report)
+    assert_caught_at(expected_at(fault, BLOCKS[fault], attention), report)
     assert report.first_divergence is not None
     assert report.first_divergence.row.error_ours is not None
     assert report.first_divergence.row.error_ours >= FAULT_MARGIN * Bounds().identity
@@ -97,7 +98,7 @@ def test_nothing_forward_shows_a_fault(
 ) -> None:
     """Logits are the right model's to the bit, with gradients and without, and layerwise passes."""
     right = ours.with_attention(attention)
-    faulty = planted(right, fault, BLOCKS[fault])
+    faulty = inject(right, fault, BLOCKS[fault])
     ids = inputs.seeded(batch=2, time=5, vocab_size=211, seed=5).token_ids
     report = layerwise({attention: faulty}, theirs, ids, modes=[Mode.IDENTITY])  # type: ignore[arg-type]
 
@@ -113,28 +114,28 @@ def test_nothing_forward_shows_a_fault(
 def test_full_size_fault_is_named(fault: str) -> None:
     """The same at the released size, for the faults of the derivatives written by hand."""
     check = checker("surrogate", 1, 37)
-    assert_caught_at(first_place(fault, BLOCKS[fault], "tiled"), check("tiled", fault, "[!d]*"))
+    assert_caught_at(expected_at(fault, BLOCKS[fault], "tiled"), check("tiled", fault, "[!d]*"))
 
 
 @pytest.mark.parametrize("name", ["doubled", "transpose-missing"])
 def test_a_fault_at_a_tap_that_is_not_formed_is_refused(name: str, ours: GPT) -> None:
     """Instead of a model that passes as if it had a fault."""
     with pytest.raises(ValueError, match=f"{name} is planted at .* does not form"):
-        planted(ours.with_attention("fused"), name, 3)
+        inject(ours.with_attention("fused"), name, 3)
 
 
 def test_planting_leaves_the_right_model_alone(ours: GPT) -> None:
     """A fault goes into a copy: not a bit of the right model changes, nor its gradients."""
     state = copy.deepcopy(ours.state_dict())
     for name in BACKWARD_FAULTS:
-        planted(ours, name, BLOCKS[name])
+        inject(ours, name, BLOCKS[name])
     assert all(torch.equal(state[name], tensor) for name, tensor in ours.state_dict().items())
     assert "forward" not in vars(ours)
 
 
 def test_a_fault_survives_a_copy() -> None:
     """A copy in float64 is as faulty, and is its own model."""
-    model = planted(build_ours(load_weights("tiny")), "doubled", 3)
+    model = inject(build_ours(load_weights("tiny")), "doubled", 3)
     twin = copy.deepcopy(model).double()
     assert twin.forward.__self__ is twin
 
@@ -170,12 +171,12 @@ def test_what_is_not_formed_shows_in_what_is_made_of_it(
     attention: str, block: int, expected: str
 ) -> None:
     """The scores' wrong gradient is seen first in the key's where no scores are formed."""
-    assert expected == first_place("delta-missing", block, attention)
+    assert expected == expected_at("delta-missing", block, attention)
 
 
 def test_the_first_block_hands_its_fault_to_the_embeddings() -> None:
     """What a block sends back wrong is the gradient of what it was given."""
-    assert [first_place("residual-cut", block, "plain") for block in (0, 5)] == [
+    assert [expected_at("residual-cut", block, "plain") for block in (0, 5)] == [
         "embeddings",
         "h.4.ln_2",
     ]

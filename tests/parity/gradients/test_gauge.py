@@ -5,30 +5,32 @@ import math
 import torch
 from torch import Tensor
 
-from parity.compare import Held, Status
-from parity.gradients.gauge import TRUTH, WITNESS, Gauge
-from parity.gradients.places import places
-from parity.lockstep import Observations
+from parity.checks.gradients.backward import REFERENCE, TRUTH, GradientComparator
+from parity.checks.gradients.taps import gradient_names
+from parity.core.lockstep import Observations
+from parity.core.metrics import Reference, Status
 
-PLAN = [place for place in places(1) if place.name in ("logits", "h.0.ln_2", "h.0.ln_2.weight")]
+PLAN = [
+    place for place in gradient_names(1) if place.name in ("logits", "h.0.ln_2", "h.0.ln_2.weight")
+]
 TRUE = torch.tensor([[3.0, -4.0]], dtype=torch.float64)
 
 
-def gauge(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Gauge:
+def gauge(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> GradientComparator:
     """Return a gauge of three gradients, all of them known to be `TRUE`."""
-    return Gauge(
+    return GradientComparator(
         name="ours",
         dtype=dtype,
         plan=PLAN,
-        known=frozenset(place.name for place in places(1)),
-        truths={place.name: Held(TRUE) for place in PLAN},
+        known=frozenset(place.name for place in gradient_names(1)),
+        truths={place.name: Reference(TRUE) for place in PLAN},
         found=Observations(),
         look=lambda *_: None,
         scale=scale,
     )
 
 
-def status(run: Gauge, name: str) -> Status:
+def status(run: GradientComparator, name: str) -> Status:
     """Return what became of one gradient."""
     return run.found.differences[run.name, name, TRUTH].status
 
@@ -37,7 +39,7 @@ def test_a_float64_gradient_is_held_against_both() -> None:
     """It is measured once, for identity and as an error."""
     run = gauge()
     run.see("logits", TRUE + 1e-3)
-    seen = [run.found.differences["ours", "logits", side] for side in (TRUTH, WITNESS)]
+    seen = [run.found.differences["ours", "logits", side] for side in (TRUTH, REFERENCE)]
     assert all(math.isclose(1e-3, difference.rms) for difference in seen)
 
 
@@ -60,7 +62,7 @@ def test_a_scaled_gradient_is_brought_back_to_size() -> None:
     """In float64: what is too small for float16 at its own size is not lost there."""
     run = gauge(torch.float16, scale=2.0**14)
     tiny = TRUE * 2.0**-26
-    run.truths = {"logits": Held(tiny)}
+    run.truths = {"logits": Reference(tiny)}
     run.see("logits", (tiny * run.scale).half())
     assert run.found.differences["ours", "logits", TRUTH].largest == 0.0
 

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import inputs
-from parity.checks.gradients import gradients
-from parity.fingerprints import Fingerprint
-from parity.gradients.faults import planted
-from parity.gradients.places import is_parameter, places
-from parity.inputs import Inputs
-from parity.results import Report
+from parity.checks.gradients.check import gradients
+from parity.checks.gradients.taps import gradient_names, is_parameter
+from parity.core import inputs
+from parity.core.fingerprints import Fingerprint
+from parity.core.inputs import Inputs
+from parity.core.results import Report
+from parity.faults.backward import inject
 from scratch_gpt import GPT
 
 Key = tuple[str, str, str]
 Of = Callable[[Report], Mapping[Key, Mapping[str, Fingerprint]]]
 
 
-GRADIENTS = {place.name for place in places(12)}
+GRADIENTS = {place.name for place in gradient_names(12)}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_fault_behind_moves_no_gradient_before_it(
     """A wrong derivative in block 3 moves ours from there on, and none of Hugging Face's."""
     right, wrong = (
         fingerprints_of(gradients(model, theirs, token_ids, dtype="float64", fingerprints=True))
-        for model in (ours, planted(ours, "erf-derivative", 3))
+        for model in (ours, inject(ours, "erf-derivative", 3))
     )
     key = ("huggingface", "float64", "identity")
     assert right[key] == wrong[key]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checks.gradients import backward
+from parity.core.inputs import Inputs, from_rows
 from parity.errors import InconclusiveError
-from parity.gradients import losses
-from parity.inputs import Inputs, from_rows
 from scratch_gpt import GPT
 
 LEFT = Inputs(
@@ -34,14 +34,14 @@ WHOLE = Inputs(token_ids=torch.tensor([[5, 9, 210, 0], [3, 8, 1, 2]]))
 )
 def test_what_is_predicted(inputs: Inputs, expected: list[list[bool]]) -> None:
     """A token counts where it is real and the one before it is."""
-    assert expected == losses.predicted(inputs).tolist()
+    assert expected == backward.predicted(inputs).tolist()
 
 
 def by_hand(logits: Tensor, inputs: Inputs) -> Tensor:
     """Return the mean over what counts, each by its own formula."""
     each = [
         torch.logsumexp(logits[row, at], -1) - logits[row, at, inputs.token_ids[row, at + 1]]
-        for row, at in losses.predicted(inputs).nonzero().tolist()
+        for row, at in backward.predicted(inputs).nonzero().tolist()
     ]
     return torch.stack(each).mean()
 
@@ -52,7 +52,7 @@ def test_both_sides_take_the_same_mean(
 ) -> None:
     """Either side's loss is the mean by hand of its own logits."""
     mine, other = copy.deepcopy(ours).double(), copy.deepcopy(theirs).double()
-    for loss_of in (losses.of_candidate(mine, inputs), losses.of_huggingface(other, inputs)):
+    for loss_of in (backward.of_candidate(mine, inputs), backward.of_huggingface(other, inputs)):
         shown: dict[str, Tensor] = {}
         loss = loss_of(shown.setdefault)
         assert_same(by_hand(shown["logits"], inputs), loss)
@@ -64,7 +64,7 @@ def test_padding_does_not_touch_the_loss(ours: GPT) -> None:
     other[0, 3] = 77
     changed = Inputs(token_ids=other, attention_mask=RIGHT.attention_mask)
     pair = [
-        losses.of_candidate(ours, given)(lambda _name, value: value) for given in (RIGHT, changed)
+        backward.of_candidate(ours, given)(lambda _name, value: value) for given in (RIGHT, changed)
     ]
     assert torch.equal(*pair)
 
@@ -77,14 +77,14 @@ def test_other_logits_than_shown_are_refused(ours: GPT) -> None:
             return ours(*given, tap=tap) + 1.0  # type: ignore[arg-type]
 
     with pytest.raises(ValueError, match="something else"):
-        losses.of_candidate(Deceiving(), WHOLE)(lambda _name, value: value)
+        backward.of_candidate(Deceiving(), WHOLE)(lambda _name, value: value)
 
 
 @pytest.mark.parametrize("rows", [[[5]], [[5], [9]]], ids=["one row", "two rows"])
 def test_nothing_to_predict_is_refused(rows: list[list[int]]) -> None:
     """Rows of one token have no next token: no loss, no gradient, no verdict."""
     with pytest.raises(InconclusiveError, match="no next token"):
-        losses.check_predicted(from_rows(rows))
+        backward.check_predicted(from_rows(rows))
 
 
 @pytest.mark.parametrize(
@@ -100,16 +100,18 @@ def test_nothing_to_predict_is_refused(rows: list[list[int]]) -> None:
 )
 def test_predictions_from_a_token_that_sees_itself_alone(inputs: Inputs, *, expected: bool) -> None:
     """With two real tokens in a row there is nothing to attend to."""
-    assert expected is losses.sees_one_token(inputs)
+    assert expected is backward.sees_one_token(inputs)
 
 
 def test_only_float16_begins_larger() -> None:
     """A power of two that makes at least a sum of the mean, and that float16 holds."""
-    scales = {d: losses.scale_for(d, WHOLE) for d in (torch.float64, torch.float32, torch.bfloat16)}
+    scales = {
+        d: backward.scale_for(d, WHOLE) for d in (torch.float64, torch.float32, torch.bfloat16)
+    }
     assert {1.0} == set(scales.values())
     long = Inputs(token_ids=torch.zeros(64, 512, dtype=torch.long))
     for inputs, count in ((WHOLE, 6), (long, 64 * 511)):
-        scale = losses.scale_for(torch.float16, inputs)
+        scale = backward.scale_for(torch.float16, inputs)
         assert math.log2(scale).is_integer()
         assert scale >= count
         assert math.isfinite(float(torch.tensor(scale, dtype=torch.float16)))

@@ -2,12 +2,19 @@
 
 import pytest
 
-from parity.gradients.places import BLOCK, direction, is_parameter, kind_of, parameters, places
-from parity.mapping import rows
-from parity.taps import Tap, taps
+from parity.checkpoints.mapping import rows
+from parity.checks.gradients.taps import (
+    BLOCK,
+    direction,
+    gradient_names,
+    is_parameter,
+    kind_of,
+    parameter_names,
+)
+from parity.core.taps import Tap, taps
 
 LAYERS = 3
-NAMES = [place.name for place in places(LAYERS)]
+NAMES = [place.name for place in gradient_names(LAYERS)]
 
 
 def test_every_tap_and_every_parameter_is_there_once() -> None:
@@ -19,7 +26,7 @@ def test_every_tap_and_every_parameter_is_there_once() -> None:
 
 def test_the_released_model_has_146_parameters() -> None:
     """The tied embedding is one of them, once."""
-    assert 146 == len(parameters(12)) == len(set(parameters(12)))
+    assert 146 == len(parameter_names(12)) == len(set(parameter_names(12)))
 
 
 def test_taps_stand_in_the_reverse_of_the_networks_order() -> None:
@@ -28,7 +35,7 @@ def test_taps_stand_in_the_reverse_of_the_networks_order() -> None:
     assert forward[::-1] == [name for name in NAMES if not is_parameter(name)]
 
 
-@pytest.mark.parametrize("place", places(LAYERS), ids=lambda place: place.name)
+@pytest.mark.parametrize("place", gradient_names(LAYERS), ids=lambda place: place.name)
 def test_a_gradient_stands_behind_what_it_is_made_from(place: Tap) -> None:
     """All that feeds a gradient is compared before it, and exists."""
     before = NAMES[: NAMES.index(place.name)]
@@ -56,12 +63,12 @@ def test_a_parameter_stands_at_its_operation(parameter: str, given_out: str, tak
 def test_the_tied_embedding_comes_last() -> None:
     """Its gradient is complete only when both of its paths are."""
     assert NAMES[-1] == "tokens_embed.weight"
-    assert {"logits", "embeddings.tokens"} == set(places(LAYERS)[-1].inputs)
+    assert {"logits", "embeddings.tokens"} == set(gradient_names(LAYERS)[-1].inputs)
 
 
 def test_every_gradient_says_what_is_usually_wrong() -> None:
     """A reader who is pointed at one is told what to look for."""
-    assert all(place.kind.suspects for place in [*places(LAYERS), direction()])
+    assert all(place.kind.suspects for place in [*gradient_names(LAYERS), direction()])
 
 
 def test_kinds_are_the_blocks_names_without_their_numbers() -> None:

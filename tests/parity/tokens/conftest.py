@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from parity.tokens.sides import HuggingFace, Ours, Transcription
+from parity.checks.tokens.sides import CandidateTokenizer, HuggingFace, ReleaseTokenizer
 from scratch_gpt import Tokenizer
 
 
@@ -15,9 +15,9 @@ def right(small_vocabulary: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def ours(right: Tokenizer) -> Ours:
+def ours(right: Tokenizer) -> CandidateTokenizer:
     """Return our side."""
-    return Ours(right)
+    return CandidateTokenizer(right)
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +28,10 @@ def theirs(small_vocabulary: Path, right: Tokenizer) -> HuggingFace:
 
 
 @pytest.fixture(scope="session")
-def original(small_vocabulary: Path) -> tuple[Ours, Transcription]:
+def original(small_vocabulary: Path) -> tuple[CandidateTokenizer, ReleaseTokenizer]:
     """Return both sides of the original splitting."""
     for package in ("ftfy", "spacy"):
         pytest.importorskip(package, reason="not run: the extra original-text is not installed")
-    side = Ours(Tokenizer.from_pretrained(small_vocabulary, splitting="original"))
+    side = CandidateTokenizer(Tokenizer.from_pretrained(small_vocabulary, splitting="original"))
     files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
-    return side, Transcription(*files)
+    return side, ReleaseTokenizer(*files)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from parity.tokens.causes import part
-from parity.tokens.faults import planted
-from parity.tokens.sides import Ours, Transcription, Witness
+from parity.checks.tokens.diagnosis import part
+from parity.checks.tokens.sides import CandidateTokenizer, ReferenceTokenizer, ReleaseTokenizer
+from parity.faults.tokenizer import inject
 from scratch_gpt import Tokenizer
 
 TEXT = st.text(max_size=60)
@@ -24,13 +24,15 @@ MANY = settings(
 )
 
 
-def differing(ours: Ours, theirs: Witness, text: str) -> bool:
+def differing(ours: CandidateTokenizer, theirs: ReferenceTokenizer, text: str) -> bool:
     """Return whether two sides part over a text."""
     return part(ours.encode_batch([text])[0], theirs.encode_batch([text])[0])
 
 
 @pytest.mark.slow
-def test_ten_thousand_texts_are_encoded_alike(ours: Ours, theirs: Witness) -> None:
+def test_ten_thousand_texts_are_encoded_alike(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer
+) -> None:
     """Hugging Face's ids and places, whatever the text."""
 
     @MANY
@@ -42,9 +44,11 @@ def test_ten_thousand_texts_are_encoded_alike(ours: Ours, theirs: Witness) -> No
 
 
 @pytest.mark.parametrize("name", ["accents-kept", "unknown-fused", "places-in-bytes"])
-def test_few_texts_find_a_fault(name: str, ours: Ours, theirs: Witness) -> None:
+def test_few_texts_find_a_fault(
+    name: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer
+) -> None:
     """What hypothesis comes up with tells wrong tokenizers from right ones."""
-    wrong = planted(ours.tokenizer, ours.splitting, name)
+    wrong = inject(ours.tokenizer, ours.splitting, name)
 
     @settings(MANY, max_examples=300)
     @given(TEXT)
@@ -60,8 +64,8 @@ def test_two_thousand_texts_are_split_alike(small_vocabulary: Path) -> None:
     """The original splitting gives the transcription's ids."""
     for package in ("ftfy", "spacy"):
         pytest.importorskip(package, reason="not run: the extra original-text is not installed")
-    side = Ours(Tokenizer.from_pretrained(small_vocabulary, splitting="original"))
-    other = Transcription(small_vocabulary / "vocab.json", small_vocabulary / "merges.txt")
+    side = CandidateTokenizer(Tokenizer.from_pretrained(small_vocabulary, splitting="original"))
+    other = ReleaseTokenizer(small_vocabulary / "vocab.json", small_vocabulary / "merges.txt")
 
     @settings(MANY, max_examples=2_000)
     @given(TEXT)

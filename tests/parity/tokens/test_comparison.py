@@ -4,19 +4,17 @@ import dataclasses
 
 import pytest
 
-from parity.checks.tokens import tokens
-from parity.tokens import comparison
-from parity.tokens.causes import cause_of, part
-from parity.tokens.comparison import words_of_tokens
-from parity.tokens.faults import planted
-from parity.tokens.rows import DifferenceRow, TokenRow
-from parity.tokens.sides import Ours, Transcription, Witness
+from parity.checks.tokens import check
+from parity.checks.tokens.check import DifferenceRow, TokenRow, tokens, words_of_tokens
+from parity.checks.tokens.diagnosis import cause_of, part
+from parity.checks.tokens.sides import CandidateTokenizer, ReferenceTokenizer, ReleaseTokenizer
+from parity.faults.tokenizer import inject
 from reference.huggingface_tokenizer import Encoding
 from reference.published_token_ids import PublishedIds
 from scratch_gpt import Tokenizer
 
 
-def test_a_source_is_counted(ours: Ours, theirs: Witness) -> None:
+def test_a_source_is_counted(ours: CandidateTokenizer, theirs: ReferenceTokenizer) -> None:
     """Strings, characters, ids, unknown ones, and what vanishes."""
     report = tokens(ours, theirs, {"mine": ["the \u200bthe", "中\x00", ""]})
     (row,) = report.results
@@ -45,7 +43,7 @@ def test_a_source_is_counted(ours: Ours, theirs: Witness) -> None:
     ids=["no source", "no string", "no id", "one of two", "unknown alone"],
 )
 def test_nothing_compared_is_no_pass(
-    sources: dict[str, list[str]], named: str, ours: Ours, theirs: Witness
+    sources: dict[str, list[str]], named: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer
 ) -> None:
     """A source without anything to compare leaves the run inconclusive, and is named."""
     report = tokens(ours, theirs, sources)
@@ -69,22 +67,26 @@ class Torn(Tokenizer):
         return ids[:-1], places[:-1]
 
 
-def _torn_fails(right: Tokenizer, witness: Witness) -> None:
-    report = tokens(Ours(right), witness, {"mine": ["the lamp"]})
+def _torn_fails(right: Tokenizer, witness: ReferenceTokenizer) -> None:
+    report = tokens(CandidateTokenizer(right), witness, {"mine": ["the lamp"]})
     assert report.exit_code == 0
-    wrong = Ours(Torn(right.vocabulary, splitting=right.splitting))
+    wrong = CandidateTokenizer(Torn(right.vocabulary, splitting=right.splitting))
     report = tokens(wrong, witness, {"mine": ["the lamp"]})
     assert report.first_divergence is not None
     assert (report.exit_code, report.first_divergence.tap) == (1, "mine/ids")
     assert "encode and encode_with_offsets" in report.first_divergence.why
 
 
-def test_ids_and_places_of_one_side_have_to_agree(ours: Ours, theirs: Witness) -> None:
+def test_ids_and_places_of_one_side_have_to_agree(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer
+) -> None:
     """Two ways of encoding that give other ids are a failure."""
     _torn_fails(ours.tokenizer, theirs)
 
 
-def test_they_have_to_where_the_witness_has_no_places(original: tuple[Ours, Transcription]) -> None:
+def test_they_have_to_where_the_witness_has_no_places(
+    original: tuple[CandidateTokenizer, ReleaseTokenizer],
+) -> None:
     """In the original splitting, where only ids are held against each other, as well."""
     side, witness = original
     _torn_fails(side.tokenizer, witness)
@@ -107,34 +109,38 @@ def test_a_difference_is_cut_down(  # noqa: PLR0913 - a table's columns, and bot
     step: str,
     shortest: str,
     character: str,
-    ours: Ours,
-    theirs: Witness,
+    ours: CandidateTokenizer,
+    theirs: ReferenceTokenizer,
 ) -> None:
     """The step, the shortest string as an ASCII literal, and the character it is about."""
-    side = planted(ours.tokenizer, ours.splitting, name)
+    side = inject(ours.tokenizer, ours.splitting, name)
     cause = cause_of(text, side, theirs)
     assert (step, shortest, character) == (cause.step, cause.text, cause.character[:6])
 
 
-def test_strings_with_one_cause_are_one_row(ours: Ours, theirs: Witness) -> None:
+def test_strings_with_one_cause_are_one_row(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer
+) -> None:
     """Two strings that come down to the same letter count together; another is another row."""
-    side = planted(ours.tokenizer, ours.splitting, "case-kept")
+    side = inject(ours.tokenizer, ours.splitting, "case-kept")
     report = tokens(side, theirs, {"mine": ["a Big one", "Bad", "so Old", "small"]})
     rows = [row for row in report.results if isinstance(row, DifferenceRow)]
     assert [(row.cause.text, row.strings) for row in rows] == [("'B'", 2), ("'O'", 1)]
 
 
 def test_what_is_not_taken_apart_is_counted(
-    ours: Ours, theirs: Witness, monkeypatch: pytest.MonkeyPatch
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many differ, the count is right."""
-    monkeypatch.setattr(comparison, "TAKEN_APART", 1)
-    side = planted(ours.tokenizer, ours.splitting, "case-kept")
+    monkeypatch.setattr(check, "TAKEN_APART", 1)
+    side = inject(ours.tokenizer, ours.splitting, "case-kept")
     row, *differences = tokens(side, theirs, {"mine": ["A", "B", "C", "d"]}).results
     assert (row.error_ours, len(differences)) == (3.0, 1)
 
 
-def test_published_ids_are_a_witness_more(ours: Ours, theirs: Witness) -> None:
+def test_published_ids_are_a_witness_more(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer
+) -> None:
     """Where both sides agree and the published ids are others, the run fails and says so."""
     right = ours.tokenizer.encode("the")
     rows = [PublishedIds("the", right, None), PublishedIds("of", [9], None)]
@@ -154,7 +160,7 @@ def test_every_token_is_a_word() -> None:
     assert found == ["<unk>\u0e01", "a\u0e01", "a", "ab"]
 
 
-def test_every_merge_is_needed_by_its_token(right: Tokenizer, theirs: Witness) -> None:
+def test_every_merge_is_needed_by_its_token(right: Tokenizer, theirs: ReferenceTokenizer) -> None:
     """Whichever merge is left out, the text of the token that it makes shows it."""
     vocabulary = right.vocabulary
     for place, (one, two) in enumerate(vocabulary.merges):

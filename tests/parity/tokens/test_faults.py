@@ -2,16 +2,14 @@
 
 import pytest
 
-from parity.checks.tokens import tokens
-from parity.results import Verdict
-from parity.tokens import comparison
-from parity.tokens.comparison import words_of_tokens
-from parity.tokens.faults import FAULTS, planted
-from parity.tokens.rows import DifferenceRow
-from parity.tokens.sides import Ours, Transcription, Witness
-from parity.tokens.strings import HAND_PICKED
+from parity.checks.tokens import check
+from parity.checks.tokens.check import DifferenceRow, tokens, words_of_tokens
+from parity.checks.tokens.sides import CandidateTokenizer, ReferenceTokenizer, ReleaseTokenizer
+from parity.checks.tokens.strings import HAND_PICKED
+from parity.core.results import Verdict
+from parity.faults.tokenizer import TOKENIZER_FAULTS, inject
 from scratch_gpt import Tokenizer
-from scratch_gpt.tokenization.byte_pairs import END
+from scratch_gpt.tokenizer.bpe import END
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +24,12 @@ def sources(right: Tokenizer) -> dict[str, list[str]]:
 @pytest.fixture
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few of the differences apart: a wrong tokenizer differs nearly everywhere."""
-    monkeypatch.setattr(comparison, "TAKEN_APART", 3)
+    monkeypatch.setattr(check, "TAKEN_APART", 3)
 
 
-def found(side: Ours, witness: Witness, sources: dict[str, list[str]]) -> tuple[str, set[str]]:
+def found(
+    side: CandidateTokenizer, witness: ReferenceTokenizer, sources: dict[str, list[str]]
+) -> tuple[str, set[str]]:
     """Return the verdict, and the steps of all differences."""
     report = tokens(side, witness, sources)
     rows = [row for row in report.results if isinstance(row, DifferenceRow)]
@@ -38,10 +38,12 @@ def found(side: Ours, witness: Witness, sources: dict[str, list[str]]) -> tuple[
 
 def of(splitting: str) -> list[str]:
     """Return the faults of a splitting."""
-    return [name for name, fault in FAULTS.items() if splitting in fault.of]
+    return [name for name, fault in TOKENIZER_FAULTS.items() if splitting in fault.of]
 
 
-def test_the_right_one_passes(ours: Ours, theirs: Witness, sources: dict[str, list[str]]) -> None:
+def test_the_right_one_passes(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer, sources: dict[str, list[str]]
+) -> None:
     """Without a fault nothing differs."""
     assert (Verdict.PASS.value, set()) == found(ours, theirs, sources)
 
@@ -49,25 +51,25 @@ def test_the_right_one_passes(ours: Ours, theirs: Witness, sources: dict[str, li
 @pytest.mark.usefixtures("_few")
 @pytest.mark.parametrize("name", of("bert"))
 def test_a_fault_is_named(
-    name: str, ours: Ours, theirs: Witness, sources: dict[str, list[str]]
+    name: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer, sources: dict[str, list[str]]
 ) -> None:
     """Each is caught, and every difference is said to come from its step."""
-    side = planted(ours.tokenizer, ours.splitting, name)
-    assert ("fail", {FAULTS[name].step}) == found(side, theirs, sources)
+    side = inject(ours.tokenizer, ours.splitting, name)
+    assert ("fail", {TOKENIZER_FAULTS[name].step}) == found(side, theirs, sources)
 
 
 @pytest.mark.usefixtures("_few")
 def test_the_right_side_stays_right(
-    ours: Ours, theirs: Witness, sources: dict[str, list[str]]
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer, sources: dict[str, list[str]]
 ) -> None:
     """Planting changes nothing in what it was planted into."""
     for name in of("bert"):
-        planted(ours.tokenizer, ours.splitting, name).encode_batch(["A b"])
+        inject(ours.tokenizer, ours.splitting, name).encode_batch(["A b"])
     assert found(ours, theirs, sources)[0] == "pass"
 
 
 def test_the_right_original_passes(
-    original: tuple[Ours, Transcription], sources: dict[str, list[str]]
+    original: tuple[CandidateTokenizer, ReleaseTokenizer], sources: dict[str, list[str]]
 ) -> None:
     """Without a fault the splitting is the transcription's."""
     assert ("pass", set()) == found(*original, sources)
@@ -76,30 +78,30 @@ def test_the_right_original_passes(
 @pytest.mark.usefixtures("_few")
 @pytest.mark.parametrize("name", [*sorted(set(of("original")) - set(of("bert"))), "case-kept"])
 def test_a_fault_of_the_original_is_named(
-    name: str, original: tuple[Ours, Transcription], sources: dict[str, list[str]]
+    name: str, original: tuple[CandidateTokenizer, ReleaseTokenizer], sources: dict[str, list[str]]
 ) -> None:
     """Each is caught by the strings picked by hand; the first difference is of its step."""
     side, witness = original
-    wrong = planted(side.tokenizer, side.splitting, name)
+    wrong = inject(side.tokenizer, side.splitting, name)
     report = tokens(wrong, witness, {"hand-picked": sources["hand-picked"]})
     assert report.first_divergence is not None
-    expected = (1, f"hand-picked/{FAULTS[name].step}")
+    expected = (1, f"hand-picked/{TOKENIZER_FAULTS[name].step}")
     assert expected == (report.exit_code, report.first_divergence.tap)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_few")
-@pytest.mark.parametrize("name", [name for name in of("original") if FAULTS[name].pairs])
+@pytest.mark.parametrize("name", [name for name in of("original") if TOKENIZER_FAULTS[name].pairs])
 def test_a_fault_of_merging_is_named_in_the_original(
-    name: str, original: tuple[Ours, Transcription], sources: dict[str, list[str]]
+    name: str, original: tuple[CandidateTokenizer, ReleaseTokenizer], sources: dict[str, list[str]]
 ) -> None:
     """Merging is the same in both splittings; the step is among those that are named."""
     side, witness = original
-    wrong = planted(side.tokenizer, side.splitting, name)
+    wrong = inject(side.tokenizer, side.splitting, name)
     verdict, steps = found(wrong, witness, sources)
-    assert (verdict, FAULTS[name].step in steps) == ("fail", True)
+    assert (verdict, TOKENIZER_FAULTS[name].step in steps) == ("fail", True)
 
 
 def test_every_fault_has_a_splitting() -> None:
     """The two lists above leave none out."""
-    assert set(FAULTS) == set(of("bert")) | set(of("original"))
+    assert set(TOKENIZER_FAULTS) == set(of("bert")) | set(of("original"))

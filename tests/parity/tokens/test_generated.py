@@ -4,21 +4,20 @@ import unicodedata
 
 import pytest
 
-from parity.tokens.generated import generated
-from parity.tokens.strings import HAND_PICKED, HARD
+from parity.checks.tokens.strings import HAND_PICKED, HARD, generate_strings
 
 
 def test_the_seed_decides() -> None:
     """The same seed gives the same strings, however many follow; another gives others."""
-    few, many = list(generated(20, seed=3)), list(generated(50, seed=3))
+    few, many = list(generate_strings(20, seed=3)), list(generate_strings(50, seed=3))
     assert few == many[:20]
-    assert many != list(generated(50, seed=4))
+    assert many != list(generate_strings(50, seed=4))
 
 
 @pytest.fixture(scope="module")
 def drawn() -> str:
     """Return 2,000 strings as one."""
-    return "\x01".join(generated(2_000, seed=0))
+    return "\x01".join(generate_strings(2_000, seed=0))
 
 
 def test_every_kind_of_character_is_drawn(drawn: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from parity.tokens.shrinking import shortest
+from parity.checks.tokens.diagnosis import shortest
 
 
 @pytest.mark.parametrize(

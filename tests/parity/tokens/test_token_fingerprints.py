@@ -2,16 +2,18 @@
 
 import pytest
 
-from parity.checks.tokens import tokens
-from parity.tokens import comparison
-from parity.tokens.faults import planted
-from parity.tokens.sides import Ours, Witness
+from parity.checks.tokens import check
+from parity.checks.tokens.check import tokens
+from parity.checks.tokens.sides import CandidateTokenizer, ReferenceTokenizer
+from parity.faults.tokenizer import inject
 from scratch_gpt import Tokenizer
 
 SOURCES = {"mine": ["The café, once", "more", "", "中"], "other": ["more", "and more"]}
 
 
-def test_each_source_has_one_of_each_side(ours: Ours, theirs: Witness) -> None:
+def test_each_source_has_one_of_each_side(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer
+) -> None:
     """Under the source's name, of all ids in order; where sides agree they are the same."""
     report = tokens(ours, theirs, SOURCES, fingerprints=True)
     found = {(entry.subject, entry.tap): entry for entry in report.fingerprints}
@@ -26,15 +28,15 @@ def test_each_source_has_one_of_each_side(ours: Ours, theirs: Witness) -> None:
 
 
 def test_how_many_are_given_at_once_does_not_matter(
-    ours: Ours, theirs: Witness, monkeypatch: pytest.MonkeyPatch
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source longer than what goes through at once has the digest of all of it."""
     whole = tokens(ours, theirs, SOURCES, fingerprints=True).fingerprints
-    monkeypatch.setattr(comparison, "_AT_ONCE", 1)
+    monkeypatch.setattr(check, "_AT_ONCE", 1)
     assert whole == tokens(ours, theirs, SOURCES, fingerprints=True).fingerprints
 
 
-def test_watching_changes_nothing(ours: Ours, theirs: Witness) -> None:
+def test_watching_changes_nothing(ours: CandidateTokenizer, theirs: ReferenceTokenizer) -> None:
     """Rows are what they are without fingerprints."""
     watched = tokens(ours, theirs, SOURCES, fingerprints=True)
     without = tokens(ours, theirs, SOURCES)
@@ -43,10 +45,10 @@ def test_watching_changes_nothing(ours: Ours, theirs: Witness) -> None:
 
 
 def test_a_fault_moves_the_source_that_meets_it(
-    ours: Ours, theirs: Witness, right: Tokenizer
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer, right: Tokenizer
 ) -> None:
     """Accents that are kept change the ids of a text that has one, on our side."""
-    wrong = planted(right, ours.splitting, "accents-kept")
+    wrong = inject(right, ours.splitting, "accents-kept")
     before, after = (
         {(entry.subject, entry.tap): entry for entry in report.fingerprints}
         for report in (tokens(side, theirs, SOURCES, fingerprints=True) for side in (ours, wrong))

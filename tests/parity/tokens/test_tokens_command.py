@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers.normalizers import BertNormalizer
 
-from parity.tokens import run
+from parity.checks.tokens import check as run
 from reference import compat
 from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
@@ -124,5 +124,5 @@ def test_a_normalizer_that_stands_in_is_told(
 
     monkeypatch.setattr(HuggingFaceTokenizer, "_given_berts", given_berts)
     result = check(*small, "--count", "0")
-    told = f"not compared, the Sequence of transformers {compat.told('transformers')}"
+    told = f"not compared, the Sequence of transformers {compat.describe('transformers')}"
     assert (result.exit_code, told in result.stdout) == (0, bool(replaced))

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from parity.sources.vocabulary import NAMES
-from parity.tokens import run, vocabularies
+from parity.checkpoints.huggingface_files import VOCABULARY_FILES
+from parity.checks.tokens import check as run
+from parity.checks.tokens import sides
 from reference import hub_cache, published
 from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt import Tokenizer
@@ -21,7 +22,7 @@ def short(check: Check, monkeypatch: pytest.MonkeyPatch) -> Check:
     """Return the verb with a short table, a short corpus and a small vocabulary to be learned."""
     monkeypatch.setattr(run, "HAND_PICKED", ("Café, don't", "<unk>"))
     monkeypatch.setattr(run, "_library", lambda: iter(["Some text.\n\nAnd more."]))
-    monkeypatch.setattr(vocabularies, "MERGES", 9)
+    monkeypatch.setattr(sides, "MERGES", 9)
     return lambda *arguments: check("tokens", "--count", "5", *arguments)
 
 
@@ -68,7 +69,7 @@ def test_the_vocabulary_beside_weights_is_taken(
     short: Check, small_vocabulary: Path, tmp_path: Path
 ) -> None:
     """Under OpenAI's names too; a file's folder counts as the file's place."""
-    for name, release in NAMES.items():
+    for name, release in VOCABULARY_FILES.items():
         shutil.copy(small_vocabulary / name, tmp_path / release)
     weights = tmp_path / "model.safetensors"
     weights.touch()
@@ -109,7 +110,7 @@ def test_the_branch_says_which_snapshot_is_taken(small_vocabulary: Path, cache: 
         shutil.copytree(small_vocabulary, snapshot(cache, commit))
 
     def taken() -> str:
-        with vocabularies.chosen(None, name, []) as found:
+        with sides.choose_vocabulary(None, name, []) as found:
             return found.folder.name
 
     assert taken() == published.REVISION

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.models import build_huggingface, build_ours
-from parity.weights import Weights
+from parity.checkpoints.weights import Weights
+from parity.core.runners import build_huggingface, build_ours
 from scratch_gpt import GPT
 
 BLOCKS = ("h.0.", "h.1.")

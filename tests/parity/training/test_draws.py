@@ -2,20 +2,20 @@
 
 import torch
 
-from parity.training.draws import Draws
+from parity.checks.training.runners import DropoutMasks
 from scratch_gpt.dropout import dropout
 
 SHAPES = {"embeddings": (4, 3, 5), "h.0.attn.weights": (4, 2, 3, 3), "h.0.attn": (4, 3, 5)}
 
 
-def run(draws: Draws) -> dict[str, torch.Tensor]:
+def run(draws: DropoutMasks) -> dict[str, torch.Tensor]:
     """Return what the leading side keeps at each place."""
     return {name: draws.keeps(name, torch.ones(shape), 0.5) for name, shape in SHAPES.items()}
 
 
 def test_parts_draw_what_the_batch_drew() -> None:
     """Two parts of two rows keep what four rows keep, by our own dropout."""
-    draws = Draws(7, 1, 4)
+    draws = DropoutMasks(7, 1, 4)
     kept = run(draws)
     for first in (0, 2):
         with draws.given_to_ours(first) as asked:
@@ -26,16 +26,16 @@ def test_parts_draw_what_the_batch_drew() -> None:
 
 def test_seed_step_and_place_make_other_draws() -> None:
     """No two steps and no two places of one shape drop alike."""
-    one = run(Draws(7, 1, 4))
+    one = run(DropoutMasks(7, 1, 4))
     assert not torch.equal(one["embeddings"], one["h.0.attn"])
-    for other in (run(Draws(7, 2, 4)), run(Draws(8, 1, 4))):
+    for other in (run(DropoutMasks(7, 2, 4)), run(DropoutMasks(8, 1, 4))):
         assert not torch.equal(one["embeddings"], other["embeddings"])
-    assert all(torch.equal(one[name], again) for name, again in run(Draws(7, 1, 4)).items())
+    assert all(torch.equal(one[name], again) for name, again in run(DropoutMasks(7, 1, 4)).items())
 
 
 def test_a_place_left_out_and_one_too_many_are_seen() -> None:
     """A shape that the next place does not have is a later place's; after the last is nowhere."""
-    draws = Draws(7, 1, 4)
+    draws = DropoutMasks(7, 1, 4)
     run(draws)
     with draws.given_to_ours(0) as asked:
         for name in ("embeddings", "h.0.attn", "h.0.attn"):
@@ -45,7 +45,7 @@ def test_a_place_left_out_and_one_too_many_are_seen() -> None:
 
 def test_afterwards_our_dropout_draws_for_itself() -> None:
     """What was given is taken back."""
-    draws = Draws(7, 1, 4)
+    draws = DropoutMasks(7, 1, 4)
     with draws.given_to_ours(0):
         pass
     torch.manual_seed(0)

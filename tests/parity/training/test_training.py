@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.training import training
-from parity.compare import Status
+from parity.checkpoints.load import load_weights
+from parity.checks.training.check import training
+from parity.checks.training.runners import VARIANTS, Named, Recipe, TrainingStep, batches
+from parity.checks.training.steps import ORDER, parse_quantity
+from parity.core.metrics import Status
+from parity.core.results import Mode, Report, Verdict
+from parity.core.runners import build_huggingface, build_ours
 from parity.errors import ExitCode
-from parity.gradients.faults import planted as planted_behind
-from parity.models import build_huggingface, build_ours
-from parity.results import Mode, Report, Verdict
-from parity.sources.names import load_weights
-from parity.training.places import ORDER, parsed
-from parity.training.procedure import Named, Procedure
-from parity.training.recipe import FORMS, Recipe, batches
+from parity.faults.backward import inject as planted_behind
 from scratch_gpt import GPT
 from scratch_gpt.optimizer import Adam
 
@@ -68,7 +67,9 @@ def test_dropout_passes_and_drops(check: Check) -> None:
         next(row.value_witness for row in report.results if row.tap == "released.1.loss")
         for report in (dropping, still)
     ]
-    sites = [row.value_ours for row in dropping.results if parsed(row.tap).quantity == "dropout"]
+    sites = [
+        row.value_ours for row in dropping.results if parse_quantity(row.tap).quantity == "dropout"
+    ]
     assert first[0] != first[1]
     assert sites == [1 + 3 * 2] * 4
 
@@ -76,12 +77,12 @@ def test_dropout_passes_and_drops(check: Check) -> None:
 def test_no_key_occurs_twice_and_every_quantity_is_there(check: Check) -> None:
     """Rows stand in the order of a step, of every form, step and quantity."""
     report = check(dtype="float64")
-    places = [parsed(row.tap) for row in report.results]
+    places = [parse_quantity(row.tap) for row in report.results]
     assert len(places) == len(set(places))
     seen = list(dict.fromkeys((p.form, p.step, p.quantity) for p in places))
     expected = [
         (form, step, quantity)
-        for form in FORMS
+        for form in VARIANTS
         for step in (1, 2)
         for quantity in ORDER
         if quantity != "dropout" and (quantity != "tied" or step == 2)
@@ -92,7 +93,7 @@ def test_no_key_occurs_twice_and_every_quantity_is_there(check: Check) -> None:
 def test_the_steps_are_steps(check: Check) -> None:
     """All but the release's first rate are above 0, and weights differ from step to step."""
     rows = {row.tap: row for row in check(dtype="float64").results}
-    rates = [rows[f"{form}.{step}.rate"].value_ours for form in FORMS for step in (1, 2)]
+    rates = [rows[f"{form}.{step}.rate"].value_ours for form in VARIANTS for step in (1, 2)]
     assert rates[0] == 0.0
     assert all(rate and rate > 0.0 for rate in rates[1:])
     losses = [rows[f"adamw.{step}.loss"].value_ours for step in (1, 2)]
@@ -129,7 +130,7 @@ class Forgetful(Adam):
         return {k: v for k, v in kept.items() if k not in {f"second_moment.{n}" for n in vectors}}
 
 
-class Forgetting(Procedure):
+class Forgetting(TrainingStep):
     """Trains with that."""
 
     def optimizer(self, named: Named, recipe: Recipe) -> Adam:

@@ -4,10 +4,10 @@ import pytest
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.training import training
+from parity.checks.training.check import training
+from parity.checks.training.runners import VARIANTS, batches
 from parity.errors import ExitCode
-from parity.training.faults import TRAINING_FAULTS, first_place, planted
-from parity.training.recipe import FORMS, batches
+from parity.faults.training import TRAINING_FAULTS, expected_at, inject
 from scratch_gpt import GPT
 
 BLOCKS = 2
@@ -24,7 +24,7 @@ def ids() -> tuple[Tensor, ...]:
     return batches(steps=2, parts=2, batch=1, time=3, vocab_size=211, seed=0)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", VARIANTS)
 @pytest.mark.parametrize(
     "name",
     [
@@ -42,7 +42,7 @@ def test_a_fault_is_named_where_it_is(
     """The first row that differs is the fault's, and the reason says it."""
     fault = TRAINING_FAULTS[name]
     report = training(
-        planted(two_ours, name),
+        inject(two_ours, name),
         two_theirs,
         ids,
         dropout=fault.dropout,
@@ -52,5 +52,5 @@ def test_a_fault_is_named_where_it_is(
     )
     assert (report.exit_code, report.reasons) == (ExitCode.FAIL, [])
     assert report.first_divergence is not None
-    assert first_place(name, BLOCKS, form) == report.first_divergence.tap
+    assert expected_at(name, BLOCKS, form) == report.first_divergence.tap
     assert fault.look_for in report.first_divergence.suspects

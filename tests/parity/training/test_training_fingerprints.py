@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 import pytest
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.training import training
-from parity.fingerprints import Fingerprint
-from parity.results import Report
-from parity.training.faults import TRAINING_FAULTS
-from parity.training.places import parsed
-from parity.training.recipe import batches
+from parity.checks.training.check import training
+from parity.checks.training.runners import batches
+from parity.checks.training.steps import parse_quantity
+from parity.core.fingerprints import Fingerprint
+from parity.core.results import Report
+from parity.faults.training import TRAINING_FAULTS
 from scratch_gpt import GPT
 
 Key = tuple[str, str, str]
@@ -45,7 +45,7 @@ def test_every_gradient_and_weight_has_one(right: Report, fingerprints_of: Of) -
     found = fingerprints_of(right)
     assert set(runs) == set(found)
     for places in map(list, found.values()):
-        steps = [(parsed(place).step, parsed(place).quantity) for place in places]
+        steps = [(parse_quantity(place).step, parse_quantity(place).quantity) for place in places]
         kinds = [(step, quantity) for step in (1, 2) for quantity in ("gradient", "weight")]
         assert [kind for kind in kinds for _ in range(PARAMETERS)] == steps
         assert len(set(places)) == 4 * PARAMETERS
@@ -54,7 +54,7 @@ def test_every_gradient_and_weight_has_one(right: Report, fingerprints_of: Of) -
 def test_all_runs_have_one_order(right: Report, fingerprints_of: Of) -> None:
     """Gradients from the loss backwards, whoever's and in whatever order they were made."""
     (order,) = {tuple(found) for found in fingerprints_of(right).values()}
-    gradients = [parsed(place).parameter for place in order[:PARAMETERS]]
+    gradients = [parse_quantity(place).parameter for place in order[:PARAMETERS]]
     assert (gradients[0], gradients[-1]) == ("h.1.ln_2.bias", "positions_embed.weight")
     blocks = [name.split(".")[1] for name in gradients if name.startswith("h.")]
     assert blocks == ["1"] * 12 + ["0"] * 12
@@ -83,6 +83,6 @@ def test_a_fault_in_the_step_moves_no_gradient_before_it(
     wrong = fingerprints_of(check(procedure=procedure, fingerprints=True))
     for key, found in fingerprints_of(right).items():
         changed = [place for place, entry in found.items() if entry != wrong[key][place]]
-        moved = {(parsed(place).step, parsed(place).quantity) for place in changed}
+        moved = {(parse_quantity(place).step, parse_quantity(place).quantity) for place in changed}
         theirs = key[0] == "huggingface"
         assert moved == (set() if theirs else {(1, "weight"), (2, "gradient"), (2, "weight")})

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.training import training
-from parity.compare import Status
-from parity.results import Mode, Report, Row
-from parity.training.places import parsed
-from parity.training.recipe import FORMS, batches
+from parity.checks.training.check import training
+from parity.checks.training.runners import VARIANTS, batches
+from parity.checks.training.steps import parse_quantity
+from parity.core.metrics import Status
+from parity.core.results import Mode, Report, Row
 from scratch_gpt import GPT
-from scratch_gpt.adam_forms import Rates
-from scratch_gpt.optimizer import Adam
+from scratch_gpt.optimizer import Adam, Rates
 
 STEPS, PARTS = 3, 2
 Check = Callable[..., Report]
@@ -36,17 +35,17 @@ def check(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Check:
 def judged(report: Report, quantity: str = "") -> list[Row]:
     """Return the rows of the dtype judged, those of one quantity if it is given."""
     rows = [row for row in report.results if row.mode is Mode.PROPAGATED]
-    return [row for row in rows if quantity in ("", parsed(row.tap).quantity)]
+    return [row for row in rows if quantity in ("", parse_quantity(row.tap).quantity)]
 
 
 def failed(report: Report) -> set[tuple[Mode, str, int]]:
     """Return the mode, form and step of every row that does not pass."""
     wrong = [row for row in report.results if row.status is not Status.PASS]
-    return {(row.mode, parsed(row.tap).form, parsed(row.tap).step) for row in wrong}
+    return {(row.mode, parse_quantity(row.tap).form, parse_quantity(row.tap).step) for row in wrong}
 
 
 @pytest.mark.parametrize("seed", [1, 5])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", VARIANTS)
 def test_a_step_makes_nothing_of_rounding(check: Check, form: str, seed: int) -> None:
     """After steps in float32 weights are off by what float32 cannot hold, on either side.
 
@@ -63,7 +62,7 @@ def test_one_lucky_step_of_the_reference_is_no_failure(check: Check) -> None:
     """A small tensor's rounding is held against every step's of its kind, in its form alone."""
     rows = [row for row in judged(check(), "gradient") if row.tap.endswith("h.0.ln_1.weight")]
     errors = {
-        form: {row.error_reference for row in rows if row.tap.startswith(form)} for form in FORMS
+        form: {row.error_reference for row in rows if row.tap.startswith(form)} for form in VARIANTS
     }
     assert len({row.error_ours for row in rows}) > 1
     assert [len(found) for found in errors.values()] == [1, 1]
@@ -99,7 +98,7 @@ def test_what_our_optimizer_rounds_is_ours_alone(
     monkeypatch.setattr(Adam, "_update_run", wrong)
     places = failed(check())
     assert {mode for mode, _, _ in places} == {Mode.PROPAGATED}
-    assert {(Mode.PROPAGATED, form, STEPS) for form in FORMS} <= places
+    assert {(Mode.PROPAGATED, form, STEPS) for form in VARIANTS} <= places
 
 
 class Coarse(nn.Module):
@@ -130,7 +129,7 @@ def test_coarse_gradients_are_told_from_the_first_step_that_has_them(
     """They pass in float64 and fail in float32, in the last step alone too."""
     after = PARTS * (step - 1)
     places = failed(check(Coarse(copy.deepcopy(two_ours), after)))
-    wrong = [(form, number) for form in FORMS for number in range(step, STEPS + 1)]
+    wrong = [(form, number) for form in VARIANTS for number in range(step, STEPS + 1)]
     assert {(Mode.PROPAGATED, form, number) for form, number in wrong} == places
 
 
@@ -147,5 +146,5 @@ def test_a_verdict_does_not_depend_on_what_else_is_asked(select: str, check: Che
 def test_half_precision_has_a_reference_in_both_forms(dtype: str, check: Check) -> None:
     """Hugging Face's weights move in both, and are off by more than float32's."""
     rows = judged(check(dtype=dtype), "weight")
-    off = {form: [r.error_reference for r in rows if r.tap.startswith(form)] for form in FORMS}
+    off = {form: [r.error_reference for r in rows if r.tap.startswith(form)] for form in VARIANTS}
     assert all(error is not None and error > 1e-5 for found in off.values() for error in found)

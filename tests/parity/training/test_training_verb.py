@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parity.training.faults import TRAINING_FAULTS
+from parity.faults.training import TRAINING_FAULTS
 
 Check = Callable[..., Any]
 

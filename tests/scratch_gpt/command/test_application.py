@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.command.errors import EnvironmentUnfitError, ExitCode
-from scratch_gpt.command.output import to_stdout
-from scratch_gpt.command.telling import known
+from scratch_gpt.cli import as_cli_error, print_stdout
+from scratch_gpt.errors import EnvironmentUnfitError, ExitCode
 
 COMMANDS = (
     *("parity.check", "parity.convert", "bench.ratios"),
@@ -67,13 +66,13 @@ def test_help_onto_a_full_disk_is_told(command: str) -> None:
 def test_what_the_system_refuses_is_no_bug(error: Exception) -> None:
     """Whoever raised it: the exit code is that of the environment."""
     expected = ExitCode.ENVIRONMENT
-    assert expected == known(error).code
+    assert expected == as_cli_error(error).code
 
 
 def test_another_error_stays_one() -> None:
     """That something failed in torch does not make it a matter of memory."""
     expected = ExitCode.INTERNAL
-    assert expected == known(RuntimeError("size mismatch")).code
+    assert expected == as_cli_error(RuntimeError("size mismatch")).code
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: no /dev/full")
@@ -84,6 +83,6 @@ def test_a_full_standard_output_says_what_the_command_knows(
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)
         with pytest.raises(EnvironmentUnfitError, match="could not be written") as raised:
-            to_stdout("text\n", fix="the tokens are there")
+            print_stdout("text\n", fix="the tokens are there")
     expected = ("standard output", "the tokens are there")
     assert expected == (raised.value.where, raised.value.fix)

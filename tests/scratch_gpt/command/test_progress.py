@@ -10,7 +10,7 @@ from typing import Self, TextIO
 
 import pytest
 
-from scratch_gpt.command.progress import shown
+from scratch_gpt.progress import progress_bar
 
 
 class Terminal:
@@ -56,7 +56,7 @@ def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_terminal_is_shown_what_goes_on(terminal: Terminal) -> None:
     """On a terminal the step under way, and how far it is, are shown."""
-    with terminal, shown(quiet=False) as progress:
+    with terminal, progress_bar(quiet=False) as progress:
         progress("h.3.mlp.gelu", 1, 4)
     text = terminal.text()
     expected = (True, True)
@@ -65,7 +65,7 @@ def test_a_terminal_is_shown_what_goes_on(terminal: Terminal) -> None:
 
 def test_the_line_goes_away(terminal: Terminal) -> None:
     """Once over, the line is wiped and the cursor is back: what follows starts clean."""
-    with terminal, shown(quiet=False) as progress:
+    with terminal, progress_bar(quiet=False) as progress:
         progress("weights", 4, 4)
     left = terminal.text().rpartition("weights")[2]
     wiped, cursor = "\x1b[2K", "\x1b[?25h"
@@ -77,7 +77,7 @@ def test_the_cursor_comes_back_after_an_interrupt(terminal: Terminal) -> None:
     """Ctrl-C leaves the terminal as it was."""
 
     def interrupted() -> None:
-        with terminal, shown(quiet=False) as progress:
+        with terminal, progress_bar(quiet=False) as progress:
             progress("weights", 1, 4)
             raise KeyboardInterrupt
 
@@ -88,7 +88,7 @@ def test_the_cursor_comes_back_after_an_interrupt(terminal: Terminal) -> None:
 
 def test_quiet_is_quiet_on_a_terminal(terminal: Terminal) -> None:
     """With --quiet a terminal is shown nothing."""
-    with terminal, shown(quiet=True) as progress:
+    with terminal, progress_bar(quiet=True) as progress:
         progress("weights", 1, 4)
     terminal.stream.write("end")
     expected = "end"
@@ -102,7 +102,7 @@ def test_what_is_no_terminal_is_shown_nothing(
     """A log, or no standard error at all, gets no progress, even where colour is forced."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stderr", stream)
-    with shown(quiet=False) as progress:
+    with progress_bar(quiet=False) as progress:
         progress("weights", 1, 4)
     expected = ""
     assert expected == ("" if stream is None else stream.getvalue())

@@ -4,10 +4,15 @@ import sys
 
 import pytest
 
-from scratch_gpt.command.errors import EnvironmentUnfitError, ExitCode
-from scratch_gpt.command.shell import run
-from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError, UnreadableError
-from scratch_gpt.files.write_error import OccupiedError, WriteError
+from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError
+from scratch_gpt.cli import run_reporting_errors
+from scratch_gpt.errors import (
+    CheckpointError,
+    EmptyCheckpointError,
+    EnvironmentUnfitError,
+    ExitCode,
+    UnreadableError,
+)
 
 WORDS = ("what it is", "where it is", "what to do")
 
@@ -29,7 +34,10 @@ def test_the_bodys_exit_code_is_the_commands(
 ) -> None:
     """A body that ends by itself is not commented on."""
     expected = (code, ("", ""))
-    assert expected == (run(lambda: code, name="a command", debug=True), capsys.readouterr())
+    assert expected == (
+        run_reporting_errors(lambda: code, name="a command", debug=True),
+        capsys.readouterr(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +55,7 @@ def test_what_is_refused_has_its_code(
     kind: type[Exception], code: ExitCode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each error with words keeps them, and the narrower kind decides the code."""
-    ended = run(lambda: raising(worded(kind)), name="a command", debug=False)
+    ended = run_reporting_errors(lambda: raising(worded(kind)), name="a command", debug=False)
     lines = [line.split(maxsplit=1)[1] for line in capsys.readouterr().err.splitlines()]
     told = (lines[0], lines[1], lines[2].removeprefix("do").strip())
     assert (code, WORDS) == (ended, told)
@@ -59,7 +67,9 @@ def test_an_unforeseen_error_shows_its_traceback_when_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Exit code 70; the traceback is for --debug alone."""
-    ended = run(lambda: raising(ZeroDivisionError("nothing")), name="a command", debug=debug)
+    ended = run_reporting_errors(
+        lambda: raising(ZeroDivisionError("nothing")), name="a command", debug=debug
+    )
     text = capsys.readouterr().err
     expected = (ExitCode.INTERNAL, True, debug)
     assert expected == (ended, "ZeroDivisionError: nothing" in text, "Traceback" in text)
@@ -67,7 +77,7 @@ def test_an_unforeseen_error_shows_its_traceback_when_asked(
 
 def test_an_interrupt_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C is no error of the program: code 130 and the way to go on."""
-    ended = run(
+    ended = run_reporting_errors(
         lambda: raising(KeyboardInterrupt()), name="train", debug=False, resume="run it once more"
     )
     text = capsys.readouterr().err
@@ -77,7 +87,7 @@ def test_an_interrupt_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_closed_pipe_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     """When nobody reads any more, nothing is said."""
-    ended = run(lambda: raising(BrokenPipeError()), name="a command", debug=True)
+    ended = run_reporting_errors(lambda: raising(BrokenPipeError()), name="a command", debug=True)
     expected = (ExitCode.CLOSED_PIPE, "")
     assert expected == (ended, capsys.readouterr().err)
 
@@ -85,6 +95,8 @@ def test_a_closed_pipe_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_standard_error_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody can hear it, the exit code still speaks."""
     monkeypatch.setattr(sys, "stderr", None)
-    ended = run(lambda: raising(worded(CheckpointError)), name="a command", debug=False)
+    ended = run_reporting_errors(
+        lambda: raising(worded(CheckpointError)), name="a command", debug=False
+    )
     expected = ExitCode.REFUSED
     assert expected == ended

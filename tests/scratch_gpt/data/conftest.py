@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scratch_gpt.data import preparing, token_file
-from scratch_gpt.data.manifest import FORMAT, Manifest, Recipe, Source
-from scratch_gpt.tokenizer import Tokenizer
+from scratch_gpt.data import dataset, preparation
+from scratch_gpt.data.dataset import FORMAT, Manifest, Recipe, Source
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 RECIPE = Recipe(
     vocabulary="5eed" * 16,
@@ -35,7 +35,7 @@ def prepared(tmp_path: Path) -> Callable[..., Path]:
         ids = list(range(100, 123)) if ids is None else ids
         folder = tmp_path / "prepared"
         folder.mkdir()
-        path = folder / token_file.NAME
+        path = folder / dataset.TOKENS_FILE
         path.write_bytes(np.array(ids, "<u2").tobytes())
         manifest = Manifest(
             format=FORMAT,
@@ -45,8 +45,8 @@ def prepared(tmp_path: Path) -> Callable[..., Path]:
             unknown=1,
             characters=90,
             replaced=2,
-            sha256=token_file.sha256(path),
-            sampled_sha256=token_file.sampled_sha256(path),
+            sha256=dataset.sha256(path),
+            sampled_sha256=dataset.sampled_sha256(path),
             sources=(Source(name="corpus/a.txt", length=91, sha256="ab" * 32),),
         )
         told = dataclasses.replace(manifest, **fields)
@@ -92,7 +92,7 @@ def books(tmp_path: Path, small_text: str) -> Path:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Let a piece be so small that a page of text has several; return its size in bytes."""
     size = 200
-    monkeypatch.setattr(preparing, "SIZE", size)
+    monkeypatch.setattr(preparation, "SIZE", size)
     return size
 
 

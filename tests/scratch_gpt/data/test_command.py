@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from scratch_gpt.data import TokenData, summary
+from scratch_gpt.data import TokenData, __main__
 from scratch_gpt.data.__main__ import app
-from scratch_gpt.tokenizer import Tokenizer
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 Command = Callable[..., Result]
 
@@ -59,7 +59,7 @@ def test_a_part_without_tokens_has_no_guess(command: Command, tmp_path: Path, bo
     assert "guessing" not in command(books, "--validation", 0).stdout
     data = TokenData.open(tmp_path / "out")
     none = dataclasses.replace(data.manifest, validation=data.manifest.tokens)
-    assert "guessing" not in summary.of(dataclasses.replace(data, manifest=none))
+    assert "guessing" not in __main__.summary_of(dataclasses.replace(data, manifest=none))
 
 
 def test_quiet_says_nothing(command: Command, books: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_interrupt_says_what_to_do(command: Command, monkeypatch: pytest.Monk
     def interrupt(*_given: object, **_named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scratch_gpt.data.preparing.prepare", interrupt)
+    monkeypatch.setattr("scratch_gpt.data.preparation.prepare", interrupt)
     result = command()
     assert result.exit_code == 130
     assert "it goes on from where it was" in result.output

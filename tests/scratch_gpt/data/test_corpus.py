@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from scratch_gpt import Tokenizer
-from scratch_gpt.data import pieces, prepare
+from scratch_gpt.data import corpus, prepare
 from scratch_gpt.data.corpus import documents, texts
-from scratch_gpt.data.refusal import TooLittleTextError
-from scratch_gpt.files.refusal import CheckpointError, UnreadableError
+from scratch_gpt.errors import CheckpointError, TooLittleTextError, UnreadableError
 
 FILES = ["b.txt", "a/z.txt", "a/b/c.md", "a.txt", "B.TXT", "notes.rst", ".hidden.txt", ".git/x.txt"]
 
@@ -130,7 +129,7 @@ def test_text_comes_in_pieces(folder: Path) -> None:
     (folder / "a.txt").write_text("line\n" * 100_000, "utf-8")
     found = list(texts(documents([folder / "a.txt"])))
     assert "".join(found) == "line\n" * 100_000
-    assert max(map(len, found)) <= pieces.SIZE
+    assert max(map(len, found)) <= corpus.SIZE
 
 
 def test_bytes_that_are_no_text(folder: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.data import docstrings
+from scratch_gpt.data import corpus
 from scratch_gpt.data.corpus import texts
-from scratch_gpt.data.refusal import TooLittleTextError
+from scratch_gpt.errors import TooLittleTextError
 
 Library = Callable[[dict[str, str]], Path]
 
@@ -30,7 +30,9 @@ def library(tmp_path: Path) -> Library:
 
 def text_of(home: Path) -> dict[str, str]:
     """Return each document's text by its name."""
-    return {document.name: "".join(texts([document])) for document in docstrings.documents(home)}
+    return {
+        document.name: "".join(texts([document])) for document in corpus.docstring_documents(home)
+    }
 
 
 MODULE = '''"""The module.
@@ -99,14 +101,14 @@ def test_half_a_character_is_replaced(library: Library) -> None:
 def test_a_library_without_sources_is_told(tmp_path: Path) -> None:
     """As where it is a zip archive."""
     with pytest.raises(TooLittleTextError, match="no documentation string"):
-        docstrings.documents(tmp_path)
+        corpus.docstring_documents(tmp_path)
 
 
 @pytest.mark.slow
 def test_this_library_has_megabytes() -> None:
     """A corpus worth training on, found without importing what it is found in."""
     before = set(sys.modules)
-    found = docstrings.documents()
+    found = corpus.docstring_documents()
     assert len(found) > 400
     assert sum(map(len, texts(found))) > 1_300_000
     assert not {"turtle", "idlelib", "antigravity"} & (set(sys.modules) - before)

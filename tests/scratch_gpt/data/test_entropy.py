@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from scratch_gpt.data import entropy
-from scratch_gpt.data.entropy import unigram_loss
+from scratch_gpt.data import dataset
+from scratch_gpt.data.dataset import unigram_loss
 
 
 def test_by_hand() -> None:
@@ -21,7 +21,7 @@ def test_a_mapped_file_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch
     tokens = np.random.Philox(key=3).random_raw(1_000) % 50
     train, validation = tokens[:900].astype("<u4"), tokens[900:].astype("<u4")
     whole = unigram_loss(train, validation, vocab_size=50)
-    monkeypatch.setattr(entropy, "_PIECE", 7)
+    monkeypatch.setattr(dataset, "_ENTROPY_CHUNK", 7)
     assert whole == unigram_loss(train, validation, vocab_size=50)
 
 

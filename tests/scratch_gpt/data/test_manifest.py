@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.data.manifest import Manifest
-from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.data.dataset import Manifest
+from scratch_gpt.errors import CheckpointError
 
 Prepared = Callable[..., Path]
 Edit = Callable[..., None]

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from scratch_gpt.data import pieces as module
-from scratch_gpt.data.pieces import Piece, UndecodableTextError, decoded, pieces
-from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.data import corpus as module
+from scratch_gpt.data.corpus import Piece, UndecodableTextError, decoded, pieces
+from scratch_gpt.errors import CheckpointError
 
 TEXT = "One line.\r\nAnother,\tlonger one \u2014 a\u00f1o.\n\n\n  Third \n" * 7 + "the end"
 

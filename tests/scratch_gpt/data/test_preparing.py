@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scratch_gpt.data import TokenData, TooLittleTextError, corpus, docstrings, prepare, preparing
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.tokenization.words import SPLITTINGS, Word
-from scratch_gpt.tokenizer import Tokenizer
+from scratch_gpt.data import TokenData, TooLittleTextError, corpus, preparation, prepare
+from scratch_gpt.errors import CheckpointError
+from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, Word
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -39,7 +39,7 @@ def any_tokenizer(
     if request.param == "original":
         for package in ("ftfy", "spacy"):
             pytest.importorskip(package, reason=f"not run: {package} is not installed")
-    monkeypatch.setitem(SPLITTINGS, "lines", Lines)
+    monkeypatch.setitem(PRETOKENIZERS, "lines", Lines)
     return Tokenizer.train([small_text], merges=40, splitting=request.param)
 
 
@@ -52,7 +52,7 @@ def test_the_tokens_are_those_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Documents follow one another as lines do; a line longer than a piece is cut at a space."""
-    monkeypatch.setattr(preparing, "SIZE", size)
+    monkeypatch.setattr(preparation, "SIZE", size)
     data = prepare([books], tmp_path / "out", any_tokenizer, validation_fraction=0.0)
     whole = "\n".join(path.read_text("utf-8") for path in sorted(books.iterdir()))
     assert any_tokenizer.encode(whole) == data.train.tolist()
@@ -181,7 +181,7 @@ def test_a_corpus_is_its_whole(
     if home is None:
         pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")
     tokenizer = Tokenizer.from_pretrained(home, splitting=splitting)
-    monkeypatch.setattr(preparing, "SIZE", 20_000)
+    monkeypatch.setattr(preparation, "SIZE", 20_000)
     data = prepare(None, tmp_path / "out", tokenizer, validation_fraction=0.0)
-    documents = ["".join(corpus.texts([document])) for document in docstrings.documents()]
+    documents = ["".join(corpus.texts([document])) for document in corpus.docstring_documents()]
     assert tokenizer.encode("\n".join(documents)) == data.train.tolist()

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from scratch_gpt.data import TokenData
-from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.errors import CheckpointError
 
 CHILD = """
 import sys
-from scratch_gpt.data import prepare, preparing
-from scratch_gpt.tokenizer import Tokenizer
+from scratch_gpt.data import prepare, preparation
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-preparing.SIZE = 2_000
+preparation.SIZE = 2_000
 books, folder, vocabulary = sys.argv[1:]
 tokenizer = Tokenizer.from_pretrained(vocabulary)
 print("begun", flush=True)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from scratch_gpt.data.strict_fields import from_json
+from scratch_gpt.checkpoint.strict_io import dataclass_from_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ JSON = {
 def test_reads_each_kind_of_field() -> None:
     """Arrays become tuples, objects dataclasses."""
     expected = Tree(3, 0.0, False, Leaf("a"), (Leaf("b"), Leaf("c")), ("d",))
-    assert expected == from_json(Tree, JSON)
+    assert expected == dataclass_from_json(Tree, JSON)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_reads_each_kind_of_field() -> None:
 def test_refuses_what_is_no_such_field(field: str, value: object, message: str) -> None:
     """The field is named, and what it holds is shown on one line."""
     with pytest.raises(ValueError, match=message):
-        from_json(Tree, JSON | {field: value})
+        dataclass_from_json(Tree, JSON | {field: value})
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])
 def test_refuses_what_is_no_object(value: object) -> None:
     """There are no fields in it."""
     with pytest.raises(ValueError, match=r"^the tree is not an object$"):
-        from_json(Tree, value)
+        dataclass_from_json(Tree, value)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scratch_gpt.data import TokenData, token_file
-from scratch_gpt.data.manifest import Recipe
-from scratch_gpt.files.refusal import CheckpointError
+from scratch_gpt.data import TokenData, dataset
+from scratch_gpt.data.dataset import Recipe
+from scratch_gpt.errors import CheckpointError
 
 Prepared = Callable[..., Path]
 
@@ -36,21 +36,21 @@ def test_ids_take_two_bytes_or_four(vocab_size: int, width: int, recipe: Recipe)
     """Four as soon as one of them would not fit into two; low byte first on every machine."""
     assert width == dataclasses.replace(recipe, vocab_size=vocab_size).bytes_per_token
     expected = (vocab_size - 1).to_bytes(width, "little") + bytes(width)
-    assert expected == token_file.in_bytes([vocab_size - 1, 0], width)
+    assert expected == dataset.token_bytes([vocab_size - 1, 0], width)
 
 
 def test_large_ids_come_back(tmp_path: Path) -> None:
     """Four bytes each are read as four bytes each."""
     path = tmp_path / "tokens.bin"
-    path.write_bytes(token_file.in_bytes([70_000, 3], 4))
-    assert token_file.mapped(path, tokens=2, bytes_per_token=4).tolist() == [70_000, 3]
+    path.write_bytes(dataset.token_bytes([70_000, 3], 4))
+    assert dataset.map_tokens(path, tokens=2, bytes_per_token=4).tolist() == [70_000, 3]
 
 
 def test_nothing_is_mapped_as_nothing(tmp_path: Path) -> None:
     """An empty file has no ids, and can be asked for them."""
     path = tmp_path / "tokens.bin"
     path.touch()
-    assert not token_file.mapped(path, tokens=0, bytes_per_token=2).shape[0]
+    assert not dataset.map_tokens(path, tokens=0, bytes_per_token=2).shape[0]
 
 
 @pytest.mark.parametrize("change", [-1, 1, -2, 2])
@@ -92,11 +92,11 @@ def test_blocks_all_over_a_large_file_are_looked_at(place: int, tmp_path: Path) 
     """The first, the second, the last."""
     path = tmp_path / "tokens.bin"
     path.write_bytes(bytes(2_000_000))
-    before = token_file.sampled_sha256(path)
+    before = dataset.sampled_sha256(path)
     with path.open("r+b") as file:
         file.seek(place)
         file.write(b"\x01")
-    assert before != token_file.sampled_sha256(path)
+    assert before != dataset.sampled_sha256(path)
 
 
 def test_the_length_is_in_the_sample(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_length_is_in_the_sample(tmp_path: Path) -> None:
     digests = set()
     for size in (0, 1, 4_096, 4_097, 1 << 20, (1 << 20) + 1, 2_000_000):
         path.write_bytes(bytes(size))
-        digests.add(token_file.sampled_sha256(path))
+        digests.add(dataset.sampled_sha256(path))
     assert len(digests) == 7
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from scratch_gpt.data import windows as module
-from scratch_gpt.data.refusal import TooLittleTextError
 from scratch_gpt.data.windows import Windows
+from scratch_gpt.errors import TooLittleTextError
 
 TOKENS = np.arange(1_000, 1_103, dtype="<u2")
 """103 tokens, each told from every other."""

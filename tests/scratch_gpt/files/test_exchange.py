@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.files import exchange as module
-from scratch_gpt.files.exchange import exchange
+from scratch_gpt.checkpoint import atomic as module
+from scratch_gpt.checkpoint.atomic import exchange_paths
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_trade_names(
     if number != 0:
         monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Library(number))
     one, other = two
-    exchange(one, other)
+    exchange_paths(one, other)
     assert (names(one), names(other)) == (["other"], ["one"])
     assert names(one.parent) == ["one", "other"]
 
@@ -53,7 +53,7 @@ def test_one_step_is_one_call(two: tuple[Path, Path], monkeypatch: pytest.Monkey
         raise AssertionError
 
     monkeypatch.setattr(Path, "rename", fail)
-    exchange(*two)
+    exchange_paths(*two)
     assert names(two[0]) == ["other"]
 
 
@@ -61,7 +61,7 @@ def test_another_system_renames(two: tuple[Path, Path], monkeypatch: pytest.Monk
     """There the C library is not asked."""
     monkeypatch.setattr(module, "_is_linux", lambda: False)
     monkeypatch.setattr(ctypes, "CDLL", None)
-    exchange(*two)
+    exchange_paths(*two)
     assert names(two[0]) == ["other"]
 
 
@@ -69,7 +69,7 @@ def test_a_refusal_is_an_error(two: tuple[Path, Path], monkeypatch: pytest.Monke
     """What the system refuses for other reasons is not tried otherwise."""
     monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Library(errno.EROFS))
     with pytest.raises(OSError, match="Read-only file system") as refusal:
-        exchange(*two)
+        exchange_paths(*two)
     assert refusal.value.errno == errno.EROFS
     assert (names(two[0]), names(two[1])) == (["one"], ["other"])
 
@@ -89,5 +89,5 @@ def test_a_half_done_exchange_is_undone(
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OSError, match="Input/output error"):
-        exchange(one, other)
+        exchange_paths(one, other)
     assert (names(one), names(other)) == (["one"], ["other"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from scratch_gpt.files.file_kinds import ADVICE, HEAD, kind_of
+from scratch_gpt.checkpoint.strict_io import ADVICE, HEAD, kind_of_file
 
 
 def written(write: Callable[[BinaryIO], object]) -> bytes:
@@ -53,7 +53,7 @@ FILES = {
 def test_names_the_kind(name: str) -> None:
     """By what the writers of those formats write; there is advice for each."""
     content, expected = FILES[name]
-    assert expected == kind_of(content[:HEAD])
+    assert expected == kind_of_file(content[:HEAD])
     assert ADVICE[expected]
 
 
@@ -62,7 +62,7 @@ def test_names_the_kind(name: str) -> None:
 def test_names_a_pickle_of_every_protocol(protocol: int, size: int) -> None:
     """From the second on, which were the first to begin with a mark."""
     content = pickle.dumps(dict.fromkeys(range(size), b"{"), protocol)
-    assert kind_of(content[:HEAD]) == "a pickle"
+    assert kind_of_file(content[:HEAD]) == "a pickle"
 
 
 def test_every_kind_is_among_the_files() -> None:
@@ -73,7 +73,7 @@ def test_every_kind_is_among_the_files() -> None:
 @pytest.mark.parametrize("content", [b"", b"\x80", b"PK", b"{}", bytes(HEAD), b"<p>"])
 def test_recognises_nothing_in_anything_else(content: bytes) -> None:
     """What is too short, or of no kind, is None."""
-    assert kind_of(content) is None
+    assert kind_of_file(content) is None
 
 
 @pytest.mark.parametrize("length", [0x0280, 0x8B1F, 0x4B50])
@@ -84,4 +84,4 @@ def test_a_safetensors_file_is_no_other_kind(length: int) -> None:
     text = save({"a": torch.ones(1)}, {"": (header - unpadded - 8) * "x"})
     content = length.to_bytes(8, "little") + text[8:]
     assert content[8:9] == b"{"
-    assert kind_of(content[:HEAD]) is None
+    assert kind_of_file(content[:HEAD]) is None

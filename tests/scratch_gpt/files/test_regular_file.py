@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.files.regular_file import opened
+from scratch_gpt.checkpoint.strict_io import open_regular
+from scratch_gpt.errors import CheckpointError
 
 
 def make_socket(path: Path) -> None:
@@ -22,7 +22,7 @@ def test_gives_the_bytes_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"some bytes")
     (tmp_path / "link").symlink_to("file")
     for name in ("file", "link"):
-        with opened(tmp_path / name) as file:
+        with open_regular(tmp_path / name) as file:
             assert file.read() == b"some bytes"
 
 
@@ -55,7 +55,7 @@ def test_refuses_what_is_no_file(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights"
     make(path)
-    with pytest.raises(CheckpointError) as refusal, opened(path):
+    with pytest.raises(CheckpointError) as refusal, open_regular(path):
         pass
     assert (what, str(path)) == (refusal.value.what, refusal.value.where)
 
@@ -69,7 +69,7 @@ def test_refuses_a_file_that_may_not_be_read(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", deny)
-    with pytest.raises(CheckpointError, match="it may not be read"), opened(tmp_path):
+    with pytest.raises(CheckpointError, match="it may not be read"), open_regular(tmp_path):
         pass
 
 
@@ -77,7 +77,7 @@ def test_refuses_a_path_with_a_zero_byte(tmp_path: Path) -> None:
     """The system has no such paths; Python says so in words of its version, we show it escaped."""
     with (
         pytest.raises(CheckpointError, match=r"cannot be opened: .*embedded null .*a\\x00b"),
-        opened(tmp_path / "a\0b"),
+        open_regular(tmp_path / "a\0b"),
     ):
         pass
 
@@ -86,9 +86,9 @@ def test_closes_the_file(tmp_path: Path) -> None:
     """After the block, and after a refusal, no descriptor is left."""
     (tmp_path / "file").touch()
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with opened(tmp_path / "file") as file:
+    with open_regular(tmp_path / "file") as file:
         pass
-    with pytest.raises(CheckpointError), opened(tmp_path):
+    with pytest.raises(CheckpointError), open_regular(tmp_path):
         pass
     assert file.closed
     assert before == len(list(Path("/proc/self/fd").iterdir()))

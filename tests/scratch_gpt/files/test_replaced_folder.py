@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.files import exchange
-from scratch_gpt.files import replaced_folder as module
-from scratch_gpt.files.replaced_folder import replaced_folder
-from scratch_gpt.files.write_error import OccupiedError, WriteError
+from scratch_gpt.checkpoint import atomic
+from scratch_gpt.checkpoint import atomic as module
+from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError, replace_folder
 
 Files = dict[str, str]
 
@@ -22,7 +21,7 @@ OLD = {"config.json": "old", "vocab.json": "the user's", "README.md": "the user'
 
 def write(path: Path, files: Files, *, overwrite: bool = True) -> None:
     """Write those files as a whole."""
-    with replaced_folder(path, overwrite=overwrite) as staging:
+    with replace_folder(path, overwrite=overwrite) as staging:
         put(staging, files)
 
 
@@ -53,7 +52,7 @@ def occupied(target: Path) -> Path:
 
 def test_writes_a_new_folder(target: Path) -> None:
     """Nothing is at its place until it is complete, and nothing beside it afterwards."""
-    with replaced_folder(target, overwrite=False) as staging:
+    with replace_folder(target, overwrite=False) as staging:
         put(staging, MODEL)
         assert not target.exists()
         assert staging.parent == target.parent
@@ -80,8 +79,8 @@ def test_replaces_and_carries_over(
 ) -> None:
     """What was written anew is new, all else is the user's; nothing is left beside."""
     if linux == "three steps":
-        monkeypatch.setattr(exchange, "_is_linux", lambda: False)
-    with replaced_folder(occupied, overwrite=True) as staging:
+        monkeypatch.setattr(atomic, "_is_linux", lambda: False)
+    with replace_folder(occupied, overwrite=True) as staging:
         put(staging, MODEL)
         assert contents(occupied) == OLD
     assert contents(occupied) == OLD | MODEL
@@ -196,7 +195,7 @@ def test_refuses_a_folder_filled_meanwhile(target: Path) -> None:
     """Where nothing may be overwritten, the first of two writers wins."""
     with (
         pytest.raises(OccupiedError, match=r"^the folder was filled meanwhile"),
-        replaced_folder(target, overwrite=False),
+        replace_folder(target, overwrite=False),
     ):
         write(target, {"config.json": "first"}, overwrite=False)
     assert contents(target) == {"config.json": "first"}
@@ -208,7 +207,7 @@ def test_the_last_of_two_writers_wins_whole(first: Files, target: Path) -> None:
     """Whoever began earlier, the one that ends later is what stands there."""
     if first:
         write(target, first)
-    with replaced_folder(target, overwrite=True) as staging:
+    with replace_folder(target, overwrite=True) as staging:
         put(staging, {"config.json": "A", "model.safetensors": "A"})
         write(target, {"config.json": "B", "model.safetensors": "B"})
         assert contents(target)["config.json"] == "B"
@@ -222,7 +221,7 @@ def test_an_exception_leaves_all_as_it_was(error: BaseException, occupied: Path)
     """It passes through unchanged, and the staging folder is gone."""
 
     def write_half() -> None:
-        with replaced_folder(occupied, overwrite=True) as staging:
+        with replace_folder(occupied, overwrite=True) as staging:
             put(staging, MODEL)
             raise error
 
@@ -238,7 +237,7 @@ def test_an_error_about_another_place_passes(occupied: Path, tmp_path: Path) -> 
     missing = tmp_path / "source" / "vocab.json"
     with (
         pytest.raises(FileNotFoundError, match=r"source/vocab\.json"),
-        replaced_folder(occupied, overwrite=True),
+        replace_folder(occupied, overwrite=True),
     ):
         missing.read_text("utf-8")
     assert contents(occupied) == OLD
@@ -300,7 +299,7 @@ def test_modes_follow_the_umask(umask: int, target: Path) -> None:
     """Also those of files that a library made for their owner alone."""
     before = os.umask(umask)
     try:
-        with replaced_folder(target, overwrite=False) as staging:
+        with replace_folder(target, overwrite=False) as staging:
             put(staging, MODEL)
             (staging / "model.safetensors").chmod(0o600)
     finally:
@@ -338,7 +337,7 @@ def test_all_is_on_the_disk_before_it_is_in_place(
 
     monkeypatch.setattr(module, "_move", moved)
     monkeypatch.setattr(os, "fsync", flushed)
-    with replaced_folder(target, overwrite=True) as staging:
+    with replace_folder(target, overwrite=True) as staging:
         put(staging, MODEL)
     files = MODEL if place == "new" else OLD | MODEL
     assert sorted(files) == sorted(order[:-3])

@@ -16,11 +16,11 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from scratch_gpt.files.replaced_folder import replaced_folder
+from scratch_gpt.checkpoint.atomic import replace_folder
 
 destination, sep = Path(sys.argv[1]), " "
 for version in count(int(sys.argv[2])):
-    with replaced_folder(destination, overwrite=True) as staging:
+    with replace_folder(destination, overwrite=True) as staging:
         for name in ("a", "b", "c"):
             (staging / name).write_text(20_000 * f"{version}{sep}")
     print(version, flush=True)

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scratch_gpt.files import safetensors_file
-from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError
-from scratch_gpt.files.safetensors_file import read
+from scratch_gpt.checkpoint import safetensors
+from scratch_gpt.checkpoint.safetensors import read_safetensors
+from scratch_gpt.errors import CheckpointError, EmptyCheckpointError
 
 DTYPES = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32),
@@ -52,7 +52,7 @@ def test_every_dtype_comes_back_bit_for_bit(save: Save) -> None:
         str(dtype): torch.randint(0, 2, (3, 5), generator=generator).to(dtype) for dtype in DTYPES
     }
     saved |= {"scalar": torch.tensor(math.pi), "empty": torch.empty(0, 7), "none": torch.ones(0)}
-    found = read(save(**saved)).tensors
+    found = read_safetensors(save(**saved)).tensors
     assert set(saved) == set(found)
     for name, tensor in saved.items():
         assert (tensor.dtype, tensor.shape) == (found[name].dtype, found[name].shape), name
@@ -68,13 +68,13 @@ def test_the_edges_of_the_numbers_are_kept(dtype: torch.dtype, save: Save) -> No
     least[0] = 1
     saved = torch.cat([edges, least.view(dtype)])
     assert float(saved[-1]) > 0.0
-    assert bits(saved) == bits(read(save(weight=saved)).tensors["weight"])
+    assert bits(saved) == bits(read_safetensors(save(weight=saved)).tensors["weight"])
 
 
 def test_each_tensor_owns_its_memory(save: Save) -> None:
     """Contiguous, no larger than itself, shared with no other; the file may go."""
     path = save(a=torch.ones(3, 4), b=torch.ones(5))
-    tensors = read(path).tensors
+    tensors = read_safetensors(path).tensors
     path.unlink()
     tensors["a"].fill_(7.0)
     assert torch.equal(torch.ones(5), tensors["b"])
@@ -86,7 +86,7 @@ def test_each_tensor_owns_its_memory(save: Save) -> None:
 def test_says_what_the_file_is(save: Save) -> None:
     """Its size, its metadata, and the digest of all its bytes."""
     path = save(a=torch.randn(70, 60), b=torch.tensor(1.5, dtype=torch.bfloat16), c=torch.ones(0))
-    found = read(path)
+    found = read_safetensors(path)
     content = path.read_bytes()
     assert hashlib.sha256(content).hexdigest() == found.sha256
     assert (len(content), {"format": "pt"}) == (found.size, found.metadata)
@@ -95,11 +95,11 @@ def test_says_what_the_file_is(save: Save) -> None:
 def test_the_digest_tells_a_flipped_bit(save: Save) -> None:
     """One bit of one number is another file."""
     path = save(a=torch.ones(3))
-    before = read(path).sha256
+    before = read_safetensors(path).sha256
     content = bytearray(path.read_bytes())
     content[-4] ^= 1
     path.write_bytes(content)
-    assert before != read(path).sha256
+    assert before != read_safetensors(path).sha256
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -110,7 +110,7 @@ def test_refuses_numbers_that_are_not_finite(value: float, dtype: torch.dtype, s
     damaged[2, 4] = damaged[0, 1] = value
     message = "^tensor 'h.0.bad' holds NaN or infinity in 2 of 15 numbers "
     with pytest.raises(CheckpointError, match=message):
-        read(save(**{"a": torch.ones(3), "h.0.bad": damaged}))
+        read_safetensors(save(**{"a": torch.ones(3), "h.0.bad": damaged}))
 
 
 def test_an_unsound_header_is_refused(tmp_path: Path) -> None:
@@ -118,17 +118,17 @@ def test_an_unsound_header_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(EmptyCheckpointError, match=r"^it holds no tensors"):
-        read(path)
+        read_safetensors(path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(CheckpointError, match=r"Git LFS pointer.*run git lfs pull"):
-        read(path)
+        read_safetensors(path)
 
 
 def test_never_waits_for_a_named_pipe(tmp_path: Path) -> None:
     """Nobody will ever write into it."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match=r"^it is a named pipe, not a file"):
-        read(tmp_path / "pipe")
+        read_safetensors(tmp_path / "pipe")
 
 
 def test_what_only_the_library_refuses_is_refused(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_only_the_library_refuses_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"^the safetensors library cannot read it: "
     ) as refusal:
-        read(path)
+        read_safetensors(path)
     assert "\n" not in str(refusal.value)
 
 
@@ -153,7 +153,7 @@ def test_more_than_memory_holds_is_refused(tmp_path: Path) -> None:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)
     with pytest.raises(CheckpointError, match=r"^the safetensors library cannot read it: "):
-        read(path)
+        read_safetensors(path)
 
 
 def test_a_machine_of_the_other_byte_order_is_refused(
@@ -163,7 +163,7 @@ def test_a_machine_of_the_other_byte_order_is_refused(
     path = save(a=torch.ones(1))
     monkeypatch.setattr(sys, "byteorder", "big")
     with pytest.raises(CheckpointError, match="stores numbers big end first"):
-        read(path)
+        read_safetensors(path)
 
 
 def disturbed(
@@ -213,23 +213,23 @@ def test_a_file_that_changes_meanwhile_is_refused(
     """Truncated, written to, replaced or removed: the process lives, and says so."""
     path = save(a=torch.ones(1000), b=torch.zeros(1000))
     opening = disturbed(lambda: disturb(path), when)
-    monkeypatch.setattr(safetensors_file, "safe_open", opening)
+    monkeypatch.setattr(safetensors, "safe_open", opening)
     with pytest.raises(CheckpointError, match=r"^it changed while it was read"):
-        read(path)
+        read_safetensors(path)
 
 
 def test_an_undisturbed_file_is_read_there(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in for the library, doing nothing, changes nothing."""
     path = save(a=torch.ones(10))
-    expected = read(path)
-    monkeypatch.setattr(safetensors_file, "safe_open", disturbed(lambda: None, "after"))
-    assert expected.sha256 == read(path).sha256
+    expected = read_safetensors(path)
+    monkeypatch.setattr(safetensors, "safe_open", disturbed(lambda: None, "after"))
+    assert expected.sha256 == read_safetensors(path).sha256
 
 
 def test_nothing_is_mapped(save: Save) -> None:
     """No part of the file is in the process's memory map: truncating it kills nobody."""
     path = save(a=torch.ones(1000))
-    found = read(path)
+    found = read_safetensors(path)
     os.truncate(path, 0)
     assert float(found.tensors["a"].sum()) == 1000.0
     assert not re.search(re.escape(str(path)), Path("/proc/self/maps").read_text("utf-8"))
@@ -242,7 +242,7 @@ def test_a_file_laid_out_for_others_is_refused(layout: str, tmp_path: Path) -> N
     tensors = {"a": torch.ones(2)}
     save_file(tensors, path, metadata={"format": layout})
     with pytest.raises(CheckpointError, match="it was written for"):
-        read(path)
+        read_safetensors(path)
     for metadata in (None, {"format": "np"}, {"format": "pt"}):
         save_file(tensors, path, metadata=metadata)
-        assert list(read(path).tensors) == ["a"]
+        assert list(read_safetensors(path).tensors) == ["a"]

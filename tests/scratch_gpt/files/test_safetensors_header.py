@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from scratch_gpt.files.refusal import CheckpointError, EmptyCheckpointError
-from scratch_gpt.files.regular_file import opened
-from scratch_gpt.files.safetensors_header import Entry, Header, read_header
+from scratch_gpt.checkpoint.safetensors import Header, TensorEntry, read_header
+from scratch_gpt.checkpoint.strict_io import open_regular
+from scratch_gpt.errors import CheckpointError, EmptyCheckpointError
 
 ReadBytes = Callable[[bytes], Header]
 
@@ -37,7 +37,7 @@ def read_bytes(tmp_path: Path) -> ReadBytes:
 
     def read(content: bytes) -> Header:
         path.write_bytes(content)
-        with opened(path) as file:
+        with open_regular(path) as file:
             return read_header(file, path)
 
     return read
@@ -55,9 +55,9 @@ def test_gives_each_tensors_place(read_bytes: ReadBytes) -> None:
     ).encode()
     found = read_bytes(with_length(header + b"   ", bytes(28)))
     expected = [
-        ("a", Entry("F32", (), 0, 4)),
-        ("b", Entry("F32", (2, 3), 4, 28)),
-        ("c", Entry("I64", (0, 5), 28, 28)),
+        ("a", TensorEntry("F32", (), 0, 4)),
+        ("b", TensorEntry("F32", (2, 3), 4, 28)),
+        ("c", TensorEntry("I64", (0, 5), 28, 28)),
     ]
     assert expected == list(found.entries.items())
     assert found.metadata == {"format": "pt"}
@@ -119,7 +119,7 @@ def test_allocates_nothing_for_an_implausible_length(
         file.write(with_length(b"{", length=length))
         file.truncate(min(length + 8, 1 << 40))
     sizes = []
-    with opened(path) as file:
+    with open_regular(path) as file:
         monkeypatch.setattr(file, "read", lambda n, read=file.read: sizes.append(n) or read(n))
         with pytest.raises(CheckpointError, match="implausible header length"):
             read_header(file, path)

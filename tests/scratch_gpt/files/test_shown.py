@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.files.shown import one_line, shown
+from scratch_gpt.errors import one_line, quote
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,12 @@ from scratch_gpt.files.shown import one_line, shown
 )
 def test_shows_a_literal_of_ascii(text: object, expected: str) -> None:
     """Nothing that a terminal would act on is left."""
-    assert expected == shown(text)
+    assert expected == quote(text)
 
 
 def test_cuts_what_is_long() -> None:
     """Ten thousand letters make a line that can be read."""
-    assert shown(10_000 * "x") == "'" + 79 * "x" + "... (cut)"
+    assert quote(10_000 * "x") == "'" + 79 * "x" + "... (cut)"
 
 
 def test_a_path_is_shown_as_typed_where_it_can_be() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.files import staging
-from scratch_gpt.files.staging import make_staging, sweep
+from scratch_gpt.checkpoint import atomic
+from scratch_gpt.checkpoint.atomic import make_staging, sweep
 
 A_DAY = 24 * 60 * 60
 
@@ -84,14 +84,14 @@ def test_the_system_tells_who_lives(
         raise error
 
     monkeypatch.setattr(os, "kill", refuse)
-    assert alive is staging._is_alive(1)
+    assert alive is atomic._is_alive(1)
 
 
 def test_a_system_that_cannot_tell_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """There the question would kill."""
     monkeypatch.setattr(os, "kill", None)
     monkeypatch.setattr(os, "name", "nt")
-    assert staging._is_alive(1)
+    assert atomic._is_alive(1)
 
 
 def test_a_folder_that_cannot_be_listed_is_let_be(tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from scratch_gpt.files import strict_json
+from scratch_gpt.checkpoint import strict_io
 
 
 def test_reads_what_json_is() -> None:
     """Every kind of value comes back as Python's own reader has it."""
     text = '{"a": [1, -2.5e3, true, null], "é": {"a": "\\u00e9"}}'
-    assert json.loads(text) == strict_json.loads(text.encode())
+    assert json.loads(text) == strict_io.load_strict_json(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_reads_what_json_is() -> None:
 def test_refuses_what_json_is_not(text: bytes, message: str) -> None:
     """What Python's reader would let pass, or die of, is an error of one line."""
     with pytest.raises(ValueError, match=message) as refusal:
-        strict_json.loads(text)
+        strict_io.load_strict_json(text)
     assert "\n" not in str(refusal.value)
 
 
@@ -42,4 +42,4 @@ def test_a_repeated_key_is_found_at_once_in_a_large_object() -> None:
     """The last of 100,000 keys: to count each would take minutes."""
     text = "{" + ", ".join(f'"k{number}": 0' for number in range(100_000)) + ', "k99999": 1}'
     with pytest.raises(ValueError, match="the key 'k99999' stands there twice"):
-        strict_json.loads(text.encode())
+        strict_io.load_strict_json(text.encode())

@@ -6,7 +6,7 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from scratch_gpt.files.write_error import OccupiedError, WriteError, write_error
+from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError, to_write_error
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_says_what_an_error_number_means(number: int, what: str, fix: str) -> No
         SafetensorError(f"Error while serializing: I/O error: whatever (os error {number})"),
     )
     for error in errors:
-        told = write_error(error, "models/mine")
+        told = to_write_error(error, "models/mine")
         assert told is not None
         assert (what, "models/mine") == (told.what, told.where)
         assert fix in told.fix
@@ -35,7 +35,7 @@ def test_says_what_an_error_number_means(number: int, what: str, fix: str) -> No
 
 def test_an_unknown_number_is_quoted_on_one_line() -> None:
     """The system's own words are better than none."""
-    told = write_error(OSError(errno.EIO, "Input/output\nerror"), "a\nb")
+    told = to_write_error(OSError(errno.EIO, "Input/output\nerror"), "a\nb")
     assert told is not None
     assert told.what == "it cannot be written: [Errno 5] Input/output error"
     assert told.where == r"'a\nb'"
@@ -53,4 +53,4 @@ def test_an_unknown_number_is_quoted_on_one_line() -> None:
 )
 def test_what_is_no_news_of_the_file_system_stays_what_it_is(error: Exception) -> None:
     """Other errors, and those that say it already."""
-    assert write_error(error, "here") is None
+    assert to_write_error(error, "here") is None

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.generation.beam import beam_search, search
-from scratch_gpt.generation.hypotheses import Candidate, Hypotheses, Settings
-from scratch_gpt.sampling import Rules
+from scratch_gpt.generation.beam_search import Candidate, Hypotheses, Settings, beam_search, search
+from scratch_gpt.generation.sampling import Rules
 
 VOCAB = 5
 PROMPTS = torch.tensor([[0, 1], [2, 3]])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.generation.cache import BlockCache, Cache
+from scratch_gpt.kv_cache import BlockCache, KVCache
 
 Same = Callable[..., None]
 TIME = 5
@@ -34,9 +34,9 @@ def ids() -> Tensor:
     return torch.tensor([[3, 36, 0, 7, 3, 19], [12, 5, 21, 30, 1, 8]])
 
 
-def room(model: GPT, batch: int = 2, capacity: int | None = None) -> Cache:
+def room(model: GPT, batch: int = 2, capacity: int | None = None) -> KVCache:
     """Return an empty cache for a float64 model."""
-    return Cache(model.config, batch=batch, capacity=capacity, dtype=torch.float64)
+    return KVCache(model.config, batch=batch, capacity=capacity, dtype=torch.float64)
 
 
 def in_chunks(model: GPT, ids: Tensor, ends: tuple[int, ...], **named: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.generation import continuing
+from scratch_gpt.generation import generate
 from scratch_gpt.generation.decoder import Decoder
-from scratch_gpt.generation.request import Request
-from scratch_gpt.sampling import Rules
+from scratch_gpt.generation.generate import Request
+from scratch_gpt.generation.sampling import Rules
 
 DRAWN = {"sampled": True, "temperature": 3.0}
 
@@ -103,7 +103,7 @@ def test_a_full_prompt_gains_nothing_or_slides(model: GPT) -> None:
 def test_no_new_tokens_is_the_prompt(options: dict[str, Any], model: GPT, ids: Tensor) -> None:
     """Nothing is run, and nothing is refused."""
     assert torch.equal(ids, model.generate(ids, max_new_tokens=0, **options))
-    assert list(continuing.stream(model, ids, Request(max_new_tokens=0))) == []
+    assert list(generate.stream(model, ids, Request(max_new_tokens=0))) == []
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -154,7 +154,7 @@ def test_prompts_that_cannot_be_are_refused(model: GPT) -> None:
         model.generate(forgotten, max_new_tokens=1, overflow="slide")
     for prompt, slide in itertools.product((torch.tensor(1), torch.tensor([1, 3])), (True, False)):
         with pytest.raises(ValueError, match=r"must be \[batch time\]"):
-            continuing.check_prompts(model, prompt, any_length=slide)
+            generate.check_prompts(model, prompt, any_length=slide)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_values_of_other_types_are_refused(name: str, value: object) -> None:
 def test_room_grows_with_the_text(model: GPT, ids: Tensor) -> None:
     """Nothing is made for tokens that may never come, however many are allowed."""
     endless = Request(max_new_tokens=10**13, overflow="slide")
-    tokens = itertools.islice(continuing.stream(model, ids, endless), 30)
+    tokens = itertools.islice(generate.stream(model, ids, endless), 30)
     new = torch.stack(list(tokens), dim=1)
     assert torch.equal(greedy(model, ids, 30)[:, 4:], new)
 
@@ -230,12 +230,12 @@ def test_beams_are_the_search_over_a_decoder(model: GPT, ids: Tensor) -> None:
     """As many texts of each prompt as are asked, by the cached decoder, best first."""
     actual = model.generate(ids, max_new_tokens=5, beams=3, samples=2)
     decoder = Decoder(model, batch=6)
-    expected = continuing.beam_search(decoder, ids, beams=3, max_new_tokens=5, returned=2)
+    expected = generate.beam_search(decoder, ids, beams=3, max_new_tokens=5, returned=2)
     assert tuple(actual.shape) == (4, 9)
     assert torch.equal(expected, actual)
     request = Request(max_new_tokens=5, beams=3)
     with pytest.raises(ValueError, match="a beam search has nothing to stream"):
-        next(continuing.stream(model, ids, request))
+        next(generate.stream(model, ids, request))
 
 
 def test_tokens_come_one_by_one(model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_tokens_come_one_by_one(model: GPT, ids: Tensor, monkeypatch: pytest.Mon
         return right(decoder, tokens)
 
     monkeypatch.setattr(Decoder, "step", counted)
-    tokens = continuing.stream(model, ids, Request(max_new_tokens=5))
+    tokens = generate.stream(model, ids, Request(max_new_tokens=5))
     next(tokens)
     assert next(steps) == 0
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.generation.head import Head
+from scratch_gpt.generation.decoder import Head
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from scratch_gpt.command.errors import UsageError
-from scratch_gpt.generation.asked import Asked
-from scratch_gpt.generation.loaded import loaded
+from scratch_gpt.errors import UsageError
+from scratch_gpt.generate import GenerateOptions
+from scratch_gpt.generation.command import load_model
 from tests.scratch_gpt.generation.test_prompts import ASKED
 
 
@@ -15,7 +15,7 @@ def refusal(weights: str) -> UsageError:
     """Return what is said of these weights."""
     asked: dict[str, Any] = ASKED | {"weights": weights}
     with pytest.raises(UsageError) as error:
-        loaded(Asked(**asked))
+        load_model(GenerateOptions(**asked))
     return error.value
 
 

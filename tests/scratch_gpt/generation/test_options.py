@@ -2,10 +2,9 @@
 
 import torch
 
-from scratch_gpt.command.errors import ExitCode
-from scratch_gpt.generation.options import no_choice, usage
-from scratch_gpt.generation.refusal import NoChoiceError, SettingError
-from scratch_gpt.sampling import Rules, choose
+from scratch_gpt.errors import ExitCode, NoChoiceError, SettingError
+from scratch_gpt.generation.command import no_choice_error, usage_error
+from scratch_gpt.generation.sampling import Rules, choose
 
 
 def choice_of(value: float) -> NoChoiceError:
@@ -20,7 +19,9 @@ def choice_of(value: float) -> NoChoiceError:
 
 def test_rules_that_exclude_everything_are_the_options_fault() -> None:
     """Minus infinity everywhere is the rules' doing; NaN and infinity are the weights'."""
-    excluded, *broken = (no_choice(choice_of(float(value))) for value in ("-inf", "nan", "inf"))
+    excluded, *broken = (
+        no_choice_error(choice_of(float(value))) for value in ("-inf", "nan", "inf")
+    )
     assert (excluded.code, excluded.where) == (ExitCode.USAGE, "--no-repeat-ngram-size")
     for error in broken:
         assert (error.code, error.where) == (ExitCode.REFUSED, "--weights")
@@ -29,6 +30,6 @@ def test_rules_that_exclude_everything_are_the_options_fault() -> None:
 
 def test_settings_are_called_what_their_options_are() -> None:
     """Every name as an option, in what and in where."""
-    error = usage(SettingError({"no_repeat_ngram_size": -1, "beams": 2}, "peace"))
+    error = usage_error(SettingError({"no_repeat_ngram_size": -1, "beams": 2}, "peace"))
     assert error.what == "--no-repeat-ngram-size is -1 and --beams is 2; allowed: peace"
     assert error.where == "--no-repeat-ngram-size and --beams"

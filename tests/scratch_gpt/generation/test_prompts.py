@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from scratch_gpt.command.errors import UsageError
-from scratch_gpt.generation.asked import Asked
-from scratch_gpt.generation.prompts import prompts_of
+from scratch_gpt.errors import UsageError
+from scratch_gpt.generate import GenerateOptions
+from scratch_gpt.generation.command import read_prompts
 
 ASKED: dict[str, Any] = {
     **dict.fromkeys(("prompt_file", "vocabulary", "temperature", "top_k", "top_p")),
@@ -46,7 +46,7 @@ def test_without_a_prompt_nobody_waits(
     """A usage error that says the three ways to give one."""
     monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(UsageError) as refusal:
-        prompts_of(Asked(**ASKED))
+        read_prompts(GenerateOptions(**ASKED))
     assert refusal.value.what == "there is no prompt"
     for way in ("--prompt", "--prompt-file", "standard input"):
         assert way in refusal.value.fix
@@ -55,15 +55,15 @@ def test_without_a_prompt_nobody_waits(
 def test_a_given_prompt_leaves_standard_input_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read that was not asked for; a file comes after the prompts given."""
     monkeypatch.setattr(sys, "stdin", None)
-    assert prompts_of(Asked(**ASKED | {"prompts": ("a", "b")})) == ["a", "b"]
+    assert read_prompts(GenerateOptions(**ASKED | {"prompts": ("a", "b")})) == ["a", "b"]
 
 
 def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
     """Every prompt given is there, the file's without the line end that closes it."""
     file = tmp_path / "prompt"
     file.write_text("in a\nfile\n", encoding="utf-8")
-    asked = Asked(**ASKED | {"prompts": ("a",), "prompt_file": str(file)})
-    assert prompts_of(asked) == ["a", "in a\nfile"]
+    asked = GenerateOptions(**ASKED | {"prompts": ("a",), "prompt_file": str(file)})
+    assert read_prompts(asked) == ["a", "in a\nfile"]
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_whether_tokens_are_drawn_is_said_by_what_was_given(
     sampled: bool,  # noqa: FBT001
 ) -> None:
     """By any option that only a draw heeds, and by samples that would else be alike."""
-    assert sampled is Asked(**ASKED | given).sampled
+    assert sampled is GenerateOptions(**ASKED | given).sampled

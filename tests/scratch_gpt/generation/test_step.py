@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.generation import step
+from scratch_gpt.generation import decoder as step
 from scratch_gpt.generation.decoder import Decoder
 
 Same = Callable[..., None]
@@ -61,7 +61,7 @@ def test_is_the_model_with_any_number_of_threads(
     torch.set_num_threads(threads)
     try:
         decoder = Decoder(model, batch=2)
-        assert threads == len(decoder._step.blocks[0].narrow.weight)
+        assert threads == len(decoder._step.blocks[0].mlp_proj.weight)
         assert_same(whole(model), stepped(model))
     finally:
         torch.set_num_threads(before)
@@ -77,16 +77,18 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         step.Product, "added", lambda product, _residual, x, out: product(x, out)
     ),
     "no bias": lambda patch: patch.setattr(
-        step.Product, "__call__", lambda it, x, out: out.copy_(step.product(x, it.weight))
+        step.Product, "__call__", lambda it, x, out: out.copy_(step.split_product(x, it.weight))
     ),
-    "a position late": lambda patch: patch.setattr(step.Cache, "views", _late(step.Cache.views)),
+    "a position late": lambda patch: patch.setattr(
+        step.KVCache, "views", _late(step.KVCache.views)
+    ),
 }
 
 
 def _late(right: Callable[..., object]) -> Callable[..., object]:
     """Return what writes keys one place after their own."""
 
-    def views(cache: step.Cache, seen: int) -> object:
+    def views(cache: step.KVCache, seen: int) -> object:
         return (right(cache, seen + 1)[0], *right(cache, seen)[1:])
 
     return views

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.generation.text import Spelling, Stops, visible
-from scratch_gpt.tokenizer import Tokenizer
+from scratch_gpt.generation.text_stream import Spelling, Stops, visible
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

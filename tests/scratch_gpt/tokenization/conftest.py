@@ -126,6 +126,6 @@ def theirs(
 @pytest.fixture(scope="session")
 def rust() -> ModuleType:
     """Return what asks the Rust tokenizer about single characters."""
-    from reference import character_classes
+    from reference import huggingface_tokenizer
 
-    return character_classes
+    return huggingface_tokenizer

@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scratch_gpt import Tokenizer
-from scratch_gpt.tokenization import (
-    bert,
-    bert_normalizer,
-    canonical_decomposition,
-    character_classes,
-)
-from scratch_gpt.tokenization.bert import BertSplitting
-from scratch_gpt.tokenization.character_classes import Ranges
-from scratch_gpt.tokenization.words import UNKNOWN
+from scratch_gpt.tokenizer import pretokenizers, unicode
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, BertPretokenizer
+from scratch_gpt.tokenizer.unicode import Ranges
 
 if TYPE_CHECKING:
     from reference.huggingface_tokenizer import HuggingFaceTokenizer
@@ -43,7 +37,7 @@ BY_HAND = (
 
 def differences(texts: list[str], ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> list[str]:
     """Return the texts of which anything differs: words, ids, places or decoded text."""
-    splitting = BertSplitting()
+    splitting = BertPretokenizer()
     found = []
     for text, expected in zip(texts, theirs.encode_batch(texts), strict=True):
         ids, offsets = ours.encode_with_offsets(text)
@@ -122,10 +116,10 @@ def test_each_table_is_needed(
     """Without one of them the comparison finds the text that shows it."""
     table, text = BROKEN[broken]
     assert not differences([text], Tokenizer(ours.vocabulary), theirs)
-    whole = character_classes.character_classes()
+    whole = unicode.character_classes()
     empty = {} if isinstance(getattr(whole, table), dict) else Ranges([])
     lame = dataclasses.replace(whole, **{table: empty})
-    for module in (bert, bert_normalizer, canonical_decomposition):
+    for module in (pretokenizers, pretokenizers, unicode):
         monkeypatch.setattr(module, "character_classes", lambda: lame)
     assert differences([text], Tokenizer(ours.vocabulary), theirs) == [text]
 
@@ -133,14 +127,14 @@ def test_each_table_is_needed(
 def test_a_movable_mark_costs_its_word_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is normalized the slow way is what stands between two spaces with the mark."""
     slow = []
-    normalized = bert_normalizer.normalized
+    normalized = pretokenizers.normalize_text
 
     def counted(text: str) -> tuple[str, list[int]]:
         slow.append(text)
         return normalized(text)
 
-    splitting = BertSplitting()
+    splitting = BertPretokenizer()
     splitting.words("The a keeper b")
-    monkeypatch.setattr(bert, "normalized", counted)
+    monkeypatch.setattr(pretokenizers, "normalize_text", counted)
     words = splitting.words("The a\u302e keeper b")
     assert (slow, words) == (["a\u302e"], ["the", "a\u302e", "keeper", "b"])

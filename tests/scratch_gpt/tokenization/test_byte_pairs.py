@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scratch_gpt import Tokenizer
-from scratch_gpt.tokenization.byte_pairs import END, BytePairs
-from scratch_gpt.tokenization.vocabulary import Vocabulary
-from scratch_gpt.tokenization.words import UNKNOWN
+from scratch_gpt.tokenizer.bpe import END, BytePairs
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
+from scratch_gpt.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from reference.huggingface_tokenizer import HuggingFaceTokenizer

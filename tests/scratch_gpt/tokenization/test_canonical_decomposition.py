@@ -6,16 +6,15 @@ from types import ModuleType
 
 import pytest
 
-from scratch_gpt.tokenization import canonical_decomposition
-from scratch_gpt.tokenization.canonical_decomposition import decomposed, is_order_free
-from scratch_gpt.tokenization.character_classes import character_classes
+from scratch_gpt.tokenizer import unicode
+from scratch_gpt.tokenizer.unicode import character_classes, decompose, is_order_free
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def nfd(text: str) -> str:
     """Return our decomposition."""
-    return decomposed(text, range(len(text)))[0]
+    return decompose(text, range(len(text)))[0]
 
 
 def runs_of_marks(count: int) -> list[str]:
@@ -48,15 +47,15 @@ def test_marks_are_sorted_by_class(rust: ModuleType) -> None:
 def test_unsorted_marks_are_found(rust: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs drawn above are in disorder."""
     texts = runs_of_marks(300)
-    monkeypatch.setattr(canonical_decomposition, "_ordered", lambda parts: parts)
+    monkeypatch.setattr(unicode, "_ordered", lambda parts: parts)
     assert sum(rust.step("nfd")(text) != nfd(text) for text in texts) > 100
 
 
 def test_the_place_of_a_mark_is_the_next_one() -> None:
     """Characters that trade places leave their places where they are; one that is added shares."""
-    assert decomposed("é", [4]) == ("e\u0301", [4, 4])
-    assert decomposed("a\u0301\u0323", [3, 4, 9]) == ("a\u0323\u0301", [3, 4, 9])
-    assert decomposed("각b", [0, 1]) == ("\u1100\u1161\u11a8b", [0, 0, 0, 1])
+    assert decompose("é", [4]) == ("e\u0301", [4, 4])
+    assert decompose("a\u0301\u0323", [3, 4, 9]) == ("a\u0323\u0301", [3, 4, 9])
+    assert decompose("각b", [0, 1]) == ("\u1100\u1161\u11a8b", [0, 0, 0, 1])
 
 
 def test_text_whose_order_may_show_is_found() -> None:

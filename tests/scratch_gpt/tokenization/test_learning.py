@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scratch_gpt import Tokenizer
-from scratch_gpt.tokenization.byte_pairs import END
-from scratch_gpt.tokenization.learning import learned
-from scratch_gpt.tokenization.words import UNKNOWN, splitting_named
+from scratch_gpt.tokenizer.bpe import END
+from scratch_gpt.tokenizer.bpe_trainer import train_merges
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, pretokenizer_named
 
 if TYPE_CHECKING:
     from reference.huggingface_tokenizer import HuggingFaceTokenizer
@@ -44,7 +44,7 @@ def by_definition(words: Mapping[str, int], merges: int) -> list[tuple[str, str]
 @pytest.fixture(scope="module")
 def counts(small_text: str) -> Counter[str]:
     """Return how often each word of the page occurs."""
-    return Counter(splitting_named("bert").words(small_text))
+    return Counter(pretokenizer_named("bert").words(small_text))
 
 
 CORPORA = {
@@ -60,32 +60,32 @@ CORPORA = {
 def test_corpora_by_hand(corpus: str) -> None:
     """Pairs that overlap, that come back, that are too few."""
     words = CORPORA[corpus]
-    assert tuple(by_definition(words, 50)) == learned(words, merges=50).merges
+    assert tuple(by_definition(words, 50)) == train_merges(words, merges=50).merges
 
 
 def test_a_page_of_english(counts: Counter[str]) -> None:
     """Counting what changed gives the merges that counting everything gives."""
     expected = by_definition(counts, 120)
     assert len(expected) == 120
-    assert tuple(expected) == learned(counts, merges=120).merges
+    assert tuple(expected) == train_merges(counts, merges=120).merges
 
 
 def test_another_count_gives_other_merges(counts: Counter[str]) -> None:
     """One word forgotten shows."""
     less = dict(counts)
     del less["the"]
-    assert tuple(by_definition(less, 120)) != learned(counts, merges=120).merges
+    assert tuple(by_definition(less, 120)) != train_merges(counts, merges=120).merges
 
 
 def test_the_order_of_the_words_does_not_matter(counts: Counter[str]) -> None:
     """Nor does anything else that is not a count."""
     turned = dict(sorted(counts.items(), reverse=True))
-    assert learned(counts, merges=200) == learned(turned, merges=200)
+    assert train_merges(counts, merges=200) == train_merges(turned, merges=200)
 
 
 def test_ids_are_in_the_release_order() -> None:
     """`<unk>`, characters by frequency, the same as last ones, then products in order."""
-    vocabulary = learned({"bcc": 2, "ca": 3}, merges=9)
+    vocabulary = train_merges({"bcc": 2, "ca": 3}, merges=9)
     assert vocabulary.merges == (("c", "a</w>"), ("b", "c"), ("bc", "c</w>"))
     characters = ("c", "a", "b")
     products = ("ca</w>", "bc", "bcc</w>")
@@ -95,7 +95,7 @@ def test_ids_are_in_the_release_order() -> None:
 
 def test_nothing_makes_the_unknown_token_or_holds_white_space() -> None:
     """Such words give their characters only: their merges could not be written."""
-    vocabulary = learned({"<unk>": 9, "a b": 9, "\n\n": 9, "no": 2}, merges=50)
+    vocabulary = train_merges({"<unk>": 9, "a b": 9, "\n\n": 9, "no": 2}, merges=50)
     assert vocabulary.merges == (("n", "o</w>"),)
     assert {"<", " ", "\n", "\n</w>"} <= set(vocabulary.tokens)
 
@@ -103,7 +103,7 @@ def test_nothing_makes_the_unknown_token_or_holds_white_space() -> None:
 def test_progress_counts_the_merges() -> None:
     """Once after each."""
     told: list[int] = []
-    learned({"abcd": 2}, merges=2, progress=told.append)
+    train_merges({"abcd": 2}, merges=2, progress=told.append)
     assert told == [1, 2]
 
 

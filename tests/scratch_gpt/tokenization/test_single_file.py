@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.tokenization import vocabulary_files
-from scratch_gpt.tokenization.vocabulary import Vocabulary
+from scratch_gpt.errors import CheckpointError
+from scratch_gpt.tokenizer import vocabulary
+from scratch_gpt.tokenizer.vocabulary import Vocabulary
 
 SMALL = Vocabulary(("<unk>", "a", "b", "a</w>", "b</w>", "ab</w>", "é"), (("a", "b</w>"),))
 AROUND, MISSING = ("added_tokens", "normalizer", "pre_tokenizer"), "missing"
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 def refused(folder: Path) -> CheckpointError:
     """Return why the folder's vocabulary is not taken."""
     with pytest.raises(CheckpointError) as caught:
-        vocabulary_files.read(folder)
+        vocabulary.read_vocabulary(folder)
     assert caught.value.fix
     return caught.value
 
@@ -45,7 +45,7 @@ def _single(folder: Path, **changes: Any) -> None:  # noqa: ANN401 - whatever JS
 def test_a_single_file_is_read_where_it_is_alone(merges: list[Any], folder: Path) -> None:
     """Merges are lists in today's files and texts in older ones."""
     _single(folder, merges=merges)
-    assert vocabulary_files.read(folder) == SMALL
+    assert vocabulary.read_vocabulary(folder) == SMALL
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_single_file_is_read_where_it_is_alone(merges: list[Any], folder: Path
 def test_what_says_no_more_is_read(changes: dict[str, Any], folder: Path) -> None:
     """A prefix that is none is none, however it is written."""
     _single(folder, **changes)
-    assert vocabulary_files.read(folder) == SMALL
+    assert vocabulary.read_vocabulary(folder) == SMALL
 
 
 UNSOUND_SINGLE: dict[str, tuple[dict[str, Any], str]] = {

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.tokenization import vocabulary_files
-from scratch_gpt.tokenization.refusal import TokenizerError
-from scratch_gpt.tokenization.vocabulary import Vocabulary
+from scratch_gpt.errors import CheckpointError, TokenizerError
+from scratch_gpt.tokenizer import vocabulary
+from scratch_gpt.tokenizer.vocabulary import Vocabulary
 
 TOKENS = ("<unk>", "a", "b", "a</w>", "b</w>", "ab</w>", "é")
 SMALL = Vocabulary(TOKENS, (("a", "b</w>"),))
@@ -23,14 +22,14 @@ def edited(**changes: object) -> bytes:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with a sound vocabulary."""
-    vocabulary_files.write(tmp_path / "vocabulary", SMALL)
+    vocabulary.write_vocabulary(tmp_path / "vocabulary", SMALL)
     return tmp_path / "vocabulary"
 
 
 def refused(folder: Path) -> CheckpointError:
     """Return why the folder's vocabulary is not taken."""
     with pytest.raises(CheckpointError) as caught:
-        vocabulary_files.read(folder)
+        vocabulary.read_vocabulary(folder)
     assert caught.value.fix
     return caught.value
 
@@ -102,4 +101,4 @@ def test_unsound_merges_are_refused(case: str, folder: Path) -> None:
 def test_a_last_line_without_an_end_is_one(folder: Path) -> None:
     """It is a line all the same."""
     (folder / "merges.txt").write_bytes(b"#version: 0.2\na b</w>")
-    assert vocabulary_files.read(folder) == SMALL
+    assert vocabulary.read_vocabulary(folder) == SMALL

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scratch_gpt import Tokenizer
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.files.write_error import OccupiedError
-from scratch_gpt.tokenization import vocabulary_files
-from scratch_gpt.tokenization.vocabulary import Vocabulary
-from scratch_gpt.tokenization.words import SPLITTINGS
+from scratch_gpt.checkpoint.atomic import OccupiedError
+from scratch_gpt.errors import CheckpointError
+from scratch_gpt.tokenizer import vocabulary as vocabulary_files
+from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS
+from scratch_gpt.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from reference.huggingface_tokenizer import HuggingFaceTokenizer
@@ -31,7 +31,7 @@ def folder(small_vocabulary: Path, tmp_path: Path) -> Path:
 def refused(folder: Path) -> CheckpointError:
     """Return why the folder's vocabulary is not taken."""
     with pytest.raises(CheckpointError) as caught:
-        vocabulary_files.read(folder)
+        vocabulary_files.read_vocabulary(folder)
     return caught.value
 
 
@@ -39,7 +39,7 @@ def by_class_name(folder: Path, text: str) -> list[int]:
     """Return the ids of Hugging Face's class that is told by the folder which class it is."""
     from transformers import AutoTokenizer
 
-    from reference.huggingface_quiet import quiet
+    from reference.huggingface import quiet
 
     with quiet():
         found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -125,8 +125,10 @@ def test_what_is_written_is_read_alike_everywhere(
 def test_the_same_vocabulary_is_the_same_bytes(folder: Path) -> None:
     """Written again, every file is what it was, and tokens are readable in it."""
     vocabulary = Vocabulary(("<unk>", "é", "é</w>"), ())
-    vocabulary_files.write(folder.parent / "one", vocabulary)
-    vocabulary_files.write(folder.parent / "two", vocabulary_files.read(folder.parent / "one"))
+    vocabulary_files.write_vocabulary(folder.parent / "one", vocabulary)
+    vocabulary_files.write_vocabulary(
+        folder.parent / "two", vocabulary_files.read_vocabulary(folder.parent / "one")
+    )
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         one, two = ((folder.parent / each / name).read_bytes() for each in ("one", "two"))
         assert one == two
@@ -143,11 +145,13 @@ def test_the_splitting_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As it was saved, unless another is asked for; Hugging Face loads the folder all the same."""
-    monkeypatch.setitem(SPLITTINGS, "original", SPLITTINGS["bert"])  # needs no ftfy and no spaCy
+    monkeypatch.setitem(
+        PRETOKENIZERS, "original", PRETOKENIZERS["bert"]
+    )  # needs no ftfy and no spaCy
     saved, right = folder.parent / "saved", Tokenizer.from_pretrained(folder)
     Tokenizer(right.vocabulary, splitting=splitting).save_pretrained(saved)
     assert Tokenizer.from_pretrained(saved).splitting == splitting
-    for other in SPLITTINGS:
+    for other in PRETOKENIZERS:
         assert Tokenizer.from_pretrained(saved, splitting=other).splitting == other
     expected = tuple(right.encode("The keeper, Café"))
     assert huggingface(saved).encode_batch(["The keeper, Café"])[0].ids == expected

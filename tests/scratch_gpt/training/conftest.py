@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 import scratch_gpt
 from scratch_gpt import GPT, GPTConfig, train
 from scratch_gpt.data import TokenData
-from scratch_gpt.data.manifest import Manifest
-from scratch_gpt.data.manifest import Recipe as Prepared
-from scratch_gpt.distributed import Group
+from scratch_gpt.data.dataset import Manifest
+from scratch_gpt.data.dataset import Recipe as Prepared
 from scratch_gpt.training import log
 from scratch_gpt.training.checkpoints import Checkpoint, State
+from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.recipe import Recipe
 from scratch_gpt.training.trainer import Trainer
 
@@ -201,7 +201,7 @@ def numbers() -> Callable[[Path], list[dict[str, Any]]]:
 
     def read(output: Path) -> list[dict[str, Any]]:
         volatile = {"seconds", "tokens_per_second"}
-        lines = log.read(output / "log.jsonl")
+        lines = log.read_log(output / "log.jsonl")
         return [{k: v for k, v in line.items() if k not in volatile} for line in lines]
 
     return read

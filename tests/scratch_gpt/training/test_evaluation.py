@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.distributed import Group
 from scratch_gpt.loss import next_token_loss
-from scratch_gpt.training.evaluation import evaluating, validation_loss
+from scratch_gpt.training.distributed import Group
+from scratch_gpt.training.trainer import evaluation_mode, validation_loss
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_model_is_as_it_was_after_an_error(trained: GPT) -> None:
     seen = []
 
     def fail() -> None:
-        with evaluating(trained):
+        with evaluation_mode(trained):
             seen.append((trained.training, torch.is_grad_enabled()))
             raise KeyError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scratch_gpt.training import checkpoint_folders, checkpoints
+from scratch_gpt.training import checkpoints
 
 pytestmark = [
     pytest.mark.slow,
@@ -121,8 +121,8 @@ def test_a_signal_at_any_time_ends_with_130(
     outcomes = runs(*phases)
     assert [outcome["codes"] for outcome in outcomes] == [[130]] * len(moments)
     assert "stopped after step" in outcomes[-1]["said"]
-    newest = checkpoint_folders.by_step(tmp_path / "3" / "checkpoints")
-    assert checkpoints.read(next(iter(newest.values()))).state.step == next(iter(newest))
+    newest = checkpoints.checkpoints_by_step(tmp_path / "3" / "checkpoints")
+    assert checkpoints.read_checkpoint(next(iter(newest.values()))).state.step == next(iter(newest))
 
 
 def test_a_second_signal_does_not_wait(arguments: Arguments, runs: Runs, tmp_path: Path) -> None:
@@ -138,6 +138,6 @@ def test_a_second_signal_does_not_wait(arguments: Arguments, runs: Runs, tmp_pat
     )
     assert outcome["codes"] == [130]
     assert "interrupted" in outcome["said"]
-    newest = checkpoint_folders.newest(tmp_path / "run" / "checkpoints", pytest.fail)
+    newest = checkpoints.newest_checkpoint(tmp_path / "run" / "checkpoints", pytest.fail)
     assert newest is not None
     assert newest.state.step == 2

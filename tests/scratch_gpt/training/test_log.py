@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.files.write_error import WriteError
+from scratch_gpt.checkpoint.atomic import WriteError
 from scratch_gpt.training import log
 from scratch_gpt.training.log import Log
 
 
 def steps(path: Path) -> list[int]:
     """Return the steps of a log's lines."""
-    return [line["step"] for line in log.read(path)]
+    return [line["step"] for line in log.read_log(path)]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_lines_come_back(path: Path) -> None:
     """Every number bit for bit."""
-    assert [0.1 * step for step in range(1, 6)] == [line["loss"] for line in log.read(path)]
+    assert [0.1 * step for step in range(1, 6)] == [line["loss"] for line in log.read_log(path)]
 
 
 def test_a_resumed_run_overwrites_what_came_after_its_checkpoint(path: Path) -> None:
@@ -63,7 +63,7 @@ def test_what_is_no_number_is_strict_json(path: Path) -> None:
     lines = Log(path, step=5, warn=pytest.fail)
     lines.write({"step": 6, "loss": float("nan")})
     lines.close()
-    assert log.read(path)[-1] == {"step": 6, "loss": "nan"}
+    assert log.read_log(path)[-1] == {"step": 6, "loss": "nan"}
 
 
 def test_a_full_disk_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

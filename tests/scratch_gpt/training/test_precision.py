@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.training import precision
+from scratch_gpt.training import trainer
 
 
 @pytest.mark.parametrize("attention", ["plain", "tiled", "fused"])
@@ -19,7 +19,7 @@ def test_weights_and_gradients_stay_float32(
 ) -> None:
     """And logits are bitwise those of the model in bfloat16."""
     model = loud(GPT(config, attention=attention)).float().eval()
-    logits = precision.with_products_in(model, "bfloat16")(token_ids)
+    logits = trainer.autocast_products(model, "bfloat16")(token_ids)
     logits.float().sum().backward()
     assert {(p.dtype, p.grad.dtype) for p in model.parameters()} == {(torch.float32,) * 2}
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
@@ -31,4 +31,4 @@ def test_weights_and_gradients_stay_float32(
 def test_otherwise_it_is_the_model_itself(config: GPTConfig) -> None:
     """Nothing stands between."""
     model = GPT(config)
-    assert model is precision.with_products_in(model, "float32")
+    assert model is trainer.autocast_products(model, "float32")

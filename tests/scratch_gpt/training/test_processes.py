@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.training import checkpoint_folders, checkpoints
+from scratch_gpt.training import checkpoints
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,7 +35,7 @@ def losses(lines: list[dict[str, Any]]) -> Tensor:
 
 def last_weights(output: Path) -> dict[str, Tensor]:
     """Return the float64 weights of a run's newest checkpoint."""
-    newest = checkpoint_folders.newest(output / "checkpoints", pytest.fail)
+    newest = checkpoints.newest_checkpoint(output / "checkpoints", pytest.fail)
     assert newest is not None
     return dict(newest.weights)
 
@@ -123,7 +123,7 @@ def test_one_that_ends_ends_all(  # noqa: PLR0913 - a case, and what runs it
         }
     )
     assert (outcome["codes"], said in outcome["said"]) == (codes, True), outcome["said"]
-    newest = checkpoint_folders.newest(tmp_path / "run" / "checkpoints", pytest.fail)
+    newest = checkpoints.newest_checkpoint(tmp_path / "run" / "checkpoints", pytest.fail)
     assert newest is not None
     assert newest.state.step == 3
 
@@ -158,6 +158,6 @@ def test_weights_are_written_in_the_runs_own_dtype(
     """Or two processes could not be held to one in float64."""
     place = tmp_path / "run"
     assert runs({"argv": arguments(place, **UNEVEN), "world": 2})[0]["codes"] == [0, 0]
-    newest = checkpoint_folders.by_step(place / "checkpoints")
-    read = checkpoints.read(newest[8])
+    newest = checkpoints.checkpoints_by_step(place / "checkpoints")
+    read = checkpoints.read_checkpoint(newest[8])
     assert {tensor.dtype for tensor in read.weights.values()} == {torch.float64}

@@ -13,9 +13,10 @@ import torch
 
 from scratch_gpt import GPT, Tokenizer
 from scratch_gpt.data import prepare
-from scratch_gpt.distributed import Group
-from scratch_gpt.training import checkpoint_folders, checkpoints, evaluation
+from scratch_gpt.training import checkpoints
 from scratch_gpt.training import run as run_module
+from scratch_gpt.training import trainer as evaluation
+from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.trainer import Done, Trainer
 
 Command = Callable[..., Any]
@@ -64,7 +65,7 @@ def prepared(text: Path, vocabulary: Path, folder: Path) -> Path:
 
 def steps(output: Path) -> list[int]:
     """Return the steps of a run's checkpoints, newest first."""
-    return list(checkpoint_folders.by_step(output / "checkpoints"))
+    return list(checkpoints.checkpoints_by_step(output / "checkpoints"))
 
 
 def same(one: Path, other: Path) -> bool:
@@ -181,7 +182,9 @@ def test_the_best_is_kept_whenever_one_saves(
     result = command(tmp_path / "run", **options)
     assert not result.exit_code, result.stderr
     assert steps(tmp_path / "run") == [8, 4]
-    assert checkpoints.read(tmp_path / "run/checkpoints/step-00000008").state.best[1] == 4
+    assert (
+        checkpoints.read_checkpoint(tmp_path / "run/checkpoints/step-00000008").state.best[1] == 4
+    )
 
 
 def test_a_model_is_used_with_the_splitting_that_it_was_trained_with(
@@ -222,7 +225,7 @@ def test_divergence_ends_the_run(
     assert result.exit_code == 1
     assert "training diverged in step 5" in result.stderr
     warnings: list[str] = []
-    newest = checkpoint_folders.newest(tmp_path / "run" / "checkpoints", warnings.append)
+    newest = checkpoints.newest_checkpoint(tmp_path / "run" / "checkpoints", warnings.append)
     assert newest is not None
     assert (newest.state.step, warnings) == (4, [])
 

@@ -6,25 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.files.write_error import OccupiedError, WriteError
-from scratch_gpt.training.run_folder import owned
+from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError
+from scratch_gpt.training.run_folder import lock_folder
 
 
 def test_a_folder_is_made_and_taken_again(tmp_path: Path) -> None:
     """By one run after the other."""
     for _ in range(2):
-        with owned(tmp_path / "a" / "run") as folder:
+        with lock_folder(tmp_path / "a" / "run") as folder:
             assert folder.path.is_dir()
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     """Another process's as well as this one's."""
-    other = "import sys, pathlib\nfrom scratch_gpt.training.run_folder import owned\n"
-    other += "with owned(pathlib.Path(sys.argv[1])): pass"
-    with owned(tmp_path):
+    other = "import sys, pathlib\nfrom scratch_gpt.training.run_folder import lock_folder\n"
+    other += "with lock_folder(pathlib.Path(sys.argv[1])): pass"
+    with lock_folder(tmp_path):
         with (
             pytest.raises(OccupiedError, match="another run writes into this folder"),
-            owned(tmp_path),
+            lock_folder(tmp_path),
         ):
             pytest.fail("two runs own one folder")
         refused = subprocess.run(
@@ -36,7 +36,7 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     """Nothing is written into it."""
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(OccupiedError, match="no run was started in it"), owned(tmp_path):
+    with pytest.raises(OccupiedError, match="no run was started in it"), lock_folder(tmp_path):
         pass
     assert [tmp_path / "thesis.tex"] == list(tmp_path.iterdir())
 
@@ -45,7 +45,10 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     """Nor is what lies below one."""
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(OccupiedError, match="there is a file of that name"), owned(file):
+    with pytest.raises(OccupiedError, match="there is a file of that name"), lock_folder(file):
         pass
-    with pytest.raises(WriteError, match="a part of the path is no folder"), owned(file / "run"):
+    with (
+        pytest.raises(WriteError, match="a part of the path is no folder"),
+        lock_folder(file / "run"),
+    ):
         pass

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from scratch_gpt.distributed import Group
 from scratch_gpt.training import run as run_module
+from scratch_gpt.training.distributed import Group
 
 Command = Callable[..., Any]
 
@@ -59,7 +59,7 @@ def test_too_few_micro_batches_are_told_before_anything_is_made(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Right after the processes have met."""
-    monkeypatch.setattr(run_module, "joined", lambda *_, **__: nullcontext(Group(0, 3)))
+    monkeypatch.setattr(run_module, "join_group", lambda *_, **__: nullcontext(Group(0, 3)))
     result = command(tmp_path / "run")
     assert result.exit_code == 2
     assert "a step has 2 micro-batches for 3 processes" in result.stderr

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from scratch_gpt import Tokenizer
+from scratch_gpt.training.log import sample
 from scratch_gpt.training.recipe import Recipe
-from scratch_gpt.training.samples import sample
 from scratch_gpt.training.trainer import Trainer
 
 Started = Callable[..., Trainer]

@@ -12,8 +12,8 @@ import torch
 
 import scratch_gpt
 from scratch_gpt import GPT, Tokenizer
-from scratch_gpt.data import TokenData, docstrings
-from scratch_gpt.data.entropy import unigram_loss
+from scratch_gpt.data import TokenData, corpus
+from scratch_gpt.data.dataset import unigram_loss
 from scratch_gpt.training.recipe import RECIPES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
@@ -87,7 +87,7 @@ def test_hugging_face_writes_the_same(trained: Path) -> None:
 def _corpus() -> list[str]:
     """Return the default corpus, a text for each module."""
     texts = []
-    for document in docstrings.documents():
+    for document in corpus.docstring_documents():
         with document.opened() as file:
             texts.append(file.read().decode())
     return texts

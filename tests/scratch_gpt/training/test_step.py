@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.distributed import Group
 from scratch_gpt.loss import next_token_loss
-from scratch_gpt.training import step
-from scratch_gpt.training.step import IGNORED, accumulate, known
+from scratch_gpt.training import trainer
+from scratch_gpt.training.distributed import Group
+from scratch_gpt.training.trainer import IGNORED, accumulate, check_known_tokens
 
 Gradients = dict[str, Tensor]
 
@@ -42,7 +42,7 @@ def gradients_of(model: GPT) -> Gradients:
 def one_batch(trained: GPT, uneven: list[Tensor]) -> tuple[float, Gradients]:
     """Return loss and gradients of all micro-batches in one."""
     joined = torch.cat(uneven)
-    loss = next_token_loss(trained(known(joined)), joined)
+    loss = next_token_loss(trained(check_known_tokens(joined)), joined)
     loss.backward()
     return float(loss.detach()), gradients_of(trained)
 
@@ -69,7 +69,7 @@ def test_a_mean_of_means_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where every micro-batch weighs the same, every gradient differs."""
-    monkeypatch.setattr(step, "predicted", lambda _ids: 1)
+    monkeypatch.setattr(trainer, "count_predictions", lambda _ids: 1)
     accumulate(trained, uneven, Group())
     for name, gradient in gradients_of(trained).items():
         with pytest.raises(AssertionError, match="differs by"):

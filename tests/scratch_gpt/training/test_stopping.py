@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from scratch_gpt.training.stopping import interruptible, stoppable
+from scratch_gpt.training.run import interruptible, stoppable
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from scratch_gpt.command.errors import UsageError
-from scratch_gpt.distributed import Group
-from scratch_gpt.files.refusal import CheckpointError
-from scratch_gpt.gradient import GradientError
+from scratch_gpt.errors import CheckpointError, UsageError
+from scratch_gpt.gradient_clipping import GradientError
 from scratch_gpt.training import checkpoints, trainer
+from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.recipe import Recipe
 from scratch_gpt.training.trainer import DivergedError, Trainer
 
@@ -40,11 +39,11 @@ def test_a_checkpoint_is_all_that_a_run_needs(dtype: str, started: Started, tmp_
     """Losses and weights go on bit for bit, with dropout, whatever else was drawn meanwhile."""
     whole = started(dtype=dtype)
     losses(whole, 3)
-    checkpoints.write(tmp_path / "step", whole.checkpoint({}))
+    checkpoints.write_checkpoint(tmp_path / "step", whole.checkpoint({}))
     expected = losses(whole, 4)
     torch.rand(11)
     resumed = started(dtype=dtype)
-    resumed.go_on_from(checkpoints.read(tmp_path / "step"))
+    resumed.go_on_from(checkpoints.read_checkpoint(tmp_path / "step"))
     assert expected == losses(resumed, 4)
     assert same_weights(whole, resumed)
     assert resumed.best is None
@@ -157,7 +156,7 @@ def test_every_process_needs_a_micro_batch(recipe: Recipe) -> None:
 def test_micro_batches_are_dealt_out(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     """All windows of a step in turn, each with the dropout of its number."""
     seen: list[tuple[int, ...]] = []
-    monkeypatch.setattr(trainer.random_numbers, "seed_dropout", lambda *at: seen.append(at))
+    monkeypatch.setattr(trainer.reproducibility, "seed_dropout", lambda *at: seen.append(at))
     run = started(batch=10, micro_batch=2)
     whole = run._micro_batches()
     run.group = Group(rank=1, processes=2)

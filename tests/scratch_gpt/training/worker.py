@@ -33,7 +33,7 @@ import torch
 
 from scratch_gpt import train
 from scratch_gpt.training import run as run_module
-from scratch_gpt.training import step as step_module
+from scratch_gpt.training import trainer as step_module
 from scratch_gpt.training.trainer import Trainer
 
 LONGEST = 240.0

@@ -1,0 +1,199 @@
+"""What the project holds itself to: one row per figure, with its bound. A table, and no code.
+
+Bounds were set before anything was built, and are moved with a reason or not at all: a row that
+misses its bound says so. A row without a bound is reported.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+from bench.shapes import Shape
+
+# What is measured: a task that several contestants do, and a row that holds two of them apart.
+
+
+_NONE = Shape(batch=1, time=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What several contestants do.
+
+    Attributes:
+        room: Which kind of work; a key of `bench.runner.ROOMS`.
+        shape: Batch, time, dtype and direction; text to be encoded has none.
+        label: What stands after the room in the names of its rows; made of the shape where empty.
+        device: Where.
+        rounds: How often each contestant is measured.
+    """
+
+    room: str
+    shape: Shape = _NONE
+    label: str = ""
+    device: str = "cpu"
+    rounds: int = 15
+
+    def __str__(self) -> str:
+        """Return the first part of the names of its rows."""
+        if self.label:
+            return f"{self.room}/{self.label}"
+        shape = self.shape
+        direction = "both" if shape.backward else "forward"
+        where = "" if self.device == "cpu" else f"{self.device}-"
+        dtype = "" if shape.dtype == "float32" else f"{shape.dtype}/"
+        return f"{self.room}/{where}{direction}/{dtype}{shape.batch}x{shape.time}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """One figure.
+
+    Attributes:
+        task: What is done.
+        ours: Whose figure stands above the line.
+        against: Whose stands below it.
+        bound: The largest ratio held to; None where it is only reported.
+        figure: `time`, `memory` or `exponent`.
+        quick: Whether `--quick` has it.
+    """
+
+    task: Work
+    ours: str
+    against: str
+    bound: float | None = None
+    figure: str = "time"
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """What `--rows` selects by."""
+        kind = "" if self.figure == "time" else f"{self.figure}-"
+        return f"{self.task}/{kind}{self.ours}:{self.against}"
+
+
+def core(batch: int, time: int, *, dtype: str = "float32", backward: bool = False) -> Work:
+    """Return an attention task on the CPU."""
+    return Work(room="core", shape=Shape(batch=batch, time=time, dtype=dtype, backward=backward))
+
+
+def model(batch: int, time: int, *, backward: bool = False, rounds: int = 7) -> Work:
+    """Return a task of the whole model on the CPU, in float32."""
+    shape = Shape(batch=batch, time=time, backward=backward)
+    return Work(room="model", shape=shape, rounds=rounds)
+
+
+def decode(batch: int, time: int) -> Work:
+    """Return the task of one more token behind a text: the last of `time` tokens."""
+    shape = Shape(batch=batch, time=time)
+    return Work(room="decode", shape=shape, label=f"{batch}x{time}", rounds=15)
+
+
+def train(batch: int, time: int, *, dropout: bool = False) -> Work:
+    """Return the task of a whole training step: forward, backward, clipping, optimizer."""
+    shape = Shape(batch=batch, time=time, backward=True)
+    label = f"{batch}x{time}" + ("-dropout" if dropout else "")
+    return Work(room="train", shape=shape, label=label, rounds=5)
+
+
+def tokens(label: str) -> Work:
+    """Return a task of encoding; see `bench.workloads.tokenizer`."""
+    return Work(room="tokens", label=label, rounds=7)
+
+
+GPU = Work(room="core", shape=Shape(batch=32, time=512, dtype="bfloat16"), device="cuda")
+SDPA_TIMES = (128, 192, 256, 384, 512)
+OTHER_TIMES = (1, 64)
+TO_HUGGINGFACE = {128: 0.90, 512: 0.30}
+
+
+def _core_rows() -> Iterator[Target]:
+    for batch in (1, 4):
+        for time in (*OTHER_TIMES, *SDPA_TIMES):
+            task, quick = core(batch, time), time in TO_HUGGINGFACE
+            bound = TO_HUGGINGFACE.get(time)
+            yield Target(task=task, ours="tiled", against="huggingface", bound=bound, quick=quick)
+            bound = 1.10 if time in SDPA_TIMES else None
+            yield Target(task=task, ours="tiled", against="sdpa", bound=bound, quick=quick)
+            yield Target(task=task, ours="tiled", against="products", quick=quick)
+        for peer in ("sdpa-flash", "sdpa-math"):
+            yield Target(task=core(batch, 512), ours="tiled", against=peer)
+        both = core(batch, 512, backward=True)
+        yield Target(task=both, ours="tiled", against="sdpa", bound=1.25)
+        yield Target(task=both, ours="tiled", against="huggingface")
+
+
+TO_DECODE = {(1, 64): 0.30, (1, 448): 0.06, (8, 64): 0.20}
+BESIDE: dict[tuple[int, int], tuple[tuple[str, str, float | None], ...]] = {
+    (1, 64): (
+        ("fused", "bare read", 1.15),
+        ("fused", "shared read", None),
+        ("fused in bfloat16", "fused", 0.85),
+    ),
+    (1, 448): (("fused", "bare read", None), ("fused in bfloat16", "fused", None)),
+}
+
+
+def _decode_rows() -> Iterator[Target]:
+    for (batch, time), bound in TO_DECODE.items():
+        task = decode(batch, time)
+        yield Target(task=task, ours="fused", against="huggingface", bound=bound)
+        for ours, peer, held in BESIDE.get((batch, time), ()):
+            yield Target(task=task, ours=ours, against=peer, bound=held)
+
+
+def _train_rows() -> Iterator[Target]:
+    for task, bound in ((train(2, 512), 0.90), (train(2, 512, dropout=True), None)):
+        yield Target(task=task, ours="fused", against="huggingface", bound=bound)
+    task = train(2, 512)
+    yield Target(task=task, ours="fused", against="huggingface", bound=0.80, figure="memory")
+    optimizer = Work(room="optimizer", label="whole", rounds=7)
+    for ours in ("adamw", "released"):
+        for peer in ("torch foreach", "torch fused"):
+            yield Target(task=optimizer, ours=ours, against=peer)
+
+
+def _token_rows() -> Iterator[Target]:
+    for cache in ("warm", "cold"):
+        yield Target(task=tokens(cache), ours="bert", against="huggingface", bound=2.5)
+    for word in ("drawn-word", "one-letter-word"):
+        yield Target(
+            task=tokens(word), ours="bert", against="length", bound=1.15, figure="exponent"
+        )
+
+
+TARGETS = (
+    *_core_rows(),
+    Target(task=model(1, 1, rounds=15), ours="fused", against="huggingface", quick=True),
+    Target(task=model(1, 1, rounds=15), ours="fused", against="bare read", quick=True),
+    Target(task=model(1, 512), ours="fused", against="huggingface", bound=0.92),
+    Target(task=model(1, 512), ours="fused", against="products alone", bound=1.12),
+    Target(task=model(1, 512), ours="plain", against="huggingface"),
+    Target(task=model(1, 512), ours="tiled", against="huggingface"),
+    Target(task=model(1, 512), ours="fused in bfloat16", against="fused", bound=0.55),
+    Target(task=model(4, 512, rounds=5), ours="fused", against="huggingface", bound=0.70),
+    Target(task=model(4, 512, rounds=5), ours="fused", against="products alone", bound=1.12),
+    Target(
+        task=model(2, 512, backward=True, rounds=5),
+        ours="fused",
+        against="huggingface",
+        bound=0.88,
+    ),
+    Target(
+        task=model(2, 512, backward=True),
+        ours="fused",
+        against="huggingface",
+        bound=0.75,
+        figure="memory",
+    ),
+    Target(task=core(1, 8192), ours="tiled", against="time", bound=1.05, figure="exponent"),
+    Target(task=GPU, ours="triton", against="huggingface", bound=0.25),
+    Target(task=GPU, ours="triton", against="sdpa", bound=1.3),
+    Target(task=GPU, ours="tiled", against="huggingface"),
+    *_decode_rows(),
+    *_train_rows(),
+    *_token_rows(),
+)
+"""Every figure, in the order of the report."""
+
+SOMEWHERE_BELOW = 1.0
+"""Of the rows against scaled_dot_product_attention one at least stands below this."""

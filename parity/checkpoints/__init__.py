@@ -1,0 +1,1 @@
+"""Weights in every published form: load, map, convert, export."""

@@ -1,0 +1,233 @@
+"""Weights written to a folder, in Hugging Face's form or the release's, and read back before use.
+
+The folder appears whole or not at all. Before it does, it is read back by the reader that any
+user's `--weights` goes through, and its digest must be that of the weights.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from parity.checkpoints import huggingface_files, load
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.mapping import Side, convert, rows, shape_sizes
+from parity.checkpoints.weights import FileDigest, Standing, Weights, gather
+from parity.errors import ParityError, UsageError, mapped_errors
+from reference import openai_release
+from reference.files import digest_path
+from scratch_gpt.checkpoint import checkpoint
+from scratch_gpt.checkpoint.atomic import replace_folder
+from scratch_gpt.checkpoint.checkpoint import other_weight_files
+from scratch_gpt.cli import one_line, render_rich
+from scratch_gpt.config import GPTConfig
+from scratch_gpt.progress import Progress
+
+
+class Form(StrEnum):
+    """A form that weights can be written in; ours is Hugging Face's."""
+
+    HUGGINGFACE = "huggingface"
+    OPENAI = "openai"
+
+
+def export(
+    weights: Weights, destination: Path, form: Form, *, overwrite: bool, progress: Progress
+) -> list[FileDigest]:
+    """Write weights into a folder; return what it holds then.
+
+    Args:
+        weights: What to write.
+        destination: The folder. It is made if it is not there.
+        form: Whose form to write.
+        overwrite: Whether weights of the same form that are there may be replaced.
+        progress: Called as it goes on.
+
+    Raises:
+        UsageError: There is something that would be lost, or would lie beside the new weights.
+        WriteError: The file system refused; what stood there before is as it was.
+        ParityError: What was written does not read back to the bit.
+    """
+    with replace_folder(
+        destination,
+        overwrite=overwrite,
+        require=lambda folder: refuse_loss(folder, form, overwrite=overwrite),
+        verify=lambda folder: _check(weights, folder, form),
+    ) as staging:
+        progress(f"writing {form}", 0, 2)
+        WRITERS[form](weights, staging)
+        huggingface_files.copy_vocabulary(weights.folder, staging, openai=form is Form.OPENAI)
+        files = [_digest(path) for path in sorted(staging.iterdir())]
+        described = huggingface_files.index_text(
+            weights.provenance,
+            form=form,
+            tensors=weights.tensors,
+            files=files,
+            shards=weights.shards,
+        )
+        (staging / huggingface_files.INDEX_FILE).write_text(described, encoding="utf-8")
+        progress("reading it back, and moving it into place", 1, 2)
+    return files
+
+
+def refuse_loss(destination: Path, form: Form, *, overwrite: bool) -> None:
+    """Refuse a folder whose weights would be lost unasked, or would lie beside the new ones.
+
+    Of two weights in one folder nobody could know which is meant.
+    """
+    others = other_weight_files(destination, _WEIGHTS[form])
+    if others:
+        raise UsageError(
+            f"the folder holds weights that would stay beside the new ones: {others[0]}",
+            where=str(destination),
+            fix="choose another folder",
+        )
+    if not overwrite and destination.is_dir() and any(destination.iterdir()):
+        raise UsageError(
+            "the folder is not empty",
+            where=str(destination),
+            fix="choose another folder, or give --force to replace the weights in it",
+        )
+
+
+_WEIGHTS: Mapping[Form, Sequence[str]] = {
+    Form.HUGGINGFACE: ("model.safetensors",),
+    Form.OPENAI: (*openai_release.SHARDS, "params_shapes.json"),
+}
+
+
+def _write_huggingface(weights: Weights, folder: Path) -> None:
+    tensors = {name: torch.from_numpy(array) for name, array in weights.tensors.items()}
+    checkpoint.write_checkpoint(folder, GPTConfig.from_huggingface(weights.config), tensors)
+
+
+def _write_openai(weights: Weights, folder: Path) -> None:
+    named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
+    config = GPTConfig.from_huggingface(weights.config).to_huggingface()
+    shards = weights.shards
+    openai_release.write_release(
+        folder,
+        list(named.values()),
+        config=config,
+        lengths=None if shards is None else [shard.length for shard in shards],
+        headers=None if shards is None else [shard.header for shard in shards],
+    )
+
+
+WRITERS: Mapping[Form, Callable[[Weights, Path], None]] = {
+    Form.HUGGINGFACE: _write_huggingface,
+    Form.OPENAI: _write_openai,
+}
+"""What writes each form's weights and config into an empty folder."""
+
+
+def _digest(path: Path) -> FileDigest:
+    return FileDigest(**dataclasses.asdict(digest_path(path)))
+
+
+def _check(weights: Weights, folder: Path, form: Form) -> None:
+    """Require that what was written reads back to the bit."""
+    reader = huggingface_files.read_huggingface if form is Form.HUGGINGFACE else load.read_openai
+    with mapped_errors():
+        found = gather(reader(folder, source="what was written")).provenance.sha256
+    if found != weights.provenance.sha256:
+        raise ParityError(
+            f"what was written reads back as other weights: {found}",
+            where=f"the {form} form of {weights.provenance.sha256}",
+            fix="nothing was kept; check the disk, and report this",
+        )
+
+
+# A conversion as text: every tensor, from what to what.
+
+
+def render_conversion(config: Mapping[str, Any], target: Side, console: Console) -> None:
+    """Print the table of tensors: our name, the target's, and the shape there.
+
+    Args:
+        config: The model's fields, in Hugging Face's names.
+        target: Whose names and shapes are wanted.
+        console: Where to.
+    """
+    axis_sizes = shape_sizes(config)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("tensor", f"in the {target} form", "shape"):
+        table.add_column(heading, no_wrap=True)
+    for row in rows(config["n_layer"]):
+        shape = str(list(row.shape(target, axis_sizes)))
+        table.add_row(row.ours, Text(row.name(target)), Text(shape))  # not markup: [positions]
+    console.print(table)
+
+
+# What `python -m parity.convert` does: from a source's name to a folder and a text about it.
+
+
+_SIDES = {Form.HUGGINGFACE: Side.HUGGINGFACE, Form.OPENAI: Side.RELEASE}
+
+
+def run_conversion(  # noqa: PLR0913 - the command's arguments
+    source: str, destination: Path, to: str, *, dry_run: bool, force: bool, progress: Progress
+) -> str:
+    """Convert, or with `dry_run` only say what would be done; return the text to print.
+
+    Args:
+        source: As `--weights`.
+        destination: The folder to write.
+        to: A `Form`.
+        dry_run: Whether to write nothing.
+        force: Whether weights of the same form may be replaced.
+        progress: Called as it goes on.
+
+    Raises:
+        ParityError: It could not be done; nothing was changed.
+    """
+    form = Form(to)
+    if not str(destination).strip():
+        raise UsageError("the destination has no name", where="DESTINATION", fix="name a folder")
+    if source == "auto":
+        raise UsageError(
+            "auto may be the surrogate, so it is not converted",
+            where="SOURCE",
+            fix="say which: openai-gpt or surrogate",
+        )
+    progress(f"reading {source}", 0, 3)
+    weights = load_weights(source, lambda done, total: progress(f"drawing {done}", done, total))
+    table = render_rich(
+        lambda console: render_conversion(weights.config, _SIDES[form], console), None
+    )
+    refuse_loss(destination, form, overwrite=force)
+    if dry_run:
+        return f"{table}\n{_about(weights)}nothing was written\n"
+    with mapped_errors():
+        files = export(weights, destination, form, overwrite=force, progress=progress)
+    return f"{table}\n{_about(weights)}{_written(files, destination)}"
+
+
+def _about(weights: Weights) -> str:
+    """Return what the source is: a line for the weights and one for each file."""
+    provenance = weights.provenance
+    count = sum(array.size for array in weights.tensors.values())
+    known = "" if provenance.standing is Standing.UNKNOWN else f" ({provenance.standing})"
+    lines = [
+        f"source    {one_line(provenance.source)}{known}",
+        f"          {len(weights.tensors)} tensors, {count:,} parameters, {provenance.dtype}",
+        f"          sha256 {provenance.sha256[:16]}…",
+        *(f"          {_file(file)}" for file in provenance.files),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _written(files: list[FileDigest], destination: Path) -> str:
+    """Return what was written."""
+    lines = [f"written   {one_line(str(destination))}, read back and equal to the bit"]
+    return "\n".join([*lines, *(f"          {_file(file)}" for file in files)]) + "\n"
+
+
+def _file(file: FileDigest) -> str:
+    return f"{one_line(file.name)}  {file.size:,} bytes, sha256 {file.sha256[:16]}…"

@@ -1,0 +1,360 @@
+"""Weights in Hugging Face's forms: a folder, or one file with `config.json` beside it.
+
+Safetensors in one file or in shards, else a file of torch.save in one or in shards: of several
+forms in one folder the first is read, as transformers does.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import OpenAIGPTConfig
+
+from parity.checkpoints import torch_file
+from parity.checkpoints.mapping import Side
+from parity.checkpoints.weights import Checkpoint, FileDigest, Provenance, Shard
+from parity.errors import InputRejectedError
+from reference import compat
+from reference.files import digest_path
+from scratch_gpt.checkpoint import checkpoint, safetensors, strict_io
+from scratch_gpt.checkpoint.strict_io import open_regular
+
+# A small JSON file beside weights: a config, an index, a manifest.
+
+
+_LARGEST = 16 << 20
+"""Bytes; an index of ten thousand tensors has one."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        InputRefusedError: It is too large, no JSON, or no object.
+        CheckpointError: There is no such file, or it cannot be read.
+    """
+    with open_regular(path) as file:
+        text = file.read(_LARGEST + 1) or b""
+    if len(text) > _LARGEST:
+        raise rejected(path, f"it has more than {_LARGEST:,} bytes")
+    try:
+        found = strict_io.load_strict_json(text)
+    except ValueError as error:
+        raise rejected(path, f"it is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise rejected(path, f"it holds a {type(found).__name__}, not an object")
+    return found
+
+
+def rejected(path: Path, what: str) -> InputRejectedError:
+    """Return the refusal of a JSON file that is not what it must be."""
+    return InputRejectedError(
+        f"{path.name}: {what}", where=str(path), fix="take the file that belongs to the weights"
+    )
+
+
+# The vocabulary's files that lie beside weights, under the names of either publication.
+
+
+VOCABULARY_FILES = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
+"""Hugging Face's name to OpenAI's: the bytes are the same."""
+
+
+def check_vocabulary(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Require that a vocabulary in the folder, where there is one, has the config's size.
+
+    Raises:
+        InputRefusedError: It has another, or is no vocabulary.
+    """
+    for name in ("vocab.json", VOCABULARY_FILES["vocab.json"]):
+        path = folder / name
+        if not path.exists():
+            continue
+        ids = read_json(path).values()
+        wanted = fields.get("vocab_size")
+        if not all(type(number) is int for number in ids) or set(ids) != set(range(len(ids))):
+            raise rejected(path, "its ids are not 0, 1, 2, ... each once")
+        if len(ids) != wanted:
+            raise rejected(path, f"it has {len(ids)} tokens, the config {wanted}")
+
+
+_OTHERS = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "generation_config.json",
+)
+"""What else of Hugging Face's is about text; OpenAI's release has nothing for it to become."""
+
+
+def copy_vocabulary(folder: Path | None, target: Path, *, openai: bool) -> None:
+    """Copy the vocabulary that lies in a folder, if one does, under the names of a form.
+
+    Args:
+        folder: Where to look.
+        target: A folder to write into.
+        openai: Whether OpenAI's names are wanted, else Hugging Face's.
+
+    Raises:
+        InputRefusedError, CheckpointError: A file of it is none, or far too large for one.
+    """
+    if folder is None:
+        return
+    for hugging_face, release in VOCABULARY_FILES.items():
+        found = next((n for n in (hugging_face, release) if os.path.lexists(folder / n)), None)
+        if found is not None:
+            _copy(folder / found, target / (release if openai else hugging_face))
+    for name in () if openai else _OTHERS:
+        if os.path.lexists(folder / name):
+            _copy(folder / name, target / name)
+
+
+_LARGEST_VOCABULARY = 16 << 20
+"""Bytes; the released vocabulary's files have under one million each, tokenizer.json 1.3."""
+
+
+def _copy(source: Path, target: Path) -> None:
+    with open_regular(source) as file:
+        text = file.read(_LARGEST_VOCABULARY + 1) or b""
+    if len(text) > _LARGEST_VOCABULARY:
+        raise rejected(source, f"it has more than {_LARGEST_VOCABULARY:,} bytes: no vocabulary has")
+    target.write_bytes(text)
+
+
+# The `config.json` beside weights of any form: read strictly, and as transformers reads it.
+
+
+CONFIG_FILE = "config.json"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the fields of a folder's config.
+
+    Raises:
+        CheckpointError: It is no GPT-1's config that says all of it.
+        InputRefusedError: There is none, or transformers reads another model out of it than we do.
+    """
+    path = folder / CONFIG_FILE
+    if not os.path.lexists(path):
+        raise InputRejectedError(
+            "there is no config.json beside the weights",
+            where=str(folder),
+            fix="copy it from where they came from: no tensor says how many heads there are",
+        )
+    config, fields = checkpoint.read_config(path)
+    try:
+        theirs = OpenAIGPTConfig.from_dict(dict(fields)).to_dict()
+    except Exception as error:
+        raise rejected(path, str(error).replace("\n", " ")[:200]) from error
+    ours = dataclasses.asdict(config)
+    differing = [name for name, value in ours.items() if theirs.get(name) != value]
+    if differing:
+        read = [f"{name}: {theirs.get(name)!r} and {ours[name]!r}" for name in differing]
+        raise rejected(path, f"transformers and we read it differently: {read}")
+    return fields
+
+
+# What a conversion wrote down about itself, beside the weights that it wrote.
+
+
+INDEX_FILE = "conversion.json"
+_VERSIONS = ("gpt1-parity", "torch", "numpy", "safetensors")
+
+
+def index_text(
+    source: Provenance,
+    *,
+    form: str,
+    tensors: Mapping[str, Any],
+    files: Sequence[FileDigest],
+    shards: Sequence[Shard] | None,
+) -> str:
+    """Return the manifest of one conversion.
+
+    Args:
+        source: What was converted.
+        form: Whose form was written.
+        tensors: Our name to array: their shapes are listed.
+        files: What was written.
+        shards: How the release's shards are or were cut.
+    """
+    described = {
+        "form": form,
+        "source": source.identity,
+        "files": {file.name: {"size": file.size, "sha256": file.sha256} for file in files},
+        "tensors": {name: list(array.shape) for name, array in tensors.items()},
+        "shards": None if shards is None else [shard._asdict() for shard in shards],
+        "versions": {package: compat.describe(package) for package in _VERSIONS},
+    }
+    return json.dumps(described, indent=1, allow_nan=False) + "\n"
+
+
+def index_shards(folder: Path, files: Sequence[FileDigest]) -> list[Shard] | None:
+    """Return how the release was cut that a folder's weights were converted from, if it is known.
+
+    A manifest of other files than were read is one of weights that are there no more.
+
+    Args:
+        folder: Where to look.
+        files: What was read of it.
+
+    Raises:
+        InputRefusedError: There is a manifest, and it is damaged.
+    """
+    path = folder / INDEX_FILE
+    if not path.exists():
+        return None
+    manifest = read_json(path)
+    found, written = manifest.get("shards"), manifest.get("files")
+    if found is None:
+        return None
+    if not isinstance(found, list) or not all(map(_is_shard, found)):
+        raise rejected(path, f"its shards are no lengths and headers: {str(found)[:60]}")
+    if not isinstance(written, dict) or any(
+        written.get(file.name) != {"size": file.size, "sha256": file.sha256} for file in files
+    ):
+        return None
+    return [Shard(**shard) for shard in found]
+
+
+def _is_shard(found: object) -> bool:
+    """Return whether something out of a manifest describes a shard; its writer looks closer."""
+    return (
+        isinstance(found, dict)
+        and set(found) == set(Shard._fields)
+        and type(found["length"]) is int
+        and isinstance(found["header"], str)
+    )
+
+
+Part = tuple[dict[str, Tensor], FileDigest]
+CONFIG = CONFIG_FILE
+
+
+def read_huggingface(
+    path: Path, *, source: str, revision: str = "unknown", released: bool = False
+) -> Checkpoint:
+    """Return what a folder, or one file of it, holds.
+
+    Args:
+        path: The folder, or a file of weights or index in it.
+        source: What it is, in words.
+        revision: Which edition.
+        released: Whether it is said to be the released model: then a published file's name
+            claims the published bytes.
+
+    Raises:
+        InputRefusedError: The files are not a whole GPT-1.
+        CheckpointError, SourceError: A file of it is unsound or cannot be read.
+    """
+    folder = path if path.is_dir() else path.parent
+    chosen = _choose(path) if path.is_dir() else path
+    if chosen.suffix != ".json":
+        _reader(chosen)  # another form is told before what is missing beside it
+    fields = read_config(folder)
+    check_vocabulary(folder, fields)
+    parts = _parts(chosen)
+    files = [digest for _, digest in parts.values()]
+    beside = {folder / CONFIG, *(p for p in [chosen] if p.suffix == ".json")}
+    files += [FileDigest(**dataclasses.asdict(digest_path(path))) for path in sorted(beside)]
+    return Checkpoint(
+        state=_joined(parts, chosen),
+        side=Side.HUGGINGFACE,
+        fields=fields,
+        source=source,
+        revision=revision,
+        files=[file.judged(released=released) for file in files],
+        folder=folder,
+        shards=index_shards(folder, files),
+    )
+
+
+def _safetensors(path: Path) -> Part:
+    found = safetensors.read_safetensors(path)
+    return found.tensors, FileDigest(name=path.name, size=found.size, sha256=found.sha256)
+
+
+def _torch(path: Path) -> Part:
+    return torch_file.read_torch_file(path)
+
+
+READERS: dict[str, Callable[[Path], Part]] = {
+    ".safetensors": _safetensors,
+    ".bin": _torch,
+    ".pt": _torch,
+    ".pth": _torch,
+}
+"""What reads one file, by suffix; each looks at the contents and refuses another form's."""
+
+FORMS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Names under which a folder's weights are looked for, the first there is being read."""
+
+
+def _choose(folder: Path) -> Path:
+    """Return the file of a folder that says where its weights are."""
+    for name in FORMS:
+        if (folder / name).exists() or (folder / name).is_symlink():
+            return folder / name
+    found = sorted(entry.name for entry in folder.iterdir())[:6]
+    raise InputRejectedError(
+        "the folder holds no weights in a form that is known",
+        where=f"{folder}: {', '.join(found) or 'it is empty'}",
+        fix=f"it must have {', '.join(FORMS[:-1])} or {FORMS[-1]}, or the release's ten shards",
+    )
+
+
+def _parts(chosen: Path) -> dict[str, Part]:
+    """Return every file's tensors and digest, by the file's name."""
+    if chosen.suffix != ".json":
+        return {chosen.name: _reader(chosen)(chosen)}
+    index = _index(chosen)
+    shards = [chosen.parent / name for name in sorted(set(index.values()))]
+    parts = {shard.name: _reader(shard)(shard) for shard in shards}
+    _check_index(index, parts, chosen)
+    return parts
+
+
+def _reader(path: Path) -> Callable[[Path], Part]:
+    if path.suffix not in READERS:
+        raise InputRejectedError(
+            f"no form of weights has names like {path.name}",
+            where=str(path),
+            fix=f"give a folder, or a file ending in {', '.join(READERS)} or .index.json",
+        )
+    return READERS[path.suffix]
+
+
+def _index(path: Path) -> dict[str, str]:
+    """Return which file each tensor is in; every file is plainly in the index's own folder."""
+    index = read_json(path).get("weight_map")
+    plain = isinstance(index, dict) and all(
+        isinstance(name, str) and name not in {"", ".", ".."} and Path(name).name == name
+        for name in index.values()
+    )
+    if not isinstance(index, dict) or not plain or not index:
+        raise rejected(path, "its weight_map does not give a plain file for each tensor")
+    return index
+
+
+def _check_index(index: Mapping[str, str], parts: Mapping[str, Part], path: Path) -> None:
+    """Require every tensor in the very file that the index names, and none besides."""
+    held = [(tensor, name) for name, (tensors, _) in parts.items() for tensor in tensors]
+    problems = [f"{tensor} is not in {name}" for tensor, name in index.items() - set(held)]
+    problems += [f"{tensor} is in {name}" for tensor, name in set(held) - index.items()]
+    if problems:
+        few = "; ".join(sorted(problems)[:4])
+        raise rejected(path, f"it disagrees with its files on {len(problems)}: {few}")
+
+
+def _joined(parts: Mapping[str, Part], path: Path) -> dict[str, Tensor]:
+    joined = {name: tensor for tensors, _ in parts.values() for name, tensor in tensors.items()}
+    if len(joined) != sum(len(tensors) for tensors, _ in parts.values()):
+        raise rejected(path, "a tensor is in two of its files")
+    return joined

@@ -1,0 +1,297 @@
+"""What `--weights NAME` stands for."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import constants
+
+from parity.checkpoints import huggingface_files
+from parity.checkpoints.mapping import Side, rows
+from parity.checkpoints.weights import (
+    Checkpoint,
+    FileDigest,
+    Provenance,
+    Shard,
+    Standing,
+    Weights,
+    gather,
+)
+from parity.errors import InputRejectedError, UsageError, mapped_errors, reading_untrusted
+from reference import hub, openai_release, published, surrogate
+from reference.errors import UnavailableError
+from reference.hub import FetchedFolder
+from scratch_gpt.config import GPTConfig
+
+# Weights from Hugging Face's hub, or from its cache.
+
+
+def read_hub(
+    repository: str, revision: str | None = None, fetched: FetchedFolder | None = None
+) -> Checkpoint:
+    """Return a repository's weights.
+
+    Args:
+        repository: Its id.
+        revision: Commit, branch or tag; None is the published commit, or the main branch.
+        fetched: Its files, if they were fetched before.
+
+    Raises:
+        SourceError: They cannot be had, or are not what the hub says.
+        InputRefusedError, CheckpointError: They are not a whole GPT-1.
+    """
+    fetched = fetched or hub.fetch(repository, revision)
+    commit = fetched.commit
+    origin = "the hub's cache" if fetched.from_cache else "the hub"
+    return huggingface_files.read_huggingface(
+        fetched.paths[huggingface_files.CONFIG].parent,
+        source=f"{repository}, from {origin}, commit {commit}{_unfinished(fetched)}",
+        revision=commit,
+        released=repository in published.REPOSITORIES,
+    )
+
+
+def _unfinished(fetched: FetchedFolder) -> str:
+    """Return a word about downloads that were interrupted: they take room and nobody else tells."""
+    count = len(fetched.unfinished)
+    return f" ({count} unfinished downloads lie in the cache)" if count else ""
+
+
+def find_cached(repository: str) -> FetchedFolder | None:
+    """Return a repository's files, if the cache has them whole.
+
+    Raises:
+        RefusedError: It has them, damaged.
+    """
+    try:
+        return hub.fetch(repository, offline=True)
+    except UnavailableError:
+        return None
+
+
+def hub_out_of_reach(repository: str) -> str:
+    """Return why a repository that is not cached cannot be fetched either; "" if it may be.
+
+    Nothing but the hub's silence is a reason: whatever else is wrong shows when it is fetched.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return f"{repository} is not in the hub's cache, and HF_HUB_OFFLINE is set"
+    if not hub.reachable():
+        return f"{repository} is not in the hub's cache, and the hub cannot be connected to"
+    return ""
+
+
+# Weights in the form of OpenAI's release: ten shards without a name in them.
+
+
+def is_openai_folder(folder: Path) -> bool:
+    """Return whether a folder is, or was meant to be, in this form."""
+    marks = ("params_shapes.json", *openai_release.SHARDS)
+    return any((folder / name).exists() for name in marks)
+
+
+def read_openai(folder: Path, *, source: str) -> Checkpoint:
+    """Return what a release's folder holds.
+
+    Shards without a config are accepted in the published shapes alone, and so claim to be the
+    published ones; with one they may be anybody's.
+
+    Raises:
+        SourceError: A file is unsound or cannot be read.
+        InputRefusedError, CheckpointError: Config or vocabulary are not the weights'.
+    """
+    release = openai_release.read_release(folder)
+    bare = release.config is None
+    fields = GPTConfig().to_huggingface() if bare else huggingface_files.read_config(folder)
+    huggingface_files.check_vocabulary(folder, fields)
+    names = [row.release for row in rows((len(release.tensors) - 2) // 12)]
+    tensors = map(torch.from_numpy, release.tensors)
+    return Checkpoint(
+        state=dict(zip(names, tensors, strict=True)),
+        side=Side.RELEASE,
+        fields=fields,
+        source=source,
+        files=[
+            FileDigest(**dataclasses.asdict(file)).judged(released=bare) for file in release.files
+        ],
+        folder=folder,
+        shards=[Shard(*shard) for shard in zip(release.lengths, release.headers, strict=True)],
+    )
+
+
+# The surrogate: weights drawn from a seed, for use wherever the released ones are not at hand.
+
+
+OnTensor = Callable[[int, int], None]
+
+
+def load_surrogate(size: str, on_tensor: OnTensor | None = None, why: str = "") -> Weights:
+    """Return the surrogate of one size, every tensor checked against its committed digest.
+
+    Args:
+        size: Key of `reference.surrogate.SIZES`.
+        on_tensor: Called with (tensors done, tensors in all).
+        why: Why it stands in for other weights; said wherever the weights are named.
+
+    Raises:
+        InputRefusedError: The drawn tensors are not the committed ones.
+    """
+    try:
+        drawn = surrogate.load(size, on_tensor)
+    except surrogate.SurrogateMismatchError as error:
+        raise InputRejectedError(
+            str(error),
+            where=f"surrogate weights {size!r}, drawn by NumPy {np.__version__}",
+            fix="report this: the draw should give the same bits on every machine",
+        ) from error
+    label = "surrogate" if size == "surrogate" else f"surrogate ({size})"
+    return Weights(
+        config=drawn.config,
+        tensors=drawn.tensors,
+        provenance=Provenance(
+            source=f"{label}: seeded random weights, not the released ones{why}",
+            revision=f"recipe {surrogate.RECIPE}",
+            sha256=drawn.sha256,
+        ),
+    )
+
+
+_REPOSITORY = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+_RELEASED = re.compile(rf"(?P<id>{'|'.join(published.REPOSITORIES)})(@(?P<revision>[\w./-]+))?")
+
+
+def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
+    """Return the weights that `--weights name` stands for.
+
+    Args:
+        name: One of
+            `surrogate`, or `tiny` (the same recipe, small);
+            `openai-gpt`, the released weights, from the hub or its cache, or `auto`, the same
+            where they are cached or the hub can be connected to, and else the surrogate;
+            another repository of the hub, `owner/name`; `@revision` may follow it;
+            a folder or file: Hugging Face's or our own form, or OpenAI's ten shards.
+        on_tensor: Called with (tensors done, tensors in all) while weights are drawn.
+
+    Raises:
+        UsageError: It stands for nothing.
+        InputRefusedError: What it stands for is damaged, hostile, of another model, or not the
+            published bytes that it is said to be.
+        InconclusiveError: There is no tensor in it.
+        EnvironmentUnfitError: It cannot be had from here.
+    """
+    with mapped_errors(), reading_untrusted(name):
+        if name in surrogate.SIZES:
+            return load_surrogate(name, on_tensor)
+        if name == "auto":
+            return _released_or_surrogate(on_tensor)
+        if found := _RELEASED.fullmatch(name):
+            return _published(found["id"], found["revision"])
+        if _is_path(name):
+            return _accepted(_local(Path(name).expanduser()))
+        if found := _REPOSITORY.fullmatch(name):
+            return _published(found["id"], found["revision"])
+    raise UsageError(
+        f"{name!r} stands for no weights",
+        where="--weights",
+        fix="use auto, surrogate, tiny, openai-gpt, a hub repository owner/name, or a path",
+    )
+
+
+def _released_or_surrogate(on_tensor: OnTensor | None) -> Weights:
+    """Return the released weights; the surrogate where they can be had neither here nor there."""
+    released = published.REPOSITORIES[0]
+    fetched = find_cached(released)
+    if fetched is None and (why := hub_out_of_reach(released)):
+        return load_surrogate("surrogate", on_tensor, why=f"; {why}")
+    return _published(released, None, fetched)
+
+
+def _published(
+    repository: str, revision: str | None, fetched: FetchedFolder | None = None
+) -> Weights:
+    weights = _accepted(gather(read_hub(repository, revision, fetched)))
+    if repository in published.REPOSITORIES and not weights.provenance.released_config:
+        raise InputRejectedError(
+            "config.json is not the released model's",
+            where=weights.provenance.source,
+            fix="remove the repository from the hub's cache, and fetch it again",
+        )
+    return weights
+
+
+def _accepted(weights: Weights) -> Weights:
+    """Return weights if they are not passed off as the published ones.
+
+    Raises:
+        InputRefusedError: A file that is said to be published has other bytes.
+    """
+    differing = [f for f in weights.provenance.files if f.standing is Standing.DIFFERS]
+    if differing:
+        raise InputRejectedError(
+            f"{', '.join(file.name for file in differing)}: {Standing.DIFFERS}",
+            where=f"{weights.provenance.source}, sha256 {differing[0].sha256}",
+            fix="fetch it again; if the weights are meant to be others, put their config.json "
+            "beside them under a name of their own",
+        )
+    return weights
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name is meant as a path: it is there, or looks like nothing else."""
+    separators = {os.sep, os.altsep or os.sep}
+    repository = name.partition("@")[0]
+    return (
+        name.startswith((".", "~", *separators))
+        or Path(name).suffix in {*huggingface_files.READERS, ".json", ".npy"}
+        or sum(repository.count(separator) for separator in separators) > 1
+        or _exists(name)
+    )
+
+
+def _exists(name: str) -> bool:
+    """Return whether something is there; a name that no file can have is not."""
+    try:
+        os.lstat(name)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _local(path: Path) -> Weights:
+    """Return the weights of a folder or file."""
+    if not path.exists():
+        what = "it is a link to nothing" if path.is_symlink() else "there is nothing at that path"
+        raise InputRejectedError(what, where=str(path), fix="check the path")
+    # The last part alone: a report that is passed on says nothing of where its writer keeps things.
+    name = path.resolve().name
+    if path.is_dir():
+        _refuse_distributed(path)
+        if is_openai_folder(path):
+            _refuse_two_forms(path)
+            return gather(read_openai(path, source=f"OpenAI's form, {name}"))
+    return gather(huggingface_files.read_huggingface(path, source=f"Hugging Face's form, {name}"))
+
+
+def _refuse_two_forms(folder: Path) -> None:
+    """Refuse a folder with the release's shards and other weights: nobody says which are meant."""
+    others = [name for name in huggingface_files.FORMS if (folder / name).exists()]
+    if others:
+        raise InputRejectedError(
+            f"the folder holds OpenAI's shards and {others[0]}, which may be other weights",
+            where=str(folder),
+            fix=f"give the path of {others[0]}, or keep the shards in a folder of their own",
+        )
+
+
+def _refuse_distributed(folder: Path) -> None:
+    """Refuse a folder of torch's distributed checkpoints: its index is a pickle that is run."""
+    if (folder / ".metadata").exists():
+        raise InputRejectedError(
+            "a distributed checkpoint is not read: its .metadata would run as a program",
+            where=str(folder),
+            fix="convert it to safetensors where you trust it, and use that",
+        )

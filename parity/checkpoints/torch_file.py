@@ -1,0 +1,131 @@
+"""A file written by `torch.save`: read as tensors, or not at all; nothing in it is ever run.
+
+A pickle is a program. `weights_only=True` is given explicitly, because an environment variable
+can switch the default off; where a prepared file could get round it, which `reference.compat`
+knows of every torch, such files are refused unopened. What an archive would unpack to is summed up
+before it is unpacked.
+"""
+
+import hashlib
+import io
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import torch
+from torch import Tensor
+
+from parity.checkpoints.weights import FileDigest
+from parity.errors import InputRejectedError
+from reference import compat
+from reference.files import open_plain
+from scratch_gpt.checkpoint.safetensors import LONGEST_NAME, MOST_TENSORS, count_not_finite
+from scratch_gpt.errors import quote
+
+_ROOM = 1 << 20
+"""Bytes that an archive may unpack to beyond its own size: torch.save does not compress."""
+_CONVERT = "convert it to safetensors where you trust it, and use that"
+
+
+def read_torch_file(path: Path) -> tuple[dict[str, Tensor], FileDigest]:
+    """Return the tensors of a file of torch.save by name, on the CPU, and the file's digest.
+
+    Raises:
+        InputRefusedError: It is not a dictionary of names to dense tensors, or would run code.
+        SourceError: It cannot be read.
+    """
+    if not compat.unpickles_safely():
+        raise InputRejectedError(
+            f"files of torch.save are not read with torch {compat.describe('torch')}",
+            where=str(path),
+            fix="use safetensors, or convert the file with torch 2.10 or newer",
+        )
+    with open_plain(path) as (raw, size):
+        before = _state(raw)
+        file = io.BufferedReader(cast("io.RawIOBase", raw))
+        _check_kind(path, file, size)
+        digest = _digest(path, file, size)
+        tensors = {name: _dense(path, name, value) for name, value in _loaded(path, file).items()}
+        if _digest(path, file, size) != digest or _state(raw) != before:
+            fix = "try again when nothing writes to it"
+            raise _refused(path, "it changed while it was read", fix)
+        file.detach()
+    return tensors, digest
+
+
+def _state(file: IO[bytes]) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _digest(path: Path, file: BinaryIO, size: int) -> FileDigest:
+    file.seek(0)
+    sha256 = hashlib.file_digest(cast("io.BufferedReader", file), "sha256").hexdigest()
+    return FileDigest(name=path.name, size=size, sha256=sha256)
+
+
+_KINDS = (
+    (b"PK\x03\x04", "archive"),
+    # A pickle of protocol 2 whose first object is torch.save's magic number.
+    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "legacy"),
+)
+
+
+def _check_kind(path: Path, file: BinaryIO, size: int) -> None:
+    """Require a file that torch.save wrote, and that unpacks to no more than it holds."""
+    head = file.read(32)
+    kind = next((kind for magic, kind in _KINDS if head.startswith(magic)), None)
+    if kind is None:
+        raise _refused(path, "torch.save did not write it", "use safetensors")
+    if kind == "archive":
+        _check_archive(path, file, size)
+
+
+def _check_archive(path: Path, file: BinaryIO, size: int) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _refused(path, f"it is no whole archive: {error}", "download it again") from error
+    if unpacked > size + _ROOM:
+        raise _refused(path, f"it holds {size:,} bytes and unpacks to {unpacked:,}", _CONVERT)
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise _refused(path, "it is a TorchScript program, not a file of tensors", _CONVERT)
+
+
+def _loaded(path: Path, file: BinaryIO) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what is odd about it is refused below
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+    except Exception as error:
+        reason = f"it is damaged, or holds more than tensors ({type(error).__name__})"
+        raise _refused(path, reason, _CONVERT) from error
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
+        raise _refused(path, f"it holds a {type(loaded).__name__}, not tensors by name", _CONVERT)
+    unfit = [name for name in loaded if not 0 < len(name) <= LONGEST_NAME or not name.isprintable()]
+    if unfit or len(loaded) > MOST_TENSORS:
+        what = f"the name {quote(unfit[0])}" if unfit else f"{len(loaded)} tensors"
+        raise _refused(path, f"it holds {what}, more than is read", _CONVERT)
+    return dict(loaded)
+
+
+def _dense(path: Path, name: str, value: Any) -> Tensor:  # noqa: ANN401 - whatever was in it
+    """Return an entry if it is a plain tensor with memory of its own and finite values."""
+    if not isinstance(value, Tensor):
+        raise _refused(path, f"{quote(name)} is a {type(value).__name__}, not a tensor", _CONVERT)
+    if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
+        form = f"{value.layout}, quantised: {value.is_quantized}, on {value.device.type}"
+        raise _refused(path, f"{quote(name)} is no plain tensor ({form})", _CONVERT)
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise _refused(path, f"{quote(name)} claims more numbers than the file holds", _CONVERT)
+    if value.is_floating_point() and (count := count_not_finite(value)):
+        raise _refused(path, f"{quote(name)} has {count} values that are not finite", "train again")
+    return value.detach().contiguous()
+
+
+def _refused(path: Path, what: str, fix: str) -> InputRejectedError:
+    return InputRejectedError(f"{path.name}: {what}", where=str(path), fix=fix)

@@ -1,0 +1,1 @@
+"""Compare the reports of several runs: what changed between versions, machines or code."""

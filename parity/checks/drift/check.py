@@ -1,0 +1,489 @@
+"""What keeps rows laid side by side from being a pass, in words and codes."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from parity.checks.drift.changes import changes_between, largest_changes
+from parity.checks.drift.findings import (
+    Change,
+    Changes,
+    Drift,
+    Incomparable,
+    Note,
+    Pair,
+    RunInfo,
+    all_changes,
+    reordered,
+    unmatched,
+)
+from parity.checks.drift.reading import Evidence, Run, Worst
+from parity.core.fingerprints import Fingerprint, distance
+from parity.core.metrics import Status
+from parity.core.results import Mode, Plan, Reason, Report, Row, Verdict, verdict_for, worst
+from parity.core.tolerances import Bounds
+from parity.errors import ExitCode
+
+# A row of a drift's report: one row's report of one check.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DriftRow(Row):
+    """One report; `tap` is its check, `attention` the row's label, `error_ours` the worst identity.
+
+    Attributes:
+        verdict: The report's own; None where there is no report.
+        identity_tap: Where the worst identity error is.
+        ratio_tap: Where the worst ratio is.
+        fingerprints: How many it has.
+    """
+
+    verdict: Verdict | None
+    identity_tap: str
+    ratio_tap: str
+    fingerprints: int
+
+
+_STATUSES = {
+    Verdict.PASS: Status.PASS,
+    Verdict.FAIL: Status.FAIL,
+    Verdict.ERROR: Status.FAIL,
+    Verdict.INCONCLUSIVE: Status.NOT_RUN,
+    None: Status.NOT_RUN,
+}
+
+
+def drift_row(row: Run, check: str) -> DriftRow:
+    """Return the row of a check."""
+    report = row.reports.get(check)
+    identity = report.identity if report else Worst()
+    ratio = report.ratio if report else Worst()
+    verdict = report.verdict if report else None
+    return DriftRow(
+        tap=check,
+        attention=row.label,
+        dtype="",
+        mode=Mode.EXACT,
+        witness="report",
+        status=_STATUSES[verdict],
+        error_ours=identity.value,
+        ratio=ratio.value,
+        bound=Bounds().identity,
+        minimum_tolerance=identity.value,
+        detail=report.why if report else "not run",
+        verdict=verdict,
+        identity_tap=identity.tap,
+        ratio_tap=ratio.tap,
+        fingerprints=len(report.fingerprints) if report else 0,
+    )
+
+
+# Which rows are held against each other, and what differs in what they were made under.
+
+
+Differences = Mapping[str, Mapping[str, Sequence[str]]]
+"""By name, and by value, the labels of the rows that have it."""
+
+
+def pair_runs(rows: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Return neighbours among the rows that were run, and the first beside the last."""
+    ran = [row for row in rows if row.reports]
+    found = list(pairwise(ran))
+    return [*found, (ran[0], ran[-1])] if len(found) > 1 else found
+
+
+def stated_differences(first: Run, second: Run) -> Pair:
+    """Return a pair with what differs between the environments of its rows."""
+    mine, other = first.environment, second.environment
+    differs = {
+        name: (mine.get(name, _ABSENT), other.get(name, _ABSENT))
+        for name in {**mine, **other}
+        if mine.get(name) != other.get(name)
+    }
+    return Pair(first=first.label, second=second.label, differs=differs)
+
+
+_ABSENT = "not stated"
+
+
+def differences(rows: Mapping[str, Mapping[str, str]]) -> Differences:
+    """Return what is not the same for all labels, by name and value.
+
+    Args:
+        rows: By label, what it says of itself.
+    """
+    names = dict.fromkeys(name for said in rows.values() for name in said)
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        values: dict[str, list[str]] = {}
+        for label, said in rows.items():
+            values.setdefault(said.get(name, _ABSENT), []).append(label)
+        if len(values) > 1:
+            found[name] = values
+    return found
+
+
+_SUMS = {
+    "threads": "threads",
+    "cpu_capability": "vector instructions (cpu_capability)",
+    "platform": "platforms",
+}
+"""What changes the order in which sums are taken, whatever the version."""
+
+
+_SUMMED = (
+    "the rows have different {}: sums are taken in another order, and numbers may move for that "
+    "and not for a version"
+)
+_CODE = "the rows were made by different code: what moved may be its doing"
+_ORACLE = "the oracle moved too, so NumPy's products did"
+_GIVEN = (
+    "the oracle moved too, so NumPy's products did, and with them what some operations are given "
+    "that are run alone: whether these moved by themselves is not known"
+)
+_ORDER = "some taps come in another order; which moved first is told in that of the first row"
+
+
+def pairing_notes(
+    pairs: Sequence[Pair], moves: Sequence[Change], orders: Sequence[bool]
+) -> Iterator[Note]:
+    """Yield what a reader has to know before reading a cause into a movement.
+
+    Args:
+        pairs: What differs between the rows of each.
+        moves: What moved between them.
+        orders: For each pair, whether taps of it come in another order.
+    """
+    changed = [words for name, words in _SUMS.items() if any(name in p.differs for p in pairs)]
+    oracle = {move.pair for move in moves if move.side == "oracle" and move.moved}
+    given = {move.pair for move in moves if move.moved and _given(move)}
+    found = {
+        _SUMMED.format(" and ".join(changed)): [
+            place for place, pair in enumerate(pairs) if pair.differs.keys() & _SUMS.keys()
+        ],
+        _CODE: [place for place, pair in enumerate(pairs) if "code" in pair.differs],
+        _ORACLE: sorted(oracle - given),
+        _GIVEN: sorted(given),
+        _ORDER: [place for place, turned in enumerate(orders) if turned],
+    }
+    for what, where in found.items():
+        if where:
+            yield Note(pairs=where, what=what)
+
+
+def _given(move: Change) -> bool:
+    """Return whether it is of numbers that operations are given when they are run alone."""
+    return move.side == "oracle" and move.mode == Mode.ISOLATED
+
+
+# What no two reports can both say: that equal tensors have other norms or sketches.
+
+
+_ROUNDING = 1e-12
+"""Relative; of one tensor both are summed in one order, and on one machine they are the same."""
+
+
+def contradictions(reports: Sequence[Sequence[Fingerprint]]) -> Iterator[str]:
+    """Yield every tap of which two reports have one digest and not one norm, sketch and shape.
+
+    Args:
+        reports: The fingerprints of each, of one check.
+    """
+    first: dict[tuple[str, str, str, str, str], Fingerprint] = {}
+    for report in reports:
+        for found in report:
+            run = (found.subject, found.dtype, found.mode, found.tap)
+            known = first.setdefault((*run, found.digest), found)
+            if not _alike(known, found):
+                yield " ".join(run)
+
+
+def _alike(one: Fingerprint, other: Fingerprint) -> bool:
+    """Return whether both can be of one tensor."""
+    sizes = (one.shape, one.norm, one.sketch), (other.shape, other.norm, other.sketch)
+    if sizes[0] == sizes[1]:
+        return True
+    if one.shape != other.shape or one.norm is None or other.norm is None:
+        return False
+    apart = distance(one.sketch, other.sketch)
+    return math.isclose(one.norm, other.norm, rel_tol=_ROUNDING) and apart <= one.norm * _ROUNDING
+
+
+_FEWEST = 2
+
+HAVE_NONE = frozenset({"weights", "golden", "doctor"})
+"""Checks without `--fingerprints`: what they look at is held against numbers that do not move."""
+
+
+def drift_reasons(
+    rows: Sequence[Run], checks: Sequence[str], code: str | None = None
+) -> Iterator[Reason]:
+    """Yield every reason, of each row and then of each check.
+
+    Args:
+        rows: All of them, those that were not run too.
+        checks: Every check that any row has.
+        code: What code has to have made every report; None where any may.
+    """
+    ran = [row for row in rows if row.reports]
+    if len(ran) < _FEWEST:
+        yield _reason(
+            f"{len(ran)} row: there is nothing to lay beside it",
+            "the rows",
+            "give two or more",
+        )
+    for row in rows:
+        yield from _of_row(row, checks)
+        if code is not None:
+            yield from _by_other_code(row, code)
+    for check in checks:
+        yield from _verdicts(check, rows)
+        yield from _not_alike(check, rows)
+        yield from _unmeasured(check, rows)
+
+
+def judge_drift(rows: Sequence[Run], check: str) -> dict[str, Evidence]:
+    """Return the reports of a check that got as far as a verdict, by label."""
+    found = {row.label: row.reports[check] for row in rows if check in row.reports}
+    return {label: report for label, report in found.items() if report.verdict != Verdict.ERROR}
+
+
+def _reason(what: str, where: str, fix: str, code: ExitCode = ExitCode.INCONCLUSIVE) -> Reason:
+    return Reason(what=what, where=where, fix=fix, code=code)
+
+
+def _of_row(row: Run, checks: Sequence[str]) -> Iterator[Reason]:
+    missing = [check for check in checks if check not in row.reports]
+    again = "run it, and drift again; a row that is missing does not count as passed"
+    if not row.reports:
+        yield _reason("not run: it has no report", f"row {row.label}", again)
+    elif missing:
+        yield _reason(f"no report of {', '.join(missing)}", f"row {row.label}", again)
+    said = {check: report.made_under for check, report in row.reports.items()}
+    shared = set.intersection(*map(set, said.values())) if said else set()
+    alike = {check: {k: v for k, v in of.items() if k in shared} for check, of in said.items()}
+    for name, values in differences(alike).items():
+        found = "; ".join(f"{value} in {', '.join(of)}" for value, of in values.items())
+        yield _reason(
+            f"its reports were not made under one {name}: {found}",
+            f"row {row.label}",
+            "make all reports of a row again, in one environment",
+        )
+
+
+def _by_other_code(row: Run, code: str) -> Iterator[Reason]:
+    """Yield which of a row's reports were not made by the code that is asked for."""
+    others = [name for name, report in row.reports.items() if report.made_under.get("code") != code]
+    if others:
+        yield _reason(
+            f"{', '.join(others)}: made by other code than {code}",
+            f"row {row.label}",
+            "make its reports again; what older code gave is no verdict on this",
+        )
+
+
+def _verdicts(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
+    """Yield what the rows answer, where not all of them pass."""
+    found: dict[Verdict, list[str]] = {}
+    for row in rows:
+        if check in row.reports:
+            found.setdefault(row.reports[check].verdict, []).append(row.label)
+    if set(found) <= {Verdict.PASS}:
+        return
+    told = "; ".join(f"{verdict} in {', '.join(labels)}" for verdict, labels in found.items())
+    alike = set(found) == {Verdict.INCONCLUSIVE}
+    yield _reason(
+        f"{check}: {told}" if len(found) == 1 else f"{check}: the verdicts differ: {told}",
+        next(
+            f"{row.label}: {row.reports[check].why}"
+            for row in rows
+            if check in row.reports and row.reports[check].verdict != Verdict.PASS
+        ),
+        f"run python -m parity.check {check} there, and read its report",
+        ExitCode.INCONCLUSIVE if alike else ExitCode.FAIL,
+    )
+
+
+_SHOWN = 4
+"""Entries of a long list that are written out."""
+
+
+def _not_alike(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
+    """Yield what the rows' reports of a check are about, where it is not the same."""
+    reports = judge_drift(rows, check)
+    different = differences({label: report.about for label, report in reports.items()})
+    if different:
+        told = [
+            f"{name} is " + ", ".join(f"{value} in {' '.join(of)}" for value, of in values.items())
+            for name, values in different.items()
+        ]
+        yield _reason(
+            f"{check}: the reports are not about the same thing: {_some(told)}",
+            f"{check} of {', '.join(reports)}",
+            "make them again with the same weights and inputs",
+        )
+        return
+    taken = [(label, report.fingerprints) for label, report in reports.items()]
+    taken = [(label, fingerprints) for label, fingerprints in taken if fingerprints]
+    for label, fingerprints in taken[1:]:
+        first, of_first = taken[0]
+        if alone := unmatched(of_first, fingerprints):
+            yield _reason(
+                f"{check}: one has taps that the other has not: {_some(alone)}",
+                f"{check} of {first} and {label}",
+                "make both with the same code and the same --attention",
+            )
+    if lies := list(dict.fromkeys(contradictions([fingerprints for _, fingerprints in taken]))):
+        yield _reason(
+            f"{check}: one digest has two norms, sketches or shapes: {_some(lies)}",
+            f"{check} of {', '.join(label for label, _ in taken)}",
+            "a report was changed after it was written, or by other code: make them again",
+        )
+
+
+def _unmeasured(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
+    """Yield which of a check's reports could tell what moved, and do not."""
+    reports = judge_drift(rows, check)
+    without = [label for label, report in reports.items() if not report.fingerprints]
+    if without and check not in HAVE_NONE:
+        yield _reason(
+            f"{check}: no fingerprints, so nobody knows what moved",
+            f"{check} of {', '.join(without)}",
+            f"write it with --fingerprints: python -m parity.check {check} --fingerprints "
+            "--output FILE.json",
+        )
+
+
+def _some(told: Sequence[str]) -> str:
+    more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    return "; ".join(told[:_SHOWN]) + more
+
+
+# What moved between rows of reports: two torch versions, two machines, two states of the code?
+#
+# Right code may move: another version sums in another order. So movement is told, as a number, and
+# judged by nobody; what is judged is whether every row has every report, all about the same thing,
+# with what movement can be told from, and all of them pass.
+
+
+def drift(
+    rows: Sequence[Run],
+    identity: Mapping[str, Any] | None = None,
+    *,
+    same_code: bool = False,
+) -> Report:
+    """Lay rows side by side.
+
+    Args:
+        rows: In the order in which neighbours are compared; one without reports was not run.
+        identity: What the verdict says about the code.
+        same_code: Give no verdict on reports that other code made than `identity` says.
+
+    Returns:
+        A report whose verdict is inconclusive where a row, a report, its fingerprints or a tap are
+        missing, or where reports are about different things; it fails where one of them does.
+    """
+    checks = list(dict.fromkeys(check for row in rows for check in row.reports))
+    code = str((identity or {}).get("code")) if same_code else None
+    found = list(drift_reasons(rows, checks, code))
+    worst_code = worst([reason.code for reason in found])
+    results = [drift_row(row, check) for row in rows for check in checks]
+    return Report(
+        check="drift",
+        verdict=verdict_for(worst_code),
+        exit_code=worst_code,
+        identity=identity or {},
+        environment={},
+        plan=_plan(results),
+        results=results,
+        reasons=found,
+        drift=_drift(rows, checks),
+    )
+
+
+def _plan(results: Sequence[DriftRow]) -> Plan:
+    """Return how many reports each row was to have, and how many have a verdict."""
+    per_path: dict[str, tuple[int, int]] = {}
+    for row in results:
+        planned, compared = per_path.get(row.attention, (0, 0))
+        per_path[row.attention] = planned + 1, compared + (row.status is not Status.NOT_RUN)
+    return Plan(
+        planned=len(results),
+        compared=sum(compared for _, compared in per_path.values()),
+        per_path=per_path,
+        exempt=[],
+    )
+
+
+def _drift(rows: Sequence[Run], checks: Sequence[str]) -> Drift:
+    paired = pair_runs(rows)
+    changed = {check: [_changed(check, *pair) for pair in paired] for check in checks}
+    known = {
+        check: [found if isinstance(found, Mapping) else None for found in of_pairs]
+        for check, of_pairs in changed.items()
+    }
+    ran = {row.label: row.environment for row in rows if row.reports}
+    stood = [stated_differences(*pair) for pair in paired]
+    moved = [
+        move
+        for check, of_pairs in known.items()
+        for pair, found in enumerate(of_pairs)
+        for move in changes_between(pair, check, found or {})
+    ]
+    return Drift(
+        rows=[RunInfo(label=row.label, environment=row.environment) for row in rows],
+        pairs=stood,
+        differences=differences(ran),
+        notes=list(pairing_notes(stood, moved, _orders(paired, known))),
+        moves=moved,
+        unknown=[
+            Incomparable(pair=pair, check=check, why=found)
+            for check, of_pairs in changed.items()
+            for pair, found in enumerate(of_pairs)
+            if isinstance(found, str)
+        ],
+        largest=[
+            entry for check, of_pairs in known.items() for entry in largest_changes(check, of_pairs)
+        ],
+    )
+
+
+def _orders(
+    paired: Sequence[tuple[Run, Run]], known: Mapping[str, Sequence[Changes | None]]
+) -> list[bool]:
+    """Return for each pair whether taps of it come in another order, where it is known."""
+    return [
+        any(
+            reordered(first.reports[check].fingerprints, second.reports[check].fingerprints)
+            for check, of_pairs in known.items()
+            if of_pairs[place] is not None
+        )
+        for place, (first, second) in enumerate(paired)
+    ]
+
+
+def _changed(check: str, first: Run, second: Run) -> Changes | str:
+    """Return how far every tap moved between two rows, or in words why nobody can say."""
+    found = judge_drift([first, second], check)
+    for row in (first, second):
+        if row.label not in found:
+            return f"{row.label} has no report with a verdict"
+    if found[first.label].about != found[second.label].about:
+        return "the reports are not about the same thing"
+    if check in HAVE_NONE:
+        return "the check takes no fingerprints"
+    for row in (first, second):
+        if not found[row.label].fingerprints:
+            return f"{row.label} was written without --fingerprints"
+    return _measured(found[first.label].fingerprints, found[second.label].fingerprints)
+
+
+def _measured(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> Changes | str:
+    """Return how far every tap moved; in words, where that would be of some of them alone."""
+    if unmatched(first, second):
+        return "the taps are not the same"
+    if any(contradictions([first, second])):
+        return "one digest has two norms, sketches or shapes"
+    return all_changes(first, second)

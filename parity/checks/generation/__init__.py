@@ -1,0 +1,1 @@
+"""Compare generated text: greedy, sampled, with logit rules, and by beam search."""

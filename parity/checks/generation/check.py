@@ -1,0 +1,420 @@
+"""Does the cached generator give what the uncached model and the reference give?
+
+Rules on shared logits; then texts, token by token, of our decoder with its cache, against three
+that have none: our model run anew, Hugging Face's, the oracle's. In float64 the logits of every
+step agree to rounding and every id is the same; in the dtype judged our rounding is no worse than
+Hugging Face's, and the ids are those of its own `generate`, greedy, under rules and by beam
+search, but for choices between which the truth itself hardly chooses.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.checkpoints.load import load_weights
+from parity.checks.generation import beams, rules, texts
+from parity.checks.generation.beams import SETTINGS
+from parity.checks.generation.continuations import WAYS, draw_prompts
+from parity.checks.generation.rules import CASES, rule_rows
+from parity.checks.generation.texts import Pass, order_rows
+from parity.checks.layerwise import no_progress
+from parity.core import environment, inputs, runners
+from parity.core.fingerprints import Fingerprints
+from parity.core.gates import BACKEND
+from parity.core.inputs import digest
+from parity.core.liveness import constant_tensors
+from parity.core.metrics import Status
+from parity.core.results import FirstDivergence, Plan, Reason, Report, Row, verdict_for, worst
+from parity.core.runners import build_huggingface, build_ours
+from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
+from parity.errors import ExitCode, UsageError
+from parity.faults.generation import GENERATION_FAULTS, inject
+from parity.options import recorded_options
+from parity.session import Options, report_identity
+from scratch_gpt.model import GPT
+from scratch_gpt.progress import Progress
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
+
+# What is generated: prompts, and how many tokens of each.
+
+
+_FEWEST = 2
+"""New tokens of which one is made from a cache."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationInputs:
+    """What is generated.
+
+    Attributes:
+        prompts: `[1 time]` each, at least one.
+        new: Tokens to be made of each; 2 or more, for with one no cache is ever read.
+        searched: `[batch time]`, the prompts of the beam searches.
+        seed: Of the logits that the rules are tried on.
+        plant: A fault for our functions, a key of `GENERATION_FAULTS`, or None.
+    """
+
+    prompts: Sequence[Tensor]
+    new: int
+    searched: Tensor
+    seed: int = 0
+    plant: str | None = None
+
+
+def check_space_left(asked: GenerationInputs, longest: int) -> None:
+    """Require something to generate, and room for it.
+
+    Args:
+        asked: What is generated.
+        longest: Positions that the model has.
+
+    Raises:
+        UsageError: No prompt, or too few new tokens, or more than there is room for.
+    """
+    room = longest - max((prompt.shape[1] for prompt in asked.prompts), default=longest)
+    if not asked.prompts:
+        raise UsageError("there is no prompt", where="--prompts", fix="give one or more")
+    if asked.new < _FEWEST:
+        raise UsageError(
+            f"{asked.new} new tokens: with fewer than {_FEWEST} no cache is ever read",
+            where="--max-new-tokens",
+            fix=f"use {_FEWEST} or more",
+        )
+    if asked.new > min(room, longest - asked.searched.shape[1]):
+        raise UsageError(
+            f"{asked.new} new tokens go past the model's {longest} positions",
+            where="--max-new-tokens with the longest prompt",
+            fix=f"use at most {max(room, 0)}, or shorter prompts",
+        )
+
+
+# Would a fault show here? Weights, texts or rules that hide faults are no ground for a pass.
+
+
+def degenerate_reasons(
+    reference: nn.Module, texts: Sequence[Sequence[int]], *, vocab_size: int, seed: int
+) -> Iterator[Reason]:
+    """Yield why a run cannot be a pass.
+
+    Args:
+        reference: Hugging Face's model.
+        texts: The new tokens of every greedy text.
+        vocab_size: Of the model.
+        seed: Of the logits that the rules were tried on.
+    """
+    constant = constant_tensors(dict(reference.named_parameters()))
+    if constant:
+        yield _reason(
+            f"{len(constant)} tensors hold one value throughout and can hide faults",
+            f"the weights: {', '.join(constant[:3])}",
+            "compare on trained or surrogate weights: gains not 1, biases not 0",
+        )
+    if len({token for text in texts for token in text}) < _LIFE_FEWEST:
+        yield _reason(
+            "every text goes on with one token over and over: ids could not differ",
+            f"the greedy texts of {len(texts)} prompts",
+            "give other prompts, or more of them",
+        )
+    if first_choices_alike(texts) and len(texts) > 1:
+        yield _reason(
+            "every prompt is continued alike: what was before does not matter",
+            f"the greedy texts of {len(texts)} prompts",
+            "give other prompts, or other weights",
+        )
+    idle = rules.idle(vocab_size, seed)
+    if idle:
+        yield _reason(
+            f"{len(idle)} rules change nothing on the logits drawn",
+            ", ".join(idle),
+            "use another --seed",
+        )
+
+
+_LIFE_FEWEST = 2
+
+
+def first_choices_alike(texts: Sequence[Sequence[int]]) -> bool:
+    """Return whether all texts are the same."""
+    return len({tuple(text) for text in texts}) <= 1
+
+
+def _reason(what: str, where: str, fix: str) -> Reason:
+    return Reason(what=what, where=where, fix=fix, code=ExitCode.INCONCLUSIVE)
+
+
+def generation(  # noqa: PLR0913 - two sides, what is asked, and what is said of it
+    candidate: GPT,
+    reference: OpenAIGPTLMHeadModel,
+    asked: GenerationInputs,
+    *,
+    dtype: str = "float32",
+    fingerprints: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare our generator with the uncached model, Hugging Face's and the oracle.
+
+    Args:
+        candidate: Our model, in evaluation mode, on the CPU.
+        reference: Hugging Face's model; its weights are the oracle's too.
+        asked: Prompts and lengths.
+        dtype: Dtype whose rounding is judged; with `float64` identity alone is.
+        fingerprints: Whether the report holds those of all texts and their logits.
+        identity: What the verdict says about weights, config and code.
+        progress: Called as the check goes on.
+
+    Raises:
+        UsageError: No prompt, or too few new tokens, or more than there is room for.
+        ParityError: The comparison could not be begun.
+    """
+    check_space_left(asked, candidate.config.n_positions)
+    runners.check_apart({BACKEND: candidate}, reference)
+    bounds = bounds_for(dtype)
+    bounds.check(PRECISIONS.get(dtype))
+    seen: list[list[int]] = []
+    kept = Fingerprints(wanted=fingerprints)
+    with environment.pinned_settings(), torch.no_grad():
+        settings = environment.environment()
+        found = rows_of(
+            candidate,
+            reference,
+            asked,
+            dtype=dtype,
+            bounds=bounds,
+            seen=seen,
+            fingerprints=kept,
+            progress=progress or no_progress,
+        )
+        rows = list(found)
+    vocab_size = candidate.config.vocab_size
+    reasons = list(degenerate_reasons(reference, seen, vocab_size=vocab_size, seed=asked.seed))
+    report = _report(rows, reasons, asked, settings=settings, identity=identity or {})
+    return dataclasses.replace(report, fingerprints=kept.taken)
+
+
+def rows_of(  # noqa: PLR0913 - both passes' whole context
+    candidate: GPT,
+    reference: OpenAIGPTLMHeadModel,
+    asked: GenerationInputs,
+    *,
+    dtype: str,
+    bounds: Bounds,
+    seen: list[list[int]],
+    fingerprints: Fingerprints | None = None,
+    progress: Progress = no_progress,
+) -> Iterator[Row]:
+    """Yield every row, in the order in which faults are told from what follows of them.
+
+    Args:
+        candidate: As the others, see `generation`.
+        reference: Hugging Face's model.
+        asked: Prompts and lengths.
+        dtype: Dtype judged.
+        bounds: Of the run.
+        seen: Gets the new tokens of every greedy text.
+        fingerprints: Takes those of texts and logits.
+        progress: Called as the passes go on.
+    """
+    progress("rules", 0, 1)
+    with inject(asked.plant):
+        yield from rule_rows(candidate.config.vocab_size, asked.seed, bounds)
+    truth = texts.oracle_forward(reference)
+    models = {"ours": candidate, "huggingface": reference}
+    precision = PRECISIONS.get(dtype)
+    for wanted in (None, *([precision] if precision else [])):
+        both: Any = runners.model_in_dtype(models, wanted.dtype if wanted else torch.float64)
+        run = Pass(
+            model=both["ours"],
+            reference=both["huggingface"],
+            truth=truth,
+            prompts=asked.prompts,
+            new=asked.new,
+            bounds=bounds,
+            plant=asked.plant,
+            progress=progress,
+            fingerprints=fingerprints or Fingerprints(),
+        )
+        searched = beams.search_all(run, asked.searched)
+        if wanted is None:
+            yield from order_rows(run.reference, asked.searched[:1], bounds, asked.plant)
+            yield from texts.text_rows(run, seen)
+            yield from beams.beam_rows(run, searched)
+        else:
+            yield from texts.text_rounding_rows(run, wanted)
+            yield from beams.beam_rounding_rows(run, searched, wanted)
+
+
+def _planned(asked: GenerationInputs) -> list[str]:
+    """Return the name of everything that is compared."""
+    return [
+        *(f"rules.{case.name}" for case in CASES),
+        "rules.order",
+        *(
+            f"{way.name}.{at}.{what}"
+            for way in WAYS
+            for at in range(len(asked.prompts))
+            for what in ("logits", "ids")
+        ),
+        *(f"beams.{setting.name}.{what}" for setting in SETTINGS for what in ("texts", "scores")),
+    ]
+
+
+def _report(
+    rows: Sequence[Row],
+    reasons: Sequence[Reason],
+    asked: GenerationInputs,
+    *,
+    settings: Mapping[str, str],
+    identity: Mapping[str, Any],
+) -> Report:
+    planned = _planned(asked)
+    compared = sum(tap in {row.tap for row in rows} for tap in planned)
+    failing = [row for row in rows if row.status is not Status.PASS]
+    code = worst(
+        [
+            *(reason.code for reason in reasons),
+            *(ExitCode.FAIL for _ in failing),
+            *([ExitCode.INCONCLUSIVE] if compared != len(planned) else []),
+        ]
+    )
+    return Report(
+        check="generation",
+        verdict=verdict_for(code),
+        exit_code=code,
+        identity=identity,
+        environment=settings,
+        plan=Plan(
+            planned=len(planned),
+            compared=compared,
+            per_path={BACKEND: (len(planned), compared)},
+            exempt=[],
+        ),
+        first_divergence=_first(failing),
+        results=rows,
+        reasons=reasons,
+        inputs={
+            "prompts": len(asked.prompts),
+            "lengths": " ".join(str(prompt.shape[1]) for prompt in asked.prompts),
+            "new tokens": asked.new,
+            "ids": digest([*asked.prompts, asked.searched]),
+            "ties": sum("a tie" in row.detail for row in rows),
+        },
+    )
+
+
+_SUSPECTS = {
+    "rules": "the formula of one rule, or the order of all",
+    "greedy": "what a decoder keeps: keys, values, positions, its length",
+    "ruled": "the text that a rule is given: prompt and new tokens, the newest too",
+    "sampled": "as for greedy; or a draw that depends on more than the seed and the row",
+    "beams": "rows that change places, scores, lengths, and when a text ends",
+}
+"""What is usually wrong, by the first part of a row's name."""
+
+
+def _first(failing: Sequence[Row]) -> FirstDivergence | None:
+    """Return the first row that does not pass, in the order of causes."""
+    if not failing:
+        return None
+    row = failing[0]
+    found = row.detail or f"{row.status}: off by {row.error_ours}, the bound is {row.bound:g}"
+    suspects = _SUSPECTS[row.tap.split(".")[0]]
+    return FirstDivergence(tap=row.tap, why=found, suspects=suspects, row=row)
+
+
+# From the options of the verb `generation` to its report.
+
+
+_SAID = ("plant", "dtype", "seed", "token_ids", "text")
+"""Options that decide what a verdict is about."""
+
+
+def run_generation(options: Options, progress: Progress) -> Report:
+    """Compare what is generated."""
+    _check_plant(options.plant)
+    progress("weights", 0, 1)
+    weights = load_weights(
+        options.weights, lambda done, total: progress(f"weights {done}/{total}", done, total)
+    )
+    vocab_size, longest = weights.config["vocab_size"], weights.config["n_positions"]
+    asked = GenerationInputs(
+        prompts=_prompts(options, vocab_size=vocab_size, longest=longest),
+        new=options.max_new_tokens,
+        searched=_searched(vocab_size, options.seed),
+        seed=options.seed,
+        plant=options.plant,
+    )
+    ours, theirs = build_ours(weights), build_huggingface(weights)
+    stated = report_identity(weights.identity, weights.config)
+    del weights  # both sides have copies
+    report = generation(
+        ours,
+        theirs,
+        asked,
+        dtype=options.dtype,
+        fingerprints=options.fingerprints,
+        identity=stated,
+        progress=progress,
+    )
+    said = recorded_options(options, _SAID)
+    return dataclasses.replace(report, inputs={**report.inputs, **said})
+
+
+def _check_plant(name: str | None) -> None:
+    if name is not None and name not in GENERATION_FAULTS:
+        known = "; ".join(f"{key} ({fault.what})" for key, fault in GENERATION_FAULTS.items())
+        raise UsageError(f"no fault is called {name!r}", where="--plant", fix=f"use {known}")
+
+
+def _prompts(options: Options, *, vocab_size: int, longest: int) -> list[Tensor]:
+    """Return the prompts that were given, or drawn ones."""
+    given = _given(options)
+    if given is None:
+        room = longest - options.max_new_tokens
+        if room < 1:
+            raise UsageError(
+                f"{options.max_new_tokens} new tokens leave no room in {longest} positions",
+                where="--max-new-tokens",
+                fix=f"use at most {longest - 1}",
+            )
+        return draw_prompts(options.prompts, longest=room, vocab_size=vocab_size, seed=options.seed)
+    ids = torch.cat([prompt[0] for prompt in given])
+    if not bool(((ids >= 0) & (ids < vocab_size)).all()):
+        raise UsageError(
+            f"an id is outside the vocabulary of {vocab_size}",
+            where="--token-ids or --text",
+            fix=f"use ids from 0 to {vocab_size - 1}, and the vocabulary of these weights",
+        )
+    return given
+
+
+def _given(options: Options) -> list[Tensor] | None:
+    """Return the prompts `[1 time]` that the options hold; None where they hold none."""
+    if options.text is not None:
+        if options.vocabulary is None:
+            raise UsageError(
+                "a text needs a vocabulary",
+                where="--text",
+                fix="give --vocabulary FOLDER, or --token-ids",
+            )
+        ids = Tokenizer.from_pretrained(options.vocabulary).encode(options.text)
+        if not ids:
+            raise UsageError("the text has no token", where="--text", fix="give some words")
+        return [torch.tensor([ids])]
+    if options.token_ids is None:
+        return None
+    given = inputs.parse(options.token_ids)
+    mask = given.attention_mask
+    real = torch.ones_like(given.token_ids).bool() if mask is None else mask
+    return [row[kept][None] for row, kept in zip(given.token_ids, real, strict=True)]
+
+
+def _searched(vocab_size: int, seed: int) -> Tensor:
+    """Return the prompts of the beam searches, `[2 5]`: of one length, as a batch has to be."""
+    generator = np.random.Generator(np.random.Philox([seed, 1]))
+    return torch.from_numpy(generator.integers(0, vocab_size, size=(2, 5)))

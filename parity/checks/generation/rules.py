@@ -1,0 +1,130 @@
+"""The rules on logits that both sides are given: which tokens are left, and what they are."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parity.core.gates import float64_row
+from parity.core.metrics import Status
+from parity.core.results import Mode, Row
+from parity.core.tolerances import Bounds
+from reference import huggingface_generation
+from scratch_gpt.generation.sampling import Rules
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One rule, or all of them, as both sides are asked for it.
+
+    Attributes:
+        name: What a report calls it.
+        fields: The rules, under the names that ours and transformers share.
+        tied: Whether many logits are equal.
+    """
+
+    name: str
+    fields: Mapping[str, Any]
+    tied: bool = False
+
+
+TOGETHER: Mapping[str, Any] = {
+    "repetition_penalty": 1.3,
+    "no_repeat_ngram_size": 2,
+    "temperature": 0.7,
+    "top_k": 20,
+    "top_p": 0.8,
+}
+"""All rules, in the order in which transformers applies them."""
+
+CASES = (
+    Case(name="repetition_penalty", fields={"repetition_penalty": 1.3}),
+    Case(name="repetition_reward", fields={"repetition_penalty": 0.7}),
+    Case(name="no_repeat_1_gram", fields={"no_repeat_ngram_size": 1}),
+    Case(name="no_repeat_2_gram", fields={"no_repeat_ngram_size": 2}),
+    Case(name="no_repeat_3_gram", fields={"no_repeat_ngram_size": 3}),
+    Case(name="temperature_low", fields={"temperature": 0.7}),
+    Case(name="temperature_high", fields={"temperature": 1.9}),
+    Case(name="top_k_1", fields={"top_k": 1}),
+    Case(name="top_k", fields={"top_k": 20}),
+    Case(name="top_k_tied", fields={"top_k": 20}, tied=True),
+    Case(name="top_p_small", fields={"top_p": 0.05}),
+    Case(name="top_p", fields={"top_p": 0.9}),
+    Case(name="together", fields=TOGETHER),
+)
+"""Every rule by itself, at more than one value, and all of them."""
+
+
+def shared(vocab_size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return logits `[4 vocab]`, float64, and texts `[4 48]` of which much is there twice."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    logits = torch.from_numpy(3.0 * generator.standard_normal((_ROWS, vocab_size)))
+    few = torch.from_numpy(generator.integers(0, vocab_size, size=(_ROWS, _FEW)))
+    texts = few.gather(1, torch.from_numpy(generator.integers(0, _FEW, size=(_ROWS, _TIME))))
+    texts[::2, -1] = vocab_size - 1 - torch.arange(_ROWS // 2)  # in half of them the newest is new,
+    texts[1::2, -2:] = texts[1::2, 5:7]  # in half the text ends as it went on before
+    # What repeats is likely, too, so that a rule that forbids it is met by those that come after.
+    return logits + torch.zeros_like(logits).scatter(1, texts[:, ::3], 4.0), texts
+
+
+_ROWS, _FEW, _TIME = 4, 9, 48
+
+
+def rule_rows(vocab_size: int, seed: int, bounds: Bounds) -> Iterator[Row]:
+    """Yield two rows a case: the tokens left, and their logits, in float64."""
+    drawn, texts = shared(vocab_size, seed)
+    for case in CASES:
+        logits = (drawn * 2).round() / 2 if case.tied else drawn
+        sampled = bool({"temperature", "top_k", "top_p"} & set(case.fields))
+        ours = Rules(sampled=sampled, **case.fields).processed(logits, texts)
+        yield from _rows(case.name, ours, expected_logits(case.fields, logits, texts), bounds)
+
+
+def expected_logits(fields: Mapping[str, Any], logits: Tensor, texts: Tensor) -> Tensor:
+    """Return what transformers' processors make of logits, one after the other, in their dtype."""
+    for name, value in fields.items():
+        logits = huggingface_generation.process_logits(name, value, logits, texts)
+    return logits
+
+
+def _rows(name: str, ours: Tensor, theirs: Tensor, bounds: Bounds) -> Iterator[Row]:
+    """Yield the row of what is left and, where that is the same, that of the logits left."""
+    left, should = torch.isfinite(ours), torch.isfinite(theirs)
+    yield support_row(f"rules.{name}", left, should, dtype="float64")
+    both = left & should
+    yield float64_row(f"rules.{name}", ours[both][None], theirs[both][None], "huggingface", bounds)
+
+
+def support_row(tap: str, left: Tensor, should: Tensor, *, dtype: str, excused: str = "") -> Row:
+    """Return the row of which tokens are left, `[batch vocab]` bool each."""
+    wrong = (left != should).nonzero().tolist()
+    row, token = wrong[0] if wrong else (0, 0)
+    kept = "left in" if wrong and bool(left[row, token]) else "left out"
+    said = f"row {row}, token {token} is wrongly {kept}, and {len(wrong) - 1} more"
+    return Row(
+        tap=tap,
+        attention="fused",
+        dtype=dtype,
+        mode=Mode.EXACT,
+        witness="huggingface",
+        shape=tuple(left.shape),
+        status=Status.FAIL if wrong and not excused else Status.PASS,
+        error_ours=float(len(wrong)),
+        bound=0.0,
+        worst_index=(row, token),
+        minimum_tolerance=0.0 if excused else float(len(wrong)),
+        detail=excused or (said if wrong else ""),
+    )
+
+
+def idle(vocab_size: int, seed: int) -> Sequence[str]:
+    """Return the rules that change nothing here, or leave less than two tokens to tell apart."""
+    drawn, texts = shared(vocab_size, seed)
+    return [
+        case.name
+        for case in CASES
+        if torch.equal(drawn, expected_logits(case.fields, drawn, texts))
+    ]

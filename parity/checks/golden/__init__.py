@@ -1,0 +1,1 @@
+"""Compare the released weights' numbers with published ones."""

@@ -1,0 +1,1 @@
+"""Compare the gradient of every tap and every parameter."""

@@ -1,0 +1,376 @@
+"""The passes of a check of gradients: one model at a time, forward and backward.
+
+Hugging Face's float64 gradients come first and are the only ones kept. Every other gradient is
+measured against them as soon as it is made, and let go: ours in float64, for identity; Hugging
+Face's and ours in the dtype judged, for quality.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.checkpoints.mapping import rows as mapping_rows
+from parity.checks.gradients import backward as losses
+from parity.checks.gradients.backward import REFERENCE, GradientComparator, backward
+from parity.checks.gradients.slope import Slopes
+from parity.checks.gradients.taps import NOTHING_TO_ATTEND, gradient_names, is_parameter, kind_of
+from parity.checks.layerwise import by_backend, conclude, no_progress
+from parity.core import runners
+from parity.core.comparison import Comparison
+from parity.core.explain import Explainer
+from parity.core.fingerprints import Fingerprints
+from parity.core.gates import extra_rows, float64_rows, rounding_rows, run_names
+from parity.core.inputs import Inputs
+from parity.core.lockstep import Observations
+from parity.core.metrics import Reference, Status, visible_entries
+from parity.core.results import FirstDivergence, Mode, Reason, Report, Row
+from parity.core.taps import Axes, Tap, never_formed
+from parity.core.tolerances import FEWEST_PREDICTIONS, PRECISIONS, Bounds, Precision, bounds_for
+from parity.errors import ExitCode
+from scratch_gpt.progress import Progress
+
+# Why a check of gradients is no pass, beside its rows.
+
+
+NO_SUCH_PARAMETER = "the candidate has no parameter of this name"
+
+
+def broken_reason(subject: str, message: str) -> Reason:
+    """Return the reason of a run that raised."""
+    return Reason(
+        what=f"forward or backward of {subject} raised {message}",
+        where=subject,
+        fix="run the model alone on the same ids, with loss.backward(), to see the traceback",
+        code=ExitCode.FAIL,
+    )
+
+
+def other_loss(attention: str, ours: float, theirs: float, bounds: Bounds) -> list[Reason]:
+    """Return a reason if the losses differ: gradients of another function are no gradients."""
+    if math.isfinite(ours) and abs(ours - theirs) <= bounds.identity * abs(theirs):
+        return []
+    return [
+        Reason(
+            what=f"the loss itself differs: {ours:.12g}, Hugging Face's is {theirs:.12g}",
+            where=f"attention {attention}, float64",
+            fix="python -m parity.check layerwise names the operation; gradients come after it",
+            code=ExitCode.FAIL,
+        )
+    ]
+
+
+def not_compared(attention: str, absent: Sequence[str], others: Sequence[str]) -> list[Reason]:
+    """Return a reason if parameters stand under other names than ours: no pass without them."""
+    if not absent and not others:
+        return []
+    without = f"{len(absent)} parameters' gradients were not compared, only those of taps"
+    beyond = f"{len(others)} parameters of its own have gradients that nothing is held against"
+    named = [f"it lacks {', '.join(absent[:3])}"] if absent else []
+    named += [f"it has {', '.join(others[:3])}"] if others else []
+    return [
+        Reason(
+            what=without if absent else beyond,
+            where=f"attention {attention}: {'; '.join(named)}",
+            fix="name the parameters as parity/checkpoints/mapping.py does: h.0.attn.c_attn.weight",
+            code=ExitCode.INCONCLUSIVE,
+        )
+    ]
+
+
+@dataclasses.dataclass(kw_only=True)
+class GradientComparison(Comparison):
+    """A comparison of gradients under way; its taps are gradients, from the loss backwards."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.found = Observations()
+        self.truths: dict[str, Reference] = {}
+        self.places = gradient_names(int(self.reference.config.n_layer))
+        self.slopes = Slopes(self.reference, self.inputs, self.select)
+        self._loss = 0.0
+
+    @property
+    def plan(self) -> list[Tap]:
+        """Every gradient and slope that these inputs have."""
+        return [*(p for p in self.places if p.name not in self.exempt), *self.slopes.plan]
+
+    @property
+    def exempt(self) -> dict[str, str]:
+        """The taps whose gradients no path has for these inputs, each with the reason."""
+        left_out = {"loss": "the mean is taken at once; gradients begin at the logits"}
+        if losses.sees_one_token(self.inputs):
+            why = "every prediction is made from a token that sees itself alone: it is nought"
+            left_out |= {p.name: why for p in self.places if kind_of(p.name) in NOTHING_TO_ATTEND}
+        return left_out
+
+    @property
+    def rounds(self) -> Precision | None:
+        """The dtype whose rounding is judged; None where too few tokens are predicted."""
+        enough = int(losses.predicted(self.inputs).sum()) >= FEWEST_PREDICTIONS
+        return self.precision if enough else None
+
+    def planned(self, attention: str) -> list[Tap]:
+        """Return the gradients to compare on one attention path."""
+        absent = never_formed(attention, int(self.reference.config.n_layer))
+        return [
+            place
+            for place in self.plan
+            if place.name not in absent and fnmatch.fnmatchcase(place.name, self.select)
+        ]
+
+    def compare(self) -> None:
+        """Run every pass that the modes ask for."""
+        losses.check_predicted(self.inputs)
+        self._keep_truths()
+        self._ours(torch.float64)
+        if self.rounds is not None:
+            self._theirs(self.rounds.dtype)
+            self._ours(self.rounds.dtype)
+        self.truths.clear()
+        self.slopes.measure(self.progress)
+        for attention in self.candidates:
+            self._add_rows(attention)
+
+    def _keep_truths(self) -> None:
+        """Run Hugging Face's model in float64, keep its gradients, and look whether it lives."""
+        wanted = self.measured
+
+        def keep(name: str, gradient: Tensor) -> None:
+            self._step(f"{name}, Hugging Face, float64")
+            if name in wanted:
+                self.truths[name] = Reference(gradient.cpu().clone(), self._visible[name])
+                self.fingerprints.take(
+                    "huggingface/float64", name, gradient, visible=self._visible[name]
+                )
+
+        model = self._reference(torch.float64)
+        self._loss = backward(
+            losses.of_huggingface(model, self.inputs),
+            _named(model, self._theirs_of_ours()),
+            see=keep,
+            look=lambda name, value: self.life.look(name, value.cpu()),
+        )
+
+    def _theirs(self, dtype: torch.dtype) -> None:
+        """Measure Hugging Face's own error in `dtype`."""
+        model = self._reference(dtype)
+        gauge = self._gauge(run_names("", dtype).huggingface, self.plan, dtype)
+        loss_of = losses.of_huggingface(model, self.inputs)
+        parameters = _named(model, self._theirs_of_ours())
+        backward(loss_of, parameters, see=gauge.see, scale=gauge.scale)
+
+    def _ours(self, dtype: torch.dtype) -> None:
+        """Measure every path in `dtype`."""
+        models = runners.model_in_dtype(self.candidates, dtype)
+        runners.check_evaluating(models)
+        for attention, model in models.items():
+            self._measure(attention, model, dtype)
+
+    def _measure(self, attention: str, model: nn.Module, dtype: torch.dtype) -> None:
+        """Run one candidate once forward and backward."""
+        gauge = self._gauge(run_names(attention, dtype).ours, self.planned(attention), dtype)
+        if dtype == torch.float64:
+            gauge.look = functools.partial(self._note_slope, attention, gauge.look)
+        wanted = {p.name: p.name for p in self.places if is_parameter(p.name)}
+        parameters = _named(model, wanted)
+        broken = None
+        try:
+            loss_of = losses.of_candidate(model, self.inputs)
+            loss = backward(loss_of, parameters, see=gauge.see, scale=gauge.scale)
+        except Exception as error:  # noqa: BLE001 - a candidate may raise whatever it likes
+            broken = f"{type(error).__name__}: {error}"
+            self.reasons.append(broken_reason(gauge.name, broken))
+        else:
+            if dtype == torch.float64:
+                self.reasons += other_loss(attention, loss, self._loss, self.bounds)
+        absent = set(wanted) - set(parameters)
+        gauge.finish(dict.fromkeys(absent, NO_SUCH_PARAMETER), broken)
+        if dtype == torch.float64:
+            others = [name for name, _ in model.named_parameters() if name not in wanted]
+            self.reasons += not_compared(attention, sorted(absent), others)
+
+    def _note_slope(
+        self, attention: str, then: Callable[[str, Tensor], None], name: str, gradient: Tensor
+    ) -> None:
+        self.slopes.see(attention, name, gradient)
+        then(name, gradient)
+
+    def _gauge(self, name: str, plan: list[Tap], dtype: torch.dtype) -> GradientComparator:
+        scale = losses.scale_for(dtype, self.inputs)
+        return GradientComparator(
+            name=name,
+            dtype=dtype,
+            plan=plan,
+            known=frozenset(place.name for place in self.places),
+            truths=self.truths,
+            found=self.found,
+            look=functools.partial(self._look_at, name, scale),
+            scale=scale,
+        )
+
+    def _look_at(self, run: str, scale: float, name: str, gradient: Tensor) -> None:
+        """Take the fingerprint of a gradient at its own size."""
+        own = gradient if scale == 1.0 else gradient.double() / scale
+        self.fingerprints.take(run, name, own, visible=self._visible[name])
+        self._step(f"{name}, {run}")
+
+    @functools.cached_property
+    def _visible(self) -> dict[str, Tensor | None]:
+        """Which entries of each gradient count: of scores those that are not masked."""
+        time = self.inputs.token_ids.shape[1]
+        scores = visible_entries(Axes.SCORES, self.mask, time)
+        axes = {place.name: place.kind.axes for place in self.places}
+        return {name: scores if own is Axes.SCORES else None for name, own in axes.items()}
+
+    def _reference(self, dtype: torch.dtype) -> OpenAIGPTLMHeadModel:
+        """Return Hugging Face's model in `dtype`, dropout off."""
+        model = runners.model_in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
+        runners.check_evaluating({"huggingface": model})
+        return cast("OpenAIGPTLMHeadModel", model)
+
+    def _theirs_of_ours(self) -> dict[str, str]:
+        """Return Hugging Face's name of each parameter by ours."""
+        table = mapping_rows(int(self.reference.config.n_layer))
+        return {row.ours: row.huggingface for row in table}
+
+    def _add_rows(self, attention: str) -> None:
+        """Turn what was seen of one path into rows."""
+        slopes = self.slopes.plan
+        plan = [place for place in self.planned(attention) if place not in slopes]
+        names = run_names(attention, torch.float64)
+        both = float64_rows(self.found, names, plan, attention, self.bounds)
+        self.rows += [row for row in both if row.witness == REFERENCE]
+        chosen = [place for place in self.planned(attention) if place in slopes]
+        self.rows += self.slopes.rows(attention, chosen)
+        self.rows += extra_rows(self.found, names, attention, "float64", Mode.IDENTITY)
+        if self.rounds is not None:
+            self.rows += self._quality(plan, attention, self.rounds)
+
+    def _quality(self, plan: list[Tap], attention: str, precision: Precision) -> list[Row]:
+        names, mode = run_names(attention, precision.dtype), Mode.PROPAGATED
+        judged = rounding_rows(
+            self.found, names, plan, self.plan, attention, mode, precision, self.bounds
+        )
+        judged += extra_rows(self.found, names, attention, str(precision.dtype)[6:], mode)
+        return [dataclasses.replace(row, witness=REFERENCE) for row in judged]
+
+    def _step(self, what: str) -> None:
+        self.steps_done += 1
+        paths = len(self.candidates)
+        runs = (1 + paths) * (1 if self.rounds is None else 2)
+        self.progress(what, self.steps_done, runs * len(self.places))
+
+
+def _named(model: nn.Module, names: Mapping[str, str]) -> dict[str, nn.Parameter]:
+    """Return a model's parameters under our names; those that it does not have are left out."""
+    own = dict(model.named_parameters())
+    return {ours: own[theirs] for ours, theirs in names.items() if theirs in own}
+
+
+# Does every parameter's and every tap's gradient agree?
+
+
+def gradients(  # noqa: PLR0913 - as layerwise
+    candidate: nn.Module | Mapping[str, nn.Module],
+    reference: OpenAIGPTLMHeadModel,
+    token_ids: Tensor,
+    *,
+    positions: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    dtype: str = "float32",
+    select: str = "*",
+    bounds: Bounds | None = None,
+    fingerprints: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare a candidate's gradients with Hugging Face's, from the loss back to the embeddings.
+
+    The loss is the mean next-token loss over all real tokens that are predicted. In float64 the
+    gradients of every tap and parameter must be Hugging Face's, and those of the parameters
+    must have the slope of the oracle's loss; in the dtype judged, their error to the float64
+    gradients must be no worse than Hugging Face's own.
+
+    Args:
+        candidate: As for `layerwise`. Its parameters are compared under our names.
+        reference: Hugging Face's model.
+        token_ids: `[batch time]`.
+        positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... where None.
+        attention_mask: `[batch time]`, bool, False at padding.
+        dtype: Dtype whose rounding is judged; with `float64` identity alone is.
+        select: Pattern of the taps and parameters to compare, as of a shell.
+        bounds: Other bounds than the dtype's own; refused if they could not tell a fault.
+        fingerprints: Whether the report holds those of all tensors that are compared.
+        identity: What the verdict says about weights, config and code.
+        progress: Called as the passes go on.
+
+    Raises:
+        ParityError: The comparison could not be begun, or the settings were moved meanwhile.
+    """
+    run = GradientComparison(
+        candidates=by_backend(candidate),
+        reference=reference,
+        inputs=Inputs(token_ids=token_ids, positions=positions, attention_mask=attention_mask),
+        precision=PRECISIONS.get(dtype),
+        modes=frozenset(
+            {Mode.IDENTITY, Mode.PROPAGATED} if dtype in PRECISIONS else {Mode.IDENTITY}
+        ),
+        select=select,
+        bounds=bounds or bounds_for(dtype),
+        explainer=Explainer(None),
+        progress=progress or no_progress,
+        fingerprints=Fingerprints(wanted=fingerprints, select=select),
+    )
+    report = conclude(run, identity or {}, check="gradients")
+    return dataclasses.replace(
+        report,
+        plan=dataclasses.replace(report.plan, exempt=_exempt(run)),
+        inputs={**report.inputs, **_unjudged(run)},
+        first_divergence=_of_gradient(report.first_divergence),
+    )
+
+
+def _unjudged(run: GradientComparison) -> dict[str, str]:
+    """Return what the report says where rounding was asked for and cannot be judged."""
+    if run.precision is None or run.rounds is not None:
+        return {}
+    few = f"not judged below {FEWEST_PREDICTIONS} predicted tokens"
+    return {"rounding": few}
+
+
+def _exempt(run: GradientComparison) -> list[dict[str, str]]:
+    """Return what was not planned, each with its path and the reason."""
+    n_layer = run.reference.config.n_layer
+    return [
+        {"attention": attention, "tap": tap, "reason": why}
+        for attention in run.candidates
+        for tap, why in (never_formed(attention, n_layer) | run.exempt).items()
+    ]
+
+
+_WHY = {
+    Mode.IDENTITY: "in float64 the gradient differs from Hugging Face's by {row.error_ours:.2g} of "
+    "its RMS; right code stays within {row.bound:g}",
+    Mode.PROPAGATED: "in {row.dtype} the gradient's error to the float64 one is {row.ratio:.3g} "
+    "times Hugging Face's own; the bound is {row.bound:g}",
+}
+_WHY_SLOPE = (
+    "gradient and direction have the inner product {row.value_ours:.8g}, and the oracle's loss "
+    "the slope {row.value_witness:.8g}; right code stays within {row.bound:g} of what is usual"
+)
+
+
+def _of_gradient(first: FirstDivergence | None) -> FirstDivergence | None:
+    """Return the first divergence in words that say that a gradient is meant."""
+    if first is None or first.row.status is not Status.FAIL or first.row.error_ours is None:
+        return first
+    row = first.row
+    words = _WHY_SLOPE if row.witness == "oracle" else _WHY[row.mode]
+    return dataclasses.replace(first, why=words.format(row=row))

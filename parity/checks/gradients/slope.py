@@ -1,0 +1,184 @@
+"""The third witness: how fast the oracle's loss changes along a direction in all parameters.
+
+The oracle has no backward pass, so it cannot share a mistake with one. Its loss is computed a
+step ahead and a step behind, and the slope between the two is what the inner product of gradient
+and direction must be: `(L(θ + step v) - L(θ - step v)) / (2 step)` is `<dL/dθ, v>` but for a term
+in `step` squared.
+
+A direction moves every element of a tensor by the tensor's root mean square, up or down; the sign
+is drawn from the tensor's name. So every tensor has a part in the slope, and no direction has to
+be kept: it is drawn again wherever it is needed.
+"""
+
+import fnmatch
+import functools
+import hashlib
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.checkpoints.mapping import Side, convert
+from parity.checks.gradients.backward import predicted
+from parity.checks.gradients.taps import direction, is_parameter, kind_of, parameter_names
+from parity.core.inputs import Inputs
+from parity.core.metrics import Status
+from parity.core.results import Mode, Row
+from parity.core.runners import array
+from parity.core.taps import Tap
+from parity.core.tolerances import SLOPE_BOUND
+from parity.threads import copy_parallel
+from reference import oracle
+from scratch_gpt.progress import Progress
+
+STEP = 3e-7
+"""How far ahead and behind, over each tensor's root mean square.
+
+The error has two parts: rounding of the loss over the step, which falls as the step grows, and
+the third derivative, which grows with its square; measured, it is in `parity.core.tolerances`.
+"""
+
+
+def signs(name: str, count: int) -> NDArray[np.float64]:
+    """Return the direction's signs, 1 or -1, of the parameter of that name, flat."""
+    digest = hashlib.sha256(f"direction/{name}".encode()).digest()
+    words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(-(-count // 64))
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8), count=count)
+    return bits.astype(np.float64) * 2.0 - 1.0
+
+
+def length(tensor: NDArray[np.floating]) -> float:
+    """Return how far the direction moves each element of a parameter: its root mean square."""
+    flat = tensor.reshape(-1).astype(np.float64)
+    return math.sqrt(float(flat @ flat) / max(1, flat.size))
+
+
+def along(name: str, gradient: Tensor) -> float:
+    """Return the inner product of a parameter's gradient and the direction's signs."""
+    flat = gradient.detach().cpu().double().reshape(-1)
+    return float(flat @ torch.from_numpy(signs(name, flat.numel())))
+
+
+class DirectionalDerivative:
+    """The oracle's loss around the reference's weights."""
+
+    def __init__(self, model: OpenAIGPTLMHeadModel, inputs: Inputs) -> None:
+        self._config = model.config.to_dict()
+        state = {name: array(tensor) for name, tensor in model.state_dict().items()}
+        self._state = convert(state, self._config, source=Side.HUGGINGFACE, target=Side.OURS)
+        self._inputs = inputs
+        self.lengths = {name: length(tensor) for name, tensor in self._state.items()}
+
+    def slope(self, names: Collection[str], step: float = STEP) -> float:
+        """Return the slope of the oracle's loss along the direction in some parameters."""
+        ahead, behind = copy_parallel(lambda by: self._losses(names, by), (step, -step))
+        # Token by token: the mean of many differences loses less than the difference of two means.
+        return float((ahead - behind).mean()) / (2.0 * step)
+
+    def _losses(self, names: Collection[str], by: float) -> NDArray[np.float64]:
+        """Return each token's loss with these parameters moved `by` times the direction."""
+        moved = {
+            name: self._moved(name, by) if name in names else tensor
+            for name, tensor in self._state.items()
+        }
+        released = convert(moved, self._config, source=Side.OURS, target=Side.RELEASE)
+        weights = oracle.arrange(list(released.values()), n_head=self._config["n_head"])
+        del moved, released  # the oracle has one matrix of both embeddings, a copy of two of these
+        positions, mask = self._inputs.positions, self._inputs.attention_mask
+        taps = oracle.forward(
+            weights,
+            self._inputs.token_ids.cpu().numpy(),
+            positions=None if positions is None else positions.cpu().numpy(),
+            mask=None if mask is None else mask.cpu().numpy(),
+            epsilon=self._config["layer_norm_epsilon"],
+        )
+        counted = predicted(self._inputs).cpu().numpy()
+        losses: NDArray[np.float64] = next(value for name, value in taps if name == "loss")[counted]
+        return losses
+
+    def _moved(self, name: str, by: float) -> NDArray[np.float64]:
+        tensor = self._state[name]
+        moved = signs(name, tensor.size).reshape(tensor.shape)
+        moved *= by * self.lengths[name]
+        moved += tensor
+        return moved
+
+
+# Rows of the third witness: our gradient along a direction beside the slope of the oracle.
+
+
+SMALL_MODEL = 1_000_000
+"""Parameters up to which each kind of them has a direction of its own: two passes a kind."""
+
+
+class Slopes:
+    """The slopes to compare, the oracle's and each path's."""
+
+    def __init__(self, reference: OpenAIGPTLMHeadModel, inputs: Inputs, select: str) -> None:
+        self._reference = reference
+        self._inputs = inputs
+        names = parameter_names(int(reference.config.n_layer))
+        small = sum(p.numel() for p in reference.parameters()) <= SMALL_MODEL
+        kinds = [None, *dict.fromkeys(map(kind_of, names))] if small else [None]
+        self._parts = {
+            direction(kind): [name for name in names if kind in (None, kind_of(name))]
+            for kind in kinds
+        }
+        self._selected = [p for p in self._parts if fnmatch.fnmatchcase(p.name, select)]
+        self._inner: dict[tuple[str, str], tuple[float, float]] = {}
+        self._slopes: dict[str, float] = {}
+
+    @property
+    def plan(self) -> list[Tap]:
+        """Every slope."""
+        return list(self._parts)
+
+    @functools.cached_property
+    def _around(self) -> DirectionalDerivative:
+        return DirectionalDerivative(self._reference, self._inputs)
+
+    def see(self, attention: str, name: str, gradient: Tensor) -> None:
+        """Take note of one of our float64 gradients: its part in every slope."""
+        if not is_parameter(name) or not self._selected:
+            return
+        size = self._around.lengths[name]
+        norm = float(gradient.detach().double().norm())
+        self._inner[attention, name] = (size * along(name, gradient), size * norm)
+
+    def measure(self, progress: Progress) -> None:
+        """Run the oracle ahead and behind along each direction."""
+        for done, place in enumerate(self._selected):
+            progress(f"{place.name}, oracle", done, len(self._selected))
+            self._slopes[place.name] = self._around.slope(self._parts[place])
+
+    def rows(self, attention: str, plan: Sequence[Tap]) -> list[Row]:
+        """Return a row for each planned slope of one path."""
+        return [self._row(attention, place) for place in plan]
+
+    def _row(self, attention: str, place: Tap) -> Row:
+        names = self._parts[place]
+        parts = [self._inner[key] for name in names if (key := (attention, name)) in self._inner]
+        ours, slope = sum(part for part, _ in parts), self._slopes[place.name]
+        # What the inner product is for signs drawn at random; it may by luck itself be near 0.
+        usual = math.hypot(*(norm for _, norm in parts))
+        error = abs(ours - slope) / usual if usual > 0.0 else math.nan
+        complete = len(parts) == len(names) and math.isfinite(error)
+        held = Status.PASS if error <= SLOPE_BOUND else Status.FAIL
+        return Row(
+            tap=place.name,
+            attention=attention,
+            dtype="float64",
+            mode=Mode.IDENTITY,
+            witness="oracle",
+            status=held if complete else Status.NOT_RUN,
+            error_ours=error if complete else None,
+            bound=SLOPE_BOUND,
+            value_ours=ours if complete else None,
+            value_witness=slope,
+            minimum_tolerance=error if complete else None,
+            detail="" if complete else "a parameter in this direction has no finite gradient",
+        )

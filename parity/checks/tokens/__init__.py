@@ -1,0 +1,1 @@
+"""Compare tokenizers: token ids of many strings."""

@@ -1,0 +1,541 @@
+"""`tokens`, from its options to a report."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from parity.checks.tokens import sides
+from parity.checks.tokens.diagnosis import Cause, cause_of, part
+from parity.checks.tokens.sides import (
+    CandidateTokenizer,
+    FoundVocabulary,
+    HuggingFace,
+    ReferenceTokenizer,
+    ReleaseTokenizer,
+)
+from parity.checks.tokens.strings import HAND_PICKED, generate_strings
+from parity.core.environment import environment
+from parity.core.fingerprints import Fingerprints
+from parity.core.metrics import Status
+from parity.core.results import FirstDivergence, Mode, Plan, Reason, Report, Row, verdict_for, worst
+from parity.errors import ExitCode, UsageError, mapped_errors
+from parity.faults.tokenizer import TOKENIZER_FAULTS, inject
+from parity.session import Options, report_identity
+from reference import compat, published
+from reference.published_token_ids import PUBLISHED, PublishedIds
+from scratch_gpt.data import corpus
+from scratch_gpt.progress import Progress
+from scratch_gpt.tokenizer.bpe import END
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
+from scratch_gpt.tokenizer.unicode import character_classes
+
+# What a comparison of tokenizers has to say: a row a source of strings, and one a difference.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenRow(Row):
+    """One source of strings, compared; `tap` is its name and `error_ours` how many differ.
+
+    Attributes:
+        strings: How many strings.
+        characters: How many characters they have.
+        ids: How many ids the witness gives.
+        unknown: How many of those are the unknown token.
+        dropped: Characters that vanish: control characters, zero-width ones, soft hyphens; None
+            in `original`, where ftfy decides and does not tell.
+        places: Whether places in the text were compared, not ids alone.
+    """
+
+    strings: int
+    characters: int
+    ids: int
+    unknown: int
+    dropped: int | None
+    places: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DifferenceRow(Row):
+    """One difference, taken apart; `tap` is the source and the step.
+
+    Attributes:
+        cause: What is behind it.
+        strings: How many strings came down to it.
+    """
+
+    cause: Cause
+    strings: int
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was met in one source so far."""
+
+    strings: int = 0
+    characters: int = 0
+    ids: int = 0
+    unknown: int = 0
+    dropped: int | None = 0
+    differing: int = 0
+    places: bool = True
+
+
+def token_row(source: str, witness: str, counts: Counts) -> TokenRow:
+    """Return the row of a source."""
+    return TokenRow(
+        tap=source,
+        attention=witness,
+        dtype="ids",
+        mode=Mode.EXACT,
+        witness=witness,
+        status=Status.FAIL if counts.differing else Status.PASS,
+        error_ours=float(counts.differing),
+        bound=0.0,
+        minimum_tolerance=float(counts.differing),
+        strings=counts.strings,
+        characters=counts.characters,
+        ids=counts.ids,
+        unknown=counts.unknown,
+        dropped=counts.dropped,
+        places=counts.places,
+    )
+
+
+def difference_of(source: str, witness: str, cause: Cause, strings: int) -> DifferenceRow:
+    """Return the row of a difference."""
+    return DifferenceRow(
+        tap=f"{source}/{cause.step}",
+        attention=witness,
+        dtype="ids",
+        mode=Mode.EXACT,
+        witness=witness,
+        status=Status.FAIL,
+        bound=0.0,
+        detail=f"{cause.why}; {cause.character}",
+        cause=cause,
+        strings=strings,
+    )
+
+
+# Strings go through both sides, source by source; what differs is taken apart.
+
+
+TAKEN_APART = 40
+"""Differing strings of one source that are taken apart; the rest are counted."""
+
+_AT_ONCE = 500
+"""Strings that both sides are given together."""
+
+
+class Comparison:
+    """One run of a comparison.
+
+    Args:
+        ours: Our side.
+        theirs: What it is held against.
+        progress: Called as it goes on.
+        fingerprints: Takes those of all ids of a source, if they are wanted.
+    """
+
+    def __init__(
+        self,
+        ours: CandidateTokenizer,
+        theirs: ReferenceTokenizer,
+        progress: Progress,
+        fingerprints: Fingerprints | None = None,
+    ) -> None:
+        self.ours, self.theirs = ours, theirs
+        self.fingerprints = fingerprints or Fingerprints()
+        self.rows: list[TokenRow] = []
+        self.differences: list[DifferenceRow] = []
+        self._progress = progress
+        self._unknown = ours.tokenizer.vocabulary.ids[UNKNOWN]
+        self._splitting = ours.tokenizer.splitting
+
+    def source(self, name: str, strings: Sequence[str]) -> None:
+        """Compare every string of a source."""
+        counts, differing = Counts(), []
+        ids: dict[str, list[Sequence[int]]] = {self.ours.name: [], self.theirs.name: []}
+        for start in range(0, len(strings), _AT_ONCE):
+            self._progress(name, start, len(strings))
+            differing += self._compared(strings[start : start + _AT_ONCE], counts, ids)
+        for side, texts in ids.items():
+            self.fingerprints.take_ids(f"{side}/ids", name, texts)
+        self._close(name, self.theirs.name, counts, self._causes(name, differing[:TAKEN_APART]))
+
+    def published(self, rows: Iterable[PublishedIds]) -> None:
+        """Compare our ids with those that were published; only of the released vocabulary."""
+        counts = Counts(places=False)
+        causes: dict[Cause, int] = {}
+        for row in rows:
+            wanted = getattr(row, self._splitting)
+            if wanted is None:
+                continue
+            mine = self.ours.tokenizer.encode(row.text)
+            self._count(row.text, wanted, counts)
+            if mine != wanted:
+                counts.differing += 1
+                causes[self._against(row.text, mine, wanted)] = 1
+        self._close("published ids", "published", counts, causes)
+
+    def _against(self, text: str, mine: Sequence[int], wanted: Sequence[int]) -> Cause:
+        """Return a difference from published ids: of the text as it is, nobody can ask for less."""
+        return Cause(
+            step="published",
+            why="the ids that were published are others",
+            character="the text as it was published",
+            text=ascii(text),
+            ids_ours=tuple(mine),
+            ids_theirs=tuple(wanted),
+            words_ours=tuple(map(ascii, self.ours.words(text))),
+            words_theirs=(),
+        )
+
+    def _compared(
+        self, strings: Sequence[str], counts: Counts, ids: Mapping[str, list[Sequence[int]]]
+    ) -> list[str]:
+        """Count what is met, keep all ids, and return the strings over which the sides part."""
+        sides = self.ours.encode_batch(strings), self.theirs.encode_batch(strings)
+        for kept, encodings in zip(ids.values(), sides, strict=True):
+            kept += [encoding.ids for encoding in encodings]
+        differing = []
+        for text, mine, other in zip(strings, *sides, strict=True):
+            self._count(text, other.ids, counts)
+            counts.places &= other.offsets is not None
+            if part(mine, other):
+                counts.differing += 1
+                differing.append(text)
+        return differing
+
+    def _count(self, text: str, ids: Sequence[int], counts: Counts) -> None:
+        counts.strings += 1
+        counts.characters += len(text)
+        counts.ids += len(ids)
+        counts.unknown += sum(number == self._unknown for number in ids)
+        if self._splitting == "original":
+            counts.dropped = None
+        elif counts.dropped is not None and not (text.isascii() and text.isprintable()):
+            removed = character_classes().removed
+            counts.dropped += sum(ord(character) in removed for character in text)
+
+    def _close(self, name: str, witness: str, counts: Counts, causes: Mapping[Cause, int]) -> None:
+        self.rows.append(token_row(name, witness, counts))
+        for cause, strings in causes.items():
+            self.differences.append(difference_of(name, witness, cause, strings))
+
+    def _causes(self, name: str, differing: Sequence[str]) -> Mapping[Cause, int]:
+        """Return what is behind differences; strings that come down to the same count together."""
+        found: dict[Cause, int] = {}
+        for number, text in enumerate(differing):
+            self._progress(f"{name}: taking differences apart", number, len(differing))
+            if part(*(side.encode_batch([text])[0] for side in (self.ours, self.theirs))):
+                cause = cause_of(text, self.ours, self.theirs)
+                found[cause] = found.get(cause, 0) + 1
+        return found
+
+
+def words_of_tokens(tokens: Iterable[str], end: str) -> list[str]:
+    """Return a text for every token whose encoding ends its merges with the token's own.
+
+    A token that ends words is a word; any other one is given a letter to go on with that no
+    merge takes.
+    """
+    spelled = (
+        token.removesuffix(end) if token.endswith(end) else f"{token}{_STRANGE}" for token in tokens
+    )
+    return list(dict.fromkeys(text for text in spelled if text))
+
+
+_STRANGE = "\u0e01"
+"""A Thai letter."""
+
+
+# Do both tokenizers give the same ids?
+#
+# Ours and a witness are given the same strings, and every id and place has to be equal. In `bert`
+# the witness is Hugging Face's tokenizer; in `original` it is a second telling of the release's
+# code, because Hugging Face's version 5 cannot split so any more. Where the vocabulary is the
+# released one, the ids that others published of it are a witness more.
+#
+# A difference is made as short as it gets, and said with the first step at which the sides part.
+
+
+NOT_COMPARED: Mapping[str, Mapping[str, str]] = {
+    "bert": {},
+    "original": {
+        "places in the text": "the release gives none; ours are places in the repaired text",
+        "Hugging Face's tokenizer": "its version 5 has no such splitting, and 4 pads backslashes",
+        "the ids of 2018": "spaCy 2.0 had other exceptions for English, and nobody kept the ids",
+    },
+}
+"""What is not compared, whatever the witness, and why."""
+
+
+def tokens(  # noqa: PLR0913 - a check's entry point; all but three have defaults
+    ours: CandidateTokenizer,
+    theirs: ReferenceTokenizer,
+    sources: Mapping[str, Sequence[str]],
+    *,
+    published: Sequence[PublishedIds] = (),
+    fingerprints: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> Report:
+    """Compare two tokenizers of one vocabulary.
+
+    Args:
+        ours: Our side.
+        theirs: What it is held against.
+        sources: Strings to compare, by the name of where they come from.
+        published: Strings whose ids of this vocabulary were published.
+        fingerprints: Whether the report holds those of each source's ids.
+        identity: What the verdict says about vocabulary and code.
+        inputs: What it says about the strings.
+        progress: Called as the check goes on.
+
+    Returns:
+        A report; inconclusive where there was nothing to compare.
+    """
+    run = Comparison(ours, theirs, progress, Fingerprints(wanted=fingerprints))
+    for name, strings in sources.items():
+        run.source(name, strings)
+    splitting = ours.tokenizer.splitting
+    if published:
+        run.published(published)
+    planned = sum(map(len, sources.values())) + sum(
+        getattr(row, splitting) is not None for row in published
+    )
+    reasons = _reasons(run)
+    failed = any(row.error_ours for row in run.rows)
+    code = worst([*(reason.code for reason in reasons), *([ExitCode.FAIL] if failed else [])])
+    return Report(
+        check="tokens",
+        verdict=verdict_for(code),
+        exit_code=code,
+        identity=identity or {},
+        environment=environment(),
+        plan=_plan(run, planned, splitting),
+        first_divergence=_first(run),
+        results=[*run.rows, *run.differences],
+        reasons=reasons,
+        inputs=inputs or {},
+        fingerprints=run.fingerprints.taken,
+    )
+
+
+def _reasons(run: Comparison) -> list[Reason]:
+    """Return a reason for each source of which nothing but unknown tokens was compared.
+
+    Whoever gives every character the unknown token agrees with anybody who does.
+    """
+    silent = [row.tap for row in run.rows if not row.error_ours and row.ids == row.unknown]
+    if not run.rows:
+        silent = ["no source"]
+    return [
+        Reason(
+            what=f"no token that is known was compared of {name}"
+            if run.rows
+            else "not one id was compared",
+            where=name,
+            fix="give text that has words in it, in the vocabulary's language",
+            code=ExitCode.INCONCLUSIVE,
+        )
+        for name in silent
+    ]
+
+
+def _plan(run: Comparison, planned: int, splitting: str) -> Plan:
+    """Return what was to be compared, by witness."""
+    compared = sum(row.strings for row in run.rows)
+    witnesses = dict.fromkeys(row.witness for row in run.rows)
+    per_path = {
+        name: (count, count)
+        for name in witnesses
+        for count in [sum(row.strings for row in run.rows if row.witness == name)]
+    }
+    exempt = [
+        {"attention": run.theirs.name, "tap": what, "reason": why}
+        for what, why in {**NOT_COMPARED[splitting], **run.theirs.exempt}.items()
+    ]
+    return Plan(planned=planned, compared=compared, per_path=per_path, exempt=exempt)
+
+
+def _first(run: Comparison) -> FirstDivergence | None:
+    """Return the first difference with its cause."""
+    first = next(iter(run.differences), None)
+    if first is None:
+        failing = next((row for row in run.rows if row.error_ours), None)
+        if failing is None:
+            return None
+        why = "ids that were published are others, and both sides agree on them"
+        return FirstDivergence(tap=failing.tap, why=why, suspects=_SUSPECT, row=failing)
+    return FirstDivergence(
+        tap=first.tap, why=_why(first), suspects=f"the step: {first.cause.step}", row=first
+    )
+
+
+_SUSPECT = "the vocabulary's files, or another version of what prepares text"
+
+
+def _why(row: DifferenceRow) -> str:
+    cause = row.cause
+    return (
+        f"{cause.why}: {cause.text} is {list(cause.ids_ours)}, and {list(cause.ids_theirs)} to the "
+        f"witness ({cause.character})"
+    )
+
+
+_ENOUGH = 1_000_000
+"""Characters of the standard library's words that are compared where no corpus is given."""
+
+_LEARNED_FROM = 300_000
+"""Characters that a vocabulary is learned from."""
+
+PACKAGES = {"bert": ("transformers", "tokenizers"), "original": ("ftfy", "spacy")}
+"""What prepares text on one side or both, for each splitting: its version matters."""
+
+
+def run_tokens(options: Options, progress: Progress) -> Report:
+    """Compare two tokenizers as the options say."""
+    _check_plant(options)
+    _check_text(options)
+    progress("vocabulary", 0, 1)
+    learned_from = _run_first(_library(), _LEARNED_FROM)
+    with (
+        mapped_errors(),
+        sides.choose_vocabulary(options.vocabulary, options.weights, learned_from) as found,
+    ):
+        return _compared(options, found, progress)
+
+
+def _compared(options: Options, found: FoundVocabulary, progress: Progress) -> Report:
+    right = Tokenizer.from_pretrained(found.folder, splitting=options.splitting)
+    ours = CandidateTokenizer(right)
+    if options.plant is not None:
+        ours = inject(right, ours.splitting, options.plant)
+    return tokens(
+        ours,
+        _witness(found, right, options.splitting),
+        _sources(options, right),
+        published=PUBLISHED if _released(found) and options.text is None else (),
+        identity=_identity(found, right),
+        fingerprints=options.fingerprints,
+        inputs=_inputs(options),
+        progress=progress,
+    )
+
+
+def _check_plant(options: Options) -> None:
+    """Require a fault that can be planted into this splitting."""
+    fault = TOKENIZER_FAULTS.get(str(options.plant))
+    if options.plant is None or (fault is not None and options.splitting in fault.of):
+        return
+    known = "; ".join(
+        f"{name} ({fault.what})"
+        for name, fault in TOKENIZER_FAULTS.items()
+        if options.splitting in fault.of
+    )
+    raise UsageError(
+        f"no fault of this splitting is called {options.plant!r}",
+        where=f"--plant with --splitting {options.splitting}",
+        fix=f"use {known}",
+    )
+
+
+def _check_text(options: Options) -> None:
+    """Require that either a text is asked for or a corpus."""
+    if options.text is not None and options.corpus:
+        raise UsageError(
+            "a text is compared alone, so the corpus would not be read",
+            where="--text with --corpus",
+            fix="give one of the two",
+        )
+
+
+def _witness(found: FoundVocabulary, ours: Tokenizer, splitting: str) -> ReferenceTokenizer:
+    if splitting == "original":
+        return ReleaseTokenizer(found.vocabulary, found.merges)
+    return HuggingFace(found.vocabulary, found.merges, size=ours.vocab_size)
+
+
+def _sources(options: Options, tokenizer: Tokenizer) -> dict[str, list[str]]:
+    """Return the strings to compare, by where they come from."""
+    if options.text is not None:
+        return {"--text": [options.text]}
+    drawn = list(generate_strings(options.count, seed=options.seed))
+    return {
+        "hand-picked": list(HAND_PICKED),
+        "tokens as words": words_of_tokens(tokenizer.vocabulary.tokens, END),
+        **({"generated": drawn} if drawn else {}),
+        "corpus": list(_paragraphs(options.corpus)),
+    }
+
+
+def _paragraphs(paths: tuple[Path, ...]) -> Iterator[str]:
+    """Yield a corpus a paragraph at a time: of files, or of the standard library."""
+    texts = corpus.texts(corpus.documents(paths)) if paths else _run_first(_library(), _ENOUGH)
+    for text in texts:
+        yield from (part for part in text.split("\n\n") if part)
+
+
+def _library() -> Iterator[str]:
+    """Yield the words that the standard library says about itself."""
+    yield from corpus.texts(_documents())
+
+
+@functools.cache
+def _documents() -> list[corpus.Document]:
+    """Return the standard library's documents; to read it takes seconds."""
+    return corpus.docstring_documents()
+
+
+def _run_first(texts: Iterator[str], characters: int) -> Iterator[str]:
+    """Yield texts until they have so many characters."""
+    total = 0
+    for text in texts:
+        yield text
+        total += len(text)
+        if total >= characters:
+            return
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _released(found: FoundVocabulary) -> bool:
+    """Return whether these are the released vocabulary's bytes."""
+    wanted = published.SHA256["vocab.json"], published.SHA256["merges.txt"]
+    return wanted == (_digest(found.vocabulary), _digest(found.merges))
+
+
+def _identity(found: FoundVocabulary, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what the verdict says about the vocabulary, what prepares text, and the code."""
+    return report_identity({}, {}) | {
+        "vocabulary": {
+            "source": found.source,
+            "tokens": tokenizer.vocab_size,
+            "merges": len(tokenizer.vocabulary.merges),
+            "digest": tokenizer.digest,
+            "sha256": {path.name: _digest(path) for path in (found.vocabulary, found.merges)},
+            "released": _released(found),
+        },
+        "splitting": tokenizer.splitting,
+        "packages": {name: compat.describe(name) for name in PACKAGES[tokenizer.splitting]},
+    }
+
+
+def _inputs(options: Options) -> dict[str, Any]:
+    """Return what the report says about its strings."""
+    said: dict[str, Any] = {"splitting": options.splitting}
+    if options.text is not None:
+        said["text"] = ascii(options.text)
+    else:
+        said |= {"generated": options.count, "seed": options.seed}
+        said["corpus"] = ", ".join(map(str, options.corpus)) or "the standard library's words"
+    return said | ({"plant": options.plant} if options.plant else {})

@@ -1,0 +1,171 @@
+"""Where two tokenizers part over a string: at which step, and over which character."""
+
+import dataclasses
+from collections.abc import Callable
+
+from parity.checks.tokens.sides import INCONSISTENT, CandidateTokenizer, ReferenceTokenizer
+from reference.huggingface_tokenizer import Encoding
+from scratch_gpt.tokenizer.bpe import END
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
+from scratch_gpt.tokenizer.unicode import character_classes
+
+# The shortest string that still does it: letters are left out until each one is needed.
+
+
+def shortest(text: str, does_it: Callable[[str], bool]) -> str:
+    """Return a part of the text, letters in their order, that does it, and no part of which does.
+
+    Large parts are tried first; what is left is tried letter by letter until nothing can go.
+    "No part" means no single letter fewer: two letters that go only together stay.
+
+    Args:
+        text: Something that does it.
+        does_it: Whether a string still shows what is looked for.
+
+    Source: Zeller and Hildebrandt 2002, "Simplifying and Isolating Failure-Inducing Input".
+    """
+    size = max(1, len(text) // 2)
+    while True:
+        text, went = _without_parts(text, size, does_it)
+        if size == 1 and not went:
+            return text
+        size = max(1, size // 2)
+
+
+def _without_parts(text: str, size: int, does_it: Callable[[str], bool]) -> tuple[str, bool]:
+    """Return the text without every part of a size that can go, and whether any went."""
+    start, went = 0, False
+    while start < len(text):
+        shorter = text[:start] + text[start + size :]
+        if shorter and does_it(shorter):
+            text, went = shorter, True
+        else:
+            start += size
+    return text, went
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cause:
+    """What is behind a difference.
+
+    Attributes:
+        step: The first step at which the two sides do not agree.
+        why: What was found there, in one sentence.
+        character: The character that it is about: code point, and what our table takes it for.
+        text: The shortest string that shows it, as an ASCII literal.
+        ids_ours: Its ids.
+        ids_theirs: The witness's.
+        words_ours: Its words, as ASCII literals.
+        words_theirs: The witness's.
+    """
+
+    step: str
+    why: str
+    character: str
+    text: str
+    ids_ours: tuple[int, ...]
+    ids_theirs: tuple[int, ...]
+    words_ours: tuple[str, ...]
+    words_theirs: tuple[str, ...]
+
+
+def part(ours: Encoding, theirs: Encoding) -> bool:
+    """Return whether two encodings differ: in ids, or in places where both sides tell them."""
+    told = ours.offsets is not None and theirs.offsets is not None
+    return ours.ids != theirs.ids or (told and ours.offsets != theirs.offsets)
+
+
+def cause_of(text: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer) -> Cause:
+    """Return what is behind the difference between two sides over a text.
+
+    Args:
+        text: A text over which they part.
+        ours: One side.
+        theirs: The other.
+    """
+
+    def differ(shorter: str) -> bool:
+        return part(ours.encode_batch([shorter])[0], theirs.encode_batch([shorter])[0])
+
+    text = shortest(text, differ)
+    words = ours.words(text), theirs.words(text)
+    ids = ours.encode_batch([text])[0], theirs.encode_batch([text])[0]
+    if words[0] != words[1]:
+        step, why = _of_words(text, words[0], theirs)
+    else:
+        step, why = _of_ids(ours, *ids)
+    return Cause(
+        step=step,
+        why=why,
+        character=_told(text),
+        text=ascii(text),
+        ids_ours=ids[0].ids,
+        ids_theirs=ids[1].ids,
+        words_ours=tuple(map(ascii, words[0])),
+        words_theirs=tuple(map(ascii, words[1])),
+    )
+
+
+def _of_words(text: str, ours: list[str], theirs: ReferenceTokenizer) -> tuple[str, str]:
+    """Return the step whose absence from the witness gives our words."""
+    if UNKNOWN in text and (UNKNOWN in ours) != (UNKNOWN in theirs.words(text)):
+        whole = "one token" if UNKNOWN in ours else "characters as others"
+        return "special token", f"a literal {UNKNOWN} is {whole} to us, and not to the witness"
+    for step in theirs.steps:
+        if theirs.words_without(step, text) == ours:
+            return step, f"our words are what the witness gives without this step: {step}"
+    if "".join(ours) == "".join(theirs.words(text)):
+        return "word boundaries", "the letters are the same, and parted into words elsewhere"
+    return "letters", "a letter becomes another one"
+
+
+def _of_ids(ours: CandidateTokenizer, mine: Encoding, theirs: Encoding) -> tuple[str, str]:
+    """Return what happens within words that are the same on both sides."""
+    if mine == INCONSISTENT:
+        return "ids", "encode and encode_with_offsets do not give the same ids"
+    if mine.ids == theirs.ids:
+        return "places", "the ids are the same, and their places in the text are not"
+    size, unknown = ours.tokenizer.vocab_size, ours.tokenizer.vocabulary.ids[UNKNOWN]
+    if not all(0 <= number < size for number in mine.ids):
+        return "ids", "an id that no token has"
+    if [n for n in mine.ids if n != unknown] != [n for n in theirs.ids if n != unknown] or len(
+        mine.ids
+    ) == len(theirs.ids):
+        return _of_tokens(*(ours.tokenizer.tokens(side.ids) for side in (mine, theirs)))
+    return "unknown characters", f"{UNKNOWN} does not stand for each of the same characters"
+
+
+def _of_tokens(mine: list[str], theirs: list[str]) -> tuple[str, str]:
+    """Return what differs between the tokens of the same words."""
+    spelled = "".join(mine), "".join(theirs)
+    if spelled[0] == spelled[1]:
+        return "merges", "the same letters, merged otherwise"
+    if spelled[0].replace(END, "") == spelled[1].replace(END, ""):
+        return "end of word", f"the same letters, with {END} at other places"
+    if UNKNOWN in spelled[0] + spelled[1]:
+        return "unknown characters", f"{UNKNOWN} does not stand for the same characters"
+    return "ids", "a token that spells something else"
+
+
+def _told(text: str) -> str:
+    """Return the character that is least common in words, with what our table takes it for."""
+    if not text:
+        return "none"
+    strange = [letter for letter in text if not (letter.isascii() and letter.isalnum())]
+    letter = next((letter for letter in strange if letter != " "), text[0])
+    return f"U+{ord(letter):04X}, {_kind(letter)}"
+
+
+_KINDS: tuple[tuple[str, Callable[[int], bool]], ...] = (
+    ("removed", lambda code: code in character_classes().removed),
+    ("a space", lambda code: code in character_classes().white or code == ord(" ")),
+    ("an ideograph", lambda code: code in character_classes().ideographs),
+    ("punctuation", lambda code: code in character_classes().punctuation),
+    ("an accent", lambda code: code in character_classes().nonspacing),
+    ("a letter that comes apart", lambda code: code in character_classes().decomposition),
+    ("upper case", lambda code: code in character_classes().lowercase),
+)
+
+
+def _kind(letter: str) -> str:
+    return next((name for name, holds in _KINDS if holds(ord(letter))), "no class of its own")

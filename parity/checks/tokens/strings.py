@@ -1,0 +1,158 @@
+"""Strings picked by hand: what tokenizers are known to part over. Data alone."""
+
+import random
+from collections.abc import Callable, Iterator
+
+from reference.published_token_ids import PUBLISHED
+
+HARD: tuple[str, ...] = (
+    # nothing, and what vanishes
+    *("", " ", "\n", "\n\n\n", "\t \r\n", "\x00", "\ufeff", "\u200b", "\u00ad", "\ufffd"),
+    *("a\x00b", "a\ufeffb", "a\u200bb", "a\u200db", "a\u00adb", "a\ufffdb", "a\x07b", "a\x7fb"),
+    # line ends, spaces of every kind, what a terminal would obey
+    *("a\r\nb", "a\rb", "a\n\rb", "a\tb", "a\x0bb", "a\x0cb", "a\x85b", "a\u2028b", "a\u2029b"),
+    *("a\u00a0b", "a\u2003b", "a\u3000b", "a\u180eb", "a\u205fb", "\x1b[31mred\x1b[0m", "\x9b0m"),
+    # cases, and letters whose case is two letters or depends on its place
+    *(
+        "HELLO World",
+        "İstanbul",
+        "I\u0307",
+        "\u0131",
+        "STRASSE Straße ẞ",
+        "ǅ Ǆ",
+        "ΟΔΟΣ ΟΔΌΣ.",
+        "ﬁ ﬃ",
+    ),
+    # accents, in one character and in several, in several orders
+    *("café", "cafe\u0301", "Ugljšić", "dấu nặng", "a\u0323\u0307", "a\u0307\u0323", "\u0301"),
+    *("\u1e69", "s\u0323\u0307", "\u212b", "q\u0307\u0323", "é" * 40, "e" + "\u0301" * 40),
+    # scripts
+    *(
+        "生活的真谛是",
+        "a中b",
+        "中文English混合",
+        "\U00020000",
+        "a\U0002a6d6b",
+        "\uf900",
+        "\u3007",
+        "ひらがな",
+    ),
+    *(
+        "カタカナ",
+        "한국어",
+        "\u1112\u1161\u11ab",
+        "שלום עולם",
+        "مرحبا بالعالم",
+        "हिन्दी",
+        "ปี ภาษาไทย",
+    ),
+    *("Привет, мир", "Ёлка Йод", "\u202eabc\u202c", "\u0645\u064f", "\u05d0\u05b7"),
+    # pictures: alone, joined, coloured, of flags
+    *("🤔", "👩\u200d👩\u200d👧", "👍🏽", "🇩🇪", "❤\ufe0f", "a🤔b", "\U000e0067"),
+    # the special token, and what looks like one
+    *("<unk>", "a<unk>b", "<unk><unk>", "< unk >", "<UNK>", "<unk", "unk>", "<<unk>>"),
+    *("</w>", "a</w>", "the</w> end", "<s>", "<pad>", "#version: 0.2", "\\n</w>", "\n</w>"),
+    # marks: runs, both kinds of quotes, in numbers, in addresses
+    *(
+        "!!!",
+        "?!?!",
+        "...",
+        "....",
+        "----",
+        "a--b",
+        "``a''",
+        "«a»",
+        "$5.00",
+        "1,000.5",
+        "3/4",
+        "5%",
+    ),
+    *(
+        "a_b__c",
+        "C:\\dir\\file",
+        "me@x.org",
+        "http://a.com/b?c=d&e=f#g",
+        "#tag",
+        "~/x",
+        "(a)[b]{c}",
+    ),
+    # words as they come
+    *("don't can't I'm he's they've we'll I'd o'clock", "rock'n'roll", "gonna wanna", "x" * 300),
+    *("supercalifragilisticexpialidocious", "the " * 50, "ab" * 100, "0123456789" * 5, "e.g. i.e."),
+)
+"""Of the gauntlet's section F, and more of the like."""
+
+HAND_PICKED: tuple[str, ...] = tuple(dict.fromkeys([*HARD, *(row.text for row in PUBLISHED)]))
+"""Those, and every string whose ids were published."""
+
+
+# Strings drawn from a seed: bits of every kind, joined with and without spaces.
+
+
+_LAST = 0x10FFFF
+_SURROGATES = range(0xD800, 0xE000)
+
+_WORDS = (
+    *("the", "The", "THE", "don't", "I'm", "U.S.A.", "Mr.", "gonna", "unk", "naïve", "Straße"),
+    *("İ", "ΟΔΟΣ", "ǅ", "ﬁ", "wait...", "3.14", "$5", "e.g.", "http://a.com", "me@x.org", "10am"),
+)
+_LITERALS = ("<unk>", "</w>", "<s>", "<unk", "unk>", "#version", "\\", "\\n", "&amp;", "&lt;")
+_BLANKS = (" ", "  ", "\t", "\n", "\r\n", "\n\n", "\u00a0", "\u2003", "\u3000", "\x0b", "\x85")
+_RANGES = {
+    "ascii": (0x21, 0x7E),
+    "latin": (0xA1, 0x24F),
+    "greek and cyrillic": (0x370, 0x52F),
+    "hebrew and arabic": (0x590, 0x6FF),
+    "indic and thai": (0x900, 0xE7F),
+    "hangul jamo": (0x1100, 0x11FF),
+    "latin with marks": (0x1E00, 0x1EFF),
+    "marks": (0x300, 0x36F),
+    "more marks": (0x1DC0, 0x1DFF),
+    "punctuation and what is not seen": (0x2000, 0x206F),
+    "letterlike": (0x2100, 0x218F),
+    "kana": (0x3040, 0x30FF),
+    "ideographs": (0x4E00, 0x9FFF),
+    "hangul": (0xAC00, 0xD7A3),
+    "compatible forms": (0xF900, 0xFFFF),
+    "control characters": (0x00, 0xA0),
+    "styled letters": (0x1D400, 0x1D7FF),
+    "pictures": (0x1F300, 0x1FAFF),
+    "rare ideographs": (0x20000, 0x2FA1F),
+    "tags": (0xE0000, 0xE01EF),
+    "anything": (0x00, _LAST),
+}
+"""First and last code point of each kind; every kind is as likely as any other."""
+
+
+def generate_strings(count: int, *, seed: int) -> Iterator[str]:
+    """Yield strings; the first ones do not depend on how many there will be.
+
+    Args:
+        count: How many.
+        seed: Decides them.
+    """
+    for number in range(count):
+        draw = random.Random(f"{seed}/{number}")  # noqa: S311 - nothing secret depends on it
+        yield "".join(_bit(draw) for _ in range(draw.randint(1, 24)))
+
+
+def _bit(draw: random.Random) -> str:
+    return draw.choice(_BITS)(draw)
+
+
+def _character(draw: random.Random) -> str:
+    first, last = draw.choice(_KINDS)
+    code = draw.randint(first, last)
+    return "a" if code in _SURROGATES else chr(code)
+
+
+_KINDS = tuple(_RANGES.values())
+_BITS: tuple[Callable[[random.Random], str], ...] = (
+    _character,
+    lambda draw: "".join(_character(draw) for _ in range(draw.randint(1, 4))),
+    lambda draw: draw.choice(_WORDS),
+    lambda draw: draw.choice(_LITERALS),
+    lambda draw: draw.choice(_BLANKS),
+    lambda draw: draw.choice(_WORDS) + chr(draw.randint(0x300, 0x36F)),
+    lambda _draw: " ",
+)

@@ -1,0 +1,1 @@
+"""Compare optimizer steps: losses, gradients, moments and weights."""

@@ -1,0 +1,404 @@
+"""The passes of a check of training: both sides step together, and every step is compared.
+
+Hugging Face's run in float64 leads. It makes its backward pass and its step; then each run that is
+measured makes its own, and each of its gradients is compared the moment it is complete, and the
+leader's let go. So no more than one set of gradients exists beside parameters and moments.
+"""
+
+import dataclasses
+import fnmatch
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.checkpoints.load import load_weights
+from parity.checkpoints.mapping import rows as mapping_rows
+from parity.checkpoints.weights import Weights
+from parity.checks.gradients import check as reasons
+from parity.checks.gradients.backward import REFERENCE, TRUTH
+from parity.checks.gradients.taps import parameter_names
+from parity.checks.layerwise import by_backend, conclude, no_progress
+from parity.checks.training.diagnosis import reason, signs_of
+from parity.checks.training.runners import (
+    VARIANTS,
+    CandidateRun,
+    Recipe,
+    ReferenceRun,
+    TrainingStep,
+    batches,
+    module_in_dtype,
+)
+from parity.checks.training.steps import (
+    MeasuredStep,
+    StepComparison,
+    TrainingQuantity,
+    parse_quantity,
+    training_quantities,
+)
+from parity.core import backends
+from parity.core.comparison import Comparison
+from parity.core.explain import Explainer
+from parity.core.fingerprints import Fingerprints
+from parity.core.gates import float64_rows, rounding_rows, run_names
+from parity.core.inputs import Inputs, digest
+from parity.core.lockstep import Observations
+from parity.core.metrics import Difference, Status
+from parity.core.results import FirstDivergence, Mode, Report, Row
+from parity.core.runners import build_candidate, build_huggingface, build_ours
+from parity.core.taps import Tap
+from parity.core.tolerances import PRECISIONS, Bounds, Precision, bounds_for
+from parity.errors import UsageError
+from parity.faults.training import TRAINING_FAULTS, inject
+from parity.options import recorded_options
+from parity.session import Options, report_identity
+from reference import huggingface
+from scratch_gpt.progress import Progress
+
+JUDGED = ("gradient", "weight")
+"""Quantities whose rounding is judged; a single number's may by luck be none."""
+
+
+def _is_judged(tap: Tap) -> bool:
+    return parse_quantity(tap.name).quantity in JUDGED
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingComparison(Comparison):
+    """A comparison of training steps under way.
+
+    Attributes:
+        recipes: One run for each form of the optimizer.
+        procedure: How our side trains.
+    """
+
+    recipes: Sequence[Recipe]
+    procedure: TrainingStep
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.found = Observations()
+        self._layers = int(self.reference.config.n_layer)
+        self._single: dict[tuple[str, str], Row] = {}
+        self._plan = [place.tap for place in self._places()]
+
+    @property
+    def plan(self) -> list[Tap]:
+        """Every place of every form's run."""
+        return self._plan
+
+    def _places(self) -> Iterator[TrainingQuantity]:
+        for recipe in self.recipes:
+            steps, dropout = len(recipe.batches), recipe.dropout
+            yield from training_quantities(
+                recipe.form, steps=steps, layers=self._layers, dropout=dropout
+            )
+
+    def planned(self, attention: str) -> list[Tap]:  # noqa: ARG002
+        """Return the places to compare on one path: the same on all."""
+        return [tap for tap in self.plan if fnmatch.fnmatchcase(tap.name, self.select)]
+
+    def compare(self) -> None:
+        """Run every form of every path, in float64 and in the dtype judged."""
+        self._look_alive()
+        for attention, model in self.candidates.items():
+            for recipe in self.recipes:
+                for dtype in self._dtypes:
+                    self._side_by_side(attention, model, recipe, dtype)
+                    gc.collect()  # optimizers refer to themselves, and to gigabytes
+            self._add_rows(attention)
+
+    @property
+    def _dtypes(self) -> list[torch.dtype]:
+        judged = [] if self.precision is None else [self.precision.dtype]
+        return [torch.float64, *judged]
+
+    def _look_alive(self) -> None:
+        """Look for signs of life in the reference, before anything is stepped."""
+        with torch.no_grad():
+            look = self.life.look
+
+            def tap(name: str, value: Tensor) -> Tensor:
+                look(name, value.double())
+                return value
+
+            huggingface.logits(self.reference, self.inputs.token_ids, tap=tap)
+
+    def _side_by_side(
+        self, attention: str, model: nn.Module, recipe: Recipe, dtype: torch.dtype
+    ) -> None:
+        """Let the leader and those that are measured step together."""
+        names = run_names(attention, dtype)
+        leader = self._their_run(torch.float64, recipe)
+        followers: dict[str, CandidateRun | MeasuredStep] = {}
+        if dtype != torch.float64:
+            followers[names.huggingface] = MeasuredStep(self._their_run(dtype, recipe))
+        else:
+            self._note_names(attention, model)
+        copied = module_in_dtype(model, dtype)
+        try:
+            followers[names.ours] = CandidateRun(copied, recipe, self.procedure, self._layers)
+        except ValueError as error:  # a model without a parameter of ours
+            self.note_broken(names.ours, error)
+        walk = StepComparison(self, attention, recipe, leader, dtype)
+        for step in range(len(recipe.batches)):
+            walk.step(step, followers)
+
+    def _their_run(self, dtype: torch.dtype, recipe: Recipe) -> ReferenceRun:
+        model = cast("OpenAIGPTLMHeadModel", module_in_dtype(self.reference, dtype))
+        table = mapping_rows(self._layers)
+        return ReferenceRun(model, recipe, {row.ours: row.huggingface for row in table})
+
+    def _note_names(self, attention: str, model: nn.Module) -> None:
+        """Note parameters that stand under other names than ours."""
+        own, wanted = dict(model.named_parameters()), parameter_names(self._layers)
+        absent = [name for name in wanted if name not in own]
+        self.reasons += reasons.not_compared(attention, absent, [n for n in own if n not in wanted])
+
+    def note(self, subject: str, place: str, seen: Difference) -> None:
+        """Keep one difference."""
+        self.found.differences[subject, place, TRUTH] = seen
+        self.found.differences[subject, place, REFERENCE] = seen
+        self.steps_done += 1
+        total = len(self.plan) * len(self.candidates) * (1 if self.precision is None else 3)
+        self.progress(place, min(self.steps_done, total), total)
+
+    def note_row(self, row: Row) -> None:
+        """Keep a row that is of no tensor."""
+        self._single[row.attention, row.tap] = row
+
+    def note_broken(self, subject: str, error: Exception) -> None:
+        """Keep why a run of ours could not go on."""
+        self.reasons.append(reasons.broken_reason(subject, f"{type(error).__name__}: {error}"))
+
+    def _add_rows(self, attention: str) -> None:
+        """Turn what was seen of one path into rows, in the order of the steps."""
+        plan = self.planned(attention)
+        names = run_names(attention, torch.float64)
+        tensors = [tap for tap in plan if (attention, tap.name) not in self._single]
+        both = float64_rows(self.found, names, tensors, attention, self.bounds)
+        made = {row.tap: row for row in both if row.witness == REFERENCE}
+        for tap in plan:
+            row = self._single.get((attention, tap.name)) or made[tap.name]
+            self.rows.append(row)
+        if self.precision is not None:
+            judged = [tap for tap in tensors if _is_judged(tap)]
+            self.rows += self._quality(judged, attention, self.precision)
+
+    def _quality(self, plan: list[Tap], attention: str, precision: Precision) -> list[Row]:
+        names, mode = run_names(attention, precision.dtype), Mode.PROPAGATED
+        peers = [tap for tap in self.plan if _is_judged(tap)]
+        judged = rounding_rows(
+            self.found, names, plan, peers, attention, mode, precision, self.bounds
+        )
+        return [dataclasses.replace(row, witness=REFERENCE) for row in judged]
+
+
+# After optimizer steps, are the weights still the same?
+
+
+def training(  # noqa: PLR0913 - as gradients
+    candidate: nn.Module | Mapping[str, nn.Module],
+    reference: OpenAIGPTLMHeadModel,
+    batches: Sequence[Tensor],
+    *,
+    parts: int = 2,
+    dropout: bool = False,
+    forms: Sequence[str] = tuple(VARIANTS),
+    procedure: TrainingStep | None = None,
+    dtype: str = "float32",
+    select: str = "*",
+    bounds: Bounds | None = None,
+    fingerprints: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Train a candidate and Hugging Face's model on the same batches, and compare every step.
+
+    Each form of the optimizer is a run of its own, from the same weights, its gradients clipped
+    and its rate scheduled. Ours steps by `scratch_gpt.optimizer`, a batch in parts; Hugging Face's
+    by the NumPy oracle in the released form and by `torch.optim.AdamW` in the other, the batch in
+    one. Losses, gradients, moments and weights must agree in float64; in the dtype judged, the
+    errors of gradients and weights to the float64 run must be no worse than Hugging Face's own.
+
+    Args:
+        candidate: As for `gradients`. It is copied, and not changed.
+        reference: Hugging Face's model; copied likewise.
+        batches: One `[rows time]` of ids for each step.
+        parts: Into how many parts our side cuts a batch, and accumulates.
+        dropout: Whether both drop, the same elements, with the probabilities of their configs.
+        forms: Keys of `FORMS`.
+        procedure: How our side trains; another has a fault.
+        dtype: Dtype whose rounding is judged; with `float64` identity alone is.
+        select: Pattern of the places to compare, such as `adamw.2.weight.*`.
+        bounds: Other bounds than the dtype's own; refused if they could not tell a fault.
+        fingerprints: Whether the report holds those of all tensors that are compared.
+        identity: What the verdict says about weights, config and code.
+        progress: Called as the steps go on.
+
+    Raises:
+        ParityError: The comparison could not be begun, or the settings were moved meanwhile.
+    """
+    made = tuple(batches)
+    recipes = [Recipe(form=form, batches=made, parts=parts, dropout=dropout) for form in forms]
+    run = TrainingComparison(
+        candidates=by_backend(candidate),
+        reference=reference,
+        inputs=Inputs(token_ids=made[0]),
+        precision=PRECISIONS.get(dtype),
+        modes=frozenset(
+            {Mode.IDENTITY, Mode.PROPAGATED} if dtype in PRECISIONS else {Mode.IDENTITY}
+        ),
+        select=select,
+        bounds=bounds or bounds_for(dtype),
+        explainer=Explainer(None),
+        progress=progress or no_progress,
+        fingerprints=Fingerprints(wanted=fingerprints, select=select),
+        recipes=recipes,
+        procedure=procedure or TrainingStep(),
+    )
+    report = conclude(run, identity or {}, check="training")
+    return dataclasses.replace(
+        report,
+        plan=dataclasses.replace(report.plan, exempt=[]),
+        inputs={
+            **report.inputs,
+            "ids": digest(made),  # of every step, and not of the first alone
+            "steps": len(made),
+            "parts": parts,
+            "dropout": dropout,
+        },
+        first_divergence=_told(report.first_divergence, run.rows, recipes[0]),
+    )
+
+
+def _told(
+    first: FirstDivergence | None, rows: Sequence[Row], recipe: Recipe
+) -> FirstDivergence | None:
+    """Return the first divergence with what it most likely comes from."""
+    if first is None:
+        return None
+    row = first.row
+    if row.status is not Status.FAIL or row.mode is not Mode.IDENTITY:
+        return dataclasses.replace(first, suspects=_SUSPECTS.get(row.mode, ""))
+    why = _WHY.format(row=row) if not row.detail else row.detail
+    suspects = reason(signs_of(row, rows, peak=recipe.peak))
+    return dataclasses.replace(first, why=why, suspects=suspects)
+
+
+_WHY = (
+    "in float64 it differs from the {row.witness}'s by {row.error_ours:.2g} of its size; right "
+    "code stays within {row.bound:g}"
+)
+_SUSPECTS = {
+    Mode.IDENTITY: "a run that broke off, or a tensor of another shape or type",
+    Mode.PROPAGATED: "arithmetic in a narrower type than the parameters'; moments that are rounded",
+}
+
+
+# From the options of the verb `training` to its report.
+
+
+_SAID = ("candidate", "plant", "attention", "dtype", "seed", "taps")
+"""Options that decide what a verdict is about."""
+
+_DRAWS_ELSEWHERE = "its attention draws tile by tile, which no other model can be given"
+
+
+def run_training(options: Options, progress: Progress) -> Report:
+    """Compare training steps."""
+    _check_plant(options)
+    wanted, left_out = backends.chosen_backends(options.attention, torch.device("cpu"))
+    if options.dropout:
+        _check_plain(options.attention)
+        left_out = {name: _DRAWS_ELSEWHERE for name in wanted if name != "plain"} | dict(left_out)
+        wanted = ["plain"]
+    progress("weights", 0, 1)
+    weights = load_weights(
+        options.weights, lambda done, total: progress(f"weights {done}/{total}", done, total)
+    )
+    ids = batches(
+        steps=options.steps,
+        parts=options.parts,
+        batch=options.batch,
+        time=_time(options, int(weights.config["n_positions"])),
+        vocab_size=weights.config["vocab_size"],
+        seed=options.seed,
+    )
+    candidates, reference = _candidates(options, weights, wanted), build_huggingface(weights)
+    said = recorded_options(options, _SAID) | ({"not_run": dict(left_out)} if left_out else {})
+    stated = report_identity(weights.identity, weights.config)
+    del weights  # both sides have copies; the source's half gigabyte is not needed any more
+    report = training(
+        candidates,
+        reference,
+        ids,
+        parts=options.parts,
+        dropout=options.dropout,
+        procedure=TRAINING_FAULTS[options.plant].procedure() if options.plant else TrainingStep(),
+        dtype=options.dtype,
+        select=options.taps,
+        fingerprints=options.fingerprints,
+        identity=stated,
+        progress=progress,
+    )
+    return dataclasses.replace(report, inputs={**report.inputs, **said})
+
+
+def _time(options: Options, longest: int) -> int:
+    """Return how many tokens a row has.
+
+    Raises:
+        UsageError: More than the model takes, or too few to predict one.
+    """
+    if 1 < options.time <= longest:
+        return options.time
+    raise UsageError(
+        f"{options.time} tokens in a row",
+        where="--time",
+        fix=f"use 2 to {longest}: the model takes no more, and one token predicts none",
+    )
+
+
+def _check_plain(attention: str) -> None:
+    """Require that no path is asked for whose draws cannot be given."""
+    if attention not in ("plain", "default", "all"):
+        raise UsageError(
+            f"the path {attention} cannot be compared with dropout: {_DRAWS_ELSEWHERE}",
+            where=f"--dropout with --attention {attention}",
+            fix="use --attention plain, or leave --attention out",
+        )
+
+
+def _check_plant(options: Options) -> None:
+    name = options.plant
+    if name is None:
+        return
+    if name not in TRAINING_FAULTS:
+        known = "; ".join(f"{key} ({fault.what})" for key, fault in TRAINING_FAULTS.items())
+        raise UsageError(f"no fault is called {name!r}", where="--plant", fix=f"use {known}")
+    fault = TRAINING_FAULTS[name]
+    refused = {
+        "a fault of dropout does not show without it": fault.dropout and not options.dropout,
+        "a batch in one part cannot be averaged wrongly": fault.parts and options.parts == 1,
+        "a fault is planted into our model, not into a candidate": (
+            options.candidate is not None and fault.plant is not None
+        ),
+    }
+    for what, applies in refused.items():
+        if applies:
+            raise UsageError(
+                what, where=f"--plant {name}", fix="add --dropout, --parts 2, or drop --candidate"
+            )
+
+
+def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the models to judge, under the names of their attention paths."""
+    if options.candidate is not None:
+        return {"plain": build_candidate(options.candidate, weights)}
+    right = build_ours(weights)
+    model = inject(right, options.plant) if options.plant else right
+    return {path: model if path == "plain" else model.with_attention(path) for path in wanted}

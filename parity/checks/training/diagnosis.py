@@ -1,0 +1,204 @@
+"""What a first difference most likely comes from: told by which rows differ, and by how much.
+
+A step makes its quantities one from another. Where one is wrong and all before it are right, few
+faults are left; which parameters it is wrong for often leaves one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from parity.checks.training.runners import CLIPPED, VARIANTS, total_and_warmup
+from parity.checks.training.steps import TrainingQuantity, parse_quantity
+from parity.core.metrics import Status
+from parity.core.results import Row
+from reference.training_oracle import learning_rate
+
+TABLE = "tokens_embed.weight"
+
+
+class Signs(NamedTuple):
+    """What is seen where the runs part.
+
+    Attributes:
+        place: The first place that differs.
+        row: Its row.
+        wrong: The parameters for which this quantity of this step differs.
+        right: Those for which it does not.
+        quotients: Ours over theirs at the worst element, of every row that differs.
+        rates: Our learning rates, by step.
+        peak: The largest that is right.
+    """
+
+    place: TrainingQuantity
+    row: Row
+    wrong: frozenset[str]
+    right: frozenset[str]
+    quotients: tuple[float, ...]
+    rates: tuple[tuple[int, float], ...]
+    peak: float
+
+
+def signs_of(row: Row, rows: Sequence[Row], *, peak: float) -> Signs:
+    """Return the signs around the first row that differs."""
+    place = parse_quantity(row.tap)
+    key = (row.attention, row.mode)
+    of_run = [
+        r for r in rows if (r.attention, r.mode) == key and parse_quantity(r.tap).form == place.form
+    ]
+    beside = [r for r in of_run if _same_quantity(parse_quantity(r.tap), place)]
+    wrong = [r for r in beside if r.status is not Status.PASS]
+    return Signs(
+        place=place,
+        row=row,
+        wrong=frozenset(parse_quantity(r.tap).parameter for r in wrong),
+        right=frozenset(parse_quantity(r.tap).parameter for r in beside if r.status is Status.PASS),
+        quotients=tuple(_quotient(r) for r in wrong),
+        rates=tuple(
+            (parse_quantity(r.tap).step, r.value_ours or 0.0)
+            for r in of_run
+            if parse_quantity(r.tap).quantity == "rate"
+        ),
+        peak=peak,
+    )
+
+
+def _same_quantity(one: TrainingQuantity, other: TrainingQuantity) -> bool:
+    return (one.step, one.quantity) == (other.step, other.quantity)
+
+
+def _quotient(row: Row) -> float:
+    return row.value_ours / row.value_witness if row.value_ours and row.value_witness else math.nan
+
+
+def reason(signs: Signs) -> str:
+    """Return what to look for: the first line of the quantity's table whose sign is there."""
+    lines = (line for sign, line in _TABLE[signs.place.quantity] if sign(signs))
+    return next(lines).format(signs=signs, factor=_factor(signs))
+
+
+def _always(_signs: Signs) -> bool:
+    return True
+
+
+def _first_step(signs: Signs) -> bool:
+    return signs.place.step == 1
+
+
+def _later(signs: Signs) -> bool:
+    return signs.place.step > 1
+
+
+def _table_alone(signs: Signs) -> bool:
+    return signs.wrong == {TABLE}
+
+
+def _vectors_alone(signs: Signs) -> bool:
+    return bool(signs.wrong) and all(map(_is_vector, signs.wrong))
+
+
+def _matrices_alone(signs: Signs) -> bool:
+    return bool(signs.wrong) and not any(map(_is_vector, signs.wrong))
+
+
+def _is_vector(parameter: str) -> bool:
+    """Return whether a parameter is a bias or a gain."""
+    return parameter.endswith(".bias") or ".ln_" in parameter
+
+
+def _multiplied(signs: Signs) -> bool:
+    """Return whether everything differs, by one whole factor."""
+    factor = _factor(signs)
+    alike = all(abs(q - factor) < _EXACT * factor for q in signs.quotients)
+    return not signs.right and factor > 1.0 and alike
+
+
+def _factor(signs: Signs) -> float:
+    """Return the nearest whole number to what ours are of theirs."""
+    return float(round(signs.quotients[0])) if math.isfinite(signs.quotients[0]) else math.nan
+
+
+_EXACT = 1e-6
+"""How far a quotient of float64 numbers may be from the whole number that it stands for."""
+
+
+def _unclipped(signs: Signs) -> bool:
+    """Return whether the moment is of a gradient that was not scaled down."""
+    return abs(signs.quotients[0] - CLIPPED) < _EXACT
+
+
+def _off_by_one(signs: Signs) -> bool:
+    """Return whether each of our rates is the right one of the step before, or after."""
+    total, warmup = total_and_warmup(max(step for step, _ in signs.rates))
+    start = VARIANTS[signs.place.form] - 1
+    return any(
+        all(
+            abs(
+                rate
+                - learning_rate(max(step + start + shift, 0), total, warmup, signs.peak, "cosine")
+            )
+            < _EXACT * signs.peak
+            for step, rate in signs.rates
+        )
+        for shift in (-1, 1)
+    )
+
+
+_TABLE: dict[str, list[tuple[Callable[[Signs], bool], str]]] = {
+    "dropout": [(_always, "dropout at other places: {signs.row.detail}")],
+    "loss": [
+        (
+            _always,
+            (
+                "the loss: targets not shifted by one, a mean over other tokens; with dropout, "
+                "applied to something else (a norm's output), or kept with the probability of "
+                "being dropped"
+            ),
+        )
+    ],
+    "gradient": [
+        (_table_alone, "the tied embedding alone: one of its two paths, lookup and head, is cut"),
+        (_later, "the gradients of the step before were not let go (zero_grad)"),
+        (
+            _multiplied,
+            (
+                "every gradient is {factor:.0f} times the reference's: parts of the batch are "
+                "added up and not averaged"
+            ),
+        ),
+        (_always, "the backward pass: python -m parity.check gradients names the operation"),
+    ],
+    "norm": [(_always, "the norm: it is not of all gradients together, or of clipped ones")],
+    "rate": [
+        (_off_by_one, "the schedule counts its steps off by one"),
+        (_always, "the schedule: its warm-up, its shape, or its length"),
+    ],
+    "first_moment": [
+        (_later, "the first moment was not carried over from the step before"),
+        (
+            _unclipped,
+            (
+                "the gradients were not clipped all together before the step: after it, never, or "
+                "clipped one parameter at a time"
+            ),
+        ),
+        (
+            _always,
+            (
+                "what the moment is made of: gradients clipped one parameter at a time, weight "
+                "decay added to them, or another beta1"
+            ),
+        ),
+    ],
+    "second_moment": [
+        (_always, "the second moment: another beta2, or it is not of the gradient's square")
+    ],
+    "weight": [
+        (_table_alone, "the tied embedding alone: it is stepped twice"),
+        (_vectors_alone, "biases and gains alone: weight decay on them"),
+        (_matrices_alone, "matrices alone: their weight decay is missing, or another"),
+        (_always, "the step: bias correction missing, or epsilon inside the root"),
+    ],
+    "tied": [(_always, "{signs.row.detail}: a deep copy, a load or a resize untied them")],
+}
+"""For each quantity what to look for, the likeliest last; the first sign that is there decides."""

@@ -1,0 +1,1 @@
+"""What every check shares: taps, runs in lockstep, metrics, criteria, results."""

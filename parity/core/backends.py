@@ -1,0 +1,84 @@
+"""Which ways of running our model a check is about, and which of them this machine has."""
+
+from collections.abc import Mapping
+
+import torch
+
+from parity.errors import EnvironmentUnfitError
+from scratch_gpt.kernels.backends import BACKENDS
+from scratch_gpt.kernels.compiled import why_not_compiled
+
+DEFAULT = ("plain", "tiled")
+"""The formulas, and the derived forms in the same operations: what shows the most taps."""
+
+
+EAGER = tuple(
+    name for name, path in BACKENDS.items() if path.core != "triton" and not path.compiled
+)
+"""The paths that run everywhere, as they stand."""
+
+
+def why_unavailable(name: str, device: torch.device) -> str | None:
+    """Return why a path cannot run on a device; None where it can."""
+    path = BACKENDS[name]
+    if path.core == "triton":
+        from scratch_gpt.kernels.triton_attention import unavailable
+
+        return unavailable(device)
+    return why_not_compiled(device) if path.compiled else None
+
+
+def chosen_backends(attention: str, device: torch.device) -> tuple[list[str], Mapping[str, str]]:
+    """Return the paths that `--attention` stands for, and those left out, each with the reason.
+
+    Raises:
+        EnvironmentUnfitError: The one that was asked for cannot run here.
+    """
+    if attention == "default":
+        return list(DEFAULT), {}
+    wanted = list(BACKENDS) if attention == "all" else [attention]
+    absent = {name: why for name in wanted if (why := why_unavailable(name, device)) is not None}
+    if attention in absent:
+        raise EnvironmentUnfitError(
+            f"the path {attention} cannot run here: {absent[attention]}",
+            where=f"--attention {attention}",
+            fix=f"use {' or '.join(DEFAULT)}, or a machine that has what is missing",
+        )
+    return [name for name in wanted if name not in absent], absent
+
+
+# Where models run: what `--device` stands for, and whether it can hold a verdict.
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `cpu`, `cuda` or `auto` stands for.
+
+    Raises:
+        EnvironmentUnfitError: There is no such device, or it has no float64.
+    """
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise EnvironmentUnfitError(
+            "there is no CUDA device here",
+            where="--device cuda",
+            fix="use --device cpu, or install a CUDA build of torch on a machine with a GPU",
+        )
+    device = torch.device("cuda" if has_cuda and name in ("auto", "cuda") else "cpu")
+    check_float64(device)
+    return device
+
+
+def check_float64(device: torch.device) -> None:
+    """Require float64 on the device: identity is judged in it.
+
+    Raises:
+        EnvironmentUnfitError: A float64 tensor cannot be made there.
+    """
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).add_(1.0)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise EnvironmentUnfitError(
+            f"{device} has no float64: {error}",
+            where=f"device {device}",
+            fix="use --device cpu",
+        ) from error

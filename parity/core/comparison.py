@@ -1,0 +1,316 @@
+"""The passes of a layerwise check: who walks with whom, and what is kept of it.
+
+Two kinds of pass. In the first, the oracle, both float64 models and all models in the dtype
+judged walk together: identity and propagated quality. In the second, once for each attention
+path, every operation is given the oracle's rounded input: isolated quality. Tensors are compared
+as they come and let go.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.core import liveness, runners
+from parity.core.explain import Explainer
+from parity.core.fingerprints import Fingerprints
+from parity.core.gates import (
+    extra_rows,
+    float64_rows,
+    rounding_rows,
+    run_names,
+    taps_with_a_part,
+    top1_changes,
+)
+from parity.core.inputs import Inputs
+from parity.core.lockstep import Observations, Pass, Subject, TapCallback, walk_in_lockstep
+from parity.core.metrics import consequences, visible_entries
+from parity.core.results import Mode, Reason, Row
+from parity.core.taps import Tap, never_formed, taps, undefined_taps
+from parity.core.tolerances import Bounds, Precision
+from parity.errors import ExitCode, InconclusiveError, UsageError
+from scratch_gpt.progress import Progress
+
+"""Called with (what is going on, steps done, steps in all)."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Comparison:
+    """One comparison under way: what it compares, and what it has found so far.
+
+    Attributes:
+        candidates: Our models, under the names of their attention paths.
+        reference: Hugging Face's model.
+        inputs: What all of them are given.
+        precision: The dtype whose rounding is judged; None for identity alone.
+        modes: Which gates to run.
+        select: Pattern of the taps to compare.
+        bounds: What must hold.
+        explainer: Looks at one tap as it goes by.
+        progress: Called as the passes go on.
+        fingerprints: Takes those of what goes by, if they are wanted.
+        rows: What was found.
+        reasons: What keeps the run from being a pass beside the rows.
+        consequences: What follows from the logits, by path.
+        life: The signs of life seen in the oracle.
+    """
+
+    candidates: Mapping[str, nn.Module]
+    reference: OpenAIGPTLMHeadModel
+    inputs: Inputs
+    precision: Precision | None
+    modes: frozenset[Mode]
+    select: str
+    bounds: Bounds
+    explainer: Explainer
+    progress: Progress
+    fingerprints: Fingerprints = dataclasses.field(default_factory=Fingerprints)
+
+    def __post_init__(self) -> None:
+        self.rows: list[Row] = []
+        self.reasons: list[Reason] = []
+        self.consequences: dict[str, dict[str, float]] = {}
+        self.life = liveness.HealthMonitor(self.mask)
+        self.steps_done = 0
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The padding mask, where the comparison is made."""
+        mask = self.inputs.attention_mask
+        return None if mask is None else mask.cpu()
+
+    @property
+    def plan(self) -> list[Tap]:
+        """Every tap that these inputs have, in network order."""
+        left_out = undefined_taps(self.inputs.token_ids.shape[1])
+        n_layer = self.reference.config.n_layer
+        return [tap for tap in taps(n_layer) if tap.name not in left_out]
+
+    def planned(self, attention: str) -> list[Tap]:
+        """Return the taps to compare on one attention path."""
+        absent = never_formed(attention, self.reference.config.n_layer)
+        return [
+            tap
+            for tap in self.plan
+            if tap.name not in absent and fnmatch.fnmatchcase(tap.name, self.select)
+        ]
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """The names of the taps to measure: all that are compared, and what judges them."""
+        compared = [tap for attention in self.candidates for tap in self.planned(attention)]
+        return frozenset(tap.name for tap in taps_with_a_part(compared, self.plan))
+
+    def compare(self) -> None:
+        """Run every pass that the modes ask for."""
+        if self.modes & {Mode.IDENTITY, Mode.PROPAGATED}:
+            self._together()
+        if Mode.ISOLATED in self.modes and self.precision is not None:
+            for attention in self.candidates:
+                self._isolated(attention, self.precision)
+
+    def _together(self) -> None:
+        """Run the float64 models and those of the dtype judged, each on its own numbers."""
+        dtypes = [torch.float64] if Mode.IDENTITY in self.modes else []
+        if Mode.PROPAGATED in self.modes and self.precision is not None:
+            dtypes.append(self.precision.dtype)
+        members = [subject for dtype in dtypes for subject in self._subjects(dtype)]
+        found = self._walk(members, witness="huggingface/float64")
+        for attention in self.candidates:
+            plan = self.planned(attention)
+            if Mode.IDENTITY in self.modes:
+                names = run_names(attention, torch.float64)
+                self.rows += float64_rows(found, names, plan, attention, self.bounds)
+                self.rows += extra_rows(found, names, attention, "float64", Mode.IDENTITY)
+            if Mode.PROPAGATED in self.modes and self.precision is not None:
+                self._judge(found, attention, Mode.PROPAGATED, self.precision)
+                lead = self.consequences.get(attention, {}).get("flip_gap_largest", 0.0)
+                self.reasons += top1_changes(
+                    found, run_names(attention, self.precision.dtype), lead
+                )
+
+    def _isolated(self, attention: str, precision: Precision) -> None:
+        """Run one path and the reference, every operation on the oracle's rounded input."""
+        raw = frozenset(never_formed(attention, self.reference.config.n_layer))
+        members = [
+            dataclasses.replace(subject, unwatched=raw)
+            if subject.name.startswith("huggingface")
+            else subject
+            for subject in self._subjects(precision.dtype, only=attention)
+        ]
+        found = self._walk(members, rounded_to=precision.dtype, raw=raw, beside=attention)
+        self._judge(found, attention, Mode.ISOLATED, precision)
+
+    def _judge(self, found: Observations, attention: str, mode: Mode, precision: Precision) -> None:
+        names = run_names(attention, precision.dtype)
+        plan = self.planned(attention)
+        self.rows += rounding_rows(
+            found, names, plan, self.plan, attention, mode, precision, self.bounds
+        )
+        self.rows += extra_rows(found, names, attention, str(precision.dtype)[6:], mode)
+
+    def _subjects(self, dtype: torch.dtype, only: str | None = None) -> list[Subject]:
+        """Return Hugging Face's run in `dtype`, then ours, one a path."""
+        chosen = {path: m for path, m in self.candidates.items() if only in (None, path)}
+        ours = runners.model_in_dtype(chosen, dtype)
+        theirs = runners.model_in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
+        runners.check_evaluating({**ours, "huggingface": theirs})
+        n_layer = self.reference.config.n_layer
+        device = next(self.reference.parameters()).device
+        runs = [
+            Subject(
+                name=run_names("", dtype).huggingface,
+                run=runners.huggingface_run(theirs, self.inputs),  # type: ignore[arg-type]
+                dtype=dtype,
+                device=device,
+            )
+        ]
+        for path, model in ours.items():
+            runs.append(
+                Subject(
+                    name=run_names(path, dtype).ours,
+                    run=runners.candidate_run(model, self.inputs),
+                    dtype=dtype,
+                    device=device,
+                    never_formed=frozenset(never_formed(path, n_layer)),
+                )
+            )
+        return runs
+
+    def _walk(
+        self,
+        members: Sequence[Subject],
+        *,
+        witness: str | None = None,
+        rounded_to: torch.dtype | None = None,
+        raw: frozenset[str] = frozenset(),
+        beside: str = "",
+    ) -> Observations:
+        lockstep = Pass(
+            oracle=runners.oracle_run(self.reference, self.inputs),
+            subjects=members,
+            plan=self.plan,
+            time=self.inputs.token_ids.shape[1],
+            mask=self.mask,
+            witness=witness,
+            rounded_to=rounded_to,
+            raw=raw,
+            selected=self.measured,
+        )
+        found = walk_in_lockstep(lockstep, progress=self._step, look=self._look(beside))
+        self._note_broken(found)
+        return found
+
+    def _step(self, tap: str) -> None:
+        self.steps_done += 1
+        passes = bool(self.modes & {Mode.IDENTITY, Mode.PROPAGATED})
+        total = passes + len(self.candidates) * (Mode.ISOLATED in self.modes)
+        self.progress(tap, self.steps_done, total * len(self.plan))
+
+    def _look(self, beside: str) -> TapCallback:
+        """Return what is done with every tensor of a pass, isolated or not, before it is let go."""
+
+        def look(subject: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
+            if subject == "oracle":
+                if not beside:
+                    self.life.look(tap, truth)
+                self._take_truth(tap, truth, beside)
+                return
+            self._take(subject, tap, tensor, beside)
+            self.explainer.look(subject, tap, tensor, truth, isolated=bool(beside))
+            _, *path, dtype = subject.split("/")
+            if path and tap == "logits" and not beside and dtype != "float64":
+                self.consequences[path[0]] = consequences(
+                    tensor, truth, self.inputs.token_ids.cpu(), self.mask
+                )
+
+        return look
+
+    def _take(self, run: str, tap: str, tensor: Tensor, beside: str = "") -> None:
+        self.fingerprints.take(run, tap, tensor, beside=beside, visible=self._visible[tap])
+
+    def _take_truth(self, tap: str, truth: Tensor, beside: str) -> None:
+        """Take the oracle's fingerprint: its own, or in isolation that of what it gives."""
+        raw = never_formed(beside, self.reference.config.n_layer) if beside else {}
+        if self.fingerprints.wanted and tap not in raw:
+            given = self.precision.dtype if self.precision and beside else torch.float64
+            self._take(f"oracle/{str(given)[6:]}", tap, truth.to(given), beside)
+
+    @functools.cached_property
+    def _visible(self) -> dict[str, Tensor | None]:
+        """Which entries of each tap count."""
+        time = self.inputs.token_ids.shape[1]
+        return {tap.name: visible_entries(tap.kind.axes, self.mask, time) for tap in self.plan}
+
+    def _note_broken(self, found: Observations) -> None:
+        for name, message in found.broken.items():
+            theirs = name.startswith("huggingface")
+            self.reasons.append(
+                Reason(
+                    what=f"the forward pass of {name} raised {message}",
+                    where=name,
+                    fix="run the model alone on the same ids to see the traceback",
+                    code=ExitCode.INTERNAL if theirs else ExitCode.FAIL,
+                )
+            )
+
+
+# What must hold before a comparison is worth making.
+
+
+def check_worthwhile(run: Comparison) -> list[Reason]:
+    """Refuse a comparison that could not have a verdict.
+
+    Returns:
+        Reasons why one that can be made will not be a pass.
+
+    Raises:
+        InconclusiveError: Bounds too coarse, sides that share storage, nothing to compare.
+        UsageError: A candidate that cannot be watched; a tap that does not exist.
+    """
+    run.bounds.check(run.precision)
+    for model in run.candidates.values():
+        runners.check_candidate(model)
+    runners.check_apart(run.candidates, run.reference)
+    _check_selection(run)
+    return _constant(run)
+
+
+def _check_selection(run: Comparison) -> None:
+    if run.inputs.token_ids.numel() == 0:
+        raise InconclusiveError(
+            f"the batch is empty: token_ids is {list(run.inputs.token_ids.shape)}",
+            where="token_ids",
+            fix="give at least one token",
+        )
+    if not any(run.planned(attention) for attention in run.candidates):
+        raise InconclusiveError(
+            "no tap was selected, so nothing was compared",
+            where=f"the pattern {run.select!r}",
+            fix="patterns are matched against names such as h.3.mlp.gelu; quote the *",
+        )
+    if run.explainer.tap is not None and run.explainer.tap not in {t.name for t in run.plan}:
+        raise UsageError(
+            f"there is no tap {run.explainer.tap!r}",
+            where="--explain",
+            fix=f"taps are named like {run.plan[0].name}, h.3.mlp.gelu, logits",
+        )
+
+
+def _constant(run: Comparison) -> list[Reason]:
+    """Return a reason if some weights hold one value throughout."""
+    constant = liveness.constant_tensors(dict(run.reference.named_parameters()))
+    if not constant:
+        return []
+    return [
+        Reason(
+            what=f"{len(constant)} tensors hold one value throughout and can hide faults",
+            where=f"the weights: {', '.join(constant[:3])}",
+            fix="compare on trained or surrogate weights: gains not 1, biases not 0",
+            code=ExitCode.INCONCLUSIVE,
+        )
+    ]

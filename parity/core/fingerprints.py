@@ -1,0 +1,312 @@
+"""Fingerprints of tensors and ids: what two runs on two machines can be compared by.
+
+A digest says whether anything moved, to the bit. A sketch says by how much, without the tensors;
+see `parity.core.fingerprints`. A report holds them where they were asked for, since they cost time.
+"""
+
+import base64
+import dataclasses
+import fnmatch
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# A tensor in 61 numbers, from which its distance to another one can be told without either.
+#
+# A count sketch: every element goes, as it is or negated, into one of 61 buckets; which, and with
+# what sign, is drawn for its place in the tensor. A sum is linear, so the difference of two
+# sketches is the sketch of the difference, and the square of its length has the square of the
+# difference's as its mean, whatever that looks like: one element, one column, or everywhere the
+# same. What two elements of one bucket add to the square has either sign, and spreads it by about
+# sqrt(2/61), 18 %.
+#
+# Signs are drawn for every element, buckets for every cell: the up to eight elements of a chunk
+# that are a multiple of 4093 places apart. It is a prime, so that no column and no row of a tensor
+# has many of its elements in one cell; and adding up cells first takes half the time, and rounds
+# less.
+#
+# What is drawn is a fixed sequence: words of Philox as they come, which NumPy promises to keep,
+# and not its distributions, which it does not. Sums are float64, in the order of places, so that
+# neither torch nor a processor's vectors have a part in them.
+#
+# Source: Charikar, Chen and Farach-Colton 2002, "Finding frequent items in data streams".
+
+
+BUCKETS = 61
+"""Numbers of a sketch."""
+
+CELLS = 4_093
+"""Cells of a chunk; a prime."""
+
+CHUNK = 8 * CELLS
+"""Elements that are summed at once: a chunk's sums are small, and so is their rounding.
+
+It is less than what torch would cut among threads, which on a busy machine wait for each other.
+"""
+
+ROUNDING = 1e-15
+"""What sketches themselves are good to: below it, over the norm, an estimate says nothing."""
+
+_KEY = int.from_bytes(b"gpt1-parity", "little")
+
+Sums = NDArray[np.float64]
+"""A sketch, `[61]`."""
+
+
+class Draws:
+    """Signs of all elements and buckets of all cells, chunk by chunk, drawn once."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(key=_KEY)
+        self._chunks: list[tuple[NDArray[np.int8], NDArray[np.uint8]]] = []
+
+    def chunk(self, number: int) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+        """Return signs `[CHUNK]` and buckets `[CELLS]` from element `number * CHUNK` on."""
+        while len(self._chunks) <= number:
+            self._chunks.append(self._next())
+        return self._chunks[number]
+
+    def _next(self) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+        """Draw another chunk: a bit a sign, a byte a bucket.
+
+        256 is no multiple of 61, so that twelve buckets are drawn a quarter more often; it adds a
+        hundredth to the spread's square, and nothing to the mean.
+        """
+        bits = np.unpackbits(self._bytes(CHUNK // 8), count=CHUNK)
+        buckets = self._bytes(CELLS) % BUCKETS
+        return bits.astype(np.int8) * 2 - 1, buckets.astype(np.uint8)
+
+    def _bytes(self, count: int) -> NDArray[np.uint8]:
+        """Return as many bytes of whole words; what is left of the last word is let go."""
+        drawn = self._philox.random_raw(-(-count // 8)).astype("<u8").view(np.uint8)
+        return drawn[:count]
+
+
+class Sketch:
+    """A sketch and a sum of squares being made of a tensor that comes in chunks.
+
+    Args:
+        draws: Signs and buckets; shared by all tensors.
+    """
+
+    def __init__(self, draws: Draws) -> None:
+        self._draws = draws
+        self._sums: list[Sums] = []
+        self._squares: list[float] = []
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Take the next elements, flat: `CHUNK` of them, but at the end."""
+        signs, buckets = self._draws.chunk(len(self._sums))
+        signed = np.zeros(-(-len(values) // CELLS) * CELLS)
+        np.multiply(values, signs[: len(values)], out=signed[: len(values)])
+        cells = signed.reshape(-1, CELLS).sum(axis=0)
+        added = np.bincount(buckets, weights=cells, minlength=BUCKETS)
+        self._sums.append(added.astype(np.float64, copy=False))
+        self._squares.append(float(np.square(values).sum()))
+
+    @property
+    def norm(self) -> float:
+        """The root of the sum of squares."""
+        return float(np.sqrt(np.sum(self._squares)))
+
+    @property
+    def sums(self) -> Sums:
+        """The buckets, `[61]`."""
+        if not self._sums:
+            return np.zeros(BUCKETS)
+        # Down the columns NumPy adds one row after the other, on every processor alike.
+        whole: Sums = np.sum(self._sums, axis=0)
+        return whole
+
+
+def encoded(sums: Sums) -> str:
+    """Return a sketch as base64 of little-endian float64."""
+    return base64.b64encode(sums.astype("<f8").tobytes()).decode("ascii")
+
+
+def decoded(text: str) -> Sums:
+    """Return the sketch that a text holds.
+
+    Raises:
+        ValueError: It is no base64, or does not hold 61 numbers.
+    """
+    held = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8").astype(np.float64)
+    if len(held) != BUCKETS:
+        message = f"a sketch has {BUCKETS} numbers, this one {len(held)}"
+        raise ValueError(message)
+    return held
+
+
+def distance(one: str, other: str) -> float:
+    """Return the estimated length of the difference of two tensors, from their sketches.
+
+    It is good to about 9 %, and down to about `ROUNDING` of their norm.
+
+    Args:
+        one: A sketch, encoded.
+        other: Another, of a tensor of the same shape.
+
+    Raises:
+        ValueError: One of them is no sketch.
+    """
+    return float(np.linalg.norm(decoded(one) - decoded(other)))
+
+
+DIGITS = 16
+"""Hexadecimal digits of a SHA-256 that are kept."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What is kept of one tensor, or of the ids of one run; the first four fields are its key.
+
+    Attributes:
+        subject: Whose it is: `ours/` and the attention path, a witness's name, or `oracle`. In an
+            isolated pass Hugging Face's run is walked beside one path, and has its name too:
+            `huggingface/tiled`. So has the oracle's, whose numbers are there what operations are
+            given: rounded to the dtype judged.
+        dtype: Dtype of the run; `ids` where nothing was computed.
+        mode: How it was met, a `parity.core.results.Mode`.
+        tap: Its name.
+        shape: The tensor's shape; for ids their number.
+        digest: The first 16 hexadecimal digits of SHA-256, over dtype, shape and bytes in C order;
+            entries that do not count are 0. Zeros of either sign differ.
+        norm: The root of the sum of squares; None for ids, and for what is not finite.
+        sketch: The sketch in base64; empty where there is no norm.
+    """
+
+    subject: str
+    dtype: str
+    mode: str
+    tap: str
+    shape: tuple[int, ...]
+    digest: str
+    norm: float | None = None
+    sketch: str = ""
+
+
+class Fingerprints:
+    """Takes fingerprints of whatever it is shown, if they are wanted; it changes nothing.
+
+    A key is taken once. A witness that runs again beside another of our paths makes the same.
+
+    Args:
+        wanted: Whether they are.
+        select: Pattern of the taps that are wanted, as of a shell.
+
+    Attributes:
+        wanted: Whether they are.
+    """
+
+    def __init__(self, *, wanted: bool = False, select: str = "*") -> None:
+        self.wanted, self._select = wanted, select
+        self._draws = Draws()
+        self._taken: dict[tuple[str, str, str], Fingerprint | None] = {}
+
+    @property
+    def taken(self) -> list[Fingerprint]:
+        """Every fingerprint, in the order in which their places were kept, else taken."""
+        return [found for found in self._taken.values() if found is not None]
+
+    def keep_places(self, run: str, taps: Iterable[str]) -> None:
+        """Keep places for taps that will come, in whatever order they do.
+
+        Args:
+            run: Subject and dtype: `ours/plain/float32`, on its own numbers.
+            taps: Their names.
+        """
+        for tap in taps:
+            self._taken.setdefault((run, _own(run), tap))
+
+    def take(
+        self, run: str, tap: str, tensor: Tensor, *, beside: str = "", visible: Tensor | None = None
+    ) -> None:
+        """Take a tensor's.
+
+        Args:
+            run: Subject and dtype: `ours/plain/float32`.
+            tap: Its name.
+            tensor: Of any float dtype and layout, on any device. It is not written to.
+            beside: In an isolated pass, the path that is walked; a witness gets its name. Where
+                empty, the run goes on with its own numbers.
+            visible: Bool, broadcastable to the shape: False at entries that do not count.
+        """
+        mode = _own(run)
+        if beside:
+            side, _, dtype = run.partition("/")
+            mode, run = "isolated", run if side == "ours" else f"{side}/{beside}/{dtype}"
+        subject, _, dtype = run.rpartition("/")
+        if self._passes_by(run, mode, tap):
+            return
+        digest, sketch = self._measured(tensor.detach(), visible)
+        finite = math.isfinite(sketch.norm)
+        self._taken[run, mode, tap] = Fingerprint(
+            subject=subject,
+            dtype=dtype,
+            mode=mode,
+            tap=tap,
+            shape=tuple(tensor.shape),
+            digest=digest,
+            norm=sketch.norm if finite else None,
+            sketch=encoded(sketch.sums) if finite else "",
+        )
+
+    def take_ids(self, run: str, tap: str, texts: Iterable[Sequence[int]]) -> None:
+        """Take that of all ids of some texts, in order, each text's behind its length.
+
+        Args:
+            run: Subject and dtype: `ours/fused/float32`; `ids` where nothing was computed.
+            tap: What they are.
+            texts: Their ids.
+        """
+        subject, _, dtype = run.rpartition("/")
+        if self._passes_by(run, "exact", tap):
+            return
+        sha, count = hashlib.sha256(b"ids"), 0
+        for ids in texts:
+            sha.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
+            count += len(ids)
+        self._taken[run, "exact", tap] = Fingerprint(
+            subject=subject,
+            dtype=dtype,
+            mode="exact",
+            tap=tap,
+            shape=(count,),
+            digest=sha.hexdigest()[:DIGITS],
+        )
+
+    def _passes_by(self, run: str, mode: str, tap: str) -> bool:
+        """Return whether nothing is to be taken under this key."""
+        wanted = self.wanted and fnmatch.fnmatchcase(tap, self._select)
+        return not wanted or self._taken.get((run, mode, tap)) is not None
+
+    def _measured(self, tensor: Tensor, visible: Tensor | None) -> tuple[str, Sketch]:
+        """Return a tensor's digest, and its sketch."""
+        name = str(tensor.dtype).removeprefix("torch.")
+        sha = hashlib.sha256(f"{name} {list(tensor.shape)}".encode())
+        sketch = Sketch(self._draws)
+        with np.errstate(invalid="ignore", over="ignore"):  # of what is not finite
+            for chunk in _chunks(tensor.cpu(), visible):
+                sha.update(chunk.view(torch.uint8).numpy().data)
+                sketch.add(chunk.double().numpy())
+        return sha.hexdigest()[:DIGITS], sketch
+
+
+def _own(run: str) -> str:
+    """Return the mode of a run that goes on with its own numbers."""
+    return "identity" if run.endswith("/float64") else "propagated"
+
+
+def _chunks(tensor: Tensor, visible: Tensor | None) -> Iterator[Tensor]:
+    """Yield a tensor's elements in C order, some at a time; 0 where an entry does not count."""
+    flat = tensor.reshape(-1)  # a view wherever one will do, so its elements may lie apart
+    hidden = None if visible is None else (~visible.cpu()).expand(tensor.shape).reshape(-1)
+    for start in range(0, len(flat), CHUNK):
+        part = slice(start, start + CHUNK)
+        chunk = flat[part].contiguous()
+        yield chunk if hidden is None else chunk.masked_fill(hidden[part], 0.0)

@@ -1,0 +1,94 @@
+"""Token ids to run the models on: drawn from a seed, or given; and a digest of them."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parity.core.fingerprints import DIGITS
+from parity.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What every model is given.
+
+    Attributes:
+        token_ids: `[batch time]`, int64.
+        positions: `[batch time]` or `[1 time]`, int64; None for 0, 1, 2, ...
+        attention_mask: `[batch time]`, bool, False at padding; None without padding.
+    """
+
+    token_ids: Tensor
+    positions: Tensor | None = None
+    attention_mask: Tensor | None = None
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest of the ids, and one of whatever else was given."""
+        given = {
+            "ids": self.token_ids,
+            "positions": self.positions,
+            "attention_mask": self.attention_mask,
+        }
+        return {name: digest([tensor]) for name, tensor in given.items() if tensor is not None}
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """Return `sha256 ` and 16 hexadecimal digits: what two runs have to share to be of one thing.
+
+    A seed does not say it: NumPy may draw other ids from the same seed in another version.
+
+    Args:
+        tensors: Of whole numbers or bools, of any shapes, on any device; their order counts. Each
+            goes in as its shape and its entries, int64, little-endian, in C order.
+    """
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(f"{list(tensor.shape)}\n".encode())
+        sha.update(tensor.cpu().numpy().astype("<i8").tobytes())
+    return f"sha256 {sha.hexdigest()[:DIGITS]}"
+
+
+def seeded(*, batch: int, time: int, vocab_size: int, seed: int) -> Inputs:
+    """Return ids drawn from `seed`; they hold the first id, the last id, and a repeat.
+
+    What is too short for all three holds as many of them as it can.
+    """
+    ids = np.random.Generator(np.random.Philox(seed)).integers(0, vocab_size, size=batch * time)
+    planted = [0, vocab_size - 1, vocab_size - 1]
+    # Spread out, so that no position has a part in being first or last.
+    count = min(len(planted), len(ids))
+    ids[[(index * len(ids)) // count for index in range(count)]] = planted[:count]
+    return Inputs(token_ids=torch.from_numpy(ids.reshape(batch, time)).long())
+
+
+def parse(text: str) -> Inputs:
+    """Return the ids of `text`: numbers separated by commas, rows by semicolons.
+
+    `481,4735,544;12,7` is two rows. Shorter rows are padded on the right, and masked.
+
+    Raises:
+        UsageError: Something in it is not a whole number, or a row is empty.
+    """
+    try:
+        rows = [[int(number) for number in row.split(",")] for row in text.split(";")]
+        return from_rows(rows)
+    except (ValueError, RuntimeError) as error:  # the latter: no int64 holds it
+        raise UsageError(
+            f"--token-ids holds something that is not a whole number: {error}",
+            where=f"--token-ids {text!r}",
+            fix="separate ids by commas and rows by semicolons: 481,4735,544;12,7",
+        ) from error
+
+
+def from_rows(rows: Sequence[Sequence[int]]) -> Inputs:
+    """Return rows of ids, the shorter ones padded with id 0 on the right, and masked."""
+    time = max(len(row) for row in rows)
+    token_ids = torch.tensor([[*row, *[0] * (time - len(row))] for row in rows])
+    if all(len(row) == time for row in rows):
+        return Inputs(token_ids=token_ids)
+    lengths = torch.tensor([len(row) for row in rows])
+    return Inputs(token_ids=token_ids, attention_mask=torch.arange(time) < lengths[:, None])

@@ -1,0 +1,143 @@
+"""Every bound, with the measurement behind it. No other file holds a number that decides.
+
+Except one kind: the tolerance of a published number stands with it, in `reference/goldens`.
+
+Two rules, checked whenever bounds are made:
+
+1. The smallest planted fault stands at least `FAULT_MARGIN` times above the identity bound.
+2. Right code stays under a third of the quality bound; in half precision, where one rounding is
+   a hundred times coarser and a few of them decide, under two thirds.
+
+Bounds that break them are refused: a ruler that coarse has no verdict.
+"""
+
+import dataclasses
+import math
+
+import torch
+
+from parity.errors import InconclusiveError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Precision:
+    """What a dtype can hold, and how much worse than the reference's error ours may be.
+
+    Attributes:
+        dtype: The dtype.
+        unit: Its unit roundoff, half the gap between 1 and the next number.
+        quality: Our RMS error may be this many times the reference's own.
+        measured: Largest ratio of right code at the released size; see `docs/numerics.md`.
+        margin: How far below the bound that must be.
+    """
+
+    dtype: torch.dtype
+    unit: float
+    quality: float
+    measured: float
+    margin: float
+
+
+PRECISIONS = {
+    "float32": Precision(
+        dtype=torch.float32, unit=2.0**-24, quality=4.0, measured=1.27, margin=3.0
+    ),
+    "bfloat16": Precision(
+        dtype=torch.bfloat16, unit=2.0**-8, quality=3.0, measured=1.39, margin=1.5
+    ),
+    "float16": Precision(
+        dtype=torch.float16, unit=2.0**-11, quality=3.0, measured=1.96, margin=1.5
+    ),
+}
+"""The dtypes whose rounding is judged, by name."""
+
+MEASURED_IDENTITY_NOISE = 2.1e-11
+"""Largest float64 difference of right code over the reference's RMS, full size: 6e-12 at a tap and
+1.1e-11 in a gradient (of the token embedding, the sum of two paths) at time 512, 2.1e-11 in a
+second moment after steps of two rows of 64."""
+
+MEASURED_SMALLEST_FAULT = 1e-6
+"""Smallest float64 difference that a planted fault makes at its own tap: layer-norm epsilon."""
+
+FAULT_MARGIN = 100.0
+"""How far the smallest planted fault must stand above the identity bound."""
+
+PEAK_GUARD = 10.0
+"""Our largest error may be this many times the reference's: one bad element among a million
+moves no mean."""
+
+SMALL_TENSOR = 20_000
+"""Tensors of fewer elements have the reference's error taken from the worst tensor of the same
+kind, in any block and, in training, at any step: rounding reaches all elements of one tensor from a
+few places, so that even thousands of elements are a small sample of it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The bounds of one run.
+
+    Attributes:
+        identity: In float64, the largest difference at a tap over the reference's RMS.
+        quality: In the dtype judged, our RMS error over the reference's own.
+        peak: The same for the largest error.
+
+    Raises:
+        InconclusiveError: A bound that right code would break, or that a fault would pass.
+    """
+
+    identity: float = 1e-9
+    quality: float = 4.0
+    peak: float = PEAK_GUARD
+
+    def check(self, precision: Precision | None) -> None:
+        """Refuse bounds that no verdict can rest on."""
+        ceiling = MEASURED_SMALLEST_FAULT / FAULT_MARGIN
+        _within("identity", self.identity, MEASURED_IDENTITY_NOISE, ceiling)
+        if precision is not None:
+            floor = precision.measured * precision.margin
+            _within("quality", self.quality, floor, precision.quality)
+            _within("peak", self.peak, floor, PEAK_GUARD)
+
+
+def _within(name: str, bound: float, low: float, high: float) -> None:
+    # Written so that NaN is refused.
+    if not (math.isfinite(bound) and low <= bound <= high):
+        raise InconclusiveError(
+            f"the {name} bound {bound!r} cannot tell right from wrong",
+            where=f"it must lie in [{low:g}, {high:g}]",
+            fix="use the bounds of parity.core.tolerances, or measure again and change them there",
+        )
+
+
+def bounds_for(dtype: str) -> Bounds:
+    """Return the bounds under which models of this dtype are judged."""
+    precision = PRECISIONS.get(dtype)
+    return Bounds() if precision is None else Bounds(quality=precision.quality)
+
+
+DEAD_COSINE = 0.98
+"""Mean cosine between a block's output rows above which all positions say the same: the
+surrogate stays below 0.75, independent draws at the released scale reach 1.00 at block 6."""
+
+DEAD_ATTENTION = 2.0
+"""Mean largest attention weight, over the uniform one, below which attention looks at nothing
+in particular: uniform attention has 1, the surrogate more than 50 at time 512."""
+
+
+FEWEST_PREDICTIONS = 32
+"""Predicted tokens below which the rounding of gradients is not judged, only their identity.
+
+All gradients of one token's loss carry the rounding of that token's probability: few tokens are few
+numbers, however large the tensors, and Hugging Face's may by luck hardly be off. Largest ratio of
+right code in float32 at the small size, with 1, 2, 4, 16, 72 and 127 predictions: 6.4, 9.0, 3.9,
+3.7, 2.5 and 1.6."""
+
+SLOPE_BOUND = 1e-6
+"""How far the slope of the oracle's loss may be from our gradient's inner product with the
+direction, over what that inner product usually is.
+
+The step is 3e-7 of each tensor's RMS, so that both errors of the slope stay well below: what the
+third derivative adds was 1.0e-6 at a step of 1e-6 in the worst of 18 small inputs, so 9e-8 here,
+and 3e-8 at a step of 1e-5 at full size, so 3e-11; rounding was 3e-8 in the smallest direction at a
+step of 5e-7, and 5e-9 at this one at full size and time 512. The smallest backward fault, the
+derivative of the erf GELU in one block, moves the slope in all parameters by 1.1e-5."""

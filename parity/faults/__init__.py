@@ -1,0 +1,1 @@
+"""Known bugs, injected on purpose to measure what the checks catch."""

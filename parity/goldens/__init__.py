@@ -1,1 +1,0 @@
-"""What our model gives where others published what the released weights gave them."""

@@ -1,1 +1,0 @@
-"""Where weights come from: one module for each form, and `names` for what a name stands for."""

@@ -1,0 +1,170 @@
+"""One file of the user's: opened so that nothing blocks, and known by its digests."""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from reference.errors import RejectedError, SourceError, UnavailableError
+
+_CHUNK = 1 << 22
+_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+"""To open a pipe without O_NONBLOCK is to wait for somebody who writes into it."""
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DigestedFile:
+    """What a file held when it was read.
+
+    Attributes:
+        name: Its name, without folders.
+        size: In bytes.
+        sha256: Of its bytes.
+        git_blob: SHA-1 that git gives its bytes: what `git hash-object` prints.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    git_blob: str
+
+
+@contextlib.contextmanager
+def open_plain(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a regular file for reading; give it, unbuffered, and its size in bytes.
+
+    Raises:
+        RefusedError: There is none, or it is a folder, a pipe or a device.
+        UnavailableError: It may not be read, or reading failed.
+    """
+    try:
+        descriptor = os.open(path, _FLAGS)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise _not_regular(path, "folder" if stat.S_ISDIR(status.st_mode) else "device")
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                yield file, status.st_size
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return the bytes of a file that is to be small.
+
+    Raises:
+        RefusedError: It holds more than `limit` bytes, or `opened` refuses it.
+        UnavailableError: It cannot be read.
+    """
+    with open_plain(path) as (file, size):
+        if size > limit:
+            what = f"{path.name} has {size:,} bytes, more than the {limit:,} that are read of it"
+            raise RejectedError(what, where=str(path), fix="replace it by the published file")
+        return file.read(limit) or b""
+
+
+def digest_file(name: str, *parts: bytes | memoryview) -> DigestedFile:
+    """Return the digests of a file whose bytes are `parts`, one after another."""
+    size = sum(memoryview(part).nbytes for part in parts)
+    sha256 = hashlib.sha256()
+    git_blob = _git_blob(size)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(lambda digest: _feed(digest, parts), (sha256, git_blob)))
+    return DigestedFile(
+        name=name, size=size, sha256=sha256.hexdigest(), git_blob=git_blob.hexdigest()
+    )
+
+
+def digest_path(path: Path) -> DigestedFile:
+    """Return the digests of a file of any size, read piece by piece.
+
+    Raises:
+        RefusedError: There is no such regular file, or it changed while it was read.
+        UnavailableError: It cannot be read.
+    """
+    with open_plain(path) as (file, size):
+        sha256, git_blob, done = hashlib.sha256(), _git_blob(size), 0
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            while chunk := file.read(_CHUNK):
+                list(
+                    pool.map(
+                        lambda digest, part: digest.update(part), (sha256, git_blob), [chunk] * 2
+                    )
+                )
+                done += len(chunk)
+        if done != size:
+            what = f"{path.name} changed while it was read"
+            raise RejectedError(what, where=str(path), fix="try again when nothing writes to it")
+    return DigestedFile(
+        name=path.name, size=size, sha256=sha256.hexdigest(), git_blob=git_blob.hexdigest()
+    )
+
+
+def write_bytes(path: Path, parts: Sequence[bytes | memoryview]) -> DigestedFile:
+    """Write `parts` one after another as the file at `path`; return its digests.
+
+    Raises:
+        UnavailableError: The folder cannot be written to, or the disk is full.
+    """
+    try:
+        with path.open("wb") as file:
+            for part in parts:
+                file.write(part)
+    except OSError as error:
+        raise to_write_error(path, error) from error
+    return digest_file(path.name, *parts)
+
+
+def to_write_error(path: Path, error: OSError) -> UnavailableError:
+    """Return why nothing more can be written at `path`."""
+    if is_full(error):
+        what = f"the disk is full: {path.name} is not complete"
+        return UnavailableError(what, where=str(path), fix="make room, or choose another folder")
+    what = f"{path.name} cannot be written: {error.strerror or type(error).__name__}"
+    return UnavailableError(what, where=str(path), fix="choose a folder you may write to")
+
+
+def _git_blob(size: int) -> "hashlib._Hash":
+    """Return the hash that git starts for a file of `size` bytes.
+
+    Source: the object format of git, `blob`, the size in decimal, a zero byte, the contents.
+    """
+    digest = hashlib.sha1(usedforsecurity=False)
+    digest.update(b"blob %d\0" % size)
+    return digest
+
+
+def _feed(digest: "hashlib._Hash", parts: Sequence[bytes | memoryview]) -> None:
+    for part in parts:
+        digest.update(part)
+
+
+def _not_regular(path: Path, kind: str) -> RejectedError:
+    what = f"{path.name} is a {kind}, not a file"
+    return RejectedError(what, where=str(path), fix="give the file itself")
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether there was no room: on the disk, in the file, or in the user's share."""
+    return getattr(error, "errno", None) in _FULL
+
+
+def _unreadable(path: Path, error: OSError) -> SourceError:
+    reason = error.strerror or type(error).__name__
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        what = f"there is no file {path.name}"
+        if path.is_symlink():
+            what = f"{path.name} is a symbolic link to nothing"
+        return RejectedError(what, where=str(path), fix="give a complete copy of the files")
+    what = f"{path.name} cannot be read: {reason}"
+    return UnavailableError(what, where=str(path), fix="check its permissions and the disk")

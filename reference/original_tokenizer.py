@@ -1,0 +1,119 @@
+"""The release's way from text to ids, told a second time: ours has something to be equal to.
+
+Written from the description of `text_utils.py`, by other means than `scratch_gpt` uses: character
+by character where that has expressions, and with merging as slow as its definition. Text repair
+and the words of English are ftfy's and spaCy's here as there; what is compared is everything
+around them.
+
+Source: openai/finetune-transformer-lm@a69b5c4, text_utils.py.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from itertools import groupby, pairwise
+from pathlib import Path
+
+Split = Callable[[str], list[str]]
+"""Gives the pieces of a prepared text: words, and newlines with what stands around them."""
+
+_TYPED = {"—": "-", "–": "-", "―": "-", "…": "...", "\u00b4": "'"}
+_PADDED = frozenset('-~!"?+,)(/*[]}{|_;')
+"""Runs of these stand alone. The backslash does not: the release spells its expression in a plain
+string, where the two backslashes that were to mean one reach `re` as the escape of the plus sign
+after them."""
+
+
+def prepare_text(text: str) -> str:
+    """Return the text as the release hands it to spaCy.
+
+    Raises:
+        ModuleNotFoundError: ftfy is not installed.
+    """
+    import ftfy  # type: ignore[import-not-found, unused-ignore]
+
+    typed = "".join(_TYPED.get(character, character) for character in ftfy.fix_text(text))
+    padded = "".join(map(_standing_alone, _runs(typed)))
+    return "".join(map(_one_space, groupby(padded, str.isspace))).strip()
+
+
+def _runs(text: str) -> list[str]:
+    """Return the text cut where one character follows another."""
+    return ["".join(same) for _, same in groupby(text)]
+
+
+def _standing_alone(run: str) -> str:
+    return f" {run} " if run[0] in _PADDED else run
+
+
+def _one_space(group: "tuple[bool, groupby[bool, str] | object]") -> str:
+    """Return a stretch of text as it is, and one of spaces as a newline, if it has one, or one."""
+    blank, characters = group
+    stretch = "".join(characters)  # type: ignore[arg-type]
+    if not blank:
+        return stretch
+    return " \n " if "\n" in stretch else " "
+
+
+def english_tokenizer() -> Split:
+    """Return spaCy's rules for English; no model is needed, and none is loaded.
+
+    Raises:
+        ModuleNotFoundError: spaCy is not installed.
+    """
+    import spacy  # type: ignore[import-not-found, unused-ignore]
+
+    rules = spacy.blank("en")
+    rules.max_length = sys.maxsize  # a bound for its models, which are not used
+    return lambda text: [piece.text for piece in rules.make_doc(text)]
+
+
+class OriginalTokenizer:
+    """The release's encoder of one vocabulary.
+
+    Attributes:
+        ids: The vocabulary.
+        ranks: For each pair of pieces, which merge it is; the lowest goes first.
+        split: spaCy's rules.
+    """
+
+    def __init__(self, vocabulary: Path, merges: Path, split: Split | None = None) -> None:
+        """Read the two files.
+
+        Raises:
+            ModuleNotFoundError: spaCy is not installed.
+        """
+        self.ids: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
+        lines = merges.read_text(encoding="utf-8").split("\n")[1:-1]  # a header; a last line's end
+        self.ranks = {tuple(line.split()): rank for rank, line in enumerate(lines)}
+        self.split = english_tokenizer() if split is None else split
+
+    def words(self, text: str) -> list[str]:
+        """Return what is encoded piece by piece."""
+        return [piece.lower() for piece in self.split(prepare_text(text))]
+
+    def pieces(self, word: str) -> list[str]:
+        """Return a word cut as the merges say: the lowest first, wherever it stands."""
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            lowest = min(pairwise(parts), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+            if lowest not in self.ranks:
+                break
+            parts = _merged(parts, lowest)
+        return ["\n</w>"] if " ".join(parts) == "\n  </w>" else " ".join(parts).split(" ")
+
+    def encode(self, text: str) -> list[int]:
+        """Return the text's ids; a piece that the vocabulary does not have is 0."""
+        return [self.ids.get(part, 0) for word in self.words(text) for part in self.pieces(word)]
+
+
+def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """Return the parts with every occurrence of a pair, from the left, made one."""
+    made: list[str] = []
+    rest = list(reversed(parts))
+    while rest:
+        part = rest.pop()
+        if rest and (part, rest[-1]) == pair:
+            part += rest.pop()
+        made.append(part)
+    return made

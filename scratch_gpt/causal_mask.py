@@ -1,0 +1,51 @@
+"""Who may see whom: the causal rule and the padding mask, for every attention core."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def check_kernel_inputs(
+    query: Float[Tensor, "batch head time_q head_width"],
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+) -> None:
+    """Refuse shapes that would broadcast, and more queries than keys.
+
+    Raises:
+        ValueError: Names the tensor and both shapes.
+    """
+    batch, _, time_q, _ = query.shape
+    time_k = key.shape[-2]
+    if key.shape != value.shape or key.shape != (*query.shape[:2], time_k, query.shape[-1]):
+        message = (
+            "key and value must be [batch head time_k head_width] like query, got "
+            f"{list(query.shape)}, {list(key.shape)}, {list(value.shape)}"
+        )
+        raise ValueError(message)
+    if not 0 < time_q <= time_k:
+        message = f"attention needs 1 <= time_q <= time_k, got {time_q} and {time_k}"
+        raise ValueError(message)
+    if mask is not None and mask.shape != (batch, time_k):
+        message = f"mask must be [batch time_k] = {[batch, time_k]}, got {list(mask.shape)}"
+        raise ValueError(message)
+
+
+def hidden_keys(
+    time_q: int,
+    time_k: int,
+    mask: Bool[Tensor, "batch time_k"] | None,
+    device: torch.device,
+) -> Bool[Tensor, "rows 1 time_q time_k"]:
+    """Return True where a query must not see a key; `rows` is 1 without a mask.
+
+    Query `t` stands at key `t + time_k - time_q`: later keys are hidden, padding is hidden, its
+    own key never is.
+    """
+    own_key = torch.arange(time_k - time_q, time_k, device=device)[:, None]
+    keys = torch.arange(time_k, device=device)[None, :]
+    future = (keys > own_key)[None, None]
+    if mask is None:
+        return future
+    return future | (~mask[:, None, None, :] & (keys != own_key))

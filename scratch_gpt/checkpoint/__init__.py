@@ -1,0 +1,1 @@
+"""Model folders: read, check and write weights and config."""

@@ -1,0 +1,370 @@
+"""A folder written whole or not at all.
+
+What is written goes into a staging folder beside the destination, onto the disk, and then into
+place in one step. A process killed at any moment leaves the old folder or the new one.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from scratch_gpt.errors import one_line, quote
+
+# What a file system refused while something was written, and what the user can do.
+
+
+_FULL = "free some space, or write to another disk"
+
+_KNOWN: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: ("the disk is full", _FULL),
+    errno.EDQUOT: ("the disk quota is used up", _FULL),
+    errno.EFBIG: ("the file would be larger than is allowed", "raise the limit (ulimit -f)"),
+    errno.EROFS: ("the file system is read-only", "write to another place"),
+    errno.EACCES: ("there is no permission to write", "change the folder's permissions"),
+    errno.EPERM: ("there is no permission to write", "change the folder's permissions"),
+    errno.ENOTDIR: ("a part of the path is no folder", "check the path"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
+    errno.ELOOP: ("the path is a circle of links", "mend the links"),
+}
+"""What an error number means to somebody who saves a model, and the way out."""
+
+
+class WriteError(OSError):
+    """Something could not be written; what stood there before is as it was.
+
+    Attributes:
+        what: What happened, in one line.
+        where: The file or folder.
+        fix: What the user can do.
+    """
+
+    def __init__(self, what: str, *, where: str, fix: str) -> None:
+        super().__init__(f"{what} ({where}; {fix})")
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+
+class OccupiedError(WriteError):
+    """The destination holds what would have to be removed, and was left alone."""
+
+
+def to_write_error(error: BaseException, path: object) -> WriteError | None:
+    """Return what `error` means where it came from the file system, None where it did not.
+
+    Args:
+        error: An `OSError`, or another library's error whose text ends as Rust's do:
+            "(os error 28)".
+        path: What was to be written.
+    """
+    if isinstance(error, WriteError):
+        return None
+    number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+    if number is None:
+        return None
+    unknown = (f"it cannot be written: {' '.join(str(error).split())}", "check the path")
+    what, fix = _KNOWN.get(number, unknown)
+    return WriteError(what, where=one_line(path), fix=fix)
+
+
+def _number_in(text: str) -> int | None:
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found[1]) if found else None
+
+
+# The folder in which a folder is prepared: beside its destination, under its owner's number.
+
+
+_NAME = re.compile(r"\.gpt1-(\d{1,9})-[0-9a-f]{8}\.partial")
+_A_DAY = 24 * 60 * 60.0
+
+
+def make_staging(parent: Path) -> Path:
+    """Return a new, empty folder in `parent`, with the mode that the umask leaves."""
+    staging = parent / f".gpt1-{os.getpid()}-{secrets.token_hex(4)}.partial"
+    staging.mkdir()
+    return staging
+
+
+def is_in_staging(file: Path) -> bool:
+    """Return whether `file` is a staging folder or lies in one."""
+    return any(_NAME.fullmatch(part) for part in file.parts)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what killed writers left in `parent`: a day old, and the owner gone.
+
+    What cannot be looked at or removed stays; nobody saves a model in order to tidy up.
+    """
+    with contextlib.suppress(OSError):
+        for folder in parent.iterdir():
+            named = _NAME.fullmatch(folder.name)
+            if named and not _is_alive(int(named[1])) and _is_old(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_old(folder: Path) -> bool:
+    return time.time() - folder.lstat().st_mtime > _A_DAY
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere os.kill() ends the process whatever the signal
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+# Putting a folder in another's place in one step.
+
+
+_HERE = -100
+"""AT_FDCWD: paths are relative to the working folder."""
+
+_RENAME_EXCHANGE = 2
+
+# The kernel is too old, or the file system cannot do it.
+_UNABLE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def exchange_paths(one: Path, other: Path) -> None:
+    """Let two folders that stand in the same one trade names.
+
+    On Linux this is one step: whoever looks finds the one or the other. Where the system cannot
+    do that, `other` is away for a moment between two renamings.
+
+    Raises:
+        OSError: It was not done; both have their old names.
+
+    Source: rename(2), RENAME_EXCHANGE.
+    """
+    if not _at_once(one, other):
+        _in_three_steps(one, other)
+
+
+def _at_once(one: Path, other: Path) -> bool:
+    """Exchange in one step; return whether the system can."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2 if _is_linux() else None
+    except (AttributeError, OSError):  # a C library without it
+        renameat2 = None
+    if renameat2 is None:
+        return False
+    failed = renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE)
+    number = ctypes.get_errno() if failed else 0
+    if number and number not in _UNABLE:
+        raise OSError(number, os.strerror(number), str(other))
+    return not failed
+
+
+def _is_linux() -> bool:
+    return sys.platform.startswith("linux")
+
+
+def _in_three_steps(one: Path, other: Path) -> None:
+    """Exchange by renaming; the name in between is no staging folder's, so nobody sweeps it."""
+    aside = one.with_name(f"{one.name}.replaced")
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)
+
+
+if os.name == "posix":
+    import fcntl
+
+
+@contextlib.contextmanager
+def replace_folder(
+    path: Path,
+    *,
+    overwrite: bool,
+    require: Callable[[Path], None] = lambda _: None,
+    verify: Callable[[Path], None] = lambda _: None,
+) -> Iterator[Path]:
+    """Give an empty folder to write files into; put it in the place of `path` at the end.
+
+    Files of a folder that stands there and that were not written anew are carried over. A link
+    at `path` stays, and the folder it leads to is replaced. New files have mode 0666 and a new
+    folder 0777, less the umask; a folder that stood there keeps its mode. Of two writers the last
+    one wins. On any exception the staging folder is removed, and nothing has changed.
+
+    Args:
+        path: Where the folder shall be; the folders above it are made where they are missing.
+        overwrite: Whether a folder that is not empty may be there.
+        require: Called with the destination before anything is written, and again when nobody
+            else writes there; raises if it may not be replaced.
+        verify: Called with the new folder, old files and all, before it is moved into place;
+            raises if it is not what it must be.
+
+    Yields:
+        The staging folder. Plain files belong into it, and no folders.
+
+    Raises:
+        OccupiedError: There is a file at `path`, a folder that holds folders, or one that is not
+            empty and may not be overwritten.
+        WriteError: The file system refused: disk full, no permission, read-only.
+    """
+    destination = Path(os.path.realpath(path))
+    with _told(path, destination):
+        require(destination)
+        _require_replaceable(destination, overwrite=overwrite)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        sweep(destination.parent)
+        staging = make_staging(destination.parent)
+        try:
+            yield staging
+            with _alone_in(destination.parent):
+                require(destination)
+                _complete(staging, destination)
+                verify(staging)
+                _move(staging, destination, overwrite=overwrite)
+                _flush(destination.parent)
+                _remove_old(staging, destination)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other writer of ours moves anything in `folder`, and keep others waiting.
+
+    Between carrying old files over and the move nobody else may put a folder in place, or two
+    models would end up in one. The lock is the system's, and gone with the process that holds it.
+    """
+    if os.name != "posix":  # elsewhere a folder cannot be opened, nor locked
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told(path: Path, destination: Path) -> Iterator[None]:
+    """Say what the file system's refusal means; let errors about other places pass."""
+    try:
+        yield
+    except Exception as error:
+        told = to_write_error(error, path)
+        if told is None or not _concerns(error, destination):
+            raise
+        raise told from error
+
+
+def _concerns(error: Exception, destination: Path) -> bool:
+    """Return whether the error is about the destination, a staging folder or what is above."""
+    named = getattr(error, "filename", None)
+    if not isinstance(named, str | bytes):  # a full disk is told without a name
+        return True
+    file = Path(os.fsdecode(named))
+    about_destination = destination in (file, *file.parents) or file in destination.parents
+    return about_destination or is_in_staging(file)
+
+
+def _require_replaceable(destination: Path, *, overwrite: bool) -> None:
+    """Refuse a destination from which something would be lost."""
+    if destination.is_symlink():  # the end of a resolved path is a link only in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(destination))
+    if not destination.exists():
+        return
+    if not destination.is_dir():
+        raise _occupied(destination, "there is a file of that name")
+    entries = sorted(destination.iterdir())
+    if entries and not overwrite:
+        raise _occupied(destination, "the folder is not empty")
+    for entry in entries:
+        if not _is_plain(entry):
+            raise _occupied(destination, f"the folder holds {quote(entry.name)}, no plain file")
+    if not os.access(destination, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(destination))
+
+
+def _occupied(destination: Path, what: str) -> OccupiedError:
+    fix = "choose another folder, or remove what is there"
+    return OccupiedError(what, where=one_line(destination), fix=fix)
+
+
+def _is_plain(entry: Path) -> bool:
+    """Return whether `entry` is a file or a link, which is carried over as the link it is."""
+    kind = entry.lstat().st_mode
+    return stat.S_ISREG(kind) or stat.S_ISLNK(kind)
+
+
+def _complete(staging: Path, destination: Path) -> None:
+    """Give the new files their mode, bring the old ones over, and flush all to the disk."""
+    mode = stat.S_IMODE(staging.stat().st_mode)  # it was made with 0777 less the umask
+    for file in staging.iterdir():
+        file.chmod(mode & 0o666)
+    if destination.is_dir():
+        staging.chmod(stat.S_IMODE(destination.stat().st_mode))
+        for old in destination.iterdir():
+            if not os.path.lexists(staging / old.name):
+                _bring(old, staging / old.name)
+    for file in staging.iterdir():
+        if not file.is_symlink():
+            _flush(file)
+    _flush(staging)
+
+
+def _bring(old: Path, new: Path) -> None:
+    """Let `new` be the same file as `old`, or where that cannot be, a copy."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(old, new, follow_symlinks=False)
+
+
+def _move(staging: Path, destination: Path, *, overwrite: bool) -> None:
+    """Put the staging folder in place; where a folder is, the two trade names."""
+    try:
+        staging.rename(destination)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        if not overwrite:
+            raise _occupied(destination, "the folder was filled meanwhile") from error
+        exchange_paths(staging, destination)
+
+
+def _remove_old(old: Path, destination: Path) -> None:
+    """Remove the old folder, after moving over what somebody put into it since it was read."""
+    if not old.exists():
+        return
+    with contextlib.suppress(OSError):  # the new folder is in place; what stays is swept one day
+        for entry in old.iterdir():
+            if not os.path.lexists(destination / entry.name):
+                entry.rename(destination / entry.name)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,310 @@
+"""A model as a folder: `config.json` and `model.safetensors`, in Hugging Face's form."""
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scratch_gpt.checkpoint import safetensors, strict_io
+from scratch_gpt.checkpoint.atomic import OccupiedError, replace_folder
+from scratch_gpt.checkpoint.hf_config import ALIASES
+from scratch_gpt.checkpoint.safetensors import MOST_TENSORS, count_not_finite
+from scratch_gpt.checkpoint.strict_io import open_regular
+from scratch_gpt.config import GPTConfig
+from scratch_gpt.errors import CheckpointError, one_line, quote
+from scratch_gpt.model import GPT
+
+# Which files of a folder are somebody's weights: beside new ones nobody knows which are meant.
+
+
+_SUFFIXES = {".safetensors", ".bin", ".npy", ".pt", ".pth", ".npz", ".h5", ".ot", ".msgpack"}
+_MARKS = {
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
+    *("params_shapes.json", ".metadata"),
+}
+
+
+def other_weight_files(folder: Path, own: Collection[str]) -> list[str]:
+    """Return the names of files that are, or stand for, weights, and are none of one's own.
+
+    Args:
+        folder: Where to look; it need not be there.
+        own: Names that are to be replaced.
+    """
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted(
+        name
+        for name in names
+        if name not in own and (Path(name).suffix.lower() in _SUFFIXES or name in _MARKS)
+    )
+
+
+# A checkpoint's tensors under this model's names: all of them, fitting, or a refusal.
+#
+# Hugging Face writes our names with the prefix `transformer.`, and the released file has them
+# without. Two kinds of tensors may stand beside: constants that old versions saved among the
+# weights, and the head as a second copy of the token embedding.
+
+
+PREFIX = "transformer."
+
+_BUFFER = re.compile(r"(transformer\.)?(h\.\d+\.attn\.bias|position_ids)")
+_HEAD = "lm_head.weight"
+_EMBEDDING = "tokens_embed.weight"
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_MOST_NAMES = 12
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def match_names(found: Mapping[str, Tensor], wanted: Shapes, where: str) -> dict[str, str]:
+    """Return the file's name of each tensor, by ours.
+
+    Args:
+        found: The file's tensors by the file's names.
+        wanted: The shape of each of the model's tensors, by our name.
+        where: The file, for messages.
+
+    Raises:
+        CheckpointError: Names are missing or unexpected, shapes or dtypes differ, or the head is
+            not the token embedding, bit for bit. All that is wrong is said at once.
+    """
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in found) else ""
+    theirs = {name: prefix + name for name in wanted}
+    problems = _problems(found, wanted, theirs)
+    if problems:
+        what = f"its tensors are not this model's: {'; '.join(problems)}"
+        raise CheckpointError(what, where=where, fix=_fix(found, wanted, theirs))
+    return theirs
+
+
+def _problems(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str]) -> list[str]:
+    """Return one phrase for each kind of problem."""
+    missing = [name for name in theirs.values() if name not in found]
+    known = {*theirs.values(), _HEAD}
+    unexpected = [name for name in found if name not in known and not _BUFFER.fullmatch(name)]
+    present = {name: found[theirs[name]] for name in wanted if theirs[name] in found}
+    shapes = [
+        f"{theirs[name]} is {list(tensor.shape)}, expected {list(wanted[name])}"
+        for name, tensor in present.items()
+        if tuple(tensor.shape) != wanted[name]
+    ]
+    dtypes = [
+        f"{theirs[name]} is {tensor.dtype}"
+        for name, tensor in present.items()
+        if tensor.dtype not in _DTYPES
+    ]
+    kinds = {
+        "missing": map(quote, missing),
+        "unexpected": map(quote, unexpected),
+        "of another shape": shapes,
+        "of a dtype that is not float32, float16 or bfloat16": dtypes,
+        "untied": _untied(found, present),
+    }
+    return [phrase for kind, names in kinds.items() if (phrase := _phrase(kind, names))]
+
+
+def _phrase(kind: str, names: Iterable[str]) -> str:
+    """Return how many there are and which, or nothing where there are none."""
+    listed = list(names)
+    more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
+    return f"{len(listed)} {kind}: {', '.join(listed[:_MOST_NAMES])}{more}" if listed else ""
+
+
+def _untied(found: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[str]:
+    """Return a phrase where the file has a head of its own."""
+    head, embedding = found.get(_HEAD), present.get(_EMBEDDING)
+    if head is None or embedding is None or _same_bits(head, embedding):
+        return []
+    return [f"{_HEAD} differs from {_EMBEDDING}, which is the head here"]
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (one, other)))
+
+
+def _fix(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str]) -> str:
+    """Return the way out, with a guess at what happened where there is one."""
+    if not any(name in found for name in theirs.values()):
+        prefix = _strange_prefix(found, wanted)
+        if prefix:
+            return f"no name matches, but all would without the prefix {quote(prefix)}: rename them"
+    transposed = [
+        theirs[name]
+        for name, shape in wanted.items()
+        if theirs[name] in found and tuple(found[theirs[name]].shape) == shape[::-1] != shape
+    ]
+    if transposed:
+        return f"transpose {transposed[0]} and its like: weights are [in, out] here"
+    return "check that the file and its config.json belong together"
+
+
+def _strange_prefix(found: Mapping[str, Tensor], wanted: Shapes) -> str | None:
+    """Return what stands before our name in every one of the names we want."""
+    prefixes = {name.removesuffix(_EMBEDDING) for name in found if name.endswith(_EMBEDDING)}
+    return next((p for p in sorted(prefixes) if all(p + name in found for name in wanted)), None)
+
+
+# `config.json`, read strictly: no tensor says how many heads there are.
+
+
+_LARGEST = 1_000_000
+_SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+# Beyond these no file that is read here can hold the model, and torch cannot count its bytes.
+_MOST_BLOCKS = MOST_TENSORS // 12
+_LARGEST_SIZE = 1 << 24
+
+
+def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any]]:
+    """Return the config in a file, and all fields that the file has.
+
+    Raises:
+        CheckpointError: There is no such file, or it is no GPT-1's config that says all of it.
+    """
+    with open_regular(path) as file:
+        text = file.read(_LARGEST + 1)
+    try:
+        fields = _fields(text)
+        return config_of(fields), fields
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path.name}: {one_line(error)}",
+            where=one_line(path),
+            fix="give the config.json that belongs to the weights",
+        ) from error
+
+
+def config_of(fields: Mapping[str, Any]) -> GPTConfig:
+    """Return the config that Hugging Face's fields describe, all five sizes among them.
+
+    Raises:
+        ValueError: A size is not given or implausible, or a field is unknown or unsupported.
+    """
+    spelled = {ALIASES.get(name, name) for name in fields}
+    missing = [name for name in _SIZES if name not in spelled]
+    if missing:
+        raise ValueError(f"it does not give {', '.join(missing)}")
+    config = GPTConfig.from_huggingface(fields)
+    for name in _SIZES:
+        value, limit = getattr(config, name), _MOST_BLOCKS if name == "n_layer" else _LARGEST_SIZE
+        if value > limit:
+            raise ValueError(f"{name}={value} is implausible; the limit is {limit}")
+    return config
+
+
+def _fields(text: bytes) -> dict[str, Any]:
+    if len(text) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST} bytes: it is no config")
+    fields = strict_io.load_strict_json(text)
+    if not isinstance(fields, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - of a file
+    return fields
+
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def save_pretrained(
+    model: GPT, directory: str | os.PathLike[str], *, overwrite: bool = True
+) -> None:
+    """Write the model's config and weights so that Hugging Face's loaders take them too.
+
+    Whatever interrupts it, `directory` holds the old files or the new ones. Other files in it,
+    such as a vocabulary, stay.
+
+    Args:
+        model: Its weights are finite float32 numbers.
+        directory: A folder of plain files, or nothing yet.
+        overwrite: Whether a folder that is not empty may be there.
+
+    Raises:
+        ValueError: A weight is not float32 or not finite, or the tensors are not those of the
+            model's config; nothing was written.
+        OccupiedError: Something at `directory` would be lost.
+        WriteError: The file system refused.
+    """
+    named = model.named_parameters(remove_duplicate=False)
+    tensors = {name: parameter.detach() for name, parameter in named}
+    _require_whole(tensors, model.config)
+    for name, tensor in tensors.items():
+        _require_savable(name, tensor)
+    with replace_folder(Path(directory), overwrite=overwrite, require=_require_alone) as staging:
+        write_checkpoint(staging, model.config, tensors)
+
+
+def write_checkpoint(folder: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Write both files into a folder that is there, without making sure that both arrive.
+
+    Args:
+        folder: Where to write.
+        config: The model's.
+        tensors: Every tensor by our name, float32.
+    """
+    named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    stated = {"architectures": ["OpenAIGPTLMHeadModel"], "dtype": "float32"}
+    text = json.dumps(config.to_huggingface() | stated, indent=2) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def from_pretrained(directory: str | os.PathLike[str], *, attention: str = "plain") -> GPT:
+    """Return the model that a folder holds, in evaluation mode.
+
+    Args:
+        directory: Holds `config.json` and `model.safetensors`, whose names may have Hugging
+            Face's prefix or not. Half precision is widened to float32, which is exact.
+        attention: Name of the way to run it, a key of `scratch_gpt.kernels.backends.PATHS`.
+
+    Raises:
+        CheckpointError: A file is missing or unsound, or the two do not describe one GPT-1.
+        ValueError: No path has that name.
+    """
+    folder = Path(directory)
+    config, _ = read_config(folder / CONFIG)
+    with torch.device("meta"):
+        model = GPT(config, attention=attention)
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    tensors = safetensors.read_safetensors(folder / WEIGHTS).tensors
+    theirs = match_names(tensors, wanted, one_line(folder / WEIGHTS))
+    # Taken out one by one: a half-precision tensor is gone before the next one is widened.
+    state = {name: tensors.pop(its).float() for name, its in theirs.items()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _require_whole(tensors: Mapping[str, Tensor], config: GPTConfig) -> None:
+    """Require the very tensors that a model of this config has: others could not be loaded back."""
+    with torch.device("meta"):
+        whole = GPT(config)
+    wanted = {name: parameter.shape for name, parameter in whole.named_parameters()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    differing = sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+    if differing:
+        raise ValueError(f"the model is not the one its config describes: {differing[:4]}")
+
+
+def _require_alone(folder: Path) -> None:
+    """Require that no other weights would lie beside the new ones."""
+    if others := other_weight_files(folder, (WEIGHTS,)):
+        raise OccupiedError(
+            f"the folder holds weights that would stay beside the new ones: {one_line(others[0])}",
+            where=one_line(folder),
+            fix="choose another folder",
+        )
+
+
+def _require_savable(name: str, weights: Tensor) -> None:
+    if weights.dtype != torch.float32:
+        raise ValueError(f"{name} must be float32 to be saved, got {weights.dtype}")
+    count = count_not_finite(weights)
+    if count:
+        raise ValueError(f"{name} holds NaN or infinity in {count} of its numbers")

@@ -1,0 +1,201 @@
+"""Opening a file that may be anything: a folder, a pipe, a link to nowhere."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import stat
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from scratch_gpt.errors import CheckpointError, UnreadableError, one_line, quote
+
+# JSON as its specification has it: what Python's reader lets pass besides is refused.
+
+
+def load_strict_json(text: bytes) -> Any:  # noqa: ANN401 - whatever the text holds
+    """Return the value that `text` spells.
+
+    Raises:
+        ValueError: It is not UTF-8 or not JSON, repeats a key within one object, holds a number
+            that is not finite, or is nested deeper than Python's stack; the message is one line.
+
+    Source: RFC 8259; of duplicate keys it says "SHOULD be unique", and here they must be.
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        places = {name: place for place, (name, _) in enumerate(pairs)}  # the last of each
+        twice = next(name for place, (name, _) in enumerate(pairs) if places[name] != place)
+        raise ValueError(f"the key {quote(twice)} stands there twice")
+    return found
+
+
+def _refuse_constant(literal: str) -> float:
+    raise ValueError(f"{literal} is not JSON")
+
+
+def _finite(literal: str) -> float:
+    value = float(literal)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {quote(literal)} is too large")
+    return value
+
+
+# A dataclass from JSON: every field, of its type, and nothing else.
+
+
+T = TypeVar("T")
+
+
+def dataclass_from_json(kind: type[T], value: object) -> T:
+    """Return the dataclass that a JSON object spells.
+
+    Fields are texts, truth values, numbers that are not negative, dataclasses, or tuples of one
+    of these; in JSON a tuple is an array.
+
+    Args:
+        kind: The dataclass.
+        value: What was read.
+
+    Raises:
+        ValueError: A field is missing, unknown, negative or of another type; which one is said.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"the {kind.__name__.lower()} is not an object")  # noqa: TRY004 - of a file
+    types = typing.get_type_hints(kind)
+    if differing := sorted(types.keys() ^ value.keys()):
+        raise ValueError(f"missing or unknown: {', '.join(map(quote, differing))}")
+    return kind(**{name: _field(name, types[name], value[name]) for name in types})
+
+
+def _field(name: str, kind: Any, value: object) -> object:  # noqa: ANN401 - any annotation
+    if dataclasses.is_dataclass(kind):
+        return dataclass_from_json(typing.cast("type[object]", kind), value)
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_field(name, typing.get_args(kind)[0], item) for item in value)
+    if type(value) is not kind or (isinstance(value, int | float) and value < 0):
+        raise ValueError(f"{name} is {quote(value)}")
+    return value
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+# A named pipe would make open() wait for a writer; Windows has neither such pipes nor the flag.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file, or what a link leads to, for reading; never wait.
+
+    Raises:
+        CheckpointError: There is no such file, it is no regular file, or it may not be read.
+    """
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise _unopened(path, error) from error
+    try:
+        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+        if kind != stat.S_IFREG:
+            raise CheckpointError(
+                f"it is {_KINDS.get(kind, 'something else')}, not a file",
+                where=one_line(path),
+                fix="give the path of a regular file",
+            )
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+def _unopened(path: Path, error: OSError | ValueError) -> CheckpointError:
+    """Return the refusal of a path that could not be opened."""
+    dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
+    reason = getattr(error, "strerror", None) or str(error)
+    known: tuple[tuple[bool, str, str], ...] = (
+        (dangling, "it is a link to a file that does not exist", "mend the link or fetch the file"),
+        (isinstance(error, FileNotFoundError), "there is no such file", "check the path"),
+        (isinstance(error, PermissionError), "it may not be read", "change its permissions"),
+        (True, f"it cannot be opened: {reason}", "check the path"),
+    )
+    what, fix = next((what, fix) for applies, what, fix in known if applies)
+    kind = UnreadableError if isinstance(error, PermissionError) else CheckpointError
+    return kind(what, where=one_line(path), fix=fix)
+
+
+# What a file is by its first bytes, for a message better than "not safetensors".
+
+
+HEAD = 512
+"""How many of a file's first bytes `kind_of` looks at."""
+
+_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"version https://git-lfs.github.com/", "a Git LFS pointer"),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"PK\x05\x06", "a zip archive"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"\x1f\x8b", "gzip data"),
+    (257, b"ustar", "a tar archive"),
+    *((0, b"\x80" + bytes([protocol]), "a pickle") for protocol in range(2, 6)),
+)
+"""Offset, bytes found there, and what has them."""
+
+_PAGE_OPENINGS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml")
+
+ADVICE = {
+    "a Git LFS pointer": "run git lfs pull in its repository",
+    "an HTML page": "download it again: a login or error page was saved in its place",
+    "a pickle": "a pickle can run code and is never opened here; convert it to safetensors",
+    "a zip archive": "a PyTorch .bin is one: convert it to safetensors",
+    "a NumPy array": "give the folder of the release whose shard it is",
+    "a tar archive": "unpack it first",
+    "gzip data": "unpack it first",
+}
+"""What the user can do, by the kind."""
+
+_LARGEST_HEADER = 100_000_000
+
+
+def kind_of_file(first_bytes: bytes) -> str | None:
+    """Return what the file is in words, a key of `ADVICE`, or None where nothing is recognised.
+
+    A safetensors file gives None, also one whose header's length begins as a pickle does.
+
+    Args:
+        first_bytes: The file's beginning: `HEAD` bytes, or all of a shorter file.
+    """
+    if opens_like_safetensors(first_bytes):
+        return None
+    if first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE_OPENINGS):
+        return "an HTML page"
+    return next(
+        (kind for at, magic, kind in _MAGIC if first_bytes[at : at + len(magic)] == magic), None
+    )
+
+
+def opens_like_safetensors(first_bytes: bytes) -> bool:
+    """Return whether a header of plausible length begins where safetensors has it."""
+    length = int.from_bytes(first_bytes[:8], "little")
+    return first_bytes[8:9] == b"{" and 0 < length <= _LARGEST_HEADER

@@ -1,0 +1,270 @@
+"""What a command prints, and how: coloured for a terminal, plain elsewhere, or an error."""
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import typer
+
+from scratch_gpt.errors import CommandError, EnvironmentUnfitError, ExitCode, to_cli_error
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from rich.console import Console
+
+
+# How an error is told: what, where, what to do, in three lines on standard error.
+
+
+def discard_buffer(stream: "TextIO") -> None:
+    """Send whatever a failed stream still holds nowhere.
+
+    Python flushes it once more at exit, would fail again, and end with a code of its own.
+    """
+    with contextlib.suppress(OSError):  # a stand-in for a stream has no descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def as_cli_error(error: BaseException) -> CommandError:
+    """Return the error as one with a code; what nobody foresaw is internal."""
+    if isinstance(error, CommandError):
+        return error
+    if (ours := to_cli_error(error)) is not None:
+        return ours
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        return EnvironmentUnfitError(
+            f"the package {error.name} is not installed",
+            where="this Python environment",
+            fix=f"pip install {error.name.partition('.')[0]}",
+        )
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
+        return EnvironmentUnfitError(
+            "there is not enough memory",
+            where="this machine",
+            fix="ask for less at once, or take a smaller model",
+        )
+    if isinstance(error, OSError):
+        return EnvironmentUnfitError(
+            f"the file system refused: {error.strerror or error}",
+            where=str(error.filename or "a file that was asked for"),
+            fix="check the path and its permissions",
+        )
+    return CommandError(
+        f"{type(error).__name__}: {error}",
+        where="inside this program",
+        fix="run it again with --debug and report the traceback",
+    )
+
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")
+"""What torch says where Python would raise a `MemoryError`."""
+
+
+def format_error(what: str, where: str, fix: str) -> str:
+    """Return an error's three lines."""
+    return f"error: {one_line(what)}\n  where  {one_line(where)}\n  to do  {one_line(fix)}\n"
+
+
+def print_error(what: str, where: str, fix: str) -> None:
+    """Print an error; where nobody can hear it, the exit code still speaks."""
+    if sys.stderr is not None:
+        try:
+            sys.stderr.write(format_error(what, where, fix))
+            sys.stderr.flush()
+        except OSError:
+            discard_buffer(sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Return the text in one line, without control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+# How every command line here is made and started.
+
+
+def typer_app(name: str, text: str | None = None) -> typer.Typer:
+    """Return an application of one command, or of several with `text` as their common help."""
+    return typer.Typer(
+        name=name,
+        help=text,
+        no_args_is_help=text is not None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
+    )
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run an application by the arguments of this process, and exit.
+
+    Help is printed, and options are refused, before a command's own errors are told; where nobody
+    reads it, Click's exit code would be that of a real difference.
+    """
+    try:
+        app(prog_name=f"python -m {app.info.name}")
+    except OSError as error:
+        discard_buffer(sys.stdout)
+        print_error(
+            f"help could not be written: {error.strerror}", "standard output", "free some space"
+        )
+        raise SystemExit(ExitCode.ENVIRONMENT) from error
+    except SystemExit as ended:
+        if type(sys.stdout).__name__ == _CLICKS_MARK:
+            raise SystemExit(ExitCode.CLOSED_PIPE) from ended
+        raise
+
+
+_CLICKS_MARK = "PacifyFlushWrapper"
+"""What Click leaves in the place of a standard output that nobody reads."""
+
+
+# From a command's body to its exit code, whatever happens on the way.
+
+
+def run_reporting_errors(
+    action: Callable[[], int], *, name: str, debug: bool, resume: str = "run it again"
+) -> int:
+    """Run a command's body; return the exit code. Errors are printed here and go no further.
+
+    Args:
+        action: The body; returns an exit code.
+        name: The command's name, for the message of an interrupted run.
+        debug: Whether the traceback of an error is shown too.
+        resume: What to do after an interrupt.
+    """
+    try:
+        return int(action())
+    except KeyboardInterrupt:
+        print_error("interrupted", name, resume)
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        discard_buffer(sys.stdout)
+        return int(ExitCode.CLOSED_PIPE)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it has an exit code
+        coded = as_cli_error(error)
+        if debug:
+            traceback.print_exception(error)
+        print_error(coded.what, coded.where, coded.fix)
+        return int(coded.code)
+
+
+_NARROWEST = 92
+"""Columns below which the widest table would lose names; there a terminal wraps lines instead."""
+
+
+def render_rich(
+    draw: "Callable[[Console], None]", stream: "TextIO | None", *, narrowest: int = _NARROWEST
+) -> str:
+    """Return what `draw` prints; in colour if `stream` is a terminal that wants it.
+
+    Args:
+        draw: Prints.
+        stream: Where it will go; None for a file.
+        narrowest: Columns that it takes, however few there are.
+    """
+    from rich.console import Console
+
+    asked = Console(file=stream) if stream is not None else None
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=max(narrowest, _width(asked)),
+        force_terminal=asked is not None and asked.is_terminal,
+        color_system="standard" if asked is not None and asked.color_system else None,
+    )
+    draw(console)
+    return buffer.getvalue()
+
+
+def _width(asked: "Console | None") -> int:
+    """Return how many columns there are: the user's own word, if it is a number, rules."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal():
+        return int(said)
+    return asked.width if asked is not None and asked.is_terminal else 100
+
+
+_ELSEWHERE = "free some space, or choose another place"
+
+
+def print_stdout(text: str, *, fix: str = _ELSEWHERE) -> None:
+    """Write to standard output what its encoding can say.
+
+    Raises:
+        EnvironmentUnfitError: There is none, or it is full.
+        BrokenPipeError: Nobody reads it any more.
+    """
+    if sys.stdout is None:  # closed before this program began
+        raise EnvironmentUnfitError(
+            "the output could not be written: there is no standard output",
+            where="standard output",
+            fix="use --quiet, with --output for the report",
+        )
+    encoding = sys.stdout.encoding or "utf-8"
+    with reporting_write_errors("standard output", fix=fix):
+        try:
+            sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+            sys.stdout.flush()
+        except OSError:
+            discard_buffer(sys.stdout)
+            raise
+
+
+@contextlib.contextmanager
+def reporting_write_errors(where: str, *, fix: str = _ELSEWHERE) -> Iterator[None]:
+    """Raise a failed write as an error that says where; a closed pipe stays what it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EnvironmentUnfitError(
+            f"the output could not be written: {error.strerror}", where=where, fix=fix
+        ) from error
+
+
+# What several command lines let one choose between. Nothing here imports torch.
+
+
+class PretokenizerName(StrEnum):
+    """The ways of splitting text into words."""
+
+    BERT = "bert"
+    ORIGINAL = "original"
+
+
+class DecodingErrors(StrEnum):
+    """What to do with bytes that are no UTF-8."""
+
+    STRICT = "strict"
+    REPLACE = "replace"
+
+
+# The device that a command line asks for.
+
+
+def parse_device(name: str) -> str:
+    """Return the kind of device meant: `"auto"` is a GPU where there is one.
+
+    Raises:
+        EnvironmentUnfitError: It is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentUnfitError(
+            "there is no CUDA device", where="--device cuda", fix="use --device cpu"
+        )
+    return name

@@ -1,1 +1,0 @@
-"""What every command line here shares: how it ends, what it says, how it shows progress."""

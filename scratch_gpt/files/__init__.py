@@ -1,1 +1,0 @@
-"""Files of weights: read if they are sound, and written whole or not at all."""

@@ -1,1 +1,0 @@
-"""Text to ids and back: ways of splitting into words, byte pairs, vocabularies, learning one."""

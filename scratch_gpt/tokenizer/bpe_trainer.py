@@ -1,0 +1,118 @@
+"""Learning a vocabulary: the most frequent pair of neighbours is merged, again and again."""
+
+import heapq
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+
+from scratch_gpt.tokenizer.bpe import END
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
+from scratch_gpt.tokenizer.vocabulary import Vocabulary
+
+Pair = tuple[str, str]
+
+_FEWEST = 2
+"""How often a pair must occur to be merged: one that occurs once shortens one word of one text."""
+
+
+def train_merges(
+    words: Mapping[str, int], *, merges: int, progress: Callable[[int], None] = lambda _: None
+) -> Vocabulary:
+    """Return the vocabulary learned from words, in the release's order of ids.
+
+    0 is `<unk>`; then come the characters, the frequent ones first; the same characters as the
+    last ones of a word; and what each merge makes. Of pairs that are equally frequent the one
+    whose parts come first in the order of code points is merged. Nothing depends on the order of
+    the words.
+
+    Args:
+        words: How often each word occurs.
+        merges: How many pairs to merge at most; fewer where no pair occurs twice any more.
+        progress: Called with the number of merges so far, after each.
+
+    Source: Sennrich, Haddow and Birch 2016, algorithm 1.
+    """
+    alphabet = _alphabet(words)
+    pairs = _Pairs(words)
+    chosen: dict[Pair, None] = {}  # a merge that makes a token again can bring an old pair back
+    while len(chosen) < merges and (best := pairs.most_frequent()):
+        pairs.merge(best)
+        chosen[best] = None
+        progress(len(chosen))
+    ends = [character + END for character in alphabet]
+    products = [one + two for one, two in chosen]
+    tokens = dict.fromkeys([UNKNOWN, *alphabet, *ends, *products])
+    return Vocabulary(tuple(tokens), tuple(chosen))
+
+
+def _alphabet(words: Mapping[str, int]) -> list[str]:
+    """Return the characters, the frequent ones first, else by code point."""
+    characters: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            characters[character] += count
+    return sorted(characters, key=lambda character: (-characters[character], character))
+
+
+class _Pairs:
+    """Which pairs of neighbours there are, how often and in which words.
+
+    The heap holds each pair with a count that it had; when it is taken out and has another one by
+    now, it is put back with that. A count that grows is put in at once.
+    """
+
+    def __init__(self, words: Mapping[str, int]) -> None:
+        self._words: list[list[str]] = []
+        self._times: list[int] = []
+        self._counts: Counter[Pair] = Counter()
+        self._places: defaultdict[Pair, set[int]] = defaultdict(set)
+        for word, times in words.items():
+            # A merge is written as two words of a line: what holds white space is not merged. Nor
+            # may characters make the unknown token.
+            if len(word) > 1 and word.split() == [word] and UNKNOWN not in word:
+                self._words.append([*word[:-1], word[-1] + END])
+                self._times.append(times)
+                self._count(len(self._words) - 1, times)
+        self._heap = [(-count, pair) for pair, count in self._counts.items()]
+        heapq.heapify(self._heap)
+
+    def most_frequent(self) -> Pair | None:
+        """Return the pair to merge next, None where none occurs often enough."""
+        while self._heap:
+            count, pair = heapq.heappop(self._heap)
+            if -count == self._counts[pair]:
+                return pair if -count >= _FEWEST else None
+            if self._counts[pair]:
+                heapq.heappush(self._heap, (-self._counts[pair], pair))
+        return None
+
+    def merge(self, pair: Pair) -> None:
+        """Merge the pair wherever it occurs, from left to right."""
+        product = pair[0] + pair[1]
+        grown: set[Pair] = set()
+        for place in self._places.pop(pair):
+            self._count(place, -self._times[place])
+            self._words[place] = _merged(self._words[place], pair)
+            self._count(place, self._times[place])
+            grown.update(p for p in itertools.pairwise(self._words[place]) if product in p)
+        for new in grown:
+            heapq.heappush(self._heap, (-self._counts[new], new))
+        del self._counts[pair]
+
+    def _count(self, place: int, times: int) -> None:
+        """Count the pairs of one word as occurring `times` more often."""
+        for pair in itertools.pairwise(self._words[place]):
+            self._counts[pair] += times
+            if times > 0:
+                self._places[pair] |= {place}
+
+
+def _merged(pieces: list[str], pair: Pair) -> list[str]:
+    """Return a word's pieces after one merge."""
+    merged: list[str] = []
+    for piece in pieces:
+        if merged and (merged[-1], piece) == pair:
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    return merged

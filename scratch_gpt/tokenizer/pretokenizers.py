@@ -1,0 +1,187 @@
+"""The splitting of Hugging Face's `OpenAIGPTTokenizer`: BERT's, in lower case.
+
+It is not what the model was trained with; `scratch_gpt.tokenizer.original` is.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from scratch_gpt.tokenizer.unicode import (
+    CharacterClasses,
+    character_classes,
+    decompose,
+    is_order_free,
+)
+
+# The ways of splitting a text into words, by name; pairs are merged within a word only.
+
+
+UNKNOWN = "<unk>"
+"""The token of every character that the vocabulary does not have; its id is 0 in the release."""
+
+
+class Word(NamedTuple):
+    """A word and where it comes from.
+
+    Attributes:
+        text: The characters to be merged.
+        starts: For each of them, where in the text given what it was made of begins.
+        ends: And where that ends.
+    """
+
+    text: str
+    starts: list[int]
+    ends: list[int]
+
+
+@runtime_checkable
+class Pretokenizer(Protocol):
+    """A way of splitting text into words."""
+
+    keeps_unknown: bool
+    """Whether a literal `<unk>` in a text is the unknown token, or five characters as others."""
+
+    def words(self, text: str) -> list[str]:
+        """Return the words in order; none is empty."""
+        ...
+
+    def located(self, text: str) -> list[Word]:
+        """Return the same words, and where each of their characters comes from."""
+        ...
+
+
+def _bert() -> Pretokenizer:
+
+    return BertPretokenizer()
+
+
+def _original() -> Pretokenizer:
+    from scratch_gpt.tokenizer.original import OriginalPretokenizer
+
+    return OriginalPretokenizer()
+
+
+PRETOKENIZERS: dict[str, Callable[[], Pretokenizer]] = {"bert": _bert, "original": _original}
+"""What makes each way of splitting: `bert` is what Hugging Face's tokenizer does, `original` what
+the released model was trained with (it needs ftfy and spaCy)."""
+
+
+def pretokenizer_named(name: str) -> Pretokenizer:
+    """Return a way of splitting.
+
+    Raises:
+        ValueError: None has that name.
+        ModuleNotFoundError: It needs a package that is not installed.
+    """
+    if name not in PRETOKENIZERS:
+        known = " or ".join(map(repr, PRETOKENIZERS))
+        raise ValueError(f"there is no splitting {name!r}; splitting must be {known}")
+    return PRETOKENIZERS[name]()
+
+
+# What BERT's normalizer makes of a text: cleaned, ideographs apart, no accents, lower case.
+#
+# Source: the tokenizers library, `BertNormalizer` with `lowercase=True`: clean text, handle Chinese
+# characters, strip accents (NFD first), lower case, in this order.
+
+
+def normalize_text(text: str) -> tuple[str, list[int]]:
+    """Return the normalized text, and for each of its characters the place of its origin.
+
+    Args:
+        text: Any text without surrogates.
+    """
+    classes = character_classes()
+    cleaned = [
+        (character, place)
+        for place, given in enumerate(text)
+        for character in _cleaned(given, classes)
+    ]
+    characters = "".join(character for character, _ in cleaned)
+    parts, places = decompose(characters, [place for _, place in cleaned])
+    lowered = [
+        (character, place)
+        for part, place in zip(parts, places, strict=True)
+        if ord(part) not in classes.nonspacing
+        for character in classes.lowercase.get(ord(part), part)
+    ]
+    return "".join(character for character, _ in lowered), [place for _, place in lowered]
+
+
+def _cleaned(character: str, classes: CharacterClasses) -> str:
+    """Return nothing for a control character, a space for a white one, space about ideographs."""
+    code = ord(character)
+    if code in classes.removed:
+        return ""
+    if code in classes.white:
+        return " "
+    return f" {character} " if code in classes.ideographs else character
+
+
+class _Translation(dict[int, str]):
+    """What each character becomes, worked out when it is first met; spaces part the words."""
+
+    def __missing__(self, code: int) -> str:
+        made, _ = normalize_text(chr(code))
+        self[code] = _apart(made)
+        return self[code]
+
+
+class BertPretokenizer:
+    """Lower-case words without accents; every punctuation mark and ideograph is a word.
+
+    Source: transformers 5.3 and later, `OpenAIGPTTokenizer`: the tokenizers library's
+    `BertNormalizer(lowercase=True)` and `BertPreTokenizer()`.
+    """
+
+    keeps_unknown = True
+
+    def __init__(self) -> None:
+        self._translation = _Translation()
+
+    def words(self, text: str) -> list[str]:
+        """Return the words of a text without surrogates, in order."""
+        if is_order_free(text):
+            return _words(text.translate(self._translation))
+        # No mark trades places across a space: only what stands with a movable one goes slowly.
+        return [word for chunk in text.split(" ") for word in self._chunk(chunk)]
+
+    def _chunk(self, chunk: str) -> list[str]:
+        return (
+            self.words(chunk) if is_order_free(chunk) else _words(_apart(normalize_text(chunk)[0]))
+        )
+
+    def located(self, text: str) -> list[Word]:
+        """Return the words, and which character of the text each of theirs was."""
+        if is_order_free(text):
+            pieces = [self._translation[ord(character)] for character in text]
+            places = [place for place, piece in enumerate(pieces) for _ in piece]
+        else:
+            made, origins = normalize_text(text)
+            pieces = [_apart(character) for character in made]
+            places = [place for place, piece in zip(origins, pieces, strict=True) for _ in piece]
+        return [_word(found, places) for found in _WORD.finditer("".join(pieces))]
+
+
+def _words(apart: str) -> list[str]:
+    """Return what stands between spaces, which are the only white space that is left."""
+    return [word for word in apart.split(" ") if word]
+
+
+_WORD = re.compile("[^ ]+")
+
+
+def _word(found: re.Match[str], places: list[int]) -> Word:
+    """Return a word of a text whose characters come from these places."""
+    starts = places[found.start() : found.end()]
+    return Word(found[0], starts, [start + 1 for start in starts])
+
+
+def _apart(text: str) -> str:
+    """Return a normalized text with space around every punctuation mark.
+
+    Source: the tokenizers library, `BertPreTokenizer`: split at white space, then at punctuation.
+    """
+    punctuation = character_classes().punctuation
+    return "".join(f" {mark} " if ord(mark) in punctuation else mark for mark in text)

@@ -1,0 +1,384 @@
+"""The tokens of a model and the pairs that make them: sound, or refused."""
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scratch_gpt.checkpoint import strict_io
+from scratch_gpt.checkpoint.atomic import OccupiedError, replace_folder
+from scratch_gpt.checkpoint.strict_io import open_regular
+from scratch_gpt.errors import TokenizerError, one_line, quote
+from scratch_gpt.tokenizer.bpe import END
+from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, UNKNOWN
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id, and merges in the order in which they were learned.
+
+    Attributes:
+        tokens: The token of each id.
+        merges: Pairs of tokens; what a pair makes is a token too.
+    """
+
+    tokens: tuple[str, ...]
+    merges: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def checked(
+        cls,
+        ids: Mapping[str, object],
+        merges: Sequence[tuple[str, str]],
+        *,
+        ids_from: str,
+        merges_from: str,
+    ) -> "Vocabulary":
+        """Return the vocabulary, if it is one.
+
+        Args:
+            ids: What is said to be the id of each token.
+            merges: The pairs in order.
+            ids_from: The file that the ids are from.
+            merges_from: The file that the merges are from.
+
+        Raises:
+            TokenizerError: Ids are no numbers, stand twice or leave a gap; `<unk>` is missing; a
+                token is not valid Unicode; a merge stands twice, or is of what is no token.
+        """
+        _check_ids(ids, ids_from)
+        _check_merges(ids, merges, merges_from)
+        return cls(tuple(sorted(ids, key=ids.__getitem__)), tuple(merges))  # type: ignore[arg-type]
+
+    @functools.cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of each token."""
+        return {token: number for number, token in enumerate(self.tokens)}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of tokens and merges, whatever files they came from."""
+        canonical = json.dumps([self.tokens, self.merges], separators=(",", ":"))
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _check_ids(ids: Mapping[str, object], where: str) -> None:
+    owners: dict[object, str] = {}
+    for token, number in ids.items():
+        if type(number) is not int:
+            raise _refused(f"the id of {quote(token)} is {quote(number)}, no whole number", where)
+        if _SURROGATE.search(token):
+            raise _refused(f"the token {quote(token)} is not valid Unicode", where)
+        if number in owners:
+            message = f"{quote(owners[number])} and {quote(token)} both have the id {number}"
+            raise _refused(message, where)
+        owners[number] = token
+    outside = next((number for number in owners if number not in range(len(ids))), None)
+    if outside is not None:
+        message = f"{quote(owners[outside])} has the id {quote(outside)}, of {len(ids)} tokens"
+        raise _refused(message, where)
+    if UNKNOWN not in ids:
+        raise _refused(f"it has no token {UNKNOWN}, which stands for what it does not know", where)
+
+
+def _check_merges(ids: Mapping[str, object], merges: Sequence[tuple[str, str]], where: str) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    for number, pair in enumerate(merges, start=1):
+        name = f"merge {number}, {quote(' '.join(pair))},"
+        if pair in seen:
+            raise _refused(f"{name} is merge {seen[pair]} again", where)
+        seen[pair] = number
+        for token in (*pair, "".join(pair)):
+            if token not in ids:
+                message = f"{name} needs the token {quote(token)}, which the vocabulary has not"
+                raise _refused(message, where)
+            if token == UNKNOWN:
+                raise _refused(f"{name} is of {UNKNOWN}, which no characters make", where)
+
+
+def _refused(what: str, where: str) -> TokenizerError:
+    fix = "fetch the vocabulary and its merges again, both from one place"
+    return TokenizerError(what, where=where, fix=fix)
+
+
+# What `tokenizer.json` holds, the single file of the tokenizers library: ids and merges.
+
+
+_REQUIRED = {"type": "BPE", "unk_token": UNKNOWN, "end_of_word_suffix": END}
+"""What says that a model is of GPT-1's kind."""
+
+_IF_THERE: Mapping[str, tuple[object, ...]] = {
+    "continuing_subword_prefix": (None, ""),
+    "fuse_unk": (False,),
+    "byte_fallback": (False,),
+    "ignore_merges": (False,),
+    "dropout": (None,),
+}
+"""What a model may leave out, and the values that leave it GPT-1's."""
+
+_AROUND = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
+"""What prepares text for it, where the file says."""
+
+
+class TokenizerJson(NamedTuple):
+    """A vocabulary as the file has it.
+
+    Attributes:
+        ids: What is said to be the id of each token.
+        merges: The pairs in their order.
+    """
+
+    ids: dict[str, object]
+    merges: list[tuple[str, str]]
+
+
+def parse_tokenizer_json(whole: Mapping[str, Any], where: str) -> TokenizerJson:
+    """Return the ids and merges of a model of our kind.
+
+    Args:
+        whole: What the file holds.
+        where: The file.
+
+    Raises:
+        TokenizerError: It is of another kind, prepares text otherwise, or adds tokens.
+    """
+    model = whole.get("model")
+    if not isinstance(model, dict):
+        raise _single_file_refused("it holds no model", where)
+    _require_kind(model, where)
+    _require_preparation(whole, where)
+    ids, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(ids, dict) or not isinstance(merges, list):
+        raise _single_file_refused("its model has no vocab or no merges", where)
+    _require_nothing_added(whole.get("added_tokens", []), ids, where)
+    return TokenizerJson(
+        ids, [pair(merge, number, where) for number, merge in enumerate(merges, start=1)]
+    )
+
+
+def pair(merge: object, number: int, where: str) -> tuple[str, str]:
+    """Return a merge: a list of two tokens, or a text of two with a space between.
+
+    A token with a space or a line break in it is none: no file of merges could hold it.
+
+    Raises:
+        TokenizerError: It is not two tokens.
+    """
+    words = merge.split(" ") if isinstance(merge, str) else merge
+    if isinstance(words, list) and len(words) == _TWO:
+        one, two = words
+        if isinstance(one, str) and isinstance(two, str) and _writable(one) and _writable(two):
+            return one, two
+    raise _single_file_refused(f"merge {number} is {quote(merge)}, not two tokens", where)
+
+
+_TWO = 2
+
+
+def _writable(token: str) -> bool:
+    """Return whether a line of merges could hold the token."""
+    return bool(token) and not any(mark in token for mark in " \n\r")
+
+
+def _require_kind(model: Mapping[str, Any], where: str) -> None:
+    for name, wanted in _REQUIRED.items():
+        if name not in model:
+            raise _single_file_refused(f"its model has no {name}, GPT-1's is {wanted!r}", where)
+        if model[name] != wanted:
+            message = f"its model's {name} is {quote(model[name])}, GPT-1's is {wanted!r}"
+            raise _single_file_refused(message, where)
+    for name, allowed in _IF_THERE.items():
+        if name in model and model[name] not in allowed:
+            message = f"its model's {name} is {quote(model[name])}, GPT-1's is {allowed[-1]!r}"
+            raise _single_file_refused(message, where)
+
+
+def _require_preparation(whole: Mapping[str, Any], where: str) -> None:
+    """Require that text is prepared as for GPT-1, if the file says how."""
+    for name, wanted in _AROUND.items():
+        if name not in whole:
+            continue
+        found = whole[name]
+        kind = found.get("type") if isinstance(found, dict) else found
+        if kind != wanted:
+            raise _single_file_refused(f"its {name} is {quote(kind)}, GPT-1's is {wanted!r}", where)
+
+
+def _require_nothing_added(added: object, ids: Mapping[str, object], where: str) -> None:
+    """Require that every token that the file adds to its model is the model's, with its id."""
+    if not isinstance(added, list) or not all(
+        isinstance(token, dict) and isinstance(token.get("content"), str) for token in added
+    ):
+        raise _single_file_refused("its added_tokens are no list of tokens", where)
+    new = [token["content"] for token in added if token["content"] not in ids]
+    if new:
+        raise _single_file_refused(
+            f"it adds tokens that its model does not have: {quote(new)}", where
+        )
+    for token in added:
+        content, number = token["content"], token.get("id")
+        if number != ids[content]:
+            message = f"it adds {quote(content)} as id {quote(number)}, its model's is"
+            raise _single_file_refused(f"{message} {quote(ids[content])}", where)
+
+
+def _single_file_refused(what: str, where: str) -> TokenizerError:
+    return TokenizerError(what, where=where, fix="fetch the file again")
+
+
+# Vocabularies as files: the release's names, Hugging Face's, or Hugging Face's single file.
+
+
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+PAIRS_OF_FILES = ((VOCABULARY, MERGES), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
+"""Hugging Face's names and OpenAI's: the bytes are the same."""
+
+SINGLE_FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+HEADER = "#version: 0.2"
+"""The first line of the merges: of subword-nmt, whose format it is."""
+
+_LARGEST = 64 << 20
+"""Bytes; the released vocabulary's files have under one million each, tokenizer.json 1.3."""
+
+
+def read_vocabulary(directory: Path) -> Vocabulary:
+    """Return the vocabulary that lies in a folder.
+
+    Two files are preferred to `tokenizer.json`, which is read where it is alone.
+
+    Raises:
+        TokenizerError: There is none, or it is not sound.
+        CheckpointError: A file cannot be opened.
+    """
+    there = {
+        name
+        for name in itertools.chain(*PAIRS_OF_FILES, (SINGLE_FILE,))
+        if os.path.lexists(directory / name)
+    }
+    for names in PAIRS_OF_FILES:
+        if there.issuperset(names):
+            return _from_two(*(directory / name for name in names))
+    if SINGLE_FILE in there:
+        path = directory / SINGLE_FILE
+        ids, pairs = parse_tokenizer_json(_json(path), one_line(path))
+        return Vocabulary.checked(ids, pairs, ids_from=one_line(path), merges_from=one_line(path))
+    halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
+    raise TokenizerError(
+        f"the folder holds {halves}",
+        where=one_line(directory),
+        fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
+    )
+
+
+def pretokenizer_in(directory: Path) -> str:
+    """Return the splitting that a folder's `tokenizer_config.json` names, or `bert`.
+
+    Hugging Face's files name none, and theirs is `bert`.
+
+    Raises:
+        TokenizerError: The file is not sound, or names a splitting that there is none of.
+        CheckpointError: It cannot be opened.
+    """
+    path = directory / CONFIG
+    if not os.path.lexists(path):
+        return "bert"
+    found = _json(path).get("splitting", "bert")
+    if not isinstance(found, str) or found not in PRETOKENIZERS:
+        known = " or ".join(map(repr, PRETOKENIZERS))
+        raise _vocabulary_files_refused(f"its splitting is {quote(found)}, and not {known}", path)
+    return found
+
+
+def _from_two(ids_path: Path, merges_path: Path) -> Vocabulary:
+    ids = _json(ids_path)
+    merges = _merges(merges_path)
+    return Vocabulary.checked(
+        ids, merges, ids_from=one_line(ids_path), merges_from=one_line(merges_path)
+    )
+
+
+def _merges(path: Path) -> list[tuple[str, str]]:
+    """Return the merges of a text file: a header, then two tokens a line."""
+    try:
+        text = _bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _vocabulary_files_refused(f"it is not UTF-8 at byte {error.start}", path) from error
+    if "\r" in text:
+        raise _vocabulary_files_refused("it has carriage returns: its line ends were changed", path)
+    header, *lines = text.split("\n")
+    if header != HEADER:
+        raise _vocabulary_files_refused(f"its first line is {quote(header)}, not {HEADER!r}", path)
+    if lines and not lines[-1]:
+        lines.pop()
+    return [pair(line, number, one_line(path)) for number, line in enumerate(lines, start=1)]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = strict_io.load_strict_json(_bytes(path))
+    except ValueError as error:
+        raise _vocabulary_files_refused(f"it is not sound JSON: {one_line(error)}", path) from error
+    if not isinstance(found, dict):
+        raise _vocabulary_files_refused(f"it holds {quote(found)}, no object", path)
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    with open_regular(path) as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise _vocabulary_files_refused(
+            f"it has more than {_LARGEST:,} bytes: no vocabulary has", path
+        )
+    return text
+
+
+def _vocabulary_files_refused(what: str, path: Path) -> TokenizerError:
+    return TokenizerError(what, where=one_line(path), fix="fetch the file again")
+
+
+def write_vocabulary(directory: Path, vocabulary: Vocabulary, *, splitting: str = "bert") -> None:
+    """Write a vocabulary under Hugging Face's names; other files in the folder stay.
+
+    Args:
+        directory: The folder.
+        vocabulary: Tokens and merges.
+        splitting: What `splitting_in` shall give; Hugging Face's reader passes over it.
+
+    Raises:
+        OccupiedError: Something at `directory` would be lost, or read in the new files' stead.
+        WriteError: The file system refused.
+    """
+    with replace_folder(directory, overwrite=True, require=_require_no_other) as staging:
+        ids = json.dumps(vocabulary.ids, ensure_ascii=False)
+        merges = [HEADER, *(f"{one} {two}" for one, two in vocabulary.merges)]
+        config = {
+            "tokenizer_class": "OpenAIGPTTokenizer",
+            "unk_token": UNKNOWN,
+            "splitting": splitting,
+        }
+        _write(staging / VOCABULARY, ids)
+        _write(staging / MERGES, "\n".join(merges) + "\n")
+        _write(staging / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _require_no_other(directory: Path) -> None:
+    """Require that Hugging Face would read the new files, and not another one before them."""
+    if os.path.lexists(directory / SINGLE_FILE):
+        raise OccupiedError(
+            f"the folder holds a {SINGLE_FILE}, which would be read instead",
+            where=one_line(directory),
+            fix="choose another folder, or remove it",
+        )
