@@ -100,7 +100,7 @@ def check_machine(now: Mapping[str, str], then: Mapping[str, str], *, force: boo
     """Require both runs to be of one machine: ratios, too, depend on it.
 
     Raises:
-        InputRefusedError: They are not, and nobody insisted.
+        InputRejectedError: They are not, and nobody insisted.
     """
     apart = differences(now, then)
     if apart and not force:

@@ -34,7 +34,7 @@ class Subject:
 
     make: Callable[[Shape, torch.device], Kernel]
     squares: int = 0
-    truth: str = "attention"
+    truth: str = "backend"
     device: str | None = None
     ours: bool = False
 

@@ -75,7 +75,7 @@ def loaded(side: str, folder: str) -> "GPT | OpenAIGPTLMHeadModel":
             folder, attn_implementation="eager"
         ).eval()
         return theirs
-    return GPT.from_pretrained(folder, attention=side)
+    return GPT.from_pretrained(folder, backend=side)
 
 
 def step(side: str, folder: str, batch: int, time: int) -> int:

@@ -53,7 +53,7 @@ class Models:
 
     def path(self, name: str, dtype: torch.dtype = torch.float32) -> GPT:
         """Return our model by one path; in another dtype as a copy."""
-        twin = self.ours.with_attention(name)
+        twin = self.ours.with_backend(name)
         return twin if dtype is torch.float32 else copy.deepcopy(twin).to(dtype)
 
     def huggingface(self, dtype: torch.dtype = torch.float32) -> OpenAIGPTLMHeadModel:

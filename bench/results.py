@@ -224,7 +224,7 @@ def read(path: Path) -> BenchRun:
     """Return an earlier run: its machine and its rows; limits and series are left behind.
 
     Raises:
-        InputRefusedError: No file, no JSON, or JSON that this version did not write.
+        InputRejectedError: No file, no JSON, or JSON that this version did not write.
     """
     try:
         parts = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)

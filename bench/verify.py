@@ -119,13 +119,13 @@ def _other_order(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 ORACLES = {
-    "attention": (attention_oracle.context, attention_oracle.gradients),
+    "backend": (attention_oracle.context, attention_oracle.gradients),
     "products": (attention_oracle.products, attention_oracle.products_gradients),
 }
 """The oracle of each kind: its answers, and their gradients."""
 
 YARDSTICKS: dict[str, Callable[[Shape, torch.device], Kernel]] = {
-    "attention": huggingface,
+    "backend": huggingface,
     "products": lambda _shape, _device: _other_order,
 }
 """Whose rounding others' is measured against."""

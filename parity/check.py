@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from parity.options import (
-    Attention,
-    AttentionOption,
+    BackendChoice,
+    BackendOption,
     BatchOption,
     CandidateOption,
     CorpusOption,
@@ -23,11 +23,11 @@ from parity.options import (
     DtypeOption,
     FingerprintsOption,
     FormatOption,
+    InjectFaultOption,
     OutputOption,
-    PlantOption,
+    PretokenizerOption,
     QuietOption,
     SeedOption,
-    SplittingOption,
     TapsOption,
     TextOption,
     TimeOption,
@@ -44,7 +44,7 @@ from scratch_gpt.cli import PretokenizerName, run_app, typer_app
 TrainingPlantOption = Annotated[
     str | None,
     typer.Option(
-        "--plant",
+        "--inject-fault",
         help="Plant a fault into our side of the step first, to see what a failing verdict looks "
         "like. An unknown name lists them all.",
     ),
@@ -54,12 +54,15 @@ TrainingPlantOption = Annotated[
 def training(
     weights: WeightsOption = "auto",
     candidate: CandidateOption = None,
-    plant: TrainingPlantOption = None,
-    attention: AttentionOption = Attention.DEFAULT,
+    inject_fault: TrainingPlantOption = None,
+    backend: BackendOption = BackendChoice.DEFAULT,
     dtype: DtypeOption = Dtype.FLOAT32,
     steps: Annotated[int, typer.Option(min=2, help="Steps of each run.")] = 3,
     parts: Annotated[
-        int, typer.Option(min=1, help="Micro-batches that our side accumulates to a step.")
+        int,
+        typer.Option(
+            "--micro-batches", min=1, help="Micro-batches that our side accumulates to a step."
+        ),
     ] = 2,
     dropout: Annotated[
         bool,
@@ -86,15 +89,15 @@ def training(
     Our model, stepped by our optimizer, and Hugging Face's, stepped by a NumPy oracle of the
     release's Adam and then by torch.optim.AdamW: the same batches, clipping and schedule on. In
     float64 loss, gradients, norm, rate, moments and weights must agree after every step; in the
-    dtype judged our rounding must be no worse than Hugging Face's. --batch is the rows of a part.
-    Runs on the CPU; at full size two parts of 1 x 64 take about 10 GB and some minutes.
+    dtype judged our rounding must be no worse than Hugging Face's. --batch-size is the rows of a
+    part. Runs on the CPU; at full size two parts of 1 x 64 take about 10 GB and some minutes.
     """
     options = Options(
         verb="training",
         weights=weights,
         candidate=candidate,
-        plant=plant,
-        attention=attention.value,
+        inject_fault=inject_fault,
+        backend=backend.value,
         dtype=dtype.value,
         steps=steps,
         parts=parts,
@@ -118,8 +121,8 @@ def training(
 def tokens(
     weights: WeightsOption = "auto",
     vocabulary: VocabularyOption = None,
-    splitting: SplittingOption = PretokenizerName.BERT,
-    plant: PlantOption = None,
+    pretokenizer: PretokenizerOption = PretokenizerName.BERT,
+    inject_fault: InjectFaultOption = None,
     text: TextOption = None,
     corpus: CorpusOption = None,
     count: CountOption = 2_000,
@@ -133,16 +136,16 @@ def tokens(
     """Do both tokenizers give the same ids?
 
     Hard strings picked by hand, every token of the vocabulary as a word, generated strings and a
-    corpus go through our tokenizer and Hugging Face's; with --splitting original, through a second
-    telling of the release's code. Every difference is cut down to the shortest string that shows
-    it, and said with the step that it comes from. Nothing is downloaded.
+    corpus go through our tokenizer and Hugging Face's; with --pretokenizer original, through a
+    second telling of the release's code. Every difference is cut down to the shortest string that
+    shows it, and said with the step that it comes from. Nothing is downloaded.
     """
     options = Options(
         verb="tokens",
         weights=weights,
         vocabulary=vocabulary,
-        splitting=splitting.value,
-        plant=plant,
+        pretokenizer=pretokenizer.value,
+        inject_fault=inject_fault,
         text=text,
         corpus=tuple(corpus or ()),
         count=count,
@@ -170,7 +173,7 @@ def drift(
     expect: Annotated[
         list[str] | None,
         typer.Option(
-            "--expect",
+            "--require",
             help="Name of a row that has to be there: without it there is no verdict. Of a folder "
             "of rows those that are expected are read, and no others. May be given several times.",
         ),
@@ -213,7 +216,7 @@ def drift(
 GenerationPlantOption = Annotated[
     str | None,
     typer.Option(
-        "--plant",
+        "--inject-fault",
         help="Plant a fault into our generator first, to see what a failing verdict looks like. "
         "An unknown name lists them all.",
     ),
@@ -227,12 +230,14 @@ VocabularyOfTextOption = Annotated[
 
 def generation(
     weights: WeightsOption = "auto",
-    plant: GenerationPlantOption = None,
+    inject_fault: GenerationPlantOption = None,
     dtype: DtypeOption = Dtype.FLOAT32,
     prompts: Annotated[
         int,
         typer.Option(
-            min=1, help="Prompts drawn from the seed, from one token to as many as there is room."
+            "--num-prompts",
+            min=1,
+            help="Prompts drawn from the seed, from one token to as many as there is room.",
         ),
     ] = 8,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to be made of each prompt.")] = 32,
@@ -254,12 +259,12 @@ def generation(
     In float64 our decoder's logits must agree at every step with three models that have no cache;
     in the dtype judged its rounding must be no worse than Hugging Face's, and its ids those of
     Hugging Face's generate, but for ties. Runs on the CPU. Hugging Face runs each text anew for
-    every token: at full size give few prompts (--prompts 3 --max-new-tokens 8).
+    every token: at full size give few prompts (--num-prompts 3 --max-new-tokens 8).
     """
     options = Options(
         verb="generation",
         weights=weights,
-        plant=plant,
+        inject_fault=inject_fault,
         dtype=dtype.value,
         prompts=prompts,
         max_new_tokens=max_new_tokens,
@@ -288,8 +293,8 @@ app = typer_app(
 def layerwise(
     weights: WeightsOption = "auto",
     candidate: CandidateOption = None,
-    plant: PlantOption = None,
-    attention: AttentionOption = Attention.DEFAULT,
+    inject_fault: InjectFaultOption = None,
+    backend: BackendOption = BackendChoice.DEFAULT,
     dtype: DtypeOption = Dtype.FLOAT32,
     device: DeviceOption = Device.CPU,
     batch: BatchOption = 1,
@@ -318,8 +323,8 @@ def layerwise(
         verb="layerwise",
         weights=weights,
         candidate=candidate,
-        plant=plant,
-        attention=attention.value,
+        inject_fault=inject_fault,
+        backend=backend.value,
         dtype=dtype.value,
         device=device.value,
         batch=batch,
@@ -341,8 +346,8 @@ def layerwise(
 def gradients(
     weights: WeightsOption = "auto",
     candidate: CandidateOption = None,
-    plant: PlantOption = None,
-    attention: AttentionOption = Attention.DEFAULT,
+    inject_fault: InjectFaultOption = None,
+    backend: BackendOption = BackendChoice.DEFAULT,
     dtype: DtypeOption = Dtype.FLOAT32,
     device: DeviceOption = Device.CPU,
     batch: BatchOption = 1,
@@ -367,8 +372,8 @@ def gradients(
         verb="gradients",
         weights=weights,
         candidate=candidate,
-        plant=plant,
-        attention=attention.value,
+        inject_fault=inject_fault,
+        backend=backend.value,
         dtype=dtype.value,
         device=device.value,
         batch=batch,

@@ -30,7 +30,7 @@ class Device(StrEnum):
     AUTO = "auto"
 
 
-class Attention(StrEnum):
+class BackendChoice(StrEnum):
     """The backends of our model, and two sets of them."""
 
     DEFAULT = "default"
@@ -60,18 +60,18 @@ CandidateOption = Annotated[
         "returns it, or MODULE:NAME.",
     ),
 ]
-PlantOption = Annotated[
+InjectFaultOption = Annotated[
     str | None,
     typer.Option(
-        "--plant",
+        "--inject-fault",
         help="Plant a fault into our model first, NAME or NAME@BLOCK, to see what a failing "
         "verdict looks like. An unknown name lists them all.",
     ),
 ]
-AttentionOption = Annotated[
-    Attention,
+BackendOption = Annotated[
+    BackendChoice,
     typer.Option(
-        "--attention",
+        "--backend",
         help="Which way to run our model: plain (every operation by its formula), tiled (no matrix "
         "of scores, hand-written derivatives), fused (residual sums inside the products), compiled "
         "(torch.compile, a block at a time), triton (a GPU kernel); default is plain and tiled, "
@@ -82,8 +82,8 @@ DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Dtype whose roundin
 TapsOption = Annotated[
     str, typer.Option("--taps", help="Compare only taps that match this pattern.")
 ]
-BatchOption = Annotated[int, typer.Option(min=1, help="Rows of token ids.")]
-TimeOption = Annotated[int, typer.Option(min=1, help="Tokens in each row.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Rows of token ids.")]
+TimeOption = Annotated[int, typer.Option("--seq-len", min=1, help="Tokens in each row.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the token ids.")]
 TokenIdsOption = Annotated[
     str | None,
@@ -98,10 +98,10 @@ VocabularyOption = Annotated[
         "beside the weights, or in the hub's cache; else one is learned on the spot.",
     ),
 ]
-SplittingOption = Annotated[
+PretokenizerOption = Annotated[
     PretokenizerName,
     typer.Option(
-        "--splitting",
+        "--pretokenizer",
         help="How text becomes words: bert (what Hugging Face's tokenizer does) or original (what "
         "the model was trained with; needs the extra original-text).",
     ),
@@ -117,7 +117,7 @@ CorpusOption = Annotated[
         "the standard library's documentation. May be given several times.",
     ),
 ]
-CountOption = Annotated[int, typer.Option(min=0, help="Strings to generate.")]
+CountOption = Annotated[int, typer.Option("--num-strings", min=0, help="Strings to generate.")]
 FingerprintsOption = Annotated[
     bool,
     typer.Option(

@@ -39,8 +39,8 @@ class Options:
     verb: str
     weights: str = "auto"
     candidate: str | None = None
-    plant: str | None = None
-    attention: str = "default"
+    inject_fault: str | None = None
+    backend: str = "default"
     dtype: str = "float32"
     device: str = "cpu"
     batch: int = 1
@@ -55,7 +55,7 @@ class Options:
     prompts: int = 8
     max_new_tokens: int = 32
     vocabulary: Path | None = None
-    splitting: str = "bert"
+    pretokenizer: str = "bert"
     count: int = 2_000
     text: str | None = None
     corpus: tuple[Path, ...] = ()

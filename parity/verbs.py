@@ -62,7 +62,7 @@ def _inputs(options: Options, weights: Weights) -> Inputs:
     if time > longest:
         raise UsageError(
             f"{time} tokens in a row, the model takes {longest}",
-            where="--time or --token-ids",
+            where="--seq-len or --token-ids",
             fix=f"use at most {longest}",
         )
     if not 0 <= int(chosen.token_ids.min()) <= largest < vocab_size:
@@ -81,46 +81,46 @@ _DEFAULT_TIME = 512
 def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> dict[str, nn.Module]:
     """Return the models to judge, under the names of their attention paths."""
     if options.candidate is not None:
-        if options.plant is not None:
+        if options.inject_fault is not None:
             raise UsageError(
                 "a fault is planted into our model, not into a candidate",
-                where="--plant with --candidate",
+                where="--inject-fault with --candidate",
                 fix="give one of the two",
             )
         return {"plain": build_candidate(options.candidate, weights)}
     right = build_ours(weights)
-    if options.plant is None:
-        return {path: right.with_attention(path) for path in wanted}
+    if options.inject_fault is None:
+        return {path: right.with_backend(path) for path in wanted}
     name, block = _fault(options, weights.config["n_layer"])
     if "compiled" in wanted:
         raise UsageError(
             "no fault can be planted into a compiled block",
-            where="--plant with --attention compiled",
+            where="--inject-fault with --backend compiled",
             fix="use another path",
         )
     table = forward if name in forward.FORWARD_FAULTS else backward_faults
     try:
-        return {path: table.inject(right.with_attention(path), name, block) for path in wanted}
+        return {path: table.inject(right.with_backend(path), name, block) for path in wanted}
     except ValueError as error:
         raise UsageError(
-            str(error), where="--plant with --attention", fix="use --attention plain"
+            str(error), where="--inject-fault with --backend", fix="use --backend plain"
         ) from error
 
 
 def _fault(options: Options, n_layer: int) -> tuple[str, int]:
     """Return name and block of `NAME` or `NAME@BLOCK`; the block in the middle by default."""
-    name, _, block = str(options.plant).partition("@")
+    name, _, block = str(options.inject_fault).partition("@")
     plantable = {key: fault.what for key, fault in forward.FORWARD_FAULTS.items()}
     if options.verb == "gradients":
         plantable |= {key: fault.what for key, fault in backward_faults.BACKWARD_FAULTS.items()}
     if name not in plantable:
         known = "; ".join(f"{key} ({what})" for key, what in plantable.items())
-        raise UsageError(f"no fault is called {name!r}", where="--plant", fix=f"use {known}")
+        raise UsageError(f"no fault is called {name!r}", where="--inject-fault", fix=f"use {known}")
     chosen = int(block) if block.isdecimal() else n_layer // 2
     if (block and not block.isdecimal()) or chosen >= n_layer:
         raise UsageError(
             f"there is no block {block!r}",
-            where="--plant",
+            where="--inject-fault",
             fix=f"use a block from 0 to {n_layer - 1}",
         )
     return name, chosen
@@ -139,7 +139,7 @@ def gradients(options: Options, progress: Progress) -> Report:
 def _judged(check: Callable[..., Report], options: Options, progress: Progress) -> Report:
     """Load what the options name, put it where it is to run, and compare it with the reference."""
     device = backends.resolve_device(options.device)
-    wanted, left_out = backends.chosen_backends(options.attention, device)
+    wanted, left_out = backends.chosen_backends(options.backend, device)
     weights = _load(options, progress)
     chosen = _inputs(options, weights)
     candidates = {path: m.to(device) for path, m in _candidates(options, weights, wanted).items()}
@@ -163,7 +163,7 @@ def _judged(check: Callable[..., Report], options: Options, progress: Progress) 
     return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 
-_SAID = ("candidate", "plant", "attention", "dtype", "seed", "token_ids", "taps")
+_SAID = ("candidate", "inject_fault", "backend", "dtype", "seed", "token_ids", "taps")
 """Options that decide what a verdict is about."""
 
 

@@ -172,10 +172,10 @@ def forward_with_taps(model: OpenAIGPTLMHeadModel, tap: TapFunction) -> Iterator
 def _watch_block(
     stack: contextlib.ExitStack, name: str, block: nn.Module, tap: TapFunction
 ) -> None:
-    attention, mlp = cast("Any", block.attn), cast("Any", block.mlp)
-    stack.enter_context(_watched_core(attention, f"{name}.attn", tap))
-    _before(stack, attention.c_proj, f"{name}.attn.context", tap)
-    _after(stack, attention.c_proj, f"{name}.attn", tap)
+    backend, mlp = cast("Any", block.attn), cast("Any", block.mlp)
+    stack.enter_context(_watched_core(backend, f"{name}.attn", tap))
+    _before(stack, backend.c_proj, f"{name}.attn.context", tap)
+    _after(stack, backend.c_proj, f"{name}.attn", tap)
     _before(stack, cast("nn.Module", block.ln_1), f"{name}.ln_1.input", tap)
     _after(stack, cast("nn.Module", block.ln_1), f"{name}.ln_1", tap)
     _after(stack, mlp.c_fc, f"{name}.mlp.c_fc", tap)
@@ -198,9 +198,9 @@ def _before(stack: contextlib.ExitStack, module: nn.Module, name: str, tap: TapF
 
 
 @contextlib.contextmanager
-def _watched_core(attention: Any, name: str, tap: TapFunction) -> Iterator[None]:
+def _watched_core(backend: Any, name: str, tap: TapFunction) -> Iterator[None]:
     """Stand in front of one layer's `_attn`, which takes `key` as `[batch head width time]`."""
-    core = attention._attn
+    core = backend._attn
 
     def shown(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> Any:
         query = tap(f"{name}.query", query)
@@ -209,11 +209,11 @@ def _watched_core(attention: Any, name: str, tap: TapFunction) -> Iterator[None]
         with _WatchedSoftmax(name, tap):
             return core(query, key, value, *rest, **named)
 
-    attention._attn = shown
+    backend._attn = shown
     try:
         yield
     finally:
-        del attention._attn  # the class's own method shows through again
+        del backend._attn  # the class's own method shows through again
 
 
 class _WatchedSoftmax(TorchFunctionMode):

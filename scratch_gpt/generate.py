@@ -34,7 +34,7 @@ class GenerateOptions:
     samples: int
     stop: tuple[str, ...]
     seed: int
-    splitting: str | None
+    pretokenizer: str | None
     dtype: str
     device: str
     overflow: str
@@ -129,7 +129,7 @@ def generate(
         typer.Option(metavar="TEXT", help="End before this text. May be given several times."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Fixes what is drawn.")] = 0,
-    splitting: Annotated[
+    pretokenizer: Annotated[
         PretokenizerName | None,
         typer.Option(
             help="How text is split: as Hugging Face, or as in training; as the folder of the "
@@ -186,7 +186,7 @@ def generate(
         samples=samples,
         stop=tuple(stop or ()),
         seed=seed,
-        splitting=None if splitting is None else splitting.value,
+        pretokenizer=None if pretokenizer is None else pretokenizer.value,
         dtype=dtype.value,
         device=device.value,
         overflow=overflow.value,

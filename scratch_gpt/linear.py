@@ -30,7 +30,7 @@ class Linear(nn.Module):
         """Return the mapped rows."""
         return linear(x, self.weight, self.bias)
 
-    def added_to(
+    def add_to(
         self, residual: Float[Tensor, "*rows fan_out"], x: Float[Tensor, "*rows fan_in"]
     ) -> Float[Tensor, "*rows fan_out"]:
         """Return `residual + x W + b`, the residual sum fused into the matrix product.

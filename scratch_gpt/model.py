@@ -26,20 +26,20 @@ class GPT(nn.Module):
     head. The head has no weight of its own.
     """
 
-    def __init__(self, config: GPTConfig, *, attention: str = "plain") -> None:
+    def __init__(self, config: GPTConfig, *, backend: str = "plain") -> None:
         """Build a model with freshly drawn weights.
 
         Args:
             config: The model's shape and constants.
-            attention: Name of the way to run it, a key of `scratch_gpt.kernels.backends.PATHS`.
+            backend: Name of the way to run it, a key of `scratch_gpt.kernels.backends.PATHS`.
 
         Raises:
             ValueError: No path has that name.
         """
         super().__init__()
-        self.path = backend_named(attention)
+        self.path = backend_named(backend)
         self.config = config
-        self.attention = attention
+        self.backend = backend
         self.tokens_embed = Embedding(config.vocab_size, config.n_embd)
         self.positions_embed = Embedding(config.n_positions, config.n_embd)
         self.h = nn.ModuleList(TransformerBlock(config, self.path) for _ in range(config.n_layer))
@@ -117,7 +117,7 @@ class GPT(nn.Module):
         )
         if cache is not None:
             if self.path.compiled:
-                message = f"the path {self.attention!r} keeps no cache; use with_attention('fused')"
+                message = f"the path {self.backend!r} keeps no cache; use with_attention('fused')"
                 raise ValueError(message)
             cache.check(token_ids, self.config, table)
         return known
@@ -148,14 +148,14 @@ class GPT(nn.Module):
 
         return generate(self, token_ids, Request.of(max_new_tokens, **options))
 
-    def with_attention(self, attention: str) -> "GPT":
+    def with_backend(self, backend: str) -> "GPT":
         """Return this model run another way; both own the very same parameters.
 
         Raises:
             ValueError: No path has that name.
         """
         with torch.device("meta"):
-            twin = GPT(self.config, attention=attention)
+            twin = GPT(self.config, backend=backend)
         for mine, its in zip(self.modules(), twin.modules(), strict=True):
             for name, parameter in mine.named_parameters(recurse=False):
                 setattr(its, name, parameter)
@@ -168,13 +168,11 @@ class GPT(nn.Module):
         checkpoint.save_pretrained(self, directory)
 
     @classmethod
-    def from_pretrained(
-        cls, directory: str | os.PathLike[str], *, attention: str = "plain"
-    ) -> "GPT":
+    def from_pretrained(cls, directory: str | os.PathLike[str], *, backend: str = "plain") -> "GPT":
         """Return the model that a folder holds, in evaluation mode; see `checkpoint`."""
         from scratch_gpt.checkpoint import checkpoint
 
-        return checkpoint.from_pretrained(directory, attention=attention)
+        return checkpoint.from_pretrained(directory, backend=backend)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

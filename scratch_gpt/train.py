@@ -32,7 +32,11 @@ _RUN = {
         DecodingErrors.STRICT,
         "replace: read bytes that are no UTF-8 as U+FFFD",
     ),
-    "allow": (list[str], None, "go on although this differs from the checkpoint (again for more)"),
+    "allow_changed": (
+        list[str],
+        None,
+        "go on although this differs from the checkpoint (again for more)",
+    ),
     "timeout": (float, 1_800.0, "seconds after which a silent process counts as lost"),
     "quiet": (bool, False, "print nothing but errors"),
     "debug": (bool, False, "show the traceback of an error"),
@@ -71,10 +75,10 @@ def train(**options: Any) -> None:  # noqa: ANN401 - whatever the options are
     """Train a GPT-1: the paper's, or one of another size.
 
     A run lives in one folder. Started again with the same options it goes on from its newest good
-    checkpoint, bitwise as if it had never stopped; other options are refused, unless --allow says
-    otherwise. Ctrl-C and SIGTERM finish the step and write a checkpoint first. At the end
-    OUTPUT/model is a folder for scratch_gpt.generate and for Hugging Face; OUTPUT/log.jsonl has a
-    line for every step, OUTPUT/loss.png the curve.
+    checkpoint, bitwise as if it had never stopped; other options are refused, unless
+    --allow-changed says otherwise. Ctrl-C and SIGTERM finish the step and write a checkpoint
+    first. At the end OUTPUT/model is a folder for scratch_gpt.generate and for Hugging Face;
+    OUTPUT/log.jsonl has a line for every step, OUTPUT/loss.png the curve.
 
     \b
     Examples:
@@ -136,7 +140,7 @@ def _run(options: dict[str, Any]) -> int:
             recipe=recipe,
             output=options["output"],
             sources=sources,
-            allow=tuple(options["allow"] or ()),
+            allow=tuple(options["allow_changed"] or ()),
             timeout=options["timeout"],
             quiet=quiet,
         )

@@ -58,7 +58,7 @@ class TransformerBlock(nn.Module):
         cache: BlockCache | None,
     ) -> Float[Tensor, "batch time width"]:
         """Return the same, each sum begun in the product: no dropout stands between the two."""
-        attended = self.attn.c_proj.added_to(x, self.attn.gathered(x, mask, tap, cache))
+        attended = self.attn.c_proj.add_to(x, self.attn.gathered(x, mask, tap, cache))
         normed = tap("ln_1", self.ln_1(tap("ln_1.input", attended)))
-        transformed = self.mlp.c_proj.added_to(normed, self.mlp.widened(normed, tap))
+        transformed = self.mlp.c_proj.add_to(normed, self.mlp.widened(normed, tap))
         return tap("ln_2", self.ln_2(tap("ln_2.input", transformed)))

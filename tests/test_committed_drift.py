@@ -42,7 +42,7 @@ def cell(result: Document) -> str:
 def verdicts(document: Document) -> list[str]:
     """Return the lines about rows and their verdicts, and the last one."""
     rows, results = document["drift"]["rows"], document["results"]
-    each = [[cell(r) for r in results if r["attention"] == row["label"]] for row in rows]
+    each = [[cell(r) for r in results if r["backend"] == row["label"]] for row in rows]
     versions = [[row["label"], *(row["environment"][name] for name in VERSIONS)] for row in rows]
     plan, known = document["plan"], sum(r["fingerprints"] > 0 for r in results)
     reports = f"{plan['compared']} of {plan['planned']} reports laid side by side"
@@ -68,7 +68,7 @@ def drift() -> Document:
 
 def test_every_row_of_tox_is_in_it(drift: Document) -> None:
     """In the order of `drift`'s expectations, which another test holds against the rows."""
-    expected = re.findall(r"--expect\s+(\S+)", committed("tox.ini"))
+    expected = re.findall(r"--require\s+(\S+)", committed("tox.ini"))
     assert expected == [row["label"] for row in drift["drift"]["rows"]]
 
 

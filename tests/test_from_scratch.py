@@ -185,10 +185,10 @@ def test_a_planted_loan_is_found_in_the_source(source: str, name: str) -> None:
     assert name in borrowed(source)
 
 
-def operations_of_a_step(recorded: Recorded, attention: str, *, training: bool) -> set[str]:
+def operations_of_a_step(recorded: Recorded, backend: str, *, training: bool) -> set[str]:
     """Return what runs in a forward, a backward and a step down the gradient."""
     config = GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)
-    model = GPT(config, attention=attention).train(training)
+    model = GPT(config, backend=backend).train(training)
     token_ids = torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
     mask = torch.tensor([[False, True, True, True, True], [True] * 5])
     with recorded() as operations:
@@ -206,7 +206,7 @@ def forbidden(operations: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
 @pytest.mark.parametrize(
-    ("attention", "activation"),
+    ("backend", "activation"),
     [
         ("plain", {"tanh", "tanh_backward"}),
         ("tiled", {"sigmoid_", "exp2_"}),
@@ -214,13 +214,13 @@ def forbidden(operations: set[str]) -> set[str]:
     ],
 )
 def test_no_ready_made_operation_runs(
-    attention: str,
+    backend: str,
     activation: set[str],
     training: bool,  # noqa: FBT001
     recorded: Recorded,
 ) -> None:
     """Forward, backward and step are made of basic operations, and all three were watched."""
-    ran = operations_of_a_step(recorded, attention, training=training)
+    ran = operations_of_a_step(recorded, backend, training=training)
     assert not forbidden(ran)
     assert activation | {"sub_"} <= ran
 

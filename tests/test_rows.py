@@ -50,7 +50,7 @@ def pins(deps: str) -> list[tuple[str, str, str]]:
 def of_names(config: Config) -> list[str]:
     """Return where a name and what it stands for part."""
     rows, named = rows_of(config), pins(config["versions"]["deps"])
-    expected = re.findall(r"--expect\s+(\S+)", config["testenv:drift"]["commands"])
+    expected = re.findall(r"--require\s+(\S+)", config["testenv:drift"]["commands"])
     chosen = {factor for row in rows for factor in row.split("-")[1:]}
     pinned = {factor for factor, _, _ in named}
     labelled = filter(ROW.fullmatch, re.split(r"[\s,]+", config["tox"]["labels"]))

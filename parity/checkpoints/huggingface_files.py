@@ -34,7 +34,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file holds.
 
     Raises:
-        InputRefusedError: It is too large, no JSON, or no object.
+        InputRejectedError: It is too large, no JSON, or no object.
         CheckpointError: There is no such file, or it cannot be read.
     """
     with open_regular(path) as file:
@@ -68,7 +68,7 @@ def check_vocabulary(folder: Path, fields: Mapping[str, Any]) -> None:
     """Require that a vocabulary in the folder, where there is one, has the config's size.
 
     Raises:
-        InputRefusedError: It has another, or is no vocabulary.
+        InputRejectedError: It has another, or is no vocabulary.
     """
     for name in ("vocab.json", VOCABULARY_FILES["vocab.json"]):
         path = folder / name
@@ -98,7 +98,7 @@ def copy_vocabulary(folder: Path | None, target: Path, *, openai: bool) -> None:
         openai: Whether OpenAI's names are wanted, else Hugging Face's.
 
     Raises:
-        InputRefusedError, CheckpointError: A file of it is none, or far too large for one.
+        InputRejectedError, CheckpointError: A file of it is none, or far too large for one.
     """
     if folder is None:
         return
@@ -134,7 +134,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: It is no GPT-1's config that says all of it.
-        InputRefusedError: There is none, or transformers reads another model out of it than we do.
+        InputRejectedError: There is none, or transformers reads another model out of it than we do.
     """
     path = folder / CONFIG_FILE
     if not os.path.lexists(path):
@@ -201,7 +201,7 @@ def index_shards(folder: Path, files: Sequence[FileDigest]) -> list[Shard] | Non
         files: What was read of it.
 
     Raises:
-        InputRefusedError: There is a manifest, and it is damaged.
+        InputRejectedError: There is a manifest, and it is damaged.
     """
     path = folder / INDEX_FILE
     if not path.exists():
@@ -246,7 +246,7 @@ def read_huggingface(
             claims the published bytes.
 
     Raises:
-        InputRefusedError: The files are not a whole GPT-1.
+        InputRejectedError: The files are not a whole GPT-1.
         CheckpointError, SourceError: A file of it is unsound or cannot be read.
     """
     folder = path if path.is_dir() else path.parent

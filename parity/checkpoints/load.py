@@ -42,7 +42,7 @@ def read_hub(
 
     Raises:
         SourceError: They cannot be had, or are not what the hub says.
-        InputRefusedError, CheckpointError: They are not a whole GPT-1.
+        InputRejectedError, CheckpointError: They are not a whole GPT-1.
     """
     fetched = fetched or hub.fetch(repository, revision)
     commit = fetched.commit
@@ -102,7 +102,7 @@ def read_openai(folder: Path, *, source: str) -> Checkpoint:
 
     Raises:
         SourceError: A file is unsound or cannot be read.
-        InputRefusedError, CheckpointError: Config or vocabulary are not the weights'.
+        InputRejectedError, CheckpointError: Config or vocabulary are not the weights'.
     """
     release = openai_release.read_release(folder)
     bare = release.config is None
@@ -138,7 +138,7 @@ def load_surrogate(size: str, on_tensor: OnTensor | None = None, why: str = "") 
         why: Why it stands in for other weights; said wherever the weights are named.
 
     Raises:
-        InputRefusedError: The drawn tensors are not the committed ones.
+        InputRejectedError: The drawn tensors are not the committed ones.
     """
     try:
         drawn = surrogate.load(size, on_tensor)
@@ -178,7 +178,7 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
 
     Raises:
         UsageError: It stands for nothing.
-        InputRefusedError: What it stands for is damaged, hostile, of another model, or not the
+        InputRejectedError: What it stands for is damaged, hostile, of another model, or not the
             published bytes that it is said to be.
         InconclusiveError: There is no tensor in it.
         EnvironmentUnfitError: It cannot be had from here.
@@ -227,7 +227,7 @@ def _accepted(weights: Weights) -> Weights:
     """Return weights if they are not passed off as the published ones.
 
     Raises:
-        InputRefusedError: A file that is said to be published has other bytes.
+        InputRejectedError: A file that is said to be published has other bytes.
     """
     differing = [f for f in weights.provenance.files if f.standing is Standing.DIFFERS]
     if differing:

@@ -182,7 +182,7 @@ def convert(
         target: Whose the result shall have. Aliases and buffers are not written.
 
     Raises:
-        InputRefusedError: Names missing or unexpected, or shapes that differ: all of them,
+        InputRejectedError: Names missing or unexpected, or shapes that differ: all of them,
             gathered. Nothing is broadcast, squeezed or dropped.
     """
     table = rows(config["n_layer"])

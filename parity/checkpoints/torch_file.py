@@ -33,7 +33,7 @@ def read_torch_file(path: Path) -> tuple[dict[str, Tensor], FileDigest]:
     """Return the tensors of a file of torch.save by name, on the CPU, and the file's digest.
 
     Raises:
-        InputRefusedError: It is not a dictionary of names to dense tensors, or would run code.
+        InputRejectedError: It is not a dictionary of names to dense tensors, or would run code.
         SourceError: It cannot be read.
     """
     if not compat.unpickles_safely():

@@ -191,7 +191,7 @@ def gather(found: Checkpoint) -> Weights:
     """Return a checkpoint's weights under our names, in float32.
 
     Raises:
-        InputRefusedError: The config is not a GPT-1's, or the tensors are not its.
+        InputRejectedError: The config is not a GPT-1's, or the tensors are not its.
     """
     try:
         config = checkpoint.config_of(found.fields).to_huggingface()

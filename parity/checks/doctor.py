@@ -44,7 +44,9 @@ def doctor(reference: OpenAIGPTLMHeadModel, inputs: Inputs, identity: Mapping[st
         exit_code=code,
         identity=identity,
         environment=settings,
-        plan=Plan(planned=counted[0], compared=counted[1], per_path={"doctor": counted}, exempt=[]),
+        plan=Plan(
+            planned=counted[0], compared=counted[1], per_backend={"doctor": counted}, exempt=[]
+        ),
         liveness=blocks,
         findings=findings,
     )

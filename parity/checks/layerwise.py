@@ -95,7 +95,7 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
             run.compare()
         except InconclusiveError as error:
             run.reasons.append(reason(error))
-    plan = {attention: run.planned(attention) for attention in run.candidates}
+    plan = {backend: run.planned(backend) for backend in run.candidates}
     counted = count(
         plan,
         run.rows,
@@ -125,7 +125,7 @@ def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.M
     """Return candidates under their paths' names; one that does not say its own is `plain`."""
     if isinstance(candidate, Mapping):
         return dict(candidate)
-    path = getattr(candidate, "attention", "plain")
+    path = getattr(candidate, "backend", "plain")
     return {path if path in NEVER_FORMED else "plain": candidate}
 
 

@@ -49,7 +49,7 @@ def weights(
         "release": _through_release(source),
     }
     found = [row for side, arrays in held.items() for row in _compared(source, side, arrays)]
-    compared = {side: sum(row.witness == side for row in found) for side in held}
+    compared = {side: sum(row.against == side for row in found) for side in held}
     planned = len(rows(source.config["n_layer"]))
     reasons = _untied(theirs)
     codes = [reason.code for reason in reasons]
@@ -64,7 +64,7 @@ def weights(
         plan=Plan(
             planned=planned * len(held),
             compared=sum(compared.values()),
-            per_path={side: (planned, number) for side, number in compared.items()},
+            per_backend={side: (planned, number) for side, number in compared.items()},
             exempt=[],
         ),
         first_divergence=first_exact_difference(found),
@@ -101,15 +101,15 @@ def _compared(source: Weights, side: str, arrays: Arrays) -> Iterable[Row]:
         status, differing = _status(wanted, held)
         yield Row(
             tap=name,
-            attention=side,
+            backend=side,
             dtype=str((wanted if held is None else held).dtype),  # type: ignore[union-attr]
             mode=Mode.EXACT,
-            witness=side,
+            against=side,
             shape=() if held is None else held.shape,
             status=status,
             error_ours=differing,
             bound=0.0,
-            minimum_tolerance=differing,
+            required_tolerance=differing,
         )
 
 

@@ -28,20 +28,20 @@ def why_unavailable(name: str, device: torch.device) -> str | None:
     return why_not_compiled(device) if path.compiled else None
 
 
-def chosen_backends(attention: str, device: torch.device) -> tuple[list[str], Mapping[str, str]]:
-    """Return the paths that `--attention` stands for, and those left out, each with the reason.
+def chosen_backends(backend: str, device: torch.device) -> tuple[list[str], Mapping[str, str]]:
+    """Return the paths that `--backend` stands for, and those left out, each with the reason.
 
     Raises:
         EnvironmentUnfitError: The one that was asked for cannot run here.
     """
-    if attention == "default":
+    if backend == "default":
         return list(DEFAULT), {}
-    wanted = list(BACKENDS) if attention == "all" else [attention]
+    wanted = list(BACKENDS) if backend == "all" else [backend]
     absent = {name: why for name in wanted if (why := why_unavailable(name, device)) is not None}
-    if attention in absent:
+    if backend in absent:
         raise EnvironmentUnfitError(
-            f"the path {attention} cannot run here: {absent[attention]}",
-            where=f"--attention {attention}",
+            f"the path {backend} cannot run here: {absent[backend]}",
+            where=f"--backend {backend}",
             fix=f"use {' or '.join(DEFAULT)}, or a machine that has what is missing",
         )
     return [name for name in wanted if name not in absent], absent

@@ -90,9 +90,9 @@ class Comparison:
         n_layer = self.reference.config.n_layer
         return [tap for tap in taps(n_layer) if tap.name not in left_out]
 
-    def planned(self, attention: str) -> list[Tap]:
+    def planned(self, backend: str) -> list[Tap]:
         """Return the taps to compare on one attention path."""
-        absent = never_formed(attention, self.reference.config.n_layer)
+        absent = never_formed(backend, self.reference.config.n_layer)
         return [
             tap
             for tap in self.plan
@@ -102,7 +102,7 @@ class Comparison:
     @property
     def measured(self) -> frozenset[str]:
         """The names of the taps to measure: all that are compared, and what judges them."""
-        compared = [tap for attention in self.candidates for tap in self.planned(attention)]
+        compared = [tap for backend in self.candidates for tap in self.planned(backend)]
         return frozenset(tap.name for tap in taps_with_a_part(compared, self.plan))
 
     def compare(self) -> None:
@@ -110,8 +110,8 @@ class Comparison:
         if self.modes & {Mode.IDENTITY, Mode.PROPAGATED}:
             self._together()
         if Mode.ISOLATED in self.modes and self.precision is not None:
-            for attention in self.candidates:
-                self._isolated(attention, self.precision)
+            for backend in self.candidates:
+                self._isolated(backend, self.precision)
 
     def _together(self) -> None:
         """Run the float64 models and those of the dtype judged, each on its own numbers."""
@@ -119,39 +119,37 @@ class Comparison:
         if Mode.PROPAGATED in self.modes and self.precision is not None:
             dtypes.append(self.precision.dtype)
         members = [subject for dtype in dtypes for subject in self._subjects(dtype)]
-        found = self._walk(members, witness="huggingface/float64")
-        for attention in self.candidates:
-            plan = self.planned(attention)
+        found = self._walk(members, against="huggingface/float64")
+        for backend in self.candidates:
+            plan = self.planned(backend)
             if Mode.IDENTITY in self.modes:
-                names = run_names(attention, torch.float64)
-                self.rows += float64_rows(found, names, plan, attention, self.bounds)
-                self.rows += extra_rows(found, names, attention, "float64", Mode.IDENTITY)
+                names = run_names(backend, torch.float64)
+                self.rows += float64_rows(found, names, plan, backend, self.bounds)
+                self.rows += extra_rows(found, names, backend, "float64", Mode.IDENTITY)
             if Mode.PROPAGATED in self.modes and self.precision is not None:
-                self._judge(found, attention, Mode.PROPAGATED, self.precision)
-                lead = self.consequences.get(attention, {}).get("flip_gap_largest", 0.0)
-                self.reasons += top1_changes(
-                    found, run_names(attention, self.precision.dtype), lead
-                )
+                self._judge(found, backend, Mode.PROPAGATED, self.precision)
+                lead = self.consequences.get(backend, {}).get("flip_gap_largest", 0.0)
+                self.reasons += top1_changes(found, run_names(backend, self.precision.dtype), lead)
 
-    def _isolated(self, attention: str, precision: Precision) -> None:
+    def _isolated(self, backend: str, precision: Precision) -> None:
         """Run one path and the reference, every operation on the oracle's rounded input."""
-        raw = frozenset(never_formed(attention, self.reference.config.n_layer))
+        raw = frozenset(never_formed(backend, self.reference.config.n_layer))
         members = [
             dataclasses.replace(subject, unwatched=raw)
             if subject.name.startswith("huggingface")
             else subject
-            for subject in self._subjects(precision.dtype, only=attention)
+            for subject in self._subjects(precision.dtype, only=backend)
         ]
-        found = self._walk(members, rounded_to=precision.dtype, raw=raw, beside=attention)
-        self._judge(found, attention, Mode.ISOLATED, precision)
+        found = self._walk(members, rounded_to=precision.dtype, raw=raw, beside=backend)
+        self._judge(found, backend, Mode.ISOLATED, precision)
 
-    def _judge(self, found: Observations, attention: str, mode: Mode, precision: Precision) -> None:
-        names = run_names(attention, precision.dtype)
-        plan = self.planned(attention)
+    def _judge(self, found: Observations, backend: str, mode: Mode, precision: Precision) -> None:
+        names = run_names(backend, precision.dtype)
+        plan = self.planned(backend)
         self.rows += rounding_rows(
-            found, names, plan, self.plan, attention, mode, precision, self.bounds
+            found, names, plan, self.plan, backend, mode, precision, self.bounds
         )
-        self.rows += extra_rows(found, names, attention, str(precision.dtype)[6:], mode)
+        self.rows += extra_rows(found, names, backend, str(precision.dtype)[6:], mode)
 
     def _subjects(self, dtype: torch.dtype, only: str | None = None) -> list[Subject]:
         """Return Hugging Face's run in `dtype`, then ours, one a path."""
@@ -185,7 +183,7 @@ class Comparison:
         self,
         members: Sequence[Subject],
         *,
-        witness: str | None = None,
+        against: str | None = None,
         rounded_to: torch.dtype | None = None,
         raw: frozenset[str] = frozenset(),
         beside: str = "",
@@ -196,7 +194,7 @@ class Comparison:
             plan=self.plan,
             time=self.inputs.token_ids.shape[1],
             mask=self.mask,
-            witness=witness,
+            against=against,
             rounded_to=rounded_to,
             raw=raw,
             selected=self.measured,
@@ -287,7 +285,7 @@ def _check_selection(run: Comparison) -> None:
             where="token_ids",
             fix="give at least one token",
         )
-    if not any(run.planned(attention) for attention in run.candidates):
+    if not any(run.planned(backend) for backend in run.candidates):
         raise InconclusiveError(
             "no tap was selected, so nothing was compared",
             where=f"the pattern {run.select!r}",

@@ -35,10 +35,10 @@ class RunNames:
     huggingface: str
 
 
-def run_names(attention: str, dtype: torch.dtype) -> RunNames:
+def run_names(backend: str, dtype: torch.dtype) -> RunNames:
     """Return what the observations call our run on a path, and Hugging Face's, in `dtype`."""
     short = str(dtype).removeprefix("torch.")
-    return RunNames(ours=f"ours/{attention}/{short}", huggingface=f"huggingface/{short}")
+    return RunNames(ours=f"ours/{backend}/{short}", huggingface=f"huggingface/{short}")
 
 
 def taps_with_a_part(compared: Sequence[Tap], plan: Sequence[Tap]) -> list[Tap]:
@@ -53,36 +53,36 @@ def taps_with_a_part(compared: Sequence[Tap], plan: Sequence[Tap]) -> list[Tap]:
 
 
 def float64_rows(
-    found: Observations, names: RunNames, plan: Sequence[Tap], attention: str, bounds: Bounds
+    found: Observations, names: RunNames, plan: Sequence[Tap], backend: str, bounds: Bounds
 ) -> list[Row]:
     """Return one row for each tap and witness of the float64 pass."""
     rows = []
     for tap in plan:
-        for witness in REFERENCES:
-            seen = _seen(found, names.ours, tap.name, witness)
+        for against in REFERENCES:
+            seen = _seen(found, names.ours, tap.name, against)
             error = seen.relative_largest
             reference = found.differences.get((names.huggingface, tap.name, "oracle"))
             bound = 0.0 if tap.kind.name in EXACT_KINDS else bounds.identity
             row = Row(
                 tap=tap.name,
-                attention=attention,
+                backend=backend,
                 dtype="float64",
                 mode=Mode.IDENTITY,
-                witness=witness,
+                against=against,
                 shape=seen.shape,
                 status=_status(seen, holds=error <= bound),
                 error_ours=_finite(error),
                 error_reference=(
                     _finite(reference.relative_largest)
-                    if reference is not None and witness == "oracle"
+                    if reference is not None and against == "oracle"
                     else None
                 ),
                 bound=bound,
                 amplification=_amplification(found, names.ours, tap),
                 worst_index=seen.worst_index,
                 value_ours=_finite(seen.ours),
-                value_witness=_finite(seen.reference),
-                minimum_tolerance=_finite(error),
+                value_against=_finite(seen.reference),
+                required_tolerance=_finite(error),
                 detail=_detail(seen),
             )
             rows.append(row)
@@ -94,7 +94,7 @@ def rounding_rows(  # noqa: PLR0913 - what is judged, and under which rules
     names: RunNames,
     plan: Sequence[Tap],
     peers: Sequence[Tap],
-    attention: str,
+    backend: str,
     mode: Mode,
     precision: Precision,
     bounds: Bounds,
@@ -116,10 +116,10 @@ def rounding_rows(  # noqa: PLR0913 - what is judged, and under which rules
         guard_broken = not peak <= bounds.peak
         row = Row(
             tap=tap.name,
-            attention=attention,
+            backend=backend,
             dtype=str(precision.dtype).removeprefix("torch."),
             mode=mode,
-            witness="oracle",
+            against="oracle",
             shape=seen.shape,
             status=_status(seen, holds=ratio <= bounds.quality and not guard_broken),
             error_ours=_finite(seen.relative_rms),
@@ -129,8 +129,8 @@ def rounding_rows(  # noqa: PLR0913 - what is judged, and under which rules
             amplification=_amplification(found, names.ours, tap) if mode != Mode.ISOLATED else None,
             worst_index=seen.worst_index,
             value_ours=_finite(seen.ours),
-            value_witness=_finite(seen.reference),
-            minimum_tolerance=_finite(peak if guard_broken else ratio),
+            value_against=_finite(seen.reference),
+            required_tolerance=_finite(peak if guard_broken else ratio),
             detail=_detail(seen),
         )
         rows.append(row)
@@ -138,16 +138,16 @@ def rounding_rows(  # noqa: PLR0913 - what is judged, and under which rules
 
 
 def extra_rows(
-    found: Observations, names: RunNames, attention: str, dtype: str, mode: Mode
+    found: Observations, names: RunNames, backend: str, dtype: str, mode: Mode
 ) -> list[Row]:
     """Return one row for each tap that our side showed and nobody planned."""
     return [
         Row(
             tap=tap,
-            attention=attention,
+            backend=backend,
             dtype=dtype,
             mode=mode,
-            witness="oracle",
+            against="oracle",
             status=Status.EXTRA,
             bound=0.0,
             detail="shown, but not in the plan, or shown twice",
@@ -156,14 +156,14 @@ def extra_rows(
     ]
 
 
-def _seen(found: Observations, subject: str, tap: str, witness: str) -> Difference:
+def _seen(found: Observations, subject: str, tap: str, against: str) -> Difference:
     """Return the difference observed; one that was not run where there is none."""
-    seen = found.differences.get((subject, tap, witness))
+    seen = found.differences.get((subject, tap, against))
     if seen is None:
         # What kept it from the oracle kept it from the second witness too.
         seen = found.differences.get((subject, tap, "oracle"))
         if seen is None or seen.status is Status.PASS:
-            return Difference(status=Status.NOT_RUN, detail=f"no {witness} to compare with")
+            return Difference(status=Status.NOT_RUN, detail=f"no {against} to compare with")
     return seen
 
 
@@ -272,11 +272,11 @@ def top1_changes(found: Observations, names: RunNames, lead: float) -> list[Reas
     ]
     if not lead > 0.0 or all(lead <= 2 * error for error in errors):
         return []
-    attention, _, dtype = names.ours.removeprefix("ours/").rpartition("/")
+    backend, _, dtype = names.ours.removeprefix("ours/").rpartition("/")
     return [
         Reason(
             what=f"the first choice of a token differs, against a lead of {lead:.2g}",
-            where=f"logits, attention {attention}, torch.{dtype}",
+            where=f"logits, attention {backend}, torch.{dtype}",
             fix="look at logits with --explain logits",
             code=ExitCode.FAIL,
         )
@@ -315,14 +315,14 @@ def reference_error_of(tensor: Tensor, truth: Tensor) -> RoundingError:
     )
 
 
-def float64_row(tap: str, ours: Tensor, other: Tensor, witness: str, bounds: Bounds) -> Row:
+def float64_row(tap: str, ours: Tensor, other: Tensor, against: str, bounds: Bounds) -> Row:
     """Return the row of two float64 tensors that must agree to rounding.
 
     Args:
         tap: Name of what is compared.
         ours: Two axes or more, float64.
         other: The witness's.
-        witness: Its name.
+        against: Its name.
         bounds: Of the run.
     """
     seen = difference(ours, other, dtype=torch.float64)
@@ -332,12 +332,12 @@ def float64_row(tap: str, ours: Tensor, other: Tensor, witness: str, bounds: Bou
         **_common(tap, seen),
         dtype="float64",
         mode=Mode.IDENTITY,
-        witness=witness,
+        against=against,
         status=_generation_status(seen, holds=holds),
         error_ours=_finite_or_none(error),
         bound=bounds.identity,
-        minimum_tolerance=_finite_or_none(error),
-        detail=seen.detail or ("" if holds else f"off by {error:.2g} of the {witness}'s RMS"),
+        required_tolerance=_finite_or_none(error),
+        detail=seen.detail or ("" if holds else f"off by {error:.2g} of the {against}'s RMS"),
     )
 
 
@@ -368,19 +368,19 @@ def rounding_row(  # noqa: PLR0913 - ours, the truth, the reference's error and 
         **_common(tap, seen),
         dtype=str(precision.dtype).removeprefix("torch."),
         mode=Mode.PROPAGATED,
-        witness="oracle",
+        against="oracle",
         status=_generation_status(seen, holds=holds),
         error_ours=_finite_or_none(seen.relative_rms),
         error_reference=_finite_or_none(noise.rms),
         ratio=_finite_or_none(ratio),
         bound=bounds.quality,
-        minimum_tolerance=_finite_or_none(worst),
+        required_tolerance=_finite_or_none(worst),
         detail=seen.detail or ("" if holds else f"its error is {worst:.3g} times the reference's"),
     )
 
 
 def ids_row(  # noqa: PLR0913 - two sides, and what is said of them
-    tap: str, ours: Sequence[int], other: Sequence[int], *, dtype: str, witness: str, excused: str
+    tap: str, ours: Sequence[int], other: Sequence[int], *, dtype: str, against: str, excused: str
 ) -> Row:
     """Return the row of ids that must be the same.
 
@@ -389,7 +389,7 @@ def ids_row(  # noqa: PLR0913 - two sides, and what is said of them
         ours: Our ids.
         other: The witness's.
         dtype: Of the run that they were made in.
-        witness: Its name.
+        against: Its name.
         excused: Why they need not be, in words; empty where they must.
     """
     differing = sum(mine != its for mine, its in zip(ours, other, strict=False))
@@ -398,18 +398,18 @@ def ids_row(  # noqa: PLR0913 - two sides, and what is said of them
     at = next((i for i, pair in enumerate(zip(ours, other, strict=False)) if len({*pair}) > 1), 0)
     return Row(
         tap=tap,
-        attention=BACKEND,
+        backend=BACKEND,
         dtype=dtype,
         mode=Mode.EXACT,
-        witness=witness,
+        against=against,
         shape=(len(ours),),
         status=Status.FAIL if counted or not ours else Status.PASS,
         error_ours=float(differing),
         bound=0.0,
         worst_index=(at,),
         value_ours=float(ours[at]) if ours else None,
-        value_witness=float(other[at]) if other else None,
-        minimum_tolerance=float(counted),
+        value_against=float(other[at]) if other else None,
+        required_tolerance=float(counted),
         detail=excused,
     )
 
@@ -418,10 +418,10 @@ def raised_row(tap: str, error: Exception, *, dtype: str) -> Row:
     """Return the row of something that ours did not get to: it raised an error."""
     return Row(
         tap=tap,
-        attention=BACKEND,
+        backend=BACKEND,
         dtype=dtype,
         mode=Mode.EXACT,
-        witness="huggingface",
+        against="huggingface",
         status=Status.FAIL,
         bound=0.0,
         detail=f"ours raised {type(error).__name__}: {error}",
@@ -436,11 +436,11 @@ def pooled(own: RoundingError, all_of_kind: RoundingError, tensor: Tensor) -> Ro
 def _common(tap: str, seen: Difference) -> dict[str, Any]:
     return {
         "tap": tap,
-        "attention": BACKEND,
+        "backend": BACKEND,
         "shape": seen.shape,
         "worst_index": seen.worst_index,
         "value_ours": seen.ours,
-        "value_witness": seen.reference,
+        "value_against": seen.reference,
     }
 
 

@@ -237,7 +237,7 @@ class Pass:
         plan: The taps, in network order.
         time: Length of the rows, in tokens.
         mask: `[batch time]`, bool; None without padding.
-        witness: Name of the subject that is a second witness to the others of its dtype.
+        against: Name of the subject that is a second witness to the others of its dtype.
         rounded_to: In an isolated pass, the dtype that the truth is rounded to.
         raw: Names of taps whose truth is left as it is, because no subject is given it.
         selected: Names of the taps to measure; all others are walked past.
@@ -248,7 +248,7 @@ class Pass:
     plan: Sequence[Tap]
     time: int
     mask: Tensor | None
-    witness: str | None = None
+    against: str | None = None
     rounded_to: torch.dtype | None = None
     raw: frozenset[str] = frozenset()
     selected: frozenset[str]
@@ -343,7 +343,7 @@ class _Walker:
                 self._let_ahead(place + 1)
             for tap in stage:
                 self._visit(subject, tap, truths[tap.name], witnessed)
-            if subject.name != self._pass.witness and (last or not one_by_one):
+            if subject.name != self._pass.against and (last or not one_by_one):
                 self._cursors[subject.name].let_go()
         if not one_by_one:
             self.let_go()
@@ -364,7 +364,7 @@ class _Walker:
             return
         if tap.name in self._pass.selected:
             self._compare(subject, tap, value.cpu(), truth, witnessed)
-            if subject.name == self._pass.witness:
+            if subject.name == self._pass.against:
                 witnessed[tap.name] = self._held(tap, value.cpu())
         if self._pass.rounded_to is not None:
             self._cursors[subject.name].reply(truth.tensor.to(subject.device, subject.dtype))
@@ -395,9 +395,9 @@ class _Walker:
         """Measure one tensor against the truth, and where there is one against the witness."""
         references = {"oracle": truth}
         if tap.name in witnessed and subject.dtype == torch.float64:
-            references[_side(self._pass.witness)] = witnessed[tap.name]
-        for witness, reference in references.items():
-            self.found.differences[subject.name, tap.name, witness] = reference.difference(
+            references[_side(self._pass.against)] = witnessed[tap.name]
+        for against, reference in references.items():
+            self.found.differences[subject.name, tap.name, against] = reference.difference(
                 value, dtype=subject.dtype
             )
         self._look(subject.name, tap.name, value, truth.tensor)

@@ -46,10 +46,10 @@ class Row:
 
     Attributes:
         tap: Name of the tap.
-        attention: Our attention path.
+        backend: Our backend.
         dtype: Dtype of the run.
         mode: How the tap was met.
-        witness: What it was held against: `oracle` or `huggingface`.
+        against: What it was held against: `oracle` or `huggingface`.
         shape: Shape of our tensor.
         status: What became of the comparison.
         error_ours: Our error: in identity the largest difference, else the RMS of the
@@ -60,16 +60,16 @@ class Row:
         amplification: Our error over the largest error among the taps that feed this one.
         worst_index: Index of the largest difference.
         value_ours: Our value there.
-        value_witness: The witness's value there.
+        value_against: The reference's value there.
         minimum_tolerance: The smallest bound that would have passed.
         detail: For a status other than pass, one phrase.
     """
 
     tap: str
-    attention: str
+    backend: str
     dtype: str
     mode: Mode
-    witness: str
+    against: str
     shape: tuple[int, ...] = ()
     status: Status
     error_ours: float | None = None
@@ -79,8 +79,8 @@ class Row:
     amplification: float | None = None
     worst_index: tuple[int, ...] = ()
     value_ours: float | None = None
-    value_witness: float | None = None
-    minimum_tolerance: float | None = None
+    value_against: float | None = None
+    required_tolerance: float | None = None
     detail: str = ""
 
 
@@ -114,7 +114,7 @@ class Plan:
 
     planned: int
     compared: int
-    per_path: Mapping[str, tuple[int, int]]
+    per_backend: Mapping[str, tuple[int, int]]
     exempt: Sequence[Mapping[str, str]]
 
 
@@ -225,21 +225,21 @@ def count(
     plan: Mapping[str, Sequence[Tap]], rows: Sequence[Row], *, n_layer: int, time: int
 ) -> Plan:
     """Return how many taps were planned on each path, and of how many every row was compared."""
-    incomplete = {(row.attention, row.tap) for row in rows if row.status in _NOT_COMPARED}
-    compared = {(row.attention, row.tap) for row in rows} - incomplete
-    per_path = {
-        attention: (len(taps), sum((attention, tap.name) in compared for tap in taps))
-        for attention, taps in plan.items()
+    incomplete = {(row.backend, row.tap) for row in rows if row.status in _NOT_COMPARED}
+    compared = {(row.backend, row.tap) for row in rows} - incomplete
+    per_backend = {
+        backend: (len(taps), sum((backend, tap.name) in compared for tap in taps))
+        for backend, taps in plan.items()
     }
     left_out = [
-        {"attention": attention, "tap": tap, "reason": why}
-        for attention in plan
-        for tap, why in (never_formed(attention, n_layer) | undefined_taps(time)).items()
+        {"backend": backend, "tap": tap, "reason": why}
+        for backend in plan
+        for tap, why in (never_formed(backend, n_layer) | undefined_taps(time)).items()
     ]
     return Plan(
-        planned=sum(planned for planned, _ in per_path.values()),
-        compared=sum(done for _, done in per_path.values()),
-        per_path=per_path,
+        planned=sum(planned for planned, _ in per_backend.values()),
+        compared=sum(done for _, done in per_backend.values()),
+        per_backend=per_backend,
         exempt=left_out,
     )
 
@@ -282,13 +282,13 @@ def _why(row: Row) -> str:
     """Return what was found, in one phrase with its numbers."""
     if row.status is not Status.FAIL:
         return f"{row.status}: {row.detail}" if row.detail else row.status.value
-    if row.minimum_tolerance is None:
-        return f"its error to the {row.witness} is no finite number"
+    if row.required_tolerance is None:
+        return f"its error to the {row.against} is no finite number"
     if row.mode is Mode.EXACT:
-        return f"{row.error_ours:,.0f} of its elements differ from the {row.witness}'s"
+        return f"{row.error_ours:,.0f} of its elements differ from the {row.against}'s"
     if row.mode is Mode.IDENTITY:
         return (
-            f"in float64 it differs from the {row.witness} by {row.error_ours:.2g} of its RMS; "
+            f"in float64 it differs from the {row.against} by {row.error_ours:.2g} of its RMS; "
             f"right code stays within {row.bound:g}"
         )
     return (

@@ -246,7 +246,7 @@ def build_candidate(name: str, weights: Weights) -> nn.Module:
 
     Raises:
         UsageError: There is no such function.
-        InputRefusedError: The file or the function raised, or did not return a module.
+        InputRejectedError: The file or the function raised, or did not return a module.
     """
     state = {key: torch.from_numpy(array.copy()) for key, array in weights.tensors.items()}
     with _beside(name):
@@ -334,28 +334,28 @@ def _running(name: str, fix: str) -> Iterator[None]:
 
 
 def load_pretrained(
-    source: str, *, attention: str = "plain", on_tensor: OnTensor | None = None
+    source: str, *, backend: str = "plain", on_tensor: OnTensor | None = None
 ) -> tuple[GPT, Provenance]:
     """Return our model with pretrained weights, in evaluation mode, and what they are.
 
     Args:
         source: As `--weights`: `openai-gpt`, a hub repository `owner/name[@revision]`, a folder
             or file of any published form, `surrogate` or `tiny`.
-        attention: Name of an attention core.
+        backend: Name of an attention core.
         on_tensor: Called with (tensors done, tensors in all) while weights are drawn.
 
     Raises:
         ParityError: The weights are not there, or not what they must be.
     """
     weights = load_weights(source, on_tensor)
-    return build_ours(weights, attention), weights.provenance
+    return build_ours(weights, backend), weights.provenance
 
 
-def build_ours(weights: Weights, attention: str = "plain") -> GPT:
+def build_ours(weights: Weights, backend: str = "plain") -> GPT:
     """Return our model with a copy of the weights, in evaluation mode."""
     config = GPTConfig.from_huggingface(weights.config)
     with torch.device("meta"):
-        model = GPT(config, attention=attention)
+        model = GPT(config, backend=backend)
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.OURS)
     model.load_state_dict(_copies(named), assign=True)
     return model.eval()

@@ -176,12 +176,12 @@ def _taps(n_layer: int) -> Iterator[Tap]:
         yield Tap(kind.name, kind, inputs)
 
 
-def never_formed(attention: str, n_layer: int) -> dict[str, str]:
+def never_formed(backend: str, n_layer: int) -> dict[str, str]:
     """Return the taps that the path never forms, each with the reason."""
     return {
         f"h.{index}.{kind}": reason
         for index in range(n_layer)
-        for kind, reason in NEVER_FORMED[attention].items()
+        for kind, reason in NEVER_FORMED[backend].items()
     }
 
 

@@ -299,7 +299,7 @@ def inject(model: GPT, name: str, block: int) -> GPT:
     Raises:
         ValueError: The model's path does not form the tap at which the fault is planted.
     """
-    fault, path = BACKWARD_FAULTS[name], model.attention
+    fault, path = BACKWARD_FAULTS[name], model.backend
     formed = [at for at in fault.at if at.removeprefix("h.{i}.") not in NEVER_FORMED[path]]
     if not formed:
         message = f"{name} is planted at {fault.at[0]}, which the path {path} does not form"
@@ -310,13 +310,13 @@ def inject(model: GPT, name: str, block: int) -> GPT:
     return faulty
 
 
-def expected_at(name: str, block: int, attention: str) -> str:
+def expected_at(name: str, block: int, backend: str) -> str:
     """Return the gradient that must be named first on an attention path."""
     first = BACKWARD_FAULTS[name].first
     if first == "<before":
         return f"h.{block - 1}.ln_2" if block > 0 else "embeddings"
     kind = first.removeprefix("h.{i}.")
-    while kind in NEVER_FORMED[attention]:  # what a path never forms shows in what is made from it
+    while kind in NEVER_FORMED[backend]:  # what a path never forms shows in what is made from it
         kind = next(place.name for place in BLOCK if kind in place.after)
     return f"h.{block}.{kind}" if first.startswith("h.") else first
 

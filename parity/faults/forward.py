@@ -192,7 +192,7 @@ class _FarsightedCore:
 
 def mask_off_by_one(model: GPT, block: int) -> None:
     """Let every position see the next one."""
-    forms_scores = "attn.scores" not in NEVER_FORMED[model.attention]
+    forms_scores = "attn.scores" not in NEVER_FORMED[model.backend]
     _block(model, block).attn.core = cast("Any", _FarsightedCore(forms_scores=forms_scores))
 
 

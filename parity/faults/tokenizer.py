@@ -215,7 +215,7 @@ class FaultyTokenizer(Tokenizer):
         split: Pretokenizer,
         pairs: Callable[[Vocabulary], Merged] | None,
     ) -> None:
-        super().__init__(right.vocabulary, splitting=right.splitting)
+        super().__init__(right.vocabulary, pretokenizer=right.pretokenizer)
         vocabulary = right.vocabulary
         self._words = split
         self._special = vocabulary.ids[UNKNOWN]
@@ -406,7 +406,7 @@ TOKENIZER_FAULTS = {
         ),
     ),
 }
-"""Every fault that `--plant` knows."""
+"""Every fault that `--inject-fault` knows."""
 
 
 def inject(right: Tokenizer, split: Pretokenizer, name: str) -> CandidateTokenizer:

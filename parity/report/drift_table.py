@@ -427,7 +427,7 @@ def _rows(drift: Drift) -> Table:
 
 def _verdicts(rows: Sequence[DriftRow], checks: Sequence[str], drift: Drift) -> Iterator[Table]:
     """Yield the tables of verdicts: each with the worst identity error and the worst ratio."""
-    found = {(row.attention, row.tap): row for row in rows}
+    found = {(row.backend, row.tap): row for row in rows}
     numbers = [str(number) for number, _ in enumerate(drift.rows, 1)]
 
     def cell(line: int, column: int) -> Text:

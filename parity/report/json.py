@@ -37,7 +37,7 @@ def render_error(error: ParityError, *, check: str) -> str:
         exit_code=error.code,
         identity={},
         environment={},
-        plan=Plan(planned=0, compared=0, per_path={}, exempt=[]),
+        plan=Plan(planned=0, compared=0, per_backend={}, exempt=[]),
         reasons=[reason],
     )
     return render(report)

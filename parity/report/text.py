@@ -96,7 +96,7 @@ def _tokens_table(rows: Sequence[TokenRow]) -> Table:
     for row in rows:
         table.add_row(
             escape(row.tap),
-            row.witness + ("" if row.places else " (ids)"),
+            row.against + ("" if row.places else " (ids)"),
             *(f"{number:,}" for number in (row.strings, row.characters)),
             "-" if row.dropped is None else f"{row.dropped:,}",
             f"{row.ids:,}",
@@ -115,7 +115,7 @@ def _difference(row: DifferenceRow) -> RenderableType:
         ("character", cause.character),
         ("shortest", cause.text),
         ("ours", f"{' '.join(cause.words_ours)}  {list(cause.ids_ours)}"),
-        (row.witness, f"{' '.join(cause.words_theirs)}  {list(cause.ids_theirs)}"),
+        (row.against, f"{' '.join(cause.words_theirs)}  {list(cause.ids_theirs)}"),
         ("strings", f"{row.strings} of those taken apart"),
     )
     grid = Table.grid(padding=(0, 2))
@@ -133,7 +133,7 @@ def render_divergence(first: FirstDivergence, rows: Sequence[Row]) -> Renderable
     """Return everything known about the first failing tap."""
     row = first.row
     facts = [
-        ("path", f"attention {row.attention}, {row.dtype}, {row.mode}, against {row.witness}"),
+        ("path", f"attention {row.backend}, {row.dtype}, {row.mode}, against {row.against}"),
         ("found", first.why),
         ("shape", str(list(row.shape))),
         ("worst at", _worst_element(row)),
@@ -143,7 +143,7 @@ def render_divergence(first: FirstDivergence, rows: Sequence[Row]) -> Renderable
         ),
         ("ratio", f"{format_number(row.ratio)} (bound {row.bound:g})"),
         ("amplified", f"{format_number(row.amplification)} times the error of its inputs"),
-        ("would pass", f"at a tolerance of {format_number(row.minimum_tolerance)}"),
+        ("would pass", f"at a tolerance of {format_number(row.required_tolerance)}"),
         ("look for", first.suspects),
     ]
     grid = Table.grid(padding=(0, 2))
@@ -158,7 +158,7 @@ def render_divergence(first: FirstDivergence, rows: Sequence[Row]) -> Renderable
 def _worst_element(row: Row) -> str:
     """Return where the largest difference is, and both values there."""
     values = (
-        f"ours {format_number(row.value_ours)}, {row.witness} {format_number(row.value_witness)}"
+        f"ours {format_number(row.value_ours)}, {row.against} {format_number(row.value_against)}"
     )
     return f"{list(row.worst_index)}: {values}"
 
@@ -168,7 +168,7 @@ def _error_of_theirs(row: Row, rows: Sequence[Row]) -> str:
     same = [
         other.error_reference
         for other in rows
-        if (other.tap, other.mode, other.attention) == (row.tap, row.mode, row.attention)
+        if (other.tap, other.mode, other.backend) == (row.tap, row.mode, row.backend)
         and other.error_reference is not None
     ]
     return format_number(same[0] if same else None)
@@ -213,7 +213,7 @@ def _histogram(counts: Mapping[str, int]) -> RenderableType:
 def _fed(tap: str, rows: Sequence[Row]) -> RenderableType:
     """Return the rows of the tap itself, with how much each amplified its inputs' error."""
     lines = [
-        f"  {row.attention}, {row.dtype} {row.mode} against {row.witness}: error "
+        f"  {row.backend}, {row.dtype} {row.mode} against {row.against}: error "
         f"{format_number(row.error_ours)}, "
         f"{format_number(row.amplification)} times that of its inputs"
         for row in rows
@@ -234,11 +234,9 @@ def training_table(report: Report) -> Table:
     for name in ("rows", *(mode.value for mode in modes)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for (form, quantity, attention), rows in _grouped(report.results).items():
+    for (form, quantity, backend), rows in _grouped(report.results).items():
         cells = [_worst([row for row in rows if row.mode is mode], mode) for mode in modes]
-        table.add_row(
-            form, quantity, escape(attention), str(len(rows)), *cells, _training_mark(rows)
-        )
+        table.add_row(form, quantity, escape(backend), str(len(rows)), *cells, _training_mark(rows))
     table.add_row()
     table.add_row("", "", "", "", *[_UNITS[mode] for mode in modes], style="dim")
     return table
@@ -253,16 +251,16 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         place = parse_quantity(row.tap)
-        groups.setdefault((place.form, place.quantity, row.attention), []).append(row)
+        groups.setdefault((place.form, place.quantity, row.backend), []).append(row)
     return groups
 
 
 def _worst(rows: Sequence[Row], mode: Mode) -> str:
     """Return the worst number of some rows, or the status that kept one from having any."""
-    stopped = [row.status.value for row in rows if row.minimum_tolerance is None]
+    stopped = [row.status.value for row in rows if row.required_tolerance is None]
     if stopped or not rows:
         return stopped[0] if stopped else ""
-    return _FORMS[mode].format(max(row.minimum_tolerance or 0.0 for row in rows))
+    return _FORMS[mode].format(max(row.required_tolerance or 0.0 for row in rows))
 
 
 def _training_mark(rows: Sequence[Row]) -> str:
@@ -369,11 +367,11 @@ def _table(report: Report) -> Table:
         table.add_column(_COLUMNS[mode][0], justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for name, rows in _folded(report.results):
-        for attention in report.plan.per_path:
-            chosen = [row for row in rows if row.attention == attention]
+        for backend in report.plan.per_backend:
+            chosen = [row for row in rows if row.backend == backend]
             if chosen:
                 cells = [_cell([row for row in chosen if row.mode is mode]) for mode in modes]
-                table.add_row(escape(name), attention, *cells, _mark(chosen))
+                table.add_row(escape(name), backend, *cells, _mark(chosen))
     table.add_row()
     bounds = [_bound([row for row in report.results if row.mode is mode]) for mode in modes]
     table.add_row("bound", "", *bounds, style="dim")
@@ -415,12 +413,12 @@ def _group(tap: str) -> str:
 
 def _cell(rows: Sequence[Row]) -> str:
     """Return the worst number of some rows, or the status that kept them from having one."""
-    stopped = [row for row in rows if row.minimum_tolerance is None]
+    stopped = [row for row in rows if row.required_tolerance is None]
     if stopped:
         return stopped[0].status.value
     if not rows:
         return ""
-    worst = max(row.minimum_tolerance or 0.0 for row in rows)
+    worst = max(row.required_tolerance or 0.0 for row in rows)
     failed = any(row.status is not Status.PASS for row in rows)
     number = _FORMATS[rows[0].mode].format(worst)
     return f"[bold red]{number}[/]" if failed else number
@@ -474,7 +472,7 @@ def _verdict(report: Report) -> RenderableType:
     thing = _THINGS[report.check]
     counted = ", ".join(
         f"{done} of {planned} {thing.format(path)}"
-        for path, (planned, done) in report.plan.per_path.items()
+        for path, (planned, done) in report.plan.per_backend.items()
     )
     answer = f"[{_STYLES[report.verdict]}]{report.verdict.value.upper()}[/]"
     checked = "looked at" if report.findings else "compared"

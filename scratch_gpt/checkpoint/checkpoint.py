@@ -256,13 +256,13 @@ def write_checkpoint(folder: Path, config: GPTConfig, tensors: Mapping[str, Tens
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def from_pretrained(directory: str | os.PathLike[str], *, attention: str = "plain") -> GPT:
+def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "plain") -> GPT:
     """Return the model that a folder holds, in evaluation mode.
 
     Args:
         directory: Holds `config.json` and `model.safetensors`, whose names may have Hugging
             Face's prefix or not. Half precision is widened to float32, which is exact.
-        attention: Name of the way to run it, a key of `scratch_gpt.kernels.backends.PATHS`.
+        backend: Name of the way to run it, a key of `scratch_gpt.kernels.backends.PATHS`.
 
     Raises:
         CheckpointError: A file is missing or unsound, or the two do not describe one GPT-1.
@@ -271,7 +271,7 @@ def from_pretrained(directory: str | os.PathLike[str], *, attention: str = "plai
     folder = Path(directory)
     config, _ = read_config(folder / CONFIG)
     with torch.device("meta"):
-        model = GPT(config, attention=attention)
+        model = GPT(config, backend=backend)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     tensors = safetensors.read_safetensors(folder / WEIGHTS).tensors
     theirs = match_names(tensors, wanted, one_line(folder / WEIGHTS))

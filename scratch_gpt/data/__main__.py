@@ -60,10 +60,10 @@ def prepare(
             show_default=False,
         ),
     ] = None,
-    splitting: Annotated[
+    pretokenizer: Annotated[
         PretokenizerName,
         typer.Option(
-            "--splitting",
+            "--pretokenizer",
             help="As Hugging Face splits text, or as the release did ([original-text]).",
         ),
     ] = PretokenizerName.BERT,
@@ -105,7 +105,7 @@ def prepare(
         output,
         vocabulary,
         merges=merges,
-        splitting=splitting.value,
+        pretokenizer=pretokenizer.value,
         errors=errors.value,
         validation=validation,
         quiet=quiet,
@@ -120,7 +120,7 @@ def _run(
     vocabulary: Path,
     *,
     merges: int | None,
-    splitting: str,
+    pretokenizer: str,
     errors: str,
     validation: float,
     quiet: bool,
@@ -128,7 +128,7 @@ def _run(
     with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=quiet) as progress:
         from scratch_gpt.data import preparation
 
-        tokenizer = _tokenizer(vocabulary, paths, merges, splitting, errors, progress)
+        tokenizer = _tokenizer(vocabulary, paths, merges, pretokenizer, errors, progress)
         data = preparation.prepare(
             paths,
             output,
@@ -151,7 +151,7 @@ def _tokenizer(
     vocabulary: Path,
     paths: list[Path] | None,
     merges: int | None,
-    splitting: str,
+    pretokenizer: str,
     errors: str,
     progress: Progress,
 ) -> "Tokenizer":
@@ -163,16 +163,16 @@ def _tokenizer(
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
     if not _holds_anything(vocabulary) and merges is not None:
-        tokenizer = _learned(paths, merges, splitting, errors, progress)
+        tokenizer = _learned(paths, merges, pretokenizer, errors, progress)
         tokenizer.save_pretrained(vocabulary)
         return tokenizer
-    tokenizer = Tokenizer.from_pretrained(vocabulary, splitting=splitting)
+    tokenizer = Tokenizer.from_pretrained(vocabulary, pretokenizer=pretokenizer)
     there = len(tokenizer.vocabulary.merges)
     if merges is None or there == merges:
         return tokenizer
     if (
         there > merges
-        or _learned(paths, merges, splitting, errors, progress).digest != tokenizer.digest
+        or _learned(paths, merges, pretokenizer, errors, progress).digest != tokenizer.digest
     ):
         raise UsageError(
             f"the vocabulary there has {there} merges, and --merges asks for {merges}",
@@ -183,7 +183,7 @@ def _tokenizer(
 
 
 def _learned(
-    paths: list[Path] | None, merges: int, splitting: str, errors: str, progress: Progress
+    paths: list[Path] | None, merges: int, pretokenizer: str, errors: str, progress: Progress
 ) -> "Tokenizer":
     """Return a tokenizer learned from the text, which is looked through first."""
     from scratch_gpt.data import corpus
@@ -195,7 +195,7 @@ def _learned(
     return Tokenizer.train(
         corpus.texts(chosen, errors=errors),
         merges=merges,
-        splitting=splitting,
+        pretokenizer=pretokenizer,
         progress=lambda done: progress("learning a vocabulary", done, merges),
     )
 

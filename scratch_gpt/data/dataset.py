@@ -118,14 +118,14 @@ class Recipe:
 
     Attributes:
         vocabulary: The tokenizer's digest.
-        splitting: The tokenizer's way of splitting text into words.
+        pretokenizer: The tokenizer's way of splitting text into words.
         vocab_size: How many ids it has.
         errors: What was done about bytes that are no UTF-8: `strict` or `replace`.
         validation_fraction: The share of tokens at the end that is not trained on.
     """
 
     vocabulary: str
-    splitting: str
+    pretokenizer: str
     vocab_size: int
     errors: str
     validation_fraction: float
@@ -230,7 +230,7 @@ class Identity(Protocol):
         """SHA-256 over vocabulary and merges."""
 
     @property
-    def splitting(self) -> str:
+    def pretokenizer(self) -> str:
         """The way of splitting text into words."""
 
     @property
@@ -293,7 +293,7 @@ class TokenData:
         recipe = self.manifest.recipe
         pairs = {
             "vocabulary": (recipe.vocabulary, tokenizer.digest),
-            "splitting": (recipe.splitting, tokenizer.splitting),
+            "pretokenizer": (recipe.pretokenizer, tokenizer.pretokenizer),
             "vocab_size": (recipe.vocab_size, tokenizer.vocab_size),
         }
         require_same(pairs, self.directory, "it was prepared with another tokenizer")

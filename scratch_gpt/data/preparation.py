@@ -181,7 +181,7 @@ def _recipe(tokenizer: Tokenizer, validation_fraction: float, errors: str) -> Re
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
     return Recipe(
         vocabulary=tokenizer.digest,
-        splitting=tokenizer.splitting,
+        pretokenizer=tokenizer.pretokenizer,
         vocab_size=tokenizer.vocab_size,
         errors=errors,
         validation_fraction=float(validation_fraction),

@@ -41,7 +41,7 @@ def read_prompts(asked: GenerateOptions) -> list[str]:
 
     Raises:
         UsageError: There is none, or its bytes are no UTF-8.
-        InputRefusedError: The file cannot be read.
+        InputRejectedError: The file cannot be read.
     """
     prompts = list(asked.prompts)
     if asked.prompt_file is not None and asked.prompt_file != "-":
@@ -170,18 +170,20 @@ def load_model(asked: GenerateOptions) -> tuple[GPT, Tokenizer]:
 
     Raises:
         UsageError: The weights are no folder, or a training run's.
-        InputRefusedError: Weights and vocabulary are of different sizes.
+        InputRejectedError: Weights and vocabulary are of different sizes.
         EnvironmentUnfitError: There is no such device.
         CheckpointError: Either is not sound.
     """
     folder = _folder(asked.weights)
     device = parse_device(asked.device)
     try:
-        tokenizer = Tokenizer.from_pretrained(asked.vocabulary or folder, splitting=asked.splitting)
+        tokenizer = Tokenizer.from_pretrained(
+            asked.vocabulary or folder, pretokenizer=asked.pretokenizer
+        )
     except TokenizerError as error:
         fix = f"{error.fix}, or name the folder of the vocabulary with --vocabulary"
         raise InputRejectedError(error.what, where=error.where, fix=fix) from error
-    model = GPT.from_pretrained(folder, attention="fused")
+    model = GPT.from_pretrained(folder, backend="fused")
     if tokenizer.vocab_size != model.config.vocab_size:
         raise InputRejectedError(
             f"the vocabulary has {tokenizer.vocab_size} tokens, the weights have "
@@ -335,7 +337,7 @@ def _document(
     for name in ("prompts", "prompt_file", "as_json", "quiet"):
         del settings[name]
     settings["vocabulary"] = None if asked.vocabulary is None else str(asked.vocabulary)
-    settings["splitting"] = tokenizer.splitting
+    settings["pretokenizer"] = tokenizer.pretokenizer
     settings["stop"] = list(asked.stop)
     return {
         "schema_version": 1,

@@ -247,7 +247,7 @@ class Decoder:
         Raises:
             ValueError: No room at all.
         """
-        self.model = model.with_attention("fused").eval()
+        self.model = model.with_backend("fused").eval()
         table = model.tokens_embed.weight
         self.cache = KVCache(
             model.config,

@@ -102,7 +102,7 @@ class Tokenizer:
 
     Args:
         vocabulary: Tokens and merges.
-        splitting: How text is split into words, a key of
+        pretokenizer: How text is split into words, a key of
             `scratch_gpt.tokenizer.pretokenizers.SPLITTINGS`.
 
     Raises:
@@ -110,10 +110,10 @@ class Tokenizer:
         ModuleNotFoundError: The splitting needs a package that is not installed.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, splitting: str = "bert") -> None:
-        self.splitting = splitting
+    def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "bert") -> None:
+        self.pretokenizer = pretokenizer
         self.vocabulary = vocabulary
-        self._split = pretokenizer_named(splitting)
+        self._split = pretokenizer_named(pretokenizer)
         self._unknown = vocabulary.ids[UNKNOWN]
         self._lengths = [len(token.removesuffix(END)) for token in vocabulary.tokens]
         self._lengths[self._unknown] = 1
@@ -122,14 +122,14 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | os.PathLike[str], *, splitting: str | None = None
+        cls, directory: str | os.PathLike[str], *, pretokenizer: str | None = None
     ) -> "Tokenizer":
         """Return the tokenizer of a folder's vocabulary.
 
         Args:
             directory: Holds `vocab.json` and `merges.txt`, or OpenAI's `encoder_bpe_40000.json`
                 and `vocab_40000.bpe`, or else Hugging Face's `tokenizer.json`.
-            splitting: `"bert"` or `"original"`; None for what the folder's
+            pretokenizer: `"bert"` or `"original"`; None for what the folder's
                 `tokenizer_config.json` says, which is `"bert"` where it says nothing.
 
         Raises:
@@ -138,9 +138,9 @@ class Tokenizer:
         """
         folder = Path(directory)
         vocabulary = vocabulary_files.read_vocabulary(folder)
-        if splitting is None:
-            splitting = vocabulary_files.pretokenizer_in(folder)
-        return cls(vocabulary, splitting=splitting)
+        if pretokenizer is None:
+            pretokenizer = vocabulary_files.pretokenizer_in(folder)
+        return cls(vocabulary, pretokenizer=pretokenizer)
 
     @classmethod
     def train(
@@ -148,7 +148,7 @@ class Tokenizer:
         texts: Iterable[str],
         *,
         merges: int,
-        splitting: str = "bert",
+        pretokenizer: str = "bert",
         progress: Callable[[int], None] = lambda _: None,
     ) -> "Tokenizer":
         """Return a tokenizer whose vocabulary is learned from texts.
@@ -157,7 +157,7 @@ class Tokenizer:
             texts: What to learn from.
             merges: How many pairs to merge, the released vocabulary has 40,000; fewer where no
                 pair occurs twice any more.
-            splitting: `"bert"` or `"original"`.
+            pretokenizer: `"bert"` or `"original"`.
             progress: Called with the number of merges so far, after each.
 
         Raises:
@@ -166,12 +166,14 @@ class Tokenizer:
         """
         if merges < 0:
             raise ValueError(f"merges must be at least 0, got {merges}")
-        split = pretokenizer_named(splitting)
+        split = pretokenizer_named(pretokenizer)
         counts: Counter[str] = Counter()
         for text in check_texts(texts):
             for part in _parts(text, split):
                 counts.update(split.words(part))
-        return cls(train_merges(counts, merges=merges, progress=progress), splitting=splitting)
+        return cls(
+            train_merges(counts, merges=merges, progress=progress), pretokenizer=pretokenizer
+        )
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write `vocab.json`, `merges.txt` and `tokenizer_config.json` as Hugging Face has them.
@@ -185,7 +187,7 @@ class Tokenizer:
             WriteError: The file system refused.
         """
         vocabulary_files.write_vocabulary(
-            Path(directory), self.vocabulary, splitting=self.splitting
+            Path(directory), self.vocabulary, pretokenizer=self.pretokenizer
         )
 
     @property
@@ -305,6 +307,6 @@ class _Pieces(dict[str, tuple[int, ...]]):
         return ids
 
 
-def _parts(text: str, splitting: Pretokenizer) -> list[str]:
+def _parts(text: str, pretokenizer: Pretokenizer) -> list[str]:
     """Return what stands before, between and after the unknown tokens written in a text."""
-    return text.split(UNKNOWN) if splitting.keeps_unknown else [text]
+    return text.split(UNKNOWN) if pretokenizer.keeps_unknown else [text]

@@ -290,10 +290,12 @@ def pretokenizer_in(directory: Path) -> str:
     path = directory / CONFIG
     if not os.path.lexists(path):
         return "bert"
-    found = _json(path).get("splitting", "bert")
+    found = _json(path).get("pretokenizer", "bert")
     if not isinstance(found, str) or found not in PRETOKENIZERS:
         known = " or ".join(map(repr, PRETOKENIZERS))
-        raise _vocabulary_files_refused(f"its splitting is {quote(found)}, and not {known}", path)
+        raise _vocabulary_files_refused(
+            f"its pretokenizer is {quote(found)}, and not {known}", path
+        )
     return found
 
 
@@ -345,13 +347,15 @@ def _vocabulary_files_refused(what: str, path: Path) -> TokenizerError:
     return TokenizerError(what, where=one_line(path), fix="fetch the file again")
 
 
-def write_vocabulary(directory: Path, vocabulary: Vocabulary, *, splitting: str = "bert") -> None:
+def write_vocabulary(
+    directory: Path, vocabulary: Vocabulary, *, pretokenizer: str = "bert"
+) -> None:
     """Write a vocabulary under Hugging Face's names; other files in the folder stay.
 
     Args:
         directory: The folder.
         vocabulary: Tokens and merges.
-        splitting: What `splitting_in` shall give; Hugging Face's reader passes over it.
+        pretokenizer: What `splitting_in` shall give; Hugging Face's reader passes over it.
 
     Raises:
         OccupiedError: Something at `directory` would be lost, or read in the new files' stead.
@@ -363,7 +367,7 @@ def write_vocabulary(directory: Path, vocabulary: Vocabulary, *, splitting: str 
         config = {
             "tokenizer_class": "OpenAIGPTTokenizer",
             "unk_token": UNKNOWN,
-            "splitting": splitting,
+            "pretokenizer": pretokenizer,
         }
         _write(staging / VOCABULARY, ids)
         _write(staging / MERGES, "\n".join(merges) + "\n")

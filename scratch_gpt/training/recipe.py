@@ -38,7 +38,7 @@ class Recipe:
     dropout: float = _choice(0.1, "probability of each of the three dropouts")
     initializer_range: float = _choice(0.02, "standard deviation of the first weights")
     merges: int = _choice(40_000, "merges of the vocabulary, where one is learned")
-    splitting: str = _choice("bert", "how text becomes words, where a vocabulary is learned")
+    pretokenizer: str = _choice("bert", "how text becomes words, where a vocabulary is learned")
     validation_fraction: float = _choice(0.05, "share of the corpus that is held out")
     batch: int = _choice(64, "windows of a step, those of all processes together")
     micro_batch: int = _choice(8, "windows of one forward; gradients of several are summed")
@@ -58,7 +58,7 @@ class Recipe:
     weight_decay: float = _choice(0.01, "pull of every matrix towards zero")
     clip_norm: float = _choice(1.0, "largest global norm of the gradients")
     dtype: str = _choice("float32", "bfloat16: products in it; float64: all in it, for checking")
-    attention: str = _choice("fused", "way to run the model, as in scratch_gpt.kernels.backends")
+    backend: str = _choice("fused", "way to run the model, as in scratch_gpt.kernels.backends")
     device: str = _choice("cpu", "cpu, cuda, or auto: cuda where there is one")
     seed: int = _choice(0, "of the first weights, the order of windows, and dropout")
     threads: int = _choice(0, "threads of each process; 0: as many as torch takes")
@@ -128,10 +128,10 @@ _RANGES: dict[str, _Range] = {
     "weight_decay": (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0"),
     "schedule": _one_of("cosine", "linear", "constant"),
     "optimizer": _one_of("released", "adamw"),
-    "splitting": _one_of("bert", "original"),
+    "pretokenizer": _one_of("bert", "original"),
     "dtype": _one_of("float32", "bfloat16", "float64"),
     "device": _one_of("cpu", "cuda", "auto"),
-    "attention": _one_of("plain", "tiled", "fused", "compiled", "triton"),
+    "backend": _one_of("plain", "tiled", "fused", "compiled", "triton"),
 }
 """What each field may be, and that in words."""
 

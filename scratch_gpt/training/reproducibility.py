@@ -102,7 +102,7 @@ def _mixed(*words: int) -> int:
 # What a run's numbers hang on: written into every checkpoint, compared before it goes on.
 
 
-_ABOUT_THE_CORPUS = ("merges", "splitting", "validation_fraction", "epochs")
+_ABOUT_THE_CORPUS = ("merges", "pretokenizer", "validation_fraction", "epochs")
 """Fields of a recipe that say nothing that vocabulary, data and steps do not."""
 
 _OF_NOW = ("device", "vocabulary", "data", "world_size", "torch", "processor")
@@ -174,7 +174,7 @@ _NEVER = {
     "optimizer": "its moments mean something else",
     "dtype": "its moments are in the other precision",
 }
-"""What no `--allow` can make right, and why."""
+"""What no `--allow-changed` can make right, and why."""
 
 
 def require_known_recipe(allowed: Collection[str], names: Collection[str]) -> None:
@@ -186,7 +186,7 @@ def require_known_recipe(allowed: Collection[str], names: Collection[str]) -> No
     if strange := sorted(set(allowed) - set(names)):
         raise UsageError(
             f"there is nothing called {', '.join(strange)} to allow",
-            where="--allow",
+            where="--allow-changed",
             fix=f"use one of {', '.join(sorted(set(names) - set(_NEVER)))}",
         )
 
@@ -206,7 +206,7 @@ def require_same_settings(
         One phrase for each difference that was allowed.
 
     Raises:
-        InputRefusedError: Something differs that is not allowed to; all such are listed.
+        InputRejectedError: Something differs that is not allowed to; all such are listed.
     """
     differing = sorted(
         name for name in {**recorded, **found} if recorded.get(name) != found.get(name)
@@ -238,5 +238,5 @@ def _fix(refused: Collection[str], hopeless: Collection[str]) -> str:
     if hopeless:
         reasons = ", ".join(f"{name} ({_NEVER[name]})" for name in hopeless)
         return f"give {reasons} as before, or train anew with another --output"
-    options = " ".join(f"--allow {name}" for name in refused)
+    options = " ".join(f"--allow-changed {name}" for name in refused)
     return f"give them as before, or go on with other numbers by {options}"

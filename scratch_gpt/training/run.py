@@ -276,8 +276,8 @@ class _Run:
         checkpoint = self._found()
         self.is_new = checkpoint is None
         self.group.by_first(self._vocabulary)
-        splitting = self.request.recipe.splitting
-        tokenizer = Tokenizer.from_pretrained(self.folder.vocabulary, splitting=splitting)
+        pretokenizer = self.request.recipe.pretokenizer
+        tokenizer = Tokenizer.from_pretrained(self.folder.vocabulary, pretokenizer=pretokenizer)
         data = self._data(tokenizer)
         recipe = settle_recipe(self.request.recipe, windows_of(data, self.request.recipe, "train"))
         found = reproducibility_settings(recipe, tokenizer, data, self.group)

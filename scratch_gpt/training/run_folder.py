@@ -144,9 +144,9 @@ def prepare_vocabulary(
         CheckpointError: A vocabulary's files are unsound, or it is not the one that the run has.
         WriteError: The file system refused.
     """
-    splitting = recipe.splitting
+    pretokenizer = recipe.pretokenizer
     if sources.vocabulary is not None:
-        tokenizer = Tokenizer.from_pretrained(sources.vocabulary, splitting=splitting)
+        tokenizer = Tokenizer.from_pretrained(sources.vocabulary, pretokenizer=pretokenizer)
         if resumed:
             _require_same(tokenizer, folder, sources.vocabulary)
     elif not resumed:
@@ -154,7 +154,7 @@ def prepare_vocabulary(
         tokenizer = Tokenizer.train(
             _texts(sources),
             merges=recipe.merges,
-            splitting=splitting,
+            pretokenizer=pretokenizer,
             progress=lambda done: progress("learning a vocabulary", done, recipe.merges),
         )
     if not resumed:
@@ -196,7 +196,7 @@ def prepare_tokens(
     """Return the corpus as ids, prepared where it is not yet.
 
     Raises:
-        InputRefusedError: The run's tokens were made from other text, or in another way.
+        InputRejectedError: The run's tokens were made from other text, or in another way.
         CheckpointError: The corpus or prepared tokens are unsound, or another vocabulary's.
         WriteError: The file system refused.
     """
@@ -220,8 +220,8 @@ def prepare_tokens(
 
 
 _SAME_TEXT = (
-    "give --data and --splitting as before, train with another --output, or go on with prepared "
-    "tokens: --tokens FOLDER --allow data"
+    "give --data and --pretokenizer as before, train with another --output, or go on with prepared "
+    "tokens: --tokens FOLDER --allow-changed data"
 )
 
 

@@ -294,7 +294,7 @@ class Trainer:
                 where=f"step {self.step + 1}, learning rate "
                 f"{self.schedule.learning_rate(self.step):.3g}",
                 fix="lower --learning-rate or raise --warmup; earlier checkpoints are intact, and "
-                "--allow learning_rate --allow warmup goes on from the newest one",
+                "--allow-changed learning_rate --allow-changed warmup goes on from the newest one",
             ) from error
 
 
@@ -321,7 +321,7 @@ def _fresh(recipe: Recipe, vocab_size: int) -> GPT:
         resid_pdrop=recipe.dropout,
         initializer_range=recipe.initializer_range,
     )
-    model = GPT(config, attention=recipe.attention)
+    model = GPT(config, backend=recipe.backend)
     model.reset_parameters(reproducibility.weight_generator(recipe.seed))
     return model.to(WEIGHTS[recipe.dtype])
 
@@ -347,5 +347,5 @@ def require_work_for_all(recipe: Recipe, processes: int) -> None:
         raise UsageError(
             f"a step has {micro_batches} micro-batches for {processes} processes",
             where=f"--batch {recipe.batch} --micro-batch {recipe.micro_batch}",
-            fix=f"lower --micro-batch to at most {recipe.batch // processes}, or raise --batch",
+            fix=f"lower --micro-batch to at most {recipe.batch // processes} or raise --batch",
         )

@@ -180,7 +180,7 @@ def test_answers_that_are_missing_are_no_proof() -> None:
 
 def test_a_broken_yardstick_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were Hugging Face's core wrong, every kernel would pass beside it: nothing is timed."""
-    broken = {"attention": lambda _shape, _device: sees_the_future}
+    broken = {"backend": lambda _shape, _device: sees_the_future}
     monkeypatch.setattr(verify, "YARDSTICKS", broken)
     with pytest.raises(YardstickError, match="no rounding"):
         prove(SUBJECTS["tiled"], Shape(batch=1, time=43), CPU)

@@ -15,7 +15,7 @@ from parity.errors import InputRejectedError, ParityError, UsageError
 
 Check = Callable[..., Any]
 
-TINY = ("layerwise", "--weights", "tiny", "--time", "5", "--dtype", "float64")
+TINY = ("layerwise", "--weights", "tiny", "--seq-len", "5", "--dtype", "float64")
 
 RIGHT = """
 from scratch_gpt import GPT
@@ -221,10 +221,10 @@ def test_a_module_that_lacks_something_is_refused(
 
 
 def test_no_fault_is_planted_into_a_candidate(check: Check, somebodys: Somebodys) -> None:
-    """--plant is for our model: with --candidate it is a usage error."""
-    result = check(*TINY, "--candidate", somebodys(RIGHT), "--plant", "erf-gelu")
+    """--inject-fault is for our model: with --candidate it is a usage error."""
+    result = check(*TINY, "--candidate", somebodys(RIGHT), "--inject-fault", "erf-gelu")
     expected = (2, True)
-    assert expected == (result.exit_code, "--plant with --candidate" in result.stderr)
+    assert expected == (result.exit_code, "--inject-fault with --candidate" in result.stderr)
 
 
 def test_what_a_candidate_prints_is_no_report(

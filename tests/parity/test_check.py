@@ -18,27 +18,34 @@ from parity.session import Options
 Check = Callable[..., Any]
 
 REPORTING = {"--format", "--output", "--quiet", "--debug"}
-INPUTS = {"--batch", "--time", "--seed", "--token-ids"}
-JUDGING = {"--candidate", "--plant", "--attention", "--dtype", "--device", "--taps"}
+INPUTS = {"--batch-size", "--seq-len", "--seed", "--token-ids"}
+JUDGING = {"--candidate", "--inject-fault", "--backend", "--dtype", "--device", "--taps"}
 FINGERPRINTS = "--fingerprints"
-TEXTS = {"--vocabulary", "--splitting", "--text", "--corpus", "--count"}
+TEXTS = {"--vocabulary", "--pretokenizer", "--text", "--corpus", "--num-strings"}
 OPTIONS = {
     "layerwise": {"--weights", *JUDGING, "--explain", *INPUTS, FINGERPRINTS, *REPORTING},
     "gradients": {"--weights", *JUDGING, *INPUTS, FINGERPRINTS, *REPORTING},
     "weights": {"--weights", *REPORTING},
-    "tokens": {"--weights", "--plant", "--seed", *TEXTS, FINGERPRINTS, *REPORTING},
+    "tokens": {"--weights", "--inject-fault", "--seed", *TEXTS, FINGERPRINTS, *REPORTING},
     "doctor": {"--weights", *INPUTS, *REPORTING},
     "training": {
-        *("--weights", "--candidate", "--plant", "--attention", "--dtype", "--taps"),
-        *("--steps", "--parts", "--dropout", "--batch", "--time", "--seed"),
+        *("--weights", "--candidate", "--inject-fault", "--backend", "--dtype", "--taps"),
+        *("--steps", "--micro-batches", "--dropout", "--batch-size", "--seq-len", "--seed"),
         *(FINGERPRINTS, *REPORTING),
     },
     "generation": {
-        *("--weights", "--plant", "--dtype", "--prompts", "--max-new-tokens", "--token-ids"),
+        *(
+            "--weights",
+            "--inject-fault",
+            "--dtype",
+            "--num-prompts",
+            "--max-new-tokens",
+            "--token-ids",
+        ),
         *("--text", "--vocabulary", "--seed", FINGERPRINTS, *REPORTING),
     },
     "golden": {"--weights", *REPORTING},
-    "drift": {"rows", "--expect", "--same-code", *REPORTING},
+    "drift": {"rows", "--require", "--same-code", *REPORTING},
 }
 
 
@@ -127,20 +134,22 @@ def test_an_unknown_verb_is_named(verb: str, check: Check) -> None:
     ("arguments", "named"),
     [
         pytest.param(["layerwise", "--no-such"], "--no-such", id="unknown option"),
-        pytest.param(["layerwise", "--tim", "5"], "--time", id="mistyped option"),
-        pytest.param(["weights", "--plant", "erf-gelu"], "--plant", id="another verb's option"),
+        pytest.param(["layerwise", "--seq-le", "5"], "--seq-len", id="mistyped option"),
+        pytest.param(
+            ["weights", "--inject-fault", "erf-gelu"], "--inject-fault", id="another verb's option"
+        ),
         pytest.param(["gradients", "--explain", "logits"], "--explain", id="layerwise's alone"),
-        pytest.param(["tokens", "--splitting", "wordpiece"], "original", id="unknown splitting"),
-        pytest.param(["tokens", "--count", "-1"], "--count", id="count below 0"),
+        pytest.param(["tokens", "--pretokenizer", "wordpiece"], "original", id="unknown splitting"),
+        pytest.param(["tokens", "--num-strings", "-1"], "--num-strings", id="count below 0"),
         pytest.param(["layerwise", "extra"], "extra", id="argument that nobody asked for"),
-        pytest.param(["layerwise", "--time"], "--time", id="value missing"),
-        pytest.param(["layerwise", "--time", "0"], "--time", id="time 0"),
-        pytest.param(["layerwise", "--time", "many"], "--time", id="time no number"),
-        pytest.param(["layerwise", "--batch", "0"], "--batch", id="batch 0"),
+        pytest.param(["layerwise", "--seq-len"], "--seq-len", id="value missing"),
+        pytest.param(["layerwise", "--seq-len", "0"], "--seq-len", id="time 0"),
+        pytest.param(["layerwise", "--seq-len", "many"], "--seq-len", id="time no number"),
+        pytest.param(["layerwise", "--batch-size", "0"], "--batch-size", id="batch 0"),
         pytest.param(["layerwise", "--seed", "-1"], "--seed", id="seed below 0"),
         pytest.param(["layerwise", "--dtype", "int8"], "bfloat16", id="unknown dtype"),
         pytest.param(["layerwise", "--device", "tpu"], "cuda", id="unknown device"),
-        pytest.param(["layerwise", "--attention", "flash"], "tiled", id="unknown attention"),
+        pytest.param(["layerwise", "--backend", "flash"], "tiled", id="unknown attention"),
     ],
 )
 def test_a_usage_error_names_the_culprit(arguments: list[str], named: str, check: Check) -> None:
@@ -153,32 +162,32 @@ def test_a_usage_error_names_the_culprit(arguments: list[str], named: str, check
 EVERYTHING = {
     "--weights": ("tiny", {"weights": "tiny"}),
     "--candidate": ("mine.py", {"candidate": "mine.py"}),
-    "--plant": ("epsilon@2", {"plant": "epsilon@2"}),
-    "--attention": ("tiled", {"attention": "tiled"}),
+    "--inject-fault": ("epsilon@2", {"inject_fault": "epsilon@2"}),
+    "--backend": ("tiled", {"backend": "tiled"}),
     "--dtype": ("bfloat16", {"dtype": "bfloat16"}),
     "--device": ("auto", {"device": "auto"}),
-    "--batch": ("3", {"batch": 3}),
-    "--time": ("17", {"time": 17}),
-    "--prompts": ("3", {"prompts": 3}),
+    "--batch-size": ("3", {"batch": 3}),
+    "--seq-len": ("17", {"time": 17}),
+    "--num-prompts": ("3", {"prompts": 3}),
     "--max-new-tokens": ("5", {"max_new_tokens": 5}),
     "--seed": ("7", {"seed": 7}),
     "--token-ids": ("1,2;3", {"token_ids": "1,2;3"}),
     "--taps": ("h.*", {"taps": "h.*"}),
     "--steps": ("5", {"steps": 5}),
-    "--parts": ("4", {"parts": 4}),
+    "--micro-batches": ("4", {"parts": 4}),
     "--dropout": (None, {"dropout": True}),
     "--explain": ("logits", {"explain": "logits"}),
     "--vocabulary": ("words", {"vocabulary": Path("words")}),
-    "--splitting": ("original", {"splitting": "original"}),
+    "--pretokenizer": ("original", {"pretokenizer": "original"}),
     "--text": ("one", {"text": "one"}),
     "--corpus": ("a.txt", {"corpus": (Path("a.txt"),)}),
-    "--count": ("9", {"count": 9}),
+    "--num-strings": ("9", {"count": 9}),
     "--fingerprints": (None, {"fingerprints": True}),
     "--format": ("json", {"form": "json"}),
     "--output": ("a.json", {"output": (Path("a.json"),)}),
     "--quiet": (None, {"quiet": True}),
     "--debug": (None, {"debug": True}),
-    "--expect": ("a", {"expect": ("a",)}),
+    "--require": ("a", {"expect": ("a",)}),
     "--same-code": (None, {"same_code": True}),
     "rows": ("b", {"rows": (Path("rows"), Path("b"))}),  # no option: both words are arguments
 }
@@ -251,9 +260,9 @@ def test_help_that_cannot_be_written_is_the_environments_fault(
     assert expected == (ended.value.code, len(error), "No space left" in error[0])
 
 
-TINY = ["layerwise", "--weights", "tiny", "--time", "5", "--attention", "plain"]
+TINY = ["layerwise", "--weights", "tiny", "--seq-len", "5", "--backend", "plain"]
 WEIGHTS = ["weights", "--weights", "tiny"]
-FAILING = [*TINY, "--dtype", "float64", "--plant", "erf-gelu@3"]
+FAILING = [*TINY, "--dtype", "float64", "--inject-fault", "erf-gelu@3"]
 
 
 def test_a_full_disk_is_the_environments_fault(command: Callable[..., Any]) -> None:

@@ -72,7 +72,7 @@ def test_a_device_without_float64_is_the_environments_fault(
         cuda=torch.cuda, device=torch.device, float64=torch.float64, ones=ones
     )
     monkeypatch.setattr(backends, "torch", stand_in)
-    result = check("layerwise", "--weights", "tiny", "--time", "5")
+    result = check("layerwise", "--weights", "tiny", "--seq-len", "5")
     expected = (5, "", True)
     assert expected == (result.exit_code, result.stdout, "float64" in result.stderr)
 

@@ -85,7 +85,7 @@ def test_every_block_is_seen_alive(healthy: Report) -> None:
 
 def test_the_command_prints_a_line_for_each_finding(check: Check) -> None:
     """`doctor` prints each block with its two numbers, and a verdict."""
-    result = check("doctor", "--weights", "tiny", "--time", "40", env={"COLUMNS": "300"})
+    result = check("doctor", "--weights", "tiny", "--seq-len", "40", env={"COLUMNS": "300"})
     lines = result.stdout.splitlines()
     alive = [line for line in lines if " alive " in line and line.rstrip().endswith("ok")]
     expected = (0, 12, True)
@@ -185,7 +185,7 @@ def test_what_is_unfit_says_what_it_would_mean(
 ) -> None:
     """In print an unfit finding is marked, with its meaning, and the verdict is inconclusive."""
     monkeypatch.setattr(module.liveness, "constant_tensors", lambda _state: ["h.3.ln_1.bias"])
-    result = check("doctor", "--weights", "tiny", "--time", "5", env={"COLUMNS": "300"})
+    result = check("doctor", "--weights", "tiny", "--seq-len", "5", env={"COLUMNS": "300"})
     line = next(line for line in result.stdout.splitlines() if "h.3.ln_1.bias" in line)
     expected = (3, True, True, "INCONCLUSIVE")
     assert expected == (

@@ -36,11 +36,11 @@ def checker(size: str, time: int) -> Check:
     drawn = inputs.seeded(batch=1, time=time, vocab_size=weights.config["vocab_size"], seed=5)
 
     @functools.cache
-    def check(attention: str, fault: str | None, modes: tuple[Mode, ...]) -> Report:
-        model = right.with_attention(attention)
+    def check(backend: str, fault: str | None, modes: tuple[Mode, ...]) -> Report:
+        model = right.with_backend(backend)
         if fault is not None:
             model = inject(model, fault, BLOCKS[fault])
-        return layerwise({attention: model}, theirs, drawn.token_ids, modes=modes)
+        return layerwise({backend: model}, theirs, drawn.token_ids, modes=modes)
 
     return check
 
@@ -77,14 +77,14 @@ def assert_caught_at(tap: str, report: Report) -> None:
     assert tap == failing(report)[0]
 
 
-@pytest.mark.parametrize("attention", EAGER)
+@pytest.mark.parametrize("backend", EAGER)
 @pytest.mark.parametrize("fault", FORWARD_FAULTS)
-def test_tiny_fault_is_named(tiny: Check, fault: str, attention: str) -> None:
+def test_tiny_fault_is_named(tiny: Check, fault: str, backend: str) -> None:
     """The fault's own tap is the first to differ, and the unfaulted twin passes."""
-    faulty = tiny(attention, fault, (Mode.IDENTITY,))
-    twin = tiny(attention, None, (Mode.IDENTITY,))
+    faulty = tiny(backend, fault, (Mode.IDENTITY,))
+    twin = tiny(backend, None, (Mode.IDENTITY,))
 
-    assert_caught_at(expected_tap(fault, BLOCKS[fault], attention), faulty)
+    assert_caught_at(expected_tap(fault, BLOCKS[fault], backend), faulty)
     assert twin.exit_code == ExitCode.PASS
 
 
@@ -100,11 +100,11 @@ def test_full_size_fault_is_named(full: Check, fault: str) -> None:
     assert twin.exit_code == ExitCode.PASS
 
 
-@pytest.mark.parametrize("attention", EAGER)
+@pytest.mark.parametrize("backend", EAGER)
 @pytest.mark.parametrize("fault", FORWARD_FAULTS)
-def test_fault_stands_clear_of_the_identity_bound(tiny: Check, fault: str, attention: str) -> None:
+def test_fault_stands_clear_of_the_identity_bound(tiny: Check, fault: str, backend: str) -> None:
     """At its own tap each fault is as large as the bounds assume the smallest to be."""
-    first = tiny(attention, fault, (Mode.IDENTITY,)).first_divergence
+    first = tiny(backend, fault, (Mode.IDENTITY,)).first_divergence
 
     assert first is not None
     assert first.row.error_ours is not None

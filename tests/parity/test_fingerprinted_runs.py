@@ -45,7 +45,7 @@ def moved(one: Mapping[str, Fingerprint], other: Mapping[str, Fingerprint]) -> l
 
 def paths(ours: GPT) -> dict[str, GPT]:
     """Return our model on the two paths of the command line."""
-    return {path: ours.with_attention(path) for path in ("plain", "tiled")}
+    return {path: ours.with_backend(path) for path in ("plain", "tiled")}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_shapes_are_the_rows(tiny: Report, fingerprints_of: Of) -> None:
     found = fingerprints_of(tiny)
     for row in tiny.results:
         if row.mode != "isolated":
-            key = (f"ours/{row.attention}", row.dtype, str(row.mode))
+            key = (f"ours/{row.backend}", row.dtype, str(row.mode))
             assert row.shape == found[key][row.tap].shape
 
 
@@ -154,7 +154,7 @@ def test_the_estimate_is_what_the_rows_say(faulty: Report, fingerprints_of: Of) 
     found = fingerprints_of(faulty)
     mine, true = (found[side, "float64", "identity"] for side in ("ours/plain", "oracle"))
     wanted = ("plain", FAULT, "propagated")
-    rows = {(row.attention, row.tap, str(row.mode)): row for row in faulty.results}
+    rows = {(row.backend, row.tap, str(row.mode)): row for row in faulty.results}
     told = distance(mine[FAULT].sketch, true[FAULT].sketch) / (true[FAULT].norm or 0.0)
     assert 0.7 < told / (rows[wanted].error_ours or 0.0) < 1.3
 

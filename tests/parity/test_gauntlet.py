@@ -380,7 +380,7 @@ def test_the_right_model_passes(given: dict[str, Any], outcome: Outcome) -> None
         pytest.param(
             meddled(lambda tap, name, x: tap(name, x.clone().requires_grad_())), id="copies"
         ),
-        pytest.param(lambda ours, _theirs: ours.with_attention("tiled"), id="tiled"),
+        pytest.param(lambda ours, _theirs: ours.with_backend("tiled"), id="tiled"),
         pytest.param(lambda ours, _theirs: copy.deepcopy(ours).double(), id="float64 already"),
         pytest.param(lambda ours, _theirs: copy.deepcopy(ours).train(), id="in training mode"),
     ],

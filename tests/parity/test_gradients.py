@@ -40,7 +40,7 @@ def checker(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Check:
         vocab_size = ours.config.vocab_size
         chosen = given or inputs.seeded(batch=batch, time=time, vocab_size=vocab_size, seed=0)
         return gradients(
-            {path: ours.with_attention(path) for path in PLANNED},
+            {path: ours.with_backend(path) for path in PLANNED},
             theirs,
             chosen.token_ids,
             positions=chosen.positions,
@@ -69,7 +69,7 @@ def assert_passes(report: Report, *, left_out: int = 0) -> None:
     assert [row for row in report.results if row.status is not Status.PASS] == []
     assert (report.verdict, report.exit_code) == (Verdict.PASS, ExitCode.PASS)
     expected = {path: (n - left_out, n - left_out) for path, n in PLANNED.items()}
-    assert expected == report.plan.per_path
+    assert expected == report.plan.per_backend
 
 
 def test_every_gradient_agrees(report: Report) -> None:
@@ -79,7 +79,7 @@ def test_every_gradient_agrees(report: Report) -> None:
 
 def test_every_planned_gradient_has_its_rows(report: Report) -> None:
     """One row in float64 and one in float32 for each gradient, one for each slope; no other."""
-    found = [(row.attention, row.tap, row.mode, row.witness) for row in report.results]
+    found = [(row.backend, row.tap, row.mode, row.against) for row in report.results]
     expected = [
         (path, place.name, mode, "huggingface")
         for path in PLANNED
@@ -95,21 +95,21 @@ def test_every_planned_gradient_has_its_rows(report: Report) -> None:
 
 def test_identity_is_not_agreement_to_the_bit(report: Report) -> None:
     """The two sides compute in different orders: errors are small, and mostly not nought."""
-    errors = [row.error_ours or 0.0 for row in report.results if row.witness == "huggingface"]
+    errors = [row.error_ours or 0.0 for row in report.results if row.against == "huggingface"]
     assert sum(error > 0.0 for error in errors) > len(errors) // 2
 
 
 def test_slopes_are_measured(report: Report) -> None:
     """Each has two values, of the oracle and of us, and stays within its bound."""
-    rows = [row for row in report.results if row.witness == "oracle"]
+    rows = [row for row in report.results if row.against == "oracle"]
     assert {SLOPE_BOUND} == {row.bound for row in rows}
-    assert all(row.value_ours != row.value_witness for row in rows)
+    assert all(row.value_ours != row.value_against for row in rows)
     assert all(0.0 < (row.error_ours or 0.0) <= row.bound for row in rows)
 
 
 def test_what_is_not_compared_says_why(report: Report) -> None:
     """The loss on every path, and what a path never forms."""
-    left_out = [(entry["attention"], entry["tap"]) for entry in report.plan.exempt]
+    left_out = [(entry["backend"], entry["tap"]) for entry in report.plan.exempt]
     assert {("plain", "loss"), ("tiled", "loss"), ("fused", "h.3.mlp")} <= set(left_out)
     assert len(left_out) == 3 + 24 + 48
     assert all(entry["reason"] for entry in report.plan.exempt)
@@ -211,7 +211,7 @@ def test_only_the_oracle_sees_what_both_sides_get_wrong(
     report = gradients(planted_behind(ours, "doubled", 4), shared, ids, dtype="float64")
     wrong = [row for row in report.results if row.status is not Status.PASS]
     assert report.first_divergence is not None
-    assert {"oracle"} == {row.witness for row in wrong}
+    assert {"oracle"} == {row.against for row in wrong}
     assert report.first_divergence.tap.startswith("direction")
     assert "slope" in report.first_divergence.why
     assert report.exit_code == ExitCode.FAIL

@@ -51,7 +51,7 @@ def observed(ours: Found, huggingface: Found | None = None) -> Observations:
 def identity(found: Observations) -> dict[tuple[str, str], Row]:
     """Return the rows of the float64 pass by tap and witness."""
     rows = float64_rows(found, NAMES, PLAN, "plain", BOUNDS)
-    return {(row.tap, row.witness): row for row in rows}
+    return {(row.tap, row.against): row for row in rows}
 
 
 def quality(found: Observations, mode: Mode = Mode.PROPAGATED) -> dict[str, Row]:
@@ -64,13 +64,13 @@ def test_identity_has_a_row_for_each_tap_and_witness() -> None:
     """In network order; where nothing differs every one of them passes."""
     rows = float64_rows(observed({}), NAMES, PLAN, "plain", BOUNDS)
     expected = [(tap.name, w) for tap in PLAN for w in ("oracle", "huggingface")]
-    assert expected == [(row.tap, row.witness) for row in rows]
+    assert expected == [(row.tap, row.against) for row in rows]
     assert {("plain", "float64", Mode.IDENTITY, Status.PASS)} == {
-        (row.attention, row.dtype, row.mode, row.status) for row in rows
+        (row.backend, row.dtype, row.mode, row.status) for row in rows
     }
 
 
-@pytest.mark.parametrize("witness", ["oracle", "huggingface"])
+@pytest.mark.parametrize("against", ["oracle", "huggingface"])
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -80,16 +80,16 @@ def test_identity_has_a_row_for_each_tap_and_witness() -> None:
         (1.0, Status.FAIL),
     ],
 )
-def test_identity_holds_up_to_its_bound(error: float, status: Status, witness: str) -> None:
+def test_identity_holds_up_to_its_bound(error: float, status: Status, against: str) -> None:
     """The bound itself passes and the next number does not; the other witness is not concerned."""
-    rows = identity(observed({(COMPUTED, witness): gap(error / 2, error)}))
-    row = rows[COMPUTED, witness]
+    rows = identity(observed({(COMPUTED, against): gap(error / 2, error)}))
+    row = rows[COMPUTED, against]
     expected = (status, error, BOUNDS.identity, error, (1, 4, 20), 3.0, 2.0)
     assert expected == (
-        *(row.status, row.error_ours, row.bound, row.minimum_tolerance),
-        *(row.worst_index, row.value_ours, row.value_witness),
+        *(row.status, row.error_ours, row.bound, row.required_tolerance),
+        *(row.worst_index, row.value_ours, row.value_against),
     )
-    others = {row.status for key, row in rows.items() if key != (COMPUTED, witness)}
+    others = {row.status for key, row in rows.items() if key != (COMPUTED, against)}
     assert {Status.PASS} == others
 
 
@@ -144,7 +144,7 @@ def test_what_kept_values_from_being_compared_is_the_status(status: Status) -> N
         expected = (status, "why", (2, 5), None, None)
         assert expected == (
             *(row.status, row.detail, row.shape),
-            *(row.error_ours, row.minimum_tolerance),
+            *(row.error_ours, row.required_tolerance),
         )
 
 
@@ -197,7 +197,7 @@ def test_quality_is_a_multiple_of_their_error(ratio: float, status: Status, mode
     expected = (status, ratio * noise, noise, ratio, BOUNDS.quality, ratio, "float32", mode)
     assert expected == (
         *(row.status, row.error_ours, row.error_reference, row.ratio),
-        *(row.bound, row.minimum_tolerance, row.dtype, row.mode),
+        *(row.bound, row.required_tolerance, row.dtype, row.mode),
     )
 
 
@@ -298,7 +298,7 @@ def test_what_nobody_planned_is_a_row_of_its_own() -> None:
     expected = [
         (name, "tiled", "float32", Mode.PROPAGATED, Status.EXTRA) for name in ("h.2.ln_1", "logits")
     ]
-    assert expected == [(r.tap, r.attention, r.dtype, r.mode, r.status) for r in rows]
+    assert expected == [(r.tap, r.backend, r.dtype, r.mode, r.status) for r in rows]
     assert not extra_rows(Observations(), NAMES, "tiled", "float32", Mode.PROPAGATED)
 
 

@@ -103,11 +103,11 @@ def walked(*subjects: Subject, **more: object) -> Observations:
 
 
 def errors(
-    found: Observations, name: str = "ours/plain/float64", witness: str = "oracle"
+    found: Observations, name: str = "ours/plain/float64", against: str = "oracle"
 ) -> dict[str, float]:
     """Return the largest difference at each tap of one subject."""
     return {
-        tap: d.largest for (s, tap, w), d in found.differences.items() if (s, w) == (name, witness)
+        tap: d.largest for (s, tap, w), d in found.differences.items() if (s, w) == (name, against)
     }
 
 
@@ -155,7 +155,7 @@ def test_the_second_witness_measures_the_others_of_its_dtype() -> None:
         subject(network(b=wrong), theirs),
         subject(network(), ours),
         subject(network(FLOAT32), "ours/plain/float32"),
-        witness=theirs,
+        against=theirs,
     )
     expected = dict.fromkeys(NAMES, 0.0)
     assert expected == errors(found, ours)
@@ -312,10 +312,10 @@ def test_where_the_witness_breaks_off_its_rows_end() -> None:
     found = walked(
         subject(network(c=breaks), "huggingface/float64"),
         subject(network()),
-        witness="huggingface/float64",
+        against="huggingface/float64",
     )
     expected = ["a", "b"]
-    assert expected == list(errors(found, witness="huggingface"))
+    assert expected == list(errors(found, against="huggingface"))
     assert statuses(found) == PASSES
 
 
@@ -380,16 +380,16 @@ def spoiling(tap: Show) -> None:
         tap(name, seen[name].clone()).fill_(float("nan"))
 
 
-@pytest.mark.parametrize("role", ["subject", "witness"])
+@pytest.mark.parametrize("role", ["subject", "against"])
 def test_what_a_run_writes_after_its_tap_is_not_measured(role: str) -> None:
     """It stood still while its tensor was looked at, whoever was measured against it."""
-    theirs = subject(spoiling if role == "witness" else network(), "huggingface/float64")
+    theirs = subject(spoiling if role == "against" else network(), "huggingface/float64")
     ours = subject(spoiling if role == "subject" else network())
-    found = walked(theirs, ours, witness="huggingface/float64")
+    found = walked(theirs, ours, against="huggingface/float64")
     expected = dict.fromkeys(NAMES, 0.0)
     assert expected == errors(found)
     # A witness that spoils its logits would do so before the others are held against them.
-    against = errors(found, witness="huggingface")
+    against = errors(found, against="huggingface")
     compared = NAMES if role == "subject" else ["a", "b", "c"]
     assert not any(against[name] for name in compared)
 

@@ -114,12 +114,12 @@ def test_the_config_is_the_weights(weights: Weights) -> None:
     assert expected == {block.ln_2.eps for block in theirs.transformer.h}
 
 
-@pytest.mark.parametrize("attention", ["plain", "tiled"])
-def test_ours_is_built_with_the_attention_asked_for(attention: str, weights: Weights) -> None:
+@pytest.mark.parametrize("backend", ["plain", "tiled"])
+def test_ours_is_built_with_the_attention_asked_for(backend: str, weights: Weights) -> None:
     """Plain, unless it is said."""
-    assert attention == build_ours(weights, attention).attention
+    assert backend == build_ours(weights, backend).backend
     expected = "plain"
-    assert expected == build_ours(weights).attention
+    assert expected == build_ours(weights).backend
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape"])

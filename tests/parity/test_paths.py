@@ -46,7 +46,7 @@ def test_what_cannot_run_is_no_usage_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_triton_needs_a_gpu(check: Callable[..., Any]) -> None:
     """On a CPU the command says so and exits with the environment's code."""
-    result = check("layerwise", "--weights", "tiny", "--attention", "triton")
+    result = check("layerwise", "--weights", "tiny", "--backend", "triton")
     assert result.exit_code == ExitCode.ENVIRONMENT
     assert "the path triton cannot run here" in result.stderr
 
@@ -55,7 +55,7 @@ def test_the_triton_core_passes_in_the_interpreter(command: Callable[..., Any]) 
     """Whole models, several of them at once, their attention by its kernels."""
     if (why := why_unavailable("triton", CPU)) is not None and "interpret" not in why.lower():
         pytest.skip(f"not run: {why}")
-    arguments = ("--weights", "tiny", "--time", "17", "--attention", "triton")
+    arguments = ("--weights", "tiny", "--seq-len", "17", "--backend", "triton")
     done = command("layerwise", *arguments, env={"TRITON_INTERPRET": "1"})
     assert done.returncode == ExitCode.PASS, done.stdout + done.stderr
     assert "125 of 125 taps on triton" in done.stdout
@@ -68,7 +68,7 @@ def test_compiled_blocks_pass(command: Callable[..., Any]) -> None:
     why = why_not_compiled(CPU)
     if why is not None:
         pytest.skip(f"not run: {why}")
-    arguments = ("--weights", "tiny", "--time", "17", "--attention", "compiled")
+    arguments = ("--weights", "tiny", "--seq-len", "17", "--backend", "compiled")
     done = command("layerwise", *arguments, timeout=1_000)
     assert done.returncode == ExitCode.PASS, done.stderr
     assert "17 of 17 taps on compiled" in done.stdout

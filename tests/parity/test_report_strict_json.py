@@ -32,10 +32,10 @@ DOCUMENT = {
 }
 ROW = {
     "tap",
-    "attention",
+    "backend",
     "dtype",
     "mode",
-    "witness",
+    "against",
     "shape",
     "status",
     "error_ours",
@@ -44,7 +44,7 @@ ROW = {
     "bound",
     "amplification",
     "worst_index",
-    "minimum_tolerance",
+    "required_tolerance",
 }
 """Keys that design.md documents; there may be more."""
 
@@ -53,7 +53,7 @@ ROW = {
 def full(check: Check, strictly: Strictly) -> dict[str, Any]:
     """Return the JSON of both paths in every mode, as a program reads it."""
     document: dict[str, Any] = strictly(
-        check("layerwise", "--weights", "tiny", "--time", "9", "--format", "json").stdout
+        check("layerwise", "--weights", "tiny", "--seq-len", "9", "--format", "json").stdout
     )
     return document
 
@@ -77,7 +77,7 @@ def test_the_exit_code_is_a_number(full: dict[str, Any]) -> None:
 def test_rows_are_told_apart_by_their_key(full: dict[str, Any]) -> None:
     """No two rows have the same tap, attention, dtype, mode and witness."""
     keys = [
-        (row["tap"], row["attention"], row["dtype"], row["mode"], row["witness"])
+        (row["tap"], row["backend"], row["dtype"], row["mode"], row["against"])
         for row in full["results"]
     ]
     assert len(keys) == len(set(keys))
@@ -86,17 +86,17 @@ def test_rows_are_told_apart_by_their_key(full: dict[str, Any]) -> None:
 def test_every_planned_tap_has_every_row(full: dict[str, Any]) -> None:
     """A tap has two rows of identity, one per witness, and one of each quality mode."""
     counted = {
-        attention: 4 * planned for attention, (planned, _) in full["plan"]["per_path"].items()
+        backend: 4 * planned for backend, (planned, _) in full["plan"]["per_backend"].items()
     }
-    rows = [row["attention"] for row in full["results"]]
-    assert counted == {attention: rows.count(attention) for attention in counted}
+    rows = [row["backend"] for row in full["results"]]
+    assert counted == {backend: rows.count(backend) for backend in counted}
 
 
 def test_the_plan_counts_taps_per_path(full: dict[str, Any]) -> None:
     """The plan has 173 taps on the plain path and 149 on the tiled one, all compared."""
     plan = full["plan"]
     expected = (322, 322, {"plain": [173, 173], "tiled": [149, 149]})
-    assert expected == (plan["planned"], plan["compared"], plan["per_path"])
+    assert expected == (plan["planned"], plan["compared"], plan["per_backend"])
 
 
 def test_what_is_exempt_has_its_reason(full: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ def test_what_is_exempt_has_its_reason(full: dict[str, Any]) -> None:
     wanted = {f"h.{i}.attn.{name}" for i in range(12) for name in ("scores", "weights")}
     expected = ({("tiled", tap) for tap in wanted}, True)
     assert expected == (
-        {(entry["attention"], entry["tap"]) for entry in exempt},
+        {(entry["backend"], entry["tap"]) for entry in exempt},
         all("tile" in entry["reason"] for entry in exempt),
     )
 
@@ -135,7 +135,7 @@ def test_the_environment_names_no_one(full: dict[str, Any]) -> None:
 @pytest.mark.parametrize("verb", ["weights", "doctor"])
 def test_every_verb_has_the_documented_keys(verb: str, check: Check, strictly: Strictly) -> None:
     """Reports of the other verbs are strict JSON with the same keys."""
-    time = ["--time", "5"] if verb == "doctor" else []
+    time = ["--seq-len", "5"] if verb == "doctor" else []
     document = strictly(check(verb, "--weights", "tiny", *time, "--format", "json").stdout)
     expected = (set(), verb, "pass")
     assert expected == (DOCUMENT - set(document), document["check"], document["verdict"])

@@ -105,11 +105,11 @@ def test_an_ascii_output_is_enough(
 @pytest.mark.slow  # torch is imported once more
 def test_an_ascii_locale_is_enough(command: Callable[..., Any]) -> None:
     """Under LC_ALL=C and ASCII streams a failing verdict ends as it does elsewhere."""
-    arguments = ["--weights", "tiny", "--time", "5", "--attention", "plain", "--dtype", "float64"]
+    arguments = ["--weights", "tiny", "--seq-len", "5", "--backend", "plain", "--dtype", "float64"]
     ran = command(
         "layerwise",
         *arguments,
-        "--plant",
+        "--inject-fault",
         "final-norm",
         env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
     )
@@ -172,7 +172,7 @@ def test_the_first_divergence_is_opened_up(report: Report, printed: Printed) -> 
         "float64",
         str(list(row.worst_index)),
         f"{row.value_ours:.6g}",
-        f"{row.value_witness:.6g}",
+        f"{row.value_against:.6g}",
         "erf GELU",
     ]
     expected = []
@@ -224,7 +224,7 @@ def test_what_follows_from_the_logits_is_told(report: Report, printed: Printed) 
 def test_a_status_is_shown_in_its_place(status: Status, report: Report, printed: Printed) -> None:
     """A tap that could not be measured shows why in the place of its number."""
     rows = [
-        dataclasses.replace(row, status=status, minimum_tolerance=None)
+        dataclasses.replace(row, status=status, required_tolerance=None)
         if row.tap == "logits"
         else row
         for row in report.results

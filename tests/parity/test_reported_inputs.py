@@ -26,7 +26,7 @@ JSON = ("--weights", "tiny", "--dtype", "float64", "--format", "json")
 @pytest.mark.parametrize("verb", ["layerwise", "gradients"])
 def test_ids_and_mask_are_told(verb: str, check: Check, strictly: Strictly) -> None:
     """As they were given to the models."""
-    result = check(verb, *JSON, "--attention", "plain", "--token-ids", GIVEN)
+    result = check(verb, *JSON, "--backend", "plain", "--token-ids", GIVEN)
     inputs = strictly(result.stdout)["inputs"]
     expected = parse(GIVEN).digests()
     assert expected == {name: inputs[name] for name in expected}
@@ -46,7 +46,7 @@ def test_positions_are_told(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: 
 
 def test_training_tells_every_batch(check: Check, strictly: Strictly) -> None:
     """And not the first alone."""
-    result = check("training", *JSON, "--attention", "plain", "--steps", "2", "--time", "3")
+    result = check("training", *JSON, "--backend", "plain", "--steps", "2", "--seq-len", "3")
     made = batches(steps=2, parts=2, batch=1, time=3, vocab_size=211, seed=0)
     assert strictly(result.stdout)["inputs"]["ids"] == digest(made) != digest(made[:1])
 
@@ -64,7 +64,7 @@ def test_generation_tells_prompts_and_what_is_searched(
 
 def test_another_seed_is_other_ids(check: Check, strictly: Strictly) -> None:
     """What NumPy drew is told, not what it was asked for."""
-    short = ("--attention", "plain", "--time", "5", "--taps", "loss")
+    short = ("--backend", "plain", "--seq-len", "5", "--taps", "loss")
     found = [
         strictly(check("layerwise", *JSON, *short, "--seed", seed).stdout)["inputs"]["ids"]
         for seed in ("0", "0", "1")
@@ -89,7 +89,7 @@ def test_a_candidates_file_is_told(
     """Its contents, beside its path."""
     file = tmp_path / "somebodys.py"
     file.write_text(CANDIDATE, encoding="utf-8")
-    short = {"training": ("--steps", "2", "--time", "3")}.get(verb, ("--time", "5"))
+    short = {"training": ("--steps", "2", "--seq-len", "3")}.get(verb, ("--seq-len", "5"))
     inputs = strictly(check(verb, *JSON, *short, "--candidate", str(file)).stdout)["inputs"]
     sha = hashlib.sha256(CANDIDATE.encode()).hexdigest()[:16]
     assert (inputs["candidate"], inputs["candidate_file"]) == (str(file), f"sha256 {sha}")

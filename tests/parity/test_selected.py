@@ -18,7 +18,7 @@ Run = Callable[..., Report]
 
 def keyed(report: Report) -> dict[tuple[str, str, str, Mode], Row]:
     """Return rows by what they are of."""
-    return {(row.tap, row.attention, row.witness, row.mode): row for row in report.results}
+    return {(row.tap, row.backend, row.against, row.mode): row for row in report.results}
 
 
 @pytest.fixture(scope="module")

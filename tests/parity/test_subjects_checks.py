@@ -68,7 +68,7 @@ def test_what_is_shared_stays_shared(ours: GPT, theirs: OpenAIGPTLMHeadModel) ->
     """Within a model, and among models that are copied together."""
     copied = model_in_dtype({"theirs": theirs}, torch.float64)["theirs"]
     assert copied.lm_head.weight is copied.transformer.tokens_embed.weight
-    twins = model_in_dtype({"plain": ours, "tiled": ours.with_attention("tiled")}, torch.float64)
+    twins = model_in_dtype({"plain": ours, "tiled": ours.with_backend("tiled")}, torch.float64)
     for mine, its in zip(twins["plain"].parameters(), twins["tiled"].parameters(), strict=True):
         assert mine is its
 
@@ -142,7 +142,7 @@ def test_two_sides_with_storage_of_their_own_are_apart(
     ours: GPT, theirs: OpenAIGPTLMHeadModel
 ) -> None:
     """Equal values are no matter, nor what candidates share with each other."""
-    check_apart({"plain": ours, "tiled": ours.with_attention("tiled")}, theirs)
+    check_apart({"plain": ours, "tiled": ours.with_backend("tiled")}, theirs)
     check_apart({"copy": copy.deepcopy(theirs)}, theirs)
 
 

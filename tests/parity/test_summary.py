@@ -27,10 +27,10 @@ DEAD = BlockHealth(block="h.1", largest_weight=0.5, times_uniform=9.0, cosine=1.
 
 def row(tap: str, status: Status = Status.PASS, mode: Mode = Mode.IDENTITY, **more: object) -> Row:
     """Return one row of the plain path, of a float64 comparison with the oracle."""
-    numbers = {"error_ours": 1e-3, "ratio": 7.0, "bound": 1e-9, "minimum_tolerance": 7.0}
-    given = numbers | {"attention": "plain"} | more
+    numbers = {"error_ours": 1e-3, "ratio": 7.0, "bound": 1e-9, "required_tolerance": 7.0}
+    given = numbers | {"backend": "plain"} | more
     return Row(
-        tap=tap, status=status, mode=mode, **{"dtype": "float64", "witness": "oracle"} | given
+        tap=tap, status=status, mode=mode, **{"dtype": "float64", "against": "oracle"} | given
     )
 
 
@@ -64,12 +64,12 @@ def reason(code: ExitCode) -> Reason:
 
 def test_everything_compared_is_everything_planned() -> None:
     """33 taps of two blocks on the plain path, four less on the tiled one."""
-    tiled = [dataclasses.replace(r, attention="tiled") for r in rows_of({})]
+    tiled = [dataclasses.replace(r, backend="tiled") for r in rows_of({})]
     absent = never_formed("tiled", 2)
     rows = [*rows_of({}), *(r for r in tiled if r.tap not in absent)]
     found = counted(rows, "plain", "tiled")
     expected = (62, 62, {"plain": (33, 33), "tiled": (29, 29)})
-    assert expected == (found.planned, found.compared, found.per_path)
+    assert expected == (found.planned, found.compared, found.per_backend)
 
 
 @pytest.mark.parametrize("status", [Status.MISSING, Status.NOT_RUN], ids=str)
@@ -95,7 +95,7 @@ def test_a_tap_that_differs_was_compared(status: Status) -> None:
 def test_a_tap_without_rows_was_not_compared() -> None:
     """Nor do rows of another path, or of a tap that nobody planned, make up for it."""
     rows = [r for r in rows_of({}) if r.tap != "h.1.mlp"]
-    rows += [row("h.1.mlp", attention="tiled"), row("h.2.mlp", Status.EXTRA)]
+    rows += [row("h.1.mlp", backend="tiled"), row("h.2.mlp", Status.EXTRA)]
     expected = (33, 32)
     assert expected == (counted(rows).planned, counted(rows).compared)
 
@@ -105,7 +105,7 @@ def test_what_is_left_out_is_listed_with_its_reason() -> None:
     found = count(planned("plain", "tiled"), [], n_layer=2, time=1).exempt
     scores = [("tiled", f"h.{i}.attn.{name}") for i in range(2) for name in ("scores", "weights")]
     expected = [("plain", "loss"), *scores, ("tiled", "loss")]
-    assert expected == [(entry["attention"], entry["tap"]) for entry in found]
+    assert expected == [(entry["backend"], entry["tap"]) for entry in found]
     assert all(entry["reason"] for entry in found)
 
 
@@ -132,7 +132,7 @@ def test_no_path_stands_before_another(paths: tuple[str, ...]) -> None:
     """What one path never forms keeps its place in the network, whichever path is named first."""
     rows = [
         row("h.0.attn.scores", Status.FAIL),
-        row("h.0.attn.context", Status.FAIL, attention="tiled"),
+        row("h.0.attn.context", Status.FAIL, backend="tiled"),
     ]
     expected = "h.0.attn.scores"
     assert expected == first_divergence(planned(*paths), rows).tap
@@ -193,7 +193,7 @@ def test_why_is_said_with_the_numbers(found: Row, words: tuple[str, ...]) -> Non
 @pytest.mark.parametrize("mode", [Mode.IDENTITY, Mode.ISOLATED, Mode.PROPAGATED])
 def test_an_error_that_is_no_number_is_put_in_words_too(mode: Mode) -> None:
     """Where the reference is zero throughout and ours is not, there is a tap and no quotient."""
-    found = row("logits", Status.FAIL, mode, error_ours=None, ratio=None, minimum_tolerance=None)
+    found = row("logits", Status.FAIL, mode, error_ours=None, ratio=None, required_tolerance=None)
     first = first_divergence(planned("plain"), [found])
     expected = "logits"
     assert expected == first.tap
@@ -204,7 +204,7 @@ def test_the_first_tensor_that_differs_is_named() -> None:
     """In the order of the rows, with how many of its elements are not the source's."""
     rows = [
         row("a", mode=Mode.EXACT),
-        row("b", Status.FAIL, Mode.EXACT, error_ours=12_345.0, witness="huggingface"),
+        row("b", Status.FAIL, Mode.EXACT, error_ours=12_345.0, against="huggingface"),
         row("c", Status.MISSING, Mode.EXACT),
     ]
     first = first_exact_difference(rows)

@@ -31,7 +31,7 @@ def models() -> dict[str, GPT]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
-    return {path: model.with_attention(path) for path in EAGER}
+    return {path: model.with_backend(path) for path in EAGER}
 
 
 def shown(
@@ -68,20 +68,20 @@ def test_are_five_and_fourteen_a_block(n_layer: int, count: int) -> None:
     assert count == len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(("attention", "count"), [("plain", 173), ("tiled", 149)])
-def test_a_path_has_all_but_those_it_never_forms(attention: str, count: int) -> None:
+@pytest.mark.parametrize(("backend", "count"), [("plain", 173), ("tiled", 149)])
+def test_a_path_has_all_but_those_it_never_forms(backend: str, count: int) -> None:
     """The tiled core has no scores and no weights in its twelve blocks."""
-    absent = never_formed(attention, 12)
+    absent = never_formed(backend, 12)
     assert set(absent) < {tap.name for tap in taps(12)}
     assert count == len(taps(12)) - len(absent)
 
 
-@pytest.mark.parametrize("attention", EAGER)
-def test_our_model_shows_exactly_these(attention: str, models: dict[str, GPT]) -> None:
+@pytest.mark.parametrize("backend", EAGER)
+def test_our_model_shows_exactly_these(backend: str, models: dict[str, GPT]) -> None:
     """In this order; what a path leaves out is what it says that it never forms."""
-    absent = never_formed(attention, 2)
+    absent = never_formed(backend, 2)
     expected = [tap.name for tap in ALL if tap.name not in absent]
-    assert expected == list(shown(models[attention], {}))
+    assert expected == list(shown(models[backend], {}))
 
 
 def test_every_path_is_known() -> None:
@@ -105,9 +105,9 @@ def test_every_tap_names_a_suspect() -> None:
     assert all(tap.kind.suspects for tap in ALL)
 
 
-def fed(tap: Tap, attention: str) -> list[str]:
+def fed(tap: Tap, backend: str) -> list[str]:
     """Return the taps that feed this one on a path: those it forms, and no way round them."""
-    absent = never_formed(attention, 2)
+    absent = never_formed(backend, 2)
     inputs = [name for name in tap.inputs if name not in absent]
     ways_round = {".weights": (".query", ".key"), ".attn": (".context",), ".mlp": (".gelu",)}
     for formed, passed_by in ways_round.items():
@@ -116,10 +116,10 @@ def fed(tap: Tap, attention: str) -> list[str]:
     return inputs
 
 
-@pytest.mark.parametrize("attention", EAGER)
-def test_a_tap_is_made_of_its_inputs_alone(attention: str, models: dict[str, GPT]) -> None:
+@pytest.mark.parametrize("backend", EAGER)
+def test_a_tap_is_made_of_its_inputs_alone(backend: str, models: dict[str, GPT]) -> None:
     """With these held, whatever happens to all other taps, it stays the same to the bit."""
-    model = models[attention]
+    model = models[backend]
     clean = shown(model, {})
     for tap in (tap for tap in ALL if tap.name in clean and tap.inputs):
         before = list(clean)[: list(clean).index(tap.name)]
@@ -129,14 +129,14 @@ def test_a_tap_is_made_of_its_inputs_alone(attention: str, models: dict[str, GPT
         assert torch.equal(clean[tap.name], shown(model, replaced)[tap.name]), tap.name
 
 
-@pytest.mark.parametrize("attention", EAGER)
-def test_a_tap_changes_with_each_of_its_inputs(attention: str, models: dict[str, GPT]) -> None:
+@pytest.mark.parametrize("backend", EAGER)
+def test_a_tap_changes_with_each_of_its_inputs(backend: str, models: dict[str, GPT]) -> None:
     """With any one of them replaced, and the others held, it is another tensor."""
-    model = models[attention]
+    model = models[backend]
     clean = shown(model, {})
     for tap in (tap for tap in ALL if tap.name in clean):
-        for name in fed(tap, attention):
-            held = {other: clean[other] for other in fed(tap, attention) if other != name}
+        for name in fed(tap, backend):
+            held = {other: clean[other] for other in fed(tap, backend) if other != name}
             seen = shown(model, held | {name: disturbed(clean[name])})
             assert not torch.equal(clean[tap.name], seen[tap.name]), (tap.name, name)
 

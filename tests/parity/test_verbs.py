@@ -20,8 +20,8 @@ from scratch_gpt import GPT, GPTConfig
 Check = Callable[..., Any]
 Strictly = Callable[[str], Any]
 
-TINY = ("layerwise", "--weights", "tiny", "--attention", "plain", "--dtype", "float64")
-"""The quickest layerwise check: one path, identity alone. `--time` is to be added."""
+TINY = ("layerwise", "--weights", "tiny", "--backend", "plain", "--dtype", "float64")
+"""The quickest layerwise check: one path, identity alone. `--seq-len` is to be added."""
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_planted_fault_is_found_where_it_is(
 ) -> None:
     """A fault ends with code 1, and text and JSON name its tap as the first divergence."""
     file = tmp_path / "r.json"
-    result = check(*TINY, "--time", "5", "--plant", fault, "--output", str(file))
+    result = check(*TINY, "--seq-len", "5", "--inject-fault", fault, "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
     verdict = result.stdout.split("\n\n")[-1].split()
     expected = (1, "fail", tap, "FAIL", tap)
@@ -56,13 +56,13 @@ def test_a_planted_fault_is_found_where_it_is(
 
 def test_right_models_pass_in_every_mode(check: Check, strictly: Strictly) -> None:
     """Both paths of the right model pass every gate, and the whole plan was compared."""
-    result = check("layerwise", "--weights", "tiny", "--time", "37", "--format", "json")
+    result = check("layerwise", "--weights", "tiny", "--seq-len", "37", "--format", "json")
     found = strictly(result.stdout)
     expected = (0, "pass", {"plain": [173, 173], "tiled": [149, 149]}, None, [])
     assert expected == (
         result.exit_code,
         found["verdict"],
-        found["plan"]["per_path"],
+        found["plan"]["per_backend"],
         found["first_divergence"],
         found["reasons"],
     )
@@ -70,8 +70,8 @@ def test_right_models_pass_in_every_mode(check: Check, strictly: Strictly) -> No
 
 def test_a_fault_shows_on_the_path_that_never_forms_its_tap(check: Check) -> None:
     """On the tiled path a wrong mask is found in the context, scores and weights being absent."""
-    arguments = ["layerwise", "--weights", "tiny", "--time", "5", "--dtype", "float64"]
-    result = check(*arguments, "--attention", "tiled", "--plant", "mask-off-by-one@4")
+    arguments = ["layerwise", "--weights", "tiny", "--seq-len", "5", "--dtype", "float64"]
+    result = check(*arguments, "--backend", "tiled", "--inject-fault", "mask-off-by-one@4")
     expected = (1, "h.4.attn.context")
     assert expected == (result.exit_code, result.stdout.split()[-1])
 
@@ -79,9 +79,11 @@ def test_a_fault_shows_on_the_path_that_never_forms_its_tap(check: Check) -> Non
 @pytest.mark.parametrize(
     ("arguments", "inputs"),
     [
-        pytest.param(["--time", "1"], {"batch": 1, "time": 1, "padded_positions": 0}, id="time 1"),
         pytest.param(
-            ["--batch", "4", "--time", "7"],
+            ["--seq-len", "1"], {"batch": 1, "time": 1, "padded_positions": 0}, id="time 1"
+        ),
+        pytest.param(
+            ["--batch-size", "4", "--seq-len", "7"],
             {"batch": 4, "time": 7, "padded_positions": 0},
             id="batch 4",
         ),
@@ -113,7 +115,7 @@ def test_the_inputs_are_those_asked_for(
 
 def test_another_seed_gives_other_ids(check: Check, strictly: Strictly) -> None:
     """The seed decides the ids, and nothing but the seed does."""
-    arguments = [*TINY, "--time", "9", "--taps", "loss", "--format", "json", "--seed"]
+    arguments = [*TINY, "--seq-len", "9", "--taps", "loss", "--format", "json", "--seed"]
     values = [
         strictly(check(*arguments, seed).stdout)["results"][0]["value_ours"]
         for seed in ("0", "0", "1")
@@ -124,17 +126,19 @@ def test_another_seed_gives_other_ids(check: Check, strictly: Strictly) -> None:
 
 def test_a_pattern_selects_taps(check: Check, strictly: Strictly) -> None:
     """Only the taps that match are planned and compared."""
-    found = strictly(check(*TINY, "--time", "5", "--taps", "h.1?.mlp*", "--format", "json").stdout)
+    found = strictly(
+        check(*TINY, "--seq-len", "5", "--taps", "h.1?.mlp*", "--format", "json").stdout
+    )
     expected = {f"h.{i}.{name}" for i in (10, 11) for name in ("mlp", "mlp.c_fc", "mlp.gelu")}
     assert expected == {row["tap"] for row in found["results"]}
 
 
 USAGE = {
     "unknown weights": (["--weights", "gpt5"], "gpt5"),
-    "unknown fault": (["--plant", "nope"], "'nope'"),
-    "fault in no block": (["--plant", "erf-gelu@12"], "0 to 11"),
-    "fault in a block below 0": (["--plant", "erf-gelu@-1"], "0 to 11"),
-    "fault in a block of that name": (["--plant", "erf-gelu@last"], "0 to 11"),
+    "unknown fault": (["--inject-fault", "nope"], "'nope'"),
+    "fault in no block": (["--inject-fault", "erf-gelu@12"], "0 to 11"),
+    "fault in a block below 0": (["--inject-fault", "erf-gelu@-1"], "0 to 11"),
+    "fault in a block of that name": (["--inject-fault", "erf-gelu@last"], "0 to 11"),
     "no number": (["--token-ids", "1,two"], "two"),
     "no id": (["--token-ids", ""], "--token-ids"),
     "an id left out": (["--token-ids", "1,,2"], "--token-ids"),
@@ -142,11 +146,11 @@ USAGE = {
     "id of a fraction": (["--token-ids", "1.5"], "1.5"),
     "id beyond the vocabulary": (["--token-ids", "1,211"], "211"),
     "id below 0": (["--token-ids=-1,2"], "0 to 210"),
-    "time too long": (["--time", "390"], "389"),
+    "time too long": (["--seq-len", "390"], "389"),
     "ids too many": (["--token-ids", ",".join(["1"] * 390)], "389"),
     "explanation of no tap": (["--explain", "h.3.gelu"], "h.3.gelu"),
     "explanation beyond the model": (["--explain", "h.12.mlp"], "h.12.mlp"),
-    "explanation of the loss at time 1": (["--time", "1", "--explain", "loss"], "loss"),
+    "explanation of the loss at time 1": (["--seq-len", "1", "--explain", "loss"], "loss"),
     "no candidate there": (["--candidate", "no_such_file.py"], "no_such_file.py"),
 }
 
@@ -155,7 +159,7 @@ USAGE = {
 def test_what_cannot_be_had_is_a_usage_error(mistake: str, check: Check) -> None:
     """A value that means nothing here is a usage error, in three lines that help."""
     arguments, named = USAGE[mistake]
-    result = check(*TINY, *(["--time", "5"] if "--time" not in arguments else []), *arguments)
+    result = check(*TINY, *(["--seq-len", "5"] if "--seq-len" not in arguments else []), *arguments)
     lines = result.stderr.splitlines()
     expected = (2, "", ["error:", "  where", "  to do"])
     assert expected == (result.exit_code, result.stdout, [line[:7].rstrip() for line in lines])
@@ -164,14 +168,14 @@ def test_what_cannot_be_had_is_a_usage_error(mistake: str, check: Check) -> None
 
 def test_an_unknown_fault_lists_them_all(check: Check) -> None:
     """Whoever does not know the faults learns their names from the error."""
-    told = check(*TINY, "--plant", "?").stderr
+    told = check(*TINY, "--inject-fault", "?").stderr
     assert set() == {name for name in verbs.forward.FORWARD_FAULTS if name not in told}
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_no_tap_selected_is_inconclusive(form: str, check: Check) -> None:
     """A pattern that matches nothing compares nothing, which is no pass."""
-    result = check(*TINY, "--time", "5", "--taps", "mlp.gelu", "--format", form)
+    result = check(*TINY, "--seq-len", "5", "--taps", "mlp.gelu", "--format", form)
     expected = (3, True)
     assert expected == (result.exit_code, "mlp.gelu" in result.stdout)
 
@@ -181,7 +185,7 @@ def test_other_surrogate_bits_are_refused(check: Check, monkeypatch: pytest.Monk
     committed = surrogate.committed_digests()
     committed["sizes"]["tiny"]["digests"]["h.3.ln_1.bias"] = "0" * 64
     monkeypatch.setattr(surrogate, "committed_digests", lambda: committed)
-    result = check(*TINY, "--time", "5")
+    result = check(*TINY, "--seq-len", "5")
     expected = (4, "", True)
     assert expected == (result.exit_code, result.stdout, "h.3.ln_1.bias" in result.stderr)
 
@@ -211,7 +215,7 @@ def test_a_fresh_model_is_inconclusive(
     tensors = fresh(dict(weights.config))
     other = dataclasses.replace(weights, tensors=tensors)
     monkeypatch.setattr(verbs, "load_weights", lambda *_arguments: other)
-    result = check(*verb, "--time", "5", "--format", "json")
+    result = check(*verb, "--seq-len", "5", "--format", "json")
     expected = (3, "inconclusive")
     assert expected == (result.exit_code, json.loads(result.stdout)["verdict"])
 
@@ -227,7 +231,7 @@ def test_a_load_report_that_is_not_empty_ends_the_run(
 
     build = huggingface.build
     monkeypatch.setattr(runners.huggingface, "build", lossy)
-    result = check(*TINY, "--time", "5")
+    result = check(*TINY, "--seq-len", "5")
     expected = (False, "", True)
     passed = result.exit_code in {0, 1, 3}
     assert expected == (passed, result.stdout, "transformer.h.3.ln_1.bias" in result.stderr)
@@ -236,7 +240,7 @@ def test_a_load_report_that_is_not_empty_ends_the_run(
 def test_progress_goes_on_to_the_end() -> None:
     """Steps are counted up to their number, one after the other."""
     steps: list[tuple[str, int, int]] = []
-    options = Options(verb="layerwise", weights="tiny", time=5, attention="plain")
+    options = Options(verb="layerwise", weights="tiny", time=5, backend="plain")
     verbs.VERBS["layerwise"](options, lambda *step: steps.append(step))
     walked = [(done, total) for what, done, total in steps if what.startswith(("h.", "lo", "em"))]
     expected = [(number + 1, 2 * 173) for number in range(2 * 173)]
@@ -246,7 +250,7 @@ def test_progress_goes_on_to_the_end() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--plant", "erf-gelu@3"], {"plant": "erf-gelu@3"}),
+        (["--inject-fault", "erf-gelu@3"], {"inject_fault": "erf-gelu@3"}),
         (["--taps", "h.0.*"], {"taps": "h.0.*"}),
         (["--seed", "7"], {"seed": 7}),
         (["--token-ids", "1,2,3,4,5"], {"token_ids": "1,2,3,4,5"}),
@@ -258,8 +262,8 @@ def test_a_report_says_what_was_asked(
     arguments: list[str], said: dict[str, object], check: Check, strictly: Strictly
 ) -> None:
     """Whatever decides what it is about and is not the default; in the text too."""
-    always = {"attention": "plain", "dtype": "float64"}
-    words = [*TINY, "--time", "5", *arguments]
+    always = {"backend": "plain", "dtype": "float64"}
+    words = [*TINY, "--seq-len", "5", *arguments]
     inputs = strictly(check(*words, "--format", "json").stdout)["inputs"]
     assert said | always == {k: v for k, v in inputs.items() if k in {*verbs._SAID}}
     text = check(*words).stdout

@@ -12,21 +12,21 @@ from parity.faults.forward import FORWARD_FAULTS
 Check = Callable[..., Any]
 Strictly = Callable[[str], Any]
 
-TINY = ("gradients", "--weights", "tiny", "--attention", "plain", "--dtype", "float64")
-"""The quickest check: one path, identity alone. `--time` is to be added."""
+TINY = ("gradients", "--weights", "tiny", "--backend", "plain", "--dtype", "float64")
+"""The quickest check: one path, identity alone. `--seq-len` is to be added."""
 
 
 def test_right_models_pass(check: Check, strictly: Strictly, tmp_path: Path) -> None:
     """Both paths of the right model pass, in text and in strict JSON, and everything is there."""
     file = tmp_path / "r.json"
-    result = check("gradients", "--weights", "tiny", "--time", "37", "--output", str(file))
+    result = check("gradients", "--weights", "tiny", "--seq-len", "37", "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
     expected = (0, "gradients", "pass", {"plain": [333, 333], "tiled": [309, 309]}, None, [])
     assert expected == (
         result.exit_code,
         found["check"],
         found["verdict"],
-        found["plan"]["per_path"],
+        found["plan"]["per_backend"],
         found["first_divergence"],
         found["reasons"],
     )
@@ -36,9 +36,9 @@ def test_right_models_pass(check: Check, strictly: Strictly, tmp_path: Path) -> 
 
 def test_rows_have_the_keys_of_every_report(check: Check, strictly: Strictly) -> None:
     """A parameter's row stands under the parameter's name; no key of a row occurs twice."""
-    result = check(*TINY, "--time", "5", "--format", "json")
+    result = check(*TINY, "--seq-len", "5", "--format", "json")
     rows = strictly(result.stdout)["results"]
-    keys = [tuple(row[k] for k in ("tap", "attention", "dtype", "mode", "witness")) for row in rows]
+    keys = [tuple(row[k] for k in ("tap", "backend", "dtype", "mode", "against")) for row in rows]
     assert len(keys) == len(set(keys)) == 333
     assert ("h.3.ln_1.weight", "plain", "float64", "identity", "huggingface") in keys
 
@@ -58,7 +58,7 @@ def test_a_backward_fault_is_found_where_it_is(  # noqa: PLR0913 - a case, and w
 ) -> None:
     """A fault ends with code 1; text and JSON name its place, and what to look for."""
     file = tmp_path / "r.json"
-    result = check(*TINY, "--time", "5", "--plant", fault, "--output", str(file))
+    result = check(*TINY, "--seq-len", "5", "--inject-fault", fault, "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
     text = " ".join(result.stdout.split())
     expected = (1, "fail", tap, tap, True, True)
@@ -70,12 +70,12 @@ def test_a_backward_fault_is_found_where_it_is(  # noqa: PLR0913 - a case, and w
         look_for in found["first_divergence"]["suspects"],
         look_for in text,
     )
-    assert fault == found["inputs"]["plant"]
+    assert fault == found["inputs"]["inject_fault"]
 
 
 def test_a_forward_fault_is_told_to_be_one(check: Check) -> None:
     """Gradients of another function differ, and the report says which check to run first."""
-    result = check(*TINY, "--time", "5", "--plant", "erf-gelu@3")
+    result = check(*TINY, "--seq-len", "5", "--inject-fault", "erf-gelu@3")
     text = " ".join(result.stdout.split())
     expected = (1, True, True)
     assert expected == (result.exit_code, "the loss itself differs" in text, "layerwise" in text)
@@ -83,29 +83,29 @@ def test_a_forward_fault_is_told_to_be_one(check: Check) -> None:
 
 def test_an_unknown_fault_lists_both_tables(check: Check) -> None:
     """Faults of the forward pass and of the backward pass alone, each with what it is."""
-    result = check(*TINY, "--time", "5", "--plant", "nonsense")
+    result = check(*TINY, "--seq-len", "5", "--inject-fault", "nonsense")
     assert result.exit_code == 2
     assert all(f"{name} (" in result.stderr for name in (*FORWARD_FAULTS, *BACKWARD_FAULTS))
 
 
 def test_layerwise_has_no_backward_faults(check: Check) -> None:
     """It could not see them: a pass with a fault planted would be a lie."""
-    result = check("layerwise", "--weights", "tiny", "--time", "5", "--plant", "doubled")
+    result = check("layerwise", "--weights", "tiny", "--seq-len", "5", "--inject-fault", "doubled")
     assert (result.exit_code, "no fault is called 'doubled'" in result.stderr) == (2, True)
 
 
 def test_a_fault_that_a_path_cannot_have_is_refused(check: Check) -> None:
     """The fused path does not form the tap at which the fault would be planted."""
-    arguments = ("gradients", "--weights", "tiny", "--time", "5", "--attention", "fused")
-    result = check(*arguments, "--plant", "doubled")
+    arguments = ("gradients", "--weights", "tiny", "--seq-len", "5", "--backend", "fused")
+    result = check(*arguments, "--inject-fault", "doubled")
     assert (result.exit_code, "the path fused does not form" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--time", "1"), "no next token is predicted"),
-        (("--time", "5", "--taps", "nothing.*"), "no tap was selected"),
+        (("--seq-len", "1"), "no next token is predicted"),
+        (("--seq-len", "5", "--taps", "nothing.*"), "no tap was selected"),
         (("--token-ids", "7;9"), "no next token is predicted"),
     ],
 )
@@ -118,16 +118,16 @@ def test_nothing_compared_is_no_pass(check: Check, arguments: tuple[str, ...], s
 
 def test_taps_select_parameters_too(check: Check, strictly: Strictly) -> None:
     """A pattern is matched against the names of taps and parameters alike."""
-    result = check(*TINY, "--time", "5", "--taps", "h.3.ln_?.*", "--format", "json")
+    result = check(*TINY, "--seq-len", "5", "--taps", "h.3.ln_?.*", "--format", "json")
     found = strictly(result.stdout)
     names = [f"h.3.ln_{n}.{part}" for n in (2, 1) for part in ("weight", "bias", "input")]
     assert (0, names) == (result.exit_code, [row["tap"] for row in found["results"]])
 
 
-@pytest.mark.parametrize("attention", ["plain", "tiled", "fused"])
-def test_padding_passes_on_every_path(check: Check, attention: str) -> None:
+@pytest.mark.parametrize("backend", ["plain", "tiled", "fused"])
+def test_padding_passes_on_every_path(check: Check, backend: str) -> None:
     """Rows of unequal length, padded and masked."""
-    ids = ("--token-ids", "5,9,210,5,0;7,1,1", "--attention", attention)
+    ids = ("--token-ids", "5,9,210,5,0;7,1,1", "--backend", backend)
     result = check("gradients", "--weights", "tiny", "--dtype", "float64", *ids)
     assert result.exit_code == 0, result.stdout
 
@@ -170,7 +170,7 @@ def somebodys(tmp_path: Path) -> Callable[..., str]:
 
 def test_a_right_candidate_passes(check: Check, somebodys: Callable[..., str]) -> None:
     """A right model of somebody else's, its parameters under our names, passes."""
-    result = check(*TINY, "--time", "5", "--candidate", somebodys("model"))
+    result = check(*TINY, "--seq-len", "5", "--candidate", somebodys("model"))
     last = result.stdout.splitlines()[-1]
     expected = (0, "PASS  333 of 333")
     assert expected == (result.exit_code, last[:16])
@@ -178,7 +178,7 @@ def test_a_right_candidate_passes(check: Check, somebodys: Callable[..., str]) -
 
 def test_other_names_are_no_pass(check: Check, somebodys: Callable[..., str]) -> None:
     """Where parameters have other names only taps are compared: said, and inconclusive."""
-    result = check(*TINY, "--time", "5", "--candidate", somebodys("Renamed(model)"))
+    result = check(*TINY, "--seq-len", "5", "--candidate", somebodys("Renamed(model)"))
     text = " ".join(result.stdout.split())
     expected = (3, True, True, True)
     assert expected == (
@@ -191,7 +191,7 @@ def test_other_names_are_no_pass(check: Check, somebodys: Callable[..., str]) ->
 
 def test_a_candidate_without_gradients_fails(check: Check, somebodys: Callable[..., str]) -> None:
     """A model that cuts its logits off breaks the backward pass: a failure, told as such."""
-    result = check(*TINY, "--time", "5", "--candidate", somebodys("model", "Detached"))
+    result = check(*TINY, "--seq-len", "5", "--candidate", somebodys("model", "Detached"))
     text = " ".join(result.stdout.split())
     expected = (1, True, True)
     assert expected == (result.exit_code, "raised RuntimeError" in text, "not_run" in text)

@@ -44,7 +44,7 @@ Judged = Callable[[Change, str], Report]
 def differing(report: Report) -> dict[tuple[str, str], tuple[str, float | None]]:
     """Return (status, elements that differ) of every row that does not pass, by side and name."""
     return {
-        (row.witness, row.tap): (row.status.value, row.error_ours)
+        (row.against, row.tap): (row.status.value, row.error_ours)
         for row in report.results
         if row.status.value != "pass"
     }
@@ -67,7 +67,7 @@ def test_right_models_pass(judged: Judged) -> None:
         report.exit_code,
         report.verdict.value,
         differing(report),
-        report.plan.per_path,
+        report.plan.per_backend,
         report.first_divergence,
     )
 

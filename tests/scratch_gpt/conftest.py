@@ -82,7 +82,7 @@ def model(
     request: pytest.FixtureRequest, config: GPTConfig, loud: Callable[[nn.Module], nn.Module]
 ) -> GPT:
     """Return a model that evaluates, once for each attention core."""
-    return loud(GPT(config, attention=request.param)).eval()
+    return loud(GPT(config, backend=request.param)).eval()
 
 
 @pytest.fixture

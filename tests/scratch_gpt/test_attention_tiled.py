@@ -145,14 +145,14 @@ def test_leaves_its_inputs_as_they_were(draw: Draw) -> None:
 
 def test_never_calls_plain(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores that are compared share neither the core nor its softmax."""
-    attention = importlib.import_module("scratch_gpt.attention")
+    backend = importlib.import_module("scratch_gpt.attention")
 
     def forbidden(*_inputs: object, **_named: object) -> None:
         pytest.fail("the tiled core called the plain one")
 
-    monkeypatch.setattr(attention, "plain_attention", forbidden)
-    monkeypatch.setattr(attention, "softmax", forbidden)
-    monkeypatch.setitem(attention.KERNELS, "plain", forbidden)
+    monkeypatch.setattr(backend, "plain_attention", forbidden)
+    monkeypatch.setattr(backend, "softmax", forbidden)
+    monkeypatch.setitem(backend.KERNELS, "plain", forbidden)
     tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tile=4)
 
 

@@ -61,7 +61,7 @@ def test_nothing_imports_triton_before_the_core_is_called() -> None:
 import sys
 import scratch_gpt.kernels.triton_attention
 from scratch_gpt import GPT, GPTConfig
-GPT(GPTConfig(n_layer=1, n_embd=12, n_head=3, vocab_size=37, n_positions=11), attention="triton")
+GPT(GPTConfig(n_layer=1, n_embd=12, n_head=3, vocab_size=37, n_positions=11), backend="triton")
 print("triton" in sys.modules, "scratch_gpt.kernels.triton_kernels" in sys.modules)
 """
     expected = "False False"

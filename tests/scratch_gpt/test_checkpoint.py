@@ -57,8 +57,8 @@ def test_comes_back_bit_for_bit(config: GPTConfig, tmp_path: Path) -> None:
     with torch.no_grad():
         model.h[0].ln_1.bias[:3] = torch.tensor([-0.0, 1e-45, 3.4e38])
     model.save_pretrained(tmp_path)
-    back = GPT.from_pretrained(str(tmp_path), attention="tiled")
-    assert (config, "tiled", False) == (back.config, back.attention, back.training)
+    back = GPT.from_pretrained(str(tmp_path), backend="tiled")
+    assert (config, "tiled", False) == (back.config, back.backend, back.training)
     expected, actual = parameters(model), parameters(back)
     assert list(expected) == list(actual)
     for name, tensor in expected.items():
@@ -106,7 +106,7 @@ def test_the_config_says_what_the_model_is(config: GPTConfig, saved: Path) -> No
     assert config.to_huggingface() == fields
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.parametrize("loader", ["AutoModelForCausalLM", "OpenAIGPTLMHeadModel"])
 def test_hugging_face_loads_it(loader: str, saved: Path, token_ids: Tensor) -> None:
     """Nothing missing, unexpected or mismatched, and the logits are ours."""
@@ -124,7 +124,7 @@ def test_hugging_face_loads_it(loader: str, saved: Path, token_ids: Tensor) -> N
     assert float(actual.abs().amax()) > 1e-3
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_what_hugging_face_saves_is_loaded(config: GPTConfig, saved: Path, tmp_path: Path) -> None:
     """Its config has many fields more; the weights are bit for bit the same."""
     from transformers import OpenAIGPTLMHeadModel
@@ -330,7 +330,7 @@ def test_refuses_an_unsound_weight_file(saved: Path) -> None:
 def test_refuses_an_unknown_attention_core(saved: Path) -> None:
     """As the model itself does."""
     with pytest.raises(ValueError, match=re.escape("attention must be one of")):
-        GPT.from_pretrained(saved, attention="flash")
+        GPT.from_pretrained(saved, backend="flash")
 
 
 def test_every_file_that_is_read_is_named_by_the_module(saved: Path) -> None:

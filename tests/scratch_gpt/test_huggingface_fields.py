@@ -55,7 +55,7 @@ def test_the_round_trip_covers_every_field_of_ours() -> None:
     assert expected == {name for name in fields if fields[name] == OFF_DEFAULT[name]}
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_every_field_of_transformers_has_a_place(transformers_fields: dict[str, Any]) -> None:
     """Each is ours, required to hold one value, or ignored; and the defaults are the release's."""
     known = {*OFF_DEFAULT, *REQUIRED, *IGNORED}
@@ -63,7 +63,7 @@ def test_every_field_of_transformers_has_a_place(transformers_fields: dict[str, 
     assert GPTConfig() == GPTConfig.from_huggingface(transformers_fields)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_transformers_keeps_our_config(transformers_fields: dict[str, Any]) -> None:
     """What we write, transformers reads and writes back as the same model."""
     import transformers
@@ -74,7 +74,7 @@ def test_transformers_keeps_our_config(transformers_fields: dict[str, Any]) -> N
     assert config == GPTConfig.from_huggingface(theirs)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_with_every_field_off_its_default_each_survives_or_is_named(
     transformers_fields: dict[str, Any],
 ) -> None:

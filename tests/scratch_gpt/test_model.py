@@ -78,7 +78,7 @@ def test_the_head_is_the_token_embedding(model: GPT, token_ids: Tensor) -> None:
 def test_an_unknown_core_is_refused(config: GPTConfig) -> None:
     """The error gives the names that there are and the one it got."""
     with pytest.raises(ValueError, match=r"attention must be one of \[.*'tiled'.*\], got 'flash'"):
-        GPT(config, attention="flash")
+        GPT(config, backend="flash")
 
 
 def test_evaluating_draws_nothing(model: GPT, token_ids: Tensor) -> None:
@@ -89,14 +89,14 @@ def test_evaluating_draws_nothing(model: GPT, token_ids: Tensor) -> None:
 
 
 @pytest.mark.parametrize("dropped", ["embd_pdrop", "attn_pdrop", "resid_pdrop"])
-@pytest.mark.parametrize("attention", ["plain", "tiled"])
+@pytest.mark.parametrize("backend", ["plain", "tiled"])
 def test_training_drops_out(
-    dropped: str, attention: str, config: GPTConfig, loud: Loud, token_ids: Tensor
+    dropped: str, backend: str, config: GPTConfig, loud: Loud, token_ids: Tensor
 ) -> None:
     """Each of the three probabilities alone makes two passes differ."""
     none = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
     alone = dataclasses.replace(config, **(none | {dropped: 0.5}))
-    model = loud(GPT(alone, attention=attention)).train()
+    model = loud(GPT(alone, backend=backend)).train()
     assert not torch.equal(model(token_ids), model(token_ids))
 
 
@@ -140,22 +140,22 @@ def test_gradients_equal_the_librarys(
         assert_same(of_library, of_ours)
 
 
-@pytest.mark.parametrize("attention", ["plain", "tiled"])
+@pytest.mark.parametrize("backend", ["plain", "tiled"])
 def test_a_twin_computes_with_the_core_it_is_given(
-    attention: str, model: GPT, token_ids: Tensor
+    backend: str, model: GPT, token_ids: Tensor
 ) -> None:
     """Its logits are bit for bit those of a model that was built with that core."""
-    built = GPT(model.config, attention=attention).double().eval()
+    built = GPT(model.config, backend=backend).double().eval()
     built.load_state_dict(model.state_dict())
-    twin = model.with_attention(attention)
-    assert attention == twin.attention
+    twin = model.with_backend(backend)
+    assert backend == twin.backend
     assert torch.equal(built(token_ids), twin(token_ids))
 
 
 def test_a_twin_owns_the_very_same_parameters(model: GPT) -> None:
     """Each parameter is one object with two owners, so that training one trains the other."""
     expected = {name: id(parameter) for name, parameter in model.named_parameters()}
-    twin = model.with_attention("tiled")
+    twin = model.with_backend("tiled")
     assert expected == {name: id(parameter) for name, parameter in twin.named_parameters()}
 
 
@@ -165,7 +165,7 @@ def test_a_twin_is_in_the_models_mode(
     model: GPT,
 ) -> None:
     """It trains where the model trains, in every part."""
-    twin = model.train(training).with_attention("tiled")
+    twin = model.train(training).with_backend("tiled")
     expected = {training}
     assert expected == {module.training for module in twin.modules()}
 
@@ -173,11 +173,11 @@ def test_a_twin_is_in_the_models_mode(
 def test_making_a_twin_draws_nothing(model: GPT) -> None:
     """The random numbers stay where they were."""
     state = torch.get_rng_state()
-    model.with_attention("tiled")
+    model.with_backend("tiled")
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_twin_with_an_unknown_core_is_refused(model: GPT) -> None:
     """The error is that of building a model with it."""
     with pytest.raises(ValueError, match=r"attention must be one of .* got 'flash'"):
-        model.with_attention("flash")
+        model.with_backend("flash")

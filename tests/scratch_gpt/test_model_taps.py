@@ -24,14 +24,14 @@ def tap_names(n_layer: int, *, whole_scores: bool) -> list[str]:
     return ["embeddings.tokens", "embeddings.positions", "embeddings", *blocks, "logits"]
 
 
-@pytest.mark.parametrize(("attention", "count"), [("plain", 172), ("tiled", 148)])
+@pytest.mark.parametrize(("backend", "count"), [("plain", 172), ("tiled", 148)])
 def test_twelve_layers_show_their_taps_in_network_order(
-    attention: str, count: int, config: GPTConfig, token_ids: Tensor, watch: Watch
+    backend: str, count: int, config: GPTConfig, token_ids: Tensor, watch: Watch
 ) -> None:
     """With the loss, which is taken of the logits, that is 173 taps, or 149 without scores."""
-    model = GPT(dataclasses.replace(config, n_layer=12), attention=attention)
+    model = GPT(dataclasses.replace(config, n_layer=12), backend=backend)
     model(token_ids, tap=watch)
-    expected = tap_names(12, whole_scores=attention == "plain")
+    expected = tap_names(12, whole_scores=backend == "plain")
     assert expected == list(watch.seen)
     assert count == len(watch.seen)
 

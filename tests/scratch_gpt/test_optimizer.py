@@ -99,13 +99,13 @@ def test_the_adamw_form_is_torch_s_to_the_bit(
         {"params": [theirs["matrix"]], "weight_decay": 0.01},
         {"params": [theirs["gain"]], "weight_decay": 0.0},
     ]
-    witness = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, foreach=foreach)
+    against = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, foreach=foreach)
     for step in range(3):
         set_gradients(draw, ours, theirs)
-        for group in witness.param_groups:
+        for group in against.param_groups:
             group["lr"] = rate(step)
         optimizer.step(rate(step))
-        witness.step()
+        against.step()
     assert all(torch.equal(theirs[name], p) for name, p in ours.items())
 
 

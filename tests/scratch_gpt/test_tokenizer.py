@@ -154,9 +154,9 @@ for call in (lambda: small.encode(b"a"), lambda: small.encode(None), lambda: sma
 
 def test_there_are_two_splittings(small_vocabulary: Path) -> None:
     """And no third; the one in use is told."""
-    assert Tokenizer.from_pretrained(small_vocabulary).splitting == "bert"
+    assert Tokenizer.from_pretrained(small_vocabulary).pretokenizer == "bert"
     with pytest.raises(ValueError, match="splitting must be 'bert' or 'original'"):
-        Tokenizer.from_pretrained(small_vocabulary, splitting="spaces")
+        Tokenizer.from_pretrained(small_vocabulary, pretokenizer="spaces")
 
 
 def test_merges_are_not_fewer_than_none() -> None:

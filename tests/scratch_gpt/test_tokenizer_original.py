@@ -22,7 +22,7 @@ ROWS = [row for row in PUBLISHED if row.original is not None]
 
 
 @pytest.fixture(scope="module")
-def splitting() -> OriginalPretokenizer:
+def pretokenizer() -> OriginalPretokenizer:
     """Return the splitting; spaCy is imported once."""
     return OriginalPretokenizer()
 
@@ -38,7 +38,7 @@ def released() -> Path:
 
 def test_every_published_id_is_met(released: Path) -> None:
     """All 52 strings of which the original ids are known give them."""
-    tokenizer = Tokenizer.from_pretrained(released, splitting="original")
+    tokenizer = Tokenizer.from_pretrained(released, pretokenizer="original")
     assert len(ROWS) == 52
     assert {row.text: row.original for row in ROWS} == {
         row.text: tokenizer.encode(row.text) for row in ROWS
@@ -91,16 +91,16 @@ WORDS = {
 
 
 @pytest.mark.parametrize("case", WORDS)
-def test_words_are_spacys_in_lower_case(case: str, splitting: OriginalPretokenizer) -> None:
+def test_words_are_spacys_in_lower_case(case: str, pretokenizer: OriginalPretokenizer) -> None:
     """A newline is a word, and the literal `<unk>` is three."""
     text, expected = WORDS[case]
-    assert expected == splitting.words(text)
+    assert expected == pretokenizer.words(text)
 
 
-def test_places_are_of_the_standardized_text(splitting: OriginalPretokenizer) -> None:
+def test_places_are_of_the_standardized_text(pretokenizer: OriginalPretokenizer) -> None:
     """Each character's place is where it is in that text; two may come from one."""
     text = "“İa” ΟΔΟΣ\n\nx"
-    assert splitting.standardized(text) == '" İa " ΟΔΟΣ \n x'
+    assert pretokenizer.standardized(text) == '" İa " ΟΔΟΣ \n x'
     expected = [
         Word('"', [0], [1]),
         Word("i\u0307a", [2, 2, 3], [3, 3, 4]),
@@ -109,25 +109,25 @@ def test_places_are_of_the_standardized_text(splitting: OriginalPretokenizer) ->
         Word("\n", [12], [13]),
         Word("x", [14], [15]),
     ]
-    assert expected == splitting.located(text)
+    assert expected == pretokenizer.located(text)
 
 
-def test_words_are_the_transcriptions(splitting: OriginalPretokenizer) -> None:
+def test_words_are_the_transcriptions(pretokenizer: OriginalPretokenizer) -> None:
     """On every string with published ids, located or not, the words are the reference's."""
     split = english_tokenizer()
     spelled = {
         row.text: [word.lower().removesuffix(" ") for word in split(prepare_text(row.text))]
         for row in PUBLISHED
     }
-    assert spelled == {row.text: splitting.words(row.text) for row in PUBLISHED}
+    assert spelled == {row.text: pretokenizer.words(row.text) for row in PUBLISHED}
     assert spelled == {
-        row.text: [word.text for word in splitting.located(row.text)] for row in PUBLISHED
+        row.text: [word.text for word in pretokenizer.located(row.text)] for row in PUBLISHED
     }
 
 
 def test_a_vocabulary_of_ones_own_is_merged_alike(small_vocabulary: Path, small_text: str) -> None:
     """Over a page of English the ids are those of the release's slow way."""
-    ours = Tokenizer.from_pretrained(small_vocabulary, splitting="original")
+    ours = Tokenizer.from_pretrained(small_vocabulary, pretokenizer="original")
     theirs = OriginalTokenizer(small_vocabulary / "vocab.json", small_vocabulary / "merges.txt")
     found = ours.encode(small_text)
     assert len(found) > len(small_text.split())

@@ -74,12 +74,12 @@ def test_no_module_of_the_model_loads_a_witness() -> None:
     assert not loaded & {*WITNESSES, "huggingface_hub", "reference", "parity"}
 
 
-@pytest.mark.parametrize("witness", WITNESSES)
-def test_a_module_that_loads_a_witness_is_found(witness: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("against", WITNESSES)
+def test_a_module_that_loads_a_witness_is_found(against: str, tmp_path: Path) -> None:
     """However deep it stands."""
     home = tmp_path / "planted"
     (home / "deep").mkdir(parents=True)
-    (home / "deep" / "module.py").write_text(f"import {witness}", encoding="utf-8")
-    (tmp_path / f"{witness}.py").touch()
+    (home / "deep" / "module.py").write_text(f"import {against}", encoding="utf-8")
+    (tmp_path / f"{against}.py").touch()
     assert modules_of(home) == ["planted.deep.module"]
-    assert witness in loaded_with(modules_of(home), tmp_path)
+    assert against in loaded_with(modules_of(home), tmp_path)

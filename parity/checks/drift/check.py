@@ -63,15 +63,15 @@ def drift_row(row: Run, check: str) -> DriftRow:
     verdict = report.verdict if report else None
     return DriftRow(
         tap=check,
-        attention=row.label,
+        backend=row.label,
         dtype="",
         mode=Mode.EXACT,
-        witness="report",
+        against="report",
         status=_STATUSES[verdict],
         error_ours=identity.value,
         ratio=ratio.value,
         bound=Bounds().identity,
-        minimum_tolerance=identity.value,
+        required_tolerance=identity.value,
         detail=report.why if report else "not run",
         verdict=verdict,
         identity_tap=identity.tap,
@@ -333,7 +333,7 @@ def _not_alike(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
             yield _reason(
                 f"{check}: one has taps that the other has not: {_some(alone)}",
                 f"{check} of {first} and {label}",
-                "make both with the same code and the same --attention",
+                "make both with the same code and the same --backend",
             )
     if lies := list(dict.fromkeys(contradictions([fingerprints for _, fingerprints in taken]))):
         yield _reason(
@@ -405,14 +405,14 @@ def drift(
 
 def _plan(results: Sequence[DriftRow]) -> Plan:
     """Return how many reports each row was to have, and how many have a verdict."""
-    per_path: dict[str, tuple[int, int]] = {}
+    per_backend: dict[str, tuple[int, int]] = {}
     for row in results:
-        planned, compared = per_path.get(row.attention, (0, 0))
-        per_path[row.attention] = planned + 1, compared + (row.status is not Status.NOT_RUN)
+        planned, compared = per_backend.get(row.backend, (0, 0))
+        per_backend[row.backend] = planned + 1, compared + (row.status is not Status.NOT_RUN)
     return Plan(
         planned=len(results),
-        compared=sum(compared for _, compared in per_path.values()),
-        per_path=per_path,
+        compared=sum(compared for _, compared in per_backend.values()),
+        per_backend=per_backend,
         exempt=[],
     )
 

@@ -128,7 +128,7 @@ def read_fingerprints(whole: Document) -> Iterator[Fingerprint]:
     """Yield a report's fingerprints; a report without the list has none.
 
     Raises:
-        InputRefusedError: One is not whole, comes twice, or cannot be of any tensor.
+        InputRejectedError: One is not whole, comes twice, or cannot be of any tensor.
         ValueError: One holds something that is no sketch.
     """
     seen = set()
@@ -262,7 +262,7 @@ def read_report(path: Path) -> Evidence:
     """Return what a report says.
 
     Raises:
-        InputRefusedError: It is no JSON, cut off, too large, or no report of this schema.
+        InputRejectedError: It is no JSON, cut off, too large, or no report of this schema.
         ParityError: It cannot be opened.
     """
     whole = _document(path)
@@ -360,7 +360,7 @@ def _about(whole: Document, identity: Document) -> dict[str, str]:
         for key, value in part.items()
         if key not in _OUTCOMES and _DECIDES.get(name, {key}) & {key}
     }
-    planned = whole.part("plan").part("per_path")
+    planned = whole.part("plan").part("per_backend")
     return kept | {f"planned.{path}": str(planned.sizes(path)[:1]) for path in planned.held}
 
 
@@ -450,7 +450,7 @@ def gather_reports(paths: Sequence[Path], expected: Sequence[str], progress: Pro
 
     Raises:
         UsageError: Nothing was given, or something that is not there and not expected.
-        InputRefusedError: A file is no report, or two are of one check; or nobody can say whether
+        InputRejectedError: A file is no report, or two are of one check; or nobody can say whether
             a folder is a row or holds rows.
     """
     if not paths:
@@ -477,7 +477,7 @@ def _rows_in(path: Path, expected: Sequence[str]) -> list[Path]:
         raise UsageError(
             "there is no such file or folder",
             where=str(path),
-            fix="check the path; a row that may be missing has to be named by --expect",
+            fix="check the path; a row that may be missing has to be named by --require",
         )
     inside = _folders(path) if path.is_dir() else []
     if not path.is_dir() or any(path.glob("*.json")):

@@ -207,7 +207,7 @@ def beam_rows(run: Pass, asked: BeamResults) -> Iterator[Row]:
             continue
         _take(run, OURS, tap, found)
         right = _right(run, asked, setting)
-        yield _texts(tap, found, right.texts, dtype="float64", witness="oracle")
+        yield _texts(tap, found, right.texts, dtype="float64", against="oracle")
         scores = rescored(run.truth, asked.prompts, found, setting)
         yield float64_row(f"{tap}.scores", found.scores, scores, "oracle", run.bounds)
 
@@ -226,7 +226,7 @@ def beam_rounding_rows(run: Pass, asked: BeamResults, precision: Precision) -> I
         _take(run, THEIRS, tap, theirs)
         truth = rescored(run.truth, asked.prompts, theirs, setting)
         noise = reference_error_of(theirs.scores, truth)
-        row = _texts(tap, found, theirs.texts, dtype=name, witness="huggingface")
+        row = _texts(tap, found, theirs.texts, dtype=name, against="huggingface")
         excused = _excuse(run, asked, setting, noise, precision) if row.detail else ""
         if excused:
             again = ids_row(
@@ -234,7 +234,7 @@ def beam_rounding_rows(run: Pass, asked: BeamResults, precision: Precision) -> I
                 found.flat,
                 theirs.flat,
                 dtype=name,
-                witness="huggingface",
+                against="huggingface",
                 excused=excused,
             )
             row = dataclasses.replace(again, detail=f"{row.detail}; {excused}")
@@ -277,10 +277,10 @@ def _theirs(run: Pass, asked: BeamResults, setting: Setting) -> Found:
     return Found(texts=texts, scores=made.scores[None].double())
 
 
-def _texts(tap: str, found: Found, others: object, *, dtype: str, witness: str) -> Row:
+def _texts(tap: str, found: Found, others: object, *, dtype: str, against: str) -> Row:
     """Return the row of all texts of a search, in their order."""
     other = Found(texts=others, scores=found.scores)  # type: ignore[arg-type]
-    row = ids_row(f"{tap}.texts", found.flat, other.flat, dtype=dtype, witness=witness, excused="")
+    row = ids_row(f"{tap}.texts", found.flat, other.flat, dtype=dtype, against=against, excused="")
     pairs = enumerate(zip(found.texts, other.texts, strict=True))
     first = next(((at, mine, its) for at, (mine, its) in pairs if mine != its), None)
     if first is None:
@@ -288,7 +288,7 @@ def _texts(tap: str, found: Found, others: object, *, dtype: str, witness: str) 
     at, mine, its = first
     step = next((i for i, (a, b) in enumerate(zip(mine, its, strict=False)) if a != b), None)
     where = f"step {step}" if step is not None else "where one ends"
-    detail = f"text {at}, {where}: ours {list(mine)}, {witness} {list(its)}"
+    detail = f"text {at}, {where}: ours {list(mine)}, {against} {list(its)}"
     return dataclasses.replace(row, detail=detail)
 
 

@@ -56,14 +56,14 @@ class GenerationInputs:
         new: Tokens to be made of each; 2 or more, for with one no cache is ever read.
         searched: `[batch time]`, the prompts of the beam searches.
         seed: Of the logits that the rules are tried on.
-        plant: A fault for our functions, a key of `GENERATION_FAULTS`, or None.
+        inject_fault: A fault for our functions, a key of `GENERATION_FAULTS`, or None.
     """
 
     prompts: Sequence[Tensor]
     new: int
     searched: Tensor
     seed: int = 0
-    plant: str | None = None
+    inject_fault: str | None = None
 
 
 def check_space_left(asked: GenerationInputs, longest: int) -> None:
@@ -78,7 +78,7 @@ def check_space_left(asked: GenerationInputs, longest: int) -> None:
     """
     room = longest - max((prompt.shape[1] for prompt in asked.prompts), default=longest)
     if not asked.prompts:
-        raise UsageError("there is no prompt", where="--prompts", fix="give one or more")
+        raise UsageError("there is no prompt", where="--num-prompts", fix="give one or more")
     if asked.new < _FEWEST:
         raise UsageError(
             f"{asked.new} new tokens: with fewer than {_FEWEST} no cache is ever read",
@@ -221,7 +221,7 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
         progress: Called as the passes go on.
     """
     progress("rules", 0, 1)
-    with inject(asked.plant):
+    with inject(asked.inject_fault):
         yield from rule_rows(candidate.config.vocab_size, asked.seed, bounds)
     truth = texts.oracle_forward(reference)
     models = {"ours": candidate, "huggingface": reference}
@@ -235,13 +235,13 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
             prompts=asked.prompts,
             new=asked.new,
             bounds=bounds,
-            plant=asked.plant,
+            plant=asked.inject_fault,
             progress=progress,
             fingerprints=fingerprints or Fingerprints(),
         )
         searched = beams.search_all(run, asked.searched)
         if wanted is None:
-            yield from order_rows(run.reference, asked.searched[:1], bounds, asked.plant)
+            yield from order_rows(run.reference, asked.searched[:1], bounds, asked.inject_fault)
             yield from texts.text_rows(run, seen)
             yield from beams.beam_rows(run, searched)
         else:
@@ -291,7 +291,7 @@ def _report(
         plan=Plan(
             planned=len(planned),
             compared=compared,
-            per_path={BACKEND: (len(planned), compared)},
+            per_backend={BACKEND: (len(planned), compared)},
             exempt=[],
         ),
         first_divergence=_first(failing),
@@ -330,13 +330,13 @@ def _first(failing: Sequence[Row]) -> FirstDivergence | None:
 # From the options of the verb `generation` to its report.
 
 
-_SAID = ("plant", "dtype", "seed", "token_ids", "text")
+_SAID = ("inject_fault", "dtype", "seed", "token_ids", "text")
 """Options that decide what a verdict is about."""
 
 
 def run_generation(options: Options, progress: Progress) -> Report:
     """Compare what is generated."""
-    _check_plant(options.plant)
+    _check_plant(options.inject_fault)
     progress("weights", 0, 1)
     weights = load_weights(
         options.weights, lambda done, total: progress(f"weights {done}/{total}", done, total)
@@ -347,7 +347,7 @@ def run_generation(options: Options, progress: Progress) -> Report:
         new=options.max_new_tokens,
         searched=_searched(vocab_size, options.seed),
         seed=options.seed,
-        plant=options.plant,
+        inject_fault=options.inject_fault,
     )
     ours, theirs = build_ours(weights), build_huggingface(weights)
     stated = report_identity(weights.identity, weights.config)
@@ -368,7 +368,7 @@ def run_generation(options: Options, progress: Progress) -> Report:
 def _check_plant(name: str | None) -> None:
     if name is not None and name not in GENERATION_FAULTS:
         known = "; ".join(f"{key} ({fault.what})" for key, fault in GENERATION_FAULTS.items())
-        raise UsageError(f"no fault is called {name!r}", where="--plant", fix=f"use {known}")
+        raise UsageError(f"no fault is called {name!r}", where="--inject-fault", fix=f"use {known}")
 
 
 def _prompts(options: Options, *, vocab_size: int, longest: int) -> list[Tensor]:

@@ -106,16 +106,16 @@ def support_row(tap: str, left: Tensor, should: Tensor, *, dtype: str, excused: 
     said = f"row {row}, token {token} is wrongly {kept}, and {len(wrong) - 1} more"
     return Row(
         tap=tap,
-        attention="fused",
+        backend="fused",
         dtype=dtype,
         mode=Mode.EXACT,
-        witness="huggingface",
+        against="huggingface",
         shape=tuple(left.shape),
         status=Status.FAIL if wrong and not excused else Status.PASS,
         error_ours=float(len(wrong)),
         bound=0.0,
         worst_index=(row, token),
-        minimum_tolerance=0.0 if excused else float(len(wrong)),
+        required_tolerance=0.0 if excused else float(len(wrong)),
         detail=excused or (said if wrong else ""),
     )
 

@@ -89,12 +89,12 @@ def divergence_place(made: Continuation, step: int, prompt: int) -> str:
     return f"prompt {prompt} ({made.known} tokens), step {step}, position {made.known + step - 1}"
 
 
-def tie_message(made: Continuation, other: Sequence[int], witness: str, prompt: int) -> str:
+def tie_message(made: Continuation, other: Sequence[int], against: str, prompt: int) -> str:
     """Return the first difference between two texts in words; empty where there is none."""
     step = first_difference(made.new, other)
     if step is None:
         return ""
-    ids = f"ours {made.new[step]}, {witness} {other[step]}"
+    ids = f"ours {made.new[step]}, {against} {other[step]}"
     return f"{divergence_place(made, step, prompt)}: {ids}"
 
 
@@ -111,7 +111,7 @@ Forward = Callable[[Tensor], Tensor]
 
 def candidate_forward(model: GPT) -> Forward:
     """Return our model run anew over a whole text, by the formula of every operation."""
-    plain = model.with_attention("plain").eval()
+    plain = model.with_backend("plain").eval()
 
     @torch.no_grad()
     def forward(token_ids: Tensor) -> Tensor:
@@ -239,10 +239,10 @@ def text_rows(run: Pass, seen: list[list[int]]) -> Iterator[Row]:
             run.take(THEIRS, tap, found[THEIRS], chosen[THEIRS])
 
 
-def _identity_ids(tap: str, made: Continuation, other: Sequence[int], witness: str, at: int) -> Row:
+def _identity_ids(tap: str, made: Continuation, other: Sequence[int], against: str, at: int) -> Row:
     """Return the row of ids that a witness would have chosen; in float64 nothing excuses."""
-    row = ids_row(tap, made.new, other, dtype="float64", witness=witness, excused="")
-    return dataclasses.replace(row, detail=tie_message(made, other, witness, at))
+    row = ids_row(tap, made.new, other, dtype="float64", against=against, excused="")
+    return dataclasses.replace(row, detail=tie_message(made, other, against, at))
 
 
 def _placed(row: Row, made: Continuation, other: Tensor, at: int, bounds: Bounds) -> Row:
@@ -335,7 +335,7 @@ def _quality_pair(
         pair.ours.new,
         pair.theirs,
         dtype=_name(precision),
-        witness="huggingface",
+        against="huggingface",
         excused=excused,
     )
     yield dataclasses.replace(ids, detail=f"{told}; {excused}" if excused else told)

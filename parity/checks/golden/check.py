@@ -218,7 +218,7 @@ def golden(
         plan=Plan(
             planned=len(rows),
             compared=compared,
-            per_path={"goldens": (len(rows), compared)},
+            per_backend={"goldens": (len(rows), compared)},
             exempt=exempt,
         ),
         first_divergence=first_golden_difference(rows),
@@ -249,7 +249,7 @@ def _planned(
         for entry in goldens.rows
     }
     exempt: list[Mapping[str, str]] = [
-        {"attention": "goldens", "tap": key, "reason": why} for key, why in reasons.items() if why
+        {"backend": "goldens", "tap": key, "reason": why} for key, why in reasons.items() if why
     ]
     return [entry for entry in goldens.rows if not reasons[entry.key]], exempt
 
@@ -266,5 +266,5 @@ def _row(entry: Golden, subject: GoldenModel) -> GoldenRow:
     try:
         measured = KINDS[entry.kind](entry, subject)
     except NoValueError as error:
-        return row_without(entry, error, attention=model.attention, dtype=dtype)
-    return golden_row(entry, measured, attention=model.attention, dtype=dtype)
+        return row_without(entry, error, backend=model.backend, dtype=dtype)
+    return golden_row(entry, measured, backend=model.backend, dtype=dtype)

@@ -60,25 +60,25 @@ class GoldenRow(Row):
     tolerance: Tolerance
 
 
-def golden_row(golden: Golden, measured: MeasuredValue, *, attention: str, dtype: str) -> GoldenRow:
+def golden_row(golden: Golden, measured: MeasuredValue, *, backend: str, dtype: str) -> GoldenRow:
     """Return the row of what was got."""
     status = _status(golden, measured)
     symptoms = [] if status is Status.PASS else _symptoms(golden, measured.got)
     return GoldenRow(
-        **_common(golden, attention, dtype),
+        **_common(golden, backend, dtype),
         status=status,
         error_ours=measured.difference,
         value_ours=_scalar(measured.got),
-        minimum_tolerance=measured.difference,
+        required_tolerance=measured.difference,
         detail="; ".join(filter(None, [measured.detail, *symptoms])),
         got=measured.got,
         difference=measured.difference,
     )
 
 
-def row_without(golden: Golden, error: NoValueError, *, attention: str, dtype: str) -> GoldenRow:
+def row_without(golden: Golden, error: NoValueError, *, backend: str, dtype: str) -> GoldenRow:
     """Return the row of a golden for which nothing was got."""
-    common = _common(golden, attention, dtype)
+    common = _common(golden, backend, dtype)
     return GoldenRow(**common, status=error.status, detail=str(error))
 
 
@@ -117,15 +117,15 @@ def _symptoms(golden: Golden, got: object) -> list[str]:
     ]
 
 
-def _common(golden: Golden, attention: str, dtype: str) -> dict[str, Any]:
+def _common(golden: Golden, backend: str, dtype: str) -> dict[str, Any]:
     return {
         "tap": golden.key,
-        "attention": attention,
+        "backend": backend,
         "dtype": dtype,
         "mode": Mode.PUBLISHED,
-        "witness": "published",
+        "against": "published",
         "bound": golden.tolerance.bound,
-        "value_witness": _scalar(golden.expected),
+        "value_against": _scalar(golden.expected),
         "kind": golden.kind.value,
         "grade": golden.grade.value,
         "source": golden.source,

@@ -52,21 +52,21 @@ def broken_reason(subject: str, message: str) -> Reason:
     )
 
 
-def other_loss(attention: str, ours: float, theirs: float, bounds: Bounds) -> list[Reason]:
+def other_loss(backend: str, ours: float, theirs: float, bounds: Bounds) -> list[Reason]:
     """Return a reason if the losses differ: gradients of another function are no gradients."""
     if math.isfinite(ours) and abs(ours - theirs) <= bounds.identity * abs(theirs):
         return []
     return [
         Reason(
             what=f"the loss itself differs: {ours:.12g}, Hugging Face's is {theirs:.12g}",
-            where=f"attention {attention}, float64",
+            where=f"attention {backend}, float64",
             fix="python -m parity.check layerwise names the operation; gradients come after it",
             code=ExitCode.FAIL,
         )
     ]
 
 
-def not_compared(attention: str, absent: Sequence[str], others: Sequence[str]) -> list[Reason]:
+def not_compared(backend: str, absent: Sequence[str], others: Sequence[str]) -> list[Reason]:
     """Return a reason if parameters stand under other names than ours: no pass without them."""
     if not absent and not others:
         return []
@@ -77,7 +77,7 @@ def not_compared(attention: str, absent: Sequence[str], others: Sequence[str]) -
     return [
         Reason(
             what=without if absent else beyond,
-            where=f"attention {attention}: {'; '.join(named)}",
+            where=f"attention {backend}: {'; '.join(named)}",
             fix="name the parameters as parity/checkpoints/mapping.py does: h.0.attn.c_attn.weight",
             code=ExitCode.INCONCLUSIVE,
         )
@@ -116,9 +116,9 @@ class GradientComparison(Comparison):
         enough = int(losses.predicted(self.inputs).sum()) >= FEWEST_PREDICTIONS
         return self.precision if enough else None
 
-    def planned(self, attention: str) -> list[Tap]:
+    def planned(self, backend: str) -> list[Tap]:
         """Return the gradients to compare on one attention path."""
-        absent = never_formed(attention, int(self.reference.config.n_layer))
+        absent = never_formed(backend, int(self.reference.config.n_layer))
         return [
             place
             for place in self.plan
@@ -135,8 +135,8 @@ class GradientComparison(Comparison):
             self._ours(self.rounds.dtype)
         self.truths.clear()
         self.slopes.measure(self.progress)
-        for attention in self.candidates:
-            self._add_rows(attention)
+        for backend in self.candidates:
+            self._add_rows(backend)
 
     def _keep_truths(self) -> None:
         """Run Hugging Face's model in float64, keep its gradients, and look whether it lives."""
@@ -170,14 +170,14 @@ class GradientComparison(Comparison):
         """Measure every path in `dtype`."""
         models = runners.model_in_dtype(self.candidates, dtype)
         runners.check_evaluating(models)
-        for attention, model in models.items():
-            self._measure(attention, model, dtype)
+        for backend, model in models.items():
+            self._measure(backend, model, dtype)
 
-    def _measure(self, attention: str, model: nn.Module, dtype: torch.dtype) -> None:
+    def _measure(self, backend: str, model: nn.Module, dtype: torch.dtype) -> None:
         """Run one candidate once forward and backward."""
-        gauge = self._gauge(run_names(attention, dtype).ours, self.planned(attention), dtype)
+        gauge = self._gauge(run_names(backend, dtype).ours, self.planned(backend), dtype)
         if dtype == torch.float64:
-            gauge.look = functools.partial(self._note_slope, attention, gauge.look)
+            gauge.look = functools.partial(self._note_slope, backend, gauge.look)
         wanted = {p.name: p.name for p in self.places if is_parameter(p.name)}
         parameters = _named(model, wanted)
         broken = None
@@ -189,17 +189,17 @@ class GradientComparison(Comparison):
             self.reasons.append(broken_reason(gauge.name, broken))
         else:
             if dtype == torch.float64:
-                self.reasons += other_loss(attention, loss, self._loss, self.bounds)
+                self.reasons += other_loss(backend, loss, self._loss, self.bounds)
         absent = set(wanted) - set(parameters)
         gauge.finish(dict.fromkeys(absent, NO_SUCH_PARAMETER), broken)
         if dtype == torch.float64:
             others = [name for name, _ in model.named_parameters() if name not in wanted]
-            self.reasons += not_compared(attention, sorted(absent), others)
+            self.reasons += not_compared(backend, sorted(absent), others)
 
     def _note_slope(
-        self, attention: str, then: Callable[[str, Tensor], None], name: str, gradient: Tensor
+        self, backend: str, then: Callable[[str, Tensor], None], name: str, gradient: Tensor
     ) -> None:
-        self.slopes.see(attention, name, gradient)
+        self.slopes.see(backend, name, gradient)
         then(name, gradient)
 
     def _gauge(self, name: str, plan: list[Tap], dtype: torch.dtype) -> GradientComparator:
@@ -240,26 +240,26 @@ class GradientComparison(Comparison):
         table = mapping_rows(int(self.reference.config.n_layer))
         return {row.ours: row.huggingface for row in table}
 
-    def _add_rows(self, attention: str) -> None:
+    def _add_rows(self, backend: str) -> None:
         """Turn what was seen of one path into rows."""
         slopes = self.slopes.plan
-        plan = [place for place in self.planned(attention) if place not in slopes]
-        names = run_names(attention, torch.float64)
-        both = float64_rows(self.found, names, plan, attention, self.bounds)
-        self.rows += [row for row in both if row.witness == REFERENCE]
-        chosen = [place for place in self.planned(attention) if place in slopes]
-        self.rows += self.slopes.rows(attention, chosen)
-        self.rows += extra_rows(self.found, names, attention, "float64", Mode.IDENTITY)
+        plan = [place for place in self.planned(backend) if place not in slopes]
+        names = run_names(backend, torch.float64)
+        both = float64_rows(self.found, names, plan, backend, self.bounds)
+        self.rows += [row for row in both if row.against == REFERENCE]
+        chosen = [place for place in self.planned(backend) if place in slopes]
+        self.rows += self.slopes.rows(backend, chosen)
+        self.rows += extra_rows(self.found, names, backend, "float64", Mode.IDENTITY)
         if self.rounds is not None:
-            self.rows += self._quality(plan, attention, self.rounds)
+            self.rows += self._quality(plan, backend, self.rounds)
 
-    def _quality(self, plan: list[Tap], attention: str, precision: Precision) -> list[Row]:
-        names, mode = run_names(attention, precision.dtype), Mode.PROPAGATED
+    def _quality(self, plan: list[Tap], backend: str, precision: Precision) -> list[Row]:
+        names, mode = run_names(backend, precision.dtype), Mode.PROPAGATED
         judged = rounding_rows(
-            self.found, names, plan, self.plan, attention, mode, precision, self.bounds
+            self.found, names, plan, self.plan, backend, mode, precision, self.bounds
         )
-        judged += extra_rows(self.found, names, attention, str(precision.dtype)[6:], mode)
-        return [dataclasses.replace(row, witness=REFERENCE) for row in judged]
+        judged += extra_rows(self.found, names, backend, str(precision.dtype)[6:], mode)
+        return [dataclasses.replace(row, against=REFERENCE) for row in judged]
 
     def _step(self, what: str) -> None:
         self.steps_done += 1
@@ -349,9 +349,9 @@ def _exempt(run: GradientComparison) -> list[dict[str, str]]:
     """Return what was not planned, each with its path and the reason."""
     n_layer = run.reference.config.n_layer
     return [
-        {"attention": attention, "tap": tap, "reason": why}
-        for attention in run.candidates
-        for tap, why in (never_formed(attention, n_layer) | run.exempt).items()
+        {"backend": backend, "tap": tap, "reason": why}
+        for backend in run.candidates
+        for tap, why in (never_formed(backend, n_layer) | run.exempt).items()
     ]
 
 
@@ -363,7 +363,7 @@ _WHY = {
 }
 _WHY_SLOPE = (
     "gradient and direction have the inner product {row.value_ours:.8g}, and the oracle's loss "
-    "the slope {row.value_witness:.8g}; right code stays within {row.bound:g} of what is usual"
+    "the slope {row.value_against:.8g}; right code stays within {row.bound:g} of what is usual"
 )
 
 
@@ -372,5 +372,5 @@ def _of_gradient(first: FirstDivergence | None) -> FirstDivergence | None:
     if first is None or first.row.status is not Status.FAIL or first.row.error_ours is None:
         return first
     row = first.row
-    words = _WHY_SLOPE if row.witness == "oracle" else _WHY[row.mode]
+    words = _WHY_SLOPE if row.against == "oracle" else _WHY[row.mode]
     return dataclasses.replace(first, why=words.format(row=row))

@@ -141,13 +141,13 @@ class Slopes:
     def _around(self) -> DirectionalDerivative:
         return DirectionalDerivative(self._reference, self._inputs)
 
-    def see(self, attention: str, name: str, gradient: Tensor) -> None:
+    def see(self, backend: str, name: str, gradient: Tensor) -> None:
         """Take note of one of our float64 gradients: its part in every slope."""
         if not is_parameter(name) or not self._selected:
             return
         size = self._around.lengths[name]
         norm = float(gradient.detach().double().norm())
-        self._inner[attention, name] = (size * along(name, gradient), size * norm)
+        self._inner[backend, name] = (size * along(name, gradient), size * norm)
 
     def measure(self, progress: Progress) -> None:
         """Run the oracle ahead and behind along each direction."""
@@ -155,13 +155,13 @@ class Slopes:
             progress(f"{place.name}, oracle", done, len(self._selected))
             self._slopes[place.name] = self._around.slope(self._parts[place])
 
-    def rows(self, attention: str, plan: Sequence[Tap]) -> list[Row]:
+    def rows(self, backend: str, plan: Sequence[Tap]) -> list[Row]:
         """Return a row for each planned slope of one path."""
-        return [self._row(attention, place) for place in plan]
+        return [self._row(backend, place) for place in plan]
 
-    def _row(self, attention: str, place: Tap) -> Row:
+    def _row(self, backend: str, place: Tap) -> Row:
         names = self._parts[place]
-        parts = [self._inner[key] for name in names if (key := (attention, name)) in self._inner]
+        parts = [self._inner[key] for name in names if (key := (backend, name)) in self._inner]
         ours, slope = sum(part for part, _ in parts), self._slopes[place.name]
         # What the inner product is for signs drawn at random; it may by luck itself be near 0.
         usual = math.hypot(*(norm for _, norm in parts))
@@ -170,15 +170,15 @@ class Slopes:
         held = Status.PASS if error <= SLOPE_BOUND else Status.FAIL
         return Row(
             tap=place.name,
-            attention=attention,
+            backend=backend,
             dtype="float64",
             mode=Mode.IDENTITY,
-            witness="oracle",
+            against="oracle",
             status=held if complete else Status.NOT_RUN,
             error_ours=error if complete else None,
             bound=SLOPE_BOUND,
             value_ours=ours if complete else None,
-            value_witness=slope,
-            minimum_tolerance=error if complete else None,
+            value_against=slope,
+            required_tolerance=error if complete else None,
             detail="" if complete else "a parameter in this direction has no finite gradient",
         )

@@ -84,18 +84,18 @@ class Counts:
     places: bool = True
 
 
-def token_row(source: str, witness: str, counts: Counts) -> TokenRow:
+def token_row(source: str, against: str, counts: Counts) -> TokenRow:
     """Return the row of a source."""
     return TokenRow(
         tap=source,
-        attention=witness,
+        backend=against,
         dtype="ids",
         mode=Mode.EXACT,
-        witness=witness,
+        against=against,
         status=Status.FAIL if counts.differing else Status.PASS,
         error_ours=float(counts.differing),
         bound=0.0,
-        minimum_tolerance=float(counts.differing),
+        required_tolerance=float(counts.differing),
         strings=counts.strings,
         characters=counts.characters,
         ids=counts.ids,
@@ -105,14 +105,14 @@ def token_row(source: str, witness: str, counts: Counts) -> TokenRow:
     )
 
 
-def difference_of(source: str, witness: str, cause: Cause, strings: int) -> DifferenceRow:
+def difference_of(source: str, against: str, cause: Cause, strings: int) -> DifferenceRow:
     """Return the row of a difference."""
     return DifferenceRow(
         tap=f"{source}/{cause.step}",
-        attention=witness,
+        backend=against,
         dtype="ids",
         mode=Mode.EXACT,
-        witness=witness,
+        against=against,
         status=Status.FAIL,
         bound=0.0,
         detail=f"{cause.why}; {cause.character}",
@@ -154,7 +154,7 @@ class Comparison:
         self.differences: list[DifferenceRow] = []
         self._progress = progress
         self._unknown = ours.tokenizer.vocabulary.ids[UNKNOWN]
-        self._splitting = ours.tokenizer.splitting
+        self._splitting = ours.tokenizer.pretokenizer
 
     def source(self, name: str, strings: Sequence[str]) -> None:
         """Compare every string of a source."""
@@ -222,10 +222,10 @@ class Comparison:
             removed = character_classes().removed
             counts.dropped += sum(ord(character) in removed for character in text)
 
-    def _close(self, name: str, witness: str, counts: Counts, causes: Mapping[Cause, int]) -> None:
-        self.rows.append(token_row(name, witness, counts))
+    def _close(self, name: str, against: str, counts: Counts, causes: Mapping[Cause, int]) -> None:
+        self.rows.append(token_row(name, against, counts))
         for cause, strings in causes.items():
-            self.differences.append(difference_of(name, witness, cause, strings))
+            self.differences.append(difference_of(name, against, cause, strings))
 
     def _causes(self, name: str, differing: Sequence[str]) -> Mapping[Cause, int]:
         """Return what is behind differences; strings that come down to the same count together."""
@@ -304,11 +304,11 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
     run = Comparison(ours, theirs, progress, Fingerprints(wanted=fingerprints))
     for name, strings in sources.items():
         run.source(name, strings)
-    splitting = ours.tokenizer.splitting
+    pretokenizer = ours.tokenizer.pretokenizer
     if published:
         run.published(published)
     planned = sum(map(len, sources.values())) + sum(
-        getattr(row, splitting) is not None for row in published
+        getattr(row, pretokenizer) is not None for row in published
     )
     reasons = _reasons(run)
     failed = any(row.error_ours for row in run.rows)
@@ -319,7 +319,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         exit_code=code,
         identity=identity or {},
         environment=environment(),
-        plan=_plan(run, planned, splitting),
+        plan=_plan(run, planned, pretokenizer),
         first_divergence=_first(run),
         results=[*run.rows, *run.differences],
         reasons=reasons,
@@ -349,20 +349,20 @@ def _reasons(run: Comparison) -> list[Reason]:
     ]
 
 
-def _plan(run: Comparison, planned: int, splitting: str) -> Plan:
+def _plan(run: Comparison, planned: int, pretokenizer: str) -> Plan:
     """Return what was to be compared, by witness."""
     compared = sum(row.strings for row in run.rows)
-    witnesses = dict.fromkeys(row.witness for row in run.rows)
-    per_path = {
+    witnesses = dict.fromkeys(row.against for row in run.rows)
+    per_backend = {
         name: (count, count)
         for name in witnesses
-        for count in [sum(row.strings for row in run.rows if row.witness == name)]
+        for count in [sum(row.strings for row in run.rows if row.against == name)]
     }
     exempt = [
-        {"attention": run.theirs.name, "tap": what, "reason": why}
-        for what, why in {**NOT_COMPARED[splitting], **run.theirs.exempt}.items()
+        {"backend": run.theirs.name, "tap": what, "reason": why}
+        for what, why in {**NOT_COMPARED[pretokenizer], **run.theirs.exempt}.items()
     ]
-    return Plan(planned=planned, compared=compared, per_path=per_path, exempt=exempt)
+    return Plan(planned=planned, compared=compared, per_backend=per_backend, exempt=exempt)
 
 
 def _first(run: Comparison) -> FirstDivergence | None:
@@ -414,13 +414,13 @@ def run_tokens(options: Options, progress: Progress) -> Report:
 
 
 def _compared(options: Options, found: FoundVocabulary, progress: Progress) -> Report:
-    right = Tokenizer.from_pretrained(found.folder, splitting=options.splitting)
+    right = Tokenizer.from_pretrained(found.folder, pretokenizer=options.pretokenizer)
     ours = CandidateTokenizer(right)
-    if options.plant is not None:
-        ours = inject(right, ours.splitting, options.plant)
+    if options.inject_fault is not None:
+        ours = inject(right, ours.pretokenizer, options.inject_fault)
     return tokens(
         ours,
-        _witness(found, right, options.splitting),
+        _witness(found, right, options.pretokenizer),
         _sources(options, right),
         published=PUBLISHED if _released(found) and options.text is None else (),
         identity=_identity(found, right),
@@ -432,17 +432,17 @@ def _compared(options: Options, found: FoundVocabulary, progress: Progress) -> R
 
 def _check_plant(options: Options) -> None:
     """Require a fault that can be planted into this splitting."""
-    fault = TOKENIZER_FAULTS.get(str(options.plant))
-    if options.plant is None or (fault is not None and options.splitting in fault.of):
+    fault = TOKENIZER_FAULTS.get(str(options.inject_fault))
+    if options.inject_fault is None or (fault is not None and options.pretokenizer in fault.of):
         return
     known = "; ".join(
         f"{name} ({fault.what})"
         for name, fault in TOKENIZER_FAULTS.items()
-        if options.splitting in fault.of
+        if options.pretokenizer in fault.of
     )
     raise UsageError(
-        f"no fault of this splitting is called {options.plant!r}",
-        where=f"--plant with --splitting {options.splitting}",
+        f"no fault of this splitting is called {options.inject_fault!r}",
+        where=f"--inject-fault with --pretokenizer {options.pretokenizer}",
         fix=f"use {known}",
     )
 
@@ -457,8 +457,8 @@ def _check_text(options: Options) -> None:
         )
 
 
-def _witness(found: FoundVocabulary, ours: Tokenizer, splitting: str) -> ReferenceTokenizer:
-    if splitting == "original":
+def _witness(found: FoundVocabulary, ours: Tokenizer, pretokenizer: str) -> ReferenceTokenizer:
+    if pretokenizer == "original":
         return ReleaseTokenizer(found.vocabulary, found.merges)
     return HuggingFace(found.vocabulary, found.merges, size=ours.vocab_size)
 
@@ -525,17 +525,17 @@ def _identity(found: FoundVocabulary, tokenizer: Tokenizer) -> dict[str, Any]:
             "sha256": {path.name: _digest(path) for path in (found.vocabulary, found.merges)},
             "released": _released(found),
         },
-        "splitting": tokenizer.splitting,
-        "packages": {name: compat.describe(name) for name in PACKAGES[tokenizer.splitting]},
+        "pretokenizer": tokenizer.pretokenizer,
+        "packages": {name: compat.describe(name) for name in PACKAGES[tokenizer.pretokenizer]},
     }
 
 
 def _inputs(options: Options) -> dict[str, Any]:
     """Return what the report says about its strings."""
-    said: dict[str, Any] = {"splitting": options.splitting}
+    said: dict[str, Any] = {"pretokenizer": options.pretokenizer}
     if options.text is not None:
         said["text"] = ascii(options.text)
     else:
         said |= {"generated": options.count, "seed": options.seed}
         said["corpus"] = ", ".join(map(str, options.corpus)) or "the standard library's words"
-    return said | ({"plant": options.plant} if options.plant else {})
+    return said | ({"inject_fault": options.inject_fault} if options.inject_fault else {})

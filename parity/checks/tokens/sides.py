@@ -62,14 +62,14 @@ class CandidateTokenizer:
 
     Args:
         tokenizer: The tokenizer.
-        splitting: Its way of splitting, where that is not the one of its name.
+        pretokenizer: Its way of splitting, where that is not the one of its name.
     """
 
     name = "ours"
 
-    def __init__(self, tokenizer: Tokenizer, splitting: Pretokenizer | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, pretokenizer: Pretokenizer | None = None) -> None:
         self.tokenizer = tokenizer
-        self.splitting = splitting or pretokenizer_named(tokenizer.splitting)
+        self.pretokenizer = pretokenizer or pretokenizer_named(tokenizer.pretokenizer)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Return every text's ids and places; `TORN` where the two ways do not agree."""
@@ -83,10 +83,10 @@ class CandidateTokenizer:
     def words(self, text: str) -> list[str]:
         """Return the words of a text; a special token is a word of its own."""
         found: list[str] = []
-        parts = text.split(UNKNOWN) if self.splitting.keeps_unknown else [text]
+        parts = text.split(UNKNOWN) if self.pretokenizer.keeps_unknown else [text]
         for number, part in enumerate(parts):
             found += [UNKNOWN] if number else []
-            found += self.splitting.words(part)
+            found += self.pretokenizer.words(part)
         return found
 
 
@@ -197,8 +197,8 @@ def choose_vocabulary(
         texts: What one is learned from where there is none.
 
     Raises:
-        InputRefusedError: The folder asked for, or the weights, have none; or there are no weights.
-        EnvironmentUnfitError: The released one was asked for and is not in the cache.
+        InputRejectedError: The folder asked for, or the weights, have none; or there are no
+        weights. EnvironmentUnfitError: The released one was asked for and is not in the cache.
         CheckpointError: A `tokenizer.json` that is alone is not GPT-1's.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -284,7 +284,7 @@ def _in(folder: Path, source: str, room: Path) -> FoundVocabulary | None:
             )
     if not os.path.lexists(folder / SINGLE_FILE):
         return None
-    Tokenizer.from_pretrained(folder, splitting="bert").save_pretrained(room)
+    Tokenizer.from_pretrained(folder, pretokenizer="bert").save_pretrained(room)
     vocabulary, merges = (room / name for name in VOCABULARY_FILES)
     told = f"{source}, {SINGLE_FILE} as we read it"
     return FoundVocabulary(folder=folder, vocabulary=vocabulary, merges=merges, source=told)

@@ -97,19 +97,19 @@ class TrainingComparison(Comparison):
                 recipe.form, steps=steps, layers=self._layers, dropout=dropout
             )
 
-    def planned(self, attention: str) -> list[Tap]:  # noqa: ARG002
+    def planned(self, backend: str) -> list[Tap]:  # noqa: ARG002
         """Return the places to compare on one path: the same on all."""
         return [tap for tap in self.plan if fnmatch.fnmatchcase(tap.name, self.select)]
 
     def compare(self) -> None:
         """Run every form of every path, in float64 and in the dtype judged."""
         self._look_alive()
-        for attention, model in self.candidates.items():
+        for backend, model in self.candidates.items():
             for recipe in self.recipes:
                 for dtype in self._dtypes:
-                    self._side_by_side(attention, model, recipe, dtype)
+                    self._side_by_side(backend, model, recipe, dtype)
                     gc.collect()  # optimizers refer to themselves, and to gigabytes
-            self._add_rows(attention)
+            self._add_rows(backend)
 
     @property
     def _dtypes(self) -> list[torch.dtype]:
@@ -128,22 +128,22 @@ class TrainingComparison(Comparison):
             huggingface.logits(self.reference, self.inputs.token_ids, tap=tap)
 
     def _side_by_side(
-        self, attention: str, model: nn.Module, recipe: Recipe, dtype: torch.dtype
+        self, backend: str, model: nn.Module, recipe: Recipe, dtype: torch.dtype
     ) -> None:
         """Let the leader and those that are measured step together."""
-        names = run_names(attention, dtype)
+        names = run_names(backend, dtype)
         leader = self._their_run(torch.float64, recipe)
         followers: dict[str, CandidateRun | MeasuredStep] = {}
         if dtype != torch.float64:
             followers[names.huggingface] = MeasuredStep(self._their_run(dtype, recipe))
         else:
-            self._note_names(attention, model)
+            self._note_names(backend, model)
         copied = module_in_dtype(model, dtype)
         try:
             followers[names.ours] = CandidateRun(copied, recipe, self.procedure, self._layers)
         except ValueError as error:  # a model without a parameter of ours
             self.note_broken(names.ours, error)
-        walk = StepComparison(self, attention, recipe, leader, dtype)
+        walk = StepComparison(self, backend, recipe, leader, dtype)
         for step in range(len(recipe.batches)):
             walk.step(step, followers)
 
@@ -152,11 +152,11 @@ class TrainingComparison(Comparison):
         table = mapping_rows(self._layers)
         return ReferenceRun(model, recipe, {row.ours: row.huggingface for row in table})
 
-    def _note_names(self, attention: str, model: nn.Module) -> None:
+    def _note_names(self, backend: str, model: nn.Module) -> None:
         """Note parameters that stand under other names than ours."""
         own, wanted = dict(model.named_parameters()), parameter_names(self._layers)
         absent = [name for name in wanted if name not in own]
-        self.reasons += reasons.not_compared(attention, absent, [n for n in own if n not in wanted])
+        self.reasons += reasons.not_compared(backend, absent, [n for n in own if n not in wanted])
 
     def note(self, subject: str, place: str, seen: Difference) -> None:
         """Keep one difference."""
@@ -168,33 +168,33 @@ class TrainingComparison(Comparison):
 
     def note_row(self, row: Row) -> None:
         """Keep a row that is of no tensor."""
-        self._single[row.attention, row.tap] = row
+        self._single[row.backend, row.tap] = row
 
     def note_broken(self, subject: str, error: Exception) -> None:
         """Keep why a run of ours could not go on."""
         self.reasons.append(reasons.broken_reason(subject, f"{type(error).__name__}: {error}"))
 
-    def _add_rows(self, attention: str) -> None:
+    def _add_rows(self, backend: str) -> None:
         """Turn what was seen of one path into rows, in the order of the steps."""
-        plan = self.planned(attention)
-        names = run_names(attention, torch.float64)
-        tensors = [tap for tap in plan if (attention, tap.name) not in self._single]
-        both = float64_rows(self.found, names, tensors, attention, self.bounds)
-        made = {row.tap: row for row in both if row.witness == REFERENCE}
+        plan = self.planned(backend)
+        names = run_names(backend, torch.float64)
+        tensors = [tap for tap in plan if (backend, tap.name) not in self._single]
+        both = float64_rows(self.found, names, tensors, backend, self.bounds)
+        made = {row.tap: row for row in both if row.against == REFERENCE}
         for tap in plan:
-            row = self._single.get((attention, tap.name)) or made[tap.name]
+            row = self._single.get((backend, tap.name)) or made[tap.name]
             self.rows.append(row)
         if self.precision is not None:
             judged = [tap for tap in tensors if _is_judged(tap)]
-            self.rows += self._quality(judged, attention, self.precision)
+            self.rows += self._quality(judged, backend, self.precision)
 
-    def _quality(self, plan: list[Tap], attention: str, precision: Precision) -> list[Row]:
-        names, mode = run_names(attention, precision.dtype), Mode.PROPAGATED
+    def _quality(self, plan: list[Tap], backend: str, precision: Precision) -> list[Row]:
+        names, mode = run_names(backend, precision.dtype), Mode.PROPAGATED
         peers = [tap for tap in self.plan if _is_judged(tap)]
         judged = rounding_rows(
-            self.found, names, plan, peers, attention, mode, precision, self.bounds
+            self.found, names, plan, peers, backend, mode, precision, self.bounds
         )
-        return [dataclasses.replace(row, witness=REFERENCE) for row in judged]
+        return [dataclasses.replace(row, against=REFERENCE) for row in judged]
 
 
 # After optimizer steps, are the weights still the same?
@@ -290,7 +290,7 @@ def _told(
 
 
 _WHY = (
-    "in float64 it differs from the {row.witness}'s by {row.error_ours:.2g} of its size; right "
+    "in float64 it differs from the {row.against}'s by {row.error_ours:.2g} of its size; right "
     "code stays within {row.bound:g}"
 )
 _SUSPECTS = {
@@ -302,7 +302,7 @@ _SUSPECTS = {
 # From the options of the verb `training` to its report.
 
 
-_SAID = ("candidate", "plant", "attention", "dtype", "seed", "taps")
+_SAID = ("candidate", "inject_fault", "backend", "dtype", "seed", "taps")
 """Options that decide what a verdict is about."""
 
 _DRAWS_ELSEWHERE = "its attention draws tile by tile, which no other model can be given"
@@ -311,9 +311,9 @@ _DRAWS_ELSEWHERE = "its attention draws tile by tile, which no other model can b
 def run_training(options: Options, progress: Progress) -> Report:
     """Compare training steps."""
     _check_plant(options)
-    wanted, left_out = backends.chosen_backends(options.attention, torch.device("cpu"))
+    wanted, left_out = backends.chosen_backends(options.backend, torch.device("cpu"))
     if options.dropout:
-        _check_plain(options.attention)
+        _check_plain(options.backend)
         left_out = {name: _DRAWS_ELSEWHERE for name in wanted if name != "plain"} | dict(left_out)
         wanted = ["plain"]
     progress("weights", 0, 1)
@@ -338,7 +338,9 @@ def run_training(options: Options, progress: Progress) -> Report:
         ids,
         parts=options.parts,
         dropout=options.dropout,
-        procedure=TRAINING_FAULTS[options.plant].procedure() if options.plant else TrainingStep(),
+        procedure=TRAINING_FAULTS[options.inject_fault].procedure()
+        if options.inject_fault
+        else TrainingStep(),
         dtype=options.dtype,
         select=options.taps,
         fingerprints=options.fingerprints,
@@ -358,28 +360,28 @@ def _time(options: Options, longest: int) -> int:
         return options.time
     raise UsageError(
         f"{options.time} tokens in a row",
-        where="--time",
+        where="--seq-len",
         fix=f"use 2 to {longest}: the model takes no more, and one token predicts none",
     )
 
 
-def _check_plain(attention: str) -> None:
+def _check_plain(backend: str) -> None:
     """Require that no path is asked for whose draws cannot be given."""
-    if attention not in ("plain", "default", "all"):
+    if backend not in ("plain", "default", "all"):
         raise UsageError(
-            f"the path {attention} cannot be compared with dropout: {_DRAWS_ELSEWHERE}",
-            where=f"--dropout with --attention {attention}",
-            fix="use --attention plain, or leave --attention out",
+            f"the path {backend} cannot be compared with dropout: {_DRAWS_ELSEWHERE}",
+            where=f"--dropout with --backend {backend}",
+            fix="use --backend plain, or leave --backend out",
         )
 
 
 def _check_plant(options: Options) -> None:
-    name = options.plant
+    name = options.inject_fault
     if name is None:
         return
     if name not in TRAINING_FAULTS:
         known = "; ".join(f"{key} ({fault.what})" for key, fault in TRAINING_FAULTS.items())
-        raise UsageError(f"no fault is called {name!r}", where="--plant", fix=f"use {known}")
+        raise UsageError(f"no fault is called {name!r}", where="--inject-fault", fix=f"use {known}")
     fault = TRAINING_FAULTS[name]
     refused = {
         "a fault of dropout does not show without it": fault.dropout and not options.dropout,
@@ -391,7 +393,9 @@ def _check_plant(options: Options) -> None:
     for what, applies in refused.items():
         if applies:
             raise UsageError(
-                what, where=f"--plant {name}", fix="add --dropout, --parts 2, or drop --candidate"
+                what,
+                where=f"--inject-fault {name}",
+                fix="add --dropout, --micro-batches 2, or drop --candidate",
             )
 
 
@@ -400,5 +404,5 @@ def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> di
     if options.candidate is not None:
         return {"plain": build_candidate(options.candidate, weights)}
     right = build_ours(weights)
-    model = inject(right, options.plant) if options.plant else right
-    return {path: model if path == "plain" else model.with_attention(path) for path in wanted}
+    model = inject(right, options.inject_fault) if options.inject_fault else right
+    return {path: model if path == "plain" else model.with_backend(path) for path in wanted}

@@ -42,9 +42,9 @@ class Signs(NamedTuple):
 def signs_of(row: Row, rows: Sequence[Row], *, peak: float) -> Signs:
     """Return the signs around the first row that differs."""
     place = parse_quantity(row.tap)
-    key = (row.attention, row.mode)
+    key = (row.backend, row.mode)
     of_run = [
-        r for r in rows if (r.attention, r.mode) == key and parse_quantity(r.tap).form == place.form
+        r for r in rows if (r.backend, r.mode) == key and parse_quantity(r.tap).form == place.form
     ]
     beside = [r for r in of_run if _same_quantity(parse_quantity(r.tap), place)]
     wrong = [r for r in beside if r.status is not Status.PASS]
@@ -68,7 +68,7 @@ def _same_quantity(one: TrainingQuantity, other: TrainingQuantity) -> bool:
 
 
 def _quotient(row: Row) -> float:
-    return row.value_ours / row.value_witness if row.value_ours and row.value_witness else math.nan
+    return row.value_ours / row.value_against if row.value_ours and row.value_against else math.nan
 
 
 def reason(signs: Signs) -> str:

@@ -135,7 +135,7 @@ def tied_row(place: TrainingQuantity, ours: bool, theirs: bool) -> Row:  # noqa:
 
 def _row(  # noqa: PLR0913 - a row
     place: TrainingQuantity,
-    witness: str,
+    against: str,
     *,
     holds: bool,
     error: float,
@@ -145,16 +145,16 @@ def _row(  # noqa: PLR0913 - a row
 ) -> Row:
     return Row(
         tap=place.name,
-        attention="",
+        backend="",
         dtype="float64",
         mode=Mode.IDENTITY,
-        witness=witness,
+        against=against,
         status=Status.PASS if holds else Status.FAIL,
         error_ours=error,
         bound=bound,
         value_ours=values[0],
-        value_witness=values[1],
-        minimum_tolerance=error,
+        value_against=values[1],
+        required_tolerance=error,
         detail=detail,
     )
 
@@ -216,12 +216,12 @@ class StepComparison:
     def __init__(
         self,
         notebook: Recorder,
-        attention: str,
+        backend: str,
         recipe: Recipe,
         leader: ReferenceRun,
         dtype: torch.dtype,
     ) -> None:
-        self._to, self._attention, self._recipe = notebook, attention, recipe
+        self._to, self._attention, self._recipe = notebook, backend, recipe
         self._leader, self._dtype = leader, dtype
         self._maximum = 0.0
         self._broken: set[str] = set()
@@ -314,7 +314,7 @@ class StepComparison:
             both = run.tied, self._leader.tied
             made.append(tied_row(self._place(step, "tied"), *both))
         for row in made:
-            self._to.note_row(dataclasses.replace(row, attention=self._attention))
+            self._to.note_row(dataclasses.replace(row, backend=self._attention))
 
     def _note_moments(self, name: str, run: CandidateRun | MeasuredStep, step: int) -> None:
         """Note the worst parameter's moments: they say which part of the step is wrong."""

@@ -101,8 +101,8 @@ class Made:
     def plan(**taps: int) -> Document:
         """Return the plan of so many taps a path, all of them compared."""
         count = sum(taps.values())
-        per_path = {path: [number, number] for path, number in taps.items()}
-        return {"planned": count, "compared": count, "per_path": per_path, "exempt": []}
+        per_backend = {path: [number, number] for path, number in taps.items()}
+        return {"planned": count, "compared": count, "per_backend": per_backend, "exempt": []}
 
     @classmethod
     def ids(cls, check: str = "tokens", taps: tuple[str, ...] = ("corpus",)) -> Document:

@@ -15,7 +15,7 @@ Check = Callable[..., Any]
 Strictly = Callable[[str], Any]
 Document = dict[str, Any]
 
-RUN = ["layerwise", "--weights", "tiny", "--time", "9", "--fingerprints", "--quiet"]
+RUN = ["layerwise", "--weights", "tiny", "--seq-len", "9", "--fingerprints", "--quiet"]
 PLACE = ("huggingface", "float32", "propagated", "h.3.mlp.gelu")
 
 
@@ -91,13 +91,13 @@ def test_another_run_of_the_same_has_not_moved(check: Check, real: Path, tmp_pat
 def test_a_planted_fault_moves_and_fails(check: Check, real: Path, tmp_path: Path) -> None:
     """A wrong model is another thing to be about, and its verdict another."""
     other = tmp_path / "other.json"
-    assert check(*RUN, "--plant", "erf-gelu@3", "--output", str(other)).exit_code == 1
+    assert check(*RUN, "--inject-fault", "erf-gelu@3", "--output", str(other)).exit_code == 1
     result = check("drift", str(real), str(other))
     expected = (1, True, True)
     assert expected == (
         result.exit_code,
         "fail in other" in result.stdout,
-        'inputs.plant is not stated in real, "erf-gelu@3" in other'
+        'inputs.inject_fault is not stated in real, "erf-gelu@3" in other'
         in " ".join(result.stdout.split()),
     )
 
@@ -115,7 +115,7 @@ def test_a_report_cut_off_is_refused(check: Check, real: Path, tmp_path: Path) -
     ("arguments", "code"),
     [
         pytest.param(["gone"], 2, id="missing"),
-        pytest.param(["gone", "--expect", "gone"], 3, id="missing, expected"),
+        pytest.param(["gone", "--require", "gone"], 3, id="missing, expected"),
         pytest.param([], 3, id="alone"),
     ],
 )
@@ -140,7 +140,7 @@ def test_the_report_is_strict_and_whole(
 ) -> None:
     """It has what every report has, a row a report, and every tap that moved."""
     document = strictly(check("drift", str(real), str(copied(_push)), "--format", "json").stdout)
-    rows = [(row["tap"], row["attention"], row["verdict"]) for row in document["results"]]
+    rows = [(row["tap"], row["backend"], row["verdict"]) for row in document["results"]]
     expected = ("drift", [("layerwise", "real", "pass"), ("layerwise", "other", "pass")])
     assert expected == (document["check"], rows)
     (theirs,) = (

@@ -66,7 +66,7 @@ def test_a_path_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     """Unless it is expected: then it is a row that was not run, once."""
     with pytest.raises(UsageError) as refused:
         gather(tmp_path / "gone")
-    assert (str(tmp_path / "gone"), True) == (refused.value.where, "--expect" in refused.value.fix)
+    assert (str(tmp_path / "gone"), True) == (refused.value.where, "--require" in refused.value.fix)
     rows = gather(tmp_path / "gone", expect=("gone",))
     expected = [("gone", {})]
     assert expected == [(row.label, row.reports) for row in rows]

@@ -148,7 +148,7 @@ def test_without_fingerprints_nobody_knows(made: Made, laid: Laid) -> None:
 
 def test_a_report_without_verdict_has_no_movement(made: Made, laid: Laid) -> None:
     """An error's has nothing that could be compared."""
-    broken = made.report(verdict="error", identity={}, environment={}, plan={"per_path": {}})
+    broken = made.report(verdict="error", identity={}, environment={}, plan={"per_backend": {}})
     report = laid(a=[made.report()], b=[broken])
     assert report.drift is not None
     expected = (ExitCode.FAIL, ["b has no report with a verdict"], [])

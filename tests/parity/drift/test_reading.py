@@ -157,8 +157,8 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
         "environment.torch",
     ),
     "a plan of words": (
-        lambda made: made.report(plan=made.plan(plain=6) | {"per_path": {"plain": ["6"]}}),
-        "plan.per_path.plain",
+        lambda made: made.report(plan=made.plan(plain=6) | {"per_backend": {"plain": ["6"]}}),
+        "plan.per_backend.plain",
     ),
     "a shape of words": (lambda made: _with(made, shape=["1"]), "fingerprints[0].shape"),
     "a digest that is a number": (lambda made: _with(made, digest=1), "fingerprints[0].digest"),
@@ -212,11 +212,11 @@ LIES: dict[str, tuple[Document, str]] = {
     "an error that exits as a failure": ({"verdict": "error", "exit_code": 1}, "verdict is error"),
     "an exit code of nothing": ({"exit_code": 99}, "exit_code 99"),
     "nothing compared": (
-        {"plan": {"planned": 0, "compared": 0, "per_path": {}}},
+        {"plan": {"planned": 0, "compared": 0, "per_backend": {}}},
         "0 of 0 were compared",
     ),
     "not all compared": (
-        {"plan": {"planned": 6, "compared": 5, "per_path": {}}},
+        {"plan": {"planned": 6, "compared": 5, "per_backend": {}}},
         "5 of 6 were compared",
     ),
     "a reason": ({"reasons": [{"what": "no disk"}]}, "a reason against it"),

@@ -56,7 +56,7 @@ def test_seven_rows_have_room(
     monkeypatch.setenv("COLUMNS", columns)
     text = shown(seven)
     assert max(map(len, text.splitlines())) <= widest
-    wanted = {row.attention for row in seven.results} | {*CHECKS, "tokens", "generation"}
+    wanted = {row.backend for row in seven.results} | {*CHECKS, "tokens", "generation"}
     expected = (set(), False)
     assert expected == ({name for name in wanted if name not in text}, "…" in text)
 

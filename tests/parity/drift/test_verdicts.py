@@ -37,7 +37,7 @@ def test_rows_that_pass_are_a_pass(made: Made, laid: Laid) -> None:
         report.reasons,
         plan.planned,
         plan.compared,
-        plan.per_path,
+        plan.per_backend,
     )
 
 
@@ -99,7 +99,7 @@ def test_a_verdict_that_is_no_pass_is_none_here(
 def test_the_first_divergence_is_passed_on(made: Made, laid: Laid) -> None:
     """Whoever reads that a row failed reads where."""
     report = laid(a=[made.report()], b=[_fail(made.report())])
-    (row,) = (row for row in report.results if row.attention == "b")
+    (row,) = (row for row in report.results if row.backend == "b")
     expected = (Status.FAIL, "h.0: off by 3", True)
     assert expected == (row.status, row.detail, "b: h.0: off by 3" in words(report))
 
@@ -125,7 +125,7 @@ def test_a_row_that_was_not_run_is_no_pass(made: Made, laid: Laid) -> None:
         report.exit_code,
         "not run: it has no report | row b" in words(report),
         [(pair.first, pair.second) for pair in report.drift.pairs],
-        {row.status for row in report.results if row.attention == "b"},
+        {row.status for row in report.results if row.backend == "b"},
     )
 
 
@@ -147,8 +147,8 @@ def test_where_several_codes_apply_the_worst_does(made: Made, laid: Laid) -> Non
 
 
 def _plan(**taps: int) -> Document:
-    per_path = {path: [count, count] for path, count in taps.items()}
-    return {"planned": 6, "compared": 6, "per_path": per_path}
+    per_backend = {path: [count, count] for path, count in taps.items()}
+    return {"planned": 6, "compared": 6, "per_backend": per_backend}
 
 
 @pytest.mark.parametrize(

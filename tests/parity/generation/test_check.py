@@ -29,7 +29,7 @@ def asked(plant: str | None) -> GenerationInputs:
         prompts=draw_prompts(2, longest=7, vocab_size=211, seed=0),
         new=8,
         searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
-        plant=plant,
+        inject_fault=plant,
     )
 
 
@@ -61,7 +61,7 @@ def test_every_step_is_met_by_every_witness(document: dict[str, Any]) -> None:
     """Logits and ids of each text in float64 by three, in float32 by Hugging Face's generate."""
     found: dict[tuple[str, str], set[str]] = {}
     for row in document["results"]:
-        found.setdefault((row["tap"], row["dtype"]), set()).add(row["witness"])
+        found.setdefault((row["tap"], row["dtype"]), set()).add(row["against"])
     for way in WAYS:
         for at in (0, 1):
             for what in ("logits", "ids"):
@@ -151,7 +151,7 @@ def test_a_wrong_search_is_no_tie_in_float32(ours: GPT, theirs: OpenAIGPTLMHeadM
                 ours, theirs, asked(None), dtype="float32", bounds=bounds_for("float32"), seen=[]
             )
         )
-    wrong = {(row.tap, row.dtype, row.witness) for row in rows if row.status is not Status.PASS}
+    wrong = {(row.tap, row.dtype, row.against) for row in rows if row.status is not Status.PASS}
     assert ("beams.plain.texts", "float32", "huggingface") in wrong
     assert not [row.detail for row in rows if "a tie" in row.detail]
 
@@ -194,7 +194,7 @@ def test_an_error_in_our_decoder_is_a_failing_row(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--plant", "nothing"], "no fault is called 'nothing'"),
+        (["--inject-fault", "nothing"], "no fault is called 'nothing'"),
         (["--max-new-tokens", "1"], "no cache is ever read"),
         (["--max-new-tokens", "389"], "leave no room in 389 positions"),
         (["--token-ids", "1,2", "--max-new-tokens", "388"], "go past the model's 389 positions"),

@@ -30,7 +30,7 @@ def check(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Check:
             prompts=draw_prompts(PROMPTS, longest=7, vocab_size=211, seed=0),
             new=NEW,
             searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
-            plant=plant,
+            inject_fault=plant,
         )
         return generation(ours, theirs, asked, fingerprints=fingerprints)
 

@@ -54,7 +54,7 @@ def test_right_code_passes(passed: Report, recorded: Goldens) -> None:
         failing(passed),
         passed.plan.planned,
         passed.plan.compared,
-        passed.plan.per_path,
+        passed.plan.per_backend,
         list(passed.reasons),
         passed.first_divergence,
     )
@@ -161,9 +161,9 @@ def test_what_cannot_be_asked_is_inconclusive(
 
 def test_the_attention_core_is_the_models(ours: GPT, ask: Ask) -> None:
     """The tiled core gives the same goldens, and its rows say that it gave them."""
-    report = ask(model=ours.with_attention("tiled"))
+    report = ask(model=ours.with_backend("tiled"))
     expected = (0, {"tiled"})
-    assert expected == (report.exit_code, {row.attention for row in report.results})
+    assert expected == (report.exit_code, {row.backend for row in report.results})
 
 
 @pytest.mark.parametrize(

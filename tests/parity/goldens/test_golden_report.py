@@ -154,7 +154,7 @@ def test_programs_get_every_field(failed: Report, strictly: Callable[[str], Any]
     row = next(row for row in document["results"] if row["tap"] == "norms/rms-mean")
     expected = {
         "mode": "published",
-        "witness": "published",
+        "against": "published",
         "kind": "matrix_norms",
         "grade": "H",
         "status": "fail",
@@ -165,7 +165,7 @@ def test_programs_get_every_field(failed: Report, strictly: Callable[[str], Any]
     }
     assert expected == {name: row[name] for name in expected}
     assert row["got"] == row["value_ours"] == pytest.approx(0.36926, rel=1e-5)
-    assert row["difference"] == row["error_ours"] == row["minimum_tolerance"]
+    assert row["difference"] == row["error_ours"] == row["required_tolerance"]
 
 
 def test_programs_get_ids_and_reasons(failed: Report, passed: Report) -> None:

@@ -162,5 +162,5 @@ def test_a_difference_without_a_number_fails() -> None:
         next(r for r in published().rows if r.kind is Kind.LOGIT),
         tolerance=Tolerance(measure=Measure.ABSOLUTE, bound=1e-4),
     )
-    row = golden_row(asked, nothing, attention="plain", dtype="float32")
+    row = golden_row(asked, nothing, backend="plain", dtype="float32")
     assert row.status.value == "nonfinite"

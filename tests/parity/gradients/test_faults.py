@@ -39,11 +39,9 @@ def checker(size: str, batch: int, time: int) -> Check:
     drawn = inputs.seeded(batch=batch, time=time, vocab_size=weights.config["vocab_size"], seed=5)
 
     @functools.cache
-    def check(attention: str, fault: str, select: str = "*") -> Report:
-        model = inject(right.with_attention(attention), fault, BLOCKS[fault])
-        return gradients(
-            {attention: model}, theirs, drawn.token_ids, dtype="float64", select=select
-        )
+    def check(backend: str, fault: str, select: str = "*") -> Report:
+        model = inject(right.with_backend(backend), fault, BLOCKS[fault])
+        return gradients({backend: model}, theirs, drawn.token_ids, dtype="float64", select=select)
 
     return check
 
@@ -55,8 +53,8 @@ def tiny() -> Check:
         patch.setattr(slope, "SMALL_MODEL", 0)
         check = checker("tiny", 2, 5)
         for fault in BACKWARD_FAULTS:
-            for attention in PATHS:
-                check(attention, fault)
+            for backend in PATHS:
+                check(backend, fault)
     return check
 
 
@@ -70,37 +68,35 @@ def assert_caught_at(place: str, report: Report) -> None:
     assert report.first_divergence.suspects
 
 
-@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("backend", PATHS)
 @pytest.mark.parametrize("fault", BACKWARD_FAULTS)
-def test_tiny_fault_is_named(tiny: Check, fault: str, attention: str) -> None:
+def test_tiny_fault_is_named(tiny: Check, fault: str, backend: str) -> None:
     """The gradient that the fault makes wrong is the first to differ, and by far."""
-    report = tiny(attention, fault)
+    report = tiny(backend, fault)
 
-    assert_caught_at(expected_at(fault, BLOCKS[fault], attention), report)
+    assert_caught_at(expected_at(fault, BLOCKS[fault], backend), report)
     assert report.first_divergence is not None
     assert report.first_divergence.row.error_ours is not None
     assert report.first_divergence.row.error_ours >= FAULT_MARGIN * Bounds().identity
 
 
-@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("backend", PATHS)
 @pytest.mark.parametrize("fault", BACKWARD_FAULTS)
-def test_the_oracle_sees_every_fault_too(tiny: Check, fault: str, attention: str) -> None:
+def test_the_oracle_sees_every_fault_too(tiny: Check, fault: str, backend: str) -> None:
     """The slope of a loss that knows no gradients is not the one that the faulty gradient has."""
-    rows = {row.tap: row for row in tiny(attention, fault).results if row.witness == "oracle"}
+    rows = {row.tap: row for row in tiny(backend, fault).results if row.against == "oracle"}
     assert rows["direction"].status is Status.FAIL
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("backend", PATHS)
 @pytest.mark.parametrize("fault", BACKWARD_FAULTS)
-def test_nothing_forward_shows_a_fault(
-    fault: str, attention: str, ours: GPT, theirs: object
-) -> None:
+def test_nothing_forward_shows_a_fault(fault: str, backend: str, ours: GPT, theirs: object) -> None:
     """Logits are the right model's to the bit, with gradients and without, and layerwise passes."""
-    right = ours.with_attention(attention)
+    right = ours.with_backend(backend)
     faulty = inject(right, fault, BLOCKS[fault])
     ids = inputs.seeded(batch=2, time=5, vocab_size=211, seed=5).token_ids
-    report = layerwise({attention: faulty}, theirs, ids, modes=[Mode.IDENTITY])  # type: ignore[arg-type]
+    report = layerwise({backend: faulty}, theirs, ids, modes=[Mode.IDENTITY])  # type: ignore[arg-type]
 
     assert torch.equal(right(ids), faulty(ids))
     with torch.no_grad():
@@ -121,7 +117,7 @@ def test_full_size_fault_is_named(fault: str) -> None:
 def test_a_fault_at_a_tap_that_is_not_formed_is_refused(name: str, ours: GPT) -> None:
     """Instead of a model that passes as if it had a fault."""
     with pytest.raises(ValueError, match=f"{name} is planted at .* does not form"):
-        inject(ours.with_attention("fused"), name, 3)
+        inject(ours.with_backend("fused"), name, 3)
 
 
 def test_planting_leaves_the_right_model_alone(ours: GPT) -> None:
@@ -160,7 +156,7 @@ def test_a_graft_of_another_shape_is_refused(other: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "block", "expected"),
+    ("backend", "block", "expected"),
     [
         ("plain", 3, "h.3.attn.scores"),
         ("tiled", 3, "h.3.attn.key"),
@@ -168,10 +164,10 @@ def test_a_graft_of_another_shape_is_refused(other: Tensor) -> None:
     ],
 )
 def test_what_is_not_formed_shows_in_what_is_made_of_it(
-    attention: str, block: int, expected: str
+    backend: str, block: int, expected: str
 ) -> None:
     """The scores' wrong gradient is seen first in the key's where no scores are formed."""
-    assert expected == expected_at("delta-missing", block, attention)
+    assert expected == expected_at("delta-missing", block, backend)
 
 
 def test_the_first_block_hands_its_fault_to_the_embeddings() -> None:

@@ -35,7 +35,7 @@ def padded(ours: GPT) -> Inputs:
 
 def paths(ours: GPT) -> dict[str, GPT]:
     """Return our model on the two paths of the command line."""
-    return {path: ours.with_attention(path) for path in ("plain", "tiled")}
+    return {path: ours.with_backend(path) for path in ("plain", "tiled")}
 
 
 def test_every_gradient_has_one(

@@ -32,6 +32,6 @@ def original(small_vocabulary: Path) -> tuple[CandidateTokenizer, ReleaseTokeniz
     """Return both sides of the original splitting."""
     for package in ("ftfy", "spacy"):
         pytest.importorskip(package, reason="not run: the extra original-text is not installed")
-    side = CandidateTokenizer(Tokenizer.from_pretrained(small_vocabulary, splitting="original"))
+    side = CandidateTokenizer(Tokenizer.from_pretrained(small_vocabulary, pretokenizer="original"))
     files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
     return side, ReleaseTokenizer(*files)

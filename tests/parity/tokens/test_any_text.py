@@ -48,7 +48,7 @@ def test_few_texts_find_a_fault(
     name: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer
 ) -> None:
     """What hypothesis comes up with tells wrong tokenizers from right ones."""
-    wrong = inject(ours.tokenizer, ours.splitting, name)
+    wrong = inject(ours.tokenizer, ours.pretokenizer, name)
 
     @settings(MANY, max_examples=300)
     @given(TEXT)
@@ -64,7 +64,7 @@ def test_two_thousand_texts_are_split_alike(small_vocabulary: Path) -> None:
     """The original splitting gives the transcription's ids."""
     for package in ("ftfy", "spacy"):
         pytest.importorskip(package, reason="not run: the extra original-text is not installed")
-    side = CandidateTokenizer(Tokenizer.from_pretrained(small_vocabulary, splitting="original"))
+    side = CandidateTokenizer(Tokenizer.from_pretrained(small_vocabulary, pretokenizer="original"))
     other = ReleaseTokenizer(small_vocabulary / "vocab.json", small_vocabulary / "merges.txt")
 
     @settings(MANY, max_examples=2_000)
@@ -76,14 +76,14 @@ def test_two_thousand_texts_are_split_alike(small_vocabulary: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("splitting", ["bert", "original"])
-def test_the_default_run_passes(splitting: str, check: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("pretokenizer", ["bert", "original"])
+def test_the_default_run_passes(pretokenizer: str, check: Callable[..., Any]) -> None:
     """On the released vocabulary: hard strings, every token, generated ones, a megabyte."""
     folder = os.environ.get("GPT1_VOCABULARY")
     if not folder:
         pytest.skip("not run: GPT1_VOCABULARY does not name the released vocabulary's folder")
-    if splitting == "original":
+    if pretokenizer == "original":
         for package in ("ftfy", "spacy"):
             pytest.importorskip(package, reason="not run: no extra original-text")
-    result = check("tokens", "--vocabulary", folder, "--splitting", splitting)
+    result = check("tokens", "--vocabulary", folder, "--pretokenizer", pretokenizer)
     assert (result.exit_code, "published" in result.stdout.splitlines()[-1]) == (0, True)

@@ -28,7 +28,7 @@ def test_a_source_is_counted(ours: CandidateTokenizer, theirs: ReferenceTokenize
         row.dropped,
         row.places,
     )
-    assert report.plan.per_path == {"huggingface": (3, 3)}
+    assert report.plan.per_backend == {"huggingface": (3, 3)}
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ class Torn(Tokenizer):
         return ids[:-1], places[:-1]
 
 
-def _torn_fails(right: Tokenizer, witness: ReferenceTokenizer) -> None:
-    report = tokens(CandidateTokenizer(right), witness, {"mine": ["the lamp"]})
+def _torn_fails(right: Tokenizer, against: ReferenceTokenizer) -> None:
+    report = tokens(CandidateTokenizer(right), against, {"mine": ["the lamp"]})
     assert report.exit_code == 0
-    wrong = CandidateTokenizer(Torn(right.vocabulary, splitting=right.splitting))
-    report = tokens(wrong, witness, {"mine": ["the lamp"]})
+    wrong = CandidateTokenizer(Torn(right.vocabulary, pretokenizer=right.pretokenizer))
+    report = tokens(wrong, against, {"mine": ["the lamp"]})
     assert report.first_divergence is not None
     assert (report.exit_code, report.first_divergence.tap) == (1, "mine/ids")
     assert "encode and encode_with_offsets" in report.first_divergence.why
@@ -88,8 +88,8 @@ def test_they_have_to_where_the_witness_has_no_places(
     original: tuple[CandidateTokenizer, ReleaseTokenizer],
 ) -> None:
     """In the original splitting, where only ids are held against each other, as well."""
-    side, witness = original
-    _torn_fails(side.tokenizer, witness)
+    side, against = original
+    _torn_fails(side.tokenizer, against)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_difference_is_cut_down(  # noqa: PLR0913 - a table's columns, and bot
     theirs: ReferenceTokenizer,
 ) -> None:
     """The step, the shortest string as an ASCII literal, and the character it is about."""
-    side = inject(ours.tokenizer, ours.splitting, name)
+    side = inject(ours.tokenizer, ours.pretokenizer, name)
     cause = cause_of(text, side, theirs)
     assert (step, shortest, character) == (cause.step, cause.text, cause.character[:6])
 
@@ -122,7 +122,7 @@ def test_strings_with_one_cause_are_one_row(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer
 ) -> None:
     """Two strings that come down to the same letter count together; another is another row."""
-    side = inject(ours.tokenizer, ours.splitting, "case-kept")
+    side = inject(ours.tokenizer, ours.pretokenizer, "case-kept")
     report = tokens(side, theirs, {"mine": ["a Big one", "Bad", "so Old", "small"]})
     rows = [row for row in report.results if isinstance(row, DifferenceRow)]
     assert [(row.cause.text, row.strings) for row in rows] == [("'B'", 2), ("'O'", 1)]
@@ -133,7 +133,7 @@ def test_what_is_not_taken_apart_is_counted(
 ) -> None:
     """However many differ, the count is right."""
     monkeypatch.setattr(check, "TAKEN_APART", 1)
-    side = inject(ours.tokenizer, ours.splitting, "case-kept")
+    side = inject(ours.tokenizer, ours.pretokenizer, "case-kept")
     row, *differences = tokens(side, theirs, {"mine": ["A", "B", "C", "d"]}).results
     assert (row.error_ours, len(differences)) == (3.0, 1)
 
@@ -150,7 +150,7 @@ def test_published_ids_are_a_witness_more(
     assert (cause.ids_ours, cause.ids_theirs) == (tuple(ours.tokenizer.encode("of")), (9,))
     tap = "published ids/published"
     expected = (1, {"huggingface": (1, 1), "published": (2, 2)}, tap)
-    assert expected == (report.exit_code, report.plan.per_path, report.first_divergence.tap)
+    assert expected == (report.exit_code, report.plan.per_backend, report.first_divergence.tap)
     assert tokens(ours, theirs, {"mine": ["the"]}, published=rows[:1]).exit_code == 0
 
 

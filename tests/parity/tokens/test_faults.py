@@ -28,17 +28,17 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found(
-    side: CandidateTokenizer, witness: ReferenceTokenizer, sources: dict[str, list[str]]
+    side: CandidateTokenizer, against: ReferenceTokenizer, sources: dict[str, list[str]]
 ) -> tuple[str, set[str]]:
     """Return the verdict, and the steps of all differences."""
-    report = tokens(side, witness, sources)
+    report = tokens(side, against, sources)
     rows = [row for row in report.results if isinstance(row, DifferenceRow)]
     return report.verdict.value, {row.cause.step for row in rows}
 
 
-def of(splitting: str) -> list[str]:
+def of(pretokenizer: str) -> list[str]:
     """Return the faults of a splitting."""
-    return [name for name, fault in TOKENIZER_FAULTS.items() if splitting in fault.of]
+    return [name for name, fault in TOKENIZER_FAULTS.items() if pretokenizer in fault.of]
 
 
 def test_the_right_one_passes(
@@ -54,7 +54,7 @@ def test_a_fault_is_named(
     name: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer, sources: dict[str, list[str]]
 ) -> None:
     """Each is caught, and every difference is said to come from its step."""
-    side = inject(ours.tokenizer, ours.splitting, name)
+    side = inject(ours.tokenizer, ours.pretokenizer, name)
     assert ("fail", {TOKENIZER_FAULTS[name].step}) == found(side, theirs, sources)
 
 
@@ -64,7 +64,7 @@ def test_the_right_side_stays_right(
 ) -> None:
     """Planting changes nothing in what it was planted into."""
     for name in of("bert"):
-        inject(ours.tokenizer, ours.splitting, name).encode_batch(["A b"])
+        inject(ours.tokenizer, ours.pretokenizer, name).encode_batch(["A b"])
     assert found(ours, theirs, sources)[0] == "pass"
 
 
@@ -81,9 +81,9 @@ def test_a_fault_of_the_original_is_named(
     name: str, original: tuple[CandidateTokenizer, ReleaseTokenizer], sources: dict[str, list[str]]
 ) -> None:
     """Each is caught by the strings picked by hand; the first difference is of its step."""
-    side, witness = original
-    wrong = inject(side.tokenizer, side.splitting, name)
-    report = tokens(wrong, witness, {"hand-picked": sources["hand-picked"]})
+    side, against = original
+    wrong = inject(side.tokenizer, side.pretokenizer, name)
+    report = tokens(wrong, against, {"hand-picked": sources["hand-picked"]})
     assert report.first_divergence is not None
     expected = (1, f"hand-picked/{TOKENIZER_FAULTS[name].step}")
     assert expected == (report.exit_code, report.first_divergence.tap)
@@ -96,9 +96,9 @@ def test_a_fault_of_merging_is_named_in_the_original(
     name: str, original: tuple[CandidateTokenizer, ReleaseTokenizer], sources: dict[str, list[str]]
 ) -> None:
     """Merging is the same in both splittings; the step is among those that are named."""
-    side, witness = original
-    wrong = inject(side.tokenizer, side.splitting, name)
-    verdict, steps = found(wrong, witness, sources)
+    side, against = original
+    wrong = inject(side.tokenizer, side.pretokenizer, name)
+    verdict, steps = found(wrong, against, sources)
     assert (verdict, TOKENIZER_FAULTS[name].step in steps) == ("fail", True)
 
 

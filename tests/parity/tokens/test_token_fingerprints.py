@@ -48,7 +48,7 @@ def test_a_fault_moves_the_source_that_meets_it(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer, right: Tokenizer
 ) -> None:
     """Accents that are kept change the ids of a text that has one, on our side."""
-    wrong = inject(right, ours.splitting, "accents-kept")
+    wrong = inject(right, ours.pretokenizer, "accents-kept")
     before, after = (
         {(entry.subject, entry.tap): entry for entry in report.fingerprints}
         for report in (tokens(side, theirs, SOURCES, fingerprints=True) for side in (ours, wrong))

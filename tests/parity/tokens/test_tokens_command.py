@@ -20,7 +20,7 @@ def small(small_vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return options that name the small vocabulary, with a short table and a short corpus."""
     monkeypatch.setattr(run, "HAND_PICKED", ("Café, don't", "a\u200bb", "<unk>"))
     monkeypatch.setattr(run, "_library", lambda: iter(["Some text.\n\nAnd more."]))
-    return ["tokens", "--vocabulary", str(small_vocabulary), "--count", "20"]
+    return ["tokens", "--vocabulary", str(small_vocabulary), "--num-strings", "20"]
 
 
 def test_the_right_tokenizer_passes(small: list[str], check: Check, tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_right_tokenizer_passes(small: list[str], check: Check, tmp_path: Pa
 
 def test_a_fault_fails_and_is_named(small: list[str], check: Check) -> None:
     """Code 1; the text has the step, the string as ASCII, and both sides' words."""
-    result = check(*small, "--plant", "accents-kept")
+    result = check(*small, "--inject-fault", "accents-kept")
     assert result.exit_code == 1
     for word in ("hand-picked/accents", "'\\xe9'", "U+00E9", "without this step: accents"):
         assert word in result.stdout
@@ -52,7 +52,7 @@ def test_a_fault_fails_and_is_named(small: list[str], check: Check) -> None:
 def test_many_differences_are_folded(small: list[str], check: Check, tmp_path: Path) -> None:
     """The text shows some of a step and says how many more; the JSON has them all."""
     file = tmp_path / "r.json"
-    result = check(*small, "--plant", "no-end-of-word", "--output", str(file))
+    result = check(*small, "--inject-fault", "no-end-of-word", "--output", str(file))
     rows = json.loads(file.read_text(encoding="utf-8"))["results"]
     of_words = [row for row in rows if row["tap"] == "tokens as words/end of word"]
     assert f"and {len(of_words) - 2} more of tokens as words/end of word" in result.stdout
@@ -60,15 +60,15 @@ def test_many_differences_are_folded(small: list[str], check: Check, tmp_path: P
 
 def test_no_control_character_is_echoed(small: list[str], check: Check) -> None:
     """Colours in a text reach the terminal as an ASCII literal alone."""
-    result = check(*small, "--text", "\x1b[31mÉ\x9b0m", "--plant", "accents-kept")
+    result = check(*small, "--text", "\x1b[31mÉ\x9b0m", "--inject-fault", "accents-kept")
     assert result.exit_code == 1
     assert all(c.isprintable() or c == "\n" for c in result.stdout)
     assert "'\\x1b[31m\\xc9\\x9b0m'" in result.stdout
 
 
 USAGE = {
-    "no such fault": (["--plant", "erf-gelu"], 2, "erf-gelu"),
-    "a fault of the other splitting": (["--plant", "newline-dropped"], 2, "newline-dropped"),
+    "no such fault": (["--inject-fault", "erf-gelu"], 2, "erf-gelu"),
+    "a fault of the other splitting": (["--inject-fault", "newline-dropped"], 2, "newline-dropped"),
     "no text": (["--text", ""], 3, ""),
     "half a character": (["--text", "a\udcffb"], 2, "character 1"),
     "a text and a corpus": (["--text", "the", "--corpus", "."], 2, "--text with --corpus"),
@@ -105,7 +105,7 @@ def test_the_original_says_what_it_does_not_compare(small: list[str], check: Che
     """Ids are held against the transcription; places and Hugging Face are named with reasons."""
     for package in ("ftfy", "spacy"):
         pytest.importorskip(package, reason="not run: the extra original-text is not installed")
-    result = check(*small, "--splitting", "original", "--count", "0")
+    result = check(*small, "--pretokenizer", "original", "--num-strings", "0")
     row = next(line for line in result.stdout.splitlines() if line.startswith("hand-picked"))
     assert (result.exit_code, row.split()[5]) == (0, "-")
     for word in ("transcription (ids)", "not compared, places", "not compared, Hugging Face"):
@@ -123,6 +123,6 @@ def test_a_normalizer_that_stands_in_is_told(
         return replaced
 
     monkeypatch.setattr(HuggingFaceTokenizer, "_given_berts", given_berts)
-    result = check(*small, "--count", "0")
+    result = check(*small, "--num-strings", "0")
     told = f"not compared, the Sequence of transformers {compat.describe('transformers')}"
     assert (result.exit_code, told in result.stdout) == (0, bool(replaced))

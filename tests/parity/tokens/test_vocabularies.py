@@ -23,7 +23,7 @@ def short(check: Check, monkeypatch: pytest.MonkeyPatch) -> Check:
     monkeypatch.setattr(run, "HAND_PICKED", ("Café, don't", "<unk>"))
     monkeypatch.setattr(run, "_library", lambda: iter(["Some text.\n\nAnd more."]))
     monkeypatch.setattr(sides, "MERGES", 9)
-    return lambda *arguments: check("tokens", "--count", "5", *arguments)
+    return lambda *arguments: check("tokens", "--num-strings", "5", *arguments)
 
 
 @pytest.fixture

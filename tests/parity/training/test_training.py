@@ -49,7 +49,7 @@ def assert_passes(report: Report, planned: int) -> None:
 
 def test_right_paths_pass(check: Check, two_ours: GPT) -> None:
     """Plain and tiled, both forms, in float64 and float32."""
-    paths = {path: two_ours.with_attention(path) for path in ("plain", "tiled")}
+    paths = {path: two_ours.with_backend(path) for path in ("plain", "tiled")}
     report = check(paths)
     assert_passes(report, 2 * PLANNED)
     modes = [row.mode for row in report.results]
@@ -64,7 +64,7 @@ def test_dropout_passes_and_drops(check: Check) -> None:
     dropping, still = (check(dropout=on, dtype="float64") for on in (True, False))
     assert_passes(dropping, PLANNED + 2 * 2)
     first = [
-        next(row.value_witness for row in report.results if row.tap == "released.1.loss")
+        next(row.value_against for row in report.results if row.tap == "released.1.loss")
         for report in (dropping, still)
     ]
     sites = [

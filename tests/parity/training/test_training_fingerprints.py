@@ -24,7 +24,7 @@ PARAMETERS = 26
 @pytest.fixture(scope="module")
 def check(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Check:
     """Return the check of two paths, of two steps of AdamW."""
-    paths = {path: two_ours.with_attention(path) for path in ("plain", "tiled")}
+    paths = {path: two_ours.with_backend(path) for path in ("plain", "tiled")}
     ids = batches(steps=2, parts=2, batch=1, time=5, vocab_size=211, seed=0)
     return lambda **named: training(paths, two_theirs, ids, forms=["adamw"], **named)
 

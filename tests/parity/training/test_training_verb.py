@@ -10,8 +10,8 @@ from parity.faults.training import TRAINING_FAULTS
 
 Check = Callable[..., Any]
 
-TINY = ("training", "--weights", "tiny", "--attention", "plain", "--dtype", "float64")
-SHORT = (*TINY, "--steps", "2", "--time", "3")
+TINY = ("training", "--weights", "tiny", "--backend", "plain", "--dtype", "float64")
+SHORT = (*TINY, "--steps", "2", "--seq-len", "3")
 
 
 def test_a_fault_ends_with_code_1_and_is_told(
@@ -19,13 +19,13 @@ def test_a_fault_ends_with_code_1_and_is_told(
 ) -> None:
     """Text and JSON name the first place and the reason; the table says from which step on."""
     file = tmp_path / "r.json"
-    result = check(*SHORT, "--plant", "decay-on-vectors", "--output", str(file))
+    result = check(*SHORT, "--inject-fault", "decay-on-vectors", "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
     text = " ".join(result.stdout.split())
     assert (result.exit_code, found["check"], found["verdict"]) == (1, "training", "fail")
     assert found["first_divergence"]["tap"] == "released.2.weight.h.11.ln_2.weight"
-    assert found["plan"]["per_path"] == {"plain": [1190, 1190]}
-    assert found["inputs"]["plant"] == "decay-on-vectors"
+    assert found["plan"]["per_backend"] == {"plain": [1190, 1190]}
+    assert found["inputs"]["inject_fault"] == "decay-on-vectors"
     assert "DIFFERS from step 2" in text
     assert "biases and gains alone: weight decay on them" in text
     assert "1190 of 1190 places on plain compared" in text
@@ -34,7 +34,7 @@ def test_a_fault_ends_with_code_1_and_is_told(
 @pytest.mark.slow
 def test_right_models_pass_and_say_what_was_left_out(check: Check) -> None:
     """With dropout the path plain alone is run; the tiled one is named, with the reason."""
-    arguments = ("training", "--weights", "tiny", "--steps", "2", "--time", "5", "--dropout")
+    arguments = ("training", "--weights", "tiny", "--steps", "2", "--seq-len", "5", "--dropout")
     result = check(*arguments)
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0
@@ -45,12 +45,15 @@ def test_right_models_pass_and_say_what_was_left_out(check: Check) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--plant", "nonsense"), "no fault is called 'nonsense'"),
-        (("--dropout", "--attention", "tiled"), "cannot be compared with dropout"),
-        (("--plant", "dropout-on-norm"), "does not show without it"),
-        (("--plant", "parts-not-averaged", "--parts", "1"), "cannot be averaged wrongly"),
-        (("--time", "1"), "1 tokens in a row"),
-        (("--time", "5000"), "5000 tokens in a row"),
+        (("--inject-fault", "nonsense"), "no fault is called 'nonsense'"),
+        (("--dropout", "--backend", "tiled"), "cannot be compared with dropout"),
+        (("--inject-fault", "dropout-on-norm"), "does not show without it"),
+        (
+            ("--inject-fault", "parts-not-averaged", "--micro-batches", "1"),
+            "cannot be averaged wrongly",
+        ),
+        (("--seq-len", "1"), "1 tokens in a row"),
+        (("--seq-len", "5000"), "5000 tokens in a row"),
     ],
     ids=str,
 )
@@ -64,5 +67,5 @@ def test_what_cannot_be_asked_is_refused(
 
 def test_an_unknown_fault_lists_all(check: Check) -> None:
     """Each with what it is."""
-    result = check(*TINY, "--plant", "nonsense")
+    result = check(*TINY, "--inject-fault", "nonsense")
     assert all(f"{name} (" in result.stderr for name in TRAINING_FAULTS)

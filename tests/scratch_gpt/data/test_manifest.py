@@ -15,7 +15,7 @@ Edit = Callable[..., None]
 KEYS = [
     *(["format"], ["recipe"], ["tokens"], ["validation"], ["unknown"], ["characters"]),
     *(["replaced"], ["sha256"], ["sampled_sha256"], ["sources"]),
-    *(["recipe", name] for name in ("vocabulary", "splitting", "vocab_size", "errors")),
+    *(["recipe", name] for name in ("vocabulary", "pretokenizer", "vocab_size", "errors")),
     *(["recipe", "validation_fraction"], ["sources", 0], ["sources", 0, "name"]),
     *(["sources", 0, "length"], ["sources", 0, "sha256"]),
 ]

@@ -40,7 +40,7 @@ def any_tokenizer(
         for package in ("ftfy", "spacy"):
             pytest.importorskip(package, reason=f"not run: {package} is not installed")
     monkeypatch.setitem(PRETOKENIZERS, "lines", Lines)
-    return Tokenizer.train([small_text], merges=40, splitting=request.param)
+    return Tokenizer.train([small_text], merges=40, pretokenizer=request.param)
 
 
 @pytest.mark.parametrize("size", [90, 500, 1 << 18])
@@ -172,15 +172,15 @@ def test_without_paths_the_library_speaks(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("splitting", ["bert", "original"])
+@pytest.mark.parametrize("pretokenizer", ["bert", "original"])
 def test_a_corpus_is_its_whole(
-    splitting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pretokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Megabytes of the standard library in the released vocabulary, cut a hundred times."""
     home = os.environ.get("GPT1_VOCABULARY")
     if home is None:
         pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")
-    tokenizer = Tokenizer.from_pretrained(home, splitting=splitting)
+    tokenizer = Tokenizer.from_pretrained(home, pretokenizer=pretokenizer)
     monkeypatch.setattr(preparation, "SIZE", 20_000)
     data = prepare(None, tmp_path / "out", tokenizer, validation_fraction=0.0)
     documents = ["".join(corpus.texts([document])) for document in corpus.docstring_documents()]

@@ -134,7 +134,7 @@ def test_other_settings_are_refused(
     told = refusal.value.what
     assert all(name in told for name in ("vocabulary", "vocab_size", "errors 'strict'"))
     assert "validation_fraction 0.05, not 0.25" in told
-    assert "splitting" not in told
+    assert "pretokenizer" not in told
     prepare([books], begun, tokenizer)
 
 

@@ -132,7 +132,7 @@ class Other:
     """A tokenizer's identity."""
 
     digest: str
-    splitting: str
+    pretokenizer: str
     vocab_size: int
 
 
@@ -143,7 +143,7 @@ def test_another_tokenizer_is_refused(prepared: Prepared, recipe: Recipe) -> Non
     with pytest.raises(CheckpointError, match="another tokenizer") as refusal:
         data.require(Other("ffff", "original", 300))
     assert "vocabulary 5eed5eed5eed..." in refusal.value.what
-    assert "not 'ffff'; splitting 'bert', not 'original'" in refusal.value.what
+    assert "not 'ffff'; pretokenizer 'bert', not 'original'" in refusal.value.what
     assert "vocab_size" not in refusal.value.what
 
 

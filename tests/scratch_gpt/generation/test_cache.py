@@ -25,7 +25,7 @@ def _no_grad() -> Iterator[None]:
 @pytest.fixture(params=["plain", "tiled", "fused"])
 def model(request: pytest.FixtureRequest, config: GPTConfig, loud: Callable[..., GPT]) -> GPT:
     """Return a model that evaluates, once for each eager path."""
-    return loud(GPT(config, attention=request.param)).eval()
+    return loud(GPT(config, backend=request.param)).eval()
 
 
 @pytest.fixture
@@ -223,6 +223,6 @@ def test_recording_is_refused(model: GPT, ids: Tensor) -> None:
 
 def test_the_compiled_path_has_no_cache(config: GPTConfig, loud: Callable[..., GPT]) -> None:
     """It says which path does."""
-    model: nn.Module = loud(GPT(config, attention="compiled"))
+    model: nn.Module = loud(GPT(config, backend="compiled"))
     with pytest.raises(ValueError, match=r"'compiled' keeps no cache; use with_attention"):
         model(torch.tensor([[1]]), cache=room(model, batch=1))

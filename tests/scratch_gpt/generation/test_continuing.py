@@ -35,7 +35,7 @@ def greedy(
     model: GPT, ids: Tensor, count: int, *, half: int = 5, rules: Rules | None = None
 ) -> Tensor:
     """Return the texts that the whole model, read anew for every token, gives."""
-    model, ids = model.with_attention("plain").eval(), ids.clone()
+    model, ids = model.with_backend("plain").eval(), ids.clone()
     window_start = 0
     for _ in range(count):
         if ids.shape[1] - window_start > model.config.n_positions:

@@ -37,7 +37,7 @@ BY_HAND = (
 
 def differences(texts: list[str], ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> list[str]:
     """Return the texts of which anything differs: words, ids, places or decoded text."""
-    splitting = BertPretokenizer()
+    pretokenizer = BertPretokenizer()
     found = []
     for text, expected in zip(texts, theirs.encode_batch(texts), strict=True):
         ids, offsets = ours.encode_with_offsets(text)
@@ -46,8 +46,8 @@ def differences(texts: list[str], ours: Tokenizer, theirs: "HuggingFaceTokenizer
         same = (
             list(expected.ids) == ids == ours.encode(text),
             expected.offsets == tuple(offsets),
-            words == [word for part in parts for word in splitting.words(part)],
-            words == [word.text for part in parts for word in splitting.located(part)],
+            words == [word for part in parts for word in pretokenizer.words(part)],
+            words == [word.text for part in parts for word in pretokenizer.located(part)],
             theirs.decode(ids) == ours.decode(ids),
             theirs.pieces(ids) == ours.tokens(ids),
         )
@@ -55,20 +55,20 @@ def differences(texts: list[str], ours: Tokenizer, theirs: "HuggingFaceTokenizer
     return found
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_strings_by_hand(ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> None:
     """What people and attackers write."""
     assert not differences(list(BY_HAND), ours, theirs)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.usefixtures("unchecked")
 def test_drawn_strings(ours: Tokenizer, theirs: "HuggingFaceTokenizer", drawn_texts: Draw) -> None:
     """Strings of characters of every plane and kind."""
     assert not differences(drawn_texts(1, 2_000), ours, theirs)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_twenty_thousand_drawn_strings(
@@ -79,7 +79,7 @@ def test_twenty_thousand_drawn_strings(
     assert not differences(drawn_texts(2, 20_000), ours, theirs)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_a_megabyte_in_one_piece(
@@ -105,7 +105,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.parametrize("broken", BROKEN)
 def test_each_table_is_needed(
     broken: str,
@@ -133,8 +133,8 @@ def test_a_movable_mark_costs_its_word_alone(monkeypatch: pytest.MonkeyPatch) ->
         slow.append(text)
         return normalized(text)
 
-    splitting = BertPretokenizer()
-    splitting.words("The a keeper b")
+    pretokenizer = BertPretokenizer()
+    pretokenizer.words("The a keeper b")
     monkeypatch.setattr(pretokenizers, "normalize_text", counted)
-    words = splitting.words("The a\u302e keeper b")
+    words = pretokenizer.words("The a\u302e keeper b")
     assert (slow, words) == (["a\u302e"], ["the", "a\u302e", "keeper", "b"])

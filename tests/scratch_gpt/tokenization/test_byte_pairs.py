@@ -123,7 +123,7 @@ def test_another_order_of_merges_is_found(ours: Tokenizer) -> None:
     assert len(differing) > 50
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.parametrize("length", [1, 2, 3, 63, 64, 65, 2_000])
 def test_a_run_of_one_letter(
     length: int, tmp_path: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"]
@@ -137,7 +137,7 @@ def test_a_run_of_one_letter(
     assert list(expected.ids) == tokenizer.encode("a" * length)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_two_merges_that_make_one_token(
     tmp_path: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"]
 ) -> None:

@@ -29,21 +29,21 @@ def runs_of_marks(count: int) -> list[str]:
     ]
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_every_hangul_syllable(rust: ModuleType) -> None:
     """Two letters or three, by arithmetic; what stands before and after the block is whole."""
     text = " ".join(chr(code) for code in range(0xABFF, 0xD7A5))
     assert rust.step("nfd")(text) == nfd(text)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_marks_are_sorted_by_class(rust: ModuleType) -> None:
     """Those of one class keep their order, and a letter ends a run."""
     texts = runs_of_marks(3_000)
     assert [rust.step("nfd")(text) for text in texts] == [nfd(text) for text in texts]
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_unsorted_marks_are_found(rust: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs drawn above are in disorder."""
     texts = runs_of_marks(300)
@@ -64,7 +64,7 @@ def test_text_whose_order_may_show_is_found() -> None:
     assert not any(map(is_order_free, ("\u302e", "a\U0001d15e", "\u08d4", "\U0001e94a")))
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_order_free_text_may_be_taken_character_by_character(
     drawn_texts: Callable[[int, int], list[str]], rust: ModuleType
 ) -> None:

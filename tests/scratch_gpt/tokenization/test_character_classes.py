@@ -62,7 +62,7 @@ def _answers(character: str, classes: CharacterClasses) -> Answers:
     )
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.usefixtures("unchecked")
 def test_the_edge_of_every_item_is_where_it_is(rust: ModuleType) -> None:
     """Each run of the table begins and ends where the Rust tokenizer's does."""
@@ -74,7 +74,7 @@ def test_the_edge_of_every_item_is_where_it_is(rust: ModuleType) -> None:
 SETS = [f.name for f in dataclasses.fields(CharacterClasses) if f.type is Ranges]
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", SETS)
 def test_a_shifted_edge_is_found(name: str, rust: ModuleType) -> None:
@@ -88,7 +88,7 @@ def test_a_shifted_edge_is_found(name: str, rust: ModuleType) -> None:
     assert theirs(characters, rust) != ours(characters, lame)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_python_has_other_tables(rust: ModuleType) -> None:
     """What `str.lower` and `unicodedata` say would be found: they differ at an edge."""
     import unicodedata
@@ -127,7 +127,7 @@ def test_a_question_to_python_is_found() -> None:
     assert asked("import unicodedata\nx = text.lower()") == {"unicodedata", "lower"}
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.slow
 def test_the_table_is_what_the_script_makes(rust: ModuleType) -> None:
     """Every character asked again; only the heading names the version that was asked."""
@@ -142,7 +142,7 @@ def chunks(scalars: Sequence[int]) -> Iterator[str]:
         yield " ".join(f"a{chr(code)}b" for code in scalars[start : start + size])
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # half a minute of work, which a busy machine draws out
 @pytest.mark.usefixtures("unchecked")

@@ -107,7 +107,7 @@ def test_progress_counts_the_merges() -> None:
     assert told == [1, 2]
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 @pytest.mark.usefixtures("unchecked")
 def test_hugging_face_loads_what_was_learned(
     tmp_path: Path,

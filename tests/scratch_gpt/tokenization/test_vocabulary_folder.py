@@ -53,7 +53,7 @@ def test_the_names_of_the_release_are_read(folder: Path, ours: Tokenizer) -> Non
     assert Tokenizer.from_pretrained(folder).digest == ours.digest
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_what_hugging_face_saves_is_read(
     folder: Path, ours: Tokenizer, theirs: "HuggingFaceTokenizer"
 ) -> None:
@@ -108,7 +108,7 @@ def test_what_is_no_file_is_refused_at_once(case: str, name: str, folder: Path) 
     assert error.where == str(folder / name)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_what_is_written_is_read_alike_everywhere(
     folder: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"], small_text: str
 ) -> None:
@@ -136,10 +136,10 @@ def test_the_same_vocabulary_is_the_same_bytes(folder: Path) -> None:
     assert text == '{"<unk>": 0, "é": 1, "é</w>": 2}'
 
 
-@pytest.mark.witness
-@pytest.mark.parametrize("splitting", ["bert", "original"])
+@pytest.mark.reference
+@pytest.mark.parametrize("pretokenizer", ["bert", "original"])
 def test_the_splitting_comes_back(
-    splitting: str,
+    pretokenizer: str,
     folder: Path,
     huggingface: Callable[[Path], "HuggingFaceTokenizer"],
     monkeypatch: pytest.MonkeyPatch,
@@ -149,10 +149,10 @@ def test_the_splitting_comes_back(
         PRETOKENIZERS, "original", PRETOKENIZERS["bert"]
     )  # needs no ftfy and no spaCy
     saved, right = folder.parent / "saved", Tokenizer.from_pretrained(folder)
-    Tokenizer(right.vocabulary, splitting=splitting).save_pretrained(saved)
-    assert Tokenizer.from_pretrained(saved).splitting == splitting
+    Tokenizer(right.vocabulary, pretokenizer=pretokenizer).save_pretrained(saved)
+    assert Tokenizer.from_pretrained(saved).pretokenizer == pretokenizer
     for other in PRETOKENIZERS:
-        assert Tokenizer.from_pretrained(saved, splitting=other).splitting == other
+        assert Tokenizer.from_pretrained(saved, pretokenizer=other).pretokenizer == other
     expected = tuple(right.encode("The keeper, Café"))
     assert huggingface(saved).encode_batch(["The keeper, Café"])[0].ids == expected
     assert by_class_name(saved, "The keeper, Café") == list(expected)
@@ -161,8 +161,11 @@ def test_the_splitting_comes_back(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"splitting": "spaces"}', "its splitting is 'spaces', and not 'bert' or 'original'"),
-        ('{"splitting": []}', "its splitting is [], and not"),
+        (
+            '{"pretokenizer": "spaces"}',
+            "is 'spaces', and not 'bert' or 'original'",
+        ),
+        ('{"pretokenizer": []}', "its pretokenizer is [], and not"),
         ("[]", "it holds [], no object"),
         ("{", "it is not sound JSON"),
     ],
@@ -174,9 +177,9 @@ def test_a_splitting_that_is_none_is_refused(text: str, message: str, folder: Pa
     with pytest.raises(CheckpointError) as caught:
         Tokenizer.from_pretrained(folder)
     assert (message in caught.value.what, caught.value.where) == (True, str(path))
-    assert Tokenizer.from_pretrained(folder, splitting="bert").splitting == "bert"
+    assert Tokenizer.from_pretrained(folder, pretokenizer="bert").pretokenizer == "bert"
     path.write_text("{}", encoding="utf-8")
-    assert Tokenizer.from_pretrained(folder).splitting == "bert"
+    assert Tokenizer.from_pretrained(folder).pretokenizer == "bert"
 
 
 def test_other_files_stay(folder: Path) -> None:

@@ -43,6 +43,6 @@ def test_a_given_warm_up_that_does_not_fit_is_refused() -> None:
 
 
 def test_every_circumstance_has_its_name_beforehand(recipe: Recipe, data: TokenData) -> None:
-    """Or `--allow` would take a name that is none, or refuse one."""
+    """Or `--allow-changed` would take a name that is none, or refuse one."""
     tokenizer = Tokenizer.train(["ab ab"], merges=1)
     assert names() == set(reproducibility_settings(recipe, tokenizer, data, Group()))

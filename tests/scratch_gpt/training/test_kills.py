@@ -93,7 +93,7 @@ def test_a_disk_that_fills_leaves_the_last_checkpoint(
     more = {"argv": arguments(whole, steps=6)}
     limit = 30_000  # the first part of a checkpoint of 3 MB
     begun, full, after, undisturbed = runs(
-        run | {"plant": {"what": "terminate", "step": 3}}, run | {"limit": limit}, run, more
+        run | {"inject_fault": {"what": "terminate", "step": 3}}, run | {"limit": limit}, run, more
     )
     assert begun["codes"] == [130]
     assert full["codes"] == [5], full["said"]
@@ -131,7 +131,7 @@ def test_a_second_signal_does_not_wait(arguments: Arguments, runs: Runs, tmp_pat
     [outcome] = runs(
         {
             "argv": argv,
-            "plant": {"what": "hang", "step": 2},
+            "inject_fault": {"what": "hang", "step": 2},
             "await": str(tmp_path / "run" / "checkpoints" / "step-00000002"),
             "signals": [[300, int(signal.SIGINT)], [300, int(signal.SIGINT)]],
         }

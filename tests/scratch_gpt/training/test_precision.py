@@ -10,15 +10,15 @@ from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.training import trainer
 
 
-@pytest.mark.parametrize("attention", ["plain", "tiled", "fused"])
+@pytest.mark.parametrize("backend", ["plain", "tiled", "fused"])
 def test_weights_and_gradients_stay_float32(
-    attention: str,
+    backend: str,
     config: GPTConfig,
     loud: Callable[[nn.Module], nn.Module],
     token_ids: Tensor,
 ) -> None:
     """And logits are bitwise those of the model in bfloat16."""
-    model = loud(GPT(config, attention=attention)).float().eval()
+    model = loud(GPT(config, backend=backend)).float().eval()
     logits = trainer.autocast_products(model, "bfloat16")(token_ids)
     logits.float().sum().backward()
     assert {(p.dtype, p.grad.dtype) for p in model.parameters()} == {(torch.float32,) * 2}

@@ -59,15 +59,15 @@ def test_two_processes_train_what_one_does(
     places = [tmp_path / name for name in ("one", "two", "one-two", "two-one", "refused")]
     one, two, one_two, two_one, _ = places
     argv = {place: arguments(place, **UNEVEN) for place in places}
-    allow = ["--allow", "world_size"]
+    allow = ["--allow-changed", "world_size"]
     stop = {"what": "terminate", "step": 3}
     outcomes = runs(
         {"argv": argv[one]},
         {"argv": argv[two], "world": 2},
-        {"argv": argv[one_two], "plant": stop},
+        {"argv": argv[one_two], "inject_fault": stop},
         {"argv": argv[one_two], "world": 2},
         {"argv": [*argv[one_two], *allow], "world": 2},
-        {"argv": argv[two_one], "world": 2, "plant": stop},
+        {"argv": argv[two_one], "world": 2, "inject_fault": stop},
         {"argv": [*argv[two_one], *allow]},
     )
     codes = [outcome["codes"] for outcome in outcomes]
@@ -88,7 +88,7 @@ def test_a_mean_of_the_processes_means_is_found(
         {
             "argv": arguments(two, **UNEVEN),
             "world": 2,
-            "plant": {"what": "mean of means", "step": 0, "rank": "all"},
+            "inject_fault": {"what": "mean of means", "step": 0, "rank": "all"},
         },
     )
     assert [outcome["codes"] for outcome in outcomes] == [[0], [0, 0]]
@@ -119,7 +119,7 @@ def test_one_that_ends_ends_all(  # noqa: PLR0913 - a case, and what runs it
         {
             "argv": arguments(tmp_path / "run", **UNEVEN),
             "world": 2,
-            "plant": {"what": fault, "step": 3, "rank": rank},
+            "inject_fault": {"what": fault, "step": 3, "rank": rank},
         }
     )
     assert (outcome["codes"], said in outcome["said"]) == (codes, True), outcome["said"]
@@ -134,7 +134,7 @@ def test_one_that_hangs_is_named(arguments: Arguments, runs: Runs, tmp_path: Pat
         {
             "argv": arguments(tmp_path / "run", **UNEVEN, timeout=5.0),
             "world": 2,
-            "plant": {"what": "hang for 15 s", "step": 3, "rank": 1},
+            "inject_fault": {"what": "hang for 15 s", "step": 3, "rank": 1},
         }
     )
     assert outcome["codes"][0] == 5

@@ -16,7 +16,7 @@ OUTSIDE = {
         ("initializer_range", "epochs", "learning_rate", "epsilon", "clip_norm"), float("inf")
     ),
     **dict.fromkeys(
-        ("schedule", "optimizer", "splitting", "dtype", "device", "attention"), "other"
+        ("schedule", "optimizer", "pretokenizer", "dtype", "device", "backend"), "other"
     ),
     "seed": 2**64,
     "weight_decay": float("nan"),

@@ -30,7 +30,7 @@ def test_all_differences_are_listed() -> None:
     with pytest.raises(InputRejectedError, match="seed was 1 and is 2") as refusal:
         compare(seed=2, world_size=2)
     assert "world_size was 1 and is 2" in refusal.value.what
-    assert "--allow seed --allow world_size" in refusal.value.fix
+    assert "--allow-changed seed --allow-changed world_size" in refusal.value.fix
 
 
 def test_what_is_allowed_is_said() -> None:

@@ -149,8 +149,10 @@ def test_another_run_is_not_gone_on_with(interrupted: Path, command: Command) ->
     result = command(interrupted, **changes)
     assert result.exit_code == 4
     assert "learning_rate was 0.01 and is 0.02; seed was 0 and is 5" in result.stderr
-    assert "--allow learning_rate --allow seed" in result.stderr
-    result = command(interrupted, "--allow", "learning_rate", "--allow", "seed", **changes)
+    assert "--allow-changed learning_rate --allow-changed seed" in result.stderr
+    result = command(
+        interrupted, "--allow-changed", "learning_rate", "--allow-changed", "seed", **changes
+    )
     assert not result.exit_code, result.stderr
     assert "as allowed, seed was 0 and is 5" in result.stderr
 
@@ -162,12 +164,12 @@ def test_changed_text_is_noticed(interrupted: Path, command: Command, tmp_path: 
     result = command(interrupted, data=other)
     assert result.exit_code == 4
     assert "other tokens were prepared there: document 1 'text.txt" in result.stderr
-    assert "give --data and --splitting as before, train with another --output" in result.stderr
-    assert "--tokens FOLDER --allow data" in result.stderr
+    assert "give --data and --pretokenizer as before, train with another --output" in result.stderr
+    assert "--tokens FOLDER --allow-changed data" in result.stderr
     tokens = ["--tokens", str(prepared(other, interrupted / "vocabulary", tmp_path / "other"))]
     result = command(interrupted, *tokens, data=None)
     assert (result.exit_code, "data was" in result.stderr) == (4, True), result.stderr
-    result = command(interrupted, *tokens, "--allow", "data", data=None)
+    result = command(interrupted, *tokens, "--allow-changed", "data", data=None)
     assert (result.exit_code, "as allowed, data was" in result.stderr) == (0, True), result.stderr
 
 
@@ -193,13 +195,13 @@ def test_a_model_is_used_with_the_splitting_that_it_was_trained_with(
     """Its folder says it, and so does each checkpoint's, with no word from the user."""
     pytest.importorskip("ftfy", reason="the original splitting needs ftfy")
     pytest.importorskip("spacy", reason="the original splitting needs spacy")
-    result = command(tmp_path / "run", splitting="original", steps=3)
+    result = command(tmp_path / "run", pretokenizer="original", steps=3)
     assert not result.exit_code, result.stderr
     for place in ("model", "vocabulary", "checkpoints/step-00000003"):
-        assert Tokenizer.from_pretrained(tmp_path / "run" / place).splitting == "original"
+        assert Tokenizer.from_pretrained(tmp_path / "run" / place).pretokenizer == "original"
     result = command(tmp_path / "run", steps=3)
     assert result.exit_code == 4
-    assert "give --data and --splitting as before" in result.stderr
+    assert "give --data and --pretokenizer as before" in result.stderr
 
 
 def test_a_finished_run_is_finished(whole: Path, command: Command, numbers: Numbers) -> None:

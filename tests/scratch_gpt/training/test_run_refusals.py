@@ -37,7 +37,7 @@ def test_what_cannot_be_is_told(
     ("options", "said"),
     [
         (["--warmup", "9"], "warmup must be below steps, 8, got 9"),
-        (["--allow", "sead"], "there is nothing called sead to allow"),
+        (["--allow-changed", "sead"], "there is nothing called sead to allow"),
         (["--tokens", "nowhere"], "prepared tokens and text are both given"),
         (["--timeout", "nan"], "a timeout of nan seconds is none"),
         (["--timeout", "-1"], "a timeout of -1.0 seconds is none"),

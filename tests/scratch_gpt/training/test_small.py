@@ -65,7 +65,7 @@ def test_it_writes_english_looking_text(trained: Path) -> None:
     assert sum(word in known for word in words) >= 0.8 * len(words)
 
 
-@pytest.mark.witness
+@pytest.mark.reference
 def test_hugging_face_writes_the_same(trained: Path) -> None:
     """From the very folder, greedily, id for id; ids and text by its own tokenizer too."""
     import transformers

@@ -123,7 +123,7 @@ def test_divergence_is_told_before_anything_is_changed(started: Started) -> None
     with pytest.raises(DivergedError, match="training diverged in step 2") as told:
         run.advance()
     assert "lower --learning-rate or raise --warmup" in told.value.fix
-    assert "--allow learning_rate --allow warmup" in told.value.fix
+    assert "--allow-changed learning_rate --allow-changed warmup" in told.value.fix
     assert run.step == 1
     assert all(torch.equal(*pair) for pair in zip(before, run.model.parameters(), strict=True))
 

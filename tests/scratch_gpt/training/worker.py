@@ -110,8 +110,8 @@ def child(phase: dict[str, Any], rank: int, port: str, errors: int) -> None:
     """Be the command, and end as it ends."""
     os.dup2(errors, 2)
     os.environ |= settings(rank, phase.get("world", 1), port)
-    if "plant" in phase:
-        plant(phase["plant"])
+    if "inject_fault" in phase:
+        plant(phase["inject_fault"])
     if "die_in" in phase:
         die_in(**phase["die_in"])
     if "limit" in phase:
