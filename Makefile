@@ -45,9 +45,10 @@ coverage-report: $(VENV)/.installed-test  ## judge what the last measured run le
 bench: $(VENV)/.installed-test  ## time the kernels
 	$(BIN)/python -m pytest bench --jaxtyping-packages= $(ARGS)
 
-lint: $(VENV)/.installed-dev  ## ruff's rules and its format
+lint: $(VENV)/.installed-dev  ## style (ruff) and import directions (import-linter)
 	$(BIN)/python -m ruff check $(ARGS)
 	$(BIN)/python -m ruff format --check
+	$(BIN)/lint-imports
 
 types: $(VENV)/.installed-dev  ## mypy, strict
 	$(BIN)/python -m mypy $(ARGS)

@@ -1,127 +1,135 @@
-"""Who may import whom, and what an import may bring along."""
+"""Import directions, and version queries in one file: each rule holds and finds a violation.
 
-import ast
+The rules stand in pyproject.toml: contracts of import-linter, and ruff's list of banned names.
+"""
+
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 HomeOf = Callable[[str], Path | None]
 
-OURS = {"scratch_gpt", "reference", "parity", "bench", "tests"}
+PACKAGES = ("scratch_gpt", "reference", "parity", "bench")
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
-MAY_IMPORT_OF_OURS = {
-    "scratch_gpt": {"scratch_gpt"},
-    "reference": {"reference"},
-    "parity": {"parity", "reference", "scratch_gpt"},
-    "bench": {"bench", "parity", "reference", "scratch_gpt"},
-}
-
-MODEL_LIBRARIES = {"torch", "numpy", "jaxtyping", "safetensors", "rich", "typer"}
-"""What every module of the model may import of others' packages; never transformers."""
-
-BY_NAME = {
-    "scratch_gpt/tokenizer/original.py": {"ftfy", "spacy"},
-    "scratch_gpt/training/log.py": {"matplotlib"},
-    "scratch_gpt/kernels/triton_attention.py": {"triton"},
-    "scratch_gpt/kernels/triton_kernels.py": {"triton"},
-}
-"""What one module, and it alone, may import besides."""
+needs_linter = pytest.mark.skipif(
+    find_spec("importlinter") is None, reason="not run: import-linter is not installed"
+)
+needs_ruff = pytest.mark.skipif(find_spec("ruff") is None, reason="not run: ruff is not installed")
 
 
-def imports(source: str, package: str) -> Iterator[str]:
-    """Give the top-level package of every import in `source`, dynamic ones by literal too."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield package if node.level else str(node.module).split(".")[0]
-        elif isinstance(node, ast.Call):
-            called = ast.unparse(node.func).split(".")[-1]
-            if called in {"import_module", "__import__"} and isinstance(node.args[0], ast.Constant):
-                yield str(node.args[0].value).split(".")[0]
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the packages in `folder` by the contracts of its pyproject.toml."""
+    return subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-c",
+                "from importlinter.cli import lint_imports_command as run; run()",
+            ),
+            *("--no-cache", "--no-logo"),
+        ],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
-def trespasses(path: str, source: str) -> set[str]:
-    """Return what `source`, to be found at `path` from the top, imports though it may not."""
-    package = path.split("/", maxsplit=1)[0]
-    found = set(imports(source, package)) - sys.stdlib_module_names
-    if path.startswith("reference/") and path.endswith("oracle.py"):
-        return found - {"numpy"}
-    if package == "scratch_gpt":
-        return found - {package} - MODEL_LIBRARIES - BY_NAME.get(path, set())
-    return (found & OURS) - MAY_IMPORT_OF_OURS[package]
+@pytest.fixture
+def copied(tmp_path: Path, home_of: HomeOf) -> Path:
+    """Return a folder with a copy of all four packages and of pyproject.toml."""
+    for package in PACKAGES:
+        home = home_of(package)
+        if home is None:
+            pytest.skip(f"not run: the package {package} is not here")
+        shutil.copytree(home, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT, tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT_OF_OURS)
-def test_a_package_imports_what_it_may(package: str, home_of: HomeOf) -> None:
-    """Every module keeps to the direction of imports."""
-    home = home_of(package)
-    if home is None:
-        pytest.skip(f"not run: there is no package {package} here")
-    found = {}
-    for file in sorted(home.rglob("*.py")):
-        path = f"{package}/{file.relative_to(home).as_posix()}"
-        found[path] = trespasses(path, file.read_text(encoding="utf-8"))
-    assert found
-    assert not {path: names for path, names in found.items() if names}
+@needs_linter
+def test_every_contract_is_kept(copied: Path) -> None:
+    """The packages import in the allowed directions only."""
+    result = lint_imports(copied)
+    assert (result.returncode, " 0 broken" in result.stdout) == (0, True), result.stdout
 
 
+@needs_linter
 @pytest.mark.parametrize(
-    ("path", "source", "name"),
+    ("file", "line", "contract"),
     [
-        ("scratch_gpt/model.py", "import parity", "parity"),
-        ("scratch_gpt/model.py", "from reference.oracle import logits", "reference"),
-        ("scratch_gpt/model.py", "import transformers.models as models", "transformers"),
-        ("scratch_gpt/model.py", "def f():\n    import transformers", "transformers"),
-        ("scratch_gpt/model.py", "importlib.import_module('transformers')", "transformers"),
-        ("scratch_gpt/model.py", "__import__('transformers')", "transformers"),
-        ("scratch_gpt/tokenizer/tokenizer.py", "import ftfy", "ftfy"),
-        ("scratch_gpt/training/run.py", "from matplotlib import figure", "matplotlib"),
-        ("scratch_gpt/kernels/tiled_attention.py", "import triton.language as tl", "triton"),
-        ("reference/hub.py", "import scratch_gpt", "scratch_gpt"),
-        ("reference/hub.py", "from parity import mapping", "parity"),
-        ("reference/oracle.py", "import torch", "torch"),
-        ("reference/attention_oracle.py", "import torch", "torch"),
-        ("reference/training_oracle.py", "import torch", "torch"),
-        ("reference/oracle.py", "from reference import compat", "reference"),
-        ("reference/oracle.py", "from . import compat", "reference"),
-        ("parity/check.py", "import bench", "bench"),
-        ("bench/test_attention.py", "from tests import conftest", "tests"),
+        ("scratch_gpt/model.py", "import parity", "bench -> parity"),
+        ("scratch_gpt/model.py", "from reference import oracle", "bench -> parity"),
+        ("reference/hub.py", "from scratch_gpt import errors", "bench -> parity"),
+        ("parity/convert.py", "import bench.timing", "bench -> parity"),
+        ("scratch_gpt/loss.py", "def f():\n    import transformers", "no reference library"),
+        ("scratch_gpt/training/run.py", "import matplotlib", "files of their own"),
+        ("scratch_gpt/kernels/tiled_attention.py", "import triton.language", "files of their own"),
+        ("reference/oracle.py", "import torch", "NumPy alone"),
+        ("reference/oracle.py", "from reference import attention_oracle", "share no code"),
+        ("scratch_gpt/linear.py", "from scratch_gpt import mlp", "no cycles"),
+        ("parity/core/taps.py", "from parity import checks", "no cycles"),
     ],
 )
-def test_a_planted_trespass_is_found(path: str, source: str, name: str) -> None:
-    """However and wherever the import stands, what it brings in is named."""
-    expected = {name}
-    assert expected == trespasses(path, source)
+def test_an_injected_import_breaks_its_contract(
+    file: str, line: str, contract: str, copied: Path
+) -> None:
+    """Each contract finds an import that it forbids."""
+    path = copied / file
+    path.write_text(f"{path.read_text('utf-8')}\n{line}\n", "utf-8")
+    result = lint_imports(copied)
+    broken = [text for text in result.stdout.splitlines() if text.endswith(" BROKEN")]
+    assert result.returncode == 1
+    assert any(contract in text for text in broken), result.stdout
 
 
+@needs_ruff
 @pytest.mark.parametrize(
-    ("path", "source"),
+    "source",
     [
-        ("scratch_gpt/model.py", "import math, torch\nfrom scratch_gpt import tap"),
-        ("scratch_gpt/tokenizer/original.py", "import ftfy, spacy"),
-        ("reference/oracle.py", "import math\nimport numpy as np"),
-        ("reference/hub.py", "import transformers\nfrom reference import compat"),
-        ("parity/check.py", "import scratch_gpt, reference, typer\nfrom . import taps"),
-        ("bench/test_attention.py", "import parity, reference, scratch_gpt, bench"),
+        "import torch\nold = torch.__version__ < '2.9'",
+        "import torch as t\nold = t.version.cuda",
+        "from torch import __version__",
+        "import transformers\nold = transformers.__version__",
+        "from transformers.utils import is_torch_available",
+        "from importlib.metadata import version",
+        "from importlib import metadata",
+        "from packaging.version import Version",
+        "import sys\nold = sys.version_info < (3, 12)",
+        "import platform\nplatform.python_version()",
+        "from reference import compat\ncompat.parse_version('2.9')",
+        "from reference.compat import DIFFERENCES",
     ],
 )
-def test_what_may_be_imported_is_no_trespass(path: str, source: str) -> None:
-    """The rooms' own imports, and the standard library, are free."""
-    assert not trespasses(path, source)
+def test_a_version_query_is_found(source: str) -> None:
+    """Only reference/compat.py decides by the version of a library."""
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "ruff", "check", "--config", PROJECT, "--select", "TID251"),
+            *("--stdin-filename", PROJECT.parent / "parity" / "new.py", "-"),
+        ],
+        input=source + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, "reference/compat.py" in result.stdout) == (1, True), result.stdout
 
 
 def run(source: str, *folders: Path) -> str:
     """Return what `source` prints in a fresh interpreter that looks in `folders` first."""
-    search = os.pathsep.join(map(str, folders))
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(source)],
-        env=os.environ | {"PYTHONPATH": search},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
         capture_output=True,
         text=True,
         check=False,
@@ -131,41 +139,41 @@ def run(source: str, *folders: Path) -> str:
 
 
 def loads_torch(package: str, *folders: Path) -> bool:
-    """Return whether `import package` alone makes a fresh interpreter load torch."""
+    """Return whether `import package` alone loads torch."""
     loaded = run(f"import sys, {package}; print('torch' in sys.modules)", *folders)
     return {"True": True, "False": False}[loaded]
 
 
 @pytest.mark.parametrize("package", ["scratch_gpt", "reference", "parity"])
 def test_importing_a_package_loads_no_torch(package: str, home_of: HomeOf) -> None:
-    """So that a command answers `--help` at once."""
+    """A command's `--help` must answer at once."""
     home = home_of(package)
     if home is None:
-        pytest.skip(f"not run: there is no package {package} here")
+        pytest.skip(f"not run: the package {package} is not here")
     assert not loads_torch(package, home.parent)
 
 
 def test_a_package_that_loads_torch_is_found(tmp_path: Path) -> None:
-    """The question above is answered with yes where a package does load it, however deep."""
+    """The test above can fail, however deep the import is."""
     (tmp_path / "torch.py").touch()
     (tmp_path / "planted.py").write_text("import deeper", encoding="utf-8")
     (tmp_path / "deeper.py").write_text("from torch import *", encoding="utf-8")
     assert loads_torch("planted", tmp_path)
 
 
-REFUSE_TRANSFORMERS = """
+REJECT_TRANSFORMERS = """
     import sys
 
-    class Refuse:
+    class Reject:
         def find_spec(self, name, path=None, target=None):
             if name.split(".")[0] == "transformers":
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    sys.meta_path.insert(0, Refuse())
+    sys.meta_path.insert(0, Reject())
 """
 
 
-def test_the_model_works_where_transformers_is_not(home_of: HomeOf) -> None:
+def test_the_model_works_without_transformers(home_of: HomeOf) -> None:
     """A tiny model gives logits in an interpreter that cannot import transformers."""
     forward = """
     import torch
@@ -176,17 +184,17 @@ def test_the_model_works_where_transformers_is_not(home_of: HomeOf) -> None:
     logits = model(torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]]))
     print(list(logits.shape), bool(logits.isfinite().all()))
     """
-    expected = "[2, 5, 37] True"
-    assert expected == run(REFUSE_TRANSFORMERS + forward, home_of("scratch_gpt").parent)
+    home = home_of("scratch_gpt")
+    assert home is not None
+    assert run(REJECT_TRANSFORMERS + forward, home.parent) == "[2, 5, 37] True"
 
 
-def test_transformers_is_refused_there() -> None:
-    """In that interpreter an import of transformers does fail."""
+def test_transformers_is_rejected_there() -> None:
+    """In that interpreter an import of transformers fails."""
     attempt = """
     try:
         from transformers import OpenAIGPTConfig
-    except ModuleNotFoundError as refusal:
-        print(refusal.name)
+    except ModuleNotFoundError as error:
+        print(error.name)
     """
-    expected = "transformers"
-    assert expected == run(REFUSE_TRANSFORMERS + attempt)
+    assert run(REJECT_TRANSFORMERS + attempt) == "transformers"
