@@ -1,18 +1,18 @@
-# Works from a bare clone with python3 (3.11 or newer) and make. Everything lives in .venv.
+# Needs python3 (3.11 or newer) and make. Everything is installed into .venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-# A stamp is newer than these, or its installation runs again.
+# A stamp older than these is made again.
 PINS := pyproject.toml constraints.txt
 
-# A worker a core, with one thread each, and so in what they start: more threads would wait for each other.
+# One pytest worker for each core, one thread for each worker.
 WORKERS := -n auto --maxprocesses 8
 TESTING := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/
 
-# More options for the tool a target runs: make check ARGS="--dtype float32"
+# Options for the tool that a target runs: make check ARGS="--dtype float32"
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -28,20 +28,20 @@ check: $(VENV)/.installed  ## compare the model with its reference, operation by
 test: $(VENV)/.installed-test  ## run the tests, without the slow ones
 	$(TESTING) $(WORKERS) $(ARGS)
 
-# Two files at a time: each may hold a model of full size, up to 10 GB.
+# Two files at a time: a test may hold full-size models, up to 10 GB.
 test-slow: $(VENV)/.installed-test  ## run the slow tests alone
 	$(TESTING) -m slow -n 2 --dist loadfile $(ARGS)
 
-# The threshold is coverage-report's, so that what fails is the tests or the threshold.
+# coverage-report applies the threshold, so that a failure says whether tests or coverage failed.
 coverage: $(VENV)/.installed-test  ## run the tests and measure branches: htmlcov/, fails below the threshold
 	$(TESTING) $(WORKERS) --cov --cov-report= --cov-fail-under=0 $(ARGS)
 	$(MAKE) coverage-report
 
-coverage-report: $(VENV)/.installed-test  ## judge what the last measured run left
+coverage-report: $(VENV)/.installed-test  ## report the coverage of the last measured run
 	$(BIN)/python -m coverage html --fail-under=0
 	$(BIN)/python -m coverage report
 
-# Shape checks would be timed along, so they are switched off here.
+# Shape checks would be timed too, so they are off here.
 bench: $(VENV)/.installed-test  ## time the kernels
 	$(BIN)/python -m pytest bench --jaxtyping-packages= $(ARGS)
 
@@ -53,18 +53,18 @@ lint: $(VENV)/.installed-dev  ## style (ruff) and import directions (import-lint
 types: $(VENV)/.installed-dev  ## mypy, strict
 	$(BIN)/python -m mypy $(ARGS)
 
-# ARGS="-e py311-torch26-hf457" runs one, ARGS="-p 2" two at a time; README.md says what a row downloads.
-rows: $(VENV)/.installed-dev  ## the tests on every torch, and what moved between them: tox
+# ARGS="-e py311-torch26-hf457" runs one, ARGS="-p 2" two at a time; docs/versions.md says what a row downloads.
+rows: $(VENV)/.installed-dev  ## tests and checks on every torch, and what changed between them (tox)
 	$(BIN)/python -m tox $(ARGS)
 
-clean:  ## remove the environment and everything the tools left
+clean:  ## remove the environment and everything that tools made
 	rm -rf $(VENV) .tox .benchmarks .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The environment is needed first but is no prerequisite by time: its python is older or newer by accident.
+# Order-only: the age of the environment's python says nothing.
 $(VENV)/.installed: $(PINS) | $(BIN)/python
 	$(PIP) -e .
 	touch $@

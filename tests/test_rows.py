@@ -1,4 +1,4 @@
-"""What `tox.ini` promises: every row runs on what its name says, leaves evidence, is waited for."""
+"""What `tox.ini` promises: every row runs on what its name says, writes its reports, is required by drift."""
 
 import configparser
 import importlib.util
@@ -71,14 +71,14 @@ def says(factor: str, pin: str) -> bool:
 
 
 PARTS = (
-    ("testenv", "commands_pre", "{[evidence]cleared}"),
+    ("testenv", "commands_pre", "{[reports]cleared}"),
     ("testenv", "commands", "{[tests]commands}"),
-    ("testenv", "commands", "{[evidence]commands}"),
+    ("testenv", "commands", "{[reports]commands}"),
     ("testenv:drift", "depends", "py3*"),
     ("testenv:drift", "commands", "--same-code"),
     ("testenv:no-reference", "set_env", "GPT1_WITHOUT_TRANSFORMERS = 1"),
 )
-"""Section, key, and what has to be there: without it less would run, or older evidence count."""
+"""Section, key, and what has to be there: without it less would run, or older reports would count."""
 
 
 def of_parts(config: Config) -> list[str]:
@@ -147,11 +147,11 @@ def test_every_row_has_its_versions_and_is_waited_for() -> None:
         ("hf52: transformers==5.2.0", "hf52: transformers==5.23.0", "hf52 is not 5.23.0"),
         ("py313-torch215-hf523\n    drift", "3.13-torch215-hf523\n    drift",
          "3.13-torch215-hf523 is neither row nor section"),
-        ("commands =\n    {[tests]commands}\n    {[ev", "commands =\n    {[ev",
+        ("commands =\n    {[tests]commands}\n    {[re", "commands =\n    {[re",
          "{[tests]commands} is gone"),
-        ("    {[tests]commands}\n    {[evidence]commands}\n", "    {[tests]commands}\n",
-         "{[evidence]commands} is gone"),
-        ("    {[evidence]cleared}\n", "", "{[evidence]cleared} is gone"),
+        ("    {[tests]commands}\n    {[reports]commands}\n", "    {[tests]commands}\n",
+         "{[reports]commands} is gone"),
+        ("    {[reports]cleared}\n", "", "{[reports]cleared} is gone"),
         ("--same-code ", "", "--same-code is gone"),
         ("depends = py3*", "depends = wheel", "py3* is gone"),
         ("    GPT1_WITHOUT_TRANSFORMERS = 1\n", "", "GPT1_WITHOUT_TRANSFORMERS = 1 is gone"),
@@ -162,7 +162,7 @@ def test_every_row_has_its_versions_and_is_waited_for() -> None:
         ("commands = python -m pytest -n", "commands = - python -m pytest -n",
          "a failure of tests.commands is let pass"),
         ("    python -m parity.check training", "    - python -m parity.check training",
-         "a failure of evidence.commands is let pass"),
+         "a failure of reports.commands is let pass"),
         ("[testenv:py311-torch213-hf523]\n",
          "[testenv:py311-torch213-hf523]\ncommands = python -c pass\n",
          "py311-torch213-hf523 has commands of its own"),
@@ -182,9 +182,9 @@ def test_names_are_written_out() -> None:
     assert ["lint", *rows] == found
 
 
-def test_every_check_leaves_evidence() -> None:
+def test_every_check_writes_a_report() -> None:
     """The five reports that `drift` reads, each under its verb's name."""
-    commands = parsed(read("tox.ini"))["evidence"]["commands"]
+    commands = parsed(read("tox.ini"))["reports"]["commands"]
     command = re.compile(r"parity\.check (\w+) .*--fingerprints .*[}](\w+)\.json$", re.MULTILINE)
     assert {(name, name) for name in CHECKS} == set(command.findall(commands))
 
