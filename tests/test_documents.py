@@ -34,10 +34,7 @@ NOT_RUN = {
 FAILS = r"--inject-fault|broken_gpt\.py"
 """Commands that show a failing verdict: exit code 1."""
 
-SLOW = {
-    *("README.md", "docs/generation.md", "docs/reading-a-report.md", "docs/tokenizer.md"),
-    *("docs/training-check.md", "docs/verification.md", "docs/weights.md"),
-}
+SLOW = "README drift generation reading-a-report tokenizer training-check verification weights"
 """Documents with a full-size model, or with more than half a minute of commands."""
 
 VERBS = "layerwise gradients training tokens generation weights golden drift doctor"
@@ -127,14 +124,8 @@ def prepared(small_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-BY_TIME = [
-    pytest.param(
-        document,
-        marks=[pytest.mark.slow, pytest.mark.timeout(1800)] if document in SLOW else [],
-    )
-    for document in DOCUMENTS
-]
-"""The documents, the slow ones marked."""
+LONG = (pytest.mark.slow, pytest.mark.timeout(1800))
+BY_TIME = [pytest.param(d, marks=LONG if Path(d).stem in SLOW.split() else ()) for d in DOCUMENTS]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
