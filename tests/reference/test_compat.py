@@ -217,7 +217,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "versions.md"
 
 def rows(text: str) -> list[list[str]]:
     """Return the cells of the page's table of differences."""
-    section = text.split("\n## What is asked\n")[1].split("\n## ", maxsplit=1)[0]
+    section = text.split("\n## Differences between versions\n")[1].split("\n## ", maxsplit=1)[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
 
