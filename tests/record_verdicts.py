@@ -1,7 +1,7 @@
 """Record the verdict of every check and every injected fault, and compare two such records.
 
     python tests/record_verdicts.py --output before.jsonl [--scale tiny|full|all] [--only GLOB]
-                                    [--jobs N] [--fresh]
+                                    [--jobs N] [--fresh] [--resume]
     python tests/record_verdicts.py --compare before.jsonl after.jsonl [--limit N]
 
 Record before a refactoring and after it; the comparison lists what the refactoring changed. A
@@ -12,7 +12,8 @@ old names are translated to new ones by the tables at the top of this file.
 
 `tiny` runs every verb and every fault in minutes. `full` runs the seeded stand-in weights at full
 size (10 GB per job). `--jobs` processes work at once, and each handles many runs; with `--fresh`
-every run is a process of its own, which takes seconds longer and records the same.
+every run is a process of its own, which takes seconds longer and records the same. `--resume`
+keeps the cases that the file has already and runs the others.
 The runs always use one thread per process. If GPT1_VOCABULARY names a folder with the released
 vocabulary, `tokens` runs on it too. A run that this machine cannot do, such as `triton` without a
 GPU, is recorded with its exit code.
@@ -151,7 +152,9 @@ class Case:
 
 def _run(verb: str, *options: str, weights: str = "tiny", fresh: bool = False) -> Run:
     # Compiled code is cached per process and recompiled up to a limit: no other run may precede it.
-    return Run(verb, ("--weights", weights, *options), fresh=fresh or "compiled" in options)
+    # A fault ends before anything is compiled.
+    compiled = "compiled" in options and "--inject-fault" not in options
+    return Run(verb, ("--weights", weights, *options), fresh=fresh or compiled)
 
 
 def _clean_and(faults: str) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -358,13 +361,20 @@ def _timed(case: Case, fresh: bool) -> tuple[dict[str, Any], str]:  # noqa: FBT0
 
 
 def write(output: Path, wanted: list[Case], *, jobs: int, fresh: bool) -> None:
-    """Write the record of some cases."""
+    """Add the records of some cases to a file."""
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
-    with output.open("w", encoding="utf-8") as file, ProcessPoolExecutor(jobs, context) as pool:
+    with output.open("a", encoding="utf-8") as file, ProcessPoolExecutor(jobs, context) as pool:
         for found, line in pool.map(_timed, wanted, itertools.repeat(fresh)):
             file.write(json.dumps(found) + "\n")
+            file.flush()
             sys.stderr.write(line)
+
+
+def _kept(path: Path) -> dict[str, str]:
+    """Return the finished lines of an interrupted record by case."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return {json.loads(line)["case"]: line for line in lines if line.endswith("\n")}
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -455,6 +465,7 @@ def main() -> int:
     parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--compare", type=Path, nargs=2)
     parser.add_argument("--limit", type=int, default=40, help="lines printed of each kind")
     given = parser.parse_args()
@@ -463,6 +474,9 @@ def main() -> int:
     wanted = [case for case in cases(given.scale) if fnmatch.fnmatch(case.name, given.only)]
     if given.output is None or not wanted:
         parser.error("give --compare, or --output and an --only that matches a case")
+    kept = _kept(given.output) if given.resume else {}
+    given.output.write_text("".join(kept.values()), encoding="utf-8")
+    wanted = [case for case in wanted if case.name not in kept]
     write(given.output, wanted, jobs=given.jobs, fresh=given.fresh)
     return 0
 
