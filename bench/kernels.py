@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.shapes import HEAD_WIDTH, HEADS, Shape
-from scratch_gpt.attention import KERNELS
+from scratch_gpt.kernels.backends import KERNELS
 
 Kernel = Callable[..., Tensor]
 """Is called with query, key and value."""

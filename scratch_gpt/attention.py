@@ -1,16 +1,11 @@
-"""Causal multi-head self-attention: a table of cores with one signature, and the layer.
+"""Causal multi-head self-attention: the plain kernel, the layer, and what a backend is.
 
-A core turns queries, keys and values into context vectors:
-
-    context = core(query, key, value, mask=None, tap=None, dropout_probability=0.0)
-
-`query` is `[batch head time_q head_width]`, `key` and `value` are `[batch head time_k
-head_width]`. Causality is aligned at the end: the last query sees every key, and query `t` sees
-keys up to `t + time_k - time_q`. `mask` is `[batch time_k]` bool, False at padding. A row of
-padding has nothing real to look at on its left, so every query may see its own key: such rows
-stay finite and causal, and no row of real text changes.
+An attention kernel turns queries, keys and values into context vectors. `plain_attention` is the
+paper's formula; `scratch_gpt.kernels` holds faster kernels with the same signature.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from scratch_gpt.causal_mask import check_kernel_inputs, hidden_keys
+from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
-from scratch_gpt.kernels.tiled_attention import tiled_attention
 from scratch_gpt.kv_cache import BlockCache
 from scratch_gpt.linear import Linear
 from scratch_gpt.tap import Tap, no_tap, prefixed
@@ -27,9 +22,9 @@ from scratch_gpt.tap import Tap, no_tap, prefixed
 
 @runtime_checkable
 class AttentionKernel(Protocol):
-    """The signature that every attention core has; see the module's docstring."""
+    """The signature of every attention kernel."""
 
-    def __call__(  # noqa: PLR0913 - the three inputs and what qualifies them
+    def __call__(  # noqa: PLR0913 - the three inputs and their options
         self,
         query: Float[Tensor, "batch head time_q head_width"],
         key: Float[Tensor, "batch head time_k head_width"],
@@ -38,8 +33,30 @@ class AttentionKernel(Protocol):
         tap: Tap | None = None,
         dropout_probability: float = 0.0,
     ) -> Float[Tensor, "batch head time_q head_width"]:
-        """Return the context vectors."""
+        """Return the context vectors.
+
+        Queries are aligned at the end: query `t` attends to the keys up to `t + time_k - time_q`,
+        so the last query attends to every key. `mask` is False at padding. A query always attends
+        to its own key, so that rows of padding stay finite; no row of real text changes by it.
+        """
         ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backend:
+    """The functions that a model is computed with; all backends compute the same numbers.
+
+    The table of backends is `scratch_gpt.kernels.backends.BACKENDS`.
+    """
+
+    attention: AttentionKernel
+    gelu: Callable[[Tensor], Tensor]
+    layer_norm: Callable[..., Tensor]
+    head: Callable[[Tensor, Tensor], Tensor]
+    fuse_residual: bool = False
+    """Whether a residual is added within the matrix product before it."""
+    compiled: bool = False
+    """Whether each block runs through `torch.compile`."""
 
 
 def softmax(scores: Float[Tensor, "*rows time_k"]) -> Float[Tensor, "*rows time_k"]:
@@ -51,7 +68,7 @@ def softmax(scores: Float[Tensor, "*rows time_k"]) -> Float[Tensor, "*rows time_
     return exponentials / exponentials.sum(-1, keepdim=True)
 
 
-def plain_attention(  # noqa: PLR0913 - the signature of a core
+def plain_attention(  # noqa: PLR0913 - the signature of an attention kernel
     query: Float[Tensor, "batch head time_q head_width"],
     key: Float[Tensor, "batch head time_k head_width"],
     value: Float[Tensor, "batch head time_k head_width"],
@@ -59,10 +76,10 @@ def plain_attention(  # noqa: PLR0913 - the signature of a core
     tap: Tap | None = None,
     dropout_probability: float = 0.0,
 ) -> Float[Tensor, "batch head time_q head_width"]:
-    """Return `softmax(query key^T / sqrt(head_width)) value`, as the paper has it.
+    """Return `softmax(query key^T / sqrt(head_width)) value`, as in the paper.
 
     Forms the whole `[time_q time_k]` matrix. The query is scaled rather than the scores: the
-    same product, and no overflow where only the unscaled scores would not fit the dtype.
+    product is the same, and unscaled scores, which may exceed the dtype's range, never exist.
     Taps: `scores` (scaled, unmasked) and `weights`.
 
     Raises:
@@ -78,68 +95,42 @@ def plain_attention(  # noqa: PLR0913 - the signature of a core
     return dropout(weights, dropout_probability) @ value
 
 
-def triton_attention(  # noqa: PLR0913 - the signature of a core
-    query: Float[Tensor, "batch head time_q head_width"],
-    key: Float[Tensor, "batch head time_k head_width"],
-    value: Float[Tensor, "batch head time_k head_width"],
-    mask: Bool[Tensor, "batch time_k"] | None = None,
-    tap: Tap | None = None,
-    dropout_probability: float = 0.0,
-) -> Float[Tensor, "batch head time_q head_width"]:
-    """Return what the GPU kernel computes; see `scratch_gpt.kernels.triton_attention`.
-
-    Nothing but this call imports Triton: it is an accelerator beside the model.
-    """
-    from scratch_gpt.kernels.triton_attention import attend
-
-    return attend(query, key, value, mask, tap, dropout_probability)
-
-
-KERNELS: dict[str, AttentionKernel] = {
-    "plain": plain_attention,
-    "tiled": tiled_attention,
-    "triton": triton_attention,
-}
-"""Every attention core by name."""
-
-
 def split_heads(
     x: Float[Tensor, "batch time width"], n_head: int
 ) -> Float[Tensor, "batch head time head_width"]:
-    """Return `x` cut into heads: head `j` is the `j`-th run of consecutive features."""
+    """Return `x` split into heads: head `j` is the `j`-th run of consecutive features."""
     return x.reshape(*x.shape[:-1], n_head, -1).transpose(1, 2)
 
 
 def merge_heads(
     x: Float[Tensor, "batch head time head_width"],
 ) -> Float[Tensor, "batch time width"]:
-    """Return the heads laid side by side again."""
+    """Return the heads concatenated; the inverse of `split_heads`."""
     return x.transpose(1, 2).flatten(-2)
 
 
 class Attention(nn.Module):
     """Multi-head causal self-attention: project, split, attend, merge, project."""
 
-    def __init__(
-        self, width: int, n_head: int, *, core: AttentionKernel, attn_pdrop: float
-    ) -> None:
+    def __init__(self, config: GPTConfig, backend: Backend) -> None:
         super().__init__()
-        self.n_head = n_head
-        self.core = core
-        self.attn_pdrop = attn_pdrop
-        self.c_attn = Linear(width, 3 * width)
-        self.c_proj = Linear(width, width)
+        self.n_head = config.n_head
+        self.attn_pdrop = config.attn_pdrop
+        self.kernel = backend.attention
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def gathered(
+    def context(
         self,
         x: Float[Tensor, "batch time width"],
         mask: Bool[Tensor, "batch time_k"] | None = None,
         tap: Tap = no_tap,
         cache: BlockCache | None = None,
     ) -> Float[Tensor, "batch time width"]:
-        """Return the context of each position: what `c_proj` is given.
+        """Return the merged context vectors, the input of `c_proj`.
 
-        With a cache, `x` follows the tokens that are there, and sees them.
+        With a cache, `x` follows the cached tokens and attends to them too. Taps: `attn.query`,
+        `attn.key`, `attn.value`, the kernel's, `attn.context`.
 
         Source: finetune-transformer-lm train.py `attn` (a69b5c4).
         """
@@ -152,8 +143,8 @@ class Attention(nn.Module):
         value = tap_attn("value", value)
         if cache is not None:
             key, value = cache.extended(key, value)
-        dropped = self.attn_pdrop if self.training else 0.0
-        context = merge_heads(self.core(query, key, value, mask, tap_attn, dropped))
+        probability = self.attn_pdrop if self.training else 0.0
+        context = merge_heads(self.kernel(query, key, value, mask, tap_attn, probability))
         return tap_attn("context", context)
 
     def forward(
@@ -163,5 +154,5 @@ class Attention(nn.Module):
         tap: Tap = no_tap,
         cache: BlockCache | None = None,
     ) -> Float[Tensor, "batch time width"]:
-        """Return what each position gathers from itself and the positions before it."""
-        return tap("attn", self.c_proj(self.gathered(x, mask, tap, cache)))
+        """Return the attention output at each position; taps `context`'s and `attn`."""
+        return tap("attn", self.c_proj(self.context(x, mask, tap, cache)))

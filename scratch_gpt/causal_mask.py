@@ -1,8 +1,27 @@
-"""Who may see whom: the causal rule and the padding mask, for every attention core."""
+"""Causal and padding masks, input checks and the accumulation dtype, for every attention kernel."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+
+def hidden_keys(
+    time_q: int,
+    time_k: int,
+    mask: Bool[Tensor, "batch time_k"] | None,
+    device: torch.device,
+) -> Bool[Tensor, "rows 1 time_q time_k"]:
+    """Return True where a query must not attend to a key; `rows` is 1 without a mask.
+
+    Query `t` is at key `t + time_k - time_q`. Later keys are hidden, padding is hidden, and a
+    query's own key never is.
+    """
+    own_key = torch.arange(time_k - time_q, time_k, device=device)[:, None]
+    keys = torch.arange(time_k, device=device)[None, :]
+    future = (keys > own_key)[None, None]
+    if mask is None:
+        return future
+    return future | (~mask[:, None, None, :] & (keys != own_key))
 
 
 def check_kernel_inputs(
@@ -11,10 +30,10 @@ def check_kernel_inputs(
     value: Tensor,
     mask: Tensor | None,
 ) -> None:
-    """Refuse shapes that would broadcast, and more queries than keys.
+    """Reject shapes that would broadcast, and more queries than keys.
 
     Raises:
-        ValueError: Names the tensor and both shapes.
+        ValueError: Names the tensor and the shapes.
     """
     batch, _, time_q, _ = query.shape
     time_k = key.shape[-2]
@@ -32,20 +51,6 @@ def check_kernel_inputs(
         raise ValueError(message)
 
 
-def hidden_keys(
-    time_q: int,
-    time_k: int,
-    mask: Bool[Tensor, "batch time_k"] | None,
-    device: torch.device,
-) -> Bool[Tensor, "rows 1 time_q time_k"]:
-    """Return True where a query must not see a key; `rows` is 1 without a mask.
-
-    Query `t` stands at key `t + time_k - time_q`: later keys are hidden, padding is hidden, its
-    own key never is.
-    """
-    own_key = torch.arange(time_k - time_q, time_k, device=device)[:, None]
-    keys = torch.arange(time_k, device=device)[None, :]
-    future = (keys > own_key)[None, None]
-    if mask is None:
-        return future
-    return future | (~mask[:, None, None, :] & (keys != own_key))
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which sums over `dtype` are formed: float32 or wider."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

@@ -1,4 +1,4 @@
-"""Token and learned position embeddings, and their sum."""
+"""Token and learned position embeddings, their sum, and the output head that shares the table."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,18 +8,18 @@ from scratch_gpt.tap import Tap
 
 
 class Embedding(nn.Module):
-    """Owns a table `[entries, width]`; a lookup is plain indexing."""
+    """A table `[entries, width]`; a lookup is plain indexing."""
 
     def __init__(self, entries: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(entries, width))
 
     def forward(self, indices: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
-        """Return the rows at `indices`, which the caller has checked."""
+        """Return the rows at `indices`; the caller has checked their range."""
         return self.weight[indices]
 
 
-def embed(  # noqa: PLR0913 - two tables, what to look up, and from where
+def embed(  # noqa: PLR0913 - two tables, their indices, the tap
     tokens_embed: Embedding,
     positions_embed: Embedding,
     token_ids: Int[Tensor, "batch time"],
@@ -29,18 +29,29 @@ def embed(  # noqa: PLR0913 - two tables, what to look up, and from where
 ) -> Float[Tensor, "batch time width"]:
     """Return each token's row plus its position's row.
 
+    Taps: `embeddings.tokens` and `embeddings.positions`. The caller taps the sum.
+
     Args:
         tokens_embed: Table `[vocab, width]`.
         positions_embed: Table `[n_positions, width]`.
         token_ids: `[batch time]`.
-        positions: `[batch time]` or `[1 time]`; `first`, `first + 1`, ... where None.
-        tap: Sees `embeddings.tokens` and `embeddings.positions`; the sum is the caller's to show.
-        first: The first token's position where no positions are given.
+        positions: `[batch time]` or `[1 time]`; if None, `first`, `first + 1`, ...
+        tap: Called with both lookups.
+        first: The first token's position if `positions` is None.
 
     Source: finetune-transformer-lm train.py `embed` (a69b5c4).
     """
     tokens = tap("embeddings.tokens", tokens_embed(token_ids))
     if positions is None:
         positions = first + torch.arange(token_ids.shape[1], device=token_ids.device)[None]
-    places = tap("embeddings.positions", positions_embed(positions))
-    return tokens + places
+    return tokens + tap("embeddings.positions", positions_embed(positions))
+
+
+def head(
+    x: Float[Tensor, "batch time width"], table: Float[Tensor, "vocab width"]
+) -> Float[Tensor, "batch time vocab"]:
+    """Return the logits `x table^T`, where `table` is the token embedding.
+
+    Source: finetune-transformer-lm train.py `model` (a69b5c4), without its rows of positions.
+    """
+    return x @ table.T

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.config import GPTConfig
-from scratch_gpt.kernels.tiled_attention import accumulate_dtype
 
 
 class BlockCache(NamedTuple):

@@ -11,8 +11,7 @@ from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
 from scratch_gpt.embeddings import Embedding, embed
 from scratch_gpt.input_checks import check_inputs
-from scratch_gpt.kernels.backends import backend_named
-from scratch_gpt.kernels.compiled import compiled_block
+from scratch_gpt.kernels.backends import backend_named, run_compiled
 from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.tap import Tap, no_tap, prefixed
@@ -20,29 +19,31 @@ from scratch_gpt.transformer_block import TransformerBlock
 
 
 class GPT(nn.Module):
-    """The language model: embeddings, post-norm blocks, and the token embedding as its head.
+    """The language model: embeddings, post-norm blocks, and the token embedding as output head.
 
-    There is no final normalisation: the last block's `ln_2` is the last operation before the
-    head. The head has no weight of its own.
+    There is no final normalization: the last block's `ln_2` comes right before the head. The head
+    has no weight of its own.
     """
 
     def __init__(self, config: GPTConfig, *, backend: str = "plain") -> None:
-        """Build a model with freshly drawn weights.
+        """Build a model with random weights.
 
         Args:
             config: The model's shape and constants.
-            backend: Name of the way to run it, a key of `scratch_gpt.kernels.backends.PATHS`.
+            backend: A key of `scratch_gpt.kernels.backends.BACKENDS`.
 
         Raises:
-            ValueError: No path has that name.
+            ValueError: No backend has that name.
         """
         super().__init__()
-        self.path = backend_named(backend)
         self.config = config
         self.backend = backend
+        self._backend = backend_named(backend)
         self.tokens_embed = Embedding(config.vocab_size, config.n_embd)
         self.positions_embed = Embedding(config.n_positions, config.n_embd)
-        self.h = nn.ModuleList(TransformerBlock(config, self.path) for _ in range(config.n_layer))
+        self.h = nn.ModuleList(
+            TransformerBlock(config, self._backend) for _ in range(config.n_layer)
+        )
         self.reset_parameters()
 
     def forward(
@@ -57,20 +58,20 @@ class GPT(nn.Module):
 
         Args:
             token_ids: `[batch time]`, int32 or int64.
-            positions: `[batch time]` or `[1 time]`, int32 or int64; 0, 1, 2, ... where None, on
-                from the cache's length.
-            attention_mask: `[batch time_k]`, bool, False at padding; no padding where None. With a
-                cache it covers the tokens there as well.
-            cache: The tokens before these. It is added to; see `scratch_gpt.kv_cache`.
-            tap: Is shown every named tensor on the way, and may replace it.
+            positions: `[batch time]` or `[1 time]`, int32 or int64. If None, they count up from
+                the cache's length, or from 0.
+            attention_mask: `[batch time_k]`, bool, False at padding; None without padding. With a
+                cache it covers the cached tokens too.
+            cache: Holds the tokens before these; the new ones are added to it.
+            tap: Called with every named tensor; what it returns is used instead.
 
         Raises:
-            ValueError: An input that the model cannot take; see `scratch_gpt.input_checks`.
+            ValueError: An input is invalid; see `scratch_gpt.input_checks`.
 
         Source: finetune-transformer-lm train.py `model` (a69b5c4).
         """
         hidden = self.hidden(token_ids, positions, attention_mask, cache, tap)
-        return (tap or no_tap)("logits", self.path.head(hidden, self.tokens_embed.weight))
+        return (tap or no_tap)("logits", self._backend.head(hidden, self.tokens_embed.weight))
 
     def hidden(
         self,
@@ -80,32 +81,32 @@ class GPT(nn.Module):
         cache: KVCache | None = None,
         tap: Tap | None = None,
     ) -> Float[Tensor, "batch time width"]:
-        """Return what the head is given: the last block's output, of the same arguments."""
+        """Return the last block's output, the input of the head; arguments as in `forward`."""
         tap = tap or no_tap
-        known = self._known(token_ids, positions, attention_mask, cache)
-        x = embed(self.tokens_embed, self.positions_embed, token_ids, positions, tap, known)
+        cached = 0 if cache is None else cache.length
+        self._check(token_ids, positions, attention_mask, cache)
+        x = embed(self.tokens_embed, self.positions_embed, token_ids, positions, tap, cached)
         x = tap("embeddings", dropout(x, self.config.embd_pdrop if self.training else 0.0))
         for index, block in enumerate(self.h):
-            if self.path.compiled:
-                compiled = compiled_block()(block, x, attention_mask)  # type: ignore[arg-type]
+            if self._backend.compiled:
+                compiled = run_compiled(block, x, attention_mask)  # type: ignore[arg-type]
                 x = tap(f"h.{index}.ln_2", compiled)
             else:
-                # Handed on only where there is one: a block that replaces ours need not know it.
-                kept = {} if cache is None else {"cache": cache.block(index)}
-                x = block(x, attention_mask, prefixed(f"h.{index}", tap), **kept)
+                # Passed only if there is a cache: a block that replaces ours need not accept one.
+                options = {} if cache is None else {"cache": cache.block(index)}
+                x = block(x, attention_mask, prefixed(f"h.{index}", tap), **options)
         if cache is not None:
             cache.length += token_ids.shape[1]
         return x
 
-    def _known(
+    def _check(
         self,
         token_ids: Tensor,
         positions: Tensor | None,
         attention_mask: Tensor | None,
         cache: KVCache | None,
-    ) -> int:
-        """Check the inputs; return how many tokens of each row are known already."""
-        known = 0 if cache is None else cache.length
+    ) -> None:
+        """Check the inputs before any weight is used."""
         table = self.tokens_embed.weight
         check_inputs(
             token_ids,
@@ -113,14 +114,13 @@ class GPT(nn.Module):
             attention_mask,
             config=self.config,
             device=table.device,
-            cached=known,
+            cached=0 if cache is None else cache.length,
         )
         if cache is not None:
-            if self.path.compiled:
-                message = f"the path {self.backend!r} keeps no cache; use with_attention('fused')"
+            if self._backend.compiled:
+                message = f"the backend {self.backend!r} takes no cache; use with_backend('fused')"
                 raise ValueError(message)
             cache.check(token_ids, self.config, table)
-        return known
 
     def generate(
         self,
@@ -129,36 +129,35 @@ class GPT(nn.Module):
         max_new_tokens: int,
         **options: Any,  # noqa: ANN401 - fields of two classes
     ) -> Int[Tensor, "texts length"]:
-        """Return prompts and what follows them, `[batch * samples, length]`.
+        """Return prompts and their continuations, `[batch * samples, length]`.
 
-        Runs by the path `fused` with a cache, as in evaluation, whatever the model's own path and
-        mode, and records no gradients.
+        Always uses the backend `fused` with a cache, in evaluation mode and without gradients.
 
         Args:
             token_ids: `[batch time]`, prompts of one length, int32 or int64.
-            max_new_tokens: Tokens to add at most.
+            max_new_tokens: Number of tokens to add at most.
             **options: Fields of `scratch_gpt.generation.generate.Request` (`seed`, `samples`,
                 `beams`, `end_id`, `overflow`, ...) and of `scratch_gpt.generation.sampling.Rules`
-                (`temperature`, `top_k`, `top_p`, `sampled`, ...); greedy without any.
+                (`temperature`, `top_k`, `top_p`, `sampled`, ...). The default is greedy.
 
         Raises:
-            ValueError: A prompt or an option that cannot be; it is named.
+            ValueError: A prompt or an option is invalid; the message names it.
         """
         from scratch_gpt.generation.generate import Request, generate
 
         return generate(self, token_ids, Request.of(max_new_tokens, **options))
 
     def with_backend(self, backend: str) -> "GPT":
-        """Return this model run another way; both own the very same parameters.
+        """Return a model that shares this one's parameters and runs by another backend.
 
         Raises:
-            ValueError: No path has that name.
+            ValueError: No backend has that name.
         """
         with torch.device("meta"):
             twin = GPT(self.config, backend=backend)
-        for mine, its in zip(self.modules(), twin.modules(), strict=True):
-            for name, parameter in mine.named_parameters(recurse=False):
-                setattr(its, name, parameter)
+        for own, other in zip(self.modules(), twin.modules(), strict=True):
+            for name, parameter in own.named_parameters(recurse=False):
+                setattr(other, name, parameter)
         return twin.train(self.training)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
@@ -168,15 +167,18 @@ class GPT(nn.Module):
         checkpoint.save_pretrained(self, directory)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str], *, backend: str = "plain") -> "GPT":
-        """Return the model that a folder holds, in evaluation mode; see `checkpoint`."""
+    def from_pretrained(cls, directory: str | os.PathLike[str], *, backend: str = "fused") -> "GPT":
+        """Return the model in a folder, in evaluation mode; see `checkpoint`.
+
+        The default backend is the fastest on a CPU; `plain` is the one to read.
+        """
         from scratch_gpt.checkpoint import checkpoint
 
         return checkpoint.from_pretrained(directory, backend=backend)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew: matrices N(0, initializer_range), gains 1, biases 0.
+        """Draw new weights: matrices N(0, initializer_range), gains 1, biases 0.
 
         Source: Radford et al. 2018, section 4.1; train.py `conv1d`, `norm` (a69b5c4).
         """

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.attention import KERNELS
 from scratch_gpt.generation.decoder import Step
 from scratch_gpt.kernels.backends import BACKENDS
-from scratch_gpt.kernels.backends import Backend as Way
 from scratch_gpt.loss import next_token_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -233,8 +232,7 @@ def test_a_planted_core_is_found_in_what_runs(
     def core(query: Tensor, key: Tensor, value: Tensor, *_others: object) -> Tensor:
         return torch.softmax(query @ key.transpose(-2, -1), -1) @ value
 
-    monkeypatch.setitem(KERNELS, "ready-made", core)
-    monkeypatch.setitem(BACKENDS, "ready-made", Way(core="ready-made"))
+    monkeypatch.setitem(BACKENDS, "ready-made", replace(BACKENDS["tiled"], attention=core))
     expected = {"_softmax", "_softmax_backward_data"}
     assert expected == forbidden(operations_of_a_step(recorded, "ready-made", training=False))
 

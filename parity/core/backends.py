@@ -12,20 +12,17 @@ DEFAULT = ("plain", "tiled")
 """The formulas, and the derived forms in the same operations: what shows the most taps."""
 
 
-EAGER = tuple(
-    name for name, path in BACKENDS.items() if path.core != "triton" and not path.compiled
-)
+EAGER = tuple(name for name, path in BACKENDS.items() if name != "triton" and not path.compiled)
 """The paths that run everywhere, as they stand."""
 
 
 def why_unavailable(name: str, device: torch.device) -> str | None:
     """Return why a path cannot run on a device; None where it can."""
-    path = BACKENDS[name]
-    if path.core == "triton":
+    if name == "triton":
         from scratch_gpt.kernels.triton_attention import unavailable
 
         return unavailable(device)
-    return why_not_compiled(device) if path.compiled else None
+    return why_not_compiled(device) if BACKENDS[name].compiled else None
 
 
 def chosen_backends(backend: str, device: torch.device) -> tuple[list[str], Mapping[str, str]]:

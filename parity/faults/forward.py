@@ -50,12 +50,12 @@ def epsilon(model: GPT, block: int) -> None:
 def unbiased_variance(model: GPT, block: int) -> None:
     """Divide ln_1's variance by `width - 1`."""
 
-    def normalise(x: Tensor, gain: Tensor, bias: Tensor, *, epsilon: float) -> Tensor:
+    def normalize(x: Tensor, gain: Tensor, bias: Tensor, *, epsilon: float) -> Tensor:
         variance = x.var(-1, keepdim=True, unbiased=True)
         centred = x - x.mean(-1, keepdim=True)
         return centred * torch.rsqrt(variance + epsilon) * gain + bias
 
-    _block(model, block).ln_1.normalise = normalise
+    _block(model, block).ln_1.normalize = normalize
 
 
 def norms_swapped(model: GPT, block: int) -> None:
@@ -67,23 +67,23 @@ def norms_swapped(model: GPT, block: int) -> None:
 def affine_ignored(model: GPT, block: int) -> None:
     """Let ln_1 ignore its gain and bias."""
 
-    def normalise(x: Tensor, gain: Tensor, bias: Tensor, *, epsilon: float) -> Tensor:
+    def normalize(x: Tensor, gain: Tensor, bias: Tensor, *, epsilon: float) -> Tensor:
         ones, zeros = torch.ones_like(gain), torch.zeros_like(bias)
         return layer_norm(x, ones, zeros, epsilon=epsilon)
 
-    _block(model, block).ln_1.normalise = normalise
+    _block(model, block).ln_1.normalize = normalize
 
 
 def _attended(block: TransformerBlock, x: Tensor, mask: Tensor | None, tap: Tap) -> Tensor:
     """Return what attention adds to the residual; shown where the path forms it."""
-    attended = block.attn.c_proj(block.attn.gathered(x, mask, tap))
-    return attended if block.fused else tap("attn", attended)
+    attended = block.attn.c_proj(block.attn.context(x, mask, tap))
+    return attended if block.fuse_residual else tap("attn", attended)
 
 
 def _transformed(block: TransformerBlock, x: Tensor, tap: Tap) -> Tensor:
     """Return what the MLP adds to the residual; shown where the path forms it."""
-    transformed = block.mlp.c_proj(block.mlp.widened(x, tap))
-    return transformed if block.fused else tap("mlp", transformed)
+    transformed = block.mlp.c_proj(block.mlp.hidden(x, tap))
+    return transformed if block.fuse_residual else tap("mlp", transformed)
 
 
 def no_mlp_residual(model: GPT, block: int) -> None:
@@ -124,18 +124,18 @@ def _attention(
 ) -> Callable[[GPT, int], None]:
     """Return a fault in how an attention layer cuts its projection into parts and heads."""
 
-    def gathered(
+    def context(
         self: Attention, x: Tensor, mask: Tensor | None = None, tap: Tap = no_tap, *_: object
     ) -> Tensor:
         parts = self.c_attn(x).chunk(3, dim=-1)
         inner = prefixed("attn", tap)
         query, key, value = (split(parts[place], self.n_head) for place in order)
         query, key, value = inner("query", query), inner("key", key), inner("value", value)
-        return inner("context", merge_heads(self.core(query, key, value, mask, inner)))
+        return inner("context", merge_heads(self.kernel(query, key, value, mask, inner)))
 
     def plant(model: GPT, block: int) -> None:
         layer = _block(model, block).attn
-        layer.gathered = MethodType(gathered, layer)  # type: ignore[method-assign]
+        layer.context = MethodType(context, layer)  # type: ignore[method-assign]
 
     return plant
 
@@ -165,7 +165,7 @@ class _UnscaledCore:
 def unscaled(model: GPT, block: int) -> None:
     """Leave out the scale of the scores."""
     attention = _block(model, block).attn
-    attention.core = cast("Any", _UnscaledCore(attention.core))
+    attention.kernel = cast("Any", _UnscaledCore(attention.kernel))
 
 
 class _FarsightedCore:
@@ -193,7 +193,7 @@ class _FarsightedCore:
 def mask_off_by_one(model: GPT, block: int) -> None:
     """Let every position see the next one."""
     forms_scores = "attn.scores" not in NEVER_FORMED[model.backend]
-    _block(model, block).attn.core = cast("Any", _FarsightedCore(forms_scores=forms_scores))
+    _block(model, block).attn.kernel = cast("Any", _FarsightedCore(forms_scores=forms_scores))
 
 
 def positions_from_one(model: GPT, _block: int) -> None:

@@ -66,7 +66,7 @@ def positions_stuck(_right: Function) -> Function:
         positions = torch.full((1, 1), decoder.cache.length - 1)
         with torch.no_grad():
             hidden = decoder.model.hidden(token_ids[:, None], positions, cache=decoder.cache)
-            return decoder.model.path.head(hidden, decoder.model.tokens_embed.weight)[:, 0]
+            return (hidden @ decoder.model.tokens_embed.weight.T)[:, 0]
 
     return step
 

@@ -256,7 +256,7 @@ def write_checkpoint(folder: Path, config: GPTConfig, tensors: Mapping[str, Tens
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "plain") -> GPT:
+def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "fused") -> GPT:
     """Return the model that a folder holds, in evaluation mode.
 
     Args:

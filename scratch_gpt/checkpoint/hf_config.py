@@ -5,6 +5,9 @@ hold is one of ours, another spelling of one (`ALIASES`), required to hold one v
 (`REQUIRED`), or dropped with a reason (`IGNORED`).
 """
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -77,3 +80,37 @@ IGNORED: dict[str, str] = {
     "predict_special_tokens": "of the 2018 port, which had special tokens; nothing reads it now",
 } | dict.fromkeys(_GENERATION_FIELDS, _GENERATION)
 """Fields that are dropped, each with the reason why that cannot change a number."""
+
+
+def config_values(fields: Mapping[str, Any], ours: Collection[str]) -> dict[str, Any]:
+    """Return the values of our fields from the fields of a Hugging Face config.
+
+    Args:
+        fields: What `OpenAIGPTConfig.to_dict()` returns; every field must be accounted for.
+        ours: The names of our fields.
+
+    Raises:
+        ValueError: A field is unknown, is given twice with two values, or holds a value that this
+            model does not implement. The message names all such fields.
+    """
+    problems = []
+    first_spelling: dict[str, str] = {}
+    for spelling, value in fields.items():
+        first = first_spelling.setdefault(ALIASES.get(spelling, spelling), spelling)
+        if fields[first] != value:
+            problems.append(f"{spelling}={value!r} contradicts {first}={fields[first]!r}")
+    values = {ALIASES.get(name, name): value for name, value in fields.items()}
+    problems += [
+        f"unknown field {name}={value!r}"
+        for name, value in values.items()
+        if name not in ours and name not in REQUIRED and name not in IGNORED
+    ]
+    problems += [
+        f"{name} must be {wanted!r}, got {values[name]!r} ({reason})"
+        for name, (wanted, reason) in REQUIRED.items()
+        if name in values and values[name] != wanted
+    ]
+    if problems:
+        message = "this Hugging Face config is not a GPT-1 that we can build: "
+        raise ValueError(message + "; ".join(problems))
+    return {name: value for name, value in values.items() if name in ours}

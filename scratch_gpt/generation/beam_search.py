@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.errors import NoChoiceError, SettingError
 from scratch_gpt.generation.sampling import Rules
-from scratch_gpt.kernels.tiled_attention import accumulate_dtype
 from scratch_gpt.loss import log_softmax
 
 # The texts of one prompt in a beam search: which go on, which are finished, and when to stop.

@@ -183,7 +183,7 @@ def load_model(asked: GenerateOptions) -> tuple[GPT, Tokenizer]:
     except TokenizerError as error:
         fix = f"{error.fix}, or name the folder of the vocabulary with --vocabulary"
         raise InputRejectedError(error.what, where=error.where, fix=fix) from error
-    model = GPT.from_pretrained(folder, backend="fused")
+    model = GPT.from_pretrained(folder)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise InputRejectedError(
             f"the vocabulary has {tokenizer.vocab_size} tokens, the weights have "

@@ -1,60 +1,80 @@
-"""Every way to run the model: the same function by other steps.
+"""The table of backends: ways to run the model that compute the same function.
 
-`plain` is each operation by its formula, as the paper has it, with autograd's own way back.
-`tiled` has the core that forms no matrix of scores, and derived forms of the other operations:
-fewer steps over memory, a backward written by hand. `fused` lets the matrix products add the
-residuals as well. `triton` is `fused` with a kernel for GPUs. `compiled` leaves the fusing to
-`torch.compile`, one block at a time.
+`plain` evaluates each formula of the paper and leaves the backward to autograd. It is the model
+to read. `tiled` never forms the matrix of scores and uses `fused_ops`, which have derived
+gradients. `fused` also adds each residual within a matrix product. `triton` is `fused` with an
+attention kernel for GPUs. `compiled` is `plain` with each block compiled by `torch.compile`.
 """
 
-import dataclasses
-from collections.abc import Callable
+from dataclasses import replace
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scratch_gpt.kernels.fused_ops import fused_head, head
-from scratch_gpt.layer_norm import Normalize, fused_layer_norm, layer_norm
-from scratch_gpt.mlp import fused_gelu, gelu
+from scratch_gpt.attention import AttentionKernel, Backend, plain_attention
+from scratch_gpt.embeddings import head
+from scratch_gpt.kernels.fused_ops import fused_gelu, fused_head, fused_layer_norm
+from scratch_gpt.kernels.tiled_attention import tiled_attention
+from scratch_gpt.layer_norm import layer_norm
+from scratch_gpt.mlp import gelu
+from scratch_gpt.tap import Tap
+from scratch_gpt.transformer_block import TransformerBlock
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Backend:
-    """One way.
+def triton_attention(  # noqa: PLR0913 - the signature of an attention kernel
+    query: Float[Tensor, "batch head time_q head_width"],
+    key: Float[Tensor, "batch head time_k head_width"],
+    value: Float[Tensor, "batch head time_k head_width"],
+    mask: Bool[Tensor, "batch time_k"] | None = None,
+    tap: Tap | None = None,
+    dropout_probability: float = 0.0,
+) -> Float[Tensor, "batch head time_q head_width"]:
+    """Return the context from the GPU kernel; Triton is an optional package, imported here."""
+    from scratch_gpt.kernels.triton_attention import attend
 
-    Attributes:
-        core: Name of its attention core, a key of `scratch_gpt.attention.CORES`.
-        activation: Its GELU.
-        normalise: Its layer normalisation.
-        head: Its product with the vocabulary.
-        fused: Whether residual sums are left to the matrix products.
-        compiled: Whether each block is compiled.
-    """
+    return attend(query, key, value, mask, tap, dropout_probability)
 
-    core: str
-    activation: Callable[[Tensor], Tensor] = fused_gelu
-    normalise: Normalize = fused_layer_norm
-    head: Callable[[Tensor, Tensor], Tensor] = fused_head
-    fused: bool = False
-    compiled: bool = False
 
+def run_compiled(
+    block: TransformerBlock,
+    x: Float[Tensor, "batch time width"],
+    mask: Bool[Tensor, "batch time"] | None,
+) -> Float[Tensor, "batch time width"]:
+    """Return a block's output, computed by `torch.compile`; it shows no taps and takes no cache."""
+    from scratch_gpt.kernels.compiled import compiled_block
+
+    return compiled_block()(block, x, mask)
+
+
+KERNELS: dict[str, AttentionKernel] = {
+    "plain": plain_attention,
+    "tiled": tiled_attention,
+    "triton": triton_attention,
+}
+"""Every attention kernel by name."""
+
+_PLAIN = Backend(attention=plain_attention, gelu=gelu, layer_norm=layer_norm, head=head)
+_TILED = Backend(
+    attention=tiled_attention, gelu=fused_gelu, layer_norm=fused_layer_norm, head=fused_head
+)
 
 BACKENDS: dict[str, Backend] = {
-    "plain": Backend(core="plain", activation=gelu, normalise=layer_norm, head=head),
-    "tiled": Backend(core="tiled"),
-    "fused": Backend(core="tiled", fused=True),
-    "compiled": Backend(core="plain", activation=gelu, normalise=layer_norm, compiled=True),
-    "triton": Backend(core="triton", fused=True),
+    "plain": _PLAIN,
+    "tiled": _TILED,
+    "fused": replace(_TILED, fuse_residual=True),
+    "compiled": replace(_PLAIN, head=fused_head, compiled=True),
+    "triton": replace(_TILED, attention=triton_attention, fuse_residual=True),
 }
-"""Every path by name."""
+"""Every backend by name."""
 
 
 def backend_named(name: str) -> Backend:
-    """Return a path.
+    """Return a backend.
 
     Raises:
-        ValueError: None has that name.
+        ValueError: No backend has that name.
     """
     if name not in BACKENDS:
-        message = f"attention must be one of {sorted(BACKENDS)}, got {name!r}"
+        message = f"backend must be one of {sorted(BACKENDS)}, got {name!r}"
         raise ValueError(message)
     return BACKENDS[name]

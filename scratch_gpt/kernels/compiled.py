@@ -1,4 +1,4 @@
-"""Blocks run by `torch.compile`: their formulas, fused by a machine instead of by hand."""
+"""Blocks compiled by `torch.compile`, which fuses the plain formulas."""
 
 import functools
 import importlib.util
@@ -12,30 +12,26 @@ from torch import Tensor
 
 from scratch_gpt.transformer_block import TransformerBlock
 
-Block = Callable[
-    [
-        TransformerBlock,
-        Float[Tensor, "batch time width"],
-        Bool[Tensor, "batch time"] | None,
-    ],
+CompiledBlock = Callable[
+    [TransformerBlock, Float[Tensor, "batch time width"], Bool[Tensor, "batch time"] | None],
     Float[Tensor, "batch time width"],
 ]
-"""Called as `block(layer, x, mask)`."""
+"""Called as `compiled(block, x, mask)`."""
 
 
 @functools.cache
-def compiled_block() -> Block:
+def compiled_block() -> CompiledBlock:
     """Return `TransformerBlock.forward`, compiled at its first call for each dtype and mode.
 
-    One compilation serves every block of every model, because weights are its inputs. Nothing
-    inside it can be watched.
+    Weights are inputs, so one compilation serves every block of every model. No tap reaches
+    inside.
     """
-    compiled: Block = torch.compile(TransformerBlock.forward)
+    compiled: CompiledBlock = torch.compile(TransformerBlock.forward)
     return compiled
 
 
 def why_not_compiled(device: torch.device) -> str | None:
-    """Return why blocks cannot be compiled for a device; None where they can."""
+    """Return why blocks cannot be compiled for a device; None if they can."""
     if device.type == "cuda":
         return None if importlib.util.find_spec("triton") else "Triton is not installed"
     compiler = os.environ.get("CXX", "")

@@ -1,4 +1,10 @@
-"""The head: logits are the products of the last block's rows with the token embedding's."""
+"""GELU, layer normalization and output head in fewer passes over memory, with derived gradients.
+
+Each computes the same function as the plain form: `gelu` (`mlp.py`), `layer_norm`
+(`layer_norm.py`) and `head` (`embeddings.py`).
+"""
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -8,32 +14,109 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scratch_gpt.aligned import empty_aligned_rows
 
+LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
+CUBIC = 0.044715
+"""`gelu(x) = x sigmoid(u)` with `u = LINEAR (x + CUBIC x^3)`."""
 
-def head(
-    x: Float[Tensor, "batch time width"], table: Float[Tensor, "vocab width"]
-) -> Float[Tensor, "batch time vocab"]:
-    """Return `x table^T`.
 
-    Source: finetune-transformer-lm train.py `model` (a69b5c4), without its rows of positions.
+def fused_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return `gelu(x)` in four passes over memory; saves only `x` for the backward.
+
+    It follows from `sigmoid(u) = (1 + tanh(u/2)) / 2`:
+
+        gelu(x) = x/2 (1 + tanh(u/2)) = x sigmoid(u)       with u = LINEAR (x + CUBIC x^3)
+
+    The sigmoid needs one transcendental operation and one new tensor. It also keeps the small
+    values at large negative `x`, which `1 + tanh` rounds away. With `s = sigmoid(u)`:
+
+        gelu'(x) = s + x s (1 - s) u'                      with u' = LINEAR (1 + 3 CUBIC x^2)
     """
-    return x @ table.T
+    result: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Gelu(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _gate(x).mul_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        gate = _gate(x)
+        slope = torch.addcmul(_constant(LINEAR, x), x, x, value=3.0 * LINEAR * CUBIC)
+        # `x` is multiplied last: in half precision, large times large would overflow.
+        return slope.mul_(1.0 - gate).mul_(gate).mul_(x).add_(gate).mul_(upstream)
+
+
+def _gate(x: Tensor) -> Tensor:
+    """Return `sigmoid(u)`, a new tensor."""
+    inner = torch.addcmul(_constant(LINEAR, x), x, x, value=LINEAR * CUBIC)
+    return inner.mul_(x).sigmoid_()
+
+
+def _constant(value: float, like: Tensor) -> Tensor:
+    return torch.tensor(value, dtype=like.dtype, device=like.device)
+
+
+def fused_layer_norm(
+    x: Float[Tensor, "*rows width"],
+    gain: Float[Tensor, " width"],
+    bias: Float[Tensor, " width"],
+    *,
+    epsilon: float,
+) -> Float[Tensor, "*rows width"]:
+    """Return `layer_norm(...)`; saves the normalized rows and one number a row for the backward.
+
+    With `z = (x - mean) / sqrt(variance + epsilon)` and the upstream gradient `g`, the derivative
+    of `z gain + bias` is
+
+        dx = (h - mean(h) - z mean(h z)) / sqrt(variance + epsilon)      with h = g gain
+
+    because normalization removes any change of `x` along the row's mean or along `z`.
+    """
+    result: Tensor = _LayerNorm.apply(x, gain, bias, epsilon)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _LayerNorm(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        normalized = x - x.mean(-1, keepdim=True)
+        variance = (normalized * normalized).mean(-1, keepdim=True)
+        scale = variance.add_(epsilon).rsqrt_()
+        normalized.mul_(scale)
+        ctx.save_for_backward(normalized, scale, gain)
+        return torch.addcmul(bias, normalized, gain)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        normalized, scale, gain = ctx.saved_tensors  # type: ignore[attr-defined]
+        along = upstream * normalized
+        rows = tuple(range(upstream.ndim - 1))
+        d_gain, d_bias = along.sum(rows), upstream.sum(rows)
+        along_mean = along.mul_(gain).mean(-1, keepdim=True)
+        d_x = upstream * gain
+        d_x.sub_(d_x.mean(-1, keepdim=True)).sub_(torch.mul(normalized, along_mean, out=along))
+        return d_x.mul_(scale), d_gain, d_bias, None
 
 
 def fused_head(
     x: Float[Tensor, "batch time width"], table: Float[Tensor, "vocab width"]
 ) -> Float[Tensor, "batch time vocab"]:
-    """Return `head(x, table)`, its rows aligned: the largest product of the model, sped up.
+    """Return `head(x, table)` written into aligned rows, which speeds up this largest product.
 
-    The result is contiguous along the vocabulary and its rows are a little further apart.
-
-    Source: `scratch_gpt.aligned`.
+    The result is contiguous along the vocabulary; `scratch_gpt.aligned` explains the row stride.
     """
     result: Tensor = _Head.apply(x, table)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Head(Function):
-    """A product written into aligned rows, which torch cannot differentiate by itself."""
+    """A product with `out=`, which torch cannot differentiate by itself."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, table: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from scratch_gpt.causal_mask import check_kernel_inputs, hidden_keys
+from scratch_gpt.causal_mask import accumulate_dtype, check_kernel_inputs, hidden_keys
 from scratch_gpt.tap import Tap
 
 # Strips of scores: what the tiled core works on at a time, and how one is made.
@@ -146,11 +146,6 @@ def row_maximum(tile: int, like: Tensor) -> Tensor:
     future = hidden_keys(tile, tile, None, like.device)[0, 0]
     seen = like.new_full(future.shape, float("inf"), dtype=accumulate_dtype(like.dtype))
     return seen.masked_fill_(future, float("-inf"))
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which scores are summed: float32 at least."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def compute_dtype(like: Tensor) -> torch.dtype:

@@ -182,7 +182,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     require_sealed(path, needed=_NEEDED)
     state = _state(path / STATE)
-    model = model_folder.from_pretrained(path)
+    model = model_folder.from_pretrained(path, backend="plain")
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tensors = safetensors.read_safetensors(path / OPTIMIZER).tensors
     exact = {n.removeprefix(_EXACT): t for n, t in tensors.items() if n.startswith(_EXACT)}

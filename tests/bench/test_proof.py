@@ -11,7 +11,7 @@ from bench import verify
 from bench.kernels import SUBJECTS, Kernel, Subject
 from bench.shapes import Shape
 from bench.verify import WrongKernelError, YardstickError, prove
-from scratch_gpt.attention import KERNELS
+from scratch_gpt.kernels.backends import KERNELS
 from scratch_gpt.kernels.tiled_attention import tiled_attention
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.attention import KERNELS, plain_attention, softmax
+from scratch_gpt.attention import plain_attention, softmax
+from scratch_gpt.kernels.backends import KERNELS
 from scratch_gpt.kernels.tiled_attention import tiled_attention
 
 Draw = Callable[..., Tensor]

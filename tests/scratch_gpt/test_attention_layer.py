@@ -1,12 +1,15 @@
 """The attention layer around its core."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from scratch_gpt.attention import Attention, merge_heads, plain_attention, split_heads
+from scratch_gpt.attention import Attention, merge_heads, split_heads
+from scratch_gpt.config import GPTConfig
+from scratch_gpt.kernels.backends import BACKENDS
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
@@ -27,9 +30,9 @@ def test_merged_heads_lie_side_by_side(draw: Draw) -> None:
 
 
 @pytest.fixture
-def layer(loud: Callable[[nn.Module], nn.Module]) -> Attention:
+def layer(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Attention:
     """Return a layer of width 21 and 3 heads that drops out where it trains."""
-    return loud(Attention(21, 3, core=plain_attention, attn_pdrop=0.375))
+    return loud(Attention(config, BACKENDS["plain"]))
 
 
 def test_the_layer_equals_the_library(
@@ -70,6 +73,7 @@ def test_the_layer_shows_its_steps_in_order(
 def test_the_layer_tells_its_core_what_it_needs(
     training: bool,  # noqa: FBT001
     probability: float,
+    config: GPTConfig,
     loud: Callable[[nn.Module], nn.Module],
     draw: Draw,
 ) -> None:
@@ -81,7 +85,7 @@ def test_the_layer_tells_its_core_what_it_needs(
         return inputs[2]
 
     mask = torch.ones(2, 5, dtype=torch.bool)
-    layer = loud(Attention(21, 3, core=core, attn_pdrop=0.375)).train(training)
+    layer = loud(Attention(config, replace(BACKENDS["plain"], attention=core))).train(training)
     layer(draw(2, 5, 21), mask)
     _query, _key, _value, actual_mask, _tap, actual = given
     assert mask is actual_mask

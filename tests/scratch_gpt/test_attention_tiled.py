@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt.attention import plain_attention
+from scratch_gpt.kernels.backends import KERNELS
 from scratch_gpt.kernels.tiled_attention import TILE, tiled_attention
 
 Draw = Callable[..., Tensor]
@@ -145,14 +146,14 @@ def test_leaves_its_inputs_as_they_were(draw: Draw) -> None:
 
 def test_never_calls_plain(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores that are compared share neither the core nor its softmax."""
-    backend = importlib.import_module("scratch_gpt.attention")
+    module = importlib.import_module("scratch_gpt.attention")
 
     def forbidden(*_inputs: object, **_named: object) -> None:
         pytest.fail("the tiled core called the plain one")
 
-    monkeypatch.setattr(backend, "plain_attention", forbidden)
-    monkeypatch.setattr(backend, "softmax", forbidden)
-    monkeypatch.setitem(backend.KERNELS, "plain", forbidden)
+    monkeypatch.setattr(module, "plain_attention", forbidden)
+    monkeypatch.setattr(module, "softmax", forbidden)
+    monkeypatch.setitem(KERNELS, "plain", forbidden)
     tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tile=4)
 
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from parity.core.tolerances import PRECISIONS
-from scratch_gpt.attention import KERNELS, plain_attention
+from scratch_gpt.attention import plain_attention
 from scratch_gpt.kernels import triton_attention
+from scratch_gpt.kernels.backends import KERNELS
 from scratch_gpt.kernels.triton_attention import (
     OLDEST,
     PLANS,

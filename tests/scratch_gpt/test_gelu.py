@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from scratch_gpt.mlp import fused_gelu, gelu
+from scratch_gpt.kernels.fused_ops import fused_gelu
+from scratch_gpt.mlp import gelu
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]

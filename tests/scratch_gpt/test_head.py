@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from scratch_gpt.aligned import empty_aligned_rows
-from scratch_gpt.kernels.fused_ops import fused_head, head
+from scratch_gpt.embeddings import head
+from scratch_gpt.kernels.fused_ops import fused_head
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]

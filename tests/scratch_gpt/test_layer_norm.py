@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from scratch_gpt.layer_norm import LayerNorm, fused_layer_norm, layer_norm
+from scratch_gpt.kernels.fused_ops import fused_layer_norm
+from scratch_gpt.layer_norm import LayerNorm, layer_norm
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
@@ -79,6 +80,6 @@ def test_the_layer_uses_its_own_gain_bias_and_epsilon(
     form: str, draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
 ) -> None:
     """The layer normalises with what it owns."""
-    layer, x = loud(LayerNorm(7, epsilon=EPSILON, normalise=FORMS[form])), draw(2, 5, 7)
+    layer, x = loud(LayerNorm(7, epsilon=EPSILON, normalize=FORMS[form])), draw(2, 5, 7)
     expected = functional.layer_norm(x, (7,), layer.weight, layer.bias, EPSILON)
     assert_same(expected, layer(x))

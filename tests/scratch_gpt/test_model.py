@@ -77,7 +77,7 @@ def test_the_head_is_the_token_embedding(model: GPT, token_ids: Tensor) -> None:
 
 def test_an_unknown_core_is_refused(config: GPTConfig) -> None:
     """The error gives the names that there are and the one it got."""
-    with pytest.raises(ValueError, match=r"attention must be one of \[.*'tiled'.*\], got 'flash'"):
+    with pytest.raises(ValueError, match=r"backend must be one of \[.*'tiled'.*\], got 'flash'"):
         GPT(config, backend="flash")
 
 
@@ -179,5 +179,5 @@ def test_making_a_twin_draws_nothing(model: GPT) -> None:
 
 def test_a_twin_with_an_unknown_core_is_refused(model: GPT) -> None:
     """The error is that of building a model with it."""
-    with pytest.raises(ValueError, match=r"attention must be one of .* got 'flash'"):
+    with pytest.raises(ValueError, match=r"backend must be one of .* got 'flash'"):
         model.with_backend("flash")

@@ -224,5 +224,5 @@ def test_recording_is_refused(model: GPT, ids: Tensor) -> None:
 def test_the_compiled_path_has_no_cache(config: GPTConfig, loud: Callable[..., GPT]) -> None:
     """It says which path does."""
     model: nn.Module = loud(GPT(config, backend="compiled"))
-    with pytest.raises(ValueError, match=r"'compiled' keeps no cache; use with_attention"):
+    with pytest.raises(ValueError, match=r"'compiled' takes no cache; use with_backend"):
         model(torch.tensor([[1]]), cache=room(model, batch=1))
