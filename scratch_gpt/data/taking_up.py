@@ -10,14 +10,13 @@ from typing import BinaryIO
 if os.name == "posix":
     import fcntl
 
-from scratch_gpt.checkpoint.atomic import OccupiedError
 from scratch_gpt.data import dataset
 from scratch_gpt.data import dataset as manifest_file
 from scratch_gpt.data import plan as plan_file
 from scratch_gpt.data.dataset import PLAN, Manifest, require_same
 from scratch_gpt.data.plan import POSITION, Plan, Position
 from scratch_gpt.data.unfinished import BETWEEN, Unfinished, remove, told
-from scratch_gpt.errors import CheckpointError, one_line, quote
+from scratch_gpt.errors import CheckpointError, OccupiedError, one_line, quote
 
 _PIECE = 1 << 20
 # Not "r+b": the one who began may have been killed before it made the file.

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError
 from scratch_gpt.data import prepare
 from scratch_gpt.data.unfinished import Unfinished
-from scratch_gpt.errors import CheckpointError
+from scratch_gpt.errors import CheckpointError, OccupiedError, WriteError
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 Contents = Callable[[Path], dict[str, bytes]]
