@@ -1,20 +1,18 @@
-"""How a run ends: the exit codes and errors that every command line here shares."""
+"""The errors and exit codes of every command, and the translation of `reference`'s errors."""
 
 import contextlib
 from collections.abc import Iterator
 
 from reference.errors import RejectedError, SourceError, UnavailableError
-from scratch_gpt.checkpoint.atomic import WriteError
 from scratch_gpt.errors import (
-    CheckpointError,
     CommandError,
     EnvironmentUnfitError,
     ExitCode,
     InconclusiveError,
     InputRejectedError,
     UsageError,
+    file_system_error,
 )
-from scratch_gpt.errors import to_cli_error as coded_here
 
 __all__ = [
     "EnvironmentUnfitError",
@@ -26,51 +24,43 @@ __all__ = [
 ]
 
 ParityError = CommandError
-"""A run that cannot go on; it says what, where, and what to do."""
+"""Base of all errors with an exit code."""
 
-
-# What the other rooms refuse, as errors with an exit code.
-
-
-_CODED: tuple[tuple[type[Exception], type[ParityError]], ...] = (
-    (RejectedError, InputRejectedError),
-    (UnavailableError, EnvironmentUnfitError),
-)
-"""What `reference` refuses; the first that fits decides."""
+_MEANINGS: dict[type[SourceError], type[CommandError]] = {
+    RejectedError: InputRejectedError,
+    UnavailableError: EnvironmentUnfitError,
+}
+"""The errors of `reference`, which imports nothing of this project."""
 
 
 @contextlib.contextmanager
 def mapped_errors() -> Iterator[None]:
-    """Raise what another room refuses as the error of this one that has its exit code."""
+    """Raise errors of `reference` and of the file system as errors with an exit code."""
     try:
         yield
-    except (CheckpointError, WriteError) as error:
-        raise (coded_here(error) or error) from error
-    except SourceError as error:
-        for theirs, ours in _CODED:
-            if isinstance(error, theirs):
-                raise ours(error.what, where=error.where, fix=error.fix) from error
+    except CommandError:
         raise
+    except SourceError as error:
+        meaning = next((m for kind, m in _MEANINGS.items() if isinstance(error, kind)), None)
+        if meaning is None:
+            raise
+        raise meaning(error.what, where=error.where, fix=error.fix) from error
     except OSError as error:
-        raise EnvironmentUnfitError(
-            f"the file system refused: {error.strerror or error}",
-            where=str(error.filename or "a file that was asked for"),
-            fix="check the path and its permissions",
-        ) from error
+        raise file_system_error(error) from error
 
 
 @contextlib.contextmanager
 def reading_untrusted(where: str) -> Iterator[None]:
-    """Raise whatever else goes wrong inside as a refusal of the input.
+    """Raise any unexpected error inside as a rejection of the file at `where`.
 
-    Around the reading of files from outside alone: what a library makes of bytes that somebody
-    prepared cannot be foreseen, and is the bytes' fault more likely than this program's.
+    Use it only around reading files from outside. An unexpected error of a library is more likely
+    caused by the file's bytes than by this program.
     """
     try:
         yield
+    except CommandError:
+        raise
     except (ValueError, RuntimeError, OverflowError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise InputRejectedError(
             f"it could not be read: {type(error).__name__}: {str(error)[:200]}",
             where=where,

@@ -95,7 +95,7 @@ def _run(options: Options) -> ExitCode:
         print_error(coded.what, coded.where, coded.fix)
         if report is None:
             _deliver_error(coded, options)
-        return coded.code
+        return coded.exit_code
     return report.exit_code
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from scratch_gpt.errors import CommandError, EnvironmentUnfitError, ExitCode, to_cli_error
+from scratch_gpt.errors import CommandError, EnvironmentUnfitError, ExitCode, file_system_error
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -37,8 +37,6 @@ def as_cli_error(error: BaseException) -> CommandError:
     """Return the error as one with a code; what nobody foresaw is internal."""
     if isinstance(error, CommandError):
         return error
-    if (ours := to_cli_error(error)) is not None:
-        return ours
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         return EnvironmentUnfitError(
             f"the package {error.name} is not installed",
@@ -52,11 +50,7 @@ def as_cli_error(error: BaseException) -> CommandError:
             fix="ask for less at once, or take a smaller model",
         )
     if isinstance(error, OSError):
-        return EnvironmentUnfitError(
-            f"the file system refused: {error.strerror or error}",
-            where=str(error.filename or "a file that was asked for"),
-            fix="check the path and its permissions",
-        )
+        return file_system_error(error)
     return CommandError(
         f"{type(error).__name__}: {error}",
         where="inside this program",
@@ -155,7 +149,7 @@ def run_reporting_errors(
         if debug:
             traceback.print_exception(error)
         print_error(coded.what, coded.where, coded.fix)
-        return int(coded.code)
+        return int(coded.exit_code)
 
 
 _NARROWEST = 92

@@ -1,12 +1,15 @@
-"""How a run ends: exit codes, and errors that say what, where, and what to do."""
+"""All errors that a command reports: what happened, where, how to fix it, and the exit code.
 
-import sys
+An error that a caller may expect as a builtin exception is one too: a `CheckpointError` is a
+`ValueError`, a `WriteError` is an `OSError`.
+"""
+
 from collections.abc import Mapping
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The command line's exit codes; the worst one that applies is used."""
+    """The exit codes of every command; of several that apply, the worst is used."""
 
     PASS = 0
     FAIL = 1
@@ -20,15 +23,16 @@ class ExitCode(IntEnum):
 
 
 class CommandError(Exception):
-    """A run that cannot go on.
+    """Base of all errors with an exit code.
 
     Attributes:
+        exit_code: How a command ends that meets it.
         what: What happened, in one line.
         where: The file, tensor, layer or option concerned.
         fix: What the user can do.
     """
 
-    code = ExitCode.INTERNAL
+    exit_code = ExitCode.INTERNAL
 
     def __init__(self, what: str, *, where: str, fix: str) -> None:
         super().__init__(f"{what} ({where}; {fix})")
@@ -38,167 +42,148 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """The command was asked for something that it does not have."""
+    """Options or arguments that cannot be used as given."""
 
-    code = ExitCode.USAGE
+    exit_code = ExitCode.USAGE
 
 
 class InconclusiveError(CommandError):
-    """Nothing that would deserve a verdict can be compared."""
+    """Inputs on which no check can pass or fail."""
 
-    code = ExitCode.INCONCLUSIVE
+    exit_code = ExitCode.INCONCLUSIVE
 
 
 class InputRejectedError(CommandError):
-    """Weights, config or tensors that are not what they claim to be."""
+    """Weights, config or text that are damaged or of something else."""
 
-    code = ExitCode.REFUSED
+    exit_code = ExitCode.REFUSED
 
 
 class EnvironmentUnfitError(CommandError):
-    """This machine or installation lacks what the run needs."""
+    """This machine or installation lacks something that the run needs."""
 
-    code = ExitCode.ENVIRONMENT
-
-
-# A checkpoint that is not taken, and why.
+    exit_code = ExitCode.ENVIRONMENT
 
 
-class CheckpointError(ValueError):
-    """A file or folder that does not hold what it must; nothing of it was used.
+class ReportedElsewhereError(CommandError):
+    """Another process of the group met the error and reports it.
 
-    Attributes:
-        what: What is wrong, in one line.
-        where: The file, and the tensor or byte where there is one.
-        fix: What the user can do.
+    Args:
+        exit_code: The other process's exit code.
     """
 
-    def __init__(self, what: str, *, where: str, fix: str) -> None:
-        super().__init__(f"{what} ({where}; {fix})")
-        self.what = what
-        self.where = where
-        self.fix = fix
+    def __init__(self, exit_code: ExitCode) -> None:
+        super().__init__("another process ended the run", where="the group", fix="see its message")
+        self.exit_code = exit_code
+
+
+# Reading files.
+
+
+class CheckpointError(InputRejectedError, ValueError):
+    """A file or folder that was rejected as a whole; nothing of it was used."""
 
 
 class UnreadableError(CheckpointError):
-    """A file that may be in order and may not be read from here."""
+    """A file that this user has no permission to read."""
+
+    exit_code = ExitCode.ENVIRONMENT
 
 
 class EmptyCheckpointError(CheckpointError):
-    """A well-formed file without a tensor: nothing is wrong with it, and nothing is in it."""
+    """A well-formed file without a tensor."""
 
-
-# Text that is in order and of which there is too little.
-
-
-class TooLittleTextError(ValueError):
-    """Nothing is wrong with the text, but nothing can be learned from it.
-
-    Attributes:
-        what: What is missing, in one line.
-        where: The files or the folder.
-        fix: What the user can do.
-    """
-
-    def __init__(self, what: str, *, where: str, fix: str) -> None:
-        super().__init__(f"{what} ({where}; {fix})")
-        self.what = what
-        self.where = where
-        self.fix = fix
-
-
-# A vocabulary that is not taken, a text that cannot be split, and why.
+    exit_code = ExitCode.INCONCLUSIVE
 
 
 class TokenizerError(CheckpointError):
-    """Files that hold no vocabulary of a GPT-1; nothing of them was used."""
+    """Files that hold no vocabulary of a GPT-1."""
 
 
-class TextError(ValueError):
-    """A text that is no text.
-
-    Attributes:
-        what: What is wrong, in one line.
-        where: The character.
-        fix: What the user can do.
-    """
-
-    def __init__(self, what: str, *, where: str, fix: str) -> None:
-        super().__init__(f"{what} ({where}; {fix})")
-        self.what = what
-        self.where = where
-        self.fix = fix
+# Writing files.
 
 
-# What a generation cannot do: a setting that cannot be, or no token left to choose.
+class WriteError(EnvironmentUnfitError, OSError):
+    """The file system refused a write; what was at the destination is unchanged."""
 
 
-class SettingError(ValueError):
-    """A setting that cannot be, or settings that cannot be together.
+class OccupiedError(UsageError, OSError):
+    """The destination holds something that would be lost; it is unchanged."""
 
-    Attributes:
+
+def file_system_error(error: OSError) -> EnvironmentUnfitError:
+    """Return any other failure of the file system as an error with an exit code."""
+    return EnvironmentUnfitError(
+        f"the file system refused: {error.strerror or error}",
+        where=str(error.filename or "a file that was asked for"),
+        fix="check the path and its permissions",
+    )
+
+
+# Text, settings and packages.
+
+
+class TextError(UsageError, ValueError):
+    """A text that is not valid Unicode."""
+
+
+class TooLittleTextError(UsageError, ValueError):
+    """A valid text of which there is too little to train on."""
+
+
+class SettingError(UsageError, ValueError):
+    """A setting outside its limits, or settings that exclude each other.
+
+    Args:
         got: The values, by the settings' names; the one to change first.
-        allowed: What can be, in words.
+        allowed: The values that are possible, in words.
     """
 
     def __init__(self, got: Mapping[str, object], allowed: str) -> None:
         self.got, self.allowed = dict(got), allowed
         values = " and ".join(f"{name} is {value!r}" for name, value in self.got.items())
-        super().__init__(f"{values}; allowed: {allowed}")
+        super().__init__(
+            f"{values}; allowed: {allowed}", where=" and ".join(self.got), fix="choose other values"
+        )
 
 
-class NoChoiceError(ValueError):
-    """A row of which no next token can be chosen.
+class NoChoiceError(InputRejectedError, ValueError):
+    """A row of logits from which no next token can be chosen.
 
-    Attributes:
-        excluded: Whether the rules excluded every token; else the model's numbers are none.
+    Args:
+        message: What happened.
+        excluded: Whether the rules excluded every token, which is a usage error; otherwise the
+            logits are NaN or infinite.
     """
 
     def __init__(self, message: str, *, excluded: bool) -> None:
         self.excluded = excluded
-        super().__init__(message)
+        if excluded:
+            self.exit_code = ExitCode.USAGE
+            super().__init__(message, where="the rules", fix="relax them")
+        else:
+            super().__init__(message, where="the logits", fix="use float32, or other weights")
 
 
-# The end of a run that another of its processes has to explain.
+class MissingExtraError(EnvironmentUnfitError, ModuleNotFoundError):
+    """An optional package that is not installed.
+
+    Args:
+        package: Its name.
+        purpose: What needs it.
+        fix: The command that installs it.
+    """
+
+    def __init__(self, package: str, *, purpose: str, fix: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed",
+            where="this Python environment",
+            fix=fix,
+        )
+        self.name = package
 
 
-class ReportedElsewhereError(CommandError):
-    """Another process of the group met the error, and tells it."""
-
-    def __init__(self, code: ExitCode) -> None:
-        super().__init__("another process ended the run", where="the group", fix="see its message")
-        self.code = code
-
-
-# Errors of this room that know what, where and what to do, as errors with an exit code.
-#
-# A row names its error by where it is defined rather than by importing it: only modules that were
-# imported can have raised anything, and `--help` is to import none of them.
-
-
-_CODED: tuple[tuple[str, str, type[CommandError]], ...] = (
-    ("scratch_gpt.errors", "EmptyCheckpointError", InconclusiveError),
-    ("scratch_gpt.errors", "UnreadableError", EnvironmentUnfitError),
-    ("scratch_gpt.errors", "CheckpointError", InputRejectedError),
-    ("scratch_gpt.checkpoint.atomic", "OccupiedError", UsageError),
-    ("scratch_gpt.checkpoint.atomic", "WriteError", EnvironmentUnfitError),
-    ("scratch_gpt.errors", "TooLittleTextError", UsageError),
-    ("scratch_gpt.errors", "TextError", UsageError),
-    ("scratch_gpt.tokenizer.original", "MissingExtraError", EnvironmentUnfitError),
-)
-"""Module, class, and what it means; the first that fits decides."""
-
-
-def to_cli_error(error: BaseException) -> CommandError | None:
-    """Return the error as one with an exit code, None where it is none of this room's."""
-    for module, name, meaning in _CODED:
-        theirs = getattr(sys.modules.get(module), name, None)
-        if theirs is not None and isinstance(error, theirs):
-            return meaning(error.what, where=error.where, fix=error.fix)
-    return None
-
-
-# Text from a file, made fit for one line of a message.
+# Text from a file, made safe for one line of a message.
 
 
 _LONGEST = 80
@@ -206,19 +191,19 @@ _LONGEST_PATH = 4_096
 
 
 def quote(text: object) -> str:
-    """Return `text` as an ASCII literal on one line, cut where it is long.
+    """Return `text` as an ASCII literal on one line, cut after 80 characters.
 
-    Whatever a file calls its tensors, a terminal sees no control character, no line break and no
-    byte that it cannot encode.
+    Names in a file may hold control characters, line breaks and bytes that a terminal cannot
+    encode; the literal holds none of them.
     """
     literal = ascii(text)
     return literal if len(literal) <= _LONGEST else f"{literal[:_LONGEST]}... (cut)"
 
 
 def one_line(text: object) -> str:
-    """Return a path or a message as it is; as a literal where it holds anything unprintable.
+    """Return a path or a message unchanged, or as an ASCII literal if a character is unprintable.
 
-    It is cut where no path can be as long.
+    It is cut at the length of the longest path.
     """
     line = str(text)[:_LONGEST_PATH]
     return line if line.isprintable() else ascii(line)

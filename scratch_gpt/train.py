@@ -110,9 +110,9 @@ def _spoken_for(options: dict[str, Any]) -> int:
         return _run(options)
     except CommandError as error:
         is_first = os.environ.get("RANK", "0") == "0"
-        is_told = error.code in _MET_BY_ALL or isinstance(error, ReportedElsewhereError)
+        is_told = error.exit_code in _MET_BY_ALL or isinstance(error, ReportedElsewhereError)
         if is_told and not is_first:
-            return int(error.code)
+            return int(error.exit_code)
         raise
 
 

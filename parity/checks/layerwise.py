@@ -147,7 +147,7 @@ def no_progress(_what: str, _done: int, _total: int) -> None:
 
 def reason(error: ParityError) -> Reason:
     """Return an error as a reason in a report."""
-    return Reason(what=error.what, where=error.where, fix=error.fix, code=error.code)
+    return Reason(what=error.what, where=error.where, fix=error.fix, code=error.exit_code)
 
 
 @contextlib.contextmanager

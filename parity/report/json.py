@@ -30,11 +30,11 @@ def render(report: Report) -> str:
 
 def render_error(error: ParityError, *, check: str) -> str:
     """Return the document, with every key of a report's, of a run that ended before one."""
-    reason = Reason(what=error.what, where=error.where, fix=error.fix, code=error.code)
+    reason = Reason(what=error.what, where=error.where, fix=error.fix, code=error.exit_code)
     report = Report(
         check=check,
-        verdict=verdict_for(error.code),
-        exit_code=error.code,
+        verdict=verdict_for(error.exit_code),
+        exit_code=error.exit_code,
         identity={},
         environment={},
         plan=Plan(planned=0, compared=0, per_backend={}, exempt=[]),

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scratch_gpt.errors import one_line, quote
+from scratch_gpt.errors import CommandError, OccupiedError, WriteError, one_line, quote
 
 # What a file system refused while something was written, and what the user can do.
 
@@ -38,26 +38,6 @@ _KNOWN: dict[int, tuple[str, str]] = {
 """What an error number means to somebody who saves a model, and the way out."""
 
 
-class WriteError(OSError):
-    """Something could not be written; what stood there before is as it was.
-
-    Attributes:
-        what: What happened, in one line.
-        where: The file or folder.
-        fix: What the user can do.
-    """
-
-    def __init__(self, what: str, *, where: str, fix: str) -> None:
-        super().__init__(f"{what} ({where}; {fix})")
-        self.what = what
-        self.where = where
-        self.fix = fix
-
-
-class OccupiedError(WriteError):
-    """The destination holds what would have to be removed, and was left alone."""
-
-
 def to_write_error(error: BaseException, path: object) -> WriteError | None:
     """Return what `error` means where it came from the file system, None where it did not.
 
@@ -66,7 +46,7 @@ def to_write_error(error: BaseException, path: object) -> WriteError | None:
             "(os error 28)".
         path: What was to be written.
     """
-    if isinstance(error, WriteError):
+    if isinstance(error, CommandError):
         return None
     number = error.errno if isinstance(error, OSError) else _number_in(str(error))
     if number is None:

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scratch_gpt.checkpoint import safetensors, strict_io
-from scratch_gpt.checkpoint.atomic import OccupiedError, replace_folder
+from scratch_gpt.checkpoint.atomic import replace_folder
 from scratch_gpt.checkpoint.hf_config import ALIASES
 from scratch_gpt.checkpoint.safetensors import MOST_TENSORS, count_not_finite
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.config import GPTConfig
-from scratch_gpt.errors import CheckpointError, one_line, quote
+from scratch_gpt.errors import CheckpointError, OccupiedError, one_line, quote
 from scratch_gpt.model import GPT
 
 # Which files of a folder are somebody's weights: beside new ones nobody knows which are meant.

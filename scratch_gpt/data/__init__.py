@@ -1,6 +1,6 @@
-"""Text as tokens on the disk, and rows of them to train on.
+"""Text as files of tokens, and rows of them to train on.
 
-Names are handed on lazily: importing this package alone imports no torch.
+Names are imported on first use: importing this package alone imports no torch.
 """
 
 from importlib import import_module

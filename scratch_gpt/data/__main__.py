@@ -1,6 +1,6 @@
-"""The command line: `python -m scratch_gpt.data PATH... --output FOLDER --vocabulary FOLDER`.
+"""`python -m scratch_gpt.data PATH... --output FOLDER --vocabulary FOLDER`: tokenize text.
 
-It parses, prepares, prints and exits. Nothing that takes time is imported before that.
+Options are parsed before anything slow is imported.
 """
 
 import contextlib
@@ -34,9 +34,7 @@ app = typer_app("scratch_gpt.data")
 def prepare(
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", metavar="FOLDER", help="Where to write: a new folder, or one begun before."
-        ),
+        typer.Option("--output", metavar="FOLDER", help="Where to write: a new or empty folder."),
     ],
     vocabulary: Annotated[
         Path, typer.Option("--vocabulary", metavar="FOLDER", help="Where the vocabulary is.")
@@ -86,8 +84,8 @@ def prepare(
 ) -> None:
     """Turn text into tokens on the disk, for scratch_gpt.train --tokens.
 
-    Killed at any moment and started again it goes on, and ends with the same bytes. The folder
-    holds tokens.bin, two or four bytes a token, and manifest.json, written last.
+    The folder appears when it is complete; a killed run leaves none and starts again. It holds
+    tokens.bin, two or four bytes a token, and manifest.json.
 
     \b
     Examples:
@@ -95,10 +93,10 @@ def prepare(
       python -m scratch_gpt.data books/ --output tokens --vocabulary openai-gpt
       python -m scratch_gpt.data a.txt --output tokens --vocabulary openai-gpt --errors replace
 
-    Exit codes: 0 prepared, 2 usage (too little text, the folder holds something else), 4 text or
-    vocabulary refused, or the folder was begun with others, 5 environment (disk full, no
+    Exit codes: 0 prepared, 2 usage (too little text, the folder holds other files), 4 text or
+    vocabulary rejected, or the folder holds tokens of others, 5 environment (disk full, no
     permission), 70 internal error, 130 interrupted.
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click keeps the lines after this mark
     action = partial(
         _run,
         paths or None,
@@ -110,8 +108,7 @@ def prepare(
         validation=validation,
         quiet=quiet,
     )
-    again = "run it again: it goes on from where it was"
-    raise typer.Exit(run_reporting_errors(action, name=str(output), debug=debug, resume=again))
+    raise typer.Exit(run_reporting_errors(action, name=str(output), debug=debug))
 
 
 def _run(
@@ -143,10 +140,6 @@ def _run(
     return ExitCode.PASS
 
 
-def _holds_anything(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
 def _tokenizer(
     vocabulary: Path,
     paths: list[Path] | None,
@@ -155,15 +148,16 @@ def _tokenizer(
     errors: str,
     progress: Progress,
 ) -> "Tokenizer":
-    """Return the vocabulary's tokenizer, learned first where there is none.
+    """Return the vocabulary's tokenizer, trained first if there is no vocabulary.
 
-    Text may not have as many merges as are asked for. So a vocabulary with fewer is learned
-    again, and is the one that was asked for if the same comes out.
+    A text may have fewer merges than were requested. So a vocabulary with fewer merges is accepted
+    if training again gives the same one.
     """
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-    if not _holds_anything(vocabulary) and merges is not None:
-        tokenizer = _learned(paths, merges, pretokenizer, errors, progress)
+    is_empty = not vocabulary.exists() or (vocabulary.is_dir() and not any(vocabulary.iterdir()))
+    if is_empty and merges is not None:
+        tokenizer = _trained(paths, merges, pretokenizer, errors, progress)
         tokenizer.save_pretrained(vocabulary)
         return tokenizer
     tokenizer = Tokenizer.from_pretrained(vocabulary, pretokenizer=pretokenizer)
@@ -172,20 +166,20 @@ def _tokenizer(
         return tokenizer
     if (
         there > merges
-        or _learned(paths, merges, pretokenizer, errors, progress).digest != tokenizer.digest
+        or _trained(paths, merges, pretokenizer, errors, progress).digest != tokenizer.digest
     ):
         raise UsageError(
             f"the vocabulary there has {there} merges, and --merges asks for {merges}",
             where=str(vocabulary),
-            fix="leave --merges out to use it, or name another folder to learn one",
+            fix="leave --merges out to use it, or name another folder to train one",
         )
     return tokenizer
 
 
-def _learned(
+def _trained(
     paths: list[Path] | None, merges: int, pretokenizer: str, errors: str, progress: Progress
 ) -> "Tokenizer":
-    """Return a tokenizer learned from the text, which is looked through first."""
+    """Return a tokenizer trained on the text, which is read once first to reject unsound files."""
     from scratch_gpt.data import corpus
     from scratch_gpt.data.corpus import measure_corpus
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
@@ -196,41 +190,30 @@ def _learned(
         corpus.texts(chosen, errors=errors),
         merges=merges,
         pretokenizer=pretokenizer,
-        progress=lambda done: progress("learning a vocabulary", done, merges),
+        progress=lambda done: progress("training the tokenizer", done, merges),
     )
 
 
-def main() -> None:
-    """Run the command line."""
-    run_app(app)
-
-
-# What was prepared, in a few lines.
-
-
 def summary_of(data: "TokenData") -> str:
-    """Return how much text there was, how many tokens it gave, and how it was parted."""
+    """Return the counts of text and tokens, one a line."""
     manifest = data.manifest
     each = manifest.characters / manifest.tokens
+    replaced = f"{manifest.replaced:,} of them replace bytes that are not UTF-8"
     share = 100 * manifest.unknown / manifest.tokens
     rows = [
         ("documents", len(manifest.sources), ""),
-        ("characters", manifest.characters, _replaced(manifest.replaced)),
+        ("characters", manifest.characters, replaced if manifest.replaced else ""),
         ("tokens", manifest.tokens, f"{each:.2f} characters each"),
         ("unknown", manifest.unknown, f"{share:.2f} % of the tokens"),
         ("train", manifest.train, ""),
-        ("validation", manifest.validation, _guessing(data)),
+        ("validation", manifest.validation, _baseline(data)),
     ]
     lines = [f"{name:<12}{count:>15,}  {note}".rstrip() for name, count, note in rows]
     return "\n".join([*lines, f"written to  {one_line(data.directory)}", ""])
 
 
-def _replaced(count: int) -> str:
-    return f"{count:,} of them stand for bytes that are no UTF-8" if count else ""
-
-
-def _guessing(data: "TokenData") -> str:
-    """Return what a trained model must beat, where there are tokens to tell it by."""
+def _baseline(data: "TokenData") -> str:
+    """Return the loss that a trained model must beat, if both parts have tokens."""
     if not data.manifest.train or not data.manifest.validation:
         return ""
     vocab_size = data.manifest.recipe.vocab_size
@@ -238,6 +221,11 @@ def _guessing(data: "TokenData") -> str:
 
     loss = unigram_loss(data.train, data.validation, vocab_size=vocab_size)
     return f"guessing by frequency loses {loss:.2f} nats a token"
+
+
+def main() -> None:
+    """Run the command line."""
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,10 @@
-"""The documents that tokens are made of: files, and the text files of folders."""
+"""The documents of a corpus: their files, their pieces, and their size.
+
+A document is a file, or the documentation strings of a module of Python's standard library. It is
+tokenized piece by piece. A piece ends behind a line break, which no word crosses, so the tokens of
+the pieces, with those of a line break between them, are the tokens of the whole document. Only a
+line that is longer than a piece is cut at a space.
+"""
 
 import ast
 import contextlib
@@ -18,15 +24,8 @@ from scratch_gpt.checkpoint.strict_io import ADVICE, kind_of_file, open_regular
 from scratch_gpt.data.dataset import Source
 from scratch_gpt.errors import CheckpointError, TooLittleTextError, UnreadableError, one_line
 
-# A document in pieces that can be tokenized one by one.
-#
-# A piece ends behind a line break. Words never reach over one, so the tokens of the pieces, with
-# what a line break costs between them, are the tokens of the whole. Only a line that is longer
-# than a piece is cut at a space.
-#
-# Where a piece ends depends on nothing but where it begins: whoever begins again at the start of
-# any piece gets the pieces that would have followed.
-
+SUFFIXES = (".txt", ".md")
+"""Suffixes of the text files of a folder. A file that is named itself may have any name."""
 
 SIZE = 1 << 18
 """Bytes that are read at a time."""
@@ -34,29 +33,195 @@ SIZE = 1 << 18
 LONGEST_WORD = 1 << 24
 """Bytes in which there must be a space or a line break."""
 
-# A space that no other white space touches: what stands at a piece's ends, a tokenizer may strip.
-# The bytes are ASCII's white space, then U+0085 and U+00A0, U+1680, those of U+2000 to U+205F
-# and all their neighbours up to U+207F, and U+3000.
-_LONE_SPACE = re.compile(
-    rb"(?<![\x00-\x20\x7f])(?<!\xc2[\x85\xa0])(?<!\xe1\x9a\x80)"
-    rb"(?<!\xe2[\x80\x81][\x80-\xbf])(?<!\xe3\x80\x80) "
-    rb"(?![\x00-\x20\x7f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2[\x80\x81]|\xe3\x80\x80)"
-)
-
 
 @runtime_checkable
 class Readable(Protocol):
     """Bytes in a file or in memory."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return the next bytes, fewer than asked for only at the end."""
+        """Return the next bytes, fewer than `size` only at the end."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a place, and return it."""
+        """Go to a position, and return it."""
 
 
-class UndecodableTextError(CheckpointError):
-    """Bytes that are no text in UTF-8."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Document:
+    """A text that can be read.
+
+    Attributes:
+        name: Its path from the folder that was given, that folder's name first.
+        where: The path by which it can be found, for messages.
+        opened: Opens it for reading bytes.
+    """
+
+    name: str
+    where: str
+    opened: Callable[[], contextlib.AbstractContextManager[Readable]]
+
+
+# Files and folders.
+
+_VOCABULARY, _MERGES = "vocab.json", "merges.txt"
+"""Files of a vocabulary; beside the first one, the second one is not text."""
+
+
+def documents(paths: Sequence[str | os.PathLike[str]]) -> list[Document]:
+    """Return the documents at some paths.
+
+    Files come in the order given. A folder gives all files below it whose names end in `.txt` or
+    `.md`, sorted by path. Left out are hidden files and folders, folders behind links, and the
+    `merges.txt` of a vocabulary.
+
+    Raises:
+        TypeError: `paths` is one path, whose letters would be taken for paths.
+        TooLittleTextError: A folder has no such file, or no path is given.
+        CheckpointError: A folder cannot be listed, or a file is given twice.
+    """
+    if isinstance(paths, str | bytes | os.PathLike):
+        kind = type(paths).__name__
+        raise TypeError(f"paths must be several paths, got one {kind}; use [path]")
+    if not paths:
+        raise TooLittleTextError(
+            "no file is given", where="the paths", fix="name a text file or a folder of them"
+        )
+    found: list[Document] = []
+    for path in map(Path, paths):
+        found += _in_folder(path) if path.is_dir() else [_document(path, path.name)]
+    _require_once(found)
+    return found
+
+
+def _document(path: Path, name: str) -> Document:
+    return Document(name=name, where=str(path), opened=lambda: open_regular(path))
+
+
+def _in_folder(folder: Path) -> list[Document]:
+    top = Path(os.path.realpath(folder)).name  # the name of ".", too
+    found = sorted(path.relative_to(folder).parts for path in _text_files(folder))
+    if not found:
+        raise TooLittleTextError(
+            f"there is no {' or '.join(SUFFIXES)} file in it",
+            where=one_line(folder),
+            fix="name the files themselves, whatever they are called",
+        )
+    return [_document(folder.joinpath(*parts), "/".join((top, *parts))) for parts in found]
+
+
+def _text_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder, onerror=_reject_unlisted):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        no_text = {_MERGES} if _VOCABULARY in files else set()
+        for name in sorted({*files} - no_text):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _reject_unlisted(error: OSError) -> None:
+    """Reject a folder that cannot be listed: its text would be missing without a message."""
+    kind = UnreadableError if isinstance(error, PermissionError) else CheckpointError
+    raise kind(
+        f"the folder cannot be listed: {error.strerror}",
+        where=one_line(error.filename),
+        fix="change its permissions",
+    ) from error
+
+
+def _require_once(found: Sequence[Document]) -> None:
+    """Reject a file given twice: its text would count double, or be in both parts."""
+    seen: dict[tuple[int, int], str] = {}
+    for document in found:
+        try:
+            about = Path(document.where).stat()
+        except (OSError, ValueError):  # reported when it is read
+            continue
+        file = about.st_dev, about.st_ino
+        if file in seen:
+            raise CheckpointError(
+                "the same file is given twice",
+                where=one_line(f"{seen[file]} and {document.where}"),
+                fix="name it once; a folder's text files are in the folder",
+            )
+        seen[file] = document.where
+
+
+# The documentation strings of Python's standard library: text that every machine has. The modules
+# are parsed and never imported, so none of their code runs.
+
+_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+"""Folders of tests, and of packages that are not Python's own."""
+
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def docstring_documents(library: Path | None = None) -> list[Document]:
+    """Return a document for each module of the standard library that has documentation strings.
+
+    A document holds the module's strings in their order, with an empty line between any two. A
+    string that an earlier document has is not repeated.
+
+    The documents are sorted by the SHA-256 of the modules' paths: a fixed shuffle, so that the
+    last part, which is used for validation, is a sample of all the rest.
+
+    Args:
+        library: The folder of the standard library; None for that of this Python.
+
+    Raises:
+        TooLittleTextError: There is no source file, for example because the library is zipped.
+    """
+    home = Path(sysconfig.get_path("stdlib")) if library is None else library
+    modules = {path.relative_to(home).as_posix(): path for path in _modules(home)}
+    seen: set[str] = set()
+    found = []
+    for name in sorted(modules, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        strings = [text for text in _docstrings(modules[name]) if text not in seen]
+        fresh = list(dict.fromkeys(strings))
+        seen.update(fresh)
+        if fresh:
+            text = "\n\n".join(fresh) + "\n"
+            content = text.encode("utf-8", "replace")  # a string may hold half a character
+            where = f"the standard library's {name}"
+            opened = functools.partial(_opened, content)
+            found.append(Document(name=name, where=where, opened=opened))
+    if not found:
+        raise TooLittleTextError(
+            "there is no documentation string in this Python's standard library",
+            where=one_line(home),
+            fix="name text files or a folder of them",
+        )
+    return found
+
+
+def _modules(home: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(home):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT]
+        yield from (Path(parent, name) for name in files if name.endswith(".py"))
+
+
+def _docstrings(module: Path) -> Iterator[str]:
+    """Yield a module's documentation strings from top to bottom, indentation removed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's warnings about old code
+            tree = ast.parse(module.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # a template, or another Python's file
+        return
+    ahead: list[ast.AST] = [tree]
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
+            yield text
+        children = ast.iter_child_nodes(node)
+        statements = [child for child in children if not isinstance(child, ast.expr)]
+        ahead.extend(reversed(statements))  # an expression holds no definition
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[Readable]:
+    yield io.BytesIO(content)
+
+
+# Pieces and their text.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,9 +229,9 @@ class Piece:
     """A part of a document.
 
     Attributes:
-        start: Its place in the document, in bytes.
+        start: Its first byte's position in the document.
         content: Its bytes.
-        on_new_line: Whether a line break, or nothing at all, is before it: not a space.
+        on_new_line: Whether it is the first piece or follows a line break, not a space.
     """
 
     start: int
@@ -75,48 +240,26 @@ class Piece:
 
     @property
     def end(self) -> int:
-        """Where the next piece begins."""
+        """The next piece's position."""
         return self.start + len(self.content)
 
 
-def pieces(file: Readable, where: str, *, start: int = 0, size: int = SIZE) -> Iterator[Piece]:
-    """Yield the pieces of a document from `start` on.
+def pieces(file: Readable, where: str, *, size: int = SIZE) -> Iterator[Piece]:
+    """Yield the pieces of a document.
 
     Args:
         file: The document.
-        where: What it is called in a refusal.
-        start: 0, or where a piece begins.
+        where: Its path, for messages.
         size: Bytes that are read at a time: the least length of all pieces but the last.
 
     Raises:
         CheckpointError: There is no place to cut in `LONGEST_WORD` bytes.
     """
-    file.seek(max(0, start - 1))
-    before = file.read(1) if start else b""
+    start, before = 0, b""
     while content := _piece(file, where, start, size):
         yield Piece(start=start, content=content, on_new_line=before in {b"", b"\n"})
         start += len(content)
         before = content[-1:]
-
-
-def decoded(piece: Piece, where: str, errors: str) -> tuple[str, int]:
-    """Return the text of a piece, and how many U+FFFD in it stand for bytes that are no UTF-8.
-
-    Args:
-        piece: Cut behind an ASCII character, so no character is cut in two.
-        where: What the document is called in a refusal.
-        errors: `strict` refuses such bytes, `replace` puts U+FFFD in their place.
-
-    Raises:
-        UndecodableTextError: With `strict`: where the first such byte is.
-    """
-    try:
-        return piece.content.decode("utf-8"), 0
-    except UnicodeDecodeError as error:
-        if errors == "strict":
-            raise _undecodable(piece, where, error) from error
-    text = piece.content.decode("utf-8", "replace")
-    return text, text.count("\ufffd") - piece.content.count(b"\xef\xbf\xbd")
 
 
 def _piece(file: Readable, where: str, start: int, size: int) -> bytes:
@@ -138,19 +281,53 @@ def _piece(file: Readable, where: str, start: int, size: int) -> bytes:
     )
 
 
+# A space without other white space beside it: a tokenizer may strip white space at a piece's ends.
+# The bytes are ASCII's white space, then U+0085 and U+00A0, U+1680, those of U+2000 to U+205F
+# and all their neighbours up to U+207F, and U+3000.
+_LONE_SPACE = re.compile(
+    rb"(?<![\x00-\x20\x7f])(?<!\xc2[\x85\xa0])(?<!\xe1\x9a\x80)"
+    rb"(?<!\xe2[\x80\x81][\x80-\xbf])(?<!\xe3\x80\x80) "
+    rb"(?![\x00-\x20\x7f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2[\x80\x81]|\xe3\x80\x80)"
+)
+
+
 def _after_last_space(content: bytes) -> int:
-    """Return the place after the last space that stands alone, 0 where there is none."""
-    at = len(content) - 1  # what follows the very last byte is not known
+    """Return the position after the last space that stands alone, 0 if there is none."""
+    at = len(content) - 1  # the byte after the last one is not known
     while (at := content.rfind(b" ", 0, at)) > 0:
         if _LONE_SPACE.match(content, at):
             return at + 1
     return 0
 
 
+class UndecodableTextError(CheckpointError):
+    """Bytes that are not UTF-8."""
+
+
+def decoded(piece: Piece, where: str, errors: str) -> tuple[str, int]:
+    """Return a piece's text, and how many U+FFFD in it stand for bytes that are not UTF-8.
+
+    Args:
+        piece: Cut behind an ASCII character, so no character is cut in two.
+        where: The document's path, for messages.
+        errors: `strict` rejects such bytes, `replace` reads them as U+FFFD.
+
+    Raises:
+        UndecodableTextError: With `strict`; the message gives the first such byte.
+    """
+    try:
+        return piece.content.decode("utf-8"), 0
+    except UnicodeDecodeError as error:
+        if errors == "strict":
+            raise _undecodable(piece, where, error) from error
+    text = piece.content.decode("utf-8", "replace")
+    return text, text.count("\ufffd") - piece.content.count(b"\xef\xbf\xbd")
+
+
 def _undecodable(piece: Piece, where: str, error: UnicodeDecodeError) -> UndecodableTextError:
     place = piece.start + error.start
     what = f"byte {place} is {error.object[error.start]:#04x}, which is no UTF-8: {error.reason}"
-    fix = "save it as UTF-8, or put U+FFFD in the place of such bytes with --errors replace"
+    fix = "save it as UTF-8, or read such bytes as U+FFFD with --errors replace"
     if not piece.start and (kind := kind_of_file(piece.content)):
         what, fix = f"{what}; it looks like {kind}", ADVICE[kind]
     if not piece.start and piece.content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -158,88 +335,11 @@ def _undecodable(piece: Piece, where: str, error: UnicodeDecodeError) -> Undecod
     return UndecodableTextError(what, where=one_line(where), fix=fix)
 
 
-SUFFIXES = (".txt", ".md")
-"""What a text file's name ends with, in a folder. A file that is named is taken whatever it is."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Document:
-    """Some text that is one whole.
-
-    Attributes:
-        name: Its path from the folder that was given, that folder's name first.
-        where: What it is called in a refusal: the path by which it can be found.
-        opened: Opens it, for reading bytes.
-    """
-
-    name: str
-    where: str
-    opened: Callable[[], contextlib.AbstractContextManager[Readable]]
-
-
-def documents_of_all(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return paths as a list of them.
-
-    Raises:
-        TypeError: It is one path, whose letters would be taken for paths.
-    """
-    if isinstance(paths, str | bytes | os.PathLike):
-        kind = type(paths).__name__
-        raise TypeError(f"paths must be several paths, got one {kind}; use [path]")
-    return [Path(path) for path in paths]
-
-
-def documents(paths: Sequence[str | os.PathLike[str]]) -> list[Document]:
-    """Return the documents at some paths.
-
-    Files come as they are given. Of a folder come all files below it whose names end in `.txt`
-    or `.md`, sorted by their paths; hidden files and folders, folders behind links, and the
-    `merges.txt` of a vocabulary do not.
-
-    Raises:
-        TypeError: It is one path.
-        TooLittleTextError: A folder has no such file, or no path is given.
-        CheckpointError: A folder may not be looked into, or a file is there twice.
-    """
-    given = documents_of_all(paths)
-    if not given:
-        raise TooLittleTextError(
-            "no file is given", where="the paths", fix="name a text file or a folder of them"
-        )
-    found: list[Document] = []
-    for path in given:
-        found += _in_folder(path) if path.is_dir() else [_document(path, path.name)]
-    _require_once(found)
-    return found
-
-
-def _require_once(found: Sequence[Document]) -> None:
-    """Require that no file is there twice: its text would count double, or be validated on."""
-    seen: dict[tuple[int, int], str] = {}
-    for document in found:
-        try:
-            about = Path(document.where).stat()
-        except (OSError, ValueError):  # said when it is read
-            continue
-        file = about.st_dev, about.st_ino
-        if file in seen:
-            raise CheckpointError(
-                "the same file is given twice",
-                where=one_line(f"{seen[file]} and {document.where}"),
-                fix="name it once; a folder's text files are in the folder",
-            )
-        seen[file] = document.where
-
-
 def texts(chosen: Sequence[Document], *, errors: str = "strict") -> Iterator[str]:
-    """Yield the text of documents piece by piece, as a vocabulary is learned from it.
-
-    Args:
-        chosen: Documents in their order.
-        errors: `strict` refuses bytes that are no UTF-8, `replace` puts U+FFFD in their place.
+    """Yield the text of documents piece by piece, to train a tokenizer on.
 
     Raises:
-        CheckpointError: A document cannot be read, or is no text.
+        CheckpointError: A document cannot be read, or is not text.
     """
     for document in chosen:
         with document.opened() as file:
@@ -247,140 +347,17 @@ def texts(chosen: Sequence[Document], *, errors: str = "strict") -> Iterator[str
                 yield decoded(piece, document.where, errors)[0]
 
 
-def _document(path: Path, name: str) -> Document:
-    return Document(name=name, where=str(path), opened=lambda: open_regular(path))
-
-
-def _in_folder(folder: Path) -> list[Document]:
-    """Return the text files below a folder."""
-    top = Path(os.path.realpath(folder)).name  # of ".", too
-    found = sorted(path.relative_to(folder).parts for path in _text_files(folder))
-    if not found:
-        raise TooLittleTextError(
-            f"there is no {' or '.join(SUFFIXES)} file in it",
-            where=one_line(folder),
-            fix="name the files themselves, whatever they are called",
-        )
-    return [_document(folder.joinpath(*parts), "/".join((top, *parts))) for parts in found]
-
-
-def _text_files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        no_text = {_MERGES} if _VOCABULARY in files else set()
-        for name in sorted({*files} - no_text):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield Path(parent, name)
-
-
-_VOCABULARY, _MERGES = "vocab.json", "merges.txt"
-"""Files of a vocabulary; where the first one lies, the second one is no text."""
-
-
-def _refuse(error: OSError) -> None:
-    """Refuse a folder that cannot be looked into: text would be missing without a word."""
-    kind = UnreadableError if isinstance(error, PermissionError) else CheckpointError
-    raise kind(
-        f"the folder cannot be looked into: {error.strerror}",
-        where=one_line(error.filename),
-        fix="change its permissions",
-    ) from error
-
-
-# Text that is on every machine: the documentation strings of Python's standard library.
-#
-# The modules are parsed and never imported, so nothing of them runs.
-
-
-_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-"""Folders of tests, whose strings are mostly theirs alone, and of what is not Python's own."""
-
-_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def docstring_documents(library: Path | None = None) -> list[Document]:
-    """Return a document for each module of the standard library that says anything.
-
-    A document holds the module's documentation strings as they stand in it, an empty line
-    between any two. A string that an earlier document has is not repeated.
-
-    The order is that of the SHA-256 of the modules' paths: a mixture that depends on nothing, so
-    that the last part, which is not trained on, is a sample of all the rest.
-
-    Args:
-        library: The folder of the standard library; None for this Python's own.
-
-    Raises:
-        TooLittleTextError: There is no source file, as where the library is zipped.
-    """
-    home = Path(sysconfig.get_path("stdlib")) if library is None else library
-    modules = {path.relative_to(home).as_posix(): path for path in _modules(home)}
-    seen: set[str] = set()
-    found = []
-    for name in sorted(modules, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        strings = [text for text in _strings(modules[name]) if text not in seen]
-        fresh = list(dict.fromkeys(strings))
-        seen.update(fresh)
-        if fresh:
-            found.append(_docstring_document(name, "\n\n".join(fresh) + "\n"))
-    if not found:
-        raise TooLittleTextError(
-            "there is no documentation string in this Python's standard library",
-            where=one_line(home),
-            fix="name text files or a folder of them",
-        )
-    return found
-
-
-def _modules(home: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(home):
-        folders[:] = [name for name in folders if name not in _LEFT_OUT]
-        yield from (Path(parent, name) for name in files if name.endswith(".py"))
-
-
-def _strings(module: Path) -> Iterator[str]:
-    """Yield a module's documentation strings from top to bottom, indentation removed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whatever a compiler would say about old code
-            tree = ast.parse(module.read_bytes())
-    except (OSError, SyntaxError, ValueError):  # a template, or another Python's file
-        return
-    ahead: list[ast.AST] = [tree]
-    while ahead:
-        node = ahead.pop()
-        if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
-            yield text
-        children = ast.iter_child_nodes(node)
-        statements = [child for child in children if not isinstance(child, ast.expr)]
-        ahead.extend(reversed(statements))  # no definition stands in an expression
-
-
-def _docstring_document(name: str, text: str) -> Document:
-    content = text.encode("utf-8", "replace")  # a string of Python may hold half a character
-    return Document(
-        name=name,
-        where=f"the standard library's {name}",
-        opened=functools.partial(_opened, content),
-    )
-
-
-@contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[Readable]:
-    yield io.BytesIO(content)
-
-
-# What documents are before anything is made of them: each is read once, from end to end.
+# The first pass over a corpus.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusSize:
-    """Documents, looked through.
+    """Measurements of a corpus.
 
     Attributes:
-        sources: Name, size and digest of each, in their order.
-        characters: How many they have together.
-        replaced: How many U+FFFD stand for bytes that are no UTF-8.
+        sources: Name, size and digest of each document, in their order.
+        characters: Characters of all documents together.
+        replaced: How many U+FFFD stand for bytes that are not UTF-8.
     """
 
     sources: tuple[Source, ...]
@@ -391,20 +368,20 @@ class CorpusSize:
 def measure_corpus(
     documents: Sequence[Document], *, errors: str, progress: Callable[[str, int, int], None]
 ) -> CorpusSize:
-    """Look through documents, so that what is wrong with the last one is said before the first.
+    """Read all documents once, so that an unsound one is reported before any is tokenized.
 
     Args:
         documents: In their order.
-        errors: `strict` refuses bytes that are no UTF-8, `replace` counts them.
-        progress: Called with (what is going on, documents done, documents in all).
+        errors: `strict` rejects bytes that are not UTF-8, `replace` counts them.
+        progress: Called with (activity, documents done, documents in all).
 
     Raises:
-        CheckpointError: A document cannot be read or is no text.
+        CheckpointError: A document cannot be read or is not text.
         TooLittleTextError: There is not a single character.
     """
     sources, characters, replaced = [], 0, 0
     for number, document in enumerate(documents):
-        progress(f"looking through {document.name}", number, len(documents))
+        progress(f"reading {document.name}", number, len(documents))
         digest, size = hashlib.sha256(), 0
         with document.opened() as file:
             for piece in pieces(file, document.where):

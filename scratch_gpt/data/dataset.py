@@ -1,4 +1,7 @@
-"""Prepared text: a folder with a file of tokens and what is known about it."""
+"""Prepared text: a folder with `tokens.bin` and its `manifest.json`.
+
+`tokens.bin` holds the ids, two or four bytes each, low byte first.
+"""
 
 import dataclasses
 import hashlib
@@ -15,9 +18,6 @@ from scratch_gpt.checkpoint import strict_io
 from scratch_gpt.checkpoint.strict_io import dataclass_from_json, open_regular
 from scratch_gpt.errors import CheckpointError, one_line, quote
 
-# Tokens as they lie in a file: ids one after the other, two or four bytes each, low byte first.
-
-
 TOKENS_FILE = "tokens.bin"
 
 _PIECE = 1 << 20
@@ -26,15 +26,15 @@ _BLOCKS = 256
 
 
 def token_bytes(ids: list[int], bytes_per_token: int) -> bytes:
-    """Return the ids as they lie in the file."""
+    """Return the ids as the file has them."""
     return np.array(ids, dtype=f"<u{bytes_per_token}").tobytes()
 
 
 def map_tokens(path: Path, *, tokens: int, bytes_per_token: int) -> NDArray[np.unsignedinteger]:
-    """Return a file's ids `[tokens]`, read from the disk as they are looked at.
+    """Return a file's ids `[tokens]`, mapped into memory.
 
     Raises:
-        CheckpointError: There is no such file, or it is not as long as that.
+        CheckpointError: There is no such file, or it has another length.
     """
     with open_regular(path) as file:
         size, expected = file.seek(0, 2), tokens * bytes_per_token
@@ -44,13 +44,13 @@ def map_tokens(path: Path, *, tokens: int, bytes_per_token: int) -> NDArray[np.u
                 where=one_line(path),
                 fix="prepare the text again, in another folder",
             )
-        if not tokens:  # nothing cannot be mapped
+        if not tokens:  # an empty file cannot be mapped
             return np.zeros(0, f"<u{bytes_per_token}")
         return np.memmap(file, dtype=f"<u{bytes_per_token}", mode="r")
 
 
 def sha256(path: Path) -> str:
-    """Return the digest of all of a file."""
+    """Return the digest of a whole file."""
     with open_regular(path) as file:
         digest = hashlib.sha256()
         while piece := file.read(_PIECE):
@@ -59,11 +59,10 @@ def sha256(path: Path) -> str:
 
 
 def sampled_sha256(path: Path) -> str:
-    """Return the digest of a file's length and of blocks that lie all over it.
+    """Return the digest of a file's length and of 256 blocks of 4 KiB, spread evenly over it.
 
-    A file of up to a megabyte is digested in whole; of a larger one 256 blocks of 4 KiB are,
-    the first and the last among them. It takes no time, and finds what a broken disk or another
-    file of that name has in many places, not a single byte that was changed.
+    A file of up to a megabyte is digested whole. The digest takes milliseconds and detects another
+    file of that name, or damage in many places; it can miss a single changed byte.
     """
     with open_regular(path) as file:
         size = file.seek(0, 2)
@@ -82,15 +81,13 @@ def _block_starts(size: int) -> Iterator[int]:
         yield from (last * block // (_BLOCKS - 1) for block in range(_BLOCKS))
 
 
-# What is known about a file of tokens: `manifest.json`, read strictly.
+# The manifest.
 
 
 MANIFEST_FILE = "manifest.json"
-PLAN = "plan.json"
-"""What a preparation sets out to do; there until it is done."""
 
 FORMAT = 1
-"""Raised whenever the files change their meaning; others are refused."""
+"""Raised whenever the files change their meaning; other values are rejected."""
 
 _LARGEST = 1 << 28
 _TWO_BYTES = 1 << 16
@@ -99,12 +96,12 @@ _MOST_IDS = 1 << 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A document that tokens were made of.
+    """A document.
 
     Attributes:
         name: Its path from the folder that was given, that folder's name first.
-        length: In bytes.
-        sha256: Of its bytes.
+        length: Its length in bytes.
+        sha256: Digest of its bytes.
     """
 
     name: str
@@ -114,14 +111,14 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides which tokens there are, text apart.
+    """The tokenizer and settings that made the tokens.
 
     Attributes:
         vocabulary: The tokenizer's digest.
-        pretokenizer: The tokenizer's way of splitting text into words.
-        vocab_size: How many ids it has.
-        errors: What was done about bytes that are no UTF-8: `strict` or `replace`.
-        validation_fraction: The share of tokens at the end that is not trained on.
+        pretokenizer: A key of `scratch_gpt.tokenizer.pretokenizers.PRETOKENIZERS`.
+        vocab_size: Ids of the tokenizer.
+        errors: Treatment of bytes that are not UTF-8: `strict` or `replace`.
+        validation_fraction: The validation part's share of the tokens.
     """
 
     vocabulary: str
@@ -132,28 +129,28 @@ class Recipe:
 
     @property
     def bytes_per_token(self) -> int:
-        """Two as long as every id fits into them, else four."""
+        """Two if every id fits into two bytes, otherwise four."""
         return 2 if self.vocab_size <= _TWO_BYTES else 4
 
     def validation_tokens(self, tokens: int) -> int:
-        """Return how many of `tokens` are the validation part: the last ones."""
+        """Return how many of `tokens`, the last ones, are the validation part."""
         return int(tokens * self.validation_fraction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that is known about a file of tokens.
+    """The description of a file of tokens.
 
     Attributes:
         format: `FORMAT`.
-        recipe: What decides which tokens there are.
-        tokens: How many there are.
+        recipe: The tokenizer and settings.
+        tokens: Tokens in the file.
         validation: How many of them, the last ones, are the validation part.
-        unknown: How many stand for a word or a part of one that the vocabulary does not have.
-        characters: How many characters they were made of.
-        replaced: How many U+FFFD stand for bytes that were no UTF-8.
-        sha256: Of the file of tokens.
-        sampled_sha256: Of blocks of it, for a look that takes no time.
+        unknown: How many of them are the unknown token.
+        characters: Characters of the text.
+        replaced: How many U+FFFD in it stand for bytes that were not UTF-8.
+        sha256: Digest of the file of tokens.
+        sampled_sha256: Digest of samples of it, see `sampled_sha256`.
         sources: The documents in their order.
     """
 
@@ -170,7 +167,7 @@ class Manifest:
 
     @property
     def train(self) -> int:
-        """How many tokens, the first ones, are trained on."""
+        """How many tokens, the first ones, are the training part."""
         return self.tokens - self.validation
 
     @property
@@ -183,8 +180,8 @@ class Manifest:
         """Return the manifest in a file.
 
         Raises:
-            CheckpointError: There is no such file, or not each of its fields and no other one is
-                there and agrees with the rest.
+            CheckpointError: There is no such file, a field is missing or unknown, or two fields
+                contradict each other.
         """
         with open_regular(path) as file:
             text = file.read(_LARGEST)
@@ -201,7 +198,7 @@ class Manifest:
 
 
 def _require_consistent(manifest: Manifest) -> None:
-    """Require that what can be told from other fields is what the field says."""
+    """Require that no field contradicts the others."""
     recipe = manifest.recipe
     wrong = (
         ("format", manifest.format != FORMAT),
@@ -213,7 +210,10 @@ def _require_consistent(manifest: Manifest) -> None:
         ("replaced", manifest.replaced > manifest.characters),
     )
     if names := [name for name, is_wrong in wrong if is_wrong]:
-        raise ValueError(f"not what the rest of it tells: {', '.join(names)}")
+        raise ValueError(f"contradicts the other fields: {', '.join(names)}")
+
+
+# The tokens.
 
 
 Tokens = NDArray[np.unsignedinteger]
@@ -223,7 +223,7 @@ _DIGEST = 64  # letters
 
 @runtime_checkable
 class Identity(Protocol):
-    """What tells one tokenizer from another."""
+    """The identity of a tokenizer."""
 
     @property
     def digest(self) -> str:
@@ -231,22 +231,22 @@ class Identity(Protocol):
 
     @property
     def pretokenizer(self) -> str:
-        """The way of splitting text into words."""
+        """The name of its pretokenizer."""
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """Its number of ids."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TokenData:
-    """Prepared text, read from the disk as it is looked at.
+    """Prepared text, mapped into memory.
 
     Attributes:
-        directory: Where it lies.
-        manifest: What is known about it.
-        train: Ids `[tokens]` to learn from; they cannot be written to.
-        validation: Ids `[tokens]` to be tested on: those that follow.
+        directory: Its folder.
+        manifest: Its description.
+        train: Ids `[tokens]` of the training part, read-only.
+        validation: Ids `[tokens]` of the validation part, read-only.
     """
 
     directory: Path
@@ -256,17 +256,15 @@ class TokenData:
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> "TokenData":
-        """Return what was prepared in a folder.
+        """Return the prepared text of a folder.
 
-        The file of tokens must have the length and, in sampled blocks, the digest that the
-        manifest tells; `verify` reads all of it.
+        The length and the sampled digest of the tokens are compared with the manifest; `verify`
+        compares the digest of the whole file.
 
         Raises:
-            CheckpointError: A file is missing, cut short, edited or unsound, or the preparation
-                has not come to its end.
+            CheckpointError: A file is missing, cut short, edited or unsound.
         """
         folder = Path(directory)
-        _require_finished(folder)
         manifest = Manifest.read(folder / MANIFEST_FILE)
         width = manifest.recipe.bytes_per_token
         path = folder / TOKENS_FILE
@@ -279,16 +277,16 @@ class TokenData:
         """Read every token and compare with the manifest's digest.
 
         Raises:
-            CheckpointError: They are not those that were prepared.
+            CheckpointError: They differ.
         """
         path = self.directory / TOKENS_FILE
         _require_digest(path, self.manifest.sha256, sha256(path))
 
     def require(self, tokenizer: Identity) -> None:
-        """Require that the tokens are this tokenizer's.
+        """Require that this tokenizer made the tokens.
 
         Raises:
-            CheckpointError: They are another's; what differs is said.
+            CheckpointError: Another one did; the message lists the differences.
         """
         recipe = self.manifest.recipe
         pairs = {
@@ -300,15 +298,15 @@ class TokenData:
 
 
 def require_same(pairs: dict[str, tuple[object, object]], directory: Path, what: str) -> None:
-    """Require that what a folder has is what is asked for.
+    """Require that both values of each pair are equal.
 
     Args:
-        pairs: By name, what the folder has and what is asked for.
+        pairs: By name, the folder's value and the requested one.
         directory: The folder.
-        what: What it means that they differ.
+        what: What a difference means.
 
     Raises:
-        CheckpointError: They differ; each difference is listed.
+        CheckpointError: They differ; the message lists each difference.
     """
     differing = [
         f"{name} {_short(has)}, not {_short(asked)}"
@@ -324,18 +322,9 @@ def require_same(pairs: dict[str, tuple[object, object]], directory: Path, what:
 
 
 def _short(value: object) -> str:
-    """Return a value on one line, of a digest the beginning."""
+    """Return a value on one line; a digest is cut."""
     is_digest = isinstance(value, str) and len(value) == _DIGEST
     return f"{str(value)[:12]}..." if is_digest and str(value).isalnum() else quote(value)
-
-
-def _require_finished(folder: Path) -> None:
-    if (folder / PLAN).exists() and not (folder / MANIFEST_FILE).exists():
-        raise CheckpointError(
-            "its preparation has not come to its end",
-            where=one_line(folder),
-            fix="prepare it again: it goes on from where it was",
-        )
 
 
 def _require_digest(path: Path, expected: str, found: str) -> None:
@@ -347,26 +336,26 @@ def _require_digest(path: Path, expected: str, found: str) -> None:
         )
 
 
-# What the best guess that looks at no context loses: the mark that a trained model must beat.
+# The loss of guessing without context, which a trained model must beat.
 
 
-_ENTROPY_CHUNK = 1 << 20  # tokens counted at a time, so that a mapped file is never read in whole
+_CHUNK = 1 << 20  # tokens counted at a time: a mapped file does not fit into memory
 
 
 def unigram_loss(
     train: NDArray[np.integer], validation: NDArray[np.integer], *, vocab_size: int
 ) -> float:
-    """Return what guessing by frequency loses, in nats per token.
+    """Return the loss of guessing by frequency, in nats per token.
 
-    A token's probability is its share among the training tokens, every count raised by one: a
-    token that is only in the validation part has a loss too, not an infinite one.
+    A token's probability is its share of the training tokens, with every count raised by one:
+    otherwise a token that is only in the validation part would have an infinite loss.
 
         -mean over validation of log((count + 1) / (tokens + vocab_size))
 
     Args:
         train: Ids `[tokens]`, each below `vocab_size`.
         validation: Ids `[tokens]`, at least one.
-        vocab_size: How many different ids there are.
+        vocab_size: Number of different ids.
 
     Raises:
         ValueError: There is no validation token, or an id is outside the vocabulary.
@@ -383,8 +372,8 @@ def unigram_loss(
 def _counts(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.int64]:
     """Return how often each id occurs `[vocab_size]`."""
     counts = np.zeros(vocab_size, np.int64)
-    for start in range(0, tokens.shape[0], _ENTROPY_CHUNK):
-        piece = np.bincount(tokens[start : start + _ENTROPY_CHUNK], minlength=vocab_size)
+    for start in range(0, tokens.shape[0], _CHUNK):
+        piece = np.bincount(tokens[start : start + _CHUNK], minlength=vocab_size)
         if piece.shape[0] > vocab_size:
             raise ValueError(f"id {piece.shape[0] - 1} is outside a vocabulary of {vocab_size}")
         counts += piece

@@ -1,7 +1,7 @@
-"""Rows of tokens to train on, in a seeded order without an end.
+"""Rows of tokens to train on, in an endless seeded order.
 
-Which row stands at which place is a pure function of the seed and the place. A run that goes on
-at step one million asks for that step's rows, and nothing has to be drawn, skipped or saved.
+The row at a position is a pure function of the seed and the position. A run that is resumed at step
+one million asks for that step's rows; nothing has to be drawn, skipped or saved.
 """
 
 import functools
@@ -21,15 +21,15 @@ _KEPT = 2  # a batch may begin in one epoch and end in the next
 class Windows:
     """Windows of `time` tokens; each epoch has every one of its windows once, in its own order.
 
-    Windows of an epoch lie side by side. Where the first one begins changes from epoch to epoch,
-    over at least `time` places where there are tokens enough, so that in the long run every
-    token is seen after every number of others. For this an epoch leaves out at most
+    The windows of an epoch do not overlap and leave no gap. The first one's start changes from
+    epoch to epoch, over at least `time` positions if there are enough tokens, so that in the long
+    run every token is seen at every position of a window. An epoch leaves out at most
     `2 * time - 2` tokens at the two ends.
 
     Args:
         tokens: Ids `[tokens]`, unsigned or not; may be mapped from a file.
         time: Tokens in a window, at least 2: the first one is not predicted.
-        seed: Any integer. Another seed is another order.
+        seed: Any integer; each gives another order.
 
     Raises:
         ValueError: `time` is less than 2.
@@ -37,7 +37,7 @@ class Windows:
     """
 
     def __init__(self, tokens: NDArray[np.integer], *, time: int, seed: int) -> None:
-        if time < 2:  # noqa: PLR2004 - one to look at, one to predict
+        if time < 2:  # noqa: PLR2004 - one to see, one to predict
             raise ValueError(f"time must be at least 2, got {time}")
         count = int(tokens.shape[0])
         if count < time:
@@ -55,15 +55,15 @@ class Windows:
         self._epoch = functools.lru_cache(_KEPT)(self._drawn_epoch)
 
     def __len__(self) -> int:
-        """Return how many windows an epoch has."""
+        """Return the number of windows in an epoch."""
         return self._each_epoch
 
     def rows(self, first: int, count: int) -> Int64[Tensor, "count time"]:
-        """Return the windows at the places from `first` on.
+        """Return the windows at the positions from `first` on.
 
         Args:
-            first: Place in the endless order, from 0. Place `p` is in epoch `p // len(self)`.
-            count: How many.
+            first: Position in the endless order, from 0; `p` is in epoch `p // len(self)`.
+            count: Number of windows.
 
         Raises:
             ValueError: `first` is negative, or `count` is not positive.
@@ -75,16 +75,16 @@ class Windows:
         return torch.tensor(windows.astype(np.int64))
 
     def _start(self, place: int) -> int:
-        """Return where the window at `place` begins among the tokens."""
+        """Return the index of the first token of the window at `place`."""
         epoch, within = divmod(place, self._each_epoch)
         phase, order = self._epoch(epoch)
         return phase + int(order[within]) * self._time
 
     def _drawn_epoch(self, epoch: int) -> tuple[int, NDArray[np.intp]]:
-        """Return where an epoch's first window begins, and the order of its windows.
+        """Return the start of an epoch's first window, and the order of its windows.
 
-        The order sorts 64-bit words that are drawn. NumPy promises the raw words of its bit
-        generators for ever, and what its shuffles make of them only within a version.
+        The order sorts random 64-bit words. NumPy keeps the raw words of its bit generators the
+        same in every version, but not its shuffles.
         """
         words = _stream(f"windows/{self._seed}/{epoch}").random_raw(1 + self._each_epoch)
         phase = int(words[0]) % (self._spare + 1)

@@ -148,12 +148,12 @@ def no_choice_error(error: NoChoiceError) -> CommandError:
     """Return whose fault it is that nothing can be chosen: the rules', or the weights'."""
     if error.excluded:
         return UsageError(
-            str(error),
+            error.what,
             where="--no-repeat-ngram-size",
             fix="give a larger size, or fewer --max-new-tokens",
         )
     return InputRejectedError(
-        str(error),
+        error.what,
         where="--weights",
         fix="use --dtype float32 where it was another; else make the weights anew",
     )

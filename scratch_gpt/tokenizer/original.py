@@ -15,26 +15,15 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Protocol, cast
 
+from scratch_gpt.errors import MissingExtraError
 from scratch_gpt.tokenizer.pretokenizers import Word
 
 EXTRA = "pip install 'gpt1-parity[original-text]'"
 """What brings ftfy and spaCy."""
 
 
-class MissingExtraError(ModuleNotFoundError):
-    """A package that only the original splitting needs is not installed.
-
-    Attributes:
-        what: Which one.
-        where: Where it was looked for.
-        fix: How to get it.
-    """
-
-    def __init__(self, package: str) -> None:
-        self.what = f"splitting 'original' needs the package {package}, which is not installed"
-        self.where = "this Python environment"
-        self.fix = EXTRA
-        super().__init__(f"{self.what} ({self.where}; {self.fix})", name=package)
+def _missing(package: str) -> MissingExtraError:
+    return MissingExtraError(package, purpose="the pretokenizer 'original'", fix=EXTRA)
 
 
 _TYPED = str.maketrans({"—": "-", "–": "-", "―": "-", "…": "...", "\u00b4": "'"})
@@ -57,7 +46,7 @@ def standardize(text: str) -> str:
     try:
         from ftfy import fix_text  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError as error:
-        raise MissingExtraError("ftfy") from error
+        raise _missing("ftfy") from error
     padded = re.sub(_RUN, r" \g<0> ", fix_text(text).translate(_TYPED))
     return re.sub(_BLANK, lambda blank: " \n " if "\n" in blank[0] else " ", padded).strip()
 
@@ -84,7 +73,7 @@ def _rules() -> Rules:
     try:
         from spacy.lang.en import English  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError as error:
-        raise MissingExtraError("spacy") from error
+        raise _missing("spacy") from error
     return cast("Rules", English().tokenizer)
 
 

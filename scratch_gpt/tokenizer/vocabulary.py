@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scratch_gpt.checkpoint import strict_io
-from scratch_gpt.checkpoint.atomic import OccupiedError, replace_folder
+from scratch_gpt.checkpoint.atomic import replace_folder
 from scratch_gpt.checkpoint.strict_io import open_regular
-from scratch_gpt.errors import TokenizerError, one_line, quote
+from scratch_gpt.errors import OccupiedError, TokenizerError, one_line, quote
 from scratch_gpt.tokenizer.bpe import END
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, UNKNOWN
 

@@ -65,7 +65,7 @@ class Group:
             try:
                 outcome = [action(), None]
             except Exception as error:  # noqa: BLE001 - raised again below, after all were told
-                failure, outcome = error, [None, int(as_cli_error(error).code)]
+                failure, outcome = error, [None, int(as_cli_error(error).exit_code)]
         with _told(self):
             distributed.broadcast_object_list(outcome, src=0)
         if failure is not None:

@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scratch_gpt.checkpoint import checkpoint
-from scratch_gpt.checkpoint.atomic import OccupiedError, replace_folder, to_write_error
+from scratch_gpt.checkpoint.atomic import replace_folder, to_write_error
 from scratch_gpt.data import TokenData, corpus, prepare
-from scratch_gpt.errors import CheckpointError, InputRejectedError, UsageError, one_line
+from scratch_gpt.errors import (
+    CheckpointError,
+    InputRejectedError,
+    OccupiedError,
+    UsageError,
+    one_line,
+)
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer

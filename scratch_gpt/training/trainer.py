@@ -147,7 +147,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 class DivergedError(CommandError):
     """The loss or the gradients are no numbers any more."""
 
-    code = ExitCode.FAIL
+    exit_code = ExitCode.FAIL
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

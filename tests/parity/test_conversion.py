@@ -96,7 +96,7 @@ def refused(state: State, source: Side = Side.HUGGINGFACE) -> InputRejectedError
     with pytest.raises(InputRejectedError) as refusal:
         convert(state, CONFIG, source=source, target=Side.OURS)
     expected = ExitCode.REFUSED
-    assert expected == refusal.value.code
+    assert expected == refusal.value.exit_code
     return refusal.value
 
 

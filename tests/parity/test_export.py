@@ -17,8 +17,7 @@ from parity.checkpoints.weights import Weights
 from parity.core.runners import build_ours
 from parity.errors import ParityError, UsageError
 from reference import openai_release
-from scratch_gpt.checkpoint.atomic import WriteError
-from scratch_gpt.errors import CheckpointError
+from scratch_gpt.errors import CheckpointError, WriteError
 
 FORMS = list(Form)
 

@@ -330,7 +330,7 @@ def outcome(ours: GPT, theirs: Model) -> Callable[[Case], tuple[int, str | None]
         try:
             report = layerwise(candidate, reference, **given)  # type: ignore[arg-type]
         except ParityError as error:
-            return int(error.code), None
+            return int(error.exit_code), None
         first = report.first_divergence
         return int(report.exit_code), first.tap if first else None
 

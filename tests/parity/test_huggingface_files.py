@@ -68,7 +68,7 @@ def refusal(path: Path, code: ExitCode = ExitCode.REFUSED) -> ParityError:
     """Return why a path is refused, with the code it must have."""
     with pytest.raises(ParityError) as caught:
         load_weights(str(path))
-    assert caught.value.code is code, caught.value
+    assert caught.value.exit_code is code, caught.value
     assert not [text for text in (caught.value.what, caught.value.fix) if "\n" in text]
     return caught.value
 
@@ -281,7 +281,7 @@ def test_a_form_under_another_forms_name_is_refused(*, swapped: bool, write: Wri
 def test_nothing_in_a_file_is_inconclusive(write: Write) -> None:
     """A sound file without a tensor is no damage, and no model."""
     folder = write(tensors={})
-    assert refusal(folder, ExitCode.INCONCLUSIVE).code is InconclusiveError.code
+    assert refusal(folder, ExitCode.INCONCLUSIVE).exit_code is InconclusiveError.exit_code
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".metadata", None])

@@ -111,7 +111,7 @@ def test_what_is_no_list_of_ids_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="not a whole number") as refusal:
         parse(text)
     expected = (ExitCode.USAGE, f"--token-ids {text!r}")
-    assert expected == (refusal.value.code, refusal.value.where)
+    assert expected == (refusal.value.exit_code, refusal.value.where)
     assert "481,4735,544;12,7" in refusal.value.fix
 
 

@@ -131,7 +131,7 @@ def test_a_knob_that_is_moved_meanwhile_is_an_error(knob: str) -> None:
     known = next(known for known in SETTINGS if known.name == knob)
     assert f"{knob} is " in refusal.value.what
     assert f"not {known.wanted!r} ({known.why})" in refusal.value.what
-    assert ExitCode.ENVIRONMENT is refusal.value.code
+    assert ExitCode.ENVIRONMENT is refusal.value.exit_code
     assert expected == settings()
 
 

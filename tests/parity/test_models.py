@@ -58,7 +58,7 @@ def test_a_draw_with_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InputRejectedError, match=r"h\.4\.ln_1\.bias") as refusal:
         load_weights("tiny")
     expected = ExitCode.REFUSED
-    assert expected is refusal.value.code
+    assert expected is refusal.value.exit_code
     assert "'tiny'" in refusal.value.where
 
 

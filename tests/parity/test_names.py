@@ -164,7 +164,7 @@ def test_bytes_under_the_released_models_name_must_be_the_published_ones(
 ) -> None:
     """Any others are refused, with their digest; under another name they are unknown."""
     refusal = error_of("openai-gpt")
-    assert refusal.code is ExitCode.REFUSED
+    assert refusal.exit_code is ExitCode.REFUSED
     assert "model.safetensors: differs from the published file" in refusal.what
     assert digest_path(fake_hub.folder / "model.safetensors").sha256 in refusal.where
     assert load_weights("somebody/model").provenance.standing is Standing.UNKNOWN
@@ -202,7 +202,7 @@ class TestAuto:
     def test_any_other_trouble_is_an_error(self, fake_hub: FakeHub) -> None:
         """A damaged cache is no reason to check something else."""
         fake_hub.error = RejectedError("cache damaged", where="blob", fix="remove it")
-        assert error_of("auto").code is ExitCode.REFUSED
+        assert error_of("auto").exit_code is ExitCode.REFUSED
 
     def test_a_hub_that_answers_and_fails_is_an_error(
         self, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
@@ -214,14 +214,14 @@ class TestAuto:
 
         monkeypatch.setattr(hub_repository.hub, "fetch", fetch)
         assert fake_hub.answers
-        assert error_of("auto").code is ExitCode.ENVIRONMENT
+        assert error_of("auto").exit_code is ExitCode.ENVIRONMENT
 
 
 def test_the_released_model_never_falls_back(fake_hub: FakeHub) -> None:
     """Asked for by name it is that or an error."""
     fake_hub.error = UnavailableError("offline", where="hub", fix="go online")
     refusal = error_of("openai-gpt")
-    assert (refusal.code, refusal.what) == (ExitCode.ENVIRONMENT, "offline")
+    assert (refusal.exit_code, refusal.what) == (ExitCode.ENVIRONMENT, "offline")
 
 
 def test_a_folder_is_no_reserved_name(
@@ -242,7 +242,7 @@ def test_a_folder_is_no_reserved_name(
 def test_a_path_to_nothing_is_refused(name: str) -> None:
     """It is not looked for on the hub."""
     refusal = error_of(name)
-    assert (refusal.code, refusal.what) == (ExitCode.REFUSED, "there is nothing at that path")
+    assert (refusal.exit_code, refusal.what) == (ExitCode.REFUSED, "there is nothing at that path")
 
 
 def test_a_link_to_nothing_is_said(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> 
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
     openai_release.write_release(folder, list(named.values()), config=dict(weights.config))
     refusal = error_of(str(folder))
-    assert refusal.code is ExitCode.REFUSED
+    assert refusal.exit_code is ExitCode.REFUSED
     assert "OpenAI's shards and model.safetensors" in refusal.what
     assert len(load_weights(str(folder / "model.safetensors")).tensors) == 146
 
@@ -284,7 +284,7 @@ def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> 
 )
 def test_a_name_that_no_file_can_have_is_an_error_with_a_code(name: str) -> None:
     """And not one of this program's own."""
-    assert error_of(name).code in {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.ENVIRONMENT}
+    assert error_of(name).exit_code in {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.ENVIRONMENT}
 
 
 def test_unfinished_downloads_are_mentioned(fake_hub: FakeHub) -> None:

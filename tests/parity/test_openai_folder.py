@@ -37,7 +37,7 @@ def refusal(folder: Path) -> ParityError:
     """Return why a folder is refused, as input."""
     with pytest.raises(ParityError) as caught:
         load_weights(str(folder))
-    assert caught.value.code is ExitCode.REFUSED, caught.value
+    assert caught.value.exit_code is ExitCode.REFUSED, caught.value
     return caught.value
 
 

@@ -112,7 +112,7 @@ def test_half_a_copy_is_refused(layer: nn.Module) -> None:
     with pytest.raises(InconclusiveError, match=r"^ours still holds .*float32") as refusal:
         model_in_dtype({"ours": model}, torch.float64)
     expected = ExitCode.INCONCLUSIVE
-    assert expected is refusal.value.code
+    assert expected is refusal.value.exit_code
 
 
 def test_a_mixture_is_made_one() -> None:
@@ -135,7 +135,7 @@ def test_a_candidate_has_a_tap(ours: GPT) -> None:
     with pytest.raises(UsageError, match=r"no argument named tap \(") as refusal:
         check_candidate(nn.Linear(3, 3))
     expected = (ExitCode.USAGE, "its arguments are ['input']")
-    assert expected == (refusal.value.code, refusal.value.where)
+    assert expected == (refusal.value.exit_code, refusal.value.where)
 
 
 def test_two_sides_with_storage_of_their_own_are_apart(
@@ -185,7 +185,7 @@ def test_two_sides_that_share_storage_are_refused(
     with pytest.raises(InconclusiveError, match=r"^mine and the reference share") as refusal:
         check_apart({"other": copy.deepcopy(ours), "mine": candidate}, theirs)
     expected = ExitCode.INCONCLUSIVE
-    assert expected is refusal.value.code
+    assert expected is refusal.value.exit_code
 
 
 def test_a_shared_tensor_is_named(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:

@@ -98,7 +98,7 @@ def test_the_refusal_says_what_would_be_accepted() -> None:
     with pytest.raises(InconclusiveError) as refusal:
         Bounds(identity=1e9).check(None)
     expected = (ExitCode.INCONCLUSIVE, "it must lie in [2.1e-11, 1e-08]")
-    assert expected == (refusal.value.code, refusal.value.where)
+    assert expected == (refusal.value.exit_code, refusal.value.where)
 
 
 def test_dead_is_far_from_alive() -> None:

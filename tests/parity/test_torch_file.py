@@ -50,7 +50,7 @@ def refused(path: Path) -> str:
     """Return why a file is refused; it is by the code of refused input, and by its name."""
     with pytest.raises(InputRejectedError) as refusal:
         torch_file.read_torch_file(path)
-    assert refusal.value.code is ExitCode.REFUSED
+    assert refusal.value.exit_code is ExitCode.REFUSED
     assert str(path) in refusal.value.where
     return refusal.value.what
 

@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.checkpoint import checkpoint, safetensors
-from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError
-from scratch_gpt.errors import CheckpointError, EmptyCheckpointError
+from scratch_gpt.errors import CheckpointError, EmptyCheckpointError, OccupiedError, WriteError
 
 
 @pytest.fixture

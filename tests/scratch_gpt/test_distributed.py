@@ -146,7 +146,7 @@ def test_an_error_of_the_first_ends_all(second: Group, monkeypatch: pytest.Monke
         Group(rank=0, processes=2).by_first(fail)
     with pytest.raises(ReportedElsewhereError) as told:
         second.by_first(pytest.fail)
-    assert told.value.code is ExitCode.USAGE
+    assert told.value.exit_code is ExitCode.USAGE
 
 
 def test_gradients_travel_when_asked(second: Group, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,9 @@ from scratch_gpt.tokenizer.pretokenizers import Word, pretokenizer_named
 pytest.importorskip("ftfy", reason="not run: ftfy is not installed (extra original-text)")
 pytest.importorskip("spacy", reason="not run: spaCy is not installed (extra original-text)")
 
+from scratch_gpt.errors import MissingExtraError
 from scratch_gpt.tokenizer import original
-from scratch_gpt.tokenizer.original import MissingExtraError, OriginalPretokenizer, standardize
+from scratch_gpt.tokenizer.original import OriginalPretokenizer, standardize
 
 ROWS = [row for row in PUBLISHED if row.original is not None]
 
@@ -145,7 +146,7 @@ def test_a_missing_package_is_told(package: str, monkeypatch: pytest.MonkeyPatch
         pretokenizer_named("original")
     told = as_cli_error(missing.value)
     expected = (5, True, "pip install 'gpt1-parity[original-text]'")
-    assert expected == (told.code, package in told.what, told.fix)
+    assert expected == (told.exit_code, package in told.what, told.fix)
 
 
 def test_long_runs_of_spaces_are_cheap() -> None:

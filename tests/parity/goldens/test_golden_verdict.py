@@ -194,7 +194,7 @@ def test_drawn_weights_are_not_asked(ours: GPT, weights: Weights) -> None:
         golden(ours, weights.provenance)
     expected = (ExitCode.ENVIRONMENT, True, True)
     assert expected == (
-        caught.value.code,
+        caught.value.exit_code,
         "surrogate" in caught.value.where,
         "--weights openai-gpt" in caught.value.fix and "params_0.npy" in caught.value.fix,
     )

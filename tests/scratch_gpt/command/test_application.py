@@ -66,13 +66,13 @@ def test_help_onto_a_full_disk_is_told(command: str) -> None:
 def test_what_the_system_refuses_is_no_bug(error: Exception) -> None:
     """Whoever raised it: the exit code is that of the environment."""
     expected = ExitCode.ENVIRONMENT
-    assert expected == as_cli_error(error).code
+    assert expected == as_cli_error(error).exit_code
 
 
 def test_another_error_stays_one() -> None:
     """That something failed in torch does not make it a matter of memory."""
     expected = ExitCode.INTERNAL
-    assert expected == as_cli_error(RuntimeError("size mismatch")).code
+    assert expected == as_cli_error(RuntimeError("size mismatch")).exit_code
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: no /dev/full")

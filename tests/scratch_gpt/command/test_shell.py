@@ -4,14 +4,15 @@ import sys
 
 import pytest
 
-from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError
 from scratch_gpt.cli import run_reporting_errors
 from scratch_gpt.errors import (
     CheckpointError,
     EmptyCheckpointError,
     EnvironmentUnfitError,
     ExitCode,
+    OccupiedError,
     UnreadableError,
+    WriteError,
 )
 
 WORDS = ("what it is", "where it is", "what to do")

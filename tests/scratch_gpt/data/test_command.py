@@ -49,9 +49,7 @@ def test_prepares_and_sums_up(command: Command, tmp_path: Path, small_text: str)
 def test_what_was_replaced_is_summed_up(command: Command, books: Path) -> None:
     """And only where there is any."""
     (books / "a.txt").write_bytes(b"a \xff b \xff")
-    assert (
-        "2 of them stand for bytes that are no UTF-8" in command(books, "--errors=replace").stdout
-    )
+    assert "2 of them replace bytes that are not UTF-8" in command(books, "--errors=replace").stdout
 
 
 def test_a_part_without_tokens_has_no_guess(command: Command, tmp_path: Path, books: Path) -> None:
@@ -96,7 +94,7 @@ def test_another_number_of_merges_is_told(
 def test_text_with_fewer_merges_than_asked_for_is_taken_up(
     command: Command, tmp_path: Path
 ) -> None:
-    """The same command again goes on, though the vocabulary has not the number that it names."""
+    """The same command succeeds again, though the vocabulary has fewer merges than requested."""
     path, vocabulary = tmp_path / "a.txt", tmp_path / "vocabulary"
     path.write_text("ab ab cd", "utf-8")
     for _ in range(2):
@@ -126,7 +124,7 @@ def test_no_vocabulary_is_learned_of_what_is_no_text(
         ("short", ["--validation=0.6"], 2, "Invalid value for '--validation'"),
         ("missing", [], 4, "there is no such file"),
         ("unknown", [], 2, "all of them unknown"),
-        ("occupied", [], 2, "holds 'notes' and no prepared text"),
+        ("occupied", [], 2, "the folder is not empty"),
         ("file", [], 2, "there is a file of that name"),
         ("vocabulary", [], 4, "vocabulary"),
     ],
@@ -161,7 +159,7 @@ def test_another_vocabulary_is_refused(command: Command, books: Path, tmp_path: 
 
 
 def test_an_interrupt_says_what_to_do(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work is not lost."""
+    """A preparation starts again."""
 
     def interrupt(*_given: object, **_named: object) -> None:
         raise KeyboardInterrupt
@@ -169,7 +167,7 @@ def test_an_interrupt_says_what_to_do(command: Command, monkeypatch: pytest.Monk
     monkeypatch.setattr("scratch_gpt.data.preparation.prepare", interrupt)
     result = command()
     assert result.exit_code == 130
-    assert "it goes on from where it was" in result.output
+    assert "run it again" in result.output
 
 
 def test_help_teaches_and_loads_nothing(home_of: Callable[[str], Path | None]) -> None:

@@ -117,9 +117,7 @@ def test_a_folder_that_may_not_be_looked_into_is_refused(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(
-        UnreadableError, match="cannot be looked into: Permission denied"
-    ) as refusal:
+    with pytest.raises(UnreadableError, match="cannot be listed: Permission denied") as refusal:
         documents([folder])
     assert str(folder / "a" / "b") == refusal.value.where
 

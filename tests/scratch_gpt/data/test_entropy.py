@@ -21,7 +21,7 @@ def test_a_mapped_file_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch
     tokens = np.random.Philox(key=3).random_raw(1_000) % 50
     train, validation = tokens[:900].astype("<u4"), tokens[900:].astype("<u4")
     whole = unigram_loss(train, validation, vocab_size=50)
-    monkeypatch.setattr(dataset, "_ENTROPY_CHUNK", 7)
+    monkeypatch.setattr(dataset, "_CHUNK", 7)
     assert whole == unigram_loss(train, validation, vocab_size=50)
 
 

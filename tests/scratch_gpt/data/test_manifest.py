@@ -79,7 +79,7 @@ def test_what_follows_from_the_rest_must_follow(
     """A number that was edited contradicts the others, which were not."""
     file = prepared() / "manifest.json"
     edit(file, keys, value)
-    with pytest.raises(CheckpointError, match="not what the rest of it tells"):
+    with pytest.raises(CheckpointError, match="contradicts the other fields"):
         Manifest.read(file)
 
 

@@ -1,4 +1,4 @@
-"""Documents in pieces: nothing lost, cut where no word is, and the same from every start."""
+"""Documents in pieces: complete, and cut between words."""
 
 import io
 import re
@@ -12,9 +12,9 @@ from scratch_gpt.errors import CheckpointError
 TEXT = "One line.\r\nAnother,\tlonger one \u2014 a\u00f1o.\n\n\n  Third \n" * 7 + "the end"
 
 
-def cut(content: bytes, *, start: int = 0, size: int) -> list[Piece]:
+def cut(content: bytes, *, size: int) -> list[Piece]:
     """Return the pieces of some bytes."""
-    return list(pieces(io.BytesIO(content), "a.txt", start=start, size=size))
+    return list(pieces(io.BytesIO(content), "a.txt", size=size))
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, len(TEXT.encode()), 1_000])
@@ -27,14 +27,6 @@ def test_the_pieces_are_the_whole(size: int) -> None:
         assert place == piece.start
         place = piece.end
     assert all(piece.content.endswith((b"\n", b" ")) for piece in found[:-1])
-
-
-@pytest.mark.parametrize("size", [2, 7, 64])
-def test_from_any_piece_on_the_same_pieces_follow(size: int) -> None:
-    """Who goes on where another one stopped cuts where that one would have cut."""
-    found = cut(TEXT.encode(), size=size)
-    for number, piece in enumerate(found):
-        assert found[number:] == cut(TEXT.encode(), start=piece.start, size=size)
 
 
 def test_a_line_is_cut_only_where_it_is_longer_than_a_piece() -> None:
@@ -90,9 +82,8 @@ def test_what_has_no_end_is_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_has_no_pieces() -> None:
-    """Not even an empty one; nor has what is behind the end."""
+    """Not even an empty one."""
     assert not cut(b"", size=10)
-    assert not cut(b"abc\n", start=4, size=10)
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])

@@ -1,15 +1,18 @@
-"""Text becomes the tokens that it has as a whole, whatever pieces and goes it came in."""
+"""Prepared tokens are those of the whole text, and a folder of them is whole or absent."""
 
+import contextlib
+import errno
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scratch_gpt.data import TokenData, TooLittleTextError, corpus, preparation, prepare
-from scratch_gpt.errors import CheckpointError
+from scratch_gpt.errors import CheckpointError, OccupiedError, WriteError
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, Word
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
@@ -89,8 +92,8 @@ def test_progress_goes_from_nothing_to_all(
     """In bytes of text, document by document."""
     told: list[tuple[str, int, int]] = []
     prepare([books], tmp_path / "out", tokenizer, progress=lambda *step: told.append(step))
-    looked = [step for step in told if step[0].startswith("looking through")]
-    assert [(done, total) for _, done, total in looked] == [(n, 5) for n in range(5)]
+    measured = [step for step in told if step[0].startswith("reading")]
+    assert [(done, total) for _, done, total in measured] == [(n, 5) for n in range(5)]
     total = sum(path.stat().st_size for path in books.iterdir())
     done = [step[1] for step in told[5:]]
     assert sorted(done) == done
@@ -102,12 +105,11 @@ def test_progress_goes_from_nothing_to_all(
 def test_what_is_done_is_returned(
     books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Contents
 ) -> None:
-    """Nothing is tokenized or written again; what a kill left beside it is tidied up."""
+    """Nothing is tokenized or written again."""
     prepare([books], tmp_path / "out", tokenizer)
     before = contents(tmp_path / "out")
     assert sorted(before) == ["manifest.json", "tokens.bin"]
     times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
-    (tmp_path / "out" / "plan.json").write_text("{}", "utf-8")
     data = prepare([books], tmp_path / "out", tokenizer)
     assert isinstance(data, TokenData)
     assert before == contents(tmp_path / "out")
@@ -169,6 +171,175 @@ def test_without_paths_the_library_speaks(
     data = prepare(None, tmp_path / "out", tokenizer)
     assert tokenizer.encode("Read this.\n") == data.train.tolist()
     assert data.manifest.sources[0].name == "a.py"
+
+
+class StopError(BaseException):
+    """Stands for a kill: no handler runs."""
+
+
+STEPS = [
+    (os, "fsync"),
+    (Path, "mkdir"),
+    (Path, "rename"),
+    (Path, "chmod"),
+    (preparation, "decoded"),
+]
+"""Steps before which a process may be killed."""
+
+
+@contextlib.contextmanager
+def killed_at(count: int) -> Iterator[list[str]]:
+    """Stop at the step of that number, without cleaning up; give the names of the steps begun."""
+    begun: list[str] = []
+
+    def counted(name: str, original: Callable[..., object]) -> Callable[..., object]:
+        def step(*given: object, **named: object) -> object:
+            begun.append(name)
+            if len(begun) == count:
+                raise StopError
+            return original(*given, **named)
+
+        return step
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(StopError):
+        for owner, name in STEPS:
+            patch.setattr(owner, name, counted(name, getattr(owner, name)))
+        if count:
+            patch.setattr(shutil, "rmtree", lambda *_given, **_named: None)
+        yield begun
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_killed_at_any_step_it_leaves_no_tokens_and_starts_again(
+    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Contents
+) -> None:
+    """Once before each step that a preparation takes."""
+    (books / "a.txt").write_text((books / "d.txt").read_text("utf-8")[:700], "utf-8")
+    (books / "d.txt").unlink()
+    with killed_at(0) as steps:
+        prepare([books], tmp_path / "whole", tokenizer)
+    expected = contents(tmp_path / "whole")
+    assert set(steps) == {name for _, name in STEPS}
+    renamed = steps.index("rename") + 1
+    for count in range(1, len(steps) + 1):
+        folder = tmp_path / f"killed-{count}"
+        with killed_at(count):
+            prepare([books], folder, tokenizer)
+        assert folder.exists() == (count > renamed)
+        prepare([books], folder, tokenizer).verify()
+        assert expected == contents(folder)
+
+
+def test_other_settings_are_rejected(
+    books: Path, tmp_path: Path, tokenizer: Tokenizer, small_text: str, contents: Contents
+) -> None:
+    """All differences are listed, and the old tokens stay."""
+    folder = tmp_path / "out"
+    prepare([books], folder, tokenizer)
+    before = contents(folder)
+    other = Tokenizer.train([small_text], merges=30)
+    with pytest.raises(CheckpointError, match=r"^other tokens were prepared there: ") as rejection:
+        prepare([books], folder, other, errors="replace", validation_fraction=0.25)
+    what = rejection.value.what
+    assert all(name in what for name in ("vocabulary", "vocab_size", "errors 'strict'"))
+    assert "validation_fraction 0.05, not 0.25" in what
+    assert "pretokenizer" not in what
+    assert before == contents(folder)
+
+
+def test_other_text_is_rejected(books: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """A document that changed is named; of the differences three are shown."""
+    folder = tmp_path / "out"
+    prepare([books], folder, tokenizer)
+    before = (books / "d.txt").read_bytes()
+    (books / "d.txt").write_bytes(before.replace(b"a", b"o", 1))
+    with pytest.raises(CheckpointError, match=r"prepared there: document 4 'books/d"):
+        prepare([books], folder, tokenizer)
+    (books / "d.txt").write_bytes(before)
+    (books / "aa.txt").write_text("new", "utf-8")
+    with pytest.raises(CheckpointError) as rejection:
+        prepare([books], folder, tokenizer)
+    assert rejection.value.what.count("document ") == 3
+    (books / "aa.txt").unlink()
+    (books / "e.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"document 5 'books/e.txt .*', not None"):
+        prepare([books], folder, tokenizer)
+
+
+def test_text_that_changes_while_it_is_read_is_rejected(
+    books: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """After it was measured, before it was tokenized; nothing is left."""
+
+    def change(what: str, _done: int, _total: int) -> None:
+        if what == "books/a.txt":
+            (books / "d.txt").write_bytes((books / "d.txt").read_bytes().upper())
+
+    with pytest.raises(CheckpointError, match="changed while it was read") as rejection:
+        prepare([books], tmp_path / "out", tokenizer, progress=change)
+    assert str(books / "d.txt") == rejection.value.where
+    assert [path.name for path in tmp_path.iterdir()] == ["books"]
+
+
+def test_a_folder_of_other_files_is_left_alone(
+    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Contents
+) -> None:
+    """Even if a file in it has the name of a file of tokens."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tokens.bin").write_text("the user's", "utf-8")
+    with pytest.raises(OccupiedError, match="the folder is not empty"):
+        prepare([books], tmp_path / "out", tokenizer)
+    assert contents(tmp_path / "out") == {"tokens.bin": b"the user's"}
+
+
+def test_of_two_preparations_the_first_to_finish_stays(
+    books: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """The other one is rejected at its end."""
+    done: list[TokenData] = []
+
+    def second(what: str, _done: int, _total: int) -> None:
+        if what == "books/d.txt" and not done:
+            done.append(prepare([books], tmp_path / "out", tokenizer))
+
+    with pytest.raises(OccupiedError, match="the folder was filled meanwhile"):
+        prepare([books], tmp_path / "out", tokenizer, progress=second)
+    TokenData.open(tmp_path / "out").verify()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EFBIG, "larger than is allowed"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "no permission"),
+    ],
+    ids=lambda failure: errno.errorcode[failure[0]],
+)
+@pytest.mark.parametrize(
+    "step", [(os, "fsync"), (Path, "rename"), (Path, "mkdir")], ids=lambda step: step[1]
+)
+def test_failures_of_the_file_system_are_reported(
+    step: tuple[object, str],
+    failure: tuple[int, str],
+    books: Path,
+    tmp_path: Path,
+    tokenizer: Tokenizer,
+) -> None:
+    """Nothing is left, and the next call succeeds."""
+
+    def fail(*given: object, **_named: object) -> object:
+        name = [str(given[0])] if isinstance(given[0], Path) else []
+        raise OSError(failure[0], os.strerror(failure[0]), *name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*step, fail)
+        with pytest.raises(WriteError, match=failure[1]) as error:
+            prepare([books], tmp_path / "out", tokenizer)
+    assert str(tmp_path / "out") == error.value.where
+    assert [path.name for path in tmp_path.iterdir()] == ["books"]
+    prepare([books], tmp_path / "out", tokenizer).verify()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A preparation killed at random moments, over and over, gives the bytes of one that was not."""
+"""A process killed at random moments leaves no tokens, or all of them."""
 
 import os
 import random
@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from scratch_gpt.data import TokenData
-from scratch_gpt.errors import CheckpointError
 
 CHILD = """
 import sys
@@ -56,7 +55,7 @@ def start(
 def test_killed_over_and_over(
     kills: int, start: Start, tmp_path: Path, contents: Callable[[Path], dict[str, bytes]]
 ) -> None:
-    """After each kill nothing passes for tokens that is not all of them."""
+    """A folder of tokens is there when it is complete, and not before."""
     with start(tmp_path / "whole") as undisturbed:
         assert not undisturbed.wait()
     moments = random.Random(20180611)  # noqa: S311 - no secret
@@ -66,10 +65,10 @@ def test_killed_over_and_over(
         with start(folder) as process:
             time.sleep(moments.uniform(0.01, 0.3) if number else 0.01)
             process.kill()
-        if not (folder / "manifest.json").exists():
+        if folder.exists():
+            TokenData.open(folder).verify()
+        else:
             unfinished += 1
-            with pytest.raises(CheckpointError):
-                TokenData.open(folder)
     assert unfinished
     with start(folder) as last:
         assert not last.wait()
@@ -77,19 +76,10 @@ def test_killed_over_and_over(
     TokenData.open(folder).verify()
 
 
-def test_a_full_disk_is_no_end(
-    start: Start, tmp_path: Path, contents: Callable[[Path], dict[str, bytes]]
-) -> None:
-    """Here a limit on a file's length, of the real file system; with more room it goes on."""
+def test_a_full_disk_leaves_nothing(start: Start, tmp_path: Path) -> None:
+    """Here a limit on a file's length, of the real file system."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with start(tmp_path / "full") as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, hard))
         assert process.wait()
-    before = contents(tmp_path / "full")
-    assert len(before["tokens.bin"]) <= 20_000
-    assert "manifest.json" not in before
-    with start(tmp_path / "full") as process:
-        assert not process.wait()
-    with start(tmp_path / "whole") as process:
-        assert not process.wait()
-    assert contents(tmp_path / "whole") == contents(tmp_path / "full")
+    assert [path.name for path in tmp_path.iterdir()] == ["books"]

@@ -119,14 +119,6 @@ def test_a_missing_file_is_named(name: str, prepared: Prepared) -> None:
     assert str(folder / name) == refusal.value.where
 
 
-def test_an_unfinished_preparation_is_told(prepared: Prepared) -> None:
-    """And how to finish it."""
-    folder = prepared()
-    (folder / "manifest.json").rename(folder / "plan.json")
-    with pytest.raises(CheckpointError, match=r"not come to its end .*it goes on from where it"):
-        TokenData.open(folder)
-
-
 @dataclasses.dataclass
 class Other:
     """A tokenizer's identity."""

@@ -11,7 +11,8 @@ import pytest
 
 from scratch_gpt.checkpoint import atomic
 from scratch_gpt.checkpoint import atomic as module
-from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError, replace_folder
+from scratch_gpt.checkpoint.atomic import replace_folder
+from scratch_gpt.errors import OccupiedError, WriteError
 
 Files = dict[str, str]
 

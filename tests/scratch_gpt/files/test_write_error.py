@@ -6,7 +6,8 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError, to_write_error
+from scratch_gpt.checkpoint.atomic import to_write_error
+from scratch_gpt.errors import OccupiedError, WriteError
 
 
 @pytest.mark.parametrize(

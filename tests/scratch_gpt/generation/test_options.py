@@ -22,9 +22,9 @@ def test_rules_that_exclude_everything_are_the_options_fault() -> None:
     excluded, *broken = (
         no_choice_error(choice_of(float(value))) for value in ("-inf", "nan", "inf")
     )
-    assert (excluded.code, excluded.where) == (ExitCode.USAGE, "--no-repeat-ngram-size")
+    assert (excluded.exit_code, excluded.where) == (ExitCode.USAGE, "--no-repeat-ngram-size")
     for error in broken:
-        assert (error.code, error.where) == (ExitCode.REFUSED, "--weights")
+        assert (error.exit_code, error.where) == (ExitCode.REFUSED, "--weights")
         assert "--dtype float32" in error.fix
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scratch_gpt import Tokenizer
-from scratch_gpt.checkpoint.atomic import OccupiedError
-from scratch_gpt.errors import CheckpointError
+from scratch_gpt.errors import CheckpointError, OccupiedError
 from scratch_gpt.tokenizer import vocabulary as vocabulary_files
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS
 from scratch_gpt.tokenizer.vocabulary import Vocabulary

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.checkpoint.atomic import WriteError
+from scratch_gpt.errors import WriteError
 from scratch_gpt.training import log
 from scratch_gpt.training.log import Log
 

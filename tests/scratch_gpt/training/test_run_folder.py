@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.checkpoint.atomic import OccupiedError, WriteError
+from scratch_gpt.errors import OccupiedError, WriteError
 from scratch_gpt.training.run_folder import lock_folder
 
 
