@@ -1,4 +1,4 @@
-"""Clipping by the global norm: all gradients are scaled alike, so that their direction stays."""
+"""Gradient clipping by the global norm: one factor for all gradients keeps their direction."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -8,11 +8,9 @@ from torch import Tensor, nn
 
 from scratch_gpt.runs import longest_run, runs
 
-# The gradient that a parameter must have before a step is made of it.
-
 
 class GradientError(ValueError):
-    """Gradients that no step can be made of; no parameter was changed.
+    """Gradients that cannot be used: missing, sparse or not finite. No parameter was changed.
 
     Attributes:
         what: What is wrong, in one line.
@@ -28,15 +26,15 @@ class GradientError(ValueError):
 
 
 class NotFiniteError(GradientError):
-    """Gradients that are not finite, or too large for their norm to be."""
+    """Gradients that are not finite, or so large that their norm is not."""
 
 
 def checked_gradient(name: str, parameter: nn.Parameter) -> Tensor:
     """Return a parameter's gradient itself, not a copy.
 
     Raises:
-        GradientError: There is none, or a sparse one: a parameter left out of a step without a
-            word is a fault that shows as slow learning and nowhere else.
+        GradientError: It is missing or sparse. A step that skipped the parameter silently would
+            show only as slow learning.
     """
     gradient = parameter.grad
     if gradient is None:
@@ -54,30 +52,17 @@ def checked_gradient(name: str, parameter: nn.Parameter) -> Tensor:
     return gradient
 
 
-def list_names(names: list[str]) -> str:
-    """Return names for a message: the first three, and how many more there are."""
-    shown, more = ", ".join(names[:_SHOWN]), len(names) - _SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-_SHOWN = 3
-
-
-_GROUP = 2**13
-"""Elements whose squares are summed by one thread; every run holds a whole number of groups."""
-
-
 @torch.no_grad()
 def clip_global_norm(named_parameters: Iterable[tuple[str, nn.Parameter]], maximum: float) -> float:
-    """Scale all gradients so that the norm of them all together is at most `maximum`.
+    """Scale all gradients in place so that their global norm is at most `maximum`.
 
-    The norm is the root of the sum of every gradient's every square. Squares and sums are float64,
-    in which no finite float32 overflows, and the sums of fixed groups are added exactly: the norm
-    is the same to the bit for any number of threads and any order of the parameters. Gradients
-    within the maximum are left as they are, to the bit.
+    The norm is the root of the sum of the squares of all elements of all gradients. Squares and
+    sums are float64, in which no finite float32 overflows, and the sums of fixed groups are added
+    exactly. The norm is therefore bitwise the same for any number of threads and any order of the
+    parameters. Gradients within the maximum keep their bits.
 
     Args:
-        named_parameters: Names and parameters, each with a dense gradient; scaled in place.
+        named_parameters: Names and parameters, each with a dense gradient.
         maximum: Largest norm, above 0; infinity measures and scales nothing.
 
     Returns:
@@ -85,8 +70,8 @@ def clip_global_norm(named_parameters: Iterable[tuple[str, nn.Parameter]], maxim
 
     Raises:
         ValueError: `maximum` is not above 0.
-        GradientError: A parameter has no gradient, or a sparse one. No gradient was changed.
-        NotFiniteError: One is not finite: no scale makes a step of that. None was changed.
+        GradientError: A gradient is missing or sparse; no gradient was changed.
+        NotFiniteError: A gradient or the norm is not finite; no gradient was changed.
 
     Source: finetune-transformer-lm opt.py, `tf.clip_by_global_norm` (a69b5c4); Pascanu et al.
     2013, algorithm 1. The official PyTorch port clips each parameter by itself instead, and
@@ -99,22 +84,35 @@ def clip_global_norm(named_parameters: Iterable[tuple[str, nn.Parameter]], maxim
     squares = {name: _exact_sum(_sums_of_squares(g)) for name, g in gradients.items()}
     norm = math.sqrt(_exact_sum(squares.values()))
     if not math.isfinite(norm):
-        raise _not_finite(squares)
+        names = [name for name, square in squares.items() if not math.isfinite(square)]
+        names = names or list(squares)  # every square is finite, and only their sum is not
+        more = len(names) - _LISTED
+        raise NotFiniteError(
+            f"{len(names)} of {len(squares)} gradients are not finite, or too large to be squared",
+            where=", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else ""),
+            fix="lower the learning rate or lengthen its warm-up; with float16, scale the loss",
+        )
     if norm > maximum:
         for gradient in gradients.values():
             gradient.mul_(maximum / norm)
     return norm
 
 
-def _sums_of_squares(gradient: Tensor) -> Iterator[float]:
-    """Give the sums of squares of consecutive groups of elements.
+_LISTED = 3
 
-    One room serves every run: memory that is new each time costs more than the arithmetic.
+_GROUP = 2**13
+"""Elements whose squares one thread adds; every run holds a whole number of groups."""
+
+
+def _sums_of_squares(gradient: Tensor) -> Iterator[float]:
+    """Yield the sums of squares of consecutive groups of elements.
+
+    All runs share one buffer: allocating it anew costs more than the arithmetic.
     """
     length = min(gradient.numel(), longest_run(gradient.device))
-    room = torch.empty(length, dtype=torch.float64, device=gradient.device)
+    buffer = torch.empty(length, dtype=torch.float64, device=gradient.device)
     for (run,) in runs(gradient.contiguous()):
-        squares = room[: len(run)].copy_(run)
+        squares = buffer[: len(run)].copy_(run)
         squares.mul_(squares)
         grouped = squares.numel() - squares.numel() % _GROUP
         yield from squares[:grouped].view(-1, _GROUP).sum(-1).tolist()
@@ -122,18 +120,8 @@ def _sums_of_squares(gradient: Tensor) -> Iterator[float]:
 
 
 def _exact_sum(values: Iterable[float]) -> float:
-    """Return the sum, rounded once; infinity where no float holds it."""
+    """Return the sum, rounded once; infinity where float64 overflows."""
     try:
         return math.fsum(values)
     except OverflowError:
         return math.inf
-
-
-def _not_finite(squares: dict[str, float]) -> NotFiniteError:
-    """Return the error that names the gradients whose squares have no finite sum."""
-    names = [name for name, square in squares.items() if not math.isfinite(square)] or list(squares)
-    return NotFiniteError(
-        f"{len(names)} of {len(squares)} gradients are not finite, or too large to be squared",
-        where=list_names(names),
-        fix="lower the learning rate or lengthen its warm-up; with float16, scale the loss",
-    )

@@ -1,12 +1,21 @@
-"""Adam with decoupled weight decay: as the 2018 release has it, and as `torch.optim.AdamW` has it.
+"""Adam with decoupled weight decay, in two variants: the 2018 release's and `torch.optim.AdamW`.
 
-With gradient g, moments m and v, and decay rates b1 and b2:
+With gradient g, moments m and v, decay rates b1 and b2, and the number n of the step, from 1:
 
     m = b1 m + (1 - b1) g
     v = b2 v + (1 - b2) g^2
-    p = kept p - rate m / (sqrt(v) / root + epsilon)
 
-What is kept, the root and the rate are the form's: see `scratch_gpt.optimizer`.
+    released    rate = learning_rate sqrt(1 - b2^n) / (1 - b1^n)
+                p = p - rate (m / (sqrt(v) + epsilon) + weight_decay p)
+    adamw       p = p - learning_rate weight_decay p
+                p = p - learning_rate / (1 - b1^n) m / (sqrt(v) / sqrt(1 - b2^n) + epsilon)
+
+The variants differ in epsilon and in the decay. The release adds epsilon to the uncorrected root,
+where it weighs 32 times as much in the first step and 14 times in the fifth: with gradients of
+1e-6, five steps move a quarter less far. The release corrects the decay like the step, which
+leaves 0.32 of it in the first step.
+
+Source: finetune-transformer-lm opt.py `adam` (a69b5c4); Loshchilov and Hutter 2019, algorithm 2.
 """
 
 import dataclasses
@@ -21,100 +30,16 @@ from scratch_gpt.errors import CheckpointError, quote
 from scratch_gpt.gradient_clipping import checked_gradient
 from scratch_gpt.runs import longest_run, runs
 
-# What an optimizer's state must be before it is taken up: by name, shape, type and value.
-
-
 STEP = "step"
-"""Name of the number of steps made."""
+"""The state's entry for the number of steps made."""
 
 FIRST, SECOND = "first_moment.", "second_moment."
-"""What the moments' names begin with; the parameter's name follows."""
-
-
-class OptimizerStateError(CheckpointError):
-    """A state that is not one of this optimizer's."""
-
-
-def check_state(state: Mapping[str, Tensor | int], mine: Mapping[str, Tensor | int]) -> int:
-    """Return the number of steps that a state has made, if it fits in every point.
-
-    Args:
-        state: The state to be taken up.
-        mine: A state of the optimizer that is to take it up.
-
-    Raises:
-        OptimizerStateError: It does not fit; all that is wrong is named, the first few in full.
-    """
-    wrong = [*_misnamed(state, mine), *_unfit(state, mine)]
-    if wrong:
-        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise OptimizerStateError(
-            "; ".join(wrong[:_SHOWN]) + more,
-            where="the optimizer's state",
-            fix="take up the state that was saved with this model, its config and its dtype",
-        )
-    return int(state[STEP])
-
-
-_SHOWN = 4
-
-
-def _misnamed(state: Mapping[str, object], mine: Mapping[str, object]) -> Iterator[str]:
-    yield from (f"{name} is missing" for name in mine if name not in state)
-    yield from (f"{quote(name)} belongs to no parameter" for name in state if name not in mine)
-
-
-def _unfit(state: Mapping[str, object], mine: Mapping[str, Tensor | int]) -> Iterator[str]:
-    """Give what is wrong with the values of the names that both have."""
-    for name, expected in mine.items():
-        if name not in state:
-            continue
-        found = state[name]
-        if isinstance(expected, Tensor):
-            yield from _unfit_tensor(name, found, expected)
-        elif not isinstance(found, int) or isinstance(found, bool) or found < 0:
-            yield f"{name} must be a whole number, at least 0, and is {quote(found)}"
-
-
-def _unfit_tensor(name: str, found: object, expected: Tensor) -> Iterator[str]:
-    """Give what is wrong with one moment; of another form, its values are not looked at."""
-    if not isinstance(found, Tensor):
-        yield f"{name} must be a tensor and is {quote(found)}"
-    elif found.shape != expected.shape or found.dtype != expected.dtype:
-        yield (
-            f"{name} is {found.dtype} {list(found.shape)}, "
-            f"expected {expected.dtype} {list(expected.shape)}"
-        )
-    elif count := count_not_finite(found):
-        yield f"{name} has {count} values that are not finite"
-    elif name.startswith(SECOND) and found.numel() and float(torch.aminmax(found)[0]) < 0.0:
-        yield f"{name} is a mean of squares and has values below 0"
-
-
-# Adam's two forms: the numbers of a step as the 2018 release has them, and as AdamW has them.
-#
-# With n the number of the step, from 1, and m and v the moments:
-#
-#     released    rate = learning_rate sqrt(1 - b2^n) / (1 - b1^n)
-#                 p = p - rate (m / (sqrt(v) + epsilon) + weight_decay p)
-#     adamw       p = p - learning_rate weight_decay p
-#                 p = p - learning_rate / (1 - b1^n) m / (sqrt(v) / sqrt(1 - b2^n) + epsilon)
-#
-# The two differ in what epsilon weighs and in the decay. Beside the release's uncorrected root,
-# epsilon is 32 times as heavy in the first step and 14 times in the fifth: a gradient of 1e-6 has
-# then gone a quarter less far. The release's decay is corrected like the step, which leaves 0.32 of
-# it in the first step.
+"""Prefixes of the state's entries for the moments; the parameter's name follows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rates:
-    """The numbers of one step: p = kept p - rate m / (sqrt(v) / root + epsilon).
-
-    Attributes:
-        kept: What the decay leaves of a parameter.
-        root: What the root of the second moment is divided by.
-        rate: What the quotient of the moments is multiplied by.
-    """
+    """The numbers of one step: `p = kept p - rate m / (sqrt(v) / root + epsilon)`."""
 
     kept: float
     root: float
@@ -122,7 +47,7 @@ class Rates:
 
 
 def openai_update(learning_rate: float, bias_1: float, bias_2: float, weight_decay: float) -> Rates:
-    """Return the rates as the release has them; `bias_1` and `bias_2` are `1 - b^n`.
+    """Return the release's rates; `bias_1` and `bias_2` are `1 - b1^n` and `1 - b2^n`.
 
     Source: finetune-transformer-lm opt.py `adam` (a69b5c4).
     """
@@ -131,7 +56,7 @@ def openai_update(learning_rate: float, bias_1: float, bias_2: float, weight_dec
 
 
 def adamw_update(learning_rate: float, bias_1: float, bias_2: float, weight_decay: float) -> Rates:
-    """Return the rates of `torch.optim.AdamW`; `bias_1` and `bias_2` are `1 - b^n`.
+    """Return the rates of `torch.optim.AdamW`; the arguments are those of `openai_update`.
 
     Source: Loshchilov and Hutter 2019, algorithm 2.
     """
@@ -143,32 +68,22 @@ VARIANTS: dict[str, Callable[[float, float, float, float], Rates]] = {
     "released": openai_update,
     "adamw": adamw_update,
 }
-"""Both forms by name."""
+"""The variants by name."""
 
-
-_WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
-"""The type of the moments, and of the arithmetic, where it is not the parameter's own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Moments:
-    """The running means of one parameter's gradient and of its square."""
-
-    first: Tensor
-    second: Tensor
+_MOMENTS_DTYPE = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
+"""The dtype of moments and arithmetic where it is not the parameter's own."""
 
 
 class Adam:
-    """Adam over named parameters. Only matrices decay, as released: no bias and no gain does.
+    """Adam over named parameters. By default only matrices decay, as in the release.
 
-    A step goes through the parameters in runs that stay in the cache, in place: parameter, moments
-    and gradient are read once, and nothing of a parameter's size is allocated. It is deterministic
-    and the same to the bit for any number of threads. Parameters in half precision have moments
-    and arithmetic in float32, and are rounded at the end of the step; a step much smaller than a
-    weight is lost in that rounding.
+    A step updates each parameter in place, in runs that fit a core's cache, and allocates nothing
+    of a parameter's size. It is deterministic, and bitwise the same for any number of threads.
+    Parameters in half precision have moments and arithmetic in float32 and are rounded at the end
+    of the step; the rounding loses a step much smaller than the weight.
 
     Attributes:
-        steps: How many steps were made.
+        steps: Number of steps made.
     """
 
     def __init__(  # noqa: PLR0913 - the constants of the formula
@@ -181,7 +96,7 @@ class Adam:
         decay_vectors: bool = False,
         form: str = "released",
     ) -> None:
-        """Begin with moments of zero.
+        """Start with zero moments.
 
         Args:
             named_parameters: Each parameter once; contiguous and of a float type.
@@ -189,20 +104,33 @@ class Adam:
             epsilon: Added to the root of the second moment; above 0.
             weight_decay: At least 0; 0.01 in the paper.
             decay_vectors: Whether biases and gains decay too; the release's `vector_l2`.
-            form: `released` or `adamw`; a key of `adam_forms.FORMS`.
+            form: The variant, a key of `VARIANTS`.
 
         Raises:
-            ValueError: A constant outside its range, no parameter, or one that cannot be stepped.
+            ValueError: A constant is out of range; there is no parameter; a parameter is strided,
+                not of a float type, or given twice.
         """
-        _check_constants(betas, epsilon, weight_decay, form)
-        self.parameters = _checked(named_parameters)
+        allowed = {
+            f"betas must be in [0, 1), got {betas!r}": all(0.0 <= beta < 1.0 for beta in betas),
+            f"epsilon must be finite and above 0, got {epsilon!r}": 0.0 < epsilon < math.inf,
+            f"weight_decay must be finite and at least 0, got {weight_decay!r}": (
+                0.0 <= weight_decay < math.inf
+            ),
+            f"form must be one of {sorted(VARIANTS)}, got {form!r}": form in VARIANTS,
+        }
+        for message, is_right in allowed.items():
+            if not is_right:
+                raise ValueError(message)
+        self.parameters = _checked_parameters(named_parameters)
         self.betas = betas
         self.epsilon = epsilon
         self.weight_decay = weight_decay
         self.decay_vectors = decay_vectors
         self.form = form
         self.steps = 0
-        self._moments = {name: _zeros(parameter) for name, parameter in self.parameters.items()}
+        self._first, self._second = (
+            {name: _zeros_like(p) for name, p in self.parameters.items()} for _ in range(2)
+        )
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -213,7 +141,7 @@ class Adam:
 
         Raises:
             ValueError: The learning rate is negative or not finite.
-            GradientError: A parameter has no gradient, or a sparse one; nothing was changed.
+            GradientError: A gradient is missing or sparse; nothing was changed.
         """
         if not 0.0 <= learning_rate < math.inf:
             message = f"the learning rate must be finite and at least 0, got {learning_rate!r}"
@@ -227,25 +155,25 @@ class Adam:
         self.steps += 1
 
     def _rates(self, learning_rate: float) -> Rates:
-        """Return the numbers of the step about to be made."""
+        """Return the rates of the next step."""
         bias_1, bias_2 = (1.0 - beta ** (self.steps + 1) for beta in self.betas)
         return VARIANTS[self.form](learning_rate, bias_1, bias_2, self.weight_decay)
 
     def _update(self, name: str, gradient: Tensor, rates: Rates) -> None:
         """Update one parameter and its moments, run by run."""
-        parameter, moments = self.parameters[name], self._moments[name]
-        dtype, gradient = moments.first.dtype, gradient.contiguous()
-        scratch = moments.first.new_empty(min(longest_run(gradient.device), gradient.numel()))
-        for p, g, first, second in runs(parameter, gradient, moments.first, moments.second):
-            wide = p.to(dtype)  # itself, unless it is narrower
-            self._update_run(wide, g.to(dtype), first, second, scratch[: p.numel()], rates)
+        parameter, first, second = self.parameters[name], self._first[name], self._second[name]
+        gradient = gradient.contiguous()
+        scratch = first.new_empty(min(longest_run(gradient.device), gradient.numel()))
+        for p, g, m, v in runs(parameter, gradient, first, second):
+            wide = p.to(first.dtype)  # `p` itself, unless it is narrower
+            self._update_run(wide, g.to(first.dtype), m, v, scratch[: p.numel()], rates)
             if wide is not p:
                 p.copy_(wide)
 
     def _update_run(  # noqa: PLR0913 - the variables of the formula
         self, p: Tensor, g: Tensor, first: Tensor, second: Tensor, scratch: Tensor, rates: Rates
     ) -> None:
-        """Update one run, by the operations and in the order of `torch.optim.AdamW`."""
+        """Update one run with the operations of `torch.optim.AdamW`, in their order."""
         if rates.kept != 1.0:
             p.mul_(rates.kept)
         first.lerp_(g, 1.0 - self.betas[0])
@@ -256,73 +184,108 @@ class Adam:
         p.addcdiv_(first, scratch.add_(self.epsilon), value=-rates.rate)
 
     def zero_grad(self) -> None:
-        """Let all gradients go."""
+        """Free all gradients."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """Return what a later run needs to go on: the steps made, and both moments by name.
+        """Return the number of steps and both moments of each parameter, by name.
 
-        The tensors are the optimizer's own, which the next step changes.
+        The tensors are the optimizer's own; the next step changes them.
         """
         state: dict[str, Tensor | int] = {STEP: self.steps}
-        for name, moments in self._moments.items():
-            state |= {FIRST + name: moments.first, SECOND + name: moments.second}
+        for name in self.parameters:
+            state |= {FIRST + name: self._first[name], SECOND + name: self._second[name]}
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Go on from a state; its values are copied.
+        """Resume from a state; its values are copied.
 
         Raises:
-            OptimizerStateError: It is not the state of an optimizer of these parameters; nothing
+            OptimizerStateError: It is not a state of an optimizer of these parameters; nothing
                 was changed.
         """
-        mine = self.state_dict()
-        self.steps = check_state(state, mine)
-        for name, tensor in mine.items():
+        own = self.state_dict()
+        self.steps = check_state(state, own)
+        for name, tensor in own.items():
             if isinstance(tensor, Tensor):
                 tensor.copy_(state[name])  # type: ignore[arg-type]
 
 
-def _check_constants(
-    betas: tuple[float, float], epsilon: float, weight_decay: float, form: str
-) -> None:
-    """Refuse constants outside their range, each with what was given."""
-    allowed = {
-        f"betas must be in [0, 1), got {betas!r}": all(0.0 <= beta < 1.0 for beta in betas),
-        f"epsilon must be finite and above 0, got {epsilon!r}": 0.0 < epsilon < math.inf,
-        f"weight_decay must be finite and at least 0, got {weight_decay!r}": (
-            0.0 <= weight_decay < math.inf
-        ),
-        f"form must be one of {sorted(VARIANTS)}, got {form!r}": form in VARIANTS,
-    }
-    for message, right in allowed.items():
-        if not right:
-            raise ValueError(message)
-
-
-def _checked(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
-    """Return the parameters by name; refuse what a step would do wrong without a word."""
-    pairs = list(named_parameters)
-    if not pairs:
-        raise ValueError("there is no parameter to step")
+def _checked_parameters(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+) -> dict[str, nn.Parameter]:
+    """Return the parameters by name; raise where a step would go wrong silently."""
     parameters: dict[str, nn.Parameter] = {}
-    places: dict[int, str] = {}
-    for name, parameter in pairs:
+    names: dict[int, str] = {}
+    for name, parameter in named_parameters:
         if not parameter.is_floating_point() or not parameter.is_contiguous():
             message = f"{name} is {parameter.dtype} of strides {parameter.stride()}; "
             raise ValueError(message + "a parameter must be contiguous and of a float type")
-        other = name if name in parameters else places.get(parameter.data_ptr())
+        other = name if name in parameters else names.get(parameter.data_ptr())
         if other is not None and parameter.numel():
             message = f"{name} is the same tensor as {other}, and would be stepped twice"
             raise ValueError(message)
         parameters[name] = parameter
-        places[parameter.data_ptr()] = name
+        names[parameter.data_ptr()] = name
+    if not parameters:
+        raise ValueError("there is no parameter to step")
     return parameters
 
 
-def _zeros(parameter: nn.Parameter) -> _Moments:
-    dtype = _WIDER.get(parameter.dtype, parameter.dtype)
-    first, second = (parameter.detach().new_zeros(parameter.shape, dtype=dtype) for _ in range(2))
-    return _Moments(first, second)
+def _zeros_like(parameter: nn.Parameter) -> Tensor:
+    dtype = _MOMENTS_DTYPE.get(parameter.dtype, parameter.dtype)
+    return parameter.detach().new_zeros(parameter.shape, dtype=dtype)
+
+
+class OptimizerStateError(CheckpointError):
+    """A state that does not belong to this optimizer."""
+
+
+def check_state(state: Mapping[str, Tensor | int], own: Mapping[str, Tensor | int]) -> int:
+    """Return the number of steps of a state whose names, shapes, types and values all fit.
+
+    Args:
+        state: The state to load.
+        own: The current state of the optimizer that loads it.
+
+    Raises:
+        OptimizerStateError: It does not fit; the message lists the first problems and counts the
+            others.
+    """
+    problems = [
+        *(f"{name} is missing" for name in own if name not in state),
+        *(f"{quote(name)} belongs to no parameter" for name in state if name not in own),
+        *(text for name in own if name in state for text in _problems(name, state[name], own)),
+    ]
+    if problems:
+        more = len(problems) - _LISTED
+        raise OptimizerStateError(
+            "; ".join(problems[:_LISTED]) + (f"; and {more} more" if more > 0 else ""),
+            where="the optimizer's state",
+            fix="load the state that was saved with this model, its config and its dtype",
+        )
+    return int(state[STEP])
+
+
+_LISTED = 4
+
+
+def _problems(name: str, found: object, own: Mapping[str, Tensor | int]) -> Iterator[str]:
+    """Yield what is wrong with one entry; the values are read only if shape and dtype fit."""
+    expected = own[name]
+    if not isinstance(expected, Tensor):
+        if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+            yield f"{name} must be a whole number, at least 0, and is {quote(found)}"
+    elif not isinstance(found, Tensor):
+        yield f"{name} must be a tensor and is {quote(found)}"
+    elif found.shape != expected.shape or found.dtype != expected.dtype:
+        yield (
+            f"{name} is {found.dtype} {list(found.shape)}, "
+            f"expected {expected.dtype} {list(expected.shape)}"
+        )
+    elif count := count_not_finite(found):
+        yield f"{name} has {count} values that are not finite"
+    elif name.startswith(SECOND) and found.numel() and float(torch.aminmax(found)[0]) < 0.0:
+        yield f"{name} is a mean of squares and has values below 0"

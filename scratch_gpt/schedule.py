@@ -1,4 +1,4 @@
-"""The learning rate of every step: a linear warm-up, and what follows it."""
+"""The learning rate of each step: a linear warm-up, then a cosine, linear or constant shape."""
 
 import dataclasses
 import math
@@ -9,31 +9,28 @@ SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda x: 1.0 - x,
     "constant": lambda _x: 1.0,
 }
-"""What follows the warm-up, by name: a function of the part of training done, from 0 to 1."""
-
-_THROUGHOUT = {"linear"}
-"""Shapes that also multiply the warm-up."""
+"""The factor after the warm-up, by name: a function of the part of training done, from 0 to 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A schedule as released; x is the part of training done, w the part that is warm-up.
+    """The release's schedules; x is the part of training done, w the part that is warm-up.
 
         cosine    peak (x / w)              while x <= w, then  peak (1 + cos(pi x)) / 2
         linear    peak (x / w) (1 - x)      while x <= w, then  peak (1 - x)
         constant  peak (x / w)              while x <= w, then  peak
 
-    The release counts x by the steps made before this one, so that its first step has a rate of 0
-    and changes nothing but the moments. Its official port to PyTorch counts this step too; that is
-    `counted_from=1`. The cosine goes on from where it would be without warm-up: the paper's 2,000
-    steps in some hundred thousand leave a jump of less than a thousandth there.
+    The release counts the steps before this one, so its first step has a rate of 0 and changes
+    only the moments. The official PyTorch port counts this step too: `counted_from=1`. After the
+    warm-up the cosine continues where it would be without one. With the paper's 2,000 steps of
+    some hundred thousand, the jump there is less than a thousandth.
 
     Attributes:
-        steps: Steps of the whole training, at least 1. After them the last rate stays.
+        steps: Steps of the whole training, at least 1. Later steps have the last rate.
         peak: The largest rate; 2.5e-4 in pre-training, 6.25e-5 in fine-tuning.
-        warmup: Steps of warm-up, at least 0 and fewer than all.
+        warmup: Steps of warm-up, at least 0 and fewer than `steps`.
         shape: A key of `SHAPES`: cosine in pre-training, linear in fine-tuning.
-        counted_from: What the first step counts as, 0 or 1.
+        counted_from: The number of the first step, 0 or 1.
 
     Source: Radford et al. 2018, section 4.1; finetune-transformer-lm opt.py `warmup_cosine`,
     `warmup_linear`, `warmup_constant`, `adam` (a69b5c4).
@@ -55,25 +52,26 @@ class Schedule:
             f"shape must be one of {sorted(SHAPES)}, got {self.shape!r}": self.shape in SHAPES,
             f"counted_from must be 0 or 1, got {self.counted_from!r}": self.counted_from in (0, 1),
         }
-        for message, right in allowed.items():
-            if not right:
+        for message, is_right in allowed.items():
+            if not is_right:
                 raise ValueError(message)
 
     def learning_rate(self, step: int) -> float:
-        """Return the rate of a step.
+        """Return the learning rate of a step.
 
         Args:
-            step: How many steps were made before it.
+            step: Number of steps before this one.
 
         Raises:
-            ValueError: It is negative.
+            ValueError: `step` is negative.
         """
         if step < 0:
             message = f"steps are counted from 0, got {step!r}"
             raise ValueError(message)
         counted = min(step + self.counted_from, self.steps)
-        done = counted / self.steps
-        warming = counted <= self.warmup and self.warmup > 0
-        rise = counted / self.warmup if warming else 1.0
-        fall = SHAPES[self.shape](done) if not warming or self.shape in _THROUGHOUT else 1.0
+        is_warming_up = counted <= self.warmup and self.warmup > 0
+        rise = counted / self.warmup if is_warming_up else 1.0
+        # Only the linear shape multiplies the warm-up too.
+        has_shape = not is_warming_up or self.shape == "linear"
+        fall = SHAPES[self.shape](counted / self.steps) if has_shape else 1.0
         return self.peak * rise * fall

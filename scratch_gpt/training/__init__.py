@@ -1,1 +1,1 @@
-"""Training: from a recipe to a model, through checkpoints that survive whatever happens."""
+"""Training: from a recipe to a model, with checkpoints from which a run resumes bitwise."""

@@ -1,9 +1,10 @@
-"""One checkpoint: a folder that holds all that a run needs to go on as if nothing had happened.
+"""Training checkpoints: write and read one, find the newest undamaged one, remove old ones.
 
-`model.safetensors` and `config.json` are a model that `GPT.from_pretrained` and Hugging Face
-load. `optimizer.safetensors` holds the optimizer's moments and, where the run's weights are no
-float32 numbers, those weights. `state.json` says how far the run was and under what
-circumstances, and `manifest.json`, written last, how to tell that all of this is undamaged.
+A checkpoint is a folder. `model.safetensors` and `config.json` are a model that
+`GPT.from_pretrained` and Hugging Face load. `optimizer.safetensors` holds the optimizer's moments
+and, if the run's weights are not float32, the weights in their own dtype. `state.json` holds the
+run's progress and its reproducibility settings. `manifest.json`, written last, holds the digests
+of all other files, by which damage is found.
 """
 
 import dataclasses
@@ -26,120 +27,36 @@ from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.errors import CheckpointError, one_line, quote
 
-# A folder's list of its own files, with their digests: what is listed can be told from damage.
-
-
-SEAL_FILE = "manifest.json"
-
-_LARGEST = 1_000_000
-_DAMAGED = "use another checkpoint; this one is damaged"
-
-
-def seal(folder: Path) -> None:
-    """List every file of a folder in `manifest.json`: the last file written."""
-    files = {
-        file.name: digest_of(file) for file in sorted(folder.iterdir()) if file.name != SEAL_FILE
-    }
-    text = json.dumps({"version": 1, "sha256": files}, indent=2) + "\n"
-    (folder / SEAL_FILE).write_text(text, encoding="utf-8")
-
-
-def require_sealed(folder: Path, *, needed: frozenset[str]) -> None:
-    """Require that every listed file is there and is what it was.
-
-    Args:
-        folder: Where the manifest is. Files that it does not list are not looked at.
-        needed: Names that it has to list.
-
-    Raises:
-        CheckpointError: The manifest is missing or unsound, a file is, or it was changed.
-    """
-    listed = _listed(folder / SEAL_FILE)
-    if missing := sorted(needed - set(listed)):
-        _refuse(folder / SEAL_FILE, f"it does not list {', '.join(missing)}")
-    for name, expected in listed.items():
-        if name != Path(name).name:
-            _refuse(folder / SEAL_FILE, f"{quote(name)} is no name of a file")
-        if digest_of(folder / name) != expected:
-            _refuse(folder / name, "it is not the file that was written")
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes.
-
-    Raises:
-        CheckpointError: There is no such file, or it may not be read.
-    """
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # BinaryIO lacks readinto
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file spells.
-
-    Raises:
-        CheckpointError: There is no such file, or it is no strict JSON object.
-    """
-    with open_regular(path) as file:
-        text = file.read(_LARGEST + 1)
-    try:
-        found = strict_io.load_strict_json(text)
-    except ValueError as error:
-        raise CheckpointError(
-            f"it is not sound JSON: {error}", where=one_line(path), fix=_DAMAGED
-        ) from error
-    if not isinstance(found, dict):
-        _refuse(path, "it is not a JSON object")
-    return dict(found)
-
-
-def _listed(path: Path) -> dict[str, Any]:
-    fields = read_json(path)
-    if fields.get("version") != 1 or not isinstance(fields.get("sha256"), dict):
-        _refuse(path, "it is no manifest of this version")
-    return dict(fields["sha256"])
-
-
-def _refuse(path: Path, what: str) -> None:
-    raise CheckpointError(what, where=one_line(path), fix=_DAMAGED)
-
-
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+MANIFEST = "manifest.json"
 
-_NEEDED = frozenset({model_folder.CONFIG, model_folder.WEIGHTS, OPTIMIZER, STATE})
-_EXACT = "weight."
-"""Before the name of a weight that is kept in its own dtype."""
+_REQUIRED = {model_folder.CONFIG, model_folder.WEIGHTS, OPTIMIZER, STATE}
+_OWN_DTYPE = "weight."
+"""Prefix, in `optimizer.safetensors`, of weights in their own dtype."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """How far a run is, and under what circumstances.
+    """A run's progress and its reproducibility settings.
 
     Attributes:
-        step: Optimizer steps done.
-        windows: Windows of training data seen: the place from which the data goes on. Dropout
-            needs none of its own, because its draws are a function of seed and step.
+        step: Optimizer steps made.
+        windows: Windows of training data seen: the position in the data. Dropout needs no
+            position, because its masks are a function of seed and step.
         best: The lowest validation loss so far and its step, None before the first.
-        circumstances: By name, what has to be the same for the run to be the same.
+        settings: The reproducibility settings.
     """
 
     step: int
     windows: int
     best: tuple[float, int] | None
-    circumstances: dict[str, Any]
+    settings: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A run at one step.
-
-    Attributes:
-        state: How far it is.
-        config: The model's.
-        weights: Every parameter by name, in the run's dtype.
-        optimizer: The optimizer's state by name.
-    """
+    """A run at one step: its state, its weights in the run's dtype, and the optimizer's state."""
 
     state: State
     config: GPTConfig
@@ -147,141 +64,198 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor | int]
 
 
+# One checkpoint
+
+
 def write_checkpoint(path: Path, checkpoint: Checkpoint, *, beside: Iterable[Path] = ()) -> None:
-    """Write a checkpoint's folder whole or not at all.
+    """Write a checkpoint's folder atomically.
 
     Args:
-        path: The folder; one that is there is replaced.
-        checkpoint: What to write.
-        beside: Files that go along, such as the vocabulary's.
+        path: The folder; an existing one is replaced.
+        checkpoint: Its contents.
+        beside: Files to copy into it, such as the vocabulary's.
 
     Raises:
-        WriteError: The file system refused; what was there is as it was.
+        WriteError: The file system failed; an existing folder was not changed.
     """
     weights = {name: tensor.detach() for name, tensor in checkpoint.weights.items()}
     with replace_folder(path, overwrite=True) as staging:
         model_folder.write_checkpoint(
             staging, checkpoint.config, {n: t.float() for n, t in weights.items()}
         )
-        exact = {_EXACT + n: t for n, t in weights.items() if t.dtype != torch.float32}
-        kept = {name: _tensor(value) for name, value in checkpoint.optimizer.items()}
-        tensors = {name: tensor.contiguous() for name, tensor in {**kept, **exact}.items()}
+        tensors = {
+            name: torch.tensor(value) if isinstance(value, int) else value.contiguous()
+            for name, value in checkpoint.optimizer.items()
+        }
+        tensors |= {
+            _OWN_DTYPE + name: tensor.contiguous()
+            for name, tensor in weights.items()
+            if tensor.dtype != torch.float32
+        }
         save_file(tensors, staging / OPTIMIZER, metadata={"format": "pt"})
         text = json.dumps(dataclasses.asdict(checkpoint.state), indent=2, allow_nan=False)
         (staging / STATE).write_text(text + "\n", encoding="utf-8")
         for file in beside:
             shutil.copyfile(file, staging / file.name)
-        seal(staging)
+        write_manifest(staging)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return what a checkpoint's folder holds.
+    """Return the checkpoint in a folder.
 
     Raises:
-        CheckpointError: It is damaged, or was never whole.
+        CheckpointError: It is damaged or incomplete.
     """
-    require_sealed(path, needed=_NEEDED)
-    state = _state(path / STATE)
+    _verify_manifest(path)
+    state = _read_state(path / STATE)
     model = model_folder.from_pretrained(path, backend="plain")
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    tensors = safetensors.read_safetensors(path / OPTIMIZER).tensors
-    exact = {n.removeprefix(_EXACT): t for n, t in tensors.items() if n.startswith(_EXACT)}
-    if exact and {n: t.shape for n, t in exact.items()} != {n: t.shape for n, t in weights.items()}:
-        raise _unsound(path / OPTIMIZER, "its exact weights are not those of the model")
-    kept = {n: _plain(t) for n, t in tensors.items() if not n.startswith(_EXACT)}
-    return Checkpoint(state=state, config=model.config, weights=exact or weights, optimizer=kept)
+    own_dtype: dict[str, Tensor] = {}
+    optimizer: dict[str, Tensor | int] = {}
+    for name, tensor in safetensors.read_safetensors(path / OPTIMIZER).tensors.items():
+        if name.startswith(_OWN_DTYPE):
+            own_dtype[name.removeprefix(_OWN_DTYPE)] = tensor
+        else:
+            is_count = tensor.ndim == 0 and not tensor.is_floating_point()
+            optimizer[name] = int(tensor) if is_count else tensor
+    if own_dtype and _shapes(own_dtype) != _shapes(weights):
+        raise _damaged(path / OPTIMIZER, "its weights are not those of the model")
+    return Checkpoint(
+        state=state, config=model.config, weights=own_dtype or weights, optimizer=optimizer
+    )
 
 
-def _tensor(value: Tensor | int) -> Tensor:
-    return torch.tensor(value) if isinstance(value, int) else value
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _plain(tensor: Tensor) -> Tensor | int:
-    """Return a count as the number it was before it was written."""
-    is_count = tensor.ndim == 0 and not tensor.is_floating_point()
-    return int(tensor) if is_count else tensor
-
-
-def _state(path: Path) -> State:
-    fields = read_json(path)
-    wanted = {field.name for field in dataclasses.fields(State)}
-    if set(fields) != wanted:
-        missing, strange = sorted(wanted - set(fields)), sorted(set(fields) - wanted)
-        raise _unsound(path, f"it lacks {missing} and holds {strange} besides")
+def _read_state(path: Path) -> State:
+    fields = _read_json(path)
+    expected = {field.name for field in dataclasses.fields(State)}
+    if set(fields) != expected:
+        missing, unexpected = sorted(expected - set(fields)), sorted(set(fields) - expected)
+        raise _damaged(path, f"missing fields: {missing}; unexpected fields: {unexpected}")
     best = fields.pop("best")
     return State(best=None if best is None else (best[0], best[1]), **fields)
 
 
-def _unsound(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(what, where=one_line(path), fix="use another checkpoint")
+def write_manifest(folder: Path) -> None:
+    """Write the digests of a folder's files into its `manifest.json`."""
+    files = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
+    text = json.dumps({"version": 1, "sha256": files}, indent=2) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-# A run's checkpoints: the newest good one is found, the old ones go.
+def _verify_manifest(folder: Path) -> None:
+    """Require a manifest that lists the required files, and every listed file unchanged.
+
+    Raises:
+        CheckpointError: The manifest is missing or malformed, or a file is missing or changed.
+    """
+    path = folder / MANIFEST
+    fields = _read_json(path)
+    digests = fields.get("sha256")
+    if fields.get("version") != 1 or not isinstance(digests, dict):
+        raise _damaged(path, "it is not a manifest of version 1")
+    if missing := sorted(_REQUIRED - set(digests)):
+        raise _damaged(path, f"it does not list {', '.join(missing)}")
+    for name, digest in digests.items():
+        if name != Path(name).name:
+            raise _damaged(path, f"{quote(name)} is not a file name")
+        if _sha256(folder / name) != digest:
+            raise _damaged(folder / name, "its digest is not the one in the manifest")
 
 
-_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
-"""What `folder_of` writes, and no other spelling of the same step."""
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # BinaryIO lacks readinto
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a strict JSON file."""
+    with open_regular(path) as file:
+        text = file.read(_LARGEST_JSON + 1)
+    try:
+        found = strict_io.load_strict_json(text)
+    except ValueError as error:
+        raise _damaged(path, f"it is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise _damaged(path, "it is not a JSON object")
+    return dict(found)
+
+
+_LARGEST_JSON = 1_000_000
+"""Bytes that are read at most."""
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    fix = "use another checkpoint; this one is damaged"
+    return CheckpointError(what, where=one_line(path), fix=fix)
+
+
+# A run's checkpoints
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:
-    """Return the place of a step's checkpoint."""
+    """Return the path of a step's checkpoint."""
     return folder / f"step-{step:08d}"
 
 
-def checkpoints_by_step(folder: Path) -> dict[int, Path]:
-    """Return the folders of checkpoints by step, newest first; by number, not by name.
+_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
+"""The names that `checkpoint_folder` gives, and no other spelling of the same step."""
 
-    Args:
-        folder: Where they are; it need not be there.
-    """
+
+def checkpoints_by_step(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints in a folder by step, newest first; none if it does not exist."""
     entries = folder.iterdir() if folder.is_dir() else ()
-    found = {int(named[1]): entry for entry in entries if (named := _NAME.fullmatch(entry.name))}
+    found = {int(match[1]): entry for entry in entries if (match := _NAME.fullmatch(entry.name))}
     return dict(sorted(found.items(), reverse=True))
 
 
 def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest checkpoint that is undamaged, None where there is none at all.
+    """Return the newest undamaged checkpoint, None if there are no checkpoints.
 
     Args:
-        folder: Where the checkpoints are.
-        warn: Is told of each damaged one that is passed over.
+        folder: The folder of checkpoints.
+        warn: Called with a message for each damaged one that is skipped.
 
     Raises:
-        CheckpointError: There are checkpoints, and every one is damaged.
+        CheckpointError: There are checkpoints, and all are damaged.
     """
-    places = checkpoints_by_step(folder)
-    for place in places.values():
+    found = checkpoints_by_step(folder)
+    for path in found.values():
         try:
-            return read_checkpoint(place)
+            return read_checkpoint(path)
         except CheckpointError as error:
-            warn(f"checkpoint {place.name} is passed over: {error}")
-    if not places:
+            warn(f"checkpoint {path.name} is skipped: {error}")
+    if not found:
         return None
     raise CheckpointError(
-        f"none of the {len(places)} checkpoints is undamaged",
+        f"all {len(found)} checkpoints are damaged",
         where=one_line(folder),
-        fix="train anew with another --output, or bring a good checkpoint back",
+        fix="train anew with another --output, or restore an undamaged checkpoint",
     )
 
 
 def prune_checkpoints(folder: Path, *, upto: int, keep: int, best: int | None) -> None:
-    """Remove all checkpoints up to a step but the last `keep` and the best one.
+    """Remove the checkpoints up to a step, except the last `keep` and the best one.
 
-    Each goes in one step: what a killed process leaves is no damaged checkpoint.
+    Each is first moved away in one rename, so a killed process leaves no damaged checkpoint.
 
     Raises:
-        OSError: The file system refused.
+        OSError: The file system failed.
     """
-    old = [step for step in checkpoints_by_step(folder) if step <= upto][keep:]
+    found = checkpoints_by_step(folder)
+    old = [step for step in found if step <= upto][keep:]
     for step in old:
         if step != best:
-            aside = make_staging(folder)
-            checkpoints_by_step(folder)[step].rename(aside)  # over the empty folder
-            shutil.rmtree(aside, ignore_errors=True)
+            staging = make_staging(folder)
+            found[step].rename(staging)  # onto the empty folder
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def sweep_checkpoints(folder: Path) -> None:
-    """Remove what killed writers left: whoever holds the run's lock is the only writer."""
+    """Remove what killed writers left. The caller holds the run's lock: no other writer exists."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         if is_in_staging(Path(entry.name)):
             shutil.rmtree(entry, ignore_errors=True)

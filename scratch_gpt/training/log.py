@@ -1,4 +1,4 @@
-"""The run's log: a line of JSON for every step, each step once."""
+"""What a run shows: a JSON log with each step once, a progress line, samples, a loss curve."""
 
 import datetime as dt
 import json
@@ -17,118 +17,92 @@ from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.training.recipe import Recipe
-from scratch_gpt.training.reproducibility import allow_any_order
+from scratch_gpt.training.reproducibility import nondeterministic
 from scratch_gpt.training.trainer import evaluation_mode
 
 
 class Log:
-    """An open log. Lines appear whole or, where the process is killed, not at all after a resume.
+    """An open log. A line that a killed process did not finish is dropped on resume.
 
     Raises:
-        WriteError: The file system refused a line.
+        WriteError: The file system failed; from the constructor, `write` and `sync`.
     """
 
     def __init__(self, path: Path, *, step: int, warn: Callable[[str], None]) -> None:
-        """Open a log behind the line of a step; what a killed process wrote further is dropped.
+        """Open a log for the steps after `step`; drop later lines, left by a killed process.
 
         Args:
-            path: The file; made where it is missing.
-            step: The last step that counts.
-            warn: Is told where earlier steps are missing.
+            path: The file; created if it is missing.
+            step: The last step to keep.
+            warn: Called with a message if earlier steps are missing.
         """
         self.path = path
         try:
-            _cut(path, step, warn)
+            _drop_after(path, step, warn)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
-            raise self._told(error) from error
+            raise to_write_error(error, path) or error from error
 
     def write(self, fields: Mapping[str, Any]) -> None:
-        """Write one line; numbers that are not finite become text."""
-        line = json.dumps({name: _strict(value) for name, value in fields.items()})
+        """Write one line; NaN and infinities become text."""
+        is_text = {n for n, v in fields.items() if isinstance(v, float) and not math.isfinite(v)}
+        strict = {name: repr(v) if name in is_text else v for name, v in fields.items()}
         try:
-            self._file.write(line + "\n")
+            self._file.write(json.dumps(strict) + "\n")
             self._file.flush()
         except OSError as error:
-            raise self._told(error) from error
+            raise to_write_error(error, self.path) or error from error
 
-    def settle(self) -> None:
-        """Wait until all lines are on the disk: a checkpoint must not know more than the log."""
+    def sync(self) -> None:
+        """Flush to the disk; called before each checkpoint, which must not be ahead of the log."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise self._told(error) from error
+            raise to_write_error(error, self.path) or error from error
 
     def close(self) -> None:
-        """Close the file; what could not be written was already told."""
+        """Close the file."""
         self._file.close()
-
-    def _told(self, error: OSError) -> OSError:
-        return to_write_error(error, self.path) or error
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines that are whole, in their order."""
+    """Return the log's lines up to the first one that is incomplete; none without a file."""
     if not path.exists():
         return []
     found = []
     for line in path.read_bytes().splitlines(keepends=True):
-        fields = _fields(line)
-        if fields is None:
+        try:
+            fields = strict_io.load_strict_json(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or not isinstance(fields, dict):
+            break
+        if not isinstance(fields.get("step"), int):
             break
         found.append(fields)
     return found
 
 
-def _fields(line: bytes) -> dict[str, Any] | None:
-    """Return a line's fields, None for a line that was never finished, or that is no step's."""
-    try:
-        fields = strict_io.load_strict_json(line)
-    except ValueError:
-        return None
-    if not line.endswith(b"\n") or not isinstance(fields, dict):
-        return None
-    return fields if isinstance(fields.get("step"), int) else None
-
-
-def _cut(path: Path, step: int, warn: Callable[[str], None]) -> None:
-    """Keep the lines up to a step, in one step."""
+def _drop_after(path: Path, step: int, warn: Callable[[str], None]) -> None:
+    """Rewrite the log atomically, with the lines up to a step."""
     kept = [fields for fields in read_log(path) if fields["step"] <= step]
     if step and len(kept) != step:
         warn(f"{path.name} holds {len(kept)} of the {step} steps done")
-    text = "".join(json.dumps(fields) + "\n" for fields in kept)
-    aside = path.with_name(f"{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(fields) + "\n" for fields in kept)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def _strict(value: Any) -> Any:  # noqa: ANN401 - whatever is logged
-    is_number = not isinstance(value, float) or math.isfinite(value)
-    return value if is_number else repr(value)
-
-
-# What a run shows: a live line, and a line that stays for each validation loss and sample.
-
-
-_REMEMBERED = 20
-"""Steps whose speed is averaged."""
+    partial.replace(path)
 
 
 class ProgressLine:
-    """Turns lines of the log into what is shown.
-
-    Args:
-        progress: Shows the live line: loss, tokens per second, time left.
-        note: Shows a line that stays.
-    """
+    """Shows each step as a progress line, and validation losses and samples as lines that stay."""
 
     def __init__(self, progress: Progress, note: Callable[[str], None]) -> None:
         self._progress = progress
         self._note = note
-        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+        self._seconds: deque[float] = deque(maxlen=_AVERAGED)
         self._validation = ""
 
     def __call__(self, fields: Mapping[str, Any], steps: int) -> None:
@@ -136,7 +110,7 @@ class ProgressLine:
 
         Args:
             fields: The step's line of the log.
-            steps: How many steps the run has.
+            steps: Number of steps of the run.
         """
         self._seconds.append(fields["seconds"])
         if "validation_loss" in fields:
@@ -147,16 +121,35 @@ class ProgressLine:
         left = (steps - fields["step"]) * sum(self._seconds) / len(self._seconds)
         text = (
             f"step {fields['step']} of {steps}: loss {fields['loss']:.3f}{self._validation}, "
-            f"{fields['tokens_per_second']:,.0f} tokens/s, {_duration(left)} left"
+            f"{fields['tokens_per_second']:,.0f} tokens/s, "
+            f"{dt.timedelta(seconds=round(left))} left"
         )
         self._progress(text, fields["step"], steps)
 
 
-def _duration(seconds: float) -> str:
-    return str(dt.timedelta(seconds=round(seconds)))
+_AVERAGED = 20
+"""Steps over which the speed is averaged."""
 
 
-# The loss curve as a picture: the one place that imports matplotlib.
+def sample(model: GPT, tokenizer: Tokenizer, prompt: list[int], recipe: Recipe) -> str:
+    """Return the prompt and its continuation by the model, sampled with the recipe's seed.
+
+    The model's mode and torch's random state do not change.
+
+    Args:
+        model: The model, in any mode.
+        tokenizer: The run's.
+        prompt: Token ids, at least one.
+        recipe: Gives the number of tokens and the seed.
+    """
+    start = prompt[: max(1, model.config.n_positions - recipe.sample_tokens)]
+    length = min(recipe.sample_tokens, model.config.n_positions - len(start))
+    token_ids = torch.tensor([start], device=model.tokens_embed.weight.device)
+    with evaluation_mode(model), nondeterministic():
+        ids = model.generate(
+            token_ids, max_new_tokens=length, sampled=True, top_p=0.9, seed=recipe.seed
+        )
+    return tokenizer.decode(ids[0].tolist())
 
 
 def draw_loss_curve(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -164,11 +157,11 @@ def draw_loss_curve(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     Args:
         lines: The log's lines.
-        path: The picture; one that is there is replaced.
+        path: The picture; an existing one is replaced.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
-        WriteError: The file system refused.
+        WriteError: The file system failed.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -179,6 +172,7 @@ def draw_loss_curve(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         ("loss", "training", 0.7, ""),
         ("validation_loss", "validation", 1.5, "o"),
     ):
+        # A loss that was not finite is text in the log.
         points = [(line["step"], line[field]) for line in lines if _is_number(line.get(field))]
         steps, losses = [step for step, _ in points], [loss for _, loss in points]
         axes.plot(steps, losses, label=label, linewidth=width, marker=marker, markersize=3.0)
@@ -193,25 +187,3 @@ def draw_loss_curve(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
-
-
-# Text that the model writes while it learns, always from the same beginning.
-
-
-def sample(model: GPT, tokenizer: Tokenizer, prompt: list[int], recipe: Recipe) -> str:
-    """Return the prompt and what the model goes on with, drawn with the recipe's seed.
-
-    Args:
-        model: Any mode; it leaves as it came.
-        tokenizer: The run's.
-        prompt: Token ids, at least one.
-        recipe: Says how many tokens.
-    """
-    start = prompt[: max(1, model.config.n_positions - recipe.sample_tokens)]
-    room = min(recipe.sample_tokens, model.config.n_positions - len(start))
-    token_ids = torch.tensor([start], device=model.tokens_embed.weight.device)
-    with evaluation_mode(model), allow_any_order():
-        ids = model.generate(
-            token_ids, max_new_tokens=room, sampled=True, top_p=0.9, seed=recipe.seed
-        )
-    return tokenizer.decode(ids[0].tolist())

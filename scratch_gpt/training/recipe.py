@@ -1,6 +1,6 @@
-"""What a training run does, in numbers: one field a choice, one recipe a set of them.
+"""The options of a training run, and named sets of them: `paper` and `small`.
 
-Nothing here imports torch: the command line makes its options from these fields.
+Nothing here imports torch: the command line generates its options from these fields.
 """
 
 import dataclasses
@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 KEPT = "kept"
-"""In a field's metadata: whether a resumed run has to have the checkpoint's value."""
+"""In a field's metadata: whether a resumed run must have the checkpoint's value."""
 
 HELP = "help"
-"""In a field's metadata: what the field means, for `--help`."""
+"""In a field's metadata: its text in `--help`."""
 
 
 def _choice(default: object, text: str, *, kept: bool = True) -> Any:  # noqa: ANN401 - a field
@@ -21,12 +21,10 @@ def _choice(default: object, text: str, *, kept: bool = True) -> Any:  # noqa: A
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run; the defaults are the paper's.
-
-    Each field's meaning stands beside it, because the command line says the same.
+    """The options of a training run; the defaults are the paper's.
 
     Raises:
-        ValueError: A value is outside its range; the message names field, value and range.
+        ValueError: A value is out of range; the message names field, range and value.
 
     Source: Radford et al. 2018, section 4.1.
     """
@@ -36,45 +34,48 @@ class Recipe:
     n_head: int = _choice(12, "attention heads of a block")
     n_positions: int = _choice(512, "tokens of a window, and the longest input of the model")
     dropout: float = _choice(0.1, "probability of each of the three dropouts")
-    initializer_range: float = _choice(0.02, "standard deviation of the first weights")
-    merges: int = _choice(40_000, "merges of the vocabulary, where one is learned")
-    pretokenizer: str = _choice("bert", "how text becomes words, where a vocabulary is learned")
-    validation_fraction: float = _choice(0.05, "share of the corpus that is held out")
-    batch: int = _choice(64, "windows of a step, those of all processes together")
-    micro_batch: int = _choice(8, "windows of one forward; gradients of several are summed")
-    epochs: float = _choice(100.0, "times that the corpus is seen, where steps is 0")
-    steps: int = _choice(0, "steps of the run; 0: as many as epochs asks for")
+    initializer_range: float = _choice(0.02, "standard deviation of the initial weights")
+    merges: int = _choice(40_000, "merges of the vocabulary, if it is trained")
+    pretokenizer: str = _choice(
+        "bert", "how text is split into words, if the vocabulary is trained"
+    )
+    validation_fraction: float = _choice(0.05, "part of the corpus that is held out")
+    batch: int = _choice(64, "windows of a step, over all processes")
+    micro_batch: int = _choice(8, "windows of one forward; a step sums the gradients of several")
+    epochs: float = _choice(100.0, "passes over the corpus, if steps is 0")
+    steps: int = _choice(0, "steps of the run; 0: computed from epochs")
     learning_rate: float = _choice(2.5e-4, "highest learning rate")
     warmup: int = _choice(
-        -1, "steps over which the learning rate rises; -1: 2,000, or a tenth of a shorter run"
+        -1, "steps in which the learning rate rises; -1: 2,000, or a tenth of a shorter run"
     )
-    schedule: str = _choice(
-        "cosine", "how the learning rate falls then: cosine, linear or constant"
-    )
+    schedule: str = _choice("cosine", "learning rate after the warm-up: cosine, linear or constant")
     optimizer: str = _choice("released", "form of Adam: released, or adamw as PyTorch has it")
     beta1: float = _choice(0.9, "decay of the gradients' mean")
     beta2: float = _choice(0.999, "decay of the squared gradients' mean")
     epsilon: float = _choice(1e-8, "added to the root of the squared gradients' mean")
-    weight_decay: float = _choice(0.01, "pull of every matrix towards zero")
+    weight_decay: float = _choice(0.01, "decoupled weight decay of every matrix")
     clip_norm: float = _choice(1.0, "largest global norm of the gradients")
-    dtype: str = _choice("float32", "bfloat16: products in it; float64: all in it, for checking")
-    backend: str = _choice("fused", "way to run the model, as in scratch_gpt.kernels.backends")
-    device: str = _choice("cpu", "cpu, cuda, or auto: cuda where there is one")
-    seed: int = _choice(0, "of the first weights, the order of windows, and dropout")
-    threads: int = _choice(0, "threads of each process; 0: as many as torch takes")
-    evaluate_every: int = _choice(1_000, "steps between two validation losses", kept=False)
+    dtype: str = _choice(
+        "float32", "float32; bfloat16 for matrix products only; float64 for checking"
+    )
+    backend: str = _choice(
+        "fused", "implementation of the model, as in scratch_gpt.kernels.backends"
+    )
+    device: str = _choice("cpu", "cpu, cuda, or auto: cuda if available")
+    seed: int = _choice(0, "seed of the initial weights, the order of windows, and dropout")
+    threads: int = _choice(0, "threads of each process; 0: torch's default")
+    evaluate_every: int = _choice(1_000, "steps between validation losses", kept=False)
     evaluation_windows: int = _choice(64, "windows of a validation loss", kept=False)
-    checkpoint_every: int = _choice(1_000, "steps between two checkpoints", kept=False)
-    keep: int = _choice(3, "checkpoints kept, besides the best one", kept=False)
-    sample_every: int = _choice(1_000, "steps between two samples of text; 0: none", kept=False)
+    checkpoint_every: int = _choice(1_000, "steps between checkpoints", kept=False)
+    keep: int = _choice(3, "newest checkpoints to keep, besides the best one", kept=False)
+    sample_every: int = _choice(1_000, "steps between samples of text; 0: none", kept=False)
     sample_tokens: int = _choice(40, "tokens of a sample", kept=False)
 
     def __post_init__(self) -> None:
-        """Refuse a run that cannot be."""
-        for name, (holds, wanted) in _RANGES.items():
+        for name, (is_allowed, allowed) in _RANGES.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not holds(value):
-                raise ValueError(f"{name} must be {wanted}, got {value!r}")
+            if isinstance(value, bool) or not is_allowed(value):
+                raise ValueError(f"{name} must be {allowed}, got {value!r}")
         if self.n_embd % self.n_head:
             pair = f"{self.n_embd} and {self.n_head}"
             raise ValueError(f"n_embd must be a multiple of n_head, got {pair}")
@@ -83,28 +84,18 @@ class Recipe:
 
 
 def kept_fields() -> tuple[str, ...]:
-    """Return the names of the fields that a resumed run has to have as the checkpoint has them."""
+    """Return the names of the fields in which a resumed run must agree with its checkpoint."""
     return tuple(field.name for field in dataclasses.fields(Recipe) if field.metadata[KEPT])
 
 
 _Range = tuple[Callable[[Any], bool], str]
 
 
-def _counts(least: int) -> _Range:
-    kind = f"a whole number of at least {least}"
-    return lambda n: isinstance(n, int) and n >= least, kind
-
-
-def _is_seed(n: Any) -> bool:  # noqa: ANN401
-    return isinstance(n, int) and 0 <= n < 2**64
-
-
-def _below_one(x: float) -> bool:
-    return 0.0 <= x < 1.0
-
-
-def _positive(x: float) -> bool:
-    return 0.0 < x < math.inf
+def _integers(least: int) -> _Range:
+    return (
+        lambda n: isinstance(n, int) and n >= least,
+        f"a whole number of at least {least}",
+    )
 
 
 def _one_of(*names: str) -> _Range:
@@ -112,18 +103,20 @@ def _one_of(*names: str) -> _Range:
 
 
 _RANGES: dict[str, _Range] = {
-    **dict.fromkeys(("n_layer", "n_embd", "n_head", "batch", "micro_batch", "keep"), _counts(1)),
-    **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every"), _counts(1)),
-    **dict.fromkeys(("merges", "steps", "threads", "sample_every"), _counts(0)),
-    "seed": (_is_seed, "a whole number from 0 to 2**64 - 1"),
-    "warmup": _counts(-1),
-    "n_positions": _counts(2),  # one token predicts nothing
-    "sample_tokens": _counts(1),
-    **dict.fromkeys(("dropout", "beta1", "beta2"), (_below_one, "a number in [0, 1)")),
+    **dict.fromkeys(("n_layer", "n_embd", "n_head", "batch", "micro_batch", "keep"), _integers(1)),
+    **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every"), _integers(1)),
+    **dict.fromkeys(("merges", "steps", "threads", "sample_every"), _integers(0)),
+    "seed": (lambda n: isinstance(n, int) and 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1"),
+    "warmup": _integers(-1),
+    "n_positions": _integers(2),  # one token predicts nothing
+    "sample_tokens": _integers(1),
+    **dict.fromkeys(
+        ("dropout", "beta1", "beta2"), (lambda x: 0.0 <= x < 1.0, "a number in [0, 1)")
+    ),
     "validation_fraction": (lambda x: 0.0 < x < 1.0, "a number between 0 and 1"),
     **dict.fromkeys(
         ("initializer_range", "epochs", "learning_rate", "epsilon", "clip_norm"),
-        (_positive, "a finite number above 0"),
+        (lambda x: 0.0 < x < math.inf, "a finite number above 0"),
     ),
     "weight_decay": (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0"),
     "schedule": _one_of("cosine", "linear", "constant"),
@@ -133,7 +126,7 @@ _RANGES: dict[str, _Range] = {
     "device": _one_of("cpu", "cuda", "auto"),
     "backend": _one_of("plain", "tiled", "fused", "compiled", "triton"),
 }
-"""What each field may be, and that in words."""
+"""Each field's range: a test of a value, and the range in words."""
 
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(),
@@ -143,7 +136,7 @@ RECIPES: dict[str, Recipe] = {
         n_head=4,
         n_positions=128,
         dropout=0.0,
-        initializer_range=0.05,  # at 0.02 so narrow a model stays long at the unigram loss
+        initializer_range=0.05,  # at 0.02, so narrow a model long stays at the unigram loss
         merges=2_000,
         batch=8,
         micro_batch=8,
@@ -156,4 +149,4 @@ RECIPES: dict[str, Recipe] = {
         sample_every=250,
     ),
 }
-"""Every recipe by name; `small` is done on two cores in under three minutes."""
+"""Every recipe by name; `small` takes less than three minutes on two cores."""

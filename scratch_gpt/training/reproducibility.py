@@ -1,7 +1,5 @@
-"""Whether a run that goes on is still the run that the checkpoint was written by."""
+"""Bitwise reproducible runs: deterministic mode, random seeds, and settings compared on resume."""
 
-import dataclasses
-import math
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,71 +8,73 @@ from typing import Any
 import numpy as np
 import torch
 
-from scratch_gpt.cli import parse_device
-from scratch_gpt.data import TokenData, Windows
+from scratch_gpt.data import TokenData
 from scratch_gpt.errors import InputRejectedError, UsageError
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.recipe import Recipe, kept_fields
 
-# The same numbers from the same inputs, on every run.
+# Deterministic mode
 
 
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Allow torch nothing whose result hangs on the order in which threads finish.
+    """Allow only operations whose result does not depend on the order in which threads finish.
 
-    The backward of indexing is such an operation: it sums rows of the embedding's gradient.
+    Otherwise the backward of indexing would: it sums rows of the embedding's gradient.
 
     Args:
-        threads: How many threads torch may use; 0 for as many as it has.
+        threads: Number of threads for torch; 0 leaves it unchanged.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS raises
     settings = torch.utils.deterministic
-    before = (torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory)  # type: ignore[attr-defined]
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    had = torch.get_num_threads()
-    torch.use_deterministic_algorithms(True)
-    # It would write NaN into every new tensor before the numbers come.
-    settings.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.set_num_threads(threads or had)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=warned)
-        settings.fill_uninitialized_memory = before[1]  # type: ignore[attr-defined]
-        torch.set_num_threads(had)
+    fill = settings.fill_uninitialized_memory  # type: ignore[attr-defined]
+    threads_before = torch.get_num_threads()
+    with _deterministic_algorithms(enabled=True):
+        # Deterministic mode would also write NaN into every new tensor, which takes time.
+        settings.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.set_num_threads(threads or threads_before)
+        try:
+            yield
+        finally:
+            settings.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+            torch.set_num_threads(threads_before)
 
 
 @contextmanager
-def allow_any_order() -> Iterator[None]:
-    """Allow for a while what is not deterministic everywhere: running sums on a GPU are not."""
+def nondeterministic() -> Iterator[None]:
+    """Allow all operations, such as cumulative sums on a GPU, inside `deterministic`."""
+    with _deterministic_algorithms(enabled=False):
+        yield
+
+
+@contextmanager
+def _deterministic_algorithms(*, enabled: bool) -> Iterator[None]:
+    """Set torch's deterministic mode, and restore it with its warning mode."""
     before = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(enabled)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
-# Where a run's random numbers come from: each is a function of the seed and of its place.
-#
-# Nothing random is carried from step to step. So nothing random can be lost between two runs, and
-# a step drops out the same elements whichever process computes it.
-
+# Random numbers: each is a function of the seed and of where it is used. No generator state is
+# carried from step to step, so none can be lost on resume, and a micro-batch has the same dropout
+# masks whichever process computes it.
 
 _WEIGHTS, _DROPOUT = 0, 1
-"""What a stream is for: no two purposes share one."""
+"""First word of a stream's seed: no two purposes share a stream."""
 
 
 def weight_generator(seed: int) -> torch.Generator:
-    """Return the generator of a run's first weights."""
+    """Return the generator of a run's initial weights."""
     return torch.Generator().manual_seed(_mixed(seed, _WEIGHTS))
 
 
 def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
-    """Let torch draw, from here on, what belongs to one micro-batch of a step.
+    """Seed torch's own generator for the dropout masks of one micro-batch.
 
     Args:
         seed: The run's.
@@ -84,78 +84,39 @@ def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
     torch.manual_seed(_mixed(seed, _DROPOUT, step, micro_batch))
 
 
-@contextmanager
-def preserve_random_state() -> Iterator[None]:
-    """Put torch's own random state back afterwards, on every device."""
-    with torch.random.fork_rng():
-        yield
-
-
 def _mixed(*words: int) -> int:
-    """Return 64 bits that depend on every word.
+    """Return 63 bits that depend on every word.
 
-    NumPy promises that the same words give the same bits in every version.
+    NumPy guarantees the same bits for the same words in every version.
     """
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-# What a run's numbers hang on: written into every checkpoint, compared before it goes on.
+# Reproducibility settings: recorded in every checkpoint, compared on resume
 
+_REPLACED = ("merges", "pretokenizer", "validation_fraction", "epochs")
+"""Fields of a recipe that the vocabulary, the data and the number of steps stand for."""
 
-_ABOUT_THE_CORPUS = ("merges", "pretokenizer", "validation_fraction", "epochs")
-"""Fields of a recipe that say nothing that vocabulary, data and steps do not."""
+_ENVIRONMENT = ("device", "vocabulary", "data", "world_size", "torch", "processor")
+"""Settings that are not fields of a recipe."""
 
-_OF_NOW = ("device", "vocabulary", "data", "world_size", "torch", "processor")
-"""What is known when a run begins, and stands in no recipe."""
+SETTING_NAMES = frozenset(kept_fields()).difference(_REPLACED).union(_ENVIRONMENT)
+"""Names of all reproducibility settings."""
 
-_WARMUP = 2_000
-"""The paper's; it takes part of its run alone, and most of a much shorter one."""
-
-
-def settle_recipe(recipe: Recipe, windows: Windows) -> Recipe:
-    """Return the recipe with what it left open: steps, warm-up and threads.
-
-    Args:
-        recipe: A run's.
-        windows: Those of the training data, whose epoch has a length.
-
-    Raises:
-        UsageError: The warm-up is not shorter than the run.
-    """
-    steps = recipe.steps or max(1, math.ceil(recipe.epochs * len(windows) / recipe.batch))
-    warmup = recipe.warmup if recipe.warmup >= 0 else min(_WARMUP, steps // 10)
-    threads = recipe.threads or torch.get_num_threads()
-    if warmup >= steps:
-        raise UsageError(
-            f"a warm-up of {warmup} steps does not fit into the {steps} that "
-            f"{recipe.epochs:g} epochs of this text make",
-            where="--warmup",
-            fix="lower --warmup, or raise --epochs or --steps",
-        )
-    return dataclasses.replace(recipe, steps=steps, warmup=warmup, threads=threads)
-
-
-def device_of(recipe: Recipe) -> str:
-    """Return the kind of device that the recipe asks for.
-
-    Raises:
-        EnvironmentUnfitError: It is not there.
-    """
-    return parse_device(recipe.device)
-
-
-def names() -> frozenset[str]:
-    """Return the names of all circumstances, known before any of them is."""
-    return frozenset(kept_fields()).difference(_ABOUT_THE_CORPUS).union(_OF_NOW)
+_INCOMPATIBLE = {
+    **dict.fromkeys(("n_layer", "n_embd", "n_head", "n_positions"), "it shapes the weights"),
+    "vocabulary": "ids would mean other tokens",
+    "optimizer": "its moments mean something else",
+    "dtype": "its moments have the other precision",
+}
+"""Settings that `--allow-changed` cannot allow to change, and why."""
 
 
 def reproducibility_settings(
     recipe: Recipe, tokenizer: Tokenizer, data: TokenData, group: Group
 ) -> dict[str, Any]:
-    """Return, by name, everything that has to be the same for a run to be bitwise the same."""
-    fields = {name: getattr(recipe, name) for name in kept_fields()}
-    for name in _ABOUT_THE_CORPUS:
-        fields.pop(name)
+    """Return everything that affects a run's results, by name."""
+    fields = {name: getattr(recipe, name) for name in kept_fields() if name not in _REPLACED}
     return fields | {
         "device": group.device.type,
         "vocabulary": tokenizer.digest,
@@ -166,77 +127,61 @@ def reproducibility_settings(
     }
 
 
-_NEVER = {
-    **dict.fromkeys(
-        ("n_layer", "n_embd", "n_head", "n_positions"), "the weights have the other shape"
-    ),
-    "vocabulary": "ids would mean other tokens",
-    "optimizer": "its moments mean something else",
-    "dtype": "its moments are in the other precision",
-}
-"""What no `--allow-changed` can make right, and why."""
-
-
-def require_known_recipe(allowed: Collection[str], names: Collection[str]) -> None:
-    """Require that what is to be allowed is the name of a circumstance.
+def require_known_settings(allowed: Collection[str]) -> None:
+    """Require that each setting that may change exists.
 
     Raises:
-        UsageError: A name is none.
+        UsageError: A name is not that of a reproducibility setting.
     """
-    if strange := sorted(set(allowed) - set(names)):
+    if unknown := sorted(set(allowed) - SETTING_NAMES):
         raise UsageError(
-            f"there is nothing called {', '.join(strange)} to allow",
+            f"there is no setting {', '.join(unknown)}",
             where="--allow-changed",
-            fix=f"use one of {', '.join(sorted(set(names) - set(_NEVER)))}",
+            fix=f"use one of {', '.join(sorted(SETTING_NAMES.difference(_INCOMPATIBLE)))}",
         )
 
 
 def require_same_settings(
     recorded: Mapping[str, Any], found: Mapping[str, Any], *, allowed: Collection[str], where: str
 ) -> list[str]:
-    """Require that nothing that the run's numbers hang on has changed.
+    """Require that no reproducibility setting changed, except those that may.
 
     Args:
-        recorded: The checkpoint's circumstances by name.
-        found: Those of now.
-        allowed: Names that may differ.
+        recorded: The checkpoint's settings.
+        found: The current settings.
+        allowed: Names of settings that may differ.
         where: The checkpoint, for the message.
 
     Returns:
-        One phrase for each difference that was allowed.
+        One phrase for each allowed change.
 
     Raises:
-        InputRejectedError: Something differs that is not allowed to; all such are listed.
+        InputRejectedError: A setting changed that must not; the message lists all of them.
     """
-    differing = sorted(
-        name for name in {**recorded, **found} if recorded.get(name) != found.get(name)
+    phrases = {
+        name: f"{name} was {recorded.get(name)!r} and is {found.get(name)!r}"
+        for name in sorted({**recorded, **found})
+        if recorded.get(name) != found.get(name)
+    }
+    incompatible = [name for name in phrases if _is_incompatible(name, recorded, found)]
+    rejected = [name for name in phrases if name not in allowed or name in incompatible]
+    if not rejected:
+        return list(phrases.values())
+    if incompatible:
+        reasons = ", ".join(f"{name} ({_INCOMPATIBLE[name]})" for name in incompatible)
+        fix = f"give {reasons} as before, or train anew with another --output"
+    else:
+        options = " ".join(f"--allow-changed {name}" for name in rejected)
+        fix = f"give them as before, or resume with changed results by {options}"
+    raise InputRejectedError(
+        f"settings differ from the checkpoint's: {'; '.join(phrases[name] for name in rejected)}",
+        where=where,
+        fix=fix,
     )
-    hopeless = [name for name in differing if _is_hopeless(name, recorded, found)]
-    refused = [name for name in differing if name not in allowed or name in hopeless]
-    if refused:
-        phrases = "; ".join(_phrase(name, recorded, found) for name in refused)
-        raise InputRejectedError(
-            f"the run is not the one that the checkpoint is from: {phrases}",
-            where=where,
-            fix=_fix(refused, hopeless),
-        )
-    return [_phrase(name, recorded, found) for name in differing]
 
 
-def _phrase(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    return f"{name} was {recorded.get(name)!r} and is {found.get(name)!r}"
-
-
-def _is_hopeless(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Return whether a difference can never be allowed; bfloat16 keeps its moments in float32."""
-    narrow = {"float32", "bfloat16"}
-    return name in _NEVER and not (name == "dtype" and {recorded.get(name), found[name]} <= narrow)
-
-
-def _fix(refused: Collection[str], hopeless: Collection[str]) -> str:
-    """Return the way out: what can be allowed, or why it cannot."""
-    if hopeless:
-        reasons = ", ".join(f"{name} ({_NEVER[name]})" for name in hopeless)
-        return f"give {reasons} as before, or train anew with another --output"
-    options = " ".join(f"--allow-changed {name}" for name in refused)
-    return f"give them as before, or go on with other numbers by {options}"
+def _is_incompatible(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Return whether a change can never be allowed; both narrow dtypes have float32 moments."""
+    if name == "dtype" and {recorded.get(name), found.get(name)} <= {"float32", "bfloat16"}:
+        return False
+    return name in _INCOMPATIBLE

@@ -1,4 +1,4 @@
-"""A run from its first line to its last: prepare, go on from where it was, train, hand over."""
+"""A training run from start to end: prepare, resume, train, export; and its signals."""
 
 import contextlib
 import dataclasses
@@ -6,28 +6,29 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from scratch_gpt.cli import one_line
+import torch
+
+from scratch_gpt.cli import one_line, parse_device
 from scratch_gpt.data import TokenData
 from scratch_gpt.errors import ExitCode
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
-from scratch_gpt.training import checkpoints, log, reproducibility
+from scratch_gpt.training import checkpoints
 from scratch_gpt.training.checkpoints import Checkpoint
 from scratch_gpt.training.distributed import Group, join_group
-from scratch_gpt.training.log import Log, ProgressLine, sample
+from scratch_gpt.training.log import Log, ProgressLine, draw_loss_curve, read_log, sample
 from scratch_gpt.training.recipe import Recipe
 from scratch_gpt.training.reproducibility import (
     deterministic,
-    device_of,
-    names,
     reproducibility_settings,
-    settle_recipe,
+    require_known_settings,
+    require_same_settings,
 )
 from scratch_gpt.training.run_folder import (
     RunFolder,
@@ -38,188 +39,31 @@ from scratch_gpt.training.run_folder import (
     prepare_tokens,
     prepare_vocabulary,
 )
-from scratch_gpt.training.trainer import Done, Trainer, require_work_for_all, windows_of
-
-# Being told to stop: the step is finished, a checkpoint written, and only then the run ends.
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StopFlag:
-    """Whether somebody asked the run to end.
-
-    Attributes:
-        asked: True from the first signal on.
-        patience: Seconds after the first signal in which a further one is no second request: a
-            terminal and torchrun both send their own.
-    """
-
-    def __init__(self, *, patience: float = 0.0) -> None:
-        self.asked = False
-        self.patience = patience
-        self._first = 0.0
-
-    def request(self, _signal: int, _frame: FrameType | None) -> None:
-        """Take a signal.
-
-        Raises:
-            KeyboardInterrupt: It is the second one: somebody does not want to wait.
-        """
-        if not self.asked:
-            self.asked, self._first = True, time.monotonic()
-        elif time.monotonic() - self._first >= self.patience:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def stoppable(*, patience: float = 0.0) -> Iterator[StopFlag]:
-    """Let Ctrl-C and SIGTERM ask first; give what says whether they did."""
-    stop = StopFlag(patience=patience)
-    before = {number: signal.signal(number, stop.request) for number in _SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM interrupt as Ctrl-C does, where there is nothing to finish first."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-# The run itself: step after step, with a line, a check, a sample and a checkpoint when due.
-
-
-@dataclasses.dataclass(kw_only=True)
-class Loop:
-    """A trainer, and all that goes on around it.
-
-    Attributes:
-        trainer: Model, optimizer and data.
-        folder: The run's.
-        circumstances: What its numbers hang on.
-        stop: Whether somebody asked to end.
-        log: Where lines go; None in every process but the first.
-        sample: Gives a sample of text.
-        shown: Is told of each step, its line, and how many steps there are.
-        is_new: Whether there is no checkpoint yet. Each process is told: what one finds on the
-            disk, another may just have written.
-    """
-
-    trainer: Trainer
-    folder: RunFolder
-    circumstances: dict[str, object]
-    stop: StopFlag
-    log: Log | None
-    sample: Callable[[], str]
-    shown: Callable[[dict[str, Any], int], None]
-    is_new: bool
-
-    def run(self) -> ExitCode:
-        """Go on to the last step, or to where somebody asks to stop; save either way.
-
-        Raises:
-            DivergedError: Loss or gradients are not finite.
-            WriteError: The file system refused; the newest checkpoint is intact.
-        """
-        trainer, last = self.trainer, self.trainer.recipe.steps
-        saved = trainer.step
-        if self.is_new:
-            self._save()
-        while trainer.step < last and not self._is_asked_to_stop():
-            best = trainer.best
-            self._one_step()
-            is_due = trainer.step % trainer.recipe.checkpoint_every == 0 or trainer.step == last
-            if is_due or trainer.best != best:
-                self._save()
-                saved = trainer.step
-        if saved != trainer.step:
-            self._save()
-        return ExitCode.PASS if trainer.step == last else ExitCode.INTERRUPTED
-
-    def _one_step(self) -> None:
-        began = time.perf_counter()
-        done = self.trainer.advance()
-        seconds = time.perf_counter() - began
-        line = _line(done, seconds) | self._looked_at(done.step)
-        if self.log is not None:
-            self.log.write(line)
-            self.shown(line, self.trainer.recipe.steps)
-
-    def _looked_at(self, step: int) -> dict[str, Any]:
-        """Return the validation loss and the sample that are due, also after the last step."""
-        recipe, last = self.trainer.recipe, self.trainer.recipe.steps
-        found: dict[str, Any] = {}
-        if step % recipe.evaluate_every == 0 or step == last:
-            found["validation_loss"] = self.trainer.validate()
-        is_due = recipe.sample_every and (step % recipe.sample_every == 0 or step == last)
-        if is_due and self.log is not None:
-            found["sample"] = self.sample()
-        return found
-
-    def _is_asked_to_stop(self) -> bool:
-        """Return whether any process was asked to: all have to end after the same step."""
-        return self.trainer.group.summed([float(self.stop.asked)])[0] > 0
-
-    def _save(self) -> None:
-        checkpoint = self.trainer.checkpoint(self.circumstances)
-        self.trainer.group.by_first(lambda: self._write(checkpoint))
-
-    def _write(self, checkpoint: checkpoints.Checkpoint) -> None:
-        if self.log is not None:
-            self.log.settle()
-        place = checkpoints.checkpoint_folder(self.folder.checkpoints, checkpoint.state.step)
-        vocabulary: list[Path] = files_of(self.folder.vocabulary)
-        checkpoints.write_checkpoint(place, checkpoint, beside=vocabulary)
-        best = checkpoint.state.best
-        checkpoints.prune_checkpoints(
-            self.folder.checkpoints,
-            upto=checkpoint.state.step,
-            keep=self.trainer.recipe.keep,
-            best=best[1] if best else None,
-        )
-
-
-def _line(done: Done, seconds: float) -> dict[str, Any]:
-    return {
-        "step": done.step,
-        "loss": done.loss,
-        "learning_rate": done.learning_rate,
-        "gradient_norm": done.gradient_norm,
-        "seconds": round(seconds, 4),
-        "tokens_per_second": round(done.tokens / max(seconds, 1e-9), 1),
-    }
-
-
-_PATIENCE = 2.0
-"""Seconds in which a second signal is the first one's echo: torchrun hands on what it gets."""
+from scratch_gpt.training.trainer import (
+    Trainer,
+    complete_recipe,
+    require_work_for_all,
+    windows_of,
+)
 
 _PROMPT = 8
 """Tokens of the validation text that a sample begins with."""
 
+_ECHO = 2.0
+"""Seconds in which a second signal to a group counts as the first: torchrun forwards its own."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a run is asked for.
+    """The arguments of a run.
 
     Attributes:
-        recipe: What to do.
+        recipe: What to train.
         output: The run's folder.
-        sources: Where text and vocabulary come from.
-        allow: Names of circumstances that may differ from the checkpoint's.
+        sources: The sources of text and vocabulary.
+        allow: Names of reproducibility settings that may differ from the checkpoint's.
         timeout: Seconds after which a process that does not answer counts as lost.
-        quiet: Whether to say nothing but warnings and errors.
+        quiet: Whether to print only warnings and errors.
     """
 
     recipe: Recipe
@@ -231,152 +75,263 @@ class Request:
 
 
 def run(request: Request, progress: Progress) -> ExitCode:
-    """Train, from the beginning or from the newest good checkpoint; return how it ended.
+    """Train from the start or from the newest undamaged checkpoint; return how the run ended.
 
     Raises:
-        CommandError: It cannot go on.
-        CheckpointError: Every checkpoint, or what it was given, is unsound.
-        WriteError: The file system refused.
-        KeyboardInterrupt: Somebody did not want to wait.
+        CommandError: The run cannot go on.
+        CheckpointError: All checkpoints are damaged, or an input is invalid.
+        WriteError: The file system failed.
+        KeyboardInterrupt: A second signal came before the run ended.
     """
-    recipe = request.recipe
-    reproducibility.require_known_recipe(request.allow, names())
-    device = device_of(recipe)
+    require_known_settings(request.allow)
+    device = parse_device(request.recipe.device)
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruptible())
-        stack.enter_context(deterministic(recipe.threads))
-        stack.enter_context(reproducibility.preserve_random_state())
+        stack.enter_context(deterministic(request.recipe.threads))
+        stack.enter_context(torch.random.fork_rng())
         group = stack.enter_context(join_group(os.environ, device=device, timeout=request.timeout))
-        require_work_for_all(recipe, group.processes)
-        folder = group.by_first(lambda: stack.enter_context(lock_folder(request.output)))
-        return _Run(request, folder, group, progress).trained()
+        require_work_for_all(request.recipe, group.processes)
+        group.on_first(lambda: stack.enter_context(lock_folder(request.output)))
+        return _Run(request, group, progress).run()
 
 
 class _Run:
-    """What the phases of a run share."""
+    """One process's part of a run."""
 
-    def __init__(
-        self, request: Request, folder: RunFolder, group: Group, progress: Progress
-    ) -> None:
+    def __init__(self, request: Request, group: Group, progress: Progress) -> None:
         self.request = request
-        self.folder = folder
+        self.folder = RunFolder(request.output)
         self.group = group
-        self.progress = progress if group.is_first else _silent
-        self.is_new = True
+        self.progress = progress if group.is_first else _no_progress
 
-    def trained(self) -> ExitCode:
-        """Go through all phases."""
-        trainer, tokenizer, data, found = self._begun()
-        outcome = self._looped(trainer, tokenizer, data, found)
-        self.group.by_first(lambda: self._handed_over(trainer, outcome))
+    def run(self) -> ExitCode:
+        """Prepare or resume, train, and export the model if the last step was made."""
+        self._begin()
+        with contextlib.ExitStack() as stack:
+            self.log: Log | None = None
+            if self.group.is_first:
+                self.log = Log(self.folder.log, step=self.trainer.step, warn=_print)
+                stack.callback(self.log.close)
+            echo = _ECHO if self.group.processes > 1 else 0.0
+            outcome = self._train(stack.enter_context(stoppable(echo=echo)))
+        self.group.on_first(lambda: self._finish(outcome))
         return outcome
 
-    def _begun(self) -> tuple[Trainer, Tokenizer, TokenData, dict[str, Any]]:
-        """Return the run where it stands, what it reads, and what its numbers hang on."""
-        checkpoint = self._found()
+    # Before the first step
+
+    def _begin(self) -> None:
+        """Prepare vocabulary and tokens, and make the trainer, resumed if there is a checkpoint."""
+        checkpoint = self._newest_checkpoint()
+        recipe, sources = self.request.recipe, self.request.sources
+        # Passed on, not looked up later: another process may have written a checkpoint by then.
         self.is_new = checkpoint is None
-        self.group.by_first(self._vocabulary)
-        pretokenizer = self.request.recipe.pretokenizer
-        tokenizer = Tokenizer.from_pretrained(self.folder.vocabulary, pretokenizer=pretokenizer)
-        data = self._data(tokenizer)
-        recipe = settle_recipe(self.request.recipe, windows_of(data, self.request.recipe, "train"))
-        found = reproducibility_settings(recipe, tokenizer, data, self.group)
-        self.group.by_first(lambda: self._compared(checkpoint, found))
-        trainer = Trainer(recipe, tokenizer.vocab_size, data, self.group)
-        if checkpoint is not None:
-            trainer.go_on_from(checkpoint)
-        return trainer, tokenizer, data, found
-
-    def _found(self) -> Checkpoint | None:
-        """Return where the run goes on; the first process chooses, and every one reads."""
-        chosen: list[Checkpoint] = []
-
-        def place() -> Path | None:
-            checkpoints.sweep_checkpoints(self.folder.checkpoints)
-            checkpoint = checkpoints.newest_checkpoint(self.folder.checkpoints, _say)
-            if checkpoint is None:
-                return None
-            chosen.append(checkpoint)
-            return checkpoints.checkpoint_folder(self.folder.checkpoints, checkpoint.state.step)
-
-        where = self.group.by_first(place)
-        if where is None or chosen:
-            return chosen[0] if chosen else None
-        return checkpoints.read_checkpoint(where)
-
-    def _vocabulary(self) -> None:
-        prepare_vocabulary(
-            self.request.sources,
-            self.request.recipe,
-            self.folder,
-            resumed=not self.is_new,
-            progress=self.progress,
-        )
-
-    def _data(self, tokenizer: Tokenizer) -> TokenData:
-        """Return the data; the first process prepares it, and the others open what is there."""
-
-        def prepared() -> Path:
-            sources, recipe = self.request.sources, self.request.recipe
-            return prepare_tokens(sources, recipe, self.folder, tokenizer, self.progress).directory
-
-        return TokenData.open(self.group.by_first(prepared))
-
-    def _compared(self, checkpoint: Checkpoint | None, found: dict[str, Any]) -> None:
-        """Say where the run goes on, and that it is the same run."""
-        recorded = found if checkpoint is None else checkpoint.state.circumstances
-        step = 0 if checkpoint is None else checkpoint.state.step
-        place = checkpoints.checkpoint_folder(self.folder.checkpoints, step)
-        allowed = reproducibility.require_same_settings(
-            recorded, found, allowed=self.request.allow, where=one_line(str(place))
-        )
-        for phrase in allowed:
-            self._note(f"as allowed, {phrase}")
-        if step:
-            self._note(f"going on from step {step}")
-
-    def _looped(
-        self, trainer: Trainer, tokenizer: Tokenizer, data: TokenData, found: dict[str, Any]
-    ) -> ExitCode:
-        prompt = [int(token) for token in data.validation[:_PROMPT]]
-        patience = _PATIENCE if self.group.processes > 1 else 0.0
-        with contextlib.ExitStack() as stack:
-            lines = None
-            if self.group.is_first:
-                lines = log.Log(self.folder.log, step=trainer.step, warn=_say)
-                stack.callback(lines.close)
-            loop = Loop(
-                trainer=trainer,
-                folder=self.folder,
-                circumstances=found,
-                stop=stack.enter_context(stoppable(patience=patience)),
-                log=lines,
-                sample=lambda: sample(trainer.model, tokenizer, prompt, trainer.recipe),
-                shown=ProgressLine(self.progress, self._note),
-                is_new=self.is_new,
+        self.group.on_first(
+            lambda: prepare_vocabulary(
+                sources, recipe, self.folder, resumed=not self.is_new, progress=self.progress
             )
-            return loop.run()
+        )
+        self.tokenizer = Tokenizer.from_pretrained(
+            self.folder.vocabulary, pretokenizer=recipe.pretokenizer
+        )
+        tokens = self.group.on_first(
+            lambda: (
+                prepare_tokens(
+                    sources, recipe, self.folder, self.tokenizer, self.progress
+                ).directory
+            )
+        )
+        data = TokenData.open(tokens)
+        self.prompt = [int(token) for token in data.validation[:_PROMPT]]
+        recipe = complete_recipe(recipe, windows_of(data, recipe, "train"))
+        self.settings = reproducibility_settings(recipe, self.tokenizer, data, self.group)
+        if checkpoint is not None:
+            state = checkpoint.state
+            self.group.on_first(lambda: self._require_same_settings(state))
+        self.trainer = Trainer(recipe, self.tokenizer.vocab_size, data, self.group)
+        if checkpoint is not None:
+            self.trainer.resume(checkpoint)
 
-    def _handed_over(self, trainer: Trainer, outcome: ExitCode) -> None:
-        """Write the model and the curve, or say how to go on."""
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint that the first process finds; each process reads it."""
+        read: list[Checkpoint] = []
+
+        def find() -> Path | None:
+            checkpoints.sweep_checkpoints(self.folder.checkpoints)
+            found = checkpoints.newest_checkpoint(self.folder.checkpoints, _print)
+            if found is None:
+                return None
+            read.append(found)
+            return self._checkpoint_folder(found.state.step)
+
+        # Only the path is sent: a pickled checkpoint would be gigabytes.
+        path = self.group.on_first(find)
+        if path is None or read:
+            return read[0] if read else None
+        return checkpoints.read_checkpoint(path)
+
+    def _checkpoint_folder(self, step: int) -> Path:
+        return checkpoints.checkpoint_folder(self.folder.checkpoints, step)
+
+    def _require_same_settings(self, state: checkpoints.State) -> None:
+        """Compare settings with the checkpoint's; print allowed changes and the step."""
+        where = one_line(str(self._checkpoint_folder(state.step)))
+        changes = require_same_settings(
+            state.settings, self.settings, allowed=self.request.allow, where=where
+        )
+        for change in changes:
+            self._note(f"allowed change: {change}")
+        if state.step:
+            self._note(f"resuming from step {state.step}")
+
+    # Step after step
+
+    def _train(self, stop: "StopFlag") -> ExitCode:
+        """Make steps until the last one or a signal; end with a checkpoint either way."""
+        trainer, recipe = self.trainer, self.trainer.recipe
+        show = ProgressLine(self.progress, self._note)
+        saved = trainer.step
+        if self.is_new:
+            self._save()
+        while trainer.step < recipe.steps and not self._is_stopping(stop):
+            best = trainer.best
+            line = self._step()
+            if self.log is not None:
+                self.log.write(line)
+                show(line, recipe.steps)
+            if self._is_due(recipe.checkpoint_every) or trainer.best != best:
+                self._save()
+                saved = trainer.step
+        if saved != trainer.step:
+            self._save()
+        return ExitCode.PASS if trainer.step == recipe.steps else ExitCode.INTERRUPTED
+
+    def _is_stopping(self, stop: "StopFlag") -> bool:
+        """Return whether any process got a signal: all must stop after the same step."""
+        return self.group.sum([float(stop.requested)])[0] > 0
+
+    def _is_due(self, every: int) -> bool:
+        """Return whether this step is one of `every`, or the last one."""
+        return self.trainer.step % every == 0 or self.trainer.step == self.trainer.recipe.steps
+
+    def _step(self) -> dict[str, Any]:
+        """Make one step; return its line of the log, with the validation loss and sample due."""
+        recipe = self.trainer.recipe
+        began = time.perf_counter()
+        result = self.trainer.advance()
+        seconds = time.perf_counter() - began
+        line: dict[str, Any] = {
+            "step": result.step,
+            "loss": result.loss,
+            "learning_rate": result.learning_rate,
+            "gradient_norm": result.gradient_norm,
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(result.tokens / max(seconds, 1e-9), 1),
+        }
+        if self._is_due(recipe.evaluate_every):
+            line["validation_loss"] = self.trainer.validate()
+        if self.group.is_first and recipe.sample_every and self._is_due(recipe.sample_every):
+            line["sample"] = sample(self.trainer.model, self.tokenizer, self.prompt, recipe)
+        return line
+
+    def _save(self) -> None:
+        """Write a checkpoint, after the log, and remove old ones."""
+        checkpoint = self.trainer.checkpoint(self.settings)
+
+        def write() -> None:
+            if self.log is not None:
+                self.log.sync()
+            step, best = checkpoint.state.step, checkpoint.state.best
+            checkpoints.write_checkpoint(
+                self._checkpoint_folder(step), checkpoint, beside=files_of(self.folder.vocabulary)
+            )
+            checkpoints.prune_checkpoints(
+                self.folder.checkpoints,
+                upto=step,
+                keep=self.trainer.recipe.keep,
+                best=best[1] if best else None,
+            )
+
+        self.group.on_first(write)
+
+    # After the last step
+
+    def _finish(self, outcome: ExitCode) -> None:
+        """Write the model and the loss curve, or print how to resume."""
         if outcome is ExitCode.INTERRUPTED:
-            self._note(f"stopped after step {trainer.step}; the same command goes on from there")
+            self._note(f"stopped after step {self.trainer.step}; run the same command to resume")
             return
-        export(trainer.model, self.folder.vocabulary, self.folder.model)
+        export(self.trainer.model, self.folder)
         try:
-            log.draw_loss_curve(log.read_log(self.folder.log), self.folder.curve)
+            draw_loss_curve(read_log(self.folder.log), self.folder.curve)
         except ModuleNotFoundError:
             self._note("no loss curve was drawn: pip install matplotlib")
 
     def _note(self, text: str) -> None:
         if not self.request.quiet:
-            _say(text)
+            _print(text)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"{one_line(text)}\n")
     sys.stderr.flush()
 
 
-def _silent(_what: str, _done: int, _total: int) -> None:
+def _no_progress(_what: str, _done: int, _total: int) -> None:
     """Show nothing."""
+
+
+# Signals
+
+
+@dataclasses.dataclass
+class StopFlag:
+    """Whether a signal asked the run to stop after the current step.
+
+    Attributes:
+        echo: Seconds after the first signal in which another one is ignored: a terminal and
+            torchrun both send their own.
+        requested: True from the first signal on.
+    """
+
+    echo: float = 0.0
+    requested: bool = False
+    _requested_at: float = 0.0
+
+    def handle(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handle a signal.
+
+        Raises:
+            KeyboardInterrupt: It is the second one.
+        """
+        if not self.requested:
+            self.requested, self._requested_at = True, time.monotonic()
+        elif time.monotonic() - self._requested_at >= self.echo:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stoppable(*, echo: float = 0.0) -> Iterator[StopFlag]:
+    """Let the first Ctrl-C or SIGTERM set the flag that is returned, and the second interrupt."""
+    stop = StopFlag(echo)
+    before = {
+        number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM interrupt as Ctrl-C does, while there is no step to finish."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

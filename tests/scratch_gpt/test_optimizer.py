@@ -1,4 +1,4 @@
-"""Adam: both forms beside an independent transcription and beside torch, and what it refuses."""
+"""Adam: both variants agree with an independent transcription and with torch; invalid input."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from reference import training_oracle
 from reference.training_oracle import Constants
+from scratch_gpt.errors import CheckpointError
 from scratch_gpt.gradient_clipping import GradientError, clip_global_norm
-from scratch_gpt.optimizer import Adam
+from scratch_gpt.optimizer import Adam, OptimizerStateError
 
 SHAPES = {"matrix": (7, 5), "gain": (5,), "table": (11, 3), "bias": (13,)}
 LONG = {"matrix": (3, 70_001), "gain": (50_003,)}
@@ -19,6 +20,7 @@ STEPS = 12
 
 Draw = Callable[..., Tensor]
 Parameters = dict[str, nn.Parameter]
+State = dict[str, Tensor | int]
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def parameters(draw: Draw) -> Parameters:
 
 
 def copied(parameters: Parameters) -> Parameters:
-    """Return parameters of the same values with storage of their own."""
+    """Return parameters of the same values in their own storage."""
     return {name: nn.Parameter(p.detach().clone()) for name, p in parameters.items()}
 
 
@@ -38,7 +40,7 @@ def arrays(parameters: Parameters) -> dict[str, np.ndarray]:
 
 
 def set_gradients(draw: Draw, *sides: Parameters, scale: float = 1.0) -> None:
-    """Give every side the same fresh gradients, each in its own copy."""
+    """Set the same random gradients on every side, each in its own copy."""
     for name, p in sides[0].items():
         gradient = scale * draw(*p.shape).to(p.dtype)
         for side in sides:
@@ -46,20 +48,20 @@ def set_gradients(draw: Draw, *sides: Parameters, scale: float = 1.0) -> None:
 
 
 def rate(step: int) -> float:
-    """Return a rate that is another one each step, the first of them 0."""
+    """Return a rate that differs in each step, from 0 on."""
     return 0.1 * step / STEPS
 
 
 @pytest.mark.parametrize("vectors", [False, True], ids=["matrices", "all"])
 @pytest.mark.parametrize("form", ["released", "adamw"])
-def test_many_steps_are_the_transcription_s(
+def test_steps_agree_with_the_oracle(
     form: str,
     vectors: bool,  # noqa: FBT001
     parameters: Parameters,
     draw: Draw,
     assert_same: Callable[..., None],
 ) -> None:
-    """Parameters and both moments agree after each of a dozen steps, clipped and unclipped."""
+    """Parameters and both moments agree after each of 12 steps, clipped and not."""
     constants = Constants(form=form, b1=0.8, b2=0.95, e=0.01, l2=0.3, vector_l2=vectors)
     ours = Adam(
         parameters.items(),
@@ -86,12 +88,12 @@ def test_many_steps_are_the_transcription_s(
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_the_adamw_form_is_torch_s_to_the_bit(
+def test_adamw_equals_torch_bitwise(
     dtype: torch.dtype,
     foreach: bool,  # noqa: FBT001
     draw: Draw,
 ) -> None:
-    """Matrices that decay and vectors that do not are AdamW's bits, with ours in runs."""
+    """Matrices that decay, vectors that do not; all longer than a run."""
     ours = {name: nn.Parameter(draw(*shape).to(dtype)) for name, shape in LONG.items()}
     theirs = copied(ours)
     optimizer = Adam(ours.items(), form="adamw")
@@ -109,8 +111,10 @@ def test_the_adamw_form_is_torch_s_to_the_bit(
     assert all(torch.equal(theirs[name], p) for name, p in ours.items())
 
 
-def test_the_forms_part_by_a_quarter_of_the_way(parameters: Parameters, draw: Draw) -> None:
-    """Of gradients of 1e-6, five steps as released have gone about a quarter another way."""
+def test_the_variants_differ_by_a_quarter_at_small_gradients(
+    parameters: Parameters, draw: Draw
+) -> None:
+    """With gradients of 1e-6, five steps differ by about a quarter of their length."""
     other, before = copied(parameters), copied(parameters)
     ours = Adam(parameters.items(), weight_decay=0.0)
     adamw = Adam(other.items(), weight_decay=0.0, form="adamw")
@@ -129,12 +133,12 @@ def distance(one: Parameters, other: Parameters) -> float:
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
-    """Tensors longer than a run come out as with one thread, the norm too."""
+    """Norm and parameters are bitwise those of one thread, for tensors longer than a run."""
     assert steps_with(threads) == steps_with(1)
 
 
 def steps_with(threads: int) -> list[object]:
-    """Return the norms and the bytes of parameters after steps made with so many threads."""
+    """Return the norms, and the parameters' bytes after two steps, with this many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -152,7 +156,7 @@ def steps_with(threads: int) -> list[object]:
 
 
 def test_half_precision_steps_in_float32(draw: Draw) -> None:
-    """A bfloat16 parameter is the float32 one's step, rounded; its moments stay float32."""
+    """A bfloat16 parameter gets the float32 step, rounded; its moments are float32."""
     narrow = {"matrix": nn.Parameter(draw(7, 5).bfloat16())}
     wide = {"matrix": nn.Parameter(narrow["matrix"].detach().float())}
     gradient = draw(7, 5).bfloat16()
@@ -166,10 +170,10 @@ def test_half_precision_steps_in_float32(draw: Draw) -> None:
     assert first["first_moment.matrix"].dtype == torch.float32
 
 
-def test_a_gradient_of_another_layout_is_read_by_place(
+def test_a_strided_gradient_updates_the_right_elements(
     parameters: Parameters, draw: Draw, assert_same: Callable[..., None]
 ) -> None:
-    """A transposed gradient steps each element by its own."""
+    """A transposed gradient gives the same step as a contiguous one."""
     other = copied(parameters)
     set_gradients(draw, parameters, other)
     other["matrix"].grad = other["matrix"].grad.T.contiguous().T
@@ -191,10 +195,10 @@ def test_a_gradient_of_another_layout_is_read_by_place(
         ),
     ],
 )
-def test_a_step_without_every_gradient_changes_nothing(
+def test_a_missing_or_sparse_gradient_changes_nothing(
     broken: Callable[[nn.Parameter], None], what: str, parameters: Parameters, draw: Draw
 ) -> None:
-    """The parameter is named, and those before it have not moved."""
+    """The error names the parameter; those before it do not change."""
     set_gradients(draw, parameters)
     broken(parameters["bias"])
     before = arrays(parameters)
@@ -217,17 +221,17 @@ def test_a_step_without_every_gradient_changes_nothing(
     ],
     ids=str,
 )
-def test_a_constant_outside_its_range_is_refused(
+def test_a_constant_out_of_range_is_rejected(
     named: dict[str, object], message: str, parameters: Parameters
 ) -> None:
-    """The constant is named, with what was given."""
+    """The error names the constant and its value."""
     with pytest.raises(ValueError, match=message):
         Adam(parameters.items(), **named)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf])
-def test_a_learning_rate_that_is_none_is_refused(wrong: float, parameters: Parameters) -> None:
-    """A rate is finite and not negative."""
+def test_an_invalid_learning_rate_is_rejected(wrong: float, parameters: Parameters) -> None:
+    """It must be finite and not negative."""
     with pytest.raises(ValueError, match="the learning rate must be"):
         Adam(parameters.items()).step(wrong)
 
@@ -250,18 +254,111 @@ def test_a_learning_rate_that_is_none_is_refused(wrong: float, parameters: Param
         pytest.param(lambda p: [("a", nn.Parameter(p.detach().T))], "contiguous", id="strided"),
     ],
 )
-def test_parameters_that_would_go_wrong_are_refused(
+def test_invalid_parameters_are_rejected(
     pairs: Callable[[nn.Parameter], list[tuple[str, nn.Parameter]]],
     message: str,
     parameters: Parameters,
 ) -> None:
-    """A tied tensor is never stepped twice, and a layout that runs cannot follow is named."""
+    """None at all, one tensor or name twice, a strided tensor."""
     with pytest.raises(ValueError, match=message):
         Adam(pairs(parameters["matrix"]))
 
 
-def test_gradients_are_let_go(parameters: Parameters, draw: Draw) -> None:
-    """After `zero_grad` there is no gradient left."""
+def test_zero_grad_frees_all_gradients(parameters: Parameters, draw: Draw) -> None:
+    """No parameter has a gradient afterwards."""
     set_gradients(draw, parameters)
     Adam(parameters.items()).zero_grad()
     assert all(p.grad is None for p in parameters.values())
+
+
+def stepped(draw: Callable[..., Tensor], steps: int) -> Adam:
+    """Return an optimizer of a matrix and a vector after this many steps."""
+    optimizer = Adam([("matrix", nn.Parameter(draw(3, 5))), ("bias", nn.Parameter(draw(7)))])
+    for _ in range(steps):
+        advance(optimizer, draw)
+    return optimizer
+
+
+def advance(optimizer: Adam, draw: Callable[..., Tensor]) -> None:
+    """Make one step with random gradients."""
+    for parameter in optimizer.parameters.values():
+        parameter.grad = draw(*parameter.shape)
+    optimizer.step(0.1)
+
+
+def copied_state(state: State) -> State:
+    """Return a state with copies of its tensors."""
+    return {name: v.clone() if isinstance(v, Tensor) else v for name, v in state.items()}
+
+
+def test_a_resumed_optimizer_is_bitwise_the_same(draw: Callable[..., Tensor]) -> None:
+    """A new optimizer with parameters and state agrees bitwise after three more steps."""
+    whole = stepped(draw, 2)
+    state = copied_state(whole.state_dict())
+    resumed = Adam((name, nn.Parameter(p.detach().clone())) for name, p in whole.parameters.items())
+    resumed.load_state_dict(state)
+    seed = torch.Generator().manual_seed(7)
+    for _ in range(3):
+        for name, p in whole.parameters.items():
+            p.grad = torch.randn(p.shape, dtype=p.dtype, generator=seed)
+            resumed.parameters[name].grad = p.grad.clone()
+        whole.step(0.1)
+        resumed.step(0.1)
+    assert resumed.steps == whole.steps == 5
+    assert all(torch.equal(p, resumed.parameters[name]) for name, p in whole.parameters.items())
+    assert list(state) == [
+        *("step", "first_moment.matrix", "second_moment.matrix"),
+        *("first_moment.bias", "second_moment.bias"),
+    ]
+
+
+def test_a_loaded_state_is_copied(draw: Callable[..., Tensor]) -> None:
+    """The next step does not change the state that was loaded."""
+    optimizer = stepped(draw, 1)
+    state = copied_state(optimizer.state_dict())
+    before = copied_state(state)
+    optimizer.load_state_dict(state)
+    advance(optimizer, draw)
+    assert all(torch.equal(before[n], v) for n, v in state.items() if isinstance(v, Tensor))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": None}, "step is missing"),
+        ({"first_moment.bias": None}, "first_moment.bias is missing"),
+        ({"first_moment.other": torch.ones(7)}, "'first_moment.other' belongs to no parameter"),
+        ({"step": -1}, "step must be a whole number, at least 0, and is -1"),
+        ({"step": True}, "step must be a whole number"),
+        ({"step": torch.tensor(3)}, "step must be a whole number"),
+        ({"first_moment.bias": 3}, "first_moment.bias must be a tensor and is 3"),
+        ({"first_moment.matrix": torch.ones(5, 3).double()}, r"float64 \[5, 3\], expected"),
+        ({"second_moment.bias": torch.ones(7)}, "is torch.float32 .* expected torch.float64"),
+        (
+            {"first_moment.bias": torch.full((7,), torch.nan).double()},
+            "first_moment.bias has 7 values that are not finite",
+        ),
+        ({"second_moment.bias": -torch.ones(7).double()}, "second_moment.bias .* below 0"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_a_state_that_does_not_fit_is_rejected(
+    change: dict[str, object], message: str, draw: Callable[..., Tensor]
+) -> None:
+    """The error names the problem and is a checkpoint error; nothing changes."""
+    optimizer = stepped(draw, 1)
+    before = copied_state(optimizer.state_dict())
+    wrong = copied_state(stepped(draw, 2).state_dict()) | change
+    state = {name: value for name, value in wrong.items() if value is not None}
+    with pytest.raises(OptimizerStateError, match=message) as caught:
+        optimizer.load_state_dict(state)
+    assert isinstance(caught.value, CheckpointError)
+    assert optimizer.steps == 1
+    after = optimizer.state_dict()
+    assert all(torch.equal(v, after[n]) for n, v in before.items() if isinstance(v, Tensor))
+
+
+def test_many_problems_are_counted(draw: Callable[..., Tensor]) -> None:
+    """An empty state lacks every name: the first four are listed, the others counted."""
+    with pytest.raises(OptimizerStateError, match="; and 1 more"):
+        stepped(draw, 1).load_state_dict({})

@@ -1,4 +1,4 @@
-"""The schedule: every step's rate beside the transcription, its ends, and what it refuses."""
+"""The schedule: every rate agrees with the oracle; its ends; invalid input."""
 
 import math
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from scratch_gpt.schedule import SHAPES, Schedule
 
 @pytest.mark.parametrize("warmup", [0, 1, 7, 36])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_rate_is_the_transcription_s(
+def test_every_rate_agrees_with_the_oracle(
     shape: str, warmup: int, assert_same: Callable[..., None]
 ) -> None:
-    """From the first step to the last, both as torch numbers."""
+    """From the first step to the last."""
     schedule = Schedule(steps=37, peak=0.25, warmup=warmup, shape=shape)
     ours = [schedule.learning_rate(step) for step in range(37)]
     expected = [training_oracle.learning_rate(t, 37, warmup, 0.25, shape) for t in range(37)]
     assert_same(torch.tensor(expected).double(), torch.tensor(ours).double())
 
 
-def test_the_first_step_of_the_release_has_no_rate() -> None:
-    """It counts the steps before; its port counts this one, and is one step ahead throughout."""
+def test_the_first_rate_of_the_release_is_0() -> None:
+    """The release counts the steps before this one; its PyTorch port is one step ahead."""
     released = Schedule(steps=100, warmup=10)
     port = Schedule(steps=100, warmup=10, counted_from=1)
     assert released.learning_rate(0) == 0.0
@@ -32,16 +32,16 @@ def test_the_first_step_of_the_release_has_no_rate() -> None:
     ]
 
 
-def test_the_paper_s_recipe_is_the_default() -> None:
-    """2,000 steps up to 2.5e-4, and half of it left in the middle."""
+def test_the_defaults_are_the_papers() -> None:
+    """2,000 steps up to 2.5e-4, and half of it in the middle."""
     schedule = Schedule(steps=8000)
     rates = [schedule.learning_rate(n) for n in (1000, 2000, 4000)]
     assert rates == [1.25e-4, 2.5e-4, pytest.approx(1.25e-4)]
 
 
 @pytest.mark.parametrize("shape", ["cosine", "linear"])
-def test_after_the_last_step_the_rate_stays_at_0(shape: str) -> None:
-    """A cosine does not rise again."""
+def test_the_rate_stays_at_0_after_the_last_step(shape: str) -> None:
+    """The cosine does not rise again."""
     schedule = Schedule(steps=100, warmup=10, shape=shape)
     assert schedule.learning_rate(100) == schedule.learning_rate(150) == 0.0
 
@@ -59,13 +59,13 @@ def test_after_the_last_step_the_rate_stays_at_0(shape: str) -> None:
     ],
     ids=str,
 )
-def test_a_schedule_that_is_none_is_refused(named: dict[str, object], message: str) -> None:
-    """The field is named, with what was given."""
+def test_an_invalid_field_is_rejected(named: dict[str, object], message: str) -> None:
+    """The error names the field and its value."""
     with pytest.raises(ValueError, match=message):
         Schedule(**{"steps": 100, "warmup": 10} | named)
 
 
-def test_a_step_before_the_first_is_refused() -> None:
+def test_a_negative_step_is_rejected() -> None:
     """Steps are counted from 0."""
     with pytest.raises(ValueError, match="counted from 0"):
         Schedule(steps=100, warmup=10).learning_rate(-1)
