@@ -1,255 +1,68 @@
-"""A model's files from Hugging Face's hub or its cache, held against their digests.
+"""A model's files from Hugging Face's hub or its cache, with their digests checked.
 
-The client is huggingface_hub's own, with its cache, its switches (`HF_HUB_OFFLINE`, `HF_HOME`,
-`HF_HUB_CACHE`, `HF_ENDPOINT`) and its login. What it does not do is done here: it takes whatever
-bytes its cache has, and waits for some servers without end.
+The client is huggingface_hub's own, with its cache, its login and its switches: `HF_ENDPOINT`,
+`HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`, `HF_HUB_ETAG_TIMEOUT` (seconds to wait for an answer,
+10 by default) and `HF_HUB_DOWNLOAD_TIMEOUT` (seconds to wait for the next bytes of a file, 10).
+The client takes the bytes that its cache has as they are. Here they are compared with the name of
+the blob behind them: the SHA-256 of a large file, the git id of any other.
 
-How long it can take: a hub that answers with errors is given up after 3 seconds of waiting, one
-that is silent after 10, and one that stops in the middle of a file after 30 without a new byte.
+Source: huggingface_hub's guide "Understand caching".
 """
 
-import contextlib
 import dataclasses
-import functools
-import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from huggingface_hub import (
-    HfApi,
-    HfFileMetadata,
-    constants,
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-)
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
-from reference import hub_cache, hub_errors, published
+from reference import hub_errors, published
 from reference.errors import RejectedError, UnavailableError
-from reference.files import DigestedFile, digest_path
-from reference.hub_errors import HubRequest, NoAnswerError, StalledError, TransientError
+from reference.files import DigestedFile, digest_path, read_bytes
+from reference.hub_errors import HubRequest, NoAnswerError
 
-# A call that may never return, given up once it stops getting anywhere.
-#
-# The hub's client restarts a download whenever it breaks off, and starts its count of attempts
-# again with every byte: a server that always breaks off, or a lock that is never let go, would be
-# waited for without end. A time limit for the whole would hit slow lines. So progress is watched.
+CONFIG = "config.json"
 
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""The forms weights come in; the first that is there is taken. An index names shards."""
 
-_Watched = TypeVar("_Watched")
+VOCABULARY = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+)
+"""Downloaded too, where the repository has them."""
 
-_TICK = 0.05
+_INDEX = ".index.json"
+_LARGEST_INDEX = 1 << 24
+_SHARD = re.compile(r"\w[\w.-]*\.(safetensors|bin)", re.ASCII)
+"""A file beside the index, and no path."""
 
-
-def watched(
-    call: Callable[[], _Watched], *, seconds: float, progress: Callable[[], int]
-) -> _Watched:
-    """Return what `call` returns.
-
-    It runs in a thread of its own, which ends with the process where it is given up.
-
-    Args:
-        call: What may hang.
-        seconds: How long `progress` may stay at or below the most it has been.
-        progress: A number that grows as long as there is any.
-
-    Raises:
-        StalledError: There was none for so long.
-        Exception: Whatever `call` raises.
-    """
-    outcome: list[_Watched] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(call())
-        except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits
-            failure.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    most, since = progress(), time.monotonic()
-    while thread.is_alive():
-        thread.join(min(_TICK, seconds))
-        now = progress()
-        if now > most:
-            most, since = now, time.monotonic()
-        if thread.is_alive() and time.monotonic() - since > seconds:
-            raise StalledError
-    if failure:
-        raise failure[0]
-    return outcome[0]
-
-
-def no_progress() -> int:
-    """Return always the same: the call has `seconds` in all."""
-    return 0
-
-
-# What the cache has not got, downloaded by the hub's own client under a watch.
-
-
-Result = TypeVar("Result")
-
-_XET = 10
-"""How many times as long a stall may be where bytes come in large pieces, kept until whole."""
-
-_PIECE = 1 << 18
-"""Bytes that the client is to write together."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DIGESTS = {64: "sha256", 40: "git_blob"}
+"""Which digest an ETag is, by its length."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hub:
-    """Where the hub and its cache are, and how long to wait for it.
-
-    Attributes:
-        endpoint: Its address; None is what `HF_ENDPOINT` says.
-        cache: Folder of the cache; None is what `HF_HUB_CACHE` or `HF_HOME` says.
-        answer: Seconds to wait for the answer to a question.
-        stall: Seconds to wait for the next byte of a file.
-        again: Seconds to wait before each further try where the hub answers with an error.
-    """
+    """The hub's address and the folder of its cache; None is what the environment says."""
 
     endpoint: str | None = None
     cache: Path | None = None
-    answer: float = 10.0
-    stall: float = 30.0
-    again: Sequence[float] = (1.0, 2.0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Files:
-    """A model's files on this machine, not looked into yet.
-
-    Attributes:
-        asked: What was asked for, its revision a commit.
-        paths: Where each lies, by name.
-        etags: What the hub says of those that were downloaded now, by name.
-    """
-
-    asked: HubRequest
-    paths: Mapping[str, Path]
-    etags: Mapping[str, str]
-
-
-def download(asked: HubRequest, hub: Hub) -> Files:
-    """Ask the hub for a model's files, and download those that the cache has not got.
-
-    Raises:
-        RefusedError: The repository has no config or no weights, or the cache lost bytes.
-        UnavailableError: A file cannot be had.
-    """
-    commit, names = _patiently(lambda: _listing(asked, hub), asked, hub)
-    revision, asked = asked.revision, dataclasses.replace(asked, revision=commit)
-    form = hub_cache.weights(names)
-    if form is None or hub_cache.CONFIG not in names:
-        missing = "weights" if form is None else hub_cache.CONFIG
-        what = f"{asked.repository} has no {missing} that can be read here"
-        raise RejectedError(what, where=asked.where, fix="choose a repository of an OpenAI GPT")
-    paths: dict[str, Path] = {}
-    etags: dict[str, str] = {}
-    wanted = [hub_cache.CONFIG, form, *(name for name in hub_cache.VOCABULARY if name in names)]
-    for name in wanted:
-        paths[name] = _file(dataclasses.replace(asked, file=name), hub, etags)
-    for name in hub_cache.shards(paths[form]) if hub_cache.is_index(form) else ():
-        paths[name] = _file(dataclasses.replace(asked, file=name), hub, etags)
-    hub_cache.remember(asked.cache, asked.repository, revision, commit)
-    return Files(asked=asked, paths=dict(sorted(paths.items())), etags=etags)
-
-
-def _listing(asked: HubRequest, hub: Hub) -> tuple[str, Collection[str]]:
-    """Return the commit that the revision is at, and the names of its files."""
-    api = HfApi(endpoint=asked.endpoint)
-    try:
-        info = api.model_info(asked.repository, revision=asked.revision, timeout=hub.answer)
-        names = {sibling.rfilename for sibling in info.siblings or ()}
-    except (AttributeError, LookupError, TypeError) as error:
-        raise ValueError(str(error)) from error  # JSON, but not what a hub answers
-    if not hub_cache.COMMIT.fullmatch(info.sha or ""):
-        raise ValueError(info.sha)
-    return str(info.sha), names
-
-
-def _file(asked: HubRequest, hub: Hub, etags: dict[str, str]) -> Path:
-    """Return where a file lies; where it had to be downloaded, add what the hub says it is."""
-    snapshots = hub_cache.storage(asked.cache, asked.repository) / "snapshots"
-    path = snapshots / asked.revision / asked.file
-    if path.exists():
-        return path
-    if path.is_symlink():
-        raise hub_cache.damaged(path, asked.repository)
-    url = hf_hub_url(asked.repository, asked.file, revision=asked.revision, endpoint=asked.endpoint)
-    head = functools.partial(get_hf_file_metadata, url, timeout=hub.answer, endpoint=asked.endpoint)
-    metadata = _patiently(head, asked, hub)
-    etags[asked.file] = metadata.etag or ""
-    stall = hub.stall * (_XET if metadata.xet_file_data else 1)
-    return _body(dataclasses.replace(asked, seconds=stall), hub, metadata)
-
-
-def _body(asked: HubRequest, hub: Hub, metadata: HfFileMetadata) -> Path:
-    """Download one file, and return where it lies."""
-    place = (asked.cache, asked.repository, metadata.etag or "")
-    fetch = functools.partial(
-        hf_hub_download,
-        asked.repository,
-        asked.file,
-        revision=asked.revision,
-        cache_dir=asked.cache,
-        endpoint=asked.endpoint,
-        etag_timeout=hub.answer,
-    )
-    try:
-        with _small_pieces():
-            path = _patiently(fetch, asked, hub, lambda: hub_cache.progress(*place))
-    except TransientError:
-        raise
-    except NoAnswerError as error:
-        raise hub_errors.incomplete(asked, hub_cache.files_held(*place), metadata.size) from error
-    return Path(path)
-
-
-@contextlib.contextmanager
-def _small_pieces() -> Iterator[None]:
-    """Let the client write what comes in small pieces: it keeps 10 MB back, half a minute's worth.
-
-    So slow a line looks dead until then.
-    """
-    before = constants.DOWNLOAD_CHUNK_SIZE
-    constants.DOWNLOAD_CHUNK_SIZE = _PIECE
-    try:
-        yield
-    finally:
-        constants.DOWNLOAD_CHUNK_SIZE = before
-
-
-def _patiently(
-    call: Callable[[], Result],
-    asked: HubRequest,
-    hub: Hub,
-    progress: Callable[[], int] = no_progress,
-) -> Result:
-    """Return what `call` returns; try again where the trouble may pass.
-
-    Raises:
-        SourceError: Whatever else `call` raises, explained.
-    """
-    for wait in (*hub.again, None):
-        try:
-            return watched(call, seconds=asked.seconds, progress=progress)
-        except Exception as error:
-            meant = hub_errors.explain(error, asked)
-            if wait is None or not isinstance(meant, TransientError):
-                raise meant from error
-        time.sleep(wait)
-    raise AssertionError  # the last round returns or raises
 
 
 _HUB = Hub()
-_VOCABULARY = "vocab.json"
-"""A cached commit without it was fetched by somebody who wanted the weights alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,14 +70,11 @@ class FetchedFolder:
     """A model's files on this machine.
 
     Attributes:
-        repository: Id of the repository they are of.
-        commit: The commit they are of, in full.
-        paths: Where each lies, by its name in the repository: `config.json`, the weights (and
-            their index, where they are sharded), and the vocabulary where there is any.
-        digests: Of each, by name. They are what the hub says they are, wherever it says it.
+        paths: By name in the repository: `config.json`, the weights (with their index, if they
+            are sharded), and the vocabulary if there is one.
+        digests: By name. They equal the hub's wherever the cache records those.
         from_cache: Whether nothing was downloaded.
-        unfinished: What interrupted downloads left in the cache; a download that still goes on
-            looks the same.
+        unfinished: Files of interrupted downloads in the cache, or of downloads still running.
     """
 
     repository: str
@@ -282,109 +92,240 @@ def fetch(
     offline: bool | None = None,
     hub: Hub = _HUB,
 ) -> FetchedFolder:
-    """Return the files of a model, downloaded where the cache has not got them.
+    """Return the files of a model; those that the cache lacks are downloaded.
+
+    A commit that is whole in the cache is taken from there without a request. A branch or tag is
+    looked up first; if the hub does not answer, the commit it was last seen at is taken.
 
     Args:
-        repository: Id on the hub. The released model's two ids are the same to the cache.
+        repository: Id on the hub. The released model's two ids share what the cache has.
         revision: Commit, branch or tag; by default the published commit of the released model,
             and the main branch of any other.
-        offline: Whether the hub must not be asked; by default what `HF_HUB_OFFLINE` says.
-        hub: Where it and its cache are, and how long to wait for it.
+        offline: Whether to send no request; by default what `HF_HUB_OFFLINE` says.
+        hub: Address and cache.
 
     Raises:
-        RefusedError: A file, downloaded or cached, is not what the hub says it is; or the
-            repository has no config or no weights.
-        UnavailableError: The files are not there and cannot be had; the message says why.
+        RejectedError: A file differs from the hub's digest; or the repository has no config or no
+            weights.
+        UnavailableError: A file is not in the cache and cannot be downloaded.
     """
     released = repository in published.REPOSITORIES
-    asked = HubRequest(
+    request = HubRequest(
         repository=repository,
         revision=revision or (published.REVISION if released else constants.DEFAULT_REVISION),
         endpoint=(hub.endpoint or constants.ENDPOINT).rstrip("/"),
         cache=Path(hub.cache or constants.HF_HUB_CACHE),
-        seconds=hub.answer,
     )
-    _refuse_no_home(asked)
+    if str(request.cache).startswith("~"):
+        what = "there is no home folder (HOME is not set), so the cache has no place"
+        fix = "set HF_HOME to a folder you may write to"
+        raise UnavailableError(what, where=str(request.cache), fix=fix)
     offline = constants.HF_HUB_OFFLINE if offline is None else offline
     try:
-        return _fetched(asked, hub, offline=offline)
+        if offline or _COMMIT.fullmatch(request.revision):
+            found = _find(request)
+            # A commit without a vocabulary may have been cached for its weights alone.
+            if found and (offline or VOCABULARY[0] in found.paths):
+                return found
+        if offline:
+            raise _not_cached(request)
+        try:
+            return _download(request)
+        except NoAnswerError:
+            if found := _find(request):
+                return found
+            raise
     except OSError as error:
-        raise hub_errors.explain(error, asked) from error
+        raise hub_errors.explain(error, request) from error
 
 
 def reachable(timeout: float = 5.0, *, endpoint: str | None = None) -> bool:
     """Return whether anything answers at the hub's address, within `timeout` seconds.
 
-    It says nothing about what answers. Where `HF_HUB_OFFLINE` is set nothing is asked.
+    If `HF_HUB_OFFLINE` is set, no request is sent.
     """
-    address = endpoint or constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        watched(
-            lambda: get_session().head(address, timeout=timeout),
-            seconds=timeout,
-            progress=no_progress,
-        )
-    except Exception:  # noqa: BLE001 - whatever keeps one from asking, the answer is no
+        get_session().head(endpoint or constants.ENDPOINT, timeout=timeout)
+    except Exception:  # noqa: BLE001 - whatever the reason, there is no answer
         return False
     return True
 
 
-def _refuse_no_home(asked: HubRequest) -> None:
-    """Refuse a cache whose folder is unknown: without a home, `~` stays as it is."""
-    if str(asked.cache).startswith("~"):
-        what = "there is no home folder (HOME is not set), so the cache's place is unknown"
-        fix = "set HF_HOME to a folder you may write to"
-        raise UnavailableError(what, where=str(asked.cache), fix=fix)
+def storage(cache: Path, repository: str) -> Path:
+    """Return the folder of one repository in the cache."""
+    return cache / repo_folder_name(repo_id=repository, repo_type="model")
 
 
-def _fetched(asked: HubRequest, hub: Hub, *, offline: bool) -> FetchedFolder:
-    """Return the files: the cache's where they are all there, or the hub cannot be asked."""
-    if offline or hub_cache.COMMIT.fullmatch(asked.revision):
-        cached = _cached(asked)
-        if cached and (offline or _VOCABULARY in cached.paths):
-            return _checked(cached)
-    if offline:
-        raise hub_errors.not_cached(asked)
+def commit(cache: Path, repository: str, revision: str) -> str | None:
+    """Return the commit at which `revision` was last seen, None if it never was."""
+    if _COMMIT.fullmatch(revision):
+        return revision
+    reference = storage(cache, repository) / "refs" / revision
+    if ".." in reference.parts or not reference.is_file():
+        return None
+    found = reference.read_text(encoding="ascii", errors="replace").strip()
+    return found if _COMMIT.fullmatch(found) else None
+
+
+def weights(names: Collection[str]) -> str | None:
+    """Return which of a repository's files has its weights or their index, None if none has."""
+    return next((name for name in WEIGHTS if name in names), None)
+
+
+def shards(index: Path) -> list[str]:
+    """Return the names of the shards that an index lists, sorted.
+
+    Raises:
+        RejectedError: It is no index, or it lists a file outside its own folder.
+        UnavailableError: It cannot be read.
+    """
+    fix = "get the file again, or report it to the repository's owner"
     try:
-        return _checked(download(asked, hub))
-    except NoAnswerError:
-        cached = _cached(asked)
-        if cached is None:
-            raise
-        return _checked(cached)
+        listed = json.loads(read_bytes(index, _LARGEST_INDEX))["weight_map"].values()
+        strangers = [name for name in listed if not _SHARD.fullmatch(name)]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        what = f"{index.name} lists no shards ({type(error).__name__})"
+        raise RejectedError(what, where=str(index), fix=fix) from error
+    if strangers or not listed:
+        found = f"{strangers[0]!r:.60} as a shard" if strangers else "no shard"
+        raise RejectedError(f"{index.name} names {found}", where=str(index), fix=fix)
+    return sorted(set(listed))
 
 
-def _cached(asked: HubRequest) -> Files | None:
-    """Return what the cache has under any of a repository's ids, the one asked for first."""
-    released = asked.repository in published.REPOSITORIES
-    aliases = published.REPOSITORIES if released else (asked.repository,)
-    for repository in sorted(aliases, key=lambda alias: alias != asked.repository):
-        commit = hub_cache.commit(asked.cache, repository, asked.revision)
-        paths = commit and hub_cache.snapshot(asked.cache, repository, commit)
-        if commit and paths:
-            found = dataclasses.replace(asked, repository=repository, revision=commit)
-            return Files(asked=found, paths=paths, etags={})
+def _find(request: HubRequest) -> FetchedFolder | None:
+    """Return the files if the cache has them all, under any of the repository's ids.
+
+    Raises:
+        RejectedError: A file was fetched and its bytes are gone, or differ from its digest.
+    """
+    for repository in _ids(request.repository):
+        at = commit(request.cache, repository, request.revision)
+        if at is None:
+            continue
+        folder = storage(request.cache, repository) / "snapshots" / at
+        paths, lacking = _contents(folder)
+        for name in lacking:
+            _refuse_dangling(folder / name, repository)
+        if not lacking:
+            return FetchedFolder(
+                repository=repository,
+                commit=at,
+                paths=paths,
+                digests={name: _digest(path, repository) for name, path in paths.items()},
+                from_cache=True,
+                unfinished=sorted(folder.parents[1].glob("blobs/*.incomplete")),
+            )
     return None
 
 
-def _checked(files: Files) -> FetchedFolder:
-    """Return the files with their digests, each held against what the hub says it is."""
-    asked, digests = files.asked, {}
-    for name, path in files.paths.items():
-        digests[name] = digest_path(path)
-        if not hub_cache.matches(digests[name], files.etags.get(name) or hub_cache.etag(path)):
-            raise (
-                hub_errors.wrong_bytes(asked, name, path)
-                if name in files.etags
-                else hub_cache.damaged(path, asked.repository)
-            )
-    return FetchedFolder(
-        repository=asked.repository,
-        commit=asked.revision,
-        paths=files.paths,
-        digests=digests,
-        from_cache=not files.etags,
-        unfinished=hub_cache.unfinished(asked.cache, asked.repository),
-    )
+def _download(request: HubRequest) -> FetchedFolder:
+    """Ask the hub for a model's files, and download those that the cache lacks."""
+    names = _listing(request)
+    form = weights(names)
+    if form is None or CONFIG not in names:
+        lacks = "weights" if form is None else CONFIG
+        what = f"{request.repository} has no {lacks} that can be read here"
+        raise RejectedError(what, where=request.where, fix="choose a repository of an OpenAI GPT")
+    home = storage(request.cache, request.repository)
+    before = set(home.glob("snapshots/*/*"))
+    # Under the branch's own name, so that the client records which commit it is at.
+    at = _file(request, CONFIG).parent.name
+    request = dataclasses.replace(request, revision=at)
+    for name in names.intersection(VOCABULARY):
+        _file(request, name)
+    weights_file = _file(request, form)
+    for name in shards(weights_file) if form.endswith(_INDEX) else ():
+        _file(request, name)
+    found = _find(request)
+    if found is None:
+        raise _not_cached(request)
+    return dataclasses.replace(found, from_cache=before == set(home.glob("snapshots/*/*")))
+
+
+def _listing(request: HubRequest) -> set[str]:
+    """Return the names of a revision's files."""
+    try:
+        info = HfApi(endpoint=request.endpoint).model_info(
+            request.repository, revision=request.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+        names = {sibling.rfilename for sibling in info.siblings or ()}
+    except (AttributeError, LookupError, TypeError) as error:
+        message = "JSON, but no list of a repository's files"
+        raise hub_errors.explain(ValueError(message), request) from error
+    except Exception as error:
+        raise hub_errors.explain(error, request) from error
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise hub_errors.explain(ValueError(info.sha), request)
+    return names
+
+
+def _file(request: HubRequest, name: str) -> Path:
+    """Return the path of one file, downloaded if the cache lacks it."""
+    home = storage(request.cache, request.repository)
+    _refuse_dangling(home / "snapshots" / request.revision / name, request.repository)
+    try:
+        path = hf_hub_download(
+            request.repository,
+            name,
+            revision=request.revision,
+            cache_dir=request.cache,
+            endpoint=request.endpoint,
+            etag_timeout=constants.HF_HUB_ETAG_TIMEOUT,
+        )
+    except Exception as error:
+        raise hub_errors.explain(error, dataclasses.replace(request, file=name)) from error
+    return Path(path)
+
+
+def _ids(repository: str) -> list[str]:
+    """Return the ids of one repository, the given one first."""
+    others = published.REPOSITORIES if repository in published.REPOSITORIES else ()
+    return [repository, *(other for other in others if other != repository)]
+
+
+def _contents(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return a commit's wanted files that the cache has, and the names of those it lacks."""
+    try:
+        there = {path.name for path in folder.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        there = set()
+    form = weights(there) or WEIGHTS[0]
+    wanted = {CONFIG, form, *there.intersection(VOCABULARY)}
+    if form.endswith(_INDEX) and (folder / form).exists():
+        wanted |= set(shards(folder / form))
+    held = {name: folder / name for name in sorted(wanted) if (folder / name).exists()}
+    return held, sorted(wanted - held.keys())
+
+
+def _digest(path: Path, repository: str) -> DigestedFile:
+    """Return the digests of a cached file, compared with the ETag that its blob is named by.
+
+    A cache without links records no ETag. An ETag of another form is no digest.
+    """
+    file = digest_path(path)
+    etag = path.readlink().name if path.is_symlink() else ""
+    kind = _DIGESTS.get(len(etag))
+    if kind and re.fullmatch(r"[0-9a-f]+", etag) and getattr(file, kind) != etag:
+        raise hub_errors.damaged(path, repository, "its digest differs from the hub's ETag")
+    return file
+
+
+def _refuse_dangling(path: Path, repository: str) -> None:
+    if path.is_symlink() and not path.exists():
+        raise hub_errors.damaged(path, repository, "its bytes are gone")
+
+
+def _not_cached(request: HubRequest) -> UnavailableError:
+    """Return the error of an offline run, with what the cache has of the repository instead."""
+    whole, parts = [], ""
+    for repository in _ids(request.repository):
+        wanted = commit(request.cache, repository, request.revision)
+        for folder in sorted(storage(request.cache, repository).glob("snapshots/*")):
+            held, lacking = _contents(folder)
+            if not lacking:
+                whole.append(f"{repository}@{folder.name}")
+            elif folder.name == wanted and held:
+                parts = f"has {', '.join(held)}, lacks {', '.join(lacking)}"
+    return hub_errors.not_cached(request, parts, whole)

@@ -187,9 +187,9 @@ def _collected_quietly() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def fetch() -> Callable[..., FetchedFolder]:
-    """Return the function that fetches the released model from a fake hub, with little patience.
+    """Return the function that fetches the released model from a fake hub.
 
-    Its arguments are the fake hub, the folder of the cache, and what `hub.fetch` takes.
+    Its arguments are the fake hub, the folder of the cache, and those of `hub.fetch`.
     """
 
     def fetched(
@@ -197,11 +197,8 @@ def fetch() -> Callable[..., FetchedFolder]:
         cache: Path,
         *asked: str,
         offline: bool | None = None,
-        answer: float = 2.0,
-        stall: float = 2.0,
     ) -> FetchedFolder:
-        waits = {"answer": answer, "stall": stall, "again": (0.0, 0.0)}
-        at = Hub(endpoint=fake.address, cache=cache, **waits)
+        at = Hub(endpoint=fake.address, cache=cache)
         return hub.fetch(*(asked or published.REPOSITORIES[-1:]), offline=offline, hub=at)
 
     return fetched

@@ -1,4 +1,4 @@
-"""Files of a model from the hub or its cache: found, pinned, and held against their digests."""
+"""Files of a model from the hub: which come, from which commit, with digests checked."""
 
 import hashlib
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def test_weights_cached_alone_get_their_vocabulary(
     """Whoever cached the commit without it is completed, where the hub can be asked."""
     fetched = fetch(serve(files=FILES), tmp_path)
     fetched.paths["vocab.json"].unlink()
-    dead = Hub(endpoint="http://127.0.0.1:9", cache=tmp_path, answer=1.0)
+    dead = Hub(endpoint="http://127.0.0.1:9", cache=tmp_path)
     assert "vocab.json" not in hub.fetch(RELEASED, hub=dead).paths
     assert "vocab.json" in fetch(serve(files=FILES), tmp_path).paths
 
@@ -140,7 +140,7 @@ def test_wrong_bytes_of_the_right_size_are_refused(
 ) -> None:
     """The client takes them; their digest is not the ETag."""
     fake = serve(files=FILES, swapped={"model.safetensors": b"x" * 512_000})
-    with pytest.raises(RejectedError, match=r"model\.safetensors is not what the hub says it is"):
+    with pytest.raises(RejectedError, match=r"model\.safetensors: its digest differs from the hub"):
         fetch(fake, tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_wrong_bytes_of_a_small_file_are_refused(
 ) -> None:
     """Its ETag is git's id of it, which tells as well."""
     fake = serve(files=FILES, swapped={"vocab.json": b'{"b": 0}'})
-    with pytest.raises(RejectedError, match=r"vocab\.json is not what the hub says it is"):
+    with pytest.raises(RejectedError, match=r"vocab\.json: its digest differs from the hub"):
         fetch(fake, tmp_path)
 
 

@@ -1,15 +1,21 @@
-"""The hub's cache: damage to it is seen, whatever was damaged."""
+"""The hub's cache: complete, incomplete, damaged, read-only, shared by processes."""
 
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from reference import hub_cache
+from reference import hub
 from reference.errors import RejectedError, UnavailableError
 from reference.hub import FetchedFolder
 
@@ -81,7 +87,6 @@ def test_a_plain_copy_in_place_of_a_link_is_taken(
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(data)
-    assert hub_cache.etag(path) is None
     assert "config.json" in fetch(serve(files={}), tmp_path, offline=True).paths
 
 
@@ -127,14 +132,27 @@ def test_a_cache_that_may_not_be_looked_into_is_named(
         fetch(fake, tmp_path, offline=True)
 
 
-def test_weights_without_their_config_are_not_a_model(
+def test_an_incomplete_commit_is_named_with_what_it_lacks(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """Somebody else cached the weights alone."""
+    """Another program may have cached the config alone, or the weights alone."""
     fake = serve(files=FILES)
-    fetch(fake, tmp_path).paths["config.json"].unlink()
-    with pytest.raises(UnavailableError, match="not in the cache"):
+    paths = fetch(fake, tmp_path).paths
+    paths["model.safetensors"].unlink()
+    with pytest.raises(UnavailableError, match="not in the cache") as caught:
         fetch(fake, tmp_path, offline=True)
+    assert "the cache has config.json, vocab.json, lacks model.safetensors" in caught.value.what
+    paths["config.json"].unlink()
+    with pytest.raises(UnavailableError, match=r"lacks config\.json, model\.safetensors"):
+        fetch(fake, tmp_path, offline=True)
+
+
+def test_other_commits_in_the_cache_are_named(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
+    """With the words that select one of them."""
+    fetch(serve(files=FILES, commit="a" * 40), tmp_path, RELEASED, "a" * 40)
+    with pytest.raises(UnavailableError, match=f"in the cache at commits {'a' * 40}") as caught:
+        fetch(serve(files={}), tmp_path, offline=True)
+    assert caught.value.fix.startswith(f"use {RELEASED}@{'a' * 40}; or")
 
 
 def test_a_dangling_link_of_a_branch_is_refused(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
@@ -143,3 +161,109 @@ def test_a_dangling_link_of_a_branch_is_refused(serve: Serve, fetch: Fetch, tmp_
     blob(fetch(fake, tmp_path, RELEASED, "main").paths["vocab.json"]).unlink()
     with pytest.raises(RejectedError, match=r"cache damaged: vocab\.json"):
         fetch(fake, tmp_path, RELEASED, "main")
+
+
+@pytest.mark.parametrize("first", range(len(hub.WEIGHTS)))
+def test_the_first_form_that_is_there_is_taken(first: int) -> None:
+    """Safetensors before pickles, whole files before shards."""
+    names = {*hub.WEIGHTS[first:], "tf_model.h5", "rust_model.ot", "README.md"}
+    assert hub.WEIGHTS[first] == hub.weights(names)
+
+
+def test_other_files_are_no_weights() -> None:
+    """Those of other libraries, and those whose names only look alike."""
+    assert hub.weights({"tf_model.h5", "model.safetensors.bak", "a/model.safetensors"}) is None
+
+
+def index(text: str, folder: Path) -> Path:
+    """Write an index; return its path."""
+    path = folder / "model.safetensors.index.json"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_each_shard_is_named_once(tmp_path: Path) -> None:
+    """However many tensors it holds."""
+    text = json.dumps(
+        {"weight_map": {"a": "2.safetensors", "b": "1.safetensors", "c": "2.safetensors"}}
+    )
+    assert hub.shards(index(text, tmp_path)) == ["1.safetensors", "2.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[", "[]", "{}", "7", "[" * 100_000, '{"weight_map": []}', '{"weight_map": {}}'),
+        *('{"weight_map": {"a": "../x"}}', '{"weight_map": {"a": "/etc/passwd"}}'),
+        *(
+            '{"weight_map": {"a": ""}}',
+            '{"weight_map": {"a": ".."}}',
+            '{"weight_map": {"a": "b/c"}}',
+        ),
+        *(
+            '{"weight_map": {"a": "b\\\\c"}}',
+            '{"weight_map": {"a": 7}}',
+            '{"weight_map": {"a": null}}',
+        ),
+    ],
+    ids=lambda text: text[:32],
+)
+def test_an_index_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    """Malformed, empty, or naming what lies outside its folder."""
+    with pytest.raises(RejectedError, match=r"model\.safetensors\.index\.json"):
+        hub.shards(index(text, tmp_path))
+
+
+def started(fake: Fake, cache: Path) -> "subprocess.Popen[str]":
+    """Start another process that fetches the released model and prints its commit."""
+    source = f"""
+    from pathlib import Path
+    from reference import hub
+    from reference.hub import Hub
+
+    at = Hub(endpoint={fake.address!r}, cache=Path({str(cache)!r}))
+    print(hub.fetch({RELEASED!r}, hub=at).commit)
+    """
+    home = str(Path(hub.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(source)],
+        env=os.environ | {"PYTHONPATH": home},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+LARGE = FILES | {"model.safetensors": bytes(range(256)) * 4000}
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until `condition` holds, half a minute at most."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_killed_download_is_taken_up_again(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
+    """What was left of it does no harm, and the next run says where it lies or finishes it."""
+    slow = serve(files=LARGE, pace=0.02)
+    with started(slow, tmp_path) as process:
+        wait_for(lambda: any(tmp_path.glob("*/blobs/*.incomplete")))
+        process.send_signal(signal.SIGKILL)
+    left = list(tmp_path.glob("*/blobs/*.incomplete"))
+    assert left
+    fetched = fetch(serve(files=LARGE), tmp_path)
+    assert fetched.paths["model.safetensors"].read_bytes() == LARGE["model.safetensors"]
+    assert [path for path in left if path.exists()] == list(fetched.unfinished)
+
+
+@pytest.mark.slow  # two interpreters are started
+def test_two_processes_fetch_at_once(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
+    """Both have it in the end, and the cache is sound."""
+    fake = serve(files=LARGE, pace=0.002)
+    with started(fake, tmp_path) as first, started(fake, tmp_path) as second:
+        said = [process.communicate(timeout=30) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], said
+    fetched = fetch(serve(files={}), tmp_path)
+    assert fetched.paths["model.safetensors"].read_bytes() == LARGE["model.safetensors"]

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from parity.checkpoints.huggingface_files import VOCABULARY_FILES
 from parity.errors import EnvironmentUnfitError, InputRejectedError
-from reference import compat, hub_cache, published
+from reference import compat, hub, published
 from reference.huggingface_tokenizer import STEPS, Encoding, HuggingFaceTokenizer, words_without
 from reference.original_tokenizer import OriginalTokenizer, prepare_text
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, pretokenizer_named
@@ -250,8 +250,8 @@ def _cached(weights: str, room: Path) -> FoundVocabulary | None:
 
 def _snapshots(cache: Path, repository: str) -> list[Path]:
     """Return a repository's snapshots: main's first, then the one that weights are taken of."""
-    home = hub_cache.storage(cache, repository) / "snapshots"
-    first = hub_cache.commit(cache, repository, "main"), published.REVISION
+    home = hub.storage(cache, repository) / "snapshots"
+    first = hub.commit(cache, repository, "main"), published.REVISION
     known = [home / commit for commit in first if commit is not None]
     return list(dict.fromkeys([*known, *sorted(home.glob("*"))]))
 

@@ -10,7 +10,7 @@ import pytest
 from parity.checkpoints.huggingface_files import VOCABULARY_FILES
 from parity.checks.tokens import check as run
 from parity.checks.tokens import sides
-from reference import hub_cache, published
+from reference import hub, published
 from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt import Tokenizer
 
@@ -35,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def snapshot(cache: Path, commit: str) -> Path:
     """Return where a commit of the released repository would lie in the cache."""
-    home = hub_cache.storage(cache, published.REPOSITORIES[1])
+    home = hub.storage(cache, published.REPOSITORIES[1])
     return home / "snapshots" / commit
 
 
@@ -114,5 +114,7 @@ def test_the_branch_says_which_snapshot_is_taken(small_vocabulary: Path, cache: 
             return found.folder.name
 
     assert taken() == published.REVISION
-    hub_cache.remember(cache, name, "main", commits[1])
+    branch = hub.storage(cache, name) / "refs" / "main"
+    branch.parent.mkdir()
+    branch.write_text(commits[1], encoding="ascii")
     assert taken() == commits[1]

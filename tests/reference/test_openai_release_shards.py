@@ -149,7 +149,7 @@ def test_both_versions_of_the_format_are_read(version: tuple[int, int], tmp_path
     path.write_bytes(headed(described("(100,)"), version=version))
     shard = openai_release.inspect_shard(path)
     row = np.empty(shard.length, np.float32)
-    file = openai_release.read_shard_into(shard, row)
+    file = openai_release.read_shard(shard, row)
     assert ROW.tobytes() == row.tobytes()
     assert path.read_bytes() == shard.header + ROW.tobytes()
     assert path.stat().st_size == file.size
@@ -212,4 +212,4 @@ def test_a_file_that_changes_meanwhile_is_refused(change: str, tmp_path: Path) -
     other = {"shorter": data[:-4], "longer": data + b"\0", "another header": b"X" + data[1:]}
     path.write_bytes(other[change])
     with pytest.raises(RejectedError, match="changed while it was read"):
-        openai_release.read_shard_into(shard, np.empty(shard.length, np.float32))
+        openai_release.read_shard(shard, np.empty(shard.length, np.float32))
