@@ -130,7 +130,7 @@ def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.M
 
 
 def _modes(modes: Sequence[Mode], dtype: str) -> frozenset[Mode]:
-    return frozenset(modes) & (frozenset(Mode) if dtype in PRECISIONS else {Mode.IDENTITY})
+    return frozenset(modes) & (frozenset(Mode) if dtype in PRECISIONS else {Mode.FLOAT64})
 
 
 def _described(inputs: Inputs) -> dict[str, Any]:

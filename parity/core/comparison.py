@@ -107,27 +107,27 @@ class Comparison:
 
     def compare(self) -> None:
         """Run every pass that the modes ask for."""
-        if self.modes & {Mode.IDENTITY, Mode.PROPAGATED}:
+        if self.modes & {Mode.FLOAT64, Mode.END_TO_END}:
             self._together()
-        if Mode.ISOLATED in self.modes and self.precision is not None:
+        if Mode.PER_OP in self.modes and self.precision is not None:
             for backend in self.candidates:
                 self._isolated(backend, self.precision)
 
     def _together(self) -> None:
         """Run the float64 models and those of the dtype judged, each on its own numbers."""
-        dtypes = [torch.float64] if Mode.IDENTITY in self.modes else []
-        if Mode.PROPAGATED in self.modes and self.precision is not None:
+        dtypes = [torch.float64] if Mode.FLOAT64 in self.modes else []
+        if Mode.END_TO_END in self.modes and self.precision is not None:
             dtypes.append(self.precision.dtype)
         members = [subject for dtype in dtypes for subject in self._subjects(dtype)]
         found = self._walk(members, against="huggingface/float64")
         for backend in self.candidates:
             plan = self.planned(backend)
-            if Mode.IDENTITY in self.modes:
+            if Mode.FLOAT64 in self.modes:
                 names = run_names(backend, torch.float64)
                 self.rows += float64_rows(found, names, plan, backend, self.bounds)
-                self.rows += extra_rows(found, names, backend, "float64", Mode.IDENTITY)
-            if Mode.PROPAGATED in self.modes and self.precision is not None:
-                self._judge(found, backend, Mode.PROPAGATED, self.precision)
+                self.rows += extra_rows(found, names, backend, "float64", Mode.FLOAT64)
+            if Mode.END_TO_END in self.modes and self.precision is not None:
+                self._judge(found, backend, Mode.END_TO_END, self.precision)
                 lead = self.consequences.get(backend, {}).get("flip_gap_largest", 0.0)
                 self.reasons += top1_changes(found, run_names(backend, self.precision.dtype), lead)
 
@@ -141,7 +141,7 @@ class Comparison:
             for subject in self._subjects(precision.dtype, only=backend)
         ]
         found = self._walk(members, rounded_to=precision.dtype, raw=raw, beside=backend)
-        self._judge(found, backend, Mode.ISOLATED, precision)
+        self._judge(found, backend, Mode.PER_OP, precision)
 
     def _judge(self, found: Observations, backend: str, mode: Mode, precision: Precision) -> None:
         names = run_names(backend, precision.dtype)
@@ -205,8 +205,8 @@ class Comparison:
 
     def _step(self, tap: str) -> None:
         self.steps_done += 1
-        passes = bool(self.modes & {Mode.IDENTITY, Mode.PROPAGATED})
-        total = passes + len(self.candidates) * (Mode.ISOLATED in self.modes)
+        passes = bool(self.modes & {Mode.FLOAT64, Mode.END_TO_END})
+        total = passes + len(self.candidates) * (Mode.PER_OP in self.modes)
         self.progress(tap, self.steps_done, total * len(self.plan))
 
     def _look(self, beside: str) -> TapCallback:

@@ -239,7 +239,7 @@ class Fingerprints:
         mode = _own(run)
         if beside:
             side, _, dtype = run.partition("/")
-            mode, run = "isolated", run if side == "ours" else f"{side}/{beside}/{dtype}"
+            mode, run = "per-op", run if side == "ours" else f"{side}/{beside}/{dtype}"
         subject, _, dtype = run.rpartition("/")
         if self._passes_by(run, mode, tap):
             return
@@ -299,7 +299,7 @@ class Fingerprints:
 
 def _own(run: str) -> str:
     """Return the mode of a run that goes on with its own numbers."""
-    return "identity" if run.endswith("/float64") else "propagated"
+    return "float64" if run.endswith("/float64") else "end-to-end"
 
 
 def _chunks(tensor: Tensor, visible: Tensor | None) -> Iterator[Tensor]:

@@ -62,12 +62,12 @@ def float64_rows(
             seen = _seen(found, names.ours, tap.name, against)
             error = seen.relative_largest
             reference = found.differences.get((names.huggingface, tap.name, "oracle"))
-            bound = 0.0 if tap.kind.name in EXACT_KINDS else bounds.identity
+            bound = 0.0 if tap.kind.name in EXACT_KINDS else bounds.float64
             row = Row(
                 tap=tap.name,
                 backend=backend,
                 dtype="float64",
-                mode=Mode.IDENTITY,
+                mode=Mode.FLOAT64,
                 against=against,
                 shape=seen.shape,
                 status=_status(seen, holds=error <= bound),
@@ -105,7 +105,7 @@ def rounding_rows(  # noqa: PLR0913 - what is judged, and under which rules
     tap's verdict must not depend on which others were asked for.
     """
     noise = _reference_noise(found, names.huggingface, peers)
-    if mode is Mode.PROPAGATED:
+    if mode is Mode.END_TO_END:
         noise |= _loss_noise(found, names.huggingface, noise)
     rows = []
     for tap in plan:
@@ -126,7 +126,7 @@ def rounding_rows(  # noqa: PLR0913 - what is judged, and under which rules
             error_reference=_finite(reference_rms),
             ratio=_finite(peak if guard_broken else ratio),
             bound=bounds.peak if guard_broken else bounds.quality,
-            amplification=_amplification(found, names.ours, tap) if mode != Mode.ISOLATED else None,
+            amplification=_amplification(found, names.ours, tap) if mode != Mode.PER_OP else None,
             worst_index=seen.worst_index,
             value_ours=_finite(seen.ours),
             value_against=_finite(seen.reference),
@@ -327,15 +327,15 @@ def float64_row(tap: str, ours: Tensor, other: Tensor, against: str, bounds: Bou
     """
     seen = difference(ours, other, dtype=torch.float64)
     error = seen.relative_largest
-    holds = error <= bounds.identity
+    holds = error <= bounds.float64
     return Row(
         **_common(tap, seen),
         dtype="float64",
-        mode=Mode.IDENTITY,
+        mode=Mode.FLOAT64,
         against=against,
         status=_generation_status(seen, holds=holds),
         error_ours=_finite_or_none(error),
-        bound=bounds.identity,
+        bound=bounds.float64,
         required_tolerance=_finite_or_none(error),
         detail=seen.detail or ("" if holds else f"off by {error:.2g} of the {against}'s RMS"),
     )
@@ -367,7 +367,7 @@ def rounding_row(  # noqa: PLR0913 - ours, the truth, the reference's error and 
     return Row(
         **_common(tap, seen),
         dtype=str(precision.dtype).removeprefix("torch."),
-        mode=Mode.PROPAGATED,
+        mode=Mode.END_TO_END,
         against="oracle",
         status=_generation_status(seen, holds=holds),
         error_ours=_finite_or_none(seen.relative_rms),

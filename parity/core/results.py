@@ -30,11 +30,11 @@ class Mode(StrEnum):
 
     EXACT = "exact"
     """Bit for bit; no computation."""
-    IDENTITY = "identity"
+    FLOAT64 = "float64"
     """float64, each side going on with its own numbers."""
-    PROPAGATED = "propagated"
+    END_TO_END = "end-to-end"
     """The dtype judged, each side going on with its own numbers."""
-    ISOLATED = "isolated"
+    PER_OP = "per-op"
     """The dtype judged, every operation given the oracle's rounded input."""
     PUBLISHED = "published"
     """A number of known weights, held against what others published of them."""
@@ -217,7 +217,7 @@ def verdict_for(code: ExitCode) -> Verdict:
 
 
 _NOT_COMPARED = (Status.MISSING, Status.NOT_RUN)
-_DECIDING_ORDER = (Mode.IDENTITY, Mode.ISOLATED, Mode.PROPAGATED)
+_DECIDING_ORDER = (Mode.FLOAT64, Mode.PER_OP, Mode.END_TO_END)
 """float64 says what is wrong; isolated points at the one bad operation; propagated comes last."""
 
 
@@ -286,7 +286,7 @@ def _why(row: Row) -> str:
         return f"its error to the {row.against} is no finite number"
     if row.mode is Mode.EXACT:
         return f"{row.error_ours:,.0f} of its elements differ from the {row.against}'s"
-    if row.mode is Mode.IDENTITY:
+    if row.mode is Mode.FLOAT64:
         return (
             f"in float64 it differs from the {row.against} by {row.error_ours:.2g} of its RMS; "
             f"right code stays within {row.bound:g}"

@@ -4,7 +4,7 @@ Except one kind: the tolerance of a published number stands with it, in `referen
 
 Two rules, checked whenever bounds are made:
 
-1. The smallest planted fault stands at least `FAULT_MARGIN` times above the identity bound.
+1. The smallest planted fault stands at least `FAULT_MARGIN` times above the float64 bound.
 2. Right code stays under a third of the quality bound; in half precision, where one rounding is
    a hundred times coarser and a few of them decide, under two thirds.
 
@@ -51,7 +51,7 @@ PRECISIONS = {
 }
 """The dtypes whose rounding is judged, by name."""
 
-MEASURED_IDENTITY_NOISE = 2.1e-11
+MEASURED_FLOAT64_NOISE = 2.1e-11
 """Largest float64 difference of right code over the reference's RMS, full size: 6e-12 at a tap and
 1.1e-11 in a gradient (of the token embedding, the sum of two paths) at time 512, 2.1e-11 in a
 second moment after steps of two rows of 64."""
@@ -60,7 +60,7 @@ MEASURED_SMALLEST_FAULT = 1e-6
 """Smallest float64 difference that a planted fault makes at its own tap: layer-norm epsilon."""
 
 FAULT_MARGIN = 100.0
-"""How far the smallest planted fault must stand above the identity bound."""
+"""How far the smallest planted fault must stand above the float64 bound."""
 
 PEAK_GUARD = 10.0
 """Our largest error may be this many times the reference's: one bad element among a million
@@ -77,7 +77,7 @@ class Bounds:
     """The bounds of one run.
 
     Attributes:
-        identity: In float64, the largest difference at a tap over the reference's RMS.
+        float64: In float64, the largest difference at a tap over the reference's RMS.
         quality: In the dtype judged, our RMS error over the reference's own.
         peak: The same for the largest error.
 
@@ -85,14 +85,14 @@ class Bounds:
         InconclusiveError: A bound that right code would break, or that a fault would pass.
     """
 
-    identity: float = 1e-9
+    float64: float = 1e-9
     quality: float = 4.0
     peak: float = PEAK_GUARD
 
     def check(self, precision: Precision | None) -> None:
         """Refuse bounds that no verdict can rest on."""
         ceiling = MEASURED_SMALLEST_FAULT / FAULT_MARGIN
-        _within("identity", self.identity, MEASURED_IDENTITY_NOISE, ceiling)
+        _within("float64", self.float64, MEASURED_FLOAT64_NOISE, ceiling)
         if precision is not None:
             floor = precision.measured * precision.margin
             _within("quality", self.quality, floor, precision.quality)
@@ -125,7 +125,7 @@ in particular: uniform attention has 1, the surrogate more than 50 at time 512."
 
 
 FEWEST_PREDICTIONS = 32
-"""Predicted tokens below which the rounding of gradients is not judged, only their identity.
+"""Predicted tokens below which the rounding of gradients is not judged, only float64.
 
 All gradients of one token's loss carry the rounding of that token's probability: few tokens are few
 numbers, however large the tensors, and Hugging Face's may by luck hardly be off. Largest ratio of

@@ -60,11 +60,11 @@ class _Line(NamedTuple):
     side: str = ""
     run: str = ""
     first: str = ""
-    moved: str = ""
-    most: str = ""
+    changed: str = ""
+    largest: str = ""
 
 
-_HEADER = _Line("check", "side", "run", "moved first, by", "moved", "most")
+_HEADER = _Line("check", "side", "run", "first change", "changed", "largest")
 
 
 def changed_rows(drift: Drift) -> Iterator[RenderableType]:
@@ -84,9 +84,9 @@ def changed_rows(drift: Drift) -> Iterator[RenderableType]:
 
 
 _LEGEND = (
-    "moved: not the same to the bit, of so many tensors; by, most: the change's root mean square "
-    "over the tensor's; isolated: every operation given the oracle's numbers, so that what moves "
-    "moves by itself"
+    "changed: tensors that are not equal to the bit, of all compared; first change, largest: the "
+    "change's root mean square over the tensor's; per-op: every operation is given the oracle's "
+    "numbers, so that a change there is its own"
 )
 
 
@@ -96,12 +96,11 @@ def _table(lines: Sequence[_Line], widths: Sequence[int]) -> Table:
     for name, title, width in zip(_Line._fields, _HEADER, widths, strict=True):
         wraps = name == "first"
         table.add_column(
-            title,
-            min_width=len(title) if wraps else width,
-            width=None if not wraps else min(width, _WIDEST),
+            title.ljust(min(width, _WIDEST)) if wraps else title,  # as wide, but may be narrowed
+            min_width=None if wraps else width,
             no_wrap=not wraps,
             overflow="fold",
-            justify="right" if name in ("moved", "most") else "left",
+            justify="right" if name in ("changed", "largest") else "left",
         )
     for line in lines:
         table.add_row(*map(Text, line))
@@ -131,7 +130,7 @@ def _lines(drift: Drift, pair: int) -> Iterator[_Line]:
         return
     for check in dict.fromkeys([*(move.check for move in of_pair), *unknown]):
         lines = (
-            [_Line(first=f"not known: {unknown[check]}")]
+            [_Line(first=f"unknown: {unknown[check]}")]
             if check in unknown
             else list(_of_check([move for move in of_pair if move.check == check]))
         )
@@ -151,7 +150,7 @@ def _of_check(moves: Sequence[Change]) -> Iterator[_Line]:
     of_ids = [move for move in ids if move.moved]
     yield from map(_line, of_ids)
     if ids and not of_ids:
-        yield _Line(run="ids", first="the same ids", moved=_count(ids))
+        yield _Line(run="ids", first="the same ids", changed=_count(ids))
 
 
 def _of_side(moves: Sequence[Change]) -> Iterator[_Line]:
@@ -182,15 +181,15 @@ def _told(moves: Sequence[Change]) -> Sequence[Change]:
 
 def _said(move: Change) -> str:
     """Return what paths have to agree in to be told of in one line."""
-    return _alone(move) if move.mode == Mode.ISOLATED else move.first
+    return _alone(move) if move.mode == Mode.PER_OP else move.first
 
 
-_SAME = "nothing moved"
+_SAME = "no change"
 _ALL = "all"
 
 
 def _still(moves: Sequence[Change]) -> _Line:
-    return _Line(first=_SAME, moved=_count(moves))
+    return _Line(first=_SAME, changed=_count(moves))
 
 
 def _order(run: tuple[str, str]) -> bool:
@@ -205,17 +204,17 @@ def _rank(move: Change) -> tuple[float, int]:
 
 def _line(move: Change) -> _Line:
     """Return the line of one run."""
-    line = _Line(side=side_name(move.subject), run=_word(move), first=_SAME, moved=_count([move]))
-    if move.mode == Mode.ISOLATED and move.side != "oracle":
+    line = _Line(side=side_name(move.subject), run=_word(move), first=_SAME, changed=_count([move]))
+    if move.mode == Mode.PER_OP and move.side != "oracle":
         return line._replace(first=_alone(move))
     if not move.moved:
         return line
     sizes = ("", "") if move.mode == Mode.EXACT else (move.first_change, move.largest_change)
-    by, most = (size if isinstance(size, str) else format_change(size) for size in sizes)
-    return line._replace(first=f"{move.first} {by}".strip(), most=most)
+    by, largest = (size if isinstance(size, str) else format_change(size) for size in sizes)
+    return line._replace(first=f"{move.first} {by}".strip(), largest=largest)
 
 
-_WORDS = {Mode.EXACT: "ids", Mode.ISOLATED: "isolated"}
+_WORDS = {Mode.EXACT: "ids", Mode.PER_OP: "per-op"}
 
 
 def _word(move: Change) -> str:
@@ -234,7 +233,7 @@ def _alone(move: Change) -> str:
     if not move.moved:
         return "no operation by itself"
     if not move.alone:
-        return "not known: their input may have moved"
+        return "unknown: their input may have changed"
     named = sorted(
         move.kinds, key=lambda kind: _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
     )
@@ -316,15 +315,15 @@ def drift_blocks(drift: Drift) -> Iterator[RenderableType]:
             yield Text.assemble(
                 "\n",
                 (f"{check}, {next(iter(sides.values())).dtype}: largest change", "bold"),
-                "  ours / Hugging Face's; = is the same to the bit",
+                "  ours / Hugging Face's; = is equal to the bit",
             )
             yield from _tables(sides, drift, pairs)
 
 
 def _mode(entries: Sequence[LargestChange]) -> str:
     """Return the mode that a user's run has: the dtype judged, each side with its own numbers."""
-    judged = any(entry.mode == Mode.PROPAGATED for entry in entries)
-    return Mode.PROPAGATED if judged else Mode.IDENTITY
+    judged = any(entry.mode == Mode.END_TO_END for entry in entries)
+    return Mode.END_TO_END if judged else Mode.FLOAT64
 
 
 def _moved(entries: Iterable[LargestChange], pair: int) -> bool:
@@ -362,13 +361,13 @@ _TEXT_DRIFT_WORDS = {
     Verdict.PASS: ("pass", "green"),
     Verdict.FAIL: ("FAIL", "bold red"),
     Verdict.ERROR: ("ERROR", "bold red"),
-    Verdict.INCONCLUSIVE: ("no verdict", "bold yellow"),
+    Verdict.INCONCLUSIVE: ("inconclusive", "bold yellow"),
     None: ("not run", "bold yellow"),
 }
 
 _NUMBERS = (
-    f"identity: float64, largest difference over RMS, at most {format_short(Bounds().identity)}; "
-    "ratio: ours / HF's error"
+    f"float64: largest difference over RMS, at most {format_short(Bounds().float64)}; "
+    "ratio: error vs HF's"
 )
 
 
@@ -401,7 +400,7 @@ def closing(report: Report, drift: Drift) -> Text:
     return Text.assemble(
         "\n",
         (report.verdict.value.upper(), f"bold {colour}"),
-        f"  {plan.compared} of {_counted(plan.planned, 'report')} laid side by side, "
+        f"  {plan.compared} of {_counted(plan.planned, 'report')} compared, "
         f"in {_counted(rows, 'row')}; {known} with fingerprints",
     )
 
@@ -455,7 +454,7 @@ def _differences(drift: Drift) -> Iterator[RenderableType]:
             rows = " ".join(numbers[label] for label in values[value])
             table.add_row(*map(Text, ("" if place else f"  {name}", bare, f"in {rows}")))
     if table.row_count:
-        yield Text("\ndiffers besides", style="bold")
+        yield Text("\nother differences", style="bold")
         yield table
 
 

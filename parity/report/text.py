@@ -38,7 +38,7 @@ _CONSEQUENCE_LABELS = {
 def render_consequences(by_path: Mapping[str, Mapping[str, float]]) -> RenderableType:
     """Return what follows for loss, probabilities and rankings."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("what follows from the logits")
+    table.add_column("effect on the logits")
     for path in by_path:
         table.add_column(path, justify="right", no_wrap=True)
     for name, label in _CONSEQUENCE_LABELS.items():
@@ -69,7 +69,7 @@ def render_tokens(report: Report) -> Iterator[RenderableType]:
 
 def _tokens_heading(report: Report) -> RenderableType:
     vocabulary: Mapping[str, Any] = report.identity.get("vocabulary", {})
-    lines = [f"vocabulary  {vocabulary.get('source', 'not stated')}"]
+    lines = [f"vocabulary  {vocabulary.get('source', 'unknown')}"]
     if vocabulary:
         standing = "as published" if vocabulary["released"] else "not the released one"
         lines.append(
@@ -83,14 +83,14 @@ def _tokens_heading(report: Report) -> RenderableType:
 
 
 def _on(packages: str) -> str:
-    return f"run on      {packages}\n"
+    return f"environment {packages}\n"
 
 
 def _tokens_table(rows: Sequence[TokenRow]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("source", no_wrap=True)
-    table.add_column("held against", no_wrap=True)
-    for name in ("strings", "characters", "vanish", "ids", "unknown", "differ"):
+    table.add_column("reference", no_wrap=True)
+    for name in ("strings", "characters", "removed", "ids", "unknown", "mismatches"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
@@ -133,7 +133,7 @@ def render_divergence(first: FirstDivergence, rows: Sequence[Row]) -> Renderable
     """Return everything known about the first failing tap."""
     row = first.row
     facts = [
-        ("path", f"attention {row.backend}, {row.dtype}, {row.mode}, against {row.against}"),
+        ("backend", f"{row.backend}, {row.dtype}, {row.mode}, against {row.against}"),
         ("found", first.why),
         ("shape", str(list(row.shape))),
         ("worst at", _worst_element(row)),
@@ -142,9 +142,9 @@ def render_divergence(first: FirstDivergence, rows: Sequence[Row]) -> Renderable
             f"ours {format_number(row.error_ours)}, Hugging Face's {_error_of_theirs(row, rows)}",
         ),
         ("ratio", f"{format_number(row.ratio)} (bound {row.bound:g})"),
-        ("amplified", f"{format_number(row.amplification)} times the error of its inputs"),
-        ("would pass", f"at a tolerance of {format_number(row.required_tolerance)}"),
-        ("look for", first.suspects),
+        ("amplification", f"{format_number(row.amplification)} times the error of its inputs"),
+        ("required tolerance", format_number(row.required_tolerance)),
+        ("likely cause", first.suspects),
     ]
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
@@ -229,7 +229,7 @@ def training_table(report: Report) -> Table:
     """Return the table, in the order in which a step makes its quantities."""
     modes = [mode for mode in _FORMS if any(row.mode is mode for row in report.results)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("form", "quantity", "path"):
+    for name in ("form", "quantity", "backend"):
         table.add_column(name, no_wrap=True)
     for name in ("rows", *(mode.value for mode in modes)):
         table.add_column(name, justify="right", no_wrap=True)
@@ -242,8 +242,8 @@ def training_table(report: Report) -> Table:
     return table
 
 
-_FORMS = {Mode.IDENTITY: "{:.1e}", Mode.PROPAGATED: "{:.2f}"}
-_UNITS = {Mode.IDENTITY: "float64, max / RMS", Mode.PROPAGATED: "ours / HF's error"}
+_FORMS = {Mode.FLOAT64: "{:.1e}", Mode.END_TO_END: "{:.2f}"}
+_UNITS = {Mode.FLOAT64: "max error / RMS", Mode.END_TO_END: "error vs HF's"}
 
 
 def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
@@ -277,17 +277,17 @@ _STYLES = {
 }
 
 _COLUMNS = {
-    Mode.EXACT: ("differing", "elements"),
-    Mode.IDENTITY: ("identity", "float64, max / RMS"),
-    Mode.PROPAGATED: ("propagated", "ours / HF's error"),
-    Mode.ISOLATED: ("isolated", "ours / HF's error"),
+    Mode.EXACT: ("mismatches", "elements"),
+    Mode.FLOAT64: ("float64", "max error / RMS"),
+    Mode.END_TO_END: ("end-to-end", "error vs HF's"),
+    Mode.PER_OP: ("per-op", "error vs HF's"),
 }
 
 _FORMATS = {
     Mode.EXACT: "{:,.0f}",
-    Mode.IDENTITY: "{:.1e}",
-    Mode.PROPAGATED: "{:.2f}",
-    Mode.ISOLATED: "{:.2f}",
+    Mode.FLOAT64: "{:.1e}",
+    Mode.END_TO_END: "{:.2f}",
+    Mode.PER_OP: "{:.2f}",
 }
 
 
@@ -328,12 +328,14 @@ def _parts(report: Report) -> Iterable[RenderableType]:
 
 def _heading(report: Report) -> RenderableType:
     weights = report.identity.get("weights", {})
-    lines = [f"weights   {escape(str(weights.get('source', 'not stated')))}"]
+    lines = [f"weights      {escape(str(weights.get('source', 'unknown')))}"]
     if "sha256" in weights:
-        lines.append(f"          {escape(weights['revision'])}, sha256 {weights['sha256'][:16]}…")
-    lines += [f"          {_file(file)}" for file in weights.get("files", ())]
+        lines.append(
+            f"             {escape(weights['revision'])}, sha256 {weights['sha256'][:16]}…"
+        )
+    lines += [f"             {_file(file)}" for file in weights.get("files", ())]
     lines.append(
-        "inputs    "
+        "inputs       "
         + ", ".join(
             f"{key} {escape(str(value))}"
             for key, value in report.inputs.items()
@@ -341,10 +343,10 @@ def _heading(report: Report) -> RenderableType:
         )
     )
     for path, why in report.inputs.get("not_run", {}).items():
-        lines.append(f"not run   {escape(path)}: {escape(why)}")
+        lines.append(f"not run      {escape(path)}: {escape(why)}")
     settings = report.environment
     lines.append(
-        "run on    "
+        "environment  "
         + ", ".join(f"{name} {settings[name]}" for name in ("torch", "transformers", "threads"))
     )
     return Text.from_markup("\n".join(lines))
@@ -362,7 +364,7 @@ def _table(report: Report) -> Table:
     modes = [mode for mode in Mode if any(row.mode is mode for row in report.results)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("tap", no_wrap=True)
-    table.add_column("path", no_wrap=True)
+    table.add_column("backend", no_wrap=True)
     for mode in modes:
         table.add_column(_COLUMNS[mode][0], justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -388,7 +390,7 @@ def _folded(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     lines = []
     for group, taps in groups.items():
         together = [row for tap_rows in taps.values() for row in tap_rows]
-        at_fault = group == first or _differs(taps, Mode.ISOLATED)
+        at_fault = group == first or _differs(taps, Mode.PER_OP)
         if len(taps) == 1 or at_fault:
             lines += list(taps.items())
         else:
@@ -442,7 +444,7 @@ def _findings(findings: Sequence[Finding]) -> Table:
     table.add_column()
     table.add_column()
     table.add_column(no_wrap=True)
-    marks = {True: "[green]ok[/]", False: "[bold red]UNFIT[/]", None: ""}
+    marks = {True: "[green]ok[/]", False: "[bold red]PROBLEM[/]", None: ""}
     for finding in findings:
         why = f" ({finding.why})" if finding.fit is False else ""
         table.add_row(escape(finding.name), escape(finding.found + why), marks[finding.fit])
@@ -452,7 +454,7 @@ def _findings(findings: Sequence[Finding]) -> Table:
 def _reason(reason: Reason) -> RenderableType:
     return Text.from_markup(
         f"\n[bold]{escape(reason.what)}[/]\n  where  {escape(reason.where)}"
-        f"\n  to do  {escape(reason.fix)}"
+        f"\n  fix    {escape(reason.fix)}"
     )
 
 

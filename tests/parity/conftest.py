@@ -73,7 +73,7 @@ def report(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report
         inject(ours, "erf-gelu", 3),
         theirs,
         token_ids,
-        modes=[Mode.IDENTITY],
+        modes=[Mode.FLOAT64],
         explain="h.3.mlp.gelu",
         identity={"weights": {"source": "tiny", "revision": "1", "sha256": "0" * 64}},
     )

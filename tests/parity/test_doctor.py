@@ -191,7 +191,7 @@ def test_what_is_unfit_says_what_it_would_mean(
     assert expected == (
         result.exit_code,
         "hides" in line,
-        line.rstrip().endswith("UNFIT"),
+        line.rstrip().endswith("PROBLEM"),
         result.stdout.splitlines()[-1].split()[0],
     )
 

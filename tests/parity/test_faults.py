@@ -81,8 +81,8 @@ def assert_caught_at(tap: str, report: Report) -> None:
 @pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_tiny_fault_is_named(tiny: Check, fault: str, backend: str) -> None:
     """The fault's own tap is the first to differ, and the unfaulted twin passes."""
-    faulty = tiny(backend, fault, (Mode.IDENTITY,))
-    twin = tiny(backend, None, (Mode.IDENTITY,))
+    faulty = tiny(backend, fault, (Mode.FLOAT64,))
+    twin = tiny(backend, None, (Mode.FLOAT64,))
 
     assert_caught_at(expected_tap(fault, BLOCKS[fault], backend), faulty)
     assert twin.exit_code == ExitCode.PASS
@@ -93,8 +93,8 @@ def test_tiny_fault_is_named(tiny: Check, fault: str, backend: str) -> None:
 @pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_full_size_fault_is_named(full: Check, fault: str) -> None:
     """The same at the released size."""
-    faulty = full("plain", fault, (Mode.IDENTITY,))
-    twin = full("plain", None, (Mode.IDENTITY,))
+    faulty = full("plain", fault, (Mode.FLOAT64,))
+    twin = full("plain", None, (Mode.FLOAT64,))
 
     assert_caught_at(expected_tap(fault, BLOCKS[fault], "plain"), faulty)
     assert twin.exit_code == ExitCode.PASS
@@ -104,12 +104,12 @@ def test_full_size_fault_is_named(full: Check, fault: str) -> None:
 @pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_fault_stands_clear_of_the_identity_bound(tiny: Check, fault: str, backend: str) -> None:
     """At its own tap each fault is as large as the bounds assume the smallest to be."""
-    first = tiny(backend, fault, (Mode.IDENTITY,)).first_divergence
+    first = tiny(backend, fault, (Mode.FLOAT64,)).first_divergence
 
     assert first is not None
     assert first.row.error_ours is not None
     assert first.row.error_ours >= MEASURED_SMALLEST_FAULT
-    assert first.row.error_ours >= FAULT_MARGIN * Bounds().identity
+    assert first.row.error_ours >= FAULT_MARGIN * Bounds().float64
 
 
 SINGLE_OPERATION = {
@@ -131,7 +131,7 @@ def test_isolated_mode_points_at_nothing_else(tiny: Check, fault: str) -> None:
     place = BLOCKS[fault] if block is None else block
     wanted = {tap.replace("{i}", str(place)) for tap in SINGLE_OPERATION[fault]}
 
-    assert wanted == set(failing(tiny("plain", fault, (Mode.ISOLATED,))))
+    assert wanted == set(failing(tiny("plain", fault, (Mode.PER_OP,))))
 
 
 def test_planting_leaves_the_right_model_alone() -> None:

@@ -67,19 +67,19 @@ def test_every_tap_of_every_run_has_one(tiny: Report, fingerprints_of: Of) -> No
     """In network order: three sides in float64, both in the dtype judged, each operation alone."""
     whole, tiled = NAMES, [name for name in NAMES if name not in never_formed("tiled", LAYERS)]
     planned: dict[Key, list[str]] = {
-        ("oracle", "float64", "identity"): whole,
-        ("huggingface", "float64", "identity"): whole,
-        ("ours/plain", "float64", "identity"): whole,
-        ("ours/tiled", "float64", "identity"): tiled,
-        ("huggingface", "float32", "propagated"): whole,
-        ("ours/plain", "float32", "propagated"): whole,
-        ("ours/tiled", "float32", "propagated"): tiled,
-        ("oracle/plain", "float32", "isolated"): whole,
-        ("huggingface/plain", "float32", "isolated"): whole,
-        ("ours/plain", "float32", "isolated"): whole,
-        ("oracle/tiled", "float32", "isolated"): tiled,
-        ("huggingface/tiled", "float32", "isolated"): tiled,
-        ("ours/tiled", "float32", "isolated"): tiled,
+        ("oracle", "float64", "float64"): whole,
+        ("huggingface", "float64", "float64"): whole,
+        ("ours/plain", "float64", "float64"): whole,
+        ("ours/tiled", "float64", "float64"): tiled,
+        ("huggingface", "float32", "end-to-end"): whole,
+        ("ours/plain", "float32", "end-to-end"): whole,
+        ("ours/tiled", "float32", "end-to-end"): tiled,
+        ("oracle/plain", "float32", "per-op"): whole,
+        ("huggingface/plain", "float32", "per-op"): whole,
+        ("ours/plain", "float32", "per-op"): whole,
+        ("oracle/tiled", "float32", "per-op"): tiled,
+        ("huggingface/tiled", "float32", "per-op"): tiled,
+        ("ours/tiled", "float32", "per-op"): tiled,
     }
     assert (len(whole), len(tiled)) == (173, 149)
     assert planned == {key: list(found) for key, found in fingerprints_of(tiny).items()}
@@ -93,9 +93,9 @@ def test_what_operations_are_given_is_the_truth_rounded(tiny: Report, fingerprin
     Embeddings are rows of float32 tables, and so the same in all; a sum is not.
     """
     found = fingerprints_of(tiny)
-    given = found["oracle/plain", "float32", "isolated"]
-    exact = found["oracle", "float64", "identity"]
-    theirs = found["huggingface", "float32", "propagated"]
+    given = found["oracle/plain", "float32", "per-op"]
+    exact = found["oracle", "float64", "float64"]
+    theirs = found["huggingface", "float32", "end-to-end"]
     tap = "embeddings.tokens"
     assert given[tap].digest == theirs[tap].digest != exact[tap].digest
     assert given["h.11.ln_2"].digest != theirs["h.11.ln_2"].digest
@@ -109,7 +109,7 @@ def test_shapes_are_the_rows(tiny: Report, fingerprints_of: Of) -> None:
     """A fingerprint is of the tensor that a row was about."""
     found = fingerprints_of(tiny)
     for row in tiny.results:
-        if row.mode != "isolated":
+        if row.mode != "per-op":
             key = (f"ours/{row.backend}", row.dtype, str(row.mode))
             assert row.shape == found[key][row.tap].shape
 
@@ -143,7 +143,7 @@ def test_a_fault_moves_its_tap_and_none_before(
         changed = moved(found, wrong[key])
         if not key[0].startswith("ours"):
             assert changed == []
-        elif key[2] == "isolated":
+        elif key[2] == "per-op":
             assert changed == [FAULT]
         else:
             assert changed == [name for name in behind if name in found]
@@ -152,8 +152,8 @@ def test_a_fault_moves_its_tap_and_none_before(
 def test_the_estimate_is_what_the_rows_say(faulty: Report, fingerprints_of: Of) -> None:
     """From two sketches the error at the fault, over the oracle's size, as the row measured it."""
     found = fingerprints_of(faulty)
-    mine, true = (found[side, "float64", "identity"] for side in ("ours/plain", "oracle"))
-    wanted = ("plain", FAULT, "propagated")
+    mine, true = (found[side, "float64", "float64"] for side in ("ours/plain", "oracle"))
+    wanted = ("plain", FAULT, "end-to-end")
     rows = {(row.backend, row.tap, str(row.mode)): row for row in faulty.results}
     told = distance(mine[FAULT].sketch, true[FAULT].sketch) / (true[FAULT].norm or 0.0)
     assert 0.7 < told / (rows[wanted].error_ours or 0.0) < 1.3
@@ -176,7 +176,7 @@ def test_what_does_not_count_is_not_in_it(
     )
     found = fingerprints_of(report)
     mine, its, true = (
-        found[side, "float64", "identity"] for side in ("ours/plain", "huggingface", "oracle")
+        found[side, "float64", "float64"] for side in ("ours/plain", "huggingface", "oracle")
     )
     for tap, entry in true.items():
         for other in (mine, its):

@@ -179,10 +179,10 @@ def test_a_key_is_its_first_four_fields() -> None:
     fingerprints.take("ours/tiled/float32", "logits", drawn(2), beside="tiled")
     keys = [dataclasses.astuple(found)[:5] for found in fingerprints.taken]
     assert keys == [
-        ("ours/plain", "float64", "identity", "logits", (2,)),
-        ("ours/plain", "float32", "propagated", "logits", (2,)),
-        ("huggingface/tiled", "float32", "isolated", "logits", (2,)),
-        ("ours/tiled", "float32", "isolated", "logits", (2,)),
+        ("ours/plain", "float64", "float64", "logits", (2,)),
+        ("ours/plain", "float32", "end-to-end", "logits", (2,)),
+        ("huggingface/tiled", "float32", "per-op", "logits", (2,)),
+        ("ours/tiled", "float32", "per-op", "logits", (2,)),
     ]
 
 

@@ -251,7 +251,7 @@ CASES = {
     ),
     **{
         f"H12 {name} bound {value:g}": Case(code=3, given={"bounds": Bounds(**{name: value})})
-        for name in ("identity", "quality", "peak")
+        for name in ("float64", "quality", "peak")
         for value in (1e9, 0.0, -1.0, math.nan, math.inf)
     },
     "H13 broadcastable rows": Case(
@@ -325,7 +325,7 @@ def outcome(ours: GPT, theirs: Model) -> Callable[[Case], tuple[int, str | None]
     def run(case: Case) -> tuple[int, str | None]:
         reference = case.broken(theirs)
         candidate = case.candidate(case.broken(ours) if case.alike else ours, reference)  # type: ignore[arg-type]
-        modes = tuple(Mode) if "bounds" in case.given else [Mode.IDENTITY]
+        modes = tuple(Mode) if "bounds" in case.given else [Mode.FLOAT64]
         given = {"token_ids": IDS, "modes": modes} | dict(case.given)
         try:
             report = layerwise(candidate, reference, **given)  # type: ignore[arg-type]
@@ -396,7 +396,7 @@ def test_a_harmless_wrapping_passes(
 def test_what_came_before_an_exception_is_reported(ours: GPT, theirs: Model) -> None:
     """H26: where an operation raises, every tap before it is compared, and it is quoted."""
     candidate = meddled(raising(RuntimeError("no such kernel")), at=AT)(ours, theirs)
-    report = layerwise(candidate, theirs, IDS, modes=[Mode.IDENTITY])
+    report = layerwise(candidate, theirs, IDS, modes=[Mode.FLOAT64])
     passed = {row.tap for row in report.results if row.status == "pass"}
     expected = (56, 56, True)
     quoted = any("no such kernel" in reason.what for reason in report.reasons)
@@ -417,7 +417,7 @@ def test_hooks_that_never_fired_are_inconclusive(
     """H15: a witness that shows nothing is no witness, and what only one saw is not compared."""
     name, replacement, compared = HOOKS[hooks]
     monkeypatch.setattr(huggingface, name, replacement)
-    report = layerwise(ours, theirs, IDS, modes=[Mode.IDENTITY])
+    report = layerwise(ours, theirs, IDS, modes=[Mode.FLOAT64])
     expected = (3, "inconclusive", compared)
     assert expected == (report.exit_code, report.verdict.value, report.plan.compared)
 

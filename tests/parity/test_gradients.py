@@ -85,10 +85,10 @@ def test_every_planned_gradient_has_its_rows(report: Report) -> None:
         for path in PLANNED
         for place in gradient_names(LAYERS)
         if place.name not in never_formed(path, LAYERS)
-        for mode in (Mode.IDENTITY, Mode.PROPAGATED)
+        for mode in (Mode.FLOAT64, Mode.END_TO_END)
     ]
     slopes = ["direction", *{f"direction.{kind_of(name)}" for name in parameter_names(LAYERS)}]
-    expected += [(path, name, Mode.IDENTITY, "oracle") for path in PLANNED for name in slopes]
+    expected += [(path, name, Mode.FLOAT64, "oracle") for path in PLANNED for name in slopes]
     assert len(found) == len(set(found))
     assert set(expected) == set(found)
 
@@ -151,19 +151,19 @@ def test_rounding_in_half_precision_is_judged(tiny: Check, dtype: str) -> None:
     Whether right code passes is asked at the released size: the small model is too small for it.
     """
     report = tiny(batch=2, time=64, dtype=dtype, select="[!d]*")
-    rows = [row for row in report.results if row.mode is Mode.PROPAGATED]
+    rows = [row for row in report.results if row.mode is Mode.END_TO_END]
     assert {dtype} == {row.dtype for row in rows}
     assert {Status.PASS, Status.FAIL} >= {row.status for row in rows}
     assert all(row.ratio is not None for row in rows)
-    assert all((row.error_ours or 0.0) > Bounds().identity for row in rows)
+    assert all((row.error_ours or 0.0) > Bounds().float64 for row in rows)
 
 
 def test_few_tokens_are_no_measure_of_rounding(tiny: Check) -> None:
     """Below the fewest predictions float64 alone decides, and the report says so."""
     few, enough = (tiny(time=FEWEST_PREDICTIONS + more, select="logits") for more in (0, 1))
-    assert {Mode.IDENTITY} == {row.mode for row in few.results}
+    assert {Mode.FLOAT64} == {row.mode for row in few.results}
     assert str(FEWEST_PREDICTIONS) in few.inputs["rounding"]
-    assert {Mode.IDENTITY, Mode.PROPAGATED} == {row.mode for row in enough.results}
+    assert {Mode.FLOAT64, Mode.END_TO_END} == {row.mode for row in enough.results}
     assert "rounding" not in enough.inputs
 
 
@@ -194,7 +194,7 @@ def test_coarse_rounding_is_told_from_float32s(ours: GPT, theirs: OpenAIGPTLMHea
     ids = inputs.seeded(batch=2, time=37, vocab_size=211, seed=0).token_ids
     report = gradients(Coarse(copy.deepcopy(ours)), theirs, ids, select="[!d]*")
     failed = [row for row in report.results if row.status is not Status.PASS]
-    assert {Mode.PROPAGATED} == {row.mode for row in failed}
+    assert {Mode.END_TO_END} == {row.mode for row in failed}
     assert report.first_divergence is not None
     assert report.first_divergence.tap.startswith("h.6.ln_1")
     assert "times Hugging Face's own" in report.first_divergence.why

@@ -54,7 +54,7 @@ def identity(found: Observations) -> dict[tuple[str, str], Row]:
     return {(row.tap, row.against): row for row in rows}
 
 
-def quality(found: Observations, mode: Mode = Mode.PROPAGATED) -> dict[str, Row]:
+def quality(found: Observations, mode: Mode = Mode.END_TO_END) -> dict[str, Row]:
     """Return the rows of a float32 pass by tap."""
     rows = rounding_rows(found, NAMES, PLAN, PLAN, "plain", mode, FLOAT32, BOUNDS)
     return {row.tap: row for row in rows}
@@ -65,7 +65,7 @@ def test_identity_has_a_row_for_each_tap_and_witness() -> None:
     rows = float64_rows(observed({}), NAMES, PLAN, "plain", BOUNDS)
     expected = [(tap.name, w) for tap in PLAN for w in ("oracle", "huggingface")]
     assert expected == [(row.tap, row.against) for row in rows]
-    assert {("plain", "float64", Mode.IDENTITY, Status.PASS)} == {
+    assert {("plain", "float64", Mode.FLOAT64, Status.PASS)} == {
         (row.backend, row.dtype, row.mode, row.status) for row in rows
     }
 
@@ -75,8 +75,8 @@ def test_identity_has_a_row_for_each_tap_and_witness() -> None:
     ("error", "status"),
     [
         (0.0, Status.PASS),
-        (BOUNDS.identity, Status.PASS),
-        (math.nextafter(BOUNDS.identity, 1), Status.FAIL),
+        (BOUNDS.float64, Status.PASS),
+        (math.nextafter(BOUNDS.float64, 1), Status.FAIL),
         (1.0, Status.FAIL),
     ],
 )
@@ -84,7 +84,7 @@ def test_identity_holds_up_to_its_bound(error: float, status: Status, against: s
     """The bound itself passes and the next number does not; the other witness is not concerned."""
     rows = identity(observed({(COMPUTED, against): gap(error / 2, error)}))
     row = rows[COMPUTED, against]
-    expected = (status, error, BOUNDS.identity, error, (1, 4, 20), 3.0, 2.0)
+    expected = (status, error, BOUNDS.float64, error, (1, 4, 20), 3.0, 2.0)
     assert expected == (
         *(row.status, row.error_ours, row.bound, row.required_tolerance),
         *(row.worst_index, row.value_ours, row.value_against),
@@ -175,7 +175,7 @@ def test_their_own_error_stands_beside_ours() -> None:
     assert expected == tuple(rows[COMPUTED, w].error_reference for w in ("oracle", "huggingface"))
 
 
-@pytest.mark.parametrize("mode", [Mode.PROPAGATED, Mode.ISOLATED])
+@pytest.mark.parametrize("mode", [Mode.END_TO_END, Mode.PER_OP])
 @pytest.mark.parametrize(
     ("ratio", "status"),
     [
@@ -288,24 +288,24 @@ def test_amplification_is_over_the_largest_error_that_went_in() -> None:
     assert expected == identity(found)["h.1.ln_2.input", "oracle"].amplification
     assert expected == quality(found)["h.1.ln_2.input"].amplification
     assert identity(found)["h.0.ln_2.input", "oracle"].amplification is None
-    assert quality(found, Mode.ISOLATED)["h.1.ln_2.input"].amplification is None
+    assert quality(found, Mode.PER_OP)["h.1.ln_2.input"].amplification is None
 
 
 def test_what_nobody_planned_is_a_row_of_its_own() -> None:
     """Each name once, however often it was shown."""
     found = Observations(extras={NAMES.ours: ["h.2.ln_1", "logits", "h.2.ln_1"], "other": ["x"]})
-    rows = extra_rows(found, NAMES, "tiled", "float32", Mode.PROPAGATED)
+    rows = extra_rows(found, NAMES, "tiled", "float32", Mode.END_TO_END)
     expected = [
-        (name, "tiled", "float32", Mode.PROPAGATED, Status.EXTRA) for name in ("h.2.ln_1", "logits")
+        (name, "tiled", "float32", Mode.END_TO_END, Status.EXTRA) for name in ("h.2.ln_1", "logits")
     ]
     assert expected == [(r.tap, r.backend, r.dtype, r.mode, r.status) for r in rows]
-    assert not extra_rows(Observations(), NAMES, "tiled", "float32", Mode.PROPAGATED)
+    assert not extra_rows(Observations(), NAMES, "tiled", "float32", Mode.END_TO_END)
 
 
 @pytest.mark.parametrize(
     ("mode", "status"),
-    [(Mode.PROPAGATED, Status.PASS), (Mode.ISOLATED, Status.FAIL)],
-    ids=["propagated", "isolated"],
+    [(Mode.END_TO_END, Status.PASS), (Mode.PER_OP, Status.FAIL)],
+    ids=["end-to-end", "per-op"],
 )
 def test_a_loss_that_is_right_by_luck_sets_no_standard(mode: Mode, status: Status) -> None:
     """Where each side has its own logits, what counts is at least the error of these."""

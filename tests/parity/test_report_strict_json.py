@@ -249,4 +249,4 @@ def test_the_document_ends_in_a_newline(report: Report) -> None:
     text = render(report)
     expected = ("{", "}\n")
     assert expected == (text[0], text[-2:])
-    assert Mode.IDENTITY.value in text
+    assert Mode.FLOAT64.value in text

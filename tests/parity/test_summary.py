@@ -25,7 +25,7 @@ ALIVE = BlockHealth(block="h.0", largest_weight=0.5, times_uniform=9.0, cosine=0
 DEAD = BlockHealth(block="h.1", largest_weight=0.5, times_uniform=9.0, cosine=1.0)
 
 
-def row(tap: str, status: Status = Status.PASS, mode: Mode = Mode.IDENTITY, **more: object) -> Row:
+def row(tap: str, status: Status = Status.PASS, mode: Mode = Mode.FLOAT64, **more: object) -> Row:
     """Return one row of the plain path, of a float64 comparison with the oracle."""
     numbers = {"error_ours": 1e-3, "ratio": 7.0, "bound": 1e-9, "required_tolerance": 7.0}
     given = numbers | {"backend": "plain"} | more
@@ -41,7 +41,7 @@ def planned(*paths: str) -> dict[str, list[Tap]]:
 
 def rows_of(status: Mapping[str, Status], *modes: Mode) -> list[Row]:
     """Return a row for each tap of the plain path in each mode: passes, but for those given."""
-    chosen = modes or (Mode.IDENTITY,)
+    chosen = modes or (Mode.FLOAT64,)
     return [row(t.name, status.get(t.name, Status.PASS), mode) for mode in chosen for t in ALL]
 
 
@@ -76,8 +76,8 @@ def test_everything_compared_is_everything_planned() -> None:
 def test_a_tap_is_compared_when_every_row_of_it_is(status: Status) -> None:
     """One mode in which it was not shown, or not run, is enough for it not to count."""
     rows = [
-        *rows_of({}, Mode.IDENTITY, Mode.PROPAGATED),
-        *rows_of({"h.1.mlp": status}, Mode.ISOLATED),
+        *rows_of({}, Mode.FLOAT64, Mode.END_TO_END),
+        *rows_of({"h.1.mlp": status}, Mode.PER_OP),
     ]
     expected = (33, 32)
     assert expected == (counted(rows).planned, counted(rows).compared)
@@ -140,9 +140,9 @@ def test_no_path_stands_before_another(paths: tuple[str, ...]) -> None:
 
 def test_identity_is_asked_first_and_propagated_last() -> None:
     """float64 is trusted to point before isolated, and isolated before propagated."""
-    last = row("embeddings", Status.FAIL, Mode.PROPAGATED)
-    middle = row("h.0.ln_1", Status.FAIL, Mode.ISOLATED)
-    best = row("h.1.ln_1", Status.FAIL, Mode.IDENTITY)
+    last = row("embeddings", Status.FAIL, Mode.END_TO_END)
+    middle = row("h.0.ln_1", Status.FAIL, Mode.PER_OP)
+    best = row("h.1.ln_1", Status.FAIL, Mode.FLOAT64)
     for rows, expected in (
         ([last], last),
         ([last, middle], middle),
@@ -169,14 +169,14 @@ def test_what_nobody_planned_comes_last() -> None:
             row("logits", Status.FAIL), ("float64", "oracle", "0.001", "1e-09"), id="identity"
         ),
         pytest.param(
-            row("logits", Status.FAIL, Mode.ISOLATED, dtype="float32", bound=4.0),
-            ("float32", "isolated", "7", "4"),
-            id="isolated",
+            row("logits", Status.FAIL, Mode.PER_OP, dtype="float32", bound=4.0),
+            ("float32", "per-op", "7", "4"),
+            id="per-op",
         ),
         pytest.param(
-            row("logits", Status.FAIL, Mode.PROPAGATED, dtype="bfloat16", bound=3.0),
-            ("bfloat16", "propagated", "7", "3"),
-            id="propagated",
+            row("logits", Status.FAIL, Mode.END_TO_END, dtype="bfloat16", bound=3.0),
+            ("bfloat16", "end-to-end", "7", "3"),
+            id="end-to-end",
         ),
         pytest.param(
             row("logits", Status.NONFINITE, detail="at [1]"), ("nonfinite: at [1]",), id="detail"
@@ -190,7 +190,7 @@ def test_why_is_said_with_the_numbers(found: Row, words: tuple[str, ...]) -> Non
     assert not [word for word in words if word not in why]
 
 
-@pytest.mark.parametrize("mode", [Mode.IDENTITY, Mode.ISOLATED, Mode.PROPAGATED])
+@pytest.mark.parametrize("mode", [Mode.FLOAT64, Mode.PER_OP, Mode.END_TO_END])
 def test_an_error_that_is_no_number_is_put_in_words_too(mode: Mode) -> None:
     """Where the reference is zero throughout and ours is not, there is a tap and no quotient."""
     found = row("logits", Status.FAIL, mode, error_ours=None, ratio=None, required_tolerance=None)
@@ -253,8 +253,8 @@ def test_something_extra_fails() -> None:
 )
 def test_one_row_that_differs_fails(status: Status) -> None:
     """Of 33 taps in three modes."""
-    modes = (Mode.IDENTITY, Mode.ISOLATED)
-    rows = [*rows_of({}, *modes), *rows_of({"h.0.ln_1": status}, Mode.PROPAGATED)]
+    modes = (Mode.FLOAT64, Mode.PER_OP)
+    rows = [*rows_of({}, *modes), *rows_of({"h.0.ln_1": status}, Mode.END_TO_END)]
     expected = (ExitCode.FAIL, [])
     assert expected == judged(rows)
 

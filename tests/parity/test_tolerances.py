@@ -15,7 +15,7 @@ NAMES = [None, *PRECISIONS]
 
 
 def precision_of(name: str | None) -> Precision | None:
-    """Return the precision of that name; None for float64, where identity alone is judged."""
+    """Return the precision of that name; None for float64, where no rounding is checked."""
     return None if name is None else PRECISIONS[name]
 
 
@@ -34,10 +34,10 @@ def test_right_code_stays_well_under_the_quality_bound(name: str) -> None:
     assert precision.quality == bounds_for(name).quality
 
 
-def test_the_identity_bound_stands_between_noise_and_the_smallest_fault() -> None:
+def test_the_float64_bound_stands_between_noise_and_the_smallest_fault() -> None:
     """Above what right code was measured at, and a hundred times below the smallest fault."""
-    assert Bounds().identity >= tolerances.MEASURED_IDENTITY_NOISE
-    assert Bounds().identity * tolerances.FAULT_MARGIN <= tolerances.MEASURED_SMALLEST_FAULT
+    assert Bounds().float64 >= tolerances.MEASURED_FLOAT64_NOISE
+    assert Bounds().float64 * tolerances.FAULT_MARGIN <= tolerances.MEASURED_SMALLEST_FAULT
     assert tolerances.FAULT_MARGIN >= 100
 
 
@@ -53,10 +53,10 @@ def test_the_unit_is_half_the_gap_after_one(name: str) -> None:
     "bound", [1e9, math.nextafter(1e-8, 1), 0.0, -1e-9, math.nan, math.inf, -math.inf], ids=repr
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_an_identity_bound_that_decides_nothing_is_refused(bound: float, name: str | None) -> None:
+def test_a_float64_bound_that_decides_nothing_is_refused(bound: float, name: str | None) -> None:
     """Too coarse for the smallest fault, too fine for right code, or no number at all."""
-    with pytest.raises(InconclusiveError, match=f"^the identity bound {re.escape(repr(bound))} "):
-        Bounds(identity=bound).check(precision_of(name))
+    with pytest.raises(InconclusiveError, match=f"^the float64 bound {re.escape(repr(bound))} "):
+        Bounds(float64=bound).check(precision_of(name))
 
 
 @pytest.mark.parametrize("bound", [1e9, 0.0, -1.0, 1.0, math.nan, math.inf], ids=repr)
@@ -71,7 +71,7 @@ def test_a_quality_bound_that_decides_nothing_is_refused(
         bounds.check(PRECISIONS[name])
 
 
-def test_in_float64_only_identity_is_judged() -> None:
+def test_in_float64_only_its_own_bound_is_checked() -> None:
     """The other bounds are not used there, and not asked for."""
     Bounds(quality=math.nan, peak=math.nan).check(None)
 
@@ -81,14 +81,14 @@ def test_no_other_kind_of_bound_can_be_stated(name: str) -> None:
     """There is no relative tolerance to widen, and nothing that a bound could be added to."""
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
         Bounds(**{name: 1e9})
-    expected = ["identity", "quality", "peak"]
+    expected = ["float64", "quality", "peak"]
     assert expected == [field.name for field in dataclasses.fields(Bounds)]
 
 
 def test_a_bound_cannot_be_moved_after_it_was_checked() -> None:
     """Bounds and precisions are frozen."""
-    with pytest.raises(dataclasses.FrozenInstanceError, match="identity"):
-        Bounds().identity = 1e9
+    with pytest.raises(dataclasses.FrozenInstanceError, match="float64"):
+        Bounds().float64 = 1e9
     with pytest.raises(dataclasses.FrozenInstanceError, match="quality"):
         PRECISIONS["float32"].quality = 1e9
 
@@ -96,7 +96,7 @@ def test_a_bound_cannot_be_moved_after_it_was_checked() -> None:
 def test_the_refusal_says_what_would_be_accepted() -> None:
     """It is inconclusive, and names the range."""
     with pytest.raises(InconclusiveError) as refusal:
-        Bounds(identity=1e9).check(None)
+        Bounds(float64=1e9).check(None)
     expected = (ExitCode.INCONCLUSIVE, "it must lie in [2.1e-11, 1e-08]")
     assert expected == (refusal.value.exit_code, refusal.value.where)
 

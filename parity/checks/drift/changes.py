@@ -18,7 +18,7 @@ def changes_between(pair: int, check: str, changed: Changes) -> Iterator[Change]
         changed: How far each tap moved.
     """
     for run, taps in changed.items():
-        isolated = run.mode == Mode.ISOLATED and run.given != run
+        isolated = run.mode == Mode.PER_OP and run.given != run
         given = changed.get(run.given) if isolated else None
         yield _move(pair, check, run, taps, given)
 

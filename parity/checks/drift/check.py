@@ -35,13 +35,13 @@ class DriftRow(Row):
 
     Attributes:
         verdict: The report's own; None where there is no report.
-        identity_tap: Where the worst identity error is.
+        float64_tap: Where the worst identity error is.
         ratio_tap: Where the worst ratio is.
         fingerprints: How many it has.
     """
 
     verdict: Verdict | None
-    identity_tap: str
+    float64_tap: str
     ratio_tap: str
     fingerprints: int
 
@@ -58,7 +58,7 @@ _STATUSES = {
 def drift_row(row: Run, check: str) -> DriftRow:
     """Return the row of a check."""
     report = row.reports.get(check)
-    identity = report.identity if report else Worst()
+    exact = report.float64 if report else Worst()
     ratio = report.ratio if report else Worst()
     verdict = report.verdict if report else None
     return DriftRow(
@@ -68,13 +68,13 @@ def drift_row(row: Run, check: str) -> DriftRow:
         mode=Mode.EXACT,
         against="report",
         status=_STATUSES[verdict],
-        error_ours=identity.value,
+        error_ours=exact.value,
         ratio=ratio.value,
-        bound=Bounds().identity,
-        required_tolerance=identity.value,
+        bound=Bounds().float64,
+        required_tolerance=exact.value,
         detail=report.why if report else "not run",
         verdict=verdict,
-        identity_tap=identity.tap,
+        float64_tap=exact.tap,
         ratio_tap=ratio.tap,
         fingerprints=len(report.fingerprints) if report else 0,
     )
@@ -175,7 +175,7 @@ def pairing_notes(
 
 def _given(move: Change) -> bool:
     """Return whether it is of numbers that operations are given when they are run alone."""
-    return move.side == "oracle" and move.mode == Mode.ISOLATED
+    return move.side == "oracle" and move.mode == Mode.PER_OP
 
 
 # What no two reports can both say: that equal tensors have other norms or sketches.

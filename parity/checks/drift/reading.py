@@ -205,7 +205,7 @@ class Evidence:
         code: Version and digest of the code.
         about: What was compared: weights, config, inputs, and how much of it was planned. Only
             reports in which all of it is the same can be held against each other.
-        identity: The largest error of a float64 row that is held to the identity bound.
+        float64: The largest error of a float64 row that is compared with the float64 bound.
         ratio: The largest ratio of our rounding to Hugging Face's.
         why: What kept it from being a pass.
         fingerprints: In network order; empty where none were asked for.
@@ -216,7 +216,7 @@ class Evidence:
     environment: Mapping[str, str]
     code: str
     about: Mapping[str, str]
-    identity: Worst = Worst()
+    float64: Worst = Worst()
     ratio: Worst = Worst()
     why: str = ""
     fingerprints: Sequence[Fingerprint] = ()
@@ -307,7 +307,7 @@ def _evidence(whole: Document) -> Evidence:
         environment=packages | environment,
         code=identity.text("code") if "code" in identity.held else "not stated",
         about=_about(whole, identity),
-        identity=_worst_identity(rows),
+        float64=_worst_float64(rows),
         ratio=_worst((row, row.number("ratio")) for row in rows if row.number("ratio") is not None),
         why="" if verdict is Verdict.PASS else _why(whole)[:_LONGEST],
         fingerprints=tuple(read_fingerprints(whole)),
@@ -368,13 +368,13 @@ _DECIDES = {"weights": {"sha256", "dtype"}, "vocabulary": {"digest", "tokens"}}
 """Entries that say which weights and vocabulary; the others say where they came from."""
 
 
-def _worst_identity(rows: list[Document]) -> Worst:
+def _worst_float64(rows: list[Document]) -> Worst:
     """Return the largest error of those rows that are held to the bound of identity.
 
     The slopes of the gradients' check are measured by differences, and have a bound of their own.
     """
-    held = [row for row in rows if row.text("mode") == Mode.IDENTITY]
-    bound = Bounds().identity
+    held = [row for row in rows if row.text("mode") == Mode.FLOAT64]
+    bound = Bounds().float64
     return _worst((row, row.number("error_ours")) for row in held if _bound(row) <= bound)
 
 

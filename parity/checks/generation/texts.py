@@ -252,7 +252,7 @@ def _placed(row: Row, made: Continuation, other: Tensor, at: int, bounds: Bounds
     scale = float(other.square().mean().sqrt())
     off = (made.logits - other).abs().amax(1) / scale
     # Written so that NaN is off.
-    step = next((i for i, error in enumerate(off.tolist()) if not error <= bounds.identity), 0)
+    step = next((i for i, error in enumerate(off.tolist()) if not error <= bounds.float64), 0)
     return dataclasses.replace(row, detail=f"{divergence_place(made, step, at)}: {row.detail}")
 
 

@@ -54,7 +54,7 @@ def broken_reason(subject: str, message: str) -> Reason:
 
 def other_loss(backend: str, ours: float, theirs: float, bounds: Bounds) -> list[Reason]:
     """Return a reason if the losses differ: gradients of another function are no gradients."""
-    if math.isfinite(ours) and abs(ours - theirs) <= bounds.identity * abs(theirs):
+    if math.isfinite(ours) and abs(ours - theirs) <= bounds.float64 * abs(theirs):
         return []
     return [
         Reason(
@@ -249,12 +249,12 @@ class GradientComparison(Comparison):
         self.rows += [row for row in both if row.against == REFERENCE]
         chosen = [place for place in self.planned(backend) if place in slopes]
         self.rows += self.slopes.rows(backend, chosen)
-        self.rows += extra_rows(self.found, names, backend, "float64", Mode.IDENTITY)
+        self.rows += extra_rows(self.found, names, backend, "float64", Mode.FLOAT64)
         if self.rounds is not None:
             self.rows += self._quality(plan, backend, self.rounds)
 
     def _quality(self, plan: list[Tap], backend: str, precision: Precision) -> list[Row]:
-        names, mode = run_names(backend, precision.dtype), Mode.PROPAGATED
+        names, mode = run_names(backend, precision.dtype), Mode.END_TO_END
         judged = rounding_rows(
             self.found, names, plan, self.plan, backend, mode, precision, self.bounds
         )
@@ -319,9 +319,7 @@ def gradients(  # noqa: PLR0913 - as layerwise
         reference=reference,
         inputs=Inputs(token_ids=token_ids, positions=positions, attention_mask=attention_mask),
         precision=PRECISIONS.get(dtype),
-        modes=frozenset(
-            {Mode.IDENTITY, Mode.PROPAGATED} if dtype in PRECISIONS else {Mode.IDENTITY}
-        ),
+        modes=frozenset({Mode.FLOAT64, Mode.END_TO_END} if dtype in PRECISIONS else {Mode.FLOAT64}),
         select=select,
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(None),
@@ -356,9 +354,9 @@ def _exempt(run: GradientComparison) -> list[dict[str, str]]:
 
 
 _WHY = {
-    Mode.IDENTITY: "in float64 the gradient differs from Hugging Face's by {row.error_ours:.2g} of "
+    Mode.FLOAT64: "in float64 the gradient differs from Hugging Face's by {row.error_ours:.2g} of "
     "its RMS; right code stays within {row.bound:g}",
-    Mode.PROPAGATED: "in {row.dtype} the gradient's error to the float64 one is {row.ratio:.3g} "
+    Mode.END_TO_END: "in {row.dtype} the gradient's error to the float64 one is {row.ratio:.3g} "
     "times Hugging Face's own; the bound is {row.bound:g}",
 }
 _WHY_SLOPE = (

@@ -172,7 +172,7 @@ class Slopes:
             tap=place.name,
             backend=backend,
             dtype="float64",
-            mode=Mode.IDENTITY,
+            mode=Mode.FLOAT64,
             against="oracle",
             status=held if complete else Status.NOT_RUN,
             error_ours=error if complete else None,

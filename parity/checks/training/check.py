@@ -189,7 +189,7 @@ class TrainingComparison(Comparison):
             self.rows += self._quality(judged, backend, self.precision)
 
     def _quality(self, plan: list[Tap], backend: str, precision: Precision) -> list[Row]:
-        names, mode = run_names(backend, precision.dtype), Mode.PROPAGATED
+        names, mode = run_names(backend, precision.dtype), Mode.END_TO_END
         peers = [tap for tap in self.plan if _is_judged(tap)]
         judged = rounding_rows(
             self.found, names, plan, peers, backend, mode, precision, self.bounds
@@ -249,9 +249,7 @@ def training(  # noqa: PLR0913 - as gradients
         reference=reference,
         inputs=Inputs(token_ids=made[0]),
         precision=PRECISIONS.get(dtype),
-        modes=frozenset(
-            {Mode.IDENTITY, Mode.PROPAGATED} if dtype in PRECISIONS else {Mode.IDENTITY}
-        ),
+        modes=frozenset({Mode.FLOAT64, Mode.END_TO_END} if dtype in PRECISIONS else {Mode.FLOAT64}),
         select=select,
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(None),
@@ -282,7 +280,7 @@ def _told(
     if first is None:
         return None
     row = first.row
-    if row.status is not Status.FAIL or row.mode is not Mode.IDENTITY:
+    if row.status is not Status.FAIL or row.mode is not Mode.FLOAT64:
         return dataclasses.replace(first, suspects=_SUSPECTS.get(row.mode, ""))
     why = _WHY.format(row=row) if not row.detail else row.detail
     suspects = reason(signs_of(row, rows, peak=recipe.peak))
@@ -294,8 +292,8 @@ _WHY = (
     "code stays within {row.bound:g}"
 )
 _SUSPECTS = {
-    Mode.IDENTITY: "a run that broke off, or a tensor of another shape or type",
-    Mode.PROPAGATED: "arithmetic in a narrower type than the parameters'; moments that are rounded",
+    Mode.FLOAT64: "a run that broke off, or a tensor of another shape or type",
+    Mode.END_TO_END: "arithmetic in a narrower type than the parameters'; moments that are rounded",
 }
 
 

@@ -147,7 +147,7 @@ def _row(  # noqa: PLR0913 - a row
         tap=place.name,
         backend="",
         dtype="float64",
-        mode=Mode.IDENTITY,
+        mode=Mode.FLOAT64,
         against=against,
         status=Status.PASS if holds else Status.FAIL,
         error_ours=error,
@@ -305,7 +305,7 @@ class StepComparison:
         theirs: float,
     ) -> None:
         """Note what is of no tensor: where was dropped, the rate, and at last the tie."""
-        bound, peak = self._to.bounds.identity, self._recipe.peak
+        bound, peak = self._to.bounds.float64, self._recipe.peak
         made = [rate_row(self._place(step, "rate"), ours, theirs, bound=bound, peak=peak)]
         if self._recipe.dropout:
             sites = [site.name for site in draws.sites]

@@ -16,7 +16,7 @@ Strictly = Callable[[str], Any]
 Document = dict[str, Any]
 
 RUN = ["layerwise", "--weights", "tiny", "--seq-len", "9", "--fingerprints", "--quiet"]
-PLACE = ("huggingface", "float32", "propagated", "h.3.mlp.gelu")
+PLACE = ("huggingface", "float32", "end-to-end", "h.3.mlp.gelu")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_another_run_of_the_same_has_not_moved(check: Check, real: Path, tmp_pat
     expected = (0, 1, False)
     assert expected == (
         result.exit_code,
-        result.stdout.count("nothing moved"),
+        result.stdout.count("no change"),
         "h.0" in result.stdout,
     )
 
@@ -146,7 +146,7 @@ def test_the_report_is_strict_and_whole(
     (theirs,) = (
         entry
         for entry in document["drift"]["largest"]
-        if (entry["side"], entry["mode"]) == ("huggingface", "propagated")
+        if (entry["side"], entry["mode"]) == ("huggingface", "end-to-end")
     )
     expected_taps = {"h.3.mlp.gelu", "h.7.ln_1"}
     assert expected_taps == set(theirs["taps"])

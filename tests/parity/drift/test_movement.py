@@ -14,7 +14,7 @@ Made = Any
 Laid = Callable[..., Report]
 
 
-def of(report: Report, subject: str, mode: str = "propagated", pair: int = 0) -> Change:
+def of(report: Report, subject: str, mode: str = "end-to-end", pair: int = 0) -> Change:
     """Return what moved of one subject."""
     assert report.drift is not None
     (found,) = (
@@ -74,7 +74,7 @@ def test_operations_that_moved_by_themselves_are_counted_by_kind(made: Made, lai
         other = made.moved(other, made.THEIRS, tap, 1e-7)
     report = laid(a=[made.report()], b=[other])
     expected = ({"mlp.gelu": 2, "logits": 1}, {})
-    alone, theirs = of(report, "huggingface/plain", "isolated"), of(report, "huggingface")
+    alone, theirs = of(report, "huggingface/plain", "per-op"), of(report, "huggingface")
     assert expected == (alone.kinds, theirs.kinds)
     assert (alone.alone, theirs.alone) == (True, False)
 
@@ -90,7 +90,7 @@ def test_what_was_given_another_input_did_not_move_by_itself(
         one = made.report(fingerprints=taken)
     other = made.moved(one, made.ALONE, "h.1.mlp.gelu", 1e-7)
     other = made.moved(other, made.GIVEN, "h.0.mlp.gelu", 1e-8)
-    move = of(laid(a=[one], b=[other]), "huggingface/plain", "isolated")
+    move = of(laid(a=[one], b=[other]), "huggingface/plain", "per-op")
     expected = (False, {}, 1, 6)
     assert expected == (move.alone, move.kinds, move.moved, move.compared)
 
@@ -166,7 +166,7 @@ def test_the_largest_changes_are_folded(made: Made, laid: Laid) -> None:
     third = made.moved(second, made.TILED, "h.0.attn.query", 1.4e-6)
     report = laid(a=[made.report()], b=[second], c=[third])
     assert report.drift is not None
-    (ours,) = (e for e in report.drift.largest if (e.side, e.mode) == ("ours", "propagated"))
+    (ours,) = (e for e in report.drift.largest if (e.side, e.mode) == ("ours", "end-to-end"))
     still = [0.0, 0.0, 0.0]
     expected = (
         {"embeddings": still, "h.0": [4e-7, 1e-6, 1.4e-6], "h.1": still, "logits": still},

@@ -46,8 +46,8 @@ def test_the_worst_numbers_are_found(made: Made, put: Put) -> None:
     found = read_report(put(made.report()))
     expected = (3e-12, "h.0.mlp.gelu", 1.25, "logits")
     assert expected == (
-        found.identity.value,
-        found.identity.tap,
+        found.float64.value,
+        found.float64.tap,
         found.ratio.value,
         found.ratio.tap,
     )
@@ -57,14 +57,14 @@ def test_an_error_that_could_not_be_had_is_the_worst(made: Made, put: Put) -> No
     """A row of identity without a number is no small one."""
     rows = [made.row("logits"), made.row("loss", error_ours=None)]
     found = read_report(put(made.report(results=rows)))
-    assert (math.inf, "loss") == (found.identity.value, found.identity.tap)
+    assert (math.inf, "loss") == (found.float64.value, found.float64.tap)
 
 
 def test_a_report_without_such_numbers_has_none(made: Made, put: Put) -> None:
     """Nothing measured is not an error of nought."""
     found = read_report(put(made.report(results=[made.row("corpus", mode="exact")])))
     expected = (None, None)
-    assert expected == (found.identity.value, found.ratio.value)
+    assert expected == (found.float64.value, found.ratio.value)
 
 
 def test_what_was_found_is_not_what_was_asked(made: Made, put: Put) -> None:
@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "results no list": (lambda made: made.report(results={}), "results is not a list"),
     "a result no object": (lambda made: made.report(results=[1]), "results[0]"),
     "a result without tap": (
-        lambda made: made.report(results=[{"mode": "identity", "status": "pass", "bound": 0}]),
+        lambda made: made.report(results=[{"mode": "float64", "status": "pass", "bound": 0}]),
         "results[0].tap",
     ),
     "an error that is text": (

@@ -70,7 +70,7 @@ def test_no_cell_is_cut(
     monkeypatch.setenv("COLUMNS", columns)
     said: Document = {"verdict": "inconclusive", "reasons": [{"what": "x"}]}
     checks = (*CHECKS, "generation", "golden")
-    mode = {"float64": "identity", "float32": "propagated"}[dtype]
+    mode = {"float64": "float64", "float32": "end-to-end"}[dtype]
     runs = [(subject, dtype, mode) for subject in ("ours/plain", "huggingface")]
     taps = ["embeddings.positions", "h.10.attn.query", "logits"]
     rows: dict[str, list[Document]] = {}
@@ -84,13 +84,13 @@ def test_no_cell_is_cut(
         ]
         rows[f"r{place}"] = [made.report(check, fingerprints=taken, **said) for check in checks]
     text = shown(laid(**rows))
-    cells = sum(line.count("no verdict 3e-12 1.25") for line in text.splitlines())
+    cells = sum(line.count("inconclusive 3e-12 1.25") for line in text.splitlines())
     blocks = sum(line.count("<1e-15/<1e-15") for line in text.splitlines())
     expected = (False, 7 * 5, 3 * 7 * 2, {"embeddings", "h.10", "logits"})
     names = {line.split()[0] for line in text.splitlines() if "<1e-15/" in line}
     assert expected == ("…" in text, cells, blocks, names)
     at = text.index("layerwise  ")
-    verdicts = [line.split()[0] for line in text[at:].splitlines() if "no verdict 3e-12" in line]
+    verdicts = [line.split()[0] for line in text[at:].splitlines() if "inconclusive 3e-12" in line]
     assert [*"1234567"] * 2 == verdicts
     assert max(map(len, text.splitlines())) <= max(92, int(columns))
 
@@ -141,7 +141,7 @@ def test_what_differs_has_a_line_a_value(made: Made, laid: Laid) -> None:
     rows = [made.on(made.report(identity=said), threads="2") for said in named]
     one = shown(laid(a=[rows[0]], b=[rows[1]], c=[rows[0] | made.on(rows[0])]))
     other = shown(laid(d=[rows[0]], e=[rows[2]]))
-    at = one.index("differs besides")
+    at = one.index("other differences")
     expected = ["threads 2 in 1 2", "1 in 3", "code " + "a" * 16 + " in 1 3", "b" * 16 + " in 2"]
     assert expected == [" ".join(line.split()) for line in one[at:].splitlines()[1:5]]
     assert f"code  {code[0]}  in 1\n" in "\n".join(line.rstrip() for line in other.splitlines())
@@ -166,10 +166,10 @@ def test_where_nothing_moved_there_is_no_table(made: Made, laid: Laid) -> None:
 def test_the_last_line_is_the_verdict(made: Made, laid: Laid) -> None:
     """With the reports that it is of."""
     text = shown(laid(("gone",), a=[made.report()], b=[made.report()]))
-    expected = "INCONCLUSIVE  2 of 3 reports laid side by side, in 3 rows; 2 with fingerprints"
+    expected = "INCONCLUSIVE  2 of 3 reports compared, in 3 rows; 2 with fingerprints"
     assert expected == text.splitlines()[-1].strip()
     assert "not run: it has no report" in text
-    expected = "INCONCLUSIVE  1 of 1 report laid side by side, in 1 row; 0 with fingerprints"
+    expected = "INCONCLUSIVE  1 of 1 report compared, in 1 row; 0 with fingerprints"
     assert expected == shown(laid(c=[made.report(fingerprints=[])])).splitlines()[-1].strip()
 
 

@@ -33,17 +33,17 @@ def test_a_pair_is_told_in_lines(made: Made, laid: Laid) -> None:
     text = shown(laid(a=[made.report()], b=[made.on(other, torch="2.8.0")]))
     expected = (
         "1→2 torch 2.6.0 → 2.8.0",
-        "layerwise ours nothing moved 0/12",
+        "layerwise ours no change 0/12",
         "Hugging Face float32 h.0.attn.query 3e-7 2/6 4e-6",
-        "Hugging Face isolated by themselves: attn.query 1/6",
+        "Hugging Face per-op by themselves: attn.query 1/6",
         "1",
     )
     assert expected == (
         line_of(text, "1→2  torch"),
-        line_of(text, "ours", "nothing"),
+        line_of(text, "ours", "no change"),
         line_of(text, "float32", "4e-6"),
-        line_of(text, "isolated", "1/6"),
-        str(text.count("by, most: the change's root mean square")),
+        line_of(text, "per-op ", "1/6"),
+        str(text.count("changed: tensors that are not equal")),
     )
 
 
@@ -54,7 +54,7 @@ def test_paths_that_moved_otherwise_have_lines_of_their_own(made: Made, laid: La
     expected = (
         "layerwise ours (plain) float32 h.0.attn.query 1e-7 1/6 1e-7",
         "ours (tiled) float32 logits 5e-7 1/6 5e-7",
-        "layerwise ours (plain) float32 nothing moved 0/6",
+        "layerwise ours (plain) float32 no change 0/6",
     )
     differ, one = (shown(laid(a=[made.report()], b=[other])) for other in (both, tiled))
     assert expected == (
@@ -89,7 +89,7 @@ def beside_both(made: Made) -> Document:
     coarse = [tap for tap in made.TAPS if "attn" not in tap]
     runs += [(f"{side}/tiled", coarse) for side in ("oracle", "huggingface", "ours")]
     taken = [
-        made.fingerprint((subject, "float32", "isolated"), tap)
+        made.fingerprint((subject, "float32", "per-op"), tap)
         for subject, taps in runs
         for tap in taps
     ]
@@ -101,28 +101,28 @@ def test_a_witness_is_told_of_by_its_finest_walk(
     beside_both: Document, made: Made, laid: Laid
 ) -> None:
     """What moved beside a path that forms fewer tensors may be of any operation in between."""
-    fused = made.moved(beside_both, ("huggingface/tiled", "float32", "isolated"), "logits", 1e-6)
-    finest = made.moved(fused, ("huggingface/plain", "float32", "isolated"), "h.0.mlp.gelu", 1e-6)
+    fused = made.moved(beside_both, ("huggingface/tiled", "float32", "per-op"), "logits", 1e-6)
+    finest = made.moved(fused, ("huggingface/plain", "float32", "per-op"), "h.0.mlp.gelu", 1e-6)
     expected = (
-        "Hugging Face isolated no operation by itself 0/6",
-        "Hugging Face isolated by themselves: mlp.gelu 1/6",
+        "Hugging Face per-op no operation by itself 0/6",
+        "Hugging Face per-op by themselves: mlp.gelu 1/6",
     )
     assert expected == (
-        line_of(shown(laid(a=[beside_both], b=[fused])), "Hugging Face ", "isolated "),
-        line_of(shown(laid(c=[beside_both], d=[finest])), "Hugging Face ", "isolated "),
+        line_of(shown(laid(a=[beside_both], b=[fused])), "Hugging Face ", "per-op "),
+        line_of(shown(laid(c=[beside_both], d=[finest])), "Hugging Face ", "per-op "),
     )
 
 
 def test_ours_alone_are_told_of_by_path(beside_both: Document, made: Made, laid: Laid) -> None:
     """Where not the same kinds moved; and what was given another input is not known."""
-    other = made.moved(beside_both, ("ours/tiled", "float32", "isolated"), "logits", 1e-6)
-    given = made.moved(other, ("oracle/tiled", "float32", "isolated"), "logits", 1e-6)
+    other = made.moved(beside_both, ("ours/tiled", "float32", "per-op"), "logits", 1e-6)
+    given = made.moved(other, ("oracle/tiled", "float32", "per-op"), "logits", 1e-6)
     known, unknown = (shown(laid(a=[beside_both], b=[found])) for found in (other, given))
     expected = (
-        "layerwise ours (plain) isolated no operation by itself 0/6",
-        "ours (tiled) isolated by themselves: logits 1/4",
-        "ours (tiled) isolated not known: their input may have moved 1/4",
-        "oracle (tiled) isolated logits 1e-6 1/4 1e-6",
+        "layerwise ours (plain) per-op no operation by itself 0/6",
+        "ours (tiled) per-op by themselves: logits 1/4",
+        "ours (tiled) per-op unknown: their input may have changed 1/4",
+        "oracle (tiled) per-op logits 1e-6 1/4 1e-6",
     )
     assert expected == (
         line_of(known, "ours (plain)"),
@@ -147,8 +147,8 @@ def test_ids_are_told_in_a_line(made: Made, laid: Laid) -> None:
 def test_a_pair_that_did_not_move_is_one_line(made: Made, laid: Laid) -> None:
     """With the number of tensors and texts that were compared."""
     both = [made.report(), made.ids()]
-    expected = "all nothing moved 0/37"
-    assert expected == line_of(shown(laid(a=both, b=both)), "nothing moved")
+    expected = "all no change 0/37"
+    assert expected == line_of(shown(laid(a=both, b=both)), "no change")
 
 
 def test_a_pair_that_moved_as_another_did_says_so(made: Made, laid: Laid) -> None:
@@ -158,20 +158,20 @@ def test_a_pair_that_moved_as_another_did_says_so(made: Made, laid: Laid) -> Non
     expected = ["the same lines as 1→2"]
     assert expected == [line for line in text.splitlines() if "same lines" in line]
     assert text.index("1→3  nothing else differs") < text.index("the same lines")
-    assert text.count("by, most: ") == 1  # what the columns are is told once, too
+    assert text.count("first change, largest: ") == 1  # what the columns are is told once, too
 
 
 def test_what_is_not_known_is_not_nought(made: Made, laid: Laid) -> None:
     """A report without fingerprints says so where its movement would stand."""
     text = shown(laid(a=[made.report()], b=[made.report(fingerprints=[])]))
-    assert "not known: b was written without" in text
-    assert "nothing moved" not in text
+    assert "unknown: b was written without" in text
+    assert "no change" not in text
 
 
 def test_what_is_not_known_shows_beside_what_did_not_move(made: Made, laid: Laid) -> None:
     """One check of which nobody knows keeps a pair from being told as one that did not move."""
     bare = made.report("training", fingerprints=[])
     text = shown(laid(a=[made.report(), bare], b=[made.report(), bare]))
-    expected = "layerwise nothing moved 0/36"
-    assert expected == line_of(text, "nothing moved")
-    assert "not known: a was written without" in text
+    expected = "layerwise no change 0/36"
+    assert expected == line_of(text, "no change")
+    assert "unknown: a was written without" in text

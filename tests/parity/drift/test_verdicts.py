@@ -213,14 +213,14 @@ def test_taps_that_one_row_alone_has_are_no_pass(made: Made, laid: Laid) -> None
     fewer = made.report()
     del fewer["fingerprints"][-1]
     report = laid(a=[made.report()], b=[made.report()], c=[fewer])
-    said = "huggingface/plain float32 isolated logits | layerwise of a and c"
+    said = "huggingface/plain float32 per-op logits | layerwise of a and c"
     expected = (ExitCode.INCONCLUSIVE, True)
     assert expected == (report.exit_code, said in words(report))
 
 
 def test_movement_of_some_taps_alone_is_not_told(made: Made, laid: Laid) -> None:
-    """That nothing moved would be said of what happens to be in both."""
-    other = made.fingerprint(("another", "float32", "propagated"), "logits")
+    """That no change would be said of what happens to be in both."""
+    other = made.fingerprint(("another", "float32", "end-to-end"), "logits")
     for fingerprints in (made.report()["fingerprints"][:5], [other]):
         report = laid(a=[made.report()], b=[made.report(fingerprints=fingerprints)])
         assert report.drift is not None
@@ -280,7 +280,7 @@ def test_one_digest_is_one_tensor(lie: Document, made: Made, laid: Laid) -> None
         a=[made.report()], b=[moved], c=[made.report(fingerprints=[*others[:-1], changed])]
     )
     assert report.drift is not None
-    said = "one digest has two norms, sketches or shapes: huggingface/plain float32 isolated logits"
+    said = "one digest has two norms, sketches or shapes: huggingface/plain float32 per-op logits"
     expected = (ExitCode.INCONCLUSIVE, True, [2])
     assert expected == (
         report.exit_code,

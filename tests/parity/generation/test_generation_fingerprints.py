@@ -54,10 +54,10 @@ def test_every_text_has_one(right: Report, fingerprints_of: Of) -> None:
     found = fingerprints_of(right)
     beams = [f"beams.{setting.name}" for setting in SETTINGS]
     said = {
-        (f"ours/{BACKEND}", "float64", "identity"): (texts(drawn=True), beams),
-        ("huggingface", "float64", "identity"): (texts(drawn=True), []),
-        (f"ours/{BACKEND}", "float32", "propagated"): (texts(drawn=False), beams),
-        ("huggingface", "float32", "propagated"): (texts(drawn=False), beams),
+        (f"ours/{BACKEND}", "float64", "float64"): (texts(drawn=True), beams),
+        ("huggingface", "float64", "float64"): (texts(drawn=True), []),
+        (f"ours/{BACKEND}", "float32", "end-to-end"): (texts(drawn=False), beams),
+        ("huggingface", "float32", "end-to-end"): (texts(drawn=False), beams),
     }
     for (side, dtype, mode), (written, searched) in said.items():
         tensors = [
@@ -90,9 +90,7 @@ def test_the_same_ids_have_the_same_digest(right: Report, fingerprints_of: Of) -
         digests = {found[side, "float64", "exact"][f"{text}.ids"].digest for side in (mine, its)}
         assert digests == {found[its, "float32", "exact"][f"{text}.ids"].digest}
         logits = f"{text}.logits"
-        assert (
-            found[mine, "float64", "identity"][logits] != found[its, "float64", "identity"][logits]
-        )
+        assert found[mine, "float64", "float64"][logits] != found[its, "float64", "float64"][logits]
 
 
 def test_watching_changes_nothing(right: Report, check: Check) -> None:

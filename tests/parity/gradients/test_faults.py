@@ -77,7 +77,7 @@ def test_tiny_fault_is_named(tiny: Check, fault: str, backend: str) -> None:
     assert_caught_at(expected_at(fault, BLOCKS[fault], backend), report)
     assert report.first_divergence is not None
     assert report.first_divergence.row.error_ours is not None
-    assert report.first_divergence.row.error_ours >= FAULT_MARGIN * Bounds().identity
+    assert report.first_divergence.row.error_ours >= FAULT_MARGIN * Bounds().float64
 
 
 @pytest.mark.parametrize("backend", PATHS)
@@ -96,7 +96,7 @@ def test_nothing_forward_shows_a_fault(fault: str, backend: str, ours: GPT, thei
     right = ours.with_backend(backend)
     faulty = inject(right, fault, BLOCKS[fault])
     ids = inputs.seeded(batch=2, time=5, vocab_size=211, seed=5).token_ids
-    report = layerwise({backend: faulty}, theirs, ids, modes=[Mode.IDENTITY])  # type: ignore[arg-type]
+    report = layerwise({backend: faulty}, theirs, ids, modes=[Mode.FLOAT64])  # type: ignore[arg-type]
 
     assert torch.equal(right(ids), faulty(ids))
     with torch.no_grad():

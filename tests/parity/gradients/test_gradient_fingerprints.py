@@ -46,12 +46,12 @@ def test_every_gradient_has_one(
     report = gradients(paths(ours), theirs, padded.token_ids, **given, fingerprints=True)
     sides = {key: len(found) for key, found in fingerprints_of(report).items()}
     assert sides == {
-        ("huggingface", "float64", "identity"): 318,
-        ("ours/plain", "float64", "identity"): 318,
-        ("ours/tiled", "float64", "identity"): 294,
-        ("huggingface", "float32", "propagated"): 318,
-        ("ours/plain", "float32", "propagated"): 318,
-        ("ours/tiled", "float32", "propagated"): 294,
+        ("huggingface", "float64", "float64"): 318,
+        ("ours/plain", "float64", "float64"): 318,
+        ("ours/tiled", "float64", "float64"): 294,
+        ("huggingface", "float32", "end-to-end"): 318,
+        ("ours/plain", "float32", "end-to-end"): 318,
+        ("ours/tiled", "float32", "end-to-end"): 294,
     }
     for found in fingerprints_of(report).values():
         assert next(iter(found)) == "logits"
@@ -70,7 +70,7 @@ def test_gradients_are_at_their_own_size(
     )
     found = fingerprints_of(report)
     for side in ("ours/plain", "huggingface"):
-        narrow, wide = found[side, "float16", "propagated"], found[side, "float64", "identity"]
+        narrow, wide = found[side, "float16", "end-to-end"], found[side, "float64", "float64"]
         assert list(narrow) == list(wide)
         for tap, entry in wide.items():
             assert 0.9 < (narrow[tap].norm or 0.0) / (entry.norm or 1.0) < 1.1
@@ -84,9 +84,9 @@ def test_a_fault_behind_moves_no_gradient_before_it(
         fingerprints_of(gradients(model, theirs, token_ids, dtype="float64", fingerprints=True))
         for model in (ours, inject(ours, "erf-derivative", 3))
     )
-    key = ("huggingface", "float64", "identity")
+    key = ("huggingface", "float64", "float64")
     assert right[key] == wrong[key]
-    key = ("ours/plain", "float64", "identity")
+    key = ("ours/plain", "float64", "float64")
     changed = [tap for tap in right[key] if right[key][tap] != wrong[key][tap]]
     assert changed[0] == "h.3.mlp.c_fc"
     assert list(right[key])[-len(changed) :] == changed

@@ -54,8 +54,8 @@ def test_right_paths_pass(check: Check, two_ours: GPT) -> None:
     assert_passes(report, 2 * PLANNED)
     modes = [row.mode for row in report.results]
     assert (
-        modes.count(Mode.IDENTITY),
-        modes.count(Mode.PROPAGATED),
+        modes.count(Mode.FLOAT64),
+        modes.count(Mode.END_TO_END),
     ) == (2 * PLANNED, 2 * 2 * 2 * 2 * 26)
 
 

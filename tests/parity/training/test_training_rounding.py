@@ -34,7 +34,7 @@ def check(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Check:
 
 def judged(report: Report, quantity: str = "") -> list[Row]:
     """Return the rows of the dtype judged, those of one quantity if it is given."""
-    rows = [row for row in report.results if row.mode is Mode.PROPAGATED]
+    rows = [row for row in report.results if row.mode is Mode.END_TO_END]
     return [row for row in rows if quantity in ("", parse_quantity(row.tap).quantity)]
 
 
@@ -97,8 +97,8 @@ def test_what_our_optimizer_rounds_is_ours_alone(
 
     monkeypatch.setattr(Adam, "_update_run", wrong)
     places = failed(check())
-    assert {mode for mode, _, _ in places} == {Mode.PROPAGATED}
-    assert {(Mode.PROPAGATED, form, STEPS) for form in VARIANTS} <= places
+    assert {mode for mode, _, _ in places} == {Mode.END_TO_END}
+    assert {(Mode.END_TO_END, form, STEPS) for form in VARIANTS} <= places
 
 
 class Coarse(nn.Module):
@@ -130,7 +130,7 @@ def test_coarse_gradients_are_told_from_the_first_step_that_has_them(
     after = PARTS * (step - 1)
     places = failed(check(Coarse(copy.deepcopy(two_ours), after)))
     wrong = [(form, number) for form in VARIANTS for number in range(step, STEPS + 1)]
-    assert {(Mode.PROPAGATED, form, number) for form, number in wrong} == places
+    assert {(Mode.END_TO_END, form, number) for form, number in wrong} == places
 
 
 @pytest.mark.parametrize("select", ["adamw.2.gradient.h.1.ln_1.*", "*.3.weight.h.0.mlp.*"])
