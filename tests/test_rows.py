@@ -1,4 +1,4 @@
-"""What `tox.ini` promises: every row runs on what its name says, writes its reports, is required by drift."""
+"""`tox.ini`: every row runs on the versions that its name says, and drift requires its reports."""
 
 import configparser
 import importlib.util
@@ -78,7 +78,7 @@ PARTS = (
     ("testenv:drift", "commands", "--same-code"),
     ("testenv:no-reference", "set_env", "GPT1_WITHOUT_TRANSFORMERS = 1"),
 )
-"""Section, key, and what has to be there: without it less would run, or older reports would count."""
+"""Section, key, and a required part: without it less would run, or older reports would count."""
 
 
 def of_parts(config: Config) -> list[str]:

@@ -1,349 +1,391 @@
-"""How faults are planted into a right model.
+"""Faults of the forward pass: operations done wrong, or wrong tensors.
 
-Each function here changes the copy of a model that it is given, in one block, and nothing in
-`scratch_gpt`. Methods are replaced by bound functions, so that copies of the model (in float64,
-say) carry the fault along.
+An operation is an entry of the table in `parity.operations`. Re-implementations of GPT-1 really
+have these faults.
 """
 
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MethodType
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from parity.core.taps import BLOCK_KINDS, NEVER_FORMED
-from scratch_gpt.attention import Attention, merge_heads, softmax, split_heads
-from scratch_gpt.embeddings import Embedding
-from scratch_gpt.layer_norm import layer_norm
+from parity.faults.registry import Fault, fault, faults_of
+from parity.operations import (
+    Call,
+    Op,
+    Operation,
+    TapFunction,
+    layer_norm,
+    normed,
+    projection,
+    replacing,
+    softmax,
+    split_heads,
+)
+from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.model import GPT
-from scratch_gpt.tap import Tap, no_tap, prefixed
-from scratch_gpt.transformer_block import TransformerBlock
+from scratch_gpt.tap import Tap, no_tap
 
 
-def _override(module: nn.Module, forward: Callable[..., Tensor]) -> None:
-    """Replace a module's forward by a function whose first argument is the module."""
-    module.forward = MethodType(forward, module)
+class ForwardFault(Fault):
+    """An operation done wrong; `code` is the operation at `at`, or several by kind of tap."""
 
+    @property
+    def operations(self) -> Mapping[str, Operation]:
+        """The wrong operations by kind of tap."""
+        named = isinstance(self.code, Mapping)
+        return self.code if named else {self.at.removeprefix("h.{i}."): self.code}
 
-def _block(model: GPT, block: int) -> TransformerBlock:
-    return cast("TransformerBlock", model.h[block])
+    def tensors(self, _parameters: Mapping[str, Tensor], _block: int) -> Mapping[str, Tensor]:
+        """Return the wrong parameters by name, given the right ones."""
+        return {}
 
+    def first_seen(self, block: int, backend: str, *, n_layer: int, form: str) -> str:
+        """Return the first tap that differs: where a tensor is not formed, the next one."""
+        tap = super().first_seen(block, backend, n_layer=n_layer, form=form)
+        kinds = [kind.name for kind in BLOCK_KINDS]
+        while (kind := tap.split(".", 2)[-1]) in NEVER_FORMED[backend]:
+            tap = tap.removesuffix(kind) + kinds[kinds.index(kind) + 1]
+        return tap
 
-def erf_gelu(model: GPT, block: int) -> None:
-    """Use the erf form of GELU."""
 
-    def erf_gelu(x: Tensor) -> Tensor:
-        return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorFault(ForwardFault):
+    """Wrong tensors; `code(parameters, block)` returns them by name.
 
-    _block(model, block).mlp.activation = erf_gelu
-
-
-def epsilon(model: GPT, block: int) -> None:
-    """Give ln_1 another epsilon."""
-    _block(model, block).ln_1.epsilon = 1e-6
-
-
-def unbiased_variance(model: GPT, block: int) -> None:
-    """Divide ln_1's variance by `width - 1`."""
-
-    def normalize(x: Tensor, gain: Tensor, bias: Tensor, *, epsilon: float) -> Tensor:
-        variance = x.var(-1, keepdim=True, unbiased=True)
-        centred = x - x.mean(-1, keepdim=True)
-        return centred * torch.rsqrt(variance + epsilon) * gain + bias
-
-    _block(model, block).ln_1.normalize = normalize
-
-
-def norms_swapped(model: GPT, block: int) -> None:
-    """Swap ln_1 and ln_2."""
-    chosen = _block(model, block)
-    chosen.ln_1, chosen.ln_2 = chosen.ln_2, chosen.ln_1
-
-
-def affine_ignored(model: GPT, block: int) -> None:
-    """Let ln_1 ignore its gain and bias."""
-
-    def normalize(x: Tensor, gain: Tensor, bias: Tensor, *, epsilon: float) -> Tensor:
-        ones, zeros = torch.ones_like(gain), torch.zeros_like(bias)
-        return layer_norm(x, ones, zeros, epsilon=epsilon)
-
-    _block(model, block).ln_1.normalize = normalize
-
-
-def _attended(block: TransformerBlock, x: Tensor, mask: Tensor | None, tap: Tap) -> Tensor:
-    """Return what attention adds to the residual; shown where the path forms it."""
-    attended = block.attn.c_proj(block.attn.context(x, mask, tap))
-    return attended if block.fuse_residual else tap("attn", attended)
-
-
-def _transformed(block: TransformerBlock, x: Tensor, tap: Tap) -> Tensor:
-    """Return what the MLP adds to the residual; shown where the path forms it."""
-    transformed = block.mlp.c_proj(block.mlp.hidden(x, tap))
-    return transformed if block.fuse_residual else tap("mlp", transformed)
-
-
-def no_mlp_residual(model: GPT, block: int) -> None:
-    """Leave out the MLP's residual."""
-
-    def forward(
-        self: TransformerBlock, x: Tensor, mask: Tensor | None = None, tap: Tap = no_tap
-    ) -> Tensor:
-        attended = tap("ln_1.input", x + _attended(self, x, mask, tap))
-        normed = tap("ln_1", self.ln_1(attended))
-        return tap("ln_2", self.ln_2(tap("ln_2.input", _transformed(self, normed, tap))))
-
-    _override(_block(model, block), forward)
-
-
-def norm_inside_residual(model: GPT, block: int) -> None:
-    """Compute `x + ln(f(x))` instead of `ln(x + f(x))`."""
-
-    def forward(
-        self: TransformerBlock, x: Tensor, mask: Tensor | None = None, tap: Tap = no_tap
-    ) -> Tensor:
-        attended = tap("ln_1.input", _attended(self, x, mask, tap))
-        normed = tap("ln_1", x + self.ln_1(attended))
-        transformed = tap("ln_2.input", normed + _transformed(self, normed, tap))
-        return tap("ln_2", self.ln_2(transformed))
-
-    _override(_block(model, block), forward)
-
-
-def projection_transposed(model: GPT, block: int) -> None:
-    """Transpose attention's square projection."""
-    weight = _block(model, block).attn.c_proj.weight
-    weight.copy_(weight.T.clone())
-
-
-def _attention(
-    split: Callable[[Tensor, int], Tensor], order: tuple[int, int, int]
-) -> Callable[[GPT, int], None]:
-    """Return a fault in how an attention layer cuts its projection into parts and heads."""
-
-    def context(
-        self: Attention, x: Tensor, mask: Tensor | None = None, tap: Tap = no_tap, *_: object
-    ) -> Tensor:
-        parts = self.c_attn(x).chunk(3, dim=-1)
-        inner = prefixed("attn", tap)
-        query, key, value = (split(parts[place], self.n_head) for place in order)
-        query, key, value = inner("query", query), inner("key", key), inner("value", value)
-        return inner("context", merge_heads(self.kernel(query, key, value, mask, inner)))
-
-    def plant(model: GPT, block: int) -> None:
-        layer = _block(model, block).attn
-        layer.context = MethodType(context, layer)  # type: ignore[method-assign]
-
-    return plant
-
-
-def _interleaved(x: Tensor, n_head: int) -> Tensor:
-    batch, time, width = x.shape
-    return x.reshape(batch, time, width // n_head, n_head).permute(0, 3, 1, 2)
-
-
-heads_interleaved = _attention(_interleaved, (0, 1, 2))
-"""Let each head take every n_head-th feature."""
-
-query_key_swapped = _attention(split_heads, (1, 0, 2))
-"""Swap queries and keys."""
-
-
-class _UnscaledCore:
-    """A core that is handed a query large enough to undo its scale."""
-
-    def __init__(self, core: Callable[..., Tensor]) -> None:
-        self._core = core
-
-    def __call__(self, query: Tensor, *rest: Any) -> Tensor:  # noqa: ANN401 - handed on
-        return self._core(query * math.sqrt(query.shape[-1]), *rest)
-
-
-def unscaled(model: GPT, block: int) -> None:
-    """Leave out the scale of the scores."""
-    attention = _block(model, block).attn
-    attention.kernel = cast("Any", _UnscaledCore(attention.kernel))
-
-
-class _FarsightedCore:
-    """A core whose mask is off by one: every position sees the next one too."""
-
-    def __init__(self, *, forms_scores: bool) -> None:
-        self._forms_scores = forms_scores
-
-    def __call__(  # noqa: PLR0913 - the signature of a core
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None = None,
-        tap: Tap | None = None,
-        dropout_probability: float = 0.0,
-    ) -> Tensor:
-        del mask, dropout_probability
-        shown = tap if tap is not None and self._forms_scores else no_tap
-        scores = shown("scores", query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5)
-        seen = torch.ones_like(scores[0, 0], dtype=torch.bool).tril(1)
-        return shown("weights", softmax(scores.masked_fill(~seen, float("-inf")))) @ value
-
-
-def mask_off_by_one(model: GPT, block: int) -> None:
-    """Let every position see the next one."""
-    forms_scores = "attn.scores" not in NEVER_FORMED[model.backend]
-    _block(model, block).attn.kernel = cast("Any", _FarsightedCore(forms_scores=forms_scores))
-
-
-def positions_from_one(model: GPT, _block: int) -> None:
-    """Count positions from 1."""
-
-    def forward(self: Embedding, indices: Tensor) -> Tensor:
-        return self.weight[(indices + 1) % len(self.weight)]
-
-    _override(model.positions_embed, forward)
-
-
-def string_order(model: GPT, _block: int) -> None:
-    """Sort the blocks as strings."""
-    order = sorted(range(len(model.h)), key=str)
-    model.h = nn.ModuleList(model.h[index] for index in order)
-
-
-def bias_dropped(model: GPT, block: int) -> None:
-    """Drop the bias of c_fc."""
-    _block(model, block).mlp.c_fc.bias.zero_()
-
-
-def final_norm(model: GPT, block: int) -> None:
-    """Normalise once more before the head."""
-    del block
-
-    def forward(
-        self: TransformerBlock, x: Tensor, mask: Tensor | None = None, tap: Tap = no_tap
-    ) -> Tensor:
-        out = TransformerBlock.forward(self, x, mask, tap)
-        ones = torch.ones_like(self.ln_2.weight)
-        return layer_norm(out, ones, torch.zeros_like(ones), epsilon=self.ln_2.epsilon)
-
-    _override(_block_at_end(model), forward)
-
-
-def _block_at_end(model: GPT) -> TransformerBlock:
-    return _block(model, len(model.h) - 1)
-
-
-class _UntiedEmbedding(Embedding):
-    """Looks tokens up in one table and offers another one, `weight`, to the head."""
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__(*table.shape)
-        self.table = nn.Parameter(table.clone())
-        self.weight.copy_(table.flip(0))
-
-    def forward(self, indices: Tensor) -> Tensor:
-        return self.table[indices]
-
-
-def untied_head(model: GPT, _block: int) -> None:
-    """Give the head another table than the embedding."""
-    model.tokens_embed = _UntiedEmbedding(model.tokens_embed.weight)
-
-
-def one_weight_off(model: GPT, block: int) -> None:
-    """Change one weight of c_fc."""
-    _block(model, block).mlp.c_fc.weight[1, 2] += 1e-4
-
-
-# Faults that re-implementations really have, planted into a right model from outside.
-#
-# A check is worth what it can catch. Each row names a fault, where it is planted, and the tap at
-# which it must be seen first; how it is planted stands in `parity.faults.forward`.
-
-
-@dataclasses.dataclass(frozen=True)
-class ForwardFault:
-    """One fault.
-
-    Attributes:
-        what: What is wrong, in words.
-        plant: Plants it into a model, in the given block.
-        tap: Where it is seen first; `{i}` is the block.
-        block: The only block it can be planted in, if there is one.
+    A name that the model does not have becomes a parameter, which `reads` uses: operations by kind
+    of tap.
     """
 
-    what: str
-    plant: Callable[[GPT, int], None]
-    tap: str
-    block: int | None = None
+    reads: Mapping[str, Operation] = dataclasses.field(default_factory=dict)
+
+    @property
+    def operations(self) -> Mapping[str, Operation]:
+        """The operations that use added parameters."""
+        return self.reads
+
+    def tensors(self, parameters: Mapping[str, Tensor], block: int) -> Mapping[str, Tensor]:
+        """Return the wrong parameters by name, given the right ones."""
+        return cast("Mapping[str, Tensor]", self.code(parameters, block))
+
+
+@fault(
+    "erf-gelu",
+    "the erf GELU for the tanh form",
+    at="h.{i}.mlp.gelu",
+    cause="functional.gelu without approximate='tanh'",
+    kind=ForwardFault,
+)
+def _(op: Op) -> Tensor:
+    x = op.input("mlp.c_fc")
+    return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
+
+
+@fault(
+    "epsilon",
+    "layer-norm epsilon 1e-6 for 1e-5",
+    at="h.{i}.ln_1",
+    cause="the epsilon of another model or library",
+    kind=ForwardFault,
+)
+def _(op: Op) -> Tensor:
+    gain, bias = op.parameter("ln_1.weight"), op.parameter("ln_1.bias")
+    return layer_norm(op.input("ln_1.input"), gain, bias, 1e-6)
+
+
+@fault(
+    "unbiased-variance",
+    "variance divided by width - 1",
+    at="h.{i}.ln_1",
+    cause="Tensor.var without unbiased=False",
+    kind=ForwardFault,
+)
+def _(op: Op) -> Tensor:
+    x = op.input("ln_1.input")
+    variance = x.var(-1, keepdim=True, unbiased=True)
+    centred = x - x.mean(-1, keepdim=True)
+    normalised = centred * torch.rsqrt(variance + op.epsilon)
+    return normalised * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
+
+
+fault(
+    "norms-swapped",
+    "ln_1 and ln_2 swapped",
+    at="h.{i}.ln_1",
+    cause="weights of ln_1 loaded into ln_2, and those of ln_2 into ln_1",
+    kind=ForwardFault,
+)(
+    {
+        "ln_1": lambda op: normed(op, "ln_1.input", "ln_2"),
+        "ln_2": lambda op: normed(op, "ln_2.input", "ln_1"),
+    }
+)
+
+
+@fault(
+    "affine-ignored",
+    "gain and bias of ln_1 ignored",
+    at="h.{i}.ln_1",
+    cause="LayerNorm with elementwise_affine=False, or weights not loaded",
+    kind=ForwardFault,
+)
+def _(op: Op) -> Tensor:
+    return _bare_norm(op, "ln_1.input")
+
+
+def _bare_norm(op: Op, kind: str) -> Tensor:
+    """Return an input normalised without gain and bias."""
+    x = op.input(kind)
+    return layer_norm(x, x.new_ones(x.shape[-1]), x.new_zeros(x.shape[-1]), op.epsilon)
+
+
+@fault(
+    "no-mlp-residual",
+    "the MLP's residual missing",
+    at="h.{i}.ln_2.input",
+    cause="ln_2(mlp(x)) for ln_2(x + mlp(x))",
+    kind=ForwardFault,
+)
+def _(op: Op) -> Tensor:
+    return op.input("mlp")
+
+
+fault(
+    "norm-inside-residual",
+    "x + ln(attn(x))",
+    at="h.{i}.ln_1.input",
+    cause="x + ln_1(attn(x)) for ln_1(x + attn(x))",
+    kind=ForwardFault,
+)(
+    {
+        "ln_1.input": lambda op: op.input("attn"),
+        "ln_1": lambda op: op.input("<x") + normed(op, "ln_1.input", "ln_1"),
+    }
+)
+
+
+@fault(
+    "projection-transposed",
+    "the square c_proj of attention transposed",
+    at="h.{i}.attn",
+    cause="a [in, out] matrix loaded into nn.Linear, which holds [out, in]",
+    kind=TensorFault,
+)
+def _(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
+    name = f"h.{block}.attn.c_proj.weight"
+    return {name: parameters[name].T}
+
+
+def _interleaved(part: int) -> Operation:
+    def operation(op: Op) -> Tensor:
+        x = projection(op, part)
+        batch, time, width = x.shape
+        return x.reshape(batch, time, width // op.n_head, op.n_head).permute(0, 3, 1, 2)
+
+    return operation
+
+
+fault(
+    "heads-interleaved",
+    "heads take every n_head-th feature",
+    at="h.{i}.attn.query",
+    cause="a reshape to [.., head_width, n_head] for [.., n_head, head_width]",
+    kind=ForwardFault,
+)({"attn.query": _interleaved(0), "attn.key": _interleaved(1), "attn.value": _interleaved(2)})
+
+fault(
+    "query-key-swapped",
+    "query and key swapped",
+    at="h.{i}.attn.query",
+    cause="c_attn's output taken as key, query, value",
+    kind=ForwardFault,
+)(
+    {
+        "attn.query": lambda op: split_heads(projection(op, 1), op.n_head),
+        "attn.key": lambda op: split_heads(projection(op, 0), op.n_head),
+    }
+)
+
+
+@fault(
+    "scale-missing",
+    "scores not divided by the root",
+    at="h.{i}.attn.scores",
+    cause="the division by sqrt(head_width) left out, or scale=1.0",
+    kind=ForwardFault,
+)
+def _(op: Op) -> Tensor:
+    return op.input("attn.query") @ op.input("attn.key").transpose(-2, -1)
+
+
+@fault(
+    "mask-off-by-one",
+    "each position sees the next",
+    at="h.{i}.attn.weights",
+    cause="tril(diagonal=1) for tril(), and no padding mask",
+    kind=ForwardFault,
+)
+def _(op: Op) -> Tensor:
+    scores = op.input("attn.scores")
+    visible = torch.ones_like(scores[0, 0], dtype=torch.bool).tril(1)
+    return softmax(scores.masked_fill(~visible, -math.inf))
+
+
+@fault(
+    "positions-from-one",
+    "positions counted from 1",
+    at="embeddings.positions",
+    cause="arange(1, time + 1), or the cumulative sum of the padding mask",
+    kind=ForwardFault,
+)
+def _(op: Op) -> Tensor:
+    table = op.parameter("positions_embed.weight")
+    return table[(op.positions + 1) % len(table)]
+
+
+@fault(
+    "string-order",
+    "blocks sorted as strings: 0 1 10 11 2",
+    at="h.2.attn.query",
+    cause="names of tensors sorted as strings",
+    kind=TensorFault,
+)
+def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    names = [name.split(".", 2) for name in parameters if name.startswith("h.")]
+    order = sorted({index for _, index, _ in names})
+    return {
+        f"h.{int(index)}.{part}": parameters[f"h.{order[int(index)]}.{part}"]
+        for _, index, part in names
+    }
+
+
+@fault(
+    "bias-dropped",
+    "the bias of c_fc dropped",
+    at="h.7.mlp.c_fc",
+    cause="Linear with bias=False, or a bias that is not loaded",
+    kind=TensorFault,
+)
+def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    name = "h.7.mlp.c_fc.bias"
+    return {name: torch.zeros_like(parameters[name])}
+
+
+@fault(
+    "final-norm",
+    "an extra norm before the head",
+    at="logits",
+    cause="the ln_f of GPT-2",
+    kind=ForwardFault,
+)
+def _(op: Op) -> Tensor:
+    return _bare_norm(op, "<x") @ op.parameter("tokens_embed.weight").T
+
+
+@fault(
+    "untied-head",
+    "a head that is not the embedding",
+    at="logits",
+    cause="a head with a weight of its own",
+    kind=TensorFault,
+    # `tokens_embed.weight` stays the head's table; tokens are looked up in the added one.
+    reads={"embeddings.tokens": lambda op: op.parameter("tokens_embed.table")[op.token_ids]},
+)
+def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    table = parameters["tokens_embed.weight"]
+    return {"tokens_embed.weight": table.flip(0), "tokens_embed.table": table}
+
+
+@fault(
+    "weight-off",
+    "one weight of c_fc off by 1e-4",
+    at="h.{i}.mlp.c_fc",
+    cause="weights rounded or changed by a conversion",
+    kind=TensorFault,
+)
+def _(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
+    name = f"h.{block}.mlp.c_fc.weight"
+    weight = parameters[name].clone()
+    weight[1, 2] += 1e-4
+    return {name: weight}
+
+
+FORWARD_FAULTS = faults_of(ForwardFault)
+"""Every fault of the forward pass by name."""
 
 
 def inject(model: GPT, name: str, block: int) -> GPT:
-    """Return a copy of `model`, with storage of its own, that has the fault.
+    """Return a copy of a right model, with storage of its own, that has a fault.
+
+    It is called as the model is, with or without a tap, and copies of it have the fault too. Only
+    `forward` has it; `hidden`, a generator or another backend made of the model have wrong tensors
+    alone.
 
     Args:
-        model: A right model.
-        name: Key of `FAULTS`.
-        block: Where to plant it; ignored by faults that have only one place.
+        model: A right model, or one with other faults.
+        name: Key of `FORWARD_FAULTS`.
+        block: Where the fault goes; ignored by faults that have one place.
+
+    Raises:
+        ValueError: The model has too few blocks for the fault.
     """
-    faulty = copy.deepcopy(model)
+    chosen = FORWARD_FAULTS[name]
+    faulty = with_tap(model, lambda call, tap: replacing(chosen.operations, call, tap, block))
+    held = dict(faulty.named_parameters())
     with torch.no_grad():
-        only = FORWARD_FAULTS[name].block
-        FORWARD_FAULTS[name].plant(faulty, block if only is None else only)
+        try:
+            wrong = {key: t.clone() for key, t in chosen.tensors(held, block).items()}
+        except KeyError as error:
+            message = f"{name} needs the tensor {error}, which the model does not have"
+            raise ValueError(message) from error
+        for key, tensor in wrong.items():
+            if key in held:
+                held[key].copy_(tensor)
+            else:
+                owner, _, attribute = key.rpartition(".")
+                faulty.get_submodule(owner).register_parameter(attribute, nn.Parameter(tensor))
     return faulty
 
 
-def expected_tap(name: str, block: int, attention: str) -> str:
-    """Return the tap at which the fault must be seen first on an attention path."""
-    fault = FORWARD_FAULTS[name]
-    tap = fault.tap.replace("{i}", str(block if fault.block is None else fault.block))
-    prefix, index, kind = tap.split(".", 2) if tap.startswith("h.") else ("", "", tap)
-    kinds = [kind.name for kind in BLOCK_KINDS]
-    # What a path never forms shows in what it makes of it.
-    while kind in NEVER_FORMED[attention]:
-        kind = kinds[kinds.index(kind) + 1]
-    return f"{prefix}.{index}.{kind}" if prefix else tap
+def with_tap(model: GPT, tap_of: Callable[[Call, TapFunction], TapFunction]) -> GPT:
+    """Return a copy of a model whose forward pass runs inside a tap of its own.
 
+    Args:
+        model: Of any backend whose taps the tap needs.
+        tap_of: Makes the tap of one forward pass from the call and the caller's tap.
+    """
+    right = model.forward.__func__  # type: ignore[attr-defined]
 
-FORWARD_FAULTS: dict[str, ForwardFault] = {
-    "erf-gelu": ForwardFault("the erf GELU for the tanh form", erf_gelu, "h.{i}.mlp.gelu"),
-    "epsilon": ForwardFault("layer-norm epsilon 1e-6 for 1e-5", epsilon, "h.{i}.ln_1"),
-    "unbiased-variance": ForwardFault(
-        "variance divided by width - 1", unbiased_variance, "h.{i}.ln_1"
-    ),
-    "norms-swapped": ForwardFault("ln_1 and ln_2 swapped", norms_swapped, "h.{i}.ln_1"),
-    "affine-ignored": ForwardFault("gain and bias of ln_1 ignored", affine_ignored, "h.{i}.ln_1"),
-    "no-mlp-residual": ForwardFault(
-        "the MLP's residual missing", no_mlp_residual, "h.{i}.ln_2.input"
-    ),
-    "norm-inside-residual": ForwardFault(
-        "x + ln(attn(x))", norm_inside_residual, "h.{i}.ln_1.input"
-    ),
-    "projection-transposed": ForwardFault(
-        "the square c_proj of attention transposed", projection_transposed, "h.{i}.attn"
-    ),
-    "heads-interleaved": ForwardFault(
-        "heads take every n_head-th feature",
-        heads_interleaved,
-        "h.{i}.attn.query",
-    ),
-    "query-key-swapped": ForwardFault(
-        "query and key swapped", query_key_swapped, "h.{i}.attn.query"
-    ),
-    "scale-missing": ForwardFault("scores not divided by the root", unscaled, "h.{i}.attn.scores"),
-    "mask-off-by-one": ForwardFault(
-        "each position sees the next", mask_off_by_one, "h.{i}.attn.weights"
-    ),
-    "positions-from-one": ForwardFault(
-        "positions counted from 1", positions_from_one, "embeddings.positions"
-    ),
-    "string-order": ForwardFault(
-        "blocks sorted as strings: 0 1 10 11 2", string_order, "h.{i}.attn.query", 2
-    ),
-    "bias-dropped": ForwardFault("the bias of c_fc dropped", bias_dropped, "h.{i}.mlp.c_fc", 7),
-    "final-norm": ForwardFault("an extra norm before the head", final_norm, "logits"),
-    "untied-head": ForwardFault("a head that is not the embedding", untied_head, "logits"),
-    "weight-off": ForwardFault("one weight of c_fc off by 1e-4", one_weight_off, "h.{i}.mlp.c_fc"),
-}
-"""Every fault by name."""
+    def forward(  # noqa: PLR0913 - the model's own signature
+        self: GPT,
+        token_ids: Tensor,
+        positions: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        tap: Tap | None = None,
+    ) -> Tensor:
+        if cache is not None:
+            message = "a model with an injected fault runs without a cache"
+            raise ValueError(message)
+        call = Call(
+            parameters=dict(self.named_parameters()),
+            n_layer=self.config.n_layer,
+            n_head=self.config.n_head,
+            epsilon=self.config.layer_norm_epsilon,
+            token_ids=token_ids,
+            positions=positions,
+            mask=attention_mask,
+        )
+        inner = tap_of(call, tap or no_tap)
+        logits: Tensor = right(self, token_ids, positions, attention_mask, tap=inner)
+        return logits
+
+    faulty = copy.deepcopy(model)
+    faulty.forward = MethodType(forward, faulty)  # type: ignore[method-assign]
+    return faulty

@@ -17,7 +17,8 @@ from parity.core.results import Mode, Report, Row
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds
 from parity.errors import ExitCode
-from parity.faults.forward import FORWARD_FAULTS, expected_tap, inject
+from parity.faults.forward import FORWARD_FAULTS, inject
+from parity.faults.registry import expected_at
 from scratch_gpt.model import GPT
 
 LAYERS = 12
@@ -84,7 +85,7 @@ def test_tiny_fault_is_named(tiny: Check, fault: str, backend: str) -> None:
     faulty = tiny(backend, fault, (Mode.FLOAT64,))
     twin = tiny(backend, None, (Mode.FLOAT64,))
 
-    assert_caught_at(expected_tap(fault, BLOCKS[fault], backend), faulty)
+    assert_caught_at(expected_at(fault, BLOCKS[fault], backend), faulty)
     assert twin.exit_code == ExitCode.PASS
 
 
@@ -96,7 +97,7 @@ def test_full_size_fault_is_named(full: Check, fault: str) -> None:
     faulty = full("plain", fault, (Mode.FLOAT64,))
     twin = full("plain", None, (Mode.FLOAT64,))
 
-    assert_caught_at(expected_tap(fault, BLOCKS[fault], "plain"), faulty)
+    assert_caught_at(expected_at(fault, BLOCKS[fault], "plain"), faulty)
     assert twin.exit_code == ExitCode.PASS
 
 
@@ -127,9 +128,7 @@ SINGLE_OPERATION = {
 @pytest.mark.parametrize("fault", SINGLE_OPERATION)
 def test_isolated_mode_points_at_nothing_else(tiny: Check, fault: str) -> None:
     """Given clean input, the one wrong operation fails and every other one passes."""
-    block = FORWARD_FAULTS[fault].block
-    place = BLOCKS[fault] if block is None else block
-    wanted = {tap.replace("{i}", str(place)) for tap in SINGLE_OPERATION[fault]}
+    wanted = {expected_at(fault, BLOCKS[fault], "plain")}
 
     assert wanted == set(failing(tiny("plain", fault, (Mode.PER_OP,))))
 
@@ -158,4 +157,4 @@ def test_a_fault_survives_a_copy_in_float64() -> None:
     model = inject(build_ours(load_weights("tiny")), "erf-gelu", 3)
     twin: GPT = copy.deepcopy(model).double()
 
-    assert twin.h[3].mlp.forward.__self__ is twin.h[3].mlp
+    assert twin.forward.__self__ is twin
