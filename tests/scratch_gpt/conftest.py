@@ -4,24 +4,14 @@ Sizes are awkward and distinct, so that no wrong axis fits by luck: batch 2, tim
 head_width 7.
 """
 
-import os
-import pickle
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import scratch_gpt
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.kernels.triton_attention import unavailable
-
-HOME = Path(scratch_gpt.__path__[0])
 
 
 @pytest.fixture(autouse=True)
@@ -147,39 +137,3 @@ class Watch:
 def watch() -> Watch:
     """Return a tap whose `seen` maps each name to its tensor, in the order of the calls."""
     return Watch()
-
-
-@pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder in which Triton's interpreter finds copies of the Triton core."""
-    return tmp_path_factory.mktemp("planted")
-
-
-@pytest.fixture(scope="session")
-def interpreted(planted: Path) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Return a function that runs the Triton core interpreted, in a process of its own.
-
-    It takes the three inputs and the context's gradient. Tiles are 8 by 4 unless said: ragged at
-    short times, and of two sizes, so that none stands for the other.
-    """
-    reason = unavailable(torch.device("cuda"))
-    if reason is not None and "GPU" not in reason:
-        pytest.skip(f"not run: {reason}")
-    search = os.pathsep.join(map(str, (HOME.parent, planted)))
-    settings = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": search}
-    command = [sys.executable, Path(__file__).with_name("triton_worker.py")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    defaults = {"package": "scratch_gpt", "mask": None, "tiles": (8, 4), "dropout": 0.0, "seed": 0}
-    with subprocess.Popen(command, env=settings, **pipes) as process:
-
-        def run(inputs: list[Tensor], upstream: Tensor, **named: object) -> dict[str, Any]:
-            pickle.dump(defaults | {"inputs": inputs, "upstream": upstream} | named, process.stdin)
-            process.stdin.flush()
-            answer = pickle.load(process.stdout)  # noqa: S301 - from the worker
-            if "error" in answer:
-                pytest.fail(answer["error"])
-            return answer
-
-        yield run
-        process.stdin.close()
-        assert not process.wait()

@@ -1,6 +1,7 @@
-"""GPT-1, from ids to logits."""
+"""GPT-1 from ids to logits, its taps and its weights."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from scratch_gpt import GPT, GPTConfig
 
 Same = Callable[..., None]
+
 Loud = Callable[[nn.Module], nn.Module]
 
 
@@ -181,3 +183,143 @@ def test_a_twin_with_an_unknown_core_is_refused(model: GPT) -> None:
     """The error is that of building a model with it."""
     with pytest.raises(ValueError, match=r"backend must be one of .* got 'flash'"):
         model.with_backend("flash")
+
+
+Watch = Callable[..., Tensor]
+
+
+def tap_names(n_layer: int, *, whole_scores: bool) -> list[str]:
+    """Return every tap in the order of the network, as the project's design lists them."""
+    scores = ["attn.scores", "attn.weights"] if whole_scores else []
+    per_block = [
+        *("attn.query", "attn.key", "attn.value", *scores, "attn.context", "attn"),
+        *("ln_1.input", "ln_1", "mlp.c_fc", "mlp.gelu", "mlp", "ln_2.input", "ln_2"),
+    ]
+    blocks = [f"h.{index}.{name}" for index in range(n_layer) for name in per_block]
+    return ["embeddings.tokens", "embeddings.positions", "embeddings", *blocks, "logits"]
+
+
+@pytest.mark.parametrize(("backend", "count"), [("plain", 172), ("tiled", 148)])
+def test_twelve_layers_show_their_taps_in_network_order(
+    backend: str, count: int, config: GPTConfig, token_ids: Tensor, watch: Watch
+) -> None:
+    """With the loss, which is taken of the logits, that is 173 taps, or 149 without scores."""
+    model = GPT(dataclasses.replace(config, n_layer=12), backend=backend)
+    model(token_ids, tap=watch)
+    expected = tap_names(12, whole_scores=backend == "plain")
+    assert expected == list(watch.seen)
+    assert count == len(watch.seen)
+
+
+def test_taps_have_their_shapes(
+    config: GPTConfig, loud: Loud, token_ids: Tensor, watch: Watch
+) -> None:
+    """The axes outside the blocks are batch, time and width, and vocab at the end."""
+    logits = loud(GPT(config))(token_ids, tap=watch)
+    expected = {
+        "embeddings.tokens": (2, 5, 21),
+        "embeddings.positions": (1, 5, 21),
+        "embeddings": (2, 5, 21),
+        "h.0.ln_2": (2, 5, 21),
+        "h.1.ln_2": (2, 5, 21),
+        "logits": (2, 5, 37),
+    }
+    assert expected == {name: tuple(watch.seen[name].shape) for name in expected}
+    assert torch.equal(logits, watch.seen["logits"])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
+def test_watching_changes_nothing(
+    training: bool,  # noqa: FBT001
+    model: GPT,
+    token_ids: Tensor,
+    watch: Watch,
+) -> None:
+    """With and without a tap the logits are equal bit for bit."""
+    model.train(training).float()
+    torch.manual_seed(5)
+    expected = model(token_ids)
+    torch.manual_seed(5)
+    assert torch.equal(expected, model(token_ids, tap=watch))
+
+
+@pytest.mark.parametrize("replaced", tap_names(2, whole_scores=True))
+def test_a_replaced_tap_changes_what_follows(
+    replaced: str, config: GPTConfig, loud: Loud, token_ids: Tensor
+) -> None:
+    """Whatever tap is replaced, the logits change."""
+    model = loud(GPT(config)).eval()
+
+    def disturb(name: str, value: Tensor) -> Tensor:
+        return value * torch.linspace(0.5, 1.5, value.shape[-1]) if name == replaced else value
+
+    assert not torch.equal(model(token_ids), model(token_ids, tap=disturb))
+
+
+@pytest.fixture
+def fresh() -> GPT:
+    """Return a model just drawn, wide enough for statistics."""
+    return GPT(
+        GPTConfig(
+            vocab_size=211, n_positions=97, n_embd=96, n_layer=2, n_head=3, initializer_range=0.05
+        )
+    )
+
+
+def test_the_released_shape_has_116_534_784_parameters(meta: torch.device) -> None:
+    """The default config's weights, counted where they take no memory."""
+    with meta:
+        model = GPT(GPTConfig())
+    expected = 116_534_784
+    assert expected == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_parameters_have_the_releases_names(config: GPTConfig) -> None:
+    """Weights are `[in, out]`, and there is nothing besides: no head, no final norm, no buffer."""
+    shapes = {
+        "attn.c_attn.weight": (21, 63),
+        "attn.c_attn.bias": (63,),
+        "attn.c_proj.weight": (21, 21),
+        "attn.c_proj.bias": (21,),
+        "ln_1.weight": (21,),
+        "ln_1.bias": (21,),
+        "mlp.c_fc.weight": (21, 84),
+        "mlp.c_fc.bias": (84,),
+        "mlp.c_proj.weight": (84, 21),
+        "mlp.c_proj.bias": (21,),
+        "ln_2.weight": (21,),
+        "ln_2.bias": (21,),
+    }
+    expected = {"tokens_embed.weight": (37, 21), "positions_embed.weight": (11, 21)}
+    expected |= {f"h.{i}.{name}": shape for i in range(2) for name, shape in shapes.items()}
+    actual = {name: tuple(value.shape) for name, value in GPT(config).state_dict().items()}
+    assert expected == actual
+
+
+def test_fresh_matrices_have_the_configured_spread(fresh: GPT) -> None:
+    """Mean and standard deviation lie within six standard errors of 0 and initializer_range."""
+    matrices = {name: p.detach() for name, p in fresh.named_parameters() if p.ndim == 2}
+    expected = 2 + 4 * 2
+    assert expected == len(matrices)
+    for name, matrix in matrices.items():
+        count = matrix.numel()
+        assert abs(float(matrix.mean())) < 6 * 0.05 / count**0.5, name
+        assert abs(float(matrix.std()) - 0.05) < 6 * 0.05 / (2 * count) ** 0.5, name
+
+
+def test_fresh_gains_are_one_and_biases_zero(fresh: GPT) -> None:
+    """Vectors start where they do nothing."""
+    vectors = {name: p.detach() for name, p in fresh.named_parameters() if p.ndim == 1}
+    expected = {name: float(re.fullmatch(r".*ln_\d\.weight", name) is not None) for name in vectors}
+    assert expected == {name: float(vector.unique()) for name, vector in vectors.items()}
+
+
+def test_drawing_anew_follows_the_generator(fresh: GPT) -> None:
+    """The same seed gives the same weights, another seed gives others, at every place."""
+    weights = []
+    for seed in (1, 1, 2):
+        fresh.reset_parameters(torch.Generator().manual_seed(seed))
+        weights.append({name: value.clone() for name, value in fresh.state_dict().items()})
+    first, again, other = weights
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[n], other[n]) for n in first if first[n].ndim == 2)

@@ -1,4 +1,4 @@
-"""The cache: a model that remembers gives what one that reads everything again gives."""
+"""A model with a cache against the same model without one."""
 
 import dataclasses
 import itertools
@@ -12,6 +12,7 @@ from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.kv_cache import BlockCache, KVCache
 
 Same = Callable[..., None]
+
 TIME = 5
 
 

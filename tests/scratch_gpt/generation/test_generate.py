@@ -1,4 +1,4 @@
-"""A prompt continued: what is chosen, what is drawn, and what happens at the last position."""
+"""Continuing prompts: greedy, sampled, by beams, and at the last position."""
 
 import contextlib
 import itertools
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.generation import generate
+from scratch_gpt.generation.beam_search import Settings, beam_search
 from scratch_gpt.generation.decoder import Decoder
 from scratch_gpt.generation.generate import Request
 from scratch_gpt.generation.sampling import Rules
@@ -115,8 +116,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "overflow": ({"max_new_tokens": 1, "overflow": "crop"}, "overflow is 'crop'; allowed: 'stop'"),
     "sliding beams": ({"max_new_tokens": 1, "overflow": "slide", "beams": 2}, "overflow is"),
-    "samples alike": ({"max_new_tokens": 1, "samples": 2}, "samples is 2; allowed: 1; more where"),
-    "drawn beams": ({"max_new_tokens": 1, "beams": 2, **DRAWN}, "beams is 2; allowed: .* drawn"),
+    "samples alike": (
+        {"max_new_tokens": 1, "samples": 2},
+        "samples is 2; allowed: 1, or",
+    ),
+    "drawn beams": (
+        {"max_new_tokens": 1, "beams": 2, **DRAWN},
+        "beams is 2; allowed: .* draws",
+    ),
     "end": ({"max_new_tokens": 1, "end_id": -1}, "end_id is -1"),
     "more than beams": ({"max_new_tokens": 1, "beams": 2, "samples": 3}, "samples is 3 and beams"),
     "penalty": ({"max_new_tokens": 1, "length_penalty": float("inf")}, "length_penalty is inf"),
@@ -154,7 +161,7 @@ def test_prompts_that_cannot_be_are_refused(model: GPT) -> None:
         model.generate(forgotten, max_new_tokens=1, overflow="slide")
     for prompt, slide in itertools.product((torch.tensor(1), torch.tensor([1, 3])), (True, False)):
         with pytest.raises(ValueError, match=r"must be \[batch time\]"):
-            generate.check_prompts(model, prompt, any_length=slide)
+            generate._check_prompts(model, prompt, any_length=slide)
 
 
 @pytest.mark.parametrize(
@@ -230,11 +237,11 @@ def test_beams_are_the_search_over_a_decoder(model: GPT, ids: Tensor) -> None:
     """As many texts of each prompt as are asked, by the cached decoder, best first."""
     actual = model.generate(ids, max_new_tokens=5, beams=3, samples=2)
     decoder = Decoder(model, batch=6)
-    expected = generate.beam_search(decoder, ids, beams=3, max_new_tokens=5, returned=2)
+    expected = beam_search(decoder, ids, Settings(beams=3, max_new_tokens=5, returned=2))
     assert tuple(actual.shape) == (4, 9)
     assert torch.equal(expected, actual)
     request = Request(max_new_tokens=5, beams=3)
-    with pytest.raises(ValueError, match="a beam search has nothing to stream"):
+    with pytest.raises(ValueError, match="a beam search cannot stream"):
         next(generate.stream(model, ids, request))
 
 

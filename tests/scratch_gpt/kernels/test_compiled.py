@@ -1,7 +1,6 @@
-"""Compiled blocks: the same numbers, forward and backward, and a word where they cannot be had.
+"""Compiled blocks: the same numbers, forward and backward, and the reason if there are none.
 
-They are compiled in an interpreter of its own: the shape checks of these tests would be compiled
-along.
+They are compiled in a separate process: the shape checks of these tests would be compiled too.
 """
 
 import os
@@ -30,7 +29,7 @@ COMPARE = """
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.copy_(torch.randn_like(parameter) / 3)
-    compiled = plain.with_attention("compiled")
+    compiled = plain.with_backend("compiled")
     ids = torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
     mask = torch.tensor([[False, True, True, True, True], [True] * 5])
 

@@ -1,4 +1,4 @@
-"""Who may see whom."""
+"""Causal and padding masks, and the checks of a kernel's inputs."""
 
 import re
 from collections.abc import Callable

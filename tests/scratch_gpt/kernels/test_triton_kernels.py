@@ -1,4 +1,4 @@
-"""The Triton core, in Triton's interpreter: the plain core's numbers, forward and backward."""
+"""The Triton kernels in Triton's interpreter, against the plain kernel, forward and backward."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +15,14 @@ from scratch_gpt.attention import merge_heads, plain_attention, split_heads
 pytestmark = pytest.mark.slow  # an interpreter of kernels takes its time
 
 Draw = Callable[..., Tensor]
+
 Same = Callable[..., None]
+
 Run = Callable[..., dict[str, Any]]
+
 Drawn = Callable[..., list[Tensor]]
 
-HOME = Path(scratch_gpt.__path__[0])
+KERNELS = Path(scratch_gpt.__path__[0]) / "kernels"
 
 
 @pytest.fixture
@@ -114,35 +117,35 @@ def test_rounds_no_worse_than_plain(
 
 
 FAULTS = {
-    "mask off by one": ("tiles", "keys <= own", "keys <= own + 1"),
-    "own key hidden": ("tiles", " | (keys == own)", ""),
-    "padding seen": ("tiles", "visible & (real != 0)", "visible"),
-    "scale missing": ("tiles", "tile.to(exact) * scale", "tile.to(exact)"),
-    "context not shrunk": ("forward", "context * shrink[:, None]", "context"),
-    "total not shrunk": ("forward", "total * shrink", "total"),
+    "mask off by one": ("hide", "keys <= own", "keys <= own + 1"),
+    "own key hidden": ("hide", " | (keys == own)", ""),
+    "padding seen": ("hide", "visible & (real != 0)", "visible"),
+    "scale missing": ("load_scaled", "tile.to(exact) * scale", "tile.to(exact)"),
+    "context not shrunk": ("_accumulate", "context * shrink[:, None]", "context"),
+    "total not shrunk": ("_accumulate", "total * shrink", "total"),
     "first tile of keys skipped": ("forward", "own, 0, near", "own, block_k, near"),
     "diagonal unhidden": ("forward", "start) // block_k", "start + block_k) // block_k"),
     "log-sum without its maximum": ("forward", "largest + tl.log(total)", "tl.log(total)"),
-    "delta missing": ("backward", "(to_weights - deltas[:, None])", "to_weights"),
-    "delta missing for keys": ("backward", "(to_weights - deltas[None, :])", "to_weights"),
-    "gradient not scaled": ("backward", "gradient * scale", "gradient"),
-    "a tile of queries skipped": ("backward", "keys, far, end", "keys, far + block_q, end"),
+    "delta missing": ("_add_keys", "(to_weights - deltas[:, None])", "to_weights"),
+    "delta missing for keys": ("_add_queries", "(to_weights - deltas[None, :])", "to_weights"),
+    "gradient not scaled": ("query_gradient", "gradient * scale", "gradient"),
+    "a tile of queries skipped": ("key_gradient", "keys, far, end", "keys, far + block_q, end"),
 }
-"""What may go wrong in a kernel: the file, what stands there, and what stands there instead."""
+"""Faults of a kernel: the function, the right text, and the wrong text."""
 
 
-def plant(folder: Path, name: str, file: str, right: str, wrong: str) -> str:
-    """Write a copy of the core with the fault in it; return the package's name."""
+def inject(folder: Path, name: str, function: str, right: str, wrong: str) -> str:
+    """Write a copy of the kernels with the fault; return the package's name."""
     package = "planted_" + name.replace(" ", "_").replace("-", "_")
     (folder / package).mkdir()
-    for path in HOME.glob("attention_triton*.py"):
+    for path in KERNELS.glob("triton_*.py"):
         source = path.read_text(encoding="utf-8")
-        if path.stem == f"attention_triton_{file}":
-            assert right in source
-            source = source.replace(right, wrong)
-        source = source.replace(
-            "scratch_gpt.kernels.triton_attention", f"{package}.attention_triton"
-        )
+        if path.stem == "triton_kernels":
+            before, start, rest = source.partition(f"def {function}(")
+            body, end, after = rest.partition("\n@triton.jit")
+            assert body.count(right) == 1
+            source = before + start + body.replace(right, wrong) + end + after
+        source = source.replace("scratch_gpt.kernels.triton_", f"{package}.triton_")
         (folder / package / path.name).write_text(source, encoding="utf-8")
     return package
 
@@ -158,7 +161,7 @@ def test_a_planted_fault_is_seen(
     fault: str, planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
     """What makes the tests above say no."""
-    package = plant(planted, fault, *FAULTS[fault])
+    package = inject(planted, fault, *FAULTS[fault])
     with pytest.raises(AssertionError, match="differs by"):
         check_twice(package, qkv, interpreted, assert_same)
 
@@ -167,7 +170,7 @@ def test_a_copy_without_a_fault_is_right(
     planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
     """It is the fault that is seen, and not the copying."""
-    package = plant(planted, "nothing", "tiles", "keys <= own", "keys <= own")
+    package = inject(planted, "nothing", "hide", "keys <= own", "keys <= own")
     check_twice(package, qkv, interpreted, assert_same)
 
 
@@ -234,3 +237,53 @@ def test_extreme_scores_stay_finite(
     answer = interpreted([query, key, value], value)
     assert torch.equal(plain_attention(query, key, value), answer["context"])
     assert all(bool(x.isfinite().all()) for x in answer["gradients"][2:])
+
+
+def dropped_weights(draw: Draw, run: Run, seed: int, **named: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Return weights `[2 2 13 13]` after dropout and before it, shown by one-hot values."""
+    one_hot = torch.eye(13).double().expand(2, 2, 13, 13)
+    query, key = draw(2, 2, 13, 13), draw(2, 2, 13, 13)
+    answer = run([query, key, one_hot], one_hot, dropout=0.375, seed=seed, **named)
+    return answer["context"], plain_attention(query, key, one_hot)
+
+
+def test_dropout_zeroes_or_scales_weights(draw: Draw, interpreted: Run, assert_same: Same) -> None:
+    """Each weight is dropped or scaled up on its own, as often as asked for."""
+    dropped, weights = dropped_weights(draw, interpreted, seed=3)
+    kept = dropped != 0
+    assert_same(torch.where(kept, weights / 0.625, 0.0), dropped)
+    visible = weights != 0
+    share = float(kept[visible].double().mean())
+    spread = (0.375 * 0.625 / int(visible.sum())) ** 0.5
+    assert abs(share - 0.625) < 4 * spread
+    assert not torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[:, 0], kept[:, 1])
+
+
+def test_dropout_is_the_seeds(draw: Draw, interpreted: Run) -> None:
+    """The same seed drops the same weights, cut as they may be; another seed drops others."""
+    first, weights = dropped_weights(draw, interpreted, seed=3)
+    cut, _ = dropped_weights(draw, interpreted, seed=3, tiles=(4, 16))
+    other, _ = dropped_weights(draw, interpreted, seed=4)
+    assert torch.equal(first != 0, cut != 0)
+    assert not torch.equal(first != 0, other != 0)
+    assert bool((weights != 0).any())
+
+
+def test_gradients_drop_what_the_forward_dropped(
+    draw: Draw, interpreted: Run, assert_same: Same
+) -> None:
+    """With dropout the gradients are those of the plain formula under the very same draw."""
+    kept = dropped_weights(draw, interpreted, seed=3)[0] != 0
+    query, key, value, upstream = (draw(2, 2, 13, 7) for _ in range(4))
+    answer = interpreted([query, key, value], upstream, dropout=0.375, seed=3)
+    inputs = [x.requires_grad_() for x in (query, key, value)]
+
+    def drop(name: str, x: Tensor) -> Tensor:
+        return x * kept / 0.625 if name == "weights" else x
+
+    context = plain_attention(*inputs, tap=drop)
+    assert_same(context, answer["context"])
+    gradients = torch.autograd.grad(context, inputs, upstream)
+    for expected, actual in zip(gradients, answer["gradients"], strict=True):
+        assert_same(expected, actual)

@@ -1,4 +1,4 @@
-"""The tiled attention core: the plain core's numbers, without its matrix of scores."""
+"""Tiled attention and attention of a single query, against the plain kernel."""
 
 import importlib
 import math
@@ -12,10 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt.attention import plain_attention
 from scratch_gpt.kernels.backends import KERNELS
-from scratch_gpt.kernels.tiled_attention import TILE, tiled_attention
+from scratch_gpt.kernels.tiled_attention import TILE, single_query_attention, tiled_attention
 
 Draw = Callable[..., Tensor]
+
 Same = Callable[..., None]
+
 Recorded = Callable[[], TorchDispatchMode]
 
 
@@ -239,3 +241,65 @@ def test_plain_computes_the_whole_square(draw: Draw, recorded: Recorded) -> None
         plain_attention(draw(2, 3, 17, 7), draw(2, 3, 17, 7), draw(2, 3, 17, 7))
     expected = 2 * 3 * 17 * 17
     assert expected == scores(operations, head_width=7)
+
+
+@pytest.fixture(params=[1, 2, 5, 64, 65], ids=lambda time: f"time_k={time}")
+def single(request: pytest.FixtureRequest, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a query and the keys and values it meets, loud enough to tell keys apart."""
+    time_k = request.param
+    return 3 * draw(2, 3, 1, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
+
+
+def test_single_query_equals_plain(
+    single: tuple[Tensor, Tensor, Tensor], assert_same: Same
+) -> None:
+    """At any number of keys, one included."""
+    assert_same(plain_attention(*single), single_query_attention(*single))
+
+
+def test_single_query_hides_padding_and_never_its_own_key(
+    single: tuple[Tensor, Tensor, Tensor], assert_same: Same
+) -> None:
+    """The first row's padding is hidden; the second row is nothing but padding."""
+    mask = torch.ones(2, single[1].shape[-2], dtype=torch.bool)
+    mask[0, ::2] = False
+    mask[1] = False
+    assert_same(plain_attention(*single, mask), single_query_attention(*single, mask))
+
+
+def test_single_query_survives_the_largest_scores(draw: Draw) -> None:
+    """Scores beyond the exponential's range give weights all the same."""
+    query, key, value = 1e3 * draw(2, 3, 1, 7), 1e3 * draw(2, 3, 5, 7), draw(2, 3, 5, 7)
+    assert bool(single_query_attention(query, key, value).isfinite().all())
+
+
+def test_single_query_reads_views_of_a_larger_buffer(
+    single: tuple[Tensor, Tensor, Tensor], draw: Draw, assert_same: Same
+) -> None:
+    """Keys that are a view into a larger room give what they give by themselves."""
+    query, key, value = single
+    rooms = draw(2, 2, 3, 70, 7)
+    rooms[0, :, :, : key.shape[2]], rooms[1, :, :, : key.shape[2]] = key, value
+    views = (room[:, :, : key.shape[2]] for room in rooms)
+    assert_same(single_query_attention(query, key, value), single_query_attention(query, *views))
+
+
+def test_tiled_uses_single_query_without_gradients(
+    single: tuple[Tensor, Tensor, Tensor], assert_same: Same
+) -> None:
+    """The very bits of this core without gradients, and the same values with them."""
+    with torch.no_grad():
+        assert torch.equal(single_query_attention(*single), tiled_attention(*single))
+    assert_same(single_query_attention(*single), tiled_attention(*single))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_single_query_computes_in_float32_for_half_precision(
+    dtype: torch.dtype, draw: Draw
+) -> None:
+    """Scores are not rounded to half: the context is that of float32, rounded once."""
+    query, key, value = (
+        x.to(dtype) for x in (draw(2, 3, 1, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
+    )
+    wide = single_query_attention(query.float(), key.float(), value.float())
+    assert torch.equal(wide.to(dtype), single_query_attention(query, key, value))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from scratch_gpt.linear import Linear, linear
 
 Draw = Callable[..., Tensor]
+
 Same = Callable[..., None]
 
 

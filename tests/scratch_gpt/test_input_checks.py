@@ -1,4 +1,4 @@
-"""What a model may be given."""
+"""Checks of the model's inputs."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The Triton core where it meets the machine: refusals, a GPU's compiler, a GPU."""
+"""Calling the Triton kernels: errors, compilation for a GPU, runs on a GPU."""
 
 import importlib.util
 import json
@@ -28,10 +28,13 @@ from scratch_gpt.kernels.triton_attention import (
 )
 
 Draw = Callable[..., Tensor]
+
 Made = dict[str, dict[str, int]]
 
 CPU = torch.device("cpu")
+
 CUDA = torch.device("cuda")
+
 SHARED_OF_AN_H200 = 227 * 1024
 """Bytes of shared memory that one program may have."""
 
@@ -48,7 +51,7 @@ def triton() -> None:
 
 def clean_python(source: str, **settings: str) -> str:
     """Return what `source` prints in a fresh interpreter."""
-    home = Path(triton_attention.__file__).parent.parent
+    home = Path(triton_attention.__file__).parents[2]
     env = os.environ | {"PYTHONPATH": str(home)} | settings
     command = [sys.executable, "-c", source]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -100,14 +103,16 @@ def test_an_old_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
     monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.1.0+git"))
     wanted = ".".join(map(str, OLDEST))
-    expected = f"the Triton core needs Triton {wanted} or newer, this is 3.1.0+git"
+    expected = f"the Triton kernels need Triton {wanted} or newer, this is 3.1.0+git"
     assert expected == unavailable(CUDA)
 
 
 @pytest.mark.usefixtures("triton")
 def test_tensors_on_the_cpu_are_refused(draw: Draw) -> None:
     """Outside the interpreter the error says what runs there instead."""
-    with pytest.raises(RuntimeError, match=r"runs on a GPU, and the tensors are on cpu.*tiled"):
+    with pytest.raises(
+        RuntimeError, match=r"run on a GPU, the tensors are on cpu: use the backend fused"
+    ):
         KERNELS["triton"](*some(draw))
     assert not available(CPU)
 
@@ -124,8 +129,10 @@ def test_a_gpu_has_to_be_there(there: bool, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"dtype": torch.float8_e5m2}, "multiplies .* got torch.float8", id="8 bits"),
-        pytest.param({"width": WIDEST + 1}, "up to 128 wide, got 129.*tiled", id="too wide"),
+        pytest.param({"dtype": torch.float8_e5m2}, "multiply .* got torch.float8", id="8 bits"),
+        pytest.param(
+            {"width": WIDEST + 1}, "up to 128 wide, got 129: use the backend fused", id="too wide"
+        ),
         pytest.param({"other": torch.float32}, "one dtype on one device, got", id="two dtypes"),
     ],
 )
@@ -149,7 +156,7 @@ def test_shapes_that_do_not_fit_are_refused(draw: Draw) -> None:
 @pytest.fixture
 def compiled(tmp_path: Path) -> Callable[..., Made]:
     """Return the function that gives what the compiler makes of each kernel, for an H200."""
-    home = Path(triton_attention.__file__).parent.parent
+    home = Path(triton_attention.__file__).parents[2]
     env = os.environ | {"PYTHONPATH": str(home), "TRITON_CACHE_DIR": str(tmp_path)}
     script = Path(__file__).with_name("triton_compiler.py")
     usual = {"width": 64, "masked": False, "dropout": 0.0, "tiles": None, "columns_apart": False}

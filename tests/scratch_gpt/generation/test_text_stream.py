@@ -1,4 +1,4 @@
-"""Tokens spelled one at a time, and strings that end a text."""
+"""Tokens as text, one at a time, and stop strings."""
 
 import itertools
 from pathlib import Path

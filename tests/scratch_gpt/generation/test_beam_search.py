@@ -1,4 +1,4 @@
-"""Beam search against every text there is, and against rules of its own: ends, lengths, ties."""
+"""Beam search against an exhaustive search, and its rules for ends, lengths and ties."""
 
 import itertools
 import math
@@ -13,6 +13,7 @@ from scratch_gpt.generation.beam_search import Candidate, Hypotheses, Settings, 
 from scratch_gpt.generation.sampling import Rules
 
 VOCAB = 5
+
 PROMPTS = torch.tensor([[0, 1], [2, 3]])
 
 
@@ -92,7 +93,7 @@ def test_beams_enough_for_every_text_find_the_best(
 
 def test_one_beam_is_greedy(chain: Chain) -> None:
     """Each token is the likeliest after what is there."""
-    found = beam_search(chain, PROMPTS, beams=1, max_new_tokens=6)
+    found = beam_search(chain, PROMPTS, Settings(beams=1, max_new_tokens=6))
     for row in found.tolist():
         for at in range(2, 8):
             assert int(chain.logits[row[at - 2], row[at - 1]].argmax()) == row[at]
@@ -100,10 +101,10 @@ def test_one_beam_is_greedy(chain: Chain) -> None:
 
 def test_a_prompt_is_searched_as_if_it_were_alone(chain: Chain) -> None:
     """Another prompt in the batch changes nothing; and rows do change places."""
-    named: dict[str, Any] = {"beams": 3, "max_new_tokens": 5, "end_id": 3, "returned": 2}
-    together = beam_search(chain, PROMPTS, **named).tolist()
+    settings = Settings(beams=3, max_new_tokens=5, end_id=3, returned=2)
+    together = beam_search(chain, PROMPTS, settings).tolist()
     alone = [
-        row for prompt in PROMPTS for row in beam_search(chain, prompt[None], **named).tolist()
+        row for prompt in PROMPTS for row in beam_search(chain, prompt[None], settings).tolist()
     ]
     length = max(map(len, alone))
     assert together == [row + [3] * (length - len(row)) for row in alone]
@@ -114,7 +115,7 @@ def test_rules_change_log_probabilities(chain: Chain) -> None:
     """No pair is there twice under the rule, and is without it."""
 
     def repeats(rules: Rules | None) -> bool:
-        rows = beam_search(chain, PROMPTS, beams=2, max_new_tokens=9, rules=rules).tolist()
+        rows = beam_search(chain, PROMPTS, Settings(beams=2, max_new_tokens=9), rules).tolist()
         pairs = [list(itertools.pairwise(row)) for row in rows]
         return any(len(set(row)) < len(row) for row in pairs)
 
@@ -125,13 +126,13 @@ def test_rules_change_log_probabilities(chain: Chain) -> None:
 def test_of_equal_texts_the_lowest_ids_win() -> None:
     """Where every token is as likely as any other, beams are filled from id 0 up."""
     even = Chain(torch.zeros(VOCAB, VOCAB, VOCAB))
-    found = beam_search(even, PROMPTS[:1], beams=3, max_new_tokens=1, returned=3)
+    found = beam_search(even, PROMPTS[:1], Settings(beams=3, max_new_tokens=1, returned=3))
     assert found[:, 2].tolist() == [0, 1, 2]
 
 
 def test_a_vocabulary_smaller_than_the_beams_is_no_obstacle(chain: Chain) -> None:
     """Beams without a text of their own count for nothing until there are texts enough."""
-    found = beam_search(chain, PROMPTS[:1], beams=7, max_new_tokens=2, returned=7)
+    found = beam_search(chain, PROMPTS[:1], Settings(beams=7, max_new_tokens=2, returned=7))
     assert len({tuple(row) for row in found.tolist()}) == 7
 
 
@@ -156,24 +157,24 @@ def test_half_precision_is_summed_in_float32(chain: Chain) -> None:
     ],
     ids=str,
 )
-def test_a_setting_that_cannot_be_is_refused(
-    settings: dict[str, Any], name: str, chain: Chain
-) -> None:
+def test_a_setting_out_of_range_is_rejected(settings: dict[str, Any], name: str) -> None:
     """The error says which, what was given and what is allowed."""
     with pytest.raises(ValueError, match=f"^{name} is .*; allowed: "):
-        beam_search(chain, PROMPTS, **{"beams": 2, "max_new_tokens": 2} | settings)
+        Settings(**{"beams": 2, "max_new_tokens": 2} | settings)
 
 
 def test_rules_that_draw_are_refused(chain: Chain) -> None:
     """Beam search takes the likeliest; it is said, and not ignored."""
     with pytest.raises(ValueError, match=r"^rules\.sampled is True"):
-        beam_search(chain, PROMPTS, beams=2, max_new_tokens=2, rules=Rules(sampled=True))
+        beam_search(chain, PROMPTS, Settings(beams=2, max_new_tokens=2), Rules(sampled=True))
 
 
 def test_rules_that_leave_nothing_are_an_error(chain: Chain) -> None:
     """After every token was there once, none may come: no text of that length exists."""
     with pytest.raises(ValueError, match="every token is excluded"):
-        beam_search(chain, PROMPTS, beams=2, max_new_tokens=9, rules=Rules(no_repeat_ngram_size=1))
+        beam_search(
+            chain, PROMPTS, Settings(beams=2, max_new_tokens=9), Rules(no_repeat_ngram_size=1)
+        )
 
 
 def test_too_few_texts_are_an_error() -> None:
