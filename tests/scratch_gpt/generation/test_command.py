@@ -34,34 +34,34 @@ ASKED: dict[str, Any] = {
 
 
 class Terminal(io.StringIO):
-    """Standard input that someone types at."""
+    """Standard input that is a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return True."""
         return True
 
 
 @pytest.mark.parametrize("stdin", [None, Terminal("typed")], ids=["closed", "terminal"])
-def test_without_a_prompt_nobody_waits(
+def test_without_a_prompt_the_command_does_not_wait(
     stdin: io.StringIO | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A usage error that says the three ways to give one."""
+    """The usage error names the three ways to give one."""
     monkeypatch.setattr(sys, "stdin", stdin)
-    with pytest.raises(UsageError) as refusal:
+    with pytest.raises(UsageError) as caught:
         read_prompts(GenerateOptions(**ASKED))
-    assert refusal.value.what == "there is no prompt"
+    assert caught.value.what == "there is no prompt"
     for way in ("--prompt", "--prompt-file", "standard input"):
-        assert way in refusal.value.fix
+        assert way in caught.value.fix
 
 
-def test_a_given_prompt_leaves_standard_input_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read that was not asked for; a file comes after the prompts given."""
+def test_with_a_prompt_standard_input_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard input may even be closed."""
     monkeypatch.setattr(sys, "stdin", None)
     assert read_prompts(GenerateOptions(**ASKED | {"prompts": ("a", "b")})) == ["a", "b"]
 
 
 def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
-    """Every prompt given is there, the file's without the line end that closes it."""
+    """The file's last line end is removed."""
     file = tmp_path / "prompt"
     file.write_text("in a\nfile\n", encoding="utf-8")
     asked = GenerateOptions(**ASKED | {"prompts": ("a",), "prompt_file": str(file)})
@@ -80,26 +80,26 @@ def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_whether_tokens_are_drawn_is_said_by_what_was_given(
+def test_sampling_follows_from_the_options(
     given: dict[str, Any],
     sampled: bool,  # noqa: FBT001
 ) -> None:
-    """By any option that only a draw heeds, and by samples that would else be alike."""
+    """Any sampling option enables it, and so do several samples without beams."""
     assert sampled is GenerateOptions(**ASKED | given).sampled
 
 
 def choice_of(value: float) -> NoChoiceError:
-    """Return the error of logits that are all this value."""
+    """Return the error for logits that are all this value."""
     try:
         choose(torch.full((1, 3), value), Rules())
     except NoChoiceError as error:
         return error
-    message = "something was chosen"
+    message = "a token was chosen"
     raise AssertionError(message)
 
 
-def test_rules_that_exclude_everything_are_the_options_fault() -> None:
-    """Minus infinity everywhere is the rules' doing; NaN and infinity are the weights'."""
+def test_no_choice_is_a_usage_error_only_if_rules_exclude_all() -> None:
+    """Minus infinity comes from the rules; NaN and infinity come from the weights."""
     excluded, *broken = (
         no_choice_error(choice_of(float(value))) for value in ("-inf", "nan", "inf")
     )
@@ -109,15 +109,15 @@ def test_rules_that_exclude_everything_are_the_options_fault() -> None:
         assert "--dtype float32" in error.fix
 
 
-def test_settings_are_called_what_their_options_are() -> None:
-    """Every name as an option, in what and in where."""
+def test_settings_errors_name_the_options() -> None:
+    """Both lines use the option's spelling."""
     error = usage_error(SettingError({"no_repeat_ngram_size": -1, "beams": 2}, "peace"))
     assert error.what == "--no-repeat-ngram-size is -1 and --beams is 2; allowed: peace"
     assert error.where == "--no-repeat-ngram-size and --beams"
 
 
-def refusal(weights: str) -> UsageError:
-    """Return what is said of these weights."""
+def error_of(weights: str) -> UsageError:
+    """Return the error for these weights."""
     asked: dict[str, Any] = ASKED | {"weights": weights}
     with pytest.raises(UsageError) as error:
         load_model(GenerateOptions(**asked))
@@ -125,23 +125,23 @@ def refusal(weights: str) -> UsageError:
 
 
 @pytest.mark.parametrize("weights", ["openai-gpt", "someone/a-model"])
-def test_a_name_is_told_how_to_become_a_folder(weights: str) -> None:
-    """By parity.convert."""
-    assert f"parity.convert {weights} DIRECTORY" in refusal(weights).fix
+def test_a_hub_name_gets_a_conversion_command(weights: str) -> None:
+    """The fix calls parity.convert."""
+    assert f"parity.convert {weights} DIRECTORY" in error_of(weights).fix
 
 
 @pytest.mark.parametrize("weights", ["/no/such", "./none", "../none", "a/b/c"])
-def test_a_path_is_no_name(weights: str) -> None:
-    """There is no such folder, and that is all."""
-    error = refusal(weights)
+def test_a_path_gets_no_conversion_command(weights: str) -> None:
+    """The error only says that the folder does not exist."""
+    error = error_of(weights)
     assert "there is no such folder" in error.what
     assert "parity" not in error.fix
 
 
-def test_a_file_and_a_run_are_no_folder_of_weights(tmp_path: Path) -> None:
-    """What to name in their place is said."""
+def test_a_file_and_a_training_run_are_rejected(tmp_path: Path) -> None:
+    """The fix names the right folder."""
     (tmp_path / "file").touch()
-    assert refusal(str(tmp_path / "file")).fix == "name the folder it is in"
+    assert error_of(str(tmp_path / "file")).fix == "name the folder it is in"
     for name in ("model", "checkpoints"):
         (tmp_path / "run" / name).mkdir(parents=True)
-    assert str(tmp_path / "run" / "model") in refusal(str(tmp_path / "run")).fix
+    assert str(tmp_path / "run" / "model") in error_of(str(tmp_path / "run")).fix

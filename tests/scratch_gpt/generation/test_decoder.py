@@ -17,7 +17,7 @@ Loud = Callable[[nn.Module], nn.Module]
 
 @pytest.fixture
 def model(config: GPTConfig, loud: Loud) -> GPT:
-    """Return a model left in training mode by its plain path, with loud dropout."""
+    """Return a plain model in training mode, with high dropout."""
     return loud(GPT(config)).train()
 
 
@@ -33,7 +33,7 @@ def ids() -> Tensor:
 def test_every_step_equals_the_whole_model(
     prompt: int, model: GPT, ids: Tensor, assert_same: Same
 ) -> None:
-    """After the prompt and after each token to the last position: the model's logits there."""
+    """After the prompt and each later token, up to the last position."""
     expected = model.eval()(ids)
     decoder = Decoder(model.train(), batch=2)
     assert_same(expected[:, prompt - 1], decoder.start(ids[:, :prompt]))
@@ -42,8 +42,8 @@ def test_every_step_equals_the_whole_model(
         assert_same(expected[:, place], decoder.step(ids[:, place]))
 
 
-def test_the_model_is_left_as_it_was(model: GPT, ids: Tensor) -> None:
-    """Its mode and its parameters' wish for gradients stay, and no result wants one."""
+def test_the_model_is_not_modified(model: GPT, ids: Tensor) -> None:
+    """Its mode and `requires_grad` stay, and no result requires a gradient."""
     decoder = Decoder(model, batch=2)
     logits = decoder.start(ids[:, :3]), decoder.step(ids[:, 3])
     assert model.training
@@ -52,7 +52,7 @@ def test_the_model_is_left_as_it_was(model: GPT, ids: Tensor) -> None:
 
 
 def test_logits_are_not_overwritten(model: GPT, ids: Tensor) -> None:
-    """What a step returned stays what it was after the next one."""
+    """A later step does not change returned logits."""
     decoder = Decoder(model, batch=2)
     first = decoder.start(ids[:, :3])
     kept = first.clone()
@@ -63,15 +63,15 @@ def test_logits_are_not_overwritten(model: GPT, ids: Tensor) -> None:
     assert torch.equal(kept_second, second)
 
 
-def test_starting_again_forgets(model: GPT, ids: Tensor) -> None:
-    """A second prompt gives what it gives to a fresh decoder."""
+def test_start_clears_the_cache(model: GPT, ids: Tensor) -> None:
+    """A second prompt gives the same as with a new decoder."""
     decoder = Decoder(model, batch=2)
     decoder.start(ids)
     expected = Decoder(model, batch=2).start(ids[:, 4:7])
     assert torch.equal(expected, decoder.start(ids[:, 4:7]))
 
 
-def test_rows_go_on_from_others(model: GPT, ids: Tensor, assert_same: Same) -> None:
+def test_reordered_rows_continue_other_texts(model: GPT, ids: Tensor, assert_same: Same) -> None:
     """After reordering, row 0 continues row 1's text and row 1 its own."""
     decoder = Decoder(model, batch=2)
     decoder.start(ids[:, :4])
@@ -82,7 +82,7 @@ def test_rows_go_on_from_others(model: GPT, ids: Tensor, assert_same: Same) -> N
     assert_same(model.eval()(texts)[:, -1], actual)
 
 
-def test_a_full_room_is_refused(model: GPT, ids: Tensor) -> None:
+def test_a_full_room_is_rejected(model: GPT, ids: Tensor) -> None:
     """One token too many: an error, and the tokens before it stay good."""
     decoder = Decoder(model, batch=2, capacity=3)
     decoder.start(ids[:, :3])
@@ -92,7 +92,7 @@ def test_a_full_room_is_refused(model: GPT, ids: Tensor) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 37])
-def test_an_id_outside_the_vocabulary_is_refused(value: int, model: GPT, ids: Tensor) -> None:
+def test_an_id_outside_the_vocabulary_is_rejected(value: int, model: GPT, ids: Tensor) -> None:
     """Indexing would wrap a negative one round."""
     decoder = Decoder(model, batch=2)
     decoder.start(ids[:, :3])
@@ -101,7 +101,7 @@ def test_an_id_outside_the_vocabulary_is_refused(value: int, model: GPT, ids: Te
 
 
 def test_in_half_precision_keys_are_kept_in_float32(model: GPT, ids: Tensor) -> None:
-    """On a CPU the core works in float32, and would convert every key for every token."""
+    """On a CPU the kernel computes in float32; this avoids converting every key for every token."""
     decoder = Decoder(model.bfloat16(), batch=2)
     assert torch.float32 is decoder.cache.keys.dtype
     logits = decoder.start(ids[:, :3]), decoder.step(ids[:, 3])
@@ -122,24 +122,24 @@ def stepped(model: GPT) -> Tensor:
 
 
 def whole(model: GPT) -> Tensor:
-    """Return the same of the model that reads all of it."""
+    """Return the logits of the model that reads the whole text."""
     with torch.no_grad():
         return model(torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]]))[:, -1]
 
 
-def test_works_in_the_same_rooms_for_every_token(evaluating: GPT) -> None:
-    """Whatever a step makes, but its scores and logits, lies where the last one's lay."""
+def test_a_step_reuses_its_buffers(evaluating: GPT) -> None:
+    """All intermediate results but scores and logits stay in place."""
     decoder = Decoder(evaluating, batch=2)
     decoder.start(torch.tensor([[3, 36], [12, 5]]))
-    rooms = {name: x.data_ptr() for name, x in vars(decoder._step.buffers).items()
+    buffers = {name: x.data_ptr() for name, x in vars(decoder._step.buffers).items()
              if isinstance(x, Tensor)}  # fmt: skip
     decoder.step(torch.tensor([0, 21]))
-    assert rooms == {name: getattr(decoder._step.buffers, name).data_ptr() for name in rooms}
-    assert len(set(rooms.values())) > 6
+    assert buffers == {name: getattr(decoder._step.buffers, name).data_ptr() for name in buffers}
+    assert len(set(buffers.values())) > 6
 
 
 def test_reads_the_models_own_weights(evaluating: GPT, assert_same: Same) -> None:
-    """Nothing but the head is copied: a weight changed in place counts at once."""
+    """Only the head is copied: a weight changed in place has an effect at once."""
     decoder = Decoder(evaluating, batch=2)
     decoder.start(torch.tensor([[3, 36, 0, 7], [12, 5, 21, 30]]))
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_reads_the_models_own_weights(evaluating: GPT, assert_same: Same) -> Non
 def test_is_the_model_with_any_number_of_threads(
     threads: int, evaluating: GPT, assert_same: Same
 ) -> None:
-    """Products cut among threads are the same products; the narrowing one is cut here."""
+    """Products split among threads give the same result; `mlp.c_proj` is split here."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -181,7 +181,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 
 def _late(right: Callable[..., object]) -> Callable[..., object]:
-    """Return what writes keys one place after their own."""
+    """Return a function that writes keys one position late."""
 
     def views(cache: step.KVCache, seen: int) -> object:
         return (right(cache, seen + 1)[0], *right(cache, seen)[1:])
@@ -190,10 +190,10 @@ def _late(right: Callable[..., object]) -> Callable[..., object]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_a_step_shows(
+def test_a_fault_in_a_step_is_detected(
     fault: str, evaluating: GPT, assert_same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each part of the step, a little wrong, moves the logits past the identity bound."""
+    """Each fault changes the logits by more than the float64 bound."""
     expected = whole(evaluating)
     assert_same(expected, stepped(evaluating))
     FAULTS[fault](monkeypatch)
@@ -203,7 +203,7 @@ def test_a_fault_in_a_step_shows(
 
 @pytest.fixture(params=[1, 2, 3, 4, 64])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Let torch have so many threads meanwhile."""
+    """Set torch's number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -212,36 +212,36 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.fixture
 def weight() -> Tensor:
-    """Return a weight `[24, 7]` of whole numbers, whose products nothing rounds."""
+    """Return a weight `[24, 7]` of whole numbers, whose products are exact."""
     generator = torch.Generator().manual_seed(20180611)
     return torch.randint(-3, 4, (24, 7), generator=generator).double()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 17])
-def test_is_the_product(rows: int, threads: int, weight: Tensor) -> None:
+def test_split_product_is_the_product(rows: int, threads: int, weight: Tensor) -> None:
     """With any number of rows and threads."""
     x = torch.arange(rows * 24).reshape(rows, 24).double() % 5
     actual = split_product(x, split_weight(weight, rows=rows))
     assert (True, threads) == (torch.equal(x @ weight, actual), torch.get_num_threads())
 
 
-def test_a_part_is_a_threads(threads: int, weight: Tensor) -> None:
-    """As many parts as threads, but a power of two that divides the inner axis, at most eight."""
+def test_there_is_a_part_for_each_thread(threads: int, weight: Tensor) -> None:
+    """As a power of two that divides the inner axis, at most eight."""
     expected = {1: 1, 2: 2, 3: 2, 4: 4, 64: 8}[threads]
     assert expected == len(split_weight(weight, rows=1))
 
 
 @pytest.mark.parametrize("threads", [2], indirect=True)
 @pytest.mark.usefixtures("threads")
-def test_is_cut_only_where_that_helps(weight: Tensor) -> None:
+def test_a_weight_is_split_only_if_that_helps(weight: Tensor) -> None:
     """Not with many rows, not in half precision, and not where the axis cannot be halved."""
     cut = [(weight, 16), (weight, 17), (weight.bfloat16(), 1), (weight[:23], 1)]
     expected = [2, 1, 1, 1]
     assert expected == [len(split_weight(each, rows=rows)) for each, rows in cut]
 
 
-def test_copies_nothing(threads: int, weight: Tensor) -> None:
-    """The parts are where the weight is."""
+def test_split_weight_copies_nothing(threads: int, weight: Tensor) -> None:
+    """The parts are views."""
     parts = split_weight(weight, rows=1)
     assert weight.data_ptr() == parts.data_ptr()
     assert torch.equal(weight, parts.flatten(0, 1))
@@ -250,8 +250,8 @@ def test_copies_nothing(threads: int, weight: Tensor) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.usefixtures("threads")
-def test_a_wrong_cut_shows(weight: Tensor) -> None:
-    """Parts in another order are another product."""
+def test_a_wrong_split_is_detected(weight: Tensor) -> None:
+    """Parts in another order give another product."""
     x = torch.arange(24).reshape(1, 24).double()
     wrong = split_weight(weight, rows=1).flip(0).flip(1)
     assert not torch.equal(x @ weight, split_product(x, wrong))
@@ -259,22 +259,22 @@ def test_a_wrong_cut_shows(weight: Tensor) -> None:
 
 @pytest.fixture
 def table() -> Tensor:
-    """Return a table `[37, 21]` of whole numbers, whose products no dtype rounds."""
+    """Return a table `[37, 21]` of whole numbers, whose products are exact in every dtype."""
     generator = torch.Generator().manual_seed(20180611)
     return torch.randint(-3, 4, (37, 21), generator=generator).double()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rows", [1, 3])
-def test_is_the_product_with_the_table(rows: int, dtype: torch.dtype, table: Tensor) -> None:
-    """In every layout and dtype, of one row and of several."""
+def test_head_is_the_product_with_the_table(rows: int, dtype: torch.dtype, table: Tensor) -> None:
+    """In every layout and dtype, for one row and for several."""
     x = table[5 : 5 + rows]
     expected = torch.einsum("rw,vw->rv", x, table)
     assert torch.equal(expected.to(dtype), Head(table.to(dtype), rows=rows)(x.to(dtype)))
 
 
-def test_copies_in_float32_alone(table: Tensor) -> None:
-    """There one layout is read twice as fast; elsewhere the table is a view."""
+def test_head_copies_the_table_in_float32_only(table: Tensor) -> None:
+    """In other dtypes the table is a view."""
     copied = Head(table.float(), rows=1)
     assert copied.weight.flatten(0, 1).is_contiguous()
     assert table.numel() * 4 == copied.copied_bytes

@@ -25,6 +25,6 @@ def test_a_backend_is_fixed() -> None:
 
 
 def test_an_unknown_backend_is_rejected() -> None:
-    """The error gives the names that exist and the one it got."""
+    """The error gives the known names and the one it got."""
     with pytest.raises(ValueError, match=r"backend must be one of \[.*'tiled'.*\], got 'flash'"):
         backend_named("flash")

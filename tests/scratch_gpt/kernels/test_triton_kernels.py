@@ -42,14 +42,14 @@ def padded(time: int) -> Tensor:
 
 
 def by_plain(inputs: list[Tensor], upstream: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-    """Return the context of the plain core, and the gradients of its inputs."""
+    """Return the plain kernel's context, and the gradients of its inputs."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     context = plain_attention(*inputs, mask)
     return [context.detach(), *torch.autograd.grad(context, inputs, upstream)]
 
 
 def check_like_plain(drawn: list[Tensor], run: Run, same: Same, **named: Any) -> None:  # noqa: ANN401
-    """Assert that context and gradients are the plain core's."""
+    """Assert that context and gradients are the plain kernel's."""
     *inputs, upstream = drawn
     answer = run(inputs, upstream, **named)
     actual = [answer["context"], *answer["gradients"]]
@@ -68,7 +68,7 @@ def test_equals_plain(  # noqa: PLR0913 - the cases and the means
     interpreted: Run,
     assert_same: Same,
 ) -> None:
-    """At any length, over tiles that it fits or does not, float64 gives plain's numbers."""
+    """At any length, a multiple of the tile or not, float64 gives plain's numbers."""
     mask = padded(time + past) if with_mask else None
     check_like_plain(qkv(time, time + past, head=3), interpreted, assert_same, mask=mask)
 
@@ -77,12 +77,12 @@ def test_equals_plain(  # noqa: PLR0913 - the cases and the means
 def test_equals_plain_at_any_head_width(
     width: int, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
-    """A head need not be as wide as a power of two."""
+    """The head width need not be a power of two."""
     check_like_plain(qkv(9, 9, width), interpreted, assert_same, mask=padded(9))
 
 
 def test_equals_plain_with_its_own_tiles(qkv: Drawn, interpreted: Run, assert_same: Same) -> None:
-    """So it does with the tiles that it chooses by itself."""
+    """The same with the default tiles."""
     check_like_plain(qkv(45, 51), interpreted, assert_same, tiles=None)
 
 
@@ -99,7 +99,7 @@ def test_rounds_no_worse_than_plain(
     qkv: Drawn,
     interpreted: Run,
 ) -> None:
-    """Below float64 its error stays within the bound on that of the plain core's own."""
+    """Below float64 its error stays within a bound relative to the plain kernel's."""
     precision = PRECISIONS[dtype]
     drawn = [x.to(precision.dtype) for x in qkv(21, 27, 64)]
     mask = padded(27) if with_mask else None
@@ -151,16 +151,16 @@ def inject(folder: Path, name: str, function: str, right: str, wrong: str) -> st
 
 
 def check_twice(package: str, qkv: Drawn, run: Run, same: Same) -> None:
-    """Assert that the package's core gives plain's numbers, without a mask and with one."""
+    """Assert that the package gives plain's numbers, without a mask and with one."""
     for mask in (None, padded(27)):
         check_like_plain(qkv(21, 27), run, same, mask=mask, package=package)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_seen(
+def test_an_injected_fault_is_detected(
     fault: str, planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
-    """What makes the tests above say no."""
+    """Each fault fails the comparison above."""
     package = inject(planted, fault, *FAULTS[fault])
     with pytest.raises(AssertionError, match="differs by"):
         check_twice(package, qkv, interpreted, assert_same)
@@ -169,13 +169,13 @@ def test_a_planted_fault_is_seen(
 def test_a_copy_without_a_fault_is_right(
     planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
-    """It is the fault that is seen, and not the copying."""
+    """The copy itself changes nothing."""
     package = inject(planted, "nothing", "hide", "keys <= own", "keys <= own")
     check_twice(package, qkv, interpreted, assert_same)
 
 
 def test_the_future_is_never_read(qkv: Drawn, interpreted: Run) -> None:
-    """No number in a tile wholly in the future reaches a row, not even times zero."""
+    """No number of a tile in the future reaches a row, not even times zero."""
     query, key, value, upstream = qkv(24, 24)
     before = interpreted([query, key, value], upstream)
     for x in (query, key, value, upstream):
@@ -187,7 +187,7 @@ def test_the_future_is_never_read(qkv: Drawn, interpreted: Run) -> None:
 
 
 def test_the_past_receives_no_gradient_of_it(qkv: Drawn, interpreted: Run) -> None:
-    """Nor does a query before a tile of keys reach the gradients of these."""
+    """A query before a tile of keys does not reach their gradients."""
     query, key, value, upstream = qkv(24, 24)
     before = interpreted([query, key, value], upstream)["gradients"]
     for x in (query, upstream):
@@ -198,8 +198,8 @@ def test_the_past_receives_no_gradient_of_it(qkv: Drawn, interpreted: Run) -> No
         assert bool(new[:, :, :16].isnan().any())
 
 
-def test_views_are_taken_as_they_lie(draw: Draw, interpreted: Run, assert_same: Same) -> None:
-    """Three views of one projection, and a gradient of any strides, need no copies."""
+def test_views_need_no_copies(draw: Draw, interpreted: Run, assert_same: Same) -> None:
+    """Three views of one projection, and a gradient of any strides, are read in place."""
     projected = draw(2, 9, 3 * 21)
     inputs = [split_heads(part, 3) for part in projected.chunk(3, dim=-1)]
     upstream = draw(2, 3, 1, 1).expand(2, 3, 9, 7)
@@ -211,8 +211,8 @@ def test_views_are_taken_as_they_lie(draw: Draw, interpreted: Run, assert_same: 
         assert ours.data_ptr() == merged.data_ptr()
 
 
-def test_keeps_its_inputs_and_one_number_a_row(qkv: Drawn, interpreted: Run) -> None:
-    """Nothing with two axes of time waits for the way back."""
+def test_saves_its_inputs_and_one_number_a_row(qkv: Drawn, interpreted: Run) -> None:
+    """No tensor with two time axes is saved for the backward."""
     *inputs, upstream = qkv(9, 15)
     inside, past = (2, 1, 9, 7), (2, 1, 15, 7)
     expected = [inside, past, past, (2, 15), inside, (2, 1, 9, 1)]
@@ -229,7 +229,7 @@ def test_keeps_its_inputs_and_one_number_a_row(qkv: Drawn, interpreted: Run) -> 
 def test_extreme_scores_stay_finite(
     dtype: torch.dtype, size: float, draw: Draw, interpreted: Run
 ) -> None:
-    """Scores near the end of the dtype's range pick one value each, as the plain core's do."""
+    """Scores near the limit of the dtype select one value each, as in the plain kernel."""
     signs = torch.where(draw(2, 3, 21) > 0, 1.0, -1.0)
     query = (signs * size)[..., None].expand(2, 3, 21, 7).to(dtype)
     key = (torch.linspace(0.5, 1.0, 21) * size)[None, None, :, None].expand(2, 3, 21, 7).to(dtype)
@@ -240,7 +240,7 @@ def test_extreme_scores_stay_finite(
 
 
 def dropped_weights(draw: Draw, run: Run, seed: int, **named: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """Return weights `[2 2 13 13]` after dropout and before it, shown by one-hot values."""
+    """Return weights `[2 2 13 13]` after and before dropout, read with one-hot values."""
     one_hot = torch.eye(13).double().expand(2, 2, 13, 13)
     query, key = draw(2, 2, 13, 13), draw(2, 2, 13, 13)
     answer = run([query, key, one_hot], one_hot, dropout=0.375, seed=seed, **named)
@@ -248,7 +248,7 @@ def dropped_weights(draw: Draw, run: Run, seed: int, **named: Any) -> tuple[Tens
 
 
 def test_dropout_zeroes_or_scales_weights(draw: Draw, interpreted: Run, assert_same: Same) -> None:
-    """Each weight is dropped or scaled up on its own, as often as asked for."""
+    """Each weight is dropped or scaled independently, with the right frequency."""
     dropped, weights = dropped_weights(draw, interpreted, seed=3)
     kept = dropped != 0
     assert_same(torch.where(kept, weights / 0.625, 0.0), dropped)
@@ -260,8 +260,8 @@ def test_dropout_zeroes_or_scales_weights(draw: Draw, interpreted: Run, assert_s
     assert not torch.equal(kept[:, 0], kept[:, 1])
 
 
-def test_dropout_is_the_seeds(draw: Draw, interpreted: Run) -> None:
-    """The same seed drops the same weights, cut as they may be; another seed drops others."""
+def test_the_seed_determines_the_dropout_mask(draw: Draw, interpreted: Run) -> None:
+    """The same seed drops the same weights with any tiles; another seed drops others."""
     first, weights = dropped_weights(draw, interpreted, seed=3)
     cut, _ = dropped_weights(draw, interpreted, seed=3, tiles=(4, 16))
     other, _ = dropped_weights(draw, interpreted, seed=4)
@@ -270,10 +270,10 @@ def test_dropout_is_the_seeds(draw: Draw, interpreted: Run) -> None:
     assert bool((weights != 0).any())
 
 
-def test_gradients_drop_what_the_forward_dropped(
+def test_gradients_use_the_forwards_dropout_mask(
     draw: Draw, interpreted: Run, assert_same: Same
 ) -> None:
-    """With dropout the gradients are those of the plain formula under the very same draw."""
+    """The gradients are those of the plain formula with the same mask."""
     kept = dropped_weights(draw, interpreted, seed=3)[0] != 0
     query, key, value, upstream = (draw(2, 2, 13, 7) for _ in range(4))
     answer = interpreted([query, key, value], upstream, dropout=0.375, seed=3)

@@ -1,4 +1,4 @@
-"""A process in which Triton's kernels are interpreted: it reads jobs and writes what came of them.
+"""A process that runs Triton's kernels in the interpreter: it reads jobs and writes results.
 
 Triton decides when it is imported whether kernels are compiled or interpreted, and by the time a
 test runs torch may have imported it already. So the tests start this file with TRITON_INTERPRET=1
