@@ -1,6 +1,6 @@
 """GPT-1, written from basic tensor operations.
 
-Names are handed on lazily: importing this package alone does not import torch.
+Its names are imported lazily: importing the package alone does not import torch.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from scratch_gpt.model import GPT
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-_HOMES = {
+_MODULES = {
     "GPT": "scratch_gpt.model",
     "GPTConfig": "scratch_gpt.config",
     "Tokenizer": "scratch_gpt.tokenizer.tokenizer",
@@ -21,7 +21,7 @@ __all__ = ["GPT", "GPTConfig", "Tokenizer"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""Dropout, inverted: what is kept is scaled up, so that evaluation needs no scaling."""
+"""Inverted dropout: kept elements are scaled up in training, so evaluation needs no scaling."""
 
 import torch
 from jaxtyping import Float
@@ -6,16 +6,14 @@ from torch import Tensor
 
 
 def dropout(x: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "*shape"]:
-    """Return `x` with each element zeroed with `probability` and the others scaled.
+    """Return `x` with each element zeroed with `probability`, the others over `1 - probability`.
 
-    Args:
-        x: Any shape.
-        probability: Chance of being dropped, in [0, 1); 0 returns `x` itself.
+    `probability` is in [0, 1); 0 returns `x` itself.
 
     Source: finetune-transformer-lm train.py `dropout` (a69b5c4).
     """
     if probability == 0.0:
         return x
-    # In bfloat16 a draw has 8 bits, and a probability of 0.1 would drop 0.102.
+    # A bfloat16 random number has 8 bits: a probability of 0.1 would drop 0.102.
     kept = torch.rand_like(x, dtype=torch.float32) >= probability
     return x * kept / (1.0 - probability)

@@ -1,8 +1,8 @@
-"""What a model may be given, checked before any weight is touched.
+"""Checks of the model's inputs: dtype, shape, device and range, before any weight is used.
 
-Indexing would accept some of what is refused here: a negative id wraps round to the end of the
-table, uint8 ids act as a mask, and on CUDA an id past the end kills the device. So the checks
-read values, on every device alike, and name value and place.
+Indexing alone would accept some bad inputs: a negative id wraps to the end of the table, and uint8
+ids act as a mask. On CUDA an id past the end makes the device unusable. So the checks read the
+values on every device, and the errors name the value and its index.
 """
 
 from torch import Tensor, int32, int64
@@ -21,18 +21,18 @@ def check_inputs(  # noqa: PLR0913 - the three inputs and what they are checked 
     device: torch_device,
     cached: int = 0,
 ) -> None:
-    """Refuse what the model cannot take.
+    """Reject invalid inputs.
 
     Args:
         token_ids: `[batch time]`, int32 or int64, each in `[0, vocab)`.
         positions: `[batch time]` or `[1 time]`, int32 or int64, each in `[0, n_positions)`.
         attention_mask: `[batch cached+time]`, bool; False marks padding.
-        config: The model's shape.
-        device: Where the model's weights are.
-        cached: Tokens of each row that a cache holds already.
+        config: Gives the limits.
+        device: The device of the model's weights.
+        cached: Tokens of each row that are already in a cache.
 
     Raises:
-        ValueError: Names the argument, what is wrong with it, and where.
+        ValueError: Names the argument, the problem and the index.
     """
     _check_indices("token_ids", token_ids, config.vocab_size, device)
     batch, time = token_ids.shape
@@ -79,9 +79,9 @@ def _check_device(name: str, tensor: Tensor, device: torch_device) -> None:
 def _check_range(name: str, indices: Tensor, bound: int) -> None:
     outside = ((indices < 0) | (indices >= bound)).nonzero()
     if len(outside) > 0:
-        place = outside[0].tolist()
-        value = int(indices[place[0], place[1]])
-        message = f"{name}{place} is {value}, which is not in [0, {bound})"
+        row, column = outside[0].tolist()
+        value = int(indices[row, column])
+        message = f"{name}[{row}, {column}] is {value}, which is not in [0, {bound})"
         raise ValueError(message)
 
 

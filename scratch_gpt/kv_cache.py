@@ -1,7 +1,7 @@
-"""Keys and values of the tokens so far, so that no token is ever computed twice.
+"""A cache of keys and values, so that generation computes each token once.
 
-Room is made once, for every token there can be. A block writes its new keys and values behind
-those it has and attends to a view of them all: nothing is joined, and nothing is copied.
+The memory is allocated once, for the full capacity. A block writes its new keys and values after
+the cached ones and attends to a view of all of them, without concatenation or copies.
 """
 
 from typing import NamedTuple
@@ -15,17 +15,14 @@ from scratch_gpt.config import GPTConfig
 
 
 class BlockCache(NamedTuple):
-    """One block's part of a cache, while a chunk of tokens passes.
-
-    Attributes:
-        key: `[batch head capacity head_width]`, filled up to `start`.
-        value: `[batch head capacity head_width]`, the same.
-        start: Tokens that were there before the chunk.
-    """
+    """One block's part of a cache, during the forward pass of a chunk of tokens."""
 
     key: Tensor
+    """`[batch head capacity head_width]`, filled up to `start`."""
     value: Tensor
+    """`[batch head capacity head_width]`, filled up to `start`."""
     start: int
+    """Number of tokens before the chunk."""
 
     def extended(
         self,
@@ -34,10 +31,9 @@ class BlockCache(NamedTuple):
     ) -> tuple[
         Float[Tensor, "batch head time_k head_width"], Float[Tensor, "batch head time_k head_width"]
     ]:
-        """Keep a chunk's keys and values; return all there are, in the dtype they are kept in.
+        """Store a chunk's keys and values; return all keys and values, in the cache's dtype.
 
-        A chunk with nothing before it is returned as it came: the very tensors that a model
-        without a cache attends to.
+        The first chunk is returned as it is: a model without a cache attends to the same tensors.
         """
         end = self.start + key.shape[-2]
         self.key[:, :, self.start : end] = key
@@ -51,7 +47,7 @@ Views = tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 class KVCache:
-    """Every block's keys and values of `length` tokens in each row, with room for `capacity`."""
+    """Every block's keys and values for `length` of at most `capacity` tokens in each row."""
 
     def __init__(
         self,
@@ -62,17 +58,17 @@ class KVCache:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """Make the room.
+        """Allocate the memory.
 
         Args:
-            config: The model's shape.
-            batch: Rows of text.
-            capacity: Tokens in each row at most; the model's `n_positions` where None.
-            dtype: The model's, or the one that its core works in; torch's default where None.
-            device: The model's; torch's default where None.
+            config: The model's config.
+            batch: Number of rows.
+            capacity: Maximum number of tokens in each row; None for `n_positions`.
+            dtype: The model's, or float32 for a half-precision model; None for torch's default.
+            device: The model's; None for torch's default.
 
         Raises:
-            ValueError: There would be no room at all.
+            ValueError: `batch` or `capacity` is below 1.
         """
         capacity = config.n_positions if capacity is None else capacity
         if min(batch, capacity) < 1:
@@ -85,20 +81,20 @@ class KVCache:
         self.keys, self.values = self.kept[:, 0], self.kept[:, 1]
 
     def block(self, index: int) -> BlockCache:
-        """Return the part that belongs to one block."""
+        """Return one block's part."""
         return BlockCache(self.keys[index], self.values[index], self.length)
 
     def views(self, seen: int) -> Views:
-        """Return what a step of one token needs of each block, `seen` tokens being there after it.
+        """Return the views of each block that a one-token step uses; `seen` counts its token too.
 
         Returns:
-            Of each block the last token's place `[2 batch head head_width]`, the keys
-            `[heads head_width seen]` and the values `[heads seen head_width]`; the heads of all
-            rows are one axis.
+            For each block the last token's slot `[2 batch head head_width]`, the keys
+            `[heads head_width seen]` and the values `[heads seen head_width]`; `heads` are the
+            heads of all rows.
         """
-        places = self.kept[..., seen - 1, :].unbind(0)
+        slots = self.kept[..., seen - 1, :].unbind(0)
         flat = self.kept.flatten(2, 3)[..., :seen, :]
-        return places, flat[:, 0].transpose(-2, -1).unbind(0), flat[:, 1].unbind(0)
+        return slots, flat[:, 0].transpose(-2, -1).unbind(0), flat[:, 1].unbind(0)
 
     def check(
         self,
@@ -106,23 +102,26 @@ class KVCache:
         config: GPTConfig,
         table: Float[Tensor, "vocab width"],
     ) -> None:
-        """Refuse a chunk of tokens that cannot follow.
+        """Reject a chunk of tokens that does not fit this cache.
 
         Args:
             token_ids: `[batch time]`, the chunk.
-            config: That of the model which is given it.
+            config: The config of the model that runs the chunk.
             table: The model's token embedding.
 
         Raises:
-            ValueError: The cache was made for another model or batch, it has no room left, or
-                autograd is recording: a later chunk would change what an earlier one's gradient
-                needs.
+            ValueError: The cache was made for another model or batch, its capacity is exceeded, or
+                autograd is recording: a later chunk would overwrite tensors that an earlier
+                chunk's gradient needs.
         """
         batch, time = token_ids.shape
         message = ""
         if config != self.config:
             message = f"the cache was made for {self.config}, the model has {config}"
-        elif (self.keys.dtype, self.keys.device) not in _homes(table):
+        elif self.keys.device != table.device or self.keys.dtype not in (
+            table.dtype,
+            accumulate_dtype(table.dtype),
+        ):
             message = (
                 f"the cache is {self.keys.dtype} on {self.keys.device}, the model's weights are "
                 f"{table.dtype} on {table.device}"
@@ -135,25 +134,17 @@ class KVCache:
                 f"{self.capacity}; make it with more capacity"
             )
         elif torch.is_grad_enabled():
-            message = "a cache keeps no gradients; call the model inside torch.no_grad()"
+            message = "a cache records no gradients; call the model inside torch.no_grad()"
         if message:
             raise ValueError(message)
 
     def reorder(self, rows: Int[Tensor, " batch"]) -> None:
-        """Let row `i` go on from what row `rows[i]` was.
-
-        The one copy that there is: whoever keeps some rows and drops others asks for it.
-        """
+        """Copy row `rows[i]` to row `i`, for every row that changes; beam search needs it."""
         moved = (rows != torch.arange(self.batch, device=rows.device)).nonzero()[:, 0]
         if len(moved) > 0:
             texts = self.kept[:, :, rows[moved], :, : self.length]
             self.kept[:, :, moved, :, : self.length] = texts
 
     def clear(self) -> None:
-        """Forget every token; the room stays."""
+        """Remove every token; the memory stays allocated."""
         self.length = 0
-
-
-def _homes(table: Tensor) -> set[tuple[torch.dtype, torch.device]]:
-    """Return where a model's keys may be kept: in its own dtype, or in float32 for half ones."""
-    return {(dtype, table.device) for dtype in (table.dtype, accumulate_dtype(table.dtype))}

@@ -19,7 +19,7 @@ def linear(
 
 
 class Linear(nn.Module):
-    """Owns the weight `[in, out]` and the bias `[out]` of one affine map."""
+    """The weight `[in, out]` and the bias `[out]` of one affine map."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ class Linear(nn.Module):
     ) -> Float[Tensor, "*rows fan_out"]:
         """Return `residual + x W + b`, the residual sum fused into the matrix product.
 
-        The product starts from the residual where it would start from the bias, so that what it
-        adds is never a tensor of its own.
+        The product accumulates onto the residual instead of the bias, so its own result is never a
+        separate tensor.
         """
         rows = torch.addmm(residual.reshape(-1, residual.shape[-1]), x.flatten(0, -2), self.weight)
         return rows.add_(self.bias).reshape(residual.shape)

@@ -7,10 +7,11 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scratch_gpt.aligned import empty_aligned_rows
+from scratch_gpt.causal_mask import accumulate_dtype
 
 
 def log_softmax(logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
-    """Return `logits - log(sum(exp(logits)))` over the last axis, shifted to be safe."""
+    """Return `logits - log(sum(exp(logits)))` over the last axis; safe for any finite logits."""
     shifted = logits - logits.detach().amax(-1, keepdim=True)
     return shifted - torch.exp(shifted).sum(-1, keepdim=True).log()
 
@@ -41,14 +42,14 @@ def next_token_loss(
 
     Args:
         logits: `[batch time vocab]`.
-        token_ids: `[batch time]`; where it holds `ignore_index`, nothing is predicted.
+        token_ids: `[batch time]`; positions that hold `ignore_index` are not predicted.
         ignore_index: The id of targets that do not count.
 
     Returns:
-        A scalar in the dtype of the logits, or in float32 where theirs is narrower.
+        A scalar in the dtype of the logits, at least float32.
 
     Raises:
-        ValueError: No target is left, so that there is no mean.
+        ValueError: No target counts, so there is no mean.
 
     Source: Radford et al. 2018, equation 1; train.py `model` (a69b5c4).
     """
@@ -62,12 +63,12 @@ def next_token_loss(
 
 
 class _NegativeLogLikelihood(Function):
-    """`negative_log_likelihood`, 0 where nothing counts, with its derivative written out.
+    """`negative_log_likelihood`, 0 at targets that do not count, with a derived gradient.
 
-    Of `log(sum(exp(logits))) - logits[target]` the derivative is `softmax(logits)`, less 1 at the
-    target. Both ways go through the logits some rows at a time and keep one number a row, so that
-    the only other tensor of their size is the gradient itself. Logits in half precision are summed
-    and subtracted in float32.
+    The derivative of `log(sum(exp(logits))) - logits[target]` is `softmax(logits)`, less 1 at the
+    target. Forward and backward process a few rows at a time and save one number a row, so the
+    gradient is the only other tensor of the logits' size. Half-precision logits are summed and
+    subtracted in float32.
     """
 
     @staticmethod
@@ -92,25 +93,21 @@ class _NegativeLogLikelihood(Function):
             weight, target = weights.reshape(-1, 1)[part], targets[part]
             slope = torch.sub(sources[part], normaliser[part]).exp_().mul_(weight)
             slope.scatter_(-1, target, slope.gather(-1, target) - weight)
-            # A row that does not count may hold anything, and 0 times infinity is no number.
+            # A row that does not count may hold infinity, and 0 times infinity is NaN.
             made[part] = slope.masked_fill_(weight == 0.0, 0.0)
         return gradient, None, None
 
 
 _ROWS = 16
-"""Rows of logits gone through at once: few enough to stay in the cache."""
+"""Rows of logits processed at once: few enough to stay in the cache."""
 
 
 def _next(token_ids: Tensor) -> Tensor:
-    """Return the target of every row, `[batch * time, 1]`; that of a last one is not used."""
+    """Return each row's target, `[batch * time, 1]`; a sequence's last one is not used."""
     return token_ids.roll(-1, dims=1).reshape(-1, 1).long()
 
 
 def _log_sum_exp(rows: Tensor) -> Tensor:
-    """Return `log(sum(exp(row)))`, `[rows, 1]`, shifted to be safe, in float32 at least."""
-    largest = rows.amax(-1, keepdim=True)
-    largest = largest.float() if rows.element_size() < _FLOAT32_BYTES else largest
+    """Return `log(sum(exp(row)))`, `[rows, 1]`, in float32 or wider; safe for finite logits."""
+    largest = rows.amax(-1, keepdim=True).to(accumulate_dtype(rows.dtype))
     return torch.sub(rows, largest).exp_().sum(-1, keepdim=True).log_().add_(largest)
-
-
-_FLOAT32_BYTES = 4

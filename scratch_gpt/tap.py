@@ -1,7 +1,7 @@
-"""Taps: named points at which a tensor can be watched, or replaced, from outside.
+"""Taps: named forward hooks, at which a caller can read or replace a tensor.
 
-The model calls `tap(name, value)` and goes on with what comes back. Nothing here knows what a
-tap is for; `parity` does. An untapped model runs the very same operations.
+The model calls `tap(name, value)` and continues with the result. `parity` uses this to compare
+models tensor by tensor. Without a tap the model runs exactly the same operations.
 """
 
 from typing import Protocol, runtime_checkable
@@ -11,22 +11,22 @@ from torch import Tensor
 
 @runtime_checkable
 class Tap(Protocol):
-    """A callable that is shown each named tensor and returns the one to go on with."""
+    """A function of a name and a tensor that returns the tensor to continue with."""
 
     def __call__(self, name: str, value: Tensor, /) -> Tensor:
-        """Return `value`, or a tensor of its shape to use in its place."""
+        """Return `value`, or a replacement of the same shape."""
         ...
 
 
 def no_tap(_name: str, value: Tensor, /) -> Tensor:
-    """Return `value` as it is: the tap of a model nobody watches."""
+    """Return `value` unchanged."""
     return value
 
 
 def prefixed(prefix: str, tap: Tap) -> Tap:
-    """Return a tap that reports to `tap` under `prefix`, a dot, and the name.
+    """Return a tap that calls `tap` with `prefix` and a dot before the name.
 
-    `within("h.3", tap)("ln_1", x)` calls `tap("h.3.ln_1", x)`.
+    `prefixed("h.3", tap)("ln_1", x)` calls `tap("h.3.ln_1", x)`.
     """
     if tap is no_tap:
         return tap

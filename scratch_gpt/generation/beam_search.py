@@ -1,8 +1,8 @@
-"""Beam search: the likeliest whole texts that a few running ones lead to.
+"""Beam search: find texts of high probability by extending the best few in parallel.
 
-The meaning is that of transformers 4.50 and later: what is kept, when it stops, and how the length
-counts. It works on anything that can be started, stepped and reordered; a decoder with a cache is
-one such, and a model run anew for every token another.
+Candidates, stopping and the length penalty follow transformers 4.50 and later. The search works
+with any decoder that has `start`, `step` and `reorder`: one with a cache, or a model that reads
+the whole text again for every token.
 """
 
 import dataclasses
@@ -19,49 +19,30 @@ from scratch_gpt.errors import NoChoiceError, SettingError
 from scratch_gpt.generation.sampling import Rules
 from scratch_gpt.loss import log_softmax
 
-# The texts of one prompt in a beam search: which go on, which are finished, and when to stop.
-
-
-class Candidate(NamedTuple):
-    """A continuation by one token.
-
-    Attributes:
-        score: Log-probability of all new tokens.
-        beam: Number of the running text that it continues.
-        token: The token.
-    """
-
-    score: float
-    beam: int
-    token: int
-
-
-class Hypothesis(NamedTuple):
-    """A finished text.
-
-    Attributes:
-        score: Log-probability of its new tokens over their number to the power of the penalty.
-        token_ids: Its new tokens, the one that ended it included.
-    """
-
-    score: float
-    token_ids: list[int]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What `scratch_gpt.generation.beam_search.beam_search` takes, where each is described.
+    """The settings of a beam search.
 
     Raises:
-        ValueError: A setting that cannot be; its name, the value and what is allowed are said.
+        SettingError: A setting is out of range; the message names it and the allowed values.
     """
 
     beams: int
+    """Number of running texts for each prompt."""
     max_new_tokens: int
+    """Maximum number of new tokens; at least 1."""
     length_penalty: float = 1.0
+    """A finished text's score is its log-probability over its number of new tokens to this power:
+    above 0 longer texts gain, below 0 shorter ones."""
     early_stopping: bool | Literal["never"] = False
+    """True: a prompt is done when it has `beams` finished texts. False: when its best running text,
+    at its present length, scores no better than the worst finished one. `"never"`: when it could
+    not score better at any length."""
     end_id: int | None = None
+    """The token that finishes a text; GPT-1 has no such token of its own."""
     returned: int = 1
+    """Number of texts to return for each prompt."""
 
     def __post_init__(self) -> None:
         allowed = {
@@ -69,7 +50,7 @@ class Settings:
             "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
             "length_penalty": (
                 abs(self.length_penalty) * math.log(max(1, self.max_new_tokens)) <= _LARGEST_LOG,
-                f"a number to which powers of {self.max_new_tokens} are numbers above 0",
+                f"a number for which {self.max_new_tokens} to its power is finite and above 0",
             ),
             "early_stopping": (
                 isinstance(self.early_stopping, bool) or self.early_stopping == "never",
@@ -84,14 +65,52 @@ class Settings:
 
 
 _LARGEST_LOG = 690.0
-"""Of a length to its power: below float64's 709, so that a score over it is a number too."""
+"""Limit for the logarithm of a length to the power of the penalty. It is below float64's 709, so
+that a score divided by that power is finite too."""
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """The decoder that a beam search needs; every tensor has one row for each running text."""
+
+    def start(self, token_ids: Tensor) -> Tensor:
+        """Read the texts `[rows time]`; return the logits `[rows vocab]` of the next tokens."""
+
+    def step(self, token_ids: Tensor) -> Tensor:
+        """Read the next tokens `[rows]`; return the logits `[rows vocab]` of those after them."""
+
+    def reorder(self, rows: Tensor) -> None:
+        """Continue, in row `i`, the text of row `rows[i]`."""
+
+
+class Candidate(NamedTuple):
+    """A continuation of a running text by one token."""
+
+    score: float
+    """Log-probability of all new tokens."""
+    beam: int
+    """Index of the running text."""
+    token: int
+
+
+_DEAD = Candidate(-math.inf, 0, 0)
+"""An unused beam: none of its continuations is ever chosen."""
+
+
+class Hypothesis(NamedTuple):
+    """A finished text."""
+
+    score: float
+    """Log-probability of the new tokens, over their number to the power of the length penalty."""
+    token_ids: list[int]
+    """The new tokens, with the one that ended the text."""
 
 
 class Hypotheses:
-    """One prompt's running and finished texts."""
+    """The running and finished texts of one prompt."""
 
     def __init__(self, settings: Settings) -> None:
-        """Begin with one running text, the prompt: its copies in the other beams count nothing."""
+        """Start with the prompt in the first beam only: more copies would give equal texts."""
         self.running = [Candidate(0.0, 0, 0), *[_DEAD] * (settings.beams - 1)]
         self._settings = settings
         self._finished: list[Hypothesis] = []
@@ -100,12 +119,12 @@ class Hypotheses:
     def advance(
         self, candidates: Sequence[Candidate], texts: Sequence[Sequence[int]], length: int
     ) -> None:
-        """Finish the candidates that end, and let the best of the others run.
+        """Finish the candidates that end, and keep the best of the others running.
 
         Args:
             candidates: Best first.
-            texts: The new tokens so far of each running text.
-            length: How many new tokens a candidate has.
+            texts: The new tokens of each running text so far.
+            length: Number of new tokens of each candidate.
 
         Raises:
             NoChoiceError: There is no candidate.
@@ -115,7 +134,7 @@ class Hypotheses:
             raise NoChoiceError(message, excluded=True)
         settings = self._settings
         if not self.done:
-            # One that ends and is not among the best counts for nothing: not its turn yet.
+            # A candidate that ends counts only if it is among the `beams` best.
             ended = [text for text in candidates[: settings.beams] if self._ends(text, length)]
             scored = [
                 Hypothesis(
@@ -125,26 +144,26 @@ class Hypotheses:
             ]
             merged = sorted([*self._finished, *scored], key=lambda found: -found.score)
             self._finished = merged[: settings.beams]
-        going_on = [text for text in candidates if not self._ends(text, length)][: settings.beams]
-        self.running = [*going_on, *[_DEAD] * (settings.beams - len(going_on))]
+        running = [text for text in candidates if not self._ends(text, length)][: settings.beams]
+        self.running = [*running, *[_DEAD] * (settings.beams - len(running))]
         self._hopeless = self._hopeless or not self._can_improve(length)
 
     @property
     def done(self) -> bool:
-        """Whether what is finished stays as it is, whatever the running texts become."""
+        """Whether the finished texts are final, whatever the running texts become."""
         return self._hopeless or (self._settings.early_stopping is True and self._is_full)
 
     def best(self) -> list[Hypothesis]:
-        """Return the finished texts that were asked for, best first.
+        """Return the `returned` best finished texts, best first.
 
         Raises:
-            NoChoiceError: The rules left fewer than that.
+            NoChoiceError: The rules left fewer.
         """
-        asked = self._settings.returned
-        if len(self._finished) < asked:
-            message = f"returned is {asked}; the rules left only {len(self._finished)} texts"
+        returned = self._settings.returned
+        if len(self._finished) < returned:
+            message = f"returned is {returned}; the rules left only {len(self._finished)} texts"
             raise NoChoiceError(message, excluded=True)
-        return self._finished[:asked]
+        return self._finished[:returned]
 
     @property
     def _is_full(self) -> bool:
@@ -154,7 +173,7 @@ class Hypotheses:
         return length == self._settings.max_new_tokens or text.token == self._settings.end_id
 
     def _can_improve(self, length: int) -> bool:
-        """Return whether the best running text may yet score above the worst finished one."""
+        """Return whether the best running text can still score above the worst finished one."""
         settings = self._settings
         if not self._is_full:
             return True
@@ -164,76 +183,24 @@ class Hypotheses:
         return best > self._finished[-1].score
 
 
-_DEAD = Candidate(-math.inf, 0, 0)
-"""A beam in which nothing runs: whatever continues it has no chance."""
-
-
-EarlyStopping = bool | Literal["never"]
-
-
-@runtime_checkable
-class Stepping(Protocol):
-    """What beam search needs of a decoder; every tensor has one row for each running text."""
-
-    def start(self, token_ids: Tensor) -> Tensor:
-        """Take the texts `[rows time]`; return the logits `[rows vocab]` of what follows."""
-
-    def step(self, token_ids: Tensor) -> Tensor:
-        """Take the next tokens `[rows]`; return the logits `[rows vocab]` of what follows."""
-
-    def reorder(self, rows: Tensor) -> None:
-        """Go on, in row i, from what row `rows[i]` was."""
-
-
-def beam_search(  # noqa: PLR0913 - a search's settings, all but three with defaults
+def beam_search(
     decoder: Stepping,
     token_ids: Int[Tensor, "batch time"],
-    *,
-    beams: int,
-    max_new_tokens: int,
-    length_penalty: float = 1.0,
-    early_stopping: EarlyStopping = False,
-    end_id: int | None = None,
+    settings: Settings,
     rules: Rules | None = None,
-    returned: int = 1,
 ) -> Int[Tensor, "texts length"]:
     """Return the best texts of each prompt, prompt included, best first.
 
-    Args:
-        decoder: Has `batch * beams` rows.
-        token_ids: `[batch time]`, the prompts.
-        beams: Texts that run side by side, for each prompt.
-        max_new_tokens: Where every text ends at the latest; above 0.
-        length_penalty: A finished text's score is its log-probability over its number of new
-            tokens to this power: above 0 longer texts gain, below 0 shorter ones.
-        early_stopping: True: a prompt is done when it has `beams` finished texts. False: when its
-            best running text, at its present length, is no better than the worst finished one.
-            `"never"`: when it could not become better at any length.
-        end_id: A text that takes this token is finished; GPT-1 has no such token of its own.
-        rules: Change the log-probabilities, as transformers has it, and not the logits.
-        returned: How many texts of each prompt.
-
-    Returns:
-        `[batch * returned, longest]`; what is shorter is filled up with `end_id`.
-
-    Raises:
-        ValueError: A setting that cannot be, rules that draw, or rules that left too few texts.
+    Arguments and errors as in `search`. Returns `[batch * returned, longest]`; shorter texts are
+    padded with `end_id`.
     """
-    settings = Settings(
-        beams=beams,
-        max_new_tokens=max_new_tokens,
-        length_penalty=length_penalty,
-        early_stopping=early_stopping,
-        end_id=end_id,
-        returned=returned,
-    )
     found = search(decoder, token_ids, settings, rules or Rules())
     texts = [best.token_ids for prompt in found for best in prompt]
     longest = max(len(text) for text in texts)
-    # Texts are of different lengths only where `end_id` ended one.
-    filled = [[*text, *[end_id or 0] * (longest - len(text))] for text in texts]
-    new = torch.tensor(filled, device=token_ids.device)
-    return torch.cat([token_ids.repeat_interleave(returned, 0).long(), new], dim=1)
+    # Lengths differ only if `end_id` ended a text.
+    padded = [[*text, *[settings.end_id or 0] * (longest - len(text))] for text in texts]
+    new = torch.tensor(padded, device=token_ids.device)
+    return torch.cat([token_ids.repeat_interleave(settings.returned, 0).long(), new], dim=1)
 
 
 def search(
@@ -245,22 +212,22 @@ def search(
     """Return, for each prompt, its best finished texts with their scores, best first.
 
     Args:
-        decoder: As in `beam_search`.
+        decoder: Has `batch * beams` rows.
         token_ids: `[batch time]`, the prompts.
-        settings: The others of `beam_search`.
-        rules: Change the log-probabilities.
+        settings: The settings.
+        rules: Change the log-probabilities, not the logits, as in transformers.
 
     Raises:
-        ValueError: As `beam_search`.
+        ValueError: The rules sample, leave too few texts, or a logit is NaN or inf.
     """
     if rules.sampled:
-        message = "rules.sampled is True; allowed: False: beam search takes the likeliest, always"
+        message = "rules.sampled is True; allowed: False: a beam search draws nothing"
         raise ValueError(message)
     prompts = [Hypotheses(settings) for _ in token_ids]
     texts = token_ids.repeat_interleave(settings.beams, 0)
     logits = decoder.start(texts)
     for length in range(1, settings.max_new_tokens + 1):
-        found = _candidates(rules.processed(_log_likelihoods(logits), texts), prompts)
+        found = _candidates(rules.processed(_log_probabilities(logits), texts), prompts)
         new_texts = texts[:, token_ids.shape[1] :].tolist()
         for index, (prompt, candidates) in enumerate(zip(prompts, found, strict=True)):
             first = index * settings.beams
@@ -274,14 +241,14 @@ def search(
     return [prompt.best() for prompt in prompts]
 
 
-def _log_likelihoods(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-    """Return them in float32 at least: in half precision sums of many steps would be lost.
+def _log_probabilities(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
+    """Return log-probabilities in float32 or wider: half precision would lose long sums.
 
     Raises:
-        NoChoiceError: A logit is no number, or +inf.
+        NoChoiceError: A logit is NaN or +inf.
     """
     if not bool(torch.isfinite(logits.amax(-1)).all()):
-        message = "a logit is nan or inf: the model's numbers are broken, or have overflowed"
+        message = "a logit is nan or inf: the weights are damaged, or the dtype overflowed"
         raise NoChoiceError(f"no token can be chosen: {message}", excluded=False)
     return log_softmax(logits.to(accumulate_dtype(logits.dtype)))
 
@@ -291,7 +258,7 @@ def _candidates(
 ) -> list[list[Candidate]]:
     """Return each prompt's best continuations by the sum of their log-probabilities, best first.
 
-    Twice as many as beams: should all beams end in the likeliest, as many are left to go on.
+    Twice as many as beams: if every beam's best continuation ends, as many remain to run.
     """
     running = [[text.score for text in prompt.running] for prompt in prompts]
     before = torch.tensor(running, dtype=scores.dtype, device=scores.device)
@@ -301,16 +268,16 @@ def _candidates(
 
 
 def _best(totals: Float[Tensor, " choices"], count: int, vocab: int) -> list[Candidate]:
-    """Return the `count` best choices; of equal ones the earlier beam's, then the lower id."""
+    """Return the `count` best choices; ties go to the earlier beam, then to the lower id."""
     smallest = totals.topk(min(count, totals.numel())).values[-1]
-    # `topk` does not say which of equal numbers it leaves out: all of them are taken, then sorted.
+    # `topk` leaves out arbitrary ones of equal numbers: take all of them, then sort.
     places = ((totals >= smallest) & (totals > -math.inf)).nonzero()[:, 0]
     ranked = sorted(zip((-totals[places]).tolist(), places.tolist(), strict=True))[:count]
     return [Candidate(-score, *divmod(place, vocab)) for score, place in ranked]
 
 
 def _continued(prompts: list[Hypotheses], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the row that each running text goes on from, and its new token, `[rows]` each."""
+    """Return the row that each running text continues, and its new token, `[rows]` each."""
     chosen = [
         (index * len(prompt.running) + text.beam, text.token)
         for index, prompt in enumerate(prompts)

@@ -1,4 +1,4 @@
-"""The body of `python -m scratch_gpt.generate`."""
+"""The body of `python -m scratch_gpt.generate`: options, model, prompts, output."""
 
 import contextlib
 import dataclasses
@@ -30,40 +30,120 @@ from scratch_gpt.generation.text_stream import NewText, ShowText, Stops, new_tex
 from scratch_gpt.model import GPT
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-# The prompts of the command line: where they come from, and as ids.
+
+def print_texts(options: GenerateOptions) -> int:
+    """Generate and print the requested texts; return the exit code.
+
+    Raises:
+        CommandError: Options, weights, vocabulary or this machine are not as required.
+    """
+    request = request_of(options)
+    prompts = read_prompts(options)
+    model, tokenizer = load_model(options)
+    n_positions = model.config.n_positions
+    ids = [encode_prompt(prompt, tokenizer, options, n_positions) for prompt in prompts]
+    try:
+        request.rules.check(model.config.vocab_size)
+    except SettingError as error:
+        raise usage_error(error) from error
+    try:
+        rows = [
+            row
+            for number in range(len(ids))
+            for row in _continue_prompt(model, tokenizer, ids, number, request, options)
+        ]
+    except NoChoiceError as error:
+        raise no_choice_error(error) from error
+    if options.as_json:
+        print_stdout(json.dumps(_document(options, tokenizer, rows), indent=2) + "\n")
+    if not options.quiet and any(row["ended"] == "positions" for row in rows):
+        fix = "--overflow slide goes on" + (", without --beams" if options.beams > 1 else "")
+        _note(f"the text ends at the model's {n_positions} positions; {fix}")
+    return ExitCode.PASS
 
 
-_HOW = 'give --prompt "some text", --prompt-file FILE, or text on standard input'
+def request_of(options: GenerateOptions) -> Request:
+    """Return the request that the options describe.
+
+    Raises:
+        UsageError: An option is out of range.
+    """
+    try:
+        Stops(options.stop)
+        return Request(
+            max_new_tokens=options.max_new_tokens,
+            rules=Rules(
+                temperature=1.0 if options.temperature is None else options.temperature,
+                top_k=options.top_k,
+                top_p=options.top_p,
+                repetition_penalty=options.repetition_penalty,
+                no_repeat_ngram_size=options.no_repeat_ngram_size,
+                sampled=options.sampled,
+            ),
+            seed=options.seed,
+            samples=options.samples,
+            beams=options.beams,
+            overflow=options.overflow,
+        )
+    except SettingError as error:
+        raise usage_error(error) from error
 
 
-def read_prompts(asked: GenerateOptions) -> list[str]:
+def usage_error(error: SettingError) -> UsageError:
+    """Return the error in terms of options, which have the settings' names."""
+    flags = {f"--{name.replace('_', '-')}": value for name, value in error.got.items()}
+    values = " and ".join(f"{flag} is {value!r}" for flag, value in flags.items())
+    return UsageError(
+        f"{values}; allowed: {error.allowed}",
+        where=" and ".join(flags),
+        fix="python -m scratch_gpt.generate --help describes each option",
+    )
+
+
+def no_choice_error(error: NoChoiceError) -> CommandError:
+    """Return a usage error if the rules exclude every token, else an error of the weights."""
+    if error.excluded:
+        return UsageError(
+            str(error),
+            where="--no-repeat-ngram-size",
+            fix="use a larger size, or fewer --max-new-tokens",
+        )
+    return InputRejectedError(
+        str(error),
+        where="--weights",
+        fix="use --dtype float32 if it was another; else convert or train the weights again",
+    )
+
+
+_PROMPT_FIX = 'use --prompt "some text", --prompt-file FILE, or text on standard input'
+
+
+def read_prompts(options: GenerateOptions) -> list[str]:
     """Return every prompt, those of `--prompt` first.
 
     Raises:
-        UsageError: There is none, or its bytes are no UTF-8.
+        UsageError: There is no prompt, or it is not UTF-8.
         InputRejectedError: The file cannot be read.
     """
-    prompts = list(asked.prompts)
-    if asked.prompt_file is not None and asked.prompt_file != "-":
-        prompts.append(_text(_file(asked.prompt_file), asked.prompt_file))
-    elif asked.prompt_file == "-" or not prompts:
-        if sys.stdin is None or (asked.prompt_file is None and sys.stdin.isatty()):
-            raise UsageError("there is no prompt", where="--prompt", fix=_HOW)
-        prompts.append(_text(sys.stdin.buffer.read(), "standard input"))
+    prompts = list(options.prompts)
+    path = options.prompt_file
+    if path is not None and path != "-":
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise InputRejectedError(
+                f"the prompt cannot be read: {error.strerror}", where=path, fix="name another file"
+            ) from error
+        prompts.append(_decode(content, path))
+    elif path == "-" or not prompts:
+        if sys.stdin is None or (path is None and sys.stdin.isatty()):
+            raise UsageError("there is no prompt", where="--prompt", fix=_PROMPT_FIX)
+        prompts.append(_decode(sys.stdin.buffer.read(), "standard input"))
     return prompts
 
 
-def _file(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputRejectedError(
-            f"the prompt cannot be read: {error.strerror}", where=path, fix="name another file"
-        ) from error
-
-
-def _text(content: bytes, where: str) -> str:
-    """Return a prompt's text; the line end that closes a file is none of it."""
+def _decode(content: bytes, where: str) -> str:
+    """Return a prompt's text without the file's last line end."""
     try:
         return content.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -74,111 +154,23 @@ def _text(content: bytes, where: str) -> str:
         ) from error
 
 
-def encode_prompts(
-    prompt: str, tokenizer: Tokenizer, asked: GenerateOptions, *, n_positions: int
-) -> list[int]:
-    """Return a prompt's ids.
-
-    Raises:
-        UsageError: It is empty, no Unicode, or too long for what was asked.
-    """
-    try:
-        ids = tokenizer.encode(prompt)
-    except TextError as error:
-        raise UsageError(error.what, where=f"the prompt, {error.where}", fix=error.fix) from error
-    if not ids:
-        raise UsageError("empty prompt: it has no token", where="--prompt", fix=_HOW)
-    if len(ids) > n_positions and asked.overflow != "slide":
-        raise UsageError(
-            f"the prompt has {len(ids)} tokens; this model has max {n_positions}",
-            where="--prompt",
-            fix="shorten it, or use --overflow slide to go on from its end",
-        )
-    if asked.overflow == "error" and len(ids) + asked.max_new_tokens > n_positions:
-        raise UsageError(
-            f"{len(ids)} tokens of prompt and {asked.max_new_tokens} new ones are more than the "
-            f"model's {n_positions} positions",
-            where="--overflow error",
-            fix="lower --max-new-tokens, shorten the prompt, or use --overflow stop or slide",
-        )
-    return ids
-
-
-# The command line's options as a request, and what is wrong with them in their own names.
-
-
-_HELP = "python -m scratch_gpt.generate --help says what each takes"
-
-
-def request_of(asked: GenerateOptions) -> Request:
-    """Return the request, before anything is read.
-
-    Raises:
-        UsageError: An option has a value that it cannot have.
-    """
-    try:
-        Stops(asked.stop)
-        return Request(
-            max_new_tokens=asked.max_new_tokens,
-            rules=Rules(
-                temperature=1.0 if asked.temperature is None else asked.temperature,
-                top_k=asked.top_k,
-                top_p=asked.top_p,
-                repetition_penalty=asked.repetition_penalty,
-                no_repeat_ngram_size=asked.no_repeat_ngram_size,
-                sampled=asked.sampled,
-            ),
-            seed=asked.seed,
-            samples=asked.samples,
-            beams=asked.beams,
-            overflow=asked.overflow,
-        )
-    except SettingError as error:
-        raise usage_error(error) from error
-
-
-def usage_error(error: SettingError) -> UsageError:
-    """Return the error that names the options: they are called what the settings are."""
-    flags = {f"--{name.replace('_', '-')}": value for name, value in error.got.items()}
-    values = " and ".join(f"{flag} is {value!r}" for flag, value in flags.items())
-    return UsageError(f"{values}; allowed: {error.allowed}", where=" and ".join(flags), fix=_HELP)
-
-
-def no_choice_error(error: NoChoiceError) -> CommandError:
-    """Return whose fault it is that nothing can be chosen: the rules', or the weights'."""
-    if error.excluded:
-        return UsageError(
-            error.what,
-            where="--no-repeat-ngram-size",
-            fix="give a larger size, or fewer --max-new-tokens",
-        )
-    return InputRejectedError(
-        error.what,
-        where="--weights",
-        fix="use --dtype float32 where it was another; else make the weights anew",
-    )
-
-
-# The model and the tokenizer that the command line names, made sure to belong together.
-
-
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(asked: GenerateOptions) -> tuple[GPT, Tokenizer]:
+def load_model(options: GenerateOptions) -> tuple[GPT, Tokenizer]:
     """Return the model and its tokenizer.
 
     Raises:
-        UsageError: The weights are no folder, or a training run's.
-        InputRejectedError: Weights and vocabulary are of different sizes.
-        EnvironmentUnfitError: There is no such device.
-        CheckpointError: Either is not sound.
+        UsageError: `--weights` names no folder, or the folder of a training run.
+        InputRejectedError: Weights and vocabulary differ in size.
+        EnvironmentUnfitError: The device does not exist.
+        CheckpointError: A file of the weights is missing or damaged.
     """
-    folder = _folder(asked.weights)
-    device = parse_device(asked.device)
+    folder = _weights_folder(options.weights)
+    device = parse_device(options.device)
     try:
         tokenizer = Tokenizer.from_pretrained(
-            asked.vocabulary or folder, pretokenizer=asked.pretokenizer
+            options.vocabulary or folder, pretokenizer=options.pretokenizer
         )
     except TokenizerError as error:
         fix = f"{error.fix}, or name the folder of the vocabulary with --vocabulary"
@@ -188,21 +180,21 @@ def load_model(asked: GenerateOptions) -> tuple[GPT, Tokenizer]:
         raise InputRejectedError(
             f"the vocabulary has {tokenizer.vocab_size} tokens, the weights have "
             f"{model.config.vocab_size}",
-            where=str(asked.vocabulary or folder),
+            where=str(options.vocabulary or folder),
             fix="name the vocabulary of these weights with --vocabulary",
         )
-    return model.to(device, _DTYPES[asked.dtype]), tokenizer
+    return model.to(device, _DTYPES[options.dtype]), tokenizer
 
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-"""What could be a name that parity.convert takes: no path that is absolute, begins with '.', ..."""
+"""A name that `parity.convert` may accept; not an absolute path, nor one that starts with '.'."""
 
 
-def _folder(weights: str) -> Path:
-    """Return the folder of weights.
+def _weights_folder(weights: str) -> Path:
+    """Return the folder of the weights.
 
     Raises:
-        UsageError: There is none, or it is a run's, which has the weights in a folder of its own.
+        UsageError: It does not exist, or it is the folder of a training run.
     """
     folder = Path(weights)
     if folder.is_dir():
@@ -213,96 +205,86 @@ def _folder(weights: str) -> Path:
     if folder.exists():
         what, fix = f"{weights} is a file", "name the folder it is in"
     elif _HUB_NAME.fullmatch(weights):
-        made = shlex.join(["python", "-m", "parity.convert", weights, "DIRECTORY"])
-        what = f"{weights} is no folder of weights"
-        fix = f"make one with: {made}    then --weights DIRECTORY"
+        convert = shlex.join(["python", "-m", "parity.convert", weights, "DIRECTORY"])
+        what = f"{weights} is not a folder of weights"
+        fix = f"convert it first: {convert}    then use --weights DIRECTORY"
     else:
         what, fix = f"there is no such folder: {weights}", "name the folder of the weights"
     raise UsageError(what, where="--weights", fix=fix)
 
 
-def print_texts(asked: GenerateOptions) -> int:
-    """Generate and print what was asked for; return the exit code.
+def encode_prompt(
+    prompt: str, tokenizer: Tokenizer, options: GenerateOptions, n_positions: int
+) -> list[int]:
+    """Return a prompt's ids.
 
     Raises:
-        CommandError: Usage, weights, vocabulary or this machine are not as needed.
+        UsageError: The prompt is empty, not valid Unicode, or too long for the options.
     """
-    request = request_of(asked)
-    prompts = read_prompts(asked)
-    model, tokenizer = load_model(asked)
-    most = model.config.n_positions
-    ids = [encode_prompts(prompt, tokenizer, asked, n_positions=most) for prompt in prompts]
     try:
-        request.rules.check(model.config.vocab_size)
-    except SettingError as error:
-        raise usage_error(error) from error
-    try:
-        rows = [
-            row
-            for number in range(len(ids))
-            for row in _told(model, tokenizer, ids, number, request, asked)
-        ]
-    except NoChoiceError as error:
-        raise no_choice_error(error) from error
-    if asked.as_json:
-        print_stdout(json.dumps(_document(asked, tokenizer, rows), indent=2) + "\n")
-    if not asked.quiet and any(row["ended"] == "positions" for row in rows):
-        _note(f"the text ends at the model's {most} positions; {_GOING_ON[asked.beams > 1]}")
-    return ExitCode.PASS
+        ids = tokenizer.encode(prompt)
+    except TextError as error:
+        raise UsageError(error.what, where=f"the prompt, {error.where}", fix=error.fix) from error
+    if not ids:
+        raise UsageError("empty prompt: it has no token", where="--prompt", fix=_PROMPT_FIX)
+    if len(ids) > n_positions and options.overflow != "slide":
+        raise UsageError(
+            f"the prompt has {len(ids)} tokens; this model has max {n_positions}",
+            where="--prompt",
+            fix="shorten it, or use --overflow slide to continue from its end",
+        )
+    if options.overflow == "error" and len(ids) + options.max_new_tokens > n_positions:
+        raise UsageError(
+            f"{len(ids)} tokens of prompt and {options.max_new_tokens} new ones are more than the "
+            f"model's {n_positions} positions",
+            where="--overflow error",
+            fix="lower --max-new-tokens, shorten the prompt, or use --overflow stop or slide",
+        )
+    return ids
 
 
-_GOING_ON = {
-    False: "--overflow slide goes on",
-    True: "--overflow slide goes on, without --beams",
-}
-"""What to do about it, by whether there are beams."""
-
-
-def _note(line: str) -> None:
-    """Say something beside the text; where nobody can hear it, the text is there all the same."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
-
-
-def _told(  # noqa: PLR0913 - what there is, and which of it
+def _continue_prompt(  # noqa: PLR0913 - the models, a prompt and the settings
     model: GPT,
     tokenizer: Tokenizer,
     prompts: list[list[int]],
     number: int,
     request: Request,
-    asked: GenerateOptions,
+    options: GenerateOptions,
 ) -> list[dict[str, object]]:
-    """Continue one prompt, print it unless JSON is wanted, and return its rows of the document.
+    """Continue prompt `number`, print it unless JSON is requested, and return its JSON rows.
 
-    Its draws are its own: what the prompts before it are, or how long, changes nothing in it.
+    Its random streams are its own: it does not depend on the other prompts.
     """
     ids, several = prompts[number], len(prompts) * request.samples > 1
     first = number * request.samples
     request = dataclasses.replace(request, streams=tuple(range(first, first + request.samples)))
     before = tokenizer.decode(ids)
-    head = "" if asked.quiet else visible(before)
-    streaming = not asked.as_json and request.samples == 1
+
+    def heading(sample: int) -> str:
+        if options.quiet:
+            return ""
+        title = f"--- prompt {number + 1}, text {sample + 1} ---\n" if several else ""
+        return title + visible(before)
+
+    streaming = not options.as_json and request.samples == 1
     if streaming:
-        print_stdout(_title(number, 0, several=several, quiet=asked.quiet) + head)
+        print_stdout(heading(0))
     show: ShowText = (
         (lambda part: print_stdout(visible(part))) if streaming else (lambda _part: None)
     )
-    with _line_closed() if streaming else contextlib.nullcontext():
-        found = new_texts(model, tokenizer, ids, request, stop=asked.stop, show=show)
+    with _line_end_on_error() if streaming else contextlib.nullcontext():
+        texts = new_texts(model, tokenizer, ids, request, stop=options.stop, show=show)
     if streaming:
         print_stdout("\n")
-    elif not asked.as_json:
-        for sample, text in enumerate(found):
-            title = _title(number, sample, several=several, quiet=asked.quiet)
-            print_stdout(f"{title}{head}{visible(text.text)}\n")
-    return [_row(before, ids, number, sample, text) for sample, text in enumerate(found)]
+    elif not options.as_json:
+        for sample, text in enumerate(texts):
+            print_stdout(f"{heading(sample)}{visible(text.text)}\n")
+    return [_row(before, ids, number, sample, text) for sample, text in enumerate(texts)]
 
 
 @contextlib.contextmanager
-def _line_closed() -> Iterator[None]:
-    """End the line of a text that something broke off, so that what is told has its own."""
+def _line_end_on_error() -> Iterator[None]:
+    """End the current line of text if an error interrupts it, so that the error gets its own."""
     try:
         yield
     except BrokenPipeError:
@@ -311,10 +293,6 @@ def _line_closed() -> Iterator[None]:
         with contextlib.suppress(EnvironmentUnfitError, BrokenPipeError):
             print_stdout("\n")
         raise
-
-
-def _title(number: int, sample: int, *, several: bool, quiet: bool) -> str:
-    return f"--- prompt {number + 1}, text {sample + 1} ---\n" if several and not quiet else ""
 
 
 def _row(before: str, ids: list[int], number: int, sample: int, new: NewText) -> dict[str, object]:
@@ -330,18 +308,26 @@ def _row(before: str, ids: list[int], number: int, sample: int, new: NewText) ->
 
 
 def _document(
-    asked: GenerateOptions, tokenizer: Tokenizer, rows: list[dict[str, object]]
+    options: GenerateOptions, tokenizer: Tokenizer, rows: list[dict[str, object]]
 ) -> dict[str, object]:
-    """Return what `--json` prints: the texts, and what fixes them."""
-    settings = dataclasses.asdict(asked)
+    """Return the output of `--json`: the texts and everything that determines them."""
+    settings = dataclasses.asdict(options)
     for name in ("prompts", "prompt_file", "as_json", "quiet"):
         del settings[name]
-    settings["vocabulary"] = None if asked.vocabulary is None else str(asked.vocabulary)
+    settings["vocabulary"] = None if options.vocabulary is None else str(options.vocabulary)
     settings["pretokenizer"] = tokenizer.pretokenizer
-    settings["stop"] = list(asked.stop)
+    settings["stop"] = list(options.stop)
     return {
         "schema_version": 1,
-        "settings": settings | {"sampled": asked.sampled},
+        "settings": settings | {"sampled": options.sampled},
         "vocabulary_sha256": tokenizer.digest,
         "texts": rows,
     }
+
+
+def _note(line: str) -> None:
+    """Print a line on standard error; a closed one is no error."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""A prompt continued: token by token, or by beam search."""
+"""Continue prompts, token by token or by beam search."""
 
 import dataclasses
 import math
@@ -10,53 +10,47 @@ from jaxtyping import Int
 from torch import Tensor
 
 from scratch_gpt.errors import SettingError
-from scratch_gpt.generation.beam_search import beam_search
+from scratch_gpt.generation.beam_search import Settings, beam_search
 from scratch_gpt.generation.decoder import Decoder
 from scratch_gpt.generation.sampling import Draws, Rules, choose
 from scratch_gpt.input_checks import check_inputs
 from scratch_gpt.model import GPT
 
-# What is asked of a generation: how much, chosen how, and what happens at the last position.
-
-
 OVERFLOWS = ("stop", "slide", "error")
-"""What may happen when a text fills every position; see `Request.overflow`."""
+"""Behaviour when a text has `n_positions` tokens; see `Request.overflow`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """A generation's settings.
-
-    Attributes:
-        max_new_tokens: Tokens to add at most; 0 adds none.
-        rules: How each is chosen; greedy unless said.
-        seed: Fixes what is drawn.
-        streams: Numbers of the rows' streams of draws; 0, 1, 2, ... where empty. A text that was
-            drawn as row 3 of a batch is drawn again, alone, from stream 3.
-        samples: Texts of each prompt.
-        beams: Texts that a beam search runs side by side; 1 is no search.
-        length_penalty: Of the beam search.
-        early_stopping: Of the beam search.
-        end_id: A text that takes this token is finished; GPT-1 has no such token of its own.
-        overflow: `"stop"`: a text ends when it has `n_positions` tokens. `"error"`: is refused
-            beforehand if it could need more. `"slide"`: goes on from its later half, as if that
-            were the prompt; this reads half of the positions again, once every half of them, and
-            what stood before is forgotten.
+    """The settings of a generation.
 
     Raises:
-        SettingError: A setting that cannot be; its name, the value and what is allowed are said.
+        SettingError: A setting is out of range; the message names it and the allowed values.
     """
 
     max_new_tokens: int
+    """Maximum number of tokens to add; may be 0."""
     rules: Rules = dataclasses.field(default_factory=Rules)
+    """How each token is chosen; the default is greedy."""
     seed: int = 0
+    """Determines the random numbers."""
     streams: tuple[int, ...] = ()
+    """Numbers of the texts' random streams; 0, 1, 2, ... if empty. A text sampled as row 3 of a
+    batch is sampled again, alone, from stream 3."""
     samples: int = 1
+    """Number of texts for each prompt."""
     beams: int = 1
+    """Number of running texts of a beam search; 1 for no beam search."""
     length_penalty: float = 1.0
+    """As in `beam_search.Settings`."""
     early_stopping: bool | Literal["never"] = False
+    """As in `beam_search.Settings`."""
     end_id: int | None = None
+    """The token that finishes a text; GPT-1 has no such token of its own."""
     overflow: str = "stop"
+    """`"stop"`: a text ends at `n_positions` tokens. `"error"`: reject a request that could need
+    more. `"slide"`: continue from the later half of the text, as if it were the prompt; the rest is
+    forgotten. Half of the positions are then read again, once every half of them."""
 
     def __post_init__(self) -> None:
         for names, (fits, allowed) in _ALLOWED.items():
@@ -65,11 +59,11 @@ class Request:
 
     @classmethod
     def of(cls, max_new_tokens: int, **options: Any) -> "Request":  # noqa: ANN401 - fields of two classes
-        """Return a request; fields of `Rules` may be given by name in place of `rules`.
+        """Return a request from fields of `Request` and `Rules`, given by name.
 
         Raises:
-            ValueError: As `Request` and `Rules`.
-            TypeError: There is no such option, or rules are given in both ways.
+            ValueError: A value is out of range.
+            TypeError: An option does not exist, or rules are given both by name and as `rules`.
         """
         names = {field.name for field in dataclasses.fields(Rules)} & options.keys()
         if names and "rules" in options:
@@ -95,15 +89,15 @@ _ALLOWED: dict[tuple[str, ...], tuple[Callable[[Request], bool], str]] = {
     ("max_new_tokens",): (lambda r: _whole(r.max_new_tokens, 0), "a whole number, 0 for none"),
     ("samples",): (
         lambda r: _whole(r.samples, 1) and (r.samples == 1 or r.beams > 1 or r.rules.sampled),
-        "1; more where they are drawn (sampled=True) or taken from beams: else all are the same",
+        "1, or more with sampled=True or with beams: greedy texts are all the same",
     ),
     ("beams",): (
         lambda r: _whole(r.beams, 1) and (r.beams == 1 or not r.rules.sampled),
-        "a whole number above 0; 1 where tokens are drawn, for a beam search takes the likeliest",
+        "a whole number above 0; 1 with sampled=True, because a beam search draws nothing",
     ),
     ("samples", "beams"): (
         lambda r: r.beams == 1 or r.samples <= r.beams,
-        "no more texts than there are beams",
+        "no more samples than beams",
     ),
     ("seed",): (lambda r: _whole(r.seed, 0, _LARGEST_SEED), "a whole number from 0 to 2**64 - 1"),
     ("streams",): (
@@ -111,7 +105,7 @@ _ALLOWED: dict[tuple[str, ...], tuple[Callable[[Request], bool], str]] = {
             isinstance(r.streams, (tuple, list))
             and all(_whole(number, 0, _LARGEST_SEED) for number in r.streams)
         ),
-        "whole numbers from 0 to 2**64 - 1, one a text, in a tuple",
+        "a tuple of whole numbers from 0 to 2**64 - 1, one for each text",
     ),
     ("length_penalty",): (lambda r: _finite(r.length_penalty), "a finite number"),
     ("early_stopping",): (
@@ -122,42 +116,39 @@ _ALLOWED: dict[tuple[str, ...], tuple[Callable[[Request], bool], str]] = {
     ("overflow",): (lambda r: r.overflow in OVERFLOWS, "'stop', 'error' or 'slide'"),
     ("overflow", "beams"): (
         lambda r: r.overflow != "slide" or r.beams == 1,
-        "sliding without beams only",
+        "slide only without beams",
     ),
 }
-"""For each field, and for fields together, whether they can be, and what can, in words."""
+"""For each field or pair of fields, a test of the request, and the allowed values in words."""
 
 
 def generate(
     model: GPT, token_ids: Int[Tensor, "batch time"], request: Request
 ) -> Int[Tensor, "texts length"]:
-    """Return prompts and what follows them, `[batch * samples, length]`, int64.
+    """Return prompts and their continuations, `[batch * samples, length]`, int64.
 
-    A prompt's samples follow each other. Texts are equally long: what ends earlier is filled up
-    with `end_id`, the only thing that ends one earlier.
+    The samples of a prompt are adjacent. A text that ends early, at `end_id`, is padded with it.
 
     Raises:
-        ValueError: A prompt that the model cannot take or that is empty, more tokens than there
-            are positions (unless `overflow` says what then), or no token left to choose.
+        ValueError: A prompt is invalid or empty, the prompt alone exceeds `n_positions` or, with
+            `overflow="error"`, the whole text may; or the rules leave no token.
     """
-    room = _new_tokens(model, token_ids, request)
+    count = _new_tokens(model, token_ids, request)
     texts = token_ids.repeat_interleave(request.samples, 0).long()
-    if room == 0:
+    if count == 0:
         return texts
     if request.beams > 1:
-        running, length = len(token_ids) * request.beams, token_ids.shape[1] + room
-        decoder = Decoder(model, batch=running, capacity=length)
-        return beam_search(
-            decoder,
-            token_ids,
+        settings = Settings(
             beams=request.beams,
-            max_new_tokens=room,
+            max_new_tokens=count,
             length_penalty=request.length_penalty,
             early_stopping=request.early_stopping,
             end_id=request.end_id,
-            rules=request.rules,
             returned=request.samples,
         )
+        running, capacity = len(token_ids) * request.beams, token_ids.shape[1] + count
+        decoder = Decoder(model, batch=running, capacity=capacity)
+        return beam_search(decoder, token_ids, settings, request.rules)
     new = list(stream(model, token_ids, request))
     return torch.cat([texts, *(tokens[:, None] for tokens in new)], dim=1)
 
@@ -168,69 +159,81 @@ def stream(
     """Yield each text's next token, `[batch * samples]`, as soon as it is chosen.
 
     Raises:
-        ValueError: As `generate`; and a beam search knows no token before it knows the last.
+        ValueError: As in `generate`, or beams were requested: a beam search cannot stream.
     """
     if request.beams > 1:
-        message = f"beams is {request.beams}; allowed: 1: a beam search has nothing to stream"
+        message = f"beams is {request.beams}; allowed: 1: a beam search cannot stream"
         raise ValueError(message)
-    room = _new_tokens(model, token_ids, request)
+    count = _new_tokens(model, token_ids, request)
     request.rules.check(model.config.vocab_size)
-    if room == 0:
+    if count == 0:
         return
+    n_positions = model.config.n_positions
     texts = _Texts(token_ids, request)
     draws = Draws(request.seed, request.streams or len(texts.ids))
-    capacity = min(texts.length + room, model.config.n_positions)
-    decoder = Decoder(model, batch=len(texts.ids), capacity=capacity)
-    length = texts.length
-    logits = decoder.start(texts.context(length, model.config.n_positions))
-    for last in range(length, length + room):
-        tokens = choose(request.rules.processed(logits, texts.ids[:, :last]), request.rules, draws)
-        yield texts.taken(tokens, last)
-        if last + 1 == length + room or bool(texts.finished.all()):
+    length = token_ids.shape[1]
+    decoder = Decoder(model, batch=len(texts.ids), capacity=min(length + count, n_positions))
+    logits = decoder.start(texts.context(length, n_positions))
+    for position in range(length, length + count):
+        so_far = texts.ids[:, :position]
+        tokens = choose(request.rules.processed(logits, so_far), request.rules, draws)
+        yield texts.append(tokens, position)
+        if position + 1 == length + count or bool(texts.finished.all()):
             return
-        if decoder.length < model.config.n_positions:
-            logits = decoder.step(texts.ids[:, last])
+        if decoder.length < n_positions:
+            logits = decoder.step(texts.ids[:, position])
         else:
-            logits = decoder.start(texts.context(last + 1, model.config.n_positions))
+            logits = decoder.start(texts.context(position + 1, n_positions))
 
 
 class _Texts:
-    """Running texts.
-
-    Attributes:
-        ids: `[texts time]`, with room behind them that doubles when it is used up.
-        length: Tokens of the prompt.
-        finished: `[texts]`, bool.
-        end_id: What finishes one.
-    """
+    """Running texts: `ids` `[texts time]`, whose capacity doubles, and `finished` `[texts]`."""
 
     def __init__(self, token_ids: Tensor, request: Request) -> None:
         self.ids = token_ids.repeat_interleave(request.samples, 0).long()
-        self.length = token_ids.shape[1]
         self.finished = self.ids.new_zeros(len(self.ids), dtype=torch.bool)
         self.end_id = request.end_id
 
-    def taken(self, tokens: Tensor, place: int) -> Tensor:
-        """Write each text's next token, `end_id` where it is finished; return what was written."""
+    def append(self, tokens: Tensor, position: int) -> Tensor:
+        """Write each text's next token, or `end_id` if it is finished; return these tokens."""
         if self.end_id is not None:
             tokens = tokens.masked_fill(self.finished, self.end_id)
             self.finished.masked_fill_(tokens == self.end_id, True)
-        if place == self.ids.shape[1]:
+        if position == self.ids.shape[1]:
             self.ids = torch.cat([self.ids, self.ids.new_zeros(self.ids.shape)], dim=1)
-        self.ids[:, place] = tokens
+        self.ids[:, position] = tokens
         return tokens
 
     def context(self, end: int, n_positions: int) -> Tensor:
-        """Return what the model is to read: all up to `end`, or the later half of the positions."""
+        """Return the ids up to `end`, or the last half of the positions if that is too many."""
         return self.ids[:, 0 if end <= n_positions else end - max(1, n_positions // 2) : end]
 
 
-def check_prompts(model: GPT, token_ids: Tensor, *, any_length: bool) -> None:
-    """Refuse prompts that the model cannot take, also what of them is not going to be read.
+def _new_tokens(model: GPT, token_ids: Tensor, request: Request) -> int:
+    """Return the number of tokens that can be added, after checking prompts and request.
 
     Raises:
-        ValueError: They are empty, not `[batch time]`, or hold what is no id of the model's.
+        ValueError: As in `generate`, or `streams` has the wrong length.
     """
+    n_positions = model.config.n_positions
+    _check_prompts(model, token_ids, any_length=request.overflow == "slide")
+    time, texts = token_ids.shape[1], len(token_ids) * request.samples
+    if request.streams and len(request.streams) != texts:
+        message = f"streams has {len(request.streams)} numbers, there are {texts} texts"
+        raise ValueError(message)
+    if request.overflow == "error" and time + request.max_new_tokens > n_positions:
+        message = (
+            f"{time} tokens of prompt and max_new_tokens={request.max_new_tokens} are more than "
+            f"the model's {n_positions} positions; use fewer, or overflow 'stop' or 'slide'"
+        )
+        raise ValueError(message)
+    if request.overflow == "stop":
+        return min(request.max_new_tokens, n_positions - time)
+    return request.max_new_tokens
+
+
+def _check_prompts(model: GPT, token_ids: Tensor, *, any_length: bool) -> None:
+    """Reject invalid prompts, including invalid ids in a part that a slide would skip."""
     if token_ids.numel() == 0:
         message = f"token_ids is an empty prompt: shape {list(token_ids.shape)}"
         raise ValueError(message)
@@ -239,27 +242,3 @@ def check_prompts(model: GPT, token_ids: Tensor, *, any_length: bool) -> None:
         longest = max(config.n_positions, token_ids.shape[-1])
         config = dataclasses.replace(config, n_positions=longest)
     check_inputs(token_ids, None, None, config=config, device=model.tokens_embed.weight.device)
-
-
-def _new_tokens(model: GPT, token_ids: Tensor, request: Request) -> int:
-    """Return how many tokens can follow; refuse what cannot be continued.
-
-    Raises:
-        ValueError: See `generate`.
-    """
-    most = model.config.n_positions
-    check_prompts(model, token_ids, any_length=request.overflow == "slide")
-    time = token_ids.shape[1]
-    if request.streams and len(request.streams) != len(token_ids) * request.samples:
-        message = f"streams has {len(request.streams)} numbers, there are "
-        message += f"{len(token_ids) * request.samples} texts"
-        raise ValueError(message)
-    if request.overflow == "error" and time + request.max_new_tokens > most:
-        message = (
-            f"{time} tokens of prompt and max_new_tokens={request.max_new_tokens} are more than "
-            f"the model's {most} positions; ask for fewer, or choose overflow 'stop' or 'slide'"
-        )
-        raise ValueError(message)
-    if request.overflow == "stop":
-        return min(request.max_new_tokens, most - time)
-    return request.max_new_tokens

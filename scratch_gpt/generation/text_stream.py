@@ -1,4 +1,4 @@
-"""What follows one prompt, as ids and as text, given out while it comes."""
+"""The continuation of a prompt as ids and as text, streamed, and ended by stop strings."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,124 +10,84 @@ from scratch_gpt.generation.generate import Request, generate, stream
 from scratch_gpt.model import GPT
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-# Tokens as text while they come: what is sure is given out, and a stop string ends it exactly.
-
-
-_END = "</w>"
-
-
-class Spelling:
-    """Spells tokens one at a time; together the parts are what `Tokenizer.decode` gives."""
-
-    def __init__(self, token_of: Callable[[int], str], *, after_text: bool) -> None:
-        """Begin.
-
-        Args:
-            token_of: Gives the token of an id, `</w>` and all.
-            after_text: Whether a text stands before, which a space divides from the first word.
-        """
-        self._token_of = token_of
-        self._space = " " if after_text else ""
-
-    def spelled(self, number: int) -> str:
-        """Return what a token adds: a space is due only when another word follows."""
-        token = self._token_of(number)
-        text = self._space + token.removesuffix(_END)
-        self._space = " " if token.endswith(_END) else ""
-        return text
-
-
-class Stops:
-    """Watches a text for strings that end it, across the borders of tokens."""
-
-    def __init__(self, strings: Sequence[str]) -> None:
-        """Begin.
-
-        Raises:
-            SettingError: A string is empty, which would end every text before it began.
-        """
-        if not all(strings):
-            raise SettingError({"stop": ""}, "any text but an empty one")
-        self._strings = strings
-        self._held = ""
-        self.found = False
-
-    def passed(self, text: str) -> str:
-        """Return what is sure of the text so far and was not returned yet.
-
-        What could be the beginning of a stop string is held back until more is known. The first
-        stop string to begin ends the text just before it; then `found` is True and no more comes.
-        """
-        if self.found:
-            return ""
-        held = self._held + text
-        begun = [place for place in map(held.find, self._strings) if place >= 0]
-        if begun:
-            self.found, self._held = True, ""
-            return held[: min(begun)]
-        kept = max((self._overlap(held, stop) for stop in self._strings), default=0)
-        self._held = held[len(held) - kept :]
-        return held[: len(held) - kept]
-
-    def rest(self) -> str:
-        """Return what was held back, once no more text comes."""
-        held, self._held = self._held, ""
-        return held
-
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Return how many last characters of the text are the stop string's first ones."""
-        longest = min(len(text), len(stop) - 1)
-        return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
-
-
-def visible(text: str) -> str:
-    """Return a text without characters that a terminal would obey; line ends stay."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
+_WORD_END = "</w>"
 
 ShowText = Callable[[str], None]
+"""Called with each new part of a text."""
 
 
 class NewText(NamedTuple):
-    """What one text gained.
-
-    Attributes:
-        ids: The new tokens, those that a stop string was found in included.
-        text: Their text, up to the stop string.
-        ended: What ended it: `"stop"`, a stop string; `"end_id"`; `"max_new_tokens"`, it has as
-            many as were asked for; `"positions"`, the model has no position for another.
-    """
+    """The continuation of one prompt."""
 
     ids: list[int]
+    """The new tokens, with those that contain the stop string."""
     text: str
+    """Their text, up to the stop string."""
     ended: str
+    """What ended it: `"stop"` (a stop string), `"end_id"`, `"max_new_tokens"` or `"positions"`
+    (all positions of the model are used)."""
 
 
-class _Growing:
+def new_texts(  # noqa: PLR0913 - model, tokenizer, prompt and settings
+    model: GPT,
+    tokenizer: Tokenizer,
+    ids: list[int],
+    request: Request,
+    *,
+    stop: Sequence[str] = (),
+    show: ShowText = lambda _part: None,
+) -> list[NewText]:
+    """Return the continuations of a prompt, one for each sample.
+
+    Args:
+        model: The model.
+        tokenizer: The model's tokenizer.
+        ids: The prompt, at least one token.
+        request: The settings.
+        stop: Strings that end a text just before themselves.
+        show: Called with each part of the text as soon as it is final; only for one sample.
+
+    Raises:
+        ValueError: As in `generate`, or a stop string is empty.
+    """
+    shown: ShowText = show if request.samples == 1 else lambda _part: None
+    texts = [_Text(tokenizer, stop, shown) for _ in range(request.samples)]
+    prompt = torch.tensor([ids], device=model.tokens_embed.weight.device)
+    if request.beams > 1:
+        columns = iter(generate(model, prompt, request)[:, len(ids) :].T)
+    else:
+        columns = stream(model, prompt, request)
+    for column in columns:
+        running = [text.append(token) for text, token in zip(texts, column.tolist(), strict=True)]
+        if not any(running):
+            break
+    return [text.finish(request) for text in texts]
+
+
+class _Text:
     """A text that takes tokens until a stop string ends it."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], show: ShowText) -> None:
-        self._spelling = Spelling(lambda number: tokenizer.tokens([number])[0], after_text=True)
+        self._spelling = Spelling(lambda token: tokenizer.tokens([token])[0], after_text=True)
         self._stops, self._show = Stops(stop), show
         self._ids: list[int] = []
         self._parts: list[str] = []
 
-    def grow(self, number: int) -> bool:
-        """Take a token; return whether the text goes on."""
+    def append(self, token: int) -> bool:
+        """Add a token; return whether the text continues."""
         if not self._stops.found:
-            self._ids.append(number)
-            self._give(self._stops.passed(self._spelling.spelled(number)))
+            self._ids.append(token)
+            self._emit(self._stops.passed(self._spelling.spelled(token)))
         return not self._stops.found
 
-    def _give(self, part: str) -> None:
+    def _emit(self, part: str) -> None:
         if part:
             self._parts.append(part)
             self._show(part)
 
-    def ended(self, request: Request) -> NewText:
-        """Give out what was held back; return the text."""
-        self._give(self._stops.rest())
+    def finish(self, request: Request) -> NewText:
+        """Show the text that was held back; return the result."""
+        self._emit(self._stops.rest())
         reasons = {
             "stop": self._stops.found,
             "end_id": request.end_id in self._ids,
@@ -137,38 +97,71 @@ class _Growing:
         return NewText(self._ids, "".join(self._parts), ended)
 
 
-def new_texts(  # noqa: PLR0913 - model and tokenizer, a prompt and what is asked
-    model: GPT,
-    tokenizer: Tokenizer,
-    ids: list[int],
-    request: Request,
-    *,
-    stop: Sequence[str] = (),
-    show: ShowText = lambda _part: None,
-) -> list[NewText]:
-    """Return what follows a prompt, once for each sample.
+class Spelling:
+    """Converts tokens to text one at a time; joined, the parts equal `Tokenizer.decode`."""
 
-    Args:
-        model: Its vocabulary is the tokenizer's.
-        tokenizer: Spells the ids.
-        ids: The prompt's, at least one.
-        request: How to go on.
-        stop: Strings that end a text, before themselves.
-        show: Is given the parts of a single sample's text as they are sure; of several samples
-            nothing is shown.
+    def __init__(self, token_of: Callable[[int], str], *, after_text: bool) -> None:
+        """Start a text.
 
-    Raises:
-        ValueError: As `continuing.generate`, or an empty stop string.
-    """
-    shown: ShowText = show if request.samples == 1 else lambda _part: None
-    growing = [_Growing(tokenizer, stop, shown) for _ in range(request.samples)]
-    prompt = torch.tensor([ids], device=model.tokens_embed.weight.device)
-    if request.beams > 1:
-        columns = iter(generate(model, prompt, request)[:, len(ids) :].T)
-    else:
-        columns = stream(model, prompt, request)
-    for column in columns:
-        going = [text.grow(number) for text, number in zip(growing, column.tolist(), strict=True)]
-        if not any(going):
-            break
-    return [text.ended(request) for text in growing]
+        Args:
+            token_of: Returns the token of an id, with `</w>` at a word's end.
+            after_text: Whether text precedes, so that a space comes before the first word.
+        """
+        self._token_of = token_of
+        self._space = " " if after_text else ""
+
+    def spelled(self, token_id: int) -> str:
+        """Return the text that a token adds; a space is added only before the next word."""
+        token = self._token_of(token_id)
+        text = self._space + token.removesuffix(_WORD_END)
+        self._space = " " if token.endswith(_WORD_END) else ""
+        return text
+
+
+class Stops:
+    """Finds the first of several stop strings in a text that arrives in parts."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        """Start a text.
+
+        Raises:
+            SettingError: A string is empty; it would end every text at once.
+        """
+        if not all(strings):
+            raise SettingError({"stop": ""}, "any text but an empty one")
+        self._strings = strings
+        self._held = ""
+        self.found = False
+
+    def passed(self, text: str) -> str:
+        """Return the text that is final and was not returned before.
+
+        Text that may be the beginning of a stop string is held back. The stop string that begins
+        first ends the text just before itself: `found` becomes True and no more text is returned.
+        """
+        if self.found:
+            return ""
+        held = self._held + text
+        starts = [start for start in map(held.find, self._strings) if start >= 0]
+        if starts:
+            self.found, self._held = True, ""
+            return held[: min(starts)]
+        kept = max((self._overlap(held, stop) for stop in self._strings), default=0)
+        self._held = held[len(held) - kept :]
+        return held[: len(held) - kept]
+
+    def rest(self) -> str:
+        """Return the text that was held back, once no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """Return how many of the text's last characters begin the stop string."""
+        longest = min(len(text), len(stop) - 1)
+        return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def visible(text: str) -> str:
+    """Return the text with terminal control characters replaced; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

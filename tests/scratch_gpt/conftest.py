@@ -1,37 +1,27 @@
-"""The vocabulary of the model's tests: random tensors, a tiny config, a model with no quiet weight.
+"""Fixtures of the model's tests: random tensors, a tiny config, weights that all have an effect.
 
-Sizes are awkward and distinct, so that no wrong axis fits by luck: batch 2, time 5, heads 3,
+All sizes differ, so that a wrong axis cannot fit by luck: batch 2, time 5, heads 3,
 head_width 7.
 """
 
-import os
-import pickle
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import scratch_gpt
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.kernels.triton_attention import unavailable
-
-HOME = Path(scratch_gpt.__path__[0])
 
 
 @pytest.fixture(autouse=True)
 def _small(one_thread: None) -> None:
-    """Let one thread work in all tests of this folder."""
+    """Use one thread in all tests of this folder."""
 
 
 @pytest.fixture(scope="session")
 def meta() -> torch.device:
-    """Return the device of tensors without values, whose rules torch loads at their first use."""
+    """Return the meta device; torch loads its rules at the first use."""
     device = torch.device("meta")
     torch.arange(1, device=device)
     return device
@@ -39,7 +29,7 @@ def meta() -> torch.device:
 
 @pytest.fixture
 def draw() -> Callable[..., Tensor]:
-    """Return a function of a shape that gives fresh standard normal numbers in float64."""
+    """Return a function of a shape that returns standard normal numbers in float64."""
     generator = torch.Generator().manual_seed(20180611)
     return lambda *shape: torch.randn(shape, dtype=torch.float64, generator=generator)
 
@@ -81,7 +71,7 @@ def config() -> GPTConfig:
 def model(
     request: pytest.FixtureRequest, config: GPTConfig, loud: Callable[[nn.Module], nn.Module]
 ) -> GPT:
-    """Return a model that evaluates, once for each attention core."""
+    """Return a model in evaluation mode, for two backends."""
     return loud(GPT(config, backend=request.param)).eval()
 
 
@@ -93,7 +83,7 @@ def token_ids() -> Tensor:
 
 @pytest.fixture(scope="session")
 def attention_formula() -> Callable[..., Tensor]:
-    """Return attention in the library's words: of the input, the layer and its number of heads."""
+    """Return an attention layer computed with torch's own functions."""
 
     def compute(x: Tensor, layer: nn.Module, n_head: int) -> Tensor:
         weights = dict(layer.named_parameters())
@@ -111,7 +101,7 @@ def attention_formula() -> Callable[..., Tensor]:
 
 @pytest.fixture(scope="session")
 def block_formula(attention_formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a post-norm block in the library's words: of the input, the block and the config."""
+    """Return a post-norm block computed with torch's own functions."""
 
     def compute(x: Tensor, block: nn.Module, config: GPTConfig) -> Tensor:
         weights = dict(block.named_parameters())
@@ -131,14 +121,14 @@ def block_formula(attention_formula: Callable[..., Tensor]) -> Callable[..., Ten
 
 
 class Watch:
-    """A tap that keeps a copy of all it is shown, in order."""
+    """A tap that keeps a copy of each tensor, in order."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Tensor] = {}
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        """Keep the value and go on with it."""
-        assert name not in self.seen, f"{name} was shown twice"
+        """Keep a copy of the value and return it."""
+        assert name not in self.seen, f"{name} was called twice"
         self.seen[name] = value.detach().clone()
         return value
 
@@ -147,39 +137,3 @@ class Watch:
 def watch() -> Watch:
     """Return a tap whose `seen` maps each name to its tensor, in the order of the calls."""
     return Watch()
-
-
-@pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder in which Triton's interpreter finds copies of the Triton core."""
-    return tmp_path_factory.mktemp("planted")
-
-
-@pytest.fixture(scope="session")
-def interpreted(planted: Path) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Return a function that runs the Triton core interpreted, in a process of its own.
-
-    It takes the three inputs and the context's gradient. Tiles are 8 by 4 unless said: ragged at
-    short times, and of two sizes, so that none stands for the other.
-    """
-    reason = unavailable(torch.device("cuda"))
-    if reason is not None and "GPU" not in reason:
-        pytest.skip(f"not run: {reason}")
-    search = os.pathsep.join(map(str, (HOME.parent, planted)))
-    settings = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": search}
-    command = [sys.executable, Path(__file__).with_name("triton_worker.py")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    defaults = {"package": "scratch_gpt", "mask": None, "tiles": (8, 4), "dropout": 0.0, "seed": 0}
-    with subprocess.Popen(command, env=settings, **pipes) as process:
-
-        def run(inputs: list[Tensor], upstream: Tensor, **named: object) -> dict[str, Any]:
-            pickle.dump(defaults | {"inputs": inputs, "upstream": upstream} | named, process.stdin)
-            process.stdin.flush()
-            answer = pickle.load(process.stdout)  # noqa: S301 - from the worker
-            if "error" in answer:
-                pytest.fail(answer["error"])
-            return answer
-
-        yield run
-        process.stdin.close()
-        assert not process.wait()

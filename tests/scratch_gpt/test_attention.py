@@ -1,18 +1,20 @@
-"""The attention cores, held against a loop over rows."""
+"""Attention kernels against a loop over rows, the softmax, and the layer."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from scratch_gpt.attention import plain_attention, softmax
-from scratch_gpt.kernels.backends import KERNELS
-from scratch_gpt.kernels.tiled_attention import tiled_attention
+from scratch_gpt.attention import Attention, merge_heads, plain_attention, softmax, split_heads
+from scratch_gpt.config import GPTConfig
+from scratch_gpt.kernels.backends import BACKENDS, KERNELS
 
 Draw = Callable[..., Tensor]
+
 Same = Callable[..., None]
 
 EAGER = ("plain", "tiled")
@@ -26,7 +28,7 @@ PADDING = {
 
 
 def row_by_row(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> np.ndarray:
-    """Return the context by a loop over every row, in NumPy, from the keys it may see."""
+    """Return the context by a loop over every row, in NumPy, from the visible keys."""
     context = np.zeros(query.shape)
     past = key.shape[2] - query.shape[2]
     for batch, head, t in np.ndindex(*query.shape[:3]):
@@ -49,39 +51,39 @@ def projections(draw: Draw, time_q: int = 5, time_k: int = 5) -> list[Tensor]:
 def test_plain_equals_the_loop_over_rows(
     padding: list[list[bool]] | None, time_q: int, draw: Draw, assert_same: Same
 ) -> None:
-    """Every row is the mean of the values it sees, weighed by the softmax of its scaled scores."""
+    """Every row is the mean of the visible values, weighted by the softmax of its scaled scores."""
     qkv = projections(draw, time_q=time_q)
     mask = None if padding is None else torch.tensor(padding)
     expected = row_by_row(*qkv, mask)
     assert_same(expected, plain_attention(*qkv, mask))
 
 
-@pytest.mark.parametrize("core", EAGER)
-def test_padding_changes_no_real_row(core: str, draw: Draw, assert_same: Same) -> None:
-    """Rows of real text right of padding are what they are without it."""
+@pytest.mark.parametrize("kernel", EAGER)
+def test_padding_changes_no_real_row(kernel: str, draw: Draw, assert_same: Same) -> None:
+    """Rows of real text after padding are unaffected by it."""
     qkv = projections(draw)
     mask = torch.tensor([[False, False, True, True, True]] * 2)
     expected = row_by_row(*(x[:, :, 2:] for x in qkv), None)
-    assert_same(expected, KERNELS[core](*qkv, mask)[:, :, 2:])
+    assert_same(expected, KERNELS[kernel](*qkv, mask)[:, :, 2:])
 
 
-@pytest.mark.parametrize("core", EAGER)
+@pytest.mark.parametrize("kernel", EAGER)
 @pytest.mark.parametrize("padding", PADDING.values(), ids=PADDING.keys())
 def test_every_row_is_finite_and_causal(
-    padding: list[list[bool]] | None, core: str, draw: Draw
+    padding: list[list[bool]] | None, kernel: str, draw: Draw
 ) -> None:
-    """What comes after a position changes no bit of its row, be it real or padding."""
+    """Later positions change no bit of a row, real or padding."""
     query, key, value = projections(draw)
     mask = None if padding is None else torch.tensor(padding)
-    before = KERNELS[core](query, key, value, mask)
+    before = KERNELS[kernel](query, key, value, mask)
     later = [torch.cat([x[:, :, :3], draw(2, 3, 2, 7)], dim=2) for x in (query, key, value)]
-    after = KERNELS[core](*later, mask)
+    after = KERNELS[kernel](*later, mask)
     assert bool(before.isfinite().all())
     assert torch.equal(before[:, :, :3], after[:, :, :3])
     assert not torch.equal(before[:, :, 3:], after[:, :, 3:])
 
 
-@pytest.mark.parametrize("core", EAGER)
+@pytest.mark.parametrize("kernel", EAGER)
 @pytest.mark.parametrize(
     ("dtype", "size_of_query", "size_of_key"),
     [
@@ -91,9 +93,9 @@ def test_every_row_is_finite_and_causal(
     ],
 )
 def test_extreme_scores_stay_finite_and_causal(
-    dtype: torch.dtype, size_of_query: float, size_of_key: float, core: str, draw: Draw
+    dtype: torch.dtype, size_of_query: float, size_of_key: float, kernel: str, draw: Draw
 ) -> None:
-    """Scores near the end of the dtype's range pick one value each, seen and finite."""
+    """Scores near the limit of the dtype select one visible value each."""
     query_sign, key_sign = (torch.where(draw(2, 3, 5) > 0, 1.0, -1.0) for _ in range(2))
     key_sign *= torch.linspace(0.5, 1.0, 5)  # so that no two scores of a row are equal
     query = (query_sign * size_of_query)[..., None].expand(2, 3, 5, 7).to(dtype)
@@ -102,7 +104,7 @@ def test_extreme_scores_stay_finite_and_causal(
     order = query_sign[..., :, None] * key_sign[..., None, :]
     largest = (order + torch.full((5, 5), float("-inf")).triu(1)).argmax(-1)
     expected = torch.take_along_dim(value, largest[..., None], dim=2)
-    assert torch.equal(expected, KERNELS[core](query, key, value))
+    assert torch.equal(expected, KERNELS[kernel](query, key, value))
 
 
 def test_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
@@ -121,13 +123,13 @@ def test_softmax_has_the_librarys_gradient(draw: Draw, assert_same: Same) -> Non
 
 
 def test_softmax_of_huge_scores_is_finite() -> None:
-    """Scores of 1e38 in float32 give the one weight that is left."""
+    """Scores of 1e38 in float32 give one weight of 1."""
     expected = [1.0, 0.0, 0.0]
     actual = softmax(torch.tensor([3e38, 1e38, -3e38])).tolist()
     assert expected == actual
 
 
-def test_plain_shows_scaled_scores_then_weights(
+def test_plain_taps_scaled_scores_then_weights(
     draw: Draw, watch: Callable[..., Tensor], assert_same: Same
 ) -> None:
     """The scores are scaled and not yet masked; the weights are their causal softmax."""
@@ -142,10 +144,8 @@ def test_plain_shows_scaled_scores_then_weights(
 
 
 @pytest.mark.parametrize("replaced", ["scores", "weights"])
-def test_plain_goes_on_with_what_the_tap_returns(
-    replaced: str, draw: Draw, assert_same: Same
-) -> None:
-    """With scores all equal, or uniform weights, a row is the mean of what it sees."""
+def test_plain_uses_the_taps_result(replaced: str, draw: Draw, assert_same: Same) -> None:
+    """With equal scores or uniform weights, a row is the mean of the visible values."""
     query, key, value = projections(draw)
     uniform = torch.ones(5, 5).double().tril()
     uniform /= uniform.sum(-1, keepdim=True)
@@ -158,14 +158,14 @@ def test_plain_goes_on_with_what_the_tap_returns(
     assert_same(expected, plain_attention(query, key, value, tap=replace))
 
 
-@pytest.mark.parametrize("core", EAGER)
-def test_dropout_falls_on_the_weights(core: str, draw: Draw, assert_same: Same) -> None:
-    """A weight is dropped, or scaled up, for all features; its row is not renormalised."""
+@pytest.mark.parametrize("kernel", EAGER)
+def test_dropout_falls_on_the_weights(kernel: str, draw: Draw, assert_same: Same) -> None:
+    """A weight is dropped or scaled for all features; its row is not renormalized."""
     query, key, one_hot = draw(2, 3, 5, 10), draw(2, 3, 5, 10), torch.eye(5).double()
     value = torch.cat([one_hot, one_hot], dim=-1).expand(2, 3, 5, 10)
     # So a row of the context is its row of weights, twice over.
     weights = torch.from_numpy(row_by_row(query, key, value, None))
-    context = KERNELS[core](query, key, value, dropout_probability=0.75)
+    context = KERNELS[kernel](query, key, value, dropout_probability=0.75)
     dropped = context == 0
     visible = torch.ones(5, 5).tril().bool().repeat(1, 2).expand(2, 3, 5, 10)
     expected = {True, False}
@@ -174,15 +174,86 @@ def test_dropout_falls_on_the_weights(core: str, draw: Draw, assert_same: Same) 
     assert_same(weights.masked_fill(dropped, 0.0) * 4, context)
 
 
-@pytest.mark.parametrize("core", EAGER)
-def test_more_queries_than_keys_are_refused(core: str, draw: Draw) -> None:
-    """Every core checks what it is given before it computes anything."""
+@pytest.mark.parametrize("kernel", EAGER)
+def test_more_queries_than_keys_are_rejected(kernel: str, draw: Draw) -> None:
+    """Every kernel checks its inputs first."""
     query, key, value = projections(draw, time_q=6)
     with pytest.raises(ValueError, match="attention needs 1 <= time_q <= time_k, got 6 and 5"):
-        KERNELS[core](query, key, value)
+        KERNELS[kernel](query, key, value)
 
 
-def test_both_cores_have_their_names() -> None:
-    """The table holds the plain core and the tiled one."""
-    assert KERNELS["plain"] is plain_attention
-    assert KERNELS["tiled"] is tiled_attention
+def test_a_head_is_a_run_of_consecutive_features(draw: Draw) -> None:
+    """Head j holds the features from 7 j to 7 j + 6."""
+    x = draw(2, 5, 21)
+    expected = torch.stack([x[..., :7], x[..., 7:14], x[..., 14:]], dim=1)
+    assert torch.equal(expected, split_heads(x, 3))
+
+
+def test_merged_heads_are_concatenated(draw: Draw) -> None:
+    """Merging puts the features of head 0 first, then those of head 1, and so on."""
+    heads = draw(2, 3, 5, 7)
+    expected = torch.cat([heads[:, 0], heads[:, 1], heads[:, 2]], dim=-1)
+    assert torch.equal(expected, merge_heads(heads))
+
+
+@pytest.fixture
+def layer(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Attention:
+    """Return a layer of width 21 and 3 heads, in training mode."""
+    return loud(Attention(config, BACKENDS["plain"]))
+
+
+def test_the_layer_equals_the_library(
+    layer: Attention,
+    draw: Draw,
+    attention_formula: Callable[..., Tensor],
+    assert_same: Same,
+) -> None:
+    """Projecting, splitting, attending, merging and projecting give torch's own attention."""
+    x = draw(2, 5, 21)
+    expected = attention_formula(x, layer, 3)
+    assert_same(expected, layer.eval()(x))
+
+
+def test_the_layer_calls_its_taps_in_order(
+    layer: Attention, draw: Draw, watch: Callable[..., Tensor]
+) -> None:
+    """Queries, keys, values, scores, weights, context and result, with their shapes."""
+    output = layer(draw(2, 5, 21), tap=watch)
+    expected = {
+        "attn.query": (2, 3, 5, 7),
+        "attn.key": (2, 3, 5, 7),
+        "attn.value": (2, 3, 5, 7),
+        "attn.scores": (2, 3, 5, 5),
+        "attn.weights": (2, 3, 5, 5),
+        "attn.context": (2, 5, 21),
+        "attn": (2, 5, 21),
+    }
+    actual = {name: tuple(value.shape) for name, value in watch.seen.items()}
+    assert list(expected.items()) == list(actual.items())
+    assert torch.equal(output, watch.seen["attn"])
+
+
+@pytest.mark.parametrize(
+    ("training", "probability"),
+    [pytest.param(True, 0.375, id="training"), pytest.param(False, 0.0, id="evaluating")],
+)
+def test_the_layer_passes_mask_and_dropout_to_its_kernel(
+    training: bool,  # noqa: FBT001
+    probability: float,
+    config: GPTConfig,
+    loud: Callable[[nn.Module], nn.Module],
+    draw: Draw,
+) -> None:
+    """The kernel gets the mask, and the dropout probability only in training."""
+    given = []
+
+    def kernel(*inputs: object) -> Tensor:
+        given.extend(inputs)
+        return inputs[2]
+
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    layer = loud(Attention(config, replace(BACKENDS["plain"], attention=kernel))).train(training)
+    layer(draw(2, 5, 21), mask)
+    _query, _key, _value, actual_mask, _tap, actual = given
+    assert mask is actual_mask
+    assert probability == actual

@@ -1,4 +1,4 @@
-"""The config and what it refuses."""
+"""The config and its range checks."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ def _as_users_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head"])
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "12", None, math.nan])
 def test_a_count_is_a_whole_number_of_at_least_one(name: str, value: object) -> None:
-    """Anything else is refused by field and value."""
+    """Other values are rejected; the error names field and value."""
     message = f"{name} must be a whole number of at least 1, got {value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         GPTConfig(**{name: value})
@@ -28,7 +28,7 @@ def test_a_count_is_a_whole_number_of_at_least_one(name: str, value: object) -> 
 @pytest.mark.parametrize("name", ["embd_pdrop", "attn_pdrop", "resid_pdrop"])
 @pytest.mark.parametrize("value", [1.0, 1, -0.1, math.nan, math.inf, "0.1", False, None])
 def test_a_probability_is_a_number_below_one(name: str, value: object) -> None:
-    """Anything outside [0, 1), 1 itself among them, is refused by field and value."""
+    """Values outside [0, 1) are rejected; the error names field and value."""
     message = f"{name} must be a number in [0, 1), got {value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         GPTConfig(**{name: value})
@@ -37,7 +37,7 @@ def test_a_probability_is_a_number_below_one(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", ["layer_norm_epsilon", "initializer_range"])
 @pytest.mark.parametrize("value", [0.0, -1e-5, math.nan, math.inf, "1e-5", True, None])
 def test_epsilon_and_spread_are_positive_and_finite(name: str, value: object) -> None:
-    """Anything else is refused by field and value."""
+    """Other values are rejected; the error names field and value."""
     message = f"{name} must be a finite number above 0, got {value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         GPTConfig(**{name: value})
@@ -52,7 +52,7 @@ def test_the_width_is_a_multiple_of_the_heads() -> None:
 
 @pytest.mark.parametrize("value", ["gelu_new", "relu", "GELU", None])
 def test_the_activation_is_gelu(value: object) -> None:
-    """Any other name is refused."""
+    """Any other name is rejected."""
     message = f"afn must be 'gelu' (the tanh form, as released), got {value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         GPTConfig(afn=value)

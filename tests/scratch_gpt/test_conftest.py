@@ -1,4 +1,4 @@
-"""The vocabulary of the tests can itself say no."""
+"""The fixtures reject wrong results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +25,10 @@ ONES = torch.ones(2, 3, dtype=torch.float64)
         pytest.param(ONES.float(), ONES.float(), id="float32"),
     ],
 )
-def test_what_is_not_the_same_is_refused(
+def test_different_tensors_are_rejected(
     expected: Tensor, actual: Tensor, assert_same: Callable[..., None]
 ) -> None:
-    """Two tensors that differ in any way, or are no float64 numbers, do not pass."""
+    """Two tensors that differ, or are not finite float64, do not pass."""
     with pytest.raises(AssertionError):
         assert_same(expected, actual)
 
@@ -39,19 +39,19 @@ def test_rounding_is_the_same(assert_same: Callable[..., None]) -> None:
     assert_same(ONES.numpy(), ONES + 1e-15)
 
 
-def test_a_package_that_is_nowhere_has_no_home(home_of: Callable[[str], Path | None]) -> None:
-    """So that a test can say what it did not run on."""
+def test_a_missing_package_has_no_home(home_of: Callable[[str], Path | None]) -> None:
+    """A test can then report what it skipped."""
     assert home_of("there_is_no_such_package") is None
 
 
-def test_a_tap_shown_twice_is_refused(watch: Callable[..., Tensor]) -> None:
-    """A name stands for one tensor."""
+def test_a_tap_called_twice_is_rejected(watch: Callable[..., Tensor]) -> None:
+    """Each name is used once."""
     watch("name", ONES)
-    with pytest.raises(AssertionError, match="name was shown twice"):
+    with pytest.raises(AssertionError, match="name was called twice"):
         watch("name", ONES)
 
 
-def test_no_loud_parameter_is_quiet(loud: Callable[[nn.Module], nn.Module]) -> None:
+def test_loud_parameters_are_neither_0_nor_1(loud: Callable[[nn.Module], nn.Module]) -> None:
     """No weight, gain or bias is 0 or 1, and all are float64."""
     for module in (Linear(7, 13), LayerNorm(7, epsilon=0.1)):
         for parameter in loud(module).parameters():

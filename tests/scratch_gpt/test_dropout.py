@@ -35,20 +35,20 @@ def test_the_share_dropped_is_the_probability(probability: float, dtype: torch.d
 
 
 def test_each_element_is_dropped_on_its_own() -> None:
-    """Neither whole rows nor whole columns fall together."""
+    """Neither rows nor columns are dropped as a whole."""
     dropped = dropout(torch.ones(50, 60), 0.5) == 0
     per_axis = torch.cat([dropped.sum(0) % 50, dropped.sum(1) % 60])
     assert bool((per_axis > 0).all())
 
 
-def test_each_call_draws_anew() -> None:
+def test_each_call_has_its_own_mask() -> None:
     """Two calls drop different elements."""
     x = torch.ones(1000)
     assert not torch.equal(dropout(x, 0.5), dropout(x, 0.5))
 
 
-def test_the_seed_decides() -> None:
-    """The same state of the generator drops the same elements."""
+def test_the_seed_determines_the_mask() -> None:
+    """The same generator state drops the same elements."""
     x = torch.ones(1000)
     torch.manual_seed(3)
     first = dropout(x, 0.5)

@@ -74,10 +74,8 @@ def test_adds_the_positions_rows(
     assert expected == actual
 
 
-def test_shows_tokens_then_positions(
-    tables: tuple[Embedding, Embedding], token_ids: Tensor
-) -> None:
-    """The tap sees the tokens' rows, then the positions' rows with a batch axis of 1."""
+def test_taps_tokens_then_positions(tables: tuple[Embedding, Embedding], token_ids: Tensor) -> None:
+    """First the tokens' rows, then the positions' rows with a batch axis of 1."""
     seen = []
 
     def watch(name: str, value: Tensor) -> Tensor:
@@ -90,10 +88,10 @@ def test_shows_tokens_then_positions(
 
 
 @pytest.mark.parametrize("replaced", ["embeddings.tokens", "embeddings.positions"])
-def test_goes_on_with_what_the_tap_returns(
+def test_uses_the_taps_result(
     replaced: str, tables: tuple[Embedding, Embedding], token_ids: Tensor
 ) -> None:
-    """A replaced part is what enters the sum."""
+    """A replaced lookup enters the sum."""
     parts = {}
 
     def silence(name: str, value: Tensor) -> Tensor:

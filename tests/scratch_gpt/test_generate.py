@@ -52,7 +52,8 @@ def generate(weights: Path) -> Callable[..., Result]:
 
 def greedy(weights: Path, prompt: str, count: int) -> str:
     """Return what the tokenizer and the uncached model make of a prompt."""
-    tokenizer, model = Tokenizer.from_pretrained(weights), GPT.from_pretrained(weights)
+    tokenizer = Tokenizer.from_pretrained(weights)
+    model = GPT.from_pretrained(weights, backend="plain")
     ids = tokenizer.encode(prompt)
     with torch.no_grad():
         for _ in range(count):

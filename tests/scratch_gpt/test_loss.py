@@ -16,7 +16,7 @@ from scratch_gpt.loss import log_softmax, negative_log_likelihood, next_token_lo
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
 VIEWS = {"view", "_unsafe_view", "slice", "detach", "alias", "as_strided", "select", "expand"}
-"""Operations that make no tensor of their own."""
+"""Operations that return views."""
 
 
 def test_log_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
@@ -35,8 +35,8 @@ def test_log_softmax_has_the_librarys_gradient(draw: Draw, assert_same: Same) ->
 
 
 @pytest.mark.parametrize("size", [1e4, 1e38])
-def test_huge_logits_cost_what_they_are_apart(size: float) -> None:
-    """In float32 the likely token costs nothing and the other costs the difference."""
+def test_the_loss_of_huge_logits_is_their_difference(size: float) -> None:
+    """In float32 the loss of the likely token is 0, that of the other the difference."""
     logits = torch.tensor([[[size, -size], [-size, size]]])
     expected = [[0.0]]
     assert expected == negative_log_likelihood(logits, torch.tensor([[1, 0]])).tolist()
@@ -45,10 +45,10 @@ def test_huge_logits_cost_what_they_are_apart(size: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-def test_each_position_is_charged_for_the_next_token(
+def test_each_position_predicts_the_next_token(
     dtype: torch.dtype, draw: Draw, token_ids: Tensor, assert_same: Same
 ) -> None:
-    """Row t of the logits meets token t + 1, and the last row meets none."""
+    """Row t of the logits predicts token t + 1, and the last row nothing."""
     logits = draw(2, 5, 37)
     expected = functional.cross_entropy(
         logits[:, :4].transpose(1, 2), token_ids[:, 1:], reduction="none"
@@ -57,14 +57,14 @@ def test_each_position_is_charged_for_the_next_token(
 
 
 def test_one_token_has_no_next(draw: Draw) -> None:
-    """At time 1 the list of losses is empty."""
+    """With one token there are no losses."""
     expected = (2, 0)
     actual = negative_log_likelihood(draw(2, 1, 37), torch.tensor([[3], [5]])).shape
     assert expected == actual
 
 
-def test_equal_logits_cost_the_logarithm_of_the_vocabulary() -> None:
-    """Who knows nothing pays log(37) nats a token."""
+def test_equal_logits_lose_the_logarithm_of_the_vocabulary() -> None:
+    """A uniform prediction has a loss of log(37) nats."""
     logits = torch.zeros(1, 2, 37, dtype=torch.float64)
     expected = math.log(37)
     assert expected == next_token_loss(logits, torch.tensor([[3, 5]])).item()
@@ -81,7 +81,7 @@ def test_is_the_mean_of_the_library(draw: Draw, token_ids: Tensor, assert_same: 
 def test_ignored_targets_do_not_count(
     ignore_index: int, draw: Draw, token_ids: Tensor, assert_same: Same
 ) -> None:
-    """The mean is taken over the targets that are left, as torch's cross-entropy takes it."""
+    """The mean is over the other targets, as in torch's cross-entropy."""
     logits, ids = draw(2, 5, 37).requires_grad_(), token_ids.clone()
     ids[0, 4] = ids[1, 0] = ids[1, 2] = ignore_index
     library = functional.cross_entropy(
@@ -92,15 +92,15 @@ def test_ignored_targets_do_not_count(
     assert_same(*(torch.autograd.grad(loss, logits)[0] for loss in (library, ours)))
 
 
-def test_the_derivative_is_that_of_differences(draw: Draw) -> None:
-    """Without any library: the written derivative is what small changes do."""
+def test_gradients_agree_with_differences(draw: Draw) -> None:
+    """The derivative agrees with finite differences."""
     ids = torch.tensor([[3, -100, 0, 4], [1, 2, 2, -100]])
     assert gradcheck(lambda logits: next_token_loss(logits, ids), draw(2, 4, 5).requires_grad_())
 
 
 @pytest.mark.parametrize("rows", [15, 16, 17, 35])
-def test_every_row_is_gone_through(rows: int, draw: Draw, assert_same: Same) -> None:
-    """However many there are beside those gone through at once."""
+def test_any_number_of_rows_is_processed(rows: int, draw: Draw, assert_same: Same) -> None:
+    """Fewer, as many and more than are processed at once."""
     logits, ids = draw(1, rows, 37).requires_grad_(), torch.arange(rows)[None] % 37
     library = functional.cross_entropy(logits[0, :-1], ids[0, 1:])
     ours = next_token_loss(logits, ids)
@@ -109,7 +109,7 @@ def test_every_row_is_gone_through(rows: int, draw: Draw, assert_same: Same) -> 
 
 
 def test_an_ignored_row_of_infinities_has_no_gradient(draw: Draw, token_ids: Tensor) -> None:
-    """Not even that of 0 times infinity."""
+    """0 times infinity does not enter it."""
     logits, ids = draw(2, 5, 37), token_ids.clone()
     ids[0, 3] = -100
     logits[0, 2] = float("inf")
@@ -122,7 +122,7 @@ def test_an_ignored_row_of_infinities_has_no_gradient(draw: Draw, token_ids: Ten
 def test_half_precision_is_summed_in_float32(
     dtype: torch.dtype, draw: Draw, token_ids: Tensor
 ) -> None:
-    """The loss is float32's of the same logits, to the bit; their gradient is rounded once."""
+    """The loss is bitwise that of float32 logits; the gradient is rounded once."""
     narrow = (draw(2, 5, 37) * 5).to(dtype).requires_grad_()
     wide = narrow.detach().float().requires_grad_()
     losses = [next_token_loss(logits, token_ids) for logits in (narrow, wide)]
@@ -136,7 +136,7 @@ def test_half_precision_is_summed_in_float32(
 
 
 def test_keeps_one_number_a_row(draw: Draw, recorded: Callable[[], TorchDispatchMode]) -> None:
-    """No tensor as large as the logits is made, but their gradient on the way back."""
+    """The gradient is the only new tensor as large as the logits."""
     logits, ids = draw(2, 40, 37).requires_grad_(), torch.arange(80).view(2, 40) % 37
     with recorded() as operations:
         loss = next_token_loss(logits, ids)
@@ -155,7 +155,7 @@ def test_keeps_one_number_a_row(draw: Draw, recorded: Callable[[], TorchDispatch
     ],
 )
 def test_no_target_is_no_mean(ids: list[list[int]], draw: Draw) -> None:
-    """Where nothing is left to predict, the error says so and gives the shape."""
+    """Without a target the error gives the shape."""
     token_ids = torch.tensor(ids)
     message = f"no target to predict in token_ids of shape {list(token_ids.shape)}"
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -163,7 +163,7 @@ def test_no_target_is_no_mean(ids: list[list[int]], draw: Draw) -> None:
 
 
 def test_infinity_at_an_ignored_position_stays_out(draw: Draw, token_ids: Tensor) -> None:
-    """A row that does not count may be anything."""
+    """A row that does not count may hold any value."""
     logits, ids = draw(2, 5, 37), token_ids.clone()
     ids[0, 3] = -100
     expected = next_token_loss(logits, ids)

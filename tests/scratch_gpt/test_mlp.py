@@ -24,7 +24,7 @@ def test_equals_the_library(
     assert_same(expected, layer(x))
 
 
-def test_shows_its_steps_in_order(
+def test_calls_its_taps_in_order(
     draw: Draw, loud: Callable[[nn.Module], nn.Module], watch: Callable[..., Tensor]
 ) -> None:
     """The taps are the first map, its activation and the output."""
@@ -36,10 +36,10 @@ def test_shows_its_steps_in_order(
 
 
 @pytest.mark.parametrize("replaced", ["mlp.c_fc", "mlp.gelu", "mlp"])
-def test_goes_on_with_what_the_tap_returns(
+def test_uses_the_taps_result(
     replaced: str, draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
 ) -> None:
-    """Silencing the inside leaves the last bias, silencing the output leaves nothing."""
+    """A zeroed inner tap leaves the last bias; a zeroed output leaves zero."""
     layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
 
     def silence(name: str, value: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""GPT-1, from ids to logits."""
+"""GPT-1 from ids to logits, its taps and its weights."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from scratch_gpt import GPT, GPTConfig
 
 Same = Callable[..., None]
+
 Loud = Callable[[nn.Module], nn.Module]
 
 
@@ -17,7 +19,7 @@ Loud = Callable[[nn.Module], nn.Module]
 def logits_formula(
     config: GPTConfig, block_formula: Callable[..., Tensor]
 ) -> Callable[[GPT, Tensor, Tensor], Tensor]:
-    """Return the model in the library's words: of the model, the ids and the positions."""
+    """Return the model computed with torch's own functions."""
 
     def compute(model: GPT, token_ids: Tensor, positions: Tensor) -> Tensor:
         weights = dict(model.named_parameters())
@@ -41,7 +43,7 @@ def test_equals_the_library(
 @pytest.mark.parametrize(
     "positions", [[[9, 2, 10, 2, 0]], [[9, 2, 10, 2, 0], [1, 3, 5, 7, 9]]], ids=["one", "each"]
 )
-def test_takes_the_positions_it_is_given(
+def test_uses_the_given_positions(
     positions: list[list[int]],
     model: GPT,
     token_ids: Tensor,
@@ -57,7 +59,7 @@ def test_takes_the_positions_it_is_given(
 def test_padding_on_the_left_changes_nothing(
     model: GPT, token_ids: Tensor, assert_same: Same
 ) -> None:
-    """Masked, and with positions that count from the text, padding leaves the text's logits."""
+    """With a mask and positions that count from the text, padding does not change the logits."""
     expected = model(token_ids)
     padded = torch.cat([torch.full((2, 3), 7), token_ids], dim=1)
     mask = torch.arange(8).expand(2, 8) >= 3
@@ -66,7 +68,7 @@ def test_padding_on_the_left_changes_nothing(
 
 
 def test_the_head_is_the_token_embedding(model: GPT, token_ids: Tensor) -> None:
-    """The row of a token that the input lacks moves that token's logits and no others."""
+    """The row of a token outside the input changes that token's logits only."""
     before = model(token_ids)
     with torch.no_grad():
         model.tokens_embed.weight[17] *= 2
@@ -75,14 +77,14 @@ def test_the_head_is_the_token_embedding(model: GPT, token_ids: Tensor) -> None:
     assert torch.equal(expected, model(token_ids))
 
 
-def test_an_unknown_core_is_refused(config: GPTConfig) -> None:
-    """The error gives the names that there are and the one it got."""
+def test_an_unknown_backend_is_rejected(config: GPTConfig) -> None:
+    """The error gives the known names and the one it got."""
     with pytest.raises(ValueError, match=r"backend must be one of \[.*'tiled'.*\], got 'flash'"):
         GPT(config, backend="flash")
 
 
-def test_evaluating_draws_nothing(model: GPT, token_ids: Tensor) -> None:
-    """Two passes agree bit for bit and leave the random numbers where they were."""
+def test_evaluation_uses_no_random_numbers(model: GPT, token_ids: Tensor) -> None:
+    """Two passes agree bit for bit and leave the generator's state unchanged."""
     state = torch.get_rng_state()
     assert torch.equal(model(token_ids), model(token_ids))
     assert torch.equal(state, torch.get_rng_state())
@@ -100,7 +102,7 @@ def test_training_drops_out(
     assert not torch.equal(model(token_ids), model(token_ids))
 
 
-def test_training_without_probabilities_is_evaluating(
+def test_training_without_dropout_equals_evaluation(
     config: GPTConfig, loud: Loud, token_ids: Tensor
 ) -> None:
     """With every probability at zero the mode makes no difference."""
@@ -117,7 +119,7 @@ def test_the_embedding_sum_is_dropped_out(
     watch: Callable[..., Tensor],
     assert_same: Same,
 ) -> None:
-    """Each element of the sum is zero or scaled up by what a quarter dropped leaves."""
+    """Each element of the sum is zero or divided by 0.75."""
     loud(GPT(config)).train()(token_ids, tap=watch)
     total = watch.seen["embeddings.tokens"] + watch.seen["embeddings.positions"]
     actual = watch.seen["embeddings"]
@@ -129,7 +131,7 @@ def test_the_embedding_sum_is_dropped_out(
 def test_gradients_equal_the_librarys(
     model: GPT, token_ids: Tensor, logits_formula: Callable[..., Tensor], assert_same: Same
 ) -> None:
-    """Every parameter's gradient is what the library's formula gives it, and none is all zero."""
+    """Every parameter's gradient equals the library's, and none is all zero."""
     parameters = dict(model.named_parameters())
     outputs = logits_formula(model, token_ids, torch.arange(5)[None]), model(token_ids)
     expected, actual = (
@@ -141,10 +143,8 @@ def test_gradients_equal_the_librarys(
 
 
 @pytest.mark.parametrize("backend", ["plain", "tiled"])
-def test_a_twin_computes_with_the_core_it_is_given(
-    backend: str, model: GPT, token_ids: Tensor
-) -> None:
-    """Its logits are bit for bit those of a model that was built with that core."""
+def test_with_backend_runs_that_backend(backend: str, model: GPT, token_ids: Tensor) -> None:
+    """Its logits are bitwise those of a model built with that backend."""
     built = GPT(model.config, backend=backend).double().eval()
     built.load_state_dict(model.state_dict())
     twin = model.with_backend(backend)
@@ -152,32 +152,172 @@ def test_a_twin_computes_with_the_core_it_is_given(
     assert torch.equal(built(token_ids), twin(token_ids))
 
 
-def test_a_twin_owns_the_very_same_parameters(model: GPT) -> None:
-    """Each parameter is one object with two owners, so that training one trains the other."""
+def test_with_backend_shares_the_parameters(model: GPT) -> None:
+    """Each parameter is the same object, so training one model trains the other."""
     expected = {name: id(parameter) for name, parameter in model.named_parameters()}
     twin = model.with_backend("tiled")
     assert expected == {name: id(parameter) for name, parameter in twin.named_parameters()}
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
-def test_a_twin_is_in_the_models_mode(
+def test_with_backend_keeps_the_mode(
     training: bool,  # noqa: FBT001
     model: GPT,
 ) -> None:
-    """It trains where the model trains, in every part."""
+    """Every module is in the model's mode."""
     twin = model.train(training).with_backend("tiled")
     expected = {training}
     assert expected == {module.training for module in twin.modules()}
 
 
-def test_making_a_twin_draws_nothing(model: GPT) -> None:
-    """The random numbers stay where they were."""
+def test_with_backend_uses_no_random_numbers(model: GPT) -> None:
+    """The generator's state is unchanged."""
     state = torch.get_rng_state()
     model.with_backend("tiled")
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_a_twin_with_an_unknown_core_is_refused(model: GPT) -> None:
-    """The error is that of building a model with it."""
+def test_with_backend_rejects_an_unknown_name(model: GPT) -> None:
+    """The error is that of building a model."""
     with pytest.raises(ValueError, match=r"backend must be one of .* got 'flash'"):
         model.with_backend("flash")
+
+
+Watch = Callable[..., Tensor]
+
+
+def tap_names(n_layer: int, *, whole_scores: bool) -> list[str]:
+    """Return every tap in the order of the network."""
+    scores = ["attn.scores", "attn.weights"] if whole_scores else []
+    per_block = [
+        *("attn.query", "attn.key", "attn.value", *scores, "attn.context", "attn"),
+        *("ln_1.input", "ln_1", "mlp.c_fc", "mlp.gelu", "mlp", "ln_2.input", "ln_2"),
+    ]
+    blocks = [f"h.{index}.{name}" for index in range(n_layer) for name in per_block]
+    return ["embeddings.tokens", "embeddings.positions", "embeddings", *blocks, "logits"]
+
+
+@pytest.mark.parametrize(("backend", "count"), [("plain", 172), ("tiled", 148)])
+def test_twelve_layers_call_their_taps_in_network_order(
+    backend: str, count: int, config: GPTConfig, token_ids: Tensor, watch: Watch
+) -> None:
+    """With the loss, a caller's tap, that is 173 taps, or 149 without scores."""
+    model = GPT(dataclasses.replace(config, n_layer=12), backend=backend)
+    model(token_ids, tap=watch)
+    expected = tap_names(12, whole_scores=backend == "plain")
+    assert expected == list(watch.seen)
+    assert count == len(watch.seen)
+
+
+def test_taps_have_their_shapes(
+    config: GPTConfig, loud: Loud, token_ids: Tensor, watch: Watch
+) -> None:
+    """The axes outside the blocks are batch, time and width, and vocab at the end."""
+    logits = loud(GPT(config))(token_ids, tap=watch)
+    expected = {
+        "embeddings.tokens": (2, 5, 21),
+        "embeddings.positions": (1, 5, 21),
+        "embeddings": (2, 5, 21),
+        "h.0.ln_2": (2, 5, 21),
+        "h.1.ln_2": (2, 5, 21),
+        "logits": (2, 5, 37),
+    }
+    assert expected == {name: tuple(watch.seen[name].shape) for name in expected}
+    assert torch.equal(logits, watch.seen["logits"])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
+def test_a_tap_changes_nothing(
+    training: bool,  # noqa: FBT001
+    model: GPT,
+    token_ids: Tensor,
+    watch: Watch,
+) -> None:
+    """With and without a tap the logits are bitwise equal."""
+    model.train(training).float()
+    torch.manual_seed(5)
+    expected = model(token_ids)
+    torch.manual_seed(5)
+    assert torch.equal(expected, model(token_ids, tap=watch))
+
+
+@pytest.mark.parametrize("replaced", tap_names(2, whole_scores=True))
+def test_replacing_a_tap_changes_the_logits(
+    replaced: str, config: GPTConfig, loud: Loud, token_ids: Tensor
+) -> None:
+    """A replacement at any tap changes the logits."""
+    model = loud(GPT(config)).eval()
+
+    def disturb(name: str, value: Tensor) -> Tensor:
+        return value * torch.linspace(0.5, 1.5, value.shape[-1]) if name == replaced else value
+
+    assert not torch.equal(model(token_ids), model(token_ids, tap=disturb))
+
+
+@pytest.fixture
+def fresh() -> GPT:
+    """Return a newly initialized model, wide enough for statistics."""
+    return GPT(
+        GPTConfig(
+            vocab_size=211, n_positions=97, n_embd=96, n_layer=2, n_head=3, initializer_range=0.05
+        )
+    )
+
+
+def test_the_released_shape_has_116_534_784_parameters(meta: torch.device) -> None:
+    """The default config's weights, counted on the meta device."""
+    with meta:
+        model = GPT(GPTConfig())
+    expected = 116_534_784
+    assert expected == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_parameters_have_the_released_names_and_shapes(config: GPTConfig) -> None:
+    """Weights are `[in, out]`; there is no head, no final norm and no buffer."""
+    shapes = {
+        "attn.c_attn.weight": (21, 63),
+        "attn.c_attn.bias": (63,),
+        "attn.c_proj.weight": (21, 21),
+        "attn.c_proj.bias": (21,),
+        "ln_1.weight": (21,),
+        "ln_1.bias": (21,),
+        "mlp.c_fc.weight": (21, 84),
+        "mlp.c_fc.bias": (84,),
+        "mlp.c_proj.weight": (84, 21),
+        "mlp.c_proj.bias": (21,),
+        "ln_2.weight": (21,),
+        "ln_2.bias": (21,),
+    }
+    expected = {"tokens_embed.weight": (37, 21), "positions_embed.weight": (11, 21)}
+    expected |= {f"h.{i}.{name}": shape for i in range(2) for name, shape in shapes.items()}
+    actual = {name: tuple(value.shape) for name, value in GPT(config).state_dict().items()}
+    assert expected == actual
+
+
+def test_fresh_matrices_have_the_configured_spread(fresh: GPT) -> None:
+    """Mean and standard deviation lie within six standard errors of 0 and initializer_range."""
+    matrices = {name: p.detach() for name, p in fresh.named_parameters() if p.ndim == 2}
+    expected = 2 + 4 * 2
+    assert expected == len(matrices)
+    for name, matrix in matrices.items():
+        count = matrix.numel()
+        assert abs(float(matrix.mean())) < 6 * 0.05 / count**0.5, name
+        assert abs(float(matrix.std()) - 0.05) < 6 * 0.05 / (2 * count) ** 0.5, name
+
+
+def test_fresh_gains_are_one_and_biases_zero(fresh: GPT) -> None:
+    """Initial vectors have no effect."""
+    vectors = {name: p.detach() for name, p in fresh.named_parameters() if p.ndim == 1}
+    expected = {name: float(re.fullmatch(r".*ln_\d\.weight", name) is not None) for name in vectors}
+    assert expected == {name: float(vector.unique()) for name, vector in vectors.items()}
+
+
+def test_initial_weights_depend_on_the_generator(fresh: GPT) -> None:
+    """The same seed gives the same weights; another seed changes every matrix."""
+    weights = []
+    for seed in (1, 1, 2):
+        fresh.reset_parameters(torch.Generator().manual_seed(seed))
+        weights.append({name: value.clone() for name, value in fresh.state_dict().items()})
+    first, again, other = weights
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[n], other[n]) for n in first if first[n].ndim == 2)

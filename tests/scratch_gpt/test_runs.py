@@ -1,4 +1,4 @@
-"""Runs: every element once, in order, as views, cut where no thread's share ends anywhere."""
+"""Runs: every element once, in order, as views."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from scratch_gpt.runs import SERIAL, longest_run, runs
 
 @pytest.mark.parametrize("length", [0, 1, SERIAL, 2 * SERIAL, 7 * SERIAL + 5])
 def test_every_element_is_given_once_and_in_order(length: int) -> None:
-    """Two tensors are cut at the same places; what is written to a run is written to them."""
+    """Two tensors are cut at the same places; a run is a view of them."""
     one, other = torch.arange(length), torch.arange(length) + 1
     pairs = list(runs(one, other))
     assert torch.equal(torch.cat([a for a, _ in pairs] or [one]), one)
@@ -18,8 +18,8 @@ def test_every_element_is_given_once_and_in_order(length: int) -> None:
     assert bool((one == 7).all())
 
 
-def test_what_no_full_run_holds_is_one_thread_s() -> None:
-    """A run is as long as every thread's even share allows, or no longer than one thread's."""
+def test_the_rest_is_cut_for_one_thread() -> None:
+    """A run has a full share for every thread, or is short enough for one thread."""
     full = longest_run(torch.device("cpu"))
     assert full == 2 * SERIAL * torch.get_num_threads()
     lengths = [run.numel() for (run,) in runs(torch.empty(2 * full + SERIAL + 3))]
@@ -27,5 +27,5 @@ def test_what_no_full_run_holds_is_one_thread_s() -> None:
 
 
 def test_another_device_has_longer_runs() -> None:
-    """Where starting an operation is what costs, there are fewer of them."""
+    """Launching an operation dominates the cost there, so runs are longer."""
     assert longest_run(torch.device("meta")) > longest_run(torch.device("cpu"))

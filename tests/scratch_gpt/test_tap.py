@@ -6,14 +6,14 @@ from torch import Tensor
 from scratch_gpt.tap import no_tap, prefixed
 
 
-def test_an_untapped_value_is_the_value_itself() -> None:
-    """Nobody watching means that nothing happens."""
+def test_no_tap_returns_its_value() -> None:
+    """Without a tap nothing happens."""
     value = torch.ones(3)
     assert no_tap("name", value) is value
 
 
-def test_within_prefixes_the_name() -> None:
-    """The outer tap is told the prefix, a dot and the name."""
+def test_prefixed_adds_the_prefix() -> None:
+    """The outer tap gets the prefix, a dot and the name."""
     names = []
 
     def watch(name: str, value: Tensor) -> Tensor:
@@ -25,8 +25,8 @@ def test_within_prefixes_the_name() -> None:
     assert expected == names
 
 
-def test_within_hands_the_value_there_and_back() -> None:
-    """The outer tap is shown the very tensor, and its answer comes back."""
+def test_prefixed_passes_the_value_and_the_result() -> None:
+    """The outer tap gets the same tensor, and its result is returned."""
     value, replacement = torch.ones(3), torch.zeros(3)
     shown = []
 
@@ -39,6 +39,6 @@ def test_within_hands_the_value_there_and_back() -> None:
     assert answer is replacement
 
 
-def test_within_untapped_stays_untapped() -> None:
-    """Prefixing for nobody costs nothing: no closure is built."""
+def test_prefixed_no_tap_is_no_tap() -> None:
+    """No closure is built."""
     assert prefixed("h.3", no_tap) is no_tap

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from scratch_gpt.linear import Linear, linear
 
 Draw = Callable[..., Tensor]
+
 Same = Callable[..., None]
 
 
@@ -31,14 +32,14 @@ def test_is_the_product_plus_the_bias(
 
 
 def test_takes_rows_that_are_not_contiguous(draw: Draw, assert_same: Same) -> None:
-    """A transposed input gives what its contiguous copy gives."""
+    """A transposed input gives the same as its contiguous copy."""
     x, weight, bias = draw(7, 5, 2).permute(2, 1, 0), draw(7, 13), draw(13)
     expected = x.numpy() @ weight.numpy() + bias.numpy()
     assert_same(expected, linear(x, weight, bias))
 
 
 def test_stores_its_weight_as_released() -> None:
-    """The weight's axes are in and out, in this order."""
+    """The weight is `[in, out]`."""
     layer = Linear(7, 13)
     expected = {"weight": (7, 13), "bias": (13,)}
     actual = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}

@@ -1,4 +1,4 @@
-"""A prompt continued: what is chosen, what is drawn, and what happens at the last position."""
+"""Continuing prompts: greedy, sampled, by beams, and at the last position."""
 
 import contextlib
 import itertools
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.generation import generate
+from scratch_gpt.generation.beam_search import Settings, beam_search
 from scratch_gpt.generation.decoder import Decoder
 from scratch_gpt.generation.generate import Request
 from scratch_gpt.generation.sampling import Rules
@@ -21,7 +22,7 @@ DRAWN = {"sampled": True, "temperature": 3.0}
 
 @pytest.fixture
 def model(config: GPTConfig, loud: Callable[..., GPT]) -> GPT:
-    """Return a model left in training mode by its plain path, with loud dropout."""
+    """Return a plain model in training mode, with high dropout."""
     return loud(GPT(config)).train()
 
 
@@ -34,7 +35,7 @@ def ids() -> Tensor:
 def greedy(
     model: GPT, ids: Tensor, count: int, *, half: int = 5, rules: Rules | None = None
 ) -> Tensor:
-    """Return the texts that the whole model, read anew for every token, gives."""
+    """Return the texts of the model without a cache."""
     model, ids = model.with_backend("plain").eval(), ids.clone()
     window_start = 0
     for _ in range(count):
@@ -47,10 +48,10 @@ def greedy(
     return ids
 
 
-def test_greedy_is_what_the_uncached_model_gives(model: GPT, ids: Tensor) -> None:
-    """Prompt and likeliest tokens, to the last position; the model's mode stays."""
+def test_greedy_equals_the_uncached_model(model: GPT, ids: Tensor) -> None:
+    """Up to the last position; the model's mode stays."""
     expected = greedy(model, ids, 7)
-    assert len(set(expected[:, 4:].flatten().tolist())) > 2, "a text that says nothing"
+    assert len(set(expected[:, 4:].flatten().tolist())) > 2, "a constant text"
     assert torch.equal(expected, model.generate(ids, max_new_tokens=7))
     assert torch.equal(expected, model.generate(ids.int(), max_new_tokens=7))
     assert model.training
@@ -61,8 +62,8 @@ def test_greedy_is_what_the_uncached_model_gives(model: GPT, ids: Tensor) -> Non
     [Rules(no_repeat_ngram_size=1), Rules(repetition_penalty=3.0)],
     ids=["n-gram", "penalty"],
 )
-def test_rules_see_the_text_so_far_and_no_more(rules: Rules, model: GPT, ids: Tensor) -> None:
-    """Prompt and new tokens: room for those to come counts as no token, and 0 can be chosen."""
+def test_rules_apply_to_the_text_so_far_only(rules: Rules, model: GPT, ids: Tensor) -> None:
+    """Unused memory does not count as tokens 0: 0 can be chosen."""
     with torch.no_grad():
         model.tokens_embed.weight[0] = 1.1 * model.tokens_embed.weight[31]
     prompt = ids.clamp(min=1)
@@ -72,26 +73,26 @@ def test_rules_see_the_text_so_far_and_no_more(rules: Rules, model: GPT, ids: Te
 
 
 def test_no_gradient_is_recorded(model: GPT, ids: Tensor) -> None:
-    """Nor does the generation need any."""
+    """The result requires no gradient."""
     assert not model.generate(ids, max_new_tokens=2).requires_grad
 
 
 @pytest.mark.parametrize(("overflow", "count"), [("stop", 7), ("slide", 30)], ids=["stop", "slide"])
 def test_past_the_last_position(overflow: str, count: int, model: GPT, ids: Tensor) -> None:
-    """A text stops with eleven tokens, or goes on from its last five, again and again."""
+    """A text stops at eleven tokens, or continues from its last five, repeatedly."""
     expected = greedy(model, ids, count)
     assert torch.equal(expected, model.generate(ids, max_new_tokens=30, overflow=overflow))
 
 
-def test_a_prompt_too_long_slides(model: GPT, ids: Tensor) -> None:
-    """Its last five tokens are read, and all of it is returned."""
+def test_a_long_prompt_slides(model: GPT, ids: Tensor) -> None:
+    """Its last five tokens are read, and the whole prompt is returned."""
     prompt = ids.repeat(1, 4)
     actual = model.generate(prompt, max_new_tokens=3, overflow="slide")
     expected = torch.cat([prompt, greedy(model, prompt[:, -5:], 3)[:, 5:]], dim=1)
     assert torch.equal(expected, actual)
 
 
-def test_a_full_prompt_gains_nothing_or_slides(model: GPT) -> None:
+def test_a_full_prompt_stops_or_slides(model: GPT) -> None:
     """With eleven tokens there is no position for another, unless the text slides."""
     prompt = torch.arange(11)[None]
     assert torch.equal(prompt, model.generate(prompt, max_new_tokens=3))
@@ -101,12 +102,12 @@ def test_a_full_prompt_gains_nothing_or_slides(model: GPT) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"beams": 2}, DRAWN], ids=["greedy", "beams", "drawn"])
 def test_no_new_tokens_is_the_prompt(options: dict[str, Any], model: GPT, ids: Tensor) -> None:
-    """Nothing is run, and nothing is refused."""
+    """Nothing runs, and there is no error."""
     assert torch.equal(ids, model.generate(ids, max_new_tokens=0, **options))
     assert list(generate.stream(model, ids, Request(max_new_tokens=0))) == []
 
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+REJECTED: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"max_new_tokens": -1}, "max_new_tokens is -1; allowed: a whole number"),
     "no number": ({"max_new_tokens": True}, "max_new_tokens is True"),
     "beyond": (
@@ -115,8 +116,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "overflow": ({"max_new_tokens": 1, "overflow": "crop"}, "overflow is 'crop'; allowed: 'stop'"),
     "sliding beams": ({"max_new_tokens": 1, "overflow": "slide", "beams": 2}, "overflow is"),
-    "samples alike": ({"max_new_tokens": 1, "samples": 2}, "samples is 2; allowed: 1; more where"),
-    "drawn beams": ({"max_new_tokens": 1, "beams": 2, **DRAWN}, "beams is 2; allowed: .* drawn"),
+    "samples alike": (
+        {"max_new_tokens": 1, "samples": 2},
+        "samples is 2; allowed: 1, or",
+    ),
+    "drawn beams": (
+        {"max_new_tokens": 1, "beams": 2, **DRAWN},
+        "beams is 2; allowed: .* draws",
+    ),
     "end": ({"max_new_tokens": 1, "end_id": -1}, "end_id is -1"),
     "more than beams": ({"max_new_tokens": 1, "beams": 2, "samples": 3}, "samples is 3 and beams"),
     "penalty": ({"max_new_tokens": 1, "length_penalty": float("inf")}, "length_penalty is inf"),
@@ -132,29 +139,29 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_is_refused(what: str, model: GPT, ids: Tensor) -> None:
-    """The error names the option, what it was given and what it takes."""
-    options, said = REFUSED[what]
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize("what", REJECTED)
+def test_a_setting_out_of_range_is_rejected(what: str, model: GPT, ids: Tensor) -> None:
+    """The error gives the option, the value and the allowed values."""
+    options, message = REJECTED[what]
+    with pytest.raises(ValueError, match=message):
         model.generate(ids, **options)
 
 
-def test_prompts_that_cannot_be_are_refused(model: GPT) -> None:
-    """An empty one, one that is too long, and one of unknown tokens."""
-    for prompt, said in (
+def test_bad_prompts_are_rejected(model: GPT) -> None:
+    """Empty, too long, unknown tokens, and wrong shapes."""
+    for prompt, message in (
         (torch.zeros(1, 0, dtype=torch.long), "empty prompt"),
         (torch.zeros(1, 12, dtype=torch.long), "12 tokens a row; this model has max 11"),
         (torch.tensor([[1, 37]]), "is 37, which is not in"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             model.generate(prompt, max_new_tokens=1)
     forgotten = torch.tensor([[37, *range(12)]])
     with pytest.raises(ValueError, match="is 37, which is not in"):
         model.generate(forgotten, max_new_tokens=1, overflow="slide")
     for prompt, slide in itertools.product((torch.tensor(1), torch.tensor([1, 3])), (True, False)):
         with pytest.raises(ValueError, match=r"must be \[batch time\]"):
-            generate.check_prompts(model, prompt, any_length=slide)
+            generate._check_prompts(model, prompt, any_length=slide)
 
 
 @pytest.mark.parametrize(
@@ -168,15 +175,15 @@ def test_prompts_that_cannot_be_are_refused(model: GPT) -> None:
         ("seed", 1.0),
     ],
 )
-def test_values_of_other_types_are_refused(name: str, value: object) -> None:
-    """Outside of tests nobody checks types before the request does."""
+def test_values_of_other_types_are_rejected(name: str, value: object) -> None:
+    """Outside of tests only the request checks types."""
     fields = vars(Request(max_new_tokens=1)) | {name: value}
     with pytest.raises(ValueError, match=f"^{name} is {value!r}; allowed"):
         Request.__post_init__(SimpleNamespace(**fields))
 
 
-def test_room_grows_with_the_text(model: GPT, ids: Tensor) -> None:
-    """Nothing is made for tokens that may never come, however many are allowed."""
+def test_memory_grows_with_the_text(model: GPT, ids: Tensor) -> None:
+    """Memory does not depend on the maximum number of tokens."""
     endless = Request(max_new_tokens=10**13, overflow="slide")
     tokens = itertools.islice(generate.stream(model, ids, endless), 30)
     new = torch.stack(list(tokens), dim=1)
@@ -184,7 +191,7 @@ def test_room_grows_with_the_text(model: GPT, ids: Tensor) -> None:
 
 
 def test_rules_are_given_in_one_way(model: GPT, ids: Tensor) -> None:
-    """By name or as an object, not as both; an unknown name is refused."""
+    """By name or as an object, not both; an unknown name is an error."""
     rules = Request.of(1, **DRAWN).rules
     assert Request.of(1, rules=rules) == Request.of(1, **DRAWN)
     with pytest.raises(TypeError, match="give rules, or"):
@@ -193,8 +200,8 @@ def test_rules_are_given_in_one_way(model: GPT, ids: Tensor) -> None:
         model.generate(ids, max_new_tokens=1, temprature=1.0)
 
 
-def test_a_seed_fixes_the_text(model: GPT, ids: Tensor) -> None:
-    """The same again with the same seed, another text with another."""
+def test_a_seed_determines_the_text(model: GPT, ids: Tensor) -> None:
+    """The same seed gives the same text, another seed another text."""
     first, again, other = (
         model.generate(ids, max_new_tokens=7, seed=seed, **DRAWN) for seed in (5, 5, 6)
     )
@@ -202,8 +209,8 @@ def test_a_seed_fixes_the_text(model: GPT, ids: Tensor) -> None:
     assert not torch.equal(first, other)
 
 
-def test_a_text_is_drawn_alone_as_in_its_batch(model: GPT, ids: Tensor) -> None:
-    """Row 3 of four samples comes again by itself from stream 3."""
+def test_a_text_does_not_depend_on_its_batch(model: GPT, ids: Tensor) -> None:
+    """Row 3 of four samples is sampled again, alone, from stream 3."""
     every = model.generate(ids, max_new_tokens=7, samples=2, **DRAWN)
     assert len({tuple(row) for row in every.tolist()}) == 4
     for row, text in enumerate(every):
@@ -212,8 +219,8 @@ def test_a_text_is_drawn_alone_as_in_its_batch(model: GPT, ids: Tensor) -> None:
         assert torch.equal(text[None], alone)
 
 
-def test_an_end_fills_the_rest(model: GPT, ids: Tensor) -> None:
-    """What comes after a text's end is the end, and when all have ended no more is computed."""
+def test_a_finished_text_is_padded_with_its_end(model: GPT, ids: Tensor) -> None:
+    """When all texts are finished, generation stops."""
     whole = model.generate(ids, max_new_tokens=7)
     ends = (whole[:, 4:] == whole[0, 6]).long()
     end, other = int(whole[0, 6]), int(ends[1].argmax()) if bool(ends[1].any()) else 7
@@ -226,20 +233,22 @@ def test_an_end_fills_the_rest(model: GPT, ids: Tensor) -> None:
     assert torch.equal(whole[1, : 4 + other], actual[1, : 4 + other])
 
 
-def test_beams_are_the_search_over_a_decoder(model: GPT, ids: Tensor) -> None:
-    """As many texts of each prompt as are asked, by the cached decoder, best first."""
+def test_beams_search_with_a_decoder(model: GPT, ids: Tensor) -> None:
+    """It returns the requested number of texts for each prompt, best first."""
     actual = model.generate(ids, max_new_tokens=5, beams=3, samples=2)
     decoder = Decoder(model, batch=6)
-    expected = generate.beam_search(decoder, ids, beams=3, max_new_tokens=5, returned=2)
+    expected = beam_search(decoder, ids, Settings(beams=3, max_new_tokens=5, returned=2))
     assert tuple(actual.shape) == (4, 9)
     assert torch.equal(expected, actual)
     request = Request(max_new_tokens=5, beams=3)
-    with pytest.raises(ValueError, match="a beam search has nothing to stream"):
+    with pytest.raises(ValueError, match="a beam search cannot stream"):
         next(generate.stream(model, ids, request))
 
 
-def test_tokens_come_one_by_one(model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is given before the second is computed."""
+def test_stream_yields_each_token_at_once(
+    model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first token comes before the second is computed."""
     steps = itertools.count()
     right = Decoder.step
 
@@ -253,10 +262,10 @@ def test_tokens_come_one_by_one(model: GPT, ids: Tensor, monkeypatch: pytest.Mon
     assert next(steps) == 0
 
 
-def test_a_stale_cache_after_a_slide_shows(
+def test_a_stale_cache_after_a_slide_is_detected(
     model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decoder that does not forget at a slide gives another text, or refuses."""
+    """A decoder that keeps the old cache at a slide gives another text or an error."""
     expected = greedy(model, ids, 30)
     right = Decoder.start
 
@@ -268,6 +277,6 @@ def test_a_stale_cache_after_a_slide_shows(
 
     monkeypatch.setattr(Decoder, "start", stale)
     found = None
-    with contextlib.suppress(ValueError):  # what lies where nothing was kept may be no number
+    with contextlib.suppress(ValueError):  # uninitialised memory may hold NaN
         found = model.generate(ids, max_new_tokens=30, overflow="slide")
     assert found is None or not torch.equal(expected, found)

@@ -1,4 +1,4 @@
-"""Which rules apply and in which order; what they refuse; and the draw: its seeds and its odds."""
+"""The rules that change logits, one by one and together, and the choice of the next token."""
 
 import math
 import subprocess
@@ -12,22 +12,148 @@ import torch
 from torch import Tensor
 
 from scratch_gpt.generation import sampling
-from scratch_gpt.generation.sampling import Draws, Rules, choose
+from scratch_gpt.generation.sampling import (
+    Draws,
+    Rules,
+    apply_temperature,
+    choose,
+    forbid_repeated_ngrams,
+    keep_top_k,
+    keep_top_p,
+    penalize_repetition,
+)
+
+OUT = -math.inf
+
+
+def logits(*values: float) -> Tensor:
+    """Return one row of float64 logits."""
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def kept(row: Tensor) -> list[int]:
+    """Return the ids that are not excluded."""
+    return torch.isfinite(row[0]).nonzero()[:, 0].tolist()
+
+
+def test_a_penalty_divides_above_zero_and_multiplies_below() -> None:
+    """It is applied once to a token that occurs twice, and not to one that does not occur."""
+    expected = logits(1.0, -8.0, 3.0, 0.0)
+    actual = penalize_repetition(logits(2.0, -4.0, 3.0, 0.0), torch.tensor([[1, 0, 1, 3]]), 2.0)
+    assert torch.equal(expected, actual)
+
+
+@pytest.mark.parametrize(
+    ("size", "excluded"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (4, []), (6, []), (7, [])]
+)
+def test_a_token_that_repeats_an_n_gram_is_excluded(size: int, excluded: list[int]) -> None:
+    """Of 1 2 3 1 3 1: after 1 came 2 and 3; after 3 1 came 3; after 1 3 1 nothing yet."""
+    text = torch.tensor([[1, 2, 3, 1, 3, 1]])
+    row = forbid_repeated_ngrams(logits(*range(5)), text, size)
+    assert [token for token in range(5) if token not in excluded] == kept(row)
+
+
+def test_one_window_does_not_allow_a_token_that_another_excludes() -> None:
+    """Of 1 2 3 2 1 the 2 follows a 1, and later a 3: it stays excluded after a 1."""
+    assert kept(forbid_repeated_ngrams(logits(*range(4)), torch.tensor([[1, 2, 3, 2, 1]]), 2)) == [
+        0,
+        1,
+        3,
+    ]
+
+
+def test_each_row_has_its_own_text() -> None:
+    """A token repeated in one row is allowed in another."""
+    rows = forbid_repeated_ngrams(torch.zeros(2, 3), torch.tensor([[0, 1], [2, 2]]), 1)
+    assert rows.tolist() == [[OUT, OUT, 0.0], [0.0, 0.0, OUT]]
+
+
+def test_a_temperature_divides() -> None:
+    """It divides the logits, once."""
+    assert torch.equal(logits(4.0, -2.0), apply_temperature(logits(2.0, -1.0), 0.5))
+
+
+@pytest.mark.parametrize(("k", "ids"), [(1, [2]), (2, [0, 2, 3]), (3, [0, 2, 3]), (5, [*range(5)])])
+def test_top_k_keeps_ties(k: int, ids: list[int]) -> None:
+    """Two logits are equal: with `k = 2` both are kept."""
+    assert ids == kept(keep_top_k(logits(1.0, 0.0, 3.0, 1.0, -1.0), k))
+
+
+@pytest.mark.parametrize(
+    ("p", "ids"),
+    [
+        (1e-9, [1]),
+        (0.49, [1]),
+        (0.51, [1, 3]),
+        (0.79, [1, 3]),
+        (0.81, [0, 1, 3]),
+        (0.96, [*range(4)]),
+    ],
+)
+def test_top_p_keeps_the_token_that_reaches_p(p: float, ids: list[int]) -> None:
+    """Of probabilities 0.15 0.5 0.05 0.3 the fewest whose sum is at least `p`."""
+    assert ids == kept(keep_top_p(torch.log(logits(0.15, 0.5, 0.05, 0.3)) + 7.0, p))
+
+
+def test_top_p_removes_lower_ids_first() -> None:
+    """Of four equal logits and half of the probability the two higher ids are left."""
+    assert kept(keep_top_p(logits(2.0, 2.0, 2.0, 2.0), 0.5)) == [2, 3]
+
+
+def test_top_p_keeps_excluded_tokens_excluded() -> None:
+    """They have no probability."""
+    assert kept(keep_top_p(logits(0.0, OUT, 0.0, OUT), 0.6)) == [0, 2]
+
+
+def test_sums_over_a_whole_vocabulary_are_not_rounded() -> None:
+    """In float32 a sum over GPT-1's vocabulary is off by more than one token's share."""
+    row = torch.zeros(1, 40_478)
+    row[0, -1] = 1.0
+    for share in (0.25, 0.5, 0.75):
+        total = 40_477 + math.e
+        expected = 1 + math.ceil(share * total - math.e)
+        assert expected == len(kept(keep_top_p(row, share)))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda x, ids: penalize_repetition(x, ids, 1.3),
+        lambda x, ids: forbid_repeated_ngrams(x, ids, 1),
+        lambda x, _: apply_temperature(x, 0.7),
+        lambda x, _: keep_top_k(x, 2),
+        lambda x, _: keep_top_p(x, 0.4),
+    ],
+    ids=["penalty", "repeats", "temperature", "top-k", "top-p"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rule_does_not_modify_its_logits(
+    rule: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, draw: Callable[..., Tensor]
+) -> None:
+    """It returns new logits of the same dtype and other values."""
+    x = draw(3, 7).to(dtype)
+    before = x.clone()
+    result = rule(x, torch.tensor([[1, 2], [3, 3], [0, 6]]))
+    assert torch.equal(before, x)
+    assert dtype == result.dtype
+    assert not torch.equal(before, result)
+
 
 DRAWS = 10_000
+
 SIX_DEVIATIONS = 6.0
 """By chance a sum of squares is so far above its mean once in more than a million runs."""
 
 
-def test_no_rule_is_no_copy() -> None:
-    """Greedy with no rules reads the very logits; a top-p of 1 filters nothing."""
+def test_without_rules_there_is_no_copy() -> None:
+    """Without rules the same tensor is returned; a top-p of 1 filters nothing."""
     x = torch.randn(2, 5)
     assert x is Rules().processed(x, torch.zeros(2, 1, dtype=torch.long))
     assert x is Rules(sampled=True, top_p=1.0).processed(x, torch.zeros(2, 1, dtype=torch.long))
 
 
 def test_the_rules_are_applied_in_order(draw: Callable[..., Tensor]) -> None:
-    """Penalty, n-grams, temperature, top-k, top-p; two exchanged give something else."""
+    """Penalty, n-grams, temperature, top-k, top-p; another order gives other logits."""
     ids = torch.tensor([[1, 2, 1], [3, 3, 3], [0, 9, 0], [8, 7, 8]])
     x = draw(4, 31).scatter(-1, ids, 2.0)  # the rules of the text meet what is likely
     rules = Rules(
@@ -58,15 +184,15 @@ def test_the_rules_are_applied_in_order(draw: Callable[..., Tensor]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_left_before_anything_is_computed(dtype: torch.dtype) -> None:
-    """Rules and ranks of rounded logits are taken in float32."""
+def test_half_precision_logits_become_float32_first(dtype: torch.dtype) -> None:
+    """Rules are computed in float32."""
     result = Rules(temperature=0.7, sampled=True).processed(
         torch.ones(1, 3, dtype=dtype), torch.zeros(1, 1, dtype=torch.long)
     )
     assert result.tolist() == (torch.ones(1, 3) / 0.7).tolist()
 
 
-REFUSED: list[dict[str, Any]] = [
+REJECTED: list[dict[str, Any]] = [
     *({"temperature": value} for value in (0.0, -1.0, math.nan, math.inf)),
     *({"top_k": value} for value in (0, -1, True)),
     *({"top_p": value} for value in (0.0, -0.1, 1.1, math.nan)),
@@ -75,17 +201,17 @@ REFUSED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("refused", REFUSED, ids=str)
-def test_a_value_that_cannot_be_is_refused(refused: dict[str, Any]) -> None:
-    """The error says the field, what was given, and what is allowed."""
-    ((name, value),) = refused.items()
+@pytest.mark.parametrize("bad", REJECTED, ids=str)
+def test_a_value_out_of_range_is_rejected(bad: dict[str, Any]) -> None:
+    """The error gives the field, the value and the allowed values."""
+    ((name, value),) = bad.items()
     with pytest.raises(ValueError, match=f"^{name} is {value!r}; allowed: .+"):
-        Rules(**{"sampled": True} | refused)
+        Rules(**{"sampled": True} | bad)
 
 
 @pytest.mark.parametrize("idle", [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.9}], ids=str)
-def test_a_rule_of_sampling_is_not_ignored_in_silence(idle: dict[str, Any]) -> None:
-    """What would change nothing is refused where it stands, and taken where it is heeded."""
+def test_a_sampling_rule_without_sampling_is_rejected(idle: dict[str, Any]) -> None:
+    """A rule without effect is rejected; with sampling it is accepted."""
     with pytest.raises(ValueError, match="where sampled is False"):
         Rules(**idle)
     assert Rules(**idle, sampled=True).sampled
@@ -99,7 +225,7 @@ OF_ANOTHER_TYPE = (
 
 @pytest.fixture(scope="module")
 def elsewhere() -> list[str]:
-    """Return what another process says: of values of another type, and of a seed's number."""
+    """Return another process's output: errors of wrong types, and a seed's number."""
     lines = [
         f"try: Rules({wrong})\nexcept ValueError as error: print(str(error).split()[0])"
         for wrong in OF_ANOTHER_TYPE
@@ -112,18 +238,18 @@ def elsewhere() -> list[str]:
     return said.stdout.splitlines()
 
 
-def test_a_value_of_another_type_is_refused_outside_tests_too(elsewhere: list[str]) -> None:
-    """Here annotations are checked; where they are not, each is a ValueError that names it."""
+def test_a_value_of_another_type_is_rejected_without_type_checks(elsewhere: list[str]) -> None:
+    """Without the annotation checks of these tests, each is a ValueError that names the field."""
     assert [wrong.split("=")[0] for wrong in OF_ANOTHER_TYPE] == elsewhere[:-1]
 
 
-def test_a_seed_is_the_same_numbers_in_another_process(elsewhere: list[str]) -> None:
-    """And in this one, again."""
+def test_a_seed_gives_the_same_numbers_in_another_process(elsewhere: list[str]) -> None:
+    """The output of this process equals that of another."""
     assert str(Draws(11, [5]).next().tolist()) == elsewhere[-1]
 
 
-def test_more_than_the_vocabulary_is_refused() -> None:
-    """A top-k of 6 among 5 tokens; of 5 it is all of them."""
+def test_a_top_k_above_the_vocabulary_is_rejected() -> None:
+    """6 of 5 tokens is an error, and 5 keeps all."""
     ids = torch.zeros(1, 1, dtype=torch.long)
     with pytest.raises(ValueError, match=r"^top_k is 6; allowed: at most the vocabulary's 5"):
         Rules(top_k=6, sampled=True).processed(torch.zeros(1, 5), ids)
@@ -140,7 +266,7 @@ def test_of_equal_logits_the_lowest_id_is_taken() -> None:
     ("value", "why"), [(-math.inf, "excluded by the rules"), (math.nan, "nan"), (math.inf, "inf")]
 )
 def test_a_row_without_a_choice_is_named(value: float, why: str, sampled: bool) -> None:  # noqa: FBT001
-    """No token left, or numbers that are none: an error, and never an id."""
+    """No token left, NaN or inf: an error, and never an id."""
     x = torch.zeros(3, 4)
     x[1] = value
     with pytest.raises(ValueError, match=f"row 1.*{why}"):
@@ -148,14 +274,14 @@ def test_a_row_without_a_choice_is_named(value: float, why: str, sampled: bool) 
 
 
 def test_a_draw_needs_a_stream() -> None:
-    """Sampling without draws is refused."""
+    """Sampling without draws is rejected."""
     with pytest.raises(ValueError, match=r"^draws is None"):
         choose(torch.zeros(1, 2), Rules(sampled=True))
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 64, True])
-def test_a_seed_that_cannot_be_is_refused(seed: int) -> None:
-    """By name, with what is allowed."""
+def test_a_seed_out_of_range_is_rejected(seed: int) -> None:
+    """The error gives the allowed values."""
     with pytest.raises(ValueError, match=f"^seed is {seed!r}; allowed"):
         Draws(seed, 1)
 
@@ -166,8 +292,8 @@ def drawn(seed: int, rows: int | list[int], steps: int = 5) -> list[list[float]]
     return torch.stack([draws.next() for _ in range(steps)], dim=1).tolist()
 
 
-def test_a_row_has_its_own_stream() -> None:
-    """The same whatever the other rows; another for another row, step and seed."""
+def test_each_row_has_its_own_stream() -> None:
+    """It does not depend on other rows, and differs between rows, steps and seeds."""
     three = drawn(7, 3)
     assert [three[2], three[0]] == drawn(7, [2, 0])
     assert three[:1] == drawn(7, 1)
@@ -177,7 +303,7 @@ def test_a_row_has_its_own_stream() -> None:
 
 
 class Fixed(Draws):
-    """Draws one number for every row."""
+    """Returns one number for every row."""
 
     def __init__(self, number: float) -> None:
         self.number = number
@@ -195,13 +321,13 @@ ALMOST_ONE = math.nextafter(1.0, 0.0)
     [(0.0, 1), (0.24, 1), (0.26, 3), (0.74, 3), (0.76, 4), (ALMOST_ONE, 4)],
 )
 def test_the_first_sum_above_the_number_is_taken(number: float, token: int) -> None:
-    """Of 0, 1/4, 0, 1/2, 1/4, 0 no token without probability, at either end."""
+    """Of 0, 1/4, 0, 1/2, 1/4, 0 no token of probability 0 is chosen, at either end."""
     x = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]]).log()
     assert [token] == choose(x, Rules(sampled=True), Fixed(number)).tolist()
 
 
 def deviation(temperature_drawn: float, temperature_expected: float) -> float:
-    """Return by how many deviations the counts of many draws are off what is expected."""
+    """Return by how many deviations the counts of many draws differ from the expected ones."""
     x = torch.tensor([1.5, -1.0, 0.5, 0.0, 2.0, -2.0, 0.25], dtype=torch.float64)
     rules = Rules(temperature=temperature_drawn, sampled=True)
     rows = rules.processed(x.expand(DRAWS, -1), torch.zeros(DRAWS, 1, dtype=torch.long))
@@ -213,8 +339,8 @@ def deviation(temperature_drawn: float, temperature_expected: float) -> float:
     return (chi_square - freedom) / math.sqrt(2 * freedom)
 
 
-def test_tokens_are_drawn_by_their_probability() -> None:
-    """Counts are what chance allows; those of a temperature 10 % off are not."""
+def test_tokens_are_sampled_by_their_probability() -> None:
+    """The counts fit the temperature, and do not fit one that is 10 % off."""
     assert abs(deviation(0.9, 0.9)) < SIX_DEVIATIONS
     assert deviation(0.9 * 1.1, 0.9) > SIX_DEVIATIONS
     assert deviation(0.9 * 0.9, 0.9) > SIX_DEVIATIONS

@@ -1,4 +1,4 @@
-"""The Triton core where it meets the machine: refusals, a GPU's compiler, a GPU."""
+"""Calling the Triton kernels: errors, compilation for a GPU, runs on a GPU."""
 
 import importlib.util
 import json
@@ -28,10 +28,13 @@ from scratch_gpt.kernels.triton_attention import (
 )
 
 Draw = Callable[..., Tensor]
+
 Made = dict[str, dict[str, int]]
 
 CPU = torch.device("cpu")
+
 CUDA = torch.device("cuda")
+
 SHARED_OF_AN_H200 = 227 * 1024
 """Bytes of shared memory that one program may have."""
 
@@ -48,7 +51,7 @@ def triton() -> None:
 
 def clean_python(source: str, **settings: str) -> str:
     """Return what `source` prints in a fresh interpreter."""
-    home = Path(triton_attention.__file__).parent.parent
+    home = Path(triton_attention.__file__).parents[2]
     env = os.environ | {"PYTHONPATH": str(home)} | settings
     command = [sys.executable, "-c", source]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -56,8 +59,8 @@ def clean_python(source: str, **settings: str) -> str:
     return result.stdout.strip()
 
 
-def test_nothing_imports_triton_before_the_core_is_called() -> None:
-    """Neither the model with this core nor its module brings Triton along."""
+def test_triton_is_not_imported_before_the_first_call() -> None:
+    """Neither the model with this backend nor the module imports Triton."""
     source = """
 import sys
 import scratch_gpt.kernels.triton_attention
@@ -70,8 +73,8 @@ print("triton" in sys.modules, "scratch_gpt.kernels.triton_kernels" in sys.modul
 
 
 @pytest.mark.usefixtures("triton")
-def test_calling_the_core_does_import_it() -> None:
-    """By the same look, a call brings Triton along."""
+def test_the_first_call_imports_triton() -> None:
+    """Checked the same way, a call imports Triton."""
     source = """
 import sys, torch
 from scratch_gpt.kernels.triton_attention import attend
@@ -87,8 +90,10 @@ def some(draw: Draw, width: int = 7) -> list[Tensor]:
     return [draw(2, 3, 5, width) for _ in range(3)]
 
 
-def test_without_triton_it_says_how_to_get_it(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the extra, and nothing falls back to another core."""
+def test_without_triton_the_error_names_the_extra(
+    draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the extra, and there is no fallback."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'gpt1-parity\[triton\]'"):
         attend(*some(draw))
@@ -96,26 +101,28 @@ def test_without_triton_it_says_how_to_get_it(draw: Draw, monkeypatch: pytest.Mo
 
 
 def test_an_old_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason gives the version that is there and the one that is needed."""
+    """The reason gives the installed and the required version."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
     monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.1.0+git"))
     wanted = ".".join(map(str, OLDEST))
-    expected = f"the Triton core needs Triton {wanted} or newer, this is 3.1.0+git"
+    expected = f"the Triton kernels need Triton {wanted} or newer, this is 3.1.0+git"
     assert expected == unavailable(CUDA)
 
 
 @pytest.mark.usefixtures("triton")
-def test_tensors_on_the_cpu_are_refused(draw: Draw) -> None:
-    """Outside the interpreter the error says what runs there instead."""
-    with pytest.raises(RuntimeError, match=r"runs on a GPU, and the tensors are on cpu.*tiled"):
+def test_tensors_on_the_cpu_are_rejected(draw: Draw) -> None:
+    """Outside the interpreter the error names an alternative."""
+    with pytest.raises(
+        RuntimeError, match=r"run on a GPU, the tensors are on cpu: use the backend fused"
+    ):
         KERNELS["triton"](*some(draw))
     assert not available(CPU)
 
 
 @pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize("there", [True, False])
-def test_a_gpu_has_to_be_there(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
-    """A CUDA device is enough where torch has one."""
+def test_a_gpu_is_required(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """A CUDA device is enough if torch finds one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert there == available(CUDA)
     assert there == (unavailable(CUDA) is None)
@@ -124,23 +131,25 @@ def test_a_gpu_has_to_be_there(there: bool, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"dtype": torch.float8_e5m2}, "multiplies .* got torch.float8", id="8 bits"),
-        pytest.param({"width": WIDEST + 1}, "up to 128 wide, got 129.*tiled", id="too wide"),
+        pytest.param({"dtype": torch.float8_e5m2}, "multiply .* got torch.float8", id="8 bits"),
+        pytest.param(
+            {"width": WIDEST + 1}, "up to 128 wide, got 129: use the backend fused", id="too wide"
+        ),
         pytest.param({"other": torch.float32}, "one dtype on one device, got", id="two dtypes"),
     ],
 )
-def test_what_the_kernels_cannot_multiply_is_refused(
+def test_unsupported_dtypes_and_widths_are_rejected(
     change: dict[str, Any], message: str, draw: Draw
 ) -> None:
-    """Before any kernel reads a byte of it."""
+    """They are rejected before any kernel starts."""
     inputs = [x.to(change.get("dtype", x.dtype)) for x in some(draw, change.get("width", 7))]
     inputs[2] = inputs[2].to(change.get("other", inputs[2].dtype))
     with pytest.raises(ValueError, match=message):
         attend(*inputs)
 
 
-def test_shapes_that_do_not_fit_are_refused(draw: Draw) -> None:
-    """As every core refuses them."""
+def test_shapes_that_do_not_fit_are_rejected(draw: Draw) -> None:
+    """As in every kernel."""
     query, key, _ = some(draw)
     with pytest.raises(ValueError, match="attention needs 1 <= time_q <= time_k, got 5 and 4"):
         attend(query, key[:, :, :4], key[:, :, :4])
@@ -148,8 +157,8 @@ def test_shapes_that_do_not_fit_are_refused(draw: Draw) -> None:
 
 @pytest.fixture
 def compiled(tmp_path: Path) -> Callable[..., Made]:
-    """Return the function that gives what the compiler makes of each kernel, for an H200."""
-    home = Path(triton_attention.__file__).parent.parent
+    """Return a function that compiles each kernel for an H200 and returns its figures."""
+    home = Path(triton_attention.__file__).parents[2]
     env = os.environ | {"PYTHONPATH": str(home), "TRITON_CACHE_DIR": str(tmp_path)}
     script = Path(__file__).with_name("triton_compiler.py")
     usual = {"width": 64, "masked": False, "dropout": 0.0, "tiles": None, "columns_apart": False}
@@ -174,7 +183,7 @@ def worst(made: Made, what: str) -> int:
 @pytest.mark.parametrize("width", [64, WIDEST])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_compiles_for_an_h200(dtype: str, width: int, compiled: Callable[..., Made]) -> None:
-    """With mask and dropout, up to the widest head, each kernel fits what a program may have."""
+    """With mask and dropout, up to the widest head, each kernel fits in shared memory."""
     made = compiled(dtype=dtype, width=width, masked=True, dropout=0.1)
     assert worst(made, "shared") <= SHARED_OF_AN_H200
 
@@ -183,34 +192,36 @@ def test_compiles_for_an_h200(dtype: str, width: int, compiled: Callable[..., Ma
 @pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_keeps_its_sums_in_registers(dtype: str, compiled: Callable[..., Made]) -> None:
-    """At GPT-1's head width nothing is spilled, and the model's views are read many at a time."""
+    """At GPT-1's head width no register is spilled, and loads of views are wide."""
     made = compiled(dtype=dtype)
     assert not worst(made, "stack")
     assert not worst(made, "narrow_loads")
-    # Float32 would get there as TF32 alone.
+    # Float32 would use the matrix units only as TF32.
     assert (dtype != "float32") == worst(made, "matrix_units")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("triton")
-def test_what_does_not_fit_is_seen(compiled: Callable[..., Made]) -> None:
-    """Tiles too large for the registers, and columns that lie apart, show in the same figures."""
+def test_too_large_tiles_and_strided_columns_are_detected(compiled: Callable[..., Made]) -> None:
+    """Both show in the same figures."""
     assert worst(compiled(dtype="float32", tiles=[64, 64, 4, 2]), "stack")
     assert worst(compiled(dtype="bfloat16", columns_apart=True), "narrow_loads")
 
 
 @pytest.fixture
 def on_gpu() -> torch.device:
-    """Return the GPU, or say that there is none."""
+    """Return the GPU, or skip."""
     if not torch.cuda.is_available():
         pytest.skip("not run: no CUDA")
     return CUDA
 
 
-def outcome(core: Callable[..., Tensor], drawn: list[Tensor], mask: Tensor | None) -> list[Tensor]:
+def outcome(
+    kernel: Callable[..., Tensor], drawn: list[Tensor], mask: Tensor | None
+) -> list[Tensor]:
     """Return the context and the gradients of query, key and value."""
     inputs = [x.detach().requires_grad_() for x in drawn[:3]]
-    context = core(*inputs, mask)
+    context = kernel(*inputs, mask)
     return [context.detach(), *torch.autograd.grad(context, inputs, drawn[3])]
 
 
@@ -230,7 +241,7 @@ def test_on_a_gpu_it_rounds_no_worse_than_plain(
     draw: Draw,
     on_gpu: torch.device,
 ) -> None:
-    """Compiled and run, its error stays within the bound on the plain core's, twice the same."""
+    """On a GPU its error stays within a bound relative to plain's, and is reproducible."""
     precision, times = PRECISIONS[dtype], (300, 300 + past, 300 + past, 300)
     drawn = [draw(2, 3, time, 64).to(on_gpu, precision.dtype) for time in times]
     mask = torch.arange(300 + past, device=on_gpu).expand(2, -1) % 3 > 0 if with_mask else None
@@ -248,7 +259,7 @@ def test_on_a_gpu_it_rounds_no_worse_than_plain(
 def test_on_a_gpu_float64_is_plains(
     width: int, draw: Draw, on_gpu: torch.device, assert_same: Callable[..., None]
 ) -> None:
-    """Compiled and run, float64 gives the plain core's numbers at any head width."""
+    """On a GPU, float64 gives the plain kernel's numbers at any head width."""
     drawn = [draw(2, 3, 53, width).to(on_gpu) for _ in range(4)]
     mask = torch.arange(53, device=on_gpu).expand(2, -1) % 3 > 0
     for pair in zip(

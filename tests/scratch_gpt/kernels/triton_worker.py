@@ -1,4 +1,4 @@
-"""A process in which Triton's kernels are interpreted: it reads jobs and writes what came of them.
+"""A process that runs Triton's kernels in the interpreter: it reads jobs and writes results.
 
 Triton decides when it is imported whether kernels are compiled or interpreted, and by the time a
 test runs torch may have imported it already. So the tests start this file with TRITON_INTERPRET=1
@@ -73,21 +73,20 @@ class Patched:
         """Leave all as it is."""
 
 
-def cut_into(launch: ModuleType, tiles: tuple[int, int] | None) -> dict[torch.dtype, Any]:
-    """Return the module's plans, or ones whose tiles have these sizes, each way round."""
+def tiled_plans(kernel: ModuleType, tiles: tuple[int, int] | None) -> dict[torch.dtype, Any]:
+    """Return the module's plans, or plans with tiles of these sizes, in both orders."""
     if tiles is None:
-        return dict(launch.PLANS)
-    wide, narrow = launch.Tiles(*tiles, 4, 1), launch.Tiles(*reversed(tiles), 4, 1)
-    return dict.fromkeys(launch.PLANS, launch.Plan(wide, wide, narrow))
+        return dict(kernel.PLANS)
+    wide, narrow = kernel.Tiles(*tiles, 4, 1), kernel.Tiles(*reversed(tiles), 4, 1)
+    return dict.fromkeys(kernel.PLANS, kernel.Plan(wide, wide, narrow))
 
 
 def run(job: Job) -> dict[str, Any]:
     """Return the context, the gradients, and the shapes of what was kept for the way back."""
     package = job["package"]
     importlib.invalidate_caches()
-    core = importlib.import_module(f"{package}.attention_triton")
-    launch = importlib.import_module(f"{package}.attention_triton_launch")
-    core.PLANS = cut_into(launch, job["tiles"])
+    kernel = importlib.import_module(f"{package}.triton_attention")
+    kernel.PLANS = tiled_plans(kernel, job["tiles"])
     inputs = [x.detach().requires_grad_() for x in job["inputs"]]
     kept: list[Tensor] = []
 
@@ -97,7 +96,7 @@ def run(job: Job) -> dict[str, Any]:
 
     torch.manual_seed(job["seed"])
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        context = core.attend(*inputs, job["mask"], dropout_probability=job["dropout"])
+        context = kernel.attend(*inputs, job["mask"], dropout_probability=job["dropout"])
     gradients = torch.autograd.grad(context, inputs, job["upstream"])
     return {
         "context": context.detach(),

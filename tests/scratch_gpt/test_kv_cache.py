@@ -1,4 +1,4 @@
-"""The cache: a model that remembers gives what one that reads everything again gives."""
+"""A model with a cache against the same model without one."""
 
 import dataclasses
 import itertools
@@ -12,25 +12,26 @@ from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.kv_cache import BlockCache, KVCache
 
 Same = Callable[..., None]
+
 TIME = 5
 
 
 @pytest.fixture(autouse=True)
 def _no_grad() -> Iterator[None]:
-    """Record nothing: a cache refuses to be recorded."""
+    """Record no gradients: a cache rejects that."""
     with torch.no_grad():
         yield
 
 
 @pytest.fixture(params=["plain", "tiled", "fused"])
 def model(request: pytest.FixtureRequest, config: GPTConfig, loud: Callable[..., GPT]) -> GPT:
-    """Return a model that evaluates, once for each eager path."""
+    """Return a model in evaluation mode, for each eager backend."""
     return loud(GPT(config, backend=request.param)).eval()
 
 
 @pytest.fixture
 def ids() -> Tensor:
-    """Return ids `[2, 6]`, no column of which repeats."""
+    """Return ids `[2, 6]` without equal columns."""
     return torch.tensor([[3, 36, 0, 7, 3, 19], [12, 5, 21, 30, 1, 8]])
 
 
@@ -40,7 +41,7 @@ def room(model: GPT, batch: int = 2, capacity: int | None = None) -> KVCache:
 
 
 def in_chunks(model: GPT, ids: Tensor, ends: tuple[int, ...], **named: Tensor) -> Tensor:
-    """Return the logits of a text that is given in chunks that end at `ends`."""
+    """Return the logits of a text read in chunks that end at `ends`."""
     cache, parts = room(model), []
     for start, end in itertools.pairwise((0, *ends)):
         given = {name: value[:, :end] for name, value in named.items()}
@@ -56,11 +57,11 @@ SPLITS = [
     for count in range(TIME)
     for inner in itertools.combinations(range(1, TIME), count)
 ]
-"""Every way to cut a text of five tokens: 16."""
+"""Every way to split a text of five tokens: 16."""
 
 
 def test_every_split_gives_the_same_logits(model: GPT, ids: Tensor, assert_same: Same) -> None:
-    """However a text is cut into chunks, each position's logits are those of the whole text."""
+    """Split into chunks in any way, each position has the logits of the whole text."""
     ids = ids[:, :TIME]
     expected = model(ids)
     assert len(SPLITS) == 16
@@ -69,10 +70,10 @@ def test_every_split_gives_the_same_logits(model: GPT, ids: Tensor, assert_same:
 
 
 @pytest.mark.parametrize("ends", [(1, 2, 3, 4, 5, 6), (3, 6), (4, 5, 6)], ids=str)
-def test_padding_stays_hidden(
+def test_cached_padding_is_hidden(
     ends: tuple[int, ...], model: GPT, ids: Tensor, assert_same: Same
 ) -> None:
-    """The mask covers the tokens in the cache too: text after padding is what it is alone."""
+    """The mask covers cached tokens: text after padding is unaffected by it."""
     mask = torch.tensor([[False, False, True, True, True, True], [True] * 6])
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
     actual = in_chunks(model, ids, ends, attention_mask=mask, positions=positions)
@@ -80,10 +81,10 @@ def test_padding_stays_hidden(
     assert_same(model(ids[1:]), actual[1:])
 
 
-def test_watching_a_chunk_shows_what_the_whole_shows(
+def test_taps_of_a_chunk_are_those_of_the_whole(
     model: GPT, ids: Tensor, watch: Callable[..., Tensor], assert_same: Same
 ) -> None:
-    """Taps of rows of text are those rows; keys and values are shown before they are kept."""
+    """Each tap of a chunk holds the chunk's rows; keys and values are tapped before caching."""
     whole, cache = type(watch)(), room(model)
     model(ids, tap=whole)
     model(ids[:, :4], cache=cache)
@@ -94,7 +95,7 @@ def test_watching_a_chunk_shows_what_the_whole_shows(
         assert_same(expected.narrow(-2, 4, 2), watch.seen[name])
 
 
-def test_what_a_tap_returns_is_what_is_kept(model: GPT, ids: Tensor) -> None:
+def test_the_cache_stores_the_taps_result(model: GPT, ids: Tensor) -> None:
     """A key replaced in the first chunk changes the second one's logits."""
 
     def louder(name: str, value: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ def test_what_a_tap_returns_is_what_is_kept(model: GPT, ids: Tensor) -> None:
 
 
 def test_nothing_is_copied(model: GPT, ids: Tensor) -> None:
-    """Room is made once: it stays where it is, and a block attends to a view of it."""
+    """Memory is allocated once, and a block attends to a view of it."""
     cache = room(model)
     places = cache.keys.data_ptr(), cache.values.data_ptr()
     model(ids[:, :4], cache=cache)
@@ -132,7 +133,7 @@ FAULTS: dict[str, Callable[[BlockCache, Tensor], None]] = {
 def test_a_wrong_cache_shows(
     fault: str, model: GPT, ids: Tensor, assert_same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is kept in the wrong place, or not at all, moves the logits."""
+    """A cache with a fault changes the logits."""
     right = BlockCache.extended
 
     def wrong(part: BlockCache, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +150,7 @@ def test_a_wrong_cache_shows(
 
 
 @pytest.mark.parametrize("rows", [[1, 0], [1, 1], [0, 0], [0, 1]], ids=str)
-def test_rows_go_on_from_others(
+def test_reordered_rows_continue_other_texts(
     rows: list[int], model: GPT, ids: Tensor, assert_same: Same
 ) -> None:
     """After reordering, row i continues the text of row rows[i]."""
@@ -160,18 +161,18 @@ def test_rows_go_on_from_others(
     assert_same(model(texts)[:, 4:], model(ids[:, 4:], cache=cache))
 
 
-def test_a_cleared_cache_begins_anew(model: GPT, ids: Tensor) -> None:
-    """The room is used again, and nothing of the first text is in the second's logits."""
+def test_a_cleared_cache_is_empty(model: GPT, ids: Tensor) -> None:
+    """The first text does not affect the second one's logits."""
     cache = room(model)
     model(ids, cache=cache)
     cache.clear()
     assert torch.equal(model(ids.flip(0)), model(ids.flip(0), cache=cache))
 
 
-def test_a_refused_chunk_leaves_the_cache_as_it_was(
+def test_a_rejected_chunk_leaves_the_cache_unchanged(
     model: GPT, ids: Tensor, assert_same: Same
 ) -> None:
-    """An id outside the vocabulary is refused before anything is kept."""
+    """An id outside the vocabulary is rejected before anything is stored."""
     cache = room(model)
     first = model(ids[:, :4], cache=cache)
     with pytest.raises(ValueError, match="token_ids"):
@@ -180,25 +181,25 @@ def test_a_refused_chunk_leaves_the_cache_as_it_was(
     assert_same(model(ids), torch.cat([first, model(ids[:, 4:], cache=cache)], dim=1))
 
 
-def test_what_cannot_follow_is_refused(model: GPT, ids: Tensor) -> None:
-    """Each refusal says what the cache is for and what it was given."""
+def test_a_chunk_that_does_not_fit_is_rejected(model: GPT, ids: Tensor) -> None:
+    """Each error gives the cache's property and the actual one."""
     cache = room(model, capacity=7)
     model(ids, cache=cache)
     other = GPT(dataclasses.replace(model.config, embd_pdrop=0.0)).double()
-    refused = [
+    rejected = [
         (lambda: model(ids[:, :2], cache=cache), "2 tokens a row and the cache 6 of at most 7"),
         (lambda: model(ids[:1, :1], cache=cache), "token_ids has 1 rows, the cache .* for 2"),
         (lambda: other(ids[:, :1], cache=cache), "the cache was made for GPTConfig.*the model has"),
         (lambda: model.float()(ids[:, :1], cache=cache), "cache is torch.float64 on cpu.*float32"),
         (lambda: room(model, capacity=0), "capacity of at least 1, got 2, 0"),
     ]
-    for call, said in refused:
-        with pytest.raises(ValueError, match=said):
+    for call, message in rejected:
+        with pytest.raises(ValueError, match=message):
             call()
 
 
-def test_positions_past_the_model_are_refused(model: GPT, ids: Tensor) -> None:
-    """The cache's tokens count, unless positions are given."""
+def test_positions_beyond_the_model_are_rejected(model: GPT, ids: Tensor) -> None:
+    """Cached tokens count, unless positions are given."""
     cache = room(model, capacity=20)
     model(ids, cache=cache)
     with pytest.raises(ValueError, match=r"6 tokens a row after 6 in the cache.*has max 11"):
@@ -207,22 +208,22 @@ def test_positions_past_the_model_are_refused(model: GPT, ids: Tensor) -> None:
     assert cache.length == 12
 
 
-def test_a_mask_of_the_chunk_alone_is_refused(model: GPT, ids: Tensor) -> None:
-    """It has to cover what is in the cache."""
+def test_a_mask_without_the_cached_tokens_is_rejected(model: GPT, ids: Tensor) -> None:
+    """The mask must cover the cached tokens."""
     cache = room(model)
     model(ids[:, :4], cache=cache)
     with pytest.raises(ValueError, match=r"attention_mask must have shape \[2, 6\], got \[2, 2\]"):
         model(ids[:, 4:], attention_mask=torch.ones(2, 2, dtype=torch.bool), cache=cache)
 
 
-def test_recording_is_refused(model: GPT, ids: Tensor) -> None:
-    """Gradients would be silently wrong."""
+def test_recording_gradients_is_rejected(model: GPT, ids: Tensor) -> None:
+    """Gradients through a cache would be wrong."""
     with torch.enable_grad(), pytest.raises(ValueError, match=r"inside torch.no_grad\(\)"):
         model(ids, cache=room(model))
 
 
-def test_the_compiled_path_has_no_cache(config: GPTConfig, loud: Callable[..., GPT]) -> None:
-    """It says which path does."""
+def test_the_compiled_backend_takes_no_cache(config: GPTConfig, loud: Callable[..., GPT]) -> None:
+    """The error names a backend that does."""
     model: nn.Module = loud(GPT(config, backend="compiled"))
     with pytest.raises(ValueError, match=r"'compiled' takes no cache; use with_backend"):
         model(torch.tensor([[1]]), cache=room(model, batch=1))

@@ -1,4 +1,4 @@
-"""What a model may be given."""
+"""Checks of the model's inputs."""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def model(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> nn.Modul
 
 
 def ids_with(value: int) -> Tensor:
-    """Return good ids but for one, at batch 1 and time 3."""
+    """Return valid ids but one, at batch 1 and time 3."""
     ids = torch.tensor(IDS)
     ids[1, 3] = value
     return ids
@@ -66,8 +66,8 @@ def ids_with(value: int) -> Tensor:
         ),
     ],
 )
-def test_bad_ids_are_refused(token_ids: Tensor, message: str, model: GPT) -> None:
-    """The error names the argument, the value and the place."""
+def test_bad_ids_are_rejected(token_ids: Tensor, message: str, model: GPT) -> None:
+    """The error names the argument, the value and the index."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model(token_ids)
 
@@ -101,8 +101,8 @@ def test_bad_ids_are_refused(token_ids: Tensor, message: str, model: GPT) -> Non
         ),
     ],
 )
-def test_bad_positions_are_refused(positions: list[object], message: str, model: GPT) -> None:
-    """The error names the argument, the value and the place."""
+def test_bad_positions_are_rejected(positions: list[object], message: str, model: GPT) -> None:
+    """The error names the argument, the value and the index."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model(torch.tensor(IDS), positions=torch.tensor(positions))
 
@@ -137,13 +137,13 @@ def test_bad_positions_are_refused(positions: list[object], message: str, model:
         ),
     ],
 )
-def test_bad_masks_are_refused(mask: Tensor, message: str, model: GPT) -> None:
-    """The error names the argument, what it is and what it should be."""
+def test_bad_masks_are_rejected(mask: Tensor, message: str, model: GPT) -> None:
+    """The error names the argument, the actual and the required form."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model(torch.tensor(IDS), attention_mask=mask)
 
 
-def test_ids_on_another_device_are_refused(model: GPT, meta: torch.device) -> None:
+def test_ids_on_another_device_are_rejected(model: GPT, meta: torch.device) -> None:
     """The error names both devices."""
     message = "token_ids is on cpu, the model's weights are on meta"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -157,13 +157,13 @@ def test_the_longest_input_is_accepted(model: GPT) -> None:
 
 
 def test_int32_equals_int64(model: GPT) -> None:
-    """Ids and positions of 32 bits give the very logits that 64 bits give."""
+    """32-bit ids and positions give bitwise the same logits as 64-bit ones."""
     ids, positions = torch.tensor(IDS), torch.tensor([[4, 0, 10, 2, 1]])
     assert torch.equal(model(ids, positions), model(ids.int(), positions.int()))
 
 
 def test_ids_that_are_not_contiguous_equal_their_copy(model: GPT) -> None:
-    """A transposed view of ids gives the very logits that its copy gives."""
+    """A transposed view gives bitwise the same logits as its copy."""
     view = torch.tensor(IDS).T.contiguous().T
     assert not view.is_contiguous()
     assert torch.equal(model(view.contiguous()), model(view))
@@ -172,7 +172,7 @@ def test_ids_that_are_not_contiguous_equal_their_copy(model: GPT) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("value", [37, -1])
 def test_bad_ids_do_not_reach_a_gpus_kernels(value: int, model: GPT) -> None:
-    """On a GPU a bad id is the same error, and the device lives on."""
+    """On a GPU a bad id is the same error, and the device stays usable."""
     if not torch.cuda.is_available():
         pytest.skip("not run: no CUDA")
     model, good = model.cuda(), torch.tensor(IDS).cuda()

@@ -1,4 +1,4 @@
-"""A process in which the Triton core's kernels are compiled for an H200, on a machine without one.
+"""A process that compiles the Triton kernels for an H200, on a machine without one.
 
 It stands in for the driver, so that Triton asks no GPU, and for the launch, so that nothing is
 started; the arguments are those of a real call. Its own argument is a job in JSON: dtype, width,

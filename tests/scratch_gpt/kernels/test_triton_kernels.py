@@ -1,4 +1,4 @@
-"""The Triton core, in Triton's interpreter: the plain core's numbers, forward and backward."""
+"""The Triton kernels in Triton's interpreter, against the plain kernel, forward and backward."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +15,14 @@ from scratch_gpt.attention import merge_heads, plain_attention, split_heads
 pytestmark = pytest.mark.slow  # an interpreter of kernels takes its time
 
 Draw = Callable[..., Tensor]
+
 Same = Callable[..., None]
+
 Run = Callable[..., dict[str, Any]]
+
 Drawn = Callable[..., list[Tensor]]
 
-HOME = Path(scratch_gpt.__path__[0])
+KERNELS = Path(scratch_gpt.__path__[0]) / "kernels"
 
 
 @pytest.fixture
@@ -39,14 +42,14 @@ def padded(time: int) -> Tensor:
 
 
 def by_plain(inputs: list[Tensor], upstream: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-    """Return the context of the plain core, and the gradients of its inputs."""
+    """Return the plain kernel's context, and the gradients of its inputs."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     context = plain_attention(*inputs, mask)
     return [context.detach(), *torch.autograd.grad(context, inputs, upstream)]
 
 
 def check_like_plain(drawn: list[Tensor], run: Run, same: Same, **named: Any) -> None:  # noqa: ANN401
-    """Assert that context and gradients are the plain core's."""
+    """Assert that context and gradients are the plain kernel's."""
     *inputs, upstream = drawn
     answer = run(inputs, upstream, **named)
     actual = [answer["context"], *answer["gradients"]]
@@ -65,7 +68,7 @@ def test_equals_plain(  # noqa: PLR0913 - the cases and the means
     interpreted: Run,
     assert_same: Same,
 ) -> None:
-    """At any length, over tiles that it fits or does not, float64 gives plain's numbers."""
+    """At any length, a multiple of the tile or not, float64 gives plain's numbers."""
     mask = padded(time + past) if with_mask else None
     check_like_plain(qkv(time, time + past, head=3), interpreted, assert_same, mask=mask)
 
@@ -74,12 +77,12 @@ def test_equals_plain(  # noqa: PLR0913 - the cases and the means
 def test_equals_plain_at_any_head_width(
     width: int, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
-    """A head need not be as wide as a power of two."""
+    """The head width need not be a power of two."""
     check_like_plain(qkv(9, 9, width), interpreted, assert_same, mask=padded(9))
 
 
 def test_equals_plain_with_its_own_tiles(qkv: Drawn, interpreted: Run, assert_same: Same) -> None:
-    """So it does with the tiles that it chooses by itself."""
+    """The same with the default tiles."""
     check_like_plain(qkv(45, 51), interpreted, assert_same, tiles=None)
 
 
@@ -96,7 +99,7 @@ def test_rounds_no_worse_than_plain(
     qkv: Drawn,
     interpreted: Run,
 ) -> None:
-    """Below float64 its error stays within the bound on that of the plain core's own."""
+    """Below float64 its error stays within a bound relative to the plain kernel's."""
     precision = PRECISIONS[dtype]
     drawn = [x.to(precision.dtype) for x in qkv(21, 27, 64)]
     mask = padded(27) if with_mask else None
@@ -114,51 +117,51 @@ def test_rounds_no_worse_than_plain(
 
 
 FAULTS = {
-    "mask off by one": ("tiles", "keys <= own", "keys <= own + 1"),
-    "own key hidden": ("tiles", " | (keys == own)", ""),
-    "padding seen": ("tiles", "visible & (real != 0)", "visible"),
-    "scale missing": ("tiles", "tile.to(exact) * scale", "tile.to(exact)"),
-    "context not shrunk": ("forward", "context * shrink[:, None]", "context"),
-    "total not shrunk": ("forward", "total * shrink", "total"),
+    "mask off by one": ("hide", "keys <= own", "keys <= own + 1"),
+    "own key hidden": ("hide", " | (keys == own)", ""),
+    "padding seen": ("hide", "visible & (real != 0)", "visible"),
+    "scale missing": ("load_scaled", "tile.to(exact) * scale", "tile.to(exact)"),
+    "context not shrunk": ("_accumulate", "context * shrink[:, None]", "context"),
+    "total not shrunk": ("_accumulate", "total * shrink", "total"),
     "first tile of keys skipped": ("forward", "own, 0, near", "own, block_k, near"),
     "diagonal unhidden": ("forward", "start) // block_k", "start + block_k) // block_k"),
     "log-sum without its maximum": ("forward", "largest + tl.log(total)", "tl.log(total)"),
-    "delta missing": ("backward", "(to_weights - deltas[:, None])", "to_weights"),
-    "delta missing for keys": ("backward", "(to_weights - deltas[None, :])", "to_weights"),
-    "gradient not scaled": ("backward", "gradient * scale", "gradient"),
-    "a tile of queries skipped": ("backward", "keys, far, end", "keys, far + block_q, end"),
+    "delta missing": ("_add_keys", "(to_weights - deltas[:, None])", "to_weights"),
+    "delta missing for keys": ("_add_queries", "(to_weights - deltas[None, :])", "to_weights"),
+    "gradient not scaled": ("query_gradient", "gradient * scale", "gradient"),
+    "a tile of queries skipped": ("key_gradient", "keys, far, end", "keys, far + block_q, end"),
 }
-"""What may go wrong in a kernel: the file, what stands there, and what stands there instead."""
+"""Faults of a kernel: the function, the right text, and the wrong text."""
 
 
-def plant(folder: Path, name: str, file: str, right: str, wrong: str) -> str:
-    """Write a copy of the core with the fault in it; return the package's name."""
+def inject(folder: Path, name: str, function: str, right: str, wrong: str) -> str:
+    """Write a copy of the kernels with the fault; return the package's name."""
     package = "planted_" + name.replace(" ", "_").replace("-", "_")
     (folder / package).mkdir()
-    for path in HOME.glob("attention_triton*.py"):
+    for path in KERNELS.glob("triton_*.py"):
         source = path.read_text(encoding="utf-8")
-        if path.stem == f"attention_triton_{file}":
-            assert right in source
-            source = source.replace(right, wrong)
-        source = source.replace(
-            "scratch_gpt.kernels.triton_attention", f"{package}.attention_triton"
-        )
+        if path.stem == "triton_kernels":
+            before, start, rest = source.partition(f"def {function}(")
+            body, end, after = rest.partition("\n@triton.jit")
+            assert body.count(right) == 1
+            source = before + start + body.replace(right, wrong) + end + after
+        source = source.replace("scratch_gpt.kernels.triton_", f"{package}.triton_")
         (folder / package / path.name).write_text(source, encoding="utf-8")
     return package
 
 
 def check_twice(package: str, qkv: Drawn, run: Run, same: Same) -> None:
-    """Assert that the package's core gives plain's numbers, without a mask and with one."""
+    """Assert that the package gives plain's numbers, without a mask and with one."""
     for mask in (None, padded(27)):
         check_like_plain(qkv(21, 27), run, same, mask=mask, package=package)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_seen(
+def test_an_injected_fault_is_detected(
     fault: str, planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
-    """What makes the tests above say no."""
-    package = plant(planted, fault, *FAULTS[fault])
+    """Each fault fails the comparison above."""
+    package = inject(planted, fault, *FAULTS[fault])
     with pytest.raises(AssertionError, match="differs by"):
         check_twice(package, qkv, interpreted, assert_same)
 
@@ -166,13 +169,13 @@ def test_a_planted_fault_is_seen(
 def test_a_copy_without_a_fault_is_right(
     planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
-    """It is the fault that is seen, and not the copying."""
-    package = plant(planted, "nothing", "tiles", "keys <= own", "keys <= own")
+    """The copy itself changes nothing."""
+    package = inject(planted, "nothing", "hide", "keys <= own", "keys <= own")
     check_twice(package, qkv, interpreted, assert_same)
 
 
 def test_the_future_is_never_read(qkv: Drawn, interpreted: Run) -> None:
-    """No number in a tile wholly in the future reaches a row, not even times zero."""
+    """No number of a tile in the future reaches a row, not even times zero."""
     query, key, value, upstream = qkv(24, 24)
     before = interpreted([query, key, value], upstream)
     for x in (query, key, value, upstream):
@@ -184,7 +187,7 @@ def test_the_future_is_never_read(qkv: Drawn, interpreted: Run) -> None:
 
 
 def test_the_past_receives_no_gradient_of_it(qkv: Drawn, interpreted: Run) -> None:
-    """Nor does a query before a tile of keys reach the gradients of these."""
+    """A query before a tile of keys does not reach their gradients."""
     query, key, value, upstream = qkv(24, 24)
     before = interpreted([query, key, value], upstream)["gradients"]
     for x in (query, upstream):
@@ -195,8 +198,8 @@ def test_the_past_receives_no_gradient_of_it(qkv: Drawn, interpreted: Run) -> No
         assert bool(new[:, :, :16].isnan().any())
 
 
-def test_views_are_taken_as_they_lie(draw: Draw, interpreted: Run, assert_same: Same) -> None:
-    """Three views of one projection, and a gradient of any strides, need no copies."""
+def test_views_need_no_copies(draw: Draw, interpreted: Run, assert_same: Same) -> None:
+    """Three views of one projection, and a gradient of any strides, are read in place."""
     projected = draw(2, 9, 3 * 21)
     inputs = [split_heads(part, 3) for part in projected.chunk(3, dim=-1)]
     upstream = draw(2, 3, 1, 1).expand(2, 3, 9, 7)
@@ -208,8 +211,8 @@ def test_views_are_taken_as_they_lie(draw: Draw, interpreted: Run, assert_same: 
         assert ours.data_ptr() == merged.data_ptr()
 
 
-def test_keeps_its_inputs_and_one_number_a_row(qkv: Drawn, interpreted: Run) -> None:
-    """Nothing with two axes of time waits for the way back."""
+def test_saves_its_inputs_and_one_number_a_row(qkv: Drawn, interpreted: Run) -> None:
+    """No tensor with two time axes is saved for the backward."""
     *inputs, upstream = qkv(9, 15)
     inside, past = (2, 1, 9, 7), (2, 1, 15, 7)
     expected = [inside, past, past, (2, 15), inside, (2, 1, 9, 1)]
@@ -226,7 +229,7 @@ def test_keeps_its_inputs_and_one_number_a_row(qkv: Drawn, interpreted: Run) -> 
 def test_extreme_scores_stay_finite(
     dtype: torch.dtype, size: float, draw: Draw, interpreted: Run
 ) -> None:
-    """Scores near the end of the dtype's range pick one value each, as the plain core's do."""
+    """Scores near the limit of the dtype select one value each, as in the plain kernel."""
     signs = torch.where(draw(2, 3, 21) > 0, 1.0, -1.0)
     query = (signs * size)[..., None].expand(2, 3, 21, 7).to(dtype)
     key = (torch.linspace(0.5, 1.0, 21) * size)[None, None, :, None].expand(2, 3, 21, 7).to(dtype)
@@ -234,3 +237,53 @@ def test_extreme_scores_stay_finite(
     answer = interpreted([query, key, value], value)
     assert torch.equal(plain_attention(query, key, value), answer["context"])
     assert all(bool(x.isfinite().all()) for x in answer["gradients"][2:])
+
+
+def dropped_weights(draw: Draw, run: Run, seed: int, **named: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Return weights `[2 2 13 13]` after and before dropout, read with one-hot values."""
+    one_hot = torch.eye(13).double().expand(2, 2, 13, 13)
+    query, key = draw(2, 2, 13, 13), draw(2, 2, 13, 13)
+    answer = run([query, key, one_hot], one_hot, dropout=0.375, seed=seed, **named)
+    return answer["context"], plain_attention(query, key, one_hot)
+
+
+def test_dropout_zeroes_or_scales_weights(draw: Draw, interpreted: Run, assert_same: Same) -> None:
+    """Each weight is dropped or scaled independently, with the right frequency."""
+    dropped, weights = dropped_weights(draw, interpreted, seed=3)
+    kept = dropped != 0
+    assert_same(torch.where(kept, weights / 0.625, 0.0), dropped)
+    visible = weights != 0
+    share = float(kept[visible].double().mean())
+    spread = (0.375 * 0.625 / int(visible.sum())) ** 0.5
+    assert abs(share - 0.625) < 4 * spread
+    assert not torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[:, 0], kept[:, 1])
+
+
+def test_the_seed_determines_the_dropout_mask(draw: Draw, interpreted: Run) -> None:
+    """The same seed drops the same weights with any tiles; another seed drops others."""
+    first, weights = dropped_weights(draw, interpreted, seed=3)
+    cut, _ = dropped_weights(draw, interpreted, seed=3, tiles=(4, 16))
+    other, _ = dropped_weights(draw, interpreted, seed=4)
+    assert torch.equal(first != 0, cut != 0)
+    assert not torch.equal(first != 0, other != 0)
+    assert bool((weights != 0).any())
+
+
+def test_gradients_use_the_forwards_dropout_mask(
+    draw: Draw, interpreted: Run, assert_same: Same
+) -> None:
+    """The gradients are those of the plain formula with the same mask."""
+    kept = dropped_weights(draw, interpreted, seed=3)[0] != 0
+    query, key, value, upstream = (draw(2, 2, 13, 7) for _ in range(4))
+    answer = interpreted([query, key, value], upstream, dropout=0.375, seed=3)
+    inputs = [x.requires_grad_() for x in (query, key, value)]
+
+    def drop(name: str, x: Tensor) -> Tensor:
+        return x * kept / 0.625 if name == "weights" else x
+
+    context = plain_attention(*inputs, tap=drop)
+    assert_same(context, answer["context"])
+    gradients = torch.autograd.grad(context, inputs, upstream)
+    for expected, actual in zip(gradients, answer["gradients"], strict=True):
+        assert_same(expected, actual)

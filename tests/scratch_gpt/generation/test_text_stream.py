@@ -1,4 +1,4 @@
-"""Tokens spelled one at a time, and strings that end a text."""
+"""Tokens as text, one at a time, and stop strings."""
 
 import itertools
 from pathlib import Path
@@ -18,12 +18,12 @@ def tokenizer(small_vocabulary: Path) -> Tokenizer:
 @pytest.mark.parametrize(
     "text", ["a", "the words, and (more) of them.", "zqzqzq x", "it's 3.14159 !"], ids=repr
 )
-def test_parts_together_are_the_decoded_text(text: str, tokenizer: Tokenizer) -> None:
-    """However many tokens a word has: joined, they are what decode gives, from any place on."""
+def test_joined_parts_equal_the_decoded_text(text: str, tokenizer: Tokenizer) -> None:
+    """For words of any number of tokens, and from any start."""
     ids = tokenizer.encode(text)
     for start in range(len(ids)):
         spelling = Spelling(lambda n: tokenizer.tokens([n])[0], after_text=start > 0)
-        # What stands before is taken for whole words; a cut within one shows as a space.
+        # The text before counts as whole words: a cut within a word gives a space.
         ends_word = start == 0 or tokenizer.tokens(ids[:start])[-1].endswith("</w>")
         actual = "".join(map(spelling.spelled, ids[start:]))
         expected = tokenizer.decode(ids)[len(tokenizer.decode(ids[:start])) :]
@@ -51,7 +51,7 @@ def test_a_stop_string_ends_a_text_exactly(
     expected: str,
     found: bool,  # noqa: FBT001
 ) -> None:
-    """However the text is cut into parts, it ends where the first stop string begins."""
+    """However the text is split into parts, it ends before the first stop string."""
     whole = "the quick brown fox jumps"
     for places in itertools.combinations(range(1, len(whole)), 2):
         watched = Stops(stops)
@@ -60,19 +60,19 @@ def test_a_stop_string_ends_a_text_exactly(
         assert (expected, found) == (given, watched.found)
 
 
-def test_nothing_is_held_back_that_is_sure() -> None:
-    """Only what could be a stop string's beginning waits, and comes when it is none."""
+def test_final_text_is_not_held_back() -> None:
+    """Only a possible beginning of a stop string is held back, until it is none."""
     watched = Stops(["abc"])
     given = [watched.passed(part) for part in ("xa", "b", "bab", "d")]
     assert given == ["x", "", "abb", "abd"]
 
 
-def test_an_empty_stop_string_is_refused() -> None:
-    """It would end every text before it began."""
+def test_an_empty_stop_string_is_rejected() -> None:
+    """It would end every text at once."""
     with pytest.raises(ValueError, match="stop is ''"):
         Stops(["a", ""])
 
 
-def test_what_a_terminal_would_obey_is_not_shown() -> None:
-    """Escape, bell and a cursor's return are replaced; letters and line ends are not."""
+def test_control_characters_are_replaced() -> None:
+    """Escape, bell and carriage return are replaced; letters and line ends are not."""
     assert visible("a\x1b[31m\nÄ\r\x07") == "a\ufffd[31m\nÄ\ufffd\ufffd"

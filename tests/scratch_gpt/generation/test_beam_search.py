@@ -1,4 +1,4 @@
-"""Beam search against every text there is, and against rules of its own: ends, lengths, ties."""
+"""Beam search against an exhaustive search, and its rules for ends, lengths and ties."""
 
 import itertools
 import math
@@ -13,39 +13,40 @@ from scratch_gpt.generation.beam_search import Candidate, Hypotheses, Settings, 
 from scratch_gpt.generation.sampling import Rules
 
 VOCAB = 5
+
 PROMPTS = torch.tensor([[0, 1], [2, 3]])
 
 
 class Chain:
-    """A decoder whose logits depend on the last two tokens alone; it keeps each row's text."""
+    """A decoder whose logits depend only on the last two tokens; it keeps each row's text."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
         self.moved = False
 
     def start(self, token_ids: Tensor) -> Tensor:
-        """Take the texts; return what follows."""
+        """Read the texts; return the next logits."""
         self.texts = token_ids
         return self.logits[self.texts[:, -2], self.texts[:, -1]]
 
     def step(self, token_ids: Tensor) -> Tensor:
-        """Take the next tokens; return what follows."""
+        """Read the next tokens; return the next logits."""
         return self.start(torch.cat([self.texts, token_ids[:, None]], dim=1))
 
     def reorder(self, rows: Tensor) -> None:
-        """Let rows change places."""
+        """Reorder the rows."""
         self.moved = self.moved or rows.tolist() != list(range(len(rows)))
         self.texts = self.texts[rows]
 
 
 @pytest.fixture
 def chain(draw: Any) -> Chain:  # noqa: ANN401 - the folder's fixture
-    """Return a decoder that prefers some tokens to others, differently after each pair."""
+    """Return a decoder with different preferences after each pair of tokens."""
     return Chain(draw(VOCAB, VOCAB, VOCAB) * 2)
 
 
 def log_probability(chain: Chain, prompt: list[int], new: tuple[int, ...]) -> float:
-    """Return that of new tokens after a prompt, each from the library's softmax."""
+    """Return the log-probability of new tokens after a prompt, by the library's softmax."""
     text = [*prompt, *new]
     pairs = zip(text[len(prompt) - 2 :], text[len(prompt) - 1 :], new, strict=False)
     return float(sum(chain.logits[a, b].log_softmax(-1)[token] for a, b, token in pairs))
@@ -54,7 +55,7 @@ def log_probability(chain: Chain, prompt: list[int], new: tuple[int, ...]) -> fl
 def every_text(
     chain: Chain, prompt: list[int], *, new: int, end_id: int | None, penalty: float
 ) -> list[tuple[float, list[int]]]:
-    """Return all texts that there are with their scores, best first."""
+    """Return all possible texts with their scores, best first."""
     ended = {
         text[: text.index(end_id) + 1] if end_id in text else text
         for text in itertools.product(range(VOCAB), repeat=new)
@@ -67,13 +68,13 @@ def every_text(
 
 @pytest.mark.parametrize("penalty", [-1.0, 0.0, 1.0, 2.0])
 @pytest.mark.parametrize("end_id", [None, 3])
-def test_beams_enough_for_every_text_find_the_best(
+def test_a_beam_for_every_text_finds_the_best(
     chain: Chain,
     penalty: float,
     end_id: int | None,
     assert_same: Callable[[Tensor, Tensor], None],
 ) -> None:
-    """With as many beams as texts nothing is lost: the best are those of all there are."""
+    """With as many beams as texts the search is exhaustive."""
     settings = Settings(
         beams=VOCAB**3,
         max_new_tokens=3,
@@ -91,19 +92,19 @@ def test_beams_enough_for_every_text_find_the_best(
 
 
 def test_one_beam_is_greedy(chain: Chain) -> None:
-    """Each token is the likeliest after what is there."""
-    found = beam_search(chain, PROMPTS, beams=1, max_new_tokens=6)
+    """Each token is the most likely one."""
+    found = beam_search(chain, PROMPTS, Settings(beams=1, max_new_tokens=6))
     for row in found.tolist():
         for at in range(2, 8):
             assert int(chain.logits[row[at - 2], row[at - 1]].argmax()) == row[at]
 
 
-def test_a_prompt_is_searched_as_if_it_were_alone(chain: Chain) -> None:
-    """Another prompt in the batch changes nothing; and rows do change places."""
-    named: dict[str, Any] = {"beams": 3, "max_new_tokens": 5, "end_id": 3, "returned": 2}
-    together = beam_search(chain, PROMPTS, **named).tolist()
+def test_a_prompt_is_searched_as_if_alone(chain: Chain) -> None:
+    """Another prompt in the batch changes nothing, although rows are reordered."""
+    settings = Settings(beams=3, max_new_tokens=5, end_id=3, returned=2)
+    together = beam_search(chain, PROMPTS, settings).tolist()
     alone = [
-        row for prompt in PROMPTS for row in beam_search(chain, prompt[None], **named).tolist()
+        row for prompt in PROMPTS for row in beam_search(chain, prompt[None], settings).tolist()
     ]
     length = max(map(len, alone))
     assert together == [row + [3] * (length - len(row)) for row in alone]
@@ -111,10 +112,10 @@ def test_a_prompt_is_searched_as_if_it_were_alone(chain: Chain) -> None:
 
 
 def test_rules_change_log_probabilities(chain: Chain) -> None:
-    """No pair is there twice under the rule, and is without it."""
+    """With the rule no pair occurs twice; without it one does."""
 
     def repeats(rules: Rules | None) -> bool:
-        rows = beam_search(chain, PROMPTS, beams=2, max_new_tokens=9, rules=rules).tolist()
+        rows = beam_search(chain, PROMPTS, Settings(beams=2, max_new_tokens=9), rules).tolist()
         pairs = [list(itertools.pairwise(row)) for row in rows]
         return any(len(set(row)) < len(row) for row in pairs)
 
@@ -122,21 +123,21 @@ def test_rules_change_log_probabilities(chain: Chain) -> None:
     assert not repeats(Rules(no_repeat_ngram_size=2))
 
 
-def test_of_equal_texts_the_lowest_ids_win() -> None:
-    """Where every token is as likely as any other, beams are filled from id 0 up."""
+def test_ties_go_to_the_lowest_ids() -> None:
+    """With equal logits beams are filled from id 0 up."""
     even = Chain(torch.zeros(VOCAB, VOCAB, VOCAB))
-    found = beam_search(even, PROMPTS[:1], beams=3, max_new_tokens=1, returned=3)
+    found = beam_search(even, PROMPTS[:1], Settings(beams=3, max_new_tokens=1, returned=3))
     assert found[:, 2].tolist() == [0, 1, 2]
 
 
-def test_a_vocabulary_smaller_than_the_beams_is_no_obstacle(chain: Chain) -> None:
-    """Beams without a text of their own count for nothing until there are texts enough."""
-    found = beam_search(chain, PROMPTS[:1], beams=7, max_new_tokens=2, returned=7)
+def test_there_may_be_more_beams_than_tokens(chain: Chain) -> None:
+    """Beams stay unused until there are enough texts."""
+    found = beam_search(chain, PROMPTS[:1], Settings(beams=7, max_new_tokens=2, returned=7))
     assert len({tuple(row) for row in found.tolist()}) == 7
 
 
 def test_half_precision_is_summed_in_float32(chain: Chain) -> None:
-    """Scores of rounded logits are no multiples of their steps."""
+    """The scores of half-precision logits are not rounded to half precision."""
     chain.logits = chain.logits.bfloat16()
     (found,) = search(chain, PROMPTS[:1], Settings(beams=2, max_new_tokens=4), Rules())
     assert float(torch.tensor(found[0].score).bfloat16()) != found[0].score
@@ -156,28 +157,28 @@ def test_half_precision_is_summed_in_float32(chain: Chain) -> None:
     ],
     ids=str,
 )
-def test_a_setting_that_cannot_be_is_refused(
-    settings: dict[str, Any], name: str, chain: Chain
-) -> None:
-    """The error says which, what was given and what is allowed."""
+def test_a_setting_out_of_range_is_rejected(settings: dict[str, Any], name: str) -> None:
+    """The error gives its name, the value and the allowed values."""
     with pytest.raises(ValueError, match=f"^{name} is .*; allowed: "):
-        beam_search(chain, PROMPTS, **{"beams": 2, "max_new_tokens": 2} | settings)
+        Settings(**{"beams": 2, "max_new_tokens": 2} | settings)
 
 
-def test_rules_that_draw_are_refused(chain: Chain) -> None:
-    """Beam search takes the likeliest; it is said, and not ignored."""
+def test_sampling_rules_are_rejected(chain: Chain) -> None:
+    """A beam search draws nothing; sampling is an error, not ignored."""
     with pytest.raises(ValueError, match=r"^rules\.sampled is True"):
-        beam_search(chain, PROMPTS, beams=2, max_new_tokens=2, rules=Rules(sampled=True))
+        beam_search(chain, PROMPTS, Settings(beams=2, max_new_tokens=2), Rules(sampled=True))
 
 
 def test_rules_that_leave_nothing_are_an_error(chain: Chain) -> None:
-    """After every token was there once, none may come: no text of that length exists."""
+    """After every token has occurred, none is allowed."""
     with pytest.raises(ValueError, match="every token is excluded"):
-        beam_search(chain, PROMPTS, beams=2, max_new_tokens=9, rules=Rules(no_repeat_ngram_size=1))
+        beam_search(
+            chain, PROMPTS, Settings(beams=2, max_new_tokens=9), Rules(no_repeat_ngram_size=1)
+        )
 
 
 def test_too_few_texts_are_an_error() -> None:
-    """What was asked for and what there is are said."""
+    """The error gives the requested and the actual number."""
     hypotheses = Hypotheses(Settings(beams=3, max_new_tokens=1, returned=3))
     hypotheses.advance([Candidate(-1.0, 0, 4)], [[], [], []], 1)
     with pytest.raises(ValueError, match=r"^returned is 3; the rules left only 1"):
@@ -189,7 +190,7 @@ def test_too_few_texts_are_an_error() -> None:
     [(True, [False, True]), (False, [False, False]), ("never", [False, False])],
 )
 def test_when_a_prompt_is_done(early_stopping: Any, done: list[bool]) -> None:  # noqa: ANN401
-    """With as many finished texts as beams it is only where that was asked for."""
+    """With as many finished texts as beams it is done only with `early_stopping=True`."""
     settings = Settings(beams=2, max_new_tokens=9, early_stopping=early_stopping, end_id=0)
     hypotheses = Hypotheses(settings)
     seen = []
@@ -201,8 +202,8 @@ def test_when_a_prompt_is_done(early_stopping: Any, done: list[bool]) -> None:  
 
 
 @pytest.mark.parametrize(("early_stopping", "done"), [(False, True), ("never", False)])
-def test_what_cannot_become_better_is_given_up(early_stopping: Any, done: bool) -> None:  # noqa: ANN401, FBT001
-    """At its present length it is worse than the worst; at full length it might not be."""
+def test_a_prompt_that_cannot_improve_is_done(early_stopping: Any, done: bool) -> None:  # noqa: ANN401, FBT001
+    """At its present length it scores worse than the worst; at full length it might not."""
     settings = Settings(beams=1, max_new_tokens=9, early_stopping=early_stopping, end_id=0)
     hypotheses = Hypotheses(settings)
     hypotheses.advance([Candidate(-1.0, 0, 0), Candidate(-2.0, 0, 1)], [[]], 1)

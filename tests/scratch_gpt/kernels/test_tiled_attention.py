@@ -1,4 +1,4 @@
-"""The tiled attention core: the plain core's numbers, without its matrix of scores."""
+"""Tiled attention and attention of a single query, against the plain kernel."""
 
 import importlib
 import math
@@ -12,10 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt.attention import plain_attention
 from scratch_gpt.kernels.backends import KERNELS
-from scratch_gpt.kernels.tiled_attention import TILE, tiled_attention
+from scratch_gpt.kernels.tiled_attention import TILE, single_query_attention, tiled_attention
 
 Draw = Callable[..., Tensor]
+
 Same = Callable[..., None]
+
 Recorded = Callable[[], TorchDispatchMode]
 
 
@@ -35,7 +37,7 @@ def scores(operations: TorchDispatchMode, head_width: int) -> int:
 
 
 def ragged(tile: int) -> list[int]:
-    """Return times around one tile and past three."""
+    """Return lengths around one tile and beyond three."""
     return [1, tile - 1, tile, tile + 1, 3 * tile + 5]
 
 
@@ -55,7 +57,7 @@ def test_equals_plain(
     draw: Draw,
     assert_same: Same,
 ) -> None:
-    """Cut into tiles of 4, any length gives the plain core's context."""
+    """With tiles of 4, any length gives the plain kernel's context."""
     time_k = time + past
     query, key, value = draw(2, 3, time, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
     mask = padded(time_k) if with_mask else None
@@ -65,7 +67,7 @@ def test_equals_plain(
 
 @pytest.mark.parametrize("time", ragged(TILE))
 def test_equals_plain_with_its_own_tile(time: int, draw: Draw, assert_same: Same) -> None:
-    """So it does with the tile that it chooses by itself."""
+    """The same with the default tile."""
     query, key, value = draw(2, 3, time, 7), draw(2, 3, time, 7), draw(2, 3, time, 7)
     expected = plain_attention(query, key, value)
     assert_same(expected, tiled_attention(query, key, value))
@@ -79,7 +81,7 @@ def test_gradients_equal_plains(
     draw: Draw,
     assert_same: Same,
 ) -> None:
-    """Queries, keys and values receive the gradients that the plain core gives them."""
+    """Queries, keys and values receive the plain kernel's gradients."""
     shapes = [(2, 3, 17, 7), (2, 3, 17 + past, 7), (2, 3, 17 + past, 7)]
     inputs, upstream = [draw(*shape).requires_grad_() for shape in shapes], draw(2, 3, 17, 7)
     mask = padded(17 + past) if with_mask else None
@@ -90,18 +92,18 @@ def test_gradients_equal_plains(
 
 
 @pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
-def test_the_derivative_is_that_of_differences(
+def test_gradients_agree_with_differences(
     with_mask: bool,  # noqa: FBT001
     draw: Draw,
 ) -> None:
-    """Without any library: the written derivatives are what small changes do."""
+    """The derivatives agree with finite differences."""
     inputs = [draw(2, 2, time, 3).requires_grad_() for time in (5, 6, 6)]
     mask = padded(6) if with_mask else None
     assert gradcheck(lambda *qkv: tiled_attention(*qkv, mask, tile=2), inputs)
 
 
-def test_the_derivative_of_dropped_weights_is_that_of_differences(draw: Draw) -> None:
-    """With the same draw, what was dropped on the way forward is dropped on the way back."""
+def test_dropout_gradients_agree_with_differences(draw: Draw) -> None:
+    """The backward uses the forward's dropout mask."""
     inputs = [draw(2, 2, 5, 3).requires_grad_() for _ in range(3)]
 
     def dropping(*qkv: Tensor) -> Tensor:
@@ -113,10 +115,10 @@ def test_the_derivative_of_dropped_weights_is_that_of_differences(draw: Draw) ->
 
 
 @pytest.mark.parametrize("cached", [1, 1 << 30], ids=["one by one", "all together"])
-def test_how_many_sequences_go_together_changes_nothing(
+def test_the_group_size_changes_nothing(
     cached: int, draw: Draw, assert_same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether a batch is cut into its sequences or not: forward and backward are the same."""
+    """Sequence by sequence or all together, forward and backward give the same."""
     monkeypatch.setattr("scratch_gpt.kernels.tiled_attention._CACHED", cached)
     inputs, upstream = [draw(3, 2, 9, 7).requires_grad_() for _ in range(3)], draw(3, 2, 9, 7)
     mask = torch.cat([padded(9), torch.ones(1, 9, dtype=torch.bool)])
@@ -130,13 +132,13 @@ def test_how_many_sequences_go_together_changes_nothing(
 
 
 def test_merging_its_heads_is_a_view(draw: Draw) -> None:
-    """The context is laid out as the next product wants it."""
+    """The context has the memory layout of merged heads."""
     context = tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
     assert context.transpose(1, 2).is_contiguous()
 
 
-def test_leaves_its_inputs_as_they_were(draw: Draw) -> None:
-    """Working in place touches its own strips only."""
+def test_does_not_modify_its_inputs(draw: Draw) -> None:
+    """In-place steps touch only its own tensors."""
     inputs, upstream = [draw(2, 3, 9, 7).requires_grad_() for _ in range(3)], draw(2, 3, 9, 7)
     inputs.append(upstream)
     expected = [x.detach().clone() for x in inputs]
@@ -145,11 +147,11 @@ def test_leaves_its_inputs_as_they_were(draw: Draw) -> None:
 
 
 def test_never_calls_plain(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two cores that are compared share neither the core nor its softmax."""
+    """The two kernels that are compared share no code, not even the softmax."""
     module = importlib.import_module("scratch_gpt.attention")
 
     def forbidden(*_inputs: object, **_named: object) -> None:
-        pytest.fail("the tiled core called the plain one")
+        pytest.fail("the tiled kernel called the plain one")
 
     monkeypatch.setattr(module, "plain_attention", forbidden)
     monkeypatch.setattr(module, "softmax", forbidden)
@@ -157,23 +159,23 @@ def test_never_calls_plain(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tile=4)
 
 
-def test_shows_no_tap(draw: Draw, watch: Callable[..., Tensor]) -> None:
-    """Neither scores nor weights are shown, since neither is ever formed whole."""
+def test_calls_no_tap(draw: Draw, watch: Callable[..., Tensor]) -> None:
+    """Neither scores nor weights exist as tensors."""
     tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tap=watch, tile=4)
     assert not watch.seen
 
 
 @pytest.fixture
 def largest_at(recorded: Recorded, draw: Draw) -> Callable[..., int]:
-    """Return a function of a core and a time that gives the size of the largest tensor made."""
+    """Return a function of a kernel and a length that returns the size of its largest tensor."""
 
     def measure(
-        core: Callable[..., Tensor], time: int, *, masked: bool, backward: bool, **named: int
+        kernel: Callable[..., Tensor], time: int, *, masked: bool, backward: bool, **named: int
     ) -> int:
         inputs = [draw(2, 3, time, 7).requires_grad_(backward) for _ in range(3)]
         mask = padded(time) if masked else None
         with recorded() as operations:
-            context = core(*inputs, mask, **named)
+            context = kernel(*inputs, mask, **named)
             if backward:
                 context.sum().backward()
         return largest(operations)
@@ -203,7 +205,7 @@ def test_plains_largest_tensor_grows_with_the_square(
     masked: bool,  # noqa: FBT001
     largest_at: Callable[..., int],
 ) -> None:
-    """Watched by the same means, the plain core's largest tensor grows fourfold."""
+    """Measured alike, the plain kernel's largest tensor grows fourfold."""
     once, twice = (
         largest_at(plain_attention, size, masked=masked, backward=False) for size in (64, 128)
     )
@@ -226,7 +228,7 @@ def test_scores_in_the_future_of_a_tile_are_never_computed(
 
 
 def test_its_own_tile_skips_the_future_too(draw: Draw, recorded: Recorded) -> None:
-    """Left to itself it takes 64 queries at a time."""
+    """By default it takes 64 queries at a time."""
     with recorded() as operations:
         tiled_attention(draw(1, 1, 261, 7), draw(1, 1, 261, 7), draw(1, 1, 261, 7))
     expected = 64 * (64 + 128 + 192 + 256) + 5 * 261
@@ -234,8 +236,70 @@ def test_its_own_tile_skips_the_future_too(draw: Draw, recorded: Recorded) -> No
 
 
 def test_plain_computes_the_whole_square(draw: Draw, recorded: Recorded) -> None:
-    """Counted by the same means, the plain core computes every score there is."""
+    """Counted alike, the plain kernel computes every score."""
     with recorded() as operations:
         plain_attention(draw(2, 3, 17, 7), draw(2, 3, 17, 7), draw(2, 3, 17, 7))
     expected = 2 * 3 * 17 * 17
     assert expected == scores(operations, head_width=7)
+
+
+@pytest.fixture(params=[1, 2, 5, 64, 65], ids=lambda time: f"time_k={time}")
+def single(request: pytest.FixtureRequest, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a query, keys and values, with clearly different scores."""
+    time_k = request.param
+    return 3 * draw(2, 3, 1, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
+
+
+def test_single_query_equals_plain(
+    single: tuple[Tensor, Tensor, Tensor], assert_same: Same
+) -> None:
+    """At any number of keys, one included."""
+    assert_same(plain_attention(*single), single_query_attention(*single))
+
+
+def test_single_query_hides_padding_and_never_its_own_key(
+    single: tuple[Tensor, Tensor, Tensor], assert_same: Same
+) -> None:
+    """The first row's padding is hidden; the second row is nothing but padding."""
+    mask = torch.ones(2, single[1].shape[-2], dtype=torch.bool)
+    mask[0, ::2] = False
+    mask[1] = False
+    assert_same(plain_attention(*single, mask), single_query_attention(*single, mask))
+
+
+def test_single_query_survives_the_largest_scores(draw: Draw) -> None:
+    """Scores beyond the exponential's range give finite weights."""
+    query, key, value = 1e3 * draw(2, 3, 1, 7), 1e3 * draw(2, 3, 5, 7), draw(2, 3, 5, 7)
+    assert bool(single_query_attention(query, key, value).isfinite().all())
+
+
+def test_single_query_reads_views_of_a_larger_buffer(
+    single: tuple[Tensor, Tensor, Tensor], draw: Draw, assert_same: Same
+) -> None:
+    """Keys that are a view of a larger buffer give the same result."""
+    query, key, value = single
+    buffers = draw(2, 2, 3, 70, 7)
+    buffers[0, :, :, : key.shape[2]], buffers[1, :, :, : key.shape[2]] = key, value
+    views = (room[:, :, : key.shape[2]] for room in buffers)
+    assert_same(single_query_attention(query, key, value), single_query_attention(query, *views))
+
+
+def test_tiled_uses_single_query_without_gradients(
+    single: tuple[Tensor, Tensor, Tensor], assert_same: Same
+) -> None:
+    """Without gradients the results are bitwise equal; with gradients the values are."""
+    with torch.no_grad():
+        assert torch.equal(single_query_attention(*single), tiled_attention(*single))
+    assert_same(single_query_attention(*single), tiled_attention(*single))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_single_query_computes_in_float32_for_half_precision(
+    dtype: torch.dtype, draw: Draw
+) -> None:
+    """Scores are not rounded to half: the context is that of float32, rounded once."""
+    query, key, value = (
+        x.to(dtype) for x in (draw(2, 3, 1, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
+    )
+    wide = single_query_attention(query.float(), key.float(), value.float())
+    assert torch.equal(wide.to(dtype), single_query_attention(query, key, value))

@@ -1,7 +1,6 @@
-"""Compiled blocks: the same numbers, forward and backward, and a word where they cannot be had.
+"""Compiled blocks: the same numbers, forward and backward, and the reason if there are none.
 
-They are compiled in an interpreter of its own: the shape checks of these tests would be compiled
-along.
+They are compiled in a separate process: the shape checks of these tests would be compiled too.
 """
 
 import os
@@ -30,7 +29,7 @@ COMPARE = """
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.copy_(torch.randn_like(parameter) / 3)
-    compiled = plain.with_attention("compiled")
+    compiled = plain.with_backend("compiled")
     ids = torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
     mask = torch.tensor([[False, True, True, True, True], [True] * 5])
 
@@ -49,7 +48,7 @@ COMPARE = """
 def test_compiled_blocks_compute_the_same(
     tmp_path: Path, assert_same: Callable[[Tensor, Tensor], None]
 ) -> None:
-    """In float64, logits and every parameter's gradient are the formulas' but for rounding."""
+    """In float64, logits and every gradient equal the plain ones up to rounding."""
     why = why_not_compiled(CPU)
     if why is not None:
         pytest.skip(f"not run: {why}")
@@ -63,8 +62,8 @@ def test_compiled_blocks_compute_the_same(
         assert_same(expected, actual)
 
 
-def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether none is found or the one that was named is not there."""
+def test_a_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiler is found, or the named one does not exist."""
     monkeypatch.setenv("PATH", os.devnull)
     monkeypatch.delenv("CXX", raising=False)
     expected = "there is no C++ compiler"
@@ -74,8 +73,8 @@ def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expected == why_not_compiled(CPU)
 
 
-def test_on_a_gpu_it_takes_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the machine that fuses is Triton."""
+def test_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There torch.compile generates Triton code."""
     cuda = torch.device("cuda")
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert why_not_compiled(cuda) == "Triton is not installed"
