@@ -38,7 +38,9 @@ class Recipe:
     dropout: float = _choice(0.1, "probability of each of the three dropouts")
     initializer_range: float = _choice(0.02, "standard deviation of the first weights")
     merges: int = _choice(40_000, "merges of the vocabulary, where one is learned")
-    pretokenizer: str = _choice("bert", "how text becomes words, where a vocabulary is learned")
+    pretokenizer: str = _choice(
+        "huggingface", "how text becomes words, where a vocabulary is learned"
+    )
     validation_fraction: float = _choice(0.05, "share of the corpus that is held out")
     batch: int = _choice(64, "windows of a step, those of all processes together")
     micro_batch: int = _choice(8, "windows of one forward; gradients of several are summed")
@@ -128,7 +130,7 @@ _RANGES: dict[str, _Range] = {
     "weight_decay": (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0"),
     "schedule": _one_of("cosine", "linear", "constant"),
     "optimizer": _one_of("released", "adamw"),
-    "pretokenizer": _one_of("bert", "original"),
+    "pretokenizer": _one_of("huggingface", "original"),
     "dtype": _one_of("float32", "bfloat16", "float64"),
     "device": _one_of("cpu", "cuda", "auto"),
     "backend": _one_of("plain", "tiled", "fused", "compiled", "triton"),

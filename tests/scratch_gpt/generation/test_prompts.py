@@ -22,7 +22,7 @@ ASKED: dict[str, Any] = {
     "no_repeat_ngram_size": 0,
     "beams": 1,
     "samples": 1,
-    "pretokenizer": "bert",
+    "pretokenizer": "huggingface",
     "dtype": "float32",
     "device": "cpu",
     "overflow": "stop",
