@@ -154,10 +154,10 @@ def _train_rows() -> Iterator[Target]:
 
 def _token_rows() -> Iterator[Target]:
     for cache in ("warm", "cold"):
-        yield Target(task=tokens(cache), ours="bert", against="huggingface", bound=2.5)
+        yield Target(task=tokens(cache), ours="scratch_gpt", against="huggingface", bound=2.5)
     for word in ("drawn-word", "one-letter-word"):
         yield Target(
-            task=tokens(word), ours="bert", against="length", bound=1.15, figure="exponent"
+            task=tokens(word), ours="scratch_gpt", against="length", bound=1.15, figure="exponent"
         )
 
 

@@ -121,7 +121,7 @@ def training(
 def tokens(
     weights: WeightsOption = "auto",
     vocabulary: VocabularyOption = None,
-    pretokenizer: PretokenizerOption = PretokenizerName.BERT,
+    pretokenizer: PretokenizerOption = PretokenizerName.HUGGINGFACE,
     inject_fault: InjectFaultOption = None,
     text: TextOption = None,
     corpus: CorpusOption = None,

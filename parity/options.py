@@ -102,7 +102,7 @@ PretokenizerOption = Annotated[
     PretokenizerName,
     typer.Option(
         "--pretokenizer",
-        help="How text becomes words: bert (what Hugging Face's tokenizer does) or original (what "
+        help="How text becomes words: huggingface (what its tokenizer does) or original (what "
         "the model was trained with; needs the extra original-text).",
     ),
 ]

@@ -55,7 +55,7 @@ class Options:
     prompts: int = 8
     max_new_tokens: int = 32
     vocabulary: Path | None = None
-    pretokenizer: str = "bert"
+    pretokenizer: str = "huggingface"
     count: int = 2_000
     text: str | None = None
     corpus: tuple[Path, ...] = ()

@@ -1,11 +1,11 @@
 """Ids that were measured of GPT-1's tokenizers on the released vocabulary, string by string.
 
-Data alone. `bert` is Hugging Face's tokenizer of today, `original` the release's own code with
-today's spaCy and ftfy; None where nobody measured it.
+Data alone. `huggingface` is Hugging Face's tokenizer of today, `original` the release's own code
+with today's spaCy and ftfy; None where it was not measured.
 
-Sources: `bert` and `original` beside each other: transformers 5.23.0's `OpenAIGPTTokenizer`, and
-text_utils.py of openai/finetune-transformer-lm@a69b5c4 run with spaCy 3.8.18's `English()` and
-ftfy 6.3.1. `bert` alone: guillaume-be/rust-tokenizers' tests/test_openai_gpt_uncased.rs,
+Sources: where both are given, transformers 5.23.0's `OpenAIGPTTokenizer`, and text_utils.py of
+openai/finetune-transformer-lm@a69b5c4 run with spaCy 3.8.18's `English()` and ftfy 6.3.1.
+`huggingface` alone: guillaume-be/rust-tokenizers' tests/test_openai_gpt_uncased.rs,
 transformers' tests/models/openai/test_tokenization_openai.py, and flair's test of its embeddings.
 """
 
@@ -17,12 +17,12 @@ class PublishedIds(NamedTuple):
 
     Attributes:
         text: The string.
-        bert: Its ids as Hugging Face's tokenizer gives them.
+        huggingface: Its ids as Hugging Face's tokenizer gives them.
         original: Its ids as the release's code gives them.
     """
 
     text: str
-    bert: list[int] | None
+    huggingface: list[int] | None
     original: list[int] | None
 
 

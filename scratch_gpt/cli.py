@@ -233,7 +233,7 @@ def reporting_write_errors(where: str, *, fix: str = _ELSEWHERE) -> Iterator[Non
 class PretokenizerName(StrEnum):
     """The ways of splitting text into words."""
 
-    BERT = "bert"
+    HUGGINGFACE = "huggingface"
     ORIGINAL = "original"
 
 

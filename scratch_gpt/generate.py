@@ -133,7 +133,7 @@ def generate(
         PretokenizerName | None,
         typer.Option(
             help="How text is split: as Hugging Face, or as in training; as the folder of the "
-            "vocabulary says, else bert."
+            "vocabulary says, else huggingface."
         ),
     ] = None,
     dtype: Annotated[

@@ -122,7 +122,7 @@ class HuggingFaces:
 
 
 SIDES: dict[str, Callable[[], OurTokenizer | HuggingFaces]] = {
-    "bert": OurTokenizer,
+    "scratch_gpt": OurTokenizer,
     "huggingface": HuggingFaces,
 }
 

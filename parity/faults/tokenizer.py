@@ -273,7 +273,7 @@ class TokenizerFault:
 
     what: str
     step: str
-    of: tuple[str, ...] = ("bert", "original")
+    of: tuple[str, ...] = ("huggingface", "original")
     words: Callable[[Pretokenizer], Pretokenizer] | None = None
     pairs: Callable[[Vocabulary], Merged] | None = None
 
@@ -304,25 +304,25 @@ def _prepared(
     return lambda _right: Otherwise()
 
 
-BERT, ORIGINAL = ("bert",), ("original",)
+HUGGINGFACE, ORIGINAL = ("huggingface",), ("original",)
 
 TOKENIZER_FAULTS = {
     "cleaning-skipped": TokenizerFault(
         what="zero-width and control characters stay in words",
         step="cleaning",
-        of=BERT,
+        of=HUGGINGFACE,
         words=_words(uncleaned),
     ),
     "cjk-joined": TokenizerFault(
         what="Chinese characters are no words of their own",
         step="CJK",
-        of=BERT,
+        of=HUGGINGFACE,
         words=_words(joined_at("ideographs")),
     ),
     "accents-kept": TokenizerFault(
         what="letters keep their accents",
         step="accents",
-        of=BERT,
+        of=HUGGINGFACE,
         words=_words(with_source(accented)),
     ),
     "case-kept": TokenizerFault(
@@ -333,19 +333,19 @@ TOKENIZER_FAULTS = {
     "punctuation-joined": TokenizerFault(
         what="punctuation marks are no words of their own",
         step="word boundaries",
-        of=BERT,
+        of=HUGGINGFACE,
         words=_words(joined_at("punctuation")),
     ),
     "unk-split": TokenizerFault(
         what="a literal <unk> is characters as others",
         step="special token",
-        of=BERT,
+        of=HUGGINGFACE,
         words=_unknown(kept=False),
     ),
     "places-in-bytes": TokenizerFault(
         what="places are counted in bytes of UTF-8",
         step="places",
-        of=BERT,
+        of=HUGGINGFACE,
         words=_words(in_bytes),
     ),
     "unk-kept": TokenizerFault(

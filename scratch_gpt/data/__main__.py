@@ -64,7 +64,7 @@ def prepare(
             "--pretokenizer",
             help="As Hugging Face splits text, or as the release did ([original-text]).",
         ),
-    ] = PretokenizerName.BERT,
+    ] = PretokenizerName.HUGGINGFACE,
     errors: Annotated[
         DecodingErrors,
         typer.Option("--errors", help="Refuse bytes that are no UTF-8, or read U+FFFD."),

@@ -104,12 +104,12 @@ def no_choice_error(error: NoChoiceError) -> CommandError:
     """Return a usage error if the rules exclude every token, else an error of the weights."""
     if error.excluded:
         return UsageError(
-            str(error),
+            error.what,
             where="--no-repeat-ngram-size",
             fix="use a larger size, or fewer --max-new-tokens",
         )
     return InputRejectedError(
-        str(error),
+        error.what,
         where="--weights",
         fix="use --dtype float32 if it was another; else convert or train the weights again",
     )

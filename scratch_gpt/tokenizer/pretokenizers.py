@@ -1,6 +1,7 @@
-"""The splitting of Hugging Face's `OpenAIGPTTokenizer`: BERT's, in lower case.
+"""Pretokenizers, which split a text into words; and that of Hugging Face's `OpenAIGPTTokenizer`.
 
-It is not what the model was trained with; `scratch_gpt.tokenizer.original` is.
+Pairs are merged within a word only. The released model was trained with another pretokenizer, see
+`scratch_gpt.tokenizer.original`.
 """
 
 import re
@@ -14,20 +15,17 @@ from scratch_gpt.tokenizer.unicode import (
     is_order_free,
 )
 
-# The ways of splitting a text into words, by name; pairs are merged within a word only.
-
-
 UNKNOWN = "<unk>"
-"""The token of every character that the vocabulary does not have; its id is 0 in the release."""
+"""The token of every character that the vocabulary lacks; its id is 0 in the release."""
 
 
 class Word(NamedTuple):
-    """A word and where it comes from.
+    """A word and its position.
 
     Attributes:
         text: The characters to be merged.
-        starts: For each of them, where in the text given what it was made of begins.
-        ends: And where that ends.
+        starts: For each of them, the start of its origin in the text.
+        ends: For each of them, the end of its origin in the text.
     """
 
     text: str
@@ -37,60 +35,33 @@ class Word(NamedTuple):
 
 @runtime_checkable
 class Pretokenizer(Protocol):
-    """A way of splitting text into words."""
+    """A way to split a text into words."""
 
     keeps_unknown: bool
-    """Whether a literal `<unk>` in a text is the unknown token, or five characters as others."""
+    """Whether a literal `<unk>` in a text is the unknown token, or five characters."""
 
     def words(self, text: str) -> list[str]:
         """Return the words in order; none is empty."""
         ...
 
     def located(self, text: str) -> list[Word]:
-        """Return the same words, and where each of their characters comes from."""
+        """Return the same words, with the origin of each character."""
         ...
 
 
-def _bert() -> Pretokenizer:
-
-    return BertPretokenizer()
-
-
-def _original() -> Pretokenizer:
-    from scratch_gpt.tokenizer.original import OriginalPretokenizer
-
-    return OriginalPretokenizer()
-
-
-PRETOKENIZERS: dict[str, Callable[[], Pretokenizer]] = {"bert": _bert, "original": _original}
-"""What makes each way of splitting: `bert` is what Hugging Face's tokenizer does, `original` what
-the released model was trained with (it needs ftfy and spaCy)."""
-
-
-def pretokenizer_named(name: str) -> Pretokenizer:
-    """Return a way of splitting.
-
-    Raises:
-        ValueError: None has that name.
-        ModuleNotFoundError: It needs a package that is not installed.
-    """
-    if name not in PRETOKENIZERS:
-        known = " or ".join(map(repr, PRETOKENIZERS))
-        raise ValueError(f"there is no splitting {name!r}; splitting must be {known}")
-    return PRETOKENIZERS[name]()
-
-
-# What BERT's normalizer makes of a text: cleaned, ideographs apart, no accents, lower case.
-#
-# Source: the tokenizers library, `BertNormalizer` with `lowercase=True`: clean text, handle Chinese
-# characters, strip accents (NFD first), lower case, in this order.
+# The pretokenizer `huggingface`.
 
 
 def normalize_text(text: str) -> tuple[str, list[int]]:
-    """Return the normalized text, and for each of its characters the place of its origin.
+    """Return the normalized text, and the position of each character's origin.
+
+    Control characters are removed, ideographs set apart, accents removed, and letters lowered.
 
     Args:
         text: Any text without surrogates.
+
+    Source: the tokenizers library, `BertNormalizer` with `lowercase=True`: clean text, handle
+    Chinese characters, strip accents (NFD first), lower case, in this order.
     """
     classes = character_classes()
     cleaned = [
@@ -110,7 +81,7 @@ def normalize_text(text: str) -> tuple[str, list[int]]:
 
 
 def _cleaned(character: str, classes: CharacterClasses) -> str:
-    """Return nothing for a control character, a space for a white one, space about ideographs."""
+    """Return nothing for a control character, a space for white space, spaces around ideographs."""
     code = ord(character)
     if code in classes.removed:
         return ""
@@ -120,7 +91,7 @@ def _cleaned(character: str, classes: CharacterClasses) -> str:
 
 
 class _Translation(dict[int, str]):
-    """What each character becomes, worked out when it is first met; spaces part the words."""
+    """The normalized text of each character, cached; spaces separate words."""
 
     def __missing__(self, code: int) -> str:
         made, _ = normalize_text(chr(code))
@@ -128,7 +99,7 @@ class _Translation(dict[int, str]):
         return self[code]
 
 
-class BertPretokenizer:
+class HuggingFacePretokenizer:
     """Lower-case words without accents; every punctuation mark and ideograph is a word.
 
     Source: transformers 5.3 and later, `OpenAIGPTTokenizer`: the tokenizers library's
@@ -144,7 +115,7 @@ class BertPretokenizer:
         """Return the words of a text without surrogates, in order."""
         if is_order_free(text):
             return _words(text.translate(self._translation))
-        # No mark trades places across a space: only what stands with a movable one goes slowly.
+        # Marks never move across a space: only words with a movable mark take the slow path.
         return [word for chunk in text.split(" ") for word in self._chunk(chunk)]
 
     def _chunk(self, chunk: str) -> list[str]:
@@ -153,7 +124,7 @@ class BertPretokenizer:
         )
 
     def located(self, text: str) -> list[Word]:
-        """Return the words, and which character of the text each of theirs was."""
+        """Return the words, with the position of each character's origin."""
         if is_order_free(text):
             pieces = [self._translation[ord(character)] for character in text]
             places = [place for place, piece in enumerate(pieces) for _ in piece]
@@ -165,7 +136,7 @@ class BertPretokenizer:
 
 
 def _words(apart: str) -> list[str]:
-    """Return what stands between spaces, which are the only white space that is left."""
+    """Return the parts between spaces, the only white space that is left."""
     return [word for word in apart.split(" ") if word]
 
 
@@ -173,15 +144,43 @@ _WORD = re.compile("[^ ]+")
 
 
 def _word(found: re.Match[str], places: list[int]) -> Word:
-    """Return a word of a text whose characters come from these places."""
+    """Return a word of a text whose characters come from these positions."""
     starts = places[found.start() : found.end()]
     return Word(found[0], starts, [start + 1 for start in starts])
 
 
 def _apart(text: str) -> str:
-    """Return a normalized text with space around every punctuation mark.
+    """Return a normalized text with spaces around every punctuation mark.
 
     Source: the tokenizers library, `BertPreTokenizer`: split at white space, then at punctuation.
     """
     punctuation = character_classes().punctuation
     return "".join(f" {mark} " if ord(mark) in punctuation else mark for mark in text)
+
+
+# By name.
+
+
+def _original() -> Pretokenizer:
+    from scratch_gpt.tokenizer.original import OriginalPretokenizer
+
+    return OriginalPretokenizer()
+
+
+PRETOKENIZERS: dict[str, Callable[[], Pretokenizer]] = {
+    "huggingface": HuggingFacePretokenizer,
+    "original": _original,
+}
+
+
+def pretokenizer_named(name: str) -> Pretokenizer:
+    """Return a pretokenizer: that of Hugging Face, or that of the released model's training.
+
+    Raises:
+        ValueError: None has that name.
+        MissingExtraError: It needs a package that is not installed.
+    """
+    if name not in PRETOKENIZERS:
+        known = " or ".join(map(repr, PRETOKENIZERS))
+        raise ValueError(f"there is no pretokenizer {name!r}; pretokenizer must be {known}")
+    return PRETOKENIZERS[name]()

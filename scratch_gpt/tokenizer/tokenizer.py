@@ -1,4 +1,4 @@
-"""Text to ids and back, as GPT-1 has it: lower-case words, each cut into byte pairs."""
+"""The tokenizer of GPT-1: text to ids and back, by byte-pair encoding of lower-case words."""
 
 import itertools
 import operator
@@ -15,20 +15,20 @@ from scratch_gpt.tokenizer.bpe_trainer import train_merges
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, Word, pretokenizer_named
 from scratch_gpt.tokenizer.vocabulary import Vocabulary
 
-# What a tokenizer may be given: Unicode text to encode, ids of tokens to decode.
+# Checks of the input.
 
 
 def check_text(text: object, name: str = "text") -> str:
-    """Return the text.
+    """Return the text, if it is a `str` of valid Unicode.
 
     Args:
-        text: What was given.
-        name: What the caller calls it.
+        text: The text.
+        name: The argument's name, for messages.
 
     Raises:
-        TypeError: It is no `str`.
-        TextError: It holds a surrogate: half a character, which stands for a byte that could not
-            be decoded or comes from a broken JSON escape.
+        TypeError: It is not a `str`.
+        TextError: It holds a surrogate: half a character, from a byte that could not be decoded
+            or a broken JSON escape.
     """
     if not isinstance(text, str):
         hint = "; decode it first, as by text.decode('utf-8')" if isinstance(text, bytes) else ""
@@ -37,24 +37,21 @@ def check_text(text: object, name: str = "text") -> str:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise _no_unicode(text, error.start, name) from None
+            code = f"U+{ord(text[error.start]):04X}"
+            raise TextError(
+                f"not valid Unicode at character {error.start}: {code} is a surrogate, "
+                "half a character",
+                where=name,
+                fix="read it with the right encoding, and without errors='surrogateescape'",
+            ) from None
     return text
 
 
-def _no_unicode(text: str, place: int, name: str) -> TextError:
-    code = f"U+{ord(text[place]):04X}"
-    return TextError(
-        f"not valid Unicode at character {place}: {code} is a surrogate, half a character",
-        where=name,
-        fix="read it with the right encoding, and without errors='surrogateescape'",
-    )
-
-
 def check_texts(texts: Iterable[object]) -> Iterator[str]:
-    """Give each text, checked.
+    """Yield each text, checked.
 
     Raises:
-        TypeError: There is one text where several are wanted, or one of them is no `str`.
+        TypeError: `texts` is one text, or one of them is not a `str`.
         TextError: One holds a surrogate.
     """
     if isinstance(texts, str | bytes):
@@ -64,14 +61,14 @@ def check_texts(texts: Iterable[object]) -> Iterator[str]:
 
 
 def check_ids(ids: Iterable[Any], bound: int) -> list[int]:
-    """Return the ids as whole numbers.
+    """Return the ids as integers of Python.
 
     Args:
-        ids: Whole numbers of Python, NumPy or torch.
-        bound: The first number that is no token's.
+        ids: Integers of Python, NumPy or torch.
+        bound: The number of ids.
 
     Raises:
-        TypeError: One of them is no whole number, a truth value for instance.
+        TypeError: One of them is not an integer, or is a `bool`.
         ValueError: One of them is not in [0, bound).
     """
     checked = []
@@ -82,35 +79,30 @@ def check_ids(ids: Iterable[Any], bound: int) -> list[int]:
             number = None
         if number is None or isinstance(given, bool):
             kind = type(given).__name__
-            raise TypeError(f"ids[{place}] must be a whole number, got {given!r} ({kind})")
+            raise TypeError(f"ids[{place}] must be an integer, got {given!r} ({kind})")
         if not 0 <= number < bound:
             raise ValueError(f"ids[{place}] is {number}, which is not in [0, {bound})")
         checked.append(number)
     return checked
 
 
-_MOST_KEPT, _LONGEST_KEPT = 1 << 17, 64
-"""Words kept, and characters of the longest one kept."""
-
-
 class Tokenizer:
-    """Cuts text into tokens and puts tokens together again.
+    """Encodes text as token ids, and decodes them.
 
-    `splitting="bert"` gives what Hugging Face's `OpenAIGPTTokenizer` gives (transformers 5.3 and
-    later, and the fast one of 4.x); `splitting="original"` gives what the released model was
-    trained with, and needs ftfy and spaCy.
+    With `pretokenizer="huggingface"` the ids are those of Hugging Face's `OpenAIGPTTokenizer`
+    (transformers 5.3 and later, and the fast one of 4.x). With `"original"` they are those that
+    the released model was trained with; it needs ftfy and spaCy.
 
     Args:
         vocabulary: Tokens and merges.
-        pretokenizer: How text is split into words, a key of
-            `scratch_gpt.tokenizer.pretokenizers.SPLITTINGS`.
+        pretokenizer: A key of `scratch_gpt.tokenizer.pretokenizers.PRETOKENIZERS`.
 
     Raises:
-        ValueError: No splitting has that name.
-        ModuleNotFoundError: The splitting needs a package that is not installed.
+        ValueError: No pretokenizer has that name.
+        MissingExtraError: The pretokenizer needs a package that is not installed.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "bert") -> None:
+    def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
         self.pretokenizer = pretokenizer
         self.vocabulary = vocabulary
         self._split = pretokenizer_named(pretokenizer)
@@ -129,12 +121,12 @@ class Tokenizer:
         Args:
             directory: Holds `vocab.json` and `merges.txt`, or OpenAI's `encoder_bpe_40000.json`
                 and `vocab_40000.bpe`, or else Hugging Face's `tokenizer.json`.
-            pretokenizer: `"bert"` or `"original"`; None for what the folder's
-                `tokenizer_config.json` says, which is `"bert"` where it says nothing.
+            pretokenizer: `"huggingface"` or `"original"`; None for the one that the folder's
+                `tokenizer_config.json` names, or `"huggingface"` if it names none.
 
         Raises:
             TokenizerError: There is no vocabulary, or an unsound one.
-            ValueError: No splitting has that name.
+            ValueError: No pretokenizer has that name.
         """
         folder = Path(directory)
         vocabulary = vocabulary_files.read_vocabulary(folder)
@@ -148,16 +140,16 @@ class Tokenizer:
         texts: Iterable[str],
         *,
         merges: int,
-        pretokenizer: str = "bert",
+        pretokenizer: str = "huggingface",
         progress: Callable[[int], None] = lambda _: None,
     ) -> "Tokenizer":
-        """Return a tokenizer whose vocabulary is learned from texts.
+        """Return a tokenizer whose vocabulary is trained on texts.
 
         Args:
-            texts: What to learn from.
-            merges: How many pairs to merge, the released vocabulary has 40,000; fewer where no
-                pair occurs twice any more.
-            pretokenizer: `"bert"` or `"original"`.
+            texts: The training texts.
+            merges: Pairs to merge at most; the released vocabulary has 40,000. There are fewer if
+                no pair occurs twice any more.
+            pretokenizer: `"huggingface"` or `"original"`.
             progress: Called with the number of merges so far, after each.
 
         Raises:
@@ -176,10 +168,10 @@ class Tokenizer:
         )
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json` as Hugging Face has them.
+        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json` in Hugging Face's form.
 
-        The last one says the splitting too, which Hugging Face passes over. Other files in
-        the folder, such as weights, stay.
+        The last one also names the pretokenizer, which Hugging Face ignores. Other files in the
+        folder, such as weights, stay.
 
         Raises:
             OccupiedError: Something there would be lost, or there is a `tokenizer.json`, which
@@ -192,7 +184,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self.vocabulary.tokens)
 
     @property
@@ -201,10 +193,10 @@ class Tokenizer:
         return self.vocabulary.digest
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; of an empty one, none.
+        """Return the ids of a text.
 
         Raises:
-            TypeError: It is no `str`.
+            TypeError: It is not a `str`.
             TextError: It holds a surrogate.
         """
         ids: list[int] = []
@@ -219,19 +211,19 @@ class Tokenizer:
         """Return the ids of each text.
 
         Raises:
-            TypeError: One of them is no `str`, or `texts` is one itself.
+            TypeError: `texts` is one text, or one of them is not a `str`.
             TextError: One holds a surrogate.
         """
         return [self.encode(text) for text in check_texts(texts)]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the ids of a text, and where each token begins and ends in it.
+        """Return the ids of a text, and the start and end of each token in it.
 
-        An offset counts characters of the text as given; what was removed from it, such as an
-        accent that is a character of its own, is in no token unless it stands within one.
+        Offsets count characters of the text as given. A removed character, such as an accent that
+        is a character of its own, belongs to no token unless it stands within one.
 
         Raises:
-            TypeError: It is no `str`.
+            TypeError: It is not a `str`.
             TextError: It holds a surrogate.
         """
         ids: list[int] = []
@@ -249,7 +241,7 @@ class Tokenizer:
         return ids, offsets
 
     def _spans(self, pieces: Sequence[int], word: Word, start: int) -> Iterator[tuple[int, int]]:
-        """Give where each piece of a word begins and ends in a text; `start` is its part's."""
+        """Yield the start and end of each piece of a word; `start` is its part's position."""
         first = 0
         for piece in pieces:
             after = first + self._lengths[piece]
@@ -257,16 +249,16 @@ class Tokenizer:
             first = after
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """Return the text of ids: tokens joined, a space after each that ends a word but the last.
+        """Return the text of ids: the tokens joined, with a space after each word but the last.
 
-        It is not the text that was encoded: that one's case, accents and spacing are gone.
+        The case, accents and spacing of the encoded text are lost.
 
         Args:
-            ids: Whole numbers, of NumPy or torch too.
+            ids: Integers of Python, NumPy or torch.
 
         Raises:
-            TypeError: One of them is no whole number.
-            ValueError: One of them is no token's.
+            TypeError: One of them is not an integer.
+            ValueError: One of them is not the id of a token.
         """
         tokens = self.tokens(ids)
         last = tokens[-1:]
@@ -278,20 +270,24 @@ class Tokenizer:
         )
 
     def tokens(self, ids: Iterable[SupportsIndex]) -> list[str]:
-        """Return the token of each id, `</w>` and all.
+        """Return the token of each id, including `</w>`.
 
         Raises:
-            TypeError: One of them is no whole number.
-            ValueError: One of them is no token's.
+            TypeError: One of them is not an integer.
+            ValueError: One of them is not the id of a token.
         """
         return [self.vocabulary.tokens[number] for number in check_ids(ids, self.vocab_size)]
 
 
-class _Pieces(dict[str, tuple[int, ...]]):
-    """The ids of words met before; a word is merged when it is first met.
+_MOST_KEPT, _LONGEST_KEPT = 1 << 17, 64
+"""Words in the cache, and characters of the longest one."""
 
-    When it is full it is emptied: the frequent words are soon back. Long words are not kept, so
-    it stays below some 30 MB.
+
+class _Pieces(dict[str, tuple[int, ...]]):
+    """A cache of the ids of words.
+
+    It is emptied when it is full: the frequent words are soon back. Long words are not kept, so it
+    stays below about 30 MB.
     """
 
     def __init__(self, pairs: BytePairs) -> None:
@@ -308,5 +304,5 @@ class _Pieces(dict[str, tuple[int, ...]]):
 
 
 def _parts(text: str, pretokenizer: Pretokenizer) -> list[str]:
-    """Return what stands before, between and after the unknown tokens written in a text."""
+    """Return the parts before, between and after each literal `<unk>` in a text."""
     return text.split(UNKNOWN) if pretokenizer.keeps_unknown else [text]

@@ -279,9 +279,9 @@ def read_vocabulary(directory: Path) -> Vocabulary:
 
 
 def pretokenizer_in(directory: Path) -> str:
-    """Return the splitting that a folder's `tokenizer_config.json` names, or `bert`.
+    """Return the splitting that a folder's `tokenizer_config.json` names, or `huggingface`.
 
-    Hugging Face's files name none, and theirs is `bert`.
+    Hugging Face's files name none, and theirs is `huggingface`.
 
     Raises:
         TokenizerError: The file is not sound, or names a splitting that there is none of.
@@ -289,8 +289,8 @@ def pretokenizer_in(directory: Path) -> str:
     """
     path = directory / CONFIG
     if not os.path.lexists(path):
-        return "bert"
-    found = _json(path).get("pretokenizer", "bert")
+        return "huggingface"
+    found = _json(path).get("pretokenizer", "huggingface")
     if not isinstance(found, str) or found not in PRETOKENIZERS:
         known = " or ".join(map(repr, PRETOKENIZERS))
         raise _vocabulary_files_refused(
@@ -348,7 +348,7 @@ def _vocabulary_files_refused(what: str, path: Path) -> TokenizerError:
 
 
 def write_vocabulary(
-    directory: Path, vocabulary: Vocabulary, *, pretokenizer: str = "bert"
+    directory: Path, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface"
 ) -> None:
     """Write a vocabulary under Hugging Face's names; other files in the folder stay.
 

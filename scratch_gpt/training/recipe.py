@@ -37,7 +37,7 @@ class Recipe:
     initializer_range: float = _choice(0.02, "standard deviation of the initial weights")
     merges: int = _choice(40_000, "merges of the vocabulary, if it is trained")
     pretokenizer: str = _choice(
-        "bert", "how text is split into words, if the vocabulary is trained"
+        "huggingface", "how text is split into words, if the vocabulary is trained"
     )
     validation_fraction: float = _choice(0.05, "part of the corpus that is held out")
     batch: int = _choice(64, "windows of a step, over all processes")
@@ -121,7 +121,7 @@ _RANGES: dict[str, _Range] = {
     "weight_decay": (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0"),
     "schedule": _one_of("cosine", "linear", "constant"),
     "optimizer": _one_of("released", "adamw"),
-    "pretokenizer": _one_of("bert", "original"),
+    "pretokenizer": _one_of("huggingface", "original"),
     "dtype": _one_of("float32", "bfloat16", "float64"),
     "device": _one_of("cpu", "cuda", "auto"),
     "backend": _one_of("plain", "tiled", "fused", "compiled", "triton"),

@@ -153,6 +153,6 @@ def test_a_contest_of_tokenizers() -> None:
         )
     held(contest, tokenizer.torch.device("cpu"), 2)
     assert {name: len(taken) for name, taken in contest.taken.items()} == {
-        "bert": 2,
+        "scratch_gpt": 2,
         "huggingface": 2,
     }

@@ -256,16 +256,16 @@ _STRANGE = "\u0e01"
 
 # Do both tokenizers give the same ids?
 #
-# Ours and a witness are given the same strings, and every id and place has to be equal. In `bert`
-# the witness is Hugging Face's tokenizer; in `original` it is a second telling of the release's
-# code, because Hugging Face's version 5 cannot split so any more. Where the vocabulary is the
-# released one, the ids that others published of it are a witness more.
+# Ours and a witness are given the same strings, and every id and place has to be equal. In
+# `huggingface` the witness is Hugging Face's tokenizer; in `original` it is a second telling of the
+# release's code, because Hugging Face's version 5 cannot split so any more. Where the vocabulary is
+# the released one, the ids that others published of it are a witness more.
 #
 # A difference is made as short as it gets, and said with the first step at which the sides part.
 
 
 NOT_COMPARED: Mapping[str, Mapping[str, str]] = {
-    "bert": {},
+    "huggingface": {},
     "original": {
         "places in the text": "the release gives none; ours are places in the repaired text",
         "Hugging Face's tokenizer": "its version 5 has no such splitting, and 4 pads backslashes",
@@ -396,7 +396,7 @@ _ENOUGH = 1_000_000
 _LEARNED_FROM = 300_000
 """Characters that a vocabulary is learned from."""
 
-PACKAGES = {"bert": ("transformers", "tokenizers"), "original": ("ftfy", "spacy")}
+PACKAGES = {"huggingface": ("transformers", "tokenizers"), "original": ("ftfy", "spacy")}
 """What prepares text on one side or both, for each splitting: its version matters."""
 
 

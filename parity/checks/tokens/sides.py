@@ -284,7 +284,7 @@ def _in(folder: Path, source: str, room: Path) -> FoundVocabulary | None:
             )
     if not os.path.lexists(folder / SINGLE_FILE):
         return None
-    Tokenizer.from_pretrained(folder, pretokenizer="bert").save_pretrained(room)
+    Tokenizer.from_pretrained(folder, pretokenizer="huggingface").save_pretrained(room)
     vocabulary, merges = (room / name for name in VOCABULARY_FILES)
     told = f"{source}, {SINGLE_FILE} as we read it"
     return FoundVocabulary(folder=folder, vocabulary=vocabulary, merges=merges, source=told)

@@ -76,7 +76,7 @@ def test_two_thousand_texts_are_split_alike(small_vocabulary: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pretokenizer", ["bert", "original"])
+@pytest.mark.parametrize("pretokenizer", ["huggingface", "original"])
 def test_the_default_run_passes(pretokenizer: str, check: Callable[..., Any]) -> None:
     """On the released vocabulary: hard strings, every token, generated ones, a megabyte."""
     folder = os.environ.get("GPT1_VOCABULARY")

@@ -49,7 +49,7 @@ def test_the_right_one_passes(
 
 
 @pytest.mark.usefixtures("_few")
-@pytest.mark.parametrize("name", of("bert"))
+@pytest.mark.parametrize("name", of("huggingface"))
 def test_a_fault_is_named(
     name: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer, sources: dict[str, list[str]]
 ) -> None:
@@ -63,7 +63,7 @@ def test_the_right_side_stays_right(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer, sources: dict[str, list[str]]
 ) -> None:
     """Planting changes nothing in what it was planted into."""
-    for name in of("bert"):
+    for name in of("huggingface"):
         inject(ours.tokenizer, ours.pretokenizer, name).encode_batch(["A b"])
     assert found(ours, theirs, sources)[0] == "pass"
 
@@ -76,7 +76,9 @@ def test_the_right_original_passes(
 
 
 @pytest.mark.usefixtures("_few")
-@pytest.mark.parametrize("name", [*sorted(set(of("original")) - set(of("bert"))), "case-kept"])
+@pytest.mark.parametrize(
+    "name", [*sorted(set(of("original")) - set(of("huggingface"))), "case-kept"]
+)
 def test_a_fault_of_the_original_is_named(
     name: str, original: tuple[CandidateTokenizer, ReleaseTokenizer], sources: dict[str, list[str]]
 ) -> None:
@@ -104,4 +106,4 @@ def test_a_fault_of_merging_is_named_in_the_original(
 
 def test_every_fault_has_a_splitting() -> None:
     """The two lists above leave none out."""
-    assert set(TOKENIZER_FAULTS) == set(of("bert")) | set(of("original"))
+    assert set(TOKENIZER_FAULTS) == set(of("huggingface")) | set(of("original"))

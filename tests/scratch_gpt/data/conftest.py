@@ -14,7 +14,7 @@ from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 RECIPE = Recipe(
     vocabulary="5eed" * 16,
-    pretokenizer="bert",
+    pretokenizer="huggingface",
     vocab_size=300,
     errors="strict",
     validation_fraction=0.2,

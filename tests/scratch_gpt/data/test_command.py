@@ -186,7 +186,12 @@ def test_help_teaches_and_loads_nothing(home_of: Callable[[str], Path | None]) -
         text=True,
         check=True,
     )
-    for part in ("Examples:\n", "  python -m scratch_gpt.data books/", "[default: bert]", "Exit"):
+    for part in (
+        "Examples:\n",
+        "  python -m scratch_gpt.data books/",
+        "[default: huggingface]",
+        "Exit",
+    ):
         assert part in result.stdout
     assert result.stdout.endswith("set()\n")
 

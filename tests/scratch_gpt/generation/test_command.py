@@ -24,7 +24,7 @@ ASKED: dict[str, Any] = {
     "no_repeat_ngram_size": 0,
     "beams": 1,
     "samples": 1,
-    "pretokenizer": "bert",
+    "pretokenizer": "huggingface",
     "dtype": "float32",
     "device": "cpu",
     "overflow": "stop",
@@ -103,9 +103,9 @@ def test_no_choice_is_a_usage_error_only_if_rules_exclude_all() -> None:
     excluded, *broken = (
         no_choice_error(choice_of(float(value))) for value in ("-inf", "nan", "inf")
     )
-    assert (excluded.code, excluded.where) == (ExitCode.USAGE, "--no-repeat-ngram-size")
+    assert (excluded.exit_code, excluded.where) == (ExitCode.USAGE, "--no-repeat-ngram-size")
     for error in broken:
-        assert (error.code, error.where) == (ExitCode.REFUSED, "--weights")
+        assert (error.exit_code, error.where) == (ExitCode.REFUSED, "--weights")
         assert "--dtype float32" in error.fix
 
 

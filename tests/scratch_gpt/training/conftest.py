@@ -101,7 +101,7 @@ def data(tmp_path: Path) -> TokenData:
         format=1,
         recipe=Prepared(
             vocabulary="a",
-            pretokenizer="bert",
+            pretokenizer="huggingface",
             vocab_size=37,
             errors="strict",
             validation_fraction=0.2,

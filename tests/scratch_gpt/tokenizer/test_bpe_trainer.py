@@ -44,7 +44,7 @@ def by_definition(words: Mapping[str, int], merges: int) -> list[tuple[str, str]
 @pytest.fixture(scope="module")
 def counts(small_text: str) -> Counter[str]:
     """Return how often each word of the page occurs."""
-    return Counter(pretokenizer_named("bert").words(small_text))
+    return Counter(pretokenizer_named("huggingface").words(small_text))
 
 
 CORPORA = {

@@ -67,5 +67,5 @@ def test_an_id_of_no_token_is_named(number: int) -> None:
 def test_what_is_no_number_is_named(given: object) -> None:
     """A truth value is none, nor is a float that happens to be whole."""
     kind = type(given).__name__
-    with pytest.raises(TypeError, match=rf"ids\[2\] must be a whole number, got .*\({kind}\)"):
+    with pytest.raises(TypeError, match=rf"ids\[2\] must be an integer, got .*\({kind}\)"):
         check_ids([0, 1, given], 6)

@@ -34,7 +34,7 @@ class Lines:
         raise NotImplementedError
 
 
-@pytest.fixture(params=["bert", "lines", "original"])
+@pytest.fixture(params=["huggingface", "lines", "original"])
 def any_tokenizer(
     request: pytest.FixtureRequest, small_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> Tokenizer:
@@ -343,7 +343,7 @@ def test_failures_of_the_file_system_are_reported(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pretokenizer", ["bert", "original"])
+@pytest.mark.parametrize("pretokenizer", ["huggingface", "original"])
 def test_a_corpus_is_its_whole(
     pretokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

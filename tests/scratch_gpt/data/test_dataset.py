@@ -131,11 +131,11 @@ class Other:
 def test_another_tokenizer_is_refused(prepared: Prepared, recipe: Recipe) -> None:
     """Each difference is listed, and what is the same is not."""
     data = TokenData.open(prepared())
-    data.require(Other(recipe.vocabulary, "bert", 300))
+    data.require(Other(recipe.vocabulary, "huggingface", 300))
     with pytest.raises(CheckpointError, match="another tokenizer") as refusal:
         data.require(Other("ffff", "original", 300))
     assert "vocabulary 5eed5eed5eed..." in refusal.value.what
-    assert "not 'ffff'; pretokenizer 'bert', not 'original'" in refusal.value.what
+    assert "not 'ffff'; pretokenizer 'huggingface', not 'original'" in refusal.value.what
     assert "vocab_size" not in refusal.value.what
 
 

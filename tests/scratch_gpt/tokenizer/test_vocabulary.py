@@ -136,7 +136,7 @@ def test_the_same_vocabulary_is_the_same_bytes(folder: Path) -> None:
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("pretokenizer", ["bert", "original"])
+@pytest.mark.parametrize("pretokenizer", ["huggingface", "original"])
 def test_the_splitting_comes_back(
     pretokenizer: str,
     folder: Path,
@@ -145,7 +145,7 @@ def test_the_splitting_comes_back(
 ) -> None:
     """As it was saved, unless another is asked for; Hugging Face loads the folder all the same."""
     monkeypatch.setitem(
-        PRETOKENIZERS, "original", PRETOKENIZERS["bert"]
+        PRETOKENIZERS, "original", PRETOKENIZERS["huggingface"]
     )  # needs no ftfy and no spaCy
     saved, right = folder.parent / "saved", Tokenizer.from_pretrained(folder)
     Tokenizer(right.vocabulary, pretokenizer=pretokenizer).save_pretrained(saved)
@@ -162,7 +162,7 @@ def test_the_splitting_comes_back(
     [
         (
             '{"pretokenizer": "spaces"}',
-            "is 'spaces', and not 'bert' or 'original'",
+            "is 'spaces', and not 'huggingface' or 'original'",
         ),
         ('{"pretokenizer": []}', "its pretokenizer is [], and not"),
         ("[]", "it holds [], no object"),
@@ -176,9 +176,11 @@ def test_a_splitting_that_is_none_is_refused(text: str, message: str, folder: Pa
     with pytest.raises(CheckpointError) as caught:
         Tokenizer.from_pretrained(folder)
     assert (message in caught.value.what, caught.value.where) == (True, str(path))
-    assert Tokenizer.from_pretrained(folder, pretokenizer="bert").pretokenizer == "bert"
+    assert (
+        Tokenizer.from_pretrained(folder, pretokenizer="huggingface").pretokenizer == "huggingface"
+    )
     path.write_text("{}", encoding="utf-8")
-    assert Tokenizer.from_pretrained(folder).pretokenizer == "bert"
+    assert Tokenizer.from_pretrained(folder).pretokenizer == "huggingface"
 
 
 def test_other_files_stay(folder: Path) -> None:

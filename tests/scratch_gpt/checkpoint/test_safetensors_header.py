@@ -1,4 +1,4 @@
-"""Headers that are not sound, each refused for what is wrong with it."""
+"""Unsound headers are rejected, by the library or by the second look."""
 
 import json
 from collections.abc import Callable
@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from scratch_gpt.checkpoint.safetensors import Header, TensorEntry, read_header
+from scratch_gpt.checkpoint import safetensors
+from scratch_gpt.checkpoint.safetensors import SafetensorsFile, read_safetensors
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.errors import CheckpointError, EmptyCheckpointError
 
-ReadBytes = Callable[[bytes], Header]
+ReadBytes = Callable[[bytes], SafetensorsFile]
 
 
 def with_length(header: bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    """Return a file of that header and data, its length stated truly where it is not given."""
+    """Return a file of that header and data, its true length unless one is given."""
     stated = len(header) if length is None else length
     return stated.to_bytes(8, "little") + header + data
 
@@ -32,19 +33,18 @@ def tensor(shape: list[Any], begin: int, end: int, dtype: str = "F32") -> dict[s
 
 @pytest.fixture
 def read_bytes(tmp_path: Path) -> ReadBytes:
-    """Return a function that reads the header of a file of those bytes."""
+    """Return a function that reads a file of those bytes."""
     path = tmp_path / "model.safetensors"
 
-    def read(content: bytes) -> Header:
+    def read(content: bytes) -> SafetensorsFile:
         path.write_bytes(content)
-        with open_regular(path) as file:
-            return read_header(file, path)
+        return read_safetensors(path)
 
     return read
 
 
-def test_gives_each_tensors_place(read_bytes: ReadBytes) -> None:
-    """In the order of the bytes, whatever the order of the names; spaces may follow the header."""
+def test_gives_each_tensor_in_the_order_of_the_bytes(read_bytes: ReadBytes) -> None:
+    """Whatever the order of the names; spaces may follow the header."""
     header = json.dumps(
         {
             "__metadata__": {"format": "pt"},
@@ -54,44 +54,43 @@ def test_gives_each_tensors_place(read_bytes: ReadBytes) -> None:
         }
     ).encode()
     found = read_bytes(with_length(header + b"   ", bytes(28)))
-    expected = [
-        ("a", TensorEntry("F32", (), 0, 4)),
-        ("b", TensorEntry("F32", (2, 3), 4, 28)),
-        ("c", TensorEntry("I64", (0, 5), 28, 28)),
-    ]
-    assert expected == list(found.entries.items())
+    shapes = [(name, tuple(value.shape)) for name, value in found.tensors.items()]
+    assert shapes == [("a", ()), ("b", (2, 3)), ("c", (0, 5))]
     assert found.metadata == {"format": "pt"}
-    assert with_length(header + b"   ") == found.text
 
+
+LIBRARY = "the safetensors library cannot read it: "
+TRUNCATED = "^it is truncated, or has bytes that no tensor has; " + LIBRARY
 
 ONE = b'{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
 
 NO_SAFETENSORS = {
     "0 bytes": (b"", "has 0 bytes: too few"),
     "7 bytes": (bytes(7), "has 7 bytes: too few"),
-    "length 0": (bytes(9), "length 0: it is truncated or not safetensors"),
+    "length 0": (bytes(9), LIBRARY),
     "length 2**63": (with_length(b"{}", length=2**63), "implausible header length 92233720368"),
     "length 2**64 - 1": (with_length(b"{}", length=2**64 - 1), "implausible header length 1844"),
     "length over 100 MB": (with_length(b"{}", length=10**8 + 1), "implausible header length 1000"),
-    "header longer than the file": (with_length(b"{}", length=3), "has 3 bytes, 2 follow"),
-    "nothing but a length": (with_length(b"", length=100), "has 100 bytes, 0 follow"),
-    "leading spaces": (with_length(b'  {"a": 1}'), "does not begin with '{'"),
-    "a list": (with_length(b"[1, 2]"), "does not begin with '{'"),
-    "text after the header": (with_length(b'{"a": 1} x'), "not sound JSON: Extra data"),
-    "a newline after the header": (with_length(b"{}\n"), "does not end with '}'"),
-    "not UTF-8": (with_length(b'{"\xff": 1}'), "not sound JSON: .* can't decode byte 0xff"),
-    "not JSON": (with_length(b"{{{{"), "not sound JSON: Expecting"),
-    "nested": (with_length(100_000 * b'{"a":'), "not sound JSON: it is nested too deeply"),
+    "header longer than the file": (with_length(b"{}", length=3), TRUNCATED),
+    "nothing but a length": (with_length(b"", length=100), TRUNCATED),
+    "leading spaces": (with_length(b'  {"a": %b}' % ONE, bytes(4)), "not '{...}' alone"),
+    "a byte order mark": (with_length(b"\xef\xbb\xbf{}"), LIBRARY),
+    "a list": (with_length(b"[1, 2]"), LIBRARY),
+    "text after the header": (with_length(b'{"a": 1} x'), LIBRARY),
+    "a newline after the header": (with_length(b"{}\n"), "not '{...}' alone"),
+    "not UTF-8": (with_length(b'{"\xff": 1}'), LIBRARY),
+    "not JSON": (with_length(b"{{{{"), LIBRARY),
+    "nested": (with_length(100_000 * b'{"a":'), LIBRARY),
     "duplicate key": (
         with_length(b'{"a": %b, "a": %b}' % (ONE, ONE), bytes(4)),
         "the key 'a' stands there twice",
     ),
     "duplicate key inside": (
         with_length(b'{"a": {"dtype": 1, "dtype": 1}}'),
-        "'dtype' stands",
+        LIBRARY,
     ),
-    "metadata is a list": (file_of(__metadata__=[]), "metadata is not text by key"),
-    "metadata holds a number": (file_of(__metadata__={"a": 1}), "metadata is not text by key"),
+    "metadata is a list": (file_of(__metadata__=[]), LIBRARY),
+    "metadata holds a number": (file_of(__metadata__={"a": 1}), LIBRARY),
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
     "page": (b"<!doctype html><html>", "is an HTML page"),
     "pickle": (b"\x80\x04\x95\x11\0\0\0\0\0\0\0}", "is a pickle"),
@@ -122,20 +121,20 @@ def test_allocates_nothing_for_an_implausible_length(
     with open_regular(path) as file:
         monkeypatch.setattr(file, "read", lambda n, read=file.read: sizes.append(n) or read(n))
         with pytest.raises(CheckpointError, match="implausible header length"):
-            read_header(file, path)
+            safetensors._read(file, path)
     assert sizes == [512]
 
 
 PLACES = {
-    "overlap": ({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, 12, "'b' overlaps the one"),
-    "the same place": ({"a": tensor([1], 0, 4), "b": tensor([1], 0, 4)}, 4, "'b' overlaps the one"),
-    "hole": ({"a": tensor([1], 0, 4), "b": tensor([1], 8, 12)}, 12, "tensor 'b' follows a hole"),
-    "hole at the beginning": ({"a": tensor([1], 4, 8)}, 8, "tensor 'a' follows a hole"),
-    "trailing bytes": ({"a": tensor([1], 0, 4)}, 7, "3 bytes follow the last tensor"),
-    "trailing bytes alone": ({}, 7, "7 bytes follow the last tensor"),
-    "a byte short": ({"a": tensor([2], 0, 8)}, 7, "truncated: expected 8 bytes, have 7"),
-    "half": ({"a": tensor([2], 0, 8)}, 4, "truncated: expected 8 bytes, have 4"),
-    "all data gone": ({"a": tensor([2], 0, 8)}, 0, "truncated: expected 8 bytes, have 0"),
+    "overlap": ({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, 12, LIBRARY),
+    "the same place": ({"a": tensor([1], 0, 4), "b": tensor([1], 0, 4)}, 4, LIBRARY),
+    "hole": ({"a": tensor([1], 0, 4), "b": tensor([1], 8, 12)}, 12, LIBRARY),
+    "hole at the beginning": ({"a": tensor([1], 4, 8)}, 8, LIBRARY),
+    "trailing bytes": ({"a": tensor([1], 0, 4)}, 7, TRUNCATED),
+    "trailing bytes alone": ({}, 7, TRUNCATED),
+    "a byte short": ({"a": tensor([2], 0, 8)}, 7, TRUNCATED),
+    "half": ({"a": tensor([2], 0, 8)}, 4, TRUNCATED),
+    "all data gone": ({"a": tensor([2], 0, 8)}, 0, TRUNCATED),
 }
 
 
@@ -149,37 +148,46 @@ def test_refuses_tensors_that_do_not_tile_the_data(fault: str, read_bytes: ReadB
 
 
 DESCRIPTIONS = {
-    "not an object": ([], "is not described by dtype, shape and data_offsets alone"),
-    "no shape": ({"dtype": "F32", "data_offsets": [0, 4]}, "is not described by"),
-    "something besides": (tensor([1], 0, 4) | {"stride": [1]}, "is not described by"),
+    "not an object": ([], LIBRARY),
+    "no shape": ({"dtype": "F32", "data_offsets": [0, 4]}, LIBRARY),
+    "something besides": (
+        tensor([1], 0, 4) | {"stride": [1]},
+        "^tensor 'weight' is not described by",
+    ),
     "unknown dtype": (
         tensor([1], 0, 4, "F31"),
-        "has the dtype 'F31', which is not one of BOOL",
+        LIBRARY,
     ),
-    "dtype is no text": (tensor([1], 0, 4) | {"dtype": ["F32"]}, r"has the dtype \['F32'\]"),
-    "shape is no list": (tensor([1], 0, 4) | {"shape": 1}, "has the impossible shape 1"),
-    "negative dimensions": (tensor([-1, -1], 0, 4), r"has the impossible shape \[-1, -1\]"),
-    "dimension is a truth": (tensor([True], 0, 4), r"has the impossible shape \[True\]"),
-    "dimension is no whole number": (tensor([1.0], 0, 4), r"has the impossible shape \[1.0\]"),
-    "dimension over 63 bits": (tensor([0, 2**63], 0, 0), r"has the impossible shape \[0, 9223372"),
-    "too many axes": (tensor([1] * 65, 0, 4), r"has the impossible shape \[1, 1"),
-    "shape that wraps round 64 bits": (tensor([2**32, 2**32], 0, 0), "take 73786976294838206464 b"),
-    "shape too small": (tensor([1], 0, 8), r"F32 and shape \[1\] take 4 bytes, .* span 8"),
-    "dtype too large": (tensor([2], 0, 8, "F64"), r"F64 and shape \[2\] take 16 bytes, .* span 8"),
-    "offsets backwards": (tensor([1], 4, 0), r"impossible data_offsets \[4, 0\]"),
-    "offset negative": (tensor([1], -4, 0), r"impossible data_offsets \[-4, 0\]"),
-    "three offsets": (tensor([1], 0, 4) | {"data_offsets": [0, 4, 4]}, "impossible data_offsets"),
-    "offset over 63 bits": (tensor([1], 2**64, 2**64 + 4), "impossible data_offsets"),
+    "dtype is no text": (tensor([1], 0, 4) | {"dtype": ["F32"]}, LIBRARY),
+    "shape is no list": (tensor([1], 0, 4) | {"shape": 1}, LIBRARY),
+    "negative dimensions": (tensor([-1, -1], 0, 4), LIBRARY),
+    "dimension is a truth": (tensor([True], 0, 4), LIBRARY),
+    "dimension is no whole number": (tensor([1.0], 0, 4), LIBRARY),
+    "dimension over 63 bits": (tensor([0, 2**63], 0, 0), LIBRARY),
+    "a dtype of four bits": (
+        tensor([8], 0, 4, "F4"),
+        "^tensor 'weight' is F4, not one of BOOL",
+    ),
+    "a complex dtype": (tensor([1], 0, 8, "C64"), "^tensor 'weight' is C64, not one of BOOL"),
+    "too many axes": (tensor([1] * 65, 0, 4), "^tensor 'weight' has 65 axes"),
+    "shape that wraps round 64 bits": (tensor([2**32, 2**32], 0, 0), LIBRARY),
+    "shape too small": (tensor([1], 0, 8), LIBRARY),
+    "dtype too large": (tensor([2], 0, 8, "F64"), LIBRARY),
+    "offsets backwards": (tensor([1], 4, 0), LIBRARY),
+    "offset negative": (tensor([1], -4, 0), LIBRARY),
+    "three offsets": (tensor([1], 0, 4) | {"data_offsets": [0, 4, 4]}, LIBRARY),
+    "offset over 63 bits": (tensor([1], 2**64, 2**64 + 4), LIBRARY),
 }
 
 
 @pytest.mark.parametrize("fault", DESCRIPTIONS)
 def test_refuses_an_impossible_description(fault: str, read_bytes: ReadBytes) -> None:
-    """The tensor is named; the others around it are sound."""
+    """By the library, or by the second look, which names the tensor."""
     described, message = DESCRIPTIONS[fault]
-    content = file_of(bytes(16), first=tensor([4], 0, 16), weight=described)
-    with pytest.raises(CheckpointError, match="^tensor 'weight'.*" + message):
-        read_bytes(content)
+    size = {"[0, 0]": 0, "[0, 8]": 8}.get(str(dict(described or {}).get("data_offsets")), 4)
+    with pytest.raises(CheckpointError, match=message) as rejection:
+        read_bytes(file_of(bytes(size), weight=described))
+    assert not str(rejection.value).startswith(TRUNCATED[1:])
 
 
 @pytest.mark.parametrize(
@@ -190,17 +198,16 @@ def test_refuses_an_impossible_description(fault: str, read_bytes: ReadBytes) ->
         ("\x1b[31mred", r"'\\x1b\[31mred'"),
         ("\x7f", r"'\\x7f'"),
         ("\u202eltr", r"'\\u202eltr'"),
-        ("\ud800", r"'\\ud800'"),
         ("x" * 10_000, r"'x{79}\.\.\. \(cut\)"),
         ("é" * 513, r"'(\\xe9){19}.*\(cut\)"),
     ],
-    ids=["empty", "newline", "escape", "delete", "override", "surrogate", "10 kB", "513 letters"],
+    ids=["empty", "newline", "escape", "delete", "override", "10 kB", "513 letters"],
 )
 def test_refuses_a_name_that_no_report_can_show(
     name: str, literal: str, read_bytes: ReadBytes
 ) -> None:
     """It is shown escaped and cut, on one line."""
-    with pytest.raises(CheckpointError, match=f"^tensor {literal} has an unfit name") as refusal:
+    with pytest.raises(CheckpointError, match=f"^tensor {literal} has an invalid name") as refusal:
         read_bytes(file_of(bytes(4), **{name: tensor([1], 0, 4)}))
     assert str(refusal.value).isascii()
     assert str(refusal.value).isprintable()
@@ -209,7 +216,7 @@ def test_refuses_a_name_that_no_report_can_show(
 @pytest.mark.parametrize("name", ["../x", "<script>", "[/red]", "é", "a b", "x" * 1024])
 def test_takes_any_name_that_is_text(name: str, read_bytes: ReadBytes) -> None:
     """What is done with it is the caller's business."""
-    assert [name] == list(read_bytes(file_of(bytes(4), **{name: tensor([1], 0, 4)})).entries)
+    assert [name] == list(read_bytes(file_of(bytes(4), **{name: tensor([1], 0, 4)})).tensors)
 
 
 def test_refuses_more_tensors_than_the_limit(read_bytes: ReadBytes) -> None:
@@ -218,7 +225,7 @@ def test_refuses_more_tensors_than_the_limit(read_bytes: ReadBytes) -> None:
     with pytest.raises(CheckpointError, match="holds 10001 tensors; the limit is 10000"):
         read_bytes(file_of(bytes(10_001), **tiny))
     del tiny["10000"]
-    assert list(tiny) == list(read_bytes(file_of(bytes(10_000), **tiny)).entries)
+    assert list(tiny) == list(read_bytes(file_of(bytes(10_000), **tiny)).tensors)
 
 
 @pytest.mark.parametrize("header", [b"{}", b'{"__metadata__": {"format": "pt"}}'])

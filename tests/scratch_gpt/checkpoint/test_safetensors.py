@@ -162,7 +162,7 @@ def test_a_machine_of_the_other_byte_order_is_refused(
     """There the tensors' memory would not be the file's bytes."""
     path = save(a=torch.ones(1))
     monkeypatch.setattr(sys, "byteorder", "big")
-    with pytest.raises(CheckpointError, match="stores numbers big end first"):
+    with pytest.raises(CheckpointError, match="this machine is big-endian"):
         read_safetensors(path)
 
 

@@ -1,4 +1,4 @@
-"""The splitting `bert` and Hugging Face's tokenizer: words, ids, places and decoded text."""
+"""The splitting `huggingface` and Hugging Face's tokenizer: words, ids, places and decoded text."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 
 from scratch_gpt import Tokenizer
 from scratch_gpt.tokenizer import pretokenizers, unicode
-from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, BertPretokenizer
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, HuggingFacePretokenizer
 from scratch_gpt.tokenizer.unicode import Ranges
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ BY_HAND = (
 
 def differences(texts: list[str], ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> list[str]:
     """Return the texts of which anything differs: words, ids, places or decoded text."""
-    pretokenizer = BertPretokenizer()
+    pretokenizer = HuggingFacePretokenizer()
     found = []
     for text, expected in zip(texts, theirs.encode_batch(texts), strict=True):
         ids, offsets = ours.encode_with_offsets(text)
@@ -133,7 +133,7 @@ def test_a_movable_mark_costs_its_word_alone(monkeypatch: pytest.MonkeyPatch) ->
         slow.append(text)
         return normalized(text)
 
-    pretokenizer = BertPretokenizer()
+    pretokenizer = HuggingFacePretokenizer()
     pretokenizer.words("The a keeper b")
     monkeypatch.setattr(pretokenizers, "normalize_text", counted)
     words = pretokenizer.words("The a\u302e keeper b")

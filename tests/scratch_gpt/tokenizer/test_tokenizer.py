@@ -33,10 +33,10 @@ def released() -> Path:
 
 def test_every_published_id_is_met(released: Path) -> None:
     """Hugging Face's on the strings that it, the Rust tokenizers and others published."""
-    rows = [row for row in PUBLISHED if row.bert is not None]
+    rows = [row for row in PUBLISHED if row.huggingface is not None]
     assert len(rows) > 50
     found = Tokenizer.from_pretrained(released)
-    assert {row.text: row.bert for row in rows} == {
+    assert {row.text: row.huggingface for row in rows} == {
         row.text: found.encode(row.text) for row in rows
     }
 
@@ -146,16 +146,16 @@ for call in (lambda: small.encode(b"a"), lambda: small.encode(None), lambda: sma
     assert told == [
         "text must be a str, got bytes; decode it first, as by text.decode('utf-8')",
         "text must be a str, got NoneType",
-        "ids[0] must be a whole number, got 0.5 (float)",
-        "ids[0] must be a whole number, got True (bool)",
+        "ids[0] must be an integer, got 0.5 (float)",
+        "ids[0] must be an integer, got True (bool)",
         "texts must be several texts, got one str; use [text]",
     ]
 
 
 def test_there_are_two_splittings(small_vocabulary: Path) -> None:
     """And no third; the one in use is told."""
-    assert Tokenizer.from_pretrained(small_vocabulary).pretokenizer == "bert"
-    with pytest.raises(ValueError, match="splitting must be 'bert' or 'original'"):
+    assert Tokenizer.from_pretrained(small_vocabulary).pretokenizer == "huggingface"
+    with pytest.raises(ValueError, match="pretokenizer must be 'huggingface' or 'original'"):
         Tokenizer.from_pretrained(small_vocabulary, pretokenizer="spaces")
 
 

@@ -47,7 +47,7 @@ def test_every_published_id_is_met(released: Path) -> None:
 
 
 def test_the_other_splitting_gives_other_ids(released: Path) -> None:
-    """Of those strings no more than one is the same in `bert`: the table tells the two apart."""
+    """At most one of those strings has the same ids with `huggingface`."""
     tokenizer = Tokenizer.from_pretrained(released)
     same = [row.text for row in ROWS if tokenizer.encode(row.text) == row.original]
     assert len(same) <= 1
