@@ -1,4 +1,4 @@
-"""The vocabulary of the tests of training: a tiny checkpoint, and a model with no quiet weight."""
+"""Fixtures of the training tests: a tiny recipe, data, checkpoint and corpus; ways to run."""
 
 import dataclasses
 import json
@@ -31,17 +31,17 @@ HOME = Path(scratch_gpt.__path__[0])
 
 @pytest.fixture
 def checkpoint(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Checkpoint:
-    """Return a checkpoint at step 7 whose every number is its own."""
+    """Return a checkpoint at step 7 in which all numbers differ."""
     model = loud(GPT(config)).float()
     weights = {name: p.detach() for name, p in model.named_parameters()}
     moments = {f"first_moment.{name}": torch.randn(p.shape) for name, p in weights.items()}
-    state = State(step=7, windows=28, best=(3.5, 6), circumstances={"seed": 1, "torch": "2"})
+    state = State(step=7, windows=28, best=(3.5, 6), settings={"seed": 1, "torch": "2"})
     return Checkpoint(state=state, config=config, weights=weights, optimizer=moments | {"step": 7})
 
 
 @pytest.fixture
 def at_step(checkpoint: Checkpoint) -> Callable[[int], Checkpoint]:
-    """Return a function that gives the checkpoint of another step."""
+    """Return a function of a step that gives the checkpoint at it."""
 
     def at(step: int) -> Checkpoint:
         return dataclasses.replace(
@@ -53,7 +53,7 @@ def at_step(checkpoint: Checkpoint) -> Callable[[int], Checkpoint]:
 
 @pytest.fixture
 def flip() -> Callable[[Path], None]:
-    """Return a function that changes one bit in the middle of a file."""
+    """Return a function that flips one bit in the middle of a file."""
 
     def change(path: Path) -> None:
         content = bytearray(path.read_bytes())
@@ -88,13 +88,13 @@ TINY = Recipe(
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Return a run of a moment, with dropout."""
+    """Return the tiny recipe, with dropout."""
     return TINY
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> TokenData:
-    """Return tokens with something to learn in them: each hangs on the one before."""
+    """Return learnable tokens: each depends on the one before."""
     generator = np.random.Generator(np.random.Philox(7))
     tokens = np.cumsum(generator.integers(1, 4, size=700)) % 37
     manifest = Manifest(
@@ -122,13 +122,13 @@ def data(tmp_path: Path) -> TokenData:
 
 
 @pytest.fixture
-def started(data: TokenData) -> Callable[..., Trainer]:
-    """Return a function that begins a run; keywords change the recipe."""
+def start(data: TokenData) -> Callable[..., Trainer]:
+    """Return a function that starts a run; keywords change the recipe."""
 
-    def start(**changes: object) -> Trainer:
+    def new(**changes: object) -> Trainer:
         return Trainer(dataclasses.replace(TINY, **changes), 37, data, Group())
 
-    return start
+    return new
 
 
 Outcome = dict[str, Any]
@@ -137,7 +137,7 @@ Runs = Callable[..., list[Outcome]]
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a text file with something to learn in it."""
+    """Return a text file of learnable sentences."""
     path = tmp_path_factory.mktemp("corpus") / "text.txt"
     generator = np.random.Generator(np.random.Philox(11))
     words = ["the cat", "a dog", "sat on", "ran to", "the mat", "a tree", "and then", "it was"]
@@ -150,7 +150,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(corpus: Path) -> Callable[..., list[str]]:
     """Return a function that gives the command's arguments for the tiny recipe.
 
-    Keywords change them; None leaves one out.
+    Keywords change options; None omits one.
     """
 
     def make(output: Path, **changes: object) -> list[str]:
@@ -177,7 +177,7 @@ def command(arguments: Callable[..., list[str]]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def runs() -> Runs:
-    """Return a function that runs phases one after the other; see `worker`."""
+    """Return a function that runs phases in turn; see `worker.py`."""
 
     def run(*phases: dict[str, Any]) -> list[Outcome]:
         result = subprocess.run(
@@ -197,7 +197,7 @@ def runs() -> Runs:
 
 @pytest.fixture(scope="session")
 def numbers() -> Callable[[Path], list[dict[str, Any]]]:
-    """Return a function that gives what a run's log says, times left out."""
+    """Return a function that reads a run's log without the times."""
 
     def read(output: Path) -> list[dict[str, Any]]:
         volatile = {"seconds", "tokens_per_second"}

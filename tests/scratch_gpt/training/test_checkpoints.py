@@ -1,7 +1,8 @@
-"""A checkpoint comes back bit for bit, or is refused."""
+"""A checkpoint is read back bitwise or rejected; the newest is found, old ones are removed."""
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +12,22 @@ import torch
 from scratch_gpt import GPT
 from scratch_gpt.errors import CheckpointError
 from scratch_gpt.training import checkpoints
-from scratch_gpt.training.checkpoints import Checkpoint
+from scratch_gpt.training.checkpoints import (
+    Checkpoint,
+    checkpoint_folder,
+    checkpoints_by_step,
+    newest_checkpoint,
+    prune_checkpoints,
+    sweep_checkpoints,
+)
+
+AtStep = Callable[[int], Checkpoint]
 
 FILES = ("config.json", "model.safetensors", "optimizer.safetensors", "state.json")
 
 
-def test_all_of_it_comes_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """State, config, weights and moments, counts as the numbers they were."""
+def test_everything_is_read_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """State, config, weights and moments; the count of steps is an integer again."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     back = checkpoints.read_checkpoint(tmp_path / "step")
     assert (checkpoint.state, checkpoint.config) == (back.state, back.config)
@@ -26,11 +36,11 @@ def test_all_of_it_comes_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
     assert back.optimizer["step"] == 7
     pairs = [(t, back.weights[n]) for n, t in checkpoint.weights.items()]
     moments = [(t, back.optimizer[n]) for n, t in checkpoint.optimizer.items() if n != "step"]
-    assert all(torch.equal(one, other) for one, other in pairs + moments)
+    assert all(torch.equal(expected, actual) for expected, actual in pairs + moments)
 
 
-def test_weights_in_float64_come_back_as_they_are(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """The model beside them is their rounded form, for whoever loads a model."""
+def test_float64_weights_are_read_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The model in the same folder is rounded to float32."""
     weights = {name: tensor.double() + 1e-12 for name, tensor in checkpoint.weights.items()}
     checkpoints.write_checkpoint(
         tmp_path / "step", dataclasses.replace(checkpoint, weights=weights)
@@ -41,30 +51,32 @@ def test_weights_in_float64_come_back_as_they_are(checkpoint: Checkpoint, tmp_pa
     assert all(torch.equal(p, weights[name].float()) for name, p in model.named_parameters())
 
 
-def test_files_beside_go_along(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """And the manifest lists them too."""
+def test_other_files_are_copied(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The manifest lists them."""
     vocabulary = tmp_path / "vocab.json"
     vocabulary.write_text("{}", "utf-8")
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint, beside=[vocabulary])
-    listed = json.loads((tmp_path / "step" / checkpoints.SEAL_FILE).read_text("utf-8"))["sha256"]
+    listed = json.loads((tmp_path / "step" / checkpoints.MANIFEST).read_text("utf-8"))["sha256"]
     assert sorted((*FILES, "vocab.json")) == sorted(listed)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_one_changed_bit_is_seen(
+def test_one_changed_bit_is_damage(
     name: str, checkpoint: Checkpoint, flip: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    """In whichever file, and the message says in which."""
+    """The error names the file."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     flip(tmp_path / "step" / name)
-    with pytest.raises(CheckpointError, match="not the file that was written") as refusal:
+    with pytest.raises(
+        CheckpointError, match="its digest is not the one in the manifest"
+    ) as caught:
         checkpoints.read_checkpoint(tmp_path / "step")
-    assert refusal.value.where.endswith(name)
+    assert caught.value.where.endswith(name)
 
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
-def test_a_missing_file_is_seen(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """The manifest among them: it is written last, so without it nothing was finished."""
+def test_a_missing_file_is_damage(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Also the manifest, which is written last."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     (tmp_path / "step" / name).unlink()
     with pytest.raises(CheckpointError, match="no such file"):
@@ -74,59 +86,146 @@ def test_a_missing_file_is_seen(name: str, checkpoint: Checkpoint, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"version": 1, "sha256": {', "not sound JSON"),
+        ('{"version": 1, "sha256": {', "not valid JSON"),
         ("[]", "not a JSON object"),
-        ('{"version": 2, "sha256": {}}', "no manifest of this version"),
+        ('{"version": 2, "sha256": {}}', "not a manifest of version 1"),
         ('{"version": 1, "sha256": {"state.json": "0"}}', "does not list config.json"),
     ],
 )
-def test_an_unsound_manifest_is_refused(
+def test_an_invalid_manifest_is_rejected(
     text: str, message: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    """Half-written, of another kind, of another version, or not complete."""
+    """Half-written, not an object, of another version, or incomplete."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
-    (tmp_path / "step" / checkpoints.SEAL_FILE).write_text(text, "utf-8")
+    (tmp_path / "step" / checkpoints.MANIFEST).write_text(text, "utf-8")
     with pytest.raises(CheckpointError, match=message):
         checkpoints.read_checkpoint(tmp_path / "step")
 
 
-def test_a_manifest_leads_nowhere_else(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """A name in it is a file beside it, never a path."""
+def test_a_manifest_names_no_other_folder(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A name with a path is rejected."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
-    place = tmp_path / "step" / checkpoints.SEAL_FILE
+    place = tmp_path / "step" / checkpoints.MANIFEST
     listed = json.loads(place.read_text("utf-8"))
     listed["sha256"]["../outside"] = "0"
     place.write_text(json.dumps(listed), "utf-8")
-    with pytest.raises(CheckpointError, match="no name of a file"):
+    with pytest.raises(CheckpointError, match="is not a file name"):
         checkpoints.read_checkpoint(tmp_path / "step")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"random": 1}, r"lacks \[\] and holds \['random'\]"),
-        ({"windows": None}, r"lacks \['windows'\] and holds \[\]"),
+        ({"random": 1}, r"missing fields: \[\]; unexpected fields: \['random'\]"),
+        ({"windows": None}, r"missing fields: \['windows'\]; unexpected fields: \[\]"),
     ],
-    ids=["strange field", "no data position"],
+    ids=["unexpected", "missing"],
 )
-def test_a_state_of_other_fields_is_refused(
+def test_a_state_with_other_fields_is_rejected(
     change: dict[str, object], message: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    """Even where the manifest vouches for the file."""
+    """Even if its digest is right."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     place = tmp_path / "step" / checkpoints.STATE
     fields = json.loads(place.read_text("utf-8")) | change
     place.write_text(json.dumps({k: v for k, v in fields.items() if v is not None}), "utf-8")
-    checkpoints.seal(tmp_path / "step")
+    checkpoints.write_manifest(tmp_path / "step")
     with pytest.raises(CheckpointError, match=message):
         checkpoints.read_checkpoint(tmp_path / "step")
 
 
-def test_exact_weights_of_another_model_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Weights of two models in one folder do not become one."""
+def test_weights_of_another_model_are_rejected(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The weights in their own dtype must be those of the model beside them."""
     weights = {name: tensor.double() for name, tensor in checkpoint.weights.items()}
-    moments = {**checkpoint.optimizer, "weight.strange": torch.ones(2)}
+    moments = {**checkpoint.optimizer, "weight.other": torch.ones(2)}
     mixed = dataclasses.replace(checkpoint, weights=weights, optimizer=moments)
     checkpoints.write_checkpoint(tmp_path / "step", mixed)
     with pytest.raises(CheckpointError, match="not those of the model"):
         checkpoints.read_checkpoint(tmp_path / "step")
+
+
+@pytest.fixture
+def filled(tmp_path: Path, at_step: AtStep) -> Path:
+    """Return a folder with the checkpoints of steps 9 and 10."""
+    for step in (9, 10):
+        checkpoints.write_checkpoint(checkpoint_folder(tmp_path, step), at_step(step))
+    return tmp_path
+
+
+def test_checkpoints_are_sorted_by_number(tmp_path: Path) -> None:
+    """A hundred million is newer than nine; other names are ignored."""
+    for step in (9, 99_999_999, 100_000_000):
+        checkpoint_folder(tmp_path, step).mkdir()
+    for name in ("step-9", "step-000000010", "step-0000001\u0661", "step-", "step-x", "other"):
+        (tmp_path / name).mkdir()
+    assert list(checkpoints_by_step(tmp_path)) == [100_000_000, 99_999_999, 9]
+    assert all(
+        checkpoint_folder(tmp_path, step) == place
+        for step, place in checkpoints_by_step(tmp_path).items()
+    )
+
+
+def test_the_newest_checkpoint_is_found(filled: Path) -> None:
+    """There is no warning."""
+    found = newest_checkpoint(filled, pytest.fail)
+    assert found is not None
+    assert found.state.step == 10
+
+
+def test_no_folder_means_no_checkpoint(tmp_path: Path) -> None:
+    """A new run is not an error."""
+    assert newest_checkpoint(tmp_path / "checkpoints", pytest.fail) is None
+
+
+def test_a_damaged_checkpoint_is_skipped(filled: Path, flip: Callable[[Path], None]) -> None:
+    """The warning names it."""
+    flip(checkpoint_folder(filled, 10) / "model.safetensors")
+    warnings: list[str] = []
+    found = newest_checkpoint(filled, warnings.append)
+    assert found is not None
+    assert found.state.step == 9
+    assert len(warnings) == 1
+    assert "step-00000010 is skipped" in warnings[0]
+
+
+def test_only_damaged_checkpoints_are_an_error(filled: Path, flip: Callable[[Path], None]) -> None:
+    """The run does not start anew silently."""
+    for step in (9, 10):
+        flip(checkpoint_folder(filled, step) / "optimizer.safetensors")
+    with pytest.raises(CheckpointError, match="all 2 checkpoints are damaged"):
+        newest_checkpoint(filled, lambda _: None)
+
+
+def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    """Checkpoints after the run's step are neither counted nor removed."""
+    for step in (2, 4, 6, 8, 10, 99):
+        checkpoint_folder(tmp_path, step).mkdir()
+    prune_checkpoints(tmp_path, upto=10, keep=2, best=4)
+    assert list(checkpoints_by_step(tmp_path)) == [99, 10, 8, 4]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_kill_during_removal_leaves_no_damaged_checkpoint(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is renamed before its first file is removed; the rest is swept."""
+
+    def killed(*_where: object, **_how: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prune_checkpoints(filled, upto=10, keep=1, best=None)
+    monkeypatch.undo()
+    assert list(checkpoints_by_step(filled)) == [10]
+    assert len(list(filled.iterdir())) == 2
+    sweep_checkpoints(filled)
+    assert [checkpoint_folder(filled, 10)] == list(filled.iterdir())
+
+
+def test_sweeping_removes_only_staging_folders(filled: Path) -> None:
+    """Any writer's, also this process's."""
+    (filled / f".gpt1-{os.getpid()}-00000000.partial").mkdir()
+    (filled / "mine").mkdir()
+    sweep_checkpoints(filled)
+    assert sorted(p.name for p in filled.iterdir()) == ["mine", "step-00000009", "step-00000010"]

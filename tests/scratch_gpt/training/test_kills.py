@@ -1,4 +1,4 @@
-"""A run killed at any moment loses nothing, and what it cannot write costs nothing."""
+"""A run killed at any moment resumes bitwise; full disks and signals leave a checkpoint."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from scratch_gpt.training import checkpoints
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="a run is a forked process here"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks here"),
 ]
 
 Arguments = Callable[..., list[str]]
@@ -21,55 +21,55 @@ Numbers = Callable[[Path], list[dict[str, Any]]]
 Runs = Callable[..., list[dict[str, Any]]]
 
 OFTEN = {"steps": 150, "checkpoint_every": 2, "evaluate_every": 5, "sample_every": 0, "warmup": 5}
-"""A run that spends much of its time writing."""
+"""A run that often writes."""
 
 KILLS = 50
 
 CALLS = {"os.fsync": (0, 3, 9, 20), "pathlib.Path.rename": (0, 1, 2), "shutil.rmtree": (0, 1)}
-"""What the file system hears of, and how many of these calls are let through before a kill."""
+"""Functions that write, and the numbers of calls before a kill."""
 
 
 def weights(output: Path) -> bytes:
-    """Return the trained model's file."""
+    """Return the bytes of the trained model."""
     return (output / "model" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.timeout(1_200)
-def test_fifty_kills_lose_nothing(
+def test_a_run_killed_fifty_times_is_bitwise_the_same(
     arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
 ) -> None:
-    """Killed at random moments, in writing too, it ends bit for bit where an undisturbed one does.
+    """Killed at random moments, also while it writes, it ends like an uninterrupted run.
 
-    Moments count from when a run begins its steps, every fifth from when it is started. They are
-    drawn anew until fifty runs were killed at work; each run goes on from the one before. A
-    checkpoint is never seen half-written: nothing is passed over.
+    Moments are counted from a run's first step, every fifth from its start. They are drawn until
+    fifty runs were killed before their end; each run resumes the one before. No checkpoint is
+    ever half-written: none is skipped.
     """
     moments = random.Random(20180611)  # noqa: S311 - no secret
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    count, said = 0, ""
+    count, stderr = 0, ""
     assert runs({"argv": arguments(whole, **OFTEN)})[0]["codes"] == [0]
     while count < KILLS:
         place = killed / str(count)
         kills = [[moments.randint(1, 400), number % 5 != 4] for number in range(KILLS - count)]
         phase = {"argv": arguments(place, **OFTEN), "kills": kills}
         [outcome] = runs(phase | {"begun": str(place / "log.jsonl")})
-        assert outcome["codes"] == [0], outcome["said"]
+        assert outcome["codes"] == [0], outcome["stderr"]
         assert outcome["killed"] > 0
         assert numbers(whole) == numbers(place)
         assert weights(whole) == weights(place)
-        count, said = count + outcome["killed"], said + outcome["said"]
-    assert "passed over" not in said
-    assert said.count("going on from step") > KILLS // 4
+        count, stderr = count + outcome["killed"], stderr + outcome["stderr"]
+    assert "is skipped" not in stderr
+    assert stderr.count("resuming from step") > KILLS // 4
     left = [p for place in killed.iterdir() for p in (place / "checkpoints").iterdir()]
     assert left
     assert all(path.name.startswith("step-") for path in left)
 
 
 @pytest.mark.timeout(1_200)
-def test_a_kill_in_each_moment_of_writing(
+def test_a_kill_at_each_moment_of_writing(
     arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
 ) -> None:
-    """Before a flush, before a renaming, before a removal: one run after the other."""
+    """Before a flush, a rename or a removal, in successive runs."""
     whole, place = tmp_path / "whole", tmp_path / "killed"
     short = OFTEN | {"steps": 20}
     plans = [{"call": call, "after": after} for call in CALLS for after in CALLS[call]]
@@ -84,22 +84,22 @@ def test_a_kill_in_each_moment_of_writing(
     assert weights(whole) == weights(place)
 
 
-def test_a_disk_that_fills_leaves_the_last_checkpoint(
+def test_a_full_disk_leaves_the_last_checkpoint(
     arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
 ) -> None:
-    """Exit code 5; with room again the run goes on from there, bit for bit."""
+    """Exit code 5; with space again the run resumes bitwise."""
     whole, place = tmp_path / "whole", tmp_path / "full"
     run = {"argv": arguments(place, steps=6)}
     more = {"argv": arguments(whole, steps=6)}
     limit = 30_000  # the first part of a checkpoint of 3 MB
-    begun, full, after, undisturbed = runs(
+    begun, full, after, uninterrupted = runs(
         run | {"inject_fault": {"what": "terminate", "step": 3}}, run | {"limit": limit}, run, more
     )
     assert begun["codes"] == [130]
-    assert full["codes"] == [5], full["said"]
-    assert "larger than is allowed" in full["said"]
-    assert after["codes"] == undisturbed["codes"] == [0]
-    assert "going on from step 4" in after["said"]
+    assert full["codes"] == [5], full["stderr"]
+    assert "larger than is allowed" in full["stderr"]
+    assert after["codes"] == uninterrupted["codes"] == [0]
+    assert "resuming from step 4" in after["stderr"]
     assert numbers(whole) == numbers(place)
     assert weights(whole) == weights(place)
 
@@ -108,7 +108,7 @@ def test_a_disk_that_fills_leaves_the_last_checkpoint(
 def test_a_signal_at_any_time_ends_with_130(
     number: signal.Signals, arguments: Arguments, runs: Runs, tmp_path: Path
 ) -> None:
-    """Before the first step as well as between two; what is there is a whole checkpoint."""
+    """Before the first step and between two; every checkpoint is complete."""
     moments = ("training.lock", "vocabulary", "tokens/manifest.json", "checkpoints/step-00000002")
     phases = [
         {
@@ -120,13 +120,13 @@ def test_a_signal_at_any_time_ends_with_130(
     ]
     outcomes = runs(*phases)
     assert [outcome["codes"] for outcome in outcomes] == [[130]] * len(moments)
-    assert "stopped after step" in outcomes[-1]["said"]
+    assert "stopped after step" in outcomes[-1]["stderr"]
     newest = checkpoints.checkpoints_by_step(tmp_path / "3" / "checkpoints")
     assert checkpoints.read_checkpoint(next(iter(newest.values()))).state.step == next(iter(newest))
 
 
 def test_a_second_signal_does_not_wait(arguments: Arguments, runs: Runs, tmp_path: Path) -> None:
-    """In a step that never ends it is the only way out; the checkpoint before it is whole."""
+    """It ends a hanging step; the checkpoint before is complete."""
     argv = arguments(tmp_path / "run", **OFTEN)
     [outcome] = runs(
         {
@@ -137,7 +137,7 @@ def test_a_second_signal_does_not_wait(arguments: Arguments, runs: Runs, tmp_pat
         }
     )
     assert outcome["codes"] == [130]
-    assert "interrupted" in outcome["said"]
+    assert "interrupted" in outcome["stderr"]
     newest = checkpoints.newest_checkpoint(tmp_path / "run" / "checkpoints", pytest.fail)
     assert newest is not None
     assert newest.state.step == 2

@@ -1,18 +1,26 @@
-"""Every step stands in the log once, whatever happened."""
+"""The log has each step once; a sample does not disturb training."""
 
+import dataclasses
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from scratch_gpt import Tokenizer
 from scratch_gpt.errors import WriteError
 from scratch_gpt.training import log
-from scratch_gpt.training.log import Log
+from scratch_gpt.training.log import Log, sample
+from scratch_gpt.training.recipe import Recipe
+from scratch_gpt.training.trainer import Trainer
+
+Start = Callable[..., Trainer]
 
 
 def steps(path: Path) -> list[int]:
-    """Return the steps of a log's lines."""
+    """Return the steps in a log."""
     return [line["step"] for line in log.read_log(path)]
 
 
@@ -27,13 +35,13 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_lines_come_back(path: Path) -> None:
-    """Every number bit for bit."""
+def test_lines_are_read_back(path: Path) -> None:
+    """Bitwise."""
     assert [0.1 * step for step in range(1, 6)] == [line["loss"] for line in log.read_log(path)]
 
 
-def test_a_resumed_run_overwrites_what_came_after_its_checkpoint(path: Path) -> None:
-    """Steps 4 and 5 were done by a process that died before they were saved."""
+def test_lines_after_the_checkpoint_are_overwritten(path: Path) -> None:
+    """A killed process made steps 4 and 5 after its last checkpoint."""
     lines = Log(path, step=3, warn=pytest.fail)
     lines.write({"step": 4, "loss": 0.0})
     lines.close()
@@ -43,31 +51,31 @@ def test_a_resumed_run_overwrites_what_came_after_its_checkpoint(path: Path) -> 
 @pytest.mark.parametrize(
     "tail", [b'{"step": 6, "lo', b'{"step": 6}', b"{}x\n", b"{}\n", b"\x00\xff\n"]
 )
-def test_a_line_that_was_never_finished_is_none(path: Path, tail: bytes) -> None:
-    """Also where only its line break is missing."""
+def test_an_incomplete_line_is_dropped(path: Path, tail: bytes) -> None:
+    """Also if only its line break is missing."""
     path.write_bytes(path.read_bytes() + tail)
     assert steps(path) == [1, 2, 3, 4, 5]
     Log(path, step=5, warn=pytest.fail).close()
     assert not path.read_bytes().endswith(tail)
 
 
-def test_missing_steps_are_told(path: Path) -> None:
-    """A log that knows less than the checkpoint does not pass for a whole one."""
+def test_missing_steps_give_a_warning(path: Path) -> None:
+    """The log is older than the checkpoint."""
     warnings: list[str] = []
     Log(path, step=8, warn=warnings.append).close()
     assert warnings == ["log.jsonl holds 5 of the 8 steps done"]
 
 
-def test_what_is_no_number_is_strict_json(path: Path) -> None:
-    """NaN becomes text, for JSON has none."""
+def test_nan_is_written_as_text(path: Path) -> None:
+    """Strict JSON has no NaN."""
     lines = Log(path, step=5, warn=pytest.fail)
     lines.write({"step": 6, "loss": float("nan")})
     lines.close()
     assert log.read_log(path)[-1] == {"step": 6, "loss": "nan"}
 
 
-def test_a_full_disk_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As what it is, with a way out."""
+def test_a_full_disk_is_a_write_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log keeps its lines."""
 
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -75,8 +83,46 @@ def test_a_full_disk_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     lines = Log(path, step=5, warn=pytest.fail)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WriteError, match="the disk is full"):
-        lines.settle()
+        lines.sync()
     with pytest.raises(WriteError, match="the disk is full"):
         Log(path, step=2, warn=pytest.fail)
     assert steps(path) == [1, 2, 3, 4, 5]
     lines.close()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """Return a tokenizer of the tiny model's 37 tokens."""
+    found = Tokenizer.train(["a bc def ghij klmno pqr"], merges=2)
+    assert found.vocab_size == 37
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_sample_does_not_disturb_training(dtype: str, start: Start, tokenizer: Tokenizer) -> None:
+    """It has no dropout, does not use torch's random state, and the next step is the same."""
+    run, other = start(dtype=dtype), start(dtype=dtype)
+    run.advance()
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = sample(run.model, tokenizer, [5, 7], run.recipe)
+    assert first == sample(run.model, tokenizer, [5, 7], run.recipe)
+    assert torch.equal(state, torch.get_rng_state())
+    assert run.model.training
+    other.advance()
+    assert run.advance().loss == other.advance().loss
+
+
+def test_a_sample_begins_with_the_prompt_and_fits_the_context(
+    start: Start, tokenizer: Tokenizer, recipe: Recipe
+) -> None:
+    """For a long prompt, and for many tokens."""
+    model = start().model
+    calls = []
+    model.generate = lambda ids, **how: calls.append((ids.tolist(), how)) or ids  # type: ignore[method-assign]
+    for prompt, tokens in (([5, 7], 3), (list(range(20)), 3), ([5, 7, 9], 40)):
+        sample(model, tokenizer, prompt, dataclasses.replace(recipe, sample_tokens=tokens))
+    starts = [ids[0] for ids, _ in calls]
+    assert starts == [[5, 7], list(range(8)), [5]]
+    assert [how["max_new_tokens"] for _, how in calls] == [3, 3, 10]
+    assert {how["seed"] for _, how in calls} == {recipe.seed}

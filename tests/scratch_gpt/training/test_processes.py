@@ -1,4 +1,4 @@
-"""Several processes train what one trains, and end together."""
+"""Several processes train the same as one, and end together."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from scratch_gpt.training import checkpoints
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="a run is a forked process here"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks here"),
 ]
 
 Arguments = Callable[..., list[str]]
@@ -26,7 +26,7 @@ UNEVEN = {"batch": 7, "micro_batch": 2, "sample_every": 0}
 
 
 def losses(lines: list[dict[str, Any]]) -> Tensor:
-    """Return every number of a log."""
+    """Return the numbers in a log."""
     fields = ("loss", "gradient_norm", "learning_rate", "validation_loss")
     return torch.tensor(
         [line[name] for line in lines for name in fields if name in line], dtype=torch.float64
@@ -41,7 +41,7 @@ def last_weights(output: Path) -> dict[str, Tensor]:
 
 
 def assert_same_run(one: Path, other: Path, numbers: Numbers, assert_same: Same) -> None:
-    """Assert that two runs differ by rounding alone."""
+    """Assert that two runs agree up to rounding."""
     assert len(numbers(one)) == len(numbers(other)) > 0
     assert_same(losses(numbers(one)), losses(numbers(other)))
     others = last_weights(other)
@@ -49,14 +49,14 @@ def assert_same_run(one: Path, other: Path, numbers: Numbers, assert_same: Same)
         assert_same(tensor, others[name])
 
 
-def test_two_processes_train_what_one_does(
+def test_two_processes_train_the_same_as_one(
     arguments: Arguments, runs: Runs, numbers: Numbers, assert_same: Same, tmp_path: Path
 ) -> None:
-    """Uneven micro-batches, dropout, evaluation: losses, norms and weights; one of them writes.
+    """Losses, norms and weights, with uneven micro-batches, dropout and validation.
 
-    And what one of them wrote, the other number of them goes on from, where that is allowed.
+    Only one process writes. Two processes can resume a run of one and the reverse, if allowed.
     """
-    places = [tmp_path / name for name in ("one", "two", "one-two", "two-one", "refused")]
+    places = [tmp_path / name for name in ("one", "two", "one-two", "two-one", "rejected")]
     one, two, one_two, two_one, _ = places
     argv = {place: arguments(place, **UNEVEN) for place in places}
     allow = ["--allow-changed", "world_size"]
@@ -72,16 +72,16 @@ def test_two_processes_train_what_one_does(
     )
     codes = [outcome["codes"] for outcome in outcomes]
     assert codes == [[0], [0, 0], [130], [4, 4], [0, 0], [130, 130], [0]]
-    assert "world_size was 1 and is 2" in outcomes[3]["said"]
-    assert outcomes[1]["said"].count("step 8: loss") == 1
+    assert "world_size was 1 and is 2" in outcomes[3]["stderr"]
+    assert outcomes[1]["stderr"].count("step 8: loss") == 1
     for other in (two, one_two, two_one):
         assert_same_run(one, other, numbers, assert_same)
 
 
-def test_a_mean_of_the_processes_means_is_found(
+def test_a_mean_of_means_is_detected(
     arguments: Arguments, runs: Runs, numbers: Numbers, assert_same: Same, tmp_path: Path
 ) -> None:
-    """Where each process weighs the same though one has fewer tokens, the run is another one."""
+    """If all processes weigh the same though one has fewer tokens, the runs differ."""
     one, two = tmp_path / "one", tmp_path / "two"
     outcomes = runs(
         {"argv": arguments(one, **UNEVEN)},
@@ -97,24 +97,24 @@ def test_a_mean_of_the_processes_means_is_found(
 
 
 @pytest.mark.parametrize(
-    ("fault", "rank", "codes", "said"),
+    ("fault", "rank", "codes", "message"),
     [
-        ("raise", 0, [70, 5], "RuntimeError: planted"),
+        ("raise", 0, [70, 5], "RuntimeError: injected"),
         ("raise", 1, [5, 70], "process 0 of 2 has lost the others"),
-        ("die", 1, [5, -9], "started again, the run goes on"),
+        ("die", 1, [5, -9], "restarted, the run resumes"),
         ("poison", 1, [1, 1], "training diverged in step 4"),
     ],
 )
-def test_one_that_ends_ends_all(  # noqa: PLR0913 - a case, and what runs it
+def test_a_process_that_ends_ends_all(  # noqa: PLR0913 - a case and fixtures
     fault: str,
     rank: int,
     codes: list[int],
-    said: str,
+    message: str,
     arguments: Arguments,
     runs: Runs,
     tmp_path: Path,
 ) -> None:
-    """Nobody waits for one that has gone, and the checkpoint before is intact."""
+    """No process waits for it, and the checkpoint before is intact."""
     [outcome] = runs(
         {
             "argv": arguments(tmp_path / "run", **UNEVEN),
@@ -122,14 +122,14 @@ def test_one_that_ends_ends_all(  # noqa: PLR0913 - a case, and what runs it
             "inject_fault": {"what": fault, "step": 3, "rank": rank},
         }
     )
-    assert (outcome["codes"], said in outcome["said"]) == (codes, True), outcome["said"]
+    assert (outcome["codes"], message in outcome["stderr"]) == (codes, True), outcome["stderr"]
     newest = checkpoints.newest_checkpoint(tmp_path / "run" / "checkpoints", pytest.fail)
     assert newest is not None
     assert newest.state.step == 3
 
 
-def test_one_that_hangs_is_named(arguments: Arguments, runs: Runs, tmp_path: Path) -> None:
-    """After the timeout, with the option that raises it."""
+def test_a_hanging_process_ends_the_run(arguments: Arguments, runs: Runs, tmp_path: Path) -> None:
+    """After the timeout; the fix names the option."""
     [outcome] = runs(
         {
             "argv": arguments(tmp_path / "run", **UNEVEN, timeout=5.0),
@@ -138,24 +138,24 @@ def test_one_that_hangs_is_named(arguments: Arguments, runs: Runs, tmp_path: Pat
         }
     )
     assert outcome["codes"][0] == 5
-    assert "raise --timeout" in outcome["said"]
-    assert "process 0 of 2 has lost the others" in outcome["said"]
+    assert "raise --timeout" in outcome["stderr"]
+    assert "process 0 of 2 has lost the others" in outcome["stderr"]
 
 
-def test_what_the_first_cannot_do_ends_all(
+def test_an_error_in_the_first_process_ends_all(
     arguments: Arguments, runs: Runs, tmp_path: Path
 ) -> None:
-    """With its code, told once."""
+    """With its exit code; the error is printed once."""
     (tmp_path / "thesis.tex").touch()
     [outcome] = runs({"argv": arguments(tmp_path, **UNEVEN), "world": 2})
     assert outcome["codes"] == [2, 2]
-    assert outcome["said"].count("no run was started in it") == 1
+    assert outcome["stderr"].count("no run was started in it") == 1
 
 
-def test_weights_are_written_in_the_runs_own_dtype(
+def test_weights_are_written_in_the_runs_dtype(
     arguments: Arguments, runs: Runs, tmp_path: Path
 ) -> None:
-    """Or two processes could not be held to one in float64."""
+    """So that the other tests compare float64 weights."""
     place = tmp_path / "run"
     assert runs({"argv": arguments(place, **UNEVEN), "world": 2})[0]["codes"] == [0, 0]
     newest = checkpoints.checkpoints_by_step(place / "checkpoints")

@@ -1,4 +1,4 @@
-"""A recipe is a run that can be."""
+"""A recipe's defaults, ranges and kept fields."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 
 from scratch_gpt.training.recipe import HELP, RECIPES, Recipe, kept_fields
 
-OUTSIDE = {
+INVALID = {
     **dict.fromkeys(("n_layer", "n_embd", "n_head", "n_positions", "batch", "micro_batch"), 0),
     **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every", "keep"), 0),
     **dict.fromkeys(("merges", "steps", "threads", "sample_every"), -1),
@@ -25,7 +25,7 @@ OUTSIDE = {
 
 
 def test_the_defaults_are_the_papers() -> None:
-    """Section 4.1: sizes, schedule, batch, regularisation."""
+    """Section 4.1: sizes, schedule, batch, regularization."""
     paper = Recipe()
     assert (paper.n_layer, paper.n_embd, paper.n_head, paper.n_positions) == (12, 768, 12, 512)
     assert (paper.learning_rate, paper.schedule) == (2.5e-4, "cosine")
@@ -35,42 +35,42 @@ def test_the_defaults_are_the_papers() -> None:
     assert RECIPES["paper"] == paper
 
 
-def test_every_field_has_a_range_and_a_meaning() -> None:
-    """No field that nobody thought of."""
+def test_every_field_has_a_range_and_a_help_text() -> None:
+    """A new field needs an entry in `INVALID`."""
     fields = dataclasses.fields(Recipe)
-    assert {field.name for field in fields} == set(OUTSIDE)
+    assert {field.name for field in fields} == set(INVALID)
     assert all(field.metadata[HELP] for field in fields)
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_what_cannot_be_is_refused(name: str) -> None:
-    """By the field's name, with its value."""
-    with pytest.raises(ValueError, match=rf"^{name} must be .*, got ") as refusal:
-        dataclasses.replace(Recipe(), **{name: OUTSIDE[name]})
-    assert repr(OUTSIDE[name]) in str(refusal.value)
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_value_is_rejected(name: str) -> None:
+    """The error names the field and the value."""
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got ") as caught:
+        dataclasses.replace(Recipe(), **{name: INVALID[name]})
+    assert repr(INVALID[name]) in str(caught.value)
 
 
-def test_a_truth_value_is_no_number() -> None:
-    """Python would take True for 1."""
+def test_a_boolean_is_not_a_number() -> None:
+    """In Python, True is an int."""
     with pytest.raises(ValueError, match=r"seed must be a whole number from 0 .*, got True"):
         Recipe(seed=True)
 
 
-def test_heads_share_the_width() -> None:
-    """Evenly."""
+def test_heads_divide_the_width() -> None:
+    """The width is a multiple of the number of heads."""
     with pytest.raises(ValueError, match="n_embd must be a multiple of n_head, got 768 and 7"):
         Recipe(n_head=7)
 
 
-def test_a_warm_up_is_shorter_than_a_run_whose_length_is_given() -> None:
-    """It would never reach its learning rate."""
+def test_the_warm_up_is_shorter_than_the_run() -> None:
+    """If the number of steps is given."""
     assert Recipe(steps=9, warmup=8).warmup == 8
     with pytest.raises(ValueError, match="warmup must be below steps, 8, got 8"):
         Recipe(steps=8, warmup=8)
 
 
-def test_what_moves_no_number_may_change() -> None:
-    """How often one looks, and how many checkpoints stay, is the user's at any time."""
+def test_fields_without_effect_on_the_results_may_change() -> None:
+    """How often the run evaluates, samples and saves, and what it keeps."""
     free = {field.name for field in dataclasses.fields(Recipe)} - set(kept_fields())
-    often = {"evaluate_every", "checkpoint_every", "sample_every"}
-    assert free == often | {"evaluation_windows", "keep", "sample_tokens"}
+    intervals = {"evaluate_every", "checkpoint_every", "sample_every"}
+    assert free == intervals | {"evaluation_windows", "keep", "sample_tokens"}

@@ -1,4 +1,4 @@
-"""One run at a time in a folder, and in no folder of somebody else's."""
+"""One run at a time locks a folder; other folders are rejected."""
 
 import subprocess
 import sys
@@ -10,15 +10,15 @@ from scratch_gpt.errors import OccupiedError, WriteError
 from scratch_gpt.training.run_folder import lock_folder
 
 
-def test_a_folder_is_made_and_taken_again(tmp_path: Path) -> None:
-    """By one run after the other."""
+def test_a_folder_is_created_and_reopened(tmp_path: Path) -> None:
+    """By successive runs."""
     for _ in range(2):
-        with lock_folder(tmp_path / "a" / "run") as folder:
-            assert folder.path.is_dir()
+        with lock_folder(tmp_path / "a" / "run"):
+            assert (tmp_path / "a" / "run").is_dir()
 
 
-def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
-    """Another process's as well as this one's."""
+def test_two_runs_at_once_are_rejected(tmp_path: Path) -> None:
+    """In this process and in another one."""
     other = "import sys, pathlib\nfrom scratch_gpt.training.run_folder import lock_folder\n"
     other += "with lock_folder(pathlib.Path(sys.argv[1])): pass"
     with lock_folder(tmp_path):
@@ -27,13 +27,13 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
             lock_folder(tmp_path),
         ):
             pytest.fail("two runs own one folder")
-        refused = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", other, tmp_path], capture_output=True, text=True, check=False
         )
-        assert "another run writes into this folder" in refused.stderr
+        assert "another run writes into this folder" in result.stderr
 
 
-def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_rejected(tmp_path: Path) -> None:
     """Nothing is written into it."""
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(OccupiedError, match="no run was started in it"), lock_folder(tmp_path):
@@ -41,8 +41,8 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     assert [tmp_path / "thesis.tex"] == list(tmp_path.iterdir())
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    """Nor is what lies below one."""
+def test_a_file_is_rejected(tmp_path: Path) -> None:
+    """Also a path below a file."""
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(OccupiedError, match="there is a file of that name"), lock_folder(file):

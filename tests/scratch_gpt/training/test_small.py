@@ -1,4 +1,4 @@
-"""The small recipe, as a reader runs it: no other option, and English-looking text from it."""
+"""The small recipe without other options: it learns, and writes English-looking text."""
 
 import json
 import os
@@ -22,7 +22,7 @@ PROMPTS = ("returns the", "if the file is", "this function")
 
 
 def python(*arguments: str | Path) -> str:
-    """Return what a command prints."""
+    """Run a module as a command; return its output."""
     home = str(Path(scratch_gpt.__path__[0]).parent)
     result = subprocess.run(
         [sys.executable, "-m", *arguments],
@@ -37,14 +37,14 @@ def python(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the small recipe's run on the default corpus."""
+    """Return the folder of a run on the default corpus."""
     output = tmp_path_factory.mktemp("small") / "run"
     python("scratch_gpt.train", "--output", output, "--recipe", "small", "--quiet")
     return output
 
 
-def test_it_learns_far_more_than_which_words_are_frequent(trained: Path) -> None:
-    """At the end it loses at most four fifths of what the best guess without context loses."""
+def test_the_loss_is_far_below_the_unigram_loss(trained: Path) -> None:
+    """At the end at most four fifths of it."""
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text("utf-8").splitlines()]
     assert [line["step"] for line in lines] == list(range(1, RECIPES["small"].steps + 1))
     data = TokenData.open(trained / "tokens")
@@ -54,9 +54,10 @@ def test_it_learns_far_more_than_which_words_are_frequent(trained: Path) -> None
     assert lines[-1]["sample"]
 
 
-def test_it_writes_english_looking_text(trained: Path) -> None:
-    """Of the words that `generate` prints, four in five are the corpus', not all of them one."""
-    known = set(re.findall(r"[a-z]+", " ".join(_corpus()).lower()))
+def test_generated_text_looks_english(trained: Path) -> None:
+    """Four of five words are words of the corpus, and there are several different ones."""
+    text = " ".join(corpus.texts(corpus.docstring_documents(), errors="strict"))
+    known = set(re.findall(r"[a-z]+", text.lower()))
     arguments = ("--prompt", PROMPTS[0], "--max-new-tokens", "60", "--temperature", "0.7")
     text = python("scratch_gpt.generate", "--weights", trained / "model", *arguments)
     words = re.findall(r"[a-z]+", text.lower())
@@ -66,28 +67,19 @@ def test_it_writes_english_looking_text(trained: Path) -> None:
 
 
 @pytest.mark.reference
-def test_hugging_face_writes_the_same(trained: Path) -> None:
-    """From the very folder, greedily, id for id; ids and text by its own tokenizer too."""
+def test_hugging_face_generates_the_same(trained: Path) -> None:
+    """From the same folder, greedily; its tokenizer gives the same ids and text."""
     import transformers
 
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(trained / "model").double().eval()
-    their_tokenizer = transformers.AutoTokenizer.from_pretrained(trained / "model")
-    ours = GPT.from_pretrained(trained / "model").double()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(trained / "model").double().eval()
+    reference_tokenizer = transformers.AutoTokenizer.from_pretrained(trained / "model")
+    model = GPT.from_pretrained(trained / "model").double()
     tokenizer = Tokenizer.from_pretrained(trained / "model")
     for prompt in PROMPTS:
         start = tokenizer.encode(prompt)
-        assert start == their_tokenizer.encode(prompt)
+        assert start == reference_tokenizer.encode(prompt)
         token_ids = torch.tensor([start])
-        expected = theirs.generate(token_ids, max_new_tokens=40, do_sample=False)
-        written = ours.generate(token_ids, max_new_tokens=40)
-        assert expected.tolist() == written.tolist()
-        assert tokenizer.decode(written[0].tolist()) == their_tokenizer.decode(written[0])
-
-
-def _corpus() -> list[str]:
-    """Return the default corpus, a text for each module."""
-    texts = []
-    for document in corpus.docstring_documents():
-        with document.opened() as file:
-            texts.append(file.read().decode())
-    return texts
+        expected = reference.generate(token_ids, max_new_tokens=40, do_sample=False)
+        actual = model.generate(token_ids, max_new_tokens=40)
+        assert expected.tolist() == actual.tolist()
+        assert tokenizer.decode(actual[0].tolist()) == reference_tokenizer.decode(actual[0])

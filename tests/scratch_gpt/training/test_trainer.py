@@ -1,25 +1,41 @@
-"""A run's steps, and that nothing but the checkpoint decides what follows it."""
+"""The trainer: steps, gradient accumulation, validation, dtypes, and resuming."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.data import Windows
 from scratch_gpt.errors import CheckpointError, UsageError
 from scratch_gpt.gradient_clipping import GradientError
+from scratch_gpt.loss import next_token_loss
 from scratch_gpt.training import checkpoints, trainer
 from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.recipe import Recipe
-from scratch_gpt.training.trainer import DivergedError, Trainer
+from scratch_gpt.training.trainer import (
+    IGNORED,
+    DivergedError,
+    Trainer,
+    accumulate,
+    complete_recipe,
+    evaluation_mode,
+    replace_ignored,
+    validation_loss,
+)
 
-Started = Callable[..., Trainer]
+Start = Callable[..., Trainer]
+Gradients = dict[str, Tensor]
 
 
 @pytest.fixture(autouse=True)
-def _own_random_numbers() -> None:
-    """Begin each test with random numbers that no run may look at."""
+def _seeded() -> None:
+    """Seed torch's own generator, on which no run may depend."""
     torch.manual_seed(20180611)
 
 
@@ -29,59 +45,59 @@ def losses(run: Trainer, steps: int) -> list[float]:
 
 
 def same_weights(one: Trainer, other: Trainer) -> bool:
-    """Return whether every weight is the same bit for bit."""
+    """Return whether all weights are bitwise the same."""
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
-    return all(torch.equal(mine, its) for mine, its in pairs)
+    return all(torch.equal(expected, actual) for expected, actual in pairs)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_a_checkpoint_is_all_that_a_run_needs(dtype: str, started: Started, tmp_path: Path) -> None:
-    """Losses and weights go on bit for bit, with dropout, whatever else was drawn meanwhile."""
-    whole = started(dtype=dtype)
+def test_a_resumed_run_is_bitwise_the_same(dtype: str, start: Start, tmp_path: Path) -> None:
+    """Losses and weights, with dropout, whatever torch's random state is."""
+    whole = start(dtype=dtype)
     losses(whole, 3)
     checkpoints.write_checkpoint(tmp_path / "step", whole.checkpoint({}))
     expected = losses(whole, 4)
     torch.rand(11)
-    resumed = started(dtype=dtype)
-    resumed.go_on_from(checkpoints.read_checkpoint(tmp_path / "step"))
+    resumed = start(dtype=dtype)
+    resumed.resume(checkpoints.read_checkpoint(tmp_path / "step"))
     assert expected == losses(resumed, 4)
     assert same_weights(whole, resumed)
     assert resumed.best is None
 
 
 @pytest.mark.parametrize("lost", ["step", "windows", "moments"])
-def test_whatever_a_checkpoint_loses_shows(lost: str, started: Started) -> None:
-    """Learning rate and dropout without the step, other data without the windows, other steps."""
-    whole = started()
+def test_every_part_of_a_checkpoint_matters(lost: str, start: Start) -> None:
+    """A wrong step, position in the data or moments change the losses."""
+    whole = start()
     losses(whole, 3)
-    kept = whole.checkpoint({})
-    weights = {name: tensor.clone() for name, tensor in kept.weights.items()}
-    moments = started().checkpoint({}).optimizer if lost == "moments" else kept.optimizer
+    checkpoint = whole.checkpoint({})
+    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    moments = start().checkpoint({}).optimizer if lost == "moments" else checkpoint.optimizer
     changes = {} if lost == "moments" else {lost: 0}
-    damaged = dataclasses.replace(
-        kept,
+    changed = dataclasses.replace(
+        checkpoint,
         weights=weights,
         optimizer=moments,
-        state=dataclasses.replace(kept.state, **changes),
+        state=dataclasses.replace(checkpoint.state, **changes),
     )
-    resumed = started()
-    resumed.go_on_from(damaged)
+    resumed = start()
+    resumed.resume(changed)
     assert losses(whole, 3) != losses(resumed, 3)
 
 
-def test_a_look_at_the_validation_loss_changes_nothing(started: Started) -> None:
-    """It is the same at any time, and the run goes on as it would have."""
-    looked, other = started(), started()
-    first = looked.validate()
-    assert first == looked.validate()
-    assert looked.best == (first, 0)
-    assert losses(looked, 3) == losses(other, 3)
-    assert looked.validate() != first
+def test_validation_does_not_disturb_training(start: Start) -> None:
+    """It is repeatable, and the next losses are the same."""
+    validated, other = start(), start()
+    first = validated.validate()
+    assert first == validated.validate()
+    assert validated.best == (first, 0)
+    assert losses(validated, 3) == losses(other, 3)
+    assert validated.validate() != first
 
 
-def test_it_learns(started: Started) -> None:
-    """The validation loss falls; a worse one is not the best."""
-    run = started(steps=25, dropout=0.0)
+def test_a_run_learns(start: Start) -> None:
+    """The validation loss falls; a higher one is not the best."""
+    run = start(steps=25, dropout=0.0)
     before = run.validate()
     losses(run, 25)
     after = run.validate()
@@ -92,11 +108,11 @@ def test_it_learns(started: Started) -> None:
     assert run.best == (after, 25)
 
 
-def test_micro_batches_change_nothing_but_rounding(
-    started: Started, assert_same: Callable[..., None]
+def test_micro_batch_sizes_agree_up_to_rounding(
+    start: Start, assert_same: Callable[..., None]
 ) -> None:
-    """Of one window each, of an uneven number, and all at once."""
-    runs = [started(dropout=0.0, micro_batch=size) for size in (4, 1, 3)]
+    """One window each, an uneven split, and all at once."""
+    runs = [start(dropout=0.0, micro_batch=size) for size in (4, 1, 3)]
     whole, *others = [torch.tensor(losses(run, 4), dtype=torch.float64) for run in runs]
     for other in others:
         assert_same(whole, other)
@@ -105,59 +121,61 @@ def test_micro_batches_change_nothing_but_rounding(
 @pytest.mark.parametrize(
     "field", ["seed", "dropout", "learning_rate", "weight_decay", "clip_norm", "beta1"]
 )
-def test_every_number_of_the_recipe_counts(field: str, started: Started, recipe: Recipe) -> None:
-    """What a recipe says changes what the run computes."""
+def test_every_field_of_the_recipe_has_an_effect(field: str, start: Start, recipe: Recipe) -> None:
+    """A changed value changes the weights."""
     changed = {field: getattr(recipe, field) + 1 if field == "seed" else 0.03}
-    one, other = started(), started(**changed)
+    one, other = start(), start(**changed)
     losses(one, 4)
     losses(other, 4)
     assert not same_weights(one, other)
 
 
-def test_divergence_is_told_before_anything_is_changed(started: Started) -> None:
-    """With the step, and a way out."""
-    run = started()
+def test_divergence_changes_no_weight(start: Start) -> None:
+    """The error gives the step and a fix."""
+    run = start()
     losses(run, 1)
     run.model.h[0].ln_2.weight.data.fill_(1e308)
     before = [p.clone() for p in run.model.parameters()]
-    with pytest.raises(DivergedError, match="training diverged in step 2") as told:
+    with pytest.raises(DivergedError, match="training diverged in step 2") as caught:
         run.advance()
-    assert "lower --learning-rate or raise --warmup" in told.value.fix
-    assert "--allow-changed learning_rate --allow-changed warmup" in told.value.fix
+    assert "lower --learning-rate or raise --warmup" in caught.value.fix
+    assert "--allow-changed learning_rate --allow-changed warmup" in caught.value.fix
     assert run.step == 1
     assert all(torch.equal(*pair) for pair in zip(before, run.model.parameters(), strict=True))
 
 
-def test_a_missing_gradient_is_no_divergence(
-    started: Started, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_gradient_is_not_divergence(
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is a mistake of this program, which no smaller learning rate mends."""
-    run = started()
+    """It is a bug, which a lower learning rate does not fix."""
+    run = start()
     monkeypatch.setattr(trainer, "accumulate", lambda *_, **__: (1.0, 1))
     with pytest.raises(GradientError, match="has no gradient"):
         run.advance()
 
 
-def test_the_optimizer_of_another_run_is_refused(started: Started) -> None:
-    """Moments of another shape would not be this model's."""
-    kept = started().checkpoint({})
-    strange = {**kept.optimizer, "first_moment.tokens_embed.weight": torch.ones(2)}
+def test_the_optimizer_state_of_another_run_is_rejected(start: Start) -> None:
+    """Its moments have another shape."""
+    checkpoint = start().checkpoint({})
+    other = {**checkpoint.optimizer, "first_moment.tokens_embed.weight": torch.ones(2)}
     with pytest.raises(CheckpointError, match="tokens_embed"):
-        started().go_on_from(dataclasses.replace(kept, optimizer=strange))
+        start().resume(dataclasses.replace(checkpoint, optimizer=other))
 
 
 def test_every_process_needs_a_micro_batch(recipe: Recipe) -> None:
-    """Else it would wait for gradients of its own."""
+    """Two micro-batches are enough for two processes, not for three."""
     trainer.require_work_for_all(recipe, 2)
     with pytest.raises(UsageError, match="a step has 2 micro-batches for 3 processes"):
         trainer.require_work_for_all(recipe, 3)
 
 
-def test_micro_batches_are_dealt_out(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All windows of a step in turn, each with the dropout of its number."""
+def test_processes_take_turns_at_micro_batches(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has the dropout masks of its number in the step."""
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(trainer.reproducibility, "seed_dropout", lambda *at: seen.append(at))
-    run = started(batch=10, micro_batch=2)
+    run = start(batch=10, micro_batch=2)
     whole = run._micro_batches()
     run.group = Group(rank=1, processes=2)
     mine = run._micro_batches()
@@ -165,3 +183,195 @@ def test_micro_batches_are_dealt_out(started: Started, monkeypatch: pytest.Monke
     run.step = 5
     run._seed_dropout(1)
     assert seen == [(0, 5, 3)]
+
+
+@pytest.fixture
+def uneven() -> list[Tensor]:
+    """Return micro-batches of unequal sizes and numbers of targets."""
+    ids = torch.arange(5 * 6).reshape(5, 6) * 7 % 37
+    ids[0, 3:] = IGNORED
+    return [ids[:1], ids[1:3], ids[3:]]
+
+
+@pytest.fixture
+def trained(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> GPT:
+    """Return a float64 model in training mode, without dropout."""
+    no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    return loud(GPT(GPTConfig(**(vars(config) | no_dropout)))).train()
+
+
+def gradients_of(model: GPT) -> Gradients:
+    """Return a model's gradients, and free them."""
+    found = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+@pytest.fixture
+def one_batch(trained: GPT, uneven: list[Tensor]) -> tuple[float, Gradients]:
+    """Return loss and gradients of all micro-batches in one."""
+    joined = torch.cat(uneven)
+    loss = next_token_loss(trained(replace_ignored(joined)), joined)
+    loss.backward()
+    return float(loss.detach()), gradients_of(trained)
+
+
+def test_accumulation_equals_one_batch(
+    trained: GPT,
+    uneven: list[Tensor],
+    one_batch: tuple[float, Gradients],
+    assert_same: Callable[..., None],
+) -> None:
+    """Loss, number of predicted tokens, and every gradient."""
+    loss, tokens = accumulate(trained, uneven, Group())
+    assert tokens == 5 * 5 - 3
+    assert_same(torch.tensor(one_batch[0]).double(), torch.tensor(loss).double())
+    for name, gradient in gradients_of(trained).items():
+        assert_same(one_batch[1][name], gradient)
+
+
+def test_a_mean_of_means_is_detected(
+    trained: GPT,
+    uneven: list[Tensor],
+    one_batch: tuple[float, Gradients],
+    assert_same: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If all micro-batches weigh the same, every gradient differs."""
+    monkeypatch.setattr(trainer, "count_predictions", lambda _ids: 1)
+    accumulate(trained, uneven, Group())
+    for name, gradient in gradients_of(trained).items():
+        with pytest.raises(AssertionError, match="differs by"):
+            assert_same(one_batch[1][name], gradient)
+
+
+def test_the_callback_gets_each_micro_batch(trained: GPT, uneven: list[Tensor]) -> None:
+    """Before its forward, to seed its dropout."""
+    seen: list[int] = []
+    accumulate(trained, uneven, Group(), before=seen.append)
+    assert seen == [0, 1, 2]
+
+
+class SecondOfTwo(Group):
+    """The second of two processes; the first predicted 44 tokens with a loss of 0.25."""
+
+    def __init__(self) -> None:
+        super().__init__(rank=1, processes=2)
+        self.exchanges: list[bool] = []
+
+    def sum(self, numbers: list[float]) -> list[float]:
+        """Add the first process's number."""
+        other = 44.0 if numbers[0] == int(numbers[0]) else 0.25
+        return [numbers[0] + other]
+
+    def exchange_gradients(self, model: nn.Module, *, now: bool) -> Any:  # noqa: ANN401
+        """Record whether gradients are exchanged."""
+        self.exchanges.append(now)
+        return super().exchange_gradients(model, now=now)
+
+
+def test_a_process_weighs_its_tokens_by_those_of_all(
+    trained: GPT,
+    uneven: list[Tensor],
+    one_batch: tuple[float, Gradients],
+    assert_same: Callable[..., None],
+) -> None:
+    """22 of 66 tokens are a third; the exchange averages over two, so the factor is 2 / 3."""
+    group = SecondOfTwo()
+    loss, tokens = accumulate(trained, uneven, group)
+    assert tokens == 22 + 44
+    assert_same(torch.tensor(one_batch[0] / 3 + 0.25).double(), torch.tensor(loss).double())
+    for name, gradient in gradients_of(trained).items():
+        assert_same(one_batch[1][name] / 3 * 2, gradient)
+    assert group.exchanges == [False, False, True]
+
+
+@pytest.fixture
+def with_dropout(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> GPT:
+    """Return a float64 model in training mode, with dropout."""
+    return loud(GPT(config)).train()
+
+
+def test_the_validation_loss_is_one_mean_without_dropout(
+    with_dropout: GPT, assert_same: Callable[..., None]
+) -> None:
+    """For any micro-batches; it changes neither the model's mode nor the random state."""
+    ids = torch.arange(30).reshape(5, 6) * 7 % 37
+    state = torch.get_rng_state()
+    loss = validation_loss(with_dropout, [ids[:1], ids[1:]], Group())
+    assert torch.equal(state, torch.get_rng_state())
+    assert with_dropout.training
+    with torch.no_grad():
+        expected = next_token_loss(with_dropout.eval()(ids), ids)
+    assert_same(expected, torch.tensor(loss, dtype=torch.float64))
+
+
+def test_the_models_mode_is_restored_after_an_error(with_dropout: GPT) -> None:
+    """It is in training mode again."""
+    seen = []
+
+    def fail() -> None:
+        with evaluation_mode(with_dropout):
+            seen.append((with_dropout.training, torch.is_grad_enabled()))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [(False, False)]
+    assert with_dropout.training
+
+
+@pytest.mark.parametrize("backend", ["plain", "tiled", "fused"])
+def test_bfloat16_keeps_weights_and_gradients_in_float32(
+    backend: str,
+    config: GPTConfig,
+    loud: Callable[[nn.Module], nn.Module],
+    token_ids: Tensor,
+) -> None:
+    """The logits are bitwise those of the model in bfloat16."""
+    model = loud(GPT(config, backend=backend)).float().eval()
+    logits = trainer.RoundedWeights(model)(token_ids)
+    logits.float().sum().backward()
+    assert {(p.dtype, p.grad.dtype) for p in model.parameters()} == {(torch.float32,) * 2}
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+    with torch.no_grad():
+        expected = model.bfloat16()(token_ids)
+    assert torch.equal(expected, logits)
+
+
+def test_only_bfloat16_rounds_the_weights(start: Start) -> None:
+    """In the other dtypes the model itself is called."""
+    assert isinstance(start(dtype="bfloat16").callable, trainer.RoundedWeights)
+    for run in (start(dtype="float32"), start(dtype="float64")):
+        assert run.callable is run.model
+
+
+def windows(count: int) -> Windows:
+    """Return this many windows of the paper's length."""
+    return Windows(np.zeros(512 * (count + 1), np.uint16), time=512, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("count", "steps", "warmup"),
+    [(832, 1_300, 130), (12_800, 20_000, 2_000), (64_000, 100_000, 2_000), (1, 2, 0)],
+)
+def test_the_default_warm_up_fits_every_run(count: int, steps: int, warmup: int) -> None:
+    """2,000 steps as in the paper, or a tenth of a shorter run."""
+    recipe = complete_recipe(Recipe(), windows(count))
+    assert (recipe.steps, recipe.warmup) == (steps, warmup)
+
+
+def test_a_given_warm_up_is_kept() -> None:
+    """Also 0."""
+    assert [complete_recipe(Recipe(warmup=n), windows(832)).warmup for n in (0, 7, 1_299)] == [
+        0,
+        7,
+        1_299,
+    ]
+
+
+def test_a_warm_up_as_long_as_the_run_is_rejected() -> None:
+    """The fix names every option that helps."""
+    with pytest.raises(UsageError, match="1300 steps does not fit into the 1300") as caught:
+        complete_recipe(Recipe(warmup=1_300), windows(832))
+    assert all(option in caught.value.fix for option in ("--warmup", "--epochs", "--steps"))

@@ -1,17 +1,16 @@
-"""Runs `python -m scratch_gpt.train` many times over, importing torch once: each run is a fork.
+"""Runs `python -m scratch_gpt.train` many times, each in a fork, so that torch is imported once.
 
 Standard input has one JSON list of phases; standard output gets one of outcomes. A phase:
 
     argv     the command's arguments
     world    number of processes
-    kills    [milliseconds, counted from where] after which one run after the other is killed;
-             from its start, or, where that is true, from when it begins its steps; then one is
-             left alone
-    begun    file that is another one once a run begins its steps
-    signals  [milliseconds, number] of signals sent to a run that is not killed
-    await    path that has to be there before the milliseconds of the first signal begin
-    plant    what goes wrong: {"what": one of `PLANTS`, "step": when, "rank": where, or "all"}
-    die_in   {"call": a function's full name, "after": how many calls of it are let through}
+    kills    list of [milliseconds, whether from the first step]: each starts a run and kills it
+             that long after its start or its first step; the last run is not killed
+    begun    file that a run replaces when it begins its steps
+    signals  [milliseconds, number] of signals to the run that is not killed
+    await    path that must exist before the milliseconds of the first signal begin
+    inject_fault  {"what": one of `FAULTS`, "step": when, "rank": where, or "all"}
+    die_in   {"call": full name of a function, "after": number of calls before the kill}
     limit    largest file in bytes
 """
 
@@ -33,73 +32,73 @@ import torch
 
 from scratch_gpt import train
 from scratch_gpt.training import run as run_module
-from scratch_gpt.training import trainer as step_module
+from scratch_gpt.training import trainer as trainer_module
 from scratch_gpt.training.trainer import Trainer
 
-LONGEST = 240.0
-"""Seconds until a run that does not end is killed."""
+TIMEOUT = 240.0
+"""Seconds after which a run is killed."""
 
 
 def fail() -> None:
-    """Raise what nobody expects."""
-    raise RuntimeError("planted")
+    """Raise an unexpected error."""
+    raise RuntimeError("injected")
 
 
 def poison() -> None:
-    """Make all gradients of the next backward nonsense."""
-    PLANTED[0].model.tokens_embed.weight.data.fill_(float("nan"))
+    """Make all gradients of the next backward NaN."""
+    FAULTY[0].model.tokens_embed.weight.data.fill_(float("nan"))
 
 
-PLANTED: list[Trainer] = []
-PLANTS: dict[str, Callable[[], None]] = {
+FAULTY: list[Trainer] = []
+FAULTS: dict[str, Callable[[], None]] = {
     "raise": fail,
     "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hang": lambda: time.sleep(3_600),
     "poison": poison,
     "hang for 15 s": lambda: time.sleep(15),
-    "mean of means": lambda: setattr(step_module, "predicted", lambda _ids: 1),
+    "mean of means": lambda: setattr(trainer_module, "count_predictions", lambda _ids: 1),
     "terminate": lambda: os.kill(os.getpid(), signal.SIGTERM),
 }
 
 
-def plant(fault: dict[str, Any]) -> None:
-    """Let something go wrong before a step."""
+def inject(fault: dict[str, Any]) -> None:
+    """Inject a fault before a step."""
     advance = Trainer.advance
 
-    def planted(trainer: Trainer) -> Any:  # noqa: ANN401
+    def advance_or_fail(trainer: Trainer) -> Any:  # noqa: ANN401
         is_here = fault.get("rank", 0) in {trainer.group.rank, "all"}
         if is_here and trainer.step == fault["step"]:
-            PLANTED.append(trainer)
-            PLANTS[fault["what"]]()
+            FAULTY.append(trainer)
+            FAULTS[fault["what"]]()
         return advance(trainer)
 
-    Trainer.advance = planted
+    Trainer.advance = advance_or_fail
 
 
 def die_in(call: str, after: int) -> None:
-    """Be killed instead of calling a function once more."""
+    """Kill this process instead of a call of a function."""
     owner, _, name = call.rpartition(".")
     home = pkgutil.resolve_name(owner)
     original, left = getattr(home, name), [after]
 
-    def planted(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def call_or_die(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
         left[0] -= 1
         return original(*args, **kwargs)
 
-    setattr(home, name, planted)
+    setattr(home, name, call_or_die)
 
 
 def free_port() -> str:
-    """Return a port that nobody listened at a moment ago."""
+    """Return a port that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return str(listener.getsockname()[1])
 
 
 def settings(rank: int, world: int, port: str) -> dict[str, str]:
-    """Return what torchrun would set."""
+    """Return the variables that torchrun sets."""
     if world == 1:
         return {}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
@@ -107,11 +106,11 @@ def settings(rank: int, world: int, port: str) -> dict[str, str]:
 
 
 def child(phase: dict[str, Any], rank: int, port: str, errors: int) -> None:
-    """Be the command, and end as it ends."""
+    """Run the command, and exit with its code."""
     os.dup2(errors, 2)
     os.environ |= settings(rank, phase.get("world", 1), port)
     if "inject_fault" in phase:
-        plant(phase["inject_fault"])
+        inject(phase["inject_fault"])
     if "die_in" in phase:
         die_in(**phase["die_in"])
     if "limit" in phase:
@@ -135,7 +134,7 @@ def fork(phase: dict[str, Any], rank: int, port: str, errors: int) -> int:
 
 
 def wait(process: int, seconds: float) -> int | None:
-    """Return how a process ended, negative for a signal; None where it still runs."""
+    """Return a process's exit code, negative for a signal; None if it still runs."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(process, os.WNOHANG)
@@ -146,13 +145,13 @@ def wait(process: int, seconds: float) -> int | None:
 
 
 def end(process: int) -> int:
-    """Kill a process; return how it ended."""
+    """Kill a process; return its exit code."""
     os.kill(process, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def killed(phase: dict[str, Any], errors: int) -> int:
-    """Start and kill runs; return how many were still at work."""
+    """Start and kill runs; return how many of them had not ended before."""
     count = 0
     for milliseconds, from_its_steps in phase.get("kills", ()):
         before = identity(phase["begun"])
@@ -166,7 +165,7 @@ def killed(phase: dict[str, Any], errors: int) -> int:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from the one that had its name before."""
+    """Return what distinguishes a file from an earlier one of the same name."""
     try:
         status = Path(path).stat()
     except FileNotFoundError:
@@ -175,7 +174,7 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def outcome(phase: dict[str, Any]) -> dict[str, Any]:
-    """Run a phase; return exit codes by rank, how many runs were killed, and what was said."""
+    """Run a phase; return exit codes by rank, the number of killed runs, and stderr."""
     with tempfile.TemporaryFile() as errors:
         count = killed(phase, errors.fileno())
         port = free_port()
@@ -185,14 +184,14 @@ def outcome(phase: dict[str, Any]) -> dict[str, Any]:
         for milliseconds, number in phase.get("signals", ()):
             time.sleep(milliseconds / 1_000)
             os.kill(processes[0], number)
-        codes = [wait(process, LONGEST) for process in processes]
+        codes = [wait(process, TIMEOUT) for process in processes]
         codes = [end(p) if c is None else c for p, c in zip(processes, codes, strict=True)]
         errors.seek(0)
-        return {"codes": codes, "killed": count, "said": errors.read().decode()}
+        return {"codes": codes, "killed": count, "stderr": errors.read().decode()}
 
 
 if __name__ == "__main__":
-    assert run_module, matplotlib.figure  # torch and matplotlib are there before the first fork
+    assert run_module, matplotlib.figure  # torch and matplotlib are imported before the first fork
     torch.set_num_threads(1)
     phases = json.loads(sys.stdin.read())
     Path("/dev/stdout").write_text(json.dumps([outcome(phase) for phase in phases]), "utf-8")
