@@ -42,7 +42,7 @@ def open_plain(path: Path) -> Iterator[tuple[IO[bytes], int]]:
     """Open a regular file for reading; give it, unbuffered, and its size in bytes.
 
     Raises:
-        RefusedError: There is none, or it is a folder, a pipe or a device.
+        RejectedError: There is none, or it is a folder, a pipe or a device.
         UnavailableError: It may not be read, or reading failed.
     """
     try:
@@ -63,7 +63,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """Return the bytes of a file that is to be small.
 
     Raises:
-        RefusedError: It holds more than `limit` bytes, or `opened` refuses it.
+        RejectedError: It holds more than `limit` bytes, or `opened` refuses it.
         UnavailableError: It cannot be read.
     """
     with open_plain(path) as (file, size):
@@ -89,7 +89,7 @@ def digest_path(path: Path) -> DigestedFile:
     """Return the digests of a file of any size, read piece by piece.
 
     Raises:
-        RefusedError: There is no such regular file, or it changed while it was read.
+        RejectedError: There is no such regular file, or it changed while it was read.
         UnavailableError: It cannot be read.
     """
     with open_plain(path) as (file, size):

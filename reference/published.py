@@ -350,7 +350,7 @@ def published() -> Goldens:
     """Return every published golden of the released openai-gpt weights.
 
     Raises:
-        RefusedError: A file is not well formed; file and row are named.
+        RejectedError: A file is not well formed; file and row are named.
     """
     folder = resources.files("reference").joinpath("goldens")
     rows = [
@@ -367,7 +367,7 @@ def parse(text: str, *, where: str) -> list[Golden]:
         where: The file's name, for errors.
 
     Raises:
-        RefusedError: It is not well formed; the row is named.
+        RejectedError: It is not well formed; the row is named.
     """
     try:
         document = json.loads(text, parse_constant=_no_number)
@@ -448,7 +448,7 @@ def _distinct(rows: Iterable[Golden]) -> tuple[Golden, ...]:
     """Return the rows; two with one key would be one in a report.
 
     Raises:
-        RefusedError: Two have the same key.
+        RejectedError: Two have the same key.
     """
     by_key: dict[str, Golden] = {}
     for row in rows:

@@ -65,7 +65,7 @@ def find_cached(repository: str) -> FetchedFolder | None:
     """Return a repository's files, if the cache has them whole.
 
     Raises:
-        RefusedError: It has them, damaged.
+        RejectedError: It has them, damaged.
     """
     try:
         return hub.fetch(repository, offline=True)

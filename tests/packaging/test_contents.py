@@ -15,7 +15,9 @@ DATA = {
     "reference/surrogate_digests.json",
     *(
         f"reference/goldens/{name}.json"
-        for name in ("files", "generation", "losses", "matrices", "word_probabilities")
+        for name in (
+            *("files", "generation", "losses", "matrices", "token_ids", "word_probabilities"),
+        )
     ),
     "reference/goldens/LICENSE-Apache-2.0.txt",
 }
