@@ -19,7 +19,8 @@ from parity.core.results import Mode, Report
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.tolerances import FAULT_MARGIN, Bounds
 from parity.errors import ExitCode
-from parity.faults.backward import BACKWARD_FAULTS, expected_at, grafted, inject
+from parity.faults.backward import BACKWARD_FAULTS, grafted, inject
+from parity.faults.registry import expected_at
 from scratch_gpt import GPT
 
 LAYERS = 12
@@ -116,7 +117,7 @@ def test_full_size_fault_is_named(fault: str) -> None:
 @pytest.mark.parametrize("name", ["doubled", "transpose-missing"])
 def test_a_fault_at_a_tap_that_is_not_formed_is_refused(name: str, ours: GPT) -> None:
     """Instead of a model that passes as if it had a fault."""
-    with pytest.raises(ValueError, match=f"{name} is planted at .* does not form"):
+    with pytest.raises(ValueError, match=f"{name} is injected at .* does not form"):
         inject(ours.with_backend("fused"), name, 3)
 
 
