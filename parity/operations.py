@@ -160,7 +160,7 @@ def _linear_of(kind: str, layer: str) -> Operation:
 
 def _scores(op: Op) -> Tensor:
     query = op.input("attn.query")
-    return (query * query.shape[-1] ** -0.5) @ op.input("attn.key").transpose(-2, -1)
+    return (query * (1.0 / math.sqrt(query.shape[-1]))) @ op.input("attn.key").transpose(-2, -1)
 
 
 def _weights(op: Op) -> Tensor:

@@ -23,8 +23,10 @@ from parity.core.inputs import Inputs
 from parity.core.results import Report
 from parity.core.runners import build_candidate, build_huggingface, build_ours
 from parity.errors import UsageError
-from parity.faults import backward as backward_faults
-from parity.faults import forward
+from parity.faults import backward, forward
+from parity.faults.backward import BackwardFault
+from parity.faults.forward import ForwardFault
+from parity.faults.registry import parse
 from parity.options import recorded_options
 from parity.session import Options, report_identity
 from reference import published
@@ -83,7 +85,7 @@ def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> di
     if options.candidate is not None:
         if options.inject_fault is not None:
             raise UsageError(
-                "a fault is planted into our model, not into a candidate",
+                "a fault is injected into our model, not into a candidate",
                 where="--inject-fault with --candidate",
                 fix="give one of the two",
             )
@@ -91,39 +93,21 @@ def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> di
     right = build_ours(weights)
     if options.inject_fault is None:
         return {path: right.with_backend(path) for path in wanted}
-    name, block = _fault(options, weights.config["n_layer"])
+    kinds = [ForwardFault, BackwardFault] if options.verb == "gradients" else [ForwardFault]
+    fault, block = parse(options.inject_fault, kinds, n_layer=weights.config["n_layer"])
     if "compiled" in wanted:
         raise UsageError(
-            "no fault can be planted into a compiled block",
+            "no fault can be injected into a compiled block",
             where="--inject-fault with --backend compiled",
-            fix="use another path",
+            fix="use another backend",
         )
-    table = forward if name in forward.FORWARD_FAULTS else backward_faults
+    inject = forward.inject if isinstance(fault, ForwardFault) else backward.inject
     try:
-        return {path: table.inject(right.with_backend(path), name, block) for path in wanted}
+        return {path: inject(right.with_backend(path), fault.name, block) for path in wanted}
     except ValueError as error:
         raise UsageError(
             str(error), where="--inject-fault with --backend", fix="use --backend plain"
         ) from error
-
-
-def _fault(options: Options, n_layer: int) -> tuple[str, int]:
-    """Return name and block of `NAME` or `NAME@BLOCK`; the block in the middle by default."""
-    name, _, block = str(options.inject_fault).partition("@")
-    plantable = {key: fault.what for key, fault in forward.FORWARD_FAULTS.items()}
-    if options.verb == "gradients":
-        plantable |= {key: fault.what for key, fault in backward_faults.BACKWARD_FAULTS.items()}
-    if name not in plantable:
-        known = "; ".join(f"{key} ({what})" for key, what in plantable.items())
-        raise UsageError(f"no fault is called {name!r}", where="--inject-fault", fix=f"use {known}")
-    chosen = int(block) if block.isdecimal() else n_layer // 2
-    if (block and not block.isdecimal()) or chosen >= n_layer:
-        raise UsageError(
-            f"there is no block {block!r}",
-            where="--inject-fault",
-            fix=f"use a block from 0 to {n_layer - 1}",
-        )
-    return name, chosen
 
 
 def layerwise(options: Options, progress: Progress) -> Report:

@@ -1,4 +1,8 @@
-"""How each fault of a generator is planted: of the right function, the faulty one."""
+"""Faults of generation: of one right function, a faulty one that takes its place.
+
+Generators really have them. `inject` exchanges the function of a module or class for as long as a
+context lasts.
+"""
 
 import contextlib
 import dataclasses
@@ -10,6 +14,7 @@ import torch
 from torch import Tensor
 
 from parity.checks.generation import continuations
+from parity.faults.registry import Fault, fault, faults_of
 from scratch_gpt.generation import beam_search, sampling
 from scratch_gpt.generation.beam_search import Candidate, Hypotheses, Settings
 from scratch_gpt.generation.decoder import Decoder
@@ -19,8 +24,31 @@ from scratch_gpt.kv_cache import KVCache
 Function = Callable[..., Any]
 
 
-def newest_unseen(right: Function) -> Function:
-    """Return what a step attends to without the newest key and value."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationFault(Fault):
+    """A fault of generation; `code` returns the faulty function, given the right one.
+
+    `at` is the row of the report that must fail first.
+
+    Attributes:
+        owner: The module or class that has the function.
+        function: Its name.
+    """
+
+    owner: Any
+    function: str
+
+
+@fault(
+    "newest-key-unseen",
+    "a token after the prompt does not attend to itself",
+    at="greedy.0.logits",
+    cause="attention over cache[:length] before the new key is counted",
+    kind=GenerationFault,
+    owner=KVCache,
+    function="views",
+)
+def _(right: Function) -> Function:
 
     def views(cache: KVCache, seen: int) -> tuple[Any, Any, Any]:
         places, keys, values = right(cache, seen)
@@ -31,9 +59,9 @@ def newest_unseen(right: Function) -> Function:
 
 
 def after_a_step(spoil: Callable[[KVCache, int], None]) -> Callable[[Function], Function]:
-    """Return what plants a step that spoils the cache when it is done, given the newest place."""
+    """Return a fault: after each step `spoil(cache, newest)` changes the cache."""
 
-    def planted(right: Function) -> Function:
+    def faulty(right: Function) -> Function:
         def step(decoder: Decoder, token_ids: Tensor) -> object:
             logits = right(decoder, token_ids)
             spoil(decoder.cache, decoder.cache.length - 1)
@@ -41,26 +69,61 @@ def after_a_step(spoil: Callable[[KVCache, int], None]) -> Callable[[Function], 
 
         return step
 
-    return planted
+    return faulty
 
 
-def first_overwritten(cache: KVCache, newest: int) -> None:
-    """Write the newest key where the first one is, too."""
+@fault(
+    "key-overwritten",
+    "a token after the prompt is written over the first",
+    at="greedy.0.logits",
+    cause="a write index that is not advanced, or wraps round",
+    kind=GenerationFault,
+    owner=Decoder,
+    function="step",
+)
+@after_a_step
+def _(cache: KVCache, newest: int) -> None:
     cache.keys[..., 0, :] = cache.keys[..., newest, :]
 
 
-def value_before(cache: KVCache, newest: int) -> None:
-    """Keep, for a new token, the value of the one before it."""
+@fault(
+    "value-of-the-last",
+    "a token after the prompt keeps the value of the one before",
+    at="greedy.0.logits",
+    cause="values written one step late",
+    kind=GenerationFault,
+    owner=Decoder,
+    function="step",
+)
+@after_a_step
+def _(cache: KVCache, newest: int) -> None:
     cache.values[..., newest, :] = cache.values[..., newest - 1, :]
 
 
-def in_half(cache: KVCache, newest: int) -> None:
-    """Round the newest key to bfloat16."""
+@fault(
+    "cache-in-half",
+    "keys are kept in bfloat16",
+    at="greedy.0.logits",
+    cause="a cache allocated in another dtype than the model's",
+    kind=GenerationFault,
+    owner=Decoder,
+    function="step",
+)
+@after_a_step
+def _(cache: KVCache, newest: int) -> None:
     cache.keys[..., newest, :] = cache.keys[..., newest, :].bfloat16().to(cache.keys.dtype)
 
 
-def positions_stuck(_right: Function) -> Function:
-    """Give each new token the position of the one before."""
+@fault(
+    "positions-stuck",
+    "a token after the prompt has the position of the one before",
+    at="greedy.0.logits",
+    cause="position = length - 1 for the new token's position",
+    kind=GenerationFault,
+    owner=Decoder,
+    function="step",
+)
+def _(_right: Function) -> Function:
 
     def step(decoder: Decoder, token_ids: Tensor) -> Tensor:
         positions = torch.full((1, 1), decoder.cache.length - 1)
@@ -71,8 +134,16 @@ def positions_stuck(_right: Function) -> Function:
     return step
 
 
-def one_left(_right: Function) -> Function:
-    """Leave one token where all should go."""
+@fault(
+    "cache-stale",
+    "a token of the last prompt is still there when the next one comes",
+    at="greedy.1.logits",
+    cause="the cache's length not reset to 0 between prompts",
+    kind=GenerationFault,
+    owner=KVCache,
+    function="clear",
+)
+def _(_right: Function) -> Function:
 
     def clear(cache: KVCache) -> None:
         cache.length = min(cache.length, 1)
@@ -80,13 +151,29 @@ def one_left(_right: Function) -> Function:
     return clear
 
 
-def not_reordered(_right: Function) -> Function:
-    """Leave every row where it is."""
+@fault(
+    "beams-not-reordered",
+    "the cache stays where it was when beams change places",
+    at="beams.plain.texts",
+    cause="no index_select of the cache by the beams' parents",
+    kind=GenerationFault,
+    owner=KVCache,
+    function="reorder",
+)
+def _(_right: Function) -> Function:
     return lambda _cache, _rows: None
 
 
-def keys_reordered(_right: Function) -> Function:
-    """Let the keys follow, and the values not."""
+@fault(
+    "values-not-reordered",
+    "only the keys follow when beams change places",
+    at="beams.plain.texts",
+    cause="index_select of the keys alone",
+    kind=GenerationFault,
+    owner=KVCache,
+    function="reorder",
+)
+def _(_right: Function) -> Function:
 
     def reorder(cache: KVCache, rows: Tensor) -> None:
         cache.keys.copy_(cache.keys[:, rows].clone())
@@ -94,8 +181,16 @@ def keys_reordered(_right: Function) -> Function:
     return reorder
 
 
-def penalty_divides(_right: Function) -> Function:
-    """Divide whatever the sign."""
+@fault(
+    "penalty-divides",
+    "the repetition penalty divides logits below 0 too, and so rewards",
+    at="rules.repetition_penalty",
+    cause="logits / penalty whatever their sign",
+    kind=GenerationFault,
+    owner=sampling,
+    function="penalize_repetition",
+)
+def _(_right: Function) -> Function:
 
     def penalised(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
         return logits.scatter(-1, token_ids, logits.gather(-1, token_ids) / penalty)
@@ -103,8 +198,16 @@ def penalty_divides(_right: Function) -> Function:
     return penalised
 
 
-def penalty_for_each(right: Function) -> Function:
-    """Apply the penalty once for each time that a token is there."""
+@fault(
+    "penalty-for-each",
+    "the repetition penalty counts how often a token is there",
+    at="rules.repetition_penalty",
+    cause="the penalty applied in a loop over all tokens, not over a set",
+    kind=GenerationFault,
+    owner=sampling,
+    function="penalize_repetition",
+)
+def _(right: Function) -> Function:
 
     def penalised(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
         for column in token_ids.T:
@@ -114,13 +217,29 @@ def penalty_for_each(right: Function) -> Function:
     return penalised
 
 
-def n_gram_longer(right: Function) -> Function:
-    """Look for n-grams of one token more."""
+@fault(
+    "n-gram-longer",
+    "n-grams of one token more are excluded",
+    at="rules.no_repeat_1_gram",
+    cause="ngrams of size + 1",
+    kind=GenerationFault,
+    owner=sampling,
+    function="forbid_repeated_ngrams",
+)
+def _(right: Function) -> Function:
     return lambda logits, token_ids, size: right(logits, token_ids, size + 1)
 
 
-def n_gram_without_last(_right: Function) -> Function:
-    """Look at all windows but the last, as if the newest token were no part of the text."""
+@fault(
+    "n-gram-misses-the-last",
+    "the last n-gram of the text is not looked at",
+    at="rules.no_repeat_1_gram",
+    cause="range(len(ids) - size) for range(len(ids) - size + 1)",
+    kind=GenerationFault,
+    owner=sampling,
+    function="forbid_repeated_ngrams",
+)
+def _(_right: Function) -> Function:
 
     def without_repeats(logits: Tensor, token_ids: Tensor, size: int) -> Tensor:
         result = logits.clone()
@@ -134,23 +253,55 @@ def n_gram_without_last(_right: Function) -> Function:
     return without_repeats
 
 
-def temperature_twice(right: Function) -> Function:
-    """Divide, and divide again."""
+@fault(
+    "temperature-twice",
+    "the temperature is applied twice",
+    at="rules.temperature_low",
+    cause="the temperature applied by the model and by the sampler",
+    kind=GenerationFault,
+    owner=sampling,
+    function="apply_temperature",
+)
+def _(right: Function) -> Function:
     return lambda logits, temperature: right(right(logits, temperature), temperature)
 
 
-def multiplied(_right: Function) -> Function:
-    """Multiply by what divides."""
+@fault(
+    "temperature-multiplies",
+    "the temperature multiplies",
+    at="rules.temperature_low",
+    cause="logits * temperature",
+    kind=GenerationFault,
+    owner=sampling,
+    function="apply_temperature",
+)
+def _(_right: Function) -> Function:
     return lambda logits, temperature: logits * temperature
 
 
-def one_more(right: Function) -> Function:
-    """Keep one token more."""
+@fault(
+    "top-k-one-more",
+    "one token more is left",
+    at="rules.top_k_1",
+    cause="sorted logits compared with the entry at k, not k - 1",
+    kind=GenerationFault,
+    owner=sampling,
+    function="keep_top_k",
+)
+def _(right: Function) -> Function:
     return lambda logits, k: right(logits, min(k + 1, logits.shape[-1]))
 
 
-def ties_cut(_right: Function) -> Function:
-    """Keep exactly `k`, whichever of those that are equal."""
+@fault(
+    "top-k-cuts-ties",
+    "of equal logits at the end only some are left",
+    at="rules.top_k_tied",
+    cause="a scatter of topk's indices for a comparison with the k-th logit",
+    kind=GenerationFault,
+    owner=sampling,
+    function="keep_top_k",
+)
+def _(_right: Function) -> Function:
 
     def only_top_k(logits: Tensor, k: int) -> Tensor:
         kept = logits.topk(k).indices
@@ -159,8 +310,16 @@ def ties_cut(_right: Function) -> Function:
     return only_top_k
 
 
-def crossing_excluded(_right: Function) -> Function:
-    """Keep only tokens whose sum, from the likeliest down, does not exceed `p`; one at least."""
+@fault(
+    "top-p-stops-short",
+    "the token that crosses is excluded",
+    at="rules.top_p",
+    cause="cumsum > p without shifting by one",
+    kind=GenerationFault,
+    owner=sampling,
+    function="keep_top_p",
+)
+def _(_right: Function) -> Function:
 
     def only_top_p(logits: Tensor, p: float) -> Tensor:
         descending, ids = logits.sort(descending=True, stable=True)
@@ -171,8 +330,16 @@ def crossing_excluded(_right: Function) -> Function:
     return only_top_p
 
 
-def second_likeliest(right: Function) -> Function:
-    """Take the second-likeliest token where none is drawn."""
+@fault(
+    "second-likeliest",
+    "the second-likeliest token is taken",
+    at="greedy.0.ids",
+    cause="an index off by one in the sorted logits",
+    kind=GenerationFault,
+    owner=continuations,
+    function="choose",
+)
+def _(right: Function) -> Function:
 
     def choose(logits: Tensor, rules: Rules, draws: object = None) -> object:
         return right(logits, rules, draws) if rules.sampled else logits.topk(2).indices[:, 1]
@@ -180,13 +347,29 @@ def second_likeliest(right: Function) -> Function:
     return choose
 
 
-def not_drawn(_right: Function) -> Function:
-    """Take the likeliest token, whatever was drawn."""
+@fault(
+    "not-drawn",
+    "the likeliest token is taken where one is to be drawn",
+    at="sampled.0.ids",
+    cause="do_sample ignored",
+    kind=GenerationFault,
+    owner=continuations,
+    function="choose",
+)
+def _(_right: Function) -> Function:
     return lambda logits, _rules, _draws=None: logits.argmax(-1)
 
 
-def all_alive(right: Function) -> Function:
-    """Begin with as many copies of the prompt as there are beams."""
+@fault(
+    "beams-all-alike",
+    "a search begins with the prompt in every beam",
+    at="beams.plain.texts",
+    cause="beams that begin equal, without -inf for all but the first",
+    kind=GenerationFault,
+    owner=Hypotheses,
+    function="__init__",
+)
+def _(right: Function) -> Function:
 
     def begin(prompt: Hypotheses, settings: Settings) -> None:
         right(prompt, settings)
@@ -196,234 +379,89 @@ def all_alive(right: Function) -> Function:
 
 
 def with_settings(changed: Callable[[Settings], dict[str, Any]]) -> Callable[[Function], Function]:
-    """Return what plants a search that takes other settings than it is given."""
+    """Return a fault: a search with other settings than it is given."""
 
-    def planted(right: Function) -> Function:
+    def faulty(right: Function) -> Function:
         def search(decoder: object, token_ids: Tensor, settings: Settings, *rest: object) -> object:
             other = dataclasses.replace(settings, **changed(settings))
             return right(decoder, token_ids, other, *rest)
 
         return search
 
-    return planted
+    return faulty
 
 
-def unchanged(_right: Function) -> Function:
-    """Return logits as they are."""
+@fault(
+    "beams-of-logits",
+    "beams add up logits, not log-probabilities",
+    at="beams.plain.texts",
+    cause="log_softmax left out before scores are added",
+    kind=GenerationFault,
+    owner=beam_search,
+    function="log_softmax",
+)
+def _(_right: Function) -> Function:
     return lambda logits: logits
 
 
-# Faults that generators really have, planted into ours from outside, one function at a time.
-#
-# A row names a fault, the function that has it, and the row of a report at which it must be seen
-# first. What a faulty function is like stands in `parity.faults.generation`.
+fault(
+    "length-penalty-reversed",
+    "the length penalty has the wrong sign",
+    at="beams.plain.scores",
+    cause="score * length ** penalty for score / length ** penalty",
+    kind=GenerationFault,
+    owner=beam_search,
+    function="search",
+)(with_settings(lambda s: {"length_penalty": -s.length_penalty}))
 
 
-@dataclasses.dataclass(frozen=True)
-class GenerationFault:
-    """One fault.
+fault(
+    "length-penalty-missing",
+    "the score is the mere sum",
+    at="beams.plain.scores",
+    cause="length_penalty not passed on",
+    kind=GenerationFault,
+    owner=beam_search,
+    function="search",
+)(with_settings(lambda _: {"length_penalty": 0.0}))
 
-    Attributes:
-        what: What is wrong, in words.
-        owner: The module or class whose function is exchanged.
-        name: That function.
-        faulty: Of the right function, the faulty one.
-        row: The comparison at which it is seen first.
-    """
 
-    what: str
-    owner: Any
-    name: str
-    faulty: Callable[[Callable[..., Any]], Callable[..., Any]]
-    row: str
+fault(
+    "end-ignored",
+    "no token ends a text",
+    at="beams.ends.texts",
+    cause="eos_token_id not passed on",
+    kind=GenerationFault,
+    owner=beam_search,
+    function="search",
+)(with_settings(lambda _: {"end_id": None}))
+
+
+fault(
+    "stops-too-soon",
+    "a prompt is done with its first finished texts, whatever still runs",
+    at="beams.ends.texts",
+    cause="early_stopping=True for False",
+    kind=GenerationFault,
+    owner=beam_search,
+    function="search",
+)(with_settings(lambda _: {"early_stopping": True}))
+
+
+GENERATION_FAULTS = faults_of(GenerationFault)
+"""Every fault of generation by name."""
 
 
 @contextlib.contextmanager
 def inject(name: str | None) -> Iterator[None]:
-    """Exchange a function for its faulty twin as long as this lasts; None plants nothing."""
+    """Exchange the function of a fault for the faulty one within the context; None does nothing."""
     if name is None:
         yield
         return
-    fault = GENERATION_FAULTS[name]
-    right = getattr(fault.owner, fault.name)
-    setattr(fault.owner, fault.name, fault.faulty(right))
+    chosen = GENERATION_FAULTS[name]
+    right = getattr(chosen.owner, chosen.function)
+    setattr(chosen.owner, chosen.function, chosen.code(right))
     try:
         yield
     finally:
-        setattr(fault.owner, fault.name, right)
-
-
-GENERATION_FAULTS: dict[str, GenerationFault] = {
-    "newest-key-unseen": GenerationFault(
-        "a token after the prompt does not attend to itself",
-        KVCache,
-        "views",
-        newest_unseen,
-        "greedy.0.logits",
-    ),
-    "key-overwritten": GenerationFault(
-        "a token after the prompt is written over the first",
-        Decoder,
-        "step",
-        after_a_step(first_overwritten),
-        "greedy.0.logits",
-    ),
-    "value-of-the-last": GenerationFault(
-        "a token after the prompt keeps the value of the one before",
-        Decoder,
-        "step",
-        after_a_step(value_before),
-        "greedy.0.logits",
-    ),
-    "cache-in-half": GenerationFault(
-        "keys are kept in bfloat16",
-        Decoder,
-        "step",
-        after_a_step(in_half),
-        "greedy.0.logits",
-    ),
-    "positions-stuck": GenerationFault(
-        "a token after the prompt has the position of the one before",
-        Decoder,
-        "step",
-        positions_stuck,
-        "greedy.0.logits",
-    ),
-    "cache-stale": GenerationFault(
-        "a token of the last prompt is still there when the next one comes",
-        KVCache,
-        "clear",
-        one_left,
-        "greedy.1.logits",
-    ),
-    "beams-not-reordered": GenerationFault(
-        "the cache stays where it was when beams change places",
-        KVCache,
-        "reorder",
-        not_reordered,
-        "beams.plain.texts",
-    ),
-    "values-not-reordered": GenerationFault(
-        "only the keys follow when beams change places",
-        KVCache,
-        "reorder",
-        keys_reordered,
-        "beams.plain.texts",
-    ),
-    "penalty-divides": GenerationFault(
-        "the repetition penalty divides logits below 0 too, and so rewards",
-        sampling,
-        "penalize_repetition",
-        penalty_divides,
-        "rules.repetition_penalty",
-    ),
-    "penalty-for-each": GenerationFault(
-        "the repetition penalty counts how often a token is there",
-        sampling,
-        "penalize_repetition",
-        penalty_for_each,
-        "rules.repetition_penalty",
-    ),
-    "n-gram-longer": GenerationFault(
-        "n-grams of one token more are excluded",
-        sampling,
-        "forbid_repeated_ngrams",
-        n_gram_longer,
-        "rules.no_repeat_1_gram",
-    ),
-    "n-gram-misses-the-last": GenerationFault(
-        "the last n-gram of the text is not looked at",
-        sampling,
-        "forbid_repeated_ngrams",
-        n_gram_without_last,
-        "rules.no_repeat_1_gram",
-    ),
-    "temperature-twice": GenerationFault(
-        "the temperature is applied twice",
-        sampling,
-        "apply_temperature",
-        temperature_twice,
-        "rules.temperature_low",
-    ),
-    "temperature-multiplies": GenerationFault(
-        "the temperature multiplies",
-        sampling,
-        "apply_temperature",
-        multiplied,
-        "rules.temperature_low",
-    ),
-    "top-k-one-more": GenerationFault(
-        "one token more is left", sampling, "keep_top_k", one_more, "rules.top_k_1"
-    ),
-    "top-k-cuts-ties": GenerationFault(
-        "of equal logits at the end only some are left",
-        sampling,
-        "keep_top_k",
-        ties_cut,
-        "rules.top_k_tied",
-    ),
-    "top-p-stops-short": GenerationFault(
-        "the token that crosses is excluded",
-        sampling,
-        "keep_top_p",
-        crossing_excluded,
-        "rules.top_p",
-    ),
-    "second-likeliest": GenerationFault(
-        "the second-likeliest token is taken",
-        continuations,
-        "choose",
-        second_likeliest,
-        "greedy.0.ids",
-    ),
-    "not-drawn": GenerationFault(
-        "the likeliest token is taken where one is to be drawn",
-        continuations,
-        "choose",
-        not_drawn,
-        "sampled.0.ids",
-    ),
-    "beams-all-alike": GenerationFault(
-        "a search begins with the prompt in every beam",
-        Hypotheses,
-        "__init__",
-        all_alive,
-        "beams.plain.texts",
-    ),
-    "length-penalty-reversed": GenerationFault(
-        "the length penalty has the wrong sign",
-        beam_search,
-        "search",
-        with_settings(lambda s: {"length_penalty": -s.length_penalty}),
-        "beams.plain.scores",
-    ),
-    "length-penalty-missing": GenerationFault(
-        "the score is the mere sum",
-        beam_search,
-        "search",
-        with_settings(lambda _: {"length_penalty": 0.0}),
-        "beams.plain.scores",
-    ),
-    "end-ignored": GenerationFault(
-        "no token ends a text",
-        beam_search,
-        "search",
-        with_settings(lambda _: {"end_id": None}),
-        "beams.ends.texts",
-    ),
-    "beams-of-logits": GenerationFault(
-        "beams add up logits, not log-probabilities",
-        beam_search,
-        "log_softmax",
-        unchanged,
-        "beams.plain.texts",
-    ),
-    "stops-too-soon": GenerationFault(
-        "a prompt is done with its first finished texts, whatever still runs",
-        beam_search,
-        "search",
-        with_settings(lambda _: {"early_stopping": True}),
-        "beams.ends.texts",
-    ),
-}
-"""Every fault by name."""
+        setattr(chosen.owner, chosen.function, right)

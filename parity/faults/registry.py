@@ -28,7 +28,7 @@ class Fault:
     cause: str
     code: Any
 
-    def first_seen(self, block: int, backend: str, *, n_layer: int, form: str) -> str:  # noqa: ARG002 - kinds use them
+    def first_seen(self, block: int, backend: str, *, n_layer: int, form: str) -> str:  # noqa: ARG002
         """Return where a check must see the fault first."""
         return self.at.format(i=block)
 

@@ -1,7 +1,7 @@
-"""How faults are planted into a right tokenizer: into its words, or into the merging of one.
+"""Faults of a tokenizer: wrong words of a text, or wrong merging of a word.
 
-Nothing in `scratch_gpt` is changed: what is planted stands around a right splitting, or is built
-from a right vocabulary.
+Nothing in `scratch_gpt` changes: a wrong splitting wraps the right one, and wrong merging is built
+from the right vocabulary.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from parity.checks.tokens.sides import CandidateTokenizer
+from parity.faults.registry import Fault, fault, faults_of
 from scratch_gpt.tokenizer.bpe import END, BytePairs
 from scratch_gpt.tokenizer.original import OriginalPretokenizer
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, Word
@@ -18,22 +19,45 @@ from scratch_gpt.tokenizer.unicode import Ranges, character_classes
 from scratch_gpt.tokenizer.vocabulary import Vocabulary
 
 Merged = Callable[[str], list[int]]
-"""Gives the ids of a word's tokens."""
+"""Returns the ids of a word's tokens."""
+Rewrite = Callable[[list[Word], str], list[Word]]
+"""Returns wrong words, given the right ones and the text that their places refer to."""
+
+HUGGINGFACE, ORIGINAL = ("huggingface",), ("original",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerFault(Fault):
+    """A fault of a tokenizer; `at` is the step that the check must name.
+
+    `code` returns a wrong splitting, given the right one; or, where `merging` is true, wrong
+    merging, given the vocabulary.
+
+    Attributes:
+        of: The pretokenizers into which it can be injected.
+        merging: Whether merging is wrong, and not the splitting into words.
+    """
+
+    of: tuple[str, ...] = (*HUGGINGFACE, *ORIGINAL)
+    merging: bool = False
+
+
+# Wrong words.
 
 
 class Rewritten:
-    """A splitting whose words are made into others.
+    """A pretokenizer whose words are changed afterwards.
 
     Args:
-        right: The right splitting.
-        rewrite: Makes words from right ones and the text that their places are in.
-        keeps_unknown: Other than the right splitting's, where given.
+        right: The right pretokenizer.
+        rewrite: Changes its words.
+        keeps_unknown: Replaces the attribute of the right pretokenizer, if given.
     """
 
     def __init__(
         self,
         right: Pretokenizer,
-        rewrite: Callable[[list[Word], str], list[Word]],
+        rewrite: Rewrite,
         *,
         keeps_unknown: bool | None = None,
     ) -> None:
@@ -50,67 +74,39 @@ class Rewritten:
         return self._rewrite(self._right.located(text), base)
 
 
-def with_source(changed: Callable[[str, str], str]) -> Callable[[list[Word], str], list[Word]]:
-    """Return what makes each letter of a word another, given it and the character it is from."""
+def rewritten(
+    rewrite: Rewrite, *, keeps_unknown: bool | None = None
+) -> Callable[[Pretokenizer], Pretokenizer]:
+    """Return a fault: a pretokenizer whose words are changed afterwards."""
+    return lambda right: Rewritten(right, rewrite, keeps_unknown=keeps_unknown)
+
+
+def respelled(changed: Callable[[str, str], str]) -> Callable[[Pretokenizer], Pretokenizer]:
+    """Return a fault: each letter becomes `changed(letter, source)`, `source` being the text's."""
 
     def rewrite(words: list[Word], base: str) -> list[Word]:
-        return [_respelled(word, base, changed) for word in words]
+        return [
+            Word(
+                "".join(changed(c, base[start]) for c, start in zip(w.text, w.starts, strict=True)),
+                w.starts,
+                w.ends,
+            )
+            for w in words
+        ]
 
-    return rewrite
-
-
-def _respelled(word: Word, base: str, changed: Callable[[str, str], str]) -> Word:
-    letters = [
-        changed(letter, base[start]) for letter, start in zip(word.text, word.starts, strict=True)
-    ]
-    return Word("".join(letters), word.starts, word.ends)
-
-
-def cased(letter: str, source: str) -> str:
-    """Return the letter as it was before it became lower case."""
-    return source if source != letter and source.lower() == letter else letter
+    return rewritten(rewrite)
 
 
-def accented(letter: str, source: str) -> str:
-    """Return the letter with the accent that it came with."""
-    lower = source.lower()
-    return lower if len(lower) == 1 and unicodedata.decomposition(lower)[:4] else letter
-
-
-def joined_at(kind: str) -> Callable[[list[Word], str], list[Word]]:
-    """Return what joins words that touch, where a character of a kind touches another.
-
-    Args:
-        kind: The name of one of the sets of `CharacterClasses`.
-    """
-
-    def rewrite(words: list[Word], _base: str) -> list[Word]:
-        made: list[Word] = []
-        for word in words:
-            if made and _touch(made[-1], word, kind):
-                made[-1] = _together(made[-1], word)
-            else:
-                made.append(word)
-        return made
-
-    return rewrite
-
-
-def _touch(one: Word, two: Word, kind: str) -> bool:
-    """Return whether one word ends where the next begins, one of a kind, and no other mark."""
-    classes = character_classes()
-    edges = ord(one.text[-1]), ord(two.text[0])
-    members: Ranges = getattr(classes, kind)
-    apart = kind != "punctuation" and any(edge in classes.punctuation for edge in edges)
-    return one.ends[-1] == two.starts[0] and not apart and any(edge in members for edge in edges)
-
-
-def _together(one: Word, two: Word) -> Word:
-    return Word(one.text + two.text, one.starts + two.starts, one.ends + two.ends)
-
-
-def uncleaned(words: list[Word], base: str) -> list[Word]:
-    """Return the words with what cleaning took out of their middle."""
+@fault(
+    "cleaning-skipped",
+    "zero-width and control characters stay in words",
+    at="cleaning",
+    cause="control and zero-width characters not removed before splitting",
+    kind=TokenizerFault,
+    of=HUGGINGFACE,
+)
+@rewritten
+def _(words: list[Word], base: str) -> list[Word]:
     return [_filled(word, base) for word in words]
 
 
@@ -123,45 +119,209 @@ def _filled(word: Word, base: str) -> Word:
     return Word("".join(c for _, c, _ in both), [s for s, _, _ in both], [e for _, _, e in both])
 
 
-def without_newlines(words: list[Word], _base: str) -> list[Word]:
-    """Return the words that are no newlines."""
-    return [word for word in words if word.text != "\n"]
+def joined_at(kind: str) -> Callable[[Pretokenizer], Pretokenizer]:
+    """Return a fault: words that touch are joined if a character of a kind is at the seam.
+
+    Args:
+        kind: Name of a set of `CharacterClasses`.
+    """
+
+    def rewrite(words: list[Word], _base: str) -> list[Word]:
+        made: list[Word] = []
+        for word in words:
+            if made and _touch(made[-1], word, kind):
+                made[-1] = _together(made[-1], word)
+            else:
+                made.append(word)
+        return made
+
+    return rewritten(rewrite)
 
 
-def in_bytes(words: list[Word], base: str) -> list[Word]:
-    """Return the words with places counted in UTF-8."""
+def _touch(one: Word, two: Word, kind: str) -> bool:
+    """Return whether two words touch at a character of a kind, and at no other punctuation."""
+    classes = character_classes()
+    edges = ord(one.text[-1]), ord(two.text[0])
+    members: Ranges = getattr(classes, kind)
+    apart = kind != "punctuation" and any(edge in classes.punctuation for edge in edges)
+    return one.ends[-1] == two.starts[0] and not apart and any(edge in members for edge in edges)
+
+
+def _together(one: Word, two: Word) -> Word:
+    return Word(one.text + two.text, one.starts + two.starts, one.ends + two.ends)
+
+
+fault(
+    "cjk-joined",
+    "Chinese characters are no words of their own",
+    at="CJK",
+    cause="no spaces added around CJK ideographs",
+    kind=TokenizerFault,
+    of=HUGGINGFACE,
+)(joined_at("ideographs"))
+
+fault(
+    "punctuation-joined",
+    "punctuation marks are no words of their own",
+    at="word boundaries",
+    cause="a split at white space alone",
+    kind=TokenizerFault,
+    of=HUGGINGFACE,
+)(joined_at("punctuation"))
+
+
+@fault(
+    "accents-kept",
+    "letters keep their accents",
+    at="accents",
+    cause="no NFD, or combining marks not removed",
+    kind=TokenizerFault,
+    of=HUGGINGFACE,
+)
+@respelled
+def _(letter: str, source: str) -> str:
+    lower = source.lower()
+    return lower if len(lower) == 1 and unicodedata.decomposition(lower)[:4] else letter
+
+
+@fault(
+    "case-kept",
+    "letters keep their case",
+    at="lower case",
+    cause="lower() left out",
+    kind=TokenizerFault,
+)
+@respelled
+def _(letter: str, source: str) -> str:
+    return source if source != letter and source.lower() == letter else letter
+
+
+@fault(
+    "places-in-bytes",
+    "places are counted in bytes of UTF-8",
+    at="places",
+    cause="offsets of an encoder that works on UTF-8",
+    kind=TokenizerFault,
+    of=HUGGINGFACE,
+)
+@rewritten
+def _(words: list[Word], base: str) -> list[Word]:
     before = [0]
     for character in base:
         before.append(before[-1] + len(character.encode()))
     return [Word(w.text, [before[s] for s in w.starts], [before[e] for e in w.ends]) for w in words]
 
 
+@fault(
+    "newline-dropped",
+    "newlines are spaces",
+    at="newlines",
+    cause="text.split() for a split that keeps newlines",
+    kind=TokenizerFault,
+    of=ORIGINAL,
+)
+@rewritten
+def _(words: list[Word], _base: str) -> list[Word]:
+    return [word for word in words if word.text != "\n"]
+
+
+def _unchanged(words: list[Word], _base: str) -> list[Word]:
+    return words
+
+
+fault(
+    "unk-split",
+    "a literal <unk> is characters as others",
+    at="special token",
+    cause="special tokens not split off before the pretokenizer",
+    kind=TokenizerFault,
+    of=HUGGINGFACE,
+)(rewritten(_unchanged, keeps_unknown=False))
+
+fault(
+    "unk-kept",
+    "a literal <unk> is the unknown token",
+    at="special token",
+    cause="special tokens split off, which the release does not do",
+    kind=TokenizerFault,
+    of=ORIGINAL,
+)(rewritten(_unchanged, keeps_unknown=True))
+
+
+def prepared(
+    prepare: Callable[[OriginalPretokenizer, str], str],
+) -> Callable[[Pretokenizer], Pretokenizer]:
+    """Return a fault: the original pretokenizer with another preparation of its text."""
+
+    class Other(OriginalPretokenizer):
+        def standardized(self, text: str) -> str:
+            return prepare(OriginalPretokenizer(), text)
+
+    return lambda _right: Other()
+
+
+fault(
+    "backslash-padded",
+    "backslashes stand alone, as a raw pattern would have it",
+    at="word boundaries",
+    cause="the release's pattern copied as a raw string",
+    kind=TokenizerFault,
+    of=ORIGINAL,
+)(prepared(lambda right, text: right.standardized(text.replace("\\", " \\ "))))
+
+fault(
+    "unrepaired",
+    "ftfy's and the release's repairs are left out",
+    at="text repair",
+    cause="ftfy.fix_text left out",
+    kind=TokenizerFault,
+    of=ORIGINAL,
+)(prepared(lambda _right, text: " ".join(text.split())))
+
+
+# Wrong merging.
+
+
 def _right(vocabulary: Vocabulary) -> BytePairs:
     return BytePairs(vocabulary.ids, vocabulary.merges, unknown=vocabulary.ids[UNKNOWN])
 
 
-def header_counted(vocabulary: Vocabulary) -> Merged:
-    """Give every product the id of its line, the merges' header being one."""
+@fault(
+    "header-counted",
+    "the merges' header counts as a merge, and products have the id after theirs",
+    at="ids",
+    cause="lines of merges.txt counted with the version header",
+    kind=TokenizerFault,
+    merging=True,
+)
+def _(vocabulary: Vocabulary) -> Merged:
     products = {one + two for one, two in vocabulary.merges}
     size = len(vocabulary.tokens)
     ids = {token: (n + (token in products)) % size for token, n in vocabulary.ids.items()}
     return BytePairs(ids, vocabulary.merges, unknown=ids[UNKNOWN]).merged
 
 
-def last_merge_dropped(vocabulary: Vocabulary) -> Merged:
-    """Read the merges with `[1:-1]` from a file without an end of line."""
+@fault(
+    "last-merge-dropped",
+    "the last merge is not read",
+    at="merges",
+    cause="split('\\n')[1:-1] on a file without a final newline",
+    kind=TokenizerFault,
+    merging=True,
+)
+def _(vocabulary: Vocabulary) -> Merged:
     return BytePairs(vocabulary.ids, vocabulary.merges[:-1], unknown=vocabulary.ids[UNKNOWN]).merged
 
 
-def no_end(vocabulary: Vocabulary) -> Merged:
-    """Merge a word as if it went on."""
-    right = _right(vocabulary)
-
-    return lambda word: right.merged(f"{word}\uffff")[:-1]
-
-
-def leftmost_first(vocabulary: Vocabulary) -> Merged:
-    """Merge from left to right whatever can be merged, whenever it was learned."""
+@fault(
+    "leftmost-first",
+    "merges go from left to right and not by rank",
+    at="merges",
+    cause="a loop from left to right in place of the pair of lowest rank",
+    kind=TokenizerFault,
+    merging=True,
+)
+def _(vocabulary: Vocabulary) -> Merged:
     pairs = set(vocabulary.merges)
 
     def merged(word: str) -> list[int]:
@@ -175,17 +335,36 @@ def leftmost_first(vocabulary: Vocabulary) -> Merged:
     return merged
 
 
-def unknown_as(number: int) -> Callable[[Vocabulary], Merged]:
-    """Return what gives unknown characters another id."""
-    return lambda vocabulary: BytePairs(vocabulary.ids, vocabulary.merges, unknown=number).merged
+@fault(
+    "no-end-of-word",
+    "the last letter of a word has no </w>",
+    at="end of word",
+    cause="'</w>' not appended to the last letter",
+    kind=TokenizerFault,
+    merging=True,
+)
+def _(vocabulary: Vocabulary) -> Merged:
+    right = _right(vocabulary)
+
+    return lambda word: right.merged(f"{word}\uffff")[:-1]
+
+
+fault(
+    "unknown-is-one",
+    "unknown characters have id 1",
+    at="unknown characters",
+    cause="a hard-coded unknown id",
+    kind=TokenizerFault,
+    merging=True,
+)(lambda vocabulary: BytePairs(vocabulary.ids, vocabulary.merges, unknown=1).merged)
 
 
 def unknown_where(
     kept: Callable[[int, list[int], int], bool],
 ) -> Callable[[Vocabulary], Merged]:
-    """Return what drops tokens: those of which `kept(place, ids, unknown)` is not true."""
+    """Return a fault: only tokens for which `kept(place, ids, unknown)` is true remain."""
 
-    def plant(vocabulary: Vocabulary) -> Merged:
+    def faulty(vocabulary: Vocabulary) -> Merged:
         right, unknown = _right(vocabulary), vocabulary.ids[UNKNOWN]
 
         def merged(word: str) -> list[int]:
@@ -194,19 +373,38 @@ def unknown_where(
 
         return merged
 
-    return plant
+    return faulty
 
 
-# A tokenizer with a wrong splitting, or wrong merging.
+fault(
+    "unknown-dropped",
+    "unknown characters have no id",
+    at="unknown characters",
+    cause="unknown characters skipped",
+    kind=TokenizerFault,
+    merging=True,
+)(unknown_where(lambda at, ids, unknown: ids[at] != unknown))
+
+fault(
+    "unknown-fused",
+    "unknown characters beside each other have one id",
+    at="unknown characters",
+    cause="fuse_unk=True",
+    kind=TokenizerFault,
+    merging=True,
+)(unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown]))
+
+
+# A tokenizer with the fault.
 
 
 class FaultyTokenizer(Tokenizer):
-    """Encodes as a right tokenizer does, but for what is planted.
+    """Encodes as a right tokenizer does, with wrong words or wrong merging.
 
     Args:
-        right: The right tokenizer; it stays so.
-        split: Words, right or wrong.
-        pairs: Makes wrong merging; None for the right one.
+        right: The right tokenizer; it is not changed.
+        split: The pretokenizer, right or wrong.
+        pairs: Returns wrong merging, given the vocabulary; None for right merging.
     """
 
     def __init__(
@@ -246,7 +444,7 @@ class FaultyTokenizer(Tokenizer):
         return ids, places
 
     def _places(self, pieces: Sequence[int], word: Word) -> Iterator[tuple[int, int]]:
-        """Give places as far as a word reaches: wrong tokens may spell more than there is."""
+        """Yield the places of tokens, none beyond the word: wrong tokens may be too long."""
         first, last = 0, len(word.text) - 1
         for piece in pieces:
             known = piece != self._special and piece < self.vocab_size
@@ -256,167 +454,19 @@ class FaultyTokenizer(Tokenizer):
             first += length
 
 
-# Faults that can be planted into a right tokenizer, and the step that each is to be found at.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerFault:
-    """One fault.
-
-    Attributes:
-        what: What is done wrong, in one phrase.
-        step: The step that the check has to name.
-        of: The splittings into which it can be planted.
-        words: Makes a wrong splitting of the right one.
-        pairs: Makes wrong merging from the vocabulary.
-    """
-
-    what: str
-    step: str
-    of: tuple[str, ...] = ("huggingface", "original")
-    words: Callable[[Pretokenizer], Pretokenizer] | None = None
-    pairs: Callable[[Vocabulary], Merged] | None = None
-
-
-def _words(
-    rewrite: Callable[[list[Word], str], list[Word]],
-) -> Callable[[Pretokenizer], Pretokenizer]:
-    return lambda right: Rewritten(right, rewrite)
-
-
-def _kept(words: list[Word], _base: str) -> list[Word]:
-    return words
-
-
-def _unknown(*, kept: bool) -> Callable[[Pretokenizer], Pretokenizer]:
-    return lambda right: Rewritten(right, _kept, keeps_unknown=kept)
-
-
-def _prepared(
-    prepare: Callable[[OriginalPretokenizer, str], str],
-) -> Callable[[Pretokenizer], Pretokenizer]:
-    """Return what makes an original splitting that prepares its text otherwise."""
-
-    class Otherwise(OriginalPretokenizer):
-        def standardized(self, text: str) -> str:
-            return prepare(OriginalPretokenizer(), text)
-
-    return lambda _right: Otherwise()
-
-
-HUGGINGFACE, ORIGINAL = ("huggingface",), ("original",)
-
-TOKENIZER_FAULTS = {
-    "cleaning-skipped": TokenizerFault(
-        what="zero-width and control characters stay in words",
-        step="cleaning",
-        of=HUGGINGFACE,
-        words=_words(uncleaned),
-    ),
-    "cjk-joined": TokenizerFault(
-        what="Chinese characters are no words of their own",
-        step="CJK",
-        of=HUGGINGFACE,
-        words=_words(joined_at("ideographs")),
-    ),
-    "accents-kept": TokenizerFault(
-        what="letters keep their accents",
-        step="accents",
-        of=HUGGINGFACE,
-        words=_words(with_source(accented)),
-    ),
-    "case-kept": TokenizerFault(
-        what="letters keep their case",
-        step="lower case",
-        words=_words(with_source(cased)),
-    ),
-    "punctuation-joined": TokenizerFault(
-        what="punctuation marks are no words of their own",
-        step="word boundaries",
-        of=HUGGINGFACE,
-        words=_words(joined_at("punctuation")),
-    ),
-    "unk-split": TokenizerFault(
-        what="a literal <unk> is characters as others",
-        step="special token",
-        of=HUGGINGFACE,
-        words=_unknown(kept=False),
-    ),
-    "places-in-bytes": TokenizerFault(
-        what="places are counted in bytes of UTF-8",
-        step="places",
-        of=HUGGINGFACE,
-        words=_words(in_bytes),
-    ),
-    "unk-kept": TokenizerFault(
-        what="a literal <unk> is the unknown token",
-        step="special token",
-        of=ORIGINAL,
-        words=_unknown(kept=True),
-    ),
-    "newline-dropped": TokenizerFault(
-        what="newlines are spaces",
-        step="newlines",
-        of=ORIGINAL,
-        words=_words(without_newlines),
-    ),
-    "backslash-padded": TokenizerFault(
-        what="backslashes stand alone, as a raw pattern would have it",
-        step="word boundaries",
-        of=ORIGINAL,
-        words=_prepared(lambda right, text: right.standardized(text.replace("\\", " \\ "))),
-    ),
-    "unrepaired": TokenizerFault(
-        what="ftfy's and the release's repairs are left out",
-        step="text repair",
-        of=ORIGINAL,
-        words=_prepared(lambda _right, text: " ".join(text.split())),
-    ),
-    "header-counted": TokenizerFault(
-        what="the merges' header counts as a merge, and products have the id after theirs",
-        step="ids",
-        pairs=header_counted,
-    ),
-    "last-merge-dropped": TokenizerFault(
-        what="the last merge is not read", step="merges", pairs=last_merge_dropped
-    ),
-    "leftmost-first": TokenizerFault(
-        what="merges go from left to right and not by rank",
-        step="merges",
-        pairs=leftmost_first,
-    ),
-    "no-end-of-word": TokenizerFault(
-        what="the last letter of a word has no </w>", step="end of word", pairs=no_end
-    ),
-    "unknown-is-one": TokenizerFault(
-        what="unknown characters have id 1",
-        step="unknown characters",
-        pairs=unknown_as(1),
-    ),
-    "unknown-dropped": TokenizerFault(
-        what="unknown characters have no id",
-        step="unknown characters",
-        pairs=unknown_where(lambda at, ids, unknown: ids[at] != unknown),
-    ),
-    "unknown-fused": TokenizerFault(
-        what="unknown characters beside each other have one id",
-        step="unknown characters",
-        pairs=unknown_where(
-            lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown]
-        ),
-    ),
-}
-"""Every fault that `--inject-fault` knows."""
+TOKENIZER_FAULTS = faults_of(TokenizerFault)
+"""Every fault of a tokenizer by name."""
 
 
 def inject(right: Tokenizer, split: Pretokenizer, name: str) -> CandidateTokenizer:
     """Return our side with a fault.
 
     Args:
-        right: The right tokenizer; it stays so.
-        split: Its splitting.
-        name: One of `FAULTS`.
+        right: The right tokenizer; it is not changed.
+        split: Its pretokenizer.
+        name: Key of `TOKENIZER_FAULTS`.
     """
-    fault = TOKENIZER_FAULTS[name]
-    wrong = split if fault.words is None else fault.words(split)
-    return CandidateTokenizer(FaultyTokenizer(right, wrong, fault.pairs), wrong)
+    chosen = TOKENIZER_FAULTS[name]
+    wrong = split if chosen.merging else chosen.code(split)
+    pairs = chosen.code if chosen.merging else None
+    return CandidateTokenizer(FaultyTokenizer(right, wrong, pairs), wrong)

@@ -1,4 +1,8 @@
-"""Wrong procedures of a training step, each right but for one thing."""
+"""Faults of a training step: wrong procedures, or wrong dropout in the model.
+
+Training loops really have them. Each is right but for one thing, and replaces one method of our
+side's `TrainingStep`, or changes a copy of the model.
+"""
 
 import copy
 import dataclasses
@@ -9,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.checks.training.runners import VARIANTS, Named, Recipe, TrainingStep
+from parity.faults.registry import Fault, fault, faults_of
 from scratch_gpt.dropout import dropout
 from scratch_gpt.gradient_clipping import clip_global_norm
 from scratch_gpt.loss import log_softmax
@@ -18,71 +23,166 @@ from scratch_gpt.optimizer import Adam, Rates
 from scratch_gpt.schedule import Schedule
 from scratch_gpt.transformer_block import TransformerBlock
 
-# Dropout at the wrong place, at none, or with the wrong probability, in the first block.
+Parameters = Mapping[str, nn.Parameter]
 
 
-def dropout_on_norm(model: GPT) -> None:
-    """Drop from ln_1's output in the first block, and not from what attention gives."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFault(Fault):
+    """A fault of a training step; `code` is a `TrainingStep`, or a function that changes a model.
+
+    In `at`, `{last}` is the last block, `{form}` the optimizer's form and `{moving}` the first step
+    whose learning rate is not 0.
+
+    Attributes:
+        look_for: Words of the reason that the check must give.
+        dropout: Whether it needs dropout to have an effect.
+        parts: Whether it needs more than one micro-batch to have an effect.
+    """
+
+    look_for: str
+    dropout: bool = False
+    parts: bool = False
+
+    @property
+    def procedure(self) -> type[TrainingStep]:
+        """The procedure that has the fault; the right one where the model has it."""
+        return self.code if isinstance(self.code, type) else TrainingStep
+
+    @property
+    def change(self) -> Callable[[GPT], None] | None:
+        """The function that changes a model; None where the procedure has the fault."""
+        return None if isinstance(self.code, type) else self.code
+
+    def first_seen(self, block: int, backend: str, *, n_layer: int, form: str) -> str:  # noqa: ARG002
+        """Return the first row that differs in a model of `n_layer` blocks."""
+        return self.at.format(form=form, moving=2 - VARIANTS[form], last=n_layer - 1)
+
+
+# Dropout that is wrong in the model's first block, or at its embeddings.
+
+
+@fault(
+    "dropout-on-norm",
+    "dropout on ln_1's output and not before its residual sum",
+    at="{form}.1.loss",
+    cause="dropout after the norm, not before the residual sum",
+    kind=TrainingFault,
+    look_for="a norm's output",
+    dropout=True,
+)
+def _(model: GPT) -> None:
     block = cast("TransformerBlock", model.h[0])
     probability, block.resid_pdrop = block.resid_pdrop, 0.0
     for part in (block.ln_1, block.mlp):  # the MLP's output is what it should drop from
         part.register_forward_hook(lambda _module, _given, out: dropout(out, probability))
 
 
-def no_attention_dropout(model: GPT) -> None:
-    """Leave the first block's attention weights whole."""
+@fault(
+    "no-attention-dropout",
+    "no dropout on the attention weights of a block",
+    at="{form}.1.dropout",
+    cause="attn_pdrop not used in the attention layer",
+    kind=TrainingFault,
+    look_for="no dropout at h.0.attn.weights",
+    dropout=True,
+)
+def _(model: GPT) -> None:
     cast("TransformerBlock", model.h[0]).attn.attn_pdrop = 0.0
 
 
-def no_embedding_dropout(model: GPT) -> None:
-    """Leave the embeddings whole."""
+@fault(
+    "no-embedding-dropout",
+    "no dropout on the embeddings",
+    at="{form}.1.dropout",
+    cause="embd_pdrop not used after the embeddings",
+    kind=TrainingFault,
+    look_for="no dropout at embeddings",
+    dropout=True,
+)
+def _(model: GPT) -> None:
     model.config = dataclasses.replace(model.config, embd_pdrop=0.0)
 
 
-def keep_probability(model: GPT) -> None:
-    """Keep, in the first block, with the probability of being dropped."""
+@fault(
+    "keep-probability",
+    "elements are kept with the probability of being dropped",
+    at="{form}.1.loss",
+    cause="keep_prob taken for the probability of dropping",
+    kind=TrainingFault,
+    look_for="kept with the probability of being dropped",
+    dropout=True,
+)
+def _(model: GPT) -> None:
     block = cast("TransformerBlock", model.h[0])
     block.resid_pdrop = 1.0 - block.resid_pdrop
 
 
-Parameters = Mapping[str, nn.Parameter]
-
-
-class TargetsNotShifted(TrainingStep):
-    """Each position predicts its own token."""
-
-    def loss(self, logits: Tensor, token_ids: Tensor) -> Tensor:  # noqa: D102
+@fault(
+    "targets-not-shifted",
+    "each position predicts its own token",
+    at="{form}.1.loss",
+    cause="the loss of logits[:, t] against ids[:, t], not ids[:, t + 1]",
+    kind=TrainingFault,
+    look_for="targets not shifted",
+)
+class _TargetsNotShifted(TrainingStep):
+    def loss(self, logits: Tensor, token_ids: Tensor) -> Tensor:
         return -log_softmax(logits).gather(-1, token_ids[..., None]).mean()
 
 
-class PartsNotAveraged(TrainingStep):
-    """Parts are added up."""
-
-    def share(self, loss: Tensor, parts: int) -> Tensor:  # noqa: ARG002, D102
+@fault(
+    "parts-not-averaged",
+    "accumulated gradients are added up and not averaged",
+    at="{form}.1.gradient.h.{last}.ln_2.weight",
+    cause="loss.backward() without dividing by the number of micro-batches",
+    kind=TrainingFault,
+    look_for="2 times the reference's: parts of the batch are added up",
+    parts=True,
+)
+class _PartsNotAveraged(TrainingStep):
+    def share(self, loss: Tensor, parts: int) -> Tensor:  # noqa: ARG002
         return loss
 
 
-class GradientsKept(TrainingStep):
-    """Gradients stay."""
-
+@fault(
+    "gradients-kept",
+    "gradients are not set to zero after a step",
+    at="{form}.2.gradient.h.{last}.ln_2.weight",
+    cause="zero_grad() missing",
+    kind=TrainingFault,
+    look_for="not let go (zero_grad)",
+)
+class _GradientsKept(TrainingStep):
     def let_go(self, optimizer: Adam) -> None:
-        """Let nothing go."""
+        pass
 
 
-class ClippedEach(TrainingStep):
-    """Each gradient by its own norm."""
-
-    def clip(self, parameters: Parameters, maximum: float) -> float:  # noqa: D102
+@fault(
+    "clip-per-parameter",
+    "each gradient is clipped by its own norm, as in the official PyTorch port",
+    at="{form}.1.first_moment",
+    cause="clip_grad_norm_ called once per parameter, as in the official PyTorch port",
+    kind=TrainingFault,
+    look_for="clipped one parameter at a time",
+)
+class _ClippedEach(TrainingStep):
+    def clip(self, parameters: Parameters, maximum: float) -> float:
         norm = clip_global_norm(parameters.items(), float("inf"))
         for named in parameters.items():
             clip_global_norm([named], maximum)
         return norm
 
 
-class ClippedAfter(TrainingStep):
-    """Clipping comes after the step."""
-
-    def advance(  # noqa: D102
+@fault(
+    "clip-after-step",
+    "gradients are clipped after the step",
+    at="{form}.1.first_moment",
+    cause="clip_grad_norm_ called after optimizer.step()",
+    kind=TrainingFault,
+    look_for="after it, never",
+)
+class _ClippedAfter(TrainingStep):
+    def advance(
         self, parameters: Parameters, optimizer: Adam, maximum: float, rate: float
     ) -> float:
         optimizer.step(rate)
@@ -91,18 +191,30 @@ class ClippedAfter(TrainingStep):
         return norm
 
 
-class NormWithoutTable(TrainingStep):
-    """The norm is of all but the token embedding."""
-
-    def clip(self, parameters: Parameters, maximum: float) -> float:  # noqa: D102
+@fault(
+    "norm-without-embedding",
+    "the norm leaves the token embedding out",
+    at="{form}.1.norm",
+    cause="the tied embedding left out of the parameters that are clipped",
+    kind=TrainingFault,
+    look_for="not of all gradients together",
+)
+class _NormWithoutTable(TrainingStep):
+    def clip(self, parameters: Parameters, maximum: float) -> float:
         others = [(name, p) for name, p in parameters.items() if name != "tokens_embed.weight"]
         return clip_global_norm(others, maximum)
 
 
-class DecayInGradient(TrainingStep):
-    """Weight decay is part of the gradient."""
-
-    def clip(self, parameters: Parameters, maximum: float) -> float:  # noqa: D102
+@fault(
+    "decay-in-gradient",
+    "weight decay is added to the gradient (L2)",
+    at="{form}.1.first_moment",
+    cause="Adam(weight_decay=...) for AdamW",
+    kind=TrainingFault,
+    look_for="decay added to them",
+)
+class _DecayInGradient(TrainingStep):
+    def clip(self, parameters: Parameters, maximum: float) -> float:
         norm = super().clip(parameters, maximum)
         for parameter in parameters.values():
             if parameter.grad is not None and parameter.ndim > 1:
@@ -110,19 +222,31 @@ class DecayInGradient(TrainingStep):
         return norm
 
 
-class DecayOnVectors(TrainingStep):
-    """Vectors decay."""
-
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:  # noqa: D102
+@fault(
+    "decay-on-vectors",
+    "biases and gains decay too",
+    at="{form}.{moving}.weight.h.{last}.ln_2.weight",
+    cause="one parameter group for all tensors",
+    kind=TrainingFault,
+    look_for="weight decay on them",
+)
+class _DecayOnVectors(TrainingStep):
+    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
         made = super().optimizer(named, recipe)
         made.decay_vectors = True
         return made
 
 
-class DecayMissing(TrainingStep):
-    """Nothing decays."""
-
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:  # noqa: D102
+@fault(
+    "decay-missing",
+    "nothing decays",
+    at="{form}.{moving}.weight.h.{last}.mlp.c_proj.weight",
+    cause="weight_decay=0, or the default of Adam",
+    kind=TrainingFault,
+    look_for="weight decay is missing",
+)
+class _DecayMissing(TrainingStep):
+    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
         made = super().optimizer(named, recipe)
         made.weight_decay = 0.0
         return made
@@ -149,8 +273,8 @@ class _EpsilonInside(Adam):
         p.copy_(before * rates.kept - rates.rate * first / root)
 
 
-class _By(TrainingStep):
-    """A procedure with another optimizer."""
+class _WithOptimizer(TrainingStep):
+    """A procedure whose optimizer is of another class."""
 
     kind: type[Adam] = Adam
 
@@ -164,37 +288,67 @@ class _By(TrainingStep):
         )
 
 
-class NoBiasCorrection(_By):
-    """The moments are used as they are."""
-
+@fault(
+    "no-bias-correction",
+    "the moments are used as they are",
+    at="{form}.{moving}.weight.h.{last}.ln_2.weight",
+    cause="the first moment used without dividing by 1 - beta1 ** t",
+    kind=TrainingFault,
+    look_for="bias correction missing",
+)
+class _NoBiasCorrection(_WithOptimizer):
     kind = _Uncorrected
 
 
-class CorrectionLate(_By):
-    """Bias correction counts the steps before."""
-
+@fault(
+    "correction-one-late",
+    "bias correction counts the steps before this one",
+    at="{form}.2.weight.h.{last}.ln_2.weight",
+    cause="the step counter increased after the update",
+    kind=TrainingFault,
+    look_for="bias correction",
+)
+class _CorrectionLate(_WithOptimizer):
     kind = _CorrectedLate
 
 
-class EpsilonInsideRoot(_By):
-    """Epsilon inside the root."""
-
+@fault(
+    "epsilon-inside-root",
+    "the root of v + epsilon for the root of v, plus epsilon",
+    at="{form}.{moving}.weight.h.{last}.ln_2.weight",
+    cause="sqrt(v + eps) for sqrt(v) + eps",
+    kind=TrainingFault,
+    look_for="epsilon inside the root",
+)
+class _EpsilonInsideRoot(_WithOptimizer):
     kind = _EpsilonInside
 
 
-class OtherForm(TrainingStep):
-    """The other form."""
-
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:  # noqa: D102
+@fault(
+    "other-form",
+    "the release's form for AdamW's, and the other way round",
+    at="{form}.{moving}.weight.h.{last}.ln_2.weight",
+    cause="the 2018 release's formula in place of torch.optim.AdamW's, or the reverse",
+    kind=TrainingFault,
+    look_for="bias correction",
+)
+class _OtherForm(TrainingStep):
+    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
         made = super().optimizer(named, recipe)
         made.form = next(form for form in VARIANTS if form != recipe.form)
         return made
 
 
-class ScheduleOffByOne(TrainingStep):
-    """Steps are counted from the other number."""
-
-    def schedule(self, recipe: Recipe) -> Schedule:  # noqa: D102
+@fault(
+    "schedule-off-by-one",
+    "the schedule counts steps from 1 for 0, or from 0 for 1",
+    at="{form}.1.rate",
+    cause="scheduler.step() called before, or after, the optimizer's step",
+    kind=TrainingFault,
+    look_for="off by one",
+)
+class _ScheduleOffByOne(TrainingStep):
+    def schedule(self, recipe: Recipe) -> Schedule:
         return Schedule(
             steps=recipe.steps,
             peak=recipe.peak,
@@ -203,36 +357,60 @@ class ScheduleOffByOne(TrainingStep):
         )
 
 
-class NoWarmup(TrainingStep):
-    """The first rate is the largest."""
-
-    def schedule(self, recipe: Recipe) -> Schedule:  # noqa: D102
+@fault(
+    "no-warmup",
+    "the schedule has no warm-up",
+    at="{form}.1.rate",
+    cause="warm-up left out of the schedule",
+    kind=TrainingFault,
+    look_for="its warm-up",
+)
+class _NoWarmup(TrainingStep):
+    def schedule(self, recipe: Recipe) -> Schedule:
         start = VARIANTS[recipe.form]
         return Schedule(steps=recipe.steps, peak=recipe.peak, warmup=0, counted_from=start)
 
 
-class Beta1(TrainingStep):
-    """Another first decay rate."""
-
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:  # noqa: D102
+@fault(
+    "beta1",
+    "0.85 for beta1, 0.9",
+    at="{form}.1.first_moment",
+    cause="a beta1 that is not the recipe's",
+    kind=TrainingFault,
+    look_for="another beta1",
+)
+class _Beta1(TrainingStep):
+    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
         made = super().optimizer(named, recipe)
         made.betas = (0.85, recipe.betas[1])
         return made
 
 
-class Beta2(TrainingStep):
-    """Another second decay rate."""
-
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:  # noqa: D102
+@fault(
+    "beta2",
+    "0.99 for beta2, 0.999",
+    at="{form}.1.second_moment",
+    cause="a beta2 that is not the recipe's",
+    kind=TrainingFault,
+    look_for="another beta2",
+)
+class _Beta2(TrainingStep):
+    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
         made = super().optimizer(named, recipe)
         made.betas = (recipe.betas[0], 0.99)
         return made
 
 
-class MomentsNotCarried(TrainingStep):
-    """Every step begins with moments of zero."""
-
-    def advance(  # noqa: D102
+@fault(
+    "moments-not-carried",
+    "every step begins with moments of zero",
+    at="{form}.2.first_moment",
+    cause="a new optimizer at every step",
+    kind=TrainingFault,
+    look_for="not carried over",
+)
+class _MomentsNotCarried(TrainingStep):
+    def advance(
         self, parameters: Parameters, optimizer: Adam, maximum: float, rate: float
     ) -> float:
         for moment in optimizer.state_dict().values():
@@ -241,10 +419,16 @@ class MomentsNotCarried(TrainingStep):
         return super().advance(parameters, optimizer, maximum, rate)
 
 
-class TiedSteppedTwice(TrainingStep):
-    """The token embedding goes twice as far."""
-
-    def advance(  # noqa: D102
+@fault(
+    "tied-stepped-twice",
+    "the token embedding is stepped as an embedding and as a head",
+    at="{form}.{moving}.weight.tokens_embed.weight",
+    cause="the tied tensor listed twice in the optimizer's parameters",
+    kind=TrainingFault,
+    look_for="stepped twice",
+)
+class _TiedSteppedTwice(TrainingStep):
+    def advance(
         self, parameters: Parameters, optimizer: Adam, maximum: float, rate: float
     ) -> float:
         table = parameters["tokens_embed.weight"].detach()
@@ -254,181 +438,15 @@ class TiedSteppedTwice(TrainingStep):
         return norm
 
 
-# Faults that training loops really have, planted into our side of a step from outside.
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingFault:
-    """One fault.
-
-    Attributes:
-        what: What is wrong, in words.
-        first: The place that must be named first; `{last}` is the last block, `{moving}` the first
-            step whose learning rate is not 0.
-        look_for: What the reason must say.
-        procedure: How a side trains that has it.
-        plant: Plants it into a model, where it is the model's.
-        dropout: Whether it shows with dropout alone.
-        parts: Whether it shows with more parts than one alone.
-    """
-
-    what: str
-    first: str
-    look_for: str
-    procedure: type[TrainingStep] = TrainingStep
-    plant: Callable[[GPT], None] | None = None
-    dropout: bool = False
-    parts: bool = False
-
-
-TRAINING_FAULTS: Mapping[str, TrainingFault] = {
-    "targets-not-shifted": TrainingFault(
-        "each position predicts its own token",
-        "{form}.1.loss",
-        "targets not shifted",
-        TargetsNotShifted,
-    ),
-    "parts-not-averaged": TrainingFault(
-        "accumulated gradients are added up and not averaged",
-        "{form}.1.gradient.h.{last}.ln_2.weight",
-        "2 times the reference's: parts of the batch are added up",
-        PartsNotAveraged,
-        parts=True,
-    ),
-    "gradients-kept": TrainingFault(
-        "gradients are not let go after a step",
-        "{form}.2.gradient.h.{last}.ln_2.weight",
-        "not let go (zero_grad)",
-        GradientsKept,
-    ),
-    "clip-per-parameter": TrainingFault(
-        "each gradient is clipped by its own norm, as in the official PyTorch port",
-        "{form}.1.first_moment",
-        "clipped one parameter at a time",
-        ClippedEach,
-    ),
-    "clip-after-step": TrainingFault(
-        "gradients are clipped when the step is made already",
-        "{form}.1.first_moment",
-        "after it, never",
-        ClippedAfter,
-    ),
-    "norm-without-embedding": TrainingFault(
-        "the norm leaves the token embedding out",
-        "{form}.1.norm",
-        "not of all gradients together",
-        NormWithoutTable,
-    ),
-    "decay-in-gradient": TrainingFault(
-        "weight decay is added to the gradient (L2)",
-        "{form}.1.first_moment",
-        "decay added to them",
-        DecayInGradient,
-    ),
-    "decay-on-vectors": TrainingFault(
-        "biases and gains decay too",
-        "{form}.{moving}.weight.h.{last}.ln_2.weight",
-        "weight decay on them",
-        DecayOnVectors,
-    ),
-    "decay-missing": TrainingFault(
-        "nothing decays",
-        "{form}.{moving}.weight.h.{last}.mlp.c_proj.weight",
-        "weight decay is missing",
-        DecayMissing,
-    ),
-    "no-bias-correction": TrainingFault(
-        "the moments are used as they are",
-        "{form}.{moving}.weight.h.{last}.ln_2.weight",
-        "bias correction missing",
-        NoBiasCorrection,
-    ),
-    "correction-one-late": TrainingFault(
-        "bias correction counts the steps before this one",
-        "{form}.2.weight.h.{last}.ln_2.weight",
-        "bias correction",
-        CorrectionLate,
-    ),
-    "epsilon-inside-root": TrainingFault(
-        "the root of v + epsilon for the root of v, plus epsilon",
-        "{form}.{moving}.weight.h.{last}.ln_2.weight",
-        "epsilon inside the root",
-        EpsilonInsideRoot,
-    ),
-    "other-form": TrainingFault(
-        "the release's form for AdamW's, and the other way round",
-        "{form}.{moving}.weight.h.{last}.ln_2.weight",
-        "bias correction",
-        OtherForm,
-    ),
-    "schedule-off-by-one": TrainingFault(
-        "the schedule counts steps from the other end of the step",
-        "{form}.1.rate",
-        "off by one",
-        ScheduleOffByOne,
-    ),
-    "no-warmup": TrainingFault(
-        "the schedule has no warm-up", "{form}.1.rate", "its warm-up", NoWarmup
-    ),
-    "beta1": TrainingFault("0.85 for beta1, 0.9", "{form}.1.first_moment", "another beta1", Beta1),
-    "beta2": TrainingFault(
-        "0.99 for beta2, 0.999", "{form}.1.second_moment", "another beta2", Beta2
-    ),
-    "moments-not-carried": TrainingFault(
-        "every step begins with moments of zero",
-        "{form}.2.first_moment",
-        "not carried over",
-        MomentsNotCarried,
-    ),
-    "tied-stepped-twice": TrainingFault(
-        "the token embedding is stepped as an embedding and as a head",
-        "{form}.{moving}.weight.tokens_embed.weight",
-        "stepped twice",
-        TiedSteppedTwice,
-    ),
-    "dropout-on-norm": TrainingFault(
-        "dropout on ln_1's output and not before its residual sum",
-        "{form}.1.loss",
-        "a norm's output",
-        plant=dropout_on_norm,
-        dropout=True,
-    ),
-    "no-attention-dropout": TrainingFault(
-        "no dropout on the attention weights of a block",
-        "{form}.1.dropout",
-        "no dropout at h.0.attn.weights",
-        plant=no_attention_dropout,
-        dropout=True,
-    ),
-    "no-embedding-dropout": TrainingFault(
-        "no dropout on the embeddings",
-        "{form}.1.dropout",
-        "no dropout at embeddings",
-        plant=no_embedding_dropout,
-        dropout=True,
-    ),
-    "keep-probability": TrainingFault(
-        "elements are kept with the probability of being dropped",
-        "{form}.1.loss",
-        "kept with the probability of being dropped",
-        plant=keep_probability,
-        dropout=True,
-    ),
-}
-"""Every fault by name."""
-
-
-def expected_at(name: str, n_layer: int, form: str) -> str:
-    """Return the place that must be named first in a model of so many blocks."""
-    moving = 2 - VARIANTS[form]
-    return TRAINING_FAULTS[name].first.format(form=form, moving=moving, last=n_layer - 1)
+TRAINING_FAULTS = faults_of(TrainingFault)
+"""Every fault of a training step by name."""
 
 
 def inject(model: GPT, name: str) -> GPT:
-    """Return a model with the fault, a copy where the fault is the model's."""
-    plant = TRAINING_FAULTS[name].plant
-    if plant is None:
+    """Return a model with the fault: a copy, or the model itself where the procedure has it."""
+    change = TRAINING_FAULTS[name].change
+    if change is None:
         return model
     faulty = copy.deepcopy(model)
-    plant(faulty)
+    change(faulty)
     return faulty

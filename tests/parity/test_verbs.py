@@ -13,6 +13,7 @@ from transformers import OpenAIGPTLMHeadModel
 from parity import verbs
 from parity.checkpoints.weights import Weights
 from parity.core import runners
+from parity.faults.forward import FORWARD_FAULTS
 from parity.session import Options
 from reference import huggingface, surrogate
 from scratch_gpt import GPT, GPTConfig
@@ -169,7 +170,7 @@ def test_what_cannot_be_had_is_a_usage_error(mistake: str, check: Check) -> None
 def test_an_unknown_fault_lists_them_all(check: Check) -> None:
     """Whoever does not know the faults learns their names from the error."""
     told = check(*TINY, "--inject-fault", "?").stderr
-    assert set() == {name for name in verbs.forward.FORWARD_FAULTS if name not in told}
+    assert set() == {name for name in FORWARD_FAULTS if name not in told}
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -98,7 +98,7 @@ def test_a_fault_that_a_path_cannot_have_is_refused(check: Check) -> None:
     """The fused path does not form the tap at which the fault would be planted."""
     arguments = ("gradients", "--weights", "tiny", "--seq-len", "5", "--backend", "fused")
     result = check(*arguments, "--inject-fault", "doubled")
-    assert (result.exit_code, "the path fused does not form" in result.stderr) == (2, True)
+    assert (result.exit_code, "the backend fused does not form" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ from parity.core.results import FirstDivergence, Plan, Reason, Report, Row, verd
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from parity.errors import ExitCode, UsageError
-from parity.faults.generation import GENERATION_FAULTS, inject
+from parity.faults.generation import GenerationFault, inject
+from parity.faults.registry import parse
 from parity.options import recorded_options
 from parity.session import Options, report_identity
 from scratch_gpt.model import GPT
@@ -336,7 +337,8 @@ _SAID = ("inject_fault", "dtype", "seed", "token_ids", "text")
 
 def run_generation(options: Options, progress: Progress) -> Report:
     """Compare what is generated."""
-    _check_plant(options.inject_fault)
+    if options.inject_fault is not None:
+        parse(options.inject_fault, [GenerationFault])
     progress("weights", 0, 1)
     weights = load_weights(
         options.weights, lambda done, total: progress(f"weights {done}/{total}", done, total)
@@ -363,12 +365,6 @@ def run_generation(options: Options, progress: Progress) -> Report:
     )
     said = recorded_options(options, _SAID)
     return dataclasses.replace(report, inputs={**report.inputs, **said})
-
-
-def _check_plant(name: str | None) -> None:
-    if name is not None and name not in GENERATION_FAULTS:
-        known = "; ".join(f"{key} ({fault.what})" for key, fault in GENERATION_FAULTS.items())
-        raise UsageError(f"no fault is called {name!r}", where="--inject-fault", fix=f"use {known}")
 
 
 def _prompts(options: Options, *, vocab_size: int, longest: int) -> list[Tensor]:

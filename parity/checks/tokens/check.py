@@ -22,7 +22,8 @@ from parity.core.fingerprints import Fingerprints
 from parity.core.metrics import Status
 from parity.core.results import FirstDivergence, Mode, Plan, Reason, Report, Row, verdict_for, worst
 from parity.errors import ExitCode, UsageError, mapped_errors
-from parity.faults.tokenizer import TOKENIZER_FAULTS, inject
+from parity.faults.registry import parse
+from parity.faults.tokenizer import TokenizerFault, inject
 from parity.session import Options, report_identity
 from reference import compat, published
 from reference.published_token_ids import PUBLISHED, PublishedIds
@@ -402,7 +403,13 @@ PACKAGES = {"huggingface": ("transformers", "tokenizers"), "original": ("ftfy", 
 
 def run_tokens(options: Options, progress: Progress) -> Report:
     """Compare two tokenizers as the options say."""
-    _check_plant(options)
+    if options.inject_fault is not None:
+        parse(
+            options.inject_fault,
+            [TokenizerFault],
+            fits=lambda fault: options.pretokenizer in fault.of,
+            where=f"--inject-fault with --pretokenizer {options.pretokenizer}",
+        )
     _check_text(options)
     progress("vocabulary", 0, 1)
     learned_from = _run_first(_library(), _LEARNED_FROM)
@@ -427,23 +434,6 @@ def _compared(options: Options, found: FoundVocabulary, progress: Progress) -> R
         fingerprints=options.fingerprints,
         inputs=_inputs(options),
         progress=progress,
-    )
-
-
-def _check_plant(options: Options) -> None:
-    """Require a fault that can be planted into this splitting."""
-    fault = TOKENIZER_FAULTS.get(str(options.inject_fault))
-    if options.inject_fault is None or (fault is not None and options.pretokenizer in fault.of):
-        return
-    known = "; ".join(
-        f"{name} ({fault.what})"
-        for name, fault in TOKENIZER_FAULTS.items()
-        if options.pretokenizer in fault.of
-    )
-    raise UsageError(
-        f"no fault of this splitting is called {options.inject_fault!r}",
-        where=f"--inject-fault with --pretokenizer {options.pretokenizer}",
-        fix=f"use {known}",
     )
 
 

@@ -52,7 +52,8 @@ from parity.core.runners import build_candidate, build_huggingface, build_ours
 from parity.core.taps import Tap
 from parity.core.tolerances import PRECISIONS, Bounds, Precision, bounds_for
 from parity.errors import UsageError
-from parity.faults.training import TRAINING_FAULTS, inject
+from parity.faults.registry import parse
+from parity.faults.training import TRAINING_FAULTS, TrainingFault, inject
 from parity.options import recorded_options
 from parity.session import Options, report_identity
 from reference import huggingface
@@ -308,7 +309,7 @@ _DRAWS_ELSEWHERE = "its attention draws tile by tile, which no other model can b
 
 def run_training(options: Options, progress: Progress) -> Report:
     """Compare training steps."""
-    _check_plant(options)
+    _check_fault(options)
     wanted, left_out = backends.chosen_backends(options.backend, torch.device("cpu"))
     if options.dropout:
         _check_plain(options.backend)
@@ -373,26 +374,22 @@ def _check_plain(backend: str) -> None:
         )
 
 
-def _check_plant(options: Options) -> None:
-    name = options.inject_fault
-    if name is None:
+def _check_fault(options: Options) -> None:
+    if options.inject_fault is None:
         return
-    if name not in TRAINING_FAULTS:
-        known = "; ".join(f"{key} ({fault.what})" for key, fault in TRAINING_FAULTS.items())
-        raise UsageError(f"no fault is called {name!r}", where="--inject-fault", fix=f"use {known}")
-    fault = TRAINING_FAULTS[name]
+    fault, _ = parse(options.inject_fault, [TrainingFault])
     refused = {
         "a fault of dropout does not show without it": fault.dropout and not options.dropout,
         "a batch in one part cannot be averaged wrongly": fault.parts and options.parts == 1,
-        "a fault is planted into our model, not into a candidate": (
-            options.candidate is not None and fault.plant is not None
+        "a fault is injected into our model, not into a candidate": (
+            options.candidate is not None and fault.change is not None
         ),
     }
     for what, applies in refused.items():
         if applies:
             raise UsageError(
                 what,
-                where=f"--inject-fault {name}",
+                where=f"--inject-fault {fault.name}",
                 fix="add --dropout, --micro-batches 2, or drop --candidate",
             )
 

@@ -94,34 +94,10 @@ def test_ties_are_excused_and_counted(
     assert all(row["error_ours"] > row["bound"] and row["dtype"] == "bfloat16" for row in tied)
 
 
-QUICK = (
-    *("newest-key-unseen", "cache-stale", "temperature-twice", "top-p-stops-short"),
-    "second-likeliest",
-)
-"""Faults that show before any search."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in GENERATION_FAULTS
-    ],
-)
-def test_a_planted_fault_is_seen_at_its_place(
-    name: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
-) -> None:
-    """The first row that fails is the one that the fault belongs to, and says where."""
-    row = first_failing(ours, theirs, name)
-    assert row is not None
-    assert GENERATION_FAULTS[name].row == row.tap
-    assert row.detail
-
-
 SHARED = [
     name
     for name, fault in GENERATION_FAULTS.items()
-    if fault.row.endswith((".ids", ".texts")) or fault.row.startswith(("rules", "beams"))
+    if fault.at.endswith((".ids", ".texts")) or fault.at.startswith(("rules", "beams"))
 ]
 """Faults of rules, of the choice and of searches: of what a witness might have in common."""
 
@@ -140,7 +116,7 @@ def test_no_witness_shares_a_fault(name: str, ours: GPT, theirs: OpenAIGPTLMHead
     with inject(name):
         row = first_failing(ours, theirs, None)
     assert row is not None
-    assert GENERATION_FAULTS[name].row == row.tap
+    assert GENERATION_FAULTS[name].at == row.tap
 
 
 def test_a_wrong_search_is_no_tie_in_float32(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:

@@ -81,14 +81,14 @@ def test_every_rule_agrees_and_does_something() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, fault in GENERATION_FAULTS.items() if fault.row.startswith("rules")]
+    "name", [name for name, fault in GENERATION_FAULTS.items() if fault.at.startswith("rules")]
 )
 def test_a_fault_in_a_rule_is_seen_at_that_rule(name: str) -> None:
     """And at no rule before it."""
     with inject(name):
         rows = list(rules.rule_rows(211, 0, Bounds()))
     failing = [row for row in rows if row.status is not Status.PASS]
-    assert GENERATION_FAULTS[name].row == failing[0].tap
+    assert GENERATION_FAULTS[name].at == failing[0].tap
 
 
 def test_a_text_is_cut_behind_what_ended_it() -> None:

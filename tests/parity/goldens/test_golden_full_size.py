@@ -1,11 +1,9 @@
 """Goldens at the released size, recorded from Hugging Face's model on the surrogate's weights."""
 
-import copy
 import dataclasses
 from collections.abc import Callable
 
 import pytest
-import torch
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
@@ -13,7 +11,7 @@ from parity.checkpoints.weights import Provenance, Standing, Weights
 from parity.checks.golden.check import golden
 from parity.core.results import Report
 from parity.core.runners import build_huggingface, build_ours
-from parity.faults.forward import FORWARD_FAULTS
+from parity.faults.forward import inject
 from reference.published import Golden, Goldens
 from scratch_gpt import GPT
 
@@ -65,10 +63,9 @@ def test_a_small_fault_in_every_block_is_found(
     fault: str, model: GPT, full: Goldens, from_a_file: Provenance
 ) -> None:
     """Faults that leave nearly every first choice as it was fail the median of the words."""
-    faulty = copy.deepcopy(model)
-    with torch.no_grad():
-        for block in range(model.config.n_layer):
-            FORWARD_FAULTS[fault].plant(faulty, block)
+    faulty = model
+    for block in range(model.config.n_layer):
+        faulty = inject(faulty, fault, block)
     words = tuple(row for row in full.rows if row.group == "words")
     report = golden(faulty, from_a_file, dataclasses.replace(full, rows=words))
     expected = (1, True)

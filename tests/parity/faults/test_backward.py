@@ -11,15 +11,14 @@ from torch import Tensor
 
 from parity import layerwise
 from parity.checkpoints.load import load_weights
-from parity.checks.gradients import slope
 from parity.checks.gradients.check import gradients
 from parity.core import inputs
 from parity.core.metrics import Status
 from parity.core.results import Mode, Report
 from parity.core.runners import build_huggingface, build_ours
-from parity.core.tolerances import FAULT_MARGIN, Bounds
 from parity.errors import ExitCode
-from parity.faults.backward import BACKWARD_FAULTS, expected_at, grafted, inject
+from parity.faults.backward import BACKWARD_FAULTS, grafted, inject
+from parity.faults.registry import expected_at
 from scratch_gpt import GPT
 
 LAYERS = 12
@@ -46,18 +45,6 @@ def checker(size: str, batch: int, time: int) -> Check:
     return check
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Check:
-    """Return the check at the small size, with the one direction in all parameters."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slope, "SMALL_MODEL", 0)
-        check = checker("tiny", 2, 5)
-        for fault in BACKWARD_FAULTS:
-            for backend in PATHS:
-                check(backend, fault)
-    return check
-
-
 def assert_caught_at(place: str, report: Report) -> None:
     """Assert that the verdict fails, names `place` first, and that all before it passed."""
     assert report.first_divergence is not None
@@ -68,26 +55,6 @@ def assert_caught_at(place: str, report: Report) -> None:
     assert report.first_divergence.suspects
 
 
-@pytest.mark.parametrize("backend", PATHS)
-@pytest.mark.parametrize("fault", BACKWARD_FAULTS)
-def test_tiny_fault_is_named(tiny: Check, fault: str, backend: str) -> None:
-    """The gradient that the fault makes wrong is the first to differ, and by far."""
-    report = tiny(backend, fault)
-
-    assert_caught_at(expected_at(fault, BLOCKS[fault], backend), report)
-    assert report.first_divergence is not None
-    assert report.first_divergence.row.error_ours is not None
-    assert report.first_divergence.row.error_ours >= FAULT_MARGIN * Bounds().float64
-
-
-@pytest.mark.parametrize("backend", PATHS)
-@pytest.mark.parametrize("fault", BACKWARD_FAULTS)
-def test_the_oracle_sees_every_fault_too(tiny: Check, fault: str, backend: str) -> None:
-    """The slope of a loss that knows no gradients is not the one that the faulty gradient has."""
-    rows = {row.tap: row for row in tiny(backend, fault).results if row.against == "oracle"}
-    assert rows["direction"].status is Status.FAIL
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", PATHS)
 @pytest.mark.parametrize("fault", BACKWARD_FAULTS)
@@ -96,7 +63,7 @@ def test_nothing_forward_shows_a_fault(fault: str, backend: str, ours: GPT, thei
     right = ours.with_backend(backend)
     faulty = inject(right, fault, BLOCKS[fault])
     ids = inputs.seeded(batch=2, time=5, vocab_size=211, seed=5).token_ids
-    report = layerwise({backend: faulty}, theirs, ids, modes=[Mode.FLOAT64])  # type: ignore[arg-type]
+    report = layerwise({backend: faulty}, theirs, ids, modes=[Mode.IDENTITY])  # type: ignore[arg-type]
 
     assert torch.equal(right(ids), faulty(ids))
     with torch.no_grad():
@@ -116,7 +83,7 @@ def test_full_size_fault_is_named(fault: str) -> None:
 @pytest.mark.parametrize("name", ["doubled", "transpose-missing"])
 def test_a_fault_at_a_tap_that_is_not_formed_is_refused(name: str, ours: GPT) -> None:
     """Instead of a model that passes as if it had a fault."""
-    with pytest.raises(ValueError, match=f"{name} is planted at .* does not form"):
+    with pytest.raises(ValueError, match=f"{name} is injected at .* does not form"):
         inject(ours.with_backend("fused"), name, 3)
 
 
