@@ -1,6 +1,6 @@
 """GPT-1, written from basic tensor operations.
 
-Names are handed on lazily: importing this package alone does not import torch.
+Names are imported lazily: importing this package alone does not import torch.
 """
 
 from importlib import import_module
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from scratch_gpt.config import GPTConfig
     from scratch_gpt.model import GPT
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
+
+    __version__: str
 
 _HOMES = {
     "GPT": "scratch_gpt.model",
@@ -21,7 +23,18 @@ __all__ = ["GPT", "GPTConfig", "Tokenizer"]
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("gpt1-parity")
+    except PackageNotFoundError:  # a checkout or an archive that is not installed
+        return "0+unknown"

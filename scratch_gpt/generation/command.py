@@ -43,7 +43,7 @@ def read_prompts(asked: GenerateOptions) -> list[str]:
         UsageError: There is none, or its bytes are no UTF-8.
         InputRejectedError: The file cannot be read.
     """
-    prompts = list(asked.prompts)
+    prompts = list(asked.prompt)
     if asked.prompt_file is not None and asked.prompt_file != "-":
         prompts.append(_text(_file(asked.prompt_file), asked.prompt_file))
     elif asked.prompt_file == "-" or not prompts:
@@ -244,7 +244,7 @@ def print_texts(asked: GenerateOptions) -> int:
         ]
     except NoChoiceError as error:
         raise no_choice_error(error) from error
-    if asked.as_json:
+    if asked.json:
         print_stdout(json.dumps(_document(asked, tokenizer, rows), indent=2) + "\n")
     if not asked.quiet and any(row["ended"] == "positions" for row in rows):
         _note(f"the text ends at the model's {most} positions; {_GOING_ON[asked.beams > 1]}")
@@ -283,7 +283,7 @@ def _told(  # noqa: PLR0913 - what there is, and which of it
     request = dataclasses.replace(request, streams=tuple(range(first, first + request.samples)))
     before = tokenizer.decode(ids)
     head = "" if asked.quiet else visible(before)
-    streaming = not asked.as_json and request.samples == 1
+    streaming = not asked.json and request.samples == 1
     if streaming:
         print_stdout(_title(number, 0, several=several, quiet=asked.quiet) + head)
     show: ShowText = (
@@ -293,7 +293,7 @@ def _told(  # noqa: PLR0913 - what there is, and which of it
         found = new_texts(model, tokenizer, ids, request, stop=asked.stop, show=show)
     if streaming:
         print_stdout("\n")
-    elif not asked.as_json:
+    elif not asked.json:
         for sample, text in enumerate(found):
             title = _title(number, sample, several=several, quiet=asked.quiet)
             print_stdout(f"{title}{head}{visible(text.text)}\n")
@@ -334,7 +334,7 @@ def _document(
 ) -> dict[str, object]:
     """Return what `--json` prints: the texts, and what fixes them."""
     settings = dataclasses.asdict(asked)
-    for name in ("prompts", "prompt_file", "as_json", "quiet"):
+    for name in ("prompt", "prompt_file", "json", "quiet", "debug"):
         del settings[name]
     settings["vocabulary"] = None if asked.vocabulary is None else str(asked.vocabulary)
     settings["pretokenizer"] = tokenizer.pretokenizer

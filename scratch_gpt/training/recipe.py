@@ -40,7 +40,7 @@ class Recipe:
     merges: int = _choice(40_000, "merges of the vocabulary, where one is learned")
     pretokenizer: str = _choice("bert", "how text becomes words, where a vocabulary is learned")
     validation_fraction: float = _choice(0.05, "share of the corpus that is held out")
-    batch: int = _choice(64, "windows of a step, those of all processes together")
+    batch_size: int = _choice(64, "windows of a step, those of all processes together")
     micro_batch: int = _choice(8, "windows of one forward; gradients of several are summed")
     epochs: float = _choice(100.0, "times that the corpus is seen, where steps is 0")
     steps: int = _choice(0, "steps of the run; 0: as many as epochs asks for")
@@ -51,7 +51,7 @@ class Recipe:
     schedule: str = _choice(
         "cosine", "how the learning rate falls then: cosine, linear or constant"
     )
-    optimizer: str = _choice("released", "form of Adam: released, or adamw as PyTorch has it")
+    optimizer: str = _choice("openai", "variant of Adam: openai, or adamw as PyTorch has it")
     beta1: float = _choice(0.9, "decay of the gradients' mean")
     beta2: float = _choice(0.999, "decay of the squared gradients' mean")
     epsilon: float = _choice(1e-8, "added to the root of the squared gradients' mean")
@@ -112,7 +112,9 @@ def _one_of(*names: str) -> _Range:
 
 
 _RANGES: dict[str, _Range] = {
-    **dict.fromkeys(("n_layer", "n_embd", "n_head", "batch", "micro_batch", "keep"), _counts(1)),
+    **dict.fromkeys(
+        ("n_layer", "n_embd", "n_head", "batch_size", "micro_batch", "keep"), _counts(1)
+    ),
     **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every"), _counts(1)),
     **dict.fromkeys(("merges", "steps", "threads", "sample_every"), _counts(0)),
     "seed": (_is_seed, "a whole number from 0 to 2**64 - 1"),
@@ -127,7 +129,7 @@ _RANGES: dict[str, _Range] = {
     ),
     "weight_decay": (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0"),
     "schedule": _one_of("cosine", "linear", "constant"),
-    "optimizer": _one_of("released", "adamw"),
+    "optimizer": _one_of("openai", "adamw"),
     "pretokenizer": _one_of("bert", "original"),
     "dtype": _one_of("float32", "bfloat16", "float64"),
     "device": _one_of("cpu", "cuda", "auto"),
@@ -145,7 +147,7 @@ RECIPES: dict[str, Recipe] = {
         dropout=0.0,
         initializer_range=0.05,  # at 0.02 so narrow a model stays long at the unigram loss
         merges=2_000,
-        batch=8,
+        batch_size=8,
         micro_batch=8,
         steps=1_000,
         learning_rate=5e-3,

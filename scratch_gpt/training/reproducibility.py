@@ -122,7 +122,7 @@ def settle_recipe(recipe: Recipe, windows: Windows) -> Recipe:
     Raises:
         UsageError: The warm-up is not shorter than the run.
     """
-    steps = recipe.steps or max(1, math.ceil(recipe.epochs * len(windows) / recipe.batch))
+    steps = recipe.steps or max(1, math.ceil(recipe.epochs * len(windows) / recipe.batch_size))
     warmup = recipe.warmup if recipe.warmup >= 0 else min(_WARMUP, steps // 10)
     threads = recipe.threads or torch.get_num_threads()
     if warmup >= steps:

@@ -203,7 +203,7 @@ class Trainer:
             betas=(recipe.beta1, recipe.beta2),
             epsilon=recipe.epsilon,
             weight_decay=recipe.weight_decay,
-            form=recipe.optimizer,
+            form="released" if recipe.optimizer == "openai" else recipe.optimizer,
         )
         self.schedule = _schedule(recipe)
 
@@ -221,7 +221,7 @@ class Trainer:
         rate = self.schedule.learning_rate(self.step)
         self.optimizer.step(rate)
         self.step += 1
-        self.windows_seen += self.recipe.batch
+        self.windows_seen += self.recipe.batch_size
         return Done(
             step=self.step, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=tokens
         )
@@ -269,7 +269,7 @@ class Trainer:
 
     def _micro_batches(self) -> list[Tensor]:
         """Return this process's share of the step's windows: all take turns."""
-        batch, micro = self.recipe.batch, self.recipe.micro_batch
+        batch, micro = self.recipe.batch_size, self.recipe.micro_batch
         firsts = range(0, batch, micro)[self.group.rank :: self.group.processes]
         return [
             self.training.rows(self.windows_seen + first, min(micro, batch - first)).to(
@@ -342,10 +342,10 @@ def require_work_for_all(recipe: Recipe, processes: int) -> None:
     Raises:
         UsageError: A step has fewer micro-batches than there are processes.
     """
-    micro_batches = math.ceil(recipe.batch / recipe.micro_batch)
+    micro_batches = math.ceil(recipe.batch_size / recipe.micro_batch)
     if micro_batches < processes:
         raise UsageError(
             f"a step has {micro_batches} micro-batches for {processes} processes",
-            where=f"--batch {recipe.batch} --micro-batch {recipe.micro_batch}",
-            fix=f"lower --micro-batch to at most {recipe.batch // processes} or raise --batch",
+            where=f"--batch-size {recipe.batch_size} --micro-batch {recipe.micro_batch}",
+            fix=f"lower --micro-batch to at most {recipe.batch_size // processes} or raise --batch",
         )

@@ -71,7 +71,7 @@ main()
 
 def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     """One a line, and nothing is measured."""
-    assert run(BenchOptions(listed=True)) == ExitCode.PASS
+    assert run(BenchOptions(list=True)) == ExitCode.PASS
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(TARGETS)
     assert "core/forward/1x512/tiled:huggingface  ≤ 0.30" in lines

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 import typer
 
 from parity import check as module
-from parity.session import Options
 
 Check = Callable[..., Any]
 
@@ -45,7 +45,7 @@ OPTIONS = {
         *("--text", "--vocabulary", "--seed", FINGERPRINTS, *REPORTING),
     },
     "golden": {"--weights", *REPORTING},
-    "drift": {"rows", "--require", "--same-code", *REPORTING},
+    "drift": {"runs", "--require", "--same-code", *REPORTING},
 }
 
 
@@ -166,77 +166,115 @@ EVERYTHING = {
     "--backend": ("tiled", {"backend": "tiled"}),
     "--dtype": ("bfloat16", {"dtype": "bfloat16"}),
     "--device": ("auto", {"device": "auto"}),
-    "--batch-size": ("3", {"batch": 3}),
-    "--seq-len": ("17", {"time": 17}),
-    "--num-prompts": ("3", {"prompts": 3}),
+    "--batch-size": ("3", {"batch_size": 3}),
+    "--seq-len": ("17", {"seq_len": 17}),
+    "--num-prompts": ("3", {"num_prompts": 3}),
     "--max-new-tokens": ("5", {"max_new_tokens": 5}),
     "--seed": ("7", {"seed": 7}),
     "--token-ids": ("1,2;3", {"token_ids": "1,2;3"}),
     "--taps": ("h.*", {"taps": "h.*"}),
     "--steps": ("5", {"steps": 5}),
-    "--micro-batches": ("4", {"parts": 4}),
+    "--micro-batches": ("4", {"micro_batches": 4}),
     "--dropout": (None, {"dropout": True}),
     "--explain": ("logits", {"explain": "logits"}),
     "--vocabulary": ("words", {"vocabulary": Path("words")}),
     "--pretokenizer": ("original", {"pretokenizer": "original"}),
     "--text": ("one", {"text": "one"}),
     "--corpus": ("a.txt", {"corpus": (Path("a.txt"),)}),
-    "--num-strings": ("9", {"count": 9}),
+    "--num-strings": ("9", {"num_strings": 9}),
     "--fingerprints": (None, {"fingerprints": True}),
-    "--format": ("json", {"form": "json"}),
+    "--format": ("json", {"format": "json"}),
     "--output": ("a.json", {"output": (Path("a.json"),)}),
     "--quiet": (None, {"quiet": True}),
     "--debug": (None, {"debug": True}),
-    "--require": ("a", {"expect": ("a",)}),
+    "--require": ("a", {"require": ("a",)}),
     "--same-code": (None, {"same_code": True}),
-    "rows": ("b", {"rows": (Path("rows"), Path("b"))}),  # no option: both words are arguments
+    "runs": ("b", {"runs": (Path("runs"), Path("b"))}),  # no option: both words are arguments
 }
 """For every option a value that is not its default, and what has to come of it."""
 
 
-def let_run(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[Options], Any]) -> None:
-    """Let every verb, wherever it is defined, call `outcome` in the place of `run`."""
-    for registered in module.app.registered_commands:
-        assert registered.callback is not None
-        monkeypatch.setitem(registered.callback.__globals__, "run", outcome)
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the list of the options that arrive; no verb runs, and the exit code is 3."""
+    seen: list[Any] = []
+    monkeypatch.setattr(module.session, "run", lambda options, **_how: seen.append(options) or 3)
+    return seen
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
-def test_every_option_arrives(verb: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_arrives(verb: str, check: Check, asked: list[Any]) -> None:
     """Each option reaches the verb under its own name, and the exit code is the verb's."""
-    seen: list[Options] = []
-    let_run(monkeypatch, lambda options: seen.append(options) or 3)
     arguments, wanted = [], {}
     for name in sorted(OPTIONS[verb]):
         value, fields = EVERYTHING[name]
         arguments += [name] if value is None else [name, value]
         wanted |= fields
     result = check(verb, *arguments)
-    assert (3, [Options(verb=verb, **wanted)]) == (result.exit_code, seen)
+    assert (3, [module.VERBS[verb].options(**wanted)]) == (result.exit_code, asked)
+
+
+DEFAULTS = {
+    "weights": "auto",
+    "dtype": "float32",
+    "device": "cpu",
+    "batch_size": 1,
+    "seq_len": 512,
+    "seed": 0,
+}
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
-def test_the_defaults_are_the_documented_ones(
-    verb: str, check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A bare verb runs what the documentation says: 512 tokens, one row, seed 0, on the CPU.
+def test_the_defaults_are_the_documented_ones(verb: str, check: Check, asked: list[Any]) -> None:
+    """A verb without options runs 512 tokens, one row, seed 0, on the CPU.
 
-    But `training`, whose runs keep every gradient and moment: 64 tokens.
+    Except `training`, whose runs keep every gradient and moment: 64 tokens.
     """
-    seen: list[Options] = []
-    let_run(monkeypatch, lambda options: seen.append(options) or 0)
     check(verb)
-    time = 64 if verb == "training" else 512
-    assert [Options(verb=verb, time=time)] == seen
-    expected = ("auto", "float32", "cpu", 1, time, 0)
-    assert expected == (
-        seen[0].weights,
-        seen[0].dtype,
-        seen[0].device,
-        seen[0].batch,
-        seen[0].time,
-        seen[0].seed,
-    )
+    assert asked == [module.VERBS[verb].options()]
+    expected = DEFAULTS | ({"seq_len": 64} if verb == "training" else {})
+    assert all(getattr(asked[0], name, value) == value for name, value in expected.items())
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_help_teaches(verb: str, check: Check) -> None:
+    """It has examples that run this verb, the exit codes, and no line over 80 columns."""
+    text = check(verb, "--help").stdout
+    assert f"\n    python -m parity.check {verb}" in text
+    assert "Exit codes:\n    0 pass  1 a real difference" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_version_is_printed(check: Check) -> None:
+    """The installed distribution's."""
+    result = check("--version")
+    expected = (0, f"gpt1-parity {metadata.version('gpt1-parity')}\n")
+    assert expected == (result.exit_code, result.stdout)
+
+
+WITH_FAULTS = [verb for verb, names in OPTIONS.items() if "--inject-fault" in names]
+
+
+@pytest.mark.parametrize("verb", WITH_FAULTS)
+def test_the_faults_are_listed(verb: str, check: Check) -> None:
+    """One a line with its meaning; nothing runs, and the exit code is 0."""
+    result = check(verb, "--inject-fault", "list")
+    listed = dict(line.split(": ", 1) for line in result.stdout.splitlines())
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(listed) > 10
+    assert all(listed.values())
+    unknown = check(verb, "--weights", "tiny", "--inject-fault", "no-such-fault")
+    assert unknown.exit_code == 2
+    assert all(f"{name} ({what})" in unknown.stderr for name, what in listed.items())
+
+
+def test_faults_are_listed_by_pretokenizer(check: Check) -> None:
+    """Only those that can be injected into the one asked for."""
+    texts = {
+        name: check("tokens", "--inject-fault", "list", "--pretokenizer", name).stdout
+        for name in ("bert", "original")
+    }
+    assert texts["bert"] != texts["original"]
 
 
 class FullDisk(io.StringIO):

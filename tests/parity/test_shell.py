@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from parity import verbs
 from parity.core.results import Report
 from parity.errors import (
     EnvironmentUnfitError,
@@ -17,11 +18,17 @@ from parity.errors import (
     ParityError,
     UsageError,
 )
-from parity.session import Options, run
+from parity.options import LayerwiseOptions, ReportOptions, WeightsOptions
+from parity.session import run
 
 Check = Callable[..., Any]
 Stand = Callable[[object], None]
 Capture = pytest.CaptureFixture[str]
+
+
+def run_weights(options: ReportOptions) -> int:
+    """Run the verb `weights`, whatever stands in for it, with options."""
+    return run(options, name="weights", load=lambda: verbs.weights)
 
 
 def with_words(kind: type[ParityError]) -> ParityError:
@@ -259,7 +266,7 @@ def test_a_report_that_nobody_got_is_no_pass(
     stand_in(report)
     monkeypatch.setattr(sys, "stdout", stream)
     file = tmp_path / "r.json"
-    code = run(Options(verb="weights", output=(file,)))
+    code = run_weights(WeightsOptions(output=(file,)))
     expected = (5, True)
     assert expected == (code, '"verdict": "fail"' in file.read_text(encoding="utf-8"))
 
@@ -272,20 +279,20 @@ def test_an_error_that_nobody_hears_keeps_its_code(
     stand_in(with_words(InputRejectedError))
     monkeypatch.setattr(sys, "stderr", stream)
     expected = 4
-    assert expected == run(Options(verb="weights"))
+    assert expected == run_weights(WeightsOptions())
 
 
 UNHELD: dict[str, dict[str, Any]] = {
     "text": {},
     "a text file": {"output": (Path("r.txt"),)},
     "a file in standard output's form": {"output": (Path("r"),)},
-    "JSON that is not printed": {"form": "json", "quiet": True},
+    "JSON that is not printed": {"format": "json", "quiet": True},
 }
 HELD: dict[str, dict[str, Any]] = {
-    "JSON": {"form": "json"},
+    "JSON": {"format": "json"},
     "a file": {"quiet": True, "output": (Path("r.json"),)},
     "one of two files": {"output": (Path("r.txt"), Path("R.JSON"))},
-    "a file in its form": {"form": "json", "quiet": True, "output": (Path("r"),)},
+    "a file in its form": {"format": "json", "quiet": True, "output": (Path("r"),)},
 }
 
 
@@ -296,7 +303,7 @@ def test_fingerprints_that_nothing_holds_are_a_usage_error(
     """They are in the JSON alone: where none is written they are refused before anything runs."""
     monkeypatch.chdir(tmp_path)
     stand_in(AssertionError("the verb ran"))
-    code = run(Options(verb="weights", fingerprints=True, **UNHELD[forms]))
+    code = run_weights(LayerwiseOptions(fingerprints=True, **UNHELD[forms]))
     expected = (2, True)
     assert expected == (code, "--fingerprints\n  to do  add --output" in capsys.readouterr().err)
 
@@ -309,4 +316,4 @@ def test_fingerprints_are_held_by_any_json(
     monkeypatch.chdir(tmp_path)
     stand_in(report)
     expected = 1
-    assert expected == run(Options(verb="weights", fingerprints=True, **HELD[forms]))
+    assert expected == run_weights(LayerwiseOptions(fingerprints=True, **HELD[forms]))

@@ -13,9 +13,10 @@ from transformers import OpenAIGPTLMHeadModel
 from parity import verbs
 from parity.checkpoints.weights import Weights
 from parity.core import runners
-from parity.session import Options
+from parity.options import LayerwiseOptions
 from reference import huggingface, surrogate
 from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.options import options_of
 
 Check = Callable[..., Any]
 Strictly = Callable[[str], Any]
@@ -240,11 +241,14 @@ def test_a_load_report_that_is_not_empty_ends_the_run(
 def test_progress_goes_on_to_the_end() -> None:
     """Steps are counted up to their number, one after the other."""
     steps: list[tuple[str, int, int]] = []
-    options = Options(verb="layerwise", weights="tiny", time=5, backend="plain")
-    verbs.VERBS["layerwise"](options, lambda *step: steps.append(step))
+    options = LayerwiseOptions(weights="tiny", seq_len=5, backend="plain")
+    verbs.layerwise(options, lambda *step: steps.append(step))
     walked = [(done, total) for what, done, total in steps if what.startswith(("h.", "lo", "em"))]
     expected = [(number + 1, 2 * 173) for number in range(2 * 173)]
     assert expected == walked
+
+
+RECORDED = {field.name for field in options_of(LayerwiseOptions) if field.metadata["records"]}
 
 
 @pytest.mark.parametrize(
@@ -265,6 +269,6 @@ def test_a_report_says_what_was_asked(
     always = {"backend": "plain", "dtype": "float64"}
     words = [*TINY, "--seq-len", "5", *arguments]
     inputs = strictly(check(*words, "--format", "json").stdout)["inputs"]
-    assert said | always == {k: v for k, v in inputs.items() if k in {*verbs._SAID}}
+    assert said | always == {k: v for k, v in inputs.items() if k in RECORDED}
     text = check(*words).stdout
     assert not [value for value in said.values() if str(value) not in text]

@@ -34,8 +34,8 @@ from parity.core.runners import build_huggingface, build_ours
 from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from parity.errors import ExitCode, UsageError
 from parity.faults.generation import GENERATION_FAULTS, inject
-from parity.options import recorded_options
-from parity.session import Options, report_identity
+from parity.options import GenerationOptions, recorded_options
+from parity.session import report_identity
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
@@ -330,11 +330,7 @@ def _first(failing: Sequence[Row]) -> FirstDivergence | None:
 # From the options of the verb `generation` to its report.
 
 
-_SAID = ("inject_fault", "dtype", "seed", "token_ids", "text")
-"""Options that decide what a verdict is about."""
-
-
-def run_generation(options: Options, progress: Progress) -> Report:
+def run_generation(options: GenerationOptions, progress: Progress) -> Report:
     """Compare what is generated."""
     _check_plant(options.inject_fault)
     progress("weights", 0, 1)
@@ -361,7 +357,7 @@ def run_generation(options: Options, progress: Progress) -> Report:
         identity=stated,
         progress=progress,
     )
-    said = recorded_options(options, _SAID)
+    said = recorded_options(options)
     return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 
@@ -371,7 +367,7 @@ def _check_plant(name: str | None) -> None:
         raise UsageError(f"no fault is called {name!r}", where="--inject-fault", fix=f"use {known}")
 
 
-def _prompts(options: Options, *, vocab_size: int, longest: int) -> list[Tensor]:
+def _prompts(options: GenerationOptions, *, vocab_size: int, longest: int) -> list[Tensor]:
     """Return the prompts that were given, or drawn ones."""
     given = _given(options)
     if given is None:
@@ -382,7 +378,9 @@ def _prompts(options: Options, *, vocab_size: int, longest: int) -> list[Tensor]
                 where="--max-new-tokens",
                 fix=f"use at most {longest - 1}",
             )
-        return draw_prompts(options.prompts, longest=room, vocab_size=vocab_size, seed=options.seed)
+        return draw_prompts(
+            options.num_prompts, longest=room, vocab_size=vocab_size, seed=options.seed
+        )
     ids = torch.cat([prompt[0] for prompt in given])
     if not bool(((ids >= 0) & (ids < vocab_size)).all()):
         raise UsageError(
@@ -393,7 +391,7 @@ def _prompts(options: Options, *, vocab_size: int, longest: int) -> list[Tensor]
     return given
 
 
-def _given(options: Options) -> list[Tensor] | None:
+def _given(options: GenerationOptions) -> list[Tensor] | None:
     """Return the prompts `[1 time]` that the options hold; None where they hold none."""
     if options.text is not None:
         if options.vocabulary is None:

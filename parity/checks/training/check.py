@@ -53,8 +53,8 @@ from parity.core.taps import Tap
 from parity.core.tolerances import PRECISIONS, Bounds, Precision, bounds_for
 from parity.errors import UsageError
 from parity.faults.training import TRAINING_FAULTS, inject
-from parity.options import recorded_options
-from parity.session import Options, report_identity
+from parity.options import TrainingOptions, recorded_options
+from parity.session import report_identity
 from reference import huggingface
 from scratch_gpt.progress import Progress
 
@@ -302,13 +302,10 @@ _SUSPECTS = {
 # From the options of the verb `training` to its report.
 
 
-_SAID = ("candidate", "inject_fault", "backend", "dtype", "seed", "taps")
-"""Options that decide what a verdict is about."""
-
 _DRAWS_ELSEWHERE = "its attention draws tile by tile, which no other model can be given"
 
 
-def run_training(options: Options, progress: Progress) -> Report:
+def run_training(options: TrainingOptions, progress: Progress) -> Report:
     """Compare training steps."""
     _check_plant(options)
     wanted, left_out = backends.chosen_backends(options.backend, torch.device("cpu"))
@@ -322,21 +319,21 @@ def run_training(options: Options, progress: Progress) -> Report:
     )
     ids = batches(
         steps=options.steps,
-        parts=options.parts,
-        batch=options.batch,
+        parts=options.micro_batches,
+        batch=options.batch_size,
         time=_time(options, int(weights.config["n_positions"])),
         vocab_size=weights.config["vocab_size"],
         seed=options.seed,
     )
     candidates, reference = _candidates(options, weights, wanted), build_huggingface(weights)
-    said = recorded_options(options, _SAID) | ({"not_run": dict(left_out)} if left_out else {})
+    said = recorded_options(options) | ({"not_run": dict(left_out)} if left_out else {})
     stated = report_identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     report = training(
         candidates,
         reference,
         ids,
-        parts=options.parts,
+        parts=options.micro_batches,
         dropout=options.dropout,
         procedure=TRAINING_FAULTS[options.inject_fault].procedure()
         if options.inject_fault
@@ -350,16 +347,16 @@ def run_training(options: Options, progress: Progress) -> Report:
     return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 
-def _time(options: Options, longest: int) -> int:
+def _time(options: TrainingOptions, longest: int) -> int:
     """Return how many tokens a row has.
 
     Raises:
         UsageError: More than the model takes, or too few to predict one.
     """
-    if 1 < options.time <= longest:
-        return options.time
+    if 1 < options.seq_len <= longest:
+        return options.seq_len
     raise UsageError(
-        f"{options.time} tokens in a row",
+        f"{options.seq_len} tokens in a row",
         where="--seq-len",
         fix=f"use 2 to {longest}: the model takes no more, and one token predicts none",
     )
@@ -375,7 +372,7 @@ def _check_plain(backend: str) -> None:
         )
 
 
-def _check_plant(options: Options) -> None:
+def _check_plant(options: TrainingOptions) -> None:
     name = options.inject_fault
     if name is None:
         return
@@ -385,7 +382,8 @@ def _check_plant(options: Options) -> None:
     fault = TRAINING_FAULTS[name]
     refused = {
         "a fault of dropout does not show without it": fault.dropout and not options.dropout,
-        "a batch in one part cannot be averaged wrongly": fault.parts and options.parts == 1,
+        "a batch in one part cannot be averaged wrongly": fault.parts
+        and options.micro_batches == 1,
         "a fault is planted into our model, not into a candidate": (
             options.candidate is not None and fault.plant is not None
         ),
@@ -399,7 +397,9 @@ def _check_plant(options: Options) -> None:
             )
 
 
-def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> dict[str, nn.Module]:
+def _candidates(
+    options: TrainingOptions, weights: Weights, wanted: Sequence[str]
+) -> dict[str, nn.Module]:
     """Return the models to judge, under the names of their attention paths."""
     if options.candidate is not None:
         return {"plain": build_candidate(options.candidate, weights)}

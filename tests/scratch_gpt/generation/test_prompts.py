@@ -11,24 +11,7 @@ from scratch_gpt.errors import UsageError
 from scratch_gpt.generate import GenerateOptions
 from scratch_gpt.generation.command import read_prompts
 
-ASKED: dict[str, Any] = {
-    **dict.fromkeys(("prompt_file", "vocabulary", "temperature", "top_k", "top_p")),
-    "weights": "w",
-    "prompts": (),
-    "stop": (),
-    "max_new_tokens": 1,
-    "seed": 0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "beams": 1,
-    "samples": 1,
-    "pretokenizer": "bert",
-    "dtype": "float32",
-    "device": "cpu",
-    "overflow": "stop",
-    "as_json": False,
-    "quiet": False,
-}
+ASKED = {"weights": "w"}
 
 
 class Terminal(io.StringIO):
@@ -55,14 +38,14 @@ def test_without_a_prompt_nobody_waits(
 def test_a_given_prompt_leaves_standard_input_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read that was not asked for; a file comes after the prompts given."""
     monkeypatch.setattr(sys, "stdin", None)
-    assert read_prompts(GenerateOptions(**ASKED | {"prompts": ("a", "b")})) == ["a", "b"]
+    assert read_prompts(GenerateOptions(**ASKED | {"prompt": ("a", "b")})) == ["a", "b"]
 
 
 def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
     """Every prompt given is there, the file's without the line end that closes it."""
     file = tmp_path / "prompt"
     file.write_text("in a\nfile\n", encoding="utf-8")
-    asked = GenerateOptions(**ASKED | {"prompts": ("a",), "prompt_file": str(file)})
+    asked = GenerateOptions(**ASKED | {"prompt": ("a",), "prompt_file": str(file)})
     assert read_prompts(asked) == ["a", "in a\nfile"]
 
 

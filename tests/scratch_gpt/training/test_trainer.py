@@ -157,7 +157,7 @@ def test_micro_batches_are_dealt_out(started: Started, monkeypatch: pytest.Monke
     """All windows of a step in turn, each with the dropout of its number."""
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(trainer.reproducibility, "seed_dropout", lambda *at: seen.append(at))
-    run = started(batch=10, micro_batch=2)
+    run = started(batch_size=10, micro_batch=2)
     whole = run._micro_batches()
     run.group = Group(rank=1, processes=2)
     mine = run._micro_batches()
