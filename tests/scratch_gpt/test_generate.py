@@ -313,7 +313,7 @@ def test_help_teaches_without_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True,
                             check=True, env=os.environ | {"NO_COLOR": "1"})  # fmt: skip
-    for said in ("--temperature", "Examples:", "default: 40", "Exit codes: 0 printed"):
+    for said in ("--temperature", "Examples:", "default: 1.0", "Exit codes:\n    0 printed"):
         assert said in result.stdout
 
 

@@ -169,7 +169,7 @@ def test_an_interrupt_says_what_to_do(command: Command, monkeypatch: pytest.Monk
     monkeypatch.setattr("scratch_gpt.data.preparation.prepare", interrupt)
     result = command()
     assert result.exit_code == 130
-    assert "it goes on from where it was" in result.output
+    assert "run it again: it continues" in result.output
 
 
 def test_help_teaches_and_loads_nothing(home_of: Callable[[str], Path | None]) -> None:
@@ -188,7 +188,7 @@ def test_help_teaches_and_loads_nothing(home_of: Callable[[str], Path | None]) -
         text=True,
         check=True,
     )
-    for part in ("Examples:\n", "  python -m scratch_gpt.data books/", "[default: bert]", "Exit"):
+    for part in ("Examples:\n", "  python -m scratch_gpt.data books/", "[default: 0.05;", "Exit"):
         assert part in result.stdout
     assert result.stdout.endswith("set()\n")
 
