@@ -77,66 +77,68 @@ def ratios(options: BenchOptions) -> int:
         partial(run, options),
         name="bench.ratios",
         debug=options.debug,
-        resume="no row was judged; run it again",
+        resume="there is no verdict; run it again",
     )
 
 
-def selected(asked: BenchOptions, rows: Sequence[Target] = TARGETS) -> list[Target]:
-    """Return the rows that were asked for.
+def selected(options: BenchOptions, rows: Sequence[Target] = TARGETS) -> list[Target]:
+    """Return the rows that match `--rows` and `--quick`.
 
     Raises:
-        UsageError: None is called so.
+        UsageError: No row matches.
     """
     found = [
         row
         for row in rows
-        if fnmatch.fnmatchcase(row.name, asked.rows) and (row.quick or not asked.quick)
+        if fnmatch.fnmatchcase(row.name, options.rows) and (row.quick or not options.quick)
     ]
     if not found:
-        raise UsageError("no row has such a name", where=f"--rows {asked.rows}", fix="see --list")
+        raise UsageError("no row matches", where=f"--rows {options.rows}", fix="see --list")
     return found
 
 
-def check_places(asked: BenchOptions) -> None:
-    """Require, before anything is measured, places that can be written to.
+def _check_places(options: BenchOptions) -> None:
+    """Require, before anything is measured, files that can be written.
 
     Raises:
-        EnvironmentUnfitError: One cannot, or matplotlib is not there to draw a picture.
+        EnvironmentUnfitError: One cannot be written, or a picture needs matplotlib.
     """
-    for name, path in (("--json", asked.json), ("--picture", asked.picture)):
+    for name, path in (("--json", options.json), ("--picture", options.picture)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise EnvironmentUnfitError(
                 "the file cannot be written there",
                 where=f"{name} {path}",
                 fix="name a file in a folder that exists",
             )
-    if asked.picture is not None:
+    if options.picture is not None:
         from bench.report import check_installed
 
         check_installed()
 
 
-def run(asked: BenchOptions) -> ExitCode:
-    """Measure what was asked for; return the exit code.
+def run(options: BenchOptions) -> ExitCode:
+    """Measure the selected rows; return the exit code.
 
     Raises:
-        ParityError: The run could not be begun, or what it found not be written.
+        ParityError: The run cannot start, or its result cannot be written.
     """
-    rows = selected(asked)
-    if asked.list:
+    rows = selected(options)
+    if options.list:
         print_stdout("".join(f"{row.name}{_bound(row)}\n" for row in rows))
         return ExitCode.PASS
-    check_places(asked)
+    _check_places(options)
     with progress_bar(quiet=False) as progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # others' kernels warn about what they lack: rows say it
-        return _measured(asked, rows, progress)
+        warnings.simplefilter(
+            "ignore"
+        )  # other kernels warn about features they lack; the rows report them
+        return _measured(options, rows, progress)
 
 
 def _bound(row: Target) -> str:
     return "" if row.bound is None else f"  ≤ {row.bound:.2f}"
 
 
-def _measured(asked: BenchOptions, rows: Sequence[Target], progress: Progress) -> ExitCode:
+def _measured(options: BenchOptions, rows: Sequence[Target], progress: Progress) -> ExitCode:
     import torch
 
     from bench import baseline, results
@@ -147,18 +149,18 @@ def _measured(asked: BenchOptions, rows: Sequence[Target], progress: Progress) -
     from bench.runner import measure
     from bench.timing import copy_bandwidth
 
-    earlier = results.read(asked.baseline) if asked.baseline is not None else None
+    earlier = results.read(options.baseline) if options.baseline is not None else None
     machine = described()
     if earlier is not None:
-        baseline.check_machine(machine, earlier.machine, force=asked.force)
-    work = Measurement(asked.rounds or (QUICK_ROUNDS if asked.quick else None), progress)
+        baseline.check_machine(machine, earlier.machine, force=options.force)
+    work = Measurement(options.rounds or (QUICK_ROUNDS if options.quick else None), progress)
     outcomes = measure(rows, work)
     rates = {f"matrix rate, {name}": rate for name, rate in work.rates.items()}
     limits = {**rates, "copy bandwidth": copy_bandwidth(torch.device("cpu"))}
     found = results.BenchRun(machine=machine, limits=limits, outcomes=outcomes, series=work.series)
     notes = [f"{name}: {limit / 1e9:.1f} G/s" for name, limit in limits.items()]
     notes.append(somewhere_below(outcomes, "sdpa", SOMEWHERE_BELOW))
-    _deliver(found, [note for note in notes if note], asked)
+    _deliver(found, [note for note in notes if note], options)
     if earlier is None:
         return exit_code(outcomes)
     changes = baseline.compare(outcomes, earlier.outcomes, asked={row.name for row in rows})
@@ -167,10 +169,10 @@ def _measured(asked: BenchOptions, rows: Sequence[Target], progress: Progress) -
 
 
 _NARROWEST = 116
-"""Columns of the table, the longest name in it."""
+"""Columns of the table with its longest name."""
 
 
-def _deliver(found: "BenchRun", notes: Sequence[str], asked: BenchOptions) -> None:
+def _deliver(found: "BenchRun", notes: Sequence[str], options: BenchOptions) -> None:
     """Print the table, then write the files."""
     from bench.report import draw, render
     from bench.results import rendered
@@ -179,12 +181,12 @@ def _deliver(found: "BenchRun", notes: Sequence[str], asked: BenchOptions) -> No
         render(found.outcomes, found.machine, notes, console)
 
     print_stdout(render_rich(draw_table, sys.stdout, narrowest=_NARROWEST))
-    if asked.json is not None:
-        with reporting_write_errors(str(asked.json)):
-            asked.json.write_text(rendered(found), encoding="utf-8")
-    if asked.picture is not None:
-        with reporting_write_errors(str(asked.picture)):
-            draw(found.series, asked.picture)
+    if options.json is not None:
+        with reporting_write_errors(str(options.json)):
+            options.json.write_text(rendered(found), encoding="utf-8")
+    if options.picture is not None:
+        with reporting_write_errors(str(options.picture)):
+            draw(found.series, options.picture)
 
 
 def _deliver_changes(changes: "Sequence[Comparison]") -> None:

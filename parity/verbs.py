@@ -190,7 +190,6 @@ def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Pr
     chosen = _inputs(options, weights)
     models = _candidates(options, weights, wanted)
     candidates = {backend: model.to(device) for backend, model in models.items()}
-    del models
     recorded = recorded_options(options) | ({"not_run": dict(left_out)} if left_out else {})
     reference = build_huggingface(weights)
     nn.Module.to(reference, device)

@@ -119,8 +119,9 @@ def add_command(
         name: The command's name in an application of several. One alone gets `--version` too.
         text: The help; by default the docstring of the class.
     """
-    parameters = [_parameter(field, options) for field in options_of(options)]
-    repeated = {p.name for p in parameters if typing.get_origin(_plain(options, p.name)) is tuple}
+    kinds = typing.get_type_hints(options)
+    parameters = [_parameter(field, kinds[field.name]) for field in options_of(options)]
+    repeated = {p.name for p in parameters if typing.get_origin(kinds[p.name]) is tuple}
     if name is None:
         parameters.append(_VERSION)
 
@@ -131,11 +132,10 @@ def add_command(
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
-    # Click fills paragraphs, except those that begin with \b.
-    shown = re.sub(
-        r"^(Examples|Exit codes):$", "\b\n\\1:", _help(options, text), flags=re.MULTILINE
-    )
-    app.command(name, help=shown)(command)
+    lines = inspect.cleandoc(text or options.__doc__ or "")
+    # \b keeps Click from filling the paragraph.
+    kept = re.sub(r"^(Examples|Exit codes):$", "\b\n\\1:", lines, flags=re.MULTILINE)
+    app.command(name, help=kept)(command)
 
 
 def add_version(app: typer.Typer) -> None:
@@ -149,17 +149,9 @@ def add_version(app: typer.Typer) -> None:
     app.callback()(group)
 
 
-def _help(options: type, text: str | None) -> str:
-    return inspect.cleandoc(text if text is not None else options.__doc__ or "")
-
-
-def _plain(options: type, name: str) -> Any:  # noqa: ANN401 - a type
-    return typing.get_type_hints(options)[name]
-
-
-def _parameter(field: "dataclasses.Field[Any]", options: type) -> inspect.Parameter:
-    """Return a field as Typer reads it: a keyword with an annotated type."""
-    kind, default = _plain(options, field.name), field.default
+def _parameter(field: "dataclasses.Field[Any]", kind: Any) -> inspect.Parameter:  # noqa: ANN401
+    """Return a field of type `kind` as Typer reads it: a keyword with an annotated type."""
+    default = field.default
     if typing.get_origin(kind) is tuple:
         kind, default = list[typing.get_args(kind)[0]] | None, None  # type: ignore[misc]
     required = default is dataclasses.MISSING

@@ -1,4 +1,4 @@
-"""What the command line takes, and what it answers before anything is computed."""
+"""The command line: its options, its help, and its errors before anything is computed."""
 
 import errno
 import io
@@ -105,8 +105,8 @@ def test_help_imports_nothing_heavy() -> None:
     assert expected == ran.stdout
 
 
-def test_no_verb_is_answered_by_help(check: Check) -> None:
-    """Without a verb the list of verbs is shown, and nothing is called a pass."""
+def test_no_verb_prints_the_help(check: Check) -> None:
+    """Without a verb the help is printed, with a usage error."""
     result = check()
     expected = (2, True)
     assert expected == (result.exit_code, "layerwise" in result.stdout + result.stderr)
@@ -115,7 +115,7 @@ def test_no_verb_is_answered_by_help(check: Check) -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"), [("layerwis", "layerwise"), ("weigths", "weights"), ("docter", "doctor")]
 )
-def test_a_mistyped_verb_is_told_the_right_one(typed: str, meant: str, check: Check) -> None:
+def test_a_mistyped_verb_is_corrected(typed: str, meant: str, check: Check) -> None:
     """An unknown verb is a usage error that suggests the nearest one."""
     result = check(typed)
     expected = (2, "", True)
@@ -139,9 +139,11 @@ def test_an_unknown_verb_is_named(verb: str, check: Check) -> None:
             ["weights", "--inject-fault", "erf-gelu"], "--inject-fault", id="another verb's option"
         ),
         pytest.param(["gradients", "--explain", "logits"], "--explain", id="layerwise's alone"),
-        pytest.param(["tokens", "--pretokenizer", "wordpiece"], "original", id="unknown splitting"),
+        pytest.param(
+            ["tokens", "--pretokenizer", "wordpiece"], "original", id="unknown pretokenizer"
+        ),
         pytest.param(["tokens", "--num-strings", "-1"], "--num-strings", id="count below 0"),
-        pytest.param(["layerwise", "extra"], "extra", id="argument that nobody asked for"),
+        pytest.param(["layerwise", "extra"], "extra", id="unexpected argument"),
         pytest.param(["layerwise", "--seq-len"], "--seq-len", id="value missing"),
         pytest.param(["layerwise", "--seq-len", "0"], "--seq-len", id="time 0"),
         pytest.param(["layerwise", "--seq-len", "many"], "--seq-len", id="time no number"),
@@ -149,10 +151,10 @@ def test_an_unknown_verb_is_named(verb: str, check: Check) -> None:
         pytest.param(["layerwise", "--seed", "-1"], "--seed", id="seed below 0"),
         pytest.param(["layerwise", "--dtype", "int8"], "bfloat16", id="unknown dtype"),
         pytest.param(["layerwise", "--device", "tpu"], "cuda", id="unknown device"),
-        pytest.param(["layerwise", "--backend", "flash"], "tiled", id="unknown attention"),
+        pytest.param(["layerwise", "--backend", "flash"], "tiled", id="unknown backend"),
     ],
 )
-def test_a_usage_error_names_the_culprit(arguments: list[str], named: str, check: Check) -> None:
+def test_a_usage_error_names_the_option(arguments: list[str], named: str, check: Check) -> None:
     """What cannot be parsed is a usage error that names the option, or what it could be."""
     result = check(*arguments)
     expected = (2, "", True)
@@ -269,7 +271,7 @@ def test_the_faults_are_listed(verb: str, check: Check) -> None:
 
 
 def test_faults_are_listed_by_pretokenizer(check: Check) -> None:
-    """Only those that can be injected into the one asked for."""
+    """Only those that the selected pretokenizer can have."""
     texts = {
         name: check("tokens", "--inject-fault", "list", "--pretokenizer", name).stdout
         for name in ("bert", "original")
@@ -285,7 +287,7 @@ class FullDisk(io.StringIO):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_help_that_cannot_be_written_is_the_environments_fault(
+def test_help_that_cannot_be_written_is_an_environment_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Help on a full disk ends as an error in three lines, not as a traceback."""
@@ -303,8 +305,8 @@ WEIGHTS = ["weights", "--weights", "tiny"]
 FAILING = [*TINY, "--dtype", "float64", "--inject-fault", "erf-gelu@3"]
 
 
-def test_a_full_disk_is_the_environments_fault(command: Callable[..., Any]) -> None:
-    """A passing verdict that /dev/full swallowed is told as an error, with code 5."""
+def test_a_full_disk_is_an_environment_error(command: Callable[..., Any]) -> None:
+    """A passing verdict that cannot be written is an error with code 5."""
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         ran = command(*WEIGHTS, stdout=full)
     expected = (5, 3, True)
@@ -321,7 +323,7 @@ def test_a_full_disk_is_the_environments_fault(command: Callable[..., Any]) -> N
 def test_a_full_disk_changes_no_other_code(
     arguments: list[str], stream: str, code: int, command: Callable[..., Any]
 ) -> None:
-    """What a full disk swallowed does not fail once more when Python ends."""
+    """A failed write does not fail a second time when Python exits."""
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         ran = command(*arguments, **{stream: full})
     expected = (code, False)
@@ -329,7 +331,7 @@ def test_a_full_disk_changes_no_other_code(
 
 
 def test_a_closed_pipe_is_quiet(command: Callable[..., Any]) -> None:
-    """A reader that went away at once ends the run with 141 and not a word."""
+    """A closed pipe ends the run with 141 and no message."""
     reader, writer = os.pipe()
     os.close(reader)
     ran = command(*WEIGHTS, stdout=writer)
@@ -345,7 +347,7 @@ def test_a_closed_pipe_is_quiet(command: Callable[..., Any]) -> None:
         pytest.param("torch", "text", id="torch"),
     ],
 )
-def test_a_missing_package_is_told_with_its_pip_line(
+def test_a_missing_package_gives_its_pip_line(
     hidden: str, form: str, command: Callable[..., Any]
 ) -> None:
     """Where a package is not installed, the error says how to install it."""

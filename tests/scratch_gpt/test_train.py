@@ -28,10 +28,10 @@ def test_help_answers_at_once() -> None:
 
 
 @pytest.mark.parametrize(("option", "level"), [([], "FATAL"), (["--debug"], None)])
-def test_torchs_own_frames_are_for_debugging(
+def test_debug_shows_the_frames_of_torch(
     option: list[str], level: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error is three lines, and the rest is asked for."""
+    """Without it an error is three lines."""
     monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "")
     monkeypatch.delenv("TORCH_CPP_LOG_LEVEL")
     CliRunner().invoke(train.app, ["--output", "x", "--recipe", "large", *option])

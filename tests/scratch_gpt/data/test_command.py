@@ -81,7 +81,7 @@ def test_a_vocabulary_is_learned_where_there_is_none(
 
 
 @pytest.mark.parametrize("asked", [24, 26])
-def test_another_number_of_merges_is_told(
+def test_another_number_of_merges_is_an_error(
     asked: int, command: Command, books: Path, tmp_path: Path
 ) -> None:
     """With both numbers; the vocabulary stays."""

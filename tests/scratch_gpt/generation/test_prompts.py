@@ -1,4 +1,4 @@
-"""Where prompts come from when nobody can be asked."""
+"""Where prompts come from: options, a file, or standard input."""
 
 import io
 import sys
@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("stdin", [None, Terminal("typed")], ids=["closed", "terminal"])
-def test_without_a_prompt_nobody_waits(
+def test_a_missing_prompt_is_an_error(
     stdin: io.StringIO | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A usage error that says the three ways to give one."""
@@ -36,7 +36,7 @@ def test_without_a_prompt_nobody_waits(
 
 
 def test_a_given_prompt_leaves_standard_input_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read that was not asked for; a file comes after the prompts given."""
+    """Standard input is not read."""
     monkeypatch.setattr(sys, "stdin", None)
     assert read_prompts(GenerateOptions(**ASKED | {"prompt": ("a", "b")})) == ["a", "b"]
 
@@ -61,7 +61,7 @@ def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_whether_tokens_are_drawn_is_said_by_what_was_given(
+def test_tokens_are_sampled_if_an_option_of_sampling_is_given(
     given: dict[str, Any],
     sampled: bool,  # noqa: FBT001
 ) -> None:
