@@ -1,7 +1,6 @@
 """The command line: `python -m bench.ratios`.
 
-It parses, calls one function, prints and exits. Nothing that needs torch is imported before
-that, so that `--help` answers at once.
+Nothing that needs torch is imported before it runs, so that `--help` answers at once.
 """
 
 import dataclasses
@@ -11,14 +10,19 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from bench.targets import SOMEWHERE_BELOW, TARGETS, Target
 from parity.errors import EnvironmentUnfitError, ExitCode, UsageError
-from scratch_gpt import cli
-from scratch_gpt.cli import print_stdout, render_rich, reporting_write_errors, run_app, typer_app
+from scratch_gpt.cli import (
+    print_stdout,
+    render_rich,
+    reporting_write_errors,
+    run_app,
+    run_reporting_errors,
+    typer_app,
+)
+from scratch_gpt.options import DebugOption, add_command, option
 from scratch_gpt.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
@@ -28,150 +32,113 @@ if TYPE_CHECKING:
     from bench.results import BenchRun
 
 
-app = typer_app("bench.ratios")
-
-
-@app.command()
-def ratios(
-    rows: Annotated[
-        str, typer.Option(metavar="GLOB", help="Which rows, as a shell's pattern; see --list.")
-    ] = "*",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A few rows, three rounds: half a minute.")
-    ] = False,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds of every contest; else 5 to 15.")
-    ] = None,
-    listed: Annotated[
-        bool, typer.Option("--list", help="Print the rows and their bounds; measure nothing.")
-    ] = False,
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the run as JSON.")
-    ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Draw time against length: .svg, .png or .pdf (extra [plot])."
-        ),
-    ] = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Compare ratios with an earlier --json of this machine."),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Compare with a baseline of another machine too.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """How our time and memory stand to everyone else's, and to the limit of this machine.
-
-    Each ratio is ours over theirs, measured in turns, round by round: its median, and its
-    quartiles. A kernel is proved right against a float64 oracle before it is timed.
-
-    Exit codes: 0 every bound kept; 1 a bound missed, a wrong kernel, or, with --baseline, a ratio
-    worse than there (then bounds are printed and do not count); 2 usage; 3 something could not be
-    measured, or nothing was; 4 a baseline that is none or of another machine; 5 environment; 70
-    internal error.
-    """
-    asked = BenchOptions(
-        rows=rows,
-        quick=quick,
-        rounds=rounds,
-        listed=listed,
-        json=json,
-        picture=picture,
-        baseline=baseline,
-        force=force,
-    )
-    again = "no row was judged; run it again"
-    sys.exit(
-        cli.run_reporting_errors(
-            partial(run, asked), name="bench.ratios", debug=debug, resume=again
-        )
-    )
-
-
-def main() -> None:
-    """Run the command line."""
-    run_app(app)
-
-
-# What `python -m bench.ratios` does with what it was asked.
-
-
 QUICK_ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """Everything that the command can be asked; each field is the option of its name."""
+class BenchOptions(DebugOption):
+    """How do our time and memory compare with other implementations, and with this machine?
 
-    rows: str = "*"
-    quick: bool = False
-    rounds: int | None = None
-    listed: bool = False
-    json: Path | None = None
-    picture: Path | None = None
-    baseline: Path | None = None
-    force: bool = False
+    Each ratio is ours over theirs, measured in turns, round by round: its median and quartiles. A
+    kernel is verified with a float64 oracle before it is timed.
+
+    Examples:
+      python -m bench.ratios --list
+      python -m bench.ratios --quick
+      python -m bench.ratios --rows "core/*" --json run.json
+
+    Exit codes:
+      0 every bound met
+      1 a bound missed, a wrong kernel, or, with --baseline, a ratio worse than
+        there (then bounds are printed and do not count)
+      2 usage
+      3 something could not be measured, or nothing was
+      4 a baseline that is not one, or that is from another machine
+      5 environment  70 internal error
+    """
+
+    rows: str = option("*", "Which rows, as a shell pattern; see --list.", metavar="GLOB")
+    quick: bool = option(False, "A few rows, three rounds: half a minute.")
+    rounds: int | None = option(None, "Rounds of every contest. Default: 5 to 15.", minimum=1)
+    list: bool = option(False, "Print the rows and their bounds; measure nothing.")
+    json: Path | None = option(None, "Write the run as JSON.", metavar="FILE")
+    picture: Path | None = option(
+        None, "Draw time against length: .svg, .png or .pdf (extra [plot]).", metavar="FILE"
+    )
+    baseline: Path | None = option(
+        None, "Compare ratios with an earlier --json of this machine.", metavar="FILE"
+    )
+    force: bool = option(False, "Compare with a baseline of another machine too.")
 
 
-def selected(asked: BenchOptions, rows: Sequence[Target] = TARGETS) -> list[Target]:
-    """Return the rows that were asked for.
+def ratios(options: BenchOptions) -> int:
+    """Measure; return the exit code. Errors are printed, not raised."""
+    return run_reporting_errors(
+        partial(run, options),
+        name="bench.ratios",
+        debug=options.debug,
+        resume="there is no verdict; run it again",
+    )
+
+
+def selected(options: BenchOptions, rows: Sequence[Target] = TARGETS) -> list[Target]:
+    """Return the rows that match `--rows` and `--quick`.
 
     Raises:
-        UsageError: None is called so.
+        UsageError: No row matches.
     """
     found = [
         row
         for row in rows
-        if fnmatch.fnmatchcase(row.name, asked.rows) and (row.quick or not asked.quick)
+        if fnmatch.fnmatchcase(row.name, options.rows) and (row.quick or not options.quick)
     ]
     if not found:
-        raise UsageError("no row has such a name", where=f"--rows {asked.rows}", fix="see --list")
+        raise UsageError("no row matches", where=f"--rows {options.rows}", fix="see --list")
     return found
 
 
-def check_places(asked: BenchOptions) -> None:
-    """Require, before anything is measured, places that can be written to.
+def _check_places(options: BenchOptions) -> None:
+    """Require, before anything is measured, files that can be written.
 
     Raises:
-        EnvironmentUnfitError: One cannot, or matplotlib is not there to draw a picture.
+        EnvironmentUnfitError: One cannot be written, or a picture needs matplotlib.
     """
-    for option, path in (("--json", asked.json), ("--picture", asked.picture)):
+    for name, path in (("--json", options.json), ("--picture", options.picture)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise EnvironmentUnfitError(
                 "the file cannot be written there",
-                where=f"{option} {path}",
+                where=f"{name} {path}",
                 fix="name a file in a folder that exists",
             )
-    if asked.picture is not None:
+    if options.picture is not None:
         from bench.report import check_installed
 
         check_installed()
 
 
-def run(asked: BenchOptions) -> ExitCode:
-    """Measure what was asked for; return the exit code.
+def run(options: BenchOptions) -> ExitCode:
+    """Measure the selected rows; return the exit code.
 
     Raises:
-        ParityError: The run could not be begun, or what it found not be written.
+        ParityError: The run cannot start, or its result cannot be written.
     """
-    rows = selected(asked)
-    if asked.listed:
+    rows = selected(options)
+    if options.list:
         print_stdout("".join(f"{row.name}{_bound(row)}\n" for row in rows))
         return ExitCode.PASS
-    check_places(asked)
+    _check_places(options)
     with progress_bar(quiet=False) as progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # others' kernels warn about what they lack: rows say it
-        return _measured(asked, rows, progress)
+        warnings.simplefilter(
+            "ignore"
+        )  # other kernels warn about features they lack; the rows report them
+        return _measured(options, rows, progress)
 
 
 def _bound(row: Target) -> str:
     return "" if row.bound is None else f"  ≤ {row.bound:.2f}"
 
 
-def _measured(asked: BenchOptions, rows: Sequence[Target], progress: Progress) -> ExitCode:
+def _measured(options: BenchOptions, rows: Sequence[Target], progress: Progress) -> ExitCode:
     import torch
 
     from bench import baseline, results
@@ -182,18 +149,18 @@ def _measured(asked: BenchOptions, rows: Sequence[Target], progress: Progress) -
     from bench.runner import measure
     from bench.timing import copy_bandwidth
 
-    earlier = results.read(asked.baseline) if asked.baseline is not None else None
+    earlier = results.read(options.baseline) if options.baseline is not None else None
     machine = described()
     if earlier is not None:
-        baseline.check_machine(machine, earlier.machine, force=asked.force)
-    work = Measurement(asked.rounds or (QUICK_ROUNDS if asked.quick else None), progress)
+        baseline.check_machine(machine, earlier.machine, force=options.force)
+    work = Measurement(options.rounds or (QUICK_ROUNDS if options.quick else None), progress)
     outcomes = measure(rows, work)
     rates = {f"matrix rate, {name}": rate for name, rate in work.rates.items()}
     limits = {**rates, "copy bandwidth": copy_bandwidth(torch.device("cpu"))}
     found = results.BenchRun(machine=machine, limits=limits, outcomes=outcomes, series=work.series)
     notes = [f"{name}: {limit / 1e9:.1f} G/s" for name, limit in limits.items()]
     notes.append(somewhere_below(outcomes, "sdpa", SOMEWHERE_BELOW))
-    _deliver(found, [note for note in notes if note], asked)
+    _deliver(found, [note for note in notes if note], options)
     if earlier is None:
         return exit_code(outcomes)
     changes = baseline.compare(outcomes, earlier.outcomes, asked={row.name for row in rows})
@@ -202,10 +169,10 @@ def _measured(asked: BenchOptions, rows: Sequence[Target], progress: Progress) -
 
 
 _NARROWEST = 116
-"""Columns of the table, the longest name in it."""
+"""Columns of the table with its longest name."""
 
 
-def _deliver(found: "BenchRun", notes: Sequence[str], asked: BenchOptions) -> None:
+def _deliver(found: "BenchRun", notes: Sequence[str], options: BenchOptions) -> None:
     """Print the table, then write the files."""
     from bench.report import draw, render
     from bench.results import rendered
@@ -214,18 +181,27 @@ def _deliver(found: "BenchRun", notes: Sequence[str], asked: BenchOptions) -> No
         render(found.outcomes, found.machine, notes, console)
 
     print_stdout(render_rich(draw_table, sys.stdout, narrowest=_NARROWEST))
-    if asked.json is not None:
-        with reporting_write_errors(str(asked.json)):
-            asked.json.write_text(rendered(found), encoding="utf-8")
-    if asked.picture is not None:
-        with reporting_write_errors(str(asked.picture)):
-            draw(found.series, asked.picture)
+    if options.json is not None:
+        with reporting_write_errors(str(options.json)):
+            options.json.write_text(rendered(found), encoding="utf-8")
+    if options.picture is not None:
+        with reporting_write_errors(str(options.picture)):
+            draw(found.series, options.picture)
 
 
 def _deliver_changes(changes: "Sequence[Comparison]") -> None:
     from bench.report import render_changes
 
     print_stdout(render_rich(lambda console: render_changes(changes, console), sys.stdout))
+
+
+app = typer_app("bench.ratios")
+add_command(app, BenchOptions, ratios)
+
+
+def main() -> None:
+    """Run the command line."""
+    run_app(app)
 
 
 if __name__ == "__main__":

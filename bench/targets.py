@@ -147,7 +147,7 @@ def _train_rows() -> Iterator[Target]:
     task = train(2, 512)
     yield Target(task=task, ours="fused", against="huggingface", bound=0.80, figure="memory")
     optimizer = Work(room="optimizer", label="whole", rounds=7)
-    for ours in ("adamw", "released"):
+    for ours in ("adamw", "openai"):
         for peer in ("torch foreach", "torch fused"):
             yield Target(task=optimizer, ours=ours, against=peer)
 

@@ -68,7 +68,7 @@ def test_step(
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["adamw", "released", "torch foreach", "torch fused"])
+@pytest.mark.parametrize("name", ["adamw", "openai", "torch foreach", "torch fused"])
 def test_optimizer(benchmark: BenchmarkFixture, name: str) -> None:
     """Every change is right, and is right again afterwards."""
     task = Work(room="optimizer", label="whole")

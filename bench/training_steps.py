@@ -65,10 +65,10 @@ def start_from(
 class OurAdam:
     """Ours, in one of its forms."""
 
-    def __init__(self, parameters: Parameters, form: str) -> None:
+    def __init__(self, parameters: Parameters, variant: str) -> None:
         self.parameters = parameters
         self.optimizer = Adam(
-            parameters.items(), betas=BETAS, epsilon=EPSILON, weight_decay=DECAY, form=form
+            parameters.items(), betas=BETAS, epsilon=EPSILON, weight_decay=DECAY, variant=variant
         )
 
     def begin(self, start: Start) -> None:
@@ -134,14 +134,14 @@ def changes(parameters: Parameters, start: Start) -> dict[str, Tensor]:
     return {name: p.detach() - start.parameters[name] for name, p in parameters.items()}
 
 
-def right_change(name: str, gradient: Tensor, start: Start, *, form: str = "adamw") -> Tensor:
+def right_change(name: str, gradient: Tensor, start: Start, *, variant: str = "adamw") -> Tensor:
     """Return what one step changes, in float64, by the formula.
 
     Args:
         name: The parameter's.
         gradient: Its clipped gradient, in float64.
         start: Where the step begins.
-        form: `adamw`, or `released`.
+        variant: `adamw`, or `released`.
 
     Source: Loshchilov and Hutter 2019, algorithm 2; finetune-transformer-lm opt.py (a69b5c4).
     """
@@ -152,7 +152,7 @@ def right_change(name: str, gradient: Tensor, start: Start, *, form: str = "adam
     first = b1 * first + (1.0 - b1) * gradient
     second = b2 * second + (1.0 - b2) * gradient**2
     decay = DECAY * value if value.ndim > 1 else torch.zeros_like(value)
-    if form == "released":
+    if variant == "openai":
         rate = RATE * math.sqrt(1.0 - b2**number) / (1.0 - b1**number)
         return -rate * (first / (second.sqrt() + EPSILON) + decay)
     corrected = (second / (1.0 - b2**number)).sqrt() + EPSILON

@@ -1,6 +1,6 @@
-"""The harness: is this GPT-1 the same function as the others, and if not, where do they part?
+"""The parity checks: is this GPT-1 the same function as its references, and if not, where not?
 
-Names are handed on lazily: importing this package alone does not import torch.
+Names are imported lazily: importing this package alone does not import torch.
 """
 
 from importlib import import_module
@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from parity.checks.layerwise import layerwise
     from parity.core.runners import load_pretrained
 
-_HOMES = {"layerwise": "parity.checks.layerwise", "load_pretrained": "parity.core.runners"}
+    __version__: str
+
+_HOMES = {
+    "layerwise": "parity.checks.layerwise",
+    "load_pretrained": "parity.core.runners",
+    "__version__": "scratch_gpt",
+}
 
 __all__ = ["layerwise", "load_pretrained"]
 

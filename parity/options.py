@@ -1,173 +1,387 @@
-"""The options that several verbs of the command line share. Nothing here imports torch."""
+"""The options of every verb of `python -m parity.check`; a class's docstring is the verb's help.
 
+Options that several verbs share are inherited. Nothing here imports torch.
+"""
+
+import dataclasses
 import hashlib
-from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import Literal
 
 from parity.errors import mapped_errors
-from parity.session import Options
-from scratch_gpt.cli import PretokenizerName
+from scratch_gpt.options import Device, Pretokenizer, QuietOption, argument, option, recorded
+
+Dtype = Literal["float64", "float32", "bfloat16", "float16"]
+"""The dtypes whose rounding can be checked; `float64` runs the float64 comparison alone."""
+
+Backend = Literal["default", "all", "plain", "tiled", "fused", "compiled", "triton"]
+"""The backends of our model, and two sets of them."""
+
+EXIT_CODES = """
+Exit codes:
+  0 pass  1 a real difference  2 usage  3 inconclusive  4 input rejected
+  5 environment  70 internal error  130 interrupted  141 closed pipe
+"""
+
+LIST_FAULTS = "list"
+"""The value of `--inject-fault` that prints the faults of the verb."""
 
 
-class Dtype(StrEnum):
-    """Dtypes whose rounding can be judged; with float64 identity alone is."""
-
-    FLOAT64 = "float64"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
+# Options that several verbs share.
 
 
-class Device(StrEnum):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportOptions(QuietOption):
+    """Where the report goes, and in which format."""
+
+    format: str = option("text", "Format of standard output: text or json.")
+    output: tuple[Path, ...] = option(
+        (),
+        "Write the report to this file too; its suffix selects the format: .json or .txt. "
+        "May be repeated.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FingerprintOptions(ReportOptions):
+    """Whether the report holds the tensors' fingerprints."""
+
+    fingerprints: bool = option(
+        False,
+        "Add a digest and a sketch of every compared tensor to the JSON report, to compare runs "
+        "on other versions or machines with `drift`.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsOption:
+    """Which weights are loaded."""
+
+    weights: str = option(
+        "auto",
+        "openai-gpt (the released weights, from the hub or its cache), another hub repository "
+        "owner/name[@revision], a folder or file (Hugging Face's format, OpenAI's ten shards, or "
+        "ours), surrogate (seeded stand-in weights, full size), tiny; or auto: openai-gpt, and "
+        "the surrogate if neither cache nor hub has it.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedOption:
+    """What random inputs are drawn from."""
+
+    seed: int = option(0, "Seed of the generated inputs.", minimum=0, records=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenIdsOption:
+    """Token ids that replace the seeded ones."""
+
+    token_ids: str | None = option(
+        None,
+        "Token ids instead of seeded ones: 481,4735,544;12,7 is two rows.",
+        records=True,
+    )
+
+
+DEFAULT_SEQ_LEN = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchOptions(SeedOption):
+    """The shape of seeded token ids."""
+
+    batch_size: int = option(1, "Rows of token ids.", minimum=1)
+    seq_len: int = option(DEFAULT_SEQ_LEN, "Tokens in each row.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FaultOption:
+    """A known fault of our side."""
+
+    inject_fault: str | None = option(
+        None,
+        "Inject a known fault into our side first, to see a failing verdict. "
+        "`--inject-fault list` shows all.",
+        metavar="NAME",
+        records=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DtypeOption:
+    """The dtype whose rounding is checked."""
+
+    dtype: Dtype = option("float32", "Dtype whose rounding is checked.", records=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(FaultOption, DtypeOption):
+    """Which model is checked, and which of its tensors."""
+
+    candidate: str | None = option(
+        None,
+        "Model to check instead of ours: FILE.py, whose function build(config, weights) returns "
+        "it, or MODULE:NAME.",
+        records=True,
+    )
+    backend: Backend = option(
+        "default",
+        "How our model runs: plain (each operation by its formula), tiled (no score matrix, "
+        "hand-written derivatives), fused (residual sums inside the matrix products), compiled "
+        "(torch.compile, one block at a time), triton (a GPU kernel). default: plain and tiled; "
+        "all: every backend that this machine can run.",
+        records=True,
+    )
+    taps: str = option("*", "Compare only names that match this pattern: h.3.mlp.*", records=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockFaultOption(FaultOption):
+    """A known fault of one block of our model."""
+
+    inject_fault: str | None = option(
+        None,
+        "Inject a known fault into our model first, to see a failing verdict. Without @BLOCK "
+        "it is in the middle block. `--inject-fault list` shows all.",
+        metavar="NAME[@BLOCK]",
+        records=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceOption:
     """Where the models run."""
 
-    CPU = "cpu"
-    CUDA = "cuda"
-    AUTO = "auto"
+    device: Device = option("cpu", "Where the models run.")
 
 
-class BackendChoice(StrEnum):
-    """The backends of our model, and two sets of them."""
-
-    DEFAULT = "default"
-    ALL = "all"
-    PLAIN = "plain"
-    TILED = "tiled"
-    FUSED = "fused"
-    COMPILED = "compiled"
-    TRITON = "triton"
+# The verbs.
 
 
-WeightsOption = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        help="openai-gpt (the released weights, from the hub or its cache), another hub repository "
-        "owner/name[@revision], a folder or file (Hugging Face's form, OpenAI's ten shards, or "
-        "ours), surrogate (seeded, full size), tiny; or auto: openai-gpt, and the surrogate where "
-        "neither cache nor hub has it.",
-    ),
-]
-CandidateOption = Annotated[
-    str | None,
-    typer.Option(
-        "--candidate",
-        help="A model to judge instead of ours: FILE.py, whose function build(config, weights) "
-        "returns it, or MODULE:NAME.",
-    ),
-]
-InjectFaultOption = Annotated[
-    str | None,
-    typer.Option(
-        "--inject-fault",
-        help="Plant a fault into our model first, NAME or NAME@BLOCK, to see what a failing "
-        "verdict looks like. An unknown name lists them all.",
-    ),
-]
-BackendOption = Annotated[
-    BackendChoice,
-    typer.Option(
-        "--backend",
-        help="Which way to run our model: plain (every operation by its formula), tiled (no matrix "
-        "of scores, hand-written derivatives), fused (residual sums inside the products), compiled "
-        "(torch.compile, a block at a time), triton (a GPU kernel); default is plain and tiled, "
-        "all is every one that this machine can run.",
-    ),
-]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Dtype whose rounding is judged.")]
-TapsOption = Annotated[
-    str, typer.Option("--taps", help="Compare only taps that match this pattern.")
-]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Rows of token ids.")]
-TimeOption = Annotated[int, typer.Option("--seq-len", min=1, help="Tokens in each row.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the token ids.")]
-TokenIdsOption = Annotated[
-    str | None,
-    typer.Option(help="Token ids instead of seeded ones: 481,4735,544;12,7 is two rows."),
-]
-DeviceOption = Annotated[Device, typer.Option(help="Where the models run.")]
-VocabularyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--vocabulary",
-        help="Folder of vocab.json and merges.txt, or of OpenAI's two files. Without it: the one "
-        "beside the weights, or in the hub's cache; else one is learned on the spot.",
-    ),
-]
-PretokenizerOption = Annotated[
-    PretokenizerName,
-    typer.Option(
-        "--pretokenizer",
-        help="How text becomes words: huggingface (what its tokenizer does) or original (what "
-        "the model was trained with; needs the extra original-text).",
-    ),
-]
-TextOption = Annotated[
-    str | None, typer.Option("--text", help="Compare this text, and nothing else.")
-]
-CorpusOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--corpus",
-        help="A text file, or a folder of .txt and .md files, instead of a million characters of "
-        "the standard library's documentation. May be given several times.",
-    ),
-]
-CountOption = Annotated[int, typer.Option("--num-strings", min=0, help="Strings to generate.")]
-FingerprintsOption = Annotated[
-    bool,
-    typer.Option(
-        "--fingerprints",
-        help="Put a digest and a sketch of every tensor that is compared into the JSON report, by "
-        "which runs on other versions or machines can be compared with this one.",
-    ),
-]
-FormatOption = Annotated[
-    str, typer.Option("--format", help="What standard output gets: text or json.")
-]
-OutputOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--output",
-        help="Write the report to this file as well, in the form of its suffix: .json or .txt. "
-        "May be given several times.",
-    ),
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForwardOptions(
+    WeightsOption,
+    BlockFaultOption,
+    ModelOptions,
+    DeviceOption,
+    TokenIdsOption,
+    BatchOptions,
+    FingerprintOptions,
+):
+    """What `layerwise` and `gradients` share."""
 
 
-# Options that decide what a verdict is about: a report that is passed on has to say them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerwiseOptions(ForwardOptions):
+    """Do the models agree at every tap? Where do they differ first?
+
+    Compares the activations of every layer, the logits and the loss of our model with Hugging
+    Face's OpenAIGPTLMHeadModel and with a NumPy float64 oracle. All three use the same weights. In
+    float64 they must agree to rounding. In --dtype our error must be no larger than Hugging
+    Face's, end to end and operation by operation. A tap is a named forward hook: h.3.mlp.gelu.
+
+    Examples:
+      python -m parity.check layerwise --weights tiny --seq-len 5
+      python -m parity.check layerwise --weights tiny --inject-fault erf-gelu@3
+      python -m parity.check layerwise --candidate my_gpt.py --output report.json
+    """
+
+    explain: str | None = option(
+        None, "Describe one tap in detail: histogram, worst elements, inputs."
+    )
 
 
-def recorded_options(options: Options, names: Iterable[str]) -> dict[str, object]:
-    """Return those that are not at their default, by name.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradientsOptions(ForwardOptions):
+    """Do the gradients of every parameter and every tap agree?
 
-    A candidate's file has a digest beside its path, `candidate_file`: elsewhere the same file has
-    another path, and another file the same. What the file imports is not in it.
+    Compares the gradients of the mean next-token loss of our model with Hugging Face's, from the
+    logits back to the embeddings. In float64 they must agree to rounding, and our gradient must
+    match the slope of the oracle's loss along a direction in all parameters. In --dtype our error
+    must be no larger than Hugging Face's.
 
-    Args:
-        options: Of the run.
-        names: Which of them decide.
+    Examples:
+      python -m parity.check gradients --weights tiny --seq-len 5
+      python -m parity.check gradients --weights tiny --inject-fault head-detached
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsOptions(WeightsOption, ReportOptions):
+    """Is every tensor in its place, bit for bit, and none left over?
+
+    Compares the bits of three sets of tensors with the source: those of our model, those of
+    Hugging Face's model, and the source after conversion to the format of the 2018 release and
+    back.
+
+    Examples:
+      python -m parity.check weights --weights tiny
+      python -m parity.check weights --weights path/to/folder
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokensOptions(WeightsOption, FaultOption, SeedOption, FingerprintOptions):
+    """Do both tokenizers give the same ids?
+
+    Encodes hand-picked strings, every token of the vocabulary as a word, generated strings and a
+    corpus with our tokenizer and Hugging Face's. With --pretokenizer original the reference is an
+    independent implementation of the released code. Each difference is reduced to the shortest
+    string that shows it, and reported with the step that causes it. Nothing is downloaded.
+
+    Examples:
+      python -m parity.check tokens --num-strings 200
+      python -m parity.check tokens --text "Isn't it?" --vocabulary folder
+      python -m parity.check tokens --pretokenizer original --corpus books/
+    """
+
+    vocabulary: Path | None = option(
+        None,
+        "Folder of vocab.json and merges.txt, or of OpenAI's two files. Default: the one beside "
+        "the weights or in the hub's cache; otherwise one is trained.",
+    )
+    pretokenizer: Pretokenizer = option(
+        "huggingface",
+        "How text is split into words: bert (as Hugging Face's tokenizer) or original (as the "
+        "model was trained; needs the extra original-text).",
+    )
+    text: str | None = option(None, "Compare only this text.")
+    corpus: tuple[Path, ...] = option(
+        (),
+        "Text file, or folder of .txt and .md files, instead of a million characters of the "
+        "standard library's documentation. May be repeated.",
+    )
+    num_strings: int = option(2_000, "Strings to generate.", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoctorOptions(WeightsOption, TokenIdsOption, BatchOptions, ReportOptions):
+    """Are the machine, the packages and the weights fit for a verdict?
+
+    Lists the versions, and every setting that changes results. Reports for each block whether its
+    weights are healthy: how sharp its attention is, and how different its positions.
+
+    Examples:
+      python -m parity.check doctor --weights tiny
+      python -m parity.check doctor --format json
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions(WeightsOption, ModelOptions, BatchOptions, FingerprintOptions):
+    """Are the weights still the same after optimizer steps?
+
+    Trains our model with our optimizer, and Hugging Face's with a NumPy oracle of the released
+    Adam and then with torch.optim.AdamW. Batches, clipping and schedule are the same. In float64
+    loss, gradients, norm, learning rate, moments and weights must agree after every step. In
+    --dtype our rounding must be no larger than Hugging Face's. --batch-size is the rows of one
+    micro-batch. Runs on the CPU. At full size the default takes about 10 GB and some minutes.
+
+    Examples:
+      python -m parity.check training --weights tiny --seq-len 16
+      python -m parity.check training --weights tiny --dropout
+      python -m parity.check training --weights tiny --taps "adamw.2.weight.*"
+    """
+
+    steps: int = option(3, "Steps of each run.", minimum=2)
+    micro_batches: int = option(2, "Micro-batches that our side accumulates per step.", minimum=1)
+    dropout: bool = option(
+        False, "Train with dropout. Both models use the same masks (backend plain only)."
+    )
+    seq_len: int = option(64, "Tokens in each row.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationOptions(
+    WeightsOption, FaultOption, DtypeOption, TokenIdsOption, SeedOption, FingerprintOptions
+):
+    """Does generation with a cache equal generation without one?
+
+    Checks sampling rules on shared logits, then texts token by token: greedy, under rules,
+    sampled, and by beam search. In float64 our decoder's logits must agree at every step with
+    three models that have no cache. In --dtype its rounding must be no larger than Hugging Face's,
+    and its ids must equal those of Hugging Face's generate, except at ties. Runs on the CPU.
+    Hugging Face runs the whole text again for every token: at full size use few prompts.
+
+    Examples:
+      python -m parity.check generation --weights tiny
+      python -m parity.check generation --num-prompts 3 --max-new-tokens 8
+    """
+
+    num_prompts: int = option(
+        8,
+        "Prompts drawn from the seed, of one token up to all the space there is.",
+        minimum=1,
+    )
+    max_new_tokens: int = option(32, "Tokens to generate for each prompt.")
+    text: str | None = option(
+        None, "A prompt instead of drawn ones; needs --vocabulary.", records=True
+    )
+    vocabulary: Path | None = option(None, "Folder of the vocabulary that encodes --text.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoldenOptions(WeightsOption, ReportOptions):
+    """Do the released weights still give the published numbers?
+
+    Compares greedy ids, a logit, word probabilities, sentence losses, norms of the matrices and
+    digests of the files with published values, and names each source. It needs the released
+    weights: auto is openai-gpt here, and the surrogate is rejected.
+
+    Examples:
+      python -m parity.check golden
+      python -m parity.check golden --weights path/to/openai-gpt
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DriftOptions(ReportOptions):
+    """What changed between versions, machines or states of the code?
+
+    Compares reports of the other verbs, in the order given: every verdict, and the environments.
+    For reports made with --fingerprints it names the tap that changed first between neighbours,
+    how many changed and how far, and which operations changed by themselves. Changes are reported
+    as numbers and never fail the check. No model is run.
+
+    Examples:
+      python -m parity.check layerwise --fingerprints --output here/layerwise.json
+      python -m parity.check drift here there
+    """
+
+    runs: tuple[Path, ...] = argument(
+        (),
+        "Two or more runs. A run is a report, or a folder of JSON reports, one per check; a folder "
+        "of such folders is several runs.",
+        metavar="RUN",
+    )
+    require: tuple[str, ...] = option(
+        (),
+        "Name of a run that must be present; otherwise the result is inconclusive. Of a folder of "
+        "runs only the required ones are read. May be repeated.",
+        metavar="NAME",
+    )
+    same_code: bool = option(False, "Require every report to come from this version of the code.")
+
+
+# What a report records.
+
+
+def recorded_options(options: ReportOptions) -> dict[str, object]:
+    """Return the options that decide the verdict and are not at their default, by name.
+
+    A candidate's file has a digest beside its path, `candidate_file`: the same file may have
+    another path elsewhere, and another file the same path. What the file imports is not in it.
 
     Raises:
         ParityError: The candidate's file cannot be read.
     """
-    default = Options(verb=options.verb)
-    said = {name: getattr(options, name) for name in names}
-    said = {name: value for name, value in said.items() if value != getattr(default, name)}
-    file = said.get("candidate", "")
+    found = recorded(options)
+    file = str(found.get("candidate", ""))
     if not file.endswith(".py"):
-        return said
-    return {"candidate": file, "candidate_file": _digest(Path(file))} | said
-
-
-def _digest(file: Path) -> str:
+        return found
     from parity.core.fingerprints import DIGITS
 
     with mapped_errors():
-        return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:DIGITS]}"
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:DIGITS]
+    return {"candidate": file, "candidate_file": f"sha256 {digest}"} | found

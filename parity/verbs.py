@@ -1,7 +1,10 @@
-"""What each verb of the command line does: from options to a report."""
+"""The verbs of `parity.check` that are not beside their checks: from options to a report.
+
+And for each verb with `--inject-fault`, a function that lists its faults.
+"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import nn
@@ -10,14 +13,11 @@ from parity.checkpoints.load import load_weights
 from parity.checkpoints.weights import Weights
 from parity.checks import doctor as doctor_check
 from parity.checks import weights as weights_check
-from parity.checks.drift.check import drift
+from parity.checks.drift.check import drift as drift_check
 from parity.checks.drift.reading import gather_reports
-from parity.checks.generation.check import run_generation as generation
 from parity.checks.golden import check as golden_check
 from parity.checks.gradients.check import gradients as gradients_check
 from parity.checks.layerwise import layerwise as layerwise_check
-from parity.checks.tokens.check import run_tokens as tokens
-from parity.checks.training.check import run_training as training
 from parity.core import backends, inputs
 from parity.core.inputs import Inputs
 from parity.core.results import Report
@@ -26,35 +26,50 @@ from parity.errors import UsageError
 from parity.faults import backward, forward
 from parity.faults.backward import BackwardFault
 from parity.faults.forward import ForwardFault
-from parity.faults.registry import parse
-from parity.options import recorded_options
-from parity.session import Options, report_identity
+from parity.faults.generation import GenerationFault
+from parity.faults.registry import Fault, faults_of, parse
+from parity.faults.tokenizer import TokenizerFault
+from parity.faults.training import TrainingFault
+from parity.options import (
+    DEFAULT_SEQ_LEN,
+    DoctorOptions,
+    DriftOptions,
+    ForwardOptions,
+    GenerationOptions,
+    GoldenOptions,
+    GradientsOptions,
+    LayerwiseOptions,
+    TokensOptions,
+    TrainingOptions,
+    WeightsOption,
+    WeightsOptions,
+    recorded_options,
+)
+from parity.session import report_identity
 from reference import published
 from scratch_gpt.progress import Progress
 
-# From the options of the verb `drift` to its report.
 
-
-def run_drift(options: Options, progress: Progress) -> Report:
-    """Lay rows of reports side by side."""
-    rows = gather_reports(options.rows, options.expect, progress)
-    return drift(rows, report_identity({}, {}), same_code=options.same_code)
-
-
-def _load(options: Options, progress: Progress) -> Weights:
+def _load(options: WeightsOption, progress: Progress) -> Weights:
     progress("weights", 0, 1)
     return load_weights(
         options.weights, lambda done, total: progress(f"weights {done}/{total}", done, total)
     )
 
 
-def _inputs(options: Options, weights: Weights) -> Inputs:
-    """Return the ids that the options ask for, within what the model takes."""
+def _inputs(options: ForwardOptions | DoctorOptions, weights: Weights) -> Inputs:
+    """Return the token ids that the options ask for.
+
+    Raises:
+        UsageError: A row is longer than the model takes, or an id is outside the vocabulary.
+    """
     vocab_size, longest = weights.config["vocab_size"], weights.config["n_positions"]
     if options.token_ids is None:
+        # The default length is shortened for a smaller model; a length that was given is not.
+        time = options.seq_len
         chosen = inputs.seeded(
-            batch=options.batch,
-            time=min(options.time, longest) if options.time == _DEFAULT_TIME else options.time,
+            batch=options.batch_size,
+            time=min(time, longest) if time == DEFAULT_SEQ_LEN else time,
             vocab_size=vocab_size,
             seed=options.seed,
         )
@@ -63,7 +78,7 @@ def _inputs(options: Options, weights: Weights) -> Inputs:
     time, largest = chosen.token_ids.shape[1], int(chosen.token_ids.max())
     if time > longest:
         raise UsageError(
-            f"{time} tokens in a row, the model takes {longest}",
+            f"{time} tokens in a row; the model takes {longest}",
             where="--seq-len or --token-ids",
             fix=f"use at most {longest}",
         )
@@ -76,12 +91,10 @@ def _inputs(options: Options, weights: Weights) -> Inputs:
     return chosen
 
 
-_DEFAULT_TIME = 512
-"""A length that was not asked for gives way to a smaller model."""
-
-
-def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> dict[str, nn.Module]:
-    """Return the models to judge, under the names of their attention paths."""
+def _candidates(
+    options: ForwardOptions, weights: Weights, wanted: Sequence[str]
+) -> dict[str, nn.Module]:
+    """Return the models to check, under the names of their backends."""
     if options.candidate is not None:
         if options.inject_fault is not None:
             raise UsageError(
@@ -92,8 +105,9 @@ def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> di
         return {"plain": build_candidate(options.candidate, weights)}
     right = build_ours(weights)
     if options.inject_fault is None:
-        return {path: right.with_backend(path) for path in wanted}
-    kinds = [ForwardFault, BackwardFault] if options.verb == "gradients" else [ForwardFault]
+        return {backend: right.with_backend(backend) for backend in wanted}
+    is_gradients = isinstance(options, GradientsOptions)
+    kinds = [ForwardFault, BackwardFault] if is_gradients else [ForwardFault]
     fault, block = parse(options.inject_fault, kinds, n_layer=weights.config["n_layer"])
     if "compiled" in wanted:
         raise UsageError(
@@ -103,34 +117,67 @@ def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> di
         )
     inject = forward.inject if isinstance(fault, ForwardFault) else backward.inject
     try:
-        return {path: inject(right.with_backend(path), fault.name, block) for path in wanted}
+        return {
+            backend: inject(right.with_backend(backend), fault.name, block) for backend in wanted
+        }
     except ValueError as error:
         raise UsageError(
             str(error), where="--inject-fault with --backend", fix="use --backend plain"
         ) from error
 
 
-def layerwise(options: Options, progress: Progress) -> Report:
+def forward_faults(_options: ForwardOptions) -> Mapping[str, str]:
+    """Return the faults of the forward pass, each with what is wrong."""
+    return _described(ForwardFault)
+
+
+def gradient_faults(_options: ForwardOptions) -> Mapping[str, str]:
+    """Return the faults of the forward pass and those of the backward pass alone."""
+    return _described(ForwardFault, BackwardFault)
+
+
+def tokenizer_faults(options: TokensOptions) -> Mapping[str, str]:
+    """Return the faults of the pretokenizer asked for."""
+    faults = faults_of(TokenizerFault)
+    return {name: fault.what for name, fault in faults.items() if options.pretokenizer in fault.of}
+
+
+def training_faults(_options: TrainingOptions) -> Mapping[str, str]:
+    """Return the faults of the training step."""
+    return _described(TrainingFault)
+
+
+def generation_faults(_options: GenerationOptions) -> Mapping[str, str]:
+    """Return the faults of the generator."""
+    return _described(GenerationFault)
+
+
+def _described(*kinds: type[Fault]) -> dict[str, str]:
+    return {name: fault.what for kind in kinds for name, fault in faults_of(kind).items()}
+
+
+def layerwise(options: LayerwiseOptions, progress: Progress) -> Report:
     """Compare every tap."""
-    return _judged(partial(layerwise_check, explain=options.explain), options, progress)
+    return _checked(partial(layerwise_check, explain=options.explain), options, progress)
 
 
-def gradients(options: Options, progress: Progress) -> Report:
+def gradients(options: GradientsOptions, progress: Progress) -> Report:
     """Compare every gradient."""
-    return _judged(gradients_check, options, progress)
+    return _checked(gradients_check, options, progress)
 
 
-def _judged(check: Callable[..., Report], options: Options, progress: Progress) -> Report:
-    """Load what the options name, put it where it is to run, and compare it with the reference."""
+def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Progress) -> Report:
+    """Load the models, move them to the device and compare them."""
     device = backends.resolve_device(options.device)
     wanted, left_out = backends.chosen_backends(options.backend, device)
     weights = _load(options, progress)
     chosen = _inputs(options, weights)
-    candidates = {path: m.to(device) for path, m in _candidates(options, weights, wanted).items()}
-    said = recorded_options(options, _SAID) | ({"not_run": dict(left_out)} if left_out else {})
+    models = _candidates(options, weights, wanted)
+    candidates = {backend: model.to(device) for backend, model in models.items()}
+    recorded = recorded_options(options) | ({"not_run": dict(left_out)} if left_out else {})
     reference = build_huggingface(weights)
     nn.Module.to(reference, device)
-    stated = report_identity(weights.identity, weights.config)
+    identity = report_identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     mask = chosen.attention_mask
     report = check(
@@ -141,54 +188,42 @@ def _judged(check: Callable[..., Report], options: Options, progress: Progress) 
         dtype=options.dtype,
         select=options.taps,
         fingerprints=options.fingerprints,
-        identity=stated,
+        identity=identity,
         progress=progress,
     )
-    return dataclasses.replace(report, inputs={**report.inputs, **said})
+    return dataclasses.replace(report, inputs={**report.inputs, **recorded})
 
 
-_SAID = ("candidate", "inject_fault", "backend", "dtype", "seed", "token_ids", "taps")
-"""Options that decide what a verdict is about."""
-
-
-def weights(options: Options, progress: Progress) -> Report:
+def weights(options: WeightsOptions, progress: Progress) -> Report:
     """Compare every tensor."""
     source = _load(options, progress)
     progress("building both models", 0, 1)
-    stated = report_identity(source.identity, source.config)
-    return weights_check.weights(source, build_ours(source), build_huggingface(source), stated)
+    identity = report_identity(source.identity, source.config)
+    return weights_check.weights(source, build_ours(source), build_huggingface(source), identity)
 
 
-def doctor(options: Options, progress: Progress) -> Report:
-    """Look at the machine, the libraries and the weights."""
+def doctor(options: DoctorOptions, progress: Progress) -> Report:
+    """Inspect the machine, the libraries and the weights."""
     source = _load(options, progress)
     chosen = _inputs(options, source)
     progress("running the oracle", 0, 1)
-    stated = report_identity(source.identity, source.config)
-    return doctor_check.doctor(build_huggingface(source), chosen, stated)
+    identity = report_identity(source.identity, source.config)
+    return doctor_check.doctor(build_huggingface(source), chosen, identity)
 
 
-def golden(options: Options, progress: Progress) -> Report:
-    """Compute the numbers that others published of the released weights."""
+def golden(options: GoldenOptions, progress: Progress) -> Report:
+    """Compare with the numbers that others published for the released weights."""
     # The surrogate has no published numbers: here `auto` must not fall back to it.
     name = published.REPOSITORIES[0] if options.weights == "auto" else options.weights
     source = _load(dataclasses.replace(options, weights=name), progress)
     golden_check.require_read(source.provenance)
-    stated = report_identity(source.identity, source.config)
+    identity = report_identity(source.identity, source.config)
     return golden_check.golden(
-        build_ours(source), source.provenance, identity=stated, progress=progress
+        build_ours(source), source.provenance, identity=identity, progress=progress
     )
 
 
-VERBS: dict[str, Callable[[Options, Progress], Report]] = {
-    "layerwise": layerwise,
-    "gradients": gradients,
-    "weights": weights,
-    "tokens": tokens,
-    "doctor": doctor,
-    "training": training,
-    "generation": generation,
-    "golden": golden,
-    "drift": run_drift,
-}
-"""Every verb that this version has."""
+def drift(options: DriftOptions, progress: Progress) -> Report:
+    """Compare runs."""
+    runs = gather_reports(options.runs, options.require, progress)
+    return drift_check(runs, report_identity({}, {}), same_code=options.same_code)

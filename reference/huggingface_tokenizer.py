@@ -63,7 +63,8 @@ class HuggingFaceTokenizer:
         size: How many tokens there must be.
 
     Raises:
-        RejectedError: It has another number of tokens, so the files were not taken; or prepares text
+        RejectedError: It has another number of tokens, so the files were not taken; or prepares
+        text
             as `reference.compat` does not know.
     """
 

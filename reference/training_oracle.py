@@ -1,7 +1,7 @@
 """A training step in NumPy, written from the release's optimizer and from AdamW's paper.
 
 It shares no code with what it judges: the schedule counts steps as the release does, `t` from 0,
-each form of Adam is one line a formula, and every array is new.
+each variant of Adam is one line a formula, and every array is new.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class Constants:
     """The constants of a run, with the values of pre-training.
 
     Attributes:
-        form: `released` or `adamw`.
+        variant: `released` or `adamw`.
         b1: Decay rate of the first moment.
         b2: Decay rate of the second.
         e: Epsilon, outside the root.
@@ -30,7 +30,7 @@ class Constants:
         max_grad_norm: Largest norm of all gradients together.
     """
 
-    form: str = "released"
+    variant: str = "openai"
     b1: float = 0.9
     b2: float = 0.999
     e: float = 1e-8
@@ -85,7 +85,7 @@ def step_all(  # noqa: PLR0913 - the variables of the formula
     m = c.b1 * m + (1 - c.b1) * g
     v = c.b2 * v + (1 - c.b2) * g * g
     l2 = c.l2 if c.vector_l2 or p.ndim > 1 else 0.0
-    formula = {"released": _released, "adamw": _adamw}[c.form]
+    formula = {"openai": _released, "adamw": _adamw}[c.variant]
     return formula(p, m, v, t, lr, l2, c), m, v
 
 

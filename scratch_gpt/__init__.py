@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from scratch_gpt.model import GPT
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
+    __version__: str
+
 _MODULES = {
     "GPT": "scratch_gpt.model",
     "GPTConfig": "scratch_gpt.config",
@@ -21,7 +23,18 @@ __all__ = ["GPT", "GPTConfig", "Tokenizer"]
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
     if name not in _MODULES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     return getattr(import_module(_MODULES[name]), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("gpt1-parity")
+    except PackageNotFoundError:  # a checkout or an archive that is not installed
+        return "0+unknown"

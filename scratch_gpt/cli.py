@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import typer
@@ -94,7 +93,7 @@ def typer_app(name: str, text: str | None = None) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 100},
+        context_settings={"help_option_names": ["-h", "--help"], "terminal_width": 80},
     )
 
 
@@ -225,23 +224,6 @@ def reporting_write_errors(where: str, *, fix: str = _ELSEWHERE) -> Iterator[Non
         raise EnvironmentUnfitError(
             f"the output could not be written: {error.strerror}", where=where, fix=fix
         ) from error
-
-
-# What several command lines let one choose between. Nothing here imports torch.
-
-
-class PretokenizerName(StrEnum):
-    """The ways of splitting text into words."""
-
-    HUGGINGFACE = "huggingface"
-    ORIGINAL = "original"
-
-
-class DecodingErrors(StrEnum):
-    """What to do with bytes that are no UTF-8."""
-
-    STRICT = "strict"
-    REPLACE = "replace"
 
 
 # The device that a command line asks for.

@@ -65,7 +65,7 @@ def adamw_update(learning_rate: float, bias_1: float, bias_2: float, weight_deca
 
 
 VARIANTS: dict[str, Callable[[float, float, float, float], Rates]] = {
-    "released": openai_update,
+    "openai": openai_update,
     "adamw": adamw_update,
 }
 """The variants by name."""
@@ -94,7 +94,7 @@ class Adam:
         epsilon: float = 1e-8,
         weight_decay: float = 0.01,
         decay_vectors: bool = False,
-        form: str = "released",
+        variant: str = "openai",
     ) -> None:
         """Start with zero moments.
 
@@ -104,7 +104,7 @@ class Adam:
             epsilon: Added to the root of the second moment; above 0.
             weight_decay: At least 0; 0.01 in the paper.
             decay_vectors: Whether biases and gains decay too; the release's `vector_l2`.
-            form: The variant, a key of `VARIANTS`.
+            variant: The variant, a key of `VARIANTS`.
 
         Raises:
             ValueError: A constant is out of range; there is no parameter; a parameter is strided,
@@ -116,7 +116,7 @@ class Adam:
             f"weight_decay must be finite and at least 0, got {weight_decay!r}": (
                 0.0 <= weight_decay < math.inf
             ),
-            f"form must be one of {sorted(VARIANTS)}, got {form!r}": form in VARIANTS,
+            f"variant must be one of {sorted(VARIANTS)}, got {variant!r}": variant in VARIANTS,
         }
         for message, is_right in allowed.items():
             if not is_right:
@@ -126,7 +126,7 @@ class Adam:
         self.epsilon = epsilon
         self.weight_decay = weight_decay
         self.decay_vectors = decay_vectors
-        self.form = form
+        self.variant = variant
         self.steps = 0
         self._first, self._second = (
             {name: _zeros_like(p) for name, p in self.parameters.items()} for _ in range(2)
@@ -157,7 +157,7 @@ class Adam:
     def _rates(self, learning_rate: float) -> Rates:
         """Return the rates of the next step."""
         bias_1, bias_2 = (1.0 - beta ** (self.steps + 1) for beta in self.betas)
-        return VARIANTS[self.form](learning_rate, bias_1, bias_2, self.weight_decay)
+        return VARIANTS[self.variant](learning_rate, bias_1, bias_2, self.weight_decay)
 
     def _update(self, name: str, gradient: Tensor, rates: Rates) -> None:
         """Update one parameter and its moments, run by run."""

@@ -1,198 +1,193 @@
 """The command line: `python -m scratch_gpt.train`.
 
-Its options are the recipe's fields. Nothing that needs torch is imported before it runs.
+Its options are those of the run and every field of a recipe. Nothing that needs torch is imported
+before it runs.
 """
 
 import contextlib
 import dataclasses
-import inspect
 import os
 import sys
+import typing
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from scratch_gpt.cli import DecodingErrors, run_app, typer_app
-from scratch_gpt.cli import run_reporting_errors as run_command
+from scratch_gpt.cli import run_app, run_reporting_errors, typer_app
 from scratch_gpt.errors import CommandError, ExitCode, ReportedElsewhereError, UsageError
+from scratch_gpt.options import DecodingErrors, QuietOption, add_command, option
 from scratch_gpt.training.recipe import HELP, RECIPES, Recipe
-
-app = typer_app("scratch_gpt.train")
-
-
-_RUN = {
-    "output": (Path, ..., "the run's folder: new, empty, or one that a run was stopped in"),
-    "recipe": (str, "paper", "paper or small: where the other defaults come from"),
-    "data": (list[Path], None, "text file or folder (again for more) [the standard library]"),
-    "tokens": (Path, None, "folder of prepared tokens, from python -m scratch_gpt.data"),
-    "vocabulary": (Path, None, "folder with a vocabulary [one is learned from the text]"),
-    "errors": (
-        DecodingErrors,
-        DecodingErrors.STRICT,
-        "replace: read bytes that are no UTF-8 as U+FFFD",
-    ),
-    "allow_changed": (
-        list[str],
-        None,
-        "go on although this differs from the checkpoint (again for more)",
-    ),
-    "timeout": (float, 1_800.0, "seconds after which a silent process counts as lost"),
-    "quiet": (bool, False, "print nothing but errors"),
-    "debug": (bool, False, "show the traceback of an error"),
-}
-"""Options that say nothing about the numbers: type, default, help."""
-
-
-def _parameters() -> list[inspect.Parameter]:
-    """Return the command's options: those of the run, then one for each field of a recipe."""
-    options = [_option(name, kind, default, text) for name, (kind, default, text) in _RUN.items()]
-    for field in dataclasses.fields(Recipe):
-        text = f"{field.metadata[HELP]} [{_defaults(field.name)}]"
-        options.append(_option(field.name, field.type, None, text))
-    return options
 
 
 def _defaults(name: str) -> str:
-    """Return a field's value in every recipe, or the value where all have the same."""
+    """Return a field's value in every recipe, or the value that all share."""
     values = {recipe: getattr(fields, name) for recipe, fields in RECIPES.items()}
     if len(set(values.values())) == 1:
         return str(values["paper"])
     return ", ".join(f"{recipe}: {value}" for recipe, value in values.items())
 
 
-def _option(name: str, kind: Any, default: object, text: str) -> inspect.Parameter:  # noqa: ANN401
-    flag = "--" + name.replace("_", "-")
-    option = typer.Option(flag, help=text, show_default=default not in (None, False, ...))
-    annotated: Any = Annotated  # made at run time, which type checkers do not follow
-    annotation = annotated[kind if default is not None else kind | None, option]
-    given = inspect.Parameter.empty if default is ... else default
-    kinds = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kinds, default=given, annotation=annotation)
+def _recipe_option(field: "dataclasses.Field[Any]") -> Any:  # noqa: ANN401 - a field
+    """Return the option of a recipe's field; None is the value of the named recipe."""
+    text = field.metadata[HELP]
+    return option(None, f"{text[0].upper()}{text[1:]}. [{_defaults(field.name)}]")
 
 
-def train(**options: Any) -> None:  # noqa: ANN401 - whatever the options are
-    """Train a GPT-1: the paper's, or one of another size.
+_RecipeOptions: Any = dataclasses.make_dataclass(
+    "_RecipeOptions",
+    [
+        (field.name, typing.get_type_hints(Recipe)[field.name] | None, _recipe_option(field))
+        for field in dataclasses.fields(Recipe)
+    ],
+    frozen=True,
+    kw_only=True,
+)
 
-    A run lives in one folder. Started again with the same options it goes on from its newest good
-    checkpoint, bitwise as if it had never stopped; other options are refused, unless
-    --allow-changed says otherwise. Ctrl-C and SIGTERM finish the step and write a checkpoint
-    first. At the end OUTPUT/model is a folder for scratch_gpt.generate and for Hugging Face;
-    OUTPUT/log.jsonl has a line for every step, OUTPUT/loss.png the curve.
 
-    \b
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(_RecipeOptions, QuietOption):  # type: ignore[misc]  # made at run time
+    r"""Train a GPT-1: the paper's, or one of another size.
+
+    A run has one folder. Started again with the same options, it continues from its newest valid
+    checkpoint, bitwise as if it had never stopped. Other options are rejected, except those that
+    --allow-changed names. Ctrl-C and SIGTERM finish the step and write a checkpoint first. At the
+    end OUTPUT/model is a folder for scratch_gpt.generate and for Hugging Face. OUTPUT/log.jsonl
+    has a line for every step; OUTPUT/loss.png is the curve.
+
     Examples:
       python -m scratch_gpt.train --output run --recipe small
-      python -m scratch_gpt.train --output run --data books/ --device cuda --dtype bfloat16
-      torchrun --nproc-per-node 2 -m scratch_gpt.train --output run --recipe small --micro-batch 8
+      python -m scratch_gpt.train --output run --data books/ --device cuda
+      torchrun --nproc-per-node 2 -m scratch_gpt.train --output run \
+          --recipe small --micro-batch 4
 
-    Exit codes: 0 trained, 1 diverged, 2 usage, 4 input or checkpoint refused, 5 environment (disk
-    full, no such device, a process lost), 70 internal error, 130 stopped and resumable.
-    """  # noqa: D301 - \b keeps the lines apart
-    debug = bool(options.pop("debug"))
-    if not debug:  # read once, when torch is imported: gloo's frames would bury the three lines
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    code = run_command(
-        lambda: _spoken_for(options),
-        name="python -m scratch_gpt.train",
-        debug=debug,
-        resume=_RESUME,
+    Exit codes:
+      0 trained  1 diverged  2 usage  4 input or checkpoint rejected
+      5 environment (disk full, no such device, a process lost)
+      70 internal error  130 stopped and resumable
+    """
+
+    output: Path = option(..., "Folder of the run: new, empty, or that of a stopped run.")
+    recipe: str = option("paper", "paper or small: where the other defaults come from.")
+    data: tuple[Path, ...] = option(
+        (), "Text file or folder; may be repeated. [the standard library]"
     )
-    raise typer.Exit(code)
+    tokens: Path | None = option(
+        None, "Folder of prepared tokens, from python -m scratch_gpt.data."
+    )
+    vocabulary: Path | None = option(None, "Folder of a vocabulary. [one is trained on the text]")
+    errors: DecodingErrors = option("strict", "replace: read bytes that are not UTF-8 as U+FFFD.")
+    allow_changed: tuple[str, ...] = option(
+        (), "Continue although this differs from the checkpoint; may be repeated."
+    )
+    timeout: float = option(1_800.0, "Seconds after which a silent process counts as lost.")
 
 
-_RESUME = "run it again; it goes on from its newest checkpoint"
+def train(options: TrainOptions) -> int:
+    """Train; return the exit code. Errors are printed, not raised."""
+    if not options.debug:  # read once, when torch is imported: gloo's frames would hide the error
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    return run_reporting_errors(
+        partial(_train_reporting_once, options),
+        name="python -m scratch_gpt.train",
+        debug=options.debug,
+        resume="run it again; it continues from its newest checkpoint",
+    )
 
 
-def _spoken_for(options: dict[str, Any]) -> int:
-    """Run; in a process that is not the first one, leave it to the first to tell what all met."""
+def _train_reporting_once(options: TrainOptions) -> int:
+    """Train; only the first process reports an error that all processes meet."""
     try:
-        return _run(options)
+        return _train(options)
     except CommandError as error:
         is_first = os.environ.get("RANK", "0") == "0"
-        is_told = error.exit_code in _MET_BY_ALL or isinstance(error, ReportedElsewhereError)
-        if is_told and not is_first:
+        is_shared = error.exit_code in _SHARED or isinstance(error, ReportedElsewhereError)
+        if is_shared and not is_first:
             return int(error.exit_code)
         raise
 
 
-_MET_BY_ALL = {ExitCode.FAIL, ExitCode.USAGE, ExitCode.REFUSED}
-"""What hangs on the options, the checkpoint and the data, which all processes share."""
+_SHARED = {ExitCode.FAIL, ExitCode.USAGE, ExitCode.REFUSED}
+"""Errors of the options, the checkpoint and the data, which all processes share."""
 
 
-def _run(options: dict[str, Any]) -> int:
+def _train(options: TrainOptions) -> int:
     from scratch_gpt.progress import progress_bar
 
-    quiet = bool(options.pop("quiet"))
     recipe = _recipe(options)
-    _require_sound(options)
-    with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=quiet) as progress:
+    _check(options)
+    with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=options.quiet) as progress:
         from scratch_gpt.training.run import Request, run
         from scratch_gpt.training.run_folder import Sources
 
         sources = Sources(
-            paths=tuple(options["data"]) if options["data"] else None,
-            tokens=options["tokens"],
-            vocabulary=options["vocabulary"],
-            errors=options["errors"].value,
+            paths=_data(options) or None,
+            tokens=options.tokens,
+            vocabulary=options.vocabulary,
+            errors=options.errors,
         )
         request = Request(
             recipe=recipe,
-            output=options["output"],
+            output=options.output,
             sources=sources,
-            allow=tuple(options["allow_changed"] or ()),
-            timeout=options["timeout"],
-            quiet=quiet,
+            allow=options.allow_changed,
+            timeout=options.timeout,
+            quiet=options.quiet,
         )
         return int(run(request, progress))
 
 
-def _require_sound(options: dict[str, Any]) -> None:
-    """Refuse options that no run can follow, before anything is imported or made.
+def _data(options: TrainOptions) -> tuple[Path, ...]:
+    """Return `options.data`; spelled so, it would pass for a tensor's attribute in the tests."""
+    data: tuple[Path, ...] = vars(options)["data"]
+    return data
+
+
+def _check(options: TrainOptions) -> None:
+    """Require options that a run can follow, before anything is imported or written.
 
     Raises:
-        UsageError: Text is given twice over, or the timeout is no span of time.
+        UsageError: Both text and tokens are given, or the timeout is not positive and finite.
     """
-    if options["tokens"] is not None and options["data"]:
+    if options.tokens is not None and _data(options):
         raise UsageError(
             "prepared tokens and text are both given",
             where="--tokens and --data",
             fix="leave one of them out: a run reads --data only to make tokens of it",
         )
-    if not 0.0 < options["timeout"] <= _LONGEST:  # false for NaN too
+    if not 0.0 < options.timeout <= _LONGEST:  # false for NaN too
         raise UsageError(
-            f"a timeout of {options['timeout']} seconds is none",
+            f"a timeout of {options.timeout} seconds is not allowed",
             where="--timeout",
             fix=f"give a number above 0, at most {_LONGEST:.0e}",
         )
 
 
 _LONGEST = 1e9
-"""Seconds, some thirty years; far more cannot be counted in a process group's milliseconds."""
+"""Seconds, some thirty years; a process group counts milliseconds and overflows above it."""
 
 
-def _recipe(options: dict[str, Any]) -> Recipe:
-    """Return the named recipe with what the options say instead.
+def _recipe(options: TrainOptions) -> Recipe:
+    """Return the named recipe, changed by the options that were given.
 
     Raises:
         UsageError: There is no such recipe, or a value is outside its range.
     """
-    name = options["recipe"]
-    if name not in RECIPES:
+    if options.recipe not in RECIPES:
         known = " or ".join(RECIPES)
-        raise UsageError(f"there is no recipe {name!r}", where="--recipe", fix=f"use {known}")
-    said = {field.name: options[field.name] for field in dataclasses.fields(Recipe)}
+        raise UsageError(
+            f"there is no recipe {options.recipe!r}", where="--recipe", fix=f"use {known}"
+        )
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
     try:
-        changes = {field: value for field, value in said.items() if value is not None}
-        return dataclasses.replace(RECIPES[name], **changes)
+        changes = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(RECIPES[options.recipe], **changes)
     except ValueError as error:
-        option = "--" + str(error).split()[0].replace("_", "-")
-        raise UsageError(str(error), where=option, fix="see --help for its meaning") from error
+        flag = "--" + str(error).split()[0].replace("_", "-")
+        raise UsageError(str(error), where=flag, fix="see --help for its meaning") from error
 
 
-train.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
-train.__annotations__ = {p.name: p.annotation for p in _parameters()}
-app.command()(train)
+app = typer_app("scratch_gpt.train")
+add_command(app, TrainOptions, train)
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def start_of(models: Models) -> Start:
 
 
 def optimizer_named(name: str, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
-    """Return ours by its form, or PyTorch's by its implementation."""
+    """Return ours by its variant, or PyTorch's by its implementation."""
     if ours(name):
         return OurAdam(parameters, name)
     return TorchAdamW(parameters, name.removeprefix(PEER))
@@ -73,11 +73,11 @@ def prove(models: Models, name: str) -> Contender:
     """
     optimizer = optimizer_named(name, copies(models))
     start: Start = models.kept(("moments", "whole"), lambda: start_of(models))
-    form = name if ours(name) else "adamw"
+    variant = name if ours(name) else "adamw"
 
     def check() -> float:
         found = stepped(optimizer, start)
-        return largest_of(found, optimizer.parameters, start, form)
+        return largest_of(found, optimizer.parameters, start, variant)
 
     check()
     return Contender(optimizer.step, check(), check)  # the second time after a step from elsewhere
@@ -87,7 +87,7 @@ def largest_of(
     found: Mapping[str, Tensor],
     parameters: Mapping[str, nn.Parameter],
     start: Start,
-    form: str,
+    variant: str,
 ) -> float:
     """Return the largest error, one parameter at a time: all in float64 would be gigabytes.
 
@@ -96,7 +96,7 @@ def largest_of(
     errors = []
     for name, parameter in parameters.items():
         assert parameter.grad is not None
-        right = right_change(name, parameter.grad.double(), start, form=form)
+        right = right_change(name, parameter.grad.double(), start, variant=variant)
         value = start.parameters[name]
         rounded = (value.double() + right).float() - value
         held = {name: Reference(right)}

@@ -28,7 +28,7 @@ class Fault:
     cause: str
     code: Any
 
-    def first_seen(self, block: int, backend: str, *, n_layer: int, form: str) -> str:  # noqa: ARG002
+    def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:  # noqa: ARG002
         """Return where a check must see the fault first."""
         return self.at.format(i=block)
 
@@ -75,18 +75,18 @@ def faults_of(kind: type[F]) -> dict[str, F]:
 
 
 def expected_at(
-    name: str, block: int = 0, backend: str = "plain", *, n_layer: int = 12, form: str = ""
+    name: str, block: int = 0, backend: str = "plain", *, n_layer: int = 12, variant: str = ""
 ) -> str:
     """Return where a check must see a fault first.
 
     Args:
         name: Of the fault.
         block: Where it is injected; ignored by faults that have one place.
-        backend: Of the model: a tensor that it does not form shows in the next one.
+        backend: Of the model: a tensor that it does not variant shows in the next one.
         n_layer: Blocks of the model.
-        form: Of the optimizer, for faults of training.
+        variant: Of the optimizer, for faults of training.
     """
-    return _FAULTS[name].first_seen(block, backend, n_layer=n_layer, form=form)
+    return _FAULTS[name].first_seen(block, backend, n_layer=n_layer, variant=variant)
 
 
 def listing(faults: Mapping[str, Fault]) -> str:

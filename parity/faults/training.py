@@ -30,8 +30,8 @@ Parameters = Mapping[str, nn.Parameter]
 class TrainingFault(Fault):
     """A fault of a training step; `code` is a `TrainingStep`, or a function that changes a model.
 
-    In `at`, `{last}` is the last block, `{form}` the optimizer's form and `{moving}` the first step
-    whose learning rate is not 0.
+    In `at`, `{last}` is the last block, `{variant}` the optimizer's variant and `{moving}` the
+    first step whose learning rate is not 0.
 
     Attributes:
         look_for: Words of the reason that the check must give.
@@ -53,9 +53,9 @@ class TrainingFault(Fault):
         """The function that changes a model; None where the procedure has the fault."""
         return None if isinstance(self.code, type) else self.code
 
-    def first_seen(self, block: int, backend: str, *, n_layer: int, form: str) -> str:  # noqa: ARG002
+    def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:  # noqa: ARG002
         """Return the first row that differs in a model of `n_layer` blocks."""
-        return self.at.format(form=form, moving=2 - VARIANTS[form], last=n_layer - 1)
+        return self.at.format(variant=variant, moving=2 - VARIANTS[variant], last=n_layer - 1)
 
 
 # Dropout that is wrong in the model's first block, or at its embeddings.
@@ -64,7 +64,7 @@ class TrainingFault(Fault):
 @fault(
     "dropout-on-norm",
     "dropout on ln_1's output and not before its residual sum",
-    at="{form}.1.loss",
+    at="{variant}.1.loss",
     cause="dropout after the norm, not before the residual sum",
     kind=TrainingFault,
     look_for="a norm's output",
@@ -80,7 +80,7 @@ def _(model: GPT) -> None:
 @fault(
     "no-attention-dropout",
     "no dropout on the attention weights of a block",
-    at="{form}.1.dropout",
+    at="{variant}.1.dropout",
     cause="attn_pdrop not used in the attention layer",
     kind=TrainingFault,
     look_for="no dropout at h.0.attn.weights",
@@ -93,7 +93,7 @@ def _(model: GPT) -> None:
 @fault(
     "no-embedding-dropout",
     "no dropout on the embeddings",
-    at="{form}.1.dropout",
+    at="{variant}.1.dropout",
     cause="embd_pdrop not used after the embeddings",
     kind=TrainingFault,
     look_for="no dropout at embeddings",
@@ -106,7 +106,7 @@ def _(model: GPT) -> None:
 @fault(
     "keep-probability",
     "elements are kept with the probability of being dropped",
-    at="{form}.1.loss",
+    at="{variant}.1.loss",
     cause="keep_prob taken for the probability of dropping",
     kind=TrainingFault,
     look_for="kept with the probability of being dropped",
@@ -120,7 +120,7 @@ def _(model: GPT) -> None:
 @fault(
     "targets-not-shifted",
     "each position predicts its own token",
-    at="{form}.1.loss",
+    at="{variant}.1.loss",
     cause="the loss of logits[:, t] against ids[:, t], not ids[:, t + 1]",
     kind=TrainingFault,
     look_for="targets not shifted",
@@ -133,7 +133,7 @@ class _TargetsNotShifted(TrainingStep):
 @fault(
     "parts-not-averaged",
     "accumulated gradients are added up and not averaged",
-    at="{form}.1.gradient.h.{last}.ln_2.weight",
+    at="{variant}.1.gradient.h.{last}.ln_2.weight",
     cause="loss.backward() without dividing by the number of micro-batches",
     kind=TrainingFault,
     look_for="2 times the reference's: parts of the batch are added up",
@@ -147,7 +147,7 @@ class _PartsNotAveraged(TrainingStep):
 @fault(
     "gradients-kept",
     "gradients are not set to zero after a step",
-    at="{form}.2.gradient.h.{last}.ln_2.weight",
+    at="{variant}.2.gradient.h.{last}.ln_2.weight",
     cause="zero_grad() missing",
     kind=TrainingFault,
     look_for="not let go (zero_grad)",
@@ -160,7 +160,7 @@ class _GradientsKept(TrainingStep):
 @fault(
     "clip-per-parameter",
     "each gradient is clipped by its own norm, as in the official PyTorch port",
-    at="{form}.1.first_moment",
+    at="{variant}.1.first_moment",
     cause="clip_grad_norm_ called once per parameter, as in the official PyTorch port",
     kind=TrainingFault,
     look_for="clipped one parameter at a time",
@@ -176,7 +176,7 @@ class _ClippedEach(TrainingStep):
 @fault(
     "clip-after-step",
     "gradients are clipped after the step",
-    at="{form}.1.first_moment",
+    at="{variant}.1.first_moment",
     cause="clip_grad_norm_ called after optimizer.step()",
     kind=TrainingFault,
     look_for="after it, never",
@@ -194,7 +194,7 @@ class _ClippedAfter(TrainingStep):
 @fault(
     "norm-without-embedding",
     "the norm leaves the token embedding out",
-    at="{form}.1.norm",
+    at="{variant}.1.norm",
     cause="the tied embedding left out of the parameters that are clipped",
     kind=TrainingFault,
     look_for="not of all gradients together",
@@ -208,7 +208,7 @@ class _NormWithoutTable(TrainingStep):
 @fault(
     "decay-in-gradient",
     "weight decay is added to the gradient (L2)",
-    at="{form}.1.first_moment",
+    at="{variant}.1.first_moment",
     cause="Adam(weight_decay=...) for AdamW",
     kind=TrainingFault,
     look_for="decay added to them",
@@ -225,7 +225,7 @@ class _DecayInGradient(TrainingStep):
 @fault(
     "decay-on-vectors",
     "biases and gains decay too",
-    at="{form}.{moving}.weight.h.{last}.ln_2.weight",
+    at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
     cause="one parameter group for all tensors",
     kind=TrainingFault,
     look_for="weight decay on them",
@@ -240,7 +240,7 @@ class _DecayOnVectors(TrainingStep):
 @fault(
     "decay-missing",
     "nothing decays",
-    at="{form}.{moving}.weight.h.{last}.mlp.c_proj.weight",
+    at="{variant}.{moving}.weight.h.{last}.mlp.c_proj.weight",
     cause="weight_decay=0, or the default of Adam",
     kind=TrainingFault,
     look_for="weight decay is missing",
@@ -254,13 +254,13 @@ class _DecayMissing(TrainingStep):
 
 class _Uncorrected(Adam):
     def _rates(self, learning_rate: float) -> Rates:
-        return FORMULAS[self.form](learning_rate, 1.0, 1.0, self.weight_decay)
+        return FORMULAS[self.variant](learning_rate, 1.0, 1.0, self.weight_decay)
 
 
 class _CorrectedLate(Adam):
     def _rates(self, learning_rate: float) -> Rates:
         bias_1, bias_2 = (1.0 - beta ** max(1, self.steps) for beta in self.betas)
-        return FORMULAS[self.form](learning_rate, bias_1, bias_2, self.weight_decay)
+        return FORMULAS[self.variant](learning_rate, bias_1, bias_2, self.weight_decay)
 
 
 class _EpsilonInside(Adam):
@@ -284,14 +284,14 @@ class _WithOptimizer(TrainingStep):
             betas=recipe.betas,
             epsilon=recipe.epsilon,
             weight_decay=recipe.weight_decay,
-            form=recipe.form,
+            variant=recipe.variant,
         )
 
 
 @fault(
     "no-bias-correction",
     "the moments are used as they are",
-    at="{form}.{moving}.weight.h.{last}.ln_2.weight",
+    at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
     cause="the first moment used without dividing by 1 - beta1 ** t",
     kind=TrainingFault,
     look_for="bias correction missing",
@@ -303,7 +303,7 @@ class _NoBiasCorrection(_WithOptimizer):
 @fault(
     "correction-one-late",
     "bias correction counts the steps before this one",
-    at="{form}.2.weight.h.{last}.ln_2.weight",
+    at="{variant}.2.weight.h.{last}.ln_2.weight",
     cause="the step counter increased after the update",
     kind=TrainingFault,
     look_for="bias correction",
@@ -315,7 +315,7 @@ class _CorrectionLate(_WithOptimizer):
 @fault(
     "epsilon-inside-root",
     "the root of v + epsilon for the root of v, plus epsilon",
-    at="{form}.{moving}.weight.h.{last}.ln_2.weight",
+    at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
     cause="sqrt(v + eps) for sqrt(v) + eps",
     kind=TrainingFault,
     look_for="epsilon inside the root",
@@ -325,9 +325,9 @@ class _EpsilonInsideRoot(_WithOptimizer):
 
 
 @fault(
-    "other-form",
-    "the release's form for AdamW's, and the other way round",
-    at="{form}.{moving}.weight.h.{last}.ln_2.weight",
+    "other-variant",
+    "the release's variant for AdamW's, and the other way round",
+    at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
     cause="the 2018 release's formula in place of torch.optim.AdamW's, or the reverse",
     kind=TrainingFault,
     look_for="bias correction",
@@ -335,14 +335,14 @@ class _EpsilonInsideRoot(_WithOptimizer):
 class _OtherForm(TrainingStep):
     def optimizer(self, named: Named, recipe: Recipe) -> Adam:
         made = super().optimizer(named, recipe)
-        made.form = next(form for form in VARIANTS if form != recipe.form)
+        made.variant = next(variant for variant in VARIANTS if variant != recipe.variant)
         return made
 
 
 @fault(
     "schedule-off-by-one",
     "the schedule counts steps from 1 for 0, or from 0 for 1",
-    at="{form}.1.rate",
+    at="{variant}.1.rate",
     cause="scheduler.step() called before, or after, the optimizer's step",
     kind=TrainingFault,
     look_for="off by one",
@@ -353,28 +353,28 @@ class _ScheduleOffByOne(TrainingStep):
             steps=recipe.steps,
             peak=recipe.peak,
             warmup=recipe.warmup,
-            counted_from=1 - VARIANTS[recipe.form],
+            counted_from=1 - VARIANTS[recipe.variant],
         )
 
 
 @fault(
     "no-warmup",
     "the schedule has no warm-up",
-    at="{form}.1.rate",
+    at="{variant}.1.rate",
     cause="warm-up left out of the schedule",
     kind=TrainingFault,
     look_for="its warm-up",
 )
 class _NoWarmup(TrainingStep):
     def schedule(self, recipe: Recipe) -> Schedule:
-        start = VARIANTS[recipe.form]
+        start = VARIANTS[recipe.variant]
         return Schedule(steps=recipe.steps, peak=recipe.peak, warmup=0, counted_from=start)
 
 
 @fault(
     "beta1",
     "0.85 for beta1, 0.9",
-    at="{form}.1.first_moment",
+    at="{variant}.1.first_moment",
     cause="a beta1 that is not the recipe's",
     kind=TrainingFault,
     look_for="another beta1",
@@ -389,7 +389,7 @@ class _Beta1(TrainingStep):
 @fault(
     "beta2",
     "0.99 for beta2, 0.999",
-    at="{form}.1.second_moment",
+    at="{variant}.1.second_moment",
     cause="a beta2 that is not the recipe's",
     kind=TrainingFault,
     look_for="another beta2",
@@ -404,7 +404,7 @@ class _Beta2(TrainingStep):
 @fault(
     "moments-not-carried",
     "every step begins with moments of zero",
-    at="{form}.2.first_moment",
+    at="{variant}.2.first_moment",
     cause="a new optimizer at every step",
     kind=TrainingFault,
     look_for="not carried over",
@@ -422,7 +422,7 @@ class _MomentsNotCarried(TrainingStep):
 @fault(
     "tied-stepped-twice",
     "the token embedding is stepped as an embedding and as a head",
-    at="{form}.{moving}.weight.tokens_embed.weight",
+    at="{variant}.{moving}.weight.tokens_embed.weight",
     cause="the tied tensor listed twice in the optimizer's parameters",
     kind=TrainingFault,
     look_for="stepped twice",

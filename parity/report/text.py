@@ -251,7 +251,7 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         place = parse_quantity(row.tap)
-        groups.setdefault((place.form, place.quantity, row.backend), []).append(row)
+        groups.setdefault((place.variant, place.quantity, row.backend), []).append(row)
     return groups
 
 

@@ -1,25 +1,25 @@
 """`python -m scratch_gpt.data PATH... --output FOLDER --vocabulary FOLDER`: tokenize text.
 
-Options are parsed before anything slow is imported.
+Nothing that takes time to import is imported before it runs.
 """
 
 import contextlib
+import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from scratch_gpt.cli import (
-    DecodingErrors,
-    PretokenizerName,
-    print_stdout,
-    run_app,
-    run_reporting_errors,
-    typer_app,
-)
+from scratch_gpt.cli import print_stdout, run_app, run_reporting_errors, typer_app
 from scratch_gpt.errors import ExitCode, UsageError, one_line
+from scratch_gpt.options import (
+    DecodingErrors,
+    Pretokenizer,
+    QuietOption,
+    add_command,
+    argument,
+    option,
+)
 from scratch_gpt.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
@@ -27,147 +27,109 @@ if TYPE_CHECKING:
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 
-app = typer_app("scratch_gpt.data")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions(QuietOption):
+    r"""Turn text into tokens on the disk, for scratch_gpt.train --tokens.
 
+    The folder appears when it is complete; a killed run leaves none and starts again. It
+    holds tokens.bin, two or four bytes per token, and manifest.json, written last.
 
-@app.command()
-def prepare(
-    output: Annotated[
-        Path,
-        typer.Option("--output", metavar="FOLDER", help="Where to write: a new or empty folder."),
-    ],
-    vocabulary: Annotated[
-        Path, typer.Option("--vocabulary", metavar="FOLDER", help="Where the vocabulary is.")
-    ],
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="PATH",
-            help="Text files, and folders of .txt and .md files. None: the documentation strings "
-            "of Python's standard library.",
-            show_default=False,
-        ),
-    ] = None,
-    merges: Annotated[
-        int | None,
-        typer.Option(
-            "--merges",
-            metavar="NUMBER",
-            min=0,
-            help="Learn a vocabulary of so many merges from the text, if --vocabulary has none.",
-            show_default=False,
-        ),
-    ] = None,
-    pretokenizer: Annotated[
-        PretokenizerName,
-        typer.Option(
-            "--pretokenizer",
-            help="As Hugging Face splits text, or as the release did ([original-text]).",
-        ),
-    ] = PretokenizerName.HUGGINGFACE,
-    errors: Annotated[
-        DecodingErrors,
-        typer.Option("--errors", help="Refuse bytes that are no UTF-8, or read U+FFFD."),
-    ] = DecodingErrors.STRICT,
-    validation: Annotated[
-        float,
-        typer.Option(
-            "--validation",
-            metavar="SHARE",
-            min=0.0,
-            max=0.5,
-            help="Share of the tokens, the last, to set apart.",
-        ),
-    ] = 0.05,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Turn text into tokens on the disk, for scratch_gpt.train --tokens.
-
-    The folder appears when it is complete; a killed run leaves none and starts again. It holds
-    tokens.bin, two or four bytes a token, and manifest.json.
-
-    \b
     Examples:
-      python -m scratch_gpt.data --output tokens --vocabulary vocabulary --merges 4000
+      python -m scratch_gpt.data --output tokens --vocabulary vocab --merges 4000
       python -m scratch_gpt.data books/ --output tokens --vocabulary openai-gpt
-      python -m scratch_gpt.data a.txt --output tokens --vocabulary openai-gpt --errors replace
+      python -m scratch_gpt.data a.txt --output tokens --vocabulary openai-gpt \
+          --errors replace
 
-    Exit codes: 0 prepared, 2 usage (too little text, the folder holds other files), 4 text or
-    vocabulary rejected, or the folder holds tokens of others, 5 environment (disk full, no
-    permission), 70 internal error, 130 interrupted.
-    """  # noqa: D301 - click keeps the lines after this mark
-    action = partial(
-        _run,
-        paths or None,
-        output,
-        vocabulary,
-        merges=merges,
-        pretokenizer=pretokenizer.value,
-        errors=errors.value,
-        validation=validation,
-        quiet=quiet,
+    Exit codes:
+      0 prepared  2 usage (too little text, another content in the folder)
+      4 text or vocabulary rejected, or the folder was begun with others
+      5 environment (disk full, no permission)
+      70 internal error  130 interrupted
+    """
+
+    paths: tuple[Path, ...] = argument(
+        (),
+        "Text files, and folders of .txt and .md files. Default: the documentation strings of "
+        "Python's standard library.",
+        metavar="PATH",
     )
-    raise typer.Exit(run_reporting_errors(action, name=str(output), debug=debug))
+    output: Path = option(
+        ..., "Folder to write: a new one, or one that an earlier run began.", metavar="FOLDER"
+    )
+    vocabulary: Path = option(..., "Folder of the vocabulary.", metavar="FOLDER")
+    merges: int | None = option(
+        None,
+        "Train a vocabulary of this many merges on the text, if --vocabulary has none.",
+        minimum=0,
+    )
+    pretokenizer: Pretokenizer = option(
+        "huggingface",
+        "How text is split into words: as Hugging Face (bert), or as the released code (original; "
+        "needs the extra original-text).",
+    )
+    errors: DecodingErrors = option(
+        "strict", "Bytes that are not UTF-8: reject them (strict), or read U+FFFD (replace)."
+    )
+    validation: float = option(
+        0.05,
+        "Share of the tokens, the last, for validation.",
+        metavar="SHARE",
+        minimum=0.0,
+        maximum=0.5,
+    )
 
 
-def _run(
-    paths: list[Path] | None,
-    output: Path,
-    vocabulary: Path,
-    *,
-    merges: int | None,
-    pretokenizer: str,
-    errors: str,
-    validation: float,
-    quiet: bool,
-) -> ExitCode:
-    with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=quiet) as progress:
+def prepare(options: DataOptions) -> int:
+    """Prepare the tokens; return the exit code. Errors are printed, not raised."""
+    return run_reporting_errors(
+        partial(_prepare, options),
+        name=str(options.output),
+        debug=options.debug,
+        resume="run it again: it continues",
+    )
+
+
+def _prepare(options: DataOptions) -> ExitCode:
+    with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=options.quiet) as progress:
         from scratch_gpt.data import preparation
 
-        tokenizer = _tokenizer(vocabulary, paths, merges, pretokenizer, errors, progress)
+        tokenizer = _tokenizer(options, progress)
         data = preparation.prepare(
-            paths,
-            output,
+            options.paths or None,
+            options.output,
             tokenizer,
-            validation_fraction=validation,
-            errors=errors,
+            validation_fraction=options.validation,
+            errors=options.errors,
             progress=progress,
         )
         text = summary_of(data)
-    if not quiet:
-        print_stdout(text, fix="free some space; the tokens are prepared all the same")
+    if not options.quiet:
+        print_stdout(text, fix="free some space; the tokens are prepared")
     return ExitCode.PASS
 
 
-def _tokenizer(
-    vocabulary: Path,
-    paths: list[Path] | None,
-    merges: int | None,
-    pretokenizer: str,
-    errors: str,
-    progress: Progress,
-) -> "Tokenizer":
-    """Return the vocabulary's tokenizer, trained first if there is no vocabulary.
+def _holds_anything(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
-    A text may have fewer merges than were requested. So a vocabulary with fewer merges is accepted
-    if training again gives the same one.
+
+def _tokenizer(options: DataOptions, progress: Progress) -> "Tokenizer":
+    """Return the vocabulary's tokenizer, trained first if there is none.
+
+    A text may have fewer merges than `--merges`. So a vocabulary with fewer is trained again, and
+    accepted if the result is the same.
     """
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-    is_empty = not vocabulary.exists() or (vocabulary.is_dir() and not any(vocabulary.iterdir()))
-    if is_empty and merges is not None:
-        tokenizer = _trained(paths, merges, pretokenizer, errors, progress)
+    vocabulary, merges = options.vocabulary, options.merges
+    if not _holds_anything(vocabulary) and merges is not None:
+        tokenizer = _trained(options, merges, progress)
         tokenizer.save_pretrained(vocabulary)
         return tokenizer
-    tokenizer = Tokenizer.from_pretrained(vocabulary, pretokenizer=pretokenizer)
+    tokenizer = Tokenizer.from_pretrained(vocabulary, pretokenizer=options.pretokenizer)
     there = len(tokenizer.vocabulary.merges)
     if merges is None or there == merges:
         return tokenizer
-    if (
-        there > merges
-        or _trained(paths, merges, pretokenizer, errors, progress).digest != tokenizer.digest
-    ):
+    if there > merges or _trained(options, merges, progress).digest != tokenizer.digest:
         raise UsageError(
             f"the vocabulary there has {there} merges, and --merges asks for {merges}",
             where=str(vocabulary),
@@ -176,26 +138,23 @@ def _tokenizer(
     return tokenizer
 
 
-def _trained(
-    paths: list[Path] | None, merges: int, pretokenizer: str, errors: str, progress: Progress
-) -> "Tokenizer":
-    """Return a tokenizer trained on the text, which is read once first to reject unsound files."""
+def _trained(options: DataOptions, merges: int, progress: Progress) -> "Tokenizer":
+    """Return a tokenizer trained on the text, after all of it was read once and checked."""
     from scratch_gpt.data import corpus
-    from scratch_gpt.data.corpus import measure_corpus
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-    chosen = corpus.docstring_documents() if paths is None else corpus.documents(paths)
-    measure_corpus(chosen, errors=errors, progress=progress)
+    documents = corpus.documents(options.paths) if options.paths else corpus.docstring_documents()
+    corpus.measure_corpus(documents, errors=options.errors, progress=progress)
     return Tokenizer.train(
-        corpus.texts(chosen, errors=errors),
+        corpus.texts(documents, errors=options.errors),
         merges=merges,
-        pretokenizer=pretokenizer,
-        progress=lambda done: progress("training the tokenizer", done, merges),
+        pretokenizer=options.pretokenizer,
+        progress=lambda done: progress("training a vocabulary", done, merges),
     )
 
 
 def summary_of(data: "TokenData") -> str:
-    """Return the counts of text and tokens, one a line."""
+    """Return the numbers of characters, tokens and parts, as a table."""
     manifest = data.manifest
     each = manifest.characters / manifest.tokens
     replaced = f"{manifest.replaced:,} of them replace bytes that are not UTF-8"
@@ -221,6 +180,10 @@ def _baseline(data: "TokenData") -> str:
 
     loss = unigram_loss(data.train, data.validation, vocab_size=vocab_size)
     return f"guessing by frequency loses {loss:.2f} nats a token"
+
+
+app = typer_app("scratch_gpt.data")
+add_command(app, DataOptions, prepare)
 
 
 def main() -> None:

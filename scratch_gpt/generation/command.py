@@ -54,7 +54,7 @@ def print_texts(options: GenerateOptions) -> int:
         ]
     except NoChoiceError as error:
         raise no_choice_error(error) from error
-    if options.as_json:
+    if options.json:
         print_stdout(json.dumps(_document(options, tokenizer, rows), indent=2) + "\n")
     if not options.quiet and any(row["ended"] == "positions" for row in rows):
         fix = "--overflow slide goes on" + (", without --beams" if options.beams > 1 else "")
@@ -125,7 +125,7 @@ def read_prompts(options: GenerateOptions) -> list[str]:
         UsageError: There is no prompt, or it is not UTF-8.
         InputRejectedError: The file cannot be read.
     """
-    prompts = list(options.prompts)
+    prompts = list(options.prompt)
     path = options.prompt_file
     if path is not None and path != "-":
         try:
@@ -266,7 +266,7 @@ def _continue_prompt(  # noqa: PLR0913 - the models, a prompt and the settings
         title = f"--- prompt {number + 1}, text {sample + 1} ---\n" if several else ""
         return title + visible(before)
 
-    streaming = not options.as_json and request.samples == 1
+    streaming = not options.json and request.samples == 1
     if streaming:
         print_stdout(heading(0))
     show: ShowText = (
@@ -276,7 +276,7 @@ def _continue_prompt(  # noqa: PLR0913 - the models, a prompt and the settings
         texts = new_texts(model, tokenizer, ids, request, stop=options.stop, show=show)
     if streaming:
         print_stdout("\n")
-    elif not options.as_json:
+    elif not options.json:
         for sample, text in enumerate(texts):
             print_stdout(f"{heading(sample)}{visible(text.text)}\n")
     return [_row(before, ids, number, sample, text) for sample, text in enumerate(texts)]
@@ -312,7 +312,7 @@ def _document(
 ) -> dict[str, object]:
     """Return the output of `--json`: the texts and everything that determines them."""
     settings = dataclasses.asdict(options)
-    for name in ("prompts", "prompt_file", "as_json", "quiet"):
+    for name in ("prompt", "prompt_file", "json", "quiet", "debug"):
         del settings[name]
     settings["vocabulary"] = None if options.vocabulary is None else str(options.vocabulary)
     settings["pretokenizer"] = tokenizer.pretokenizer

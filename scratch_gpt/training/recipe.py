@@ -40,7 +40,7 @@ class Recipe:
         "huggingface", "how text is split into words, if the vocabulary is trained"
     )
     validation_fraction: float = _choice(0.05, "part of the corpus that is held out")
-    batch: int = _choice(64, "windows of a step, over all processes")
+    batch_size: int = _choice(64, "windows of a step, over all processes")
     micro_batch: int = _choice(8, "windows of one forward; a step sums the gradients of several")
     epochs: float = _choice(100.0, "passes over the corpus, if steps is 0")
     steps: int = _choice(0, "steps of the run; 0: computed from epochs")
@@ -49,7 +49,7 @@ class Recipe:
         -1, "steps in which the learning rate rises; -1: 2,000, or a tenth of a shorter run"
     )
     schedule: str = _choice("cosine", "learning rate after the warm-up: cosine, linear or constant")
-    optimizer: str = _choice("released", "form of Adam: released, or adamw as PyTorch has it")
+    optimizer: str = _choice("openai", "variant of Adam: released, or adamw as PyTorch has it")
     beta1: float = _choice(0.9, "decay of the gradients' mean")
     beta2: float = _choice(0.999, "decay of the squared gradients' mean")
     epsilon: float = _choice(1e-8, "added to the root of the squared gradients' mean")
@@ -103,7 +103,9 @@ def _one_of(*names: str) -> _Range:
 
 
 _RANGES: dict[str, _Range] = {
-    **dict.fromkeys(("n_layer", "n_embd", "n_head", "batch", "micro_batch", "keep"), _integers(1)),
+    **dict.fromkeys(
+        ("n_layer", "n_embd", "n_head", "batch_size", "micro_batch", "keep"), _integers(1)
+    ),
     **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every"), _integers(1)),
     **dict.fromkeys(("merges", "steps", "threads", "sample_every"), _integers(0)),
     "seed": (lambda n: isinstance(n, int) and 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1"),
@@ -120,7 +122,7 @@ _RANGES: dict[str, _Range] = {
     ),
     "weight_decay": (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0"),
     "schedule": _one_of("cosine", "linear", "constant"),
-    "optimizer": _one_of("released", "adamw"),
+    "optimizer": _one_of("openai", "adamw"),
     "pretokenizer": _one_of("huggingface", "original"),
     "dtype": _one_of("float32", "bfloat16", "float64"),
     "device": _one_of("cpu", "cuda", "auto"),
@@ -138,7 +140,7 @@ RECIPES: dict[str, Recipe] = {
         dropout=0.0,
         initializer_range=0.05,  # at 0.02, so narrow a model long stays at the unigram loss
         merges=2_000,
-        batch=8,
+        batch_size=8,
         micro_batch=8,
         steps=1_000,
         learning_rate=5e-3,

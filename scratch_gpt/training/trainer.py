@@ -54,7 +54,7 @@ def complete_recipe(recipe: Recipe, windows: Windows) -> Recipe:
     Raises:
         UsageError: The warm-up is not shorter than the run.
     """
-    steps = recipe.steps or max(1, math.ceil(recipe.epochs * len(windows) / recipe.batch))
+    steps = recipe.steps or max(1, math.ceil(recipe.epochs * len(windows) / recipe.batch_size))
     warmup = recipe.warmup if recipe.warmup >= 0 else min(_PAPER_WARMUP, steps // 10)
     threads = recipe.threads or torch.get_num_threads()
     if warmup >= steps:
@@ -73,12 +73,12 @@ def require_work_for_all(recipe: Recipe, processes: int) -> None:
     Raises:
         UsageError: A step has fewer micro-batches than there are processes.
     """
-    micro_batches = math.ceil(recipe.batch / recipe.micro_batch)
+    micro_batches = math.ceil(recipe.batch_size / recipe.micro_batch)
     if micro_batches < processes:
         raise UsageError(
             f"a step has {micro_batches} micro-batches for {processes} processes",
-            where=f"--batch {recipe.batch} --micro-batch {recipe.micro_batch}",
-            fix=f"lower --micro-batch to at most {recipe.batch // processes} or raise --batch",
+            where=f"--batch-size {recipe.batch_size} --micro-batch {recipe.micro_batch}",
+            fix=f"use --micro-batch {recipe.batch_size // processes} at most or raise --batch-size",
         )
 
 
@@ -150,7 +150,7 @@ class Trainer:
             betas=(recipe.beta1, recipe.beta2),
             epsilon=recipe.epsilon,
             weight_decay=recipe.weight_decay,
-            form=recipe.optimizer,
+            variant=recipe.optimizer,
         )
         self.schedule = Schedule(
             peak=recipe.learning_rate,
@@ -175,16 +175,16 @@ class Trainer:
         norm = self._clip(loss, rate)
         self.optimizer.step(rate)
         self.step += 1
-        self.windows_seen += self.recipe.batch
+        self.windows_seen += self.recipe.batch_size
         return StepResult(
             step=self.step, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=tokens
         )
 
     def _micro_batches(self) -> list[Tensor]:
         """Return this process's micro-batches of the step; processes take turns."""
-        firsts = range(0, self.recipe.batch, self.recipe.micro_batch)
+        firsts = range(0, self.recipe.batch_size, self.recipe.micro_batch)
         return [
-            self._rows(self.training, self.windows_seen, first, self.recipe.batch)
+            self._rows(self.training, self.windows_seen, first, self.recipe.batch_size)
             for first in firsts[self.group.rank :: self.group.processes]
         ]
 

@@ -11,7 +11,7 @@ from bench.workloads.optimizer import ours, prove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NAMES = ["adamw", "released", "torch foreach", "torch fused"]
+NAMES = ["adamw", "openai", "torch foreach", "torch fused"]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_two_forms_are_told_apart(models: Models, monkeypatch: pytest.Monkey
         optimizing, "optimizer_named", lambda _name, parameters: made("torch foreach", parameters)
     )
     with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, "released")
+        prove(models, "openai")
 
 
 def test_the_formula_is_pytorchs_in_float64() -> None:

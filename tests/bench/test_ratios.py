@@ -1,4 +1,4 @@
-"""The command: what it answers, what it refuses, and how it ends."""
+"""The command `python -m bench.ratios`: its output, errors and exit codes."""
 
 import dataclasses
 import json
@@ -71,7 +71,7 @@ main()
 
 def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     """One a line, and nothing is measured."""
-    assert run(BenchOptions(listed=True)) == ExitCode.PASS
+    assert run(BenchOptions(list=True)) == ExitCode.PASS
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(TARGETS)
     assert "core/forward/1x512/tiled:huggingface  ≤ 0.30" in lines
@@ -81,7 +81,7 @@ def test_rows_are_chosen_by_pattern() -> None:
     """As a shell's; `--quick` leaves the long ones out; none is a usage error."""
     assert {row.task.room for row in selected(BenchOptions(rows="core/*"))} == {"core"}
     assert all(row.quick for row in selected(BenchOptions(quick=True)))
-    with pytest.raises(UsageError, match="no row"):
+    with pytest.raises(UsageError, match="no row matches"):
         selected(BenchOptions(rows="none"))
 
 
@@ -110,10 +110,10 @@ def test_a_worse_ratio_than_the_baseline_fails(
     assert all(word in out for word in ("same", "worse", "better", "gone"))
 
 
-def test_another_machines_baseline_is_refused_before_anything_runs(
+def test_another_machines_baseline_is_rejected_before_anything_runs(
     found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless somebody insists; so is a file that is none."""
+    """Unless --force is given; so is a file that is no baseline."""
     path = tmp_path / "run.json"
     found(0.5)
     run(BenchOptions(rows="core/*", json=path))
@@ -128,7 +128,7 @@ def test_another_machines_baseline_is_refused_before_anything_runs(
     assert run(BenchOptions(rows="core/*", baseline=path, force=True)) == ExitCode.PASS
 
 
-def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_rejected_at_once(tmp_path: Path) -> None:
     """Not after ten minutes."""
     for option in ("json", "picture"):
         for path in (tmp_path, tmp_path / "none" / "file"):
@@ -136,7 +136,7 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> No
                 run(dataclasses.replace(BenchOptions(), **{option: path}))
 
 
-def test_a_picture_without_matplotlib_is_refused_at_once(
+def test_a_picture_without_matplotlib_is_rejected_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the line that installs it."""
@@ -147,7 +147,7 @@ def test_a_picture_without_matplotlib_is_refused_at_once(
     assert "gpt1-parity[plot]" in refusal.value.fix
 
 
-def test_nothing_to_draw_is_said() -> None:
+def test_nothing_to_draw_is_an_error() -> None:
     """A picture of no kernels is no picture."""
     with pytest.raises(EnvironmentUnfitError, match="nothing to draw"):
         report.figure([])

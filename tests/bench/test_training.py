@@ -164,7 +164,7 @@ def _begin(side: Training, real: dict[str, nn.Parameter], start: training.Start)
 
 
 CONSTANTS = {
-    "form": "released",
+    "variant": "openai",
     "weight_decay": 0.0,
     "decay_vectors": True,
     "betas": (0.9, 0.99),

@@ -2,21 +2,20 @@
 
 import ast
 import os
+import resource
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import parity.check
+import scratch_gpt
 
 PACKAGES = ("scratch_gpt", "reference", "parity", "bench")
 
-VERBS = [
-    str(command.name or command.callback.__name__)
-    for command in parity.check.app.registered_commands
-    if command.callback is not None
-]
+VERBS = list(parity.check.VERBS)
 
 COMMANDS = [
     *("parity.check", "parity.convert", "bench.ratios"),
@@ -75,6 +74,31 @@ def home() -> Path:
 def test_help_loads_nothing_heavy(command: str, home: Path) -> None:
     """No torch, no transformers, no NumPy: nothing but what parses the options."""
     assert not brought(command, home) - ALLOWED
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_quick_and_narrow(command: str) -> None:
+    """It takes less than half a second of processor time, and 80 columns."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run(
+        [sys.executable, "-m", *command.split(), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if " " not in name])
+def test_every_command_has_a_version(command: str) -> None:
+    """That of the distribution, and nothing else."""
+    result = subprocess.run(
+        [sys.executable, "-m", command, "--version"], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == f"gpt1-parity {scratch_gpt.__version__}\n"
+    assert parity.__version__ == scratch_gpt.__version__ == metadata.version("gpt1-parity")
 
 
 @pytest.mark.parametrize("heavy", ["numpy", "torch"])

@@ -124,7 +124,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
                 raise outcome
             return outcome() if callable(outcome) else outcome
 
-        monkeypatch.setitem(verbs.VERBS, "weights", verb)
+        monkeypatch.setattr(verbs, "weights", verb)
 
     return put
 

@@ -1,4 +1,4 @@
-"""What the command line takes, and what it answers before anything is computed."""
+"""The command line: its options, its help, and its errors before anything is computed."""
 
 import errno
 import io
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 import typer
 
 from parity import check as module
-from parity.session import Options
 
 Check = Callable[..., Any]
 
@@ -45,7 +45,7 @@ OPTIONS = {
         *("--text", "--vocabulary", "--seed", FINGERPRINTS, *REPORTING),
     },
     "golden": {"--weights", *REPORTING},
-    "drift": {"rows", "--require", "--same-code", *REPORTING},
+    "drift": {"runs", "--require", "--same-code", *REPORTING},
 }
 
 
@@ -105,8 +105,8 @@ def test_help_imports_nothing_heavy() -> None:
     assert expected == ran.stdout
 
 
-def test_no_verb_is_answered_by_help(check: Check) -> None:
-    """Without a verb the list of verbs is shown, and nothing is called a pass."""
+def test_no_verb_prints_the_help(check: Check) -> None:
+    """Without a verb the help is printed, with a usage error."""
     result = check()
     expected = (2, True)
     assert expected == (result.exit_code, "layerwise" in result.stdout + result.stderr)
@@ -115,7 +115,7 @@ def test_no_verb_is_answered_by_help(check: Check) -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"), [("layerwis", "layerwise"), ("weigths", "weights"), ("docter", "doctor")]
 )
-def test_a_mistyped_verb_is_told_the_right_one(typed: str, meant: str, check: Check) -> None:
+def test_a_mistyped_verb_is_corrected(typed: str, meant: str, check: Check) -> None:
     """An unknown verb is a usage error that suggests the nearest one."""
     result = check(typed)
     expected = (2, "", True)
@@ -139,9 +139,11 @@ def test_an_unknown_verb_is_named(verb: str, check: Check) -> None:
             ["weights", "--inject-fault", "erf-gelu"], "--inject-fault", id="another verb's option"
         ),
         pytest.param(["gradients", "--explain", "logits"], "--explain", id="layerwise's alone"),
-        pytest.param(["tokens", "--pretokenizer", "wordpiece"], "original", id="unknown splitting"),
+        pytest.param(
+            ["tokens", "--pretokenizer", "wordpiece"], "original", id="unknown pretokenizer"
+        ),
         pytest.param(["tokens", "--num-strings", "-1"], "--num-strings", id="count below 0"),
-        pytest.param(["layerwise", "extra"], "extra", id="argument that nobody asked for"),
+        pytest.param(["layerwise", "extra"], "extra", id="unexpected argument"),
         pytest.param(["layerwise", "--seq-len"], "--seq-len", id="value missing"),
         pytest.param(["layerwise", "--seq-len", "0"], "--seq-len", id="time 0"),
         pytest.param(["layerwise", "--seq-len", "many"], "--seq-len", id="time no number"),
@@ -149,10 +151,10 @@ def test_an_unknown_verb_is_named(verb: str, check: Check) -> None:
         pytest.param(["layerwise", "--seed", "-1"], "--seed", id="seed below 0"),
         pytest.param(["layerwise", "--dtype", "int8"], "bfloat16", id="unknown dtype"),
         pytest.param(["layerwise", "--device", "tpu"], "cuda", id="unknown device"),
-        pytest.param(["layerwise", "--backend", "flash"], "tiled", id="unknown attention"),
+        pytest.param(["layerwise", "--backend", "flash"], "tiled", id="unknown backend"),
     ],
 )
-def test_a_usage_error_names_the_culprit(arguments: list[str], named: str, check: Check) -> None:
+def test_a_usage_error_names_the_option(arguments: list[str], named: str, check: Check) -> None:
     """What cannot be parsed is a usage error that names the option, or what it could be."""
     result = check(*arguments)
     expected = (2, "", True)
@@ -166,77 +168,115 @@ EVERYTHING = {
     "--backend": ("tiled", {"backend": "tiled"}),
     "--dtype": ("bfloat16", {"dtype": "bfloat16"}),
     "--device": ("auto", {"device": "auto"}),
-    "--batch-size": ("3", {"batch": 3}),
-    "--seq-len": ("17", {"time": 17}),
-    "--num-prompts": ("3", {"prompts": 3}),
+    "--batch-size": ("3", {"batch_size": 3}),
+    "--seq-len": ("17", {"seq_len": 17}),
+    "--num-prompts": ("3", {"num_prompts": 3}),
     "--max-new-tokens": ("5", {"max_new_tokens": 5}),
     "--seed": ("7", {"seed": 7}),
     "--token-ids": ("1,2;3", {"token_ids": "1,2;3"}),
     "--taps": ("h.*", {"taps": "h.*"}),
     "--steps": ("5", {"steps": 5}),
-    "--micro-batches": ("4", {"parts": 4}),
+    "--micro-batches": ("4", {"micro_batches": 4}),
     "--dropout": (None, {"dropout": True}),
     "--explain": ("logits", {"explain": "logits"}),
     "--vocabulary": ("words", {"vocabulary": Path("words")}),
     "--pretokenizer": ("original", {"pretokenizer": "original"}),
     "--text": ("one", {"text": "one"}),
     "--corpus": ("a.txt", {"corpus": (Path("a.txt"),)}),
-    "--num-strings": ("9", {"count": 9}),
+    "--num-strings": ("9", {"num_strings": 9}),
     "--fingerprints": (None, {"fingerprints": True}),
-    "--format": ("json", {"form": "json"}),
+    "--format": ("json", {"format": "json"}),
     "--output": ("a.json", {"output": (Path("a.json"),)}),
     "--quiet": (None, {"quiet": True}),
     "--debug": (None, {"debug": True}),
-    "--require": ("a", {"expect": ("a",)}),
+    "--require": ("a", {"require": ("a",)}),
     "--same-code": (None, {"same_code": True}),
-    "rows": ("b", {"rows": (Path("rows"), Path("b"))}),  # no option: both words are arguments
+    "runs": ("b", {"runs": (Path("runs"), Path("b"))}),  # no option: both words are arguments
 }
 """For every option a value that is not its default, and what has to come of it."""
 
 
-def let_run(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[Options], Any]) -> None:
-    """Let every verb, wherever it is defined, call `outcome` in the place of `run`."""
-    for registered in module.app.registered_commands:
-        assert registered.callback is not None
-        monkeypatch.setitem(registered.callback.__globals__, "run", outcome)
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the list of the options that arrive; no verb runs, and the exit code is 3."""
+    seen: list[Any] = []
+    monkeypatch.setattr(module.session, "run", lambda options, **_how: seen.append(options) or 3)
+    return seen
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
-def test_every_option_arrives(verb: str, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_arrives(verb: str, check: Check, asked: list[Any]) -> None:
     """Each option reaches the verb under its own name, and the exit code is the verb's."""
-    seen: list[Options] = []
-    let_run(monkeypatch, lambda options: seen.append(options) or 3)
     arguments, wanted = [], {}
     for name in sorted(OPTIONS[verb]):
         value, fields = EVERYTHING[name]
         arguments += [name] if value is None else [name, value]
         wanted |= fields
     result = check(verb, *arguments)
-    assert (3, [Options(verb=verb, **wanted)]) == (result.exit_code, seen)
+    assert (3, [module.VERBS[verb].options(**wanted)]) == (result.exit_code, asked)
+
+
+DEFAULTS = {
+    "weights": "auto",
+    "dtype": "float32",
+    "device": "cpu",
+    "batch_size": 1,
+    "seq_len": 512,
+    "seed": 0,
+}
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
-def test_the_defaults_are_the_documented_ones(
-    verb: str, check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A bare verb runs what the documentation says: 512 tokens, one row, seed 0, on the CPU.
+def test_the_defaults_are_the_documented_ones(verb: str, check: Check, asked: list[Any]) -> None:
+    """A verb without options runs 512 tokens, one row, seed 0, on the CPU.
 
-    But `training`, whose runs keep every gradient and moment: 64 tokens.
+    Except `training`, whose runs keep every gradient and moment: 64 tokens.
     """
-    seen: list[Options] = []
-    let_run(monkeypatch, lambda options: seen.append(options) or 0)
     check(verb)
-    time = 64 if verb == "training" else 512
-    assert [Options(verb=verb, time=time)] == seen
-    expected = ("auto", "float32", "cpu", 1, time, 0)
-    assert expected == (
-        seen[0].weights,
-        seen[0].dtype,
-        seen[0].device,
-        seen[0].batch,
-        seen[0].time,
-        seen[0].seed,
-    )
+    assert asked == [module.VERBS[verb].options()]
+    expected = DEFAULTS | ({"seq_len": 64} if verb == "training" else {})
+    assert all(getattr(asked[0], name, value) == value for name, value in expected.items())
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_help_teaches(verb: str, check: Check) -> None:
+    """It has examples that run this verb, the exit codes, and no line over 80 columns."""
+    text = check(verb, "--help").stdout
+    assert f"\n    python -m parity.check {verb}" in text
+    assert "Exit codes:\n    0 pass  1 a real difference" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_version_is_printed(check: Check) -> None:
+    """The installed distribution's."""
+    result = check("--version")
+    expected = (0, f"gpt1-parity {metadata.version('gpt1-parity')}\n")
+    assert expected == (result.exit_code, result.stdout)
+
+
+WITH_FAULTS = [verb for verb, names in OPTIONS.items() if "--inject-fault" in names]
+
+
+@pytest.mark.parametrize("verb", WITH_FAULTS)
+def test_the_faults_are_listed(verb: str, check: Check) -> None:
+    """One a line with its meaning; nothing runs, and the exit code is 0."""
+    result = check(verb, "--inject-fault", "list")
+    listed = dict(line.split(": ", 1) for line in result.stdout.splitlines())
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(listed) > 10
+    assert all(listed.values())
+    unknown = check(verb, "--weights", "tiny", "--inject-fault", "no-such-fault")
+    assert unknown.exit_code == 2
+    assert all(f"{name} ({what})" in unknown.stderr for name, what in listed.items())
+
+
+def test_faults_are_listed_by_pretokenizer(check: Check) -> None:
+    """Only those that the selected pretokenizer can have."""
+    texts = {
+        name: check("tokens", "--inject-fault", "list", "--pretokenizer", name).stdout
+        for name in ("bert", "original")
+    }
+    assert texts["bert"] != texts["original"]
 
 
 class FullDisk(io.StringIO):
@@ -247,7 +287,7 @@ class FullDisk(io.StringIO):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_help_that_cannot_be_written_is_the_environments_fault(
+def test_help_that_cannot_be_written_is_an_environment_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Help on a full disk ends as an error in three lines, not as a traceback."""
@@ -265,8 +305,8 @@ WEIGHTS = ["weights", "--weights", "tiny"]
 FAILING = [*TINY, "--dtype", "float64", "--inject-fault", "erf-gelu@3"]
 
 
-def test_a_full_disk_is_the_environments_fault(command: Callable[..., Any]) -> None:
-    """A passing verdict that /dev/full swallowed is told as an error, with code 5."""
+def test_a_full_disk_is_an_environment_error(command: Callable[..., Any]) -> None:
+    """A passing verdict that cannot be written is an error with code 5."""
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         ran = command(*WEIGHTS, stdout=full)
     expected = (5, 3, True)
@@ -283,7 +323,7 @@ def test_a_full_disk_is_the_environments_fault(command: Callable[..., Any]) -> N
 def test_a_full_disk_changes_no_other_code(
     arguments: list[str], stream: str, code: int, command: Callable[..., Any]
 ) -> None:
-    """What a full disk swallowed does not fail once more when Python ends."""
+    """A failed write does not fail a second time when Python exits."""
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         ran = command(*arguments, **{stream: full})
     expected = (code, False)
@@ -291,7 +331,7 @@ def test_a_full_disk_changes_no_other_code(
 
 
 def test_a_closed_pipe_is_quiet(command: Callable[..., Any]) -> None:
-    """A reader that went away at once ends the run with 141 and not a word."""
+    """A closed pipe ends the run with 141 and no message."""
     reader, writer = os.pipe()
     os.close(reader)
     ran = command(*WEIGHTS, stdout=writer)
@@ -307,7 +347,7 @@ def test_a_closed_pipe_is_quiet(command: Callable[..., Any]) -> None:
         pytest.param("torch", "text", id="torch"),
     ],
 )
-def test_a_missing_package_is_told_with_its_pip_line(
+def test_a_missing_package_gives_its_pip_line(
     hidden: str, form: str, command: Callable[..., Any]
 ) -> None:
     """Where a package is not installed, the error says how to install it."""

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from parity import verbs
 from parity.core.metrics import Status
 from parity.core.results import Reason, Report
 from parity.errors import ExitCode
-from parity.session import Options, run
+from parity.options import WeightsOptions
+from parity.session import run
 
 Check = Callable[..., Any]
 Stand = Callable[[object], None]
@@ -97,7 +99,7 @@ def test_an_ascii_output_is_enough(
     stand_in(report)
     kept = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(kept, encoding="ascii"))
-    code = run(Options(verb="weights"))
+    code = run(WeightsOptions(), name="weights", load=lambda: verbs.weights)
     expected = (1, "h.3.mlp.gelu")
     assert expected == (code, kept.getvalue().decode("ascii").split()[-1])
 

@@ -1,4 +1,4 @@
-"""What each verb does with its options, end to end on the tiny weights."""
+"""The verbs, end to end on the tiny weights."""
 
 import dataclasses
 import json
@@ -13,16 +13,16 @@ from transformers import OpenAIGPTLMHeadModel
 from parity import verbs
 from parity.checkpoints.weights import Weights
 from parity.core import runners
-from parity.faults.forward import FORWARD_FAULTS
-from parity.session import Options
+from parity.options import LayerwiseOptions
 from reference import huggingface, surrogate
 from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.options import options_of
 
 Check = Callable[..., Any]
 Strictly = Callable[[str], Any]
 
 TINY = ("layerwise", "--weights", "tiny", "--backend", "plain", "--dtype", "float64")
-"""The quickest layerwise check: one path, identity alone. `--seq-len` is to be added."""
+"""The fastest layerwise check: one backend, float64 only. `--seq-len` must be added."""
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ TINY = ("layerwise", "--weights", "tiny", "--backend", "plain", "--dtype", "floa
         ("epsilon", "h.6.ln_1"),
     ],
 )
-def test_a_planted_fault_is_found_where_it_is(
+def test_an_injected_fault_is_found_where_it_is(
     fault: str, tap: str, check: Check, strictly: Strictly, tmp_path: Path
 ) -> None:
     """A fault ends with code 1, and text and JSON name its tap as the first divergence."""
@@ -56,7 +56,7 @@ def test_a_planted_fault_is_found_where_it_is(
 
 
 def test_right_models_pass_in_every_mode(check: Check, strictly: Strictly) -> None:
-    """Both paths of the right model pass every gate, and the whole plan was compared."""
+    """Both backends of the right model pass, and every planned tap is compared."""
     result = check("layerwise", "--weights", "tiny", "--seq-len", "37", "--format", "json")
     found = strictly(result.stdout)
     expected = (0, "pass", {"plain": [173, 173], "tiled": [149, 149]}, None, [])
@@ -69,8 +69,8 @@ def test_right_models_pass_in_every_mode(check: Check, strictly: Strictly) -> No
     )
 
 
-def test_a_fault_shows_on_the_path_that_never_forms_its_tap(check: Check) -> None:
-    """On the tiled path a wrong mask is found in the context, scores and weights being absent."""
+def test_a_fault_is_found_without_the_tap_it_is_in(check: Check) -> None:
+    """The tiled backend has no scores and weights: a wrong mask is found in the context."""
     arguments = ["layerwise", "--weights", "tiny", "--seq-len", "5", "--dtype", "float64"]
     result = check(*arguments, "--backend", "tiled", "--inject-fault", "mask-off-by-one@4")
     expected = (1, "h.4.attn.context")
@@ -103,7 +103,7 @@ def test_a_fault_shows_on_the_path_that_never_forms_its_tap(check: Check) -> Non
         ),
     ],
 )
-def test_the_inputs_are_those_asked_for(
+def test_the_inputs_are_the_given_ones(
     arguments: list[str], inputs: dict[str, int], check: Check, strictly: Strictly
 ) -> None:
     """The right model passes on every shape of input, and the report says which it was."""
@@ -157,8 +157,8 @@ USAGE = {
 
 
 @pytest.mark.parametrize("mistake", USAGE)
-def test_what_cannot_be_had_is_a_usage_error(mistake: str, check: Check) -> None:
-    """A value that means nothing here is a usage error, in three lines that help."""
+def test_an_impossible_value_is_a_usage_error(mistake: str, check: Check) -> None:
+    """It is reported in three lines that name it."""
     arguments, named = USAGE[mistake]
     result = check(*TINY, *(["--seq-len", "5"] if "--seq-len" not in arguments else []), *arguments)
     lines = result.stderr.splitlines()
@@ -241,11 +241,14 @@ def test_a_load_report_that_is_not_empty_ends_the_run(
 def test_progress_goes_on_to_the_end() -> None:
     """Steps are counted up to their number, one after the other."""
     steps: list[tuple[str, int, int]] = []
-    options = Options(verb="layerwise", weights="tiny", time=5, backend="plain")
-    verbs.VERBS["layerwise"](options, lambda *step: steps.append(step))
+    options = LayerwiseOptions(weights="tiny", seq_len=5, backend="plain")
+    verbs.layerwise(options, lambda *step: steps.append(step))
     walked = [(done, total) for what, done, total in steps if what.startswith(("h.", "lo", "em"))]
     expected = [(number + 1, 2 * 173) for number in range(2 * 173)]
     assert expected == walked
+
+
+RECORDED = {field.name for field in options_of(LayerwiseOptions) if field.metadata["records"]}
 
 
 @pytest.mark.parametrize(
@@ -259,13 +262,13 @@ def test_progress_goes_on_to_the_end() -> None:
     ],
     ids=str,
 )
-def test_a_report_says_what_was_asked(
+def test_a_report_records_the_options(
     arguments: list[str], said: dict[str, object], check: Check, strictly: Strictly
 ) -> None:
-    """Whatever decides what it is about and is not the default; in the text too."""
+    """Every deciding option that is not at its default; in the text too."""
     always = {"backend": "plain", "dtype": "float64"}
     words = [*TINY, "--seq-len", "5", *arguments]
     inputs = strictly(check(*words, "--format", "json").stdout)["inputs"]
-    assert said | always == {k: v for k, v in inputs.items() if k in {*verbs._SAID}}
+    assert said | always == {k: v for k, v in inputs.items() if k in RECORDED}
     text = check(*words).stdout
     assert not [value for value in said.values() if str(value) not in text]

@@ -1,4 +1,4 @@
-"""`gradients` on the command line, end to end on the tiny weights: verdicts, and refusals."""
+"""`gradients` on the command line, end to end on the tiny weights: verdicts and errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +13,11 @@ Check = Callable[..., Any]
 Strictly = Callable[[str], Any]
 
 TINY = ("gradients", "--weights", "tiny", "--backend", "plain", "--dtype", "float64")
-"""The quickest check: one path, identity alone. `--seq-len` is to be added."""
+"""The fastest check: one backend, float64 only. `--seq-len` must be added."""
 
 
 def test_right_models_pass(check: Check, strictly: Strictly, tmp_path: Path) -> None:
-    """Both paths of the right model pass, in text and in strict JSON, and everything is there."""
+    """Both backends of the right model pass, in text and in strict JSON, complete."""
     file = tmp_path / "r.json"
     result = check("gradients", "--weights", "tiny", "--seq-len", "37", "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ def test_rows_have_the_keys_of_every_report(check: Check, strictly: Strictly) ->
 def test_a_backward_fault_is_found_where_it_is(  # noqa: PLR0913 - a case, and what is asked
     fault: str, tap: str, look_for: str, check: Check, strictly: Strictly, tmp_path: Path
 ) -> None:
-    """A fault ends with code 1; text and JSON name its place, and what to look for."""
+    """A fault ends with code 1; text and JSON name the gradient and the likely cause."""
     file = tmp_path / "r.json"
     result = check(*TINY, "--seq-len", "5", "--inject-fault", fault, "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def test_a_backward_fault_is_found_where_it_is(  # noqa: PLR0913 - a case, and w
     assert fault == found["inputs"]["inject_fault"]
 
 
-def test_a_forward_fault_is_told_to_be_one(check: Check) -> None:
+def test_a_forward_fault_is_recognized(check: Check) -> None:
     """Gradients of another function differ, and the report says which check to run first."""
     result = check(*TINY, "--seq-len", "5", "--inject-fault", "erf-gelu@3")
     text = " ".join(result.stdout.split())
@@ -89,13 +89,13 @@ def test_an_unknown_fault_lists_both_tables(check: Check) -> None:
 
 
 def test_layerwise_has_no_backward_faults(check: Check) -> None:
-    """It could not see them: a pass with a fault planted would be a lie."""
+    """It could not find them, and would pass with a fault injected."""
     result = check("layerwise", "--weights", "tiny", "--seq-len", "5", "--inject-fault", "doubled")
     assert (result.exit_code, "no fault is called 'doubled'" in result.stderr) == (2, True)
 
 
-def test_a_fault_that_a_path_cannot_have_is_refused(check: Check) -> None:
-    """The fused path does not form the tap at which the fault would be planted."""
+def test_a_fault_that_a_backend_cannot_have_is_rejected(check: Check) -> None:
+    """The fused backend does not form the tap that the fault is in."""
     arguments = ("gradients", "--weights", "tiny", "--seq-len", "5", "--backend", "fused")
     result = check(*arguments, "--inject-fault", "doubled")
     assert (result.exit_code, "the backend fused does not form" in result.stderr) == (2, True)
@@ -110,7 +110,7 @@ def test_a_fault_that_a_path_cannot_have_is_refused(check: Check) -> None:
     ],
 )
 def test_nothing_compared_is_no_pass(check: Check, arguments: tuple[str, ...], said: str) -> None:
-    """Without a loss or a selected gradient there is no verdict, and the reason is told."""
+    """Without a loss or a selected gradient there is no verdict, but a reason."""
     result = check(*TINY, *arguments)
     text = " ".join(result.stdout.split())
     assert (result.exit_code, said in text, "INCONCLUSIVE" in text) == (3, True, True)
@@ -125,7 +125,7 @@ def test_taps_select_parameters_too(check: Check, strictly: Strictly) -> None:
 
 
 @pytest.mark.parametrize("backend", ["plain", "tiled", "fused"])
-def test_padding_passes_on_every_path(check: Check, backend: str) -> None:
+def test_padding_passes_on_every_backend(check: Check, backend: str) -> None:
     """Rows of unequal length, padded and masked."""
     ids = ("--token-ids", "5,9,210,5,0;7,1,1", "--backend", backend)
     result = check("gradients", "--weights", "tiny", "--dtype", "float64", *ids)
@@ -156,11 +156,11 @@ def build(config, weights):
 
 
 @pytest.fixture
-def somebodys(tmp_path: Path) -> Callable[..., str]:
+def candidate_file(tmp_path: Path) -> Callable[..., str]:
     """Return the function that writes a candidate's file and returns its name."""
 
     def write(made: str, kind: str = "GPT") -> str:
-        file = tmp_path / "somebodys.py"
+        file = tmp_path / "candidate_file.py"
         text = CANDIDATE.replace("{made}", made).replace("{kind}", kind)
         file.write_text(text, encoding="utf-8")
         return str(file)
@@ -168,17 +168,17 @@ def somebodys(tmp_path: Path) -> Callable[..., str]:
     return write
 
 
-def test_a_right_candidate_passes(check: Check, somebodys: Callable[..., str]) -> None:
-    """A right model of somebody else's, its parameters under our names, passes."""
-    result = check(*TINY, "--seq-len", "5", "--candidate", somebodys("model"))
+def test_a_right_candidate_passes(check: Check, candidate_file: Callable[..., str]) -> None:
+    """A right candidate whose parameters have our names passes."""
+    result = check(*TINY, "--seq-len", "5", "--candidate", candidate_file("model"))
     last = result.stdout.splitlines()[-1]
     expected = (0, "PASS  333 of 333")
     assert expected == (result.exit_code, last[:16])
 
 
-def test_other_names_are_no_pass(check: Check, somebodys: Callable[..., str]) -> None:
-    """Where parameters have other names only taps are compared: said, and inconclusive."""
-    result = check(*TINY, "--seq-len", "5", "--candidate", somebodys("Renamed(model)"))
+def test_other_names_are_no_pass(check: Check, candidate_file: Callable[..., str]) -> None:
+    """With other parameter names only taps are compared: reported, and inconclusive."""
+    result = check(*TINY, "--seq-len", "5", "--candidate", candidate_file("Renamed(model)"))
     text = " ".join(result.stdout.split())
     expected = (3, True, True, True)
     assert expected == (
@@ -189,9 +189,11 @@ def test_other_names_are_no_pass(check: Check, somebodys: Callable[..., str]) ->
     )
 
 
-def test_a_candidate_without_gradients_fails(check: Check, somebodys: Callable[..., str]) -> None:
-    """A model that cuts its logits off breaks the backward pass: a failure, told as such."""
-    result = check(*TINY, "--seq-len", "5", "--candidate", somebodys("model", "Detached"))
+def test_a_candidate_without_gradients_fails(
+    check: Check, candidate_file: Callable[..., str]
+) -> None:
+    """A model that detaches its logits breaks the backward pass: a failure."""
+    result = check(*TINY, "--seq-len", "5", "--candidate", candidate_file("model", "Detached"))
     text = " ".join(result.stdout.split())
     expected = (1, True, True)
     assert expected == (result.exit_code, "raised RuntimeError" in text, "not_run" in text)

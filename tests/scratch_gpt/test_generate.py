@@ -174,7 +174,7 @@ def test_what_could_overflow_is_refused_before_anything_is_printed(
     assert generate(*prompts).exit_code == 0
 
 
-def test_why_a_text_ends_is_said(generate: Callable[..., Result]) -> None:
+def test_the_reason_why_a_text_ends_is_reported(generate: Callable[..., Result]) -> None:
     """A stop string, the tokens asked for, or the last position; of that also a line."""
     said = "the text ends at the model's 24 positions; --overflow slide goes on"
     for count, options, ended in (
@@ -205,7 +205,7 @@ def test_numbers_that_are_none_are_the_weights_fault(
     assert result.stdout == SPOKEN + "\n"
 
 
-def test_an_error_that_nobody_foresaw_is_internal(
+def test_an_unexpected_error_is_internal(
     generate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A ValueError from within is no fault of the options: exit code 70."""
@@ -272,7 +272,7 @@ def test_what_cannot_be_is_a_usage_error(what: str, generate: Callable[..., Resu
 
 
 def test_bytes_that_are_no_text_are_a_usage_error(generate: Callable[..., Result]) -> None:
-    """The place of the first one is said."""
+    """The error names the place of the first one."""
     result = generate("--prompt-file", "-", input=b"abc\xff")
     assert result.exit_code == 2
     assert "not valid UTF-8 at byte 3" in result.stderr
@@ -314,7 +314,7 @@ def test_help_teaches_without_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True,
                             check=True, env=os.environ | {"NO_COLOR": "1"})  # fmt: skip
-    for said in ("--temperature", "Examples:", "default: 40", "Exit codes: 0 printed"):
+    for said in ("--temperature", "Examples:", "default: 1.0", "Exit codes:\n    0 printed"):
         assert said in result.stdout
 
 

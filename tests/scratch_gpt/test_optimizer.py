@@ -53,23 +53,23 @@ def rate(step: int) -> float:
 
 
 @pytest.mark.parametrize("vectors", [False, True], ids=["matrices", "all"])
-@pytest.mark.parametrize("form", ["released", "adamw"])
+@pytest.mark.parametrize("variant", ["openai", "adamw"])
 def test_steps_agree_with_the_oracle(
-    form: str,
+    variant: str,
     vectors: bool,  # noqa: FBT001
     parameters: Parameters,
     draw: Draw,
     assert_same: Callable[..., None],
 ) -> None:
     """Parameters and both moments agree after each of 12 steps, clipped and not."""
-    constants = Constants(form=form, b1=0.8, b2=0.95, e=0.01, l2=0.3, vector_l2=vectors)
+    constants = Constants(variant=variant, b1=0.8, b2=0.95, e=0.01, l2=0.3, vector_l2=vectors)
     ours = Adam(
         parameters.items(),
         betas=(0.8, 0.95),
         epsilon=0.01,
         weight_decay=0.3,
         decay_vectors=vectors,
-        form=form,
+        variant=variant,
     )
     state = training_oracle.begin(arrays(parameters))
     for step in range(STEPS):
@@ -96,7 +96,7 @@ def test_adamw_equals_torch_bitwise(
     """Matrices that decay, vectors that do not; all longer than a run."""
     ours = {name: nn.Parameter(draw(*shape).to(dtype)) for name, shape in LONG.items()}
     theirs = copied(ours)
-    optimizer = Adam(ours.items(), form="adamw")
+    optimizer = Adam(ours.items(), variant="adamw")
     groups = [
         {"params": [theirs["matrix"]], "weight_decay": 0.01},
         {"params": [theirs["gain"]], "weight_decay": 0.0},
@@ -117,7 +117,7 @@ def test_the_variants_differ_by_a_quarter_at_small_gradients(
     """With gradients of 1e-6, five steps differ by about a quarter of their length."""
     other, before = copied(parameters), copied(parameters)
     ours = Adam(parameters.items(), weight_decay=0.0)
-    adamw = Adam(other.items(), weight_decay=0.0, form="adamw")
+    adamw = Adam(other.items(), weight_decay=0.0, variant="adamw")
     for _ in range(5):
         set_gradients(draw, parameters, other, scale=1e-6)
         ours.step(1e-3)
@@ -217,7 +217,7 @@ def test_a_missing_or_sparse_gradient_changes_nothing(
         ({"epsilon": 0.0}, "epsilon"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"weight_decay": math.nan}, "weight_decay"),
-        ({"form": "sgd"}, "form must be one of"),
+        ({"variant": "sgd"}, "variant must be one of"),
     ],
     ids=str,
 )

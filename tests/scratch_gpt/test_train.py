@@ -1,13 +1,16 @@
 """The command line of training: its options are the recipe's fields."""
 
+import inspect
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from scratch_gpt import train
+from scratch_gpt.options import options_of
 from scratch_gpt.training.recipe import Recipe
 
 
@@ -25,10 +28,10 @@ def test_help_answers_at_once() -> None:
 
 
 @pytest.mark.parametrize(("option", "level"), [([], "FATAL"), (["--debug"], None)])
-def test_torchs_own_frames_are_for_debugging(
+def test_debug_shows_the_frames_of_torch(
     option: list[str], level: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error is three lines, and the rest is asked for."""
+    """Without it an error is three lines."""
     monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "")
     monkeypatch.delenv("TORCH_CPP_LOG_LEVEL")
     CliRunner().invoke(train.app, ["--output", "x", "--recipe", "large", *option])
@@ -37,18 +40,18 @@ def test_torchs_own_frames_are_for_debugging(
 
 def test_options_change_the_named_recipe() -> None:
     """And nothing else of it."""
-    nothing = dict.fromkeys(Recipe.__dataclass_fields__)
-    asked = train._recipe({"recipe": "paper", **nothing, "learning_rate": 0.5, "n_layer": 2})
-    assert asked == Recipe(learning_rate=0.5, n_layer=2)
+    options = train.TrainOptions(output=Path("x"), learning_rate=0.5, n_layer=2)
+    assert train._recipe(options) == Recipe(learning_rate=0.5, n_layer=2)
 
 
-def test_defaults_of_several_recipes_are_told_apart() -> None:
-    """One value where all have the same."""
+def test_the_help_gives_the_default_of_every_recipe() -> None:
+    """One value if all recipes share it."""
     assert train._defaults("beta1") == "0.9"
     assert train._defaults("n_layer").startswith("paper: 12, small: ")
 
 
-def test_every_option_of_the_run_has_a_meaning() -> None:
-    """And none has the name of a field."""
-    assert all(text for _, _, text in train._RUN.values())
-    assert not set(train._RUN) & set(Recipe.__dataclass_fields__)
+def test_no_option_of_the_run_is_a_field_of_the_recipe() -> None:
+    """The command has both, each once."""
+    names = [field.name for field in options_of(train.TrainOptions)]
+    assert len(names) == len(set(names)) > len(Recipe.__dataclass_fields__)
+    assert not set(inspect.get_annotations(train.TrainOptions)) & set(Recipe.__dataclass_fields__)

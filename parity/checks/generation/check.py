@@ -35,8 +35,8 @@ from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from parity.errors import ExitCode, UsageError
 from parity.faults.generation import GenerationFault, inject
 from parity.faults.registry import parse
-from parity.options import recorded_options
-from parity.session import Options, report_identity
+from parity.options import GenerationOptions, recorded_options
+from parity.session import report_identity
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
@@ -331,11 +331,7 @@ def _first(failing: Sequence[Row]) -> FirstDivergence | None:
 # From the options of the verb `generation` to its report.
 
 
-_SAID = ("inject_fault", "dtype", "seed", "token_ids", "text")
-"""Options that decide what a verdict is about."""
-
-
-def run_generation(options: Options, progress: Progress) -> Report:
+def run_generation(options: GenerationOptions, progress: Progress) -> Report:
     """Compare what is generated."""
     if options.inject_fault is not None:
         parse(options.inject_fault, [GenerationFault])
@@ -363,11 +359,11 @@ def run_generation(options: Options, progress: Progress) -> Report:
         identity=stated,
         progress=progress,
     )
-    said = recorded_options(options, _SAID)
+    said = recorded_options(options)
     return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 
-def _prompts(options: Options, *, vocab_size: int, longest: int) -> list[Tensor]:
+def _prompts(options: GenerationOptions, *, vocab_size: int, longest: int) -> list[Tensor]:
     """Return the prompts that were given, or drawn ones."""
     given = _given(options)
     if given is None:
@@ -378,7 +374,9 @@ def _prompts(options: Options, *, vocab_size: int, longest: int) -> list[Tensor]
                 where="--max-new-tokens",
                 fix=f"use at most {longest - 1}",
             )
-        return draw_prompts(options.prompts, longest=room, vocab_size=vocab_size, seed=options.seed)
+        return draw_prompts(
+            options.num_prompts, longest=room, vocab_size=vocab_size, seed=options.seed
+        )
     ids = torch.cat([prompt[0] for prompt in given])
     if not bool(((ids >= 0) & (ids < vocab_size)).all()):
         raise UsageError(
@@ -389,7 +387,7 @@ def _prompts(options: Options, *, vocab_size: int, longest: int) -> list[Tensor]
     return given
 
 
-def _given(options: Options) -> list[Tensor] | None:
+def _given(options: GenerationOptions) -> list[Tensor] | None:
     """Return the prompts `[1 time]` that the options hold; None where they hold none."""
     if options.text is not None:
         if options.vocabulary is None:

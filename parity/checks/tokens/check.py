@@ -24,7 +24,8 @@ from parity.core.results import FirstDivergence, Mode, Plan, Reason, Report, Row
 from parity.errors import ExitCode, UsageError, mapped_errors
 from parity.faults.registry import parse
 from parity.faults.tokenizer import TokenizerFault, inject
-from parity.session import Options, report_identity
+from parity.options import TokensOptions
+from parity.session import report_identity
 from reference import compat, published
 from reference.published_token_ids import PUBLISHED, PublishedIds
 from scratch_gpt.data import corpus
@@ -401,7 +402,7 @@ PACKAGES = {"huggingface": ("transformers", "tokenizers"), "original": ("ftfy", 
 """What prepares text on one side or both, for each splitting: its version matters."""
 
 
-def run_tokens(options: Options, progress: Progress) -> Report:
+def run_tokens(options: TokensOptions, progress: Progress) -> Report:
     """Compare two tokenizers as the options say."""
     if options.inject_fault is not None:
         parse(
@@ -420,7 +421,7 @@ def run_tokens(options: Options, progress: Progress) -> Report:
         return _compared(options, found, progress)
 
 
-def _compared(options: Options, found: FoundVocabulary, progress: Progress) -> Report:
+def _compared(options: TokensOptions, found: FoundVocabulary, progress: Progress) -> Report:
     right = Tokenizer.from_pretrained(found.folder, pretokenizer=options.pretokenizer)
     ours = CandidateTokenizer(right)
     if options.inject_fault is not None:
@@ -437,7 +438,7 @@ def _compared(options: Options, found: FoundVocabulary, progress: Progress) -> R
     )
 
 
-def _check_text(options: Options) -> None:
+def _check_text(options: TokensOptions) -> None:
     """Require that either a text is asked for or a corpus."""
     if options.text is not None and options.corpus:
         raise UsageError(
@@ -453,11 +454,11 @@ def _witness(found: FoundVocabulary, ours: Tokenizer, pretokenizer: str) -> Refe
     return HuggingFace(found.vocabulary, found.merges, size=ours.vocab_size)
 
 
-def _sources(options: Options, tokenizer: Tokenizer) -> dict[str, list[str]]:
+def _sources(options: TokensOptions, tokenizer: Tokenizer) -> dict[str, list[str]]:
     """Return the strings to compare, by where they come from."""
     if options.text is not None:
         return {"--text": [options.text]}
-    drawn = list(generate_strings(options.count, seed=options.seed))
+    drawn = list(generate_strings(options.num_strings, seed=options.seed))
     return {
         "hand-picked": list(HAND_PICKED),
         "tokens as words": words_of_tokens(tokenizer.vocabulary.tokens, END),
@@ -520,12 +521,12 @@ def _identity(found: FoundVocabulary, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _inputs(options: Options) -> dict[str, Any]:
+def _inputs(options: TokensOptions) -> dict[str, Any]:
     """Return what the report says about its strings."""
     said: dict[str, Any] = {"pretokenizer": options.pretokenizer}
     if options.text is not None:
         said["text"] = ascii(options.text)
     else:
-        said |= {"generated": options.count, "seed": options.seed}
+        said |= {"generated": options.num_strings, "seed": options.seed}
         said["corpus"] = ", ".join(map(str, options.corpus)) or "the standard library's words"
     return said | ({"inject_fault": options.inject_fault} if options.inject_fault else {})

@@ -54,8 +54,8 @@ from parity.core.tolerances import PRECISIONS, Bounds, Precision, bounds_for
 from parity.errors import UsageError
 from parity.faults.registry import parse
 from parity.faults.training import TRAINING_FAULTS, TrainingFault, inject
-from parity.options import recorded_options
-from parity.session import Options, report_identity
+from parity.options import TrainingOptions, recorded_options
+from parity.session import report_identity
 from reference import huggingface
 from scratch_gpt.progress import Progress
 
@@ -72,7 +72,7 @@ class TrainingComparison(Comparison):
     """A comparison of training steps under way.
 
     Attributes:
-        recipes: One run for each form of the optimizer.
+        recipes: One run for each variant of the optimizer.
         procedure: How our side trains.
     """
 
@@ -88,14 +88,14 @@ class TrainingComparison(Comparison):
 
     @property
     def plan(self) -> list[Tap]:
-        """Every place of every form's run."""
+        """Every place of every variant's run."""
         return self._plan
 
     def _places(self) -> Iterator[TrainingQuantity]:
         for recipe in self.recipes:
             steps, dropout = len(recipe.batches), recipe.dropout
             yield from training_quantities(
-                recipe.form, steps=steps, layers=self._layers, dropout=dropout
+                recipe.variant, steps=steps, layers=self._layers, dropout=dropout
             )
 
     def planned(self, backend: str) -> list[Tap]:  # noqa: ARG002
@@ -103,7 +103,7 @@ class TrainingComparison(Comparison):
         return [tap for tap in self.plan if fnmatch.fnmatchcase(tap.name, self.select)]
 
     def compare(self) -> None:
-        """Run every form of every path, in float64 and in the dtype judged."""
+        """Run every variant of every path, in float64 and in the dtype judged."""
         self._look_alive()
         for backend, model in self.candidates.items():
             for recipe in self.recipes:
@@ -219,10 +219,10 @@ def training(  # noqa: PLR0913 - as gradients
 ) -> Report:
     """Train a candidate and Hugging Face's model on the same batches, and compare every step.
 
-    Each form of the optimizer is a run of its own, from the same weights, its gradients clipped
+    Each variant of the optimizer is a run of its own, from the same weights, its gradients clipped
     and its rate scheduled. Ours steps by `scratch_gpt.optimizer`, a batch in parts; Hugging Face's
-    by the NumPy oracle in the released form and by `torch.optim.AdamW` in the other, the batch in
-    one. Losses, gradients, moments and weights must agree in float64; in the dtype judged, the
+    by the NumPy oracle in the released variant and by `torch.optim.AdamW` in the other, the batch
+    in one. Losses, gradients, moments and weights must agree in float64; in the dtype judged, the
     errors of gradients and weights to the float64 run must be no worse than Hugging Face's own.
 
     Args:
@@ -244,7 +244,9 @@ def training(  # noqa: PLR0913 - as gradients
         ParityError: The comparison could not be begun, or the settings were moved meanwhile.
     """
     made = tuple(batches)
-    recipes = [Recipe(form=form, batches=made, parts=parts, dropout=dropout) for form in forms]
+    recipes = [
+        Recipe(variant=variant, batches=made, parts=parts, dropout=dropout) for variant in forms
+    ]
     run = TrainingComparison(
         candidates=by_backend(candidate),
         reference=reference,
@@ -301,13 +303,10 @@ _SUSPECTS = {
 # From the options of the verb `training` to its report.
 
 
-_SAID = ("candidate", "inject_fault", "backend", "dtype", "seed", "taps")
-"""Options that decide what a verdict is about."""
-
 _DRAWS_ELSEWHERE = "its attention draws tile by tile, which no other model can be given"
 
 
-def run_training(options: Options, progress: Progress) -> Report:
+def run_training(options: TrainingOptions, progress: Progress) -> Report:
     """Compare training steps."""
     _check_fault(options)
     wanted, left_out = backends.chosen_backends(options.backend, torch.device("cpu"))
@@ -321,21 +320,21 @@ def run_training(options: Options, progress: Progress) -> Report:
     )
     ids = batches(
         steps=options.steps,
-        parts=options.parts,
-        batch=options.batch,
+        parts=options.micro_batches,
+        batch=options.batch_size,
         time=_time(options, int(weights.config["n_positions"])),
         vocab_size=weights.config["vocab_size"],
         seed=options.seed,
     )
     candidates, reference = _candidates(options, weights, wanted), build_huggingface(weights)
-    said = recorded_options(options, _SAID) | ({"not_run": dict(left_out)} if left_out else {})
+    said = recorded_options(options) | ({"not_run": dict(left_out)} if left_out else {})
     stated = report_identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     report = training(
         candidates,
         reference,
         ids,
-        parts=options.parts,
+        parts=options.micro_batches,
         dropout=options.dropout,
         procedure=TRAINING_FAULTS[options.inject_fault].procedure()
         if options.inject_fault
@@ -349,16 +348,16 @@ def run_training(options: Options, progress: Progress) -> Report:
     return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 
-def _time(options: Options, longest: int) -> int:
+def _time(options: TrainingOptions, longest: int) -> int:
     """Return how many tokens a row has.
 
     Raises:
         UsageError: More than the model takes, or too few to predict one.
     """
-    if 1 < options.time <= longest:
-        return options.time
+    if 1 < options.seq_len <= longest:
+        return options.seq_len
     raise UsageError(
-        f"{options.time} tokens in a row",
+        f"{options.seq_len} tokens in a row",
         where="--seq-len",
         fix=f"use 2 to {longest}: the model takes no more, and one token predicts none",
     )
@@ -374,13 +373,14 @@ def _check_plain(backend: str) -> None:
         )
 
 
-def _check_fault(options: Options) -> None:
+def _check_fault(options: TrainingOptions) -> None:
     if options.inject_fault is None:
         return
     fault, _ = parse(options.inject_fault, [TrainingFault])
     refused = {
         "a fault of dropout does not show without it": fault.dropout and not options.dropout,
-        "a batch in one part cannot be averaged wrongly": fault.parts and options.parts == 1,
+        "a batch in one part cannot be averaged wrongly": fault.parts
+        and options.micro_batches == 1,
         "a fault is injected into our model, not into a candidate": (
             options.candidate is not None and fault.change is not None
         ),
@@ -394,7 +394,9 @@ def _check_fault(options: Options) -> None:
             )
 
 
-def _candidates(options: Options, weights: Weights, wanted: Sequence[str]) -> dict[str, nn.Module]:
+def _candidates(
+    options: TrainingOptions, weights: Weights, wanted: Sequence[str]
+) -> dict[str, nn.Module]:
     """Return the models to judge, under the names of their attention paths."""
     if options.candidate is not None:
         return {"plain": build_candidate(options.candidate, weights)}

@@ -44,7 +44,9 @@ def signs_of(row: Row, rows: Sequence[Row], *, peak: float) -> Signs:
     place = parse_quantity(row.tap)
     key = (row.backend, row.mode)
     of_run = [
-        r for r in rows if (r.backend, r.mode) == key and parse_quantity(r.tap).form == place.form
+        r
+        for r in rows
+        if (r.backend, r.mode) == key and parse_quantity(r.tap).variant == place.variant
     ]
     beside = [r for r in of_run if _same_quantity(parse_quantity(r.tap), place)]
     wrong = [r for r in beside if r.status is not Status.PASS]
@@ -130,7 +132,7 @@ def _unclipped(signs: Signs) -> bool:
 def _off_by_one(signs: Signs) -> bool:
     """Return whether each of our rates is the right one of the step before, or after."""
     total, warmup = total_and_warmup(max(step for step, _ in signs.rates))
-    start = VARIANTS[signs.place.form] - 1
+    start = VARIANTS[signs.place.variant] - 1
     return any(
         all(
             abs(

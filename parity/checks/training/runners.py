@@ -30,7 +30,7 @@ from scratch_gpt.schedule import Schedule
 # What both sides are told of a training run; how each goes about it is its own affair.
 
 
-VARIANTS = {"released": 0, "adamw": 1}
+VARIANTS = {"openai": 0, "adamw": 1}
 """The optimizer's forms, and what each run's schedule counts its first step as."""
 
 CLIPPED = 3.0
@@ -42,7 +42,7 @@ class Recipe:
     """One run.
 
     Attributes:
-        form: Key of `FORMS`.
+        variant: Key of `FORMS`.
         batches: One `[parts * batch, time]` for each step, ids.
         parts: Micro-batches that our side cuts each of them into, and accumulates.
         dropout: Whether the models drop, both the same elements.
@@ -56,7 +56,7 @@ class Recipe:
             `docs/training-parity.md`.
     """
 
-    form: str
+    variant: str
     batches: tuple[Tensor, ...]
     parts: int = 2
     dropout: bool = False
@@ -122,7 +122,7 @@ class TrainingStep:
             steps=recipe.steps,
             peak=recipe.peak,
             warmup=recipe.warmup,
-            counted_from=VARIANTS[recipe.form],
+            counted_from=VARIANTS[recipe.variant],
         )
 
     def optimizer(self, named: Named, recipe: Recipe) -> Adam:
@@ -132,7 +132,7 @@ class TrainingStep:
             betas=recipe.betas,
             epsilon=recipe.epsilon,
             weight_decay=recipe.weight_decay,
-            form=recipe.form,
+            variant=recipe.variant,
         )
 
     def clip(self, parameters: Mapping[str, nn.Parameter], maximum: float) -> float:
@@ -355,7 +355,7 @@ class ReferenceRun:
         self.parameters = {ours: own[theirs] for ours, theirs in names.items()}
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        stepper = STEPPERS[recipe.form]
+        stepper = STEPPERS[recipe.variant]
         self._moments = {
             which: {name: stepper.zeros(p) for name, p in self.parameters.items()}
             for which in ("first", "second")
@@ -390,7 +390,7 @@ class ReferenceRun:
         """Make the step; return its learning rate. The gradients stay as they were."""
         recipe = self._recipe
         rate = training_oracle.learning_rate(
-            step + VARIANTS[recipe.form], recipe.steps, recipe.warmup, recipe.peak, "cosine"
+            step + VARIANTS[recipe.variant], recipe.steps, recipe.warmup, recipe.peak, "cosine"
         )
         scale = maximum / max(self.norm, maximum)
         for name, parameter in self.parameters.items():
@@ -439,7 +439,7 @@ def _square(parameter: nn.Parameter) -> float:
 
 
 class Oracle:
-    """Some rows of a parameter stepped by the NumPy oracle, in the release's form.
+    """Some rows of a parameter stepped by the NumPy oracle, in the release's variant.
 
     It computes in the parameter's dtype; of a narrower one than float32, in float32.
     """
@@ -447,7 +447,7 @@ class Oracle:
     def __init__(self, piece: Piece, recipe: Recipe) -> None:
         self._piece = piece
         self._constants = training_oracle.Constants(
-            form="released",
+            variant="openai",
             b1=recipe.betas[0],
             b2=recipe.betas[1],
             e=recipe.epsilon,
@@ -501,5 +501,5 @@ class PyTorch:
         return torch.zeros_like(parameter)
 
 
-STEPPERS: Mapping[str, type[Oracle] | type[PyTorch]] = {"released": Oracle, "adamw": PyTorch}
-"""Whose step is held against ours, by form."""
+STEPPERS: Mapping[str, type[Oracle] | type[PyTorch]] = {"openai": Oracle, "adamw": PyTorch}
+"""Whose step is held against ours, by variant."""

@@ -37,13 +37,13 @@ class TrainingQuantity:
     """Where a row stands.
 
     Attributes:
-        form: The optimizer's form.
+        variant: The optimizer's variant.
         step: From 1.
         quantity: One of `ORDER`.
         parameter: Its name, where the quantity is one of a parameter.
     """
 
-    form: str
+    variant: str
     step: int
     quantity: str
     parameter: str = ""
@@ -52,37 +52,37 @@ class TrainingQuantity:
     def name(self) -> str:
         """The row's name."""
         tail = f".{self.parameter}" if self.parameter else ""
-        return f"{self.form}.{self.step}.{self.quantity}{tail}"
+        return f"{self.variant}.{self.step}.{self.quantity}{tail}"
 
     @property
     def tap(self) -> Tap:
         """The place as an entry of a plan, and the kind of it whose rounding counts together.
 
         Rounding has causes of its own in every step, some of them common to all blocks: each step
-        is one sample. What one form's steps round says nothing of the other's.
+        is one sample. What one variant's steps round says nothing of the other's.
         """
-        kind = f"{self.form} {self.quantity} {kind_of(self.parameter)}"
+        kind = f"{self.variant} {self.quantity} {kind_of(self.parameter)}"
         return Tap(self.name, Kind(kind, Axes.ROWS, (), ""), ())
 
 
 def parse_quantity(name: str) -> TrainingQuantity:
     """Return the place of a row's name."""
-    form, step, quantity, *parameter = name.split(".", 3)
-    return TrainingQuantity(form, int(step), quantity, "".join(parameter))
+    variant, step, quantity, *parameter = name.split(".", 3)
+    return TrainingQuantity(variant, int(step), quantity, "".join(parameter))
 
 
 def training_quantities(
-    form: str, *, steps: int, layers: int, dropout: bool
+    variant: str, *, steps: int, layers: int, dropout: bool
 ) -> Iterator[TrainingQuantity]:
-    """Give every place of one form's run."""
+    """Give every place of one variant's run."""
     names = parameter_names(layers)
     for step in range(1, steps + 1):
         for quantity in ORDER:
             if quantity in WHOLE:
                 wanted = {"dropout": dropout, "tied": step == steps}.get(quantity, True)
-                yield from [TrainingQuantity(form, step, quantity)] if wanted else []
+                yield from [TrainingQuantity(variant, step, quantity)] if wanted else []
             else:
-                yield from (TrainingQuantity(form, step, quantity, name) for name in names)
+                yield from (TrainingQuantity(variant, step, quantity, name) for name in names)
 
 
 # Rows of a step that are of no tensor: its learning rate, where it dropped, whether it is tied.
@@ -183,7 +183,7 @@ class Recorder(Protocol):
 
 
 class MeasuredStep:
-    """Hugging Face's run in the dtype judged, in the form of one of ours."""
+    """Hugging Face's run in the dtype judged, in the variant of one of ours."""
 
     def __init__(self, run: ReferenceRun) -> None:
         self._run = run
@@ -211,7 +211,7 @@ class MeasuredStep:
 
 
 class StepComparison:
-    """One form's run in one dtype: the leader's steps, and each other's measured against them."""
+    """The steps of one variant in one dtype, each run compared with the reference run."""
 
     def __init__(
         self,
@@ -330,7 +330,7 @@ class StepComparison:
             self._to.note(name, self._place(step, f"{which}_moment").name, _worst(seen))
 
     def _place(self, step: int, quantity: str, parameter: str = "") -> TrainingQuantity:
-        return TrainingQuantity(self._recipe.form, step + 1, quantity, parameter)
+        return TrainingQuantity(self._recipe.variant, step + 1, quantity, parameter)
 
 
 def _worst(seen: Sequence[Difference]) -> Difference:

@@ -178,8 +178,8 @@ def test_the_largest_changes_are_folded(made: Made, laid: Laid) -> None:
 def test_training_is_folded_by_step_and_quantity(made: Made, laid: Laid) -> None:
     """Its thousands of places are no taps of a network."""
     names = [
-        *("released.1.loss", "released.1.gradient.h.0.ln_1.bias"),
-        *("released.1.gradient.h.0.mlp.c_fc.weight", "released.2.gradient.tokens_embed.weight"),
+        *("openai.1.loss", "openai.1.gradient.h.0.ln_1.bias"),
+        *("openai.1.gradient.h.0.mlp.c_fc.weight", "openai.2.gradient.tokens_embed.weight"),
     ]
     one = made.report("training", fingerprints=[made.fingerprint(made.OURS, n) for n in names])
     other = one
@@ -189,11 +189,11 @@ def test_training_is_folded_by_step_and_quantity(made: Made, laid: Laid) -> None
     assert report.drift is not None
     (ours,) = report.drift.largest
     expected = (
-        {"released.loss": [ROUNDING], "released.gradient": [3e-6]},
+        {"openai.loss": [ROUNDING], "openai.gradient": [3e-6]},
         {
-            "released.1.loss": ROUNDING,
-            "released.1.gradient.h.0": 2e-6,
-            "released.2.gradient.tokens_embed.weight": 3e-6,
+            "openai.1.loss": ROUNDING,
+            "openai.1.gradient.h.0": 2e-6,
+            "openai.2.gradient.tokens_embed.weight": 3e-6,
         },
     )
     assert expected == (ours.blocks, ours.taps)

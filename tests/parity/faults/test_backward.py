@@ -83,7 +83,7 @@ def test_full_size_fault_is_named(fault: str) -> None:
 @pytest.mark.parametrize("name", ["doubled", "transpose-missing"])
 def test_a_fault_at_a_tap_that_is_not_formed_is_refused(name: str, ours: GPT) -> None:
     """Instead of a model that passes as if it had a fault."""
-    with pytest.raises(ValueError, match=f"{name} is injected at .* does not form"):
+    with pytest.raises(ValueError, match=f"{name} is injected at .* does not variant"):
         inject(ours.with_backend("fused"), name, 3)
 
 

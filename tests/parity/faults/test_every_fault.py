@@ -153,24 +153,24 @@ def find_backward(ours: GPT, theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.M
 
 @pytest.fixture(scope="module")
 def find_training(two_models: tuple[GPT, OpenAIGPTLMHeadModel]) -> Find:
-    """Return the search for a fault of training, with a form of the optimizer."""
+    """Return the search for a fault of training, with a variant of the optimizer."""
     ours, theirs = two_models
     ids = batches(steps=2, parts=2, batch=1, time=3, vocab_size=211, seed=0)
 
-    def find(name: str, form: str) -> None:
+    def find(name: str, variant: str) -> None:
         entry = TRAINING_FAULTS[name]
         report = training(
             training_faults.inject(ours, name),
             theirs,
             ids,
             dropout=entry.dropout,
-            forms=[form],
+            forms=[variant],
             procedure=entry.procedure(),
             dtype="float64",
         )
         assert (report.exit_code, report.reasons) == (ExitCode.FAIL, [])
         assert report.first_divergence is not None
-        assert expected_at(name, n_layer=2, form=form) == report.first_divergence.tap
+        assert expected_at(name, n_layer=2, variant=variant) == report.first_divergence.tap
         assert entry.look_for in report.first_divergence.suspects
 
     return find

@@ -64,7 +64,7 @@ def test_dropout_passes_and_drops(check: Check) -> None:
     dropping, still = (check(dropout=on, dtype="float64") for on in (True, False))
     assert_passes(dropping, PLANNED + 2 * 2)
     first = [
-        next(row.value_against for row in report.results if row.tap == "released.1.loss")
+        next(row.value_against for row in report.results if row.tap == "openai.1.loss")
         for report in (dropping, still)
     ]
     sites = [
@@ -75,14 +75,14 @@ def test_dropout_passes_and_drops(check: Check) -> None:
 
 
 def test_no_key_occurs_twice_and_every_quantity_is_there(check: Check) -> None:
-    """Rows stand in the order of a step, of every form, step and quantity."""
+    """Rows stand in the order of a step, of every variant, step and quantity."""
     report = check(dtype="float64")
     places = [parse_quantity(row.tap) for row in report.results]
     assert len(places) == len(set(places))
-    seen = list(dict.fromkeys((p.form, p.step, p.quantity) for p in places))
+    seen = list(dict.fromkeys((p.variant, p.step, p.quantity) for p in places))
     expected = [
-        (form, step, quantity)
-        for form in VARIANTS
+        (variant, step, quantity)
+        for variant in VARIANTS
         for step in (1, 2)
         for quantity in ORDER
         if quantity != "dropout" and (quantity != "tied" or step == 2)
@@ -93,7 +93,7 @@ def test_no_key_occurs_twice_and_every_quantity_is_there(check: Check) -> None:
 def test_the_steps_are_steps(check: Check) -> None:
     """All but the release's first rate are above 0, and weights differ from step to step."""
     rows = {row.tap: row for row in check(dtype="float64").results}
-    rates = [rows[f"{form}.{step}.rate"].value_ours for form in VARIANTS for step in (1, 2)]
+    rates = [rows[f"{variant}.{step}.rate"].value_ours for variant in VARIANTS for step in (1, 2)]
     assert rates[0] == 0.0
     assert all(rate and rate > 0.0 for rate in rates[1:])
     losses = [rows[f"adamw.{step}.loss"].value_ours for step in (1, 2)]
@@ -116,7 +116,7 @@ def test_a_backward_fault_is_seen_in_the_first_gradient(check: Check, two_ours: 
     """A head cut off from the tied embedding: the embedding's gradient alone, and the reason."""
     report = check(planted_behind(two_ours, "head-detached", 0), dtype="float64")
     assert report.first_divergence is not None
-    assert report.first_divergence.tap == "released.1.gradient.tokens_embed.weight"
+    assert report.first_divergence.tap == "openai.1.gradient.tokens_embed.weight"
     assert "one of its two paths" in report.first_divergence.suspects
 
 
@@ -135,7 +135,7 @@ class Forgetting(TrainingStep):
 
     def optimizer(self, named: Named, recipe: Recipe) -> Adam:
         """Return it."""
-        return Forgetful(named, form=recipe.form, betas=recipe.betas, epsilon=recipe.epsilon)
+        return Forgetful(named, variant=recipe.variant, betas=recipe.betas, epsilon=recipe.epsilon)
 
 
 def test_a_moment_that_is_missing_is_told(check: Check) -> None:

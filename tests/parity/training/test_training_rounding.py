@@ -39,34 +39,37 @@ def judged(report: Report, quantity: str = "") -> list[Row]:
 
 
 def failed(report: Report) -> set[tuple[Mode, str, int]]:
-    """Return the mode, form and step of every row that does not pass."""
+    """Return the mode, variant and step of every row that does not pass."""
     wrong = [row for row in report.results if row.status is not Status.PASS]
-    return {(row.mode, parse_quantity(row.tap).form, parse_quantity(row.tap).step) for row in wrong}
+    return {
+        (row.mode, parse_quantity(row.tap).variant, parse_quantity(row.tap).step) for row in wrong
+    }
 
 
 @pytest.mark.parametrize("seed", [1, 5])
-@pytest.mark.parametrize("form", VARIANTS)
-def test_a_step_makes_nothing_of_rounding(check: Check, form: str, seed: int) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_makes_nothing_of_rounding(check: Check, variant: str, seed: int) -> None:
     """After steps in float32 weights are off by what float32 cannot hold, on either side.
 
     Where epsilon is far below the gradients, one element whose gradient is all rounding moves by a
     whole step, and which side has it is luck.
     """
-    rows = judged(check(seed=seed, forms=[form]), "weight")
+    rows = judged(check(seed=seed, forms=[variant]), "weight")
     errors = [error for row in rows for error in (row.error_ours, row.error_reference)]
     assert len(errors) == 2 * STEPS * 26
     assert all(error is not None and error < torch.finfo(torch.float32).eps for error in errors)
 
 
 def test_one_lucky_step_of_the_reference_is_no_failure(check: Check) -> None:
-    """A small tensor's rounding is held against every step's of its kind, in its form alone."""
+    """A small tensor's rounding is held against every step's of its kind, in its variant alone."""
     rows = [row for row in judged(check(), "gradient") if row.tap.endswith("h.0.ln_1.weight")]
     errors = {
-        form: {row.error_reference for row in rows if row.tap.startswith(form)} for form in VARIANTS
+        variant: {row.error_reference for row in rows if row.tap.startswith(variant)}
+        for variant in VARIANTS
     }
     assert len({row.error_ours for row in rows}) > 1
     assert [len(found) for found in errors.values()] == [1, 1]
-    assert errors["released"] != errors["adamw"]
+    assert errors["openai"] != errors["adamw"]
 
 
 def stored_in_half(right: Step, *given: Tensor | Adam | Rates) -> None:
@@ -98,7 +101,7 @@ def test_what_our_optimizer_rounds_is_ours_alone(
     monkeypatch.setattr(Adam, "_update_run", wrong)
     places = failed(check())
     assert {mode for mode, _, _ in places} == {Mode.END_TO_END}
-    assert {(Mode.END_TO_END, form, STEPS) for form in VARIANTS} <= places
+    assert {(Mode.END_TO_END, variant, STEPS) for variant in VARIANTS} <= places
 
 
 class Coarse(nn.Module):
@@ -129,8 +132,8 @@ def test_coarse_gradients_are_told_from_the_first_step_that_has_them(
     """They pass in float64 and fail in float32, in the last step alone too."""
     after = PARTS * (step - 1)
     places = failed(check(Coarse(copy.deepcopy(two_ours), after)))
-    wrong = [(form, number) for form in VARIANTS for number in range(step, STEPS + 1)]
-    assert {(Mode.END_TO_END, form, number) for form, number in wrong} == places
+    wrong = [(variant, number) for variant in VARIANTS for number in range(step, STEPS + 1)]
+    assert {(Mode.END_TO_END, variant, number) for variant, number in wrong} == places
 
 
 @pytest.mark.parametrize("select", ["adamw.2.gradient.h.1.ln_1.*", "*.3.weight.h.0.mlp.*"])
@@ -146,5 +149,8 @@ def test_a_verdict_does_not_depend_on_what_else_is_asked(select: str, check: Che
 def test_half_precision_has_a_reference_in_both_forms(dtype: str, check: Check) -> None:
     """Hugging Face's weights move in both, and are off by more than float32's."""
     rows = judged(check(dtype=dtype), "weight")
-    off = {form: [r.error_reference for r in rows if r.tap.startswith(form)] for form in VARIANTS}
+    off = {
+        variant: [r.error_reference for r in rows if r.tap.startswith(variant)]
+        for variant in VARIANTS
+    }
     assert all(error is not None and error > 1e-5 for found in off.values() for error in found)

@@ -23,7 +23,7 @@ def test_a_fault_ends_with_code_1_and_is_told(
     found = strictly(file.read_text(encoding="utf-8"))
     text = " ".join(result.stdout.split())
     assert (result.exit_code, found["check"], found["verdict"]) == (1, "training", "fail")
-    assert found["first_divergence"]["tap"] == "released.2.weight.h.11.ln_2.weight"
+    assert found["first_divergence"]["tap"] == "openai.2.weight.h.11.ln_2.weight"
     assert found["plan"]["per_backend"] == {"plain": [1190, 1190]}
     assert found["inputs"]["inject_fault"] == "decay-on-vectors"
     assert "DIFFERS from step 2" in text

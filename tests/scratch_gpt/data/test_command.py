@@ -79,7 +79,7 @@ def test_a_vocabulary_is_learned_where_there_is_none(
 
 
 @pytest.mark.parametrize("asked", [24, 26])
-def test_another_number_of_merges_is_told(
+def test_another_number_of_merges_is_an_error(
     asked: int, command: Command, books: Path, tmp_path: Path
 ) -> None:
     """With both numbers; the vocabulary stays."""
@@ -167,7 +167,7 @@ def test_an_interrupt_says_what_to_do(command: Command, monkeypatch: pytest.Monk
     monkeypatch.setattr("scratch_gpt.data.preparation.prepare", interrupt)
     result = command()
     assert result.exit_code == 130
-    assert "run it again" in result.output
+    assert "run it again: it continues" in result.output
 
 
 def test_help_teaches_and_loads_nothing(home_of: Callable[[str], Path | None]) -> None:
@@ -186,12 +186,7 @@ def test_help_teaches_and_loads_nothing(home_of: Callable[[str], Path | None]) -
         text=True,
         check=True,
     )
-    for part in (
-        "Examples:\n",
-        "  python -m scratch_gpt.data books/",
-        "[default: huggingface]",
-        "Exit",
-    ):
+    for part in ("Examples:\n", "  python -m scratch_gpt.data books/", "[default: 0.05;", "Exit"):
         assert part in result.stdout
     assert result.stdout.endswith("set()\n")
 

@@ -21,7 +21,7 @@ Numbers = Callable[[Path], list[dict[str, Any]]]
 Runs = Callable[..., list[dict[str, Any]]]
 Same = Callable[..., None]
 
-UNEVEN = {"batch": 7, "micro_batch": 2, "sample_every": 0}
+UNEVEN = {"batch_size": 7, "micro_batch": 2, "sample_every": 0}
 """Four micro-batches of 2, 2, 2 and 1 windows, with dropout."""
 
 

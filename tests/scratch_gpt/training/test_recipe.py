@@ -7,7 +7,7 @@ import pytest
 from scratch_gpt.training.recipe import HELP, RECIPES, Recipe, kept_fields
 
 INVALID = {
-    **dict.fromkeys(("n_layer", "n_embd", "n_head", "n_positions", "batch", "micro_batch"), 0),
+    **dict.fromkeys(("n_layer", "n_embd", "n_head", "n_positions", "batch_size", "micro_batch"), 0),
     **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every", "keep"), 0),
     **dict.fromkeys(("merges", "steps", "threads", "sample_every"), -1),
     "warmup": -2,
@@ -29,7 +29,7 @@ def test_the_defaults_are_the_papers() -> None:
     paper = Recipe()
     assert (paper.n_layer, paper.n_embd, paper.n_head, paper.n_positions) == (12, 768, 12, 512)
     assert (paper.learning_rate, paper.schedule) == (2.5e-4, "cosine")
-    assert (paper.batch, paper.epochs, paper.merges) == (64, 100.0, 40_000)
+    assert (paper.batch_size, paper.epochs, paper.merges) == (64, 100.0, 40_000)
     assert (paper.dropout, paper.weight_decay, paper.clip_norm) == (0.1, 0.01, 1.0)
     assert paper.initializer_range == 0.02
     assert RECIPES["paper"] == paper

@@ -175,7 +175,7 @@ def test_processes_take_turns_at_micro_batches(
     """Each has the dropout masks of its number in the step."""
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(trainer.reproducibility, "seed_dropout", lambda *at: seen.append(at))
-    run = start(batch=10, micro_batch=2)
+    run = start(batch_size=10, micro_batch=2)
     whole = run._micro_batches()
     run.group = Group(rank=1, processes=2)
     mine = run._micro_batches()

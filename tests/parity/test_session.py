@@ -1,4 +1,4 @@
-"""How a run ends, whatever happens: exit codes, errors in three lines, and where reports go."""
+"""How a run ends: exit codes, errors in three lines, and where reports are written."""
 
 import errno
 import io
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from parity import verbs
 from parity.core.results import Report
 from parity.errors import (
     EnvironmentUnfitError,
@@ -17,31 +18,37 @@ from parity.errors import (
     ParityError,
     UsageError,
 )
-from parity.session import Options, run
+from parity.options import LayerwiseOptions, ReportOptions, WeightsOptions
+from parity.session import run
 
 Check = Callable[..., Any]
 Stand = Callable[[object], None]
 Capture = pytest.CaptureFixture[str]
 
 
+def run_weights(options: ReportOptions) -> int:
+    """Run the verb `weights`, whatever stands in for it, with options."""
+    return run(options, name="weights", load=lambda: verbs.weights)
+
+
 def with_words(kind: type[ParityError]) -> ParityError:
-    """Return an error of that kind with words to look for."""
+    """Return an error of that kind with known words."""
     return kind("what it is", where="where it is", fix="what to do")
 
 
-UNFORESEEN = "run it again with --debug and report the traceback"
+UNEXPECTED = "run it again with --debug and report the traceback"
 KNOWN = ["what it is", "where it is", "what to do"]
 ENDINGS = {
     "usage": (with_words(UsageError), 2, KNOWN),
     "inconclusive": (with_words(InconclusiveError), 3, KNOWN),
     "refused": (with_words(InputRejectedError), 4, KNOWN),
     "environment": (with_words(EnvironmentUnfitError), 5, KNOWN),
-    "unforeseen": (
+    "unexpected": (
         ZeroDivisionError("division by zero"),
         70,
-        ["ZeroDivisionError: division by zero", "inside this program", UNFORESEEN],
+        ["ZeroDivisionError: division by zero", "inside this program", UNEXPECTED],
     ),
-    "exit inside": (SystemExit(0), 70, ["SystemExit: 0", "inside this program", UNFORESEEN]),
+    "exit inside": (SystemExit(0), 70, ["SystemExit: 0", "inside this program", UNEXPECTED]),
     "memory": (
         MemoryError(),
         5,
@@ -108,7 +115,7 @@ def test_debug_shows_the_traceback(check: Check, stand_in: Stand) -> None:
 
 
 def test_an_interrupt_is_no_verdict(check: Check, stand_in: Stand) -> None:
-    """Ctrl-C ends with 130 and says that nothing was judged."""
+    """Ctrl-C ends with 130 and says that there is no verdict."""
     stand_in(KeyboardInterrupt())
     result = check("weights")
     expected = (130, "", True)
@@ -116,7 +123,7 @@ def test_an_interrupt_is_no_verdict(check: Check, stand_in: Stand) -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal(check: Check, stand_in: Stand) -> None:
-    """Colours, bells, line breaks and reversed writing in an error's words are not obeyed."""
+    """Colors, bells, line breaks and reversed writing in an error's words are removed."""
     evil = "\x1b[31mred\x1b]0;title\x07 \u202eback\r\n\x9bnext"
     stand_in(UsageError(evil, where=evil, fix=evil))
     lines = check("weights").stderr.split("\n")
@@ -149,7 +156,7 @@ def test_a_suffix_not_built_yet_is_a_usage_error(
 def test_each_file_has_the_form_of_its_suffix(
     check: Check, stand_in: Stand, report: Report, tmp_path: Path
 ) -> None:
-    """Several files may be asked for; a file without a suffix gets standard output's form."""
+    """Several files may be written; a file without a suffix gets standard output's form."""
     stand_in(report)
     names = ["a.json", "B.JSON", "c.txt", "d"]
     arguments = [part for name in names for part in ("--output", str(tmp_path / name))]
@@ -162,7 +169,7 @@ def test_each_file_has_the_form_of_its_suffix(
 def test_quiet_prints_nothing(
     check: Check, stand_in: Stand, report: Report, tmp_path: Path
 ) -> None:
-    """With --quiet a failing report is told by the exit code and the file alone."""
+    """With --quiet only the exit code and the file report a failure."""
     stand_in(report)
     file = tmp_path / "a report with spaces ☃.json"
     result = check("weights", "--quiet", "--output", str(file))
@@ -171,7 +178,7 @@ def test_quiet_prints_nothing(
 
 
 def test_quiet_does_not_hide_an_error(check: Check, stand_in: Stand) -> None:
-    """With --quiet an error is still told on standard error, and there alone."""
+    """With --quiet an error is still printed, on standard error only."""
     stand_in(with_words(UsageError))
     result = check("weights", "--quiet", "--format", "json")
     expected = (2, "", True)
@@ -179,7 +186,7 @@ def test_quiet_does_not_hide_an_error(check: Check, stand_in: Stand) -> None:
 
 
 @pytest.mark.parametrize("place", ["no such folder/r.json", ".", "file/r.json"])
-def test_an_unwritable_place_is_told_before_the_work(
+def test_an_unwritable_file_is_an_error_before_the_work(
     place: str, check: Check, stand_in: Stand, tmp_path: Path
 ) -> None:
     """A report that could not be written is an environment error before anything runs."""
@@ -210,7 +217,7 @@ def test_a_file_that_fails_late_leaves_one_document(
 def test_an_error_replaces_an_older_report(
     check: Check, stand_in: Stand, tmp_path: Path, strictly: Callable[[str], Any]
 ) -> None:
-    """A report of an earlier run does not stay to speak for one that ended in an error."""
+    """The report of an earlier run does not stay where the error belongs."""
     files = {name: tmp_path / name for name in ("r.json", "r.txt")}
     for file in files.values():
         file.write_text("PASS", encoding="utf-8")
@@ -248,7 +255,7 @@ class Full(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [None, Full()], ids=["closed", "full"])
-def test_a_report_that_nobody_got_is_no_pass(
+def test_a_report_that_was_not_printed_is_no_pass(
     stream: io.StringIO | None,
     stand_in: Stand,
     report: Report,
@@ -259,33 +266,33 @@ def test_a_report_that_nobody_got_is_no_pass(
     stand_in(report)
     monkeypatch.setattr(sys, "stdout", stream)
     file = tmp_path / "r.json"
-    code = run(Options(verb="weights", output=(file,)))
+    code = run_weights(WeightsOptions(output=(file,)))
     expected = (5, True)
     assert expected == (code, '"verdict": "fail"' in file.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("stream", [None, Full()], ids=["closed", "full"])
-def test_an_error_that_nobody_hears_keeps_its_code(
+def test_an_error_that_cannot_be_printed_keeps_its_code(
     stream: io.StringIO | None, stand_in: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a standard error the exit code is the same."""
     stand_in(with_words(InputRejectedError))
     monkeypatch.setattr(sys, "stderr", stream)
     expected = 4
-    assert expected == run(Options(verb="weights"))
+    assert expected == run_weights(WeightsOptions())
 
 
 UNHELD: dict[str, dict[str, Any]] = {
     "text": {},
     "a text file": {"output": (Path("r.txt"),)},
     "a file in standard output's form": {"output": (Path("r"),)},
-    "JSON that is not printed": {"form": "json", "quiet": True},
+    "JSON that is not printed": {"format": "json", "quiet": True},
 }
 HELD: dict[str, dict[str, Any]] = {
-    "JSON": {"form": "json"},
+    "JSON": {"format": "json"},
     "a file": {"quiet": True, "output": (Path("r.json"),)},
     "one of two files": {"output": (Path("r.txt"), Path("R.JSON"))},
-    "a file in its form": {"form": "json", "quiet": True, "output": (Path("r"),)},
+    "a file in its form": {"format": "json", "quiet": True, "output": (Path("r"),)},
 }
 
 
@@ -296,7 +303,7 @@ def test_fingerprints_that_nothing_holds_are_a_usage_error(
     """They are in the JSON alone: where none is written they are refused before anything runs."""
     monkeypatch.chdir(tmp_path)
     stand_in(AssertionError("the verb ran"))
-    code = run(Options(verb="weights", fingerprints=True, **UNHELD[forms]))
+    code = run_weights(LayerwiseOptions(fingerprints=True, **UNHELD[forms]))
     expected = (2, True)
     assert expected == (code, "--fingerprints\n  to do  add --output" in capsys.readouterr().err)
 
@@ -309,4 +316,4 @@ def test_fingerprints_are_held_by_any_json(
     monkeypatch.chdir(tmp_path)
     stand_in(report)
     expected = 1
-    assert expected == run(Options(verb="weights", fingerprints=True, **HELD[forms]))
+    assert expected == run_weights(LayerwiseOptions(fingerprints=True, **HELD[forms]))

@@ -1,0 +1,209 @@
+"""Command-line options, each declared once: a field of a frozen dataclass is an option.
+
+`add_command` makes a Typer command from such a class. A field's name is the option's name, its
+type is the type of the value, and `option` or `argument` adds the default, the help and the
+limits. Nothing here imports torch.
+"""
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+
+Chosen = TypeVar("Chosen")
+
+Number = int | float
+"""The shape checker of the tests does not take an `int` for a `float`."""
+
+Pretokenizer = Literal["huggingface", "original"]
+"""The ways to split text into words."""
+
+Device = Literal["cpu", "cuda", "auto"]
+"""The devices to run on; `auto` is a GPU if there is one."""
+
+DecodingErrors = Literal["strict", "replace"]
+"""What to do with bytes that are not UTF-8: reject the file, or read them as U+FFFD."""
+
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+"""How the help names a value, by the first type of its field."""
+
+_TYPER = "typer"
+_POSITIONAL = "positional"
+_RECORDS = "records"
+
+
+def option(  # noqa: PLR0913 - one argument for each property of an option
+    default: Any,  # noqa: ANN401 - of the field's type
+    text: str,
+    *,
+    minimum: Number | None = None,
+    maximum: Number | None = None,
+    metavar: str | None = None,
+    records: bool = False,
+) -> Any:  # noqa: ANN401 - a field
+    """Return a dataclass field that is an option of a command.
+
+    Args:
+        default: Its value if it is not given; `...` makes the option required.
+        text: The help.
+        minimum: The smallest number allowed.
+        maximum: The largest number allowed.
+        metavar: The name of the value in the help; by default N, X, TEXT or PATH.
+        records: Whether a report records the value if it is not the default.
+    """
+    shown = {"help": text, "min": minimum, "max": maximum, "metavar": metavar}
+    return _field(default, {_TYPER: shown, _POSITIONAL: False, _RECORDS: records})
+
+
+def argument(default: Any, text: str, *, metavar: str) -> Any:  # noqa: ANN401 - a field
+    """Return a dataclass field that is a positional argument of a command."""
+    shown = {"help": text, "metavar": metavar}
+    return _field(default, {_TYPER: shown, _POSITIONAL: True, _RECORDS: False})
+
+
+def _field(default: Any, metadata: dict[str, object]) -> Any:  # noqa: ANN401
+    if default is ...:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DebugOption:
+    """What every command has."""
+
+    debug: bool = option(False, "Show the traceback of an error.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuietOption(DebugOption):
+    """What every command has whose output can be left out."""
+
+    quiet: bool = option(False, "Print nothing but errors.")
+
+
+def options_of(options: type) -> list["dataclasses.Field[Any]"]:
+    """Return the fields as the help lists them: a class's own first, then those of its bases."""
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    names = [name for kind in options.__mro__ for name in inspect.get_annotations(kind)]
+    return [fields[name] for name in dict.fromkeys(names)]
+
+
+def recorded(options: Any) -> dict[str, object]:  # noqa: ANN401 - an options class's value
+    """Return the options that a report records and that are not at their default, by name."""
+    return {
+        field.name: value
+        for field in options_of(type(options))
+        if field.metadata[_RECORDS] and (value := getattr(options, field.name)) != field.default
+    }
+
+
+def add_command(
+    app: typer.Typer,
+    options: type[Chosen],
+    run: Callable[[Chosen], int],
+    *,
+    name: str | None = None,
+    text: str | None = None,
+) -> None:
+    """Add a command whose options are the fields of a class.
+
+    Args:
+        app: The application.
+        options: A dataclass of `option` and `argument` fields.
+        run: The command; it returns the exit code.
+        name: The command's name in an application of several. One alone gets `--version` too.
+        text: The help; by default the docstring of the class.
+    """
+    kinds = typing.get_type_hints(options)
+    parameters = [_parameter(field, kinds[field.name]) for field in options_of(options)]
+    repeated = {p.name for p in parameters if typing.get_origin(kinds[p.name]) is tuple}
+    if name is None:
+        parameters.append(_VERSION)
+
+    def command(**values: Any) -> None:  # noqa: ANN401 - whatever the options are
+        values.pop(_VERSION.name, None)
+        given = {k: tuple(v or ()) if k in repeated else v for k, v in values.items()}
+        raise typer.Exit(run(options(**given)))
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    lines = inspect.cleandoc(text or options.__doc__ or "")
+    # \b keeps Click from filling the paragraph.
+    kept = re.sub(r"^(Examples|Exit codes):$", "\b\n\\1:", lines, flags=re.MULTILINE)
+    app.command(name, help=kept)(command)
+
+
+def add_version(app: typer.Typer) -> None:
+    """Add `--version` to an application of several commands."""
+
+    def group(**_values: object) -> None:
+        pass
+
+    group.__signature__ = inspect.Signature([_VERSION])  # type: ignore[attr-defined]
+    group.__annotations__ = {_VERSION.name: _VERSION.annotation}
+    app.callback()(group)
+
+
+def _parameter(field: "dataclasses.Field[Any]", kind: Any) -> inspect.Parameter:  # noqa: ANN401
+    """Return a field of type `kind` as Typer reads it: a keyword with an annotated type."""
+    default = field.default
+    if typing.get_origin(kind) is tuple:
+        kind, default = list[typing.get_args(kind)[0]] | None, None  # type: ignore[misc]
+    required = default is dataclasses.MISSING
+    shown = {
+        **field.metadata[_TYPER],
+        "metavar": field.metadata[_TYPER]["metavar"] or _METAVARS.get(_value_type(kind)),
+        "show_default": not (required or default is None or default is False),
+    }
+    if field.metadata[_POSITIONAL]:
+        declared = typer.Argument(**shown)
+    else:
+        declared = typer.Option("--" + field.name.replace("_", "-"), **shown)
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else default,
+        annotation=_annotated(kind, declared),
+    )
+
+
+def _value_type(kind: Any) -> Any:  # noqa: ANN401 - a type
+    """Return the type of one value: `int` of `int | None` and of `list[int] | None`."""
+    while typing.get_origin(kind) not in (None, Literal):
+        kind = typing.get_args(kind)[0]
+    return kind
+
+
+def _annotated(kind: Any, declared: Any) -> Any:  # noqa: ANN401 - made at run time
+    annotated: Any = Annotated  # type checkers do not follow an annotation made at run time
+    return annotated[kind, declared]
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer passes the value alone
+    if asked:
+        from scratch_gpt import __version__
+
+        typer.echo(f"gpt1-parity {__version__}")
+        raise typer.Exit
+
+
+_VERSION = inspect.Parameter(
+    "version",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=_annotated(
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            callback=_print_version,
+            is_eager=True,
+            show_default=False,
+        ),
+    ),
+)

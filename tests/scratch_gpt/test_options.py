@@ -1,0 +1,125 @@
+"""A command made from a dataclass: its options, defaults, limits and help."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from scratch_gpt.cli import typer_app
+from scratch_gpt.options import (
+    QuietOption,
+    add_command,
+    argument,
+    option,
+    options_of,
+    recorded,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shared(QuietOption):
+    """Options of several commands."""
+
+    seed: int = option(0, "Seed.", minimum=0, records=True)
+    kind: Literal["one", "two"] = option("one", "Which kind.", records=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Shared):
+    """Do a thing.
+
+    Examples:
+      python -m thing a b
+    """
+
+    files: tuple[Path, ...] = argument((), "Files.", metavar="FILE")
+    name: str = option(..., "A name.")
+    two_words: float | None = option(None, "A share.", metavar="SHARE", maximum=1.0)
+    tag: tuple[str, ...] = option((), "A tag.")
+    seed: int = option(7, "Another seed.", minimum=1, records=True)
+
+
+ARGUMENTS = ["a", "b", "--name", "n", "--two-words", "0.5", "--tag", "x", "--tag", "y"]
+
+
+def invoke(arguments: list[str], seen: list[Options] | None = None) -> Result:
+    """Run a command of these options that returns 3."""
+    found = [] if seen is None else seen
+    app = typer_app("thing")
+    add_command(app, Options, lambda options: found.append(options) or 3)
+    return CliRunner().invoke(app, arguments)
+
+
+def test_values_become_the_fields() -> None:
+    """Repeated options and arguments become tuples; the function's result is the exit code."""
+    seen: list[Options] = []
+    result = invoke([*ARGUMENTS, "--kind", "two", "--quiet"], seen)
+    expected = Options(
+        files=(Path("a"), Path("b")),
+        name="n",
+        two_words=0.5,
+        tag=("x", "y"),
+        kind="two",
+        quiet=True,
+    )
+    assert (result.exit_code, seen) == (3, [expected])
+
+
+def test_defaults_are_the_fields_own() -> None:
+    """What is not given is as if the class were called without it."""
+    seen: list[Options] = []
+    invoke(["--name", "n"], seen)
+    assert seen == [Options(name="n")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--name"),
+        (["--name", "n", "--seed", "0"], "--seed"),
+        (["--name", "n", "--two-words", "1.5"], "--two-words"),
+        (["--name", "n", "--kind", "three"], "'two'"),
+        (["--name", "n", "--two-word", "1"], "--two-words"),
+    ],
+)
+def test_wrong_values_are_usage_errors(arguments: list[str], said: str) -> None:
+    """The message names the option or the choices, and suggests the option that was meant."""
+    result = invoke(arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_the_help_is_the_docstring() -> None:
+    """Examples keep their lines; each option has its help, limits, default and a metavar."""
+    text = invoke(["--help"]).stdout
+    assert "  Do a thing.\n\n  Examples:\n    python -m thing a b\n" in text
+    for line in ("--name TEXT", "--two-words SHARE", "--seed N", "[default: 7; x>=1]"):
+        assert line in text
+    assert "[default: False]" not in text
+    assert "--no-quiet" not in text
+
+
+def test_own_options_come_before_inherited_ones() -> None:
+    """An option that is declared again is listed once, with the newer declaration."""
+    names = [field.name for field in options_of(Options)]
+    assert names == ["files", "name", "two_words", "tag", "seed", "kind", "quiet", "debug"]
+
+
+def test_recorded_options_are_off_their_default() -> None:
+    """Only those that say so."""
+    assert recorded(Options(name="n", kind="one", tag=("x",))) == {}
+    assert recorded(Options(name="n", seed=0, kind="two")) == {"seed": 0, "kind": "two"}
+
+
+def test_a_single_command_has_a_version() -> None:
+    """A command among several has none: the application has it."""
+    assert invoke(["--version"]).stdout.startswith("gpt1-parity ")
+    app = typer_app("things", "Several.")
+    for name in ("one", "two"):
+        add_command(app, Options, lambda _options: 0, name=name, text="Another help.")
+    commands = typer.main.get_command(app).commands
+    assert "version" not in {parameter.name for parameter in commands["one"].params}
+    assert commands["one"].help == "Another help."
