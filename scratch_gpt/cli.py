@@ -1,4 +1,7 @@
-"""What a command prints, and how: coloured for a terminal, plain elsewhere, or an error."""
+"""Shared by every command line: Typer apps, exit codes, errors in three lines, and output.
+
+Nothing here imports torch at module level.
+"""
 
 import contextlib
 import io
@@ -18,13 +21,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-# How an error is told: what, where, what to do, in three lines on standard error.
+# Errors.
 
 
 def discard_buffer(stream: "TextIO") -> None:
-    """Send whatever a failed stream still holds nowhere.
+    """Discard the text that a failed stream still holds.
 
-    Python flushes it once more at exit, would fail again, and end with a code of its own.
+    Python flushes it again at exit; that would fail again and change the exit code.
     """
     with contextlib.suppress(OSError):  # a stand-in for a stream has no descriptor
         null = os.open(os.devnull, os.O_WRONLY)
@@ -33,7 +36,7 @@ def discard_buffer(stream: "TextIO") -> None:
 
 
 def as_cli_error(error: BaseException) -> CommandError:
-    """Return the error as one with a code; what nobody foresaw is internal."""
+    """Return the error as one with an exit code; an unexpected one is internal."""
     if isinstance(error, CommandError):
         return error
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
@@ -58,7 +61,7 @@ def as_cli_error(error: BaseException) -> CommandError:
 
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")
-"""What torch says where Python would raise a `MemoryError`."""
+"""Messages of torch in place of a `MemoryError`."""
 
 
 def format_error(what: str, where: str, fix: str) -> str:
@@ -67,7 +70,7 @@ def format_error(what: str, where: str, fix: str) -> str:
 
 
 def print_error(what: str, where: str, fix: str) -> None:
-    """Print an error; where nobody can hear it, the exit code still speaks."""
+    """Print an error; if stderr is closed, only the exit code reports it."""
     if sys.stderr is not None:
         try:
             sys.stderr.write(format_error(what, where, fix))
@@ -77,11 +80,11 @@ def print_error(what: str, where: str, fix: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return the text in one line, without control characters that a terminal would obey."""
+    """Return the text in one line, with spaces for the characters that a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-# How every command line here is made and started.
+# Applications.
 
 
 def typer_app(name: str, text: str | None = None) -> typer.Typer:
@@ -98,10 +101,10 @@ def typer_app(name: str, text: str | None = None) -> typer.Typer:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run an application by the arguments of this process, and exit.
+    """Run an application with the arguments of this process, and exit.
 
-    Help is printed, and options are refused, before a command's own errors are told; where nobody
-    reads it, Click's exit code would be that of a real difference.
+    Click prints help and rejects options itself. If its output is closed, it would exit with the
+    code of a real difference.
     """
     try:
         app(prog_name=f"python -m {app.info.name}")
@@ -112,27 +115,24 @@ def run_app(app: typer.Typer) -> None:
         )
         raise SystemExit(ExitCode.ENVIRONMENT) from error
     except SystemExit as ended:
-        if type(sys.stdout).__name__ == _CLICKS_MARK:
+        if type(sys.stdout).__name__ == _CLICK_CLOSED:
             raise SystemExit(ExitCode.CLOSED_PIPE) from ended
         raise
 
 
-_CLICKS_MARK = "PacifyFlushWrapper"
-"""What Click leaves in the place of a standard output that nobody reads."""
-
-
-# From a command's body to its exit code, whatever happens on the way.
+_CLICK_CLOSED = "PacifyFlushWrapper"
+"""The class with which Click replaces a closed standard output."""
 
 
 def run_reporting_errors(
     action: Callable[[], int], *, name: str, debug: bool, resume: str = "run it again"
 ) -> int:
-    """Run a command's body; return the exit code. Errors are printed here and go no further.
+    """Run a command's body, and return the exit code; errors are printed.
 
     Args:
         action: The body; returns an exit code.
         name: The command's name, for the message of an interrupted run.
-        debug: Whether the traceback of an error is shown too.
+        debug: Whether the traceback of an error is printed too.
         resume: What to do after an interrupt.
     """
     try:
@@ -143,7 +143,7 @@ def run_reporting_errors(
     except BrokenPipeError:
         discard_buffer(sys.stdout)
         return int(ExitCode.CLOSED_PIPE)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it has an exit code
+    except Exception as error:  # noqa: BLE001 - every error has an exit code
         coded = as_cli_error(error)
         if debug:
             traceback.print_exception(error)
@@ -151,19 +151,22 @@ def run_reporting_errors(
         return int(coded.exit_code)
 
 
+# Output.
+
+
 _NARROWEST = 92
-"""Columns below which the widest table would lose names; there a terminal wraps lines instead."""
+"""Columns of the widest table; a narrower terminal wraps lines."""
 
 
 def render_rich(
     draw: "Callable[[Console], None]", stream: "TextIO | None", *, narrowest: int = _NARROWEST
 ) -> str:
-    """Return what `draw` prints; in colour if `stream` is a terminal that wants it.
+    """Return the text that `draw` prints, in colour if `stream` is a terminal with colour.
 
     Args:
-        draw: Prints.
-        stream: Where it will go; None for a file.
-        narrowest: Columns that it takes, however few there are.
+        draw: Prints on a console.
+        stream: The text's destination; None for a file.
+        narrowest: Least number of columns.
     """
     from rich.console import Console
 
@@ -180,10 +183,10 @@ def render_rich(
 
 
 def _width(asked: "Console | None") -> int:
-    """Return how many columns there are: the user's own word, if it is a number, rules."""
-    said = os.environ.get("COLUMNS", "")
-    if said.isdecimal():
-        return int(said)
+    """Return the number of columns: `COLUMNS` if it is a number, else the terminal's."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal():
+        return int(columns)
     return asked.width if asked is not None and asked.is_terminal else 100
 
 
@@ -191,11 +194,11 @@ _ELSEWHERE = "free some space, or choose another place"
 
 
 def print_stdout(text: str, *, fix: str = _ELSEWHERE) -> None:
-    """Write to standard output what its encoding can say.
+    """Write to standard output; characters outside its encoding are replaced.
 
     Raises:
-        EnvironmentUnfitError: There is none, or it is full.
-        BrokenPipeError: Nobody reads it any more.
+        EnvironmentUnfitError: It is closed, or the disk is full.
+        BrokenPipeError: Its reader has ended.
     """
     if sys.stdout is None:  # closed before this program began
         raise EnvironmentUnfitError(
@@ -215,7 +218,7 @@ def print_stdout(text: str, *, fix: str = _ELSEWHERE) -> None:
 
 @contextlib.contextmanager
 def reporting_write_errors(where: str, *, fix: str = _ELSEWHERE) -> Iterator[None]:
-    """Raise a failed write as an error that says where; a closed pipe stays what it is."""
+    """Raise a failed write as an error with its place; `BrokenPipeError` passes unchanged."""
     try:
         yield
     except BrokenPipeError:
@@ -230,10 +233,10 @@ def reporting_write_errors(where: str, *, fix: str = _ELSEWHERE) -> Iterator[Non
 
 
 def parse_device(name: str) -> str:
-    """Return the kind of device meant: `"auto"` is a GPU where there is one.
+    """Return the type of device; `"auto"` is `"cuda"` if there is a GPU, else `"cpu"`.
 
     Raises:
-        EnvironmentUnfitError: It is not there.
+        EnvironmentUnfitError: There is no such device.
     """
     import torch
 

@@ -1,16 +1,16 @@
-"""A progress line on standard error while something takes long, if anybody is looking."""
+"""A progress line on standard error, if that is a terminal."""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is going on, steps done, steps in all)."""
+"""Called with (activity, steps done, steps in all)."""
 
 
 @contextlib.contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[Progress]:
-    """Give a function that shows progress; it does nothing where stderr is no terminal."""
+    """Yield a function that shows progress; it does nothing if stderr is not a terminal."""
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield lambda _what, _done, _total: None
         return

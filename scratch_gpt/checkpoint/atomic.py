@@ -1,7 +1,7 @@
-"""A folder written whole or not at all.
+"""Write a folder atomically: whole or not at all.
 
-What is written goes into a staging folder beside the destination, onto the disk, and then into
-place in one step. A process killed at any moment leaves the old folder or the new one.
+Files are written into a staging folder beside the destination and flushed to the disk; then the
+folder is renamed in one step. A process killed at any moment leaves the old folder or the new one.
 """
 
 import contextlib
@@ -19,153 +19,6 @@ from pathlib import Path
 
 from scratch_gpt.errors import CommandError, OccupiedError, WriteError, one_line, quote
 
-# What a file system refused while something was written, and what the user can do.
-
-
-_FULL = "free some space, or write to another disk"
-
-_KNOWN: dict[int, tuple[str, str]] = {
-    errno.ENOSPC: ("the disk is full", _FULL),
-    errno.EDQUOT: ("the disk quota is used up", _FULL),
-    errno.EFBIG: ("the file would be larger than is allowed", "raise the limit (ulimit -f)"),
-    errno.EROFS: ("the file system is read-only", "write to another place"),
-    errno.EACCES: ("there is no permission to write", "change the folder's permissions"),
-    errno.EPERM: ("there is no permission to write", "change the folder's permissions"),
-    errno.ENOTDIR: ("a part of the path is no folder", "check the path"),
-    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
-    errno.ELOOP: ("the path is a circle of links", "mend the links"),
-}
-"""What an error number means to somebody who saves a model, and the way out."""
-
-
-def to_write_error(error: BaseException, path: object) -> WriteError | None:
-    """Return what `error` means where it came from the file system, None where it did not.
-
-    Args:
-        error: An `OSError`, or another library's error whose text ends as Rust's do:
-            "(os error 28)".
-        path: What was to be written.
-    """
-    if isinstance(error, CommandError):
-        return None
-    number = error.errno if isinstance(error, OSError) else _number_in(str(error))
-    if number is None:
-        return None
-    unknown = (f"it cannot be written: {' '.join(str(error).split())}", "check the path")
-    what, fix = _KNOWN.get(number, unknown)
-    return WriteError(what, where=one_line(path), fix=fix)
-
-
-def _number_in(text: str) -> int | None:
-    found = re.search(r"\(os error (\d+)\)", text)
-    return int(found[1]) if found else None
-
-
-# The folder in which a folder is prepared: beside its destination, under its owner's number.
-
-
-_NAME = re.compile(r"\.gpt1-(\d{1,9})-[0-9a-f]{8}\.partial")
-_A_DAY = 24 * 60 * 60.0
-
-
-def make_staging(parent: Path) -> Path:
-    """Return a new, empty folder in `parent`, with the mode that the umask leaves."""
-    staging = parent / f".gpt1-{os.getpid()}-{secrets.token_hex(4)}.partial"
-    staging.mkdir()
-    return staging
-
-
-def is_in_staging(file: Path) -> bool:
-    """Return whether `file` is a staging folder or lies in one."""
-    return any(_NAME.fullmatch(part) for part in file.parts)
-
-
-def sweep(parent: Path) -> None:
-    """Remove what killed writers left in `parent`: a day old, and the owner gone.
-
-    What cannot be looked at or removed stays; nobody saves a model in order to tidy up.
-    """
-    with contextlib.suppress(OSError):
-        for folder in parent.iterdir():
-            named = _NAME.fullmatch(folder.name)
-            if named and not _is_alive(int(named[1])) and _is_old(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_old(folder: Path) -> bool:
-    return time.time() - folder.lstat().st_mtime > _A_DAY
-
-
-def _is_alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere os.kill() ends the process whatever the signal
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
-# Putting a folder in another's place in one step.
-
-
-_HERE = -100
-"""AT_FDCWD: paths are relative to the working folder."""
-
-_RENAME_EXCHANGE = 2
-
-# The kernel is too old, or the file system cannot do it.
-_UNABLE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
-
-
-def exchange_paths(one: Path, other: Path) -> None:
-    """Let two folders that stand in the same one trade names.
-
-    On Linux this is one step: whoever looks finds the one or the other. Where the system cannot
-    do that, `other` is away for a moment between two renamings.
-
-    Raises:
-        OSError: It was not done; both have their old names.
-
-    Source: rename(2), RENAME_EXCHANGE.
-    """
-    if not _at_once(one, other):
-        _in_three_steps(one, other)
-
-
-def _at_once(one: Path, other: Path) -> bool:
-    """Exchange in one step; return whether the system can."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2 if _is_linux() else None
-    except (AttributeError, OSError):  # a C library without it
-        renameat2 = None
-    if renameat2 is None:
-        return False
-    failed = renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE)
-    number = ctypes.get_errno() if failed else 0
-    if number and number not in _UNABLE:
-        raise OSError(number, os.strerror(number), str(other))
-    return not failed
-
-
-def _is_linux() -> bool:
-    return sys.platform.startswith("linux")
-
-
-def _in_three_steps(one: Path, other: Path) -> None:
-    """Exchange by renaming; the name in between is no staging folder's, so nobody sweeps it."""
-    aside = one.with_name(f"{one.name}.replaced")
-    other.rename(aside)
-    try:
-        one.rename(other)
-    except OSError:
-        aside.rename(other)
-        raise
-    aside.rename(one)
-
-
 if os.name == "posix":
     import fcntl
 
@@ -178,23 +31,23 @@ def replace_folder(
     require: Callable[[Path], None] = lambda _: None,
     verify: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[Path]:
-    """Give an empty folder to write files into; put it in the place of `path` at the end.
+    """Yield an empty folder to write files into, and put it at `path` at the end.
 
-    Files of a folder that stands there and that were not written anew are carried over. A link
-    at `path` stays, and the folder it leads to is replaced. New files have mode 0666 and a new
-    folder 0777, less the umask; a folder that stood there keeps its mode. Of two writers the last
-    one wins. On any exception the staging folder is removed, and nothing has changed.
+    Old files that were not written anew are carried over. A link at `path` stays, and its target
+    is replaced. New files have mode 0666 and a new folder 0777, less the umask; an old folder's
+    mode is kept. Of two writers the last one wins. On any exception the staging folder is removed,
+    and the destination is unchanged.
 
     Args:
-        path: Where the folder shall be; the folders above it are made where they are missing.
-        overwrite: Whether a folder that is not empty may be there.
-        require: Called with the destination before anything is written, and again when nobody
-            else writes there; raises if it may not be replaced.
-        verify: Called with the new folder, old files and all, before it is moved into place;
-            raises if it is not what it must be.
+        path: The destination; missing folders above it are made.
+        overwrite: Whether the destination may be a folder that is not empty.
+        require: Called with the destination before anything is written, and again under the lock;
+            raises if it may not be replaced.
+        verify: Called with the complete new folder before it is moved into place; raises if it is
+            unsound.
 
     Yields:
-        The staging folder. Plain files belong into it, and no folders.
+        The staging folder, for plain files and no folders.
 
     Raises:
         OccupiedError: There is a file at `path`, a folder that holds folders, or one that is not
@@ -202,7 +55,7 @@ def replace_folder(
         WriteError: The file system refused: disk full, no permission, read-only.
     """
     destination = Path(os.path.realpath(path))
-    with _told(path, destination):
+    with _reporting_write_errors(path, destination):
         require(destination)
         _require_replaceable(destination, overwrite=overwrite)
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +63,7 @@ def replace_folder(
         staging = make_staging(destination.parent)
         try:
             yield staging
-            with _alone_in(destination.parent):
+            with _locked(destination.parent):
                 require(destination)
                 _complete(staging, destination)
                 verify(staging)
@@ -223,11 +76,11 @@ def replace_folder(
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other writer of ours moves anything in `folder`, and keep others waiting.
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on `folder`, after waiting for it.
 
-    Between carrying old files over and the move nobody else may put a folder in place, or two
-    models would end up in one. The lock is the system's, and gone with the process that holds it.
+    Another writer between carrying old files over and the move would mix two models in one folder.
+    The system releases the lock when the process ends.
     """
     if os.name != "posix":  # elsewhere a folder cannot be opened, nor locked
         yield
@@ -242,21 +95,21 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(path: Path, destination: Path) -> Iterator[None]:
-    """Say what the file system's refusal means; let errors about other places pass."""
+def _reporting_write_errors(path: Path, destination: Path) -> Iterator[None]:
+    """Raise failed writes as `WriteError`; errors about other places pass unchanged."""
     try:
         yield
     except Exception as error:
-        told = to_write_error(error, path)
-        if told is None or not _concerns(error, destination):
+        write_error = to_write_error(error, path)
+        if write_error is None or not _concerns(error, destination):
             raise
-        raise told from error
+        raise write_error from error
 
 
 def _concerns(error: Exception, destination: Path) -> bool:
     """Return whether the error is about the destination, a staging folder or what is above."""
     named = getattr(error, "filename", None)
-    if not isinstance(named, str | bytes):  # a full disk is told without a name
+    if not isinstance(named, str | bytes):  # a full disk is reported without a name
         return True
     file = Path(os.fsdecode(named))
     about_destination = destination in (file, *file.parents) or file in destination.parents
@@ -264,7 +117,7 @@ def _concerns(error: Exception, destination: Path) -> bool:
 
 
 def _require_replaceable(destination: Path, *, overwrite: bool) -> None:
-    """Refuse a destination from which something would be lost."""
+    """Reject a destination from which something would be lost."""
     if destination.is_symlink():  # the end of a resolved path is a link only in a circle
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(destination))
     if not destination.exists():
@@ -293,7 +146,7 @@ def _is_plain(entry: Path) -> bool:
 
 
 def _complete(staging: Path, destination: Path) -> None:
-    """Give the new files their mode, bring the old ones over, and flush all to the disk."""
+    """Set the new files' mode, carry the old files over, and flush all to the disk."""
     mode = stat.S_IMODE(staging.stat().st_mode)  # it was made with 0777 less the umask
     for file in staging.iterdir():
         file.chmod(mode & 0o666)
@@ -301,15 +154,15 @@ def _complete(staging: Path, destination: Path) -> None:
         staging.chmod(stat.S_IMODE(destination.stat().st_mode))
         for old in destination.iterdir():
             if not os.path.lexists(staging / old.name):
-                _bring(old, staging / old.name)
+                _carry_over(old, staging / old.name)
     for file in staging.iterdir():
         if not file.is_symlink():
             _flush(file)
     _flush(staging)
 
 
-def _bring(old: Path, new: Path) -> None:
-    """Let `new` be the same file as `old`, or where that cannot be, a copy."""
+def _carry_over(old: Path, new: Path) -> None:
+    """Make `new` a hard link to `old`, or a copy if there can be none."""
     try:
         os.link(old, new, follow_symlinks=False)
     except OSError:
@@ -317,7 +170,7 @@ def _bring(old: Path, new: Path) -> None:
 
 
 def _move(staging: Path, destination: Path, *, overwrite: bool) -> None:
-    """Put the staging folder in place; where a folder is, the two trade names."""
+    """Rename the staging folder to the destination, or exchange the two."""
     try:
         staging.rename(destination)
     except OSError as error:
@@ -329,10 +182,10 @@ def _move(staging: Path, destination: Path, *, overwrite: bool) -> None:
 
 
 def _remove_old(old: Path, destination: Path) -> None:
-    """Remove the old folder, after moving over what somebody put into it since it was read."""
+    """Remove the old folder, after moving over files that appeared in it meanwhile."""
     if not old.exists():
         return
-    with contextlib.suppress(OSError):  # the new folder is in place; what stays is swept one day
+    with contextlib.suppress(OSError):  # the new folder is in place; leftovers are swept later
         for entry in old.iterdir():
             if not os.path.lexists(destination / entry.name):
                 entry.rename(destination / entry.name)
@@ -348,3 +201,149 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# The staging folder, whose name holds the process id of its owner.
+
+
+_NAME = re.compile(r"\.gpt1-(\d{1,9})-[0-9a-f]{8}\.partial")
+_A_DAY = 24 * 60 * 60.0
+
+
+def make_staging(parent: Path) -> Path:
+    """Return a new, empty folder in `parent`, with mode 0777 less the umask."""
+    staging = parent / f".gpt1-{os.getpid()}-{secrets.token_hex(4)}.partial"
+    staging.mkdir()
+    return staging
+
+
+def is_in_staging(file: Path) -> bool:
+    """Return whether `file` is a staging folder or lies in one."""
+    return any(_NAME.fullmatch(part) for part in file.parts)
+
+
+def sweep(parent: Path) -> None:
+    """Remove staging folders in `parent` that are a day old and whose process has ended.
+
+    A folder that cannot be examined or removed stays, without an error.
+    """
+    with contextlib.suppress(OSError):
+        for folder in parent.iterdir():
+            named = _NAME.fullmatch(folder.name)
+            if named and not _is_alive(int(named[1])) and _is_old(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_old(folder: Path) -> bool:
+    return time.time() - folder.lstat().st_mtime > _A_DAY
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere os.kill() ends the process whatever the signal
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+# The exchange of two folders.
+
+
+_HERE = -100
+"""AT_FDCWD: paths are relative to the working folder."""
+
+_RENAME_EXCHANGE = 2
+
+# The kernel is too old, or the file system cannot do it.
+_UNABLE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def exchange_paths(one: Path, other: Path) -> None:
+    """Exchange the names of two folders in the same folder.
+
+    On Linux this is one step. Elsewhere `other` is missing for a moment between two renames.
+
+    Raises:
+        OSError: Both have their old names.
+
+    Source: rename(2), RENAME_EXCHANGE.
+    """
+    if not _at_once(one, other):
+        _in_three_steps(one, other)
+
+
+def _at_once(one: Path, other: Path) -> bool:
+    """Exchange in one step; return whether the system can."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2 if _is_linux() else None
+    except (AttributeError, OSError):  # a C library without it
+        renameat2 = None
+    if renameat2 is None:
+        return False
+    failed = renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE)
+    number = ctypes.get_errno() if failed else 0
+    if number and number not in _UNABLE:
+        raise OSError(number, os.strerror(number), str(other))
+    return not failed
+
+
+def _is_linux() -> bool:
+    return sys.platform.startswith("linux")
+
+
+def _in_three_steps(one: Path, other: Path) -> None:
+    """Exchange by renaming; the name in between is not a staging folder's, so it is not swept."""
+    aside = one.with_name(f"{one.name}.replaced")
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)
+
+
+# Errors of the file system.
+
+
+_FULL = "free some space, or write to another disk"
+
+_KNOWN: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: ("the disk is full", _FULL),
+    errno.EDQUOT: ("the disk quota is used up", _FULL),
+    errno.EFBIG: ("the file would be larger than is allowed", "raise the limit (ulimit -f)"),
+    errno.EROFS: ("the file system is read-only", "write to another place"),
+    errno.EACCES: ("there is no permission to write", "change the folder's permissions"),
+    errno.EPERM: ("there is no permission to write", "change the folder's permissions"),
+    errno.ENOTDIR: ("a part of the path is no folder", "check the path"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
+    errno.ELOOP: ("the path is a circle of links", "correct the links"),
+}
+"""The meaning of an error number, and what the user can do."""
+
+
+def to_write_error(error: BaseException, path: object) -> WriteError | None:
+    """Return an error of the file system as a `WriteError`, None for any other error.
+
+    Args:
+        error: An `OSError`, or another library's error whose text ends as Rust's do:
+            "(os error 28)".
+        path: The file or folder that was to be written.
+    """
+    if isinstance(error, CommandError):
+        return None
+    number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+    if number is None:
+        return None
+    unknown = (f"it cannot be written: {' '.join(str(error).split())}", "check the path")
+    what, fix = _KNOWN.get(number, unknown)
+    return WriteError(what, where=one_line(path), fix=fix)
+
+
+def _number_in(text: str) -> int | None:
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found[1]) if found else None

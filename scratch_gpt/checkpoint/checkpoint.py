@@ -20,7 +20,7 @@ from scratch_gpt.config import GPTConfig
 from scratch_gpt.errors import CheckpointError, OccupiedError, one_line, quote
 from scratch_gpt.model import GPT
 
-# Which files of a folder are somebody's weights: beside new ones nobody knows which are meant.
+# Other weights in a folder: beside new ones it would be unclear which are meant.
 
 
 _SUFFIXES = {".safetensors", ".bin", ".npy", ".pt", ".pth", ".npz", ".h5", ".ot", ".msgpack"}
@@ -31,11 +31,11 @@ _MARKS = {
 
 
 def other_weight_files(folder: Path, own: Collection[str]) -> list[str]:
-    """Return the names of files that are, or stand for, weights, and are none of one's own.
+    """Return the names of files that are, or point to, weights, except `own`.
 
     Args:
-        folder: Where to look; it need not be there.
-        own: Names that are to be replaced.
+        folder: A folder, which may be missing.
+        own: Names of the files that are to be replaced.
     """
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     return sorted(
@@ -45,11 +45,11 @@ def other_weight_files(folder: Path, own: Collection[str]) -> list[str]:
     )
 
 
-# A checkpoint's tensors under this model's names: all of them, fitting, or a refusal.
+# Names of tensors.
 #
-# Hugging Face writes our names with the prefix `transformer.`, and the released file has them
-# without. Two kinds of tensors may stand beside: constants that old versions saved among the
-# weights, and the head as a second copy of the token embedding.
+# Hugging Face writes our names with the prefix `transformer.`; the released file has none. A file
+# may also hold constants that old versions saved among the weights, and a second copy of the token
+# embedding as the head.
 
 
 PREFIX = "transformer."
@@ -73,7 +73,7 @@ def match_names(found: Mapping[str, Tensor], wanted: Shapes, where: str) -> dict
 
     Raises:
         CheckpointError: Names are missing or unexpected, shapes or dtypes differ, or the head is
-            not the token embedding, bit for bit. All that is wrong is said at once.
+            not the token embedding, bit for bit. The message lists all problems.
     """
     prefix = PREFIX if any(name.startswith(PREFIX) for name in found) else ""
     theirs = {name: prefix + name for name in wanted}
@@ -111,14 +111,14 @@ def _problems(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, 
 
 
 def _phrase(kind: str, names: Iterable[str]) -> str:
-    """Return how many there are and which, or nothing where there are none."""
+    """Return their number and names, or an empty string if there are none."""
     listed = list(names)
     more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
     return f"{len(listed)} {kind}: {', '.join(listed[:_MOST_NAMES])}{more}" if listed else ""
 
 
 def _untied(found: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[str]:
-    """Return a phrase where the file has a head of its own."""
+    """Return a phrase if the file has a head of its own."""
     head, embedding = found.get(_HEAD), present.get(_EMBEDDING)
     if head is None or embedding is None or _same_bits(head, embedding):
         return []
@@ -132,7 +132,7 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _fix(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str]) -> str:
-    """Return the way out, with a guess at what happened where there is one."""
+    """Return what the user can do, with a guess at the cause."""
     if not any(name in found for name in theirs.values()):
         prefix = _strange_prefix(found, wanted)
         if prefix:
@@ -148,26 +148,26 @@ def _fix(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str])
 
 
 def _strange_prefix(found: Mapping[str, Tensor], wanted: Shapes) -> str | None:
-    """Return what stands before our name in every one of the names we want."""
+    """Return the prefix that every wanted name has in the file, if there is one."""
     prefixes = {name.removesuffix(_EMBEDDING) for name in found if name.endswith(_EMBEDDING)}
     return next((p for p in sorted(prefixes) if all(p + name in found for name in wanted)), None)
 
 
-# `config.json`, read strictly: no tensor says how many heads there are.
+# The config. It is read strictly: the tensors do not tell the number of heads.
 
 
 _LARGEST = 1_000_000
 _SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-# Beyond these no file that is read here can hold the model, and torch cannot count its bytes.
+# Beyond these limits no accepted file holds the model, and torch cannot count its bytes.
 _MOST_BLOCKS = MOST_TENSORS // 12
 _LARGEST_SIZE = 1 << 24
 
 
 def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any]]:
-    """Return the config in a file, and all fields that the file has.
+    """Return the config in a file, and all fields of the file.
 
     Raises:
-        CheckpointError: There is no such file, or it is no GPT-1's config that says all of it.
+        CheckpointError: There is no such file, or it is not a complete config of a GPT-1.
     """
     with open_regular(path) as file:
         text = file.read(_LARGEST + 1)
@@ -183,10 +183,10 @@ def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any]]:
 
 
 def config_of(fields: Mapping[str, Any]) -> GPTConfig:
-    """Return the config that Hugging Face's fields describe, all five sizes among them.
+    """Return the config that Hugging Face's fields describe; all five sizes are required.
 
     Raises:
-        ValueError: A size is not given or implausible, or a field is unknown or unsupported.
+        ValueError: A size is missing or implausible, or a field is unknown or unsupported.
     """
     spelled = {ALIASES.get(name, name) for name in fields}
     missing = [name for name in _SIZES if name not in spelled]
@@ -202,7 +202,7 @@ def config_of(fields: Mapping[str, Any]) -> GPTConfig:
 
 def _fields(text: bytes) -> dict[str, Any]:
     if len(text) > _LARGEST:
-        raise ValueError(f"it has more than {_LARGEST} bytes: it is no config")
+        raise ValueError(f"it has more than {_LARGEST} bytes: it is not a config")
     fields = strict_io.load_strict_json(text)
     if not isinstance(fields, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - of a file
@@ -216,15 +216,15 @@ WEIGHTS = "model.safetensors"
 def save_pretrained(
     model: GPT, directory: str | os.PathLike[str], *, overwrite: bool = True
 ) -> None:
-    """Write the model's config and weights so that Hugging Face's loaders take them too.
+    """Write the model's config and weights in Hugging Face's form.
 
-    Whatever interrupts it, `directory` holds the old files or the new ones. Other files in it,
-    such as a vocabulary, stay.
+    If it is interrupted, `directory` holds the old files or the new ones. Other files in it, such
+    as a vocabulary, stay.
 
     Args:
-        model: Its weights are finite float32 numbers.
-        directory: A folder of plain files, or nothing yet.
-        overwrite: Whether a folder that is not empty may be there.
+        model: A model whose weights are finite float32 numbers.
+        directory: A folder of plain files, or a path without one.
+        overwrite: Whether the folder may hold files.
 
     Raises:
         ValueError: A weight is not float32 or not finite, or the tensors are not those of the
@@ -242,11 +242,11 @@ def save_pretrained(
 
 
 def write_checkpoint(folder: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Write both files into a folder that is there, without making sure that both arrive.
+    """Write both files into an existing folder; this is not atomic.
 
     Args:
-        folder: Where to write.
-        config: The model's.
+        folder: The folder.
+        config: The model's config.
         tensors: Every tensor by our name, float32.
     """
     named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -257,16 +257,16 @@ def write_checkpoint(folder: Path, config: GPTConfig, tensors: Mapping[str, Tens
 
 
 def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "fused") -> GPT:
-    """Return the model that a folder holds, in evaluation mode.
+    """Return the model of a folder, in evaluation mode.
 
     Args:
         directory: Holds `config.json` and `model.safetensors`, whose names may have Hugging
             Face's prefix or not. Half precision is widened to float32, which is exact.
-        backend: Name of the way to run it, a key of `scratch_gpt.kernels.backends.PATHS`.
+        backend: A key of `scratch_gpt.kernels.backends.BACKENDS`.
 
     Raises:
         CheckpointError: A file is missing or unsound, or the two do not describe one GPT-1.
-        ValueError: No path has that name.
+        ValueError: No backend has that name.
     """
     folder = Path(directory)
     config, _ = read_config(folder / CONFIG)
@@ -275,14 +275,14 @@ def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "fused"
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     tensors = safetensors.read_safetensors(folder / WEIGHTS).tensors
     theirs = match_names(tensors, wanted, one_line(folder / WEIGHTS))
-    # Taken out one by one: a half-precision tensor is gone before the next one is widened.
+    # One by one: a half-precision tensor is freed before the next one is widened.
     state = {name: tensors.pop(its).float() for name, its in theirs.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
 
 
 def _require_whole(tensors: Mapping[str, Tensor], config: GPTConfig) -> None:
-    """Require the very tensors that a model of this config has: others could not be loaded back."""
+    """Require exactly the tensors of a model of this config: others could not be loaded."""
     with torch.device("meta"):
         whole = GPT(config)
     wanted = {name: parameter.shape for name, parameter in whole.named_parameters()}
@@ -293,7 +293,7 @@ def _require_whole(tensors: Mapping[str, Tensor], config: GPTConfig) -> None:
 
 
 def _require_alone(folder: Path) -> None:
-    """Require that no other weights would lie beside the new ones."""
+    """Require that the folder has no other weights."""
     if others := other_weight_files(folder, (WEIGHTS,)):
         raise OccupiedError(
             f"the folder holds weights that would stay beside the new ones: {one_line(others[0])}",

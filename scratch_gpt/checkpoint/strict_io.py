@@ -1,4 +1,4 @@
-"""Opening a file that may be anything: a folder, a pipe, a link to nowhere."""
+"""Read untrusted files: open only regular ones, recognize formats, parse JSON strictly."""
 
 import contextlib
 import dataclasses
@@ -13,84 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from scratch_gpt.errors import CheckpointError, UnreadableError, one_line, quote
 
-# JSON as its specification has it: what Python's reader lets pass besides is refused.
-
-
-def load_strict_json(text: bytes) -> Any:  # noqa: ANN401 - whatever the text holds
-    """Return the value that `text` spells.
-
-    Raises:
-        ValueError: It is not UTF-8 or not JSON, repeats a key within one object, holds a number
-            that is not finite, or is nested deeper than Python's stack; the message is one line.
-
-    Source: RFC 8259; of duplicate keys it says "SHOULD be unique", and here they must be.
-    """
-    try:
-        return json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        places = {name: place for place, (name, _) in enumerate(pairs)}  # the last of each
-        twice = next(name for place, (name, _) in enumerate(pairs) if places[name] != place)
-        raise ValueError(f"the key {quote(twice)} stands there twice")
-    return found
-
-
-def _refuse_constant(literal: str) -> float:
-    raise ValueError(f"{literal} is not JSON")
-
-
-def _finite(literal: str) -> float:
-    value = float(literal)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {quote(literal)} is too large")
-    return value
-
-
-# A dataclass from JSON: every field, of its type, and nothing else.
-
-
-T = TypeVar("T")
-
-
-def dataclass_from_json(kind: type[T], value: object) -> T:
-    """Return the dataclass that a JSON object spells.
-
-    Fields are texts, truth values, numbers that are not negative, dataclasses, or tuples of one
-    of these; in JSON a tuple is an array.
-
-    Args:
-        kind: The dataclass.
-        value: What was read.
-
-    Raises:
-        ValueError: A field is missing, unknown, negative or of another type; which one is said.
-    """
-    if not isinstance(value, Mapping):
-        raise ValueError(f"the {kind.__name__.lower()} is not an object")  # noqa: TRY004 - of a file
-    types = typing.get_type_hints(kind)
-    if differing := sorted(types.keys() ^ value.keys()):
-        raise ValueError(f"missing or unknown: {', '.join(map(quote, differing))}")
-    return kind(**{name: _field(name, types[name], value[name]) for name in types})
-
-
-def _field(name: str, kind: Any, value: object) -> object:  # noqa: ANN401 - any annotation
-    if dataclasses.is_dataclass(kind):
-        return dataclass_from_json(typing.cast("type[object]", kind), value)
-    if typing.get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_field(name, typing.get_args(kind)[0], item) for item in value)
-    if type(value) is not kind or (isinstance(value, int | float) and value < 0):
-        raise ValueError(f"{name} is {quote(value)}")
-    return value
+# Open a file.
 
 
 _KINDS = {
@@ -131,7 +54,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 def _unopened(path: Path, error: OSError | ValueError) -> CheckpointError:
-    """Return the refusal of a path that could not be opened."""
+    """Return the error of a path that could not be opened."""
     dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
     reason = getattr(error, "strerror", None) or str(error)
     known: tuple[tuple[bool, str, str], ...] = (
@@ -145,11 +68,11 @@ def _unopened(path: Path, error: OSError | ValueError) -> CheckpointError:
     return kind(what, where=one_line(path), fix=fix)
 
 
-# What a file is by its first bytes, for a message better than "not safetensors".
+# Recognize a file by its first bytes, for a message better than "not safetensors".
 
 
 HEAD = 512
-"""How many of a file's first bytes `kind_of` looks at."""
+"""How many of a file's first bytes `kind_of_file` needs."""
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs.github.com/", "a Git LFS pointer"),
@@ -160,7 +83,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (257, b"ustar", "a tar archive"),
     *((0, b"\x80" + bytes([protocol]), "a pickle") for protocol in range(2, 6)),
 )
-"""Offset, bytes found there, and what has them."""
+"""Offset, bytes there, and the kind that has them."""
 
 _PAGE_OPENINGS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml")
 
@@ -173,15 +96,15 @@ ADVICE = {
     "a tar archive": "unpack it first",
     "gzip data": "unpack it first",
 }
-"""What the user can do, by the kind."""
+"""What the user can do, by kind."""
 
 _LARGEST_HEADER = 100_000_000
 
 
 def kind_of_file(first_bytes: bytes) -> str | None:
-    """Return what the file is in words, a key of `ADVICE`, or None where nothing is recognised.
+    """Return the kind of a file, a key of `ADVICE`, or None if it is not recognized.
 
-    A safetensors file gives None, also one whose header's length begins as a pickle does.
+    A safetensors file gives None, even if its header's length begins like a pickle.
 
     Args:
         first_bytes: The file's beginning: `HEAD` bytes, or all of a shorter file.
@@ -196,6 +119,86 @@ def kind_of_file(first_bytes: bytes) -> str | None:
 
 
 def opens_like_safetensors(first_bytes: bytes) -> bool:
-    """Return whether a header of plausible length begins where safetensors has it."""
+    """Return whether the file begins with a plausible length and a JSON object."""
     length = int.from_bytes(first_bytes[:8], "little")
     return first_bytes[8:9] == b"{" and 0 < length <= _LARGEST_HEADER
+
+
+# Strict JSON: Python's reader accepts more than the specification.
+
+
+def load_strict_json(text: bytes) -> Any:  # noqa: ANN401 - whatever the text holds
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It is not UTF-8 or not JSON, repeats a key within one object, holds a number
+            that is not finite, or is nested deeper than Python's stack; the message is one line.
+
+    Source: RFC 8259, by which keys "SHOULD be unique"; here they must be.
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_reject_constant,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        places = {name: place for place, (name, _) in enumerate(pairs)}  # the last of each
+        twice = next(name for place, (name, _) in enumerate(pairs) if places[name] != place)
+        raise ValueError(f"the key {quote(twice)} occurs twice")
+    return found
+
+
+def _reject_constant(literal: str) -> float:
+    raise ValueError(f"{literal} is not JSON")
+
+
+def _finite(literal: str) -> float:
+    value = float(literal)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {quote(literal)} is too large")
+    return value
+
+
+# Dataclasses from JSON.
+
+
+T = TypeVar("T")
+
+
+def dataclass_from_json(kind: type[T], value: object) -> T:
+    """Return the dataclass of a JSON object, which must have every field and no other.
+
+    Fields are `str`, `bool`, numbers that are not negative, dataclasses, or tuples of one of
+    these; in JSON a tuple is an array.
+
+    Args:
+        kind: The dataclass.
+        value: The value that was parsed.
+
+    Raises:
+        ValueError: A field is missing, unknown, negative or of another type; the message names it.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"the {kind.__name__.lower()} is not an object")  # noqa: TRY004 - of a file
+    types = typing.get_type_hints(kind)
+    if differing := sorted(types.keys() ^ value.keys()):
+        raise ValueError(f"missing or unknown: {', '.join(map(quote, differing))}")
+    return kind(**{name: _field(name, types[name], value[name]) for name in types})
+
+
+def _field(name: str, kind: Any, value: object) -> object:  # noqa: ANN401 - any annotation
+    if dataclasses.is_dataclass(kind):
+        return dataclass_from_json(typing.cast("type[object]", kind), value)
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_field(name, typing.get_args(kind)[0], item) for item in value)
+    if type(value) is not kind or (isinstance(value, int | float) and value < 0):
+        raise ValueError(f"{name} is {quote(value)}")
+    return value

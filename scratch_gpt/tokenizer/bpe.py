@@ -6,36 +6,36 @@ import itertools
 from collections.abc import Container, Mapping, Sequence
 
 END = "</w>"
-"""What marks the last character of a word, and every token that ends one."""
+"""The mark of the last character of a word, and of every token that ends one."""
 
 
 _NONE = -1
-"""No token's id: what stands where a piece was merged into the one before it."""
+"""Not an id: the mark of a piece that was merged into the one before it."""
 
 
 _LONG = 64
-"""Characters up to which looking for places to cut would cost more than it saves."""
+"""Characters up to which cutting a word costs more than it saves."""
 
 
 class _Everything:
-    """Holds whatever one asks for."""
+    """A container of everything."""
 
     def __contains__(self, _item: object) -> bool:
         return True
 
 
 class BytePairs:
-    """Merges the characters of a word, the pair that was learned first before all others.
+    """Merges the characters of a word, always the pair that was learned first.
 
     A heap holds the pairs that can be merged, so a word of n characters takes O(n log n) steps.
-    Among equal pairs the leftmost goes first. A character without a token is the unknown token.
-    A long word is cut first where two characters meet that stand side by side in no token: nothing
-    is ever merged across, and short parts stay in the processor's cache.
+    Of equal pairs the leftmost goes first. A character without a token is the unknown token.
+    A long word is cut first between characters that are neighbours in no token: no merge crosses
+    such a place, and short parts stay in the processor's cache.
 
     Args:
         ids: The id of every token.
-        merges: The pairs in the order in which they were learned; both parts and what they make
-            together are tokens.
+        merges: The pairs in the order in which they were learned; both parts and their product
+            are tokens.
         unknown: The id of the unknown token.
 
     Source: Sennrich, Haddow and Birch 2016, algorithm 1; GPT-1's `text_utils.py`, `bpe`.
@@ -62,13 +62,13 @@ class BytePairs:
 
     @functools.cached_property
     def _neighbours(self) -> Container[str]:
-        """Every two characters that stand side by side in a token, its `</w>` as written."""
+        """All pairs of neighbours in the tokens, with `</w>` as four characters."""
         if any(self._unknown in pair for pair in self._ranks):  # then anything may be merged
             return _Everything()
         return {token[at : at + 2] for token in self._inside for at in range(len(token) - 1)}
 
     def _merged(self, pieces: list[int]) -> list[int]:
-        """Return what remains of some pieces, which are used up."""
+        """Return the merged pieces; the list is changed."""
         if len(pieces) == 1:
             return pieces
         pieces.append(_NONE)
@@ -76,11 +76,11 @@ class BytePairs:
         return [piece for piece in pieces if piece != _NONE]
 
     def _merge(self, pieces: list[int]) -> None:
-        """Merge in place: a pair's product stands where the pair began, `_NONE` after it.
+        """Merge in place: a pair's product replaces its first piece, `_NONE` its second.
 
-        A pair waits in the heap as one number, rank times length plus place. When it is taken
-        out, its parts may have been merged with others: then another pair stands there, or none.
-        The `_NONE` at the end is also what stands before the beginning, at -1.
+        The heap holds a pair as one number: rank times length plus position. When it is popped,
+        its parts may have been merged with others; then another pair is at that position, or none.
+        The `_NONE` at the end also serves as the neighbour before the first piece, at -1.
         """
         length = len(pieces)
         ranks, products = self._ranks, self._products

@@ -1,4 +1,4 @@
-"""Learning a vocabulary: the most frequent pair of neighbours is merged, again and again."""
+"""Train byte-pair encoding: merge the most frequent pair of neighbours, again and again."""
 
 import heapq
 import itertools
@@ -18,16 +18,15 @@ _FEWEST = 2
 def train_merges(
     words: Mapping[str, int], *, merges: int, progress: Callable[[int], None] = lambda _: None
 ) -> Vocabulary:
-    """Return the vocabulary learned from words, in the release's order of ids.
+    """Return the vocabulary of words, in the release's order of ids.
 
-    0 is `<unk>`; then come the characters, the frequent ones first; the same characters as the
-    last ones of a word; and what each merge makes. Of pairs that are equally frequent the one
-    whose parts come first in the order of code points is merged. Nothing depends on the order of
-    the words.
+    Id 0 is `<unk>`. Then come the characters by falling frequency, the same characters as last
+    characters of a word, and the product of each merge. Of equally frequent pairs the first in the
+    order of code points is merged. The order of the words has no effect.
 
     Args:
         words: How often each word occurs.
-        merges: How many pairs to merge at most; fewer where no pair occurs twice any more.
+        merges: Pairs to merge at most; there are fewer if no pair occurs twice any more.
         progress: Called with the number of merges so far, after each.
 
     Source: Sennrich, Haddow and Birch 2016, algorithm 1.
@@ -46,7 +45,7 @@ def train_merges(
 
 
 def _alphabet(words: Mapping[str, int]) -> list[str]:
-    """Return the characters, the frequent ones first, else by code point."""
+    """Return the characters by falling frequency, then by code point."""
     characters: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
@@ -55,10 +54,10 @@ def _alphabet(words: Mapping[str, int]) -> list[str]:
 
 
 class _Pairs:
-    """Which pairs of neighbours there are, how often and in which words.
+    """The pairs of neighbours, with their counts and their words.
 
-    The heap holds each pair with a count that it had; when it is taken out and has another one by
-    now, it is put back with that. A count that grows is put in at once.
+    The heap holds each pair with an earlier count. A popped pair whose count has changed is pushed
+    again with the new one. A count that grows is pushed at once.
     """
 
     def __init__(self, words: Mapping[str, int]) -> None:
@@ -67,8 +66,8 @@ class _Pairs:
         self._counts: Counter[Pair] = Counter()
         self._places: defaultdict[Pair, set[int]] = defaultdict(set)
         for word, times in words.items():
-            # A merge is written as two words of a line: what holds white space is not merged. Nor
-            # may characters make the unknown token.
+            # A merge is written as two words in a line, so words with white space are not merged,
+            # nor are those that would make the unknown token.
             if len(word) > 1 and word.split() == [word] and UNKNOWN not in word:
                 self._words.append([*word[:-1], word[-1] + END])
                 self._times.append(times)
@@ -77,7 +76,7 @@ class _Pairs:
         heapq.heapify(self._heap)
 
     def most_frequent(self) -> Pair | None:
-        """Return the pair to merge next, None where none occurs often enough."""
+        """Return the next pair to merge, None if none occurs often enough."""
         while self._heap:
             count, pair = heapq.heappop(self._heap)
             if -count == self._counts[pair]:

@@ -1,10 +1,10 @@
-"""The splitting that the released model was trained with: ftfy, the release's repairs, spaCy.
+"""The pretokenizer that the released model was trained with: ftfy, the release's repairs, spaCy.
 
-The code is the release's way with today's packages. OpenAI ran spaCy 2.0 in 2018, whose exceptions
-for English were others in places; nobody published the ids that it gave, so "original" means the
-original steps and not the original bits. Transformers 5 has no such splitting at all.
+The steps are the release's, with today's packages. OpenAI ran spaCy 2.0 in 2018, which had some
+other exceptions for English, and its ids were never published. So "original" means the original
+steps, not the original ids. Transformers 5 has no such pretokenizer.
 
-spaCy's rules for English are all that is used of it: no model is downloaded.
+Only spaCy's rules for English are used: no model is downloaded.
 
 Source: openai/finetune-transformer-lm@a69b5c4, text_utils.py.
 """
@@ -19,7 +19,7 @@ from scratch_gpt.errors import MissingExtraError
 from scratch_gpt.tokenizer.pretokenizers import Word
 
 EXTRA = "pip install 'gpt1-parity[original-text]'"
-"""What brings ftfy and spaCy."""
+"""Installs ftfy and spaCy."""
 
 
 def _missing(package: str) -> MissingExtraError:
@@ -28,17 +28,17 @@ def _missing(package: str) -> MissingExtraError:
 
 _TYPED = str.maketrans({"—": "-", "–": "-", "―": "-", "…": "...", "\u00b4": "'"})
 _RUN = re.compile(r"""([-~!";?+,)(/*[\]}{|_])\1*""")
-# The release lists the backslash as well, and pads none: its pattern is no raw string, so that the
-# two backslashes written arrive as one, which makes a literal plus of the plus that was to repeat
-# it. What touches a backslash stays one word, and the model learned it so.
+# The release also lists the backslash, but does not pad it. Its pattern is not a raw string: two
+# backslashes become one, which makes the plus after it a literal plus. So a word with a backslash
+# stays one word, and the model was trained that way.
 _BLANK = re.compile(r"\s+")
 
 
 def standardize(text: str) -> str:
-    r"""Return the text as spaCy is given it: repaired, marks padded, spaces single.
+    r"""Return the input of spaCy: the text repaired, marks padded, spaces single.
 
-    `don\u2019t\t(yet)` becomes `don't (yet)`, with spaces around both brackets. What breaks lines
-    becomes a newline with a space on either side, however many of them there were.
+    `don\u2019t\t(yet)` becomes `don't (yet)`, with spaces around both brackets. White space with a
+    newline in it becomes one newline with a space on either side.
 
     Raises:
         MissingExtraError: ftfy is not installed.
@@ -52,11 +52,11 @@ def standardize(text: str) -> str:
 
 
 class _Piece(Protocol):
-    """What is used of spaCy's tokens.
+    """The part of spaCy's tokens that is used.
 
     Attributes:
         text: Its characters.
-        idx: Where in the text the first of them is.
+        idx: The first one's position in the text.
     """
 
     text: str
@@ -64,12 +64,12 @@ class _Piece(Protocol):
 
 
 Rules = Callable[[str], Iterable[_Piece]]
-"""spaCy's tokenizer, as far as it is used here."""
+"""The type of spaCy's tokenizer."""
 
 
 @functools.cache
 def _rules() -> Rules:
-    """Return spaCy's rules for English, made once: it takes seconds."""
+    """Return spaCy's rules for English; making them takes seconds."""
     try:
         from spacy.lang.en import English  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError as error:
@@ -78,10 +78,10 @@ def _rules() -> Rules:
 
 
 class OriginalPretokenizer:
-    """Words as spaCy parts them after `standardized`, in lower case; a newline is a word.
+    """Words as spaCy separates them in `standardized(text)`, in lower case; a newline is a word.
 
-    Places of characters are places in `standardized(text)`: ftfy joins, drops and turns letters
-    and tells nobody which.
+    Positions of characters are positions in `standardized(text)`: ftfy joins, drops and replaces
+    letters without reporting which.
 
     Raises:
         MissingExtraError: ftfy or spaCy is not installed.
@@ -94,7 +94,7 @@ class OriginalPretokenizer:
         self._split = _rules()
 
     def standardized(self, text: str) -> str:
-        """Return the text that the places of `located` are places in."""
+        """Return the text to which the positions of `located` refer."""
         return standardize(text)
 
     def words(self, text: str) -> list[str]:
@@ -102,21 +102,21 @@ class OriginalPretokenizer:
         return [_word(piece.text) for piece in self._split(self.standardized(text))]
 
     def located(self, text: str) -> list[Word]:
-        """Return the words, and where in the standardized text each of their characters is."""
+        """Return the words, with each character's position in the standardized text."""
         return [_placed(piece.text, piece.idx) for piece in self._split(self.standardized(text))]
 
 
 def _word(piece: str) -> str:
-    """Return spaCy's piece as the release merges it.
+    """Return spaCy's piece as a word.
 
-    Between two lines spaCy gives a newline with the space that follows it. The release takes the
-    space off when it is too late to merge anything, which comes to the same.
+    Between two lines spaCy gives a newline with the space after it. The release strips the space
+    after merging, with the same result.
     """
     return "\n" if piece == "\n " else piece.lower()
 
 
 def _placed(piece: str, start: int) -> Word:
-    """Return a piece's word and the place of each character; a lower-case one may be two."""
+    """Return a piece's word and each character's position; lower case may make two of one."""
     word = _word(piece)
     sources = chain.from_iterable([at] * len(c.lower()) for at, c in enumerate(piece, start))
     starts = list(sources)[: len(word)]

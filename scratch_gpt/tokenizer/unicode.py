@@ -1,8 +1,8 @@
-"""What every character is to a BERT-like splitting: a committed table, the same on every Python.
+"""Character classes and canonical decomposition for the pretokenizer `huggingface`.
 
-Python's `unicodedata` is of another version of Unicode in every Python, and none is the Rust
-tokenizer's, which mixes several: it knows an accent when it was one in an old version, and lower
-case of its compiler's day. So nothing here asks `unicodedata`, `str.lower` or `str.isspace`.
+They come from a committed table, the same on every Python. Each Python's `unicodedata` has another
+version of Unicode, and none is the Rust tokenizer's, which mixes several: accents of an old version
+and the lower case of its compiler. So `unicodedata`, `str.lower` and `str.isspace` are not used.
 
 Source: `character_classes.txt`; `reference/huggingface_tokenizer.py` made it and says how.
 """
@@ -20,7 +20,7 @@ _FILE = "character_classes.txt"
 
 
 class Ranges:
-    """A set of code points, held as runs of neighbours.
+    """A set of code points, stored as runs of neighbours.
 
     Args:
         runs: First and last code point of each run, in order.
@@ -41,17 +41,17 @@ class Ranges:
 
 @dataclass(frozen=True, kw_only=True)
 class CharacterClasses:
-    """Every table, by code point; what is in none of them stays as it is.
+    """All tables, by code point; a character in none of them is unchanged.
 
     Attributes:
-        removed: Control characters, what is no character, and U+FFFD.
-        white: What becomes a space; the white control characters that are removed are not here.
+        removed: Control characters, noncharacters, and U+FFFD.
+        white: Characters that become a space, without the white control characters in `removed`.
         ideographs: Chinese characters, each a word of its own.
-        decomposition: Canonical and complete; of all but hangul syllables.
-        combining: The canonical combining class, where it is not 0.
+        decomposition: The complete canonical decomposition; hangul syllables are computed.
+        combining: The canonical combining class, if it is not 0.
         nonspacing: Accents, which are removed.
-        lowercase: Lower case, whatever stands around the character.
-        punctuation: What is a word of its own.
+        lowercase: The lower case, independent of context.
+        punctuation: Characters that are words of their own.
     """
 
     removed: Ranges
@@ -87,7 +87,7 @@ def character_classes() -> CharacterClasses:
 
 
 def _items(rows: str) -> Iterator[tuple[int, int, str]]:
-    """Give first and last code point of each item and what stands beside, if anything does."""
+    """Yield the first and last code point of each item, and its value or an empty string."""
     for item in rows.split():
         run, _, value = item.partition("=")
         first, _, last = run.partition("..")
@@ -95,7 +95,7 @@ def _items(rows: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _characters(items: list[tuple[int, int, str]]) -> dict[int, str]:
-    """Return the text that each code point becomes."""
+    """Return the replacement of each code point."""
     return {
         code: "".join(chr(int(number, 16)) for number in value.split("."))
         for first, last, value in items
@@ -103,7 +103,7 @@ def _characters(items: list[tuple[int, int, str]]) -> dict[int, str]:
     }
 
 
-# Unicode's canonical decomposition (NFD), with the place in the text each character comes from.
+# Unicode's canonical decomposition (NFD), with the position of each character's origin.
 #
 # Source: The Unicode Standard, 3.11 and 3.12 (hangul); the tables are those of the Rust tokenizer.
 
@@ -114,7 +114,7 @@ _SYLLABLE_COUNT = 11_172
 
 
 class _Part(NamedTuple):
-    """One character of a decomposition; `added` where another one came before it."""
+    """One character of a decomposition; `added` unless it is the first."""
 
     character: str
     combining: int
@@ -122,14 +122,14 @@ class _Part(NamedTuple):
 
 
 def decompose(text: str, sources: Sequence[int]) -> tuple[str, list[int]]:
-    """Return the canonical decomposition of a text, and where each character comes from.
+    """Return the canonical decomposition of a text, and the position of each character's origin.
 
-    Marks that trade places do not take their places along: as in the Rust tokenizer, whose
-    offsets these are, the first character of a decomposition takes the place that is next.
+    Marks that are reordered do not take their positions along. As in the Rust tokenizer, whose
+    offsets these are, the first character of a decomposition takes the next position.
 
     Args:
         text: Any text.
-        sources: The place of each of its characters.
+        sources: The position of each of its characters.
     """
     parts = list(_ordered(part for character in text for part in _parts(character)))
     begun = itertools.accumulate(not part.added for part in parts)
@@ -138,10 +138,10 @@ def decompose(text: str, sources: Sequence[int]) -> tuple[str, list[int]]:
 
 
 def is_order_free(text: str) -> bool:
-    """Return whether no mark in the text could trade places with another and be seen to.
+    """Return whether no mark in the text could be reordered with a visible effect.
 
-    The marks that NFD moves are removed as accents, but for some that were new to the table of
-    accents or that take up space. Without them a text can be normalized a character at a time.
+    The marks that NFD reorders are removed as accents, except some that the table of accents lacks
+    or that take up space. Without these a text can be normalized character by character.
     """
     return text.isascii() or not _movable().search(text)
 
@@ -155,7 +155,7 @@ def _parts(character: str) -> Iterator[_Part]:
 
 
 def _jamo(code: int) -> str:
-    """Return the letters of a hangul syllable, nothing for any other character."""
+    """Return the letters of a hangul syllable, an empty string for any other character."""
     syllable = code - _SYLLABLES
     if not 0 <= syllable < _SYLLABLE_COUNT:
         return ""
@@ -174,7 +174,7 @@ def _ordered(parts: Iterator[_Part]) -> Iterator[_Part]:
 
 @functools.cache
 def _movable() -> re.Pattern[str]:
-    """Return what finds a character that holds a mark with a class that is no accent."""
+    """Return a pattern of the characters with a combining mark that is not an accent."""
     classes = character_classes()
     stays = {chr(code) for code in classes.combining if code not in classes.nonspacing}
     made = {chr(code) for code, parts in classes.decomposition.items() if stays & set(parts)}

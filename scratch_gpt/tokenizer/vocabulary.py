@@ -1,4 +1,8 @@
-"""The tokens of a model and the pairs that make them: sound, or refused."""
+"""A vocabulary, tokens and merges, and its three file formats.
+
+The formats are Hugging Face's two files, the same two under the release's names, and
+`tokenizer.json`, the single file of the tokenizers library.
+"""
 
 import functools
 import hashlib
@@ -27,7 +31,7 @@ class Vocabulary:
 
     Attributes:
         tokens: The token of each id.
-        merges: Pairs of tokens; what a pair makes is a token too.
+        merges: Pairs of tokens; each pair's product is a token too.
     """
 
     tokens: tuple[str, ...]
@@ -42,17 +46,17 @@ class Vocabulary:
         ids_from: str,
         merges_from: str,
     ) -> "Vocabulary":
-        """Return the vocabulary, if it is one.
+        """Return the vocabulary, if it is sound.
 
         Args:
-            ids: What is said to be the id of each token.
+            ids: The id of each token, unchecked.
             merges: The pairs in order.
-            ids_from: The file that the ids are from.
-            merges_from: The file that the merges are from.
+            ids_from: The file of the ids, for messages.
+            merges_from: The file of the merges, for messages.
 
         Raises:
-            TokenizerError: Ids are no numbers, stand twice or leave a gap; `<unk>` is missing; a
-                token is not valid Unicode; a merge stands twice, or is of what is no token.
+            TokenizerError: Ids are not integers, occur twice or leave a gap; `<unk>` is missing; a
+                token is not valid Unicode; a merge occurs twice, or needs a token that is missing.
         """
         _check_ids(ids, ids_from)
         _check_merges(ids, merges, merges_from)
@@ -74,19 +78,19 @@ def _check_ids(ids: Mapping[str, object], where: str) -> None:
     owners: dict[object, str] = {}
     for token, number in ids.items():
         if type(number) is not int:
-            raise _refused(f"the id of {quote(token)} is {quote(number)}, no whole number", where)
+            raise _mismatched(f"the id of {quote(token)} is {quote(number)}, not an integer", where)
         if _SURROGATE.search(token):
-            raise _refused(f"the token {quote(token)} is not valid Unicode", where)
+            raise _mismatched(f"the token {quote(token)} is not valid Unicode", where)
         if number in owners:
             message = f"{quote(owners[number])} and {quote(token)} both have the id {number}"
-            raise _refused(message, where)
+            raise _mismatched(message, where)
         owners[number] = token
     outside = next((number for number in owners if number not in range(len(ids))), None)
     if outside is not None:
         message = f"{quote(owners[outside])} has the id {quote(outside)}, of {len(ids)} tokens"
-        raise _refused(message, where)
+        raise _mismatched(message, where)
     if UNKNOWN not in ids:
-        raise _refused(f"it has no token {UNKNOWN}, which stands for what it does not know", where)
+        raise _mismatched(f"it has no token {UNKNOWN}, which stands for unknown characters", where)
 
 
 def _check_merges(ids: Mapping[str, object], merges: Sequence[tuple[str, str]], where: str) -> None:
@@ -94,147 +98,22 @@ def _check_merges(ids: Mapping[str, object], merges: Sequence[tuple[str, str]], 
     for number, pair in enumerate(merges, start=1):
         name = f"merge {number}, {quote(' '.join(pair))},"
         if pair in seen:
-            raise _refused(f"{name} is merge {seen[pair]} again", where)
+            raise _mismatched(f"{name} is merge {seen[pair]} again", where)
         seen[pair] = number
         for token in (*pair, "".join(pair)):
             if token not in ids:
-                message = f"{name} needs the token {quote(token)}, which the vocabulary has not"
-                raise _refused(message, where)
+                message = f"{name} needs the token {quote(token)}, which is not in the vocabulary"
+                raise _mismatched(message, where)
             if token == UNKNOWN:
-                raise _refused(f"{name} is of {UNKNOWN}, which no characters make", where)
+                raise _mismatched(f"{name} is of {UNKNOWN}, which has no characters", where)
 
 
-def _refused(what: str, where: str) -> TokenizerError:
+def _mismatched(what: str, where: str) -> TokenizerError:
     fix = "fetch the vocabulary and its merges again, both from one place"
     return TokenizerError(what, where=where, fix=fix)
 
 
-# What `tokenizer.json` holds, the single file of the tokenizers library: ids and merges.
-
-
-_REQUIRED = {"type": "BPE", "unk_token": UNKNOWN, "end_of_word_suffix": END}
-"""What says that a model is of GPT-1's kind."""
-
-_IF_THERE: Mapping[str, tuple[object, ...]] = {
-    "continuing_subword_prefix": (None, ""),
-    "fuse_unk": (False,),
-    "byte_fallback": (False,),
-    "ignore_merges": (False,),
-    "dropout": (None,),
-}
-"""What a model may leave out, and the values that leave it GPT-1's."""
-
-_AROUND = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
-"""What prepares text for it, where the file says."""
-
-
-class TokenizerJson(NamedTuple):
-    """A vocabulary as the file has it.
-
-    Attributes:
-        ids: What is said to be the id of each token.
-        merges: The pairs in their order.
-    """
-
-    ids: dict[str, object]
-    merges: list[tuple[str, str]]
-
-
-def parse_tokenizer_json(whole: Mapping[str, Any], where: str) -> TokenizerJson:
-    """Return the ids and merges of a model of our kind.
-
-    Args:
-        whole: What the file holds.
-        where: The file.
-
-    Raises:
-        TokenizerError: It is of another kind, prepares text otherwise, or adds tokens.
-    """
-    model = whole.get("model")
-    if not isinstance(model, dict):
-        raise _single_file_refused("it holds no model", where)
-    _require_kind(model, where)
-    _require_preparation(whole, where)
-    ids, merges = model.get("vocab"), model.get("merges")
-    if not isinstance(ids, dict) or not isinstance(merges, list):
-        raise _single_file_refused("its model has no vocab or no merges", where)
-    _require_nothing_added(whole.get("added_tokens", []), ids, where)
-    return TokenizerJson(
-        ids, [pair(merge, number, where) for number, merge in enumerate(merges, start=1)]
-    )
-
-
-def pair(merge: object, number: int, where: str) -> tuple[str, str]:
-    """Return a merge: a list of two tokens, or a text of two with a space between.
-
-    A token with a space or a line break in it is none: no file of merges could hold it.
-
-    Raises:
-        TokenizerError: It is not two tokens.
-    """
-    words = merge.split(" ") if isinstance(merge, str) else merge
-    if isinstance(words, list) and len(words) == _TWO:
-        one, two = words
-        if isinstance(one, str) and isinstance(two, str) and _writable(one) and _writable(two):
-            return one, two
-    raise _single_file_refused(f"merge {number} is {quote(merge)}, not two tokens", where)
-
-
-_TWO = 2
-
-
-def _writable(token: str) -> bool:
-    """Return whether a line of merges could hold the token."""
-    return bool(token) and not any(mark in token for mark in " \n\r")
-
-
-def _require_kind(model: Mapping[str, Any], where: str) -> None:
-    for name, wanted in _REQUIRED.items():
-        if name not in model:
-            raise _single_file_refused(f"its model has no {name}, GPT-1's is {wanted!r}", where)
-        if model[name] != wanted:
-            message = f"its model's {name} is {quote(model[name])}, GPT-1's is {wanted!r}"
-            raise _single_file_refused(message, where)
-    for name, allowed in _IF_THERE.items():
-        if name in model and model[name] not in allowed:
-            message = f"its model's {name} is {quote(model[name])}, GPT-1's is {allowed[-1]!r}"
-            raise _single_file_refused(message, where)
-
-
-def _require_preparation(whole: Mapping[str, Any], where: str) -> None:
-    """Require that text is prepared as for GPT-1, if the file says how."""
-    for name, wanted in _AROUND.items():
-        if name not in whole:
-            continue
-        found = whole[name]
-        kind = found.get("type") if isinstance(found, dict) else found
-        if kind != wanted:
-            raise _single_file_refused(f"its {name} is {quote(kind)}, GPT-1's is {wanted!r}", where)
-
-
-def _require_nothing_added(added: object, ids: Mapping[str, object], where: str) -> None:
-    """Require that every token that the file adds to its model is the model's, with its id."""
-    if not isinstance(added, list) or not all(
-        isinstance(token, dict) and isinstance(token.get("content"), str) for token in added
-    ):
-        raise _single_file_refused("its added_tokens are no list of tokens", where)
-    new = [token["content"] for token in added if token["content"] not in ids]
-    if new:
-        raise _single_file_refused(
-            f"it adds tokens that its model does not have: {quote(new)}", where
-        )
-    for token in added:
-        content, number = token["content"], token.get("id")
-        if number != ids[content]:
-            message = f"it adds {quote(content)} as id {quote(number)}, its model's is"
-            raise _single_file_refused(f"{message} {quote(ids[content])}", where)
-
-
-def _single_file_refused(what: str, where: str) -> TokenizerError:
-    return TokenizerError(what, where=where, fix="fetch the file again")
-
-
-# Vocabularies as files: the release's names, Hugging Face's, or Hugging Face's single file.
+# Files.
 
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
@@ -246,16 +125,16 @@ HEADER = "#version: 0.2"
 """The first line of the merges: of subword-nmt, whose format it is."""
 
 _LARGEST = 64 << 20
-"""Bytes; the released vocabulary's files have under one million each, tokenizer.json 1.3."""
+"""Bytes; the released vocabulary's two files have under 1 MB each, `tokenizer.json` 1.3 MB."""
 
 
 def read_vocabulary(directory: Path) -> Vocabulary:
-    """Return the vocabulary that lies in a folder.
+    """Return the vocabulary of a folder.
 
-    Two files are preferred to `tokenizer.json`, which is read where it is alone.
+    `tokenizer.json` is read only if there are no two files.
 
     Raises:
-        TokenizerError: There is none, or it is not sound.
+        TokenizerError: There is none, or it is unsound.
         CheckpointError: A file cannot be opened.
     """
     there = {
@@ -279,12 +158,12 @@ def read_vocabulary(directory: Path) -> Vocabulary:
 
 
 def pretokenizer_in(directory: Path) -> str:
-    """Return the splitting that a folder's `tokenizer_config.json` names, or `huggingface`.
+    """Return the pretokenizer that a folder's `tokenizer_config.json` names, or `huggingface`.
 
-    Hugging Face's files name none, and theirs is `huggingface`.
+    Hugging Face's own files name none.
 
     Raises:
-        TokenizerError: The file is not sound, or names a splitting that there is none of.
+        TokenizerError: The file is unsound, or names an unknown pretokenizer.
         CheckpointError: It cannot be opened.
     """
     path = directory / CONFIG
@@ -293,9 +172,7 @@ def pretokenizer_in(directory: Path) -> str:
     found = _json(path).get("pretokenizer", "huggingface")
     if not isinstance(found, str) or found not in PRETOKENIZERS:
         known = " or ".join(map(repr, PRETOKENIZERS))
-        raise _vocabulary_files_refused(
-            f"its pretokenizer is {quote(found)}, and not {known}", path
-        )
+        raise _rejected(f"its pretokenizer is {quote(found)}, and not {known}", path)
     return found
 
 
@@ -312,12 +189,12 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     try:
         text = _bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _vocabulary_files_refused(f"it is not UTF-8 at byte {error.start}", path) from error
+        raise _rejected(f"it is not UTF-8 at byte {error.start}", path) from error
     if "\r" in text:
-        raise _vocabulary_files_refused("it has carriage returns: its line ends were changed", path)
+        raise _rejected("it has carriage returns: its line ends were changed", path)
     header, *lines = text.split("\n")
     if header != HEADER:
-        raise _vocabulary_files_refused(f"its first line is {quote(header)}, not {HEADER!r}", path)
+        raise _rejected(f"its first line is {quote(header)}, not {HEADER!r}", path)
     if lines and not lines[-1]:
         lines.pop()
     return [pair(line, number, one_line(path)) for number, line in enumerate(lines, start=1)]
@@ -327,9 +204,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = strict_io.load_strict_json(_bytes(path))
     except ValueError as error:
-        raise _vocabulary_files_refused(f"it is not sound JSON: {one_line(error)}", path) from error
+        raise _rejected(f"it is not sound JSON: {one_line(error)}", path) from error
     if not isinstance(found, dict):
-        raise _vocabulary_files_refused(f"it holds {quote(found)}, no object", path)
+        raise _rejected(f"it holds {quote(found)}, not an object", path)
     return found
 
 
@@ -337,14 +214,8 @@ def _bytes(path: Path) -> bytes:
     with open_regular(path) as file:
         text = file.read(_LARGEST + 1)
     if len(text) > _LARGEST:
-        raise _vocabulary_files_refused(
-            f"it has more than {_LARGEST:,} bytes: no vocabulary has", path
-        )
+        raise _rejected(f"it has more than {_LARGEST:,} bytes: it is not a vocabulary", path)
     return text
-
-
-def _vocabulary_files_refused(what: str, path: Path) -> TokenizerError:
-    return TokenizerError(what, where=one_line(path), fix="fetch the file again")
 
 
 def write_vocabulary(
@@ -355,10 +226,10 @@ def write_vocabulary(
     Args:
         directory: The folder.
         vocabulary: Tokens and merges.
-        pretokenizer: What `splitting_in` shall give; Hugging Face's reader passes over it.
+        pretokenizer: The name of the pretokenizer; Hugging Face's reader ignores it.
 
     Raises:
-        OccupiedError: Something at `directory` would be lost, or read in the new files' stead.
+        OccupiedError: Something at `directory` would be lost, or read instead of the new files.
         WriteError: The file system refused.
     """
     with replace_folder(directory, overwrite=True, require=_require_no_other) as staging:
@@ -374,15 +245,138 @@ def write_vocabulary(
         _write(staging / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
+def _rejected(what: str, where: object) -> TokenizerError:
+    return TokenizerError(what, where=one_line(where), fix="fetch the file again")
+
+
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _require_no_other(directory: Path) -> None:
-    """Require that Hugging Face would read the new files, and not another one before them."""
+    """Require that the folder has no file that Hugging Face would read instead of the new ones."""
     if os.path.lexists(directory / SINGLE_FILE):
         raise OccupiedError(
             f"the folder holds a {SINGLE_FILE}, which would be read instead",
             where=one_line(directory),
             fix="choose another folder, or remove it",
         )
+
+
+# The format of `tokenizer.json`.
+
+
+_REQUIRED = {"type": "BPE", "unk_token": UNKNOWN, "end_of_word_suffix": END}
+"""Fields that a model must have, with GPT-1's values."""
+
+_IF_THERE: Mapping[str, tuple[object, ...]] = {
+    "continuing_subword_prefix": (None, ""),
+    "fuse_unk": (False,),
+    "byte_fallback": (False,),
+    "ignore_merges": (False,),
+    "dropout": (None,),
+}
+"""Fields that a model may have, with the values of GPT-1."""
+
+_AROUND = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
+"""Steps before the model, which the file may name."""
+
+
+class TokenizerJson(NamedTuple):
+    """The contents of a file.
+
+    Attributes:
+        ids: The id of each token, unchecked.
+        merges: The pairs in their order.
+    """
+
+    ids: dict[str, object]
+    merges: list[tuple[str, str]]
+
+
+def parse_tokenizer_json(whole: Mapping[str, Any], where: str) -> TokenizerJson:
+    """Return the ids and merges of a tokenizer of GPT-1.
+
+    Args:
+        whole: The file's JSON object.
+        where: The file, for messages.
+
+    Raises:
+        TokenizerError: It is another kind of tokenizer, prepares text in another way, or adds
+            tokens.
+    """
+    model = whole.get("model")
+    if not isinstance(model, dict):
+        raise _rejected("it holds no model", where)
+    _require_kind(model, where)
+    _require_preparation(whole, where)
+    ids, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(ids, dict) or not isinstance(merges, list):
+        raise _rejected("its model has no vocab or no merges", where)
+    _require_nothing_added(whole.get("added_tokens", []), ids, where)
+    return TokenizerJson(
+        ids, [pair(merge, number, where) for number, merge in enumerate(merges, start=1)]
+    )
+
+
+def pair(merge: object, number: int, where: str) -> tuple[str, str]:
+    """Return a merge, given as a list of two tokens or as two tokens with a space between.
+
+    Raises:
+        TokenizerError: It is not two tokens, or a token holds a space or a line break, which no
+            file of merges could hold.
+    """
+    words = merge.split(" ") if isinstance(merge, str) else merge
+    if isinstance(words, list) and len(words) == _TWO:
+        one, two = words
+        if isinstance(one, str) and isinstance(two, str) and _writable(one) and _writable(two):
+            return one, two
+    raise _rejected(f"merge {number} is {quote(merge)}, not two tokens", where)
+
+
+_TWO = 2
+
+
+def _writable(token: str) -> bool:
+    """Return whether a line of merges could hold the token."""
+    return bool(token) and not any(mark in token for mark in " \n\r")
+
+
+def _require_kind(model: Mapping[str, Any], where: str) -> None:
+    for name, wanted in _REQUIRED.items():
+        if name not in model:
+            raise _rejected(f"its model has no {name}, GPT-1's is {wanted!r}", where)
+        if model[name] != wanted:
+            message = f"its model's {name} is {quote(model[name])}, GPT-1's is {wanted!r}"
+            raise _rejected(message, where)
+    for name, allowed in _IF_THERE.items():
+        if name in model and model[name] not in allowed:
+            message = f"its model's {name} is {quote(model[name])}, GPT-1's is {allowed[-1]!r}"
+            raise _rejected(message, where)
+
+
+def _require_preparation(whole: Mapping[str, Any], where: str) -> None:
+    """Require GPT-1's steps before the model, if the file names them."""
+    for name, wanted in _AROUND.items():
+        if name not in whole:
+            continue
+        found = whole[name]
+        kind = found.get("type") if isinstance(found, dict) else found
+        if kind != wanted:
+            raise _rejected(f"its {name} is {quote(kind)}, GPT-1's is {wanted!r}", where)
+
+
+def _require_nothing_added(added: object, ids: Mapping[str, object], where: str) -> None:
+    """Require that every added token is a token of the model, with the same id."""
+    if not isinstance(added, list) or not all(
+        isinstance(token, dict) and isinstance(token.get("content"), str) for token in added
+    ):
+        raise _rejected("its added_tokens are not a list of tokens", where)
+    new = [token["content"] for token in added if token["content"] not in ids]
+    if new:
+        raise _rejected(f"it adds tokens that its model does not have: {quote(new)}", where)
+    for token in added:
+        content, number = token["content"], token.get("id")
+        if number != ids[content]:
+            message = f"it adds {quote(content)} as id {quote(number)}, its model's is"
+            raise _rejected(f"{message} {quote(ids[content])}", where)

@@ -274,7 +274,7 @@ def test_refuses_what_is_no_config(fault: str, saved: Path) -> None:
         ("n_head", "NaN", "NaN is not JSON"),
         ("n_head", "2", "n_embd must be a multiple of n_head, got 21 and 2"),
         ("n_head", "1e400", "the number '1e400' is too large"),
-        ("n_head", '3, "n_head": 3', "the key 'n_head' stands there twice"),
+        ("n_head", '3, "n_head": 3', "the key 'n_head' occurs twice"),
         ("n_layer", "0", "n_layer must be a whole number of at least 1, got 0"),
         ("n_layer", "1000000000", "n_layer=1000000000 is implausible; the limit is 833"),
         ("vocab_size", "1" + 40 * "0", "is implausible; the limit is 16777216"),

@@ -83,7 +83,7 @@ NO_SAFETENSORS = {
     "nested": (with_length(100_000 * b'{"a":'), LIBRARY),
     "duplicate key": (
         with_length(b'{"a": %b, "a": %b}' % (ONE, ONE), bytes(4)),
-        "the key 'a' stands there twice",
+        "the key 'a' occurs twice",
     ),
     "duplicate key inside": (
         with_length(b'{"a": {"dtype": 1, "dtype": 1}}'),

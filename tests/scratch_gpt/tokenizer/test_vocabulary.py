@@ -165,7 +165,7 @@ def test_the_splitting_comes_back(
             "is 'spaces', and not 'huggingface' or 'original'",
         ),
         ('{"pretokenizer": []}', "its pretokenizer is [], and not"),
-        ("[]", "it holds [], no object"),
+        ("[]", "it holds [], not an object"),
         ("{", "it is not sound JSON"),
     ],
 )

@@ -75,7 +75,7 @@ UNSOUND_SINGLE: dict[str, tuple[dict[str, Any], str]] = {
     "a merge of numbers": ({"merges": [[1, 2]]}, "merge 1 is [1, 2]"),
     "a merge of nothing": ({"merges": [None]}, "merge 1 is None"),
     "tokens added": ({"added_tokens": [{"id": 7, "content": "<pad>"}]}, "it adds tokens that"),
-    "added tokens of no form": ({"added_tokens": [7]}, "its added_tokens are no list of tokens"),
+    "added tokens of no form": ({"added_tokens": [7]}, "its added_tokens are not a list of tokens"),
     "an added token of another id": (
         {"added_tokens": [{"id": 3, "content": "<unk>"}]},
         "it adds '<unk>' as id 3, its model's is 0",
@@ -83,7 +83,7 @@ UNSOUND_SINGLE: dict[str, tuple[dict[str, Any], str]] = {
     "an added token without an id": ({"added_tokens": [{"content": "a"}]}, "as id None"),
     "an added token that is no text": (
         {"added_tokens": [{"id": 0, "content": ["<unk>"]}]},
-        "its added_tokens are no list of tokens",
+        "its added_tokens are not a list of tokens",
     ),
     "no kind": ({"type": MISSING}, "its model has no type"),
     "no end of words": ({"end_of_word_suffix": MISSING}, "its model has no end_of_word_suffix"),
