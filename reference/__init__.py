@@ -1,4 +1,4 @@
-"""What the model is held against: Hugging Face's port, a float64 oracle, and seeded weights.
+"""Independent implementations of GPT-1 and published data, which the model is compared with.
 
-Nothing here knows `scratch_gpt` or `parity`. Importing this package alone loads no torch.
+It imports neither `scratch_gpt` nor `parity`. Importing the package alone loads no torch.
 """

@@ -1,9 +1,8 @@
-"""Causal attention in NumPy float64, one query at a time: what every timed kernel is held against.
+"""Causal attention in NumPy float64, one query at a time: the reference of every timed kernel.
 
-It imports numpy alone and shares no code with anything it judges. A query is given the keys up
-to its own position and no others, so there is no mask that could be wrong. The last query stands
-at the last key. Work and memory grow with the queries asked for: of a long text some rows can be
-sampled where the whole would never end.
+It imports numpy alone and shares no code with the kernels. A query gets the keys up to its own
+position and no others, so no mask can be wrong. The last query is at the position of the last key.
+Work and memory grow with the number of queries, so of a long text some rows can be sampled.
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 SAMPLED = 64
-"""How many queries of a long text are looked at."""
+"""How many queries of a long text are computed."""
 
 
 def context(query: Array, key: Array, value: Array, rows: Sequence[int] | None = None) -> Array:
@@ -44,16 +43,13 @@ def context(query: Array, key: Array, value: Array, rows: Sequence[int] | None =
 def gradients(
     query: Array, key: Array, value: Array, upstream: Array
 ) -> tuple[Array, Array, Array]:
-    """Return what `sum(context * upstream)` changes by, for each entry of the three inputs.
+    """Return the gradients of `sum(context * upstream)` with respect to query, key and value.
 
     Args:
         query: `[batch head time_q head_width]`.
         key: `[batch head time_k head_width]`.
         value: Like `key`.
         upstream: Like `query`.
-
-    Returns:
-        Gradients of `query`, `key` and `value`, each of its shape.
     """
     by_query, by_key, by_value = (np.zeros_like(x) for x in (query, key, value))
     scale = 1.0 / np.sqrt(query.shape[3])
@@ -92,13 +88,13 @@ def products_gradients(
 
 
 def sampled_rows(time: int, *, tile: int, seed: int = 0, count: int = SAMPLED) -> list[int]:
-    """Return the queries to look at: both ends, those at tile edges, and others by chance.
+    """Return the sampled queries: both ends, those at tile edges, and random others.
 
     Args:
         time: How many queries there are; where it is at most `count`, all of them.
         tile: Length of the tiles whose edges are wanted. Where there are more edges than half of
-            `count`, those are taken that lie evenly between the first and the last.
-        seed: Of the chance.
+            `count`, an even selection of them.
+        seed: Of the random ones.
         count: How many queries to return.
     """
     if time <= count:
@@ -115,7 +111,7 @@ def sampled_rows(time: int, *, tile: int, seed: int = 0, count: int = SAMPLED) -
 
 
 def _weights(query: Array, key: Array) -> Array:
-    """Return `[batch head seen]`: how much one query takes from each key that it sees."""
+    """Return `[batch head seen]`: the weights of one query's visible keys."""
     scores = np.einsum("bhw,bhkw->bhk", query, key) / np.sqrt(query.shape[2])
     grown = np.exp(scores - scores.max(-1, keepdims=True))
     weights: Array = grown / grown.sum(-1, keepdims=True)

@@ -1,10 +1,9 @@
-"""What differs between versions of the packages that this stands on, in one place.
+"""Differences between versions of the required packages, in one table.
 
-Each line of the table is one difference with the versions that it is for, the reason, and what
-follows from it here; the functions below answer from it. Nothing else asks for a version, and
-`docs/versions.md` shows the same table, with what is not asked and why.
+Each row has the versions, the reason and the consequence here; the functions below read the table.
+No other module asks for a version. `docs/versions.md` shows the same table.
 
-Versions are read from what the installer wrote down: to ask loads no package.
+Versions come from the installer's metadata, which loads no package.
 """
 
 import dataclasses
@@ -15,22 +14,21 @@ from types import MappingProxyType
 from typing import Any
 
 Version = tuple[int, ...]
-"""Major, minor and micro, and 0 for a final release or -1 for what came before it."""
+"""Major, minor and micro, then 0 for a final release or -1 for a preview."""
 
 FINAL = 0
-"""Last of four: a bound with it is reached by the final release, one without by previews too."""
+"""Fourth number of a bound that previews do not reach; a bound of three includes them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What some versions of a package have, and others have not.
+    """A property of some versions of a package.
 
     Attributes:
-        package: Its name where it is published.
         since: The first version that has it; None: every one before `before`.
-        before: The first that no longer has it; None: it stayed.
+        before: The first version without it; None: every one from `since`.
         why: What those versions do.
-        so: What follows from it here.
+        so: The consequence here.
     """
 
     package: str
@@ -48,7 +46,7 @@ class Difference:
         )
 
     def holds(self) -> bool:
-        """Return whether the installed version has it; of what is not installed, none does."""
+        """Return whether a version is installed and has the property."""
         found = installed_version(self.package)
         if found is None:
             return False
@@ -75,7 +73,7 @@ DIFFERENCES: Mapping[str, Difference] = MappingProxyType(
             before=(5, 3),
             why="GPT-1's tokenizer decomposes, lowers and strips accents; BERT's, before and "
             "after, also drops control characters and parts Chinese ones",
-            so="the witness is given BERT's normalizer, and the report of `check tokens` says so",
+            so="the reference is given BERT's normalizer, and the report of `check tokens` says so",
         ),
         "safe unpickling": Difference(
             package="torch",
@@ -98,11 +96,11 @@ DIFFERENCES: Mapping[str, Difference] = MappingProxyType(
         ),
     }
 )
-"""Every difference that anything here depends on, by name."""
+"""Every difference that the code depends on, by name."""
 
 
 def format_version(version: Version) -> str:
-    """Return a bound as people write it: two numbers, and the third where it says something."""
+    """Return a bound as text: two numbers, and the third if it is not 0."""
     return ".".join(map(str, version[: 3 if any(version[2:3]) else 2]))
 
 
@@ -112,7 +110,7 @@ def parse_version(text: str) -> Version:
     Raises:
         ValueError: It does not begin with a number.
     """
-    public = text.strip().partition("+")[0]  # what stands behind it says how it was built
+    public = text.strip().partition("+")[0]  # the local part names the build
     found = re.match(r"v?(\d+(?:\.\d+)*)(.*)", public)
     if found is None:
         message = f"{text!r} is no version"
@@ -124,7 +122,7 @@ def parse_version(text: str) -> Version:
 
 
 def describe(package: str) -> str:
-    """Return a package's version as it was written down, for people to read."""
+    """Return a package's version as the installer recorded it, or "not installed"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -132,7 +130,7 @@ def describe(package: str) -> str:
 
 
 def installed_version(package: str) -> Version | None:
-    """Return the version of a package, None where it is not installed or has none that is known."""
+    """Return a package's version, None if it is not installed or its version cannot be parsed."""
     try:
         return parse_version(describe(package))
     except ValueError:
@@ -140,31 +138,31 @@ def installed_version(package: str) -> Version | None:
 
 
 def dtype_keyword(dtype: object) -> dict[str, Any]:
-    """Return the keyword that states a dtype to `from_pretrained`."""
+    """Return the keyword argument for the dtype of `from_pretrained`."""
     spelled_out = DIFFERENCES["dtype keyword"].holds()
     return {"dtype" if spelled_out else "torch_dtype": dtype}
 
 
 def last_logits_keyword() -> dict[str, int]:
-    """Return the keyword that asks Hugging Face's GPT-1 for the last logits alone, if it can."""
+    """Return the keyword argument for the last logits alone, empty if GPT-1 has none."""
     return {"logits_to_keep": 1} if DIFFERENCES["head of the last tokens"].holds() else {}
 
 
 def tokenizer_normalizer() -> str:
-    """Return the type of what prepares text in the version's own tokenizer."""
+    """Return the type of the normalizer of the version's own tokenizer."""
     return "Sequence" if DIFFERENCES["normalizer of three"].holds() else "BertNormalizer"
 
 
 def unpickles_safely() -> bool:
-    """Return whether torch may be given a file of torch.save that comes from others."""
+    """Return whether torch can read an untrusted file of torch.save safely."""
     return DIFFERENCES["safe unpickling"].holds()
 
 
 def sets_precision_of_onednn() -> bool:
-    """Return whether torch has a setting of its own for oneDNN's products of float32."""
+    """Return whether torch has a setting for the precision of oneDNN's float32 products."""
     return DIFFERENCES["precision of oneDNN"].holds()
 
 
 def leaves_connections_open() -> bool:
-    """Return whether the hub's client has to be told to close its connections."""
+    """Return whether the hub's client leaves its connections open."""
     return DIFFERENCES["connections left open"].holds()

@@ -1,14 +1,8 @@
-"""Why weights from outside are not there: their bytes are wrong, or they cannot be reached."""
+"""Errors of weights from outside: their bytes are wrong, or they cannot be reached."""
 
 
 class SourceError(Exception):
-    """Weights that could not be had.
-
-    Attributes:
-        what: What is wrong, in one line.
-        where: The file, tensor or address.
-        fix: What the user can do.
-    """
+    """Weights could not be read: what is wrong, where (file, tensor or address), and the fix."""
 
     def __init__(self, what: str, *, where: str, fix: str) -> None:
         super().__init__(f"{what} ({where}; {fix})")
@@ -18,8 +12,8 @@ class SourceError(Exception):
 
 
 class RejectedError(SourceError):
-    """Bytes that are not what they must be: damaged, hostile, or of something else."""
+    """The bytes are damaged, hostile, or of another kind."""
 
 
 class UnavailableError(SourceError):
-    """Weights that may be in order but cannot be had from here, or written here."""
+    """The weights may be in order, but cannot be fetched, read or written here."""

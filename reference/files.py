@@ -1,4 +1,4 @@
-"""One file of the user's: opened so that nothing blocks, and known by its digests."""
+"""Regular files: opened without blocking, digested, written, with errors that name the fix."""
 
 import contextlib
 import dataclasses
@@ -15,20 +15,17 @@ from reference.errors import RejectedError, SourceError, UnavailableError
 
 _CHUNK = 1 << 22
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-"""To open a pipe without O_NONBLOCK is to wait for somebody who writes into it."""
+"""Without O_NONBLOCK, opening a pipe waits until another process writes into it."""
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DigestedFile:
-    """What a file held when it was read.
+    """Digests of a file: its name without folders, its size in bytes, and two hashes.
 
     Attributes:
-        name: Its name, without folders.
-        size: In bytes.
-        sha256: Of its bytes.
-        git_blob: SHA-1 that git gives its bytes: what `git hash-object` prints.
+        git_blob: The SHA-1 that `git hash-object` prints.
     """
 
     name: str
@@ -39,7 +36,7 @@ class DigestedFile:
 
 @contextlib.contextmanager
 def open_plain(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a regular file for reading; give it, unbuffered, and its size in bytes.
+    """Yield a regular file, open for reading and unbuffered, and its size in bytes.
 
     Raises:
         RejectedError: There is none, or it is a folder, a pipe or a device.
@@ -60,15 +57,15 @@ def open_plain(path: Path) -> Iterator[tuple[IO[bytes], int]]:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """Return the bytes of a file that is to be small.
+    """Return the bytes of a small file.
 
     Raises:
-        RejectedError: It holds more than `limit` bytes, or `opened` refuses it.
+        RejectedError: It holds more than `limit` bytes, or it is no regular file.
         UnavailableError: It cannot be read.
     """
     with open_plain(path) as (file, size):
         if size > limit:
-            what = f"{path.name} has {size:,} bytes, more than the {limit:,} that are read of it"
+            what = f"{path.name} has {size:,} bytes, more than the limit of {limit:,}"
             raise RejectedError(what, where=str(path), fix="replace it by the published file")
         return file.read(limit) or b""
 
@@ -126,7 +123,7 @@ def write_bytes(path: Path, parts: Sequence[bytes | memoryview]) -> DigestedFile
 
 
 def to_write_error(path: Path, error: OSError) -> UnavailableError:
-    """Return why nothing more can be written at `path`."""
+    """Return the error of a failed write at `path`."""
     if is_full(error):
         what = f"the disk is full: {path.name} is not complete"
         return UnavailableError(what, where=str(path), fix="make room, or choose another folder")
@@ -155,7 +152,7 @@ def _not_regular(path: Path, kind: str) -> RejectedError:
 
 
 def is_full(error: Exception) -> bool:
-    """Return whether there was no room: on the disk, in the file, or in the user's share."""
+    """Return whether there was no space: on the disk, in the file, or in the user's quota."""
     return getattr(error, "errno", None) in _FULL
 
 

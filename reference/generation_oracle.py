@@ -1,7 +1,7 @@
-"""From scores to tokens in NumPy: the likeliest, a draw, a beam search.
+"""Greedy choice, sampling and beam search in NumPy, from scores to tokens.
 
-It shares no code with what it judges, and is slow: one prompt at a time, every text run anew for
-each token, every array sorted whole.
+It imports numpy alone and shares no code with the generator. It is slow: one prompt at a time,
+each text computed again for every token, each array sorted in full.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Scores = Callable[[Sequence[Sequence[int]]], Array]
-"""Of texts of one length, prompt included, the log-probabilities `[texts vocab]` of what follows;
-`-inf` where a token is excluded."""
+"""Maps texts of one length, prompt included, to log-probabilities `[texts vocab]` of the next
+token; `-inf` where a token is excluded."""
 
 
 def likeliest(scores: Array) -> int:
-    """Return the token of the largest score `[vocab]`, of equal ones the lowest."""
+    """Return the token of the largest score `[vocab]`, the lowest of equal ones."""
     return int(np.flatnonzero(scores == scores.max())[0])
 
 
 def uniform(seed: int, row: int, count: int) -> Array:
     """Return the first `count` numbers in [0, 1) of a row's stream.
 
-    Source: NumPy's `Philox` with the key (seed, row); of each word the upper 53 bits.
+    Source: NumPy's `Philox` with the key (seed, row); the upper 53 bits of each word.
     """
     words = np.random.Philox(key=np.array([seed, row], dtype=np.uint64)).random_raw(count)
     return np.ldexp((words >> np.uint64(64 - 53)).astype(np.float64), -53)
@@ -51,12 +51,12 @@ class Search:
     """A beam search of one prompt.
 
     Attributes:
-        beams: Texts that run side by side.
-        new: New tokens of a text at most.
-        length_penalty: What the length is raised to before a sum is divided by it.
-        early_stopping: True: done with `beams` finished texts. False: when the best running one is,
-            at its length, no better than the worst of them. `"never"`: at the best length to come.
-        end_id: The token that ends a text.
+        beams: Number of running texts.
+        new: Maximum of new tokens.
+        length_penalty: A score is divided by the length to this power.
+        early_stopping: True: stop at `beams` finished texts. False: stop when the best running one,
+            at its length, is no better than the worst of them. `"never"`: at its best possible
+            length.
         closest: After a search, the smallest difference of two scores next to each other in any
             ranking that was made, over their size.
     """
@@ -71,7 +71,7 @@ class Search:
     def best(self, scores: Scores, prompt: Sequence[int]) -> list[Text]:
         """Return the `beams` best finished texts, best first.
 
-        Source: transformers 4.57 `GenerationMixin._beam_search`, told again from what it does.
+        Source: transformers 4.57 `GenerationMixin._beam_search`, re-implemented from its behaviour.
         """
         running, finished = [Text(0.0, ())], list[Text]()
         for length in range(1, self.new + 1):
@@ -93,7 +93,7 @@ class Search:
             for row, token in zip(rows, tokens, strict=True)
             if sums[row, token] > -math.inf
         ]
-        self._look_at(texts)  # at the first that is left out as well: it might have been in
+        self._look_at(texts)  # the first text left out is included: it might have been in
         return texts[: 2 * self.beams]
 
     def _sorted(self, texts: list[Text]) -> list[Text]:
@@ -103,7 +103,7 @@ class Search:
         return ranked
 
     def _look_at(self, ranked: Sequence[Text]) -> None:
-        """Remember the closest call of a ranking."""
+        """Record the smallest difference of a ranking."""
         for better, worse in itertools.pairwise(ranked):
             size = max(abs(worse.score), np.finfo(np.float64).tiny)
             self.closest = min(self.closest, (better.score - worse.score) / size)
@@ -115,7 +115,7 @@ class Search:
         return text._replace(score=text.score / len(text.tokens) ** self.length_penalty)
 
     def _is_done(self, best: Text, finished: Sequence[Text], length: int) -> bool:
-        """Return whether nothing that runs can be among the finished texts any more."""
+        """Return whether no running text can still be among the finished ones."""
         if len(finished) < self.beams:
             return False
         if self.early_stopping is True:

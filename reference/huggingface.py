@@ -1,8 +1,7 @@
-"""Hugging Face's `OpenAIGPTLMHeadModel` as a witness: built, loaded, watched, never trusted.
+"""Hugging Face's `OpenAIGPTLMHeadModel` as a reference: built, tapped, with supplied dropout masks.
 
-Everything that its library would do silently is made loud here: keys that a load left out,
-keyword arguments that version 5 swallows, an attention implementation chosen for us, dropout
-left on.
+What the library does silently is an error or explicit here: keys that a load left out, keyword
+arguments that version 5 ignores, the choice of an attention implementation, dropout left on.
 """
 
 import contextlib
@@ -21,14 +20,12 @@ from transformers.utils import logging as transformers_logging
 
 from reference.compat import dtype_keyword
 
-# Hugging Face's library, silenced for a while.
-
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence tables, warnings and progress bars: whoever asks for it looks at what came out.
+    """Silence the library's log, progress bars and deprecation warnings; callers check the result.
 
-    Of Python's warnings those of deprecation: 5.0 to 5.2 get one for how they call tokenizers.
+    Versions 5.0 to 5.2 cause a deprecation warning by how they call tokenizers.
     """
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
@@ -44,11 +41,11 @@ def quiet() -> Iterator[None]:
 
 
 TapFunction = Callable[[str, Tensor], Tensor]
-"""Is shown a named tensor; returns the one to go on with."""
+"""Called with a tap's name and tensor; returns the tensor to continue with."""
 
 
 class LoadReportError(ValueError):
-    """Hugging Face's loader left something out or over; the message names it."""
+    """Missing, unexpected or misshapen keys in Hugging Face's loading report, by name."""
 
 
 def build(
@@ -57,15 +54,15 @@ def build(
     """Return the model in evaluation mode with `state` as its weights.
 
     Args:
-        config: Fields of `OpenAIGPTConfig`; names it does not know are refused.
-        state: Every tensor under Hugging Face's name, `lm_head` left out. May end up being the
-            model's own storage: give it tensors that nobody else holds.
+        config: Fields of `OpenAIGPTConfig`; unknown names are an error.
+        state: Every tensor under Hugging Face's name, without `lm_head`. The model may use these
+            tensors as its own storage: pass tensors that are used nowhere else.
         dtype: Type of every parameter and buffer.
 
     Raises:
         LoadReportError: Keys missing, unexpected or of another shape.
-        ValueError: A config field that this version does not have, or a head in `state`: one that
-            differs from the embedding would be loaded as a head of its own.
+        ValueError: A config field that this version lacks, or a head in `state`: one that differs
+            from the embedding would be loaded as a separate head.
     """
     if "lm_head.weight" in state:
         message = "lm_head.weight is the token embedding's second name; leave it out"
@@ -76,7 +73,7 @@ def build(
             config=_config(config),
             state_dict=dict(state),
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report then, by name, and raised below
+            ignore_mismatched_sizes=True,  # the report then names them, and they raise below
             attn_implementation="eager",
             **dtype_keyword(dtype),
         )
@@ -86,10 +83,10 @@ def build(
 
 
 def check_load_report(report: Mapping[str, Any]) -> None:
-    """Require that Hugging Face's loader has nothing to report.
+    """Require an empty loading report.
 
     Raises:
-        LoadReportError: It has; every key is named.
+        LoadReportError: It is not empty; every key is named.
     """
     problems = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
     if problems:
@@ -105,14 +102,14 @@ def logits(
     attention_mask: Tensor | None = None,
     tap: TapFunction | None = None,
 ) -> Tensor:
-    """Return the logits `[batch time vocab]`, each tap shown on the way.
+    """Return the logits `[batch time vocab]`; `tap` gets each tap on the way.
 
     Args:
         model: From `build`, or any in evaluation mode.
         token_ids: `[batch time]`.
         positions: `[batch time]` or `[1 time]`.
         attention_mask: `[batch time]`, bool, False at padding.
-        tap: Watches, and may replace; see `watched`.
+        tap: May replace each tensor; see `forward_with_taps`.
     """
     arguments = {"position_ids": positions, "attention_mask": attention_mask}
     given = {name: value for name, value in arguments.items() if value is not None}
@@ -122,10 +119,10 @@ def logits(
 
 
 def check_keywords(function: Callable[..., object], names: set[str]) -> None:
-    """Require that `function` names each argument; `**kwargs` does not count, it swallows.
+    """Require that `function` names each argument; `**kwargs` does not count.
 
     Raises:
-        ValueError: An argument that the function would swallow.
+        ValueError: An argument that the function would ignore.
     """
     unknown = sorted(names - set(inspect.signature(function).parameters))
     if unknown:
@@ -136,8 +133,8 @@ def check_keywords(function: Callable[..., object], names: set[str]) -> None:
 def loss(logits: Tensor, token_ids: Tensor) -> Tensor:
     """Return PyTorch's cross-entropy of each next token, `[batch time-1]`, in the logits' dtype.
 
-    `labels=` is not used: it computes in float32 even where the model is float64. The rows are
-    given one after the other: for losses that keep their axes CUDA has no deterministic kernel.
+    `labels=` is not used: it computes in float32 even for a float64 model. The rows are flattened:
+    CUDA has no deterministic kernel for losses that keep their axes.
     """
     targets = nn.functional.pad(token_ids[:, 1:].long(), (0, 1), value=_IGNORED).flatten()
     losses = nn.functional.cross_entropy(
@@ -151,10 +148,10 @@ _IGNORED = -100
 
 @contextlib.contextmanager
 def forward_with_taps(model: OpenAIGPTLMHeadModel, tap: TapFunction) -> Iterator[None]:
-    """Show `tap` every tap of a forward pass, and go on with what it returns.
+    """Call `tap` with every tap of a forward pass, and continue with the tensor it returns.
 
-    Modules are hooked. What has no module is reached from outside: query, key and value are the
-    arguments of `_attn`; scores and weights are what goes into its softmax and what comes out.
+    Modules are hooked. Taps without a module are reached from outside: query, key and value are
+    the arguments of `_attn`; scores and weights are the input and output of its softmax.
     The activation is one object shared by all blocks, so the GELU is taken at the input of
     `mlp.c_proj`.
     """
@@ -164,16 +161,14 @@ def forward_with_taps(model: OpenAIGPTLMHeadModel, tap: TapFunction) -> Iterator
         _after(stack, transformer.positions_embed, "embeddings.positions", tap)
         _after(stack, transformer.drop, "embeddings", tap)
         for index, block in enumerate(transformer.h):
-            _watch_block(stack, f"h.{index}", block, tap)
+            _tap_block(stack, f"h.{index}", block, tap)
         _after(stack, model.lm_head, "logits", tap)
         yield
 
 
-def _watch_block(
-    stack: contextlib.ExitStack, name: str, block: nn.Module, tap: TapFunction
-) -> None:
+def _tap_block(stack: contextlib.ExitStack, name: str, block: nn.Module, tap: TapFunction) -> None:
     backend, mlp = cast("Any", block.attn), cast("Any", block.mlp)
-    stack.enter_context(_watched_core(backend, f"{name}.attn", tap))
+    stack.enter_context(_tapped_attention(backend, f"{name}.attn", tap))
     _before(stack, backend.c_proj, f"{name}.attn.context", tap)
     _after(stack, backend.c_proj, f"{name}.attn", tap)
     _before(stack, cast("nn.Module", block.ln_1), f"{name}.ln_1.input", tap)
@@ -186,41 +181,41 @@ def _watch_block(
 
 
 def _after(stack: contextlib.ExitStack, module: nn.Module, name: str, tap: TapFunction) -> None:
-    """Show the module's output."""
+    """Tap the module's output."""
     handle = module.register_forward_hook(lambda _module, _inputs, output: tap(name, output))
     stack.callback(handle.remove)
 
 
 def _before(stack: contextlib.ExitStack, module: nn.Module, name: str, tap: TapFunction) -> None:
-    """Show the module's only input."""
+    """Tap the module's only input."""
     handle = module.register_forward_pre_hook(lambda _module, inputs: (tap(name, inputs[0]),))
     stack.callback(handle.remove)
 
 
 @contextlib.contextmanager
-def _watched_core(backend: Any, name: str, tap: TapFunction) -> Iterator[None]:
-    """Stand in front of one layer's `_attn`, which takes `key` as `[batch head width time]`."""
-    core = backend._attn
+def _tapped_attention(backend: Any, name: str, tap: TapFunction) -> Iterator[None]:
+    """Wrap one layer's `_attn`, which takes `key` as `[batch head width time]`."""
+    original = backend._attn
 
-    def shown(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> Any:
+    def tapped(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> Any:
         query = tap(f"{name}.query", query)
         key = tap(f"{name}.key", key.transpose(-2, -1)).transpose(-2, -1)
         value = tap(f"{name}.value", value)
-        with _WatchedSoftmax(name, tap):
-            return core(query, key, value, *rest, **named)
+        with _TappedSoftmax(name, tap):
+            return original(query, key, value, *rest, **named)
 
-    backend._attn = shown
+    backend._attn = tapped
     try:
         yield
     finally:
-        del backend._attn  # the class's own method shows through again
+        del backend._attn  # the class's own method is found again
 
 
-class _WatchedSoftmax(TorchFunctionMode):
-    """Shows what the one softmax of an attention core is given, and what it returns.
+class _TappedSoftmax(TorchFunctionMode):
+    """Taps the input and output of the one softmax in a layer's attention.
 
-    The scores that go in are masked already. A replacement is laid over the visible entries
-    only, so that the model's own mask stays in force.
+    The scores that go in are masked already. A replacement changes the visible entries only, so
+    that the model's own mask stays in force.
     """
 
     def __init__(self, name: str, tap: TapFunction) -> None:
@@ -235,7 +230,7 @@ class _WatchedSoftmax(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Pass every call on; stop at the softmax."""
+        """Call `func`; tap it if it is the softmax."""
         if func is not nn.functional.softmax:
             return func(*args, **(kwargs or {}))
         masked, *rest = args
@@ -246,7 +241,7 @@ class _WatchedSoftmax(TorchFunctionMode):
 
 
 _MASKED = -9e3
-"""Hugging Face writes -1e4 at hidden keys; real scores this low are reported as its leak."""
+"""Hugging Face writes -1e4 at hidden keys; real scores this low are reported as a leak."""
 
 
 def _config(fields: Mapping[str, Any]) -> OpenAIGPTConfig:
@@ -257,24 +252,22 @@ def _config(fields: Mapping[str, Any]) -> OpenAIGPTConfig:
     return OpenAIGPTConfig(**{k: v for k, v in fields.items() if k != "model_type"})
 
 
-# Hugging Face's model with its dropout given from outside: which elements, and where.
-
-
 KeepMasks = Callable[[str, Tensor, float], Tensor]
-"""Called with (place, what is to be dropped from, probability); returns which elements stay."""
+"""Called with (place, input, probability); returns which elements are kept."""
 
 _PLACES = {"attn_dropout": "attn.weights", "resid_dropout": "attn", "dropout": "mlp"}
-"""What a block's dropout is applied to, by the module's own name."""
+"""Tap that a block's dropout is applied to, by the module's name."""
 
 
 @contextlib.contextmanager
 def supply_dropout_masks(model: OpenAIGPTLMHeadModel, keeps: KeepMasks) -> Iterator[None]:
-    """Let every dropout of a model in training mode keep what `keeps` says, scaled up.
+    """Let every dropout of a model in training mode keep the elements that `keeps` returns.
 
-    Places are named as taps are: `embeddings`, `h.3.attn.weights`, `h.3.attn`, `h.3.mlp`.
+    Kept elements are scaled up. Places are named as taps are: `embeddings`, `h.3.attn.weights`,
+    `h.3.attn`, `h.3.mlp`.
 
     Raises:
-        ValueError: A dropout stands where none is known; this version has another model.
+        ValueError: This version has a dropout at a place that is not listed here.
     """
     modules = {name: m for name, m in model.named_modules() if isinstance(m, nn.Dropout)}
     placed = {_place(name): module for name, module in modules.items()}
@@ -284,11 +277,11 @@ def supply_dropout_masks(model: OpenAIGPTLMHeadModel, keeps: KeepMasks) -> Itera
         yield
     finally:
         for module in modules.values():
-            vars(module).pop("forward", None)  # the class's own shows through again
+            vars(module).pop("forward", None)  # the class's own method is found again
 
 
 def _dropped(place: str, module: nn.Dropout, keeps: KeepMasks, x: Tensor) -> Tensor:
-    """Return what the module would, for given elements."""
+    """Return the module's output for given kept elements."""
     if not module.training or module.p == 0.0:
         return x
     return x * (keeps(place, x, module.p).to(x.dtype) / (1.0 - module.p))
@@ -300,6 +293,6 @@ def _place(name: str) -> str:
         return "embeddings"
     _, *block, _, last = name.split(".")
     if last not in _PLACES:
-        message = f"this version of transformers has a dropout at {name}, which is not known here"
+        message = f"this version of transformers has an unknown dropout at {name}"
         raise ValueError(message)
     return ".".join([*block, _PLACES[last]])

@@ -1,12 +1,10 @@
-"""Hugging Face's `generate` as a witness: every default spelled out, nothing left to a version.
+"""Hugging Face's `generate` as a reference, with every default passed explicitly.
 
-What a call would take silently from a default that changed (the length: 20 tokens in all in
-version 4, 20 new ones in 5) is given explicitly; the mask too, which it would guess from the
-padding token. The model's own generation config is laid aside for the call: version 5 takes from
-it what was not given, 4.50 and later also what was given and is a default. GPT-1 has no cache
-there: every token runs
-the whole text again. Whatever the model's dtype, logits are cast to float32 before anything is
-done to them, and the sums of a beam search are float32.
+Defaults differ between versions: the length is 20 tokens in all in version 4 and 20 new ones in 5,
+the mask is guessed from the padding token. The model's own generation config is replaced during
+the call: version 5 takes missing values from it, 4.50 and later also those given at their default.
+GPT-1 has no cache there: every token runs the whole text again. Whatever the model's dtype, logits
+are cast to float32 first, and the sums of a beam search are float32.
 """
 
 import contextlib
@@ -34,20 +32,20 @@ PROCESSORS: Mapping[str, type[LogitsProcessor]] = {
     "top_k": TopKLogitsWarper,
     "top_p": TopPLogitsWarper,
 }
-"""What works on logits, under the name of the generation config's field that asks for it."""
+"""Each rule on logits, by the field of the generation config that selects it."""
 
 _NEUTRAL: Mapping[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-"""At these values a rule does nothing; version 4 would take the 50 likeliest unasked."""
+"""At these values a rule does nothing; the default of version 4 is `top_k=50`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """What `generate` made of some prompts.
+    """Texts of `generate`.
 
     Attributes:
         token_ids: `[rows length]`, prompts included.
-        logits: `[step rows vocab]`, what each new token was chosen from, float32.
-        processed: `[step rows vocab]`, the same after every rule, in the library's own order.
+        logits: `[step rows vocab]`, float32, before any rule.
+        processed: `[step rows vocab]`, after every rule, in the library's own order.
     """
 
     token_ids: Tensor
@@ -57,7 +55,7 @@ class Continuation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beams:
-    """What a beam search found.
+    """Texts of a beam search.
 
     Attributes:
         token_ids: `[batch * returned, length]`, prompts included, each prompt's best first.
@@ -89,13 +87,13 @@ def continue_text(
     sampled: bool = False,
     rules: Mapping[str, Any] | None = None,
 ) -> Continuation:
-    """Return prompts with the tokens that follow, the likeliest or drawn ones.
+    """Return prompts with new tokens, the likeliest or sampled ones.
 
     Args:
         model: From `reference.huggingface.build`.
         token_ids: `[batch time]`.
-        max_new_tokens: So many, for GPT-1 has no token that ends a text.
-        sampled: Draw, from PyTorch's own stream.
+        max_new_tokens: The exact number: GPT-1 has no end token.
+        sampled: Sample from PyTorch's default generator.
         rules: Fields of the generation config, of `PROCESSORS`.
     """
     made = _generated(
@@ -112,7 +110,7 @@ def continue_text(
     )
 
 
-def beam_search(  # noqa: PLR0913 - a search's settings, each given where it is asked for
+def beam_search(  # noqa: PLR0913 - a search's settings
     model: OpenAIGPTLMHeadModel,
     token_ids: Tensor,
     *,
@@ -124,18 +122,18 @@ def beam_search(  # noqa: PLR0913 - a search's settings, each given where it is 
     returned: int = 1,
     rules: Mapping[str, Any] | None = None,
 ) -> Beams:
-    """Return each prompt's best texts by beam search; what is shorter is filled with `end_id`.
+    """Return each prompt's best texts by beam search; shorter ones are padded with `end_id`.
 
     Args:
         model: From `reference.huggingface.build`.
         token_ids: `[batch time]`.
-        beams: 2 or more: with one the library decodes greedily, and has no scores.
-        max_new_tokens: Where every text ends at the latest.
-        length_penalty: As `early_stopping`: see the library.
+        beams: 2 or more: with one the library decodes greedily and returns no scores.
+        max_new_tokens: Maximum length.
+        length_penalty: See the library, also for `early_stopping`.
         early_stopping: True, False or `"never"`.
         end_id: A token that ends a text.
-        returned: Texts of each prompt.
-        rules: Fields of the generation config that are not of sampling.
+        returned: Number of texts for each prompt.
+        rules: Fields of the generation config, except those of sampling.
     """
     made = _generated(
         model,
@@ -154,7 +152,7 @@ def beam_search(  # noqa: PLR0913 - a search's settings, each given where it is 
 
 
 def _generated(model: OpenAIGPTLMHeadModel, token_ids: Tensor, **settings: Any) -> Any:  # noqa: ANN401 - one of several library types
-    """Run `generate` under a config that says everything; return its full output."""
+    """Run `generate` with an explicit config; return its full output."""
     unheard = sorted(name for name in settings if not hasattr(GenerationConfig(), name))
     if unheard:
         message = f"this version of transformers has no setting {unheard}, and would ignore it"
@@ -167,7 +165,7 @@ def _generated(model: OpenAIGPTLMHeadModel, token_ids: Tensor, **settings: Any) 
 
 @contextlib.contextmanager
 def _neutral(model: OpenAIGPTLMHeadModel) -> Iterator[None]:
-    """Lay the model's own generation config aside, so that no value of it is taken."""
+    """Replace the model's own generation config, so that no value of it is used."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:

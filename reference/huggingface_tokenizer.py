@@ -1,8 +1,8 @@
-"""Hugging Face's tokenizer of GPT-1 as a witness: built from files, asked, and taken apart.
+"""Hugging Face's tokenizer of GPT-1 as a reference, and its tables of character classes.
 
-Version 5 takes `vocab_file=` and `merges_file=` without a word and builds a vocabulary of one
-token, so what was built is counted. What prepares text is BERT's normalizer in nearly every
-version; where it is another, the witness is given BERT's, and says so.
+Version 5 accepts `vocab_file=` and `merges_file=` silently and builds a vocabulary of one token, so
+the tokens are counted. Nearly every version normalizes text with BERT's normalizer; in the others
+it is replaced by BERT's, which `replaced` records.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ from reference.errors import RejectedError
 from reference.huggingface import quiet
 
 UNKNOWN = "<unk>"
-"""The one special token. It is looked for in the text as it was given, before anything else."""
+"""The one special token. It is searched in the raw text, before any other step."""
 
 BERTS = "BertNormalizer"
-"""The type of what has to prepare text: BERT's, in lower case."""
+"""The required type of normalizer, in lower case."""
 
 STEPS: Mapping[str, str] = {
     "cleaning": "clean_text",
@@ -34,16 +34,15 @@ STEPS: Mapping[str, str] = {
     "accents": "strip_accents",
     "lower case": "lowercase",
 }
-"""What the normalizer does, in its order, and the name of the argument that each step is."""
+"""The normalizer's steps in order, each with its argument."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """A text's ids, and where in the text each comes from: first character, and one past the last.
+    """A text's ids and offsets, one a piece: first character, and one past the last.
 
     Attributes:
-        ids: One a piece.
-        offsets: One a piece; None where the side does not tell.
+        offsets: None for a tokenizer that gives none.
     """
 
     ids: tuple[int, ...]
@@ -51,21 +50,20 @@ class Encoding:
 
 
 class HuggingFaceTokenizer:
-    """`OpenAIGPTTokenizerFast`, which in version 5 is the only one, with a vocabulary's files.
+    """`OpenAIGPTTokenizerFast`, the only class in version 5, built from a vocabulary's files.
 
     Attributes:
         tokenizer: The library's own.
-        replaced: What the version's own normalizer is, where BERT's stands in for it; else "".
+        replaced: Type of the version's own normalizer, if BERT's replaced it; else "".
 
     Args:
-        vocabulary: The vocabulary, under whichever name.
-        merges: The merges, under whichever name.
-        size: How many tokens there must be.
+        vocabulary: The file, under either publication's name.
+        merges: Likewise.
+        size: Expected number of tokens.
 
     Raises:
-        RejectedError: It has another number of tokens, so the files were not taken; or prepares
-        text
-            as `reference.compat` does not know.
+        RejectedError: The number of tokens differs, so the files were ignored; or the normalizer
+            is not the one that `reference.compat` lists.
     """
 
     def __init__(self, vocabulary: Path, merges: Path, *, size: int) -> None:
@@ -73,7 +71,7 @@ class HuggingFaceTokenizer:
             folder = Path(name)
             (folder / "vocab.json").symlink_to(vocabulary.resolve())
             (folder / "merges.txt").symlink_to(merges.resolve())
-            # On its way to this one, version 4 builds its slow one, which warns of what it lacks.
+            # Version 4 builds its slow tokenizer first, which warns of missing packages.
             with quiet():
                 self.tokenizer: Any = OpenAIGPTTokenizerFast.from_pretrained(
                     folder, local_files_only=True
@@ -84,10 +82,10 @@ class HuggingFaceTokenizer:
                 where=str(vocabulary),
                 fix="look for tokens that its library adds or drops",
             )
-        self.replaced = self._given_berts(vocabulary)
+        self.replaced = self._set_bert_normalizer(vocabulary)
 
-    def _given_berts(self, vocabulary: Path) -> str:
-        """Let BERT's normalizer prepare text; return what did before, "" if it was that."""
+    def _set_bert_normalizer(self, vocabulary: Path) -> str:
+        """Set BERT's normalizer; return the type of the one it replaced, "" if it was there."""
         backend = self.tokenizer.backend_tokenizer
         found, expected = type(backend.normalizer).__name__, compat.tokenizer_normalizer()
         if found != expected:
@@ -116,7 +114,7 @@ class HuggingFaceTokenizer:
         return [Encoding(tuple(ids), tuple(map(tuple, places))) for ids, places in pairs]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text that its library makes of ids."""
+        """Return the library's text of ids."""
         return str(self.tokenizer.decode(list(ids)))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
@@ -124,7 +122,7 @@ class HuggingFaceTokenizer:
         return list(self.tokenizer.convert_ids_to_tokens(list(ids)))
 
     def words(self, text: str) -> list[str]:
-        """Return what is encoded piece by piece; the special token is a word of its own."""
+        """Return the words that are encoded one by one; the special token is a word of its own."""
         backend = self.tokenizer.backend_tokenizer
         parts: list[str] = []
         for place, plain in enumerate(text.split(UNKNOWN)):
@@ -135,31 +133,26 @@ class HuggingFaceTokenizer:
 
 
 def words_without(step: str, text: str) -> list[str]:
-    """Return the words of a text that holds no special token, with one step left out.
-
-    Args:
-        step: One of `STEPS`.
-        text: The text.
-    """
+    """Return the words of a text without special tokens, one of `STEPS` left out."""
     flags = {argument: name != step for name, argument in STEPS.items()}
     normal = normalizers.BertNormalizer(**flags).normalize_str(text)
     return [word for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(normal)]
 
 
-# What Hugging Face's Rust tokenizer takes every character for, asked one character at a time.
+# The character classes of Hugging Face's Rust tokenizer, probed one character at a time.
 #
-# Its tables are of several versions of Unicode at once: an older one for what is a control
-# character, an accent or a punctuation mark, another for decompositions, and its compiler's for
-# lower case. No version of Python has the same ones, so the answers are written down:
+# Its tables mix versions of Unicode: an older one for control characters, accents and punctuation,
+# another for decompositions, and its compiler's for lower case. No version of Python has the same
+# ones, so the results are written to a file:
 #
 #     python -m reference.huggingface_tokenizer > scratch_gpt/tokenizer/character_classes.txt
 
 
 SCALARS = (*range(0xD800), *range(0xE000, 0x110000))
-"""Every code point that can stand in a text: all but the surrogates."""
+"""Every code point of a text: all but the surrogates."""
 
 _HANGUL_SYLLABLES = range(0xAC00, 0xD7A4)
-"""Their decomposition is arithmetic, and no table's business."""
+"""Their decomposition is arithmetic and needs no table."""
 
 _STEPS = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
 
@@ -179,15 +172,15 @@ def step(name: str) -> Step:
 
 
 def words(text: str) -> list[str]:
-    """Return the words that BERT's pre-tokenizer makes of a normalized text."""
+    """Return the words of BERT's pre-tokenizer for a normalized text."""
     return [word for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text)]
 
 
 def tables() -> dict[str, dict[int, str]]:
-    """Return every table by its name: what is written beside each character that it holds.
+    """Return every table by name: a value for each code point in it.
 
     `removed`, `white`, `ideographs` (they get spaces around them), `nonspacing` (removed after
-    decomposition) and `punctuation` (a word of its own) are sets: nothing stands beside.
+    decomposition) and `punctuation` (a word of its own) are sets, whose values are empty.
     `decomposition` (canonical, in full) and `lowercase` hold the numbers of other characters;
     `combining` holds the canonical combining class.
     """
@@ -209,12 +202,12 @@ def tables() -> dict[str, dict[int, str]]:
 
 
 def numbers(text: str) -> str:
-    """Return the code points of a text as they stand in the file."""
+    """Return the code points of a text in the file's notation."""
     return ".".join(f"{ord(character):X}" for character in text)
 
 
 def _changed(function: Step) -> dict[int, str]:
-    """Return what `function` makes of each character between two letters, where that is new."""
+    """Return the characters that `function` changes between two letters, with the results."""
     made = ((code, function(f"a{chr(code)}b")[1:-1]) for code in SCALARS)
     return {code: text for code, text in made if text != chr(code)}
 
@@ -223,8 +216,8 @@ def combining_classes() -> dict[int, int]:
     """Return the combining class of every mark that NFD reorders.
 
     Two marks after a letter trade places if the first one's class is the larger and the second
-    one's is not 0. So whether a mark has a class shows between U+0334 (class 1) and U+0345 (class
-    240), and which one it has, beside one mark of each class: Python says what classes there are.
+    one's is not 0. So a mark has a class if it trades with U+0334 (class 1) or U+0345 (class 240),
+    and one mark of each class shows which one. Python lists the classes.
     """
     nfd = step("nfd")
 
@@ -248,7 +241,7 @@ def _class_of(mark: str, examples: Mapping[int, str], trade: Callable[[str, str]
 
 
 def spelled(table: Mapping[int, str]) -> Iterator[str]:
-    """Give a table's items: `first..last=value` for a run of neighbours that have one value."""
+    """Yield a table's items: `first..last=value` for a run of neighbours that have one value."""
     first = None
     for code in sorted(table):
         first = code if first is None else first

@@ -1,12 +1,12 @@
-"""The third witness: GPT-1's forward pass in NumPy float64, from the paper and the release.
+"""GPT-1's forward pass in NumPy float64, from the paper and the release.
 
-It imports numpy alone and shares no code with anything it judges: where a reader finds `_gelu`
-or `_norm` here and their like elsewhere, that repetition is the point. It follows the release's
+It imports numpy alone and shares no code with the models that it is compared with: `_gelu` and
+`_norm` repeat what stands elsewhere on purpose. It follows the release's
 train.py in order and vocabulary: one matrix `we` that holds tokens and positions, convolutions
 of width one, a mask that blends in -1e9, and a plain loop over heads.
 
-`forward` is a generator. It yields every tap as `(name, value)` in network order, and goes on
-with the value that is sent back, or with its own where nothing is.
+`forward` is a generator. It yields every tap as `(name, value)` in network order, and continues
+with the value that is sent back, or with its own if none is.
 """
 
 from collections.abc import Generator, Sequence
@@ -25,13 +25,13 @@ _STRIP = 4096
 
 
 class Weights(NamedTuple):
-    """The released tensors, laid out as train.py's graph wants them.
+    """The released tensors, arranged as in train.py's graph.
 
     Attributes:
         we: `[vocab + n_positions, width]`: token rows, then position rows.
         blocks: Twelve tensors per block, in the release's order.
         n_vocab: How many rows of `we` are tokens.
-        n_head: Heads per block; no tensor's shape says so.
+        n_head: Heads per block, which no tensor's shape shows.
     """
 
     we: NDArray[np.floating]
@@ -43,9 +43,7 @@ class Weights(NamedTuple):
 def arrange(tensors: Sequence[NDArray[np.floating]], *, n_head: int) -> Weights:
     """Return the weights from the release's list: positions, tokens, then 12 per block.
 
-    Args:
-        tensors: The list, of any float type; each is used in float64.
-        n_head: Heads per block.
+    Any float type is accepted; the computation is float64.
 
     Raises:
         ValueError: The list is not two tensors and twelve per block.
@@ -74,8 +72,8 @@ def forward(
         weights: From `arrange`.
         token_ids: `[batch time]`.
         positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... where None.
-        mask: `[batch time]`, False at padding. The release knows none: it pads on the right and
-            lets causality hide it. A padded row sees itself, and real tokens before it.
+        mask: `[batch time]`, False at padding. The release has none: it pads on the right, where
+            causality hides it. A padded row attends to itself and to real tokens before it.
         epsilon: Of the layer normalisations.
 
     Source: train.py `model` (a69b5c4); there is no `loss` at time 1.
@@ -94,7 +92,7 @@ def forward(
 
 
 def _show(name: str, value: Array) -> Shown:
-    """Yield one tap; return what to go on with."""
+    """Yield one tap; return the value to continue with."""
     sent = yield name, value
     return value if sent is None else sent
 
@@ -104,7 +102,7 @@ def _double(x: NDArray[np.floating]) -> Array:
 
 
 def _visible(batch: int, time: int, mask: NDArray[np.bool_] | None) -> Array:
-    """Return `[batch time time]`: 1 where the row's token may see the column's, else 0."""
+    """Return `[batch time time]`: 1 where the row's token attends to the column's, else 0."""
     causal = np.tril(np.ones((time, time)))
     if mask is None:
         return np.broadcast_to(causal, (batch, time, time))
@@ -203,7 +201,7 @@ def _gelu(x: Array) -> Array:
 
 
 def _logits(h: Array, tokens: NDArray[np.floating]) -> Array:
-    """Return `[batch time vocab]`, some tokens at a time: in float64 all of them are a giant."""
+    """Return `[batch time vocab]`, a strip of tokens at a time, to save memory."""
     rows = h.reshape(-1, h.shape[-1])
     logits = np.empty((len(rows), len(tokens)))
     for at in range(0, len(tokens), _STRIP):

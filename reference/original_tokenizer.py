@@ -1,9 +1,8 @@
-"""The release's way from text to ids, told a second time: ours has something to be equal to.
+"""An independent re-implementation of the release's tokenizer.
 
-Written from the description of `text_utils.py`, by other means than `scratch_gpt` uses: character
-by character where that has expressions, and with merging as slow as its definition. Text repair
-and the words of English are ftfy's and spaCy's here as there; what is compared is everything
-around them.
+It follows the description of `text_utils.py` by other means than `scratch_gpt`: character by
+character instead of regular expressions, and with merging as slow as its definition. Both use ftfy
+for text repair and spaCy for English words; the comparison covers everything around them.
 
 Source: openai/finetune-transformer-lm@a69b5c4, text_utils.py.
 """
@@ -15,13 +14,12 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 Split = Callable[[str], list[str]]
-"""Gives the pieces of a prepared text: words, and newlines with what stands around them."""
+"""Maps a prepared text to its pieces: words, and newlines with the space around them."""
 
 _TYPED = {"—": "-", "–": "-", "―": "-", "…": "...", "\u00b4": "'"}
 _PADDED = frozenset('-~!"?+,)(/*[]}{|_;')
-"""Runs of these stand alone. The backslash does not: the release spells its expression in a plain
-string, where the two backslashes that were to mean one reach `re` as the escape of the plus sign
-after them."""
+"""Runs of these get spaces around them. The backslash does not: in the release's plain string its
+two backslashes reach `re` as one, which escapes the plus sign after it."""
 
 
 def prepare_text(text: str) -> str:
@@ -38,7 +36,7 @@ def prepare_text(text: str) -> str:
 
 
 def _runs(text: str) -> list[str]:
-    """Return the text cut where one character follows another."""
+    """Return the runs of equal characters."""
     return ["".join(same) for _, same in groupby(text)]
 
 
@@ -47,7 +45,7 @@ def _standing_alone(run: str) -> str:
 
 
 def _one_space(group: "tuple[bool, groupby[bool, str] | object]") -> str:
-    """Return a stretch of text as it is, and one of spaces as a newline, if it has one, or one."""
+    """Return text as it is; white space becomes a newline if it has one, else one space."""
     blank, characters = group
     stretch = "".join(characters)  # type: ignore[arg-type]
     if not blank:
@@ -56,7 +54,7 @@ def _one_space(group: "tuple[bool, groupby[bool, str] | object]") -> str:
 
 
 def english_tokenizer() -> Split:
-    """Return spaCy's rules for English; no model is needed, and none is loaded.
+    """Return spaCy's rules for English, which need no model.
 
     Raises:
         ModuleNotFoundError: spaCy is not installed.
@@ -69,13 +67,7 @@ def english_tokenizer() -> Split:
 
 
 class OriginalTokenizer:
-    """The release's encoder of one vocabulary.
-
-    Attributes:
-        ids: The vocabulary.
-        ranks: For each pair of pieces, which merge it is; the lowest goes first.
-        split: spaCy's rules.
-    """
+    """The release's encoder of one vocabulary."""
 
     def __init__(self, vocabulary: Path, merges: Path, split: Split | None = None) -> None:
         """Read the two files.
@@ -84,16 +76,18 @@ class OriginalTokenizer:
             ModuleNotFoundError: spaCy is not installed.
         """
         self.ids: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
-        lines = merges.read_text(encoding="utf-8").split("\n")[1:-1]  # a header; a last line's end
+        lines = merges.read_text(encoding="utf-8").split("\n")[
+            1:-1
+        ]  # without the header and the end of the last line
         self.ranks = {tuple(line.split()): rank for rank, line in enumerate(lines)}
         self.split = english_tokenizer() if split is None else split
 
     def words(self, text: str) -> list[str]:
-        """Return what is encoded piece by piece."""
+        """Return the words that are encoded one by one."""
         return [piece.lower() for piece in self.split(prepare_text(text))]
 
     def pieces(self, word: str) -> list[str]:
-        """Return a word cut as the merges say: the lowest first, wherever it stands."""
+        """Return a word's pieces: the merge of the lowest rank is applied first, wherever it is."""
         parts = [*word[:-1], f"{word[-1]}</w>"]
         while len(parts) > 1:
             lowest = min(pairwise(parts), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
@@ -103,12 +97,12 @@ class OriginalTokenizer:
         return ["\n</w>"] if " ".join(parts) == "\n  </w>" else " ".join(parts).split(" ")
 
     def encode(self, text: str) -> list[int]:
-        """Return the text's ids; a piece that the vocabulary does not have is 0."""
+        """Return the text's ids; an unknown piece is 0."""
         return [self.ids.get(part, 0) for word in self.words(text) for part in self.pieces(word)]
 
 
 def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """Return the parts with every occurrence of a pair, from the left, made one."""
+    """Return the parts with every occurrence of a pair joined, from the left."""
     made: list[str] = []
     rest = list(reversed(parts))
     while rest:

@@ -1,6 +1,8 @@
-"""What was published of GPT-1: where, at which commit, and the digests of the files.
+"""Published facts of GPT-1: repositories, digests of the files, and golden numbers.
 
-Data alone. Nothing here was computed from the files of this machine.
+The golden numbers are in `goldens/`, with the source of each. A file is one JSON object: `about`,
+`goldens` (a list of rows) and `shared` (fields of every row, which a row may override). `SCHEMAS`
+has the form of each kind. Nothing here was computed from files of this machine.
 """
 
 import dataclasses
@@ -19,9 +21,9 @@ REPOSITORIES = ("openai-gpt", "openai-community/openai-gpt")
 """Ids of one and the same repository on Hugging Face's hub; the first is its name of 2018."""
 
 REVISION = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
-"""Commit of that repository that is taken unless another is asked for.
+"""Commit of that repository that is used by default.
 
-Source: the head of openai-community/openai-gpt's main branch, 21 commits, as its pages show it.
+Source: the head of openai-community/openai-gpt's main branch, 21 commits, from its pages.
 """
 
 PARAMETERS = 116_534_784
@@ -68,20 +70,16 @@ Source: the tree of openai/finetune-transformer-lm@a69b5c4, model/.
 def standing(
     name: str, *, sha256: str, git_blob: str | None = None, released: bool = False
 ) -> Standing:
-    """Return how a file stands to the published one of its name.
+    """Return the provenance status of a file: `known`, `differs` or `unknown`.
 
-    A name alone claims nothing: every model has a `model.safetensors`. Only where the caller says
-    that these are the released weights is another digest a difference.
+    Many models have a `model.safetensors`, so a name alone claims nothing. `differs` needs a caller
+    that claims the released weights.
 
     Args:
-        name: The file's name, without folders.
-        sha256: Of its bytes, in hexadecimal.
-        git_blob: The id that git gives its bytes, where it was computed.
-        released: Whether the file is said to be the released model's.
-
-    Returns:
-        `known` for the published bytes, `differs` for others under a published name that are said
-        to be released, else `unknown`.
+        name: Without folders.
+        sha256: In hexadecimal.
+        git_blob: The id that git gives the bytes, if it was computed.
+        released: Whether the caller claims the released weights.
     """
     published = {SHA256.get(name), GIT_BLOBS.get(name)} - {None}
     if published & {sha256, git_blob}:
@@ -89,13 +87,11 @@ def standing(
     return "differs" if released and published else "unknown"
 
 
-# What a golden is: one number, list or text that others got from known weights.
-#
-# Every kind has one row in `SCHEMAS`: what it needs to be given, and what form its answer has.
+# A golden: one number, list or text that others computed from the released weights.
 
 
 class Kind(StrEnum):
-    """What was got from the weights."""
+    """The quantity that was computed from the weights."""
 
     GREEDY_IDS = "greedy_ids"
     LOGITS_SHAPE = "logits_shape"
@@ -112,7 +108,7 @@ class Kind(StrEnum):
 
 
 class Grade(StrEnum):
-    """How far a published value can be trusted."""
+    """The reliability of a published value."""
 
     HARD = "H"
     """Deterministic, and published with its numbers."""
@@ -121,7 +117,7 @@ class Grade(StrEnum):
 
 
 class Measure(StrEnum):
-    """How far apart two values are."""
+    """A distance of two values."""
 
     EXACT = "exact"
     ABSOLUTE = "absolute"
@@ -132,7 +128,7 @@ class Measure(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """The bound of a difference, and in what it is measured."""
+    """A measure and its bound."""
 
     measure: Measure
     bound: float
@@ -140,12 +136,7 @@ class Tolerance:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Symptom:
-    """A wrong value whose cause is known.
-
-    Attributes:
-        got: The value.
-        means: What is wrong where it is got.
-    """
+    """A wrong value `got`, and its cause `means`."""
 
     got: float
     means: str
@@ -157,14 +148,9 @@ class Golden:
 
     Attributes:
         key: Its name, `group/name`.
-        kind: What was got.
-        grade: How far it can be trusted.
-        inputs: What it was got from; the keys are its kind's.
-        expected: The value: a number, a list of numbers, a text or a list of texts.
-        tolerance: How far from it right code may be.
+        inputs: The inputs of the computation; the kind's schema has the keys.
+        expected: A number, a list of numbers, a text or a list of texts.
         source: Where it was published.
-        symptoms: Wrong values whose cause is known.
-        note: What else a reader should know.
     """
 
     key: str
@@ -179,7 +165,7 @@ class Golden:
 
     @property
     def group(self) -> str:
-        """What its key has before the slash."""
+        """The part of the key before the slash."""
         return self.key.partition("/")[0]
 
 
@@ -189,9 +175,8 @@ class Goldens:
 
     Attributes:
         about: Which weights, in words.
-        rows: The goldens; no two have the same key.
-        sha256: The digest over tensors by which those weights are known; None where they are
-            known by the files that they were published in.
+        rows: With distinct keys.
+        sha256: Digest over tensors that identifies the weights; None if their files do.
     """
 
     about: str
@@ -201,12 +186,7 @@ class Goldens:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What a value must be.
-
-    Attributes:
-        what: In words, for the error.
-        holds: Whether a value is one.
-    """
+    """A requirement on a value, `what` in words for the error."""
 
     what: str
     holds: Callable[[Any], bool]
@@ -244,19 +224,17 @@ _YES_NO = Form("true or false", lambda value: isinstance(value, bool))
 
 
 def one_of(*values: str) -> Form:
-    """Return the form of a choice."""
+    """Return the form of one of some values."""
     return Form(f"one of {', '.join(values)}", lambda value: value in values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What a kind is given, and the form of its answer.
+    """The forms of a kind's inputs and of its expected value.
 
     Attributes:
-        inputs: The form of each input.
-        expected: The form of the answer.
-        exact: Whether an answer is right or wrong; else it has a tolerance.
-        agree: What must hold between (inputs, expected).
+        exact: Whether the value must be equal; else it has a tolerance.
+        agree: A requirement on the pair (inputs, expected).
     """
 
     inputs: Mapping[str, Form]
@@ -309,16 +287,8 @@ SCHEMAS: dict[Kind, Schema] = {
     Kind.FILE_DIGEST: Schema({"file": TEXT, "algorithm": one_of(*ALGORITHMS)}, TEXT, exact=True),
     Kind.BEAM_TEXTS: Schema(_BEAM, _TEXTS, exact=True),
 }
-"""Every kind's form."""
 
-
-# Published numbers of the released weights, read from `goldens/` and checked to be well formed.
-#
-# The files hold data and where each row comes from; nothing here has run those weights. A file is
-# one JSON object: `about`, `goldens` (a list of rows), and `shared` (what all its rows have in
-# common, so that it is written once; a row's own word wins). What a row must hold is
-# `reference.published`.
-
+# The reader of the files in `goldens/`.
 
 FILES = (
     "generation.json",
@@ -363,7 +333,7 @@ def parse(text: str, *, where: str) -> list[Golden]:
     """Return the goldens of one file's text.
 
     Args:
-        text: JSON, as the module says.
+        text: JSON in the module's format.
         where: The file's name, for errors.
 
     Raises:
@@ -392,7 +362,7 @@ def _no_number(literal: str) -> None:
 
 
 def _golden(row: object, shared: Mapping[str, Any], where: str) -> Golden:
-    """Return one row with what it shares; where its key can be read, errors name it."""
+    """Return one row, completed by the shared fields; errors name its key."""
     fields = {**shared, **_mapping(row, "a row", where)}
     where = f"{where} ({fields.get('key')!r})"
     _names(set(fields), _FIELDS, _OPTIONAL, where)
@@ -414,7 +384,7 @@ def _golden(row: object, shared: Mapping[str, Any], where: str) -> Golden:
 
 
 def _check_kind(schema: Schema, fields: Mapping[str, Any], where: str) -> None:
-    """Require the inputs and the answer that the kind has."""
+    """Require the inputs and the expected value of the kind."""
     inputs, expected = fields["inputs"], fields["expected"]
     _names(set(inputs), set(schema.inputs), set(), f"{where}, inputs")
     for name, form in schema.inputs.items():
@@ -445,7 +415,7 @@ def _symptom(entry: object, where: str) -> Symptom:
 
 
 def _distinct(rows: Iterable[Golden]) -> tuple[Golden, ...]:
-    """Return the rows; two with one key would be one in a report.
+    """Return the rows, whose keys must differ.
 
     Raises:
         RejectedError: Two have the same key.

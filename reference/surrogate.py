@@ -1,13 +1,13 @@
 """Seeded weights of the released shape: the same bits on every machine and every version.
 
-The released weights need a download; a harness has to run without one. The surrogate draws every
-tensor from a seed and the tensor's own name, by integer arithmetic on the raw output of Philox
-(NumPy keeps the streams of its bit generators stable, but not those of its distributions), and
-each tensor is held against a committed SHA-256.
+The released weights need a download; the surrogate needs none. It draws every tensor from a seed
+and the tensor's own name, by integer arithmetic on the raw output of Philox: NumPy keeps the
+streams of its bit generators stable, but not those of its distributions. Each tensor is compared
+with a committed SHA-256.
 
 The scales are chosen so that every operation matters: gains are not 1, biases not 0, attention is
 sharp and positions stay distinct in every block. Weights drawn at the released tensors' own
-scale make a model that is dead by block 6, in which a broken attention would hardly show.
+scale make a model that is degenerate from block 6, in which broken attention would hardly show.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 RECIPE = 1
-"""Raised whenever a draw changes; digests of another recipe are refused."""
+"""Incremented whenever a draw changes; digests of another recipe are rejected."""
 
 SIZES: dict[str, dict[str, int]] = {
     "surrogate": {
@@ -52,7 +52,7 @@ class Surrogate:
 
     Attributes:
         name: Key of `SIZES`.
-        config: The model's shape, in Hugging Face's field names.
+        config: In Hugging Face's field names.
         tensors: Name to float32 array, in the names of the published file
             (`h.0.attn.c_attn.weight`; matrices `[in, out]`).
     """
@@ -78,7 +78,6 @@ class _Draw:
     """How one tensor is drawn.
 
     Attributes:
-        shape: The tensor's shape.
         spread: Standard deviation: one number, or one for each column.
         mean: Added to every element.
         centred: Whether each column's mean over the first axis is removed.
@@ -95,7 +94,7 @@ def load(name: str = "surrogate", on_tensor: Callable[[int, int], None] | None =
 
     Args:
         name: Key of `SIZES`.
-        on_tensor: Called with (tensors done, tensors in all) as the draw goes on.
+        on_tensor: Called with (tensors done, tensors in all) during the draw.
 
     Raises:
         SurrogateMismatchError: A tensor's bits are not the committed ones.
@@ -134,7 +133,7 @@ def committed_digests() -> dict[str, Any]:
 
 
 def digest_file() -> dict[str, Any]:
-    """Return what `surrogate_digests.json` must hold for the draws of this module."""
+    """Return the contents of `surrogate_digests.json` for the draws of this module."""
     sizes = {
         name: {"shape": shape, "digests": dict(draw(name).digests)} for name, shape in SIZES.items()
     }
@@ -200,7 +199,7 @@ def _block(width: int, *, first: bool) -> Iterator[tuple[str, _Draw]]:
 
 
 def _thirds(width: int, query_key: float, value: float) -> NDArray[np.float64]:
-    """Return a spread per column: query and key columns alike, value columns their own."""
+    """Return a spread per column: one for query and key columns, another for value columns."""
     return np.repeat([query_key, query_key, value], width)
 
 

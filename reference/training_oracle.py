@@ -1,7 +1,7 @@
 """A training step in NumPy, written from the release's optimizer and from AdamW's paper.
 
-It shares no code with what it judges: the schedule counts steps as the release does, `t` from 0,
-each variant of Adam is one line a formula, and every array is new.
+It imports numpy alone and shares no code with the trainer. The schedule counts steps as the
+release does, `t` from 0; each formula of Adam is one line; no array is changed in place.
 """
 
 import dataclasses
@@ -18,16 +18,14 @@ Arrays = Mapping[str, Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constants:
-    """The constants of a run, with the values of pre-training.
+    """The optimizer's constants under opt.py's names, with the values of pre-training.
 
     Attributes:
-        variant: `released` or `adamw`.
-        b1: Decay rate of the first moment.
-        b2: Decay rate of the second.
+        variant: `openai` or `adamw`.
         e: Epsilon, outside the root.
         l2: Decoupled decay of tensors of rank above 1.
         vector_l2: Whether vectors decay as well.
-        max_grad_norm: Largest norm of all gradients together.
+        max_grad_norm: Bound of the global norm.
     """
 
     variant: str = "openai"
@@ -41,7 +39,7 @@ class Constants:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where a run stands: the steps made, the parameters, and both moments of each."""
+    """The number of steps made, the parameters, and both moments of each."""
 
     t: int
     parameters: Arrays
@@ -57,7 +55,7 @@ def begin(parameters: Arrays) -> State:
 
 
 def step(state: State, gradients: Arrays, learning_rate: float, constants: Constants) -> State:
-    """Return the state after one step, its gradients clipped by their global norm first."""
+    """Return the state after one step; gradients are clipped by their global norm first."""
     clipped, _ = clip_by_global_norm(gradients, constants.max_grad_norm)
     after = {
         name: step_all(
@@ -78,10 +76,7 @@ def step(state: State, gradients: Arrays, learning_rate: float, constants: Const
 def step_all(  # noqa: PLR0913 - the variables of the formula
     p: Array, m: Array, v: Array, g: Array, t: int, lr: float, c: Constants
 ) -> tuple[Array, Array, Array]:
-    """Return one parameter and its moments after the step that `t` others came before.
-
-    Everything is computed in the dtype of the arrays.
-    """
+    """Return one parameter and its moments after step `t`, from 0, in the arrays' own dtype."""
     m = c.b1 * m + (1 - c.b1) * g
     v = c.b2 * v + (1 - c.b2) * g * g
     l2 = c.l2 if c.vector_l2 or p.ndim > 1 else 0.0
@@ -126,7 +121,7 @@ def learning_rate(t: int, t_total: int, warmup: int, peak: float, shape: str) ->
     """Return the rate of step `t`, from 0; `warmup` is in steps.
 
     Source: finetune-transformer-lm opt.py `warmup_cosine`, `warmup_linear`, `warmup_constant`
-    (a69b5c4), whose warm-up is a part of the whole.
+    (a69b5c4), whose warm-up is a fraction of all steps.
     """
     x, w = t / t_total, warmup / t_total
     s = 1.0 if w > 0 and t <= warmup else 0.0

@@ -1,7 +1,7 @@
-"""Weights written to a folder, in Hugging Face's form or the release's, and read back before use.
+"""Export: weights written to a folder, in Hugging Face's form or the release's, and read back.
 
-The folder appears whole or not at all. Before it does, it is read back by the reader that any
-user's `--weights` goes through, and its digest must be that of the weights.
+The folder appears whole or not at all. Before that the reader behind `--weights` reads it back, and
+its digest must equal that of the weights.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from scratch_gpt.progress import Progress
 
 
 class Form(StrEnum):
-    """A form that weights can be written in; ours is Hugging Face's."""
+    """A form of weights on disk; ours is Hugging Face's."""
 
     HUGGINGFACE = "huggingface"
     OPENAI = "openai"
@@ -40,19 +40,19 @@ class Form(StrEnum):
 def export(
     weights: Weights, destination: Path, form: Form, *, overwrite: bool, progress: Progress
 ) -> list[FileDigest]:
-    """Write weights into a folder; return what it holds then.
+    """Write weights into a folder, created if needed; return the digests of its files.
 
     Args:
-        weights: What to write.
-        destination: The folder. It is made if it is not there.
-        form: Whose form to write.
-        overwrite: Whether weights of the same form that are there may be replaced.
-        progress: Called as it goes on.
+        weights: Weights to write.
+        destination: The folder.
+        form: The form to write.
+        overwrite: Whether existing weights of the same form may be replaced.
+        progress: Called with each step.
 
     Raises:
-        UsageError: There is something that would be lost, or would lie beside the new weights.
-        WriteError: The file system refused; what stood there before is as it was.
-        ParityError: What was written does not read back to the bit.
+        UsageError: Files would be lost, or other weights would stay beside the new ones.
+        WriteError: The file system failed; the previous contents are unchanged.
+        ParityError: The written weights do not read back bit for bit.
     """
     with replace_folder(
         destination,
@@ -77,9 +77,9 @@ def export(
 
 
 def refuse_loss(destination: Path, form: Form, *, overwrite: bool) -> None:
-    """Refuse a folder whose weights would be lost unasked, or would lie beside the new ones.
+    """Reject a folder whose files would be lost, or whose weights would stay beside the new ones.
 
-    Of two weights in one folder nobody could know which is meant.
+    Two sets of weights in one folder are ambiguous.
     """
     others = other_weight_files(destination, _WEIGHTS[form])
     if others:
@@ -124,7 +124,7 @@ WRITERS: Mapping[Form, Callable[[Weights, Path], None]] = {
     Form.HUGGINGFACE: _write_huggingface,
     Form.OPENAI: _write_openai,
 }
-"""What writes each form's weights and config into an empty folder."""
+"""Writer of each form's weights and config into an empty folder."""
 
 
 def _digest(path: Path) -> FileDigest:
@@ -132,7 +132,7 @@ def _digest(path: Path) -> FileDigest:
 
 
 def _check(weights: Weights, folder: Path, form: Form) -> None:
-    """Require that what was written reads back to the bit."""
+    """Require that the written weights read back bit for bit."""
     reader = huggingface_files.read_huggingface if form is Form.HUGGINGFACE else load.read_openai
     with mapped_errors():
         found = gather(reader(folder, source="what was written")).provenance.sha256
@@ -144,17 +144,11 @@ def _check(weights: Weights, folder: Path, form: Form) -> None:
         )
 
 
-# A conversion as text: every tensor, from what to what.
+# `python -m parity.convert`.
 
 
 def render_conversion(config: Mapping[str, Any], target: Side, console: Console) -> None:
-    """Print the table of tensors: our name, the target's, and the shape there.
-
-    Args:
-        config: The model's fields, in Hugging Face's names.
-        target: Whose names and shapes are wanted.
-        console: Where to.
-    """
+    """Print the table of tensors: our name, the target's name and its shape."""
     axis_sizes = shape_sizes(config)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("tensor", f"in the {target} form", "shape"):
@@ -165,27 +159,24 @@ def render_conversion(config: Mapping[str, Any], target: Side, console: Console)
     console.print(table)
 
 
-# What `python -m parity.convert` does: from a source's name to a folder and a text about it.
-
-
 _SIDES = {Form.HUGGINGFACE: Side.HUGGINGFACE, Form.OPENAI: Side.RELEASE}
 
 
 def run_conversion(  # noqa: PLR0913 - the command's arguments
     source: str, destination: Path, to: str, *, dry_run: bool, force: bool, progress: Progress
 ) -> str:
-    """Convert, or with `dry_run` only say what would be done; return the text to print.
+    """Convert weights, or with `dry_run` only list the tensors; return the text to print.
 
     Args:
         source: As `--weights`.
         destination: The folder to write.
         to: A `Form`.
         dry_run: Whether to write nothing.
-        force: Whether weights of the same form may be replaced.
-        progress: Called as it goes on.
+        force: Whether existing weights of the same form may be replaced.
+        progress: Called with each step.
 
     Raises:
-        ParityError: It could not be done; nothing was changed.
+        ParityError: The conversion failed; nothing was changed.
     """
     form = Form(to)
     if not str(destination).strip():
@@ -194,7 +185,7 @@ def run_conversion(  # noqa: PLR0913 - the command's arguments
         raise UsageError(
             "auto may be the surrogate, so it is not converted",
             where="SOURCE",
-            fix="say which: openai-gpt or surrogate",
+            fix="name one of them: openai-gpt or surrogate",
         )
     progress(f"reading {source}", 0, 3)
     weights = load_weights(source, lambda done, total: progress(f"drawing {done}", done, total))
@@ -210,7 +201,7 @@ def run_conversion(  # noqa: PLR0913 - the command's arguments
 
 
 def _about(weights: Weights) -> str:
-    """Return what the source is: a line for the weights and one for each file."""
+    """Return the description of the source: the weights, and a line for each file."""
     provenance = weights.provenance
     count = sum(array.size for array in weights.tensors.values())
     known = "" if provenance.standing is Standing.UNKNOWN else f" ({provenance.standing})"
@@ -224,7 +215,7 @@ def _about(weights: Weights) -> str:
 
 
 def _written(files: list[FileDigest], destination: Path) -> str:
-    """Return what was written."""
+    """Return the list of written files."""
     lines = [f"written   {one_line(str(destination))}, read back and equal to the bit"]
     return "\n".join([*lines, *(f"          {_file(file)}" for file in files)]) + "\n"
 

@@ -1,7 +1,8 @@
 """Weights in Hugging Face's forms: a folder, or one file with `config.json` beside it.
 
-Safetensors in one file or in shards, else a file of torch.save in one or in shards: of several
-forms in one folder the first is read, as transformers does.
+Safetensors in one file or in shards, else a file of torch.save in one or in shards. Of several
+forms in one folder the first is read, as transformers does. The vocabulary and the manifest of a
+conversion (`conversion.json`) are handled here too.
 """
 
 import dataclasses
@@ -23,11 +24,8 @@ from reference.files import digest_path
 from scratch_gpt.checkpoint import checkpoint, safetensors, strict_io
 from scratch_gpt.checkpoint.strict_io import open_regular
 
-# A small JSON file beside weights: a config, an index, a manifest.
-
-
 _LARGEST = 16 << 20
-"""Bytes; an index of ten thousand tensors has one."""
+"""Bytes of a JSON or vocabulary file; an index of ten thousand tensors has one million."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,24 +49,23 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def rejected(path: Path, what: str) -> InputRejectedError:
-    """Return the refusal of a JSON file that is not what it must be."""
+    """Return the error of an unusable file."""
     return InputRejectedError(
         f"{path.name}: {what}", where=str(path), fix="take the file that belongs to the weights"
     )
 
 
-# The vocabulary's files that lie beside weights, under the names of either publication.
-
+# The vocabulary beside weights.
 
 VOCABULARY_FILES = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
 """Hugging Face's name to OpenAI's: the bytes are the same."""
 
 
 def check_vocabulary(folder: Path, fields: Mapping[str, Any]) -> None:
-    """Require that a vocabulary in the folder, where there is one, has the config's size.
+    """Require the config's size of a vocabulary in the folder, if there is one.
 
     Raises:
-        InputRejectedError: It has another, or is no vocabulary.
+        InputRejectedError: It has another size, or is no vocabulary.
     """
     for name in ("vocab.json", VOCABULARY_FILES["vocab.json"]):
         path = folder / name
@@ -86,19 +83,14 @@ _OTHERS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     "generation_config.json",
 )
-"""What else of Hugging Face's is about text; OpenAI's release has nothing for it to become."""
+"""Hugging Face's other files about text, which OpenAI's release does not have."""
 
 
 def copy_vocabulary(folder: Path | None, target: Path, *, openai: bool) -> None:
-    """Copy the vocabulary that lies in a folder, if one does, under the names of a form.
-
-    Args:
-        folder: Where to look.
-        target: A folder to write into.
-        openai: Whether OpenAI's names are wanted, else Hugging Face's.
+    """Copy the vocabulary in a folder, if there is one, under OpenAI's or Hugging Face's names.
 
     Raises:
-        InputRejectedError, CheckpointError: A file of it is none, or far too large for one.
+        InputRejectedError, CheckpointError: A file of it is not regular, or far too large.
     """
     if folder is None:
         return
@@ -111,20 +103,15 @@ def copy_vocabulary(folder: Path | None, target: Path, *, openai: bool) -> None:
             _copy(folder / name, target / name)
 
 
-_LARGEST_VOCABULARY = 16 << 20
-"""Bytes; the released vocabulary's files have under one million each, tokenizer.json 1.3."""
-
-
 def _copy(source: Path, target: Path) -> None:
     with open_regular(source) as file:
-        text = file.read(_LARGEST_VOCABULARY + 1) or b""
-    if len(text) > _LARGEST_VOCABULARY:
-        raise rejected(source, f"it has more than {_LARGEST_VOCABULARY:,} bytes: no vocabulary has")
+        text = file.read(_LARGEST + 1) or b""
+    if len(text) > _LARGEST:
+        raise rejected(source, f"it has more than {_LARGEST:,} bytes: no vocabulary has")
     target.write_bytes(text)
 
 
-# The `config.json` beside weights of any form: read strictly, and as transformers reads it.
-
+# The config beside weights of any form.
 
 CONFIG_FILE = "config.json"
 
@@ -133,15 +120,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the fields of a folder's config.
 
     Raises:
-        CheckpointError: It is no GPT-1's config that says all of it.
-        InputRejectedError: There is none, or transformers reads another model out of it than we do.
+        CheckpointError: It is not a complete config of a GPT-1.
+        InputRejectedError: There is none, or transformers reads another model from it.
     """
     path = folder / CONFIG_FILE
     if not os.path.lexists(path):
         raise InputRejectedError(
             "there is no config.json beside the weights",
             where=str(folder),
-            fix="copy it from where they came from: no tensor says how many heads there are",
+            fix="copy it from their source: no tensor shows the number of heads",
         )
     config, fields = checkpoint.read_config(path)
     try:
@@ -156,8 +143,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return fields
 
 
-# What a conversion wrote down about itself, beside the weights that it wrote.
-
+# The manifest that a conversion writes beside its weights.
 
 INDEX_FILE = "conversion.json"
 _VERSIONS = ("gpt1-parity", "torch", "numpy", "safetensors")
@@ -174,11 +160,11 @@ def index_text(
     """Return the manifest of one conversion.
 
     Args:
-        source: What was converted.
-        form: Whose form was written.
-        tensors: Our name to array: their shapes are listed.
-        files: What was written.
-        shards: How the release's shards are or were cut.
+        source: Of the converted weights.
+        form: The written form.
+        tensors: Our name to array; their shapes are listed.
+        files: The written files.
+        shards: Of the release.
     """
     described = {
         "form": form,
@@ -192,16 +178,12 @@ def index_text(
 
 
 def index_shards(folder: Path, files: Sequence[FileDigest]) -> list[Shard] | None:
-    """Return how the release was cut that a folder's weights were converted from, if it is known.
+    """Return the release's shards that a folder's weights were converted from, if recorded.
 
-    A manifest of other files than were read is one of weights that are there no more.
-
-    Args:
-        folder: Where to look.
-        files: What was read of it.
+    A manifest of files other than `files`, which were read, is out of date and ignored.
 
     Raises:
-        InputRejectedError: There is a manifest, and it is damaged.
+        InputRejectedError: The manifest is damaged.
     """
     path = folder / INDEX_FILE
     if not path.exists():
@@ -210,7 +192,14 @@ def index_shards(folder: Path, files: Sequence[FileDigest]) -> list[Shard] | Non
     found, written = manifest.get("shards"), manifest.get("files")
     if found is None:
         return None
-    if not isinstance(found, list) or not all(map(_is_shard, found)):
+    sound = isinstance(found, list) and all(
+        isinstance(shard, dict)
+        and set(shard) == set(Shard._fields)
+        and type(shard["length"]) is int
+        and isinstance(shard["header"], str)
+        for shard in found
+    )
+    if not sound:
         raise rejected(path, f"its shards are no lengths and headers: {str(found)[:60]}")
     if not isinstance(written, dict) or any(
         written.get(file.name) != {"size": file.size, "sha256": file.sha256} for file in files
@@ -219,15 +208,7 @@ def index_shards(folder: Path, files: Sequence[FileDigest]) -> list[Shard] | Non
     return [Shard(**shard) for shard in found]
 
 
-def _is_shard(found: object) -> bool:
-    """Return whether something out of a manifest describes a shard; its writer looks closer."""
-    return (
-        isinstance(found, dict)
-        and set(found) == set(Shard._fields)
-        and type(found["length"]) is int
-        and isinstance(found["header"], str)
-    )
-
+# The weights.
 
 Part = tuple[dict[str, Tensor], FileDigest]
 CONFIG = CONFIG_FILE
@@ -236,14 +217,14 @@ CONFIG = CONFIG_FILE
 def read_huggingface(
     path: Path, *, source: str, revision: str = "unknown", released: bool = False
 ) -> Checkpoint:
-    """Return what a folder, or one file of it, holds.
+    """Return the checkpoint of a folder, or of one file.
 
     Args:
-        path: The folder, or a file of weights or index in it.
-        source: What it is, in words.
-        revision: Which edition.
-        released: Whether it is said to be the released model: then a published file's name
-            claims the published bytes.
+        path: The folder, or a file of weights or an index in it.
+        source: In words.
+        revision: A commit, or `unknown`.
+        released: Whether it claims to be the released model: then a published file's name
+            requires the published bytes.
 
     Raises:
         InputRejectedError: The files are not a whole GPT-1.
@@ -252,7 +233,7 @@ def read_huggingface(
     folder = path if path.is_dir() else path.parent
     chosen = _choose(path) if path.is_dir() else path
     if chosen.suffix != ".json":
-        _reader(chosen)  # another form is told before what is missing beside it
+        _reader(chosen)  # an unknown suffix is reported before a missing config
     fields = read_config(folder)
     check_vocabulary(folder, fields)
     parts = _parts(chosen)
@@ -286,7 +267,7 @@ READERS: dict[str, Callable[[Path], Part]] = {
     ".pt": _torch,
     ".pth": _torch,
 }
-"""What reads one file, by suffix; each looks at the contents and refuses another form's."""
+"""Reader of one file, by suffix; each rejects the contents of another form."""
 
 FORMS = (
     "model.safetensors",
@@ -294,17 +275,17 @@ FORMS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""Names under which a folder's weights are looked for, the first there is being read."""
+"""Names of a folder's weights; the first that exists is read."""
 
 
 def _choose(folder: Path) -> Path:
-    """Return the file of a folder that says where its weights are."""
+    """Return the file of a folder that holds or lists its weights."""
     for name in FORMS:
         if (folder / name).exists() or (folder / name).is_symlink():
             return folder / name
     found = sorted(entry.name for entry in folder.iterdir())[:6]
     raise InputRejectedError(
-        "the folder holds no weights in a form that is known",
+        "the folder holds no weights in a known form",
         where=f"{folder}: {', '.join(found) or 'it is empty'}",
         fix=f"it must have {', '.join(FORMS[:-1])} or {FORMS[-1]}, or the release's ten shards",
     )
@@ -332,7 +313,7 @@ def _reader(path: Path) -> Callable[[Path], Part]:
 
 
 def _index(path: Path) -> dict[str, str]:
-    """Return which file each tensor is in; every file is plainly in the index's own folder."""
+    """Return the file of each tensor; each is a plain name in the index's own folder."""
     index = read_json(path).get("weight_map")
     plain = isinstance(index, dict) and all(
         isinstance(name, str) and name not in {"", ".", ".."} and Path(name).name == name
@@ -344,7 +325,7 @@ def _index(path: Path) -> dict[str, str]:
 
 
 def _check_index(index: Mapping[str, str], parts: Mapping[str, Part], path: Path) -> None:
-    """Require every tensor in the very file that the index names, and none besides."""
+    """Require every tensor in the file that the index names, and no other tensor."""
     held = [(tensor, name) for name, (tensors, _) in parts.items() for tensor in tensors]
     problems = [f"{tensor} is not in {name}" for tensor, name in index.items() - set(held)]
     problems += [f"{tensor} is in {name}" for tensor, name in set(held) - index.items()]

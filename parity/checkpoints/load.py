@@ -1,4 +1,7 @@
-"""What `--weights NAME` stands for."""
+"""`--weights NAME` -> `Weights`: the hub, OpenAI's ten shards, the surrogate, a path.
+
+`load_weights` is the entry point; the readers of the sources come first.
+"""
 
 import dataclasses
 import os
@@ -27,8 +30,6 @@ from reference.errors import UnavailableError
 from reference.hub import FetchedFolder
 from scratch_gpt.config import GPTConfig
 
-# Weights from Hugging Face's hub, or from its cache.
-
 
 def read_hub(
     repository: str, revision: str | None = None, fetched: FetchedFolder | None = None
@@ -41,31 +42,27 @@ def read_hub(
         fetched: Its files, if they were fetched before.
 
     Raises:
-        SourceError: They cannot be had, or are not what the hub says.
+        SourceError: They cannot be fetched, or differ from the hub's digests.
         InputRejectedError, CheckpointError: They are not a whole GPT-1.
     """
     fetched = fetched or hub.fetch(repository, revision)
     commit = fetched.commit
     origin = "the hub's cache" if fetched.from_cache else "the hub"
+    count = len(fetched.unfinished)
+    unfinished = f" ({count} unfinished downloads lie in the cache)" if count else ""
     return huggingface_files.read_huggingface(
         fetched.paths[huggingface_files.CONFIG].parent,
-        source=f"{repository}, from {origin}, commit {commit}{_unfinished(fetched)}",
+        source=f"{repository}, from {origin}, commit {commit}{unfinished}",
         revision=commit,
         released=repository in published.REPOSITORIES,
     )
 
 
-def _unfinished(fetched: FetchedFolder) -> str:
-    """Return a word about downloads that were interrupted: they take room and nobody else tells."""
-    count = len(fetched.unfinished)
-    return f" ({count} unfinished downloads lie in the cache)" if count else ""
-
-
 def find_cached(repository: str) -> FetchedFolder | None:
-    """Return a repository's files, if the cache has them whole.
+    """Return a repository's files, None if the cache lacks some.
 
     Raises:
-        RejectedError: It has them, damaged.
+        RejectedError: A cached file is damaged.
     """
     try:
         return hub.fetch(repository, offline=True)
@@ -74,9 +71,9 @@ def find_cached(repository: str) -> FetchedFolder | None:
 
 
 def hub_out_of_reach(repository: str) -> str:
-    """Return why a repository that is not cached cannot be fetched either; "" if it may be.
+    """Return why an uncached repository cannot be fetched, "" if the hub can be connected to.
 
-    Nothing but the hub's silence is a reason: whatever else is wrong shows when it is fetched.
+    Any other failure shows when it is fetched.
     """
     if constants.HF_HUB_OFFLINE:
         return f"{repository} is not in the hub's cache, and HF_HUB_OFFLINE is set"
@@ -85,24 +82,21 @@ def hub_out_of_reach(repository: str) -> str:
     return ""
 
 
-# Weights in the form of OpenAI's release: ten shards without a name in them.
-
-
 def is_openai_folder(folder: Path) -> bool:
-    """Return whether a folder is, or was meant to be, in this form."""
+    """Return whether a folder has any file of OpenAI's release."""
     marks = ("params_shapes.json", *openai_release.SHARDS)
     return any((folder / name).exists() for name in marks)
 
 
 def read_openai(folder: Path, *, source: str) -> Checkpoint:
-    """Return what a release's folder holds.
+    """Return the checkpoint in a release's folder.
 
-    Shards without a config are accepted in the published shapes alone, and so claim to be the
-    published ones; with one they may be anybody's.
+    Shards without a config must have the published shapes, and claim the published bytes. Shards
+    with a config may be any GPT-1's.
 
     Raises:
         SourceError: A file is unsound or cannot be read.
-        InputRejectedError, CheckpointError: Config or vocabulary are not the weights'.
+        InputRejectedError, CheckpointError: Config or vocabulary do not fit the weights.
     """
     release = openai_release.read_release(folder)
     bare = release.config is None
@@ -123,9 +117,6 @@ def read_openai(folder: Path, *, source: str) -> Checkpoint:
     )
 
 
-# The surrogate: weights drawn from a seed, for use wherever the released ones are not at hand.
-
-
 OnTensor = Callable[[int, int], None]
 
 
@@ -135,7 +126,7 @@ def load_surrogate(size: str, on_tensor: OnTensor | None = None, why: str = "") 
     Args:
         size: Key of `reference.surrogate.SIZES`.
         on_tensor: Called with (tensors done, tensors in all).
-        why: Why it stands in for other weights; said wherever the weights are named.
+        why: The reason for using it, added to the weights' name in reports.
 
     Raises:
         InputRejectedError: The drawn tensors are not the committed ones.
@@ -170,18 +161,18 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
     Args:
         name: One of
             `surrogate`, or `tiny` (the same recipe, small);
-            `openai-gpt`, the released weights, from the hub or its cache, or `auto`, the same
-            where they are cached or the hub can be connected to, and else the surrogate;
-            another repository of the hub, `owner/name`; `@revision` may follow it;
+            `openai-gpt`, the released weights, from the hub or its cache;
+            `auto`, the same if they are cached or the hub can be connected to, else the surrogate;
+            another repository of the hub, `owner/name`, with an optional `@revision`;
             a folder or file: Hugging Face's or our own form, or OpenAI's ten shards.
         on_tensor: Called with (tensors done, tensors in all) while weights are drawn.
 
     Raises:
-        UsageError: It stands for nothing.
-        InputRejectedError: What it stands for is damaged, hostile, of another model, or not the
-            published bytes that it is said to be.
-        InconclusiveError: There is no tensor in it.
-        EnvironmentUnfitError: It cannot be had from here.
+        UsageError: The name is none of these.
+        InputRejectedError: The weights are damaged, hostile, of another model, or not the
+            published bytes that they claim to be.
+        InconclusiveError: There is no tensor in them.
+        EnvironmentUnfitError: They cannot be fetched or read here.
     """
     with mapped_errors(), reading_untrusted(name):
         if name in surrogate.SIZES:
@@ -202,7 +193,7 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
 
 
 def _released_or_surrogate(on_tensor: OnTensor | None) -> Weights:
-    """Return the released weights; the surrogate where they can be had neither here nor there."""
+    """Return the released weights, or the surrogate if they can neither be read nor fetched."""
     released = published.REPOSITORIES[0]
     fetched = find_cached(released)
     if fetched is None and (why := hub_out_of_reach(released)):
@@ -224,24 +215,24 @@ def _published(
 
 
 def _accepted(weights: Weights) -> Weights:
-    """Return weights if they are not passed off as the published ones.
+    """Return the weights.
 
     Raises:
-        InputRejectedError: A file that is said to be published has other bytes.
+        InputRejectedError: A file that claims to be published has other bytes.
     """
     differing = [f for f in weights.provenance.files if f.standing is Standing.DIFFERS]
     if differing:
         raise InputRejectedError(
             f"{', '.join(file.name for file in differing)}: {Standing.DIFFERS}",
             where=f"{weights.provenance.source}, sha256 {differing[0].sha256}",
-            fix="fetch it again; if the weights are meant to be others, put their config.json "
-            "beside them under a name of their own",
+            fix="fetch it again; if these are other weights, keep them in a folder with their own "
+            "config.json",
         )
     return weights
 
 
 def _is_path(name: str) -> bool:
-    """Return whether a name is meant as a path: it is there, or looks like nothing else."""
+    """Return whether a name is a path: it exists, or has the form of one."""
     separators = {os.sep, os.altsep or os.sep}
     repository = name.partition("@")[0]
     return (
@@ -253,7 +244,7 @@ def _is_path(name: str) -> bool:
 
 
 def _exists(name: str) -> bool:
-    """Return whether something is there; a name that no file can have is not."""
+    """Return whether a file exists, False also for a name that no file can have."""
     try:
         os.lstat(name)
     except (OSError, ValueError):
@@ -266,7 +257,7 @@ def _local(path: Path) -> Weights:
     if not path.exists():
         what = "it is a link to nothing" if path.is_symlink() else "there is nothing at that path"
         raise InputRejectedError(what, where=str(path), fix="check the path")
-    # The last part alone: a report that is passed on says nothing of where its writer keeps things.
+    # The last part alone: a report must not show the folders of the machine that wrote it.
     name = path.resolve().name
     if path.is_dir():
         _refuse_distributed(path)
@@ -277,7 +268,7 @@ def _local(path: Path) -> Weights:
 
 
 def _refuse_two_forms(folder: Path) -> None:
-    """Refuse a folder with the release's shards and other weights: nobody says which are meant."""
+    """Reject a folder with the release's shards and other weights: it is ambiguous."""
     others = [name for name in huggingface_files.FORMS if (folder / name).exists()]
     if others:
         raise InputRejectedError(
@@ -288,7 +279,7 @@ def _refuse_two_forms(folder: Path) -> None:
 
 
 def _refuse_distributed(folder: Path) -> None:
-    """Refuse a folder of torch's distributed checkpoints: its index is a pickle that is run."""
+    """Reject a folder of torch's distributed checkpoints: its index is a pickle that would run."""
     if (folder / ".metadata").exists():
         raise InputRejectedError(
             "a distributed checkpoint is not read: its .metadata would run as a program",

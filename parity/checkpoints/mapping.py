@@ -1,10 +1,12 @@
-"""Every tensor's name and form: ours, Hugging Face's, and the 2018 release's, in one table.
+"""Names and layouts of every tensor, ours, Hugging Face's and the release's, and the conversion.
 
-A row says how one tensor is called on each side and how it is laid out there. `{i}` stands for
-the block's number. Rows are in the release's order, which is part of that format: its shards
-hold no names. Three facts stand beside the table: Hugging Face's head is the token embedding
-under a second name, its causal masks are buffers and no weights, and the release keeps both
-embeddings as rows of one matrix `we`.
+A row has the name and the layout of one tensor on each side; `{i}` is the block's number. Rows are
+in the release's order, which is part of that format: its shards hold no names. Hugging Face's head
+is the token embedding under a second name, and its causal masks are buffers. The release keeps
+both embeddings as rows of one matrix `we`.
+
+A conversion computes nothing: a tensor is renamed and, for the release's convolutions, gains or
+loses a leading axis of length one. So every bit survives, and the way back gives the same state.
 
 Source: finetune-transformer-lm train.py 404-412, model/params_shapes.json (a69b5c4).
 """
@@ -19,7 +21,7 @@ from parity.errors import InputRejectedError
 
 
 class Side(StrEnum):
-    """Whose names and forms."""
+    """The implementation whose names and layouts a state has."""
 
     OURS = "ours"
     HUGGINGFACE = "huggingface"
@@ -27,7 +29,7 @@ class Side(StrEnum):
 
 
 class Form(StrEnum):
-    """How the release lays a tensor out; the other two sides agree with each other."""
+    """The release's layout of a tensor; the other two sides have the same."""
 
     SAME = "as ours"
     CONVOLUTION = "a convolution of width one: [1, in, out]"
@@ -38,11 +40,9 @@ class Row:
     """One tensor.
 
     Attributes:
-        ours: Name in `scratch_gpt`.
         huggingface: Name in `OpenAIGPTLMHeadModel`.
         release: Name in the release's graph.
-        axes: Axis names, keys of `sizes`.
-        form: The release's layout.
+        axes: Keys of `shape_sizes`.
     """
 
     ours: str
@@ -75,7 +75,7 @@ class Row:
 
 
 def _block_row(name: str, release: str, *axes: str) -> Row:
-    """Return a row of the block's table: ours and Hugging Face's names differ by a prefix."""
+    """Return a row of the block's table: our and Hugging Face's names differ by a prefix."""
     form = Form.CONVOLUTION if len(axes) == 2 else Form.SAME  # noqa: PLR2004 - a matrix
     return Row(f"h.{{i}}.{name}", f"transformer.h.{{i}}.{name}", release, axes, form)
 
@@ -115,7 +115,7 @@ ALIASES: dict[Side, dict[str, str]] = {
     Side.HUGGINGFACE: {"lm_head.weight": "transformer.tokens_embed.weight"},
     Side.RELEASE: {},
 }
-"""Second names of one tensor: present or not, they must hold the very same values."""
+"""Second names of one tensor: if present, they must hold the same values."""
 
 BUFFERS: dict[Side, tuple[str, ...]] = {
     Side.OURS: (),
@@ -126,7 +126,7 @@ BUFFERS: dict[Side, tuple[str, ...]] = {
 
 
 def rows(n_layer: int) -> list[Row]:
-    """Return the table written out for `n_layer` blocks: 2 + 12 a block."""
+    """Return the rows of all tensors: 2 + 12 a block."""
     return [*EMBEDDING_ROWS, *(row.of_block(i) for i in range(n_layer) for row in BLOCK_ROWS)]
 
 
@@ -143,18 +143,12 @@ def shape_sizes(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def is_buffer(side: Side, name: str) -> bool:
-    """Return whether `name` is a constant that a checkpoint may hold beside its weights."""
+    """Return whether `name` is a constant that a checkpoint may contain."""
     return any(re.fullmatch(pattern, name) for pattern in BUFFERS[side])
 
 
-# Weights from one side's names and forms to another's: a bijection, or an error.
-#
-# Nothing is computed: a tensor is renamed and, for the release's convolutions, gains or loses a
-# leading axis of length one. So every bit survives, and the way back gives the same dictionary.
-
-
 class Reshapable(Protocol):
-    """What a tensor has to be able to do here; torch's and NumPy's both are."""
+    """The methods used here, which torch's and NumPy's tensors have."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -175,15 +169,15 @@ def convert(
     """Return `state` in the target's names and forms, in the release's order.
 
     Args:
-        state: Name to tensor (torch or NumPy) on the source side. Left as it is; the result's
-            tensors may share its memory.
+        state: Name to tensor (torch or NumPy) on the source side. It is not changed; the result
+            may share its memory.
         config: `vocab_size`, `n_positions`, `n_embd` and `n_layer` of the model.
-        source: Whose names and forms `state` has.
-        target: Whose the result shall have. Aliases and buffers are not written.
+        source: Side of `state`.
+        target: Side of the result, which has no aliases and no buffers.
 
     Raises:
-        InputRejectedError: Names missing or unexpected, or shapes that differ: all of them,
-            gathered. Nothing is broadcast, squeezed or dropped.
+        InputRejectedError: Names are missing or unexpected, or shapes differ; all are listed.
+            Nothing is broadcast, squeezed or dropped.
     """
     table = rows(config["n_layer"])
     axis_sizes = shape_sizes(config)
@@ -203,7 +197,7 @@ def convert(
 def _problems(
     state: Mapping[str, Reshapable], table: list[Row], axis_sizes: Mapping[str, int], side: Side
 ) -> list[str]:
-    """Return one phrase for each kind of problem, with every name concerned."""
+    """Return one phrase for each kind of problem, with its names."""
     wanted = {row.name(side): row.shape(side, axis_sizes) for row in table}
     missing = [name for name in wanted if name not in state]
     unexpected = [
@@ -233,7 +227,7 @@ def _misshapen(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> st
 
 
 _LISTED = 12
-"""Names told of one kind of problem: all of a block's; of a wrong file's hundreds, these."""
+"""Names listed for one kind of problem: enough for a block."""
 
 
 def _listed(names: list[str]) -> str:
@@ -242,7 +236,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _other_names(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return what the names have too much, if no name fits and without it some do."""
+    """Return a hint at a superfluous prefix, if no name fits and without it some do."""
     if not state or any(name in wanted for name in state):
         return []
     none = f"none of {len(wanted)} names was found"

@@ -1,9 +1,8 @@
-"""A file written by `torch.save`: read as tensors, or not at all; nothing in it is ever run.
+"""Tensors of a file written by `torch.save`; nothing in it is run.
 
-A pickle is a program. `weights_only=True` is given explicitly, because an environment variable
-can switch the default off; where a prepared file could get round it, which `reference.compat`
-knows of every torch, such files are refused unopened. What an archive would unpack to is summed up
-before it is unpacked.
+A pickle is a program. `weights_only=True` is explicit, because an environment variable can switch
+the default off. With a torch that a prepared file can exploit (see `reference.compat`) no such file
+is opened. The unpacked size of an archive is checked before it is unpacked.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ from scratch_gpt.checkpoint.safetensors import LONGEST_NAME, MOST_TENSORS, count
 from scratch_gpt.errors import quote
 
 _ROOM = 1 << 20
-"""Bytes that an archive may unpack to beyond its own size: torch.save does not compress."""
+"""Bytes by which an archive may exceed its own size unpacked: torch.save does not compress."""
 _CONVERT = "convert it to safetensors where you trust it, and use that"
 
 
@@ -74,7 +73,7 @@ _KINDS = (
 
 
 def _check_kind(path: Path, file: BinaryIO, size: int) -> None:
-    """Require a file that torch.save wrote, and that unpacks to no more than it holds."""
+    """Require a file of torch.save that unpacks to no more than its size."""
     head = file.read(32)
     kind = next((kind for magic, kind in _KINDS if head.startswith(magic)), None)
     if kind is None:
@@ -99,7 +98,7 @@ def _check_archive(path: Path, file: BinaryIO, size: int) -> None:
 def _loaded(path: Path, file: BinaryIO) -> dict[str, Any]:
     file.seek(0)
     try:
-        with warnings.catch_warnings(action="ignore"):  # what is odd about it is refused below
+        with warnings.catch_warnings(action="ignore"):  # unusual contents are rejected below
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
         reason = f"it is damaged, or holds more than tensors ({type(error).__name__})"
@@ -114,7 +113,7 @@ def _loaded(path: Path, file: BinaryIO) -> dict[str, Any]:
 
 
 def _dense(path: Path, name: str, value: Any) -> Tensor:  # noqa: ANN401 - whatever was in it
-    """Return an entry if it is a plain tensor with memory of its own and finite values."""
+    """Return an entry, which must be a plain tensor of finite values within the file's storage."""
     if not isinstance(value, Tensor):
         raise _refused(path, f"{quote(name)} is a {type(value).__name__}, not a tensor", _CONVERT)
     if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""Weights under our names, whatever form they stood in, with what they are and came from."""
+"""Weights under our names in float32, with their provenance."""
 
 import dataclasses
 import hashlib
@@ -19,34 +19,21 @@ from reference import published
 from scratch_gpt.checkpoint import checkpoint
 from scratch_gpt.config import GPTConfig
 
-# What weights are and where they came from, as every verdict says it.
-
 
 class Standing(StrEnum):
-    """How a file stands to those that were published."""
+    """Provenance status of a file."""
 
     KNOWN = "known"
     UNKNOWN = "unknown"
     DIFFERS = "differs from the published file"
 
 
-_STANDINGS = {
-    "known": Standing.KNOWN,
-    "unknown": Standing.UNKNOWN,
-    "differs": Standing.DIFFERS,
-}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileDigest:
-    """One file that weights were read from.
+    """A file that weights were read from: its name without folders, size in bytes, and digests.
 
     Attributes:
-        name: Its name, without folders.
-        size: In bytes.
-        sha256: Of its bytes.
-        git_blob: SHA-1 that git gives its bytes, where a published one is known by that.
-        standing: Whether these are the published bytes.
+        git_blob: SHA-1 that git gives the bytes; some published files are identified by it.
     """
 
     name: str
@@ -56,34 +43,33 @@ class FileDigest:
     standing: Standing = Standing.UNKNOWN
 
     def judged(self, *, released: bool) -> "FileDigest":
-        """Return the same with its standing.
+        """Return the digest with its provenance status.
 
         Args:
-            released: Whether the file is said to be the released model's, so that a published
-                name claims the published bytes.
+            released: Whether the file claims to be the released model's: then a published name
+                requires the published bytes.
         """
         found = published.standing(
             self.name, sha256=self.sha256, git_blob=self.git_blob, released=released
         )
-        return dataclasses.replace(self, standing=_STANDINGS[found])
+        return dataclasses.replace(self, standing=Standing[found.upper()])
 
 
 _TENSORS = {".safetensors", ".bin", ".pt", ".pth", ".npy"}
-"""Endings of files that hold tensors; a config or an index beside them has no published digest."""
+"""Suffixes of files with tensors; a config or an index has no published digest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where weights came from.
+    """Origin of weights.
 
     Attributes:
-        source: What they are, in words.
-        revision: Which edition: a commit, or `unknown`.
-        sha256: Over every tensor's name and float32 bytes, whatever file they stood in.
-        dtype: Type they were stored in.
+        source: In words.
+        revision: A commit, or `unknown`.
+        sha256: Over every tensor's name and float32 bytes, in whatever file it was.
+        dtype: The stored type.
         files: Every file read; none for drawn weights.
-        released_config: Whether every field of the config that decides a number is the released
-            model's.
+        released_config: Whether the fields in `DECIDES_NUMBERS` are the released model's.
     """
 
     source: str
@@ -95,10 +81,10 @@ class Provenance:
 
     @property
     def standing(self) -> Standing:
-        """Whether the weights are the published ones.
+        """The provenance status of the weights.
 
-        One file that differs decides. Else all files with tensors must be published ones, and
-        the config must be theirs: no tensor knows how many heads there are.
+        One file that differs decides. Else all files with tensors must be published ones, and so
+        must the config: no tensor's shape shows the number of heads.
         """
         if Standing.DIFFERS in {file.standing for file in self.files}:
             return Standing.DIFFERS
@@ -108,7 +94,7 @@ class Provenance:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return what a report says about the weights."""
+        """Return the weights' entry of a report."""
         return {
             "source": self.source,
             "revision": self.revision,
@@ -123,7 +109,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 
 class Shard(NamedTuple):
-    """How one of the release's shards was written: NumPy's headers differ from year to year."""
+    """The length and header of one release shard: NumPy's headers changed over the years."""
 
     length: int
     header: str
@@ -131,14 +117,13 @@ class Shard(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weights and what they are.
+    """Weights in memory.
 
     Attributes:
-        config: Fields of the model's config, in Hugging Face's names.
-        tensors: Our name to float32 array. Models copy them; nobody writes to them.
-        provenance: Where they came from.
-        folder: Where their files lie, and their vocabulary may; None for drawn weights.
-        shards: How the release's shards were cut; None where there were none.
+        config: Fields in Hugging Face's names.
+        tensors: Our name to float32 array, read-only by convention: models copy them.
+        folder: Folder of their files and possibly their vocabulary; None for drawn weights.
+        shards: The release's shards; None if there were none.
     """
 
     config: Mapping[str, Any]
@@ -149,24 +134,20 @@ class Weights:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return what a verdict says about its weights."""
+        """Return the weights' entry of a report."""
         return self.provenance.identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a reader of one form found.
+    """The result of reading one form of weights.
 
     Attributes:
-        state: Name to tensor, of a float type that float32 holds exactly. On Hugging Face's side
-            with or without the prefix `transformer.`, buffers and the head.
+        state: Name to tensor. On Hugging Face's side the prefix `transformer.`, buffers and the
+            head are optional.
         side: Whose names `state` has.
-        fields: The config that came with them, in Hugging Face's names.
-        source: What they are, in words.
-        revision: Which edition.
-        files: What was read.
-        folder: Where the files lie.
-        shards: How the release's shards were cut.
+        fields: The config, in Hugging Face's names.
+        source: In words.
     """
 
     state: Mapping[str, Tensor]
@@ -191,7 +172,8 @@ def gather(found: Checkpoint) -> Weights:
     """Return a checkpoint's weights under our names, in float32.
 
     Raises:
-        InputRejectedError: The config is not a GPT-1's, or the tensors are not its.
+        InputRejectedError: The config is not a GPT-1's, the tensors do not fit it, or a dtype is
+            not exact in float32.
     """
     try:
         config = checkpoint.config_of(found.fields).to_huggingface()
@@ -201,7 +183,7 @@ def gather(found: Checkpoint) -> Weights:
             where=f"the config of {found.source}",
             fix="correct config.json, or take the one that belongs to the weights",
         ) from error
-    named = without_prefix(found.state) if found.side is Side.HUGGINGFACE else found.state
+    named = with_prefix(found.state) if found.side is Side.HUGGINGFACE else found.state
     ours = convert(named, config, source=found.side, target=Side.OURS)
     tensors = dict(zip(ours, copy_parallel(_widened, ours.items()), strict=True))
     provenance = Provenance(
@@ -225,11 +207,10 @@ _PREFIX = "transformer."
 _HEAD = "lm_head.weight"
 
 
-def without_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state in the names of a model with a head; a bare model's lack the prefix.
+def with_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state with the prefix that a bare model's names lack.
 
-    Only a state in which no tensor has the prefix is a bare model's: a mixture stays as it is,
-    for the conversion to refuse.
+    A state in which some names have the prefix stays as it is: the conversion rejects a mixture.
     """
     if any(name.startswith(_PREFIX) for name in state):
         return dict(state)
@@ -239,8 +220,8 @@ def without_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
 def digest(tensors: Arrays) -> str:
     """Return one SHA-256 for all tensors: over the sorted lines of name and digest.
 
-    The same as `reference.surrogate.Surrogate.sha256`, so that the surrogate is recognised in
-    whatever form it was read.
+    The same as `reference.surrogate.Surrogate.sha256`, so that the surrogate is recognised in every
+    form.
     """
     digests = copy_parallel(_digest, tensors.values())
     lines = "".join(
@@ -257,7 +238,7 @@ _EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
 
 
 def _widened(named: tuple[str, Tensor]) -> NDArray[np.float32]:
-    """Return a tensor as a float32 array with every value as it is."""
+    """Return a tensor as a float32 array of the same values."""
     name, tensor = named
     if tensor.dtype not in _EXACT_IN_FLOAT32:
         raise InputRejectedError(
@@ -270,5 +251,5 @@ def _widened(named: tuple[str, Tensor]) -> NDArray[np.float32]:
 
 
 def _types(tensors: Mapping[str, Tensor]) -> str:
-    """Return the storage type, or all of them where they differ."""
+    """Return the stored types."""
     return ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))

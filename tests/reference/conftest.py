@@ -1,6 +1,6 @@
 """The vocabulary of the references' tests: small models, and two lists written out by hand.
 
-Both lists are GPT-1's, told once more here so that they can be held against the product's own:
+Both lists are GPT-1's, written again here so that they can be compared with the product's own:
 every tensor's shape, and the order in which the release keeps them.
 """
 
@@ -132,7 +132,7 @@ def state(
 
 @pytest.fixture
 def build(config: dict[str, Any], state: dict[str, Tensor]) -> Callable[..., OpenAIGPTLMHeadModel]:
-    """Return a function that builds the model: of `state`, in float32, unless told otherwise."""
+    """Return a function that builds the model: of `state`, in float32, by default."""
 
     def built(
         given: Mapping[str, Tensor] = state, dtype: torch.dtype = torch.float32

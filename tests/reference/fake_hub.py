@@ -1,4 +1,4 @@
-"""A hub on loopback, as much of it as the real client asks for, with faults to switch on.
+"""A hub on loopback with the three endpoints that the real client uses, and faults to switch on.
 
 It answers the three questions of huggingface_hub: which files a revision has, what a file is
 (HEAD), and its bytes (GET, whole or from a place on).
@@ -19,7 +19,7 @@ COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
 
 @dataclasses.dataclass
 class FakeHub:
-    """What the hub has, and what is wrong with it.
+    """The hub's contents and its faults.
 
     Attributes:
         files: Bytes by name.
@@ -173,14 +173,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves until the test is over, and lets nobody wait for its threads."""
+    """Serves until the test ends, without waiting for its threads."""
 
     daemon_threads = True
     block_on_close = False
     hub: FakeHub
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that hang up."""
+        """Ignore clients that disconnect."""
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
     ],
 )
 def test_a_version_is_numbers(text: str, version: Version) -> None:
-    """With how it was built left out, and what came before the final release told apart."""
+    """The build is left out, and previews are distinguished from the final release."""
     expected = version
     assert expected == compat.parse_version(text)
 
@@ -136,7 +136,7 @@ def test_what_is_installed_is_as_the_table_says(name: str) -> None:
 
 
 def test_every_difference_is_tried() -> None:
-    """On both sides of its bounds; and in what is installed, or it is said why not."""
+    """On both sides of its bounds, and for the installed version."""
     assert set(DIFFERENCES) == set(ON_EITHER_SIDE) == {*PROBES, *NOT_PROBED}
 
 

@@ -1,4 +1,4 @@
-"""One file of the user's: read without blocking, digested, and written or said why not."""
+"""Regular files: read without blocking, digested, written, with clear errors."""
 
 import errno
 import hashlib
@@ -53,7 +53,7 @@ def test_a_small_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     """One byte more is refused, with both counts."""
     (tmp_path / "doc").write_bytes(TEXT)
     assert read_bytes(tmp_path / "doc", len(TEXT)) == TEXT
-    with pytest.raises(RejectedError, match="doc has 16 bytes, more than the 15 that are read"):
+    with pytest.raises(RejectedError, match="doc has 16 bytes, more than the limit of 15"):
         read_bytes(tmp_path / "doc", len(TEXT) - 1)
 
 
@@ -68,7 +68,7 @@ def test_reading_that_fails_is_unavailable(tmp_path: Path) -> None:
 
 
 def test_a_refusal_inside_is_no_reading_error(tmp_path: Path) -> None:
-    """What the reader says of the bytes is said as it is."""
+    """The caller's own error is raised unchanged."""
     (tmp_path / "doc").write_bytes(TEXT)
     refusal = RejectedError("not this", where="doc", fix="another")
     with pytest.raises(RejectedError) as caught, open_plain(tmp_path / "doc"):

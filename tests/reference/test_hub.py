@@ -50,7 +50,7 @@ def test_fetches_what_a_model_needs(serve: Serve, fetch: Fetch, tmp_path: Path) 
 
 
 def test_the_released_model_is_pinned(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """Without a revision its published commit is asked for, wherever the branch has moved."""
+    """Without a revision its published commit is requested, wherever the branch has moved."""
     fake = serve(files=FILES)
     fetched = fetch(fake, tmp_path)
     assert fetched.commit == published.REVISION
@@ -63,13 +63,13 @@ def test_the_released_model_is_pinned(serve: Serve, fetch: Fetch, tmp_path: Path
 def test_any_other_model_is_taken_from_its_main_branch(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """And the commit that the branch is at is named."""
+    """The result names the commit that the branch is at."""
     fetched = fetch(serve(files=FILES, repository="me/mine", commit="a" * 40), tmp_path, "me/mine")
     assert (fetched.repository, fetched.commit) == ("me/mine", "a" * 40)
 
 
 def test_a_branch_that_moved_is_followed(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """The cache of the commit it was at does not stand in for the one it is at."""
+    """A cached older commit does not replace the current one."""
     fetch(serve(files=FILES, commit="a" * 40), tmp_path, RELEASED, "main")
     newer = FILES | {"config.json": b'{"newer": 1}'}
     fetched = fetch(serve(files=newer, commit="b" * 40), tmp_path, RELEASED, "main")
@@ -77,7 +77,7 @@ def test_a_branch_that_moved_is_followed(serve: Serve, fetch: Fetch, tmp_path: P
     assert fetched.paths["config.json"].read_bytes() == b'{"newer": 1}'
 
 
-def test_a_pinned_model_in_the_cache_asks_nobody(
+def test_a_pinned_model_in_the_cache_sends_no_request(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
     """Its commit cannot have moved."""
@@ -92,7 +92,7 @@ def test_a_pinned_model_in_the_cache_asks_nobody(
 def test_weights_cached_alone_get_their_vocabulary(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """Whoever cached the commit without it is completed, where the hub can be asked."""
+    """A commit cached without it is completed if the hub answers."""
     fetched = fetch(serve(files=FILES), tmp_path)
     fetched.paths["vocab.json"].unlink()
     dead = Hub(endpoint="http://127.0.0.1:9", cache=tmp_path)
@@ -104,7 +104,7 @@ def test_weights_cached_alone_get_their_vocabulary(
 def test_offline_takes_the_cache(
     how: str, serve: Serve, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the argument or by HF_HUB_OFFLINE: what is cached is had, a branch by its last commit."""
+    """By the argument or by HF_HUB_OFFLINE; a branch is at its last known commit."""
     fake = serve(files=FILES)
     fetch(fake, tmp_path, RELEASED, "main")
     count = len(fake.asked)
@@ -117,7 +117,7 @@ def test_offline_takes_the_cache(
 def test_offline_without_a_cache_names_two_ways_out(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """A local path, or a download elsewhere; and nothing is asked."""
+    """A local path, or a download elsewhere; no request is sent."""
     fake = serve(files=FILES)
     with pytest.raises(UnavailableError, match="not in the cache") as caught:
         fetch(fake, tmp_path, offline=True)
@@ -129,7 +129,7 @@ def test_offline_without_a_cache_names_two_ways_out(
 def test_both_ids_of_the_released_model_share_the_cache(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """What was fetched under one id is found under the other."""
+    """Files fetched under one id are found under the other."""
     fetch(serve(files=FILES), tmp_path)
     fetched = fetch(serve(files={}), tmp_path, "openai-gpt", offline=True)
     assert (fetched.repository, list(fetched.paths)) == (RELEASED, WANTED)
@@ -138,7 +138,7 @@ def test_both_ids_of_the_released_model_share_the_cache(
 def test_wrong_bytes_of_the_right_size_are_refused(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """The client takes them; their digest is not the ETag."""
+    """The client accepts them; their digest differs from the ETag."""
     fake = serve(files=FILES, swapped={"model.safetensors": b"x" * 512_000})
     with pytest.raises(RejectedError, match=r"model\.safetensors: its digest differs from the hub"):
         fetch(fake, tmp_path)
@@ -147,7 +147,7 @@ def test_wrong_bytes_of_the_right_size_are_refused(
 def test_wrong_bytes_of_a_small_file_are_refused(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """Its ETag is git's id of it, which tells as well."""
+    """Its ETag is git's id, which is compared too."""
     fake = serve(files=FILES, swapped={"vocab.json": b'{"b": 0}'})
     with pytest.raises(RejectedError, match=r"vocab\.json: its digest differs from the hub"):
         fetch(fake, tmp_path)
@@ -183,7 +183,7 @@ def test_a_repository_without_a_model_is_refused(
 
 
 def test_without_a_home_the_cache_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tilde that nobody could resolve is no folder of that name here."""
+    """An unresolved tilde does not become a folder of that name."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
     with pytest.raises(UnavailableError, match="HOME is not set"):
         hub.fetch(RELEASED, offline=True)
@@ -191,7 +191,7 @@ def test_without_a_home_the_cache_has_no_place(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_hub_that_answers_is_reachable(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it answers; a closed port and the offline switch are no answer."""
+    """Any answer counts; a closed port and the offline switch do not."""
     fake = serve(files={}, refuse={"HEAD": (500, "")})
     assert hub.reachable(1.0, endpoint=fake.address)
     assert not hub.reachable(1.0, endpoint="http://127.0.0.1:9")

@@ -70,7 +70,7 @@ def test_a_damaged_cache_is_refused(
     fetch: Fetch,
     tmp_path: Path,
 ) -> None:
-    """Whichever way a blob was damaged, small or large, the file and the way out are named."""
+    """The error names the file and the fix, for a small and a large blob."""
     fake = serve(files=FILES)
     DAMAGES[damage](blob(fetch(fake, tmp_path).paths[name]))
     for offline in (True, False):
@@ -82,7 +82,7 @@ def test_a_damaged_cache_is_refused(
 def test_a_plain_copy_in_place_of_a_link_is_taken(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """Where the cache has no links nothing says what the bytes must be."""
+    """A cache without links records no digest to compare with."""
     path = fetch(serve(files=FILES), tmp_path).paths["config.json"]
     data = path.read_bytes()
     path.unlink()
@@ -110,7 +110,7 @@ def locked(serve: Serve, fetch: Fetch) -> Iterator[Path]:
 
 
 def test_a_read_only_cache_serves_what_it_has(serve: Serve, fetch: Fetch, locked: Path) -> None:
-    """And says so where it would have to be written to."""
+    """It serves what it has; a download reports that it cannot be written."""
     assert fetch(serve(files={}), locked).from_cache
     with pytest.raises(UnavailableError, match="the cache cannot be used") as caught:
         fetch(serve(files=FILES, repository="me/mine"), locked, "me/mine")
@@ -120,7 +120,7 @@ def test_a_read_only_cache_serves_what_it_has(serve: Serve, fetch: Fetch, locked
 def test_a_cache_that_may_not_be_looked_into_is_named(
     serve: Serve, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing says that the model is not there."""
+    """The error does not claim that the model is absent."""
     fake = serve(files=FILES)
     fetch(fake, tmp_path)
 
@@ -135,7 +135,7 @@ def test_a_cache_that_may_not_be_looked_into_is_named(
 def test_an_incomplete_commit_is_named_with_what_it_lacks(
     serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """Another program may have cached the config alone, or the weights alone."""
+    """Another program may have cached some of its files."""
     fake = serve(files=FILES)
     paths = fetch(fake, tmp_path).paths
     paths["model.safetensors"].unlink()
@@ -148,7 +148,7 @@ def test_an_incomplete_commit_is_named_with_what_it_lacks(
 
 
 def test_other_commits_in_the_cache_are_named(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """With the words that select one of them."""
+    """The fix selects one of them."""
     fetch(serve(files=FILES, commit="a" * 40), tmp_path, RELEASED, "a" * 40)
     with pytest.raises(UnavailableError, match=f"in the cache at commits {'a' * 40}") as caught:
         fetch(serve(files={}), tmp_path, offline=True)
@@ -156,7 +156,7 @@ def test_other_commits_in_the_cache_are_named(serve: Serve, fetch: Fetch, tmp_pa
 
 
 def test_a_dangling_link_of_a_branch_is_refused(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """The hub can be asked, and is: yet what was fetched has gone, and that is said."""
+    """The hub answers, yet the fetched bytes are gone, which is reported."""
     fake = serve(files=FILES)
     blob(fetch(fake, tmp_path, RELEASED, "main").paths["vocab.json"]).unlink()
     with pytest.raises(RejectedError, match=r"cache damaged: vocab\.json"):
@@ -245,8 +245,10 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_download_is_taken_up_again(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """What was left of it does no harm, and the next run says where it lies or finishes it."""
+def test_a_killed_download_is_resumed_or_reported(
+    serve: Serve, fetch: Fetch, tmp_path: Path
+) -> None:
+    """The next run finishes it, or lists the unfinished file."""
     slow = serve(files=LARGE, pace=0.02)
     with started(slow, tmp_path) as process:
         wait_for(lambda: any(tmp_path.glob("*/blobs/*.incomplete")))
@@ -260,10 +262,10 @@ def test_a_killed_download_is_taken_up_again(serve: Serve, fetch: Fetch, tmp_pat
 
 @pytest.mark.slow  # two interpreters are started
 def test_two_processes_fetch_at_once(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """Both have it in the end, and the cache is sound."""
+    """Both succeed, and the cache is sound."""
     fake = serve(files=LARGE, pace=0.002)
     with started(fake, tmp_path) as first, started(fake, tmp_path) as second:
-        said = [process.communicate(timeout=30) for process in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], said
+        output = [process.communicate(timeout=30) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], output
     fetched = fetch(serve(files={}), tmp_path)
     assert fetched.paths["model.safetensors"].read_bytes() == LARGE["model.safetensors"]

@@ -60,7 +60,7 @@ REFUSALS = {
 def test_each_refusal_has_its_sentence(
     refusal: str, serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """What the hub says, in one line, with the address and the way out; and no cause but that."""
+    """One line with the hub's answer, the address and the fix."""
     status, code, sentence, fix = REFUSALS[refusal]
     fake = serve(files=FILES, refuse={"api": (status, code)})
     with pytest.raises(UnavailableError, match=sentence) as caught:
@@ -101,7 +101,7 @@ def test_a_hub_that_is_down_is_given_up(
 def test_the_cache_serves_while_the_hub_is_down(
     trouble: dict[str, object], serve: Serve, fetch: Fetch, tmp_path: Path
 ) -> None:
-    """A branch is then at the commit it was last seen at, and that is said."""
+    """A branch is then at the commit it was last seen at, which the result names."""
     first = fetch(serve(files=FILES), tmp_path, RELEASED, "main")
     again = fetch(serve(files=FILES, **trouble), tmp_path, RELEASED, "main")
     assert (first.commit, True) == (again.commit, again.from_cache)
@@ -124,7 +124,7 @@ def test_what_is_no_hub_is_told_from_one(
         ("http://[", "cannot connect|is not a hub"),
     ],
 )
-def test_nobody_is_there(endpoint: str, sentence: str, tmp_path: Path) -> None:
+def test_an_address_without_a_hub_is_reported(endpoint: str, sentence: str, tmp_path: Path) -> None:
     """A closed port, and addresses that are none."""
     with pytest.raises(UnavailableError, match=sentence):
         hub.fetch(RELEASED, hub=Hub(endpoint=endpoint, cache=tmp_path))
@@ -241,7 +241,7 @@ MEANINGS = [
 def test_each_error_means_one_thing(
     asked: HubRequest, error: Exception, kind: type[Exception], sentence: str
 ) -> None:
-    """And says it in one line, with the place and the way out."""
+    """One line, with the place and the fix."""
     meant = explain(error, asked)
     assert type(meant) is kind
     assert sentence in meant.what
@@ -251,7 +251,7 @@ def test_each_error_means_one_thing(
 
 
 def test_what_the_client_wraps_is_what_counts() -> None:
-    """It says "not in the cache" of everything that kept it from asking."""
+    """It reports every failed question as "not in the cache"."""
     wrapped = errors.LocalEntryNotFoundError("cannot find the requested files")
     wrapped.__cause__ = ReadTimeout()
     assert "no answer within 10 s" in explain(wrapped, FILE).what
@@ -264,7 +264,7 @@ def test_a_refusal_stays_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), ZeroDivisionError()])
-def test_a_fault_of_ours_is_not_blamed_on_the_hub(error: Exception) -> None:
+def test_a_programming_error_is_not_explained(error: Exception) -> None:
     """It is raised as it is."""
     with pytest.raises(type(error)) as caught:
         explain(error, FILE)

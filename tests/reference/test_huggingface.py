@@ -1,4 +1,4 @@
-"""Hugging Face's model as a witness: loaded without a word left out, called without a swallow."""
+"""Hugging Face's model as a reference: every key is loaded, every argument is used."""
 
 import logging
 import math

@@ -56,7 +56,7 @@ def test_afterwards_the_modules_are_their_own_again(model: OpenAIGPTLMHeadModel)
 
 
 def test_evaluating_drops_nothing(model: OpenAIGPTLMHeadModel) -> None:
-    """In evaluation mode nobody is asked."""
+    """In evaluation mode the masks are not requested."""
     with huggingface.supply_dropout_masks(model.eval(), lambda *_given: pytest.fail("asked")):
         model(input_ids=torch.tensor([[3, 36]]))
 

@@ -1,4 +1,4 @@
-"""Hugging Face's generate as a witness: neutral, explicit, in its own order, heard in full."""
+"""Hugging Face's `generate` as a reference: explicit settings, its own order of rules."""
 
 import logging
 from collections.abc import Iterator

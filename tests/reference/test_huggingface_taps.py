@@ -196,7 +196,7 @@ def test_a_replaced_tap_changes_what_follows(
 
 @pytest.mark.parametrize("mask", [None, PADDED], ids=["whole", "padded"])
 def test_replaced_scores_stay_masked(mask: Tensor | None, token_ids: Tensor, build: Build) -> None:
-    """Scores that know no mask are laid under the model's own: what it hides stays at 0."""
+    """The model's own mask applies to replaced scores: hidden weights stay 0."""
     watch = Watch(lambda name, value: torch.zeros_like(value) if "scores" in name else value)
     huggingface.logits(build(), token_ids, attention_mask=mask, tap=watch)
     real = torch.ones(2, 5, dtype=torch.bool) if mask is None else mask

@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer as a witness: what is built is what the files hold, and says how."""
+"""Hugging Face's tokenizer as a reference: it holds the files' vocabulary."""
 
 import json
 import shutil
@@ -116,7 +116,7 @@ def differing(folder: Path, theirs: HuggingFaceTokenizer, texts: list[str]) -> l
 def test_the_versions_own_tokenizer_is_what_the_table_says(
     small_vocabulary: Path, theirs: HuggingFaceTokenizer
 ) -> None:
-    """Its ids are the witness's; on strange strings others, where the table says so."""
+    """Its ids are the reference's, except on strange strings where the table says so."""
     bert = compat.tokenizer_normalizer() == BERTS
     assert not differing(small_vocabulary, theirs, PLAIN)
     assert differing(small_vocabulary, theirs, STRANGE) == ([] if bert else STRANGE)
@@ -163,7 +163,7 @@ def test_a_normalizer_that_the_table_does_not_know_of_is_refused(
     has: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the version's table does not say about it is no witness."""
+    """A normalizer that the table of versions does not list is rejected."""
     has(own)
     monkeypatch.setattr(compat, "tokenizer_normalizer", lambda: said)
     with pytest.raises(RejectedError, match=f"has a {own}, its version a {said}"):
@@ -173,6 +173,6 @@ def test_a_normalizer_that_the_table_does_not_know_of_is_refused(
 def test_nothing_is_said_on_the_way(
     small_vocabulary: Path, size: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Version 4 would warn of packages that its slow tokenizer lacks, which is not the witness."""
+    """Version 4 would warn of packages for its slow tokenizer, which is not used."""
     built(small_vocabulary, size)
     assert capfd.readouterr() == ("", "")

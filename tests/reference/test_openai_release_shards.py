@@ -1,4 +1,4 @@
-"""One shard: whatever lies under its name is refused before memory is asked for."""
+"""One shard: an unsound file is rejected before memory is allocated."""
 
 import io
 import os
@@ -120,7 +120,7 @@ def test_what_is_no_shard_is_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_a_file_of_terabytes_is_refused_unread(tmp_path: Path) -> None:
-    """It takes no room on this disk; whoever read it would need all the memory there is."""
+    """It takes no room on this disk; reading it would take all the memory."""
     path = tmp_path / "params_0.npy"
     path.write_bytes(headed(described("(7,)")))
     os.truncate(path, 1 << 40)
@@ -168,7 +168,7 @@ def test_the_header_is_the_one_that_numpy_writes(length: int) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "nothing", "dangling link", "device"])
 def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
-    """A pipe that nobody writes into is not waited for."""
+    """Opening a pipe without a writer does not block."""
     path = tmp_path / "params_0.npy"
     make = {
         "folder": path.mkdir,

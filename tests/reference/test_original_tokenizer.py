@@ -1,4 +1,4 @@
-"""The release's way told a second time: it gives the published ids, and each step shows."""
+"""The re-implemented tokenizer of the release gives the published ids, step by step."""
 
 import os
 from pathlib import Path

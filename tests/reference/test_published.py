@@ -34,7 +34,7 @@ def test_every_digest_is_one() -> None:
 @pytest.mark.parametrize("released", [True, False])
 @pytest.mark.parametrize("name", published.SHA256)
 def test_published_bytes_are_known(name: str, released: bool) -> None:  # noqa: FBT001 - a case
-    """Whatever is said of them."""
+    """Whether or not the caller claims them."""
     sha256 = published.SHA256[name]
     assert published.standing(name, sha256=sha256, released=released) == "known"
 

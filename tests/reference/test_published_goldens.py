@@ -22,8 +22,9 @@ By = dict[str, Golden]
 
 
 def test_every_file_is_read() -> None:
-    """No file of goldens lies in the folder unread, and none is missing."""
-    assert set(FILES) == {f.name for f in FOLDER.iterdir() if f.name.endswith(".json")}
+    """Of the folder's files, all but the token ids are goldens."""
+    found = {f.name for f in FOLDER.iterdir() if f.name.endswith(".json")}
+    assert {*FILES, "token_ids.json"} == found
 
 
 def test_every_kind_is_there(by_key: By) -> None:
@@ -55,7 +56,7 @@ def test_known_by_their_files(by_key: By) -> None:
 
 
 def test_the_values_that_everybody_knows(by_key: By) -> None:
-    """The logit of rust-bert, the first continuation, and the 654 probabilities are as told."""
+    """The logit of rust-bert, the first continuation, and 654 probabilities are as published."""
     logit = by_key["rust-bert/logit"]
     expected = (9.1056, 580, [3039, 599, 481, 1115, 1392, 812], Measure.ABSOLUTE, 1e-4)
     assert expected == (
@@ -72,7 +73,7 @@ def test_the_values_that_everybody_knows(by_key: By) -> None:
 
 
 def test_prefixes_are_distinct_and_probabilities_are_those_of_words(by_key: By) -> None:
-    """No prefix is told twice, and no two words of one have more than all of the probability."""
+    """No prefix is listed twice, and no two words of one exceed a probability of 1."""
     words = [row for row in by_key.values() if row.kind is Kind.WORD_PROBABILITIES]
     assert len(words) == len({tuple(row.inputs["token_ids"]) for row in words})
     assert all(sum(row.expected) < 1.0 for row in words)
@@ -106,7 +107,7 @@ def test_norms_agree_with_each_other(by_key: By) -> None:
 
 
 def test_first_parameters_agree_with_each_other(by_key: By) -> None:
-    """The elements told one by one are the first of those told in fours, as float32 has them."""
+    """The single elements are the first of the groups of four, in float32."""
     for alone, together in (("element-0", "positions"), ("element-393216", "tokens")):
         one, four = by_key[f"params/{alone}"], by_key[f"params/{together}"]
         assert one.inputs == four.inputs

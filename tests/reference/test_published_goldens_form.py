@@ -103,7 +103,7 @@ def put(row: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 def test_a_wrong_row_is_refused_by_name(
     row: dict[str, Any], path: str, value: object, message: str
 ) -> None:
-    """Whatever is wrong with a row is said, with the file, the row's place and its key."""
+    """Every error names the file, the row's place and its key."""
     with pytest.raises(RejectedError) as caught:
         parse(text_of(ROW | {"key": "a/good"}, put(row, path, value)), where="some.json")
     assert caught.value.what.startswith(message)

@@ -147,7 +147,7 @@ def test_what_is_there_is_not_replaced_unasked(
 def test_weights_are_never_laid_beside_others(
     form: Form, name: str, weights: Weights, tmp_path: Path
 ) -> None:
-    """Not even when asked to replace: nobody could know which is meant."""
+    """Not even with overwrite: the folder would be ambiguous."""
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match="beside the new ones"):
         write(weights, tmp_path, form, overwrite=True)
@@ -211,7 +211,7 @@ def test_what_reads_back_as_other_numbers_is_not_kept(
 def test_another_form_that_came_meanwhile_is_not_mixed_in(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the folder holds is asked once more when nobody else can write there."""
+    """The folder is examined again once no other process can write there."""
     folder, writer = tmp_path / "both", exporting.WRITERS[Form.HUGGINGFACE]
 
     def overtaken(source: Weights, staging: Path) -> None:
@@ -228,7 +228,7 @@ def test_another_form_that_came_meanwhile_is_not_mixed_in(
 def test_what_would_be_refused_beside_old_files_is_not_put_there(
     weights: Weights, tmp_path: Path
 ) -> None:
-    """A vocabulary of another size in the destination: told before anything is replaced."""
+    """A vocabulary of another size in the destination: reported before anything is replaced."""
     (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
     with pytest.raises(ParityError, match="it has 1 tokens, the config 211"):
         write(weights, tmp_path, Form.HUGGINGFACE, overwrite=True)

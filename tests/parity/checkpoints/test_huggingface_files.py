@@ -295,7 +295,7 @@ def test_a_folder_without_weights_is_refused(name: str | None, tmp_path: Path) -
 
 @pytest.mark.parametrize("size", [210, 212])
 def test_another_vocabulary_is_refused(size: int, write: Write) -> None:
-    """Both sizes are said."""
+    """The error names both sizes."""
     folder = write()
     vocabulary: Mapping[str, int] = {f"t{number}": number for number in range(size)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The table of names and forms, held against both models and the release's own list."""
+"""The table of names and layouts, compared with both models and the release's own list."""
 
 import math
 

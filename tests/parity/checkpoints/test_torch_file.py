@@ -179,7 +179,7 @@ def test_what_is_no_file_of_tensors_is_refused(
 
 @SAFE_TORCH
 def test_a_view_has_memory_of_its_own(tmp_path: Path) -> None:
-    """A transposed tensor is laid out anew; its values stay."""
+    """A transposed tensor becomes contiguous; its values stay."""
     torch.save({"a": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "model.bin")
     found, _ = torch_file.read_torch_file(tmp_path / "model.bin")
     assert found["a"].is_contiguous()
@@ -207,7 +207,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 @SAFE_TORCH
 @pytest.mark.parametrize("kind", ["folder", "pipe", "nothing"])
 def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
-    """A pipe that nobody writes to does not keep it waiting."""
+    """Opening a pipe without a writer does not block."""
     path = tmp_path / "model.bin"
     {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "nothing": lambda: None}[kind]()
     with pytest.raises(RejectedError, match=r"model\.bin"):

@@ -94,7 +94,7 @@ def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def assert_refused(result: Any, said: str, marker: Path) -> None:  # noqa: ANN401 - typer's own
-    """Assert that a command refused its input, said why and what to do, and ran nothing of it."""
+    """Assert that a command rejected its input with reason and fix, and ran nothing of it."""
     error = " ".join(result.stderr.split())
     assert result.exit_code == 4, error
     assert said in error

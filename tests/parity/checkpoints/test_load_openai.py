@@ -144,7 +144,7 @@ def test_bare_shards_must_be_the_published_ones(
 
 @pytest.mark.parametrize("name", ["params_shapes.json", "params_0.npy", "params_7.npy"])
 def test_what_was_meant_as_a_release_is_read_as_one(name: str, tmp_path: Path) -> None:
-    """So that what is missing is told, and not that nothing was found."""
+    """So that the error names the missing file."""
     (tmp_path / name).write_bytes(b"")
     assert load.is_openai_folder(tmp_path)
     assert "params_" in refusal(tmp_path).what

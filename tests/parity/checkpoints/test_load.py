@@ -1,4 +1,4 @@
-"""What a name stands for: drawn weights, the hub's, a path, or nothing."""
+"""`--weights NAME`: drawn weights, the hub's, a path, or an error."""
 
 import json
 import shutil
@@ -193,7 +193,7 @@ class TestAuto:
     def test_offline_it_is_the_surrogate(
         self, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The switch is named, and nobody is asked."""
+        """The source names the switch, and no request is sent."""
         monkeypatch.setattr(hub_repository.constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(hub_repository.hub, "reachable", lambda: pytest.fail("was asked"))
         assert load_weights("auto").provenance.source.endswith("and HF_HUB_OFFLINE is set")
@@ -270,7 +270,7 @@ def test_the_surrogate_is_known_in_whatever_form(folder: Path, weights: Weights)
 
 
 def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> None:
-    """Nobody says which are meant; the path of one file does."""
+    """The folder is ambiguous; the path of one file is not."""
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
     openai_release.write_release(folder, list(named.values()), config=dict(weights.config))
     refusal = error_of(str(folder))
@@ -288,7 +288,7 @@ def test_a_name_that_no_file_can_have_is_an_error_with_a_code(name: str) -> None
 
 
 def test_unfinished_downloads_are_mentioned(fake_hub: FakeHub) -> None:
-    """They take room in the cache, and nobody else tells."""
+    """They take room in the cache, so the source names them."""
     assert "unfinished" not in load_weights("somebody/model").provenance.source
     fake_hub.unfinished = (Path("a.incomplete"), Path("b.incomplete"))
     source = load_weights("somebody/model").provenance.source

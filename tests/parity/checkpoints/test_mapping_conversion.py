@@ -1,4 +1,4 @@
-"""Conversion: every bit survives, in every direction, or the whole state is refused."""
+"""Conversion: every bit survives in every direction, or the whole state is rejected."""
 
 from collections.abc import Callable
 from itertools import product
@@ -175,13 +175,13 @@ def test_no_name_fits() -> None:
 
 
 def test_what_stands_before_every_name_is_told() -> None:
-    """A state whose names would fit without their beginning is told that."""
+    """The error hints at a prefix without which the names would fit."""
     error = refused({f"model.gpt.{name}": t for name, t in drawn(Side.HUGGINGFACE).items()})
     assert error.what.endswith("; none of 26 names was found; without 'model.gpt.' 26 are")
 
 
 def test_one_name_that_fits_is_no_other_naming() -> None:
-    """Where some names fit, those that do not are told as missing."""
+    """If some names fit, the others are reported as missing."""
     (name, tensor), *_ = drawn(Side.HUGGINGFACE).items()
     assert "none of" not in refused({name: tensor}).what
 
