@@ -25,6 +25,8 @@ MAY_ASK = {
 }
 """Files and folders in which anything may be asked, and why."""
 
+OWN = "only this project's own version is read, for --version"
+
 TOLD = f"{COMPAT}.describe"
 
 RECORDED: dict[str, tuple[set[str], str]] = {
@@ -32,6 +34,13 @@ RECORDED: dict[str, tuple[set[str], str]] = {
         {"importlib.metadata", "platform.python_version", "torch.__version__"},
         "ratios of two installations are not compared",
     ),
+    "parity/__init__.py": ({"'__version__'"}, OWN),
+    "scratch_gpt/__init__.py": (
+        {"'__version__'", "decided by '__version__'", "importlib.metadata"},
+        OWN,
+    ),
+    "scratch_gpt/options.py": ({"scratch_gpt.__version__"}, OWN),
+    "tests/parity/test_check.py": ({"importlib.metadata"}, OWN),
     "parity/core/code.py": ({"importlib.metadata"}, "a report names this project's own version"),
     "parity/core/environment.py": (
         {"platform.python_version", "torch.__version__", TOLD},
