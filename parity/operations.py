@@ -16,10 +16,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from parity.core.lockstep import TapFunction
 from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
-
-TapFunction = Callable[[str, Tensor], Tensor]
-"""Receives each named tensor and returns the one to continue with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

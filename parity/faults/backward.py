@@ -15,13 +15,13 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from parity.checks.gradients.taps import BLOCK
+from parity.core.lockstep import TapFunction
 from parity.core.taps import NEVER_FORMED
 from parity.faults.forward import with_tap
 from parity.faults.registry import Fault, fault, faults_of
 from parity.operations import (
     Call,
     Op,
-    TapFunction,
     Trace,
     hidden,
     layer_norm,

@@ -14,13 +14,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from parity.core.lockstep import TapFunction
 from parity.core.taps import BLOCK_KINDS, NEVER_FORMED
 from parity.faults.registry import Fault, fault, faults_of
 from parity.operations import (
     Call,
     Op,
     Operation,
-    TapFunction,
     layer_norm,
     normed,
     projection,
