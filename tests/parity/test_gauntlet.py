@@ -405,7 +405,11 @@ def test_what_came_before_an_exception_is_reported(ours: GPT, theirs: Model) -> 
 
 HOOKS = {
     "no hook at all": ("forward_with_taps", lambda _model, _tap: contextlib.nullcontext(), 1),
-    "none in attention": ("_watched_core", lambda *_rest: contextlib.nullcontext(), 173 - 12 * 5),
+    "none in attention": (
+        "_tapped_attention",
+        lambda *_rest: contextlib.nullcontext(),
+        173 - 12 * 5,
+    ),
 }
 """What is done to the reference's hooks, and how many taps both witnesses still have."""
 

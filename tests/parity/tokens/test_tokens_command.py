@@ -122,7 +122,7 @@ def test_a_normalizer_that_stands_in_is_told(
         self.tokenizer.backend_tokenizer.normalizer = BertNormalizer(lowercase=True)
         return replaced
 
-    monkeypatch.setattr(HuggingFaceTokenizer, "_given_berts", given_berts)
+    monkeypatch.setattr(HuggingFaceTokenizer, "_set_bert_normalizer", given_berts)
     result = check(*small, "--num-strings", "0")
     told = f"not compared, the Sequence of transformers {compat.describe('transformers')}"
     assert (result.exit_code, told in result.stdout) == (0, bool(replaced))
