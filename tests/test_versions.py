@@ -90,10 +90,6 @@ OTHERWISE: dict[str, tuple[set[str], str]] = {
         {"hasattr(transformers.GenerationConfig())"},
         "a setting that would be ignored is refused, whatever the version",
     ),
-    "scratch_gpt/errors.py": (
-        {"getattr(sys.modules.get())"},
-        "an error of a module of ours that is not loaded was not raised",
-    ),
     "scratch_gpt/data/corpus.py": ({"sysconfig"}, "where the standard library lies"),
     "tests/test_from_scratch.py": (
         {"hasattr(torch.Tensor)", "'__version__'"},
