@@ -1,6 +1,6 @@
-"""The harness: is this GPT-1 the same function as the others, and if not, where do they part?
+"""Parity harness: compares a GPT-1 with independent implementations, tap by tap.
 
-Names are handed on lazily: importing this package alone does not import torch.
+Names are imported lazily: importing this package alone does not import torch.
 """
 
 from importlib import import_module

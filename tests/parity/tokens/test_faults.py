@@ -3,7 +3,7 @@
 import pytest
 
 from parity.checks.tokens import check
-from parity.checks.tokens.check import DifferenceRow, tokens, words_of_tokens
+from parity.checks.tokens.check import tokens, words_of_tokens
 from parity.checks.tokens.sides import CandidateTokenizer, ReferenceTokenizer, ReleaseTokenizer
 from parity.checks.tokens.strings import HAND_PICKED
 from parity.core.results import Verdict
@@ -32,8 +32,8 @@ def found(
 ) -> tuple[str, set[str]]:
     """Return the verdict, and the steps of all differences."""
     report = tokens(side, against, sources)
-    rows = [row for row in report.results if isinstance(row, DifferenceRow)]
-    return report.verdict.value, {row.cause.step for row in rows}
+    rows = [row for row in report.results if "cause" in row.details]
+    return report.verdict.value, {row.details["cause"].step for row in rows}
 
 
 def of(pretokenizer: str) -> list[str]:
