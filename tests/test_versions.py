@@ -56,16 +56,16 @@ RECORDED: dict[str, tuple[set[str], str]] = {
         {"torch.__version__"},
         "a run says what it was made on",
     ),
-    "tests/parity/test_code.py": ({"importlib.metadata"}, "held against what a report says"),
-    "tests/parity/test_doctor.py": (
+    "tests/parity/core/test_code.py": ({"importlib.metadata"}, "held against what a report says"),
+    "tests/parity/checks/test_doctor.py": (
         {"numpy.__version__", "torch.__version__"},
         "held against what a report says",
     ),
-    "tests/parity/test_knobs.py": (
+    "tests/parity/core/test_environment.py": (
         {"torch.__version__", f"{COMPAT}.metadata"},
         "held against what a report says, also where nothing is installed",
     ),
-    "tests/parity/tokens/test_tokens_command.py": ({TOLD}, "held against what a report says"),
+    "tests/parity/checks/tokens/test_command.py": ({TOLD}, "held against what a report says"),
 }
 """Who writes a version down, and decides nothing by it."""
 
