@@ -102,7 +102,8 @@ def test_the_plan_counts_taps_per_path(full: dict[str, Any]) -> None:
 def test_what_is_exempt_has_its_reason(full: dict[str, Any]) -> None:
     """Each tap that fused never forms is listed with the written reason."""
     exempt = full["plan"]["exempt"]
-    wanted = {f"h.{i}.attn.{name}" for i in range(12) for name in ("scores", "weights")}
+    never = ("attn.scores", "attn.weights", "attn", "mlp")
+    wanted = {f"h.{i}.{name}" for i in range(12) for name in never}
     expected = ({("fused", tap) for tap in wanted}, True)
     assert expected == (
         {(entry["backend"], entry["tap"]) for entry in exempt},
