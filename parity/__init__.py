@@ -1,4 +1,4 @@
-"""The parity checks: is this GPT-1 the same function as its references, and if not, where not?
+"""Parity harness: compares a GPT-1 with independent implementations, tap by tap.
 
 Names are imported lazily: importing this package alone does not import torch.
 """

@@ -27,12 +27,12 @@ def single(text: str) -> list[str]:
 
 
 def cell(result: Document) -> str:
-    """Return what the table says of a report: verdict, identity error to a digit, ratio."""
+    """Return what the table says of a report: verdict, float64 error to a digit, ratio."""
     identity, ratio = result["error_ours"], result["ratio"]
     exponent = f"{identity or 0.0:.0e}".replace("e-0", "e-")
     return " ".join(
         [
-            result["verdict"],
+            result["details"]["verdict"],
             *([exponent] if identity is not None else []),
             *([f"{ratio:.2f}"] if ratio is not None else []),
         ]
@@ -41,10 +41,10 @@ def cell(result: Document) -> str:
 
 def verdicts(document: Document) -> list[str]:
     """Return the lines about rows and their verdicts, and the last one."""
-    rows, results = document["drift"]["rows"], document["results"]
+    rows, results = document["details"]["rows"], document["results"]
     each = [[cell(r) for r in results if r["backend"] == row["label"]] for row in rows]
     versions = [[row["label"], *(row["environment"][name] for name in VERSIONS)] for row in rows]
-    plan, known = document["plan"], sum(r["fingerprints"] > 0 for r in results)
+    plan, known = document["plan"], sum(r["details"]["fingerprints"] > 0 for r in results)
     reports = f"{plan['compared']} of {plan['planned']} reports compared"
     return [
         *(f"{n} {' '.join(words)}" for n, words in enumerate(versions, 1)),
@@ -55,7 +55,7 @@ def verdicts(document: Document) -> list[str]:
 
 def arrow(document: Document, pair: Document) -> str:
     """Return `1→2`."""
-    labels = [row["label"] for row in document["drift"]["rows"]]
+    labels = [row["label"] for row in document["details"]["rows"]]
     return "→".join(str(labels.index(pair[end]) + 1) for end in ("first", "second"))
 
 
@@ -69,20 +69,20 @@ def drift() -> Document:
 def test_every_row_of_tox_is_in_it(drift: Document) -> None:
     """In the order of `drift`'s expectations, which another test holds against the rows."""
     expected = re.findall(r"--require\s+(\S+)", committed("tox.ini"))
-    assert expected == [row["label"] for row in drift["drift"]["rows"]]
+    assert expected == [row["label"] for row in drift["details"]["rows"]]
 
 
 def test_it_passed(drift: Document) -> None:
     """Every report of every row, and none was missing."""
     assert (drift["check"], drift["verdict"], drift["exit_code"]) == ("drift", "pass", 0)
     assert {row["status"] for row in drift["results"]} == {"pass"}
-    rows = len(drift["drift"]["rows"])
+    rows = len(drift["details"]["rows"])
     checks = {row["tap"] for row in drift["results"]}
     assert {"layerwise", "gradients", "training", "tokens", "generation"} <= checks
     assert len(drift["results"]) == rows * len(checks)
 
 
-def test_identity_holds_in_every_row(drift: Document) -> None:
+def test_float64_holds_in_every_row(drift: Document) -> None:
     """In float64 both sides are the same function on every version."""
     errors = [row["error_ours"] for row in drift["results"] if row["tap"] != "tokens"]
     assert max(errors) <= Bounds().float64
@@ -91,7 +91,7 @@ def test_identity_holds_in_every_row(drift: Document) -> None:
 
 def test_one_code_made_all_of_it(drift: Document) -> None:
     """Else what moved might be the code's doing."""
-    codes = {row["environment"]["code"] for row in drift["drift"]["rows"]}
+    codes = {row["environment"]["code"] for row in drift["details"]["rows"]}
     assert codes == {drift["identity"]["code"]}
 
 
@@ -106,10 +106,10 @@ def test_the_text_counts_what_moved(drift: Document) -> None:
 
     What moved where every operation is given its input is told of several paths in one.
     """
-    pairs = drift["drift"]["pairs"]
+    pairs = drift["details"]["pairs"]
     parts = re.split(r"^(?=\d→\d )", committed("docs/drift.txt"), flags=re.MULTILINE)[1:]
     assert [arrow(drift, pair) for pair in pairs] == [part.split()[0] for part in parts]
-    found = drift["drift"]["moves"]
+    found = drift["details"]["moves"]
     moves = [move for move in found if move["moved"] and move["mode"] != "per-op"]
     counted = [(move["pair"], f"{move['moved']:,}/{move['compared']:,}") for move in moves]
     assert counted

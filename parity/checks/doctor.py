@@ -1,5 +1,6 @@
-"""Is this machine, this torch, this reference and this checkpoint fit for a verdict?"""
+"""The environment check: machine, torch settings, reference and weights."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,45 +12,38 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.core import environment, liveness
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Pass, walk_in_lockstep
-from parity.core.results import Finding, Plan, Report, verdict_for
+from parity.core.results import Finding, Plan, Report, finish
 from parity.core.runners import oracle_run
 from parity.core.taps import taps, undefined_taps
-from parity.errors import ExitCode
 
 _GIB = 2**30
 
 
 def doctor(reference: OpenAIGPTLMHeadModel, inputs: Inputs, identity: Mapping[str, Any]) -> Report:
-    """Look at everything that a verdict rests on.
+    """Check everything that the results of the other checks depend on.
 
     Args:
-        reference: Hugging Face's model with the weights to be judged.
-        inputs: What it would be judged on.
-        identity: What the report says about weights, config and code.
+        reference: Hugging Face's model with the weights to be checked.
+        inputs: Token ids of a forward check.
+        identity: Weights, config and code, for the report.
     """
     settings = environment.environment()
     machine = [Finding(name=name, found=value) for name, value in settings.items()]
     machine.append(_memory())
     with environment.pinned_settings():
         blocks = _life(reference, inputs)
-    weights = [*_knobs(), _float64(), _constant(reference), *map(_block_finding, blocks)]
+    weights = [*_settings(), _float64(), _constant(reference), *map(_block_finding, blocks)]
     findings = [*machine, *weights]
-    unfit = [finding for finding in findings if finding.fit is False]
-    code = ExitCode.INCONCLUSIVE if unfit else ExitCode.PASS
-    judged = [finding for finding in findings if finding.fit is not None]
-    counted = (len(judged), len(judged))
-    return Report(
-        check="doctor",
-        verdict=verdict_for(code),
-        exit_code=code,
+    checked = sum(finding.fit is not None for finding in findings)
+    report = finish(
+        "doctor",
+        rows=[],
+        plan=Plan.of({"doctor": (checked, checked)}),
         identity=identity,
         environment=settings,
-        plan=Plan(
-            planned=counted[0], compared=counted[1], per_backend={"doctor": counted}, exempt=[]
-        ),
-        liveness=blocks,
         findings=findings,
     )
+    return dataclasses.replace(report, liveness=blocks)  # a degenerate block is a finding here
 
 
 def _memory() -> Finding:
@@ -57,18 +51,18 @@ def _memory() -> Finding:
     return Finding(name="free memory", found=f"{free:.1f} GiB")
 
 
-def _knobs() -> list[Finding]:
-    """Return every knob with its value now and under a check."""
+def _settings() -> list[Finding]:
+    """Return every torch setting with its value now and during a check."""
     with environment.pinned_settings():
-        pinned = [knob.read() for knob in environment.SETTINGS]
+        pinned = [setting.read() for setting in environment.SETTINGS]
     return [
         Finding(
-            name=knob.name,
-            found=f"{knob.read()}; {knob.wanted} in a check",
-            fit=value == knob.wanted,
-            why=knob.why,
+            name=setting.name,
+            found=f"{setting.read()}; {setting.wanted} in a check",
+            fit=value == setting.wanted,
+            why=setting.why,
         )
-        for knob, value in zip(environment.SETTINGS, pinned, strict=True)
+        for setting, value in zip(environment.SETTINGS, pinned, strict=True)
     ]
 
 
@@ -80,7 +74,7 @@ def _float64() -> Finding:
         name="float64 product, torch and NumPy",
         found=f"{apart:.1e} apart",
         fit=bool(apart <= _FLOAT64_NOISE),
-        why="identity is judged in float64",
+        why="mode float64 needs it",
     )
 
 
@@ -100,7 +94,7 @@ def _constant(reference: OpenAIGPTLMHeadModel) -> Finding:
 
 
 def _life(reference: OpenAIGPTLMHeadModel, inputs: Inputs) -> list[liveness.BlockHealth]:
-    """Run the oracle alone and collect its signs of life."""
+    """Run the oracle alone and measure the health of every block."""
     signs = liveness.HealthMonitor(inputs.attention_mask)
     time = inputs.token_ids.shape[1]
     alone = Pass(
@@ -123,8 +117,8 @@ def _block_finding(block: liveness.BlockHealth) -> Finding:
     weight = "-" if block.largest_weight is None else f"{block.largest_weight:.2f}"
     cosine = "-" if block.cosine is None else f"{block.cosine:.2f}"
     return Finding(
-        name=f"{block.block} alive",
+        name=f"{block.block} healthy",
         found=f"largest attention weight {weight}, cosine between positions {cosine}",
         fit=block.dead is None,
-        why=block.dead or "a dead block hides what is wrong in it",
+        why=block.dead or "a degenerate block hides faults",
     )

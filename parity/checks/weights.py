@@ -1,8 +1,7 @@
-"""Is every tensor in its place, bit for bit, and nothing left over?
+"""The weights check: compares every tensor of three sides with the source, bit for bit.
 
-Every tensor of our model and of Hugging Face's is held against the source's, and the source goes
-through the release's form and back. Names are compared as sets on every side; the head's tie is
-checked by storage, which a comparison of values would miss.
+The sides are our model, Hugging Face's, and the source converted to the release's form and back.
+Names are compared as sets. The tied head is checked by storage: values alone do not show it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,9 +21,8 @@ from parity.core.results import (
     Reason,
     Report,
     Row,
+    finish,
     first_exact_difference,
-    verdict_for,
-    worst,
 )
 from parity.errors import ExitCode
 from scratch_gpt.model import GPT
@@ -35,14 +33,7 @@ Arrays = Mapping[str, NDArray[np.floating]]
 def weights(
     source: Weights, ours: GPT, theirs: OpenAIGPTLMHeadModel, identity: Mapping[str, Any]
 ) -> Report:
-    """Compare what three sides hold with the source, bit for bit.
-
-    Args:
-        source: The weights as loaded.
-        ours: Our model, built from them.
-        theirs: Hugging Face's model, built from them.
-        identity: What the verdict says about weights, config and code.
-    """
+    """Compare the weights of both models, built from `source`, with it."""
     held = {
         "ours": _arrays(ours.state_dict()),
         "huggingface": _under_our_names(_arrays(theirs.state_dict()), source),
@@ -51,25 +42,14 @@ def weights(
     found = [row for side, arrays in held.items() for row in _compared(source, side, arrays)]
     compared = {side: sum(row.against == side for row in found) for side in held}
     planned = len(rows(source.config["n_layer"]))
-    reasons = _untied(theirs)
-    codes = [reason.code for reason in reasons]
-    codes += [ExitCode.FAIL for row in found if row.status is not Status.PASS]
-    code = worst(codes)
-    return Report(
-        check="weights",
-        verdict=verdict_for(code),
-        exit_code=code,
+    return finish(
+        "weights",
+        rows=found,
+        plan=Plan.of({side: (planned, number) for side, number in compared.items()}),
         identity=identity,
         environment=environment(),
-        plan=Plan(
-            planned=planned * len(held),
-            compared=sum(compared.values()),
-            per_backend={side: (planned, number) for side, number in compared.items()},
-            exempt=[],
-        ),
+        reasons=_untied(theirs),
         first_divergence=first_exact_difference(found),
-        results=found,
-        reasons=reasons,
         inputs={"parameters": sum(tensor.size for tensor in source.tensors.values())},
     )
 
@@ -89,7 +69,7 @@ def _under_our_names(state: Arrays, source: Weights) -> Arrays:
 
 
 def _through_release(source: Weights) -> Arrays:
-    """Return the source's tensors after the way to the release's form and back."""
+    """Return the source's tensors, converted to the release's form and back."""
     there = convert(source.tensors, source.config, source=Side.OURS, target=Side.RELEASE)
     return convert(there, source.config, source=Side.RELEASE, target=Side.OURS)
 
@@ -116,7 +96,7 @@ def _compared(source: Weights, side: str, arrays: Arrays) -> Iterable[Row]:
 def _status(
     wanted: NDArray[np.floating] | None, held: NDArray[np.floating] | None
 ) -> tuple[Status, float | None]:
-    """Return what a pair of tensors amounts to, and in how many elements the bits differ."""
+    """Return the status of a pair of tensors, and the number of elements whose bits differ."""
     if held is None:
         return Status.MISSING, None
     if wanted is None:
@@ -131,7 +111,7 @@ def _status(
 
 
 def _untied(theirs: OpenAIGPTLMHeadModel) -> list[Reason]:
-    """Return a reason if Hugging Face's head is not the very storage of its embedding."""
+    """Return a reason if Hugging Face's head and embedding do not share storage."""
     if theirs.lm_head.weight.data_ptr() == theirs.transformer.tokens_embed.weight.data_ptr():
         return []
     return [

@@ -1,1 +1,1 @@
-"""What every check shares: taps, runs in lockstep, metrics, criteria, results."""
+"""Shared by all checks: taps, runs in lockstep, metrics, criteria, results."""

@@ -1,4 +1,4 @@
-"""Which ways of running our model a check is about, and which of them this machine has."""
+"""The backends and devices of a check, and whether this machine has them."""
 
 from collections.abc import Mapping
 
@@ -26,10 +26,10 @@ def why_unavailable(name: str, device: torch.device) -> str | None:
 
 
 def chosen_backends(backend: str, device: torch.device) -> tuple[list[str], Mapping[str, str]]:
-    """Return the paths that `--backend` stands for, and those left out, each with the reason.
+    """Return the backends that `--backend` selects, and those left out, each with the reason.
 
     Raises:
-        EnvironmentUnfitError: The one that was asked for cannot run here.
+        EnvironmentUnfitError: The requested backend cannot run here.
     """
     if backend == "default":
         return list(DEFAULT), {}
@@ -37,18 +37,18 @@ def chosen_backends(backend: str, device: torch.device) -> tuple[list[str], Mapp
     absent = {name: why for name in wanted if (why := why_unavailable(name, device)) is not None}
     if backend in absent:
         raise EnvironmentUnfitError(
-            f"the path {backend} cannot run here: {absent[backend]}",
+            f"the backend {backend} cannot run here: {absent[backend]}",
             where=f"--backend {backend}",
             fix=f"use {' or '.join(DEFAULT)}, or a machine that has what is missing",
         )
     return [name for name in wanted if name not in absent], absent
 
 
-# Where models run: what `--device` stands for, and whether it can hold a verdict.
+# The device.
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that `cpu`, `cuda` or `auto` stands for.
+    """Return the device for `cpu`, `cuda` or `auto`.
 
     Raises:
         EnvironmentUnfitError: There is no such device, or it has no float64.
@@ -66,7 +66,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def check_float64(device: torch.device) -> None:
-    """Require float64 on the device: identity is judged in it.
+    """Require float64 on the device: mode float64 needs it.
 
     Raises:
         EnvironmentUnfitError: A float64 tensor cannot be made there.

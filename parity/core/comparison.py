@@ -1,21 +1,24 @@
-"""The passes of a layerwise check: who walks with whom, and what is kept of it.
+"""The base of layerwise, gradients and training: which models run together, and the report.
 
-Two kinds of pass. In the first, the oracle, both float64 models and all models in the dtype
-judged walk together: identity and propagated quality. In the second, once for each attention
-path, every operation is given the oracle's rounded input: isolated quality. Tensors are compared
-as they come and let go.
+There are two kinds of pass. In the first, the oracle, both float64 models and all models in the
+checked dtype run in lockstep: modes float64 and end-to-end. In the second, once for each backend,
+every operation gets the oracle's rounded input: mode per-op. Each tensor is compared when it
+appears and then freed.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.core import liveness, runners
+from parity.core.environment import environment, pinned_settings
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
 from parity.core.gates import (
@@ -29,34 +32,23 @@ from parity.core.gates import (
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations, Pass, Subject, TapCallback, walk_in_lockstep
 from parity.core.metrics import consequences, visible_entries
-from parity.core.results import Mode, Reason, Row
-from parity.core.taps import Tap, never_formed, taps, undefined_taps
+from parity.core.results import Mode, Reason, Report, Row, count, finish, first_divergence
+from parity.core.taps import NEVER_FORMED, Tap, never_formed, taps, undefined_taps
 from parity.core.tolerances import Bounds, Precision
 from parity.errors import ExitCode, InconclusiveError, UsageError
 from scratch_gpt.progress import Progress
 
-"""Called with (what is going on, steps done, steps in all)."""
-
 
 @dataclasses.dataclass(kw_only=True)
 class Comparison:
-    """One comparison under way: what it compares, and what it has found so far.
+    """A comparison in progress: its inputs and its results so far.
 
     Attributes:
-        candidates: Our models, under the names of their attention paths.
+        candidates: Our models by backend.
         reference: Hugging Face's model.
-        inputs: What all of them are given.
-        precision: The dtype whose rounding is judged; None for identity alone.
-        modes: Which gates to run.
+        precision: The checked dtype; None for mode float64 alone.
         select: Pattern of the taps to compare.
-        bounds: What must hold.
-        explainer: Looks at one tap as it goes by.
-        progress: Called as the passes go on.
-        fingerprints: Takes those of what goes by, if they are wanted.
-        rows: What was found.
-        reasons: What keeps the run from being a pass beside the rows.
-        consequences: What follows from the logits, by path.
-        life: The signs of life seen in the oracle.
+        consequences: Effect on the logits, by backend.
     """
 
     candidates: Mapping[str, nn.Module]
@@ -79,7 +71,7 @@ class Comparison:
 
     @property
     def mask(self) -> Tensor | None:
-        """The padding mask, where the comparison is made."""
+        """The padding mask, on the CPU."""
         mask = self.inputs.attention_mask
         return None if mask is None else mask.cpu()
 
@@ -91,7 +83,7 @@ class Comparison:
         return [tap for tap in taps(n_layer) if tap.name not in left_out]
 
     def planned(self, backend: str) -> list[Tap]:
-        """Return the taps to compare on one attention path."""
+        """Return the taps to compare on one backend."""
         absent = never_formed(backend, self.reference.config.n_layer)
         return [
             tap
@@ -101,20 +93,20 @@ class Comparison:
 
     @property
     def measured(self) -> frozenset[str]:
-        """The names of the taps to measure: all that are compared, and what judges them."""
+        """The names of the taps to measure: those compared, and those that their criteria need."""
         compared = [tap for backend in self.candidates for tap in self.planned(backend)]
         return frozenset(tap.name for tap in taps_with_a_part(compared, self.plan))
 
     def compare(self) -> None:
-        """Run every pass that the modes ask for."""
+        """Run every pass that the modes need."""
         if self.modes & {Mode.FLOAT64, Mode.END_TO_END}:
             self._together()
         if Mode.PER_OP in self.modes and self.precision is not None:
             for backend in self.candidates:
-                self._isolated(backend, self.precision)
+                self._per_op(backend, self.precision)
 
     def _together(self) -> None:
-        """Run the float64 models and those of the dtype judged, each on its own numbers."""
+        """Run the float64 models and those in the checked dtype, each on its own numbers."""
         dtypes = [torch.float64] if Mode.FLOAT64 in self.modes else []
         if Mode.END_TO_END in self.modes and self.precision is not None:
             dtypes.append(self.precision.dtype)
@@ -131,8 +123,8 @@ class Comparison:
                 lead = self.consequences.get(backend, {}).get("flip_gap_largest", 0.0)
                 self.reasons += top1_changes(found, run_names(backend, self.precision.dtype), lead)
 
-    def _isolated(self, backend: str, precision: Precision) -> None:
-        """Run one path and the reference, every operation on the oracle's rounded input."""
+    def _per_op(self, backend: str, precision: Precision) -> None:
+        """Run one backend and the reference, every operation on the oracle's rounded input."""
         raw = frozenset(never_formed(backend, self.reference.config.n_layer))
         members = [
             dataclasses.replace(subject, unwatched=raw)
@@ -152,7 +144,7 @@ class Comparison:
         self.rows += extra_rows(found, names, backend, str(precision.dtype)[6:], mode)
 
     def _subjects(self, dtype: torch.dtype, only: str | None = None) -> list[Subject]:
-        """Return Hugging Face's run in `dtype`, then ours, one a path."""
+        """Return Hugging Face's run in `dtype`, then ours, one per backend."""
         chosen = {path: m for path, m in self.candidates.items() if only in (None, path)}
         ours = runners.model_in_dtype(chosen, dtype)
         theirs = runners.model_in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
@@ -210,7 +202,7 @@ class Comparison:
         self.progress(tap, self.steps_done, total * len(self.plan))
 
     def _look(self, beside: str) -> TapCallback:
-        """Return what is done with every tensor of a pass, isolated or not, before it is let go."""
+        """Return the callback for every tensor of a pass, before it is freed."""
 
         def look(subject: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
             if subject == "oracle":
@@ -219,7 +211,7 @@ class Comparison:
                 self._take_truth(tap, truth, beside)
                 return
             self._take(subject, tap, tensor, beside)
-            self.explainer.look(subject, tap, tensor, truth, isolated=bool(beside))
+            self.explainer.look(subject, tap, tensor, truth, per_op=bool(beside))
             _, *path, dtype = subject.split("/")
             if path and tap == "logits" and not beside and dtype != "float64":
                 self.consequences[path[0]] = consequences(
@@ -232,7 +224,7 @@ class Comparison:
         self.fingerprints.take(run, tap, tensor, beside=beside, visible=self._visible[tap])
 
     def _take_truth(self, tap: str, truth: Tensor, beside: str) -> None:
-        """Take the oracle's fingerprint: its own, or in isolation that of what it gives."""
+        """Take the oracle's fingerprint; in mode per-op that of the rounded input it gives."""
         raw = never_formed(beside, self.reference.config.n_layer) if beside else {}
         if self.fingerprints.wanted and tap not in raw:
             given = self.precision.dtype if self.precision and beside else torch.float64
@@ -240,7 +232,7 @@ class Comparison:
 
     @functools.cached_property
     def _visible(self) -> dict[str, Tensor | None]:
-        """Which entries of each tap count."""
+        """The real entries of each tap: neither padded nor masked."""
         time = self.inputs.token_ids.shape[1]
         return {tap.name: visible_entries(tap.kind.axes, self.mask, time) for tap in self.plan}
 
@@ -257,17 +249,14 @@ class Comparison:
             )
 
 
-# What must hold before a comparison is worth making.
+# Preconditions.
 
 
 def check_worthwhile(run: Comparison) -> list[Reason]:
-    """Refuse a comparison that could not have a verdict.
-
-    Returns:
-        Reasons why one that can be made will not be a pass.
+    """Reject a comparison without a possible verdict; return reasons why this one cannot pass.
 
     Raises:
-        InconclusiveError: Bounds too coarse, sides that share storage, nothing to compare.
+        InconclusiveError: Bounds too coarse, models that share storage, nothing to compare.
         UsageError: A candidate that cannot be watched; a tap that does not exist.
     """
     run.bounds.check(run.precision)
@@ -300,7 +289,7 @@ def _check_selection(run: Comparison) -> None:
 
 
 def _constant(run: Comparison) -> list[Reason]:
-    """Return a reason if some weights hold one value throughout."""
+    """Return a reason if a weight tensor is constant."""
     constant = liveness.constant_tensors(dict(run.reference.named_parameters()))
     if not constant:
         return []
@@ -312,3 +301,75 @@ def _constant(run: Comparison) -> list[Reason]:
             code=ExitCode.INCONCLUSIVE,
         )
     ]
+
+
+# From a comparison to its report.
+
+
+def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Report:
+    """Run every pass with pinned settings and without dropout; return the report."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pinned_settings())
+        stack.enter_context(_evaluating([*run.candidates.values(), run.reference]))
+        settings = environment()
+        try:
+            run.reasons += check_worthwhile(run)
+            run.compare()
+        except InconclusiveError as error:
+            run.reasons.append(
+                Reason(what=error.what, where=error.where, fix=error.fix, code=error.exit_code)
+            )
+    plan = {backend: run.planned(backend) for backend in run.candidates}
+    counted = count(
+        plan,
+        run.rows,
+        n_layer=run.reference.config.n_layer,
+        time=run.inputs.token_ids.shape[1],
+    )
+    return finish(
+        check,
+        rows=run.rows,
+        plan=counted,
+        identity=identity,
+        environment=settings,
+        reasons=run.reasons,
+        first_divergence=first_divergence(plan, run.rows),
+        consequences=run.consequences,
+        liveness=run.life.blocks(),
+        inputs=_described(run.inputs),
+        explanation=run.explainer.explanation(),
+        fingerprints=run.fingerprints.taken,
+    )
+
+
+def _described(inputs: Inputs) -> dict[str, Any]:
+    """Return the description of the inputs in a report."""
+    batch, time = inputs.token_ids.shape
+    mask = inputs.attention_mask
+    padded = 0 if mask is None else int((~mask).sum())
+    return {"batch": batch, "time": time, "padded_positions": padded, **inputs.digests()}
+
+
+def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return candidates by backend; one without a known attribute `backend` is `plain`."""
+    if isinstance(candidate, Mapping):
+        return dict(candidate)
+    path = getattr(candidate, "backend", "plain")
+    return {path if path in NEVER_FORMED else "plain": candidate}
+
+
+def no_progress(_what: str, _done: int, _total: int) -> None:
+    """Show no progress."""
+
+
+@contextlib.contextmanager
+def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Put models into evaluation mode, and back into what each was afterwards."""
+    before = [(part, part.training) for model in models for part in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for part, training in before:
+            part.training = training

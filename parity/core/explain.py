@@ -1,4 +1,4 @@
-"""A close look at one tap: how the errors are spread, and which elements are the worst."""
+"""`--explain`: the distribution of errors at one tap, and its worst elements."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,24 +18,22 @@ class _Seen:
 
 
 class Explainer:
-    """Looks at one tap as it goes by in every run."""
+    """Records the errors of one tap in every run."""
 
     def __init__(self, tap: str | None) -> None:
         self.tap = tap
         self._seen: dict[str, _Seen] = {}
 
-    def look(
-        self, subject: str, tap: str, tensor: Tensor, truth: Tensor, *, isolated: bool
-    ) -> None:
-        """Take note, if this is the tap, of how `tensor` differs from `truth`."""
+    def look(self, subject: str, tap: str, tensor: Tensor, truth: Tensor, *, per_op: bool) -> None:
+        """Record how `tensor` differs from `truth`, if this is the tap."""
         if tap != self.tap or tensor.shape != truth.shape:
             return
         gap = (tensor.double() - truth).abs()
-        name = f"{subject}, isolated" if isolated else subject
+        name = f"{subject}, per-op" if per_op else subject
         self._seen[name] = _Seen(histogram=histogram(gap), worst=_worst(gap, tensor, truth))
 
     def explanation(self) -> dict[str, Any] | None:
-        """Return what was seen, by run; None where nothing was asked for."""
+        """Return the records by run; None without `--explain`."""
         if self.tap is None:
             return None
         runs = {name: dataclasses.asdict(seen) for name, seen in self._seen.items()}

@@ -166,10 +166,9 @@ class Fingerprint:
     """What is kept of one tensor, or of the ids of one run; the first four fields are its key.
 
     Attributes:
-        subject: Whose it is: `ours/` and the attention path, a witness's name, or `oracle`. In an
-            isolated pass Hugging Face's run is walked beside one path, and has its name too:
-            `huggingface/tiled`. So has the oracle's, whose numbers are there what operations are
-            given: rounded to the dtype judged.
+        subject: `ours/` and the backend, `huggingface` or `oracle`. In mode per-op the references
+            run once per backend and have its name too, as `huggingface/tiled`. The oracle's numbers
+            are then the inputs of the operations, rounded to the checked dtype.
         dtype: Dtype of the run; `ids` where nothing was computed.
         mode: How it was met, a `parity.core.results.Mode`.
         tap: Its name.
@@ -232,7 +231,7 @@ class Fingerprints:
             run: Subject and dtype: `ours/plain/float32`.
             tap: Its name.
             tensor: Of any float dtype and layout, on any device. It is not written to.
-            beside: In an isolated pass, the path that is walked; a witness gets its name. Where
+            beside: In mode per-op, the backend; a reference gets its name. Where
                 empty, the run goes on with its own numbers.
             visible: Bool, broadcastable to the shape: False at entries that do not count.
         """

@@ -1,10 +1,10 @@
-"""From differences to rows with a status: the gates of each mode.
+"""From differences to rows: the criteria of each mode, one function per mode for every check.
 
-Identity (float64): the largest difference over the witness's RMS stays under one bound, at every
-tap, against both witnesses; looked-up embedding rows are equal to the bit. Quality (the dtype
-judged): our RMS error to the oracle is at most a few times Hugging Face's own, which makes the
-reference's rounding the unit; a guard on the largest error catches the one bad element that
-moves no mean.
+Mode float64: the largest difference over the reference's RMS stays below one bound, with both
+references; embedding rows that were only looked up are equal to the bit. Modes end-to-end and
+per-op: our RMS error to the oracle is at most a few times Hugging Face's own error, so the
+reference's rounding is the unit. A second bound on the largest error catches a single bad element
+that moves no mean.
 """
 
 import dataclasses
@@ -13,38 +13,37 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from parity.core.lockstep import Observations
-from parity.core.metrics import Difference, Status, difference
-from parity.core.results import Mode, Reason, Row
+from parity.core.metrics import Difference, Status
+from parity.core.results import Mode, Reason, Row, difference_found
 from parity.core.taps import Tap
 from parity.core.tolerances import SMALL_TENSOR, Bounds, Precision
 from parity.errors import ExitCode
 
 REFERENCES = ("oracle", "huggingface")
 EXACT_KINDS = frozenset({"embeddings.tokens", "embeddings.positions"})
-"""Looked up and not computed: equal to the bit, or wrong."""
+"""Taps that are looked up and not computed: they must be equal to the bit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunNames:
-    """The names, in the observations, of the subject judged and of Hugging Face's run."""
+    """The names of our run and of Hugging Face's in the observations."""
 
     ours: str
     huggingface: str
 
 
 def run_names(backend: str, dtype: torch.dtype) -> RunNames:
-    """Return what the observations call our run on a path, and Hugging Face's, in `dtype`."""
+    """Return the names of our run with a backend, and of Hugging Face's, in `dtype`."""
     short = str(dtype).removeprefix("torch.")
     return RunNames(ours=f"ours/{backend}/{short}", huggingface=f"huggingface/{short}")
 
 
 def taps_with_a_part(compared: Sequence[Tap], plan: Sequence[Tap]) -> list[Tap]:
-    """Return the taps of a plan whose errors have a part in the verdict on some of them.
+    """Return the taps whose errors the criteria of some taps need.
 
-    Those of the same kinds, and beside the loss the logits.
+    They are those of the same kinds, and for the loss also the logits.
     """
     kinds = {tap.kind.name for tap in compared}
     if "loss" in kinds:
@@ -52,44 +51,159 @@ def taps_with_a_part(compared: Sequence[Tap], plan: Sequence[Tap]) -> list[Tap]:
     return [tap for tap in plan if tap.kind.name in kinds]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoundingError:
+    """A reference's own error to the truth.
+
+    Attributes:
+        rms: Root mean square of the error over that of the truth.
+        peak: Largest error over the truth's largest value.
+    """
+
+    rms: float = 0.0
+    peak: float = 0.0
+
+    @classmethod
+    def of(cls, seen: Difference) -> "RoundingError":
+        """Return the error of a reference whose difference from the truth was measured."""
+        return cls(rms=seen.relative_rms, peak=seen.peak_ratio)
+
+    def at_least(self, other: "RoundingError") -> "RoundingError":
+        """Return the larger of both, each number by itself."""
+        return RoundingError(rms=max(self.rms, other.rms), peak=max(self.peak, other.peak))
+
+
+def float64_row(  # noqa: PLR0913 - a row
+    seen: Difference,
+    *,
+    tap: str,
+    backend: str,
+    against: str,
+    bound: float,
+    error_reference: float | None = None,
+    amplification: float | None = None,
+) -> Row:
+    """Return the row of a float64 difference: its largest error over the reference's RMS."""
+    error = seen.relative_largest
+    return Row(
+        **_observed(seen, tap, backend, holds=error <= bound),
+        dtype="float64",
+        mode=Mode.FLOAT64,
+        against=against,
+        error_ours=_finite(error),
+        error_reference=error_reference,
+        bound=bound,
+        amplification=amplification,
+        required_tolerance=_finite(error),
+    )
+
+
+def rounding_row(  # noqa: PLR0913 - a row
+    seen: Difference,
+    *,
+    tap: str,
+    backend: str,
+    mode: Mode,
+    reference: RoundingError,
+    precision: Precision,
+    bounds: Bounds,
+    amplification: float | None = None,
+) -> Row:
+    """Return the row of a difference from the oracle in the checked dtype.
+
+    Its error over the reference's own has a bound, and so has its largest error. The second number
+    is reported only where it fails.
+    """
+    ratio = seen.relative_rms / max(reference.rms, precision.unit)
+    peak = seen.peak_ratio / max(reference.peak, precision.unit)
+    # Written so that NaN fails.
+    peak_fails = not peak <= bounds.peak
+    checked, bound = (peak, bounds.peak) if peak_fails else (ratio, bounds.quality)
+    return Row(
+        **_observed(seen, tap, backend, holds=ratio <= bounds.quality and not peak_fails),
+        dtype=str(precision.dtype).removeprefix("torch."),
+        mode=mode,
+        against="oracle",
+        error_ours=_finite(seen.relative_rms),
+        error_reference=_finite(reference.rms),
+        ratio=_finite(checked),
+        bound=bound,
+        amplification=amplification,
+        required_tolerance=_finite(checked),
+    )
+
+
+def ids_row(  # noqa: PLR0913 - a row
+    ours: Sequence[int],
+    other: Sequence[int],
+    *,
+    tap: str,
+    backend: str,
+    dtype: str,
+    against: str,
+    excused: str = "",
+) -> Row:
+    """Return the row of ids that must be equal, or need not for the reason `excused`."""
+    pairs = list(zip(ours, other, strict=False))
+    mismatches = sum(mine != its for mine, its in pairs) + abs(len(ours) - len(other))
+    counted = 0 if excused else mismatches
+    at = next((i for i, (mine, its) in enumerate(pairs) if mine != its), 0)
+    return Row(
+        tap=tap,
+        backend=backend,
+        dtype=dtype,
+        mode=Mode.EXACT,
+        against=against,
+        shape=(len(ours),),
+        status=Status.FAIL if counted or not ours else Status.PASS,
+        error_ours=float(mismatches),
+        bound=0.0,
+        worst_index=(at,),
+        value_ours=float(ours[at]) if ours else None,
+        value_against=float(other[at]) if other else None,
+        required_tolerance=float(counted),
+        detail=excused,
+    )
+
+
+def raised_row(error: Exception, *, tap: str, backend: str, dtype: str) -> Row:
+    """Return the row of a result that our side did not give: it raised an error."""
+    return Row(
+        tap=tap,
+        backend=backend,
+        dtype=dtype,
+        mode=Mode.EXACT,
+        against="huggingface",
+        status=Status.FAIL,
+        bound=0.0,
+        detail=f"ours raised {type(error).__name__}: {error}",
+    )
+
+
 def float64_rows(
     found: Observations, names: RunNames, plan: Sequence[Tap], backend: str, bounds: Bounds
 ) -> list[Row]:
-    """Return one row for each tap and witness of the float64 pass."""
+    """Return one row for each tap and reference of the float64 pass."""
     rows = []
     for tap in plan:
-        for against in REFERENCES:
-            seen = _seen(found, names.ours, tap.name, against)
-            error = seen.relative_largest
-            reference = found.differences.get((names.huggingface, tap.name, "oracle"))
-            bound = 0.0 if tap.kind.name in EXACT_KINDS else bounds.float64
-            row = Row(
+        reference = found.differences.get((names.huggingface, tap.name, "oracle"))
+        own = None if reference is None else _finite(reference.relative_largest)
+        rows += [
+            float64_row(
+                _seen(found, names.ours, tap.name, against),
                 tap=tap.name,
                 backend=backend,
-                dtype="float64",
-                mode=Mode.FLOAT64,
                 against=against,
-                shape=seen.shape,
-                status=_status(seen, holds=error <= bound),
-                error_ours=_finite(error),
-                error_reference=(
-                    _finite(reference.relative_largest)
-                    if reference is not None and against == "oracle"
-                    else None
-                ),
-                bound=bound,
+                bound=0.0 if tap.kind.name in EXACT_KINDS else bounds.float64,
+                error_reference=own if against == "oracle" else None,
                 amplification=_amplification(found, names.ours, tap),
-                worst_index=seen.worst_index,
-                value_ours=_finite(seen.ours),
-                value_against=_finite(seen.reference),
-                required_tolerance=_finite(error),
-                detail=_detail(seen),
             )
-            rows.append(row)
+            for against in REFERENCES
+        ]
     return rows
 
 
-def rounding_rows(  # noqa: PLR0913 - what is judged, and under which rules
+def rounding_rows(  # noqa: PLR0913 - one pass, and the rules for it
     found: Observations,
     names: RunNames,
     plan: Sequence[Tap],
@@ -99,48 +213,34 @@ def rounding_rows(  # noqa: PLR0913 - what is judged, and under which rules
     precision: Precision,
     bounds: Bounds,
 ) -> list[Row]:
-    """Return one row for each tap of a pass in the dtype judged; the oracle is the witness.
+    """Return one row for each tap of a pass in the checked dtype, compared with the oracle.
 
-    What Hugging Face's error counts as is taken from `peers`, all taps that were measured: a
-    tap's verdict must not depend on which others were asked for.
+    Hugging Face's error is taken from `peers`, all taps that were measured: the verdict of a tap
+    must not depend on which others are selected.
     """
-    noise = _reference_noise(found, names.huggingface, peers)
+    errors = _reference_errors(found, names.huggingface, peers)
     if mode is Mode.END_TO_END:
-        noise |= _loss_noise(found, names.huggingface, noise)
-    rows = []
-    for tap in plan:
-        seen = _seen(found, names.ours, tap.name, "oracle")
-        reference_rms, reference_peak = noise.get(tap.name, (math.nan, math.nan))
-        ratio = seen.relative_rms / max(reference_rms, precision.unit)
-        peak = seen.peak_ratio / max(reference_peak, precision.unit)
-        guard_broken = not peak <= bounds.peak
-        row = Row(
+        errors |= _loss_error(found, names.huggingface, errors)
+    unknown = RoundingError(rms=math.nan, peak=math.nan)
+    return [
+        rounding_row(
+            _seen(found, names.ours, tap.name, "oracle"),
             tap=tap.name,
             backend=backend,
-            dtype=str(precision.dtype).removeprefix("torch."),
             mode=mode,
-            against="oracle",
-            shape=seen.shape,
-            status=_status(seen, holds=ratio <= bounds.quality and not guard_broken),
-            error_ours=_finite(seen.relative_rms),
-            error_reference=_finite(reference_rms),
-            ratio=_finite(peak if guard_broken else ratio),
-            bound=bounds.peak if guard_broken else bounds.quality,
-            amplification=_amplification(found, names.ours, tap) if mode != Mode.PER_OP else None,
-            worst_index=seen.worst_index,
-            value_ours=_finite(seen.ours),
-            value_against=_finite(seen.reference),
-            required_tolerance=_finite(peak if guard_broken else ratio),
-            detail=_detail(seen),
+            reference=errors.get(tap.name, unknown),
+            precision=precision,
+            bounds=bounds,
+            amplification=(None if mode is Mode.PER_OP else _amplification(found, names.ours, tap)),
         )
-        rows.append(row)
-    return rows
+        for tap in plan
+    ]
 
 
 def extra_rows(
     found: Observations, names: RunNames, backend: str, dtype: str, mode: Mode
 ) -> list[Row]:
-    """Return one row for each tap that our side showed and nobody planned."""
+    """Return one row for each tap of ours that is not in the plan."""
     return [
         Row(
             tap=tap,
@@ -150,91 +250,88 @@ def extra_rows(
             against="oracle",
             status=Status.EXTRA,
             bound=0.0,
-            detail="shown, but not in the plan, or shown twice",
+            detail="not in the plan, or shown twice",
         )
         for tap in dict.fromkeys(found.extras.get(names.ours, ()))
     ]
 
 
 def _seen(found: Observations, subject: str, tap: str, against: str) -> Difference:
-    """Return the difference observed; one that was not run where there is none."""
+    """Return the observed difference; one with status NOT_RUN if there is none."""
     seen = found.differences.get((subject, tap, against))
     if seen is None:
-        # What kept it from the oracle kept it from the second witness too.
+        # The reason for the oracle holds for the second reference too.
         seen = found.differences.get((subject, tap, "oracle"))
         if seen is None or seen.status is Status.PASS:
             return Difference(status=Status.NOT_RUN, detail=f"no {against} to compare with")
     return seen
 
 
-def _status(seen: Difference, *, holds: bool) -> Status:
-    if seen.status is not Status.PASS:
-        return seen.status
-    if _both_zero(seen):
-        return Status.NOT_RUN
-    return Status.PASS if holds else Status.FAIL
+def _observed(seen: Difference, tap: str, backend: str, *, holds: bool) -> dict[str, Any]:
+    """Return the fields that rows of tensors share; two tensors of zeros compare nothing."""
+    zero = seen.scale == 0.0 and seen.largest == 0.0
+    status = seen.status
+    if status is Status.PASS:
+        status = Status.NOT_RUN if zero else Status.PASS if holds else Status.FAIL
+    return {
+        "tap": tap,
+        "backend": backend,
+        "shape": seen.shape,
+        "status": status,
+        "worst_index": seen.worst_index,
+        "value_ours": _finite(seen.ours),
+        "value_against": _finite(seen.reference),
+        "detail": "both sides are zero throughout" if zero else seen.detail,
+    }
 
 
-def _detail(seen: Difference) -> str:
-    return "both sides are zero throughout" if _both_zero(seen) else seen.detail
+def pooled(own: RoundingError, of_kind: RoundingError, count: int) -> RoundingError:
+    """Return the error of a reference; for a tensor of few elements that of its kind.
+
+    A small tensor's error is a small sample, and may by luck be 0. Our own is never pooled.
+    """
+    return of_kind.at_least(own) if count < SMALL_TENSOR else own
 
 
-def _both_zero(seen: Difference) -> bool:
-    return seen.scale == 0.0 and seen.largest == 0.0
-
-
-def _reference_noise(
+def _reference_errors(
     found: Observations, huggingface: str, plan: Sequence[Tap]
-) -> dict[str, tuple[float, float]]:
-    """Return Hugging Face's own (RMS, peak) error per tap.
+) -> dict[str, RoundingError]:
+    """Return Hugging Face's own error at each tap.
 
-    A small tensor's error is a small sample: what counts for it is the largest error among all
-    tensors of its kind, those of other blocks and, of a gradient, of other steps. Ours is never
-    pooled.
+    Tensors of one kind are those of other blocks and, of a gradient, of other steps.
     """
     seen = {
-        tap.name: found.differences[huggingface, tap.name, "oracle"]
+        tap: found.differences[huggingface, tap.name, "oracle"]
         for tap in plan
         if (huggingface, tap.name, "oracle") in found.differences
     }
-    alike: dict[str, list[Difference]] = {}
-    for tap in plan:
-        if tap.name in seen and seen[tap.name].status is Status.PASS:
-            alike.setdefault(tap.kind.name, []).append(seen[tap.name])
+    seen = {tap: one for tap, one in seen.items() if one.status is Status.PASS}
+    kinds: dict[str, RoundingError] = {}
+    for tap, one in seen.items():
+        own = RoundingError.of(one)
+        kinds[tap.kind.name] = kinds.get(tap.kind.name, own).at_least(own)
     return {
-        tap.name: (
-            max(d.relative_rms for d in group),
-            max(d.peak_ratio for d in group),
-        )
-        for tap in plan
-        if tap.name in seen and seen[tap.name].status is Status.PASS
-        for group in [
-            alike[tap.kind.name] if seen[tap.name].count < SMALL_TENSOR else [seen[tap.name]]
-        ]
+        tap.name: pooled(RoundingError.of(one), kinds[tap.kind.name], one.count)
+        for tap, one in seen.items()
     }
 
 
-def _loss_noise(
-    found: Observations, huggingface: str, noise: Mapping[str, tuple[float, float]]
-) -> dict[str, tuple[float, float]]:
-    """Return what Hugging Face's error of the loss counts as, where each side has its own logits.
+def _loss_error(
+    found: Observations, huggingface: str, errors: Mapping[str, RoundingError]
+) -> dict[str, RoundingError]:
+    """Return Hugging Face's error of the loss, where each side has its own logits.
 
-    A loss is a difference of logits: it carries their error, of which so few numbers show a part
-    that may by luck be none (at time 2 it is a single number). No block has another one to take
-    it from, so the logits' own error counts where it is larger.
+    A loss is a difference of logits and carries their error. It has so few numbers that its own
+    may by luck be 0 (at time 2 it is one number), and no other block has a loss: so the error of
+    the logits counts where it is larger.
     """
     loss, logits = (
         found.differences.get((huggingface, tap, "oracle")) for tap in ("loss", "logits")
     )
-    if loss is None or logits is None or "loss" not in noise or "logits" not in noise:
+    if loss is None or logits is None or not {"loss", "logits"} <= errors.keys():
         return {}
-    rms, peak = noise["loss"]
-    return {
-        "loss": (
-            max(rms, logits.rms / loss.scale),
-            max(peak, logits.largest / loss.scale_largest),
-        )
-    }
+    carried = RoundingError(rms=logits.rms / loss.scale, peak=logits.largest / loss.scale_largest)
+    return {"loss": errors["loss"].at_least(carried)}
 
 
 def _amplification(found: Observations, subject: str, tap: Tap) -> float | None:
@@ -251,19 +348,19 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# First choices that differ from the oracle's by more than rounding explains.
+# Top-1 tokens that differ by more than rounding explains.
 
 
 def top1_changes(found: Observations, names: RunNames, lead: float) -> list[Reason]:
-    """Return the reason against a pass that such a choice is; none where there is none.
+    """Return a reason if a top-1 token differs although the oracle's lead is too wide.
 
-    Two rounding errors as large as the largest seen, ours or Hugging Face's, can turn two logits
-    round; a wider lead than that cannot be lost honestly.
+    Two errors as large as the largest observed one, ours or Hugging Face's, can swap two logits. A
+    wider lead cannot be lost by rounding.
 
     Args:
-        found: What was measured of the logits.
-        names: What the observations call both runs.
-        lead: The widest lead over our first choice that the oracle's own has; 0 where they agree.
+        found: Differences of the logits, among others.
+        names: Of both runs.
+        lead: Largest lead of the oracle's token over ours, in logits; 0 if all tokens agree.
     """
     errors = [
         found.differences[name, "logits", "oracle"].largest
@@ -283,172 +380,8 @@ def top1_changes(found: Observations, names: RunNames, lead: float) -> list[Reas
     ]
 
 
-# From what two sides made to a row of a report: logits by the gates, ids one by one.
-
-
-BACKEND = "fused"
-"""How a decoder runs our model, whatever the model's own path."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RoundingError:
-    """The reference's own error to the truth, over the truth's RMS.
-
-    Attributes:
-        rms: Of the root mean square.
-        peak: Of the largest difference, over the truth's largest value.
-    """
-
-    rms: float = 0.0
-    peak: float = 0.0
-
-    def at_least(self, other: "RoundingError") -> "RoundingError":
-        """Return the larger of both, each by itself."""
-        return RoundingError(rms=max(self.rms, other.rms), peak=max(self.peak, other.peak))
-
-
-def reference_error_of(tensor: Tensor, truth: Tensor) -> RoundingError:
-    """Return a reference's error."""
-    seen = difference(tensor, truth, dtype=tensor.dtype)
-    return RoundingError(
-        rms=_finite_or_none(seen.relative_rms) or 0.0, peak=_finite_or_none(seen.peak_ratio) or 0.0
-    )
-
-
-def float64_row(tap: str, ours: Tensor, other: Tensor, against: str, bounds: Bounds) -> Row:
-    """Return the row of two float64 tensors that must agree to rounding.
-
-    Args:
-        tap: Name of what is compared.
-        ours: Two axes or more, float64.
-        other: The witness's.
-        against: Its name.
-        bounds: Of the run.
-    """
-    seen = difference(ours, other, dtype=torch.float64)
-    error = seen.relative_largest
-    holds = error <= bounds.float64
-    return Row(
-        **_common(tap, seen),
-        dtype="float64",
-        mode=Mode.FLOAT64,
-        against=against,
-        status=_generation_status(seen, holds=holds),
-        error_ours=_finite_or_none(error),
-        bound=bounds.float64,
-        required_tolerance=_finite_or_none(error),
-        detail=seen.detail or ("" if holds else f"off by {error:.2g} of the {against}'s RMS"),
-    )
-
-
-def rounding_row(  # noqa: PLR0913 - ours, the truth, the reference's error and the gate
-    tap: str,
-    ours: Tensor,
-    truth: Tensor,
-    noise: RoundingError,
-    precision: Precision,
-    bounds: Bounds,
-) -> Row:
-    """Return the row of a tensor whose rounding must be no worse than the reference's.
-
-    Args:
-        tap: Name of what is compared.
-        ours: In the dtype judged.
-        truth: The oracle's, float64.
-        noise: The reference's own error, of many tensors where this one is small.
-        precision: The dtype judged.
-        bounds: Of the run.
-    """
-    seen = difference(ours, truth, dtype=ours.dtype)
-    ratio = seen.relative_rms / max(noise.rms, precision.unit)
-    peak = seen.peak_ratio / max(noise.peak, precision.unit)
-    holds = ratio <= bounds.quality and peak <= bounds.peak
-    worst = ratio if not ratio <= bounds.quality else max(ratio, peak / bounds.peak)
-    return Row(
-        **_common(tap, seen),
-        dtype=str(precision.dtype).removeprefix("torch."),
-        mode=Mode.END_TO_END,
-        against="oracle",
-        status=_generation_status(seen, holds=holds),
-        error_ours=_finite_or_none(seen.relative_rms),
-        error_reference=_finite_or_none(noise.rms),
-        ratio=_finite_or_none(ratio),
-        bound=bounds.quality,
-        required_tolerance=_finite_or_none(worst),
-        detail=seen.detail or ("" if holds else f"its error is {worst:.3g} times the reference's"),
-    )
-
-
-def ids_row(  # noqa: PLR0913 - two sides, and what is said of them
-    tap: str, ours: Sequence[int], other: Sequence[int], *, dtype: str, against: str, excused: str
-) -> Row:
-    """Return the row of ids that must be the same.
-
-    Args:
-        tap: Name of what is compared.
-        ours: Our ids.
-        other: The witness's.
-        dtype: Of the run that they were made in.
-        against: Its name.
-        excused: Why they need not be, in words; empty where they must.
-    """
-    differing = sum(mine != its for mine, its in zip(ours, other, strict=False))
-    differing += abs(len(ours) - len(other))
-    counted = 0 if excused else differing
-    at = next((i for i, pair in enumerate(zip(ours, other, strict=False)) if len({*pair}) > 1), 0)
-    return Row(
-        tap=tap,
-        backend=BACKEND,
-        dtype=dtype,
-        mode=Mode.EXACT,
-        against=against,
-        shape=(len(ours),),
-        status=Status.FAIL if counted or not ours else Status.PASS,
-        error_ours=float(differing),
-        bound=0.0,
-        worst_index=(at,),
-        value_ours=float(ours[at]) if ours else None,
-        value_against=float(other[at]) if other else None,
-        required_tolerance=float(counted),
-        detail=excused,
-    )
-
-
-def raised_row(tap: str, error: Exception, *, dtype: str) -> Row:
-    """Return the row of something that ours did not get to: it raised an error."""
-    return Row(
-        tap=tap,
-        backend=BACKEND,
-        dtype=dtype,
-        mode=Mode.EXACT,
-        against="huggingface",
-        status=Status.FAIL,
-        bound=0.0,
-        detail=f"ours raised {type(error).__name__}: {error}",
-    )
-
-
-def pooled(own: RoundingError, all_of_kind: RoundingError, tensor: Tensor) -> RoundingError:
-    """Return the error that counts for a tensor: a small one is too small a sample."""
-    return own.at_least(all_of_kind) if tensor.numel() < SMALL_TENSOR else own
-
-
-def _common(tap: str, seen: Difference) -> dict[str, Any]:
-    return {
-        "tap": tap,
-        "backend": BACKEND,
-        "shape": seen.shape,
-        "worst_index": seen.worst_index,
-        "value_ours": seen.ours,
-        "value_against": seen.reference,
-    }
-
-
-def _generation_status(seen: Difference, *, holds: bool) -> Status:
-    if seen.status is not Status.PASS:
-        return seen.status
-    return Status.PASS if holds else Status.FAIL
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def explained(row: Row) -> Row:
+    """Return a failing row whose detail says by how much it fails."""
+    if row.status is not Status.FAIL or row.detail:
+        return row
+    return dataclasses.replace(row, detail=difference_found(row))

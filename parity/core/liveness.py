@@ -1,8 +1,7 @@
-"""Is the model alive? A dead one agrees with anything.
+"""Detects degenerate models, on which a comparison proves nothing.
 
-A model whose attention looks everywhere alike, whose positions all say the same, or whose biases
-are 0 and gains 1, hides the faults that sit there: both sides compute the same wrong thing. Such
-a run has no verdict.
+Uniform attention, equal positions, biases of 0 and gains of 1 hide faults: both sides compute the
+same wrong numbers. Such a run is inconclusive.
 """
 
 import dataclasses
@@ -14,17 +13,16 @@ from torch import Tensor
 from parity.core.tolerances import DEAD_ATTENTION, DEAD_COSINE
 
 SETTLED = 32
-"""Rows before this one see too few keys to say whether attention is sharp."""
+"""Rows before this one have too few keys to measure the sharpness of attention."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockHealth:
-    """How alive one block is.
+    """Health of one block.
 
     Attributes:
-        block: Its name.
-        largest_weight: Mean over settled rows of the largest attention weight; None without any.
-        times_uniform: The same over what uniform attention would give.
+        largest_weight: Mean largest attention weight of rows with enough keys; None without any.
+        times_uniform: The same over the weight of uniform attention.
         cosine: Mean cosine between the output's rows; None for a single row.
     """
 
@@ -35,7 +33,7 @@ class BlockHealth:
 
     @property
     def dead(self) -> str | None:
-        """Why this block counts as dead; None if it is alive."""
+        """Why this block is degenerate; None if it is healthy."""
         if self.cosine is not None and not self.cosine <= DEAD_COSINE:
             return f"{self.block}: all positions are alike (mean cosine {self.cosine:.4f})"
         if self.times_uniform is not None and not self.times_uniform >= DEAD_ATTENTION:
@@ -44,7 +42,7 @@ class BlockHealth:
 
 
 class HealthMonitor:
-    """Collects both signs from the oracle's taps as they go by."""
+    """Measures every block from the oracle's taps."""
 
     def __init__(self, mask: Tensor | None) -> None:
         self._mask = mask
@@ -52,7 +50,7 @@ class HealthMonitor:
         self._cosines: dict[str, float | None] = {}
 
     def look(self, tap: str, truth: Tensor) -> None:
-        """Take note of `truth` if it is one of the two tensors that tell."""
+        """Measure `truth` if it is one of the two tensors that are needed."""
         block = ".".join(tap.split(".")[:2])
         if tap.endswith(".attn.weights"):
             self._weights[block] = sharpness(truth, self._mask)
@@ -60,7 +58,7 @@ class HealthMonitor:
             self._cosines[block] = mean_cosine(truth, self._mask)
 
     def blocks(self) -> list[BlockHealth]:
-        """Return what was seen, a block each, in order."""
+        """Return the health of every block, in order."""
         return [
             BlockHealth(
                 block=block,
@@ -102,8 +100,5 @@ def mean_cosine(rows: Tensor, mask: Tensor | None) -> float | None:
 
 
 def constant_tensors(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors that hold one value throughout: biases of 0, gains of 1.
-
-    An empty one counts: it tells no fault from another either.
-    """
+    """Return the names of constant tensors (biases of 0, gains of 1) and of empty ones."""
     return [n for n, t in state.items() if t.numel() == 0 or bool((t == t.flatten()[0]).all())]

@@ -1,7 +1,7 @@
 """Several forward passes walked through together, tap by tap, each measured and let go.
 
 The oracle leads. At every tap its value is the truth, and each subject's is measured against it;
-in the float64 pass the reference's value is a second witness. In an isolated pass what goes on,
+in the float64 pass the reference's value is a second reference. In mode per-op what goes on,
 in the oracle and in every subject alike, is the truth rounded to the dtype: so each operation
 meets the same clean input, and its error is its own.
 """
@@ -238,7 +238,7 @@ class Pass:
         time: Length of the rows, in tokens.
         mask: `[batch time]`, bool; None without padding.
         against: Name of the subject that is a second witness to the others of its dtype.
-        rounded_to: In an isolated pass, the dtype that the truth is rounded to.
+        rounded_to: In mode per-op, the dtype that the truth is rounded to.
         raw: Names of taps whose truth is left as it is, because no subject is given it.
         selected: Names of the taps to measure; all others are walked past.
     """
@@ -370,7 +370,7 @@ class _Walker:
             self._cursors[subject.name].reply(truth.tensor.to(subject.device, subject.dtype))
 
     def _truth(self, tap: Tap) -> Reference:
-        """Return the oracle's value; in an isolated pass have it go on with the rounded one."""
+        """Return the oracle's value; in mode per-op continue with the rounded one."""
         value = self._oracle.take(tap.name)
         if value is None:
             message = f"the oracle has no tap {tap.name}"

@@ -1,19 +1,22 @@
-"""What a check has to say: rows, a verdict, and everything a reader needs to trust them."""
+"""Rows, a report, and how every check gets from the one to the other.
+
+A check makes rows. `finish` counts them, derives verdict and exit code, and returns the report that
+`parity.report` renders. Tables that only one check has are sections: data, not layout.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from parity.checks.drift.findings import Drift
 from parity.core.fingerprints import Fingerprint
 from parity.core.liveness import BlockHealth
 from parity.core.metrics import Status
 from parity.core.taps import Tap, never_formed, undefined_taps
 from parity.errors import ExitCode
 
-SCHEMA_VERSION = 1
-"""Raised whenever the JSON form changes its meaning."""
+SCHEMA_VERSION = 2
+"""Version of the JSON form; a change of a key's meaning raises it."""
 
 
 class Verdict(StrEnum):
@@ -26,43 +29,42 @@ class Verdict(StrEnum):
 
 
 class Mode(StrEnum):
-    """How a tap was met."""
+    """How one comparison is made."""
 
     EXACT = "exact"
     """Bit for bit; no computation."""
     FLOAT64 = "float64"
-    """float64, each side going on with its own numbers."""
+    """float64; each side continues with its own numbers."""
     END_TO_END = "end-to-end"
-    """The dtype judged, each side going on with its own numbers."""
+    """The checked dtype; each side continues with its own numbers."""
     PER_OP = "per-op"
-    """The dtype judged, every operation given the oracle's rounded input."""
+    """The checked dtype; every operation gets the oracle's rounded input."""
     PUBLISHED = "published"
-    """A number of known weights, held against what others published of them."""
+    """A number computed from known weights, compared with the published one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One comparison; `(tap, attention, dtype, mode, witness)` is its key.
+    """One comparison; `(tap, backend, dtype, mode, against)` is its key.
 
     Attributes:
-        tap: Name of the tap.
-        backend: Our backend.
-        dtype: Dtype of the run.
-        mode: How the tap was met.
-        against: What it was held against: `oracle` or `huggingface`.
+        tap: Name of what is compared: a tap, a tensor, a rule, a source of strings.
+        backend: Subject of the comparison: our backend; in `weights` and `tokens` the side.
+        against: Reference: `oracle`, `huggingface`, `uncached`, `published`, ...
         shape: Shape of our tensor.
-        status: What became of the comparison.
-        error_ours: Our error: in identity the largest difference, else the RMS of the
-            differences, each over the witness's RMS.
-        error_reference: Hugging Face's own, where the witness is the oracle.
-        ratio: Ours over Hugging Face's, the latter never taken below the dtype's roundoff.
-        bound: What had to hold: of `error_ours` in identity, else of `ratio`.
-        amplification: Our error over the largest error among the taps that feed this one.
+        status: Result of the comparison.
+        error_ours: Our error. In mode float64 the largest difference, else the RMS of the
+            differences, each over the reference's RMS; in mode exact the number of mismatches.
+        error_reference: Hugging Face's own error, where the reference is the oracle.
+        ratio: Our error over Hugging Face's, the latter at least the dtype's unit roundoff.
+        bound: Limit of `error_ours` in modes float64 and exact, else of `ratio`.
+        amplification: Our error over the largest error among the inputs of this tap.
         worst_index: Index of the largest difference.
         value_ours: Our value there.
         value_against: The reference's value there.
-        minimum_tolerance: The smallest bound that would have passed.
-        detail: For a status other than pass, one phrase.
+        required_tolerance: The smallest bound that would pass.
+        detail: One phrase about a status other than pass.
+        details: Facts that only rows of this check have.
     """
 
     tap: str
@@ -82,18 +84,12 @@ class Row:
     value_against: float | None = None
     required_tolerance: float | None = None
     detail: str = ""
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FirstDivergence:
-    """Where the two sides part: the first failing tap in network order.
-
-    Attributes:
-        tap: Its name.
-        why: What was found there, with the numbers.
-        suspects: What is usually wrong at such a tap.
-        row: The row that failed.
-    """
+    """The first failing row in network order, what was found there, and its likely cause."""
 
     tap: str
     why: str
@@ -103,24 +99,34 @@ class FirstDivergence:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was to be compared, and what was.
+    """What was planned and what was compared.
 
     Attributes:
-        planned: Taps over all attention paths.
-        compared: Those of them of which every planned row was compared.
-        per_path: For each path, (planned, compared).
-        exempt: Taps that were not planned, each with its path and the written reason.
+        planned: Planned comparisons over all backends.
+        compared: Those of which every planned row was compared.
+        per_backend: For each backend (planned, compared).
+        exempt: What was not planned: backend, tap and reason.
     """
 
     planned: int
     compared: int
     per_backend: Mapping[str, tuple[int, int]]
-    exempt: Sequence[Mapping[str, str]]
+    exempt: Sequence[Mapping[str, str]] = ()
+
+    @classmethod
+    def of(
+        cls, per_backend: Mapping[str, tuple[int, int]], exempt: Sequence[Mapping[str, str]] = ()
+    ) -> "Plan":
+        """Return the plan whose totals are the sums over its backends."""
+        planned, compared = (
+            map(sum, zip(*per_backend.values(), strict=True)) if per_backend else (0, 0)
+        )
+        return cls(planned=planned, compared=compared, per_backend=per_backend, exempt=exempt)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reason:
-    """Why a run has no verdict: what, where, and what to do."""
+    """Why a run is no pass beside its rows: what, where, and how to fix it."""
 
     what: str
     where: str
@@ -130,13 +136,13 @@ class Reason:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at: what was found, and whether that is fit for a verdict.
+    """One thing that `doctor` looked at.
 
     Attributes:
         name: What was looked at.
         found: What was found.
-        fit: Whether a verdict can rest on it; None for what is only told.
-        why: What it would mean for a verdict.
+        fit: Whether results can be trusted; None for information only.
+        why: The consequence where they cannot.
     """
 
     name: str
@@ -146,26 +152,52 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of a report as data: a title, a table, and lines of text, each optional.
+
+    Attributes:
+        title: Heading.
+        columns: Column names; without any the table has no header.
+        rows: Cells, row by row.
+        right: Indices of right-justified columns.
+        folds: Indices of columns that may take several lines.
+        splits: Whether the columns are continued in further tables where a page is too narrow.
+        group: Tables of one group have equal column widths.
+        note: Explanation below the table.
+        lines: Text below everything else.
+        failed: Whether it is about a failure.
+    """
+
+    title: str = ""
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    right: Sequence[int] = ()
+    folds: Sequence[int] = ()
+    splits: bool = False
+    group: str = ""
+    note: str = ""
+    lines: Sequence[str] = ()
+    failed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """A finished check.
 
     Attributes:
         check: The verb.
-        verdict: The answer.
-        exit_code: What the command line exits with.
-        identity: Which weights, which config, which code.
+        identity: Weights, config and code.
         environment: Versions and settings.
-        plan: What was to be compared.
-        first_divergence: Where the sides part; None where they do not.
-        results: All rows.
-        reasons: Why there is no verdict, or whatever else keeps it from being a pass.
-        consequences: What follows for loss, probabilities and rankings, by attention path.
-        liveness: For each block, how sharp attention is and how alike the positions are.
-        inputs: Batch, time, seed and padding of what was run.
-        explanation: What `--explain` asked for.
+        reasons: Why the run is no pass, beside its rows.
+        consequences: Effect on loss, probabilities and rankings, by backend.
+        liveness: For each block the sharpness of attention and the similarity of positions.
+        inputs: Batch, length, seed and padding.
+        explanation: Result of `--explain`.
         findings: What `doctor` looked at.
-        fingerprints: Of every tensor that was compared, where they were asked for.
-        drift: What `drift` found.
+        fingerprints: Of every compared tensor, with `--fingerprints`.
+        sections: Tables and facts that only this check has; they replace the table of rows.
+        details: The same for programs.
+        summary: Words of the last line; empty for the counts of the plan.
     """
 
     check: str
@@ -183,7 +215,9 @@ class Report:
     explanation: Mapping[str, Any] | None = None
     findings: Sequence[Finding] = ()
     fingerprints: Sequence[Fingerprint] = ()
-    drift: Drift | None = None
+    sections: Sequence[Section] = ()
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    summary: str = ""
 
 
 _WORST_FIRST = (
@@ -213,35 +247,38 @@ def verdict_for(code: ExitCode) -> Verdict:
     return _VERDICTS.get(code, Verdict.ERROR)
 
 
-# From rows to a verdict: what was planned, what was compared, and where the sides part first.
+# From rows to a verdict.
 
 
 _NOT_COMPARED = (Status.MISSING, Status.NOT_RUN)
 _DECIDING_ORDER = (Mode.FLOAT64, Mode.PER_OP, Mode.END_TO_END)
-"""float64 says what is wrong; isolated points at the one bad operation; propagated comes last."""
+"""float64 shows that something is wrong; per-op points at the operation; end-to-end comes last."""
+
+
+def compared(names: Sequence[str], rows: Sequence[Row]) -> int:
+    """Return of how many names there are rows, every one of them compared."""
+    incomplete = {row.tap for row in rows if row.status in _NOT_COMPARED}
+    there = {row.tap for row in rows} - incomplete
+    return sum(name in there for name in names)
 
 
 def count(
     plan: Mapping[str, Sequence[Tap]], rows: Sequence[Row], *, n_layer: int, time: int
 ) -> Plan:
-    """Return how many taps were planned on each path, and of how many every row was compared."""
-    incomplete = {(row.backend, row.tap) for row in rows if row.status in _NOT_COMPARED}
-    compared = {(row.backend, row.tap) for row in rows} - incomplete
+    """Return how many taps were planned on each backend, and of how many every row was compared."""
     per_backend = {
-        backend: (len(taps), sum((backend, tap.name) in compared for tap in taps))
+        backend: (
+            len(taps),
+            compared([tap.name for tap in taps], [row for row in rows if row.backend == backend]),
+        )
         for backend, taps in plan.items()
     }
-    left_out = [
+    exempt = [
         {"backend": backend, "tap": tap, "reason": why}
         for backend in plan
         for tap, why in (never_formed(backend, n_layer) | undefined_taps(time)).items()
     ]
-    return Plan(
-        planned=sum(planned for planned, _ in per_backend.values()),
-        compared=sum(done for _, done in per_backend.values()),
-        per_backend=per_backend,
-        exempt=left_out,
-    )
+    return Plan.of(per_backend, exempt)
 
 
 def first_divergence(
@@ -260,7 +297,7 @@ def first_divergence(
         if failing:
             row = min(failing, key=lambda row: place.get(row.tap, len(place)))
             return FirstDivergence(
-                tap=row.tap, why=_why(row), suspects=suspects.get(row.tap, ""), row=row
+                tap=row.tap, why=difference_found(row), suspects=suspects.get(row.tap, ""), row=row
             )
     return None
 
@@ -272,13 +309,13 @@ def first_exact_difference(rows: Sequence[Row]) -> FirstDivergence | None:
         return None
     return FirstDivergence(
         tap=failing.tap,
-        why=_why(failing),
+        why=difference_found(failing),
         suspects="a transposed, swapped or cast tensor; a name that the mapping does not have",
         row=failing,
     )
 
 
-def _why(row: Row) -> str:
+def difference_found(row: Row) -> str:
     """Return what was found, in one phrase with its numbers."""
     if row.status is not Status.FAIL:
         return f"{row.status}: {row.detail}" if row.detail else row.status.value
@@ -297,33 +334,69 @@ def _why(row: Row) -> str:
     )
 
 
+def finish(  # noqa: PLR0913 - the parts of a report
+    check: str,
+    *,
+    rows: Sequence[Row],
+    plan: Plan,
+    identity: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    reasons: Sequence[Reason] = (),
+    liveness: Sequence[BlockHealth] = (),
+    findings: Sequence[Finding] = (),
+    **parts: Any,  # noqa: ANN401 - other fields of a report
+) -> Report:
+    """Return the report of a check, its verdict derived from rows, plan, reasons and findings."""
+    code, found = exit_code(plan, rows, reasons, liveness, findings)
+    return Report(
+        check=check,
+        verdict=verdict_for(code),
+        exit_code=code,
+        identity=identity or {},
+        environment=environment or {},
+        plan=plan,
+        results=rows,
+        reasons=found,
+        liveness=liveness,
+        findings=findings,
+        **parts,
+    )
+
+
 def exit_code(
-    counted: Plan, rows: Sequence[Row], reasons: Sequence[Reason], blocks: Sequence[BlockHealth]
+    plan: Plan,
+    rows: Sequence[Row],
+    reasons: Sequence[Reason],
+    blocks: Sequence[BlockHealth] = (),
+    findings: Sequence[Finding] = (),
 ) -> tuple[ExitCode, list[Reason]]:
-    """Return the exit code, and every reason why there is no pass beside the rows' own."""
-    found = [*reasons, *_dead(blocks)]
+    """Return the exit code, and every reason why the run is no pass beside its rows."""
+    found = [*reasons, *_degenerate(blocks)]
     codes = [reason.code for reason in found]
-    if counted.compared == 0:
-        found.append(_nothing_compared(counted))
-        # Whatever is missing then is missing throughout: no difference was seen.
+    if any(finding.fit is False for finding in findings):
+        codes.append(ExitCode.INCONCLUSIVE)
+    if plan.compared == 0:
+        if ExitCode.INCONCLUSIVE not in codes:
+            found.append(_nothing_compared(plan))
+        # All rows are missing then: no difference was seen.
         return worst([*codes, ExitCode.INCONCLUSIVE]), found
     if any(row.status not in (Status.PASS, Status.NOT_RUN) for row in rows):
         codes.append(ExitCode.FAIL)
-    if counted.compared != counted.planned:
+    if plan.compared != plan.planned:
         codes.append(ExitCode.INCONCLUSIVE)
     return worst(codes), found
 
 
-def _nothing_compared(counted: Plan) -> Reason:
+def _nothing_compared(plan: Plan) -> Reason:
     return Reason(
         what="nothing was compared",
-        where=f"{counted.planned} taps were planned",
+        where=f"{plan.planned} taps were planned",
         fix="check that the model shows its taps under the names of parity/core/taps.py",
         code=ExitCode.INCONCLUSIVE,
     )
 
 
-def _dead(blocks: Sequence[BlockHealth]) -> list[Reason]:
+def _degenerate(blocks: Sequence[BlockHealth]) -> list[Reason]:
     dead = [sign for block in blocks if (sign := block.dead) is not None]
     if not dead:
         return []

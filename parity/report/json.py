@@ -84,6 +84,6 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - the shapes of a JSON document
         return _plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [_plain(entry) for entry in value]
     return value

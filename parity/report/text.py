@@ -1,273 +1,28 @@
-"""A report for a person: one table in network order, and the first divergence opened up.
+"""A report as text: heading, one table in network order, and the first divergence in full.
 
-Blocks are folded into one line each. A block is written out where an operation of its own is
-wrong: the first that differs, and any with a tap that fails on clean input. What only passes an
-earlier difference on stays folded, and is marked.
+In the table of rows a block is one line. Its taps have lines of their own where an operation of the
+block is wrong: in the first block that differs, and in any with a tap that fails in mode per-op.
+Sections, the tables that only one check has, are rendered as they come.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.markup import escape
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from parity.checks.golden.rows import GoldenRow
-from parity.checks.tokens.check import DifferenceRow, TokenRow
-from parity.checks.training.steps import parse_quantity
 from parity.core.metrics import Status
-from parity.core.results import Finding, FirstDivergence, Mode, Reason, Report, Row, Verdict
-from parity.report.drift_table import closing, render_drift
-from parity.report.golden_table import render_goldens
-
-# What follows from the logits for a person: loss, probabilities and rankings.
-
-
-_CONSEQUENCE_LABELS = {
-    "loss_ours": "loss, ours",
-    "loss_oracle": "loss, oracle",
-    "log_softmax_largest": "largest change of a log-probability",
-    "kl_largest": "largest KL divergence of a position",
-    "top1_agreement": "same first choice",
-    "top5_agreement": "same first five",
-    "rank_change_largest": "largest change of rank in the first five",
-}
-
-
-def render_consequences(by_path: Mapping[str, Mapping[str, float]]) -> RenderableType:
-    """Return what follows for loss, probabilities and rankings."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("effect on the logits")
-    for path in by_path:
-        table.add_column(path, justify="right", no_wrap=True)
-    for name, label in _CONSEQUENCE_LABELS.items():
-        table.add_row(label, *[f"{values[name]:.8g}" for values in by_path.values()])
-    return Group(Text(), table)
-
-
-# A comparison of tokenizers for a person: a line a source, and every difference with its cause.
-
-
-_SHOWN = 2
-"""Differences of one source and step that are written out; the rest are in the JSON."""
-
-
-def render_tokens(report: Report) -> Iterator[RenderableType]:
-    """Yield the heading, the table, what was not compared, and the differences."""
-    yield _tokens_heading(report)
-    yield _tokens_table([row for row in report.results if isinstance(row, TokenRow)])
-    for entry in report.plan.exempt:
-        yield Text(f"not compared, {entry['tap']}: {entry['reason']}")
-    differences = [row for row in report.results if isinstance(row, DifferenceRow)]
-    for tap in dict.fromkeys(row.tap for row in differences):
-        of_it = [row for row in differences if row.tap == tap]
-        yield from map(_difference, of_it[:_SHOWN])
-        if len(of_it) > _SHOWN:
-            yield Text(f"and {len(of_it) - _SHOWN} more of {tap}; --format json has them all")
-
-
-def _tokens_heading(report: Report) -> RenderableType:
-    vocabulary: Mapping[str, Any] = report.identity.get("vocabulary", {})
-    lines = [f"vocabulary  {vocabulary.get('source', 'unknown')}"]
-    if vocabulary:
-        standing = "as published" if vocabulary["released"] else "not the released one"
-        lines.append(
-            f"            {vocabulary['tokens']:,} tokens, {vocabulary['merges']:,} merges, digest "
-            f"{vocabulary['digest'][:16]}…, {standing}"
-        )
-    said = (f"{key} {value}" for key, value in report.inputs.items())
-    packages = report.identity.get("packages", {})
-    versions = (f"{name} {number}" for name, number in packages.items())
-    return Text("\n".join([*lines, f"strings     {', '.join(said)}", _on(", ".join(versions))]))
-
-
-def _on(packages: str) -> str:
-    return f"environment {packages}\n"
-
-
-def _tokens_table(rows: Sequence[TokenRow]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("source", no_wrap=True)
-    table.add_column("reference", no_wrap=True)
-    for name in ("strings", "characters", "removed", "ids", "unknown", "mismatches"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            escape(row.tap),
-            row.against + ("" if row.places else " (ids)"),
-            *(f"{number:,}" for number in (row.strings, row.characters)),
-            "-" if row.dropped is None else f"{row.dropped:,}",
-            f"{row.ids:,}",
-            f"{row.unknown / row.ids:.2%}" if row.ids else "-",
-            f"{row.error_ours or 0:,.0f}",
-            "[green]ok[/]" if row.status is Status.PASS else "[bold red]DIFFERS[/]",
-        )
-    return table
-
-
-def _difference(row: DifferenceRow) -> RenderableType:
-    """Return a difference: the step, the shortest string, both sides' words and ids."""
-    cause = row.cause
-    facts = (
-        ("why", cause.why),
-        ("character", cause.character),
-        ("shortest", cause.text),
-        ("ours", f"{' '.join(cause.words_ours)}  {list(cause.ids_ours)}"),
-        (row.against, f"{' '.join(cause.words_theirs)}  {list(cause.ids_theirs)}"),
-        ("strings", f"{row.strings} of those taken apart"),
-    )
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column()
-    for name, fact in facts:
-        grid.add_row(name, escape(fact))
-    return Group(Text(f"\n{row.tap}", style="bold red"), grid)
-
-
-# The first failing tap of a report for a person: everything that is known about it.
-
-
-def render_divergence(first: FirstDivergence, rows: Sequence[Row]) -> RenderableType:
-    """Return everything known about the first failing tap."""
-    row = first.row
-    facts = [
-        ("backend", f"{row.backend}, {row.dtype}, {row.mode}, against {row.against}"),
-        ("found", first.why),
-        ("shape", str(list(row.shape))),
-        ("worst at", _worst_element(row)),
-        (
-            "errors",
-            f"ours {format_number(row.error_ours)}, Hugging Face's {_error_of_theirs(row, rows)}",
-        ),
-        ("ratio", f"{format_number(row.ratio)} (bound {row.bound:g})"),
-        ("amplification", f"{format_number(row.amplification)} times the error of its inputs"),
-        ("required tolerance", format_number(row.required_tolerance)),
-        ("likely cause", first.suspects),
-    ]
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column()
-    for name, fact in facts:
-        grid.add_row(name, escape(fact))
-    title = Text(f"first divergence: {first.tap}", style="bold red")
-    return Group(Text(), title, grid, Text())
-
-
-def _worst_element(row: Row) -> str:
-    """Return where the largest difference is, and both values there."""
-    values = (
-        f"ours {format_number(row.value_ours)}, {row.against} {format_number(row.value_against)}"
-    )
-    return f"{list(row.worst_index)}: {values}"
-
-
-def _error_of_theirs(row: Row, rows: Sequence[Row]) -> str:
-    """Return Hugging Face's own error at the tap, which only rows against the oracle hold."""
-    same = [
-        other.error_reference
-        for other in rows
-        if (other.tap, other.mode, other.backend) == (row.tap, row.mode, row.backend)
-        and other.error_reference is not None
-    ]
-    return format_number(same[0] if same else None)
-
-
-def format_number(value: float | None) -> str:
-    """Return a number as it stands in prose; what is not there is said."""
-    return "none" if value is None else f"{value:.6g}"
-
-
-# One tap of a report for a person, closely: histogram, worst elements, and what fed it.
-
-
-def render_explanation(explanation: Mapping[str, object], rows: Sequence[Row]) -> RenderableType:
-    """Return the histogram of errors, the worst elements, and what fed the tap."""
-    tap = str(explanation["tap"])
-    parts: list[RenderableType] = [Text(), Text(f"a close look at {tap}", style="bold")]
-    runs = explanation["runs"]
-    assert isinstance(runs, Mapping)  # noqa: S101 - made by parity.core.explain
-    for name, seen in runs.items():
-        parts.append(Text(f"\n{name}: absolute differences from the oracle"))
-        parts.append(_histogram(seen["histogram"]))
-        parts += [
-            Text(
-                f"  {worst['index']}  ours {worst['ours']:.9g}  oracle {worst['oracle']:.9g}"
-                f"  apart {worst['difference']:.3g}"
-            )
-            for worst in seen["worst"]
-        ]
-    parts.append(_fed(tap, rows))
-    return Group(*parts)
-
-
-def _histogram(counts: Mapping[str, int]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    most = max([*counts.values(), 1])
-    for decade, count in counts.items():
-        grid.add_row(f"  {decade}", f"{count:,}", "#" * round(40 * count / most))
-    return grid
-
-
-def _fed(tap: str, rows: Sequence[Row]) -> RenderableType:
-    """Return the rows of the tap itself, with how much each amplified its inputs' error."""
-    lines = [
-        f"  {row.backend}, {row.dtype} {row.mode} against {row.against}: error "
-        f"{format_number(row.error_ours)}, "
-        f"{format_number(row.amplification)} times that of its inputs"
-        for row in rows
-        if row.tap == tap
-    ]
-    return Text("\n" + "\n".join(lines))
-
-
-# A check of training for a person: a line for each quantity of each form, over all its steps.
-
-
-def training_table(report: Report) -> Table:
-    """Return the table, in the order in which a step makes its quantities."""
-    modes = [mode for mode in _FORMS if any(row.mode is mode for row in report.results)]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("form", "quantity", "backend"):
-        table.add_column(name, no_wrap=True)
-    for name in ("rows", *(mode.value for mode in modes)):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for (form, quantity, backend), rows in _grouped(report.results).items():
-        cells = [_worst([row for row in rows if row.mode is mode], mode) for mode in modes]
-        table.add_row(form, quantity, escape(backend), str(len(rows)), *cells, _training_mark(rows))
-    table.add_row()
-    table.add_row("", "", "", "", *[_UNITS[mode] for mode in modes], style="dim")
-    return table
-
-
-_FORMS = {Mode.FLOAT64: "{:.1e}", Mode.END_TO_END: "{:.2f}"}
-_UNITS = {Mode.FLOAT64: "max error / RMS", Mode.END_TO_END: "error vs HF's"}
-
-
-def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Return the rows of each form, quantity and path."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        place = parse_quantity(row.tap)
-        groups.setdefault((place.variant, place.quantity, row.backend), []).append(row)
-    return groups
-
-
-def _worst(rows: Sequence[Row], mode: Mode) -> str:
-    """Return the worst number of some rows, or the status that kept one from having any."""
-    stopped = [row.status.value for row in rows if row.required_tolerance is None]
-    if stopped or not rows:
-        return stopped[0] if stopped else ""
-    return _FORMS[mode].format(max(row.required_tolerance or 0.0 for row in rows))
-
-
-def _training_mark(rows: Sequence[Row]) -> str:
-    """Return whether all agree, and from which step on they do not."""
-    steps = [parse_quantity(row.tap).step for row in rows if row.status is not Status.PASS]
-    return f"[bold red]DIFFERS from step {min(steps)}[/]" if steps else "[green]ok[/]"
-
+from parity.core.results import (
+    Finding,
+    FirstDivergence,
+    Mode,
+    Reason,
+    Report,
+    Row,
+    Section,
+    Verdict,
+)
 
 _STYLES = {
     Verdict.PASS: "bold green",
@@ -276,19 +31,14 @@ _STYLES = {
     Verdict.ERROR: "bold red",
 }
 
-_COLUMNS = {
-    Mode.EXACT: ("mismatches", "elements"),
-    Mode.FLOAT64: ("float64", "max error / RMS"),
-    Mode.END_TO_END: ("end-to-end", "error vs HF's"),
-    Mode.PER_OP: ("per-op", "error vs HF's"),
+_WORDS = {
+    "ok": "green",
+    "pass": "green",
+    "inconclusive": "bold yellow",
+    "not run": "bold yellow",
+    **dict.fromkeys(("DIFFERS", "PROBLEM", "NONFINITE", "NOT RUN", "FAIL", "ERROR"), "bold red"),
 }
-
-_FORMATS = {
-    Mode.EXACT: "{:,.0f}",
-    Mode.FLOAT64: "{:.1e}",
-    Mode.END_TO_END: "{:.2f}",
-    Mode.PER_OP: "{:.2f}",
-}
+"""Styles of cells that begin with one of these words."""
 
 
 def render(report: Report, console: Console) -> None:
@@ -297,103 +47,218 @@ def render(report: Report, console: Console) -> None:
         console.print(part, highlight=False)
 
 
-def _parts(report: Report) -> Iterable[RenderableType]:
-    if report.drift is not None:
-        yield from render_drift(report, report.drift)
-        yield from map(_reason, report.reasons)
-        yield closing(report, report.drift)
-        return
-    if report.check == "tokens":
-        yield from render_tokens(report)
-        yield from map(_reason, report.reasons)
-        yield _verdict(report)
-        return
-    yield _heading(report)
-    goldens = [row for row in report.results if isinstance(row, GoldenRow)]
-    if goldens:
-        yield from render_goldens(goldens, report.plan.exempt)
+def _parts(report: Report) -> Iterator[RenderableType]:
+    if report.identity.get("weights") or not report.sections:
+        yield _heading(report)
+    if report.sections:
+        yield from _sections(report.sections)
     elif report.results:
-        yield training_table(report) if report.check == "training" else _table(report)
+        yield _rows(report)
     if report.findings:
-        yield _findings(report.findings)
-    if report.first_divergence is not None and not goldens:
-        yield render_divergence(report.first_divergence, report.results)
+        yield facts(_findings(report.findings))
+    first = report.first_divergence
+    if first is not None and not first.row.details:  # else a section shows them
+        yield from _divergence(first, report.results)
     if report.consequences:
-        yield render_consequences(report.consequences)
+        yield from _consequences(report.consequences)
     if report.explanation is not None:
-        yield render_explanation(report.explanation, report.results)
-    yield from (_reason(reason) for reason in report.reasons)
-    yield _verdict(report)
+        yield from _explanation(report.explanation, report.results)
+    yield from map(_reason, report.reasons)
+    yield _last_line(report)
+
+
+# The two forms of everything: a table, and facts.
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    right: Sequence[int] = (),
+    folds: Sequence[int] = (),
+    widths: Sequence[int] = (),
+) -> Table:
+    """Return a table.
+
+    Args:
+        columns: Names; empty for a table without a header, as many columns as the first row has.
+        rows: Cells; a status word is coloured.
+        right: Indices of right-justified columns.
+        folds: Indices of columns that may be narrowed, their cells on several lines.
+        widths: Least width of each column, where tables are to be equally wide.
+    """
+    cells = [list(row) for row in rows]
+    made = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        show_header=bool(columns),
+        header_style="bold",
+    )
+    for index, name in enumerate(columns or [""] * max(map(len, cells), default=0)):
+        width, may_fold = widths[index] if widths else 0, index in folds
+        made.add_column(
+            Text(name.ljust(width) if may_fold else name),  # as wide, but it may be narrowed
+            justify="right" if index in right else "left",
+            min_width=None if may_fold else width,
+            no_wrap=not may_fold,
+            overflow="fold",
+        )
+    for row in cells:
+        made.add_row(*(_styled(cell) if isinstance(cell, str) else cell for cell in row))
+    return made
+
+
+def facts(pairs: Iterable[Sequence[str]]) -> Table:
+    """Return lines of a name and what is known about it; the last cell may take several lines."""
+    rows = list(pairs)
+    return table((), rows, folds=(1,))
+
+
+def _styled(cell: str) -> Text:
+    text = Text(cell)
+    for word, style in _WORDS.items():
+        if cell == word or cell.startswith(f"{word} "):
+            text.stylize(style, 0, len(cell if word in ("ok", "DIFFERS") else word))
+    return text
+
+
+# Sections.
+
+
+PAGE = 92
+"""Columns that a text has at least, however narrow the terminal."""
+
+_GAP, _NAME, _FOLDED = 2, 32, 44
+"""Blanks between columns; the widest first column of a table that is split; the widest column of
+several equally wide tables that may fold."""
+
+
+def _sections(sections: Sequence[Section]) -> Iterator[RenderableType]:
+    for place, section in enumerate(sections):
+        if place:
+            yield Text()
+        if section.title:
+            yield Text(section.title, style="bold red" if section.failed else "bold")
+        if section.splits:
+            yield from _split(section)
+        elif section.columns or section.rows:
+            group = [
+                of for of in sections if section.group and of.group == section.group and of.rows
+            ]
+            widths = [
+                min(max(map(len, column)), _FOLDED)
+                for column in zip(
+                    *(row for s in group for row in (s.columns, *s.rows)), strict=True
+                )
+            ]
+            yield table(
+                section.columns,
+                section.rows,
+                right=section.right,
+                folds=section.folds,
+                widths=widths,
+            )
+        if section.note:
+            yield Text(section.note, style="dim")
+        yield from map(Text, section.lines)
+
+
+def _split(section: Section) -> Iterator[RenderableType]:
+    """Yield tables of all rows, each with as many of the columns as a page has space for."""
+    columns = list(zip(section.columns, *section.rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    room = PAGE - min(widths[0], _NAME) - _GAP
+    groups: list[list[int]] = [[]]
+    for index in range(1, len(columns)):
+        if groups[-1] and sum(_GAP + widths[i] for i in (*groups[-1], index)) > room:
+            groups.append([])
+        groups[-1].append(index)
+    for place, group in enumerate(groups):
+        if place:
+            yield Text()
+        kept = (0, *group)
+        yield table(
+            [section.columns[i] for i in kept],
+            [[row[i] for i in kept] for row in section.rows],
+            right=[new for new, old in enumerate(kept) if old in section.right],
+            folds=range(len(kept)),
+        )
+
+
+# Heading.
 
 
 def _heading(report: Report) -> RenderableType:
-    weights = report.identity.get("weights", {})
-    lines = [f"weights      {escape(str(weights.get('source', 'unknown')))}"]
+    weights: Mapping[str, Any] = report.identity.get("weights", {})
+    lines = [("weights", str(weights.get("source", "unknown")))]
     if "sha256" in weights:
-        lines.append(
-            f"             {escape(weights['revision'])}, sha256 {weights['sha256'][:16]}…"
-        )
-    lines += [f"             {_file(file)}" for file in weights.get("files", ())]
-    lines.append(
-        "inputs       "
-        + ", ".join(
-            f"{key} {escape(str(value))}"
-            for key, value in report.inputs.items()
-            if key != "not_run"
-        )
-    )
-    for path, why in report.inputs.get("not_run", {}).items():
-        lines.append(f"not run      {escape(path)}: {escape(why)}")
+        lines.append(("", f"{weights['revision']}, sha256 {weights['sha256'][:16]}…"))
+    lines += [("", _file(file)) for file in weights.get("files", ())]
+    inputs = {key: value for key, value in report.inputs.items() if key != "not_run"}
+    lines.append(("inputs", ", ".join(f"{key} {value}" for key, value in inputs.items())))
+    lines += [
+        ("not run", f"{backend}: {why}")
+        for backend, why in report.inputs.get("not_run", {}).items()
+    ]
     settings = report.environment
-    lines.append(
-        "environment  "
-        + ", ".join(f"{name} {settings[name]}" for name in ("torch", "transformers", "threads"))
-    )
-    return Text.from_markup("\n".join(lines))
+    versions = (f"{name} {settings[name]}" for name in ("torch", "transformers", "threads"))
+    lines.append(("environment", ", ".join(versions)))
+    return Text("\n".join(f"{name:<13}{fact}" for name, fact in lines))
 
 
 def _file(file: Mapping[str, Any]) -> str:
-    """Return a file that weights were read from, and how it stands to the published ones."""
+    """Return a file that weights were read from, and whether it is a published one."""
     standing = file["standing"]
     said = {"known": "as published", "unknown": "unknown provenance"}.get(standing, standing)
-    return f"{escape(file['name'])}  {file['size']:,} bytes, sha256 {file['sha256'][:16]}…, {said}"
+    return f"{file['name']}  {file['size']:,} bytes, sha256 {file['sha256'][:16]}…, {said}"
 
 
-def _table(report: Report) -> Table:
-    """Return the table: a line for each block, and each tap of a block that differs."""
-    modes = [mode for mode in Mode if any(row.mode is mode for row in report.results)]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tap", no_wrap=True)
-    table.add_column("backend", no_wrap=True)
-    for mode in modes:
-        table.add_column(_COLUMNS[mode][0], justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+# The table of rows.
+
+
+_COLUMNS = {
+    Mode.EXACT: ("mismatches", "elements", "{:,.0f}"),
+    Mode.FLOAT64: ("float64", "max error / RMS", "{:.1e}"),
+    Mode.END_TO_END: ("end-to-end", "error vs HF's", "{:.2f}"),
+    Mode.PER_OP: ("per-op", "error vs HF's", "{:.2f}"),
+}
+"""For each mode the column's name, what its numbers are, and their format."""
+
+
+def _rows(report: Report) -> Table:
+    """Return a line for each block, and for each tap of a block that differs."""
+    modes = [mode for mode in _COLUMNS if any(row.mode is mode for row in report.results)]
+    lines: list[list[str | Text]] = []
     for name, rows in _folded(report.results):
         for backend in report.plan.per_backend:
             chosen = [row for row in rows if row.backend == backend]
             if chosen:
                 cells = [_cell([row for row in chosen if row.mode is mode]) for mode in modes]
-                table.add_row(escape(name), backend, *cells, _mark(chosen))
-    table.add_row()
+                passed = all(row.status is Status.PASS for row in chosen)
+                lines.append([name, backend, *cells, "ok" if passed else "DIFFERS"])
     bounds = [_bound([row for row in report.results if row.mode is mode]) for mode in modes]
-    table.add_row("bound", "", *bounds, style="dim")
-    table.add_row("", "", *[_COLUMNS[mode][1] for mode in modes], style="dim")
-    return table
+    lines.append([])
+    lines.append([Text(cell, style="dim") for cell in ("bound", "", *bounds)])
+    lines.append([Text(cell, style="dim") for cell in ("", "", *(_COLUMNS[m][1] for m in modes))])
+    names = ("tap", "backend", *(_COLUMNS[mode][0] for mode in modes), "")
+    return table(names, lines, right=range(2, 2 + len(modes)))
 
 
 def _folded(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Return (name, rows) a line, in network order."""
+    """Return (name, rows) for each line, in network order."""
     groups: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        groups.setdefault(_group(row.tap), {}).setdefault(row.tap, []).append(row)
+        parts = row.tap.split(".")
+        group = ".".join(parts[:2]) if parts[0] == "h" else parts[0]
+        groups.setdefault(group, {}).setdefault(row.tap, []).append(row)
     first = next((group for group, taps in groups.items() if _differs(taps)), None)
     lines = []
     for group, taps in groups.items():
-        together = [row for tap_rows in taps.values() for row in tap_rows]
-        at_fault = group == first or _differs(taps, Mode.PER_OP)
-        if len(taps) == 1 or at_fault:
+        if len(taps) == 1 or group == first or _differs(taps, Mode.PER_OP):
             lines += list(taps.items())
         else:
+            together = [row for of_tap in taps.values() for row in of_tap]
             lines.append((f"{group} ({len(taps)})", together))
     return lines
 
@@ -407,55 +272,121 @@ def _differs(taps: Mapping[str, Sequence[Row]], mode: Mode | None = None) -> boo
     )
 
 
-def _group(tap: str) -> str:
-    """Return `h.3` for `h.3.mlp.gelu`, `embeddings` for `embeddings.tokens`."""
-    parts = tap.split(".")
-    return ".".join(parts[:2]) if parts[0] == "h" else parts[0]
-
-
-def _cell(rows: Sequence[Row]) -> str:
+def _cell(rows: Sequence[Row]) -> Text:
     """Return the worst number of some rows, or the status that kept them from having one."""
     stopped = [row for row in rows if row.required_tolerance is None]
     if stopped:
-        return stopped[0].status.value
+        return Text(stopped[0].status.value)
     if not rows:
-        return ""
+        return Text()
     worst = max(row.required_tolerance or 0.0 for row in rows)
     failed = any(row.status is not Status.PASS for row in rows)
-    number = _FORMATS[rows[0].mode].format(worst)
-    return f"[bold red]{number}[/]" if failed else number
+    return Text(_COLUMNS[rows[0].mode][2].format(worst), style="bold red" if failed else "")
 
 
 def _bound(rows: Sequence[Row]) -> str:
-    """Return the bound that most of the rows have; the guard on peaks is named where it fails."""
+    """Return the bound that most of the rows have."""
     bounds = [row.bound for row in rows if row.status is Status.PASS] or [rows[0].bound]
     return f"{max(bounds, key=bounds.count):g}"
 
 
-def _mark(rows: Sequence[Row]) -> str:
-    if all(row.status is Status.PASS for row in rows):
-        return "[green]ok[/]"
-    return "[bold red]DIFFERS[/]"
+# Below the table.
 
 
-def _findings(findings: Sequence[Finding]) -> Table:
-    """Return what was looked at, a line each; what is unfit says what that would mean."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column()
-    table.add_column(no_wrap=True)
-    marks = {True: "[green]ok[/]", False: "[bold red]PROBLEM[/]", None: ""}
+def _findings(findings: Sequence[Finding]) -> Iterator[Sequence[str]]:
     for finding in findings:
         why = f" ({finding.why})" if finding.fit is False else ""
-        table.add_row(escape(finding.name), escape(finding.found + why), marks[finding.fit])
-    return table
+        mark = {True: "ok", False: "PROBLEM", None: ""}[finding.fit]
+        yield finding.name, finding.found + why, mark
+
+
+def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[RenderableType]:
+    """Yield everything known about the first failing tap."""
+    row = first.row
+    values = f"ours {_number(row.value_ours)}, {row.against} {_number(row.value_against)}"
+    # Hugging Face's own error is in rows against the oracle alone.
+    theirs = next(
+        (
+            other.error_reference
+            for other in rows
+            if (other.tap, other.mode, other.backend) == (row.tap, row.mode, row.backend)
+            and other.error_reference is not None
+        ),
+        None,
+    )
+    yield Text()
+    yield Text(f"first divergence: {first.tap}", style="bold red")
+    yield facts(
+        [
+            ("backend", f"{row.backend}, {row.dtype}, {row.mode}, against {row.against}"),
+            ("found", first.why),
+            ("shape", str(list(row.shape))),
+            ("worst at", f"{list(row.worst_index)}: {values}"),
+            ("errors", f"ours {_number(row.error_ours)}, Hugging Face's {_number(theirs)}"),
+            ("ratio", f"{_number(row.ratio)} (bound {row.bound:g})"),
+            ("amplification", f"{_number(row.amplification)} times the error of its inputs"),
+            ("required tolerance", _number(row.required_tolerance)),
+            ("likely cause", first.suspects),
+        ]
+    )
+    yield Text()
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
+
+
+_EFFECTS = {
+    "loss_ours": "loss, ours",
+    "loss_oracle": "loss, oracle",
+    "log_softmax_largest": "largest change of a log-probability",
+    "kl_largest": "largest KL divergence of a position",
+    "top1_agreement": "same first choice",
+    "top5_agreement": "same first five",
+    "rank_change_largest": "largest change of rank in the first five",
+}
+
+
+def _consequences(by_backend: Mapping[str, Mapping[str, float]]) -> Iterator[RenderableType]:
+    yield Text()
+    yield table(
+        ("effect on the logits", *by_backend),
+        [
+            [label, *(f"{values[name]:.8g}" for values in by_backend.values())]
+            for name, label in _EFFECTS.items()
+        ],
+        right=range(1, len(by_backend) + 1),
+        folds=(0,),
+    )
+
+
+def _explanation(explanation: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[RenderableType]:
+    """Yield the histogram of errors, the worst elements, and the amplification of the tap."""
+    tap = str(explanation["tap"])
+    yield Text(f"\nerrors at {tap}", style="bold")
+    for name, seen in explanation["runs"].items():
+        yield Text(f"\n{name}: absolute differences from the oracle")
+        counts: Mapping[str, int] = seen["histogram"]
+        most = max([*counts.values(), 1])
+        bars = [(f"  {at}", f"{n:,}", "#" * round(40 * n / most)) for at, n in counts.items()]
+        yield table((), bars)
+        for worst in seen["worst"]:
+            yield Text(
+                f"  {worst['index']}  ours {worst['ours']:.9g}  oracle {worst['oracle']:.9g}"
+                f"  difference {worst['difference']:.3g}"
+            )
+    lines = [
+        f"  {row.backend}, {row.dtype} {row.mode} against {row.against}: error "
+        f"{_number(row.error_ours)}, {_number(row.amplification)} times that of its inputs"
+        for row in rows
+        if row.tap == tap
+    ]
+    yield Text("\n" + "\n".join(lines))
 
 
 def _reason(reason: Reason) -> RenderableType:
-    return Text.from_markup(
-        f"\n[bold]{escape(reason.what)}[/]\n  where  {escape(reason.where)}"
-        f"\n  fix    {escape(reason.fix)}"
-    )
+    words = f"\n  where  {reason.where}\n  fix    {reason.fix}"
+    return Text.assemble("\n", (reason.what, "bold"), words)
 
 
 _THINGS = {
@@ -463,21 +394,24 @@ _THINGS = {
     "gradients": "gradients on {}",
     "weights": "tensors of {}",
     "tokens": "strings with {}",
-    "doctor": "things",
-    "training": "places on {}",
+    "doctor": "settings",
+    "training": "quantities on {}",
     "generation": "rules, texts and searches",
     "golden": "published numbers",
 }
 
 
-def _verdict(report: Report) -> RenderableType:
-    thing = _THINGS[report.check]
+def _last_line(report: Report) -> RenderableType:
+    things = _THINGS.get(report.check, "comparisons on {}")
     counted = ", ".join(
-        f"{done} of {planned} {thing.format(path)}"
-        for path, (planned, done) in report.plan.per_backend.items()
+        f"{done} of {planned} {things.format(backend)}"
+        for backend, (planned, done) in report.plan.per_backend.items()
     )
-    answer = f"[{_STYLES[report.verdict]}]{report.verdict.value.upper()}[/]"
-    checked = "looked at" if report.findings else "compared"
+    checked = "checked" if report.findings else "compared"
     first = report.first_divergence
-    where = f", first divergence at {escape(first.tap)}" if first is not None else ""
-    return Text.from_markup(f"\n{answer}  {counted} {checked}{where}")
+    where = f", first divergence at {first.tap}" if first is not None else ""
+    return Text.assemble(
+        "\n",
+        (report.verdict.value.upper(), _STYLES[report.verdict]),
+        f"  {report.summary or f'{counted} {checked}{where}'}",
+    )

@@ -59,7 +59,7 @@ def test_right_models_pass_in_every_mode(check: Check, strictly: Strictly) -> No
     """Both backends of the right model pass, and every planned tap is compared."""
     result = check("layerwise", "--weights", "tiny", "--seq-len", "37", "--format", "json")
     found = strictly(result.stdout)
-    expected = (0, "pass", {"plain": [173, 173], "tiled": [149, 149]}, None, [])
+    expected = (0, "pass", {"plain": [173, 173], "fused": [125, 125]}, None, [])
     assert expected == (
         result.exit_code,
         found["verdict"],

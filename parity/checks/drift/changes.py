@@ -1,25 +1,221 @@
-"""Many taps and pairs in few lines: the largest change by block, and by tap over all pairs."""
+"""How far each tap changed between two runs, and the largest change by block and over all pairs."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from parity.checks.drift.findings import Change, Changes, LargestChange, RunKey, TapChange, larger
+from parity.core.fingerprints import ROUNDING, Fingerprint, distance
 from parity.core.results import Mode
 
-# From the changes of every tap to what moved first, how much of it, and where the most.
+# The change of one tap, from the fingerprints of two runs.
+
+
+TapChange = float | None
+"""0 where a tap is equal to the bit; else the norm of the difference over that of the tensor, at
+least `ROUNDING`. None if it changed by an unknown amount: ids, tensors that are not finite, and
+elements whose changes cancel in a bucket of the sketch."""
+
+
+class RunKey(NamedTuple):
+    """One run of one subject; taps are compared within it."""
+
+    subject: str
+    dtype: str
+    mode: str
+
+    @property
+    def side(self) -> str:
+        """The first part of the subject: `ours` for `ours/plain`."""
+        return self.subject.partition("/")[0]
+
+    @property
+    def given(self) -> "RunKey":
+        """The run whose numbers are the inputs of the operations of this per-op run."""
+        path = self.subject.partition("/")[2]
+        return RunKey(f"oracle/{path}", self.dtype, self.mode)
+
+
+_EXACT = "float64"
+
+Changes = Mapping[RunKey, Mapping[str, TapChange]]
+"""The change of every tap that both reports have, by run and in network order."""
+
+
+def all_changes(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> Changes:
+    """Return the change of every tap from the first to the second report."""
+    others = {_key(found): found for found in second}
+    moved: dict[RunKey, dict[str, TapChange]] = {}
+    for found in first:
+        run, tap = _key(found)
+        other = others.get((run, tap))
+        if other is not None:
+            moved.setdefault(run, {})[tap] = tap_change(found, other)
+    return moved
+
+
+def unmatched(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> list[str]:
+    """Return the taps that only one of two reports has, each with its run."""
+    keys = [dict.fromkeys(map(_key, side)) for side in (first, second)]
+    alone = [key for mine, other in (keys, keys[::-1]) for key in mine if key not in other]
+    return [f"{run.subject} {run.dtype} {run.mode} {tap}" for run, tap in alone]
+
+
+def reordered(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> bool:
+    """Return whether the taps of a run come in different orders."""
+    orders = [_orders(side) for side in (first, second)]
+    return any(taps != orders[1][run] for run, taps in orders[0].items() if run in orders[1])
+
+
+def _orders(side: Sequence[Fingerprint]) -> dict[RunKey, list[str]]:
+    found: dict[RunKey, list[str]] = {}
+    for run, tap in map(_key, side):
+        found.setdefault(run, []).append(tap)
+    return found
+
+
+def tap_change(first: Fingerprint, second: Fingerprint) -> TapChange:
+    """Return the change of one tap, over the larger of its two norms.
+
+    The difference is estimated from sketches, to about 9 %. Equal sketches of different tensors
+    mean that changes cancel, or are lost in the rounding of the sums. In float64 both are below
+    `ROUNDING`; in a shorter dtype a last bit is far above it.
+    """
+    if (first.digest, first.shape) == (second.digest, second.shape):
+        return 0.0
+    if first.norm is None or second.norm is None or first.shape != second.shape:
+        return None
+    if first.sketch == second.sketch and first.dtype != _EXACT:
+        return None
+    scale = max(first.norm, second.norm)
+    apart = distance(first.sketch, second.sketch) / scale if scale > 0.0 else 0.0
+    return max(apart, ROUNDING)
+
+
+def larger(change: TapChange) -> float:
+    """Return a change as a sort key; an unknown one is the largest."""
+    return float("inf") if change is None else change
+
+
+def _key(found: Fingerprint) -> tuple[RunKey, str]:
+    return RunKey(found.subject, found.dtype, found.mode), found.tap
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """One run: its name, and the versions, settings and code of its reports; empty if not run."""
+
+    label: str
+    environment: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Labels of two runs that are compared, and (first, second) of what differs between them."""
+
+    first: str
+    second: str
+    differs: Mapping[str, tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+    """Changes between two runs, of one check, subject, dtype and mode.
+
+    Attributes:
+        pair: Index of the pair.
+        compared: Taps that both runs have.
+        moved: Those that are not equal to the bit.
+        first: The first of these in network order; empty without any.
+        largest: The tap with the largest change.
+        alone: In mode per-op, whether the inputs of the operations are known and equal to the bit.
+        kinds: If so, how many taps of each kind changed: their operations did.
+    """
+
+    pair: int
+    check: str
+    subject: str
+    dtype: str
+    mode: str
+    compared: int
+    moved: int
+    first: str = ""
+    first_change: TapChange = 0.0
+    largest: str = ""
+    largest_change: TapChange = 0.0
+    alone: bool = False
+    kinds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def side(self) -> str:
+        """The first part of the subject: `ours` for `ours/plain`."""
+        return self.subject.partition("/")[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Incomparable:
+    """A pair and check whose changes are unknown, and the reason."""
+
+    pair: int
+    check: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Note:
+    """A caveat about the cause of changes, and the indices of the pairs it concerns."""
+
+    pairs: Sequence[int]
+    what: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LargestChange:
+    """The largest changes of one side in one run, over its backends.
+
+    Attributes:
+        side: `ours`, `huggingface`, or another reference.
+        blocks: For each block the largest change of each pair; None also for pairs whose changes
+            are unknown, which `Drift.unknown` lists.
+        taps: For each tap that changed, its largest change over all pairs. In training the
+            quantities of one block and step are together.
+    """
+
+    check: str
+    side: str
+    dtype: str
+    mode: str
+    blocks: Mapping[str, Sequence[TapChange]]
+    taps: Mapping[str, TapChange]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drift:
+    """All changes between runs.
+
+    Attributes:
+        rows: The runs in the order given; those that are missing come last.
+        pairs: Neighbours in that order, and the first with the last.
+        differences: What differs between the runs: by name, and by value the labels.
+    """
+
+    rows: Sequence[RunInfo]
+    pairs: Sequence[Pair]
+    differences: Mapping[str, Mapping[str, Sequence[str]]]
+    notes: Sequence[Note]
+    moves: Sequence[Change]
+    unknown: Sequence[Incomparable]
+    largest: Sequence[LargestChange]
+
+
+# All changes of one check, and the largest ones.
 
 
 def changes_between(pair: int, check: str, changed: Changes) -> Iterator[Change]:
-    """Yield what moved of each subject, dtype and mode, where nothing did too.
-
-    Args:
-        pair: Which pair.
-        check: Which check.
-        changed: How far each tap moved.
-    """
+    """Yield the changes of each subject, dtype and mode, also where nothing changed."""
     for run, taps in changed.items():
-        isolated = run.mode == Mode.PER_OP and run.given != run
-        given = changed.get(run.given) if isolated else None
+        per_op = run.mode == Mode.PER_OP and run.given != run
+        given = changed.get(run.given) if per_op else None
         yield _move(pair, check, run, taps, given)
 
 
@@ -65,8 +261,8 @@ def largest_changes(check: str, pairs: Sequence[Changes | None]) -> Iterator[Lar
     """Yield the largest changes of each side, dtype and mode.
 
     Args:
-        check: Which check.
-        pairs: For each pair how far every tap moved; None where nobody can say.
+        check: The verb.
+        pairs: For each pair the change of every tap; None if unknown.
     """
     keys: dict[_Key, None] = {}
     for changed in pairs:
@@ -104,7 +300,7 @@ def _step_and_block(tap: str) -> str:
 
 _BLOCKS: Mapping[str, Callable[[str], str]] = {"training": _quantity}
 _TAPS: Mapping[str, Callable[[str], str]] = {"training": _step_and_block}
-"""Training has thousands of places; written one by one they would be most of a report."""
+"""Training has thousands of quantities; one by one they would be most of a report."""
 
 
 def _of(key: _Key, changed: Changes) -> dict[str, TapChange]:
@@ -140,11 +336,11 @@ def _taps(
 
 
 def _keep(found: dict[str, TapChange], name: str, change: TapChange) -> None:
-    """Keep the larger of what is there and what has come."""
+    """Keep the larger of the known change and a new one."""
     if name not in found or larger(change) > larger(found[name]):
         found[name] = change
 
 
 def _short(change: TapChange) -> TapChange:
-    """Return as many digits as an estimate has, and one more."""
+    """Return a change with one digit more than the estimate has."""
     return None if change is None else float(f"{change:.2e}")

@@ -1,13 +1,15 @@
-"""What keeps rows laid side by side from being a pass, in words and codes."""
+"""The drift check: compares the reports of several runs.
 
-import dataclasses
+Changes are reported as numbers and never fail the check. It passes if every run has every report,
+all about the same inputs, with fingerprints, and every report passes.
+"""
+
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from parity.checks.drift.changes import changes_between, largest_changes
-from parity.checks.drift.findings import (
+from parity.checks.drift.changes import (
     Change,
     Changes,
     Drift,
@@ -16,34 +18,20 @@ from parity.checks.drift.findings import (
     Pair,
     RunInfo,
     all_changes,
+    changes_between,
+    largest_changes,
     reordered,
     unmatched,
 )
 from parity.checks.drift.reading import Evidence, Run, Worst
+from parity.checks.drift.sections import sections
 from parity.core.fingerprints import Fingerprint, distance
 from parity.core.metrics import Status
-from parity.core.results import Mode, Plan, Reason, Report, Row, Verdict, verdict_for, worst
+from parity.core.results import Mode, Plan, Reason, Report, Row, Verdict, finish
 from parity.core.tolerances import Bounds
 from parity.errors import ExitCode
 
-# A row of a drift's report: one row's report of one check.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DriftRow(Row):
-    """One report; `tap` is its check, `attention` the row's label, `error_ours` the worst identity.
-
-    Attributes:
-        verdict: The report's own; None where there is no report.
-        float64_tap: Where the worst identity error is.
-        ratio_tap: Where the worst ratio is.
-        fingerprints: How many it has.
-    """
-
-    verdict: Verdict | None
-    float64_tap: str
-    ratio_tap: str
-    fingerprints: int
+# A row of a drift's report: one run's report of one check.
 
 
 _STATUSES = {
@@ -55,13 +43,13 @@ _STATUSES = {
 }
 
 
-def drift_row(row: Run, check: str) -> DriftRow:
+def drift_row(row: Run, check: str) -> Row:
     """Return the row of a check."""
     report = row.reports.get(check)
     exact = report.float64 if report else Worst()
     ratio = report.ratio if report else Worst()
     verdict = report.verdict if report else None
-    return DriftRow(
+    return Row(
         tap=check,
         backend=row.label,
         dtype="",
@@ -73,14 +61,16 @@ def drift_row(row: Run, check: str) -> DriftRow:
         bound=Bounds().float64,
         required_tolerance=exact.value,
         detail=report.why if report else "not run",
-        verdict=verdict,
-        float64_tap=exact.tap,
-        ratio_tap=ratio.tap,
-        fingerprints=len(report.fingerprints) if report else 0,
+        details={
+            "verdict": verdict,
+            "float64_tap": exact.tap,
+            "ratio_tap": ratio.tap,
+            "fingerprints": len(report.fingerprints) if report else 0,
+        },
     )
 
 
-# Which rows are held against each other, and what differs in what they were made under.
+# Which runs are compared, and what differs between their environments.
 
 
 Differences = Mapping[str, Mapping[str, Sequence[str]]]
@@ -178,7 +168,7 @@ def _given(move: Change) -> bool:
     return move.side == "oracle" and move.mode == Mode.PER_OP
 
 
-# What no two reports can both say: that equal tensors have other norms or sketches.
+# Inconsistent reports: equal digests with different norms or sketches.
 
 
 _ROUNDING = 1e-12
@@ -361,11 +351,7 @@ def _some(told: Sequence[str]) -> str:
     return "; ".join(told[:_SHOWN]) + more
 
 
-# What moved between rows of reports: two torch versions, two machines, two states of the code?
-#
-# Right code may move: another version sums in another order. So movement is told, as a number, and
-# judged by nobody; what is judged is whether every row has every report, all about the same thing,
-# with what movement can be told from, and all of them pass.
+# The check.
 
 
 def drift(
@@ -374,12 +360,12 @@ def drift(
     *,
     same_code: bool = False,
 ) -> Report:
-    """Lay rows side by side.
+    """Compare the reports of several runs.
 
     Args:
         rows: In the order in which neighbours are compared; one without reports was not run.
         identity: What the verdict says about the code.
-        same_code: Give no verdict on reports that other code made than `identity` says.
+        same_code: Require every report to come from the code in `identity`.
 
     Returns:
         A report whose verdict is inconclusive where a row, a report, its fingerprints or a tap are
@@ -388,33 +374,35 @@ def drift(
     checks = list(dict.fromkeys(check for row in rows for check in row.reports))
     code = str((identity or {}).get("code")) if same_code else None
     found = list(drift_reasons(rows, checks, code))
-    worst_code = worst([reason.code for reason in found])
     results = [drift_row(row, check) for row in rows for check in checks]
-    return Report(
-        check="drift",
-        verdict=verdict_for(worst_code),
-        exit_code=worst_code,
-        identity=identity or {},
-        environment={},
-        plan=_plan(results),
-        results=results,
+    plan, found_drift = _plan(results), _drift(rows, checks)
+    known = sum(row.details["fingerprints"] > 0 for row in results)
+    return finish(
+        "drift",
+        rows=results,
+        plan=plan,
+        identity=identity,
         reasons=found,
-        drift=_drift(rows, checks),
+        sections=list(sections(results, found_drift)),
+        details=vars(found_drift),
+        summary=(
+            f"{plan.compared} of {_counted(plan.planned, 'report')} compared, "
+            f"in {_counted(len(rows), 'row')}; {known} with fingerprints"
+        ),
     )
 
 
-def _plan(results: Sequence[DriftRow]) -> Plan:
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}" + "s" * (number != 1)
+
+
+def _plan(results: Sequence[Row]) -> Plan:
     """Return how many reports each row was to have, and how many have a verdict."""
     per_backend: dict[str, tuple[int, int]] = {}
     for row in results:
         planned, compared = per_backend.get(row.backend, (0, 0))
         per_backend[row.backend] = planned + 1, compared + (row.status is not Status.NOT_RUN)
-    return Plan(
-        planned=len(results),
-        compared=sum(compared for _, compared in per_backend.values()),
-        per_backend=per_backend,
-        exempt=[],
-    )
+    return Plan.of(per_backend)
 
 
 def _drift(rows: Sequence[Run], checks: Sequence[str]) -> Drift:
@@ -465,7 +453,7 @@ def _orders(
 
 
 def _changed(check: str, first: Run, second: Run) -> Changes | str:
-    """Return how far every tap moved between two rows, or in words why nobody can say."""
+    """Return the change of every tap between two runs, or the reason why it cannot be computed."""
     found = judge_drift([first, second], check)
     for row in (first, second):
         if row.label not in found:
@@ -481,7 +469,7 @@ def _changed(check: str, first: Run, second: Run) -> Changes | str:
 
 
 def _measured(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> Changes | str:
-    """Return how far every tap moved; in words, where that would be of some of them alone."""
+    """Return the change of every tap, or the reason if only some could be compared."""
     if unmatched(first, second):
         return "the taps are not the same"
     if any(contradictions([first, second])):

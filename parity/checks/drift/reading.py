@@ -1,4 +1,4 @@
-"""Reading a report back: what is no report of ours, whole and of this schema, is refused."""
+"""Reads reports back; rejects files that are no complete report of this schema."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from scratch_gpt.checkpoint import strict_io
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.progress import Progress
 
-# A JSON document that somebody else may have written: every value is asked for by its type.
+# Typed access to an untrusted JSON document.
 
 
 _NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number"}
@@ -106,7 +106,7 @@ class Document:
         return f"{self.place}.{key}" if self.place else key
 
 
-# Reading fingerprints back: only such as can be held against others.
+# Fingerprints; those that cannot be compared are rejected.
 
 
 _DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
@@ -178,7 +178,7 @@ def _check_sizes(found: Fingerprint, norm: float, entry: Document) -> None:
         raise entry.refusal(f"{entry.place} has a sketch that no tensor of its norm can have")
 
 
-# What is kept of a report that is held against others, and of a row of them.
+# Reports and runs.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,7 +397,7 @@ def _why(whole: Document) -> str:
     return next((reason.text("what") for reason in whole.parts("reasons")), "it does not say why")
 
 
-# What a row is called: as much of its path as tells it from the others.
+# Labels: the shortest end of a path that is unique.
 
 
 def label_runs(paths: Sequence[Path]) -> list[str]:
@@ -434,7 +434,7 @@ def _shortest(parts: tuple[str, ...], all_of_them: Sequence[tuple[str, ...]]) ->
     return "/".join(parts[-length:])
 
 
-# From paths to rows: a folder of reports, a file, or a folder of such folders.
+# From paths to runs: a folder of reports, a file, or a folder of such folders.
 
 
 def gather_reports(paths: Sequence[Path], expected: Sequence[str], progress: Progress) -> list[Run]:

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from parity.checks.generation.continuations import WAYS, Way
-from parity.checks.generation.rules import expected_logits
-from parity.checks.generation.texts import OURS, THEIRS, Forward, Pass
-from parity.core.gates import (
-    RoundingError,
+from parity.checks.generation.rows import (
     float64_row,
     ids_row,
     raised_row,
-    reference_error_of,
+    reference_error,
     rounding_row,
 )
+from parity.checks.generation.rules import expected_logits
+from parity.checks.generation.texts import OURS, THEIRS, Forward, Pass
+from parity.core.gates import RoundingError
 from parity.core.results import Row
 from parity.core.tolerances import Precision
 from parity.faults.generation import inject
@@ -225,7 +225,7 @@ def beam_rounding_rows(run: Pass, asked: BeamResults, precision: Precision) -> I
         _take(run, OURS, tap, found)
         _take(run, THEIRS, tap, theirs)
         truth = rescored(run.truth, asked.prompts, theirs, setting)
-        noise = reference_error_of(theirs.scores, truth)
+        noise = reference_error(theirs.scores, truth)
         row = _texts(tap, found, theirs.texts, dtype=name, against="huggingface")
         excused = _excuse(run, asked, setting, noise, precision) if row.detail else ""
         if excused:

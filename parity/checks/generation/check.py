@@ -1,10 +1,10 @@
-"""Does the cached generator give what the uncached model and the reference give?
+"""The generation check: compares the cached decoder with uncached models.
 
-Rules on shared logits; then texts, token by token, of our decoder with its cache, against three
-that have none: our model run anew, Hugging Face's, the oracle's. In float64 the logits of every
-step agree to rounding and every id is the same; in the dtype judged our rounding is no worse than
-Hugging Face's, and the ids are those of its own `generate`, greedy, under rules and by beam
-search, but for choices between which the truth itself hardly chooses.
+First the logit rules, on shared logits. Then texts, token by token, with three references without
+a cache: our model on the whole text, Hugging Face's, and the oracle's. In float64 the logits of
+every step agree to rounding and every id is equal. In the checked dtype our rounding is no worse
+than Hugging Face's, and the ids are those of its own `generate`: greedy, with rules and by beam
+search, except for ties.
 """
 
 import dataclasses
@@ -20,16 +20,25 @@ from parity.checkpoints.load import load_weights
 from parity.checks.generation import beams, rules, texts
 from parity.checks.generation.beams import SETTINGS
 from parity.checks.generation.continuations import WAYS, draw_prompts
+from parity.checks.generation.rows import BACKEND
 from parity.checks.generation.rules import CASES, rule_rows
 from parity.checks.generation.texts import Pass, order_rows
-from parity.checks.layerwise import no_progress
 from parity.core import environment, inputs, runners
+from parity.core.comparison import no_progress
 from parity.core.fingerprints import Fingerprints
-from parity.core.gates import BACKEND
 from parity.core.inputs import digest
 from parity.core.liveness import constant_tensors
 from parity.core.metrics import Status
-from parity.core.results import FirstDivergence, Plan, Reason, Report, Row, verdict_for, worst
+from parity.core.results import (
+    FirstDivergence,
+    Plan,
+    Reason,
+    Report,
+    Row,
+    compared,
+    difference_found,
+    finish,
+)
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from parity.errors import ExitCode, UsageError
@@ -41,11 +50,11 @@ from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-# What is generated: prompts, and how many tokens of each.
+# Inputs: prompts, and the number of new tokens.
 
 
 _FEWEST = 2
-"""New tokens of which one is made from a cache."""
+"""With fewer new tokens no cache is read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,13 +103,13 @@ def check_space_left(asked: GenerationInputs, longest: int) -> None:
         )
 
 
-# Would a fault show here? Weights, texts or rules that hide faults are no ground for a pass.
+# Inputs that could hide a bug make the result inconclusive.
 
 
 def degenerate_reasons(
     reference: nn.Module, texts: Sequence[Sequence[int]], *, vocab_size: int, seed: int
 ) -> Iterator[Reason]:
-    """Yield why a run cannot be a pass.
+    """Yield the reasons why inputs could hide a bug.
 
     Args:
         reference: Hugging Face's model.
@@ -115,7 +124,7 @@ def degenerate_reasons(
             f"the weights: {', '.join(constant[:3])}",
             "compare on trained or surrogate weights: gains not 1, biases not 0",
         )
-    if len({token for text in texts for token in text}) < _LIFE_FEWEST:
+    if len({token for text in texts for token in text}) < _FEWEST_TOKENS:
         yield _reason(
             "every text goes on with one token over and over: ids could not differ",
             f"the greedy texts of {len(texts)} prompts",
@@ -136,7 +145,7 @@ def degenerate_reasons(
         )
 
 
-_LIFE_FEWEST = 2
+_FEWEST_TOKENS = 2
 
 
 def first_choices_alike(texts: Sequence[Sequence[int]]) -> bool:
@@ -209,7 +218,7 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
     fingerprints: Fingerprints | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Row]:
-    """Yield every row, in the order in which faults are told from what follows of them.
+    """Yield every row, causes before their consequences.
 
     Args:
         candidate: As the others, see `generation`.
@@ -251,7 +260,7 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
 
 
 def _planned(asked: GenerationInputs) -> list[str]:
-    """Return the name of everything that is compared."""
+    """Return the names of all comparisons."""
     return [
         *(f"rules.{case.name}" for case in CASES),
         "rules.order",
@@ -274,30 +283,15 @@ def _report(
     identity: Mapping[str, Any],
 ) -> Report:
     planned = _planned(asked)
-    compared = sum(tap in {row.tap for row in rows} for tap in planned)
     failing = [row for row in rows if row.status is not Status.PASS]
-    code = worst(
-        [
-            *(reason.code for reason in reasons),
-            *(ExitCode.FAIL for _ in failing),
-            *([ExitCode.INCONCLUSIVE] if compared != len(planned) else []),
-        ]
-    )
-    return Report(
-        check="generation",
-        verdict=verdict_for(code),
-        exit_code=code,
+    return finish(
+        "generation",
+        rows=rows,
+        plan=Plan.of({BACKEND: (len(planned), compared(planned, rows))}),
         identity=identity,
         environment=settings,
-        plan=Plan(
-            planned=len(planned),
-            compared=compared,
-            per_backend={BACKEND: (len(planned), compared)},
-            exempt=[],
-        ),
-        first_divergence=_first(failing),
-        results=rows,
         reasons=reasons,
+        first_divergence=_first(failing),
         inputs={
             "prompts": len(asked.prompts),
             "lengths": " ".join(str(prompt.shape[1]) for prompt in asked.prompts),
@@ -315,15 +309,15 @@ _SUSPECTS = {
     "sampled": "as for greedy; or a draw that depends on more than the seed and the row",
     "beams": "rows that change places, scores, lengths, and when a text ends",
 }
-"""What is usually wrong, by the first part of a row's name."""
+"""Likely causes, by the first part of a row's name."""
 
 
 def _first(failing: Sequence[Row]) -> FirstDivergence | None:
-    """Return the first row that does not pass, in the order of causes."""
+    """Return the first row that does not pass, with its likely cause."""
     if not failing:
         return None
     row = failing[0]
-    found = row.detail or f"{row.status}: off by {row.error_ours}, the bound is {row.bound:g}"
+    found = row.detail or difference_found(row)
     suspects = _SUSPECTS[row.tap.split(".")[0]]
     return FirstDivergence(tap=row.tap, why=found, suspects=suspects, row=row)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parity.core.gates import float64_row
+from parity.checks.generation.rows import BACKEND, float64_row
 from parity.core.metrics import Status
 from parity.core.results import Mode, Row
 from parity.core.tolerances import Bounds
@@ -106,7 +106,7 @@ def support_row(tap: str, left: Tensor, should: Tensor, *, dtype: str, excused: 
     said = f"row {row}, token {token} is wrongly {kept}, and {len(wrong) - 1} more"
     return Row(
         tap=tap,
-        backend="fused",
+        backend=BACKEND,
         dtype=dtype,
         mode=Mode.EXACT,
         against="huggingface",

@@ -1,8 +1,8 @@
-"""One run of the check: two passes over prompts and searches, and the rows they give.
+"""Rows of generated texts, in two passes over the prompts.
 
-The float64 pass asks whether the cached decoder is the same function as three that have no cache.
-The pass in the dtype judged asks whether its rounding is as good as Hugging Face's, and whether
-texts are the same as those of Hugging Face's own `generate`.
+The float64 pass compares the cached decoder with three references without a cache. The pass in the
+checked dtype compares its rounding with Hugging Face's, and its texts with those of Hugging Face's
+own `generate`.
 """
 
 import dataclasses
@@ -21,18 +21,17 @@ from parity.checks.generation.continuations import (
     first_difference,
     rechosen,
 )
-from parity.checks.generation.rules import TOGETHER, expected_logits, support_row
-from parity.core.fingerprints import Fingerprints
-from parity.core.gates import (
+from parity.checks.generation.rows import (
     BACKEND,
-    RoundingError,
     float64_row,
     ids_row,
-    pooled,
     raised_row,
-    reference_error_of,
+    reference_error,
     rounding_row,
 )
+from parity.checks.generation.rules import TOGETHER, expected_logits, support_row
+from parity.core.fingerprints import Fingerprints
+from parity.core.gates import RoundingError, pooled
 from parity.core.results import Row
 from parity.core.runners import oracle_weights
 from parity.core.tolerances import PRECISIONS, Bounds, Precision
@@ -43,11 +42,11 @@ from scratch_gpt.generation.sampling import Rules
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 
-# Whether ids differ because two choices are as good as equal, or because something is wrong.
+# Ties.
 #
-# Two right sides may choose differently only where the truth hardly prefers either: where its gap
-# between the two ids is within both sides' errors. Ours are taken as they are, but never as larger
-# than the quality gate allows: a faulty side would else be excused by its own fault.
+# Two correct sides may choose different ids only where the oracle's gap between them is within both
+# sides' errors. Our error counts at most as large as the bound allows, else a faulty side would be
+# excused by its own fault.
 
 
 def tie_excuse(  # noqa: PLR0913 - two texts, what they were chosen from, and the truth of it
@@ -102,7 +101,7 @@ def _largest(tensor: Tensor, truth: Tensor) -> float:
     return float((tensor.double() - truth).abs().amax())
 
 
-# Logits of a whole text by those that have no cache: ours, Hugging Face's, the oracle's.
+# Logits of a whole text without a cache: ours, Hugging Face's, the oracle's.
 
 
 Forward = Callable[[Tensor], Tensor]
@@ -154,7 +153,7 @@ def following(forward: Mapping[str, Forward], text: Tensor, known: int) -> dict[
 
 
 OURS, THEIRS = f"ours/{BACKEND}", "huggingface"
-"""Whose a fingerprint is."""
+"""Subjects of fingerprints."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -309,14 +308,14 @@ def _both(run: Pass, way: Way, at: int, prompt: Tensor, made: Continuation) -> _
         theirs=ids,
         reference=theirs.logits[:, 0],
         truth=truth,
-        noise=reference_error_of(theirs.logits[shared, 0], truth[shared]),
+        noise=reference_error(theirs.logits[shared, 0], truth[shared]),
     )
 
 
 def _quality_pair(
     run: Pass, pair: _Both, worst: RoundingError, precision: Precision
 ) -> Iterator[Row]:
-    noise = pooled(pair.noise, worst, pair.ours.logits)
+    noise = pooled(pair.noise, worst, pair.ours.logits.numel())
     tap = pair.tap
     row = rounding_row(f"{tap}.logits", pair.ours.logits, pair.truth, noise, precision, run.bounds)
     where = f"prompt {pair.at} ({pair.ours.known} tokens)"
@@ -345,7 +344,7 @@ def _name(precision: Precision) -> str:
     return str(precision.dtype).removeprefix("torch.")
 
 
-# All rules at once, as Hugging Face's own `generate` applies them: in its order, to its logits.
+# All rules together, in the order of Hugging Face's `generate` and on its logits.
 
 
 STEPS = 3
@@ -378,9 +377,7 @@ def order_rows(
     left = torch.isfinite(ours) & torch.isfinite(theirs) & torch.isfinite(truth)
     mine, its, right = (x[left][None] for x in (ours, theirs, truth))
     precision = PRECISIONS["float32"]
-    yield rounding_row(
-        "rules.order", mine, right, reference_error_of(its, right), precision, bounds
-    )
+    yield rounding_row("rules.order", mine, right, reference_error(its, right), precision, bounds)
 
 
 def _left(ours: Tensor, theirs: Tensor, truth: Tensor) -> Row:

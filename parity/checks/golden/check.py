@@ -1,10 +1,9 @@
-"""Do the released weights still give the numbers that others published?
+"""The golden check: compares numbers of the released weights with published ones.
 
-Every other check holds two sides against each other on whatever weights there are; a fault
-inside the weights is on both sides and agrees. Published numbers stand outside: greedy ids, a
-logit, word probabilities, losses, norms and digests that other people got, with other code, from
-the released weights. The numbers alone cannot say who is at fault, the model or the weights. The
-digests can, and decide what a difference means:
+Every other check compares two sides with the same weights, so wrong weights agree. Published
+numbers are independent: greedy ids, a logit, word probabilities, losses, norms and digests,
+computed by others with other code. A difference can come from the model or from the weights; the
+digests of the files decide:
 
 | the files are | all numbers agree | a number differs |
 |---|---|---|
@@ -12,11 +11,11 @@ digests can, and decide what a difference means:
 | not what they say | 4 | 4: get the file again before asking anything else |
 | of unknown provenance | pass | 4: not shown to be the released weights |
 
-A pass on unknown files is a pass: converted or saved again, the released weights have no published
-digest, and that others should give 654 probabilities and twelve norms is no possibility. A config
-that is not the released model's is refused (4) whatever the files are: no tensor knows how many
-heads there are. A number that could not be computed leaves the run inconclusive (3), and what is
-not asked is listed with its reason.
+A pass on unknown files is a pass: released weights that were converted have no published digest,
+and no other weights give the same 654 probabilities and twelve norms. Another config than the
+released model's is rejected (4) with any files, since no tensor shows the number of heads. A number
+that cannot be computed makes the run inconclusive (3); one that is not compared is listed with its
+reason.
 """
 
 import dataclasses
@@ -28,17 +27,18 @@ import torch
 
 from parity.checkpoints.weights import DECIDES_NUMBERS, Provenance, Standing
 from parity.checks.golden.measure import KINDS, NOT_COMPARED, GoldenModel
-from parity.checks.golden.rows import GoldenRow, NoValueError, golden_row, row_without
+from parity.checks.golden.rows import NoValueError, golden_row, row_without
+from parity.checks.golden.sections import sections
 from parity.core import environment
 from parity.core.metrics import Status
-from parity.core.results import FirstDivergence, Plan, Reason, Report, verdict_for, worst
+from parity.core.results import FirstDivergence, Plan, Reason, Report, Row, finish
 from parity.errors import EnvironmentUnfitError, ExitCode, UsageError
 from reference.published import Golden, Goldens, Kind, published
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 
-# What the rows of goldens amount to: are the weights at fault, the model, or nobody?
+# Reasons, from the rows and the provenance of the weights.
 
 
 HOW_TO_GET_THEM = (
@@ -47,7 +47,7 @@ HOW_TO_GET_THEM = (
 )
 
 
-def wrong_rows(rows: Sequence[GoldenRow]) -> list[GoldenRow]:
+def wrong_rows(rows: Sequence[Row]) -> list[Row]:
     """Return the rows for which something else was got, or nothing finite."""
     return [row for row in rows if row.status not in (Status.PASS, Status.NOT_RUN)]
 
@@ -70,7 +70,7 @@ def standing_of(goldens: Goldens, provenance: Provenance) -> Standing:
 
 
 def golden_reasons(
-    rows: Sequence[GoldenRow], goldens: Goldens, provenance: Provenance, config: GPTConfig
+    rows: Sequence[Row], goldens: Goldens, provenance: Provenance, config: GPTConfig
 ) -> Iterator[Reason]:
     """Yield what keeps a run from being a pass, but for a difference on known weights."""
     standing, altered = standing_of(goldens, provenance), _altered(goldens, config)
@@ -103,7 +103,7 @@ def _not_its_config(altered: Sequence[str]) -> Reason:
     )
 
 
-def _not_shown(rows: Sequence[GoldenRow], provenance: Provenance) -> Reason:
+def _not_shown(rows: Sequence[Row], provenance: Provenance) -> Reason:
     return Reason(
         what="these are not shown to be the weights that the published numbers are about: "
         f"{len(wrong_rows(rows))} of {len(rows)} differ",
@@ -113,7 +113,7 @@ def _not_shown(rows: Sequence[GoldenRow], provenance: Provenance) -> Reason:
     )
 
 
-def _not_computed(absent: Sequence[GoldenRow], planned: int) -> Reason:
+def _not_computed(absent: Sequence[Row], planned: int) -> Reason:
     return Reason(
         what=f"{len(absent)} of {planned} published numbers could not be computed",
         where=", ".join(row.tap for row in absent[:3]) or "the list of goldens",
@@ -147,18 +147,22 @@ _SUSPECTS = {
     Kind.FILE_DIGEST: "a damaged or an altered file",
     Kind.EXP_LOSS: "targets that are not shifted, or the model: ask `layerwise`",
 }
-"""What is usually wrong; for any other kind an operation of the model is."""
+"""Likely causes; of any other kind `_OPERATION`."""
+
+_OPERATION = "an operation of the model: ask `layerwise`"
 
 
-def first_golden_difference(rows: Sequence[GoldenRow]) -> FirstDivergence | None:
+def first_golden_difference(rows: Sequence[Row]) -> FirstDivergence | None:
     """Return the first golden that is not met."""
     failing = next(iter(wrong_rows(rows)), None)
     if failing is None:
         return None
     return FirstDivergence(
         tap=failing.tap,
-        why=failing.detail or f"{failing.got!r} for {failing.expected!r}",
-        suspects=_SUSPECTS.get(Kind(failing.kind), "an operation of the model: ask `layerwise`"),
+        why=failing.detail or "{got!r} for {expected!r}".format(**failing.details),
+        suspects=_SUSPECTS.get(
+            Kind(failing.details["kind"]), "an operation of the model: ask `layerwise`"
+        ),
         row=failing,
     )
 
@@ -207,23 +211,16 @@ def golden(
         rows = [_row(entry, subject) for entry in _counted(asked, progress)]
     standing = standing_of(goldens, provenance)
     reasons = list(golden_reasons(rows, goldens, provenance, model.config))
-    code = worst([*(reason.code for reason in reasons), *(ExitCode.FAIL for _ in wrong_rows(rows))])
     compared = sum(row.status is not Status.NOT_RUN for row in rows)
-    return Report(
-        check="golden",
-        verdict=verdict_for(code),
-        exit_code=code,
+    return finish(
+        "golden",
+        rows=rows,
+        plan=Plan.of({"goldens": (len(rows), compared)}, exempt),
         identity={"weights": provenance.identity} if identity is None else identity,
         environment=environment.environment(),
-        plan=Plan(
-            planned=len(rows),
-            compared=compared,
-            per_backend={"goldens": (len(rows), compared)},
-            exempt=exempt,
-        ),
-        first_divergence=first_golden_difference(rows),
-        results=rows,
         reasons=reasons,
+        first_divergence=first_golden_difference(rows),
+        sections=list(sections(rows, exempt)),
         inputs={"numbers of": goldens.about, "provenance": str(standing)},
     )
 
@@ -260,7 +257,7 @@ def _counted(asked: Sequence[Golden], progress: Progress) -> Iterator[Golden]:
         yield entry
 
 
-def _row(entry: Golden, subject: GoldenModel) -> GoldenRow:
+def _row(entry: Golden, subject: GoldenModel) -> Row:
     model = subject.model
     dtype = str(model.tokens_embed.weight.dtype).removeprefix("torch.")
     try:

@@ -1,4 +1,4 @@
-"""A golden's row in a report: what was expected, what was got, and whether that is the same."""
+"""Rows of goldens: expected value, computed value, and their difference."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ from typing import Any
 
 from parity.core.metrics import Status
 from parity.core.results import Mode, Row
-from reference.published import Golden, Measure, Tolerance
+from reference.published import Golden, Measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,49 +37,24 @@ class NoValueError(Exception):
         self.status = status
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GoldenRow(Row):
-    """One golden, compared; `tap` is its key and `witness` those who published it.
-
-    Attributes:
-        kind: What was got.
-        grade: How far the published value can be trusted.
-        source: Where it was published.
-        expected: The published value.
-        got: Ours; None where there is none.
-        difference: How far apart they are, in the tolerance's measure.
-        tolerance: How far they may be.
-    """
-
-    kind: str
-    grade: str
-    source: str
-    expected: Any
-    got: Any = None
-    difference: float | None = None
-    tolerance: Tolerance
-
-
-def golden_row(golden: Golden, measured: MeasuredValue, *, backend: str, dtype: str) -> GoldenRow:
+def golden_row(golden: Golden, measured: MeasuredValue, *, backend: str, dtype: str) -> Row:
     """Return the row of what was got."""
     status = _status(golden, measured)
     symptoms = [] if status is Status.PASS else _symptoms(golden, measured.got)
-    return GoldenRow(
-        **_common(golden, backend, dtype),
+    return Row(
+        **_common(golden, backend, dtype, measured),
         status=status,
         error_ours=measured.difference,
         value_ours=_scalar(measured.got),
         required_tolerance=measured.difference,
         detail="; ".join(filter(None, [measured.detail, *symptoms])),
-        got=measured.got,
-        difference=measured.difference,
     )
 
 
-def row_without(golden: Golden, error: NoValueError, *, backend: str, dtype: str) -> GoldenRow:
+def row_without(golden: Golden, error: NoValueError, *, backend: str, dtype: str) -> Row:
     """Return the row of a golden for which nothing was got."""
     common = _common(golden, backend, dtype)
-    return GoldenRow(**common, status=error.status, detail=str(error))
+    return Row(**common, status=error.status, detail=str(error))
 
 
 def apart(measure: Measure, got: float, expected: float) -> float:
@@ -117,7 +92,10 @@ def _symptoms(golden: Golden, got: object) -> list[str]:
     ]
 
 
-def _common(golden: Golden, backend: str, dtype: str) -> dict[str, Any]:
+def _common(
+    golden: Golden, backend: str, dtype: str, measured: MeasuredValue | None = None
+) -> dict[str, Any]:
+    """Return what every row has; its details say what was published, where, and what was got."""
     return {
         "tap": golden.key,
         "backend": backend,
@@ -126,11 +104,15 @@ def _common(golden: Golden, backend: str, dtype: str) -> dict[str, Any]:
         "against": "published",
         "bound": golden.tolerance.bound,
         "value_against": _scalar(golden.expected),
-        "kind": golden.kind.value,
-        "grade": golden.grade.value,
-        "source": golden.source,
-        "expected": golden.expected,
-        "tolerance": golden.tolerance,
+        "details": {
+            "kind": golden.kind.value,
+            "grade": golden.grade.value,
+            "source": golden.source,
+            "expected": golden.expected,
+            "got": None if measured is None else measured.got,
+            "difference": None if measured is None else measured.difference,
+            "tolerance": golden.tolerance,
+        },
     }
 
 

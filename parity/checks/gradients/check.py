@@ -1,8 +1,8 @@
-"""The passes of a check of gradients: one model at a time, forward and backward.
+"""The gradient check: one model at a time, forward and backward.
 
-Hugging Face's float64 gradients come first and are the only ones kept. Every other gradient is
-measured against them as soon as it is made, and let go: ours in float64, for identity; Hugging
-Face's and ours in the dtype judged, for quality.
+Hugging Face's float64 gradients are computed first and are the only ones kept. Every other gradient
+is compared with them when it appears, and freed: ours in float64, then Hugging Face's and ours in
+the checked dtype.
 """
 
 import dataclasses
@@ -21,9 +21,8 @@ from parity.checks.gradients import backward as losses
 from parity.checks.gradients.backward import REFERENCE, GradientComparator, backward
 from parity.checks.gradients.slope import Slopes
 from parity.checks.gradients.taps import NOTHING_TO_ATTEND, gradient_names, is_parameter, kind_of
-from parity.checks.layerwise import by_backend, conclude, no_progress
 from parity.core import runners
-from parity.core.comparison import Comparison
+from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
 from parity.core.gates import extra_rows, float64_rows, rounding_rows, run_names
@@ -36,7 +35,7 @@ from parity.core.tolerances import FEWEST_PREDICTIONS, PRECISIONS, Bounds, Preci
 from parity.errors import ExitCode
 from scratch_gpt.progress import Progress
 
-# Why a check of gradients is no pass, beside its rows.
+# Reasons why a run is no pass, beside its rows.
 
 
 NO_SUCH_PARAMETER = "the candidate has no parameter of this name"
@@ -53,7 +52,7 @@ def broken_reason(subject: str, message: str) -> Reason:
 
 
 def other_loss(backend: str, ours: float, theirs: float, bounds: Bounds) -> list[Reason]:
-    """Return a reason if the losses differ: gradients of another function are no gradients."""
+    """Return a reason if the losses differ: then the gradients are of another function."""
     if math.isfinite(ours) and abs(ours - theirs) <= bounds.float64 * abs(theirs):
         return []
     return [
@@ -67,11 +66,11 @@ def other_loss(backend: str, ours: float, theirs: float, bounds: Bounds) -> list
 
 
 def not_compared(backend: str, absent: Sequence[str], others: Sequence[str]) -> list[Reason]:
-    """Return a reason if parameters stand under other names than ours: no pass without them."""
+    """Return a reason if parameter names differ from ours: all of them must be compared."""
     if not absent and not others:
         return []
     without = f"{len(absent)} parameters' gradients were not compared, only those of taps"
-    beyond = f"{len(others)} parameters of its own have gradients that nothing is held against"
+    beyond = f"{len(others)} parameters of its own have gradients without a reference"
     named = [f"it lacks {', '.join(absent[:3])}"] if absent else []
     named += [f"it has {', '.join(others[:3])}"] if others else []
     return [
@@ -86,7 +85,7 @@ def not_compared(backend: str, absent: Sequence[str], others: Sequence[str]) -> 
 
 @dataclasses.dataclass(kw_only=True)
 class GradientComparison(Comparison):
-    """A comparison of gradients under way; its taps are gradients, from the loss backwards."""
+    """A comparison of gradients in progress, in order from the loss backwards."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,21 +102,21 @@ class GradientComparison(Comparison):
 
     @property
     def exempt(self) -> dict[str, str]:
-        """The taps whose gradients no path has for these inputs, each with the reason."""
-        left_out = {"loss": "the mean is taken at once; gradients begin at the logits"}
+        """The taps whose gradients no backend has for these inputs, each with the reason."""
+        left_out = {"loss": "the mean is taken at once; gradients start at the logits"}
         if losses.sees_one_token(self.inputs):
-            why = "every prediction is made from a token that sees itself alone: it is nought"
+            why = "zero by construction: each predicting token attends only to itself"
             left_out |= {p.name: why for p in self.places if kind_of(p.name) in NOTHING_TO_ATTEND}
         return left_out
 
     @property
     def rounds(self) -> Precision | None:
-        """The dtype whose rounding is judged; None where too few tokens are predicted."""
+        """The checked dtype; None if too few tokens are predicted."""
         enough = int(losses.predicted(self.inputs).sum()) >= FEWEST_PREDICTIONS
         return self.precision if enough else None
 
     def planned(self, backend: str) -> list[Tap]:
-        """Return the gradients to compare on one attention path."""
+        """Return the gradients to compare on one backend."""
         absent = never_formed(backend, int(self.reference.config.n_layer))
         return [
             place
@@ -139,7 +138,7 @@ class GradientComparison(Comparison):
             self._add_rows(backend)
 
     def _keep_truths(self) -> None:
-        """Run Hugging Face's model in float64, keep its gradients, and look whether it lives."""
+        """Run Hugging Face's model in float64; keep its gradients, and measure its health."""
         wanted = self.measured
 
         def keep(name: str, gradient: Tensor) -> None:
@@ -167,7 +166,7 @@ class GradientComparison(Comparison):
         backward(loss_of, parameters, see=gauge.see, scale=gauge.scale)
 
     def _ours(self, dtype: torch.dtype) -> None:
-        """Measure every path in `dtype`."""
+        """Measure every backend in `dtype`."""
         models = runners.model_in_dtype(self.candidates, dtype)
         runners.check_evaluating(models)
         for backend, model in models.items():
@@ -223,7 +222,7 @@ class GradientComparison(Comparison):
 
     @functools.cached_property
     def _visible(self) -> dict[str, Tensor | None]:
-        """Which entries of each gradient count: of scores those that are not masked."""
+        """The real entries of each gradient: of scores those that are not masked."""
         time = self.inputs.token_ids.shape[1]
         scores = visible_entries(Axes.SCORES, self.mask, time)
         axes = {place.name: place.kind.axes for place in self.places}
@@ -241,7 +240,7 @@ class GradientComparison(Comparison):
         return {row.ours: row.huggingface for row in table}
 
     def _add_rows(self, backend: str) -> None:
-        """Turn what was seen of one path into rows."""
+        """Make the rows of one backend."""
         slopes = self.slopes.plan
         plan = [place for place in self.planned(backend) if place not in slopes]
         names = run_names(backend, torch.float64)
@@ -274,7 +273,7 @@ def _named(model: nn.Module, names: Mapping[str, str]) -> dict[str, nn.Parameter
     return {ours: own[theirs] for ours, theirs in names.items() if theirs in own}
 
 
-# Does every parameter's and every tap's gradient agree?
+# The check.
 
 
 def gradients(  # noqa: PLR0913 - as layerwise
@@ -299,20 +298,20 @@ def gradients(  # noqa: PLR0913 - as layerwise
     gradients must be no worse than Hugging Face's own.
 
     Args:
-        candidate: As for `layerwise`. Its parameters are compared under our names.
+        candidate: As for `layerwise`, as all other arguments. Its parameters have our names.
         reference: Hugging Face's model.
         token_ids: `[batch time]`.
-        positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... where None.
+        positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... if None.
         attention_mask: `[batch time]`, bool, False at padding.
-        dtype: Dtype whose rounding is judged; with `float64` identity alone is.
-        select: Pattern of the taps and parameters to compare, as of a shell.
-        bounds: Other bounds than the dtype's own; refused if they could not tell a fault.
-        fingerprints: Whether the report holds those of all tensors that are compared.
-        identity: What the verdict says about weights, config and code.
-        progress: Called as the passes go on.
+        dtype: The checked dtype; `float64` for mode float64 alone.
+        select: Shell pattern of the taps and parameters to compare.
+        bounds: Instead of the dtype's own.
+        fingerprints: Whether the report has the fingerprints of all compared tensors.
+        identity: Weights, config and code, for the report.
+        progress: Called at every gradient.
 
     Raises:
-        ParityError: The comparison could not be begun, or the settings were moved meanwhile.
+        ParityError: The comparison cannot start, or torch settings changed during it.
     """
     run = GradientComparison(
         candidates=by_backend(candidate),
@@ -336,15 +335,15 @@ def gradients(  # noqa: PLR0913 - as layerwise
 
 
 def _unjudged(run: GradientComparison) -> dict[str, str]:
-    """Return what the report says where rounding was asked for and cannot be judged."""
+    """Return the note of a report whose rounding cannot be checked."""
     if run.precision is None or run.rounds is not None:
         return {}
-    few = f"not judged below {FEWEST_PREDICTIONS} predicted tokens"
+    few = f"not checked below {FEWEST_PREDICTIONS} predicted tokens"
     return {"rounding": few}
 
 
 def _exempt(run: GradientComparison) -> list[dict[str, str]]:
-    """Return what was not planned, each with its path and the reason."""
+    """Return what was not planned, each with its backend and the reason."""
     n_layer = run.reference.config.n_layer
     return [
         {"backend": backend, "tap": tap, "reason": why}
@@ -366,7 +365,7 @@ _WHY_SLOPE = (
 
 
 def _of_gradient(first: FirstDivergence | None) -> FirstDivergence | None:
-    """Return the first divergence in words that say that a gradient is meant."""
+    """Return the first divergence in words for gradients."""
     if first is None or first.row.status is not Status.FAIL or first.row.error_ours is None:
         return first
     row = first.row

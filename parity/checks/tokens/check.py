@@ -1,4 +1,4 @@
-"""`tokens`, from its options to a report."""
+"""The tokenizer check: compares ids and offsets of two tokenizers of one vocabulary."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from parity.checks.tokens.strings import HAND_PICKED, generate_strings
 from parity.core.environment import environment
 from parity.core.fingerprints import Fingerprints
 from parity.core.metrics import Status
-from parity.core.results import FirstDivergence, Mode, Plan, Reason, Report, Row, verdict_for, worst
+from parity.core.results import FirstDivergence, Mode, Plan, Reason, Report, Row, Section, finish
 from parity.errors import ExitCode, UsageError, mapped_errors
 from parity.faults.registry import parse
 from parity.faults.tokenizer import TokenizerFault, inject
@@ -35,47 +35,23 @@ from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.tokenizer.unicode import character_classes
 
-# What a comparison of tokenizers has to say: a row a source of strings, and one a difference.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenRow(Row):
-    """One source of strings, compared; `tap` is its name and `error_ours` how many differ.
-
-    Attributes:
-        strings: How many strings.
-        characters: How many characters they have.
-        ids: How many ids the witness gives.
-        unknown: How many of those are the unknown token.
-        dropped: Characters that vanish: control characters, zero-width ones, soft hyphens; None
-            in `original`, where ftfy decides and does not tell.
-        places: Whether places in the text were compared, not ids alone.
-    """
-
-    strings: int
-    characters: int
-    ids: int
-    unknown: int
-    dropped: int | None
-    places: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DifferenceRow(Row):
-    """One difference, taken apart; `tap` is the source and the step.
-
-    Attributes:
-        cause: What is behind it.
-        strings: How many strings came down to it.
-    """
-
-    cause: Cause
-    strings: int
+# Rows: one for each source of strings, and one for each difference.
 
 
 @dataclasses.dataclass
 class Counts:
-    """What was met in one source so far."""
+    """Counts of one source; written to the details of its row.
+
+    Attributes:
+        strings: Strings compared.
+        characters: Their characters.
+        ids: Ids that the reference gives.
+        unknown: Those of them that are the unknown token.
+        dropped: Characters that the pretokenizer removes: control characters, zero-width ones,
+            soft hyphens; None in `original`, where ftfy decides and does not report it.
+        differing: Strings whose ids or offsets differ.
+        places: Whether offsets were compared, not ids alone.
+    """
 
     strings: int = 0
     characters: int = 0
@@ -86,9 +62,9 @@ class Counts:
     places: bool = True
 
 
-def token_row(source: str, against: str, counts: Counts) -> TokenRow:
+def token_row(source: str, against: str, counts: Counts) -> Row:
     """Return the row of a source."""
-    return TokenRow(
+    return Row(
         tap=source,
         backend=against,
         dtype="ids",
@@ -98,18 +74,19 @@ def token_row(source: str, against: str, counts: Counts) -> TokenRow:
         error_ours=float(counts.differing),
         bound=0.0,
         required_tolerance=float(counts.differing),
-        strings=counts.strings,
-        characters=counts.characters,
-        ids=counts.ids,
-        unknown=counts.unknown,
-        dropped=counts.dropped,
-        places=counts.places,
+        details=_details(counts),
     )
 
 
-def difference_of(source: str, against: str, cause: Cause, strings: int) -> DifferenceRow:
+def _details(counts: Counts) -> dict[str, Any]:
+    details = dataclasses.asdict(counts)
+    del details["differing"]  # it is the row's error
+    return details
+
+
+def difference_of(source: str, against: str, cause: Cause, strings: int) -> Row:
     """Return the row of a difference."""
-    return DifferenceRow(
+    return Row(
         tap=f"{source}/{cause.step}",
         backend=against,
         dtype="ids",
@@ -118,12 +95,11 @@ def difference_of(source: str, against: str, cause: Cause, strings: int) -> Diff
         status=Status.FAIL,
         bound=0.0,
         detail=f"{cause.why}; {cause.character}",
-        cause=cause,
-        strings=strings,
+        details={"cause": cause, "strings": strings},
     )
 
 
-# Strings go through both sides, source by source; what differs is taken apart.
+# The comparison, source by source.
 
 
 TAKEN_APART = 40
@@ -152,8 +128,8 @@ class Comparison:
     ) -> None:
         self.ours, self.theirs = ours, theirs
         self.fingerprints = fingerprints or Fingerprints()
-        self.rows: list[TokenRow] = []
-        self.differences: list[DifferenceRow] = []
+        self.rows: list[Row] = []
+        self.differences: list[Row] = []
         self._progress = progress
         self._unknown = ours.tokenizer.vocabulary.ids[UNKNOWN]
         self._splitting = ours.tokenizer.pretokenizer
@@ -256,14 +232,14 @@ _STRANGE = "\u0e01"
 """A Thai letter."""
 
 
-# Do both tokenizers give the same ids?
+# The check.
 #
-# Ours and a witness are given the same strings, and every id and place has to be equal. In
-# `huggingface` the witness is Hugging Face's tokenizer; in `original` it is a second telling of the
-# release's code, because Hugging Face's version 5 cannot split so any more. Where the vocabulary is
-# the released one, the ids that others published of it are a witness more.
+# Every id and offset has to be equal. With `huggingface` the reference is Hugging Face's
+# tokenizer. With `original` it is an independent re-implementation of the released code, because
+# Hugging Face's version 5 has no such pretokenizer. With the released vocabulary, published ids
+# are checked too.
 #
-# A difference is made as short as it gets, and said with the first step at which the sides part.
+# A differing string is shortened, and reported with the first step that differs.
 
 
 NOT_COMPARED: Mapping[str, Mapping[str, str]] = {
@@ -313,20 +289,19 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         getattr(row, pretokenizer) is not None for row in published
     )
     reasons = _reasons(run)
-    failed = any(row.error_ours for row in run.rows)
-    code = worst([*(reason.code for reason in reasons), *([ExitCode.FAIL] if failed else [])])
-    return Report(
-        check="tokens",
-        verdict=verdict_for(code),
-        exit_code=code,
-        identity=identity or {},
+    plan = _plan(run, planned, pretokenizer)
+    tables = sections(run.rows, run.differences, plan.exempt, identity or {}, inputs or {})
+    return finish(
+        "tokens",
+        rows=[*run.rows, *run.differences],
+        plan=plan,
+        identity=identity,
         environment=environment(),
-        plan=_plan(run, planned, pretokenizer),
-        first_divergence=_first(run),
-        results=[*run.rows, *run.differences],
         reasons=reasons,
+        first_divergence=_first(run),
         inputs=inputs or {},
         fingerprints=run.fingerprints.taken,
+        sections=list(tables),
     )
 
 
@@ -335,7 +310,11 @@ def _reasons(run: Comparison) -> list[Reason]:
 
     Whoever gives every character the unknown token agrees with anybody who does.
     """
-    silent = [row.tap for row in run.rows if not row.error_ours and row.ids == row.unknown]
+    silent = [
+        row.tap
+        for row in run.rows
+        if not row.error_ours and row.details["ids"] == row.details["unknown"]
+    ]
     if not run.rows:
         silent = ["no source"]
     return [
@@ -353,12 +332,12 @@ def _reasons(run: Comparison) -> list[Reason]:
 
 def _plan(run: Comparison, planned: int, pretokenizer: str) -> Plan:
     """Return what was to be compared, by witness."""
-    compared = sum(row.strings for row in run.rows)
+    compared = sum(row.details["strings"] for row in run.rows)
     witnesses = dict.fromkeys(row.against for row in run.rows)
     per_backend = {
         name: (count, count)
         for name in witnesses
-        for count in [sum(row.strings for row in run.rows if row.against == name)]
+        for count in [sum(row.details["strings"] for row in run.rows if row.against == name)]
     }
     exempt = [
         {"backend": run.theirs.name, "tap": what, "reason": why}
@@ -377,19 +356,103 @@ def _first(run: Comparison) -> FirstDivergence | None:
         why = "ids that were published are others, and both sides agree on them"
         return FirstDivergence(tap=failing.tap, why=why, suspects=_SUSPECT, row=failing)
     return FirstDivergence(
-        tap=first.tap, why=_why(first), suspects=f"the step: {first.cause.step}", row=first
+        tap=first.tap,
+        why=_why(first),
+        suspects=f"the step: {first.details['cause'].step}",
+        row=first,
     )
 
 
 _SUSPECT = "the vocabulary's files, or another version of what prepares text"
 
 
-def _why(row: DifferenceRow) -> str:
-    cause = row.cause
+def _why(row: Row) -> str:
+    cause: Cause = row.details["cause"]
     return (
         f"{cause.why}: {cause.text} is {list(cause.ids_ours)}, and {list(cause.ids_theirs)} to the "
         f"witness ({cause.character})"
     )
+
+
+# The report's tables.
+
+
+_SHOWN = 2
+"""Differences of one source and step that are written out; the JSON report has all."""
+
+
+def sections(
+    rows: Sequence[Row],
+    differences: Sequence[Row],
+    exempt: Sequence[Mapping[str, str]],
+    identity: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+) -> Iterator[Section]:
+    """Yield vocabulary and strings, a line for each source, and differences with their cause."""
+    yield Section(rows=list(_facts(identity, inputs)), folds=(1,))
+    yield Section(
+        columns=("source", "reference", *_COLUMNS, ""),
+        rows=[_cells(row) for row in rows],
+        right=range(2, 2 + len(_COLUMNS)),
+        lines=[f"not compared, {entry['tap']}: {entry['reason']}" for entry in exempt],
+    )
+    for tap in dict.fromkeys(row.tap for row in differences):
+        of_it = [row for row in differences if row.tap == tap]
+        yield from map(_difference, of_it[:_SHOWN])
+        if len(of_it) > _SHOWN:
+            more = f"and {len(of_it) - _SHOWN} more of {tap}; --format json has them all"
+            yield Section(lines=[more])
+
+
+_COLUMNS = ("strings", "characters", "removed", "ids", "unknown", "mismatches")
+
+
+def _cells(row: Row) -> list[str]:
+    counts = row.details
+    return [
+        row.tap,
+        row.against + ("" if counts["places"] else " (ids)"),
+        f"{counts['strings']:,}",
+        f"{counts['characters']:,}",
+        "-" if counts["dropped"] is None else f"{counts['dropped']:,}",
+        f"{counts['ids']:,}",
+        f"{counts['unknown'] / counts['ids']:.2%}" if counts["ids"] else "-",
+        f"{row.error_ours or 0:,.0f}",
+        "ok" if row.status is Status.PASS else "DIFFERS",
+    ]
+
+
+def _facts(identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    vocabulary: Mapping[str, Any] = identity.get("vocabulary", {})
+    yield "vocabulary", vocabulary.get("source", "unknown")
+    if vocabulary:
+        standing = "as published" if vocabulary["released"] else "not the released one"
+        counts = f"{vocabulary['tokens']:,} tokens, {vocabulary['merges']:,} merges"
+        yield "", f"{counts}, digest {vocabulary['digest'][:16]}…, {standing}"
+    yield "strings", ", ".join(f"{key} {value}" for key, value in inputs.items())
+    packages = identity.get("packages", {})
+    yield "environment", ", ".join(f"{name} {number}" for name, number in packages.items())
+
+
+def _difference(row: Row) -> Section:
+    """Return a difference: the step, the shortest string, both sides' words and ids."""
+    cause: Cause = row.details["cause"]
+    return Section(
+        title=row.tap,
+        failed=True,
+        rows=[
+            ("why", cause.why),
+            ("character", cause.character),
+            ("shortest", cause.text),
+            ("ours", f"{' '.join(cause.words_ours)}  {list(cause.ids_ours)}"),
+            (row.against, f"{' '.join(cause.words_theirs)}  {list(cause.ids_theirs)}"),
+            ("strings", f"{row.details['strings']} of those that were shortened"),
+        ],
+        folds=(1,),
+    )
+
+
+# From the options of the verb `tokens` to its report.
 
 
 _ENOUGH = 1_000_000

@@ -1,8 +1,8 @@
-"""The passes of a check of training: both sides step together, and every step is compared.
+"""The training check: both sides train on the same batches, and every step is compared.
 
-Hugging Face's run in float64 leads. It makes its backward pass and its step; then each run that is
-measured makes its own, and each of its gradients is compared the moment it is complete, and the
-leader's let go. So no more than one set of gradients exists beside parameters and moments.
+Hugging Face's run in float64 is the reference. It makes its backward pass and its step; then every
+other run makes its own. Each gradient is compared when it is complete, and the reference's is
+freed. So at most one set of gradients exists beside parameters and moments.
 """
 
 import dataclasses
@@ -21,7 +21,6 @@ from parity.checkpoints.weights import Weights
 from parity.checks.gradients import check as reasons
 from parity.checks.gradients.backward import REFERENCE, TRUTH
 from parity.checks.gradients.taps import parameter_names
-from parity.checks.layerwise import by_backend, conclude, no_progress
 from parity.checks.training.diagnosis import reason, signs_of
 from parity.checks.training.runners import (
     VARIANTS,
@@ -40,14 +39,14 @@ from parity.checks.training.steps import (
     training_quantities,
 )
 from parity.core import backends
-from parity.core.comparison import Comparison
+from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
 from parity.core.gates import float64_rows, rounding_rows, run_names
 from parity.core.inputs import Inputs, digest
 from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
-from parity.core.results import FirstDivergence, Mode, Report, Row
+from parity.core.results import FirstDivergence, Mode, Report, Row, Section
 from parity.core.runners import build_candidate, build_huggingface, build_ours
 from parity.core.taps import Tap
 from parity.core.tolerances import PRECISIONS, Bounds, Precision, bounds_for
@@ -60,7 +59,7 @@ from reference import huggingface
 from scratch_gpt.progress import Progress
 
 JUDGED = ("gradient", "weight")
-"""Quantities whose rounding is judged; a single number's may by luck be none."""
+"""Quantities whose rounding is checked; that of a single number may by luck be 0."""
 
 
 def _is_judged(tap: Tap) -> bool:
@@ -69,7 +68,7 @@ def _is_judged(tap: Tap) -> bool:
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingComparison(Comparison):
-    """A comparison of training steps under way.
+    """A comparison of training steps in progress.
 
     Attributes:
         recipes: One run for each variant of the optimizer.
@@ -198,7 +197,7 @@ class TrainingComparison(Comparison):
         return [dataclasses.replace(row, against=REFERENCE) for row in judged]
 
 
-# After optimizer steps, are the weights still the same?
+# The check.
 
 
 def training(  # noqa: PLR0913 - as gradients
@@ -273,6 +272,7 @@ def training(  # noqa: PLR0913 - as gradients
             "dropout": dropout,
         },
         first_divergence=_told(report.first_divergence, run.rows, recipes[0]),
+        sections=[section(run.rows)] if run.rows else [],
     )
 
 
@@ -300,10 +300,47 @@ _SUSPECTS = {
 }
 
 
+def section(rows: Sequence[Row]) -> Section:
+    """Return the table: a line for each quantity of each form, in the order of a step."""
+    modes = [mode for mode in _NUMBERS if any(row.mode is mode for row in rows)]
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        place = parse_quantity(row.tap)
+        groups.setdefault((place.variant, place.quantity, row.backend), []).append(row)
+    lines = [
+        [*group, str(len(of)), *(_worst(of, mode) for mode in modes), _mark(of)]
+        for group, of in groups.items()
+    ]
+    return Section(
+        columns=("form", "quantity", "backend", "rows", *modes, ""),
+        rows=lines,
+        right=range(3, 4 + len(modes)),
+        note="; ".join(f"{mode}: {_UNITS[mode]}" for mode in modes),
+    )
+
+
+_NUMBERS = {Mode.FLOAT64: "{:.1e}", Mode.END_TO_END: "{:.2f}"}
+_UNITS = {Mode.FLOAT64: "max error / RMS", Mode.END_TO_END: "error vs HF's"}
+
+
+def _worst(rows: Sequence[Row], mode: Mode) -> str:
+    """Return the largest number of a mode, or the status that kept a row from having one."""
+    of_mode = [row for row in rows if row.mode is mode]
+    stopped = [row.status.value for row in of_mode if row.required_tolerance is None]
+    if stopped or not of_mode:
+        return stopped[0] if stopped else ""
+    return _NUMBERS[mode].format(max(row.required_tolerance or 0.0 for row in of_mode))
+
+
+def _mark(rows: Sequence[Row]) -> str:
+    steps = [parse_quantity(row.tap).step for row in rows if row.status is not Status.PASS]
+    return f"DIFFERS from step {min(steps)}" if steps else "ok"
+
+
 # From the options of the verb `training` to its report.
 
 
-_DRAWS_ELSEWHERE = "its attention draws tile by tile, which no other model can be given"
+_DRAWS_ELSEWHERE = "its attention draws tile by tile, so the reference cannot use the same mask"
 
 
 def run_training(options: TrainingOptions, progress: Progress) -> Report:

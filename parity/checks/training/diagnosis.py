@@ -1,7 +1,7 @@
-"""What a first difference most likely comes from: told by which rows differ, and by how much.
+"""The likely cause of the first difference, from which rows differ and by how much.
 
-A step makes its quantities one from another. Where one is wrong and all before it are right, few
-faults are left; which parameters it is wrong for often leaves one.
+Each quantity of a step is computed from earlier ones. If one is wrong and all earlier ones are
+right, few faults remain; the list of wrong parameters often leaves one.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Both sides' runs side by side, one step after the other, each measured against the leader's."""
+"""Step-by-step comparison of all runs with the reference run."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,7 +160,7 @@ def _row(  # noqa: PLR0913 - a row
 
 
 REFERENCE_RUN = "huggingface/float64"
-"""Whom everybody is measured against."""
+"""The reference run."""
 
 
 class Recorder(Protocol):
@@ -227,7 +227,7 @@ class StepComparison:
         self._broken: set[str] = set()
 
     def step(self, step: int, followers: Mapping[str, CandidateRun | MeasuredStep]) -> None:
-        """Let everybody make one step."""
+        """Make one step in every run."""
         recipe = self._recipe
         draws = DropoutMasks(recipe.seed, step, len(recipe.batches[step]))
         loss = self._leader.backward(step, draws)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.checks.drift.findings import (
+from parity.checks.drift.changes import (
     RunKey,
     all_changes,
     larger,

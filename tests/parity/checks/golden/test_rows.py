@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checks.golden import measure
-from parity.checks.golden.rows import GoldenRow, MeasuredValue, golden_row
-from parity.core.results import Report
+from parity.checks.golden.rows import MeasuredValue, golden_row
+from parity.core.results import Report, Row
 from parity.faults.forward import inject
 from reference.published import Goldens, Kind, Measure, Symptom, Tolerance, published
 from scratch_gpt import GPT
@@ -21,9 +21,9 @@ Ask = Callable[..., Report]
 Altered = Callable[..., Goldens]
 
 
-def rows_of(report: Report) -> dict[str, GoldenRow]:
+def rows_of(report: Report) -> dict[str, Row]:
     """Return the report's rows under their keys."""
-    return {row.tap: row for row in report.results if isinstance(row, GoldenRow)}
+    return {row.tap: row for row in report.results}
 
 
 def failing(report: Report) -> set[str]:
@@ -40,8 +40,8 @@ def test_a_fault_fails_with_the_models_own_number(ours: GPT, ask: Ask, recorded:
         got = float(faulty(given)[0, -1, asked.inputs["id"]])
     row = rows_of(ask("last", model=faulty))["last/logit"]
     assert row.status.value == "fail"
-    assert row.got == pytest.approx(got, rel=1e-5)
-    assert row.difference == abs(row.got - asked.expected)
+    assert row.details["got"] == pytest.approx(got, rel=1e-5)
+    assert row.details["difference"] == abs(row.details["got"] - asked.expected)
 
 
 @pytest.mark.parametrize("place", [3, 7, 11])
@@ -57,8 +57,10 @@ def test_a_wrong_id_is_found_at_its_place(
         logits: Tensor = theirs(input_ids=torch.tensor([right[:place]])).logits[0, -1]
     row = rows_of(report)["generate/greedy"]
     expected = ({"generate/greedy"}, right)
-    assert expected == (failing(report), row.got)
-    assert row.difference == pytest.approx(float(logits[right[place]] - logits[wrong]), abs=1e-5)
+    assert expected == (failing(report), row.details["got"])
+    assert row.details["difference"] == pytest.approx(
+        float(logits[right[place]] - logits[wrong]), abs=1e-5
+    )
     assert row.detail.startswith(f"first differs at place {place}: {right[place]} for {wrong}")
 
 
@@ -87,7 +89,7 @@ def test_a_norm_off_by_a_ten_thousandth_fails(
     near = ask("norms", goldens=altered(key, expected=within))
     expected = (1, {key}, set())
     assert expected == (report.exit_code, failing(report), failing(near))
-    assert rows_of(report)[key].difference == pytest.approx(1e-4, rel=1e-3)
+    assert rows_of(report)[key].details["difference"] == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_a_larger_matrix_fails_the_norms(ours: GPT, ask: Ask) -> None:
@@ -114,7 +116,7 @@ def test_unshifted_targets_are_recognised(
     assert set(losses) == failing(report)
     for key, row in losses.items():
         found = rows_of(report)[key]
-        assert found.got == pytest.approx(row.symptoms[0].got, rel=1e-5)
+        assert found.details["got"] == pytest.approx(row.symptoms[0].got, rel=1e-5)
         assert found.detail == "targets that are not shifted"
 
 
@@ -144,7 +146,7 @@ def test_the_median_sees_what_every_row_lets_pass(ask: Ask, recorded: Goldens) -
     )
     report = ask("words", goldens=dataclasses.replace(recorded, rows=rows))
     assert failing(report) == {"words/median"}
-    assert rows_of(report)["words/median"].got == pytest.approx(5e-4, rel=1e-2)
+    assert rows_of(report)["words/median"].details["got"] == pytest.approx(5e-4, rel=1e-2)
 
 
 def test_the_worse_of_two_words_decides(ask: Ask, recorded: Goldens, altered: Altered) -> None:
@@ -152,7 +154,7 @@ def test_the_worse_of_two_words_decides(ask: Ask, recorded: Goldens, altered: Al
     first, second = next(r for r in recorded.rows if r.key == "words/007").expected
     report = ask("words", goldens=altered("words/007", expected=[first, second * math.exp(0.02)]))
     assert failing(report) == {"words/007"}
-    assert rows_of(report)["words/007"].difference == pytest.approx(0.02, rel=1e-3)
+    assert rows_of(report)["words/007"].details["difference"] == pytest.approx(0.02, rel=1e-3)
 
 
 def test_a_difference_without_a_number_fails() -> None:

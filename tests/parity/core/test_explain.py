@@ -19,11 +19,11 @@ def float64(*numbers: float) -> Tensor:
 
 
 def explained(
-    ours: Tensor, truth: Tensor, *, isolated: bool = False, tap: str = "h.0.ln_1"
+    ours: Tensor, truth: Tensor, *, per_op: bool = False, tap: str = "h.0.ln_1"
 ) -> dict[str, object]:
     """Return what is said about one run's tensor."""
     explainer = Explainer("h.0.ln_1")
-    explainer.look("ours/plain/float32", tap, ours, truth, isolated=isolated)
+    explainer.look("ours/plain/float32", tap, ours, truth, per_op=per_op)
     return explainer.explanation()["runs"]
 
 
@@ -102,11 +102,11 @@ def test_a_narrower_dtype_is_compared_in_float64() -> None:
     assert expected == (found["worst"][0]["difference"], found["histogram"])
 
 
-def test_isolated_runs_have_a_name_of_their_own() -> None:
+def test_per_op_runs_have_a_name_of_their_own() -> None:
     """The same tap of the same subject is seen in two passes."""
     ones = torch.ones(2, 3, dtype=torch.float64)
-    expected = ["ours/plain/float32, isolated"]
-    assert expected == list(explained(ones, ones, isolated=True))
+    expected = ["ours/plain/float32, per-op"]
+    assert expected == list(explained(ones, ones, per_op=True))
 
 
 def test_other_taps_are_passed_by() -> None:
@@ -120,5 +120,5 @@ def test_other_taps_are_passed_by() -> None:
 def test_without_a_tap_there_is_no_explanation() -> None:
     """Nothing was asked for."""
     explainer = Explainer(None)
-    explainer.look("x", "h.0.ln_1", torch.ones(1, 1), torch.ones(1, 1), isolated=False)
+    explainer.look("x", "h.0.ln_1", torch.ones(1, 1), torch.ones(1, 1), per_op=False)
     assert explainer.explanation() is None

@@ -45,9 +45,8 @@ def test_movement_is_no_failure(made: Made, laid: Laid) -> None:
     """It is told; what a verdict is about are the verdicts."""
     one = made.report()
     report = laid(a=[one], b=[made.moved(one, made.OURS, "logits", 0.5)])
-    assert report.drift is not None
     expected = (Verdict.PASS, 1)
-    assert expected == (report.verdict, sum(move.moved for move in report.drift.moves))
+    assert expected == (report.verdict, sum(move.moved for move in report.details["moves"]))
 
 
 def test_reports_of_other_code_are_no_verdict_on_this(made: Made, write: Write) -> None:
@@ -119,12 +118,11 @@ def test_a_report_that_is_missing_is_no_pass(made: Made, laid: Laid) -> None:
 def test_a_row_that_was_not_run_is_no_pass(made: Made, laid: Laid) -> None:
     """It is in the table, with the pairs made of those that were run."""
     report = laid(("b",), a=[made.report()], c=[made.report()])
-    assert report.drift is not None
     expected = (ExitCode.INCONCLUSIVE, True, [("a", "c")], {Status.NOT_RUN})
     assert expected == (
         report.exit_code,
         "not run: it has no report | row b" in words(report),
-        [(pair.first, pair.second) for pair in report.drift.pairs],
+        [(pair.first, pair.second) for pair in report.details["pairs"]],
         {row.status for row in report.results if row.backend == "b"},
     )
 
@@ -183,13 +181,12 @@ def test_different_things_are_not_compared(
 ) -> None:
     """There is no verdict, the field is named with the rows, and movement is not known."""
     report = laid(a=[made.report()], b=[made.report(**other)])
-    assert report.drift is not None
     expected = (ExitCode.INCONCLUSIVE, True, [], 1)
     assert expected == (
         report.exit_code,
         name in words(report) and " in a" in words(report) and " in b" in words(report),
-        report.drift.moves,
-        len(report.drift.unknown),
+        report.details["moves"],
+        len(report.details["unknown"]),
     )
 
 
@@ -223,12 +220,11 @@ def test_movement_of_some_taps_alone_is_not_told(made: Made, laid: Laid) -> None
     other = made.fingerprint(("another", "float32", "end-to-end"), "logits")
     for fingerprints in (made.report()["fingerprints"][:5], [other]):
         report = laid(a=[made.report()], b=[made.report(fingerprints=fingerprints)])
-        assert report.drift is not None
         expected = (ExitCode.INCONCLUSIVE, [], ["the taps are not the same"])
         assert expected == (
             report.exit_code,
-            report.drift.moves,
-            [unknown.why for unknown in report.drift.unknown],
+            report.details["moves"],
+            [unknown.why for unknown in report.details["unknown"]],
         )
 
 
@@ -248,10 +244,9 @@ def test_what_takes_no_fingerprints_needs_none(verb: str, made: Made, laid: Laid
     """Its verdicts are laid side by side, and nobody is told to write what cannot be written."""
     both = [made.report(), made.report(verb, fingerprints=[])]
     report = laid(a=both, b=both)
-    assert report.drift is not None
     assert report.verdict is Verdict.PASS
     assert [(verb, "the check takes no fingerprints")] == [
-        (unknown.check, unknown.why) for unknown in report.drift.unknown
+        (unknown.check, unknown.why) for unknown in report.details["unknown"]
     ]
 
 
@@ -279,13 +274,12 @@ def test_one_digest_is_one_tensor(lie: Document, made: Made, laid: Laid) -> None
     report = laid(
         a=[made.report()], b=[moved], c=[made.report(fingerprints=[*others[:-1], changed])]
     )
-    assert report.drift is not None
     said = "one digest has two norms, sketches or shapes: huggingface/plain float32 per-op logits"
     expected = (ExitCode.INCONCLUSIVE, True, [2])
     assert expected == (
         report.exit_code,
         said in words(report) and "layerwise of a, b, c" in words(report),
-        [unknown.pair for unknown in report.drift.unknown],
+        [unknown.pair for unknown in report.details["unknown"]],
     )
 
 

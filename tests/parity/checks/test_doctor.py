@@ -78,7 +78,7 @@ def test_no_person_or_machine_is_named(healthy: Report) -> None:
 def test_every_block_is_seen_alive(healthy: Report) -> None:
     """Each of the twelve blocks is listed with both of its signs of life."""
     blocks = [finding for finding in healthy.findings if finding.name.endswith("alive")]
-    expected = [f"h.{index} alive" for index in range(12)]
+    expected = [f"h.{index} healthy" for index in range(12)]
     assert expected == [finding.name for finding in blocks]
     assert all("attention" in finding.found and "cosine" in finding.found for finding in blocks)
 
@@ -87,7 +87,7 @@ def test_the_command_prints_a_line_for_each_finding(check: Check) -> None:
     """`doctor` prints each block with its two numbers, and a verdict."""
     result = check("doctor", "--weights", "tiny", "--seq-len", "40", env={"COLUMNS": "300"})
     lines = result.stdout.splitlines()
-    alive = [line for line in lines if " alive " in line and line.rstrip().endswith("ok")]
+    alive = [line for line in lines if " healthy " in line and line.rstrip().endswith("ok")]
     expected = (0, 12, True)
     assert expected == (result.exit_code, len(alive), lines[-1].startswith("PASS"))
 
@@ -126,7 +126,7 @@ def test_a_dead_model_is_unfit(
     """Blocks that are dead are unfit each by name, with the reason: inconclusive."""
     report = doctor(changed(weights, change), long, {})
     reasons = [finding.why for finding in report.findings if finding.fit is False]
-    expected = (3, "inconclusive", [f"h.{index} alive" for index in range(12)], True)
+    expected = (3, "inconclusive", [f"h.{index} healthy" for index in range(12)], True)
     assert expected == (
         report.exit_code,
         report.verdict.value,

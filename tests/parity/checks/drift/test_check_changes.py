@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from parity.checks.drift.findings import Change
+from parity.checks.drift.changes import Change
 from parity.core.fingerprints import ROUNDING
 from parity.core.results import Report, Verdict
 from parity.errors import ExitCode
@@ -16,10 +16,9 @@ Laid = Callable[..., Report]
 
 def of(report: Report, subject: str, mode: str = "end-to-end", pair: int = 0) -> Change:
     """Return what moved of one subject."""
-    assert report.drift is not None
     (found,) = (
         move
-        for move in report.drift.moves
+        for move in report.details["moves"]
         if (move.subject, move.mode, move.pair) == (subject, mode, pair)
     )
     return found
@@ -98,13 +97,11 @@ def test_what_was_given_another_input_did_not_move_by_itself(
 def test_pairs_are_neighbours_and_both_ends(made: Made, laid: Laid) -> None:
     """In the order given; of two rows the one pair is both."""
     rows = {name: [made.report()] for name in "abc"}
-    three, two = laid(**rows).drift, laid(a=rows["a"], b=rows["b"]).drift
-    assert three is not None
-    assert two is not None
+    three, two = laid(**rows).details, laid(a=rows["a"], b=rows["b"]).details
     expected = [("a", "b"), ("b", "c"), ("a", "c")], [("a", "b")]
     assert expected == (
-        [(pair.first, pair.second) for pair in three.pairs],
-        [(pair.first, pair.second) for pair in two.pairs],
+        [(pair.first, pair.second) for pair in three["pairs"]],
+        [(pair.first, pair.second) for pair in two["pairs"]],
     )
 
 
@@ -135,14 +132,16 @@ def test_without_fingerprints_nobody_knows(made: Made, laid: Laid) -> None:
     """Not nought: the row is named, and there is no verdict; others are compared all the same."""
     bare = made.report(fingerprints=[])
     report = laid(a=[made.report()], b=[bare], c=[made.report()])
-    assert report.drift is not None
     expected = (Verdict.INCONCLUSIVE, [(0, True), (1, True)], {2})
     assert expected == (
         report.verdict,
-        [(u.pair, "b was written without --fingerprints" in u.why) for u in report.drift.unknown],
-        {move.pair for move in report.drift.moves},
+        [
+            (u.pair, "b was written without --fingerprints" in u.why)
+            for u in report.details["unknown"]
+        ],
+        {move.pair for move in report.details["moves"]},
     )
-    blocks = [changes for entry in report.drift.largest for changes in entry.blocks.values()]
+    blocks = [changes for entry in report.details["largest"] for changes in entry.blocks.values()]
     assert {(None, None, 0.0)} == {tuple(changes) for changes in blocks}
 
 
@@ -150,12 +149,11 @@ def test_a_report_without_verdict_has_no_movement(made: Made, laid: Laid) -> Non
     """An error's has nothing that could be compared."""
     broken = made.report(verdict="error", identity={}, environment={}, plan={"per_backend": {}})
     report = laid(a=[made.report()], b=[broken])
-    assert report.drift is not None
     expected = (ExitCode.FAIL, ["b has no report with a verdict"], [])
     assert expected == (
         report.exit_code,
-        [unknown.why for unknown in report.drift.unknown],
-        report.drift.moves,
+        [unknown.why for unknown in report.details["unknown"]],
+        report.details["moves"],
     )
 
 
@@ -165,8 +163,7 @@ def test_the_largest_changes_are_folded(made: Made, laid: Laid) -> None:
     second = made.moved(second, made.TILED, "h.0.attn.query", 4e-7)
     third = made.moved(second, made.TILED, "h.0.attn.query", 1.4e-6)
     report = laid(a=[made.report()], b=[second], c=[third])
-    assert report.drift is not None
-    (ours,) = (e for e in report.drift.largest if (e.side, e.mode) == ("ours", "end-to-end"))
+    (ours,) = (e for e in report.details["largest"] if (e.side, e.mode) == ("ours", "end-to-end"))
     still = [0.0, 0.0, 0.0]
     expected = (
         {"embeddings": still, "h.0": [4e-7, 1e-6, 1.4e-6], "h.1": still, "logits": still},
@@ -186,8 +183,7 @@ def test_training_is_folded_by_step_and_quantity(made: Made, laid: Laid) -> None
     for size, name in enumerate(names):
         other = made.moved(other, made.OURS, name, 1e-6 * size or 1e-17)
     report = laid(a=[one], b=[other])
-    assert report.drift is not None
-    (ours,) = report.drift.largest
+    (ours,) = report.details["largest"]
     expected = (
         {"openai.loss": [ROUNDING], "openai.gradient": [3e-6]},
         {

@@ -33,12 +33,12 @@ def test_a_fault_ends_with_code_1_and_is_told(
 
 @pytest.mark.slow
 def test_right_models_pass_and_say_what_was_left_out(check: Check) -> None:
-    """With dropout the path plain alone is run; the tiled one is named, with the reason."""
+    """With dropout the path plain alone is run; fused is named, with the reason."""
     arguments = ("training", "--weights", "tiny", "--steps", "2", "--seq-len", "5", "--dropout")
     result = check(*arguments)
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0
-    assert "not run tiled: its attention draws tile by tile" in text
+    assert "not run fused: its attention draws tile by tile" in text
     assert "PASS 1194 of 1194 places on plain compared" in text
 
 

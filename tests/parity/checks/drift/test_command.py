@@ -62,7 +62,7 @@ def test_a_planted_movement_is_found(
 ) -> None:
     """It is the first, of the right size, and nothing else moved."""
     result = check("drift", str(real), str(copied(_push)), "--format", "json")
-    drift = strictly(result.stdout)["drift"]
+    drift = strictly(result.stdout)["details"]
     (move,) = (move for move in drift["moves"] if move["moved"])
     expected = (0, *PLACE, 2, 173, "h.7.ln_1")
     assert expected == (
@@ -140,12 +140,12 @@ def test_the_report_is_strict_and_whole(
 ) -> None:
     """It has what every report has, a row a report, and every tap that moved."""
     document = strictly(check("drift", str(real), str(copied(_push)), "--format", "json").stdout)
-    rows = [(row["tap"], row["backend"], row["verdict"]) for row in document["results"]]
+    rows = [(row["tap"], row["backend"], row["details"]["verdict"]) for row in document["results"]]
     expected = ("drift", [("layerwise", "real", "pass"), ("layerwise", "other", "pass")])
     assert expected == (document["check"], rows)
     (theirs,) = (
         entry
-        for entry in document["drift"]["largest"]
+        for entry in document["details"]["largest"]
         if (entry["side"], entry["mode"]) == ("huggingface", "end-to-end")
     )
     expected_taps = {"h.3.mlp.gelu", "h.7.ln_1"}

@@ -93,17 +93,18 @@ def test_every_planned_tap_has_every_row(full: dict[str, Any]) -> None:
 
 
 def test_the_plan_counts_taps_per_path(full: dict[str, Any]) -> None:
-    """The plan has 173 taps on the plain path and 149 on the tiled one, all compared."""
+    """The plan has 173 taps with plain and 125 with fused, all compared."""
     plan = full["plan"]
-    expected = (322, 322, {"plain": [173, 173], "tiled": [149, 149]})
+    expected = (298, 298, {"plain": [173, 173], "fused": [125, 125]})
     assert expected == (plan["planned"], plan["compared"], plan["per_backend"])
 
 
 def test_what_is_exempt_has_its_reason(full: dict[str, Any]) -> None:
-    """Each tap that the tiled path never forms is listed with the written reason."""
+    """Each tap that fused never forms is listed with the written reason."""
     exempt = full["plan"]["exempt"]
-    wanted = {f"h.{i}.attn.{name}" for i in range(12) for name in ("scores", "weights")}
-    expected = ({("tiled", tap) for tap in wanted}, True)
+    never = ("attn.scores", "attn.weights", "attn", "mlp")
+    wanted = {f"h.{i}.{name}" for i in range(12) for name in never}
+    expected = ({("fused", tap) for tap in wanted}, True)
     assert expected == (
         {(entry["backend"], entry["tap"]) for entry in exempt},
         all("tile" in entry["reason"] for entry in exempt),

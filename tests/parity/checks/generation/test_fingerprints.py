@@ -9,8 +9,8 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.checks.generation.beams import SETTINGS
 from parity.checks.generation.check import GenerationInputs, generation
 from parity.checks.generation.continuations import WAYS, draw_prompts
+from parity.checks.generation.rows import BACKEND
 from parity.core.fingerprints import Fingerprint
-from parity.core.gates import BACKEND
 from parity.core.results import Report
 from scratch_gpt import GPT
 

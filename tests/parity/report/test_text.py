@@ -190,9 +190,9 @@ def test_the_verdict_is_the_last_line(printed: Printed) -> None:
 
 def test_an_explanation_looks_closely(printed: Printed) -> None:
     """`--explain` shows a histogram by decade, the worst elements, and what fed the tap."""
-    part = printed().split("a close look at h.3.mlp.gelu")[1]
+    part = printed().split("errors at h.3.mlp.gelu")[1]
     bars = re.findall(r"^ +1e-\d\d +[\d,]+ +#+", part, re.MULTILINE)
-    worst = re.findall(r"\[0, \d, \d+\] +ours \S+ +oracle \S+ +apart \S+", part)
+    worst = re.findall(r"\[0, \d, \d+\] +ours \S+ +oracle \S+ +difference \S+", part)
     expected = (True, 2 * 5, True)
     assert expected == (len(bars) >= 2, len(worst), "inputs" in part)
 

@@ -80,7 +80,7 @@ def test_the_example_has_no_other_bug(check: Check, example: Path, somebodys: So
 @pytest.fixture
 def example() -> Path:
     """Return the example that stands beside the tests."""
-    return Path(__file__).parents[2] / "examples" / "broken_gpt.py"
+    return Path(__file__).parents[3] / "examples" / "broken_gpt.py"
 
 
 def test_a_module_is_imported_by_name(

@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "a list": (lambda _: [], "no report"),
     "a config": (lambda _: {"n_layer": 12}, "no report"),
     "no version": (lambda _: {"check": "layerwise"}, "schema_version"),
-    "another version": (lambda made: made.report(schema_version=2), "reads 1"),
+    "another version": (lambda made: made.report(schema_version=1), "reads 2"),
     "a version that is true": (lambda made: made.report(schema_version=True), "whole number"),
     "a drift": (lambda made: made.report("drift"), "answer of drift"),
     "no verdict": (lambda made: made.report(verdict="perhaps"), "verdict"),

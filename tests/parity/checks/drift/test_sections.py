@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from parity.checks.drift.findings import TapChange
+from parity.checks.drift.changes import TapChange
+from parity.checks.drift.sections import format_change, format_short, side_name
 from parity.core.fingerprints import ROUNDING
 from parity.core.results import Report
-from parity.report.drift_table import format_change, format_short, side_name
 from parity.report.text import render
 from scratch_gpt.cli import render_rich
 

@@ -1,16 +1,19 @@
-"""What moved between two rows, in lines: what differs, and for each side where it moved first."""
+"""The tables of a drift report: runs, verdicts, what differs, and what changed between them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from parity.checks.drift.check import DriftRow
-from parity.checks.drift.findings import Change, Drift, LargestChange, Pair, TapChange, larger
+from parity.checks.drift.changes import (
+    Change,
+    Drift,
+    LargestChange,
+    Pair,
+    RunInfo,
+    TapChange,
+    larger,
+)
 from parity.core.fingerprints import ROUNDING
-from parity.core.results import Mode, Report, Verdict
+from parity.core.results import Mode, Row, Section, Verdict
 from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
 from parity.core.tolerances import Bounds
 
@@ -67,20 +70,25 @@ class _Line(NamedTuple):
 _HEADER = _Line("check", "side", "run", "first change", "changed", "largest")
 
 
-def changed_rows(drift: Drift) -> Iterator[RenderableType]:
-    """Yield a heading and a table for each pair."""
+def changed_rows(drift: Drift) -> Iterator[Section]:
+    """Yield a table for each pair; pairs with the same lines share one."""
     lines = [list(_lines(drift, pair)) for pair in range(len(drift.pairs))]
-    every = [_HEADER, *(line for of_pair in lines for line in of_pair)]
-    widths = [max(map(len, cells)) for cells in zip(*every, strict=True)]
     for place, (pair, of_pair) in enumerate(zip(drift.pairs, lines, strict=True)):
-        yield Text.assemble("\n", (change_arrow(drift, pair), "bold"), f"  {_heading(pair)}")
+        title, note = f"{change_arrow(drift, pair)}  {_heading(pair)}", "" if place else _LEGEND
         earlier = lines.index(of_pair)
         if earlier < place and len(of_pair) > 1:
-            yield Text(f"the same lines as {change_arrow(drift, drift.pairs[earlier])}")
+            same = f"the same lines as {change_arrow(drift, drift.pairs[earlier])}"
+            yield Section(title=title, lines=[same], note=note)
         else:
-            yield _table(of_pair, widths)
-        if not place:
-            yield Text(_LEGEND, style="dim")
+            yield Section(
+                title=title,
+                columns=tuple(_HEADER),
+                rows=list(map(list, of_pair)),
+                right=(4, 5),
+                folds=(3,),
+                group="changes",
+                note=note,
+            )
 
 
 _LEGEND = (
@@ -89,26 +97,6 @@ _LEGEND = (
     "numbers, so that a change there is its own"
 )
 
-
-def _table(lines: Sequence[_Line], widths: Sequence[int]) -> Table:
-    """Return a pair's table, as wide in every column as the other pairs' are."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name, title, width in zip(_Line._fields, _HEADER, widths, strict=True):
-        wraps = name == "first"
-        table.add_column(
-            title.ljust(min(width, _WIDEST)) if wraps else title,  # as wide, but may be narrowed
-            min_width=None if wraps else width,
-            no_wrap=not wraps,
-            overflow="fold",
-            justify="right" if name in ("changed", "largest") else "left",
-        )
-    for line in lines:
-        table.add_row(*map(Text, line))
-    return table
-
-
-_WIDEST = 44
-"""Columns that the longest name of a parameter's place in training takes."""
 
 _FIRST_NAMED = ("torch", "transformers", "python", "numpy", "cpu_capability", "threads")
 
@@ -240,58 +228,6 @@ def _alone(move: Change) -> str:
     return f"by themselves: {', '.join(named)}"
 
 
-# Tables that are cut into several, side by side no wider than a page, so that no cell is cut.
-
-
-PAGE = 92
-"""Columns that a text gets at least, however narrow the terminal."""
-
-_APART = 2
-"""Blanks between columns."""
-
-_NAME = 32
-"""Columns that the name of a line gets at most; what is left of it goes on in the next line."""
-
-Cell = Callable[[int, int], Text]
-"""From the numbers of a line and of a column to what stands there."""
-
-
-def drift_tables(
-    names: Sequence[str], titles: Sequence[str], cell: Cell, *, justify: str = "left"
-) -> Iterator[Table]:
-    """Yield tables of all lines, each with as many of the columns as a page has room for.
-
-    Args:
-        names: One for each line.
-        titles: One for each column.
-        cell: Gives what stands in them.
-        justify: `left` or `right`, of the cells.
-    """
-    cells = [[cell(line, column) for line in range(len(names))] for column in range(len(titles))]
-    margin = min(max(map(len, names), default=0), _NAME)
-    widths = [max([len(title), *map(len, of)]) for title, of in zip(titles, cells, strict=True)]
-    for group in _groups(widths, PAGE - margin):
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _APART, 0, 0))
-        table.add_column("", overflow="fold", width=margin)
-        for column in group:
-            table.add_column(Text(titles[column]), justify=justify, overflow="fold")  # type: ignore[arg-type]
-        for line, name in enumerate(names):
-            table.add_row(Text(name), *(cells[column][line] for column in group))
-        yield table
-
-
-def _groups(widths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Yield numbers of columns that fit beside each other; one that is too wide stands alone."""
-    group: list[int] = []
-    for column, _ in enumerate(widths):
-        if group and sum(_APART + widths[entry] for entry in (*group, column)) > room - _APART:
-            yield group
-            group = []
-        group.append(column)
-    if group:
-        yield group
-
-
 # The largest change of each block, a column a pair: ours beside Hugging Face's.
 
 
@@ -299,8 +235,8 @@ _CHECKS = ("layerwise", "gradients")
 """Checks whose taps are the network's; what moved of the others stands in a line a side."""
 
 
-def drift_blocks(drift: Drift) -> Iterator[RenderableType]:
-    """Yield the tables of each check that has taps of a network, where anything moved."""
+def drift_blocks(drift: Drift) -> Iterator[Section]:
+    """Yield the tables of each check that has taps of a network, where anything changed."""
     for check in _CHECKS:
         of_check = [entry for entry in drift.largest if entry.check == check]
         mode = _mode(of_check)
@@ -312,12 +248,15 @@ def drift_blocks(drift: Drift) -> Iterator[RenderableType]:
             if pair not in unknown and _moved(sides.values(), pair)
         ]
         if pairs:
-            yield Text.assemble(
-                "\n",
-                (f"{check}, {next(iter(sides.values())).dtype}: largest change", "bold"),
-                "  ours / Hugging Face's; = is equal to the bit",
+            dtype = next(iter(sides.values())).dtype
+            yield Section(
+                title=f"{check}, {dtype}: largest change, ours / Hugging Face's; = is equal",
+                columns=("", *(change_arrow(drift, drift.pairs[pair]) for pair in pairs)),
+                rows=_block_rows(sides, pairs),
+                right=range(1, len(pairs) + 1),
+                folds=(0,),
+                splits=True,
             )
-            yield from _tables(sides, drift, pairs)
 
 
 def _mode(entries: Sequence[LargestChange]) -> str:
@@ -330,20 +269,15 @@ def _moved(entries: Iterable[LargestChange], pair: int) -> bool:
     return any(changes[pair] != 0.0 for entry in entries for changes in entry.blocks.values())
 
 
-def _tables(sides: dict[str, LargestChange], drift: Drift, pairs: Sequence[int]) -> Iterator[Table]:
-    """Yield the tables of some pairs; the slashes of a column stand below each other."""
+def _block_rows(sides: dict[str, LargestChange], pairs: Sequence[int]) -> list[list[str]]:
+    """Return a line for each block; the slashes of a column are below each other."""
     names = list(dict.fromkeys(name for entry in sides.values() for name in entry.blocks))
-    cells = [
-        [[_cell(sides.get(side), name, pair) for side in SIDES] for name in names] for pair in pairs
-    ]
-    widths = [[max(map(len, side)) for side in zip(*of_pair, strict=True)] for of_pair in cells]
-
-    def cell(line: int, column: int) -> Text:
-        (ours, theirs), (left, right) = cells[column][line], widths[column]
-        return Text(f"{ours:>{left}}/{theirs:<{right}}")
-
-    titles = [change_arrow(drift, drift.pairs[pair]) for pair in pairs]
-    yield from drift_tables(names, titles, cell, justify="right")
+    columns = []
+    for pair in pairs:
+        cells = [[_cell(sides.get(side), name, pair) for side in SIDES] for name in names]
+        left, right = (max(map(len, side)) for side in zip(*cells, strict=True))
+        columns.append([f"{ours:>{left}}/{theirs:<{right}}" for ours, theirs in cells])
+    return [[name, *cells] for name, *cells in zip(names, *columns, strict=True)]
 
 
 def _cell(entry: LargestChange | None, name: str, pair: int) -> str:
@@ -352,17 +286,17 @@ def _cell(entry: LargestChange | None, name: str, pair: int) -> str:
     return format_change(changes[pair]) if changes else "-"
 
 
-# Rows of reports side by side for a person: verdicts, what differs, what moved and how far.
+# Runs, their verdicts, and what differs between their environments.
 
 
 _VERSIONS = ("python", "torch", "transformers")
 
-_TEXT_DRIFT_WORDS = {
-    Verdict.PASS: ("pass", "green"),
-    Verdict.FAIL: ("FAIL", "bold red"),
-    Verdict.ERROR: ("ERROR", "bold red"),
-    Verdict.INCONCLUSIVE: ("inconclusive", "bold yellow"),
-    None: ("not run", "bold yellow"),
+_WORD = {
+    Verdict.PASS: "pass",
+    Verdict.FAIL: "FAIL",
+    Verdict.ERROR: "ERROR",
+    Verdict.INCONCLUSIVE: "inconclusive",
+    None: "not run",
 }
 
 _NUMBERS = (
@@ -371,91 +305,57 @@ _NUMBERS = (
 )
 
 
-def render_drift(report: Report, drift: Drift) -> Iterator[RenderableType]:
-    """Yield the rows, their verdicts, what differs between them, and what moved."""
-    rows = [row for row in report.results if isinstance(row, DriftRow)]
+def sections(rows: Sequence[Row], drift: Drift) -> Iterator[Section]:
+    """Yield the runs, their verdicts, what differs between them, and what changed."""
+    yield Section(
+        columns=("", "row", *_VERSIONS),
+        rows=[_run(str(number), row) for number, row in enumerate(drift.rows, 1)],
+        right=(0,),
+        folds=(1,),
+    )
     checks = list(dict.fromkeys(row.tap for row in rows))
-    yield _rows(drift)
-    for table in _verdicts(rows, checks, drift):
-        yield Text()
-        yield table
-    yield Text(_NUMBERS, style="dim")
-    yield from _differences(drift)
+    found = {(row.backend, row.tap): row for row in rows}
+    yield Section(
+        columns=("", *checks),
+        rows=[
+            [str(number), *(_verdict(found[row.label, check]) for check in checks)]
+            for number, row in enumerate(drift.rows, 1)
+        ],
+        folds=range(len(checks) + 1),
+        splits=True,
+        note=_NUMBERS,
+    )
+    if different := list(_different(drift)):
+        yield Section(title="other differences", rows=different, folds=(0, 1, 2))
     yield from changed_rows(drift)
     yield from drift_blocks(drift)
-    yield from _notes(drift)
-
-
-def _notes(drift: Drift) -> Iterator[Text]:
     for note in drift.notes:
         pairs = ", ".join(change_arrow(drift, drift.pairs[pair]) for pair in note.pairs)
-        yield Text(f"\nnote on {pairs}: {note.what}")
+        yield Section(lines=[f"note on {pairs}: {note.what}"])
 
 
-def closing(report: Report, drift: Drift) -> Text:
-    """Return the last line: the verdict, of how many reports, and of how many what moved."""
-    plan, rows = report.plan, len(drift.rows)
-    colour = {Verdict.PASS: "green", Verdict.FAIL: "red"}.get(report.verdict, "yellow")
-    known = sum(isinstance(row, DriftRow) and row.fingerprints > 0 for row in report.results)
-    return Text.assemble(
-        "\n",
-        (report.verdict.value.upper(), f"bold {colour}"),
-        f"  {plan.compared} of {_counted(plan.planned, 'report')} compared, "
-        f"in {_counted(rows, 'row')}; {known} with fingerprints",
-    )
+def _run(number: str, row: RunInfo) -> list[str]:
+    versions = [row.environment.get(name, "") for name in _VERSIONS]
+    if not row.environment:
+        versions[0] = "not run"
+    return [number, row.label, *versions]
 
 
-def _counted(number: int, name: str) -> str:
-    return f"{number:,} {name}" + "s" * (number != 1)
-
-
-def _rows(drift: Drift) -> Table:
-    """Return the table of what the rows are; a long name takes more lines, and is not cut."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("row", overflow="fold")
-    for name in _VERSIONS:
-        table.add_column(name, no_wrap=True)
-    for number, row in enumerate(drift.rows, 1):
-        versions = [row.environment.get(name, "") for name in _VERSIONS]
-        if not row.environment:
-            versions[0] = "not run"
-        table.add_row(*map(Text, (str(number), row.label, *versions)))
-    return table
-
-
-def _verdicts(rows: Sequence[DriftRow], checks: Sequence[str], drift: Drift) -> Iterator[Table]:
-    """Yield the tables of verdicts: each with the worst identity error and the worst ratio."""
-    found = {(row.backend, row.tap): row for row in rows}
-    numbers = [str(number) for number, _ in enumerate(drift.rows, 1)]
-
-    def cell(line: int, column: int) -> Text:
-        return _text_drift_cell(found[drift.rows[line].label, checks[column]])
-
-    yield from drift_tables(numbers, checks, cell)
-
-
-def _text_drift_cell(row: DriftRow) -> Text:
-    word, style = _TEXT_DRIFT_WORDS[row.verdict]
-    identity = "" if row.error_ours is None else f" {format_short(row.error_ours)}"
+def _verdict(row: Row) -> str:
+    """Return the verdict, the worst float64 error and the worst ratio."""
+    error = "" if row.error_ours is None else f" {format_short(row.error_ours)}"
     ratio = "" if row.ratio is None else f" {row.ratio:.2f}"
-    return Text.assemble((word, style), f"{identity}{ratio}")
+    return f"{_WORD[row.details['verdict']]}{error}{ratio}"
 
 
-def _differences(drift: Drift) -> Iterator[RenderableType]:
-    """Yield what differs between the rows, but for the versions that stand in the first table."""
+def _different(drift: Drift) -> Iterator[list[str]]:
+    """Yield what differs between the runs, except the versions of the first table."""
     numbers = {row.label: str(number) for number, row in enumerate(drift.rows, 1)}
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for _ in range(3):
-        table.add_column(overflow="fold")
     for name in (name for name in drift.differences if name not in _VERSIONS):
         values = drift.differences[name]
         for place, (value, bare) in enumerate(zip(values, _bare(list(values)), strict=True)):
             rows = " ".join(numbers[label] for label in values[value])
-            table.add_row(*map(Text, ("" if place else f"  {name}", bare, f"in {rows}")))
-    if table.row_count:
-        yield Text("\nother differences", style="bold")
-        yield table
+            yield ["" if place else f"  {name}", bare, f"in {rows}"]
 
 
 _DIGEST = "sha256 "

@@ -12,8 +12,7 @@ import torch
 from parity.checkpoints.weights import Provenance
 from parity.checks.golden import measure
 from parity.checks.golden.check import golden
-from parity.checks.golden.rows import GoldenRow
-from parity.core.results import Report
+from parity.core.results import Report, Row
 from parity.errors import UsageError
 from parity.faults.forward import inject
 from reference.published import Goldens, Kind, published
@@ -23,9 +22,9 @@ Ask = Callable[..., Report]
 Altered = Callable[..., Goldens]
 
 
-def rows_of(report: Report) -> dict[str, GoldenRow]:
+def rows_of(report: Report) -> dict[str, Row]:
     """Return the report's rows under their keys."""
-    return {row.tap: row for row in report.results if isinstance(row, GoldenRow)}
+    return {row.tap: row for row in report.results}
 
 
 def failing(report: Report) -> set[str]:
@@ -35,7 +34,7 @@ def failing(report: Report) -> set[str]:
 
 def kinds_failing(report: Report) -> set[str]:
     """Return the kinds of the rows that do not pass."""
-    return {row.kind for row in rows_of(report).values() if row.status.value != "pass"}
+    return {row.details["kind"] for row in rows_of(report).values() if row.status.value != "pass"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def test_right_code_passes(passed: Report, recorded: Goldens) -> None:
 
 def test_every_kind_is_asked(passed: Report) -> None:
     """Each kind of the published goldens was recorded too, and has a row or a reason."""
-    asked = {row.kind for row in rows_of(passed).values()}
+    asked = {row.details["kind"] for row in rows_of(passed).values()}
     assert asked == {row.kind.value for row in published().rows} - {"beam_texts"}
     assert set(Kind) == set(measure.KINDS) | set(measure.NOT_COMPARED)
 
@@ -82,9 +81,15 @@ def test_rows_say_what_they_compare(passed: Report, recorded: Goldens) -> None:
     golden_row = next(row for row in recorded.rows if row.key == "last/logit")
     row = rows_of(passed)["last/logit"]
     expected = (golden_row.expected, golden_row.tolerance, golden_row.source, "H", "logit")
-    assert expected == (row.expected, row.tolerance, row.source, row.grade, row.kind)
-    assert row.got == pytest.approx(golden_row.expected, abs=golden_row.tolerance.bound)
-    assert row.difference == abs(row.got - row.expected)
+    assert expected == (
+        row.details["expected"],
+        row.details["tolerance"],
+        row.details["source"],
+        row.details["grade"],
+        row.details["kind"],
+    )
+    assert row.details["got"] == pytest.approx(golden_row.expected, abs=golden_row.tolerance.bound)
+    assert row.details["difference"] == abs(row.details["got"] - row.details["expected"])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +119,7 @@ def test_nan_is_its_own_failure(name: str, ours: GPT, ask: Ask) -> None:
     report = ask(model=model)
     found: dict[str, set[str]] = {}
     for row in rows_of(report).values():
-        found.setdefault(row.kind, set()).add(row.status.value)
+        found.setdefault(row.details["kind"], set()).add(row.status.value)
     computed = {"greedy_ids", "logits_shape", "argmax", "logit", "word_probabilities", "exp_loss"}
     expected = (1, {"nonfinite"})
     assert expected == (report.exit_code, set().union(*(found[kind] for kind in computed)))
@@ -151,7 +156,7 @@ def test_what_cannot_be_asked_is_inconclusive(
     assert expected == (
         report.exit_code,
         row.status.value,
-        row.got,
+        row.details["got"],
         failing(report),
         report.plan.compared,
     )

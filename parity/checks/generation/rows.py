@@ -1,0 +1,67 @@
+"""Rows of generated texts: the criteria of `parity.core.gates`, on tensors and ids."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from parity.core import gates
+from parity.core.gates import RoundingError
+from parity.core.metrics import difference
+from parity.core.results import Mode, Row
+from parity.core.tolerances import Bounds, Precision
+
+BACKEND = "fused"
+"""The backend with which a decoder runs our model, whatever the model's own."""
+
+
+def float64_row(tap: str, ours: Tensor, other: Tensor, against: str, bounds: Bounds) -> Row:
+    """Return the row of two float64 tensors of two axes or more that must agree to rounding."""
+    seen = difference(ours, other, dtype=torch.float64)
+    row = gates.float64_row(seen, tap=tap, backend=BACKEND, against=against, bound=bounds.float64)
+    return gates.explained(row)
+
+
+def rounding_row(  # noqa: PLR0913 - ours, the truth, the reference's error and the criterion
+    tap: str,
+    ours: Tensor,
+    truth: Tensor,
+    reference: RoundingError,
+    precision: Precision,
+    bounds: Bounds,
+) -> Row:
+    """Return the row of a tensor whose error to the truth must be no worse than the reference's."""
+    row = gates.rounding_row(
+        difference(ours, truth, dtype=ours.dtype),
+        tap=tap,
+        backend=BACKEND,
+        mode=Mode.END_TO_END,
+        reference=reference,
+        precision=precision,
+        bounds=bounds,
+    )
+    return gates.explained(row)
+
+
+def reference_error(tensor: Tensor, truth: Tensor) -> RoundingError:
+    """Return a reference's error; 0 where it is not finite, so that it excuses nothing."""
+    seen = RoundingError.of(difference(tensor, truth, dtype=tensor.dtype))
+    return RoundingError(
+        rms=seen.rms if math.isfinite(seen.rms) else 0.0,
+        peak=seen.peak if math.isfinite(seen.peak) else 0.0,
+    )
+
+
+def ids_row(  # noqa: PLR0913 - two sides, and the words about them
+    tap: str, ours: Sequence[int], other: Sequence[int], *, dtype: str, against: str, excused: str
+) -> Row:
+    """Return the row of ids that must be equal, or need not for the reason `excused`."""
+    return gates.ids_row(
+        ours, other, tap=tap, backend=BACKEND, dtype=dtype, against=against, excused=excused
+    )
+
+
+def raised_row(tap: str, error: Exception, *, dtype: str) -> Row:
+    """Return the row of a result that our side did not give."""
+    return gates.raised_row(error, tap=tap, backend=BACKEND, dtype=dtype)
