@@ -129,7 +129,7 @@ class ModelOptions(FaultOption, DtypeOption):
         "default",
         "How our model runs: plain (each operation by its formula), tiled (no score matrix, "
         "hand-written derivatives), fused (residual sums inside the matrix products), compiled "
-        "(torch.compile, one block at a time), triton (a GPU kernel). default: plain and tiled; "
+        "(torch.compile, one block at a time), triton (a GPU kernel). default: plain and fused; "
         "all: every backend that this machine can run.",
         records=True,
     )

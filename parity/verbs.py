@@ -92,9 +92,12 @@ def _inputs(options: ForwardOptions | DoctorOptions, weights: Weights) -> Inputs
 
 
 def _candidates(
-    options: ForwardOptions, weights: Weights, wanted: Sequence[str]
+    options: ForwardOptions, weights: Weights, wanted: Sequence[str], left_out: dict[str, str]
 ) -> dict[str, nn.Module]:
-    """Return the models to check, under the names of their backends."""
+    """Return the models to check, under the names of their backends.
+
+    A default backend that cannot have the fault is added to `left_out` with the reason.
+    """
     if options.candidate is not None:
         if options.inject_fault is not None:
             raise UsageError(
@@ -116,14 +119,17 @@ def _candidates(
             fix="use another backend",
         )
     inject = forward.inject if isinstance(fault, ForwardFault) else backward.inject
-    try:
-        return {
-            backend: inject(right.with_backend(backend), fault.name, block) for backend in wanted
-        }
-    except ValueError as error:
-        raise UsageError(
-            str(error), where="--inject-fault with --backend", fix="use --backend plain"
-        ) from error
+    made: dict[str, nn.Module] = {}
+    for backend in wanted:
+        try:
+            made[backend] = inject(right.with_backend(backend), fault.name, block)
+        except ValueError as error:
+            if options.backend != "default":
+                raise UsageError(
+                    str(error), where="--inject-fault with --backend", fix="use --backend plain"
+                ) from error
+            left_out[backend] = str(error)
+    return made
 
 
 def forward_faults(_options: ForwardOptions) -> Mapping[str, str]:
@@ -169,12 +175,13 @@ def gradients(options: GradientsOptions, progress: Progress) -> Report:
 def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Progress) -> Report:
     """Load the models, move them to the device and compare them."""
     device = backends.resolve_device(options.device)
-    wanted, left_out = backends.chosen_backends(options.backend, device)
+    wanted, unavailable = backends.chosen_backends(options.backend, device)
+    left_out = dict(unavailable)
     weights = _load(options, progress)
     chosen = _inputs(options, weights)
-    models = _candidates(options, weights, wanted)
+    models = _candidates(options, weights, wanted, left_out)
     candidates = {backend: model.to(device) for backend, model in models.items()}
-    recorded = recorded_options(options) | ({"not_run": dict(left_out)} if left_out else {})
+    recorded = recorded_options(options) | ({"not_run": left_out} if left_out else {})
     reference = build_huggingface(weights)
     nn.Module.to(reference, device)
     identity = report_identity(weights.identity, weights.config)

@@ -312,7 +312,7 @@ def section(rows: Sequence[Row]) -> Section:
         for group, of in groups.items()
     ]
     return Section(
-        columns=("form", "quantity", "backend", "rows", *modes, ""),
+        columns=("variant", "quantity", "backend", "rows", *modes, ""),
         rows=lines,
         right=range(3, 4 + len(modes)),
         note="; ".join(f"{mode}: {_UNITS[mode]}" for mode in modes),
