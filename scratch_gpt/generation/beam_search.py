@@ -19,6 +19,8 @@ from scratch_gpt.errors import NoChoiceError, SettingError
 from scratch_gpt.generation.sampling import Rules
 from scratch_gpt.loss import log_softmax
 
+EarlyStopping = bool | Literal["never"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -35,7 +37,7 @@ class Settings:
     length_penalty: float = 1.0
     """A finished text's score is its log-probability over its number of new tokens to this power:
     above 0 longer texts gain, below 0 shorter ones."""
-    early_stopping: bool | Literal["never"] = False
+    early_stopping: EarlyStopping = False
     """True: a prompt is done when it has `beams` finished texts. False: when its best running text,
     at its present length, scores no better than the worst finished one. `"never"`: when it could
     not score better at any length."""
