@@ -76,7 +76,7 @@ KEYS = {
     "first": ("first_divergence",),
     "findings": ("findings",),
     "fit": ("fit",),
-    "drift": ("drift",),
+    "drift": ("drift", "details"),
     "changes": ("changes", "moves"),
     "check": ("check",),
     "side": ("side", "subject"),
@@ -330,7 +330,8 @@ def _rows(document: dict[str, Any]) -> Iterator[list[Any]]:
     fits = [_get(finding, "fit") for finding in _get(document, "findings")]
     for number, fit in enumerate(fit for fit in fits if fit is not None):
         yield [f"criterion {number}", "", "", "finding", "", "pass" if fit else "fail", None]
-    for change in _get(_get(document, "drift") or {"changes": []}, "changes"):
+    changes = _get(document, "drift") if document["check"] == "drift" else {"changes": []}
+    for change in _get(changes, "changes"):
         side = _get(change, "side").replace("ours", "candidate")
         mode = _word("mode", _get(change, "mode"))
         size = float(_get(change, "largest_change"))

@@ -82,7 +82,7 @@ def expected_at(
     Args:
         name: Of the fault.
         block: Where it is injected; ignored by faults that have one place.
-        backend: Of the model: a tensor that it does not variant shows in the next one.
+        backend: Of the model: a tensor that it does not form shows in the next one.
         n_layer: Blocks of the model.
         variant: Of the optimizer, for faults of training.
     """

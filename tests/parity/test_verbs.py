@@ -13,6 +13,7 @@ from transformers import OpenAIGPTLMHeadModel
 from parity import verbs
 from parity.checkpoints.weights import Weights
 from parity.core import runners
+from parity.faults.forward import FORWARD_FAULTS
 from parity.options import LayerwiseOptions
 from reference import huggingface, surrogate
 from scratch_gpt import GPT, GPTConfig

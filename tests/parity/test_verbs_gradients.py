@@ -21,7 +21,7 @@ def test_right_models_pass(check: Check, strictly: Strictly, tmp_path: Path) -> 
     file = tmp_path / "r.json"
     result = check("gradients", "--weights", "tiny", "--seq-len", "37", "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
-    expected = (0, "gradients", "pass", {"plain": [333, 333], "tiled": [309, 309]}, None, [])
+    expected = (0, "gradients", "pass", {"plain": [333, 333], "fused": [285, 285]}, None, [])
     assert expected == (
         result.exit_code,
         found["check"],
@@ -31,7 +31,7 @@ def test_right_models_pass(check: Check, strictly: Strictly, tmp_path: Path) -> 
         found["reasons"],
     )
     last = " ".join(result.stdout.split("\n\n")[-1].split())
-    assert last == ("PASS 333 of 333 gradients on plain, 309 of 309 gradients on tiled compared")
+    assert last == ("PASS 333 of 333 gradients on plain, 285 of 285 gradients on fused compared")
 
 
 def test_rows_have_the_keys_of_every_report(check: Check, strictly: Strictly) -> None:

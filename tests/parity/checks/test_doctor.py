@@ -77,7 +77,7 @@ def test_no_person_or_machine_is_named(healthy: Report) -> None:
 
 def test_every_block_is_seen_alive(healthy: Report) -> None:
     """Each of the twelve blocks is listed with both of its signs of life."""
-    blocks = [finding for finding in healthy.findings if finding.name.endswith("alive")]
+    blocks = [finding for finding in healthy.findings if finding.name.endswith("healthy")]
     expected = [f"h.{index} healthy" for index in range(12)]
     assert expected == [finding.name for finding in blocks]
     assert all("attention" in finding.found and "cosine" in finding.found for finding in blocks)
@@ -168,7 +168,7 @@ def test_a_setting_that_will_not_stay_is_unfit(monkeypatch: pytest.MonkeyPatch) 
     )
     monkeypatch.setattr(module.environment, "SETTINGS", (stuck,))
     monkeypatch.setattr(module.environment, "assert_settings_pinned", lambda: None)
-    (finding,) = module._knobs()
+    (finding,) = module._settings()
     expected = (False, environment.SETTINGS[0].why, True)
     assert expected == (finding.fit, finding.why, "stuck" in finding.found)
 

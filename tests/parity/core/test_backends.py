@@ -48,7 +48,7 @@ def test_triton_needs_a_gpu(check: Callable[..., Any]) -> None:
     """On a CPU the command says so and exits with the environment's code."""
     result = check("layerwise", "--weights", "tiny", "--backend", "triton")
     assert result.exit_code == ExitCode.ENVIRONMENT
-    assert "the path triton cannot run here" in result.stderr
+    assert "the backend triton cannot run here" in result.stderr
 
 
 def test_the_triton_core_passes_in_the_interpreter(command: Callable[..., Any]) -> None:

@@ -84,7 +84,7 @@ def test_every_error_has_its_code(error: type[ParityError], code: int) -> None:
     """And says what, where, and what to do."""
     raised = error("what", where="where", fix="fix")
     expected = (code, "what", "where", "fix", "what (where; fix)")
-    assert expected == (raised.code, raised.what, raised.where, raised.fix, str(raised))
+    assert expected == (raised.exit_code, raised.what, raised.where, raised.fix, str(raised))
 
 
 def row(name: str, status: Status = Status.PASS) -> Row:

@@ -15,7 +15,7 @@ from parity.checks.gradients.check import gradients
 from parity.checks.gradients.taps import gradient_names
 from parity.checks.layerwise import layerwise
 from parity.checks.tokens import check as tokens_check
-from parity.checks.tokens.check import DifferenceRow, tokens, words_of_tokens
+from parity.checks.tokens.check import tokens, words_of_tokens
 from parity.checks.tokens.strings import HAND_PICKED
 from parity.checks.training.check import training
 from parity.checks.training.runners import VARIANTS, batches
@@ -125,11 +125,11 @@ def find_forward(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Find:
 
     def find(name: str, backend: str) -> None:
         faulty = forward.inject(ours.with_backend(backend), name, BLOCKS[name])
-        report = layerwise({backend: faulty}, theirs, drawn.token_ids, modes=[Mode.IDENTITY])
+        report = layerwise({backend: faulty}, theirs, drawn.token_ids, modes=[Mode.FLOAT64])
         error = assert_caught_at(expected_at(name, BLOCKS[name], backend), report)
         # The bounds assume that the smallest fault is so large.
         assert error >= MEASURED_SMALLEST_FAULT
-        assert error >= FAULT_MARGIN * Bounds().identity
+        assert error >= FAULT_MARGIN * Bounds().float64
 
     return find
 
@@ -144,7 +144,7 @@ def find_backward(ours: GPT, theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.M
         faulty = backward.inject(ours.with_backend(backend), name, BLOCKS[name])
         report = gradients({backend: faulty}, theirs, drawn.token_ids, dtype="float64")
         error = assert_caught_at(expected_at(name, BLOCKS[name], backend), report)
-        assert error >= FAULT_MARGIN * Bounds().identity
+        assert error >= FAULT_MARGIN * Bounds().float64
         rows = {row.tap: row for row in report.results if row.against == "oracle"}
         assert rows["direction"].status is Status.FAIL
 
@@ -188,7 +188,7 @@ def find_token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
             strings["tokens as words"] = words_of_tokens(right.tokenizer.vocabulary.tokens, END)
         side = tokenizer.inject(right.tokenizer, right.pretokenizer, name)
         report = tokens(side, against, strings)
-        steps = {row.cause.step for row in report.results if isinstance(row, DifferenceRow)}
+        steps = {row.details["cause"].step for row in report.results if "cause" in row.details}
         expected, first = expected_at(name), report.first_divergence
         assert report.exit_code == ExitCode.FAIL
         if pretokenizer == "huggingface":
@@ -227,7 +227,7 @@ def test_right_models_and_tokenizers_pass(request: pytest.FixtureRequest, ours: 
     theirs = request.getfixturevalue("theirs")
     drawn = inputs.seeded(batch=1, time=37, vocab_size=ours.config.vocab_size, seed=5)
     paths = {backend: ours.with_backend(backend) for backend in EAGER}
-    report = layerwise(paths, theirs, drawn.token_ids, modes=[Mode.IDENTITY])
+    report = layerwise(paths, theirs, drawn.token_ids, modes=[Mode.FLOAT64])
     assert report.exit_code == ExitCode.PASS
 
     right, against = request.getfixturevalue("bert_sides")

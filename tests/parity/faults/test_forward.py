@@ -81,8 +81,8 @@ def assert_caught_at(tap: str, report: Report) -> None:
 @pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_full_size_fault_is_named(full: Check, fault: str) -> None:
     """The same at the released size."""
-    faulty = full("plain", fault, (Mode.IDENTITY,))
-    twin = full("plain", None, (Mode.IDENTITY,))
+    faulty = full("plain", fault, (Mode.FLOAT64,))
+    twin = full("plain", None, (Mode.FLOAT64,))
 
     assert_caught_at(expected_at(fault, BLOCKS[fault], "plain"), faulty)
     assert twin.exit_code == ExitCode.PASS
@@ -100,7 +100,7 @@ def test_isolated_mode_points_at_nothing_else(tiny: Check, fault: str) -> None:
     """Given clean input, the one wrong operation fails and every other one passes."""
     wanted = {expected_at(fault, BLOCKS[fault], "plain")}
 
-    assert wanted == set(failing(tiny("plain", fault, (Mode.ISOLATED,))))
+    assert wanted == set(failing(tiny("plain", fault, (Mode.PER_OP,))))
 
 
 def test_injection_leaves_the_right_model_alone() -> None:

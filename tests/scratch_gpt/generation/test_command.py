@@ -16,7 +16,7 @@ from scratch_gpt.generation.sampling import Rules, choose
 ASKED: dict[str, Any] = {
     **dict.fromkeys(("prompt_file", "vocabulary", "temperature", "top_k", "top_p")),
     "weights": "w",
-    "prompts": (),
+    "prompt": (),
     "stop": (),
     "max_new_tokens": 1,
     "seed": 0,
@@ -28,7 +28,7 @@ ASKED: dict[str, Any] = {
     "dtype": "float32",
     "device": "cpu",
     "overflow": "stop",
-    "as_json": False,
+    "json": False,
     "quiet": False,
 }
 
@@ -57,14 +57,14 @@ def test_without_a_prompt_the_command_does_not_wait(
 def test_with_a_prompt_standard_input_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard input may even be closed."""
     monkeypatch.setattr(sys, "stdin", None)
-    assert read_prompts(GenerateOptions(**ASKED | {"prompts": ("a", "b")})) == ["a", "b"]
+    assert read_prompts(GenerateOptions(**ASKED | {"prompt": ("a", "b")})) == ["a", "b"]
 
 
 def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
     """The file's last line end is removed."""
     file = tmp_path / "prompt"
     file.write_text("in a\nfile\n", encoding="utf-8")
-    asked = GenerateOptions(**ASKED | {"prompts": ("a",), "prompt_file": str(file)})
+    asked = GenerateOptions(**ASKED | {"prompt": ("a",), "prompt_file": str(file)})
     assert read_prompts(asked) == ["a", "in a\nfile"]
 
 

@@ -28,7 +28,7 @@ def test_a_fault_ends_with_code_1_and_is_told(
     assert found["inputs"]["inject_fault"] == "decay-on-vectors"
     assert "DIFFERS from step 2" in text
     assert "biases and gains alone: weight decay on them" in text
-    assert "1190 of 1190 places on plain compared" in text
+    assert "1190 of 1190 quantities on plain compared" in text
 
 
 @pytest.mark.slow
@@ -39,7 +39,7 @@ def test_right_models_pass_and_say_what_was_left_out(check: Check) -> None:
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0
     assert "not run fused: its attention draws tile by tile" in text
-    assert "PASS 1194 of 1194 places on plain compared" in text
+    assert "PASS 1194 of 1194 quantities on plain compared" in text
 
 
 @pytest.mark.parametrize(
