@@ -22,7 +22,7 @@ SAME = ("processor", "architecture", "cores", "threads", "cpu_capability", "gpu"
 """What must agree before ratios of two runs are compared."""
 
 
-def described() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Return what tells one machine, and one installation, from another."""
     from importlib.metadata import version
 

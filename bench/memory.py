@@ -29,7 +29,7 @@ _SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10), "MALLOC_TRIM_THRESHOLD_":
 _SMALL = 8
 
 
-def fresh(*arguments: str) -> int:
+def in_fresh_process(*arguments: str) -> int:
     """Return the bytes that one job takes in a process of its own.
 
     Raises:

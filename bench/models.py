@@ -19,8 +19,8 @@ from transformers import OpenAIGPTLMHeadModel
 
 from bench.results import Series
 from bench.shapes import Shape
-from bench.targets import Work
-from bench.timing import ABOVE, matrix_rate
+from bench.targets import Task
+from bench.timing import RATE_MARGIN, matrix_rate
 from bench.verify import Noise, error_of
 from parity.checkpoints.load import load_weights
 from parity.core.inputs import Inputs, seeded
@@ -51,7 +51,7 @@ class Models:
             batch=shape.batch, time=shape.time, vocab_size=self.vocab_size, seed=seed
         ).token_ids
 
-    def path(self, name: str, dtype: torch.dtype = torch.float32) -> GPT:
+    def with_backend(self, name: str, dtype: torch.dtype = torch.float32) -> GPT:
         """Return our model by one path; in another dtype as a copy."""
         twin = self.ours.with_backend(name)
         return twin if dtype is torch.float32 else copy.deepcopy(twin).to(dtype)
@@ -61,7 +61,7 @@ class Models:
         same = dtype is torch.float32
         return self.theirs if same else copy.deepcopy(self.theirs).to(dtype)  # type: ignore[arg-type]
 
-    def kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is made
+    def cached(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is made
         """Return what was made once for a key, as long as the next keys are of the same shape.
 
         A key ends in the shape; what was kept for another one is let go, for logits are large.
@@ -168,12 +168,12 @@ def largest_error(
     )
 
 
-def prove_forward(
+def verify_forward(
     models: Models, model: GPT | OpenAIGPTLMHeadModel, ids: Tensor, dtype: str
 ) -> tuple[Forward, float]:
     """Return a model's forward pass, ready to be timed, and its error."""
     precision = PRECISIONS[dtype]
-    right: Truths = models.kept(("logits", tuple(ids.shape)), lambda: true_logits(models, ids))
+    right: Truths = models.cached(("logits", tuple(ids.shape)), lambda: true_logits(models, ids))
     run = torch.no_grad()(functools.partial(logits_of, model, ids))
     wanted = ids.clone()
     ids.copy_(ids.flip(0, 1))
@@ -184,15 +184,15 @@ def prove_forward(
         theirs = torch.no_grad()(logits_of)(models.huggingface(precision.dtype), ids)
         return noises(ends(theirs, right), right)
 
-    found = models.kept((dtype, "noise", tuple(ids.shape)), noise)
+    found = models.cached((dtype, "noise", tuple(ids.shape)), noise)
     return run, largest_error(ends(run(), right), right, found, precision)
 
 
-def prove_both(
+def verify_backward(
     models: Models, model: GPT | OpenAIGPTLMHeadModel, ids: Tensor
 ) -> tuple[Forward, float]:
     """Return a float32 model's forward with backward, ready to be timed, and its error."""
-    right: Truths = models.kept(
+    right: Truths = models.cached(
         ("gradients", tuple(ids.shape)), lambda: true_gradients(models, ids)
     )
     run = functools.partial(stepped, model, ids)
@@ -203,7 +203,7 @@ def prove_both(
         models.theirs.zero_grad(set_to_none=True)
         return found
 
-    allowed = models.kept(("gradients' noise", tuple(ids.shape)), noise)
+    allowed = models.cached(("gradients' noise", tuple(ids.shape)), noise)
     run()
     return run, largest_error(gradients(model), right, allowed, PRECISIONS["float32"])
 
@@ -216,7 +216,7 @@ class Measurement:
     """What one run measures: its settings, and what is prepared once.
 
     Attributes:
-        rounds: Rounds of every contest; None for each task's own.
+        rounds: Rounds of every timing; None for each task's own.
         progress: Called as rows are done.
         rates: The matrix rate by device and dtype, measured when first needed.
         series: The points of the picture.
@@ -233,9 +233,9 @@ class Measurement:
         self.progress("drawing the weights", 0, 1)
         return Models()
 
-    def rate(self, task: Work, device: torch.device, seen: float) -> float:
+    def rate(self, task: Task, device: torch.device, seen: float) -> float:
         """Return the matrix rate; measured again where something seems to be above it."""
         key = f"{device.type}-{task.shape.dtype}"
-        if seen > ABOVE * self.rates.get(key, 0.0):
+        if seen > RATE_MARGIN * self.rates.get(key, 0.0):
             self.rates[key] = max(self.rates.get(key, 0.0), matrix_rate(task.shape.dtype, device))
         return self.rates[key]

@@ -30,14 +30,14 @@ _SCALES = {
 }
 
 
-def format_rows(value: float, unit: str) -> str:
+def format_quantity(value: float, unit: str) -> str:
     """Return a figure in the largest unit that it fills."""
     scales = _SCALES[unit]
     scale, name = next((pair for pair in scales if value >= pair[0]), scales[-1])
     return f"{value / scale:.3g} {name}"
 
 
-def spread_shown(spread: Spread | None) -> str:
+def format_spread(spread: Spread | None) -> str:
     """Return a median between its quartiles."""
     if spread is None:
         return ""
@@ -62,7 +62,7 @@ def render(
         if outcome.why:
             console.print(f"{outcome.status}: {escape(outcome.name)}: {escape(outcome.why)}",
                           highlight=False)  # fmt: skip
-    for line in (*notes, summed(outcomes)):
+    for line in (*notes, summary(outcomes)):
         console.print(escape(line), highlight=False)
 
 
@@ -71,15 +71,15 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
     word = outcome.status.upper() if outcome.status is Status.MISSED else str(outcome.status)
     word = f"[{style}]{word}[/]" if style else word
     figures = [
-        format_rows(found.median, outcome.unit) if found is not None else ""
+        format_quantity(found.median, outcome.unit) if found is not None else ""
         for found in (outcome.ours, outcome.theirs)
     ]
     bound = "" if outcome.bound is None else f"≤ {outcome.bound:.2f}"
     noisy = ", noisy" if outcome.noisy else ""
-    return escape(outcome.name), *figures, spread_shown(outcome.ratio), bound, word + noisy
+    return escape(outcome.name), *figures, format_spread(outcome.ratio), bound, word + noisy
 
 
-def summed(outcomes: Sequence[Outcome]) -> str:
+def summary(outcomes: Sequence[Outcome]) -> str:
     """Return how many rows ended how, in one line."""
     counts = {status: sum(outcome.status is status for outcome in outcomes) for status in Status}
     words = [f"{count} {status}" for status, count in counts.items() if count]
@@ -97,7 +97,7 @@ def render_changes(comparisons: Sequence[Comparison], console: Console) -> None:
     for each in comparisons:
         style = _CHANGES.get(each.change)
         word = f"[{style}]{each.change}[/]" if style else str(each.change)
-        table.add_row(escape(each.name), spread_shown(each.then), spread_shown(each.now), word)
+        table.add_row(escape(each.name), format_spread(each.then), format_spread(each.now), word)
     console.print(table, highlight=False)
     rule = f"worse: the lower quartile lies more than {MARGIN:.0%} above the baseline's upper one"
     console.print(rule, highlight=False)

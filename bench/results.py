@@ -136,7 +136,7 @@ class Outcome:
         return self.ratio is not None and self.ratio.noisy
 
 
-def judged(ratio: Spread, bound: float | None) -> Status:
+def judge(ratio: Spread, bound: float | None) -> Status:
     """Return whether a figure keeps its bound. Written so that NaN misses it."""
     if bound is None:
         return Status.REPORTED
@@ -202,7 +202,7 @@ class BenchRun:
     series: Sequence[Series] = ()
 
 
-def rendered(run: BenchRun) -> str:
+def to_json(run: BenchRun) -> str:
     """Return the run as one JSON document; what is not finite is null."""
     parts = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(run)}
     for part, outcome in zip(parts["outcomes"], run.outcomes, strict=True):

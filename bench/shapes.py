@@ -62,7 +62,7 @@ class Shape:
         """Return the bytes of so many `[batch head time time]` tensors."""
         return count * self.batch * HEADS * self.time**2 * ITEMSIZE[self.dtype]
 
-    def unplanned(self, squares: int, memory: int) -> str:
+    def too_large(self, squares: int, memory: int) -> str:
         """Return why this is not run; nothing where it is.
 
         Args:

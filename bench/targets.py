@@ -16,7 +16,7 @@ _NONE = Shape(batch=1, time=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
+class Task:
     """What several contestants do.
 
     Attributes:
@@ -27,7 +27,7 @@ class Work:
         rounds: How often each contestant is measured.
     """
 
-    room: str
+    workload: str
     shape: Shape = _NONE
     label: str = ""
     device: str = "cpu"
@@ -36,12 +36,12 @@ class Work:
     def __str__(self) -> str:
         """Return the first part of the names of its rows."""
         if self.label:
-            return f"{self.room}/{self.label}"
+            return f"{self.workload}/{self.label}"
         shape = self.shape
         direction = "both" if shape.backward else "forward"
         where = "" if self.device == "cpu" else f"{self.device}-"
         dtype = "" if shape.dtype == "float32" else f"{shape.dtype}/"
-        return f"{self.room}/{where}{direction}/{dtype}{shape.batch}x{shape.time}"
+        return f"{self.workload}/{where}{direction}/{dtype}{shape.batch}x{shape.time}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Target:
         quick: Whether `--quick` has it.
     """
 
-    task: Work
+    task: Task
     ours: str
     against: str
     bound: float | None = None
@@ -71,36 +71,39 @@ class Target:
         return f"{self.task}/{kind}{self.ours}:{self.against}"
 
 
-def core(batch: int, time: int, *, dtype: str = "float32", backward: bool = False) -> Work:
+def core(batch: int, time: int, *, dtype: str = "float32", backward: bool = False) -> Task:
     """Return an attention task on the CPU."""
-    return Work(room="core", shape=Shape(batch=batch, time=time, dtype=dtype, backward=backward))
+    return Task(
+        workload="core", shape=Shape(batch=batch, time=time, dtype=dtype, backward=backward)
+    )
 
 
-def model(batch: int, time: int, *, backward: bool = False, rounds: int = 7) -> Work:
+def model(batch: int, time: int, *, backward: bool = False, rounds: int = 7) -> Task:
     """Return a task of the whole model on the CPU, in float32."""
     shape = Shape(batch=batch, time=time, backward=backward)
-    return Work(room="model", shape=shape, rounds=rounds)
+    return Task(workload="model", shape=shape, rounds=rounds)
 
 
-def decode(batch: int, time: int) -> Work:
+def decode(batch: int, time: int) -> Task:
     """Return the task of one more token behind a text: the last of `time` tokens."""
     shape = Shape(batch=batch, time=time)
-    return Work(room="decode", shape=shape, label=f"{batch}x{time}", rounds=15)
+    return Task(workload="decode", shape=shape, label=f"{batch}x{time}", rounds=15)
 
 
-def train(batch: int, time: int, *, dropout: bool = False) -> Work:
+def train(batch: int, time: int, *, dropout: bool = False) -> Task:
     """Return the task of a whole training step: forward, backward, clipping, optimizer."""
     shape = Shape(batch=batch, time=time, backward=True)
     label = f"{batch}x{time}" + ("-dropout" if dropout else "")
-    return Work(room="train", shape=shape, label=label, rounds=5)
+    return Task(workload="train", shape=shape, label=label, rounds=5)
 
 
-def tokens(label: str) -> Work:
+def tokens(label: str) -> Task:
     """Return a task of encoding; see `bench.workloads.tokenizer`."""
-    return Work(room="tokens", label=label, rounds=7)
+    return Task(workload="tokens", label=label, rounds=7)
 
 
-GPU = Work(room="core", shape=Shape(batch=32, time=512, dtype="bfloat16"), device="cuda")
+OPTIMIZER = Task(workload="optimizer", label="whole", rounds=7)
+GPU = Task(workload="core", shape=Shape(batch=32, time=512, dtype="bfloat16"), device="cuda")
 SDPA_TIMES = (128, 192, 256, 384, 512)
 OTHER_TIMES = (1, 64)
 TO_HUGGINGFACE = {128: 0.90, 512: 0.30}
@@ -146,10 +149,9 @@ def _train_rows() -> Iterator[Target]:
         yield Target(task=task, ours="fused", against="huggingface", bound=bound)
     task = train(2, 512)
     yield Target(task=task, ours="fused", against="huggingface", bound=0.80, figure="memory")
-    optimizer = Work(room="optimizer", label="whole", rounds=7)
     for ours in ("adamw", "openai"):
         for peer in ("torch foreach", "torch fused"):
-            yield Target(task=optimizer, ours=ours, against=peer)
+            yield Target(task=OPTIMIZER, ours=ours, against=peer)
 
 
 def _token_rows() -> Iterator[Target]:

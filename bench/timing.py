@@ -16,16 +16,16 @@ from parity.errors import EnvironmentUnfitError
 
 Run = Callable[[], object]
 
-FLUSHED = {"cpu": 128 << 20, "cuda": 512 << 20}
+FLUSH_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20}
 """Bytes written to push everything else out of the caches; several times the largest there are."""
 
-LEAST_SECONDS = 0.02
+MIN_SECONDS = 0.02
 """What one measurement takes at least: calls are repeated until it is so long."""
 
 
-def flusher(device: torch.device) -> Run:
+def cache_flusher(device: torch.device) -> Run:
     """Return what fills the caches of a device with something else."""
-    buffer = torch.empty(FLUSHED[device.type], dtype=torch.uint8, device=device)
+    buffer = torch.empty(FLUSH_BYTES[device.type], dtype=torch.uint8, device=device)
 
     def flush() -> None:  # what a setup returns, pytest-benchmark takes for arguments
         buffer.zero_()
@@ -73,7 +73,7 @@ def _by_events(run: Run, calls: int, flush: Run | None) -> float:
 
 def calls_for(once: float) -> int:
     """Return how often to call what takes `once` seconds, so that a measurement is long enough."""
-    return max(1, min(1000, round(LEAST_SECONDS / max(once, 1e-9))))
+    return max(1, min(1000, round(MIN_SECONDS / max(once, 1e-9))))
 
 
 class EventTimer:
@@ -117,12 +117,12 @@ def cuda() -> torch.device:
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Side of the square matrices whose product is the matrix rate."""
 
-COPIED = {"cpu": 256 << 20, "cuda": 1 << 30}
+COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 """Bytes that are copied for the bandwidth: many times any cache."""
 
 ROUNDS = 5
 
-ABOVE = 1.10
+RATE_MARGIN = 1.10
 """How far above the measured matrix rate a kernel may seem to be: the rate has a spread too.
 Beyond that either the clock or the count of operations is wrong."""
 
@@ -138,7 +138,7 @@ def matrix_rate(dtype: str, device: torch.device) -> float:
 
 def copy_bandwidth(device: torch.device) -> float:
     """Return the bytes a second, read and written, of a copy larger than the caches."""
-    source = torch.ones(COPIED[device.type] // 4, device=device)
+    source = torch.ones(COPY_BYTES[device.type] // 4, device=device)
     target = torch.empty_like(source)
     return 2.0 * source.nbytes / _least(lambda: target.copy_(source), device)
 

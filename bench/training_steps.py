@@ -43,7 +43,7 @@ class Start:
     maximum: float = math.inf
 
 
-def start_from(
+def initial_state(
     parameters: Mapping[str, Tensor], scales: Mapping[str, float], maximum: float = math.inf
 ) -> Start:
     """Return a start with drawn moments.
@@ -83,7 +83,7 @@ class OurAdam:
         clip_global_norm(self.parameters.items(), maximum)
 
     def step(self) -> None:
-        """Make one step down the gradients."""
+        """MakeContender one step down the gradients."""
         self.optimizer.step(RATE)
 
 
@@ -114,7 +114,7 @@ class TorchAdamW:
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), maximum, foreach=True)
 
     def step(self) -> None:
-        """Make one step down the gradients."""
+        """MakeContender one step down the gradients."""
         self.optimizer.step()
 
 
@@ -122,7 +122,7 @@ Optimizer = OurAdam | TorchAdamW
 
 
 @torch.no_grad()
-def put_back(parameters: Parameters, start: Start) -> None:
+def restore_parameters(parameters: Parameters, start: Start) -> None:
     """Give parameters the values that they had at the start."""
     for name, parameter in parameters.items():
         parameter.copy_(start.parameters[name])
@@ -134,7 +134,7 @@ def changes(parameters: Parameters, start: Start) -> dict[str, Tensor]:
     return {name: p.detach() - start.parameters[name] for name, p in parameters.items()}
 
 
-def right_change(name: str, gradient: Tensor, start: Start, *, variant: str = "adamw") -> Tensor:
+def expected_change(name: str, gradient: Tensor, start: Start, *, variant: str = "adamw") -> Tensor:
     """Return what one step changes, in float64, by the formula.
 
     Args:
@@ -193,12 +193,12 @@ class Training:
 
     def begin(self, start: Start) -> None:
         """Put weights and moments back to a start's, and clip as it says."""
-        put_back(self.parameters, start)
+        restore_parameters(self.parameters, start)
         self.optimizer.begin(start)
         self._maximum = start.maximum
 
     def step(self, token_ids: Tensor) -> float:
-        """Make one step on token ids `[batch time]`; return the loss before it."""
+        """MakeContender one step on token ids `[batch time]`; return the loss before it."""
         for parameter in self.parameters.values():
             parameter.grad = None
         loss = self._loss(token_ids)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.kernels import Kernel, Subject, huggingface
+from bench.kernels import AttentionKernel, Kernel, huggingface
 from bench.shapes import HEAD_WIDTH, Shape
 from parity.core.metrics import Reference
 from parity.core.tolerances import PEAK_GUARD, PRECISIONS, Precision
@@ -24,7 +24,7 @@ from scratch_gpt.kernels.tiled_attention import TILE
 
 Array = NDArray[np.float64]
 Answers = tuple[Tensor, ...]
-Work = Callable[[], Answers]
+Run = Callable[[], Answers]
 
 SEEDS = (0, 1, 2)
 """Of the numbers that a kernel is proved on; those of the last one are timed."""
@@ -62,7 +62,7 @@ class Inputs:
         return (tensor if whole else tensor[-1:, -1:]).double().cpu().numpy()
 
 
-def work(kernel: Kernel, inputs: Inputs) -> Work:
+def timed_call(kernel: Kernel, inputs: Inputs) -> Run:
     """Return what is timed: the kernel alone, or with the gradients of its inputs."""
     if not inputs.shape.backward:
         return lambda: (kernel(*inputs.triple),)
@@ -119,13 +119,13 @@ def _other_order(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 ORACLES = {
-    "backend": (attention_oracle.context, attention_oracle.gradients),
+    "attention": (attention_oracle.context, attention_oracle.gradients),
     "products": (attention_oracle.products, attention_oracle.products_gradients),
 }
 """The oracle of each kind: its answers, and their gradients."""
 
 YARDSTICKS: dict[str, Callable[[Shape, torch.device], Kernel]] = {
-    "backend": huggingface,
+    "attention": huggingface,
     "products": lambda _shape, _device: _other_order,
 }
 """Whose rounding others' is measured against."""
@@ -154,7 +154,7 @@ def _noise(inputs: Inputs, right: Truth, kind: str) -> tuple[Noise, ...]:
         tuple(_own(tensor, right).requires_grad_(shape.backward) for tensor in inputs.triple),
         _own(inputs.upstream, right),
     )
-    found = right.part(work(YARDSTICKS[kind](shape, inputs.upstream.device), some)())
+    found = right.part(timed_call(YARDSTICKS[kind](shape, inputs.upstream.device), some)())
     held = list(right.answers)
     if not right.whole:
         held[0] = Reference(held[0].tensor[-1:, -1:])
@@ -261,7 +261,7 @@ NAMES = ("context", "gradient of query", "gradient of key", "gradient of value")
 
 
 @dataclasses.dataclass(frozen=True)
-class Proved:
+class VerifiedKernel:
     """A kernel that may be timed, on the tensors that it was proved on.
 
     Attributes:
@@ -270,25 +270,25 @@ class Proved:
         check: Proves an answer that came later.
     """
 
-    run: Work
+    run: Run
     error: float
     check: Callable[[Answers], float]
 
 
-def prove(subject: Subject, shape: Shape, device: torch.device) -> Proved:
+def verified(kernel: AttentionKernel, shape: Shape, device: torch.device) -> VerifiedKernel:
     """Return a kernel ready to be timed.
 
     Raises:
         WrongKernelError: It computes something else, at this shape or at a ragged one.
     """
-    _prove_at(subject, dataclasses.replace(shape, batch=RAGGED[0], time=RAGGED[1]), device)
-    return _prove_at(subject, shape, device)
+    _verified_at(kernel, dataclasses.replace(shape, batch=RAGGED[0], time=RAGGED[1]), device)
+    return _verified_at(kernel, shape, device)
 
 
-def _prove_at(subject: Subject, shape: Shape, device: torch.device) -> Proved:
+def _verified_at(kernel: AttentionKernel, shape: Shape, device: torch.device) -> VerifiedKernel:
     inputs = Inputs.empty(shape, device)
-    run = work(subject.make(shape, device), inputs)
-    every = list(zip(seeds(shape), truths(shape, device, subject.truth), strict=True))
+    run = timed_call(kernel.make(shape, device), inputs)
+    every = list(zip(seeds(shape), truths(shape, device, kernel.computes), strict=True))
     answers: Answers = ()
     error = 0.0
     for seed, right in (*every, every[-1]):  # the last one twice: after its answer was poisoned
@@ -296,7 +296,7 @@ def _prove_at(subject: Subject, shape: Shape, device: torch.device) -> Proved:
         inputs.fill(seed)
         answers = run()
         error = distance(answers, right, shape.dtype)
-    return Proved(run, error, lambda later: distance(later, every[-1][1], shape.dtype))
+    return VerifiedKernel(run, error, lambda later: distance(later, every[-1][1], shape.dtype))
 
 
 @torch.no_grad()

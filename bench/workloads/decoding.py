@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from bench.contest import Contender, Run
+from bench.contest import Contender
 from bench.models import (
     Measurement,
     Models,
@@ -30,8 +30,8 @@ from bench.models import (
     noises,
     oracle_logits,
 )
-from bench.targets import Work
-from bench.timing import flusher, seconds
+from bench.targets import Task
+from bench.timing import Run, cache_flusher, seconds
 from bench.verify import Noise
 from bench.workloads.model import named
 from parity.core.metrics import Reference
@@ -116,7 +116,7 @@ def noise_of(models: Models, token_ids: Tensor, right: Right, dtype: torch.dtype
     return {"logits": worst}
 
 
-def prove(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Contender:
+def verified(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Contender:
     """Return a way to decode, ready to be timed on these tokens.
 
     Before it is given them it is given others, and what it answered is overwritten.
@@ -126,8 +126,8 @@ def prove(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Conten
     """
     precision = PRECISIONS[dtype]
     shape = tuple(token_ids.shape)
-    right: Right = models.kept(("decoded", shape), lambda: right_for(models, token_ids))
-    allowed: Noises = models.kept(
+    right: Right = models.cached(("decoded", shape), lambda: right_for(models, token_ids))
+    allowed: Noises = models.cached(
         (dtype, "decoded noise", shape),
         lambda: noise_of(models, token_ids, right, precision.dtype),
     )
@@ -141,7 +141,7 @@ def prove(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Conten
     return Contender(step, check(), check)  # the second step is one that follows a step
 
 
-def make(name: str, task: Work, _device: torch.device, run: Measurement) -> Contender:
+def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Contender:
     """Return a way to decode, proved; or the bare read."""
     if name in READS:
         return Contender(fastest_read(matrices(run.models.ours), READS[name]))
@@ -150,9 +150,9 @@ def make(name: str, task: Work, _device: torch.device, run: Measurement) -> Cont
     begin = (
         uncached(run.models.huggingface(wanted))
         if path == "huggingface"
-        else cached(run.models.path(path, wanted), shape.batch)
+        else cached(run.models.with_backend(path, wanted), shape.batch)
     )
-    return prove(run.models, begin, run.models.ids(shape), dtype)
+    return verified(run.models, begin, run.models.ids(shape), dtype)
 
 
 def matrices(model: GPT) -> list[Tensor]:
@@ -206,7 +206,7 @@ def fastest_layout(
 ) -> Callable[[Tensor], Run]:
     """Return the layout in which some weights are read fastest, from outside of the caches."""
     cpu = torch.device("cpu")
-    flush = flusher(cpu)
+    flush = cache_flusher(cpu)
 
     def least(layout: Callable[[Tensor], Run]) -> float:
         run = _one_by_one([layout(weight) for weight in weights])

@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 from bench.contest import Contender
 from bench.models import Measurement, Models, largest_error, noises
-from bench.targets import Work
+from bench.targets import Task
 from bench.training_steps import (
     Optimizer,
     OurAdam,
     Start,
     TorchAdamW,
     changes,
+    expected_change,
+    initial_state,
     parameters_of,
-    put_back,
-    right_change,
-    start_from,
+    restore_parameters,
 )
 from parity.core.metrics import Reference
 from parity.core.tolerances import PRECISIONS
@@ -47,7 +47,7 @@ def copies(models: Models) -> dict[str, nn.Parameter]:
 def start_of(models: Models) -> Start:
     """Return where all begin: the model's values, and moments as large as the gradients."""
     values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
-    return start_from(values, dict.fromkeys(values, _GRADIENT))
+    return initial_state(values, dict.fromkeys(values, _GRADIENT))
 
 
 def optimizer_named(name: str, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
@@ -59,20 +59,20 @@ def optimizer_named(name: str, parameters: Mapping[str, nn.Parameter]) -> Optimi
 
 def stepped(optimizer: Optimizer, start: Start) -> dict[str, Tensor]:
     """Return what one step from the start changes."""
-    put_back(optimizer.parameters, start)
+    restore_parameters(optimizer.parameters, start)
     optimizer.begin(start)
     optimizer.step()
     return changes(optimizer.parameters, start)
 
 
-def prove(models: Models, name: str) -> Contender:
+def verified(models: Models, name: str) -> Contender:
     """Return an optimizer ready to be timed: step after step with the same gradients.
 
     Raises:
         WrongKernelError: It changes a parameter by something else than rounding explains.
     """
     optimizer = optimizer_named(name, copies(models))
-    start: Start = models.kept(("moments", "whole"), lambda: start_of(models))
+    start: Start = models.cached(("moments", "whole"), lambda: start_of(models))
     variant = name if ours(name) else "adamw"
 
     def check() -> float:
@@ -96,7 +96,7 @@ def largest_of(
     errors = []
     for name, parameter in parameters.items():
         assert parameter.grad is not None
-        right = right_change(name, parameter.grad.double(), start, variant=variant)
+        right = expected_change(name, parameter.grad.double(), start, variant=variant)
         value = start.parameters[name]
         rounded = (value.double() + right).float() - value
         held = {name: Reference(right)}
@@ -105,6 +105,6 @@ def largest_of(
     return max(errors)
 
 
-def make(name: str, _task: Work, _device: torch.device, run: Measurement) -> Contender:
+def make(name: str, _task: Task, _device: torch.device, run: Measurement) -> Contender:
     """Return an optimizer, proved."""
-    return prove(run.models, name)
+    return verified(run.models, name)

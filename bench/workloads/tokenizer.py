@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from bench.contest import Contender, NoTimeError, closed_row
+from bench.contest import Contender, NotTimedError, measured_outcome
 from bench.models import Measurement
 from bench.results import Outcome, Status, exponent, spread
-from bench.targets import Target, Work
+from bench.targets import Target, Task
 from bench.verify import WrongKernelError
 from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt.data.corpus import docstring_documents
@@ -96,9 +96,9 @@ class OurTokenizer:
     """Our tokenizer, which can be made to forget the words that it met."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.clear_cache()
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Begin with no words."""
         self._tokenizer = Tokenizer(tokenizer()[0].vocabulary)
 
@@ -107,10 +107,10 @@ class OurTokenizer:
         return self._tokenizer.encode_batch(texts)
 
 
-class HuggingFaces:
+class RustTokenizer:
     """Hugging Face's tokenizer, on one thread."""
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Begin with no words."""
         peer().model._clear_cache()  # noqa: SLF001 - the only way
 
@@ -121,14 +121,14 @@ class HuggingFaces:
         return [encoding.ids for encoding in found]
 
 
-SIDES: dict[str, Callable[[], OurTokenizer | HuggingFaces]] = {
+TOKENIZERS: dict[str, Callable[[], OurTokenizer | RustTokenizer]] = {
     "scratch_gpt": OurTokenizer,
-    "huggingface": HuggingFaces,
+    "huggingface": RustTokenizer,
 }
 
 
 @functools.cache
-def right_ids() -> list[list[int]]:
+def expected_ids() -> list[list[int]]:
     """Return the ids of every document, as Hugging Face's has them one at a time."""
     return [peer().encode(text, add_special_tokens=False).ids for text in corpus()]
 
@@ -139,7 +139,7 @@ def check_ids(encode: Encode) -> float:
     Raises:
         WrongKernelError: One is; the message says in which document.
     """
-    found, right = encode(corpus()), right_ids()
+    found, right = encode(corpus()), expected_ids()
     wrong = [at for at, ids in enumerate(right) if at >= len(found) or found[at] != ids]
     if wrong or len(found) != len(right):
         message = f"other ids in {len(wrong)} of {len(right)} documents, first in {wrong[:1]}"
@@ -151,42 +151,42 @@ def check_one_thread(encode: Encode) -> None:
     """Require that encoding works on the calling thread alone.
 
     Raises:
-        NoTimeError: Others worked too.
+        NotTimedError: Others worked too.
     """
     own, every = time.thread_time(), time.process_time()
     encode(corpus())
     own, every = time.thread_time() - own, time.process_time() - every
     # Written so that NaN is refused.
     if not every <= _THREADED * own:
-        raise NoTimeError(Status.INCONCLUSIVE, f"{every / own:.1f} threads worked, not one")
+        raise NotTimedError(Status.INCONCLUSIVE, f"{every / own:.1f} threads worked, not one")
 
 
-def prove(name: str, cache: str) -> Contender:
+def verified(name: str, cache: str) -> Contender:
     """Return a tokenizer that gives the right ids, ready to be timed.
 
     Args:
-        name: A key of `SIDES`.
+        name: A key of `TOKENIZERS`.
         cache: `cold` or `warm`.
 
     Raises:
         WrongKernelError: It gives other ids.
-        NoTimeError: More than one thread worked.
+        NotTimedError: More than one thread worked.
     """
-    side = SIDES[name]()
+    side = TOKENIZERS[name]()
     side.encode(corpus()[::-1])
     check_ids(side.encode)
     check_one_thread(side.encode)
     return Contender(
         lambda: side.encode(corpus()),
         check=lambda: check_ids(side.encode),
-        before=side.forget if cache == "cold" else None,
+        setup=side.clear_cache if cache == "cold" else None,
         remark=tokenizer()[1],
     )
 
 
-def make(name: str, task: Work, _device: torch.device, _run: Measurement) -> Contender:
+def make(name: str, task: Task, _device: torch.device, _run: Measurement) -> Contender:
     """Return a tokenizer, proved."""
-    return prove(name, task.label)
+    return verified(name, task.label)
 
 
 LENGTHS = (10_000, 31_623, 100_000, 316_228, 1_000_000)
@@ -199,7 +199,7 @@ WORDS: dict[str, Callable[[int], str]] = {
 """Words of a length: of drawn letters, and of one letter, every pair of which is alike."""
 
 
-def growth(row: Target, run: Measurement) -> Outcome:
+def time_growth(row: Target, run: Measurement) -> Outcome:
     """Return how the time of one word grows with its length, as a power of it."""
     encode, word = tokenizer()[0].encode, WORDS[row.task.label]
     fitted, longest = [], []
@@ -208,7 +208,7 @@ def growth(row: Target, run: Measurement) -> Outcome:
         taken = [_seconds(functools.partial(encode, word(length))) for length in LENGTHS]
         fitted.append(exponent(LENGTHS, taken))
         longest.append(taken[-1])
-    return closed_row(row, spread(fitted), spread(longest), None)
+    return measured_outcome(row, spread(fitted), spread(longest), None)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -15,12 +15,19 @@ import math
 import torch
 from torch import Tensor
 
-from bench.contest import Contender, NoTimeError
+from bench.contest import Contender, NotTimedError
 from bench.models import Measurement, Models, Truths, largest_error, noises, true_gradients
 from bench.results import Outcome, Status
-from bench.targets import Target, Work
-from bench.training_steps import Start, Training, changes, parameters_of, right_change, start_from
-from bench.workloads.model import peaks as peaks_of
+from bench.targets import Target, Task
+from bench.training_steps import (
+    Start,
+    Training,
+    changes,
+    expected_change,
+    initial_state,
+    parameters_of,
+)
+from bench.workloads.model import peak_memory as model_peak_memory
 from parity.core.metrics import Reference
 from parity.core.tolerances import PRECISIONS
 
@@ -44,8 +51,8 @@ def right_for(models: Models, token_ids: Tensor) -> Right:
         gradient.mul_(_KEPT)
     values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
     scales = {name: float(g.square().mean().sqrt()) for name, g in clipped.items()}
-    start = start_from(values, scales, maximum=_KEPT * norm)
-    left = {name: Reference(right_change(name, g, start)) for name, g in clipped.items()}
+    start = initial_state(values, scales, maximum=_KEPT * norm)
+    left = {name: Reference(expected_change(name, g, start)) for name, g in clipped.items()}
     left |= {name + GRADIENT: Reference(gradient) for name, gradient in clipped.items()}
     return Right(start, left)
 
@@ -58,7 +65,7 @@ GRADIENT = "'s gradient"
 
 def contestant(models: Models, name: str) -> Training:
     """Return one side, on weights of its own."""
-    its = models.theirs if name == "huggingface" else models.path(name)
+    its = models.theirs if name == "huggingface" else models.with_backend(name)
     return Training(copy.deepcopy(its))
 
 
@@ -71,23 +78,23 @@ def left_by(side: Training, token_ids: Tensor, start: Start) -> dict[str, Tensor
     return found | {name + GRADIENT: gradient for name, gradient in gradients.items()}
 
 
-def prove(models: Models, side: Training, token_ids: Tensor, *, dropout: bool) -> Contender:
+def verified(models: Models, side: Training, token_ids: Tensor, *, dropout: bool) -> Contender:
     """Return a side ready to be timed: step after step on the same tokens, weights moving on.
 
     Before the proof it made a step on other tokens in the same tensor.
 
     Raises:
         WrongKernelError: It changes a parameter by something else than rounding explains.
-        NoTimeError: There is to be dropout, and there is none.
+        NotTimedError: There is to be dropout, and there is none.
     """
     key = tuple(token_ids.shape)
-    right: Right = models.kept(("step", key), lambda: right_for(models, token_ids))
+    right: Right = models.cached(("step", key), lambda: right_for(models, token_ids))
 
     def noise() -> object:
         yardstick = contestant(models, "huggingface")
         return noises(left_by(yardstick, token_ids, right.start), right.left)
 
-    allowed = models.kept(("step noise", key), noise)
+    allowed = models.cached(("step noise", key), noise)
     wanted = token_ids.clone()
     token_ids.copy_(wanted.flip(0, 1))
     left_by(side, token_ids, right.start)
@@ -108,7 +115,7 @@ def check_dropout(side: Training, token_ids: Tensor, start: Start) -> None:
     """Put a side into training mode, and require that this makes its losses random.
 
     Raises:
-        NoTimeError: It does not.
+        NotTimedError: It does not.
     """
     side.model.train()
     losses = set()
@@ -116,16 +123,16 @@ def check_dropout(side: Training, token_ids: Tensor, start: Start) -> None:
         side.begin(start)
         losses.add(side.step(token_ids))
     if len(losses) == 1:
-        raise NoTimeError(Status.INCONCLUSIVE, "there is no dropout: both losses are the same")
+        raise NotTimedError(Status.INCONCLUSIVE, "there is no dropout: both losses are the same")
 
 
-def make(name: str, task: Work, _device: torch.device, run: Measurement) -> Contender:
+def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Contender:
     """Return a side's training step, proved."""
     dropout = task.label.endswith("-dropout")
     ids = run.models.ids(task.shape)
-    return prove(run.models, contestant(run.models, name), ids, dropout=dropout)
+    return verified(run.models, contestant(run.models, name), ids, dropout=dropout)
 
 
-def peaks(row: Target, run: Measurement) -> Outcome:
+def peak_memory(row: Target, run: Measurement) -> Outcome:
     """Return the peak memory of a training step over the other side's."""
-    return peaks_of(row, run, "train")
+    return model_peak_memory(row, run, "train")

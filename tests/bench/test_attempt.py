@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from bench.contest import (
-    NoTimeError,
-    attempted,
+    NotTimedError,
     check_planned,
     first_line,
+    mapped_errors,
     memory_for,
     out_of_memory,
 )
-from bench.kernels import SUBJECTS
+from bench.kernels import ATTENTION_KERNELS
 from bench.results import Status
 from bench.shapes import Shape
 from bench.verify import WrongKernelError
@@ -27,13 +27,13 @@ ALLOCATOR = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you trie
         (MemoryError(), Status.OOM),
         (torch.OutOfMemoryError("CUDA out of memory"), Status.OOM),
         (RuntimeError(ALLOCATOR), Status.OOM),
-        (NoTimeError(Status.NOT_PLANNED, "large"), Status.NOT_PLANNED),
+        (NotTimedError(Status.NOT_PLANNED, "large"), Status.NOT_PLANNED),
         (NotImplementedError("no backward"), Status.NOT_RUN),
     ],
 )
 def test_an_error_is_a_reason(error: Exception, status: Status) -> None:
     """Each kind of its own; the words are kept."""
-    with pytest.raises(NoTimeError) as refusal, attempted(ours=False):
+    with pytest.raises(NotTimedError) as refusal, mapped_errors(ours=False):
         raise error
     assert status is refusal.value.status
     assert refusal.value.why
@@ -41,7 +41,7 @@ def test_an_error_is_a_reason(error: Exception, status: Status) -> None:
 
 def test_our_own_failure_is_no_excuse() -> None:
     """A kernel of ours that cannot run is an error, and not a row without a time."""
-    with pytest.raises(NotImplementedError), attempted(ours=True):
+    with pytest.raises(NotImplementedError), mapped_errors(ours=True):
         raise NotImplementedError
 
 
@@ -67,15 +67,15 @@ def test_a_reason_is_one_line() -> None:
 )
 def test_what_is_not_planned_is_not_begun(name: str, shape: Shape, status: Status) -> None:
     """No GPU, too many tokens, or matrices of scores that no memory holds."""
-    with pytest.raises(NoTimeError) as refusal:
-        check_planned(SUBJECTS[name], shape, CPU, 1 << 30)
+    with pytest.raises(NotTimedError) as refusal:
+        check_planned(ATTENTION_KERNELS[name], shape, CPU, 1 << 30)
     assert status is refusal.value.status
 
 
 def test_what_forms_no_matrix_is_planned_longer() -> None:
     """The tiled core fits where Hugging Face's does not; and what fits is planned."""
-    check_planned(SUBJECTS["tiled"], Shape(batch=4, time=8192), CPU, 1 << 30)
-    check_planned(SUBJECTS["huggingface"], Shape(batch=4, time=512), CPU, 1 << 30)
+    check_planned(ATTENTION_KERNELS["tiled"], Shape(batch=4, time=8192), CPU, 1 << 30)
+    check_planned(ATTENTION_KERNELS["huggingface"], Shape(batch=4, time=512), CPU, 1 << 30)
 
 
 def test_memory_to_plan_with_is_some() -> None:

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from bench import contest as module
-from bench.contest import Contender, InterleavedTiming, NoTimeError, held, proved_after, take_turns
+from bench.contest import (
+    Contender,
+    InterleavedTiming,
+    NotTimedError,
+    rotated,
+    time_rounds,
+    verify_after,
+)
 from bench.results import Status
 from bench.verify import WrongKernelError
 
@@ -15,11 +22,11 @@ Run = Callable[[], object]
 
 
 def entered(**runs: Run) -> InterleavedTiming:
-    """Return a contest of some runs."""
-    contest = InterleavedTiming()
+    """Return a timing of some runs."""
+    timing = InterleavedTiming()
     for name, run in runs.items():
-        contest.enter(name, lambda run=run: Contender(run), ours=True)
-    return contest
+        timing.add(name, lambda run=run: Contender(run), ours=True)
+    return timing
 
 
 def failing_after(count: int, error: Exception) -> Run:
@@ -48,38 +55,38 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_everyone_runs_in_every_round_in_turn(order: list[str]) -> None:
     """After one call each that does not count, rounds begin with another name each time."""
-    contest = held(entered(a=lambda: "a", b=lambda: "b", c=lambda: "c"), CPU, 3)
+    timing = time_rounds(entered(a=lambda: "a", b=lambda: "b", c=lambda: "c"), CPU, 3)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab"
-    assert {name: len(taken) for name, taken in contest.taken.items()} == {"a": 3, "b": 3, "c": 3}
+    assert {name: len(taken) for name, taken in timing.seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
 def test_what_comes_before_is_not_timed(order: list[str]) -> None:
     """It is handed to the clock as what stands before each call, and runs there."""
-    contest = InterleavedTiming()
-    contest.enter("a", lambda: Contender(lambda: "a", before=lambda: "-"), ours=True)
-    held(contest, CPU, 2)
+    timing = InterleavedTiming()
+    timing.add("a", lambda: Contender(lambda: "a", setup=lambda: "-"), ours=True)
+    time_rounds(timing, CPU, 2)
     assert "".join(order) == "-a-a-a"
 
 
 def test_the_turn_comes_round() -> None:
     """As many rounds as names later it is the first one's again; no names are no trouble."""
-    assert take_turns(["a", "b"], 0) == take_turns(["a", "b"], 2) == ["a", "b"]
-    assert take_turns([], 1) == []
+    assert rotated(["a", "b"], 0) == rotated(["a", "b"], 2) == ["a", "b"]
+    assert rotated([], 1) == []
 
 
 @pytest.mark.parametrize("survived", [0, 1, 2])
 def test_who_runs_out_of_memory_drops_out(survived: int) -> None:
     """Whenever it happens; the others go on, and no half series is left behind."""
     small = failing_after(survived, MemoryError("too large"))
-    contest = held(entered(large=small, other=lambda: None), CPU, 4)
-    assert (set(contest.taken), len(contest.taken["other"])) == ({"other"}, 4)
-    assert contest.out["large"].status is Status.OOM
+    timing = time_rounds(entered(large=small, other=lambda: None), CPU, 4)
+    assert (set(timing.seconds), len(timing.seconds["other"])) == ({"other"}, 4)
+    assert timing.excluded["large"].status is Status.OOM
 
 
 def test_who_fails_while_timed_is_an_error() -> None:
     """It was proved right a moment ago: that is no row without a time, but a fault."""
     with pytest.raises(RuntimeError, match="broken"):
-        held(entered(a=failing_after(1, RuntimeError("broken"))), CPU, 4)
+        time_rounds(entered(a=failing_after(1, RuntimeError("broken"))), CPU, 4)
 
 
 def test_who_is_wrong_never_takes_part() -> None:
@@ -88,10 +95,10 @@ def test_who_is_wrong_never_takes_part() -> None:
     def make() -> Contender:
         raise WrongKernelError("off")
 
-    contest = InterleavedTiming()
-    contest.enter("a", make, ours=True)
-    assert not contest.ready
-    assert contest.out["a"].status is Status.WRONG
+    timing = InterleavedTiming()
+    timing.add("a", make, ours=True)
+    assert not timing.contenders
+    assert timing.excluded["a"].status is Status.WRONG
 
 
 def test_who_is_wrong_afterwards_loses_its_time() -> None:
@@ -100,16 +107,16 @@ def test_who_is_wrong_afterwards_loses_its_time() -> None:
     def check() -> float:
         raise WrongKernelError("off")
 
-    contest = entered(c=lambda: None)
+    timing = entered(c=lambda: None)
     for name, its in (("a", check), ("b", lambda: 0.0)):
-        contest.enter(name, lambda its=its: Contender(lambda: None, check=its), ours=True)
-    proved_after(held(contest, CPU, 2))
-    assert set(contest.taken) == {"b", "c"}
-    assert (set(contest.out), contest.out["a"].status) == ({"a"}, Status.WRONG)
+        timing.add(name, lambda its=its: Contender(lambda: None, check=its), ours=True)
+    verify_after(time_rounds(timing, CPU, 2))
+    assert set(timing.seconds) == {"b", "c"}
+    assert (set(timing.excluded), timing.excluded["a"].status) == ({"a"}, Status.WRONG)
 
 
 def test_what_drops_out_says_why() -> None:
     """The reason is kept for the report."""
-    contest = entered(a=lambda: None)
-    contest.drop("a", NoTimeError(Status.OOM, "too large"))
-    assert (contest.ready, contest.out["a"].why) == ({}, "too large")
+    timing = entered(a=lambda: None)
+    timing.exclude("a", NotTimedError(Status.OOM, "too large"))
+    assert (timing.contenders, timing.excluded["a"].why) == ({}, "too large")

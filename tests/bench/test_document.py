@@ -36,7 +36,7 @@ def refuse(name: str) -> float:
 
 def test_what_is_written_is_strict() -> None:
     """No NaN, no Infinity: null stands there."""
-    found = json.loads(results.rendered(RUN), parse_constant=refuse)
+    found = json.loads(results.to_json(RUN), parse_constant=refuse)
     assert found["limits"] == {"copy": None}
     assert found["series"][0]["ceiling"] is None
     assert [row["noisy"] for row in found["outcomes"]] == [False, False]
@@ -46,7 +46,7 @@ def test_what_is_written_is_strict() -> None:
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     """Machine and rows are the same to the last bit."""
     path = tmp_path / "run.json"
-    path.write_text(results.rendered(RUN), encoding="utf-8")
+    path.write_text(results.to_json(RUN), encoding="utf-8")
     found = results.read(path)
     assert (RUN.machine, RUN.outcomes) == (found.machine, found.outcomes)
 
@@ -65,7 +65,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 )
 def test_a_document_of_another_form_is_refused(old: str, new: str, tmp_path: Path) -> None:
     """Whatever is wrong with it, the file is named and nothing is compared."""
-    text = results.rendered(RUN)
+    text = results.to_json(RUN)
     assert old in text
     path = tmp_path / "run.json"
     path.write_text(text.replace(old, new), encoding="utf-8")
@@ -82,5 +82,5 @@ def test_no_file_is_refused(tmp_path: Path) -> None:
 
 def test_every_field_of_a_row_is_written() -> None:
     """Nothing that a row says is lost on the way."""
-    row = json.loads(results.rendered(RUN))["outcomes"][0]
+    row = json.loads(results.to_json(RUN))["outcomes"][0]
     assert {field.name for field in dataclasses.fields(Outcome)} | {"noisy"} == set(row)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.baseline import SAME, described, differences, processor
+from bench.baseline import SAME, describe_machine, differences, processor
 
 LISTING = "processor\t: {at}\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: A CPU\nstepping\t: 1\n"
 
 
 def test_neither_host_nor_user_is_named() -> None:
     """What is written down names the machine's kind and never the machine."""
-    machine = described()
+    machine = describe_machine()
     text = json.dumps(machine)
     assert set(SAME) < set(machine)
     assert platform.node() not in text

@@ -85,8 +85,8 @@ def test_a_peak_that_is_gone_again_is_seen(home_of: Callable[[str], Path]) -> No
 def test_a_core_that_forms_the_matrix_takes_its_square() -> None:
     """In a process of its own, and not in this one."""
     square = 12 * 1024 * 1024 * 4
-    assert memory.fresh("core", "plain", "1024") > 2 * square
-    assert memory.fresh("core", "tiled", "1024") < square
+    assert memory.in_fresh_process("core", "plain", "1024") > 2 * square
+    assert memory.in_fresh_process("core", "tiled", "1024") < square
 
 
 @linux
@@ -100,13 +100,13 @@ def test_a_step_takes_at_least_its_gradients(
     model = build_ours(tiny)
     model.save_pretrained(tmp_path)
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    assert memory.fresh(job, side, str(tmp_path), "2", "300") > times * weights
+    assert memory.in_fresh_process(job, side, str(tmp_path), "2", "300") > times * weights
 
 
 def test_a_job_that_fails_says_why() -> None:
     """The last line of the process, which names the error."""
     with pytest.raises(RuntimeError, match="KeyError"):
-        memory.fresh("core", "none", "8")
+        memory.in_fresh_process("core", "none", "8")
 
 
 @linux

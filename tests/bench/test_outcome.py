@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.results import Outcome, Spread, Status, exit_code, judged
+from bench.results import Outcome, Spread, Status, exit_code, judge
 
 
 def outcome(status: Status, ratio: Spread | None = None) -> Outcome:
@@ -26,7 +26,7 @@ def test_a_figure_keeps_its_bound_or_not(
     median: float, bound: float | None, expected: Status
 ) -> None:
     """A bound is the largest figure allowed; no number keeps none."""
-    assert expected is judged(Spread(median, median, median, 3), bound)
+    assert expected is judge(Spread(median, median, median, 3), bound)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -
 
 def test_rows_are_chosen_by_pattern() -> None:
     """As a shell's; `--quick` leaves the long ones out; none is a usage error."""
-    assert {row.task.room for row in selected(BenchOptions(rows="core/*"))} == {"core"}
+    assert {row.task.workload for row in selected(BenchOptions(rows="core/*"))} == {"core"}
     assert all(row.quick for row in selected(BenchOptions(quick=True)))
     with pytest.raises(UsageError, match="no row matches"):
         selected(BenchOptions(rows="none"))
@@ -117,8 +117,8 @@ def test_another_machines_baseline_is_rejected_before_anything_runs(
     path = tmp_path / "run.json"
     found(0.5)
     run(BenchOptions(rows="core/*", json=path))
-    here = baseline.described()
-    monkeypatch.setattr(baseline, "described", lambda: here | {"cores": "7"})
+    here = baseline.describe_machine()
+    monkeypatch.setattr(baseline, "describe_machine", lambda: here | {"cores": "7"})
     monkeypatch.setattr(runner, "measure", lambda *_: pytest.fail("it ran"))
     with pytest.raises(InputRejectedError, match="another machine: cores"):
         run(BenchOptions(rows="core/*", baseline=path))

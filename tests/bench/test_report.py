@@ -3,7 +3,7 @@
 import pytest
 
 from bench.baseline import Change, Comparison
-from bench.report import format_rows, render, render_changes, spread_shown, summed
+from bench.report import format_quantity, format_spread, render, render_changes, summary
 from bench.results import Outcome, Spread, Status
 from scratch_gpt.cli import render_rich
 
@@ -23,13 +23,13 @@ ROWS = [
 )  # fmt: skip
 def test_a_figure_has_its_unit(value: float, unit: str, expected: str) -> None:
     """The largest that it fills, and the smallest below it."""
-    assert expected == format_rows(value, unit)
+    assert expected == format_quantity(value, unit)
 
 
 def test_a_spread_is_a_median_between_quartiles() -> None:
     """And nothing where there is none."""
-    assert spread_shown(QUIET) == "0.50 (0.49–0.51)"
-    assert not spread_shown(None)
+    assert format_spread(QUIET) == "0.50 (0.49–0.51)"
+    assert not format_spread(None)
 
 
 def test_every_row_stands_with_its_outcome() -> None:
@@ -48,7 +48,7 @@ def test_every_row_stands_with_its_outcome() -> None:
 
 def test_no_rows_are_said() -> None:
     """Rather than an empty line."""
-    assert summed([]) == "no rows"
+    assert summary([]) == "no rows"
 
 
 def test_changes_stand_with_both_ratios() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.kernels import SUBJECTS
+from bench.kernels import ATTENTION_KERNELS
 from bench.shapes import LONG, MOST_TOKENS, TIMES, Shape, timings
 
 
@@ -26,22 +26,22 @@ def test_what_is_too_large_says_so() -> None:
     """More tokens than planned, or scores beyond the memory; what fits says nothing."""
     square = 12 * 512 * 512 * 4
     shape = Shape(batch=1, time=512)
-    assert "tokens" in Shape(batch=2, time=MOST_TOKENS).unplanned(0, 1)
-    assert "GB" in shape.unplanned(1, square - 1)
-    assert not shape.unplanned(1, square)
+    assert "tokens" in Shape(batch=2, time=MOST_TOKENS).too_large(0, 1)
+    assert "GB" in shape.too_large(1, square - 1)
+    assert not shape.too_large(1, square)
 
 
 @pytest.mark.parametrize(("grid", "count"), [("smoke", 29), ("default", 132), ("whole", 12_168)])
 def test_grids_have_as_many_timings_as_is_documented(grid: str, count: int) -> None:
     """None twice; one kernel more moves these numbers, and the README's with them."""
-    found = timings(grid, list(SUBJECTS))
+    found = timings(grid, list(ATTENTION_KERNELS))
     assert (count, count) == (len(found), len({str(timing) for timing in found}))
 
 
 def test_the_whole_grid_is_all_of_it() -> None:
     """Every kernel, length, batch, dtype, direction, thread count and cache."""
-    found = timings("whole", list(SUBJECTS))
-    assert set(SUBJECTS) == {timing.subject for timing in found}
+    found = timings("whole", list(ATTENTION_KERNELS))
+    assert set(ATTENTION_KERNELS) == {timing.subject for timing in found}
     assert {*TIMES, *LONG} == {timing.shape.time for timing in found}
     assert {1, 4, 64} == {timing.shape.batch for timing in found}
     assert {"float32", "bfloat16", "float16"} == {timing.shape.dtype for timing in found}

@@ -23,8 +23,8 @@ from bench.workloads.decoding import (
     fastest_read,
     make,
     matrices,
-    prove,
     uncached,
+    verified,
 )
 from reference import compat
 from reference.huggingface_generation import continue_text
@@ -85,14 +85,14 @@ def other_row(models: Models, ids: Tensor) -> decoding.Step:
 
 def growing(models: Models, ids: Tensor) -> decoding.Step:
     """Never set the cache back."""
-    decoder = decoding.Decoder(models.path("fused"), batch=2)
+    decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
     decoder.start(ids[:, :-1])
     return lambda: decoder.step(ids[:, -1])
 
 
 def off(models: Models, ids: Tensor) -> decoding.Step:
     """Keep values that are a thousandth too large."""
-    decoder = decoding.Decoder(models.path("fused"), batch=2)
+    decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
     decoder.start(ids[:, :-1])
     known = decoder.length
     decoder.cache.values[5].mul_(1.001)
@@ -110,7 +110,7 @@ def test_a_wrong_way_gets_no_time(
 ) -> None:
     """Each by its logits, which rounding does not explain."""
     with pytest.raises(WrongKernelError, match=r"the logits is .* as far off"):
-        prove(models, lambda token_ids: wrong(models, token_ids), ids, "float32")
+        verified(models, lambda token_ids: wrong(models, token_ids), ids, "float32")
 
 
 def test_an_answer_that_is_kept_gets_no_time(models: Models, ids: Tensor) -> None:
@@ -123,7 +123,7 @@ def test_an_answer_that_is_kept_gets_no_time(models: Models, ids: Tensor) -> Non
         return lambda: kept[0]
 
     with pytest.raises(WrongKernelError, match="not finite"):
-        prove(models, keeping, ids, "float32")
+        verified(models, keeping, ids, "float32")
 
 
 def test_who_goes_wrong_later_is_found(models: Models, ids: Tensor) -> None:
@@ -135,7 +135,7 @@ def test_who_goes_wrong_later_is_found(models: Models, ids: Tensor) -> None:
         step = begin(token_ids)
         return lambda: step().add_(sum(spoilt))
 
-    ready = prove(models, spoiling, ids, "float32")
+    ready = verified(models, spoiling, ids, "float32")
     spoilt.append(math.pi)
     assert ready.check is not None
     with pytest.raises(WrongKernelError, match="as far off"):
@@ -187,7 +187,7 @@ def test_the_bare_read_reads_every_matrix_once(
     models: Models, recorded: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but the positions' table, of which a step reads a row: 49 products of one row."""
-    monkeypatch.setattr(decoding, "flusher", lambda _device: lambda: None)
+    monkeypatch.setattr(decoding, "cache_flusher", lambda _device: lambda: None)
     weights = matrices(models.ours)
     assert 2 * sum(weight.numel() for weight in weights) == product_flops(models.ours, 1, 1)
     read = fastest_read(weights, rounds=1)
@@ -212,7 +212,7 @@ def test_the_bare_read_takes_the_fastest_layout(
 @pytest.mark.parametrize("name", READS)
 def test_a_read_is_no_model(name: str, run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has no answer, so nothing is proved of it."""
-    monkeypatch.setattr(decoding, "flusher", lambda _device: lambda: None)
+    monkeypatch.setattr(decoding, "cache_flusher", lambda _device: lambda: None)
     ready = make(name, TASK, CPU, run)
     ready.run()
     assert (ready.error, ready.check) == (0.0, None)

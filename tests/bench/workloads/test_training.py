@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import training_steps
-from bench.contest import NoTimeError
+from bench.contest import NotTimedError
 from bench.models import Measurement, Models
 from bench.results import Status
 from bench.shapes import Shape
@@ -16,7 +16,7 @@ from bench.targets import train
 from bench.training_steps import OurAdam, TorchAdamW, Training
 from bench.verify import WrongKernelError
 from bench.workloads import training
-from bench.workloads.training import contestant, make, prove
+from bench.workloads.training import contestant, make, verified
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,7 +61,7 @@ def test_each_side_is_ready(name: str, run: Measurement) -> None:
 
 @pytest.mark.parametrize("name", SIDES)
 def test_dropout_is_on_where_it_is_asked_for(name: str, run: Measurement) -> None:
-    """Proved without it; then two losses of one start differ, and the model stays in training."""
+    """Verified without it; then two losses of one start differ, and the model stays in training."""
     ready = make(name, train(2, 37, dropout=True), CPU, run)
     assert ready.error > 0.0
     assert len({ready.run() for _ in range(2)}) == 2
@@ -73,8 +73,8 @@ def test_no_dropout_is_no_measurement_of_it(name: str, models: Models, ids: Tens
     side = contestant(models, name)
     train_mode = side.model.train
     side.model.train = lambda _mode=True: train_mode(False)  # type: ignore[method-assign]
-    with pytest.raises(NoTimeError, match="no dropout") as refusal:
-        prove(models, side, ids, dropout=True)
+    with pytest.raises(NotTimedError, match="no dropout") as refusal:
+        verified(models, side, ids, dropout=True)
     assert refusal.value.status is Status.INCONCLUSIVE
 
 
@@ -144,7 +144,7 @@ def test_a_wrong_step_gets_no_time(name: str, fault: Fault, models: Models, ids:
     side = contestant(models, name)
     fault(side)
     with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, side, ids, dropout=False)
+        verified(models, side, ids, dropout=False)
 
 
 def test_gradients_that_are_not_let_go_are_seen(models: Models, ids: Tensor) -> None:
@@ -154,11 +154,11 @@ def test_gradients_that_are_not_let_go_are_seen(models: Models, ids: Tensor) -> 
     summed(side)
     side.begin = lambda start: _begin(side, real, start)  # type: ignore[method-assign]
     with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, side, ids, dropout=False)
+        verified(models, side, ids, dropout=False)
 
 
 def _begin(side: Training, real: dict[str, nn.Parameter], start: training.Start) -> None:
-    training_steps.put_back(real, start)
+    training_steps.restore_parameters(real, start)
     side.optimizer.begin(start)
     side._maximum = start.maximum
 
@@ -195,7 +195,7 @@ def test_another_constant_of_adam_gets_no_time(
     """Each of them shows in what a step changes."""
     with_constant(name)
     with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, contestant(models, "fused"), ids, dropout=False)
+        verified(models, contestant(models, "fused"), ids, dropout=False)
 
 
 def test_the_sides_are_what_they_say(models: Models) -> None:

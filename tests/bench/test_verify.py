@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bench import verify
-from bench.kernels import SUBJECTS, Kernel, Subject
+from bench.kernels import ATTENTION_KERNELS, AttentionKernel, Kernel
 from bench.shapes import Shape
-from bench.verify import WrongKernelError, YardstickError, prove
+from bench.verify import WrongKernelError, YardstickError, verified
 from scratch_gpt.kernels.backends import KERNELS
 from scratch_gpt.kernels.tiled_attention import tiled_attention
 
@@ -20,9 +20,9 @@ CPU = torch.device("cpu")
 SHAPE = Shape(batch=1, time=41)
 
 
-def subject(kernel: Kernel) -> Subject:
+def subject(kernel: Kernel) -> AttentionKernel:
     """Return a kernel as a subject."""
-    return Subject(make=lambda _shape, _device: kernel)
+    return AttentionKernel(make=lambda _shape, _device: kernel)
 
 
 def slightly_wrong(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ WRONG = {
 def test_a_wrong_kernel_gets_no_time(make: Callable[[], Kernel]) -> None:
     """Whatever it does instead of its work."""
     with pytest.raises(WrongKernelError, match="context"):
-        prove(subject(make()), SHAPE, CPU)
+        verified(subject(make()), SHAPE, CPU)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -130,8 +130,8 @@ def test_a_wrong_kernel_gets_no_time(make: Callable[[], Kernel]) -> None:
 def test_a_right_kernel_is_ready(name: str, backward: bool, dtype: str) -> None:  # noqa: FBT001
     """Each is proved, at a single token and at the ragged shape, and its last answer again."""
     shape = Shape(batch=1, time=1, dtype=dtype, backward=backward)
-    proved = prove(SUBJECTS[name], shape, CPU)
-    assert proved.check(proved.run()) == proved.error
+    kernel = verified(ATTENTION_KERNELS[name], shape, CPU)
+    assert kernel.check(kernel.run()) == kernel.error
 
 
 def test_a_wrong_gradient_gets_no_time() -> None:
@@ -141,7 +141,7 @@ def test_a_wrong_gradient_gets_no_time() -> None:
         return tiled_attention(query, (key + key.detach()) / 2, value)
 
     with pytest.raises(WrongKernelError, match="gradient of key"):
-        prove(subject(halved), Shape(batch=1, time=41, backward=True), CPU)
+        verified(subject(halved), Shape(batch=1, time=41, backward=True), CPU)
 
 
 @pytest.mark.parametrize("row", [0, 127, 512, 599])
@@ -155,7 +155,7 @@ def test_a_long_text_is_sampled_where_kernels_break(row: int) -> None:
         return context
 
     with pytest.raises(WrongKernelError, match="context"):
-        prove(subject(kernel), Shape(batch=1, time=600), CPU)
+        verified(subject(kernel), Shape(batch=1, time=600), CPU)
 
 
 def test_what_changes_after_the_proof_is_found() -> None:
@@ -165,28 +165,28 @@ def test_what_changes_after_the_proof_is_found() -> None:
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return tiled_attention(query, key, value) if looking else query
 
-    proved = prove(subject(kernel), SHAPE, CPU)
+    kernel = verified(subject(kernel), SHAPE, CPU)
     looking.clear()
     with pytest.raises(WrongKernelError, match="context"):
-        proved.check(proved.run())
+        kernel.check(kernel.run())
 
 
 def test_answers_that_are_missing_are_no_proof() -> None:
     """A context without the gradients asked for."""
-    proved = prove(SUBJECTS["tiled"], Shape(batch=1, time=41, backward=True), CPU)
+    kernel = verified(ATTENTION_KERNELS["tiled"], Shape(batch=1, time=41, backward=True), CPU)
     with pytest.raises(WrongKernelError, match="are due"):
-        proved.check(proved.run()[:1])
+        kernel.check(kernel.run()[:1])
 
 
 def test_a_broken_yardstick_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were Hugging Face's core wrong, every kernel would pass beside it: nothing is timed."""
-    broken = {"backend": lambda _shape, _device: sees_the_future}
+    broken = {"attention": lambda _shape, _device: sees_the_future}
     monkeypatch.setattr(verify, "YARDSTICKS", broken)
     with pytest.raises(YardstickError, match="no rounding"):
-        prove(SUBJECTS["tiled"], Shape(batch=1, time=43), CPU)
+        verified(ATTENTION_KERNELS["tiled"], Shape(batch=1, time=43), CPU)
 
 
 def test_every_core_is_a_subject() -> None:
     """None of ours is left out, plain or compiled."""
-    ours = {name for name, entry in SUBJECTS.items() if entry.ours}
+    ours = {name for name, entry in ATTENTION_KERNELS.items() if entry.ours}
     assert {*KERNELS, *(f"compiled-{name}" for name in KERNELS if name != "triton")} == ours

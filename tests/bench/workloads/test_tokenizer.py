@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.contest import InterleavedTiming, NoTimeError, held
+from bench.contest import InterleavedTiming, NotTimedError, time_rounds
 from bench.models import Measurement
 from bench.results import Status
 from bench.targets import TARGETS
@@ -27,22 +27,22 @@ def small() -> Iterator[None]:
         patch.delenv(tokenizer.VOCABULARY, raising=False)
         patch.setattr(tokenizer, "MERGES", 30)
         patch.setattr(tokenizer, "corpus", lambda: 4 * TEXTS)
-        for name in ("tokenizer", "peer", "right_ids"):
+        for name in ("tokenizer", "peer", "expected_ids"):
             patch.setattr(tokenizer, name, functools.cache(getattr(tokenizer, name).__wrapped__))
         patch.setattr(tokenizer, "_THREADED", 100.0)  # so little text is over before a clock ticks
         yield
 
 
 @pytest.mark.parametrize("cache", ["warm", "cold"])
-@pytest.mark.parametrize("name", tokenizer.SIDES)
+@pytest.mark.parametrize("name", tokenizer.TOKENIZERS)
 def test_each_side_is_ready(name: str, cache: str) -> None:
     """Its ids are right before and after; a cold cache is emptied outside of the clock."""
-    ready = tokenizer.prove(name, cache)
+    ready = tokenizer.verified(name, cache)
     assert ready.check is not None
     assert (ready.error, ready.check()) == (0.0, 0.0)
-    assert (ready.before is not None) == (cache == "cold")
+    assert (ready.setup is not None) == (cache == "cold")
     assert "trained here" in ready.remark
-    assert ready.run() == tokenizer.right_ids()
+    assert ready.run() == tokenizer.expected_ids()
 
 
 def test_a_cold_cache_has_met_no_words() -> None:
@@ -50,7 +50,7 @@ def test_a_cold_cache_has_met_no_words() -> None:
     side = tokenizer.OurTokenizer()
     side.encode(tokenizer.corpus())
     before = side._tokenizer
-    side.forget()
+    side.clear_cache()
     assert side._tokenizer is not before
     assert side._tokenizer.vocabulary is before.vocabulary
     assert before._pieces
@@ -65,16 +65,16 @@ def changed(ids: list[list[int]]) -> list[list[int]]:
 @pytest.mark.parametrize(
     "fault", [changed, lambda ids: ids[:-1], lambda ids: [*ids, []], lambda ids: ids[::-1]]
 )
-@pytest.mark.parametrize("side", [tokenizer.OurTokenizer, tokenizer.HuggingFaces])
+@pytest.mark.parametrize("side", [tokenizer.OurTokenizer, tokenizer.RustTokenizer])
 def test_other_ids_get_no_time(
     side: type, fault: Callable[[list[list[int]]], list[list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of them is enough, and so is a document more or less."""
     encode = side.encode
     monkeypatch.setattr(side, "encode", lambda self, texts: fault(encode(self, texts)))
-    name = next(name for name, its in tokenizer.SIDES.items() if its is side)
+    name = next(name for name, its in tokenizer.TOKENIZERS.items() if its is side)
     with pytest.raises(WrongKernelError, match=r"other ids in \d+ of 12 documents"):
-        tokenizer.prove(name, "warm")
+        tokenizer.verified(name, "warm")
 
 
 def test_work_of_another_thread_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_work_of_another_thread_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
         worker.join()
         return []
 
-    with pytest.raises(NoTimeError, match="threads worked") as refusal:
+    with pytest.raises(NotTimedError, match="threads worked") as refusal:
         tokenizer.check_one_thread(encode)
     assert refusal.value.status is Status.INCONCLUSIVE
     tokenizer.check_one_thread(lambda _texts: [[sum(range(3_000_000))]])
@@ -124,14 +124,14 @@ def test_growth_is_a_power_of_the_length(
     power: float, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fitted through the time of words of five lengths, three times."""
-    rows = [row for row in TARGETS if row.task.room == "tokens" and row.figure == "exponent"]
+    rows = [row for row in TARGETS if row.task.workload == "tokens" and row.figure == "exponent"]
     monkeypatch.setattr(
         tokenizer,
         "_seconds",
         lambda run: 1e-6 * len(run.args[0]) ** power,
     )
     for row in rows:
-        outcome = tokenizer.growth(row, Measurement(None, lambda *_: None))
+        outcome = tokenizer.time_growth(row, Measurement(None, lambda *_: None))
         assert outcome.ratio is not None
         assert (outcome.status, outcome.ratio.count) == (status, tokenizer.REPEATS)
         assert outcome.ratio.median == pytest.approx(power)
@@ -146,13 +146,13 @@ def test_words_are_as_long_as_they_say() -> None:
 
 def test_a_contest_of_tokenizers() -> None:
     """From proof to times, cold ones too."""
-    contest = InterleavedTiming()
-    for name in tokenizer.SIDES:
-        contest.enter(
-            name, functools.partial(tokenizer.prove, name, "cold"), ours=tokenizer.ours(name)
+    timing = InterleavedTiming()
+    for name in tokenizer.TOKENIZERS:
+        timing.add(
+            name, functools.partial(tokenizer.verified, name, "cold"), ours=tokenizer.ours(name)
         )
-    held(contest, tokenizer.torch.device("cpu"), 2)
-    assert {name: len(taken) for name, taken in contest.taken.items()} == {
+    time_rounds(timing, tokenizer.torch.device("cpu"), 2)
+    assert {name: len(taken) for name, taken in timing.seconds.items()} == {
         "scratch_gpt": 2,
         "huggingface": 2,
     }

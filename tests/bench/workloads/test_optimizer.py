@@ -7,7 +7,7 @@ from bench import training_steps
 from bench.models import Models
 from bench.verify import WrongKernelError
 from bench.workloads import optimizer as optimizing
-from bench.workloads.optimizer import ours, prove
+from bench.workloads.optimizer import ours, verified
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,7 +24,7 @@ def models() -> Models:
 def test_each_is_ready(name: str, models: Models) -> None:
     """Timed step after step, and proved again afterwards from the start."""
     before = [p.detach().clone() for p in models.ours.parameters()]
-    ready = prove(models, name)
+    ready = verified(models, name)
     for _ in range(3):
         ready.run()
     assert ready.check is not None
@@ -59,7 +59,7 @@ def test_another_constant_gets_no_time(
 
     monkeypatch.setattr(optimizing, "optimizer_named", wrong)
     with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, name)
+        verified(models, name)
 
 
 def test_the_two_forms_are_told_apart(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,25 +69,25 @@ def test_the_two_forms_are_told_apart(models: Models, monkeypatch: pytest.Monkey
         optimizing, "optimizer_named", lambda _name, parameters: made("torch foreach", parameters)
     )
     with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, "openai")
+        verified(models, "openai")
 
 
 def test_the_formula_is_pytorchs_in_float64() -> None:
-    """`right_change` against `torch.optim.AdamW`, where nothing is rounded away."""
+    """`expected_change` against `torch.optim.AdamW`, where nothing is rounded away."""
     drawn = torch.Generator().manual_seed(0)
     values = {
         name: torch.randn(shape, generator=drawn, dtype=torch.float64)
         for name, shape in (("matrix", (5, 7)), ("vector", (7,)))
     }
     parameters = {name: torch.nn.Parameter(value.clone()) for name, value in values.items()}
-    start = training_steps.start_from(values, {"matrix": 0.3, "vector": 2.0})
+    start = training_steps.initial_state(values, {"matrix": 0.3, "vector": 2.0})
     for parameter in parameters.values():
         parameter.grad = torch.randn(parameter.shape, generator=drawn, dtype=torch.float64)
     optimizer = training_steps.TorchAdamW(parameters, "foreach")
     found = optimizing.stepped(optimizer, start)
     for name, parameter in parameters.items():
         assert parameter.grad is not None
-        right = training_steps.right_change(name, parameter.grad, start)
+        right = training_steps.expected_change(name, parameter.grad, start)
         torch.testing.assert_close(found[name], right)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench import timing
-from bench.timing import EventTimer, calls_for, cuda, flusher, seconds
+from bench.timing import EventTimer, cache_flusher, calls_for, cuda, seconds
 from parity.errors import EnvironmentUnfitError
 
 CPU = torch.device("cpu")
@@ -38,10 +38,10 @@ def test_the_filling_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_filling_writes_more_than_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every byte of it, each time."""
-    monkeypatch.setitem(timing.FLUSHED, "cpu", 1 << 20)
+    monkeypatch.setitem(timing.FLUSH_BYTES, "cpu", 1 << 20)
     buffer = torch.ones(1 << 20, dtype=torch.uint8)
     monkeypatch.setattr(timing.torch, "empty", lambda size, **_: buffer[:size])
-    fill = flusher(CPU)
+    fill = cache_flusher(CPU)
     for _ in range(2):
         buffer.fill_(1)
         fill()
@@ -50,10 +50,10 @@ def test_filling_writes_more_than_a_cache(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_filling_hands_nothing_on() -> None:
     """pytest-benchmark would take what a setup returns for the arguments of what it times."""
-    assert flusher(CPU)() is None  # type: ignore[func-returns-value]
+    assert cache_flusher(CPU)() is None  # type: ignore[func-returns-value]
 
 
-@pytest.mark.parametrize(("once", "calls"), [(1.0, 1), (timing.LEAST_SECONDS / 4, 4), (0.0, 1000)])
+@pytest.mark.parametrize(("once", "calls"), [(1.0, 1), (timing.MIN_SECONDS / 4, 4), (0.0, 1000)])
 def test_short_calls_are_repeated(once: float, calls: int) -> None:
     """Until a measurement is long enough to be one."""
     assert calls == calls_for(once)
