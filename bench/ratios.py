@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.targets import SOMEWHERE_BELOW, TARGETS, Target
+from bench.targets import SMALLEST_SDPA_RATIO, TARGETS, Target
 from parity.errors import EnvironmentUnfitError, ExitCode, UsageError
 from scratch_gpt.cli import (
     print_stdout,
@@ -159,7 +159,7 @@ def _measured(options: BenchOptions, rows: Sequence[Target], progress: Progress)
     limits = {**rates, "copy bandwidth": copy_bandwidth(torch.device("cpu"))}
     found = results.BenchRun(machine=machine, limits=limits, outcomes=outcomes, series=work.series)
     notes = [f"{name}: {limit / 1e9:.1f} G/s" for name, limit in limits.items()]
-    notes.append(smallest_ratio_note(outcomes, "sdpa", SOMEWHERE_BELOW))
+    notes.append(smallest_ratio_note(outcomes, "sdpa", SMALLEST_SDPA_RATIO))
     _deliver(found, [note for note in notes if note], options)
     if earlier is None:
         return exit_code(outcomes)

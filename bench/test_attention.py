@@ -1,4 +1,4 @@
-"""Attention kernels, ours and others', each timed only after it was proved right.
+"""Attention kernels, ours and others', verified before and after they are timed.
 
 Run it with `make bench`; `ARGS="--grid whole"` runs every shape, `ARGS="-k '1x512 and both'"` some.
 """
@@ -19,17 +19,17 @@ ROUNDS = 9
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give the test every timing of the grid asked for."""
+    """Parametrize over the timings of the chosen grid."""
     grid = metafunc.config.getoption("--grid")
     metafunc.parametrize("timing", timings(grid, list(ATTENTION_KERNELS)), ids=str)
 
 
 RATES: dict[tuple[str, int], float] = {}
-"""The matrix rate of this run, by dtype and threads: the highest seen."""
+"""The highest matrix rate measured in this run, by dtype and threads."""
 
 
 def reached(shape: Shape, median: float, device: torch.device) -> float:
-    """Return a kernel's rate over the matrix rate, which is measured again where it seems low."""
+    """Return a kernel's rate over the matrix rate, which is measured again if it seems too low."""
     key = shape.dtype, torch.get_num_threads()
     rate = shape.flops / median
     if rate > RATE_MARGIN * RATES.get(key, 0.0):
@@ -37,12 +37,12 @@ def reached(shape: Shape, median: float, device: torch.device) -> float:
     return rate / RATES[key]
 
 
-def ready(subject: AttentionKernel, shape: Shape, device: torch.device) -> VerifiedKernel:
-    """Return a kernel that was proved right; skip or fail where it gets no time."""
+def ready(kernel: AttentionKernel, shape: Shape, device: torch.device) -> VerifiedKernel:
+    """Return a verified kernel; skip or fail if it cannot be timed."""
     try:
-        with mapped_errors(ours=subject.ours):
-            check_planned(subject, shape, device, memory_for(device))
-            return verified(subject, shape, device)
+        with mapped_errors(ours=kernel.ours):
+            check_planned(kernel, shape, device, memory_for(device))
+            return verified(kernel, shape, device)
     except NotTimedError as error:
         (pytest.fail if error.status is Status.WRONG else pytest.skip)(str(error))
 
@@ -51,12 +51,12 @@ def ready(subject: AttentionKernel, shape: Shape, device: torch.device) -> Verif
 def test_attention_kernel(
     benchmark: BenchmarkFixture, timing: Timing, pytestconfig: pytest.Config
 ) -> None:
-    """The kernel is right, its time is taken, and its last answer is right too."""
+    """The kernel's results are right before and after timing."""
     device = torch.device(pytestconfig.getoption("--bench-device"))
     torch.set_num_threads(timing.threads or torch.get_num_threads())
     shape = timing.shape
-    benchmark.group = str(timing).removeprefix(f"{timing.subject}-")
-    kernel = ready(ATTENTION_KERNELS[timing.subject], shape, device)
+    benchmark.group = str(timing).removeprefix(f"{timing.kernel}-")
+    kernel = ready(ATTENTION_KERNELS[timing.kernel], shape, device)
     cold = timing.cache == "cold"
     calls = 1 if cold else calls_for(seconds(kernel.run, device))
     answers = benchmark.pedantic(  # type: ignore[no-untyped-call]

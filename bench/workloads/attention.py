@@ -1,4 +1,4 @@
-"""Attention kernels as contestants, and how a core's memory grows with the text."""
+"""Attention kernels, and the growth of a kernel's memory with the length of the text."""
 
 import torch
 
@@ -19,7 +19,7 @@ from bench.timing import RATE_MARGIN
 from bench.verify import verified
 
 TIMES = (1024, 2048, 4096, 8192)
-"""Lengths between which the growth of memory is fitted."""
+"""Lengths at which the growth of memory is measured."""
 
 
 def ours(name: str) -> bool:
@@ -28,7 +28,7 @@ def ours(name: str) -> bool:
 
 
 def make(name: str, task: Task, device: torch.device, _run: Measurement) -> Contender:
-    """Return an attention kernel, proved."""
+    """Return a verified attention kernel."""
     check_planned(ATTENTION_KERNELS[name], task.shape, device, memory_for(device))
     kernel = verified(ATTENTION_KERNELS[name], task.shape, device)
     return Contender(kernel.run, kernel.error, lambda: kernel.check(kernel.run()))
@@ -37,7 +37,7 @@ def make(name: str, task: Task, device: torch.device, _run: Measurement) -> Cont
 def record_series(
     timing: InterleavedTiming, task: Task, device: torch.device, run: Measurement
 ) -> None:
-    """Keep what each kernel took for the picture; drop whoever is faster than the machine."""
+    """Record each kernel's times for the picture; exclude those above the machine's matrix rate."""
     shape = task.shape
     for name, taken in list(timing.seconds.items()):
         found = spread(taken)
@@ -55,7 +55,7 @@ def record_series(
 
 
 def memory_growth(row: Target, run: Measurement) -> Outcome:
-    """Return how a core's peak memory grows with time, as a power of it."""
+    """Return the exponent with which a kernel's peak memory grows with the length of the text."""
     fitted, longest = [], []
     for _ in range(memory.REPEATS):
         peaks = []

@@ -60,7 +60,7 @@ def job():
     held = bytearray(b"x") * (64 << 20)
     del held
 
-print(memory.measured(lambda: None, job))
+print(memory.peak_growth(lambda: None, job))
 """
 
 

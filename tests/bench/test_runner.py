@@ -143,7 +143,7 @@ def test_a_wrong_kernel_has_a_row_and_no_time(
     monkeypatch.setitem(ATTENTION_KERNELS, "tiled", wrong)
     (outcome,) = measure([ROW], run)
     assert (outcome.status, outcome.ratio) == (Status.WRONG, None)
-    assert outcome.why.startswith("tiled: the context is")
+    assert outcome.why.startswith("tiled: context: RMS error")
     assert [point.subject for point in run.series] == ["huggingface"]
     assert exit_code([outcome]) == 1
 

@@ -41,7 +41,7 @@ def test_grids_have_as_many_timings_as_is_documented(grid: str, count: int) -> N
 def test_the_whole_grid_is_all_of_it() -> None:
     """Every kernel, length, batch, dtype, direction, thread count and cache."""
     found = timings("whole", list(ATTENTION_KERNELS))
-    assert set(ATTENTION_KERNELS) == {timing.subject for timing in found}
+    assert set(ATTENTION_KERNELS) == {timing.kernel for timing in found}
     assert {*TIMES, *LONG} == {timing.shape.time for timing in found}
     assert {1, 4, 64} == {timing.shape.batch for timing in found}
     assert {"float32", "bfloat16", "float16"} == {timing.shape.dtype for timing in found}

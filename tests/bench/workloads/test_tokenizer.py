@@ -27,9 +27,11 @@ def small() -> Iterator[None]:
         patch.delenv(tokenizer.VOCABULARY, raising=False)
         patch.setattr(tokenizer, "MERGES", 30)
         patch.setattr(tokenizer, "corpus", lambda: 4 * TEXTS)
-        for name in ("tokenizer", "peer", "expected_ids"):
+        for name in ("tokenizer", "rust_tokenizer", "expected_ids"):
             patch.setattr(tokenizer, name, functools.cache(getattr(tokenizer, name).__wrapped__))
-        patch.setattr(tokenizer, "_THREADED", 100.0)  # so little text is over before a clock ticks
+        patch.setattr(
+            tokenizer, "_MAX_CPU_RATIO", 100.0
+        )  # so little text is over before a clock ticks
         yield
 
 
@@ -73,13 +75,13 @@ def test_other_ids_get_no_time(
     encode = side.encode
     monkeypatch.setattr(side, "encode", lambda self, texts: fault(encode(self, texts)))
     name = next(name for name, its in tokenizer.TOKENIZERS.items() if its is side)
-    with pytest.raises(WrongKernelError, match=r"other ids in \d+ of 12 documents"):
+    with pytest.raises(WrongKernelError, match=r"wrong ids in \d+ of 12 documents"):
         tokenizer.verified(name, "warm")
 
 
 def test_work_of_another_thread_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it does is in no clock of the calling thread."""
-    monkeypatch.setattr(tokenizer, "_THREADED", 1.2)
+    monkeypatch.setattr(tokenizer, "_MAX_CPU_RATIO", 1.2)
 
     def encode(_texts: list[str]) -> list[list[int]]:
         worker = threading.Thread(target=lambda: sum(range(3_000_000)))

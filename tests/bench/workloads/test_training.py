@@ -16,7 +16,7 @@ from bench.targets import train
 from bench.training_steps import OurAdam, TorchAdamW, Training
 from bench.verify import WrongKernelError
 from bench.workloads import training
-from bench.workloads.training import contestant, make, verified
+from bench.workloads.training import make, training_side, verified
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,7 +70,7 @@ def test_dropout_is_on_where_it_is_asked_for(name: str, run: Measurement) -> Non
 @pytest.mark.parametrize("name", SIDES)
 def test_no_dropout_is_no_measurement_of_it(name: str, models: Models, ids: Tensor) -> None:
     """Losses that are the same show that there was none."""
-    side = contestant(models, name)
+    side = training_side(models, name)
     train_mode = side.model.train
     side.model.train = lambda _mode=True: train_mode(False)  # type: ignore[method-assign]
     with pytest.raises(NotTimedError, match="no dropout") as refusal:
@@ -141,25 +141,25 @@ def wrong_gain(side: Training) -> None:
 )
 def test_a_wrong_step_gets_no_time(name: str, fault: Fault, models: Models, ids: Tensor) -> None:
     """Whichever side makes it, and whichever part of the step it is."""
-    side = contestant(models, name)
+    side = training_side(models, name)
     fault(side)
-    with pytest.raises(WrongKernelError, match="as far off"):
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
         verified(models, side, ids, dropout=False)
 
 
 def test_gradients_that_are_not_let_go_are_seen(models: Models, ids: Tensor) -> None:
     """Those of the other tokens before are added to these."""
-    side = contestant(models, "fused")
+    side = training_side(models, "fused")
     real = dict(side.parameters)
     summed(side)
-    side.begin = lambda start: _begin(side, real, start)  # type: ignore[method-assign]
-    with pytest.raises(WrongKernelError, match="as far off"):
+    side.reset = lambda start: _begin(side, real, start)  # type: ignore[method-assign]
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
         verified(models, side, ids, dropout=False)
 
 
-def _begin(side: Training, real: dict[str, nn.Parameter], start: training.Start) -> None:
+def _begin(side: Training, real: dict[str, nn.Parameter], start: training.InitialState) -> None:
     training_steps.restore_parameters(real, start)
-    side.optimizer.begin(start)
+    side.optimizer.reset(start)
     side._maximum = start.maximum
 
 
@@ -194,13 +194,13 @@ def test_another_constant_of_adam_gets_no_time(
 ) -> None:
     """Each of them shows in what a step changes."""
     with_constant(name)
-    with pytest.raises(WrongKernelError, match="as far off"):
-        verified(models, contestant(models, "fused"), ids, dropout=False)
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
+        verified(models, training_side(models, "fused"), ids, dropout=False)
 
 
 def test_the_sides_are_what_they_say(models: Models) -> None:
     """Ours has our optimizer; Hugging Face's has PyTorch's, in its foreach implementation."""
-    ours, theirs = (contestant(models, name).optimizer for name in SIDES)
+    ours, theirs = (training_side(models, name).optimizer for name in SIDES)
     assert isinstance(ours, OurAdam)
     assert isinstance(theirs, TorchAdamW)
     assert theirs.optimizer.defaults["foreach"] is True
