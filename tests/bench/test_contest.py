@@ -41,27 +41,27 @@ ALLOCATOR = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you trie
         (NotImplementedError("no backward"), Status.NOT_RUN),
     ],
 )
-def test_an_error_is_a_reason(error: Exception, status: Status) -> None:
-    """Each kind of its own; the words are kept."""
+def test_exceptions_become_statuses(error: Exception, status: Status) -> None:
+    """Each exception has its status, and the message is kept."""
     with pytest.raises(NotTimedError) as refusal, mapped_errors(ours=False):
         raise error
     assert status is refusal.value.status
     assert refusal.value.why
 
 
-def test_our_own_failure_is_no_excuse() -> None:
-    """A kernel of ours that cannot run is an error, and not a row without a time."""
+def test_failures_of_our_kernels_are_raised() -> None:
+    """Only other libraries' kernels may be unsupported."""
     with pytest.raises(NotImplementedError), mapped_errors(ours=True):
         raise NotImplementedError
 
 
 def test_another_failure_is_not_memory() -> None:
-    """Words that do not say so are not taken for it."""
+    """A RuntimeError without the allocator's message is not a lack of memory."""
     assert not out_of_memory(RuntimeError("no kernel"))
 
 
 def test_a_reason_is_one_line() -> None:
-    """The first that says something, with the kind of error."""
+    """It has the type of the error and the first line that is not empty."""
     expected = "ValueError: what"
     assert expected == first_line(ValueError("\n what \n where"))
     assert first_line(ValueError()) == "ValueError"
@@ -75,29 +75,29 @@ def test_a_reason_is_one_line() -> None:
         ("huggingface", Shape(batch=4, time=8192), Status.NOT_PLANNED),
     ],
 )
-def test_what_is_not_planned_is_not_begun(name: str, shape: Shape, status: Status) -> None:
-    """No GPU, too many tokens, or matrices of scores that no memory holds."""
+def test_unplanned_shapes_are_not_timed(name: str, shape: Shape, status: Status) -> None:
+    """There is no GPU, there are too many tokens, or the scores exceed the memory."""
     with pytest.raises(NotTimedError) as refusal:
         check_planned(ATTENTION_KERNELS[name], shape, CPU, 1 << 30)
     assert status is refusal.value.status
 
 
-def test_what_forms_no_matrix_is_planned_longer() -> None:
-    """The tiled core fits where Hugging Face's does not; and what fits is planned."""
+def test_tiled_attention_is_planned_for_longer_texts() -> None:
+    """It forms no score matrix, so it fits where Hugging Face's attention does not."""
     check_planned(ATTENTION_KERNELS["tiled"], Shape(batch=4, time=8192), CPU, 1 << 30)
     check_planned(ATTENTION_KERNELS["huggingface"], Shape(batch=4, time=512), CPU, 1 << 30)
 
 
-def test_memory_to_plan_with_is_some() -> None:
-    """More than nothing, and less than no machine has."""
+def test_available_memory_is_plausible() -> None:
+    """It is between 64 MiB and 1 PiB."""
     assert 1 << 26 < memory_for(CPU) < 1 << 50
 
 
 Run = Callable[[], object]
 
 
-def entered(**runs: Run) -> InterleavedTiming:
-    """Return a timing of some runs."""
+def with_contenders(**runs: Run) -> InterleavedTiming:
+    """Return a timing with these contenders."""
     timing = InterleavedTiming()
     for name, run in runs.items():
         timing.add(name, lambda run=run: Contender(run), ours=True)
@@ -105,7 +105,7 @@ def entered(**runs: Run) -> InterleavedTiming:
 
 
 def failing_after(count: int, error: Exception) -> Run:
-    """Return what runs so many times and then raises."""
+    """Return a function that raises after `count` calls."""
     calls = iter(range(count))
 
     def run() -> None:
@@ -117,7 +117,7 @@ def failing_after(count: int, error: Exception) -> Run:
 
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list of who runs; nothing is timed."""
+    """Return a list of the calls; nothing is timed."""
     ran: list[str] = []
 
     def seconds(run: Run, _device: object, *, calls: int = 1, flush: Run | None = None) -> float:
@@ -128,44 +128,44 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def test_everyone_runs_in_every_round_in_turn(order: list[str]) -> None:
-    """After one call each that does not count, rounds begin with another name each time."""
-    timing = time_rounds(entered(a=lambda: "a", b=lambda: "b", c=lambda: "c"), CPU, 3)
+def test_every_contender_runs_in_every_round(order: list[str]) -> None:
+    """After one uncounted call each, rounds begin with a different contender."""
+    timing = time_rounds(with_contenders(a=lambda: "a", b=lambda: "b", c=lambda: "c"), CPU, 3)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab"
     assert {name: len(taken) for name, taken in timing.seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_what_comes_before_is_not_timed(order: list[str]) -> None:
-    """It is handed to the clock as what stands before each call, and runs there."""
+def test_setup_runs_before_each_call(order: list[str]) -> None:
+    """It is passed to the clock, which does not time it."""
     timing = InterleavedTiming()
     timing.add("a", lambda: Contender(lambda: "a", setup=lambda: "-"), ours=True)
     time_rounds(timing, CPU, 2)
     assert "".join(order) == "-a-a-a"
 
 
-def test_the_turn_comes_round() -> None:
-    """As many rounds as names later it is the first one's again; no names are no trouble."""
+def test_the_order_rotates() -> None:
+    """After as many rounds as names the order repeats; an empty list is accepted."""
     assert rotated(["a", "b"], 0) == rotated(["a", "b"], 2) == ["a", "b"]
     assert rotated([], 1) == []
 
 
 @pytest.mark.parametrize("survived", [0, 1, 2])
-def test_who_runs_out_of_memory_drops_out(survived: int) -> None:
-    """Whenever it happens; the others go on, and no half series is left behind."""
+def test_out_of_memory_excludes_a_contender(survived: int) -> None:
+    """The others go on, and its partial times are removed."""
     small = failing_after(survived, MemoryError("too large"))
-    timing = time_rounds(entered(large=small, other=lambda: None), CPU, 4)
+    timing = time_rounds(with_contenders(large=small, other=lambda: None), CPU, 4)
     assert (set(timing.seconds), len(timing.seconds["other"])) == ({"other"}, 4)
     assert timing.excluded["large"].status is Status.OOM
 
 
-def test_who_fails_while_timed_is_an_error() -> None:
-    """It was proved right a moment ago: that is no row without a time, but a fault."""
+def test_other_failures_while_timing_are_raised() -> None:
+    """A verified contender may only run out of memory."""
     with pytest.raises(RuntimeError, match="broken"):
-        time_rounds(entered(a=failing_after(1, RuntimeError("broken"))), CPU, 4)
+        time_rounds(with_contenders(a=failing_after(1, RuntimeError("broken"))), CPU, 4)
 
 
-def test_who_is_wrong_never_takes_part() -> None:
-    """A kernel that its proof refuses has no run to be timed."""
+def test_a_wrong_contender_is_excluded() -> None:
+    """It is never timed."""
 
     def make() -> Contender:
         raise WrongKernelError("off")
@@ -176,13 +176,13 @@ def test_who_is_wrong_never_takes_part() -> None:
     assert timing.excluded["a"].status is Status.WRONG
 
 
-def test_who_is_wrong_afterwards_loses_its_time() -> None:
-    """A last answer that is not right takes every time before it away."""
+def test_a_contender_that_is_wrong_afterwards_is_excluded() -> None:
+    """Its times are removed."""
 
     def check() -> float:
         raise WrongKernelError("off")
 
-    timing = entered(c=lambda: None)
+    timing = with_contenders(c=lambda: None)
     for name, its in (("a", check), ("b", lambda: 0.0)):
         timing.add(name, lambda its=its: Contender(lambda: None, check=its), ours=True)
     verify_after(time_rounds(timing, CPU, 2))
@@ -190,8 +190,8 @@ def test_who_is_wrong_afterwards_loses_its_time() -> None:
     assert (set(timing.excluded), timing.excluded["a"].status) == ({"a"}, Status.WRONG)
 
 
-def test_what_drops_out_says_why() -> None:
-    """The reason is kept for the report."""
-    timing = entered(a=lambda: None)
+def test_exclusion_keeps_the_reason() -> None:
+    """The report shows it."""
+    timing = with_contenders(a=lambda: None)
     timing.exclude("a", NotTimedError(Status.OOM, "too large"))
     assert (timing.contenders, timing.excluded["a"].why) == ({}, "too large")

@@ -1,4 +1,4 @@
-"""Whole models that are wrong get no time either."""
+"""Models are verified; wrong ones are rejected."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def models() -> Models:
 
 @pytest.fixture
 def wrong(models: Models) -> Iterator[GPT]:
-    """Return a model one gain of whose last block is a thousandth off; put right afterwards."""
+    """Return a model with one gain of the last block off by a thousandth."""
     model = models.with_backend("plain")
     gain = model.get_parameter("h.11.ln_2.weight")
     before = gain.detach().clone()
@@ -43,8 +43,8 @@ def wrong(models: Models) -> Iterator[GPT]:
 
 
 @pytest.mark.parametrize("name", EAGER)
-def test_each_path_is_ready(name: str, models: Models) -> None:
-    """Forward, with backward, and in bfloat16; its tokens are what they were before the proof."""
+def test_every_backend_is_verified(name: str, models: Models) -> None:
+    """Forward in two dtypes and with backward; the token ids are unchanged afterwards."""
     ids = models.ids(SHAPE)
     before = ids.clone()
     for dtype in ("float32", "bfloat16"):
@@ -57,8 +57,8 @@ def test_each_path_is_ready(name: str, models: Models) -> None:
     assert torch.equal(before, ids)
 
 
-def test_what_is_kept_is_of_one_shape(models: Models) -> None:
-    """Made once for the same key; let go when another shape comes, for logits are large."""
+def test_the_cache_holds_one_shape(models: Models) -> None:
+    """A result is computed once per key, and freed when another shape comes."""
     made = iter(range(9))
 
     def make() -> int:
@@ -69,27 +69,27 @@ def test_what_is_kept_is_of_one_shape(models: Models) -> None:
     assert expected == [models.cached(key, make) for key in keys]
 
 
-def test_huggingface_is_ready(models: Models) -> None:
-    """It is held against the same truth as we are."""
+def test_huggingface_is_verified(models: Models) -> None:
+    """It is compared with the same reference."""
     ids = models.ids(Shape(batch=1, time=37))
     assert verify_forward(models, models.theirs, ids, "float32")[1] > 0.0
     assert verify_backward(models, models.theirs, ids)[1] > 0.0
 
 
 @pytest.mark.parametrize("verify", [verify_backward, verify_forward], ids=["both", "forward"])
-def test_a_wrong_model_gets_no_time(
+def test_a_wrong_model_is_rejected(
     verify: Callable[..., object], wrong: GPT, models: Models
 ) -> None:
-    """A thousandth of one gain is far more than rounding."""
+    """A thousandth of one gain exceeds rounding."""
     more = ("float32",) if verify is verify_forward else ()
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
         verify(models, wrong, models.ids(SHAPE), *more)
 
 
-def test_a_model_that_keeps_its_answer_gets_no_time(
+def test_a_model_that_caches_its_answer_is_rejected(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other tokens stood in the same tensor before, and their answer is NaN now."""
+    """The cached answer to other tokens was overwritten with NaN."""
     model = models.with_backend("plain")
     kept: dict[int, torch.Tensor] = {}
     forward = model.forward
@@ -102,8 +102,8 @@ def test_a_model_that_keeps_its_answer_gets_no_time(
         verify_forward(models, model, models.ids(SHAPE), "float32")
 
 
-def test_a_missing_gradient_gets_no_time(models: Models) -> None:
-    """A parameter that is no longer trained is not one that is right."""
+def test_a_missing_gradient_is_rejected(models: Models) -> None:
+    """The parameter is frozen."""
     model = models.with_backend("plain")
     model.h[0].mlp.c_fc.bias = torch.nn.Parameter(
         model.h[0].mlp.c_fc.bias.detach().clone(), requires_grad=False
@@ -113,7 +113,7 @@ def test_a_missing_gradient_gets_no_time(models: Models) -> None:
 
 
 def test_a_step_begins_without_gradients(models: Models) -> None:
-    """Two steps leave the gradients of one, and not their sum."""
+    """Two steps leave the gradients of the second only."""
     model, ids = models.with_backend("tiled"), models.ids(SHAPE)
     forward_backward(model, ids)
     first = model.tokens_embed.weight.grad
@@ -123,8 +123,8 @@ def test_a_step_begins_without_gradients(models: Models) -> None:
     assert torch.equal(first, model.tokens_embed.weight.grad)
 
 
-def test_limits_touch_what_they_say(models: Models, recorded: Callable[[], object]) -> None:
-    """One product for each matrix and the vocabulary's, of the rows asked for; one read each."""
+def test_limits_read_every_matrix_once(models: Models, recorded: Callable[[], object]) -> None:
+    """`products_alone` makes one product per matrix; `bare_read` reads each parameter once."""
     with torch.no_grad(), recorded() as operations:
         products_alone(models.ours, 2, 5)()
     shapes = [shape for name, shape in operations.ran if name == "mm"]
@@ -140,14 +140,14 @@ def test_limits_touch_what_they_say(models: Models, recorded: Callable[[], objec
 
 @pytest.fixture
 def run(models: Models) -> Measurement:
-    """Return a measurement whose models are the small ones."""
+    """Return a measurement with the small models."""
     run = Measurement(1, lambda *_: None)
     run.__dict__["models"] = models
     return run
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_models_take_part_once_proved(run: Measurement, *, backward: bool) -> None:
+def test_models_are_verified_contenders(run: Measurement, *, backward: bool) -> None:
     """They can be verified again."""
     task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1, backward=backward))
     for name in ("fused", "huggingface"):
@@ -178,10 +178,8 @@ def test_triton_models_need_a_gpu(run: Measurement) -> None:
         passes.make("triton", task, torch.device("cpu"), run)
 
 
-def test_what_the_processor_lacks_says_so(
-    run: Measurement, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A dtype that it would compute in float32 and round."""
+def test_an_unsupported_dtype_is_not_run(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor would compute it in float32 and round."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
     with pytest.raises(NotTimedError) as refusal:
@@ -193,7 +191,7 @@ def test_what_the_processor_lacks_says_so(
 def test_peak_memory_is_a_ratio_of_processes(
     workload: str, job: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each side three times, in turns, from the weights written once."""
+    """Each side runs three times, in turns, from weights saved once."""
     row = next(row for row in TARGETS if (row.figure, row.task.workload) == ("memory", workload))
     asked: list[str] = []
 

@@ -24,32 +24,32 @@ from bench.results import (
 from parity.errors import InputRejectedError
 
 
-def test_a_spread_is_the_middle_half() -> None:
-    """Of five values, in any order: the middle one, and the ones half way to the ends."""
+def test_a_spread_has_median_and_quartiles() -> None:
+    """The order of the values does not matter."""
     expected = Spread(3.0, 2.0, 4.0, 5)
     assert expected == spread([5.0, 1.0, 3.0, 2.0, 4.0])
 
 
-def test_one_bad_round_moves_no_median() -> None:
-    """A neighbour that took the machine once shows in neither median nor quartiles."""
+def test_an_outlier_changes_nothing() -> None:
+    """One slow round of five changes neither median nor quartiles."""
     expected = Spread(1.0, 1.0, 1.0, 5)
     assert expected == spread([1.0, 1.0, 100.0, 1.0, 1.0])
 
 
-def test_nothing_has_no_median() -> None:
-    """No measurements are an error and not a number."""
+def test_no_measurements_are_an_error() -> None:
+    """There is no median."""
     with pytest.raises(ValueError, match="no measurements"):
         spread([])
 
 
 def test_a_drift_of_the_machine_cancels() -> None:
-    """Rounds that take twice and thrice as long for both leave the ratio as it is."""
+    """Rounds that slow both sides alike leave the ratio unchanged."""
     expected = [0.5, 0.5, 0.5]
     assert expected == paired_ratios([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
 
 
-def test_rounds_that_do_not_pair_are_refused() -> None:
-    """A round that one side lacks is nothing to skip."""
+def test_unpaired_rounds_are_rejected() -> None:
+    """Both sides need the same number of rounds."""
     with pytest.raises(ValueError, match="2 rounds of ours, 1 of theirs"):
         paired_ratios([1.0, 2.0], [1.0])
 
@@ -65,31 +65,31 @@ def test_rounds_that_do_not_pair_are_refused() -> None:
     ],
 )
 def test_a_wide_spread_is_noisy(low: float, high: float, noisy: bool) -> None:  # noqa: FBT001
-    """Beyond the bound, or where it is no number at all."""
+    """Its noise exceeds the bound or is not a number."""
     assert noisy == Spread(1.0, low, high, 5).noisy
 
 
 def test_a_median_of_zero_is_noisy() -> None:
-    """No spread can be judged against it."""
+    """Relative noise is undefined there."""
     assert Spread(0.0, 0.0, 0.0, 5).noisy
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_an_exponent_is_the_power(power: float) -> None:
-    """Whatever the factor before it."""
+    """A constant factor does not matter."""
     sizes = [1024.0, 2048.0, 4096.0]
     assert power == pytest.approx(exponent(sizes, [7.0 * size**power for size in sizes]))
 
 
 @pytest.mark.parametrize("amounts", [[1.0], [1.0, 0.0], [1.0, -1.0]])
-def test_what_has_no_exponent_is_refused(amounts: list[float]) -> None:
-    """One point is no line, and nothing grows from nothing."""
+def test_an_exponent_needs_two_positive_points(amounts: list[float]) -> None:
+    """One point, zeros and negative values are rejected."""
     with pytest.raises(ValueError, match="no exponent"):
         exponent([1.0, 2.0][: len(amounts)], amounts)
 
 
 def outcome(status: Status, ratio: Spread | None = None) -> Outcome:
-    """Return a row of that status."""
+    """Return a row with this status."""
     return Outcome(name="a", work="b", against="c", status=status, ratio=ratio)
 
 
@@ -103,10 +103,10 @@ def outcome(status: Status, ratio: Spread | None = None) -> Outcome:
         (9.0, None, Status.REPORTED),
     ],
 )
-def test_a_figure_keeps_its_bound_or_not(
+def test_a_ratio_is_judged_by_its_bound(
     median: float, bound: float | None, expected: Status
 ) -> None:
-    """A bound is the largest figure allowed; no number keeps none."""
+    """A bound is the largest allowed ratio; NaN misses it."""
     assert expected is judge(Spread(median, median, median, 3), bound)
 
 
@@ -123,12 +123,12 @@ def test_a_figure_keeps_its_bound_or_not(
     ],
 )
 def test_the_worst_status_decides(statuses: list[Status], code: int) -> None:
-    """A miss counts more than what is open; nothing measured is no pass."""
+    """A miss outweighs an inconclusive row; a run without measurements does not pass."""
     assert code == exit_code([outcome(status) for status in statuses])
 
 
 def test_a_noisy_row_is_marked() -> None:
-    """Its spread is half its median; a quiet row is not marked, nor one without a figure."""
+    """A quiet row and a row without a ratio are not marked."""
     assert outcome(Status.MET, Spread(1.0, 0.75, 1.25, 5)).noisy
     assert not outcome(Status.MET, Spread(1.0, 1.0, 1.0, 5)).noisy
     assert not outcome(Status.OOM).noisy
@@ -155,12 +155,12 @@ RUN = BenchRun(
 
 
 def refuse(name: str) -> float:
-    """Fail where a document holds a constant that JSON does not have."""
+    """Fail on NaN and Infinity."""
     pytest.fail(f"{name} in a JSON document")
 
 
-def test_what_is_written_is_strict() -> None:
-    """No NaN, no Infinity: null stands there."""
+def test_written_json_is_strict() -> None:
+    """NaN and Infinity become null."""
     found = json.loads(results.to_json(RUN), parse_constant=refuse)
     assert found["limits"] == {"copy": None}
     assert found["series"][0]["ceiling"] is None
@@ -168,8 +168,8 @@ def test_what_is_written_is_strict() -> None:
     assert found["outcomes"][1]["status"] == "OOM"
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
-    """Machine and rows are the same to the last bit."""
+def test_a_written_run_is_read_back(tmp_path: Path) -> None:
+    """Machine and outcomes are identical."""
     path = tmp_path / "run.json"
     path.write_text(results.to_json(RUN), encoding="utf-8")
     found = results.read(path)
@@ -188,8 +188,8 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         ("{", "["),
     ],
 )
-def test_a_document_of_another_form_is_refused(old: str, new: str, tmp_path: Path) -> None:
-    """Whatever is wrong with it, the file is named and nothing is compared."""
+def test_malformed_documents_are_rejected(old: str, new: str, tmp_path: Path) -> None:
+    """The error names the file."""
     text = results.to_json(RUN)
     assert old in text
     path = tmp_path / "run.json"
@@ -199,13 +199,13 @@ def test_a_document_of_another_form_is_refused(old: str, new: str, tmp_path: Pat
     assert str(path) in refusal.value.where
 
 
-def test_no_file_is_refused(tmp_path: Path) -> None:
-    """As one that holds something else is."""
+def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
+    """The error has the cause."""
     with pytest.raises(InputRejectedError, match="FileNotFoundError"):
         results.read(tmp_path / "none.json")
 
 
 def test_every_field_of_a_row_is_written() -> None:
-    """Nothing that a row says is lost on the way."""
+    """The JSON has every field of `Outcome`."""
     row = json.loads(results.to_json(RUN))["outcomes"][0]
     assert {field.name for field in dataclasses.fields(Outcome)} | {"noisy"} == set(row)

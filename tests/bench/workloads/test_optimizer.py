@@ -1,4 +1,4 @@
-"""Optimizers alone: each is proved, and none that steps otherwise is timed."""
+"""Optimizers are verified; wrong ones are rejected."""
 
 import pytest
 import torch
@@ -21,8 +21,8 @@ def models() -> Models:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_ready(name: str, models: Models) -> None:
-    """Timed step after step, and proved again afterwards from the start."""
+def test_each_optimizer_is_verified(name: str, models: Models) -> None:
+    """It is verified again after further steps."""
     before = [p.detach().clone() for p in models.ours.parameters()]
     ready = verified(models, name)
     for _ in range(3):
@@ -36,10 +36,10 @@ def test_each_is_ready(name: str, models: Models) -> None:
 @pytest.mark.parametrize(
     ("constant", "value"), [("RATE", 2.501e-4), ("BETAS", (0.9, 0.998)), ("EPSILON", 1e-6)]
 )
-def test_another_constant_gets_no_time(
+def test_a_wrong_constant_is_rejected(
     name: str, constant: str, value: object, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that the formula has and the optimizer has otherwise."""
+    """The optimizer's constant differs from the formula's."""
     made = optimizing.optimizer_named
     right = getattr(training_steps, constant)
 
@@ -62,7 +62,7 @@ def test_another_constant_gets_no_time(
         verified(models, name)
 
 
-def test_the_two_forms_are_told_apart(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variants_are_distinguished(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's step is not the release's."""
     made = optimizing.optimizer_named
     monkeypatch.setattr(
@@ -73,7 +73,7 @@ def test_the_two_forms_are_told_apart(models: Models, monkeypatch: pytest.Monkey
 
 
 def test_the_formula_is_pytorchs_in_float64() -> None:
-    """`expected_change` against `torch.optim.AdamW`, where nothing is rounded away."""
+    """`expected_change` against `torch.optim.AdamW`, in float64."""
     drawn = torch.Generator().manual_seed(0)
     values = {
         name: torch.randn(shape, generator=drawn, dtype=torch.float64)
@@ -91,6 +91,6 @@ def test_the_formula_is_pytorchs_in_float64() -> None:
         torch.testing.assert_close(found[name], right)
 
 
-def test_ours_are_told_from_theirs() -> None:
-    """Only a failure of ours is this project's."""
+def test_our_variants_are_ours() -> None:
+    """PyTorch's implementations are not."""
     assert [ours(name) for name in NAMES] == [True, True, False, False]
