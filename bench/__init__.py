@@ -1,1 +1,1 @@
-"""Timings of the attention kernels and of whole models."""
+"""Time and memory of kernels, models, training and tokenizers, compared with other libraries."""

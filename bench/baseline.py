@@ -1,7 +1,7 @@
-"""The regression gate: ratios of this run against those of an earlier one, never seconds.
+"""The regression gate: compare ratios, never seconds, with an earlier run of the same machine.
 
-A ratio is worse where its lower quartile lies above the earlier upper quartile by more than
-`MARGIN` of it: what either run's own spread explains is no regression.
+A ratio is worse if its lower quartile is above the earlier upper quartile by more than `MARGIN`.
+Differences within the spread of either run are not regressions.
 """
 
 import dataclasses
@@ -15,15 +15,12 @@ from pathlib import Path
 from bench.results import BenchRun, Outcome, Spread
 from parity.errors import ExitCode, InputRejectedError
 
-# Which machine measured: enough to tell it from another, and no name of host or user.
-
-
 SAME = ("processor", "architecture", "cores", "threads", "cpu_capability", "gpu")
-"""What must agree before ratios of two runs are compared."""
+"""Fields that must agree before ratios of two runs are compared."""
 
 
-def described() -> dict[str, str]:
-    """Return what tells one machine, and one installation, from another."""
+def describe_machine() -> dict[str, str]:
+    """Return a description of machine and installation, without names of host or user."""
     from importlib.metadata import version
 
     import torch
@@ -44,7 +41,7 @@ def described() -> dict[str, str]:
 
 
 def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's model, and what else tells two of the same marketing name apart."""
+    """Return the processor's name with family, model and stepping."""
     try:
         text = listing.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -58,37 +55,30 @@ def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def differences(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
-    """Return what tells the machine of an earlier run from this one; empty where it is the same."""
+    """Return the fields in which two machines differ, with both values."""
     return [
-        f"{key}: {then.get(key, 'not said')!r} there, {now.get(key, 'not said')!r} here"
+        f"{key}: {then.get(key, 'not recorded')!r} there, {now.get(key, 'not recorded')!r} here"
         for key in SAME
         if then.get(key) != now.get(key)
     ]
 
 
 MARGIN = 0.05
-"""What may be lost beyond both spreads before a row counts as worse."""
+"""Largest loss beyond both spreads that does not count as worse."""
 
 
 class Change(StrEnum):
-    """What became of a row since the baseline."""
+    """The change of a row since the baseline."""
 
     SAME = "same"
     BETTER = "better"
     WORSE = "worse"
-    GONE = "gone"  # it has a figure there and none here
+    GONE = "gone"  # measured there and not here
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One row of the gate.
-
-    Attributes:
-        name: The row's name.
-        change: What became of it.
-        then: Its ratio in the baseline.
-        now: Its ratio in this run; None where it is gone.
-    """
+    """One row of the gate; `now` is None if this run has no ratio."""
 
     name: str
     change: Change
@@ -97,29 +87,29 @@ class Comparison:
 
 
 def check_machine(now: Mapping[str, str], then: Mapping[str, str], *, force: bool) -> None:
-    """Require both runs to be of one machine: ratios, too, depend on it.
+    """Require both runs to be of one machine, because ratios depend on it.
 
     Raises:
-        InputRejectedError: They are not, and nobody insisted.
+        InputRejectedError: They are not, and `force` is not set.
     """
     apart = differences(now, then)
     if apart and not force:
         raise InputRejectedError(
-            "the baseline is of another machine: " + "; ".join(apart),
+            "the baseline is from another machine: " + "; ".join(apart),
             where="--baseline",
-            fix="measure a baseline here with --json, or insist with --force",
+            fix="measure a baseline here with --json, or pass --force",
         )
 
 
 def compare(
     now: Sequence[Outcome], then: Sequence[Outcome], *, asked: set[str]
 ) -> list[Comparison]:
-    """Return what became of each row that the baseline has a ratio for.
+    """Return the change of each selected row that has a ratio in the baseline.
 
     Args:
-        now: This run's rows.
-        then: The baseline's.
-        asked: Names of the rows that this run was asked for; others are no concern of it.
+        now: Rows of this run.
+        then: Rows of the baseline.
+        asked: Names of the selected rows.
     """
     here = {outcome.name: outcome.ratio for outcome in now}
     return [
@@ -130,7 +120,7 @@ def compare(
 
 
 def changed(now: Spread | None, then: Spread) -> Change:
-    """Return what became of one ratio. Written so that NaN counts as worse."""
+    """Return the change of one ratio. Written so that NaN counts as worse."""
     if now is None:
         return Change.GONE
     if not now.low <= then.high * (1.0 + MARGIN):
@@ -139,7 +129,7 @@ def changed(now: Spread | None, then: Spread) -> Change:
 
 
 def exit_code(comparisons: Sequence[Comparison]) -> ExitCode:
-    """Return 1 where a ratio got worse, 3 where one is gone or nothing was compared, else 0."""
+    """Return 1 if a ratio is worse, 3 if one is gone or nothing was compared, else 0."""
     changes = {comparison.change for comparison in comparisons}
     if Change.WORSE in changes:
         return ExitCode.FAIL
@@ -148,6 +138,6 @@ def exit_code(comparisons: Sequence[Comparison]) -> ExitCode:
 
 
 def gate(run: BenchRun, baseline: BenchRun, *, asked: set[str], force: bool) -> list[Comparison]:
-    """Return the comparison of two runs; refuse one of another machine."""
+    """Return the comparison of two runs of one machine."""
     check_machine(run.machine, baseline.machine, force=force)
     return compare(run.outcomes, baseline.outcomes, asked=asked)

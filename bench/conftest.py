@@ -1,4 +1,4 @@
-"""Settings of `pytest bench`; what they do stands in `bench.pytest_plugin`."""
+"""Settings of `pytest bench`; the functions are in `bench.pytest_plugin`."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -8,24 +8,24 @@ import pytest
 
 from bench import pytest_plugin
 
-# Shape checks are for tests: timed along, they would be what is measured.
+# Shape checks would be timed too.
 jaxtyping.config.update("jaxtyping_disable", True)
 
 pytest_addoption = pytest_plugin.add_options
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to time anything beside other processes."""
+    """Reject parallel test processes."""
     pytest_plugin.refuse_xdist(config.getoption("dist", None))
 
 
 def pytest_benchmark_update_machine_info(machine_info: MutableMapping[str, Any]) -> None:
-    """Leave the host's name out of every JSON."""
+    """Remove the host's name from the JSON."""
     pytest_plugin.without_names(machine_info)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have kernels on a GPU timed by its own events."""
+    """Time kernels on a GPU with events."""
     if config.getoption("--bench-device") == "cuda":
         from bench.timing import EventTimer, cuda
 
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def threads_restored() -> Iterator[None]:
-    """Leave the number of threads as it was."""
+    """Restore the number of threads."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,8 +1,8 @@
-"""The kernels that are timed, by name: ours, and everyone else's attention.
+"""The attention kernels that are timed, by name: ours and other implementations.
 
-`core(query, key, value)` takes three `[batch head time head_width]` and returns the context.
-Each entry makes its kernel for one shape, so that what is prepared once is not timed; one that
-this machine or this torch does not have says so when it is made or first called.
+A kernel takes query, key and value `[batch head time head_width]` and returns the context. Each
+entry makes its kernel for one shape, so that preparation is not timed. A kernel that this machine
+or this torch lacks raises when it is made or first called.
 """
 
 import dataclasses
@@ -17,44 +17,48 @@ from bench.shapes import HEAD_WIDTH, HEADS, Shape
 from scratch_gpt.kernels.backends import KERNELS
 
 Kernel = Callable[..., Tensor]
-"""Is called with query, key and value."""
+"""Called with query, key and value."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Subject:
+class AttentionKernel:
     """One kernel.
 
     Attributes:
-        make: Returns it for a shape and a device.
-        squares: How many whole matrices of scores it holds at once; backward as well.
-        truth: What it computes: `attention`, or the two `products` of it alone.
-        device: The only kind of device it runs on; None where it runs on any.
-        ours: Whether a failure is this project's: others' kernels may lack a dtype or a device.
+        make: Returns the kernel for a shape and a device.
+        score_matrices: Number of full score matrices held at once, backward included.
+        computes: `attention`, or only its two `products`; selects the oracle.
+        device: The only kind of device that it runs on; None for any.
+        ours: Whether it is this project's; other kernels may lack a dtype or a device.
     """
 
     make: Callable[[Shape, torch.device], Kernel]
-    squares: int = 0
-    truth: str = "backend"
+    score_matrices: int = 0
+    computes: str = "attention"
     device: str | None = None
     ours: bool = False
 
 
-def ours(name: str) -> Subject:
-    """Return a core of ours."""
+def ours(name: str) -> AttentionKernel:
+    """Return one of our kernels."""
     device = "cuda" if name == "triton" else None
-    squares = _SQUARES.get(name, 0)
-    return Subject(
-        make=lambda _shape, _device: KERNELS[name], squares=squares, device=device, ours=True
+    return AttentionKernel(
+        make=lambda _shape, _device: KERNELS[name],
+        score_matrices=4 if name == "plain" else 0,
+        device=device,
+        ours=True,
     )
 
 
-def compiled(name: str) -> Subject:
-    """Return a core of ours, compiled for the shape."""
-    return Subject(make=lambda _shape, _device: _compiled(KERNELS[name]), squares=4, ours=True)
+def compiled(name: str) -> AttentionKernel:
+    """Return one of our kernels, compiled for the shape."""
+    return AttentionKernel(
+        make=lambda _shape, _device: _compiled(KERNELS[name]), score_matrices=4, ours=True
+    )
 
 
-def sdpa(backend: SDPBackend | None) -> Subject:
-    """Return PyTorch's attention, by one backend or by its own choice."""
+def sdpa(backend: SDPBackend | None) -> AttentionKernel:
+    """Return `scaled_dot_product_attention` with one backend, or the one that torch selects."""
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if backend is None:
@@ -62,12 +66,12 @@ def sdpa(backend: SDPBackend | None) -> Subject:
         with sdpa_kernel(backend):
             return scaled_dot_product_attention(query, key, value, is_causal=True)
 
-    squares = 4 if backend is SDPBackend.MATH else 0
-    return Subject(make=lambda _shape, _device: kernel, squares=squares)
+    matrices = 4 if backend is SDPBackend.MATH else 0
+    return AttentionKernel(make=lambda _shape, _device: kernel, score_matrices=matrices)
 
 
 def huggingface(shape: Shape, device: torch.device) -> Kernel:
-    """Return Hugging Face's eager core, which takes its keys transposed."""
+    """Return Hugging Face's eager attention, which takes transposed keys."""
     from transformers import OpenAIGPTConfig
     from transformers.models.openai.modeling_openai import Attention
 
@@ -78,7 +82,7 @@ def huggingface(shape: Shape, device: torch.device) -> Kernel:
 
 
 def flex(shape: Shape, device: torch.device) -> Kernel:
-    """Return PyTorch's flex_attention, compiled, with the causal mask laid out beforehand."""
+    """Return a compiled `flex_attention` with a prepared causal mask."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     def causal(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -90,28 +94,27 @@ def flex(shape: Shape, device: torch.device) -> Kernel:
 
 
 def products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return the two matrix products of attention, over all pairs, and nothing else."""
+    """Return the two matrix products of attention over all pairs, without mask and softmax."""
     return query @ key.transpose(-2, -1) @ value
 
 
 def _compiled(function: Kernel) -> Kernel:
-    """Return a function compiled; torch keeps what it compiled with the function's code."""
     compiled: Kernel = torch.compile(function)
     return compiled
 
 
-_SQUARES = {"plain": 4}
-
-SUBJECTS: dict[str, Subject] = {
+ATTENTION_KERNELS: dict[str, AttentionKernel] = {
     **{name: ours(name) for name in KERNELS},
     **{f"compiled-{name}": compiled(name) for name in KERNELS if name != "triton"},
-    "huggingface": Subject(make=huggingface, squares=6),
+    "huggingface": AttentionKernel(make=huggingface, score_matrices=6),
     "sdpa": sdpa(None),
     "sdpa-math": sdpa(SDPBackend.MATH),
     "sdpa-flash": sdpa(SDPBackend.FLASH_ATTENTION),
     "sdpa-efficient": sdpa(SDPBackend.EFFICIENT_ATTENTION),
     "sdpa-cudnn": sdpa(SDPBackend.CUDNN_ATTENTION),
-    "flex": Subject(make=flex),
-    "products": Subject(make=lambda _shape, _device: products, squares=2, truth="products"),
+    "flex": AttentionKernel(make=flex),
+    "products": AttentionKernel(
+        make=lambda _shape, _device: products, score_matrices=2, computes="products"
+    ),
 }
 """Every kernel by name."""

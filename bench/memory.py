@@ -1,8 +1,8 @@
-"""Peak memory, of a fresh process each: the highest resident size less that of a warm start.
+"""Peak memory: of a job in a fresh process, and of torch's allocator.
 
-The process loads what it needs, works once on something small, and then resets the system's
-record of its highest size; what it holds then is what the peak is measured from. Memory freed
-goes back to the system at once, for both sides alike.
+A process loads the model, runs a small warm-up and resets the system's record of its peak resident
+size. The result is the peak during the job minus the size before. Settings of malloc return freed
+memory to the system at once, for all contenders alike.
 """
 
 import json
@@ -29,15 +29,15 @@ _SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10), "MALLOC_TRIM_THRESHOLD_":
 _SMALL = 8
 
 
-def fresh(*arguments: str) -> int:
-    """Return the bytes that one job takes in a process of its own.
+def in_fresh_process(*arguments: str) -> int:
+    """Return the bytes that one job takes in a fresh process.
 
     Raises:
-        RuntimeError: It failed; the message is the last line it wrote.
+        RuntimeError: The process failed; the message is the last line of its stderr.
     """
     home = str(Path(__file__).resolve().parents[1])
     search = os.pathsep.join([home, os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(  # noqa: S603 - ourselves
+    done = subprocess.run(  # noqa: S603 - this module
         [sys.executable, "-m", "bench.memory", *arguments],
         env=os.environ | _SETTINGS | {"PYTHONPATH": search},
         capture_output=True,
@@ -50,8 +50,8 @@ def fresh(*arguments: str) -> int:
     return int(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def measured(warm: Callable[[], object], job: Callable[[], object]) -> int:
-    """Return how many bytes the resident size rises by, at its highest, during a job."""
+def peak_growth(warm: Callable[[], object], job: Callable[[], object]) -> int:
+    """Return the peak resident size during a job minus the size before, in bytes."""
     warm()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
     before = _status("VmRSS")
@@ -64,8 +64,8 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
 
 
-def loaded(side: str, folder: str) -> "GPT | OpenAIGPTLMHeadModel":
-    """Return the model of a folder: ours by a path, or theirs."""
+def load_model(side: str, folder: str) -> "GPT | OpenAIGPTLMHeadModel":
+    """Return the model of a folder: Hugging Face's, or ours with the backend `side`."""
     from transformers import OpenAIGPTLMHeadModel
 
     from scratch_gpt.model import GPT
@@ -79,36 +79,36 @@ def loaded(side: str, folder: str) -> "GPT | OpenAIGPTLMHeadModel":
 
 
 def step(side: str, folder: str, batch: int, time: int) -> int:
-    """Return what one forward with backward takes above the weights; side is a path, or theirs."""
+    """Return the bytes that one forward with backward takes above the weights."""
     import torch
 
-    from bench.models import stepped
+    from bench.models import forward_backward
 
-    model = loaded(side, folder)
+    model = load_model(side, folder)
     ids = torch.arange(batch * time).reshape(batch, time) * 7 % model.config.vocab_size
 
     def warm() -> None:
-        stepped(model, ids[:1, :_SMALL])
-        model.zero_grad(set_to_none=True)  # gradients are no weights, and count
+        forward_backward(model, ids[:1, :_SMALL])
+        model.zero_grad(set_to_none=True)  # gradients count: they are not weights
 
-    return measured(warm, lambda: stepped(model, ids))
+    return peak_growth(warm, lambda: forward_backward(model, ids))
 
 
 def train(side: str, folder: str, batch: int, time: int) -> int:
-    """Return what training takes above the weights: gradients, moments, and all on the way.
+    """Return the bytes that training takes above the weights, with gradients and moments.
 
-    The first step, which makes the moments, is a small one; the next is the one to be weighed.
+    The first step, which allocates the moments, is a small one. The second is full size.
     """
     import torch
 
-    from bench.models import stepped
+    from bench.models import forward_backward
     from bench.training_steps import Training
 
-    model = loaded(side, folder)
+    model = load_model(side, folder)
     ids = torch.arange(batch * time).reshape(batch, time) * 7 % model.config.vocab_size
 
     def warm() -> None:
-        stepped(model, ids[:1, :_SMALL])
+        forward_backward(model, ids[:1, :_SMALL])
         model.zero_grad(set_to_none=True)
 
     def job() -> None:
@@ -116,11 +116,11 @@ def train(side: str, folder: str, batch: int, time: int) -> int:
         training.step(ids[:1, :_SMALL])
         training.step(ids)
 
-    return measured(warm, job)
+    return peak_growth(warm, job)
 
 
 def core(name: str, time: int) -> int:
-    """Return what one call of a core of ours takes beside its inputs and its answer."""
+    """Return the bytes that one call of our attention kernel takes, without its inputs."""
     import torch
 
     from scratch_gpt.kernels.backends import KERNELS
@@ -132,27 +132,24 @@ def core(name: str, time: int) -> int:
         return KERNELS[name](query[:, :, some], key[:, :, some], value[:, :, some])
 
     with torch.no_grad():
-        return measured(lambda: run(_SMALL), lambda: run(time))
+        return peak_growth(lambda: run(_SMALL), lambda: run(time))
 
 
 JOBS: dict[str, Callable[..., int]] = {"core": core, "step": step, "train": train}
 
 
 def main(arguments: list[str]) -> None:
-    """Do one job and print its bytes; sizes are numbers, all else is words."""
+    """Run one job and print its bytes; numeric arguments are sizes."""
     job, *rest = arguments
     found = JOBS[job](*(int(word) if word.isdecimal() else word for word in rest))
     sys.stdout.write(f"{found}\n")
 
 
-# The most memory that a call holds at once, as torch's own allocator counts it.
-
-
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Return the most bytes allocated at once beyond what there was before.
+    """Return the most bytes that torch allocates at once during a call.
 
-    Buffers that a matrix library makes for itself are not torch's and do not count; the peak
-    memory rows of `bench.ratios` are measured on whole processes instead.
+    Buffers of the matrix library do not count. The memory rows of `bench.ratios` are measured in
+    fresh processes instead.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -161,7 +158,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    # There is one cycle; torch 2.10 warns whoever does not say that its events are to be kept.
+    # torch 2.10 warns without acc_events.
     activities = [ProfilerActivity.CPU]
     with profile(activities=activities, profile_memory=True, acc_events=True) as profiler:
         run()
@@ -171,7 +168,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 def highest(changes: list[int]) -> int:
-    """Return the highest of the running sums of some changes; 0 where none rises."""
+    """Return the largest running sum of some changes; 0 if none is positive."""
     level = top = 0
     for change in changes:
         level += change

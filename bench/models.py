@@ -1,8 +1,8 @@
-"""Whole models as contestants: ours by every path, Hugging Face's, and each proved first.
+"""Whole models, ours with every backend and Hugging Face's, verified before they are timed.
 
-Logits are proved against the NumPy oracle, of the first and the last row of text; the gradient
-of every parameter against Hugging Face's model in float64, on the very tokens that are timed.
-Before the proof the same tensor held other tokens, and what came of them was overwritten.
+Logits of the first and the last text are compared with the NumPy oracle. The gradient of every
+parameter is compared with Hugging Face's model in float64. Both use the timed tokens. Before, the
+model runs on other tokens in the same tensor, and its result is overwritten.
 """
 
 import copy
@@ -19,8 +19,8 @@ from transformers import OpenAIGPTLMHeadModel
 
 from bench.results import Series
 from bench.shapes import Shape
-from bench.targets import Work
-from bench.timing import ABOVE, matrix_rate
+from bench.targets import Task
+from bench.timing import RATE_MARGIN, matrix_rate
 from bench.verify import Noise, error_of
 from parity.checkpoints.load import load_weights
 from parity.core.inputs import Inputs, seeded
@@ -32,11 +32,11 @@ from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 
 Forward = Callable[[], Tensor]
-Truths = Mapping[str, Reference]
+References = Mapping[str, Reference]
 
 
 class Models:
-    """Both models with the same weights, and what is right for their inputs."""
+    """Both models with the same weights, and a cache of expected results."""
 
     def __init__(self, source: str = "surrogate") -> None:
         weights = load_weights(source)
@@ -46,25 +46,25 @@ class Models:
         self._kept: dict[tuple[Any, ...], Any] = {}
 
     def ids(self, shape: Shape, seed: int = 0) -> Tensor:
-        """Return the token ids that a shape is timed on; `[batch time]`."""
+        """Return the token ids `[batch time]` that a shape is timed on."""
         return seeded(
             batch=shape.batch, time=shape.time, vocab_size=self.vocab_size, seed=seed
         ).token_ids
 
-    def path(self, name: str, dtype: torch.dtype = torch.float32) -> GPT:
-        """Return our model by one path; in another dtype as a copy."""
+    def with_backend(self, name: str, dtype: torch.dtype = torch.float32) -> GPT:
+        """Return our model with one backend; a copy if the dtype is not float32."""
         twin = self.ours.with_backend(name)
         return twin if dtype is torch.float32 else copy.deepcopy(twin).to(dtype)
 
     def huggingface(self, dtype: torch.dtype = torch.float32) -> OpenAIGPTLMHeadModel:
-        """Return Hugging Face's model; in another dtype as a copy."""
+        """Return Hugging Face's model; a copy if the dtype is not float32."""
         same = dtype is torch.float32
         return self.theirs if same else copy.deepcopy(self.theirs).to(dtype)  # type: ignore[arg-type]
 
-    def kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is made
-        """Return what was made once for a key, as long as the next keys are of the same shape.
+    def cached(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - any result of make
+        """Return `make()`, cached by key.
 
-        A key ends in the shape; what was kept for another one is let go, for logits are large.
+        The last part of a key is the shape. A new shape clears the cache, because logits are large.
         """
         if key not in self._kept:
             same = {k: value for k, value in self._kept.items() if k[-1] == key[-1]}
@@ -73,13 +73,13 @@ class Models:
 
 
 def logits_of(model: GPT | OpenAIGPTLMHeadModel, ids: Tensor) -> Tensor:
-    """Return a model's logits, as its users get them."""
+    """Return a model's logits `[batch time vocab]`."""
     if isinstance(model, GPT):
         return cast("Tensor", model(ids))
     return cast("Tensor", model(input_ids=ids).logits)
 
 
-def stepped(model: GPT | OpenAIGPTLMHeadModel, ids: Tensor) -> Tensor:
+def forward_backward(model: GPT | OpenAIGPTLMHeadModel, ids: Tensor) -> Tensor:
     """Compute the loss and every gradient, and return the loss."""
     model.zero_grad(set_to_none=True)
     if isinstance(model, GPT):
@@ -91,7 +91,7 @@ def stepped(model: GPT | OpenAIGPTLMHeadModel, ids: Tensor) -> Tensor:
 
 
 def gradients(model: GPT | OpenAIGPTLMHeadModel) -> dict[str, Tensor]:
-    """Return every gradient under our parameter's name."""
+    """Return every gradient by our parameter names."""
     return {
         name.removeprefix("transformer."): parameter.grad
         for name, parameter in model.named_parameters()
@@ -99,10 +99,10 @@ def gradients(model: GPT | OpenAIGPTLMHeadModel) -> dict[str, Tensor]:
     }
 
 
-def true_gradients(models: Models, ids: Tensor) -> Truths:
-    """Return the gradient of every parameter in float64, by Hugging Face's model and autograd.
+def reference_gradients(models: Models, ids: Tensor) -> References:
+    """Return the gradient of every parameter from Hugging Face's model in float64.
 
-    Its `labels=` computes the loss in float32 even there, so the loss is taken here.
+    The loss is computed here, because `labels=` computes it in float32.
     """
     exact = models.huggingface(torch.float64)
     logits = logits_of(exact, ids)[:, :-1]
@@ -111,9 +111,9 @@ def true_gradients(models: Models, ids: Tensor) -> Truths:
     return {name: Reference(grad) for name, grad in gradients(exact).items()}
 
 
-def true_logits(models: Models, ids: Tensor) -> Truths:
-    """Return the oracle's logits of the first and the last row of text."""
-    ends = {"logits of the first row": ids[:1], "logits of the last row": ids[-1:]}
+def reference_logits(models: Models, ids: Tensor) -> References:
+    """Return the oracle's logits of the first and the last text."""
+    ends = {"logits of the first text": ids[:1], "logits of the last text": ids[-1:]}
     if len(ids) == 1:
         ends.popitem()
     return {name: Reference(oracle_logits(models.theirs, row)) for name, row in ends.items()}
@@ -132,15 +132,15 @@ def oracle_logits(theirs: OpenAIGPTLMHeadModel, row: Tensor) -> Tensor:
     return found[0]
 
 
-def ends(logits: Tensor, names: Truths) -> dict[str, Tensor]:
-    """Return the rows of text whose truth is known, under its names."""
+def ends(logits: Tensor, names: References) -> dict[str, Tensor]:
+    """Return the logits of the texts that have a reference, by its name."""
     return dict(zip(names, (logits[:1], logits[-1:]), strict=False))
 
 
-def noises(answers: Mapping[str, Tensor], right: Truths) -> dict[str, Noise]:
-    """Return a yardstick's errors; those of one kind of tensor share the worst block's."""
-    apart = {name: held.difference(answers[name], dtype=answers[name].dtype)
-             for name, held in right.items()}  # fmt: skip
+def reference_errors(answers: Mapping[str, Tensor], right: References) -> dict[str, Noise]:
+    """Return a yardstick's errors; tensors of one kind share the error of the worst block."""
+    apart = {name: reference.difference(answers[name], dtype=answers[name].dtype)
+             for name, reference in right.items()}  # fmt: skip
     pooled: dict[str, Noise] = {}
     for name, each in apart.items():
         before = pooled.get(_kind(name), (0.0, 0.0))
@@ -153,27 +153,32 @@ def _kind(name: str) -> str:
 
 
 def largest_error(
-    answers: Mapping[str, Tensor], right: Truths, noise: Mapping[str, Noise], precision: Precision
+    answers: Mapping[str, Tensor],
+    right: References,
+    noise: Mapping[str, Noise],
+    precision: Precision,
 ) -> float:
     """Return the largest error of some answers.
 
     Raises:
-        WrongKernelError: One is further off than rounding explains, or missing.
+        WrongKernelError: An error is larger than rounding explains, or an answer is missing.
     """
     around = max(h.scale for h in right.values()), max(h.largest for h in right.values())
     none = torch.empty(0, dtype=precision.dtype)
     return max(
-        error_of(name, answers.get(name, none).detach(), held, noise[name], around, precision)
-        for name, held in right.items()
+        error_of(name, answers.get(name, none).detach(), reference, noise[name], around, precision)
+        for name, reference in right.items()
     )
 
 
-def prove_forward(
+def verify_forward(
     models: Models, model: GPT | OpenAIGPTLMHeadModel, ids: Tensor, dtype: str
 ) -> tuple[Forward, float]:
-    """Return a model's forward pass, ready to be timed, and its error."""
+    """Return a model's verified forward pass and its error."""
     precision = PRECISIONS[dtype]
-    right: Truths = models.kept(("logits", tuple(ids.shape)), lambda: true_logits(models, ids))
+    right: References = models.cached(
+        ("logits", tuple(ids.shape)), lambda: reference_logits(models, ids)
+    )
     run = torch.no_grad()(functools.partial(logits_of, model, ids))
     wanted = ids.clone()
     ids.copy_(ids.flip(0, 1))
@@ -182,42 +187,38 @@ def prove_forward(
 
     def noise() -> dict[str, Noise]:
         theirs = torch.no_grad()(logits_of)(models.huggingface(precision.dtype), ids)
-        return noises(ends(theirs, right), right)
+        return reference_errors(ends(theirs, right), right)
 
-    found = models.kept((dtype, "noise", tuple(ids.shape)), noise)
+    found = models.cached((dtype, "noise", tuple(ids.shape)), noise)
     return run, largest_error(ends(run(), right), right, found, precision)
 
 
-def prove_both(
+def verify_backward(
     models: Models, model: GPT | OpenAIGPTLMHeadModel, ids: Tensor
 ) -> tuple[Forward, float]:
-    """Return a float32 model's forward with backward, ready to be timed, and its error."""
-    right: Truths = models.kept(
-        ("gradients", tuple(ids.shape)), lambda: true_gradients(models, ids)
+    """Return a float32 model's verified forward with backward, and its error."""
+    right: References = models.cached(
+        ("gradients", tuple(ids.shape)), lambda: reference_gradients(models, ids)
     )
-    run = functools.partial(stepped, model, ids)
+    run = functools.partial(forward_backward, model, ids)
 
     def noise() -> dict[str, Noise]:
-        stepped(models.theirs, ids)
-        found = noises(gradients(models.theirs), right)
+        forward_backward(models.theirs, ids)
+        found = reference_errors(gradients(models.theirs), right)
         models.theirs.zero_grad(set_to_none=True)
         return found
 
-    allowed = models.kept(("gradients' noise", tuple(ids.shape)), noise)
+    allowed = models.cached(("gradients' noise", tuple(ids.shape)), noise)
     run()
     return run, largest_error(gradients(model), right, allowed, PRECISIONS["float32"])
 
 
-# What one run measures with: its settings, and what is prepared once for all rows.
-
-
 @dataclasses.dataclass
 class Measurement:
-    """What one run measures: its settings, and what is prepared once.
+    """The settings of one run, and what its rows share.
 
     Attributes:
-        rounds: Rounds of every contest; None for each task's own.
-        progress: Called as rows are done.
+        rounds: Rounds of every task; None for each task's own number.
         rates: The matrix rate by device and dtype, measured when first needed.
         series: The points of the picture.
     """
@@ -229,13 +230,13 @@ class Measurement:
 
     @functools.cached_property
     def models(self) -> Models:
-        """Both models, built when the first row needs them."""
-        self.progress("drawing the weights", 0, 1)
+        """Both models, built when first needed."""
+        self.progress("generating the weights", 0, 1)
         return Models()
 
-    def rate(self, task: Work, device: torch.device, seen: float) -> float:
-        """Return the matrix rate; measured again where something seems to be above it."""
+    def rate(self, task: Task, device: torch.device, seen: float) -> float:
+        """Return the matrix rate; measure it again if the rate `seen` is above it."""
         key = f"{device.type}-{task.shape.dtype}"
-        if seen > ABOVE * self.rates.get(key, 0.0):
+        if seen > RATE_MARGIN * self.rates.get(key, 0.0):
             self.rates[key] = max(self.rates.get(key, 0.0), matrix_rate(task.shape.dtype, device))
         return self.rates[key]

@@ -1,4 +1,4 @@
-"""What `pytest bench` adds to pytest: which grid is run, and what its JSON must not say."""
+"""Options of `pytest bench`, and the fields that its JSON must not contain."""
 
 import os
 from collections.abc import Mapping, MutableMapping
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 HIDDEN = ("node",)
-"""What pytest-benchmark would write about the machine that nobody needs to know: its host name."""
+"""Fields of pytest-benchmark's machine information that name the host."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -23,17 +23,17 @@ def add_options(parser: pytest.Parser) -> None:
         "--bench-device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="Where kernels are timed; on cuda by events.",
+        help="Device of the kernels; cuda is timed with events.",
     )
 
 
 def refuse_xdist(distribution: str | None, environment: Mapping[str, str] = os.environ) -> None:
-    """Require that tests are not spread over processes, which would share the cores.
+    """Reject parallel test processes, which would share the cores.
 
-    pytest-benchmark would switch itself off then, and every benchmark would seem to pass.
+    pytest-benchmark would disable itself, and every benchmark would seem to pass.
 
     Raises:
-        UsageError: They are.
+        UsageError: pytest-xdist distributes the tests.
     """
     if distribution not in {None, "no"} or "PYTEST_XDIST_WORKER" in environment:
         message = "benchmarks are timed one at a time: run them without -n (-p no:xdist)"
@@ -41,6 +41,6 @@ def refuse_xdist(distribution: str | None, environment: Mapping[str, str] = os.e
 
 
 def without_names(machine: MutableMapping[str, Any]) -> None:
-    """Take out of pytest-benchmark's machine information what names host or user."""
+    """Remove the fields that name the host from pytest-benchmark's machine information."""
     for key in HIDDEN:
         machine.pop(key, None)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.targets import SOMEWHERE_BELOW, TARGETS, Target
+from bench.targets import SMALLEST_SDPA_RATIO, TARGETS, Target
 from parity.errors import EnvironmentUnfitError, ExitCode, UsageError
 from scratch_gpt.cli import (
     print_stdout,
@@ -59,7 +59,7 @@ class BenchOptions(DebugOption):
 
     rows: str = option("*", "Which rows, as a shell pattern; see --list.", metavar="GLOB")
     quick: bool = option(False, "A few rows, three rounds: half a minute.")
-    rounds: int | None = option(None, "Rounds of every contest. Default: 5 to 15.", minimum=1)
+    rounds: int | None = option(None, "Rounds of every timing. Default: 5 to 15.", minimum=1)
     list: bool = option(False, "Print the rows and their bounds; measure nothing.")
     json: Path | None = option(None, "Write the run as JSON.", metavar="FILE")
     picture: Path | None = option(
@@ -142,15 +142,15 @@ def _measured(options: BenchOptions, rows: Sequence[Target], progress: Progress)
     import torch
 
     from bench import baseline, results
-    from bench.baseline import described
-    from bench.contest import somewhere_below
+    from bench.baseline import describe_machine
+    from bench.contest import smallest_ratio_note
     from bench.models import Measurement
     from bench.results import exit_code
     from bench.runner import measure
     from bench.timing import copy_bandwidth
 
     earlier = results.read(options.baseline) if options.baseline is not None else None
-    machine = described()
+    machine = describe_machine()
     if earlier is not None:
         baseline.check_machine(machine, earlier.machine, force=options.force)
     work = Measurement(options.rounds or (QUICK_ROUNDS if options.quick else None), progress)
@@ -159,7 +159,7 @@ def _measured(options: BenchOptions, rows: Sequence[Target], progress: Progress)
     limits = {**rates, "copy bandwidth": copy_bandwidth(torch.device("cpu"))}
     found = results.BenchRun(machine=machine, limits=limits, outcomes=outcomes, series=work.series)
     notes = [f"{name}: {limit / 1e9:.1f} G/s" for name, limit in limits.items()]
-    notes.append(somewhere_below(outcomes, "sdpa", SOMEWHERE_BELOW))
+    notes.append(smallest_ratio_note(outcomes, "sdpa", SMALLEST_SDPA_RATIO))
     _deliver(found, [note for note in notes if note], options)
     if earlier is None:
         return exit_code(outcomes)
@@ -175,7 +175,7 @@ _NARROWEST = 116
 def _deliver(found: "BenchRun", notes: Sequence[str], options: BenchOptions) -> None:
     """Print the table, then write the files."""
     from bench.report import draw, render
-    from bench.results import rendered
+    from bench.results import to_json
 
     def draw_table(console: "Console") -> None:
         render(found.outcomes, found.machine, notes, console)
@@ -183,7 +183,7 @@ def _deliver(found: "BenchRun", notes: Sequence[str], options: BenchOptions) -> 
     print_stdout(render_rich(draw_table, sys.stdout, narrowest=_NARROWEST))
     if options.json is not None:
         with reporting_write_errors(str(options.json)):
-            options.json.write_text(rendered(found), encoding="utf-8")
+            options.json.write_text(to_json(found), encoding="utf-8")
     if options.picture is not None:
         with reporting_write_errors(str(options.picture)):
             draw(found.series, options.picture)

@@ -1,4 +1,4 @@
-"""A run for a person: one table of ratios, and what became of the baseline. Pure drawing."""
+"""The text report of a run, its comparison with a baseline, and the picture."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _STYLES = {
 }
 _CHANGES = {Change.WORSE: "bold red", Change.GONE: "yellow", Change.BETTER: "green"}
 
-_COLUMNS = ("row", "ours", "theirs", "ratio (quartiles)", "held to", "outcome")
+_COLUMNS = ("row", "ours", "theirs", "ratio (quartiles)", "target", "outcome")
 
 _SCALES = {
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
@@ -30,15 +30,15 @@ _SCALES = {
 }
 
 
-def format_rows(value: float, unit: str) -> str:
-    """Return a figure in the largest unit that it fills."""
+def format_quantity(value: float, unit: str) -> str:
+    """Return a quantity in the largest unit in which it is at least 1."""
     scales = _SCALES[unit]
     scale, name = next((pair for pair in scales if value >= pair[0]), scales[-1])
     return f"{value / scale:.3g} {name}"
 
 
-def spread_shown(spread: Spread | None) -> str:
-    """Return a median between its quartiles."""
+def format_spread(spread: Spread | None) -> str:
+    """Return a median and its quartiles."""
     if spread is None:
         return ""
     return f"{spread.median:.2f} ({spread.low:.2f}–{spread.high:.2f})"
@@ -47,7 +47,7 @@ def spread_shown(spread: Spread | None) -> str:
 def render(
     outcomes: Sequence[Outcome], machine: Mapping[str, str], notes: Sequence[str], console: Console
 ) -> None:
-    """Print the rows, one line each, and what else there is to say."""
+    """Print the machine, a table of the rows, reasons and notes."""
     about = ", ".join(f"{key} {machine[key]}" for key in sorted(machine))
     console.print(escape(about), highlight=False)
     table = Table(box=None, pad_edge=False)
@@ -62,7 +62,7 @@ def render(
         if outcome.why:
             console.print(f"{outcome.status}: {escape(outcome.name)}: {escape(outcome.why)}",
                           highlight=False)  # fmt: skip
-    for line in (*notes, summed(outcomes)):
+    for line in (*notes, summary(outcomes)):
         console.print(escape(line), highlight=False)
 
 
@@ -71,16 +71,16 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
     word = outcome.status.upper() if outcome.status is Status.MISSED else str(outcome.status)
     word = f"[{style}]{word}[/]" if style else word
     figures = [
-        format_rows(found.median, outcome.unit) if found is not None else ""
+        format_quantity(found.median, outcome.unit) if found is not None else ""
         for found in (outcome.ours, outcome.theirs)
     ]
     bound = "" if outcome.bound is None else f"≤ {outcome.bound:.2f}"
     noisy = ", noisy" if outcome.noisy else ""
-    return escape(outcome.name), *figures, spread_shown(outcome.ratio), bound, word + noisy
+    return escape(outcome.name), *figures, format_spread(outcome.ratio), bound, word + noisy
 
 
-def summed(outcomes: Sequence[Outcome]) -> str:
-    """Return how many rows ended how, in one line."""
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Return the number of rows by status, in one line."""
     counts = {status: sum(outcome.status is status for outcome in outcomes) for status in Status}
     words = [f"{count} {status}" for status, count in counts.items() if count]
     noisy = sum(outcome.noisy for outcome in outcomes)
@@ -90,39 +90,36 @@ def summed(outcomes: Sequence[Outcome]) -> str:
 
 
 def render_changes(comparisons: Sequence[Comparison], console: Console) -> None:
-    """Print what became of each row since the baseline."""
+    """Print the change of each row since the baseline."""
     table = Table(box=None, pad_edge=False)
     for name in ("row", "baseline", "now", ""):
         table.add_column(name, overflow="fold")
     for each in comparisons:
         style = _CHANGES.get(each.change)
         word = f"[{style}]{each.change}[/]" if style else str(each.change)
-        table.add_row(escape(each.name), spread_shown(each.then), spread_shown(each.now), word)
+        table.add_row(escape(each.name), format_spread(each.then), format_spread(each.now), word)
     console.print(table, highlight=False)
-    rule = f"worse: the lower quartile lies more than {MARGIN:.0%} above the baseline's upper one"
+    rule = f"worse: the lower quartile is more than {MARGIN:.0%} above the baseline's upper one"
     console.print(rule, highlight=False)
 
 
-# Time against length, with peers and the limit, as a picture that matplotlib draws, if it can.
-
-
 LIMIT = "useful operations at the matrix rate"
-"""What nobody is faster than, drawn dashed: what the visible pairs cost where all is products."""
+"""Label of the dashed line: a lower bound of every kernel's time."""
 
 
 def figure(series: Sequence[Series]) -> Any:  # noqa: ANN401 - matplotlib's Figure, without its import
-    """Return one panel for each work, in which every kernel is a line with its quartiles.
+    """Return a figure of time over length: a panel per work, a line with quartiles per kernel.
 
-    What was timed at one length alone is left out where something else makes a line.
+    A work with a single length is left out if another has several.
 
     Raises:
-        EnvironmentUnfitError: matplotlib is not installed, or there is nothing to draw.
+        EnvironmentUnfitError: matplotlib is not installed, or nothing was timed.
     """
     if not series:
         raise EnvironmentUnfitError(
-            "there is nothing to draw: no attention kernel was timed",
+            "nothing to draw: no attention kernel was timed",
             where="--picture",
-            fix="ask for rows of attention, --rows 'core/*'",
+            fix="select attention rows: --rows 'core/*'",
         )
     works = _with_lines(series)
     colours = {name: f"C{at}" for at, name in enumerate(dict.fromkeys(p.subject for p in series))}
@@ -134,7 +131,7 @@ def figure(series: Sequence[Series]) -> Any:  # noqa: ANN401 - matplotlib's Figu
 
 
 def _with_lines(series: Sequence[Series]) -> list[str]:
-    """Return the works that were timed at several lengths; all of them where none was."""
+    """Return the works with several lengths; all works if none has."""
     works = list(dict.fromkeys(point.work for point in series))
     lengths = {work: {point.time for point in series if point.work == work} for work in works}
     return [work for work in works if len(lengths[work]) > 1] or works
@@ -188,5 +185,5 @@ def check_installed() -> None:
 
 
 def draw(series: Sequence[Series], path: Path) -> None:
-    """Write the picture; its suffix names the form (.svg, .png, .pdf)."""
+    """Write the picture in the format of its suffix (.svg, .png, .pdf)."""
     figure(series).savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

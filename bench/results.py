@@ -1,4 +1,4 @@
-"""A run as strict JSON, and an earlier run read back."""
+"""Results of a run: statistics, outcomes, exit code, and strict JSON written and read."""
 
 import dataclasses
 import json
@@ -12,24 +12,14 @@ import numpy as np
 
 from parity.errors import ExitCode, InputRejectedError
 
-# Medians, spreads, ratios round by round, and the exponent of growth. Pure: nothing is timed.
-
-
 NOISY = 0.10
-"""Quartile range over median above which a row is marked as noisy: a neighbour that comes and goes
-makes it 0.2 and more on two cores."""
+"""Quartile range over median above which a row is marked as noisy. Another process on the same two
+cores makes it 0.2 and more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """The middle half of some measurements.
-
-    Attributes:
-        median: The middle one.
-        low: Lower quartile.
-        high: Upper quartile.
-        count: How many there are.
-    """
+    """Median, lower and upper quartile, and number of some measurements."""
 
     median: float
     low: float
@@ -38,46 +28,46 @@ class Spread:
 
     @property
     def noise(self) -> float:
-        """The quartile range over the median; infinite where the median is 0 or not finite."""
+        """The quartile range over the median; infinite if the median is 0 or not finite."""
         if not (math.isfinite(self.high - self.low) and self.median != 0.0):
             return math.inf
         return (self.high - self.low) / abs(self.median)
 
     @property
     def noisy(self) -> bool:
-        """Whether the median means little. Written so that NaN counts as noisy."""
+        """Whether the noise exceeds `NOISY`. Written so that NaN counts as noisy."""
         return not self.noise <= NOISY
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return median and quartiles.
+    """Return median, quartiles and count.
 
     Raises:
         ValueError: There are no values.
     """
     if not values:
-        raise ValueError("no measurements, so no median")
+        raise ValueError("no measurements")
     low, median, high = np.quantile(np.asarray(values, np.float64), [0.25, 0.5, 0.75])
     return Spread(float(median), float(low), float(high), len(values))
 
 
 def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Return ours over theirs, round by round: what slows a whole round cancels.
+    """Return ours over theirs for each round; a slow machine affects both sides of a round.
 
     Raises:
-        ValueError: The rounds are not the same ones.
+        ValueError: The numbers of rounds differ.
     """
     if len(ours) != len(theirs):
-        message = f"{len(ours)} rounds of ours against {len(theirs)} of theirs"
+        message = f"{len(ours)} rounds of ours, {len(theirs)} of theirs"
         raise ValueError(message)
     return [mine / its for mine, its in zip(ours, theirs, strict=True)]
 
 
 def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> float:
-    """Return the slope of `log(amount)` over `log(size)`, by least squares.
+    """Return the least-squares slope of `log(amount)` over `log(size)`.
 
     Raises:
-        ValueError: Fewer than two sizes, or something that has no logarithm.
+        ValueError: There are fewer than two sizes, or a value is not positive.
     """
     if len(set(sizes)) < 2 or min(*sizes, *amounts) <= 0.0:  # noqa: PLR2004 - a line needs two
         message = f"no exponent can be fitted through {list(zip(sizes, amounts, strict=True))}"
@@ -86,17 +76,14 @@ def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> float:
     return float(slope)
 
 
-# What became of each row: figures, statuses, and the exit code that follows. Pure.
-
-
 class Status(StrEnum):
-    """What became of one row."""
+    """The outcome of one row."""
 
     MET = "met"
     MISSED = "missed"
-    REPORTED = "reported"  # no bound was set
-    WRONG = "wrong"  # a kernel that computes something else gets no time
-    INCONCLUSIVE = "inconclusive"  # faster than the machine can be
+    REPORTED = "reported"  # the row has no bound
+    WRONG = "wrong"  # wrong results are not timed
+    INCONCLUSIVE = "inconclusive"  # for example above the machine's matrix rate
     OOM = "OOM"
     NOT_PLANNED = "not planned"
     NOT_RUN = "not run"
@@ -107,16 +94,11 @@ class Outcome:
     """One row of the report.
 
     Attributes:
-        name: The row's name.
-        work: What is done.
-        against: What it is held against.
-        status: What became of it.
-        bound: Largest ratio held to; None where none is.
-        ratio: Our figure over theirs; None where there is none.
-        ours: Our own figure, in `unit`.
-        theirs: Theirs.
-        unit: `s`, `byte`, or nothing where the ratio alone is measured.
-        why: For any status but met, missed and reported, one phrase; for these, what else to know.
+        against: What it is compared with.
+        bound: Largest ratio that meets the target; None if the row has no target.
+        ratio: Our figure over theirs; None if it was not measured.
+        unit: The unit of `ours` and `theirs`: `s` or `byte`.
+        why: The reason why nothing was measured, or a remark on the measurement.
     """
 
     name: str
@@ -132,12 +114,12 @@ class Outcome:
 
     @property
     def noisy(self) -> bool:
-        """Whether the ratio's spread is too wide for its median to mean much."""
+        """Whether the ratio is noisy."""
         return self.ratio is not None and self.ratio.noisy
 
 
-def judged(ratio: Spread, bound: float | None) -> Status:
-    """Return whether a figure keeps its bound. Written so that NaN misses it."""
+def judge(ratio: Spread, bound: float | None) -> Status:
+    """Return whether a ratio is within its bound. Written so that NaN misses it."""
     if bound is None:
         return Status.REPORTED
     return Status.MET if ratio.median <= bound else Status.MISSED
@@ -152,10 +134,10 @@ _CODES = {
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> ExitCode:
-    """Return 1 where a bound was missed or a kernel was wrong, 3 where too little was measured.
+    """Return 1 if a bound was missed or results were wrong, 3 if too little was measured, else 0.
 
-    A row that this machine cannot run at all (no GPU, no bfloat16) is no failure; a report in
-    which nothing was measured is no pass.
+    A row that this machine cannot run (no GPU, no bfloat16) does not fail the run. A run in which
+    nothing was measured does not pass.
     """
     codes = {_CODES[outcome.status] for outcome in outcomes if outcome.status in _CODES}
     if ExitCode.FAIL in codes:
@@ -169,17 +151,16 @@ SCHEMA_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Series:
-    """How long one kernel took at one shape: a point of the picture.
+    """The time of one kernel at one shape: a point of the picture.
 
     Attributes:
-        work: What was done: all points of one work are comparable.
-        subject: Who did it.
-        time: Tokens per row.
-        seconds: How long.
-        flops: Useful operations: those of the causal half.
-        bytes: Bytes that must move at least.
-        ceiling: Useful operations a second over the matrix rate measured in the same run.
-        error: Distance from the float64 oracle, relative.
+        work: A description; points of the same work are comparable.
+        subject: The kernel's name.
+        time: Tokens per text.
+        flops: Useful operations (`Shape.flops`).
+        bytes: Least memory traffic (`Shape.bytes`).
+        ceiling: Useful operations per second over the matrix rate measured in the same run.
+        error: Relative error to the float64 oracle.
     """
 
     work: str
@@ -194,7 +175,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchRun:
-    """Everything that one run of `bench.ratios` found."""
+    """The results of one run of `bench.ratios`."""
 
     machine: Mapping[str, str]
     limits: Mapping[str, float]
@@ -202,8 +183,8 @@ class BenchRun:
     series: Sequence[Series] = ()
 
 
-def rendered(run: BenchRun) -> str:
-    """Return the run as one JSON document; what is not finite is null."""
+def to_json(run: BenchRun) -> str:
+    """Return the run as one JSON document; values that are not finite become null."""
     parts = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(run)}
     for part, outcome in zip(parts["outcomes"], run.outcomes, strict=True):
         part["noisy"] = outcome.noisy
@@ -221,10 +202,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - the shapes of a JSON document
 
 
 def read(path: Path) -> BenchRun:
-    """Return an earlier run: its machine and its rows; limits and series are left behind.
+    """Return an earlier run: its machine and outcomes, without limits and series.
 
     Raises:
-        InputRejectedError: No file, no JSON, or JSON that this version did not write.
+        InputRejectedError: The file is missing or not written by this version.
     """
     try:
         parts = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
@@ -233,9 +214,9 @@ def read(path: Path) -> BenchRun:
         machine = {str(key): str(value) for key, value in parts["machine"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputRejectedError(
-            f"this is no earlier run of bench.ratios: {type(error).__name__}: {error}",
+            f"not a run of bench.ratios: {type(error).__name__}: {error}",
             where=f"--baseline {path}",
-            fix="give a file that this version of `python -m bench.ratios --json` wrote",
+            fix="pass a file written by this version's `python -m bench.ratios --json`",
         ) from error
     return BenchRun(machine=machine, limits={}, outcomes=outcomes)
 
@@ -256,10 +237,10 @@ def _spread(value: Mapping[str, Any] | None) -> Spread | None:
     if value is None:
         return None
     if not all(math.isfinite(value[key]) for key in ("median", "low", "high", "count")):
-        raise ValueError("a spread that is not finite")
+        raise ValueError("a spread is not finite")
     return Spread(**value)
 
 
 def _no_constant(name: str) -> float:
-    message = f"{name} is no JSON"
+    message = f"{name} is not JSON"
     raise ValueError(message)

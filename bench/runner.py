@@ -1,4 +1,4 @@
-"""From the rows asked for to outcomes: contests are held, other figures taken, bounds judged."""
+"""The table of workloads, and `measure`: from the selected targets to their outcomes."""
 
 import dataclasses
 import functools
@@ -9,31 +9,24 @@ import torch
 from bench.contest import (
     Contender,
     InterleavedTiming,
-    NoTimeError,
-    attempted,
-    held,
-    open_row,
-    proved_after,
+    NotTimedError,
+    mapped_errors,
+    time_rounds,
     timed_outcome,
+    unmeasured_outcome,
+    verify_after,
 )
+from bench.kernels import ATTENTION_KERNELS
 from bench.models import Measurement
 from bench.results import Outcome, Status
-from bench.targets import Target, Work
+from bench.targets import Target, Task
 from bench.timing import cuda
 from bench.workloads import attention, decoding, model, optimizer, tokenizer, training
 from parity.errors import EnvironmentUnfitError
+from scratch_gpt.kernels.backends import BACKENDS
+from scratch_gpt.optimizer import VARIANTS
 
-# The kinds of work that are measured: one file each, and who does what in it. A table.
-
-
-Make = Callable[[str, Work, torch.device, Measurement], Contender]
-Weigh = Callable[[Target, Measurement], Outcome]
-
-
-def _nothing(
-    _contest: InterleavedTiming, _task: Work, _device: torch.device, _run: Measurement
-) -> None:
-    """Leave a contest as it ended."""
+MeasureFigure = Callable[[Target, Measurement], Outcome]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,76 +34,93 @@ class Workload:
     """One kind of work.
 
     Attributes:
-        make: Returns a contestant of some name, proved and ready to be timed.
-        ours: Whether a contestant is this project's: others' may lack a dtype or a device.
-        after: Called with a contest that is over.
-        figures: What else than time is measured here, and how.
+        names: Contenders that `pytest bench` times.
+        make: Returns the contender of a name, verified and ready to be timed.
+        ours: Whether a name is this project's; other libraries may lack a dtype or a device.
+        after: Called after a task was timed.
+        figures: How to measure figures other than time.
     """
 
-    make: Make
+    names: Sequence[str]
+    make: Callable[[str, Task, torch.device, Measurement], Contender]
     ours: Callable[[str], bool]
-    after: Callable[[InterleavedTiming, Work, torch.device, Measurement], None] = _nothing
-    figures: Mapping[str, Weigh] = dataclasses.field(default_factory=dict)
+    after: Callable[[InterleavedTiming, Task, torch.device, Measurement], None] | None = None
+    figures: Mapping[str, MeasureFigure] = dataclasses.field(default_factory=dict)
 
 
 WORKLOADS = {
     "core": Workload(
+        names=tuple(ATTENTION_KERNELS),
         make=attention.make,
         ours=attention.ours,
-        after=attention.note,
-        figures={"exponent": attention.growth},
+        after=attention.record_series,
+        figures={"exponent": attention.memory_growth},
     ),
-    "model": Workload(make=model.make, ours=model.ours, figures={"memory": model.peaks}),
-    "decode": Workload(make=decoding.make, ours=model.ours),
-    "train": Workload(make=training.make, ours=model.ours, figures={"memory": training.peaks}),
-    "optimizer": Workload(make=optimizer.make, ours=optimizer.ours),
+    "model": Workload(
+        names=(*BACKENDS, "huggingface", *model.LIMITS),
+        make=model.make,
+        ours=model.ours,
+        figures={"memory": model.peak_memory},
+    ),
+    "decode": Workload(
+        names=("fused", "fused in bfloat16", "huggingface", *decoding.READS),
+        make=decoding.make,
+        ours=model.ours,
+    ),
+    "train": Workload(
+        names=("fused", "huggingface"),
+        make=training.make,
+        ours=model.ours,
+        figures={"memory": training.peak_memory},
+    ),
+    "optimizer": Workload(
+        names=(*VARIANTS, "torch foreach", "torch fused"),
+        make=optimizer.make,
+        ours=optimizer.ours,
+    ),
     "tokens": Workload(
-        make=tokenizer.make, ours=tokenizer.ours, figures={"exponent": tokenizer.growth}
+        names=tuple(tokenizer.TOKENIZERS),
+        make=tokenizer.make,
+        ours=tokenizer.ours,
+        figures={"exponent": tokenizer.time_growth},
     ),
 }
-"""Every kind of work by its name in the rows."""
+"""Every workload by the name with which its targets begin."""
 
 
 def measure(rows: Sequence[Target], run: Measurement) -> list[Outcome]:
-    """Return an outcome for every row, in their order."""
+    """Return an outcome for every row, in the same order; rows of one task are timed together."""
     found: dict[str, Outcome] = {}
     tasks = list(dict.fromkeys(row.task for row in rows))
     for done, task in enumerate(tasks):
         run.progress(str(task), done, len(tasks))
         mine = [row for row in rows if row.task == task]
-        for outcome in _of_task(task, mine, run):
-            found[outcome.name] = outcome
+        timed = [row for row in mine if row.figure == "time"]
+        outcomes = [*_timed(task, timed, run)] if timed else []
+        outcomes += [_figure(row, run) for row in mine if row.figure != "time"]
+        found |= {outcome.name: outcome for outcome in outcomes}
     return [found[row.name] for row in rows]
 
 
-def _of_task(task: Work, rows: Sequence[Target], run: Measurement) -> Iterable[Outcome]:
-    timed = [row for row in rows if row.figure == "time"]
-    if timed:
-        yield from _contested(task, timed, run)
-    for row in rows:
-        if row.figure != "time":
-            yield _weighed(row, run)
-
-
-def _contested(task: Work, rows: Sequence[Target], run: Measurement) -> Iterable[Outcome]:
+def _timed(task: Task, rows: Sequence[Target], run: Measurement) -> Iterable[Outcome]:
     try:
         device = torch.device("cpu") if task.device == "cpu" else cuda()
     except EnvironmentUnfitError as error:
-        yield from (open_row(row, Status.NOT_RUN, error.what) for row in rows)
-        return
-    room, contest = WORKLOADS[task.room], InterleavedTiming()
+        return [unmeasured_outcome(row, Status.NOT_RUN, error.what) for row in rows]
+    workload, timing = WORKLOADS[task.workload], InterleavedTiming()
     for name in dict.fromkeys(name for row in rows for name in (row.ours, row.against)):
-        make = functools.partial(room.make, name, task, device, run)
-        contest.enter(name, make, ours=room.ours(name))
-    held(contest, device, run.rounds or task.rounds)
-    proved_after(contest)
-    room.after(contest, task, device, run)
-    yield from (timed_outcome(row, contest) for row in rows)
+        make = functools.partial(workload.make, name, task, device, run)
+        timing.add(name, make, ours=workload.ours(name))
+    time_rounds(timing, device, run.rounds or task.rounds)
+    verify_after(timing)
+    if workload.after is not None:
+        workload.after(timing, task, device, run)
+    return [timed_outcome(row, timing) for row in rows]
 
 
-def _weighed(row: Target, run: Measurement) -> Outcome:
+def _figure(row: Target, run: Measurement) -> Outcome:
     try:
-        with attempted(ours=False):
-            return WORKLOADS[row.task.room].figures[row.figure](row, run)
-    except NoTimeError as error:
-        return open_row(row, error.status, error.why)
+        with mapped_errors(ours=False):
+            return WORKLOADS[row.task.workload].figures[row.figure](row, run)
+    except NotTimedError as error:
+        return unmeasured_outcome(row, error.status, error.why)

@@ -1,4 +1,4 @@
-"""What is timed: the shapes of attention, what each costs, and which are planned where."""
+"""The shapes of attention that are timed, their cost, and the grids of `pytest bench`."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from itertools import product
 HEADS, HEAD_WIDTH = 12, 64
 
 MOST_TOKENS = 32_768
-"""Largest batch times time: what a GPU of 16 GB holds, and a laptop waits for."""
+"""Largest batch times time that is planned: it fits a GPU of 16 GB."""
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of an element, by dtype."""
@@ -15,14 +15,7 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
-    """One attention call.
-
-    Attributes:
-        batch: Rows of text.
-        time: Tokens of each.
-        dtype: Name of the dtype.
-        backward: Whether the gradients of all three inputs are computed too.
-    """
+    """One attention call; `backward` includes the gradients of all three inputs."""
 
     batch: int
     time: int
@@ -31,7 +24,7 @@ class Shape:
 
     @property
     def direction(self) -> str:
-        """What is done, in words."""
+        """The direction in words."""
         return "forward with backward" if self.backward else "forward"
 
     @property
@@ -41,39 +34,38 @@ class Shape:
 
     @property
     def flops(self) -> int:
-        """Useful operations: the two products over visible pairs, and four more backward.
+        """Useful operations: two products over the visible pairs; four more backward.
 
-        Whoever multiplies the masked half as well gets no credit for it, nor who computes the
-        scores a second time on the way back.
+        Products of the masked half and recomputed scores do not count.
         """
         pairs = self.batch * HEADS * self.time * (self.time + 1) // 2
         return (6 if self.backward else 2) * 2 * HEAD_WIDTH * pairs
 
     @property
     def bytes(self) -> int:
-        """What must move at least: three inputs read and the context written; and their like.
+        """Least memory traffic: three inputs read, the context written.
 
-        Backward reads the upstream gradient too, and writes three gradients.
+        Backward also reads the upstream gradient and writes three gradients.
         """
         tensors = 8 if self.backward else 4
         return tensors * self.batch * HEADS * self.time * HEAD_WIDTH * ITEMSIZE[self.dtype]
 
-    def squares(self, count: int) -> int:
-        """Return the bytes of so many `[batch head time time]` tensors."""
+    def score_bytes(self, count: int) -> int:
+        """Return the bytes of `count` score matrices `[batch head time time]`."""
         return count * self.batch * HEADS * self.time**2 * ITEMSIZE[self.dtype]
 
-    def unplanned(self, squares: int, memory: int) -> str:
-        """Return why this is not run; nothing where it is.
+    def too_large(self, matrices: int, memory: int) -> str:
+        """Return why a kernel is not run at this shape; empty if it is.
 
         Args:
-            squares: How many whole matrices of scores the kernel holds at once.
+            matrices: Score matrices that the kernel holds at once.
             memory: Bytes that may be used.
         """
         if self.batch * self.time > MOST_TOKENS:
-            return f"not planned: {self.batch} × {self.time} is more than {MOST_TOKENS} tokens"
-        needed = self.squares(squares)
+            return f"{self.batch} × {self.time} is more than {MOST_TOKENS} tokens"
+        needed = self.score_bytes(matrices)
         if needed > memory:
-            return f"not planned: its scores take {needed / 1e9:.1f} GB of {memory / 1e9:.1f} GB"
+            return f"its scores take {needed / 1e9:.1f} GB of {memory / 1e9:.1f} GB"
         return ""
 
 
@@ -82,16 +74,12 @@ class Grid:
     """A product of axes: every combination is one timing.
 
     Attributes:
-        subjects: Which kernels: all where empty, else those whose name starts so.
-        dtypes: Names of dtypes.
-        batches: Rows of text.
-        times: Tokens of each row.
-        backward: Forward alone, with backward, or both.
+        kernels: Prefixes of kernel names; empty for all.
         threads: Threads on the CPU; 0 is all.
-        caches: `warm`: called again at once; `cold`: after the caches were filled with else.
+        caches: `cold` flushes the caches before each call; `warm` does not.
     """
 
-    subjects: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
     batches: tuple[int, ...] = (1,)
     times: tuple[int, ...] = (512,)
@@ -101,28 +89,28 @@ class Grid:
 
 
 TIMES = (1, 7, 37, 64, 128, 192, 256, 384, 512)
-"""Lengths of GPT-1, with ragged ones that fit no tile."""
+"""Lengths up to GPT-1's 512; some are no multiple of a tile."""
 
 LONG = (1024, 2048, 4096, 8192)
-"""Lengths past GPT-1's, for the kernels alone."""
+"""Lengths beyond GPT-1's, for the kernels only."""
 
 QUICK = ("tiled", "plain", "huggingface", "sdpa", "products")
-"""Kernels that need no compiler."""
+"""Prefixes of kernels that need no compiler."""
 
 GRIDS = {
     "smoke": (
-        Grid(subjects=QUICK, times=(37,), backward=(False, True)),
-        Grid(subjects=QUICK, times=(37,), dtypes=("bfloat16",)),
-        Grid(subjects=("plain", "tiled"), times=(37,), threads=(1,), caches=("cold",)),
+        Grid(kernels=QUICK, times=(37,), backward=(False, True)),
+        Grid(kernels=QUICK, times=(37,), dtypes=("bfloat16",)),
+        Grid(kernels=("plain", "tiled"), times=(37,), threads=(1,), caches=("cold",)),
     ),
     "default": (
-        Grid(subjects=QUICK, batches=(1, 4), times=(1, 37, 128, 512)),
-        Grid(subjects=QUICK, times=(128, 512), backward=(True,)),
-        Grid(subjects=QUICK, dtypes=("bfloat16", "float16")),
-        Grid(subjects=QUICK, threads=(1,)),
-        Grid(subjects=QUICK, caches=("cold",)),
-        Grid(subjects=("tiled", "sdpa-flash"), times=(2048,)),
-        Grid(subjects=("compiled", "flex", "triton")),
+        Grid(kernels=QUICK, batches=(1, 4), times=(1, 37, 128, 512)),
+        Grid(kernels=QUICK, times=(128, 512), backward=(True,)),
+        Grid(kernels=QUICK, dtypes=("bfloat16", "float16")),
+        Grid(kernels=QUICK, threads=(1,)),
+        Grid(kernels=QUICK, caches=("cold",)),
+        Grid(kernels=("tiled", "sdpa-flash"), times=(2048,)),
+        Grid(kernels=("compiled", "flex", "triton")),
     ),
     "whole": (
         Grid(
@@ -135,37 +123,37 @@ GRIDS = {
         ),
     ),
 }
-"""What `--grid` can be: every way once, some that take minutes on two cores, and everything."""
+"""The values of `--grid`: a smoke test, a selection (minutes on two cores), and everything."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One timing: who, at which shape, and how."""
+    """One timing of a kernel at a shape."""
 
-    subject: str
+    kernel: str
     shape: Shape
     threads: int
     cache: str
 
     def __str__(self) -> str:
-        """Return the name that pytest shows, and that -k selects by."""
+        """Return the test id."""
         shape = self.shape
         direction = "both" if shape.backward else "forward"
         return (
-            f"{self.subject}-{shape.dtype}-{shape.batch}x{shape.time}-{direction}-"
+            f"{self.kernel}-{shape.dtype}-{shape.batch}x{shape.time}-{direction}-"
             f"threads_{self.threads or 'all'}-{self.cache}"
         )
 
 
-def timings(grid: str, subjects: list[str]) -> list[Timing]:
-    """Return every timing of a grid once, those of one shape together."""
+def timings(grid: str, kernels: list[str]) -> list[Timing]:
+    """Return every timing of a grid once; those of one shape are adjacent."""
     found = {
-        Timing(subject=subject, shape=shape, threads=threads, cache=cache): None
+        Timing(kernel=kernel, shape=shape, threads=threads, cache=cache): None
         for part in GRIDS[grid]
         for shape in _shapes(part)
         for threads, cache in product(part.threads, part.caches)
-        for subject in subjects
-        if not part.subjects or subject.startswith(part.subjects)
+        for kernel in kernels
+        if not part.kernels or kernel.startswith(part.kernels)
     }
     return list(found)
 

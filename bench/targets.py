@@ -1,7 +1,7 @@
-"""What the project holds itself to: one row per figure, with its bound. A table, and no code.
+"""The performance targets: one row per figure, with its bound.
 
-Bounds were set before anything was built, and are moved with a reason or not at all: a row that
-misses its bound says so. A row without a bound is reported.
+Bounds were set before the code was written. Changing one needs a reason; a row that misses its
+bound reports so. A row without a bound is only reported.
 """
 
 import dataclasses
@@ -9,55 +9,51 @@ from collections.abc import Iterator
 
 from bench.shapes import Shape
 
-# What is measured: a task that several contestants do, and a row that holds two of them apart.
-
-
 _NONE = Shape(batch=1, time=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
-    """What several contestants do.
+class Task:
+    """A task that several contenders perform.
 
     Attributes:
-        room: Which kind of work; a key of `bench.runner.ROOMS`.
-        shape: Batch, time, dtype and direction; text to be encoded has none.
-        label: What stands after the room in the names of its rows; made of the shape where empty.
-        device: Where.
-        rounds: How often each contestant is measured.
+        workload: A key of `bench.runner.WORKLOADS`.
+        shape: Batch, time, dtype and direction; unused for tokenizers.
+        label: The part of the row's name after the workload; derived from the shape if empty.
+        device: `cpu` or `cuda`.
+        rounds: Measurements of each contender.
     """
 
-    room: str
+    workload: str
     shape: Shape = _NONE
     label: str = ""
     device: str = "cpu"
     rounds: int = 15
 
     def __str__(self) -> str:
-        """Return the first part of the names of its rows."""
+        """Return the first part of its rows' names."""
         if self.label:
-            return f"{self.room}/{self.label}"
+            return f"{self.workload}/{self.label}"
         shape = self.shape
         direction = "both" if shape.backward else "forward"
         where = "" if self.device == "cpu" else f"{self.device}-"
         dtype = "" if shape.dtype == "float32" else f"{shape.dtype}/"
-        return f"{self.room}/{where}{direction}/{dtype}{shape.batch}x{shape.time}"
+        return f"{self.workload}/{where}{direction}/{dtype}{shape.batch}x{shape.time}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """One figure.
+    """One row: the ratio of our figure to another.
 
     Attributes:
-        task: What is done.
-        ours: Whose figure stands above the line.
-        against: Whose stands below it.
-        bound: The largest ratio held to; None where it is only reported.
+        ours: The contender in the numerator.
+        against: The contender in the denominator, or what an exponent is measured over.
+        bound: Largest ratio that meets the target; None if the row has no target.
         figure: `time`, `memory` or `exponent`.
-        quick: Whether `--quick` has it.
+        quick: Whether `--quick` includes it.
     """
 
-    task: Work
+    task: Task
     ours: str
     against: str
     bound: float | None = None
@@ -66,41 +62,44 @@ class Target:
 
     @property
     def name(self) -> str:
-        """What `--rows` selects by."""
+        """The name that `--rows` matches."""
         kind = "" if self.figure == "time" else f"{self.figure}-"
         return f"{self.task}/{kind}{self.ours}:{self.against}"
 
 
-def core(batch: int, time: int, *, dtype: str = "float32", backward: bool = False) -> Work:
+def core(batch: int, time: int, *, dtype: str = "float32", backward: bool = False) -> Task:
     """Return an attention task on the CPU."""
-    return Work(room="core", shape=Shape(batch=batch, time=time, dtype=dtype, backward=backward))
+    return Task(
+        workload="core", shape=Shape(batch=batch, time=time, dtype=dtype, backward=backward)
+    )
 
 
-def model(batch: int, time: int, *, backward: bool = False, rounds: int = 7) -> Work:
-    """Return a task of the whole model on the CPU, in float32."""
+def model(batch: int, time: int, *, backward: bool = False, rounds: int = 7) -> Task:
+    """Return a task of the whole model on the CPU in float32."""
     shape = Shape(batch=batch, time=time, backward=backward)
-    return Work(room="model", shape=shape, rounds=rounds)
+    return Task(workload="model", shape=shape, rounds=rounds)
 
 
-def decode(batch: int, time: int) -> Work:
-    """Return the task of one more token behind a text: the last of `time` tokens."""
+def decode(batch: int, time: int) -> Task:
+    """Return the task of decoding one token: the last of `time` tokens."""
     shape = Shape(batch=batch, time=time)
-    return Work(room="decode", shape=shape, label=f"{batch}x{time}", rounds=15)
+    return Task(workload="decode", shape=shape, label=f"{batch}x{time}", rounds=15)
 
 
-def train(batch: int, time: int, *, dropout: bool = False) -> Work:
-    """Return the task of a whole training step: forward, backward, clipping, optimizer."""
+def train(batch: int, time: int, *, dropout: bool = False) -> Task:
+    """Return the task of a training step: forward, backward, clipping, optimizer."""
     shape = Shape(batch=batch, time=time, backward=True)
     label = f"{batch}x{time}" + ("-dropout" if dropout else "")
-    return Work(room="train", shape=shape, label=label, rounds=5)
+    return Task(workload="train", shape=shape, label=label, rounds=5)
 
 
-def tokens(label: str) -> Work:
-    """Return a task of encoding; see `bench.workloads.tokenizer`."""
-    return Work(room="tokens", label=label, rounds=7)
+def tokens(label: str) -> Task:
+    """Return an encoding task; see `bench.workloads.tokenizer`."""
+    return Task(workload="tokens", label=label, rounds=7)
 
 
-GPU = Work(room="core", shape=Shape(batch=32, time=512, dtype="bfloat16"), device="cuda")
+OPTIMIZER = Task(workload="optimizer", label="whole", rounds=7)
+GPU = Task(workload="core", shape=Shape(batch=32, time=512, dtype="bfloat16"), device="cuda")
 SDPA_TIMES = (128, 192, 256, 384, 512)
 OTHER_TIMES = (1, 64)
 TO_HUGGINGFACE = {128: 0.90, 512: 0.30}
@@ -123,7 +122,7 @@ def _core_rows() -> Iterator[Target]:
 
 
 TO_DECODE = {(1, 64): 0.30, (1, 448): 0.06, (8, 64): 0.20}
-BESIDE: dict[tuple[int, int], tuple[tuple[str, str, float | None], ...]] = {
+OTHER_DECODE_ROWS: dict[tuple[int, int], tuple[tuple[str, str, float | None], ...]] = {
     (1, 64): (
         ("fused", "bare read", 1.15),
         ("fused", "shared read", None),
@@ -137,8 +136,8 @@ def _decode_rows() -> Iterator[Target]:
     for (batch, time), bound in TO_DECODE.items():
         task = decode(batch, time)
         yield Target(task=task, ours="fused", against="huggingface", bound=bound)
-        for ours, peer, held in BESIDE.get((batch, time), ()):
-            yield Target(task=task, ours=ours, against=peer, bound=held)
+        for ours, peer, other_bound in OTHER_DECODE_ROWS.get((batch, time), ()):
+            yield Target(task=task, ours=ours, against=peer, bound=other_bound)
 
 
 def _train_rows() -> Iterator[Target]:
@@ -146,10 +145,9 @@ def _train_rows() -> Iterator[Target]:
         yield Target(task=task, ours="fused", against="huggingface", bound=bound)
     task = train(2, 512)
     yield Target(task=task, ours="fused", against="huggingface", bound=0.80, figure="memory")
-    optimizer = Work(room="optimizer", label="whole", rounds=7)
     for ours in ("adamw", "openai"):
         for peer in ("torch foreach", "torch fused"):
-            yield Target(task=optimizer, ours=ours, against=peer)
+            yield Target(task=OPTIMIZER, ours=ours, against=peer)
 
 
 def _token_rows() -> Iterator[Target]:
@@ -193,7 +191,7 @@ TARGETS = (
     *_train_rows(),
     *_token_rows(),
 )
-"""Every figure, in the order of the report."""
+"""Every row, in the order of the report."""
 
-SOMEWHERE_BELOW = 1.0
-"""Of the rows against scaled_dot_product_attention one at least stands below this."""
+SMALLEST_SDPA_RATIO = 1.0
+"""At least one ratio to scaled_dot_product_attention is to be below this."""

@@ -1,4 +1,4 @@
-"""Attention kernels, ours and others', each timed only after it was proved right.
+"""Attention kernels, ours and others', verified before and after they are timed.
 
 Run it with `make bench`; `ARGS="--grid whole"` runs every shape, `ARGS="-k '1x512 and both'"` some.
 """
@@ -7,43 +7,43 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.contest import NoTimeError, attempted, check_planned, memory_for
-from bench.kernels import SUBJECTS, Subject
+from bench.contest import NotTimedError, check_planned, mapped_errors, memory_for
+from bench.kernels import ATTENTION_KERNELS, AttentionKernel
 from bench.memory import peak_bytes
 from bench.results import Status
 from bench.shapes import Shape, Timing, timings
-from bench.timing import ABOVE, calls_for, flusher, matrix_rate, seconds
-from bench.verify import Proved, prove
+from bench.timing import RATE_MARGIN, cache_flusher, calls_for, matrix_rate, seconds
+from bench.verify import VerifiedKernel, verified
 
 ROUNDS = 9
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give the test every timing of the grid asked for."""
+    """Parametrize over the timings of the chosen grid."""
     grid = metafunc.config.getoption("--grid")
-    metafunc.parametrize("timing", timings(grid, list(SUBJECTS)), ids=str)
+    metafunc.parametrize("timing", timings(grid, list(ATTENTION_KERNELS)), ids=str)
 
 
 RATES: dict[tuple[str, int], float] = {}
-"""The matrix rate of this run, by dtype and threads: the highest seen."""
+"""The highest matrix rate measured in this run, by dtype and threads."""
 
 
 def reached(shape: Shape, median: float, device: torch.device) -> float:
-    """Return a kernel's rate over the matrix rate, which is measured again where it seems low."""
+    """Return a kernel's rate over the matrix rate, which is measured again if it seems too low."""
     key = shape.dtype, torch.get_num_threads()
     rate = shape.flops / median
-    if rate > ABOVE * RATES.get(key, 0.0):
+    if rate > RATE_MARGIN * RATES.get(key, 0.0):
         RATES[key] = max(RATES.get(key, 0.0), matrix_rate(shape.dtype, device))
     return rate / RATES[key]
 
 
-def ready(subject: Subject, shape: Shape, device: torch.device) -> Proved:
-    """Return a kernel that was proved right; skip or fail where it gets no time."""
+def ready(kernel: AttentionKernel, shape: Shape, device: torch.device) -> VerifiedKernel:
+    """Return a verified kernel; skip or fail if it cannot be timed."""
     try:
-        with attempted(ours=subject.ours):
-            check_planned(subject, shape, device, memory_for(device))
-            return prove(subject, shape, device)
-    except NoTimeError as error:
+        with mapped_errors(ours=kernel.ours):
+            check_planned(kernel, shape, device, memory_for(device))
+            return verified(kernel, shape, device)
+    except NotTimedError as error:
         (pytest.fail if error.status is Status.WRONG else pytest.skip)(str(error))
 
 
@@ -51,27 +51,29 @@ def ready(subject: Subject, shape: Shape, device: torch.device) -> Proved:
 def test_attention_kernel(
     benchmark: BenchmarkFixture, timing: Timing, pytestconfig: pytest.Config
 ) -> None:
-    """The kernel is right, its time is taken, and its last answer is right too."""
+    """The kernel's results are right before and after timing."""
     device = torch.device(pytestconfig.getoption("--bench-device"))
     torch.set_num_threads(timing.threads or torch.get_num_threads())
     shape = timing.shape
-    benchmark.group = str(timing).removeprefix(f"{timing.subject}-")
-    proved = ready(SUBJECTS[timing.subject], shape, device)
+    benchmark.group = str(timing).removeprefix(f"{timing.kernel}-")
+    kernel = ready(ATTENTION_KERNELS[timing.kernel], shape, device)
     cold = timing.cache == "cold"
-    calls = 1 if cold else calls_for(seconds(proved.run, device))
+    calls = 1 if cold else calls_for(seconds(kernel.run, device))
     answers = benchmark.pedantic(  # type: ignore[no-untyped-call]
-        proved.run,
-        setup=flusher(device) if cold else None,
+        kernel.run,
+        setup=cache_flusher(device) if cold else None,
         rounds=ROUNDS,
         iterations=calls,
         warmup_rounds=1,
     )
     share = reached(shape, benchmark.stats.stats.median, device) if benchmark.stats else 0.0
-    assert share <= ABOVE, f"inconclusive: {share:.0%} of the matrix rate; clock or count is wrong"
+    assert share <= RATE_MARGIN, (
+        f"inconclusive: {share:.0%} of the matrix rate; clock or count is wrong"
+    )
     benchmark.extra_info.update(
-        error=proved.check(answers),
+        error=kernel.check(answers),
         flops=shape.flops,
         bytes=shape.bytes,
         percent_of_matrix_rate=100.0 * share,
-        peak_bytes=peak_bytes(proved.run, device),
+        peak_bytes=peak_bytes(kernel.run, device),
     )

@@ -1,4 +1,4 @@
-"""What `layerwise` itself costs, by size and by the taps it looks at. Run it with `make bench`."""
+"""The time of `layerwise` itself, by model size and selected taps. Run it with `make bench`."""
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -19,11 +19,11 @@ CASES = {
         for taps in ("*", "logits", "h.0.*", "*.attn.scores")
     ],
 }
-"""Weights, tokens and pattern of taps."""
+"""Weights, tokens and tap pattern."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give the test the cases of the grid asked for."""
+    """Parametrize over the cases of the chosen grid."""
     metafunc.parametrize(
         ("source", "time", "taps"), CASES[metafunc.config.getoption("--grid")], ids=str
     )
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.timeout(1800)
 def test_cost_of_layerwise(benchmark: BenchmarkFixture, source: str, time: int, taps: str) -> None:
-    """The whole check, models built before; its verdict is the right one."""
+    """The check, without building the models, does not fail."""
     weights = load_weights(source)
     ours, theirs = build_ours(weights), build_huggingface(weights)
     ids = seeded(batch=1, time=time, vocab_size=weights.config["vocab_size"], seed=0).token_ids

@@ -1,8 +1,8 @@
-"""Reading weights beside what the safetensors library alone takes for the same file.
+"""Reading weights, compared with the safetensors library on the same file.
 
-Run it with `make bench`. The file is the full-size surrogate's, 466 MB. Times are of one process
-with the file in the page cache; memory is of a fresh process each, the highest resident size less
-what it was before.
+Run it with `make bench`. The file is the full-size surrogate's, 466 MB. Times are measured in one
+process with the file in the page cache. Memory is the peak resident size of a fresh process minus
+its size before.
 """
 
 import hashlib
@@ -33,19 +33,19 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(path: Path) -> object:
-    """Load with the library, and give each tensor memory of its own."""
+    """Load with the library and copy each tensor."""
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def digested_and_scanned(path: Path) -> None:
-    """Take the file's digest, and then look for NaN in its tensors."""
+    """Hash the file, then load it and check its tensors for NaN."""
     with path.open("rb") as file:
         hashlib.file_digest(file, "sha256").hexdigest()
     assert all(bool(torch.isfinite(tensor).all()) for tensor in load_file(path).values())
 
 
 def read(path: Path) -> object:
-    """Read as this project does: header checked, digest taken, numbers finite."""
+    """Read as this project does: check the header, hash the file, check for NaN."""
     return safetensors.read_safetensors(path)
 
 
@@ -57,7 +57,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def pedantic(benchmark: BenchmarkFixture) -> Callable[..., Any]:
-    """Return the function that measures a stated number of rounds; it has no annotations."""
+    """Return `benchmark.pedantic`, which has no annotations, with a type."""
     measure: Callable[..., Any] = benchmark.pedantic
     return measure
 
@@ -65,7 +65,7 @@ def pedantic(benchmark: BenchmarkFixture) -> Callable[..., Any]:
 @pytest.mark.benchmark(group="reading 466 MB of safetensors")
 @pytest.mark.parametrize("reader", READERS)
 def test_time_of_reading(benchmark: BenchmarkFixture, reader: str, path: Path) -> None:
-    """The same file, to the same tensors."""
+    """Time each reader on the same file."""
     pedantic(benchmark)(READERS[reader], args=(path,), rounds=5, warmup_rounds=1)
     benchmark.extra_info["bytes"] = path.stat().st_size
 
@@ -81,7 +81,7 @@ _FRESH = """
         line = next(l for l in open("/proc/self/status") if l.startswith(field))
         return int(line.split()[1])
 
-    torch.ones(8).sum()  # whatever torch sets up at its first operation
+    torch.ones(8).sum()  # initializes torch
     before = kilobytes("VmRSS")
     model = GPT.from_pretrained(sys.argv[1], backend="plain")
     print(json.dumps({"highest": kilobytes("VmHWM") - before,
@@ -90,7 +90,7 @@ _FRESH = """
 
 
 def test_memory_of_loading(benchmark: BenchmarkFixture, path: Path, tmp_path: Path) -> None:
-    """At its highest a loading process holds the model, and at most one more copy of it."""
+    """A loading process holds at most two copies of the model at once."""
     config = {**surrogate.SIZES["surrogate"], "model_type": "openai-gpt"}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (tmp_path / "model.safetensors").symlink_to(path)

@@ -1,8 +1,8 @@
-"""How long something takes: the CPU's clock, or events on a GPU; caches warm or cold.
+"""Time calls on a CPU or a GPU, with warm or cold caches, and measure the machine's limits.
 
-On a GPU a call returns before its work is done. Events stand in the GPU's own queue, so the time
-between two of them is the work's and not the caller's, and nothing waits before the last call
-was given: a wait for each would cost a short kernel ten times its own length.
+On a GPU a call returns before its work is done. Events are recorded in the GPU's queue, so the time
+between two of them is that of the work. The host waits only once, after the last call: a wait after
+each call would take ten times as long as a short kernel.
 """
 
 import statistics
@@ -16,31 +16,31 @@ from parity.errors import EnvironmentUnfitError
 
 Run = Callable[[], object]
 
-FLUSHED = {"cpu": 128 << 20, "cuda": 512 << 20}
-"""Bytes written to push everything else out of the caches; several times the largest there are."""
+FLUSH_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20}
+"""Bytes written to flush the caches: several times the largest cache."""
 
-LEAST_SECONDS = 0.02
-"""What one measurement takes at least: calls are repeated until it is so long."""
+MIN_SECONDS = 0.02
+"""Least duration of a measurement; shorter calls are repeated."""
 
 
-def flusher(device: torch.device) -> Run:
-    """Return what fills the caches of a device with something else."""
-    buffer = torch.empty(FLUSHED[device.type], dtype=torch.uint8, device=device)
+def cache_flusher(device: torch.device) -> Run:
+    """Return a function that flushes the caches of a device; it returns None."""
+    buffer = torch.empty(FLUSH_BYTES[device.type], dtype=torch.uint8, device=device)
 
-    def flush() -> None:  # what a setup returns, pytest-benchmark takes for arguments
+    def flush() -> None:  # pytest-benchmark passes a setup's return value as arguments
         buffer.zero_()
 
     return flush
 
 
 def seconds(run: Run, device: torch.device, *, calls: int = 1, flush: Run | None = None) -> float:
-    """Return the seconds that one call takes, as the mean (events: the median) of some.
+    """Return the seconds of one call: the mean over `calls` on a CPU, the median on a GPU.
 
     Args:
-        run: What is timed.
-        device: Where its work is done.
-        calls: How often it is called.
-        flush: Called before each call and not timed; None leaves the caches warm.
+        run: The call to time.
+        device: The device that it works on.
+        calls: Number of calls.
+        flush: Called before each call, outside the clock; None leaves the caches warm.
     """
     if device.type == "cuda":
         return _by_events(run, calls, flush)
@@ -72,21 +72,21 @@ def _by_events(run: Run, calls: int, flush: Run | None) -> float:
 
 
 def calls_for(once: float) -> int:
-    """Return how often to call what takes `once` seconds, so that a measurement is long enough."""
-    return max(1, min(1000, round(LEAST_SECONDS / max(once, 1e-9))))
+    """Return how many calls of `once` seconds make a measurement long enough."""
+    return max(1, min(1000, round(MIN_SECONDS / max(once, 1e-9))))
 
 
 class EventTimer:
-    """A clock for pytest-benchmark: seconds since it was made, on the GPU's own queue.
+    """A timer for pytest-benchmark: seconds since its creation, in the GPU's queue.
 
-    It is read before and after a round of calls, and waits for the GPU only then.
+    It waits for the GPU only when it is read, before and after a round of calls.
     """
 
     def __init__(self) -> None:
         self._start = self._event()
 
     def __call__(self) -> float:
-        """Return the seconds that the GPU's queue has come since the start."""
+        """Return the seconds since the start."""
         now = self._event()
         now.synchronize()
         return float(self._start.elapsed_time(now)) / 1e3
@@ -111,25 +111,24 @@ def cuda() -> torch.device:
     return torch.device("cuda")
 
 
-# What the machine can do at most, measured in the same run: no kernel is faster than that.
+# Limits of the machine, measured in the same run.
 
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+"""Side of the square matrices whose product gives the matrix rate."""
 
-SIDE = {"cpu": 2048, "cuda": 8192}
-"""Side of the square matrices whose product is the matrix rate."""
-
-COPIED = {"cpu": 256 << 20, "cuda": 1 << 30}
-"""Bytes that are copied for the bandwidth: many times any cache."""
+COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
+"""Bytes that are copied to measure the bandwidth: many times any cache."""
 
 ROUNDS = 5
 
-ABOVE = 1.10
-"""How far above the measured matrix rate a kernel may seem to be: the rate has a spread too.
-Beyond that either the clock or the count of operations is wrong."""
+RATE_MARGIN = 1.10
+"""Largest believable rate of a kernel over the measured matrix rate, which has a spread too.
+Beyond it, the clock or the count of operations is wrong."""
 
 
 def matrix_rate(dtype: str, device: torch.device) -> float:
-    """Return the operations a second of a large square product; the best of some rounds."""
-    side = SIDE[device.type]
+    """Return the operations per second of a large square product: the best of five rounds."""
+    side = MATRIX_SIDE[device.type]
     left, right = (
         torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2)
     )
@@ -137,8 +136,8 @@ def matrix_rate(dtype: str, device: torch.device) -> float:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Return the bytes a second, read and written, of a copy larger than the caches."""
-    source = torch.ones(COPIED[device.type] // 4, device=device)
+    """Return the bytes per second, read and written, of a copy larger than the caches."""
+    source = torch.ones(COPY_BYTES[device.type] // 4, device=device)
     target = torch.empty_like(source)
     return 2.0 * source.nbytes / _least(lambda: target.copy_(source), device)
 
@@ -150,12 +149,9 @@ def _least(run: Callable[[], object], device: torch.device) -> float:
 
 
 def products_alone(model: nn.Module, batch: int, time: int) -> Callable[[], object]:
-    """Return the matrix products of a forward pass with nothing between them.
+    """Return the matrix products of our model's forward pass, without anything between them.
 
-    Args:
-        model: Ours; the very same weights are multiplied, by rows that are drawn.
-        batch: Rows of text.
-        time: Tokens of each.
+    The weights are the model's own; the rows are random.
     """
     named = dict(model.named_parameters())
     table = named.pop("tokens_embed.weight").detach()
@@ -175,7 +171,7 @@ def products_alone(model: nn.Module, batch: int, time: int) -> Callable[[], obje
 
 
 def product_flops(model: nn.Module, batch: int, time: int) -> int:
-    """Return the operations of these products."""
+    """Return the operations of `products_alone`."""
     numel = sum(
         weight.numel()
         for name, weight in model.named_parameters()
@@ -185,9 +181,9 @@ def product_flops(model: nn.Module, batch: int, time: int) -> int:
 
 
 def bare_read(weights: Sequence[Tensor]) -> Callable[[], object]:
-    """Return a read of every weight once: what a forward pass of one token cannot beat.
+    """Return a read of every weight: a lower bound for a forward pass of one token.
 
-    A matrix is read by its product with a vector, the fastest read that torch has.
+    A matrix is read by its product with a vector, the fastest read in torch.
     """
     kept = [weight.detach() for weight in weights]
     ones = {w.shape[-1]: torch.ones(w.shape[-1], dtype=w.dtype, device=w.device) for w in kept}

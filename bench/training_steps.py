@@ -1,4 +1,9 @@
-"""Whole training steps as contestants: ours, and Hugging Face's as its users write it."""
+"""Training steps and optimizers: ours, and Hugging Face's model with PyTorch's AdamW.
+
+All start from the same state. With zero moments Adam's first change is only the sign of the
+gradient times the rate. So the state is one after a hundred steps, with moments as large as the
+gradients.
+"""
 
 import dataclasses
 import math
@@ -14,12 +19,6 @@ from scratch_gpt.loss import next_token_loss
 from scratch_gpt.model import GPT
 from scratch_gpt.optimizer import FIRST, SECOND, STEP, Adam
 
-# Optimizers as contestants: ours and PyTorch's, begun anew from one state, and what is right.
-#
-# A first step of Adam says little: with moments of zero every change is the learning rate, with a
-# sign. So all begin as if a hundred steps had been made, with moments as large as the gradients.
-
-
 RATE, DECAY, BETAS, EPSILON = 2.5e-4, 0.01, (0.9, 0.999), 1e-8
 STEPS_BEFORE = 100
 
@@ -27,15 +26,8 @@ Parameters = Mapping[str, nn.Parameter]
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
-    """Where every contestant begins.
-
-    Attributes:
-        parameters: Their values, by name.
-        first: First moments.
-        second: Second moments, all above 0.
-        maximum: Largest norm of the gradients; larger ones are scaled.
-    """
+class InitialState:
+    """Parameters, positive second moments, first moments, and the largest norm of the gradients."""
 
     parameters: Mapping[str, Tensor]
     first: Mapping[str, Tensor]
@@ -43,14 +35,14 @@ class Start:
     maximum: float = math.inf
 
 
-def start_from(
+def initial_state(
     parameters: Mapping[str, Tensor], scales: Mapping[str, float], maximum: float = math.inf
-) -> Start:
-    """Return a start with drawn moments.
+) -> InitialState:
+    """Return a state with random moments.
 
     Args:
-        parameters: Their values, by name.
-        scales: RMS of each one's gradient.
+        parameters: Values by name.
+        scales: RMS of each parameter's gradient.
         maximum: Largest norm of the gradients.
     """
     drawn = torch.Generator().manual_seed(STEPS_BEFORE)
@@ -59,11 +51,11 @@ def start_from(
         first[name] = torch.randn(value.shape, generator=drawn).mul_(scales[name])
         spread = torch.rand(value.shape, generator=drawn).add_(0.5)
         second[name] = spread.mul_(scales[name] ** 2)
-    return Start(parameters, first, second, maximum)
+    return InitialState(parameters, first, second, maximum)
 
 
 class OurAdam:
-    """Ours, in one of its forms."""
+    """Our optimizer, in one of its variants."""
 
     def __init__(self, parameters: Parameters, variant: str) -> None:
         self.parameters = parameters
@@ -71,8 +63,8 @@ class OurAdam:
             parameters.items(), betas=BETAS, epsilon=EPSILON, weight_decay=DECAY, variant=variant
         )
 
-    def begin(self, start: Start) -> None:
-        """Put the moments back to the start's."""
+    def reset(self, start: InitialState) -> None:
+        """Set the moments to those of `start`."""
         state: dict[str, Tensor | int] = {STEP: STEPS_BEFORE}
         state |= {FIRST + name: moment for name, moment in start.first.items()}
         state |= {SECOND + name: moment for name, moment in start.second.items()}
@@ -83,12 +75,12 @@ class OurAdam:
         clip_global_norm(self.parameters.items(), maximum)
 
     def step(self) -> None:
-        """Make one step down the gradients."""
+        """MakeContender one step down the gradients."""
         self.optimizer.step(RATE)
 
 
 class TorchAdamW:
-    """PyTorch's AdamW in one of its implementations; matrices alone decay, as with ours."""
+    """PyTorch's AdamW in one of its implementations; only matrices decay, as in ours."""
 
     def __init__(self, parameters: Parameters, implementation: str) -> None:
         self.parameters = parameters
@@ -101,8 +93,8 @@ class TorchAdamW:
         )
 
     @torch.no_grad()
-    def begin(self, start: Start) -> None:
-        """Put the moments back to the start's."""
+    def reset(self, start: InitialState) -> None:
+        """Set the moments to those of `start`."""
         for name, parameter in self.parameters.items():
             state = self.optimizer.state[parameter]
             state["step"] = torch.tensor(float(STEPS_BEFORE))
@@ -114,7 +106,7 @@ class TorchAdamW:
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), maximum, foreach=True)
 
     def step(self) -> None:
-        """Make one step down the gradients."""
+        """MakeContender one step down the gradients."""
         self.optimizer.step()
 
 
@@ -122,26 +114,28 @@ Optimizer = OurAdam | TorchAdamW
 
 
 @torch.no_grad()
-def put_back(parameters: Parameters, start: Start) -> None:
-    """Give parameters the values that they had at the start."""
+def restore_parameters(parameters: Parameters, start: InitialState) -> None:
+    """Set parameters to the values of `start`."""
     for name, parameter in parameters.items():
         parameter.copy_(start.parameters[name])
 
 
 @torch.no_grad()
-def changes(parameters: Parameters, start: Start) -> dict[str, Tensor]:
-    """Return how far each parameter is from the start: itself, in float32, would hide a step."""
+def changes(parameters: Parameters, start: InitialState) -> dict[str, Tensor]:
+    """Return each parameter's change: in float32 the values would hide an error of a small step."""
     return {name: p.detach() - start.parameters[name] for name, p in parameters.items()}
 
 
-def right_change(name: str, gradient: Tensor, start: Start, *, variant: str = "adamw") -> Tensor:
-    """Return what one step changes, in float64, by the formula.
+def expected_change(
+    name: str, gradient: Tensor, start: InitialState, *, variant: str = "adamw"
+) -> Tensor:
+    """Return the expected change of one parameter in float64, from the formula.
 
     Args:
-        name: The parameter's.
-        gradient: Its clipped gradient, in float64.
-        start: Where the step begins.
-        variant: `adamw`, or `released`.
+        name: The parameter's name.
+        gradient: Its clipped gradient in float64.
+        start: The state before the step.
+        variant: `adamw` or `openai`.
 
     Source: Loshchilov and Hutter 2019, algorithm 2; finetune-transformer-lm opt.py (a69b5c4).
     """
@@ -162,22 +156,19 @@ def right_change(name: str, gradient: Tensor, start: Start, *, variant: str = "a
 Model = GPT | OpenAIGPTLMHeadModel
 
 _CLIP = 1.0
-"""Largest norm where there is no start that says another."""
+"""Largest norm of the gradients before the first reset."""
 
 
 def parameters_of(model: Model) -> dict[str, nn.Parameter]:
-    """Return every parameter under our name."""
+    """Return every parameter by our names."""
     return {n.removeprefix("transformer."): p for n, p in model.named_parameters()}
 
 
 class Training:
-    """A model in training: forward, loss, backward, clipping, and a step of Adam.
+    """A model in training: forward, loss, backward, clipping and an Adam step.
 
-    Ours is `scratch_gpt` all the way. Hugging Face's computes its loss from `labels=`, has its
-    gradients clipped by PyTorch, and is stepped by `torch.optim.AdamW(foreach=True)`.
-
-    Attributes:
-        parameters: By our names.
+    Ours uses `scratch_gpt` throughout. Hugging Face's computes its loss from `labels=`; PyTorch
+    clips its gradients, and `torch.optim.AdamW(foreach=True)` updates it.
     """
 
     def __init__(self, model: Model) -> None:
@@ -191,14 +182,14 @@ class Training:
         )
         self._maximum = _CLIP
 
-    def begin(self, start: Start) -> None:
-        """Put weights and moments back to a start's, and clip as it says."""
-        put_back(self.parameters, start)
-        self.optimizer.begin(start)
+    def reset(self, start: InitialState) -> None:
+        """Set weights, moments and the largest norm of the gradients to those of `start`."""
+        restore_parameters(self.parameters, start)
+        self.optimizer.reset(start)
         self._maximum = start.maximum
 
     def step(self, token_ids: Tensor) -> float:
-        """Make one step on token ids `[batch time]`; return the loss before it."""
+        """MakeContender one step on token ids `[batch time]`; return the loss before it."""
         for parameter in self.parameters.values():
             parameter.grad = None
         loss = self._loss(token_ids)

@@ -1,8 +1,14 @@
-"""What a kernel is held against: tensors, their float64 truth, and a yardstick's own rounding.
+"""Verify an attention kernel against the float64 oracle before and after it is timed.
 
-An error is judged as everywhere here: against the error that Hugging Face's core makes in the
-same dtype on the same numbers. The two bare products are judged against the same products in
-the other order.
+Its error may be a small multiple of the error of a yardstick: Hugging Face's attention in the same
+dtype on the same numbers, or, for the two bare products, the products in the other order.
+
+Shortcuts that a fast but wrong kernel could take, and how each is found:
+
+- It returns a buffer with an earlier result: every seen result is overwritten with NaN.
+- It caches a result by address: the same tensors are filled with other numbers.
+- It is right for one input or one shape only: several seeds, and a ragged shape.
+- It is right only while it is verified: its last result is verified after timing, too.
 """
 
 import dataclasses
@@ -15,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.kernels import Kernel, Subject, huggingface
+from bench.kernels import AttentionKernel, Kernel, huggingface
 from bench.shapes import HEAD_WIDTH, Shape
 from parity.core.metrics import Reference
 from parity.core.tolerances import PEAK_GUARD, PRECISIONS, Precision
@@ -24,18 +30,18 @@ from scratch_gpt.kernels.tiled_attention import TILE
 
 Array = NDArray[np.float64]
 Answers = tuple[Tensor, ...]
-Work = Callable[[], Answers]
+Run = Callable[[], Answers]
 
 SEEDS = (0, 1, 2)
-"""Of the numbers that a kernel is proved on; those of the last one are timed."""
+"""Seeds of the inputs that a kernel is verified on; the last one's inputs are timed."""
 
 WHOLE = 512
-"""Longest text of which the oracle computes every row; past it, rows and heads are sampled."""
+"""Longest text with every row computed by the oracle; beyond it, rows and heads are sampled."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """The tensors of one shape: query, key, value, and what is sent back through them."""
+    """The tensors of one shape: query, key, value, and the upstream gradient."""
 
     shape: Shape
     triple: tuple[Tensor, ...]
@@ -43,7 +49,7 @@ class Inputs:
 
     @classmethod
     def empty(cls, shape: Shape, device: torch.device) -> "Inputs":
-        """Return tensors of the shape that hold nothing yet."""
+        """Return uninitialized tensors of the shape."""
         dtype = getattr(torch, shape.dtype)
         made = [torch.empty(shape.sizes, dtype=dtype, device=device) for _ in range(4)]
         triple = tuple(tensor.requires_grad_(shape.backward) for tensor in made[:3])
@@ -51,7 +57,7 @@ class Inputs:
 
     @torch.no_grad()
     def fill(self, seed: int) -> None:
-        """Put a seed's numbers into the same tensors."""
+        """Fill the tensors with a seed's random numbers."""
         generator = torch.Generator().manual_seed(seed)
         for tensor in (*self.triple, self.upstream):
             tensor.copy_(torch.randn(tensor.shape, generator=generator))
@@ -62,8 +68,8 @@ class Inputs:
         return (tensor if whole else tensor[-1:, -1:]).double().cpu().numpy()
 
 
-def work(kernel: Kernel, inputs: Inputs) -> Work:
-    """Return what is timed: the kernel alone, or with the gradients of its inputs."""
+def timed_call(kernel: Kernel, inputs: Inputs) -> Run:
+    """Return the timed call: the kernel alone, or with the gradients of its inputs."""
     if not inputs.shape.backward:
         return lambda: (kernel(*inputs.triple),)
 
@@ -75,28 +81,28 @@ def work(kernel: Kernel, inputs: Inputs) -> Work:
 
 
 COARSEST = 32.0
-"""Largest error of a yardstick, in unit roundoffs. Measured up to time 600: 8 in float32, where
-nothing is kept wider, and 2 in half precision. Its largest fault is a thousand times that."""
+"""Largest accepted error of a yardstick, in unit roundoffs. Measured up to time 600: 8 in float32
+and 2 in half precision, which accumulates in float32. Wrong ones are off by 1,000 times more."""
 
 
 class YardstickError(Exception):
-    """What others are measured against is wrong itself."""
+    """The yardstick's error is larger than rounding explains."""
 
 
 Noise = tuple[float, float]
-"""A yardstick's error: relative RMS, and the largest over the largest value."""
+"""A yardstick's error: relative RMS, and largest error over largest value."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Truth:
-    """What is right for some inputs, and how far off a yardstick in the same dtype is.
+class Expected:
+    """The expected results for some inputs, and a yardstick's error in the same dtype.
 
     Attributes:
-        rows: Queries whose context was computed.
+        rows: Query positions whose context was computed.
         answers: The context of these rows, then any gradients; float64.
-        noise: The yardstick's error at each.
-        whole: Whether all heads of all rows of text were computed, or the last head alone.
-        sizes: Shape of each answer.
+        noise: The yardstick's error for each answer.
+        whole: Whether gradients cover every head and text, or only the last head of the last text.
+        sizes: Shape of each full answer.
     """
 
     rows: Sequence[int]
@@ -106,7 +112,7 @@ class Truth:
     sizes: tuple[int, ...]
 
     def part(self, answers: Answers) -> list[Tensor]:
-        """Return of some answers what was computed here."""
+        """Return the parts of some answers that were computed here."""
         context, *gradients = answers
         if not self.whole:
             gradients = [gradient[-1:, -1:] for gradient in gradients]
@@ -119,20 +125,20 @@ def _other_order(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 ORACLES = {
-    "backend": (attention_oracle.context, attention_oracle.gradients),
+    "attention": (attention_oracle.context, attention_oracle.gradients),
     "products": (attention_oracle.products, attention_oracle.products_gradients),
 }
-"""The oracle of each kind: its answers, and their gradients."""
+"""The oracle of each kind of kernel: the forward function and the gradients."""
 
 YARDSTICKS: dict[str, Callable[[Shape, torch.device], Kernel]] = {
-    "backend": huggingface,
+    "attention": huggingface,
     "products": lambda _shape, _device: _other_order,
 }
-"""Whose rounding others' is measured against."""
+"""The kernels whose rounding error is the unit of the criterion."""
 
 
-def truth(inputs: Inputs, kind: str) -> Truth:
-    """Return what is right for these inputs: `attention`, or its two `products`."""
+def expected(inputs: Inputs, kind: str) -> Expected:
+    """Return the expected results of `attention`, or of its two `products`."""
     shape = inputs.shape
     whole = shape.time <= WHOLE
     rows = range(shape.time) if whole else attention_oracle.sampled_rows(shape.time, tile=TILE)
@@ -141,89 +147,79 @@ def truth(inputs: Inputs, kind: str) -> Truth:
     answers = [forward(query, key, value, rows)]
     if shape.backward:
         answers += backward(*(inputs.part(index, whole=whole) for index in range(4)))
-    held = tuple(Reference(torch.from_numpy(answer)) for answer in answers)
-    right = Truth(rows, held, (), whole, shape.sizes)
+    reference = tuple(Reference(torch.from_numpy(answer)) for answer in answers)
+    right = Expected(rows, reference, (), whole, shape.sizes)
     return dataclasses.replace(right, noise=_noise(inputs, right, kind))
 
 
-def _noise(inputs: Inputs, right: Truth, kind: str) -> tuple[Noise, ...]:
-    """Return how far the yardstick is off; of a long text in its last head alone."""
+def _noise(inputs: Inputs, right: Expected, kind: str) -> tuple[Noise, ...]:
+    """Return the yardstick's error; for a long text, in its last head only."""
     shape = inputs.shape
     some = Inputs(
         shape,
         tuple(_own(tensor, right).requires_grad_(shape.backward) for tensor in inputs.triple),
         _own(inputs.upstream, right),
     )
-    found = right.part(work(YARDSTICKS[kind](shape, inputs.upstream.device), some)())
-    held = list(right.answers)
+    found = right.part(timed_call(YARDSTICKS[kind](shape, inputs.upstream.device), some)())
+    reference = list(right.answers)
     if not right.whole:
-        held[0] = Reference(held[0].tensor[-1:, -1:])
-    apart = [h.difference(a, dtype=a.dtype) for h, a in zip(held, found, strict=True)]
+        reference[0] = Reference(reference[0].tensor[-1:, -1:])
+    apart = [h.difference(a, dtype=a.dtype) for h, a in zip(reference, found, strict=True)]
     noise = tuple((e.relative_rms, e.peak_ratio) if e.scale else (0.0, 0.0) for e in apart)
     return checked(noise, PRECISIONS[shape.dtype])
 
 
 def checked(noise: tuple[Noise, ...], precision: Precision) -> tuple[Noise, ...]:
-    """Return a yardstick's errors, where they are those of rounding.
+    """Return a yardstick's errors unchanged.
 
     Raises:
-        YardstickError: One is not: whatever was held against it would pass.
+        YardstickError: An error is larger than rounding explains; any kernel would pass then.
     """
     # Written so that NaN is refused.
     if not all(rms <= COARSEST * precision.unit for rms, _ in noise):
-        message = f"the yardstick's own errors are no rounding: {noise}"
+        message = f"the yardstick's errors are larger than rounding explains: {noise}"
         raise YardstickError(message)
     return noise
 
 
-def _own(tensor: Tensor, right: Truth) -> Tensor:
+def _own(tensor: Tensor, right: Expected) -> Tensor:
     return (tensor if right.whole else tensor[-1:, -1:]).detach().clone()
 
 
 @functools.lru_cache(maxsize=8)
-def truths(shape: Shape, device: torch.device, kind: str) -> tuple[Truth, ...]:
-    """Return the truth for each seed; kept, for the next kernel comes with the same shape."""
+def expected_for_seeds(shape: Shape, device: torch.device, kind: str) -> tuple[Expected, ...]:
+    """Return the expected results for each seed; cached, as all kernels of a shape share them."""
     inputs = Inputs.empty(shape, device)
     found = []
     for seed in seeds(shape):
         inputs.fill(seed)
-        found.append(truth(inputs, kind))
+        found.append(expected(inputs, kind))
     return tuple(found)
 
 
 def seeds(shape: Shape) -> tuple[int, ...]:
-    """Return the seeds that a shape is proved on; of a long text the last one alone."""
+    """Return the seeds that a shape is verified on; for a long text only the last."""
     return SEEDS if shape.time <= WHOLE else SEEDS[-1:]
 
 
-# No time without a proof: each kernel against the float64 oracle, on the very tensors timed.
-#
-# What a fast kernel may do instead of its work is made to show:
-#
-# - it returns a buffer that holds an earlier answer: every answer seen is overwritten with NaN;
-# - it keeps the answer for an address: the same tensors are filled with other numbers;
-# - it is right for one input, or at one shape: several seeds, and a ragged shape beside;
-# - it works only while it is looked at: after the clock has stopped its last answer is proved too.
-
-
 RAGGED = 2, 37
-"""Batch and time that are proved beside: no multiple of any tile, and no batch of one."""
+"""Batch and time that are also verified: no multiple of a tile, and no batch of one."""
 
 
 class WrongKernelError(AssertionError):
-    """A kernel computes something else; the message says how far off."""
+    """A kernel's results are wrong; the message gives the error."""
 
 
-def distance(answers: Answers, right: Truth, dtype: str) -> float:
+def distance(answers: Answers, right: Expected, dtype: str) -> float:
     """Return the largest error of some answers, relative RMS.
 
     Raises:
-        WrongKernelError: One is missing, of another shape or dtype, not finite, or further off
-            than rounding explains.
+        WrongKernelError: An answer is missing, has another shape or dtype, is not finite, or its
+            error is larger than rounding explains.
     """
     shapes, due = [tuple(a.shape) for a in answers], [right.sizes] * len(right.answers)
     if shapes != due:
-        message = f"context and gradients of shapes {shapes} where {due} are due"
+        message = f"context and gradients have shapes {shapes}, expected {due}"
         raise WrongKernelError(message)
     found = right.part(answers)
     names = NAMES[: len(found)]
@@ -233,25 +229,33 @@ def distance(answers: Answers, right: Truth, dtype: str) -> float:
 
 
 def error_of(  # noqa: PLR0913 - one comparison's whole context
-    name: str, answer: Tensor, held: Reference, noise: Noise, around: Noise, precision: Precision
+    name: str,
+    answer: Tensor,
+    reference: Reference,
+    noise: Noise,
+    around: Noise,
+    precision: Precision,
 ) -> float:
     """Return one answer's error.
 
-    What is zero in truth (at time 1 the gradients of query and key) has no scale of its own: it
-    is the difference of two sums over the head's width, of numbers as large as the other answers.
+    An answer that is exactly zero (at time 1 the gradients of query and key) has no scale: it is
+    the difference of two sums over the head's width. `around` gives the scale of the other answers.
+
+    Raises:
+        WrongKernelError: The error is larger than rounding explains.
     """
-    apart = held.difference(answer, dtype=precision.dtype)
+    apart = reference.difference(answer, dtype=precision.dtype)
     error, peak = apart.relative_rms, apart.peak_ratio
-    if held.scale == 0.0:
+    if reference.scale == 0.0:
         summed = HEAD_WIDTH**0.5
         error, peak = apart.rms / around[0] / summed, apart.largest / around[1] / summed
     rounding = max(noise[0], precision.unit), max(noise[1], precision.unit)
     # Written so that NaN is refused.
     if not (error <= precision.quality * rounding[0] and peak <= PEAK_GUARD * rounding[1]):
         message = (
-            f"the {name} is {error / rounding[0]:.3g} times as far off as the yardstick, at its "
-            f"worst {peak / rounding[1]:.3g} times (allowed {precision.quality:g} and "
-            f"{PEAK_GUARD:g}), at {list(apart.worst_index)} {apart.detail}"
+            f"{name}: RMS error {error / rounding[0]:.3g} times the yardstick's, largest error "
+            f"{peak / rounding[1]:.3g} times (allowed {precision.quality:g} and {PEAK_GUARD:g}), "
+            f"at {list(apart.worst_index)} {apart.detail}"
         )
         raise WrongKernelError(message.strip())
     return error
@@ -261,47 +265,44 @@ NAMES = ("context", "gradient of query", "gradient of key", "gradient of value")
 
 
 @dataclasses.dataclass(frozen=True)
-class Proved:
-    """A kernel that may be timed, on the tensors that it was proved on.
+class VerifiedKernel:
+    """A verified kernel: the timed call, its relative RMS error, and a check of later answers."""
 
-    Attributes:
-        run: What is timed.
-        error: How far off its answers are, relative RMS.
-        check: Proves an answer that came later.
-    """
-
-    run: Work
+    run: Run
     error: float
     check: Callable[[Answers], float]
 
 
-def prove(subject: Subject, shape: Shape, device: torch.device) -> Proved:
-    """Return a kernel ready to be timed.
+def verified(kernel: AttentionKernel, shape: Shape, device: torch.device) -> VerifiedKernel:
+    """Return a kernel that was verified at this shape and at a ragged one.
 
     Raises:
-        WrongKernelError: It computes something else, at this shape or at a ragged one.
+        WrongKernelError: Its results are wrong.
     """
-    _prove_at(subject, dataclasses.replace(shape, batch=RAGGED[0], time=RAGGED[1]), device)
-    return _prove_at(subject, shape, device)
+    _verified_at(kernel, dataclasses.replace(shape, batch=RAGGED[0], time=RAGGED[1]), device)
+    return _verified_at(kernel, shape, device)
 
 
-def _prove_at(subject: Subject, shape: Shape, device: torch.device) -> Proved:
+def _verified_at(kernel: AttentionKernel, shape: Shape, device: torch.device) -> VerifiedKernel:
     inputs = Inputs.empty(shape, device)
-    run = work(subject.make(shape, device), inputs)
-    every = list(zip(seeds(shape), truths(shape, device, subject.truth), strict=True))
+    run = timed_call(kernel.make(shape, device), inputs)
+    every = list(zip(seeds(shape), expected_for_seeds(shape, device, kernel.computes), strict=True))
     answers: Answers = ()
     error = 0.0
-    for seed, right in (*every, every[-1]):  # the last one twice: after its answer was poisoned
+    for seed, right in (
+        *every,
+        every[-1],
+    ):  # the last seed twice: once after its answer was overwritten
         poison(answers)
         inputs.fill(seed)
         answers = run()
         error = distance(answers, right, shape.dtype)
-    return Proved(run, error, lambda later: distance(later, every[-1][1], shape.dtype))
+    return VerifiedKernel(run, error, lambda later: distance(later, every[-1][1], shape.dtype))
 
 
 @torch.no_grad()
 def poison(answers: Answers) -> None:
-    """Overwrite answers with NaN, and leave NaN where the next ones may be allocated."""
+    """Overwrite answers with NaN, and the memory where the next ones may be allocated."""
     for answer in answers:
         answer.detach().fill_(math.nan)
         torch.full_like(answer, math.nan)

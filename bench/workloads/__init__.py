@@ -1,1 +1,1 @@
-"""What is timed: one file for each kind of work."""
+"""The workloads that are timed, one file each."""

@@ -1,4 +1,4 @@
-"""Attention kernels as contestants, and how a core's memory grows with the text."""
+"""Attention kernels, and the growth of a kernel's memory with the length of the text."""
 
 import torch
 
@@ -6,60 +6,62 @@ from bench import memory
 from bench.contest import (
     Contender,
     InterleavedTiming,
-    NoTimeError,
+    NotTimedError,
     check_planned,
-    closed_row,
+    measured_outcome,
     memory_for,
 )
-from bench.kernels import SUBJECTS
+from bench.kernels import ATTENTION_KERNELS
 from bench.models import Measurement
 from bench.results import Outcome, Series, Status, exponent, spread
-from bench.targets import Target, Work
-from bench.timing import ABOVE
-from bench.verify import prove
+from bench.targets import Target, Task
+from bench.timing import RATE_MARGIN
+from bench.verify import verified
 
 TIMES = (1024, 2048, 4096, 8192)
-"""Lengths between which the growth of memory is fitted."""
+"""Lengths at which the growth of memory is measured."""
 
 
 def ours(name: str) -> bool:
     """Return whether a kernel is this project's."""
-    return SUBJECTS[name].ours
+    return ATTENTION_KERNELS[name].ours
 
 
-def make(name: str, task: Work, device: torch.device, _run: Measurement) -> Contender:
-    """Return an attention kernel, proved."""
-    check_planned(SUBJECTS[name], task.shape, device, memory_for(device))
-    proved = prove(SUBJECTS[name], task.shape, device)
-    return Contender(proved.run, proved.error, lambda: proved.check(proved.run()))
+def make(name: str, task: Task, device: torch.device, _run: Measurement) -> Contender:
+    """Return a verified attention kernel."""
+    check_planned(ATTENTION_KERNELS[name], task.shape, device, memory_for(device))
+    kernel = verified(ATTENTION_KERNELS[name], task.shape, device)
+    return Contender(kernel.run, kernel.error, lambda: kernel.check(kernel.run()))
 
 
-def note(contest: InterleavedTiming, task: Work, device: torch.device, run: Measurement) -> None:
-    """Keep what each kernel took for the picture; drop whoever is faster than the machine."""
+def record_series(
+    timing: InterleavedTiming, task: Task, device: torch.device, run: Measurement
+) -> None:
+    """Record each kernel's times for the picture; exclude those above the machine's matrix rate."""
     shape = task.shape
-    for name, taken in list(contest.taken.items()):
+    for name, taken in list(timing.seconds.items()):
         found = spread(taken)
         reached = shape.flops / found.median
         share = reached / run.rate(task, device, reached)
-        if share > ABOVE:
+        if share > RATE_MARGIN:
             why = f"{share:.0%} of the matrix rate: the clock or the count of operations is wrong"
-            contest.drop(name, NoTimeError(Status.INCONCLUSIVE, why))
+            timing.exclude(name, NotTimedError(Status.INCONCLUSIVE, why))
             continue
         work = f"attention, {shape.direction}, {shape.dtype}, batch {shape.batch}, {device.type}"
-        error = contest.ready[name].error
+        error = timing.contenders[name].error
         point = Series(work=work, subject=name, time=shape.time, seconds=found, flops=shape.flops,
                        bytes=shape.bytes, ceiling=share, error=error)  # fmt: skip
         run.series.append(point)
 
 
-def growth(row: Target, run: Measurement) -> Outcome:
-    """Return how a core's peak memory grows with time, as a power of it."""
+def memory_growth(row: Target, run: Measurement) -> Outcome:
+    """Return the exponent with which a kernel's peak memory grows with the length of the text."""
     fitted, longest = [], []
     for _ in range(memory.REPEATS):
         peaks = []
         for done, time in enumerate(TIMES):
             run.progress(f"{row.name} at {time}", done, len(TIMES))
-            peaks.append(float(memory.fresh("core", row.ours, str(time))))
+            peaks.append(float(memory.in_fresh_process("core", row.ours, str(time))))
         fitted.append(exponent(TIMES, peaks))
         longest.append(peaks[-1])
-    return closed_row(row, spread(fitted), spread(longest), None, "byte")
+    return measured_outcome(row, spread(fitted), spread(longest), None, "byte")

@@ -1,15 +1,14 @@
-"""One more token behind a text that is there: ours with its cache, Hugging Face's without one.
+"""One decoding step: ours with a cache, Hugging Face's without one.
 
-The task `decode/1x64` is the logits behind the 64th token. Our decoder holds 63 and takes one; its
-cache is set back to 63 before each step, which costs the assignment of one number and is timed
-with it. Hugging Face's GPT-1 has no cache, and generates as it is timed here: a whole forward of
-all 64 tokens, the head for the last of them alone where its version can, the last row as float32.
+The task `decode/1x64` computes the logits after the 64th token. Our cache holds 63 tokens. It is
+reset to 63 before each step; this assignment is timed. Hugging Face's GPT-1 has no cache. It is
+timed as its `generate` works: a forward pass of all 64 tokens, with the head for the last token
+only if its version can.
 
-The bare read is every matrix that a step reads, once: a product of it with one vector, and nothing
-else. How a matrix is laid out decides how fast that is, so each is laid out, before the clock
-starts, in whichever of two layouts was the faster for its size. The library computes such a product
-on one thread. The shared read is what all threads can do: the same, where it is faster as a batch
-of products with a part of the vector each, whose results nobody sums.
+The bare read multiplies every matrix of a step with one vector. Its speed depends on the layout of
+the matrix. Each size uses the faster of two layouts, chosen before the clock starts. The library
+uses one thread for such a product. The shared read uses all threads where this is faster: a batch
+of products with a part of the vector each, whose results are not summed.
 """
 
 import dataclasses
@@ -20,18 +19,18 @@ import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from bench.contest import Contender, Run
+from bench.contest import Contender
 from bench.models import (
     Measurement,
     Models,
-    Truths,
+    References,
     largest_error,
     logits_of,
-    noises,
     oracle_logits,
+    reference_errors,
 )
-from bench.targets import Work
-from bench.timing import flusher, seconds
+from bench.targets import Task
+from bench.timing import Run, cache_flusher, seconds
 from bench.verify import Noise
 from bench.workloads.model import named
 from parity.core.metrics import Reference
@@ -44,11 +43,11 @@ from scratch_gpt.model import GPT
 Step = Callable[[], Tensor]
 Noises = Mapping[str, Noise]
 Begin = Callable[[Tensor], Step]
-"""Takes token ids `[batch time]`; returns what gives the logits `[batch vocab]` behind them."""
+"""Takes token ids `[batch time]`; returns a function of the logits `[batch vocab]` after them."""
 
 
 def cached(model: GPT, batch: int) -> Begin:
-    """Return our way: all tokens but the last are in the cache already when a step begins."""
+    """Return our decoding: the cache holds all tokens but the last when a step begins."""
     decoder = Decoder(model, batch=batch)
 
     def begin(token_ids: Tensor) -> Step:
@@ -65,9 +64,9 @@ def cached(model: GPT, batch: int) -> Begin:
 
 
 def uncached(model: OpenAIGPTLMHeadModel) -> Begin:
-    """Return Hugging Face's way, as its `generate` goes it.
+    """Return Hugging Face's decoding, as in its `generate`.
 
-    Source: transformers 5.23 generation/utils.py `_sample`, without its mask of ones.
+    Source: transformers 5.23 generation/utils.py `_sample`, without the mask of ones.
     """
     kept = last_logits_keyword()
     check_keywords(model.forward, set(kept))
@@ -81,26 +80,21 @@ def uncached(model: OpenAIGPTLMHeadModel) -> Begin:
 
 
 @dataclasses.dataclass(frozen=True)
-class Right:
-    """The logits behind every row of text, in float64, and those behind some tokens before.
+class ExpectedLogits:
+    """Expected float64 logits `[batch vocab]`: after the last token, and at the last positions."""
 
-    Attributes:
-        last: `[batch vocab]`, by the name under which they are held.
-        ends: For each of the last positions, `[batch vocab]`.
-    """
-
-    last: Truths
-    ends: Truths
+    last: References
+    ends: References
 
 
 _POSITIONS = 8
-"""Last positions whose worst rounding is the yardstick: that of one token is a small sample."""
+"""Number of last positions whose largest error is the yardstick; one is a small sample."""
 
 
-def right_for(models: Models, token_ids: Tensor) -> Right:
+def expected_logits(models: Models, token_ids: Tensor) -> ExpectedLogits:
     """Return the oracle's logits."""
     exact = oracle_logits(models.theirs, token_ids)[:, -_POSITIONS:].clone()
-    return Right({"logits": Reference(exact[:, -1])}, _by_position(exact))
+    return ExpectedLogits({"logits": Reference(exact[:, -1])}, _by_position(exact))
 
 
 def _by_position(logits: Tensor) -> dict[str, Reference]:
@@ -108,28 +102,32 @@ def _by_position(logits: Tensor) -> dict[str, Reference]:
 
 
 @torch.no_grad()
-def noise_of(models: Models, token_ids: Tensor, right: Right, dtype: torch.dtype) -> Noises:
-    """Return the yardstick's error: the largest that Hugging Face's makes at the last positions."""
+def reference_error(
+    models: Models, token_ids: Tensor, right: ExpectedLogits, dtype: torch.dtype
+) -> Noises:
+    """Return the yardstick: Hugging Face's largest error at the last positions."""
     logits = logits_of(models.huggingface(dtype), token_ids)[:, -len(right.ends) :]
-    found = noises({name: logits[:, int(name)] for name in right.ends}, right.ends)
+    found = reference_errors({name: logits[:, int(name)] for name in right.ends}, right.ends)
     worst = max(rms for rms, _ in found.values()), max(peak for _, peak in found.values())
     return {"logits": worst}
 
 
-def prove(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Contender:
-    """Return a way to decode, ready to be timed on these tokens.
+def verified(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Contender:
+    """Return a verified decoding step on these tokens.
 
-    Before it is given them it is given others, and what it answered is overwritten.
+    Before, it decodes other tokens, and its result is overwritten.
 
     Raises:
-        WrongKernelError: Its logits are further off than rounding explains.
+        WrongKernelError: The error of its logits is larger than rounding explains.
     """
     precision = PRECISIONS[dtype]
     shape = tuple(token_ids.shape)
-    right: Right = models.kept(("decoded", shape), lambda: right_for(models, token_ids))
-    allowed: Noises = models.kept(
+    right: ExpectedLogits = models.cached(
+        ("decoded", shape), lambda: expected_logits(models, token_ids)
+    )
+    allowed: Noises = models.cached(
         (dtype, "decoded noise", shape),
-        lambda: noise_of(models, token_ids, right, precision.dtype),
+        lambda: reference_error(models, token_ids, right, precision.dtype),
     )
     begin(token_ids.flip(0, 1))().fill_(math.nan)
     step = begin(token_ids)
@@ -138,11 +136,11 @@ def prove(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Conten
         return largest_error({"logits": step()}, right.last, allowed, precision)
 
     check()
-    return Contender(step, check(), check)  # the second step is one that follows a step
+    return Contender(step, check(), check)  # the second check is of a step after a step
 
 
-def make(name: str, task: Work, _device: torch.device, run: Measurement) -> Contender:
-    """Return a way to decode, proved; or the bare read."""
+def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Contender:
+    """Return a verified decoding step, or a read of the weights."""
     if name in READS:
         return Contender(fastest_read(matrices(run.models.ours), READS[name]))
     path, dtype = named(name, task)
@@ -150,20 +148,20 @@ def make(name: str, task: Work, _device: torch.device, run: Measurement) -> Cont
     begin = (
         uncached(run.models.huggingface(wanted))
         if path == "huggingface"
-        else cached(run.models.path(path, wanted), shape.batch)
+        else cached(run.models.with_backend(path, wanted), shape.batch)
     )
-    return prove(run.models, begin, run.models.ids(shape), dtype)
+    return verified(run.models, begin, run.models.ids(shape), dtype)
 
 
 def matrices(model: GPT) -> list[Tensor]:
-    """Return every matrix that a step reads whole, `[in out]`: of positions it reads one row."""
+    """Return every matrix that a step reads fully, `[in out]`; of positions it reads only a row."""
     named = {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
     table = named.pop("tokens_embed.weight")
     return [w for name, w in named.items() if name != "positions_embed.weight"] + [table.T]
 
 
 def _by_rows(weight: Tensor) -> Run:
-    """Return `x W` as one product of matrices, of a weight `[in out]` as it stands."""
+    """Return `x W` as one matrix product, of a weight stored `[in out]`."""
     stored, x = weight.contiguous(), torch.randn(1, weight.shape[0], dtype=weight.dtype)
     return lambda: torch.mm(x, stored)
 
@@ -175,7 +173,7 @@ def _by_columns(weight: Tensor) -> Run:
 
 
 def _by_threads(weight: Tensor) -> Run:
-    """Return the products of the parts of `x` and of `W`, one part a thread."""
+    """Return the products of parts of `x` and `W`, one for each thread."""
     parts = torch.get_num_threads()
     while weight.shape[0] % parts:
         parts -= 1
@@ -186,14 +184,14 @@ def _by_threads(weight: Tensor) -> Run:
 
 LAYOUTS = (_by_rows, _by_columns)
 READS = {"bare read": LAYOUTS, "shared read": (*LAYOUTS, _by_threads)}
-"""What no step can beat, and among which ways to read a matrix each is the fastest."""
+"""Lower bounds of a step's time, and the layouts of which each uses the fastest."""
 
 Layouts = Sequence[Callable[[Tensor], Run]]
 
 
 @torch.no_grad()
 def fastest_read(weights: Sequence[Tensor], layouts: Layouts = LAYOUTS, rounds: int = 7) -> Run:
-    """Return a read of every weight once, each size in the layout that is read fastest here."""
+    """Return a read of every weight, each size in its fastest layout."""
     best = {
         size: fastest_layout([w for w in weights if w.shape == size], layouts, rounds)
         for size in {weight.shape for weight in weights}
@@ -204,9 +202,9 @@ def fastest_read(weights: Sequence[Tensor], layouts: Layouts = LAYOUTS, rounds: 
 def fastest_layout(
     weights: Sequence[Tensor], layouts: Layouts, rounds: int
 ) -> Callable[[Tensor], Run]:
-    """Return the layout in which some weights are read fastest, from outside of the caches."""
+    """Return the layout in which some weights are read fastest with cold caches."""
     cpu = torch.device("cpu")
-    flush = flusher(cpu)
+    flush = cache_flusher(cpu)
 
     def least(layout: Callable[[Tensor], Run]) -> float:
         run = _one_by_one([layout(weight) for weight in weights])
@@ -216,7 +214,7 @@ def fastest_layout(
 
 
 def _one_by_one(runs: Sequence[Run]) -> Run:
-    """Return what runs some runs after one another."""
+    """Return a function that calls some functions in order."""
 
     def run() -> None:
         for each in runs:

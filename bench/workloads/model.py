@@ -1,4 +1,4 @@
-"""Passes of whole models as contestants, the limits that are no models, and peak memory."""
+"""Passes of whole models, the limits of any model, and peak memory."""
 
 import functools
 import tempfile
@@ -7,73 +7,83 @@ from collections.abc import Callable
 import torch
 
 from bench import memory
-from bench.contest import Contender, NoTimeError, Run, closed_row
-from bench.models import Measurement, Models, prove_both, prove_forward
+from bench.contest import Contender, NotTimedError, measured_outcome
+from bench.models import Measurement, Models, verify_backward, verify_forward
 from bench.results import Outcome, Status, paired_ratios, spread
-from bench.targets import Target, Work
-from bench.timing import bare_read, products_alone
+from bench.targets import Target, Task
+from bench.timing import Run, bare_read, products_alone
 
 
 def ours(name: str) -> bool:
-    """Return whether a contestant is this project's."""
+    """Return whether a contender is this project's."""
     return name != "huggingface"
 
 
-LIMITS: dict[str, Callable[[Models, Work], Run]] = {
+LIMITS: dict[str, Callable[[Models, Task], Run]] = {
     "products alone": lambda models, task: products_alone(
         models.ours, task.shape.batch, task.shape.time
     ),
     "bare read": lambda models, _task: bare_read(list(models.ours.parameters())),
 }
-"""What no model can beat."""
+"""Lower bounds of any model's time."""
 
 
-def make(name: str, task: Work, _device: torch.device, run: Measurement) -> Contender:
-    """Return a whole model's pass, proved; or a limit."""
+def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Contender:
+    """Return a whole model's verified pass, or a limit."""
     models, ids = run.models, run.models.ids(task.shape)
     if name in LIMITS:
+        if task.shape.backward:
+            raise NotTimedError(Status.NOT_PLANNED, "a limit of the forward pass alone")
         return Contender(torch.no_grad()(LIMITS[name](models, task)))
     path, dtype = named(name, task)
     wanted = getattr(torch, dtype)
-    model = models.huggingface(wanted) if path == "huggingface" else models.path(path, wanted)
-    prove = prove_both if task.shape.backward else functools.partial(prove_forward, dtype=dtype)
-    timed, error = prove(models, model, ids)
-    return Contender(timed, error, lambda: prove(models, model, ids)[1])
+    model = (
+        models.huggingface(wanted) if path == "huggingface" else models.with_backend(path, wanted)
+    )
+    verify = (
+        verify_backward if task.shape.backward else functools.partial(verify_forward, dtype=dtype)
+    )
+    timed, error = verify(models, model, ids)
+    return Contender(timed, error, lambda: verify(models, model, ids)[1])
 
 
-def named(name: str, task: Work) -> tuple[str, str]:
-    """Return the path and the dtype that a contestant's name says: `fused in bfloat16`.
+def named(name: str, task: Task) -> tuple[str, str]:
+    """Return the backend and the dtype of a name such as `fused in bfloat16`.
 
     Raises:
-        NoTimeError: The processor lacks the dtype.
+        NotTimedError: The processor lacks the dtype, or the backend needs a GPU.
     """
     path, _, dtype = name.partition(" in ")
     dtype = dtype or task.shape.dtype
+    if path == "triton":
+        raise NotTimedError(Status.NOT_RUN, "no CUDA")
     check_dtype(dtype)
     return path, dtype
 
 
 def check_dtype(dtype: str) -> None:
-    """Require a processor with products of its own in a dtype.
+    """Require a processor with native products in a dtype.
 
     Raises:
-        NoTimeError: It would compute in float32 and round.
+        NotTimedError: It would compute in float32 and round.
     """
-    if dtype == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - torch has no public question
-        raise NoTimeError(Status.NOT_RUN, "no AVX512-BF16")
+    if dtype == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - torch has no public query
+        raise NotTimedError(Status.NOT_RUN, "no AVX512-BF16")
 
 
-def peaks(row: Target, run: Measurement, job: str = "step") -> Outcome:
-    """Return the peak memory of a job over the other side's, a fresh process each."""
+def peak_memory(row: Target, run: Measurement, job: str = "step") -> Outcome:
+    """Return our peak memory in a job over theirs; each is measured in a fresh process."""
     shape = row.task.shape
     sizes: dict[str, list[float]] = {row.ours: [], row.against: []}
     with tempfile.TemporaryDirectory() as folder:
         run.models.ours.save_pretrained(folder)
         for _ in range(memory.REPEATS):
             for side, found in sizes.items():
-                taken = memory.fresh(job, side, folder, str(shape.batch), str(shape.time))
+                taken = memory.in_fresh_process(
+                    job, side, folder, str(shape.batch), str(shape.time)
+                )
                 found.append(float(taken))
     ours, theirs = sizes.values()
-    return closed_row(
+    return measured_outcome(
         row, spread(paired_ratios(ours, theirs)), spread(ours), spread(theirs), "byte"
     )

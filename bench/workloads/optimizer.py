@@ -1,4 +1,4 @@
-"""The optimizer alone, on the parameters of the whole model and drawn gradients."""
+"""The optimizer alone, on the whole model's parameters and random gradients."""
 
 from collections.abc import Mapping
 
@@ -6,36 +6,36 @@ import torch
 from torch import Tensor, nn
 
 from bench.contest import Contender
-from bench.models import Measurement, Models, largest_error, noises
-from bench.targets import Work
+from bench.models import Measurement, Models, largest_error, reference_errors
+from bench.targets import Task
 from bench.training_steps import (
+    InitialState,
     Optimizer,
     OurAdam,
-    Start,
     TorchAdamW,
     changes,
+    expected_change,
+    initial_state,
     parameters_of,
-    put_back,
-    right_change,
-    start_from,
+    restore_parameters,
 )
 from parity.core.metrics import Reference
 from parity.core.tolerances import PRECISIONS
 
 _GRADIENT = 1e-4
-"""RMS of the drawn gradients: that of a whole model's whose norm is 1."""
+"""RMS of the random gradients: that of a whole model whose gradient norm is 1."""
 
 PEER = "torch "
-"""How the names of PyTorch's implementations begin: `torch foreach`, `torch fused`."""
+"""Prefix of PyTorch's implementations: `torch foreach`, `torch fused`."""
 
 
 def ours(name: str) -> bool:
-    """Return whether a contestant is this project's."""
+    """Return whether an optimizer is this project's."""
     return not name.startswith(PEER)
 
 
 def copies(models: Models) -> dict[str, nn.Parameter]:
-    """Return the model's parameters once more, with drawn gradients."""
+    """Return copies of the model's parameters, with random gradients."""
     drawn = torch.Generator().manual_seed(0)
     made = {}
     for name, parameter in parameters_of(models.ours).items():
@@ -44,35 +44,35 @@ def copies(models: Models) -> dict[str, nn.Parameter]:
     return made
 
 
-def start_of(models: Models) -> Start:
-    """Return where all begin: the model's values, and moments as large as the gradients."""
+def initial_state_of(models: Models) -> InitialState:
+    """Return the initial state: the model's values, and moments as large as the gradients."""
     values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
-    return start_from(values, dict.fromkeys(values, _GRADIENT))
+    return initial_state(values, dict.fromkeys(values, _GRADIENT))
 
 
 def optimizer_named(name: str, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
-    """Return ours by its variant, or PyTorch's by its implementation."""
+    """Return our optimizer by variant, or PyTorch's by implementation."""
     if ours(name):
         return OurAdam(parameters, name)
     return TorchAdamW(parameters, name.removeprefix(PEER))
 
 
-def stepped(optimizer: Optimizer, start: Start) -> dict[str, Tensor]:
-    """Return what one step from the start changes."""
-    put_back(optimizer.parameters, start)
-    optimizer.begin(start)
+def stepped(optimizer: Optimizer, start: InitialState) -> dict[str, Tensor]:
+    """Return the changes of one step from `start`."""
+    restore_parameters(optimizer.parameters, start)
+    optimizer.reset(start)
     optimizer.step()
     return changes(optimizer.parameters, start)
 
 
-def prove(models: Models, name: str) -> Contender:
-    """Return an optimizer ready to be timed: step after step with the same gradients.
+def verified(models: Models, name: str) -> Contender:
+    """Return a verified optimizer; timed steps go on from its state, with the same gradients.
 
     Raises:
-        WrongKernelError: It changes a parameter by something else than rounding explains.
+        WrongKernelError: An error of a change is larger than rounding explains.
     """
     optimizer = optimizer_named(name, copies(models))
-    start: Start = models.kept(("moments", "whole"), lambda: start_of(models))
+    start: InitialState = models.cached(("moments", "whole"), lambda: initial_state_of(models))
     variant = name if ours(name) else "adamw"
 
     def check() -> float:
@@ -80,31 +80,34 @@ def prove(models: Models, name: str) -> Contender:
         return largest_of(found, optimizer.parameters, start, variant)
 
     check()
-    return Contender(optimizer.step, check(), check)  # the second time after a step from elsewhere
+    return Contender(
+        optimizer.step, check(), check
+    )  # the second check follows a step from another state
 
 
 def largest_of(
     found: Mapping[str, Tensor],
     parameters: Mapping[str, nn.Parameter],
-    start: Start,
+    start: InitialState,
     variant: str,
 ) -> float:
-    """Return the largest error, one parameter at a time: all in float64 would be gigabytes.
+    """Return the largest error of the changes.
 
-    The yardstick is the right step rounded to float32 once: what any step must lose.
+    Parameters are compared one by one, because all of them in float64 would take gigabytes. The
+    yardstick is the expected change rounded to float32 once.
     """
     errors = []
     for name, parameter in parameters.items():
         assert parameter.grad is not None
-        right = right_change(name, parameter.grad.double(), start, variant=variant)
+        right = expected_change(name, parameter.grad.double(), start, variant=variant)
         value = start.parameters[name]
         rounded = (value.double() + right).float() - value
-        held = {name: Reference(right)}
-        noise = noises({name: rounded}, held)
-        errors.append(largest_error({name: found[name]}, held, noise, PRECISIONS["float32"]))
+        reference = {name: Reference(right)}
+        noise = reference_errors({name: rounded}, reference)
+        errors.append(largest_error({name: found[name]}, reference, noise, PRECISIONS["float32"]))
     return max(errors)
 
 
-def make(name: str, _task: Work, _device: torch.device, run: Measurement) -> Contender:
-    """Return an optimizer, proved."""
-    return prove(run.models, name)
+def make(name: str, _task: Task, _device: torch.device, run: Measurement) -> Contender:
+    """Return a verified optimizer."""
+    return verified(run.models, name)

@@ -1,8 +1,8 @@
-"""Text to ids: a megabyte of English against Hugging Face's Rust tokenizer, and very long words.
+"""Encoding: a megabyte of English compared with Hugging Face's Rust tokenizer, and long words.
 
-Both sides use one thread and take the same documents in one call: Hugging Face's by
-`encode_batch_fast`, the quickest of its ways here. Both keep words that they met; with a `cold`
-cache they have met none when the clock starts, with a `warm` one they have met these very texts.
+Both tokenizers use one thread and encode the same documents in one call; the Rust tokenizer uses
+`encode_batch_fast`, its fastest method here. Both cache words. A `cold` cache is empty when the
+clock starts; a `warm` one has the words of these texts.
 """
 
 import contextlib
@@ -18,25 +18,25 @@ from typing import Any
 
 import torch
 
-from bench.contest import Contender, NoTimeError, closed_row
+from bench.contest import Contender, NotTimedError, measured_outcome
 from bench.models import Measurement
 from bench.results import Outcome, Status, exponent, spread
-from bench.targets import Target, Work
+from bench.targets import Target, Task
 from bench.verify import WrongKernelError
 from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt.data.corpus import docstring_documents
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 VOCABULARY = "GPT1_VOCABULARY"
-"""The environment variable that names the folder of the released vocabulary."""
+"""Environment variable with the folder of the released vocabulary."""
 
 CHARACTERS = 1 << 20
 MERGES = 2_000
-"""Of the vocabulary that is trained on the spot where there is no released one."""
+"""Merges of the vocabulary that is trained if the released one is not available."""
 
 _PARALLEL = "TOKENIZERS_PARALLELISM"
-_THREADED = 1.2
-"""Processor time of all threads over that of the calling one, above which others worked too."""
+_MAX_CPU_RATIO = 1.2
+"""Largest processor time of all threads over the calling thread's, if only that one works."""
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -48,7 +48,7 @@ def ours(name: str) -> bool:
 
 @functools.cache
 def corpus() -> list[str]:
-    """Return a megabyte of English, as the documents that it is."""
+    """Return a megabyte of English documents."""
     texts: list[str] = []
     for document in docstring_documents():
         with document.opened() as file:
@@ -60,17 +60,17 @@ def corpus() -> list[str]:
 
 @functools.cache
 def tokenizer() -> tuple[Tokenizer, str]:
-    """Return ours, and what there is to say of its vocabulary."""
+    """Return our tokenizer, and a remark on its vocabulary."""
     folder = os.environ.get(VOCABULARY)
     if folder:
         return Tokenizer.from_pretrained(folder), ""
     some = corpus()[: len(corpus()) // 4]
-    return Tokenizer.train(some, merges=MERGES), f"a vocabulary trained here, no {VOCABULARY}"
+    return Tokenizer.train(some, merges=MERGES), f"vocabulary trained here: {VOCABULARY} is not set"
 
 
 @functools.cache
-def peer() -> Any:  # noqa: ANN401 - the Rust tokenizer, which has no types
-    """Return Hugging Face's with the same vocabulary."""
+def rust_tokenizer() -> Any:  # noqa: ANN401 - the Rust tokenizer, which has no types
+    """Return Hugging Face's tokenizer with the same vocabulary."""
     mine, _ = tokenizer()
     with tempfile.TemporaryDirectory() as name:
         mine.save_pretrained(name)
@@ -81,7 +81,7 @@ def peer() -> Any:  # noqa: ANN401 - the Rust tokenizer, which has no types
 
 @contextlib.contextmanager
 def one_thread_of_rust() -> Iterator[None]:
-    """Have the Rust tokenizer work on the calling thread alone."""
+    """Run the Rust tokenizer on the calling thread only."""
     before = os.environ.get(_PARALLEL)
     os.environ[_PARALLEL] = "false"
     try:
@@ -93,13 +93,13 @@ def one_thread_of_rust() -> Iterator[None]:
 
 
 class OurTokenizer:
-    """Our tokenizer, which can be made to forget the words that it met."""
+    """Our tokenizer, with a word cache that can be cleared."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.clear_cache()
 
-    def forget(self) -> None:
-        """Begin with no words."""
+    def clear_cache(self) -> None:
+        """Empty the word cache."""
         self._tokenizer = Tokenizer(tokenizer()[0].vocabulary)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -107,86 +107,86 @@ class OurTokenizer:
         return self._tokenizer.encode_batch(texts)
 
 
-class HuggingFaces:
+class RustTokenizer:
     """Hugging Face's tokenizer, on one thread."""
 
-    def forget(self) -> None:
-        """Begin with no words."""
-        peer().model._clear_cache()  # noqa: SLF001 - the only way
+    def clear_cache(self) -> None:
+        """Empty the word cache."""
+        rust_tokenizer().model._clear_cache()  # noqa: SLF001 - the only way
 
     @one_thread_of_rust()
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Return every text's ids."""
-        found = peer().encode_batch_fast(texts, add_special_tokens=False)
+        found = rust_tokenizer().encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
 
-SIDES: dict[str, Callable[[], OurTokenizer | HuggingFaces]] = {
+TOKENIZERS: dict[str, Callable[[], OurTokenizer | RustTokenizer]] = {
     "scratch_gpt": OurTokenizer,
-    "huggingface": HuggingFaces,
+    "huggingface": RustTokenizer,
 }
 
 
 @functools.cache
-def right_ids() -> list[list[int]]:
-    """Return the ids of every document, as Hugging Face's has them one at a time."""
-    return [peer().encode(text, add_special_tokens=False).ids for text in corpus()]
+def expected_ids() -> list[list[int]]:
+    """Return the ids of every document from Hugging Face's tokenizer, encoded one by one."""
+    return [rust_tokenizer().encode(text, add_special_tokens=False).ids for text in corpus()]
 
 
 def check_ids(encode: Encode) -> float:
-    """Require the ids of the whole corpus, not one of them different; return no error.
+    """Require the expected ids of the whole corpus; return 0.
 
     Raises:
-        WrongKernelError: One is; the message says in which document.
+        WrongKernelError: An id differs; the message names the document.
     """
-    found, right = encode(corpus()), right_ids()
+    found, right = encode(corpus()), expected_ids()
     wrong = [at for at, ids in enumerate(right) if at >= len(found) or found[at] != ids]
     if wrong or len(found) != len(right):
-        message = f"other ids in {len(wrong)} of {len(right)} documents, first in {wrong[:1]}"
+        message = f"wrong ids in {len(wrong)} of {len(right)} documents, first in {wrong[:1]}"
         raise WrongKernelError(message)
     return 0.0
 
 
 def check_one_thread(encode: Encode) -> None:
-    """Require that encoding works on the calling thread alone.
+    """Require that encoding uses only the calling thread.
 
     Raises:
-        NoTimeError: Others worked too.
+        NotTimedError: Other threads worked too.
     """
     own, every = time.thread_time(), time.process_time()
     encode(corpus())
     own, every = time.thread_time() - own, time.process_time() - every
     # Written so that NaN is refused.
-    if not every <= _THREADED * own:
-        raise NoTimeError(Status.INCONCLUSIVE, f"{every / own:.1f} threads worked, not one")
+    if not every <= _MAX_CPU_RATIO * own:
+        raise NotTimedError(Status.INCONCLUSIVE, f"{every / own:.1f} threads worked instead of one")
 
 
-def prove(name: str, cache: str) -> Contender:
-    """Return a tokenizer that gives the right ids, ready to be timed.
+def verified(name: str, cache: str) -> Contender:
+    """Return a verified tokenizer.
 
     Args:
-        name: A key of `SIDES`.
+        name: A key of `TOKENIZERS`.
         cache: `cold` or `warm`.
 
     Raises:
-        WrongKernelError: It gives other ids.
-        NoTimeError: More than one thread worked.
+        WrongKernelError: An id differs.
+        NotTimedError: More than one thread worked.
     """
-    side = SIDES[name]()
+    side = TOKENIZERS[name]()
     side.encode(corpus()[::-1])
     check_ids(side.encode)
     check_one_thread(side.encode)
     return Contender(
         lambda: side.encode(corpus()),
         check=lambda: check_ids(side.encode),
-        before=side.forget if cache == "cold" else None,
+        setup=side.clear_cache if cache == "cold" else None,
         remark=tokenizer()[1],
     )
 
 
-def make(name: str, task: Work, _device: torch.device, _run: Measurement) -> Contender:
-    """Return a tokenizer, proved."""
-    return prove(name, task.label)
+def make(name: str, task: Task, _device: torch.device, _run: Measurement) -> Contender:
+    """Return a verified tokenizer."""
+    return verified(name, task.label)
 
 
 LENGTHS = (10_000, 31_623, 100_000, 316_228, 1_000_000)
@@ -196,11 +196,11 @@ WORDS: dict[str, Callable[[int], str]] = {
     "drawn-word": lambda n: "".join(random.Random(n).choices(string.ascii_lowercase, k=n)),  # noqa: S311 - no secret
     "one-letter-word": lambda n: "a" * n,
 }
-"""Words of a length: of drawn letters, and of one letter, every pair of which is alike."""
+"""Words of a length: of random letters, and of one letter, where every pair is the same."""
 
 
-def growth(row: Target, run: Measurement) -> Outcome:
-    """Return how the time of one word grows with its length, as a power of it."""
+def time_growth(row: Target, run: Measurement) -> Outcome:
+    """Return the exponent with which the time of encoding a word grows with its length."""
     encode, word = tokenizer()[0].encode, WORDS[row.task.label]
     fitted, longest = [], []
     for repeat in range(REPEATS):
@@ -208,11 +208,11 @@ def growth(row: Target, run: Measurement) -> Outcome:
         taken = [_seconds(functools.partial(encode, word(length))) for length in LENGTHS]
         fitted.append(exponent(LENGTHS, taken))
         longest.append(taken[-1])
-    return closed_row(row, spread(fitted), spread(longest), None)
+    return measured_outcome(row, spread(fitted), spread(longest), None)
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    """Return the processor time of a call: the least of some, for others share the cores."""
+    """Return the least processor time of three calls, because other processes share the cores."""
     return min(_processor_time(run) for _ in range(REPEATS))
 
 

@@ -1,11 +1,10 @@
-"""A whole training step, proved by what it leaves: every change and gradient, against float64.
+"""A whole training step, verified by every parameter's change and gradient in float64.
 
-What is right comes from Hugging Face's model in float64 with autograd, and from the formula of
-AdamW written out in `bench.training_steps`. Half of the gradients' norm is cut off, so that
-clipping is part of what is proved.
+Expected gradients come from Hugging Face's model in float64, expected changes from the formula of
+AdamW in `bench.training_steps`. Clipping halves the gradients' norm, so that it is verified too.
 
-With dropout no two steps are alike. A contestant is then proved without it, and timed with it
-after two losses of the same weights and tokens were seen to differ.
+With dropout two steps differ. A step is then verified without it, and timed with it after two
+losses of the same weights and tokens differed.
 """
 
 import copy
@@ -15,87 +14,103 @@ import math
 import torch
 from torch import Tensor
 
-from bench.contest import Contender, NoTimeError
-from bench.models import Measurement, Models, Truths, largest_error, noises, true_gradients
+from bench.contest import Contender, NotTimedError
+from bench.models import (
+    Measurement,
+    Models,
+    References,
+    largest_error,
+    reference_errors,
+    reference_gradients,
+)
 from bench.results import Outcome, Status
-from bench.targets import Target, Work
-from bench.training_steps import Start, Training, changes, parameters_of, right_change, start_from
-from bench.workloads.model import peaks as peaks_of
+from bench.targets import Target, Task
+from bench.training_steps import (
+    InitialState,
+    Training,
+    changes,
+    expected_change,
+    initial_state,
+    parameters_of,
+)
+from bench.workloads.model import peak_memory as model_peak_memory
 from parity.core.metrics import Reference
 from parity.core.tolerances import PRECISIONS
 
 
 @dataclasses.dataclass(frozen=True)
-class Right:
-    """Where a step begins, and in float64 what it leaves: changes, and the clipped gradients.
+class ExpectedStep:
+    """The state before a step, and the expected changes and clipped gradients in float64.
 
-    A gain is near 1, so that rounding hides a thousandth of its change; its gradient hides nothing.
+    Gains are near 1, so rounding may hide a thousandth of a gain's change; its gradient shows it.
     """
 
-    start: Start
-    left: Truths
+    start: InitialState
+    left: References
 
 
-def right_for(models: Models, token_ids: Tensor) -> Right:
-    """Return the start and what a step on some tokens leaves."""
-    clipped = {name: held.tensor for name, held in true_gradients(models, token_ids).items()}
+def expected_step(models: Models, token_ids: Tensor) -> ExpectedStep:
+    """Return the state before a step on some tokens, and its expected results."""
+    clipped = {
+        name: reference.tensor for name, reference in reference_gradients(models, token_ids).items()
+    }
     norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in clipped.values()))
     for gradient in clipped.values():
         gradient.mul_(_KEPT)
     values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
     scales = {name: float(g.square().mean().sqrt()) for name, g in clipped.items()}
-    start = start_from(values, scales, maximum=_KEPT * norm)
-    left = {name: Reference(right_change(name, g, start)) for name, g in clipped.items()}
+    start = initial_state(values, scales, maximum=_KEPT * norm)
+    left = {name: Reference(expected_change(name, g, start)) for name, g in clipped.items()}
     left |= {name + GRADIENT: Reference(gradient) for name, gradient in clipped.items()}
-    return Right(start, left)
+    return ExpectedStep(start, left)
 
 
 _KEPT = 0.5
-"""What clipping leaves of the norm."""
+"""The norm after clipping over the norm before."""
 
 GRADIENT = "'s gradient"
 
 
-def contestant(models: Models, name: str) -> Training:
-    """Return one side, on weights of its own."""
-    its = models.theirs if name == "huggingface" else models.path(name)
+def training_side(models: Models, name: str) -> Training:
+    """Return our training or Hugging Face's, on its own copy of the weights."""
+    its = models.theirs if name == "huggingface" else models.with_backend(name)
     return Training(copy.deepcopy(its))
 
 
-def left_by(side: Training, token_ids: Tensor, start: Start) -> dict[str, Tensor]:
-    """Return what one step from the start leaves: changes, and the gradients it was made of."""
-    side.begin(start)
+def step_results(side: Training, token_ids: Tensor, start: InitialState) -> dict[str, Tensor]:
+    """Return the changes of one step from `start`, and its gradients."""
+    side.reset(start)
     side.step(token_ids)
     gradients = {n: p.grad for n, p in side.parameters.items() if p.grad is not None}
     found = changes(side.parameters, start)
     return found | {name + GRADIENT: gradient for name, gradient in gradients.items()}
 
 
-def prove(models: Models, side: Training, token_ids: Tensor, *, dropout: bool) -> Contender:
-    """Return a side ready to be timed: step after step on the same tokens, weights moving on.
+def verified(models: Models, side: Training, token_ids: Tensor, *, dropout: bool) -> Contender:
+    """Return a verified training step; timed steps go on from its weights, on the same tokens.
 
-    Before the proof it made a step on other tokens in the same tensor.
+    Before, it makes a step on other tokens in the same tensor.
 
     Raises:
-        WrongKernelError: It changes a parameter by something else than rounding explains.
-        NoTimeError: There is to be dropout, and there is none.
+        WrongKernelError: An error of a change or gradient is larger than rounding explains.
+        NotTimedError: Dropout was asked for, and there is none.
     """
     key = tuple(token_ids.shape)
-    right: Right = models.kept(("step", key), lambda: right_for(models, token_ids))
+    right: ExpectedStep = models.cached(("step", key), lambda: expected_step(models, token_ids))
 
     def noise() -> object:
-        yardstick = contestant(models, "huggingface")
-        return noises(left_by(yardstick, token_ids, right.start), right.left)
+        yardstick = training_side(models, "huggingface")
+        return reference_errors(step_results(yardstick, token_ids, right.start), right.left)
 
-    allowed = models.kept(("step noise", key), noise)
+    allowed = models.cached(("step noise", key), noise)
     wanted = token_ids.clone()
     token_ids.copy_(wanted.flip(0, 1))
-    left_by(side, token_ids, right.start)
+    step_results(side, token_ids, right.start)
     token_ids.copy_(wanted)
 
     def check() -> float:
         side.model.eval()
-        found = left_by(side, token_ids, right.start)
+        found = step_results(side, token_ids, right.start)
         return largest_error(found, right.left, allowed, PRECISIONS["float32"])
 
     error = check()
@@ -104,28 +119,30 @@ def prove(models: Models, side: Training, token_ids: Tensor, *, dropout: bool) -
     return Contender(lambda: side.step(token_ids), error, check)
 
 
-def check_dropout(side: Training, token_ids: Tensor, start: Start) -> None:
-    """Put a side into training mode, and require that this makes its losses random.
+def check_dropout(side: Training, token_ids: Tensor, start: InitialState) -> None:
+    """Switch to training mode and require that two losses from one state differ.
 
     Raises:
-        NoTimeError: It does not.
+        NotTimedError: They are the same.
     """
     side.model.train()
     losses = set()
     for _ in range(2):
-        side.begin(start)
+        side.reset(start)
         losses.add(side.step(token_ids))
     if len(losses) == 1:
-        raise NoTimeError(Status.INCONCLUSIVE, "there is no dropout: both losses are the same")
+        raise NotTimedError(
+            Status.INCONCLUSIVE, "no dropout: two losses from one state are the same"
+        )
 
 
-def make(name: str, task: Work, _device: torch.device, run: Measurement) -> Contender:
-    """Return a side's training step, proved."""
+def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Contender:
+    """Return a verified training step."""
     dropout = task.label.endswith("-dropout")
     ids = run.models.ids(task.shape)
-    return prove(run.models, contestant(run.models, name), ids, dropout=dropout)
+    return verified(run.models, training_side(run.models, name), ids, dropout=dropout)
 
 
-def peaks(row: Target, run: Measurement) -> Outcome:
-    """Return the peak memory of a training step over the other side's."""
-    return peaks_of(row, run, "train")
+def peak_memory(row: Target, run: Measurement) -> Outcome:
+    """Return our peak memory in a training step over theirs."""
+    return model_peak_memory(row, run, "train")

@@ -1,10 +1,25 @@
-"""The regression gate: what is worse, what is gone, and whose baseline is refused."""
+"""The regression gate and the description of the machine."""
 
+import getpass
+import json
 import math
+import platform
+from pathlib import Path
 
 import pytest
 
-from bench.baseline import MARGIN, SAME, Change, changed, compare, exit_code, gate
+from bench.baseline import (
+    MARGIN,
+    SAME,
+    Change,
+    changed,
+    compare,
+    describe_machine,
+    differences,
+    exit_code,
+    gate,
+    processor,
+)
 from bench.results import BenchRun, Outcome, Spread, Status
 from parity.errors import InputRejectedError
 
@@ -12,14 +27,14 @@ MACHINE = dict.fromkeys(SAME, "this")
 
 
 def row(name: str, ratio: float | None, *, around: float = 0.0) -> Outcome:
-    """Return a row whose ratio has quartiles that far on either side; none at all where None."""
+    """Return a row with a ratio and quartiles `around` it; without a ratio for None."""
     found = None if ratio is None else Spread(ratio, ratio - around, ratio + around, 5)
     status = Status.OOM if found is None else Status.REPORTED
     return Outcome(name=name, work="w", against="p", status=status, ratio=found)
 
 
 def run(*outcomes: Outcome, **machine: str) -> BenchRun:
-    """Return a run on this machine, but for what is said otherwise."""
+    """Return a run on this machine, with the given fields changed."""
     return BenchRun(machine=MACHINE | machine, limits={}, outcomes=outcomes)
 
 
@@ -36,17 +51,17 @@ def run(*outcomes: Outcome, **machine: str) -> BenchRun:
         (None, 1.0, 0.0, Change.GONE),
     ],
 )
-def test_a_change_is_what_neither_spread_explains(
+def test_a_change_exceeds_both_spreads(
     now: float | None, then: float, around: float, change: Change
 ) -> None:
-    """The margin lies beyond both spreads; no number, and no figure, are no luck."""
+    """A change counts beyond both spreads and the margin; NaN is worse, None is gone."""
     before = row("a", then, around=around).ratio
     assert before is not None
     assert change is changed(row("a", now, around=around).ratio, before)
 
 
 def test_a_worse_ratio_fails() -> None:
-    """One row among those that held is enough."""
+    """One worse row is enough."""
     now, then = [row("a", 1.0), row("b", 2.0)], [row("a", 1.0), row("b", 1.0)]
     found = gate(run(*now), run(*then), asked={"a", "b"}, force=False)
     expected = [("a", Change.SAME), ("b", Change.WORSE)]
@@ -54,33 +69,73 @@ def test_a_worse_ratio_fails() -> None:
     assert exit_code(found) == 1
 
 
-def test_a_figure_that_is_gone_leaves_the_gate_open() -> None:
-    """A row that runs out of memory now has not become better."""
+def test_a_missing_ratio_is_inconclusive() -> None:
+    """A row that runs out of memory now has not improved."""
     assert exit_code(compare([row("a", None)], [row("a", 1.0)], asked={"a"})) == 3
     assert exit_code(compare([], [row("a", 1.0)], asked={"a"})) == 3
 
 
-def test_rows_not_asked_for_are_no_concern() -> None:
-    """A run of some rows is compared by those, and by none is no pass."""
+def test_only_selected_rows_are_compared() -> None:
+    """A comparison without rows does not pass."""
     then = [row("a", 1.0), row("b", 1.0), row("c", None)]
     assert exit_code(compare([row("a", 1.0)], then, asked={"a", "c"})) == 0
     assert exit_code(compare([row("a", 1.0)], then, asked={"c"})) == 3
 
 
 @pytest.mark.parametrize("field", SAME)
-def test_another_machines_baseline_is_refused(field: str) -> None:
-    """Unless somebody insists."""
+def test_a_baseline_of_another_machine_is_rejected(field: str) -> None:
+    """`force` accepts it."""
     other = run(row("a", 1.0), **{field: "that"})
-    with pytest.raises(InputRejectedError, match=f"of another machine: {field}"):
+    with pytest.raises(InputRejectedError, match=f"from another machine: {field}"):
         gate(run(row("a", 1.0)), other, asked={"a"}, force=False)
     assert exit_code(gate(run(row("a", 1.0)), other, asked={"a"}, force=True)) == 0
 
 
 def test_seconds_alone_change_nothing() -> None:
-    """Both sides a hundred times slower: the ratio is the same, and so is the verdict."""
+    """If both sides are a hundred times slower, ratio and verdict stay the same."""
     slow, fast = (
         Outcome(name="a", work="w", against="p", status=Status.REPORTED,
                 ratio=Spread(0.5, 0.5, 0.5, 5), ours=Spread(s, s, s, 5))
         for s in (100.0, 1.0)
     )  # fmt: skip
     assert exit_code(compare([slow], [fast], asked={"a"})) == 0
+
+
+LISTING = "processor\t: {at}\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: A CPU\nstepping\t: 1\n"
+
+
+def test_neither_host_nor_user_is_named() -> None:
+    """The description contains neither the host's nor the user's name."""
+    machine = describe_machine()
+    text = json.dumps(machine)
+    assert set(SAME) < set(machine)
+    assert platform.node() not in text
+    assert getpass.getuser() not in text.split('"')
+
+
+def test_a_processor_has_name_and_numbers(tmp_path: Path) -> None:
+    """Family, model and stepping distinguish processors of the same name."""
+    listing = tmp_path / "cpuinfo"
+    listing.write_text(LISTING.format(at=0) + "\n" + LISTING.format(at=1), encoding="utf-8")
+    expected = "A CPU (25.17.1)"
+    assert expected == processor(listing)
+
+
+@pytest.mark.parametrize("text", [None, "Hardware : something else\n"])
+def test_without_cpuinfo_the_processor_has_a_name(text: str | None, tmp_path: Path) -> None:
+    """Other systems lack the file, and other processors these fields."""
+    listing = tmp_path / "cpuinfo"
+    if text is not None:
+        listing.write_text(text, encoding="utf-8")
+    assert processor(listing)
+
+
+def test_differing_and_missing_fields_are_named() -> None:
+    """Each is named with both values; fields that may differ are not."""
+    machine = dict.fromkeys([*SAME, "torch"], "x")
+    assert not differences(machine, machine | {"torch": "y"})
+    for key in SAME:
+        assert [f"{key}: 'y' there, 'x' here"] == differences(machine, machine | {key: "y"})
+    assert differences(machine, {key: value for key, value in machine.items() if key != "gpu"}) == [
+        "gpu: 'not recorded' there, 'x' here"
+    ]

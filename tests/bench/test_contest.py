@@ -1,4 +1,4 @@
-"""Rounds in turns, and what becomes of a contestant that cannot go on."""
+"""Errors of contenders, interleaved rounds, and excluded contenders."""
 
 from collections.abc import Callable
 
@@ -6,24 +6,106 @@ import pytest
 import torch
 
 from bench import contest as module
-from bench.contest import Contender, InterleavedTiming, NoTimeError, held, proved_after, take_turns
+from bench.contest import (
+    Contender,
+    InterleavedTiming,
+    NotTimedError,
+    check_planned,
+    first_line,
+    mapped_errors,
+    memory_for,
+    out_of_memory,
+    rotated,
+    time_rounds,
+    verify_after,
+)
+from bench.kernels import ATTENTION_KERNELS
 from bench.results import Status
+from bench.shapes import Shape
 from bench.verify import WrongKernelError
 
 CPU = torch.device("cpu")
+
+
+ALLOCATOR = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (WrongKernelError("off"), Status.WRONG),
+        (MemoryError(), Status.OOM),
+        (torch.OutOfMemoryError("CUDA out of memory"), Status.OOM),
+        (RuntimeError(ALLOCATOR), Status.OOM),
+        (NotTimedError(Status.NOT_PLANNED, "large"), Status.NOT_PLANNED),
+        (NotImplementedError("no backward"), Status.NOT_RUN),
+    ],
+)
+def test_exceptions_become_statuses(error: Exception, status: Status) -> None:
+    """Each exception has its status, and the message is kept."""
+    with pytest.raises(NotTimedError) as refusal, mapped_errors(ours=False):
+        raise error
+    assert status is refusal.value.status
+    assert refusal.value.why
+
+
+def test_failures_of_our_kernels_are_raised() -> None:
+    """Only other libraries' kernels may be unsupported."""
+    with pytest.raises(NotImplementedError), mapped_errors(ours=True):
+        raise NotImplementedError
+
+
+def test_another_failure_is_not_memory() -> None:
+    """A RuntimeError without the allocator's message is not a lack of memory."""
+    assert not out_of_memory(RuntimeError("no kernel"))
+
+
+def test_a_reason_is_one_line() -> None:
+    """It has the type of the error and the first line that is not empty."""
+    expected = "ValueError: what"
+    assert expected == first_line(ValueError("\n what \n where"))
+    assert first_line(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "status"),
+    [
+        ("triton", Shape(batch=1, time=8), Status.NOT_RUN),
+        ("tiled", Shape(batch=64, time=1024), Status.NOT_PLANNED),
+        ("huggingface", Shape(batch=4, time=8192), Status.NOT_PLANNED),
+    ],
+)
+def test_unplanned_shapes_are_not_timed(name: str, shape: Shape, status: Status) -> None:
+    """There is no GPU, there are too many tokens, or the scores exceed the memory."""
+    with pytest.raises(NotTimedError) as refusal:
+        check_planned(ATTENTION_KERNELS[name], shape, CPU, 1 << 30)
+    assert status is refusal.value.status
+
+
+def test_tiled_attention_is_planned_for_longer_texts() -> None:
+    """It forms no score matrix, so it fits where Hugging Face's attention does not."""
+    check_planned(ATTENTION_KERNELS["tiled"], Shape(batch=4, time=8192), CPU, 1 << 30)
+    check_planned(ATTENTION_KERNELS["huggingface"], Shape(batch=4, time=512), CPU, 1 << 30)
+
+
+def test_available_memory_is_plausible() -> None:
+    """It is between 64 MiB and 1 PiB."""
+    assert 1 << 26 < memory_for(CPU) < 1 << 50
+
+
 Run = Callable[[], object]
 
 
-def entered(**runs: Run) -> InterleavedTiming:
-    """Return a contest of some runs."""
-    contest = InterleavedTiming()
+def with_contenders(**runs: Run) -> InterleavedTiming:
+    """Return a timing with these contenders."""
+    timing = InterleavedTiming()
     for name, run in runs.items():
-        contest.enter(name, lambda run=run: Contender(run), ours=True)
-    return contest
+        timing.add(name, lambda run=run: Contender(run), ours=True)
+    return timing
 
 
 def failing_after(count: int, error: Exception) -> Run:
-    """Return what runs so many times and then raises."""
+    """Return a function that raises after `count` calls."""
     calls = iter(range(count))
 
     def run() -> None:
@@ -35,7 +117,7 @@ def failing_after(count: int, error: Exception) -> Run:
 
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list of who runs; nothing is timed."""
+    """Return a list of the calls; nothing is timed."""
     ran: list[str] = []
 
     def seconds(run: Run, _device: object, *, calls: int = 1, flush: Run | None = None) -> float:
@@ -46,70 +128,70 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def test_everyone_runs_in_every_round_in_turn(order: list[str]) -> None:
-    """After one call each that does not count, rounds begin with another name each time."""
-    contest = held(entered(a=lambda: "a", b=lambda: "b", c=lambda: "c"), CPU, 3)
+def test_every_contender_runs_in_every_round(order: list[str]) -> None:
+    """After one uncounted call each, rounds begin with a different contender."""
+    timing = time_rounds(with_contenders(a=lambda: "a", b=lambda: "b", c=lambda: "c"), CPU, 3)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab"
-    assert {name: len(taken) for name, taken in contest.taken.items()} == {"a": 3, "b": 3, "c": 3}
+    assert {name: len(taken) for name, taken in timing.seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_what_comes_before_is_not_timed(order: list[str]) -> None:
-    """It is handed to the clock as what stands before each call, and runs there."""
-    contest = InterleavedTiming()
-    contest.enter("a", lambda: Contender(lambda: "a", before=lambda: "-"), ours=True)
-    held(contest, CPU, 2)
+def test_setup_runs_before_each_call(order: list[str]) -> None:
+    """It is passed to the clock, which does not time it."""
+    timing = InterleavedTiming()
+    timing.add("a", lambda: Contender(lambda: "a", setup=lambda: "-"), ours=True)
+    time_rounds(timing, CPU, 2)
     assert "".join(order) == "-a-a-a"
 
 
-def test_the_turn_comes_round() -> None:
-    """As many rounds as names later it is the first one's again; no names are no trouble."""
-    assert take_turns(["a", "b"], 0) == take_turns(["a", "b"], 2) == ["a", "b"]
-    assert take_turns([], 1) == []
+def test_the_order_rotates() -> None:
+    """After as many rounds as names the order repeats; an empty list is accepted."""
+    assert rotated(["a", "b"], 0) == rotated(["a", "b"], 2) == ["a", "b"]
+    assert rotated([], 1) == []
 
 
 @pytest.mark.parametrize("survived", [0, 1, 2])
-def test_who_runs_out_of_memory_drops_out(survived: int) -> None:
-    """Whenever it happens; the others go on, and no half series is left behind."""
+def test_out_of_memory_excludes_a_contender(survived: int) -> None:
+    """The others go on, and its partial times are removed."""
     small = failing_after(survived, MemoryError("too large"))
-    contest = held(entered(large=small, other=lambda: None), CPU, 4)
-    assert (set(contest.taken), len(contest.taken["other"])) == ({"other"}, 4)
-    assert contest.out["large"].status is Status.OOM
+    timing = time_rounds(with_contenders(large=small, other=lambda: None), CPU, 4)
+    assert (set(timing.seconds), len(timing.seconds["other"])) == ({"other"}, 4)
+    assert timing.excluded["large"].status is Status.OOM
 
 
-def test_who_fails_while_timed_is_an_error() -> None:
-    """It was proved right a moment ago: that is no row without a time, but a fault."""
+def test_other_failures_while_timing_are_raised() -> None:
+    """A verified contender may only run out of memory."""
     with pytest.raises(RuntimeError, match="broken"):
-        held(entered(a=failing_after(1, RuntimeError("broken"))), CPU, 4)
+        time_rounds(with_contenders(a=failing_after(1, RuntimeError("broken"))), CPU, 4)
 
 
-def test_who_is_wrong_never_takes_part() -> None:
-    """A kernel that its proof refuses has no run to be timed."""
+def test_a_wrong_contender_is_excluded() -> None:
+    """It is never timed."""
 
     def make() -> Contender:
         raise WrongKernelError("off")
 
-    contest = InterleavedTiming()
-    contest.enter("a", make, ours=True)
-    assert not contest.ready
-    assert contest.out["a"].status is Status.WRONG
+    timing = InterleavedTiming()
+    timing.add("a", make, ours=True)
+    assert not timing.contenders
+    assert timing.excluded["a"].status is Status.WRONG
 
 
-def test_who_is_wrong_afterwards_loses_its_time() -> None:
-    """A last answer that is not right takes every time before it away."""
+def test_a_contender_that_is_wrong_afterwards_is_excluded() -> None:
+    """Its times are removed."""
 
     def check() -> float:
         raise WrongKernelError("off")
 
-    contest = entered(c=lambda: None)
+    timing = with_contenders(c=lambda: None)
     for name, its in (("a", check), ("b", lambda: 0.0)):
-        contest.enter(name, lambda its=its: Contender(lambda: None, check=its), ours=True)
-    proved_after(held(contest, CPU, 2))
-    assert set(contest.taken) == {"b", "c"}
-    assert (set(contest.out), contest.out["a"].status) == ({"a"}, Status.WRONG)
+        timing.add(name, lambda its=its: Contender(lambda: None, check=its), ours=True)
+    verify_after(time_rounds(timing, CPU, 2))
+    assert set(timing.seconds) == {"b", "c"}
+    assert (set(timing.excluded), timing.excluded["a"].status) == ({"a"}, Status.WRONG)
 
 
-def test_what_drops_out_says_why() -> None:
-    """The reason is kept for the report."""
-    contest = entered(a=lambda: None)
-    contest.drop("a", NoTimeError(Status.OOM, "too large"))
-    assert (contest.ready, contest.out["a"].why) == ({}, "too large")
+def test_exclusion_keeps_the_reason() -> None:
+    """The report shows it."""
+    timing = with_contenders(a=lambda: None)
+    timing.exclude("a", NotTimedError(Status.OOM, "too large"))
+    assert (timing.contenders, timing.excluded["a"].why) == ({}, "too large")

@@ -1,4 +1,4 @@
-"""Peak memory of processes of their own, and of torch's allocator."""
+"""Peak memory of fresh processes, and of torch's allocator."""
 
 import os
 import subprocess
@@ -18,9 +18,7 @@ from parity.core.runners import build_ours
 CPU = torch.device("cpu")
 MEGABYTE = 1 << 20
 
-linux = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="not run: no /proc, which says the peak"
-)
+linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="not run: no /proc")
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +27,15 @@ def tiny() -> Weights:
     return load_weights("tiny")
 
 
-def test_the_highest_is_of_running_sums() -> None:
-    """What was freed before counts no more; what only falls never rose."""
+def test_the_peak_is_the_largest_running_sum() -> None:
+    """Freed memory does not count; without an increase the peak is 0."""
     assert highest([5, -5, 3, 4, -7, 2]) == 7
     assert highest([-5, 3]) == 0
     assert highest([]) == 0
 
 
-def test_the_allocators_peak_is_of_what_is_held_at_once() -> None:
-    """Three tensors one after another are one; three together are three."""
+def test_the_allocator_peak_counts_live_tensors() -> None:
+    """Three tensors in sequence count as one, three at once as three."""
 
     def one_by_one() -> None:
         for _ in range(3):
@@ -60,13 +58,13 @@ def job():
     held = bytearray(b"x") * (64 << 20)
     del held
 
-print(memory.measured(lambda: None, job))
+print(memory.peak_growth(lambda: None, job))
 """
 
 
 @linux
-def test_a_peak_that_is_gone_again_is_seen(home_of: Callable[[str], Path]) -> None:
-    """Sixty-four megabytes held for a moment; what was there before the job does not count.
+def test_a_temporary_peak_is_measured(home_of: Callable[[str], Path]) -> None:
+    """64 MiB are held briefly; memory from before the job does not count.
 
     In a young process: of one that has held gigabytes, the system may take back some meanwhile.
     """
@@ -82,11 +80,11 @@ def test_a_peak_that_is_gone_again_is_seen(home_of: Callable[[str], Path]) -> No
 
 @linux
 @pytest.mark.slow
-def test_a_core_that_forms_the_matrix_takes_its_square() -> None:
-    """In a process of its own, and not in this one."""
+def test_plain_attention_takes_quadratic_memory() -> None:
+    """The tiled kernel takes less than one score matrix."""
     square = 12 * 1024 * 1024 * 4
-    assert memory.fresh("core", "plain", "1024") > 2 * square
-    assert memory.fresh("core", "tiled", "1024") < square
+    assert memory.in_fresh_process("core", "plain", "1024") > 2 * square
+    assert memory.in_fresh_process("core", "tiled", "1024") < square
 
 
 @linux
@@ -96,22 +94,22 @@ def test_a_core_that_forms_the_matrix_takes_its_square() -> None:
 def test_a_step_takes_at_least_its_gradients(
     side: str, job: str, times: int, tiny: Weights, tmp_path: Path
 ) -> None:
-    """They are as large as the weights, and so is either moment; more is held on the way."""
+    """Gradients are as large as the weights, and so is each moment."""
     model = build_ours(tiny)
     model.save_pretrained(tmp_path)
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    assert memory.fresh(job, side, str(tmp_path), "2", "300") > times * weights
+    assert memory.in_fresh_process(job, side, str(tmp_path), "2", "300") > times * weights
 
 
-def test_a_job_that_fails_says_why() -> None:
-    """The last line of the process, which names the error."""
+def test_a_failed_job_reports_its_error() -> None:
+    """The message is the last line of its stderr."""
     with pytest.raises(RuntimeError, match="KeyError"):
-        memory.fresh("core", "none", "8")
+        memory.in_fresh_process("core", "none", "8")
 
 
 @linux
 def test_main_prints_one_number(capsys: pytest.CaptureFixture[str]) -> None:
-    """The bytes, and nothing else."""
+    """It prints the bytes only."""
     run: Callable[[list[str]], None] = memory.main
     run(["core", "tiled", "64"])
     assert capsys.readouterr().out.strip().lstrip("-").isdecimal()

@@ -1,4 +1,4 @@
-"""Whole models that are wrong get no time either."""
+"""Models are verified; wrong ones are rejected."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from bench import runner
-from bench.contest import NoTimeError
-from bench.models import Measurement, Models, prove_both, prove_forward, stepped
+from bench.contest import NotTimedError
+from bench.models import Measurement, Models, forward_backward, verify_backward, verify_forward
 from bench.results import Status
 from bench.shapes import Shape
-from bench.targets import TARGETS, Work
+from bench.targets import TARGETS, Task
 from bench.timing import bare_read, product_flops, products_alone
 from bench.verify import WrongKernelError
 from bench.workloads import model as passes
@@ -32,8 +32,8 @@ def models() -> Models:
 
 @pytest.fixture
 def wrong(models: Models) -> Iterator[GPT]:
-    """Return a model one gain of whose last block is a thousandth off; put right afterwards."""
-    model = models.path("plain")
+    """Return a model with one gain of the last block off by a thousandth."""
+    model = models.with_backend("plain")
     gain = model.get_parameter("h.11.ln_2.weight")
     before = gain.detach().clone()
     copied = torch.nn.Parameter(before * 1.001)
@@ -43,22 +43,22 @@ def wrong(models: Models) -> Iterator[GPT]:
 
 
 @pytest.mark.parametrize("name", EAGER)
-def test_each_path_is_ready(name: str, models: Models) -> None:
-    """Forward, with backward, and in bfloat16; its tokens are what they were before the proof."""
+def test_every_backend_is_verified(name: str, models: Models) -> None:
+    """Forward in two dtypes and with backward; the token ids are unchanged afterwards."""
     ids = models.ids(SHAPE)
     before = ids.clone()
     for dtype in ("float32", "bfloat16"):
-        model = models.path(name, getattr(torch, dtype))
-        run, error = prove_forward(models, model, ids, dtype)
+        model = models.with_backend(name, getattr(torch, dtype))
+        run, error = verify_forward(models, model, ids, dtype)
         assert error > 0.0
         assert run().shape == (2, 37, models.vocab_size)
-    _, error = prove_both(models, models.path(name), ids)
+    _, error = verify_backward(models, models.with_backend(name), ids)
     assert error > 0.0
     assert torch.equal(before, ids)
 
 
-def test_what_is_kept_is_of_one_shape(models: Models) -> None:
-    """Made once for the same key; let go when another shape comes, for logits are large."""
+def test_the_cache_holds_one_shape(models: Models) -> None:
+    """A result is computed once per key, and freed when another shape comes."""
     made = iter(range(9))
 
     def make() -> int:
@@ -66,31 +66,31 @@ def test_what_is_kept_is_of_one_shape(models: Models) -> None:
 
     keys = [("a", 1), ("b", 1), ("a", 1), ("a", 2), ("a", 1)]
     expected = [0, 1, 0, 2, 3]
-    assert expected == [models.kept(key, make) for key in keys]
+    assert expected == [models.cached(key, make) for key in keys]
 
 
-def test_huggingface_is_ready(models: Models) -> None:
-    """It is held against the same truth as we are."""
+def test_huggingface_is_verified(models: Models) -> None:
+    """It is compared with the same reference."""
     ids = models.ids(Shape(batch=1, time=37))
-    assert prove_forward(models, models.theirs, ids, "float32")[1] > 0.0
-    assert prove_both(models, models.theirs, ids)[1] > 0.0
+    assert verify_forward(models, models.theirs, ids, "float32")[1] > 0.0
+    assert verify_backward(models, models.theirs, ids)[1] > 0.0
 
 
-@pytest.mark.parametrize("prove", [prove_both, prove_forward], ids=["both", "forward"])
-def test_a_wrong_model_gets_no_time(
-    prove: Callable[..., object], wrong: GPT, models: Models
+@pytest.mark.parametrize("verify", [verify_backward, verify_forward], ids=["both", "forward"])
+def test_a_wrong_model_is_rejected(
+    verify: Callable[..., object], wrong: GPT, models: Models
 ) -> None:
-    """A thousandth of one gain is far more than rounding."""
-    more = ("float32",) if prove is prove_forward else ()
-    with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, wrong, models.ids(SHAPE), *more)
+    """A thousandth of one gain exceeds rounding."""
+    more = ("float32",) if verify is verify_forward else ()
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
+        verify(models, wrong, models.ids(SHAPE), *more)
 
 
-def test_a_model_that_keeps_its_answer_gets_no_time(
+def test_a_model_that_caches_its_answer_is_rejected(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other tokens stood in the same tensor before, and their answer is NaN now."""
-    model = models.path("plain")
+    """The cached answer to other tokens was overwritten with NaN."""
+    model = models.with_backend("plain")
     kept: dict[int, torch.Tensor] = {}
     forward = model.forward
 
@@ -99,32 +99,32 @@ def test_a_model_that_keeps_its_answer_gets_no_time(
 
     monkeypatch.setattr(model, "forward", keeping)
     with pytest.raises(WrongKernelError, match="not finite"):
-        prove_forward(models, model, models.ids(SHAPE), "float32")
+        verify_forward(models, model, models.ids(SHAPE), "float32")
 
 
-def test_a_missing_gradient_gets_no_time(models: Models) -> None:
-    """A parameter that is no longer trained is not one that is right."""
-    model = models.path("plain")
+def test_a_missing_gradient_is_rejected(models: Models) -> None:
+    """The parameter is frozen."""
+    model = models.with_backend("plain")
     model.h[0].mlp.c_fc.bias = torch.nn.Parameter(
         model.h[0].mlp.c_fc.bias.detach().clone(), requires_grad=False
     )
-    with pytest.raises(WrongKernelError, match=r"h\.0\.mlp\.c_fc\.bias .* shape \[0\]"):
-        prove_both(models, model, models.ids(SHAPE))
+    with pytest.raises(WrongKernelError, match=r"h\.0\.mlp\.c_fc\.bias: .* shape \[0\]"):
+        verify_backward(models, model, models.ids(SHAPE))
 
 
 def test_a_step_begins_without_gradients(models: Models) -> None:
-    """Two steps leave the gradients of one, and not their sum."""
-    model, ids = models.path("tiled"), models.ids(SHAPE)
-    stepped(model, ids)
+    """Two steps leave the gradients of the second only."""
+    model, ids = models.with_backend("tiled"), models.ids(SHAPE)
+    forward_backward(model, ids)
     first = model.tokens_embed.weight.grad
     assert first is not None
     first = first.clone()
-    stepped(model, ids)
+    forward_backward(model, ids)
     assert torch.equal(first, model.tokens_embed.weight.grad)
 
 
-def test_limits_touch_what_they_say(models: Models, recorded: Callable[[], object]) -> None:
-    """One product for each matrix and the vocabulary's, of the rows asked for; one read each."""
+def test_limits_read_every_matrix_once(models: Models, recorded: Callable[[], object]) -> None:
+    """`products_alone` makes one product per matrix; `bare_read` reads each parameter once."""
     with torch.no_grad(), recorded() as operations:
         products_alone(models.ours, 2, 5)()
     shapes = [shape for name, shape in operations.ran if name == "mm"]
@@ -140,53 +140,68 @@ def test_limits_touch_what_they_say(models: Models, recorded: Callable[[], objec
 
 @pytest.fixture
 def run(models: Models) -> Measurement:
-    """Return a measurement whose models are the small ones."""
+    """Return a measurement with the small models."""
     run = Measurement(1, lambda *_: None)
     run.__dict__["models"] = models
     return run
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_models_take_part_once_proved(run: Measurement, *, backward: bool) -> None:
-    """And are proved again; limits have no answer to be proved."""
-    task = Work(room="model", shape=dataclasses.replace(SHAPE, batch=1, backward=backward))
-    for name in ("fused", "huggingface", "products alone", "bare read"):
-        ready = passes.make(name, task, torch.device("cpu"), run)
-        ready.run()
-        if name in passes.LIMITS:
-            assert (ready.check, ready.error) == (None, 0.0)
-        else:
-            assert ready.check is not None
-            assert ready.error > 0.0
-            assert ready.check() > 0.0
+def test_models_are_verified_contenders(run: Measurement, *, backward: bool) -> None:
+    """They can be verified again."""
+    task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1, backward=backward))
+    for name in ("fused", "huggingface"):
+        contender = passes.make(name, task, torch.device("cpu"), run)
+        contender.run()
+        assert contender.check is not None
+        assert contender.error > 0.0
+        assert contender.check() > 0.0
 
 
-def test_what_the_processor_lacks_says_so(
-    run: Measurement, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A dtype that it would compute in float32 and round."""
+@pytest.mark.parametrize("name", passes.LIMITS)
+def test_limits_have_no_results_to_verify(name: str, run: Measurement) -> None:
+    """They are limits of the forward pass; a backward task is not planned."""
+    task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
+    contender = passes.make(name, task, torch.device("cpu"), run)
+    contender.run()
+    assert (contender.check, contender.error) == (None, 0.0)
+    both = dataclasses.replace(task, shape=dataclasses.replace(task.shape, backward=True))
+    with pytest.raises(NotTimedError) as refusal:
+        passes.make(name, both, torch.device("cpu"), run)
+    assert refusal.value.status is Status.NOT_PLANNED
+
+
+def test_triton_models_need_a_gpu(run: Measurement) -> None:
+    """Model tasks run on the CPU."""
+    task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
+    with pytest.raises(NotTimedError, match="no CUDA"):
+        passes.make("triton", task, torch.device("cpu"), run)
+
+
+def test_an_unsupported_dtype_is_not_run(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor would compute it in float32 and round."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    task = Work(room="model", shape=dataclasses.replace(SHAPE, batch=1))
-    with pytest.raises(NoTimeError) as refusal:
+    task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
+    with pytest.raises(NotTimedError) as refusal:
         passes.make("fused in bfloat16", task, torch.device("cpu"), run)
     assert refusal.value.status is Status.NOT_RUN
 
 
-@pytest.mark.parametrize(("room", "job"), [("model", "step"), ("train", "train")])
+@pytest.mark.parametrize(("workload", "job"), [("model", "step"), ("train", "train")])
 def test_peak_memory_is_a_ratio_of_processes(
-    room: str, job: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
+    workload: str, job: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each side three times, in turns, from the weights written once."""
-    row = next(row for row in TARGETS if (row.figure, row.task.room) == ("memory", room))
+    """Each side runs three times, in turns, from weights saved once."""
+    row = next(row for row in TARGETS if (row.figure, row.task.workload) == ("memory", workload))
     asked: list[str] = []
 
-    def fresh(name: str, side: str, folder: str, *sizes: str) -> int:
+    def in_fresh_process(name: str, side: str, folder: str, *sizes: str) -> int:
         assert (name, sizes) == (job, ("2", "512"))
         assert Path(folder, "model.safetensors").exists()
         asked.append(side)
         return {"fused": 60, "huggingface": 100}[side]
 
-    monkeypatch.setattr(passes.memory, "fresh", fresh)
+    monkeypatch.setattr(passes.memory, "in_fresh_process", in_fresh_process)
     (outcome,) = runner.measure([row], run)
     assert asked == ["fused", "huggingface"] * 3
     assert outcome.ratio is not None

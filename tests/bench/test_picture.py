@@ -28,7 +28,7 @@ SERIES = [
 
 
 def test_every_kernel_is_a_line_by_length() -> None:
-    """In milliseconds, from short to long, with its quartiles around it."""
+    """Times are in milliseconds, sorted by length, with quartiles."""
     forward, both = figure(SERIES).axes
     expected = ["forward", "both"]
     assert expected == [panel.get_title() for panel in (forward, both)]
@@ -40,7 +40,7 @@ def test_every_kernel_is_a_line_by_length() -> None:
 
 
 def test_a_kernel_has_one_colour_in_every_panel() -> None:
-    """Even where another one is missing."""
+    """This holds if another kernel is missing."""
     series = [*SERIES, *points("third", "products", 0.01, 0.02)]
     forward, both, third = figure(series).axes
     colours = [line.get_color() for line in forward.get_lines()[:2]]
@@ -48,23 +48,23 @@ def test_a_kernel_has_one_colour_in_every_panel() -> None:
     assert colours == [panel.get_lines()[0].get_color() for panel in (both, third)]
 
 
-def test_one_length_is_no_line() -> None:
-    """It is left out, unless there is nothing else."""
+def test_a_single_length_is_left_out() -> None:
+    """It is drawn if there is nothing else."""
     alone = points("alone", "tiled", 0.01)
     assert [panel.get_title() for panel in figure([*SERIES, *alone]).axes] == ["forward", "both"]
     assert [panel.get_title() for panel in figure(alone).axes] == ["alone"]
 
 
-def test_the_limit_is_what_the_matrix_rate_allows() -> None:
-    """A kernel that reaches half of it takes twice as long as the dashed line says."""
+def test_the_limit_follows_from_the_matrix_rate() -> None:
+    """A kernel at half the rate takes twice the time of the dashed line."""
     limit = figure(points("forward", "tiled", 0.001, 0.002)).axes[0].get_lines()[-1]
     assert (limit.get_label(), limit.get_linestyle()) == (LIMIT, "--")
     assert (list(limit.get_xdata()), list(limit.get_ydata())) == ([1, 2], [0.5, 1.0])
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
-def test_it_is_written_in_the_form_of_its_suffix(suffix: str, tmp_path: Path) -> None:
-    """And holds no date: two runs differ by what they measured."""
+def test_the_suffix_selects_the_format(suffix: str, tmp_path: Path) -> None:
+    """The file contains no date."""
     path = tmp_path / f"run.{suffix}"
     draw(SERIES, path)
     found = path.read_bytes()

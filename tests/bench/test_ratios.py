@@ -20,7 +20,7 @@ Found = Callable[..., None]
 
 
 def ratios(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Return what a process of its own did."""
+    """Run the command in a fresh process."""
     return subprocess.run(
         [sys.executable, "-m", "bench.ratios", *options],
         capture_output=True,
@@ -32,7 +32,7 @@ def ratios(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> Found:
-    """Return the function that decides what the rows' ratio will be; nothing is measured."""
+    """Return a function that sets the ratio of every row; nothing is measured."""
 
     def decide(ratio: float | None) -> None:
         def measured(rows: list[Target], _work: object) -> list[Outcome]:
@@ -50,7 +50,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Found:
 
 
 def test_help_needs_no_torch(home_of: Callable[[str], Path]) -> None:
-    """It answers in an interpreter that could not import it."""
+    """It works in an interpreter that cannot import torch."""
     source = """
 import sys
 sys.modules["torch"] = sys.modules["numpy"] = None
@@ -70,7 +70,7 @@ main()
 
 
 def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
-    """One a line, and nothing is measured."""
+    """Each has a line; nothing is measured."""
     assert run(BenchOptions(list=True)) == ExitCode.PASS
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(TARGETS)
@@ -78,15 +78,17 @@ def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_rows_are_chosen_by_pattern() -> None:
-    """As a shell's; `--quick` leaves the long ones out; none is a usage error."""
-    assert {row.task.room for row in selected(BenchOptions(rows="core/*"))} == {"core"}
+    """The pattern is a shell's; no match is a usage error."""
+    assert {row.task.workload for row in selected(BenchOptions(rows="core/*"))} == {"core"}
     assert all(row.quick for row in selected(BenchOptions(quick=True)))
     with pytest.raises(UsageError, match="no row matches"):
         selected(BenchOptions(rows="none"))
 
 
-def test_a_run_ends_as_its_rows_do(found: Found, capsys: pytest.CaptureFixture[str]) -> None:
-    """Something measured is 0; a row without memory is 3, and stands in the table."""
+def test_the_exit_code_follows_from_the_rows(
+    found: Found, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Measured rows give 0; a row out of memory gives 3 and is in the table."""
     found(0.5)
     assert run(BenchOptions(rows="core/*")) == ExitCode.PASS
     found(None)
@@ -97,7 +99,7 @@ def test_a_run_ends_as_its_rows_do(found: Found, capsys: pytest.CaptureFixture[s
 def test_a_worse_ratio_than_the_baseline_fails(
     found: Found, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run is its own baseline; twice the ratio is worse, half of it is not."""
+    """Twice the ratio is worse, half of it is better."""
     path = tmp_path / "run.json"
     found(0.5)
     assert run(BenchOptions(rows="core/*", json=path)) == ExitCode.PASS
@@ -113,23 +115,23 @@ def test_a_worse_ratio_than_the_baseline_fails(
 def test_another_machines_baseline_is_rejected_before_anything_runs(
     found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless --force is given; so is a file that is no baseline."""
+    """--force accepts it; a file that is not a baseline is rejected, too."""
     path = tmp_path / "run.json"
     found(0.5)
     run(BenchOptions(rows="core/*", json=path))
-    here = baseline.described()
-    monkeypatch.setattr(baseline, "described", lambda: here | {"cores": "7"})
+    here = baseline.describe_machine()
+    monkeypatch.setattr(baseline, "describe_machine", lambda: here | {"cores": "7"})
     monkeypatch.setattr(runner, "measure", lambda *_: pytest.fail("it ran"))
     with pytest.raises(InputRejectedError, match="another machine: cores"):
         run(BenchOptions(rows="core/*", baseline=path))
-    with pytest.raises(InputRejectedError, match="no earlier run"):
+    with pytest.raises(InputRejectedError, match="not a run of bench"):
         run(BenchOptions(rows="core/*", baseline=tmp_path / "none.json"))
     found(0.5)
     assert run(BenchOptions(rows="core/*", baseline=path, force=True)) == ExitCode.PASS
 
 
 def test_a_file_that_cannot_be_written_is_rejected_at_once(tmp_path: Path) -> None:
-    """Not after ten minutes."""
+    """It is checked before anything is measured."""
     for option in ("json", "picture"):
         for path in (tmp_path, tmp_path / "none" / "file"):
             with pytest.raises(EnvironmentUnfitError, match="cannot be written"):
@@ -139,7 +141,7 @@ def test_a_file_that_cannot_be_written_is_rejected_at_once(tmp_path: Path) -> No
 def test_a_picture_without_matplotlib_is_rejected_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the line that installs it."""
+    """The fix names the extra to install."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(EnvironmentUnfitError, match="matplotlib is not installed") as refusal:
@@ -148,13 +150,13 @@ def test_a_picture_without_matplotlib_is_rejected_at_once(
 
 
 def test_nothing_to_draw_is_an_error() -> None:
-    """A picture of no kernels is no picture."""
+    """An empty series has no picture."""
     with pytest.raises(EnvironmentUnfitError, match="nothing to draw"):
         report.figure([])
 
 
 def test_errors_are_three_lines_and_a_code(home_of: Callable[[str], Path]) -> None:
-    """What, where, and what to do; no traceback."""
+    """There is no traceback."""
     done = ratios("--rows", "none", cwd=home_of("bench").parent)
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert len(done.stderr.strip().splitlines()) == 3
@@ -163,7 +165,7 @@ def test_errors_are_three_lines_and_a_code(home_of: Callable[[str], Path]) -> No
 
 @pytest.mark.slow
 def test_it_measures(home_of: Callable[[str], Path], tmp_path: Path) -> None:
-    """From end to end: a kernel is proved and timed, and the JSON says what it took."""
+    """End to end: kernels are verified and timed, and the JSON has their times."""
     path = tmp_path / "run.json"
     options = ["--rows", "core/forward/1x1/*", "--rounds", "2", "--json", str(path)]
     done = ratios(*options, cwd=home_of("bench").parent)

@@ -1,9 +1,9 @@
-"""What a person is shown: every row, and a miss in capitals."""
+"""The text report."""
 
 import pytest
 
 from bench.baseline import Change, Comparison
-from bench.report import format_rows, render, render_changes, spread_shown, summed
+from bench.report import format_quantity, format_spread, render, render_changes, summary
 from bench.results import Outcome, Spread, Status
 from scratch_gpt.cli import render_rich
 
@@ -22,18 +22,18 @@ ROWS = [
      (3e9, "byte", "3 GB"), (5e6, "byte", "5 MB"), (12.0, "byte", "0.012 kB")],
 )  # fmt: skip
 def test_a_figure_has_its_unit(value: float, unit: str, expected: str) -> None:
-    """The largest that it fills, and the smallest below it."""
-    assert expected == format_rows(value, unit)
+    """The unit is the largest in which the figure is at least 1."""
+    assert expected == format_quantity(value, unit)
 
 
-def test_a_spread_is_a_median_between_quartiles() -> None:
-    """And nothing where there is none."""
-    assert spread_shown(QUIET) == "0.50 (0.49–0.51)"
-    assert not spread_shown(None)
+def test_a_spread_shows_median_and_quartiles() -> None:
+    """A missing spread is empty."""
+    assert format_spread(QUIET) == "0.50 (0.49–0.51)"
+    assert not format_spread(None)
 
 
-def test_every_row_stands_with_its_outcome() -> None:
-    """A miss is as plain as a hit, the noisy one is marked, and a reason is not markup."""
+def test_every_row_shows_its_outcome() -> None:
+    """Misses are capitalized, noisy rows marked, and reasons are not read as markup."""
     text = render_rich(lambda console: render(ROWS, {"cores": "2"}, ["a note"], console), None)
     lines = {line.split()[0]: line for line in text.splitlines() if "/" in line[:10]}
     assert "met" in lines["a/met"]
@@ -46,13 +46,13 @@ def test_every_row_stands_with_its_outcome() -> None:
     assert "1 met, 1 missed, 1 OOM, 1 noisy" in text
 
 
-def test_no_rows_are_said() -> None:
-    """Rather than an empty line."""
-    assert summed([]) == "no rows"
+def test_an_empty_report_says_so() -> None:
+    """The summary is not empty."""
+    assert summary([]) == "no rows"
 
 
-def test_changes_stand_with_both_ratios() -> None:
-    """What is gone has none now."""
+def test_changes_show_both_ratios() -> None:
+    """A missing ratio is empty."""
     changes = [
         Comparison("a", Change.WORSE, QUIET, WIDE),
         Comparison("b", Change.GONE, QUIET, None),

@@ -1,4 +1,4 @@
-"""Tokenizers that give other ids, or use more than one thread, get no time."""
+"""Tokenizers with wrong ids or several threads are rejected."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.contest import InterleavedTiming, NoTimeError, held
+from bench.contest import InterleavedTiming, NotTimedError, time_rounds
 from bench.models import Measurement
 from bench.results import Status
 from bench.targets import TARGETS
@@ -22,35 +22,37 @@ TEXTS = ["The cat sat on the mat. The cats sat.\n", "Mats, cats and the rest!", 
 
 @pytest.fixture(autouse=True, scope="module")
 def small() -> Iterator[None]:
-    """Let the corpus be a few lines, and the vocabulary be trained on them."""
+    """Use a corpus of a few lines, and a vocabulary trained on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(tokenizer.VOCABULARY, raising=False)
         patch.setattr(tokenizer, "MERGES", 30)
         patch.setattr(tokenizer, "corpus", lambda: 4 * TEXTS)
-        for name in ("tokenizer", "peer", "right_ids"):
+        for name in ("tokenizer", "rust_tokenizer", "expected_ids"):
             patch.setattr(tokenizer, name, functools.cache(getattr(tokenizer, name).__wrapped__))
-        patch.setattr(tokenizer, "_THREADED", 100.0)  # so little text is over before a clock ticks
+        patch.setattr(
+            tokenizer, "_MAX_CPU_RATIO", 100.0
+        )  # so little text is over before a clock ticks
         yield
 
 
 @pytest.mark.parametrize("cache", ["warm", "cold"])
-@pytest.mark.parametrize("name", tokenizer.SIDES)
-def test_each_side_is_ready(name: str, cache: str) -> None:
-    """Its ids are right before and after; a cold cache is emptied outside of the clock."""
-    ready = tokenizer.prove(name, cache)
+@pytest.mark.parametrize("name", tokenizer.TOKENIZERS)
+def test_each_tokenizer_is_verified(name: str, cache: str) -> None:
+    """Its ids are right before and after; a cold cache is cleared outside the clock."""
+    ready = tokenizer.verified(name, cache)
     assert ready.check is not None
     assert (ready.error, ready.check()) == (0.0, 0.0)
-    assert (ready.before is not None) == (cache == "cold")
+    assert (ready.setup is not None) == (cache == "cold")
     assert "trained here" in ready.remark
-    assert ready.run() == tokenizer.right_ids()
+    assert ready.run() == tokenizer.expected_ids()
 
 
-def test_a_cold_cache_has_met_no_words() -> None:
-    """Ours is a new tokenizer of the same vocabulary; Hugging Face's is told to forget."""
+def test_clearing_empties_the_word_cache() -> None:
+    """It creates a new tokenizer with the same vocabulary."""
     side = tokenizer.OurTokenizer()
     side.encode(tokenizer.corpus())
     before = side._tokenizer
-    side.forget()
+    side.clear_cache()
     assert side._tokenizer is not before
     assert side._tokenizer.vocabulary is before.vocabulary
     assert before._pieces
@@ -65,21 +67,21 @@ def changed(ids: list[list[int]]) -> list[list[int]]:
 @pytest.mark.parametrize(
     "fault", [changed, lambda ids: ids[:-1], lambda ids: [*ids, []], lambda ids: ids[::-1]]
 )
-@pytest.mark.parametrize("side", [tokenizer.OurTokenizer, tokenizer.HuggingFaces])
-def test_other_ids_get_no_time(
+@pytest.mark.parametrize("side", [tokenizer.OurTokenizer, tokenizer.RustTokenizer])
+def test_wrong_ids_are_rejected(
     side: type, fault: Callable[[list[list[int]]], list[list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of them is enough, and so is a document more or less."""
+    """One wrong id is enough, and so is a missing or extra document."""
     encode = side.encode
     monkeypatch.setattr(side, "encode", lambda self, texts: fault(encode(self, texts)))
-    name = next(name for name, its in tokenizer.SIDES.items() if its is side)
-    with pytest.raises(WrongKernelError, match=r"other ids in \d+ of 12 documents"):
-        tokenizer.prove(name, "warm")
+    name = next(name for name, its in tokenizer.TOKENIZERS.items() if its is side)
+    with pytest.raises(WrongKernelError, match=r"wrong ids in \d+ of 12 documents"):
+        tokenizer.verified(name, "warm")
 
 
-def test_work_of_another_thread_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it does is in no clock of the calling thread."""
-    monkeypatch.setattr(tokenizer, "_THREADED", 1.2)
+def test_work_in_another_thread_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calling thread's clock does not count it."""
+    monkeypatch.setattr(tokenizer, "_MAX_CPU_RATIO", 1.2)
 
     def encode(_texts: list[str]) -> list[list[int]]:
         worker = threading.Thread(target=lambda: sum(range(3_000_000)))
@@ -87,17 +89,17 @@ def test_work_of_another_thread_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
         worker.join()
         return []
 
-    with pytest.raises(NoTimeError, match="threads worked") as refusal:
+    with pytest.raises(NotTimedError, match="threads worked") as refusal:
         tokenizer.check_one_thread(encode)
     assert refusal.value.status is Status.INCONCLUSIVE
     tokenizer.check_one_thread(lambda _texts: [[sum(range(3_000_000))]])
 
 
 @pytest.mark.parametrize("before", [None, "true"])
-def test_rusts_threads_are_as_they_were(
+def test_the_thread_setting_is_restored(
     before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Switched off within, and left alone elsewhere."""
+    """Parallelism is disabled inside the context only."""
     monkeypatch.delenv(tokenizer._PARALLEL, raising=False)
     if before is not None:
         monkeypatch.setenv(tokenizer._PARALLEL, before)
@@ -107,7 +109,7 @@ def test_rusts_threads_are_as_they_were(
 
 
 def test_the_corpus_is_a_megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole documents, until there is enough."""
+    """It takes whole documents until the size is reached."""
     documents = [
         SimpleNamespace(opened=lambda: contextlib.nullcontext(io.BytesIO(b"x" * 700_000)))
         for _ in range(4)
@@ -123,36 +125,36 @@ _corpus = tokenizer.corpus.__wrapped__
 def test_growth_is_a_power_of_the_length(
     power: float, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fitted through the time of words of five lengths, three times."""
-    rows = [row for row in TARGETS if row.task.room == "tokens" and row.figure == "exponent"]
+    """It is fitted through five lengths, three times."""
+    rows = [row for row in TARGETS if row.task.workload == "tokens" and row.figure == "exponent"]
     monkeypatch.setattr(
         tokenizer,
         "_seconds",
         lambda run: 1e-6 * len(run.args[0]) ** power,
     )
     for row in rows:
-        outcome = tokenizer.growth(row, Measurement(None, lambda *_: None))
+        outcome = tokenizer.time_growth(row, Measurement(None, lambda *_: None))
         assert outcome.ratio is not None
         assert (outcome.status, outcome.ratio.count) == (status, tokenizer.REPEATS)
         assert outcome.ratio.median == pytest.approx(power)
 
 
-def test_words_are_as_long_as_they_say() -> None:
-    """Of letters alone: anything else would split them."""
+def test_words_have_the_given_length() -> None:
+    """They are of letters only, because other characters would split them."""
     for word in tokenizer.WORDS.values():
         assert len(word(1000)) == 1000
         assert word(1000).isalpha()
 
 
-def test_a_contest_of_tokenizers() -> None:
-    """From proof to times, cold ones too."""
-    contest = InterleavedTiming()
-    for name in tokenizer.SIDES:
-        contest.enter(
-            name, functools.partial(tokenizer.prove, name, "cold"), ours=tokenizer.ours(name)
+def test_tokenizers_are_timed() -> None:
+    """Verified contenders get a time in each round."""
+    timing = InterleavedTiming()
+    for name in tokenizer.TOKENIZERS:
+        timing.add(
+            name, functools.partial(tokenizer.verified, name, "cold"), ours=tokenizer.ours(name)
         )
-    held(contest, tokenizer.torch.device("cpu"), 2)
-    assert {name: len(taken) for name, taken in contest.taken.items()} == {
+    time_rounds(timing, tokenizer.torch.device("cpu"), 2)
+    assert {name: len(taken) for name, taken in timing.seconds.items()} == {
         "scratch_gpt": 2,
         "huggingface": 2,
     }

@@ -1,4 +1,4 @@
-"""Ways to decode that are wrong get no time, and the bare read reads everything once."""
+"""Decoding steps are verified; the bare read reads every matrix once."""
 
 import dataclasses
 import math
@@ -23,8 +23,8 @@ from bench.workloads.decoding import (
     fastest_read,
     make,
     matrices,
-    prove,
     uncached,
+    verified,
 )
 from reference import compat
 from reference.huggingface_generation import continue_text
@@ -50,7 +50,7 @@ def ids(models: Models) -> Tensor:
 
 @pytest.fixture
 def run(models: Models) -> Measurement:
-    """Return a measurement whose models are the small ones."""
+    """Return a measurement with the small models."""
     run = Measurement(1, lambda *_: None)
     run.__dict__["models"] = models
     return run
@@ -58,8 +58,8 @@ def run(models: Models) -> Measurement:
 
 @pytest.mark.parametrize("name", ["fused", "huggingface", "fused in bfloat16"])
 @pytest.mark.parametrize("time", [2, 37])
-def test_each_way_is_ready(name: str, time: int, run: Measurement) -> None:
-    """Its logits are those of every row of text, in the dtype asked for; and again later."""
+def test_each_step_is_verified(name: str, time: int, run: Measurement) -> None:
+    """Its logits have the right shape and dtype, and are right again later."""
     task = dataclasses.replace(TASK, shape=Shape(batch=2, time=time))
     ready = make(name, task, CPU, run)
     assert ready.check is not None
@@ -72,27 +72,27 @@ def test_each_way_is_ready(name: str, time: int, run: Measurement) -> None:
 
 
 def short(models: Models, ids: Tensor) -> decoding.Step:
-    """Forget the token before the last."""
+    """Drop the token before the last."""
     return cached(models.ours, 2)(torch.cat([ids[:, :-2], ids[:, -1:]], dim=1))
 
 
 def other_row(models: Models, ids: Tensor) -> decoding.Step:
-    """Take the second row's last token from the first."""
+    """Change the second text's last token."""
     mixed = ids.clone()
     mixed[1, -1] = (mixed[1, -1] + 1) % models.vocab_size
     return cached(models.ours, 2)(mixed)
 
 
 def growing(models: Models, ids: Tensor) -> decoding.Step:
-    """Never set the cache back."""
-    decoder = decoding.Decoder(models.path("fused"), batch=2)
+    """Never reset the cache."""
+    decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
     decoder.start(ids[:, :-1])
     return lambda: decoder.step(ids[:, -1])
 
 
 def off(models: Models, ids: Tensor) -> decoding.Step:
-    """Keep values that are a thousandth too large."""
-    decoder = decoding.Decoder(models.path("fused"), batch=2)
+    """Cache values that are a thousandth too large."""
+    decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
     decoder.start(ids[:, :-1])
     known = decoder.length
     decoder.cache.values[5].mul_(1.001)
@@ -105,16 +105,16 @@ def off(models: Models, ids: Tensor) -> decoding.Step:
 
 
 @pytest.mark.parametrize("wrong", [short, other_row, growing, off])
-def test_a_wrong_way_gets_no_time(
+def test_a_wrong_step_is_rejected(
     wrong: Callable[[Models, Tensor], decoding.Step], models: Models, ids: Tensor
 ) -> None:
-    """Each by its logits, which rounding does not explain."""
-    with pytest.raises(WrongKernelError, match=r"the logits is .* as far off"):
-        prove(models, lambda token_ids: wrong(models, token_ids), ids, "float32")
+    """The error of its logits exceeds rounding."""
+    with pytest.raises(WrongKernelError, match=r"logits: RMS error .* times the yardstick's"):
+        verified(models, lambda token_ids: wrong(models, token_ids), ids, "float32")
 
 
-def test_an_answer_that_is_kept_gets_no_time(models: Models, ids: Tensor) -> None:
-    """What it answered to other tokens is NaN by now."""
+def test_a_cached_answer_is_rejected(models: Models, ids: Tensor) -> None:
+    """The answer to other tokens was overwritten with NaN."""
     begin = uncached(models.theirs)
     kept: list[Tensor] = []
 
@@ -123,11 +123,11 @@ def test_an_answer_that_is_kept_gets_no_time(models: Models, ids: Tensor) -> Non
         return lambda: kept[0]
 
     with pytest.raises(WrongKernelError, match="not finite"):
-        prove(models, keeping, ids, "float32")
+        verified(models, keeping, ids, "float32")
 
 
-def test_who_goes_wrong_later_is_found(models: Models, ids: Tensor) -> None:
-    """A check after the clock has stopped looks at a new answer."""
+def test_a_step_that_turns_wrong_is_found(models: Models, ids: Tensor) -> None:
+    """The check after timing computes a new answer."""
     spoilt: list[float] = []
     begin = cached(models.ours, 2)
 
@@ -135,25 +135,25 @@ def test_who_goes_wrong_later_is_found(models: Models, ids: Tensor) -> None:
         step = begin(token_ids)
         return lambda: step().add_(sum(spoilt))
 
-    ready = prove(models, spoiling, ids, "float32")
+    ready = verified(models, spoiling, ids, "float32")
     spoilt.append(math.pi)
     assert ready.check is not None
-    with pytest.raises(WrongKernelError, match="as far off"):
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
         ready.check()
 
 
 def logits_made(run: Callable[[], object], models: Models, recorded: Callable[[], Any]) -> int:
-    """Return how many logits the head makes at most in one go."""
+    """Return the largest number of logits in one operation."""
     with recorded() as operations:
         run()
-    made = [shape for name, shape in operations.ran if name != "t"]  # the table, looked at
+    made = [shape for name, shape in operations.ran if name != "t"]  # a view of the table
     return max(math.prod(shape) for shape in made if shape[-1:] == (models.vocab_size,))
 
 
 def test_huggingfaces_step_makes_the_logits_that_its_generate_makes(
     models: Models, ids: Tensor, recorded: Callable[[], Any]
 ) -> None:
-    """The last token's alone where its version can ask for them, and those of all where not."""
+    """The last token's only, if its version can select them; else all."""
     asked = logits_made(uncached(models.theirs)(ids), models, recorded)
     generated = logits_made(
         lambda: continue_text(models.theirs, ids, max_new_tokens=1), models, recorded
@@ -163,15 +163,15 @@ def test_huggingfaces_step_makes_the_logits_that_its_generate_makes(
 
 
 def test_a_step_copies_no_cache(models: Models, ids: Tensor) -> None:
-    """What it allocates at once is less than one block's keys, whose room is for 300 tokens."""
+    """It allocates less than one block's keys, whose capacity is 300 tokens."""
     step = cached(models.ours, 2)(ids)
     step()
     block = KVCache(models.ours.config, batch=2).block(0).key.nbytes
     assert peak_bytes(step, CPU) < block
 
 
-def test_a_copied_cache_would_be_seen(models: Models, ids: Tensor) -> None:
-    """The same look at a step that copies one block's keys before it reads them."""
+def test_a_copied_cache_is_measured(models: Models, ids: Tensor) -> None:
+    """A step that copies the keys allocates at least one block's keys."""
     decoder = decoding.Decoder(models.ours, batch=2)
     decoder.start(ids[:, :-1])
 
@@ -186,8 +186,8 @@ def test_a_copied_cache_would_be_seen(models: Models, ids: Tensor) -> None:
 def test_the_bare_read_reads_every_matrix_once(
     models: Models, recorded: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but the positions' table, of which a step reads a row: 49 products of one row."""
-    monkeypatch.setattr(decoding, "flusher", lambda _device: lambda: None)
+    """The position table is not read: a step reads one row of it."""
+    monkeypatch.setattr(decoding, "cache_flusher", lambda _device: lambda: None)
     weights = matrices(models.ours)
     assert 2 * sum(weight.numel() for weight in weights) == product_flops(models.ours, 1, 1)
     read = fastest_read(weights, rounds=1)
@@ -201,7 +201,7 @@ def test_the_bare_read_reads_every_matrix_once(
 def test_the_bare_read_takes_the_fastest_layout(
     fastest: int, models: Models, monkeypatch: pytest.MonkeyPatch, recorded: Callable[[], object]
 ) -> None:
-    """By the clock, for each size of its own."""
+    """The layout is chosen for each size."""
     clock = iter([abs(fastest - at) + 1.0 for _ in range(5) for at in range(len(LAYOUTS))])
     monkeypatch.setattr(decoding, "seconds", lambda *_, **__: next(clock))
     with recorded() as operations:
@@ -210,9 +210,11 @@ def test_the_bare_read_takes_the_fastest_layout(
 
 
 @pytest.mark.parametrize("name", READS)
-def test_a_read_is_no_model(name: str, run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no answer, so nothing is proved of it."""
-    monkeypatch.setattr(decoding, "flusher", lambda _device: lambda: None)
+def test_a_read_is_not_verified(
+    name: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no answer to verify."""
+    monkeypatch.setattr(decoding, "cache_flusher", lambda _device: lambda: None)
     ready = make(name, TASK, CPU, run)
     ready.run()
     assert (ready.error, ready.check) == (0.0, None)

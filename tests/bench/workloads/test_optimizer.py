@@ -1,4 +1,4 @@
-"""Optimizers alone: each is proved, and none that steps otherwise is timed."""
+"""Optimizers are verified; wrong ones are rejected."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from bench import training_steps
 from bench.models import Models
 from bench.verify import WrongKernelError
 from bench.workloads import optimizer as optimizing
-from bench.workloads.optimizer import ours, prove
+from bench.workloads.optimizer import ours, verified
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,10 +21,10 @@ def models() -> Models:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_ready(name: str, models: Models) -> None:
-    """Timed step after step, and proved again afterwards from the start."""
+def test_each_optimizer_is_verified(name: str, models: Models) -> None:
+    """It is verified again after further steps."""
     before = [p.detach().clone() for p in models.ours.parameters()]
-    ready = prove(models, name)
+    ready = verified(models, name)
     for _ in range(3):
         ready.run()
     assert ready.check is not None
@@ -36,10 +36,10 @@ def test_each_is_ready(name: str, models: Models) -> None:
 @pytest.mark.parametrize(
     ("constant", "value"), [("RATE", 2.501e-4), ("BETAS", (0.9, 0.998)), ("EPSILON", 1e-6)]
 )
-def test_another_constant_gets_no_time(
+def test_a_wrong_constant_is_rejected(
     name: str, constant: str, value: object, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that the formula has and the optimizer has otherwise."""
+    """The optimizer's constant differs from the formula's."""
     made = optimizing.optimizer_named
     right = getattr(training_steps, constant)
 
@@ -58,39 +58,39 @@ def test_another_constant_gets_no_time(
         return found
 
     monkeypatch.setattr(optimizing, "optimizer_named", wrong)
-    with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, name)
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
+        verified(models, name)
 
 
-def test_the_two_forms_are_told_apart(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variants_are_distinguished(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's step is not the release's."""
     made = optimizing.optimizer_named
     monkeypatch.setattr(
         optimizing, "optimizer_named", lambda _name, parameters: made("torch foreach", parameters)
     )
-    with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, "openai")
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
+        verified(models, "openai")
 
 
 def test_the_formula_is_pytorchs_in_float64() -> None:
-    """`right_change` against `torch.optim.AdamW`, where nothing is rounded away."""
+    """`expected_change` against `torch.optim.AdamW`, in float64."""
     drawn = torch.Generator().manual_seed(0)
     values = {
         name: torch.randn(shape, generator=drawn, dtype=torch.float64)
         for name, shape in (("matrix", (5, 7)), ("vector", (7,)))
     }
     parameters = {name: torch.nn.Parameter(value.clone()) for name, value in values.items()}
-    start = training_steps.start_from(values, {"matrix": 0.3, "vector": 2.0})
+    start = training_steps.initial_state(values, {"matrix": 0.3, "vector": 2.0})
     for parameter in parameters.values():
         parameter.grad = torch.randn(parameter.shape, generator=drawn, dtype=torch.float64)
     optimizer = training_steps.TorchAdamW(parameters, "foreach")
     found = optimizing.stepped(optimizer, start)
     for name, parameter in parameters.items():
         assert parameter.grad is not None
-        right = training_steps.right_change(name, parameter.grad, start)
+        right = training_steps.expected_change(name, parameter.grad, start)
         torch.testing.assert_close(found[name], right)
 
 
-def test_ours_are_told_from_theirs() -> None:
-    """Only a failure of ours is this project's."""
+def test_our_variants_are_ours() -> None:
+    """PyTorch's implementations are not."""
     assert [ours(name) for name in NAMES] == [True, True, False, False]

@@ -1,4 +1,4 @@
-"""Kernels that do something else than their work get no time."""
+"""Wrong attention kernels are rejected."""
 
 import math
 from collections.abc import Callable
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bench import verify
-from bench.kernels import SUBJECTS, Kernel, Subject
+from bench.kernels import ATTENTION_KERNELS, AttentionKernel, Kernel
 from bench.shapes import Shape
-from bench.verify import WrongKernelError, YardstickError, prove
+from bench.verify import WrongKernelError, YardstickError, verified
 from scratch_gpt.kernels.backends import KERNELS
 from scratch_gpt.kernels.tiled_attention import tiled_attention
 
@@ -20,9 +20,9 @@ CPU = torch.device("cpu")
 SHAPE = Shape(batch=1, time=41)
 
 
-def subject(kernel: Kernel) -> Subject:
-    """Return a kernel as a subject."""
-    return Subject(make=lambda _shape, _device: kernel)
+def entry(kernel: Kernel) -> AttentionKernel:
+    """Return a table entry of a kernel."""
+    return AttentionKernel(make=lambda _shape, _device: kernel)
 
 
 def slightly_wrong(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def sees_the_future(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def one_bad_element(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Get one number out of tens of thousands wrong by so little that no mean moves."""
+    """Change one number so little that no mean shows it."""
     context = tiled_attention(query, key, value)
     context[..., -1, -1] += 3e-5
     return context
@@ -50,7 +50,7 @@ def not_finite(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def narrower(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Compute in bfloat16, and say float32."""
+    """Compute in bfloat16 and return float32."""
     return tiled_attention(query.bfloat16(), key.bfloat16(), value.bfloat16()).float()
 
 
@@ -60,14 +60,14 @@ def transposed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def right_at_one_shape(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Drop the rows that a tile of 41 leaves over."""
+    """Set the rows beyond full tiles of 41 to zero."""
     context = tiled_attention(query, key, value)
     context[:, :, : context.shape[2] % 41] = 0.0
     return context
 
 
 def stale() -> Kernel:
-    """Return a kernel that computes once a shape, and hands that buffer out ever after."""
+    """Return a kernel that computes once per shape and then returns the same buffer."""
     kept: dict[torch.Size, Tensor] = {}
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def stale() -> Kernel:
 
 
 def keeps_by_address() -> Kernel:
-    """Return a kernel that keeps a copy of each answer under its input's address."""
+    """Return a kernel that caches answers by the address of the input."""
     kept: dict[int, Tensor] = {}
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def keeps_by_address() -> Kernel:
 
 
 def unwritten() -> Kernel:
-    """Return a kernel that leaves the last row of its one buffer as it finds it."""
+    """Return a kernel that never writes the last row of its buffer."""
     buffers: dict[torch.Size, Tensor] = {}
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -118,35 +118,35 @@ WRONG = {
 
 
 @pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
-def test_a_wrong_kernel_gets_no_time(make: Callable[[], Kernel]) -> None:
-    """Whatever it does instead of its work."""
+def test_a_wrong_kernel_is_rejected(make: Callable[[], Kernel]) -> None:
+    """Each fault is found in the context."""
     with pytest.raises(WrongKernelError, match="context"):
-        prove(subject(make()), SHAPE, CPU)
+        verified(entry(make()), SHAPE, CPU)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "both"])
 @pytest.mark.parametrize("name", ["plain", "tiled", "huggingface", "sdpa-math", "products"])
-def test_a_right_kernel_is_ready(name: str, backward: bool, dtype: str) -> None:  # noqa: FBT001
-    """Each is proved, at a single token and at the ragged shape, and its last answer again."""
+def test_a_right_kernel_is_verified(name: str, backward: bool, dtype: str) -> None:  # noqa: FBT001
+    """It is verified at one token, at the ragged shape, and again after timing."""
     shape = Shape(batch=1, time=1, dtype=dtype, backward=backward)
-    proved = prove(SUBJECTS[name], shape, CPU)
-    assert proved.check(proved.run()) == proved.error
+    kernel = verified(ATTENTION_KERNELS[name], shape, CPU)
+    assert kernel.check(kernel.run()) == kernel.error
 
 
-def test_a_wrong_gradient_gets_no_time() -> None:
-    """A kernel whose context is right and whose way back is not is named by the gradient."""
+def test_a_wrong_gradient_is_rejected() -> None:
+    """The context is right; the error names the gradient."""
 
     def halved(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return tiled_attention(query, (key + key.detach()) / 2, value)
 
     with pytest.raises(WrongKernelError, match="gradient of key"):
-        prove(subject(halved), Shape(batch=1, time=41, backward=True), CPU)
+        verified(entry(halved), Shape(batch=1, time=41, backward=True), CPU)
 
 
 @pytest.mark.parametrize("row", [0, 127, 512, 599])
 def test_a_long_text_is_sampled_where_kernels_break(row: int) -> None:
-    """At both ends and at the edges of tiles, a single wrong row is found."""
+    """One wrong row at either end or at the edge of a tile is found."""
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         context = tiled_attention(query, key, value)
@@ -155,38 +155,38 @@ def test_a_long_text_is_sampled_where_kernels_break(row: int) -> None:
         return context
 
     with pytest.raises(WrongKernelError, match="context"):
-        prove(subject(kernel), Shape(batch=1, time=600), CPU)
+        verified(entry(kernel), Shape(batch=1, time=600), CPU)
 
 
-def test_what_changes_after_the_proof_is_found() -> None:
-    """A kernel that stops working once it is timed is caught by its last answer."""
+def test_a_later_wrong_answer_is_found() -> None:
+    """The kernel turns wrong after it was verified."""
     looking = [True]
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return tiled_attention(query, key, value) if looking else query
 
-    proved = prove(subject(kernel), SHAPE, CPU)
+    kernel = verified(entry(kernel), SHAPE, CPU)
     looking.clear()
     with pytest.raises(WrongKernelError, match="context"):
-        proved.check(proved.run())
+        kernel.check(kernel.run())
 
 
-def test_answers_that_are_missing_are_no_proof() -> None:
-    """A context without the gradients asked for."""
-    proved = prove(SUBJECTS["tiled"], Shape(batch=1, time=41, backward=True), CPU)
-    with pytest.raises(WrongKernelError, match="are due"):
-        proved.check(proved.run()[:1])
+def test_missing_gradients_are_rejected() -> None:
+    """The answer is the context only."""
+    kernel = verified(ATTENTION_KERNELS["tiled"], Shape(batch=1, time=41, backward=True), CPU)
+    with pytest.raises(WrongKernelError, match=r"have shapes .*, expected"):
+        kernel.check(kernel.run()[:1])
 
 
-def test_a_broken_yardstick_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were Hugging Face's core wrong, every kernel would pass beside it: nothing is timed."""
-    broken = {"backend": lambda _shape, _device: sees_the_future}
+def test_a_wrong_yardstick_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel would pass otherwise."""
+    broken = {"attention": lambda _shape, _device: sees_the_future}
     monkeypatch.setattr(verify, "YARDSTICKS", broken)
-    with pytest.raises(YardstickError, match="no rounding"):
-        prove(SUBJECTS["tiled"], Shape(batch=1, time=43), CPU)
+    with pytest.raises(YardstickError, match="larger than rounding"):
+        verified(ATTENTION_KERNELS["tiled"], Shape(batch=1, time=43), CPU)
 
 
-def test_every_core_is_a_subject() -> None:
-    """None of ours is left out, plain or compiled."""
-    ours = {name for name, entry in SUBJECTS.items() if entry.ours}
+def test_every_kernel_of_ours_is_timed() -> None:
+    """Each is in the table, and compiled unless it is Triton."""
+    ours = {name for name, entry in ATTENTION_KERNELS.items() if entry.ours}
     assert {*KERNELS, *(f"compiled-{name}" for name in KERNELS if name != "triton")} == ours

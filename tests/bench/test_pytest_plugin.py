@@ -1,4 +1,4 @@
-"""What `pytest bench` refuses and hides, and that its JSON names nobody."""
+"""`pytest bench` rejects parallel runs and hides the host's name."""
 
 import json
 import os
@@ -17,29 +17,27 @@ from bench import pytest_plugin
     ("distribution", "environment"),
     [("load", {}), ("each", {}), (None, {"PYTEST_XDIST_WORKER": "gw0"})],
 )
-def test_processes_beside_are_refused(
-    distribution: str | None, environment: dict[str, str]
-) -> None:
-    """pytest-benchmark would switch itself off, and all would seem well."""
+def test_parallel_runs_are_rejected(distribution: str | None, environment: dict[str, str]) -> None:
+    """pytest-benchmark would disable itself, and every benchmark would pass."""
     with pytest.raises(pytest.UsageError, match="one at a time"):
         pytest_plugin.refuse_xdist(distribution, environment)
 
 
 @pytest.mark.parametrize("distribution", [None, "no"])
-def test_one_process_is_fine(distribution: str | None) -> None:
-    """With the plugin switched off, or not installed at all."""
+def test_one_process_is_accepted(distribution: str | None) -> None:
+    """pytest-xdist is disabled or not installed."""
     pytest_plugin.refuse_xdist(distribution, {})
 
 
-def test_the_hosts_name_is_taken_out() -> None:
-    """The rest stays."""
+def test_the_host_name_is_removed() -> None:
+    """Other fields stay."""
     machine = {"node": "a host", "machine": "x86_64"}
     pytest_plugin.without_names(machine)
     assert machine == {"machine": "x86_64"}
 
 
 def bench(home: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Return what `pytest` did with the kernels' file in a process of its own, and of nobody's."""
+    """Run `pytest` on the attention benchmarks in a fresh process, without xdist's variables."""
     inherited = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-o", "addopts=",
@@ -49,10 +47,10 @@ def bench(home: Path, *options: str, **environment: str) -> subprocess.Completed
 
 
 @pytest.mark.slow
-def test_a_kernel_is_timed_and_nobody_is_named(
+def test_a_kernel_is_timed_without_naming_the_host(
     home_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """The JSON has the figures that were promised, and no host."""
+    """The JSON has the documented figures and no host name."""
     path = tmp_path / "bench.json"
     done = bench(home_of("bench"), "-k", "tiled-float32-1x1-forward and not compiled",
                  f"--benchmark-json={path}")  # fmt: skip
@@ -67,8 +65,8 @@ def test_a_kernel_is_timed_and_nobody_is_named(
     assert timed["extra_info"]["peak_bytes"] > 0
 
 
-def test_a_worker_of_xdist_is_refused(home_of: Callable[[str], Path]) -> None:
-    """Before anything is collected."""
+def test_an_xdist_worker_is_rejected(home_of: Callable[[str], Path]) -> None:
+    """It stops before collection."""
     done = bench(home_of("bench"), PYTEST_XDIST_WORKER="gw0")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "one at a time" in done.stderr

@@ -1,4 +1,4 @@
-"""From rows to outcomes, with contests whose answer is known; nothing is measured."""
+"""From targets to outcomes, mostly with given times instead of measured ones."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,19 +8,19 @@ import torch
 
 from bench import models
 from bench import runner as module
-from bench.contest import Contender, InterleavedTiming, NoTimeError, somewhere_below
-from bench.kernels import SUBJECTS, Subject
+from bench.contest import Contender, InterleavedTiming, NotTimedError, smallest_ratio_note
+from bench.kernels import ATTENTION_KERNELS, AttentionKernel
 from bench.models import Measurement
 from bench.results import Outcome, Spread, Status, exit_code
 from bench.runner import WORKLOADS, measure
 from bench.shapes import Shape
-from bench.targets import TARGETS, Target, Work
+from bench.targets import TARGETS, Target, Task
 from bench.workloads import attention
-from bench.workloads.attention import note
+from bench.workloads.attention import record_series
 from bench.workloads.model import check_dtype
 
 CPU = torch.device("cpu")
-TASK = Work(room="core", shape=Shape(batch=1, time=8))
+TASK = Task(workload="core", shape=Shape(batch=1, time=8))
 ROW = Target(task=TASK, ours="tiled", against="huggingface", bound=0.5)
 
 
@@ -30,31 +30,31 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 @pytest.fixture
 def run() -> Measurement:
-    """Return a measurement whose matrix rate is known: one operation a second."""
+    """Return a measurement with a matrix rate of one operation a second."""
     return Measurement(3, silent, rates={"cpu-float32": 1.0})
 
 
 @pytest.fixture
 def staged(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, list[float]]], None]:
-    """Return the function that decides what each contestant takes in each round."""
+    """Return a function that sets the times of each contender."""
 
-    def stage(taken: dict[str, list[float]], **out: NoTimeError) -> None:
+    def stage(taken: dict[str, list[float]], **out: NotTimedError) -> None:
         def make(name: str, *_context: object) -> Contender:
             if name in out:
                 raise out[name]
             return Contender(lambda: None, 1e-7, remark=f"of {name}")
 
-        def held(contest: InterleavedTiming, *_context: object) -> None:
-            contest.taken = {name: list(values) for name, values in taken.items()}
+        def time_rounds(timing: InterleavedTiming, *_context: object) -> None:
+            timing.seconds = {name: list(values) for name, values in taken.items()}
 
         monkeypatch.setitem(WORKLOADS, "core", dataclasses.replace(WORKLOADS["core"], make=make))
-        monkeypatch.setattr(module, "held", held)
+        monkeypatch.setattr(module, "time_rounds", time_rounds)
 
     return stage
 
 
 SLOW = 1e6
-"""Seconds beside which no kernel is above a rate of one operation a second."""
+"""Seconds so long that no kernel exceeds one operation a second."""
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ SLOW = 1e6
 def test_a_row_is_judged_by_its_ratio(
     ours: float, status: Status, staged: Callable[..., None], run: Measurement
 ) -> None:
-    """Ours over theirs, the bound beside it, and what both took."""
+    """The ratio is ours over theirs."""
     staged({"tiled": [ours] * 3, "huggingface": [SLOW] * 3})
     (outcome,) = measure([ROW], run)
     assert (status, ROW.name) == (outcome.status, outcome.name)
@@ -76,42 +76,44 @@ def test_a_row_is_judged_by_its_ratio(
 def test_a_row_without_memory_leaves_the_others(
     staged: Callable[..., None], run: Measurement
 ) -> None:
-    """The peer that does not fit is named OOM; the row against another has its figure."""
+    """A peer out of memory affects only its own row."""
     rows = [ROW, dataclasses.replace(ROW, against="sdpa")]
-    staged({"tiled": [SLOW], "sdpa": [SLOW]}, huggingface=NoTimeError(Status.OOM, "3 GB"))
+    staged({"tiled": [SLOW], "sdpa": [SLOW]}, huggingface=NotTimedError(Status.OOM, "3 GB"))
     outcomes = measure(rows, run)
     assert [outcome.status for outcome in outcomes] == [Status.OOM, Status.MISSED]
     assert outcomes[0].why == "huggingface: 3 GB"
 
 
-def test_a_kernel_above_the_machine_is_inconclusive(
+def test_a_kernel_above_the_matrix_rate_is_inconclusive(
     monkeypatch: pytest.MonkeyPatch, staged: Callable[..., None], run: Measurement
 ) -> None:
-    """Faster than matrices can be multiplied: it has no time, and no row of its has a verdict."""
+    """Its times are removed, and its rows have no verdict."""
     asked: list[str] = []
     monkeypatch.setattr(models, "matrix_rate", lambda dtype, _device: asked.append(dtype) or 1.0)
     staged({"tiled": [1e-9], "huggingface": [SLOW]})
     (outcome,) = measure([ROW], run)
     assert outcome.status is Status.INCONCLUSIVE
     assert "of the matrix rate" in outcome.why
-    assert asked == ["float32"]  # measured once more, before it is said
+    assert asked == ["float32"]  # measured again before the kernel is excluded
     assert [point.subject for point in run.series] == ["huggingface"]
 
 
 def test_a_rate_that_was_too_low_is_measured_again(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
-    """A busy moment at the first measurement accuses nobody."""
+    """A busy machine at the first measurement does not exclude a kernel."""
     monkeypatch.setattr(models, "matrix_rate", lambda _dtype, _device: 1e15)
-    contest = InterleavedTiming(ready={"tiled": Contender(lambda: None)}, taken={"tiled": [1e-9]})
-    note(contest, TASK, CPU, run)
-    assert set(contest.taken) == {"tiled"}
+    timing = InterleavedTiming(
+        contenders={"tiled": Contender(lambda: None)}, seconds={"tiled": [1e-9]}
+    )
+    record_series(timing, TASK, CPU, run)
+    assert set(timing.seconds) == {"tiled"}
 
 
 def test_without_a_gpu_its_rows_are_not_run(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
-    """They stand in the report, with the reason."""
+    """The report shows the reason."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = [row for row in TARGETS if row.task.device == "cuda"]
     assert rows
@@ -119,13 +121,13 @@ def test_without_a_gpu_its_rows_are_not_run(
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_kernels_take_part_once_proved(run: Measurement) -> None:
-    """The one this machine lacks says so; each of the others can be proved again."""
+def test_kernels_are_verified_contenders(run: Measurement) -> None:
+    """They can be verified again; a kernel without its device is not run."""
     ready = attention.make("tiled", TASK, CPU, run)
     assert ready.check is not None
     assert ready.error == ready.check() > 0.0
     assert attention.make("huggingface", TASK, CPU, run).error > 0.0
-    with pytest.raises(NoTimeError) as refusal:
+    with pytest.raises(NotTimedError) as refusal:
         attention.make("triton", TASK, CPU, run)
     assert refusal.value.status is Status.NOT_RUN
 
@@ -134,34 +136,36 @@ def test_kernels_take_part_once_proved(run: Measurement) -> None:
 def test_a_wrong_kernel_has_a_row_and_no_time(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
-    """From end to end: it is named, nothing of it is drawn, and the run fails."""
-    wrong = Subject(make=lambda _shape, _device: lambda query, _key, _value: query, ours=True)
-    monkeypatch.setitem(SUBJECTS, "tiled", wrong)
+    """It is named, it is not in the picture, and the run fails."""
+    wrong = AttentionKernel(
+        make=lambda _shape, _device: lambda query, _key, _value: query, ours=True
+    )
+    monkeypatch.setitem(ATTENTION_KERNELS, "tiled", wrong)
     (outcome,) = measure([ROW], run)
     assert (outcome.status, outcome.ratio) == (Status.WRONG, None)
-    assert outcome.why.startswith("tiled: the context is")
+    assert outcome.why.startswith("tiled: context: RMS error")
     assert [point.subject for point in run.series] == ["huggingface"]
     assert exit_code([outcome]) == 1
 
 
 def test_bfloat16_needs_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere the row is not run: what was measured would be float32 and rounding."""
+    """Other processors compute in float32 and round, so the row is not run."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     check_dtype("float32")
-    with pytest.raises(NoTimeError, match="AVX512-BF16"):
+    with pytest.raises(NotTimedError, match="AVX512-BF16"):
         check_dtype("bfloat16")
 
 
-def test_memory_is_weighed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exponent is fitted through the peaks of processes of their own, three times."""
+def test_growth_of_memory_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exponent is fitted through the peaks of fresh processes, three times."""
     row = next(row for row in TARGETS if row.figure == "exponent")
     asked: list[tuple[str, ...]] = []
 
-    def fresh(*arguments: str) -> int:
+    def in_fresh_process(*arguments: str) -> int:
         asked.append(arguments)
         return 100 * int(arguments[-1]) ** 2
 
-    monkeypatch.setattr(attention.memory, "fresh", fresh)
+    monkeypatch.setattr(attention.memory, "in_fresh_process", in_fresh_process)
     (outcome,) = measure([row], Measurement(None, silent))
     assert len(asked) == 3 * len(attention.TIMES)
     assert outcome.status is Status.MISSED
@@ -170,13 +174,13 @@ def test_memory_is_weighed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its last line is the row's."""
+    """The row shows its error."""
 
-    def fresh(*_arguments: str) -> int:
+    def in_fresh_process(*_arguments: str) -> int:
         raise RuntimeError("killed")
 
     row = next(row for row in TARGETS if row.figure == "exponent")
-    monkeypatch.setattr(attention.memory, "fresh", fresh)
+    monkeypatch.setattr(attention.memory, "in_fresh_process", in_fresh_process)
     (outcome,) = measure([row], Measurement(None, silent))
     assert (outcome.status, outcome.why) == (Status.NOT_RUN, "RuntimeError: killed")
 
@@ -186,7 +190,7 @@ def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     [([1.2, 0.9], "met, 0.90 at 1"), ([1.2, 1.1], "MISSED, 1.10 at 1"), ([], "")],
 )
 def test_one_row_below_is_enough(ratios: list[float], expected: str) -> None:
-    """The smallest decides; a row without a figure or a bound is no such row."""
+    """The smallest decides; rows without a ratio or a bound do not count."""
     outcomes = [
         Outcome(name=str(index), work="w", against="sdpa", status=Status.MET,
                 bound=1.1, ratio=Spread(ratio, ratio, ratio, 3))
@@ -197,6 +201,6 @@ def test_one_row_below_is_enough(ratios: list[float], expected: str) -> None:
                     ratio=Spread(0.1, 0.1, 0.1, 3))  # fmt: skip
     reported = Outcome(name="z", work="w", against="sdpa", status=Status.REPORTED,
                        ratio=Spread(0.1, 0.1, 0.1, 3))  # fmt: skip
-    found = somewhere_below([*outcomes, without, other, reported], "sdpa", 1.0)
+    found = smallest_ratio_note([*outcomes, without, other, reported], "sdpa", 1.0)
     assert found.endswith(expected)
     assert bool(expected) == bool(found)

@@ -1,4 +1,4 @@
-"""Training steps that change something else get no time."""
+"""Training steps are verified; wrong ones are rejected."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import training_steps
-from bench.contest import NoTimeError
+from bench.contest import NotTimedError
 from bench.models import Measurement, Models
 from bench.results import Status
 from bench.shapes import Shape
@@ -16,7 +16,7 @@ from bench.targets import train
 from bench.training_steps import OurAdam, TorchAdamW, Training
 from bench.verify import WrongKernelError
 from bench.workloads import training
-from bench.workloads.training import contestant, make, prove
+from bench.workloads.training import make, training_side, verified
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,7 +39,7 @@ def ids(models: Models) -> Tensor:
 
 @pytest.fixture
 def run(models: Models) -> Measurement:
-    """Return a measurement whose models are the small ones."""
+    """Return a measurement with the small models."""
     run = Measurement(1, lambda *_: None)
     run.__dict__["models"] = models
     return run
@@ -48,8 +48,8 @@ def run(models: Models) -> Measurement:
 @pytest.mark.parametrize(
     "name", [*SIDES, *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "tiled"))]
 )
-def test_each_side_is_ready(name: str, run: Measurement) -> None:
-    """It steps on from where it is, and is proved from the same start again."""
+def test_each_step_is_verified(name: str, run: Measurement) -> None:
+    """Timed steps go on; the check starts from the same state again."""
     before = [p.detach().clone() for p in run.models.ours.parameters()]
     ready = make(name, train(2, 37), CPU, run)
     assert ready.check is not None
@@ -60,31 +60,31 @@ def test_each_side_is_ready(name: str, run: Measurement) -> None:
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_dropout_is_on_where_it_is_asked_for(name: str, run: Measurement) -> None:
-    """Proved without it; then two losses of one start differ, and the model stays in training."""
+def test_dropout_is_on(name: str, run: Measurement) -> None:
+    """Verified without it; then two losses differ, and the model stays in training mode."""
     ready = make(name, train(2, 37, dropout=True), CPU, run)
     assert ready.error > 0.0
     assert len({ready.run() for _ in range(2)}) == 2
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_no_dropout_is_no_measurement_of_it(name: str, models: Models, ids: Tensor) -> None:
-    """Losses that are the same show that there was none."""
-    side = contestant(models, name)
+def test_missing_dropout_is_inconclusive(name: str, models: Models, ids: Tensor) -> None:
+    """Equal losses show that dropout is off."""
+    side = training_side(models, name)
     train_mode = side.model.train
     side.model.train = lambda _mode=True: train_mode(False)  # type: ignore[method-assign]
-    with pytest.raises(NoTimeError, match="no dropout") as refusal:
-        prove(models, side, ids, dropout=True)
+    with pytest.raises(NotTimedError, match="no dropout") as refusal:
+        verified(models, side, ids, dropout=True)
     assert refusal.value.status is Status.INCONCLUSIVE
 
 
 def unclipped(side: Training) -> None:
-    """Leave the gradients as long as they are."""
+    """Do not clip."""
     side.optimizer.clip = lambda _maximum: None  # type: ignore[method-assign]
 
 
 def frozen(side: Training) -> None:
-    """Leave one bias as it is."""
+    """Do not update one bias."""
     bias = side.parameters["h.3.mlp.c_fc.bias"]
     step = side.optimizer.step
 
@@ -97,7 +97,7 @@ def frozen(side: Training) -> None:
 
 
 def summed(side: Training) -> None:
-    """Add each step's gradients to those of the last one."""
+    """Accumulate gradients over steps."""
     for parameter in side.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
     kept = dict(side.parameters)
@@ -105,7 +105,7 @@ def summed(side: Training) -> None:
 
 
 class _Kept:
-    """A parameter whose gradient cannot be let go."""
+    """A parameter whose gradient is never cleared."""
 
     def __init__(self, parameter: nn.Parameter) -> None:
         object.__setattr__(self, "its", parameter)
@@ -118,13 +118,13 @@ class _Kept:
 
 
 def fewer_targets(side: Training) -> None:
-    """Take the loss of all tokens but the last."""
+    """Leave the last token out of the loss."""
     loss = side._loss
     side._loss = lambda token_ids: loss(token_ids[:, :-1])  # type: ignore[method-assign]
 
 
 def wrong_gain(side: Training) -> None:
-    """Multiply one gain's gradient by 1.001 on its way: a ten-thousandth of its change."""
+    """Multiply one gain's gradient by 1.001: a ten-thousandth of its change."""
     gain = side.parameters["h.7.ln_1.weight"]
     gain.register_hook(lambda gradient: gradient * 1.001)
 
@@ -139,27 +139,27 @@ def wrong_gain(side: Training) -> None:
         ("fused", wrong_gain),
     ],
 )
-def test_a_wrong_step_gets_no_time(name: str, fault: Fault, models: Models, ids: Tensor) -> None:
-    """Whichever side makes it, and whichever part of the step it is."""
-    side = contestant(models, name)
+def test_a_wrong_step_is_rejected(name: str, fault: Fault, models: Models, ids: Tensor) -> None:
+    """Each part of the step is verified, for ours and Hugging Face's."""
+    side = training_side(models, name)
     fault(side)
-    with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, side, ids, dropout=False)
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
+        verified(models, side, ids, dropout=False)
 
 
-def test_gradients_that_are_not_let_go_are_seen(models: Models, ids: Tensor) -> None:
-    """Those of the other tokens before are added to these."""
-    side = contestant(models, "fused")
+def test_accumulated_gradients_are_rejected(models: Models, ids: Tensor) -> None:
+    """The gradients of the previous tokens are added."""
+    side = training_side(models, "fused")
     real = dict(side.parameters)
     summed(side)
-    side.begin = lambda start: _begin(side, real, start)  # type: ignore[method-assign]
-    with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, side, ids, dropout=False)
+    side.reset = lambda start: _begin(side, real, start)  # type: ignore[method-assign]
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
+        verified(models, side, ids, dropout=False)
 
 
-def _begin(side: Training, real: dict[str, nn.Parameter], start: training.Start) -> None:
-    training_steps.put_back(real, start)
-    side.optimizer.begin(start)
+def _begin(side: Training, real: dict[str, nn.Parameter], start: training.InitialState) -> None:
+    training_steps.restore_parameters(real, start)
+    side.optimizer.reset(start)
     side._maximum = start.maximum
 
 
@@ -174,7 +174,7 @@ CONSTANTS = {
 
 @pytest.fixture
 def with_constant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Return the function that gives our optimizer another constant."""
+    """Return a function that changes a constant of our optimizer."""
     from bench import training_steps
 
     made = training_steps.Adam
@@ -189,18 +189,18 @@ def with_constant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], N
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
-def test_another_constant_of_adam_gets_no_time(
+def test_a_wrong_constant_of_adam_is_rejected(
     name: str, with_constant: Callable[[str], None], models: Models, ids: Tensor
 ) -> None:
-    """Each of them shows in what a step changes."""
+    """Each changes the step."""
     with_constant(name)
-    with pytest.raises(WrongKernelError, match="as far off"):
-        prove(models, contestant(models, "fused"), ids, dropout=False)
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
+        verified(models, training_side(models, "fused"), ids, dropout=False)
 
 
-def test_the_sides_are_what_they_say(models: Models) -> None:
+def test_each_side_has_its_optimizer(models: Models) -> None:
     """Ours has our optimizer; Hugging Face's has PyTorch's, in its foreach implementation."""
-    ours, theirs = (contestant(models, name).optimizer for name in SIDES)
+    ours, theirs = (training_side(models, name).optimizer for name in SIDES)
     assert isinstance(ours, OurAdam)
     assert isinstance(theirs, TorchAdamW)
     assert theirs.optimizer.defaults["foreach"] is True

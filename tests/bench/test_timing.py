@@ -1,32 +1,32 @@
-"""What a clock does around a call; how long anything takes is no part of it."""
+"""The clocks, with fake time; no duration is asserted."""
 
 import pytest
 import torch
 
 from bench import timing
-from bench.timing import EventTimer, calls_for, cuda, flusher, seconds
+from bench.timing import EventTimer, cache_flusher, calls_for, cuda, seconds
 from parity.errors import EnvironmentUnfitError
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("calls", [1, 5])
-def test_a_call_is_made_as_often_as_asked(calls: int) -> None:
-    """No more, no less, and the mean is of one."""
+def test_calls_are_counted(calls: int) -> None:
+    """The function is called exactly `calls` times."""
     ran: list[str] = []
     assert seconds(lambda: ran.append("run"), CPU, calls=calls) >= 0.0
     assert ["run"] * calls == ran
 
 
-def test_cold_caches_are_filled_before_each_call() -> None:
-    """And not only before the first."""
+def test_caches_are_flushed_before_each_call() -> None:
+    """Not only before the first."""
     ran: list[str] = []
     seconds(lambda: ran.append("run"), CPU, calls=2, flush=lambda: ran.append("flush"))
     assert ran == ["flush", "run", "flush", "run"]
 
 
-def test_the_filling_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is read after it."""
+def test_flushing_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock starts after it."""
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
@@ -36,38 +36,38 @@ def test_the_filling_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds(lambda: pass_time(1.0), CPU, calls=3, flush=lambda: pass_time(9.0)) == 1.0
 
 
-def test_filling_writes_more_than_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every byte of it, each time."""
-    monkeypatch.setitem(timing.FLUSHED, "cpu", 1 << 20)
+def test_flushing_writes_the_whole_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every byte is written each time."""
+    monkeypatch.setitem(timing.FLUSH_BYTES, "cpu", 1 << 20)
     buffer = torch.ones(1 << 20, dtype=torch.uint8)
     monkeypatch.setattr(timing.torch, "empty", lambda size, **_: buffer[:size])
-    fill = flusher(CPU)
+    fill = cache_flusher(CPU)
     for _ in range(2):
         buffer.fill_(1)
         fill()
         assert int(buffer.max()) == 0
 
 
-def test_filling_hands_nothing_on() -> None:
-    """pytest-benchmark would take what a setup returns for the arguments of what it times."""
-    assert flusher(CPU)() is None  # type: ignore[func-returns-value]
+def test_flushing_returns_none() -> None:
+    """pytest-benchmark passes a setup's return value as arguments."""
+    assert cache_flusher(CPU)() is None  # type: ignore[func-returns-value]
 
 
-@pytest.mark.parametrize(("once", "calls"), [(1.0, 1), (timing.LEAST_SECONDS / 4, 4), (0.0, 1000)])
+@pytest.mark.parametrize(("once", "calls"), [(1.0, 1), (timing.MIN_SECONDS / 4, 4), (0.0, 1000)])
 def test_short_calls_are_repeated(once: float, calls: int) -> None:
-    """Until a measurement is long enough to be one."""
+    """A measurement has a least duration."""
     assert calls == calls_for(once)
 
 
-def test_without_a_gpu_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that says so, and no time."""
+def test_a_missing_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names CUDA."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EnvironmentUnfitError, match="no CUDA"):
         cuda()
 
 
 class FakeEvent:
-    """An event of a GPU whose queue is given by a list of (what, time)."""
+    """An event of a fake GPU, whose queue is a number of seconds."""
 
     queue = 0.0
     log: list[str]
@@ -77,11 +77,11 @@ class FakeEvent:
         self.at = 0.0
 
     def record(self) -> None:
-        """Stand at the queue's end."""
+        """Record the end of the queue."""
         self.at = FakeEvent.queue
 
     def synchronize(self) -> None:
-        """Say that somebody waited."""
+        """Log a wait."""
         FakeEvent.log.append("wait")
 
     def elapsed_time(self, other: "FakeEvent") -> float:
@@ -91,7 +91,7 @@ class FakeEvent:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a log of what happens on a GPU that is not there."""
+    """Return the log of a fake GPU."""
     FakeEvent.queue, FakeEvent.log = 0.0, []
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: FakeEvent.log.append("wait"))
@@ -105,7 +105,7 @@ def worked(log: list[str], what: str, amount: float) -> None:
 
 
 def test_events_time_the_work_and_wait_once(gpu: list[str]) -> None:
-    """The filling between calls is not theirs, and nobody waits before the last call."""
+    """Flushing is not timed, and the host waits once, after the last call."""
     device = torch.device("cuda")
     found = seconds(
         lambda: worked(gpu, "run", 2.0),
@@ -118,7 +118,7 @@ def test_events_time_the_work_and_wait_once(gpu: list[str]) -> None:
 
 
 def test_a_timer_of_events_reads_the_queue(gpu: list[str]) -> None:
-    """It waits for the work given before it, and for nothing in between."""
+    """It waits only when it is read."""
     timer = EventTimer()
     before = timer()
     worked(gpu, "run", 2.0)
@@ -128,13 +128,13 @@ def test_a_timer_of_events_reads_the_queue(gpu: list[str]) -> None:
 
 
 FASTEST = 1e16
-"""Operations a second that no GPU reaches, and that a clock without events would show."""
+"""Operations a second above any GPU; a host clock without a wait would exceed it."""
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no CUDA")
-def test_events_see_work_that_the_caller_does_not() -> None:
-    """A product's call returns at once; its time is the work's all the same."""
+def test_events_time_asynchronous_work() -> None:
+    """The call returns before the product is done."""
     matrix = torch.randn(4096, 4096, device="cuda")
     taken = seconds(lambda: matrix @ matrix, torch.device("cuda"), calls=5)
     assert 2 * 4096**3 / taken < FASTEST
