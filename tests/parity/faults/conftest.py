@@ -35,7 +35,7 @@ def two_models(two: Weights) -> tuple[GPT, OpenAIGPTLMHeadModel]:
 
 
 @pytest.fixture(scope="session")
-def bert_sides(small_vocabulary: Path) -> Sides:
+def huggingface_sides(small_vocabulary: Path) -> Sides:
     """Return our tokenizer and Hugging Face's."""
     right = Tokenizer.from_pretrained(small_vocabulary)
     files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"

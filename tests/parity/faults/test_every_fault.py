@@ -230,7 +230,7 @@ def test_right_models_and_tokenizers_pass(request: pytest.FixtureRequest, ours: 
     report = layerwise(paths, theirs, drawn.token_ids, modes=[Mode.FLOAT64])
     assert report.exit_code == ExitCode.PASS
 
-    right, against = request.getfixturevalue("bert_sides")
+    right, against = request.getfixturevalue("huggingface_sides")
     for name, entry in TOKENIZER_FAULTS.items():
         if "huggingface" in entry.of:
             tokenizer.inject(right.tokenizer, right.pretokenizer, name).encode_batch(["A b"])
