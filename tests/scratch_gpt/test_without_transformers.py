@@ -62,7 +62,7 @@ def test_the_row_without_transformers_is_without() -> None:
 def can_load(name: str) -> bool:
     """Return whether a module can be imported: the kernels not beside a Triton that is too old."""
     reason = unavailable(torch.device("cpu")) or ""
-    return "or newer" not in reason or not name.startswith("scratch_gpt.attention_triton_")
+    return "or newer" not in reason or name != "scratch_gpt.kernels.triton_kernels"
 
 
 def test_no_module_of_the_model_loads_a_witness() -> None:
