@@ -243,7 +243,7 @@ class TokensOptions(WeightsOption, FaultOption, SeedOption, FingerprintOptions):
     )
     pretokenizer: Pretokenizer = option(
         "huggingface",
-        "How text is split into words: bert (as Hugging Face's tokenizer) or original (as the "
+        "How text is split into words: huggingface (as its tokenizer does) or original (as the "
         "model was trained; needs the extra original-text).",
     )
     text: str | None = option(None, "Compare only this text.")

@@ -3,8 +3,8 @@
 Two rules:
 
 1. Everything that is compared is in `KINDS`; nothing else names a tap.
-2. A path that never forms a tensor says so in `PATHS`, with the reason. A tap absent on one side
-   is that written fact or a failure, never a skipped comparison.
+2. `NEVER_FORMED` has the reason for every tensor that a backend does not form. A tap that one side
+   lacks is in that table, or it fails; no comparison is skipped.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ Each kind of fault has a module, which defines a subclass of `Fault` and how it 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from parity.errors import UsageError
@@ -69,9 +69,28 @@ def fault(
     return register
 
 
-def faults_of(kind: type[F]) -> dict[str, F]:
+@dataclasses.dataclass(frozen=True)
+class _FaultsOf(Mapping[str, F]):
+    """A view of the registry: an entry below the line that made the view is in it, too."""
+
+    kind: type[F]
+
+    def __getitem__(self, name: str) -> F:
+        entry = _FAULTS[name]
+        if not isinstance(entry, self.kind):
+            raise KeyError(name)
+        return entry
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, entry in _FAULTS.items() if isinstance(entry, self.kind))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def faults_of(kind: type[F]) -> Mapping[str, F]:
     """Return every fault of a kind by name, in the order of its module."""
-    return {name: entry for name, entry in _FAULTS.items() if isinstance(entry, kind)}
+    return _FaultsOf(kind)
 
 
 def expected_at(
