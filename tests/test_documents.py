@@ -42,7 +42,7 @@ PROGRAMS = "parity.convert scratch_gpt.train scratch_gpt.generate scratch_gpt.da
 COMMANDS = [*(f"parity.check {verb}" for verb in VERBS.split()), *PROGRAMS.split()]
 OTHER_TOOLS = {
     *("--benchmark-save", "--benchmark-compare", "--benchmark-histogram", "--benchmark-disable"),
-    *("--grid", "--bench-device", "--skip-missing-interpreters"),
+    *("--grid", "--bench-device", "--skip-missing-interpreters", "--deselect"),
 }
 """Options of pytest and tox that the documents mention."""
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import random
 from collections.abc import Callable
 
@@ -38,6 +39,7 @@ def checker(size: str, time: int) -> Check:
     def check(backend: str, fault: str | None, modes: tuple[Mode, ...]) -> Report:
         model = right.with_backend(backend)
         if fault is not None:
+            gc.collect()  # a model with a fault refers to itself, and a full-size one has 2 GB
             model = inject(model, fault, BLOCKS[fault])
         return layerwise({backend: model}, theirs, drawn.token_ids, modes=modes)
 
