@@ -261,7 +261,10 @@ def _listing(request: HubRequest) -> set[str]:
     return names
 
 
-def _file(request: HubRequest, name: str) -> Path:
+_ATTEMPTS = 5
+
+
+def _file(request: HubRequest, name: str, attempts: int = _ATTEMPTS) -> Path:
     """Return the path of one file, downloaded if the cache lacks it."""
     home = storage(request.cache, request.repository)
     _refuse_dangling(home / "snapshots" / request.revision / name, request.repository)
@@ -275,6 +278,9 @@ def _file(request: HubRequest, name: str) -> Path:
             etag_timeout=constants.HF_HUB_ETAG_TIMEOUT,
         )
     except Exception as error:
+        # The client before 1.0 does not continue a body that was cut off; later ones do.
+        if type(error).__name__ == "ChunkedEncodingError" and attempts > 1:
+            return _file(request, name, attempts - 1)
         raise hub_errors.explain(error, dataclasses.replace(request, file=name)) from error
     return Path(path)
 

@@ -87,11 +87,12 @@ def explain(error: Exception, request: HubRequest) -> SourceError:  # noqa: C901
         return RejectedError(what, where=where, fix="give owner/name")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return not_cached(request)
-    if "Timeout" in name and file:
+    timed_out = "Timeout" in name or "Read timed out" in str(error)
+    if timed_out and file:
         seconds = f"{constants.HF_HUB_DOWNLOAD_TIMEOUT:g} s (HF_HUB_DOWNLOAD_TIMEOUT)"
         what = f"download incomplete: no new bytes of {file} for {seconds}"
         return UnavailableError(what, where=where, fix=_LATER)
-    if "Timeout" in name:
+    if timed_out:
         what = f"the hub gave no answer within {constants.HF_HUB_ETAG_TIMEOUT:g} s"
         return NoAnswerError(what, where=where, fix=_LATER)
     # An answer that is no JSON: requests makes it an error of its own and a ValueError at once.
