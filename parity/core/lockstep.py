@@ -38,7 +38,7 @@ class RunError(Exception):
 
 
 class _AbandonedError(BaseException):
-    """Unwinds a forward pass that nobody follows any more; no `except Exception` stops it."""
+    """Ends a forward pass that is not needed any more; no `except Exception` catches it."""
 
 
 _END = object()
@@ -260,7 +260,7 @@ Key = tuple[str, str, str]
 
 @dataclasses.dataclass
 class Observations:
-    """What a pass found: differences by key, taps nobody planned, runs that broke off."""
+    """Result of a pass: differences by key, unexpected taps, failed runs."""
 
     differences: dict[Key, Difference] = dataclasses.field(default_factory=dict)
     extras: dict[str, list[str]] = dataclasses.field(default_factory=dict)
@@ -327,7 +327,7 @@ class _Walker:
     def measure(self, stage: Sequence[Tap]) -> None:
         """Bring every run up to the end of `stage`, and measure.
 
-        A run whose tensor nobody needs any more computes on while the next one is measured. Only
+        A run whose tensor is not needed any more continues while the next one is measured. Only
         the logits are too large for that: there, one run at a time is let ahead.
         """
         last = stage[0].name == "logits"

@@ -31,7 +31,7 @@ class Status(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The difference of a tensor from the one it is held against.
+    """The difference of a tensor from its reference.
 
     Attributes:
         status: PASS where values were compared; else why they were not.

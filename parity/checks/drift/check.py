@@ -120,30 +120,30 @@ _SUMS = {
     "cpu_capability": "vector instructions (cpu_capability)",
     "platform": "platforms",
 }
-"""What changes the order in which sums are taken, whatever the version."""
+"""Settings that change the order of sums in every version."""
 
 
 _SUMMED = (
-    "the rows have different {}: sums are taken in another order, and numbers may move for that "
-    "and not for a version"
+    "the rows have different {}: sums are taken in another order, which may change numbers without "
+    "a change of version"
 )
-_CODE = "the rows were made by different code: what moved may be its doing"
-_ORACLE = "the oracle moved too, so NumPy's products did"
+_CODE = "the rows were made by different code, which may be the cause of a change"
+_ORACLE = "the oracle changed too, so NumPy's products did"
 _GIVEN = (
-    "the oracle moved too, so NumPy's products did, and with them what some operations are given "
-    "that are run alone: whether these moved by themselves is not known"
+    "the oracle changed too, so NumPy's products did, and with them the per-op inputs: whether "
+    "those operations changed by themselves is unknown"
 )
-_ORDER = "some taps come in another order; which moved first is told in that of the first row"
+_ORDER = "some taps come in another order; the first change is that in the first row's order"
 
 
 def pairing_notes(
     pairs: Sequence[Pair], moves: Sequence[Change], orders: Sequence[bool]
 ) -> Iterator[Note]:
-    """Yield what a reader has to know before reading a cause into a movement.
+    """Yield causes of changes other than the version.
 
     Args:
         pairs: What differs between the rows of each.
-        moves: What moved between them.
+        moves: The changes between them.
         orders: For each pair, whether taps of it come in another order.
     """
     changed = [words for name, words in _SUMS.items() if any(name in p.differs for p in pairs)]
@@ -164,7 +164,7 @@ def pairing_notes(
 
 
 def _given(move: Change) -> bool:
-    """Return whether it is of numbers that operations are given when they are run alone."""
+    """Return whether the change is in the inputs of per-op runs."""
     return move.side == "oracle" and move.mode == Mode.PER_OP
 
 
@@ -204,7 +204,7 @@ def _alike(one: Fingerprint, other: Fingerprint) -> bool:
 _FEWEST = 2
 
 HAVE_NONE = frozenset({"weights", "golden", "doctor"})
-"""Checks without `--fingerprints`: what they look at is held against numbers that do not move."""
+"""Checks without `--fingerprints`: their references are fixed numbers."""
 
 
 def drift_reasons(
@@ -220,7 +220,7 @@ def drift_reasons(
     ran = [row for row in rows if row.reports]
     if len(ran) < _FEWEST:
         yield _reason(
-            f"{len(ran)} row: there is nothing to lay beside it",
+            f"{len(ran)} row: at least two are needed",
             "the rows",
             "give two or more",
         )
@@ -246,7 +246,7 @@ def _reason(what: str, where: str, fix: str, code: ExitCode = ExitCode.INCONCLUS
 
 def _of_row(row: Run, checks: Sequence[str]) -> Iterator[Reason]:
     missing = [check for check in checks if check not in row.reports]
-    again = "run it, and drift again; a row that is missing does not count as passed"
+    again = "run the check, then drift again; a missing row is not a pass"
     if not row.reports:
         yield _reason("not run: it has no report", f"row {row.label}", again)
     elif missing:
@@ -264,28 +264,28 @@ def _of_row(row: Run, checks: Sequence[str]) -> Iterator[Reason]:
 
 
 def _by_other_code(row: Run, code: str) -> Iterator[Reason]:
-    """Yield which of a row's reports were not made by the code that is asked for."""
+    """Yield a reason if reports of a row were made by other code than required."""
     others = [name for name, report in row.reports.items() if report.made_under.get("code") != code]
     if others:
         yield _reason(
             f"{', '.join(others)}: made by other code than {code}",
             f"row {row.label}",
-            "make its reports again; what older code gave is no verdict on this",
+            "make its reports again with this code",
         )
 
 
 def _verdicts(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
-    """Yield what the rows answer, where not all of them pass."""
+    """Yield the verdicts of a check, if not all of them pass."""
     found: dict[Verdict, list[str]] = {}
     for row in rows:
         if check in row.reports:
             found.setdefault(row.reports[check].verdict, []).append(row.label)
     if set(found) <= {Verdict.PASS}:
         return
-    told = "; ".join(f"{verdict} in {', '.join(labels)}" for verdict, labels in found.items())
+    listed = "; ".join(f"{verdict} in {', '.join(labels)}" for verdict, labels in found.items())
     alike = set(found) == {Verdict.INCONCLUSIVE}
     yield _reason(
-        f"{check}: {told}" if len(found) == 1 else f"{check}: the verdicts differ: {told}",
+        f"{check}: {listed}" if len(found) == 1 else f"{check}: the verdicts differ: {listed}",
         next(
             f"{row.label}: {row.reports[check].why}"
             for row in rows
@@ -301,16 +301,16 @@ _SHOWN = 4
 
 
 def _not_alike(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
-    """Yield what the rows' reports of a check are about, where it is not the same."""
+    """Yield a reason if the reports of a check have other inputs, taps or contradict each other."""
     reports = judge_drift(rows, check)
     different = differences({label: report.about for label, report in reports.items()})
     if different:
-        told = [
+        listed = [
             f"{name} is " + ", ".join(f"{value} in {' '.join(of)}" for value, of in values.items())
             for name, values in different.items()
         ]
         yield _reason(
-            f"{check}: the reports are not about the same thing: {_some(told)}",
+            f"{check}: the reports are not about the same thing: {_some(listed)}",
             f"{check} of {', '.join(reports)}",
             "make them again with the same weights and inputs",
         )
@@ -339,16 +339,16 @@ def _unmeasured(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
     without = [label for label, report in reports.items() if not report.fingerprints]
     if without and check not in HAVE_NONE:
         yield _reason(
-            f"{check}: no fingerprints, so nobody knows what moved",
+            f"{check}: no fingerprints, so changes cannot be computed",
             f"{check} of {', '.join(without)}",
             f"write it with --fingerprints: python -m parity.check {check} --fingerprints "
             "--output FILE.json",
         )
 
 
-def _some(told: Sequence[str]) -> str:
-    more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-    return "; ".join(told[:_SHOWN]) + more
+def _some(listed: Sequence[str]) -> str:
+    more = f"; and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return "; ".join(listed[:_SHOWN]) + more
 
 
 # The check.

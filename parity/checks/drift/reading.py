@@ -43,7 +43,7 @@ class Document:
     def refusal(self, what: str) -> InputRejectedError:
         """Return the error with which the file is refused."""
         return InputRejectedError(
-            f"{self.path.name} is no report that can be held against others: {what}",
+            f"{self.path.name} is no report that can be compared: {what}",
             where=str(self.path),
             fix="make it again, with the same version of this program for every row: "
             "python -m parity.check VERB --fingerprints --output FILE.json",
@@ -204,7 +204,7 @@ class Evidence:
         environment: Versions and settings that it was made under.
         code: Version and digest of the code.
         about: What was compared: weights, config, inputs, and how much of it was planned. Only
-            reports in which all of it is the same can be held against each other.
+            reports in which all of it is the same can be compared.
         float64: The largest error of a float64 row that is compared with the float64 bound.
         ratio: The largest ratio of our rounding to Hugging Face's.
         why: What kept it from being a pass.
@@ -412,7 +412,7 @@ def label_runs(paths: Sequence[Path]) -> list[str]:
     for place, count in Counter(places).items():
         if count > 1:
             raise UsageError(
-                "a row cannot be held against itself",
+                "the same report was given twice",
                 where=str(place),
                 fix="give each file or folder once",
             )

@@ -36,7 +36,7 @@ def format_short(number: float) -> str:
 
 
 def format_change(change: TapChange) -> str:
-    """Return a change: `=` where there is none, `?` where nobody knows how much."""
+    """Return a change: `=` where there is none, `?` if unknown."""
     if change is None:
         return "?"
     if change == 0.0:
@@ -186,7 +186,7 @@ def _order(run: tuple[str, str]) -> bool:
 
 
 def _rank(move: Change) -> tuple[float, int]:
-    """Return what decides which of the paths that agree is told of: the one that moved furthest."""
+    """Return the sort key of backends with equal changes: the largest change is reported."""
     return larger(move.largest_change), move.moved
 
 

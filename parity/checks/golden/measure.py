@@ -246,7 +246,7 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
-# Published digests, held against those of the files that the weights were read from.
+# Published digests, compared with those of the files that the weights were read from.
 #
 # Only a file that is taken for a published one is judged by its name: `model.safetensors` is what
 # everybody calls theirs, and the released weights saved again are other bytes and no fault.

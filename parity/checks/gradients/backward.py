@@ -225,7 +225,7 @@ class GradientComparator:
         self._wanted = {place.name for place in self.plan}
 
     def see(self, name: str, gradient: Tensor) -> None:
-        """Measure one gradient; one that nobody knows, or that came before, is extra."""
+        """Measure one gradient; an unexpected or repeated one is extra."""
         if name not in self.known or name in self._seen:
             self.found.extras.setdefault(self.name, []).append(name)
             return

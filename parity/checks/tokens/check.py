@@ -114,7 +114,7 @@ class Comparison:
 
     Args:
         ours: Our side.
-        theirs: What it is held against.
+        theirs: The reference tokenizer.
         progress: Called as it goes on.
         fingerprints: Takes those of all ids of a source, if they are wanted.
     """
@@ -161,7 +161,7 @@ class Comparison:
         self._close("published ids", "published", counts, causes)
 
     def _against(self, text: str, mine: Sequence[int], wanted: Sequence[int]) -> Cause:
-        """Return a difference from published ids: of the text as it is, nobody can ask for less."""
+        """Return a difference from ids that were published for the whole text: it is not shrunk."""
         return Cause(
             step="published",
             why="the ids that were published are others",
@@ -247,7 +247,7 @@ NOT_COMPARED: Mapping[str, Mapping[str, str]] = {
     "original": {
         "places in the text": "the release gives none; ours are places in the repaired text",
         "Hugging Face's tokenizer": "its version 5 has no such splitting, and 4 pads backslashes",
-        "the ids of 2018": "spaCy 2.0 had other exceptions for English, and nobody kept the ids",
+        "the ids of 2018": "spaCy 2.0 had other exceptions, and its ids were not published",
     },
 }
 """What is not compared, whatever the witness, and why."""
@@ -268,7 +268,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
 
     Args:
         ours: Our side.
-        theirs: What it is held against.
+        theirs: The reference tokenizer.
         sources: Strings to compare, by the name of where they come from.
         published: Strings whose ids of this vocabulary were published.
         fingerprints: Whether the report holds those of each source's ids.

@@ -23,7 +23,7 @@ from scratch_gpt.tokenizer.vocabulary import SINGLE_FILE
 
 
 class ReferenceTokenizer(Protocol):
-    """What ours is held against.
+    """The reference of the candidate tokenizer.
 
     Attributes:
         name: What a report calls it.

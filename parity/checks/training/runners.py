@@ -325,7 +325,7 @@ def _show(see: GradientCallback, name: str, parameter: Tensor) -> None:
 
 
 def module_in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of a model to be trained, whose storage nobody else holds."""
+    """Return a copy of a model to be trained, with storage of its own."""
     made = runners.model_in_dtype({"the model": model}, dtype)["the model"]
     return copy.deepcopy(model) if made is model else made
 
@@ -502,4 +502,4 @@ class PyTorch:
 
 
 STEPPERS: Mapping[str, type[Oracle] | type[PyTorch]] = {"openai": Oracle, "adamw": PyTorch}
-"""Whose step is held against ours, by variant."""
+"""The reference optimizer of each variant."""

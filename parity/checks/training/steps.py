@@ -255,7 +255,7 @@ class StepComparison:
         for run in (REFERENCE_RUN, *followers):
             self._to.fingerprints.keep_places(run, names)
 
-    def _follow(  # noqa: PLR0913 - a step, and what it is held against
+    def _follow(  # noqa: PLR0913 - a step and its references
         self,
         name: str,
         run: CandidateRun | MeasuredStep,

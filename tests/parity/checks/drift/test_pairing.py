@@ -31,7 +31,7 @@ def test_another_order_of_sums_is_noted(name: str, made: Made, laid: Laid) -> No
     report = laid(a=[made.report()], b=[made.report()], c=[changed])
     (note,) = report.details["notes"]
     expected = (Verdict.PASS, [1, 2], True)
-    said = name in note.what and "not for a version" in note.what
+    said = name in note.what and "without a change of version" in note.what
     assert expected == (report.verdict, note.pairs, said)
 
 
@@ -51,9 +51,9 @@ def test_an_oracle_that_moved_is_noted(made: Made, laid: Laid) -> None:
     report = laid(a=[made.report()], b=[moved], c=[given])
     expected = [([0], False), ([1, 2], True)]
     assert expected == [
-        (note.pairs, "is not known" in note.what)
+        (note.pairs, "is unknown" in note.what)
         for note in report.details["notes"]
-        if "oracle moved" in note.what
+        if "oracle changed" in note.what
     ]
 
 
