@@ -314,16 +314,21 @@ def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[Rendera
         ),
         None,
     )
+    run = dict.fromkeys([row.backend, row.dtype, row.mode])  # the float64 mode runs in float64
     yield Text()
     yield Text(f"first divergence: {first.tap}", style="bold red")
     yield facts(
         [
-            ("backend", f"{row.backend}, {row.dtype}, {row.mode}, against {row.against}"),
+            ("backend", f"{', '.join(run)}, against {row.against}"),
             ("found", first.why),
             ("shape", str(list(row.shape))),
             ("worst at", f"{list(row.worst_index)}: {values}"),
             ("errors", f"ours {_number(row.error_ours)}, Hugging Face's {_number(theirs)}"),
-            ("ratio", f"{_number(row.ratio)} (bound {row.bound:g})"),
+            *(
+                [("ratio", f"{row.ratio:.6g} (bound {row.bound:g})")]
+                if row.ratio is not None
+                else ()
+            ),
             ("amplification", f"{_number(row.amplification)} times the error of its inputs"),
             ("required tolerance", _number(row.required_tolerance)),
             ("likely cause", first.suspects),
