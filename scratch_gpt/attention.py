@@ -35,9 +35,9 @@ class AttentionKernel(Protocol):
     ) -> Float[Tensor, "batch head time_q head_width"]:
         """Return the context vectors.
 
-        Queries are aligned at the end: query `t` attends to the keys up to `t + time_k - time_q`,
-        so the last query attends to every key. `mask` is False at padding. A query always attends
-        to its own key, so that rows of padding stay finite; no row of real text changes by it.
+        With cached keys `time_k` exceeds `time_q`: the queries are the last `time_q` tokens. Query
+        `t` attends to the keys up to `t + time_k - time_q`. `mask` is False at padding. A padding
+        query attends to itself, so softmax gives no NaN; rows of real tokens are unaffected.
         """
         ...
 
@@ -60,9 +60,10 @@ class Backend:
 
 
 def softmax(scores: Float[Tensor, "*rows time_k"]) -> Float[Tensor, "*rows time_k"]:
-    """Return the softmax over the last axis; safe for scores of any finite size.
+    """Return the softmax over the last axis; large scores cannot overflow.
 
-    The row's largest score is subtracted first. It cancels, so no gradient flows through it.
+    A score of `-inf` gets weight 0; each row needs one finite score. The row's largest score is
+    subtracted first. It cancels, so no gradient flows through it.
     """
     exponentials = torch.exp(scores - scores.detach().amax(-1, keepdim=True))
     return exponentials / exponentials.sum(-1, keepdim=True)

@@ -11,7 +11,7 @@ def hidden_keys(
     mask: Bool[Tensor, "batch time_k"] | None,
     device: torch.device,
 ) -> Bool[Tensor, "rows 1 time_q time_k"]:
-    """Return True where a query must not attend to a key; `rows` is 1 without a mask.
+    """Return True where a query must not attend to a key; `rows` is `batch` with a mask, else 1.
 
     Query `t` is at key `t + time_k - time_q`. Later keys are hidden, padding is hidden, and a
     query's own key never is.

@@ -52,6 +52,9 @@ def head(
 ) -> Float[Tensor, "batch time vocab"]:
     """Return the logits `x table^T`, where `table` is the token embedding.
 
-    Source: finetune-transformer-lm train.py `model` (a69b5c4), without its rows of positions.
+    This is the output head, unrelated to attention heads. The released code keeps tokens and
+    positions in one table; here only the tokens are scored.
+
+    Source: finetune-transformer-lm train.py `model` (a69b5c4).
     """
     return x @ table.T

@@ -27,7 +27,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(fan_out))
 
     def forward(self, x: Float[Tensor, "*rows fan_in"]) -> Float[Tensor, "*rows fan_out"]:
-        """Return the mapped rows."""
+        """Return `x W + b`."""
         return linear(x, self.weight, self.bias)
 
     def add_to(
@@ -35,8 +35,8 @@ class Linear(nn.Module):
     ) -> Float[Tensor, "*rows fan_out"]:
         """Return `residual + x W + b`, the residual sum fused into the matrix product.
 
-        The product accumulates onto the residual instead of the bias, so its own result is never a
-        separate tensor.
+        The product is added to the residual directly, which saves one tensor; the bias is added
+        last.
         """
         rows = torch.addmm(residual.reshape(-1, residual.shape[-1]), x.flatten(0, -2), self.weight)
         return rows.add_(self.bias).reshape(residual.shape)

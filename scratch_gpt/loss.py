@@ -21,6 +21,8 @@ def negative_log_likelihood(
 ) -> Float[Tensor, "batch predicted"]:
     """Return `-log p(next token)` for every position but the last, in nats.
 
+    This is the definition, differentiated by autograd. `next_token_loss` needs less memory.
+
     Args:
         logits: `[batch time vocab]`; row `t` predicts token `t + 1`.
         token_ids: `[batch time]`, the tokens that the logits were computed from.
@@ -63,9 +65,9 @@ def next_token_loss(
 
 
 class _NegativeLogLikelihood(Function):
-    """`negative_log_likelihood`, 0 at targets that do not count, with a derived gradient.
+    """`negative_log_likelihood` with a derived gradient; ignored targets have loss 0.
 
-    The derivative of `log(sum(exp(logits))) - logits[target]` is `softmax(logits)`, less 1 at the
+    The gradient of `log(sum(exp(logits))) - logits[target]` is `softmax(logits)`, minus 1 at the
     target. Forward and backward process a few rows at a time and save one number a row, so the
     gradient is the only other tensor of the logits' size. Half-precision logits are summed and
     subtracted in float32.
@@ -99,7 +101,7 @@ class _NegativeLogLikelihood(Function):
 
 
 _ROWS = 16
-"""Rows of logits processed at once: few enough to stay in the cache."""
+"""Rows of logits processed at once: few enough for the processor's cache."""
 
 
 def _next(token_ids: Tensor) -> Tensor:

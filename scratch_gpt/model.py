@@ -92,7 +92,7 @@ class GPT(nn.Module):
                 compiled = run_compiled(block, x, attention_mask)  # type: ignore[arg-type]
                 x = tap(f"h.{index}.ln_2", compiled)
             else:
-                # Passed only if there is a cache: a block that replaces ours need not accept one.
+                # Passed only with a cache: a user's own block may not accept one.
                 options = {} if cache is None else {"cache": cache.block(index)}
                 x = block(x, attention_mask, prefixed(f"h.{index}", tap), **options)
         if cache is not None:
@@ -178,13 +178,15 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights: matrices N(0, initializer_range), gains 1, biases 0.
+        """Draw new weights: normal matrices, gains of 1, biases of 0.
+
+        `initializer_range` is the standard deviation.
 
         Source: Radford et al. 2018, section 4.1; train.py `conv1d`, `norm` (a69b5c4).
         """
         norms = {f"{n}.weight" for n, m in self.named_modules() if isinstance(m, LayerNorm)}
         for name, parameter in self.named_parameters():
-            if parameter.device.type == "meta":  # no values; and torch would load its compiler
+            if parameter.device.type == "meta":  # it has no values
                 continue
             if parameter.ndim == 2:  # noqa: PLR2004 - a matrix
                 parameter.normal_(0.0, self.config.initializer_range, generator=generator)
