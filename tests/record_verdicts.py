@@ -61,7 +61,10 @@ OLD_OPTIONS = {
 }
 """Cases are written with the new options; one that `--help` does not list takes its old name."""
 
-OLD_VALUES = {"--splitting": {"huggingface": "bert"}}
+OLD_VALUES = {
+    "--splitting": {"huggingface": "bert"},
+    "--plant": {"other-variant": "other-form"},
+}
 """Values of old options."""
 
 KEYS = {
@@ -103,7 +106,7 @@ FAULTS = {
     "doubled@3",
     "training": "targets-not-shifted parts-not-averaged gradients-kept clip-per-parameter "
     "clip-after-step norm-without-embedding decay-in-gradient decay-on-vectors decay-missing "
-    "no-bias-correction correction-one-late epsilon-inside-root other-form schedule-off-by-one "
+    "no-bias-correction correction-one-late epsilon-inside-root other-variant schedule-off-by-one "
     "no-warmup beta1 beta2 moments-not-carried tied-stepped-twice",
     "dropout": "dropout-on-norm no-attention-dropout no-embedding-dropout keep-probability",
     "generation": "newest-key-unseen key-overwritten value-of-the-last cache-in-half "
@@ -379,8 +382,10 @@ def _kept(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the runs by case; rows of training start with the optimizer's variant."""
-    lines = path.read_text(encoding="utf-8").replace('"released.', '"openai.').splitlines()
+    """Return the runs by case, in today's names of the optimizer's variants."""
+    text = path.read_text(encoding="utf-8")
+    text = text.replace('"released.', '"openai.').replace("/other-form", "/other-variant")
+    lines = text.splitlines()
     return {found["case"]: found for found in map(json.loads, lines)}
 
 
