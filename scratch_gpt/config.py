@@ -75,9 +75,11 @@ class GPTConfig:
     def from_huggingface(cls, fields: Mapping[str, Any]) -> "GPTConfig":
         """Return the config that Hugging Face's `OpenAIGPTConfig.to_dict()` describes.
 
+        Fields that do not change the model are ignored.
+
         Raises:
-            ValueError: A field is unknown or holds a value that this model does not implement. The
-                message names all such fields.
+            ValueError: A field holds a value that this model does not implement. The message names
+                all such fields.
         """
         from scratch_gpt.checkpoint.hf_config import config_values
 
@@ -89,6 +91,12 @@ class GPTConfig:
 
 
 def _require(name: str, value: object, holds: Callable[[float], bool], wanted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-        message = f"{name} must be {wanted}, got {value!r}"
-        raise ValueError(message)
+    try:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = fits and holds(value) and math.isfinite(value)
+    except OverflowError:  # a whole number with more digits than a float has
+        fits = False
+    if not fits:
+        huge = isinstance(value, int) and abs(value) >= 10**40
+        shown = "a whole number of more than 40 digits" if huge else repr(value)
+        raise ValueError(f"{name} must be {wanted}, got {shown}")

@@ -1,9 +1,9 @@
 """A model as a folder: `config.json` and `model.safetensors`, in Hugging Face's form."""
 
 import json
+import logging
 import os
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from torch import Tensor
 from scratch_gpt.checkpoint import safetensors, strict_io
 from scratch_gpt.checkpoint.atomic import replace_folder
 from scratch_gpt.checkpoint.hf_config import ALIASES
+from scratch_gpt.checkpoint.names import PREFIX, as_float32, find_tensors
 from scratch_gpt.checkpoint.safetensors import MOST_TENSORS, count_not_finite
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.config import GPTConfig
-from scratch_gpt.errors import CheckpointError, OccupiedError, one_line, quote
+from scratch_gpt.errors import CheckpointError, OccupiedError, one_line
 from scratch_gpt.model import GPT
+
+_log = logging.getLogger(__name__)
 
 # Other weights in a folder: beside new ones it would be unclear which are meant.
 
@@ -43,114 +46,6 @@ def other_weight_files(folder: Path, own: Collection[str]) -> list[str]:
         for name in names
         if name not in own and (Path(name).suffix.lower() in _SUFFIXES or name in _MARKS)
     )
-
-
-# Names of tensors.
-#
-# Hugging Face writes our names with the prefix `transformer.`; the released file has none. A file
-# may also hold constants that old versions saved among the weights, and a second copy of the token
-# embedding as the head.
-
-
-PREFIX = "transformer."
-
-_BUFFER = re.compile(r"(transformer\.)?(h\.\d+\.attn\.bias|position_ids)")
-_HEAD = "lm_head.weight"
-_EMBEDDING = "tokens_embed.weight"
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_MOST_NAMES = 12
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def match_names(found: Mapping[str, Tensor], wanted: Shapes, where: str) -> dict[str, str]:
-    """Return the file's name of each tensor, by ours.
-
-    Args:
-        found: The file's tensors by the file's names.
-        wanted: The shape of each of the model's tensors, by our name.
-        where: The file, for messages.
-
-    Raises:
-        CheckpointError: Names are missing or unexpected, shapes or dtypes differ, or the head is
-            not the token embedding, bit for bit. The message lists all problems.
-    """
-    prefix = PREFIX if any(name.startswith(PREFIX) for name in found) else ""
-    theirs = {name: prefix + name for name in wanted}
-    problems = _problems(found, wanted, theirs)
-    if problems:
-        what = f"its tensors are not this model's: {'; '.join(problems)}"
-        raise CheckpointError(what, where=where, fix=_fix(found, wanted, theirs))
-    return theirs
-
-
-def _problems(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str]) -> list[str]:
-    """Return one phrase for each kind of problem."""
-    missing = [name for name in theirs.values() if name not in found]
-    known = {*theirs.values(), _HEAD}
-    unexpected = [name for name in found if name not in known and not _BUFFER.fullmatch(name)]
-    present = {name: found[theirs[name]] for name in wanted if theirs[name] in found}
-    shapes = [
-        f"{theirs[name]} is {list(tensor.shape)}, expected {list(wanted[name])}"
-        for name, tensor in present.items()
-        if tuple(tensor.shape) != wanted[name]
-    ]
-    dtypes = [
-        f"{theirs[name]} is {tensor.dtype}"
-        for name, tensor in present.items()
-        if tensor.dtype not in _DTYPES
-    ]
-    kinds = {
-        "missing": map(quote, missing),
-        "unexpected": map(quote, unexpected),
-        "of another shape": shapes,
-        "of a dtype that is not float32, float16 or bfloat16": dtypes,
-        "untied": _untied(found, present),
-    }
-    return [phrase for kind, names in kinds.items() if (phrase := _phrase(kind, names))]
-
-
-def _phrase(kind: str, names: Iterable[str]) -> str:
-    """Return their number and names, or an empty string if there are none."""
-    listed = list(names)
-    more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
-    return f"{len(listed)} {kind}: {', '.join(listed[:_MOST_NAMES])}{more}" if listed else ""
-
-
-def _untied(found: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[str]:
-    """Return a phrase if the file has a head of its own."""
-    head, embedding = found.get(_HEAD), present.get(_EMBEDDING)
-    if head is None or embedding is None or _same_bits(head, embedding):
-        return []
-    return [f"{_HEAD} differs from {_EMBEDDING}, which is the head here"]
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (one, other)))
-
-
-def _fix(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str]) -> str:
-    """Return what the user can do, with a guess at the cause."""
-    if not any(name in found for name in theirs.values()):
-        prefix = _strange_prefix(found, wanted)
-        if prefix:
-            return f"no name matches, but all would without the prefix {quote(prefix)}: rename them"
-    transposed = [
-        theirs[name]
-        for name, shape in wanted.items()
-        if theirs[name] in found and tuple(found[theirs[name]].shape) == shape[::-1] != shape
-    ]
-    if transposed:
-        return f"transpose {transposed[0]} and its like: weights are [in, out] here"
-    return "check that the file and its config.json belong together"
-
-
-def _strange_prefix(found: Mapping[str, Tensor], wanted: Shapes) -> str | None:
-    """Return the prefix that every wanted name has in the file, if there is one."""
-    prefixes = {name.removesuffix(_EMBEDDING) for name in found if name.endswith(_EMBEDDING)}
-    return next((p for p in sorted(prefixes) if all(p + name in found for name in wanted)), None)
 
 
 # The config. It is read strictly: the tensors do not tell the number of heads.
@@ -260,23 +155,32 @@ def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "fused"
     """Return the model of a folder, in evaluation mode.
 
     Args:
-        directory: Holds `config.json` and `model.safetensors`, whose names may have Hugging
-            Face's prefix or not. Half precision is widened to float32, which is exact.
+        directory: Holds `config.json` and `model.safetensors`. `names.find_tensors` describes the
+            names that are accepted. What is renamed, rounded or left out is logged as a warning.
         backend: A key of `scratch_gpt.kernels.backends.BACKENDS`.
 
     Raises:
         CheckpointError: A file is missing or unsound, or the two do not describe one GPT-1.
         ValueError: No backend has that name.
     """
-    folder = Path(directory)
-    config, _ = read_config(folder / CONFIG)
+    folder, where = Path(directory), one_line(Path(directory) / WEIGHTS)
+    config, fields = read_config(folder / CONFIG)
     with torch.device("meta"):
         model = GPT(config, backend=backend)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    tensors = safetensors.read_safetensors(folder / WEIGHTS).tensors
-    theirs = match_names(tensors, wanted, one_line(folder / WEIGHTS))
+    found = find_tensors(
+        safetensors.read_safetensors(folder / WEIGHTS).tensors,
+        wanted,
+        where=where,
+        tied=bool(fields.get("tie_word_embeddings", True)),
+    )
     # One by one: a half-precision tensor is freed before the next one is widened.
-    state = {name: tensors.pop(its).float() for name, its in theirs.items()}
+    state, notes = {}, dict.fromkeys(found.notes)
+    for name in wanted:
+        state[name], changed = as_float32(name, found.tensors.pop(name), where)
+        notes |= {changed: None} if changed else {}
+    for note in notes:
+        _log.warning("%s: %s", where, note)
     model.load_state_dict(state, assign=True)
     return model.eval()
 

@@ -1,8 +1,8 @@
-"""What every field of a Hugging Face `OpenAIGPTConfig` means to this model.
+"""Effect of every field of a Hugging Face `config.json` on this model.
 
-Each field that transformers 4.57 to 5.23, the released `config.json` or its 2018 ancestor can
-hold is one of ours, another spelling of one (`ALIASES`), required to hold one value
-(`REQUIRED`), or dropped with a reason (`IGNORED`).
+Our fields and their aliases give the model's shape and constants. A few others would change what is
+computed: any value but the usual one is an error. All the rest, whatever wrote it, is ignored;
+`ignored_fields` names what a reader may not expect.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,36 +11,31 @@ from typing import Any
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
-    "n_ctx": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-"""Other spellings that Hugging Face reads for our fields; `n_ctx` is the 2018 file's."""
+"""Other spellings that Hugging Face reads for our fields."""
 
-_DECODER = "GPT-1 is a decoder, alone"
-
-REQUIRED: dict[str, tuple[object, str]] = {
-    "model_type": ("openai-gpt", "another architecture"),
-    "tie_word_embeddings": (True, "our head is the token embedding itself"),
-    "is_encoder_decoder": (False, _DECODER),
-    "add_cross_attention": (False, _DECODER),
-    "cross_attention_hidden_size": (None, _DECODER),
-    "tie_encoder_decoder": (False, _DECODER),
-    "pruned_heads": ({}, "every block has all its heads here"),
-    "chunk_size_feed_forward": (0, "a chunked MLP sums in another order"),
-    "n_special": (0, "special tokens are rows of the vocabulary here"),
+CHANGES_FUNCTION: dict[str, tuple[tuple[object, ...], str]] = {
+    "model_type": (("openai-gpt",), "another architecture"),
+    "pruned_heads": (({}, None), "every block has all its heads here"),
+    "quantization_config": ((None,), "dequantise the weights first"),
 }
-"""Fields that must hold one value, and why no other will do."""
+"""The values that leave GPT-1 as it is, and why no other is accepted."""
 
-_MULTIPLE_CHOICE = "belongs to the multiple-choice head, which is not part of the language model"
-_OUTPUT_FORM = "changes what Hugging Face returns, not what it computes"
-_CLASSIFICATION = "belongs to sequence classification"
-_GENERATION = "read by generation, not by the forward pass"
-_BOOKKEEPING = "bookkeeping of the file; no operation reads it"
-_TOKENIZER = "read by tokenizers, not by the model"
-_OTHER_FRAMEWORK = "read by the TensorFlow models only"
+WITHOUT_EFFECT: dict[str, tuple[object, str]] = {
+    "n_ctx": (None, "it sized a buffer of old versions"),
+    "n_special": (0, "special tokens are rows of the vocabulary"),
+    "tie_word_embeddings": (True, "the file's head equals the token embedding"),
+    "is_encoder_decoder": (False, "GPT-1 is a decoder alone"),
+    "add_cross_attention": (False, "GPT-1 is a decoder alone"),
+    "cross_attention_hidden_size": (None, "GPT-1 is a decoder alone"),
+    "tie_encoder_decoder": (False, "GPT-1 is a decoder alone"),
+    "chunk_size_feed_forward": (0, "GPT-1's MLP is never cut into chunks"),
+}
+"""The usual value, and why another has no effect. `n_ctx` is usual if it equals `n_positions`."""
 
-_GENERATION_FIELDS = (
+_GENERATION = (
     *("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id"),
     *("task_specific_params", "max_length", "min_length", "do_sample", "early_stopping"),
     *("num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p"),
@@ -50,67 +45,63 @@ _GENERATION_FIELDS = (
     *("remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
     "begin_suppress_tokens",
 )
-
-IGNORED: dict[str, str] = {
-    "_name_or_path": _BOOKKEEPING,
-    "_attn_implementation_autoset": _BOOKKEEPING,
-    "architectures": _BOOKKEEPING,
-    "transformers_version": _BOOKKEEPING,
-    "finetuning_task": _BOOKKEEPING,
-    "dtype": "storage type of the weights; the loader states the one it uses",
-    "torch_dtype": "the older spelling of dtype",
-    "return_dict": _OUTPUT_FORM,
-    "use_return_dict": _OUTPUT_FORM,
-    "output_attentions": _OUTPUT_FORM,
-    "output_hidden_states": _OUTPUT_FORM,
-    "torchscript": _OUTPUT_FORM,
-    "is_decoder": "GPT-1 is causal whatever this says",
-    "summary_type": _MULTIPLE_CHOICE,
-    "summary_use_proj": _MULTIPLE_CHOICE,
-    "summary_activation": _MULTIPLE_CHOICE,
-    "summary_proj_to_labels": _MULTIPLE_CHOICE,
-    "summary_first_dropout": _MULTIPLE_CHOICE,
-    "id2label": _CLASSIFICATION,
-    "label2id": _CLASSIFICATION,
-    "problem_type": _CLASSIFICATION,
-    "tokenizer_class": _TOKENIZER,
-    "prefix": _TOKENIZER,
-    "tf_legacy_loss": _OTHER_FRAMEWORK,
-    "use_bfloat16": _OTHER_FRAMEWORK,
-    "predict_special_tokens": "of the 2018 port, which had special tokens; nothing reads it now",
-} | dict.fromkeys(_GENERATION_FIELDS, _GENERATION)
-"""Fields that are dropped, each with the reason why that cannot change a number."""
+USUAL = frozenset(
+    {
+        *_GENERATION,
+        # Bookkeeping of the file.
+        *("_name_or_path", "_attn_implementation_autoset", "architectures", "transformers_version"),
+        *("finetuning_task", "dtype", "torch_dtype"),
+        # The form of Hugging Face's outputs.
+        *("return_dict", "use_return_dict", "output_attentions", "output_hidden_states"),
+        *("torchscript", "is_decoder"),
+        # The other heads: multiple choice and classification.
+        *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+        *("summary_first_dropout", "id2label", "label2id", "problem_type"),
+        # Tokenizers, TensorFlow, and the special tokens of the 2018 port.
+        *("tokenizer_class", "prefix", "tf_legacy_loss", "use_bfloat16", "predict_special_tokens"),
+    }
+)
+"""Other fields that the released config and transformers 4.57 to 5.24 write."""
 
 
 def config_values(fields: Mapping[str, Any], ours: Collection[str]) -> dict[str, Any]:
     """Return the values of our fields from the fields of a Hugging Face config.
 
-    Args:
-        fields: What `OpenAIGPTConfig.to_dict()` returns; every field must be accounted for.
-        ours: The names of our fields.
-
     Raises:
-        ValueError: A field is unknown, is given twice with two values, or holds a value that this
-            model does not implement. The message names all such fields.
+        ValueError: A field is given twice with two values, or changes what is computed. The message
+            names all such fields.
     """
     problems = []
-    first_spelling: dict[str, str] = {}
-    for spelling, value in fields.items():
-        first = first_spelling.setdefault(ALIASES.get(spelling, spelling), spelling)
-        if fields[first] != value:
-            problems.append(f"{spelling}={value!r} contradicts {first}={fields[first]!r}")
-    values = {ALIASES.get(name, name): value for name, value in fields.items()}
+    spelled: dict[str, str] = {}
+    for name in fields:
+        first = spelled.setdefault(ALIASES.get(name, name), name)
+        if fields[first] != fields[name]:
+            problems.append(f"{name}={fields[name]!r} contradicts {first}={fields[first]!r}")
     problems += [
-        f"unknown field {name}={value!r}"
-        for name, value in values.items()
-        if name not in ours and name not in REQUIRED and name not in IGNORED
-    ]
-    problems += [
-        f"{name} must be {wanted!r}, got {values[name]!r} ({reason})"
-        for name, (wanted, reason) in REQUIRED.items()
-        if name in values and values[name] != wanted
+        f"{name} must be {allowed[0]!r}, got {fields[name]!r} ({reason})"
+        for name, (allowed, reason) in CHANGES_FUNCTION.items()
+        if name in fields and fields[name] not in allowed
     ]
     if problems:
         message = "this Hugging Face config is not a GPT-1 that we can build: "
         raise ValueError(message + "; ".join(problems))
+    values = {ours_: fields[name] for ours_, name in spelled.items()}
+    if "n_positions" not in values and "n_ctx" in values:
+        values["n_positions"] = values["n_ctx"]
     return {name: value for name, value in values.items() if name in ours}
+
+
+def ignored_fields(fields: Mapping[str, Any], ours: Collection[str]) -> list[str]:
+    """Return `name=value (reason)` of each ignored field that is not a usual one."""
+    spellings = ("n_positions", "max_position_embeddings", "n_ctx")
+    positions = next((fields[name] for name in spellings if name in fields), None)
+    usual = {name: value for name, (value, _) in WITHOUT_EFFECT.items()} | {"n_ctx": positions}
+    ignored = []
+    for name, value in fields.items():
+        if name in ours or name in ALIASES or name in CHANGES_FUNCTION or name in USUAL:
+            continue
+        if name not in WITHOUT_EFFECT:
+            ignored.append(name)
+        elif value != usual[name]:
+            ignored.append(f"{name}={value!r} ({WITHOUT_EFFECT[name][1]})")
+    return ignored
