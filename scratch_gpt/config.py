@@ -92,8 +92,12 @@ class GPTConfig:
 
 def _require(name: str, value: object, holds: Callable[[float], bool], wanted: str) -> None:
     try:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = fits and holds(value) and math.isfinite(value)
+        fits = (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and holds(value)
+        )
     except OverflowError:  # a whole number with more digits than a float has
         fits = False
     if not fits:

@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import OpenAIGPTConfig
 
@@ -23,6 +24,7 @@ from reference import compat
 from reference.files import digest_path
 from scratch_gpt.checkpoint import checkpoint, safetensors, strict_io
 from scratch_gpt.checkpoint.strict_io import open_regular
+from scratch_gpt.errors import CommandError, one_line, quote
 
 _LARGEST = 16 << 20
 """Bytes of a JSON or vocabulary file; an index of ten thousand tensors has one million."""
@@ -61,22 +63,25 @@ VOCABULARY_FILES = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab
 """Hugging Face's name to OpenAI's: the bytes are the same."""
 
 
-def check_vocabulary(folder: Path, fields: Mapping[str, Any]) -> None:
-    """Require the config's size of a vocabulary in the folder, if there is one.
+def vocabulary_notes(folder: Path, fields: Mapping[str, Any]) -> list[str]:
+    """Return a note if a vocabulary lies in the folder that does not fit the token embedding.
 
-    Raises:
-        InputRejectedError: It has another size, or is no vocabulary.
+    The model can be checked without it: `tokens` and `generate` read it.
     """
+    rows = fields.get("vocab_size")
     for name in ("vocab.json", VOCABULARY_FILES["vocab.json"]):
         path = folder / name
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
-        ids = read_json(path).values()
-        wanted = fields.get("vocab_size")
+        try:
+            ids = read_json(path).values()
+        except CommandError as error:
+            return [f"{name} is not used: {one_line(error.what)}"]
         if not all(type(number) is int for number in ids) or set(ids) != set(range(len(ids))):
-            raise rejected(path, "its ids are not 0, 1, 2, ... each once")
-        if len(ids) != wanted:
-            raise rejected(path, f"it has {len(ids)} tokens, the config {wanted}")
+            return [f"{name} is not used: its ids are not 0, 1, 2, ... each once"]
+        if len(ids) != rows:
+            return [f"{name} has {len(ids)} tokens, the token embedding {rows} rows"]
+    return []
 
 
 _OTHERS = (
@@ -210,9 +215,6 @@ def index_shards(folder: Path, files: Sequence[FileDigest]) -> list[Shard] | Non
 
 # The weights.
 
-Part = tuple[dict[str, Tensor], FileDigest]
-CONFIG = CONFIG_FILE
-
 
 def read_huggingface(
     path: Path, *, source: str, revision: str = "unknown", released: bool = False
@@ -235,11 +237,13 @@ def read_huggingface(
     if chosen.suffix != ".json":
         _reader(chosen)  # an unknown suffix is reported before a missing config
     fields = read_config(folder)
-    check_vocabulary(folder, fields)
-    parts = _parts(chosen)
-    files = [digest for _, digest in parts.values()]
-    beside = {folder / CONFIG, *(p for p in [chosen] if p.suffix == ".json")}
-    files += [FileDigest(**dataclasses.asdict(digest_path(path))) for path in sorted(beside)]
+    parts, notes = _parts(chosen)
+    beside = [name for name in FORMS if name != chosen.name and os.path.lexists(folder / name)]
+    if path.is_dir() and beside:
+        notes.append(f"{', '.join(beside)}: beside {chosen.name}, not read")
+    files = [part.digest for part in parts.values()]
+    jsons = {folder / CONFIG_FILE, *(p for p in [chosen] if p.suffix == ".json")}
+    files += [FileDigest(**dataclasses.asdict(digest_path(path))) for path in sorted(jsons)]
     return Checkpoint(
         state=_joined(parts, chosen),
         side=Side.HUGGINGFACE,
@@ -247,18 +251,27 @@ def read_huggingface(
         source=source,
         revision=revision,
         files=[file.judged(released=released) for file in files],
+        notes=[*notes, *vocabulary_notes(folder, fields)],
         folder=folder,
         shards=index_shards(folder, files),
     )
 
 
+class Part(NamedTuple):
+    """The contents of one file of weights."""
+
+    tensors: dict[str, Tensor]
+    digest: FileDigest
+    notes: Sequence[str] = ()
+
+
 def _safetensors(path: Path) -> Part:
     found = safetensors.read_safetensors(path)
-    return found.tensors, FileDigest(name=path.name, size=found.size, sha256=found.sha256)
+    return Part(found.tensors, FileDigest(name=path.name, size=found.size, sha256=found.sha256))
 
 
 def _torch(path: Path) -> Part:
-    return torch_file.read_torch_file(path)
+    return Part(*torch_file.read_torch_file(path))
 
 
 READERS: dict[str, Callable[[Path], Part]] = {
@@ -266,6 +279,7 @@ READERS: dict[str, Callable[[Path], Part]] = {
     ".bin": _torch,
     ".pt": _torch,
     ".pth": _torch,
+    ".ckpt": _torch,
 }
 """Reader of one file, by suffix; each rejects the contents of another form."""
 
@@ -278,28 +292,60 @@ FORMS = (
 """Names of a folder's weights; the first that exists is read."""
 
 
+_OTHER_FORMS = {
+    "adapter_model.safetensors": "merge the adapter into its base model first (merge_and_unload)",
+    "adapter_model.bin": "merge the adapter into its base model first (merge_and_unload)",
+    "tf_model.h5": "convert it with transformers 4: from_pretrained(FOLDER, from_tf=True)",
+    "flax_model.msgpack": "convert it with transformers 4: from_pretrained(FOLDER, from_flax=True)",
+    "zero_to_fp32.py": "run python zero_to_fp32.py in it, which gathers DeepSpeed's shards",
+}
+"""Files that show another form, and how to go on."""
+
+
 def _choose(folder: Path) -> Path:
     """Return the file of a folder that holds or lists its weights."""
     for name in FORMS:
-        if (folder / name).exists() or (folder / name).is_symlink():
+        if os.path.lexists(folder / name):
             return folder / name
-    found = sorted(entry.name for entry in folder.iterdir())[:6]
+    entries = sorted(folder.iterdir())
+    below = [e.name for e in entries if e.is_dir() and any((e / name).exists() for name in FORMS)]
+    own_names = [e.name for e in entries if e.suffix in READERS]
+    fix = f"it must have {', '.join(FORMS[:-1])} or {FORMS[-1]}, or the release's ten shards"
+    for name, advice in _OTHER_FORMS.items():
+        fix = advice if (folder / name).exists() else fix
+    if own_names:
+        fix = f"give the path of the file, for example {quote(own_names[0])}"
+    if below:
+        fix = f"give the folder below that you mean, for example {quote(below[-1])}"
+    found = ", ".join(quote(entry.name) for entry in entries[:6])
     raise InputRejectedError(
         "the folder holds no weights in a known form",
-        where=f"{folder}: {', '.join(found) or 'it is empty'}",
-        fix=f"it must have {', '.join(FORMS[:-1])} or {FORMS[-1]}, or the release's ten shards",
+        where=f"{one_line(folder)}: {found or 'it is empty'}",
+        fix=fix,
     )
 
 
-def _parts(chosen: Path) -> dict[str, Part]:
-    """Return every file's tensors and digest, by the file's name."""
+def _parts(chosen: Path) -> tuple[dict[str, Part], list[str]]:
+    """Return every file's contents by the file's name, and what to report about them."""
     if chosen.suffix != ".json":
-        return {chosen.name: _reader(chosen)(chosen)}
+        part = _reader(chosen)(chosen)
+        return {chosen.name: part}, list(part.notes)
     index = _index(chosen)
     shards = [chosen.parent / name for name in sorted(set(index.values()))]
     parts = {shard.name: _reader(shard)(shard) for shard in shards}
-    _check_index(index, parts, chosen)
-    return parts
+    notes = [f"{quote(name)}: {note}" for name, part in parts.items() for note in part.notes]
+    held = {(tensor, name) for name, part in parts.items() for tensor in part.tensors}
+    listed = set(index.items())
+    # transformers, too, takes what the files hold.
+    for kind, pairs in (
+        ("listed for a file that does not hold it", listed - held),
+        ("not listed", held - listed),
+    ):
+        if pairs:
+            names = sorted(tensor for tensor, _ in pairs)
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""  # noqa: PLR2004
+            notes.append(f"{chosen.name}: {', '.join(map(quote, names[:4]))}{more} {kind}")
+    return parts, notes
 
 
 def _reader(path: Path) -> Callable[[Path], Part]:
@@ -324,18 +370,10 @@ def _index(path: Path) -> dict[str, str]:
     return index
 
 
-def _check_index(index: Mapping[str, str], parts: Mapping[str, Part], path: Path) -> None:
-    """Require every tensor in the file that the index names, and no other tensor."""
-    held = [(tensor, name) for name, (tensors, _) in parts.items() for tensor in tensors]
-    problems = [f"{tensor} is not in {name}" for tensor, name in index.items() - set(held)]
-    problems += [f"{tensor} is in {name}" for tensor, name in set(held) - index.items()]
-    if problems:
-        few = "; ".join(sorted(problems)[:4])
-        raise rejected(path, f"it disagrees with its files on {len(problems)}: {few}")
-
-
 def _joined(parts: Mapping[str, Part], path: Path) -> dict[str, Tensor]:
-    joined = {name: tensor for tensors, _ in parts.values() for name, tensor in tensors.items()}
-    if len(joined) != sum(len(tensors) for tensors, _ in parts.values()):
-        raise rejected(path, "a tensor is in two of its files")
+    joined: dict[str, Tensor] = {}
+    for part in parts.values():
+        for name, tensor in part.tensors.items():
+            if not torch.equal(joined.setdefault(name, tensor), tensor):
+                raise rejected(path, f"two of its files hold {quote(name)}, with other values")
     return joined

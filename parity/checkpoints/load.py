@@ -51,7 +51,7 @@ def read_hub(
     count = len(fetched.unfinished)
     unfinished = f" ({count} unfinished downloads lie in the cache)" if count else ""
     return huggingface_files.read_huggingface(
-        fetched.paths[huggingface_files.CONFIG].parent,
+        fetched.paths[huggingface_files.CONFIG_FILE].parent,
         source=f"{repository}, from {origin}, commit {commit}{unfinished}",
         revision=commit,
         released=repository in published.REPOSITORIES,
@@ -101,7 +101,6 @@ def read_openai(folder: Path, *, source: str) -> Checkpoint:
     release = openai_release.read_release(folder)
     bare = release.config is None
     fields = GPTConfig().to_huggingface() if bare else huggingface_files.read_config(folder)
-    huggingface_files.check_vocabulary(folder, fields)
     names = [row.release for row in rows((len(release.tensors) - 2) // 12)]
     tensors = map(torch.from_numpy, release.tensors)
     return Checkpoint(
@@ -112,6 +111,7 @@ def read_openai(folder: Path, *, source: str) -> Checkpoint:
         files=[
             FileDigest(**dataclasses.asdict(file)).judged(released=bare) for file in release.files
         ],
+        notes=huggingface_files.vocabulary_notes(folder, fields),
         folder=folder,
         shards=[Shard(*shard) for shard in zip(release.lengths, release.headers, strict=True)],
     )

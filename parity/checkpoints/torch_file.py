@@ -10,6 +10,7 @@ import io
 import os
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -20,6 +21,7 @@ from parity.checkpoints.weights import FileDigest
 from parity.errors import InputRejectedError
 from reference import compat
 from reference.files import open_plain
+from scratch_gpt.checkpoint.names import count_known
 from scratch_gpt.checkpoint.safetensors import LONGEST_NAME, MOST_TENSORS, count_not_finite
 from scratch_gpt.errors import quote
 
@@ -28,8 +30,10 @@ _ROOM = 1 << 20
 _CONVERT = "convert it to safetensors where you trust it, and use that"
 
 
-def read_torch_file(path: Path) -> tuple[dict[str, Tensor], FileDigest]:
-    """Return the tensors of a file of torch.save by name, on the CPU, and the file's digest.
+def read_torch_file(path: Path) -> tuple[dict[str, Tensor], FileDigest, list[str]]:
+    """Return the tensors by name, on the CPU, the file's digest, and what was not read.
+
+    The tensors of a model may lie in a dictionary within the file's own, as trainers save them.
 
     Raises:
         InputRejectedError: It is not a dictionary of names to dense tensors, or would run code.
@@ -46,12 +50,13 @@ def read_torch_file(path: Path) -> tuple[dict[str, Tensor], FileDigest]:
         file = io.BufferedReader(cast("io.RawIOBase", raw))
         _check_kind(path, file, size)
         digest = _digest(path, file, size)
-        tensors = {name: _dense(path, name, value) for name, value in _loaded(path, file).items()}
+        state, notes = _model_state(path, _loaded(path, file))
+        tensors = {name: _dense(path, name, value) for name, value in state.items()}
         if _digest(path, file, size) != digest or _state(raw) != before:
             fix = "try again when nothing writes to it"
             raise _refused(path, "it changed while it was read", fix)
         file.detach()
-    return tensors, digest
+    return tensors, digest, notes
 
 
 def _state(file: IO[bytes]) -> tuple[int, int, int]:
@@ -103,13 +108,59 @@ def _loaded(path: Path, file: BinaryIO) -> dict[str, Any]:
     except Exception as error:
         reason = f"it is damaged, or holds more than tensors ({type(error).__name__})"
         raise _refused(path, reason, _CONVERT) from error
-    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
+    if not isinstance(loaded, dict):
         raise _refused(path, f"it holds a {type(loaded).__name__}, not tensors by name", _CONVERT)
-    unfit = [name for name in loaded if not 0 < len(name) <= LONGEST_NAME or not name.isprintable()]
-    if unfit or len(loaded) > MOST_TENSORS:
-        what = f"the name {quote(unfit[0])}" if unfit else f"{len(loaded)} tensors"
-        raise _refused(path, f"it holds {what}, more than is read", _CONVERT)
     return dict(loaded)
+
+
+def _model_state(path: Path, loaded: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the entries that are tensors of a GPT-1, and notes about the others.
+
+    They are in the file's own dictionary or in one of those below it: the one with the most names.
+    """
+    found = {place: count_known(map(str, state)) for place, state in _dictionaries(loaded)}
+    best = [place for place, count in found.items() if count == max(found.values())]
+    if len(best) > 1 and () not in best and found[best[0]]:
+        names = ", ".join(quote(".".join(place)) for place in best)
+        raise _refused(path, f"it holds the states {names}", "save the one that you mean alone")
+    place = () if () in best else best[0]
+    state = loaded
+    notes = []
+    for key in place:
+        left = ", ".join(quote(other) for other in list(state)[:_MOST_SHOWN] if other != key)
+        notes.append(f"the state under {quote(key)} was read; not read: {left or 'nothing'}")
+        state = state[key]
+    kept = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    others = [name for name in state if name not in kept]
+    if others:
+        shown = ", ".join(quote(name) for name in others[:_MOST_SHOWN])
+        notes.append(f"no tensors, not read: {shown}")
+    if not kept:
+        kinds = ", ".join(f"{quote(k)}: {type(v).__name__}" for k, v in list(state.items())[:4])
+        raise _refused(path, f"it holds no tensor by name, but {kinds or 'nothing'}", _CONVERT)
+    unfit = [
+        name
+        for name in kept
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable()
+    ]
+    if unfit or len(kept) > MOST_TENSORS:
+        what = f"the name {quote(unfit[0])}" if unfit else f"{len(kept)} tensors"
+        raise _refused(path, f"it holds {what}, more than is read", _CONVERT)
+    return kept, notes
+
+
+_MOST_SHOWN = 6
+_DEEPEST = 3
+
+
+def _dictionaries(
+    state: dict[Any, Any], place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+    """Yield a dictionary and those in it, each with the keys that lead to it."""
+    yield place, state
+    for key, value in state.items():
+        if isinstance(value, dict) and isinstance(key, str) and len(place) < _DEEPEST:
+            yield from _dictionaries(value, (*place, key))
 
 
 def _dense(path: Path, name: str, value: Any) -> Tensor:  # noqa: ANN401 - whatever was in it

@@ -8,15 +8,15 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from parity.checkpoints.mapping import Side, convert
+from parity.checkpoints.mapping import Side, convert, rows, shape_sizes
 from parity.errors import InputRejectedError
 from parity.threads import copy_parallel
 from reference import published
 from scratch_gpt.checkpoint import checkpoint
+from scratch_gpt.checkpoint.names import as_float32, find_tensors
 from scratch_gpt.config import GPTConfig
 
 
@@ -69,6 +69,7 @@ class Provenance:
         sha256: Over every tensor's name and float32 bytes, in whatever file it was.
         dtype: The stored type.
         files: Every file read; none for drawn weights.
+        notes: What was renamed, rounded, left out or ignored, a sentence each.
         released_config: Whether the fields in `DECIDES_NUMBERS` are the released model's.
     """
 
@@ -77,6 +78,7 @@ class Provenance:
     sha256: str
     dtype: str = "float32"
     files: Sequence[FileDigest] = ()
+    notes: Sequence[str] = ()
     released_config: bool = True
 
     @property
@@ -102,6 +104,7 @@ class Provenance:
             "dtype": self.dtype,
             "provenance": str(self.standing),
             "files": [dataclasses.asdict(file) for file in self.files],
+            "notes": list(self.notes),
         }
 
 
@@ -143,11 +146,11 @@ class Checkpoint:
     """The result of reading one form of weights.
 
     Attributes:
-        state: Name to tensor. On Hugging Face's side the prefix `transformer.`, buffers and the
-            head are optional.
+        state: Name to tensor. On Hugging Face's side, any name that `find_tensors` accepts.
         side: Whose names `state` has.
         fields: The config, in Hugging Face's names.
         source: In words.
+        notes: What was left out or ignored, a sentence each.
     """
 
     state: Mapping[str, Tensor]
@@ -156,6 +159,7 @@ class Checkpoint:
     source: str
     revision: str = "unknown"
     files: Sequence[FileDigest] = ()
+    notes: Sequence[str] = ()
     folder: Path | None = None
     shards: Sequence[Shard] | None = None
 
@@ -168,12 +172,16 @@ DECIDES_NUMBERS = (
 """Fields of a config that change what a model in evaluation mode computes."""
 
 
-def gather(found: Checkpoint) -> Weights:
+def gather(found: Checkpoint, *, strict: bool = False) -> Weights:
     """Return a checkpoint's weights under our names, in float32.
 
+    Args:
+        found: The checkpoint.
+        strict: Whether to reject what would be renamed, rounded, left out or ignored.
+
     Raises:
-        InputRejectedError: The config is not a GPT-1's, the tensors do not fit it, or a dtype is
-            not exact in float32.
+        InputRejectedError: The config is not a GPT-1's, the tensors do not fit it, or `strict`
+            rejects something.
     """
     try:
         config = checkpoint.config_of(found.fields).to_huggingface()
@@ -183,15 +191,35 @@ def gather(found: Checkpoint) -> Weights:
             where=f"the config of {found.source}",
             fix="correct config.json, or take the one that belongs to the weights",
         ) from error
-    named = with_prefix(found.state) if found.side is Side.HUGGINGFACE else found.state
-    ours = convert(named, config, source=found.side, target=Side.OURS)
-    tensors = dict(zip(ours, copy_parallel(_widened, ours.items()), strict=True))
+    notes = [*found.notes, *checkpoint.ignored(found.fields)]
+    if found.side is Side.HUGGINGFACE:
+        sizes = shape_sizes(config)
+        named = find_tensors(
+            found.state,
+            {row.ours: row.shape(Side.OURS, sizes) for row in rows(config["n_layer"])},
+            where=found.source,
+            tied=bool(found.fields.get("tie_word_embeddings", True)),
+        )
+        state, notes = named.tensors, named.notes + notes
+    else:
+        state = convert(found.state, config, source=found.side, target=Side.OURS)
+    widened = copy_parallel(lambda named: as_float32(*named, found.source), state.items())
+    notes += sorted({changed for _, changed in widened if changed})
+    if strict and notes:
+        raise InputRejectedError(
+            f"strict reading rejects it: {'; '.join(notes)}",
+            where=found.source,
+            fix="read it without --strict, or convert it first: python -m parity.convert",
+        )
+    arrays = (tensor.detach().contiguous().numpy() for tensor, _ in widened)
+    tensors: dict[str, NDArray[np.float32]] = dict(zip(state, arrays, strict=True))
     provenance = Provenance(
         source=found.source,
         revision=found.revision,
         sha256=digest(tensors),
-        dtype=_types(ours),
+        dtype=_types(state),
         files=tuple(found.files),
+        notes=tuple(notes),
         released_config=all(config[name] == RELEASED[name] for name in DECIDES_NUMBERS),
     )
     return Weights(
@@ -201,20 +229,6 @@ def gather(found: Checkpoint) -> Weights:
         folder=found.folder,
         shards=found.shards,
     )
-
-
-_PREFIX = "transformer."
-_HEAD = "lm_head.weight"
-
-
-def with_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state with the prefix that a bare model's names lack.
-
-    A state in which some names have the prefix stays as it is: the conversion rejects a mixture.
-    """
-    if any(name.startswith(_PREFIX) for name in state):
-        return dict(state)
-    return {name if name == _HEAD else _PREFIX + name: tensor for name, tensor in state.items()}
 
 
 def digest(tensors: Arrays) -> str:
@@ -232,22 +246,6 @@ def digest(tensors: Arrays) -> str:
 
 def _digest(tensor: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(tensor, dtype="<f4").data).hexdigest()
-
-
-_EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
-
-
-def _widened(named: tuple[str, Tensor]) -> NDArray[np.float32]:
-    """Return a tensor as a float32 array of the same values."""
-    name, tensor = named
-    if tensor.dtype not in _EXACT_IN_FLOAT32:
-        raise InputRejectedError(
-            f"{name} is {tensor.dtype}, which float32 does not hold exactly",
-            where=name,
-            fix="save the weights as float32, bfloat16 or float16",
-        )
-    array: NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
-    return array
 
 
 def _types(tensors: Mapping[str, Tensor]) -> str:

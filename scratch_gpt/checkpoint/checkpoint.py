@@ -1,5 +1,6 @@
 """A model as a folder: `config.json` and `model.safetensors`, in Hugging Face's form."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from scratch_gpt.checkpoint import safetensors, strict_io
 from scratch_gpt.checkpoint.atomic import replace_folder
-from scratch_gpt.checkpoint.hf_config import ALIASES
+from scratch_gpt.checkpoint.hf_config import ALIASES, ignored_fields
 from scratch_gpt.checkpoint.names import PREFIX, as_float32, find_tensors
 from scratch_gpt.checkpoint.safetensors import MOST_TENSORS, count_not_finite
 from scratch_gpt.checkpoint.strict_io import open_regular
@@ -78,21 +79,37 @@ def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any]]:
 
 
 def config_of(fields: Mapping[str, Any]) -> GPTConfig:
-    """Return the config that Hugging Face's fields describe; all five sizes are required.
+    """Return the config that Hugging Face's fields describe.
+
+    A size that is not given is the released model's, as in transformers; but some must be given.
 
     Raises:
-        ValueError: A size is missing or implausible, or a field is unknown or unsupported.
+        ValueError: No size is given, one is implausible, or a field changes what is computed.
     """
-    spelled = {ALIASES.get(name, name) for name in fields}
-    missing = [name for name in _SIZES if name not in spelled]
-    if missing:
-        raise ValueError(f"it does not give {', '.join(missing)}")
+    if len(_missing(fields)) == len(_SIZES):
+        raise ValueError(f"it gives none of {', '.join(_SIZES)}")
     config = GPTConfig.from_huggingface(fields)
     for name in _SIZES:
         value, limit = getattr(config, name), _MOST_BLOCKS if name == "n_layer" else _LARGEST_SIZE
         if value > limit:
             raise ValueError(f"{name}={value} is implausible; the limit is {limit}")
     return config
+
+
+def ignored(fields: Mapping[str, Any]) -> list[str]:
+    """Return one note about sizes that are not given and one about fields that have no effect."""
+    own = {field.name: field.default for field in dataclasses.fields(GPTConfig)}
+    missing = [f"{name} is {own[name]}" for name in _missing(fields)]
+    without_effect = ignored_fields(fields, own)
+    return [
+        *([f"config.json does not say that {', '.join(missing)}"] if missing else []),
+        *([f"config.json: {', '.join(without_effect)} ignored"] if without_effect else []),
+    ]
+
+
+def _missing(fields: Mapping[str, Any]) -> list[str]:
+    spelled = {{**ALIASES, "n_ctx": "n_positions"}.get(name, name) for name in fields}
+    return [name for name in _SIZES if name not in spelled]
 
 
 def _fields(text: bytes) -> dict[str, Any]:
@@ -175,7 +192,7 @@ def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "fused"
         tied=bool(fields.get("tie_word_embeddings", True)),
     )
     # One by one: a half-precision tensor is freed before the next one is widened.
-    state, notes = {}, dict.fromkeys(found.notes)
+    state, notes = {}, dict.fromkeys([*found.notes, *ignored(fields)])
     for name in wanted:
         state[name], changed = as_float32(name, found.tensors.pop(name), where)
         notes |= {changed: None} if changed else {}

@@ -17,13 +17,13 @@ ALIASES = {
 """Other spellings that Hugging Face reads for our fields."""
 
 CHANGES_FUNCTION: dict[str, tuple[tuple[object, ...], str]] = {
-    "model_type": (("openai-gpt",), "another architecture"),
     "pruned_heads": (({}, None), "every block has all its heads here"),
     "quantization_config": ((None,), "dequantise the weights first"),
 }
 """The values that leave GPT-1 as it is, and why no other is accepted."""
 
 WITHOUT_EFFECT: dict[str, tuple[object, str]] = {
+    "model_type": ("openai-gpt", "the tensors are a GPT-1's"),
     "n_ctx": (None, "it sized a buffer of old versions"),
     "n_special": (0, "special tokens are rows of the vocabulary"),
     "tie_word_embeddings": (True, "the file's head equals the token embedding"),

@@ -129,6 +129,11 @@ def find_tensors(
     return FoundTensors({name: tensors[name] for name in wanted}, notes)
 
 
+def count_known(names: Iterable[str]) -> int:
+    """Return how many names are of a GPT-1's tensors."""
+    return sum(bool(_Name.parse(name).ours) for name in names)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Name:
     """A file's name taken apart: wrappers, the prefix in front of `transformer.`, our name."""
@@ -302,6 +307,8 @@ def _fix(
     found: Mapping[str, Tensor], tensors: Mapping[str, Tensor], wanted: Shapes, missing: list[str]
 ) -> str:
     """Return what the user can do, with a guess at the cause."""
+    if not missing and all(tuple(tensors[name].shape) == shape for name, shape in wanted.items()):
+        return "GPT-1's head is the embedding itself: tie them, or save the file that is meant"
     if missing and (advice := _foreign(found)):
         return advice
     blocks = {int(name.split(".")[1]) for name in tensors if name.startswith("h.")}
