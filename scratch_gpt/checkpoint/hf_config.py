@@ -8,6 +8,8 @@ computed: any value but the usual one is an error. All the rest, whatever wrote 
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from scratch_gpt.errors import quote
+
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -64,12 +66,16 @@ USUAL = frozenset(
 """Other fields that the released config and transformers 4.57 to 5.24 write."""
 
 
-def config_values(fields: Mapping[str, Any], ours: Collection[str]) -> dict[str, Any]:
+def config_values(fields: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of our fields from the fields of a Hugging Face config.
 
+    Args:
+        fields: The fields of the file.
+        ours: The default of each of our fields, whose type a value must have.
+
     Raises:
-        ValueError: A field is given twice with two values, or changes what is computed. The message
-            names all such fields.
+        ValueError: A field is given twice with two values, has a value of another type, or changes
+            what is computed. The message names all such fields.
     """
     problems = []
     spelled: dict[str, str] = {}
@@ -82,13 +88,25 @@ def config_values(fields: Mapping[str, Any], ours: Collection[str]) -> dict[str,
         for name, (allowed, reason) in CHANGES_FUNCTION.items()
         if name in fields and fields[name] not in allowed
     ]
+    values = {name: fields[spelling] for name, spelling in spelled.items()}
+    if "n_positions" not in values and "n_ctx" in values:
+        values["n_positions"] = values["n_ctx"]
+    values = {name: value for name, value in values.items() if name in ours}
+    for name, value in values.items():
+        kind = type(ours[name])
+        if kind is float and type(value) is int and abs(value) < 1 << 53:
+            values[name] = float(value)
+        elif type(value) is not kind:
+            huge = type(value) is int and abs(value) >= 1 << 53
+            shown = "a whole number of 16 digits or more" if huge else quote(value)
+            problems.append(f"{name} must be {_KINDS[kind]}, got {shown}")
     if problems:
         message = "this Hugging Face config is not a GPT-1 that we can build: "
         raise ValueError(message + "; ".join(problems))
-    values = {ours_: fields[name] for ours_, name in spelled.items()}
-    if "n_positions" not in values and "n_ctx" in values:
-        values["n_positions"] = values["n_ctx"]
-    return {name: value for name, value in values.items() if name in ours}
+    return values
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text"}
 
 
 def ignored_fields(fields: Mapping[str, Any], ours: Collection[str]) -> list[str]:

@@ -303,31 +303,38 @@ def _foreign(found: Iterable[str]) -> str:
     )
 
 
+_CHECK = "check that the file and its config.json belong together"
+
+
 def _fix(
     found: Mapping[str, Tensor], tensors: Mapping[str, Tensor], wanted: Shapes, missing: list[str]
 ) -> str:
     """Return what the user can do, with a guess at the cause."""
-    if not missing and all(tuple(tensors[name].shape) == shape for name, shape in wanted.items()):
-        return "GPT-1's head is the embedding itself: tie them, or save the file that is meant"
-    if missing and (advice := _foreign(found)):
-        return advice
+    if not missing:
+        return _fix_shapes(tensors, wanted)
     blocks = {int(name.split(".")[1]) for name in tensors if name.startswith("h.")}
     absent = {int(name.split(".")[1]) for name in missing if name.startswith("h.")}
     if absent and blocks and min(absent) > max(blocks):
         return f"the file has {len(blocks)} blocks: check n_layer in config.json"
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name in wanted}
-    wrong = [name for name, shape in shapes.items() if shape != wanted[name]]
-    if wrong and all(shapes[name] == wanted[name][::-1] for name in wrong):
+    return _foreign(found) or _CHECK
+
+
+def _fix_shapes(tensors: Mapping[str, Tensor], wanted: Shapes) -> str:
+    shapes = {name: tuple(tensors[name].shape) for name in wanted}
+    wrong = [name for name in wanted if shapes[name] != wanted[name]]
+    if not wrong:
+        return "GPT-1's head is the embedding itself: tie them, or save the file that is meant"
+    if all(shapes[name] == wanted[name][::-1] for name in wrong):
         return (
             "transpose all matrices of the blocks, the square attn.c_proj.weight too: GPT-1 has "
             "[in, out], nn.Linear [out, in]"
         )
-    if wrong and all(shapes[name] == (1, *wanted[name]) for name in wrong):
+    if all(shapes[name] == (1, *wanted[name]) for name in wrong):
         return "remove the first axis, of length 1, of these tensors"
     for name, field in ((EMBEDDING, "vocab_size"), (POSITIONS, "n_positions")):
         if wrong == [name] and shapes[name][1:] == wanted[name][1:]:
             return f"check {field} in config.json: the table has {shapes[name][0]} rows"
-    return "check that the file and its config.json belong together"
+    return _CHECK
 
 
 def as_float32(name: str, tensor: Tensor, where: str) -> tuple[Tensor, str]:
