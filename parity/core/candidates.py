@@ -1,0 +1,461 @@
+"""A candidate model: built from a file, called whatever its signature is, examined before a check.
+
+`--candidate FILE.py` runs the file and uses its function `build`; `MODULE:NAME` is imported. The
+function is called as `build(config, weights)` with a `GPTConfig` and a dictionary of our tensor
+names to float32 copies. It returns a module whose `forward` takes token ids and a tap, and if it
+has them, positions and a mask.
+
+`examine` runs the model on a few tokens first: what raises, draws random numbers, computes in
+another dtype or ignores a tap's answer is reported by file and line, before anything is compared.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import logging
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from parity.checkpoints.weights import Weights
+from parity.core.inputs import Inputs
+from parity.core.results import Reason
+from parity.core.taps import Tap
+from parity.errors import ExitCode, InconclusiveError, InputRejectedError, UsageError
+from scratch_gpt.config import GPTConfig
+from scratch_gpt.tap import Tap as TapFunction
+
+_log = logging.getLogger(__name__)
+
+_BUILDERS: WeakKeyDictionary[nn.Module, Callable[[torch.dtype], nn.Module]] = WeakKeyDictionary()
+"""How a candidate is built again, in another dtype."""
+
+# Build.
+
+
+def build_candidate(name: str, weights: Weights) -> nn.Module:
+    """Return the candidate `FILE.py` or `MODULE:NAME` with the weights, in evaluation mode.
+
+    Raises:
+        UsageError: There is no such function.
+        InputRejectedError: The file or the function raised, or did not return a module.
+    """
+    with _beside(name):
+        function = _function(name)
+
+    def build(dtype: torch.dtype) -> nn.Module:
+        state = {key: torch.tensor(array, dtype=dtype) for key, array in weights.tensors.items()}
+        with _beside(name), _running(name, "it is called as build(config, weights)"):
+            model = function(GPTConfig.from_huggingface(weights.config), state)
+        if not isinstance(model, nn.Module):
+            raise InputRejectedError(
+                f"the candidate's function returned {type(model).__name__}, not a torch module",
+                where=f"--candidate {name}",
+                fix="return a torch.nn.Module called as model(ids, positions, mask, tap=tap)",
+            )
+        model.eval()  # it may be overridden and return nothing
+        return model
+
+    model = build(torch.float32)
+    _require_whole_precision(model, name)
+    _BUILDERS[model] = lambda dtype: build(dtype).to(dtype)
+    return model
+
+
+def rebuilt(model: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    """Return a candidate built anew from weights in `dtype`; None if no function builds it.
+
+    A copy would not do: closures and plain tensors keep the original's dtype.
+    """
+    build = _BUILDERS.get(model)
+    return None if build is None else build(dtype)
+
+
+def _require_whole_precision(model: nn.Module, name: str) -> None:
+    """Require that the weights were not rounded.
+
+    Raises:
+        InconclusiveError: A parameter or buffer is narrower than float32.
+    """
+    named = [*model.named_parameters(), *model.named_buffers()]
+    narrow = [(n, t) for n, t in named if t.dtype in (torch.float16, torch.bfloat16)]
+    if narrow:
+        raise InconclusiveError(
+            f"the candidate holds {narrow[0][1].dtype} weights: building it rounded them",
+            where=f"--candidate {name}: {narrow[0][0]} and {len(narrow) - 1} more",
+            fix="build it in float32; --dtype bfloat16 or float16 converts it for the check",
+        )
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """Return the function that builds the candidate."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise _absent(name, "there is no such file")
+        with _running(name, "run it alone to see what is wrong"):
+            found = runpy.run_path(name).get("build")
+    else:
+        found = _named(name)
+    if not callable(found):
+        what = "build" if name.endswith(".py") else name.partition(":")[2]
+        kind = "it has none" if found is None else f"it is of type {type(found).__name__}"
+        raise _absent(name, f"{what} is no function: {kind}")
+    return found  # type: ignore[no-any-return]
+
+
+def _named(name: str) -> object:
+    """Return the object `MODULE:NAME`; None if the module does not have it."""
+    module, _, attribute = name.partition(":")
+    if not attribute or not all(part.isidentifier() for part in module.split(".")):
+        raise _absent(name, "it is neither FILE.py nor MODULE:NAME")
+    with _running(name, "import it alone to see what is wrong"):
+        try:
+            return getattr(importlib.import_module(module), attribute, None)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module exists, and one of its own imports does not
+            raise _absent(name, f"there is no module {error.name}") from error
+
+
+def _absent(name: str, why: str) -> UsageError:
+    return UsageError(
+        f"no candidate there: {why}",
+        where=f"--candidate {name}",
+        fix="name a FILE.py with a function build(config, weights), or MODULE:NAME",
+    )
+
+
+@contextlib.contextmanager
+def _beside(name: str) -> Iterator[None]:
+    """Let a file import modules from its own folder."""
+    before = list(sys.path)
+    if name.endswith(".py"):
+        sys.path.insert(0, str(Path(name).resolve().parent))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+@contextlib.contextmanager
+def _running(name: str, fix: str) -> Iterator[None]:
+    """Raise any error of the candidate's code, an exit too, as a rejection with its line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        site = site_of(traceback.extract_tb(error.__traceback__))
+        raise InputRejectedError(
+            f"the candidate raised {type(error).__name__}: {error}",
+            where=f"--candidate {name}" + (f", {site}" if site else ""),
+            fix=f"{fix}; --debug shows the traceback",
+        ) from error
+
+
+# Call.
+
+_POSITIONS = ("positions", "position_ids", "pos")
+_MASK = ("attention_mask", "mask", "padding_mask")
+_AXES = 3
+
+
+def call(model: nn.Module, inputs: Inputs, tap: TapFunction) -> Tensor:
+    """Run a candidate; return its logits.
+
+    Positions and mask are passed if the model takes them; a tuple or a mapping is searched for the
+    logits.
+
+    Raises:
+        InconclusiveError: The inputs have positions or a mask, and the model takes none.
+        TypeError: It returned no tensor.
+    """
+    given = {"positions": inputs.positions, "attention_mask": inputs.attention_mask}
+    parameters = inspect.signature(model.forward).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    others = [name for name in list(parameters)[1:] if name != "tap"]
+    chosen: dict[str, Tensor | None] = {}
+    for (name, value), spellings in zip(given.items(), (_POSITIONS, _MASK), strict=True):
+        accepted = next((spelling for spelling in spellings if spelling in others), None)
+        if accepted is None and open_ended:
+            accepted = name
+        if accepted is not None:
+            chosen[accepted] = value
+        elif value is not None:
+            raise InconclusiveError(
+                f"the inputs have {name}, and the candidate's forward takes none",
+                where=f"its arguments are {list(parameters)}",
+                fix=f"add an argument {spellings[0]}, or check it without "
+                + ("padding" if name == "attention_mask" else "positions"),
+            )
+    return logits_of(model(inputs.token_ids, **chosen, tap=tap))
+
+
+def logits_of(result: object) -> Tensor:
+    """Return the logits among what a model returned: a tensor, or the first of three axes.
+
+    Raises:
+        TypeError: There is none.
+    """
+    if isinstance(result, Tensor):
+        return result
+    if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
+        return result["logits"]
+    values = list(result.values()) if isinstance(result, Mapping) else result
+    if isinstance(values, Sequence):
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        found = next((tensor for tensor in tensors if tensor.ndim == _AXES), None)
+        if found is not None:
+            return found
+    raise TypeError(f"the model returned {type(result).__name__}, and no logits in it")
+
+
+def other_shape(found: Sequence[int], expected: Sequence[int]) -> str:
+    """Return how the shape of logits differs from `[batch time vocab]`, in one phrase."""
+    batch, time, vocab = expected
+    shape = list(found)
+    if shape in ([batch, 1, vocab], [batch, vocab]) and time > 1:
+        return "they are of the last position alone; return those of every position"
+    if len(shape) == _AXES and shape[:2] == [batch, time] and shape[2] > vocab:
+        extra = shape[2] - vocab
+        return f"they have {extra} columns more than the vocabulary; return logits[..., :{vocab}]"
+    if shape == [time, batch, vocab]:
+        return "they are [time batch vocab]; return logits.transpose(0, 1)"
+    if shape == [batch, vocab, time]:
+        return "they are [batch vocab time]; return logits.transpose(1, 2)"
+    return f"they are {shape}; return [batch time vocab]"
+
+
+# Examine.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What a candidate does on a few tokens.
+
+    Attributes:
+        shown: The taps that it shows, in order.
+        narrow: Where a dtype narrower than float64 enters a float64 run, and which; "" if nowhere.
+        reasons: Why its verdict cannot be trusted.
+    """
+
+    shown: Sequence[str]
+    narrow: str = ""
+    reasons: Sequence[Reason] = ()
+
+
+def examine(model: nn.Module, inputs: Inputs, plan: Sequence[Tap]) -> Profile:
+    """Run a candidate in float64 on the first tokens of the inputs, several times.
+
+    Args:
+        model: The candidate in float64.
+        inputs: Only the first row's first tokens are used.
+        plan: Every tap in network order.
+
+    Raises:
+        UsageError: Its forward has no argument `tap`.
+        InconclusiveError: It raised; the message has file and line.
+    """
+    if "tap" not in inspect.signature(model.forward).parameters:
+        raise UsageError(
+            f"{type(model).__name__}.forward has no argument named tap",
+            where=f"its arguments are {list(inspect.signature(model.forward).parameters)}",
+            fix="call tap(name, tensor) at each tap and go on with what it returns; "
+            "see scratch_gpt/tap.py",
+        )
+    few = _few(inputs)
+    first, second = _Watch(), _Watch()
+    for watch in (first, second):
+        with watch, torch.no_grad():
+            _run(model, few, watch.tap)
+    reasons = []
+    changed = [name for name in first.values if not _equal(first.values[name], second.values[name])]
+    if changed:
+        at = first.random or "an operation that draws no seeded number"
+        reasons.append(
+            Reason(
+                what=f"two runs of the candidate on the same ids differ, first at {changed[0]}",
+                where=f"random numbers are drawn at {at}",
+                fix="leave dropout off in evaluation: F.dropout(x, p, training=self.training)",
+                code=ExitCode.INCONCLUSIVE,
+            )
+        )
+    else:
+        reasons += _unused_answers(model, few, plan, first.values)
+    return Profile(shown=list(first.values), narrow=first.narrow, reasons=reasons)
+
+
+_FEW_TOKENS = 7
+
+
+def _few(inputs: Inputs) -> Inputs:
+    def cut(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[:1, :_FEW_TOKENS]
+
+    return Inputs(
+        token_ids=inputs.token_ids[:1, :_FEW_TOKENS],
+        positions=cut(inputs.positions),
+        attention_mask=cut(inputs.attention_mask),
+    )
+
+
+class _StopError(BaseException):
+    """Ends a forward pass whose remaining taps are not needed."""
+
+
+def _run(model: nn.Module, inputs: Inputs, tap: TapFunction) -> None:
+    """Run a candidate; an error becomes one message with file and line."""
+    last = "its start"
+
+    def following(name: str, value: Tensor, /) -> Tensor:
+        nonlocal last
+        last = name
+        return tap(name, value)
+
+    try:
+        call(model, inputs, following)
+    except (InconclusiveError, _StopError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise broken(error, after=last) from error
+
+
+def broken(error: BaseException, *, after: str) -> InconclusiveError:
+    """Return the error of a forward pass that raised, with the line of the user's file."""
+    _log.debug("the candidate raised", exc_info=error)
+    site = site_of(traceback.extract_tb(error.__traceback__))
+    text = " ".join(str(error).split())
+    return InconclusiveError(
+        f"the candidate's forward raised {type(error).__name__}: {text}",
+        where=f"{site or 'its forward'}, after {after}",
+        fix="run the model alone on the same ids; --debug shows the traceback",
+    )
+
+
+class _Watch(TorchDispatchMode):
+    """Keeps every tap's value, and where random numbers or another dtype come in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, Tensor] = {}
+        self.random = ""
+        self.narrow = ""
+
+    def tap(self, name: str, value: Tensor, /) -> Tensor:
+        """Keep a copy of the value."""
+        self.values[name] = value.detach().clone()
+        return value
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - an operation of torch
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what the operation returns
+        """Run an operation and look at its tensors."""
+        result = func(*args, **(kwargs or {}))
+        if not self.random and torch.Tag.nondeterministic_seeded in func.tags:
+            self.random = _here(func)
+        if not self.narrow:
+            inputs = {t.dtype for t in tree_leaves((args, kwargs)) if _is_float(t)}
+            made = {t.dtype for t in tree_leaves(result) if _is_float(t) and t.ndim}
+            narrow = (made | (inputs if len(inputs) > 1 else set())) - {torch.float64}
+            if narrow:
+                kind = str(min(narrow, key=str)).removeprefix("torch.")
+                self.narrow = f"{kind} enters at {_here(func)}"
+        return result
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _here(func: Any) -> str:  # noqa: ANN401 - an operation of torch
+    site = site_of(traceback.extract_stack())
+    return f"{site}, {func.overloadpacket.__name__}" if site else str(func.overloadpacket.__name__)
+
+
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+_PACKAGES = tuple(
+    os.path.dirname(os.path.abspath(str(sys.modules[name].__file__))) + os.sep  # noqa: PTH120, PTH100
+    for name in ("torch", "parity", "scratch_gpt")
+)
+_LIBRARY = os.path.dirname(os.path.abspath(contextlib.__file__)) + os.sep  # noqa: PTH120, PTH100
+
+
+def site_of(frames: Sequence[traceback.FrameSummary]) -> str:
+    """Return `FILE:LINE` of the innermost frame of the user's code; "" if there is none."""
+    for frame in reversed(frames):
+        path = os.path.abspath(frame.filename)  # noqa: PTH100 - the name may not be a path
+        if not path.startswith((*_PACKAGES, _LIBRARY)) and not frame.filename.startswith("<"):
+            relative = os.path.relpath(path)
+            return f"{relative if not relative.startswith('..') else path}:{frame.lineno}"
+    return ""
+
+
+def _unused_answers(
+    model: nn.Module, inputs: Inputs, plan: Sequence[Tap], shown: Mapping[str, Tensor]
+) -> Iterator[Reason]:
+    """Yield a reason for the first tap whose answer the model does not continue with.
+
+    The embeddings and the first block are tried: each answer is replaced, and the next tap that it
+    feeds must change.
+    """
+    order = [tap for tap in plan if tap.name in shown]
+    for tap in order:
+        if tap.name.startswith("h.") and not tap.name.startswith("h.0."):
+            continue
+        fed = [other.name for other in order if tap.name in other.inputs]
+        if not fed:
+            continue
+        changed = _changed_by(model, inputs, tap.name, fed, shown)
+        if not changed:
+            yield Reason(
+                what=f"the model does not continue with what tap({tap.name!r}, ...) returns",
+                where=f"{', '.join(fed)} did not change with it",
+                fix="write x = tap(name, x), so that each operation can be checked alone",
+                code=ExitCode.INCONCLUSIVE,
+            )
+            return
+
+
+def _changed_by(
+    model: nn.Module,
+    inputs: Inputs,
+    tap: str,
+    fed: Sequence[str],
+    shown: Mapping[str, Tensor],
+) -> bool:
+    """Return whether another answer to a tap changes one of the taps that it feeds."""
+    changed = False
+
+    def replacing(name: str, value: Tensor, /) -> Tensor:
+        nonlocal changed
+        if name in fed and not _equal(value, shown.get(name)):
+            changed = True
+        if changed or name == fed[-1]:
+            raise _StopError
+        if name != tap:
+            return value
+        draws = torch.Generator(device=value.device).manual_seed(1)
+        noise = torch.randn(value.shape, generator=draws, dtype=value.dtype, device=value.device)
+        return value + noise
+
+    with torch.no_grad(), contextlib.suppress(_StopError):
+        _run(model, inputs, replacing)
+    return changed
