@@ -35,7 +35,7 @@ Prints = dict[tuple[str, str, str], dict[str, Fingerprint]]
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Let one thread work: on tensors this small a second one only waits."""
+    """Use one thread: on tensors this small a second one only waits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -44,31 +44,31 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def weights() -> Weights:
-    """Return the tiny weights. Nobody writes to them; `dataclasses.replace` makes others."""
+    """The tiny weights; read only: `dataclasses.replace` makes others."""
     return load_weights("tiny")
 
 
 @pytest.fixture(scope="session")
 def ours(weights: Weights) -> GPT:
-    """Return our model with the tiny weights. Nobody writes to it; a deep copy may be changed."""
+    """Our model with the tiny weights; read only: change a deep copy."""
     return build_ours(weights)
 
 
 @pytest.fixture(scope="session")
 def theirs(weights: Weights) -> OpenAIGPTLMHeadModel:
-    """Return Hugging Face's model with the tiny weights; as `ours`, read only."""
+    """Hugging Face's model with the tiny weights; read only."""
     return build_huggingface(weights)
 
 
 @pytest.fixture(scope="session")
 def token_ids(weights: Weights) -> Tensor:
-    """Return ids `[1, 5]` that hold the first id, and the last one twice."""
+    """Ids `[1, 5]` that hold the first id once and the last one twice."""
     return inputs.seeded(batch=1, time=5, vocab_size=weights.config["vocab_size"], seed=0).token_ids
 
 
 @pytest.fixture(scope="session")
 def report(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
-    """Return a failing report with an explanation: the erf GELU in block 3, float64 alone."""
+    """A failing report with an explanation: the erf GELU in block 3, float64 alone."""
     return layerwise(
         inject(ours, "erf-gelu", 3),
         theirs,
@@ -81,7 +81,7 @@ def report(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report
 
 @pytest.fixture(scope="session")
 def fingerprints_of() -> Callable[[Report], Prints]:
-    """Return the function that sorts a report's fingerprints by (subject, dtype, mode), by tap."""
+    """Return a function: a report's fingerprints by (subject, dtype, mode), then by tap."""
 
     def sort(report: Report) -> Prints:
         found: Prints = {}
@@ -94,10 +94,7 @@ def fingerprints_of() -> Callable[[Report], Prints]:
 
 @pytest.fixture(scope="session")
 def check() -> Callable[..., Any]:
-    """Return the function that runs `python -m parity.check ARGUMENTS` in this process.
-
-    Its result has `exit_code`, `stdout` and `stderr`.
-    """
+    """Run `python -m parity.check ARGUMENTS` in this process: `exit_code`, `stdout`, `stderr`."""
     return lambda *arguments, env=None: CliRunner().invoke(
         app, list(arguments), env=PLAIN | (env or {})
     )
@@ -105,7 +102,7 @@ def check() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def strictly() -> Callable[[str], Any]:
-    """Return the parser of strict JSON: it refuses NaN and Infinity, which are none."""
+    """Parse strict JSON: NaN and Infinity are errors."""
 
     def refuse(literal: str) -> None:
         message = f"{literal} is no JSON"
@@ -116,7 +113,7 @@ def strictly() -> Callable[[str], Any]:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
-    """Return what sets the outcome of `weights`: a report, an exception, or a function's."""
+    """Set the outcome of the verb `weights`: a report, an exception, or a function to call."""
 
     def put(outcome: object) -> None:
         def verb(*_arguments: object) -> object:
@@ -131,10 +128,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., Any]:
-    """Return the function that runs `python -m parity.check ARGUMENTS` on its own, elsewhere.
-
-    Its result has `returncode`, `stdout` and `stderr`. `python` are other arguments of Python's.
-    """
+    """Run `python -m parity.check ARGUMENTS` in a process of its own, in an empty folder."""
     left_out = {*PLAIN, "PYTHONUNBUFFERED"}  # its users' Python buffers what it prints
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
 
@@ -164,7 +158,7 @@ def command(tmp_path: Path) -> Callable[..., Any]:
 def archive(
     home_of: Callable[[str], Path | None], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Return the packages zipped into one file that Python can run."""
+    """The packages zipped into one file that Python can run."""
     sources = tmp_path_factory.mktemp("sources")
     for package in ("parity", "reference", "scratch_gpt"):
         home = home_of(package)

@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def full() -> Iterator[Weights]:
-    """Return the full-size surrogate."""
     yield load_weights("surrogate")
     gc.collect()
 
@@ -44,7 +43,6 @@ def write_published(weights: Weights, folder: Path, form: str) -> None:
 
 
 def assert_same_bits(found: Weights, expected: Weights) -> None:
-    """Assert that all 146 tensors are equal to the bit."""
     assert len(found.tensors) == len(expected.tensors) == 146
     for name, array in expected.tensors.items():
         assert np.array_equal(array.view(np.uint32), found.tensors[name].view(np.uint32)), name
@@ -65,7 +63,7 @@ def assert_same_bits(found: Weights, expected: Weights) -> None:
     ],
 )
 def test_the_hubs_forms(form: str, full: Weights, tmp_path: Path) -> None:
-    """478,722,048 bytes of numbers, as the published files have, and 146 tensors of them ours."""
+    """The published files have 478,722,048 bytes of numbers: 146 tensors and masks."""
     write_published(full, tmp_path / "hub", form)
     found = load_weights(str(tmp_path / "hub"))
     assert (tmp_path / "hub" / form).stat().st_size > 478_722_048
@@ -73,7 +71,6 @@ def test_the_hubs_forms(form: str, full: Weights, tmp_path: Path) -> None:
 
 
 def test_the_release_and_back(full: Weights, tmp_path: Path) -> None:
-    """Release to Hugging Face to release: the same bytes in every file."""
     first, second, third = (tmp_path / name for name in ("1", "2", "3"))
     for source, folder, form in (
         (full, first, Form.OPENAI),
@@ -88,7 +85,6 @@ def test_the_release_and_back(full: Weights, tmp_path: Path) -> None:
 
 
 def test_our_own_folder(full: Weights, tmp_path: Path) -> None:
-    """Saved by our model, loaded by ours and by Hugging Face's, which has nothing to report."""
     config = {**surrogate.SIZES["surrogate"]}
     export(full, tmp_path / "new", Form.HUGGINGFACE, overwrite=False, progress=lambda *_: None)
     ours = GPT.from_pretrained(tmp_path / "new", backend="plain")

@@ -14,7 +14,6 @@ from parity.options import (
 
 
 def test_recorded_options_are_those_off_their_default() -> None:
-    """Of the options that decide the verdict, and no others."""
     options = LayerwiseOptions(seed=7, dtype="float32", batch_size=4, weights="tiny", quiet=True)
     assert recorded_options(options) == {"seed": 7}
 
@@ -42,7 +41,6 @@ def test_every_deciding_option_is_recorded(options: object, recorded: dict[str, 
 
 
 def test_a_file_is_recorded_with_its_digest(tmp_path: Path) -> None:
-    """The same bytes at another path have the same digest; one more byte has another."""
     digests = []
     for name, content in (("a.py", b"X = 1\n"), ("b.py", b"X = 1\n"), ("c.py", b"X = 1\n\n")):
         file = tmp_path / name
@@ -57,12 +55,10 @@ def test_a_file_is_recorded_with_its_digest(tmp_path: Path) -> None:
 
 
 def test_a_module_has_no_digest() -> None:
-    """Only its name is recorded."""
     options = LayerwiseOptions(candidate="mine:build")
     assert recorded_options(options) == {"candidate": "mine:build"}
 
 
 def test_a_missing_file_is_an_environment_error(tmp_path: Path) -> None:
-    """As for every other file that cannot be read."""
     with pytest.raises(EnvironmentUnfitError):
         recorded_options(LayerwiseOptions(candidate=str(tmp_path / "gone.py")))

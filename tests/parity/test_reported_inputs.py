@@ -25,7 +25,6 @@ JSON = ("--weights", "tiny", "--dtype", "float64", "--format", "json")
 
 @pytest.mark.parametrize("verb", ["layerwise", "gradients"])
 def test_ids_and_mask_are_told(verb: str, check: Check, strictly: Strictly) -> None:
-    """As they were given to the models."""
     result = check(verb, *JSON, "--backend", "plain", "--token-ids", GIVEN)
     inputs = strictly(result.stdout)["inputs"]
     expected = parse(GIVEN).digests()
@@ -35,7 +34,6 @@ def test_ids_and_mask_are_told(verb: str, check: Check, strictly: Strictly) -> N
 
 
 def test_positions_are_told(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> None:
-    """Where there are such."""
     places = torch.arange(token_ids.shape[1])[None] + 2
     report = layerwise(
         ours, theirs, token_ids, positions=places, modes=[Mode.FLOAT64], select="loss"
@@ -45,7 +43,6 @@ def test_positions_are_told(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: 
 
 
 def test_training_tells_every_batch(check: Check, strictly: Strictly) -> None:
-    """And not the first alone."""
     result = check("training", *JSON, "--backend", "plain", "--steps", "2", "--seq-len", "3")
     made = batches(steps=2, parts=2, batch=1, time=3, vocab_size=211, seed=0)
     assert strictly(result.stdout)["inputs"]["ids"] == digest(made) != digest(made[:1])
@@ -54,7 +51,7 @@ def test_training_tells_every_batch(check: Check, strictly: Strictly) -> None:
 def test_generation_tells_prompts_and_what_is_searched(
     check: Check, strictly: Strictly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The prompts of the beams are drawn, whatever is given."""
+    """The prompts of the beam searches are drawn, whatever prompts are given."""
     searched = torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]])
     monkeypatch.setattr("parity.checks.generation.check._searched", lambda *_: searched)
     result = check("generation", *JSON, "--token-ids", "210;5,9,5", "--max-new-tokens", "3")
@@ -63,7 +60,6 @@ def test_generation_tells_prompts_and_what_is_searched(
 
 
 def test_another_seed_is_other_ids(check: Check, strictly: Strictly) -> None:
-    """What NumPy drew is told, not what it was asked for."""
     short = ("--backend", "plain", "--seq-len", "5", "--taps", "loss")
     found = [
         strictly(check("layerwise", *JSON, *short, "--seed", seed).stdout)["inputs"]["ids"]
@@ -86,7 +82,6 @@ def build(config, weights):
 def test_a_candidates_file_is_told(
     verb: str, check: Check, strictly: Strictly, tmp_path: Path
 ) -> None:
-    """Its contents, beside its path."""
     file = tmp_path / "somebodys.py"
     file.write_text(CANDIDATE, encoding="utf-8")
     short = {"training": ("--steps", "2", "--seq-len", "3")}.get(verb, ("--seq-len", "5"))

@@ -17,13 +17,11 @@ Run = Callable[..., Report]
 
 
 def keyed(report: Report) -> dict[tuple[str, str, str, Mode], Row]:
-    """Return rows by what they are of."""
     return {(row.tap, row.backend, row.against, row.mode): row for row in report.results}
 
 
 @pytest.fixture(scope="module")
 def checks(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> dict[str, Run]:
-    """Return the checks by name, of the tiny model's plain path."""
     few, many = (
         seeded(batch=1, time=time, vocab_size=211, seed=0).token_ids
         for time in (3, FEWEST_PREDICTIONS + 1)
@@ -44,7 +42,6 @@ def checks(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> dict[s
     ],
 )
 def test_a_row_is_the_same(check: str, select: str, checks: dict[str, Run]) -> None:
-    """Status, errors, and what Hugging Face's rounding counts as."""
     every, some = (keyed(checks[check](pattern)) for pattern in ("*", select))
     assert 0 < len(some) < len(every)
     for key, row in some.items():

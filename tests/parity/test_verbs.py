@@ -41,41 +41,32 @@ TINY = ("layerwise", "--weights", "tiny", "--backend", "plain", "--dtype", "floa
 def test_an_injected_fault_is_found_where_it_is(
     fault: str, tap: str, check: Check, strictly: Strictly, tmp_path: Path
 ) -> None:
-    """A fault ends with code 1, and text and JSON name its tap as the first divergence."""
     file = tmp_path / "r.json"
     result = check(*TINY, "--seq-len", "5", "--inject-fault", fault, "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
     verdict = result.stdout.split("\n\n")[-1].split()
-    expected = (1, "fail", tap, "FAIL", tap)
-    assert expected == (
-        result.exit_code,
-        found["verdict"],
-        found["first_divergence"]["tap"],
-        verdict[0],
-        verdict[-1],
-    )
+    assert result.exit_code == 1
+    assert found["verdict"] == "fail"
+    assert found["first_divergence"]["tap"] == tap
+    assert verdict[0] == "FAIL"
+    assert verdict[-1] == tap
 
 
 def test_right_models_pass_in_every_mode(check: Check, strictly: Strictly) -> None:
-    """Both backends of the right model pass, and every planned tap is compared."""
     result = check("layerwise", "--weights", "tiny", "--seq-len", "37", "--format", "json")
     found = strictly(result.stdout)
-    expected = (0, "pass", {"plain": [173, 173], "fused": [125, 125]}, None, [])
-    assert expected == (
-        result.exit_code,
-        found["verdict"],
-        found["plan"]["per_backend"],
-        found["first_divergence"],
-        found["reasons"],
-    )
+    assert result.exit_code == 0
+    assert found["verdict"] == "pass"
+    assert found["plan"]["per_backend"] == {"plain": [173, 173], "fused": [125, 125]}
+    assert found["first_divergence"] is None
+    assert found["reasons"] == []
 
 
 def test_a_fault_is_found_without_the_tap_it_is_in(check: Check) -> None:
     """The tiled backend has no scores and weights: a wrong mask is found in the context."""
     arguments = ["layerwise", "--weights", "tiny", "--seq-len", "5", "--dtype", "float64"]
     result = check(*arguments, "--backend", "tiled", "--inject-fault", "mask-off-by-one@4")
-    expected = (1, "h.4.attn.context")
-    assert expected == (result.exit_code, result.stdout.split()[-1])
+    assert (result.exit_code, result.stdout.split()[-1]) == (1, "h.4.attn.context")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +98,6 @@ def test_a_fault_is_found_without_the_tap_it_is_in(check: Check) -> None:
 def test_the_inputs_are_the_given_ones(
     arguments: list[str], inputs: dict[str, int], check: Check, strictly: Strictly
 ) -> None:
-    """The right model passes on every shape of input, and the report says which it was."""
     result = check(*TINY, *arguments, "--format", "json")
     found = strictly(result.stdout)
     expected = (0, inputs, found["plan"]["planned"])
@@ -116,23 +106,21 @@ def test_the_inputs_are_the_given_ones(
 
 
 def test_another_seed_gives_other_ids(check: Check, strictly: Strictly) -> None:
-    """The seed decides the ids, and nothing but the seed does."""
     arguments = [*TINY, "--seq-len", "9", "--taps", "loss", "--format", "json", "--seed"]
     values = [
         strictly(check(*arguments, seed).stdout)["results"][0]["value_ours"]
         for seed in ("0", "0", "1")
     ]
-    expected = (True, False)
-    assert expected == (values[0] == values[1], values[0] == values[2])
+    assert (values[0] == values[1], values[0] == values[2]) == (True, False)
 
 
 def test_a_pattern_selects_taps(check: Check, strictly: Strictly) -> None:
-    """Only the taps that match are planned and compared."""
     found = strictly(
         check(*TINY, "--seq-len", "5", "--taps", "h.1?.mlp*", "--format", "json").stdout
     )
-    expected = {f"h.{i}.{name}" for i in (10, 11) for name in ("mlp", "mlp.c_fc", "mlp.gelu")}
-    assert expected == {row["tap"] for row in found["results"]}
+    assert {row["tap"] for row in found["results"]} == {
+        f"h.{i}.{name}" for i in (10, 11) for name in ("mlp", "mlp.c_fc", "mlp.gelu")
+    }
 
 
 USAGE = {
@@ -159,51 +147,43 @@ USAGE = {
 
 @pytest.mark.parametrize("mistake", USAGE)
 def test_an_impossible_value_is_a_usage_error(mistake: str, check: Check) -> None:
-    """It is reported in three lines that name it."""
     arguments, named = USAGE[mistake]
     result = check(*TINY, *(["--seq-len", "5"] if "--seq-len" not in arguments else []), *arguments)
     lines = result.stderr.splitlines()
-    expected = (2, "", ["error:", "  where", "  to do"])
-    assert expected == (result.exit_code, result.stdout, [line[:7].rstrip() for line in lines])
+    assert result.exit_code == 2
+    assert not result.stdout
+    assert [line[:7].rstrip() for line in lines] == ["error:", "  where", "  to do"]
     assert named in result.stderr
 
 
 def test_an_unknown_fault_lists_them_all(check: Check) -> None:
-    """Whoever does not know the faults learns their names from the error."""
     told = check(*TINY, "--inject-fault", "?").stderr
     assert set() == {name for name in FORWARD_FAULTS if name not in told}
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_no_tap_selected_is_inconclusive(form: str, check: Check) -> None:
-    """A pattern that matches nothing compares nothing, which is no pass."""
     result = check(*TINY, "--seq-len", "5", "--taps", "mlp.gelu", "--format", form)
-    expected = (3, True)
-    assert expected == (result.exit_code, "mlp.gelu" in result.stdout)
+    assert (result.exit_code, "mlp.gelu" in result.stdout) == (3, True)
 
 
 def test_other_surrogate_bits_are_refused(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn tensors that are not the committed ones are refused, and named."""
     committed = surrogate.committed_digests()
     committed["sizes"]["tiny"]["digests"]["h.3.ln_1.bias"] = "0" * 64
     monkeypatch.setattr(surrogate, "committed_digests", lambda: committed)
     result = check(*TINY, "--seq-len", "5")
-    expected = (4, "", True)
-    assert expected == (result.exit_code, result.stdout, "h.3.ln_1.bias" in result.stderr)
+    assert (result.exit_code, result.stdout, "h.3.ln_1.bias" in result.stderr) == (4, "", True)
 
 
 def test_digests_of_another_recipe_are_refused(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Digests that were committed for another recipe are stale, and refused."""
     stale = surrogate.committed_digests() | {"recipe": surrogate.RECIPE + 1}
     monkeypatch.setattr(surrogate, "committed_digests", lambda: stale)
-    expected = 4
-    assert expected == check("weights", "--weights", "tiny").exit_code
+    assert check("weights", "--weights", "tiny").exit_code == 4
 
 
 def fresh(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the tensors of a freshly initialised model: gains 1, biases 0."""
     torch.manual_seed(0)
     state = GPT(GPTConfig.from_huggingface(config)).state_dict()
     return {name: tensor.numpy() for name, tensor in state.items()}
@@ -218,15 +198,12 @@ def test_a_fresh_model_is_inconclusive(
     other = dataclasses.replace(weights, tensors=tensors)
     monkeypatch.setattr(verbs, "load_weights", lambda *_arguments: other)
     result = check(*verb, "--seq-len", "5", "--format", "json")
-    expected = (3, "inconclusive")
-    assert expected == (result.exit_code, json.loads(result.stdout)["verdict"])
+    assert (result.exit_code, json.loads(result.stdout)["verdict"]) == (3, "inconclusive")
 
 
 def test_a_load_report_that_is_not_empty_ends_the_run(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reference that its own loader left incomplete gives no verdict, and the key is named."""
-
     def lossy(config: dict[str, Any], state: dict[str, Any]) -> OpenAIGPTLMHeadModel:
         del state["transformer.h.3.ln_1.bias"]
         return build(config, state)
@@ -240,13 +217,11 @@ def test_a_load_report_that_is_not_empty_ends_the_run(
 
 
 def test_progress_goes_on_to_the_end() -> None:
-    """Steps are counted up to their number, one after the other."""
     steps: list[tuple[str, int, int]] = []
     options = LayerwiseOptions(weights="tiny", seq_len=5, backend="plain")
     verbs.layerwise(options, lambda *step: steps.append(step))
     walked = [(done, total) for what, done, total in steps if what.startswith(("h.", "lo", "em"))]
-    expected = [(number + 1, 2 * 173) for number in range(2 * 173)]
-    assert expected == walked
+    assert walked == [(number + 1, 2 * 173) for number in range(2 * 173)]
 
 
 RECORDED = {field.name for field in options_of(LayerwiseOptions) if field.metadata["records"]}
@@ -266,7 +241,6 @@ RECORDED = {field.name for field in options_of(LayerwiseOptions) if field.metada
 def test_a_report_records_the_options(
     arguments: list[str], said: dict[str, object], check: Check, strictly: Strictly
 ) -> None:
-    """Every deciding option that is not at its default; in the text too."""
     always = {"backend": "plain", "dtype": "float64"}
     words = [*TINY, "--seq-len", "5", *arguments]
     inputs = strictly(check(*words, "--format", "json").stdout)["inputs"]

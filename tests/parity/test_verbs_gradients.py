@@ -17,25 +17,20 @@ TINY = ("gradients", "--weights", "tiny", "--backend", "plain", "--dtype", "floa
 
 
 def test_right_models_pass(check: Check, strictly: Strictly, tmp_path: Path) -> None:
-    """Both backends of the right model pass, in text and in strict JSON, complete."""
     file = tmp_path / "r.json"
     result = check("gradients", "--weights", "tiny", "--seq-len", "37", "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
-    expected = (0, "gradients", "pass", {"plain": [333, 333], "fused": [285, 285]}, None, [])
-    assert expected == (
-        result.exit_code,
-        found["check"],
-        found["verdict"],
-        found["plan"]["per_backend"],
-        found["first_divergence"],
-        found["reasons"],
-    )
+    assert result.exit_code == 0
+    assert found["check"] == "gradients"
+    assert found["verdict"] == "pass"
+    assert found["plan"]["per_backend"] == {"plain": [333, 333], "fused": [285, 285]}
+    assert found["first_divergence"] is None
+    assert found["reasons"] == []
     last = " ".join(result.stdout.split("\n\n")[-1].split())
     assert last == ("PASS 333 of 333 gradients on plain, 285 of 285 gradients on fused compared")
 
 
 def test_rows_have_the_keys_of_every_report(check: Check, strictly: Strictly) -> None:
-    """A parameter's row stands under the parameter's name; no key of a row occurs twice."""
     result = check(*TINY, "--seq-len", "5", "--format", "json")
     rows = strictly(result.stdout)["results"]
     keys = [tuple(row[k] for k in ("tap", "backend", "dtype", "mode", "against")) for row in rows]
@@ -56,33 +51,28 @@ def test_rows_have_the_keys_of_every_report(check: Check, strictly: Strictly) ->
 def test_a_backward_fault_is_found_where_it_is(  # noqa: PLR0913 - a case, and what is asked
     fault: str, tap: str, look_for: str, check: Check, strictly: Strictly, tmp_path: Path
 ) -> None:
-    """A fault ends with code 1; text and JSON name the gradient and the likely cause."""
     file = tmp_path / "r.json"
     result = check(*TINY, "--seq-len", "5", "--inject-fault", fault, "--output", str(file))
     found = strictly(file.read_text(encoding="utf-8"))
     text = " ".join(result.stdout.split())
-    expected = (1, "fail", tap, tap, True, True)
-    assert expected == (
-        result.exit_code,
-        found["verdict"],
-        found["first_divergence"]["tap"],
-        text.split()[-1],
-        look_for in found["first_divergence"]["suspects"],
-        look_for in text,
-    )
+    assert result.exit_code == 1
+    assert found["verdict"] == "fail"
+    assert found["first_divergence"]["tap"] == tap
+    assert text.split()[-1] == tap
+    assert look_for in found["first_divergence"]["suspects"]
+    assert look_for in text
     assert fault == found["inputs"]["inject_fault"]
 
 
 def test_a_forward_fault_is_recognized(check: Check) -> None:
-    """Gradients of another function differ, and the report says which check to run first."""
     result = check(*TINY, "--seq-len", "5", "--inject-fault", "erf-gelu@3")
     text = " ".join(result.stdout.split())
-    expected = (1, True, True)
-    assert expected == (result.exit_code, "the loss itself differs" in text, "layerwise" in text)
+    assert result.exit_code == 1
+    assert "the loss itself differs" in text
+    assert "layerwise" in text
 
 
 def test_an_unknown_fault_lists_both_tables(check: Check) -> None:
-    """Faults of the forward pass and of the backward pass alone, each with what it is."""
     result = check(*TINY, "--seq-len", "5", "--inject-fault", "nonsense")
     assert result.exit_code == 2
     assert all(f"{name} (" in result.stderr for name in (*FORWARD_FAULTS, *BACKWARD_FAULTS))
@@ -95,7 +85,6 @@ def test_layerwise_has_no_backward_faults(check: Check) -> None:
 
 
 def test_a_fault_that_a_backend_cannot_have_is_rejected(check: Check) -> None:
-    """The fused backend does not form the tap that the fault is in."""
     arguments = ("gradients", "--weights", "tiny", "--seq-len", "5", "--backend", "fused")
     result = check(*arguments, "--inject-fault", "doubled")
     assert (result.exit_code, "the backend fused does not form" in result.stderr) == (2, True)
@@ -110,14 +99,12 @@ def test_a_fault_that_a_backend_cannot_have_is_rejected(check: Check) -> None:
     ],
 )
 def test_nothing_compared_is_no_pass(check: Check, arguments: tuple[str, ...], said: str) -> None:
-    """Without a loss or a selected gradient there is no verdict, but a reason."""
     result = check(*TINY, *arguments)
     text = " ".join(result.stdout.split())
     assert (result.exit_code, said in text, "INCONCLUSIVE" in text) == (3, True, True)
 
 
 def test_taps_select_parameters_too(check: Check, strictly: Strictly) -> None:
-    """A pattern is matched against the names of taps and parameters alike."""
     result = check(*TINY, "--seq-len", "5", "--taps", "h.3.ln_?.*", "--format", "json")
     found = strictly(result.stdout)
     names = [f"h.3.ln_{n}.{part}" for n in (2, 1) for part in ("weight", "bias", "input")]
@@ -126,7 +113,6 @@ def test_taps_select_parameters_too(check: Check, strictly: Strictly) -> None:
 
 @pytest.mark.parametrize("backend", ["plain", "tiled", "fused"])
 def test_padding_passes_on_every_backend(check: Check, backend: str) -> None:
-    """Rows of unequal length, padded and masked."""
     ids = ("--token-ids", "5,9,210,5,0;7,1,1", "--backend", backend)
     result = check("gradients", "--weights", "tiny", "--dtype", "float64", *ids)
     assert result.exit_code == 0, result.stdout
@@ -157,8 +143,6 @@ def build(config, weights):
 
 @pytest.fixture
 def candidate_file(tmp_path: Path) -> Callable[..., str]:
-    """Return the function that writes a candidate's file and returns its name."""
-
     def write(made: str, kind: str = "GPT") -> str:
         file = tmp_path / "candidate_file.py"
         text = CANDIDATE.replace("{made}", made).replace("{kind}", kind)
@@ -169,31 +153,23 @@ def candidate_file(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_a_right_candidate_passes(check: Check, candidate_file: Callable[..., str]) -> None:
-    """A right candidate whose parameters have our names passes."""
     result = check(*TINY, "--seq-len", "5", "--candidate", candidate_file("model"))
     last = result.stdout.splitlines()[-1]
-    expected = (0, "PASS  333 of 333")
-    assert expected == (result.exit_code, last[:16])
+    assert (result.exit_code, last[:16]) == (0, "PASS  333 of 333")
 
 
 def test_other_names_are_no_pass(check: Check, candidate_file: Callable[..., str]) -> None:
-    """With other parameter names only taps are compared: reported, and inconclusive."""
     result = check(*TINY, "--seq-len", "5", "--candidate", candidate_file("Renamed(model)"))
     text = " ".join(result.stdout.split())
-    expected = (3, True, True, True)
-    assert expected == (
-        result.exit_code,
-        "146 parameters' gradients were not compared, only those of taps" in text,
-        "it has inner.tokens_embed.weight" in text,
-        "INCONCLUSIVE 172 of 333" in text,
-    )
+    assert result.exit_code == 3
+    assert "146 parameters' gradients were not compared, only those of taps" in text
+    assert "it has inner.tokens_embed.weight" in text
+    assert "INCONCLUSIVE 172 of 333" in text
 
 
 def test_a_candidate_without_gradients_fails(
     check: Check, candidate_file: Callable[..., str]
 ) -> None:
-    """A model that detaches its logits breaks the backward pass: a failure."""
     result = check(*TINY, "--seq-len", "5", "--candidate", candidate_file("model", "Detached"))
     text = " ".join(result.stdout.split())
-    expected = (1, True, True)
-    assert expected == (result.exit_code, "raised RuntimeError" in text, "not_run" in text)
+    assert (result.exit_code, "raised RuntimeError" in text, "not_run" in text) == (1, True, True)

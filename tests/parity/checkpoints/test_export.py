@@ -23,13 +23,11 @@ FORMS = list(Form)
 
 
 def write(weights: Weights, folder: Path, form: Form, *, overwrite: bool = False) -> Path:
-    """Write weights quietly; return the folder."""
     export(weights, folder, form, overwrite=overwrite, progress=lambda *_: None)
     return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file's bytes by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -37,7 +35,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_what_is_written_reads_back_to_the_bit(
     form: Form, weights: Weights, tmp_path: Path
 ) -> None:
-    """146 tensors, by the same name, under the same digest."""
     found = load_weights(str(write(weights, tmp_path / "new", form)))
     assert len(found.tensors) == 146
     for name, array in weights.tensors.items():
@@ -46,7 +43,6 @@ def test_what_is_written_reads_back_to_the_bit(
 
 
 def test_hugging_face_loads_it_whole(weights: Weights, tmp_path: Path) -> None:
-    """With nothing missing, unexpected or misshapen."""
     folder = write(weights, tmp_path / "new", Form.HUGGINGFACE)
     _, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not [kind for kind, names in report.items() if names]
@@ -88,14 +84,12 @@ def test_there_and_back_gives_the_same_bytes(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_again_is_the_same_files(form: Form, weights: Weights, tmp_path: Path) -> None:
-    """Nothing of the time or place is in them."""
     assert contents(write(weights, tmp_path / "1", form)) == contents(
         write(weights, tmp_path / "2", form)
     )
 
 
 def test_the_manifest_says_what_was_written_from_what(weights: Weights, tmp_path: Path) -> None:
-    """Every file with its digest, the source with its own, the versions."""
     folder = write(weights, tmp_path / "new", Form.HUGGINGFACE)
     manifest = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
     assert manifest["form"] == "huggingface"
@@ -117,7 +111,6 @@ def test_the_manifest_says_what_was_written_from_what(weights: Weights, tmp_path
     ],
 )
 def test_a_damaged_manifest_is_refused(text: str, weights: Weights, tmp_path: Path) -> None:
-    """The way back would not give the same bytes, unsaid."""
     folder = write(weights, tmp_path / "new", Form.HUGGINGFACE)
     (folder / "conversion.json").write_text(text, encoding="utf-8")
     with pytest.raises(ParityError, match=r"conversion\.json"):
@@ -128,7 +121,6 @@ def test_a_damaged_manifest_is_refused(text: str, weights: Weights, tmp_path: Pa
 def test_what_is_there_is_not_replaced_unasked(
     form: Form, weights: Weights, tmp_path: Path
 ) -> None:
-    """Any file keeps the folder from being used; asked, weights of that form are replaced."""
     folder = tmp_path / "old"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
@@ -147,7 +139,6 @@ def test_what_is_there_is_not_replaced_unasked(
 def test_weights_are_never_laid_beside_others(
     form: Form, name: str, weights: Weights, tmp_path: Path
 ) -> None:
-    """Not even with overwrite: the folder would be ambiguous."""
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match="beside the new ones"):
         write(weights, tmp_path, form, overwrite=True)
@@ -159,7 +150,6 @@ def test_weights_are_never_laid_beside_others(
 def test_a_failure_leaves_the_old_folder(
     form: Form, at: str, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full at any file: what was there is there, and nothing besides."""
     folder = write(weights, tmp_path / "new", form)
     before = contents(folder)
     write_text, writer = Path.write_text, exporting.WRITERS[form]
@@ -184,7 +174,6 @@ def test_a_failure_leaves_the_old_folder(
 
 
 def one_bit(folder: Path) -> None:
-    """Flip one bit of one number."""
     name = next(n for n in ("params_4.npy", "model.safetensors") if (folder / n).exists())
     data = bytearray((folder / name).read_bytes())
     data[-4_001] ^= 1
@@ -195,7 +184,6 @@ def one_bit(folder: Path) -> None:
 def test_what_reads_back_as_other_numbers_is_not_kept(
     form: Form, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One bit is enough; the folder does not appear."""
     writer: Callable[[Weights, Path], None] = exporting.WRITERS[form]
 
     def damaged(source: Weights, staging: Path) -> None:
@@ -228,7 +216,6 @@ def test_another_form_that_came_meanwhile_is_not_mixed_in(
 def test_what_would_be_refused_beside_old_files_is_not_put_there(
     weights: Weights, tmp_path: Path
 ) -> None:
-    """A vocabulary of another size in the destination: reported before anything is replaced."""
     (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
     with pytest.raises(ParityError, match="it has 1 tokens, the config 211"):
         write(weights, tmp_path, Form.HUGGINGFACE, overwrite=True)
@@ -237,7 +224,6 @@ def test_what_would_be_refused_beside_old_files_is_not_put_there(
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "endless", "dangling", "large"])
 def test_a_vocabulary_that_is_none_is_refused(kind: str, weights: Weights, tmp_path: Path) -> None:
-    """At once, whatever lies there under its name, and nothing is written."""
     source = write(weights, tmp_path / "source", Form.HUGGINGFACE)
     path = source / "merges.txt"
     {
@@ -253,7 +239,6 @@ def test_a_vocabulary_that_is_none_is_refused(kind: str, weights: Weights, tmp_p
 
 
 def test_a_manifest_of_other_files_is_not_believed(weights: Weights, tmp_path: Path) -> None:
-    """Weights that were saved over a conversion's are not cut as those were."""
     first = write(weights, tmp_path / "1", Form.OPENAI)
     second = write(load_weights(str(first)), tmp_path / "2", Form.HUGGINGFACE)
     assert load_weights(str(second)).shards is not None

@@ -28,20 +28,18 @@ needs_safe_torch = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def state(weights: Weights) -> State:
-    """Return the tiny weights in Hugging Face's names."""
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.HUGGINGFACE)
     return {name: torch.from_numpy(array.copy()) for name, array in named.items()}
 
 
 @pytest.fixture(scope="module")
 def fields(weights: Weights) -> dict[str, Any]:
-    """Return the tiny config."""
     return dict(weights.config)
 
 
 @pytest.fixture
 def write(tmp_path: Path, state: State, fields: dict[str, Any]) -> Write:
-    """Return a function that writes a folder in one of the four forms."""
+    """Write a folder in one of the four forms."""
 
     def write(
         form: str = "model.safetensors", tensors: State = state, config: object = fields
@@ -65,7 +63,6 @@ def write(tmp_path: Path, state: State, fields: dict[str, Any]) -> Write:
 
 
 def refusal(path: Path, code: ExitCode = ExitCode.REFUSED) -> ParityError:
-    """Return why a path is refused, with the code it must have."""
     with pytest.raises(ParityError) as caught:
         load_weights(str(path))
     assert caught.value.exit_code is code, caught.value
@@ -74,7 +71,6 @@ def refusal(path: Path, code: ExitCode = ExitCode.REFUSED) -> ParityError:
 
 
 def assert_same_bits(found: Weights, expected: Weights) -> None:
-    """Assert that two weights are equal to the bit, name for name."""
     assert set(found.tensors) == set(expected.tensors)
     for name, array in expected.tensors.items():
         assert np.array_equal(array.view(np.uint32), found.tensors[name].view(np.uint32)), name
@@ -94,7 +90,6 @@ FORMS = [
 def test_every_form_is_read_to_the_bit(
     form: str, given: str, write: Write, weights: Weights
 ) -> None:
-    """The folder and the file in it stand for the same, every file with its digest."""
     folder = write(form)
     found = load_weights(str(folder if given == "folder" else folder / form))
     assert_same_bits(found, weights)
@@ -105,12 +100,11 @@ def test_every_form_is_read_to_the_bit(
 
 
 def bare(state: State) -> State:
-    """Return the names of a model without a head, as the published file has them."""
     return {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
 
 
 def with_buffers(state: State) -> State:
-    """Return also what old versions saved: causal masks, positions and the head."""
+    """Add what old versions saved: causal masks, positions and the head."""
     extra = {f"h.{i}.attn.bias": torch.ones(1, 1, 3, 3).tril() for i in range(12)}
     head = {"lm_head.weight": state["tokens_embed.weight"].clone()}
     return state | extra | {"position_ids": torch.arange(3)} | head
@@ -122,7 +116,6 @@ def with_buffers(state: State) -> State:
 def test_older_names_are_the_same_weights(
     change: Callable[[State], State], write: Write, state: State, weights: Weights
 ) -> None:
-    """With and without prefix, buffers and head."""
     assert_same_bits(load_weights(str(write(tensors=change(state)))), weights)
 
 
@@ -130,7 +123,6 @@ def test_older_names_are_the_same_weights(
 def test_half_precision_is_widened_exactly_and_said(
     dtype: torch.dtype, write: Write, state: State
 ) -> None:
-    """Every value is the file's."""
     narrow = {name: tensor.to(dtype) for name, tensor in state.items()}
     found = load_weights(str(write(tensors=narrow)))
     name = "h.3.mlp.c_fc.weight"
@@ -139,12 +131,10 @@ def test_half_precision_is_widened_exactly_and_said(
 
 
 def without(name: str) -> Callable[[State], State]:
-    """Return a change that leaves one tensor out."""
     return lambda state: {key: tensor for key, tensor in state.items() if key != name}
 
 
 def with_tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[State], State]:
-    """Return a change of one tensor."""
     return lambda state: state | {name: change(state[name]).contiguous()}
 
 
@@ -172,7 +162,6 @@ FC = "transformer.h.3.mlp.c_fc.weight"
 def test_tensors_that_are_not_the_models_are_refused(
     change: Callable[[State], State], said: list[str], write: Write, state: State
 ) -> None:
-    """By name, and nothing of the file is used."""
     what = refusal(write(tensors=change(dict(state)))).what
     assert not [word for word in said if word not in what], what
 
@@ -197,7 +186,6 @@ def test_tensors_that_are_not_the_models_are_refused(
 def test_a_config_that_is_not_the_weights_is_refused(
     config: object, said: str, write: Write, fields: dict[str, Any]
 ) -> None:
-    """Whatever transformers would make of it."""
     folder = write(config=(fields | config) if isinstance(config, dict) else config)
     what = refusal(folder).what
     assert said in what, what
@@ -216,7 +204,6 @@ def test_a_config_that_is_not_the_weights_is_refused(
     ids=["missing", "empty", "cut", "twice", "NaN", "deep"],
 )
 def test_a_config_that_is_no_json_is_refused(text: str | None, said: str, write: Write) -> None:
-    """And none is made up where there is none."""
     path = write() / "config.json"
     path.unlink() if text is None else path.write_text(text, encoding="utf-8")
     assert said in refusal(path.parent).what
@@ -225,8 +212,6 @@ def test_a_config_that_is_no_json_is_refused(text: str | None, said: str, write:
 def test_transformers_and_we_must_read_one_model(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A field that the two take differently is named, with both readings."""
-
     class Other(huggingface_files.OpenAIGPTConfig):
         @classmethod
         def from_dict(cls, fields: dict[str, Any], **_: object) -> object:
@@ -255,7 +240,6 @@ def test_transformers_and_we_must_read_one_model(
 def test_an_index_that_is_not_its_shards_is_refused(
     change: Callable[[Any], Any], said: str, write: Write
 ) -> None:
-    """A tensor in another shard than it says, in none, or a shard that is elsewhere."""
     path = write("model.safetensors.index.json") / "model.safetensors.index.json"
     weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
     path.write_text(json.dumps({"weight_map": change(weight_map)}), encoding="utf-8")
@@ -263,7 +247,6 @@ def test_an_index_that_is_not_its_shards_is_refused(
 
 
 def test_safetensors_is_taken_before_torch_save(write: Write, weights: Weights) -> None:
-    """As transformers does; the pickle beside it is not even looked at."""
     folder = write()
     (folder / "pytorch_model.bin").write_bytes(b"not looked at")
     assert_same_bits(load_weights(str(folder)), weights)
@@ -271,7 +254,6 @@ def test_safetensors_is_taken_before_torch_save(write: Write, weights: Weights) 
 
 @pytest.mark.parametrize("swapped", [True, False])
 def test_a_form_under_another_forms_name_is_refused(*, swapped: bool, write: Write) -> None:
-    """What counts is what is in the file."""
     folder = write("pytorch_model.bin" if swapped else "model.safetensors")
     wrong = ("pytorch_model.bin", "model.safetensors")[:: 1 if swapped else -1]
     (folder / wrong[0]).rename(folder / wrong[1])
@@ -279,14 +261,12 @@ def test_a_form_under_another_forms_name_is_refused(*, swapped: bool, write: Wri
 
 
 def test_nothing_in_a_file_is_inconclusive(write: Write) -> None:
-    """A sound file without a tensor is no damage, and no model."""
     folder = write(tensors={})
     assert refusal(folder, ExitCode.INCONCLUSIVE).exit_code is InconclusiveError.exit_code
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".metadata", None])
 def test_a_folder_without_weights_is_refused(name: str | None, tmp_path: Path) -> None:
-    """It says what was found; a distributed checkpoint would be a program."""
     if name is not None:
         (tmp_path / name).write_bytes(b"x")
     what = refusal(tmp_path).what
@@ -295,7 +275,6 @@ def test_a_folder_without_weights_is_refused(name: str | None, tmp_path: Path) -
 
 @pytest.mark.parametrize("size", [210, 212])
 def test_another_vocabulary_is_refused(size: int, write: Write) -> None:
-    """The error names both sizes."""
     folder = write()
     vocabulary: Mapping[str, int] = {f"t{number}": number for number in range(size)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
@@ -304,7 +283,6 @@ def test_another_vocabulary_is_refused(size: int, write: Write) -> None:
 
 @pytest.mark.parametrize("ids", [[0, 0], [1, 2], [0, 2], [0, "1"], [0, True]])
 def test_a_vocabulary_with_gaps_is_refused(ids: list[Any], write: Write) -> None:
-    """Ids are 0, 1, 2, ... each once."""
     folder = write()
     text = json.dumps({f"t{place}": number for place, number in enumerate(ids)})
     (folder / "vocab.json").write_text(text, encoding="utf-8")
@@ -312,7 +290,6 @@ def test_a_vocabulary_with_gaps_is_refused(ids: list[Any], write: Write) -> None
 
 
 def test_the_right_vocabulary_is_taken(write: Write, weights: Weights) -> None:
-    """Beside the weights it changes nothing."""
     folder = write()
     text = json.dumps({f"t{number}": number for number in range(211)})
     (folder / "vocab.json").write_text(text, encoding="utf-8")
@@ -321,7 +298,6 @@ def test_the_right_vocabulary_is_taken(write: Write, weights: Weights) -> None:
 
 @pytest.mark.parametrize("name", ["weights.npz", "tf_model.h5", "rust_model.ot", "params_0.npy"])
 def test_a_file_of_another_form_is_told_which_there_are(name: str, tmp_path: Path) -> None:
-    """And not that it has no config."""
     (tmp_path / name).write_bytes(b"x")
     caught = refusal(tmp_path / name)
     assert name in caught.what

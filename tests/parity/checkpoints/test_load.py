@@ -27,8 +27,6 @@ COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
 
 
 class FakeHub:
-    """Stands in for the hub's client, and notes what it was asked."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[tuple[str, str | None, bool | None]] = []
@@ -40,7 +38,6 @@ class FakeHub:
     def fetch(
         self, repository: str, revision: str | None = None, *, offline: bool | None = None
     ) -> FetchedFolder:
-        """Give the folder's files, or the error that is set."""
         self.asked.append((repository, revision, offline))
         if self.error is not None:
             raise self.error
@@ -57,13 +54,12 @@ class FakeHub:
         )
 
     def reachable(self) -> bool:
-        """Return what is set."""
         return self.answers
 
 
 @pytest.fixture
 def folder(tmp_path: Path, weights: Weights) -> Path:
-    """Return the tiny weights in the form of the published file: bare names, no head."""
+    """The tiny weights in the form of the published file: bare names, no head."""
     tensors = {name: torch.from_numpy(array) for name, array in weights.tensors.items()}
     folder = tmp_path / "model"
     folder.mkdir()
@@ -74,7 +70,6 @@ def folder(tmp_path: Path, weights: Weights) -> Path:
 
 @pytest.fixture
 def fake_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    """Return the hub that is asked in this test."""
     fake = FakeHub(folder)
     monkeypatch.setattr(hub_repository.hub, "fetch", fake.fetch)
     monkeypatch.setattr(hub_repository.hub, "reachable", fake.reachable)
@@ -84,7 +79,7 @@ def fake_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
 
 @pytest.fixture
 def draws_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the surrogate be the tiny one: its size is not what is tested."""
+    """Load the tiny surrogate as `surrogate`: its size is not what is tested."""
     load = names.load_surrogate
     monkeypatch.setattr(
         names, "load_surrogate", lambda _size, *rest, **named: load("tiny", *rest, **named)
@@ -93,7 +88,7 @@ def draws_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Return a function that makes a folder's weights the published ones."""
+    """Make a folder's weights the published ones."""
 
     def publish(folder: Path) -> None:
         digest = digest_path(folder / "model.safetensors").sha256
@@ -109,7 +104,6 @@ def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 
 def error_of(name: str) -> ParityError:
-    """Return the error that a name ends in."""
     with pytest.raises(ParityError) as caught:
         load_weights(name)
     return caught.value
@@ -134,7 +128,6 @@ def test_a_repository_is_fetched_at_its_revision(
     fake_hub: FakeHub,
     publish: Callable[[Path], None],
 ) -> None:
-    """The verdict's words name it, its commit, and whether it came from the cache."""
     publish(fake_hub.folder)
     found = load_weights(name)
     assert fake_hub.asked == [(repository, revision, None)]
@@ -149,7 +142,6 @@ def test_a_repository_is_fetched_at_its_revision(
 def test_published_bytes_with_another_config_are_not_known(
     change: dict[str, float], fake_hub: FakeHub, publish: Callable[[Path], None]
 ) -> None:
-    """No tensor knows how many heads there are: refused as the released model, else unknown."""
     publish(fake_hub.folder)
     path = fake_hub.folder / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8")) | change
@@ -162,7 +154,6 @@ def test_published_bytes_with_another_config_are_not_known(
 def test_bytes_under_the_released_models_name_must_be_the_published_ones(
     fake_hub: FakeHub,
 ) -> None:
-    """Any others are refused, with their digest; under another name they are unknown."""
     refusal = error_of("openai-gpt")
     assert refusal.exit_code is ExitCode.REFUSED
     assert "model.safetensors: differs from the published file" in refusal.what
@@ -172,19 +163,15 @@ def test_bytes_under_the_released_models_name_must_be_the_published_ones(
 
 @pytest.mark.usefixtures("draws_tiny")
 class TestAuto:
-    """`auto`: the released weights, and else, for one reason alone, the surrogate."""
-
     @pytest.mark.parametrize(("cached", "answers"), [(True, False), (False, True), (True, True)])
     def test_cached_or_to_be_had_it_is_the_released(
         self, *, cached: bool, answers: bool, fake_hub: FakeHub, publish: Callable[[Path], None]
     ) -> None:
-        """With the hub or without, if they are cached."""
         publish(fake_hub.folder)
         fake_hub.cached, fake_hub.answers = cached, answers
         assert load_weights("auto").provenance.source.startswith("openai-gpt, from the hub")
 
     def test_neither_cached_nor_reachable_it_is_the_surrogate(self, fake_hub: FakeHub) -> None:
-        """And says why."""
         fake_hub.answers = False
         source = load_weights("auto").provenance.source
         assert "seeded random weights, not the released ones; openai-gpt is not in" in source
@@ -193,22 +180,18 @@ class TestAuto:
     def test_offline_it_is_the_surrogate(
         self, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The source names the switch, and no request is sent."""
         monkeypatch.setattr(hub_repository.constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(hub_repository.hub, "reachable", lambda: pytest.fail("was asked"))
         assert load_weights("auto").provenance.source.endswith("and HF_HUB_OFFLINE is set")
         assert fake_hub.asked == [("openai-gpt", None, True)]
 
     def test_any_other_trouble_is_an_error(self, fake_hub: FakeHub) -> None:
-        """A damaged cache is no reason to check something else."""
         fake_hub.error = RejectedError("cache damaged", where="blob", fix="remove it")
         assert error_of("auto").exit_code is ExitCode.REFUSED
 
     def test_a_hub_that_answers_and_fails_is_an_error(
         self, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It could be connected to."""
-
         def fetch(repository: str, _revision: str | None = None, **_: object) -> FetchedFolder:
             raise UnavailableError("the hub is ill", where=repository, fix="wait")
 
@@ -218,7 +201,6 @@ class TestAuto:
 
 
 def test_the_released_model_never_falls_back(fake_hub: FakeHub) -> None:
-    """Asked for by name it is that or an error."""
     fake_hub.error = UnavailableError("offline", where="hub", fix="go online")
     refusal = error_of("openai-gpt")
     assert (refusal.exit_code, refusal.what) == (ExitCode.ENVIRONMENT, "offline")
@@ -227,7 +209,6 @@ def test_the_released_model_never_falls_back(fake_hub: FakeHub) -> None:
 def test_a_folder_is_no_reserved_name(
     fake_hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder called like the released model is not taken for it, nor for a repository."""
     for name in ("openai-gpt", "somebody/model"):
         shutil.copytree(folder, folder.parent / "here" / name)
     monkeypatch.chdir(folder.parent / "here")
@@ -240,20 +221,17 @@ def test_a_folder_is_no_reserved_name(
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/at/all", "~/nothing", "a/b/c", "x.bin"])
 def test_a_path_to_nothing_is_refused(name: str) -> None:
-    """It is not looked for on the hub."""
     refusal = error_of(name)
     assert (refusal.exit_code, refusal.what) == (ExitCode.REFUSED, "there is nothing at that path")
 
 
 def test_a_link_to_nothing_is_said(tmp_path: Path) -> None:
-    """The link is there."""
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     assert error_of(str(tmp_path / "link")).what == "it is a link to nothing"
 
 
 @pytest.mark.parametrize("name", ["", "tinier", "Tiny", "surrogate ", "openai-gpt2", "a b/c", "@x"])
 def test_another_name_stands_for_nothing(name: str) -> None:
-    """It is a usage error that repeats the name and gives those there are."""
     refusal = error_of(name)
     assert isinstance(refusal, UsageError)
     assert repr(name) in refusal.what
@@ -270,7 +248,6 @@ def test_the_surrogate_is_known_in_whatever_form(folder: Path, weights: Weights)
 
 
 def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> None:
-    """The folder is ambiguous; the path of one file is not."""
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
     openai_release.write_release(folder, list(named.values()), config=dict(weights.config))
     refusal = error_of(str(folder))
@@ -283,12 +260,10 @@ def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> 
     "name", ["~nobody-of-that-name/x", f"./{300 * 'a'}", "a\0b/c", "a/b..git"], ids=ascii
 )
 def test_a_name_that_no_file_can_have_is_an_error_with_a_code(name: str) -> None:
-    """And not one of this program's own."""
     assert error_of(name).exit_code in {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.ENVIRONMENT}
 
 
 def test_unfinished_downloads_are_mentioned(fake_hub: FakeHub) -> None:
-    """They take room in the cache, so the source names them."""
     assert "unfinished" not in load_weights("somebody/model").provenance.source
     fake_hub.unfinished = (Path("a.incomplete"), Path("b.incomplete"))
     source = load_weights("somebody/model").provenance.source

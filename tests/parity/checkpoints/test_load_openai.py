@@ -21,20 +21,17 @@ Listed = Sequence[NDArray[np.float32]]
 
 @pytest.fixture
 def listed(weights: Weights) -> Listed:
-    """Return the tiny weights as the release lists them."""
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
     return list(named.values())
 
 
 @pytest.fixture
 def folder(tmp_path: Path, listed: Listed, weights: Weights) -> Path:
-    """Return a folder of ten shards of the tiny weights."""
     openai_release.write_release(tmp_path, listed, config=dict(weights.config))
     return tmp_path
 
 
 def refusal(folder: Path) -> ParityError:
-    """Return why a folder is refused, as input."""
     with pytest.raises(ParityError) as caught:
         load_weights(str(folder))
     assert caught.value.exit_code is ExitCode.REFUSED, caught.value
@@ -42,7 +39,6 @@ def refusal(folder: Path) -> ParityError:
 
 
 def test_shards_are_read_to_the_bit(folder: Path, weights: Weights) -> None:
-    """Every tensor under our name, every file with both of its digests."""
     found = load_weights(str(folder))
     for name, array in weights.tensors.items():
         assert np.array_equal(array.view(np.uint32), found.tensors[name].view(np.uint32)), name
@@ -70,7 +66,6 @@ def test_shards_are_read_to_the_bit(folder: Path, weights: Weights) -> None:
     ids=["shard", "shapes", "empty", "no shapes", "no heads", "short", "nan"],
 )
 def test_an_unsound_release_is_refused(change: Callable[[Path], object], folder: Path) -> None:
-    """As input, whatever the reader finds."""
     change(folder)
     refusal(folder)
 
@@ -89,7 +84,6 @@ def test_an_unsound_release_is_refused(change: Callable[[Path], object], folder:
 def test_a_config_of_another_model_is_refused(
     change: dict[str, Any], said: str, folder: Path, weights: Weights
 ) -> None:
-    """Beside shards as beside any weights."""
     text = json.dumps(dict(weights.config) | change)
     (folder / "config.json").write_text(text, encoding="utf-8")
     assert said in refusal(folder).what
@@ -97,7 +91,6 @@ def test_a_config_of_another_model_is_refused(
 
 @pytest.mark.parametrize("twice", [True, False])
 def test_a_config_without_its_number_of_heads_is_refused(*, twice: bool, folder: Path) -> None:
-    """Or with two: no default stands in for what decides every number."""
     path = folder / "config.json"
     text = path.read_text(encoding="utf-8").replace('"n_head": 3,', "")
     if twice:
@@ -109,7 +102,6 @@ def test_a_config_without_its_number_of_heads_is_refused(*, twice: bool, folder:
 def test_blocks_in_another_order_are_other_weights(
     folder: Path, listed: Listed, weights: Weights
 ) -> None:
-    """Shapes cannot tell, the digest does."""
     swapped = [*listed[:2], *listed[14:26], *listed[2:14], *listed[26:]]
     openai_release.write_release(folder, swapped, config=dict(weights.config))
     found = load_weights(str(folder))
@@ -144,7 +136,6 @@ def test_bare_shards_must_be_the_published_ones(
 
 @pytest.mark.parametrize("name", ["params_shapes.json", "params_0.npy", "params_7.npy"])
 def test_what_was_meant_as_a_release_is_read_as_one(name: str, tmp_path: Path) -> None:
-    """So that the error names the missing file."""
     (tmp_path / name).write_bytes(b"")
     assert load.is_openai_folder(tmp_path)
     assert "params_" in refusal(tmp_path).what

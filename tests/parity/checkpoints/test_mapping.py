@@ -33,30 +33,25 @@ RELEASED = [
 
 @pytest.fixture(scope="module")
 def theirs() -> OpenAIGPTLMHeadModel:
-    """Return Hugging Face's model of the released size, without values."""
     with torch.device("meta"):
         return OpenAIGPTLMHeadModel(OpenAIGPTConfig())
 
 
 def written(side: Side, n_layer: int = 12) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor on one side, in the table's order."""
     return {row.name(side): row.shape(side, shape_sizes(CONFIG)) for row in rows(n_layer)}
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor of a model."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def test_ours_are_our_models_names_and_shapes() -> None:
-    """Nothing is missing and nothing is left over."""
     with torch.device("meta"):
         model = GPT(GPTConfig())
     assert shapes(model) == written(Side.OURS)
 
 
 def test_theirs_are_hugging_faces_names_and_shapes(theirs: OpenAIGPTLMHeadModel) -> None:
-    """With the head, which is the token embedding under a second name, that is all they have."""
     expected = shapes(theirs)
     named = written(Side.HUGGINGFACE)
     again = {alias: named[name] for alias, name in ALIASES[Side.HUGGINGFACE].items()}
@@ -72,25 +67,20 @@ def test_the_release_is_in_its_own_order() -> None:
 
 @pytest.mark.parametrize("side", Side)
 def test_all_of_the_model_is_there(side: Side) -> None:
-    """On every side the shapes hold 116,534,784 parameters."""
-    expected = 116_534_784
-    assert expected == sum(map(math.prod, written(side).values()))
+    assert sum(map(math.prod, written(side).values())) == 116_534_784
 
 
 @pytest.mark.parametrize("side", Side)
 @pytest.mark.parametrize("n_layer", [0, 1, 12])
 def test_no_name_stands_twice(side: Side, n_layer: int) -> None:
-    """There are two names and twelve a block, all different."""
     expected = 2 + 12 * n_layer
     assert expected == len(rows(n_layer)) == len(written(side, n_layer))
 
 
 def test_a_row_is_one_tensor_on_all_sides(theirs: OpenAIGPTLMHeadModel) -> None:
-    """What stands in one row plays one part: the three names say so, each in its own words."""
     parts = {"w": "weight", "b": "bias", "g": "weight"}
     blocks = [row for row in rows(12) if row.ours.startswith("h.")]
-    expected = 144
-    assert expected == len(blocks)
+    assert len(blocks) == 144
     for row in blocks:
         *path, part = row.release.removeprefix("model/h").split("/")
         assert f"h.{'.'.join(path)}.{parts[part]}" == row.ours
@@ -102,23 +92,20 @@ def test_a_row_is_one_tensor_on_all_sides(theirs: OpenAIGPTLMHeadModel) -> None:
 
 
 def test_only_the_blocks_matrices_are_convolutions() -> None:
-    """The release keeps a leading axis of one there, and nowhere else."""
     matrices = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-    expected = {row.ours for row in rows(12) if row.ours.endswith(matrices)}
-    assert expected == {row.ours for row in rows(12) if row.form is Form.CONVOLUTION}
+    assert {row.ours for row in rows(12) if row.form is Form.CONVOLUTION} == {
+        row.ours for row in rows(12) if row.ours.endswith(matrices)
+    }
 
 
 def test_the_head_is_an_alias_because_it_is_tied(theirs: OpenAIGPTLMHeadModel) -> None:
-    """In Hugging Face's model both names lead to one parameter, and no other two do."""
     alias, name = next(iter(ALIASES[Side.HUGGINGFACE].items()))
     assert theirs.get_parameter(alias) is theirs.get_parameter(name)
-    expected = len(theirs.state_dict()) - 1
-    assert expected == len(list(theirs.parameters()))
+    assert len(list(theirs.parameters())) == len(theirs.state_dict()) - 1
     assert not ALIASES[Side.OURS] | ALIASES[Side.RELEASE]
 
 
 def test_their_buffers_are_known(theirs: OpenAIGPTLMHeadModel) -> None:
-    """Every constant that Hugging Face's model holds is one that a checkpoint may hold too."""
     names = [name for name, _ in theirs.named_buffers()]
     assert names
     assert all(is_buffer(Side.HUGGINGFACE, name) for name in names)
@@ -137,6 +124,5 @@ def test_their_buffers_are_known(theirs: OpenAIGPTLMHeadModel) -> None:
     ],
 )
 def test_a_weight_is_no_buffer(side: Side, name: str) -> None:
-    """Nor is another side's constant one of this side's."""
     assert not is_buffer(side, name)
     assert set(BUFFERS) == set(Side)

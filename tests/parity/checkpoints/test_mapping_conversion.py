@@ -20,7 +20,7 @@ State = dict[str, Tensor]
 
 
 def drawn(side: Side, dtype: torch.dtype = torch.float32) -> State:
-    """Return a state in that side's names and forms; any bits, NaN and -0.0 among them."""
+    """Return a state in that side's names and forms, NaN, -0.0 and a denormal among its numbers."""
     generator = torch.Generator().manual_seed(20180611)
     state = {}
     for row in rows(2):
@@ -32,19 +32,16 @@ def drawn(side: Side, dtype: torch.dtype = torch.float32) -> State:
 
 
 def bits(tensor: Tensor) -> bytes:
-    """Return the tensor's bytes."""
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def ids_of(pair: tuple[Side, Side]) -> str:
-    """Return `ours to release` for that pair."""
     return f"{pair[0].value} to {pair[1].value}"
 
 
 @pytest.mark.parametrize("pair", list(product(Side, Side)), ids=ids_of)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_there_and_back_is_the_same(pair: tuple[Side, Side], dtype: torch.dtype) -> None:
-    """Names, their order, shapes, dtype and every bit are what they were."""
     source, target = pair
     state = drawn(source, dtype)
     there = convert(state, CONFIG, source=source, target=target)
@@ -57,7 +54,6 @@ def test_there_and_back_is_the_same(pair: tuple[Side, Side], dtype: torch.dtype)
 
 @pytest.mark.parametrize("pair", list(product(Side, Side)), ids=ids_of)
 def test_every_tensor_keeps_its_numbers(pair: tuple[Side, Side]) -> None:
-    """Under the other side's names, in its shapes and the release's order, are the same bits."""
     source, target = pair
     state = drawn(source)
     there = convert(state, CONFIG, source=source, target=target)
@@ -72,7 +68,6 @@ def test_every_tensor_keeps_its_numbers(pair: tuple[Side, Side]) -> None:
 
 
 def test_numpy_arrays_are_converted_too() -> None:
-    """The result is made of the arrays' own elements, not of copies in another type."""
     state = {name: tensor.numpy() for name, tensor in drawn(Side.OURS).items()}
     there = convert(state, CONFIG, source=Side.OURS, target=Side.RELEASE)
     assert all(isinstance(array, np.ndarray) for array in there.values())
@@ -82,7 +77,6 @@ def test_numpy_arrays_are_converted_too() -> None:
 
 
 def test_the_callers_state_is_left_alone() -> None:
-    """Neither its names, nor their order, nor a tensor of it is changed."""
     state = drawn(Side.HUGGINGFACE) | {"transformer.position_ids": torch.arange(11)}
     state[TOKENS] = state[HEAD] = torch.randn(37, 21)
     before = {name: (id(tensor), tensor.shape, bits(tensor)) for name, tensor in state.items()}
@@ -92,16 +86,13 @@ def test_the_callers_state_is_left_alone() -> None:
 
 
 def refused(state: State, source: Side = Side.HUGGINGFACE) -> InputRejectedError:
-    """Return the error with which the state is refused."""
     with pytest.raises(InputRejectedError) as refusal:
         convert(state, CONFIG, source=source, target=Side.OURS)
-    expected = ExitCode.REFUSED
-    assert expected == refusal.value.exit_code
+    assert refusal.value.exit_code == ExitCode.REFUSED
     return refusal.value
 
 
 def test_all_problems_are_told_at_once() -> None:
-    """Missing, unexpected, misshapen and untied: each name stands in one message."""
     state = drawn(Side.HUGGINGFACE)
     del state["transformer.h.1.ln_2.bias"], state["transformer.h.0.mlp.c_fc.weight"]
     state["transformer.h.2.ln_2.bias"] = torch.ones(21)
@@ -120,8 +111,7 @@ def test_all_problems_are_told_at_once() -> None:
         "untied: lm_head.weight differs from transformer.tokens_embed.weight"
     )
     assert expected == error.what
-    expected = "huggingface state of 27 tensors, 26 expected"
-    assert expected == error.where
+    assert error.where == "huggingface state of 27 tensors, 26 expected"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +133,6 @@ def test_all_problems_are_told_at_once() -> None:
 def test_another_shape_is_refused(
     name: str, reshape: Callable[[Tensor], Tensor], side: Side
 ) -> None:
-    """Nothing is broadcast, squeezed, flattened or turned round, whatever would fit."""
     state = drawn(side)
     name = next(row.name(side) for row in rows(2) if row.ours == f"h.1.{name}")
     wanted = list(state[name].shape)
@@ -156,7 +145,6 @@ def test_another_shape_is_refused(
 
 @pytest.mark.parametrize("shape", [(21, 63), (2, 21, 63), (63, 21, 1)], ids=str)
 def test_the_releases_convolutions_have_a_leading_one(shape: tuple[int, ...]) -> None:
-    """A matrix without it is no convolution, and a wider one is none of ours."""
     state = drawn(Side.RELEASE)
     state["model/h0/attn/c_attn/w"] = torch.ones(shape)
     expected = f"shape: model/h0/attn/c_attn/w is {list(shape)}, expected [1, 21, 63]"
@@ -164,7 +152,6 @@ def test_the_releases_convolutions_have_a_leading_one(shape: tuple[int, ...]) ->
 
 
 def test_no_name_fits() -> None:
-    """A state without the prefix is a list of missing names, and one of unexpected names."""
     error = refused(
         {name.removeprefix("transformer."): t for name, t in drawn(Side.HUGGINGFACE).items()}
     )
@@ -175,26 +162,22 @@ def test_no_name_fits() -> None:
 
 
 def test_what_stands_before_every_name_is_told() -> None:
-    """The error hints at a prefix without which the names would fit."""
     error = refused({f"model.gpt.{name}": t for name, t in drawn(Side.HUGGINGFACE).items()})
     assert error.what.endswith("; none of 26 names was found; without 'model.gpt.' 26 are")
 
 
 def test_one_name_that_fits_is_no_other_naming() -> None:
-    """If some names fit, the others are reported as missing."""
     (name, tensor), *_ = drawn(Side.HUGGINGFACE).items()
     assert "none of" not in refused({name: tensor}).what
 
 
 @pytest.mark.parametrize("n_layer", [1, 3])
 def test_another_number_of_blocks_is_refused(n_layer: int) -> None:
-    """Neither a block too many nor one too few goes through."""
     with pytest.raises(InputRejectedError, match=f"a GPT-1 of {n_layer} blocks: (missing|unexpec)"):
         convert(drawn(Side.OURS), CONFIG | {"n_layer": n_layer}, source=Side.OURS, target=Side.OURS)
 
 
 def test_buffers_and_the_tied_head_are_accepted_and_left_out() -> None:
-    """A checkpoint may hold them; they are no tensors of their own."""
     state = drawn(Side.HUGGINGFACE)
     state[TOKENS] = torch.randn(37, 21)
     state["transformer.h.0.attn.bias"] = torch.ones(1, 1, 11, 11)
@@ -207,7 +190,6 @@ def test_buffers_and_the_tied_head_are_accepted_and_left_out() -> None:
 
 @pytest.mark.parametrize("side", [Side.OURS, Side.RELEASE])
 def test_another_sides_alias_is_unexpected(side: Side) -> None:
-    """Only Hugging Face's checkpoints have a head."""
     assert refused(drawn(side) | {HEAD: torch.ones(37, 21)}, side).what.endswith(
         f"unexpected: {HEAD}"
     )
@@ -223,7 +205,6 @@ def test_another_sides_alias_is_unexpected(side: Side) -> None:
     ],
 )
 def test_a_head_of_its_own_is_refused(change: Callable[[Tensor], Tensor]) -> None:
-    """An alias with other values is another tensor, and this model has no place for it."""
     state = drawn(Side.HUGGINGFACE)
     state[TOKENS] = torch.arange(37.0 * 21).reshape(37, 21) + 1
     state[HEAD] = change(state[TOKENS])
@@ -231,7 +212,6 @@ def test_a_head_of_its_own_is_refused(change: Callable[[Tensor], Tensor]) -> Non
 
 
 def test_a_tied_head_with_nan_is_tied() -> None:
-    """NaN differs from itself, and two names of one tensor do not."""
     state = drawn(Side.HUGGINGFACE)
     state[TOKENS] = (
         torch.arange(37.0 * 21).reshape(37, 21).index_fill(0, torch.tensor(3), torch.nan)

@@ -26,19 +26,15 @@ SAFE_TORCH = pytest.mark.skipif(
 
 
 class Command:
-    """Runs a command when it is unpickled."""
-
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        """Return the command."""
         return os.system, (f"touch '{self.marker}'",)
 
 
 @pytest.fixture
 def tensors() -> dict[str, Tensor]:
-    """Return three tensors of three types, a signed zero and a denormal among them."""
     return {
         "a": torch.tensor([[1.5, -0.0], [1e-45, 3.0]]),
         "b": torch.arange(3, dtype=torch.int64),
@@ -47,7 +43,6 @@ def tensors() -> dict[str, Tensor]:
 
 
 def refused(path: Path) -> str:
-    """Return why a file is refused; it is by the code of refused input, and by its name."""
     with pytest.raises(InputRejectedError) as refusal:
         torch_file.read_torch_file(path)
     assert refusal.value.exit_code is ExitCode.REFUSED
@@ -60,7 +55,6 @@ def refused(path: Path) -> str:
 def test_both_forms_are_read_bit_for_bit(
     *, archive: bool, tensors: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """Types and bits are the file's, and the digest is of its bytes."""
     path = tmp_path / "model.bin"
     torch.save(tensors, path, _use_new_zipfile_serialization=archive)
     found, digest = torch_file.read_torch_file(path)
@@ -80,7 +74,6 @@ def test_both_forms_are_read_bit_for_bit(
 def test_a_command_is_not_run(
     variable: str, *, archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even where the environment asks torch to run whatever it finds."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", variable)
     path, marker = tmp_path / "model.bin", tmp_path / "was run"
     torch.save({"a": Command(marker)}, path, _use_new_zipfile_serialization=archive)
@@ -94,7 +87,7 @@ def test_a_command_is_not_run(
 def test_before_torch_2_10_every_such_file_is_refused(
     version: str, tensors: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sound one too, for there is no telling; it is not even opened."""
+    """A sound one too; it is not even opened."""
     torch.save(tensors, tmp_path / "model.bin")
     monkeypatch.setattr(compat, "describe", lambda package: {"torch": version}[package])
     monkeypatch.setattr(torch_file, "open_plain", lambda _path: pytest.fail("it was opened"))
@@ -102,18 +95,15 @@ def test_before_torch_2_10_every_such_file_is_refused(
 
 
 def tar(path: Path) -> None:
-    """Write a tar archive, torch's form before 2018."""
     with tarfile.open(path, "w") as archive:
         archive.addfile(tarfile.TarInfo("storages"), io.BytesIO())
 
 
 def raw_pickle(path: Path) -> None:
-    """Write a plain pickle."""
     path.write_bytes(pickle.dumps({"a": 1}))
 
 
 def script(path: Path) -> None:
-    """Write an archive of the kind that TorchScript writes."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/constants.pkl", pickle.dumps(()))
         archive.writestr("model/data.pkl", pickle.dumps({}))
@@ -127,13 +117,11 @@ def bomb(path: Path) -> None:
 
 
 def half(path: Path) -> None:
-    """Write the first half of a sound file."""
     torch.save({"a": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def legacy_half(path: Path) -> None:
-    """Write the first half of a sound file of the older form."""
     torch.save({"a": torch.zeros(1000)}, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -169,7 +157,6 @@ def legacy_half(path: Path) -> None:
 def test_what_is_no_file_of_tensors_is_refused(
     write: Callable[[Path], None], why: str, tmp_path: Path
 ) -> None:
-    """In one line that says why."""
     path = tmp_path / "model.bin"
     write(path)
     found = refused(path)
@@ -179,7 +166,6 @@ def test_what_is_no_file_of_tensors_is_refused(
 
 @SAFE_TORCH
 def test_a_view_has_memory_of_its_own(tmp_path: Path) -> None:
-    """A transposed tensor becomes contiguous; its values stay."""
     torch.save({"a": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "model.bin")
     found, _ = torch_file.read_torch_file(tmp_path / "model.bin")
     assert found["a"].is_contiguous()
@@ -190,7 +176,6 @@ def test_a_view_has_memory_of_its_own(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_refused(
     tensors: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was hashed would not be what was loaded."""
     path = tmp_path / "model.bin"
     torch.save(tensors, path)
     load = torch.load
@@ -207,7 +192,6 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 @SAFE_TORCH
 @pytest.mark.parametrize("kind", ["folder", "pipe", "nothing"])
 def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
-    """Opening a pipe without a writer does not block."""
     path = tmp_path / "model.bin"
     {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "nothing": lambda: None}[kind]()
     with pytest.raises(RejectedError, match=r"model\.bin"):

@@ -26,25 +26,21 @@ COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
 
 
 class Program:
-    """Leaves a file behind when it is unpickled."""
-
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        """Return the command that leaves it."""
         return os.system, (f"touch '{self.marker}'",)
 
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """Return the file that is there as soon as a program was run."""
     return tmp_path / "was run"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, weights: Weights, marker: Path) -> Path:
-    """Return a model's folder in which every file of torch.save would leave the marker."""
+    """A model's folder in which every file of torch.save would write the marker."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(dict(weights.config)), encoding="utf-8")
@@ -54,13 +50,11 @@ def folder(tmp_path: Path, weights: Weights, marker: Path) -> Path:
 
 
 def only_a_file(folder: Path) -> None:
-    """Leave the folder with the one file that is looked for in it."""
     for name in ("model.pt", "model.pth", "part-1.bin"):
         (folder / name).unlink()
 
 
 def shards(folder: Path) -> None:
-    """Leave the folder with an index, and the shard that it names."""
     (folder / "pytorch_model.bin").unlink()
     index = {"weight_map": {"tokens_embed.weight": "part-1.bin"}}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index), encoding="utf-8")
@@ -81,7 +75,7 @@ TORCHES = ["as installed", "2.6.0+cu124", "2.9.1"]
 
 @pytest.fixture(params=TORCHES)
 def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what a refusal says, on this torch or on one that reads no such file."""
+    """What a refusal says, on this torch or on one that reads no such file."""
     if request.param != "as installed":
         told = compat.describe
         versions = {"torch": request.param}
@@ -94,7 +88,6 @@ def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def assert_refused(result: Any, said: str, marker: Path) -> None:  # noqa: ANN401 - typer's own
-    """Assert that a command rejected its input with reason and fix, and ran nothing of it."""
     error = " ".join(result.stderr.split())
     assert result.exit_code == 4, error
     assert said in error
@@ -104,7 +97,6 @@ def assert_refused(result: Any, said: str, marker: Path) -> None:  # noqa: ANN40
 
 @pytest.fixture(params=WAYS)
 def named(request: pytest.FixtureRequest, folder: Path) -> Path:
-    """Return what is named, each way."""
     name, prepare = WAYS[request.param]
     prepare(folder)
     return folder / name
@@ -114,12 +106,10 @@ def named(request: pytest.FixtureRequest, folder: Path) -> Path:
 def test_no_check_runs_it(
     verb: str, named: Path, marker: Path, refusing: str, check: Check
 ) -> None:
-    """Whichever verb the weights are for."""
     assert_refused(check(verb, "--weights", str(named)), refusing, marker)
 
 
 def test_no_conversion_runs_it(named: Path, folder: Path, marker: Path, refusing: str) -> None:
-    """And writes nothing."""
     result = CliRunner().invoke(app, [str(named), str(folder / "new")])
     assert_refused(result, refusing, marker)
     assert not (folder / "new").exists()
@@ -128,7 +118,6 @@ def test_no_conversion_runs_it(named: Path, folder: Path, marker: Path, refusing
 def test_no_repository_on_the_hub_runs_it(
     folder: Path, marker: Path, refusing: str, check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that has no other form."""
     only_a_file(folder)
     paths = {path.name: path for path in folder.iterdir()}
     fetched = FetchedFolder(
@@ -146,7 +135,6 @@ def test_no_repository_on_the_hub_runs_it(
 def test_a_candidate_is_not_run_either(
     folder: Path, marker: Path, refusing: str, check: Check, tmp_path: Path
 ) -> None:
-    """There are no weights to build it with."""
     candidate = tmp_path / "candidate.py"
     candidate.write_text(f"open({str(marker)!r}, 'w').close()\n", encoding="utf-8")
     asked = ("--weights", str(folder), "--candidate", str(candidate))
@@ -157,7 +145,6 @@ def test_a_candidate_is_not_run_either(
 def test_beside_safetensors_it_is_not_looked_at(
     folder: Path, marker: Path, weights: Weights, check: Check
 ) -> None:
-    """Which are read on every torch."""
     named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.HUGGINGFACE)
     tensors = {name: torch.from_numpy(array.copy()) for name, array in named.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -167,13 +154,11 @@ def test_beside_safetensors_it_is_not_looked_at(
 
 
 def test_the_model_itself_knows_no_such_file(folder: Path, marker: Path) -> None:
-    """`scratch_gpt` reads safetensors alone."""
     with pytest.raises(CheckpointError, match="safetensors"):
         GPT.from_pretrained(folder)
     assert not marker.exists()
 
 
 def test_the_program_would_have_run(folder: Path, marker: Path) -> None:
-    """So that a file which is not there says something."""
     torch.load(folder / "pytorch_model.bin", weights_only=False)
     assert marker.exists()

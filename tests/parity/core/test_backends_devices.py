@@ -14,7 +14,6 @@ Check = Callable[..., Any]
 
 
 def with_cuda(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
-    """Have torch say whether there is a CUDA device, whatever this machine has."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
 
 
@@ -34,7 +33,6 @@ def test_a_name_stands_for_a_device(
     device: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The CPU unless asked; `auto` takes CUDA where there is one."""
     with_cuda(monkeypatch, there=there)
     monkeypatch.setattr(backends, "check_float64", lambda _device: None)
     assert torch.device(device) == backends.resolve_device(name)
@@ -44,11 +42,11 @@ def test_a_name_stands_for_a_device(
 def test_no_such_device_is_the_environments_fault(
     form: str, check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CUDA that was asked for and is not there ends with code 5: nothing falls back."""
     with_cuda(monkeypatch, there=False)
     result = check("layerwise", "--weights", "tiny", "--device", "cuda", "--format", form)
-    expected = (5, True, form == "json")
-    assert expected == (result.exit_code, "CUDA" in result.stderr, bool(result.stdout))
+    assert result.exit_code == 5
+    assert "CUDA" in result.stderr
+    assert bool(result.stdout) == (form == "json")
 
 
 @pytest.mark.parametrize(
@@ -63,8 +61,6 @@ def test_no_such_device_is_the_environments_fault(
 def test_a_device_without_float64_is_the_environments_fault(
     error: Exception, check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Identity cannot be judged on a device without float64, and nothing is judged instead."""
-
     def ones(*_arguments: object, **_named: object) -> None:
         raise error
 
@@ -73,21 +69,18 @@ def test_a_device_without_float64_is_the_environments_fault(
     )
     monkeypatch.setattr(backends, "torch", stand_in)
     result = check("layerwise", "--weights", "tiny", "--seq-len", "5")
-    expected = (5, "", True)
-    assert expected == (result.exit_code, result.stdout, "float64" in result.stderr)
+    assert (result.exit_code, result.stdout, "float64" in result.stderr) == (5, "", True)
 
 
 def test_the_cpu_has_float64() -> None:
-    """The CPU is fit for a verdict."""
     assert torch.device("cpu") == backends.resolve_device("cpu")
 
 
 def test_the_check_of_float64_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tensor that can be made and not computed with is no float64 either."""
+    """A device may make a float64 tensor and lack the arithmetic."""
 
     class Inert:
         def add_(self, _other: float) -> None:
-            """Refuse."""
             message = "no kernel"
             raise RuntimeError(message)
 

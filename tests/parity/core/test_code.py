@@ -18,7 +18,6 @@ Change = Callable[[Path], object]
 
 @pytest.fixture
 def copies(tmp_path: Path) -> dict[str, Path]:
-    """Return the folders of two small packages, one with a folder inside."""
     made = {}
     for name in ("one", "two"):
         made[name] = tmp_path / name
@@ -30,7 +29,7 @@ def copies(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_a_copy_elsewhere_is_the_same_code(tmp_path: Path) -> None:
-    """What an installer writes beside the source does not count, nor does where it lies."""
+    """Byte code and markers that an installer writes beside the source do not count."""
     found = package_folders()
     assert found is not None
     moved = {}
@@ -56,14 +55,12 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_any_change_is_another_code(change: str, copies: dict[str, Path]) -> None:
-    """Of contents, of names, of what there is."""
     before = digest(copies)
     CHANGES[change](copies["one"])
     assert before != digest(copies)
 
 
 def test_what_moves_from_file_to_file_is_a_change(tmp_path: Path) -> None:
-    """The same bytes in a row, cut elsewhere, are other code."""
     found = set()
     for number, (first, second) in enumerate([("ab", "c"), ("a", "bc"), ("", "abc")]):
         home = tmp_path / str(number)
@@ -75,7 +72,7 @@ def test_what_moves_from_file_to_file_is_a_change(tmp_path: Path) -> None:
 
 
 def test_a_name_in_a_file_is_no_file(tmp_path: Path) -> None:
-    """What looks like the next file's name and contents is not it: lengths are written too."""
+    """Lengths are hashed too: contents that look like the next file's name change the digest."""
     (tmp_path / "a.py").write_text("1", encoding="utf-8")
     (tmp_path / "b.py").write_text("2", encoding="utf-8")
     two = digest({"package": tmp_path})
@@ -86,7 +83,6 @@ def test_a_name_in_a_file_is_no_file(tmp_path: Path) -> None:
 
 
 def test_all_four_packages_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of which one that is left out changes the digest."""
     found = package_folders()
     assert found is not None
     assert ("bench", "parity", "reference", "scratch_gpt") == PACKAGES == tuple(found)
@@ -97,7 +93,7 @@ def test_all_four_packages_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_project_of_the_name_is_not_it(tmp_path: Path) -> None:
-    """A folder `bench` where the command is run is somebody else's, and not read."""
+    """A folder `bench` in the working directory is not read."""
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "__init__.py").write_text("OTHER = 1\n", encoding="utf-8")
     program = (
@@ -112,7 +108,6 @@ def test_another_project_of_the_name_is_not_it(tmp_path: Path) -> None:
 
 
 def test_it_is_said_with_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Version and digest; where either is not known, that."""
     found = package_folders()
     assert found is not None
     monkeypatch.setattr(code, "version", lambda _name: "1.2.3")
@@ -127,7 +122,6 @@ def test_it_is_said_with_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_imported_for_it() -> None:
-    """Neither the packages that are read nor what they need."""
     program = "import sys, parity.core.code; parity.core.code.code_digest(); print(*sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
@@ -140,7 +134,6 @@ def test_nothing_is_imported_for_it() -> None:
 def test_packages_in_an_archive_have_no_files(
     command: Callable[..., Any], archive: Path, strictly: Callable[[str], Any]
 ) -> None:
-    """Run from a zip file, the verdict says that its source is not known, and stands."""
     arguments = ["weights", "--weights", "tiny", "--format", "json"]
     ran = command(*arguments, python=["-P", str(archive)])
     said = strictly(ran.stdout)["identity"]["code"]

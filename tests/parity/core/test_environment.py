@@ -52,7 +52,6 @@ if HAS_FP32_PRECISION:
 
 
 def settings() -> dict[str, object]:
-    """Return everything that is pinned, read by torch's own functions."""
     read: dict[str, Callable[[], object]] = {
         "dtype": torch.get_default_dtype,
         "precision": torch.get_float32_matmul_precision,
@@ -70,7 +69,6 @@ def settings() -> dict[str, object]:
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_comes() -> Iterator[None]:
-    """Give every setting back, whatever a test did to it."""
     before = settings()
     yield
     torch.set_default_dtype(before["dtype"])
@@ -87,30 +85,26 @@ def _torch_as_it_comes() -> Iterator[None]:
 
 
 def test_every_knob_is_listed_with_its_reason() -> None:
-    """These and no others, once each, with what it would change."""
     assert sorted(MOVES) == sorted(knob.name for knob in SETTINGS)
     assert all(knob.why for knob in SETTINGS)
 
 
 @pytest.mark.parametrize("state", OTHER_STATES)
 def test_while_pinned_every_knob_has_its_value(state: str) -> None:
-    """Whatever it was before, it is read back as wanted."""
     OTHER_STATES[state]()
     with pinned_settings():
         found = settings()
         assert_settings_pinned()
     assert found.get("onednn", "ieee") == "ieee"
-    expected = (torch.float32, "highest", True, False, False, False, False, False)
-    assert expected == (
+    assert (
         *(found["dtype"], found["precision"], found["deterministic"], found["warning only"]),
         *(found["autocast cpu"], found["autocast cuda"], found["matmul"], found["convolution"]),
-    )
+    ) == (torch.float32, "highest", True, False, False, False, False, False)
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["to the end", "broken off"])
 @pytest.mark.parametrize("state", OTHER_STATES)
 def test_afterwards_every_knob_is_where_it_was(state: str, fails: bool) -> None:  # noqa: FBT001
-    """Whether what ran in between came to its end or not."""
     OTHER_STATES[state]()
     expected = settings()
     with (
@@ -124,7 +118,6 @@ def test_afterwards_every_knob_is_where_it_was(state: str, fails: bool) -> None:
 
 @pytest.mark.parametrize("knob", MOVES)
 def test_a_knob_that_is_moved_meanwhile_is_an_error(knob: str) -> None:
-    """It is named with what it would change, and given back all the same."""
     expected = settings()
     with pytest.raises(EnvironmentUnfitError) as refusal, pinned_settings():
         MOVES[knob]()
@@ -136,14 +129,12 @@ def test_a_knob_that_is_moved_meanwhile_is_an_error(knob: str) -> None:
 
 
 def test_all_that_were_moved_are_named() -> None:
-    """Not only the first."""
     with pytest.raises(EnvironmentUnfitError) as refusal, pinned_settings():
         [move() for move in MOVES.values()]
     assert not [knob for knob in MOVES if f"{knob} is " not in refusal.value.what]
 
 
 def test_a_knob_that_is_put_back_in_time_is_none() -> None:
-    """What counts is where it stands at the end."""
     with pinned_settings(), contextlib.ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.float32)
         torch.set_default_dtype(torch.float64)
@@ -154,7 +145,7 @@ def test_a_knob_that_is_put_back_in_time_is_none() -> None:
 def test_a_knob_that_torch_will_not_read_is_an_error_of_the_environment(
     state: str, when: str
 ) -> None:
-    """Set through another of torch's names, it cannot be asserted."""
+    """Set through another of torch's names, a setting cannot be asserted."""
 
     def mix() -> None:
         assert when == "meanwhile", "nothing is begun where a setting could not be given back"
@@ -167,18 +158,14 @@ def test_a_knob_that_torch_will_not_read_is_an_error_of_the_environment(
 
 
 def test_what_is_not_installed_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package without a version is no reason to have no environment."""
-
     def unknown(name: str) -> str:
         raise compat.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(compat.metadata, "version", unknown)
-    expected = "not installed"
-    assert expected == environment()["safetensors"]
+    assert environment()["safetensors"] == "not installed"
 
 
 def test_the_environment_says_what_is_needed_to_run_it_again() -> None:
-    """Versions, threads and the processor's abilities; nobody's name."""
     found = environment()
     expected = {"python", "platform", "torch", "cpu_capability", "threads", "cores"}
     assert expected | {"transformers", "numpy", "safetensors"} == set(found)

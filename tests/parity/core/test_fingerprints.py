@@ -14,7 +14,6 @@ RUN = "ours/plain/float32"
 
 
 def taken(tensor: Tensor, visible: Tensor | None = None) -> Fingerprint:
-    """Return the fingerprint of one tensor."""
     fingerprints = Fingerprints(wanted=True)
     fingerprints.take(RUN, "h.0.attn.query", tensor, visible=visible)
     (found,) = fingerprints.taken
@@ -22,12 +21,10 @@ def taken(tensor: Tensor, visible: Tensor | None = None) -> Fingerprint:
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return normal numbers from a fixed seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
 def one_bit_more(tensor: Tensor, index: tuple[int, ...]) -> Tensor:
-    """Return a copy whose last bit at that index is flipped."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     changed = tensor.clone()
     changed.view(integers)[index] ^= 1
@@ -39,7 +36,6 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equal_tensors_have_equal_fingerprints(dtype: torch.dtype) -> None:
-    """Another tensor of the same numbers, of more than one chunk."""
     tensor = drawn(3, CHUNK, dtype=dtype)
     found = taken(tensor)
     assert found == taken(tensor.clone())
@@ -60,7 +56,6 @@ def test_a_single_bit_is_seen_and_measured(dtype: torch.dtype, index: tuple[int,
 
 
 def test_the_norm_is_that_of_the_numbers() -> None:
-    """The root of the sum of squares in float64, of a narrow dtype's numbers as they are."""
     for dtype in DTYPES:
         tensor = drawn(40, 1_000, dtype=dtype)
         norm = taken(tensor).norm
@@ -69,7 +64,7 @@ def test_the_norm_is_that_of_the_numbers() -> None:
 
 
 def test_a_narrow_dtype_is_its_own_bytes() -> None:
-    """bfloat16 and the same numbers in float32: one sketch, two digests."""
+    """bfloat16 and the same numbers in float32 have one sketch and two digests."""
     narrow = taken(drawn(7, 9, dtype=torch.bfloat16))
     wide = taken(drawn(7, 9, dtype=torch.bfloat16).float())
     assert narrow.digest != wide.digest
@@ -77,7 +72,6 @@ def test_a_narrow_dtype_is_its_own_bytes() -> None:
 
 
 def test_zeros_of_either_sign_differ_in_bits_alone() -> None:
-    """0.0 and -0.0: other bytes, hence another digest; no distance."""
     one, other = taken(torch.zeros(3, 4)), taken(-torch.zeros(3, 4))
     assert one.digest != other.digest
     assert (other.norm, distance(one.sketch, other.sketch)) == (0.0, 0.0)
@@ -92,7 +86,6 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_where_elements_lie_does_not_matter(layout: str) -> None:
-    """The same tensor in another order of memory has the same fingerprint."""
     tensor = drawn(2, 12, 90, 64)
     laid = LAYOUTS[layout](tensor)
     assert taken(tensor) == taken(laid)
@@ -100,13 +93,11 @@ def test_where_elements_lie_does_not_matter(layout: str) -> None:
 
 
 def test_elements_that_are_one_are_many() -> None:
-    """An expanded tensor is what it would be if it were copied."""
     one = drawn(1, 1, 64)
     assert taken(one.expand(2, 3, 64)) == taken(one.repeat(2, 3, 1))
 
 
 def test_the_order_of_elements_matters() -> None:
-    """A transposed tensor is another one, and so is a reshaped one or one of another dtype."""
     square = drawn(8, 8)
     others = [square.T, square.reshape(4, 16), square.reshape(64), square.view(torch.int32)]
     assert len({taken(tensor).digest for tensor in (square, *others)}) == 5
@@ -114,19 +105,16 @@ def test_the_order_of_elements_matters() -> None:
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 4), (4, 0), (1,), (1, 1, 1)])
 def test_small_and_empty_tensors_have_one(shape: tuple[int, ...]) -> None:
-    """No number at all, or a single one."""
     found = taken(torch.full(shape, 2.0))
     assert (shape, math.sqrt(4.0 * math.prod(shape))) == (found.shape, found.norm)
 
 
 def test_empty_tensors_differ_by_their_shape() -> None:
-    """There are no bytes that could."""
     assert len({taken(torch.zeros(shape)).digest for shape in ((0,), (0, 4), (4, 0))}) == 3
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e200])
 def test_what_has_no_finite_norm_has_a_digest_alone(value: float) -> None:
-    """No NaN gets into a report, and the digest still tells such tensors apart."""
     tensor = drawn(CHUNK + 5, dtype=torch.float64)
     tensor[CHUNK + 1] = value
     found = taken(tensor)
@@ -135,7 +123,7 @@ def test_what_has_no_finite_norm_has_a_digest_alone(value: float) -> None:
 
 
 def test_entries_that_do_not_count_are_nothing() -> None:
-    """Whatever stands above the diagonal of scores; what stands on or below it counts."""
+    """Values above the diagonal of scores do not count; those on or below it do."""
     scores = drawn(2, 3, 5, 5)
     causal = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
     masked = taken(scores, causal)
@@ -147,13 +135,11 @@ def test_entries_that_do_not_count_are_nothing() -> None:
 
 
 def test_rows_of_padding_do_not_count() -> None:
-    """A mask that is broadcast over the last axis hides whole rows."""
     rows, mask = drawn(2, 4, 3), torch.tensor([[False, True, True, True], [True] * 4])[:, :, None]
     assert taken(rows, mask) == taken(rows.masked_fill(~mask, 7.0), mask) != taken(rows)
 
 
 def test_nothing_is_written_to_what_is_shown() -> None:
-    """Neither values nor gradients; the tensor may even require one."""
     tensor = drawn(2, 3, 5, 5).requires_grad_()
     before = tensor.detach().clone()
     taken(tensor * 1, torch.ones(5, 5, dtype=torch.bool).tril()[None, None])
@@ -162,7 +148,6 @@ def test_nothing_is_written_to_what_is_shown() -> None:
 
 
 def test_what_is_not_wanted_is_not_taken() -> None:
-    """Off by default; and where it is on, of those that match alone."""
     for fingerprints in (Fingerprints(), Fingerprints(wanted=True, select="h.1.*")):
         fingerprints.take(RUN, "h.0.attn", drawn(2))
         fingerprints.take_ids("ours/ids", "corpus", [[1]])
@@ -170,7 +155,7 @@ def test_what_is_not_wanted_is_not_taken() -> None:
 
 
 def test_a_key_is_its_first_four_fields() -> None:
-    """Subject, dtype, mode, tap; what comes again under the same key is passed by."""
+    """Subject, dtype, mode and tap; a second tensor of the same key is left out."""
     fingerprints = Fingerprints(wanted=True)
     fingerprints.take("ours/plain/float64", "logits", drawn(2))
     fingerprints.take("ours/plain/float32", "logits", drawn(2))
@@ -187,7 +172,6 @@ def test_a_key_is_its_first_four_fields() -> None:
 
 
 def test_a_place_is_kept_until_it_is_taken() -> None:
-    """The order is then the one that was said, in whatever order they come."""
     fingerprints = Fingerprints(wanted=True)
     fingerprints.keep_places(RUN, ["third", "second", "never"])
     for tap in ("second", "third", "fourth"):
@@ -198,7 +182,6 @@ def test_a_place_is_kept_until_it_is_taken() -> None:
 
 
 def test_ids_have_a_digest_alone() -> None:
-    """Of their values, their order, and where texts end."""
     given = {
         "as they are": [[1, 2], [3]],
         "other ids": [[1, 2], [4]],
@@ -220,7 +203,7 @@ def test_ids_have_a_digest_alone() -> None:
 
 
 def test_digests_are_frozen() -> None:
-    """Reports of years ago can be compared: these tensors and ids always had these digests."""
+    """These digests never change: reports of different years can be compared."""
     fingerprints = Fingerprints(wanted=True)
     fingerprints.take(RUN, "half", torch.arange(6).reshape(2, 3).to(torch.bfloat16))
     fingerprints.take(RUN, "whole", torch.arange(6).reshape(2, 3).double() / 7)

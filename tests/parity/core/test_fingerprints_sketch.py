@@ -31,12 +31,10 @@ SIZES = (BUCKETS * 64, 48 * 1_024, 3 * CHUNK + 7)
 
 @pytest.fixture(scope="module")
 def draws() -> Draws:
-    """Return the draws that all sketches have in common."""
     return Draws()
 
 
 def sketched(values: Values, draws: Draws) -> Sketch:
-    """Return the sketch of a flat array."""
     sketch = Sketch(draws)
     for start in range(0, len(values), CHUNK):
         sketch.add(values[start : start + CHUNK])
@@ -44,7 +42,7 @@ def sketched(values: Values, draws: Draws) -> Sketch:
 
 
 def every(step: int) -> Pattern:
-    """Return the pattern of a column: equal differences at every so-manieth place from one on."""
+    """A column: equal differences at every `step`-th place."""
 
     def pattern(generator: np.random.Generator, size: int) -> Values:
         made = np.zeros(size)
@@ -55,7 +53,7 @@ def every(step: int) -> Pattern:
 
 
 def row(generator: np.random.Generator, size: int) -> Values:
-    """Return differences in 48 neighbours, a row of a matrix."""
+    """A row of a matrix: differences in 48 neighbors."""
     made = np.zeros(size)
     start = int(generator.integers(size - 48))
     made[start : start + 48] = generator.standard_normal(48)
@@ -63,7 +61,7 @@ def row(generator: np.random.Generator, size: int) -> Values:
 
 
 def constant(generator: np.random.Generator, size: int) -> Values:
-    """Return the same difference everywhere but for the last few."""
+    """The same difference everywhere but for the last few."""
     made = np.ones(size)
     made[size - int(generator.integers(64)) :] = 0.0
     return made
@@ -78,7 +76,7 @@ PATTERNS: Mapping[str, Pattern] = {
 
 
 def squares(pattern: Pattern, size: int, draws: Draws, count: int) -> Values:
-    """Return the squares of estimates over those of the lengths, of differences of one pattern."""
+    """Squares of estimates over those of the true lengths, for differences of one pattern."""
     generator = np.random.Generator(np.random.Philox(size))
     made = [pattern(generator, size) for _ in range(count)]
     return np.array(
@@ -89,13 +87,13 @@ def squares(pattern: Pattern, size: int, draws: Draws, count: int) -> Values:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_an_estimate_is_right_within_its_spread(pattern: str, size: int, draws: Draws) -> None:
-    """Each of twenty differences is told to four spreads: none is overlooked, wherever it is."""
+    """Each of twenty differences is estimated within four spreads, wherever it is."""
     assert np.abs(squares(PATTERNS[pattern], size, draws, 20) - 1.0).max() < 4 * SPREAD
 
 
 @pytest.mark.parametrize("pattern", ["everywhere", "one row", "every 61", "every 427"])
 def test_the_square_has_no_bias(pattern: str, draws: Draws) -> None:
-    """The mean of a thousand is 1, and their spread about what is said."""
+    """The mean of a thousand is 1, and their spread is about the documented one."""
     found = squares(PATTERNS[pattern], SIZES[0], draws, 1_000)
     if pattern == "everywhere":
         assert abs(found.mean() - 1.0) < 4 * SPREAD / math.sqrt(len(found))
@@ -103,13 +101,6 @@ def test_the_square_has_no_bias(pattern: str, draws: Draws) -> None:
 
 
 class Altered(Draws):
-    """Draws with other buckets, or other signs.
-
-    Args:
-        buckets: Of every chunk, instead of those that are drawn.
-        signs: Likewise.
-    """
-
     def __init__(
         self, buckets: NDArray[np.uint8] | None = None, signs: NDArray[np.int8] | None = None
     ) -> None:
@@ -117,13 +108,12 @@ class Altered(Draws):
         self._instead = signs, buckets
 
     def chunk(self, number: int) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-        """Return what stands in, and what is drawn where nothing does."""
         (signs, buckets), drawn = self._instead, super().chunk(number)
         return drawn[0] if signs is None else signs, drawn[1] if buckets is None else buckets
 
 
 def test_buckets_by_turns_would_be_blind() -> None:
-    """Place modulo 61, without a draw, puts a column in one bucket, and loses much of it there."""
+    """Place modulo 61 puts a column in one bucket, and loses much of it there."""
     by_turns = Altered(buckets=(np.arange(CELLS) % BUCKETS).astype(np.uint8))
     assert squares(PATTERNS["every 61"], SIZES[0], by_turns, 20).min() < 0.1
     assert np.abs(squares(PATTERNS["everywhere"], SIZES[0], by_turns, 20) - 1.0).max() < 4 * SPREAD
@@ -136,14 +126,12 @@ def test_without_signs_a_constant_would_be_overrated() -> None:
 
 
 def test_a_single_element_is_told_exactly(draws: Draws) -> None:
-    """There is nothing in its bucket that it could meet."""
     made = np.zeros(2 * CHUNK)
     made[CHUNK + 5] = -3.0
     assert np.linalg.norm(sketched(made, draws).sums) == 3.0
 
 
 def test_a_difference_is_told_from_two_sketches(draws: Draws) -> None:
-    """From what a report holds of two tensors that are nearly alike."""
     generator = np.random.Generator(np.random.Philox(1))
     one, other = generator.standard_normal((2, 5_000))
     other = one + 1e-9 * other
@@ -154,7 +142,7 @@ def test_a_difference_is_told_from_two_sketches(draws: Draws) -> None:
 
 @pytest.mark.parametrize("values", [np.ones(40 * CHUNK), np.arange(40.0 * CHUNK)])
 def test_the_sums_are_good_to_their_rounding(values: Values, draws: Draws) -> None:
-    """A million elements moved by an ulp or not at all are no further apart than is said."""
+    """A million elements of which half moved by an ulp."""
     moved = np.nextafter(values, np.inf)
     moved[::2] = values[::2]
     told = np.linalg.norm(sketched(values, draws).sums - sketched(moved, draws).sums)
@@ -162,7 +150,6 @@ def test_the_sums_are_good_to_their_rounding(values: Values, draws: Draws) -> No
 
 
 def test_the_norm_is_the_root_of_all_squares(draws: Draws) -> None:
-    """Over more than one chunk; nothing at all has none."""
     values = np.random.Generator(np.random.Philox(2)).standard_normal(CHUNK + 9)
     assert math.isclose(np.linalg.norm(values), sketched(values, draws).norm, rel_tol=1e-14)
     assert sketched(np.zeros(0), draws).norm == 0.0
@@ -170,14 +157,13 @@ def test_the_norm_is_the_root_of_all_squares(draws: Draws) -> None:
 
 
 def test_what_is_drawn_is_frozen(draws: Draws) -> None:
-    """Reports of years ago can be compared: buckets and signs are these, whatever NumPy it is."""
+    """Buckets and signs are these with every NumPy: reports of different years can be compared."""
     drawn = [part for number in (0, 1, 2) for part in draws.chunk(number)]
     whole = hashlib.sha256(b"".join(part.tobytes() for part in drawn)).hexdigest()
     assert whole[:16] == "d3250d043f8e708d"
 
 
 def test_draws_do_not_depend_on_who_asks_first() -> None:
-    """The third chunk is the third, asked for at once or after the others."""
     late, early = Draws(), Draws()
     in_order = [early.chunk(number) for number in range(3)]
     for asked, known in zip(late.chunk(2), in_order[2], strict=True):
@@ -187,7 +173,7 @@ def test_draws_do_not_depend_on_who_asks_first() -> None:
 
 
 def test_every_bucket_is_used_and_signs_are_even(draws: Draws) -> None:
-    """Buckets from 0 to 60, none twice as often as it should be; as many signs up as down."""
+    """No bucket is used twice as often as it should be; as many signs are 1 as -1."""
     signs, buckets = draws.chunk(0)
     counts = np.bincount(buckets, minlength=BUCKETS) * BUCKETS / CELLS
     assert (signs.shape, buckets.shape, counts.shape) == ((CHUNK,), (CELLS,), (BUCKETS,))
@@ -197,7 +183,6 @@ def test_every_bucket_is_used_and_signs_are_even(draws: Draws) -> None:
 
 
 def test_a_sketch_survives_being_written(draws: Draws) -> None:
-    """To the bit, through 61 little-endian numbers in base64."""
     sums = sketched(np.random.Generator(np.random.Philox(3)).standard_normal(999), draws).sums
     assert np.array_equal(sums, decoded(encoded(sums)))
     assert len(encoded(sums)) == 4 * math.ceil(8 * BUCKETS / 3)
@@ -205,6 +190,5 @@ def test_a_sketch_survives_being_written(draws: Draws) -> None:
 
 @pytest.mark.parametrize("text", ["", "AAAA", "no base64!", encoded(np.zeros(60))])
 def test_what_is_no_sketch_is_refused(text: str) -> None:
-    """Too short, too long by a number, or no base64."""
     with pytest.raises(ValueError, match=r"sketch has 61|base64|buffer size|padding"):
         decoded(text)

@@ -17,19 +17,18 @@ Tap = Callable[[str, Tensor], Tensor]
 
 @pytest.fixture(autouse=True)
 def _no_thread_stays() -> Iterator[None]:
-    """Require that every run that was started has ended, or been abandoned."""
+    """Require that every run that was started has ended."""
     before = set(threading.enumerate())
     yield
     assert before == set(threading.enumerate())
 
 
 def numbers() -> Tensor:
-    """Return a few numbers."""
     return torch.tensor([[1.0, 2.0, 3.0]])
 
 
 def in_place(tap: Tap) -> None:
-    """Show one tensor three times, and write to it in between."""
+    """Pass one tensor three times, and write to it in between."""
     x = numbers()
     tap("a", x)
     x += 10
@@ -39,13 +38,14 @@ def in_place(tap: Tap) -> None:
 
 
 def test_every_tap_comes_by_in_order() -> None:
-    """With its name, its values, and nothing in between."""
-    expected = [("a", [[1.0, 2.0, 3.0]]), ("b", [[11.0, 12.0, 13.0]]), ("c", [[0.0, 0.0, 0.0]])]
-    assert expected == [(name, tensor.tolist()) for name, tensor in stream(in_place)]
+    assert [(name, tensor.tolist()) for name, tensor in stream(in_place)] == [
+        ("a", [[1.0, 2.0, 3.0]]),
+        ("b", [[11.0, 12.0, 13.0]]),
+        ("c", [[0.0, 0.0, 0.0]]),
+    ]
 
 
 def test_while_a_tensor_is_looked_at_the_run_stands_still() -> None:
-    """It goes on when it is answered, and not before, however long that takes."""
     happened: list[str] = []
 
     def run(tap: Tap) -> None:
@@ -66,7 +66,6 @@ def test_while_a_tensor_is_looked_at_the_run_stands_still() -> None:
 
 
 def test_what_is_sent_back_is_what_the_run_goes_on_with() -> None:
-    """And with its own tensor where nothing is."""
     went_on: list[float] = []
 
     def run(tap: Tap) -> None:
@@ -78,12 +77,10 @@ def test_what_is_sent_back_is_what_the_run_goes_on_with() -> None:
     taps.send(None)
     with pytest.raises(StopIteration):
         taps.send(torch.tensor([9.0]))
-    expected = [7.0, 6.0, 9.0]
-    assert expected == went_on
+    assert went_on == [7.0, 6.0, 9.0]
 
 
 def test_the_tensor_is_the_runs_own() -> None:
-    """No copy is made of what may be as large as the logits."""
     made: list[Tensor] = []
 
     def run(tap: Tap) -> None:
@@ -100,7 +97,7 @@ def test_the_tensor_is_the_runs_own() -> None:
     "follow", [lambda run: list(stream(run)), capture], ids=["stream", "capture"]
 )
 def test_no_gradient_is_recorded(follow: Callable[[Callable[[Tap], object]], object]) -> None:
-    """That is a setting of the thread, and a run has one of its own."""
+    """Gradient mode is a setting of the thread, and a run has its own thread."""
     recorded: list[bool] = []
 
     def run(tap: Tap) -> None:
@@ -109,12 +106,10 @@ def test_no_gradient_is_recorded(follow: Callable[[Callable[[Tap], object]], obj
         tap("a", weight)
 
     follow(run)
-    expected = [False, False]
-    assert expected == recorded
+    assert recorded == [False, False]
 
 
 def test_a_watched_parameter_is_shown_without_its_gradient() -> None:
-    """Whoever looks at it cannot be drawn into the model's graph."""
     taps = stream(lambda tap: tap("a", numbers().requires_grad_()))
     assert not next(taps)[1].requires_grad
     taps.close()
@@ -127,23 +122,18 @@ def test_a_watched_parameter_is_shown_without_its_gradient() -> None:
     ids=repr,
 )
 def test_what_the_run_raises_is_handed_over(error: BaseException) -> None:
-    """Whatever it is, after the taps that came before it, with its name and as the cause."""
-
     def run(tap: Tap) -> None:
         tap("a", numbers())
         raise error
 
     taps = stream(run)
-    expected = "a"
-    assert expected == next(taps)[0]
+    assert next(taps)[0] == "a"
     with pytest.raises(RunError, match=f"^{type(error).__name__}: mine$") as raised:
         next(taps)
     assert error is raised.value.__cause__
 
 
 def test_after_its_end_a_stream_stays_ended() -> None:
-    """Whether it came to its end or broke off."""
-
     def breaks(_tap: Tap) -> None:
         raise ValueError
 
@@ -159,7 +149,6 @@ def test_after_its_end_a_stream_stays_ended() -> None:
 
 @pytest.mark.parametrize("taken", [0, 1, 2])
 def test_an_abandoned_run_ends_its_thread(taken: int) -> None:
-    """Wherever it stood, through whatever the model catches, and having cleaned up."""
     happened: list[str] = []
 
     def run(tap: Tap) -> None:
@@ -184,8 +173,6 @@ def test_an_abandoned_run_ends_its_thread(taken: int) -> None:
 
 
 def test_two_runs_are_followed_side_by_side() -> None:
-    """Each stands where it was left."""
-
     def counting(start: int) -> Callable[[Tap], None]:
         def run(tap: Tap) -> None:
             for number in range(start, start + 3):
@@ -194,12 +181,10 @@ def test_two_runs_are_followed_side_by_side() -> None:
         return run
 
     pairs = zip(stream(counting(0)), stream(counting(10)), strict=True)
-    expected = [("0", "10"), ("1", "11"), ("2", "12")]
-    assert expected == [(one[0], other[0]) for one, other in pairs]
+    assert [(one[0], other[0]) for one, other in pairs] == [("0", "10"), ("1", "11"), ("2", "12")]
 
 
 def test_a_capture_keeps_what_was_shown() -> None:
-    """Copies, in order: what the model writes afterwards does not reach them."""
     taken = capture(in_place)
     expected = {"a": [[1.0, 2.0, 3.0]], "b": [[11.0, 12.0, 13.0]], "c": [[0.0, 0.0, 0.0]]}
     assert expected == {name: tensor.tolist() for name, tensor in taken.items()}
@@ -207,21 +192,17 @@ def test_a_capture_keeps_what_was_shown() -> None:
 
 
 def test_a_name_shown_twice_is_an_error() -> None:
-    """Neither of the two tensors is kept silently."""
     with pytest.raises(ValueError, match="'a' was shown twice"):
         capture(lambda tap: (tap("a", numbers()), tap("a", numbers())))
 
 
 def test_a_capture_changes_nothing() -> None:
-    """The run goes on with its own tensors."""
     own, went_on = numbers(), []
     capture(lambda tap: went_on.append(tap("a", own)))
     assert went_on[0] is own
 
 
 def test_a_capture_lets_errors_through() -> None:
-    """There is no other run to go on with."""
-
     def run(_tap: Tap) -> None:
         raise ValueError("mine")
 

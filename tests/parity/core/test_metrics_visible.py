@@ -35,7 +35,7 @@ SHAPES = {
 
 
 def counts(axes: Axes, real: list[bool], place: tuple[int, ...]) -> bool:
-    """Return whether the entry at `place` of one row of the batch is one that both sides define."""
+    """Return whether both sides define the entry at `place` of one row of the batch."""
     if axes is Axes.ROWS:
         return real[place[0]]
     if axes is Axes.LOSS:  # both the token that predicts and the one predicted
@@ -47,7 +47,6 @@ def counts(axes: Axes, real: list[bool], place: tuple[int, ...]) -> bool:
 
 
 def drawn(axes: Axes, mask: Tensor | None) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Return two tensors of whole numbers, and which of their entries count."""
     reals = [[True] * TIME] * 2 if mask is None else mask.tolist()
     shape = (len(reals), *SHAPES[axes])
     generator = torch.Generator().manual_seed(20180611)
@@ -62,7 +61,7 @@ def drawn(axes: Axes, mask: Tensor | None) -> tuple[Tensor, Tensor, np.ndarray]:
 
 @pytest.fixture(params=[None, 6], ids=["whole", "in chunks"])
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare in chunks as they are, and in chunks smaller than most rows."""
+    """Compare in whole chunks, and in chunks smaller than most rows."""
     if request.param is not None:
         monkeypatch.setattr(metrics, "_CHUNK", request.param)
 
@@ -71,7 +70,6 @@ def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("axes", SHAPES, ids=lambda axes: axes.name)
 def test_only_entries_that_count_are_compared(axes: Axes, mask: Tensor | None) -> None:
-    """Whatever stands elsewhere, NaN on both sides too, the numbers are NumPy's over those."""
     ours, reference, counted = drawn(axes, mask)
     gap = np.where(counted, (ours - reference).numpy(), 0.0)
     ours[torch.from_numpy(~counted)] = math.nan
@@ -97,40 +95,32 @@ def test_only_entries_that_count_are_compared(axes: Axes, mask: Tensor | None) -
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("axes", SHAPES, ids=lambda axes: axes.name)
 def test_every_entry_that_counts_is_compared(axes: Axes, mask: Tensor | None) -> None:
-    """A NaN at any one of them is found, and none is found where they are all finite."""
     ours, reference, counted = drawn(axes, mask)
     held = Reference(reference, visible_entries(axes, mask, TIME))
     for place in zip(*np.nonzero(counted), strict=True):
         broken = ours.clone()
         broken[place] = math.nan
         found = held.difference(broken, dtype=FLOAT64)
-        expected = (Status.NONFINITE, place)
-        assert expected == (found.status, found.worst_index)
+        assert (found.status, found.worst_index) == (Status.NONFINITE, place)
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_positions_count_throughout(mask: Tensor | None) -> None:
-    """They are looked up and the same for all rows, so that padding hides none of them."""
     assert visible_entries(Axes.POSITIONS, mask, TIME) is None
 
 
 @pytest.mark.parametrize("axes", [axes for axes in SHAPES if axes is not Axes.SCORES])
 def test_without_padding_only_scores_have_a_mask(axes: Axes) -> None:
-    """Everything else counts in every entry."""
     assert visible_entries(axes, None, TIME) is None
 
 
 def test_a_row_of_nothing_but_padding_leaves_no_evidence() -> None:
-    """Where it is the only row, nothing was run."""
     ones = torch.ones(1, TIME, WIDTH, dtype=FLOAT64)
     visible = visible_entries(Axes.ROWS, torch.zeros(1, TIME, dtype=torch.bool), TIME)
-    expected = Status.NOT_RUN
-    assert expected is difference(ones, ones, dtype=FLOAT64, visible=visible).status
+    assert difference(ones, ones, dtype=FLOAT64, visible=visible).status is Status.NOT_RUN
 
 
 def test_one_token_has_one_score() -> None:
-    """At time 1 the only score is its own, and it counts."""
     ones = torch.ones(2, HEADS, 1, 1, dtype=FLOAT64)
     found = difference(ones, ones, dtype=FLOAT64, visible=visible_entries(Axes.SCORES, None, 1))
-    expected = (Status.PASS, 2 * HEADS)
-    assert expected == (found.status, found.count)
+    assert (found.status, found.count) == (Status.PASS, 2 * HEADS)

@@ -31,21 +31,17 @@ WORST_FIRST = [70, 4, 5, 1, 3, 0]
 
 
 def test_the_worst_code_wins_in_whatever_order_they_come() -> None:
-    """Internal, refused, environment, fail, inconclusive, pass."""
     for count in range(1, 4):
         for codes in permutations(WORST_FIRST, count):
-            expected = min(codes, key=WORST_FIRST.index)
-            assert expected == worst([ExitCode(code) for code in codes])
+            assert worst([ExitCode(code) for code in codes]) == min(codes, key=WORST_FIRST.index)
 
 
 def test_no_code_is_a_pass() -> None:
-    """Where nothing speaks against it, the run has passed."""
     assert worst([]) is ExitCode.PASS
 
 
 @pytest.mark.parametrize("code", [code for code in ExitCode if code != 0], ids=str)
 def test_nothing_but_a_pass_becomes_one(code: ExitCode) -> None:
-    """Whatever else a run ends with, alone or beside a pass, is what it ends with."""
     assert code is worst([code])
     assert code is worst([ExitCode.PASS, code])
     assert verdict_for(code) is not Verdict.PASS
@@ -66,7 +62,6 @@ def test_nothing_but_a_pass_becomes_one(code: ExitCode) -> None:
     ],
 )
 def test_every_code_has_its_verdict(code: int, verdict: str) -> None:
-    """A difference and a lack of evidence are answers; everything else is an error."""
     assert verdict == verdict_for(ExitCode(code)).value
 
 
@@ -81,14 +76,15 @@ def test_every_code_has_its_verdict(code: int, verdict: str) -> None:
     ],
 )
 def test_every_error_has_its_code(error: type[ParityError], code: int) -> None:
-    """And says what, where, and what to do."""
     raised = error("what", where="where", fix="fix")
-    expected = (code, "what", "where", "fix", "what (where; fix)")
-    assert expected == (raised.exit_code, raised.what, raised.where, raised.fix, str(raised))
+    assert raised.exit_code == code
+    assert raised.what == "what"
+    assert raised.where == "where"
+    assert raised.fix == "fix"
+    assert str(raised) == "what (where; fix)"
 
 
 def row(name: str, status: Status = Status.PASS) -> Row:
-    """Return a row of that name."""
     return Row(
         tap=name,
         backend="plain",
@@ -101,7 +97,6 @@ def row(name: str, status: Status = Status.PASS) -> Row:
 
 
 def finished(plan: tuple[int, int], *statuses: Status, **parts: object) -> Report:
-    """Return the report of rows of these statuses."""
     rows = [row(str(number), status) for number, status in enumerate(statuses)]
     return finish("any", rows=rows, plan=Plan.of({"plain": plan}), **parts)  # type: ignore[arg-type]
 
@@ -121,13 +116,11 @@ def finished(plan: tuple[int, int], *statuses: Status, **parts: object) -> Repor
 def test_rows_and_plan_give_the_verdict(
     plan: tuple[int, int], status: Status, verdict: str
 ) -> None:
-    """A failing row fails; a comparison that was planned and not made is inconclusive."""
     report = finished(plan, status)
     assert (verdict, plan) == (report.verdict.value, (report.plan.planned, report.plan.compared))
 
 
 def test_a_finding_that_is_a_problem_is_inconclusive() -> None:
-    """One that is information, or fit, is not."""
     findings = [Finding(name="a", found="x"), Finding(name="b", found="y", fit=True)]
     problem = Finding(name="c", found="z", fit=False)
     expected = [Verdict.PASS, Verdict.INCONCLUSIVE]
@@ -136,7 +129,6 @@ def test_a_finding_that_is_a_problem_is_inconclusive() -> None:
 
 
 def test_nothing_compared_is_explained_once() -> None:
-    """Without a reason of its own the report says so; with one it is not repeated."""
     reason = Reason(what="no text", where="--text", fix="give one", code=ExitCode.INCONCLUSIVE)
     expected = ["nothing was compared"], ["no text"]
     found = finished((1, 0)), finished((1, 0), reasons=[reason])
@@ -144,14 +136,11 @@ def test_nothing_compared_is_explained_once() -> None:
 
 
 def test_a_name_counts_when_all_its_rows_were_compared() -> None:
-    """A missing row, and a row that compared nothing, do not count."""
     rows = [row("a"), row("b"), row("b", Status.NOT_RUN), row("c", Status.MISSING)]
-    expected = 1
-    assert expected == compared(["a", "b", "c", "d"], rows)
+    assert compared(["a", "b", "c", "d"], rows) == 1
 
 
 def test_a_plan_sums_its_backends() -> None:
-    """Planned and compared over all; without any backend nothing."""
     expected = (5, 4), (0, 0)
     found = Plan.of({"plain": (3, 3), "fused": (2, 1)}), Plan.of({})
     assert expected == tuple((plan.planned, plan.compared) for plan in found)

@@ -34,24 +34,20 @@ EVERYTHING = Inputs(token_ids=IDS, positions=PLACES, attention_mask=PADDED)
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    """Return the small weights."""
     return load_weights("tiny")
 
 
 @pytest.fixture
 def ours(weights: Weights) -> GPT:
-    """Return our model."""
     return build_ours(weights)
 
 
 @pytest.fixture
 def theirs(weights: Weights) -> OpenAIGPTLMHeadModel:
-    """Return Hugging Face's model."""
     return build_huggingface(weights)
 
 
 def shown(run: Callable[..., object]) -> dict[str, Tensor]:
-    """Return every tap of a run."""
     seen: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:
@@ -64,21 +60,17 @@ def shown(run: Callable[..., object]) -> dict[str, Tensor]:
 
 
 class Given(nn.Module):
-    """A model whose logits are known before; it keeps what it is called with."""
-
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.logits = logits
         self.calls: list[tuple[Any, ...]] = []
 
     def forward(self, *arguments: Tensor | None, tap: Callable[..., Tensor]) -> Tensor:
-        """Keep the arguments and show the logits."""
         self.calls.append(arguments)
         return tap("logits", self.logits)
 
 
 def test_a_candidate_is_called_with_ids_positions_and_mask() -> None:
-    """In this order, as they are, and `tap` by name."""
     model = Given(torch.zeros(2, 5, 211))
     shown(candidate_run(model, EVERYTHING))
     shown(candidate_run(model, Inputs(token_ids=IDS)))
@@ -86,19 +78,15 @@ def test_a_candidate_is_called_with_ids_positions_and_mask() -> None:
 
 
 class Returning(Given):
-    """A model that shows its logits, and returns what `change` makes of them."""
-
     def __init__(self, change: Callable[[Tensor], Any]) -> None:
         super().__init__(torch.arange(2.0 * 5 * 211).reshape(2, 5, 211))
         self.change = change
 
     def forward(self, *arguments: Tensor | None, tap: Callable[..., Tensor]) -> Tensor:
-        """Show the logits and return something."""
         return self.change(super().forward(*arguments, tap=tap))
 
 
 def test_a_candidate_returns_the_logits_that_it_shows() -> None:
-    """What was compared would otherwise not be what a user gets; an equal copy is no other."""
     shown(candidate_run(Returning(torch.clone), EVERYTHING))
     shown(candidate_run(Returning(lambda logits: logits), EVERYTHING))
     for change in (lambda logits: logits + 1, lambda logits: (logits,), lambda _logits: None):
@@ -107,7 +95,6 @@ def test_a_candidate_returns_the_logits_that_it_shows() -> None:
 
 
 def test_what_was_put_in_the_place_of_its_logits_is_what_a_candidate_returns() -> None:
-    """And what its loss is taken from."""
     seen: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:
@@ -121,20 +108,17 @@ def test_what_was_put_in_the_place_of_its_logits_is_what_a_candidate_returns() -
 
 @pytest.mark.parametrize("time", [1, 2, 64, 65, 66, 128, 129, 130, 200])
 def test_the_loss_is_the_whole_texts_in_one(time: int) -> None:
-    """However long it is, the losses are to the bit what one call gives; at time 1 are none."""
     generator = torch.Generator().manual_seed(time)
     logits = torch.randn(2, time, 37, generator=generator)
     ids = torch.randint(0, 37, (2, time), generator=generator)
     seen = shown(candidate_run(Given(logits), Inputs(token_ids=ids)))
-    expected = ["logits"] if time == 1 else ["logits", "loss"]
-    assert expected == list(seen)
+    assert list(seen) == (["logits"] if time == 1 else ["logits", "loss"])
     assert time == 1 or torch.equal(negative_log_likelihood(logits, ids), seen["loss"])
 
 
 def test_both_sides_show_the_loss_of_their_own_logits(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, assert_same: Callable[[Tensor, Tensor], None]
 ) -> None:
-    """In the dtype of the model: none of it has gone through float32."""
     models = model_in_dtype({"ours": ours, "theirs": theirs}, torch.float64)
     for run in (
         candidate_run(models["ours"], EVERYTHING),
@@ -150,7 +134,6 @@ def test_both_sides_show_the_loss_of_their_own_logits(
 def test_huggingface_is_given_positions_and_mask(
     theirs: OpenAIGPTLMHeadModel, weights: Weights
 ) -> None:
-    """Its logits at real positions are those of its own forward pass with both."""
     seen = shown(huggingface_run(theirs, EVERYTHING))
     with torch.no_grad():
         out = theirs(input_ids=IDS, position_ids=PLACES, attention_mask=PADDED)
@@ -163,7 +146,7 @@ def test_huggingface_is_given_positions_and_mask(
 def test_the_oracle_runs_on_the_references_weights(
     dtype: torch.dtype, theirs: OpenAIGPTLMHeadModel
 ) -> None:
-    """Arranged by hand, upcast exactly, it shows the same to the bit."""
+    """Arranged by hand and upcast exactly, they give the same bits."""
     theirs = theirs.to(dtype)
     theirs.config.layer_norm_epsilon = 0.03
     order = [f"{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")]
@@ -189,7 +172,6 @@ LAYERS = ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2"
 
 
 def test_the_oracle_goes_on_with_what_it_is_answered(theirs: OpenAIGPTLMHeadModel) -> None:
-    """As every other run does."""
     seen: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:

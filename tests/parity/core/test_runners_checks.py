@@ -27,36 +27,30 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    """Return the small weights."""
     return load_weights("tiny")
 
 
 @pytest.fixture
 def ours(weights: Weights) -> GPT:
-    """Return our model."""
     return build_ours(weights)
 
 
 @pytest.fixture
 def theirs(weights: Weights) -> OpenAIGPTLMHeadModel:
-    """Return Hugging Face's model."""
     return build_huggingface(weights)
 
 
 def test_models_in_the_dtype_are_taken_as_they_are(ours: GPT) -> None:
-    """No copy is made of what fits."""
     assert model_in_dtype({"ours": ours}, torch.float32)["ours"] is ours
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_others_are_copied(dtype: torch.dtype, theirs: OpenAIGPTLMHeadModel) -> None:
-    """Every parameter and float buffer has the dtype, and the model is what it was."""
     before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     copied = model_in_dtype({"theirs": theirs}, dtype)["theirs"]
     tensors = [*copied.parameters(), *copied.buffers()]
     assert {dtype} == {t.dtype for t in tensors if t.dtype.is_floating_point}
-    expected = torch.int64
-    assert expected is copied.transformer.position_ids.dtype
+    assert copied.transformer.position_ids.dtype is torch.int64
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(before[name], tensor)
         assert torch.equal(tensor.to(dtype), copied.state_dict()[name])
@@ -65,7 +59,6 @@ def test_others_are_copied(dtype: torch.dtype, theirs: OpenAIGPTLMHeadModel) -> 
 
 
 def test_what_is_shared_stays_shared(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """Within a model, and among models that are copied together."""
     copied = model_in_dtype({"theirs": theirs}, torch.float64)["theirs"]
     assert copied.lm_head.weight is copied.transformer.tokens_embed.weight
     twins = model_in_dtype({"plain": ours, "tiled": ours.with_backend("tiled")}, torch.float64)
@@ -74,7 +67,7 @@ def test_what_is_shared_stays_shared(ours: GPT, theirs: OpenAIGPTLMHeadModel) ->
 
 
 class Stubborn(nn.Linear):
-    """A layer that will not be copied."""
+    """A layer that returns itself as its copy."""
 
     def __deepcopy__(self, memo: object) -> "Stubborn":
         return self
@@ -107,16 +100,13 @@ class HalfMade(nn.Module):
     ],
 )
 def test_half_a_copy_is_refused(layer: nn.Module) -> None:
-    """Nothing may survive in float32 where float64 is to be judged."""
     model = nn.Sequential(nn.Linear(3, 3), layer)
     with pytest.raises(InconclusiveError, match=r"^ours still holds .*float32") as refusal:
         model_in_dtype({"ours": model}, torch.float64)
-    expected = ExitCode.INCONCLUSIVE
-    assert expected is refusal.value.exit_code
+    assert refusal.value.exit_code is ExitCode.INCONCLUSIVE
 
 
 def test_a_mixture_is_made_one() -> None:
-    """A model that is float64 but for one layer is copied too."""
     model = nn.Sequential(nn.Linear(3, 3).double(), nn.Linear(3, 3))
     copied = model_in_dtype({"ours": model}, torch.float64)["ours"]
     assert copied is not model
@@ -124,8 +114,6 @@ def test_a_mixture_is_made_one() -> None:
 
 
 def test_a_candidate_has_a_tap(ours: GPT) -> None:
-    """Ours has; one without is refused with what it has instead."""
-
     class Watched(nn.Module):
         def forward(self, *ids: Tensor, tap: Callable[[str, Tensor], Tensor]) -> Tensor:
             return tap("logits", ids[0])
@@ -134,26 +122,23 @@ def test_a_candidate_has_a_tap(ours: GPT) -> None:
     check_candidate(Watched())
     with pytest.raises(UsageError, match=r"no argument named tap \(") as refusal:
         check_candidate(nn.Linear(3, 3))
-    expected = (ExitCode.USAGE, "its arguments are ['input']")
-    assert expected == (refusal.value.exit_code, refusal.value.where)
+    assert refusal.value.exit_code == ExitCode.USAGE
+    assert refusal.value.where == "its arguments are ['input']"
 
 
 def test_two_sides_with_storage_of_their_own_are_apart(
     ours: GPT, theirs: OpenAIGPTLMHeadModel
 ) -> None:
-    """Equal values are no matter, nor what candidates share with each other."""
     check_apart({"plain": ours, "tiled": ours.with_backend("tiled")}, theirs)
     check_apart({"copy": copy.deepcopy(theirs)}, theirs)
 
 
 def lent(ours: GPT, tensor: Tensor) -> GPT:
-    """Return our model with that tensor as the bias of one layer."""
     ours.h[7].mlp.c_fc.bias = nn.Parameter(tensor, requires_grad=False)
     return ours
 
 
 def lent_whole(theirs: OpenAIGPTLMHeadModel) -> Tensor:
-    """Return a tensor whose middle becomes one of Hugging Face's."""
     whole = torch.randn(100)
     theirs.transformer.h[7].mlp.c_fc.bias = nn.Parameter(whole[8:92], requires_grad=False)
     return whole
@@ -180,36 +165,28 @@ SHARED: dict[str, Callable[[GPT, OpenAIGPTLMHeadModel], nn.Module]] = {
 def test_two_sides_that_share_storage_are_refused(
     how: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
 ) -> None:
-    """Whatever happens to it happens to both, so that agreement would prove nothing."""
     candidate = SHARED[how](ours, theirs)
     with pytest.raises(InconclusiveError, match=r"^mine and the reference share") as refusal:
         check_apart({"other": copy.deepcopy(ours), "mine": candidate}, theirs)
-    expected = ExitCode.INCONCLUSIVE
-    assert expected is refusal.value.exit_code
+    assert refusal.value.exit_code is ExitCode.INCONCLUSIVE
 
 
 def test_a_shared_tensor_is_named(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """By its name on the candidate's side, with how many there are."""
     lent(ours, theirs.transformer.h[7].mlp.c_fc.bias.detach())
     with pytest.raises(InconclusiveError) as refusal:
         check_apart({"mine": ours}, theirs)
-    expected = "1 tensors, the first is h.7.mlp.c_fc.bias"
-    assert expected == refusal.value.where
+    assert refusal.value.where == "1 tensors, the first is h.7.mlp.c_fc.bias"
 
 
 def test_a_module_in_training_is_refused(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """However deep it is, it is named, with the model it belongs to."""
     check_evaluating({"ours": ours, "theirs": theirs})
     ours.h[3].mlp.training = True
     with pytest.raises(InconclusiveError, match=r"^ours is in training mode \(") as refusal:
         check_evaluating({"theirs": theirs, "ours": ours})
-    expected = "1 modules, the first is h.3.mlp"
-    assert expected == refusal.value.where
+    assert refusal.value.where == "1 modules, the first is h.3.mlp"
 
 
 def test_a_model_that_will_not_evaluate_is_refused() -> None:
-    """One that overrides `train` stays in training whatever it is told."""
-
     class Always(nn.Linear):
         def train(self, mode: bool = True) -> "Always":  # noqa: ARG002, FBT001, FBT002
             return self

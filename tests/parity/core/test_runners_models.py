@@ -23,18 +23,15 @@ BUILDERS = {"ours": (build_ours, ""), "huggingface": (build_huggingface, "transf
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    """Return the small weights."""
     return load_weights("tiny")
 
 
 @pytest.fixture(params=BUILDERS)
 def side(request: pytest.FixtureRequest) -> tuple[Build, str]:
-    """Return each side's builder and prefix."""
     return BUILDERS[request.param]
 
 
 def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
-    """Its config and its tensors, and an identity that does not pass for the released weights."""
     drawn = surrogate.draw("tiny")
     assert drawn.config == weights.config
     assert list(drawn.tensors) == list(weights.tensors)
@@ -51,26 +48,22 @@ def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
 
 
 def test_a_draw_with_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not the committed tensor is refused as input, and named."""
     committed = surrogate.committed_digests()
     committed["sizes"]["tiny"]["digests"]["h.4.ln_1.bias"] = "0" * 64
     monkeypatch.setattr(surrogate, "committed_digests", lambda: committed)
     with pytest.raises(InputRejectedError, match=r"h\.4\.ln_1\.bias") as refusal:
         load_weights("tiny")
-    expected = ExitCode.REFUSED
-    assert expected is refusal.value.exit_code
+    assert refusal.value.exit_code is ExitCode.REFUSED
     assert "'tiny'" in refusal.value.where
 
 
 def test_loading_tells_how_far_it_is() -> None:
-    """One call a tensor."""
     told: list[tuple[int, int]] = []
     load_weights("tiny", lambda done, total: told.append((done, total)))
     assert told == [(done, 146) for done in range(1, 147)]
 
 
 def test_every_tensor_is_in_its_place(side: tuple[Build, str], weights: Weights) -> None:
-    """Bit for bit, in float32, in a model that evaluates."""
     build, prefix = side
     model = build(weights)
     state = model.state_dict()
@@ -83,7 +76,6 @@ def test_every_tensor_is_in_its_place(side: tuple[Build, str], weights: Weights)
 
 
 def test_every_model_has_its_own_storage(side: tuple[Build, str], weights: Weights) -> None:
-    """What is written into one is neither in the source nor in the next one built."""
     build, _ = side
     before = surrogate.digests(weights.tensors)
     one, other = build(weights), build(weights)
@@ -95,7 +87,6 @@ def test_every_model_has_its_own_storage(side: tuple[Build, str], weights: Weigh
 
 
 def test_the_config_is_the_weights(weights: Weights) -> None:
-    """Both models have its shape and constants, an epsilon of its own among them."""
     weights = dataclasses.replace(
         weights, config={**weights.config, "layer_norm_epsilon": 0.03, "n_head": 7}
     )
@@ -116,17 +107,14 @@ def test_the_config_is_the_weights(weights: Weights) -> None:
 
 @pytest.mark.parametrize("backend", ["plain", "tiled"])
 def test_ours_is_built_with_the_attention_asked_for(backend: str, weights: Weights) -> None:
-    """Plain, unless it is said."""
     assert backend == build_ours(weights, backend).backend
-    expected = "plain"
-    assert expected == build_ours(weights).backend
+    assert build_ours(weights).backend == "plain"
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape"])
 def test_weights_that_do_not_fit_build_nothing(
     fault: str, side: tuple[Build, str], weights: Weights
 ) -> None:
-    """The tensor is named, on either side."""
     tensors = dict(weights.tensors)
     bias = tensors.pop("h.11.ln_2.bias")
     tensors |= {"extra": {"h.11.ln_2.bias": bias, "h.12.ln_2.bias": bias}, "missing": {}}.get(

@@ -32,7 +32,6 @@ Check = Callable[..., Report]
 
 
 def checker(size: str, batch: int, time: int) -> Check:
-    """Return the float64 check of a model with a fault on one attention path."""
     weights = load_weights(size)
     right, theirs = build_ours(weights), build_huggingface(weights)
     drawn = inputs.seeded(batch=batch, time=time, vocab_size=weights.config["vocab_size"], seed=5)
@@ -46,7 +45,6 @@ def checker(size: str, batch: int, time: int) -> Check:
 
 
 def assert_caught_at(place: str, report: Report) -> None:
-    """Assert that the verdict fails, names `place` first, and that all before it passed."""
     assert report.first_divergence is not None
     assert place == report.first_divergence.tap
     assert report.exit_code == ExitCode.FAIL
@@ -75,20 +73,17 @@ def test_nothing_forward_shows_a_fault(fault: str, backend: str, ours: GPT, thei
 @pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("fault", ["erf-derivative", "delta-missing", "norm-without-mean"])
 def test_full_size_fault_is_named(fault: str) -> None:
-    """The same at the released size, for the faults of the derivatives written by hand."""
     check = checker("surrogate", 1, 37)
     assert_caught_at(expected_at(fault, BLOCKS[fault], "tiled"), check("tiled", fault, "[!d]*"))
 
 
 @pytest.mark.parametrize("name", ["doubled", "transpose-missing"])
 def test_a_fault_at_a_tap_that_is_not_formed_is_refused(name: str, ours: GPT) -> None:
-    """Instead of a model that passes as if it had a fault."""
     with pytest.raises(ValueError, match=f"{name} is injected at .* does not form"):
         inject(ours.with_backend("fused"), name, 3)
 
 
 def test_injection_leaves_the_right_model_alone(ours: GPT) -> None:
-    """A fault goes into a copy: no bit of the right model changes, nor its gradients."""
     state = copy.deepcopy(ours.state_dict())
     for name in BACKWARD_FAULTS:
         inject(ours, name, BLOCKS[name])
@@ -97,14 +92,12 @@ def test_injection_leaves_the_right_model_alone(ours: GPT) -> None:
 
 
 def test_a_fault_survives_a_copy() -> None:
-    """A copy in float64 is as faulty, and is its own model."""
     model = inject(build_ours(load_weights("tiny")), "doubled", 3)
     twin = copy.deepcopy(model).double()
     assert twin.forward.__self__ is twin
 
 
 def test_a_graft_has_the_values_of_one_and_the_gradient_of_the_other() -> None:
-    """Forward it is the one, backward the other, and neither is changed."""
     value = torch.tensor([1.0, 2.0], requires_grad=True)
     other = torch.tensor([5.0, 7.0], requires_grad=True)
     graft = grafted(value, other * other)
@@ -117,6 +110,5 @@ def test_a_graft_has_the_values_of_one_and_the_gradient_of_the_other() -> None:
 
 @pytest.mark.parametrize("other", [torch.ones(3), torch.ones(1, 2), torch.ones(())])
 def test_a_graft_of_another_shape_is_refused(other: Tensor) -> None:
-    """Broadcasting would turn one fault into another."""
     with pytest.raises(ValueError, match="cannot take the gradient"):
         grafted(torch.ones(2), other)

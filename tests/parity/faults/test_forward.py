@@ -30,7 +30,6 @@ LONG = 1_200
 
 
 def checker(size: str, time: int) -> Check:
-    """Return the float64 check of a model, right or with a fault, on one attention path."""
     weights = load_weights(size)
     right, theirs = build_ours(weights), build_huggingface(weights)
     drawn = inputs.seeded(batch=1, time=time, vocab_size=weights.config["vocab_size"], seed=5)
@@ -48,23 +47,19 @@ def checker(size: str, time: int) -> Check:
 
 @pytest.fixture(scope="module")
 def tiny() -> Check:
-    """Return the check at the small size."""
     return checker("tiny", 37)
 
 
 @pytest.fixture(scope="module")
 def full() -> Check:
-    """Return the check at the released size."""
     return checker("surrogate", 40)
 
 
 def failing(report: Report) -> list[str]:
-    """Return the taps that do not pass, in network order."""
     return list(dict.fromkeys(row.tap for row in report.results if row.status is not Status.PASS))
 
 
 def before(report: Report, tap: str) -> list[Row]:
-    """Return the rows of all taps before `tap`."""
     names = [row.tap for row in report.results]
     return list(report.results)[: names.index(tap)]
 
@@ -82,7 +77,6 @@ def assert_caught_at(tap: str, report: Report) -> None:
 @pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_full_size_fault_is_named(full: Check, fault: str) -> None:
-    """The same at the released size."""
     faulty = full("plain", fault, (Mode.FLOAT64,))
     twin = full("plain", None, (Mode.FLOAT64,))
 
@@ -106,7 +100,6 @@ def test_isolated_mode_points_at_nothing_else(tiny: Check, fault: str) -> None:
 
 
 def test_injection_leaves_the_right_model_alone() -> None:
-    """A fault goes into a copy: no bit of the right model changes, nor its code."""
     model = build_ours(load_weights("tiny"))
     state = copy.deepcopy(model.state_dict())
     ids = inputs.seeded(batch=1, time=9, vocab_size=211, seed=1).token_ids
@@ -120,7 +113,6 @@ def test_injection_leaves_the_right_model_alone() -> None:
 
 
 def test_a_fault_survives_a_copy_in_float64() -> None:
-    """A copy of a faulty model in another dtype is as faulty: its forward is its own."""
     model = inject(build_ours(load_weights("tiny")), "erf-gelu", 3)
     twin: GPT = copy.deepcopy(model).double()
 

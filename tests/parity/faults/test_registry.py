@@ -6,7 +6,7 @@ from parity.errors import UsageError
 from parity.faults.backward import BackwardFault
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
 from parity.faults.generation import GenerationFault
-from parity.faults.registry import Fault, expected_at, fault, faults_of, listing, parse
+from parity.faults.registry import Fault, expected_at, faults_of, listing, parse
 from parity.faults.tokenizer import TOKENIZER_FAULTS, TokenizerFault
 from parity.faults.training import TrainingFault
 
@@ -15,14 +15,12 @@ from parity.faults.training import TrainingFault
     ("text", "expected"), [("epsilon", 6), ("epsilon@0", 0), ("epsilon@11", 11)]
 )
 def test_a_name_has_a_block_or_the_middle_one(text: str, expected: int) -> None:
-    """`NAME@BLOCK` names the block."""
     found, block = parse(text, [ForwardFault], n_layer=12)
     assert ("epsilon", expected) == (found.name, block)
 
 
 @pytest.mark.parametrize("text", ["epsilon@12", "epsilon@", "epsilon@-1", "epsilon@x"])
 def test_a_block_must_exist(text: str) -> None:
-    """The error says which blocks there are."""
     with pytest.raises(UsageError) as caught:
         parse(text, [ForwardFault], n_layer=12)
     assert "there is no block" in caught.value.what
@@ -30,7 +28,6 @@ def test_a_block_must_exist(text: str) -> None:
 
 
 def test_a_fault_without_a_block_takes_none() -> None:
-    """Faults of training are not in one block."""
     with pytest.raises(UsageError, match="beta1 has no block"):
         parse("beta1@3", [TrainingFault])
     assert parse("beta1", [TrainingFault])[0].name == "beta1"
@@ -40,7 +37,6 @@ def test_a_fault_without_a_block_takes_none() -> None:
     "kinds", [[ForwardFault, BackwardFault], [TrainingFault], [TokenizerFault], [GenerationFault]]
 )
 def test_an_unknown_name_lists_the_faults_of_the_check(kinds: list[type[Fault]]) -> None:
-    """All of them, each with what is wrong, and none of another kind."""
     with pytest.raises(UsageError, match="no fault is called 'list'") as caught:
         parse("list", kinds)
     listed = {name: entry for kind in kinds for name, entry in faults_of(kind).items()}
@@ -48,7 +44,6 @@ def test_an_unknown_name_lists_the_faults_of_the_check(kinds: list[type[Fault]])
 
 
 def test_a_fault_that_does_not_fit_is_unknown() -> None:
-    """The list leaves it out, and the error names the options."""
     with pytest.raises(UsageError) as caught:
         parse("accents-kept", [TokenizerFault], fits=lambda f: "original" in f.of, where="here")
     original = {name: f for name, f in TOKENIZER_FAULTS.items() if "original" in f.of}
@@ -56,9 +51,8 @@ def test_a_fault_that_does_not_fit_is_unknown() -> None:
 
 
 def test_two_faults_cannot_share_a_name() -> None:
-    """A second registration of a name is an error."""
     with pytest.raises(ValueError, match="two faults are called epsilon"):
-        fault("epsilon", "again", at="logits", cause="a test", kind=ForwardFault)(len)
+        ForwardFault.register("epsilon", "again", at="logits")(len)
     assert FORWARD_FAULTS["epsilon"].what != "again"
 
 
@@ -80,5 +74,4 @@ def test_two_faults_cannot_share_a_name() -> None:
 def test_a_tensor_that_is_not_formed_shows_in_the_next_one(
     name: str, block: int, backend: str, expected: str
 ) -> None:
-    """The expected location is one that the backend forms."""
     assert expected == expected_at(name, block, backend)

@@ -11,18 +11,15 @@ from scratch_gpt.cli import render_rich
 
 
 def report_of(*sections: Section) -> Report:
-    """Return a report with these sections."""
     return finish("some-new-check", rows=[], plan=Plan.of({"plain": (2, 2)}), sections=sections)
 
 
 def text_of(*sections: Section) -> list[str]:
-    """Return the text of the sections, without the last line."""
     text = render_rich(lambda console: render(report_of(*sections), console), None)
     return [line.rstrip() for line in text.splitlines()][:-2]
 
 
 def test_a_table_has_its_columns_note_and_lines() -> None:
-    """Numbers are right-justified where the section says so."""
     section = Section(
         title="sizes",
         columns=("name", "size"),
@@ -31,12 +28,17 @@ def test_a_table_has_its_columns_note_and_lines() -> None:
         note="in bytes",
         lines=["and no more"],
     )
-    expected = ["sizes", "name   size", "a         1", "b     1,000", "in bytes", "and no more"]
-    assert expected == text_of(section)
+    assert text_of(section) == [
+        "sizes",
+        "name   size",
+        "a         1",
+        "b     1,000",
+        "in bytes",
+        "and no more",
+    ]
 
 
 def test_facts_have_no_header() -> None:
-    """A section without columns is a list of names and facts."""
     assert text_of(Section(rows=[("source", "a [b]"), ("got", "1")])) == [
         "source  a [b]",
         "got     1",
@@ -44,12 +46,10 @@ def test_facts_have_no_header() -> None:
 
 
 def test_sections_are_apart() -> None:
-    """One empty line is between two."""
     assert text_of(Section(lines=["a"]), Section(lines=["b"])) == ["a", "", "b"]
 
 
 def test_tables_of_a_group_are_equally_wide() -> None:
-    """So that one can be read below the other."""
     first, second = (
         Section(columns=("x", "y"), rows=[[name, "1"]], group="pairs") for name in ("a", "longer")
     )
@@ -58,7 +58,6 @@ def test_tables_of_a_group_are_equally_wide() -> None:
 
 
 def test_a_table_wider_than_a_page_is_split() -> None:
-    """Every column is there once, the first in each part."""
     names = [f"column-{number:02d}" for number in range(12)]
     section = Section(columns=("", *names), rows=[["line", *(n[-2:] for n in names)]], splits=True)
     lines = text_of(section)
@@ -72,7 +71,6 @@ def test_a_table_wider_than_a_page_is_split() -> None:
 
 
 def test_an_unknown_check_has_a_last_line() -> None:
-    """A new verb needs no entry in the text report; its own summary replaces the counts."""
     report = report_of(Section(lines=["a"]))
     other = dataclasses.replace(report, summary="two things")
     lines = [
@@ -84,5 +82,4 @@ def test_an_unknown_check_has_a_last_line() -> None:
 
 @pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(Section)])
 def test_json_has_every_field(key: str) -> None:
-    """A program reads the same tables."""
     assert f'"{key}"' in render_json(report_of(Section(right=range(2))))
