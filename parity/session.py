@@ -193,6 +193,6 @@ def _rendered_error(error: ParityError, chosen: str, name: str) -> str:
 
 def report_identity(source: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a report records about weights, config and code."""
-    from parity.core.code import code_digest
+    from parity.core.environment import code_digest
 
     return {"weights": dict(source), "config": dict(config), "code": code_digest()}

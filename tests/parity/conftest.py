@@ -1,4 +1,4 @@
-"""The vocabulary of the harness's tests: tiny weights, both models, and the command line."""
+"""Fixtures: tiny weights, both models, and the command line."""
 
 import json
 import os
@@ -24,11 +24,12 @@ from parity.core import inputs
 from parity.core.fingerprints import Fingerprint
 from parity.core.results import Mode, Report
 from parity.core.runners import build_huggingface, build_ours
+from parity.core.taps import NEVER_FORMED, never_formed, taps
 from parity.faults.forward import inject
 from scratch_gpt import GPT
 
 PLAIN = {"COLUMNS": None, "FORCE_COLOR": None, "NO_COLOR": None}
-"""What the tests' own environment may say about colours and widths is not theirs to say."""
+"""Variables of the caller's environment that change colors and widths."""
 
 Prints = dict[tuple[str, str, str], dict[str, Fingerprint]]
 
@@ -58,6 +59,13 @@ def ours(weights: Weights) -> GPT:
 def theirs(weights: Weights) -> OpenAIGPTLMHeadModel:
     """Hugging Face's model with the tiny weights; read only."""
     return build_huggingface(weights)
+
+
+@pytest.fixture(scope="session")
+def tap_counts(weights: Weights) -> dict[str, int]:
+    """How many taps of the tiny model each backend forms."""
+    layers = weights.config["n_layer"]
+    return {name: len(taps(layers)) - len(never_formed(name, layers)) for name in NEVER_FORMED}
 
 
 @pytest.fixture(scope="session")

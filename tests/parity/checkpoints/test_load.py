@@ -2,15 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 import parity.checkpoints.weights
+from parity.checkpoints import load
 from parity.checkpoints import load as hub_repository
 from parity.checkpoints import load as names
 from parity.checkpoints.load import load_weights
@@ -268,3 +271,131 @@ def test_unfinished_downloads_are_mentioned(fake_hub: FakeHub) -> None:
     fake_hub.unfinished = (Path("a.incomplete"), Path("b.incomplete"))
     source = load_weights("somebody/model").provenance.source
     assert source.endswith("(2 unfinished downloads lie in the cache)")
+
+
+# OpenAI's shards.
+
+
+Listed = Sequence[NDArray[np.float32]]
+
+
+@pytest.fixture
+def listed(weights: Weights) -> Listed:
+    named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
+    return list(named.values())
+
+
+@pytest.fixture
+def shards(tmp_path: Path, listed: Listed, weights: Weights) -> Path:
+    openai_release.write_release(tmp_path, listed, config=dict(weights.config))
+    return tmp_path
+
+
+def refusal(shards: Path) -> ParityError:
+    with pytest.raises(ParityError) as caught:
+        load_weights(str(shards))
+    assert caught.value.exit_code is ExitCode.REFUSED, caught.value
+    return caught.value
+
+
+def test_shards_are_read_to_the_bit(shards: Path, weights: Weights) -> None:
+    found = load_weights(str(shards))
+    for name, array in weights.tensors.items():
+        assert np.array_equal(array.view(np.uint32), found.tensors[name].view(np.uint32)), name
+    assert found.provenance.sha256 == weights.provenance.sha256
+    names = {file.name for file in found.provenance.files}
+    assert names == {path.name for path in shards.iterdir()}
+    assert all(len(str(file.git_blob)) == 40 for file in found.provenance.files)
+    assert found.provenance.standing is Standing.UNKNOWN
+    assert sum(shard.length for shard in found.shards or ()) == sum(
+        array.size for array in weights.tensors.values()
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda shards: (shards / "params_3.npy").unlink(),
+        lambda shards: (shards / "params_shapes.json").unlink(),
+        lambda shards: (shards / "params_3.npy").write_bytes(b""),
+        lambda shards: (shards / "params_shapes.json").write_text("[]"),
+        lambda shards: (shards / "config.json").unlink(),
+        lambda shards: np.save(shards / "params_3.npy", np.zeros(3, np.float32)),
+        lambda shards: np.save(shards / "params_9.npy", np.full(9, np.nan, np.float32)),
+    ],
+    ids=["shard", "shapes", "empty", "no shapes", "no heads", "short", "nan"],
+)
+def test_an_unsound_release_is_refused(change: Callable[[Path], object], shards: Path) -> None:
+    change(shards)
+    refusal(shards)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"n_layer": 11}, "n_layer"),
+        ({"n_embd": 42}, "n_embd"),
+        ({"n_head": 4}, "multiple of n_head"),
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"made_up": 1}, "made_up"),
+    ],
+    ids=str,
+)
+def test_a_config_of_another_model_is_refused(
+    change: dict[str, Any], said: str, shards: Path, weights: Weights
+) -> None:
+    text = json.dumps(dict(weights.config) | change)
+    (shards / "config.json").write_text(text, encoding="utf-8")
+    assert said in refusal(shards).what
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_config_without_its_number_of_heads_is_refused(*, twice: bool, shards: Path) -> None:
+    path = shards / "config.json"
+    text = path.read_text(encoding="utf-8").replace('"n_head": 3,', "")
+    if twice:
+        text = text.replace("{", '{"n_head": 3, "n_head": 7,', 1)
+    path.write_text(text, encoding="utf-8")
+    assert "n_head" in refusal(shards).what
+
+
+def test_blocks_in_another_order_are_other_weights(
+    shards: Path, listed: Listed, weights: Weights
+) -> None:
+    swapped = [*listed[:2], *listed[14:26], *listed[2:14], *listed[26:]]
+    openai_release.write_release(shards, swapped, config=dict(weights.config))
+    found = load_weights(str(shards))
+    assert np.array_equal(found.tensors["h.0.ln_1.bias"], weights.tensors["h.1.ln_1.bias"])
+    assert found.provenance.sha256 != weights.provenance.sha256
+
+
+def test_bare_shards_must_be_the_published_ones(
+    shards: Path, listed: Listed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a config they claim it: other bytes are refused, the published ones known."""
+    release = openai_release.read_release(shards)
+    bare = openai_release.Release(
+        tensors=release.tensors,
+        config=None,
+        files=[file for file in release.files if file.name != "config.json"],
+        lengths=release.lengths,
+        headers=release.headers,
+    )
+    monkeypatch.setattr(openai_release, "read_release", lambda _folder: bare)
+    monkeypatch.setattr(load.huggingface_files, "check_vocabulary", lambda *_: None)
+    found = load.read_openai(shards, source="shards")
+    assert found.fields["n_head"] == 12
+    assert {file.standing for file in found.files} == {Standing.DIFFERS}
+    blobs = {file.name: file.git_blob for file in bare.files}
+    for name, blob in blobs.items():
+        monkeypatch.setitem(published.GIT_BLOBS, name, blob)
+    files = load.read_openai(shards, source="shards").files
+    assert {file.standing for file in files} == {Standing.KNOWN}
+    assert len(listed) == 146
+
+
+@pytest.mark.parametrize("name", ["params_shapes.json", "params_0.npy", "params_7.npy"])
+def test_what_was_meant_as_a_release_is_read_as_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert load.is_openai_folder(tmp_path)
+    assert "params_" in refusal(tmp_path).what

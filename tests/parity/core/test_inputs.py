@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.core.inputs import Inputs, digest, from_rows, parse, seeded
+from parity.core.inputs import Inputs, digest, parse, seeded
 from parity.errors import ExitCode, UsageError
 
 
@@ -25,11 +25,16 @@ def test_drawn_ids_hold_the_edges_and_a_repeat(batch: int, time: int, seed: int)
 
 
 @pytest.mark.parametrize(
-    ("batch", "time", "wanted"),
-    [(1, 1, {0}), (1, 2, {0, 210}), (2, 1, {0, 210}), (1, 3, {0, 210})],
+    ("batch", "time", "vocabulary", "wanted"),
+    [
+        *((1, 1, 211, {0}), (1, 2, 211, {0, 210}), (2, 1, 211, {0, 210}), (1, 3, 211, {0, 210})),
+        (1, 4, 1, {0}),
+    ],
 )
-def test_what_is_too_short_holds_what_it_can(batch: int, time: int, wanted: set[int]) -> None:
-    ids = seeded(batch=batch, time=time, vocab_size=211, seed=0).token_ids
+def test_short_inputs_hold_what_they_can(
+    batch: int, time: int, vocabulary: int, wanted: set[int]
+) -> None:
+    ids = seeded(batch=batch, time=time, vocab_size=vocabulary, seed=0).token_ids
     assert wanted == set(ids.flatten().tolist())
 
 
@@ -54,11 +59,6 @@ def test_the_vocabulary_is_used() -> None:
     assert int(counts.max()) < 200
 
 
-def test_a_vocabulary_of_one_has_one_id() -> None:
-    ids = seeded(batch=1, time=4, vocab_size=1, seed=0).token_ids
-    assert ids.tolist() == [[0, 0, 0, 0]]
-
-
 @pytest.mark.parametrize(
     ("text", "ids"),
     [
@@ -76,24 +76,20 @@ def test_text_is_read_as_rows(text: str, ids: list[list[int]]) -> None:
 
 
 def test_shorter_rows_are_padded_and_masked() -> None:
-    inputs = parse("481,4735,544;12;7,9")
-    assert inputs.token_ids.tolist() == [[481, 4735, 544], [12, 0, 0], [7, 9, 0]]
-    assert inputs.attention_mask.tolist() == [
-        [True, True, True],
-        [True, False, False],
-        [True, True, False],
-    ]
-    assert (inputs.token_ids.dtype, inputs.attention_mask.dtype) == (torch.int64, torch.bool)
-
-
-def test_the_id_of_padding_is_no_padding_by_itself() -> None:
-    inputs = from_rows([[0, 5, 0], [0]])
-    assert inputs.attention_mask.tolist() == [[True, True, True], [True, False, False]]
+    inputs = parse("481,4735,544;0;7,9")
+    assert inputs.token_ids.tolist() == [[481, 4735, 544], [0, 0, 0], [7, 9, 0]]
+    mask = [[True, True, True], [True, False, False], [True, True, False]]
+    assert inputs.attention_mask.tolist() == mask
+    assert inputs.token_ids.dtype is torch.int64
+    assert inputs.attention_mask.dtype is torch.bool
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", ";", "1,", ",1", "1,,2", "1;", ";1", "1;;2", "a", "1.5", "1e3", "0x10", "1 2", "nan"],
+    [
+        *("", " ", ";", "1,", ",1", "1,,2", "1;", ";1", "1;;2", "a", "1.5", "1e3", "0x10", "1 2"),
+        *("nan", "9223372036854775808", "1,-9223372036854775809", "9" * 40),  # beyond int64
+    ],
 )
 def test_what_is_no_list_of_ids_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="not a whole number") as refusal:
@@ -101,12 +97,6 @@ def test_what_is_no_list_of_ids_is_a_usage_error(text: str) -> None:
     assert refusal.value.exit_code == ExitCode.USAGE
     assert refusal.value.where == f"--token-ids {text!r}"
     assert "481,4735,544;12,7" in refusal.value.fix
-
-
-@pytest.mark.parametrize("text", ["9223372036854775808", "1,-9223372036854775809", "9" * 40])
-def test_an_id_that_no_tensor_holds_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError):
-        parse(text)
 
 
 def test_a_digest_is_over_shape_and_ids() -> None:
@@ -119,19 +109,21 @@ def test_a_digest_is_over_shape_and_ids() -> None:
 
 
 IDS = torch.tensor([[1, 2, 3, 4]])
-OTHER = {
-    "an id": [torch.tensor([[1, 2, 3, 5]])],
-    "a shape": [IDS.reshape(2, 2)],
-    "an order": [IDS.flip(1)],
-    "a tensor more": [IDS, IDS],
-    "two of the same ids": [IDS[:, :2], IDS[:, 2:]],
-    "none": [],
-}
 
 
-@pytest.mark.parametrize("other", OTHER)
-def test_other_ids_have_another_digest(other: str) -> None:
-    assert digest([IDS]) != digest(OTHER[other])
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param([torch.tensor([[1, 2, 3, 5]])], id="an id"),
+        pytest.param([IDS.reshape(2, 2)], id="a shape"),
+        pytest.param([IDS.flip(1)], id="an order"),
+        pytest.param([IDS, IDS], id="a tensor more"),
+        pytest.param([IDS[:, :2], IDS[:, 2:]], id="two tensors of the same ids"),
+        pytest.param([], id="none"),
+    ],
+)
+def test_other_ids_have_another_digest(other: list[Tensor]) -> None:
+    assert digest([IDS]) != digest(other)
 
 
 def test_everything_given_has_its_digest() -> None:

@@ -1,4 +1,4 @@
-"""Signs of life, worked out again row by row, and what counts as dead."""
+"""The health of a model, computed again row by row."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from parity.core.liveness import (
     mean_cosine,
     sharpness,
 )
-from parity.core.tolerances import DEAD_ATTENTION, DEAD_COSINE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,11 +39,6 @@ def causal(scores: Tensor) -> Tensor:
 
 def uniform(batch: int, time: int) -> Tensor:
     return causal(torch.zeros(batch, 3, time, time, dtype=torch.float64))
-
-
-def life(**signs: float | None) -> BlockHealth:
-    given = {"largest_weight": 0.5, "times_uniform": 9.0, "cosine": 0.3} | signs
-    return BlockHealth(block="h.3", **given)
 
 
 MASKS = {
@@ -80,15 +74,11 @@ def test_uniform_attention_is_once_the_uniform(assert_same: Same) -> None:
 
 
 @pytest.mark.parametrize("time", [1, 32, 33])
-def test_short_rows_cannot_tell(time: int) -> None:
-    """No row has seen enough keys; with one row more, one has."""
+def test_short_rows_have_no_sharpness(time: int) -> None:
+    """No row has enough keys; with one row more, one has. Rows of padding do not count."""
     assert sharpness(uniform(2, time), None) is None
     assert sharpness(uniform(2, 34), None) is not None
-
-
-def test_where_all_settled_rows_are_padding_nothing_is_told() -> None:
-    mask = torch.arange(TIME).expand(2, -1) < SETTLED
-    assert sharpness(uniform(2, TIME), mask) is None
+    assert sharpness(uniform(2, TIME), torch.arange(TIME).expand(2, -1) < SETTLED) is None
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
@@ -116,70 +106,46 @@ def test_one_row_has_no_cosine(mask: Tensor | None) -> None:
     assert mean_cosine(drawn(1, 1, 7), mask) is None
 
 
-@pytest.mark.parametrize(
-    ("signs", "why"),
-    [
-        ({"cosine": DEAD_COSINE}, None),
-        ({"cosine": math.nextafter(DEAD_COSINE, 1)}, "h.3: all positions are alike"),
-        ({"cosine": 1.0}, "h.3: all positions are alike (mean cosine 1.0000)"),
-        ({"cosine": math.nan}, "h.3: all positions are alike"),
-        ({"cosine": -1.0}, None),
-        ({"cosine": None}, None),
-        ({"times_uniform": DEAD_ATTENTION}, None),
-        ({"times_uniform": math.nextafter(DEAD_ATTENTION, 0)}, "h.3: attention is uniform"),
-        ({"times_uniform": 1.0}, "h.3: attention is uniform (1.00 times)"),
-        ({"times_uniform": math.nan}, "h.3: attention is uniform"),
-        ({"times_uniform": None}, None),
-    ],
-    ids=str,
-)
 def test_a_block_is_dead_past_either_bound(signs: dict[str, float | None], why: str | None) -> None:
     """The bound itself is healthy, NaN is not, and None decides nothing."""
-    dead = life(**signs).dead
+    healthy = {"largest_weight": 0.5, "times_uniform": 9.0, "cosine": 0.3}
+    dead = BlockHealth(block="h.3", **(healthy | signs)).dead
     assert dead == why if why is None else dead.startswith(why)
 
 
-def test_both_signs_are_collected_as_they_go_by() -> None:
-    signs, first, second = HealthMonitor(None), drawn(2, TIME, 7), drawn(2, TIME, 7) - 0.5
-    sharp = causal(9 * drawn(2, 3, TIME, TIME))
+def test_both_signs_are_measured_in_each_block() -> None:
+    monitor, first, second = HealthMonitor(None), drawn(2, TIME, 7), drawn(2, TIME, 7) - 0.5
+    sharp, flat = causal(9 * drawn(2, 3, TIME, TIME)), uniform(2, TIME)
     for tap, truth in (
-        ("embeddings", drawn(2, TIME, 7)),
+        ("embeddings", first),
         ("h.0.attn.weights", sharp),
-        ("h.0.attn.scores", uniform(2, TIME)),
-        ("h.0.ln_1", drawn(2, TIME, 7)),
+        ("h.0.attn.scores", flat),
+        ("h.0.ln_1", second),
         ("h.0.ln_2", first),
-        ("h.10.attn.weights", uniform(2, TIME)),
+        ("h.10.attn.weights", flat),
         ("h.10.ln_2", second),
-        ("logits", drawn(2, TIME, 7)),
+        ("logits", first),
     ):
-        signs.look(tap, truth)
-    found = signs.blocks()
-    assert [block.block for block in found] == ["h.0", "h.10"]
-    assert [(block.largest_weight, block.times_uniform) for block in found] == [
-        sharpness(sharp, None),
-        sharpness(uniform(2, TIME), None),
-    ]
-    assert [block.cosine for block in found] == [
-        mean_cosine(first, None),
-        mean_cosine(second, None),
+        monitor.look(tap, truth)
+    assert [
+        (block.block, (block.largest_weight, block.times_uniform), block.cosine)
+        for block in monitor.blocks()
+    ] == [
+        ("h.0", sharpness(sharp, None), mean_cosine(first, None)),
+        ("h.10", sharpness(flat, None), mean_cosine(second, None)),
     ]
 
 
 def test_a_block_without_weights_has_its_cosine() -> None:
-    signs = HealthMonitor(None)
-    signs.look("h.0.attn.weights", uniform(1, 1))
-    signs.look("h.0.ln_2", drawn(1, 1, 7))
-    signs.look("h.1.ln_2", drawn(1, 5, 7))
-    expected = [
-        BlockHealth(block="h.0", largest_weight=None, times_uniform=None, cosine=None),
-        BlockHealth(
-            block="h.1",
-            largest_weight=None,
-            times_uniform=None,
-            cosine=mean_cosine(drawn(1, 5, 7), None),
-        ),
+    monitor, rows = HealthMonitor(None), drawn(1, 5, 7)
+    monitor.look("h.0.attn.weights", uniform(1, 1))
+    monitor.look("h.0.ln_2", drawn(1, 1, 7))
+    monitor.look("h.1.ln_2", rows)
+    none = {"largest_weight": None, "times_uniform": None}
+    assert monitor.blocks() == [
+        BlockHealth(block="h.0", cosine=None, **none),
+        BlockHealth(block="h.1", cosine=mean_cosine(rows, None), **none),
     ]
-    assert expected == signs.blocks()
 
 
 def test_tensors_of_one_value_are_named() -> None:

@@ -1,13 +1,23 @@
-"""Several runs walked through together: a small network, right, and wrong in every way."""
+"""Runs in lockstep: a small network, right, and wrong in every way."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from parity.core.lockstep import Observations, OracleFailedError, Pass, Subject, walk_in_lockstep
+from parity.core.lockstep import (
+    Observations,
+    OracleFailedError,
+    Pass,
+    RunError,
+    Subject,
+    capture,
+    stream,
+    walk_in_lockstep,
+)
 from parity.core.metrics import Status
 from parity.core.taps import Axes, Kind, Tap
 
@@ -138,7 +148,7 @@ def test_a_wrong_operation_is_measured_where_it_is_and_after() -> None:
     assert all(found[name] for name in NAMES[1:])
 
 
-def test_the_second_witness_measures_the_others_of_its_dtype() -> None:
+def test_the_second_reference_measures_the_others_of_its_dtype() -> None:
     theirs, ours = "huggingface/float64", "ours/plain/float64"
     found = walked(
         subject(network(b=wrong), theirs),
@@ -153,7 +163,7 @@ def test_the_second_witness_measures_the_others_of_its_dtype() -> None:
     assert {(s, w) for s, _, w in found.differences if w != "oracle"} == {(ours, "huggingface")}
 
 
-def test_in_an_isolated_pass_every_operation_meets_the_rounded_truth() -> None:
+def test_per_op_every_operation_meets_the_rounded_truth() -> None:
     """A wrong operation is measured alone; every right one has its own rounding only."""
     name = "ours/plain/float32"
     found = errors(walked(subject(network(FLOAT32, b=wrong), name), rounded_to=FLOAT32), name)
@@ -167,12 +177,6 @@ def test_in_an_isolated_pass_every_operation_meets_the_rounded_truth() -> None:
     assert expected == found
     assert min(found.values()) > 0
     assert found["b"] > 1000 * max(error for tap, error in found.items() if tap != "b")
-
-
-def test_without_rounding_nothing_is_replaced() -> None:
-    name = "ours/plain/float32"
-    found = errors(walked(subject(network(FLOAT32, b=wrong), name)), name)
-    assert found["c"] > 1e-3
 
 
 def test_a_raw_truth_is_left_as_it_is() -> None:
@@ -210,16 +214,11 @@ def test_what_is_unwatched_is_passed_by() -> None:
     assert not found.extras
 
 
-def test_a_tap_that_is_never_shown_is_missing() -> None:
-    found = walked(subject(network(shown=["a", "c", "logits", "loss"])))
-    assert statuses(found) == PASSES | {"b": "missing"}
-    assert not found.extras
-
-
-@pytest.mark.parametrize("absent", ["a", "logits", "loss"])
-def test_wherever_it_is_missing(absent: str) -> None:
+@pytest.mark.parametrize("absent", ["a", "b", "logits", "loss"])
+def test_a_tap_that_is_never_shown_is_missing(absent: str) -> None:
     found = walked(subject(network(shown=[name for name in NAMES if name != absent])))
     assert statuses(found) == PASSES | {absent: "missing"}
+    assert not found.extras
 
 
 def test_a_run_that_shows_nothing_misses_everything() -> None:
@@ -255,30 +254,20 @@ def breaks(_seen: Mapping[str, Tensor]) -> Tensor:
     raise ValueError("too wide")
 
 
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(6))
 def test_a_run_that_raises_leaves_the_rest_of_its_taps_not_run(place: int) -> None:
+    """At place 5 it raises after its last tap."""
     broken, whole = "ours/plain/float64", "ours/tiled/float64"
-    run = network(**{NAMES[place]: breaks})
+    run = network(**{[*NAMES, "end"][place]: breaks})
     found = walked(subject(run, broken), subject(network(), whole))
     assert list(statuses(found, broken).values()) == ["pass"] * place + ["not_run"] * (5 - place)
     assert statuses(found, whole) == PASSES
     assert found.broken == {broken: "ValueError: too wide"}
-    assert {d.detail for d in found.differences.values() if d.status is Status.NOT_RUN} == {
-        "the run broke off: ValueError: too wide"
-    }
+    details = {d.detail for d in found.differences.values() if d.status is Status.NOT_RUN}
+    assert details == ({"the run broke off: ValueError: too wide"} if place < 5 else set())
 
 
-def test_raising_after_the_last_tap_is_noted_too() -> None:
-    def run(tap: Show) -> None:
-        network()(tap)
-        raise ValueError("late")
-
-    found = walked(subject(run))
-    assert statuses(found) == PASSES
-    assert found.broken == {"ours/plain/float64": "ValueError: late"}
-
-
-def test_where_the_witness_breaks_off_its_rows_end() -> None:
+def test_where_the_reference_breaks_off_its_rows_end() -> None:
     found = walked(
         subject(network(c=breaks), "huggingface/float64"),
         subject(network()),
@@ -294,7 +283,7 @@ def test_an_oracle_without_a_planned_tap_is_an_error_of_ours() -> None:
 
 
 @pytest.mark.parametrize("what", ["look", "progress"])
-def test_whoever_breaks_the_walk_no_run_stays(what: str) -> None:
+def test_an_error_in_a_callback_ends_all_runs(what: str) -> None:
     def callback(*_seen: object) -> None:
         raise KeyError("mine")
 
@@ -304,15 +293,16 @@ def test_whoever_breaks_the_walk_no_run_stays(what: str) -> None:
 
 def test_only_what_is_selected_is_measured() -> None:
     looked: list[tuple[str, str]] = []
+    progress: list[str] = []
     found = walked(
         subject(network()),
         selected=frozenset({"b", "loss"}),
-        look=lambda who, tap, _tensor, _truth: looked.append((who, tap)),
+        look=lambda run, tap, _tensor, _truth: looked.append((run, tap)),
+        progress=progress.append,
     )
-    expected = ["b", "loss"]
-    assert expected == list(errors(found))
-    assert expected == [tap for who, tap in looked if who == "ours/plain/float64"]
-    assert [tap for who, tap in looked if who == "oracle"] == NAMES
+    assert list(errors(found)) == ["b", "loss"]
+    assert [tap for run, tap in looked if run == "ours/plain/float64"] == ["b", "loss"]
+    assert [tap for run, tap in looked if run == "oracle"] == NAMES == progress
 
 
 def test_a_look_is_given_the_tensor_and_the_truth() -> None:
@@ -329,12 +319,6 @@ def test_a_look_is_given_the_tensor_and_the_truth() -> None:
         assert torch.equal(right[name], looked[name][1])
 
 
-def test_progress_is_told_every_tap_in_order() -> None:
-    told: list[str] = []
-    walked(subject(network()), progress=told.append, selected=frozenset({"b"}))
-    assert told == NAMES
-
-
 def spoiling(tap: Show) -> None:
     seen = {"x": X}
     for name, operation in OPERATIONS.items():
@@ -349,7 +333,7 @@ def test_what_a_run_writes_after_its_tap_is_not_measured(role: str) -> None:
     ours = subject(spoiling if role == "subject" else network())
     found = walked(theirs, ours, against="huggingface/float64")
     assert errors(found) == dict.fromkeys(NAMES, 0.0)
-    # A witness that spoils its logits would do so before the others are held against them.
+    # A reference that overwrites its logits does so before the others are compared with them.
     against = errors(found, against="huggingface")
     compared = NAMES if role == "subject" else ["a", "b", "c"]
     assert not any(against[name] for name in compared)
@@ -371,13 +355,8 @@ def test_padding_is_not_measured() -> None:
 
     found = walked(subject(network(c=c)), mask=mask)
     assert statuses(found) == PASSES
-    assert {tap: d.count for (_, tap, _), d in found.differences.items()} == {
-        "a": 21,
-        "b": 21,
-        "c": 21,
-        "logits": 21,
-        "loss": 5,
-    }
+    counts = {tap: d.count for (_, tap, _), d in found.differences.items()}
+    assert counts == dict.fromkeys(NAMES[:4], 21) | {"loss": 5}
     assert statuses(walked(subject(network(c=c))))["c"] == "nonfinite"
 
 
@@ -400,3 +379,168 @@ def test_one_subjects_logits_are_gone_before_those_after_the_next_are_made() -> 
     assert sorted(made) == sorted(f"{name} {tap}" for name in names for tap in ("logits", "loss"))
     for earlier, later in (("first", "third"), ("second", "fourth")):
         assert made.index(f"{earlier} loss") < made.index(f"{later} logits")
+
+
+# One run as a stream of taps.
+
+
+def numbers() -> Tensor:
+    return torch.tensor([[1.0, 2.0, 3.0]])
+
+
+def in_place(tap: Show) -> None:
+    """Pass one tensor three times, and write to it in between."""
+    x = numbers()
+    tap("a", x)
+    x += 10
+    tap("b", x)
+    x.zero_()
+    tap("c", x)
+
+
+IN_PLACE = {"a": [[1.0, 2.0, 3.0]], "b": [[11.0, 12.0, 13.0]], "c": [[0.0, 0.0, 0.0]]}
+
+
+def test_every_tap_comes_by_in_order() -> None:
+    seen = [(name, tensor.tolist()) for name, tensor in stream(in_place)]
+    assert seen == list(IN_PLACE.items())
+    captured = capture(in_place)
+    assert [(name, tensor.tolist()) for name, tensor in captured.items()] == list(IN_PLACE.items())
+
+
+def test_a_run_waits_until_its_tap_is_answered() -> None:
+    happened: list[str] = []
+
+    def run(tap: Show) -> None:
+        for name in "ab":
+            tap(name, numbers())
+            happened.append(f"after {name}")
+
+    taps = stream(run)
+    for expected in ([], ["after a"]):
+        next(taps)
+        time.sleep(0.05)
+        assert happened == expected
+    taps.close()
+    assert happened == ["after a"]
+
+
+def test_what_is_sent_back_is_what_the_run_goes_on_with() -> None:
+    went_on: list[float] = []
+
+    def run(tap: Show) -> None:
+        went_on.extend(float(tap(name, numbers()).sum()) for name in "abc")
+
+    taps = stream(run)
+    next(taps)
+    taps.send(torch.tensor([7.0]))
+    taps.send(None)
+    with pytest.raises(StopIteration):
+        taps.send(torch.tensor([9.0]))
+    assert went_on == [7.0, 6.0, 9.0]
+
+
+def test_the_tensor_is_the_runs_own() -> None:
+    own, went_on = numbers(), []
+    taps = stream(lambda tap: tap("a", own))
+    assert next(taps)[1].data_ptr() == own.data_ptr()
+    taps.close()
+    capture(lambda tap: went_on.append(tap("a", own)))
+    assert went_on[0] is own
+
+
+@pytest.mark.parametrize(
+    "follow", [lambda run: list(stream(run)), capture], ids=["stream", "capture"]
+)
+def test_no_gradient_is_recorded(follow: Callable[[Callable[[Show], object]], object]) -> None:
+    """Gradient mode is a setting of the thread, and a run has its own thread."""
+    recorded: list[bool] = []
+
+    def run(tap: Show) -> None:
+        weight = numbers().requires_grad_()
+        recorded.extend([torch.is_grad_enabled(), (weight * 2).requires_grad])
+        tap("a", weight)
+
+    follow(run)
+    assert recorded == [False, False]
+
+
+def test_a_watched_parameter_is_shown_without_its_gradient() -> None:
+    taps = stream(lambda tap: tap("a", numbers().requires_grad_()))
+    assert not next(taps)[1].requires_grad
+    taps.close()
+    assert not capture(lambda tap: tap("a", numbers().requires_grad_()))["a"].requires_grad
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("mine"), KeyboardInterrupt("mine"), StopIteration("mine"), SystemExit("mine")],
+    ids=repr,
+)
+def test_what_the_run_raises_is_handed_over(error: BaseException) -> None:
+    def run(tap: Show) -> None:
+        tap("a", numbers())
+        raise error
+
+    taps = stream(run)
+    assert next(taps)[0] == "a"
+    with pytest.raises(RunError, match=f"^{type(error).__name__}: mine$") as raised:
+        next(taps)
+    assert error is raised.value.__cause__
+
+
+def test_after_its_end_a_stream_stays_ended() -> None:
+    def breaks(_tap: Show) -> None:
+        raise ValueError
+
+    whole, broken = stream(lambda tap: tap("a", numbers())), stream(breaks)
+    next(whole)
+    with pytest.raises(RunError):
+        next(broken)
+    for taps in (whole, broken):
+        assert not list(taps)
+        taps.close()
+        taps.close()
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_an_abandoned_run_ends_its_thread(taken: int) -> None:
+    happened: list[str] = []
+
+    def run(tap: Show) -> None:
+        try:
+            for name in "abc":
+                try:
+                    tap(name, numbers())
+                except Exception:  # noqa: BLE001 - a model that swallows everything it can
+                    happened.append("swallowed")
+        finally:
+            happened.append("cleaned up")
+
+    before = set(threading.enumerate())
+    taps = stream(run)
+    for _ in range(taken):
+        next(taps)
+    taps.close()
+    assert before == set(threading.enumerate())
+    assert "swallowed" not in happened
+    assert not taken or happened == ["cleaned up"]
+
+
+def test_two_runs_are_followed_side_by_side() -> None:
+    def counting(start: int) -> Callable[[Show], None]:
+        def run(tap: Show) -> None:
+            for number in range(start, start + 3):
+                tap(str(number), torch.tensor([float(number)]))
+
+        return run
+
+    pairs = zip(stream(counting(0)), stream(counting(10)), strict=True)
+    assert [(one[0], other[0]) for one, other in pairs] == [("0", "10"), ("1", "11"), ("2", "12")]
+
+
+def test_a_capture_raises_for_a_name_shown_twice_and_what_the_run_raises() -> None:
+    with pytest.raises(ValueError, match="'a' was shown twice"):
+        capture(lambda tap: (tap("a", numbers()), tap("a", numbers())))
+    with pytest.raises(ValueError, match="too wide"):
+        capture(breaks)

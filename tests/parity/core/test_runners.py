@@ -1,5 +1,7 @@
 """The forward passes of all sides: what each is called with, and what it shows."""
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +18,15 @@ from parity.core.runners import (
     build_huggingface,
     build_ours,
     candidate_run,
+    check_apart,
+    check_candidate,
+    check_evaluating,
     huggingface_run,
     model_in_dtype,
     oracle_run,
 )
-from reference import oracle
+from parity.errors import ExitCode, InconclusiveError, InputRejectedError, UsageError
+from reference import oracle, surrogate
 from scratch_gpt import GPT
 from scratch_gpt.loss import negative_log_likelihood
 
@@ -30,11 +36,6 @@ IDS = torch.tensor([[3, 210, 0, 7, 3], [12, 5, 21, 30, 1]])
 PLACES = torch.tensor([[4, 3, 10, 3, 0], [0, 1, 2, 0, 7]])
 PADDED = torch.tensor([[True] * 5, [True, True, True, False, False]])
 EVERYTHING = Inputs(token_ids=IDS, positions=PLACES, attention_mask=PADDED)
-
-
-@pytest.fixture(scope="module")
-def weights() -> Weights:
-    return load_weights("tiny")
 
 
 @pytest.fixture
@@ -180,3 +181,267 @@ def test_the_oracle_goes_on_with_what_it_is_answered(theirs: OpenAIGPTLMHeadMode
 
     oracle_run(theirs, Inputs(token_ids=IDS))(tap)
     assert torch.equal(torch.zeros(2, 5, 21, dtype=torch.float64), seen["embeddings"])
+
+
+# What may not be compared.
+
+
+def test_models_in_the_dtype_are_taken_as_they_are(ours: GPT) -> None:
+    assert model_in_dtype({"ours": ours}, torch.float32)["ours"] is ours
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_others_are_copied(dtype: torch.dtype, theirs: OpenAIGPTLMHeadModel) -> None:
+    before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    copied = model_in_dtype({"theirs": theirs}, dtype)["theirs"]
+    tensors = [*copied.parameters(), *copied.buffers()]
+    assert {dtype} == {t.dtype for t in tensors if t.dtype.is_floating_point}
+    assert copied.transformer.position_ids.dtype is torch.int64
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(before[name], tensor)
+        assert torch.equal(tensor.to(dtype), copied.state_dict()[name])
+    check_apart({"copy": copied}, theirs)
+    assert not copied.training
+
+
+def test_what_is_shared_stays_shared(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    copied = model_in_dtype({"theirs": theirs}, torch.float64)["theirs"]
+    assert copied.lm_head.weight is copied.transformer.tokens_embed.weight
+    twins = model_in_dtype({"plain": ours, "tiled": ours.with_backend("tiled")}, torch.float64)
+    for mine, its in zip(twins["plain"].parameters(), twins["tiled"].parameters(), strict=True):
+        assert mine is its
+
+
+class Stubborn(nn.Linear):
+    """A layer that returns itself as its copy."""
+
+    def __deepcopy__(self, memo: object) -> "Stubborn":
+        return self
+
+
+class HalfMade(nn.Module):
+    """A layer whose copies draw one of their tensors anew, in the default dtype."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.kind = kind
+        if kind == "buffer":
+            self.register_buffer("mask", torch.ones(3), persistent=False)
+        else:
+            self.mask = nn.Parameter(torch.ones(3))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HalfMade":
+        made = HalfMade(self.kind)
+        made.weight = copy.deepcopy(self.weight, memo)
+        return made
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(Stubborn(3, 3), id="not copied at all"),
+        pytest.param(HalfMade("buffer"), id="a buffer"),
+        pytest.param(HalfMade("parameter"), id="a parameter"),
+    ],
+)
+def test_half_a_copy_is_refused(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), layer)
+    with pytest.raises(InconclusiveError, match=r"^ours still holds .*float32") as refusal:
+        model_in_dtype({"ours": model}, torch.float64)
+    assert refusal.value.exit_code is ExitCode.INCONCLUSIVE
+
+
+def test_a_mixture_is_made_one() -> None:
+    model = nn.Sequential(nn.Linear(3, 3).double(), nn.Linear(3, 3))
+    copied = model_in_dtype({"ours": model}, torch.float64)["ours"]
+    assert copied is not model
+    assert {torch.float64} == {parameter.dtype for parameter in copied.parameters()}
+
+
+def test_a_candidate_has_a_tap(ours: GPT) -> None:
+    class Watched(nn.Module):
+        def forward(self, *ids: Tensor, tap: Callable[[str, Tensor], Tensor]) -> Tensor:
+            return tap("logits", ids[0])
+
+    check_candidate(ours)
+    check_candidate(Watched())
+    with pytest.raises(UsageError, match=r"no argument named tap \(") as refusal:
+        check_candidate(nn.Linear(3, 3))
+    assert refusal.value.exit_code == ExitCode.USAGE
+    assert refusal.value.where == "its arguments are ['input']"
+
+
+def test_two_sides_with_storage_of_their_own_are_apart(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    check_apart({"plain": ours, "tiled": ours.with_backend("tiled")}, theirs)
+    check_apart({"copy": copy.deepcopy(theirs)}, theirs)
+
+
+def lent(ours: GPT, tensor: Tensor) -> GPT:
+    ours.h[7].mlp.c_fc.bias = nn.Parameter(tensor, requires_grad=False)
+    return ours
+
+
+def lent_whole(theirs: OpenAIGPTLMHeadModel) -> Tensor:
+    whole = torch.randn(100)
+    theirs.transformer.h[7].mlp.c_fc.bias = nn.Parameter(whole[8:92], requires_grad=False)
+    return whole
+
+
+SHARED: dict[str, Callable[[GPT, OpenAIGPTLMHeadModel], nn.Module]] = {
+    "the reference itself": lambda _ours, theirs: theirs,
+    "the reference inside": lambda _ours, theirs: nn.ModuleList([theirs]),
+    "one tensor": lambda ours, theirs: lent(ours, theirs.transformer.h[7].mlp.c_fc.bias.detach()),
+    "a view of one": lambda ours, theirs: lent(
+        ours, theirs.transformer.tokens_embed.weight[:4].view(-1).detach()
+    ),
+    "a view of its middle": lambda ours, theirs: lent(
+        ours, theirs.transformer.tokens_embed.weight[5:9].view(-1).detach()
+    ),
+    "all of which theirs is a view": lambda ours, theirs: lent(ours, lent_whole(theirs)),
+    "a buffer": lambda ours, theirs: (
+        ours.register_buffer("kept", theirs.lm_head.weight.detach()) or ours
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SHARED)
+def test_two_sides_that_share_storage_are_refused(
+    how: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    candidate = SHARED[how](ours, theirs)
+    with pytest.raises(InconclusiveError, match=r"^mine and the reference share") as refusal:
+        check_apart({"other": copy.deepcopy(ours), "mine": candidate}, theirs)
+    assert refusal.value.exit_code is ExitCode.INCONCLUSIVE
+
+
+def test_a_shared_tensor_is_named(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    lent(ours, theirs.transformer.h[7].mlp.c_fc.bias.detach())
+    with pytest.raises(InconclusiveError) as refusal:
+        check_apart({"mine": ours}, theirs)
+    assert refusal.value.where == "1 tensors, the first is h.7.mlp.c_fc.bias"
+
+
+def test_a_module_in_training_is_refused(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    check_evaluating({"ours": ours, "theirs": theirs})
+    ours.h[3].mlp.training = True
+    with pytest.raises(InconclusiveError, match=r"^ours is in training mode \(") as refusal:
+        check_evaluating({"theirs": theirs, "ours": ours})
+    assert refusal.value.where == "1 modules, the first is h.3.mlp"
+
+
+def test_a_model_that_will_not_evaluate_is_refused() -> None:
+    class Always(nn.Linear):
+        def train(self, mode: bool = True) -> "Always":  # noqa: ARG002, FBT001, FBT002
+            return self
+
+    with pytest.raises(InconclusiveError, match="training mode"):
+        check_evaluating({"ours": Always(3, 3).eval()})
+
+
+# Models built from weights.
+
+
+Build = Callable[[Weights], nn.Module]
+BUILDERS = {"ours": (build_ours, ""), "huggingface": (build_huggingface, "transformer.")}
+"""For each side, what builds it, and what stands before our names there."""
+
+
+@pytest.fixture(params=BUILDERS)
+def side(request: pytest.FixtureRequest) -> tuple[Build, str]:
+    return BUILDERS[request.param]
+
+
+def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
+    drawn = surrogate.draw("tiny")
+    assert drawn.config == weights.config
+    assert list(drawn.tensors) == list(weights.tensors)
+    assert all(np.array_equal(drawn.tensors[n], t) for n, t in weights.tensors.items())
+    expected = {
+        "source": "surrogate (tiny): seeded random weights, not the released ones",
+        "revision": f"recipe {surrogate.RECIPE}",
+        "sha256": drawn.sha256,
+        "dtype": "float32",
+        "provenance": "unknown",
+        "files": [],
+    }
+    assert expected == weights.identity
+
+
+def test_a_draw_with_other_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    committed = surrogate.committed_digests()
+    committed["sizes"]["tiny"]["digests"]["h.4.ln_1.bias"] = "0" * 64
+    monkeypatch.setattr(surrogate, "committed_digests", lambda: committed)
+    with pytest.raises(InputRejectedError, match=r"h\.4\.ln_1\.bias") as refusal:
+        load_weights("tiny")
+    assert refusal.value.exit_code is ExitCode.REFUSED
+    assert "'tiny'" in refusal.value.where
+
+
+def test_loading_tells_how_far_it_is() -> None:
+    told: list[tuple[int, int]] = []
+    load_weights("tiny", lambda done, total: told.append((done, total)))
+    assert told == [(done, 146) for done in range(1, 147)]
+
+
+def test_every_tensor_is_in_its_place(side: tuple[Build, str], weights: Weights) -> None:
+    build, prefix = side
+    model = build(weights)
+    state = model.state_dict()
+    for name, array in weights.tensors.items():
+        found = state[prefix + name]
+        assert torch.float32 is found.dtype
+        assert np.array_equal(array.view(np.uint32), found.numpy().view(np.uint32)), name
+    assert set(state) - {"lm_head.weight"} == {prefix + name for name in weights.tensors}
+    assert not any(module.training for module in model.modules())
+
+
+def test_every_model_has_its_own_storage(side: tuple[Build, str], weights: Weights) -> None:
+    build, _ = side
+    before = surrogate.digests(weights.tensors)
+    one, other = build(weights), build(weights)
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.zero_()
+    assert before == surrogate.digests(weights.tensors)
+    assert all(bool(parameter.any()) for parameter in other.parameters())
+
+
+def test_the_config_is_the_weights(weights: Weights) -> None:
+    weights = dataclasses.replace(
+        weights, config={**weights.config, "layer_norm_epsilon": 0.03, "n_head": 7}
+    )
+    ours, theirs = build_ours(weights), build_huggingface(weights)
+    expected = (0.03, 7, 389, 12)
+    assert expected == (
+        *(ours.config.layer_norm_epsilon, ours.config.n_head),
+        *(ours.config.n_positions, ours.config.n_layer),
+    )
+    assert expected == (
+        *(theirs.config.layer_norm_epsilon, theirs.config.n_head),
+        *(theirs.config.n_positions, theirs.config.n_layer),
+    )
+    expected = {0.03}
+    assert expected == {block.ln_2.epsilon for block in ours.h}
+    assert expected == {block.ln_2.eps for block in theirs.transformer.h}
+
+
+@pytest.mark.parametrize("backend", ["plain", "tiled"])
+def test_ours_is_built_with_the_attention_asked_for(backend: str, weights: Weights) -> None:
+    assert backend == build_ours(weights, backend).backend
+    assert build_ours(weights).backend == "plain"
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape"])
+def test_weights_that_do_not_fit_build_nothing(
+    fault: str, side: tuple[Build, str], weights: Weights
+) -> None:
+    tensors = dict(weights.tensors)
+    bias = tensors.pop("h.11.ln_2.bias")
+    tensors |= {"extra": {"h.11.ln_2.bias": bias, "h.12.ln_2.bias": bias}, "missing": {}}.get(
+        fault, {"h.11.ln_2.bias": bias[:1]}
+    )
+    with pytest.raises(InputRejectedError, match=r"h\.1[12]\.ln_2\.bias"):
+        side[0](dataclasses.replace(weights, tensors=tensors))

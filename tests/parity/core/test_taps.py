@@ -1,4 +1,4 @@
-"""The list of taps, held against what our model shows and against what each is computed from."""
+"""The list of taps, compared with our model's, and the inputs of each."""
 
 from collections.abc import Mapping
 
@@ -58,17 +58,17 @@ def test_stand_in_network_order() -> None:
     assert [*tables, *blocks, "logits", "loss"] == [tap.name for tap in ALL]
 
 
-@pytest.mark.parametrize(("n_layer", "count"), [(1, 19), (12, 173)])
-def test_are_five_and_fourteen_a_block(n_layer: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("backend", "n_layer", "count"),
+    [("plain", 1, 19), ("plain", 12, 173), ("tiled", 12, 149), ("fused", 12, 125)],
+)
+def test_there_are_five_taps_and_fourteen_a_block(backend: str, n_layer: int, count: int) -> None:
+    """Tiled attention has no scores and no weights; fused sums also lack attn and mlp."""
     names = [tap.name for tap in taps(n_layer)]
-    assert count == len(names) == len(set(names))
-
-
-@pytest.mark.parametrize(("backend", "count"), [("plain", 173), ("tiled", 149)])
-def test_a_path_has_all_but_those_it_never_forms(backend: str, count: int) -> None:
-    absent = never_formed(backend, 12)
-    assert set(absent) < {tap.name for tap in taps(12)}
-    assert count == len(taps(12)) - len(absent)
+    absent = never_formed(backend, n_layer)
+    assert len(names) == len(set(names))
+    assert set(absent) < set(names)
+    assert count == len(names) - len(absent)
 
 
 @pytest.mark.parametrize("backend", EAGER)
@@ -77,9 +77,10 @@ def test_our_model_shows_exactly_these(backend: str, models: dict[str, GPT]) -> 
     assert list(shown(models[backend], {})) == [tap.name for tap in ALL if tap.name not in absent]
 
 
-def test_every_path_is_known() -> None:
+def test_every_backend_is_in_the_table() -> None:
     assert set(backends.BACKENDS) == set(NEVER_FORMED)
     assert all(reason for absent in NEVER_FORMED.values() for reason in absent.values())
+    assert all(tap.kind.suspects for tap in ALL)
 
 
 def test_one_token_has_no_loss(models: dict[str, GPT]) -> None:
@@ -88,10 +89,6 @@ def test_one_token_has_no_loss(models: dict[str, GPT]) -> None:
     assert "loss" not in shown(models["plain"], {}, TOKEN_IDS[:, :1])
     assert not undefined_taps(2)
     assert "loss" in shown(models["plain"], {}, TOKEN_IDS[:, :2])
-
-
-def test_every_tap_names_a_suspect() -> None:
-    assert all(tap.kind.suspects for tap in ALL)
 
 
 def fed(tap: Tap, backend: str) -> list[str]:
@@ -130,10 +127,8 @@ def test_a_tap_changes_with_each_of_its_inputs(backend: str, models: dict[str, G
             assert not torch.equal(clean[tap.name], seen[tap.name]), (tap.name, name)
 
 
-def test_only_the_two_tables_are_fed_by_nothing() -> None:
+def test_only_the_two_tables_have_no_inputs() -> None:
     names = [tap.name for tap in ALL]
-    assert {tap.name for tap in ALL if not tap.inputs} == {
-        "embeddings.tokens",
-        "embeddings.positions",
-    }
+    tables = {"embeddings.tokens", "embeddings.positions"}
+    assert {tap.name for tap in ALL if not tap.inputs} == tables
     assert all(names.index(name) < place for place, tap in enumerate(ALL) for name in tap.inputs)

@@ -1,13 +1,17 @@
 """Every fault of the registry is found by its check, first where it is expected."""
 
+import copy
+import gc
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checkpoints.load import load_weights
 from parity.checks.generation.check import GenerationInputs, rows_of
 from parity.checks.generation.continuations import draw_prompts
 from parity.checks.gradients import slope
@@ -16,6 +20,7 @@ from parity.checks.gradients.taps import gradient_names
 from parity.checks.layerwise import layerwise
 from parity.checks.tokens import check as tokens_check
 from parity.checks.tokens.check import tokens, words_of_tokens
+from parity.checks.tokens.sides import CandidateTokenizer, ReferenceTokenizer
 from parity.checks.tokens.strings import HAND_PICKED
 from parity.checks.training.check import training
 from parity.checks.training.runners import VARIANTS, batches
@@ -23,10 +28,11 @@ from parity.core import inputs
 from parity.core.backends import EAGER
 from parity.core.metrics import Status
 from parity.core.results import Mode, Report
+from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import taps
 from parity.core.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds, bounds_for
 from parity.errors import ExitCode
-from parity.faults import backward, forward, generation, tokenizer
+from parity.faults import backward, forward, tokenizer
 from parity.faults import training as training_faults
 from parity.faults.backward import BACKWARD_FAULTS
 from parity.faults.forward import FORWARD_FAULTS
@@ -37,6 +43,7 @@ from parity.faults.training import TRAINING_FAULTS
 from scratch_gpt import GPT
 from scratch_gpt.tokenizer.bpe import END
 
+Sides = tuple[CandidateTokenizer, ReferenceTokenizer]
 LAYERS = 12
 BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in faults_of(Fault)}  # noqa: S311
 """A block drawn at random for each fault, the same in every run."""
@@ -215,43 +222,154 @@ def find_generated(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Find:
     return find
 
 
-def test_right_models_and_tokenizers_pass(request: pytest.FixtureRequest, ours: GPT) -> None:
+def test_right_models_and_tokenizers_pass(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, huggingface_sides: Sides
+) -> None:
     """Also after faults were injected into copies."""
-    theirs = request.getfixturevalue("theirs")
     drawn = inputs.seeded(batch=1, time=37, vocab_size=ours.config.vocab_size, seed=5)
     paths = {backend: ours.with_backend(backend) for backend in EAGER}
     report = layerwise(paths, theirs, drawn.token_ids, modes=[Mode.FLOAT64])
     assert report.exit_code == ExitCode.PASS
 
-    right, against = request.getfixturevalue("huggingface_sides")
+    right, against = huggingface_sides
     for name, entry in TOKENIZER_FAULTS.items():
         if "huggingface" in entry.of:
             tokenizer.inject(right.tokenizer, right.pretokenizer, name).encode_batch(["A b"])
-    strings = {
-        "hand-picked": list(HAND_PICKED),
-        "tokens as words": words_of_tokens(right.tokenizer.vocabulary.tokens, END),
-    }
-    assert tokens(right, against, strings).exit_code == ExitCode.PASS
+    assert tokens(right, against, strings_for(right)).exit_code == ExitCode.PASS
 
 
-def test_the_right_original_tokenizer_passes(request: pytest.FixtureRequest) -> None:
-    right, against = request.getfixturevalue("original_sides")
-    words = words_of_tokens(right.tokenizer.vocabulary.tokens, END)
-    report = tokens(right, against, {"hand-picked": list(HAND_PICKED), "tokens as words": words})
-    assert report.exit_code == ExitCode.PASS
+def test_the_right_original_tokenizer_passes(original_sides: Sides) -> None:
+    right, against = original_sides
+    assert tokens(right, against, strings_for(right)).exit_code == ExitCode.PASS
+
+
+def strings_for(side: CandidateTokenizer) -> dict[str, list[str]]:
+    words = words_of_tokens(side.tokenizer.vocabulary.tokens, END)
+    return {"hand-picked": list(HAND_PICKED), "tokens as words": words}
 
 
 def test_every_kind_has_its_faults() -> None:
-    found = [
-        len(faults)
-        for faults in (
-            FORWARD_FAULTS,
-            BACKWARD_FAULTS,
-            TRAINING_FAULTS,
-            TOKENIZER_FAULTS,
-            GENERATION_FAULTS,
-        )
-    ]
-    assert found == [18, 14, 23, 18, 25]
-    assert sum(found) == len(faults_of(Fault))
-    assert generation.GENERATION_FAULTS.keys().isdisjoint(FORWARD_FAULTS)
+    kinds = (
+        *(FORWARD_FAULTS, BACKWARD_FAULTS, TRAINING_FAULTS, TOKENIZER_FAULTS, GENERATION_FAULTS),
+    )
+    assert [len(faults) for faults in kinds] == [18, 14, 23, 18, 25]
+    assert len(faults_of(Fault)) == 98
+
+
+SINGLE_OPERATION = (
+    *("erf-gelu", "bias-dropped", "projection-transposed", "mask-off-by-one", "scale-missing"),
+    *("positions-from-one", "untied-head", "final-norm"),
+)
+"""Faults that make one operation wrong, and no other."""
+
+
+@pytest.mark.parametrize("name", SINGLE_OPERATION)
+def test_per_op_only_the_wrong_operation_fails(
+    name: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    ids = inputs.seeded(batch=1, time=37, vocab_size=211, seed=5).token_ids
+    faulty = forward.inject(ours, name, BLOCKS[name])
+    report = layerwise({"plain": faulty}, theirs, ids, modes=[Mode.PER_OP])
+    failing = {row.tap for row in report.results if row.status is not Status.PASS}
+    assert failing == {expected_at(name, BLOCKS[name], "plain")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["plain", "tiled"])
+@pytest.mark.parametrize("name", BACKWARD_FAULTS)
+def test_nothing_forward_shows_a_backward_fault(
+    name: str, backend: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    """Logits are the right model's to the bit, with gradients and without, and layerwise passes."""
+    right = ours.with_backend(backend)
+    faulty = backward.inject(right, name, BLOCKS[name])
+    ids = inputs.seeded(batch=2, time=5, vocab_size=211, seed=5).token_ids
+    report = layerwise({backend: faulty}, theirs, ids, modes=[Mode.FLOAT64])
+    assert torch.equal(right(ids), faulty(ids))
+    with torch.no_grad():
+        assert torch.equal(right(ids), faulty(ids))
+    assert report.exit_code == ExitCode.PASS
+
+
+# The released size.
+
+LONG = 1_200
+"""Seconds after which a full-size test hangs: a busy machine takes minutes for some."""
+FullSize = tuple[GPT, OpenAIGPTLMHeadModel]
+
+
+@pytest.fixture(scope="module")
+def full_size() -> FullSize:
+    weights = load_weights("surrogate")
+    return build_ours(weights), build_huggingface(weights)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LONG)
+@pytest.mark.parametrize("name", [None, *FORWARD_FAULTS])
+def test_a_full_size_forward_fault_is_found(name: str | None, full_size: FullSize) -> None:
+    right, theirs = full_size
+    gc.collect()  # a model with a fault refers to itself, and a full-size one has 2 GB
+    model = right if name is None else forward.inject(right, name, BLOCKS[name])
+    ids = inputs.seeded(batch=1, time=40, vocab_size=right.config.vocab_size, seed=5).token_ids
+    report = layerwise({"plain": model}, theirs, ids, modes=[Mode.FLOAT64])
+    if name is None:
+        assert report.exit_code == ExitCode.PASS
+    else:
+        assert_caught_at(expected_at(name, BLOCKS[name], "plain"), report)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LONG)
+@pytest.mark.parametrize("name", ["erf-derivative", "delta-missing", "norm-without-mean"])
+def test_a_full_size_fault_of_a_derivative_is_found(name: str, full_size: FullSize) -> None:
+    right, theirs = full_size
+    faulty = backward.inject(right.with_backend("tiled"), name, BLOCKS[name])
+    ids = inputs.seeded(batch=1, time=37, vocab_size=right.config.vocab_size, seed=5).token_ids
+    report = gradients({"tiled": faulty}, theirs, ids, dtype="float64", select="[!d]*")
+    assert_caught_at(expected_at(name, BLOCKS[name], "tiled"), report)
+
+
+# How faults are injected.
+
+
+@pytest.mark.parametrize("name", ["doubled", "transpose-missing"])
+def test_a_fault_at_a_tap_that_is_not_formed_is_refused(name: str, ours: GPT) -> None:
+    with pytest.raises(ValueError, match=f"{name} is injected at .* does not form"):
+        backward.inject(ours.with_backend("fused"), name, 3)
+
+
+def test_injection_leaves_the_right_model_alone(ours: GPT) -> None:
+    state = copy.deepcopy(ours.state_dict())
+    ids = inputs.seeded(batch=1, time=9, vocab_size=211, seed=1).token_ids
+    logits = ours(ids)
+    for name in FORWARD_FAULTS:
+        forward.inject(ours, name, BLOCKS[name])
+    for name in BACKWARD_FAULTS:
+        backward.inject(ours, name, BLOCKS[name])
+    assert all(torch.equal(state[name], tensor) for name, tensor in ours.state_dict().items())
+    assert torch.equal(logits, ours(ids))
+    assert "forward" not in vars(ours)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(forward, "erf-gelu"), (backward, "doubled")])
+def test_a_copy_of_a_faulty_model_has_the_fault(kind: Any, name: str, ours: GPT) -> None:  # noqa: ANN401
+    twin = copy.deepcopy(kind.inject(ours, name, 3)).double()
+    assert twin.forward.__self__ is twin
+
+
+def test_a_graft_has_the_values_of_one_and_the_gradient_of_the_other() -> None:
+    value = torch.tensor([1.0, 2.0], requires_grad=True)
+    other = torch.tensor([5.0, 7.0], requires_grad=True)
+    graft = backward.grafted(value, other * other)
+    graft.sum().backward()
+    assert torch.equal(value, graft)
+    assert other.grad is not None
+    assert torch.equal(2 * other, other.grad)
+    assert value.grad is None
+
+
+@pytest.mark.parametrize("other", [torch.ones(3), torch.ones(1, 2), torch.ones(())])
+def test_a_graft_of_another_shape_is_refused(other: Tensor) -> None:
+    with pytest.raises(ValueError, match="cannot take the gradient"):
+        backward.grafted(torch.ones(2), other)
