@@ -1,5 +1,7 @@
 """Fixtures: tiny weights, both models, and the command line."""
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -132,6 +134,17 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
         monkeypatch.setattr(verbs, "weights", verb)
 
     return put
+
+
+class FullDisk(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def full_disk() -> io.StringIO:
+    """A stream whose disk is full."""
+    return FullDisk()
 
 
 @pytest.fixture

@@ -106,6 +106,23 @@ def test_one_row_has_no_cosine(mask: Tensor | None) -> None:
     assert mean_cosine(drawn(1, 1, 7), mask) is None
 
 
+@pytest.mark.parametrize(
+    ("signs", "why"),
+    [
+        ({"cosine": DEAD_COSINE}, None),
+        ({"cosine": math.nextafter(DEAD_COSINE, 1)}, "h.3: all positions are alike"),
+        ({"cosine": 1.0}, "h.3: all positions are alike (mean cosine 1.0000)"),
+        ({"cosine": math.nan}, "h.3: all positions are alike"),
+        ({"cosine": -1.0}, None),
+        ({"cosine": None}, None),
+        ({"times_uniform": DEAD_ATTENTION}, None),
+        ({"times_uniform": math.nextafter(DEAD_ATTENTION, 0)}, "h.3: attention is uniform"),
+        ({"times_uniform": 1.0}, "h.3: attention is uniform (1.00 times)"),
+        ({"times_uniform": math.nan}, "h.3: attention is uniform"),
+        ({"times_uniform": None}, None),
+    ],
+    ids=str,
+)
 def test_a_block_is_dead_past_either_bound(signs: dict[str, float | None], why: str | None) -> None:
     """The bound itself is healthy, NaN is not, and None decides nothing."""
     healthy = {"largest_weight": 0.5, "times_uniform": 9.0, "cosine": 0.3}

@@ -66,6 +66,16 @@ def test_every_code_has_its_verdict(code: int, verdict: str) -> None:
     assert verdict == verdict_for(ExitCode(code)).value
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ParityError, 70),
+        (UsageError, 2),
+        (InconclusiveError, 3),
+        (InputRejectedError, 4),
+        (EnvironmentUnfitError, 5),
+    ],
+)
 def test_every_error_has_its_code(error: type[ParityError], code: int) -> None:
     raised = error("what", where="where", fix="fix")
     assert (raised.exit_code, str(raised)) == (code, "what (where; fix)")
@@ -298,6 +308,7 @@ def test_the_first_tensor_that_differs_is_named() -> None:
     assert first_exact_difference(rows[:1]) is None
 
 
+@pytest.mark.parametrize("status", [Status.MISSING, Status.NOT_RUN], ids=str)
 def test_nothing_compared_is_inconclusive(status: Status) -> None:
     rows = rows_of({tap.name: status for tap in ALL})
     code, reasons = judged([*rows, row("model.h.0.ln_1", Status.EXTRA)])
