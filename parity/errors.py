@@ -53,8 +53,7 @@ def mapped_errors() -> Iterator[None]:
 def reading_untrusted(where: str) -> Iterator[None]:
     """Raise any unexpected error inside as a rejection of the file at `where`.
 
-    Use it only around reading files from outside. An unexpected error of a library is more likely
-    caused by the file's bytes than by this program.
+    An unexpected error of a library is more likely caused by the file than by this program.
     """
     try:
         yield

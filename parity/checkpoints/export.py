@@ -42,12 +42,7 @@ def export(
 ) -> list[FileDigest]:
     """Write weights into a folder, created if needed; return the digests of its files.
 
-    Args:
-        weights: Weights to write.
-        destination: The folder.
-        form: The form to write.
-        overwrite: Whether existing weights of the same form may be replaced.
-        progress: Called with each step.
+    With `overwrite` existing weights of the same form may be replaced.
 
     Raises:
         UsageError: Files would be lost, or other weights would stay beside the new ones.
@@ -64,13 +59,7 @@ def export(
         WRITERS[form](weights, staging)
         huggingface_files.copy_vocabulary(weights.folder, staging, openai=form is Form.OPENAI)
         files = [_digest(path) for path in sorted(staging.iterdir())]
-        described = huggingface_files.index_text(
-            weights.provenance,
-            form=form,
-            tensors=weights.tensors,
-            files=files,
-            shards=weights.shards,
-        )
+        described = huggingface_files.index_text(weights, form=form, files=files)
         (staging / huggingface_files.INDEX_FILE).write_text(described, encoding="utf-8")
         progress("reading it back, and moving it into place", 1, 2)
     return files
@@ -167,13 +156,8 @@ def run_conversion(  # noqa: PLR0913 - the command's arguments
 ) -> str:
     """Convert weights, or with `dry_run` only list the tensors; return the text to print.
 
-    Args:
-        source: As `--weights`.
-        destination: The folder to write.
-        to: A `Form`.
-        dry_run: Whether to write nothing.
-        force: Whether existing weights of the same form may be replaced.
-        progress: Called with each step.
+    `source` is as `--weights`, `to` is a `Form`; with `force` existing weights of the same form may
+    be replaced.
 
     Raises:
         ParityError: The conversion failed; nothing was changed.
@@ -197,7 +181,9 @@ def run_conversion(  # noqa: PLR0913 - the command's arguments
         return f"{table}\n{_about(weights)}nothing was written\n"
     with mapped_errors():
         files = export(weights, destination, form, overwrite=force, progress=progress)
-    return f"{table}\n{_about(weights)}{_written(files, destination)}"
+    written = [f"written   {one_line(str(destination))}, read back and equal to the bit"]
+    written += [f"          {_file(file)}" for file in files]
+    return f"{table}\n{_about(weights)}" + "\n".join(written) + "\n"
 
 
 def _about(weights: Weights) -> str:
@@ -212,12 +198,6 @@ def _about(weights: Weights) -> str:
         *(f"          {_file(file)}" for file in provenance.files),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _written(files: list[FileDigest], destination: Path) -> str:
-    """Return the list of written files."""
-    lines = [f"written   {one_line(str(destination))}, read back and equal to the bit"]
-    return "\n".join([*lines, *(f"          {_file(file)}" for file in files)]) + "\n"
 
 
 def _file(file: FileDigest) -> str:

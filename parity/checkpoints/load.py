@@ -34,12 +34,9 @@ from scratch_gpt.config import GPTConfig
 def read_hub(
     repository: str, revision: str | None = None, fetched: FetchedFolder | None = None
 ) -> Checkpoint:
-    """Return a repository's weights.
+    """Return a repository's weights; `fetched` has its files, if they were fetched before.
 
-    Args:
-        repository: Its id.
-        revision: Commit, branch or tag; None is the published commit, or the main branch.
-        fetched: Its files, if they were fetched before.
+    The revision is a commit, branch or tag; None is the published commit, or the main branch.
 
     Raises:
         SourceError: They cannot be fetched, or differ from the hub's digests.
@@ -51,7 +48,7 @@ def read_hub(
     count = len(fetched.unfinished)
     unfinished = f" ({count} unfinished downloads lie in the cache)" if count else ""
     return huggingface_files.read_huggingface(
-        fetched.paths[huggingface_files.CONFIG].parent,
+        fetched.paths[huggingface_files.CONFIG_FILE].parent,
         source=f"{repository}, from {origin}, commit {commit}{unfinished}",
         revision=commit,
         released=repository in published.REPOSITORIES,
@@ -123,10 +120,8 @@ OnTensor = Callable[[int, int], None]
 def load_surrogate(size: str, on_tensor: OnTensor | None = None, why: str = "") -> Weights:
     """Return the surrogate of one size, every tensor checked against its committed digest.
 
-    Args:
-        size: Key of `reference.surrogate.SIZES`.
-        on_tensor: Called with (tensors done, tensors in all).
-        why: The reason for using it, added to the weights' name in reports.
+    `on_tensor` is called with (tensors done, tensors in all); `why` is added to the weights' name
+    in reports.
 
     Raises:
         InputRejectedError: The drawn tensors are not the committed ones.
@@ -156,7 +151,7 @@ _RELEASED = re.compile(rf"(?P<id>{'|'.join(published.REPOSITORIES)})(@(?P<revisi
 
 
 def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
-    """Return the weights that `--weights name` stands for.
+    """Return the weights of `--weights NAME`.
 
     Args:
         name: One of
@@ -186,7 +181,7 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
         if found := _REPOSITORY.fullmatch(name):
             return _published(found["id"], found["revision"])
     raise UsageError(
-        f"{name!r} stands for no weights",
+        f"{name!r} names no weights",
         where="--weights",
         fix="use auto, surrogate, tiny, openai-gpt, a hub repository owner/name, or a path",
     )
@@ -239,17 +234,8 @@ def _is_path(name: str) -> bool:
         name.startswith((".", "~", *separators))
         or Path(name).suffix in {*huggingface_files.READERS, ".json", ".npy"}
         or sum(repository.count(separator) for separator in separators) > 1
-        or _exists(name)
+        or os.path.lexists(name)
     )
-
-
-def _exists(name: str) -> bool:
-    """Return whether a file exists, False also for a name that no file can have."""
-    try:
-        os.lstat(name)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _local(path: Path) -> Weights:

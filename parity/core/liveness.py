@@ -59,23 +59,19 @@ class HealthMonitor:
 
     def blocks(self) -> list[BlockHealth]:
         """Return the health of every block, in order."""
-        return [
-            BlockHealth(
-                block=block,
-                largest_weight=None if (seen := self._weights.get(block)) is None else seen[0],
-                times_uniform=None if seen is None else seen[1],
-                cosine=cosine,
+        found = []
+        for block, cosine in self._cosines.items():
+            largest, times = self._weights.get(block) or (None, None)
+            found.append(
+                BlockHealth(block=block, largest_weight=largest, times_uniform=times, cosine=cosine)
             )
-            for block, cosine in self._cosines.items()
-        ]
+        return found
 
 
 def sharpness(weights: Tensor, mask: Tensor | None) -> tuple[float, float] | None:
     """Return the mean largest weight over settled rows, and that over the uniform weight.
 
-    Args:
-        weights: `[batch head time time]`.
-        mask: `[batch time]`, bool; None without padding.
+    `weights` is `[batch head time time]`; `mask` is `[batch time]`, bool, or None without padding.
     """
     time = weights.shape[-1]
     if time <= SETTLED + 1:

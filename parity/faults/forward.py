@@ -220,16 +220,10 @@ FORWARD_FAULTS = faults_of(ForwardFault)
 
 
 def inject(model: GPT, name: str, block: int) -> GPT:
-    """Return a copy of a right model, with storage of its own, that has a fault.
+    """Return a copy of a model, with storage of its own, that has a fault in one block.
 
-    It is called as the model is, with or without a tap, and copies of it have the fault too. Only
-    `forward` has it; `hidden`, a generator or another backend made of the model have wrong tensors
-    alone.
-
-    Args:
-        model: A right model, or one with other faults.
-        name: Key of `FORWARD_FAULTS`.
-        block: Where the fault goes; ignored by faults that have one place.
+    Copies of it have the fault too. Only `forward` has it; `hidden`, a generator or another backend
+    made of the model have wrong tensors alone.
 
     Raises:
         ValueError: The model has too few blocks for the fault.
@@ -255,9 +249,7 @@ def inject(model: GPT, name: str, block: int) -> GPT:
 def with_tap(model: GPT, tap_of: Callable[[Call, TapFunction], TapFunction]) -> GPT:
     """Return a copy of a model whose forward pass runs inside a tap of its own.
 
-    Args:
-        model: Of any backend whose taps the tap needs.
-        tap_of: Makes the tap of one forward pass from the call and the caller's tap.
+    `tap_of` makes the tap of one forward pass from the call and the caller's tap.
     """
     right = model.forward.__func__  # type: ignore[attr-defined]
 

@@ -1,7 +1,6 @@
-"""Faults of generation: of one right function, a faulty one that takes its place.
+"""Faults of generation: faulty functions, which `inject` puts in a right one's place for a context.
 
-Generators really have them. `inject` exchanges the function of a module or class for as long as a
-context lasts.
+Generators really have them.
 """
 
 import contextlib
@@ -28,15 +27,17 @@ Function = Callable[..., Any]
 class GenerationFault(Fault):
     """A fault of generation; `code` returns the faulty function, given the right one.
 
-    `at` is the row of the report that must fail first.
-
-    Attributes:
-        owner: The module or class that has the function.
-        function: Its name.
+    `at` is the row of the report that must fail first. `owner` is the module or class that has the
+    function of that name.
     """
 
     owner: Any
     function: str
+
+
+def instead(function: Function) -> Callable[[Function], Function]:
+    """Return a fault: the function takes the right one's place."""
+    return lambda _right: function
 
 
 @GenerationFault.register(
@@ -112,14 +113,12 @@ def _(cache: KVCache, newest: int) -> None:
     owner=Decoder,
     function="step",
 )
-def _(_right: Function) -> Function:
-    def step(decoder: Decoder, token_ids: Tensor) -> Tensor:
-        positions = torch.full((1, 1), decoder.cache.length - 1)
-        with torch.no_grad():
-            hidden = decoder.model.hidden(token_ids[:, None], positions, cache=decoder.cache)
-            return (hidden @ decoder.model.tokens_embed.weight.T)[:, 0]
-
-    return step
+@instead
+def _(decoder: Decoder, token_ids: Tensor) -> Tensor:
+    positions = torch.full((1, 1), decoder.cache.length - 1)
+    with torch.no_grad():
+        hidden = decoder.model.hidden(token_ids[:, None], positions, cache=decoder.cache)
+        return (hidden @ decoder.model.tokens_embed.weight.T)[:, 0]
 
 
 @GenerationFault.register(
@@ -129,11 +128,9 @@ def _(_right: Function) -> Function:
     owner=KVCache,
     function="clear",
 )
-def _(_right: Function) -> Function:
-    def clear(cache: KVCache) -> None:
-        cache.length = min(cache.length, 1)
-
-    return clear
+@instead
+def _(cache: KVCache) -> None:
+    cache.length = min(cache.length, 1)
 
 
 @GenerationFault.register(
@@ -143,8 +140,9 @@ def _(_right: Function) -> Function:
     owner=KVCache,
     function="reorder",
 )
-def _(_right: Function) -> Function:
-    return lambda _cache, _rows: None
+@instead
+def _(_cache: KVCache, _rows: Tensor) -> None:
+    pass
 
 
 @GenerationFault.register(
@@ -154,11 +152,9 @@ def _(_right: Function) -> Function:
     owner=KVCache,
     function="reorder",
 )
-def _(_right: Function) -> Function:
-    def reorder(cache: KVCache, rows: Tensor) -> None:
-        cache.keys.copy_(cache.keys[:, rows].clone())
-
-    return reorder
+@instead
+def _(cache: KVCache, rows: Tensor) -> None:
+    cache.keys.copy_(cache.keys[:, rows].clone())
 
 
 @GenerationFault.register(
@@ -168,11 +164,9 @@ def _(_right: Function) -> Function:
     owner=sampling,
     function="penalize_repetition",
 )
-def _(_right: Function) -> Function:
-    def penalised(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
-        return logits.scatter(-1, token_ids, logits.gather(-1, token_ids) / penalty)
-
-    return penalised
+@instead
+def _(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
+    return logits.scatter(-1, token_ids, logits.gather(-1, token_ids) / penalty)
 
 
 @GenerationFault.register(
@@ -209,17 +203,15 @@ def _(right: Function) -> Function:
     owner=sampling,
     function="forbid_repeated_ngrams",
 )
-def _(_right: Function) -> Function:
-    def without_repeats(logits: Tensor, token_ids: Tensor, size: int) -> Tensor:
-        result = logits.clone()
-        for row, ids in enumerate(token_ids.tolist()):
-            ending = ids[len(ids) + 1 - size :]
-            for at in range(len(ids) - size):
-                if ids[at : at + size - 1] == ending:
-                    result[row, ids[at + size - 1]] = -math.inf
-        return result
-
-    return without_repeats
+@instead
+def _(logits: Tensor, token_ids: Tensor, size: int) -> Tensor:
+    result = logits.clone()
+    for row, ids in enumerate(token_ids.tolist()):
+        ending = ids[len(ids) + 1 - size :]
+        for at in range(len(ids) - size):
+            if ids[at : at + size - 1] == ending:
+                result[row, ids[at + size - 1]] = -math.inf
+    return result
 
 
 @GenerationFault.register(
@@ -240,8 +232,9 @@ def _(right: Function) -> Function:
     owner=sampling,
     function="apply_temperature",
 )
-def _(_right: Function) -> Function:
-    return lambda logits, temperature: logits * temperature
+@instead
+def _(logits: Tensor, temperature: float) -> Tensor:
+    return logits * temperature
 
 
 @GenerationFault.register(
@@ -262,12 +255,10 @@ def _(right: Function) -> Function:
     owner=sampling,
     function="keep_top_k",
 )
-def _(_right: Function) -> Function:
-    def only_top_k(logits: Tensor, k: int) -> Tensor:
-        kept = logits.topk(k).indices
-        return torch.full_like(logits, -math.inf).scatter(-1, kept, logits.gather(-1, kept))
-
-    return only_top_k
+@instead
+def _(logits: Tensor, k: int) -> Tensor:
+    kept = logits.topk(k).indices
+    return torch.full_like(logits, -math.inf).scatter(-1, kept, logits.gather(-1, kept))
 
 
 @GenerationFault.register(
@@ -277,14 +268,12 @@ def _(_right: Function) -> Function:
     owner=sampling,
     function="keep_top_p",
 )
-def _(_right: Function) -> Function:
-    def only_top_p(logits: Tensor, p: float) -> Tensor:
-        descending, ids = logits.sort(descending=True, stable=True)
-        removed = descending.softmax(-1).cumsum(-1) > p
-        removed[:, 0] = False
-        return logits.masked_fill(torch.zeros_like(removed).scatter(-1, ids, removed), -math.inf)
-
-    return only_top_p
+@instead
+def _(logits: Tensor, p: float) -> Tensor:
+    descending, ids = logits.sort(descending=True, stable=True)
+    removed = descending.softmax(-1).cumsum(-1) > p
+    removed[:, 0] = False
+    return logits.masked_fill(torch.zeros_like(removed).scatter(-1, ids, removed), -math.inf)
 
 
 @GenerationFault.register(
@@ -308,8 +297,9 @@ def _(right: Function) -> Function:
     owner=continuations,
     function="choose",
 )
-def _(_right: Function) -> Function:
-    return lambda logits, _rules, _draws=None: logits.argmax(-1)
+@instead
+def _(logits: Tensor, _rules: Rules, _draws: object = None) -> Tensor:
+    return logits.argmax(-1)
 
 
 @GenerationFault.register(
@@ -347,8 +337,9 @@ def with_settings(changed: Callable[[Settings], dict[str, Any]]) -> Callable[[Fu
     owner=beam_search,
     function="log_softmax",
 )
-def _(_right: Function) -> Function:
-    return lambda logits: logits
+@instead
+def _(logits: Tensor) -> Tensor:
+    return logits
 
 
 GenerationFault.register(

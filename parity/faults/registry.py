@@ -18,9 +18,9 @@ class Fault:
 
     Attributes:
         name: Of `--inject-fault`.
-        what: What is wrong, in a phrase.
+        what: The mistake, in a phrase.
         at: Where a check must see it first; `{i}` is the block.
-        code: What is wrong, as code; its type depends on the kind of fault.
+        code: The mistake, as code; its type depends on the kind of fault.
     """
 
     name: str
@@ -68,12 +68,8 @@ def expected_at(
 ) -> str:
     """Return where a check must see a fault first.
 
-    Args:
-        name: Of the fault.
-        block: Where it is injected; ignored by faults that have one place.
-        backend: Of the model: a tensor that it does not form shows in the next one.
-        n_layer: Blocks of the model.
-        variant: Of the optimizer, for faults of training.
+    A fault at a tensor that the backend does not form shows in the next one. `variant` is the
+    optimizer's, for faults of training.
     """
     return _FAULTS[name].first_seen(block, backend, n_layer=n_layer, variant=variant)
 
@@ -96,7 +92,7 @@ def parse(
     Args:
         text: Value of the option.
         kinds: Kinds of faults that the check can see.
-        n_layer: Blocks of the model; None where faults have no block.
+        n_layer: Blocks of the model; None if faults have no block.
         fits: Whether a fault can be injected in this run.
         where: The options that an error names.
 

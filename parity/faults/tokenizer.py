@@ -46,20 +46,10 @@ class TokenizerFault(Fault):
 
 
 class Rewritten:
-    """A pretokenizer whose words are changed afterwards.
-
-    Args:
-        right: The right pretokenizer.
-        rewrite: Changes its words.
-        keeps_unknown: Replaces the attribute of the right pretokenizer, if given.
-    """
+    """A pretokenizer whose words, and `keeps_unknown` if it is given, are changed afterwards."""
 
     def __init__(
-        self,
-        right: Pretokenizer,
-        rewrite: Rewrite,
-        *,
-        keeps_unknown: bool | None = None,
+        self, right: Pretokenizer, rewrite: Rewrite, *, keeps_unknown: bool | None = None
     ) -> None:
         self.keeps_unknown = right.keeps_unknown if keeps_unknown is None else keeps_unknown
         self._right, self._rewrite = right, rewrite
@@ -118,17 +108,16 @@ def _filled(word: Word, base: str) -> Word:
 
 
 def joined_at(kind: str) -> Callable[[Pretokenizer], Pretokenizer]:
-    """Return a fault: words that touch are joined if a character of a kind is at the seam.
-
-    Args:
-        kind: Name of a set of `CharacterClasses`.
-    """
+    """Return a fault: words that touch at a character of a kind are joined."""
 
     def rewrite(words: list[Word], _base: str) -> list[Word]:
         made: list[Word] = []
         for word in words:
             if made and _touch(made[-1], word, kind):
-                made[-1] = _together(made[-1], word)
+                one = made[-1]
+                made[-1] = Word(
+                    one.text + word.text, one.starts + word.starts, one.ends + word.ends
+                )
             else:
                 made.append(word)
         return made
@@ -143,10 +132,6 @@ def _touch(one: Word, two: Word, kind: str) -> bool:
     members: Ranges = getattr(classes, kind)
     apart = kind != "punctuation" and any(edge in classes.punctuation for edge in edges)
     return one.ends[-1] == two.starts[0] and not apart and any(edge in members for edge in edges)
-
-
-def _together(one: Word, two: Word) -> Word:
-    return Word(one.text + two.text, one.starts + two.starts, one.ends + two.ends)
 
 
 TokenizerFault.register(
@@ -319,29 +304,12 @@ TokenizerFault.register(
 
 
 class FaultyTokenizer(Tokenizer):
-    """Encodes as a right tokenizer does, with wrong words or wrong merging.
+    """A copy of a right tokenizer with wrong words or wrong merging."""
 
-    Args:
-        right: The right tokenizer; it is not changed.
-        split: The pretokenizer, right or wrong.
-        pairs: Returns wrong merging, given the vocabulary; None for right merging.
-    """
-
-    def __init__(
-        self,
-        right: Tokenizer,
-        split: Pretokenizer,
-        pairs: Callable[[Vocabulary], Merged] | None,
-    ) -> None:
+    def __init__(self, right: Tokenizer, split: Pretokenizer, merged: Merged) -> None:
         super().__init__(right.vocabulary, pretokenizer=right.pretokenizer)
-        vocabulary = right.vocabulary
-        self._words = split
-        self._special = vocabulary.ids[UNKNOWN]
-        self._merged = (
-            BytePairs(vocabulary.ids, vocabulary.merges, unknown=self._special).merged
-            if pairs is None
-            else pairs(vocabulary)
-        )
+        self._words, self._merged = split, merged
+        self._special = right.vocabulary.ids[UNKNOWN]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
@@ -379,14 +347,8 @@ TOKENIZER_FAULTS = faults_of(TokenizerFault)
 
 
 def inject(right: Tokenizer, split: Pretokenizer, name: str) -> CandidateTokenizer:
-    """Return our side with a fault.
-
-    Args:
-        right: The right tokenizer; it is not changed.
-        split: Its pretokenizer.
-        name: Key of `TOKENIZER_FAULTS`.
-    """
-    chosen = TOKENIZER_FAULTS[name]
-    wrong = split if chosen.merging else chosen.code(split)
-    pairs = chosen.code if chosen.merging else None
-    return CandidateTokenizer(FaultyTokenizer(right, wrong, pairs), wrong)
+    """Return our side with a fault; `split` is the right tokenizer's pretokenizer."""
+    chosen, vocabulary = TOKENIZER_FAULTS[name], right.vocabulary
+    words = split if chosen.merging else chosen.code(split)
+    merged = chosen.code(vocabulary) if chosen.merging else _right(vocabulary).merged
+    return CandidateTokenizer(FaultyTokenizer(right, words, merged), words)

@@ -1,7 +1,7 @@
 """Faults of a training step: wrong procedures, or wrong dropout in the model.
 
-Training loops really have them. Each is right but for one thing, and replaces one method of our
-side's `TrainingStep`, or changes a copy of the model.
+Training loops really have them. Each replaces one method of our side's `TrainingStep`, or changes a
+copy of the model.
 """
 
 import copy
@@ -45,17 +45,29 @@ class TrainingFault(Fault):
 
     @property
     def procedure(self) -> type[TrainingStep]:
-        """The procedure that has the fault; the right one where the model has it."""
+        """The procedure that has the fault; the right one if the model has it."""
         return self.code if isinstance(self.code, type) else TrainingStep
 
     @property
     def change(self) -> Callable[[GPT], None] | None:
-        """The function that changes a model; None where the procedure has the fault."""
+        """The function that changes a model; None if the procedure has the fault."""
         return None if isinstance(self.code, type) else self.code
 
     def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:  # noqa: ARG002
         """Return the first row that differs in a model of `n_layer` blocks."""
         return self.at.format(variant=variant, moving=2 - VARIANTS[variant], last=n_layer - 1)
+
+
+def with_optimizer(change: Callable[[Adam, Recipe], None]) -> type[TrainingStep]:
+    """Return a procedure whose optimizer is changed after it is made."""
+
+    class Changed(TrainingStep):
+        def optimizer(self, named: Named, recipe: Recipe) -> Adam:
+            adam = super().optimizer(named, recipe)
+            change(adam, recipe)
+            return adam
+
+    return Changed
 
 
 # Dropout that is wrong in the model's first block, or at its embeddings.
@@ -206,11 +218,9 @@ class _DecayInGradient(TrainingStep):
     at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
     look_for="weight decay on them",
 )
-class _DecayOnVectors(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.decay_vectors = True
-        return made
+@with_optimizer
+def _(adam: Adam, _recipe: Recipe) -> None:
+    adam.decay_vectors = True
 
 
 @TrainingFault.register(
@@ -219,11 +229,9 @@ class _DecayOnVectors(TrainingStep):
     at="{variant}.{moving}.weight.h.{last}.mlp.c_proj.weight",
     look_for="weight decay is missing",
 )
-class _DecayMissing(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.weight_decay = 0.0
-        return made
+@with_optimizer
+def _(adam: Adam, _recipe: Recipe) -> None:
+    adam.weight_decay = 0.0
 
 
 class _Uncorrected(Adam):
@@ -298,11 +306,9 @@ class _EpsilonInsideRoot(_WithOptimizer):
     at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
     look_for="bias correction",
 )
-class _OtherForm(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.variant = next(variant for variant in VARIANTS if variant != recipe.variant)
-        return made
+@with_optimizer
+def _(adam: Adam, recipe: Recipe) -> None:
+    adam.variant = next(variant for variant in VARIANTS if variant != recipe.variant)
 
 
 @TrainingFault.register(
@@ -333,21 +339,17 @@ class _NoWarmup(TrainingStep):
 @TrainingFault.register(
     "beta1", "0.85 for beta1, 0.9", at="{variant}.1.first_moment", look_for="another beta1"
 )
-class _Beta1(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.betas = (0.85, recipe.betas[1])
-        return made
+@with_optimizer
+def _(adam: Adam, recipe: Recipe) -> None:
+    adam.betas = (0.85, recipe.betas[1])
 
 
 @TrainingFault.register(
     "beta2", "0.99 for beta2, 0.999", at="{variant}.1.second_moment", look_for="another beta2"
 )
-class _Beta2(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.betas = (recipe.betas[0], 0.99)
-        return made
+@with_optimizer
+def _(adam: Adam, recipe: Recipe) -> None:
+    adam.betas = (recipe.betas[0], 0.99)
 
 
 @TrainingFault.register(

@@ -67,9 +67,6 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield _last_line(report)
 
 
-# The two forms of everything: a table, and facts.
-
-
 def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[str | Text]],
@@ -78,14 +75,14 @@ def table(
     folds: Sequence[int] = (),
     widths: Sequence[int] = (),
 ) -> Table:
-    """Return a table.
+    """Return a table; without column names it has no header.
 
     Args:
-        columns: Names; empty for a table without a header, as many columns as the first row has.
-        rows: Cells; a status word is coloured.
+        columns: Names.
+        rows: Cells; a status word is colored.
         right: Indices of right-justified columns.
         folds: Indices of columns that may be narrowed, their cells on several lines.
-        widths: Least width of each column, where tables are to be equally wide.
+        widths: Least width of each column.
     """
     cells = [list(row) for row in rows]
     made = Table(
@@ -110,9 +107,8 @@ def table(
 
 
 def facts(pairs: Iterable[Sequence[str]]) -> Table:
-    """Return lines of a name and what is known about it; the last cell may take several lines."""
-    rows = list(pairs)
-    return table((), rows, folds=(1,))
+    """Return lines of a name and a fact, which may take several lines."""
+    return table((), pairs, folds=(1,))
 
 
 def _styled(cell: str) -> Text:
@@ -208,10 +204,10 @@ def _heading(report: Report) -> RenderableType:
 
 
 def _file(file: Mapping[str, Any]) -> str:
-    """Return a file that weights were read from, and whether it is a published one."""
-    standing = file["standing"]
-    said = {"known": "as published", "unknown": "unknown provenance"}.get(standing, standing)
-    return f"{file['name']}  {file['size']:,} bytes, sha256 {file['sha256'][:16]}…, {said}"
+    """Return the line of a file that weights were read from."""
+    status = file["standing"]
+    status = {"known": "as published", "unknown": "unknown provenance"}.get(status, status)
+    return f"{file['name']}  {file['size']:,} bytes, sha256 {file['sha256'][:16]}…, {status}"
 
 
 # The table of rows.
@@ -223,7 +219,7 @@ _COLUMNS = {
     Mode.END_TO_END: ("end-to-end", "error vs HF's", "{:.2f}"),
     Mode.PER_OP: ("per-op", "error vs HF's", "{:.2f}"),
 }
-"""For each mode the column's name, what its numbers are, and their format."""
+"""For each mode the column's name, the meaning of its numbers, and their format."""
 
 
 def _rows(report: Report) -> Table:
@@ -301,7 +297,7 @@ def _findings(findings: Sequence[Finding]) -> Iterator[Sequence[str]]:
 
 
 def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[RenderableType]:
-    """Yield everything known about the first failing tap."""
+    """Yield the facts about the first failing tap."""
     row = first.row
     values = f"ours {_number(row.value_ours)}, {row.against} {_number(row.value_against)}"
     # Hugging Face's own error is in rows against the oracle alone.
@@ -324,11 +320,7 @@ def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[Rendera
             ("shape", str(list(row.shape))),
             ("worst at", f"{list(row.worst_index)}: {values}"),
             ("errors", f"ours {_number(row.error_ours)}, Hugging Face's {_number(theirs)}"),
-            *(
-                [("ratio", f"{row.ratio:.6g} (bound {row.bound:g})")]
-                if row.ratio is not None
-                else ()
-            ),
+            *([] if row.ratio is None else [("ratio", f"{row.ratio:.6g} (bound {row.bound:g})")]),
             ("amplification", f"{_number(row.amplification)} times the error of its inputs"),
             ("required tolerance", _number(row.required_tolerance)),
             ("likely cause", first.suspects),

@@ -15,7 +15,6 @@ from parity.core.lockstep import (
     RunError,
     Subject,
     capture,
-    stream,
     walk_in_lockstep,
 )
 from parity.core.metrics import Status
@@ -402,7 +401,7 @@ IN_PLACE = {"a": [[1.0, 2.0, 3.0]], "b": [[11.0, 12.0, 13.0]], "c": [[0.0, 0.0, 
 
 
 def test_every_tap_comes_by_in_order() -> None:
-    seen = [(name, tensor.tolist()) for name, tensor in stream(in_place)]
+    seen = [(name, tensor.tolist()) for name, tensor in TapStream(in_place)]
     assert seen == list(IN_PLACE.items())
     captured = capture(in_place)
     assert [(name, tensor.tolist()) for name, tensor in captured.items()] == list(IN_PLACE.items())
@@ -416,7 +415,7 @@ def test_a_run_waits_until_its_tap_is_answered() -> None:
             tap(name, numbers())
             happened.append(f"after {name}")
 
-    taps = stream(run)
+    taps = TapStream(run)
     for expected in ([], ["after a"]):
         next(taps)
         time.sleep(0.05)
@@ -431,7 +430,7 @@ def test_what_is_sent_back_is_what_the_run_goes_on_with() -> None:
     def run(tap: Show) -> None:
         went_on.extend(float(tap(name, numbers()).sum()) for name in "abc")
 
-    taps = stream(run)
+    taps = TapStream(run)
     next(taps)
     taps.send(torch.tensor([7.0]))
     taps.send(None)
@@ -442,7 +441,7 @@ def test_what_is_sent_back_is_what_the_run_goes_on_with() -> None:
 
 def test_the_tensor_is_the_runs_own() -> None:
     own, went_on = numbers(), []
-    taps = stream(lambda tap: tap("a", own))
+    taps = TapStream(lambda tap: tap("a", own))
     assert next(taps)[1].data_ptr() == own.data_ptr()
     taps.close()
     capture(lambda tap: went_on.append(tap("a", own)))
@@ -450,7 +449,7 @@ def test_the_tensor_is_the_runs_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "follow", [lambda run: list(stream(run)), capture], ids=["stream", "capture"]
+    "follow", [lambda run: list(TapStream(run)), capture], ids=["stream", "capture"]
 )
 def test_no_gradient_is_recorded(follow: Callable[[Callable[[Show], object]], object]) -> None:
     """Gradient mode is a setting of the thread, and a run has its own thread."""
@@ -466,7 +465,7 @@ def test_no_gradient_is_recorded(follow: Callable[[Callable[[Show], object]], ob
 
 
 def test_a_watched_parameter_is_shown_without_its_gradient() -> None:
-    taps = stream(lambda tap: tap("a", numbers().requires_grad_()))
+    taps = TapStream(lambda tap: tap("a", numbers().requires_grad_()))
     assert not next(taps)[1].requires_grad
     taps.close()
     assert not capture(lambda tap: tap("a", numbers().requires_grad_()))["a"].requires_grad
@@ -482,7 +481,7 @@ def test_what_the_run_raises_is_handed_over(error: BaseException) -> None:
         tap("a", numbers())
         raise error
 
-    taps = stream(run)
+    taps = TapStream(run)
     assert next(taps)[0] == "a"
     with pytest.raises(RunError, match=f"^{type(error).__name__}: mine$") as raised:
         next(taps)
@@ -493,7 +492,7 @@ def test_after_its_end_a_stream_stays_ended() -> None:
     def breaks(_tap: Show) -> None:
         raise ValueError
 
-    whole, broken = stream(lambda tap: tap("a", numbers())), stream(breaks)
+    whole, broken = TapStream(lambda tap: tap("a", numbers())), TapStream(breaks)
     next(whole)
     with pytest.raises(RunError):
         next(broken)
@@ -518,7 +517,7 @@ def test_an_abandoned_run_ends_its_thread(taken: int) -> None:
             happened.append("cleaned up")
 
     before = set(threading.enumerate())
-    taps = stream(run)
+    taps = TapStream(run)
     for _ in range(taken):
         next(taps)
     taps.close()
@@ -535,7 +534,7 @@ def test_two_runs_are_followed_side_by_side() -> None:
 
         return run
 
-    pairs = zip(stream(counting(0)), stream(counting(10)), strict=True)
+    pairs = zip(TapStream(counting(0)), TapStream(counting(10)), strict=True)
     assert [(one[0], other[0]) for one, other in pairs] == [("0", "10"), ("1", "11"), ("2", "12")]
 
 
