@@ -55,30 +55,6 @@ def read_hub(
     )
 
 
-def find_cached(repository: str) -> FetchedFolder | None:
-    """Return a repository's files, None if the cache lacks some.
-
-    Raises:
-        RejectedError: A cached file is damaged.
-    """
-    try:
-        return hub.fetch(repository, offline=True)
-    except UnavailableError:
-        return None
-
-
-def hub_out_of_reach(repository: str) -> str:
-    """Return why an uncached repository cannot be fetched, "" if the hub can be connected to.
-
-    Any other failure shows when it is fetched.
-    """
-    if constants.HF_HUB_OFFLINE:
-        return f"{repository} is not in the hub's cache, and HF_HUB_OFFLINE is set"
-    if not hub.reachable():
-        return f"{repository} is not in the hub's cache, and the hub cannot be connected to"
-    return ""
-
-
 def is_openai_folder(folder: Path) -> bool:
     """Return whether a folder has any file of OpenAI's release."""
     marks = ("params_shapes.json", *openai_release.SHARDS)
@@ -188,12 +164,21 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
 
 
 def _released_or_surrogate(on_tensor: OnTensor | None) -> Weights:
-    """Return the released weights, or the surrogate if they can neither be read nor fetched."""
+    """Return the released weights, or the surrogate if no cache has them and no hub can be reached.
+
+    Any other failure, such as a damaged cache, is an error.
+    """
     released = published.REPOSITORIES[0]
-    fetched = find_cached(released)
-    if fetched is None and (why := hub_out_of_reach(released)):
-        return load_surrogate("surrogate", on_tensor, why=f"; {why}")
-    return _published(released, None, fetched)
+    try:
+        return _published(released, None, hub.fetch(released, offline=True))
+    except UnavailableError:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    if not why and not hub.reachable():
+        why = "the hub cannot be connected to"
+    if not why:
+        return _published(released, None)
+    why = f"; {released} is not in the hub's cache, and {why}"
+    return load_surrogate("surrogate", on_tensor, why=why)
 
 
 def _published(

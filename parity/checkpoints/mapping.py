@@ -58,8 +58,8 @@ class Row:
 
     def of_block(self, index: int) -> "Row":
         """Return the row with the block's number in every name."""
-        names = (self.name(side).format(i=index) for side in Side)
-        return Row(*names, self.axes, self.form)
+        ours, theirs, release = (self.name(side).format(i=index) for side in Side)
+        return Row(ours, theirs, release, self.axes, self.form)
 
     def shape(self, side: Side, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the tensor's shape on that side."""

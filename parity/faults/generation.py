@@ -27,12 +27,11 @@ Function = Callable[..., Any]
 class GenerationFault(Fault):
     """A fault of generation; `code` returns the faulty function, given the right one.
 
-    `at` is the row of the report that must fail first. `owner` is the module or class that has the
-    function of that name.
+    `at` is the row of the report that must fail first; `replaces` is a module or class and the name
+    of its function.
     """
 
-    owner: Any
-    function: str
+    replaces: tuple[Any, str]
 
 
 def instead(function: Function) -> Callable[[Function], Function]:
@@ -44,8 +43,7 @@ def instead(function: Function) -> Callable[[Function], Function]:
     "newest-key-unseen",
     "a token after the prompt does not attend to itself",
     at="greedy.0.logits",
-    owner=KVCache,
-    function="views",
+    replaces=(KVCache, "views"),
 )
 def _(right: Function) -> Function:
     def views(cache: KVCache, seen: int) -> tuple[Any, Any, Any]:
@@ -74,8 +72,7 @@ def after_a_step(spoil: Callable[[KVCache, int], None]) -> Callable[[Function], 
     "key-overwritten",
     "a token after the prompt is written over the first",
     at="greedy.0.logits",
-    owner=Decoder,
-    function="step",
+    replaces=(Decoder, "step"),
 )
 @after_a_step
 def _(cache: KVCache, newest: int) -> None:
@@ -86,8 +83,7 @@ def _(cache: KVCache, newest: int) -> None:
     "value-of-the-last",
     "a token after the prompt keeps the value of the one before",
     at="greedy.0.logits",
-    owner=Decoder,
-    function="step",
+    replaces=(Decoder, "step"),
 )
 @after_a_step
 def _(cache: KVCache, newest: int) -> None:
@@ -95,11 +91,7 @@ def _(cache: KVCache, newest: int) -> None:
 
 
 @GenerationFault.register(
-    "cache-in-half",
-    "keys are kept in bfloat16",
-    at="greedy.0.logits",
-    owner=Decoder,
-    function="step",
+    "cache-in-half", "keys are kept in bfloat16", at="greedy.0.logits", replaces=(Decoder, "step")
 )
 @after_a_step
 def _(cache: KVCache, newest: int) -> None:
@@ -110,8 +102,7 @@ def _(cache: KVCache, newest: int) -> None:
     "positions-stuck",
     "a token after the prompt has the position of the one before",
     at="greedy.0.logits",
-    owner=Decoder,
-    function="step",
+    replaces=(Decoder, "step"),
 )
 @instead
 def _(decoder: Decoder, token_ids: Tensor) -> Tensor:
@@ -125,8 +116,7 @@ def _(decoder: Decoder, token_ids: Tensor) -> Tensor:
     "cache-stale",
     "a token of the last prompt is still there when the next one comes",
     at="greedy.1.logits",
-    owner=KVCache,
-    function="clear",
+    replaces=(KVCache, "clear"),
 )
 @instead
 def _(cache: KVCache) -> None:
@@ -137,8 +127,7 @@ def _(cache: KVCache) -> None:
     "beams-not-reordered",
     "the cache stays where it was when beams change places",
     at="beams.plain.texts",
-    owner=KVCache,
-    function="reorder",
+    replaces=(KVCache, "reorder"),
 )
 @instead
 def _(_cache: KVCache, _rows: Tensor) -> None:
@@ -149,8 +138,7 @@ def _(_cache: KVCache, _rows: Tensor) -> None:
     "values-not-reordered",
     "only the keys follow when beams change places",
     at="beams.plain.texts",
-    owner=KVCache,
-    function="reorder",
+    replaces=(KVCache, "reorder"),
 )
 @instead
 def _(cache: KVCache, rows: Tensor) -> None:
@@ -161,8 +149,7 @@ def _(cache: KVCache, rows: Tensor) -> None:
     "penalty-divides",
     "the repetition penalty divides logits below 0 too, and so rewards",
     at="rules.repetition_penalty",
-    owner=sampling,
-    function="penalize_repetition",
+    replaces=(sampling, "penalize_repetition"),
 )
 @instead
 def _(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
@@ -173,8 +160,7 @@ def _(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
     "penalty-for-each",
     "the repetition penalty counts how often a token is there",
     at="rules.repetition_penalty",
-    owner=sampling,
-    function="penalize_repetition",
+    replaces=(sampling, "penalize_repetition"),
 )
 def _(right: Function) -> Function:
     def penalised(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
@@ -189,8 +175,7 @@ def _(right: Function) -> Function:
     "n-gram-longer",
     "n-grams of one token more are excluded",
     at="rules.no_repeat_1_gram",
-    owner=sampling,
-    function="forbid_repeated_ngrams",
+    replaces=(sampling, "forbid_repeated_ngrams"),
 )
 def _(right: Function) -> Function:
     return lambda logits, token_ids, size: right(logits, token_ids, size + 1)
@@ -200,8 +185,7 @@ def _(right: Function) -> Function:
     "n-gram-misses-the-last",
     "the last n-gram of the text is not looked at",
     at="rules.no_repeat_1_gram",
-    owner=sampling,
-    function="forbid_repeated_ngrams",
+    replaces=(sampling, "forbid_repeated_ngrams"),
 )
 @instead
 def _(logits: Tensor, token_ids: Tensor, size: int) -> Tensor:
@@ -218,8 +202,7 @@ def _(logits: Tensor, token_ids: Tensor, size: int) -> Tensor:
     "temperature-twice",
     "the temperature is applied twice",
     at="rules.temperature_low",
-    owner=sampling,
-    function="apply_temperature",
+    replaces=(sampling, "apply_temperature"),
 )
 def _(right: Function) -> Function:
     return lambda logits, temperature: right(right(logits, temperature), temperature)
@@ -229,8 +212,7 @@ def _(right: Function) -> Function:
     "temperature-multiplies",
     "the temperature multiplies",
     at="rules.temperature_low",
-    owner=sampling,
-    function="apply_temperature",
+    replaces=(sampling, "apply_temperature"),
 )
 @instead
 def _(logits: Tensor, temperature: float) -> Tensor:
@@ -241,8 +223,7 @@ def _(logits: Tensor, temperature: float) -> Tensor:
     "top-k-one-more",
     "one token more is left",
     at="rules.top_k_1",
-    owner=sampling,
-    function="keep_top_k",
+    replaces=(sampling, "keep_top_k"),
 )
 def _(right: Function) -> Function:
     return lambda logits, k: right(logits, min(k + 1, logits.shape[-1]))
@@ -252,8 +233,7 @@ def _(right: Function) -> Function:
     "top-k-cuts-ties",
     "of equal logits at the end only some are left",
     at="rules.top_k_tied",
-    owner=sampling,
-    function="keep_top_k",
+    replaces=(sampling, "keep_top_k"),
 )
 @instead
 def _(logits: Tensor, k: int) -> Tensor:
@@ -265,8 +245,7 @@ def _(logits: Tensor, k: int) -> Tensor:
     "top-p-stops-short",
     "the token that crosses is excluded",
     at="rules.top_p",
-    owner=sampling,
-    function="keep_top_p",
+    replaces=(sampling, "keep_top_p"),
 )
 @instead
 def _(logits: Tensor, p: float) -> Tensor:
@@ -280,8 +259,7 @@ def _(logits: Tensor, p: float) -> Tensor:
     "second-likeliest",
     "the second-likeliest token is taken",
     at="greedy.0.ids",
-    owner=continuations,
-    function="choose",
+    replaces=(continuations, "choose"),
 )
 def _(right: Function) -> Function:
     def choose(logits: Tensor, rules: Rules, draws: object = None) -> object:
@@ -294,8 +272,7 @@ def _(right: Function) -> Function:
     "not-drawn",
     "the likeliest token is taken where one is to be drawn",
     at="sampled.0.ids",
-    owner=continuations,
-    function="choose",
+    replaces=(continuations, "choose"),
 )
 @instead
 def _(logits: Tensor, _rules: Rules, _draws: object = None) -> Tensor:
@@ -306,8 +283,7 @@ def _(logits: Tensor, _rules: Rules, _draws: object = None) -> Tensor:
     "beams-all-alike",
     "a search begins with the prompt in every beam",
     at="beams.plain.texts",
-    owner=Hypotheses,
-    function="__init__",
+    replaces=(Hypotheses, "__init__"),
 )
 def _(right: Function) -> Function:
     def begin(prompt: Hypotheses, settings: Settings) -> None:
@@ -334,8 +310,7 @@ def with_settings(changed: Callable[[Settings], dict[str, Any]]) -> Callable[[Fu
     "beams-of-logits",
     "beams add up logits, not log-probabilities",
     at="beams.plain.texts",
-    owner=beam_search,
-    function="log_softmax",
+    replaces=(beam_search, "log_softmax"),
 )
 @instead
 def _(logits: Tensor) -> Tensor:
@@ -346,8 +321,7 @@ GenerationFault.register(
     "length-penalty-reversed",
     "the length penalty has the wrong sign",
     at="beams.plain.scores",
-    owner=beam_search,
-    function="search",
+    replaces=(beam_search, "search"),
 )(with_settings(lambda s: {"length_penalty": -s.length_penalty}))
 
 
@@ -355,17 +329,12 @@ GenerationFault.register(
     "length-penalty-missing",
     "the score is the mere sum",
     at="beams.plain.scores",
-    owner=beam_search,
-    function="search",
+    replaces=(beam_search, "search"),
 )(with_settings(lambda _: {"length_penalty": 0.0}))
 
 
 GenerationFault.register(
-    "end-ignored",
-    "no token ends a text",
-    at="beams.ends.texts",
-    owner=beam_search,
-    function="search",
+    "end-ignored", "no token ends a text", at="beams.ends.texts", replaces=(beam_search, "search")
 )(with_settings(lambda _: {"end_id": None}))
 
 
@@ -373,8 +342,7 @@ GenerationFault.register(
     "stops-too-soon",
     "a prompt is done with its first finished texts, whatever still runs",
     at="beams.ends.texts",
-    owner=beam_search,
-    function="search",
+    replaces=(beam_search, "search"),
 )(with_settings(lambda _: {"early_stopping": True}))
 
 
@@ -388,10 +356,10 @@ def inject(name: str | None) -> Iterator[None]:
     if name is None:
         yield
         return
-    chosen = GENERATION_FAULTS[name]
-    right = getattr(chosen.owner, chosen.function)
-    setattr(chosen.owner, chosen.function, chosen.code(right))
+    owner, function = GENERATION_FAULTS[name].replaces
+    right = getattr(owner, function)
+    setattr(owner, function, GENERATION_FAULTS[name].code(right))
     try:
         yield
     finally:
-        setattr(chosen.owner, chosen.function, right)
+        setattr(owner, function, right)

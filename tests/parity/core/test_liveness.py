@@ -15,6 +15,7 @@ from parity.core.liveness import (
     mean_cosine,
     sharpness,
 )
+from parity.core.tolerances import DEAD_ATTENTION, DEAD_COSINE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,6 +14,7 @@ from parity.core.lockstep import (
     Pass,
     RunError,
     Subject,
+    TapStream,
     capture,
     walk_in_lockstep,
 )

@@ -27,8 +27,12 @@ from parity.core.results import (
 )
 from parity.core.taps import Tap, never_formed, taps
 from parity.errors import (
+    EnvironmentUnfitError,
     ExitCode,
+    InconclusiveError,
+    InputRejectedError,
     ParityError,
+    UsageError,
 )
 
 WORST_FIRST = [70, 4, 5, 1, 3, 0]
