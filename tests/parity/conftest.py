@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -87,6 +88,19 @@ def report(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report
         explain="h.3.mlp.gelu",
         identity={"weights": {"source": "tiny", "revision": "1", "sha256": "0" * 64}},
     )
+
+
+@pytest.fixture(scope="session")
+def assert_same_bits() -> Callable[[Weights, Weights], None]:
+    """Assert that two weights are equal to the bit, name for name."""
+
+    def compare(found: Weights, expected: Weights) -> None:
+        assert set(found.tensors) == set(expected.tensors)
+        for name, array in expected.tensors.items():
+            assert np.array_equal(array.view(np.uint32), found.tensors[name].view(np.uint32)), name
+        assert found.provenance.sha256 == expected.provenance.sha256
+
+    return compare
 
 
 @pytest.fixture(scope="session")

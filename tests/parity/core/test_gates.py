@@ -103,12 +103,9 @@ def test_an_error_that_is_no_number_fails(tap: str) -> None:
     for row in (identity(found)[tap, "oracle"], identity(found)[tap, "huggingface"]):
         assert (row.status, row.error_ours) == (Status.FAIL, None)
     assert quality(found)[tap].status is Status.FAIL
-
-
-@pytest.mark.parametrize("scale", ["scale", "scale_largest"])
-def test_either_ratio_that_is_no_number_fails(scale: str) -> None:
-    broken = dataclasses.replace(gap(1e-9), **{scale: 0.0})
-    assert quality(observed({(COMPUTED, "oracle"): broken}))[COMPUTED].status is Status.FAIL
+    for scale in ("scale", "scale_largest"):
+        broken = dataclasses.replace(gap(1e-9), **{scale: 0.0})
+        assert quality(observed({(COMPUTED, "oracle"): broken}))[COMPUTED].status is Status.FAIL
 
 
 @pytest.mark.parametrize("tap", [*LOOKED_UP, COMPUTED])
@@ -125,19 +122,16 @@ def test_two_tensors_of_zeros_are_no_evidence(tap: str) -> None:
 def test_what_kept_values_from_being_compared_is_the_status(status: Status) -> None:
     seen = Difference(status=status, detail="why", shape=(2, 5))
     found = observed({(COMPUTED, "oracle"): seen, (COMPUTED, "huggingface"): seen})
-    for row in (
-        identity(found)[COMPUTED, "oracle"],
-        identity(found)[COMPUTED, "huggingface"],
-        quality(found)[COMPUTED],
-    ):
-        assert (
-            *(row.status, row.detail, row.shape),
-            *(row.error_ours, row.required_tolerance),
-        ) == (status, "why", (2, 5), None, None)
+    rows = identity(found)
+    for row in (rows[COMPUTED, "oracle"], rows[COMPUTED, "huggingface"], quality(found)[COMPUTED]):
+        assert (row.status, row.detail, row.shape) == (status, "why", (2, 5))
+        assert (row.error_ours, row.required_tolerance) == (None, None)
 
 
-def test_without_the_second_witness_its_row_was_not_run() -> None:
-    found = observed({})
+def test_without_the_second_reference_its_row_was_not_run() -> None:
+    found = observed({}, {(COMPUTED, "oracle"): gap(1e-13, 3e-13)})
+    errors = [identity(found)[COMPUTED, w].error_reference for w in ("oracle", "huggingface")]
+    assert errors == [3e-13, None]
     del found.differences[NAMES.ours, COMPUTED, "huggingface"]
     row = identity(found)[COMPUTED, "huggingface"]
     assert (row.status, row.detail) == (Status.NOT_RUN, "no huggingface to compare with")
@@ -147,18 +141,9 @@ def test_without_the_second_witness_its_row_was_not_run() -> None:
 
 def test_what_was_never_observed_was_not_run() -> None:
     nothing = Observations()
-    expected = {Status.NOT_RUN}
-    assert expected == {row.status for row in identity(nothing).values()}
-    assert expected == {row.status for row in quality(nothing).values()}
-    assert 2 * len(PLAN) == len(identity(nothing)) == 2 * len(quality(nothing))
-
-
-def test_their_own_error_stands_beside_ours() -> None:
-    rows = identity(observed({}, {(COMPUTED, "oracle"): gap(1e-13, 3e-13)}))
-    assert tuple(rows[COMPUTED, w].error_reference for w in ("oracle", "huggingface")) == (
-        3e-13,
-        None,
-    )
+    rows = [*identity(nothing).values(), *quality(nothing).values()]
+    assert len(rows) == 3 * len(PLAN)
+    assert {row.status for row in rows} == {Status.NOT_RUN}
 
 
 @pytest.mark.parametrize("mode", [Mode.END_TO_END, Mode.PER_OP])
@@ -186,10 +171,8 @@ def test_quality_is_a_multiple_of_their_error(ratio: float, status: Status, mode
 
 
 def test_their_error_is_never_taken_below_the_roundoff() -> None:
-    ours = gap(BOUNDS.quality * FLOAT32.unit)
-    row = quality(observed({(COMPUTED, "oracle"): ours}, {(COMPUTED, "oracle"): gap(0.0)}))[
-        COMPUTED
-    ]
+    ours = {(COMPUTED, "oracle"): gap(BOUNDS.quality * FLOAT32.unit)}
+    row = quality(observed(ours, {(COMPUTED, "oracle"): gap(0.0)}))[COMPUTED]
     assert (row.status, row.ratio) == (Status.PASS, BOUNDS.quality)
 
 
@@ -246,13 +229,10 @@ def test_what_is_broken_in_one_block_does_not_reach_the_others(block: int) -> No
     assert rows[f"h.{block}.ln_1"].status is not Status.PASS
 
 
-def fed_by(tap: str) -> tuple[str, ...]:
-    return next(t for t in PLAN if t.name == tap).inputs
-
-
 def test_amplification_is_over_the_largest_error_that_went_in() -> None:
-    fed = fed_by("h.1.ln_2.input")
-    assert fed == ("h.1.ln_1", "h.1.mlp", "h.1.mlp.gelu")
+    """Of several inputs, the worst one; of an input without error, none."""
+    fed = ("h.1.ln_1", "h.1.mlp", "h.1.mlp.gelu")
+    assert fed == next(tap for tap in PLAN if tap.name == "h.1.ln_2.input").inputs
     noise = 2.0**-30
     found = observed(
         {
@@ -261,14 +241,13 @@ def test_amplification_is_over_the_largest_error_that_went_in() -> None:
             ("h.1.ln_2.input", "oracle"): gap(10 * noise),
         }
     )
-    expected = 2.5
-    assert expected == identity(found)["h.1.ln_2.input", "oracle"].amplification
-    assert expected == quality(found)["h.1.ln_2.input"].amplification
+    assert identity(found)["h.1.ln_2.input", "oracle"].amplification == 2.5
+    assert quality(found)["h.1.ln_2.input"].amplification == 2.5
     assert identity(found)["h.0.ln_2.input", "oracle"].amplification is None
     assert quality(found, Mode.PER_OP)["h.1.ln_2.input"].amplification is None
 
 
-def test_what_nobody_planned_is_a_row_of_its_own() -> None:
+def test_a_tap_outside_the_plan_is_a_row_of_its_own() -> None:
     found = Observations(extras={NAMES.ours: ["h.2.ln_1", "logits", "h.2.ln_1"], "other": ["x"]})
     rows = extra_rows(found, NAMES, "tiled", "float32", Mode.END_TO_END)
     expected = [
