@@ -195,9 +195,6 @@ OPERATIONS: dict[str, Operation] = {
 """The operation of each kind of tap, in network order."""
 
 
-# A forward pass in which operations are replaced.
-
-
 class Trace:
     """The taps of one forward pass: those of the current block, and the block's input."""
 

@@ -54,10 +54,10 @@ def run(
     report = None
     try:
         try:
-            if faults is not None and _asks_for_faults(options):
-                print_stdout(
-                    "".join(f"{fault}: {what}\n" for fault, what in faults()(options).items())
-                )
+            asked = options.inject_fault if isinstance(options, FaultOption) else None
+            if faults is not None and asked == LIST_FAULTS:
+                listed = faults()(options).items()
+                print_stdout("".join(f"{fault}: {what}\n" for fault, what in listed))
                 return int(ExitCode.PASS)
             _check_formats(options)
             report = _report(options, load)
@@ -78,10 +78,6 @@ def run(
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return int(ExitCode.CLOSED_PIPE)
-
-
-def _asks_for_faults(options: ReportOptions) -> bool:
-    return isinstance(options, FaultOption) and options.inject_fault == LIST_FAULTS
 
 
 def _report(options: Asked, load: "Callable[[], Callable[[Asked, Progress], Report]]") -> "Report":

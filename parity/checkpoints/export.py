@@ -58,7 +58,8 @@ def export(
         progress(f"writing {form}", 0, 2)
         WRITERS[form](weights, staging)
         huggingface_files.copy_vocabulary(weights.folder, staging, openai=form is Form.OPENAI)
-        files = [_digest(path) for path in sorted(staging.iterdir())]
+        digests = (digest_path(path) for path in sorted(staging.iterdir()))
+        files = [FileDigest(**dataclasses.asdict(digest)) for digest in digests]
         described = huggingface_files.index_text(weights, form=form, files=files)
         (staging / huggingface_files.INDEX_FILE).write_text(described, encoding="utf-8")
         progress("reading it back, and moving it into place", 1, 2)
@@ -116,10 +117,6 @@ WRITERS: Mapping[Form, Callable[[Weights, Path], None]] = {
 """Writer of each form's weights and config into an empty folder."""
 
 
-def _digest(path: Path) -> FileDigest:
-    return FileDigest(**dataclasses.asdict(digest_path(path)))
-
-
 def _check(weights: Weights, folder: Path, form: Form) -> None:
     """Require that the written weights read back bit for bit."""
     reader = huggingface_files.read_huggingface if form is Form.HUGGINGFACE else load.read_openai
@@ -131,9 +128,6 @@ def _check(weights: Weights, folder: Path, form: Form) -> None:
             where=f"the {form} form of {weights.provenance.sha256}",
             fix="nothing was kept; check the disk, and report this",
         )
-
-
-# `python -m parity.convert`.
 
 
 def render_conversion(config: Mapping[str, Any], target: Side, console: Console) -> None:

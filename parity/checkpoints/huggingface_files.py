@@ -219,7 +219,7 @@ def read_huggingface(
     beside = {folder / CONFIG_FILE, *(p for p in [chosen] if p.suffix == ".json")}
     files += [FileDigest(**dataclasses.asdict(digest_path(path))) for path in sorted(beside)]
     return Checkpoint(
-        state=_joined(parts, chosen),
+        state={name: tensor for tensors, _ in parts.values() for name, tensor in tensors.items()},
         side=Side.HUGGINGFACE,
         fields=fields,
         source=source,
@@ -270,7 +270,13 @@ def _parts(chosen: Path) -> dict[str, Part]:
     index = _index(chosen)
     shards = [chosen.parent / name for name in sorted(set(index.values()))]
     parts = {shard.name: _reader(shard)(shard) for shard in shards}
-    _check_index(index, parts, chosen)
+    # Every tensor must be in the file that the index names, and no other tensor in any.
+    held = [(tensor, name) for name, (tensors, _) in parts.items() for tensor in tensors]
+    problems = [f"{tensor} is not in {name}" for tensor, name in index.items() - set(held)]
+    problems += [f"{tensor} is in {name}" for tensor, name in set(held) - index.items()]
+    if problems:
+        few = "; ".join(sorted(problems)[:4])
+        raise rejected(chosen, f"it disagrees with its files on {len(problems)}: {few}")
     return parts
 
 
@@ -294,20 +300,3 @@ def _index(path: Path) -> dict[str, str]:
     if not isinstance(index, dict) or not plain or not index:
         raise rejected(path, "its weight_map does not give a plain file for each tensor")
     return index
-
-
-def _check_index(index: Mapping[str, str], parts: Mapping[str, Part], path: Path) -> None:
-    """Require every tensor in the file that the index names, and no other tensor."""
-    held = [(tensor, name) for name, (tensors, _) in parts.items() for tensor in tensors]
-    problems = [f"{tensor} is not in {name}" for tensor, name in index.items() - set(held)]
-    problems += [f"{tensor} is in {name}" for tensor, name in set(held) - index.items()]
-    if problems:
-        few = "; ".join(sorted(problems)[:4])
-        raise rejected(path, f"it disagrees with its files on {len(problems)}: {few}")
-
-
-def _joined(parts: Mapping[str, Part], path: Path) -> dict[str, Tensor]:
-    joined = {name: tensor for tensors, _ in parts.values() for name, tensor in tensors.items()}
-    if len(joined) != sum(len(tensors) for tensors, _ in parts.values()):
-        raise rejected(path, "a tensor is in two of its files")
-    return joined

@@ -230,30 +230,19 @@ def _local(path: Path) -> Weights:
         raise InputRejectedError(what, where=str(path), fix="check the path")
     # The last part alone: a report must not show the folders of the machine that wrote it.
     name = path.resolve().name
-    if path.is_dir():
-        _refuse_distributed(path)
-        if is_openai_folder(path):
-            _refuse_two_forms(path)
-            return gather(read_openai(path, source=f"OpenAI's form, {name}"))
-    return gather(huggingface_files.read_huggingface(path, source=f"Hugging Face's form, {name}"))
-
-
-def _refuse_two_forms(folder: Path) -> None:
-    """Reject a folder with the release's shards and other weights: it is ambiguous."""
-    others = [name for name in huggingface_files.FORMS if (folder / name).exists()]
-    if others:
-        raise InputRejectedError(
-            f"the folder holds OpenAI's shards and {others[0]}, which may be other weights",
-            where=str(folder),
-            fix=f"give the path of {others[0]}, or keep the shards in a folder of their own",
-        )
-
-
-def _refuse_distributed(folder: Path) -> None:
-    """Reject a folder of torch's distributed checkpoints: its index is a pickle that would run."""
-    if (folder / ".metadata").exists():
+    if (path / ".metadata").exists():
         raise InputRejectedError(
             "a distributed checkpoint is not read: its .metadata would run as a program",
-            where=str(folder),
+            where=str(path),
             fix="convert it to safetensors where you trust it, and use that",
         )
+    if path.is_dir() and is_openai_folder(path):
+        others = [name for name in huggingface_files.FORMS if (path / name).exists()]
+        if others:
+            raise InputRejectedError(
+                f"the folder holds OpenAI's shards and {others[0]}, which may be other weights",
+                where=str(path),
+                fix=f"give the path of {others[0]}, or keep the shards in a folder of their own",
+            )
+        return gather(read_openai(path, source=f"OpenAI's form, {name}"))
+    return gather(huggingface_files.read_huggingface(path, source=f"Hugging Face's form, {name}"))

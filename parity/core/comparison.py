@@ -243,9 +243,6 @@ class Comparison:
         return {tap.name: visible_entries(tap.kind.axes, self.mask, time) for tap in self.plan}
 
 
-# Preconditions.
-
-
 def check_worthwhile(run: Comparison) -> list[Reason]:
     """Reject a comparison without a possible verdict; return reasons why this one cannot pass.
 
@@ -286,9 +283,6 @@ def check_worthwhile(run: Comparison) -> list[Reason]:
             code=ExitCode.INCONCLUSIVE,
         )
     ]
-
-
-# From a comparison to its report.
 
 
 def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Report:

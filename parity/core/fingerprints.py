@@ -66,20 +66,17 @@ class Draws:
         self._chunks: list[tuple[NDArray[np.int8], NDArray[np.uint8]]] = []
 
     def chunk(self, number: int) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-        """Return signs `[CHUNK]` and buckets `[CELLS]` from element `number * CHUNK` on."""
-        while len(self._chunks) <= number:
-            self._chunks.append(self._next())
-        return self._chunks[number]
+        """Return signs `[CHUNK]` and buckets `[CELLS]` from element `number * CHUNK` on.
 
-    def _next(self) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-        """Draw another chunk: a bit a sign, a byte a bucket.
-
-        256 is no multiple of 61, so that twelve buckets are drawn a quarter more often; it adds a
-        hundredth to the spread's square, and nothing to the mean.
+        A sign is drawn from a bit, a bucket from a byte. 256 is no multiple of 61, so that twelve
+        buckets are drawn a quarter more often; it adds a hundredth to the spread's square, and
+        nothing to the mean.
         """
-        bits = np.unpackbits(self._bytes(CHUNK // 8), count=CHUNK)
-        buckets = self._bytes(CELLS) % BUCKETS
-        return bits.astype(np.int8) * 2 - 1, buckets.astype(np.uint8)
+        while len(self._chunks) <= number:
+            bits = np.unpackbits(self._bytes(CHUNK // 8), count=CHUNK)
+            buckets = self._bytes(CELLS) % BUCKETS
+            self._chunks.append((bits.astype(np.int8) * 2 - 1, buckets.astype(np.uint8)))
+        return self._chunks[number]
 
     def _bytes(self, count: int) -> NDArray[np.uint8]:
         """Return bytes of whole words; the rest of the last word is dropped."""

@@ -373,7 +373,7 @@ def top1_changes(found: Observations, names: RunNames, lead: float) -> list[Reas
 
 
 def explained(row: Row) -> Row:
-    """Return a failing row whose detail says by how much it fails."""
+    """Return the row; if it fails, its detail has the difference."""
     if row.status is not Status.FAIL or row.detail:
         return row
     return dataclasses.replace(row, detail=difference_found(row))

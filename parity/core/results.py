@@ -237,9 +237,6 @@ def verdict_for(code: ExitCode) -> Verdict:
     return _VERDICTS.get(code, Verdict.ERROR)
 
 
-# From rows to a verdict.
-
-
 _NOT_COMPARED = (Status.MISSING, Status.NOT_RUN)
 _DECIDING_ORDER = (Mode.FLOAT64, Mode.PER_OP, Mode.END_TO_END)
 """float64 shows that something is wrong; per-op points at the operation; end-to-end comes last."""

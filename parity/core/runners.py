@@ -323,9 +323,6 @@ def _running(name: str, fix: str) -> Iterator[None]:
         ) from error
 
 
-# Models built from weights; each has storage of its own.
-
-
 def load_pretrained(
     source: str, *, backend: str = "plain", on_tensor: OnTensor | None = None
 ) -> tuple[GPT, Provenance]:

@@ -46,11 +46,11 @@ class BackwardFault(Fault):
     taps: tuple[str, ...]
     behind: bool = False
 
-    def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:
+    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
         """Return the first wrong gradient: where a tensor is not formed, the next one backwards."""
         if self.at == "<before":
             return f"h.{block - 1}.ln_2" if block > 0 else "embeddings"
-        name = super().first_seen(block, backend, n_layer=n_layer, variant=variant)
+        name = super().first_seen(block, backend, **names)
         while (kind := name.removeprefix(f"h.{block}.")) in NEVER_FORMED[backend]:
             after = next(place.name for place in BLOCK if kind in place.after)
             name = f"h.{block}.{after}"

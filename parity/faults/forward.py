@@ -46,9 +46,9 @@ class ForwardFault(Fault):
         """Return the wrong parameters by name, given the right ones."""
         return {}
 
-    def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:
+    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
         """Return the first tap that differs: where a tensor is not formed, the next one."""
-        tap = super().first_seen(block, backend, n_layer=n_layer, variant=variant)
+        tap = super().first_seen(block, backend, **names)
         kinds = [kind.name for kind in BLOCK_KINDS]
         while (kind := tap.split(".", 2)[-1]) in NEVER_FORMED[backend]:
             tap = tap.removesuffix(kind) + kinds[kinds.index(kind) + 1]

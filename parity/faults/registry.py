@@ -48,9 +48,12 @@ class Fault:
 
         return add
 
-    def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:  # noqa: ARG002
-        """Return where a check must see the fault first."""
-        return self.at.format(i=block)
+    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:  # noqa: ARG002
+        """Return where a check must see the fault first, `at` with the block and other names.
+
+        A fault at a tensor that the backend does not form shows in the next one.
+        """
+        return self.at.format(i=block, **names)
 
 
 F = TypeVar("F", bound=Fault)
@@ -61,17 +64,6 @@ _FAULTS: dict[str, Fault] = {}
 def faults_of(kind: type[F]) -> dict[str, F]:
     """Return every fault of a kind registered so far, by name, in the order of its module."""
     return {name: entry for name, entry in _FAULTS.items() if isinstance(entry, kind)}
-
-
-def expected_at(
-    name: str, block: int = 0, backend: str = "plain", *, n_layer: int = 12, variant: str = ""
-) -> str:
-    """Return where a check must see a fault first.
-
-    A fault at a tensor that the backend does not form shows in the next one. `variant` is the
-    optimizer's, for faults of training.
-    """
-    return _FAULTS[name].first_seen(block, backend, n_layer=n_layer, variant=variant)
 
 
 def listing(faults: Mapping[str, Fault]) -> str:

@@ -300,9 +300,6 @@ TokenizerFault.register(
 )(unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown]))
 
 
-# A tokenizer with the fault.
-
-
 class FaultyTokenizer(Tokenizer):
     """A copy of a right tokenizer with wrong words or wrong merging."""
 

@@ -48,15 +48,6 @@ class TrainingFault(Fault):
         """The procedure that has the fault; the right one if the model has it."""
         return self.code if isinstance(self.code, type) else TrainingStep
 
-    @property
-    def change(self) -> Callable[[GPT], None] | None:
-        """The function that changes a model; None if the procedure has the fault."""
-        return None if isinstance(self.code, type) else self.code
-
-    def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:  # noqa: ARG002
-        """Return the first row that differs in a model of `n_layer` blocks."""
-        return self.at.format(variant=variant, moving=2 - VARIANTS[variant], last=n_layer - 1)
-
 
 def with_optimizer(change: Callable[[Adam, Recipe], None]) -> type[TrainingStep]:
     """Return a procedure whose optimizer is changed after it is made."""
@@ -234,40 +225,20 @@ def _(adam: Adam, _recipe: Recipe) -> None:
     adam.weight_decay = 0.0
 
 
-class _Uncorrected(Adam):
-    def _rates(self, learning_rate: float) -> Rates:
-        return FORMULAS[self.variant](learning_rate, 1.0, 1.0, self.weight_decay)
+def optimizer_of(kind: type[Adam]) -> type[TrainingStep]:
+    """Return a procedure whose optimizer is of another class."""
 
+    class Changed(TrainingStep):
+        def optimizer(self, named: Named, recipe: Recipe) -> Adam:
+            return kind(
+                named,
+                betas=recipe.betas,
+                epsilon=recipe.epsilon,
+                weight_decay=recipe.weight_decay,
+                variant=recipe.variant,
+            )
 
-class _CorrectedLate(Adam):
-    def _rates(self, learning_rate: float) -> Rates:
-        bias_1, bias_2 = (1.0 - beta ** max(1, self.steps) for beta in self.betas)
-        return FORMULAS[self.variant](learning_rate, bias_1, bias_2, self.weight_decay)
-
-
-class _EpsilonInside(Adam):
-    def _update_run(  # noqa: PLR0913 - as the right one's
-        self, p: Tensor, g: Tensor, first: Tensor, second: Tensor, scratch: Tensor, rates: Rates
-    ) -> None:
-        outside, before = self.epsilon, p.clone()
-        super()._update_run(p, g, first, second, scratch, rates)
-        root = torch.sqrt(second / rates.root**2 + outside)
-        p.copy_(before * rates.kept - rates.rate * first / root)
-
-
-class _WithOptimizer(TrainingStep):
-    """A procedure whose optimizer is of another class."""
-
-    kind: type[Adam] = Adam
-
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        return self.kind(
-            named,
-            betas=recipe.betas,
-            epsilon=recipe.epsilon,
-            weight_decay=recipe.weight_decay,
-            variant=recipe.variant,
-        )
+    return Changed
 
 
 @TrainingFault.register(
@@ -276,8 +247,10 @@ class _WithOptimizer(TrainingStep):
     at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
     look_for="bias correction missing",
 )
-class _NoBiasCorrection(_WithOptimizer):
-    kind = _Uncorrected
+@optimizer_of
+class _Uncorrected(Adam):
+    def _rates(self, learning_rate: float) -> Rates:
+        return FORMULAS[self.variant](learning_rate, 1.0, 1.0, self.weight_decay)
 
 
 @TrainingFault.register(
@@ -286,8 +259,11 @@ class _NoBiasCorrection(_WithOptimizer):
     at="{variant}.2.weight.h.{last}.ln_2.weight",
     look_for="bias correction",
 )
-class _CorrectionLate(_WithOptimizer):
-    kind = _CorrectedLate
+@optimizer_of
+class _CorrectedLate(Adam):
+    def _rates(self, learning_rate: float) -> Rates:
+        bias_1, bias_2 = (1.0 - beta ** max(1, self.steps) for beta in self.betas)
+        return FORMULAS[self.variant](learning_rate, bias_1, bias_2, self.weight_decay)
 
 
 @TrainingFault.register(
@@ -296,8 +272,15 @@ class _CorrectionLate(_WithOptimizer):
     at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
     look_for="epsilon inside the root",
 )
-class _EpsilonInsideRoot(_WithOptimizer):
-    kind = _EpsilonInside
+@optimizer_of
+class _EpsilonInside(Adam):
+    def _update_run(  # noqa: PLR0913 - as the right one's
+        self, p: Tensor, g: Tensor, first: Tensor, second: Tensor, scratch: Tensor, rates: Rates
+    ) -> None:
+        outside, before = self.epsilon, p.clone()
+        super()._update_run(p, g, first, second, scratch, rates)
+        root = torch.sqrt(second / rates.root**2 + outside)
+        p.copy_(before * rates.kept - rates.rate * first / root)
 
 
 @TrainingFault.register(
@@ -391,9 +374,9 @@ TRAINING_FAULTS = faults_of(TrainingFault)
 
 def inject(model: GPT, name: str) -> GPT:
     """Return a model with the fault: a copy, or the model itself where the procedure has it."""
-    change = TRAINING_FAULTS[name].change
-    if change is None:
+    code = TRAINING_FAULTS[name].code
+    if isinstance(code, type):
         return model
     faulty = copy.deepcopy(model)
-    change(faulty)
+    code(faulty)
     return faulty

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from parity.core.metrics import Status
 from parity.core.results import (
-    Finding,
     FirstDivergence,
     Mode,
     Reason,
@@ -41,6 +40,9 @@ _WORDS = {
 """Styles of cells that begin with one of these words."""
 
 
+_FIT = {True: "ok", False: "PROBLEM", None: ""}
+
+
 def render(report: Report, console: Console) -> None:
     """Print the report."""
     for part in _parts(report):
@@ -55,7 +57,10 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     elif report.results:
         yield _rows(report)
     if report.findings:
-        yield facts(_findings(report.findings))
+        yield facts(
+            (f.name, f.found + (f" ({f.why})" if f.fit is False else ""), _FIT[f.fit])
+            for f in report.findings
+        )
     first = report.first_divergence
     if first is not None and not first.row.details:  # else a section shows them
         yield from _divergence(first, report.results)
@@ -119,9 +124,6 @@ def _styled(cell: str) -> Text:
     return text
 
 
-# Sections.
-
-
 PAGE = 92
 """Columns that a text has at least, however narrow the terminal."""
 
@@ -182,9 +184,6 @@ def _split(section: Section) -> Iterator[RenderableType]:
         )
 
 
-# Heading.
-
-
 def _heading(report: Report) -> RenderableType:
     weights: Mapping[str, Any] = report.identity.get("weights", {})
     lines = [("weights", str(weights.get("source", "unknown")))]
@@ -208,9 +207,6 @@ def _file(file: Mapping[str, Any]) -> str:
     status = file["standing"]
     status = {"known": "as published", "unknown": "unknown provenance"}.get(status, status)
     return f"{file['name']}  {file['size']:,} bytes, sha256 {file['sha256'][:16]}…, {status}"
-
-
-# The table of rows.
 
 
 _COLUMNS = {
@@ -284,16 +280,6 @@ def _bound(rows: Sequence[Row]) -> str:
     """Return the bound that most of the rows have."""
     bounds = [row.bound for row in rows if row.status is Status.PASS] or [rows[0].bound]
     return f"{max(bounds, key=bounds.count):g}"
-
-
-# Below the table.
-
-
-def _findings(findings: Sequence[Finding]) -> Iterator[Sequence[str]]:
-    for finding in findings:
-        why = f" ({finding.why})" if finding.fit is False else ""
-        mark = {True: "ok", False: "PROBLEM", None: ""}[finding.fit]
-        yield finding.name, finding.found + why, mark
 
 
 def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[RenderableType]:

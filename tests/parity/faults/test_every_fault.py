@@ -37,15 +37,16 @@ from parity.faults import training as training_faults
 from parity.faults.backward import BACKWARD_FAULTS
 from parity.faults.forward import FORWARD_FAULTS
 from parity.faults.generation import GENERATION_FAULTS
-from parity.faults.registry import Fault, expected_at, faults_of
+from parity.faults.registry import Fault, faults_of
 from parity.faults.tokenizer import TOKENIZER_FAULTS
 from parity.faults.training import TRAINING_FAULTS
 from scratch_gpt import GPT
 from scratch_gpt.tokenizer.bpe import END
 
 Sides = tuple[CandidateTokenizer, ReferenceTokenizer]
+FAULTS = faults_of(Fault)
 LAYERS = 12
-BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in faults_of(Fault)}  # noqa: S311
+BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in FAULTS}  # noqa: S311
 """A block drawn at random for each fault, the same in every run."""
 QUICK = {
     *("targets-not-shifted", "parts-not-averaged", "clip-per-parameter", "decay-on-vectors"),
@@ -74,20 +75,20 @@ def is_slow(name: str, variant: str) -> bool:
 
 CASES = [
     pytest.param(name, variant, marks=[pytest.mark.slow] if is_slow(name, variant) else [])
-    for name in faults_of(Fault)
+    for name in FAULTS
     for variant in variants(name)
 ]
 
 
-@pytest.mark.parametrize("name", faults_of(Fault))
+@pytest.mark.parametrize("name", FAULTS)
 def test_an_entry_is_complete(name: str) -> None:
-    entry = faults_of(Fault)[name]
+    entry = FAULTS[name]
     assert all((entry.what, entry.at))
     places = {tap.name for tap in taps(LAYERS)}
     if name in BACKWARD_FAULTS:
         places = {place.name for place in gradient_names(LAYERS)}
     if name in {**FORWARD_FAULTS, **BACKWARD_FAULTS}:
-        assert places >= {expected_at(name, 3, backend) for backend in EAGER}
+        assert places >= {FAULTS[name].first_seen(3, backend) for backend in EAGER}
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
@@ -128,7 +129,7 @@ def find_forward(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Find:
     def find(name: str, backend: str) -> None:
         faulty = forward.inject(ours.with_backend(backend), name, BLOCKS[name])
         report = layerwise({backend: faulty}, theirs, drawn.token_ids, modes=[Mode.FLOAT64])
-        error = assert_caught_at(expected_at(name, BLOCKS[name], backend), report)
+        error = assert_caught_at(FAULTS[name].first_seen(BLOCKS[name], backend), report)
         # The bounds assume that the smallest fault is so large.
         assert error >= MEASURED_SMALLEST_FAULT
         assert error >= FAULT_MARGIN * Bounds().float64
@@ -145,7 +146,7 @@ def find_backward(ours: GPT, theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.M
     def find(name: str, backend: str) -> None:
         faulty = backward.inject(ours.with_backend(backend), name, BLOCKS[name])
         report = gradients({backend: faulty}, theirs, drawn.token_ids, dtype="float64")
-        error = assert_caught_at(expected_at(name, BLOCKS[name], backend), report)
+        error = assert_caught_at(FAULTS[name].first_seen(BLOCKS[name], backend), report)
         assert error >= FAULT_MARGIN * Bounds().float64
         rows = {row.tap: row for row in report.results if row.against == "oracle"}
         assert rows["direction"].status is Status.FAIL
@@ -171,7 +172,8 @@ def find_training(two_models: tuple[GPT, OpenAIGPTLMHeadModel]) -> Find:
         )
         assert (report.exit_code, report.reasons) == (ExitCode.FAIL, [])
         assert report.first_divergence is not None
-        assert expected_at(name, n_layer=2, variant=variant) == report.first_divergence.tap
+        names = {"variant": variant, "moving": 2 - VARIANTS[variant], "last": 1}
+        assert FAULTS[name].first_seen(**names) == report.first_divergence.tap
         assert entry.look_for in report.first_divergence.suspects
 
     return find
@@ -189,7 +191,7 @@ def find_token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         side = tokenizer.inject(right.tokenizer, right.pretokenizer, name)
         report = tokens(side, against, strings)
         steps = {row.details["cause"].step for row in report.results if "cause" in row.details}
-        expected, first = expected_at(name), report.first_divergence
+        expected, first = FAULTS[name].first_seen(), report.first_divergence
         assert report.exit_code == ExitCode.FAIL
         if pretokenizer == "huggingface":
             assert {expected} == steps
@@ -216,7 +218,7 @@ def find_generated(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Find:
         options: dict[str, Any] = {"dtype": "float32", "bounds": bounds_for("float32"), "seen": []}
         rows = rows_of(ours, theirs, asked, **options)
         row = next(row for row in rows if row.status is not Status.PASS)
-        assert expected_at(name) == row.tap
+        assert FAULTS[name].first_seen() == row.tap
         assert row.detail
 
     return find
@@ -253,7 +255,7 @@ def test_every_kind_has_its_faults() -> None:
         *(FORWARD_FAULTS, BACKWARD_FAULTS, TRAINING_FAULTS, TOKENIZER_FAULTS, GENERATION_FAULTS),
     )
     assert [len(faults) for faults in kinds] == [18, 14, 23, 18, 25]
-    assert len(faults_of(Fault)) == 98
+    assert len(FAULTS) == 98
 
 
 SINGLE_OPERATION = (
@@ -271,7 +273,7 @@ def test_per_op_only_the_wrong_operation_fails(
     faulty = forward.inject(ours, name, BLOCKS[name])
     report = layerwise({"plain": faulty}, theirs, ids, modes=[Mode.PER_OP])
     failing = {row.tap for row in report.results if row.status is not Status.PASS}
-    assert failing == {expected_at(name, BLOCKS[name], "plain")}
+    assert failing == {FAULTS[name].first_seen(BLOCKS[name], "plain")}
 
 
 @pytest.mark.slow
@@ -316,7 +318,7 @@ def test_a_full_size_forward_fault_is_found(name: str | None, full_size: FullSiz
     if name is None:
         assert report.exit_code == ExitCode.PASS
     else:
-        assert_caught_at(expected_at(name, BLOCKS[name], "plain"), report)
+        assert_caught_at(FAULTS[name].first_seen(BLOCKS[name], "plain"), report)
 
 
 @pytest.mark.slow
@@ -327,10 +329,31 @@ def test_a_full_size_fault_of_a_derivative_is_found(name: str, full_size: FullSi
     faulty = backward.inject(right.with_backend("tiled"), name, BLOCKS[name])
     ids = inputs.seeded(batch=1, time=37, vocab_size=right.config.vocab_size, seed=5).token_ids
     report = gradients({"tiled": faulty}, theirs, ids, dtype="float64", select="[!d]*")
-    assert_caught_at(expected_at(name, BLOCKS[name], "tiled"), report)
+    assert_caught_at(FAULTS[name].first_seen(BLOCKS[name], "tiled"), report)
 
 
 # How faults are injected.
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "backend", "expected"),
+    [
+        ("scale-missing", 3, "plain", "h.3.attn.scores"),
+        ("scale-missing", 3, "tiled", "h.3.attn.context"),
+        ("projection-transposed", 0, "fused", "h.0.ln_1.input"),
+        ("string-order", 9, "fused", "h.2.attn.query"),
+        ("untied-head", 9, "fused", "logits"),
+        ("delta-missing", 3, "plain", "h.3.attn.scores"),
+        ("delta-missing", 3, "tiled", "h.3.attn.key"),
+        ("delta-missing", 0, "fused", "h.0.attn.key"),
+        ("residual-cut", 0, "plain", "embeddings"),
+        ("residual-cut", 5, "plain", "h.4.ln_2"),
+    ],
+)
+def test_a_tensor_that_is_not_formed_shows_in_the_next_one(
+    name: str, block: int, backend: str, expected: str
+) -> None:
+    assert FAULTS[name].first_seen(block, backend) == expected
 
 
 @pytest.mark.parametrize("name", ["doubled", "transpose-missing"])

@@ -6,7 +6,7 @@ from parity.errors import UsageError
 from parity.faults.backward import BackwardFault
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
 from parity.faults.generation import GenerationFault
-from parity.faults.registry import Fault, expected_at, faults_of, listing, parse
+from parity.faults.registry import Fault, faults_of, listing, parse
 from parity.faults.tokenizer import TOKENIZER_FAULTS, TokenizerFault
 from parity.faults.training import TrainingFault
 
@@ -54,24 +54,3 @@ def test_two_faults_cannot_share_a_name() -> None:
     with pytest.raises(ValueError, match="two faults are called epsilon"):
         ForwardFault.register("epsilon", "again", at="logits")(len)
     assert FORWARD_FAULTS["epsilon"].what != "again"
-
-
-@pytest.mark.parametrize(
-    ("name", "block", "backend", "expected"),
-    [
-        ("scale-missing", 3, "plain", "h.3.attn.scores"),
-        ("scale-missing", 3, "tiled", "h.3.attn.context"),
-        ("projection-transposed", 0, "fused", "h.0.ln_1.input"),
-        ("string-order", 9, "fused", "h.2.attn.query"),
-        ("untied-head", 9, "fused", "logits"),
-        ("delta-missing", 3, "plain", "h.3.attn.scores"),
-        ("delta-missing", 3, "tiled", "h.3.attn.key"),
-        ("delta-missing", 0, "fused", "h.0.attn.key"),
-        ("residual-cut", 0, "plain", "embeddings"),
-        ("residual-cut", 5, "plain", "h.4.ln_2"),
-    ],
-)
-def test_a_tensor_that_is_not_formed_shows_in_the_next_one(
-    name: str, block: int, backend: str, expected: str
-) -> None:
-    assert expected == expected_at(name, block, backend)
