@@ -45,11 +45,8 @@ def run(
 ) -> int:
     """Run a verb; return the exit code. Errors are printed, not raised.
 
-    Args:
-        options: The verb's options.
-        name: The verb's name.
-        load: Returns the verb's function; it may import torch.
-        faults: Returns the function that lists the faults the options allow, each with what it is.
+    `load` returns the function of the verb `name`, and may import torch; `faults` returns the
+    function that lists the faults that the options allow.
     """
     report = None
     try:

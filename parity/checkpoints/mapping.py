@@ -148,12 +148,8 @@ def convert(
 ) -> dict[str, TensorT]:
     """Return `state` in the target's names and forms, in the release's order.
 
-    Args:
-        state: Name to tensor (torch or NumPy) on the source side. It is not changed; the result
-            may share its memory.
-        config: `vocab_size`, `n_positions`, `n_embd` and `n_layer` of the model.
-        source: Side of `state`.
-        target: Side of the result, which has no aliases and no buffers.
+    Tensors are torch's or NumPy's. The state is not changed; the result may share its memory, and
+    has no aliases and no buffers. `config` has `vocab_size`, `n_positions`, `n_embd`, `n_layer`.
 
     Raises:
         InputRejectedError: Names are missing or unexpected, or shapes differ; all are listed.

@@ -203,12 +203,8 @@ class Fingerprints:
     ) -> None:
         """Take the fingerprint of a tensor of any float dtype and layout, on any device.
 
-        Args:
-            run: Subject and dtype: `ours/plain/float32`.
-            tap: Its name.
-            tensor: It is not written to.
-            beside: In mode per-op, the backend; a reference gets its name. Empty in other modes.
-            visible: Bool, broadcastable to the shape: False at entries that do not count.
+        `run` is subject and dtype: `ours/plain/float32`. `beside` is the backend in mode per-op; a
+        reference gets its name. `visible` is False at entries that do not count.
         """
         mode = _own(run)
         if beside:

@@ -328,11 +328,9 @@ def load_pretrained(
 ) -> tuple[GPT, Provenance]:
     """Return our model with pretrained weights, in evaluation mode, and their provenance.
 
-    Args:
-        source: As `--weights`: `openai-gpt`, a hub repository `owner/name[@revision]`, a folder
-            or file of any published form, `surrogate` or `tiny`.
-        backend: Name of a backend.
-        on_tensor: Called with (tensors done, tensors in all) while weights are drawn.
+    `source` is as `--weights`: `openai-gpt`, a hub repository `owner/name[@revision]`, a folder or
+    file of any published form, `surrogate` or `tiny`. `on_tensor` is called with (tensors done,
+    tensors in all) while weights are drawn.
 
     Raises:
         ParityError: The weights are missing, damaged or not a GPT-1's.

@@ -81,12 +81,8 @@ def parse(
 ) -> tuple[F, int]:
     """Return the fault and the block of `NAME` or `NAME@BLOCK`; by default the middle block.
 
-    Args:
-        text: Value of the option.
-        kinds: Kinds of faults that the check can see.
-        n_layer: Blocks of the model; None if faults have no block.
-        fits: Whether a fault can be injected in this run.
-        where: The options that an error names.
+    The fault is of one of the kinds, and `fits` the run. `n_layer` is None if faults have no block;
+    `where` are the options that an error names.
 
     Raises:
         UsageError: No such fault, with a list of all, or no such block.

@@ -80,14 +80,10 @@ def table(
     folds: Sequence[int] = (),
     widths: Sequence[int] = (),
 ) -> Table:
-    """Return a table; without column names it has no header.
+    """Return a table, with status words in color; without column names it has no header.
 
-    Args:
-        columns: Names.
-        rows: Cells; a status word is colored.
-        right: Indices of right-justified columns.
-        folds: Indices of columns that may be narrowed, their cells on several lines.
-        widths: Least width of each column.
+    `right` and `folds` are indices of columns that are right-justified, or may be narrowed, their
+    cells on several lines; `widths` is the least width of each column.
     """
     cells = [list(row) for row in rows]
     made = Table(

@@ -150,6 +150,32 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
     return put
 
 
+CANDIDATE = """
+from scratch_gpt import GPT
+
+def build(config, weights):
+    model = GPT(config)
+    model.load_state_dict(weights)
+    return model
+"""
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Callable[..., str]:
+    """Write a candidate's file, ours if no text is given; return its name.
+
+    `last` replaces the line that returns our model.
+    """
+
+    def write(text: str = CANDIDATE, name: str = "candidate_file.py", last: str = "") -> str:
+        file = tmp_path / name
+        content = text.replace("return model", last) if last else text
+        file.write_text(content, encoding="utf-8")
+        return str(file)
+
+    return write
+
+
 class FullDisk(io.StringIO):
     def write(self, _text: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
