@@ -527,18 +527,6 @@ def test_an_abandoned_run_ends_its_thread(taken: int) -> None:
     assert not taken or happened == ["cleaned up"]
 
 
-def test_two_runs_are_followed_side_by_side() -> None:
-    def counting(start: int) -> Callable[[Show], None]:
-        def run(tap: Show) -> None:
-            for number in range(start, start + 3):
-                tap(str(number), torch.tensor([float(number)]))
-
-        return run
-
-    pairs = zip(TapStream(counting(0)), TapStream(counting(10)), strict=True)
-    assert [(one[0], other[0]) for one, other in pairs] == [("0", "10"), ("1", "11"), ("2", "12")]
-
-
 def test_a_capture_raises_for_a_name_shown_twice_and_what_the_run_raises() -> None:
     with pytest.raises(ValueError, match="'a' was shown twice"):
         capture(lambda tap: (tap("a", numbers()), tap("a", numbers())))
