@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parity.errors import EnvironmentUnfitError, ExitCode, ParityError, UsageError
-from parity.options import LIST_FAULTS, FaultOption, FingerprintOptions, ReportOptions
+from parity.options import LIST_FAULTS, FingerprintOptions, ReportOptions
 from scratch_gpt.cli import (
     as_cli_error,
     format_error,
@@ -51,8 +51,7 @@ def run(
     report = None
     try:
         try:
-            asked = options.inject_fault if isinstance(options, FaultOption) else None
-            if faults is not None and asked == LIST_FAULTS:
+            if faults is not None and getattr(options, "inject_fault", None) == LIST_FAULTS:
                 listed = faults()(options).items()
                 print_stdout("".join(f"{fault}: {what}\n" for fault, what in listed))
                 return int(ExitCode.PASS)

@@ -48,6 +48,11 @@ class TrainingFault(Fault):
         """The procedure that has the fault; the right one if the model has it."""
         return self.code if isinstance(self.code, type) else TrainingStep
 
+    @property
+    def change(self) -> Callable[[GPT], None] | None:
+        """The function that changes a model; None if the procedure has the fault."""
+        return None if isinstance(self.code, type) else self.code
+
 
 def with_optimizer(change: Callable[[Adam, Recipe], None]) -> type[TrainingStep]:
     """Return a procedure whose optimizer is changed after it is made."""
@@ -374,9 +379,9 @@ TRAINING_FAULTS = faults_of(TrainingFault)
 
 def inject(model: GPT, name: str) -> GPT:
     """Return a model with the fault: a copy, or the model itself where the procedure has it."""
-    code = TRAINING_FAULTS[name].code
-    if isinstance(code, type):
+    change = TRAINING_FAULTS[name].change
+    if change is None:
         return model
     faulty = copy.deepcopy(model)
-    code(faulty)
+    change(faulty)
     return faulty

@@ -159,21 +159,21 @@ EVERYTHING = {
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def arrived(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     monkeypatch.setattr(module.session, "run", lambda options, **_how: seen.append(options) or 3)
     return seen
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
-def test_every_option_arrives(verb: str, check: Check, asked: list[Any]) -> None:
+def test_every_option_arrives(verb: str, check: Check, arrived: list[Any]) -> None:
     arguments, wanted = [], {}
     for name in sorted(OPTIONS[verb]):
         value, fields = EVERYTHING[name]
         arguments += [name] if value is None else [name, value]
         wanted |= fields
     result = check(verb, *arguments)
-    assert (3, [module.VERBS[verb].options(**wanted)]) == (result.exit_code, asked)
+    assert (3, [module.VERBS[verb].options(**wanted)]) == (result.exit_code, arrived)
 
 
 DEFAULTS = {
@@ -187,12 +187,12 @@ DEFAULTS = {
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
-def test_the_defaults_are_the_documented_ones(verb: str, check: Check, asked: list[Any]) -> None:
+def test_the_defaults_are_the_documented_ones(verb: str, check: Check, arrived: list[Any]) -> None:
     """512 tokens; 64 for `training`, whose runs keep every gradient and moment."""
     check(verb)
-    assert asked == [module.VERBS[verb].options()]
+    assert arrived == [module.VERBS[verb].options()]
     expected = DEFAULTS | ({"seq_len": 64} if verb == "training" else {})
-    assert all(getattr(asked[0], name, value) == value for name, value in expected.items())
+    assert all(getattr(arrived[0], name, value) == value for name, value in expected.items())
 
 
 @pytest.mark.parametrize("verb", OPTIONS)

@@ -59,7 +59,7 @@ def test_quiet_prints_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "words"),
     [
         (["nonsense", "new"], 2, "names no weights"),
         (["tiny"], 2, "DESTINATION"),
@@ -73,15 +73,15 @@ def test_quiet_prints_nothing(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
 def test_an_error_has_its_code_and_three_lines(
-    arguments: list[str], code: int, said: str, source: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], code: int, words: str, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(source.parent)
     before = (source / "model.safetensors").read_bytes()
     result = convert(*arguments)
     assert result.exit_code == code, result.stderr
-    assert said in result.stderr
+    assert words in result.stderr
     assert "Traceback" not in result.stderr
-    if code != 2 or "names no" in said:
+    if code != 2 or "names no" in words:
         assert [line.split()[0] for line in result.stderr.splitlines()] == ["error:", "where", "to"]
     assert (source / "model.safetensors").read_bytes() == before
 
@@ -128,7 +128,7 @@ def test_help_is_quick_and_teaches(command: Command) -> None:
 
 
 def test_a_full_disk_is_an_environments_error(tmp_path: Path, command: Command) -> None:
-    """A limit on a file's size stands in for the full disk."""
+    """A limit on a file's size replaces the full disk."""
     folder = tmp_path / "new"
     assert convert("tiny", folder).exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

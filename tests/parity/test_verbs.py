@@ -189,7 +189,7 @@ RECORDED = {field.name for field in options_of(LayerwiseOptions) if field.metada
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "recorded"),
     [
         (["--inject-fault", "erf-gelu@3"], {"inject_fault": "erf-gelu@3"}),
         (["--taps", "h.0.*"], {"taps": "h.0.*"}),
@@ -200,14 +200,14 @@ RECORDED = {field.name for field in options_of(LayerwiseOptions) if field.metada
     ids=str,
 )
 def test_a_report_records_the_options(
-    arguments: list[str], said: dict[str, object], check: Check, strictly: Strictly
+    arguments: list[str], recorded: dict[str, object], check: Check, strictly: Strictly
 ) -> None:
     always = {"backend": "plain", "dtype": "float64"}
     words = [*TINY, "--seq-len", "5", *arguments]
     inputs = strictly(check(*words, "--format", "json").stdout)["inputs"]
-    assert said | always == {k: v for k, v in inputs.items() if k in RECORDED}
+    assert recorded | always == {k: v for k, v in inputs.items() if k in RECORDED}
     text = check(*words).stdout
-    assert not [value for value in said.values() if str(value) not in text]
+    assert not [value for value in recorded.values() if str(value) not in text]
 
 
 # Gradients.
@@ -293,7 +293,7 @@ def test_a_fault_that_cannot_be_found_is_rejected(
 
 
 @pytest.mark.parametrize(
-    ("verb", "arguments", "said"),
+    ("verb", "arguments", "words"),
     [
         (TINY, ("--seq-len", "5", "--taps", "mlp.gelu"), "mlp.gelu"),
         (TINY, ("--seq-len", "5", "--taps", "mlp.gelu", "--format", "json"), "mlp.gelu"),
@@ -303,12 +303,12 @@ def test_a_fault_that_cannot_be_found_is_rejected(
     ],
 )
 def test_nothing_compared_is_no_pass(
-    verb: tuple[str, ...], arguments: tuple[str, ...], said: str, check: Check
+    verb: tuple[str, ...], arguments: tuple[str, ...], words: str, check: Check
 ) -> None:
     result = check(*verb, *arguments)
     text = " ".join(result.stdout.split())
     assert result.exit_code == 3
-    assert said in text
+    assert words in text
     assert "INCONCLUSIVE" in text.upper()
 
 

@@ -132,7 +132,7 @@ def test_half_precision_is_widened_exactly_and_said(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         ({"transformer.h.3.ln_1.bias": None}, ["missing", "transformer.h.3.ln_1.bias"]),
         ({"transformer.tokens_embed.weight": None}, ["missing", "tokens_embed"]),
@@ -146,7 +146,7 @@ def test_half_precision_is_widened_exactly_and_said(
     ids=["layer", "embedding", "extra", "turned", "double", "int8", "nan", "untied"],
 )
 def test_tensors_that_are_not_the_models_are_refused(
-    change: dict[str, Any], said: list[str], write: Write, state: State
+    change: dict[str, Any], words: list[str], write: Write, state: State
 ) -> None:
     """A tensor is left out, added or changed."""
     changed = dict(state)
@@ -155,7 +155,7 @@ def test_tensors_that_are_not_the_models_are_refused(
         if new is not None:
             changed[name] = (new(old) if callable(new) else new).contiguous()
     what = refusal(write(tensors=changed)).what
-    assert not [word for word in said if word not in what], what
+    assert not [word for word in words if word not in what], what
 
 
 def test_other_names_are_refused(write: Write, state: State) -> None:
@@ -165,7 +165,7 @@ def test_other_names_are_refused(write: Write, state: State) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "words"),
     [
         ([], "not a JSON object"),
         ({"n_layer": 11}, "unexpected"),
@@ -182,15 +182,15 @@ def test_other_names_are_refused(write: Write, state: State) -> None:
     ids=lambda value: str(value)[:30],
 )
 def test_a_config_that_is_not_the_weights_is_refused(
-    config: object, said: str, write: Write, fields: dict[str, Any]
+    config: object, words: str, write: Write, fields: dict[str, Any]
 ) -> None:
     folder = write(config=(fields | config) if isinstance(config, dict) else config)
     what = refusal(folder).what
-    assert said in what, what
+    assert words in what, what
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "words"),
     [
         (None, "there is no config.json beside the weights"),
         ("", "config.json: Expecting value"),
@@ -201,10 +201,10 @@ def test_a_config_that_is_not_the_weights_is_refused(
     ],
     ids=["missing", "empty", "cut", "twice", "NaN", "deep"],
 )
-def test_a_config_that_is_no_json_is_refused(text: str | None, said: str, write: Write) -> None:
+def test_a_config_that_is_no_json_is_refused(text: str | None, words: str, write: Write) -> None:
     path = write() / "config.json"
     path.unlink() if text is None else path.write_text(text, encoding="utf-8")
-    assert said in refusal(path.parent).what
+    assert words in refusal(path.parent).what
 
 
 def test_transformers_and_we_must_read_one_model(
@@ -221,7 +221,7 @@ def test_transformers_and_we_must_read_one_model(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         (lambda m: m | {"transformer.h.0.ln_1.bias": "part-2.safetensors"}, "disagrees"),
         (lambda m: {n: f for n, f in m.items() if n != "transformer.h.0.ln_1.bias"}, "disagrees"),
@@ -236,12 +236,12 @@ def test_transformers_and_we_must_read_one_model(
     ids=["wrong", "unnamed", "absent", "no shard", "outside", "parent", "number", "empty", "list"],
 )
 def test_an_index_that_is_not_its_shards_is_refused(
-    change: Callable[[Any], Any], said: str, write: Write
+    change: Callable[[Any], Any], words: str, write: Write
 ) -> None:
     path = write("model.safetensors.index.json") / "model.safetensors.index.json"
     weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
     path.write_text(json.dumps({"weight_map": change(weight_map)}), encoding="utf-8")
-    assert said in refusal(path).what
+    assert words in refusal(path).what
 
 
 def test_safetensors_is_taken_before_torch_save(
@@ -275,17 +275,17 @@ def test_a_folder_without_weights_is_refused(name: str | None, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("ids", "said"),
+    ("ids", "words"),
     [
         *((range(size), f"it has {size} tokens, the config 211") for size in (210, 212)),
         *((ids, "each once") for ids in ([0, 0], [1, 2], [0, 2], [0, "1"], [0, True])),
     ],
 )
-def test_another_vocabulary_is_refused(ids: Iterable[Any], said: str, write: Write) -> None:
+def test_another_vocabulary_is_refused(ids: Iterable[Any], words: str, write: Write) -> None:
     folder = write()
     text = json.dumps({f"t{place}": number for place, number in enumerate(ids)})
     (folder / "vocab.json").write_text(text, encoding="utf-8")
-    assert said in refusal(folder).what
+    assert words in refusal(folder).what
 
 
 def test_the_right_vocabulary_is_taken(
@@ -298,7 +298,7 @@ def test_the_right_vocabulary_is_taken(
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "tf_model.h5", "rust_model.ot", "params_0.npy"])
-def test_a_file_of_another_form_is_told_which_there_are(name: str, tmp_path: Path) -> None:
+def test_a_file_of_another_form_is_refused_with_those_there_are(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"x")
     caught = refusal(tmp_path / name)
     assert name in caught.what

@@ -331,7 +331,7 @@ def test_an_unsound_release_is_refused(change: Callable[[Path], object], shards:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         ({"n_layer": 11}, "n_layer"),
         ({"n_embd": 42}, "n_embd"),
@@ -342,11 +342,11 @@ def test_an_unsound_release_is_refused(change: Callable[[Path], object], shards:
     ids=str,
 )
 def test_a_config_of_another_model_is_refused(
-    change: dict[str, Any], said: str, shards: Path, weights: Weights
+    change: dict[str, Any], words: str, shards: Path, weights: Weights
 ) -> None:
     text = json.dumps(dict(weights.config) | change)
     (shards / "config.json").write_text(text, encoding="utf-8")
-    assert said in refusal(shards).what
+    assert words in refusal(shards).what
 
 
 @pytest.mark.parametrize("twice", [True, False])

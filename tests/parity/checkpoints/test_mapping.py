@@ -206,7 +206,7 @@ def refused(state: State, source: Side = Side.HUGGINGFACE) -> InputRejectedError
     return refusal.value
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_listed_at_once() -> None:
     state = drawn(Side.HUGGINGFACE)
     del state["transformer.h.1.ln_2.bias"], state["transformer.h.0.mlp.c_fc.weight"]
     state["transformer.h.2.ln_2.bias"] = torch.ones(21)

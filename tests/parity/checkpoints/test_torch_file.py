@@ -252,11 +252,11 @@ TORCHES = ["as installed", "2.6.0+cu124", "2.9.1"]
 
 @pytest.fixture(params=TORCHES)
 def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a refusal says, on this torch or on one that reads no such file."""
+    """The words of a refusal, on this torch or on one that reads no such file."""
     if request.param != "as installed":
-        told = compat.describe
+        describe = compat.describe
         versions = {"torch": request.param}
-        monkeypatch.setattr(compat, "describe", lambda name: versions.get(name) or told(name))
+        monkeypatch.setattr(compat, "describe", lambda name: versions.get(name) or describe(name))
     if compat.unpickles_safely():
         return "holds more than tensors"
     monkeypatch.setattr(torch_file, "open_plain", lambda _path: pytest.fail("it was opened"))
@@ -264,10 +264,10 @@ def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return f"not read with torch {compat.describe('torch')}"
 
 
-def assert_refused(result: Any, said: str, marker: Path) -> None:  # noqa: ANN401 - typer's own
+def assert_refused(result: Any, words: str, marker: Path) -> None:  # noqa: ANN401 - typer's own
     error = " ".join(result.stderr.split())
     assert result.exit_code == 4, error
-    assert said in error
+    assert words in error
     assert "safetensors" in error
     assert not marker.exists()
 
@@ -314,8 +314,8 @@ def test_a_candidate_is_not_run_either(
 ) -> None:
     candidate = tmp_path / "candidate.py"
     candidate.write_text(f"open({str(marker)!r}, 'w').close()\n", encoding="utf-8")
-    asked = ("--weights", str(folder), "--candidate", str(candidate))
-    assert_refused(check("layerwise", *asked), refusing, marker)
+    arguments = ("--weights", str(folder), "--candidate", str(candidate))
+    assert_refused(check("layerwise", *arguments), refusing, marker)
 
 
 @pytest.mark.usefixtures("refusing")

@@ -27,7 +27,7 @@ def test_the_default_is_two_of_them() -> None:
     assert set(DEFAULT) < set(EAGER)
 
 
-def test_all_says_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_lists_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     run, left_out = chosen_backends("all", CPU)
     assert set(EAGER) == set(run)

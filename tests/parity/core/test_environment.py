@@ -301,5 +301,5 @@ def test_packages_in_an_archive_have_no_files(
 ) -> None:
     arguments = ["weights", "--weights", "tiny", "--format", "json"]
     ran = command(*arguments, python=["-P", str(archive)])
-    said = strictly(ran.stdout)["identity"]["code"]
-    assert (ran.returncode, said.split(", ")[1]) == (0, "source not known")
+    code = strictly(ran.stdout)["identity"]["code"]
+    assert (ran.returncode, code.split(", ")[1]) == (0, "source not known")

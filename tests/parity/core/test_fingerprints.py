@@ -198,8 +198,8 @@ def test_ids_have_a_digest_alone() -> None:
     fingerprints.take_ids("huggingface/float32", "as they are", iter([(1, 2), (3,)]))
     first, *others, theirs = fingerprints.taken
     expected = ("ours/fused", "float32", "exact", "as they are", (3,), None, "")
-    said = dataclasses.asdict(first)
-    assert expected == tuple(value for key, value in said.items() if key != "digest")
+    fields = dataclasses.asdict(first)
+    assert expected == tuple(value for key, value in fields.items() if key != "digest")
     assert first.digest == theirs.digest
     assert len(given) == len({found.digest for found in (first, *others)})
 
@@ -326,19 +326,19 @@ def test_without_signs_a_constant_would_be_overrated() -> None:
     assert squares(PATTERNS["constant"], SIZES[0], alike, 5).min() > 10
 
 
-def test_a_single_element_is_told_exactly(draws: Draws) -> None:
+def test_a_single_element_is_estimated_exactly(draws: Draws) -> None:
     made = np.zeros(2 * CHUNK)
     made[CHUNK + 5] = -3.0
     assert np.linalg.norm(sketched(made, draws).sums) == 3.0
 
 
-def test_a_difference_is_told_from_two_sketches(draws: Draws) -> None:
+def test_a_difference_is_estimated_from_two_sketches(draws: Draws) -> None:
     generator = np.random.Generator(np.random.Philox(1))
     one, other = generator.standard_normal((2, 5_000))
     other = one + 1e-9 * other
-    told = distance(*(encoded(sketched(values, draws).sums) for values in (one, other)))
+    estimate = distance(*(encoded(sketched(values, draws).sums) for values in (one, other)))
     true = np.linalg.norm(one - other)
-    assert abs((told / true) ** 2 - 1.0) < 3 * SPREAD
+    assert abs((estimate / true) ** 2 - 1.0) < 3 * SPREAD
 
 
 @pytest.mark.parametrize("values", [np.ones(40 * CHUNK), np.arange(40.0 * CHUNK)])
@@ -346,8 +346,8 @@ def test_the_sums_are_good_to_their_rounding(values: Values, draws: Draws) -> No
     """A million elements of which half moved by an ulp."""
     moved = np.nextafter(values, np.inf)
     moved[::2] = values[::2]
-    told = np.linalg.norm(sketched(values, draws).sums - sketched(moved, draws).sums)
-    assert 0.0 < told / sketched(values, draws).norm < ROUNDING
+    estimate = np.linalg.norm(sketched(values, draws).sums - sketched(moved, draws).sums)
+    assert 0.0 < estimate / sketched(values, draws).norm < ROUNDING
 
 
 def test_what_is_drawn_is_frozen(draws: Draws) -> None:
@@ -357,11 +357,11 @@ def test_what_is_drawn_is_frozen(draws: Draws) -> None:
     assert whole[:16] == "d3250d043f8e708d"
 
 
-def test_draws_do_not_depend_on_who_asks_first() -> None:
+def test_draws_do_not_depend_on_the_order() -> None:
     late, early = Draws(), Draws()
     in_order = [early.chunk(number) for number in range(3)]
-    for asked, known in zip(late.chunk(2), in_order[2], strict=True):
-        assert np.array_equal(asked, known)
+    for late_draw, early_draw in zip(late.chunk(2), in_order[2], strict=True):
+        assert np.array_equal(late_draw, early_draw)
     for one, other in itertools.combinations(in_order, 2):
         assert not np.array_equal(one[0], other[0])
 

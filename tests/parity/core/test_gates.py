@@ -58,7 +58,7 @@ def quality(found: Observations, mode: Mode = Mode.END_TO_END) -> dict[str, Row]
     return {row.tap: row for row in rows}
 
 
-def test_identity_has_a_row_for_each_tap_and_witness() -> None:
+def test_identity_has_a_row_for_each_tap_and_reference() -> None:
     rows = float64_rows(observed({}), NAMES, PLAN, "plain", BOUNDS)
     assert [(row.tap, row.against) for row in rows] == [
         (tap.name, w) for tap in PLAN for w in ("oracle", "huggingface")

@@ -183,8 +183,8 @@ def test_a_raw_truth_is_left_as_it_is() -> None:
     """Where no subject is given it, the oracle goes on with all its digits."""
     truths: dict[str, Tensor] = {}
 
-    def look(who: str, tap: str, _tensor: Tensor, truth: Tensor) -> None:
-        if who == "oracle":
+    def look(name: str, tap: str, _tensor: Tensor, truth: Tensor) -> None:
+        if name == "oracle":
             truths[tap] = truth.clone()
 
     absent = frozenset({"b"})
@@ -308,8 +308,8 @@ def test_only_what_is_selected_is_measured() -> None:
 def test_a_look_is_given_the_tensor_and_the_truth() -> None:
     looked: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def look(who: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
-        if who != "oracle":
+    def look(name: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
+        if name != "oracle":
             looked[tap] = (tensor.clone(), truth.clone())
 
     walked(subject(network(b=wrong)), look=look)

@@ -215,7 +215,7 @@ def test_no_path_stands_before_another(paths: tuple[str, ...]) -> None:
     assert first_divergence(planned(*paths), rows).tap == "h.0.attn.scores"
 
 
-def test_float64_is_asked_before_per_op_and_that_before_end_to_end() -> None:
+def test_float64_comes_before_per_op_and_that_before_end_to_end() -> None:
     last = row("embeddings", Status.FAIL, Mode.END_TO_END)
     middle = row("h.0.ln_1", Status.FAIL, Mode.PER_OP)
     best = row("h.1.ln_1", Status.FAIL, Mode.FLOAT64)
@@ -223,7 +223,7 @@ def test_float64_is_asked_before_per_op_and_that_before_end_to_end() -> None:
         assert expected is first_divergence(planned("plain"), rows).row
 
 
-def test_what_nobody_planned_comes_last() -> None:
+def test_an_unplanned_tap_comes_last() -> None:
     extra = row("h.2.ln_1", Status.EXTRA, detail="shown, but not in the plan")
     first = first_divergence(planned("plain"), [extra, row("loss", Status.FAIL)])
     assert first.tap == "loss"

@@ -326,7 +326,7 @@ def test_a_module_in_training_is_refused(ours: GPT, theirs: OpenAIGPTLMHeadModel
 
 Build = Callable[[Weights], nn.Module]
 BUILDERS = {"ours": (build_ours, ""), "huggingface": (build_huggingface, "transformer.")}
-"""For each side, what builds it, and what stands before our names there."""
+"""For each side, what builds it, and the prefix of our names there."""
 
 
 @pytest.fixture(params=BUILDERS)
@@ -392,7 +392,7 @@ def test_the_config_is_the_weights(weights: Weights) -> None:
 
 
 @pytest.mark.parametrize("backend", ["plain", "tiled"])
-def test_ours_is_built_with_the_attention_asked_for(backend: str, weights: Weights) -> None:
+def test_ours_is_built_with_the_requested_backend(backend: str, weights: Weights) -> None:
     assert backend == build_ours(weights, backend).backend
     assert build_ours(weights).backend == "plain"
 

@@ -209,14 +209,14 @@ def find_generated(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Find:
     """Nothing is run after the first failing row."""
 
     def find(name: str, _cached: str) -> None:
-        asked = GenerationInputs(
+        given = GenerationInputs(
             prompts=draw_prompts(2, longest=7, vocab_size=211, seed=0),
             new=8,
             searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
             inject_fault=name,
         )
         options: dict[str, Any] = {"dtype": "float32", "bounds": bounds_for("float32"), "seen": []}
-        rows = rows_of(ours, theirs, asked, **options)
+        rows = rows_of(ours, theirs, given, **options)
         row = next(row for row in rows if row.status is not Status.PASS)
         assert FAULTS[name].first_seen() == row.tap
         assert row.detail

@@ -134,7 +134,7 @@ def test_others_names_are_shown_and_not_obeyed(report: Report, printed: Printed)
     assert text.count(shown.strip()) >= 10
 
 
-def test_the_heading_says_what_was_judged(report: Report, printed: Printed) -> None:
+def test_the_heading_has_weights_inputs_and_versions(report: Report, printed: Printed) -> None:
     heading = printed().split("tap")[0]
     for words in ("tiny", "0" * 16, "time 5", report.environment["torch"]):
         assert words in heading
@@ -174,7 +174,7 @@ def test_an_explanation_looks_closely(printed: Printed) -> None:
     assert "inputs" in part
 
 
-def test_a_reason_says_what_where_and_what_to_do(report: Report, printed: Printed) -> None:
+def test_a_reason_has_what_where_and_fix(report: Report, printed: Printed) -> None:
     reason = Reason(what="dead", where="h.3", fix="train it", code=ExitCode.INCONCLUSIVE)
     text = printed(dataclasses.replace(report, reasons=[reason]))
     assert "dead\n  where  h.3\n  fix    train it\n" in text
