@@ -153,9 +153,6 @@ class DeviceOption:
     device: Device = option("cpu", "Where the models run.")
 
 
-# The verbs.
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ForwardOptions(
     WeightsOption,

@@ -142,9 +142,6 @@ def render_conversion(config: Mapping[str, Any], target: Side, console: Console)
     console.print(table)
 
 
-_SIDES = {Form.HUGGINGFACE: Side.HUGGINGFACE, Form.OPENAI: Side.RELEASE}
-
-
 def run_conversion(  # noqa: PLR0913 - the command's arguments
     source: str, destination: Path, to: str, *, dry_run: bool, force: bool, progress: Progress
 ) -> str:
@@ -167,9 +164,8 @@ def run_conversion(  # noqa: PLR0913 - the command's arguments
         )
     progress(f"reading {source}", 0, 3)
     weights = load_weights(source, lambda done, total: progress(f"drawing {done}", done, total))
-    table = render_rich(
-        lambda console: render_conversion(weights.config, _SIDES[form], console), None
-    )
+    side = Side.RELEASE if form is Form.OPENAI else Side.HUGGINGFACE
+    table = render_rich(lambda console: render_conversion(weights.config, side, console), None)
     refuse_loss(destination, form, overwrite=force)
     if dry_run:
         return f"{table}\n{_about(weights)}nothing was written\n"

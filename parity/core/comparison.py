@@ -248,7 +248,7 @@ def check_worthwhile(run: Comparison) -> list[Reason]:
 
     Raises:
         InconclusiveError: Bounds too coarse, models that share storage, nothing to compare.
-        UsageError: A candidate that cannot be watched; a tap that does not exist.
+        UsageError: A candidate without taps; a tap that does not exist.
     """
     run.bounds.check(run.precision)
     for model in run.candidates.values():

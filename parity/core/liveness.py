@@ -10,13 +10,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from parity.core.tolerances import DEAD_ATTENTION, DEAD_COSINE
+from parity.core.tolerances import DEGENERATE_ATTENTION, DEGENERATE_COSINE
 
 SETTLED = 32
 """Rows before this one have too few keys to measure the sharpness of attention."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class BlockHealth:
     """Health of one block.
 
@@ -34,9 +34,9 @@ class BlockHealth:
     @property
     def dead(self) -> str | None:
         """Why this block is degenerate; None if it is healthy."""
-        if self.cosine is not None and not self.cosine <= DEAD_COSINE:
+        if self.cosine is not None and not self.cosine <= DEGENERATE_COSINE:
             return f"{self.block}: all positions are alike (mean cosine {self.cosine:.4f})"
-        if self.times_uniform is not None and not self.times_uniform >= DEAD_ATTENTION:
+        if self.times_uniform is not None and not self.times_uniform >= DEGENERATE_ATTENTION:
             return f"{self.block}: attention is uniform ({self.times_uniform:.2f} times)"
         return None
 
@@ -59,13 +59,10 @@ class HealthMonitor:
 
     def blocks(self) -> list[BlockHealth]:
         """Return the health of every block, in order."""
-        found = []
-        for block, cosine in self._cosines.items():
-            largest, times = self._weights.get(block) or (None, None)
-            found.append(
-                BlockHealth(block=block, largest_weight=largest, times_uniform=times, cosine=cosine)
-            )
-        return found
+        return [
+            BlockHealth(block, *(self._weights.get(block) or (None, None)), cosine)
+            for block, cosine in self._cosines.items()
+        ]
 
 
 def sharpness(weights: Tensor, mask: Tensor | None) -> tuple[float, float] | None:

@@ -20,12 +20,6 @@ from parity.core.metrics import Difference, Reference, Status, visible_entries
 from parity.core.taps import Tap
 from parity.threads import split_threads
 
-# A forward pass as a stream of taps.
-#
-# `stream` runs the model in a thread of its own and stops it at every tap until it is answered. So
-# several models can run in lockstep, with one tensor of each alive at a time; and while a tensor is
-# measured, the model that made it waits and cannot change it. `capture` collects clones instead.
-
 TapFunction = Callable[[str, Tensor], Tensor]
 Run = Callable[[TapFunction], object]
 """Runs a forward pass, calling the tap at each named tensor."""
@@ -47,7 +41,8 @@ class TapStream:
 
     It is an iterator of `(name, tensor)` with a generator's `send` and `close`. `answer` resumes
     the run without waiting for its next tap, so that several runs can compute at once. The tensor
-    is the model's own: use it before the run resumes, and do not write to it.
+    is the model's own: use it before the run resumes, and do not write to it. While it is measured
+    the model waits, and cannot change it.
     """
 
     def __init__(self, run: Run) -> None:

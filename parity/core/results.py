@@ -220,12 +220,6 @@ _WORST_FIRST = (
     ExitCode.PASS,
 )
 
-_VERDICTS = {
-    ExitCode.FAIL: Verdict.FAIL,
-    ExitCode.INCONCLUSIVE: Verdict.INCONCLUSIVE,
-    ExitCode.PASS: Verdict.PASS,
-}
-
 
 def worst(codes: Sequence[ExitCode]) -> ExitCode:
     """Return the code that wins where several apply; PASS where none does."""
@@ -233,8 +227,9 @@ def worst(codes: Sequence[ExitCode]) -> ExitCode:
 
 
 def verdict_for(code: ExitCode) -> Verdict:
-    """Return the answer that an exit code stands for."""
-    return _VERDICTS.get(code, Verdict.ERROR)
+    """Return the verdict of an exit code."""
+    answers = (ExitCode.PASS, ExitCode.FAIL, ExitCode.INCONCLUSIVE)
+    return Verdict[code.name] if code in answers else Verdict.ERROR
 
 
 _NOT_COMPARED = (Status.MISSING, Status.NOT_RUN)
@@ -362,7 +357,7 @@ def exit_code(
     if dead := [why for block in blocks if (why := block.dead) is not None]:
         found.append(
             Reason(
-                what="the model is dead at depth: faults inside such a block do not show",
+                what="a block is degenerate: faults inside it do not show",
                 where="; ".join(dead[:3]),
                 fix="compare on trained or surrogate weights, and on ids that differ",
                 code=ExitCode.INCONCLUSIVE,

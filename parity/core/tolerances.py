@@ -110,11 +110,11 @@ def bounds_for(dtype: str) -> Bounds:
     return Bounds() if precision is None else Bounds(quality=precision.quality)
 
 
-DEAD_COSINE = 0.98
+DEGENERATE_COSINE = 0.98
 """Mean cosine between a block's output rows above which all positions are alike: the
 surrogate stays below 0.75, independent draws at the released scale reach 1.00 at block 6."""
 
-DEAD_ATTENTION = 2.0
+DEGENERATE_ATTENTION = 2.0
 """Mean largest attention weight, over the uniform one, below which attention is uniform: uniform
 attention has 1, the surrogate more than 50 at time 512."""
 

@@ -314,10 +314,13 @@ def test_it_runs_optimised_from_anywhere(command: Callable[..., Any]) -> None:
 
 
 @pytest.mark.slow  # torch is imported once more
-def test_it_runs_from_an_archive(command: Callable[..., Any], archive: Path) -> None:
-    ran = command(*WEIGHTS, python=["-P", str(archive)])
-    verdict = ran.stdout.split("\n\n")[-1]
-    assert (ran.returncode, verdict.split()[0], ran.stderr) == (0, "PASS", "")
+def test_it_runs_from_an_archive(
+    command: Callable[..., Any], archive: Path, strictly: Callable[[str], Any]
+) -> None:
+    ran = command(*WEIGHTS, "--format", "json", python=["-P", str(archive)])
+    found = strictly(ran.stdout)
+    assert (ran.returncode, found["verdict"], ran.stderr) == (0, "pass", "")
+    assert found["identity"]["code"].endswith(", source not known")
 
 
 def test_the_archive_is_what_ran(command: Callable[..., Any], archive: Path) -> None:

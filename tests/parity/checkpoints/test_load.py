@@ -14,8 +14,6 @@ from safetensors.torch import save_file
 
 import parity.checkpoints.weights
 from parity.checkpoints import load
-from parity.checkpoints import load as hub_repository
-from parity.checkpoints import load as names
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.mapping import Side, convert
 from parity.checkpoints.weights import Standing, Weights, digest
@@ -26,17 +24,19 @@ from reference.files import digest_path
 from reference.hub import FetchedFolder
 from scratch_gpt import GPTConfig
 
+Listed = Sequence[NDArray[np.float32]]
 COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
 
 
 class FakeHub:
+    """A hub that has one folder, or an error; it keeps the requests."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[tuple[str, str | None, bool | None]] = []
-        self.cached = False
+        self.cached, self.answers = False, True
         self.unfinished: tuple[Path, ...] = ()
         self.error: Exception | None = None
-        self.answers = True
 
     def fetch(
         self, repository: str, revision: str | None = None, *, offline: bool | None = None
@@ -56,9 +56,6 @@ class FakeHub:
             unfinished=self.unfinished,
         )
 
-    def reachable(self) -> bool:
-        return self.answers
-
 
 @pytest.fixture
 def folder(tmp_path: Path, weights: Weights) -> Path:
@@ -74,18 +71,18 @@ def folder(tmp_path: Path, weights: Weights) -> Path:
 @pytest.fixture
 def fake_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     fake = FakeHub(folder)
-    monkeypatch.setattr(hub_repository.hub, "fetch", fake.fetch)
-    monkeypatch.setattr(hub_repository.hub, "reachable", fake.reachable)
-    monkeypatch.setattr(hub_repository.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(load.hub, "fetch", fake.fetch)
+    monkeypatch.setattr(load.hub, "reachable", lambda: fake.answers)
+    monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", False)
     return fake
 
 
 @pytest.fixture
 def draws_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load the tiny surrogate as `surrogate`: its size is not what is tested."""
-    load = names.load_surrogate
+    right = load.load_surrogate
     monkeypatch.setattr(
-        names, "load_surrogate", lambda _size, *rest, **named: load("tiny", *rest, **named)
+        load, "load_surrogate", lambda _size, *rest, **named: right("tiny", *rest, **named)
     )
 
 
@@ -132,13 +129,18 @@ def test_a_repository_is_fetched_at_its_revision(
     publish: Callable[[Path], None],
 ) -> None:
     publish(fake_hub.folder)
-    found = load_weights(name)
+    found = load_weights(name).provenance
     assert fake_hub.asked == [(repository, revision, None)]
-    assert found.provenance.sha256 == load_weights("tiny").provenance.sha256
-    assert found.provenance.revision == (revision or COMMIT)
-    assert repository in found.provenance.source
-    assert "from the hub," in found.provenance.source
-    assert found.provenance.standing is Standing.KNOWN
+    assert found.sha256 == load_weights("tiny").provenance.sha256
+    assert found.revision == (revision or COMMIT)
+    assert found.source == f"{repository}, from the hub, commit {found.revision}"
+    assert found.standing is Standing.KNOWN
+    fake_hub.unfinished = (Path("a.incomplete"), Path("b.incomplete"))
+    source = load_weights(name).provenance.source
+    assert source.endswith("(2 unfinished downloads lie in the cache)")
+    fake_hub.error = UnavailableError("offline", where="hub", fix="go online")
+    refusal = error_of(name)
+    assert (refusal.exit_code, refusal.what) == (ExitCode.ENVIRONMENT, "offline")
 
 
 @pytest.mark.parametrize("change", [{"n_head": 7}, {"layer_norm_epsilon": 1e-3}], ids=str)
@@ -183,8 +185,8 @@ class TestAuto:
     def test_offline_it_is_the_surrogate(
         self, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(hub_repository.constants, "HF_HUB_OFFLINE", True)
-        monkeypatch.setattr(hub_repository.hub, "reachable", lambda: pytest.fail("was asked"))
+        monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(load.hub, "reachable", lambda: pytest.fail("was asked"))
         assert load_weights("auto").provenance.source.endswith("and HF_HUB_OFFLINE is set")
         assert fake_hub.asked == [("openai-gpt", None, True)]
 
@@ -198,15 +200,9 @@ class TestAuto:
         def fetch(repository: str, _revision: str | None = None, **_: object) -> FetchedFolder:
             raise UnavailableError("the hub is ill", where=repository, fix="wait")
 
-        monkeypatch.setattr(hub_repository.hub, "fetch", fetch)
+        monkeypatch.setattr(load.hub, "fetch", fetch)
         assert fake_hub.answers
         assert error_of("auto").exit_code is ExitCode.ENVIRONMENT
-
-
-def test_the_released_model_never_falls_back(fake_hub: FakeHub) -> None:
-    fake_hub.error = UnavailableError("offline", where="hub", fix="go online")
-    refusal = error_of("openai-gpt")
-    assert (refusal.exit_code, refusal.what) == (ExitCode.ENVIRONMENT, "offline")
 
 
 def test_a_folder_is_no_reserved_name(
@@ -223,12 +219,9 @@ def test_a_folder_is_no_reserved_name(
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/at/all", "~/nothing", "a/b/c", "x.bin"])
-def test_a_path_to_nothing_is_refused(name: str) -> None:
+def test_a_path_to_nothing_is_refused(name: str, tmp_path: Path) -> None:
     refusal = error_of(name)
     assert (refusal.exit_code, refusal.what) == (ExitCode.REFUSED, "there is nothing at that path")
-
-
-def test_a_link_to_nothing_is_said(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     assert error_of(str(tmp_path / "link")).what == "it is a link to nothing"
 
@@ -250,12 +243,11 @@ def test_the_surrogate_is_known_in_whatever_form(folder: Path, weights: Weights)
     assert digest({**found.tensors, "h.0.ln_1.bias": moved}) != weights.provenance.sha256
 
 
-def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> None:
-    named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
-    openai_release.write_release(folder, list(named.values()), config=dict(weights.config))
-    refusal = error_of(str(folder))
-    assert refusal.exit_code is ExitCode.REFUSED
-    assert "OpenAI's shards and model.safetensors" in refusal.what
+def test_two_forms_in_one_folder_are_refused(
+    folder: Path, listed: Listed, weights: Weights
+) -> None:
+    openai_release.write_release(folder, listed, config=dict(weights.config))
+    assert "OpenAI's shards and model.safetensors" in refusal(folder).what
     assert len(load_weights(str(folder / "model.safetensors")).tensors) == 146
 
 
@@ -266,17 +258,7 @@ def test_a_name_that_no_file_can_have_is_an_error_with_a_code(name: str) -> None
     assert error_of(name).exit_code in {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.ENVIRONMENT}
 
 
-def test_unfinished_downloads_are_mentioned(fake_hub: FakeHub) -> None:
-    assert "unfinished" not in load_weights("somebody/model").provenance.source
-    fake_hub.unfinished = (Path("a.incomplete"), Path("b.incomplete"))
-    source = load_weights("somebody/model").provenance.source
-    assert source.endswith("(2 unfinished downloads lie in the cache)")
-
-
 # OpenAI's shards.
-
-
-Listed = Sequence[NDArray[np.float32]]
 
 
 @pytest.fixture
@@ -291,25 +273,23 @@ def shards(tmp_path: Path, listed: Listed, weights: Weights) -> Path:
     return tmp_path
 
 
-def refusal(shards: Path) -> ParityError:
-    with pytest.raises(ParityError) as caught:
-        load_weights(str(shards))
-    assert caught.value.exit_code is ExitCode.REFUSED, caught.value
-    return caught.value
+def refusal(folder: Path) -> ParityError:
+    caught = error_of(str(folder))
+    assert caught.exit_code is ExitCode.REFUSED, caught
+    return caught
 
 
-def test_shards_are_read_to_the_bit(shards: Path, weights: Weights) -> None:
+def test_shards_are_read_to_the_bit(
+    shards: Path, weights: Weights, assert_same_bits: Callable[[Weights, Weights], None]
+) -> None:
     found = load_weights(str(shards))
-    for name, array in weights.tensors.items():
-        assert np.array_equal(array.view(np.uint32), found.tensors[name].view(np.uint32)), name
-    assert found.provenance.sha256 == weights.provenance.sha256
-    names = {file.name for file in found.provenance.files}
-    assert names == {path.name for path in shards.iterdir()}
-    assert all(len(str(file.git_blob)) == 40 for file in found.provenance.files)
+    assert_same_bits(found, weights)
+    files = found.provenance.files
+    assert {file.name for file in files} == {path.name for path in shards.iterdir()}
+    assert all(len(str(file.git_blob)) == 40 for file in files)
     assert found.provenance.standing is Standing.UNKNOWN
-    assert sum(shard.length for shard in found.shards or ()) == sum(
-        array.size for array in weights.tensors.values()
-    )
+    size = sum(array.size for array in weights.tensors.values())
+    assert sum(shard.length for shard in found.shards or ()) == size
 
 
 @pytest.mark.parametrize(

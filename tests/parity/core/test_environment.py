@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -293,13 +292,3 @@ def test_the_digest_has_the_version_before_it(monkeypatch: pytest.MonkeyPatch) -
     assert found is not None
     monkeypatch.setattr(compat.metadata, "version", lambda _name: "1.2.3")
     assert code_digest() == f"gpt1-parity 1.2.3, sha256 {digest(found)}"
-
-
-@pytest.mark.slow  # torch is imported once more
-def test_packages_in_an_archive_have_no_files(
-    command: Callable[..., Any], archive: Path, strictly: Callable[[str], Any]
-) -> None:
-    arguments = ["weights", "--weights", "tiny", "--format", "json"]
-    ran = command(*arguments, python=["-P", str(archive)])
-    code = strictly(ran.stdout)["identity"]["code"]
-    assert (ran.returncode, code.split(", ")[1]) == (0, "source not known")

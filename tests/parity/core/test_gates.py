@@ -80,13 +80,11 @@ def test_identity_has_a_row_for_each_tap_and_reference() -> None:
 )
 def test_identity_holds_up_to_its_bound(error: float, status: Status, against: str) -> None:
     rows = identity(observed({(COMPUTED, against): gap(error / 2, error)}))
-    row = rows[COMPUTED, against]
-    assert (
-        *(row.status, row.error_ours, row.bound, row.required_tolerance),
-        *(row.worst_index, row.value_ours, row.value_against),
-    ) == (status, error, BOUNDS.float64, error, (1, 4, 20), 3.0, 2.0)
-    others = {row.status for key, row in rows.items() if key != (COMPUTED, against)}
-    assert {Status.PASS} == others
+    row = rows.pop((COMPUTED, against))
+    assert (row.status, row.error_ours, row.bound) == (status, error, BOUNDS.float64)
+    assert (row.required_tolerance, row.worst_index) == (error, (1, 4, 20))
+    assert (row.value_ours, row.value_against) == (3.0, 2.0)
+    assert {row.status for row in rows.values()} == {Status.PASS}
 
 
 @pytest.mark.parametrize("tap", LOOKED_UP)
@@ -158,16 +156,11 @@ def test_what_was_never_observed_was_not_run() -> None:
 )
 def test_quality_is_a_multiple_of_their_error(ratio: float, status: Status, mode: Mode) -> None:
     noise = 2.0**-20
-    row = quality(
-        observed(
-            {(COMPUTED, "oracle"): gap(ratio * noise, 0.0)}, {(COMPUTED, "oracle"): gap(noise)}
-        ),
-        mode,
-    )[COMPUTED]
-    assert (
-        *(row.status, row.error_ours, row.error_reference, row.ratio),
-        *(row.bound, row.required_tolerance, row.dtype, row.mode),
-    ) == (status, ratio * noise, noise, ratio, BOUNDS.quality, ratio, "float32", mode)
+    ours = {(COMPUTED, "oracle"): gap(ratio * noise, 0.0)}
+    row = quality(observed(ours, {(COMPUTED, "oracle"): gap(noise)}), mode)[COMPUTED]
+    assert (row.status, row.dtype, row.mode) == (status, "float32", mode)
+    assert (row.error_ours, row.error_reference) == (ratio * noise, noise)
+    assert (row.ratio, row.bound, row.required_tolerance) == (ratio, BOUNDS.quality, ratio)
 
 
 def test_their_error_is_never_taken_below_the_roundoff() -> None:
@@ -190,7 +183,7 @@ def test_one_bad_element_moves_no_mean_and_is_caught(within: bool) -> None:  # n
 
 @pytest.mark.parametrize(("count", "pooled"), [(SMALL_TENSOR - 1, True), (SMALL_TENSOR, False)])
 def test_only_the_noise_of_small_tensors_is_pooled(count: int, pooled: bool) -> None:  # noqa: FBT001
-    """Their error is then the largest among the blocks' taps of one kind."""
+    """Their error is then the largest among the blocks' taps of one kind; ours is our own."""
     small, large = 3 * 2.0**-20, 4 * 2.0**-20
     noise = {
         ("h.0.ln_1", "oracle"): gap(small, count=count),
@@ -198,11 +191,10 @@ def test_only_the_noise_of_small_tensors_is_pooled(count: int, pooled: bool) -> 
         ("h.0.ln_2", "oracle"): gap(1.0, count=count),
     }
     ours = {("h.0.ln_1", "oracle"): gap(0.0), ("h.1.ln_1", "oracle"): gap(1.0)}
-    rows = quality(observed(ours, noise))
-    assert [rows[f"h.{i}.ln_1"].error_reference for i in range(2)] == (
-        [large, large] if pooled else [small, large]
-    )
-    assert [(rows[f"h.{i}.ln_1"].status, rows[f"h.{i}.ln_1"].error_ours) for i in range(2)] == [
+    found = quality(observed(ours, noise))
+    rows = [found[f"h.{i}.ln_1"] for i in range(2)]
+    assert [row.error_reference for row in rows] == [large if pooled else small, large]
+    assert [(row.status, row.error_ours) for row in rows] == [
         (Status.PASS, 0.0),
         (Status.FAIL, 1.0),
     ]

@@ -15,7 +15,7 @@ from parity.core.liveness import (
     mean_cosine,
     sharpness,
 )
-from parity.core.tolerances import DEAD_ATTENTION, DEAD_COSINE
+from parity.core.tolerances import DEGENERATE_ATTENTION, DEGENERATE_COSINE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,25 +110,28 @@ def test_one_row_has_no_cosine(mask: Tensor | None) -> None:
 @pytest.mark.parametrize(
     ("signs", "why"),
     [
-        ({"cosine": DEAD_COSINE}, None),
-        ({"cosine": math.nextafter(DEAD_COSINE, 1)}, "h.3: all positions are alike"),
+        ({"cosine": DEGENERATE_COSINE}, None),
+        ({"cosine": math.nextafter(DEGENERATE_COSINE, 1)}, "h.3: all positions are alike"),
         ({"cosine": 1.0}, "h.3: all positions are alike (mean cosine 1.0000)"),
         ({"cosine": math.nan}, "h.3: all positions are alike"),
         ({"cosine": -1.0}, None),
         ({"cosine": None}, None),
-        ({"times_uniform": DEAD_ATTENTION}, None),
-        ({"times_uniform": math.nextafter(DEAD_ATTENTION, 0)}, "h.3: attention is uniform"),
+        ({"times_uniform": DEGENERATE_ATTENTION}, None),
+        ({"times_uniform": math.nextafter(DEGENERATE_ATTENTION, 0)}, "h.3: attention is uniform"),
         ({"times_uniform": 1.0}, "h.3: attention is uniform (1.00 times)"),
         ({"times_uniform": math.nan}, "h.3: attention is uniform"),
         ({"times_uniform": None}, None),
     ],
     ids=str,
 )
-def test_a_block_is_dead_past_either_bound(signs: dict[str, float | None], why: str | None) -> None:
+def test_a_block_is_degenerate_past_either_bound(
+    signs: dict[str, float | None], why: str | None
+) -> None:
     """The bound itself is healthy, NaN is not, and None decides nothing."""
     healthy = {"largest_weight": 0.5, "times_uniform": 9.0, "cosine": 0.3}
-    dead = BlockHealth(block="h.3", **(healthy | signs)).dead
-    assert dead == why if why is None else dead.startswith(why)
+    why_degenerate = BlockHealth(block="h.3", **(healthy | signs)).dead
+    assert (why_degenerate or "").startswith(why or "")
+    assert (why_degenerate is None) is (why is None)
 
 
 def test_both_signs_are_measured_in_each_block() -> None:

@@ -215,8 +215,7 @@ class HalfMade(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(3))
-        self.kind = kind
+        self.weight, self.kind = nn.Parameter(torch.ones(3)), kind
         if kind == "buffer":
             self.register_buffer("mask", torch.ones(3), persistent=False)
         else:
@@ -230,11 +229,8 @@ class HalfMade(nn.Module):
 
 @pytest.mark.parametrize(
     "layer",
-    [
-        pytest.param(Stubborn(3, 3), id="not copied at all"),
-        pytest.param(HalfMade("buffer"), id="a buffer"),
-        pytest.param(HalfMade("parameter"), id="a parameter"),
-    ],
+    [Stubborn(3, 3), HalfMade("buffer"), HalfMade("parameter")],
+    ids=["not copied at all", "a buffer", "a parameter"],
 )
 def test_half_a_copy_is_refused(layer: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(3, 3), layer)
@@ -339,7 +335,7 @@ def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
     assert drawn.config == weights.config
     assert list(drawn.tensors) == list(weights.tensors)
     assert all(np.array_equal(drawn.tensors[n], t) for n, t in weights.tensors.items())
-    expected = {
+    assert weights.identity == {
         "source": "surrogate (tiny): seeded random weights, not the released ones",
         "revision": f"recipe {surrogate.RECIPE}",
         "sha256": drawn.sha256,
@@ -347,7 +343,6 @@ def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
         "provenance": "unknown",
         "files": [],
     }
-    assert expected == weights.identity
 
 
 def test_loading_reports_progress() -> None:

@@ -82,7 +82,7 @@ def test_bounds_are_read_only() -> None:
         PRECISIONS["float32"].quality = 1e9
 
 
-def test_dead_is_far_from_alive() -> None:
-    surrogate, dead = (0.75, 50.0), (1.0, 1.0)
-    assert surrogate[0] < tolerances.DEAD_COSINE < dead[0]
-    assert surrogate[1] > tolerances.DEAD_ATTENTION > dead[1]
+def test_degenerate_is_far_from_healthy() -> None:
+    surrogate, degenerate = (0.75, 50.0), (1.0, 1.0)
+    assert surrogate[0] < tolerances.DEGENERATE_COSINE < degenerate[0]
+    assert surrogate[1] > tolerances.DEGENERATE_ATTENTION > degenerate[1]
