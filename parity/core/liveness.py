@@ -60,8 +60,9 @@ class HealthMonitor:
     def blocks(self) -> list[BlockHealth]:
         """Return the health of every block, in order."""
         return [
-            BlockHealth(block, *(self._weights.get(block) or (None, None)), cosine)
+            BlockHealth(block, largest, times, cosine)
             for block, cosine in self._cosines.items()
+            for largest, times in [self._weights.get(block) or (None, None)]
         ]
 
 
