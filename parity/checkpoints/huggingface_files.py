@@ -18,7 +18,7 @@ from transformers import OpenAIGPTConfig
 
 from parity.checkpoints import torch_file
 from parity.checkpoints.mapping import Side
-from parity.checkpoints.weights import Checkpoint, FileDigest, Provenance, Shard
+from parity.checkpoints.weights import Checkpoint, FileDigest, Shard, Weights
 from parity.errors import InputRejectedError
 from reference import compat
 from reference.files import digest_path
@@ -37,17 +37,21 @@ def read_json(path: Path) -> dict[str, Any]:
         InputRejectedError: It is too large, no JSON, or no object.
         CheckpointError: There is no such file, or it cannot be read.
     """
-    with open_regular(path) as file:
-        text = file.read(_LARGEST + 1) or b""
-    if len(text) > _LARGEST:
-        raise rejected(path, f"it has more than {_LARGEST:,} bytes")
     try:
-        found = strict_io.load_strict_json(text)
+        found = strict_io.load_strict_json(_read(path))
     except ValueError as error:
         raise rejected(path, f"it is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise rejected(path, f"it holds a {type(found).__name__}, not an object")
     return found
+
+
+def _read(path: Path) -> bytes:
+    with open_regular(path) as file:
+        text = file.read(_LARGEST + 1) or b""
+    if len(text) > _LARGEST:
+        raise rejected(path, f"it has more than {_LARGEST:,} bytes")
+    return text
 
 
 def rejected(path: Path, what: str) -> InputRejectedError:
@@ -102,18 +106,11 @@ def copy_vocabulary(folder: Path | None, target: Path, *, openai: bool) -> None:
     for hugging_face, release in VOCABULARY_FILES.items():
         found = next((n for n in (hugging_face, release) if os.path.lexists(folder / n)), None)
         if found is not None:
-            _copy(folder / found, target / (release if openai else hugging_face))
+            name = release if openai else hugging_face
+            (target / name).write_bytes(_read(folder / found))
     for name in () if openai else _OTHERS:
         if os.path.lexists(folder / name):
-            _copy(folder / name, target / name)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with open_regular(source) as file:
-        text = file.read(_LARGEST + 1) or b""
-    if len(text) > _LARGEST:
-        raise rejected(source, f"it has more than {_LARGEST:,} bytes: no vocabulary has")
-    target.write_bytes(text)
+            (target / name).write_bytes(_read(folder / name))
 
 
 # The config beside weights of any form.
@@ -154,28 +151,14 @@ INDEX_FILE = "conversion.json"
 _VERSIONS = ("gpt1-parity", "torch", "numpy", "safetensors")
 
 
-def index_text(
-    source: Provenance,
-    *,
-    form: str,
-    tensors: Mapping[str, Any],
-    files: Sequence[FileDigest],
-    shards: Sequence[Shard] | None,
-) -> str:
-    """Return the manifest of one conversion.
-
-    Args:
-        source: Of the converted weights.
-        form: The written form.
-        tensors: Our name to array; their shapes are listed.
-        files: The written files.
-        shards: Of the release.
-    """
+def index_text(weights: Weights, *, form: str, files: Sequence[FileDigest]) -> str:
+    """Return the manifest of one conversion to a form, which wrote the files."""
+    shards = weights.shards
     described = {
         "form": form,
-        "source": source.identity,
+        "source": weights.identity,
         "files": {file.name: {"size": file.size, "sha256": file.sha256} for file in files},
-        "tensors": {name: list(array.shape) for name, array in tensors.items()},
+        "tensors": {name: list(array.shape) for name, array in weights.tensors.items()},
         "shards": None if shards is None else [shard._asdict() for shard in shards],
         "versions": {package: compat.describe(package) for package in _VERSIONS},
     }
@@ -219,14 +202,10 @@ def index_shards(folder: Path, files: Sequence[FileDigest]) -> list[Shard] | Non
 def read_huggingface(
     path: Path, *, source: str, revision: str = "unknown", released: bool = False
 ) -> Checkpoint:
-    """Return the checkpoint of a folder, or of one file.
+    """Return the checkpoint of a folder, or of a file of weights or an index in it.
 
-    Args:
-        path: The folder, or a file of weights or an index in it.
-        source: In words.
-        revision: A commit, or `unknown`.
-        released: Whether it claims to be the released model: then a published file's name
-            requires the published bytes.
+    One that is `released` claims to be the released model: then a published file's name requires
+    the published bytes.
 
     Raises:
         InputRejectedError: The files are not a whole GPT-1.

@@ -45,9 +45,8 @@ class FileDigest:
     def judged(self, *, released: bool) -> "FileDigest":
         """Return the digest with its provenance status.
 
-        Args:
-            released: Whether the file claims to be the released model's: then a published name
-                requires the published bytes.
+        A file that is `released` claims to be the released model's: then a published name requires
+        the published bytes.
         """
         found = published.standing(
             self.name, sha256=self.sha256, git_blob=self.git_blob, released=released
@@ -67,7 +66,6 @@ class Provenance:
         source: In words.
         revision: A commit, or `unknown`.
         sha256: Over every tensor's name and float32 bytes, in whatever file it was.
-        dtype: The stored type.
         files: Every file read; none for drawn weights.
         notes: What was renamed, rounded, left out or ignored, a sentence each.
         released_config: Whether the fields in `DECIDES_NUMBERS` are the released model's.
@@ -126,7 +124,6 @@ class Weights:
         config: Fields in Hugging Face's names.
         tensors: Our name to float32 array, read-only by convention: models copy them.
         folder: Folder of their files and possibly their vocabulary; None for drawn weights.
-        shards: The release's shards; None if there were none.
     """
 
     config: Mapping[str, Any]
@@ -137,7 +134,7 @@ class Weights:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return the weights' entry of a report."""
+        """The weights' entry of a report."""
         return self.provenance.identity
 
 
@@ -217,7 +214,7 @@ def gather(found: Checkpoint, *, strict: bool = False) -> Weights:
         source=found.source,
         revision=found.revision,
         sha256=digest(tensors),
-        dtype=_types(state),
+        dtype=", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in state.values()})),
         files=tuple(found.files),
         notes=tuple(notes),
         released_config=all(config[name] == RELEASED[name] for name in DECIDES_NUMBERS),
@@ -234,8 +231,7 @@ def gather(found: Checkpoint, *, strict: bool = False) -> Weights:
 def digest(tensors: Arrays) -> str:
     """Return one SHA-256 for all tensors: over the sorted lines of name and digest.
 
-    The same as `reference.surrogate.Surrogate.sha256`, so that the surrogate is recognised in every
-    form.
+    It equals `reference.surrogate.Surrogate.sha256`, so that every form of the surrogate has it.
     """
     digests = copy_parallel(_digest, tensors.values())
     lines = "".join(
@@ -246,8 +242,3 @@ def digest(tensors: Arrays) -> str:
 
 def _digest(tensor: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(tensor, dtype="<f4").data).hexdigest()
-
-
-def _types(tensors: Mapping[str, Tensor]) -> str:
-    """Return the stored types."""
-    return ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
