@@ -19,9 +19,11 @@ from parity.checks.golden import check as golden_check
 from parity.checks.gradients.check import gradients as gradients_check
 from parity.checks.layerwise import layerwise as layerwise_check
 from parity.core import backends, inputs
+from parity.core.candidates import build_candidate
+from parity.core.comparison import by_backend
 from parity.core.inputs import Inputs
 from parity.core.results import Report
-from parity.core.runners import build_candidate, build_huggingface, build_ours
+from parity.core.runners import build_huggingface, build_ours
 from parity.errors import UsageError
 from parity.faults import backward, forward
 from parity.faults.backward import BackwardFault
@@ -105,7 +107,7 @@ def _candidates(
                 where="--inject-fault with --candidate",
                 fix="give one of the two",
             )
-        return {"plain": build_candidate(options.candidate, weights)}
+        return by_backend(build_candidate(options.candidate, weights))
     right = build_ours(weights)
     if options.inject_fault is None:
         return {backend: right.with_backend(backend) for backend in wanted}

@@ -82,6 +82,11 @@ def rebuilt(model: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     return None if build is None else build(dtype)
 
 
+def is_built(model: nn.Module) -> bool:
+    """Return whether `build_candidate` made the model."""
+    return model in _BUILDERS
+
+
 def _require_whole_precision(model: nn.Module, name: str) -> None:
     """Require that the weights were not rounded.
 
@@ -210,8 +215,9 @@ def logits_of(result: object) -> Tensor:
     """
     if isinstance(result, Tensor):
         return result
-    if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
-        return result["logits"]
+    logits = result.get("logits") if isinstance(result, Mapping) else None
+    if isinstance(logits, Tensor):
+        return logits
     values = list(result.values()) if isinstance(result, Mapping) else result
     if isinstance(values, Sequence):
         tensors = [value for value in values if isinstance(value, Tensor)]
@@ -219,22 +225,6 @@ def logits_of(result: object) -> Tensor:
         if found is not None:
             return found
     raise TypeError(f"the model returned {type(result).__name__}, and no logits in it")
-
-
-def other_shape(found: Sequence[int], expected: Sequence[int]) -> str:
-    """Return how the shape of logits differs from `[batch time vocab]`, in one phrase."""
-    batch, time, vocab = expected
-    shape = list(found)
-    if shape in ([batch, 1, vocab], [batch, vocab]) and time > 1:
-        return "they are of the last position alone; return those of every position"
-    if len(shape) == _AXES and shape[:2] == [batch, time] and shape[2] > vocab:
-        extra = shape[2] - vocab
-        return f"they have {extra} columns more than the vocabulary; return logits[..., :{vocab}]"
-    if shape == [time, batch, vocab]:
-        return "they are [time batch vocab]; return logits.transpose(0, 1)"
-    if shape == [batch, vocab, time]:
-        return "they are [batch vocab time]; return logits.transpose(1, 2)"
-    return f"they are {shape}; return [batch time vocab]"
 
 
 # Examine.
@@ -265,7 +255,7 @@ def examine(model: nn.Module, inputs: Inputs, plan: Sequence[Tap]) -> Profile:
 
     Raises:
         UsageError: Its forward has no argument `tap`.
-        InconclusiveError: It raised; the message has file and line.
+        InconclusiveError: It raised, or two runs differ; the message has file and line.
     """
     if "tap" not in inspect.signature(model.forward).parameters:
         raise UsageError(
@@ -279,21 +269,16 @@ def examine(model: nn.Module, inputs: Inputs, plan: Sequence[Tap]) -> Profile:
     for watch in (first, second):
         with watch, torch.no_grad():
             _run(model, few, watch.tap)
-    reasons = []
-    changed = [name for name in first.values if not _equal(first.values[name], second.values[name])]
+    seen, again = first.values, second.values
+    changed = [name for name in seen if not _equal(seen[name], again.get(name))]
     if changed:
-        at = first.random or "an operation that draws no seeded number"
-        reasons.append(
-            Reason(
-                what=f"two runs of the candidate on the same ids differ, first at {changed[0]}",
-                where=f"random numbers are drawn at {at}",
-                fix="leave dropout off in evaluation: F.dropout(x, p, training=self.training)",
-                code=ExitCode.INCONCLUSIVE,
-            )
+        raise InconclusiveError(
+            f"two runs of the candidate on the same ids differ, first at {changed[0]}",
+            where=f"random numbers are drawn at {first.random or 'no operation of torch'}",
+            fix="leave dropout off in evaluation: F.dropout(x, p, training=self.training)",
         )
-    else:
-        reasons += _unused_answers(model, few, plan, first.values)
-    return Profile(shown=list(first.values), narrow=first.narrow, reasons=reasons)
+    reasons = list(_unused_answers(model, few, plan, seen))
+    return Profile(shown=list(seen), narrow=first.narrow, reasons=reasons)
 
 
 _FEW_TOKENS = 7
@@ -343,11 +328,11 @@ def broken(error: BaseException, *, after: str) -> InconclusiveError:
     )
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own base
     """Keeps every tap's value, and where random numbers or another dtype come in."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values: dict[str, Tensor] = {}
         self.random = ""
         self.narrow = ""

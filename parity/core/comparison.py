@@ -17,15 +17,18 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.core import liveness, runners
+from parity.core import candidates, liveness, runners
 from parity.core.environment import environment, pinned_settings
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
 from parity.core.gates import (
     extra_rows,
     float64_rows,
+    narrow_reason,
+    overflows,
     rounding_rows,
     run_names,
+    stands_alone,
     taps_with_a_part,
     top1_changes,
 )
@@ -37,6 +40,9 @@ from parity.core.taps import NEVER_FORMED, Tap, never_formed, taps, undefined_ta
 from parity.core.tolerances import Bounds, Precision
 from parity.errors import ExitCode, InconclusiveError, UsageError
 from scratch_gpt.progress import Progress
+
+CANDIDATE = "candidate"
+"""Name of a model that is none of our backends."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -66,6 +72,8 @@ class Comparison:
         self.consequences: dict[str, dict[str, float]] = {}
         self.life = liveness.HealthMonitor(self.mask)
         self.steps_done = 0
+        self.profiles: dict[str, candidates.Profile] = {}
+        self.smallest_score = 0.0
 
     @property
     def mask(self) -> Tensor | None:
@@ -80,9 +88,28 @@ class Comparison:
         n_layer = self.reference.config.n_layer
         return [tap for tap in taps(n_layer) if tap.name not in left_out]
 
+    def absent(self, backend: str) -> dict[str, str]:
+        """Return the taps that a backend, or a candidate, does not form, each with the reason."""
+        if backend in NEVER_FORMED and backend not in self.profiles:
+            return never_formed(backend, self.reference.config.n_layer)
+        if backend not in self.profiles:
+            return {}  # it could not be examined
+        shown = {*self.profiles[backend].shown, "logits", "loss"}
+        why = "the candidate does not show it"
+        return {tap.name: why for tap in self.plan if tap.name not in shown}
+
+    def examine(self) -> None:
+        """Run every candidate that is not a model of ours on a few tokens; note what it does."""
+        for name, model in self.candidates.items():
+            if name == CANDIDATE or candidates.is_built(model):
+                whole = runners.model_in_dtype({name: model}, torch.float64)[name]
+                runners.check_evaluating({name: whole})
+                self.profiles[name] = candidates.examine(whole, self.inputs, self.plan)
+                self.reasons += self.profiles[name].reasons
+
     def planned(self, backend: str) -> list[Tap]:
         """Return the taps to compare on one backend."""
-        absent = never_formed(backend, self.reference.config.n_layer)
+        absent = self.absent(backend)
         return [
             tap
             for tap in self.plan
@@ -114,8 +141,13 @@ class Comparison:
             plan = self.planned(backend)
             if Mode.FLOAT64 in self.modes:
                 names = run_names(backend, torch.float64)
-                self.rows += float64_rows(found, names, plan, backend, self.bounds)
-                self.rows += extra_rows(found, names, backend, "float64", Mode.FLOAT64)
+                narrow = self.profiles[backend].narrow if backend in self.profiles else ""
+                rows = float64_rows(found, names, plan, backend, self.bounds, narrow=narrow)
+                self.rows += rows
+                if narrow and any((row.error_ours or 0.0) > self.bounds.float64 for row in rows):
+                    self.reasons.append(narrow_reason(narrow))
+                self.reasons += stands_alone(found, names, rows, self.smallest_score)
+                self.rows += extra_rows(found, names, self.plan, backend, "float64", Mode.FLOAT64)
             if Mode.END_TO_END in self.modes and self.precision is not None:
                 self._judge(found, backend, Mode.END_TO_END, self.precision)
                 lead = self.consequences.get(backend, {}).get("flip_gap_largest", 0.0)
@@ -123,7 +155,7 @@ class Comparison:
 
     def _per_op(self, backend: str, precision: Precision) -> None:
         """Run one backend and the reference, every operation on the oracle's rounded input."""
-        raw = frozenset(never_formed(backend, self.reference.config.n_layer))
+        raw = frozenset(self.absent(backend))
         members = [
             dataclasses.replace(subject, unwatched=raw)
             if subject.name.startswith("huggingface")
@@ -136,10 +168,11 @@ class Comparison:
     def _judge(self, found: Observations, backend: str, mode: Mode, precision: Precision) -> None:
         names = run_names(backend, precision.dtype)
         plan = self.planned(backend)
+        self.reasons += overflows(found, names, plan)
         self.rows += rounding_rows(
             found, names, plan, self.plan, backend, mode, precision, self.bounds
         )
-        self.rows += extra_rows(found, names, backend, str(precision.dtype)[6:], mode)
+        self.rows += extra_rows(found, names, self.plan, backend, str(precision.dtype)[6:], mode)
 
     def _subjects(self, dtype: torch.dtype, only: str | None = None) -> list[Subject]:
         """Return Hugging Face's run in `dtype`, then ours, one per backend."""
@@ -147,7 +180,6 @@ class Comparison:
         ours = runners.model_in_dtype(chosen, dtype)
         theirs = runners.model_in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
         runners.check_evaluating({**ours, "huggingface": theirs})
-        n_layer = self.reference.config.n_layer
         device = next(self.reference.parameters()).device
         runs = [
             Subject(
@@ -163,7 +195,7 @@ class Comparison:
                 run=runners.candidate_run(model, self.inputs),
                 dtype=dtype,
                 device=device,
-                never_formed=frozenset(never_formed(backend, n_layer)),
+                never_formed=frozenset(self.absent(backend)),
             )
             for backend, model in ours.items()
         ]
@@ -190,15 +222,19 @@ class Comparison:
             selected=self.measured,
         )
         found = walk_in_lockstep(lockstep, progress=self._step, look=self._look(beside))
-        self.reasons += [
-            Reason(
-                what=f"the forward pass of {name} raised {message}",
-                where=name,
-                fix="run the model alone on the same ids to see the traceback",
-                code=ExitCode.INTERNAL if name.startswith("huggingface") else ExitCode.FAIL,
+        for name, error in found.broken.items():
+            if name.split("/")[1] in self.profiles and not isinstance(
+                error, runners.OtherLogitsError
+            ):
+                raise candidates.broken(error, after=found.last.get(name, "its start"))
+            self.reasons.append(
+                Reason(
+                    what=f"the forward pass of {name} raised {type(error).__name__}: {error}",
+                    where=name,
+                    fix="run the model alone on the same ids to see the traceback",
+                    code=ExitCode.INTERNAL if name.startswith("huggingface") else ExitCode.FAIL,
+                )
             )
-            for name, message in found.broken.items()
-        ]
         return found
 
     def _step(self, tap: str) -> None:
@@ -214,6 +250,8 @@ class Comparison:
             if subject == "oracle":
                 if not beside:
                     self.life.look(tap, truth)
+                    if tap.endswith("attn.scores"):
+                        self._note_smallest(tap, truth)
                 self._take_truth(tap, truth, beside)
                 return
             self._take(subject, tap, tensor, beside)
@@ -226,12 +264,17 @@ class Comparison:
 
         return look
 
+    def _note_smallest(self, tap: str, scores: Tensor) -> None:
+        visible = self._visible[tap]
+        seen = scores if visible is None else scores.masked_select(visible)
+        self.smallest_score = min(self.smallest_score, float(seen.min()))
+
     def _take(self, run: str, tap: str, tensor: Tensor, beside: str = "") -> None:
         self.fingerprints.take(run, tap, tensor, beside=beside, visible=self._visible[tap])
 
     def _take_truth(self, tap: str, truth: Tensor, beside: str) -> None:
         """Take the oracle's fingerprint; in mode per-op that of the rounded input it gives."""
-        raw = never_formed(beside, self.reference.config.n_layer) if beside else {}
+        raw = self.absent(beside) if beside else {}
         if self.fingerprints.wanted and tap not in raw:
             given = self.precision.dtype if self.precision and beside else torch.float64
             self._take(f"oracle/{str(given)[6:]}", tap, truth.to(given), beside)
@@ -251,8 +294,6 @@ def check_worthwhile(run: Comparison) -> list[Reason]:
         UsageError: A candidate without taps; a tap that does not exist.
     """
     run.bounds.check(run.precision)
-    for model in run.candidates.values():
-        runners.check_candidate(model)
     runners.check_apart(run.candidates, run.reference)
     if run.inputs.token_ids.numel() == 0:
         raise InconclusiveError(
@@ -260,6 +301,7 @@ def check_worthwhile(run: Comparison) -> list[Reason]:
             where="token_ids",
             fix="give at least one token",
         )
+    run.examine()
     if not any(run.planned(backend) for backend in run.candidates):
         raise InconclusiveError(
             "no tap was selected, so nothing was compared",
@@ -309,7 +351,9 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
     return finish(
         check,
         rows=run.rows,
-        plan=count(plan, run.rows, n_layer=run.reference.config.n_layer, time=time),
+        plan=count(
+            plan, run.rows, {name: run.absent(name) | undefined_taps(time) for name in plan}
+        ),
         identity=identity,
         environment=settings,
         reasons=run.reasons,
@@ -323,11 +367,11 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
 
 
 def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Return candidates by backend; one without a known attribute `backend` is `plain`."""
+    """Return candidates by name: that of the attribute `backend`, or `candidate`."""
     if isinstance(candidate, Mapping):
         return dict(candidate)
-    backend = getattr(candidate, "backend", "plain")
-    return {backend if backend in NEVER_FORMED else "plain": candidate}
+    backend = getattr(candidate, "backend", CANDIDATE)
+    return {backend if backend in NEVER_FORMED else CANDIDATE: candidate}
 
 
 def no_progress(_what: str, _done: int, _total: int) -> None:

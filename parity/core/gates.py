@@ -8,7 +8,9 @@ that moves no mean.
 """
 
 import dataclasses
+import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +20,16 @@ from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
 from parity.core.results import Mode, Reason, Row, difference_found
 from parity.core.taps import Tap
-from parity.core.tolerances import SMALL_TENSOR, Bounds, Precision
+from parity.core.tolerances import NARROW_INSIDE, SMALL_TENSOR, Bounds, Precision
 from parity.errors import ExitCode
 
 REFERENCES = ("oracle", "huggingface")
 EXACT_KINDS = frozenset({"embeddings.tokens", "embeddings.positions"})
 """Taps that are looked up and not computed: they must be equal to the bit."""
+
+
+MASKED_SCORE = -1e4
+"""The score that Hugging Face gives a masked entry; a real one must be larger."""
 
 
 class RunNames(NamedTuple):
@@ -179,27 +185,102 @@ def raised_row(error: Exception, *, tap: str, backend: str, dtype: str) -> Row:
     )
 
 
-def float64_rows(
-    found: Observations, names: RunNames, plan: Sequence[Tap], backend: str, bounds: Bounds
+def float64_rows(  # noqa: PLR0913 - one pass, and the rules for it
+    found: Observations,
+    names: RunNames,
+    plan: Sequence[Tap],
+    backend: str,
+    bounds: Bounds,
+    *,
+    narrow: str = "",
 ) -> list[Row]:
-    """Return one row for each tap and reference of the float64 pass."""
+    """Return one row for each tap and reference of the float64 pass.
+
+    Where Hugging Face differs from the oracle and ours does not, ours is not compared with it.
+
+    Args:
+        found: The observations.
+        names: Names of the runs.
+        plan: The taps to compare.
+        backend: Name of our side.
+        bounds: The criteria.
+        narrow: Where a narrower dtype enters our side's run; then its rounding is allowed.
+    """
     rows = []
+    bound = bounds.float64 if not narrow else max(bounds.float64, NARROW_INSIDE)
     for tap in plan:
         reference = found.differences.get((names.huggingface, tap.name, "oracle"))
         own = None if reference is None else _finite(reference.relative_largest)
-        rows += [
+        of_tap = [
             float64_row(
                 _seen(found, names.ours, tap.name, against),
                 tap=tap.name,
                 backend=backend,
                 against=against,
-                bound=0.0 if tap.kind.name in EXACT_KINDS else bounds.float64,
+                bound=0.0 if tap.kind.name in EXACT_KINDS else bound,
                 error_reference=own if against == "oracle" else None,
                 amplification=_amplification(found, names.ours, tap),
             )
             for against in REFERENCES
         ]
+        right, other = of_tap
+        if right.status is Status.PASS and not (own is not None and own <= bounds.float64):
+            alone = "Hugging Face differs from the oracle here, ours does not"
+            of_tap[1] = dataclasses.replace(other, status=Status.NOT_RUN, detail=alone)
+        rows += of_tap
     return rows
+
+
+def stands_alone(
+    found: Observations, names: RunNames, rows: Sequence[Row], smallest_score: float
+) -> list[Reason]:
+    """Return a reason if Hugging Face alone differs from the two others at some tap."""
+    first = next((row for row in rows if "Hugging Face differs" in row.detail), None)
+    if first is None:
+        return []
+    seen = found.differences[names.huggingface, first.tap, "oracle"]
+    fix = "compare with other weights: here Hugging Face is no reference"
+    if smallest_score < MASKED_SCORE:
+        fix = (
+            f"Hugging Face masks with {MASKED_SCORE:g}, and these weights make a score of "
+            f"{smallest_score:.3g}: use other weights"
+        )
+    return [
+        Reason(
+            what=f"Hugging Face stands alone at {first.tap}: it differs from the oracle by "
+            f"{seen.relative_largest:.2g} of its RMS, ours does not",
+            where=f"{first.tap} and the taps after it",
+            fix=fix,
+            code=ExitCode.INCONCLUSIVE,
+        )
+    ]
+
+
+def narrow_reason(narrow: str) -> Reason:
+    """Return the note that a narrower dtype limits how fine the float64 comparison is."""
+    return Reason(
+        what=f"{narrow}: the float64 comparison is no finer than {NARROW_INSIDE:g}",
+        where="the candidate in float64",
+        fix="compute in the input's dtype, or accept that finer errors are not seen",
+        code=ExitCode.PASS,
+    )
+
+
+def overflows(found: Observations, names: RunNames, plan: Sequence[Tap]) -> list[Reason]:
+    """Return a reason if a tap of both sides overflows: the dtype cannot hold the model."""
+    for tap in plan:
+        both = (found.differences.get((name, tap.name, "oracle")) for name in names)
+        if all(seen is not None and seen.status is Status.NONFINITE for seen in both):
+            dtype = names.ours.rpartition("/")[2]
+            return [
+                Reason(
+                    what=f"both sides overflow at {tap.name}: {dtype} cannot hold this model",
+                    where=f"{tap.name} and the taps after it",
+                    fix="use --dtype bfloat16 or float32",
+                    code=ExitCode.INCONCLUSIVE,
+                )
+            ]
+    return []
 
 
 def rounding_rows(  # noqa: PLR0913 - one pass, and the rules for it
@@ -221,9 +302,17 @@ def rounding_rows(  # noqa: PLR0913 - one pass, and the rules for it
     if mode is Mode.END_TO_END:
         errors |= _loss_error(found, names.huggingface, errors)
     unknown = RoundingError(rms=math.nan, peak=math.nan)
+
+    def seen(tap: Tap) -> Difference:
+        ours = _seen(found, names.ours, tap.name, "oracle")
+        theirs = found.differences.get((names.huggingface, tap.name, "oracle"))
+        if theirs is None or {ours.status, theirs.status} != {Status.NONFINITE}:
+            return ours
+        return dataclasses.replace(ours, status=Status.NOT_RUN, detail="both sides overflow")
+
     return [
         rounding_row(
-            _seen(found, names.ours, tap.name, "oracle"),
+            seen(tap),
             tap=tap.name,
             backend=backend,
             mode=mode,
@@ -236,8 +325,13 @@ def rounding_rows(  # noqa: PLR0913 - one pass, and the rules for it
     ]
 
 
-def extra_rows(
-    found: Observations, names: RunNames, backend: str, dtype: str, mode: Mode
+def extra_rows(  # noqa: PLR0913 - a pass, and what its rows have in common
+    found: Observations,
+    names: RunNames,
+    plan: Sequence[Tap],
+    backend: str,
+    dtype: str,
+    mode: Mode,
 ) -> list[Row]:
     """Return one row for each tap of ours that is not in the plan."""
     return [
@@ -249,10 +343,19 @@ def extra_rows(
             against="oracle",
             status=Status.EXTRA,
             bound=0.0,
-            detail="not in the plan, or shown twice",
+            detail=_extra(tap, [planned.name for planned in plan]),
         )
         for tap in dict.fromkeys(found.extras.get(names.ours, ()))
     ]
+
+
+def _extra(tap: str, known: Sequence[str]) -> str:
+    if tap in known:
+        return "shown twice, or out of order"
+    block = re.search(r"\d+", tap)
+    of_block = [name for name in known if block is None or f".{block[0]}." in name]
+    near = difflib.get_close_matches(tap, of_block or known, n=1, cutoff=0.3)
+    return "no tap has this name" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _seen(found: Observations, subject: str, tap: str, against: str) -> Difference:

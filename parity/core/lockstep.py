@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from parity.core.metrics import Difference, Reference, Status, visible_entries
-from parity.core.taps import Tap
+from parity.core.taps import Tap, other_shape
 from parity.threads import split_threads
 
 TapFunction = Callable[[str, Tensor], Tensor]
@@ -237,11 +237,18 @@ Key = tuple[str, str, str]
 
 @dataclasses.dataclass
 class Observations:
-    """Result of a pass: differences by key, unexpected taps, failed runs."""
+    """Result of a pass.
+
+    Attributes:
+        extras: Unexpected taps of each run.
+        broken: What a run raised.
+        last: The last tap that was taken of each run.
+    """
 
     differences: dict[Key, Difference] = dataclasses.field(default_factory=dict)
     extras: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    broken: dict[str, str] = dataclasses.field(default_factory=dict)
+    broken: dict[str, BaseException] = dataclasses.field(default_factory=dict)
+    last: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 TapProgress = Callable[[str], None]
@@ -368,11 +375,14 @@ class _Walker:
         if tap.name in second and subject.dtype == torch.float64:
             side = str(self._pass.against).partition("/")[0]
             references[side] = second[tap.name]
+        expected = truth.tensor.shape
         for against, reference in references.items():
-            self.found.differences[subject.name, tap.name, against] = reference.difference(
-                value, dtype=subject.dtype
-            )
-        self._look(subject.name, tap.name, value, truth.tensor)
+            seen = reference.difference(value, dtype=subject.dtype)
+            if seen.status is Status.SHAPE:
+                seen = dataclasses.replace(seen, detail=other_shape(tap, value.shape, expected))
+            self.found.differences[subject.name, tap.name, against] = seen
+        if value.shape == expected:
+            self._look(subject.name, tap.name, value, truth.tensor)
 
     def _take(self, subject: Subject, tap: str) -> Tensor | None:
         """Return the subject's tensor, or None after noting why there is none."""
@@ -381,12 +391,14 @@ class _Walker:
             try:
                 value: Tensor | None = self._cursors[subject.name].take(tap)
             except RunError as error:
-                self.found.broken[subject.name] = str(error)
+                self.found.broken[subject.name] = error.__cause__ or error
             else:
                 if value is not None:
+                    self.found.last[subject.name] = tap
                     return value
         if subject.name in self.found.broken:
-            detail = f"the run broke off: {self.found.broken[subject.name]}"
+            cause = self.found.broken[subject.name]
+            detail = f"the run broke off: {type(cause).__name__}: {cause}"
             absent = Difference(status=Status.NOT_RUN, detail=detail)
         self.found.differences[subject.name, tap, "oracle"] = absent
         return None
@@ -398,7 +410,7 @@ class _Walker:
                 try:
                     cursor.finish()
                 except RunError as error:
-                    self.found.broken[name] = str(error)
+                    self.found.broken[name] = error.__cause__ or error
             if cursor.extras:
                 self.found.extras[name] = cursor.extras
 

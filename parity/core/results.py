@@ -12,7 +12,7 @@ from typing import Any
 from parity.core.fingerprints import Fingerprint
 from parity.core.liveness import BlockHealth
 from parity.core.metrics import Status
-from parity.core.taps import Tap, never_formed, undefined_taps
+from parity.core.taps import Tap
 from parity.errors import ExitCode
 
 SCHEMA_VERSION = 2
@@ -245,9 +245,17 @@ def compared(names: Sequence[str], rows: Sequence[Row]) -> int:
 
 
 def count(
-    plan: Mapping[str, Sequence[Tap]], rows: Sequence[Row], *, n_layer: int, time: int
+    plan: Mapping[str, Sequence[Tap]],
+    rows: Sequence[Row],
+    absent: Mapping[str, Mapping[str, str]],
 ) -> Plan:
-    """Return how many taps were planned on each backend, and of how many every row was compared."""
+    """Return how many taps were planned on each backend, and of how many every row was compared.
+
+    Args:
+        plan: The planned taps by backend.
+        rows: The results.
+        absent: For each backend the taps that were not planned, each with the reason.
+    """
     per_backend = {
         backend: (
             len(taps),
@@ -257,8 +265,8 @@ def count(
     }
     exempt = [
         {"backend": backend, "tap": tap, "reason": why}
-        for backend in plan
-        for tap, why in (never_formed(backend, n_layer) | undefined_taps(time)).items()
+        for backend, taps in absent.items()
+        for tap, why in taps.items()
     ]
     return Plan.of(per_backend, exempt)
 
@@ -278,10 +286,22 @@ def first_divergence(
         failing = [row for row in rows if row.mode is mode and row.status is not Status.PASS]
         if failing:
             row = min(failing, key=lambda row: place.get(row.tap, len(place)))
-            return FirstDivergence(
-                tap=row.tap, why=difference_found(row), suspects=suspects.get(row.tap, ""), row=row
-            )
+            # A likely cause belongs to a number that is wrong, not to a shape or a missing tap.
+            cause = suspects.get(row.tap, "") if row.status is Status.FAIL else ""
+            if cause and (hidden := _hidden_before(row, plan)):
+                cause = f"any operation after {hidden}: the taps between are not shown"
+            return FirstDivergence(tap=row.tap, why=difference_found(row), suspects=cause, row=row)
     return None
+
+
+def _hidden_before(row: Row, plan: Mapping[str, Sequence[Tap]]) -> str:
+    """Return the last tap before a row's, if none of those that feed it is in the plan."""
+    taps = plan.get(row.backend, ())
+    names = [tap.name for tap in taps]
+    tap = next((tap for tap in taps if tap.name == row.tap), None)
+    if tap is None or not tap.inputs or any(name in names for name in tap.inputs):
+        return ""
+    return ([name for name in names[: names.index(row.tap)]] or ["the token ids"])[-1]
 
 
 def first_exact_difference(rows: Sequence[Row]) -> FirstDivergence | None:

@@ -1,18 +1,11 @@
 """The forward passes of both sides, and the models that they run.
 
-A candidate is a module called as ours is: `model(token_ids, positions, attention_mask, tap=tap)`.
+`parity.core.candidates` calls a candidate, whatever its signature.
 """
 
 import contextlib
 import copy
-import importlib
-import inspect
-import runpy
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -23,9 +16,10 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.checkpoints.load import OnTensor, load_weights
 from parity.checkpoints.mapping import Side, convert
 from parity.checkpoints.weights import Provenance, Weights
+from parity.core import candidates
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Run, TapFunction
-from parity.errors import InconclusiveError, InputRejectedError, UsageError
+from parity.errors import InconclusiveError
 from parity.threads import copy_parallel
 from reference import huggingface, oracle
 from scratch_gpt.config import GPTConfig
@@ -43,24 +37,30 @@ def candidate_run(model: nn.Module, inputs: Inputs) -> Run:
             shown[name] = tap(name, value)
             return shown.pop(name) if name != "logits" else shown[name]
 
-        logits = model(inputs.token_ids, inputs.positions, inputs.attention_mask, tap=remembering)
+        logits = candidates.call(model, inputs, remembering)
         check_returned(logits, shown.get("logits"))
-        _show_loss(tap, logits, inputs, negative_log_likelihood)
+        if "logits" not in shown:
+            tap("logits", logits)
+        if logits.shape[:-1] == inputs.token_ids.shape:
+            _show_loss(tap, logits, inputs, negative_log_likelihood)
 
     return run
+
+
+class OtherLogitsError(ValueError):
+    """A model returned something else than it showed at the tap `logits`."""
 
 
 def check_returned(returned: object, shown: Tensor | None) -> None:
     """Require that a model returns the logits of its tap.
 
     Raises:
-        ValueError: It returns others, which were not compared.
+        OtherLogitsError: It returns others, which were not compared.
     """
     if shown is None or returned is shown:
         return
     if not (isinstance(returned, Tensor) and torch.equal(returned, shown)):
-        message = "the model returned something else than it showed at the tap logits"
-        raise ValueError(message)
+        raise OtherLogitsError("the model returned something else than it showed at the tap logits")
 
 
 def huggingface_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
@@ -140,13 +140,18 @@ def array(tensor: Tensor) -> NDArray[np.floating]:
 def model_in_dtype(models: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, nn.Module]:
     """Return the models in `dtype`: as they are where they have it, else as copies.
 
-    Tensors that the models share, the copies share too.
+    Tensors that the models share, the copies share too. A candidate is built anew instead.
 
     Raises:
         InconclusiveError: A parameter or buffer of a copy kept another float type.
     """
     if all(_dtypes(model) == {dtype} for model in models.values()):
         return dict(models)
+    again = {name: candidates.rebuilt(model, dtype) for name, model in models.items()}
+    made = {name: model for name, model in again.items() if model is not None}
+    if made:
+        copied = model_in_dtype({n: m for n, m in models.items() if n not in made}, dtype)
+        return {name: made.get(name) or copied[name] for name in models}
     # A tensor is converted as it is copied: no second copy in the old dtype is ever made.
     tensors = [t for model in models.values() for t in (*model.parameters(), *model.buffers())]
     once = {id(t): t for t in tensors if t.dtype.is_floating_point}
@@ -172,23 +177,7 @@ def _dtypes(model: nn.Module) -> set[torch.dtype]:
     return {tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point}
 
 
-def check_candidate(model: nn.Module) -> None:
-    """Require that a candidate has taps.
-
-    Raises:
-        UsageError: Its forward has no `tap` argument.
-    """
-    parameters = inspect.signature(model.forward).parameters
-    if "tap" not in parameters:
-        raise UsageError(
-            f"{type(model).__name__}.forward has no argument named tap",
-            where=f"its arguments are {list(parameters)}",
-            fix="call tap(name, tensor) at each tap and go on with what it returns; "
-            "see scratch_gpt/tap.py",
-        )
-
-
-def check_apart(candidates: Mapping[str, nn.Module], reference: nn.Module) -> None:
+def check_apart(models: Mapping[str, nn.Module], reference: nn.Module) -> None:
     """Require that the two sides are different objects with different storage.
 
     Raises:
@@ -199,7 +188,7 @@ def check_apart(candidates: Mapping[str, nn.Module], reference: nn.Module) -> No
         return tensor.untyped_storage().data_ptr()
 
     theirs = {storage(tensor) for tensor in reference.state_dict().values()}
-    for name, model in candidates.items():
+    for name, model in models.items():
         shared = [
             tensor_name
             for tensor_name, tensor in model.state_dict().items()
@@ -227,100 +216,6 @@ def check_evaluating(models: Mapping[str, nn.Module]) -> None:
                 where=f"{len(training)} modules, the first is {training[0]}",
                 fix="call .eval() on the model; one of its modules overrides train()",
             )
-
-
-# `--candidate`: `FILE.py` is run and its function `build` is used; `MODULE:NAME` is imported. It is
-# called as `build(config, weights)` with a `GPTConfig` and a dictionary of our tensor names to
-# float32 copies, and returns a module that is called as ours is.
-
-
-def build_candidate(name: str, weights: Weights) -> nn.Module:
-    """Return the candidate `FILE.py` or `MODULE:NAME` with the weights, in evaluation mode.
-
-    Raises:
-        UsageError: There is no such function.
-        InputRejectedError: The file or the function raised, or did not return a module.
-    """
-    state = {key: torch.from_numpy(array.copy()) for key, array in weights.tensors.items()}
-    with _beside(name):
-        build = _function(name)
-        with _running(name, "it is called as build(config, weights)"):
-            model = build(GPTConfig.from_huggingface(weights.config), state)
-    if not isinstance(model, nn.Module):
-        raise InputRejectedError(
-            f"the candidate's function returned {type(model).__name__}, not a torch module",
-            where=f"--candidate {name}",
-            fix="return a torch.nn.Module called as model(ids, positions, mask, tap=tap)",
-        )
-    model.eval()  # it may be overridden and return nothing
-    return model
-
-
-def _function(name: str) -> Callable[..., Any]:
-    """Return the function that builds the candidate."""
-    if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise _absent(name, "there is no such file")
-        with _running(name, "run it alone to see what is wrong"):
-            found = runpy.run_path(name).get("build")
-    else:
-        found = _named(name)
-    if not callable(found):
-        what = "build" if name.endswith(".py") else name.partition(":")[2]
-        kind = "it has none" if found is None else f"it is of type {type(found).__name__}"
-        raise _absent(name, f"{what} is no function: {kind}")
-    return found  # type: ignore[no-any-return]
-
-
-def _named(name: str) -> object:
-    """Return the object `MODULE:NAME`; None if the module does not have it."""
-    module, _, attribute = name.partition(":")
-    if not attribute or not all(part.isidentifier() for part in module.split(".")):
-        raise _absent(name, "it is neither FILE.py nor MODULE:NAME")
-    with _running(name, "import it alone to see what is wrong"):
-        try:
-            return getattr(importlib.import_module(module), attribute, None)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # the module exists, and one of its own imports does not
-            raise _absent(name, f"there is no module {error.name}") from error
-
-
-def _absent(name: str, why: str) -> UsageError:
-    return UsageError(
-        f"no candidate there: {why}",
-        where=f"--candidate {name}",
-        fix="name a FILE.py with a function build(config, weights), or MODULE:NAME",
-    )
-
-
-@contextlib.contextmanager
-def _beside(name: str) -> Iterator[None]:
-    """Let a file import modules from its own folder."""
-    before = list(sys.path)
-    if name.endswith(".py"):
-        sys.path.insert(0, str(Path(name).resolve().parent))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-@contextlib.contextmanager
-def _running(name: str, fix: str) -> Iterator[None]:
-    """Raise any error of the candidate's code, an exit too, as a rejection with its line."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == name]
-        raise InputRejectedError(
-            f"the candidate raised {type(error).__name__}: {error}",
-            where=f"--candidate {name}" + (f", line {lines[-1]}" if lines else ""),
-            fix=f"{fix}; --debug shows the traceback",
-        ) from error
 
 
 def load_pretrained(

@@ -5,6 +5,7 @@ form: a tap that one side lacks is in that table, or it fails.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -214,3 +215,21 @@ def never_formed(backend: str, n_layer: int) -> dict[str, str]:
 def undefined_taps(time: int) -> dict[str, str]:
     """Return the taps that no backend has for inputs of this length, each with the reason."""
     return {} if time > 1 else {"loss": "at time 1 no next token is predicted"}
+
+
+def other_shape(tap: Tap, found: Sequence[int], expected: Sequence[int]) -> str:
+    """Return how a tensor's shape differs from the tap's, in one phrase."""
+    shape, wanted = list(found), list(expected)
+    if tap.name == "logits":
+        batch, time, vocab = wanted
+        if time > 1 and shape in ([batch, 1, vocab], [batch, vocab]):
+            return "they are of the last position alone; return those of every position"
+        if shape[:-1] == [batch, time] and shape[-1] > vocab:
+            extra = shape[-1] - vocab
+            return f"{extra} columns more than the vocabulary; return logits[..., :{vocab}]"
+        if shape == [time, batch, vocab]:
+            return "they are [time batch vocab]; return logits.transpose(0, 1)"
+        if shape == [batch, vocab, time]:
+            return "they are [batch vocab time]; return logits.transpose(1, 2)"
+    axes = "batch time vocab" if tap.name == "logits" else tap.kind.axes.partition(",")[0]
+    return f"shape {shape}, expected [{axes}], here {wanted}"

@@ -5,6 +5,7 @@ block is wrong: in the first block that differs, and in any with a tap that fail
 Sections, the tables that only one check has, are rendered as they come.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -192,6 +193,9 @@ def _heading(report: Report) -> RenderableType:
         ("not run", f"{backend}: {why}")
         for backend, why in report.inputs.get("not_run", {}).items()
     ]
+    if hidden := [one["tap"] for one in report.plan.exempt if one["backend"] == "candidate"]:
+        kinds = dict.fromkeys(re.sub(r"^h\.\d+\.", "h.*.", tap) for tap in hidden)
+        lines.append(("not shown", f"{len(hidden)} taps of the candidate: {', '.join(kinds)}"))
     settings = report.environment
     versions = (f"{name} {settings[name]}" for name in ("torch", "transformers", "threads"))
     lines.append(("environment", ", ".join(versions)))
@@ -274,7 +278,7 @@ def _cell(rows: Sequence[Row]) -> Text:
 
 def _bound(rows: Sequence[Row]) -> str:
     """Return the bound that most of the rows have."""
-    bounds = [row.bound for row in rows if row.status is Status.PASS] or [rows[0].bound]
+    bounds = [row.bound for row in rows if row.bound] or [0.0]
     return f"{max(bounds, key=bounds.count):g}"
 
 
@@ -295,24 +299,24 @@ def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[Rendera
     run = dict.fromkeys([row.backend, row.dtype, row.mode])  # the float64 mode runs in float64
     yield Text()
     yield Text(f"first divergence: {first.tap}", style="bold red")
-    yield facts(
-        [
-            ("backend", f"{', '.join(run)}, against {row.against}"),
-            ("found", first.why),
-            ("shape", str(list(row.shape))),
-            ("worst at", f"{list(row.worst_index)}: {values}"),
-            ("errors", f"ours {_number(row.error_ours)}, Hugging Face's {_number(theirs)}"),
-            *([] if row.ratio is None else [("ratio", f"{row.ratio:.6g} (bound {row.bound:g})")]),
-            ("amplification", f"{_number(row.amplification)} times the error of its inputs"),
-            ("required tolerance", _number(row.required_tolerance)),
-            ("likely cause", first.suspects),
-        ]
-    )
+    error, amplification = row.error_ours, row.amplification
+    pairs = {
+        "backend": f"{', '.join(run)}, against {row.against}",
+        "found": first.why,
+        "shape": row.shape and str(list(row.shape)),
+        "worst at": row.worst_index and f"{list(row.worst_index)}: {values}",
+        "errors": error and f"ours {error:.6g}, Hugging Face's {_number(theirs)}",
+        "ratio": row.ratio and f"{row.ratio:.6g} (bound {row.bound:g})",
+        "amplification": amplification and f"{amplification:.6g} times the error of its inputs",
+        "required tolerance": row.required_tolerance and _number(row.required_tolerance),
+        "likely cause": first.suspects,
+    }
+    yield facts((name, fact) for name, fact in pairs.items() if fact)
     yield Text()
 
 
 def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.6g}"
+    return "unknown" if value is None else f"{value:.6g}"
 
 
 _EFFECTS = {

@@ -1,4 +1,4 @@
-"""A right model in the wrappings that people have, checked by the command: its verdict and words."""
+"""A right model in the wrappings that people have: the verdict and words of its report."""
 
 import json
 from collections.abc import Callable

@@ -39,6 +39,7 @@ from parity.checks.training.steps import (
     training_quantities,
 )
 from parity.core import backends
+from parity.core.candidates import build_candidate
 from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
@@ -47,7 +48,7 @@ from parity.core.inputs import Inputs, digest
 from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
 from parity.core.results import FirstDivergence, Mode, Report, Row, Section
-from parity.core.runners import build_candidate, build_huggingface, build_ours
+from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import Tap
 from parity.core.tolerances import PRECISIONS, Bounds, Precision, bounds_for
 from parity.errors import UsageError
