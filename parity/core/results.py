@@ -301,7 +301,7 @@ def _hidden_before(row: Row, plan: Mapping[str, Sequence[Tap]]) -> str:
     tap = next((tap for tap in taps if tap.name == row.tap), None)
     if tap is None or not tap.inputs or any(name in names for name in tap.inputs):
         return ""
-    return ([name for name in names[: names.index(row.tap)]] or ["the token ids"])[-1]
+    return ["the token ids", *names[: names.index(row.tap)]][-1]
 
 
 def first_exact_difference(rows: Sequence[Row]) -> FirstDivergence | None:
