@@ -163,12 +163,12 @@ def _(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
     replaces=(sampling, "penalize_repetition"),
 )
 def _(right: Function) -> Function:
-    def penalised(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
+    def penalized(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
         for column in token_ids.T:
             logits = right(logits, column[:, None], penalty)
         return logits
 
-    return penalised
+    return penalized
 
 
 @GenerationFault.register(

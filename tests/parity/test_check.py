@@ -306,7 +306,7 @@ def test_a_missing_package_gives_its_pip_line(
 
 
 @pytest.mark.slow  # Python compiles all of torch anew
-def test_it_runs_optimised_from_anywhere(command: Callable[..., Any]) -> None:
+def test_it_runs_optimized_from_anywhere(command: Callable[..., Any]) -> None:
     """-O drops every assert."""
     ran = command(*FAILING, python=["-O", "-P", "-m", "parity.check"])
     verdict = ran.stdout.splitlines()[-1]
