@@ -231,21 +231,18 @@ class Pass:
     selected: frozenset[str]
 
 
-Key = tuple[str, str, str]
-"""(subject, tap, reference): the latter is "oracle" or "huggingface"."""
-
-
 @dataclasses.dataclass
 class Observations:
-    """Result of a pass: differences by key, unexpected taps, failed runs."""
+    """Result of a pass: unexpected taps, failed runs, and differences by (subject, tap, reference).
 
-    differences: dict[Key, Difference] = dataclasses.field(default_factory=dict)
+    The reference is "oracle" or "huggingface".
+    """
+
+    differences: dict[tuple[str, str, str], Difference] = dataclasses.field(default_factory=dict)
     extras: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     broken: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-TapProgress = Callable[[str], None]
-"""Called with the name of each tap that has been measured."""
 TapCallback = Callable[[str, str, Tensor, Tensor], None]
 """Called with (subject, tap, tensor, truth) before both are freed: with every truth itself, as
 subject `oracle`, and with every tensor that is measured."""
@@ -255,8 +252,10 @@ class OracleFailedError(RuntimeError):
     """The oracle lacks a tap of the plan: a bug in this project."""
 
 
-def walk_in_lockstep(lockstep: Pass, *, progress: TapProgress, look: TapCallback) -> Observations:
-    """Run all forward passes in lockstep and measure every selected tap.
+def walk_in_lockstep(
+    lockstep: Pass, *, progress: Callable[[str], None], look: TapCallback
+) -> Observations:
+    """Run all forward passes in lockstep and measure every selected tap; report each to `progress`.
 
     A stage is one tap, or logits and loss together. Between two stages all runs compute at once.
     Not so for the logits, by far the largest: one subject's are freed before the next one's are
