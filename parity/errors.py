@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from reference.errors import RejectedError, SourceError, UnavailableError
+from reference.errors import RejectedError, UnavailableError
 from scratch_gpt.errors import (
     CommandError,
     EnvironmentUnfitError,
@@ -26,12 +26,6 @@ __all__ = [
 ParityError = CommandError
 """Base of all errors with an exit code."""
 
-_MEANINGS: dict[type[SourceError], type[CommandError]] = {
-    RejectedError: InputRejectedError,
-    UnavailableError: EnvironmentUnfitError,
-}
-"""The errors of `reference`, which imports nothing of this project."""
-
 
 @contextlib.contextmanager
 def mapped_errors() -> Iterator[None]:
@@ -40,11 +34,10 @@ def mapped_errors() -> Iterator[None]:
         yield
     except CommandError:
         raise
-    except SourceError as error:
-        meaning = next((m for kind, m in _MEANINGS.items() if isinstance(error, kind)), None)
-        if meaning is None:
-            raise
-        raise meaning(error.what, where=error.where, fix=error.fix) from error
+    except RejectedError as error:
+        raise InputRejectedError(error.what, where=error.where, fix=error.fix) from error
+    except UnavailableError as error:
+        raise EnvironmentUnfitError(error.what, where=error.where, fix=error.fix) from error
     except OSError as error:
         raise file_system_error(error) from error
 
@@ -53,8 +46,7 @@ def mapped_errors() -> Iterator[None]:
 def reading_untrusted(where: str) -> Iterator[None]:
     """Raise any unexpected error inside as a rejection of the file at `where`.
 
-    Use it only around reading files from outside. An unexpected error of a library is more likely
-    caused by the file's bytes than by this program.
+    An unexpected error of a library is more likely caused by the file than by this program.
     """
     try:
         yield

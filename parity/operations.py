@@ -1,10 +1,7 @@
 """GPT-1 as a table of operations: for each kind of tap, one plain torch function.
 
-A function is given its inputs, the parameters and the arguments of the call, and returns the
-tap's tensor. The table serves to do one operation wrong on purpose: a fault replaces entries of
-it. It is never a reference; the oracle and Hugging Face's model are.
-
-Nothing here uses a class of the model: parameters are tensors by our names, taps are names.
+A function gets its inputs, the parameters and the arguments of the call, and returns the tap's
+tensor. Faults replace entries of the table. It is never a reference, and uses no model class.
 
 Source: finetune-transformer-lm train.py (a69b5c4); Radford et al. 2018.
 """
@@ -40,11 +37,8 @@ class Call:
 class Op:
     """The context of one operation: its inputs, its parameters, and the arguments of the call.
 
-    Args:
-        call: The forward pass.
-        seen: The taps so far, by name, as the model continued with them.
-        table: The operations that compute an input that the model does not form.
-        block: The operation's block; None outside the blocks.
+    `seen` has the taps so far, as the model continued with them; `table` computes those that the
+    model does not form; `block` is None outside the blocks.
     """
 
     def __init__(
@@ -99,10 +93,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Return normalised rows: biased variance, epsilon inside the root."""
-    centred = x - x.mean(-1, keepdim=True)
-    variance = (centred * centred).mean(-1, keepdim=True)
-    return centred * torch.rsqrt(variance + epsilon) * gain + bias
+    """Return normalized rows: biased variance, epsilon inside the root."""
+    centered = x - x.mean(-1, keepdim=True)
+    variance = (centered * centered).mean(-1, keepdim=True)
+    return centered * torch.rsqrt(variance + epsilon) * gain + bias
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:
@@ -144,7 +138,7 @@ def projection(op: Op, part: int) -> Tensor:
 
 
 def normed(op: Op, kind: str, norm: str) -> Tensor:
-    """Return the input of a kind, normalised with the parameters of a norm."""
+    """Return the input of a kind, normalized with the parameters of a norm."""
     return layer_norm(
         op.input(kind), op.parameter(f"{norm}.weight"), op.parameter(f"{norm}.bias"), op.epsilon
     )
@@ -201,14 +195,8 @@ OPERATIONS: dict[str, Operation] = {
 """The operation of each kind of tap, in network order."""
 
 
-# A forward pass in which operations are replaced.
-
-
 class Trace:
-    """The taps of one forward pass in the order in which they come.
-
-    It keeps the taps of the current block and the block's input, and drops those before.
-    """
+    """The taps of one forward pass: those of the current block, and the block's input."""
 
     def __init__(self, call: Call, table: Mapping[str, Operation] = OPERATIONS) -> None:
         self.seen: dict[str, Tensor] = {}
@@ -235,16 +223,11 @@ def split_name(name: str) -> tuple[int | None, str]:
 def replacing(
     replaced: Mapping[str, Operation], call: Call, tap: TapFunction, block: int | None = None
 ) -> TapFunction:
-    """Return a tap that replaces operations, and forwards each result to another tap.
+    """Return a tap for one call that replaces operations, and forwards each result to `tap`.
 
     Where the model does not form the tensor of a replaced operation, the next tap that it forms
-    is computed from the replaced operations instead.
-
-    Args:
-        replaced: Operations by kind of tap.
-        call: The forward pass in which the tap is used, once.
-        tap: Receives every tensor, and may replace it in turn.
-        block: The only block in which operations are replaced; every block where None.
+    is computed from the replaced operations instead. Operations are replaced in one block, or in
+    all if it is None.
     """
     table = {**OPERATIONS, **replaced}
     trace = Trace(call, table)

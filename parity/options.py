@@ -27,9 +27,6 @@ LIST_FAULTS = "list"
 """The value of `--inject-fault` that prints the faults of the verb."""
 
 
-# Options that several verbs share.
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportOptions(QuietOption):
     """Where the report goes, and in which format."""
@@ -154,9 +151,6 @@ class DeviceOption:
     """Where the models run."""
 
     device: Device = option("cpu", "Where the models run.")
-
-
-# The verbs.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -362,9 +356,6 @@ class DriftOptions(ReportOptions):
         metavar="NAME",
     )
     same_code: bool = option(False, "Require every report to come from this version of the code.")
-
-
-# What a report records.
 
 
 def recorded_options(options: ReportOptions) -> dict[str, object]:

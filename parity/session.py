@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parity.errors import EnvironmentUnfitError, ExitCode, ParityError, UsageError
-from parity.options import LIST_FAULTS, FaultOption, FingerprintOptions, ReportOptions
+from parity.options import LIST_FAULTS, FingerprintOptions, ReportOptions
 from scratch_gpt.cli import (
     as_cli_error,
     format_error,
@@ -45,19 +45,15 @@ def run(
 ) -> int:
     """Run a verb; return the exit code. Errors are printed, not raised.
 
-    Args:
-        options: The verb's options.
-        name: The verb's name.
-        load: Returns the verb's function; it may import torch.
-        faults: Returns the function that lists the faults the options allow, each with what it is.
+    `load` returns the function of the verb `name`, and may import torch; `faults` returns the
+    function that lists the faults that the options allow.
     """
     report = None
     try:
         try:
-            if faults is not None and _asks_for_faults(options):
-                print_stdout(
-                    "".join(f"{fault}: {what}\n" for fault, what in faults()(options).items())
-                )
+            if faults is not None and getattr(options, "inject_fault", None) == LIST_FAULTS:
+                listed = faults()(options).items()
+                print_stdout("".join(f"{fault}: {what}\n" for fault, what in listed))
                 return int(ExitCode.PASS)
             _check_formats(options)
             report = _report(options, load)
@@ -78,10 +74,6 @@ def run(
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return int(ExitCode.CLOSED_PIPE)
-
-
-def _asks_for_faults(options: ReportOptions) -> bool:
-    return isinstance(options, FaultOption) and options.inject_fault == LIST_FAULTS
 
 
 def _report(options: Asked, load: "Callable[[], Callable[[Asked, Progress], Report]]") -> "Report":
@@ -193,6 +185,6 @@ def _rendered_error(error: ParityError, chosen: str, name: str) -> str:
 
 def report_identity(source: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a report records about weights, config and code."""
-    from parity.core.code import code_digest
+    from parity.core.environment import code_digest
 
     return {"weights": dict(source), "config": dict(config), "code": code_digest()}

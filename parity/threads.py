@@ -1,9 +1,9 @@
-"""How a check uses the machine: threads shared among the runs, and memory kept once it is had.
+"""Threads shared among the runs of a check, and freed memory that is kept.
 
-None of it changes a verdict. Measured on 2 cores at full size: one thread for each of the runs
-that go on at once takes 57 s of processor time where two threads each take 81 s, most of the
-difference spent waiting for each other; keeping freed memory saves half of the page faults;
-importing transformers without collecting garbage meanwhile takes 3.6 s instead of 4.9 s.
+None of it changes a verdict. Measured on 2 cores at full size: one thread for each of the
+concurrent runs takes 57 s of processor time, two threads for each take 81 s, most of the difference
+spent waiting; keeping freed memory saves half of the page faults; importing transformers without
+collecting garbage takes 3.6 s instead of 4.9 s.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ To = TypeVar("To")
 
 
 def limit_arenas_before_numpy() -> None:
-    """Have NumPy's matrix library use one thread; only before NumPy is imported.
+    """Have NumPy's matrix library use one thread; call it before NumPy is imported.
 
-    The oracle runs beside the other runs, which have the other cores.
+    The oracle runs at the same time as the others, which have the other cores.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -30,12 +30,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed: the next tensor is as large as the last one.
-
-    Elsewhere than on glibc this does nothing.
-
-    Source: mallopt(3).
-    """
+    """Have glibc keep freed memory, because the next tensor is as large; see mallopt(3)."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_ARENA_MAX, 1)  # or each thread would keep memory of its own
@@ -46,7 +41,7 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def split_threads(runs: int) -> Iterator[None]:
-    """Give each of some runs that compute at once its share of torch's threads."""
+    """Give each of some concurrent runs its share of torch's threads, at least one."""
     import torch
 
     before = torch.get_num_threads()
@@ -58,10 +53,10 @@ def split_threads(runs: int) -> Iterator[None]:
 
 
 def copy_parallel(copy: Callable[[From], To], items: Iterable[From]) -> list[To]:
-    """Return `copy(item)` of each, in order, made by as many threads as the process has cores.
+    """Return `copy(item)` of each item, in order, made by one thread per core.
 
-    Copying half a gigabyte is mostly the system's clearing of memory never used before: one core
-    clears as little as 0.4 GB/s of it on a virtual machine, where it reads and writes 9 GB/s.
+    Copying half a gigabyte is mostly the system's clearing of new memory: one core of a virtual
+    machine clears as little as 0.4 GB/s, where it reads and writes 9 GB/s.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return list(pool.map(copy, items))
@@ -69,11 +64,11 @@ def copy_parallel(copy: Callable[[From], To], items: Iterable[From]) -> list[To]
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Collect no garbage meanwhile: what is imported stays, and searching it costs seconds."""
+    """Collect no garbage: imported objects stay, and searching them takes seconds."""
     before = gc.isenabled()
     gc.disable()
     try:
         yield
-    finally:  # not frozen as well: what is never collected some libraries call a leak at exit
+    finally:  # no gc.freeze(): some libraries report frozen objects as a leak at exit
         if before:
             gc.enable()

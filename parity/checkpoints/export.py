@@ -42,12 +42,7 @@ def export(
 ) -> list[FileDigest]:
     """Write weights into a folder, created if needed; return the digests of its files.
 
-    Args:
-        weights: Weights to write.
-        destination: The folder.
-        form: The form to write.
-        overwrite: Whether existing weights of the same form may be replaced.
-        progress: Called with each step.
+    With `overwrite` existing weights of the same form may be replaced.
 
     Raises:
         UsageError: Files would be lost, or other weights would stay beside the new ones.
@@ -63,14 +58,9 @@ def export(
         progress(f"writing {form}", 0, 2)
         WRITERS[form](weights, staging)
         huggingface_files.copy_vocabulary(weights.folder, staging, openai=form is Form.OPENAI)
-        files = [_digest(path) for path in sorted(staging.iterdir())]
-        described = huggingface_files.index_text(
-            weights.provenance,
-            form=form,
-            tensors=weights.tensors,
-            files=files,
-            shards=weights.shards,
-        )
+        digests = (digest_path(path) for path in sorted(staging.iterdir()))
+        files = [FileDigest(**dataclasses.asdict(digest)) for digest in digests]
+        described = huggingface_files.index_text(weights, form=form, files=files)
         (staging / huggingface_files.INDEX_FILE).write_text(described, encoding="utf-8")
         progress("reading it back, and moving it into place", 1, 2)
     return files
@@ -127,10 +117,6 @@ WRITERS: Mapping[Form, Callable[[Weights, Path], None]] = {
 """Writer of each form's weights and config into an empty folder."""
 
 
-def _digest(path: Path) -> FileDigest:
-    return FileDigest(**dataclasses.asdict(digest_path(path)))
-
-
 def _check(weights: Weights, folder: Path, form: Form) -> None:
     """Require that the written weights read back bit for bit."""
     reader = huggingface_files.read_huggingface if form is Form.HUGGINGFACE else load.read_openai
@@ -142,9 +128,6 @@ def _check(weights: Weights, folder: Path, form: Form) -> None:
             where=f"the {form} form of {weights.provenance.sha256}",
             fix="nothing was kept; check the disk, and report this",
         )
-
-
-# `python -m parity.convert`.
 
 
 def render_conversion(config: Mapping[str, Any], target: Side, console: Console) -> None:
@@ -159,21 +142,13 @@ def render_conversion(config: Mapping[str, Any], target: Side, console: Console)
     console.print(table)
 
 
-_SIDES = {Form.HUGGINGFACE: Side.HUGGINGFACE, Form.OPENAI: Side.RELEASE}
-
-
 def run_conversion(  # noqa: PLR0913 - the command's arguments
     source: str, destination: Path, to: str, *, dry_run: bool, force: bool, progress: Progress
 ) -> str:
     """Convert weights, or with `dry_run` only list the tensors; return the text to print.
 
-    Args:
-        source: As `--weights`.
-        destination: The folder to write.
-        to: A `Form`.
-        dry_run: Whether to write nothing.
-        force: Whether existing weights of the same form may be replaced.
-        progress: Called with each step.
+    `source` is as `--weights`, `to` is a `Form`; with `force` existing weights of the same form may
+    be replaced.
 
     Raises:
         ParityError: The conversion failed; nothing was changed.
@@ -189,15 +164,16 @@ def run_conversion(  # noqa: PLR0913 - the command's arguments
         )
     progress(f"reading {source}", 0, 3)
     weights = load_weights(source, lambda done, total: progress(f"drawing {done}", done, total))
-    table = render_rich(
-        lambda console: render_conversion(weights.config, _SIDES[form], console), None
-    )
+    side = Side.RELEASE if form is Form.OPENAI else Side.HUGGINGFACE
+    table = render_rich(lambda console: render_conversion(weights.config, side, console), None)
     refuse_loss(destination, form, overwrite=force)
     if dry_run:
         return f"{table}\n{_about(weights)}nothing was written\n"
     with mapped_errors():
         files = export(weights, destination, form, overwrite=force, progress=progress)
-    return f"{table}\n{_about(weights)}{_written(files, destination)}"
+    written = [f"written   {one_line(str(destination))}, read back and equal to the bit"]
+    written += [f"          {_file(file)}" for file in files]
+    return f"{table}\n{_about(weights)}" + "\n".join(written) + "\n"
 
 
 def _about(weights: Weights) -> str:
@@ -212,12 +188,6 @@ def _about(weights: Weights) -> str:
         *(f"          {_file(file)}" for file in provenance.files),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _written(files: list[FileDigest], destination: Path) -> str:
-    """Return the list of written files."""
-    lines = [f"written   {one_line(str(destination))}, read back and equal to the bit"]
-    return "\n".join([*lines, *(f"          {_file(file)}" for file in files)]) + "\n"
 
 
 def _file(file: FileDigest) -> str:

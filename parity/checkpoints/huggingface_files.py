@@ -17,7 +17,7 @@ from transformers import OpenAIGPTConfig
 
 from parity.checkpoints import torch_file
 from parity.checkpoints.mapping import Side
-from parity.checkpoints.weights import Checkpoint, FileDigest, Provenance, Shard
+from parity.checkpoints.weights import Checkpoint, FileDigest, Shard, Weights
 from parity.errors import InputRejectedError
 from reference import compat
 from reference.files import digest_path
@@ -35,17 +35,21 @@ def read_json(path: Path) -> dict[str, Any]:
         InputRejectedError: It is too large, no JSON, or no object.
         CheckpointError: There is no such file, or it cannot be read.
     """
-    with open_regular(path) as file:
-        text = file.read(_LARGEST + 1) or b""
-    if len(text) > _LARGEST:
-        raise rejected(path, f"it has more than {_LARGEST:,} bytes")
     try:
-        found = strict_io.load_strict_json(text)
+        found = strict_io.load_strict_json(_read(path))
     except ValueError as error:
         raise rejected(path, f"it is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise rejected(path, f"it holds a {type(found).__name__}, not an object")
     return found
+
+
+def _read(path: Path) -> bytes:
+    with open_regular(path) as file:
+        text = file.read(_LARGEST + 1) or b""
+    if len(text) > _LARGEST:
+        raise rejected(path, f"it has more than {_LARGEST:,} bytes")
+    return text
 
 
 def rejected(path: Path, what: str) -> InputRejectedError:
@@ -97,18 +101,11 @@ def copy_vocabulary(folder: Path | None, target: Path, *, openai: bool) -> None:
     for hugging_face, release in VOCABULARY_FILES.items():
         found = next((n for n in (hugging_face, release) if os.path.lexists(folder / n)), None)
         if found is not None:
-            _copy(folder / found, target / (release if openai else hugging_face))
+            name = release if openai else hugging_face
+            (target / name).write_bytes(_read(folder / found))
     for name in () if openai else _OTHERS:
         if os.path.lexists(folder / name):
-            _copy(folder / name, target / name)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with open_regular(source) as file:
-        text = file.read(_LARGEST + 1) or b""
-    if len(text) > _LARGEST:
-        raise rejected(source, f"it has more than {_LARGEST:,} bytes: no vocabulary has")
-    target.write_bytes(text)
+            (target / name).write_bytes(_read(folder / name))
 
 
 # The config beside weights of any form.
@@ -149,28 +146,14 @@ INDEX_FILE = "conversion.json"
 _VERSIONS = ("gpt1-parity", "torch", "numpy", "safetensors")
 
 
-def index_text(
-    source: Provenance,
-    *,
-    form: str,
-    tensors: Mapping[str, Any],
-    files: Sequence[FileDigest],
-    shards: Sequence[Shard] | None,
-) -> str:
-    """Return the manifest of one conversion.
-
-    Args:
-        source: Of the converted weights.
-        form: The written form.
-        tensors: Our name to array; their shapes are listed.
-        files: The written files.
-        shards: Of the release.
-    """
+def index_text(weights: Weights, *, form: str, files: Sequence[FileDigest]) -> str:
+    """Return the manifest of one conversion to a form, which wrote the files."""
+    shards = weights.shards
     described = {
         "form": form,
-        "source": source.identity,
+        "source": weights.identity,
         "files": {file.name: {"size": file.size, "sha256": file.sha256} for file in files},
-        "tensors": {name: list(array.shape) for name, array in tensors.items()},
+        "tensors": {name: list(array.shape) for name, array in weights.tensors.items()},
         "shards": None if shards is None else [shard._asdict() for shard in shards],
         "versions": {package: compat.describe(package) for package in _VERSIONS},
     }
@@ -211,20 +194,15 @@ def index_shards(folder: Path, files: Sequence[FileDigest]) -> list[Shard] | Non
 # The weights.
 
 Part = tuple[dict[str, Tensor], FileDigest]
-CONFIG = CONFIG_FILE
 
 
 def read_huggingface(
     path: Path, *, source: str, revision: str = "unknown", released: bool = False
 ) -> Checkpoint:
-    """Return the checkpoint of a folder, or of one file.
+    """Return the checkpoint of a folder, or of a file of weights or an index in it.
 
-    Args:
-        path: The folder, or a file of weights or an index in it.
-        source: In words.
-        revision: A commit, or `unknown`.
-        released: Whether it claims to be the released model: then a published file's name
-            requires the published bytes.
+    One that is `released` claims to be the released model: then a published file's name requires
+    the published bytes.
 
     Raises:
         InputRejectedError: The files are not a whole GPT-1.
@@ -238,10 +216,10 @@ def read_huggingface(
     check_vocabulary(folder, fields)
     parts = _parts(chosen)
     files = [digest for _, digest in parts.values()]
-    beside = {folder / CONFIG, *(p for p in [chosen] if p.suffix == ".json")}
+    beside = {folder / CONFIG_FILE, *(p for p in [chosen] if p.suffix == ".json")}
     files += [FileDigest(**dataclasses.asdict(digest_path(path))) for path in sorted(beside)]
     return Checkpoint(
-        state=_joined(parts, chosen),
+        state={name: tensor for tensors, _ in parts.values() for name, tensor in tensors.items()},
         side=Side.HUGGINGFACE,
         fields=fields,
         source=source,
@@ -257,15 +235,9 @@ def _safetensors(path: Path) -> Part:
     return found.tensors, FileDigest(name=path.name, size=found.size, sha256=found.sha256)
 
 
-def _torch(path: Path) -> Part:
-    return torch_file.read_torch_file(path)
-
-
 READERS: dict[str, Callable[[Path], Part]] = {
     ".safetensors": _safetensors,
-    ".bin": _torch,
-    ".pt": _torch,
-    ".pth": _torch,
+    **dict.fromkeys((".bin", ".pt", ".pth"), torch_file.read_torch_file),
 }
 """Reader of one file, by suffix; each rejects the contents of another form."""
 
@@ -298,7 +270,13 @@ def _parts(chosen: Path) -> dict[str, Part]:
     index = _index(chosen)
     shards = [chosen.parent / name for name in sorted(set(index.values()))]
     parts = {shard.name: _reader(shard)(shard) for shard in shards}
-    _check_index(index, parts, chosen)
+    # Every tensor must be in the file that the index names, and no other tensor in any.
+    held = [(tensor, name) for name, (tensors, _) in parts.items() for tensor in tensors]
+    problems = [f"{tensor} is not in {name}" for tensor, name in index.items() - set(held)]
+    problems += [f"{tensor} is in {name}" for tensor, name in set(held) - index.items()]
+    if problems:
+        few = "; ".join(sorted(problems)[:4])
+        raise rejected(chosen, f"it disagrees with its files on {len(problems)}: {few}")
     return parts
 
 
@@ -322,20 +300,3 @@ def _index(path: Path) -> dict[str, str]:
     if not isinstance(index, dict) or not plain or not index:
         raise rejected(path, "its weight_map does not give a plain file for each tensor")
     return index
-
-
-def _check_index(index: Mapping[str, str], parts: Mapping[str, Part], path: Path) -> None:
-    """Require every tensor in the file that the index names, and no other tensor."""
-    held = [(tensor, name) for name, (tensors, _) in parts.items() for tensor in tensors]
-    problems = [f"{tensor} is not in {name}" for tensor, name in index.items() - set(held)]
-    problems += [f"{tensor} is in {name}" for tensor, name in set(held) - index.items()]
-    if problems:
-        few = "; ".join(sorted(problems)[:4])
-        raise rejected(path, f"it disagrees with its files on {len(problems)}: {few}")
-
-
-def _joined(parts: Mapping[str, Part], path: Path) -> dict[str, Tensor]:
-    joined = {name: tensor for tensors, _ in parts.values() for name, tensor in tensors.items()}
-    if len(joined) != sum(len(tensors) for tensors, _ in parts.values()):
-        raise rejected(path, "a tensor is in two of its files")
-    return joined

@@ -34,12 +34,9 @@ from scratch_gpt.config import GPTConfig
 def read_hub(
     repository: str, revision: str | None = None, fetched: FetchedFolder | None = None
 ) -> Checkpoint:
-    """Return a repository's weights.
+    """Return a repository's weights; `fetched` has its files, if they were fetched before.
 
-    Args:
-        repository: Its id.
-        revision: Commit, branch or tag; None is the published commit, or the main branch.
-        fetched: Its files, if they were fetched before.
+    The revision is a commit, branch or tag; None is the published commit, or the main branch.
 
     Raises:
         SourceError: They cannot be fetched, or differ from the hub's digests.
@@ -51,35 +48,11 @@ def read_hub(
     count = len(fetched.unfinished)
     unfinished = f" ({count} unfinished downloads lie in the cache)" if count else ""
     return huggingface_files.read_huggingface(
-        fetched.paths[huggingface_files.CONFIG].parent,
+        fetched.paths[huggingface_files.CONFIG_FILE].parent,
         source=f"{repository}, from {origin}, commit {commit}{unfinished}",
         revision=commit,
         released=repository in published.REPOSITORIES,
     )
-
-
-def find_cached(repository: str) -> FetchedFolder | None:
-    """Return a repository's files, None if the cache lacks some.
-
-    Raises:
-        RejectedError: A cached file is damaged.
-    """
-    try:
-        return hub.fetch(repository, offline=True)
-    except UnavailableError:
-        return None
-
-
-def hub_out_of_reach(repository: str) -> str:
-    """Return why an uncached repository cannot be fetched, "" if the hub can be connected to.
-
-    Any other failure shows when it is fetched.
-    """
-    if constants.HF_HUB_OFFLINE:
-        return f"{repository} is not in the hub's cache, and HF_HUB_OFFLINE is set"
-    if not hub.reachable():
-        return f"{repository} is not in the hub's cache, and the hub cannot be connected to"
-    return ""
 
 
 def is_openai_folder(folder: Path) -> bool:
@@ -123,10 +96,8 @@ OnTensor = Callable[[int, int], None]
 def load_surrogate(size: str, on_tensor: OnTensor | None = None, why: str = "") -> Weights:
     """Return the surrogate of one size, every tensor checked against its committed digest.
 
-    Args:
-        size: Key of `reference.surrogate.SIZES`.
-        on_tensor: Called with (tensors done, tensors in all).
-        why: The reason for using it, added to the weights' name in reports.
+    `on_tensor` is called with (tensors done, tensors in all); `why` is added to the weights' name
+    in reports.
 
     Raises:
         InputRejectedError: The drawn tensors are not the committed ones.
@@ -156,7 +127,7 @@ _RELEASED = re.compile(rf"(?P<id>{'|'.join(published.REPOSITORIES)})(@(?P<revisi
 
 
 def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
-    """Return the weights that `--weights name` stands for.
+    """Return the weights of `--weights NAME`.
 
     Args:
         name: One of
@@ -186,19 +157,28 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
         if found := _REPOSITORY.fullmatch(name):
             return _published(found["id"], found["revision"])
     raise UsageError(
-        f"{name!r} stands for no weights",
+        f"{name!r} names no weights",
         where="--weights",
         fix="use auto, surrogate, tiny, openai-gpt, a hub repository owner/name, or a path",
     )
 
 
 def _released_or_surrogate(on_tensor: OnTensor | None) -> Weights:
-    """Return the released weights, or the surrogate if they can neither be read nor fetched."""
+    """Return the released weights, or the surrogate if no cache has them and no hub can be reached.
+
+    Any other failure, such as a damaged cache, is an error.
+    """
     released = published.REPOSITORIES[0]
-    fetched = find_cached(released)
-    if fetched is None and (why := hub_out_of_reach(released)):
-        return load_surrogate("surrogate", on_tensor, why=f"; {why}")
-    return _published(released, None, fetched)
+    try:
+        return _published(released, None, hub.fetch(released, offline=True))
+    except UnavailableError:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    if not why and not hub.reachable():
+        why = "the hub cannot be connected to"
+    if not why:
+        return _published(released, None)
+    why = f"; {released} is not in the hub's cache, and {why}"
+    return load_surrogate("surrogate", on_tensor, why=why)
 
 
 def _published(
@@ -239,17 +219,8 @@ def _is_path(name: str) -> bool:
         name.startswith((".", "~", *separators))
         or Path(name).suffix in {*huggingface_files.READERS, ".json", ".npy"}
         or sum(repository.count(separator) for separator in separators) > 1
-        or _exists(name)
+        or os.path.lexists(name)
     )
-
-
-def _exists(name: str) -> bool:
-    """Return whether a file exists, False also for a name that no file can have."""
-    try:
-        os.lstat(name)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _local(path: Path) -> Weights:
@@ -259,30 +230,19 @@ def _local(path: Path) -> Weights:
         raise InputRejectedError(what, where=str(path), fix="check the path")
     # The last part alone: a report must not show the folders of the machine that wrote it.
     name = path.resolve().name
-    if path.is_dir():
-        _refuse_distributed(path)
-        if is_openai_folder(path):
-            _refuse_two_forms(path)
-            return gather(read_openai(path, source=f"OpenAI's form, {name}"))
-    return gather(huggingface_files.read_huggingface(path, source=f"Hugging Face's form, {name}"))
-
-
-def _refuse_two_forms(folder: Path) -> None:
-    """Reject a folder with the release's shards and other weights: it is ambiguous."""
-    others = [name for name in huggingface_files.FORMS if (folder / name).exists()]
-    if others:
-        raise InputRejectedError(
-            f"the folder holds OpenAI's shards and {others[0]}, which may be other weights",
-            where=str(folder),
-            fix=f"give the path of {others[0]}, or keep the shards in a folder of their own",
-        )
-
-
-def _refuse_distributed(folder: Path) -> None:
-    """Reject a folder of torch's distributed checkpoints: its index is a pickle that would run."""
-    if (folder / ".metadata").exists():
+    if (path / ".metadata").exists():
         raise InputRejectedError(
             "a distributed checkpoint is not read: its .metadata would run as a program",
-            where=str(folder),
+            where=str(path),
             fix="convert it to safetensors where you trust it, and use that",
         )
+    if path.is_dir() and is_openai_folder(path):
+        others = [name for name in huggingface_files.FORMS if (path / name).exists()]
+        if others:
+            raise InputRejectedError(
+                f"the folder holds OpenAI's shards and {others[0]}, which may be other weights",
+                where=str(path),
+                fix=f"give the path of {others[0]}, or keep the shards in a folder of their own",
+            )
+        return gather(read_openai(path, source=f"OpenAI's form, {name}"))
+    return gather(huggingface_files.read_huggingface(path, source=f"Hugging Face's form, {name}"))

@@ -15,13 +15,13 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 from parity.errors import InputRejectedError
 
 
 class Side(StrEnum):
-    """The implementation whose names and layouts a state has."""
+    """The implementation whose names and layouts a state has; `Row` has a field of each name."""
 
     OURS = "ours"
     HUGGINGFACE = "huggingface"
@@ -53,20 +53,13 @@ class Row:
 
     def name(self, side: Side) -> str:
         """Return the tensor's name on that side."""
-        return {
-            Side.OURS: self.ours,
-            Side.HUGGINGFACE: self.huggingface,
-            Side.RELEASE: self.release,
-        }[side]
+        name: str = getattr(self, side.value)
+        return name
 
     def of_block(self, index: int) -> "Row":
         """Return the row with the block's number in every name."""
-        return dataclasses.replace(
-            self,
-            ours=self.ours.format(i=index),
-            huggingface=self.huggingface.format(i=index),
-            release=self.release.format(i=index),
-        )
+        ours, theirs, release = (self.name(side).format(i=index) for side in Side)
+        return Row(ours, theirs, release, self.axes, self.form)
 
     def shape(self, side: Side, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the tensor's shape on that side."""
@@ -147,19 +140,6 @@ def is_buffer(side: Side, name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in BUFFERS[side])
 
 
-class Reshapable(Protocol):
-    """The methods used here, which torch's and NumPy's tensors have."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        ...
-
-    def reshape(self, shape: tuple[int, ...], /) -> Self:
-        """Return the same elements in another shape."""
-        ...
-
-
 TensorT = TypeVar("TensorT", bound=Any)
 
 
@@ -168,12 +148,8 @@ def convert(
 ) -> dict[str, TensorT]:
     """Return `state` in the target's names and forms, in the release's order.
 
-    Args:
-        state: Name to tensor (torch or NumPy) on the source side. It is not changed; the result
-            may share its memory.
-        config: `vocab_size`, `n_positions`, `n_embd` and `n_layer` of the model.
-        source: Side of `state`.
-        target: Side of the result, which has no aliases and no buffers.
+    Tensors are torch's or NumPy's. The state is not changed; the result may share its memory, and
+    has no aliases and no buffers. `config` has `vocab_size`, `n_positions`, `n_embd`, `n_layer`.
 
     Raises:
         InputRejectedError: Names are missing or unexpected, or shapes differ; all are listed.
@@ -195,7 +171,7 @@ def convert(
 
 
 def _problems(
-    state: Mapping[str, Reshapable], table: list[Row], axis_sizes: Mapping[str, int], side: Side
+    state: Mapping[str, Any], table: list[Row], axis_sizes: Mapping[str, int], side: Side
 ) -> list[str]:
     """Return one phrase for each kind of problem, with its names."""
     wanted = {row.name(side): row.shape(side, axis_sizes) for row in table}
@@ -221,8 +197,8 @@ def _problems(
 
 
 def _misshapen(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    turned = len(wanted) == 2 and found == wanted[::-1]  # noqa: PLR2004 - a matrix
-    hint = " (matrices are [in, out])" if turned else ""
+    transposed = len(wanted) == 2 and found == wanted[::-1]  # noqa: PLR2004 - a matrix
+    hint = " (matrices are [in, out])" if transposed else ""
     return f"{name} is {list(found)}, expected {list(wanted)}{hint}"
 
 

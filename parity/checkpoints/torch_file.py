@@ -65,24 +65,18 @@ def _digest(path: Path, file: BinaryIO, size: int) -> FileDigest:
     return FileDigest(name=path.name, size=size, sha256=sha256)
 
 
-_KINDS = (
-    (b"PK\x03\x04", "archive"),
-    # A pickle of protocol 2 whose first object is torch.save's magic number.
-    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "legacy"),
-)
+_ARCHIVE = b"PK\x03\x04"
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""A pickle of protocol 2 whose first object is torch.save's magic number."""
 
 
 def _check_kind(path: Path, file: BinaryIO, size: int) -> None:
     """Require a file of torch.save that unpacks to no more than its size."""
     head = file.read(32)
-    kind = next((kind for magic, kind in _KINDS if head.startswith(magic)), None)
-    if kind is None:
+    if head.startswith(_LEGACY):
+        return
+    if not head.startswith(_ARCHIVE):
         raise _refused(path, "torch.save did not write it", "use safetensors")
-    if kind == "archive":
-        _check_archive(path, file, size)
-
-
-def _check_archive(path: Path, file: BinaryIO, size: int) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
@@ -117,7 +111,7 @@ def _dense(path: Path, name: str, value: Any) -> Tensor:  # noqa: ANN401 - whate
     if not isinstance(value, Tensor):
         raise _refused(path, f"{quote(name)} is a {type(value).__name__}, not a tensor", _CONVERT)
     if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
-        form = f"{value.layout}, quantised: {value.is_quantized}, on {value.device.type}"
+        form = f"{value.layout}, quantized: {value.is_quantized}, on {value.device.type}"
         raise _refused(path, f"{quote(name)} is no plain tensor ({form})", _CONVERT)
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise _refused(path, f"{quote(name)} claims more numbers than the file holds", _CONVERT)

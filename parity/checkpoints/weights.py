@@ -45,9 +45,8 @@ class FileDigest:
     def judged(self, *, released: bool) -> "FileDigest":
         """Return the digest with its provenance status.
 
-        Args:
-            released: Whether the file claims to be the released model's: then a published name
-                requires the published bytes.
+        A file that is `released` claims to be the released model's: then a published name requires
+        the published bytes.
         """
         found = published.standing(
             self.name, sha256=self.sha256, git_blob=self.git_blob, released=released
@@ -67,7 +66,6 @@ class Provenance:
         source: In words.
         revision: A commit, or `unknown`.
         sha256: Over every tensor's name and float32 bytes, in whatever file it was.
-        dtype: The stored type.
         files: Every file read; none for drawn weights.
         released_config: Whether the fields in `DECIDES_NUMBERS` are the released model's.
     """
@@ -123,7 +121,6 @@ class Weights:
         config: Fields in Hugging Face's names.
         tensors: Our name to float32 array, read-only by convention: models copy them.
         folder: Folder of their files and possibly their vocabulary; None for drawn weights.
-        shards: The release's shards; None if there were none.
     """
 
     config: Mapping[str, Any]
@@ -134,7 +131,7 @@ class Weights:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return the weights' entry of a report."""
+        """The weights' entry of a report."""
         return self.provenance.identity
 
 
@@ -145,9 +142,7 @@ class Checkpoint:
     Attributes:
         state: Name to tensor. On Hugging Face's side the prefix `transformer.`, buffers and the
             head are optional.
-        side: Whose names `state` has.
         fields: The config, in Hugging Face's names.
-        source: In words.
     """
 
     state: Mapping[str, Tensor]
@@ -190,7 +185,7 @@ def gather(found: Checkpoint) -> Weights:
         source=found.source,
         revision=found.revision,
         sha256=digest(tensors),
-        dtype=_types(ours),
+        dtype=", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in ours.values()})),
         files=tuple(found.files),
         released_config=all(config[name] == RELEASED[name] for name in DECIDES_NUMBERS),
     )
@@ -220,8 +215,7 @@ def with_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
 def digest(tensors: Arrays) -> str:
     """Return one SHA-256 for all tensors: over the sorted lines of name and digest.
 
-    The same as `reference.surrogate.Surrogate.sha256`, so that the surrogate is recognised in every
-    form.
+    It equals `reference.surrogate.Surrogate.sha256`, so that every form of the surrogate has it.
     """
     digests = copy_parallel(_digest, tensors.values())
     lines = "".join(
@@ -248,8 +242,3 @@ def _widened(named: tuple[str, Tensor]) -> NDArray[np.float32]:
         )
     array: NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
     return array
-
-
-def _types(tensors: Mapping[str, Tensor]) -> str:
-    """Return the stored types."""
-    return ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))

@@ -11,13 +11,12 @@ from scratch_gpt.kernels.compiled import why_not_compiled
 DEFAULT = ("plain", "fused")
 """The formulas, and the fast default of the model, which contains the tiled kernel."""
 
-
-EAGER = tuple(name for name, path in BACKENDS.items() if name != "triton" and not path.compiled)
-"""The paths that run everywhere, as they stand."""
+EAGER = tuple(name for name, one in BACKENDS.items() if name != "triton" and not one.compiled)
+"""The backends that run on every machine."""
 
 
 def why_unavailable(name: str, device: torch.device) -> str | None:
-    """Return why a path cannot run on a device; None where it can."""
+    """Return why a backend cannot run on a device; None where it can."""
     if name == "triton":
         from scratch_gpt.kernels.triton_attention import unavailable
 
@@ -42,9 +41,6 @@ def chosen_backends(backend: str, device: torch.device) -> tuple[list[str], Mapp
             fix=f"use {' or '.join(DEFAULT)}, or a machine that has what is missing",
         )
     return [name for name in wanted if name not in absent], absent
-
-
-# The device.
 
 
 def resolve_device(name: str) -> torch.device:

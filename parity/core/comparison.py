@@ -45,10 +45,8 @@ class Comparison:
 
     Attributes:
         candidates: Our models by backend.
-        reference: Hugging Face's model.
         precision: The checked dtype; None for mode float64 alone.
         select: Pattern of the taps to compare.
-        consequences: Effect on the logits, by backend.
     """
 
     candidates: Mapping[str, nn.Module]
@@ -145,7 +143,7 @@ class Comparison:
 
     def _subjects(self, dtype: torch.dtype, only: str | None = None) -> list[Subject]:
         """Return Hugging Face's run in `dtype`, then ours, one per backend."""
-        chosen = {path: m for path, m in self.candidates.items() if only in (None, path)}
+        chosen = {name: m for name, m in self.candidates.items() if only in (None, name)}
         ours = runners.model_in_dtype(chosen, dtype)
         theirs = runners.model_in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
         runners.check_evaluating({**ours, "huggingface": theirs})
@@ -159,16 +157,16 @@ class Comparison:
                 device=device,
             )
         ]
-        for path, model in ours.items():
-            runs.append(
-                Subject(
-                    name=run_names(path, dtype).ours,
-                    run=runners.candidate_run(model, self.inputs),
-                    dtype=dtype,
-                    device=device,
-                    never_formed=frozenset(never_formed(path, n_layer)),
-                )
+        runs += [
+            Subject(
+                name=run_names(backend, dtype).ours,
+                run=runners.candidate_run(model, self.inputs),
+                dtype=dtype,
+                device=device,
+                never_formed=frozenset(never_formed(backend, n_layer)),
             )
+            for backend, model in ours.items()
+        ]
         return runs
 
     def _walk(
@@ -192,7 +190,15 @@ class Comparison:
             selected=self.measured,
         )
         found = walk_in_lockstep(lockstep, progress=self._step, look=self._look(beside))
-        self._note_broken(found)
+        self.reasons += [
+            Reason(
+                what=f"the forward pass of {name} raised {message}",
+                where=name,
+                fix="run the model alone on the same ids to see the traceback",
+                code=ExitCode.INTERNAL if name.startswith("huggingface") else ExitCode.FAIL,
+            )
+            for name, message in found.broken.items()
+        ]
         return found
 
     def _step(self, tap: str) -> None:
@@ -212,9 +218,9 @@ class Comparison:
                 return
             self._take(subject, tap, tensor, beside)
             self.explainer.look(subject, tap, tensor, truth, per_op=bool(beside))
-            _, *path, dtype = subject.split("/")
-            if path and tap == "logits" and not beside and dtype != "float64":
-                self.consequences[path[0]] = consequences(
+            _, *backend, dtype = subject.split("/")
+            if backend and tap == "logits" and not beside and dtype != "float64":
+                self.consequences[backend[0]] = consequences(
                     tensor, truth, self.inputs.token_ids.cpu(), self.mask
                 )
 
@@ -236,38 +242,18 @@ class Comparison:
         time = self.inputs.token_ids.shape[1]
         return {tap.name: visible_entries(tap.kind.axes, self.mask, time) for tap in self.plan}
 
-    def _note_broken(self, found: Observations) -> None:
-        for name, message in found.broken.items():
-            theirs = name.startswith("huggingface")
-            self.reasons.append(
-                Reason(
-                    what=f"the forward pass of {name} raised {message}",
-                    where=name,
-                    fix="run the model alone on the same ids to see the traceback",
-                    code=ExitCode.INTERNAL if theirs else ExitCode.FAIL,
-                )
-            )
-
-
-# Preconditions.
-
 
 def check_worthwhile(run: Comparison) -> list[Reason]:
     """Reject a comparison without a possible verdict; return reasons why this one cannot pass.
 
     Raises:
         InconclusiveError: Bounds too coarse, models that share storage, nothing to compare.
-        UsageError: A candidate that cannot be watched; a tap that does not exist.
+        UsageError: A candidate without taps; a tap that does not exist.
     """
     run.bounds.check(run.precision)
     for model in run.candidates.values():
         runners.check_candidate(model)
     runners.check_apart(run.candidates, run.reference)
-    _check_selection(run)
-    return _constant(run)
-
-
-def _check_selection(run: Comparison) -> None:
     if run.inputs.token_ids.numel() == 0:
         raise InconclusiveError(
             f"the batch is empty: token_ids is {list(run.inputs.token_ids.shape)}",
@@ -286,10 +272,6 @@ def _check_selection(run: Comparison) -> None:
             where="--explain",
             fix=f"taps are named like {run.plan[0].name}, h.3.mlp.gelu, logits",
         )
-
-
-def _constant(run: Comparison) -> list[Reason]:
-    """Return a reason if a weight tensor is constant."""
     constant = liveness.constant_tensors(dict(run.reference.named_parameters()))
     if not constant:
         return []
@@ -301,9 +283,6 @@ def _constant(run: Comparison) -> list[Reason]:
             code=ExitCode.INCONCLUSIVE,
         )
     ]
-
-
-# From a comparison to its report.
 
 
 def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Report:
@@ -320,42 +299,35 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
                 Reason(what=error.what, where=error.where, fix=error.fix, code=error.exit_code)
             )
     plan = {backend: run.planned(backend) for backend in run.candidates}
-    counted = count(
-        plan,
-        run.rows,
-        n_layer=run.reference.config.n_layer,
-        time=run.inputs.token_ids.shape[1],
-    )
+    batch, time = run.inputs.token_ids.shape
+    inputs = {
+        "batch": batch,
+        "time": time,
+        "padded_positions": 0 if run.mask is None else int((~run.mask).sum()),
+        **run.inputs.digests(),
+    }
     return finish(
         check,
         rows=run.rows,
-        plan=counted,
+        plan=count(plan, run.rows, n_layer=run.reference.config.n_layer, time=time),
         identity=identity,
         environment=settings,
         reasons=run.reasons,
         first_divergence=first_divergence(plan, run.rows),
         consequences=run.consequences,
         liveness=run.life.blocks(),
-        inputs=_described(run.inputs),
+        inputs=inputs,
         explanation=run.explainer.explanation(),
         fingerprints=run.fingerprints.taken,
     )
-
-
-def _described(inputs: Inputs) -> dict[str, Any]:
-    """Return the description of the inputs in a report."""
-    batch, time = inputs.token_ids.shape
-    mask = inputs.attention_mask
-    padded = 0 if mask is None else int((~mask).sum())
-    return {"batch": batch, "time": time, "padded_positions": padded, **inputs.digests()}
 
 
 def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Return candidates by backend; one without a known attribute `backend` is `plain`."""
     if isinstance(candidate, Mapping):
         return dict(candidate)
-    path = getattr(candidate, "backend", "plain")
-    return {path if path in NEVER_FORMED else "plain": candidate}
+    backend = getattr(candidate, "backend", "plain")
+    return {backend if backend in NEVER_FORMED else "plain": candidate}
 
 
 def no_progress(_what: str, _done: int, _total: int) -> None:

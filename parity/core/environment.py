@@ -1,31 +1,26 @@
-"""Every setting of torch that moves numbers: pinned, asserted, recorded.
+"""What else decides a number: torch's settings (pinned, asserted, recorded), versions, the code.
 
-A knob off its value is an error and never a tolerance.
+A setting with another value is an error and never a tolerance.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 
+from parity.core.fingerprints import DIGITS
 from parity.errors import EnvironmentUnfitError
 from reference import compat
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One setting.
-
-    Attributes:
-        name: Its name in torch.
-        wanted: The value under which verdicts are given.
-        read: Returns its value.
-        write: Sets its value.
-        why: What it would change.
-    """
+    """A setting of torch: its name, the value under which verdicts are given, and its effect."""
 
     name: str
     wanted: object
@@ -35,7 +30,7 @@ class Setting:
 
 
 def _attribute(path: str, wanted: object, why: str) -> Setting:
-    """Return a knob that is an attribute under `torch`, given by its dotted path."""
+    """Return a setting that is an attribute under `torch`, given by its dotted path."""
     *parents, last = path.split(".")
     owner: object = torch
     for parent in parents:
@@ -59,97 +54,98 @@ def _autocast(device: str) -> Setting:
     )
 
 
-def _knobs() -> list[Setting]:
-    knobs = [
-        Setting(
-            "torch.default_dtype",
-            torch.float32,
-            torch.get_default_dtype,
-            torch.set_default_dtype,  # type: ignore[arg-type]
-            "constants made inside a model take it",
-        ),
-        Setting(
-            "torch.float32_matmul_precision",
-            "highest",
-            torch.get_float32_matmul_precision,
-            torch.set_float32_matmul_precision,  # type: ignore[arg-type]
-            "'high' and 'medium' multiply in TF32 or bfloat16",
-        ),
-        Setting(
-            "torch.deterministic_algorithms",
-            "error",
-            lambda: ("default", "warn", "error")[torch.get_deterministic_debug_mode()],
-            torch.set_deterministic_debug_mode,  # type: ignore[arg-type]
-            "some kernels sum in an order that varies",
-        ),
-        _autocast("cpu"),
-        _autocast("cuda"),
-        _attribute("backends.cuda.matmul.allow_tf32", False, "TF32 keeps 10 bits of 23"),
-        _attribute("backends.cudnn.allow_tf32", False, "TF32 keeps 10 bits of 23"),
-    ]
-    if compat.sets_precision_of_onednn():
-        why = "'bf16' and 'tf32' round the inputs of float32 products"
-        knobs.insert(2, _attribute("backends.mkldnn.matmul.fp32_precision", "ieee", why))
-    return knobs
+def _onednn() -> list[Setting]:
+    if not compat.sets_precision_of_onednn():
+        return []
+    why = "'bf16' and 'tf32' round the inputs of float32 products"
+    return [_attribute("backends.mkldnn.matmul.fp32_precision", "ieee", why)]
 
 
-SETTINGS = tuple(_knobs())
-"""Every knob that is pinned."""
+SETTINGS = (
+    Setting(
+        "torch.default_dtype",
+        torch.float32,
+        torch.get_default_dtype,
+        torch.set_default_dtype,  # type: ignore[arg-type]
+        "constants made inside a model take it",
+    ),
+    Setting(
+        "torch.float32_matmul_precision",
+        "highest",
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,  # type: ignore[arg-type]
+        "'high' and 'medium' multiply in TF32 or bfloat16",
+    ),
+    *_onednn(),
+    Setting(
+        "torch.deterministic_algorithms",
+        "error",
+        lambda: ("default", "warn", "error")[torch.get_deterministic_debug_mode()],
+        torch.set_deterministic_debug_mode,  # type: ignore[arg-type]
+        "some kernels sum in an order that varies",
+    ),
+    _autocast("cpu"),
+    _autocast("cuda"),
+    _attribute("backends.cuda.matmul.allow_tf32", False, "TF32 keeps 10 bits of 23"),
+    _attribute("backends.cudnn.allow_tf32", False, "TF32 keeps 10 bits of 23"),
+)
+"""Every setting that is pinned; general ones come before the special ones that they overwrite."""
 
 
 @contextlib.contextmanager
 def pinned_settings() -> Iterator[None]:
-    """Set every knob, give control, assert that none was moved, and set all back.
+    """Pin every setting for a context, assert that none was changed in it, and restore all.
 
     Raises:
-        EnvironmentUnfitError: A knob was moved meanwhile, so that no number can be trusted; or
-            one cannot be read, and so not be set back.
+        EnvironmentUnfitError: A setting was changed in the context, or cannot be read and so not
+            be restored.
     """
-    before = [(knob, _read(knob)) for knob in SETTINGS]
-    _refuse([f"{knob.name} was {value}" for knob, value in before if value is _UNREADABLE])
+    before = [(setting, _read(setting)) for setting in SETTINGS]
+    _refuse([f"{setting.name} was {value}" for setting, value in before if value is _UNREADABLE])
     try:
-        for knob in SETTINGS:
-            knob.write(knob.wanted)
+        for setting in SETTINGS:
+            setting.write(setting.wanted)
         yield
         assert_settings_pinned()
     finally:
-        for knob, value in before:  # general settings first: they overwrite the special ones
-            if _read(knob) != value:  # and a special one, written needlessly, the general one
-                knob.write(value)
+        for setting, value in before:
+            if _read(setting) != value:  # an unneeded write of a special one changes the general
+                setting.write(value)
 
 
 def assert_settings_pinned() -> None:
-    """Require every knob to be at its value.
+    """Require every setting to have its value.
 
     Raises:
-        EnvironmentUnfitError: Names each knob that is not, and what it would change.
+        EnvironmentUnfitError: Names each setting that does not, and its effect.
     """
-    moved = [
-        f"{knob.name} is {_read(knob)!r}, not {knob.wanted!r} ({knob.why})"
-        for knob in SETTINGS
-        if _read(knob) != knob.wanted
-    ]
-    _refuse(moved)
+    _refuse(
+        [
+            f"{setting.name} is {value!r}, not {setting.wanted!r} ({setting.why})"
+            for setting in SETTINGS
+            if (value := _read(setting)) != setting.wanted
+        ]
+    )
 
 
-def _refuse(moved: list[str]) -> None:
-    if moved:
+def _refuse(changed: list[str]) -> None:
+    if changed:
         raise EnvironmentUnfitError(
-            f"a setting that moves numbers was changed: {'; '.join(moved)}",
+            f"a setting that moves numbers was changed: {'; '.join(changed)}",
             where="torch's global settings",
             fix="keep the model's code from changing them while it is checked",
         )
 
 
-def _read(knob: Setting) -> object:
-    """Return a knob's value; torch refuses to read some that were set through another name."""
+_UNREADABLE = "set through another of torch's names"
+
+
+def _read(setting: Setting) -> object:
+    """Return a setting's value; torch refuses to read some that were set through another name."""
     try:
-        return knob.read()
+        return setting.read()
     except RuntimeError:
         return _UNREADABLE
-
-
-_UNREADABLE = "set through another of torch's names"
 
 
 def environment() -> dict[str, str]:
@@ -163,3 +159,46 @@ def environment() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         **{name: compat.describe(name) for name in ("transformers", "numpy", "safetensors")},
     }
+
+
+# The code.
+
+PACKAGES = ("bench", "parity", "reference", "scratch_gpt")
+"""Everything that is installed as `gpt1-parity`."""
+
+
+def code_digest() -> str:
+    """Return the installed version, and a digest of the source of the four packages."""
+    found = package_folders()
+    source = "source not known" if found is None else f"sha256 {digest(found)}"
+    return f"gpt1-parity {compat.describe('gpt1-parity')}, {source}"
+
+
+def package_folders() -> dict[str, Path] | None:
+    """Return the folder of each package; None if one has none, as in a zip file.
+
+    They are beside this file's own package. Python's search path may have another project's
+    package of the same name first.
+    """
+    beside = Path(__file__).parents[2]
+    found = {name: beside / name for name in PACKAGES}
+    return found if all(home.is_dir() for home in found.values()) else None
+
+
+def digest(packages: Mapping[str, Path]) -> str:
+    """Return 16 hexadecimal digits of SHA-256 over every Python file's name and bytes.
+
+    Files are in the order of their names, which begin with the package and have slashes: the digest
+    is the same for a checkout, an editable install and a wheel.
+    """
+    files = {
+        f"{package}/{path.relative_to(home).as_posix()}": path
+        for package, home in packages.items()
+        for path in home.rglob("*.py")
+    }
+    whole = hashlib.sha256()
+    for name in sorted(files):
+        content = files[name].read_bytes()
+        whole.update(f"{name}\n{len(content)}\n".encode())
+        whole.update(content)
+    return whole.hexdigest()[:DIGITS]

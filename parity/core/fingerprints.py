@@ -1,7 +1,7 @@
-"""Fingerprints of tensors and ids: what two runs on two machines can be compared by.
+"""Fingerprints of tensors and ids, to compare runs on two machines without the tensors.
 
-A digest says whether anything moved, to the bit. A sketch says by how much, without the tensors;
-see `parity.core.fingerprints`. A report holds them where they were asked for, since they cost time.
+A digest shows whether anything changed, to the bit; a sketch shows by how much. A report holds them
+with `--fingerprints`, since they cost time.
 """
 
 import base64
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# A tensor in 61 numbers, from which its distance to another one can be told without either.
+# A sketch is a tensor in 61 numbers, from which its distance to another one can be estimated.
 #
 # A count sketch: every element goes, as it is or negated, into one of 61 buckets; which, and with
 # what sign, is drawn for its place in the tensor. A sum is linear, so the difference of two
@@ -30,9 +30,9 @@ from torch import Tensor
 # has many of its elements in one cell; and adding up cells first takes half the time, and rounds
 # less.
 #
-# What is drawn is a fixed sequence: words of Philox as they come, which NumPy promises to keep,
-# and not its distributions, which it does not. Sums are float64, in the order of places, so that
-# neither torch nor a processor's vectors have a part in them.
+# The draws are a fixed sequence: words of Philox, which NumPy promises to keep, and not its
+# distributions, which it does not. Sums are float64, in the order of places, so that they are the
+# same with every torch and processor.
 #
 # Source: Charikar, Chen and Farach-Colton 2002, "Finding frequent items in data streams".
 
@@ -46,11 +46,11 @@ CELLS = 4_093
 CHUNK = 8 * CELLS
 """Elements that are summed at once: a chunk's sums are small, and so is their rounding.
 
-It is less than what torch would cut among threads, which on a busy machine wait for each other.
+torch splits larger tensors among threads, which on a busy machine wait for each other.
 """
 
 ROUNDING = 1e-15
-"""What sketches themselves are good to: below it, over the norm, an estimate says nothing."""
+"""The precision of a sketch, over the norm: an estimate below it means nothing."""
 
 _KEY = int.from_bytes(b"gpt1-parity", "little")
 
@@ -66,33 +66,26 @@ class Draws:
         self._chunks: list[tuple[NDArray[np.int8], NDArray[np.uint8]]] = []
 
     def chunk(self, number: int) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-        """Return signs `[CHUNK]` and buckets `[CELLS]` from element `number * CHUNK` on."""
+        """Return signs `[CHUNK]` and buckets `[CELLS]` from element `number * CHUNK` on.
+
+        A sign is drawn from a bit, a bucket from a byte. 256 is no multiple of 61, so that twelve
+        buckets are drawn a quarter more often; it adds a hundredth to the spread's square, and
+        nothing to the mean.
+        """
         while len(self._chunks) <= number:
-            self._chunks.append(self._next())
+            bits = np.unpackbits(self._bytes(CHUNK // 8), count=CHUNK)
+            buckets = self._bytes(CELLS) % BUCKETS
+            self._chunks.append((bits.astype(np.int8) * 2 - 1, buckets.astype(np.uint8)))
         return self._chunks[number]
 
-    def _next(self) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-        """Draw another chunk: a bit a sign, a byte a bucket.
-
-        256 is no multiple of 61, so that twelve buckets are drawn a quarter more often; it adds a
-        hundredth to the spread's square, and nothing to the mean.
-        """
-        bits = np.unpackbits(self._bytes(CHUNK // 8), count=CHUNK)
-        buckets = self._bytes(CELLS) % BUCKETS
-        return bits.astype(np.int8) * 2 - 1, buckets.astype(np.uint8)
-
     def _bytes(self, count: int) -> NDArray[np.uint8]:
-        """Return as many bytes of whole words; what is left of the last word is let go."""
+        """Return bytes of whole words; the rest of the last word is dropped."""
         drawn = self._philox.random_raw(-(-count // 8)).astype("<u8").view(np.uint8)
         return drawn[:count]
 
 
 class Sketch:
-    """A sketch and a sum of squares being made of a tensor that comes in chunks.
-
-    Args:
-        draws: Signs and buckets; shared by all tensors.
-    """
+    """The sketch and the sum of squares of a tensor that comes in chunks."""
 
     def __init__(self, draws: Draws) -> None:
         self._draws = draws
@@ -100,7 +93,7 @@ class Sketch:
         self._squares: list[float] = []
 
     def add(self, values: NDArray[np.float64]) -> None:
-        """Take the next elements, flat: `CHUNK` of them, but at the end."""
+        """Add the next elements, flat: `CHUNK` of them, except at the end."""
         signs, buckets = self._draws.chunk(len(self._sums))
         signed = np.zeros(-(-len(values) // CELLS) * CELLS)
         np.multiply(values, signs[: len(values)], out=signed[: len(values)])
@@ -143,13 +136,9 @@ def decoded(text: str) -> Sums:
 
 
 def distance(one: str, other: str) -> float:
-    """Return the estimated length of the difference of two tensors, from their sketches.
+    """Return the estimated length of the difference of two tensors of one shape.
 
-    It is good to about 9 %, and down to about `ROUNDING` of their norm.
-
-    Args:
-        one: A sketch, encoded.
-        other: Another, of a tensor of the same shape.
+    It is given their encoded sketches, and is right to about 9 %, down to `ROUNDING` of their norm.
 
     Raises:
         ValueError: One of them is no sketch.
@@ -163,15 +152,14 @@ DIGITS = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What is kept of one tensor, or of the ids of one run; the first four fields are its key.
+    """The fingerprint of one tensor, or of the ids of one run; the first four fields are its key.
 
     Attributes:
         subject: `ours/` and the backend, `huggingface` or `oracle`. In mode per-op the references
             run once per backend and have its name too, as `huggingface/tiled`. The oracle's numbers
             are then the inputs of the operations, rounded to the checked dtype.
         dtype: Dtype of the run; `ids` where nothing was computed.
-        mode: How it was met, a `parity.core.results.Mode`.
-        tap: Its name.
+        mode: A `parity.core.results.Mode`.
         shape: The tensor's shape; for ids their number.
         digest: The first 16 hexadecimal digits of SHA-256, over dtype, shape and bytes in C order;
             entries that do not count are 0. Zeros of either sign differ.
@@ -190,16 +178,9 @@ class Fingerprint:
 
 
 class Fingerprints:
-    """Takes fingerprints of whatever it is shown, if they are wanted; it changes nothing.
+    """Takes fingerprints of tensors, if they are wanted, of the taps that match a pattern.
 
-    A key is taken once. A witness that runs again beside another of our paths makes the same.
-
-    Args:
-        wanted: Whether they are.
-        select: Pattern of the taps that are wanted, as of a shell.
-
-    Attributes:
-        wanted: Whether they are.
+    A key is taken once: a reference that runs again for another backend has the same fingerprints.
     """
 
     def __init__(self, *, wanted: bool = False, select: str = "*") -> None:
@@ -213,34 +194,24 @@ class Fingerprints:
         return [found for found in self._taken.values() if found is not None]
 
     def keep_places(self, run: str, taps: Iterable[str]) -> None:
-        """Keep places for taps that will come, in whatever order they do.
-
-        Args:
-            run: Subject and dtype: `ours/plain/float32`, on its own numbers.
-            taps: Their names.
-        """
+        """Fix the order of taps of a run, such as `ours/plain/float32`, before they come."""
         for tap in taps:
             self._taken.setdefault((run, _own(run), tap))
 
     def take(
         self, run: str, tap: str, tensor: Tensor, *, beside: str = "", visible: Tensor | None = None
     ) -> None:
-        """Take a tensor's.
+        """Take the fingerprint of a tensor of any float dtype and layout, on any device.
 
-        Args:
-            run: Subject and dtype: `ours/plain/float32`.
-            tap: Its name.
-            tensor: Of any float dtype and layout, on any device. It is not written to.
-            beside: In mode per-op, the backend; a reference gets its name. Where
-                empty, the run goes on with its own numbers.
-            visible: Bool, broadcastable to the shape: False at entries that do not count.
+        `run` is subject and dtype: `ours/plain/float32`. `beside` is the backend in mode per-op; a
+        reference gets its name. `visible` is False at entries that do not count.
         """
         mode = _own(run)
         if beside:
             side, _, dtype = run.partition("/")
             mode, run = "per-op", run if side == "ours" else f"{side}/{beside}/{dtype}"
         subject, _, dtype = run.rpartition("/")
-        if self._passes_by(run, mode, tap):
+        if not self._takes(run, mode, tap):
             return
         digest, sketch = self._measured(tensor.detach(), visible)
         finite = math.isfinite(sketch.norm)
@@ -256,15 +227,12 @@ class Fingerprints:
         )
 
     def take_ids(self, run: str, tap: str, texts: Iterable[Sequence[int]]) -> None:
-        """Take that of all ids of some texts, in order, each text's behind its length.
+        """Take the fingerprint of the ids of all texts, in order, each text's after its length.
 
-        Args:
-            run: Subject and dtype: `ours/fused/float32`; `ids` where nothing was computed.
-            tap: What they are.
-            texts: Their ids.
+        `run` is subject and dtype, `ours/fused/float32`; without a computation the dtype is `ids`.
         """
         subject, _, dtype = run.rpartition("/")
-        if self._passes_by(run, "exact", tap):
+        if not self._takes(run, "exact", tap):
             return
         sha, count = hashlib.sha256(b"ids"), 0
         for ids in texts:
@@ -279,13 +247,12 @@ class Fingerprints:
             digest=sha.hexdigest()[:DIGITS],
         )
 
-    def _passes_by(self, run: str, mode: str, tap: str) -> bool:
-        """Return whether nothing is to be taken under this key."""
+    def _takes(self, run: str, mode: str, tap: str) -> bool:
+        """Return whether a fingerprint is wanted under this key, and not taken yet."""
         wanted = self.wanted and fnmatch.fnmatchcase(tap, self._select)
-        return not wanted or self._taken.get((run, mode, tap)) is not None
+        return wanted and self._taken.get((run, mode, tap)) is None
 
     def _measured(self, tensor: Tensor, visible: Tensor | None) -> tuple[str, Sketch]:
-        """Return a tensor's digest, and its sketch."""
         name = str(tensor.dtype).removeprefix("torch.")
         sha = hashlib.sha256(f"{name} {list(tensor.shape)}".encode())
         sketch = Sketch(self._draws)
@@ -297,7 +264,7 @@ class Fingerprints:
 
 
 def _own(run: str) -> str:
-    """Return the mode of a run that goes on with its own numbers."""
+    """Return the mode of a run that continues with its own numbers."""
     return "float64" if run.endswith("/float64") else "end-to-end"
 
 

@@ -10,7 +10,7 @@ that moves no mean.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,8 +26,7 @@ EXACT_KINDS = frozenset({"embeddings.tokens", "embeddings.positions"})
 """Taps that are looked up and not computed: they must be equal to the bit."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunNames:
+class RunNames(NamedTuple):
     """The names of our run and of Hugging Face's in the observations."""
 
     ours: str
@@ -348,19 +347,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# Top-1 tokens that differ by more than rounding explains.
-
-
 def top1_changes(found: Observations, names: RunNames, lead: float) -> list[Reason]:
     """Return a reason if a top-1 token differs although the oracle's lead is too wide.
 
+    `lead` is the largest lead of the oracle's token over ours, in logits; 0 if all tokens agree.
     Two errors as large as the largest observed one, ours or Hugging Face's, can swap two logits. A
     wider lead cannot be lost by rounding.
-
-    Args:
-        found: Differences of the logits, among others.
-        names: Of both runs.
-        lead: Largest lead of the oracle's token over ours, in logits; 0 if all tokens agree.
     """
     errors = [
         found.differences[name, "logits", "oracle"].largest
@@ -381,7 +373,7 @@ def top1_changes(found: Observations, names: RunNames, lead: float) -> list[Reas
 
 
 def explained(row: Row) -> Row:
-    """Return a failing row whose detail says by how much it fails."""
+    """Return the row; if it fails, its detail has the difference."""
     if row.status is not Status.FAIL or row.detail:
         return row
     return dataclasses.replace(row, detail=difference_found(row))

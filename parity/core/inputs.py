@@ -37,13 +37,10 @@ class Inputs:
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """Return `sha256 ` and 16 hexadecimal digits: what two runs have to share to be of one thing.
+    """Return `sha256 ` and 16 hexadecimal digits of tensors of whole numbers or bools, in order.
 
-    A seed does not say it: NumPy may draw other ids from the same seed in another version.
-
-    Args:
-        tensors: Of whole numbers or bools, of any shapes, on any device; their order counts. Each
-            goes in as its shape and its entries, int64, little-endian, in C order.
+    Each is hashed as its shape and its entries: int64, little-endian, in C order. A seed does not
+    identify ids: another version of NumPy may draw others from it.
     """
     sha = hashlib.sha256()
     for tensor in tensors:
@@ -53,15 +50,12 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 
 def seeded(*, batch: int, time: int, vocab_size: int, seed: int) -> Inputs:
-    """Return ids drawn from `seed`; they hold the first id, the last id, and a repeat.
-
-    What is too short for all three holds as many of them as it can.
-    """
+    """Return ids drawn from `seed`, with the first id, the last id and a repeat if these fit."""
     ids = np.random.Generator(np.random.Philox(seed)).integers(0, vocab_size, size=batch * time)
-    planted = [0, vocab_size - 1, vocab_size - 1]
-    # Spread out, so that no position has a part in being first or last.
-    count = min(len(planted), len(ids))
-    ids[[(index * len(ids)) // count for index in range(count)]] = planted[:count]
+    fixed = [0, vocab_size - 1, vocab_size - 1]
+    count = min(len(fixed), len(ids))
+    # Spread out, so that their positions differ too.
+    ids[[(index * len(ids)) // count for index in range(count)]] = fixed[:count]
     return Inputs(token_ids=torch.from_numpy(ids.reshape(batch, time)).long())
 
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from parity.core.tolerances import DEAD_ATTENTION, DEAD_COSINE
+from parity.core.tolerances import DEGENERATE_ATTENTION, DEGENERATE_COSINE
 
 SETTLED = 32
 """Rows before this one have too few keys to measure the sharpness of attention."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class BlockHealth:
     """Health of one block.
 
@@ -34,9 +34,9 @@ class BlockHealth:
     @property
     def dead(self) -> str | None:
         """Why this block is degenerate; None if it is healthy."""
-        if self.cosine is not None and not self.cosine <= DEAD_COSINE:
+        if self.cosine is not None and not self.cosine <= DEGENERATE_COSINE:
             return f"{self.block}: all positions are alike (mean cosine {self.cosine:.4f})"
-        if self.times_uniform is not None and not self.times_uniform >= DEAD_ATTENTION:
+        if self.times_uniform is not None and not self.times_uniform >= DEGENERATE_ATTENTION:
             return f"{self.block}: attention is uniform ({self.times_uniform:.2f} times)"
         return None
 
@@ -60,22 +60,16 @@ class HealthMonitor:
     def blocks(self) -> list[BlockHealth]:
         """Return the health of every block, in order."""
         return [
-            BlockHealth(
-                block=block,
-                largest_weight=None if (seen := self._weights.get(block)) is None else seen[0],
-                times_uniform=None if seen is None else seen[1],
-                cosine=cosine,
-            )
+            BlockHealth(block, largest, times, cosine)
             for block, cosine in self._cosines.items()
+            for largest, times in [self._weights.get(block) or (None, None)]
         ]
 
 
 def sharpness(weights: Tensor, mask: Tensor | None) -> tuple[float, float] | None:
     """Return the mean largest weight over settled rows, and that over the uniform weight.
 
-    Args:
-        weights: `[batch head time time]`.
-        mask: `[batch time]`, bool; None without padding.
+    `weights` is `[batch head time time]`; `mask` is `[batch time]`, bool, or None without padding.
     """
     time = weights.shape[-1]
     if time <= SETTLED + 1:

@@ -1,9 +1,9 @@
-"""Several forward passes walked through together, tap by tap, each measured and let go.
+"""Several forward passes in lockstep, tap by tap; each tensor is measured and then freed.
 
-The oracle leads. At every tap its value is the truth, and each subject's is measured against it;
-in the float64 pass the reference's value is a second reference. In mode per-op what goes on,
-in the oracle and in every subject alike, is the truth rounded to the dtype: so each operation
-meets the same clean input, and its error is its own.
+The oracle comes first. At every tap its value is the truth, and each subject's is measured against
+it; in the float64 pass Hugging Face's value is a second reference. In mode per-op the oracle and
+every subject continue with the truth rounded to the dtype: each operation gets the same correct
+input, and its error is its own.
 """
 
 import dataclasses
@@ -19,14 +19,6 @@ from torch import Tensor
 from parity.core.metrics import Difference, Reference, Status, visible_entries
 from parity.core.taps import Tap
 from parity.threads import split_threads
-
-# A forward pass as a stream of taps.
-#
-# `stream` runs the model in a thread of its own and stops it at every tap until it is answered. So
-# several models can be walked through in lockstep, one tensor of each alive at a
-# time; and while a tensor is looked at, the model that made it stands still and cannot change it.
-# `capture` collects clones instead, for use without lockstep.
-
 
 TapFunction = Callable[[str, Tensor], Tensor]
 Run = Callable[[TapFunction], object]
@@ -47,11 +39,10 @@ _END = object()
 class TapStream:
     """A forward pass in a thread of its own, stopped at every tap.
 
-    It is an iterator of `(name, tensor)` with a generator's `send` and `close`. `answer` lets the
-    run go on without waiting for its next tap, so that several runs can compute at once.
-
-    The tensor is the model's own, not a copy: use it before the run goes on, and do not write
-    to it.
+    It is an iterator of `(name, tensor)` with a generator's `send` and `close`. `answer` resumes
+    the run without waiting for its next tap, so that several runs can compute at once. The tensor
+    is the model's own: use it before the run resumes, and do not write to it. While it is measured
+    the model waits, and cannot change it.
     """
 
     def __init__(self, run: Run) -> None:
@@ -63,15 +54,13 @@ class TapStream:
         self._worker.start()
 
     def __iter__(self) -> Self:
-        """Return itself."""
         return self
 
     def __next__(self) -> tuple[str, Tensor]:
-        """Let the run go on with its own tensor; return the next tap."""
         return self.send(None)
 
     def send(self, value: Tensor | None) -> tuple[str, Tensor]:
-        """Let the run go on with `value`, if it still stands; return the next tap.
+        """Resume the run with `value`, if it waits; return the next tap.
 
         Raises:
             StopIteration: The run is over.
@@ -92,7 +81,7 @@ class TapStream:
         return cast("tuple[str, Tensor]", offer)
 
     def answer(self, value: Tensor | None) -> None:
-        """Let the run go on with `value`, or with its own tensor where that is None."""
+        """Resume the run with `value`, or with its own tensor where that is None."""
         self._answers.put(value)
         self._stopped = False
 
@@ -103,7 +92,6 @@ class TapStream:
         self._worker.join()
 
     def _work(self, run: Run) -> None:
-        """Run the model; offer each tap and wait for the answer."""
         try:
             with torch.no_grad():  # a setting of the thread, so it is made here
                 run(self._tap)
@@ -121,16 +109,11 @@ class TapStream:
         return value if answer is None else cast("Tensor", answer)
 
 
-def stream(run: Run) -> TapStream:
-    """Start `run` in a thread of its own; it stops at its first tap."""
-    return TapStream(run)
-
-
 def capture(run: Run) -> dict[str, Tensor]:
-    """Return a clone of every tap of one forward pass, in the order in which they were shown.
+    """Return a clone of every tap of one forward pass, in order.
 
     Raises:
-        ValueError: A name was shown twice: which of the two tensors is meant?
+        ValueError: A name came twice.
     """
     taken: dict[str, Tensor] = {}
 
@@ -146,15 +129,12 @@ def capture(run: Run) -> dict[str, Tensor]:
     return taken
 
 
-# One run followed along a plan, tap by tap.
-
-
 class Cursor:
     """Follows one run along the plan, one tap at a time."""
 
     def __init__(self, run: Run, plan: Sequence[str], unwatched: frozenset[str]) -> None:
         self.extras: list[str] = []
-        self._taps = stream(run)
+        self._taps = TapStream(run)
         self._place = {name: place for place, name in enumerate(plan)}
         self._unwatched = unwatched
         self._held: tuple[str, Tensor] | None = None
@@ -162,9 +142,9 @@ class Cursor:
         self._answer: Tensor | None = None
 
     def take(self, wanted: str) -> Tensor | None:
-        """Return the tensor shown at `wanted`; None if the run is past it or over.
+        """Return the tensor at `wanted`; None if the run is past it or over.
 
-        What is shown before and is not in the plan, or for the second time, is noted as extra.
+        A tap before it that is not in the plan, or comes for the second time, is noted as extra.
         """
         while (shown := self._peek()) is not None:
             name, value = shown
@@ -179,17 +159,17 @@ class Cursor:
         return None
 
     def reply(self, value: Tensor) -> None:
-        """Have the run go on with `value` instead of the tap last taken."""
+        """Have the run continue with `value` instead of the tap last taken."""
         self._answer = value
 
-    def let_go(self) -> None:
+    def resume(self) -> None:
         """Have the run compute up to its next tap, if the last one was taken."""
         if self._taken:
             self._taps.answer(self._answer)
             self._held, self._taken, self._answer = None, False, None
 
     def finish(self) -> None:
-        """Run to the end; whatever is still shown is extra."""
+        """Run to the end; further taps are extra."""
         while (shown := self._peek()) is not None:
             if shown[0] not in self._unwatched:
                 self.extras.append(shown[0])
@@ -200,7 +180,7 @@ class Cursor:
         self._taps.close()
 
     def _peek(self) -> tuple[str, Tensor] | None:
-        self.let_go()
+        self.resume()
         if self._held is None:
             self._held = next(self._taps, None)
         return self._held
@@ -211,12 +191,9 @@ class Subject:
     """One forward pass to be measured.
 
     Attributes:
-        name: Shown while it runs and in errors.
-        run: Runs it.
         dtype: The dtype that every tap must have.
-        device: Where it runs.
-        never_formed: Names of taps that this path does not have.
-        unwatched: Names of taps that it shows and that are not to be measured in this pass.
+        never_formed: Names of taps that its backend does not form.
+        unwatched: Names of taps that it has and that are not measured in this pass.
     """
 
     name: str
@@ -229,7 +206,7 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pass:
-    """What to walk through.
+    """Forward passes to run in lockstep.
 
     Attributes:
         oracle: Runs the oracle; every tap is float64.
@@ -237,10 +214,10 @@ class Pass:
         plan: The taps, in network order.
         time: Length of the rows, in tokens.
         mask: `[batch time]`, bool; None without padding.
-        against: Name of the subject that is a second witness to the others of its dtype.
+        against: Name of the subject that is a second reference for the others of its dtype.
         rounded_to: In mode per-op, the dtype that the truth is rounded to.
-        raw: Names of taps whose truth is left as it is, because no subject is given it.
-        selected: Names of the taps to measure; all others are walked past.
+        raw: Names of taps whose truth is not rounded, because no subject gets it.
+        selected: Names of the taps to measure.
     """
 
     oracle: Run
@@ -254,66 +231,58 @@ class Pass:
     selected: frozenset[str]
 
 
-Key = tuple[str, str, str]
-"""(subject, tap, witness): `witness` is "oracle" or the witness's name."""
-
-
 @dataclasses.dataclass
 class Observations:
-    """Result of a pass: differences by key, unexpected taps, failed runs."""
+    """Result of a pass: unexpected taps, failed runs, and differences by (subject, tap, reference).
 
-    differences: dict[Key, Difference] = dataclasses.field(default_factory=dict)
+    The reference is "oracle" or "huggingface".
+    """
+
+    differences: dict[tuple[str, str, str], Difference] = dataclasses.field(default_factory=dict)
     extras: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     broken: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-TapProgress = Callable[[str], None]
-"""Called with the name of each tap that has been measured."""
 TapCallback = Callable[[str, str, Tensor, Tensor], None]
-"""Called with (subject, tap, tensor, truth) before both are let go: with every truth itself, as
+"""Called with (subject, tap, tensor, truth) before both are freed: with every truth itself, as
 subject `oracle`, and with every tensor that is measured."""
 
 
 class OracleFailedError(RuntimeError):
-    """The oracle did not show a tap that the plan has: a bug in this project."""
+    """The oracle lacks a tap of the plan: a bug in this project."""
 
 
-def walk_in_lockstep(lockstep: Pass, *, progress: TapProgress, look: TapCallback) -> Observations:
-    """Walk through all forward passes together and measure every selected tap.
+def walk_in_lockstep(
+    lockstep: Pass, *, progress: Callable[[str], None], look: TapCallback
+) -> Observations:
+    """Run all forward passes in lockstep and measure every selected tap; report each to `progress`.
 
-    Between two stages all runs compute at once. Not so for the logits, by far the largest: one
-    subject's are gone before the next one's are made.
+    A stage is one tap, or logits and loss together. Between two stages all runs compute at once.
+    Not so for the logits, by far the largest: one subject's are freed before the next one's are
+    made.
     """
+    last = [tap for tap in lockstep.plan if tap.name in ("logits", "loss")]
+    stages = [*([tap] for tap in lockstep.plan if tap not in last), last]
     with split_threads(1 + len(lockstep.subjects)):
-        return _walk(_Walker(lockstep, look), progress)
-
-
-def _walk(walker: "_Walker", progress: TapProgress) -> Observations:
-    try:
-        for stage in _stages(walker.plan):
-            walker.measure(stage)
-            for tap in stage:
-                progress(tap.name)
-        walker.finish()
-    finally:
-        walker.close()
+        walker = _Walker(lockstep, look)
+        try:
+            for stage in stages:
+                walker.measure(stage)
+                for tap in stage:
+                    progress(tap.name)
+            walker.finish()
+        finally:
+            walker.close()
     return walker.found
 
 
-def _stages(plan: Sequence[Tap]) -> list[list[Tap]]:
-    """Return the plan, one tap a stage, logits and loss together."""
-    body = [[tap] for tap in plan if tap.name not in ("logits", "loss")]
-    return [*body, [tap for tap in plan if tap.name in ("logits", "loss")]]
-
-
 class _Walker:
-    """The state of one walk: a cursor on every run, and what was found so far."""
+    """The state of one lockstep run: a cursor on every pass, and the observations so far."""
 
     def __init__(self, lockstep: Pass, look: TapCallback) -> None:
         names = [tap.name for tap in lockstep.plan]
         self.found = Observations()
-        self.plan = lockstep.plan
-        self.last_before_logits = next(
+        self._before_logits = next(
             (name for name, after in pairwise(names) if after == "logits"), None
         )
         self._pass = lockstep
@@ -328,44 +297,45 @@ class _Walker:
         """Bring every run up to the end of `stage`, and measure.
 
         A run whose tensor is not needed any more continues while the next one is measured. Only
-        the logits are too large for that: there, one run at a time is let ahead.
+        the logits are too large for that: there, one run at a time continues.
         """
         last = stage[0].name == "logits"
-        one_by_one = last or stage[-1].name == self.last_before_logits
+        one_by_one = last or stage[-1].name == self._before_logits
         if last:
-            self._let_ahead(0)
+            self._resume(0)
         truths = {tap.name: self._truth(tap) for tap in stage}
         if not one_by_one:
-            self._oracle.let_go()  # it never writes to what it has shown
-        witnessed: dict[str, Reference] = {}
+            self._oracle.resume()  # it never writes to a tensor after its tap
+        second: dict[str, Reference] = {}
         for place, subject in enumerate(self._pass.subjects):
             if last:
-                self._let_ahead(place + 1)
+                self._resume(place + 1)
             for tap in stage:
-                self._visit(subject, tap, truths[tap.name], witnessed)
+                self._visit(subject, tap, truths[tap.name], second)
             if subject.name != self._pass.against and (last or not one_by_one):
-                self._cursors[subject.name].let_go()
+                self._cursors[subject.name].resume()
         if not one_by_one:
-            self.let_go()
+            for cursor in self._cursors.values():
+                cursor.resume()
 
-    def _let_ahead(self, place: int) -> None:
-        """Have the subject at this place compute up to its next tap."""
+    def _resume(self, place: int) -> None:
+        """Have the subject at this place, if there is one, compute up to its next tap."""
         for subject in self._pass.subjects[place : place + 1]:
-            self._cursors[subject.name].let_go()
+            self._cursors[subject.name].resume()
 
     def _visit(
-        self, subject: Subject, tap: Tap, truth: Reference, witnessed: dict[str, Reference]
+        self, subject: Subject, tap: Tap, truth: Reference, second: dict[str, Reference]
     ) -> None:
-        """Take one tensor of one subject, measure it, and say what the run goes on with."""
+        """Take one tensor of one subject, measure it, and set what the run continues with."""
         if tap.name in subject.never_formed | subject.unwatched:
             return
         value = self._take(subject, tap.name)
         if value is None:
             return
         if tap.name in self._pass.selected:
-            self._compare(subject, tap, value.cpu(), truth, witnessed)
+            self._compare(subject, tap, value.cpu(), truth, second)
             if subject.name == self._pass.against:
-                witnessed[tap.name] = self._held(tap, value.cpu())
+                second[tap.name] = self._held(tap, value.cpu())
         if self._pass.rounded_to is not None:
             self._cursors[subject.name].reply(truth.tensor.to(subject.device, subject.dtype))
 
@@ -390,12 +360,13 @@ class _Walker:
         tap: Tap,
         value: Tensor,
         truth: Reference,
-        witnessed: Mapping[str, Reference],
+        second: Mapping[str, Reference],
     ) -> None:
-        """Measure one tensor against the truth, and where there is one against the witness."""
+        """Measure one tensor against the truth and, if there is one, the second reference."""
         references = {"oracle": truth}
-        if tap.name in witnessed and subject.dtype == torch.float64:
-            references[_side(self._pass.against)] = witnessed[tap.name]
+        if tap.name in second and subject.dtype == torch.float64:
+            side = str(self._pass.against).partition("/")[0]
+            references[side] = second[tap.name]
         for against, reference in references.items():
             self.found.differences[subject.name, tap.name, against] = reference.difference(
                 value, dtype=subject.dtype
@@ -419,13 +390,8 @@ class _Walker:
         self.found.differences[subject.name, tap, "oracle"] = absent
         return None
 
-    def let_go(self) -> None:
-        """Have every run compute up to its next tap."""
-        for cursor in (self._oracle, *self._cursors.values()):
-            cursor.let_go()
-
     def finish(self) -> None:
-        """Let every run come to its end, and note what it showed beyond the plan."""
+        """Let every run come to its end, and note its taps beyond the plan."""
         for name, cursor in self._cursors.items():
             if name not in self.found.broken:
                 try:
@@ -436,11 +402,5 @@ class _Walker:
                 self.found.extras[name] = cursor.extras
 
     def close(self) -> None:
-        """Abandon whatever still runs."""
         for cursor in (self._oracle, *self._cursors.values()):
             cursor.close()
-
-
-def _side(subject: str | None) -> str:
-    """Return whose run a subject is: the part of its name before the first slash."""
-    return str(subject).partition("/")[0]

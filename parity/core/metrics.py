@@ -17,7 +17,7 @@ from parity.core.taps import Axes
 
 
 class Status(StrEnum):
-    """What became of one planned comparison."""
+    """The result of one planned comparison."""
 
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     FAIL = "fail"
@@ -36,7 +36,6 @@ class Difference:
     Attributes:
         status: PASS where values were compared; else why they were not.
         detail: For any other status, one phrase.
-        shape: Shape of the tensor.
         count: Elements compared.
         rms: Root of the mean square of the differences.
         largest: Largest absolute difference.
@@ -81,7 +80,7 @@ def _quotient(numerator: float, denominator: float) -> float:
 
 
 class Reference:
-    """A reference tensor, with what many comparisons need of it measured once.
+    """A reference tensor, whose own size is measured once for many comparisons.
 
     Args:
         tensor: The reference, of any float dtype, of at least two axes.
@@ -134,7 +133,7 @@ class Reference:
     def _chunks(self, rows: Tensor | None = None, first: int = 0) -> Iterator[tuple[int, Tensor]]:
         """Yield (row, difference of some rows from the reference's); without rows, the reference.
 
-        Entries that do not count are 0. What is yielded is overwritten by the next step.
+        Entries that do not count are 0. A yielded chunk is overwritten by the next step.
         """
         columns = max(1, self._rows.shape[1])
         step = max(1, _CHUNK // columns)
@@ -155,7 +154,7 @@ class Reference:
 def difference(
     tensor: Tensor, reference: Tensor, *, dtype: torch.dtype, visible: Tensor | None = None
 ) -> Difference:
-    """Measure one tensor against one reference; see `Held`."""
+    """Measure one tensor against one reference."""
     return Reference(reference, visible).difference(tensor, dtype=dtype)
 
 
@@ -170,7 +169,7 @@ def _in_rows(tensor: Tensor) -> Tensor:
 
 
 def _hidden_rows(visible: Tensor, tensor: Tensor) -> Tensor:
-    """Return what does not count as rows; a single one where all rows are alike."""
+    """Return the entries that do not count, as rows; a single row if all are alike."""
     alike = visible.shape == (1, 1, *tensor.shape[2:])
     full = visible if alike else visible.expand(tensor.shape)
     return _in_rows(~full)
@@ -216,12 +215,7 @@ def visible_entries(axes: Axes, mask: Tensor | None, time: int) -> Tensor | None
 
     Rows of padding are exempt: in Hugging Face's model they attend to the future. Scores count
     where the key is neither in the future nor padding: a masked entry is a constant of the
-    implementation.
-
-    Args:
-        axes: The tap's axes.
-        mask: `[batch time]`, bool, False at padding; None without padding.
-        time: Length of the rows.
+    implementation. `mask` is `[batch time]`, bool, False at padding; None without padding.
     """
     causal = torch.ones(time, time, dtype=torch.bool).tril()[None, None]
     if mask is None:
@@ -237,10 +231,8 @@ def visible_entries(axes: Axes, mask: Tensor | None, time: int) -> Tensor | None
     return rows[axes]
 
 
-# What a difference in the logits means for someone who uses the model.
-#
-# Loss, probabilities and rankings are reported and never decide: on them most faults pass.
-
+# The effect of a difference on loss, probabilities and rankings. It is reported and never decides:
+# on these numbers most faults pass.
 
 _ROWS = 64
 """Rows per step, so that no copy of the vocabulary's width grows with time."""
@@ -250,13 +242,13 @@ _TOP = 5
 def consequences(
     logits: Tensor, truth: Tensor, token_ids: Tensor, mask: Tensor | None
 ) -> dict[str, float]:
-    """Compare two sets of logits as a user of the model would.
+    """Compare two sets of logits by loss, probabilities and rankings.
 
     Args:
         logits: `[batch time vocab]`, ours.
         truth: `[batch time vocab]`, the oracle's, float64.
         token_ids: `[batch time]`.
-        mask: `[batch time]`, bool, False at padding.
+        mask: `[batch time]`, bool, False at padding; None without padding.
 
     Returns:
         `loss_ours` and `loss_oracle` (mean, nats per predicted token; NaN at time 1),
@@ -273,7 +265,20 @@ def consequences(
         _part(ours[rows].double(), oracle[rows], targets.flatten()[rows])
         for rows in torch.split(real.flatten().nonzero()[:, 0], _ROWS)
     ]
-    return _gathered({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    mean = {name: float(x.mean()) if len(x) else math.nan for name, x in found.items()}
+    largest = {name: float(x.max()) if len(x) else math.nan for name, x in found.items()}
+    return {
+        "loss_ours": mean["loss_ours"],
+        "loss_oracle": mean["loss_oracle"],
+        "log_softmax_largest": largest["log_softmax"],
+        "kl_mean": mean["kl"],
+        "kl_largest": largest["kl"],
+        "top1_agreement": mean["top1"],
+        "top5_agreement": mean["top5"],
+        "rank_change_largest": largest["rank_change"],
+        "flip_gap_largest": largest["flip_gap"],
+    }
 
 
 def _part(ours: Tensor, oracle: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -299,24 +304,4 @@ def _part(ours: Tensor, oracle: Tensor, targets: Tensor) -> dict[str, Tensor]:
         "flip_gap": oracle_top.values[:, 0] - oracle.gather(-1, ours_choice)[:, 0],
         "loss_ours": -ours_log[predicted].gather(-1, wanted)[:, 0],
         "loss_oracle": -oracle_log[predicted].gather(-1, wanted)[:, 0],
-    }
-
-
-def _gathered(rows: dict[str, Tensor]) -> dict[str, float]:
-    def mean(name: str) -> float:
-        return float(rows[name].mean()) if len(rows[name]) else math.nan
-
-    def largest(name: str) -> float:
-        return float(rows[name].max()) if len(rows[name]) else math.nan
-
-    return {
-        "loss_ours": mean("loss_ours"),
-        "loss_oracle": mean("loss_oracle"),
-        "log_softmax_largest": largest("log_softmax"),
-        "kl_mean": mean("kl"),
-        "kl_largest": largest("kl"),
-        "top1_agreement": mean("top1"),
-        "top5_agreement": mean("top5"),
-        "rank_change_largest": largest("rank_change"),
-        "flip_gap_largest": largest("flip_gap"),
     }

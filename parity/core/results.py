@@ -1,6 +1,6 @@
-"""Rows, a report, and how every check gets from the one to the other.
+"""Rows and reports.
 
-A check makes rows. `finish` counts them, derives verdict and exit code, and returns the report that
+A check makes rows. `finish` derives verdict and exit code from them, and returns the report that
 `parity.report` renders. Tables that only one check has are sections: data, not layout.
 """
 
@@ -51,8 +51,6 @@ class Row:
         tap: Name of what is compared: a tap, a tensor, a rule, a source of strings.
         backend: Subject of the comparison: our backend; in `weights` and `tokens` the side.
         against: Reference: `oracle`, `huggingface`, `uncached`, `published`, ...
-        shape: Shape of our tensor.
-        status: Result of the comparison.
         error_ours: Our error. In mode float64 the largest difference, else the RMS of the
             differences, each over the reference's RMS; in mode exact the number of mismatches.
         error_reference: Hugging Face's own error, where the reference is the oracle.
@@ -60,8 +58,7 @@ class Row:
         bound: Limit of `error_ours` in modes float64 and exact, else of `ratio`.
         amplification: Our error over the largest error among the inputs of this tap.
         worst_index: Index of the largest difference.
-        value_ours: Our value there.
-        value_against: The reference's value there.
+        value_ours: Our value there; `value_against` is the reference's.
         required_tolerance: The smallest bound that would pass.
         detail: One phrase about a status other than pass.
         details: Facts that only rows of this check have.
@@ -102,8 +99,7 @@ class Plan:
     """What was planned and what was compared.
 
     Attributes:
-        planned: Planned comparisons over all backends.
-        compared: Those of which every planned row was compared.
+        compared: Planned comparisons, over all backends, of which every row was compared.
         per_backend: For each backend (planned, compared).
         exempt: What was not planned: backend, tap and reason.
     """
@@ -136,13 +132,11 @@ class Reason:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that `doctor` looked at.
+    """One result of `doctor`: what was examined, and what was found.
 
     Attributes:
-        name: What was looked at.
-        found: What was found.
         fit: Whether results can be trusted; None for information only.
-        why: The consequence where they cannot.
+        why: The consequence if they cannot.
     """
 
     name: str
@@ -156,16 +150,13 @@ class Section:
     """A part of a report as data: a title, a table, and lines of text, each optional.
 
     Attributes:
-        title: Heading.
         columns: Column names; without any the table has no header.
-        rows: Cells, row by row.
         right: Indices of right-justified columns.
         folds: Indices of columns that may take several lines.
         splits: Whether the columns are continued in further tables where a page is too narrow.
         group: Tables of one group have equal column widths.
         note: Explanation below the table.
         lines: Text below everything else.
-        failed: Whether it is about a failure.
     """
 
     title: str = ""
@@ -191,9 +182,8 @@ class Report:
         reasons: Why the run is no pass, beside its rows.
         consequences: Effect on loss, probabilities and rankings, by backend.
         liveness: For each block the sharpness of attention and the similarity of positions.
-        inputs: Batch, length, seed and padding.
         explanation: Result of `--explain`.
-        findings: What `doctor` looked at.
+        findings: Results of `doctor`.
         fingerprints: Of every compared tensor, with `--fingerprints`.
         sections: Tables and facts that only this check has; they replace the table of rows.
         details: The same for programs.
@@ -230,12 +220,6 @@ _WORST_FIRST = (
     ExitCode.PASS,
 )
 
-_VERDICTS = {
-    ExitCode.FAIL: Verdict.FAIL,
-    ExitCode.INCONCLUSIVE: Verdict.INCONCLUSIVE,
-    ExitCode.PASS: Verdict.PASS,
-}
-
 
 def worst(codes: Sequence[ExitCode]) -> ExitCode:
     """Return the code that wins where several apply; PASS where none does."""
@@ -243,11 +227,9 @@ def worst(codes: Sequence[ExitCode]) -> ExitCode:
 
 
 def verdict_for(code: ExitCode) -> Verdict:
-    """Return the answer that an exit code stands for."""
-    return _VERDICTS.get(code, Verdict.ERROR)
-
-
-# From rows to a verdict.
+    """Return the verdict of an exit code."""
+    answers = (ExitCode.PASS, ExitCode.FAIL, ExitCode.INCONCLUSIVE)
+    return Verdict[code.name] if code in answers else Verdict.ERROR
 
 
 _NOT_COMPARED = (Status.MISSING, Status.NOT_RUN)
@@ -286,11 +268,11 @@ def first_divergence(
 ) -> FirstDivergence | None:
     """Return the first failing tap in network order; None where every row passes.
 
-    The modes are asked in the order in which they can be trusted to point.
+    The mode that locates a fault best comes first.
     """
-    # The path that forms the most knows where each tap stands.
-    paths = sorted(plan.values(), key=len, reverse=True)
-    suspects = {tap.name: tap.kind.suspects for taps in paths for tap in taps}
+    # The backend that forms the most taps gives their order.
+    longest_first = sorted(plan.values(), key=len, reverse=True)
+    suspects = {tap.name: tap.kind.suspects for taps in longest_first for tap in taps}
     place = {name: at for at, name in enumerate(suspects)}
     for mode in _DECIDING_ORDER:
         failing = [row for row in rows if row.mode is mode and row.status is not Status.PASS]
@@ -371,13 +353,30 @@ def exit_code(
     findings: Sequence[Finding] = (),
 ) -> tuple[ExitCode, list[Reason]]:
     """Return the exit code, and every reason why the run is no pass beside its rows."""
-    found = [*reasons, *_degenerate(blocks)]
+    found = list(reasons)
+    if dead := [why for block in blocks if (why := block.dead) is not None]:
+        found.append(
+            Reason(
+                what="the model is dead at depth: faults inside such a block do not show",
+                where="; ".join(dead[:3]),
+                fix="compare on trained or surrogate weights, and on ids that differ",
+                code=ExitCode.INCONCLUSIVE,
+            )
+        )
     codes = [reason.code for reason in found]
     if any(finding.fit is False for finding in findings):
         codes.append(ExitCode.INCONCLUSIVE)
     if plan.compared == 0:
         if ExitCode.INCONCLUSIVE not in codes:
-            found.append(_nothing_compared(plan))
+            found.append(
+                Reason(
+                    what="nothing was compared",
+                    where=f"{plan.planned} taps were planned",
+                    fix="check that the model shows its taps under the names of "
+                    "parity/core/taps.py",
+                    code=ExitCode.INCONCLUSIVE,
+                )
+            )
         # All rows are missing then: no difference was seen.
         return worst([*codes, ExitCode.INCONCLUSIVE]), found
     if any(row.status not in (Status.PASS, Status.NOT_RUN) for row in rows):
@@ -385,26 +384,3 @@ def exit_code(
     if plan.compared != plan.planned:
         codes.append(ExitCode.INCONCLUSIVE)
     return worst(codes), found
-
-
-def _nothing_compared(plan: Plan) -> Reason:
-    return Reason(
-        what="nothing was compared",
-        where=f"{plan.planned} taps were planned",
-        fix="check that the model shows its taps under the names of parity/core/taps.py",
-        code=ExitCode.INCONCLUSIVE,
-    )
-
-
-def _degenerate(blocks: Sequence[BlockHealth]) -> list[Reason]:
-    dead = [sign for block in blocks if (sign := block.dead) is not None]
-    if not dead:
-        return []
-    return [
-        Reason(
-            what="the model is dead at depth: faults inside such a block do not show",
-            where="; ".join(dead[:3]),
-            fix="compare on trained or surrogate weights, and on ids that differ",
-            code=ExitCode.INCONCLUSIVE,
-        )
-    ]

@@ -1,4 +1,4 @@
-"""The forward passes of both sides, ready to be walked through.
+"""The forward passes of both sides, and the models that they run.
 
 A candidate is a module called as ours is: `model(token_ids, positions, attention_mask, tap=tap)`.
 """
@@ -51,10 +51,10 @@ def candidate_run(model: nn.Module, inputs: Inputs) -> Run:
 
 
 def check_returned(returned: object, shown: Tensor | None) -> None:
-    """Require that a model returns the very logits that it showed at its tap.
+    """Require that a model returns the logits of its tap.
 
     Raises:
-        ValueError: It returns others: what was compared is not what a user gets.
+        ValueError: It returns others, which were not compared.
     """
     if shown is None or returned is shown:
         return
@@ -79,10 +79,14 @@ def huggingface_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
     return run
 
 
+_STRETCH = 64
+"""Rows of logits whose loss is computed at once."""
+
+
 def _show_loss(
     tap: TapFunction, logits: Tensor, inputs: Inputs, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    """Show the loss, a stretch of rows at a time: its temporaries are as wide as the vocabulary.
+    """Compute the loss, a stretch of rows at a time: its temporaries are as wide as the vocabulary.
 
     Every loss is of one row and the next token, so that cutting the rows changes no bit.
     """
@@ -93,10 +97,6 @@ def _show_loss(
             for at in range(0, time - 1, _STRETCH)
         ]
         tap("loss", torch.cat(parts, dim=1))
-
-
-_STRETCH = 64
-"""Rows of logits whose loss is computed at once."""
 
 
 def oracle_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
@@ -140,7 +140,7 @@ def array(tensor: Tensor) -> NDArray[np.floating]:
 def model_in_dtype(models: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, nn.Module]:
     """Return the models in `dtype`: as they are where they have it, else as copies.
 
-    What the models share among each other, the copies share too.
+    Tensors that the models share, the copies share too.
 
     Raises:
         InconclusiveError: A parameter or buffer of a copy kept another float type.
@@ -173,7 +173,7 @@ def _dtypes(model: nn.Module) -> set[torch.dtype]:
 
 
 def check_candidate(model: nn.Module) -> None:
-    """Require that a candidate can be watched.
+    """Require that a candidate has taps.
 
     Raises:
         UsageError: Its forward has no `tap` argument.
@@ -189,17 +189,21 @@ def check_candidate(model: nn.Module) -> None:
 
 
 def check_apart(candidates: Mapping[str, nn.Module], reference: nn.Module) -> None:
-    """Require that the two sides are two: other objects, other storage.
+    """Require that the two sides are different objects with different storage.
 
     Raises:
         InconclusiveError: They share something, so that agreement would prove nothing.
     """
-    theirs = {_storage(tensor) for tensor in reference.state_dict().values()}
+
+    def storage(tensor: Tensor) -> int:
+        return tensor.untyped_storage().data_ptr()
+
+    theirs = {storage(tensor) for tensor in reference.state_dict().values()}
     for name, model in candidates.items():
         shared = [
             tensor_name
             for tensor_name, tensor in model.state_dict().items()
-            if tensor.numel() > 0 and _storage(tensor) in theirs
+            if tensor.numel() > 0 and storage(tensor) in theirs
         ]
         if model is reference or shared:
             raise InconclusiveError(
@@ -207,11 +211,6 @@ def check_apart(candidates: Mapping[str, nn.Module], reference: nn.Module) -> No
                 where=f"{len(shared)} tensors, the first is {shared[0] if shared else 'the model'}",
                 fix="load the weights into each side separately",
             )
-
-
-def _storage(tensor: Tensor) -> int:
-    """Return where the storage begins that a tensor is a view of."""
-    return tensor.untyped_storage().data_ptr()
 
 
 def check_evaluating(models: Mapping[str, nn.Module]) -> None:
@@ -230,19 +229,13 @@ def check_evaluating(models: Mapping[str, nn.Module]) -> None:
             )
 
 
-# Somebody's model, named on the command line.
-#
-# `FILE.py` is run and its function `build` is used; `MODULE:NAME` is imported. Either is called as
-# `build(config, weights)` with a `GPTConfig` and a dictionary of our tensor names to float32
-# tensors of its own, and returns a module that is called as ours is.
+# `--candidate`: `FILE.py` is run and its function `build` is used; `MODULE:NAME` is imported. It is
+# called as `build(config, weights)` with a `GPTConfig` and a dictionary of our tensor names to
+# float32 copies, and returns a module that is called as ours is.
 
 
 def build_candidate(name: str, weights: Weights) -> nn.Module:
-    """Return the candidate, built from a copy of the weights, in evaluation mode.
-
-    Args:
-        name: `FILE.py` or `MODULE:NAME`.
-        weights: What it is given.
+    """Return the candidate `FILE.py` or `MODULE:NAME` with the weights, in evaluation mode.
 
     Raises:
         UsageError: There is no such function.
@@ -259,7 +252,7 @@ def build_candidate(name: str, weights: Weights) -> nn.Module:
             where=f"--candidate {name}",
             fix="return a torch.nn.Module called as model(ids, positions, mask, tap=tap)",
         )
-    model.eval()  # somebody's own may forget to return the model
+    model.eval()  # it may be overridden and return nothing
     return model
 
 
@@ -280,7 +273,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _named(name: str) -> object:
-    """Return what `MODULE:NAME` stands for; None where the module does not have it."""
+    """Return the object `MODULE:NAME`; None if the module does not have it."""
     module, _, attribute = name.partition(":")
     if not attribute or not all(part.isidentifier() for part in module.split(".")):
         raise _absent(name, "it is neither FILE.py nor MODULE:NAME")
@@ -289,7 +282,7 @@ def _named(name: str) -> object:
             return getattr(importlib.import_module(module), attribute, None)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # it exists, and lacks something itself
+                raise  # the module exists, and one of its own imports does not
             raise _absent(name, f"there is no module {error.name}") from error
 
 
@@ -303,7 +296,7 @@ def _absent(name: str, why: str) -> UsageError:
 
 @contextlib.contextmanager
 def _beside(name: str) -> Iterator[None]:
-    """Let a file import what lies beside it, as it could if Python ran it."""
+    """Let a file import modules from its own folder."""
     before = list(sys.path)
     if name.endswith(".py"):
         sys.path.insert(0, str(Path(name).resolve().parent))
@@ -315,7 +308,7 @@ def _beside(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _running(name: str, fix: str) -> Iterator[None]:
-    """Turn whatever somebody's code raises, an exit too, into a refusal that says where."""
+    """Raise any error of the candidate's code, an exit too, as a rejection with its line."""
     try:
         yield
     except UsageError:
@@ -330,22 +323,17 @@ def _running(name: str, fix: str) -> Iterator[None]:
         ) from error
 
 
-# Models built from weights; each with storage of its own.
-
-
 def load_pretrained(
     source: str, *, backend: str = "plain", on_tensor: OnTensor | None = None
 ) -> tuple[GPT, Provenance]:
-    """Return our model with pretrained weights, in evaluation mode, and what they are.
+    """Return our model with pretrained weights, in evaluation mode, and their provenance.
 
-    Args:
-        source: As `--weights`: `openai-gpt`, a hub repository `owner/name[@revision]`, a folder
-            or file of any published form, `surrogate` or `tiny`.
-        backend: Name of an attention core.
-        on_tensor: Called with (tensors done, tensors in all) while weights are drawn.
+    `source` is as `--weights`: `openai-gpt`, a hub repository `owner/name[@revision]`, a folder or
+    file of any published form, `surrogate` or `tiny`. `on_tensor` is called with (tensors done,
+    tensors in all) while weights are drawn.
 
     Raises:
-        ParityError: The weights are not there, or not what they must be.
+        ParityError: The weights are missing, damaged or not a GPT-1's.
     """
     weights = load_weights(source, on_tensor)
     return build_ours(weights, backend), weights.provenance

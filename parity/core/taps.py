@@ -1,19 +1,15 @@
 """The points at which implementations are compared, in network order.
 
-Two rules:
-
-1. Everything that is compared is in `KINDS`; nothing else names a tap.
-2. `NEVER_FORMED` has the reason for every tensor that a backend does not form. A tap that one side
-   lacks is in that table, or it fails; no comparison is skipped.
+No other file names a tap. `NEVER_FORMED` has the reason for every tensor that a backend does not
+form: a tap that one side lacks is in that table, or it fails.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from enum import StrEnum
 
 
 class Axes(StrEnum):
-    """What a tap's axes are; it decides which entries of a padded or causal tensor are real."""
+    """A tap's axes; they decide which entries of a padded or causal tensor are compared."""
 
     ROWS = "batch time feature"
     POSITIONS = "rows time width"
@@ -29,10 +25,9 @@ class Kind:
 
     Attributes:
         name: Its name; for a block's tap, the part after `h.{i}.`.
-        axes: What its axes are.
-        inputs: The kinds that feed the operation, and those that feed these where a path never
+        inputs: The kinds that feed the operation, and those that feed these where a backend never
             forms them. `<x` is the block's own input.
-        suspects: What is usually wrong where this is the first tap to differ.
+        suspects: The likely causes if this is the first tap to differ.
     """
 
     name: str
@@ -42,24 +37,29 @@ class Kind:
 
 
 EMBEDDING_KINDS = (
-    Kind("embeddings.tokens", Axes.ROWS, (), "another vocabulary, ids shifted, table mixed up"),
+    Kind(
+        "embeddings.tokens",
+        Axes.ROWS,
+        (),
+        "ids of another vocabulary, or shifted by one; rows of tokens_embed.weight reordered",
+    ),
     Kind(
         "embeddings.positions",
         Axes.POSITIONS,
         (),
-        "positions counted from 1, or taken from the padding mask; a sinusoidal table",
+        "positions counted from 1 (not from 0), or from the padding mask; a sinusoidal table",
     ),
     Kind(
         "embeddings",
         Axes.ROWS,
         ("embeddings.tokens", "embeddings.positions"),
-        "a scale on the embedding; token types added; dropout left on",
+        "the sum scaled by sqrt(n_embd); token types added; dropout left on (call model.eval())",
     ),
 )
 
 _QKV_SUSPECTS = (
-    "c_attn read as [out, in], or its bias dropped; heads interleaved instead of consecutive; "
-    "query, key and value in another order; a pre-norm block; blocks out of order"
+    "c_attn read as [out, in] (it is [in, out]), or its bias dropped; order not query, key, value; "
+    "heads interleaved, not consecutive; a norm before attention (GPT-2); blocks sorted as strings"
 )
 
 BLOCK_KINDS = (
@@ -70,64 +70,90 @@ BLOCK_KINDS = (
         "attn.scores",
         Axes.SCORES,
         ("attn.query", "attn.key"),
-        "the scale 1/sqrt(head_width) missing, or taken from the model's width",
+        "the scale 1/sqrt(head_width) missing, or taken from n_embd",
     ),
     Kind(
         "attn.weights",
         Axes.WEIGHTS,
         ("attn.scores",),
-        "the causal mask off by one or missing; softmax over another axis",
+        "no causal mask, or off by one (use tril(), not tril(diagonal=1)); softmax not over keys",
     ),
     Kind(
         "attn.context",
         Axes.ROWS,
         ("attn.weights", "attn.query", "attn.key", "attn.value"),
-        "heads merged without moving their axis back; the mask, where weights are not formed",
+        "heads merged without transpose(1, 2); where weights are not formed, also the causal mask",
     ),
     Kind(
         "attn",
         Axes.ROWS,
         ("attn.context",),
-        "the square c_proj transposed (its shape cannot tell); its bias dropped",
+        "c_proj transposed: it is [in, out] and square, so no shape error; its bias dropped",
     ),
     Kind(
         "ln_1.input",
         Axes.ROWS,
         ("<x", "attn", "attn.context"),
-        "the residual missing, or taken from another place (pre-norm, x + ln(attn(x)))",
+        "the residual missing; GPT-1 normalizes the sum, ln_1(x + attn(x)), not x + ln_1(attn(x))",
     ),
     Kind(
         "ln_1",
         Axes.ROWS,
         ("ln_1.input",),
-        "epsilon (1e-5, inside the root); unbiased variance; gain or bias not loaded; "
-        "ln_1 and ln_2 swapped",
+        "epsilon not 1e-5, or outside the root; var() without unbiased=False; "
+        "gain or bias not loaded; ln_1 and ln_2 swapped",
     ),
-    Kind("mlp.c_fc", Axes.ROWS, ("ln_1",), "c_fc reshaped instead of transposed; bias dropped"),
+    Kind(
+        "mlp.c_fc",
+        Axes.ROWS,
+        ("ln_1",),
+        "c_fc read as [out, in] (it is [in, out]), or reshaped for transposed; bias dropped",
+    ),
     Kind(
         "mlp.gelu",
         Axes.ROWS,
         ("mlp.c_fc",),
-        "another activation: the erf GELU differs by up to 5e-4, x*sigmoid(1.702x) by 2e-2",
+        "GPT-1 uses gelu(approximate='tanh'); the erf form differs by 5e-4, "
+        "x*sigmoid(1.702x) by 2e-2",
     ),
-    Kind("mlp", Axes.ROWS, ("mlp.gelu",), "c_proj reshaped instead of transposed; bias dropped"),
-    Kind("ln_2.input", Axes.ROWS, ("ln_1", "mlp", "mlp.gelu"), "the MLP's residual missing"),
+    Kind(
+        "mlp",
+        Axes.ROWS,
+        ("mlp.gelu",),
+        "c_proj read as [out, in] (it is [in, out]), or reshaped for transposed; bias dropped",
+    ),
+    Kind(
+        "ln_2.input",
+        Axes.ROWS,
+        ("ln_1", "mlp", "mlp.gelu"),
+        "the residual missing, or not ln_1's output: GPT-1 has ln_2(x + mlp(x)), x after ln_1",
+    ),
     Kind(
         "ln_2",
         Axes.ROWS,
         ("ln_2.input",),
-        "as ln_1: epsilon, variance, gain and bias, ln_1 and ln_2 swapped",
+        "as at ln_1: epsilon 1e-5, biased variance, gain and bias; ln_1 and ln_2 swapped",
     ),
 )
 
 OUTPUT_KINDS = (
-    Kind("logits", Axes.ROWS, ("<x",), "an extra final norm; a head that is not the embedding"),
-    Kind("loss", Axes.LOSS, ("logits",), "targets not shifted by one; a softmax over more rows"),
+    Kind(
+        "logits",
+        Axes.ROWS,
+        ("<x",),
+        "an extra final norm (GPT-2's ln_f); a head that is not tokens_embed.weight transposed",
+    ),
+    Kind(
+        "loss",
+        Axes.LOSS,
+        ("logits",),
+        "targets not shifted: logits[:, t] predict ids[:, t + 1]; softmax not over the vocabulary",
+    ),
 )
 
 _NO_SCORES = {
-    "attn.scores": "a tiled core holds one tile's strip of scores at a time",
-    "attn.weights": "a tiled core divides by the softmax's sum after the product",
+    "attn.scores": "a tiled kernel holds one tile's strip of scores at a time",
+    "attn.weights": "a tiled kernel divides by the softmax's sum after the product",
 }
 _NO_SUMMANDS = {
     "attn": "the product adds to the residual as it goes, in ln_1.input",
@@ -145,7 +171,7 @@ NEVER_FORMED: dict[str, dict[str, str]] = {
     },
     "triton": {**_NO_SCORES, **_NO_SUMMANDS},
 }
-"""For each attention path, the kinds that it never forms, each with the reason."""
+"""For each backend, the kinds that it never forms, each with the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,25 +185,25 @@ class Tap:
 
 def taps(n_layer: int) -> list[Tap]:
     """Return every tap of a model with `n_layer` blocks, in network order: 5 + 14 a block."""
-    return list(_taps(n_layer))
+    found, before = [], "embeddings"
 
+    def add(prefix: str, kind: Kind) -> None:
+        inputs = tuple(before if name == "<x" else prefix + name for name in kind.inputs)
+        found.append(Tap(prefix + kind.name, kind, inputs))
 
-def _taps(n_layer: int) -> Iterator[Tap]:
-    before = "embeddings"
     for kind in EMBEDDING_KINDS:
-        yield Tap(kind.name, kind, kind.inputs)
+        add("", kind)
     for index in range(n_layer):
         for kind in BLOCK_KINDS:
-            inputs = tuple(before if name == "<x" else f"h.{index}.{name}" for name in kind.inputs)
-            yield Tap(f"h.{index}.{kind.name}", kind, inputs)
+            add(f"h.{index}.", kind)
         before = f"h.{index}.ln_2"
     for kind in OUTPUT_KINDS:
-        inputs = tuple(before if name == "<x" else name for name in kind.inputs)
-        yield Tap(kind.name, kind, inputs)
+        add("", kind)
+    return found
 
 
 def never_formed(backend: str, n_layer: int) -> dict[str, str]:
-    """Return the taps that the path never forms, each with the reason."""
+    """Return the taps that the backend never forms, each with the reason."""
     return {
         f"h.{index}.{kind}": reason
         for index in range(n_layer)
@@ -186,5 +212,5 @@ def never_formed(backend: str, n_layer: int) -> dict[str, str]:
 
 
 def undefined_taps(time: int) -> dict[str, str]:
-    """Return the taps that no path has for inputs of this length, each with the reason."""
+    """Return the taps that no backend has for inputs of this length, each with the reason."""
     return {} if time > 1 else {"loss": "at time 1 no next token is predicted"}

@@ -1,14 +1,10 @@
-"""Every bound, with the measurement behind it. No other file holds a number that decides.
+"""Every bound, with its measurement; only the published numbers have theirs in `reference/goldens`.
 
-Except one kind: the tolerance of a published number stands with it, in `reference/goldens`.
+Two rules are checked whenever bounds are made, and bounds that break them are rejected:
 
-Two rules, checked whenever bounds are made:
-
-1. The smallest planted fault stands at least `FAULT_MARGIN` times above the float64 bound.
+1. The smallest injected fault is at least `FAULT_MARGIN` times the float64 bound.
 2. Right code stays under a third of the quality bound; in half precision, where one rounding is
    a hundred times coarser and a few of them decide, under two thirds.
-
-Bounds that break them are refused: a ruler that coarse has no verdict.
 """
 
 import dataclasses
@@ -21,13 +17,12 @@ from parity.errors import InconclusiveError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Precision:
-    """What a dtype can hold, and how much worse than the reference's error ours may be.
+    """A dtype's rounding, and how much worse than the reference's error ours may be.
 
     Attributes:
-        dtype: The dtype.
         unit: Its unit roundoff, half the gap between 1 and the next number.
         quality: Our RMS error may be this many times the reference's own.
-        measured: Largest ratio of right code at the released size; see `docs/numerics.md`.
+        measured: Largest ratio of right code at the released size; see `docs/tolerances.md`.
         margin: How far below the bound that must be.
     """
 
@@ -57,10 +52,10 @@ MEASURED_FLOAT64_NOISE = 2.1e-11
 second moment after steps of two rows of 64."""
 
 MEASURED_SMALLEST_FAULT = 1e-6
-"""Smallest float64 difference that a planted fault makes at its own tap: layer-norm epsilon."""
+"""Smallest float64 difference that an injected fault makes at its own tap: layer-norm epsilon."""
 
 FAULT_MARGIN = 100.0
-"""How far the smallest planted fault must stand above the float64 bound."""
+"""How many times the float64 bound the smallest injected fault must be."""
 
 PEAK_GUARD = 10.0
 """Our largest error may be this many times the reference's: one bad element among a million
@@ -90,7 +85,7 @@ class Bounds:
     peak: float = PEAK_GUARD
 
     def check(self, precision: Precision | None) -> None:
-        """Refuse bounds that no verdict can rest on."""
+        """Reject bounds that decide nothing."""
         ceiling = MEASURED_SMALLEST_FAULT / FAULT_MARGIN
         _within("float64", self.float64, MEASURED_FLOAT64_NOISE, ceiling)
         if precision is not None:
@@ -115,13 +110,13 @@ def bounds_for(dtype: str) -> Bounds:
     return Bounds() if precision is None else Bounds(quality=precision.quality)
 
 
-DEAD_COSINE = 0.98
-"""Mean cosine between a block's output rows above which all positions say the same: the
+DEGENERATE_COSINE = 0.98
+"""Mean cosine between a block's output rows above which all positions are alike: the
 surrogate stays below 0.75, independent draws at the released scale reach 1.00 at block 6."""
 
-DEAD_ATTENTION = 2.0
-"""Mean largest attention weight, over the uniform one, below which attention looks at nothing
-in particular: uniform attention has 1, the surrogate more than 50 at time 512."""
+DEGENERATE_ATTENTION = 2.0
+"""Mean largest attention weight, over the uniform one, below which attention is uniform: uniform
+attention has 1, the surrogate more than 50 at time 512."""
 
 
 FEWEST_PREDICTIONS = 32

@@ -18,7 +18,7 @@ from parity.checks.gradients.taps import BLOCK
 from parity.core.lockstep import TapFunction
 from parity.core.taps import NEVER_FORMED
 from parity.faults.forward import with_tap
-from parity.faults.registry import Fault, fault, faults_of
+from parity.faults.registry import Fault, faults_of
 from parity.operations import (
     Call,
     Op,
@@ -46,23 +46,21 @@ class BackwardFault(Fault):
     taps: tuple[str, ...]
     behind: bool = False
 
-    def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:
+    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
         """Return the first wrong gradient: where a tensor is not formed, the next one backwards."""
         if self.at == "<before":
             return f"h.{block - 1}.ln_2" if block > 0 else "embeddings"
-        name = super().first_seen(block, backend, n_layer=n_layer, variant=variant)
+        name = super().first_seen(block, backend, **names)
         while (kind := name.removeprefix(f"h.{block}.")) in NEVER_FORMED[backend]:
             after = next(place.name for place in BLOCK if kind in place.after)
             name = f"h.{block}.{after}"
         return name
 
 
-@fault(
+@BackwardFault.register(
     "loss-not-divided",
     "the loss's gradient not divided by the number of targets",
     at="logits",
-    cause="the backward of a mean that forgets 1/n",
-    kind=BackwardFault,
     taps=("logits",),
     behind=True,
 )
@@ -71,36 +69,30 @@ def _(value: Tensor, op: Op) -> Tensor:
     return value * float(batch * (time - 1))
 
 
-@fault(
+@BackwardFault.register(
     "head-detached",
     "the head's path into the tied embedding is cut",
     at="tokens_embed.weight",
-    cause="tokens_embed.weight.detach() or .data in the head",
-    kind=BackwardFault,
     taps=("logits",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
     return op.input("<x") @ op.parameter("tokens_embed.weight").detach().T
 
 
-@fault(
+@BackwardFault.register(
     "lookup-detached",
     "the lookup's path into the tied embedding is cut",
     at="tokens_embed.weight",
-    cause="a lookup in tokens_embed.weight.detach()",
-    kind=BackwardFault,
     taps=("embeddings.tokens",),
 )
 def _(value: Tensor, _op: Op) -> Tensor:
     return value.detach().requires_grad_()  # the tap still receives a gradient
 
 
-@fault(
+@BackwardFault.register(
     "repeat-overwritten",
     "of a token that occurs twice, the last gradient overwrites the others",
     at="tokens_embed.weight",
-    cause="grad[ids] = g for grad.index_add_(0, ids, g)",
-    kind=BackwardFault,
     taps=("embeddings.tokens",),
 )
 def _(value: Tensor, op: Op) -> Tensor:
@@ -110,41 +102,35 @@ def _(value: Tensor, op: Op) -> Tensor:
     return torch.where(repeated_later, value.detach(), value)
 
 
-@fault(
+@BackwardFault.register(
     "norm-without-mean",
     "layer norm's backward without the term of the mean",
     at="h.{i}.ln_1.input",
-    cause="a hand-written backward that treats the row's mean as a constant",
-    kind=BackwardFault,
     taps=("h.{i}.ln_1",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
     x = op.input("ln_1.input")
-    centred = x - x.mean(-1, keepdim=True).detach()
-    variance = (centred * centred).mean(-1, keepdim=True)
-    normalised = centred * torch.rsqrt(variance + op.epsilon)
-    return normalised * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
+    centered = x - x.mean(-1, keepdim=True).detach()
+    variance = (centered * centered).mean(-1, keepdim=True)
+    normalized = centered * torch.rsqrt(variance + op.epsilon)
+    return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
-@fault(
+@BackwardFault.register(
     "norm-without-variance",
     "layer norm's backward without the term of the variance",
     at="h.{i}.ln_1.input",
-    cause="a hand-written backward that treats the row's variance as a constant",
-    kind=BackwardFault,
     taps=("h.{i}.ln_1",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
-    normalised = _constant_variance(op.input("ln_1.input"), op.epsilon)
-    return normalised * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
+    normalized = _constant_variance(op.input("ln_1.input"), op.epsilon)
+    return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
-@fault(
+@BackwardFault.register(
     "gain-of-one-row",
     "the gradient of ln_1's gain is that of one row",
     at="h.{i}.ln_1.weight",
-    cause="a gradient of the gain that is not summed over all rows",
-    kind=BackwardFault,
     taps=("h.{i}.ln_1",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -154,12 +140,10 @@ def _(_value: Tensor, op: Op) -> Tensor:
     return layer_norm(x, fixed, op.parameter("ln_1.bias"), op.epsilon) + share
 
 
-@fault(
+@BackwardFault.register(
     "bias-of-one-row",
     "the gradient of c_fc's bias is that of one row",
     at="h.{i}.mlp.c_fc.bias",
-    cause="a gradient of the bias that is not summed over all rows",
-    kind=BackwardFault,
     taps=("h.{i}.mlp.c_fc",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -168,12 +152,10 @@ def _(_value: Tensor, op: Op) -> Tensor:
     return linear(x, op.parameter("mlp.c_fc.weight"), fixed) + _first_row(x) * (bias - fixed)
 
 
-@fault(
+@BackwardFault.register(
     "erf-derivative",
     "the derivative of the erf GELU",
     at="h.{i}.mlp.c_fc",
-    cause="the tanh form forward, the erf form's derivative backward",
-    kind=BackwardFault,
     taps=("h.{i}.mlp.gelu",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -181,12 +163,10 @@ def _(_value: Tensor, op: Op) -> Tensor:
     return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
-@fault(
+@BackwardFault.register(
     "delta-missing",
     "the softmax's backward without its row term",
     at="h.{i}.attn.scores",
-    cause="dscores = weights * dweights, without subtracting the row's sum (delta)",
-    kind=BackwardFault,
     taps=("h.{i}.attn.weights", "h.{i}.attn.context"),
 )
 def _(value: Tensor, op: Op) -> Tensor:
@@ -199,12 +179,10 @@ def _(value: Tensor, op: Op) -> Tensor:
     return merge_heads(weights @ op.input("attn.value")).view_as(value)
 
 
-@fault(
+@BackwardFault.register(
     "scale-missing-behind",
     "the query's gradient without 1/sqrt(head_width)",
     at="h.{i}.attn.query",
-    cause="dquery = dscores @ key, without the scale",
-    kind=BackwardFault,
     taps=("h.{i}.attn.query",),
     behind=True,
 )
@@ -212,12 +190,10 @@ def _(value: Tensor, _op: Op) -> Tensor:
     return value * math.sqrt(value.shape[-1])
 
 
-@fault(
+@BackwardFault.register(
     "transpose-missing",
     "the backward of attention's c_proj multiplies by the matrix, not its transpose",
     at="h.{i}.attn.context",
-    cause="dx = dy @ W for dy @ W.T; the square shape hides it",
-    kind=BackwardFault,
     taps=("h.{i}.attn",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -226,24 +202,20 @@ def _(_value: Tensor, op: Op) -> Tensor:
     return right + context @ weight.detach().T
 
 
-@fault(
+@BackwardFault.register(
     "residual-cut",
     "no gradient through the residual around attention",
     at="<before",
-    cause="the residual detached, or its gradient not added to the branch's",
-    kind=BackwardFault,
     taps=("h.{i}.ln_1.input",),
 )
 def _(value: Tensor, op: Op) -> Tensor:
     return value - (op.input("<x") - op.input("<x").detach())
 
 
-@fault(
+@BackwardFault.register(
     "doubled",
     "the gradient of the MLP's output added twice",
     at="h.{i}.mlp.c_proj.weight",
-    cause="a gradient accumulated once too often",
-    kind=BackwardFault,
     taps=("h.{i}.mlp",),
 )
 def _(value: Tensor, _op: Op) -> Tensor:
@@ -252,9 +224,9 @@ def _(value: Tensor, _op: Op) -> Tensor:
 
 def _constant_variance(x: Tensor, epsilon: float) -> Tensor:
     """Return rows of mean 0 and variance 1; the variance has no gradient."""
-    centred = x - x.mean(-1, keepdim=True)
-    variance = (centred * centred).mean(-1, keepdim=True).detach()
-    return centred * torch.rsqrt(variance + epsilon)
+    centered = x - x.mean(-1, keepdim=True)
+    variance = (centered * centered).mean(-1, keepdim=True).detach()
+    return centered * torch.rsqrt(variance + epsilon)
 
 
 def _first_row(x: Tensor) -> Tensor:

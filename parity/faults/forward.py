@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from parity.core.lockstep import TapFunction
 from parity.core.taps import BLOCK_KINDS, NEVER_FORMED
-from parity.faults.registry import Fault, fault, faults_of
+from parity.faults.registry import Fault, faults_of
 from parity.operations import (
     Call,
     Op,
@@ -46,9 +46,9 @@ class ForwardFault(Fault):
         """Return the wrong parameters by name, given the right ones."""
         return {}
 
-    def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:
+    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
         """Return the first tap that differs: where a tensor is not formed, the next one."""
-        tap = super().first_seen(block, backend, n_layer=n_layer, variant=variant)
+        tap = super().first_seen(block, backend, **names)
         kinds = [kind.name for kind in BLOCK_KINDS]
         while (kind := tap.split(".", 2)[-1]) in NEVER_FORMED[backend]:
             tap = tap.removesuffix(kind) + kinds[kinds.index(kind) + 1]
@@ -75,52 +75,28 @@ class TensorFault(ForwardFault):
         return cast("Mapping[str, Tensor]", self.code(parameters, block))
 
 
-@fault(
-    "erf-gelu",
-    "the erf GELU for the tanh form",
-    at="h.{i}.mlp.gelu",
-    cause="functional.gelu without approximate='tanh'",
-    kind=ForwardFault,
-)
+@ForwardFault.register("erf-gelu", "the erf GELU for the tanh form", at="h.{i}.mlp.gelu")
 def _(op: Op) -> Tensor:
     x = op.input("mlp.c_fc")
     return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
-@fault(
-    "epsilon",
-    "layer-norm epsilon 1e-6 for 1e-5",
-    at="h.{i}.ln_1",
-    cause="the epsilon of another model or library",
-    kind=ForwardFault,
-)
+@ForwardFault.register("epsilon", "layer-norm epsilon 1e-6 for 1e-5", at="h.{i}.ln_1")
 def _(op: Op) -> Tensor:
     gain, bias = op.parameter("ln_1.weight"), op.parameter("ln_1.bias")
     return layer_norm(op.input("ln_1.input"), gain, bias, 1e-6)
 
 
-@fault(
-    "unbiased-variance",
-    "variance divided by width - 1",
-    at="h.{i}.ln_1",
-    cause="Tensor.var without unbiased=False",
-    kind=ForwardFault,
-)
+@ForwardFault.register("unbiased-variance", "variance divided by width - 1", at="h.{i}.ln_1")
 def _(op: Op) -> Tensor:
     x = op.input("ln_1.input")
     variance = x.var(-1, keepdim=True, unbiased=True)
-    centred = x - x.mean(-1, keepdim=True)
-    normalised = centred * torch.rsqrt(variance + op.epsilon)
-    return normalised * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
+    centered = x - x.mean(-1, keepdim=True)
+    normalized = centered * torch.rsqrt(variance + op.epsilon)
+    return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
-fault(
-    "norms-swapped",
-    "ln_1 and ln_2 swapped",
-    at="h.{i}.ln_1",
-    cause="weights of ln_1 loaded into ln_2, and those of ln_2 into ln_1",
-    kind=ForwardFault,
-)(
+ForwardFault.register("norms-swapped", "ln_1 and ln_2 swapped", at="h.{i}.ln_1")(
     {
         "ln_1": lambda op: normed(op, "ln_1.input", "ln_2"),
         "ln_2": lambda op: normed(op, "ln_2.input", "ln_1"),
@@ -128,41 +104,23 @@ fault(
 )
 
 
-@fault(
-    "affine-ignored",
-    "gain and bias of ln_1 ignored",
-    at="h.{i}.ln_1",
-    cause="LayerNorm with elementwise_affine=False, or weights not loaded",
-    kind=ForwardFault,
-)
+@ForwardFault.register("affine-ignored", "gain and bias of ln_1 ignored", at="h.{i}.ln_1")
 def _(op: Op) -> Tensor:
     return _bare_norm(op, "ln_1.input")
 
 
 def _bare_norm(op: Op, kind: str) -> Tensor:
-    """Return an input normalised without gain and bias."""
+    """Return an input normalized without gain and bias."""
     x = op.input(kind)
     return layer_norm(x, x.new_ones(x.shape[-1]), x.new_zeros(x.shape[-1]), op.epsilon)
 
 
-@fault(
-    "no-mlp-residual",
-    "the MLP's residual missing",
-    at="h.{i}.ln_2.input",
-    cause="ln_2(mlp(x)) for ln_2(x + mlp(x))",
-    kind=ForwardFault,
-)
+@ForwardFault.register("no-mlp-residual", "the MLP's residual missing", at="h.{i}.ln_2.input")
 def _(op: Op) -> Tensor:
     return op.input("mlp")
 
 
-fault(
-    "norm-inside-residual",
-    "x + ln(attn(x))",
-    at="h.{i}.ln_1.input",
-    cause="x + ln_1(attn(x)) for ln_1(x + attn(x))",
-    kind=ForwardFault,
-)(
+ForwardFault.register("norm-inside-residual", "x + ln(attn(x))", at="h.{i}.ln_1.input")(
     {
         "ln_1.input": lambda op: op.input("attn"),
         "ln_1": lambda op: op.input("<x") + normed(op, "ln_1.input", "ln_1"),
@@ -170,12 +128,8 @@ fault(
 )
 
 
-@fault(
-    "projection-transposed",
-    "the square c_proj of attention transposed",
-    at="h.{i}.attn",
-    cause="a [in, out] matrix loaded into nn.Linear, which holds [out, in]",
-    kind=TensorFault,
+@TensorFault.register(
+    "projection-transposed", "the square c_proj of attention transposed", at="h.{i}.attn"
 )
 def _(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
     name = f"h.{block}.attn.c_proj.weight"
@@ -191,21 +145,11 @@ def _interleaved(part: int) -> Operation:
     return operation
 
 
-fault(
-    "heads-interleaved",
-    "heads take every n_head-th feature",
-    at="h.{i}.attn.query",
-    cause="a reshape to [.., head_width, n_head] for [.., n_head, head_width]",
-    kind=ForwardFault,
+ForwardFault.register(
+    "heads-interleaved", "heads take every n_head-th feature", at="h.{i}.attn.query"
 )({"attn.query": _interleaved(0), "attn.key": _interleaved(1), "attn.value": _interleaved(2)})
 
-fault(
-    "query-key-swapped",
-    "query and key swapped",
-    at="h.{i}.attn.query",
-    cause="c_attn's output taken as key, query, value",
-    kind=ForwardFault,
-)(
+ForwardFault.register("query-key-swapped", "query and key swapped", at="h.{i}.attn.query")(
     {
         "attn.query": lambda op: split_heads(projection(op, 1), op.n_head),
         "attn.key": lambda op: split_heads(projection(op, 0), op.n_head),
@@ -213,49 +157,25 @@ fault(
 )
 
 
-@fault(
-    "scale-missing",
-    "scores not divided by the root",
-    at="h.{i}.attn.scores",
-    cause="the division by sqrt(head_width) left out, or scale=1.0",
-    kind=ForwardFault,
-)
+@ForwardFault.register("scale-missing", "scores not divided by the root", at="h.{i}.attn.scores")
 def _(op: Op) -> Tensor:
     return op.input("attn.query") @ op.input("attn.key").transpose(-2, -1)
 
 
-@fault(
-    "mask-off-by-one",
-    "each position sees the next",
-    at="h.{i}.attn.weights",
-    cause="tril(diagonal=1) for tril(), and no padding mask",
-    kind=ForwardFault,
-)
+@ForwardFault.register("mask-off-by-one", "each position sees the next", at="h.{i}.attn.weights")
 def _(op: Op) -> Tensor:
     scores = op.input("attn.scores")
     visible = torch.ones_like(scores[0, 0], dtype=torch.bool).tril(1)
     return softmax(scores.masked_fill(~visible, -math.inf))
 
 
-@fault(
-    "positions-from-one",
-    "positions counted from 1",
-    at="embeddings.positions",
-    cause="arange(1, time + 1), or the cumulative sum of the padding mask",
-    kind=ForwardFault,
-)
+@ForwardFault.register("positions-from-one", "positions counted from 1", at="embeddings.positions")
 def _(op: Op) -> Tensor:
     table = op.parameter("positions_embed.weight")
     return table[(op.positions + 1) % len(table)]
 
 
-@fault(
-    "string-order",
-    "blocks sorted as strings: 0 1 10 11 2",
-    at="h.2.attn.query",
-    cause="names of tensors sorted as strings",
-    kind=TensorFault,
-)
+@TensorFault.register("string-order", "blocks sorted as strings: 0 1 10 11 2", at="h.2.attn.query")
 def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
     names = [name.split(".", 2) for name in parameters if name.startswith("h.")]
     order = sorted({index for _, index, _ in names})
@@ -265,36 +185,21 @@ def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
     }
 
 
-@fault(
-    "bias-dropped",
-    "the bias of c_fc dropped",
-    at="h.7.mlp.c_fc",
-    cause="Linear with bias=False, or a bias that is not loaded",
-    kind=TensorFault,
-)
+@TensorFault.register("bias-dropped", "the bias of c_fc dropped", at="h.7.mlp.c_fc")
 def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
     name = "h.7.mlp.c_fc.bias"
     return {name: torch.zeros_like(parameters[name])}
 
 
-@fault(
-    "final-norm",
-    "an extra norm before the head",
-    at="logits",
-    cause="the ln_f of GPT-2",
-    kind=ForwardFault,
-)
+@ForwardFault.register("final-norm", "an extra norm before the head", at="logits")
 def _(op: Op) -> Tensor:
     return _bare_norm(op, "<x") @ op.parameter("tokens_embed.weight").T
 
 
-@fault(
+@TensorFault.register(
     "untied-head",
     "a head that is not the embedding",
     at="logits",
-    cause="a head with a weight of its own",
-    kind=TensorFault,
-    # `tokens_embed.weight` stays the head's table; tokens are looked up in the added one.
     reads={"embeddings.tokens": lambda op: op.parameter("tokens_embed.table")[op.token_ids]},
 )
 def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
@@ -302,13 +207,7 @@ def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
     return {"tokens_embed.weight": table.flip(0), "tokens_embed.table": table}
 
 
-@fault(
-    "weight-off",
-    "one weight of c_fc off by 1e-4",
-    at="h.{i}.mlp.c_fc",
-    cause="weights rounded or changed by a conversion",
-    kind=TensorFault,
-)
+@TensorFault.register("weight-off", "one weight of c_fc off by 1e-4", at="h.{i}.mlp.c_fc")
 def _(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
     name = f"h.{block}.mlp.c_fc.weight"
     weight = parameters[name].clone()
@@ -321,16 +220,10 @@ FORWARD_FAULTS = faults_of(ForwardFault)
 
 
 def inject(model: GPT, name: str, block: int) -> GPT:
-    """Return a copy of a right model, with storage of its own, that has a fault.
+    """Return a copy of a model, with storage of its own, that has a fault in one block.
 
-    It is called as the model is, with or without a tap, and copies of it have the fault too. Only
-    `forward` has it; `hidden`, a generator or another backend made of the model have wrong tensors
-    alone.
-
-    Args:
-        model: A right model, or one with other faults.
-        name: Key of `FORWARD_FAULTS`.
-        block: Where the fault goes; ignored by faults that have one place.
+    Copies of it have the fault too. Only `forward` has it; `hidden`, a generator or another backend
+    made of the model have wrong tensors alone.
 
     Raises:
         ValueError: The model has too few blocks for the fault.
@@ -356,9 +249,7 @@ def inject(model: GPT, name: str, block: int) -> GPT:
 def with_tap(model: GPT, tap_of: Callable[[Call, TapFunction], TapFunction]) -> GPT:
     """Return a copy of a model whose forward pass runs inside a tap of its own.
 
-    Args:
-        model: Of any backend whose taps the tap needs.
-        tap_of: Makes the tap of one forward pass from the call and the caller's tap.
+    `tap_of` makes the tap of one forward pass from the call and the caller's tap.
     """
     right = model.forward.__func__  # type: ignore[attr-defined]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from parity.checks.tokens.sides import CandidateTokenizer
-from parity.faults.registry import Fault, fault, faults_of
+from parity.faults.registry import Fault, faults_of
 from scratch_gpt.tokenizer.bpe import END, BytePairs
 from scratch_gpt.tokenizer.original import OriginalPretokenizer
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, Word
@@ -46,20 +46,10 @@ class TokenizerFault(Fault):
 
 
 class Rewritten:
-    """A pretokenizer whose words are changed afterwards.
-
-    Args:
-        right: The right pretokenizer.
-        rewrite: Changes its words.
-        keeps_unknown: Replaces the attribute of the right pretokenizer, if given.
-    """
+    """A pretokenizer whose words, and `keeps_unknown` if it is given, are changed afterwards."""
 
     def __init__(
-        self,
-        right: Pretokenizer,
-        rewrite: Rewrite,
-        *,
-        keeps_unknown: bool | None = None,
+        self, right: Pretokenizer, rewrite: Rewrite, *, keeps_unknown: bool | None = None
     ) -> None:
         self.keeps_unknown = right.keeps_unknown if keeps_unknown is None else keeps_unknown
         self._right, self._rewrite = right, rewrite
@@ -97,12 +87,10 @@ def respelled(changed: Callable[[str, str], str]) -> Callable[[Pretokenizer], Pr
     return rewritten(rewrite)
 
 
-@fault(
+@TokenizerFault.register(
     "cleaning-skipped",
     "zero-width and control characters stay in words",
     at="cleaning",
-    cause="control and zero-width characters not removed before splitting",
-    kind=TokenizerFault,
     of=HUGGINGFACE,
 )
 @rewritten
@@ -120,17 +108,16 @@ def _filled(word: Word, base: str) -> Word:
 
 
 def joined_at(kind: str) -> Callable[[Pretokenizer], Pretokenizer]:
-    """Return a fault: words that touch are joined if a character of a kind is at the seam.
-
-    Args:
-        kind: Name of a set of `CharacterClasses`.
-    """
+    """Return a fault: words that touch at a character of a kind are joined."""
 
     def rewrite(words: list[Word], _base: str) -> list[Word]:
         made: list[Word] = []
         for word in words:
             if made and _touch(made[-1], word, kind):
-                made[-1] = _together(made[-1], word)
+                one = made[-1]
+                made[-1] = Word(
+                    one.text + word.text, one.starts + word.starts, one.ends + word.ends
+                )
             else:
                 made.append(word)
         return made
@@ -147,62 +134,33 @@ def _touch(one: Word, two: Word, kind: str) -> bool:
     return one.ends[-1] == two.starts[0] and not apart and any(edge in members for edge in edges)
 
 
-def _together(one: Word, two: Word) -> Word:
-    return Word(one.text + two.text, one.starts + two.starts, one.ends + two.ends)
-
-
-fault(
-    "cjk-joined",
-    "Chinese characters are no words of their own",
-    at="CJK",
-    cause="no spaces added around CJK ideographs",
-    kind=TokenizerFault,
-    of=HUGGINGFACE,
+TokenizerFault.register(
+    "cjk-joined", "Chinese characters are no words of their own", at="CJK", of=HUGGINGFACE
 )(joined_at("ideographs"))
 
-fault(
+TokenizerFault.register(
     "punctuation-joined",
     "punctuation marks are no words of their own",
     at="word boundaries",
-    cause="a split at white space alone",
-    kind=TokenizerFault,
     of=HUGGINGFACE,
 )(joined_at("punctuation"))
 
 
-@fault(
-    "accents-kept",
-    "letters keep their accents",
-    at="accents",
-    cause="no NFD, or combining marks not removed",
-    kind=TokenizerFault,
-    of=HUGGINGFACE,
-)
+@TokenizerFault.register("accents-kept", "letters keep their accents", at="accents", of=HUGGINGFACE)
 @respelled
 def _(letter: str, source: str) -> str:
     lower = source.lower()
     return lower if len(lower) == 1 and unicodedata.decomposition(lower)[:4] else letter
 
 
-@fault(
-    "case-kept",
-    "letters keep their case",
-    at="lower case",
-    cause="lower() left out",
-    kind=TokenizerFault,
-)
+@TokenizerFault.register("case-kept", "letters keep their case", at="lower case")
 @respelled
 def _(letter: str, source: str) -> str:
     return source if source != letter and source.lower() == letter else letter
 
 
-@fault(
-    "places-in-bytes",
-    "places are counted in bytes of UTF-8",
-    at="places",
-    cause="offsets of an encoder that works on UTF-8",
-    kind=TokenizerFault,
-    of=HUGGINGFACE,
+@TokenizerFault.register(
+    "places-in-bytes", "places are counted in bytes of UTF-8", at="places", of=HUGGINGFACE
 )
 @rewritten
 def _(words: list[Word], base: str) -> list[Word]:
@@ -212,14 +170,7 @@ def _(words: list[Word], base: str) -> list[Word]:
     return [Word(w.text, [before[s] for s in w.starts], [before[e] for e in w.ends]) for w in words]
 
 
-@fault(
-    "newline-dropped",
-    "newlines are spaces",
-    at="newlines",
-    cause="text.split() for a split that keeps newlines",
-    kind=TokenizerFault,
-    of=ORIGINAL,
-)
+@TokenizerFault.register("newline-dropped", "newlines are spaces", at="newlines", of=ORIGINAL)
 @rewritten
 def _(words: list[Word], _base: str) -> list[Word]:
     return [word for word in words if word.text != "\n"]
@@ -229,22 +180,12 @@ def _unchanged(words: list[Word], _base: str) -> list[Word]:
     return words
 
 
-fault(
-    "unk-split",
-    "a literal <unk> is characters as others",
-    at="special token",
-    cause="special tokens not split off before the pretokenizer",
-    kind=TokenizerFault,
-    of=HUGGINGFACE,
+TokenizerFault.register(
+    "unk-split", "a literal <unk> is characters as others", at="special token", of=HUGGINGFACE
 )(rewritten(_unchanged, keeps_unknown=False))
 
-fault(
-    "unk-kept",
-    "a literal <unk> is the unknown token",
-    at="special token",
-    cause="special tokens split off, which the release does not do",
-    kind=TokenizerFault,
-    of=ORIGINAL,
+TokenizerFault.register(
+    "unk-kept", "a literal <unk> is the unknown token", at="special token", of=ORIGINAL
 )(rewritten(_unchanged, keeps_unknown=True))
 
 
@@ -260,22 +201,15 @@ def prepared(
     return lambda _right: Other()
 
 
-fault(
+TokenizerFault.register(
     "backslash-padded",
     "backslashes stand alone, as a raw pattern would have it",
     at="word boundaries",
-    cause="the release's pattern copied as a raw string",
-    kind=TokenizerFault,
     of=ORIGINAL,
 )(prepared(lambda right, text: right.standardized(text.replace("\\", " \\ "))))
 
-fault(
-    "unrepaired",
-    "ftfy's and the release's repairs are left out",
-    at="text repair",
-    cause="ftfy.fix_text left out",
-    kind=TokenizerFault,
-    of=ORIGINAL,
+TokenizerFault.register(
+    "unrepaired", "ftfy's and the release's repairs are left out", at="text repair", of=ORIGINAL
 )(prepared(lambda _right, text: " ".join(text.split())))
 
 
@@ -286,12 +220,10 @@ def _right(vocabulary: Vocabulary) -> BytePairs:
     return BytePairs(vocabulary.ids, vocabulary.merges, unknown=vocabulary.ids[UNKNOWN])
 
 
-@fault(
+@TokenizerFault.register(
     "header-counted",
     "the merges' header counts as a merge, and products have the id after theirs",
     at="ids",
-    cause="lines of merges.txt counted with the version header",
-    kind=TokenizerFault,
     merging=True,
 )
 def _(vocabulary: Vocabulary) -> Merged:
@@ -301,25 +233,15 @@ def _(vocabulary: Vocabulary) -> Merged:
     return BytePairs(ids, vocabulary.merges, unknown=ids[UNKNOWN]).merged
 
 
-@fault(
-    "last-merge-dropped",
-    "the last merge is not read",
-    at="merges",
-    cause="split('\\n')[1:-1] on a file without a final newline",
-    kind=TokenizerFault,
-    merging=True,
+@TokenizerFault.register(
+    "last-merge-dropped", "the last merge is not read", at="merges", merging=True
 )
 def _(vocabulary: Vocabulary) -> Merged:
     return BytePairs(vocabulary.ids, vocabulary.merges[:-1], unknown=vocabulary.ids[UNKNOWN]).merged
 
 
-@fault(
-    "leftmost-first",
-    "merges go from left to right and not by rank",
-    at="merges",
-    cause="a loop from left to right in place of the pair of lowest rank",
-    kind=TokenizerFault,
-    merging=True,
+@TokenizerFault.register(
+    "leftmost-first", "merges go from left to right and not by rank", at="merges", merging=True
 )
 def _(vocabulary: Vocabulary) -> Merged:
     pairs = set(vocabulary.merges)
@@ -335,13 +257,8 @@ def _(vocabulary: Vocabulary) -> Merged:
     return merged
 
 
-@fault(
-    "no-end-of-word",
-    "the last letter of a word has no </w>",
-    at="end of word",
-    cause="'</w>' not appended to the last letter",
-    kind=TokenizerFault,
-    merging=True,
+@TokenizerFault.register(
+    "no-end-of-word", "the last letter of a word has no </w>", at="end of word", merging=True
 )
 def _(vocabulary: Vocabulary) -> Merged:
     right = _right(vocabulary)
@@ -349,13 +266,8 @@ def _(vocabulary: Vocabulary) -> Merged:
     return lambda word: right.merged(f"{word}\uffff")[:-1]
 
 
-fault(
-    "unknown-is-one",
-    "unknown characters have id 1",
-    at="unknown characters",
-    cause="a hard-coded unknown id",
-    kind=TokenizerFault,
-    merging=True,
+TokenizerFault.register(
+    "unknown-is-one", "unknown characters have id 1", at="unknown characters", merging=True
 )(lambda vocabulary: BytePairs(vocabulary.ids, vocabulary.merges, unknown=1).merged)
 
 
@@ -376,52 +288,25 @@ def unknown_where(
     return faulty
 
 
-fault(
-    "unknown-dropped",
-    "unknown characters have no id",
-    at="unknown characters",
-    cause="unknown characters skipped",
-    kind=TokenizerFault,
-    merging=True,
+TokenizerFault.register(
+    "unknown-dropped", "unknown characters have no id", at="unknown characters", merging=True
 )(unknown_where(lambda at, ids, unknown: ids[at] != unknown))
 
-fault(
+TokenizerFault.register(
     "unknown-fused",
     "unknown characters beside each other have one id",
     at="unknown characters",
-    cause="fuse_unk=True",
-    kind=TokenizerFault,
     merging=True,
 )(unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown]))
 
 
-# A tokenizer with the fault.
-
-
 class FaultyTokenizer(Tokenizer):
-    """Encodes as a right tokenizer does, with wrong words or wrong merging.
+    """A copy of a right tokenizer with wrong words or wrong merging."""
 
-    Args:
-        right: The right tokenizer; it is not changed.
-        split: The pretokenizer, right or wrong.
-        pairs: Returns wrong merging, given the vocabulary; None for right merging.
-    """
-
-    def __init__(
-        self,
-        right: Tokenizer,
-        split: Pretokenizer,
-        pairs: Callable[[Vocabulary], Merged] | None,
-    ) -> None:
+    def __init__(self, right: Tokenizer, split: Pretokenizer, merged: Merged) -> None:
         super().__init__(right.vocabulary, pretokenizer=right.pretokenizer)
-        vocabulary = right.vocabulary
-        self._words = split
-        self._special = vocabulary.ids[UNKNOWN]
-        self._merged = (
-            BytePairs(vocabulary.ids, vocabulary.merges, unknown=self._special).merged
-            if pairs is None
-            else pairs(vocabulary)
-        )
+        self._words, self._merged = split, merged
+        self._special = right.vocabulary.ids[UNKNOWN]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
@@ -459,14 +344,8 @@ TOKENIZER_FAULTS = faults_of(TokenizerFault)
 
 
 def inject(right: Tokenizer, split: Pretokenizer, name: str) -> CandidateTokenizer:
-    """Return our side with a fault.
-
-    Args:
-        right: The right tokenizer; it is not changed.
-        split: Its pretokenizer.
-        name: Key of `TOKENIZER_FAULTS`.
-    """
-    chosen = TOKENIZER_FAULTS[name]
-    wrong = split if chosen.merging else chosen.code(split)
-    pairs = chosen.code if chosen.merging else None
-    return CandidateTokenizer(FaultyTokenizer(right, wrong, pairs), wrong)
+    """Return our side with a fault; `split` is the right tokenizer's pretokenizer."""
+    chosen, vocabulary = TOKENIZER_FAULTS[name], right.vocabulary
+    words = split if chosen.merging else chosen.code(split)
+    merged = chosen.code(vocabulary) if chosen.merging else _right(vocabulary).merged
+    return CandidateTokenizer(FaultyTokenizer(right, words, merged), words)

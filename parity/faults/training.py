@@ -1,7 +1,7 @@
 """Faults of a training step: wrong procedures, or wrong dropout in the model.
 
-Training loops really have them. Each is right but for one thing, and replaces one method of our
-side's `TrainingStep`, or changes a copy of the model.
+Training loops really have them. Each replaces one method of our side's `TrainingStep`, or changes a
+copy of the model.
 """
 
 import copy
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.checks.training.runners import VARIANTS, Named, Recipe, TrainingStep
-from parity.faults.registry import Fault, fault, faults_of
+from parity.faults.registry import Fault, faults_of
 from scratch_gpt.dropout import dropout
 from scratch_gpt.gradient_clipping import clip_global_norm
 from scratch_gpt.loss import log_softmax
@@ -45,28 +45,34 @@ class TrainingFault(Fault):
 
     @property
     def procedure(self) -> type[TrainingStep]:
-        """The procedure that has the fault; the right one where the model has it."""
+        """The procedure that has the fault; the right one if the model has it."""
         return self.code if isinstance(self.code, type) else TrainingStep
 
     @property
     def change(self) -> Callable[[GPT], None] | None:
-        """The function that changes a model; None where the procedure has the fault."""
+        """The function that changes a model; None if the procedure has the fault."""
         return None if isinstance(self.code, type) else self.code
 
-    def first_seen(self, block: int, backend: str, *, n_layer: int, variant: str) -> str:  # noqa: ARG002
-        """Return the first row that differs in a model of `n_layer` blocks."""
-        return self.at.format(variant=variant, moving=2 - VARIANTS[variant], last=n_layer - 1)
+
+def with_optimizer(change: Callable[[Adam, Recipe], None]) -> type[TrainingStep]:
+    """Return a procedure whose optimizer is changed after it is made."""
+
+    class Changed(TrainingStep):
+        def optimizer(self, named: Named, recipe: Recipe) -> Adam:
+            adam = super().optimizer(named, recipe)
+            change(adam, recipe)
+            return adam
+
+    return Changed
 
 
 # Dropout that is wrong in the model's first block, or at its embeddings.
 
 
-@fault(
+@TrainingFault.register(
     "dropout-on-norm",
     "dropout on ln_1's output and not before its residual sum",
     at="{variant}.1.loss",
-    cause="dropout after the norm, not before the residual sum",
-    kind=TrainingFault,
     look_for="a norm's output",
     dropout=True,
 )
@@ -77,12 +83,10 @@ def _(model: GPT) -> None:
         part.register_forward_hook(lambda _module, _given, out: dropout(out, probability))
 
 
-@fault(
+@TrainingFault.register(
     "no-attention-dropout",
     "no dropout on the attention weights of a block",
     at="{variant}.1.dropout",
-    cause="attn_pdrop not used in the attention layer",
-    kind=TrainingFault,
     look_for="no dropout at h.0.attn.weights",
     dropout=True,
 )
@@ -90,12 +94,10 @@ def _(model: GPT) -> None:
     cast("TransformerBlock", model.h[0]).attn.attn_pdrop = 0.0
 
 
-@fault(
+@TrainingFault.register(
     "no-embedding-dropout",
     "no dropout on the embeddings",
     at="{variant}.1.dropout",
-    cause="embd_pdrop not used after the embeddings",
-    kind=TrainingFault,
     look_for="no dropout at embeddings",
     dropout=True,
 )
@@ -103,12 +105,10 @@ def _(model: GPT) -> None:
     model.config = dataclasses.replace(model.config, embd_pdrop=0.0)
 
 
-@fault(
+@TrainingFault.register(
     "keep-probability",
     "elements are kept with the probability of being dropped",
     at="{variant}.1.loss",
-    cause="keep_prob taken for the probability of dropping",
-    kind=TrainingFault,
     look_for="kept with the probability of being dropped",
     dropout=True,
 )
@@ -117,12 +117,10 @@ def _(model: GPT) -> None:
     block.resid_pdrop = 1.0 - block.resid_pdrop
 
 
-@fault(
+@TrainingFault.register(
     "targets-not-shifted",
     "each position predicts its own token",
     at="{variant}.1.loss",
-    cause="the loss of logits[:, t] against ids[:, t], not ids[:, t + 1]",
-    kind=TrainingFault,
     look_for="targets not shifted",
 )
 class _TargetsNotShifted(TrainingStep):
@@ -130,12 +128,10 @@ class _TargetsNotShifted(TrainingStep):
         return -log_softmax(logits).gather(-1, token_ids[..., None]).mean()
 
 
-@fault(
+@TrainingFault.register(
     "parts-not-averaged",
     "accumulated gradients are added up and not averaged",
     at="{variant}.1.gradient.h.{last}.ln_2.weight",
-    cause="loss.backward() without dividing by the number of micro-batches",
-    kind=TrainingFault,
     look_for="2 times the reference's: parts of the batch are added up",
     parts=True,
 )
@@ -144,12 +140,10 @@ class _PartsNotAveraged(TrainingStep):
         return loss
 
 
-@fault(
+@TrainingFault.register(
     "gradients-kept",
     "gradients are not set to zero after a step",
     at="{variant}.2.gradient.h.{last}.ln_2.weight",
-    cause="zero_grad() missing",
-    kind=TrainingFault,
     look_for="not let go (zero_grad)",
 )
 class _GradientsKept(TrainingStep):
@@ -157,12 +151,10 @@ class _GradientsKept(TrainingStep):
         pass
 
 
-@fault(
+@TrainingFault.register(
     "clip-per-parameter",
     "each gradient is clipped by its own norm, as in the official PyTorch port",
     at="{variant}.1.first_moment",
-    cause="clip_grad_norm_ called once per parameter, as in the official PyTorch port",
-    kind=TrainingFault,
     look_for="clipped one parameter at a time",
 )
 class _ClippedEach(TrainingStep):
@@ -173,12 +165,10 @@ class _ClippedEach(TrainingStep):
         return norm
 
 
-@fault(
+@TrainingFault.register(
     "clip-after-step",
     "gradients are clipped after the step",
     at="{variant}.1.first_moment",
-    cause="clip_grad_norm_ called after optimizer.step()",
-    kind=TrainingFault,
     look_for="after it, never",
 )
 class _ClippedAfter(TrainingStep):
@@ -191,12 +181,10 @@ class _ClippedAfter(TrainingStep):
         return norm
 
 
-@fault(
+@TrainingFault.register(
     "norm-without-embedding",
     "the norm leaves the token embedding out",
     at="{variant}.1.norm",
-    cause="the tied embedding left out of the parameters that are clipped",
-    kind=TrainingFault,
     look_for="not of all gradients together",
 )
 class _NormWithoutTable(TrainingStep):
@@ -205,12 +193,10 @@ class _NormWithoutTable(TrainingStep):
         return clip_global_norm(others, maximum)
 
 
-@fault(
+@TrainingFault.register(
     "decay-in-gradient",
     "weight decay is added to the gradient (L2)",
     at="{variant}.1.first_moment",
-    cause="Adam(weight_decay=...) for AdamW",
-    kind=TrainingFault,
     look_for="decay added to them",
 )
 class _DecayInGradient(TrainingStep):
@@ -222,47 +208,76 @@ class _DecayInGradient(TrainingStep):
         return norm
 
 
-@fault(
+@TrainingFault.register(
     "decay-on-vectors",
     "biases and gains decay too",
     at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
-    cause="one parameter group for all tensors",
-    kind=TrainingFault,
     look_for="weight decay on them",
 )
-class _DecayOnVectors(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.decay_vectors = True
-        return made
+@with_optimizer
+def _(adam: Adam, _recipe: Recipe) -> None:
+    adam.decay_vectors = True
 
 
-@fault(
+@TrainingFault.register(
     "decay-missing",
     "nothing decays",
     at="{variant}.{moving}.weight.h.{last}.mlp.c_proj.weight",
-    cause="weight_decay=0, or the default of Adam",
-    kind=TrainingFault,
     look_for="weight decay is missing",
 )
-class _DecayMissing(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.weight_decay = 0.0
-        return made
+@with_optimizer
+def _(adam: Adam, _recipe: Recipe) -> None:
+    adam.weight_decay = 0.0
 
 
+def optimizer_of(kind: type[Adam]) -> type[TrainingStep]:
+    """Return a procedure whose optimizer is of another class."""
+
+    class Changed(TrainingStep):
+        def optimizer(self, named: Named, recipe: Recipe) -> Adam:
+            return kind(
+                named,
+                betas=recipe.betas,
+                epsilon=recipe.epsilon,
+                weight_decay=recipe.weight_decay,
+                variant=recipe.variant,
+            )
+
+    return Changed
+
+
+@TrainingFault.register(
+    "no-bias-correction",
+    "the moments are used as they are",
+    at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
+    look_for="bias correction missing",
+)
+@optimizer_of
 class _Uncorrected(Adam):
     def _rates(self, learning_rate: float) -> Rates:
         return FORMULAS[self.variant](learning_rate, 1.0, 1.0, self.weight_decay)
 
 
+@TrainingFault.register(
+    "correction-one-late",
+    "bias correction counts the steps before this one",
+    at="{variant}.2.weight.h.{last}.ln_2.weight",
+    look_for="bias correction",
+)
+@optimizer_of
 class _CorrectedLate(Adam):
     def _rates(self, learning_rate: float) -> Rates:
         bias_1, bias_2 = (1.0 - beta ** max(1, self.steps) for beta in self.betas)
         return FORMULAS[self.variant](learning_rate, bias_1, bias_2, self.weight_decay)
 
 
+@TrainingFault.register(
+    "epsilon-inside-root",
+    "the root of v + epsilon for the root of v, plus epsilon",
+    at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
+    look_for="epsilon inside the root",
+)
+@optimizer_of
 class _EpsilonInside(Adam):
     def _update_run(  # noqa: PLR0913 - as the right one's
         self, p: Tensor, g: Tensor, first: Tensor, second: Tensor, scratch: Tensor, rates: Rates
@@ -273,78 +288,21 @@ class _EpsilonInside(Adam):
         p.copy_(before * rates.kept - rates.rate * first / root)
 
 
-class _WithOptimizer(TrainingStep):
-    """A procedure whose optimizer is of another class."""
-
-    kind: type[Adam] = Adam
-
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        return self.kind(
-            named,
-            betas=recipe.betas,
-            epsilon=recipe.epsilon,
-            weight_decay=recipe.weight_decay,
-            variant=recipe.variant,
-        )
-
-
-@fault(
-    "no-bias-correction",
-    "the moments are used as they are",
-    at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
-    cause="the first moment used without dividing by 1 - beta1 ** t",
-    kind=TrainingFault,
-    look_for="bias correction missing",
-)
-class _NoBiasCorrection(_WithOptimizer):
-    kind = _Uncorrected
-
-
-@fault(
-    "correction-one-late",
-    "bias correction counts the steps before this one",
-    at="{variant}.2.weight.h.{last}.ln_2.weight",
-    cause="the step counter increased after the update",
-    kind=TrainingFault,
-    look_for="bias correction",
-)
-class _CorrectionLate(_WithOptimizer):
-    kind = _CorrectedLate
-
-
-@fault(
-    "epsilon-inside-root",
-    "the root of v + epsilon for the root of v, plus epsilon",
-    at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
-    cause="sqrt(v + eps) for sqrt(v) + eps",
-    kind=TrainingFault,
-    look_for="epsilon inside the root",
-)
-class _EpsilonInsideRoot(_WithOptimizer):
-    kind = _EpsilonInside
-
-
-@fault(
+@TrainingFault.register(
     "other-variant",
     "the release's variant for AdamW's, and the other way round",
     at="{variant}.{moving}.weight.h.{last}.ln_2.weight",
-    cause="the 2018 release's formula in place of torch.optim.AdamW's, or the reverse",
-    kind=TrainingFault,
     look_for="bias correction",
 )
-class _OtherForm(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.variant = next(variant for variant in VARIANTS if variant != recipe.variant)
-        return made
+@with_optimizer
+def _(adam: Adam, recipe: Recipe) -> None:
+    adam.variant = next(variant for variant in VARIANTS if variant != recipe.variant)
 
 
-@fault(
+@TrainingFault.register(
     "schedule-off-by-one",
     "the schedule counts steps from 1 for 0, or from 0 for 1",
     at="{variant}.1.rate",
-    cause="scheduler.step() called before, or after, the optimizer's step",
-    kind=TrainingFault,
     look_for="off by one",
 )
 class _ScheduleOffByOne(TrainingStep):
@@ -357,13 +315,8 @@ class _ScheduleOffByOne(TrainingStep):
         )
 
 
-@fault(
-    "no-warmup",
-    "the schedule has no warm-up",
-    at="{variant}.1.rate",
-    cause="warm-up left out of the schedule",
-    kind=TrainingFault,
-    look_for="its warm-up",
+@TrainingFault.register(
+    "no-warmup", "the schedule has no warm-up", at="{variant}.1.rate", look_for="its warm-up"
 )
 class _NoWarmup(TrainingStep):
     def schedule(self, recipe: Recipe) -> Schedule:
@@ -371,42 +324,26 @@ class _NoWarmup(TrainingStep):
         return Schedule(steps=recipe.steps, peak=recipe.peak, warmup=0, counted_from=start)
 
 
-@fault(
-    "beta1",
-    "0.85 for beta1, 0.9",
-    at="{variant}.1.first_moment",
-    cause="a beta1 that is not the recipe's",
-    kind=TrainingFault,
-    look_for="another beta1",
+@TrainingFault.register(
+    "beta1", "0.85 for beta1, 0.9", at="{variant}.1.first_moment", look_for="another beta1"
 )
-class _Beta1(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.betas = (0.85, recipe.betas[1])
-        return made
+@with_optimizer
+def _(adam: Adam, recipe: Recipe) -> None:
+    adam.betas = (0.85, recipe.betas[1])
 
 
-@fault(
-    "beta2",
-    "0.99 for beta2, 0.999",
-    at="{variant}.1.second_moment",
-    cause="a beta2 that is not the recipe's",
-    kind=TrainingFault,
-    look_for="another beta2",
+@TrainingFault.register(
+    "beta2", "0.99 for beta2, 0.999", at="{variant}.1.second_moment", look_for="another beta2"
 )
-class _Beta2(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        made = super().optimizer(named, recipe)
-        made.betas = (recipe.betas[0], 0.99)
-        return made
+@with_optimizer
+def _(adam: Adam, recipe: Recipe) -> None:
+    adam.betas = (recipe.betas[0], 0.99)
 
 
-@fault(
+@TrainingFault.register(
     "moments-not-carried",
     "every step begins with moments of zero",
     at="{variant}.2.first_moment",
-    cause="a new optimizer at every step",
-    kind=TrainingFault,
     look_for="not carried over",
 )
 class _MomentsNotCarried(TrainingStep):
@@ -419,12 +356,10 @@ class _MomentsNotCarried(TrainingStep):
         return super().advance(parameters, optimizer, maximum, rate)
 
 
-@fault(
+@TrainingFault.register(
     "tied-stepped-twice",
     "the token embedding is stepped as an embedding and as a head",
     at="{variant}.{moving}.weight.tokens_embed.weight",
-    cause="the tied tensor listed twice in the optimizer's parameters",
-    kind=TrainingFault,
     look_for="stepped twice",
 )
 class _TiedSteppedTwice(TrainingStep):

@@ -11,21 +11,14 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from parity.core.results import (
-    SCHEMA_VERSION,
-    FirstDivergence,
-    Plan,
-    Reason,
-    Report,
-    Row,
-    verdict_for,
-)
+from parity.core.results import SCHEMA_VERSION, Plan, Reason, Report, verdict_for
 from parity.errors import ParityError
 
 
 def render(report: Report) -> str:
     """Return the report as one JSON document, ending in a newline."""
-    return json.dumps(_plain(_document(report)), indent=1, allow_nan=False) + "\n"
+    document = {"schema_version": SCHEMA_VERSION, **_plain(report)}
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def render_error(error: ParityError, *, check: str) -> str:
@@ -41,37 +34,6 @@ def render_error(error: ParityError, *, check: str) -> str:
         reasons=[reason],
     )
     return render(report)
-
-
-def _document(report: Report) -> dict[str, Any]:
-    """Return the report's parts under their documented names."""
-    parts = {
-        field.name: getattr(report, field.name)
-        for field in dataclasses.fields(report)
-        if field.name not in ("results", "first_divergence", "exit_code")
-    }
-    return {
-        "schema_version": SCHEMA_VERSION,
-        **parts,
-        "exit_code": int(report.exit_code),
-        "first_divergence": _divergence(report.first_divergence),
-        "results": [_row(row) for row in report.results],
-    }
-
-
-def _divergence(first: FirstDivergence | None) -> dict[str, Any] | None:
-    if first is None:
-        return None
-    return {
-        "tap": first.tap,
-        "why": first.why,
-        "suspects": first.suspects,
-        "row": _row(first.row),
-    }
-
-
-def _row(row: Row) -> dict[str, Any]:
-    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - the shapes of a JSON document

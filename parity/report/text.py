@@ -14,7 +14,6 @@ from rich.text import Text
 
 from parity.core.metrics import Status
 from parity.core.results import (
-    Finding,
     FirstDivergence,
     Mode,
     Reason,
@@ -41,6 +40,9 @@ _WORDS = {
 """Styles of cells that begin with one of these words."""
 
 
+_FIT = {True: "ok", False: "PROBLEM", None: ""}
+
+
 def render(report: Report, console: Console) -> None:
     """Print the report."""
     for part in _parts(report):
@@ -55,7 +57,10 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     elif report.results:
         yield _rows(report)
     if report.findings:
-        yield facts(_findings(report.findings))
+        yield facts(
+            (f.name, f.found + (f" ({f.why})" if f.fit is False else ""), _FIT[f.fit])
+            for f in report.findings
+        )
     first = report.first_divergence
     if first is not None and not first.row.details:  # else a section shows them
         yield from _divergence(first, report.results)
@@ -67,9 +72,6 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield _last_line(report)
 
 
-# The two forms of everything: a table, and facts.
-
-
 def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[str | Text]],
@@ -78,14 +80,10 @@ def table(
     folds: Sequence[int] = (),
     widths: Sequence[int] = (),
 ) -> Table:
-    """Return a table.
+    """Return a table, with status words in color; without column names it has no header.
 
-    Args:
-        columns: Names; empty for a table without a header, as many columns as the first row has.
-        rows: Cells; a status word is coloured.
-        right: Indices of right-justified columns.
-        folds: Indices of columns that may be narrowed, their cells on several lines.
-        widths: Least width of each column, where tables are to be equally wide.
+    `right` and `folds` are indices of columns that are right-justified, or may be narrowed, their
+    cells on several lines; `widths` is the least width of each column.
     """
     cells = [list(row) for row in rows]
     made = Table(
@@ -110,9 +108,8 @@ def table(
 
 
 def facts(pairs: Iterable[Sequence[str]]) -> Table:
-    """Return lines of a name and what is known about it; the last cell may take several lines."""
-    rows = list(pairs)
-    return table((), rows, folds=(1,))
+    """Return lines of a name and a fact, which may take several lines."""
+    return table((), pairs, folds=(1,))
 
 
 def _styled(cell: str) -> Text:
@@ -121,9 +118,6 @@ def _styled(cell: str) -> Text:
         if cell == word or cell.startswith(f"{word} "):
             text.stylize(style, 0, len(cell if word in ("ok", "DIFFERS") else word))
     return text
-
-
-# Sections.
 
 
 PAGE = 92
@@ -186,9 +180,6 @@ def _split(section: Section) -> Iterator[RenderableType]:
         )
 
 
-# Heading.
-
-
 def _heading(report: Report) -> RenderableType:
     weights: Mapping[str, Any] = report.identity.get("weights", {})
     lines = [("weights", str(weights.get("source", "unknown")))]
@@ -208,13 +199,10 @@ def _heading(report: Report) -> RenderableType:
 
 
 def _file(file: Mapping[str, Any]) -> str:
-    """Return a file that weights were read from, and whether it is a published one."""
-    standing = file["standing"]
-    said = {"known": "as published", "unknown": "unknown provenance"}.get(standing, standing)
-    return f"{file['name']}  {file['size']:,} bytes, sha256 {file['sha256'][:16]}…, {said}"
-
-
-# The table of rows.
+    """Return the line of a file that weights were read from."""
+    status = file["standing"]
+    status = {"known": "as published", "unknown": "unknown provenance"}.get(status, status)
+    return f"{file['name']}  {file['size']:,} bytes, sha256 {file['sha256'][:16]}…, {status}"
 
 
 _COLUMNS = {
@@ -223,7 +211,7 @@ _COLUMNS = {
     Mode.END_TO_END: ("end-to-end", "error vs HF's", "{:.2f}"),
     Mode.PER_OP: ("per-op", "error vs HF's", "{:.2f}"),
 }
-"""For each mode the column's name, what its numbers are, and their format."""
+"""For each mode the column's name, the meaning of its numbers, and their format."""
 
 
 def _rows(report: Report) -> Table:
@@ -290,18 +278,8 @@ def _bound(rows: Sequence[Row]) -> str:
     return f"{max(bounds, key=bounds.count):g}"
 
 
-# Below the table.
-
-
-def _findings(findings: Sequence[Finding]) -> Iterator[Sequence[str]]:
-    for finding in findings:
-        why = f" ({finding.why})" if finding.fit is False else ""
-        mark = {True: "ok", False: "PROBLEM", None: ""}[finding.fit]
-        yield finding.name, finding.found + why, mark
-
-
 def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[RenderableType]:
-    """Yield everything known about the first failing tap."""
+    """Yield the facts about the first failing tap."""
     row = first.row
     values = f"ours {_number(row.value_ours)}, {row.against} {_number(row.value_against)}"
     # Hugging Face's own error is in rows against the oracle alone.
@@ -324,11 +302,7 @@ def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[Rendera
             ("shape", str(list(row.shape))),
             ("worst at", f"{list(row.worst_index)}: {values}"),
             ("errors", f"ours {_number(row.error_ours)}, Hugging Face's {_number(theirs)}"),
-            *(
-                [("ratio", f"{row.ratio:.6g} (bound {row.bound:g})")]
-                if row.ratio is not None
-                else ()
-            ),
+            *([] if row.ratio is None else [("ratio", f"{row.ratio:.6g} (bound {row.bound:g})")]),
             ("amplification", f"{_number(row.amplification)} times the error of its inputs"),
             ("required tolerance", _number(row.required_tolerance)),
             ("likely cause", first.suspects),

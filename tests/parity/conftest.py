@@ -1,5 +1,7 @@
-"""The vocabulary of the harness's tests: tiny weights, both models, and the command line."""
+"""Fixtures: tiny weights, both models, and the command line."""
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,18 +27,19 @@ from parity.core import inputs
 from parity.core.fingerprints import Fingerprint
 from parity.core.results import Mode, Report
 from parity.core.runners import build_huggingface, build_ours
+from parity.core.taps import NEVER_FORMED, never_formed, taps
 from parity.faults.forward import inject
 from scratch_gpt import GPT
 
 PLAIN = {"COLUMNS": None, "FORCE_COLOR": None, "NO_COLOR": None}
-"""What the tests' own environment may say about colours and widths is not theirs to say."""
+"""Variables of the caller's environment that change colors and widths."""
 
 Prints = dict[tuple[str, str, str], dict[str, Fingerprint]]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Let one thread work: on tensors this small a second one only waits."""
+    """Use one thread: on tensors this small a second one only waits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -44,31 +48,38 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def weights() -> Weights:
-    """Return the tiny weights. Nobody writes to them; `dataclasses.replace` makes others."""
+    """The tiny weights; read only: `dataclasses.replace` makes others."""
     return load_weights("tiny")
 
 
 @pytest.fixture(scope="session")
 def ours(weights: Weights) -> GPT:
-    """Return our model with the tiny weights. Nobody writes to it; a deep copy may be changed."""
+    """Our model with the tiny weights; read only: change a deep copy."""
     return build_ours(weights)
 
 
 @pytest.fixture(scope="session")
 def theirs(weights: Weights) -> OpenAIGPTLMHeadModel:
-    """Return Hugging Face's model with the tiny weights; as `ours`, read only."""
+    """Hugging Face's model with the tiny weights; read only."""
     return build_huggingface(weights)
 
 
 @pytest.fixture(scope="session")
+def tap_counts(weights: Weights) -> dict[str, int]:
+    """How many taps of the tiny model each backend forms."""
+    layers = weights.config["n_layer"]
+    return {name: len(taps(layers)) - len(never_formed(name, layers)) for name in NEVER_FORMED}
+
+
+@pytest.fixture(scope="session")
 def token_ids(weights: Weights) -> Tensor:
-    """Return ids `[1, 5]` that hold the first id, and the last one twice."""
+    """Ids `[1, 5]` that hold the first id once and the last one twice."""
     return inputs.seeded(batch=1, time=5, vocab_size=weights.config["vocab_size"], seed=0).token_ids
 
 
 @pytest.fixture(scope="session")
 def report(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
-    """Return a failing report with an explanation: the erf GELU in block 3, float64 alone."""
+    """A failing report with an explanation: the erf GELU in block 3, float64 alone."""
     return layerwise(
         inject(ours, "erf-gelu", 3),
         theirs,
@@ -80,8 +91,21 @@ def report(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report
 
 
 @pytest.fixture(scope="session")
+def assert_same_bits() -> Callable[[Weights, Weights], None]:
+    """Assert that two weights are equal to the bit, name for name."""
+
+    def compare(found: Weights, expected: Weights) -> None:
+        assert set(found.tensors) == set(expected.tensors)
+        for name, array in expected.tensors.items():
+            assert np.array_equal(array.view(np.uint32), found.tensors[name].view(np.uint32)), name
+        assert found.provenance.sha256 == expected.provenance.sha256
+
+    return compare
+
+
+@pytest.fixture(scope="session")
 def fingerprints_of() -> Callable[[Report], Prints]:
-    """Return the function that sorts a report's fingerprints by (subject, dtype, mode), by tap."""
+    """Return a function: a report's fingerprints by (subject, dtype, mode), then by tap."""
 
     def sort(report: Report) -> Prints:
         found: Prints = {}
@@ -94,10 +118,7 @@ def fingerprints_of() -> Callable[[Report], Prints]:
 
 @pytest.fixture(scope="session")
 def check() -> Callable[..., Any]:
-    """Return the function that runs `python -m parity.check ARGUMENTS` in this process.
-
-    Its result has `exit_code`, `stdout` and `stderr`.
-    """
+    """Run `python -m parity.check ARGUMENTS` in this process: `exit_code`, `stdout`, `stderr`."""
     return lambda *arguments, env=None: CliRunner().invoke(
         app, list(arguments), env=PLAIN | (env or {})
     )
@@ -105,7 +126,7 @@ def check() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def strictly() -> Callable[[str], Any]:
-    """Return the parser of strict JSON: it refuses NaN and Infinity, which are none."""
+    """Parse strict JSON: NaN and Infinity are errors."""
 
     def refuse(literal: str) -> None:
         message = f"{literal} is no JSON"
@@ -116,7 +137,7 @@ def strictly() -> Callable[[str], Any]:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
-    """Return what sets the outcome of `weights`: a report, an exception, or a function's."""
+    """Set the outcome of the verb `weights`: a report, an exception, or a function to call."""
 
     def put(outcome: object) -> None:
         def verb(*_arguments: object) -> object:
@@ -129,12 +150,46 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
     return put
 
 
+CANDIDATE = """
+from scratch_gpt import GPT
+
+def build(config, weights):
+    model = GPT(config)
+    model.load_state_dict(weights)
+    return model
+"""
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Callable[..., str]:
+    """Write a candidate's file, ours if no text is given; return its name.
+
+    `last` replaces the line that returns our model.
+    """
+
+    def write(text: str = CANDIDATE, name: str = "candidate_file.py", last: str = "") -> str:
+        file = tmp_path / name
+        content = text.replace("return model", last) if last else text
+        file.write_text(content, encoding="utf-8")
+        return str(file)
+
+    return write
+
+
+class FullDisk(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def full_disk() -> io.StringIO:
+    """A stream whose disk is full."""
+    return FullDisk()
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., Any]:
-    """Return the function that runs `python -m parity.check ARGUMENTS` on its own, elsewhere.
-
-    Its result has `returncode`, `stdout` and `stderr`. `python` are other arguments of Python's.
-    """
+    """Run `python -m parity.check ARGUMENTS` in a process of its own, in an empty folder."""
     left_out = {*PLAIN, "PYTHONUNBUFFERED"}  # its users' Python buffers what it prints
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
 
@@ -164,7 +219,7 @@ def command(tmp_path: Path) -> Callable[..., Any]:
 def archive(
     home_of: Callable[[str], Path | None], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Return the packages zipped into one file that Python can run."""
+    """The packages zipped into one file that Python can run."""
     sources = tmp_path_factory.mktemp("sources")
     for package in ("parity", "reference", "scratch_gpt"):
         home = home_of(package)

@@ -20,19 +20,16 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def convert(*arguments: object) -> Result:
-    """Run the command in this process."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Return a folder of the tiny weights in Hugging Face's form."""
     assert convert("tiny", tmp_path / "source").exit_code == 0
     return tmp_path / "source"
 
 
 def test_it_prints_every_tensor_and_every_file(tmp_path: Path, weights: Weights) -> None:
-    """From what to what, in which shape; then what was read and what was written."""
     result = convert("tiny", tmp_path / "new", "--to", "openai")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -48,7 +45,6 @@ def test_it_prints_every_tensor_and_every_file(tmp_path: Path, weights: Weights)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    """It prints the table alone, whatever is at the destination."""
     result = convert("tiny", tmp_path / "new", "--dry-run")
     assert result.exit_code == 0
     assert result.stdout.count("transformer.h.") == 144
@@ -57,16 +53,15 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_quiet_prints_nothing(tmp_path: Path) -> None:
-    """And writes as ever."""
     result = convert("tiny", tmp_path / "new", "--quiet")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert (tmp_path / "new" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "words"),
     [
-        (["nonsense", "new"], 2, "stands for no weights"),
+        (["nonsense", "new"], 2, "names no weights"),
         (["tiny"], 2, "DESTINATION"),
         (["tiny", "new", "--to", "onnx"], 2, "onnx"),
         (["./missing", "new"], 4, "nothing at that path"),
@@ -78,29 +73,26 @@ def test_quiet_prints_nothing(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
 def test_an_error_has_its_code_and_three_lines(
-    arguments: list[str], code: int, said: str, source: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], code: int, words: str, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What, where, what to do; no traceback; and nothing changed."""
     monkeypatch.chdir(source.parent)
     before = (source / "model.safetensors").read_bytes()
     result = convert(*arguments)
     assert result.exit_code == code, result.stderr
-    assert said in result.stderr
+    assert words in result.stderr
     assert "Traceback" not in result.stderr
-    if code != 2 or "stands for" in said:
+    if code != 2 or "names no" in words:
         assert [line.split()[0] for line in result.stderr.splitlines()] == ["error:", "where", "to"]
     assert (source / "model.safetensors").read_bytes() == before
 
 
 def test_forced_it_replaces_weights_of_the_same_form(source: Path) -> None:
-    """The old ones are gone, the new ones whole."""
     (source / "model.safetensors").write_bytes(b"old")
     assert convert("tiny", source, "--force").exit_code == 0
     assert len(load_weights(str(source)).tensors) == 146
 
 
 def test_a_link_stays_and_its_folder_is_written(tmp_path: Path) -> None:
-    """The destination of a link is what is meant."""
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
     assert convert("tiny", tmp_path / "link").exit_code == 0
@@ -110,7 +102,6 @@ def test_a_link_stays_and_its_folder_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o007])
 def test_modes_follow_the_umask(umask: int, tmp_path: Path) -> None:
-    """Files 0666 and folders 0777, less the umask."""
     before = os.umask(umask)
     try:
         assert convert("tiny", tmp_path / "new").exit_code == 0
@@ -122,7 +113,6 @@ def test_modes_follow_the_umask(umask: int, tmp_path: Path) -> None:
 
 
 def test_help_is_quick_and_teaches(command: Command) -> None:
-    """It names the forms and the exit codes, and imports no torch."""
     done = command("--help", python=("-X", "importtime", "-m", "parity.convert"))
     assert done.returncode == 0
     for word in (
@@ -138,7 +128,7 @@ def test_help_is_quick_and_teaches(command: Command) -> None:
 
 
 def test_a_full_disk_is_an_environments_error(tmp_path: Path, command: Command) -> None:
-    """A limit on a file's size stands in for it: the old folder is whole, nothing is left over."""
+    """A limit on a file's size replaces the full disk."""
     folder = tmp_path / "new"
     assert convert("tiny", folder).exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -155,7 +145,6 @@ def test_a_full_disk_is_an_environments_error(tmp_path: Path, command: Command) 
 
 
 def test_an_interrupted_conversion_leaves_the_old_folder(tmp_path: Path) -> None:
-    """Ctrl-C in its midst: exit 130 and everything as it was."""
     folder = tmp_path / "new"
     assert convert("tiny", folder).exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -181,7 +170,6 @@ def test_an_interrupted_conversion_leaves_the_old_folder(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_two_at_once_are_never_mixed(tmp_path: Path, source: Path) -> None:
-    """Whichever is last, its manifest and its weights belong together."""
     other = tmp_path / "other"
     state = dict(load_weights("tiny").config) | {"layer_norm_epsilon": 0.5}
     assert convert("tiny", other).exit_code == 0

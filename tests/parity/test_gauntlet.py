@@ -1,7 +1,6 @@
-"""What must never pass: candidates, references and inputs that comparison code is fooled by.
+"""What must never pass: candidates, references and inputs that fool comparisons.
 
-Every case goes through `parity.layerwise`, as a user's does. The numbers are those of the
-project's gauntlet. A case holds only because the same call passes the right model.
+Every case goes through `parity.layerwise`. The numbers are those of the project's gauntlet.
 """
 
 import contextlib
@@ -19,6 +18,7 @@ from transformers import OpenAIGPTLMHeadModel
 from parity import layerwise
 from parity.core import inputs
 from parity.core.results import Mode
+from parity.core.taps import taps
 from parity.core.tolerances import Bounds
 from parity.errors import ParityError
 from parity.faults.forward import inject
@@ -31,7 +31,7 @@ Model = OpenAIGPTLMHeadModel
 
 
 class Meddled(nn.Module):
-    """Our model, with something done at its taps, or to its logits."""
+    """Our model, with something done at its taps or to its logits."""
 
     def __init__(self, model: GPT, meddle: Meddle, finish: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -44,7 +44,6 @@ class Meddled(nn.Module):
         attention_mask: Tensor | None = None,
         tap: Tap | None = None,
     ) -> Any:  # noqa: ANN401 - a wrong model may return anything
-        """Run the model, each tap through `meddle`."""
         assert tap is not None
         meddled = self.model(
             token_ids,
@@ -61,7 +60,7 @@ def meddled(
     at: str | None = None,
     finish: Callable[[Tensor], Any] = lambda logits: logits,
 ) -> Callable[[GPT, Model], nn.Module]:
-    """Return what makes such a candidate; `at` is the only tap where something is done."""
+    """Make such a candidate; `at` is the only tap where something is done."""
 
     def only(tap: Tap, name: str, value: Tensor) -> Tensor:
         return meddle(tap, name, value) if at in (None, name) else tap(name, value)
@@ -70,30 +69,25 @@ def meddled(
 
 
 def silent(_tap: Tap, _name: str, value: Tensor) -> Tensor:
-    """Show nothing."""
     return value
 
 
 def until_block_6(tap: Tap, name: str, value: Tensor) -> Tensor:
-    """Show the taps of the first six blocks alone."""
     block = name.split(".")[1] if name.startswith("h.") else "0"
     return tap(name, value) if int(block) < 6 and name != "logits" else value
 
 
 def with_another(tap: Tap, name: str, value: Tensor) -> Tensor:
-    """Show one more tap than there is."""
     tap(f"{name}.dropout", value)
     return tap(name, value)
 
 
 def twice(tap: Tap, name: str, value: Tensor) -> Tensor:
-    """Show a tap twice."""
     tap(name, value)
     return tap(name, value)
 
 
 def with_nan(tap: Tap, name: str, value: Tensor) -> Tensor:
-    """Make one element NaN."""
     broken = value.clone()
     broken[0, -1, 3] = math.nan
     return tap(name, broken)
@@ -117,8 +111,6 @@ def shown_as(change: Callable[[Tensor], Any]) -> Meddle:
 
 
 def raising(error: BaseException) -> Meddle:
-    """Raise at a tap."""
-
     def meddle(_tap: Tap, _name: str, _value: Tensor) -> Tensor:
         raise error
 
@@ -126,8 +118,6 @@ def raising(error: BaseException) -> Meddle:
 
 
 def moving(knob: Callable[[], object]) -> Meddle:
-    """Change one of torch's settings at a tap."""
-
     def meddle(tap: Tap, name: str, value: Tensor) -> Tensor:
         knob()
         return tap(name, value)
@@ -161,7 +151,6 @@ class Wrapper(nn.Module):
         self.model = model
 
     def forward(self, token_ids: Tensor, positions: Any, mask: Any, tap: Any = None) -> Any:  # noqa: ANN401
-        """Run the reference."""
         return huggingface.logits(
             self.model, token_ids, positions=positions, attention_mask=mask, tap=tap
         )
@@ -183,16 +172,13 @@ def sharing_a_third(ours: GPT, theirs: Model) -> nn.Module:
 
 
 class AlwaysTraining(GPT):
-    """A model that will not be put into evaluation mode."""
+    """A model that ignores `eval()`."""
 
-    def train(self, mode: bool = True) -> "AlwaysTraining":  # noqa: FBT001, FBT002 - torch's own
-        """Train."""
-        del mode
+    def train(self, mode: bool = True) -> "AlwaysTraining":  # noqa: ARG002, FBT001, FBT002 - torch's own
         return super().train(True)
 
 
 def always_training(ours: GPT, _theirs: Model) -> nn.Module:
-    """Return our model with dropout that nobody can switch off."""
     model = AlwaysTraining(ours.config)
     model.load_state_dict(ours.state_dict())
     return model
@@ -218,7 +204,6 @@ IDS = torch.tensor([[0, 210, 5, 210, 17]])
 
 
 def nan_bias(model: nn.Module) -> nn.Module:
-    """Return a copy with NaN in a bias of block 3."""
     return filled(model, "h.3.mlp.c_fc.bias", math.nan, whole=False)
 
 
@@ -320,8 +305,6 @@ RETURNED = {
 
 @pytest.fixture
 def outcome(ours: GPT, theirs: Model) -> Callable[[Case], tuple[int, str | None]]:
-    """Return the function that runs a case and gives its exit code and first divergence."""
-
     def run(case: Case) -> tuple[int, str | None]:
         reference = case.broken(theirs)
         candidate = case.candidate(case.broken(ours) if case.alike else ours, reference)  # type: ignore[arg-type]
@@ -342,16 +325,12 @@ Outcome = Callable[[Case], tuple[int, str | None]]
 
 @pytest.mark.parametrize("case", CASES)
 def test_it_never_passes(case: str, outcome: Outcome) -> None:
-    """A comparison that proves nothing ends with its code, and points at its tap."""
-    expected = (CASES[case].code, CASES[case].tap)
-    assert expected == outcome(CASES[case])
+    assert outcome(CASES[case]) == (CASES[case].code, CASES[case].tap)
 
 
 @pytest.mark.parametrize("case", RETURNED)
 def test_what_is_returned_must_be_what_was_shown(case: str, outcome: Outcome) -> None:
-    """A model that shows right logits and returns others is wrong for whoever uses it."""
-    expected = RETURNED[case].code
-    assert expected == outcome(RETURNED[case])[0]
+    assert outcome(RETURNED[case])[0] == RETURNED[case].code
 
 
 @pytest.mark.parametrize(
@@ -368,9 +347,8 @@ def test_what_is_returned_must_be_what_was_shown(case: str, outcome: Outcome) ->
     ],
 )
 def test_the_right_model_passes(given: dict[str, Any], outcome: Outcome) -> None:
-    """The same call passes the right model: the cases above fail for what they are."""
-    expected = (0, None)
-    assert expected == outcome(Case(code=0, given=given))
+    """The cases above fail for what is wrong in them, not for how they are run."""
+    assert outcome(Case(code=0, given=given)) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -388,13 +366,11 @@ def test_the_right_model_passes(given: dict[str, Any], outcome: Outcome) -> None
 def test_a_harmless_wrapping_passes(
     candidate: Callable[[GPT, Model], Any], outcome: Outcome
 ) -> None:
-    """The right model passes however it is wrapped: the cases fail for what is done to it."""
-    expected = (0, None)
-    assert expected == outcome(Case(code=0, candidate=candidate))
+    """The cases above fail for what is done to the model, not for how it is wrapped."""
+    assert outcome(Case(code=0, candidate=candidate)) == (0, None)
 
 
-def test_what_came_before_an_exception_is_reported(ours: GPT, theirs: Model) -> None:
-    """H26: where an operation raises, every tap before it is compared, and it is quoted."""
+def test_h26_what_came_before_an_exception_is_reported(ours: GPT, theirs: Model) -> None:
     candidate = meddled(raising(RuntimeError("no such kernel")), at=AT)(ours, theirs)
     report = layerwise(candidate, theirs, IDS, modes=[Mode.FLOAT64])
     passed = {row.tap for row in report.results if row.status == "pass"}
@@ -408,32 +384,30 @@ HOOKS = {
     "none in attention": (
         "_tapped_attention",
         lambda *_rest: contextlib.nullcontext(),
-        173 - 12 * 5,
+        len(taps(12)) - 12 * 5,
     ),
 }
-"""What is done to the reference's hooks, and how many taps both witnesses still have."""
+"""What is done to the reference's hooks, and how many taps both references still have."""
 
 
 @pytest.mark.parametrize("hooks", HOOKS)
-def test_hooks_that_never_fired_are_inconclusive(
+def test_h15_hooks_that_never_fired_are_inconclusive(
     hooks: str, ours: GPT, theirs: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """H15: a witness that shows nothing is no witness, and what only one saw is not compared."""
     name, replacement, compared = HOOKS[hooks]
     monkeypatch.setattr(huggingface, name, replacement)
     report = layerwise(ours, theirs, IDS, modes=[Mode.FLOAT64])
-    expected = (3, "inconclusive", compared)
-    assert expected == (report.exit_code, report.verdict.value, report.plan.compared)
+    assert report.exit_code == 3
+    assert report.verdict.value == "inconclusive"
+    assert report.plan.compared == compared
 
 
-def test_a_load_report_that_is_not_empty_is_an_error() -> None:
-    """H16: a reference whose loader left a key out, or over, is not built."""
+def test_h16_a_load_report_that_is_not_empty_is_an_error() -> None:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         with pytest.raises(huggingface.LoadReportError, match="ln_1"):
             huggingface.check_load_report({kind: ["h.3.ln_1"], "error_msgs": []})
 
 
-def test_a_moved_setting_is_moved_back() -> None:
-    """H17: whatever a candidate did to torch's settings, they are what they were."""
-    expected = (torch.float32, "highest")
-    assert expected == (torch.get_default_dtype(), torch.get_float32_matmul_precision())
+def test_h17_settings_are_restored_after_the_cases_above() -> None:
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_float32_matmul_precision() == "highest"

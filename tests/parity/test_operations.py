@@ -28,7 +28,6 @@ INPUTS = {
 
 
 def call(model: GPT, given: Inputs) -> Call:
-    """Return the forward pass of a model as the operations receive it."""
     return Call(
         parameters={name: p.detach().double() for name, p in model.named_parameters()},
         n_layer=model.config.n_layer,
@@ -41,7 +40,6 @@ def call(model: GPT, given: Inputs) -> Call:
 
 
 def test_every_kind_of_tap_has_an_operation() -> None:
-    """The table has the kinds of taps, in network order."""
     kinds = [split_name(tap.name)[1] for tap in taps(1)]
     assert kinds == list(OPERATIONS)
 
@@ -72,7 +70,6 @@ def test_the_table_reproduces_the_oracle(
 def test_right_operations_in_place_of_a_backends_change_nothing(
     given: str, backend: str, ours: GPT
 ) -> None:
-    """A run whose every tap the table computes has the same taps, to rounding."""
     chosen = INPUTS[given]
     right = ours.with_backend(backend)
     replaced = with_tap(right, lambda made, tap: replacing(OPERATIONS, made, tap)).double()
@@ -110,7 +107,6 @@ def test_an_operation_whose_tensor_is_not_formed_changes_the_next_tap(
 
 
 def test_a_faulty_model_runs_without_a_tap_and_with_gradients(ours: GPT) -> None:
-    """Its logits are the same with a tap, and replaced tensors have gradients."""
     faulty = with_tap(ours, lambda made, tap: replacing(OPERATIONS, made, tap))
     ids = INPUTS["plain"].token_ids
     assert torch.equal(faulty(ids), faulty(ids, tap=lambda _name, value: value))

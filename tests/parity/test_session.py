@@ -1,6 +1,5 @@
 """How a run ends: exit codes, errors in three lines, and where reports are written."""
 
-import errno
 import io
 import sys
 from collections.abc import Callable
@@ -18,7 +17,14 @@ from parity.errors import (
     ParityError,
     UsageError,
 )
-from parity.options import LayerwiseOptions, ReportOptions, WeightsOptions
+from parity.options import (
+    GenerationOptions,
+    LayerwiseOptions,
+    ReportOptions,
+    TrainingOptions,
+    WeightsOptions,
+    recorded_options,
+)
 from parity.session import run
 
 Check = Callable[..., Any]
@@ -27,22 +33,20 @@ Capture = pytest.CaptureFixture[str]
 
 
 def run_weights(options: ReportOptions) -> int:
-    """Run the verb `weights`, whatever stands in for it, with options."""
     return run(options, name="weights", load=lambda: verbs.weights)
 
 
-def with_words(kind: type[ParityError]) -> ParityError:
-    """Return an error of that kind with known words."""
+def error_of(kind: type[ParityError]) -> ParityError:
     return kind("what it is", where="where it is", fix="what to do")
 
 
 UNEXPECTED = "run it again with --debug and report the traceback"
 KNOWN = ["what it is", "where it is", "what to do"]
 ENDINGS = {
-    "usage": (with_words(UsageError), 2, KNOWN),
-    "inconclusive": (with_words(InconclusiveError), 3, KNOWN),
-    "refused": (with_words(InputRejectedError), 4, KNOWN),
-    "environment": (with_words(EnvironmentUnfitError), 5, KNOWN),
+    "usage": (error_of(UsageError), 2, KNOWN),
+    "inconclusive": (error_of(InconclusiveError), 3, KNOWN),
+    "refused": (error_of(InputRejectedError), 4, KNOWN),
+    "environment": (error_of(EnvironmentUnfitError), 5, KNOWN),
     "unexpected": (
         ZeroDivisionError("division by zero"),
         70,
@@ -72,129 +76,96 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_an_error_is_three_lines_and_a_code(ending: str, check: Check, stand_in: Stand) -> None:
-    """Whatever a verb raises ends as what, where and what to do, without a traceback."""
+def test_an_error_is_three_lines_and_a_code(
+    ending: str, check: Check, stand_in: Stand, strictly: Callable[[str], Any]
+) -> None:
+    """With `--format json` the document has the same words."""
     error, code, (what, where, fix) = ENDINGS[ending]
     stand_in(error)
     result = check("weights")
-    expected = (code, "", f"error: {what}\n  where  {where}\n  to do  {fix}\n")
-    assert expected == (result.exit_code, result.stdout, result.stderr)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr == f"error: {what}\n  where  {where}\n  to do  {fix}\n"
 
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_the_same_words_are_in_the_json(
-    ending: str, check: Check, stand_in: Stand, strictly: Callable[[str], Any]
-) -> None:
-    """Where JSON is asked for, standard output is a document with the error's words and code."""
-    error, code, (what, where, fix) = ENDINGS[ending]
-    stand_in(error)
     result = check("weights", "--format", "json")
     document = strictly(result.stdout)
-    reason = {"what": what, "where": where, "fix": fix, "code": code}
-    verdict = "inconclusive" if code == 3 else "error"
-    assert (code, code, verdict, [reason]) == (
-        result.exit_code,
-        document["exit_code"],
-        document["verdict"],
-        document["reasons"],
-    )
+    assert code == result.exit_code == document["exit_code"]
+    assert document["verdict"] == ("inconclusive" if code == 3 else "error")
+    assert document["reasons"] == [{"what": what, "where": where, "fix": fix, "code": code}]
 
 
 def test_debug_shows_the_traceback(check: Check, stand_in: Stand) -> None:
-    """With --debug the traceback stands before the three lines."""
     stand_in(ZeroDivisionError("division by zero"))
-    error = check("weights", "--debug").stderr
-    lines = error.splitlines()
-    expected = ("Traceback (most recent call last):", "error: ", "  where", "  to do")
-    assert expected == (
-        lines[0],
-        lines[-3][:7],
-        lines[-2][:7],
-        lines[-1][:7],
-    )
+    lines = check("weights", "--debug").stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert [line[:7] for line in lines[-3:]] == ["error: ", "  where", "  to do"]
 
 
 def test_an_interrupt_is_no_verdict(check: Check, stand_in: Stand) -> None:
-    """Ctrl-C ends with 130 and says that there is no verdict."""
     stand_in(KeyboardInterrupt())
     result = check("weights")
-    expected = (130, "", True)
-    assert expected == (result.exit_code, result.stdout, "interrupted" in result.stderr)
+    assert (result.exit_code, result.stdout, "interrupted" in result.stderr) == (130, "", True)
 
 
 def test_control_characters_do_not_reach_the_terminal(check: Check, stand_in: Stand) -> None:
-    """Colors, bells, line breaks and reversed writing in an error's words are removed."""
+    """Colors, bells, line breaks and reversed writing."""
     evil = "\x1b[31mred\x1b]0;title\x07 \u202eback\r\n\x9bnext"
     stand_in(UsageError(evil, where=evil, fix=evil))
-    lines = check("weights").stderr.split("\n")
-    expected = ("error: " + " [31mred ]0;title   back   next", 3)
-    assert expected == (lines[0], len(lines) - 1)
+    lines = check("weights").stderr.splitlines()
+    assert lines[0] == "error: " + " [31mred ]0;title   back   next"
+    assert len(lines) == 3
     assert "".join(lines).isprintable()
 
 
 @pytest.mark.parametrize("form", ["html", "junit", "github", "HTML", ""])
-def test_a_form_not_built_yet_is_a_usage_error(form: str, check: Check, stand_in: Stand) -> None:
-    """A form that this version cannot write is refused before anything runs."""
+def test_an_unknown_format_is_a_usage_error(form: str, check: Check, stand_in: Stand) -> None:
     stand_in(AssertionError("the verb ran"))
     result = check("weights", "--format", form)
-    expected = (2, True)
-    assert expected == (result.exit_code, f"cannot write '{form}'" in result.stderr)
+    assert (result.exit_code, f"cannot write '{form}'" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("suffix", [".html", ".xml", ".md"])
-def test_a_suffix_not_built_yet_is_a_usage_error(
+def test_an_unknown_suffix_is_a_usage_error(
     suffix: str, check: Check, stand_in: Stand, tmp_path: Path
 ) -> None:
-    """A file whose suffix names another form is refused, rather than filled with text."""
     stand_in(AssertionError("the verb ran"))
     result = check("weights", "--output", str(tmp_path / f"report{suffix}"))
-    told = f"cannot write '{suffix[1:]}'" in result.stderr
-    expected = (2, True, [])
-    assert expected == (result.exit_code, told, list(tmp_path.iterdir()))
+    assert (result.exit_code, f"cannot write '{suffix[1:]}'" in result.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_each_file_has_the_form_of_its_suffix(
     check: Check, stand_in: Stand, report: Report, tmp_path: Path
 ) -> None:
-    """Several files may be written; a file without a suffix gets standard output's form."""
+    """A file without a suffix gets standard output's form."""
     stand_in(report)
     names = ["a.json", "B.JSON", "c.txt", "d"]
     arguments = [part for name in names for part in ("--output", str(tmp_path / name))]
     printed = check("weights", "--format", "json", *arguments).stdout
-    text = check("weights").stdout
-    expected = [printed, printed, text, printed]
-    assert expected == [(tmp_path / name).read_text(encoding="utf-8") for name in names]
+    written = [(tmp_path / name).read_text(encoding="utf-8") for name in names]
+    assert written == [printed, printed, check("weights").stdout, printed]
 
 
 def test_quiet_prints_nothing(
     check: Check, stand_in: Stand, report: Report, tmp_path: Path
 ) -> None:
-    """With --quiet only the exit code and the file report a failure."""
     stand_in(report)
     file = tmp_path / "a report with spaces ☃.json"
     result = check("weights", "--quiet", "--output", str(file))
-    expected = (1, "", "", True)
-    assert expected == (result.exit_code, result.stdout, result.stderr, file.is_file())
-
-
-def test_quiet_does_not_hide_an_error(check: Check, stand_in: Stand) -> None:
-    """With --quiet an error is still printed, on standard error only."""
-    stand_in(with_words(UsageError))
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "")
+    assert file.is_file()
+    stand_in(error_of(UsageError))
     result = check("weights", "--quiet", "--format", "json")
-    expected = (2, "", True)
-    assert expected == (result.exit_code, result.stdout, "what it is" in result.stderr)
+    assert (result.exit_code, result.stdout, "what it is" in result.stderr) == (2, "", True)
 
 
 @pytest.mark.parametrize("place", ["no such folder/r.json", ".", "file/r.json"])
 def test_an_unwritable_file_is_an_error_before_the_work(
     place: str, check: Check, stand_in: Stand, tmp_path: Path
 ) -> None:
-    """A report that could not be written is an environment error before anything runs."""
     stand_in(AssertionError("the verb ran"))
     (tmp_path / "file").touch()
     result = check("weights", "--output", str(tmp_path / place))
-    expected = (5, True)
-    assert expected == (result.exit_code, str(tmp_path / place) in result.stderr)
+    assert (result.exit_code, str(tmp_path / place) in result.stderr) == (5, True)
 
 
 def test_a_file_that_fails_late_leaves_one_document(
@@ -210,85 +181,69 @@ def test_a_file_that_fails_late_leaves_one_document(
 
     stand_in(outcome)
     result = check("weights", "--format", "json", "--output", str(folder / "r.json"))
-    expected = (5, "fail")
-    assert expected == (result.exit_code, strictly(result.stdout)["verdict"])
+    assert (result.exit_code, strictly(result.stdout)["verdict"]) == (5, "fail")
 
 
 def test_an_error_replaces_an_older_report(
     check: Check, stand_in: Stand, tmp_path: Path, strictly: Callable[[str], Any]
 ) -> None:
-    """The report of an earlier run does not stay where the error belongs."""
-    files = {name: tmp_path / name for name in ("r.json", "r.txt")}
-    for file in files.values():
+    data, text = tmp_path / "r.json", tmp_path / "r.txt"
+    for file in (data, text):
         file.write_text("PASS", encoding="utf-8")
-    stand_in(with_words(InputRejectedError))
-    arguments = [part for file in files.values() for part in ("--output", str(file))]
-    told = check("weights", *arguments).stderr
-    written = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
-    assert ("error", told) == (strictly(written["r.json"])["verdict"], written["r.txt"])
+    stand_in(error_of(InputRejectedError))
+    error = check("weights", "--output", str(data), "--output", str(text)).stderr
+    assert strictly(data.read_text(encoding="utf-8"))["verdict"] == "error"
+    assert text.read_text(encoding="utf-8") == error
 
 
 def test_what_a_verb_prints_is_no_report(
     check: Check, stand_in: Stand, report: Report, strictly: Callable[[str], Any]
 ) -> None:
-    """A model that prints while it runs does not spoil the JSON on standard output."""
-
     def outcome() -> Report:
         print("Loading my model ...")  # noqa: T201 - it is what is tested
         return report
 
     stand_in(outcome)
     result = check("weights", "--format", "json")
-    expected = ("fail", "Loading my model ...\n")
-    assert expected == (
-        strictly(result.stdout)["verdict"],
-        result.stderr,
-    )
+    assert strictly(result.stdout)["verdict"] == "fail"
+    assert result.stderr == "Loading my model ...\n"
 
 
-class Full(io.StringIO):
-    """A stream with no space left behind it."""
-
-    def write(self, _text: str) -> int:
-        """Refuse, as a full disk does."""
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.fixture(params=["closed", "full"])
+def broken_stream(request: pytest.FixtureRequest, full_disk: io.StringIO) -> io.StringIO | None:
+    return full_disk if request.param == "full" else None
 
 
-@pytest.mark.parametrize("stream", [None, Full()], ids=["closed", "full"])
 def test_a_report_that_was_not_printed_is_no_pass(
-    stream: io.StringIO | None,
+    broken_stream: io.StringIO | None,
     stand_in: Stand,
     report: Report,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Without a standard output the run is an environment error; files are written all the same."""
+    """Files are written all the same."""
     stand_in(report)
-    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stdout", broken_stream)
     file = tmp_path / "r.json"
-    code = run_weights(WeightsOptions(output=(file,)))
-    expected = (5, True)
-    assert expected == (code, '"verdict": "fail"' in file.read_text(encoding="utf-8"))
+    assert run_weights(WeightsOptions(output=(file,))) == 5
+    assert '"verdict": "fail"' in file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("stream", [None, Full()], ids=["closed", "full"])
 def test_an_error_that_cannot_be_printed_keeps_its_code(
-    stream: io.StringIO | None, stand_in: Stand, monkeypatch: pytest.MonkeyPatch
+    broken_stream: io.StringIO | None, stand_in: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a standard error the exit code is the same."""
-    stand_in(with_words(InputRejectedError))
-    monkeypatch.setattr(sys, "stderr", stream)
-    expected = 4
-    assert expected == run_weights(WeightsOptions())
+    stand_in(error_of(InputRejectedError))
+    monkeypatch.setattr(sys, "stderr", broken_stream)
+    assert run_weights(WeightsOptions()) == 4
 
 
-UNHELD: dict[str, dict[str, Any]] = {
+WITHOUT_JSON: dict[str, dict[str, Any]] = {
     "text": {},
     "a text file": {"output": (Path("r.txt"),)},
     "a file in standard output's form": {"output": (Path("r"),)},
     "JSON that is not printed": {"format": "json", "quiet": True},
 }
-HELD: dict[str, dict[str, Any]] = {
+WITH_JSON: dict[str, dict[str, Any]] = {
     "JSON": {"format": "json"},
     "a file": {"quiet": True, "output": (Path("r.json"),)},
     "one of two files": {"output": (Path("r.txt"), Path("R.JSON"))},
@@ -296,24 +251,66 @@ HELD: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("forms", UNHELD)
-def test_fingerprints_that_nothing_holds_are_a_usage_error(
+@pytest.mark.parametrize("forms", WITHOUT_JSON)
+def test_fingerprints_without_json_are_a_usage_error(
     forms: str, stand_in: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
 ) -> None:
-    """They are in the JSON alone: where none is written they are refused before anything runs."""
     monkeypatch.chdir(tmp_path)
     stand_in(AssertionError("the verb ran"))
-    code = run_weights(LayerwiseOptions(fingerprints=True, **UNHELD[forms]))
-    expected = (2, True)
-    assert expected == (code, "--fingerprints\n  to do  add --output" in capsys.readouterr().err)
+    assert run_weights(LayerwiseOptions(fingerprints=True, **WITHOUT_JSON[forms])) == 2
+    assert "--fingerprints\n  to do  add --output" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("forms", HELD)
-def test_fingerprints_are_held_by_any_json(
+@pytest.mark.parametrize("forms", WITH_JSON)
+def test_fingerprints_are_in_any_json(
     forms: str, stand_in: Stand, report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Printed or in a file, whatever else is written."""
     monkeypatch.chdir(tmp_path)
     stand_in(report)
-    expected = 1
-    assert expected == run_weights(LayerwiseOptions(fingerprints=True, **HELD[forms]))
+    assert run_weights(LayerwiseOptions(fingerprints=True, **WITH_JSON[forms])) == 1
+
+
+# The recorded options.
+
+
+def test_recorded_options_are_those_off_their_default() -> None:
+    options = LayerwiseOptions(seed=7, dtype="float32", batch_size=4, weights="tiny", quiet=True)
+    assert recorded_options(options) == {"seed": 7}
+    options = LayerwiseOptions(candidate="mine:build")
+    assert recorded_options(options) == {"candidate": "mine:build"}
+
+
+IDS = {"token_ids": "1"}
+ALL = {"inject_fault": "f", "dtype": "float16", "seed": 1}
+MODEL = {"candidate": "mine:build", "backend": "plain", "taps": "h.*"}
+
+
+@pytest.mark.parametrize(
+    ("options", "recorded"),
+    [
+        (LayerwiseOptions(**ALL, **MODEL, **IDS), ALL | MODEL | IDS),
+        (TrainingOptions(**ALL, **MODEL, steps=9, dropout=True), ALL | MODEL),
+        (
+            GenerationOptions(**ALL, **IDS, text="a", max_new_tokens=9),
+            ALL | IDS | {"text": "a"},
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_deciding_option_is_recorded(options: object, recorded: dict[str, object]) -> None:
+    """What a report gives elsewhere, such as the number of steps, is not repeated."""
+    assert recorded_options(options) == recorded
+
+
+def test_a_file_is_recorded_with_its_digest(tmp_path: Path) -> None:
+    digests = []
+    for name, content in (("a.py", b"X = 1\n"), ("b.py", b"X = 1\n"), ("c.py", b"X = 1\n\n")):
+        file = tmp_path / name
+        file.write_bytes(content)
+        found = recorded_options(LayerwiseOptions(candidate=str(file), seed=7))
+        digests.append(found.pop("candidate_file"))
+        assert found == {"candidate": str(file), "seed": 7}
+    assert digests[0] == digests[1] == "sha256 0abae1e0ae728216"  # sha256sum of the first
+    assert digests[2] != digests[0]
+    with pytest.raises(EnvironmentUnfitError):
+        recorded_options(LayerwiseOptions(candidate=str(tmp_path / "gone.py")))

@@ -2,17 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 import parity.checkpoints.weights
-from parity.checkpoints import load as hub_repository
-from parity.checkpoints import load as names
+from parity.checkpoints import load
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.mapping import Side, convert
 from parity.checkpoints.weights import Standing, Weights, digest
@@ -23,24 +24,23 @@ from reference.files import digest_path
 from reference.hub import FetchedFolder
 from scratch_gpt import GPTConfig
 
+Listed = Sequence[NDArray[np.float32]]
 COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
 
 
 class FakeHub:
-    """Stands in for the hub's client, and notes what it was asked."""
+    """A hub that has one folder, or an error; it keeps the requests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[tuple[str, str | None, bool | None]] = []
-        self.cached = False
+        self.cached, self.answers = False, True
         self.unfinished: tuple[Path, ...] = ()
         self.error: Exception | None = None
-        self.answers = True
 
     def fetch(
         self, repository: str, revision: str | None = None, *, offline: bool | None = None
     ) -> FetchedFolder:
-        """Give the folder's files, or the error that is set."""
         self.asked.append((repository, revision, offline))
         if self.error is not None:
             raise self.error
@@ -56,14 +56,10 @@ class FakeHub:
             unfinished=self.unfinished,
         )
 
-    def reachable(self) -> bool:
-        """Return what is set."""
-        return self.answers
-
 
 @pytest.fixture
 def folder(tmp_path: Path, weights: Weights) -> Path:
-    """Return the tiny weights in the form of the published file: bare names, no head."""
+    """The tiny weights in the form of the published file: bare names, no head."""
     tensors = {name: torch.from_numpy(array) for name, array in weights.tensors.items()}
     folder = tmp_path / "model"
     folder.mkdir()
@@ -74,26 +70,25 @@ def folder(tmp_path: Path, weights: Weights) -> Path:
 
 @pytest.fixture
 def fake_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    """Return the hub that is asked in this test."""
     fake = FakeHub(folder)
-    monkeypatch.setattr(hub_repository.hub, "fetch", fake.fetch)
-    monkeypatch.setattr(hub_repository.hub, "reachable", fake.reachable)
-    monkeypatch.setattr(hub_repository.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(load.hub, "fetch", fake.fetch)
+    monkeypatch.setattr(load.hub, "reachable", lambda: fake.answers)
+    monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", False)
     return fake
 
 
 @pytest.fixture
 def draws_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the surrogate be the tiny one: its size is not what is tested."""
-    load = names.load_surrogate
+    """Load the tiny surrogate as `surrogate`: its size is not what is tested."""
+    right = load.load_surrogate
     monkeypatch.setattr(
-        names, "load_surrogate", lambda _size, *rest, **named: load("tiny", *rest, **named)
+        load, "load_surrogate", lambda _size, *rest, **named: right("tiny", *rest, **named)
     )
 
 
 @pytest.fixture
 def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Return a function that makes a folder's weights the published ones."""
+    """Make a folder's weights the published ones."""
 
     def publish(folder: Path) -> None:
         digest = digest_path(folder / "model.safetensors").sha256
@@ -109,7 +104,6 @@ def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 
 def error_of(name: str) -> ParityError:
-    """Return the error that a name ends in."""
     with pytest.raises(ParityError) as caught:
         load_weights(name)
     return caught.value
@@ -134,22 +128,25 @@ def test_a_repository_is_fetched_at_its_revision(
     fake_hub: FakeHub,
     publish: Callable[[Path], None],
 ) -> None:
-    """The verdict's words name it, its commit, and whether it came from the cache."""
     publish(fake_hub.folder)
-    found = load_weights(name)
+    found = load_weights(name).provenance
     assert fake_hub.asked == [(repository, revision, None)]
-    assert found.provenance.sha256 == load_weights("tiny").provenance.sha256
-    assert found.provenance.revision == (revision or COMMIT)
-    assert repository in found.provenance.source
-    assert "from the hub," in found.provenance.source
-    assert found.provenance.standing is Standing.KNOWN
+    assert found.sha256 == load_weights("tiny").provenance.sha256
+    assert found.revision == (revision or COMMIT)
+    assert found.source == f"{repository}, from the hub, commit {found.revision}"
+    assert found.standing is Standing.KNOWN
+    fake_hub.unfinished = (Path("a.incomplete"), Path("b.incomplete"))
+    source = load_weights(name).provenance.source
+    assert source.endswith("(2 unfinished downloads lie in the cache)")
+    fake_hub.error = UnavailableError("offline", where="hub", fix="go online")
+    refusal = error_of(name)
+    assert (refusal.exit_code, refusal.what) == (ExitCode.ENVIRONMENT, "offline")
 
 
 @pytest.mark.parametrize("change", [{"n_head": 7}, {"layer_norm_epsilon": 1e-3}], ids=str)
 def test_published_bytes_with_another_config_are_not_known(
     change: dict[str, float], fake_hub: FakeHub, publish: Callable[[Path], None]
 ) -> None:
-    """No tensor knows how many heads there are: refused as the released model, else unknown."""
     publish(fake_hub.folder)
     path = fake_hub.folder / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8")) | change
@@ -162,7 +159,6 @@ def test_published_bytes_with_another_config_are_not_known(
 def test_bytes_under_the_released_models_name_must_be_the_published_ones(
     fake_hub: FakeHub,
 ) -> None:
-    """Any others are refused, with their digest; under another name they are unknown."""
     refusal = error_of("openai-gpt")
     assert refusal.exit_code is ExitCode.REFUSED
     assert "model.safetensors: differs from the published file" in refusal.what
@@ -172,19 +168,15 @@ def test_bytes_under_the_released_models_name_must_be_the_published_ones(
 
 @pytest.mark.usefixtures("draws_tiny")
 class TestAuto:
-    """`auto`: the released weights, and else, for one reason alone, the surrogate."""
-
     @pytest.mark.parametrize(("cached", "answers"), [(True, False), (False, True), (True, True)])
     def test_cached_or_to_be_had_it_is_the_released(
         self, *, cached: bool, answers: bool, fake_hub: FakeHub, publish: Callable[[Path], None]
     ) -> None:
-        """With the hub or without, if they are cached."""
         publish(fake_hub.folder)
         fake_hub.cached, fake_hub.answers = cached, answers
         assert load_weights("auto").provenance.source.startswith("openai-gpt, from the hub")
 
     def test_neither_cached_nor_reachable_it_is_the_surrogate(self, fake_hub: FakeHub) -> None:
-        """And says why."""
         fake_hub.answers = False
         source = load_weights("auto").provenance.source
         assert "seeded random weights, not the released ones; openai-gpt is not in" in source
@@ -193,41 +185,29 @@ class TestAuto:
     def test_offline_it_is_the_surrogate(
         self, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The source names the switch, and no request is sent."""
-        monkeypatch.setattr(hub_repository.constants, "HF_HUB_OFFLINE", True)
-        monkeypatch.setattr(hub_repository.hub, "reachable", lambda: pytest.fail("was asked"))
+        monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(load.hub, "reachable", lambda: pytest.fail("was asked"))
         assert load_weights("auto").provenance.source.endswith("and HF_HUB_OFFLINE is set")
         assert fake_hub.asked == [("openai-gpt", None, True)]
 
     def test_any_other_trouble_is_an_error(self, fake_hub: FakeHub) -> None:
-        """A damaged cache is no reason to check something else."""
         fake_hub.error = RejectedError("cache damaged", where="blob", fix="remove it")
         assert error_of("auto").exit_code is ExitCode.REFUSED
 
     def test_a_hub_that_answers_and_fails_is_an_error(
         self, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It could be connected to."""
-
         def fetch(repository: str, _revision: str | None = None, **_: object) -> FetchedFolder:
             raise UnavailableError("the hub is ill", where=repository, fix="wait")
 
-        monkeypatch.setattr(hub_repository.hub, "fetch", fetch)
+        monkeypatch.setattr(load.hub, "fetch", fetch)
         assert fake_hub.answers
         assert error_of("auto").exit_code is ExitCode.ENVIRONMENT
-
-
-def test_the_released_model_never_falls_back(fake_hub: FakeHub) -> None:
-    """Asked for by name it is that or an error."""
-    fake_hub.error = UnavailableError("offline", where="hub", fix="go online")
-    refusal = error_of("openai-gpt")
-    assert (refusal.exit_code, refusal.what) == (ExitCode.ENVIRONMENT, "offline")
 
 
 def test_a_folder_is_no_reserved_name(
     fake_hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder called like the released model is not taken for it, nor for a repository."""
     for name in ("openai-gpt", "somebody/model"):
         shutil.copytree(folder, folder.parent / "here" / name)
     monkeypatch.chdir(folder.parent / "here")
@@ -239,21 +219,15 @@ def test_a_folder_is_no_reserved_name(
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/at/all", "~/nothing", "a/b/c", "x.bin"])
-def test_a_path_to_nothing_is_refused(name: str) -> None:
-    """It is not looked for on the hub."""
+def test_a_path_to_nothing_is_refused(name: str, tmp_path: Path) -> None:
     refusal = error_of(name)
     assert (refusal.exit_code, refusal.what) == (ExitCode.REFUSED, "there is nothing at that path")
-
-
-def test_a_link_to_nothing_is_said(tmp_path: Path) -> None:
-    """The link is there."""
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     assert error_of(str(tmp_path / "link")).what == "it is a link to nothing"
 
 
 @pytest.mark.parametrize("name", ["", "tinier", "Tiny", "surrogate ", "openai-gpt2", "a b/c", "@x"])
 def test_another_name_stands_for_nothing(name: str) -> None:
-    """It is a usage error that repeats the name and gives those there are."""
     refusal = error_of(name)
     assert isinstance(refusal, UsageError)
     assert repr(name) in refusal.what
@@ -269,13 +243,11 @@ def test_the_surrogate_is_known_in_whatever_form(folder: Path, weights: Weights)
     assert digest({**found.tensors, "h.0.ln_1.bias": moved}) != weights.provenance.sha256
 
 
-def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> None:
-    """The folder is ambiguous; the path of one file is not."""
-    named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
-    openai_release.write_release(folder, list(named.values()), config=dict(weights.config))
-    refusal = error_of(str(folder))
-    assert refusal.exit_code is ExitCode.REFUSED
-    assert "OpenAI's shards and model.safetensors" in refusal.what
+def test_two_forms_in_one_folder_are_refused(
+    folder: Path, listed: Listed, weights: Weights
+) -> None:
+    openai_release.write_release(folder, listed, config=dict(weights.config))
+    assert "OpenAI's shards and model.safetensors" in refusal(folder).what
     assert len(load_weights(str(folder / "model.safetensors")).tensors) == 146
 
 
@@ -283,13 +255,127 @@ def test_two_forms_in_one_folder_are_refused(folder: Path, weights: Weights) -> 
     "name", ["~nobody-of-that-name/x", f"./{300 * 'a'}", "a\0b/c", "a/b..git"], ids=ascii
 )
 def test_a_name_that_no_file_can_have_is_an_error_with_a_code(name: str) -> None:
-    """And not one of this program's own."""
     assert error_of(name).exit_code in {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.ENVIRONMENT}
 
 
-def test_unfinished_downloads_are_mentioned(fake_hub: FakeHub) -> None:
-    """They take room in the cache, so the source names them."""
-    assert "unfinished" not in load_weights("somebody/model").provenance.source
-    fake_hub.unfinished = (Path("a.incomplete"), Path("b.incomplete"))
-    source = load_weights("somebody/model").provenance.source
-    assert source.endswith("(2 unfinished downloads lie in the cache)")
+# OpenAI's shards.
+
+
+@pytest.fixture
+def listed(weights: Weights) -> Listed:
+    named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.RELEASE)
+    return list(named.values())
+
+
+@pytest.fixture
+def shards(tmp_path: Path, listed: Listed, weights: Weights) -> Path:
+    openai_release.write_release(tmp_path, listed, config=dict(weights.config))
+    return tmp_path
+
+
+def refusal(folder: Path) -> ParityError:
+    caught = error_of(str(folder))
+    assert caught.exit_code is ExitCode.REFUSED, caught
+    return caught
+
+
+def test_shards_are_read_to_the_bit(
+    shards: Path, weights: Weights, assert_same_bits: Callable[[Weights, Weights], None]
+) -> None:
+    found = load_weights(str(shards))
+    assert_same_bits(found, weights)
+    files = found.provenance.files
+    assert {file.name for file in files} == {path.name for path in shards.iterdir()}
+    assert all(len(str(file.git_blob)) == 40 for file in files)
+    assert found.provenance.standing is Standing.UNKNOWN
+    size = sum(array.size for array in weights.tensors.values())
+    assert sum(shard.length for shard in found.shards or ()) == size
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda shards: (shards / "params_3.npy").unlink(),
+        lambda shards: (shards / "params_shapes.json").unlink(),
+        lambda shards: (shards / "params_3.npy").write_bytes(b""),
+        lambda shards: (shards / "params_shapes.json").write_text("[]"),
+        lambda shards: (shards / "config.json").unlink(),
+        lambda shards: np.save(shards / "params_3.npy", np.zeros(3, np.float32)),
+        lambda shards: np.save(shards / "params_9.npy", np.full(9, np.nan, np.float32)),
+    ],
+    ids=["shard", "shapes", "empty", "no shapes", "no heads", "short", "nan"],
+)
+def test_an_unsound_release_is_refused(change: Callable[[Path], object], shards: Path) -> None:
+    change(shards)
+    refusal(shards)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_layer": 11}, "n_layer"),
+        ({"n_embd": 42}, "n_embd"),
+        ({"n_head": 4}, "multiple of n_head"),
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"made_up": 1}, "made_up"),
+    ],
+    ids=str,
+)
+def test_a_config_of_another_model_is_refused(
+    change: dict[str, Any], words: str, shards: Path, weights: Weights
+) -> None:
+    text = json.dumps(dict(weights.config) | change)
+    (shards / "config.json").write_text(text, encoding="utf-8")
+    assert words in refusal(shards).what
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_config_without_its_number_of_heads_is_refused(*, twice: bool, shards: Path) -> None:
+    path = shards / "config.json"
+    text = path.read_text(encoding="utf-8").replace('"n_head": 3,', "")
+    if twice:
+        text = text.replace("{", '{"n_head": 3, "n_head": 7,', 1)
+    path.write_text(text, encoding="utf-8")
+    assert "n_head" in refusal(shards).what
+
+
+def test_blocks_in_another_order_are_other_weights(
+    shards: Path, listed: Listed, weights: Weights
+) -> None:
+    swapped = [*listed[:2], *listed[14:26], *listed[2:14], *listed[26:]]
+    openai_release.write_release(shards, swapped, config=dict(weights.config))
+    found = load_weights(str(shards))
+    assert np.array_equal(found.tensors["h.0.ln_1.bias"], weights.tensors["h.1.ln_1.bias"])
+    assert found.provenance.sha256 != weights.provenance.sha256
+
+
+def test_bare_shards_must_be_the_published_ones(
+    shards: Path, listed: Listed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a config they claim it: other bytes are refused, the published ones known."""
+    release = openai_release.read_release(shards)
+    bare = openai_release.Release(
+        tensors=release.tensors,
+        config=None,
+        files=[file for file in release.files if file.name != "config.json"],
+        lengths=release.lengths,
+        headers=release.headers,
+    )
+    monkeypatch.setattr(openai_release, "read_release", lambda _folder: bare)
+    monkeypatch.setattr(load.huggingface_files, "check_vocabulary", lambda *_: None)
+    found = load.read_openai(shards, source="shards")
+    assert found.fields["n_head"] == 12
+    assert {file.standing for file in found.files} == {Standing.DIFFERS}
+    blobs = {file.name: file.git_blob for file in bare.files}
+    for name, blob in blobs.items():
+        monkeypatch.setitem(published.GIT_BLOBS, name, blob)
+    files = load.read_openai(shards, source="shards").files
+    assert {file.standing for file in files} == {Standing.KNOWN}
+    assert len(listed) == 146
+
+
+@pytest.mark.parametrize("name", ["params_shapes.json", "params_0.npy", "params_7.npy"])
+def test_what_was_meant_as_a_release_is_read_as_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert load.is_openai_folder(tmp_path)
+    assert "params_" in refusal(tmp_path).what

@@ -1,14 +1,28 @@
-"""Settings of torch that move numbers: pinned for a while, watched, and given back."""
+"""Settings of torch that change numbers, versions, and the digest of the code."""
 
 import contextlib
 import getpass
 import platform
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from parity.core.environment import SETTINGS, assert_settings_pinned, environment, pinned_settings
+from parity.core import environment as module
+from parity.core.environment import (
+    PACKAGES,
+    SETTINGS,
+    assert_settings_pinned,
+    code_digest,
+    digest,
+    environment,
+    package_folders,
+    pinned_settings,
+)
 from parity.errors import EnvironmentUnfitError, ExitCode
 from reference import compat
 
@@ -52,7 +66,6 @@ if HAS_FP32_PRECISION:
 
 
 def settings() -> dict[str, object]:
-    """Return everything that is pinned, read by torch's own functions."""
     read: dict[str, Callable[[], object]] = {
         "dtype": torch.get_default_dtype,
         "precision": torch.get_float32_matmul_precision,
@@ -70,7 +83,6 @@ def settings() -> dict[str, object]:
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_comes() -> Iterator[None]:
-    """Give every setting back, whatever a test did to it."""
     before = settings()
     yield
     torch.set_default_dtype(before["dtype"])
@@ -86,31 +98,27 @@ def _torch_as_it_comes() -> Iterator[None]:
     assert before == settings()
 
 
-def test_every_knob_is_listed_with_its_reason() -> None:
-    """These and no others, once each, with what it would change."""
-    assert sorted(MOVES) == sorted(knob.name for knob in SETTINGS)
-    assert all(knob.why for knob in SETTINGS)
+def test_every_setting_is_listed_with_its_reason() -> None:
+    assert sorted(MOVES) == sorted(setting.name for setting in SETTINGS)
+    assert all(setting.why for setting in SETTINGS)
 
 
 @pytest.mark.parametrize("state", OTHER_STATES)
-def test_while_pinned_every_knob_has_its_value(state: str) -> None:
-    """Whatever it was before, it is read back as wanted."""
+def test_while_pinned_every_setting_has_its_value(state: str) -> None:
     OTHER_STATES[state]()
     with pinned_settings():
         found = settings()
         assert_settings_pinned()
     assert found.get("onednn", "ieee") == "ieee"
-    expected = (torch.float32, "highest", True, False, False, False, False, False)
-    assert expected == (
+    assert (
         *(found["dtype"], found["precision"], found["deterministic"], found["warning only"]),
         *(found["autocast cpu"], found["autocast cuda"], found["matmul"], found["convolution"]),
-    )
+    ) == (torch.float32, "highest", True, False, False, False, False, False)
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["to the end", "broken off"])
 @pytest.mark.parametrize("state", OTHER_STATES)
-def test_afterwards_every_knob_is_where_it_was(state: str, fails: bool) -> None:  # noqa: FBT001
-    """Whether what ran in between came to its end or not."""
+def test_afterwards_every_setting_is_where_it_was(state: str, fails: bool) -> None:  # noqa: FBT001
     OTHER_STATES[state]()
     expected = settings()
     with (
@@ -122,39 +130,31 @@ def test_afterwards_every_knob_is_where_it_was(state: str, fails: bool) -> None:
     assert expected == settings()
 
 
-@pytest.mark.parametrize("knob", MOVES)
-def test_a_knob_that_is_moved_meanwhile_is_an_error(knob: str) -> None:
-    """It is named with what it would change, and given back all the same."""
-    expected = settings()
+@pytest.mark.parametrize("moved", [[name] for name in MOVES] + [list(MOVES)], ids=" ".join)
+def test_a_setting_that_is_changed_in_the_context_is_an_error(moved: list[str]) -> None:
+    before = settings()
     with pytest.raises(EnvironmentUnfitError) as refusal, pinned_settings():
-        MOVES[knob]()
-    known = next(known for known in SETTINGS if known.name == knob)
-    assert f"{knob} is " in refusal.value.what
-    assert f"not {known.wanted!r} ({known.why})" in refusal.value.what
+        [MOVES[name]() for name in moved]
+    for setting in SETTINGS:
+        if setting.name in moved:
+            assert f"{setting.name} is " in refusal.value.what
+            assert f"not {setting.wanted!r} ({setting.why})" in refusal.value.what
     assert ExitCode.ENVIRONMENT is refusal.value.exit_code
-    assert expected == settings()
+    assert before == settings()
 
 
-def test_all_that_were_moved_are_named() -> None:
-    """Not only the first."""
-    with pytest.raises(EnvironmentUnfitError) as refusal, pinned_settings():
-        [move() for move in MOVES.values()]
-    assert not [knob for knob in MOVES if f"{knob} is " not in refusal.value.what]
-
-
-def test_a_knob_that_is_put_back_in_time_is_none() -> None:
-    """What counts is where it stands at the end."""
-    with pinned_settings(), contextlib.ExitStack() as stack:
-        stack.callback(torch.set_default_dtype, torch.float32)
+def test_a_setting_may_be_changed_and_put_back() -> None:
+    with pinned_settings():
         torch.set_default_dtype(torch.float64)
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("state", MIXED)
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_a_knob_that_torch_will_not_read_is_an_error_of_the_environment(
+def test_a_setting_that_torch_will_not_read_is_an_error_of_the_environment(
     state: str, when: str
 ) -> None:
-    """Set through another of torch's names, it cannot be asserted."""
+    """Set through another of torch's names, a setting cannot be asserted."""
 
     def mix() -> None:
         assert when == "meanwhile", "nothing is begun where a setting could not be given back"
@@ -166,23 +166,129 @@ def test_a_knob_that_torch_will_not_read_is_an_error_of_the_environment(
         mix()
 
 
-def test_what_is_not_installed_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package without a version is no reason to have no environment."""
-
+def test_a_missing_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(name: str) -> str:
         raise compat.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(compat.metadata, "version", unknown)
-    expected = "not installed"
-    assert expected == environment()["safetensors"]
+    assert environment()["safetensors"] == "not installed"
+    assert code_digest().startswith("gpt1-parity not installed, ")
 
 
-def test_the_environment_says_what_is_needed_to_run_it_again() -> None:
-    """Versions, threads and the processor's abilities; nobody's name."""
+def test_the_environment_has_what_is_needed_to_run_it_again() -> None:
     found = environment()
-    expected = {"python", "platform", "torch", "cpu_capability", "threads", "cores"}
-    assert expected | {"transformers", "numpy", "safetensors"} == set(found)
+    assert set(found) == {
+        *("python", "platform", "cpu_capability", "threads", "cores"),
+        *("torch", "transformers", "numpy", "safetensors"),
+    }
     assert torch.__version__ == found["torch"]
     assert str(torch.get_num_threads()) == found["threads"]
-    told = " ".join(found.values())
-    assert not [name for name in (platform.node(), getpass.getuser()) if name and name in told]
+    text = " ".join(found.values())
+    assert not [name for name in (platform.node(), getpass.getuser()) if name and name in text]
+
+
+# The digest of the code.
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> dict[str, Path]:
+    made = {}
+    for name in ("one", "two"):
+        made[name] = tmp_path / name
+        (made[name] / "inner").mkdir(parents=True)
+        (made[name] / "__init__.py").write_bytes(b"")
+        (made[name] / "inner" / "part.py").write_bytes(f"NAME = {name!r}\n".encode())
+        (made[name] / "inner.py").write_bytes(b"# beside it\n")
+    return made
+
+
+def test_a_copy_elsewhere_is_the_same_code(tmp_path: Path) -> None:
+    """Byte code and markers that an installer writes beside the source do not count."""
+    found = package_folders()
+    assert found is not None
+    moved = {}
+    for name, home in found.items():
+        moved[name] = tmp_path / name
+        shutil.copytree(home, moved[name], ignore=shutil.ignore_patterns("__pycache__"))
+        (moved[name] / "__pycache__").mkdir()
+        (moved[name] / "__pycache__" / "taps.cpython-311.pyc").write_bytes(b"compiled")
+        (moved[name] / "py.typed").touch()
+    backwards = dict(reversed(moved.items()))
+    assert digest(found) == digest(moved) == digest(backwards)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a byte": lambda home: (home / "inner" / "part.py").write_bytes(b"NAME = 'onf'\n"),
+    "a line end": lambda home: (home / "inner" / "part.py").write_bytes(b"NAME = 'one'\r\n"),
+    "a name": lambda home: (home / "inner.py").rename(home / "outer.py"),
+    "another place": lambda home: (home / "inner.py").rename(home / "inner" / "inner.py"),
+    "an empty file more": lambda home: (home / "inner" / "__init__.py").touch(),
+    "a file less": lambda home: (home / "inner.py").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_is_another_code(change: str, copies: dict[str, Path]) -> None:
+    before = digest(copies)
+    CHANGES[change](copies["one"])
+    assert before != digest(copies)
+
+
+def test_what_moves_from_file_to_file_is_a_change(tmp_path: Path) -> None:
+    found = set()
+    for number, (first, second) in enumerate([("ab", "c"), ("a", "bc"), ("", "abc")]):
+        home = tmp_path / str(number)
+        home.mkdir()
+        (home / "a.py").write_text(first, encoding="utf-8")
+        (home / "b.py").write_text(second, encoding="utf-8")
+        found.add(digest({"package": home}))
+    assert len(found) == 3
+
+
+def test_a_name_in_a_file_is_no_file(tmp_path: Path) -> None:
+    """Lengths are hashed too: contents that look like the next file's name change the digest."""
+    (tmp_path / "a.py").write_text("1", encoding="utf-8")
+    (tmp_path / "b.py").write_text("2", encoding="utf-8")
+    two = digest({"package": tmp_path})
+    (tmp_path / "b.py").unlink()
+    for between in ("package/b.py\n", "package/b.py\n1\n"):
+        (tmp_path / "a.py").write_text(f"1{between}2", encoding="utf-8")
+        assert digest({"package": tmp_path}) != two
+
+
+def test_all_four_packages_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = package_folders()
+    assert found is not None
+    assert ("bench", "parity", "reference", "scratch_gpt") == PACKAGES == tuple(found)
+    without = [{n: home for n, home in found.items() if n != name} for name in found]
+    assert len({digest(found), *map(digest, without)}) == 5
+    monkeypatch.setattr(module, "PACKAGES", (*PACKAGES, "no_such_package"))
+    assert package_folders() is None
+    assert code_digest().endswith(", source not known")
+
+
+def test_packages_are_read_and_not_imported(tmp_path: Path) -> None:
+    """A folder `bench` in the working directory is not read."""
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").write_text("OTHER = 1\n", encoding="utf-8")
+    program = (
+        "import sys; sys.path.append(sys.argv[1])\n"
+        "from parity.core.environment import code_digest\n"
+        "print(code_digest(), 'bench' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(Path(module.__file__).parents[2])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ran.stdout.strip() == f"{code_digest()} False"
+
+
+def test_the_digest_has_the_version_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = package_folders()
+    assert found is not None
+    monkeypatch.setattr(compat.metadata, "version", lambda _name: "1.2.3")
+    assert code_digest() == f"gpt1-parity 1.2.3, sha256 {digest(found)}"

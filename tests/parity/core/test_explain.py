@@ -14,60 +14,45 @@ NAN, INF = math.nan, math.inf
 
 
 def float64(*numbers: float) -> Tensor:
-    """Return the numbers as they are, none of them rounded to float32 on the way."""
+    """Return the numbers without rounding them to float32 on the way."""
     return torch.tensor(numbers, dtype=torch.float64)
 
 
 def explained(
     ours: Tensor, truth: Tensor, *, per_op: bool = False, tap: str = "h.0.ln_1"
 ) -> dict[str, object]:
-    """Return what is said about one run's tensor."""
     explainer = Explainer("h.0.ln_1")
     explainer.look("ours/plain/float32", tap, ours, truth, per_op=per_op)
     return explainer.explanation()["runs"]
 
 
 def test_differences_are_counted_by_decade() -> None:
-    """A decade holds its own power of ten, and not the next; ends without any are left out."""
     gap = float64(0.0, 0.0, 1e-7, 3e-7, 9e-7, 1e-6, 0.5, 1.0, 9.5, 10.0)
     expected = {"0": 2, "1e-07": 3, "1e-06": 1, "1e-01": 1, "1e+00": 2, "1e+01": 1}
     assert expected == histogram(gap)
     assert list(expected) == list(histogram(gap))
 
 
-@pytest.mark.parametrize("power", range(-18, 5))
-def test_every_power_of_ten_opens_its_decade(power: int) -> None:
-    """Also where the logarithm of the float is not quite whole."""
-    expected = {"0": 0, f"1e{power:+03d}": 1}
-    assert expected == histogram(float64(float(f"1e{power}")))
-
-
 @pytest.mark.parametrize(
     ("number", "label"),
     [
-        (9e-19, "below"),
-        (5e-324, "below"),
-        (1e5, "above"),
-        (1e300, "above"),
-        (INF, "not finite"),
-        (NAN, "not finite"),
+        *((float(f"1e{power}"), f"1e{power:+03d}") for power in range(-18, 5)),
+        *((9e-19, "below"), (5e-324, "below"), (1e5, "above"), (1e300, "above")),
+        *((INF, "not finite"), (NAN, "not finite")),
     ],
 )
-def test_what_is_beyond_the_decades_is_counted_too(number: float, label: str) -> None:
-    """Nothing is left out, and nothing is counted twice."""
-    expected = {"0": 1, label: 1}
-    assert expected == histogram(float64(0.0, number))
+def test_every_number_has_its_decade(number: float, label: str) -> None:
+    """A power of ten opens its decade, also where the float's logarithm is not quite whole."""
+    assert histogram(float64(0.0, number)) == {"0": 1, label: 1}
 
 
 def test_every_element_is_counted_once() -> None:
-    """Whatever there is in the tensor, the counts add up to its size."""
     gap = 10 ** torch.linspace(-25, 12, 371, dtype=torch.float64)
     gap = torch.cat([gap, float64(0.0, INF, NAN)]).reshape(11, 34)
     assert gap.numel() == sum(histogram(gap).values())
 
 
 def test_the_worst_elements_come_worst_first() -> None:
-    """Five of them, each with its index, both values and their difference."""
     truth = torch.zeros(2, 3, 5, dtype=torch.float64)
     truth[1, 2, 4] = 1.0
     ours = truth.clone()
@@ -87,38 +72,27 @@ def test_the_worst_elements_come_worst_first() -> None:
 
 
 def test_what_is_not_finite_is_worst_of_all() -> None:
-    """A NaN stands before every number."""
     ours = float64(1e300, NAN, 2.0)[None]
     worst = explained(ours, float64(0.0, 0.0, 0.0)[None])["ours/plain/float32"]["worst"]
-    expected = [[0, 1], [0, 0], [0, 2]]
-    assert expected == [element["index"] for element in worst]
+    assert [element["index"] for element in worst] == [[0, 1], [0, 0], [0, 2]]
 
 
 def test_a_narrower_dtype_is_compared_in_float64() -> None:
-    """The difference is of the values, not rounded to the narrower type."""
     truth = float64(1.0 + 2.0**-30)[None]
     found = explained(torch.ones(1, 1), truth)["ours/plain/float32"]
-    expected = (2.0**-30, {"0": 0, "1e-10": 1})
-    assert expected == (found["worst"][0]["difference"], found["histogram"])
+    assert (found["worst"][0]["difference"], found["histogram"]) == (2.0**-30, {"0": 0, "1e-10": 1})
 
 
-def test_per_op_runs_have_a_name_of_their_own() -> None:
-    """The same tap of the same subject is seen in two passes."""
+def test_other_taps_and_shapes_are_left_out() -> None:
     ones = torch.ones(2, 3, dtype=torch.float64)
-    expected = ["ours/plain/float32, per-op"]
-    assert expected == list(explained(ones, ones, per_op=True))
-
-
-def test_other_taps_are_passed_by() -> None:
-    """As is one of another shape, of which no difference could be taken."""
-    ones = torch.ones(2, 3, dtype=torch.float64)
+    assert list(explained(ones, ones)) == ["ours/plain/float32"]
+    assert list(explained(ones, ones, per_op=True)) == ["ours/plain/float32, per-op"]
     assert not explained(ones, ones, tap="h.0.ln_2")
     assert not explained(ones, ones[:1])
     assert not explained(ones[:1], ones)
 
 
 def test_without_a_tap_there_is_no_explanation() -> None:
-    """Nothing was asked for."""
     explainer = Explainer(None)
     explainer.look("x", "h.0.ln_1", torch.ones(1, 1), torch.ones(1, 1), per_op=False)
     assert explainer.explanation() is None

@@ -40,7 +40,7 @@ def gap(rms: float, largest: float | None = None, count: int = SMALL_TENSOR) -> 
 
 
 def observed(ours: Found, huggingface: Found | None = None) -> Observations:
-    """Return what a pass found: zeros, but for what is given by tap and witness."""
+    """Return the observations of a pass: zeros, but for those given by (tap, reference)."""
     zeros = {(tap.name, w): gap(0.0) for tap in PLAN for w in ("oracle", "huggingface")}
     theirs = {(tap.name, "oracle"): gap(FLOAT32.unit) for tap in PLAN}
     mine = {(NAMES.ours, *key): seen for key, seen in (zeros | dict(ours)).items()}
@@ -49,22 +49,20 @@ def observed(ours: Found, huggingface: Found | None = None) -> Observations:
 
 
 def identity(found: Observations) -> dict[tuple[str, str], Row]:
-    """Return the rows of the float64 pass by tap and witness."""
     rows = float64_rows(found, NAMES, PLAN, "plain", BOUNDS)
     return {(row.tap, row.against): row for row in rows}
 
 
 def quality(found: Observations, mode: Mode = Mode.END_TO_END) -> dict[str, Row]:
-    """Return the rows of a float32 pass by tap."""
     rows = rounding_rows(found, NAMES, PLAN, PLAN, "plain", mode, FLOAT32, BOUNDS)
     return {row.tap: row for row in rows}
 
 
-def test_identity_has_a_row_for_each_tap_and_witness() -> None:
-    """In network order; where nothing differs every one of them passes."""
+def test_identity_has_a_row_for_each_tap_and_reference() -> None:
     rows = float64_rows(observed({}), NAMES, PLAN, "plain", BOUNDS)
-    expected = [(tap.name, w) for tap in PLAN for w in ("oracle", "huggingface")]
-    assert expected == [(row.tap, row.against) for row in rows]
+    assert [(row.tap, row.against) for row in rows] == [
+        (tap.name, w) for tap in PLAN for w in ("oracle", "huggingface")
+    ]
     assert {("plain", "float64", Mode.FLOAT64, Status.PASS)} == {
         (row.backend, row.dtype, row.mode, row.status) for row in rows
     }
@@ -81,98 +79,69 @@ def test_identity_has_a_row_for_each_tap_and_witness() -> None:
     ],
 )
 def test_identity_holds_up_to_its_bound(error: float, status: Status, against: str) -> None:
-    """The bound itself passes and the next number does not; the other witness is not concerned."""
     rows = identity(observed({(COMPUTED, against): gap(error / 2, error)}))
-    row = rows[COMPUTED, against]
-    expected = (status, error, BOUNDS.float64, error, (1, 4, 20), 3.0, 2.0)
-    assert expected == (
-        *(row.status, row.error_ours, row.bound, row.required_tolerance),
-        *(row.worst_index, row.value_ours, row.value_against),
-    )
-    others = {row.status for key, row in rows.items() if key != (COMPUTED, against)}
-    assert {Status.PASS} == others
+    row = rows.pop((COMPUTED, against))
+    assert (row.status, row.error_ours, row.bound) == (status, error, BOUNDS.float64)
+    assert (row.required_tolerance, row.worst_index) == (error, (1, 4, 20))
+    assert (row.value_ours, row.value_against) == (3.0, 2.0)
+    assert {row.status for row in rows.values()} == {Status.PASS}
 
 
 @pytest.mark.parametrize("tap", LOOKED_UP)
 def test_what_is_looked_up_is_equal_or_wrong(tap: str) -> None:
-    """No difference is small enough: the bound is 0."""
     row = identity(observed({(tap, "oracle"): gap(0.0, math.ulp(0.0))}))[tap, "oracle"]
-    expected = (Status.FAIL, 0.0)
-    assert expected == (row.status, row.bound)
+    assert (row.status, row.bound) == (Status.FAIL, 0.0)
 
 
 @pytest.mark.parametrize("tap", [*LOOKED_UP, COMPUTED])
 def test_an_error_that_is_no_number_fails(tap: str) -> None:
-    """Over a reference of zeros ours has no relative error, and so cannot pass."""
+    """Over a reference of zeros a difference has no relative error."""
     broken = dataclasses.replace(gap(1.0), scale=0.0, scale_largest=0.0)
     found = observed({(tap, "oracle"): broken, (tap, "huggingface"): broken})
     for row in (identity(found)[tap, "oracle"], identity(found)[tap, "huggingface"]):
-        expected = (Status.FAIL, None)
-        assert expected == (row.status, row.error_ours)
+        assert (row.status, row.error_ours) == (Status.FAIL, None)
     assert quality(found)[tap].status is Status.FAIL
-
-
-@pytest.mark.parametrize("scale", ["scale", "scale_largest"])
-def test_either_ratio_that_is_no_number_fails(scale: str) -> None:
-    """Of the mean error or of the largest, whatever the other one is."""
-    broken = dataclasses.replace(gap(1e-9), **{scale: 0.0})
-    assert quality(observed({(COMPUTED, "oracle"): broken}))[COMPUTED].status is Status.FAIL
+    for scale in ("scale", "scale_largest"):
+        broken = dataclasses.replace(gap(1e-9), **{scale: 0.0})
+        assert quality(observed({(COMPUTED, "oracle"): broken}))[COMPUTED].status is Status.FAIL
 
 
 @pytest.mark.parametrize("tap", [*LOOKED_UP, COMPUTED])
 def test_two_tensors_of_zeros_are_no_evidence(tap: str) -> None:
-    """They agree to the bit, and nothing was compared."""
     nothing = dataclasses.replace(gap(0.0), scale=0.0, scale_largest=0.0)
     found = observed({(tap, "oracle"): nothing, (tap, "huggingface"): nothing})
     for row in (identity(found)[tap, "oracle"], quality(found)[tap]):
-        expected = (Status.NOT_RUN, "both sides are zero throughout")
-        assert expected == (row.status, row.detail)
+        assert (row.status, row.detail) == (Status.NOT_RUN, "both sides are zero throughout")
 
 
 @pytest.mark.parametrize(
     "status", [s for s in Status if s not in (Status.PASS, Status.FAIL)], ids=str
 )
 def test_what_kept_values_from_being_compared_is_the_status(status: Status) -> None:
-    """It is handed on with its words, and never becomes a pass."""
     seen = Difference(status=status, detail="why", shape=(2, 5))
     found = observed({(COMPUTED, "oracle"): seen, (COMPUTED, "huggingface"): seen})
-    for row in (
-        identity(found)[COMPUTED, "oracle"],
-        identity(found)[COMPUTED, "huggingface"],
-        quality(found)[COMPUTED],
-    ):
-        expected = (status, "why", (2, 5), None, None)
-        assert expected == (
-            *(row.status, row.detail, row.shape),
-            *(row.error_ours, row.required_tolerance),
-        )
+    rows = identity(found)
+    for row in (rows[COMPUTED, "oracle"], rows[COMPUTED, "huggingface"], quality(found)[COMPUTED]):
+        assert (row.status, row.detail, row.shape) == (status, "why", (2, 5))
+        assert (row.error_ours, row.required_tolerance) == (None, None)
 
 
-def test_without_the_second_witness_its_row_was_not_run() -> None:
-    """What agrees with the oracle alone is half proved; what was missing is missing for both."""
-    found = observed({})
+def test_without_the_second_reference_its_row_was_not_run() -> None:
+    found = observed({}, {(COMPUTED, "oracle"): gap(1e-13, 3e-13)})
+    errors = [identity(found)[COMPUTED, w].error_reference for w in ("oracle", "huggingface")]
+    assert errors == [3e-13, None]
     del found.differences[NAMES.ours, COMPUTED, "huggingface"]
     row = identity(found)[COMPUTED, "huggingface"]
-    expected = (Status.NOT_RUN, "no huggingface to compare with")
-    assert expected == (row.status, row.detail)
+    assert (row.status, row.detail) == (Status.NOT_RUN, "no huggingface to compare with")
     found.differences[NAMES.ours, COMPUTED, "oracle"] = Difference(status=Status.MISSING)
     assert identity(found)[COMPUTED, "huggingface"].status is Status.MISSING
 
 
 def test_what_was_never_observed_was_not_run() -> None:
-    """Every planned tap has its rows, whatever the pass found."""
     nothing = Observations()
-    expected = {Status.NOT_RUN}
-    assert expected == {row.status for row in identity(nothing).values()}
-    assert expected == {row.status for row in quality(nothing).values()}
-    assert 2 * len(PLAN) == len(identity(nothing)) == 2 * len(quality(nothing))
-
-
-def test_their_own_error_stands_beside_ours() -> None:
-    """Against the oracle, that is; Hugging Face has none against itself."""
-    rows = identity(observed({}, {(COMPUTED, "oracle"): gap(1e-13, 3e-13)}))
-    expected = (3e-13, None)
-    assert expected == tuple(rows[COMPUTED, w].error_reference for w in ("oracle", "huggingface"))
+    rows = [*identity(nothing).values(), *quality(nothing).values()]
+    assert len(rows) == 3 * len(PLAN)
+    assert {row.status for row in rows} == {Status.NOT_RUN}
 
 
 @pytest.mark.parametrize("mode", [Mode.END_TO_END, Mode.PER_OP])
@@ -186,34 +155,22 @@ def test_their_own_error_stands_beside_ours() -> None:
     ],
 )
 def test_quality_is_a_multiple_of_their_error(ratio: float, status: Status, mode: Mode) -> None:
-    """The bound itself passes and the next number does not."""
     noise = 2.0**-20
-    row = quality(
-        observed(
-            {(COMPUTED, "oracle"): gap(ratio * noise, 0.0)}, {(COMPUTED, "oracle"): gap(noise)}
-        ),
-        mode,
-    )[COMPUTED]
-    expected = (status, ratio * noise, noise, ratio, BOUNDS.quality, ratio, "float32", mode)
-    assert expected == (
-        *(row.status, row.error_ours, row.error_reference, row.ratio),
-        *(row.bound, row.required_tolerance, row.dtype, row.mode),
-    )
+    ours = {(COMPUTED, "oracle"): gap(ratio * noise, 0.0)}
+    row = quality(observed(ours, {(COMPUTED, "oracle"): gap(noise)}), mode)[COMPUTED]
+    assert (row.status, row.dtype, row.mode) == (status, "float32", mode)
+    assert (row.error_ours, row.error_reference) == (ratio * noise, noise)
+    assert (row.ratio, row.bound, row.required_tolerance) == (ratio, BOUNDS.quality, ratio)
 
 
 def test_their_error_is_never_taken_below_the_roundoff() -> None:
-    """Where they happen to be exact, ours may still round."""
-    ours = gap(BOUNDS.quality * FLOAT32.unit)
-    row = quality(observed({(COMPUTED, "oracle"): ours}, {(COMPUTED, "oracle"): gap(0.0)}))[
-        COMPUTED
-    ]
-    expected = (Status.PASS, BOUNDS.quality)
-    assert expected == (row.status, row.ratio)
+    ours = {(COMPUTED, "oracle"): gap(BOUNDS.quality * FLOAT32.unit)}
+    row = quality(observed(ours, {(COMPUTED, "oracle"): gap(0.0)}))[COMPUTED]
+    assert (row.status, row.ratio) == (Status.PASS, BOUNDS.quality)
 
 
 @pytest.mark.parametrize("within", [True, False])
 def test_one_bad_element_moves_no_mean_and_is_caught(within: bool) -> None:  # noqa: FBT001
-    """Our largest error may be so many times theirs, and is then what the row is about."""
     noise = 2.0**-20
     peak = BOUNDS.peak if within else math.nextafter(BOUNDS.peak, 99)
     found = observed(
@@ -234,17 +191,16 @@ def test_only_the_noise_of_small_tensors_is_pooled(count: int, pooled: bool) -> 
         ("h.0.ln_2", "oracle"): gap(1.0, count=count),
     }
     ours = {("h.0.ln_1", "oracle"): gap(0.0), ("h.1.ln_1", "oracle"): gap(1.0)}
-    rows = quality(observed(ours, noise))
-    expected = [large, large] if pooled else [small, large]
-    assert expected == [rows[f"h.{i}.ln_1"].error_reference for i in range(2)]
-    expected = [(Status.PASS, 0.0), (Status.FAIL, 1.0)]
-    assert expected == [
-        (rows[f"h.{i}.ln_1"].status, rows[f"h.{i}.ln_1"].error_ours) for i in range(2)
+    found = quality(observed(ours, noise))
+    rows = [found[f"h.{i}.ln_1"] for i in range(2)]
+    assert [row.error_reference for row in rows] == [large if pooled else small, large]
+    assert [(row.status, row.error_ours) for row in rows] == [
+        (Status.PASS, 0.0),
+        (Status.FAIL, 1.0),
     ]
 
 
 def test_without_their_error_there_is_no_pass() -> None:
-    """Ours has nothing to be measured in, however small it is."""
     found = observed({})
     del found.differences[NAMES.huggingface, COMPUTED, "oracle"]
     assert quality(found)[COMPUTED].status is not Status.PASS
@@ -258,7 +214,6 @@ def test_without_their_error_there_is_no_pass() -> None:
 
 @pytest.mark.parametrize("block", [0, 1])
 def test_what_is_broken_in_one_block_does_not_reach_the_others(block: int) -> None:
-    """A small tensor's noise is taken from those blocks in which there is any."""
     broken = Difference(status=Status.NONFINITE, detail="at [0]", count=SMALL_TENSOR - 1)
     noise = {(f"h.{i}.ln_1", "oracle"): gap(FLOAT32.unit, count=SMALL_TENSOR - 1) for i in range(2)}
     rows = quality(observed({}, noise | {(f"h.{block}.ln_1", "oracle"): broken}))
@@ -266,16 +221,10 @@ def test_what_is_broken_in_one_block_does_not_reach_the_others(block: int) -> No
     assert rows[f"h.{block}.ln_1"].status is not Status.PASS
 
 
-def fed_by(tap: str) -> tuple[str, ...]:
-    """Return the names of the taps that feed one."""
-    return next(t for t in PLAN if t.name == tap).inputs
-
-
 def test_amplification_is_over_the_largest_error_that_went_in() -> None:
     """Of several inputs, the worst one; of an input without error, none."""
-    fed = fed_by("h.1.ln_2.input")
-    expected = ("h.1.ln_1", "h.1.mlp", "h.1.mlp.gelu")
-    assert expected == fed
+    fed = ("h.1.ln_1", "h.1.mlp", "h.1.mlp.gelu")
+    assert fed == next(tap for tap in PLAN if tap.name == "h.1.ln_2.input").inputs
     noise = 2.0**-30
     found = observed(
         {
@@ -284,15 +233,13 @@ def test_amplification_is_over_the_largest_error_that_went_in() -> None:
             ("h.1.ln_2.input", "oracle"): gap(10 * noise),
         }
     )
-    expected = 2.5
-    assert expected == identity(found)["h.1.ln_2.input", "oracle"].amplification
-    assert expected == quality(found)["h.1.ln_2.input"].amplification
+    assert identity(found)["h.1.ln_2.input", "oracle"].amplification == 2.5
+    assert quality(found)["h.1.ln_2.input"].amplification == 2.5
     assert identity(found)["h.0.ln_2.input", "oracle"].amplification is None
     assert quality(found, Mode.PER_OP)["h.1.ln_2.input"].amplification is None
 
 
-def test_what_nobody_planned_is_a_row_of_its_own() -> None:
-    """Each name once, however often it was shown."""
+def test_a_tap_outside_the_plan_is_a_row_of_its_own() -> None:
     found = Observations(extras={NAMES.ours: ["h.2.ln_1", "logits", "h.2.ln_1"], "other": ["x"]})
     rows = extra_rows(found, NAMES, "tiled", "float32", Mode.END_TO_END)
     expected = [
@@ -308,7 +255,7 @@ def test_what_nobody_planned_is_a_row_of_its_own() -> None:
     ids=["end-to-end", "per-op"],
 )
 def test_a_loss_that_is_right_by_luck_sets_no_standard(mode: Mode, status: Status) -> None:
-    """Where each side has its own logits, what counts is at least the error of these."""
+    """End-to-end, the error that counts is at least that of the logits."""
     theirs = {
         ("loss", "oracle"): gap(0.0, count=1),
         ("logits", "oracle"): gap(64 * FLOAT32.unit),

@@ -1,4 +1,4 @@
-"""Signs of life, worked out again row by row, and what counts as dead."""
+"""The health of a model, computed again row by row."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from parity.core.liveness import (
     mean_cosine,
     sharpness,
 )
-from parity.core.tolerances import DEAD_ATTENTION, DEAD_COSINE
+from parity.core.tolerances import DEGENERATE_ATTENTION, DEGENERATE_COSINE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,31 +24,22 @@ TIME = 40
 
 
 def drawn(*shape: int) -> Tensor:
-    """Return numbers between 0 and 1."""
     generator = torch.Generator().manual_seed(20180611)
     return torch.rand(shape, dtype=torch.float64, generator=generator)
 
 
 def float64(*numbers: float) -> Tensor:
-    """Return the numbers as they are, none of them rounded to float32 on the way."""
+    """Return the numbers without rounding them to float32 on the way."""
     return torch.tensor(numbers, dtype=torch.float64)
 
 
 def causal(scores: Tensor) -> Tensor:
-    """Return attention weights from scores."""
     future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     return torch.softmax(scores.masked_fill(future, -math.inf), -1)
 
 
 def uniform(batch: int, time: int) -> Tensor:
-    """Return weights that look everywhere alike."""
     return causal(torch.zeros(batch, 3, time, time, dtype=torch.float64))
-
-
-def life(**signs: float | None) -> BlockHealth:
-    """Return a block with these signs, alive but for them."""
-    given = {"largest_weight": 0.5, "times_uniform": 9.0, "cosine": 0.3} | signs
-    return BlockHealth(block="h.3", **given)
 
 
 MASKS = {
@@ -63,7 +54,7 @@ MASKS = {
 def test_sharpness_is_the_mean_of_the_largest_weights(
     mask: Tensor | None, assert_same: Same
 ) -> None:
-    """Over heads and real rows past the first ones; and the same times the keys a row may see."""
+    """Over heads and settled real rows; then the same times the number of visible keys."""
     weights = causal(9 * drawn(2, 3, TIME, TIME))
     real = torch.ones(2, TIME, dtype=torch.bool) if mask is None else mask
     plain, times = [], []
@@ -77,28 +68,22 @@ def test_sharpness_is_the_mean_of_the_largest_weights(
 
 
 def test_uniform_attention_is_once_the_uniform(assert_same: Same) -> None:
-    """Whatever the length: a row that sees n keys gives each 1/n."""
+    """A row that sees n keys gives each 1/n."""
     for time in (34, 60):
         _, times = sharpness(uniform(2, time), None)
         assert_same(float64(1.0), float64(times))
 
 
 @pytest.mark.parametrize("time", [1, 32, 33])
-def test_short_rows_cannot_tell(time: int) -> None:
-    """There is no sharpness where no row has seen enough keys; one row more and there is."""
+def test_short_rows_have_no_sharpness(time: int) -> None:
+    """No row has enough keys; with one row more, one has. Rows of padding do not count."""
     assert sharpness(uniform(2, time), None) is None
     assert sharpness(uniform(2, 34), None) is not None
-
-
-def test_where_all_settled_rows_are_padding_nothing_is_told() -> None:
-    """Rows before that see too few keys, and rows of padding do not count."""
-    mask = torch.arange(TIME).expand(2, -1) < SETTLED
-    assert sharpness(uniform(2, TIME), mask) is None
+    assert sharpness(uniform(2, TIME), torch.arange(TIME).expand(2, -1) < SETTLED) is None
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_the_cosine_is_the_mean_over_all_pairs(mask: Tensor | None, assert_same: Same) -> None:
-    """Of different real rows, of the whole batch."""
     rows = drawn(2, TIME, 7) - 0.3
     real = torch.ones(2, TIME, dtype=torch.bool) if mask is None else mask
     chosen = rows[real]
@@ -112,7 +97,6 @@ def test_the_cosine_is_the_mean_over_all_pairs(mask: Tensor | None, assert_same:
 
 
 def test_rows_that_are_alike_have_cosine_one(assert_same: Same) -> None:
-    """However long they are; and rows at right angles have 0."""
     rows = (float64(1.0, 2.0, 3.0) * float64(1.0, 2.0, 0.1)[:, None])[None]
     assert_same(float64(1.0), float64(mean_cosine(rows, None)))
     assert_same(float64(0.0), float64(mean_cosine(torch.eye(3, dtype=torch.float64)[None], None)))
@@ -120,77 +104,72 @@ def test_rows_that_are_alike_have_cosine_one(assert_same: Same) -> None:
 
 @pytest.mark.parametrize("mask", [None, torch.tensor([[True]])], ids=["whole", "masked"])
 def test_one_row_has_no_cosine(mask: Tensor | None) -> None:
-    """There is no other to compare it with."""
     assert mean_cosine(drawn(1, 1, 7), mask) is None
 
 
 @pytest.mark.parametrize(
     ("signs", "why"),
     [
-        ({"cosine": DEAD_COSINE}, None),
-        ({"cosine": math.nextafter(DEAD_COSINE, 1)}, "h.3: all positions are alike"),
+        ({"cosine": DEGENERATE_COSINE}, None),
+        ({"cosine": math.nextafter(DEGENERATE_COSINE, 1)}, "h.3: all positions are alike"),
         ({"cosine": 1.0}, "h.3: all positions are alike (mean cosine 1.0000)"),
         ({"cosine": math.nan}, "h.3: all positions are alike"),
         ({"cosine": -1.0}, None),
         ({"cosine": None}, None),
-        ({"times_uniform": DEAD_ATTENTION}, None),
-        ({"times_uniform": math.nextafter(DEAD_ATTENTION, 0)}, "h.3: attention is uniform"),
+        ({"times_uniform": DEGENERATE_ATTENTION}, None),
+        ({"times_uniform": math.nextafter(DEGENERATE_ATTENTION, 0)}, "h.3: attention is uniform"),
         ({"times_uniform": 1.0}, "h.3: attention is uniform (1.00 times)"),
         ({"times_uniform": math.nan}, "h.3: attention is uniform"),
         ({"times_uniform": None}, None),
     ],
     ids=str,
 )
-def test_a_block_is_dead_past_either_bound(signs: dict[str, float | None], why: str | None) -> None:
-    """The bound itself is alive, no number is dead, and what could not be told says nothing."""
-    dead = life(**signs).dead
-    assert dead == why if why is None else dead.startswith(why)
+def test_a_block_is_degenerate_past_either_bound(
+    signs: dict[str, float | None], why: str | None
+) -> None:
+    """The bound itself is healthy, NaN is not, and None decides nothing."""
+    healthy = {"largest_weight": 0.5, "times_uniform": 9.0, "cosine": 0.3}
+    why_degenerate = BlockHealth(block="h.3", **(healthy | signs)).dead
+    assert (why_degenerate or "").startswith(why or "")
+    assert (why_degenerate is None) is (why is None)
 
 
-def test_both_signs_are_collected_as_they_go_by() -> None:
-    """From the weights and the output of each block, in order, and from no other tap."""
-    signs, first, second = HealthMonitor(None), drawn(2, TIME, 7), drawn(2, TIME, 7) - 0.5
-    sharp = causal(9 * drawn(2, 3, TIME, TIME))
+def test_both_signs_are_measured_in_each_block() -> None:
+    monitor, first, second = HealthMonitor(None), drawn(2, TIME, 7), drawn(2, TIME, 7) - 0.5
+    sharp, flat = causal(9 * drawn(2, 3, TIME, TIME)), uniform(2, TIME)
     for tap, truth in (
-        ("embeddings", drawn(2, TIME, 7)),
+        ("embeddings", first),
         ("h.0.attn.weights", sharp),
-        ("h.0.attn.scores", uniform(2, TIME)),
-        ("h.0.ln_1", drawn(2, TIME, 7)),
+        ("h.0.attn.scores", flat),
+        ("h.0.ln_1", second),
         ("h.0.ln_2", first),
-        ("h.10.attn.weights", uniform(2, TIME)),
+        ("h.10.attn.weights", flat),
         ("h.10.ln_2", second),
-        ("logits", drawn(2, TIME, 7)),
+        ("logits", first),
     ):
-        signs.look(tap, truth)
-    found = signs.blocks()
-    expected = ["h.0", "h.10"]
-    assert expected == [block.block for block in found]
-    expected = [sharpness(sharp, None), sharpness(uniform(2, TIME), None)]
-    assert expected == [(block.largest_weight, block.times_uniform) for block in found]
-    expected = [mean_cosine(first, None), mean_cosine(second, None)]
-    assert expected == [block.cosine for block in found]
+        monitor.look(tap, truth)
+    assert [
+        (block.block, (block.largest_weight, block.times_uniform), block.cosine)
+        for block in monitor.blocks()
+    ] == [
+        ("h.0", sharpness(sharp, None), mean_cosine(first, None)),
+        ("h.10", sharpness(flat, None), mean_cosine(second, None)),
+    ]
 
 
 def test_a_block_without_weights_has_its_cosine() -> None:
-    """And a single token has neither sign."""
-    signs = HealthMonitor(None)
-    signs.look("h.0.attn.weights", uniform(1, 1))
-    signs.look("h.0.ln_2", drawn(1, 1, 7))
-    signs.look("h.1.ln_2", drawn(1, 5, 7))
-    expected = [
-        BlockHealth(block="h.0", largest_weight=None, times_uniform=None, cosine=None),
-        BlockHealth(
-            block="h.1",
-            largest_weight=None,
-            times_uniform=None,
-            cosine=mean_cosine(drawn(1, 5, 7), None),
-        ),
+    monitor, rows = HealthMonitor(None), drawn(1, 5, 7)
+    monitor.look("h.0.attn.weights", uniform(1, 1))
+    monitor.look("h.0.ln_2", drawn(1, 1, 7))
+    monitor.look("h.1.ln_2", rows)
+    none = {"largest_weight": None, "times_uniform": None}
+    assert monitor.blocks() == [
+        BlockHealth(block="h.0", cosine=None, **none),
+        BlockHealth(block="h.1", cosine=mean_cosine(rows, None), **none),
     ]
-    assert expected == signs.blocks()
 
 
 def test_tensors_of_one_value_are_named() -> None:
-    """Gains of 1, biases of 0, anything constant; one element that differs is enough not to be."""
     nearly = torch.zeros(3, 5)
     nearly[2, 4] = 1e-30
     state = {
@@ -201,6 +180,5 @@ def test_tensors_of_one_value_are_named() -> None:
         "drawn": drawn(3, 5),
         "broken": torch.full((7,), math.nan),
     }
-    expected = ["gain", "bias", "matrix"]
-    assert expected == constant_tensors(state)
+    assert constant_tensors(state) == ["gain", "bias", "matrix"]
     assert constant_tensors({"empty": torch.empty(0, 3)}) == ["empty"]

@@ -1,13 +1,23 @@
-"""Several runs walked through together: a small network, right, and wrong in every way."""
+"""Runs in lockstep: a small network, right, and wrong in every way."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from parity.core.lockstep import Observations, OracleFailedError, Pass, Subject, walk_in_lockstep
+from parity.core.lockstep import (
+    Observations,
+    OracleFailedError,
+    Pass,
+    RunError,
+    Subject,
+    TapStream,
+    capture,
+    walk_in_lockstep,
+)
 from parity.core.metrics import Status
 from parity.core.taps import Axes, Kind, Tap
 
@@ -36,7 +46,7 @@ PLAN = [
 
 @pytest.fixture(autouse=True)
 def _no_thread_stays() -> Iterator[None]:
-    """Require that after every walk all runs have ended, or been abandoned."""
+    """Require that after every walk all runs have ended."""
     before = set(threading.enumerate())
     yield
     assert before == set(threading.enumerate())
@@ -45,10 +55,7 @@ def _no_thread_stays() -> Iterator[None]:
 def network(
     dtype: torch.dtype = FLOAT64, *, shown: Sequence[str] = NAMES, **changed: Operation
 ) -> Callable[[Show], None]:
-    """Return a run of the network in `dtype`, which shows these taps, some operations changed.
-
-    A name that is none of an operation shows the input.
-    """
+    """Return a run in `dtype` that passes the taps in `shown`, some operations changed."""
 
     def run(tap: Show) -> None:
         seen = {"x": X.to(dtype)}
@@ -61,7 +68,7 @@ def network(
 
 
 def in_order(*names: str) -> Callable[[Show], None]:
-    """Return a run that shows right tensors in any order, or names that nobody knows."""
+    """Return a run that passes right tensors in any order, and the input under unknown names."""
     right = values()
 
     def run(tap: Show) -> None:
@@ -72,7 +79,6 @@ def in_order(*names: str) -> Callable[[Show], None]:
 
 
 def values(**changed: Operation) -> dict[str, Tensor]:
-    """Return what the network computes in float64."""
     seen = {"x": X}
     for name, operation in (OPERATIONS | changed).items():
         seen[name] = operation(seen)
@@ -82,13 +88,12 @@ def values(**changed: Operation) -> dict[str, Tensor]:
 def subject(
     run: Callable[[Show], None], name: str = "ours/plain/float64", **more: object
 ) -> Subject:
-    """Return a subject of that run; float64 unless its name says otherwise."""
     dtype = FLOAT32 if name.endswith("float32") else FLOAT64
     return Subject(**{"name": name, "run": run, "dtype": dtype, "device": CPU} | more)
 
 
 def walked(*subjects: Subject, **more: object) -> Observations:
-    """Return what a walk beside the right oracle finds."""
+    """Walk subjects in lockstep with the right oracle."""
     given = {
         "oracle": network(),
         "plan": PLAN,
@@ -105,14 +110,12 @@ def walked(*subjects: Subject, **more: object) -> Observations:
 def errors(
     found: Observations, name: str = "ours/plain/float64", against: str = "oracle"
 ) -> dict[str, float]:
-    """Return the largest difference at each tap of one subject."""
     return {
         tap: d.largest for (s, tap, w), d in found.differences.items() if (s, w) == (name, against)
     }
 
 
 def statuses(found: Observations, name: str = "ours/plain/float64") -> dict[str, str]:
-    """Return the status of each tap of one subject against the oracle."""
     return {
         tap: d.status.value
         for (s, tap, w), d in found.differences.items()
@@ -121,7 +124,7 @@ def statuses(found: Observations, name: str = "ours/plain/float64") -> dict[str,
 
 
 def wrong(seen: Mapping[str, Tensor]) -> Tensor:
-    """Return `b` with one in a thousand too much."""
+    """Return `b`, 0.1 % too large."""
     return seen["a"] * seen["a"] * 1.001
 
 
@@ -129,7 +132,6 @@ PASSES = dict.fromkeys(NAMES, "pass")
 
 
 def test_right_runs_differ_nowhere() -> None:
-    """Every tap of every subject is measured, in the plan's order."""
     found = walked(subject(network()), subject(network(), "ours/tiled/float64"))
     expected = [(name, 0.0) for name in NAMES]
     for name in ("ours/plain/float64", "ours/tiled/float64"):
@@ -139,17 +141,14 @@ def test_right_runs_differ_nowhere() -> None:
 
 
 def test_a_wrong_operation_is_measured_where_it_is_and_after() -> None:
-    """Each side goes on with its own numbers, so that the error travels."""
     found = errors(walked(subject(network(b=wrong))))
     right, broken = values(), values(b=wrong)
-    expected = {name: float((broken[name] - right[name]).abs().max()) for name in NAMES}
-    assert expected == found
+    assert found == {name: float((broken[name] - right[name]).abs().max()) for name in NAMES}
     assert not found["a"]
     assert all(found[name] for name in NAMES[1:])
 
 
-def test_the_second_witness_measures_the_others_of_its_dtype() -> None:
-    """Not itself, and nobody in float32: there both would round."""
+def test_the_second_reference_measures_the_others_of_its_dtype() -> None:
     theirs, ours = "huggingface/float64", "ours/plain/float64"
     found = walked(
         subject(network(b=wrong), theirs),
@@ -157,17 +156,15 @@ def test_the_second_witness_measures_the_others_of_its_dtype() -> None:
         subject(network(FLOAT32), "ours/plain/float32"),
         against=theirs,
     )
-    expected = dict.fromkeys(NAMES, 0.0)
-    assert expected == errors(found, ours)
+    assert errors(found, ours) == dict.fromkeys(NAMES, 0.0)
     against = errors(found, ours, "huggingface")
     assert errors(found, theirs) == against
     assert against["b"] > 0
-    expected = {(ours, "huggingface")}
-    assert expected == {(s, w) for s, _, w in found.differences if w != "oracle"}
+    assert {(s, w) for s, _, w in found.differences if w != "oracle"} == {(ours, "huggingface")}
 
 
-def test_in_an_isolated_pass_every_operation_meets_the_rounded_truth() -> None:
-    """So a wrong operation is measured alone, and every right one has but its own rounding."""
+def test_per_op_every_operation_meets_the_rounded_truth() -> None:
+    """A wrong operation is measured alone; every right one has its own rounding only."""
     name = "ours/plain/float32"
     found = errors(walked(subject(network(FLOAT32, b=wrong), name), rounded_to=FLOAT32), name)
     expected, rounded = {}, {"x": X}
@@ -182,19 +179,12 @@ def test_in_an_isolated_pass_every_operation_meets_the_rounded_truth() -> None:
     assert found["b"] > 1000 * max(error for tap, error in found.items() if tap != "b")
 
 
-def test_without_rounding_nothing_is_replaced() -> None:
-    """In the same pass each on its own, the wrong operation reaches the end."""
-    name = "ours/plain/float32"
-    found = errors(walked(subject(network(FLOAT32, b=wrong), name)), name)
-    assert found["c"] > 1e-3
-
-
 def test_a_raw_truth_is_left_as_it_is() -> None:
     """Where no subject is given it, the oracle goes on with all its digits."""
     truths: dict[str, Tensor] = {}
 
-    def look(who: str, tap: str, _tensor: Tensor, truth: Tensor) -> None:
-        if who == "oracle":
+    def look(name: str, tap: str, _tensor: Tensor, truth: Tensor) -> None:
+        if name == "oracle":
             truths[tap] = truth.clone()
 
     absent = frozenset({"b"})
@@ -210,7 +200,6 @@ def test_a_raw_truth_is_left_as_it_is() -> None:
 
 
 def test_what_is_unwatched_is_passed_by() -> None:
-    """It is neither measured, nor replaced, nor counted as one too many."""
     went_on: list[Tensor] = []
 
     def c(seen: Mapping[str, Tensor]) -> Tensor:
@@ -219,31 +208,20 @@ def test_what_is_unwatched_is_passed_by() -> None:
 
     theirs = subject(network(FLOAT32, c=c), "huggingface/float32", unwatched=frozenset({"b"}))
     found = walked(theirs, rounded_to=FLOAT32, raw=frozenset({"b"}))
-    expected = ["a", "c", "logits", "loss"]
-    assert expected == list(errors(found, "huggingface/float32"))
+    assert list(errors(found, "huggingface/float32")) == ["a", "c", "logits", "loss"]
     a = values()["a"].float()
     assert torch.equal(a * a, went_on[0])
     assert not found.extras
 
 
-def test_a_tap_that_is_never_shown_is_missing() -> None:
-    """The others are measured all the same."""
-    found = walked(subject(network(shown=["a", "c", "logits", "loss"])))
-    expected = PASSES | {"b": "missing"}
-    assert expected == statuses(found)
+@pytest.mark.parametrize("absent", ["a", "b", "logits", "loss"])
+def test_a_tap_that_is_never_shown_is_missing(absent: str) -> None:
+    found = walked(subject(network(shown=[name for name in NAMES if name != absent])))
+    assert statuses(found) == PASSES | {absent: "missing"}
     assert not found.extras
 
 
-@pytest.mark.parametrize("absent", ["a", "logits", "loss"])
-def test_wherever_it_is_missing(absent: str) -> None:
-    """At the beginning, at the end, or of the two that go together."""
-    found = walked(subject(network(shown=[name for name in NAMES if name != absent])))
-    expected = PASSES | {absent: "missing"}
-    assert expected == statuses(found)
-
-
 def test_a_run_that_shows_nothing_misses_everything() -> None:
-    """No name matched, or no hook fired."""
     expected = dict.fromkeys(NAMES, "missing")
     assert expected == statuses(walked(subject(in_order())))
     others = [f"model.{name}" for name in NAMES]
@@ -268,67 +246,44 @@ def test_a_run_that_shows_nothing_misses_everything() -> None:
 def test_what_is_shown_out_of_turn_is_extra(
     shown: list[str], status: dict[str, str], extras: list[str]
 ) -> None:
-    """A second time, unknown, or late; a late one is missing in its place as well."""
     found = walked(subject(in_order(*shown)))
-    expected = (PASSES | status, {"ours/plain/float64": extras})
-    assert expected == (statuses(found), found.extras)
+    assert (statuses(found), found.extras) == (PASSES | status, {"ours/plain/float64": extras})
 
 
 def breaks(_seen: Mapping[str, Tensor]) -> Tensor:
-    """Raise, as an operation that meets what it cannot take."""
     raise ValueError("too wide")
 
 
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(6))
 def test_a_run_that_raises_leaves_the_rest_of_its_taps_not_run(place: int) -> None:
-    """What came before is measured, and so is every other run to its end."""
+    """At place 5 it raises after its last tap."""
     broken, whole = "ours/plain/float64", "ours/tiled/float64"
-    run = network(**{NAMES[place]: breaks})
+    run = network(**{[*NAMES, "end"][place]: breaks})
     found = walked(subject(run, broken), subject(network(), whole))
-    expected = ["pass"] * place + ["not_run"] * (5 - place)
-    assert expected == list(statuses(found, broken).values())
+    assert list(statuses(found, broken).values()) == ["pass"] * place + ["not_run"] * (5 - place)
     assert statuses(found, whole) == PASSES
-    expected = {broken: "ValueError: too wide"}
-    assert expected == found.broken
-    expected = {"the run broke off: ValueError: too wide"}
-    assert expected == {d.detail for d in found.differences.values() if d.status is Status.NOT_RUN}
+    assert found.broken == {broken: "ValueError: too wide"}
+    details = {d.detail for d in found.differences.values() if d.status is Status.NOT_RUN}
+    assert details == ({"the run broke off: ValueError: too wide"} if place < 5 else set())
 
 
-def test_raising_after_the_last_tap_is_noted_too() -> None:
-    """Every tap was measured, and the run did not come to its end."""
-
-    def run(tap: Show) -> None:
-        network()(tap)
-        raise ValueError("late")
-
-    found = walked(subject(run))
-    assert statuses(found) == PASSES
-    expected = {"ours/plain/float64": "ValueError: late"}
-    assert expected == found.broken
-
-
-def test_where_the_witness_breaks_off_its_rows_end() -> None:
-    """The others are still measured against the oracle."""
+def test_where_the_reference_breaks_off_its_rows_end() -> None:
     found = walked(
         subject(network(c=breaks), "huggingface/float64"),
         subject(network()),
         against="huggingface/float64",
     )
-    expected = ["a", "b"]
-    assert expected == list(errors(found, against="huggingface"))
+    assert list(errors(found, against="huggingface")) == ["a", "b"]
     assert statuses(found) == PASSES
 
 
 def test_an_oracle_without_a_planned_tap_is_an_error_of_ours() -> None:
-    """There is no truth then, and nothing is judged."""
     with pytest.raises(OracleFailedError, match="the oracle has no tap b"):
         walked(subject(network()), oracle=network(shown=["a", "c", "logits", "loss"]))
 
 
 @pytest.mark.parametrize("what", ["look", "progress"])
-def test_whoever_breaks_the_walk_no_run_stays(what: str) -> None:
-    """An error outside the runs comes through as it is."""
-
+def test_an_error_in_a_callback_ends_all_runs(what: str) -> None:
     def callback(*_seen: object) -> None:
         raise KeyError("mine")
 
@@ -337,25 +292,24 @@ def test_whoever_breaks_the_walk_no_run_stays(what: str) -> None:
 
 
 def test_only_what_is_selected_is_measured() -> None:
-    """All others are walked past; the oracle is looked at throughout."""
     looked: list[tuple[str, str]] = []
+    progress: list[str] = []
     found = walked(
         subject(network()),
         selected=frozenset({"b", "loss"}),
-        look=lambda who, tap, _tensor, _truth: looked.append((who, tap)),
+        look=lambda run, tap, _tensor, _truth: looked.append((run, tap)),
+        progress=progress.append,
     )
-    expected = ["b", "loss"]
-    assert expected == list(errors(found))
-    assert expected == [tap for who, tap in looked if who == "ours/plain/float64"]
-    assert [tap for who, tap in looked if who == "oracle"] == NAMES
+    assert list(errors(found)) == ["b", "loss"]
+    assert [tap for run, tap in looked if run == "ours/plain/float64"] == ["b", "loss"]
+    assert [tap for run, tap in looked if run == "oracle"] == NAMES == progress
 
 
 def test_a_look_is_given_the_tensor_and_the_truth() -> None:
-    """Both as they are when they are measured."""
     looked: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def look(who: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
-        if who != "oracle":
+    def look(name: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
+        if name != "oracle":
             looked[tap] = (tensor.clone(), truth.clone())
 
     walked(subject(network(b=wrong)), look=look)
@@ -365,15 +319,7 @@ def test_a_look_is_given_the_tensor_and_the_truth() -> None:
         assert torch.equal(right[name], looked[name][1])
 
 
-def test_progress_is_told_every_tap_in_order() -> None:
-    """Selected or not."""
-    told: list[str] = []
-    walked(subject(network()), progress=told.append, selected=frozenset({"b"}))
-    assert told == NAMES
-
-
 def spoiling(tap: Show) -> None:
-    """Run the network, and overwrite every tensor as soon as the tap has seen it."""
     seen = {"x": X}
     for name, operation in OPERATIONS.items():
         seen[name] = operation(seen)
@@ -382,31 +328,26 @@ def spoiling(tap: Show) -> None:
 
 @pytest.mark.parametrize("role", ["subject", "against"])
 def test_what_a_run_writes_after_its_tap_is_not_measured(role: str) -> None:
-    """It stood still while its tensor was looked at, whoever was measured against it."""
+    """A run waits while its tensor is measured."""
     theirs = subject(spoiling if role == "against" else network(), "huggingface/float64")
     ours = subject(spoiling if role == "subject" else network())
     found = walked(theirs, ours, against="huggingface/float64")
-    expected = dict.fromkeys(NAMES, 0.0)
-    assert expected == errors(found)
-    # A witness that spoils its logits would do so before the others are held against them.
+    assert errors(found) == dict.fromkeys(NAMES, 0.0)
+    # A reference that overwrites its logits does so before the others are compared with them.
     against = errors(found, against="huggingface")
     compared = NAMES if role == "subject" else ["a", "b", "c"]
     assert not any(against[name] for name in compared)
 
 
 def test_another_dtype_or_shape_is_found_at_its_tap() -> None:
-    """And in an isolated pass the run goes on with the right ones."""
     changed = {"b": lambda seen: OPERATIONS["b"](seen).float(), "c": lambda seen: seen["a"][:1]}
     found = walked(subject(network(**changed)))
-    expected = ["pass", "dtype", "shape"]
-    assert expected == list(statuses(found).values())[:3]
+    assert list(statuses(found).values())[:3] == ["pass", "dtype", "shape"]
     found = walked(subject(network(**changed)), rounded_to=FLOAT64)
-    expected = PASSES | {"b": "dtype", "c": "shape"}
-    assert expected == statuses(found)
+    assert statuses(found) == PASSES | {"b": "dtype", "c": "shape"}
 
 
 def test_padding_is_not_measured() -> None:
-    """Neither in rows nor in losses."""
     mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
 
     def c(seen: Mapping[str, Tensor]) -> Tensor:
@@ -414,10 +355,9 @@ def test_padding_is_not_measured() -> None:
 
     found = walked(subject(network(c=c)), mask=mask)
     assert statuses(found) == PASSES
-    expected = {"a": 21, "b": 21, "c": 21, "logits": 21, "loss": 5}
-    assert expected == {tap: d.count for (_, tap, _), d in found.differences.items()}
-    expected = "nonfinite"
-    assert expected == statuses(walked(subject(network(c=c))))["c"]
+    counts = {tap: d.count for (_, tap, _), d in found.differences.items()}
+    assert counts == dict.fromkeys(NAMES[:4], 21) | {"loss": 5}
+    assert statuses(walked(subject(network(c=c))))["c"] == "nonfinite"
 
 
 def test_one_subjects_logits_are_gone_before_those_after_the_next_are_made() -> None:
@@ -439,3 +379,156 @@ def test_one_subjects_logits_are_gone_before_those_after_the_next_are_made() -> 
     assert sorted(made) == sorted(f"{name} {tap}" for name in names for tap in ("logits", "loss"))
     for earlier, later in (("first", "third"), ("second", "fourth")):
         assert made.index(f"{earlier} loss") < made.index(f"{later} logits")
+
+
+# One run as a stream of taps.
+
+
+def numbers() -> Tensor:
+    return torch.tensor([[1.0, 2.0, 3.0]])
+
+
+def in_place(tap: Show) -> None:
+    """Pass one tensor three times, and write to it in between."""
+    x = numbers()
+    tap("a", x)
+    x += 10
+    tap("b", x)
+    x.zero_()
+    tap("c", x)
+
+
+IN_PLACE = {"a": [[1.0, 2.0, 3.0]], "b": [[11.0, 12.0, 13.0]], "c": [[0.0, 0.0, 0.0]]}
+
+
+def test_every_tap_comes_by_in_order() -> None:
+    seen = [(name, tensor.tolist()) for name, tensor in TapStream(in_place)]
+    assert seen == list(IN_PLACE.items())
+    captured = capture(in_place)
+    assert [(name, tensor.tolist()) for name, tensor in captured.items()] == list(IN_PLACE.items())
+
+
+def test_a_run_waits_until_its_tap_is_answered() -> None:
+    happened: list[str] = []
+
+    def run(tap: Show) -> None:
+        for name in "ab":
+            tap(name, numbers())
+            happened.append(f"after {name}")
+
+    taps = TapStream(run)
+    for expected in ([], ["after a"]):
+        next(taps)
+        time.sleep(0.05)
+        assert happened == expected
+    taps.close()
+    assert happened == ["after a"]
+
+
+def test_what_is_sent_back_is_what_the_run_goes_on_with() -> None:
+    went_on: list[float] = []
+
+    def run(tap: Show) -> None:
+        went_on.extend(float(tap(name, numbers()).sum()) for name in "abc")
+
+    taps = TapStream(run)
+    next(taps)
+    taps.send(torch.tensor([7.0]))
+    taps.send(None)
+    with pytest.raises(StopIteration):
+        taps.send(torch.tensor([9.0]))
+    assert went_on == [7.0, 6.0, 9.0]
+
+
+def test_the_tensor_is_the_runs_own() -> None:
+    own, went_on = numbers(), []
+    taps = TapStream(lambda tap: tap("a", own))
+    assert next(taps)[1].data_ptr() == own.data_ptr()
+    taps.close()
+    capture(lambda tap: went_on.append(tap("a", own)))
+    assert went_on[0] is own
+
+
+@pytest.mark.parametrize(
+    "follow", [lambda run: list(TapStream(run)), capture], ids=["stream", "capture"]
+)
+def test_no_gradient_is_recorded(follow: Callable[[Callable[[Show], object]], object]) -> None:
+    """Gradient mode is a setting of the thread, and a run has its own thread."""
+    recorded: list[bool] = []
+
+    def run(tap: Show) -> None:
+        weight = numbers().requires_grad_()
+        recorded.extend([torch.is_grad_enabled(), (weight * 2).requires_grad])
+        tap("a", weight)
+
+    follow(run)
+    assert recorded == [False, False]
+
+
+def test_a_watched_parameter_is_shown_without_its_gradient() -> None:
+    taps = TapStream(lambda tap: tap("a", numbers().requires_grad_()))
+    assert not next(taps)[1].requires_grad
+    taps.close()
+    assert not capture(lambda tap: tap("a", numbers().requires_grad_()))["a"].requires_grad
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("mine"), KeyboardInterrupt("mine"), StopIteration("mine"), SystemExit("mine")],
+    ids=repr,
+)
+def test_what_the_run_raises_is_handed_over(error: BaseException) -> None:
+    def run(tap: Show) -> None:
+        tap("a", numbers())
+        raise error
+
+    taps = TapStream(run)
+    assert next(taps)[0] == "a"
+    with pytest.raises(RunError, match=f"^{type(error).__name__}: mine$") as raised:
+        next(taps)
+    assert error is raised.value.__cause__
+
+
+def test_after_its_end_a_stream_stays_ended() -> None:
+    def breaks(_tap: Show) -> None:
+        raise ValueError
+
+    whole, broken = TapStream(lambda tap: tap("a", numbers())), TapStream(breaks)
+    next(whole)
+    with pytest.raises(RunError):
+        next(broken)
+    for taps in (whole, broken):
+        assert not list(taps)
+        taps.close()
+        taps.close()
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_an_abandoned_run_ends_its_thread(taken: int) -> None:
+    happened: list[str] = []
+
+    def run(tap: Show) -> None:
+        try:
+            for name in "abc":
+                try:
+                    tap(name, numbers())
+                except Exception:  # noqa: BLE001 - a model that swallows everything it can
+                    happened.append("swallowed")
+        finally:
+            happened.append("cleaned up")
+
+    before = set(threading.enumerate())
+    taps = TapStream(run)
+    for _ in range(taken):
+        next(taps)
+    taps.close()
+    assert before == set(threading.enumerate())
+    assert "swallowed" not in happened
+    assert not taken or happened == ["cleaned up"]
+
+
+def test_a_capture_raises_for_a_name_shown_twice_and_what_the_run_raises() -> None:
+    with pytest.raises(ValueError, match="'a' was shown twice"):
+        capture(lambda tap: (tap("a", numbers()), tap("a", numbers())))
+    with pytest.raises(ValueError, match="too wide"):
+        capture(breaks)

@@ -1,9 +1,12 @@
 """Exit codes, and how a report gets its own."""
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 
 import pytest
 
+from parity.core.liveness import BlockHealth
 from parity.core.metrics import Status
 from parity.core.results import (
     Finding,
@@ -14,10 +17,15 @@ from parity.core.results import (
     Row,
     Verdict,
     compared,
+    count,
+    exit_code,
     finish,
+    first_divergence,
+    first_exact_difference,
     verdict_for,
     worst,
 )
+from parity.core.taps import Tap, never_formed, taps
 from parity.errors import (
     EnvironmentUnfitError,
     ExitCode,
@@ -31,127 +39,267 @@ WORST_FIRST = [70, 4, 5, 1, 3, 0]
 
 
 def test_the_worst_code_wins_in_whatever_order_they_come() -> None:
-    """Internal, refused, environment, fail, inconclusive, pass."""
-    for count in range(1, 4):
-        for codes in permutations(WORST_FIRST, count):
-            expected = min(codes, key=WORST_FIRST.index)
-            assert expected == worst([ExitCode(code) for code in codes])
-
-
-def test_no_code_is_a_pass() -> None:
-    """Where nothing speaks against it, the run has passed."""
     assert worst([]) is ExitCode.PASS
+    for length in range(1, 4):
+        for codes in permutations(WORST_FIRST, length):
+            assert worst([ExitCode(code) for code in codes]) == min(codes, key=WORST_FIRST.index)
 
 
-@pytest.mark.parametrize("code", [code for code in ExitCode if code != 0], ids=str)
-def test_nothing_but_a_pass_becomes_one(code: ExitCode) -> None:
-    """Whatever else a run ends with, alone or beside a pass, is what it ends with."""
-    assert code is worst([code])
-    assert code is worst([ExitCode.PASS, code])
-    assert verdict_for(code) is not Verdict.PASS
+def test_only_a_pass_is_a_pass() -> None:
+    verdicts = {0: "pass", 1: "fail", 3: "inconclusive"}
+    for code in ExitCode:
+        assert verdict_for(code).value == verdicts.get(code, "error")
+        assert worst([code]) is worst([ExitCode.PASS, code]) is code
 
 
-@pytest.mark.parametrize(
-    ("code", "verdict"),
-    [
-        (0, "pass"),
-        (1, "fail"),
-        (2, "error"),
-        (3, "inconclusive"),
-        (4, "error"),
-        (5, "error"),
-        (70, "error"),
-        (130, "error"),
-        (141, "error"),
-    ],
-)
-def test_every_code_has_its_verdict(code: int, verdict: str) -> None:
-    """A difference and a lack of evidence are answers; everything else is an error."""
-    assert verdict == verdict_for(ExitCode(code)).value
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
+def test_every_error_has_its_code() -> None:
+    for error, code in (
         (ParityError, 70),
         (UsageError, 2),
         (InconclusiveError, 3),
         (InputRejectedError, 4),
         (EnvironmentUnfitError, 5),
-    ],
-)
-def test_every_error_has_its_code(error: type[ParityError], code: int) -> None:
-    """And says what, where, and what to do."""
-    raised = error("what", where="where", fix="fix")
-    expected = (code, "what", "where", "fix", "what (where; fix)")
-    assert expected == (raised.exit_code, raised.what, raised.where, raised.fix, str(raised))
+    ):
+        raised = error("what", where="where", fix="fix")
+        assert (raised.exit_code, str(raised)) == (code, "what (where; fix)")
+        assert (raised.what, raised.where, raised.fix) == ("what", "where", "fix")
 
 
-def row(name: str, status: Status = Status.PASS) -> Row:
-    """Return a row of that name."""
-    return Row(
-        tap=name,
-        backend="plain",
-        dtype="float64",
-        mode=Mode.FLOAT64,
-        against="oracle",
-        status=status,
-        bound=1e-9,
-    )
+def row(tap: str, status: Status = Status.PASS, mode: Mode = Mode.FLOAT64, **more: object) -> Row:
+    """Return one row of the plain backend, of a float64 comparison with the oracle."""
+    numbers = {"error_ours": 1e-3, "ratio": 7.0, "bound": 1e-9, "required_tolerance": 7.0}
+    given = numbers | {"backend": "plain", "dtype": "float64", "against": "oracle"} | more
+    return Row(tap=tap, status=status, mode=mode, **given)
 
 
 def finished(plan: tuple[int, int], *statuses: Status, **parts: object) -> Report:
-    """Return the report of rows of these statuses."""
     rows = [row(str(number), status) for number, status in enumerate(statuses)]
     return finish("any", rows=rows, plan=Plan.of({"plain": plan}), **parts)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("plan", "status", "verdict"),
-    [
-        ((1, 1), Status.PASS, "pass"),
-        ((1, 1), Status.FAIL, "fail"),
-        ((1, 1), Status.SHAPE, "fail"),
-        ((2, 1), Status.PASS, "inconclusive"),
-        ((2, 1), Status.FAIL, "fail"),
-        ((1, 0), Status.NOT_RUN, "inconclusive"),
-        ((0, 0), Status.PASS, "inconclusive"),
-    ],
-)
-def test_rows_and_plan_give_the_verdict(
-    plan: tuple[int, int], status: Status, verdict: str
-) -> None:
-    """A failing row fails; a comparison that was planned and not made is inconclusive."""
-    report = finished(plan, status)
-    assert (verdict, plan) == (report.verdict.value, (report.plan.planned, report.plan.compared))
-
-
 def test_a_finding_that_is_a_problem_is_inconclusive() -> None:
-    """One that is information, or fit, is not."""
-    findings = [Finding(name="a", found="x"), Finding(name="b", found="y", fit=True)]
+    fit = [Finding(name="a", found="x"), Finding(name="b", found="y", fit=True)]
     problem = Finding(name="c", found="z", fit=False)
-    expected = [Verdict.PASS, Verdict.INCONCLUSIVE]
-    found = [finished((1, 1), findings=entries) for entries in (findings, [*findings, problem])]
-    assert expected == [report.verdict for report in found]
+    assert finished((1, 1), findings=fit).verdict is Verdict.PASS
+    assert finished((1, 1), findings=[*fit, problem]).verdict is Verdict.INCONCLUSIVE
 
 
 def test_nothing_compared_is_explained_once() -> None:
-    """Without a reason of its own the report says so; with one it is not repeated."""
     reason = Reason(what="no text", where="--text", fix="give one", code=ExitCode.INCONCLUSIVE)
-    expected = ["nothing was compared"], ["no text"]
-    found = finished((1, 0)), finished((1, 0), reasons=[reason])
-    assert expected == tuple([entry.what for entry in report.reasons] for report in found)
+    assert [r.what for r in finished((1, 0)).reasons] == ["nothing was compared"]
+    assert [r.what for r in finished((1, 0), reasons=[reason]).reasons] == ["no text"]
 
 
 def test_a_name_counts_when_all_its_rows_were_compared() -> None:
-    """A missing row, and a row that compared nothing, do not count."""
     rows = [row("a"), row("b"), row("b", Status.NOT_RUN), row("c", Status.MISSING)]
-    expected = 1
-    assert expected == compared(["a", "b", "c", "d"], rows)
+    assert compared(["a", "b", "c", "d"], rows) == 1
 
 
 def test_a_plan_sums_its_backends() -> None:
-    """Planned and compared over all; without any backend nothing."""
-    expected = (5, 4), (0, 0)
-    found = Plan.of({"plain": (3, 3), "fused": (2, 1)}), Plan.of({})
-    assert expected == tuple((plan.planned, plan.compared) for plan in found)
+    both, none = Plan.of({"plain": (3, 3), "fused": (2, 1)}), Plan.of({})
+    assert (both.planned, both.compared) == (5, 4)
+    assert (none.planned, none.compared) == (0, 0)
+
+
+# Where the sides part.
+
+
+ALL = taps(2)
+HEALTHY = BlockHealth(block="h.0", largest_weight=0.5, times_uniform=9.0, cosine=0.3)
+DEGENERATE = BlockHealth(block="h.1", largest_weight=0.5, times_uniform=9.0, cosine=1.0)
+
+
+def planned(*paths: str) -> dict[str, list[Tap]]:
+    return {path: [t for t in ALL if t.name not in never_formed(path, 2)] for path in paths}
+
+
+def rows_of(status: Mapping[str, Status], *modes: Mode) -> list[Row]:
+    chosen = modes or (Mode.FLOAT64,)
+    return [row(t.name, status.get(t.name, Status.PASS), mode) for mode in chosen for t in ALL]
+
+
+def counted(rows: Sequence[Row], *paths: str) -> Plan:
+    return count(planned(*paths or ("plain",)), rows, n_layer=2, time=5)
+
+
+def judged(
+    rows: Sequence[Row], reasons: Sequence[Reason] = (), blocks: Sequence[BlockHealth] = (HEALTHY,)
+) -> tuple[ExitCode, list[Reason]]:
+    return exit_code(counted(rows), rows, reasons, blocks)
+
+
+def test_everything_compared_is_everything_planned() -> None:
+    """33 taps of two blocks on the plain backend, four fewer on the tiled one."""
+    tiled = [dataclasses.replace(r, backend="tiled") for r in rows_of({})]
+    absent = never_formed("tiled", 2)
+    rows = [*rows_of({}), *(r for r in tiled if r.tap not in absent)]
+    found = counted(rows, "plain", "tiled")
+    assert found.planned == 62
+    assert found.compared == 62
+    assert found.per_backend == {"plain": (33, 33), "tiled": (29, 29)}
+
+
+@pytest.mark.parametrize("status", [Status.MISSING, Status.NOT_RUN], ids=str)
+def test_a_tap_is_compared_when_every_row_of_it_is(status: Status) -> None:
+    rows = [*rows_of({}, Mode.FLOAT64, Mode.END_TO_END), *rows_of({"h.1.mlp": status}, Mode.PER_OP)]
+    assert (counted(rows).planned, counted(rows).compared) == (33, 32)
+
+
+@pytest.mark.parametrize(
+    "status", [Status.FAIL, Status.NONFINITE, Status.SHAPE, Status.DTYPE], ids=str
+)
+def test_a_tap_that_differs_was_compared(status: Status) -> None:
+    assert counted(rows_of({"h.1.mlp": status})).compared == 33
+
+
+def test_a_tap_without_rows_was_not_compared() -> None:
+    rows = [r for r in rows_of({}) if r.tap != "h.1.mlp"]
+    rows += [row("h.1.mlp", backend="tiled"), row("h.2.mlp", Status.EXTRA)]
+    assert (counted(rows).planned, counted(rows).compared) == (33, 32)
+
+
+def test_what_is_left_out_is_listed_with_its_reason() -> None:
+    found = count(planned("plain", "tiled"), [], n_layer=2, time=1).exempt
+    scores = [("tiled", f"h.{i}.attn.{name}") for i in range(2) for name in ("scores", "weights")]
+    assert [(entry["backend"], entry["tap"]) for entry in found] == [
+        ("plain", "loss"),
+        *scores,
+        ("tiled", "loss"),
+    ]
+    assert all(entry["reason"] for entry in found)
+
+
+def test_where_everything_passes_nothing_diverges() -> None:
+    rows = rows_of({}, *Mode)
+    assert first_divergence(planned("plain"), rows) is None
+    assert judged(rows) == (ExitCode.PASS, [])
+
+
+def test_the_first_divergence_is_first_in_the_network() -> None:
+    rows = rows_of({"h.1.ln_1": Status.FAIL, "h.0.attn": Status.FAIL, "logits": Status.FAIL})
+    for order in (rows, rows[::-1]):
+        first = first_divergence(planned("plain"), order)
+        assert first.tap == "h.0.attn"
+        assert first.suspects == next(t.kind.suspects for t in ALL if t.name == "h.0.attn")
+        assert first.row in rows
+
+
+@pytest.mark.parametrize("paths", [("plain", "tiled"), ("tiled", "plain")], ids=str)
+def test_no_path_stands_before_another(paths: tuple[str, ...]) -> None:
+    """A tap that one backend never forms keeps its place in the network."""
+    rows = [
+        row("h.0.attn.scores", Status.FAIL),
+        row("h.0.attn.context", Status.FAIL, backend="tiled"),
+    ]
+    assert first_divergence(planned(*paths), rows).tap == "h.0.attn.scores"
+
+
+def test_float64_comes_before_per_op_and_that_before_end_to_end() -> None:
+    last = row("embeddings", Status.FAIL, Mode.END_TO_END)
+    middle = row("h.0.ln_1", Status.FAIL, Mode.PER_OP)
+    best = row("h.1.ln_1", Status.FAIL, Mode.FLOAT64)
+    for rows, expected in (([last], last), ([last, middle], middle), ([middle, best, last], best)):
+        assert expected is first_divergence(planned("plain"), rows).row
+
+
+def test_an_unplanned_tap_comes_last() -> None:
+    extra = row("h.2.ln_1", Status.EXTRA, detail="shown, but not in the plan")
+    first = first_divergence(planned("plain"), [extra, row("loss", Status.FAIL)])
+    assert first.tap == "loss"
+    first = first_divergence(planned("plain"), [extra])
+    assert first.tap == "h.2.ln_1"
+    assert first.why == "extra: shown, but not in the plan"
+    assert not first.suspects
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (row("logits", Status.FAIL), ("float64", "oracle", "0.001", "1e-09")),
+        (
+            row("logits", Status.FAIL, Mode.PER_OP, dtype="float32", bound=4.0),
+            ("float32", "per-op", "7", "4"),
+        ),
+        (
+            row("logits", Status.FAIL, Mode.END_TO_END, dtype="bfloat16", bound=3.0),
+            ("bfloat16", "end-to-end", "7", "3"),
+        ),
+        (row("logits", Status.NONFINITE, detail="at [1]"), ("nonfinite: at [1]",)),
+        (row("logits", Status.MISSING), ("missing",)),
+        *(
+            (row("logits", Status.FAIL, mode, required_tolerance=None), ("no finite number",))
+            for mode in (Mode.FLOAT64, Mode.PER_OP, Mode.END_TO_END)
+        ),
+    ],
+)
+def test_the_finding_has_the_numbers(found: Row, words: tuple[str, ...]) -> None:
+    first = first_divergence(planned("plain"), [found])
+    assert first.tap == "logits"
+    assert not [word for word in words if word not in first.why]
+
+
+def test_the_first_tensor_that_differs_is_named() -> None:
+    rows = [
+        row("a", mode=Mode.EXACT),
+        row("b", Status.FAIL, Mode.EXACT, error_ours=12_345.0, against="huggingface"),
+        row("c", Status.MISSING, Mode.EXACT),
+    ]
+    first = first_exact_difference(rows)
+    assert (first.tap, first.row) == ("b", rows[1])
+    assert "12,345" in first.why
+    assert "huggingface" in first.why
+    assert first_exact_difference(rows[:1]) is None
+
+
+@pytest.mark.parametrize("status", [Status.MISSING, Status.NOT_RUN], ids=str)
+def test_nothing_compared_is_inconclusive(status: Status) -> None:
+    rows = rows_of({tap.name: status for tap in ALL})
+    code, reasons = judged([*rows, row("model.h.0.ln_1", Status.EXTRA)])
+    assert code is ExitCode.INCONCLUSIVE
+    assert [reason.what for reason in reasons] == ["nothing was compared"]
+    assert judged([])[0] is ExitCode.INCONCLUSIVE
+    assert exit_code(count({}, [], n_layer=2, time=5), [], [], [])[0] is ExitCode.INCONCLUSIVE
+
+
+def test_half_matched_fails_at_the_first_one_missing() -> None:
+    rows = rows_of({tap.name: Status.MISSING for tap in ALL[17:]})
+    assert judged(rows)[0] is ExitCode.FAIL
+    assert first_divergence(planned("plain"), rows).tap == ALL[17].name
+    assert judged([*rows_of({}), row("h.2.ln_1", Status.EXTRA)])[0] is ExitCode.FAIL
+
+
+@pytest.mark.parametrize(
+    "status",
+    [Status.FAIL, Status.NONFINITE, Status.MISSING, Status.SHAPE, Status.DTYPE],
+    ids=str,
+)
+def test_one_row_that_differs_fails(status: Status) -> None:
+    modes = (Mode.FLOAT64, Mode.PER_OP)
+    rows = [*rows_of({}, *modes), *rows_of({"h.0.ln_1": status}, Mode.END_TO_END)]
+    assert judged(rows) == (ExitCode.FAIL, [])
+
+
+def test_one_row_that_was_not_run_is_inconclusive() -> None:
+    rows = rows_of({"h.0.ln_1": Status.NOT_RUN})
+    assert judged(rows)[0] is ExitCode.INCONCLUSIVE
+    rows = rows_of({"h.0.ln_1": Status.NOT_RUN, "logits": Status.FAIL})
+    assert judged(rows)[0] is ExitCode.FAIL
+
+
+def test_a_degenerate_block_is_inconclusive() -> None:
+    code, reasons = judged(rows_of({}), blocks=[HEALTHY, DEGENERATE])
+    assert (code, len(reasons)) == (ExitCode.INCONCLUSIVE, 1)
+    assert "h.1" in reasons[0].where
+    assert judged(rows_of({"logits": Status.FAIL}), blocks=[DEGENERATE])[0] is ExitCode.FAIL
+
+
+@pytest.mark.parametrize("code", [1, 3, 4, 5, 70])
+@pytest.mark.parametrize("status", [Status.PASS, Status.FAIL, Status.NOT_RUN], ids=str)
+def test_the_worst_of_rows_and_reasons_is_the_exit_code(status: Status, code: int) -> None:
+    given = Reason(what="what", where="where", fix="fix", code=ExitCode(code))
+    of_rows = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_RUN: 3}[status]
+    found, reasons = judged(rows_of({"h.0.ln_1": status}), [given])
+    assert found == min(code, of_rows, key=WORST_FIRST.index)
+    assert [given] == reasons
+    nothing = rows_of({tap.name: Status.NOT_RUN for tap in ALL})
+    assert judged(nothing, [given])[0] == code

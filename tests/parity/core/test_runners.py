@@ -1,5 +1,7 @@
 """The forward passes of all sides: what each is called with, and what it shows."""
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +18,15 @@ from parity.core.runners import (
     build_huggingface,
     build_ours,
     candidate_run,
+    check_apart,
+    check_candidate,
+    check_evaluating,
     huggingface_run,
     model_in_dtype,
     oracle_run,
 )
-from reference import oracle
+from parity.errors import ExitCode, InconclusiveError, InputRejectedError, UsageError
+from reference import oracle, surrogate
 from scratch_gpt import GPT
 from scratch_gpt.loss import negative_log_likelihood
 
@@ -32,26 +38,17 @@ PADDED = torch.tensor([[True] * 5, [True, True, True, False, False]])
 EVERYTHING = Inputs(token_ids=IDS, positions=PLACES, attention_mask=PADDED)
 
 
-@pytest.fixture(scope="module")
-def weights() -> Weights:
-    """Return the small weights."""
-    return load_weights("tiny")
-
-
 @pytest.fixture
 def ours(weights: Weights) -> GPT:
-    """Return our model."""
     return build_ours(weights)
 
 
 @pytest.fixture
 def theirs(weights: Weights) -> OpenAIGPTLMHeadModel:
-    """Return Hugging Face's model."""
     return build_huggingface(weights)
 
 
 def shown(run: Callable[..., object]) -> dict[str, Tensor]:
-    """Return every tap of a run."""
     seen: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:
@@ -63,78 +60,61 @@ def shown(run: Callable[..., object]) -> dict[str, Tensor]:
     return seen
 
 
-class Given(nn.Module):
-    """A model whose logits are known before; it keeps what it is called with."""
+class Returning(nn.Module):
+    """A model with known logits at its tap, which returns what `change` makes of them."""
 
-    def __init__(self, logits: Tensor) -> None:
+    def __init__(self, logits: Tensor, change: Callable[[Tensor], Any] = lambda x: x) -> None:
         super().__init__()
-        self.logits = logits
+        self.logits, self.change = logits, change
         self.calls: list[tuple[Any, ...]] = []
 
     def forward(self, *arguments: Tensor | None, tap: Callable[..., Tensor]) -> Tensor:
-        """Keep the arguments and show the logits."""
         self.calls.append(arguments)
-        return tap("logits", self.logits)
+        return self.change(tap("logits", self.logits))
+
+
+LOGITS = torch.arange(2.0 * 5 * 211).reshape(2, 5, 211)
 
 
 def test_a_candidate_is_called_with_ids_positions_and_mask() -> None:
-    """In this order, as they are, and `tap` by name."""
-    model = Given(torch.zeros(2, 5, 211))
+    model = Returning(LOGITS)
     shown(candidate_run(model, EVERYTHING))
     shown(candidate_run(model, Inputs(token_ids=IDS)))
     assert model.calls == [(IDS, PLACES, PADDED), (IDS, None, None)]
 
 
-class Returning(Given):
-    """A model that shows its logits, and returns what `change` makes of them."""
-
-    def __init__(self, change: Callable[[Tensor], Any]) -> None:
-        super().__init__(torch.arange(2.0 * 5 * 211).reshape(2, 5, 211))
-        self.change = change
-
-    def forward(self, *arguments: Tensor | None, tap: Callable[..., Tensor]) -> Tensor:
-        """Show the logits and return something."""
-        return self.change(super().forward(*arguments, tap=tap))
-
-
 def test_a_candidate_returns_the_logits_that_it_shows() -> None:
-    """What was compared would otherwise not be what a user gets; an equal copy is no other."""
-    shown(candidate_run(Returning(torch.clone), EVERYTHING))
-    shown(candidate_run(Returning(lambda logits: logits), EVERYTHING))
+    shown(candidate_run(Returning(LOGITS, torch.clone), EVERYTHING))
+    shown(candidate_run(Returning(LOGITS), EVERYTHING))
     for change in (lambda logits: logits + 1, lambda logits: (logits,), lambda _logits: None):
         with pytest.raises(ValueError, match=r"returned .* than it showed"):
-            shown(candidate_run(Returning(change), EVERYTHING))
+            shown(candidate_run(Returning(LOGITS, change), EVERYTHING))
 
 
-def test_what_was_put_in_the_place_of_its_logits_is_what_a_candidate_returns() -> None:
-    """And what its loss is taken from."""
+def test_the_loss_is_of_the_logits_that_replaced_the_models() -> None:
     seen: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:
         seen[name] = value
         return torch.zeros_like(value)
 
-    candidate_run(Returning(lambda logits: logits), EVERYTHING)(tap)
-    uniform = negative_log_likelihood(torch.zeros(2, 5, 211), IDS)
-    assert torch.equal(uniform, seen["loss"])
+    candidate_run(Returning(LOGITS), EVERYTHING)(tap)
+    assert torch.equal(negative_log_likelihood(torch.zeros(2, 5, 211), IDS), seen["loss"])
 
 
 @pytest.mark.parametrize("time", [1, 2, 64, 65, 66, 128, 129, 130, 200])
 def test_the_loss_is_the_whole_texts_in_one(time: int) -> None:
-    """However long it is, the losses are to the bit what one call gives; at time 1 are none."""
     generator = torch.Generator().manual_seed(time)
     logits = torch.randn(2, time, 37, generator=generator)
     ids = torch.randint(0, 37, (2, time), generator=generator)
-    seen = shown(candidate_run(Given(logits), Inputs(token_ids=ids)))
-    expected = ["logits"] if time == 1 else ["logits", "loss"]
-    assert expected == list(seen)
+    seen = shown(candidate_run(Returning(logits), Inputs(token_ids=ids)))
+    assert list(seen) == (["logits"] if time == 1 else ["logits", "loss"])
     assert time == 1 or torch.equal(negative_log_likelihood(logits, ids), seen["loss"])
 
 
 def test_both_sides_show_the_loss_of_their_own_logits(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, assert_same: Callable[[Tensor, Tensor], None]
 ) -> None:
-    """In the dtype of the model: none of it has gone through float32."""
     models = model_in_dtype({"ours": ours, "theirs": theirs}, torch.float64)
     for run in (
         candidate_run(models["ours"], EVERYTHING),
@@ -150,7 +130,6 @@ def test_both_sides_show_the_loss_of_their_own_logits(
 def test_huggingface_is_given_positions_and_mask(
     theirs: OpenAIGPTLMHeadModel, weights: Weights
 ) -> None:
-    """Its logits at real positions are those of its own forward pass with both."""
     seen = shown(huggingface_run(theirs, EVERYTHING))
     with torch.no_grad():
         out = theirs(input_ids=IDS, position_ids=PLACES, attention_mask=PADDED)
@@ -163,7 +142,7 @@ def test_huggingface_is_given_positions_and_mask(
 def test_the_oracle_runs_on_the_references_weights(
     dtype: torch.dtype, theirs: OpenAIGPTLMHeadModel
 ) -> None:
-    """Arranged by hand, upcast exactly, it shows the same to the bit."""
+    """Arranged by hand and upcast exactly, they give the same bits."""
     theirs = theirs.to(dtype)
     theirs.config.layer_norm_epsilon = 0.03
     order = [f"{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")]
@@ -189,7 +168,6 @@ LAYERS = ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2"
 
 
 def test_the_oracle_goes_on_with_what_it_is_answered(theirs: OpenAIGPTLMHeadModel) -> None:
-    """As every other run does."""
     seen: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:
@@ -198,3 +176,232 @@ def test_the_oracle_goes_on_with_what_it_is_answered(theirs: OpenAIGPTLMHeadMode
 
     oracle_run(theirs, Inputs(token_ids=IDS))(tap)
     assert torch.equal(torch.zeros(2, 5, 21, dtype=torch.float64), seen["embeddings"])
+
+
+# What may not be compared.
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_others_are_copied(dtype: torch.dtype, theirs: OpenAIGPTLMHeadModel) -> None:
+    before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    copied = model_in_dtype({"theirs": theirs}, dtype)["theirs"]
+    tensors = [*copied.parameters(), *copied.buffers()]
+    assert {dtype} == {t.dtype for t in tensors if t.dtype.is_floating_point}
+    assert copied.transformer.position_ids.dtype is torch.int64
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(before[name], tensor)
+        assert torch.equal(tensor.to(dtype), copied.state_dict()[name])
+    check_apart({"copy": copied}, theirs)
+    assert not copied.training
+
+
+def test_what_is_shared_stays_shared(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    copied = model_in_dtype({"theirs": theirs}, torch.float64)["theirs"]
+    assert copied.lm_head.weight is copied.transformer.tokens_embed.weight
+    twins = model_in_dtype({"plain": ours, "tiled": ours.with_backend("tiled")}, torch.float64)
+    for mine, its in zip(twins["plain"].parameters(), twins["tiled"].parameters(), strict=True):
+        assert mine is its
+
+
+class Stubborn(nn.Linear):
+    """A layer that returns itself as its copy."""
+
+    def __deepcopy__(self, memo: object) -> "Stubborn":
+        return self
+
+
+class HalfMade(nn.Module):
+    """A layer whose copies draw one of their tensors anew, in the default dtype."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.weight, self.kind = nn.Parameter(torch.ones(3)), kind
+        if kind == "buffer":
+            self.register_buffer("mask", torch.ones(3), persistent=False)
+        else:
+            self.mask = nn.Parameter(torch.ones(3))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HalfMade":
+        made = HalfMade(self.kind)
+        made.weight = copy.deepcopy(self.weight, memo)
+        return made
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [Stubborn(3, 3), HalfMade("buffer"), HalfMade("parameter")],
+    ids=["not copied at all", "a buffer", "a parameter"],
+)
+def test_half_a_copy_is_refused(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), layer)
+    with pytest.raises(InconclusiveError, match=r"^ours still holds .*float32") as refusal:
+        model_in_dtype({"ours": model}, torch.float64)
+    assert refusal.value.exit_code is ExitCode.INCONCLUSIVE
+
+
+def test_only_models_that_have_the_dtype_are_taken_as_they_are(ours: GPT) -> None:
+    assert model_in_dtype({"ours": ours}, torch.float32)["ours"] is ours
+    mixed = nn.Sequential(nn.Linear(3, 3).double(), nn.Linear(3, 3))
+    copied = model_in_dtype({"ours": mixed}, torch.float64)["ours"]
+    assert copied is not mixed
+    assert {torch.float64} == {parameter.dtype for parameter in copied.parameters()}
+
+
+def test_a_candidate_has_a_tap(ours: GPT) -> None:
+    check_candidate(ours)
+    check_candidate(Returning(LOGITS))
+    with pytest.raises(UsageError, match=r"no argument named tap \(") as refusal:
+        check_candidate(nn.Linear(3, 3))
+    assert refusal.value.where == "its arguments are ['input']"
+
+
+def test_two_sides_with_storage_of_their_own_are_apart(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    check_apart({"plain": ours, "tiled": ours.with_backend("tiled")}, theirs)
+    check_apart({"copy": copy.deepcopy(theirs)}, theirs)
+
+
+def lent(ours: GPT, tensor: Tensor) -> GPT:
+    ours.h[7].mlp.c_fc.bias = nn.Parameter(tensor, requires_grad=False)
+    return ours
+
+
+def lent_whole(theirs: OpenAIGPTLMHeadModel) -> Tensor:
+    whole = torch.randn(100)
+    theirs.transformer.h[7].mlp.c_fc.bias = nn.Parameter(whole[8:92], requires_grad=False)
+    return whole
+
+
+SHARED: dict[str, Callable[[GPT, OpenAIGPTLMHeadModel], nn.Module]] = {
+    "the reference itself": lambda _ours, theirs: theirs,
+    "the reference inside": lambda _ours, theirs: nn.ModuleList([theirs]),
+    "one tensor": lambda ours, theirs: lent(ours, theirs.transformer.h[7].mlp.c_fc.bias.detach()),
+    "a view of one": lambda ours, theirs: lent(
+        ours, theirs.transformer.tokens_embed.weight[:4].view(-1).detach()
+    ),
+    "a view of its middle": lambda ours, theirs: lent(
+        ours, theirs.transformer.tokens_embed.weight[5:9].view(-1).detach()
+    ),
+    "all of which theirs is a view": lambda ours, theirs: lent(ours, lent_whole(theirs)),
+    "a buffer": lambda ours, theirs: (
+        ours.register_buffer("kept", theirs.lm_head.weight.detach()) or ours
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SHARED)
+def test_two_sides_that_share_storage_are_refused(
+    how: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    candidate = SHARED[how](ours, theirs)
+    with pytest.raises(InconclusiveError, match=r"^mine and the reference share") as refusal:
+        check_apart({"other": copy.deepcopy(ours), "mine": candidate}, theirs)
+    assert refusal.value.exit_code is ExitCode.INCONCLUSIVE
+    if how == "one tensor":
+        assert refusal.value.where == "1 tensors, the first is h.7.mlp.c_fc.bias"
+
+
+def test_a_module_in_training_is_refused(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    check_evaluating({"ours": ours, "theirs": theirs})
+    ours.h[3].mlp.training = True
+    with pytest.raises(InconclusiveError, match=r"^ours is in training mode \(") as refusal:
+        check_evaluating({"theirs": theirs, "ours": ours})
+    assert refusal.value.where == "1 modules, the first is h.3.mlp"
+
+    class Always(nn.Linear):
+        def train(self, mode: bool = True) -> "Always":  # noqa: ARG002, FBT001, FBT002
+            return self
+
+    with pytest.raises(InconclusiveError, match="training mode"):
+        check_evaluating({"ours": Always(3, 3).eval()})
+
+
+# Models built from weights.
+
+
+Build = Callable[[Weights], nn.Module]
+BUILDERS = {"ours": (build_ours, ""), "huggingface": (build_huggingface, "transformer.")}
+"""For each side, what builds it, and the prefix of our names there."""
+
+
+@pytest.fixture(params=BUILDERS)
+def side(request: pytest.FixtureRequest) -> tuple[Build, str]:
+    return BUILDERS[request.param]
+
+
+def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
+    drawn = surrogate.draw("tiny")
+    assert drawn.config == weights.config
+    assert list(drawn.tensors) == list(weights.tensors)
+    assert all(np.array_equal(drawn.tensors[n], t) for n, t in weights.tensors.items())
+    assert weights.identity == {
+        "source": "surrogate (tiny): seeded random weights, not the released ones",
+        "revision": f"recipe {surrogate.RECIPE}",
+        "sha256": drawn.sha256,
+        "dtype": "float32",
+        "provenance": "unknown",
+        "files": [],
+    }
+
+
+def test_loading_reports_progress() -> None:
+    steps: list[tuple[int, int]] = []
+    load_weights("tiny", lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 146) for done in range(1, 147)]
+
+
+def test_every_tensor_is_in_its_place(side: tuple[Build, str], weights: Weights) -> None:
+    build, prefix = side
+    model = build(weights)
+    state = model.state_dict()
+    for name, array in weights.tensors.items():
+        found = state[prefix + name]
+        assert torch.float32 is found.dtype
+        assert np.array_equal(array.view(np.uint32), found.numpy().view(np.uint32)), name
+    assert set(state) - {"lm_head.weight"} == {prefix + name for name in weights.tensors}
+    assert not any(module.training for module in model.modules())
+
+
+def test_every_model_has_its_own_storage(side: tuple[Build, str], weights: Weights) -> None:
+    build, _ = side
+    before = surrogate.digests(weights.tensors)
+    one, other = build(weights), build(weights)
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.zero_()
+    assert before == surrogate.digests(weights.tensors)
+    assert all(bool(parameter.any()) for parameter in other.parameters())
+
+
+def test_the_config_is_the_weights(weights: Weights) -> None:
+    config = {**weights.config, "layer_norm_epsilon": 0.03, "n_head": 7}
+    other = dataclasses.replace(weights, config=config)
+    ours, theirs = build_ours(other), build_huggingface(other)
+    for model in (ours, theirs):
+        found = model.config
+        assert (found.layer_norm_epsilon, found.n_head) == (0.03, 7)
+        assert (found.n_positions, found.n_layer) == (389, 12)
+    assert {block.ln_2.epsilon for block in ours.h} == {0.03}
+    assert {block.ln_2.eps for block in theirs.transformer.h} == {0.03}
+
+
+@pytest.mark.parametrize("backend", ["plain", "tiled"])
+def test_ours_is_built_with_the_requested_backend(backend: str, weights: Weights) -> None:
+    assert backend == build_ours(weights, backend).backend
+    assert build_ours(weights).backend == "plain"
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape"])
+def test_weights_that_do_not_fit_build_nothing(
+    fault: str, side: tuple[Build, str], weights: Weights
+) -> None:
+    tensors = dict(weights.tensors)
+    bias = tensors.pop("h.11.ln_2.bias")
+    changes = {
+        "missing": {},
+        "extra": {"h.11.ln_2.bias": bias, "h.12.ln_2.bias": bias},
+        "shape": {"h.11.ln_2.bias": bias[:1]},
+    }
+    with pytest.raises(InputRejectedError, match=r"h\.1[12]\.ln_2\.bias"):
+        side[0](dataclasses.replace(weights, tensors=tensors | changes[fault]))

@@ -1,4 +1,4 @@
-"""The list of taps, held against what our model shows and against what each is computed from."""
+"""The list of taps, compared with our model's, and the inputs of each."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ ALL = taps(2)
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, GPT]:
-    """Return one small model under each attention path; no gain of it is 1 and no bias 0."""
+    """Return one small model with each backend; no gain of it is 1 and no bias 0."""
     model = GPT(GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)).eval()
     generator = torch.Generator().manual_seed(20180611)
     with torch.no_grad():
@@ -37,7 +37,6 @@ def models() -> dict[str, GPT]:
 def shown(
     model: nn.Module, replaced: Mapping[str, Tensor], ids: Tensor = TOKEN_IDS
 ) -> dict[str, Tensor]:
-    """Return what each tap shows while the model goes on with `replaced` at those in it."""
     seen: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor) -> Tensor:
@@ -50,63 +49,50 @@ def shown(
 
 
 def disturbed(value: Tensor) -> Tensor:
-    """Return another tensor of that shape, no element of which is the same."""
     return value + torch.linspace(0.5, 1.5, value.numel()).reshape(value.shape)
 
 
 def test_stand_in_network_order() -> None:
-    """Three of the embeddings, fourteen a block, logits and loss."""
     blocks = [f"h.{index}.{name}" for index in range(2) for name in BLOCK]
     tables = ["embeddings.tokens", "embeddings.positions", "embeddings"]
     assert [*tables, *blocks, "logits", "loss"] == [tap.name for tap in ALL]
 
 
-@pytest.mark.parametrize(("n_layer", "count"), [(1, 19), (12, 173)])
-def test_are_five_and_fourteen_a_block(n_layer: int, count: int) -> None:
-    """The released model has 173 of them, no two of one name."""
+@pytest.mark.parametrize(
+    ("backend", "n_layer", "count"),
+    [("plain", 1, 19), ("plain", 12, 173), ("tiled", 12, 149), ("fused", 12, 125)],
+)
+def test_there_are_five_taps_and_fourteen_a_block(backend: str, n_layer: int, count: int) -> None:
+    """Tiled attention has no scores and no weights; fused sums also lack attn and mlp."""
     names = [tap.name for tap in taps(n_layer)]
-    assert count == len(names) == len(set(names))
-
-
-@pytest.mark.parametrize(("backend", "count"), [("plain", 173), ("tiled", 149)])
-def test_a_path_has_all_but_those_it_never_forms(backend: str, count: int) -> None:
-    """The tiled core has no scores and no weights in its twelve blocks."""
-    absent = never_formed(backend, 12)
-    assert set(absent) < {tap.name for tap in taps(12)}
-    assert count == len(taps(12)) - len(absent)
+    absent = never_formed(backend, n_layer)
+    assert len(names) == len(set(names))
+    assert set(absent) < set(names)
+    assert count == len(names) - len(absent)
 
 
 @pytest.mark.parametrize("backend", EAGER)
 def test_our_model_shows_exactly_these(backend: str, models: dict[str, GPT]) -> None:
-    """In this order; what a path leaves out is what it says that it never forms."""
     absent = never_formed(backend, 2)
-    expected = [tap.name for tap in ALL if tap.name not in absent]
-    assert expected == list(shown(models[backend], {}))
+    assert list(shown(models[backend], {})) == [tap.name for tap in ALL if tap.name not in absent]
 
 
-def test_every_path_is_known() -> None:
-    """Each attention core of ours has its list, and every omission its reason."""
+def test_every_backend_is_in_the_table() -> None:
     assert set(backends.BACKENDS) == set(NEVER_FORMED)
     assert all(reason for absent in NEVER_FORMED.values() for reason in absent.values())
+    assert all(tap.kind.suspects for tap in ALL)
 
 
 def test_one_token_has_no_loss(models: dict[str, GPT]) -> None:
-    """At time 1 it is exempt, with the reason, and not shown; at time 2 nothing is exempt."""
-    expected = {"loss"}
-    assert expected == set(undefined_taps(1))
+    assert set(undefined_taps(1)) == {"loss"}
     assert all(undefined_taps(1).values())
     assert "loss" not in shown(models["plain"], {}, TOKEN_IDS[:, :1])
     assert not undefined_taps(2)
     assert "loss" in shown(models["plain"], {}, TOKEN_IDS[:, :2])
 
 
-def test_every_tap_names_a_suspect() -> None:
-    """Whoever is told where to look is told what for."""
-    assert all(tap.kind.suspects for tap in ALL)
-
-
 def fed(tap: Tap, backend: str) -> list[str]:
-    """Return the taps that feed this one on a path: those it forms, and no way round them."""
+    """Return the taps that feed this one on a backend: those it forms, without detours."""
     absent = never_formed(backend, 2)
     inputs = [name for name in tap.inputs if name not in absent]
     ways_round = {".weights": (".query", ".key"), ".attn": (".context",), ".mlp": (".gelu",)}
@@ -141,9 +127,8 @@ def test_a_tap_changes_with_each_of_its_inputs(backend: str, models: dict[str, G
             assert not torch.equal(clean[tap.name], seen[tap.name]), (tap.name, name)
 
 
-def test_only_the_two_tables_are_fed_by_nothing() -> None:
-    """They are looked up; everything else is computed from taps that come before it."""
+def test_only_the_two_tables_have_no_inputs() -> None:
     names = [tap.name for tap in ALL]
-    expected = {"embeddings.tokens", "embeddings.positions"}
-    assert expected == {tap.name for tap in ALL if not tap.inputs}
+    tables = {"embeddings.tokens", "embeddings.positions"}
+    assert {tap.name for tap in ALL if not tap.inputs} == tables
     assert all(names.index(name) < place for place, tap in enumerate(ALL) for name in tap.inputs)

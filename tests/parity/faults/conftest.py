@@ -22,7 +22,7 @@ TWO = ("h.0.", "h.1.")
 
 @pytest.fixture(scope="session")
 def two(weights: Weights) -> Weights:
-    """Return the tiny weights of the embeddings and the first two blocks."""
+    """The tiny weights of the embeddings and the first two blocks."""
     tensors = weights.tensors.items()
     kept = {name: t for name, t in tensors if not name.startswith("h.") or name.startswith(TWO)}
     return dataclasses.replace(weights, config={**weights.config, "n_layer": 2}, tensors=kept)
@@ -30,13 +30,13 @@ def two(weights: Weights) -> Weights:
 
 @pytest.fixture(scope="session")
 def two_models(two: Weights) -> tuple[GPT, OpenAIGPTLMHeadModel]:
-    """Return both models of two blocks; read only."""
+    """Both models of two blocks; read only."""
     return build_ours(two), build_huggingface(two)
 
 
 @pytest.fixture(scope="session")
 def huggingface_sides(small_vocabulary: Path) -> Sides:
-    """Return our tokenizer and Hugging Face's."""
+    """Our tokenizer and Hugging Face's."""
     right = Tokenizer.from_pretrained(small_vocabulary)
     files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
     return CandidateTokenizer(right), HuggingFace(*files, size=right.vocab_size)
@@ -44,7 +44,7 @@ def huggingface_sides(small_vocabulary: Path) -> Sides:
 
 @pytest.fixture(scope="session")
 def original_sides(small_vocabulary: Path) -> Sides:
-    """Return our tokenizer and the transcription of the release's, for the original words."""
+    """Our tokenizer and the transcription of the release's, for the original words."""
     for package in ("ftfy", "spacy"):
         pytest.importorskip(package, reason="not run: the extra original-text is not installed")
     right = Tokenizer.from_pretrained(small_vocabulary, pretokenizer="original")

@@ -1,13 +1,17 @@
 """Every fault of the registry is found by its check, first where it is expected."""
 
+import copy
+import gc
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checkpoints.load import load_weights
 from parity.checks.generation.check import GenerationInputs, rows_of
 from parity.checks.generation.continuations import draw_prompts
 from parity.checks.gradients import slope
@@ -16,6 +20,7 @@ from parity.checks.gradients.taps import gradient_names
 from parity.checks.layerwise import layerwise
 from parity.checks.tokens import check as tokens_check
 from parity.checks.tokens.check import tokens, words_of_tokens
+from parity.checks.tokens.sides import CandidateTokenizer, ReferenceTokenizer
 from parity.checks.tokens.strings import HAND_PICKED
 from parity.checks.training.check import training
 from parity.checks.training.runners import VARIANTS, batches
@@ -23,22 +28,25 @@ from parity.core import inputs
 from parity.core.backends import EAGER
 from parity.core.metrics import Status
 from parity.core.results import Mode, Report
+from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import taps
 from parity.core.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds, bounds_for
-from parity.errors import ExitCode
-from parity.faults import backward, forward, generation, tokenizer
+from parity.errors import ExitCode, UsageError
+from parity.faults import backward, forward, tokenizer
 from parity.faults import training as training_faults
-from parity.faults.backward import BACKWARD_FAULTS
-from parity.faults.forward import FORWARD_FAULTS
-from parity.faults.generation import GENERATION_FAULTS
-from parity.faults.registry import Fault, expected_at, faults_of
-from parity.faults.tokenizer import TOKENIZER_FAULTS
-from parity.faults.training import TRAINING_FAULTS
+from parity.faults.backward import BACKWARD_FAULTS, BackwardFault
+from parity.faults.forward import FORWARD_FAULTS, ForwardFault
+from parity.faults.generation import GENERATION_FAULTS, GenerationFault
+from parity.faults.registry import Fault, faults_of, listing, parse
+from parity.faults.tokenizer import TOKENIZER_FAULTS, TokenizerFault
+from parity.faults.training import TRAINING_FAULTS, TrainingFault
 from scratch_gpt import GPT
 from scratch_gpt.tokenizer.bpe import END
 
+Sides = tuple[CandidateTokenizer, ReferenceTokenizer]
+FAULTS = faults_of(Fault)
 LAYERS = 12
-BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in faults_of(Fault)}  # noqa: S311
+BLOCKS = {name: random.Random(name).randrange(LAYERS) for name in FAULTS}  # noqa: S311
 """A block drawn at random for each fault, the same in every run."""
 QUICK = {
     *("targets-not-shifted", "parts-not-averaged", "clip-per-parameter", "decay-on-vectors"),
@@ -50,7 +58,6 @@ QUICK = {
 
 
 def variants(name: str) -> tuple[str, ...]:
-    """Return the backends, forms or pretokenizers with which a fault is tried."""
     if name in FORWARD_FAULTS:
         return EAGER
     if name in BACKWARD_FAULTS:
@@ -61,7 +68,6 @@ def variants(name: str) -> tuple[str, ...]:
 
 
 def is_slow(name: str, variant: str) -> bool:
-    """Return whether a case is left to the slow tests."""
     if name in TOKENIZER_FAULTS:
         return variant == "original" and TOKENIZER_FAULTS[name].merging
     return name in {**TRAINING_FAULTS, **GENERATION_FAULTS} and name not in QUICK
@@ -69,28 +75,26 @@ def is_slow(name: str, variant: str) -> bool:
 
 CASES = [
     pytest.param(name, variant, marks=[pytest.mark.slow] if is_slow(name, variant) else [])
-    for name in faults_of(Fault)
+    for name in FAULTS
     for variant in variants(name)
 ]
 
 
-@pytest.mark.parametrize("name", faults_of(Fault))
+@pytest.mark.parametrize("name", FAULTS)
 def test_an_entry_is_complete(name: str) -> None:
-    """It says what is wrong and why, and its location exists."""
-    entry = faults_of(Fault)[name]
-    assert all((entry.what, entry.cause, entry.at))
+    entry = FAULTS[name]
+    assert all((entry.what, entry.at))
     places = {tap.name for tap in taps(LAYERS)}
     if name in BACKWARD_FAULTS:
         places = {place.name for place in gradient_names(LAYERS)}
     if name in {**FORWARD_FAULTS, **BACKWARD_FAULTS}:
-        assert places >= {expected_at(name, 3, backend) for backend in EAGER}
+        assert places >= {FAULTS[name].first_seen(3, backend) for backend in EAGER}
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_a_fault_is_found_where_it_is_expected(
     name: str, variant: str, request: pytest.FixtureRequest
 ) -> None:
-    """Its check fails, names its location first, and passes before it."""
     finders = {
         "find_forward": FORWARD_FAULTS,
         "find_backward": BACKWARD_FAULTS,
@@ -106,7 +110,7 @@ Find = Callable[[str, str], None]
 
 
 def assert_caught_at(place: str, report: Report) -> float:
-    """Assert that the verdict fails at a place and that all before it passed; return its error."""
+    """Assert that the verdict fails at `place` and that all before it passed; return its error."""
     assert report.first_divergence is not None
     assert place == report.first_divergence.tap
     assert report.exit_code == ExitCode.FAIL
@@ -120,13 +124,12 @@ def assert_caught_at(place: str, report: Report) -> float:
 
 @pytest.fixture(scope="module")
 def find_forward(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Find:
-    """Return the search for a fault of the forward pass, on a backend."""
     drawn = inputs.seeded(batch=1, time=37, vocab_size=ours.config.vocab_size, seed=5)
 
     def find(name: str, backend: str) -> None:
         faulty = forward.inject(ours.with_backend(backend), name, BLOCKS[name])
         report = layerwise({backend: faulty}, theirs, drawn.token_ids, modes=[Mode.FLOAT64])
-        error = assert_caught_at(expected_at(name, BLOCKS[name], backend), report)
+        error = assert_caught_at(FAULTS[name].first_seen(BLOCKS[name], backend), report)
         # The bounds assume that the smallest fault is so large.
         assert error >= MEASURED_SMALLEST_FAULT
         assert error >= FAULT_MARGIN * Bounds().float64
@@ -136,14 +139,14 @@ def find_forward(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Find:
 
 @pytest.fixture
 def find_backward(ours: GPT, theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.MonkeyPatch) -> Find:
-    """Return the search for a fault of the backward pass; the oracle's slope must show it too."""
+    """The oracle's slope must show the fault too."""
     drawn = inputs.seeded(batch=2, time=5, vocab_size=ours.config.vocab_size, seed=5)
     monkeypatch.setattr(slope, "SMALL_MODEL", 0)  # one direction in all parameters
 
     def find(name: str, backend: str) -> None:
         faulty = backward.inject(ours.with_backend(backend), name, BLOCKS[name])
         report = gradients({backend: faulty}, theirs, drawn.token_ids, dtype="float64")
-        error = assert_caught_at(expected_at(name, BLOCKS[name], backend), report)
+        error = assert_caught_at(FAULTS[name].first_seen(BLOCKS[name], backend), report)
         assert error >= FAULT_MARGIN * Bounds().float64
         rows = {row.tap: row for row in report.results if row.against == "oracle"}
         assert rows["direction"].status is Status.FAIL
@@ -153,7 +156,6 @@ def find_backward(ours: GPT, theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.M
 
 @pytest.fixture(scope="module")
 def find_training(two_models: tuple[GPT, OpenAIGPTLMHeadModel]) -> Find:
-    """Return the search for a fault of training, with a variant of the optimizer."""
     ours, theirs = two_models
     ids = batches(steps=2, parts=2, batch=1, time=3, vocab_size=211, seed=0)
 
@@ -170,7 +172,8 @@ def find_training(two_models: tuple[GPT, OpenAIGPTLMHeadModel]) -> Find:
         )
         assert (report.exit_code, report.reasons) == (ExitCode.FAIL, [])
         assert report.first_divergence is not None
-        assert expected_at(name, n_layer=2, variant=variant) == report.first_divergence.tap
+        names = {"variant": variant, "moving": 2 - VARIANTS[variant], "last": 1}
+        assert FAULTS[name].first_seen(**names) == report.first_divergence.tap
         assert entry.look_for in report.first_divergence.suspects
 
     return find
@@ -178,7 +181,6 @@ def find_training(two_models: tuple[GPT, OpenAIGPTLMHeadModel]) -> Find:
 
 @pytest.fixture
 def find_token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Find]:
-    """Return the search for a fault of a tokenizer, with a pretokenizer."""
     monkeypatch.setattr(tokens_check, "TAKEN_APART", 3)  # a wrong tokenizer differs everywhere
 
     def find(name: str, pretokenizer: str) -> None:
@@ -189,7 +191,7 @@ def find_token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         side = tokenizer.inject(right.tokenizer, right.pretokenizer, name)
         report = tokens(side, against, strings)
         steps = {row.details["cause"].step for row in report.results if "cause" in row.details}
-        expected, first = expected_at(name), report.first_divergence
+        expected, first = FAULTS[name].first_seen(), report.first_divergence
         assert report.exit_code == ExitCode.FAIL
         if pretokenizer == "huggingface":
             assert {expected} == steps
@@ -204,63 +206,241 @@ def find_token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def find_generated(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Find:
-    """Return the search for a fault of generation; nothing is run after the first failing row."""
+    """Nothing is run after the first failing row."""
 
     def find(name: str, _cached: str) -> None:
-        asked = GenerationInputs(
+        given = GenerationInputs(
             prompts=draw_prompts(2, longest=7, vocab_size=211, seed=0),
             new=8,
             searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
             inject_fault=name,
         )
         options: dict[str, Any] = {"dtype": "float32", "bounds": bounds_for("float32"), "seen": []}
-        rows = rows_of(ours, theirs, asked, **options)
+        rows = rows_of(ours, theirs, given, **options)
         row = next(row for row in rows if row.status is not Status.PASS)
-        assert expected_at(name) == row.tap
+        assert FAULTS[name].first_seen() == row.tap
         assert row.detail
 
     return find
 
 
-def test_right_models_and_tokenizers_pass(request: pytest.FixtureRequest, ours: GPT) -> None:
-    """Without a fault the same runs pass, also after faults were injected into copies."""
-    theirs = request.getfixturevalue("theirs")
+def test_right_models_and_tokenizers_pass(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, huggingface_sides: Sides
+) -> None:
+    """Also after faults were injected into copies."""
     drawn = inputs.seeded(batch=1, time=37, vocab_size=ours.config.vocab_size, seed=5)
     paths = {backend: ours.with_backend(backend) for backend in EAGER}
     report = layerwise(paths, theirs, drawn.token_ids, modes=[Mode.FLOAT64])
     assert report.exit_code == ExitCode.PASS
 
-    right, against = request.getfixturevalue("huggingface_sides")
+    right, against = huggingface_sides
     for name, entry in TOKENIZER_FAULTS.items():
         if "huggingface" in entry.of:
             tokenizer.inject(right.tokenizer, right.pretokenizer, name).encode_batch(["A b"])
-    strings = {
-        "hand-picked": list(HAND_PICKED),
-        "tokens as words": words_of_tokens(right.tokenizer.vocabulary.tokens, END),
-    }
-    assert tokens(right, against, strings).exit_code == ExitCode.PASS
+    assert tokens(right, against, strings_for(right)).exit_code == ExitCode.PASS
 
 
-def test_the_right_original_tokenizer_passes(request: pytest.FixtureRequest) -> None:
-    """Without a fault the original words are the transcription's."""
-    right, against = request.getfixturevalue("original_sides")
-    words = words_of_tokens(right.tokenizer.vocabulary.tokens, END)
-    report = tokens(right, against, {"hand-picked": list(HAND_PICKED), "tokens as words": words})
-    assert report.exit_code == ExitCode.PASS
+def test_the_right_original_tokenizer_passes(original_sides: Sides) -> None:
+    right, against = original_sides
+    assert tokens(right, against, strings_for(right)).exit_code == ExitCode.PASS
+
+
+def strings_for(side: CandidateTokenizer) -> dict[str, list[str]]:
+    words = words_of_tokens(side.tokenizer.vocabulary.tokens, END)
+    return {"hand-picked": list(HAND_PICKED), "tokens as words": words}
 
 
 def test_every_kind_has_its_faults() -> None:
-    """The registry holds the faults that the documentation counts."""
-    found = [
-        len(faults)
-        for faults in (
-            FORWARD_FAULTS,
-            BACKWARD_FAULTS,
-            TRAINING_FAULTS,
-            TOKENIZER_FAULTS,
-            GENERATION_FAULTS,
-        )
-    ]
-    assert found == [18, 14, 23, 18, 25]
-    assert sum(found) == len(faults_of(Fault))
-    assert generation.GENERATION_FAULTS.keys().isdisjoint(FORWARD_FAULTS)
+    kinds = (
+        *(FORWARD_FAULTS, BACKWARD_FAULTS, TRAINING_FAULTS, TOKENIZER_FAULTS, GENERATION_FAULTS),
+    )
+    assert [len(faults) for faults in kinds] == [18, 14, 23, 18, 25]
+    assert len(FAULTS) == 98
+
+
+SINGLE_OPERATION = (
+    *("erf-gelu", "bias-dropped", "projection-transposed", "mask-off-by-one", "scale-missing"),
+    *("positions-from-one", "untied-head", "final-norm"),
+)
+"""Faults that make one operation wrong, and no other."""
+
+
+@pytest.mark.parametrize("name", SINGLE_OPERATION)
+def test_per_op_only_the_wrong_operation_fails(
+    name: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    ids = inputs.seeded(batch=1, time=37, vocab_size=211, seed=5).token_ids
+    faulty = forward.inject(ours, name, BLOCKS[name])
+    report = layerwise({"plain": faulty}, theirs, ids, modes=[Mode.PER_OP])
+    failing = {row.tap for row in report.results if row.status is not Status.PASS}
+    assert failing == {FAULTS[name].first_seen(BLOCKS[name], "plain")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["plain", "tiled"])
+@pytest.mark.parametrize("name", BACKWARD_FAULTS)
+def test_nothing_forward_shows_a_backward_fault(
+    name: str, backend: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    """Logits are the right model's to the bit, with gradients and without, and layerwise passes."""
+    right = ours.with_backend(backend)
+    faulty = backward.inject(right, name, BLOCKS[name])
+    ids = inputs.seeded(batch=2, time=5, vocab_size=211, seed=5).token_ids
+    report = layerwise({backend: faulty}, theirs, ids, modes=[Mode.FLOAT64])
+    assert torch.equal(right(ids), faulty(ids))
+    with torch.no_grad():
+        assert torch.equal(right(ids), faulty(ids))
+    assert report.exit_code == ExitCode.PASS
+
+
+# The released size.
+
+LONG = 1_200
+"""Seconds after which a full-size test hangs: a busy machine takes minutes for some."""
+FullSize = tuple[GPT, OpenAIGPTLMHeadModel]
+
+
+@pytest.fixture(scope="module")
+def full_size() -> FullSize:
+    weights = load_weights("surrogate")
+    return build_ours(weights), build_huggingface(weights)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LONG)
+@pytest.mark.parametrize("name", [None, *FORWARD_FAULTS])
+def test_a_full_size_forward_fault_is_found(name: str | None, full_size: FullSize) -> None:
+    right, theirs = full_size
+    gc.collect()  # a model with a fault refers to itself, and a full-size one has 2 GB
+    model = right if name is None else forward.inject(right, name, BLOCKS[name])
+    ids = inputs.seeded(batch=1, time=40, vocab_size=right.config.vocab_size, seed=5).token_ids
+    report = layerwise({"plain": model}, theirs, ids, modes=[Mode.FLOAT64])
+    if name is None:
+        assert report.exit_code == ExitCode.PASS
+    else:
+        assert_caught_at(FAULTS[name].first_seen(BLOCKS[name], "plain"), report)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LONG)
+@pytest.mark.parametrize("name", ["erf-derivative", "delta-missing", "norm-without-mean"])
+def test_a_full_size_fault_of_a_derivative_is_found(name: str, full_size: FullSize) -> None:
+    right, theirs = full_size
+    faulty = backward.inject(right.with_backend("tiled"), name, BLOCKS[name])
+    ids = inputs.seeded(batch=1, time=37, vocab_size=right.config.vocab_size, seed=5).token_ids
+    report = gradients({"tiled": faulty}, theirs, ids, dtype="float64", select="[!d]*")
+    assert_caught_at(FAULTS[name].first_seen(BLOCKS[name], "tiled"), report)
+
+
+# How faults are injected.
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "backend", "expected"),
+    [
+        ("scale-missing", 3, "plain", "h.3.attn.scores"),
+        ("scale-missing", 3, "tiled", "h.3.attn.context"),
+        ("projection-transposed", 0, "fused", "h.0.ln_1.input"),
+        ("string-order", 9, "fused", "h.2.attn.query"),
+        ("untied-head", 9, "fused", "logits"),
+        ("delta-missing", 3, "plain", "h.3.attn.scores"),
+        ("delta-missing", 3, "tiled", "h.3.attn.key"),
+        ("delta-missing", 0, "fused", "h.0.attn.key"),
+        ("residual-cut", 0, "plain", "embeddings"),
+        ("residual-cut", 5, "plain", "h.4.ln_2"),
+    ],
+)
+def test_a_tensor_that_is_not_formed_shows_in_the_next_one(
+    name: str, block: int, backend: str, expected: str
+) -> None:
+    assert FAULTS[name].first_seen(block, backend) == expected
+
+
+@pytest.mark.parametrize("name", ["doubled", "transpose-missing"])
+def test_a_fault_at_a_tap_that_is_not_formed_is_refused(name: str, ours: GPT) -> None:
+    with pytest.raises(ValueError, match=f"{name} is injected at .* does not form"):
+        backward.inject(ours.with_backend("fused"), name, 3)
+
+
+def test_injection_leaves_the_right_model_alone(ours: GPT) -> None:
+    state = copy.deepcopy(ours.state_dict())
+    ids = inputs.seeded(batch=1, time=9, vocab_size=211, seed=1).token_ids
+    logits = ours(ids)
+    for name in FORWARD_FAULTS:
+        forward.inject(ours, name, BLOCKS[name])
+    for name in BACKWARD_FAULTS:
+        backward.inject(ours, name, BLOCKS[name])
+    assert all(torch.equal(state[name], tensor) for name, tensor in ours.state_dict().items())
+    assert torch.equal(logits, ours(ids))
+    assert "forward" not in vars(ours)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(forward, "erf-gelu"), (backward, "doubled")])
+def test_a_copy_of_a_faulty_model_has_the_fault(kind: Any, name: str, ours: GPT) -> None:  # noqa: ANN401
+    twin = copy.deepcopy(kind.inject(ours, name, 3)).double()
+    assert twin.forward.__self__ is twin
+
+
+def test_a_graft_has_the_values_of_one_and_the_gradient_of_the_other() -> None:
+    value = torch.tensor([1.0, 2.0], requires_grad=True)
+    other = torch.tensor([5.0, 7.0], requires_grad=True)
+    graft = backward.grafted(value, other * other)
+    graft.sum().backward()
+    assert torch.equal(value, graft)
+    assert other.grad is not None
+    assert torch.equal(2 * other, other.grad)
+    assert value.grad is None
+
+
+@pytest.mark.parametrize("other", [torch.ones(3), torch.ones(1, 2), torch.ones(())])
+def test_a_graft_of_another_shape_is_refused(other: Tensor) -> None:
+    with pytest.raises(ValueError, match="cannot take the gradient"):
+        backward.grafted(torch.ones(2), other)
+
+
+# The registry.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("epsilon", 6), ("epsilon@0", 0), ("epsilon@11", 11)]
+)
+def test_a_name_has_a_block_or_the_middle_one(text: str, expected: int) -> None:
+    found, block = parse(text, [ForwardFault], n_layer=12)
+    assert ("epsilon", expected) == (found.name, block)
+
+
+@pytest.mark.parametrize("text", ["epsilon@12", "epsilon@", "epsilon@-1", "epsilon@x"])
+def test_a_block_must_exist(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(text, [ForwardFault], n_layer=12)
+    assert "there is no block" in caught.value.what
+    assert "0 to 11" in caught.value.fix
+
+
+def test_a_fault_without_a_block_takes_none() -> None:
+    with pytest.raises(UsageError, match="beta1 has no block"):
+        parse("beta1@3", [TrainingFault])
+    assert parse("beta1", [TrainingFault])[0].name == "beta1"
+
+
+@pytest.mark.parametrize(
+    "kinds", [[ForwardFault, BackwardFault], [TrainingFault], [TokenizerFault], [GenerationFault]]
+)
+def test_an_unknown_name_lists_the_faults_of_the_check(kinds: list[type[Fault]]) -> None:
+    with pytest.raises(UsageError, match="no fault is called 'list'") as caught:
+        parse("list", kinds)
+    listed = {name: entry for kind in kinds for name, entry in faults_of(kind).items()}
+    assert f"use {listing(listed)}" == caught.value.fix
+
+
+def test_a_fault_that_does_not_fit_is_unknown() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse("accents-kept", [TokenizerFault], fits=lambda f: "original" in f.of, where="here")
+    original = {name: f for name, f in TOKENIZER_FAULTS.items() if "original" in f.of}
+    assert (f"use {listing(original)}", "here") == (caught.value.fix, caught.value.where)
+
+
+def test_two_faults_cannot_share_a_name() -> None:
+    with pytest.raises(ValueError, match="two faults are called epsilon"):
+        ForwardFault.register("epsilon", "again", at="logits")(len)
+    assert FORWARD_FAULTS["epsilon"].what != "again"

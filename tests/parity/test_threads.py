@@ -11,7 +11,7 @@ from parity.threads import copy_parallel, gc_paused, split_threads
 
 
 def test_copies_come_in_the_order_of_the_items() -> None:
-    """Whichever thread is done first: here the first item waits for the second."""
+    """Here the first item waits for the second."""
     second_done = threading.Event()
 
     def copy(item: int) -> int:
@@ -27,13 +27,11 @@ def test_copies_come_in_the_order_of_the_items() -> None:
 
 
 def test_an_error_in_a_copy_is_raised() -> None:
-    """A copy that fails is not left out."""
     with pytest.raises(ZeroDivisionError):
         copy_parallel(lambda item: 1 // item, [1, 0, 2])
 
 
 def test_threads_are_shared_and_given_back() -> None:
-    """Each run has its share, never none; afterwards all is as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -48,7 +46,6 @@ def test_threads_are_shared_and_given_back() -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_garbage_is_not_collected_meanwhile(*, enabled: bool) -> None:
-    """The collector is off inside and as it was outside."""
     before = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
