@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parity.checks.generation import continuations
+from parity.checks.generation import texts
 from parity.faults.registry import Fault, fault, faults_of
 from scratch_gpt.generation import beam_search, sampling
 from scratch_gpt.generation.beam_search import Candidate, Hypotheses, Settings
@@ -336,7 +336,7 @@ def _(_right: Function) -> Function:
     at="greedy.0.ids",
     cause="an index off by one in the sorted logits",
     kind=GenerationFault,
-    owner=continuations,
+    owner=texts,
     function="choose",
 )
 def _(right: Function) -> Function:
@@ -353,7 +353,7 @@ def _(right: Function) -> Function:
     at="sampled.0.ids",
     cause="do_sample ignored",
     kind=GenerationFault,
-    owner=continuations,
+    owner=texts,
     function="choose",
 )
 def _(_right: Function) -> Function:

@@ -23,23 +23,19 @@ Check = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def long(weights: Weights) -> Inputs:
-    """Return ids long enough for attention to be judged: 40 of them."""
     return inputs.seeded(batch=1, time=40, vocab_size=weights.config["vocab_size"], seed=0)
 
 
 @pytest.fixture(scope="module")
 def healthy(theirs: OpenAIGPTLMHeadModel, long: Inputs) -> Report:
-    """Return the report on the tiny weights."""
     return doctor(theirs, long, {})
 
 
 def unfit(report: Report) -> list[str]:
-    """Return the names of what is unfit."""
     return [finding.name for finding in report.findings if finding.fit is False]
 
 
 def test_the_tiny_weights_are_fit(healthy: Report) -> None:
-    """A live model on a sound machine passes, and everything judged was looked at."""
     judged = sum(finding.fit is not None for finding in healthy.findings)
     expected = (0, "pass", [], judged, judged)
     assert expected == (
@@ -52,14 +48,12 @@ def test_the_tiny_weights_are_fit(healthy: Report) -> None:
 
 
 def test_every_setting_that_moves_numbers_is_listed(healthy: Report) -> None:
-    """Each knob is listed with its value, and with the value that a check gives it."""
     found = {finding.name: finding.found for finding in healthy.findings}
     silent = {k.name for k in environment.SETTINGS if str(k.wanted) not in found.get(k.name, "")}
     assert set() == silent
 
 
 def test_the_versions_are_listed(healthy: Report) -> None:
-    """The versions of Python, torch, transformers and NumPy stand among the findings."""
     found = {finding.name: finding.found for finding in healthy.findings}
     wanted = {"torch": torch.__version__, "numpy": np.__version__}
     assert wanted == {name: found[name] for name in wanted}
@@ -67,7 +61,6 @@ def test_the_versions_are_listed(healthy: Report) -> None:
 
 
 def test_no_person_or_machine_is_named(healthy: Report) -> None:
-    """Nothing of the user's or the machine's name is in a report to be passed on."""
     import getpass
     import platform
 
@@ -76,7 +69,6 @@ def test_no_person_or_machine_is_named(healthy: Report) -> None:
 
 
 def test_every_block_is_seen_alive(healthy: Report) -> None:
-    """Each of the twelve blocks is listed with both of its signs of life."""
     blocks = [finding for finding in healthy.findings if finding.name.endswith("healthy")]
     expected = [f"h.{index} healthy" for index in range(12)]
     assert expected == [finding.name for finding in blocks]
@@ -84,7 +76,6 @@ def test_every_block_is_seen_alive(healthy: Report) -> None:
 
 
 def test_the_command_prints_a_line_for_each_finding(check: Check) -> None:
-    """`doctor` prints each block with its two numbers, and a verdict."""
     result = check("doctor", "--weights", "tiny", "--seq-len", "40", env={"COLUMNS": "300"})
     lines = result.stdout.splitlines()
     alive = [line for line in lines if " healthy " in line and line.rstrip().endswith("ok")]
@@ -93,7 +84,6 @@ def test_the_command_prints_a_line_for_each_finding(check: Check) -> None:
 
 
 def changed(weights: Weights, change: Callable[[str, Any], Any]) -> OpenAIGPTLMHeadModel:
-    """Return Hugging Face's model with other tensors."""
     tensors: Mapping[str, Any] = {
         name: np.ascontiguousarray(change(name, tensor.copy()), dtype=np.float32)
         for name, tensor in weights.tensors.items()
@@ -102,12 +92,10 @@ def changed(weights: Weights, change: Callable[[str, Any], Any]) -> OpenAIGPTLMH
 
 
 def alike(name: str, tensor: Any) -> Any:  # noqa: ANN401 - an array in, an array out
-    """Return embeddings whose rows are all the first one."""
     return np.repeat(tensor[:1], len(tensor), axis=0) if "embed" in name else tensor
 
 
 def blunt(name: str, tensor: Any) -> Any:  # noqa: ANN401 - an array in, an array out
-    """Return queries and keys so small that attention is uniform."""
     if "c_attn" in name:
         tensor[..., :42] *= 1e-6
     return tensor
@@ -123,7 +111,6 @@ def blunt(name: str, tensor: Any) -> Any:  # noqa: ANN401 - an array in, an arra
 def test_a_dead_model_is_unfit(
     change: Callable[[str, Any], Any], why: str, weights: Weights, long: Inputs
 ) -> None:
-    """Blocks that are dead are unfit each by name, with the reason: inconclusive."""
     report = doctor(changed(weights, change), long, {})
     reasons = [finding.why for finding in report.findings if finding.fit is False]
     expected = (3, "inconclusive", [f"h.{index} healthy" for index in range(12)], True)
@@ -142,7 +129,6 @@ def test_a_dead_model_is_unfit(
 def test_a_constant_tensor_is_unfit(
     name: str, value: float, theirs: OpenAIGPTLMHeadModel, long: Inputs
 ) -> None:
-    """A tensor that holds one value throughout is named: it hides that it is not used."""
     model = copy.deepcopy(theirs)
     model.get_parameter(f"transformer.{name}").data.fill_(value)
     report = doctor(model, long, {})
@@ -152,7 +138,6 @@ def test_a_constant_tensor_is_unfit(
 
 
 def test_a_float64_that_is_none_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A product whose float64 is float32 underneath would judge identity, and is unfit."""
     true = torch.from_numpy
     monkeypatch.setattr(module.torch, "from_numpy", lambda array: true(array).float().double())
     false = module._float64().fit
@@ -162,7 +147,6 @@ def test_a_float64_that_is_none_is_unfit(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_setting_that_will_not_stay_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A knob that keeps another value even when it is pinned is unfit, and says what it does."""
     stuck = dataclasses.replace(
         environment.SETTINGS[0], read=lambda: "stuck", write=lambda _value: None
     )
@@ -174,7 +158,6 @@ def test_a_setting_that_will_not_stay_is_unfit(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_settings_are_left_as_they_were(theirs: OpenAIGPTLMHeadModel, long: Inputs) -> None:
-    """Looking changes nothing: every knob has its value of before."""
     before = [knob.read() for knob in environment.SETTINGS]
     doctor(theirs, long, {})
     assert before == [knob.read() for knob in environment.SETTINGS]
@@ -183,7 +166,6 @@ def test_the_settings_are_left_as_they_were(theirs: OpenAIGPTLMHeadModel, long: 
 def test_what_is_unfit_says_what_it_would_mean(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In print an unfit finding is marked, with its meaning, and the verdict is inconclusive."""
     monkeypatch.setattr(module.liveness, "constant_tensors", lambda _state: ["h.3.ln_1.bias"])
     result = check("doctor", "--weights", "tiny", "--seq-len", "5", env={"COLUMNS": "300"})
     line = next(line for line in result.stdout.splitlines() if "h.3.ln_1.bias" in line)
@@ -197,7 +179,6 @@ def test_what_is_unfit_says_what_it_would_mean(
 
 
 def test_a_padded_batch_is_looked_at(theirs: OpenAIGPTLMHeadModel) -> None:
-    """Rows of padding do not make a live model look dead."""
     padded = inputs.parse("5,17,210,3,9,44,101,7;12,7")
     expected = []
     assert expected == unfit(doctor(theirs, padded, {}))

@@ -35,7 +35,6 @@ CASES = [
 
 
 def checker(size: str) -> Check:
-    """Return the check of every eager path at one size, on ids drawn from a seed or given."""
     weights = load_weights(size)
     ours, theirs = build_ours(weights), build_huggingface(weights)
     candidates = {backend: ours.with_backend(backend) for backend in EAGER}
@@ -62,48 +61,40 @@ def checker(size: str) -> Check:
 
 
 def by_key(report: Report) -> dict[tuple[str, str, Mode, str], Row]:
-    """Return the rows of a report by their key."""
     return {(row.backend, row.tap, row.mode, row.against): row for row in report.results}
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Check:
-    """Return the check at the small size."""
     return checker("tiny")
 
 
 @pytest.fixture(scope="module")
 def tiny_report(tiny: Check) -> Report:
-    """Return the report of one small check: unlike lengths of batch, time, heads and width."""
     return tiny(batch=2, time=37)
 
 
 @pytest.fixture(scope="module")
 def tiny_rows(tiny_report: Report) -> dict[tuple[str, str, Mode, str], Row]:
-    """Return its rows."""
     return by_key(tiny_report)
 
 
 @pytest.fixture(scope="module")
 def full() -> Check:
-    """Return the check at the released size."""
     return checker("surrogate")
 
 
 @pytest.fixture(scope="module")
 def full_report(full: Check) -> Report:
-    """Return the report that the command line gives by default: batch 1, time 512."""
     return full(batch=1, time=512)
 
 
 @pytest.fixture(scope="module")
 def full_rows(full_report: Report) -> dict[tuple[str, str, Mode, str], Row]:
-    """Return its rows."""
     return by_key(full_report)
 
 
 def assert_within_bound(row: Row) -> None:
-    """Assert that a row passed on a number, and that the number is within the row's bound."""
     assert row.status is Status.PASS, row.detail
     assert row.required_tolerance is not None
     assert row.required_tolerance <= row.bound
@@ -117,7 +108,6 @@ def test_tiny_tap_agrees(
     mode: Mode,
     against: str,
 ) -> None:
-    """Each tap agrees with each witness within its bound, on every path and in every mode."""
     assert_within_bound(tiny_rows[backend, tap, mode, against])
 
 
@@ -131,7 +121,6 @@ def test_full_size_tap_agrees(
     mode: Mode,
     against: str,
 ) -> None:
-    """The same at the released size and its longest input."""
     assert_within_bound(full_rows[backend, tap, mode, against])
 
 
@@ -140,7 +129,6 @@ def test_full_size_tap_agrees(
 def test_output_is_identical_in_float64(
     tiny_rows: dict[tuple[str, str, Mode, str], Row], backend: str, tap: str
 ) -> None:
-    """Logits and loss are the same numbers as both witnesses' to float64's rounding."""
     rows = [tiny_rows[backend, tap, Mode.FLOAT64, against] for against in REFERENCES]
 
     assert all(row.bound == Bounds().float64 for row in rows)
@@ -148,7 +136,6 @@ def test_output_is_identical_in_float64(
 
 
 def test_loss_is_the_mean_negative_log_likelihood(tiny_report: Report) -> None:
-    """The loss reported for ours is the oracle's to float32's rounding, near log(vocabulary)."""
     losses = tiny_report.consequences["plain"]
 
     assert round(losses["loss_oracle"], 5) == round(losses["loss_ours"], 5)
@@ -156,14 +143,12 @@ def test_loss_is_the_mean_negative_log_likelihood(tiny_report: Report) -> None:
 
 
 def test_plan_is_complete(tiny_report: Report) -> None:
-    """173 taps are planned and compared on plain, 149 on tiled, 125 on fused, and none else."""
     assert {path: (n, n) for path, n in PLANNED.items()} == tiny_report.plan.per_backend
     assert sum(PLANNED.values()) == tiny_report.plan.planned == tiny_report.plan.compared
     assert set(by_key(tiny_report)) == set(CASES)
 
 
 def test_exempt_taps_carry_their_reason(tiny_report: Report) -> None:
-    """Each tap that a path never forms is listed: 24 of the tiled one, 48 of the fused one."""
     expected = {"tiled": 24, "fused": 48}
     assert expected == Counter(entry["backend"] for entry in tiny_report.plan.exempt)
     assert all(entry["reason"] for entry in tiny_report.plan.exempt)
@@ -172,7 +157,6 @@ def test_exempt_taps_carry_their_reason(tiny_report: Report) -> None:
 def test_looked_up_rows_are_equal_to_the_bit(
     tiny_rows: dict[tuple[str, str, Mode, str], Row],
 ) -> None:
-    """Embedding rows are no computation: their bound is nought."""
     rows = [
         tiny_rows["plain", tap, Mode.FLOAT64, against]
         for tap in ("embeddings.tokens", "embeddings.positions")
@@ -183,7 +167,6 @@ def test_looked_up_rows_are_equal_to_the_bit(
 
 
 def assert_passes(report: Report, *, loss: bool = True, paths: Sequence[str] = EAGER) -> None:
-    """Assert a pass in which everything planned was compared, on every path asked for."""
     assert list(report.reasons) == []
     assert (report.verdict, report.exit_code) == (Verdict.PASS, 0)
     taps_each = {path: PLANNED[path] if loss else PLANNED[path] - 1 for path in paths}
@@ -193,7 +176,6 @@ def assert_passes(report: Report, *, loss: bool = True, paths: Sequence[str] = E
 @pytest.mark.parametrize("time", [1, 2, 37, 389], ids="time={}".format)
 @pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
 def test_tiny_verdict_at_every_shape(tiny: Check, batch: int, time: int) -> None:
-    """One row or several, one token or the longest input: the verdict is the same."""
     assert_passes(tiny(batch=batch, time=time), loss=time > 1)
 
 
@@ -205,12 +187,10 @@ PADDED = {
 
 @pytest.mark.parametrize("rows", PADDED.values(), ids=PADDED.keys())
 def test_tiny_verdict_on_unequal_rows(tiny: Check, rows: list[list[int]]) -> None:
-    """Rows of unequal length are padded, masked, and compared at their real positions."""
     assert_passes(tiny(given=inputs.from_rows(rows)))
 
 
 def left_padded(vocab_size: int) -> Inputs:
-    """Return two rows, the second padded on the left, with positions that start at its text."""
     drawn = inputs.seeded(batch=2, time=40, vocab_size=vocab_size, seed=3)
     mask = torch.ones(2, 40, dtype=torch.bool)
     mask[1, :9] = False
@@ -219,7 +199,6 @@ def left_padded(vocab_size: int) -> Inputs:
 
 
 def test_tiny_verdict_with_left_padding_and_positions(tiny: Check) -> None:
-    """Explicit positions and padding on the left give the same verdict."""
     assert_passes(tiny(given=left_padded(211)))
 
 
@@ -228,27 +207,24 @@ def test_tiny_verdict_with_left_padding_and_positions(tiny: Check) -> None:
 @pytest.mark.parametrize("time", [1, 2, 37], ids="time={}".format)
 @pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
 def test_full_size_verdict_at_every_shape(full: Check, batch: int, time: int) -> None:
-    """The same at the released size."""
     assert_passes(full(batch=batch, time=time), loss=time > 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(LONG)
 def test_full_size_verdict_with_left_padding_and_positions(full: Check) -> None:
-    """The same for padding and positions."""
     assert_passes(full(given=left_padded(40_478)))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(LONG)
 def test_full_size_verdict_on_four_longest_rows(full: Check) -> None:
-    """Four rows of 512 tokens, on what the command runs unasked: `fused` has its own at one row."""
+    """On the default backends: `fused` has another kernel for one row."""
     assert_passes(full(batch=4, time=512, paths=DEFAULT), paths=DEFAULT)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(LONG)
 def test_full_size_plan(full_report: Report) -> None:
-    """At the released size everything planned is compared and passes."""
     assert_passes(full_report)
     assert set(CASES) == set(by_key(full_report))

@@ -30,7 +30,6 @@ NAMES = [tap.name for tap in taps(LAYERS)]
 
 @pytest.fixture(scope="module")
 def padded(ours: GPT) -> Inputs:
-    """Return rows of unlike lengths, long enough for rounding to be judged."""
     chosen = inputs.seeded(batch=2, time=40, vocab_size=ours.config.vocab_size, seed=0)
     mask = torch.ones(2, 40, dtype=torch.bool)
     mask[1, 33:] = False
@@ -38,33 +37,28 @@ def padded(ours: GPT) -> Inputs:
 
 
 def moved(one: Mapping[str, Fingerprint], other: Mapping[str, Fingerprint]) -> list[str]:
-    """Return the taps whose fingerprints differ between two runs, in order."""
     assert list(one) == list(other)
     return [tap for tap in one if one[tap] != other[tap]]
 
 
 def paths(ours: GPT) -> dict[str, GPT]:
-    """Return our model on the two paths of the command line."""
     return {path: ours.with_backend(path) for path in ("plain", "tiled")}
 
 
 @pytest.fixture(scope="module")
 def tiny(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
-    """Return a small run of both paths in every mode, fingerprints and all."""
     return layerwise(paths(ours), theirs, token_ids, fingerprints=True)
 
 
 def test_watching_changes_nothing(
     tiny: Report, ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor
 ) -> None:
-    """Rows, verdict and everything else are what they are without fingerprints, to the bit."""
     without = layerwise(paths(ours), theirs, token_ids)
     assert list(without.fingerprints) == []
     assert repr(without) == repr(dataclasses.replace(tiny, fingerprints=without.fingerprints))
 
 
 def test_every_tap_of_every_run_has_one(tiny: Report, fingerprints_of: Of) -> None:
-    """In network order: three sides in float64, both in the dtype judged, each operation alone."""
     whole, tiled = NAMES, [name for name in NAMES if name not in never_formed("tiled", LAYERS)]
     planned: dict[Key, list[str]] = {
         ("oracle", "float64", "float64"): whole,
@@ -88,10 +82,7 @@ def test_every_tap_of_every_run_has_one(tiny: Report, fingerprints_of: Of) -> No
 
 
 def test_what_operations_are_given_is_the_truth_rounded(tiny: Report, fingerprints_of: Of) -> None:
-    """In an isolated pass the oracle's entries are float32 numbers: what moves there moves inputs.
-
-    Embeddings are rows of float32 tables, and so the same in all; a sum is not.
-    """
+    """Rows of float32 tables are equal in all modes; a sum is not."""
     found = fingerprints_of(tiny)
     given = found["oracle/plain", "float32", "per-op"]
     exact = found["oracle", "float64", "float64"]
@@ -106,7 +97,6 @@ def test_what_operations_are_given_is_the_truth_rounded(tiny: Report, fingerprin
 
 
 def test_shapes_are_the_rows(tiny: Report, fingerprints_of: Of) -> None:
-    """A fingerprint is of the tensor that a row was about."""
     found = fingerprints_of(tiny)
     for row in tiny.results:
         if row.mode != "per-op":
@@ -117,7 +107,6 @@ def test_shapes_are_the_rows(tiny: Report, fingerprints_of: Of) -> None:
 def test_only_selected_taps_have_one(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor, fingerprints_of: Of
 ) -> None:
-    """What a pattern leaves out is not compared, and has none; the oracle's neither."""
     report = layerwise(ours, theirs, token_ids, select="h.3.mlp*", fingerprints=True)
     names = ["h.3.mlp.c_fc", "h.3.mlp.gelu", "h.3.mlp"]
     assert [names] * 8 == [list(found) for found in fingerprints_of(report).values()]
@@ -125,7 +114,6 @@ def test_only_selected_taps_have_one(
 
 @pytest.fixture(scope="module")
 def faulty(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
-    """Return the same run with the erf GELU in block 3 of ours."""
     models = {path: inject(model, "erf-gelu", 3) for path, model in paths(ours).items()}
     return layerwise(models, theirs, token_ids, fingerprints=True)
 
@@ -136,7 +124,6 @@ FAULT = "h.3.mlp.gelu"
 def test_a_fault_moves_its_tap_and_none_before(
     tiny: Report, faulty: Report, fingerprints_of: Of
 ) -> None:
-    """On our side, from there on; on the others' sides nothing moves at all."""
     right, wrong = fingerprints_of(tiny), fingerprints_of(faulty)
     behind = NAMES[NAMES.index(FAULT) :]
     for key, found in right.items():
@@ -150,7 +137,6 @@ def test_a_fault_moves_its_tap_and_none_before(
 
 
 def test_the_estimate_is_what_the_rows_say(faulty: Report, fingerprints_of: Of) -> None:
-    """From two sketches the error at the fault, over the oracle's size, as the row measured it."""
     found = fingerprints_of(faulty)
     mine, true = (found[side, "float64", "float64"] for side in ("ours/plain", "oracle"))
     wanted = ("plain", FAULT, "end-to-end")
@@ -162,10 +148,6 @@ def test_the_estimate_is_what_the_rows_say(faulty: Report, fingerprints_of: Of) 
 def test_what_does_not_count_is_not_in_it(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, padded: Inputs, fingerprints_of: Of
 ) -> None:
-    """Padding: its rows differ between Hugging Face and the oracle, and their fingerprints agree.
-
-    To rounding, that is: float64's, over the norm.
-    """
     report = layerwise(
         ours,
         theirs,
@@ -184,7 +166,6 @@ def test_what_does_not_count_is_not_in_it(
 
 
 def test_a_report_holds_them_in_json_alone(tiny: Report, strictly: Callable[[str], Any]) -> None:
-    """Every field of every one; the text is the same with and without them."""
     written = strictly(render(tiny))["fingerprints"]
     expected = [dataclasses.asdict(entry) for entry in tiny.fingerprints]
     assert [{**entry, "shape": list(entry["shape"])} for entry in expected] == written

@@ -26,8 +26,6 @@ Change = Callable[[nn.Module], object]
 def judged(
     weights: Weights, ours: GPT, theirs: OpenAIGPTLMHeadModel
 ) -> Callable[[Change, str], Report]:
-    """Return the function that changes a copy of one side's model and checks the weights."""
-
     def run(change: Change, side: str) -> Report:
         models = {"ours": ours, "huggingface": theirs}
         models[side] = copy.deepcopy(models[side])
@@ -42,7 +40,6 @@ Judged = Callable[[Change, str], Report]
 
 
 def differing(report: Report) -> dict[tuple[str, str], tuple[str, float | None]]:
-    """Return (status, elements that differ) of every row that does not pass, by side and name."""
     return {
         (row.against, row.tap): (row.status.value, row.error_ours)
         for row in report.results
@@ -51,7 +48,6 @@ def differing(report: Report) -> dict[tuple[str, str], tuple[str, float | None]]
 
 
 def prefix(side: str) -> str:
-    """Return what stands before a tensor's name in that side's model."""
     return {"ours": "", "huggingface": "transformer."}[side]
 
 
@@ -59,7 +55,6 @@ SIDES = pytest.mark.parametrize("side", ["ours", "huggingface"])
 
 
 def test_right_models_pass(judged: Judged) -> None:
-    """Of right models every tensor of every side is compared, and nothing differs."""
     report = judged(lambda _model: None, "ours")
     sides = dict.fromkeys(("ours", "huggingface", "release"), (146, 146))
     expected = (0, "pass", {}, sides, None)
@@ -73,7 +68,6 @@ def test_right_models_pass(judged: Judged) -> None:
 
 
 def flip_one_bit(tensor: Tensor) -> None:
-    """Change the last bit of one element."""
     bits = tensor.view(torch.int32).view(-1)
     bits[-1] ^= 1
 
@@ -84,7 +78,6 @@ def flip_one_bit(tensor: Tensor) -> None:
     ["tokens_embed.weight", "positions_embed.weight", "h.3.ln_1.bias", "h.11.mlp.c_fc.weight"],
 )
 def test_one_bit_is_found(name: str, side: str, judged: Judged) -> None:
-    """One bit of one element of one tensor is a failure that names tensor and side."""
     report = judged(lambda m: flip_one_bit(m.get_parameter(prefix(side) + name).data), side)
     assert report.first_divergence is not None
     expected = (1, "fail", {(side, name): ("fail", 1.0)}, name)
@@ -98,7 +91,7 @@ def test_one_bit_is_found(name: str, side: str, judged: Judged) -> None:
 
 @SIDES
 def test_a_transposed_square_is_found(side: str, judged: Judged) -> None:
-    """The square projection transposed, whose shape cannot tell, is found but for its diagonal."""
+    """The shape does not show the transposition, and the diagonal stays equal."""
     name = "h.5.attn.c_proj.weight"
 
     def transpose(model: nn.Module) -> None:
@@ -111,8 +104,6 @@ def test_a_transposed_square_is_found(side: str, judged: Judged) -> None:
 
 @SIDES
 def test_swapped_blocks_are_found(side: str, judged: Judged) -> None:
-    """Two blocks that changed places are named with all their tensors."""
-
     def swap(model: nn.Module) -> None:
         blocks = model.get_submodule(prefix(side) + "h")
         blocks[2], blocks[10] = blocks[10], blocks[2]  # type: ignore[operator, index]
@@ -128,7 +119,6 @@ def test_swapped_blocks_are_found(side: str, judged: Judged) -> None:
 
 @SIDES
 def test_minus_zero_is_not_zero(side: str, weights: Weights) -> None:
-    """Two numbers that are equal and not the same bits differ: -0.0 is not 0.0."""
     name = "h.0.ln_2.bias"
     zeroed = weights.tensors | {name: np.zeros_like(weights.tensors[name])}  # type: ignore[operator]
     source = dataclasses.replace(weights, tensors=zeroed)
@@ -141,7 +131,6 @@ def test_minus_zero_is_not_zero(side: str, weights: Weights) -> None:
 
 
 def test_bits_are_compared_and_not_values() -> None:
-    """-0.0 held against 0.0 differs in its one bit, and NaN held against itself does not."""
     wanted = np.array([0.0, -0.0, np.nan, 1.0], np.float32)
     held = np.array([-0.0, -0.0, np.nan, 1.0], np.float32)
     status, count = module._status(wanted, held)
@@ -160,8 +149,6 @@ def test_a_layout_is_no_difference() -> None:
 
 @SIDES
 def test_a_missing_tensor_is_named(side: str, judged: Judged) -> None:
-    """A tensor that a side does not have is missing, and never left out of the count."""
-
     def drop(model: nn.Module) -> None:
         model.get_submodule(f"{prefix(side)}h.4.ln_1").bias = None
 
@@ -172,8 +159,6 @@ def test_a_missing_tensor_is_named(side: str, judged: Judged) -> None:
 
 @SIDES
 def test_an_extra_tensor_is_named(side: str, judged: Judged) -> None:
-    """A tensor that nobody asked for is left over, and named as its side calls it."""
-
     def add(model: nn.Module) -> None:
         layer = model.get_submodule(f"{prefix(side)}h.4.ln_1")
         layer.register_parameter("scale", nn.Parameter(torch.ones(1)))
@@ -196,8 +181,6 @@ def test_an_extra_tensor_is_named(side: str, judged: Judged) -> None:
 def test_another_type_or_shape_is_no_comparison(
     change: Callable[[Tensor], Tensor], status: str, side: str, judged: Judged
 ) -> None:
-    """A tensor of another dtype or shape is that fault: nothing is cast or broadcast."""
-
     def replace(model: nn.Module) -> None:
         layer = model.get_submodule(f"{prefix(side)}h.4.ln_1")
         layer.bias = nn.Parameter(change(layer.bias.data))  # type: ignore[operator, union-attr]
@@ -207,7 +190,7 @@ def test_another_type_or_shape_is_no_comparison(
 
 
 def test_an_untied_head_is_found(judged: Judged) -> None:
-    """A head with storage of its own fails although its bits are the embedding's."""
+    """Its bits are the embedding's."""
 
     def untie(model: nn.Module) -> None:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.clone())  # type: ignore[union-attr, operator]
@@ -225,7 +208,6 @@ def test_an_untied_head_is_found(judged: Judged) -> None:
 def test_a_way_through_the_release_that_loses_a_bit_is_found(
     judged: Judged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A conversion to the release's form and back that changes a bit fails on that side."""
     through = module._through_release
 
     def lossy(source: Weights) -> dict[str, Any]:
@@ -246,7 +228,6 @@ def test_the_command_names_the_tensor(
     ours: GPT,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On the command line a changed bit ends with code 1 and the tensor's name."""
     broken = copy.deepcopy(ours)
     flip_one_bit(broken.h[9].attn.c_attn.bias.data)
     monkeypatch.setattr(verbs, "build_ours", lambda _source: broken)

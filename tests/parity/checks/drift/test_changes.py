@@ -23,8 +23,6 @@ Read = Callable[..., Fingerprint]
 
 @pytest.fixture
 def tap(made: Made) -> Read:
-    """Return the function that makes the fingerprint of a tap."""
-
     def make(
         run: tuple[str, str, str] = made.OURS, name: str = "logits", **other: object
     ) -> Fingerprint:
@@ -35,13 +33,11 @@ def tap(made: Made) -> Read:
 
 
 def test_equal_digests_are_no_change(tap: Read) -> None:
-    """To the bit."""
     expected = 0.0
     assert expected == tap_change(tap(), tap())
 
 
 def test_a_change_is_over_the_larger_norm(tap: Read, made: Made) -> None:
-    """It is the same from either side."""
     one = tap(norm=2.0, sketch=made.sketch(2.0))
     other = tap(norm=4.0, sketch=made.sketch(2.0, 1.0), digest="f" * 16)
     expected = (0.25, 0.25)
@@ -49,7 +45,7 @@ def test_a_change_is_over_the_larger_norm(tap: Read, made: Made) -> None:
 
 
 def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> None:
-    """Another digest is a movement, however small: it is never 0."""
+    """Another digest is a change, so never 0."""
     small = tap(digest="f" * 16, sketch=made.sketch(2.0, 1e-17))
     exact, lost = (tap(made.ORACLE, digest=digit * 16) for digit in "0f")
     zero, nought = (tap(made.ORACLE, digest=d * 16, norm=0.0, sketch=made.sketch()) for d in "0f")
@@ -58,7 +54,7 @@ def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> Non
 
 
 def test_changes_that_cancelled_have_no_size(tap: Read) -> None:
-    """Two elements of one bucket, moved alike and of unlike signs: the sketch does not see it."""
+    """Two elements of one bucket change by opposite amounts: the sketch does not show it."""
     draws = Draws()
     signs, buckets = draws.chunk(0)
     alike = np.flatnonzero(buckets == buckets[0])
@@ -83,19 +79,17 @@ def test_changes_that_cancelled_have_no_size(tap: Read) -> None:
     ],
 )
 def test_some_movement_has_no_size(other: dict[str, Any], tap: Read) -> None:
-    """Then nobody knows how far, and it is sorted as the largest."""
     found = tap_change(tap(), tap(digest="f" * 16, **other))
     expected = (None, math.inf)
     assert expected == (found, larger(found))
 
 
 def test_the_same_digest_of_another_shape_moved(tap: Read) -> None:
-    """A digest is over the shape too; a report that says otherwise is not believed."""
+    """A digest includes the shape, so such a report was altered."""
     assert tap_change(tap(), tap(shape=(3, 1))) is None
 
 
 def test_only_like_is_held_against_like(tap: Read, made: Made) -> None:
-    """The same tap of another subject, dtype or mode is another one."""
     first = [tap(made.OURS), tap(made.THEIRS)]
     second = [tap(made.OURS, digest="f" * 16), tap(made.ALONE)]
     expected = {RunKey(*made.OURS): {"logits": None}}
@@ -106,7 +100,6 @@ def test_only_like_is_held_against_like(tap: Read, made: Made) -> None:
 
 
 def test_taps_come_in_the_order_of_the_first(tap: Read) -> None:
-    """Which is the network's."""
     names = ["logits", "embeddings", "h.0.mlp"]
     (found,) = all_changes(
         [tap(name=name) for name in names], [tap(name=name) for name in sorted(names)]
@@ -115,7 +108,6 @@ def test_taps_come_in_the_order_of_the_first(tap: Read) -> None:
 
 
 def test_another_order_is_seen(tap: Read, made: Made) -> None:
-    """Within a run; in which order the runs come is nobody's concern."""
     one = [tap(run, name) for name in ("logits", "loss") for run in (made.OURS, made.THEIRS)]
     by_run = sorted(one, key=lambda found: found.subject)
     expected = (False, False, True)
@@ -124,7 +116,6 @@ def test_another_order_is_seen(tap: Read, made: Made) -> None:
 
 @pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-3, 1.0])
 def test_a_real_change_is_estimated(size: float, tap: Read) -> None:
-    """Of two tensors that are known, within three times the spread that a sketch has."""
     draws, generator = Draws(), np.random.Generator(np.random.Philox(0))
     tensor, noise = generator.standard_normal((2, CHUNK))
     taken = []

@@ -15,7 +15,6 @@ Laid = Callable[..., Report]
 
 
 def of(report: Report, subject: str, mode: str = "end-to-end", pair: int = 0) -> Change:
-    """Return what moved of one subject."""
     (found,) = (
         move
         for move in report.details["moves"]
@@ -25,7 +24,6 @@ def of(report: Report, subject: str, mode: str = "end-to-end", pair: int = 0) ->
 
 
 def test_the_first_tap_that_moved_is_named(made: Made, laid: Laid) -> None:
-    """In network order, with its own change; and the largest, with its."""
     other = made.moved(made.report(), made.OURS, "h.1.mlp.gelu", 3e-6)
     other = made.moved(other, made.OURS, "h.0.mlp.gelu", 2e-7)
     move = of(laid(a=[made.report()], b=[other]), "ours/plain")
@@ -40,7 +38,7 @@ def test_the_first_tap_that_moved_is_named(made: Made, laid: Laid) -> None:
 
 
 def test_the_order_is_the_reports(made: Made, laid: Laid) -> None:
-    """Gradients run from the loss backwards: the first is the one nearest to the loss."""
+    """Gradients run from the loss backwards."""
     names = ["logits", "h.1.mlp.gelu", "embeddings"]
     one = made.report("gradients", fingerprints=[made.fingerprint(made.OURS, n) for n in names])
     other = one
@@ -51,7 +49,6 @@ def test_the_order_is_the_reports(made: Made, laid: Laid) -> None:
 
 
 def test_what_did_not_move_is_said_too(made: Made, laid: Laid) -> None:
-    """Beside one that did."""
     report = laid(a=[made.report()], b=[made.moved(made.report(), made.OURS, "logits", 1e-6)])
     still = of(report, "huggingface")
     expected = (0, 6, "", 0.0, "", {})
@@ -66,7 +63,6 @@ def test_what_did_not_move_is_said_too(made: Made, laid: Laid) -> None:
 
 
 def test_operations_that_moved_by_themselves_are_counted_by_kind(made: Made, laid: Laid) -> None:
-    """Where every operation had the same input; not where each side went on with its own."""
     other = made.report()
     for tap in ("h.0.mlp.gelu", "h.1.mlp.gelu", "logits"):
         other = made.moved(other, made.ALONE, tap, 1e-7)
@@ -82,7 +78,6 @@ def test_operations_that_moved_by_themselves_are_counted_by_kind(made: Made, lai
 def test_what_was_given_another_input_did_not_move_by_itself(
     *, known: bool, made: Made, laid: Laid
 ) -> None:
-    """Nor is it known of what nobody knows the input of."""
     one = made.report()
     if not known:
         taken = [f for f in one["fingerprints"] if f["subject"] != "oracle/plain"]
@@ -95,7 +90,6 @@ def test_what_was_given_another_input_did_not_move_by_itself(
 
 
 def test_pairs_are_neighbours_and_both_ends(made: Made, laid: Laid) -> None:
-    """In the order given; of two rows the one pair is both."""
     rows = {name: [made.report()] for name in "abc"}
     three, two = laid(**rows).details, laid(a=rows["a"], b=rows["b"]).details
     expected = [("a", "b"), ("b", "c"), ("a", "c")], [("a", "b")]
@@ -106,7 +100,6 @@ def test_pairs_are_neighbours_and_both_ends(made: Made, laid: Laid) -> None:
 
 
 def test_each_pair_has_its_own_movement(made: Made, laid: Laid) -> None:
-    """What moved once and stayed shows between its neighbours and between the ends."""
     later = made.moved(made.report(), made.OURS, "logits", 1e-6)
     report = laid(a=[made.report()], b=[later], c=[later])
     expected = [1, 0, 1]
@@ -114,7 +107,6 @@ def test_each_pair_has_its_own_movement(made: Made, laid: Laid) -> None:
 
 
 def test_ids_moved_or_did_not(made: Made, laid: Laid) -> None:
-    """The first text whose ids are others is named, without a size."""
     texts = made.ids("tokens", ("hand-picked", "generated", "corpus"))
     other = made.moved(texts, made.IDS, "generated", 0.0)
     move = of(laid(a=[texts], b=[other]), "huggingface", "exact")
@@ -129,7 +121,6 @@ def test_ids_moved_or_did_not(made: Made, laid: Laid) -> None:
 
 
 def test_without_fingerprints_nobody_knows(made: Made, laid: Laid) -> None:
-    """Not nought: the row is named, and there is no verdict; others are compared all the same."""
     bare = made.report(fingerprints=[])
     report = laid(a=[made.report()], b=[bare], c=[made.report()])
     expected = (Verdict.INCONCLUSIVE, [(0, True), (1, True)], {2})
@@ -146,7 +137,6 @@ def test_without_fingerprints_nobody_knows(made: Made, laid: Laid) -> None:
 
 
 def test_a_report_without_verdict_has_no_movement(made: Made, laid: Laid) -> None:
-    """An error's has nothing that could be compared."""
     broken = made.report(verdict="error", identity={}, environment={}, plan={"per_backend": {}})
     report = laid(a=[made.report()], b=[broken])
     expected = (ExitCode.FAIL, ["b has no report with a verdict"], [])
@@ -158,7 +148,6 @@ def test_a_report_without_verdict_has_no_movement(made: Made, laid: Laid) -> Non
 
 
 def test_the_largest_changes_are_folded(made: Made, laid: Laid) -> None:
-    """By block, over the paths of a side, a column a pair; by tap over all pairs."""
     second = made.moved(made.report(), made.OURS, "h.0.mlp.gelu", 2e-7)
     second = made.moved(second, made.TILED, "h.0.attn.query", 4e-7)
     third = made.moved(second, made.TILED, "h.0.attn.query", 1.4e-6)
@@ -173,7 +162,6 @@ def test_the_largest_changes_are_folded(made: Made, laid: Laid) -> None:
 
 
 def test_training_is_folded_by_step_and_quantity(made: Made, laid: Laid) -> None:
-    """Its thousands of places are no taps of a network."""
     names = [
         *("openai.1.loss", "openai.1.gradient.h.0.ln_1.bias"),
         *("openai.1.gradient.h.0.mlp.c_fc.weight", "openai.2.gradient.tokens_embed.weight"),

@@ -21,7 +21,6 @@ PLACE = ("huggingface", "float32", "end-to-end", "h.3.mlp.gelu")
 
 @pytest.fixture(scope="module")
 def real(check: Check, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a real report in it."""
     folder = tmp_path_factory.mktemp("rows") / "real"
     folder.mkdir()
     assert check(*RUN, "--output", str(folder / "layerwise.json")).exit_code == 0
@@ -30,7 +29,6 @@ def real(check: Check, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(real: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Return the function that writes a changed copy of the real report, and gives its folder."""
     document = json.loads((real / "layerwise.json").read_text(encoding="utf-8"))
 
     def put(change: Callable[[Document], object] = lambda _: None) -> Path:
@@ -45,7 +43,6 @@ def copied(real: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def _push(document: Document) -> None:
-    """Move one tap, and one behind it, by 3e-5 and 7e-5 of their sizes."""
     taps = {PLACE: 3e-5, (*PLACE[:3], "h.7.ln_1"): 7e-5}
     for entry in document["fingerprints"]:
         key = (entry["subject"], entry["dtype"], entry["mode"], entry["tap"])
@@ -60,7 +57,6 @@ def _push(document: Document) -> None:
 def test_a_planted_movement_is_found(
     check: Check, strictly: Strictly, real: Path, copied: Callable[..., Path]
 ) -> None:
-    """It is the first, of the right size, and nothing else moved."""
     result = check("drift", str(real), str(copied(_push)), "--format", "json")
     drift = strictly(result.stdout)["details"]
     (move,) = (move for move in drift["moves"] if move["moved"])
@@ -76,7 +72,6 @@ def test_a_planted_movement_is_found(
 
 
 def test_another_run_of_the_same_has_not_moved(check: Check, real: Path, tmp_path: Path) -> None:
-    """On one machine and one version, with as many threads, every bit is the same."""
     again = tmp_path / "again.json"
     assert check(*RUN, "--output", str(again)).exit_code == 0
     result = check("drift", str(real), str(again))
@@ -89,7 +84,6 @@ def test_another_run_of_the_same_has_not_moved(check: Check, real: Path, tmp_pat
 
 
 def test_a_planted_fault_moves_and_fails(check: Check, real: Path, tmp_path: Path) -> None:
-    """A wrong model is another thing to be about, and its verdict another."""
     other = tmp_path / "other.json"
     assert check(*RUN, "--inject-fault", "erf-gelu@3", "--output", str(other)).exit_code == 1
     result = check("drift", str(real), str(other))
@@ -103,7 +97,6 @@ def test_a_planted_fault_moves_and_fails(check: Check, real: Path, tmp_path: Pat
 
 
 def test_a_report_cut_off_is_refused(check: Check, real: Path, tmp_path: Path) -> None:
-    """With the code of a refused input, and the file."""
     cut = tmp_path / "cut.json"
     cut.write_text((real / "layerwise.json").read_text(encoding="utf-8")[:5_000])
     result = check("drift", str(real), str(cut))
@@ -122,13 +115,11 @@ def test_a_report_cut_off_is_refused(check: Check, real: Path, tmp_path: Path) -
 def test_a_row_that_is_missing_has_its_code(
     arguments: list[str], code: int, check: Check, real: Path
 ) -> None:
-    """It is never a pass."""
     expected = code
     assert expected == check("drift", str(real), *arguments).exit_code
 
 
 def test_no_row_is_a_usage_error(check: Check) -> None:
-    """In three lines, as any other."""
     result = check("drift")
     expected = (2, 3, True)
     lines = result.stderr.splitlines()
@@ -138,7 +129,6 @@ def test_no_row_is_a_usage_error(check: Check) -> None:
 def test_the_report_is_strict_and_whole(
     check: Check, strictly: Strictly, real: Path, copied: Callable[..., Path]
 ) -> None:
-    """It has what every report has, a row a report, and every tap that moved."""
     document = strictly(check("drift", str(real), str(copied(_push)), "--format", "json").stdout)
     rows = [(row["tap"], row["backend"], row["details"]["verdict"]) for row in document["results"]]
     expected = ("drift", [("layerwise", "real", "pass"), ("layerwise", "other", "pass")])
@@ -156,7 +146,6 @@ def test_the_report_is_strict_and_whole(
 
 
 def test_its_own_report_is_no_evidence(check: Check, real: Path, tmp_path: Path) -> None:
-    """What drift wrote cannot be held against anything."""
     own = tmp_path / "drift.json"
     check("drift", str(real), "--output", str(own), "--quiet")
     result = check("drift", str(real), str(own))

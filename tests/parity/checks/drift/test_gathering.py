@@ -15,12 +15,10 @@ Made = Any
 
 
 def gather(*paths: Path, expect: tuple[str, ...] = ()) -> list[Run]:
-    """Return the rows, without progress."""
     return gather_reports(paths, expect, lambda *_: None)
 
 
 def test_a_folder_is_a_row_of_its_reports(made: Made, write: Write) -> None:
-    """Every JSON file in it, in the order of checks; files of other forms are left alone."""
     folder = write("row", made.report("training"), made.report("layerwise"), made.ids("tokens"))
     (folder / "layerwise.txt").write_text("PASS")
     (row,) = gather(folder)
@@ -29,14 +27,12 @@ def test_a_folder_is_a_row_of_its_reports(made: Made, write: Write) -> None:
 
 
 def test_a_file_is_a_row(made: Made, write: Write) -> None:
-    """Of one check."""
     (row,) = gather(write("row", made.report()) / "layerwise.json")
     expected = ("layerwise", ["layerwise"])
     assert expected == (row.label, list(row.reports))
 
 
 def test_a_folder_of_rows_is_all_of_them(made: Made, write: Write, tmp_path: Path) -> None:
-    """In the order of their names, in which numbers count as numbers; hidden ones are no rows."""
     for name in ("torch213", "torch26", ".hidden", "torch28"):
         write(f"all/{name}", made.report())
     rows = gather(tmp_path / "all")
@@ -45,7 +41,6 @@ def test_a_folder_of_rows_is_all_of_them(made: Made, write: Write, tmp_path: Pat
 
 
 def test_rows_of_a_folder_come_as_expected(made: Made, write: Write, tmp_path: Path) -> None:
-    """Where names are expected, these alone, in their order; then those that are missing."""
     for name in ("a", "b", "c"):
         write(f"all/{name}", made.report())
     rows = gather(tmp_path / "all", expect=("c", "gone", "b"))
@@ -56,14 +51,12 @@ def test_rows_of_a_folder_come_as_expected(made: Made, write: Write, tmp_path: P
 def test_a_folder_of_other_rows_than_expected_has_none(
     made: Made, write: Write, tmp_path: Path
 ) -> None:
-    """What is expected is missing then, and nothing stands for it."""
     write("all/half-a-name", made.report())
     rows = gather(tmp_path / "all", expect=("name",))
     assert [(row.label, row.reports) for row in rows] == [("name", {})]
 
 
 def test_a_path_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
-    """Unless it is expected: then it is a row that was not run, once."""
     with pytest.raises(UsageError) as refused:
         gather(tmp_path / "gone")
     assert (str(tmp_path / "gone"), True) == (refused.value.where, "--require" in refused.value.fix)
@@ -75,7 +68,6 @@ def test_a_path_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
 def test_a_path_that_is_not_there_is_not_another_of_its_name(
     made: Made, write: Write, tmp_path: Path
 ) -> None:
-    """A row of one name in another folder does not stand for it; it stays in its place."""
     old, new = write("old/row", made.report()), tmp_path / "new" / "row"
     rows = gather(new, old, expect=("row",))
     expected = [("new/row", {}), ("old/row", ["layerwise"])]
@@ -83,7 +75,6 @@ def test_a_path_that_is_not_there_is_not_another_of_its_name(
 
 
 def test_an_expected_row_may_be_called_by_its_label(made: Made, write: Write) -> None:
-    """Where two have one name, the label or the name of either will do."""
     paths = [write(f"{name}/row", made.report()) for name in ("a", "b")]
     rows = gather(*paths, expect=("a/row", "row"))
     expected = ["a/row", "b/row"]
@@ -91,7 +82,6 @@ def test_an_expected_row_may_be_called_by_its_label(made: Made, write: Write) ->
 
 
 def test_an_empty_folder_is_a_row_without_reports(tmp_path: Path) -> None:
-    """It was to be one, and nothing was left in it."""
     (tmp_path / "row").mkdir()
     (row,) = gather(tmp_path / "row")
     expected = ("row", {})
@@ -99,7 +89,6 @@ def test_an_empty_folder_is_a_row_without_reports(tmp_path: Path) -> None:
 
 
 def test_two_reports_of_a_check_are_refused(made: Made, write: Write) -> None:
-    """Nobody can say which of them is the row's."""
     folder = write("row", made.report())
     (folder / "older.json").write_text(json.dumps(made.report()))
     with pytest.raises(InputRejectedError, match="two reports of layerwise") as refused:
@@ -108,7 +97,6 @@ def test_two_reports_of_a_check_are_refused(made: Made, write: Write) -> None:
 
 
 def test_reports_beside_rows_are_refused(made: Made, write: Write, tmp_path: Path) -> None:
-    """A loose report would hide the rows beside it; folders without reports hide nothing."""
     write("all", made.report())
     (tmp_path / "all" / "pictures").mkdir()
     (row,) = gather(tmp_path / "all")
@@ -121,6 +109,5 @@ def test_reports_beside_rows_are_refused(made: Made, write: Write, tmp_path: Pat
 
 
 def test_nothing_given_is_a_usage_error() -> None:
-    """With a word on what to give."""
     with pytest.raises(UsageError, match="drift A B"):
         gather()

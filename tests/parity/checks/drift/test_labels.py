@@ -9,7 +9,6 @@ from parity.errors import UsageError
 
 
 def _places(root: Path, *names: str) -> list[Path]:
-    """Make files of names with a suffix and folders of others."""
     paths = [root / name for name in names]
     for path in paths:
         if path.suffix == ".json":
@@ -36,12 +35,10 @@ def _places(root: Path, *names: str) -> list[Path]:
 def test_a_row_is_told_from_the_others(
     names: list[str], expected: list[str], tmp_path: Path
 ) -> None:
-    """By the last part of its path, and by more of it where two have the same."""
     assert expected == label_runs(_places(tmp_path, *names))
 
 
 def test_a_row_is_not_held_against_itself(tmp_path: Path) -> None:
-    """The same folder twice, by another way too, is a usage error that names it."""
     (row,) = _places(tmp_path, "row")
     with pytest.raises(UsageError) as refused:
         label_runs([row, row / ".." / "row"])

@@ -12,7 +12,6 @@ Laid = Callable[..., Report]
 
 
 def test_what_differs_between_rows_is_listed(made: Made, laid: Laid) -> None:
-    """By value, and of each pair by both; what is the same is not."""
     newer = made.on(made.report(), torch="2.8.0")
     report = laid(a=[made.report()], b=[newer], c=[newer])
     pairs = [pair.differs for pair in report.details["pairs"]]
@@ -26,7 +25,6 @@ def test_what_differs_between_rows_is_listed(made: Made, laid: Laid) -> None:
 
 @pytest.mark.parametrize("name", ["threads", "cpu_capability"])
 def test_another_order_of_sums_is_noted(name: str, made: Made, laid: Laid) -> None:
-    """Where threads or vectors differ, a version is not the only cause that there may be."""
     changed = made.on(made.report(), **{name: "other"})
     report = laid(a=[made.report()], b=[made.report()], c=[changed])
     (note,) = report.details["notes"]
@@ -36,7 +34,6 @@ def test_another_order_of_sums_is_noted(name: str, made: Made, laid: Laid) -> No
 
 
 def test_other_code_is_noted(made: Made, laid: Laid) -> None:
-    """It is a cause of its own, between the rows where it differs."""
     identity = made.report()["identity"] | {"code": "gpt1-parity 0.2.0"}
     report = laid(a=[made.report()], b=[made.report(identity=identity)], c=[made.report()])
     (note,) = report.details["notes"]
@@ -45,7 +42,6 @@ def test_other_code_is_noted(made: Made, laid: Laid) -> None:
 
 
 def test_an_oracle_that_moved_is_noted(made: Made, laid: Laid) -> None:
-    """Whether what it gives operations that are run alone has moved with it, too."""
     moved = made.moved(made.report(), made.ORACLE, "logits", 1e-16)
     given = made.moved(moved, made.GIVEN, "logits", 1e-8)
     report = laid(a=[made.report()], b=[moved], c=[given])
@@ -58,7 +54,6 @@ def test_an_oracle_that_moved_is_noted(made: Made, laid: Laid) -> None:
 
 
 def test_taps_in_another_order_are_noted(made: Made, laid: Laid) -> None:
-    """Which moved first is a question of their order."""
     turned = made.report(fingerprints=made.report()["fingerprints"][::-1])
     report = laid(a=[made.report()], b=[turned], c=[turned])
     (note,) = report.details["notes"]

@@ -23,8 +23,6 @@ Put = Callable[[object], Path]
 
 @pytest.fixture
 def put(tmp_path: Path) -> Put:
-    """Return the function that writes bytes, or a document as JSON, and gives the file."""
-
     def to_file(content: object) -> Path:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         (tmp_path / "layerwise.json").write_bytes(data)
@@ -34,7 +32,6 @@ def put(tmp_path: Path) -> Put:
 
 
 def test_a_report_is_read(made: Made, put: Put) -> None:
-    """Its verdict, where and on what it was made, and every fingerprint in its order."""
     found = read_report(put(made.report()))
     taken = [(one.subject, one.dtype, one.mode) for one in found.fingerprints[:2]]
     expected = ("layerwise", Verdict.PASS, "2.6.0", "", [made.ORACLE, made.THEIRS])
@@ -42,7 +39,7 @@ def test_a_report_is_read(made: Made, put: Put) -> None:
 
 
 def test_the_worst_numbers_are_found(made: Made, put: Put) -> None:
-    """The largest error held to the bound of identity, so no slope's, and the largest ratio."""
+    """Slopes have a larger bound and do not count."""
     found = read_report(put(made.report()))
     expected = (3e-12, "h.0.mlp.gelu", 1.25, "logits")
     assert expected == (
@@ -54,21 +51,18 @@ def test_the_worst_numbers_are_found(made: Made, put: Put) -> None:
 
 
 def test_an_error_that_could_not_be_had_is_the_worst(made: Made, put: Put) -> None:
-    """A row of identity without a number is no small one."""
     rows = [made.row("logits"), made.row("loss", error_ours=None)]
     found = read_report(put(made.report(results=rows)))
     assert (math.inf, "loss") == (found.float64.value, found.float64.tap)
 
 
 def test_a_report_without_such_numbers_has_none(made: Made, put: Put) -> None:
-    """Nothing measured is not an error of nought."""
     found = read_report(put(made.report(results=[made.row("corpus", mode="exact")])))
     expected = (None, None)
     assert expected == (found.float64.value, found.ratio.value)
 
 
 def test_what_was_found_is_not_what_was_asked(made: Made, put: Put) -> None:
-    """Inputs, config and weights say what a report is about; ties are a finding."""
     inputs = {"time": 5, "ties": 2, "not_run": {"triton": "no GPU"}}
     found = read_report(put(made.report(inputs=inputs)))
     expected = {
@@ -81,7 +75,6 @@ def test_what_was_found_is_not_what_was_asked(made: Made, put: Put) -> None:
 
 
 def test_a_candidate_is_its_file_and_not_its_path(made: Made, put: Put) -> None:
-    """Elsewhere the same file has another path; one that was imported has its name alone."""
     at = {"candidate": "here/my_gpt.py", "candidate_file": "sha256 1"}
     both = [
         read_report(put(made.report(inputs=given))).about
@@ -106,12 +99,10 @@ def test_a_candidate_is_its_file_and_not_its_path(made: Made, put: Put) -> None:
     ],
 )
 def test_what_failed_says_why(parts: Document, why: str, made: Made, put: Put) -> None:
-    """A report that is no pass is read with its own words for it."""
     assert why == read_report(put(made.report(verdict="fail", **parts))).why
 
 
 def test_an_older_report_has_no_fingerprints(made: Made, put: Put) -> None:
-    """A report written before there were any is one without."""
     document = made.report()
     del document["fingerprints"]
     expected = ()
@@ -196,7 +187,6 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_report_is_refused(name: str, made: Made, put: Put) -> None:
-    """With the file, what is wrong with it, and how to get a right one."""
     content, words = REFUSED[name]
     file = put(content(made))
     with pytest.raises(InputRejectedError) as refused:
@@ -226,7 +216,6 @@ LIES: dict[str, tuple[Document, str]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_verdict_is_not_believed_against_the_rest(lie: str, made: Made, put: Put) -> None:
-    """A report that was changed by hand, or cut, is no evidence of a pass."""
     other, words = LIES[lie]
     with pytest.raises(InputRejectedError) as refused:
         read_report(put(made.report(**other)))
@@ -235,7 +224,6 @@ def test_a_verdict_is_not_believed_against_the_rest(lie: str, made: Made, put: P
 
 @pytest.mark.parametrize("status", [one for one in Status if one not in ("pass", "not_run")])
 def test_a_pass_has_no_row_that_fails(status: str, made: Made, put: Put) -> None:
-    """One is enough, whatever became of it; in a report that fails it is as it should be."""
     rows = [made.row("logits"), made.row("loss", status=status)]
     with pytest.raises(InputRejectedError) as refused:
         read_report(put(made.report(results=rows)))
@@ -244,7 +232,6 @@ def test_a_pass_has_no_row_that_fails(status: str, made: Made, put: Put) -> None
 
 
 def test_an_error_is_read_whatever_its_code(made: Made, put: Put) -> None:
-    """Every way of not getting as far as a verdict is an error."""
     codes = (2, 4, 5, 70, 130)
     found = {
         read_report(put(made.report(verdict="error", exit_code=code))).verdict for code in codes
@@ -253,7 +240,6 @@ def test_an_error_is_read_whatever_its_code(made: Made, put: Put) -> None:
 
 
 def test_a_real_sketch_is_believed(made: Made, put: Put) -> None:
-    """Of many elements, of one, of none, of such as are too small to square; and the largest."""
     largest = _with(made, sketch=made.sketch(2.0 * math.sqrt(3.0)))
     assert read_report(put(largest)).fingerprints
     for values in (np.full(CHUNK, -3.0), np.array([7.0]), np.array([]), np.full(99, 1e-170)):
@@ -266,7 +252,6 @@ def test_a_real_sketch_is_believed(made: Made, put: Put) -> None:
 
 
 def test_a_file_too_large_is_refused(made: Made, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it is parsed; one of exactly the largest size is read."""
     file = put(made.report())
     monkeypatch.setattr(reading, "LARGEST", file.stat().st_size)
     assert read_report(file).check == "layerwise"
@@ -276,7 +261,6 @@ def test_a_file_too_large_is_refused(made: Made, put: Put, monkeypatch: pytest.M
 
 
 def test_what_cannot_be_opened_has_its_own_code(tmp_path: Path) -> None:
-    """A folder or a file that went away is refused, not a crash."""
     (tmp_path / "folder.json").mkdir()
     for name in ("folder.json", "gone.json"):
         with pytest.raises(ParityError) as refused:

@@ -20,19 +20,16 @@ CHECKS = ("layerwise", "gradients", "training")
 
 
 def shown(report: Report) -> str:
-    """Return the text of a report, as a file gets it."""
     return render_rich(lambda console: render(report, console), None)
 
 
 def line_of(text: str, *words: str) -> str:
-    """Return the one line that has all of some words, its blanks single."""
     (found,) = (line for line in text.splitlines() if all(word in line for word in words))
     return " ".join(found.split())
 
 
 @pytest.fixture
 def seven(made: Made, laid: Laid) -> Report:
-    """Return the drift of seven rows of five checks, in which nearly everything moves."""
     rows: dict[str, list[Document]] = {}
     names = [f"py311-torch{number}-hf523" for number in (26, 27, 28, 29, 210, 213, 215)]
     reports = [made.report(check) for check in (*CHECKS, "generation")] + [made.ids("tokens")]
@@ -52,7 +49,6 @@ def seven(made: Made, laid: Laid) -> Report:
 def test_seven_rows_have_room(
     columns: str, widest: int, seven: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No line is longer than a page is wide, and no name and no number is cut."""
     monkeypatch.setenv("COLUMNS", columns)
     text = shown(seven)
     assert max(map(len, text.splitlines())) <= widest
@@ -66,7 +62,6 @@ def test_seven_rows_have_room(
 def test_no_cell_is_cut(
     columns: str, dtype: str, made: Made, laid: Laid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of seven rows without a verdict, in which everything moves by less than can be measured."""
     monkeypatch.setenv("COLUMNS", columns)
     said: Document = {"verdict": "inconclusive", "reasons": [{"what": "x"}]}
     checks = (*CHECKS, "generation", "golden")
@@ -99,7 +94,6 @@ def test_no_cell_is_cut(
 def test_what_moved_without_a_size_has_a_column(
     columns: str, made: Made, laid: Laid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows how far: that is not the same, and not what nobody knows of at all."""
     monkeypatch.setenv("COLUMNS", columns)
     run = {"norm": None, "sketch": ""}
     taken = [[made.fingerprint(made.OURS, "logits", digest=d * 16, **run)] for d in "01"]
@@ -113,14 +107,12 @@ def test_what_moved_without_a_size_has_a_column(
 
 
 def test_the_rows_have_their_versions(seven: Report) -> None:
-    """A line a row, numbered as it is called further on."""
     line = line_of(shown(seven), "py311-torch210-hf523")
     expected = "5 py311-torch210-hf523 3.11.7 2.4.0+cu124 4.57.6"
     assert expected == line
 
 
 def test_the_verdicts_have_their_worst_numbers(made: Made, laid: Laid) -> None:
-    """A line a row, a cell a check; what failed or is missing stands out."""
     failed = made.report("training", verdict="error", results=[])
     text = shown(laid(a=[made.report(), made.report("training")], b=[failed]))
     expected = ("1 pass 3e-12 1.25 pass 3e-12 1.25", "2 not run ERROR")
@@ -128,14 +120,12 @@ def test_the_verdicts_have_their_worst_numbers(made: Made, laid: Laid) -> None:
 
 
 def test_notes_name_their_pairs(made: Made, laid: Laid) -> None:
-    """By the rows' numbers."""
     last = made.on(made.report(), threads="2")
     text = shown(laid(a=[made.report()], b=[made.report()], c=[last]))
     assert "note on 2→3, 1→3: the rows have different threads" in text
 
 
 def test_what_differs_has_a_line_a_value(made: Made, laid: Laid) -> None:
-    """Of the code the digest alone, where the version is one."""
     code = [f"gpt1-parity 0.1.0, sha256 {digit * 16}" for digit in "ab"]
     named = [made.report()["identity"] | {"code": said} for said in (*code, "gpt1-parity 0.2.0")]
     rows = [made.on(made.report(identity=said), threads="2") for said in named]
@@ -148,7 +138,6 @@ def test_what_differs_has_a_line_a_value(made: Made, laid: Laid) -> None:
 
 
 def test_blocks_stand_in_a_table(made: Made, laid: Laid) -> None:
-    """A column a pair that moved, ours beside Hugging Face's."""
     second = made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)
     third = made.moved(second, made.THEIRS, "h.0.mlp.gelu", 3e-6)
     text = shown(laid(a=[made.report()], b=[made.report()], c=[second], d=[third]))
@@ -159,12 +148,10 @@ def test_blocks_stand_in_a_table(made: Made, laid: Laid) -> None:
 
 
 def test_where_nothing_moved_there_is_no_table(made: Made, laid: Laid) -> None:
-    """Its columns would all be alike."""
     assert "largest change" not in shown(laid(a=[made.report()], b=[made.report()]))
 
 
 def test_the_last_line_is_the_verdict(made: Made, laid: Laid) -> None:
-    """With the reports that it is of."""
     text = shown(laid(("gone",), a=[made.report()], b=[made.report()]))
     expected = "INCONCLUSIVE  2 of 3 reports compared, in 3 rows; 2 with fingerprints"
     assert expected == text.splitlines()[-1].strip()
@@ -177,7 +164,6 @@ def test_the_last_line_is_the_verdict(made: Made, laid: Laid) -> None:
     ("number", "expected"), [(3e-7, "3e-7"), (1.26e-12, "1e-12"), (0.0, "0"), (float("inf"), "inf")]
 )
 def test_a_number_is_short(number: float, expected: str) -> None:
-    """One digit and its exponent."""
     assert expected == format_short(number)
 
 
@@ -185,7 +171,6 @@ def test_a_number_is_short(number: float, expected: str) -> None:
     ("change", "expected"), [(None, "?"), (0.0, "="), (ROUNDING, "<1e-15"), (2e-15, "2e-15")]
 )
 def test_a_change_is_told(change: TapChange, expected: str) -> None:
-    """What is not known, what is the same, and what is below a sketch's rounding have signs."""
     assert expected == format_change(change)
 
 
@@ -200,14 +185,12 @@ def test_a_change_is_told(change: TapChange, expected: str) -> None:
     ],
 )
 def test_a_side_has_its_name(subject: str, expected: str) -> None:
-    """Ours with its path."""
     assert expected == side_name(subject)
 
 
 def test_no_text_of_a_report_reaches_the_terminal(
     made: Made, write: Callable[..., Path], check: Callable[..., Any]
 ) -> None:
-    """Escapes become blanks; what looks like markup is printed as it is."""
     bad = made.report(verdict="fail", reasons=[{"what": "\x1b[31m[red]bad[/red]\n"}])
     rows = [
         write("[bold]a", made.on(bad, torch="[/]\x1b]0;x\x07")),

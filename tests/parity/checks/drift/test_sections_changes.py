@@ -15,18 +15,15 @@ Laid = Callable[..., Report]
 
 
 def shown(report: Report) -> str:
-    """Return the text of a report, as a file gets it."""
     return render_rich(lambda console: render(report, console), None)
 
 
 def line_of(text: str, *words: str) -> str:
-    """Return the one line that has all of some words, its blanks single."""
     (found,) = (line for line in text.splitlines() if all(word in line for word in words))
     return " ".join(found.split())
 
 
 def test_a_pair_is_told_in_lines(made: Made, laid: Laid) -> None:
-    """What differs; then where each side moved first, by how much, how many, and the most."""
     other = made.moved(made.report(), made.THEIRS, "h.0.attn.query", 3e-7)
     other = made.moved(other, made.THEIRS, "logits", 4e-6)
     other = made.moved(other, made.ALONE, "h.0.attn.query", 2e-7)
@@ -48,7 +45,6 @@ def test_a_pair_is_told_in_lines(made: Made, laid: Laid) -> None:
 
 
 def test_paths_that_moved_otherwise_have_lines_of_their_own(made: Made, laid: Laid) -> None:
-    """In where first, or whether at all."""
     tiled = made.moved(made.report(), made.TILED, "logits", 5e-7)
     both = made.moved(tiled, made.OURS, "h.0.attn.query", 1e-7)
     expected = (
@@ -65,7 +61,6 @@ def test_paths_that_moved_otherwise_have_lines_of_their_own(made: Made, laid: La
 
 
 def test_paths_that_moved_alike_have_one_line(made: Made, laid: Laid) -> None:
-    """Of the one that moved furthest, and of no path's name; one path alone keeps its."""
     other = made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)
     both = made.moved(other, made.TILED, "h.0.attn.query", 5e-7)
     alone = [
@@ -84,7 +79,6 @@ def test_paths_that_moved_alike_have_one_line(made: Made, laid: Laid) -> None:
 
 @pytest.fixture
 def beside_both(made: Made) -> Document:
-    """Return a report of operations alone, on two paths, of which one forms no gelu."""
     runs = [(f"{side}/plain", made.TAPS) for side in ("oracle", "huggingface", "ours")]
     coarse = [tap for tap in made.TAPS if "attn" not in tap]
     runs += [(f"{side}/tiled", coarse) for side in ("oracle", "huggingface", "ours")]
@@ -100,7 +94,6 @@ def beside_both(made: Made) -> Document:
 def test_a_witness_is_told_of_by_its_finest_walk(
     beside_both: Document, made: Made, laid: Laid
 ) -> None:
-    """What moved beside a path that forms fewer tensors may be of any operation in between."""
     fused = made.moved(beside_both, ("huggingface/tiled", "float32", "per-op"), "logits", 1e-6)
     finest = made.moved(fused, ("huggingface/plain", "float32", "per-op"), "h.0.mlp.gelu", 1e-6)
     expected = (
@@ -114,7 +107,6 @@ def test_a_witness_is_told_of_by_its_finest_walk(
 
 
 def test_ours_alone_are_told_of_by_path(beside_both: Document, made: Made, laid: Laid) -> None:
-    """Where not the same kinds moved; and what was given another input is not known."""
     other = made.moved(beside_both, ("ours/tiled", "float32", "per-op"), "logits", 1e-6)
     given = made.moved(other, ("oracle/tiled", "float32", "per-op"), "logits", 1e-6)
     known, unknown = (shown(laid(a=[beside_both], b=[found])) for found in (other, given))
@@ -133,7 +125,6 @@ def test_ours_alone_are_told_of_by_path(beside_both: Document, made: Made, laid:
 
 
 def test_ids_are_told_in_a_line(made: Made, laid: Laid) -> None:
-    """The same, or the first text that moved."""
     one = made.ids("tokens", ("hand-picked", "corpus"))
     other = made.moved(one, made.IDS, "corpus", 0.0)
     numbers = made.report()
@@ -145,14 +136,12 @@ def test_ids_are_told_in_a_line(made: Made, laid: Laid) -> None:
 
 
 def test_a_pair_that_did_not_move_is_one_line(made: Made, laid: Laid) -> None:
-    """With the number of tensors and texts that were compared."""
     both = [made.report(), made.ids()]
     expected = "all no change 0/37"
     assert expected == line_of(shown(laid(a=both, b=both)), "no change")
 
 
 def test_a_pair_that_moved_as_another_did_says_so(made: Made, laid: Laid) -> None:
-    """What changed once and stayed is told once."""
     later = [made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)]
     text = shown(laid(a=[made.report()], b=later, c=later))
     expected = ["the same lines as 1→2"]
@@ -162,14 +151,12 @@ def test_a_pair_that_moved_as_another_did_says_so(made: Made, laid: Laid) -> Non
 
 
 def test_what_is_not_known_is_not_nought(made: Made, laid: Laid) -> None:
-    """A report without fingerprints says so where its movement would stand."""
     text = shown(laid(a=[made.report()], b=[made.report(fingerprints=[])]))
     assert "unknown: b was written without" in text
     assert "no change" not in text
 
 
 def test_what_is_not_known_shows_beside_what_did_not_move(made: Made, laid: Laid) -> None:
-    """One check of which nobody knows keeps a pair from being told as one that did not move."""
     bare = made.report("training", fingerprints=[])
     text = shown(laid(a=[made.report(), bare], b=[made.report(), bare]))
     expected = "layerwise no change 0/36"

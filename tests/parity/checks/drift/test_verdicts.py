@@ -21,12 +21,10 @@ Write = Callable[..., Path]
 
 
 def words(report: Report) -> str:
-    """Return everything that keeps a report from being a pass."""
     return "\n".join(f"{r.code.name} {r.what} | {r.where} | {r.fix}" for r in report.reasons)
 
 
 def test_rows_that_pass_are_a_pass(made: Made, laid: Laid) -> None:
-    """Every row has every report, all of them pass, about the same thing."""
     both = [made.report("layerwise"), made.ids("tokens")]
     report = laid(a=both, b=both, c=both)
     expected = (Verdict.PASS, ExitCode.PASS, [], 6, 6, {"a": (2, 2), "b": (2, 2), "c": (2, 2)})
@@ -42,7 +40,6 @@ def test_rows_that_pass_are_a_pass(made: Made, laid: Laid) -> None:
 
 
 def test_movement_is_no_failure(made: Made, laid: Laid) -> None:
-    """It is told; what a verdict is about are the verdicts."""
     one = made.report()
     report = laid(a=[one], b=[made.moved(one, made.OURS, "logits", 0.5)])
     expected = (Verdict.PASS, 1)
@@ -50,7 +47,6 @@ def test_movement_is_no_failure(made: Made, laid: Laid) -> None:
 
 
 def test_reports_of_other_code_are_no_verdict_on_this(made: Made, write: Write) -> None:
-    """Where one code is asked for: what an older one left would pass for what was not run."""
     report = made.report()
     code = str(report["identity"]["code"])
     older = report | {"identity": report["identity"] | {"code": "older"}}
@@ -84,7 +80,6 @@ def _fail(document: Document) -> Document:
 def test_a_verdict_that_is_no_pass_is_none_here(
     verdicts: tuple[str, ...], code: ExitCode, made: Made, laid: Laid
 ) -> None:
-    """One that fails or differs from the others fails; all inconclusive is inconclusive."""
     why = [{"what": "because of this"}]
     rows = {
         name: [made.report(verdict=verdict, reasons=[] if verdict == "pass" else why)]
@@ -96,7 +91,6 @@ def test_a_verdict_that_is_no_pass_is_none_here(
 
 
 def test_the_first_divergence_is_passed_on(made: Made, laid: Laid) -> None:
-    """Whoever reads that a row failed reads where."""
     report = laid(a=[made.report()], b=[_fail(made.report())])
     (row,) = (row for row in report.results if row.backend == "b")
     expected = (Status.FAIL, "h.0: off by 3", True)
@@ -104,7 +98,6 @@ def test_the_first_divergence_is_passed_on(made: Made, laid: Laid) -> None:
 
 
 def test_a_report_that_is_missing_is_no_pass(made: Made, laid: Laid) -> None:
-    """A check that any row has is wanted of every row, and the row is named."""
     report = laid(a=[made.report(), made.ids()], b=[made.report()])
     expected = (ExitCode.INCONCLUSIVE, True, 4, 3)
     assert expected == (
@@ -116,7 +109,6 @@ def test_a_report_that_is_missing_is_no_pass(made: Made, laid: Laid) -> None:
 
 
 def test_a_row_that_was_not_run_is_no_pass(made: Made, laid: Laid) -> None:
-    """It is in the table, with the pairs made of those that were run."""
     report = laid(("b",), a=[made.report()], c=[made.report()])
     expected = (ExitCode.INCONCLUSIVE, True, [("a", "c")], {Status.NOT_RUN})
     assert expected == (
@@ -128,18 +120,15 @@ def test_a_row_that_was_not_run_is_no_pass(made: Made, laid: Laid) -> None:
 
 
 def test_an_expected_row_that_is_there_is_nothing_more(made: Made, laid: Laid) -> None:
-    """Naming the rows that there are changes nothing."""
     assert laid(("b", "a"), a=[made.report()], b=[made.report()]).verdict is Verdict.PASS
 
 
 def test_one_row_is_no_comparison(made: Made, laid: Laid) -> None:
-    """Nor is one beside an empty one."""
     for rows in ({"a": [made.report()]}, {"a": [made.report()], "b": []}, {"a": [], "b": []}):
         assert laid(**rows).exit_code is ExitCode.INCONCLUSIVE
 
 
 def test_where_several_codes_apply_the_worst_does(made: Made, laid: Laid) -> None:
-    """A failure is not hidden by what is missing."""
     report = laid(a=[_fail(made.report()), made.ids()], b=[made.report()])
     assert report.exit_code is ExitCode.FAIL
 
@@ -179,7 +168,6 @@ def _plan(**taps: int) -> Document:
 def test_different_things_are_not_compared(
     other: Document, name: str, made: Made, laid: Laid
 ) -> None:
-    """There is no verdict, the field is named with the rows, and movement is not known."""
     report = laid(a=[made.report()], b=[made.report(**other)])
     expected = (ExitCode.INCONCLUSIVE, True, [], 1)
     assert expected == (
@@ -191,13 +179,11 @@ def test_different_things_are_not_compared(
 
 
 def test_ties_and_what_was_left_out_are_no_inputs(made: Made, laid: Laid) -> None:
-    """Two runs that found other ties are about the same thing."""
     rows = {name: [made.report(inputs={"time": 5, "ties": name})] for name in "ab"}
     assert laid(**rows).verdict is Verdict.PASS
 
 
 def test_a_row_is_of_one_environment(made: Made, laid: Laid) -> None:
-    """Reports that an older run left in the folder are told, with what they differ in."""
     stale = made.on(made.ids(), torch="2.5.1")
     report = laid(a=[made.report(), stale], b=[made.report(), made.ids()])
     said = "not made under one torch: 2.5.1 in tokens; 2.6.0 in layerwise | row a"
@@ -206,7 +192,6 @@ def test_a_row_is_of_one_environment(made: Made, laid: Laid) -> None:
 
 
 def test_taps_that_one_row_alone_has_are_no_pass(made: Made, laid: Laid) -> None:
-    """What was not compared is named."""
     fewer = made.report()
     del fewer["fingerprints"][-1]
     report = laid(a=[made.report()], b=[made.report()], c=[fewer])
@@ -216,7 +201,6 @@ def test_taps_that_one_row_alone_has_are_no_pass(made: Made, laid: Laid) -> None
 
 
 def test_movement_of_some_taps_alone_is_not_told(made: Made, laid: Laid) -> None:
-    """That no change would be said of what happens to be in both."""
     other = made.fingerprint(("another", "float32", "end-to-end"), "logits")
     for fingerprints in (made.report()["fingerprints"][:5], [other]):
         report = laid(a=[made.report()], b=[made.report(fingerprints=fingerprints)])
@@ -229,7 +213,6 @@ def test_movement_of_some_taps_alone_is_not_told(made: Made, laid: Laid) -> None
 
 
 def test_without_fingerprints_there_is_no_verdict(made: Made, laid: Laid) -> None:
-    """Of one row as of all: nobody knows what moved, and the way out is named."""
     bare = made.report("training", fingerprints=[])
     for first, where in ((made.report("training"), "training of b"), (bare, "training of a, b")):
         report = laid(a=[first], b=[bare])
@@ -241,7 +224,6 @@ def test_without_fingerprints_there_is_no_verdict(made: Made, laid: Laid) -> Non
 
 @pytest.mark.parametrize("verb", sorted(HAVE_NONE))
 def test_what_takes_no_fingerprints_needs_none(verb: str, made: Made, laid: Laid) -> None:
-    """Its verdicts are laid side by side, and nobody is told to write what cannot be written."""
     both = [made.report(), made.report(verb, fingerprints=[])]
     report = laid(a=both, b=both)
     assert report.verdict is Verdict.PASS
@@ -251,7 +233,6 @@ def test_what_takes_no_fingerprints_needs_none(verb: str, made: Made, laid: Laid
 
 
 def test_the_command_line_knows_which_these_are() -> None:
-    """Every verb but `drift` has the option, or is one of them."""
     verbs = typer.main.get_command(check.app).commands  # type: ignore[attr-defined]
     without = {
         name
@@ -266,7 +247,6 @@ LIES = [{"norm": 2.5}, {"shape": [3, 1]}, {"norm": None, "sketch": ""}]
 
 @pytest.mark.parametrize("lie", [*LIES, {"sketch": "other"}], ids=["norm", "shape", "no", "sketch"])
 def test_one_digest_is_one_tensor(lie: Document, made: Made, laid: Laid) -> None:
-    """Its norm, sketch and shape are the same everywhere: who says otherwise was changed."""
     lie = {key: made.sketch(2.0, 1.0) if value == "other" else value for key, value in lie.items()}
     others = made.report()["fingerprints"]
     changed = {**others[-1], **lie}
@@ -284,7 +264,7 @@ def test_one_digest_is_one_tensor(lie: Document, made: Made, laid: Laid) -> None
 
 
 def test_rounding_of_another_machine_is_no_lie(made: Made, laid: Laid) -> None:
-    """Norms and sketches are sums, and the last digit of one may be another elsewhere."""
+    """Norms and sketches are sums, whose last digit may differ between machines."""
     almost = made.report()
     almost["fingerprints"][0] |= {"norm": 2.0 + 1e-15, "sketch": made.sketch(2.0 - 1e-15)}
     assert laid(a=[made.report()], b=[almost]).verdict is Verdict.PASS

@@ -15,7 +15,6 @@ from scratch_gpt import GPT
 
 @pytest.fixture(scope="module")
 def prompts() -> list[Prompt]:
-    """Return prompts of unequal length, in no order, two of them alike."""
     generator = torch.Generator().manual_seed(7)
     lengths = [9, 1, 30, 4, 17, 2, 30, 11]
     drawn = [tuple(torch.randint(211, (n,), generator=generator).tolist()) for n in lengths]
@@ -23,19 +22,16 @@ def prompts() -> list[Prompt]:
 
 
 def alone(model: GPT, prompt: Prompt) -> Tensor:
-    """Return the logits after one prompt, run on its own and unpadded."""
     with torch.no_grad():
         return model(torch.tensor([prompt]))[0, -1]
 
 
 @pytest.fixture(scope="module")
 def double(ours: GPT) -> GPT:
-    """Return our tiny model in float64."""
     return copy.deepcopy(ours).double()
 
 
 def worst(model: GPT, prompts: list[Prompt]) -> float:
-    """Return the largest difference that running prompts together makes."""
     with torch.no_grad():
         together = last_logits(model, prompts)
     return max(float((together[p] - alone(model, p)).abs().amax()) for p in prompts)
@@ -49,7 +45,6 @@ def test_a_batch_changes_nothing(
     assert_same: Callable[[Tensor, Tensor], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In float64 each prompt's logits are what it gives alone, however it was padded."""
     monkeypatch.setattr(measure, "TOKENS", tokens)
     with torch.no_grad():
         together = last_logits(double, prompts)
@@ -59,7 +54,7 @@ def test_a_batch_changes_nothing(
 
 
 def test_padding_that_is_seen_shows(double: GPT, prompts: list[Prompt]) -> None:
-    """A model that looks one position ahead sees the padding, and its batches do differ."""
+    """A model that looks one position ahead sees the padding, so its batches differ."""
     right, leaking = worst(double, prompts), worst(inject(double, "mask-off-by-one", 5), prompts)
     expected = (True, True)
     assert expected == (right < 1e-12, leaking > 1e-4)
@@ -69,7 +64,6 @@ def test_padding_that_is_seen_shows(double: GPT, prompts: list[Prompt]) -> None:
 def test_a_batch_has_at_most_its_tokens(
     tokens: int, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every prompt is in one batch, and no batch of several is padded beyond the limit."""
     monkeypatch.setattr(measure, "TOKENS", tokens)
     ordered = sorted(prompts, key=len)
     found = list(measure._batches(ordered))
@@ -78,7 +72,6 @@ def test_a_batch_has_at_most_its_tokens(
 
 
 def test_each_prompt_is_run_once(ours: GPT, prompts: list[Prompt]) -> None:
-    """A prompt asked for twice is one prompt, and the count ends at their number."""
     told: list[tuple[int, int]] = []
     with torch.no_grad():
         last_logits(ours, prompts, lambda done, total: told.append((done, total)))
@@ -88,5 +81,4 @@ def test_each_prompt_is_run_once(ours: GPT, prompts: list[Prompt]) -> None:
 
 
 def test_no_prompt_is_no_run(ours: GPT) -> None:
-    """Nothing asked for is nothing computed."""
     assert last_logits(ours, []) == {}

@@ -23,28 +23,23 @@ Altered = Callable[..., Goldens]
 
 
 def rows_of(report: Report) -> dict[str, Row]:
-    """Return the report's rows under their keys."""
     return {row.tap: row for row in report.results}
 
 
 def failing(report: Report) -> set[str]:
-    """Return the keys of the rows that do not pass."""
     return {row.tap for row in report.results if row.status.value != "pass"}
 
 
 def kinds_failing(report: Report) -> set[str]:
-    """Return the kinds of the rows that do not pass."""
     return {row.details["kind"] for row in rows_of(report).values() if row.status.value != "pass"}
 
 
 @pytest.fixture(scope="module")
 def passed(ask: Ask) -> Report:
-    """Return the report of right code on right weights."""
     return ask()
 
 
 def test_right_code_passes(passed: Report, recorded: Goldens) -> None:
-    """On the recorded weights every golden but the exempt one is asked, and all agree."""
     asked = len(recorded.rows) - 1
     expected = (0, "pass", set(), asked, asked, {"goldens": (asked, asked)}, [], None)
     assert expected == (
@@ -60,14 +55,12 @@ def test_right_code_passes(passed: Report, recorded: Goldens) -> None:
 
 
 def test_every_kind_is_asked(passed: Report) -> None:
-    """Each kind of the published goldens was recorded too, and has a row or a reason."""
     asked = {row.details["kind"] for row in rows_of(passed).values()}
     assert asked == {row.kind.value for row in published().rows} - {"beam_texts"}
     assert set(Kind) == set(measure.KINDS) | set(measure.NOT_COMPARED)
 
 
 def test_beams_are_exempt_in_writing(passed: Report) -> None:
-    """They were made by another search, and the plan says so."""
     why = (
         "the search that made it may finish texts by other rules than ours: they were never "
         "compared"
@@ -77,7 +70,6 @@ def test_beams_are_exempt_in_writing(passed: Report) -> None:
 
 
 def test_rows_say_what_they_compare(passed: Report, recorded: Goldens) -> None:
-    """A row has its golden's expectation, tolerance and source, and what our model gave."""
     golden_row = next(row for row in recorded.rows if row.key == "last/logit")
     row = rows_of(passed)["last/logit"]
     expected = (golden_row.expected, golden_row.tolerance, golden_row.source, "H", "logit")
@@ -102,7 +94,6 @@ def test_rows_say_what_they_compare(passed: Report, recorded: Goldens) -> None:
     ],
 )
 def test_a_planted_fault_is_found(fault: str, must_fail: set[str], ours: GPT, ask: Ask) -> None:
-    """On the known weights a fault in the model is a difference, in the rows that show it."""
     report = ask(model=inject(ours, fault, 5))
     expected = (1, "fail", set(), set())
     untouched = {"file_digest", "logits_shape"}
@@ -112,7 +103,6 @@ def test_a_planted_fault_is_found(fault: str, must_fail: set[str], ours: GPT, as
 
 @pytest.mark.parametrize("name", ["tokens_embed.weight", "h.3.mlp.c_fc.bias"])
 def test_nan_is_its_own_failure(name: str, ours: GPT, ask: Ask) -> None:
-    """Where the model gives values that are not finite its rows are `nonfinite`, and none pass."""
     model = copy.deepcopy(ours)
     with torch.no_grad():
         model.get_parameter(name)[0] = math.nan
@@ -126,7 +116,6 @@ def test_nan_is_its_own_failure(name: str, ours: GPT, ask: Ask) -> None:
 
 
 def test_no_goldens_are_no_pass(ask: Ask, recorded: Goldens) -> None:
-    """A check that asks nothing is inconclusive."""
     report = ask(goldens=dataclasses.replace(recorded, rows=()))
     expected = (3, "inconclusive")
     assert expected == (report.exit_code, report.verdict.value)
@@ -149,7 +138,6 @@ def test_no_goldens_are_no_pass(ask: Ask, recorded: Goldens) -> None:
 def test_what_cannot_be_asked_is_inconclusive(
     key: str, inputs: dict[str, Any], why: str, ask: Ask, altered: Altered
 ) -> None:
-    """A golden that this model cannot be asked is not run, is named, and is never a pass."""
     report = ask(key.partition("/")[0], goldens=altered(key, inputs=inputs))
     row = rows_of(report)[key]
     expected = (3, "not_run", None, {key}, report.plan.planned - 1)
@@ -165,7 +153,6 @@ def test_what_cannot_be_asked_is_inconclusive(
 
 
 def test_the_attention_core_is_the_models(ours: GPT, ask: Ask) -> None:
-    """The tiled core gives the same goldens, and its rows say that it gave them."""
     report = ask(model=ours.with_backend("tiled"))
     expected = (0, {"tiled"})
     assert expected == (report.exit_code, {row.backend for row in report.results})
@@ -187,13 +174,11 @@ def test_a_model_that_cannot_give_them_is_refused(
     recorded: Goldens,
     provenance: Callable[..., Provenance],
 ) -> None:
-    """Dropout and coarse rounding give other numbers, whatever the weights are."""
     with pytest.raises(UsageError, match=message):
         golden(change(copy.deepcopy(ours)), provenance(), recorded)
 
 
 def test_progress_is_told(ours: GPT, recorded: Goldens, provenance: Callable[..., Any]) -> None:
-    """While prompts run and norms are taken, steps are counted up to their number."""
     told: list[tuple[str, int, int]] = []
     golden(ours, provenance(), recorded, progress=lambda *step: told.append(step))
     for what in ("running the prompts", "norms of the matrices"):

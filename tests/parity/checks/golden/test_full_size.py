@@ -20,13 +20,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def surrogate() -> Weights:
-    """Return the surrogate at the released size."""
     return load_weights("surrogate")
 
 
 @pytest.fixture(scope="module")
 def model(surrogate: Weights) -> GPT:
-    """Return our model with its weights."""
     return build_ours(surrogate)
 
 
@@ -35,24 +33,20 @@ def full(
     recorder: Callable[[OpenAIGPTLMHeadModel], Callable[[], list[Golden]]],
     surrogate: Weights,
 ) -> Goldens:
-    """Return what Hugging Face's model gives on the surrogate."""
     rows = tuple(recorder(build_huggingface(surrogate))())
     return Goldens(about="the surrogate", rows=rows, sha256=surrogate.provenance.sha256)
 
 
 @pytest.fixture(scope="module")
 def from_a_file(surrogate: Weights, provenance: Callable[..., Provenance]) -> Provenance:
-    """Return the surrogate's provenance as of a file."""
     return dataclasses.replace(surrogate.provenance, files=provenance().files)
 
 
 def failing(report: Report) -> set[str]:
-    """Return the keys of the rows that do not pass."""
     return {row.tap for row in report.results if row.status.value != "pass"}
 
 
 def test_right_code_passes(model: GPT, full: Goldens, from_a_file: Provenance) -> None:
-    """At the released size every golden that was recorded is met."""
     report = golden(model, from_a_file, full)
     expected = (0, set(), len(full.rows) - 1)
     assert expected == (report.exit_code, failing(report), report.plan.compared)
@@ -62,7 +56,6 @@ def test_right_code_passes(model: GPT, full: Goldens, from_a_file: Provenance) -
 def test_a_small_fault_in_every_block_is_found(
     fault: str, model: GPT, full: Goldens, from_a_file: Provenance
 ) -> None:
-    """Faults that leave nearly every first choice as it was fail the median of the words."""
     faulty = model
     for block in range(model.config.n_layer):
         faulty = inject(faulty, fault, block)
@@ -75,7 +68,6 @@ def test_a_small_fault_in_every_block_is_found(
 def test_the_surrogate_has_none_of_the_published_numbers(
     model: GPT, surrogate: Weights, provenance: Callable[..., Provenance]
 ) -> None:
-    """Whatever file it came in, the surrogate is refused: only its shape is the released one."""
     files = provenance(Standing.UNKNOWN).files
     report = golden(model, dataclasses.replace(surrogate.provenance, files=files))
     met = {row.tap for row in report.results} - failing(report)

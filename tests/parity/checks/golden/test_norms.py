@@ -13,7 +13,6 @@ from scratch_gpt import GPT
 
 
 def of_singular_values(values: list[float], rows: int, columns: int) -> Tensor:
-    """Return a matrix `[rows columns]` with these singular values, in float64."""
     generator = torch.Generator().manual_seed(3)
     left, right = (
         torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
@@ -40,19 +39,17 @@ def test_norms_are_those_of_the_singular_values(rows: int, columns: int) -> None
 
 
 def test_float32_is_widened_first() -> None:
-    """Sums of a million float32 squares keep their digits: they are made in float64."""
+    """A sum of a million squares would lose digits in float32."""
     matrix = torch.full((1000, 1000), 1.1, dtype=torch.float32)
     value = float(torch.tensor(1.1))
     assert quantities(matrix)["rms"] == pytest.approx(value, rel=1e-12)
 
 
 def test_a_matrix_of_zeros_has_no_rank() -> None:
-    """Nothing is divided by zero, and no number stands for what is not there."""
     assert math.isnan(quantities(torch.zeros(3, 2))["stable_rank"])
 
 
 def test_the_matrices_are_the_published_fifty(ours: GPT) -> None:
-    """Both embeddings and four a block, under their names; gains and biases are none."""
     held = matrices(ours)
     a_block = [name.removeprefix("h.7.") for name in held if name.startswith("h.7.")]
     expected = (50, ["attn.c_attn.weight", "attn.c_proj.weight"])
@@ -61,6 +58,5 @@ def test_the_matrices_are_the_published_fifty(ours: GPT) -> None:
 
 
 def test_one_number_is_made_of_many() -> None:
-    """The least, the largest and the mean are what they are called."""
     found = {name: STATISTICS[name]([4.0, 1.0, 2.5]) for name in NAMES}
     assert found == {"least": 1.0, "largest": 4.0, "mean": 2.5}

@@ -22,10 +22,6 @@ ProvenanceOf = Callable[..., Provenance]
 def as_released(
     recorded: Goldens, ours: GPT, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Provenance, GPT], Report]:
-    """Return the function that judges weights by their files, as the released ones are.
-
-    The recorded goldens stand in for the published ones, and the tiny shape for the released.
-    """
     monkeypatch.setattr(check, "GPTConfig", lambda: ours.config)
     groups = ("last", "loss", "file", "norms")
     rows = tuple(row for row in recorded.rows if row.group in groups)
@@ -55,7 +51,6 @@ def test_the_files_say_what_a_difference_means(  # noqa: PLR0913 - a table and i
     provenance: ProvenanceOf,
     as_released: AsReleased,
 ) -> None:
-    """Known files blame the model, files of a published name with other bytes themselves."""
     model = ours if fault is None else inject(ours, fault, 5)
     report = as_released(provenance(standing), model)
     words = {0: "pass", 1: "fail", 4: "error"}
@@ -71,7 +66,6 @@ def test_the_files_say_what_a_difference_means(  # noqa: PLR0913 - a table and i
 def test_another_digest_is_a_row_that_fails(
     ours: GPT, provenance: ProvenanceOf, as_released: AsReleased
 ) -> None:
-    """A file that is said to be the published one and is not fails with both digests."""
     report = as_released(provenance(Standing.DIFFERS, data=b"other bytes"), ours)
     wrong = [row for row in report.results if row.status.value != "pass"]
     expected = (4, ["file/recorded.bin"], "recorded.bin (differs from the published file)")
@@ -97,7 +91,6 @@ def test_a_name_alone_claims_nothing(  # noqa: PLR0913 - a table and its fixture
     provenance: ProvenanceOf,
     as_released: AsReleased,
 ) -> None:
-    """A file that nobody says is the published one has no digest to be held against."""
     report = as_released(provenance(Standing.UNKNOWN, name=name, data=data), ours)
     (exempt,) = report.plan.exempt
     expected = (0, "file/recorded.bin", "unknown")
@@ -108,7 +101,6 @@ def test_a_name_alone_claims_nothing(  # noqa: PLR0913 - a table and its fixture
 def test_the_published_bytes_need_no_claim(
     ours: GPT, provenance: ProvenanceOf, as_released: AsReleased
 ) -> None:
-    """A file that holds the published bytes is compared, whatever it is said to be."""
     report = as_released(provenance(Standing.UNKNOWN), ours)
     passing = {row.tap for row in report.results if row.status.value == "pass"}
     assert (report.plan.exempt, "file/recorded.bin" in passing) == ([], True)
@@ -117,7 +109,6 @@ def test_the_published_bytes_need_no_claim(
 def test_a_git_blob_that_was_not_taken_is_exempt(
     ours: GPT, provenance: ProvenanceOf, recorded: Goldens
 ) -> None:
-    """A digest that the loader did not compute cannot be compared, and that is said."""
     row = next(row for row in recorded.rows if row.group == "file")
     blob = dataclasses.replace(row, inputs=row.inputs | {"algorithm": "git_blob"})  # type: ignore[operator]
     goldens = dataclasses.replace(recorded, rows=(blob, recorded.rows[-4]))
@@ -139,7 +130,6 @@ def test_a_git_blob_that_was_not_taken_is_exempt(
 def test_the_files_with_tensors_decide(
     files: dict[str, str], standing: str, recorded: Goldens, weights: Weights
 ) -> None:
-    """A config that came with known weights makes them no less known; its fields are looked at."""
     read = [
         FileDigest(name=name, size=1, sha256="0" * 64, standing=Standing[how])
         for name, how in files.items()
@@ -152,7 +142,6 @@ def test_the_files_with_tensors_decide(
 def test_recorded_weights_are_known_by_their_tensors(
     ours: GPT, provenance: ProvenanceOf, recorded: Goldens
 ) -> None:
-    """Goldens with a digest over tensors judge by it: other weights are not theirs."""
     other = dataclasses.replace(recorded, sha256="0" * 64)
     faulty = inject(ours, "norms-swapped", 5)
     codes = [golden(faulty, provenance(), goldens).exit_code for goldens in (recorded, other)]
@@ -163,7 +152,6 @@ def test_recorded_weights_are_known_by_their_tensors(
     ("field", "value"), [("n_head", 8), ("layer_norm_epsilon", 1e-12), ("n_layer", 11)]
 )
 def test_another_config_is_refused(field: str, value: float, recorded: Goldens) -> None:
-    """A head count that is not the released model's is in no tensor, and is refused by name."""
     config = dataclasses.replace(GPTConfig(), **{field: value})  # type: ignore[arg-type]
     goldens = dataclasses.replace(recorded, sha256=None)
     (altered,) = check._altered(goldens, config)
@@ -173,7 +161,7 @@ def test_another_config_is_refused(field: str, value: float, recorded: Goldens) 
 def test_a_wrong_head_count_beside_known_weights_is_refused(
     ours: GPT, provenance: ProvenanceOf, as_released: AsReleased
 ) -> None:
-    """Seven heads for three load the same tensors: the config is at fault, and not the model."""
+    """Seven heads instead of three load the same tensors: the config is wrong, not the model."""
     other = GPT(dataclasses.replace(ours.config, n_head=7))
     other.load_state_dict(ours.state_dict())
     report = as_released(provenance(Standing.KNOWN), other.eval())
@@ -183,13 +171,12 @@ def test_a_wrong_head_count_beside_known_weights_is_refused(
 
 
 def test_dropout_probabilities_decide_no_number(recorded: Goldens) -> None:
-    """What has no part in evaluation may be other than released."""
+    """They have no effect in evaluation mode."""
     config = dataclasses.replace(GPTConfig(), embd_pdrop=0.0, initializer_range=0.5)
     assert check._altered(dataclasses.replace(recorded, sha256=None), config) == []
 
 
 def test_drawn_weights_are_not_asked(ours: GPT, weights: Weights) -> None:
-    """The surrogate ends before anything is run, with the way to the released weights."""
     with pytest.raises(EnvironmentUnfitError) as caught:
         golden(ours, weights.provenance)
     expected = (ExitCode.ENVIRONMENT, True, True)
@@ -201,12 +188,10 @@ def test_drawn_weights_are_not_asked(ours: GPT, weights: Weights) -> None:
 
 
 def test_weights_that_were_read_may_be_asked(provenance: ProvenanceOf) -> None:
-    """Where files were read nothing is raised: the numbers decide."""
     require_read(provenance(Standing.UNKNOWN))
 
 
 def test_the_surrogate_has_none_of_the_published_numbers(ours: GPT, weights: Weights) -> None:
-    """Asked all the same, the tiny surrogate is refused, and no published row passes."""
     report = golden(ours, weights.provenance, published())
     statuses = {row.status.value for row in report.results}
     expected = (4, "error", {"fail", "not_run"}, 354)

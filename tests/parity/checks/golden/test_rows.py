@@ -22,17 +22,14 @@ Altered = Callable[..., Goldens]
 
 
 def rows_of(report: Report) -> dict[str, Row]:
-    """Return the report's rows under their keys."""
     return {row.tap: row for row in report.results}
 
 
 def failing(report: Report) -> set[str]:
-    """Return the keys of the rows that do not pass."""
     return {row.tap for row in report.results if row.status.value != "pass"}
 
 
 def test_a_fault_fails_with_the_models_own_number(ours: GPT, ask: Ask, recorded: Goldens) -> None:
-    """The failing logit's row has the faulty model's logit, and its distance from the golden."""
     faulty = inject(ours, "scale-missing", 5)
     asked = next(row for row in recorded.rows if row.key == "last/logit")
     with torch.no_grad():
@@ -48,7 +45,6 @@ def test_a_fault_fails_with_the_models_own_number(ours: GPT, ask: Ask, recorded:
 def test_a_wrong_id_is_found_at_its_place(
     place: int, theirs: OpenAIGPTLMHeadModel, ask: Ask, recorded: Goldens, altered: Altered
 ) -> None:
-    """The first id that differs is named with its place, and with the logits' lead there."""
     right = next(row for row in recorded.rows if row.key == "generate/greedy").expected
     wrong = (right[place] + 1) % 211
     told = [*right[:place], wrong, *right[place + 1 :]]
@@ -65,7 +61,6 @@ def test_a_wrong_id_is_found_at_its_place(
 
 
 def test_repetition_is_asked_for(ask: Ask, recorded: Goldens, altered: Altered) -> None:
-    """Ids got without repetition are not those got with it: the input is obeyed."""
     row = next(row for row in recorded.rows if row.key == "generate/no-repeat")
     allowed = dict(row.inputs, no_repeat_ngram_size=0)
     report = ask("generate", goldens=altered("generate/no-repeat", inputs=allowed))
@@ -82,7 +77,6 @@ NORMS = [f"norms/{q}-{s}" for q in ("rms", "frobenius_over_sqrt2") for s in ("le
 def test_a_norm_off_by_a_ten_thousandth_fails(
     key: str, ask: Ask, recorded: Goldens, altered: Altered
 ) -> None:
-    """A norm that is 1e-4 off fails by that much, and it alone; half the tolerance passes."""
     row = next(row for row in recorded.rows if row.key == key)
     report = ask("norms", goldens=altered(key, expected=row.expected * (1.0 + 1e-4)))
     within = row.expected * (1.0 + row.tolerance.bound / 2)
@@ -93,7 +87,6 @@ def test_a_norm_off_by_a_ten_thousandth_fails(
 
 
 def test_a_larger_matrix_fails_the_norms(ours: GPT, ask: Ask) -> None:
-    """One matrix a hundredth larger moves the means of norms beyond their tolerance."""
     model = copy.deepcopy(ours)
     with torch.no_grad():
         model.tokens_embed.weight.mul_(1.01)
@@ -105,8 +98,6 @@ def test_a_larger_matrix_fails_the_norms(ours: GPT, ask: Ask) -> None:
 def test_unshifted_targets_are_recognised(
     ask: Ask, recorded: Goldens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A loss that asks each position for its own token fails its rows, and its cause is said."""
-
     def unshifted(logits: Tensor, token_ids: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(logits[0], token_ids[0])
 
@@ -121,14 +112,12 @@ def test_unshifted_targets_are_recognised(
 
 
 def test_another_wrong_loss_is_given_no_cause(ask: Ask, altered: Altered) -> None:
-    """A loss that is wrong in another way fails without the known symptom's name."""
     row = rows_of(ask("loss", goldens=altered("loss/1", expected=7.0)))["loss/1"]
     expected = ("fail", "")
     assert expected == (row.status.value, row.detail)
 
 
 def test_a_right_loss_has_no_symptom(ask: Ask, recorded: Goldens, altered: Altered) -> None:
-    """A value that passes is given no cause of being wrong, however near to a known one it is."""
     right = next(row for row in recorded.rows if row.key == "loss/1").expected
     symptom = Symptom(got=right, means="a fault")
     row = rows_of(ask("loss", goldens=altered("loss/1", symptoms=(symptom,))))["loss/1"]
@@ -150,7 +139,6 @@ def test_the_median_sees_what_every_row_lets_pass(ask: Ask, recorded: Goldens) -
 
 
 def test_the_worse_of_two_words_decides(ask: Ask, recorded: Goldens, altered: Altered) -> None:
-    """A row is as far off as the word that is furthest off, in nats."""
     first, second = next(r for r in recorded.rows if r.key == "words/007").expected
     report = ask("words", goldens=altered("words/007", expected=[first, second * math.exp(0.02)]))
     assert failing(report) == {"words/007"}
@@ -158,7 +146,6 @@ def test_the_worse_of_two_words_decides(ask: Ask, recorded: Goldens, altered: Al
 
 
 def test_a_difference_without_a_number_fails() -> None:
-    """NaN is no small difference."""
     nothing = MeasuredValue(got=math.nan, difference=math.nan)
     asked = dataclasses.replace(
         next(r for r in published().rows if r.kind is Kind.LOGIT),

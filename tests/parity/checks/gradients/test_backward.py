@@ -12,7 +12,6 @@ TIED = {"w": nn.Parameter(VALUES.clone())}
 
 
 def tied(tap: TapFunction) -> Tensor:
-    """Return `sum(w^2 * w)`: one parameter with two paths, a tap with two uses."""
     square = tap("square", TIED["w"] * TIED["w"])
     return tap("product", square * TIED["w"]).sum() + square.sum()
 
@@ -20,7 +19,6 @@ def tied(tap: TapFunction) -> Tensor:
 def seen_in(
     loss_of: object, parameters: dict[str, nn.Parameter], **more: float
 ) -> dict[str, Tensor]:
-    """Return every gradient shown; a name that is shown twice fails."""
     seen: dict[str, Tensor] = {}
 
     def see(name: str, gradient: Tensor) -> None:
@@ -32,7 +30,7 @@ def seen_in(
 
 
 def test_all_paths_are_summed_before_a_gradient_is_shown() -> None:
-    """The parameter's gradient is 3w^2 + 2w, the twice used tap's is w + 1; each shown once."""
+    """The parameter's gradient is 3w^2 + 2w, that of the tap, which is used twice, w + 1."""
     seen = seen_in(tied, TIED)
     assert torch.equal(3 * VALUES**2 + 2 * VALUES, seen["w"])
     assert torch.equal(VALUES + 1, seen["square"])
@@ -40,25 +38,21 @@ def test_all_paths_are_summed_before_a_gradient_is_shown() -> None:
 
 
 def test_gradients_are_shown_from_the_loss_backwards() -> None:
-    """The order in which they are made is the order in which they are shown."""
     assert list(seen_in(tied, TIED)) == ["product", "square", "w"]
 
 
 def test_the_loss_is_returned_as_it_is() -> None:
-    """Whatever the backward pass begins with."""
     losses = [backward(tied, TIED, lambda *_: None, scale=scale) for scale in (1.0, 8.0)]
     assert [float((VALUES**3 + VALUES**2).sum())] * 2 == losses
 
 
 def test_a_scale_makes_every_gradient_so_many_times_as_large() -> None:
-    """A power of two changes exponents and no other bit."""
     once, scaled = seen_in(tied, TIED), seen_in(tied, TIED, scale=8.0)
     assert once.keys() == scaled.keys()
     assert all(torch.equal(8.0 * once[name], scaled[name]) for name in once)
 
 
 def test_the_way_forward_can_be_looked_at() -> None:
-    """Each tap's value is shown, cut off from its history."""
     looked: dict[str, Tensor] = {}
     backward(tied, TIED, lambda *_: None, look=looked.__setitem__)
     assert torch.equal(VALUES**2, looked["square"])
@@ -67,7 +61,6 @@ def test_the_way_forward_can_be_looked_at() -> None:
 
 @pytest.mark.parametrize("required", [True, False])
 def test_parameters_are_left_as_they_were(*, required: bool) -> None:
-    """A gradient that somebody had collected is still there, and frozen parameters are frozen."""
     parameter = nn.Parameter(VALUES.clone(), requires_grad=required)
     parameter.grad = 7.0 * VALUES
     seen = seen_in(lambda tap: tap("square", parameter * parameter).sum(), {"w": parameter})
@@ -77,7 +70,6 @@ def test_parameters_are_left_as_they_were(*, required: bool) -> None:
 
 
 def test_parameters_are_left_as_they_were_by_a_model_that_raises() -> None:
-    """What a model raises passes through, and nobody listens to its parameters any more."""
     parameter, seen = nn.Parameter(VALUES.clone()), list[str]()
 
     def broken(_tap: TapFunction) -> Tensor:
@@ -92,6 +84,5 @@ def test_parameters_are_left_as_they_were_by_a_model_that_raises() -> None:
 
 
 def test_a_tensor_without_history_shows_no_gradient() -> None:
-    """A tap of a constant is walked past: that it has no gradient is for others to judge."""
     seen = seen_in(lambda tap: (tap("constant", VALUES) * TIED["w"]).sum(), TIED)
     assert {"w"} == set(seen)

@@ -34,8 +34,6 @@ Check = Callable[..., Report]
 
 
 def checker(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Check:
-    """Return the check of three paths, on ids drawn from a seed or given."""
-
     def check(batch: int = 1, time: int = 5, given: Inputs | None = None, **more: object) -> Report:
         vocab_size = ours.config.vocab_size
         chosen = given or inputs.seeded(batch=batch, time=time, vocab_size=vocab_size, seed=0)
@@ -53,18 +51,15 @@ def checker(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Check:
 
 @pytest.fixture(scope="module")
 def tiny(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Check:
-    """Return the check at the small size."""
     return checker(ours, theirs)
 
 
 @pytest.fixture(scope="module")
 def report(tiny: Check) -> Report:
-    """Return the report of one small check, float32's rounding judged."""
     return tiny(batch=2, time=37)
 
 
 def assert_passes(report: Report, *, left_out: int = 0) -> None:
-    """Assert a pass in which everything planned was compared."""
     assert list(report.reasons) == []
     assert [row for row in report.results if row.status is not Status.PASS] == []
     assert (report.verdict, report.exit_code) == (Verdict.PASS, ExitCode.PASS)
@@ -73,12 +68,10 @@ def assert_passes(report: Report, *, left_out: int = 0) -> None:
 
 
 def test_every_gradient_agrees(report: Report) -> None:
-    """Every path, every tap and parameter, in float64 and float32, and every slope."""
     assert_passes(report)
 
 
 def test_every_planned_gradient_has_its_rows(report: Report) -> None:
-    """One row in float64 and one in float32 for each gradient, one for each slope; no other."""
     found = [(row.backend, row.tap, row.mode, row.against) for row in report.results]
     expected = [
         (path, place.name, mode, "huggingface")
@@ -94,13 +87,12 @@ def test_every_planned_gradient_has_its_rows(report: Report) -> None:
 
 
 def test_identity_is_not_agreement_to_the_bit(report: Report) -> None:
-    """The two sides compute in different orders: errors are small, and mostly not nought."""
+    """The two sides compute in different orders, so most errors are not 0."""
     errors = [row.error_ours or 0.0 for row in report.results if row.against == "huggingface"]
     assert sum(error > 0.0 for error in errors) > len(errors) // 2
 
 
 def test_slopes_are_measured(report: Report) -> None:
-    """Each has two values, of the oracle and of us, and stays within its bound."""
     rows = [row for row in report.results if row.against == "oracle"]
     assert {SLOPE_BOUND} == {row.bound for row in rows}
     assert all(row.value_ours != row.value_against for row in rows)
@@ -108,7 +100,6 @@ def test_slopes_are_measured(report: Report) -> None:
 
 
 def test_what_is_not_compared_says_why(report: Report) -> None:
-    """The loss on every path, and what a path never forms."""
     left_out = [(entry["backend"], entry["tap"]) for entry in report.plan.exempt]
     assert {("plain", "loss"), ("tiled", "loss"), ("fused", "h.3.mlp")} <= set(left_out)
     assert len(left_out) == 3 + 24 + 48
@@ -132,12 +123,11 @@ SHAPES = {
 
 @pytest.mark.parametrize("given", SHAPES.values(), ids=SHAPES)
 def test_every_shape_passes(tiny: Check, given: Inputs) -> None:
-    """Unequal rows, padding on either side, explicit positions: every gradient agrees."""
     assert_passes(tiny(given=given, dtype="float64"))
 
 
 def test_two_tokens_leave_nothing_to_attend_to(tiny: Check) -> None:
-    """A gradient that is nought by its nature is exempt, with the reason, and the rest passes."""
+    """A gradient that is 0 by construction is exempt."""
     report = tiny(batch=2, time=2, dtype="float64")
     nought = [entry["tap"] for entry in report.plan.exempt if "itself" in entry["reason"]]
     assert {"attn.query", "attn.key", "attn.scores"} == {kind_of(tap) for tap in nought}
@@ -146,10 +136,7 @@ def test_two_tokens_leave_nothing_to_attend_to(tiny: Check) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounding_in_half_precision_is_judged(tiny: Check, dtype: str) -> None:
-    """Every gradient has an error and a ratio: none vanishes, none overflows, none is skipped.
-
-    Whether right code passes is asked at the released size: the small model is too small for it.
-    """
+    """Whether right code passes is tested at the released size; this model is too small for it."""
     report = tiny(batch=2, time=64, dtype=dtype, select="[!d]*")
     rows = [row for row in report.results if row.mode is Mode.END_TO_END]
     assert {dtype} == {row.dtype for row in rows}
@@ -159,7 +146,6 @@ def test_rounding_in_half_precision_is_judged(tiny: Check, dtype: str) -> None:
 
 
 def test_few_tokens_are_no_measure_of_rounding(tiny: Check) -> None:
-    """Below the fewest predictions float64 alone decides, and the report says so."""
     few, enough = (tiny(time=FEWEST_PREDICTIONS + more, select="logits") for more in (0, 1))
     assert {Mode.FLOAT64} == {row.mode for row in few.results}
     assert str(FEWEST_PREDICTIONS) in few.inputs["rounding"]
@@ -168,19 +154,14 @@ def test_few_tokens_are_no_measure_of_rounding(tiny: Check) -> None:
 
 
 class Coarse(nn.Module):
-    """A right model whose sum of squares in one norm's backward is rounded to bfloat16."""
-
     def __init__(self, model: GPT) -> None:
         super().__init__()
         self.model = model
 
     def named_parameters(self, *given: object, **named: object) -> object:  # type: ignore[override]
-        """Give the inner model's, under its names."""
         return self.model.named_parameters(*given, **named)  # type: ignore[arg-type]
 
     def forward(self, *given: Tensor, tap: Callable[[str, Tensor], Tensor]) -> Tensor:
-        """Round what goes back through one tap, but in float64."""
-
         def rounding(name: str, value: Tensor) -> Tensor:
             if name == "h.6.ln_1" and value.dtype != torch.float64 and value.requires_grad:
                 value.register_hook(lambda gradient: gradient.bfloat16().to(gradient.dtype))
@@ -190,7 +171,6 @@ class Coarse(nn.Module):
 
 
 def test_coarse_rounding_is_told_from_float32s(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """A step in half precision passes in float64 and fails in float32, first where it is."""
     ids = inputs.seeded(batch=2, time=37, vocab_size=211, seed=0).token_ids
     report = gradients(Coarse(copy.deepcopy(ours)), theirs, ids, select="[!d]*")
     failed = [row for row in report.results if row.status is not Status.PASS]
@@ -203,7 +183,7 @@ def test_coarse_rounding_is_told_from_float32s(ours: GPT, theirs: OpenAIGPTLMHea
 def test_only_the_oracle_sees_what_both_sides_get_wrong(
     ours: GPT, theirs: OpenAIGPTLMHeadModel
 ) -> None:
-    """The same fault in both: all gradients agree, and the slope of the loss is another one."""
+    """With one fault on both sides all gradients agree, and the slope of the loss differs."""
     shared = copy.deepcopy(theirs)
     projection = shared.transformer.h[4].mlp.c_proj
     projection.register_forward_hook(lambda _self, _given, out: grafted(out, 2.0 * out))
@@ -221,7 +201,6 @@ def test_only_the_oracle_sees_what_both_sides_get_wrong(
 @pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_full_size_gradients_agree(dtype: str) -> None:
-    """At the released size: 37 tokens, every path, one direction in all parameters."""
     weights = load_weights("surrogate")
     report = checker(build_ours(weights), build_huggingface(weights))(time=37, dtype=dtype)
     assert_passes(report, left_out=SLOPES - 1)

@@ -26,7 +26,6 @@ GRADIENTS = {place.name for place in gradient_names(12)}
 
 @pytest.fixture(scope="module")
 def padded(ours: GPT) -> Inputs:
-    """Return rows of unlike lengths, long enough for rounding to be judged."""
     chosen = inputs.seeded(batch=2, time=40, vocab_size=ours.config.vocab_size, seed=0)
     mask = torch.ones(2, 40, dtype=torch.bool)
     mask[1, 33:] = False
@@ -34,14 +33,12 @@ def padded(ours: GPT) -> Inputs:
 
 
 def paths(ours: GPT) -> dict[str, GPT]:
-    """Return our model on the two paths of the command line."""
     return {path: ours.with_backend(path) for path in ("plain", "tiled")}
 
 
 def test_every_gradient_has_one(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, padded: Inputs, fingerprints_of: Of
 ) -> None:
-    """Of taps and parameters, ours and Hugging Face's in both dtypes, from the loss backwards."""
     given = {"attention_mask": padded.attention_mask}
     report = gradients(paths(ours), theirs, padded.token_ids, **given, fingerprints=True)
     sides = {key: len(found) for key, found in fingerprints_of(report).items()}
@@ -64,7 +61,7 @@ def test_every_gradient_has_one(
 def test_gradients_are_at_their_own_size(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, padded: Inputs, fingerprints_of: Of
 ) -> None:
-    """In float16 the backward pass begins with a large number: it is taken out again."""
+    """In float16 the backward pass begins with a large number, which is divided out."""
     report = gradients(
         ours, theirs, padded.token_ids, dtype="float16", select="h.5.*", fingerprints=True
     )
@@ -79,7 +76,6 @@ def test_gradients_are_at_their_own_size(
 def test_a_fault_behind_moves_no_gradient_before_it(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor, fingerprints_of: Of
 ) -> None:
-    """A wrong derivative in block 3 moves ours from there on, and none of Hugging Face's."""
     right, wrong = (
         fingerprints_of(gradients(model, theirs, token_ids, dtype="float64", fingerprints=True))
         for model in (ours, inject(ours, "erf-derivative", 3))

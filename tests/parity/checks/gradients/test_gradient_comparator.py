@@ -17,7 +17,6 @@ TRUE = torch.tensor([[3.0, -4.0]], dtype=torch.float64)
 
 
 def gauge(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> GradientComparator:
-    """Return a gauge of three gradients, all of them known to be `TRUE`."""
     return GradientComparator(
         name="ours",
         dtype=dtype,
@@ -31,12 +30,10 @@ def gauge(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> GradientCom
 
 
 def status(run: GradientComparator, name: str) -> Status:
-    """Return what became of one gradient."""
     return run.found.differences[run.name, name, TRUTH].status
 
 
 def test_a_float64_gradient_is_held_against_both() -> None:
-    """It is measured once, for identity and as an error."""
     run = gauge()
     run.see("logits", TRUE + 1e-3)
     seen = [run.found.differences["ours", "logits", side] for side in (TRUTH, REFERENCE)]
@@ -44,14 +41,12 @@ def test_a_float64_gradient_is_held_against_both() -> None:
 
 
 def test_a_float32_gradient_is_no_identity() -> None:
-    """Below float64 there is an error and nothing else."""
     run = gauge(torch.float32)
     run.see("logits", TRUE.float())
     assert list(run.found.differences) == [("ours", "logits", TRUTH)]
 
 
 def test_another_dtype_is_its_own_finding() -> None:
-    """A float32 gradient in the float64 run is not compared, scaled or not."""
     for scale in (1.0, 4.0):
         run = gauge(scale=scale)
         run.see("logits", TRUE.float())
@@ -59,7 +54,6 @@ def test_another_dtype_is_its_own_finding() -> None:
 
 
 def test_a_scaled_gradient_is_brought_back_to_size() -> None:
-    """In float64: what is too small for float16 at its own size is not lost there."""
     run = gauge(torch.float16, scale=2.0**14)
     tiny = TRUE * 2.0**-26
     run.truths = {"logits": Reference(tiny)}
@@ -68,7 +62,6 @@ def test_a_scaled_gradient_is_brought_back_to_size() -> None:
 
 
 def test_what_nobody_knows_is_extra() -> None:
-    """So is a gradient that comes a second time; one that is only not selected is not."""
     run = gauge()
     for name in ("h.0.mlp.wrong", "logits", "logits", "h.0.attn"):
         run.see(name, TRUE)
@@ -76,7 +69,6 @@ def test_what_nobody_knows_is_extra() -> None:
 
 
 def test_what_never_came_is_missing() -> None:
-    """A planned gradient that nobody showed was never made."""
     run = gauge()
     run.see("logits", TRUE)
     run.finish({}, None)
@@ -84,7 +76,6 @@ def test_what_never_came_is_missing() -> None:
 
 
 def test_a_parameter_that_is_not_there_is_not_run() -> None:
-    """Not a difference: nothing was compared, and the detail says why."""
     run = gauge()
     run.finish({"h.0.ln_2.weight": "no such parameter"}, None)
     seen = run.found.differences["ours", "h.0.ln_2.weight", TRUTH]
@@ -92,7 +83,6 @@ def test_a_parameter_that_is_not_there_is_not_run() -> None:
 
 
 def test_what_a_broken_run_owes_is_not_run() -> None:
-    """What came before it broke stands; the rest says what broke it."""
     run = gauge()
     run.see("logits", TRUE)
     run.finish({}, "RuntimeError: no")
@@ -102,7 +92,6 @@ def test_what_a_broken_run_owes_is_not_run() -> None:
 
 
 def test_without_a_reference_nothing_is_compared() -> None:
-    """A gradient that the reference never made is not run, and never a pass."""
     run = gauge()
     run.truths = {}
     run.see("logits", TRUE)
@@ -111,7 +100,6 @@ def test_without_a_reference_nothing_is_compared() -> None:
 
 
 def test_not_a_number_is_its_own_finding() -> None:
-    """On either side."""
     run = gauge()
     broken: Tensor = TRUE.clone()
     broken[0, 1] = math.nan

@@ -33,12 +33,10 @@ WHOLE = Inputs(token_ids=torch.tensor([[5, 9, 210, 0], [3, 8, 1, 2]]))
     ids=["whole", "right", "left"],
 )
 def test_what_is_predicted(inputs: Inputs, expected: list[list[bool]]) -> None:
-    """A token counts where it is real and the one before it is."""
     assert expected == backward.predicted(inputs).tolist()
 
 
 def by_hand(logits: Tensor, inputs: Inputs) -> Tensor:
-    """Return the mean over what counts, each by its own formula."""
     each = [
         torch.logsumexp(logits[row, at], -1) - logits[row, at, inputs.token_ids[row, at + 1]]
         for row, at in backward.predicted(inputs).nonzero().tolist()
@@ -50,7 +48,6 @@ def by_hand(logits: Tensor, inputs: Inputs) -> Tensor:
 def test_both_sides_take_the_same_mean(
     inputs: Inputs, ours: GPT, theirs: OpenAIGPTLMHeadModel, assert_same: Callable[..., None]
 ) -> None:
-    """Either side's loss is the mean by hand of its own logits."""
     mine, other = copy.deepcopy(ours).double(), copy.deepcopy(theirs).double()
     for loss_of in (backward.of_candidate(mine, inputs), backward.of_huggingface(other, inputs)):
         shown: dict[str, Tensor] = {}
@@ -59,7 +56,6 @@ def test_both_sides_take_the_same_mean(
 
 
 def test_padding_does_not_touch_the_loss(ours: GPT) -> None:
-    """Other ids under the padding give the same loss, to the bit."""
     other = RIGHT.token_ids.clone()
     other[0, 3] = 77
     changed = Inputs(token_ids=other, attention_mask=RIGHT.attention_mask)
@@ -70,8 +66,6 @@ def test_padding_does_not_touch_the_loss(ours: GPT) -> None:
 
 
 def test_other_logits_than_shown_are_refused(ours: GPT) -> None:
-    """A model that returns something else than it shows at its tap is not compared."""
-
     class Deceiving(torch.nn.Module):
         def forward(self, *given: object, tap: object) -> Tensor:
             return ours(*given, tap=tap) + 1.0  # type: ignore[arg-type]
@@ -82,7 +76,6 @@ def test_other_logits_than_shown_are_refused(ours: GPT) -> None:
 
 @pytest.mark.parametrize("rows", [[[5]], [[5], [9]]], ids=["one row", "two rows"])
 def test_nothing_to_predict_is_refused(rows: list[list[int]]) -> None:
-    """Rows of one token have no next token: no loss, no gradient, no verdict."""
     with pytest.raises(InconclusiveError, match="no next token"):
         backward.check_predicted(from_rows(rows))
 
@@ -104,7 +97,7 @@ def test_predictions_from_a_token_that_sees_itself_alone(inputs: Inputs, *, expe
 
 
 def test_only_float16_begins_larger() -> None:
-    """A power of two that makes at least a sum of the mean, and that float16 holds."""
+    """With a power of two that is at least the number of losses, and that float16 holds."""
     scales = {
         d: backward.scale_for(d, WHOLE) for d in (torch.float64, torch.float32, torch.bfloat16)
     }

@@ -20,31 +20,25 @@ IDS = inputs.seeded(batch=2, time=5, vocab_size=211, seed=0).token_ids
 
 
 class Altered(GPT):
-    """Our model, of which something happens at its taps."""
-
     def __init__(self, model: GPT, at_tap: Callable[[Taps, str, Tensor], Tensor]) -> None:
         super().__init__(model.config)
         self.load_state_dict(model.state_dict())
         self.at_tap = at_tap
 
     def forward(self, *given: Tensor, tap: Taps) -> Tensor:  # type: ignore[override]
-        """Have `at_tap` stand between the model and its tap."""
         at_tap = self.at_tap
         return super().forward(*given, tap=lambda name, value: at_tap(tap, name, value))
 
 
 def shown_twice(tap: Taps, name: str, value: Tensor) -> Tensor:
-    """Show one tap twice."""
     return tap(name, tap(name, value) if name == "h.3.ln_1" else value)
 
 
 def shown_too_much(tap: Taps, name: str, value: Tensor) -> Tensor:
-    """Show a tap that nobody has planned."""
     return tap(name, tap("h.3.ln_1.mean", value) if name == "h.3.ln_1" else value)
 
 
 def detached(tap: Taps, name: str, value: Tensor) -> Tensor:
-    """Show a copy that the loss does not depend on."""
     if name != "h.3.ln_1":
         return tap(name, value)
     tap(name, value.detach())
@@ -52,13 +46,11 @@ def detached(tap: Taps, name: str, value: Tensor) -> Tensor:
 
 
 def unused(tap: Taps, name: str, value: Tensor) -> Tensor:
-    """Show a tensor with a history, and go on with another one."""
     tap(name, value * 1.0 if name == "h.3.ln_1" else value)
     return value
 
 
 def not_a_number(tap: Taps, name: str, value: Tensor) -> Tensor:
-    """Send a gradient back of which one element is no number."""
     if name == "h.3.ln_1":
         value = value * 1.0
 
@@ -72,7 +64,6 @@ def not_a_number(tap: Taps, name: str, value: Tensor) -> Tensor:
 
 
 def judged(model: nn.Module, theirs: OpenAIGPTLMHeadModel) -> Report:
-    """Return the report on one model, float64 alone, without slopes."""
     return gradients(model, theirs, IDS, dtype="float64", select="[!d]*")
 
 
@@ -93,7 +84,6 @@ def test_what_happens_at_a_tap_is_found_there(
     ours: GPT,
     theirs: OpenAIGPTLMHeadModel,
 ) -> None:
-    """A gradient that is extra, missing or no number is no pass, and is named."""
     report = judged(Altered(ours, at_tap).eval(), theirs)
     wrong = {row.tap: row.status for row in report.results if row.status is not Status.PASS}
     assert report.exit_code == ExitCode.FAIL
@@ -103,7 +93,6 @@ def test_what_happens_at_a_tap_is_found_there(
 def test_an_altered_model_that_alters_nothing_passes(
     ours: GPT, theirs: OpenAIGPTLMHeadModel
 ) -> None:
-    """The five above fail because of what they do, not because of how."""
     report = judged(Altered(ours, lambda tap, name, value: tap(name, value)).eval(), theirs)
     assert report.exit_code == ExitCode.PASS
 
@@ -111,7 +100,6 @@ def test_an_altered_model_that_alters_nothing_passes(
 def test_no_gradient_that_is_not_a_number_passes_in_a_slope(
     ours: GPT, theirs: OpenAIGPTLMHeadModel
 ) -> None:
-    """A slope with such a gradient in it is not run."""
     model = Altered(ours, not_a_number).eval()
     report = gradients(model, theirs, IDS, dtype="float64", select="direction")
     assert [(row.tap, row.status) for row in report.results] == [("direction", Status.NOT_RUN)]
@@ -119,7 +107,6 @@ def test_no_gradient_that_is_not_a_number_passes_in_a_slope(
 
 
 def test_sides_that_share_storage_are_no_verdict(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """The preconditions of layerwise hold here too."""
     model = copy.deepcopy(ours)
     model.tokens_embed.weight = theirs.transformer.tokens_embed.weight
     report = judged(model, theirs)
@@ -130,7 +117,6 @@ def test_sides_that_share_storage_are_no_verdict(ours: GPT, theirs: OpenAIGPTLMH
 def test_dropout_is_off_and_training_goes_on_afterwards(
     ours: GPT, theirs: OpenAIGPTLMHeadModel
 ) -> None:
-    """A model that comes in training mode is judged in evaluation mode, and leaves as it came."""
     model = copy.deepcopy(ours).train()
     collected = torch.ones_like(model.h[0].ln_1.weight)
     model.h[0].ln_1.weight.grad = collected
@@ -142,7 +128,6 @@ def test_dropout_is_off_and_training_goes_on_afterwards(
 
 
 def test_rows_that_are_alike_are_a_dead_model(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """The signs of life are looked for: the same token at the same position tells nothing."""
     ids = torch.full((2, 5), 7)
     same = torch.zeros(2, 5, dtype=torch.long)
     report = gradients(ours, theirs, ids, positions=same, dtype="float64", select="[!d]*")
@@ -151,7 +136,6 @@ def test_rows_that_are_alike_are_a_dead_model(ours: GPT, theirs: OpenAIGPTLMHead
 
 
 def test_progress_reaches_its_end(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """Every gradient of every pass is a step, and steps come to what was announced."""
     steps: list[tuple[str, int, int]] = []
     ids = inputs.seeded(batch=1, time=40, vocab_size=211, seed=0).token_ids
     gradients(ours, theirs, ids, select="[!d]*", progress=lambda *step: steps.append(step))
@@ -161,7 +145,6 @@ def test_progress_reaches_its_end(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> No
 
 
 def test_a_candidate_need_not_have_seen_autograd(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """Frozen parameters are asked for their gradients all the same, and stay frozen."""
     model = copy.deepcopy(ours).requires_grad_(False)
     assert judged(model, theirs).exit_code == ExitCode.PASS
     assert not any(parameter.requires_grad for parameter in model.parameters())
