@@ -37,14 +37,11 @@ def unfit(report: Report) -> list[str]:
 
 def test_the_tiny_weights_are_fit(healthy: Report) -> None:
     judged = sum(finding.fit is not None for finding in healthy.findings)
-    expected = (0, "pass", [], judged, judged)
-    assert expected == (
-        healthy.exit_code,
-        healthy.verdict.value,
-        unfit(healthy),
-        healthy.plan.planned,
-        healthy.plan.compared,
-    )
+    assert healthy.exit_code == 0
+    assert healthy.verdict.value == "pass"
+    assert unfit(healthy) == []
+    assert healthy.plan.planned == judged
+    assert healthy.plan.compared == judged
 
 
 def test_every_setting_that_moves_numbers_is_listed(healthy: Report) -> None:
@@ -70,8 +67,7 @@ def test_no_person_or_machine_is_named(healthy: Report) -> None:
 
 def test_every_block_is_seen_alive(healthy: Report) -> None:
     blocks = [finding for finding in healthy.findings if finding.name.endswith("healthy")]
-    expected = [f"h.{index} healthy" for index in range(12)]
-    assert expected == [finding.name for finding in blocks]
+    assert [finding.name for finding in blocks] == [f"h.{index} healthy" for index in range(12)]
     assert all("attention" in finding.found and "cosine" in finding.found for finding in blocks)
 
 
@@ -79,8 +75,7 @@ def test_the_command_prints_a_line_for_each_finding(check: Check) -> None:
     result = check("doctor", "--weights", "tiny", "--seq-len", "40", env={"COLUMNS": "300"})
     lines = result.stdout.splitlines()
     alive = [line for line in lines if " healthy " in line and line.rstrip().endswith("ok")]
-    expected = (0, 12, True)
-    assert expected == (result.exit_code, len(alive), lines[-1].startswith("PASS"))
+    assert (result.exit_code, len(alive), lines[-1].startswith("PASS")) == (0, 12, True)
 
 
 def changed(weights: Weights, change: Callable[[str, Any], Any]) -> OpenAIGPTLMHeadModel:
@@ -113,13 +108,10 @@ def test_a_dead_model_is_unfit(
 ) -> None:
     report = doctor(changed(weights, change), long, {})
     reasons = [finding.why for finding in report.findings if finding.fit is False]
-    expected = (3, "inconclusive", [f"h.{index} healthy" for index in range(12)], True)
-    assert expected == (
-        report.exit_code,
-        report.verdict.value,
-        unfit(report),
-        all(why in reason for reason in reasons),
-    )
+    assert report.exit_code == 3
+    assert report.verdict.value == "inconclusive"
+    assert unfit(report) == [f"h.{index} healthy" for index in range(12)]
+    assert all(why in reason for reason in reasons)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +125,7 @@ def test_a_constant_tensor_is_unfit(
     model.get_parameter(f"transformer.{name}").data.fill_(value)
     report = doctor(model, long, {})
     finding = next(f for f in report.findings if f.name == "tensors that hold one value")
-    expected = (3, False, True)
-    assert expected == (report.exit_code, finding.fit, name in finding.found)
+    assert (report.exit_code, finding.fit, name in finding.found) == (3, False, True)
 
 
 def test_a_float64_that_is_none_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +133,7 @@ def test_a_float64_that_is_none_is_unfit(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module.torch, "from_numpy", lambda array: true(array).float().double())
     false = module._float64().fit
     monkeypatch.undo()
-    expected = (False, True)
-    assert expected == (false, module._float64().fit)
+    assert (false, module._float64().fit) == (False, True)
 
 
 def test_a_setting_that_will_not_stay_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +143,9 @@ def test_a_setting_that_will_not_stay_is_unfit(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module.environment, "SETTINGS", (stuck,))
     monkeypatch.setattr(module.environment, "assert_settings_pinned", lambda: None)
     (finding,) = module._settings()
-    expected = (False, environment.SETTINGS[0].why, True)
-    assert expected == (finding.fit, finding.why, "stuck" in finding.found)
+    assert not finding.fit
+    assert finding.why == environment.SETTINGS[0].why
+    assert "stuck" in finding.found
 
 
 def test_the_settings_are_left_as_they_were(theirs: OpenAIGPTLMHeadModel, long: Inputs) -> None:
@@ -169,16 +160,12 @@ def test_what_is_unfit_says_what_it_would_mean(
     monkeypatch.setattr(module.liveness, "constant_tensors", lambda _state: ["h.3.ln_1.bias"])
     result = check("doctor", "--weights", "tiny", "--seq-len", "5", env={"COLUMNS": "300"})
     line = next(line for line in result.stdout.splitlines() if "h.3.ln_1.bias" in line)
-    expected = (3, True, True, "INCONCLUSIVE")
-    assert expected == (
-        result.exit_code,
-        "hides" in line,
-        line.rstrip().endswith("PROBLEM"),
-        result.stdout.splitlines()[-1].split()[0],
-    )
+    assert result.exit_code == 3
+    assert "hides" in line
+    assert line.rstrip().endswith("PROBLEM")
+    assert result.stdout.splitlines()[-1].split()[0] == "INCONCLUSIVE"
 
 
 def test_a_padded_batch_is_looked_at(theirs: OpenAIGPTLMHeadModel) -> None:
     padded = inputs.parse("5,17,210,3,9,44,101,7;12,7")
-    expected = []
-    assert expected == unfit(doctor(theirs, padded, {}))
+    assert unfit(doctor(theirs, padded, {})) == []

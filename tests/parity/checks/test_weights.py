@@ -57,14 +57,11 @@ SIDES = pytest.mark.parametrize("side", ["ours", "huggingface"])
 def test_right_models_pass(judged: Judged) -> None:
     report = judged(lambda _model: None, "ours")
     sides = dict.fromkeys(("ours", "huggingface", "release"), (146, 146))
-    expected = (0, "pass", {}, sides, None)
-    assert expected == (
-        report.exit_code,
-        report.verdict.value,
-        differing(report),
-        report.plan.per_backend,
-        report.first_divergence,
-    )
+    assert report.exit_code == 0
+    assert report.verdict.value == "pass"
+    assert differing(report) == {}
+    assert report.plan.per_backend == sides
+    assert report.first_divergence is None
 
 
 def flip_one_bit(tensor: Tensor) -> None:
@@ -80,13 +77,10 @@ def flip_one_bit(tensor: Tensor) -> None:
 def test_one_bit_is_found(name: str, side: str, judged: Judged) -> None:
     report = judged(lambda m: flip_one_bit(m.get_parameter(prefix(side) + name).data), side)
     assert report.first_divergence is not None
-    expected = (1, "fail", {(side, name): ("fail", 1.0)}, name)
-    assert expected == (
-        report.exit_code,
-        report.verdict.value,
-        differing(report),
-        report.first_divergence.tap,
-    )
+    assert report.exit_code == 1
+    assert report.verdict.value == "fail"
+    assert differing(report) == {(side, name): ("fail", 1.0)}
+    assert report.first_divergence.tap == name
 
 
 @SIDES
@@ -98,8 +92,7 @@ def test_a_transposed_square_is_found(side: str, judged: Judged) -> None:
         parameter = model.get_parameter(prefix(side) + name)
         parameter.copy_(parameter.T.clone())
 
-    expected = {(side, name): ("fail", 21.0 * 20.0)}
-    assert expected == differing(judged(transpose, side))
+    assert differing(judged(transpose, side)) == {(side, name): ("fail", 21.0 * 20.0)}
 
 
 @SIDES
@@ -113,8 +106,7 @@ def test_swapped_blocks_are_found(side: str, judged: Judged) -> None:
         name.rsplit(".", 3 if "attn" in name or "mlp" in name else 2)[0]
         for _, name in differing(report)
     }
-    expected = (1, {"h.2", "h.10"}, 24)
-    assert expected == (report.exit_code, found, len(differing(report)))
+    assert (report.exit_code, found, len(differing(report))) == (1, {"h.2", "h.10"}, 24)
 
 
 @SIDES
@@ -126,16 +118,14 @@ def test_minus_zero_is_not_zero(side: str, weights: Weights) -> None:
     with torch.no_grad():
         models[side].get_parameter(prefix(side) + name)[3] = -0.0
     report = check_weights(source, models["ours"], models["huggingface"], {})
-    expected = {(side, name): ("fail", 1.0)}
-    assert expected == differing(report)
+    assert differing(report) == {(side, name): ("fail", 1.0)}
 
 
 def test_bits_are_compared_and_not_values() -> None:
     wanted = np.array([0.0, -0.0, np.nan, 1.0], np.float32)
     held = np.array([-0.0, -0.0, np.nan, 1.0], np.float32)
     status, count = module._status(wanted, held)
-    expected = ("fail", 1.0)
-    assert expected == (status.value, count)
+    assert (status.value, count) == ("fail", 1.0)
 
 
 def test_a_layout_is_no_difference() -> None:
@@ -143,8 +133,7 @@ def test_a_layout_is_no_difference() -> None:
     wanted = np.arange(6, dtype=np.float32).reshape(2, 3)
     held = np.asfortranarray(wanted)
     status, count = module._status(wanted, held)
-    expected = ("pass", 0.0)
-    assert expected == (status.value, count)
+    assert (status.value, count) == ("pass", 0.0)
 
 
 @SIDES
@@ -153,8 +142,8 @@ def test_a_missing_tensor_is_named(side: str, judged: Judged) -> None:
         model.get_submodule(f"{prefix(side)}h.4.ln_1").bias = None
 
     report = judged(drop, side)
-    expected = (1, {(side, "h.4.ln_1.bias"): ("missing", None)})
-    assert expected == (report.exit_code, differing(report))
+    assert report.exit_code == 1
+    assert differing(report) == {(side, "h.4.ln_1.bias"): ("missing", None)}
 
 
 @SIDES
@@ -164,8 +153,8 @@ def test_an_extra_tensor_is_named(side: str, judged: Judged) -> None:
         layer.register_parameter("scale", nn.Parameter(torch.ones(1)))
 
     report = judged(add, side)
-    expected = (1, {(side, f"{prefix(side)}h.4.ln_1.scale"): ("extra", None)})
-    assert expected == (report.exit_code, differing(report))
+    assert report.exit_code == 1
+    assert differing(report) == {(side, f"{prefix(side)}h.4.ln_1.scale"): ("extra", None)}
 
 
 @SIDES
@@ -185,8 +174,7 @@ def test_another_type_or_shape_is_no_comparison(
         layer = model.get_submodule(f"{prefix(side)}h.4.ln_1")
         layer.bias = nn.Parameter(change(layer.bias.data))  # type: ignore[operator, union-attr]
 
-    expected = {(side, "h.4.ln_1.bias"): (status, None)}
-    assert expected == differing(judged(replace, side))
+    assert differing(judged(replace, side)) == {(side, "h.4.ln_1.bias"): (status, None)}
 
 
 def test_an_untied_head_is_found(judged: Judged) -> None:
@@ -196,13 +184,12 @@ def test_an_untied_head_is_found(judged: Judged) -> None:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.clone())  # type: ignore[union-attr, operator]
 
     report = judged(untie, "huggingface")
-    expected = (1, "fail", {}, ["lm_head.weight, transformer.tokens_embed.weight"])
-    assert expected == (
-        report.exit_code,
-        report.verdict.value,
-        differing(report),
-        [reason.where for reason in report.reasons],
-    )
+    assert report.exit_code == 1
+    assert report.verdict.value == "fail"
+    assert differing(report) == {}
+    assert [reason.where for reason in report.reasons] == [
+        "lm_head.weight, transformer.tokens_embed.weight"
+    ]
 
 
 def test_a_way_through_the_release_that_loses_a_bit_is_found(
@@ -217,8 +204,7 @@ def test_a_way_through_the_release_that_loses_a_bit_is_found(
 
     monkeypatch.setattr(module, "_through_release", lossy)
     found = differing(judged(lambda _model: None, "ours"))
-    expected = {("release", "h.7.mlp.c_proj.bias"): ("fail", 21.0)}
-    assert expected == found
+    assert found == {("release", "h.7.mlp.c_proj.bias"): ("fail", 21.0)}
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -232,9 +218,6 @@ def test_the_command_names_the_tensor(
     flip_one_bit(broken.h[9].attn.c_attn.bias.data)
     monkeypatch.setattr(verbs, "build_ours", lambda _source: broken)
     result = check("weights", "--weights", "tiny", "--format", form)
-    expected = (1, "", True)
-    assert expected == (
-        result.exit_code,
-        result.stderr,
-        "h.9.attn.c_attn.bias" in result.stdout,
-    )
+    assert result.exit_code == 1
+    assert result.stderr == ""
+    assert "h.9.attn.c_attn.bias" in result.stdout

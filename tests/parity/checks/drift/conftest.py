@@ -135,7 +135,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def laid(write: Callable[..., Path]) -> Callable[..., Report]:
+def compare(write: Callable[..., Path]) -> Callable[..., Report]:
     def run(expect: tuple[str, ...] = (), **rows: list[Document]) -> Report:
         paths = [write(name, *documents) for name, documents in rows.items()]
         return drift(gather_reports(paths, expect, lambda *_: None))

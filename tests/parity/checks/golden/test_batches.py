@@ -56,8 +56,7 @@ def test_a_batch_changes_nothing(
 def test_padding_that_is_seen_shows(double: GPT, prompts: list[Prompt]) -> None:
     """A model that looks one position ahead sees the padding, so its batches differ."""
     right, leaking = worst(double, prompts), worst(inject(double, "mask-off-by-one", 5), prompts)
-    expected = (True, True)
-    assert expected == (right < 1e-12, leaking > 1e-4)
+    assert (right < 1e-12, leaking > 1e-4) == (True, True)
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 60])

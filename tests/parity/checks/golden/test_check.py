@@ -41,17 +41,14 @@ def passed(ask: Ask) -> Report:
 
 def test_right_code_passes(passed: Report, recorded: Goldens) -> None:
     asked = len(recorded.rows) - 1
-    expected = (0, "pass", set(), asked, asked, {"goldens": (asked, asked)}, [], None)
-    assert expected == (
-        passed.exit_code,
-        passed.verdict.value,
-        failing(passed),
-        passed.plan.planned,
-        passed.plan.compared,
-        passed.plan.per_backend,
-        list(passed.reasons),
-        passed.first_divergence,
-    )
+    assert passed.exit_code == 0
+    assert passed.verdict.value == "pass"
+    assert failing(passed) == set()
+    assert passed.plan.planned == asked
+    assert passed.plan.compared == asked
+    assert passed.plan.per_backend == {"goldens": (asked, asked)}
+    assert list(passed.reasons) == []
+    assert passed.first_divergence is None
 
 
 def test_every_kind_is_asked(passed: Report) -> None:
@@ -65,21 +62,19 @@ def test_beams_are_exempt_in_writing(passed: Report) -> None:
         "the search that made it may finish texts by other rules than ours: they were never "
         "compared"
     )
-    expected = [("generate/beam", why)]
-    assert expected == [(entry["tap"], entry["reason"]) for entry in passed.plan.exempt]
+    assert [(entry["tap"], entry["reason"]) for entry in passed.plan.exempt] == [
+        ("generate/beam", why)
+    ]
 
 
 def test_rows_say_what_they_compare(passed: Report, recorded: Goldens) -> None:
     golden_row = next(row for row in recorded.rows if row.key == "last/logit")
     row = rows_of(passed)["last/logit"]
-    expected = (golden_row.expected, golden_row.tolerance, golden_row.source, "H", "logit")
-    assert expected == (
-        row.details["expected"],
-        row.details["tolerance"],
-        row.details["source"],
-        row.details["grade"],
-        row.details["kind"],
-    )
+    assert row.details["expected"] == golden_row.expected
+    assert row.details["tolerance"] == golden_row.tolerance
+    assert row.details["source"] == golden_row.source
+    assert row.details["grade"] == "H"
+    assert row.details["kind"] == "logit"
     assert row.details["got"] == pytest.approx(golden_row.expected, abs=golden_row.tolerance.bound)
     assert row.details["difference"] == abs(row.details["got"] - row.details["expected"])
 
@@ -111,14 +106,13 @@ def test_nan_is_its_own_failure(name: str, ours: GPT, ask: Ask) -> None:
     for row in rows_of(report).values():
         found.setdefault(row.details["kind"], set()).add(row.status.value)
     computed = {"greedy_ids", "logits_shape", "argmax", "logit", "word_probabilities", "exp_loss"}
-    expected = (1, {"nonfinite"})
-    assert expected == (report.exit_code, set().union(*(found[kind] for kind in computed)))
+    assert report.exit_code == 1
+    assert set().union(*(found[kind] for kind in computed)) == {"nonfinite"}
 
 
 def test_no_goldens_are_no_pass(ask: Ask, recorded: Goldens) -> None:
     report = ask(goldens=dataclasses.replace(recorded, rows=()))
-    expected = (3, "inconclusive")
-    assert expected == (report.exit_code, report.verdict.value)
+    assert (report.exit_code, report.verdict.value) == (3, "inconclusive")
 
 
 @pytest.mark.parametrize(
@@ -140,22 +134,18 @@ def test_what_cannot_be_asked_is_inconclusive(
 ) -> None:
     report = ask(key.partition("/")[0], goldens=altered(key, inputs=inputs))
     row = rows_of(report)[key]
-    expected = (3, "not_run", None, {key}, report.plan.planned - 1)
-    assert expected == (
-        report.exit_code,
-        row.status.value,
-        row.details["got"],
-        failing(report),
-        report.plan.compared,
-    )
+    assert report.exit_code == 3
+    assert row.status.value == "not_run"
+    assert row.details["got"] is None
+    assert failing(report) == {key}
+    assert report.plan.compared == report.plan.planned - 1
     assert row.detail.startswith(why)
     assert key in report.reasons[0].where
 
 
 def test_the_attention_core_is_the_models(ours: GPT, ask: Ask) -> None:
     report = ask(model=ours.with_backend("tiled"))
-    expected = (0, {"tiled"})
-    assert expected == (report.exit_code, {row.backend for row in report.results})
+    assert (report.exit_code, {row.backend for row in report.results}) == (0, {"tiled"})
 
 
 @pytest.mark.parametrize(

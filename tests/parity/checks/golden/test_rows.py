@@ -52,8 +52,7 @@ def test_a_wrong_id_is_found_at_its_place(
     with torch.no_grad():
         logits: Tensor = theirs(input_ids=torch.tensor([right[:place]])).logits[0, -1]
     row = rows_of(report)["generate/greedy"]
-    expected = ({"generate/greedy"}, right)
-    assert expected == (failing(report), row.details["got"])
+    assert (failing(report), row.details["got"]) == ({"generate/greedy"}, right)
     assert row.details["difference"] == pytest.approx(
         float(logits[right[place]] - logits[wrong]), abs=1e-5
     )
@@ -66,8 +65,9 @@ def test_repetition_is_asked_for(ask: Ask, recorded: Goldens, altered: Altered) 
     report = ask("generate", goldens=altered("generate/no-repeat", inputs=allowed))
     prompt = row.inputs["token_ids"]
     made = row.expected[len(prompt) :]
-    expected = ({"generate/no-repeat"}, len(made), set())
-    assert expected == (failing(report), len(set(made)), set(made) & set(prompt))
+    assert failing(report) == {"generate/no-repeat"}
+    assert len(set(made)) == len(made)
+    assert set(made) & set(prompt) == set()
 
 
 NORMS = [f"norms/{q}-{s}" for q in ("rms", "frobenius_over_sqrt2") for s in ("least", "mean")]
@@ -81,8 +81,7 @@ def test_a_norm_off_by_a_ten_thousandth_fails(
     report = ask("norms", goldens=altered(key, expected=row.expected * (1.0 + 1e-4)))
     within = row.expected * (1.0 + row.tolerance.bound / 2)
     near = ask("norms", goldens=altered(key, expected=within))
-    expected = (1, {key}, set())
-    assert expected == (report.exit_code, failing(report), failing(near))
+    assert (report.exit_code, failing(report), failing(near)) == (1, {key}, set())
     assert rows_of(report)[key].details["difference"] == pytest.approx(1e-4, rel=1e-3)
 
 
@@ -113,16 +112,14 @@ def test_unshifted_targets_are_recognised(
 
 def test_another_wrong_loss_is_given_no_cause(ask: Ask, altered: Altered) -> None:
     row = rows_of(ask("loss", goldens=altered("loss/1", expected=7.0)))["loss/1"]
-    expected = ("fail", "")
-    assert expected == (row.status.value, row.detail)
+    assert (row.status.value, row.detail) == ("fail", "")
 
 
 def test_a_right_loss_has_no_symptom(ask: Ask, recorded: Goldens, altered: Altered) -> None:
     right = next(row for row in recorded.rows if row.key == "loss/1").expected
     symptom = Symptom(got=right, means="a fault")
     row = rows_of(ask("loss", goldens=altered("loss/1", symptoms=(symptom,))))["loss/1"]
-    expected = ("pass", "")
-    assert expected == (row.status.value, row.detail)
+    assert (row.status.value, row.detail) == ("pass", "")
 
 
 def test_the_median_sees_what_every_row_lets_pass(ask: Ask, recorded: Goldens) -> None:

@@ -63,8 +63,9 @@ def assert_passes(report: Report, *, left_out: int = 0) -> None:
     assert list(report.reasons) == []
     assert [row for row in report.results if row.status is not Status.PASS] == []
     assert (report.verdict, report.exit_code) == (Verdict.PASS, ExitCode.PASS)
-    expected = {path: (n - left_out, n - left_out) for path, n in PLANNED.items()}
-    assert expected == report.plan.per_backend
+    assert report.plan.per_backend == {
+        path: (n - left_out, n - left_out) for path, n in PLANNED.items()
+    }
 
 
 def test_every_gradient_agrees(report: Report) -> None:

@@ -18,8 +18,9 @@ NAMES = [place.name for place in gradient_names(LAYERS)]
 
 
 def test_every_tap_and_every_parameter_is_there_once() -> None:
-    expected = {tap.name for tap in taps(LAYERS)} - {"loss"} | {row.ours for row in rows(LAYERS)}
-    assert expected == set(NAMES)
+    assert set(NAMES) == {tap.name for tap in taps(LAYERS)} - {"loss"} | {
+        row.ours for row in rows(LAYERS)
+    }
     assert len(NAMES) == len(set(NAMES))
 
 
