@@ -1,8 +1,7 @@
-"""The vocabulary of the goldens' tests: the same kinds, recorded from Hugging Face's model.
+"""Goldens of every kind, recorded from Hugging Face's model.
 
-What is recorded here is computed by transformers' own generation and forward pass, by PyTorch's
-own softmax and cross-entropy, and by `torch.linalg`: none of it by the code that is judged.
-Tolerances are those of the published goldens.
+They are computed by transformers' generation and forward pass, PyTorch's softmax and
+cross-entropy, and `torch.linalg`, not by the code under test. Tolerances are the published ones.
 """
 
 import dataclasses
@@ -207,3 +206,9 @@ def altered(recorded: Goldens) -> Callable[..., Goldens]:
         return dataclasses.replace(recorded, rows=rows)
 
     return changed
+
+
+@pytest.fixture(scope="session")
+def passed(ask: Callable[..., Report]) -> Report:
+    """Return the report of right code on right weights."""
+    return ask()
