@@ -1,15 +1,20 @@
-"""The harness's main job: every kind of tap × block × core × witness, at both sizes."""
+"""The forward check: every tap on every backend, in every mode, at both sizes; fingerprints."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
 from parity.checks.layerwise import layerwise
 from parity.core import inputs
 from parity.core.backends import DEFAULT, EAGER
+from parity.core.fingerprints import Fingerprint, distance
 from parity.core.gates import REFERENCES
 from parity.core.inputs import Inputs
 from parity.core.metrics import Status
@@ -17,12 +22,18 @@ from parity.core.results import Mode, Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import never_formed, taps
 from parity.core.tolerances import Bounds
+from parity.faults.forward import inject
+from parity.report.json import render
+from parity.report.text import render as render_text
+from scratch_gpt import GPT
+from scratch_gpt.cli import render_rich
 
 LAYERS = 12
 PLANNED = {"plain": 173, "tiled": 149, "fused": 125}
 Check = Callable[..., Report]
+Rows = dict[tuple[str, str, Mode, str], Row]
 LONG = 1_200
-"""Seconds after which a full-size test hangs: a busy machine takes minutes for some."""
+"""Timeout of a full-size test, in seconds, on a busy machine."""
 
 CASES = [
     (backend, tap.name, mode, against)
@@ -60,7 +71,7 @@ def checker(size: str) -> Check:
     return check
 
 
-def by_key(report: Report) -> dict[tuple[str, str, Mode, str], Row]:
+def by_key(report: Report) -> Rows:
     return {(row.backend, row.tap, row.mode, row.against): row for row in report.results}
 
 
@@ -75,7 +86,7 @@ def tiny_report(tiny: Check) -> Report:
 
 
 @pytest.fixture(scope="module")
-def tiny_rows(tiny_report: Report) -> dict[tuple[str, str, Mode, str], Row]:
+def tiny_rows(tiny_report: Report) -> Rows:
     return by_key(tiny_report)
 
 
@@ -90,7 +101,7 @@ def full_report(full: Check) -> Report:
 
 
 @pytest.fixture(scope="module")
-def full_rows(full_report: Report) -> dict[tuple[str, str, Mode, str], Row]:
+def full_rows(full_report: Report) -> Rows:
     return by_key(full_report)
 
 
@@ -102,7 +113,7 @@ def assert_within_bound(row: Row) -> None:
 
 @pytest.mark.parametrize(("backend", "tap", "mode", "against"), CASES)
 def test_tiny_tap_agrees(
-    tiny_rows: dict[tuple[str, str, Mode, str], Row],
+    tiny_rows: Rows,
     backend: str,
     tap: str,
     mode: Mode,
@@ -115,7 +126,7 @@ def test_tiny_tap_agrees(
 @pytest.mark.timeout(LONG)
 @pytest.mark.parametrize(("backend", "tap", "mode", "against"), CASES)
 def test_full_size_tap_agrees(
-    full_rows: dict[tuple[str, str, Mode, str], Row],
+    full_rows: Rows,
     backend: str,
     tap: str,
     mode: Mode,
@@ -126,9 +137,7 @@ def test_full_size_tap_agrees(
 
 @pytest.mark.parametrize("tap", ["logits", "loss"])
 @pytest.mark.parametrize("backend", EAGER)
-def test_output_is_identical_in_float64(
-    tiny_rows: dict[tuple[str, str, Mode, str], Row], backend: str, tap: str
-) -> None:
+def test_output_is_identical_in_float64(tiny_rows: Rows, backend: str, tap: str) -> None:
     rows = [tiny_rows[backend, tap, Mode.FLOAT64, against] for against in REFERENCES]
 
     assert all(row.bound == Bounds().float64 for row in rows)
@@ -157,7 +166,7 @@ def test_exempt_taps_carry_their_reason(tiny_report: Report) -> None:
 
 
 def test_looked_up_rows_are_equal_to_the_bit(
-    tiny_rows: dict[tuple[str, str, Mode, str], Row],
+    tiny_rows: Rows,
 ) -> None:
     rows = [
         tiny_rows["plain", tap, Mode.FLOAT64, against]
@@ -230,3 +239,162 @@ def test_full_size_verdict_on_four_longest_rows(full: Check) -> None:
 def test_full_size_plan(full_report: Report) -> None:
     assert_passes(full_report)
     assert set(CASES) == set(by_key(full_report))
+
+
+Key = tuple[str, str, str]
+FingerprintsOf = Callable[[Report], Mapping[Key, Mapping[str, Fingerprint]]]
+NAMES = [tap.name for tap in taps(LAYERS)]
+
+
+def moved(one: Mapping[str, Fingerprint], other: Mapping[str, Fingerprint]) -> list[str]:
+    assert list(one) == list(other)
+    return [tap for tap in one if one[tap] != other[tap]]
+
+
+@pytest.fixture(scope="module")
+def with_fingerprints(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel, token_ids: Tensor
+) -> Report:
+    return layerwise(paths, theirs, token_ids, fingerprints=True)
+
+
+def test_fingerprints_change_no_row(
+    with_fingerprints: Report,
+    paths: dict[str, GPT],
+    theirs: OpenAIGPTLMHeadModel,
+    token_ids: Tensor,
+) -> None:
+    without = layerwise(paths, theirs, token_ids)
+    assert list(without.fingerprints) == []
+    assert repr(without) == repr(
+        dataclasses.replace(with_fingerprints, fingerprints=without.fingerprints)
+    )
+
+
+def test_every_tap_of_every_run_has_one(
+    with_fingerprints: Report, fingerprints_of: FingerprintsOf
+) -> None:
+    whole, tiled = NAMES, [name for name in NAMES if name not in never_formed("tiled", LAYERS)]
+    planned: dict[Key, list[str]] = {
+        ("oracle", "float64", "float64"): whole,
+        ("huggingface", "float64", "float64"): whole,
+        ("ours/plain", "float64", "float64"): whole,
+        ("ours/tiled", "float64", "float64"): tiled,
+        ("huggingface", "float32", "end-to-end"): whole,
+        ("ours/plain", "float32", "end-to-end"): whole,
+        ("ours/tiled", "float32", "end-to-end"): tiled,
+        ("oracle/plain", "float32", "per-op"): whole,
+        ("huggingface/plain", "float32", "per-op"): whole,
+        ("ours/plain", "float32", "per-op"): whole,
+        ("oracle/tiled", "float32", "per-op"): tiled,
+        ("huggingface/tiled", "float32", "per-op"): tiled,
+        ("ours/tiled", "float32", "per-op"): tiled,
+    }
+    assert (len(whole), len(tiled)) == (173, 149)
+    assert planned == {
+        key: list(found) for key, found in fingerprints_of(with_fingerprints).items()
+    }
+    assert len(with_fingerprints.fingerprints) == 8 * 173 + 5 * 149
+    assert all(entry.norm is not None and entry.sketch for entry in with_fingerprints.fingerprints)
+
+
+def test_per_op_inputs_are_the_rounded_truth(
+    with_fingerprints: Report, fingerprints_of: FingerprintsOf
+) -> None:
+    """Rows of float32 tables are equal in all modes; a sum is not."""
+    found = fingerprints_of(with_fingerprints)
+    given = found["oracle/plain", "float32", "per-op"]
+    exact = found["oracle", "float64", "float64"]
+    theirs = found["huggingface", "float32", "end-to-end"]
+    tap = "embeddings.tokens"
+    assert given[tap].digest == theirs[tap].digest != exact[tap].digest
+    assert given["h.11.ln_2"].digest != theirs["h.11.ln_2"].digest
+    for tap, entry in given.items():
+        norm = exact[tap].norm or 0.0
+        assert distance(entry.sketch, exact[tap].sketch) < 1e-5 * norm, tap
+        assert entry.sketch != exact[tap].sketch or tap.startswith("embeddings."), tap
+
+
+def test_shapes_are_the_rows(with_fingerprints: Report, fingerprints_of: FingerprintsOf) -> None:
+    found = fingerprints_of(with_fingerprints)
+    for row in with_fingerprints.results:
+        if row.mode != "per-op":
+            key = (f"ours/{row.backend}", row.dtype, str(row.mode))
+            assert row.shape == found[key][row.tap].shape
+
+
+def test_only_selected_taps_have_one(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor, fingerprints_of: FingerprintsOf
+) -> None:
+    report = layerwise(ours, theirs, token_ids, select="h.3.mlp*", fingerprints=True)
+    names = ["h.3.mlp.c_fc", "h.3.mlp.gelu", "h.3.mlp"]
+    assert [names] * 8 == [list(found) for found in fingerprints_of(report).values()]
+
+
+@pytest.fixture(scope="module")
+def faulty(paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
+    models = {path: inject(model, "erf-gelu", 3) for path, model in paths.items()}
+    return layerwise(models, theirs, token_ids, fingerprints=True)
+
+
+FAULT = "h.3.mlp.gelu"
+
+
+def test_a_fault_moves_its_tap_and_none_before(
+    with_fingerprints: Report, faulty: Report, fingerprints_of: FingerprintsOf
+) -> None:
+    right, wrong = fingerprints_of(with_fingerprints), fingerprints_of(faulty)
+    behind = NAMES[NAMES.index(FAULT) :]
+    for key, found in right.items():
+        changed = moved(found, wrong[key])
+        if not key[0].startswith("ours"):
+            assert changed == []
+        elif key[2] == "per-op":
+            assert changed == [FAULT]
+        else:
+            assert changed == [name for name in behind if name in found]
+
+
+def test_the_estimated_change_is_the_error_of_the_row(
+    faulty: Report, fingerprints_of: FingerprintsOf
+) -> None:
+    found = fingerprints_of(faulty)
+    mine, true = (found[side, "float64", "float64"] for side in ("ours/plain", "oracle"))
+    wanted = ("plain", FAULT, "end-to-end")
+    rows = {(row.backend, row.tap, str(row.mode)): row for row in faulty.results}
+    estimate = distance(mine[FAULT].sketch, true[FAULT].sketch) / (true[FAULT].norm or 0.0)
+    assert 0.7 < estimate / (rows[wanted].error_ours or 0.0) < 1.3
+
+
+def test_padding_is_not_in_a_fingerprint(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, padded: Inputs, fingerprints_of: FingerprintsOf
+) -> None:
+    report = layerwise(
+        ours,
+        theirs,
+        padded.token_ids,
+        attention_mask=padded.attention_mask,
+        dtype="float64",
+        fingerprints=True,
+    )
+    found = fingerprints_of(report)
+    mine, its, true = (
+        found[side, "float64", "float64"] for side in ("ours/plain", "huggingface", "oracle")
+    )
+    for tap, entry in true.items():
+        for other in (mine, its):
+            assert distance(entry.sketch, other[tap].sketch) < 1e-12 * (entry.norm or 0.0), tap
+
+
+def test_a_report_holds_them_in_json_alone(
+    with_fingerprints: Report, strictly: Callable[[str], Any]
+) -> None:
+    written = strictly(render(with_fingerprints))["fingerprints"]
+    expected = [dataclasses.asdict(entry) for entry in with_fingerprints.fingerprints]
+    assert [{**entry, "shape": list(entry["shape"])} for entry in expected] == written
+    without = dataclasses.replace(with_fingerprints, fingerprints=())
+    one, other = (
+        render_rich(lambda console, report=report: render_text(report, console), None)
+        for report in (with_fingerprints, without)
+    )
+    assert one == other
