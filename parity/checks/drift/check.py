@@ -373,7 +373,6 @@ def _counted(number: int, name: str) -> str:
 
 
 def _plan(results: Sequence[Row]) -> Plan:
-    """Return the number of planned reports of each run, and of those with a verdict."""
     per_backend: dict[str, tuple[int, int]] = {}
     for row in results:
         planned, compared = per_backend.get(row.backend, (0, 0))

@@ -175,7 +175,6 @@ def _rank(move: Change) -> tuple[float, int]:
 
 
 def _line(move: Change) -> _Line:
-    """Return the line of one run."""
     run = _WORDS.get(Mode(move.mode), move.dtype)
     line = _Line(side=side_name(move.subject), run=run, first=_SAME, changed=_count([move]))
     if move.mode == Mode.PER_OP and move.side != "oracle":

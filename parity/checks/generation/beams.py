@@ -192,26 +192,25 @@ def beam_rows(run: Pass, asked: BeamInputs) -> Iterator[Row]:
 
 def beam_rounding_rows(run: Pass, asked: BeamInputs, precision: Precision) -> Iterator[Row]:
     """Yield the rows of texts and scores, compared with those of Hugging Face's search."""
-    name = str(precision.dtype).removeprefix("torch.")
     for at, setting in enumerate(SETTINGS):
-        run.progress(f"{name} beams.{setting.name}", at, len(SETTINGS))
+        run.progress(f"{run.dtype} beams.{setting.name}", at, len(SETTINGS))
         tap, found = f"beams.{setting.name}", _found(run, asked, setting)
         if isinstance(found, Exception):
-            yield raised_row(f"{tap}.texts", found, dtype=name)
+            yield raised_row(f"{tap}.texts", found, dtype=run.dtype)
             continue
         theirs = _theirs(run, asked, setting)
         _take(run, OURS, tap, found)
         _take(run, THEIRS, tap, theirs)
         truth = rescored(run.truth, asked.prompts, theirs, setting)
         noise = reference_error(theirs.scores, truth)
-        row = _texts(tap, found, theirs, dtype=name, against="huggingface")
+        row = _texts(tap, found, theirs, dtype=run.dtype, against="huggingface")
         excused = _excuse(run, asked, setting, noise, precision) if row.detail else ""
         if excused:
             again = ids_row(
                 f"{tap}.texts",
                 found.flat,
                 theirs.flat,
-                dtype=name,
+                dtype=run.dtype,
                 against="huggingface",
                 excused=excused,
             )
@@ -222,20 +221,17 @@ def beam_rounding_rows(run: Pass, asked: BeamInputs, precision: Precision) -> It
 
 
 def _take(run: Pass, side: str, tap: str, found: Found) -> None:
-    """Take the fingerprints of all texts and scores of a search."""
-    name = f"{side}/{str(run.dtype).removeprefix('torch.')}"
+    name = f"{side}/{run.dtype}"
     run.fingerprints.take_ids(name, f"{tap}.texts", found.texts)
     run.fingerprints.take(name, f"{tap}.scores", found.scores)
 
 
 def _found(run: Pass, asked: BeamInputs, setting: Setting) -> Found | Exception:
-    """Return the result of our search, or the error that it raised."""
-    with run.injected():
-        try:
-            decoder = Decoder(run.model, batch=len(asked.prompts) * setting.beams)
-            return found_by(decoder, asked.prompts, setting, new=asked.new, end_id=asked.end_id)
-        except (ValueError, IndexError, RuntimeError) as error:
-            return error
+    def search() -> Found:
+        decoder = Decoder(run.model, batch=len(asked.prompts) * setting.beams)
+        return found_by(decoder, asked.prompts, setting, new=asked.new, end_id=asked.end_id)
+
+    return run.attempt(search)
 
 
 def _theirs(run: Pass, asked: BeamInputs, setting: Setting) -> Found:
@@ -282,5 +278,4 @@ def _excuse(
 
 
 def _oracles(run: Pass, asked: BeamInputs, setting: Setting) -> Found:
-    """Return the result of the oracle's search."""
     return found_by_oracle(run.truth, asked.prompts, setting, new=asked.new, end_id=asked.end_id)

@@ -316,7 +316,6 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
 
 
 def _planned(asked: GenerationInputs) -> list[str]:
-    """Return the names of all comparisons."""
     return [
         *(f"rules.{case.name}" for case in CASES),
         "rules.order",
@@ -341,7 +340,6 @@ _SUSPECTS = {
 
 
 def _first(failing: Sequence[Row]) -> FirstDivergence | None:
-    """Return the first failing row with its likely cause."""
     if not failing:
         return None
     row = failing[0]

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -244,6 +244,7 @@ OURS, THEIRS = f"ours/{BACKEND}", "huggingface"
 """Subjects of fingerprints."""
 
 
+Result = TypeVar("Result")
 Injected = Callable[[], AbstractContextManager[None]]
 """Returns the context in which our functions run: with it a verb injects a fault."""
 
@@ -274,24 +275,24 @@ class Pass:
         # One for all prompts: the cache must not carry one text over to the next.
         self.decoder = Decoder(self.model, batch=1)
 
+        self.dtype = str(self.model.tokens_embed.weight.dtype).removeprefix("torch.")
+
     def made(self, prompt: Tensor, way: Way) -> Continuation | Exception:
         """Return our decoder's text of a prompt, or the error that it raised."""
+        return self.attempt(lambda: continuation(self.decoder, prompt, way, self.new))
+
+    def attempt(self, compute: Callable[[], Result]) -> Result | Exception:
+        """Return a result of our functions, or the error that they raised."""
         with self.injected():
             try:
-                return continuation(self.decoder, prompt, way, self.new)
+                return compute()
             except (ValueError, IndexError, RuntimeError) as error:
                 return error
 
     def take(self, side: str, tap: str, logits: Tensor, ids: Sequence[int]) -> None:
         """Take the fingerprints of one text: its logits and its ids."""
-        run = f"{side}/{str(self.dtype).removeprefix('torch.')}"
-        self.fingerprints.take(run, f"{tap}.logits", logits)
-        self.fingerprints.take_ids(run, f"{tap}.ids", [ids])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of both models."""
-        return self.model.tokens_embed.weight.dtype
+        self.fingerprints.take(f"{side}/{self.dtype}", f"{tap}.logits", logits)
+        self.fingerprints.take_ids(f"{side}/{self.dtype}", f"{tap}.ids", [ids])
 
 
 def text_rows(run: Pass, seen: list[list[int]]) -> Iterator[Row]:
@@ -362,7 +363,7 @@ def text_rounding_rows(run: Pass, precision: Precision) -> Iterator[Row]:
             run.progress(f"{precision.dtype} {way.name}", at, len(run.prompts))
             made = run.made(prompt, way)
             if isinstance(made, Exception):
-                yield raised_row(f"{way.name}.{at}.logits", made, dtype=_name(precision))
+                yield raised_row(f"{way.name}.{at}.logits", made, dtype=run.dtype)
             else:
                 pairs.append(_both(run, way, at, prompt, made))
         worst = RoundingError()
@@ -416,15 +417,11 @@ def _quality_pair(
         f"{tap}.ids",
         pair.ours.new,
         pair.theirs,
-        dtype=_name(precision),
+        dtype=run.dtype,
         against="huggingface",
         excused=excused,
     )
     yield dataclasses.replace(ids, detail=f"{message}; {excused}" if excused else message)
-
-
-def _name(precision: Precision) -> str:
-    return str(precision.dtype).removeprefix("torch.")
 
 
 STEPS = 3

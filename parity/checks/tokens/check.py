@@ -1,4 +1,10 @@
-"""The tokenizer check: compares ids and offsets of two tokenizers of one vocabulary."""
+"""The tokenizer check: compares ids and offsets of two tokenizers of one vocabulary.
+
+With `huggingface` the reference is Hugging Face's tokenizer. With `original` it is an independent
+re-implementation of the released code, because Hugging Face's version 5 has no such pretokenizer.
+With the released vocabulary, published ids are compared too. A differing string is shortened, and
+reported with the first step that differs.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,8 +21,6 @@ from reference.published_token_ids import PublishedIds
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 from scratch_gpt.tokenizer.unicode import character_classes
-
-# Rows: one for each source of strings, and one for each difference.
 
 
 @dataclasses.dataclass
@@ -39,42 +43,6 @@ class Counts:
     dropped: int | None = 0
     differing: int = 0
     places: bool = True
-
-
-def token_row(source: str, against: str, counts: Counts) -> Row:
-    """Return the row of a source."""
-    details = dataclasses.asdict(counts)
-    del details["differing"]  # it is the row's error
-    return Row(
-        tap=source,
-        backend=against,
-        dtype="ids",
-        mode=Mode.EXACT,
-        against=against,
-        status=Status.FAIL if counts.differing else Status.PASS,
-        error_ours=float(counts.differing),
-        bound=0.0,
-        required_tolerance=float(counts.differing),
-        details=details,
-    )
-
-
-def difference_of(source: str, against: str, cause: Cause, strings: int) -> Row:
-    """Return the row of a difference."""
-    return Row(
-        tap=f"{source}/{cause.step}",
-        backend=against,
-        dtype="ids",
-        mode=Mode.EXACT,
-        against=against,
-        status=Status.FAIL,
-        bound=0.0,
-        detail=f"{cause.why}; {cause.character}",
-        details={"cause": cause, "strings": strings},
-    )
-
-
-# The comparison, source by source.
 
 
 TAKEN_APART = 40
@@ -125,21 +93,18 @@ class Comparison:
             self._count(row.text, wanted, counts)
             if mine != wanted:
                 counts.differing += 1
-                causes[self._against(row.text, mine, wanted)] = 1
+                cause = Cause(
+                    step="published",
+                    why="the ids that were published are others",
+                    character="the text as it was published",
+                    text=ascii(row.text),
+                    ids_ours=tuple(mine),
+                    ids_theirs=tuple(wanted),
+                    words_ours=tuple(map(ascii, self.ours.words(row.text))),
+                    words_theirs=(),
+                )
+                causes[cause] = 1
         self._close("published ids", "published", counts, causes)
-
-    def _against(self, text: str, mine: Sequence[int], wanted: Sequence[int]) -> Cause:
-        """Return a difference from published ids, which exist for the whole text only."""
-        return Cause(
-            step="published",
-            why="the ids that were published are others",
-            character="the text as it was published",
-            text=ascii(text),
-            ids_ours=tuple(mine),
-            ids_theirs=tuple(wanted),
-            words_ours=tuple(map(ascii, self.ours.words(text))),
-            words_theirs=(),
-        )
 
     def _compared(
         self, strings: Sequence[str], counts: Counts, ids: Mapping[str, list[Sequence[int]]]
@@ -169,9 +134,24 @@ class Comparison:
             counts.dropped += sum(ord(character) in removed for character in text)
 
     def _close(self, name: str, against: str, counts: Counts, causes: Mapping[Cause, int]) -> None:
-        self.rows.append(token_row(name, against, counts))
-        for cause, strings in causes.items():
-            self.differences.append(difference_of(name, against, cause, strings))
+        """Add the row of a source, and one for each cause of its differences."""
+        common: dict[str, Any] = {"backend": against, "dtype": "ids", "mode": Mode.EXACT}
+        common |= {"against": against, "bound": 0.0}
+        details = dataclasses.asdict(counts)
+        wrong = float(details.pop("differing"))
+        status = Status.FAIL if wrong else Status.PASS
+        row = Row(tap=name, status=status, error_ours=wrong, details=details, **common)
+        self.rows.append(dataclasses.replace(row, required_tolerance=wrong))
+        self.differences += [
+            Row(
+                tap=f"{name}/{cause.step}",
+                status=Status.FAIL,
+                detail=f"{cause.why}; {cause.character}",
+                details={"cause": cause, "strings": strings},
+                **common,
+            )
+            for cause, strings in causes.items()
+        ]
 
     def _causes(self, name: str, differing: Sequence[str]) -> Mapping[Cause, int]:
         """Return the causes of differences, each with its number of strings."""
@@ -182,16 +162,6 @@ class Comparison:
                 cause = cause_of(text, self.ours, self.theirs)
                 found[cause] = found.get(cause, 0) + 1
         return found
-
-
-# The check.
-#
-# Every id and offset has to be equal. With `huggingface` the reference is Hugging Face's
-# tokenizer. With `original` it is an independent re-implementation of the released code, because
-# Hugging Face's version 5 has no such pretokenizer. With the released vocabulary, published ids
-# are checked too.
-#
-# A differing string is shortened, and reported with the first step that differs.
 
 
 NOT_COMPARED: Mapping[str, Mapping[str, str]] = {
@@ -283,7 +253,6 @@ def _reasons(run: Comparison) -> list[Reason]:
 
 
 def _plan(run: Comparison, planned: int, pretokenizer: str) -> Plan:
-    """Return the planned and compared strings, by reference."""
     strings: dict[str, int] = {}
     for row in run.rows:
         strings[row.against] = strings.get(row.against, 0) + row.details["strings"]
@@ -300,7 +269,6 @@ def _plan(run: Comparison, planned: int, pretokenizer: str) -> Plan:
 
 
 def _first(run: Comparison) -> FirstDivergence | None:
-    """Return the first difference with its cause."""
     first = next(iter(run.differences), None)
     if first is None:
         failing = next((row for row in run.rows if row.error_ours), None)
@@ -317,9 +285,6 @@ def _first(run: Comparison) -> FirstDivergence | None:
 
 
 _SUSPECT = "the vocabulary's files, or another version of what prepares text"
-
-
-# The report's tables.
 
 
 _SHOWN = 2

@@ -131,7 +131,6 @@ class TrainingComparison(Comparison):
         return ReferenceRun(model, recipe, {row.ours: row.huggingface for row in table})
 
     def _note_names(self, backend: str, model: nn.Module) -> None:
-        """Add a reason if parameters have other names than ours."""
         own, wanted = dict(model.named_parameters()), parameter_names(self._layers)
         absent = [name for name in wanted if name not in own]
         self.reasons += reasons.not_compared(backend, absent, [n for n in own if n not in wanted])
@@ -153,7 +152,6 @@ class TrainingComparison(Comparison):
         self.reasons.append(reasons.broken_reason(subject, f"{type(error).__name__}: {error}"))
 
     def _add_rows(self, backend: str) -> None:
-        """Make the rows of one backend, in the order of the steps."""
         plan = self.planned(backend)
         names = run_names(backend, torch.float64)
         tensors = [tap for tap in plan if (backend, tap.name) not in self._single]
@@ -252,7 +250,6 @@ def training(  # noqa: PLR0913 - as gradients
 def _explained(
     first: FirstDivergence | None, rows: Sequence[Row], recipe: Recipe
 ) -> FirstDivergence | None:
-    """Return the first divergence with its likely cause."""
     if first is None:
         return None
     row = first.row

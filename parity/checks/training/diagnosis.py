@@ -104,7 +104,6 @@ def _matrices_alone(signs: Signs) -> bool:
 
 
 def _is_vector(parameter: str) -> bool:
-    """Return whether a parameter is a bias or a gain."""
     return parameter.endswith(".bias") or ".ln_" in parameter
 
 

@@ -9,7 +9,8 @@ import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checks.gradients.backward import GradientCallback
 from parity.checks.gradients.taps import parameter_names
 from parity.core import inputs, runners
 from reference import huggingface, training_oracle
@@ -133,11 +135,7 @@ class TrainingStep:
         return clip_global_norm(parameters.items(), maximum)
 
     def advance(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        optimizer: Adam,
-        maximum: float,
-        rate: float,
+        self, parameters: Mapping[str, nn.Parameter], optimizer: Adam, maximum: float, rate: float
     ) -> float:
         """Make one step with the present gradients; return their norm before clipping."""
         norm = self.clip(parameters, maximum)
@@ -150,8 +148,7 @@ class TrainingStep:
         optimizer.zero_grad()
 
 
-@dataclasses.dataclass(frozen=True)
-class DropoutSite:
+class DropoutSite(NamedTuple):
     """One application of dropout: its name, and the shape of one row of its input."""
 
     name: str
@@ -178,7 +175,6 @@ class DropoutMasks:
         return self._uniform(site, slice(0, len(x))) >= probability
 
     def _uniform(self, site: DropoutSite, rows: slice) -> Tensor:
-        """Return uniform float32 numbers for some rows of the whole batch."""
         key = [*self._key, self.sites.index(site)]
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         drawn = generator.random((self._rows, *site.shape), dtype=np.float32)
@@ -211,10 +207,6 @@ class DropoutMasks:
             names["torch"] = before
 
 
-GradientCallback = Callable[[str, Tensor], None]
-"""Called with a parameter's name and its accumulated gradient."""
-
-
 class CandidateRun:
     """Our model or a candidate in training; its parameters are changed.
 
@@ -243,7 +235,10 @@ class CandidateRun:
         total, first, self.sites = 0.0, 0, []
         for number, token_ids in enumerate(parts, 1):
             last = number == len(parts)
-            with self._dropout(draws, first), self._hooks(see if last else None):
+            masks: AbstractContextManager[list[str]] = nullcontext([])
+            if self._recipe.dropout:
+                masks = draws.supplied_to_ours(first)
+            with masks as self.sites, self._hooks(see if last else None):
                 logits: Tensor = self._model(token_ids, None, None, tap=None)
                 loss = self._procedure.loss(logits, token_ids)
                 share = self._procedure.share(loss, len(parts))
@@ -253,20 +248,17 @@ class CandidateRun:
         return total
 
     @contextlib.contextmanager
-    def _dropout(self, draws: DropoutMasks, first: int) -> Iterator[None]:
-        if not self._recipe.dropout:
-            yield
-            return
-        with draws.supplied_to_ours(first) as self.sites:
-            yield
-
-    @contextlib.contextmanager
     def _hooks(self, see: GradientCallback | None) -> Iterator[None]:
         """Call `see` with each parameter's gradient when a backward pass has completed it."""
         handles = []
+
+        def show(name: str, parameter: Tensor) -> None:
+            if see is not None and parameter.grad is not None:
+                see(name, parameter.grad)
+
         if see is not None:
             for name, parameter in self.parameters.items():
-                hook = partial(_show, see, name)
+                hook = partial(show, name)
                 handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
         try:
             yield
@@ -299,11 +291,6 @@ def tied(model: nn.Module, table: Tensor) -> bool:
     """Return whether all tensors of a model with the shape of `table` share its storage."""
     alike = [t for t in model.state_dict().values() if t.shape == table.shape]
     return bool(alike) and {t.data_ptr() for t in alike} == {table.data_ptr()}
-
-
-def _show(see: GradientCallback, name: str, parameter: Tensor) -> None:
-    if parameter.grad is not None:
-        see(name, parameter.grad)
 
 
 def module_in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -352,20 +339,22 @@ class ReferenceRun:
         """Return the loss of a step's batch; the parameters keep its gradients."""
         token_ids = self._recipe.batches[step]
         self.zero_grad()
-        with self._dropout(draws):
+        with (
+            huggingface.supply_dropout_masks(self._model, draws.keeps)
+            if self._recipe.dropout
+            else nullcontext()
+        ):
             logits = huggingface.logits(self._model, token_ids)
             loss = huggingface.loss(logits, token_ids).mean()
             loss.backward()  # type: ignore[no-untyped-call]
-        self.norm = math.sqrt(math.fsum(_square(p) for p in self.parameters.values()))
+        squares = [
+            math.nan
+            if parameter.grad is None
+            else float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2
+            for parameter in self.parameters.values()
+        ]
+        self.norm = math.sqrt(math.fsum(squares))
         return float(loss.detach())
-
-    @contextlib.contextmanager
-    def _dropout(self, draws: DropoutMasks) -> Iterator[None]:
-        if not self._recipe.dropout:
-            yield
-            return
-        with huggingface.supply_dropout_masks(self._model, draws.keeps):
-            yield
 
     @torch.no_grad()
     def advance(self, step: int, maximum: float) -> float:
@@ -411,13 +400,6 @@ def _rows(parameter: Tensor) -> int:
 
 _AT_ONCE = 1 << 22
 """Elements stepped at once."""
-
-
-def _square(parameter: nn.Parameter) -> float:
-    """Return the sum of squares of a gradient, in float64."""
-    if parameter.grad is None:
-        return math.nan
-    return float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2
 
 
 class Oracle:

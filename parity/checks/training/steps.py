@@ -196,8 +196,6 @@ class StepComparison:
         gradients: dict[str, Tensor | None],
         last: bool,  # noqa: FBT001
     ) -> None:
-        """Step one run and compare it."""
-
         def see(parameter: str, gradient: Tensor) -> None:
             truth = gradients.get(parameter)
             if truth is not None:
