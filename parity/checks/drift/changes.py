@@ -60,15 +60,11 @@ def unmatched(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> li
 
 def reordered(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> bool:
     """Return whether the taps of a run come in different orders."""
-    orders = [_orders(side) for side in (first, second)]
-    return any(taps != orders[1][run] for run, taps in orders[0].items() if run in orders[1])
-
-
-def _orders(side: Sequence[Fingerprint]) -> dict[RunKey, list[str]]:
-    found: dict[RunKey, list[str]] = {}
-    for run, tap in map(_key, side):
-        found.setdefault(run, []).append(tap)
-    return found
+    one, other = dict[RunKey, list[str]](), dict[RunKey, list[str]]()
+    for orders, side in ((one, first), (other, second)):
+        for run, tap in map(_key, side):
+            orders.setdefault(run, []).append(tap)
+    return any(taps != other[run] for run, taps in one.items() if run in other)
 
 
 def tap_change(first: Fingerprint, second: Fingerprint) -> TapChange:

@@ -351,7 +351,11 @@ def drift(
     code = str((identity or {}).get("code")) if same_code else None
     found = list(drift_reasons(rows, checks, code))
     results = [drift_row(row, check) for row in rows for check in checks]
-    plan, found_drift = _plan(results), _drift(rows, checks)
+    per_backend: dict[str, tuple[int, int]] = {}
+    for row in results:
+        planned, compared = per_backend.get(row.backend, (0, 0))
+        per_backend[row.backend] = planned + 1, compared + (row.status is not Status.NOT_RUN)
+    plan, found_drift = Plan.of(per_backend), _drift(rows, checks)
     known = sum(row.details["fingerprints"] > 0 for row in results)
     return finish(
         "drift",
@@ -370,14 +374,6 @@ def drift(
 
 def _counted(number: int, name: str) -> str:
     return f"{number:,} {name}" + "s" * (number != 1)
-
-
-def _plan(results: Sequence[Row]) -> Plan:
-    per_backend: dict[str, tuple[int, int]] = {}
-    for row in results:
-        planned, compared = per_backend.get(row.backend, (0, 0))
-        per_backend[row.backend] = planned + 1, compared + (row.status is not Status.NOT_RUN)
-    return Plan.of(per_backend)
 
 
 def _drift(rows: Sequence[Run], checks: Sequence[str]) -> Drift:

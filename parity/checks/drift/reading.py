@@ -442,7 +442,8 @@ def _rows_in(path: Path, expected: Sequence[str]) -> list[Path]:
             where=str(path),
             fix="check the path; a row that may be missing has to be named by --require",
         )
-    inside = _folders(path) if path.is_dir() else []
+    entries = path.iterdir() if path.is_dir() else ()
+    inside = [entry for entry in entries if entry.is_dir() and entry.name[0] != "."]
     if not path.is_dir() or any(path.glob("*.json")):
         if others := sorted(entry.name for entry in inside if any(entry.glob("*.json"))):
             raise InputRejectedError(
@@ -457,10 +458,6 @@ def _rows_in(path: Path, expected: Sequence[str]) -> list[Path]:
     )
 
 
-def _folders(path: Path) -> list[Path]:
-    return [entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] != "."]
-
-
 def _rank(name: str, expected: Sequence[str]) -> tuple[int, list[tuple[int, str]]]:
     """Return the sort key of a folder, in which 26 comes before 210."""
     place = list(expected).index(name) if name in expected else len(expected)
@@ -470,7 +467,8 @@ def _rank(name: str, expected: Sequence[str]) -> tuple[int, list[tuple[int, str]
 def _reports(place: Path) -> Mapping[str, Evidence]:
     """Return a run's reports by check, in the order of `python -m parity.check --help`."""
     found: dict[str, Evidence] = {}
-    for file in _files(place):
+    alone = place.exists() and not place.is_dir()
+    for file in [place] if alone else sorted(place.glob("*.json")):
         report = read_report(file)
         if report.check in found:
             raise InputRejectedError(
@@ -488,10 +486,3 @@ _ORDER = {
         ("weights", "tokens", "layerwise", "gradients", "training", "generation", "golden")
     )
 }
-
-
-def _files(place: Path) -> Iterator[Path]:
-    if place.is_dir():
-        yield from sorted(place.glob("*.json"))
-    elif place.exists():
-        yield place

@@ -1,6 +1,6 @@
 """The tables of a drift report: runs, verdicts, what differs, and what changed between them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from parity.checks.drift.changes import (
@@ -144,7 +144,9 @@ def _of_side(moves: Sequence[Change]) -> Iterator[_Line]:
         if moves and moves[0].side in SIDES:
             yield _still(moves)._replace(side=side_name(moves[0].side))
         return
-    for dtype, mode in sorted(dict.fromkeys((m.dtype, m.mode) for m in moves), key=_order):
+    # The checked dtype comes before float64.
+    runs = dict.fromkeys((move.dtype, move.mode) for move in moves)
+    for dtype, mode in sorted(runs, key=lambda run: run[0] == "float64"):
         run = [move for move in moves if (move.dtype, move.mode) == (dtype, mode)]
         if run[0].side not in BY_BACKEND:
             # Beside a backend that forms fewer taps a reference has fewer too: the most count.
@@ -153,7 +155,8 @@ def _of_side(moves: Sequence[Change]) -> Iterator[_Line]:
             yield from map(_line, run)
         else:
             name = side_name(run[0].subject if len(run) == 1 else run[0].side)
-            yield _line(max(run, key=_rank))._replace(side=name)
+            largest = max(run, key=lambda move: (larger(move.largest_change), move.moved))
+            yield _line(largest)._replace(side=name)
 
 
 _SAME = "no change"
@@ -162,16 +165,6 @@ _ALL = "all"
 
 def _still(moves: Sequence[Change]) -> _Line:
     return _Line(first=_SAME, changed=_count(moves))
-
-
-def _order(run: tuple[str, str]) -> bool:
-    """Return the sort key of a run: the checked dtype comes before float64."""
-    return run[0] == "float64"
-
-
-def _rank(move: Change) -> tuple[float, int]:
-    """Return the sort key of backends that share a line, which reports the largest change."""
-    return larger(move.largest_change), move.moved
 
 
 def _line(move: Change) -> _Line:
@@ -216,13 +209,16 @@ def drift_blocks(drift: Drift) -> Iterator[Section]:
     """Yield a table of the largest changes by block for each check with changes."""
     for check in _CHECKS:
         of_check = [entry for entry in drift.largest if entry.check == check]
-        mode = _mode(of_check)
+        # The mode of a user's run, if the check has it.
+        modes = {entry.mode for entry in of_check}
+        mode = Mode.END_TO_END if Mode.END_TO_END in modes else Mode.FLOAT64
         sides = {entry.side: entry for entry in of_check if entry.mode == mode}
         unknown = {entry.pair for entry in drift.unknown if entry.check == check}
         pairs = [
             pair
             for pair, _ in enumerate(drift.pairs)
-            if pair not in unknown and _moved(sides.values(), pair)
+            if pair not in unknown
+            and any(of[pair] != 0.0 for entry in sides.values() for of in entry.blocks.values())
         ]
         if pairs:
             dtype = next(iter(sides.values())).dtype
@@ -234,16 +230,6 @@ def drift_blocks(drift: Drift) -> Iterator[Section]:
                 folds=(0,),
                 splits=True,
             )
-
-
-def _mode(entries: Sequence[LargestChange]) -> str:
-    """Return the mode of a user's run: end-to-end, or float64 if the check has no other."""
-    judged = any(entry.mode == Mode.END_TO_END for entry in entries)
-    return Mode.END_TO_END if judged else Mode.FLOAT64
-
-
-def _moved(entries: Iterable[LargestChange], pair: int) -> bool:
-    return any(changes[pair] != 0.0 for entry in entries for changes in entry.blocks.values())
 
 
 def _block_rows(sides: dict[str, LargestChange], pairs: Sequence[int]) -> list[list[str]]:

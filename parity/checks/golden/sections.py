@@ -79,16 +79,12 @@ def _pair(row: Row) -> tuple[str, str]:
         return _short(published), _short(ours)
     pairs = list(zip(published, ours, strict=True))
     if row.details["tolerance"].measure is not Measure.EXACT:
-        expected, got = max(pairs, key=lambda pair: _apart(*pair))
+        expected, got = max(pairs, key=lambda pair: abs(pair[1] - pair[0]) / (abs(pair[0]) or 1.0))
         return _short(expected), _short(got)
     first = next((at for at, (wanted, here) in enumerate(pairs) if wanted != here), None)
     if first is None:
         return f"{len(pairs)} ids", "the same"
     return f"{pairs[first][0]} at {first}", str(pairs[first][1])
-
-
-def _apart(expected: float, got: float) -> float:
-    return abs(got - expected) / abs(expected) if expected else abs(got)
 
 
 def _short(value: Any) -> str:  # noqa: ANN401 - what a golden may be

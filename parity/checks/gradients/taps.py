@@ -5,7 +5,6 @@ gradient comes from the operations that use the tap. A parameter's follows the g
 operation's output, and precedes that of the operation's input.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from parity.core.taps import Axes, Kind, Tap
@@ -134,7 +133,13 @@ NOTHING_TO_ATTEND = frozenset({"attn.query", "attn.key", "attn.scores"})
 
 def gradient_names(n_layer: int) -> list[Tap]:
     """Return every gradient of a model with `n_layer` blocks, from the loss backwards."""
-    return list(_places(n_layer))
+    following: tuple[str, ...] = ("logits",)
+    found = [_place(gradient, "", following) for gradient in HEAD]
+    for index in reversed(range(n_layer)):
+        prefix = f"h.{index}."
+        found += [_place(gradient, prefix, following) for gradient in BLOCK]
+        following = tuple(f"{prefix}{name}" for name in _USES_INPUT)
+    return found + [_place(gradient, "", following) for gradient in EMBEDDINGS]
 
 
 def parameter_names(n_layer: int) -> list[str]:
@@ -156,16 +161,6 @@ def direction(kind: str | None = None) -> Tap:
     """Return the slope along a direction in all parameters, or in those of one kind."""
     name = DIRECTION if kind is None else f"{DIRECTION}.{kind}"
     return Tap(name, Kind(DIRECTION, Axes.ROWS, (), _ALONG_SUSPECTS), ())
-
-
-def _places(n_layer: int) -> Iterator[Tap]:
-    following: tuple[str, ...] = ("logits",)
-    yield from (_place(gradient, "", following) for gradient in HEAD)
-    for index in reversed(range(n_layer)):
-        prefix = f"h.{index}."
-        yield from (_place(gradient, prefix, following) for gradient in BLOCK)
-        following = tuple(f"{prefix}{name}" for name in _USES_INPUT)
-    yield from (_place(gradient, "", following) for gradient in EMBEDDINGS)
 
 
 _USES_INPUT = ("ln_1.input", "attn.query", "attn.key", "attn.value")

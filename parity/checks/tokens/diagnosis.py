@@ -141,7 +141,8 @@ def _character(text: str) -> str:
         return "none"
     strange = [letter for letter in text if not (letter.isascii() and letter.isalnum())]
     letter = next((letter for letter in strange if letter != " "), text[0])
-    return f"U+{ord(letter):04X}, {_kind(letter)}"
+    kind = next((name for name, holds in _KINDS if holds(ord(letter))), "no class of its own")
+    return f"U+{ord(letter):04X}, {kind}"
 
 
 _KINDS: tuple[tuple[str, Callable[[int], bool]], ...] = (
@@ -153,7 +154,3 @@ _KINDS: tuple[tuple[str, Callable[[int], bool]], ...] = (
     ("a letter that comes apart", lambda code: code in character_classes().decomposition),
     ("upper case", lambda code: code in character_classes().lowercase),
 )
-
-
-def _kind(letter: str) -> str:
-    return next((name for name, holds in _KINDS if holds(ord(letter))), "no class of its own")

@@ -39,7 +39,7 @@ from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
 from parity.core.results import FirstDivergence, Mode, Report, Row, Section
 from parity.core.taps import Tap
-from parity.core.tolerances import PRECISIONS, Bounds, Precision, bounds_for
+from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from reference import huggingface
 from scratch_gpt.progress import Progress
 
@@ -115,7 +115,10 @@ class TrainingComparison(Comparison):
         if dtype != torch.float64:
             followers[names.huggingface] = MeasuredStep(self._reference_run(dtype, recipe))
         else:
-            self._note_names(backend, model)
+            own, wanted = dict(model.named_parameters()), parameter_names(self._layers)
+            absent = [name for name in wanted if name not in own]
+            others = [name for name in own if name not in wanted]
+            self.reasons += reasons.not_compared(backend, absent, others)
         copied = module_in_dtype(model, dtype)
         try:
             followers[names.ours] = CandidateRun(copied, recipe, self.procedure, self._layers)
@@ -129,11 +132,6 @@ class TrainingComparison(Comparison):
         model = cast("OpenAIGPTLMHeadModel", module_in_dtype(self.reference, dtype))
         table = mapping_rows(self._layers)
         return ReferenceRun(model, recipe, {row.ours: row.huggingface for row in table})
-
-    def _note_names(self, backend: str, model: nn.Module) -> None:
-        own, wanted = dict(model.named_parameters()), parameter_names(self._layers)
-        absent = [name for name in wanted if name not in own]
-        self.reasons += reasons.not_compared(backend, absent, [n for n in own if n not in wanted])
 
     def note(self, subject: str, place: str, seen: Difference) -> None:
         """Record one difference."""
@@ -161,14 +159,12 @@ class TrainingComparison(Comparison):
             row = self._single.get((backend, tap.name)) or made[tap.name]
             self.rows.append(row)
         if self.precision is not None:
-            checked = [tap for tap in tensors if _has_rounding(tap)]
-            self.rows += self._rounding_rows(checked, backend, self.precision)
-
-    def _rounding_rows(self, plan: list[Tap], backend: str, precision: Precision) -> list[Row]:
-        names, mode = run_names(backend, precision.dtype), Mode.END_TO_END
-        peers = [tap for tap in self.plan if _has_rounding(tap)]
-        found = rounding_rows(self.found, names, plan, peers, backend, mode, precision, self.bounds)
-        return [dataclasses.replace(row, against=REFERENCE) for row in found]
+            names, mode = run_names(backend, self.precision.dtype), Mode.END_TO_END
+            checked, peers = (list(filter(_has_rounding, taps)) for taps in (tensors, self.plan))
+            rounding = rounding_rows(
+                self.found, names, checked, peers, backend, mode, self.precision, self.bounds
+            )
+            self.rows += [dataclasses.replace(row, against=REFERENCE) for row in rounding]
 
 
 def training(  # noqa: PLR0913 - as gradients

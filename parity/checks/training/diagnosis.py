@@ -48,7 +48,12 @@ def signs_of(row: Row, rows: Sequence[Row], *, peak: float) -> Signs:
         for r in rows
         if (r.backend, r.mode) == key and parse_quantity(r.tap).variant == place.variant
     ]
-    beside = [r for r in of_run if _same_quantity(parse_quantity(r.tap), place)]
+    beside = [
+        r
+        for r in of_run
+        if (parse_quantity(r.tap).step, parse_quantity(r.tap).quantity)
+        == (place.step, place.quantity)
+    ]
     wrong = [r for r in beside if r.status is not Status.PASS]
     return Signs(
         place=place,
@@ -63,10 +68,6 @@ def signs_of(row: Row, rows: Sequence[Row], *, peak: float) -> Signs:
         ),
         peak=peak,
     )
-
-
-def _same_quantity(one: TrainingQuantity, other: TrainingQuantity) -> bool:
-    return (one.step, one.quantity) == (other.step, other.quantity)
 
 
 def _quotient(row: Row) -> float:

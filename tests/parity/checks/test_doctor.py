@@ -1,4 +1,4 @@
-"""Is anything fit for a verdict? What the doctor looks at, and what it calls unfit."""
+"""The environment check: what it inspects, and what makes it inconclusive."""
 
 import copy
 import dataclasses
@@ -57,15 +57,15 @@ def test_the_versions_are_listed(healthy: Report) -> None:
     assert {"python", "transformers", "threads", "cores"} <= set(found)
 
 
-def test_no_person_or_machine_is_named(healthy: Report) -> None:
+def test_no_user_or_machine_is_named(healthy: Report) -> None:
     import getpass
     import platform
 
-    told = " ".join(finding.found for finding in healthy.findings).split()
-    assert not {getpass.getuser(), platform.node()} & set(told)
+    words = " ".join(finding.found for finding in healthy.findings).split()
+    assert not {getpass.getuser(), platform.node()} & set(words)
 
 
-def test_every_block_is_seen_alive(healthy: Report) -> None:
+def test_every_block_is_listed(healthy: Report) -> None:
     blocks = [finding for finding in healthy.findings if finding.name.endswith("healthy")]
     assert [finding.name for finding in blocks] == [f"h.{index} healthy" for index in range(12)]
     assert all("attention" in finding.found and "cosine" in finding.found for finding in blocks)
@@ -103,7 +103,7 @@ def blunt(name: str, tensor: Any) -> Any:  # noqa: ANN401 - an array in, an arra
         pytest.param(blunt, "uniform", id="attention uniform"),
     ],
 )
-def test_a_dead_model_is_unfit(
+def test_a_degenerate_model_is_unfit(
     change: Callable[[str, Any], Any], why: str, weights: Weights, long: Inputs
 ) -> None:
     report = doctor(changed(weights, change), long, {})
@@ -128,7 +128,7 @@ def test_a_constant_tensor_is_unfit(
     assert (report.exit_code, finding.fit, name in finding.found) == (3, False, True)
 
 
-def test_a_float64_that_is_none_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_product_in_float32_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
     true = torch.from_numpy
     monkeypatch.setattr(module.torch, "from_numpy", lambda array: true(array).float().double())
     false = module._float64().fit
@@ -136,7 +136,7 @@ def test_a_float64_that_is_none_is_unfit(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (false, module._float64().fit) == (False, True)
 
 
-def test_a_setting_that_will_not_stay_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_that_cannot_be_pinned_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = dataclasses.replace(
         environment.SETTINGS[0], read=lambda: "stuck", write=lambda _value: None
     )
@@ -149,12 +149,12 @@ def test_a_setting_that_will_not_stay_is_unfit(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_settings_are_left_as_they_were(theirs: OpenAIGPTLMHeadModel, long: Inputs) -> None:
-    before = [knob.read() for knob in environment.SETTINGS]
+    before = [setting.read() for setting in environment.SETTINGS]
     doctor(theirs, long, {})
-    assert before == [knob.read() for knob in environment.SETTINGS]
+    assert before == [setting.read() for setting in environment.SETTINGS]
 
 
-def test_what_is_unfit_says_what_it_would_mean(
+def test_an_unfit_finding_is_printed_with_its_consequence(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module.liveness, "constant_tensors", lambda _state: ["h.3.ln_1.bias"])
@@ -166,6 +166,6 @@ def test_what_is_unfit_says_what_it_would_mean(
     assert result.stdout.splitlines()[-1].split()[0] == "INCONCLUSIVE"
 
 
-def test_a_padded_batch_is_looked_at(theirs: OpenAIGPTLMHeadModel) -> None:
+def test_a_padded_batch_is_fit(theirs: OpenAIGPTLMHeadModel) -> None:
     padded = inputs.parse("5,17,210,3,9,44,101,7;12,7")
     assert unfit(doctor(theirs, padded, {})) == []

@@ -71,110 +71,71 @@ def checker(size: str) -> Check:
     return check
 
 
-def by_key(report: Report) -> Rows:
+SIZES = [
+    "tiny",
+    pytest.param("surrogate", marks=[pytest.mark.slow, pytest.mark.timeout(LONG)]),
+]
+WHOLE = {"tiny": {"batch": 2, "time": 37}, "surrogate": {"batch": 1, "time": 512}}
+"""Inputs of the report on each size; that of the surrogate is what the command line uses."""
+ON_TINY = pytest.mark.parametrize("size", ["tiny"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def size(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def run(size: str) -> Check:
+    return checker(size)
+
+
+@pytest.fixture(scope="module")
+def report(size: str, run: Check) -> Report:
+    return run(**WHOLE[size])
+
+
+@pytest.fixture(scope="module")
+def rows(report: Report) -> Rows:
     return {(row.backend, row.tap, row.mode, row.against): row for row in report.results}
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Check:
-    return checker("tiny")
-
-
-@pytest.fixture(scope="module")
-def tiny_report(tiny: Check) -> Report:
-    return tiny(batch=2, time=37)
-
-
-@pytest.fixture(scope="module")
-def tiny_rows(tiny_report: Report) -> Rows:
-    return by_key(tiny_report)
-
-
-@pytest.fixture(scope="module")
-def full() -> Check:
-    return checker("surrogate")
-
-
-@pytest.fixture(scope="module")
-def full_report(full: Check) -> Report:
-    return full(batch=1, time=512)
-
-
-@pytest.fixture(scope="module")
-def full_rows(full_report: Report) -> Rows:
-    return by_key(full_report)
-
-
-def assert_within_bound(row: Row) -> None:
+@pytest.mark.parametrize(("backend", "tap", "mode", "against"), CASES)
+def test_every_tap_agrees(rows: Rows, backend: str, tap: str, mode: Mode, against: str) -> None:
+    row = rows[backend, tap, mode, against]
     assert row.status is Status.PASS, row.detail
     assert row.required_tolerance is not None
     assert row.required_tolerance <= row.bound
 
 
-@pytest.mark.parametrize(("backend", "tap", "mode", "against"), CASES)
-def test_tiny_tap_agrees(
-    tiny_rows: Rows,
-    backend: str,
-    tap: str,
-    mode: Mode,
-    against: str,
-) -> None:
-    assert_within_bound(tiny_rows[backend, tap, mode, against])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-@pytest.mark.parametrize(("backend", "tap", "mode", "against"), CASES)
-def test_full_size_tap_agrees(
-    full_rows: Rows,
-    backend: str,
-    tap: str,
-    mode: Mode,
-    against: str,
-) -> None:
-    assert_within_bound(full_rows[backend, tap, mode, against])
-
-
 @pytest.mark.parametrize("tap", ["logits", "loss"])
 @pytest.mark.parametrize("backend", EAGER)
-def test_output_is_identical_in_float64(tiny_rows: Rows, backend: str, tap: str) -> None:
-    rows = [tiny_rows[backend, tap, Mode.FLOAT64, against] for against in REFERENCES]
+def test_output_is_identical_in_float64(rows: Rows, backend: str, tap: str) -> None:
+    found = [rows[backend, tap, Mode.FLOAT64, against] for against in REFERENCES]
+    assert all(row.bound == Bounds().float64 for row in found)
+    assert all(0.0 < (row.error_ours or 0.0) <= row.bound for row in found)
 
-    assert all(row.bound == Bounds().float64 for row in rows)
-    assert all(0.0 < (row.error_ours or 0.0) <= row.bound for row in rows)
 
-
-def test_loss_is_the_mean_negative_log_likelihood(tiny_report: Report) -> None:
-    losses = tiny_report.consequences["plain"]
-
+@ON_TINY
+def test_loss_is_the_mean_negative_log_likelihood(report: Report) -> None:
+    losses = report.consequences["plain"]
     assert round(losses["loss_oracle"], 5) == round(losses["loss_ours"], 5)
     assert abs(losses["loss_oracle"] - float(torch.tensor(211.0).log())) < 1.0
 
 
-def test_plan_is_complete(tiny_report: Report) -> None:
-    assert {path: (n, n) for path, n in PLANNED.items()} == tiny_report.plan.per_backend
-    assert sum(PLANNED.values()) == tiny_report.plan.planned == tiny_report.plan.compared
-    assert set(by_key(tiny_report)) == set(CASES)
+def test_exempt_taps_have_a_reason(report: Report) -> None:
+    exempt = Counter(entry["backend"] for entry in report.plan.exempt)
+    assert exempt == {"tiled": 24, "fused": 48}
+    assert all(entry["reason"] for entry in report.plan.exempt)
 
 
-def test_exempt_taps_carry_their_reason(tiny_report: Report) -> None:
-    assert Counter(entry["backend"] for entry in tiny_report.plan.exempt) == {
-        "tiled": 24,
-        "fused": 48,
-    }
-    assert all(entry["reason"] for entry in tiny_report.plan.exempt)
-
-
-def test_looked_up_rows_are_equal_to_the_bit(
-    tiny_rows: Rows,
-) -> None:
-    rows = [
-        tiny_rows["plain", tap, Mode.FLOAT64, against]
+def test_looked_up_rows_are_equal_to_the_bit(rows: Rows) -> None:
+    found = [
+        rows["plain", tap, Mode.FLOAT64, against]
         for tap in ("embeddings.tokens", "embeddings.positions")
         for against in REFERENCES
     ]
-
-    assert [(row.bound, row.error_ours) for row in rows] == [(0.0, 0.0)] * 4
+    assert [(row.bound, row.error_ours) for row in found] == [(0.0, 0.0)] * 4
 
 
 def assert_passes(report: Report, *, loss: bool = True, paths: Sequence[str] = EAGER) -> None:
@@ -184,10 +145,28 @@ def assert_passes(report: Report, *, loss: bool = True, paths: Sequence[str] = E
     assert {path: (n, n) for path, n in taps_each.items()} == report.plan.per_backend
 
 
-@pytest.mark.parametrize("time", [1, 2, 37, 389], ids="time={}".format)
+def test_plan_is_complete(report: Report, rows: Rows) -> None:
+    assert_passes(report)
+    assert sum(PLANNED.values()) == report.plan.planned == report.plan.compared
+    assert set(rows) == set(CASES)
+
+
+@pytest.mark.parametrize("time", [1, 2, 37], ids="time={}".format)
 @pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
-def test_tiny_verdict_at_every_shape(tiny: Check, batch: int, time: int) -> None:
-    assert_passes(tiny(batch=batch, time=time), loss=time > 1)
+def test_every_shape_passes(run: Check, batch: int, time: int) -> None:
+    assert_passes(run(batch=batch, time=time), loss=time > 1)
+
+
+@ON_TINY
+@pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
+def test_the_longest_input_passes(run: Check, batch: int) -> None:
+    assert_passes(run(batch=batch, time=389))
+
+
+@pytest.mark.parametrize("size", SIZES[1:], indirect=True)
+def test_four_longest_rows_pass_at_full_size(run: Check) -> None:
+    """On the default backends: `fused` has another kernel for one row."""
+    assert_passes(run(batch=4, time=512, paths=DEFAULT), paths=DEFAULT)
 
 
 PADDED = {
@@ -196,49 +175,23 @@ PADDED = {
 }
 
 
-@pytest.mark.parametrize("rows", PADDED.values(), ids=PADDED.keys())
-def test_tiny_verdict_on_unequal_rows(tiny: Check, rows: list[list[int]]) -> None:
-    assert_passes(tiny(given=inputs.from_rows(rows)))
+@ON_TINY
+@pytest.mark.parametrize("ids", PADDED.values(), ids=PADDED.keys())
+def test_unequal_rows_pass(run: Check, ids: list[list[int]]) -> None:
+    assert_passes(run(given=inputs.from_rows(ids)))
 
 
-def left_padded(vocab_size: int) -> Inputs:
+def test_left_padding_and_positions_pass(run: Check, size: str) -> None:
+    vocab_size = {"tiny": 211, "surrogate": 40_478}[size]
     drawn = inputs.seeded(batch=2, time=40, vocab_size=vocab_size, seed=3)
     mask = torch.ones(2, 40, dtype=torch.bool)
     mask[1, :9] = False
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return Inputs(token_ids=drawn.token_ids, positions=positions, attention_mask=mask)
+    given = Inputs(token_ids=drawn.token_ids, positions=positions, attention_mask=mask)
+    assert_passes(run(given=given))
 
 
-def test_tiny_verdict_with_left_padding_and_positions(tiny: Check) -> None:
-    assert_passes(tiny(given=left_padded(211)))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-@pytest.mark.parametrize("time", [1, 2, 37], ids="time={}".format)
-@pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
-def test_full_size_verdict_at_every_shape(full: Check, batch: int, time: int) -> None:
-    assert_passes(full(batch=batch, time=time), loss=time > 1)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-def test_full_size_verdict_with_left_padding_and_positions(full: Check) -> None:
-    assert_passes(full(given=left_padded(40_478)))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-def test_full_size_verdict_on_four_longest_rows(full: Check) -> None:
-    """On the default backends: `fused` has another kernel for one row."""
-    assert_passes(full(batch=4, time=512, paths=DEFAULT), paths=DEFAULT)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-def test_full_size_plan(full_report: Report) -> None:
-    assert_passes(full_report)
-    assert set(CASES) == set(by_key(full_report))
+# Fingerprints.
 
 
 Key = tuple[str, str, str]

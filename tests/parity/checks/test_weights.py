@@ -1,4 +1,4 @@
-"""Every tensor in its place, bit for bit: what the check of weights finds, and names."""
+"""The weights check: every tensor, bit for bit."""
 
 import copy
 import dataclasses
@@ -23,7 +23,7 @@ Change = Callable[[nn.Module], object]
 
 
 @pytest.fixture
-def judged(
+def checked(
     weights: Weights, ours: GPT, theirs: OpenAIGPTLMHeadModel
 ) -> Callable[[Change, str], Report]:
     def run(change: Change, side: str) -> Report:
@@ -36,7 +36,7 @@ def judged(
     return run
 
 
-Judged = Callable[[Change, str], Report]
+Checked = Callable[[Change, str], Report]
 
 
 def differing(report: Report) -> dict[tuple[str, str], tuple[str, float | None]]:
@@ -54,8 +54,8 @@ def prefix(side: str) -> str:
 SIDES = pytest.mark.parametrize("side", ["ours", "huggingface"])
 
 
-def test_right_models_pass(judged: Judged) -> None:
-    report = judged(lambda _model: None, "ours")
+def test_right_models_pass(checked: Checked) -> None:
+    report = checked(lambda _model: None, "ours")
     sides = dict.fromkeys(("ours", "huggingface", "release"), (146, 146))
     assert report.exit_code == 0
     assert report.verdict.value == "pass"
@@ -74,8 +74,8 @@ def flip_one_bit(tensor: Tensor) -> None:
     "name",
     ["tokens_embed.weight", "positions_embed.weight", "h.3.ln_1.bias", "h.11.mlp.c_fc.weight"],
 )
-def test_one_bit_is_found(name: str, side: str, judged: Judged) -> None:
-    report = judged(lambda m: flip_one_bit(m.get_parameter(prefix(side) + name).data), side)
+def test_one_bit_is_found(name: str, side: str, checked: Checked) -> None:
+    report = checked(lambda m: flip_one_bit(m.get_parameter(prefix(side) + name).data), side)
     assert report.first_divergence is not None
     assert report.exit_code == 1
     assert report.verdict.value == "fail"
@@ -83,25 +83,64 @@ def test_one_bit_is_found(name: str, side: str, judged: Judged) -> None:
     assert report.first_divergence.tap == name
 
 
+def transpose(layer: nn.Module) -> None:
+    layer.weight.copy_(layer.weight.T.clone())  # type: ignore[operator, union-attr]
+
+
+def drop(layer: nn.Module) -> None:
+    layer.bias = None  # type: ignore[assignment]
+
+
+def add(layer: nn.Module) -> None:
+    layer.register_parameter("scale", nn.Parameter(torch.ones(1)))
+
+
+def replaced(change: Callable[[Tensor], Tensor]) -> Change:
+    def replace(layer: nn.Module) -> None:
+        layer.bias = nn.Parameter(change(layer.bias.data))  # type: ignore[operator, union-attr]
+
+    return replace
+
+
+NORM = "h.4.ln_1"
+
+
 @SIDES
-def test_a_transposed_square_is_found(side: str, judged: Judged) -> None:
-    """The shape does not show the transposition, and the diagonal stays equal."""
-    name = "h.5.attn.c_proj.weight"
-
-    def transpose(model: nn.Module) -> None:
-        parameter = model.get_parameter(prefix(side) + name)
-        parameter.copy_(parameter.T.clone())
-
-    assert differing(judged(transpose, side)) == {(side, name): ("fail", 21.0 * 20.0)}
+@pytest.mark.parametrize(
+    ("module_name", "change", "tensor", "status"),
+    [
+        # The shape does not show the transposition, and the diagonal stays equal.
+        ("h.5.attn.c_proj", transpose, "weight", ("fail", 21.0 * 20.0)),
+        (NORM, drop, "bias", ("missing", None)),
+        (NORM, add, "scale", ("extra", None)),
+        (NORM, replaced(lambda p: p.double()), "bias", ("dtype", None)),
+        (NORM, replaced(lambda p: p.half()), "bias", ("dtype", None)),
+        (NORM, replaced(lambda p: p[None]), "bias", ("shape", None)),
+        (NORM, replaced(lambda p: p[:1]), "bias", ("shape", None)),
+    ],
+    ids=["transposed", "missing", "extra", "float64", "float16", "an axis more", "broadcasts"],
+)
+def test_a_wrong_tensor_is_named_with_its_status(  # noqa: PLR0913 - a table and its fixtures
+    module_name: str,
+    change: Change,
+    tensor: str,
+    status: tuple[str, float | None],
+    side: str,
+    checked: Checked,
+) -> None:
+    report = checked(lambda model: change(model.get_submodule(prefix(side) + module_name)), side)
+    owner = prefix(side) if tensor == "scale" else ""  # an extra tensor keeps its own name
+    assert report.exit_code == 1
+    assert differing(report) == {(side, f"{owner}{module_name}.{tensor}"): status}
 
 
 @SIDES
-def test_swapped_blocks_are_found(side: str, judged: Judged) -> None:
+def test_swapped_blocks_are_found(side: str, checked: Checked) -> None:
     def swap(model: nn.Module) -> None:
         blocks = model.get_submodule(prefix(side) + "h")
         blocks[2], blocks[10] = blocks[10], blocks[2]  # type: ignore[operator, index]
 
-    report = judged(swap, side)
+    report = checked(swap, side)
     found = {
         name.rsplit(".", 3 if "attn" in name or "mlp" in name else 2)[0]
         for _, name in differing(report)
@@ -121,69 +160,32 @@ def test_minus_zero_is_not_zero(side: str, weights: Weights) -> None:
     assert differing(report) == {(side, name): ("fail", 1.0)}
 
 
-def test_bits_are_compared_and_not_values() -> None:
-    wanted = np.array([0.0, -0.0, np.nan, 1.0], np.float32)
-    held = np.array([-0.0, -0.0, np.nan, 1.0], np.float32)
-    status, count = module._status(wanted, held)
-    assert (status.value, count) == ("fail", 1.0)
+ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-def test_a_layout_is_no_difference() -> None:
-    """The same bits in another memory layout are the same tensor."""
-    wanted = np.arange(6, dtype=np.float32).reshape(2, 3)
-    held = np.asfortranarray(wanted)
-    status, count = module._status(wanted, held)
-    assert (status.value, count) == ("pass", 0.0)
-
-
-@SIDES
-def test_a_missing_tensor_is_named(side: str, judged: Judged) -> None:
-    def drop(model: nn.Module) -> None:
-        model.get_submodule(f"{prefix(side)}h.4.ln_1").bias = None
-
-    report = judged(drop, side)
-    assert report.exit_code == 1
-    assert differing(report) == {(side, "h.4.ln_1.bias"): ("missing", None)}
-
-
-@SIDES
-def test_an_extra_tensor_is_named(side: str, judged: Judged) -> None:
-    def add(model: nn.Module) -> None:
-        layer = model.get_submodule(f"{prefix(side)}h.4.ln_1")
-        layer.register_parameter("scale", nn.Parameter(torch.ones(1)))
-
-    report = judged(add, side)
-    assert report.exit_code == 1
-    assert differing(report) == {(side, f"{prefix(side)}h.4.ln_1.scale"): ("extra", None)}
-
-
-@SIDES
 @pytest.mark.parametrize(
-    ("change", "status"),
+    ("wanted", "found", "status"),
     [
-        pytest.param(lambda p: p.double(), "dtype", id="float64"),
-        pytest.param(lambda p: p.half(), "dtype", id="float16"),
-        pytest.param(lambda p: p[None], "shape", id="an axis more"),
-        pytest.param(lambda p: p[:1], "shape", id="would broadcast"),
+        (
+            np.array([0.0, -0.0, np.nan], np.float32),
+            np.array([-0.0, -0.0, np.nan], np.float32),
+            ("fail", 1.0),
+        ),
+        (ARRAY, np.asfortranarray(ARRAY), ("pass", 0.0)),
     ],
+    ids=["zeros with two signs", "another memory layout"],
 )
-def test_another_type_or_shape_is_no_comparison(
-    change: Callable[[Tensor], Tensor], status: str, side: str, judged: Judged
-) -> None:
-    def replace(model: nn.Module) -> None:
-        layer = model.get_submodule(f"{prefix(side)}h.4.ln_1")
-        layer.bias = nn.Parameter(change(layer.bias.data))  # type: ignore[operator, union-attr]
-
-    assert differing(judged(replace, side)) == {(side, "h.4.ln_1.bias"): (status, None)}
+def test_bits_are_compared(wanted: Any, found: Any, status: tuple[str, float]) -> None:  # noqa: ANN401
+    assert module._status(wanted, found) == status
 
 
-def test_an_untied_head_is_found(judged: Judged) -> None:
+def test_an_untied_head_is_found(checked: Checked) -> None:
     """Its bits are the embedding's."""
 
     def untie(model: nn.Module) -> None:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.clone())  # type: ignore[union-attr, operator]
 
-    report = judged(untie, "huggingface")
+    report = checked(untie, "huggingface")
     assert report.exit_code == 1
     assert report.verdict.value == "fail"
     assert differing(report) == {}
@@ -193,7 +195,7 @@ def test_an_untied_head_is_found(judged: Judged) -> None:
 
 
 def test_a_way_through_the_release_that_loses_a_bit_is_found(
-    judged: Judged, monkeypatch: pytest.MonkeyPatch
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     through = module._through_release
 
@@ -203,7 +205,7 @@ def test_a_way_through_the_release_that_loses_a_bit_is_found(
         return arrays
 
     monkeypatch.setattr(module, "_through_release", lossy)
-    found = differing(judged(lambda _model: None, "ours"))
+    found = differing(checked(lambda _model: None, "ours"))
     assert found == {("release", "h.7.mlp.c_proj.bias"): ("fail", 21.0)}
 
 

@@ -136,8 +136,11 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def compare(write: Callable[..., Path]) -> Callable[..., Report]:
-    def run(expect: tuple[str, ...] = (), **rows: list[Document]) -> Report:
-        paths = [write(name, *documents) for name, documents in rows.items()]
+    """Return the drift of runs: of one report each, called a, b, c, ..., or of lists by name."""
+
+    def run(*reports: Document, expect: tuple[str, ...] = (), **rows: list[Document]) -> Report:
+        named = {name: [report] for name, report in zip("abcd", reports, strict=False)} | rows
+        paths = [write(name, *documents) for name, documents in named.items()]
         return drift(gather_reports(paths, expect, lambda *_: None))
 
     return run

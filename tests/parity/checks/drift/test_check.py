@@ -46,7 +46,7 @@ def test_runs_that_pass_are_a_pass(made: Made, compare: Compare) -> None:
 
 def test_a_change_is_no_failure(made: Made, compare: Compare) -> None:
     one = made.report()
-    report = compare(a=[one], b=[made.moved(one, made.OURS, "logits", 0.5)])
+    report = compare(one, made.moved(one, made.OURS, "logits", 0.5))
     assert report.verdict == Verdict.PASS
     assert sum(move.moved for move in report.details["moves"]) == 1
 
@@ -96,7 +96,7 @@ def test_a_report_that_does_not_pass_is_no_pass(
 
 
 def test_the_first_divergence_is_quoted(made: Made, compare: Compare) -> None:
-    report = compare(a=[made.report()], b=[_fail(made.report())])
+    report = compare(made.report(), _fail(made.report()))
     (row,) = (row for row in report.results if row.backend == "b")
     assert row.status == Status.FAIL
     assert row.detail == "h.0: off by 3"
@@ -112,7 +112,7 @@ def test_a_report_that_is_missing_is_no_pass(made: Made, compare: Compare) -> No
 
 
 def test_a_run_without_reports_is_no_pass(made: Made, compare: Compare) -> None:
-    report = compare(("b",), a=[made.report()], c=[made.report()])
+    report = compare(expect=("b",), a=[made.report()], c=[made.report()])
     assert report.exit_code == ExitCode.INCONCLUSIVE
     assert "not run: it has no report | row b" in words(report)
     assert [(pair.first, pair.second) for pair in report.details["pairs"]] == [("a", "c")]
@@ -120,7 +120,7 @@ def test_a_run_without_reports_is_no_pass(made: Made, compare: Compare) -> None:
 
 
 def test_an_expected_run_that_exists_changes_nothing(made: Made, compare: Compare) -> None:
-    assert compare(("b", "a"), a=[made.report()], b=[made.report()]).verdict is Verdict.PASS
+    assert compare(expect=("b", "a"), a=[made.report()], b=[made.report()]).verdict is Verdict.PASS
 
 
 def test_one_run_is_no_comparison(made: Made, compare: Compare) -> None:
@@ -168,7 +168,7 @@ def _plan(**taps: int) -> Document:
 def test_reports_with_different_inputs_are_not_compared(
     other: Document, name: str, made: Made, compare: Compare
 ) -> None:
-    report = compare(a=[made.report()], b=[made.report(**other)])
+    report = compare(made.report(), made.report(**other))
     assert report.exit_code == ExitCode.INCONCLUSIVE
     assert name in words(report)
     assert " in a" in words(report)
@@ -192,7 +192,7 @@ def test_a_run_has_one_environment(made: Made, compare: Compare) -> None:
 def test_taps_of_one_run_alone_are_no_pass(made: Made, compare: Compare) -> None:
     fewer = made.report()
     del fewer["fingerprints"][-1]
-    report = compare(a=[made.report()], b=[made.report()], c=[fewer])
+    report = compare(made.report(), made.report(), fewer)
     said = "huggingface/plain float32 per-op logits | layerwise of a and c"
     assert (report.exit_code, said in words(report)) == (ExitCode.INCONCLUSIVE, True)
 
@@ -200,7 +200,7 @@ def test_taps_of_one_run_alone_are_no_pass(made: Made, compare: Compare) -> None
 def test_changes_of_only_some_taps_are_not_reported(made: Made, compare: Compare) -> None:
     other = made.fingerprint(("another", "float32", "end-to-end"), "logits")
     for fingerprints in (made.report()["fingerprints"][:5], [other]):
-        report = compare(a=[made.report()], b=[made.report(fingerprints=fingerprints)])
+        report = compare(made.report(), made.report(fingerprints=fingerprints))
         assert report.exit_code == ExitCode.INCONCLUSIVE
         assert report.details["moves"] == []
         assert [unknown.why for unknown in report.details["unknown"]] == [
@@ -211,7 +211,7 @@ def test_changes_of_only_some_taps_are_not_reported(made: Made, compare: Compare
 def test_without_fingerprints_there_is_no_verdict(made: Made, compare: Compare) -> None:
     bare = made.report("training", fingerprints=[])
     for first, where in ((made.report("training"), "training of b"), (bare, "training of a, b")):
-        report = compare(a=[first], b=[bare])
+        report = compare(first, bare)
         (reason,) = report.reasons
         expected = (ExitCode.INCONCLUSIVE, where, "python -m parity.check training --fingerprints")
         fix = reason.fix.partition(": ")[2].removesuffix(" --output FILE.json")
@@ -247,9 +247,7 @@ def test_one_digest_is_one_tensor(lie: Document, made: Made, compare: Compare) -
     others = made.report()["fingerprints"]
     changed = {**others[-1], **lie}
     moved = made.moved(made.report(), made.ALONE, "logits", 0.5)  # between them, another digest
-    report = compare(
-        a=[made.report()], b=[moved], c=[made.report(fingerprints=[*others[:-1], changed])]
-    )
+    report = compare(made.report(), moved, made.report(fingerprints=[*others[:-1], changed]))
     said = "one digest has two norms, sketches or shapes: huggingface/plain float32 per-op logits"
     assert report.exit_code == ExitCode.INCONCLUSIVE
     assert said in words(report)
@@ -261,12 +259,12 @@ def test_rounding_of_another_machine_is_no_contradiction(made: Made, compare: Co
     """Norms and sketches are sums, whose last digit may differ between machines."""
     almost = made.report()
     almost["fingerprints"][0] |= {"norm": 2.0 + 1e-15, "sketch": made.sketch(2.0 - 1e-15)}
-    assert compare(a=[made.report()], b=[almost]).verdict is Verdict.PASS
+    assert compare(made.report(), almost).verdict is Verdict.PASS
 
 
 def test_what_differs_between_rows_is_listed(made: Made, compare: Compare) -> None:
     newer = made.on(made.report(), torch="2.8.0")
-    report = compare(a=[made.report()], b=[newer], c=[newer])
+    report = compare(made.report(), newer, newer)
     pairs = [pair.differs for pair in report.details["pairs"]]
     assert report.details["differences"] == {"torch": {"2.6.0": ["a"], "2.8.0": ["b", "c"]}}
     assert pairs == [{"torch": ("2.6.0", "2.8.0")}, {}, {"torch": ("2.6.0", "2.8.0")}]
@@ -276,7 +274,7 @@ def test_what_differs_between_rows_is_listed(made: Made, compare: Compare) -> No
 @pytest.mark.parametrize("name", ["threads", "cpu_capability"])
 def test_another_order_of_sums_is_noted(name: str, made: Made, compare: Compare) -> None:
     changed = made.on(made.report(), **{name: "other"})
-    report = compare(a=[made.report()], b=[made.report()], c=[changed])
+    report = compare(made.report(), made.report(), changed)
     (note,) = report.details["notes"]
     expected = (Verdict.PASS, [1, 2], True)
     said = name in note.what and "without a change of version" in note.what
@@ -285,7 +283,7 @@ def test_another_order_of_sums_is_noted(name: str, made: Made, compare: Compare)
 
 def test_other_code_is_noted(made: Made, compare: Compare) -> None:
     identity = made.report()["identity"] | {"code": "gpt1-parity 0.2.0"}
-    report = compare(a=[made.report()], b=[made.report(identity=identity)], c=[made.report()])
+    report = compare(made.report(), made.report(identity=identity), made.report())
     (note,) = report.details["notes"]
     assert report.verdict == Verdict.PASS
     assert note.pairs == [0, 1]
@@ -295,7 +293,7 @@ def test_other_code_is_noted(made: Made, compare: Compare) -> None:
 def test_a_changed_oracle_is_noted(made: Made, compare: Compare) -> None:
     moved = made.moved(made.report(), made.ORACLE, "logits", 1e-16)
     given = made.moved(moved, made.GIVEN, "logits", 1e-8)
-    report = compare(a=[made.report()], b=[moved], c=[given])
+    report = compare(made.report(), moved, given)
     assert [
         (note.pairs, "is unknown" in note.what)
         for note in report.details["notes"]
@@ -305,7 +303,7 @@ def test_a_changed_oracle_is_noted(made: Made, compare: Compare) -> None:
 
 def test_taps_in_another_order_are_noted(made: Made, compare: Compare) -> None:
     turned = made.report(fingerprints=made.report()["fingerprints"][::-1])
-    report = compare(a=[made.report()], b=[turned], c=[turned])
+    report = compare(made.report(), turned, turned)
     (note,) = report.details["notes"]
     assert report.verdict == Verdict.PASS
     assert note.pairs == [0, 2]
@@ -324,7 +322,7 @@ def of(report: Report, subject: str, mode: str = "end-to-end", pair: int = 0) ->
 def test_the_first_and_the_largest_change_are_named(made: Made, compare: Compare) -> None:
     other = made.moved(made.report(), made.OURS, "h.1.mlp.gelu", 3e-6)
     other = made.moved(other, made.OURS, "h.0.mlp.gelu", 2e-7)
-    move = of(compare(a=[made.report()], b=[other]), "ours/plain")
+    move = of(compare(made.report(), other), "ours/plain")
     assert move.moved == 2
     assert move.compared == 6
     assert move.first == "h.0.mlp.gelu"
@@ -339,11 +337,11 @@ def test_the_order_is_that_of_the_report(made: Made, compare: Compare) -> None:
     other = one
     for name in names[::-1]:
         other = made.moved(other, made.OURS, name, 1e-6)
-    assert of(compare(a=[one], b=[other]), "ours/plain").first == "logits"
+    assert of(compare(one, other), "ours/plain").first == "logits"
 
 
 def test_a_subject_without_changes_is_reported_too(made: Made, compare: Compare) -> None:
-    report = compare(a=[made.report()], b=[made.moved(made.report(), made.OURS, "logits", 1e-6)])
+    report = compare(made.report(), made.moved(made.report(), made.OURS, "logits", 1e-6))
     still = of(report, "huggingface")
     assert still.moved == 0
     assert still.compared == 6
@@ -358,7 +356,7 @@ def test_operations_that_changed_alone_are_counted_by_kind(made: Made, compare: 
     for tap in ("h.0.mlp.gelu", "h.1.mlp.gelu", "logits"):
         other = made.moved(other, made.ALONE, tap, 1e-7)
         other = made.moved(other, made.THEIRS, tap, 1e-7)
-    report = compare(a=[made.report()], b=[other])
+    report = compare(made.report(), other)
     expected = ({"mlp.gelu": 2, "logits": 1}, {})
     alone, theirs = of(report, "huggingface/plain", "per-op"), of(report, "huggingface")
     assert expected == (alone.kinds, theirs.kinds)
@@ -375,7 +373,7 @@ def test_an_operation_with_a_changed_input_did_not_change_alone(
         one = made.report(fingerprints=taken)
     other = made.moved(one, made.ALONE, "h.1.mlp.gelu", 1e-7)
     other = made.moved(other, made.GIVEN, "h.0.mlp.gelu", 1e-8)
-    move = of(compare(a=[one], b=[other]), "huggingface/plain", "per-op")
+    move = of(compare(one, other), "huggingface/plain", "per-op")
     assert (move.alone, move.kinds, move.moved, move.compared) == (False, {}, 1, 6)
 
 
@@ -392,14 +390,14 @@ def test_pairs_are_neighbours_and_both_ends(made: Made, compare: Compare) -> Non
 
 def test_each_pair_has_its_own_changes(made: Made, compare: Compare) -> None:
     later = made.moved(made.report(), made.OURS, "logits", 1e-6)
-    report = compare(a=[made.report()], b=[later], c=[later])
+    report = compare(made.report(), later, later)
     assert [of(report, "ours/plain", pair=pair).moved for pair in range(3)] == [1, 0, 1]
 
 
 def test_changed_ids_are_named_without_a_size(made: Made, compare: Compare) -> None:
     texts = made.ids("tokens", ("hand-picked", "generated", "corpus"))
     other = made.moved(texts, made.IDS, "generated", 0.0)
-    move = of(compare(a=[texts], b=[other]), "huggingface", "exact")
+    move = of(compare(texts, other), "huggingface", "exact")
     assert move.moved == 1
     assert move.first == "generated"
     assert move.first_change is None
@@ -409,7 +407,7 @@ def test_changed_ids_are_named_without_a_size(made: Made, compare: Compare) -> N
 
 def test_without_fingerprints_changes_are_unknown(made: Made, compare: Compare) -> None:
     bare = made.report(fingerprints=[])
-    report = compare(a=[made.report()], b=[bare], c=[made.report()])
+    report = compare(made.report(), bare, made.report())
     assert report.verdict == Verdict.INCONCLUSIVE
     assert [
         (u.pair, "b was written without --fingerprints" in u.why) for u in report.details["unknown"]
@@ -421,7 +419,7 @@ def test_without_fingerprints_changes_are_unknown(made: Made, compare: Compare) 
 
 def test_a_report_without_a_verdict_has_no_changes(made: Made, compare: Compare) -> None:
     broken = made.report(verdict="error", identity={}, environment={}, plan={"per_backend": {}})
-    report = compare(a=[made.report()], b=[broken])
+    report = compare(made.report(), broken)
     assert report.exit_code == ExitCode.FAIL
     assert [unknown.why for unknown in report.details["unknown"]] == [
         "b has no report with a verdict"
@@ -433,7 +431,7 @@ def test_the_largest_changes_are_grouped_by_block_and_tap(made: Made, compare: C
     second = made.moved(made.report(), made.OURS, "h.0.mlp.gelu", 2e-7)
     second = made.moved(second, made.TILED, "h.0.attn.query", 4e-7)
     third = made.moved(second, made.TILED, "h.0.attn.query", 1.4e-6)
-    report = compare(a=[made.report()], b=[second], c=[third])
+    report = compare(made.report(), second, third)
     (ours,) = (e for e in report.details["largest"] if (e.side, e.mode) == ("ours", "end-to-end"))
     still = [0.0, 0.0, 0.0]
     assert ours.blocks == {
@@ -454,7 +452,7 @@ def test_training_is_grouped_by_step_and_quantity(made: Made, compare: Compare) 
     other = one
     for size, name in enumerate(names):
         other = made.moved(other, made.OURS, name, 1e-6 * size or 1e-17)
-    report = compare(a=[one], b=[other])
+    report = compare(one, other)
     (ours,) = report.details["largest"]
     assert ours.blocks == {"openai.loss": [ROUNDING], "openai.gradient": [3e-6]}
     assert ours.taps == {

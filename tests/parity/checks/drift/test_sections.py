@@ -97,7 +97,7 @@ def test_a_change_of_unknown_size_has_a_column(
     run = {"norm": None, "sketch": ""}
     taken = [[made.fingerprint(made.OURS, "logits", digest=d * 16, **run)] for d in "01"]
     rows = [made.report(fingerprints=found) for found in (*taken, [])]
-    text = shown(compare(a=[rows[0]], b=[rows[1]], c=[rows[2]]))
+    text = shown(compare(rows[0], rows[1], rows[2]))
     at = text.index("largest change")
     headed = [" ".join(line.split()) for line in text[at:].splitlines()[1:3]]
     assert headed == ["1→2", "logits ?/-"]
@@ -118,7 +118,7 @@ def test_the_verdicts_have_their_worst_numbers(made: Made, compare: Compare) -> 
 
 def test_notes_name_their_pairs(made: Made, compare: Compare) -> None:
     last = made.on(made.report(), threads="2")
-    text = shown(compare(a=[made.report()], b=[made.report()], c=[last]))
+    text = shown(compare(made.report(), made.report(), last))
     assert "note on 2→3, 1→3: the rows have different threads" in text
 
 
@@ -126,7 +126,7 @@ def test_what_differs_has_a_line_a_value(made: Made, compare: Compare) -> None:
     code = [f"gpt1-parity 0.1.0, sha256 {digit * 16}" for digit in "ab"]
     named = [made.report()["identity"] | {"code": said} for said in (*code, "gpt1-parity 0.2.0")]
     rows = [made.on(made.report(identity=said), threads="2") for said in named]
-    one = shown(compare(a=[rows[0]], b=[rows[1]], c=[rows[0] | made.on(rows[0])]))
+    one = shown(compare(rows[0], rows[1], rows[0] | made.on(rows[0])))
     other = shown(compare(d=[rows[0]], e=[rows[2]]))
     at = one.index("other differences")
     assert [" ".join(line.split()) for line in one[at:].splitlines()[1:5]] == [
@@ -141,7 +141,7 @@ def test_what_differs_has_a_line_a_value(made: Made, compare: Compare) -> None:
 def test_blocks_stand_in_a_table(made: Made, compare: Compare) -> None:
     second = made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)
     third = made.moved(second, made.THEIRS, "h.0.mlp.gelu", 3e-6)
-    text = shown(compare(a=[made.report()], b=[made.report()], c=[second], d=[third]))
+    text = shown(compare(made.report(), made.report(), second, third))
     at = text.index("largest change")
     columns = [line for line in text[at:].splitlines()[1:] if line.strip()]
     assert [" ".join(line.split()) for line in columns[:3]] == [
@@ -152,11 +152,11 @@ def test_blocks_stand_in_a_table(made: Made, compare: Compare) -> None:
 
 
 def test_without_changes_there_is_no_table(made: Made, compare: Compare) -> None:
-    assert "largest change" not in shown(compare(a=[made.report()], b=[made.report()]))
+    assert "largest change" not in shown(compare(made.report(), made.report()))
 
 
 def test_the_last_line_is_the_verdict(made: Made, compare: Compare) -> None:
-    text = shown(compare(("gone",), a=[made.report()], b=[made.report()]))
+    text = shown(compare(expect=("gone",), a=[made.report()], b=[made.report()]))
     assert (
         text.splitlines()[-1].strip()
         == "INCONCLUSIVE  2 of 3 reports compared, in 3 rows; 2 with fingerprints"
@@ -215,7 +215,7 @@ def test_a_pair_has_a_line_for_each_side_and_mode(made: Made, compare: Compare) 
     other = made.moved(made.report(), made.THEIRS, "h.0.attn.query", 3e-7)
     other = made.moved(other, made.THEIRS, "logits", 4e-6)
     other = made.moved(other, made.ALONE, "h.0.attn.query", 2e-7)
-    text = shown(compare(a=[made.report()], b=[made.on(other, torch="2.8.0")]))
+    text = shown(compare(made.report(), made.on(other, torch="2.8.0")))
     assert line_of(text, "1→2  torch") == "1→2 torch 2.6.0 → 2.8.0"
     assert line_of(text, "ours", "no change") == "layerwise ours no change 0/12"
     assert line_of(text, "float32", "4e-6") == "Hugging Face float32 h.0.attn.query 3e-7 2/6 4e-6"
@@ -231,7 +231,7 @@ def test_backends_with_different_changes_have_own_lines(made: Made, compare: Com
         "ours (tiled) float32 logits 5e-7 1/6 5e-7",
         "layerwise ours (plain) float32 no change 0/6",
     )
-    differ, one = (shown(compare(a=[made.report()], b=[other])) for other in (both, tiled))
+    differ, one = (shown(compare(made.report(), other)) for other in (both, tiled))
     assert expected == (
         line_of(differ, "ours (plain)"),
         line_of(differ, "ours (tiled)"),
@@ -247,7 +247,7 @@ def test_backends_with_equal_changes_share_a_line(made: Made, compare: Compare) 
         for found in (made.report(), other)
     ]
     assert (
-        line_of(shown(compare(a=[made.report()], b=[both])), "ours", "float32 ")
+        line_of(shown(compare(made.report(), both)), "ours", "float32 ")
         == "layerwise ours float32 h.0.attn.query 5e-7 1/6 5e-7"
     )
     assert (
@@ -276,7 +276,7 @@ def test_a_reference_is_reported_beside_the_backend_with_the_most_taps(
     fused = made.moved(beside_both, ("huggingface/tiled", "float32", "per-op"), "logits", 1e-6)
     finest = made.moved(fused, ("huggingface/plain", "float32", "per-op"), "h.0.mlp.gelu", 1e-6)
     assert (
-        line_of(shown(compare(a=[beside_both], b=[fused])), "Hugging Face ", "per-op ")
+        line_of(shown(compare(beside_both, fused)), "Hugging Face ", "per-op ")
         == "Hugging Face per-op no operation by itself 0/6"
     )
     assert (
@@ -290,7 +290,7 @@ def test_our_operations_are_reported_by_backend(
 ) -> None:
     other = made.moved(beside_both, ("ours/tiled", "float32", "per-op"), "logits", 1e-6)
     given = made.moved(other, ("oracle/tiled", "float32", "per-op"), "logits", 1e-6)
-    known, unknown = (shown(compare(a=[beside_both], b=[found])) for found in (other, given))
+    known, unknown = (shown(compare(beside_both, found)) for found in (other, given))
     assert (
         line_of(known, "ours (plain)") == "layerwise ours (plain) per-op no operation by itself 0/6"
     )
@@ -308,7 +308,7 @@ def test_ids_have_one_line(made: Made, compare: Compare) -> None:
     numbers = made.report()
     pushed = made.moved(numbers, made.OURS, "logits", 1e-7)
     same = shown(compare(a=[one, numbers], b=[one, pushed]))
-    moved = shown(compare(a=[one], b=[other]))
+    moved = shown(compare(one, other))
     assert line_of(same, "the same ids") == "tokens ids the same ids 0/2"
     assert line_of(moved, "corpus") == "tokens Hugging Face ids corpus 1/2"
 
@@ -327,7 +327,7 @@ def test_a_pair_with_the_lines_of_another_refers_to_it(made: Made, compare: Comp
 
 
 def test_unknown_changes_are_not_zero(made: Made, compare: Compare) -> None:
-    text = shown(compare(a=[made.report()], b=[made.report(fingerprints=[])]))
+    text = shown(compare(made.report(), made.report(fingerprints=[])))
     assert "unknown: b was written without" in text
     assert "no change" not in text
 

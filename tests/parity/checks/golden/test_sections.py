@@ -64,7 +64,9 @@ def test_many_rows_are_one_line(passed: Report) -> None:
 
 def test_an_exempt_golden_has_its_reason(passed: Report) -> None:
     printed = " ".join(text(passed).split())
-    assert "not compared, the search that made it may finish texts by other rules than ours" in printed
+    assert (
+        "not compared, the search that made it may finish texts by other rules than ours" in printed
+    )
     assert "generate/beam" in printed
 
 
