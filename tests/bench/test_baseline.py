@@ -27,14 +27,12 @@ MACHINE = dict.fromkeys(SAME, "this")
 
 
 def row(name: str, ratio: float | None, *, around: float = 0.0) -> Outcome:
-    """Return a row with a ratio and quartiles `around` it; without a ratio for None."""
     found = None if ratio is None else Spread(ratio, ratio - around, ratio + around, 5)
     status = Status.OOM if found is None else Status.REPORTED
     return Outcome(name=name, work="w", against="p", status=status, ratio=found)
 
 
 def run(*outcomes: Outcome, **machine: str) -> BenchRun:
-    """Return a run on this machine, with the given fields changed."""
     return BenchRun(machine=MACHINE | machine, limits={}, outcomes=outcomes)
 
 
@@ -61,7 +59,6 @@ def test_a_change_exceeds_both_spreads(
 
 
 def test_a_worse_ratio_fails() -> None:
-    """One worse row is enough."""
     now, then = [row("a", 1.0), row("b", 2.0)], [row("a", 1.0), row("b", 1.0)]
     found = gate(run(*now), run(*then), asked={"a", "b"}, force=False)
     expected = [("a", Change.SAME), ("b", Change.WORSE)]
@@ -76,7 +73,6 @@ def test_a_missing_ratio_is_inconclusive() -> None:
 
 
 def test_only_selected_rows_are_compared() -> None:
-    """A comparison without rows does not pass."""
     then = [row("a", 1.0), row("b", 1.0), row("c", None)]
     assert exit_code(compare([row("a", 1.0)], then, asked={"a", "c"})) == 0
     assert exit_code(compare([row("a", 1.0)], then, asked={"c"})) == 3
@@ -84,7 +80,6 @@ def test_only_selected_rows_are_compared() -> None:
 
 @pytest.mark.parametrize("field", SAME)
 def test_a_baseline_of_another_machine_is_rejected(field: str) -> None:
-    """`force` accepts it."""
     other = run(row("a", 1.0), **{field: "that"})
     with pytest.raises(InputRejectedError, match=f"from another machine: {field}"):
         gate(run(row("a", 1.0)), other, asked={"a"}, force=False)
@@ -105,7 +100,6 @@ LISTING = "processor\t: {at}\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: A C
 
 
 def test_neither_host_nor_user_is_named() -> None:
-    """The description contains neither the host's nor the user's name."""
     machine = describe_machine()
     text = json.dumps(machine)
     assert set(SAME) < set(machine)
@@ -123,7 +117,6 @@ def test_a_processor_has_name_and_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [None, "Hardware : something else\n"])
 def test_without_cpuinfo_the_processor_has_a_name(text: str | None, tmp_path: Path) -> None:
-    """Other systems lack the file, and other processors these fields."""
     listing = tmp_path / "cpuinfo"
     if text is not None:
         listing.write_text(text, encoding="utf-8")
@@ -131,7 +124,6 @@ def test_without_cpuinfo_the_processor_has_a_name(text: str | None, tmp_path: Pa
 
 
 def test_differing_and_missing_fields_are_named() -> None:
-    """Each is named with both values; fields that may differ are not."""
     machine = dict.fromkeys([*SAME, "torch"], "x")
     assert not differences(machine, machine | {"torch": "y"})
     for key in SAME:

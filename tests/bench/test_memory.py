@@ -23,20 +23,16 @@ linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="n
 
 @pytest.fixture(scope="module")
 def tiny() -> Weights:
-    """Return the small surrogate."""
     return load_weights("tiny")
 
 
 def test_the_peak_is_the_largest_running_sum() -> None:
-    """Freed memory does not count; without an increase the peak is 0."""
     assert highest([5, -5, 3, 4, -7, 2]) == 7
     assert highest([-5, 3]) == 0
     assert highest([]) == 0
 
 
 def test_the_allocator_peak_counts_live_tensors() -> None:
-    """Three tensors in sequence count as one, three at once as three."""
-
     def one_by_one() -> None:
         for _ in range(3):
             torch.ones(MEGABYTE, dtype=torch.uint8)
@@ -81,7 +77,6 @@ def test_a_temporary_peak_is_measured(home_of: Callable[[str], Path]) -> None:
 @linux
 @pytest.mark.slow
 def test_plain_attention_takes_quadratic_memory() -> None:
-    """The tiled kernel takes less than one score matrix."""
     square = 12 * 1024 * 1024 * 4
     assert memory.in_fresh_process("core", "plain", "1024") > 2 * square
     assert memory.in_fresh_process("core", "tiled", "1024") < square
@@ -102,14 +97,12 @@ def test_a_step_takes_at_least_its_gradients(
 
 
 def test_a_failed_job_reports_its_error() -> None:
-    """The message is the last line of its stderr."""
     with pytest.raises(RuntimeError, match="KeyError"):
         memory.in_fresh_process("core", "none", "8")
 
 
 @linux
 def test_main_prints_one_number(capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints the bytes only."""
     run: Callable[[list[str]], None] = memory.main
     run(["core", "tiled", "64"])
     assert capsys.readouterr().out.strip().lstrip("-").isdecimal()

@@ -26,7 +26,6 @@ EAGER = ["plain", "tiled", "fused"]
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    """Return both models with the small weights."""
     return Models("tiny")
 
 
@@ -44,7 +43,6 @@ def wrong(models: Models) -> Iterator[GPT]:
 
 @pytest.mark.parametrize("name", EAGER)
 def test_every_backend_is_verified(name: str, models: Models) -> None:
-    """Forward in two dtypes and with backward; the token ids are unchanged afterwards."""
     ids = models.ids(SHAPE)
     before = ids.clone()
     for dtype in ("float32", "bfloat16"):
@@ -58,7 +56,6 @@ def test_every_backend_is_verified(name: str, models: Models) -> None:
 
 
 def test_the_cache_holds_one_shape(models: Models) -> None:
-    """A result is computed once per key, and freed when another shape comes."""
     made = iter(range(9))
 
     def make() -> int:
@@ -70,7 +67,6 @@ def test_the_cache_holds_one_shape(models: Models) -> None:
 
 
 def test_huggingface_is_verified(models: Models) -> None:
-    """It is compared with the same reference."""
     ids = models.ids(Shape(batch=1, time=37))
     assert verify_forward(models, models.theirs, ids, "float32")[1] > 0.0
     assert verify_backward(models, models.theirs, ids)[1] > 0.0
@@ -80,7 +76,6 @@ def test_huggingface_is_verified(models: Models) -> None:
 def test_a_wrong_model_is_rejected(
     verify: Callable[..., object], wrong: GPT, models: Models
 ) -> None:
-    """A thousandth of one gain exceeds rounding."""
     more = ("float32",) if verify is verify_forward else ()
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
         verify(models, wrong, models.ids(SHAPE), *more)
@@ -103,7 +98,6 @@ def test_a_model_that_caches_its_answer_is_rejected(
 
 
 def test_a_missing_gradient_is_rejected(models: Models) -> None:
-    """The parameter is frozen."""
     model = models.with_backend("plain")
     model.h[0].mlp.c_fc.bias = torch.nn.Parameter(
         model.h[0].mlp.c_fc.bias.detach().clone(), requires_grad=False
@@ -113,7 +107,6 @@ def test_a_missing_gradient_is_rejected(models: Models) -> None:
 
 
 def test_a_step_begins_without_gradients(models: Models) -> None:
-    """Two steps leave the gradients of the second only."""
     model, ids = models.with_backend("tiled"), models.ids(SHAPE)
     forward_backward(model, ids)
     first = model.tokens_embed.weight.grad
@@ -124,7 +117,6 @@ def test_a_step_begins_without_gradients(models: Models) -> None:
 
 
 def test_limits_read_every_matrix_once(models: Models, recorded: Callable[[], object]) -> None:
-    """`products_alone` makes one product per matrix; `bare_read` reads each parameter once."""
     with torch.no_grad(), recorded() as operations:
         products_alone(models.ours, 2, 5)()
     shapes = [shape for name, shape in operations.ran if name == "mm"]
@@ -140,7 +132,6 @@ def test_limits_read_every_matrix_once(models: Models, recorded: Callable[[], ob
 
 @pytest.fixture
 def run(models: Models) -> Measurement:
-    """Return a measurement with the small models."""
     run = Measurement(1, lambda *_: None)
     run.__dict__["models"] = models
     return run
@@ -148,7 +139,6 @@ def run(models: Models) -> Measurement:
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_models_are_verified_contenders(run: Measurement, *, backward: bool) -> None:
-    """They can be verified again."""
     task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1, backward=backward))
     for name in ("fused", "huggingface"):
         contender = passes.make(name, task, torch.device("cpu"), run)
@@ -160,7 +150,6 @@ def test_models_are_verified_contenders(run: Measurement, *, backward: bool) -> 
 
 @pytest.mark.parametrize("name", passes.LIMITS)
 def test_limits_have_no_results_to_verify(name: str, run: Measurement) -> None:
-    """They are limits of the forward pass; a backward task is not planned."""
     task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
     contender = passes.make(name, task, torch.device("cpu"), run)
     contender.run()
@@ -172,14 +161,12 @@ def test_limits_have_no_results_to_verify(name: str, run: Measurement) -> None:
 
 
 def test_triton_models_need_a_gpu(run: Measurement) -> None:
-    """Model tasks run on the CPU."""
     task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
     with pytest.raises(NotTimedError, match="no CUDA"):
         passes.make("triton", task, torch.device("cpu"), run)
 
 
 def test_an_unsupported_dtype_is_not_run(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor would compute it in float32 and round."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
     with pytest.raises(NotTimedError) as refusal:
@@ -191,7 +178,6 @@ def test_an_unsupported_dtype_is_not_run(run: Measurement, monkeypatch: pytest.M
 def test_peak_memory_is_a_ratio_of_processes(
     workload: str, job: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each side runs three times, in turns, from weights saved once."""
     row = next(row for row in TARGETS if (row.figure, row.task.workload) == ("memory", workload))
     asked: list[str] = []
 

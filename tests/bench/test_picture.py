@@ -11,7 +11,6 @@ pytest.importorskip("matplotlib", reason="not run: matplotlib is not installed (
 
 
 def points(work: str, subject: str, *seconds: float) -> list[Series]:
-    """Return a kernel's times at 1, 2, 4, ... tokens, the longest first."""
     made = [
         Series(work=work, subject=subject, time=2**index, seconds=Spread(s, s / 2, s * 2, 5),
                flops=1, bytes=1, ceiling=0.5, error=1e-7)
@@ -28,7 +27,6 @@ SERIES = [
 
 
 def test_every_kernel_is_a_line_by_length() -> None:
-    """Times are in milliseconds, sorted by length, with quartiles."""
     forward, both = figure(SERIES).axes
     expected = ["forward", "both"]
     assert expected == [panel.get_title() for panel in (forward, both)]
@@ -40,7 +38,6 @@ def test_every_kernel_is_a_line_by_length() -> None:
 
 
 def test_a_kernel_has_one_colour_in_every_panel() -> None:
-    """This holds if another kernel is missing."""
     series = [*SERIES, *points("third", "products", 0.01, 0.02)]
     forward, both, third = figure(series).axes
     colours = [line.get_color() for line in forward.get_lines()[:2]]
@@ -49,7 +46,6 @@ def test_a_kernel_has_one_colour_in_every_panel() -> None:
 
 
 def test_a_single_length_is_left_out() -> None:
-    """It is drawn if there is nothing else."""
     alone = points("alone", "tiled", 0.01)
     assert [panel.get_title() for panel in figure([*SERIES, *alone]).axes] == ["forward", "both"]
     assert [panel.get_title() for panel in figure(alone).axes] == ["alone"]
@@ -64,7 +60,6 @@ def test_the_limit_follows_from_the_matrix_rate() -> None:
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_the_suffix_selects_the_format(suffix: str, tmp_path: Path) -> None:
-    """The file contains no date."""
     path = tmp_path / f"run.{suffix}"
     draw(SERIES, path)
     found = path.read_bytes()

@@ -20,7 +20,6 @@ Found = Callable[..., None]
 
 
 def ratios(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command in a fresh process."""
     return subprocess.run(
         [sys.executable, "-m", "bench.ratios", *options],
         capture_output=True,
@@ -32,8 +31,6 @@ def ratios(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> Found:
-    """Return a function that sets the ratio of every row; nothing is measured."""
-
     def decide(ratio: float | None) -> None:
         def measured(rows: list[Target], _work: object) -> list[Outcome]:
             spread = None if ratio is None else Spread(ratio, ratio, ratio, 3)
@@ -50,7 +47,6 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Found:
 
 
 def test_help_needs_no_torch(home_of: Callable[[str], Path]) -> None:
-    """It works in an interpreter that cannot import torch."""
     source = """
 import sys
 sys.modules["torch"] = sys.modules["numpy"] = None
@@ -70,7 +66,6 @@ main()
 
 
 def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each has a line; nothing is measured."""
     assert run(BenchOptions(list=True)) == ExitCode.PASS
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(TARGETS)
@@ -78,7 +73,6 @@ def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_rows_are_chosen_by_pattern() -> None:
-    """The pattern is a shell's; no match is a usage error."""
     assert {row.task.workload for row in selected(BenchOptions(rows="core/*"))} == {"core"}
     assert all(row.quick for row in selected(BenchOptions(quick=True)))
     with pytest.raises(UsageError, match="no row matches"):
@@ -88,7 +82,6 @@ def test_rows_are_chosen_by_pattern() -> None:
 def test_the_exit_code_follows_from_the_rows(
     found: Found, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Measured rows give 0; a row out of memory gives 3 and is in the table."""
     found(0.5)
     assert run(BenchOptions(rows="core/*")) == ExitCode.PASS
     found(None)
@@ -99,7 +92,6 @@ def test_the_exit_code_follows_from_the_rows(
 def test_a_worse_ratio_than_the_baseline_fails(
     found: Found, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Twice the ratio is worse, half of it is better."""
     path = tmp_path / "run.json"
     found(0.5)
     assert run(BenchOptions(rows="core/*", json=path)) == ExitCode.PASS
@@ -115,7 +107,6 @@ def test_a_worse_ratio_than_the_baseline_fails(
 def test_another_machines_baseline_is_rejected_before_anything_runs(
     found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--force accepts it; a file that is not a baseline is rejected, too."""
     path = tmp_path / "run.json"
     found(0.5)
     run(BenchOptions(rows="core/*", json=path))
@@ -131,7 +122,6 @@ def test_another_machines_baseline_is_rejected_before_anything_runs(
 
 
 def test_a_file_that_cannot_be_written_is_rejected_at_once(tmp_path: Path) -> None:
-    """It is checked before anything is measured."""
     for option in ("json", "picture"):
         for path in (tmp_path, tmp_path / "none" / "file"):
             with pytest.raises(EnvironmentUnfitError, match="cannot be written"):
@@ -141,7 +131,6 @@ def test_a_file_that_cannot_be_written_is_rejected_at_once(tmp_path: Path) -> No
 def test_a_picture_without_matplotlib_is_rejected_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fix names the extra to install."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(EnvironmentUnfitError, match="matplotlib is not installed") as refusal:
@@ -150,13 +139,11 @@ def test_a_picture_without_matplotlib_is_rejected_at_once(
 
 
 def test_nothing_to_draw_is_an_error() -> None:
-    """An empty series has no picture."""
     with pytest.raises(EnvironmentUnfitError, match="nothing to draw"):
         report.figure([])
 
 
 def test_errors_are_three_lines_and_a_code(home_of: Callable[[str], Path]) -> None:
-    """There is no traceback."""
     done = ratios("--rows", "none", cwd=home_of("bench").parent)
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert len(done.stderr.strip().splitlines()) == 3
@@ -165,7 +152,6 @@ def test_errors_are_three_lines_and_a_code(home_of: Callable[[str], Path]) -> No
 
 @pytest.mark.slow
 def test_it_measures(home_of: Callable[[str], Path], tmp_path: Path) -> None:
-    """End to end: kernels are verified and timed, and the JSON has their times."""
     path = tmp_path / "run.json"
     options = ["--rows", "core/forward/1x1/*", "--rounds", "2", "--json", str(path)]
     done = ratios(*options, cwd=home_of("bench").parent)

@@ -22,12 +22,10 @@ ROWS = [
      (3e9, "byte", "3 GB"), (5e6, "byte", "5 MB"), (12.0, "byte", "0.012 kB")],
 )  # fmt: skip
 def test_a_figure_has_its_unit(value: float, unit: str, expected: str) -> None:
-    """The unit is the largest in which the figure is at least 1."""
     assert expected == format_quantity(value, unit)
 
 
 def test_a_spread_shows_median_and_quartiles() -> None:
-    """A missing spread is empty."""
     assert format_spread(QUIET) == "0.50 (0.49–0.51)"
     assert not format_spread(None)
 
@@ -47,12 +45,10 @@ def test_every_row_shows_its_outcome() -> None:
 
 
 def test_an_empty_report_says_so() -> None:
-    """The summary is not empty."""
     assert summary([]) == "no rows"
 
 
 def test_changes_show_both_ratios() -> None:
-    """A missing ratio is empty."""
     changes = [
         Comparison("a", Change.WORSE, QUIET, WIDE),
         Comparison("b", Change.GONE, QUIET, None),

@@ -25,31 +25,26 @@ from parity.errors import InputRejectedError
 
 
 def test_a_spread_has_median_and_quartiles() -> None:
-    """The order of the values does not matter."""
     expected = Spread(3.0, 2.0, 4.0, 5)
     assert expected == spread([5.0, 1.0, 3.0, 2.0, 4.0])
 
 
 def test_an_outlier_changes_nothing() -> None:
-    """One slow round of five changes neither median nor quartiles."""
     expected = Spread(1.0, 1.0, 1.0, 5)
     assert expected == spread([1.0, 1.0, 100.0, 1.0, 1.0])
 
 
 def test_no_measurements_are_an_error() -> None:
-    """There is no median."""
     with pytest.raises(ValueError, match="no measurements"):
         spread([])
 
 
 def test_a_drift_of_the_machine_cancels() -> None:
-    """Rounds that slow both sides alike leave the ratio unchanged."""
     expected = [0.5, 0.5, 0.5]
     assert expected == paired_ratios([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
 
 
 def test_unpaired_rounds_are_rejected() -> None:
-    """Both sides need the same number of rounds."""
     with pytest.raises(ValueError, match="2 rounds of ours, 1 of theirs"):
         paired_ratios([1.0, 2.0], [1.0])
 
@@ -65,31 +60,26 @@ def test_unpaired_rounds_are_rejected() -> None:
     ],
 )
 def test_a_wide_spread_is_noisy(low: float, high: float, noisy: bool) -> None:  # noqa: FBT001
-    """Its noise exceeds the bound or is not a number."""
     assert noisy == Spread(1.0, low, high, 5).noisy
 
 
 def test_a_median_of_zero_is_noisy() -> None:
-    """Relative noise is undefined there."""
     assert Spread(0.0, 0.0, 0.0, 5).noisy
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_an_exponent_is_the_power(power: float) -> None:
-    """A constant factor does not matter."""
     sizes = [1024.0, 2048.0, 4096.0]
     assert power == pytest.approx(exponent(sizes, [7.0 * size**power for size in sizes]))
 
 
 @pytest.mark.parametrize("amounts", [[1.0], [1.0, 0.0], [1.0, -1.0]])
 def test_an_exponent_needs_two_positive_points(amounts: list[float]) -> None:
-    """One point, zeros and negative values are rejected."""
     with pytest.raises(ValueError, match="no exponent"):
         exponent([1.0, 2.0][: len(amounts)], amounts)
 
 
 def outcome(status: Status, ratio: Spread | None = None) -> Outcome:
-    """Return a row with this status."""
     return Outcome(name="a", work="b", against="c", status=status, ratio=ratio)
 
 
@@ -106,7 +96,6 @@ def outcome(status: Status, ratio: Spread | None = None) -> Outcome:
 def test_a_ratio_is_judged_by_its_bound(
     median: float, bound: float | None, expected: Status
 ) -> None:
-    """A bound is the largest allowed ratio; NaN misses it."""
     assert expected is judge(Spread(median, median, median, 3), bound)
 
 
@@ -123,12 +112,10 @@ def test_a_ratio_is_judged_by_its_bound(
     ],
 )
 def test_the_worst_status_decides(statuses: list[Status], code: int) -> None:
-    """A miss outweighs an inconclusive row; a run without measurements does not pass."""
     assert code == exit_code([outcome(status) for status in statuses])
 
 
 def test_a_noisy_row_is_marked() -> None:
-    """A quiet row and a row without a ratio are not marked."""
     assert outcome(Status.MET, Spread(1.0, 0.75, 1.25, 5)).noisy
     assert not outcome(Status.MET, Spread(1.0, 1.0, 1.0, 5)).noisy
     assert not outcome(Status.OOM).noisy
@@ -155,12 +142,10 @@ RUN = BenchRun(
 
 
 def refuse(name: str) -> float:
-    """Fail on NaN and Infinity."""
     pytest.fail(f"{name} in a JSON document")
 
 
 def test_written_json_is_strict() -> None:
-    """NaN and Infinity become null."""
     found = json.loads(results.to_json(RUN), parse_constant=refuse)
     assert found["limits"] == {"copy": None}
     assert found["series"][0]["ceiling"] is None
@@ -169,7 +154,6 @@ def test_written_json_is_strict() -> None:
 
 
 def test_a_written_run_is_read_back(tmp_path: Path) -> None:
-    """Machine and outcomes are identical."""
     path = tmp_path / "run.json"
     path.write_text(results.to_json(RUN), encoding="utf-8")
     found = results.read(path)
@@ -189,7 +173,6 @@ def test_a_written_run_is_read_back(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_documents_are_rejected(old: str, new: str, tmp_path: Path) -> None:
-    """The error names the file."""
     text = results.to_json(RUN)
     assert old in text
     path = tmp_path / "run.json"
@@ -200,12 +183,10 @@ def test_malformed_documents_are_rejected(old: str, new: str, tmp_path: Path) ->
 
 
 def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
-    """The error has the cause."""
     with pytest.raises(InputRejectedError, match="FileNotFoundError"):
         results.read(tmp_path / "none.json")
 
 
 def test_every_field_of_a_row_is_written() -> None:
-    """The JSON has every field of `Outcome`."""
     row = json.loads(results.to_json(RUN))["outcomes"][0]
     assert {field.name for field in dataclasses.fields(Outcome)} | {"noisy"} == set(row)

@@ -25,19 +25,16 @@ ROW = Target(task=TASK, ours="tiled", against="huggingface", bound=0.5)
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
-    """Show no progress."""
+    pass
 
 
 @pytest.fixture
 def run() -> Measurement:
-    """Return a measurement with a matrix rate of one operation a second."""
     return Measurement(3, silent, rates={"cpu-float32": 1.0})
 
 
 @pytest.fixture
 def staged(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, list[float]]], None]:
-    """Return a function that sets the times of each contender."""
-
     def stage(taken: dict[str, list[float]], **out: NotTimedError) -> None:
         def make(name: str, *_context: object) -> Contender:
             if name in out:
@@ -63,7 +60,6 @@ SLOW = 1e6
 def test_a_row_is_judged_by_its_ratio(
     ours: float, status: Status, staged: Callable[..., None], run: Measurement
 ) -> None:
-    """The ratio is ours over theirs."""
     staged({"tiled": [ours] * 3, "huggingface": [SLOW] * 3})
     (outcome,) = measure([ROW], run)
     assert (status, ROW.name) == (outcome.status, outcome.name)
@@ -76,7 +72,6 @@ def test_a_row_is_judged_by_its_ratio(
 def test_a_row_without_memory_leaves_the_others(
     staged: Callable[..., None], run: Measurement
 ) -> None:
-    """A peer out of memory affects only its own row."""
     rows = [ROW, dataclasses.replace(ROW, against="sdpa")]
     staged({"tiled": [SLOW], "sdpa": [SLOW]}, huggingface=NotTimedError(Status.OOM, "3 GB"))
     outcomes = measure(rows, run)
@@ -87,7 +82,6 @@ def test_a_row_without_memory_leaves_the_others(
 def test_a_kernel_above_the_matrix_rate_is_inconclusive(
     monkeypatch: pytest.MonkeyPatch, staged: Callable[..., None], run: Measurement
 ) -> None:
-    """Its times are removed, and its rows have no verdict."""
     asked: list[str] = []
     monkeypatch.setattr(models, "matrix_rate", lambda dtype, _device: asked.append(dtype) or 1.0)
     staged({"tiled": [1e-9], "huggingface": [SLOW]})
@@ -113,7 +107,6 @@ def test_a_rate_that_was_too_low_is_measured_again(
 def test_without_a_gpu_its_rows_are_not_run(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
-    """The report shows the reason."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = [row for row in TARGETS if row.task.device == "cuda"]
     assert rows
@@ -122,7 +115,6 @@ def test_without_a_gpu_its_rows_are_not_run(
 
 @pytest.mark.usefixtures("one_thread")
 def test_kernels_are_verified_contenders(run: Measurement) -> None:
-    """They can be verified again; a kernel without its device is not run."""
     ready = attention.make("tiled", TASK, CPU, run)
     assert ready.check is not None
     assert ready.error == ready.check() > 0.0
@@ -136,7 +128,6 @@ def test_kernels_are_verified_contenders(run: Measurement) -> None:
 def test_a_wrong_kernel_has_a_row_and_no_time(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
-    """It is named, it is not in the picture, and the run fails."""
     wrong = AttentionKernel(
         make=lambda _shape, _device: lambda query, _key, _value: query, ours=True
     )
@@ -157,7 +148,6 @@ def test_bfloat16_needs_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_growth_of_memory_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exponent is fitted through the peaks of fresh processes, three times."""
     row = next(row for row in TARGETS if row.figure == "exponent")
     asked: list[tuple[str, ...]] = []
 
@@ -174,8 +164,6 @@ def test_growth_of_memory_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row shows its error."""
-
     def in_fresh_process(*_arguments: str) -> int:
         raise RuntimeError("killed")
 
@@ -190,7 +178,6 @@ def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     [([1.2, 0.9], "met, 0.90 at 1"), ([1.2, 1.1], "MISSED, 1.10 at 1"), ([], "")],
 )
 def test_one_row_below_is_enough(ratios: list[float], expected: str) -> None:
-    """The smallest decides; rows without a ratio or a bound do not count."""
     outcomes = [
         Outcome(name=str(index), work="w", against="sdpa", status=Status.MET,
                 bound=1.1, ratio=Spread(ratio, ratio, ratio, 3))

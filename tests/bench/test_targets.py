@@ -63,7 +63,6 @@ def test_every_contender_exists() -> None:
 
 
 def test_a_quick_run_has_targets() -> None:
-    """It is a small part of the table."""
     quick = [row for row in TARGETS if row.quick]
     assert any(row.bound is not None for row in quick)
     assert len(quick) < len(TARGETS) / 2

@@ -21,17 +21,14 @@ SHAPE = Shape(batch=1, time=41)
 
 
 def entry(kernel: Kernel) -> AttentionKernel:
-    """Return a table entry of a kernel."""
     return AttentionKernel(make=lambda _shape, _device: kernel)
 
 
 def slightly_wrong(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scale by one part in a thousand too much."""
     return tiled_attention(query * 1.001, key, value)
 
 
 def sees_the_future(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Leave the mask out."""
     return torch.softmax(query @ key.transpose(-2, -1) / 8, -1) @ value
 
 
@@ -43,19 +40,16 @@ def one_bad_element(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def not_finite(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return one NaN."""
     context = tiled_attention(query, key, value)
     context[0, 0, 0, 0] = math.nan
     return context
 
 
 def narrower(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Compute in bfloat16 and return float32."""
     return tiled_attention(query.bfloat16(), key.bfloat16(), value.bfloat16()).float()
 
 
 def transposed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return the right numbers in another shape."""
     return tiled_attention(query, key, value).transpose(1, 2)
 
 
@@ -79,7 +73,6 @@ def stale() -> Kernel:
 
 
 def keeps_by_address() -> Kernel:
-    """Return a kernel that caches answers by the address of the input."""
     kept: dict[int, Tensor] = {}
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -91,7 +84,6 @@ def keeps_by_address() -> Kernel:
 
 
 def unwritten() -> Kernel:
-    """Return a kernel that never writes the last row of its buffer."""
     buffers: dict[torch.Size, Tensor] = {}
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -119,7 +111,6 @@ WRONG = {
 
 @pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
 def test_a_wrong_kernel_is_rejected(make: Callable[[], Kernel]) -> None:
-    """Each fault is found in the context."""
     with pytest.raises(WrongKernelError, match="context"):
         verified(entry(make()), SHAPE, CPU)
 
@@ -135,8 +126,6 @@ def test_a_right_kernel_is_verified(name: str, backward: bool, dtype: str) -> No
 
 
 def test_a_wrong_gradient_is_rejected() -> None:
-    """The context is right; the error names the gradient."""
-
     def halved(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return tiled_attention(query, (key + key.detach()) / 2, value)
 
@@ -146,8 +135,6 @@ def test_a_wrong_gradient_is_rejected() -> None:
 
 @pytest.mark.parametrize("row", [0, 127, 512, 599])
 def test_a_long_text_is_sampled_where_kernels_break(row: int) -> None:
-    """One wrong row at either end or at the edge of a tile is found."""
-
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         context = tiled_attention(query, key, value)
         if len(context[0, 0]) == 600:
@@ -159,7 +146,6 @@ def test_a_long_text_is_sampled_where_kernels_break(row: int) -> None:
 
 
 def test_a_later_wrong_answer_is_found() -> None:
-    """The kernel turns wrong after it was verified."""
     looking = [True]
 
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -172,14 +158,12 @@ def test_a_later_wrong_answer_is_found() -> None:
 
 
 def test_missing_gradients_are_rejected() -> None:
-    """The answer is the context only."""
     kernel = verified(ATTENTION_KERNELS["tiled"], Shape(batch=1, time=41, backward=True), CPU)
     with pytest.raises(WrongKernelError, match=r"have shapes .*, expected"):
         kernel.check(kernel.run()[:1])
 
 
 def test_a_wrong_yardstick_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every kernel would pass otherwise."""
     broken = {"attention": lambda _shape, _device: sees_the_future}
     monkeypatch.setattr(verify, "YARDSTICKS", broken)
     with pytest.raises(YardstickError, match="larger than rounding"):
@@ -187,6 +171,5 @@ def test_a_wrong_yardstick_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_kernel_of_ours_is_timed() -> None:
-    """Each is in the table, and compiled unless it is Triton."""
     ours = {name for name, entry in ATTENTION_KERNELS.items() if entry.ours}
     assert {*KERNELS, *(f"compiled-{name}" for name in KERNELS if name != "triton")} == ours

@@ -39,7 +39,7 @@ RELEASED_BLOCK = (
 
 @pytest.fixture(autouse=True)
 def _small(one_thread: None) -> None:
-    """Let one thread work in all tests of this folder."""
+    pass
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +53,6 @@ def tiny() -> Surrogate:
 
 @pytest.fixture(scope="session")
 def shapes_of() -> Callable[[Mapping[str, int]], Shapes]:
-    """Return the function of a config that gives every tensor's name and shape."""
-
     def write_out(config: Mapping[str, int]) -> Shapes:
         width = config["n_embd"]
         shapes: Shapes = {
@@ -132,8 +130,6 @@ def state(
 
 @pytest.fixture
 def build(config: dict[str, Any], state: dict[str, Tensor]) -> Callable[..., OpenAIGPTLMHeadModel]:
-    """Return a function that builds the model: of `state`, in float32, by default."""
-
     def built(
         given: Mapping[str, Tensor] = state, dtype: torch.dtype = torch.float32
     ) -> OpenAIGPTLMHeadModel:
@@ -144,13 +140,11 @@ def build(config: dict[str, Any], state: dict[str, Tensor]) -> Callable[..., Ope
 
 @pytest.fixture
 def token_ids() -> Tensor:
-    """Return ids `[2, 5]` for that config, one of them twice."""
     return torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
 
 
 @pytest.fixture(scope="session")
 def hub_module() -> ModuleType:
-    """Return `fake_hub.py`, which lies beside this file and is no test."""
     spec = importlib.util.spec_from_file_location(
         "fake_hub", Path(__file__).with_name("fake_hub.py")
     )
@@ -187,11 +181,6 @@ def _collected_quietly() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def fetch() -> Callable[..., FetchedFolder]:
-    """Return the function that fetches the released model from a fake hub.
-
-    Its arguments are the fake hub, the folder of the cache, and those of `hub.fetch`.
-    """
-
     def fetched(
         fake: Any,  # noqa: ANN401 - a FakeHub, whose module is loaded by its path
         cache: Path,

@@ -29,7 +29,6 @@ def inputs() -> list[Array]:
 
 
 def whole(query: Array, key: Array, value: Array) -> Array:
-    """Return attention by whole matrices and a mask, unlike the oracle."""
     scores = query @ key.swapaxes(-2, -1) / 7**0.5
     past = key.shape[2] - query.shape[2]
     hidden = np.triu(np.ones(scores.shape[-2:], bool), 1 + past)
@@ -59,18 +58,15 @@ def test_imports_numpy_alone(home_of: Callable[[str], Path | None]) -> None:
 
 
 def test_context_is_the_formula(inputs: list[Array], assert_same: Same) -> None:
-    """Row by row it is what whole matrices give."""
     assert_same(whole(*inputs[:3]), torch.from_numpy(oracle.context(*inputs[:3])))
 
 
 def test_some_rows_are_those_of_all(inputs: list[Array]) -> None:
-    """Rows asked for are bit for bit the rows of the whole, in the order asked."""
     everything = oracle.context(*inputs[:3])
     assert np.array_equal(everything[:, :, [2, 0]], oracle.context(*inputs[:3], rows=[2, 0]))
 
 
 def test_a_query_sees_no_later_key(inputs: list[Array]) -> None:
-    """Whatever stands at the last key, the rows before the last are the same to the bit."""
     query, key, value, _ = inputs
     before = oracle.context(query, key, value)
     key[:, :, -1], value[:, :, -1] = 100.0, -100.0
@@ -89,7 +85,6 @@ def test_a_query_sees_no_later_key(inputs: list[Array]) -> None:
 def test_gradients_are_those_of_the_function(
     function: Callable[..., Array], gradients: Callable[..., list[Array]], inputs: list[Array]
 ) -> None:
-    """Each agrees with finite differences, at every entry."""
     *triple, upstream = inputs
     for found, tensor in zip(gradients(*triple, upstream), triple, strict=True):
         for index in np.ndindex(tensor.shape):
@@ -102,14 +97,12 @@ def test_gradients_are_those_of_the_function(
 
 
 def test_scores_of_any_size_stay_finite(inputs: list[Array]) -> None:
-    """The largest score cancels before anything is raised to a power."""
     query, key, value, upstream = inputs
     assert np.isfinite(oracle.context(query * 1e4, key, value)).all()
     assert all(np.isfinite(x).all() for x in oracle.gradients(query * 1e4, key, value, upstream))
 
 
 def test_products_are_two_products(inputs: list[Array], assert_same: Same) -> None:
-    """No softmax, no mask, no scale; and rows are rows."""
     query, key, value, _ = inputs
     expected = query @ key.swapaxes(-2, -1) @ value
     assert_same(expected, torch.from_numpy(oracle.products(query, key, value)))
@@ -119,7 +112,6 @@ def test_products_are_two_products(inputs: list[Array], assert_same: Same) -> No
 
 @pytest.mark.parametrize("time", [513, 1024, 1025, 8192])
 def test_a_sample_has_the_ends_and_tile_edges(time: int) -> None:
-    """Sixty-four different rows, sorted, whatever the length."""
     rows = oracle.sampled_rows(time, tile=128)
     last_edge = (time - 1) // 128 * 128
     assert rows == sorted(set(rows))
@@ -129,6 +121,5 @@ def test_a_sample_has_the_ends_and_tile_edges(time: int) -> None:
 
 
 def test_a_short_text_is_looked_at_whole() -> None:
-    """There is nothing to sample."""
     assert list(range(64)) == oracle.sampled_rows(64, tile=16)
     assert oracle.sampled_rows(65, tile=16) != oracle.sampled_rows(65, tile=16, seed=1)

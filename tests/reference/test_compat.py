@@ -24,8 +24,6 @@ Installed = Callable[[str, str], None]
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
-    """Return a function that lets a package be of another version."""
-
     def change(package: str, version: str) -> None:
         versions = {package: version}
         monkeypatch.setattr(metadata, "version", lambda name: versions[name])
@@ -50,7 +48,6 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
     ],
 )
 def test_a_version_is_numbers(text: str, version: Version) -> None:
-    """The build is left out, and previews are distinguished from the final release."""
     expected = version
     assert expected == compat.parse_version(text)
 
@@ -87,13 +84,11 @@ ON_EITHER_SIDE = {
 def test_a_difference_holds_within_its_bounds(
     name: str, version: str, *, holds: bool, installed: Installed
 ) -> None:
-    """In versions on either side of each bound."""
     installed(DIFFERENCES[name].package, version)
     assert DIFFERENCES[name].holds() is holds
 
 
 def own_normalizer() -> object:
-    """Return what prepares text in the installed library's own tokenizer."""
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "vocab.json").write_text('{"<unk>": 0}', encoding="utf-8")
         (Path(name) / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
@@ -103,7 +98,6 @@ def own_normalizer() -> object:
 
 
 def takes_dtype() -> bool:
-    """Return whether the installed library makes a model in what is given to it as `dtype`."""
     config = OpenAIGPTConfig(vocab_size=7, n_positions=5, n_embd=4, n_layer=1, n_head=1)
     state = OpenAIGPTLMHeadModel(config).state_dict()
     asked = {"config": config, "state_dict": state, "dtype": torch.float64}
@@ -136,7 +130,6 @@ def test_what_is_installed_is_as_the_table_says(name: str) -> None:
 
 
 def test_every_difference_is_tried() -> None:
-    """On both sides of its bounds, and for the installed version."""
     assert set(DIFFERENCES) == set(ON_EITHER_SIDE) == {*PROBES, *NOT_PROBED}
 
 
@@ -169,7 +162,6 @@ def test_the_tokenizers_normalizer_is_the_versions(
 def test_the_last_logits_are_asked_for_where_they_can_be(
     version: str, asked: dict[str, int], installed: Installed
 ) -> None:
-    """And nothing is asked for that the version does not know."""
     installed("transformers", version)
     expected = asked
     assert expected == compat.last_logits_keyword()
@@ -179,8 +171,6 @@ def test_the_last_logits_are_asked_for_where_they_can_be(
 def test_an_unknown_torch_is_given_no_foreign_file(
     known: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing holds of what is not known, and safety is something that has to hold."""
-
     def version(name: str) -> str:
         if known == "main":
             return known
@@ -195,7 +185,6 @@ def test_an_unknown_torch_is_given_no_foreign_file(
 
 
 def test_what_is_read_is_what_is_imported() -> None:
-    """The versions written down are those of the packages that run."""
     assert compat.parse_version(torch.__version__) == compat.installed_version("torch")
     assert compat.parse_version(transformers.__version__) == compat.installed_version(
         "transformers"
@@ -203,7 +192,6 @@ def test_what_is_read_is_what_is_imported() -> None:
 
 
 def test_to_ask_loads_no_package() -> None:
-    """Neither torch nor transformers."""
     asked = "import sys; from reference import compat; compat.unpickles_safely()"
     shown = f"{asked}; print({{'torch', 'transformers', 'numpy'}} & set(sys.modules))"
     found = subprocess.run(
@@ -216,14 +204,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "versions.md"
 
 
 def rows(text: str) -> list[list[str]]:
-    """Return the cells of the page's table of differences."""
     section = text.split("\n## Differences between versions\n")[1].split("\n## ", maxsplit=1)[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
 
 
 def test_the_page_shows_the_table() -> None:
-    """Line for line; and a line that is changed on one side alone is found."""
     expected = [
         [name, line.package, line.versions, line.why, line.so] for name, line in DIFFERENCES.items()
     ]

@@ -19,7 +19,6 @@ State = dict[str, Tensor]
 
 
 def test_every_tensor_is_in_its_place(config: dict[str, Any], state: State, build: Build) -> None:
-    """The model holds what it was given, bit for bit, and its head is the token embedding."""
     model = build(dtype=torch.float64)
     found = model.state_dict()
     assert set(state) | {"lm_head.weight"} == set(found)
@@ -37,14 +36,12 @@ def test_a_head_is_refused(config: dict[str, Any], state: State) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_every_float_has_the_dtype(dtype: torch.dtype, build: Build) -> None:
-    """Parameters and masks alike, whatever the dtype of the tensors given."""
     model = build(dtype=dtype)
     tensors = [*model.parameters(), *model.buffers()]
     assert {dtype} == {tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point}
 
 
 def test_the_model_evaluates_eagerly(build: Build) -> None:
-    """No dropout is on anywhere, and attention is the one that forms its weights."""
     model = build()
     assert not any(module.training for module in model.modules())
     expected = "eager"
@@ -54,7 +51,6 @@ def test_the_model_evaluates_eagerly(build: Build) -> None:
 def test_the_callers_dictionary_is_left_alone(
     config: dict[str, Any], state: State, build: Build
 ) -> None:
-    """Names and numbers are afterwards what they were."""
     given = {name: tensor.clone() for name, tensor in state.items()}
     build(given)
     assert list(state) == list(given)
@@ -95,7 +91,6 @@ def test_an_unexpected_tensor_is_named(state: State, build: Build) -> None:
 def test_a_tensor_of_another_shape_is_named(
     name: str, shape: tuple[int, ...], state: State, build: Build
 ) -> None:
-    """The library's own error would say only that there is one."""
     state[name] = torch.ones(shape)
     with pytest.raises(LoadReportError, match=re.escape(name)):
         build(state)
@@ -117,13 +112,11 @@ def test_tensors_under_other_names_are_not_taken_for_the_models(state: State, bu
     ],
 )
 def test_a_report_that_says_anything_is_an_error(report: Mapping[str, Any]) -> None:
-    """Whatever kind of remark it is."""
     with pytest.raises(LoadReportError, match=f"{next(reversed(report))}"):
         huggingface.check_load_report(report)
 
 
 def test_a_report_without_a_remark_is_none() -> None:
-    """Empty lists and sets are what a complete load reports."""
     huggingface.check_load_report({"missing_keys": [], "unexpected_keys": set(), "error_msgs": ""})
 
 
@@ -138,7 +131,6 @@ def test_an_unknown_config_field_is_refused(
 
 @pytest.mark.parametrize("fails", [False, True], ids=["loads", "fails"])
 def test_the_librarys_voice_is_given_back(fails: bool, state: State, build: Build) -> None:  # noqa: FBT001
-    """While it loads it is silent; afterwards it is as loud as it was before."""
     before = (
         transformers_logging.get_verbosity(),
         transformers_logging.is_progress_bar_enabled(),
@@ -166,7 +158,6 @@ def test_the_librarys_voice_is_given_back(fails: bool, state: State, build: Buil
 def test_loading_says_nothing(
     state: State, build: Build, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What there is to say is raised, and neither logged nor drawn as a bar."""
     state["score.weight"] = torch.ones(2, 21)
     logged: list[str] = []
 
@@ -198,8 +189,6 @@ def test_an_argument_that_would_be_swallowed_is_refused() -> None:
 
 
 def test_a_model_that_would_swallow_its_mask_is_not_called(token_ids: Tensor) -> None:
-    """The refusal comes before the forward pass."""
-
     class Swallowing(nn.Module):
         def forward(self, input_ids: Tensor, **kwargs: object) -> None:
             raise AssertionError(input_ids, kwargs)
@@ -212,7 +201,6 @@ def test_a_model_that_would_swallow_its_mask_is_not_called(token_ids: Tensor) ->
 def test_the_loss_is_the_logarithm_of_the_next_tokens_share(
     assert_same: Callable[[Tensor, Tensor], None],
 ) -> None:
-    """Worked out with `math`, for each token but the first, in the dtype of the logits."""
     logits = [[0.5, -1.25, 3.0], [2.0, 0.0, 1.0], [9.0, 9.0, 9.0]]
     shares = [math.exp(logits[at][token]) / sum(map(math.exp, logits[at])) for at, token in TARGETS]
     expected = torch.tensor([[-math.log(share) for share in shares]], dtype=torch.float64)
@@ -226,7 +214,6 @@ TARGETS = ((0, 2), (1, 0))
 
 
 def test_one_token_has_no_loss() -> None:
-    """At time 1 the list of losses is empty."""
     expected = (2, 0)
     actual = huggingface.loss(torch.zeros(2, 1, 37), torch.tensor([[3], [5]]))
     assert expected == tuple(actual.shape)

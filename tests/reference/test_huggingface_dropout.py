@@ -10,7 +10,6 @@ from reference import huggingface
 
 @pytest.fixture
 def model() -> OpenAIGPTLMHeadModel:
-    """Return a model of two blocks that trains, float64."""
     config = OpenAIGPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)
     config.embd_pdrop, config.attn_pdrop, config.resid_pdrop = 0.25, 0.375, 0.5
     return OpenAIGPTLMHeadModel(config).double().train()
@@ -45,8 +44,6 @@ def test_the_formula_is_the_module_s_own() -> None:
 
 
 def test_afterwards_the_modules_are_their_own_again(model: OpenAIGPTLMHeadModel) -> None:
-    """Even if the run broke off, nothing is left of what was given."""
-
     def keeps(_place: str, _x: Tensor, _probability: float) -> Tensor:
         raise RuntimeError
 
@@ -56,7 +53,6 @@ def test_afterwards_the_modules_are_their_own_again(model: OpenAIGPTLMHeadModel)
 
 
 def test_evaluating_drops_nothing(model: OpenAIGPTLMHeadModel) -> None:
-    """In evaluation mode the masks are not requested."""
     with huggingface.supply_dropout_masks(model.eval(), lambda *_given: pytest.fail("asked")):
         model(input_ids=torch.tensor([[3, 36]]))
 

@@ -37,14 +37,12 @@ class Watch:
         self.seen: dict[str, Tensor] = {}
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        """Keep the value and go on."""
         assert name not in self.seen, f"{name} was shown twice"
         self.seen[name] = value.detach().clone()
         return self.reply(name, value)
 
 
 def bent(_name: str, value: Tensor) -> Tensor:
-    """Return the tensor with every number changed."""
     return 0.75 * value + 0.125
 
 
@@ -138,7 +136,6 @@ def test_attentions_and_hidden_states_are_the_librarys_own(token_ids: Tensor, bu
 
 @pytest.mark.parametrize("mask", [None, PADDED], ids=["whole", "padded"])
 def test_watching_changes_nothing(mask: Tensor | None, token_ids: Tensor, build: Build) -> None:
-    """With and without a tap the logits are equal bit for bit."""
     model = build()
     expected = huggingface.logits(model, token_ids, attention_mask=mask)
     actual = huggingface.logits(model, token_ids, attention_mask=mask, tap=Watch())
@@ -146,7 +143,6 @@ def test_watching_changes_nothing(mask: Tensor | None, token_ids: Tensor, build:
 
 
 def traces(model: nn.Module) -> list[object]:
-    """Return everything that a watcher could have left on a model."""
     return [
         trace
         for module in model.modules()
@@ -160,7 +156,6 @@ def traces(model: nn.Module) -> list[object]:
 
 @pytest.mark.parametrize("breaks", [False, True], ids=["to the end", "broken off"])
 def test_nothing_stays_on_the_model(breaks: bool, token_ids: Tensor, build: Build) -> None:  # noqa: FBT001
-    """After the forward pass, whether it came to its end or not, no hook is left."""
     model = build()
     before = traces(model)
     shown: list[str] = []
@@ -184,7 +179,6 @@ def test_nothing_stays_on_the_model(breaks: bool, token_ids: Tensor, build: Buil
 def test_a_replaced_tap_changes_what_follows(
     replaced: str, token_ids: Tensor, build: Build
 ) -> None:
-    """Whatever tap is replaced, the logits change."""
     model = build()
 
     def disturb(name: str, value: Tensor) -> Tensor:
@@ -196,7 +190,6 @@ def test_a_replaced_tap_changes_what_follows(
 
 @pytest.mark.parametrize("mask", [None, PADDED], ids=["whole", "padded"])
 def test_replaced_scores_stay_masked(mask: Tensor | None, token_ids: Tensor, build: Build) -> None:
-    """The model's own mask applies to replaced scores: hidden weights stay 0."""
     watch = Watch(lambda name, value: torch.zeros_like(value) if "scores" in name else value)
     huggingface.logits(build(), token_ids, attention_mask=mask, tap=watch)
     real = torch.ones(2, 5, dtype=torch.bool) if mask is None else mask

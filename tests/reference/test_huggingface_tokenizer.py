@@ -16,24 +16,20 @@ from reference.huggingface_tokenizer import BERTS, STEPS, HuggingFaceTokenizer, 
 
 
 def built(folder: Path, size: int) -> HuggingFaceTokenizer:
-    """Return Hugging Face's tokenizer of a folder under its own names."""
     return HuggingFaceTokenizer(folder / "vocab.json", folder / "merges.txt", size=size)
 
 
 def tokens_in(folder: Path) -> int:
-    """Return how many tokens a folder's vocabulary has."""
     return len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
 def size(small_vocabulary: Path) -> int:
-    """Return how many tokens the small vocabulary has."""
     return tokens_in(small_vocabulary)
 
 
 @pytest.fixture(scope="module")
 def theirs(small_vocabulary: Path, size: int) -> HuggingFaceTokenizer:
-    """Return Hugging Face's tokenizer of the small vocabulary."""
     return built(small_vocabulary, size)
 
 
@@ -46,13 +42,11 @@ def test_a_text_has_ids_and_places(theirs: HuggingFaceTokenizer) -> None:
 
 
 def test_nothing_is_nothing(theirs: HuggingFaceTokenizer) -> None:
-    """No texts have no encodings, and an empty text has one without ids."""
     assert theirs.encode_batch([]) == []
     assert theirs.encode_batch([""])[0].ids == ()
 
 
 def test_words_are_those_of_its_steps(theirs: HuggingFaceTokenizer) -> None:
-    """The normalizer's and the splitter's, the special token between them."""
     assert theirs.words("A<unk>É'b") == ["a", "<unk>", "e", "'", "b"]
 
 
@@ -66,19 +60,16 @@ def test_words_are_those_of_its_steps(theirs: HuggingFaceTokenizer) -> None:
     ],
 )
 def test_a_step_can_be_left_out(step: str, words: list[str]) -> None:
-    """Each of the four changes the words of a text that has something for each."""
     assert words == words_without(step, "A\u200bb中É")
 
 
 def test_the_steps_are_the_normalizers() -> None:
-    """Every step is named, in the order in which the library does them."""
     assert list(STEPS) == ["cleaning", "CJK", "accents", "lower case"]
 
 
 def test_the_releases_names_are_taken(
     small_vocabulary: Path, size: int, tmp_path: Path, theirs: HuggingFaceTokenizer
 ) -> None:
-    """Files under OpenAI's names, given by relative paths too, give the same ids."""
     names = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
     for name, release in names.items():
         shutil.copy(small_vocabulary / name, tmp_path / release)
@@ -105,7 +96,6 @@ NORMALIZERS = {"Sequence": OF_THREE, BERTS: normalizers.BertNormalizer(lowercase
 
 
 def differing(folder: Path, theirs: HuggingFaceTokenizer, texts: list[str]) -> list[str]:
-    """Return the texts to which the installed library's own tokenizer gives other ids."""
     with quiet():
         own = OpenAIGPTTokenizerFast.from_pretrained(folder, local_files_only=True)
     ids = [own(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -125,7 +115,6 @@ def test_the_versions_own_tokenizer_is_what_the_table_says(
 
 @pytest.fixture
 def has(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return a function that lets the installed library be one with another normalizer."""
     taken = OpenAIGPTTokenizerFast.from_pretrained
 
     def change(name: str) -> None:
@@ -163,7 +152,6 @@ def test_a_normalizer_that_the_table_does_not_know_of_is_refused(
     has: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A normalizer that the table of versions does not list is rejected."""
     has(own)
     monkeypatch.setattr(compat, "tokenizer_normalizer", lambda: said)
     with pytest.raises(RejectedError, match=f"has a {own}, its version a {said}"):

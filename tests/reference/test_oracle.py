@@ -24,18 +24,15 @@ IDS = np.array([[3, 210, 0, 7, 3], [12, 5, 21, 30, 1]])
 
 @pytest.fixture(scope="module")
 def listed(tiny: Surrogate, released: Released) -> Listed:
-    """Return two blocks of the small surrogate as the release lists them."""
     return released(tiny.tensors, 2)
 
 
 @pytest.fixture(scope="module")
 def weights(listed: Listed) -> Weights:
-    """Return a model of two blocks."""
     return oracle.arrange(listed, n_head=3)
 
 
 def test_imports_numpy_alone(home_of: Callable[[str], Path | None]) -> None:
-    """A fresh interpreter that imports it has loaded nothing else from outside."""
     source = """
         import sys
         before = set(sys.modules)
@@ -62,14 +59,12 @@ def test_one_matrix_holds_tokens_then_positions(tiny: Surrogate, weights: Weight
 
 
 def test_a_block_takes_the_next_twelve(listed: Listed, weights: Weights) -> None:
-    """The rest of the list is cut into blocks in its own order."""
     expected = [[id(tensor) for tensor in listed[at : at + 12]] for at in (2, 14)]
     assert expected == [[id(tensor) for tensor in block] for block in weights.blocks]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 13, 15, 25])
 def test_a_list_of_another_length_is_refused(count: int, listed: Listed) -> None:
-    """It is two tensors and twelve a block, of which there is one at least."""
     with pytest.raises(ValueError, match=rf"^expected 2 \+ 12 n_layer tensors, got {count}$"):
         oracle.arrange(listed[:count], n_head=3)
 
@@ -86,7 +81,6 @@ def test_a_wider_convolution_is_refused(listed: Listed) -> None:
 def test_attention_sees_no_future(
     weights: Weights, assert_same: Callable[[NDArray[np.float64], Tensor], None]
 ) -> None:
-    """Each row of weights sums to 1, and is exactly 0 past its own position."""
     ids = np.arange(37)[None] * 5
     shown = dict(oracle.forward(weights, ids))
     for name in ("h.0.attn.weights", "h.1.attn.weights"):
@@ -109,7 +103,6 @@ def test_scores_beyond_ten_thousand_leak_nothing(listed: Listed) -> None:
 def test_logits_are_whole_however_they_are_cut(
     strip: int, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every token's logits are its own row's products, at the cuts and in a ragged last strip."""
     monkeypatch.setattr(oracle, "_STRIP", strip)
     shown = dict(oracle.forward(weights, IDS))
     hidden, head = shown["h.1.ln_2"], weights.we[:211].astype(np.float64)
@@ -118,7 +111,6 @@ def test_logits_are_whole_however_they_are_cut(
 
 
 def test_padding_changes_no_row_of_text(weights: Weights) -> None:
-    """Whatever stands in the padding on the right, the rows before it are the same to the bit."""
     mask = np.array([[True] * 5, [True, True, True, False, False]])
     other = IDS.copy()
     other[1, 3:] = [200, 0]
@@ -128,7 +120,6 @@ def test_padding_changes_no_row_of_text(weights: Weights) -> None:
 
 
 def test_one_token_has_no_loss(weights: Weights) -> None:
-    """At time 1 the logits come last, and the only weight is 1."""
     shown = dict(oracle.forward(weights, IDS[:, :1]))
     assert "logits" == list(shown)[-1]  # noqa: SIM300 - expected first
     assert np.array_equal(np.ones((2, 3, 1, 1)), shown["h.0.attn.weights"])
@@ -136,7 +127,6 @@ def test_one_token_has_no_loss(weights: Weights) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_every_tap_is_float64(dtype: type[np.floating], listed: Listed) -> None:
-    """Weights of a smaller type are widened first, so that nothing is computed in theirs."""
     narrow = [tensor.astype(dtype) for tensor in listed]
     wide = [tensor.astype(np.float64) for tensor in narrow]
     found, expected = (

@@ -44,7 +44,6 @@ def forward(
 
 
 def block(tensors: Tensors, name: str, x: Rows, real: list[bool], epsilon: float) -> Shown:
-    """Yield a block's taps; each half is followed by its normalisation."""
     context = yield from attend(tensors, f"{name}.attn", x, real)
     a = yield f"{name}.attn", mapped(tensors, f"{name}.attn.c_proj", context)
     a = yield f"{name}.ln_1.input", added(x, a)
@@ -96,28 +95,23 @@ def looks(scores: Row, at: int, real: list[bool]) -> Row:
 
 
 def shares(scores: Row) -> Row:
-    """Return the softmax of a few scores."""
     parts = [math.exp(score) for score in scores]
     return [part / sum(parts) for part in parts]
 
 
 def gelu(x: float) -> float:
-    """Return the tanh form of GELU."""
     return 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def dot(x: Row, y: Row) -> float:
-    """Return the sum of the products."""
     return sum(map(mul, x, y))
 
 
 def added(x: Rows, y: Rows) -> Rows:
-    """Return the sum of two lists of rows."""
     return [[p + q for p, q in zip(*pair, strict=True)] for pair in zip(x, y, strict=True)]
 
 
 def mapped(tensors: Tensors, name: str, x: Rows) -> Rows:
-    """Return each row times a matrix `[in, out]`, plus its bias."""
     columns = list(zip(*tensors[f"{name}.weight"], strict=True))
     bias = tensors[f"{name}.bias"]
     return [[dot(row, column) + b for column, b in zip(columns, bias, strict=True)] for row in x]
@@ -135,7 +129,6 @@ def normed(tensors: Tensors, name: str, x: Rows, epsilon: float) -> Rows:
 
 
 def walked(taps: Iterator[Any], reply: Callable[[Any], Any]) -> dict[str, Any]:
-    """Return all that is yielded, each item answered with what `reply` makes of it."""
     shown: dict[str, Any] = {}
     answer = None
     while True:
@@ -149,7 +142,6 @@ def walked(taps: Iterator[Any], reply: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 def bent(value: Any) -> Any:  # noqa: ANN401 - lists of lists, or an array
-    """Return nested lists, or an array, with every number changed."""
     return [bent(part) for part in value] if isinstance(value, list) else 0.75 * value + 0.125
 
 

@@ -38,19 +38,16 @@ TASK = decode(2, 37)
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    """Return both models with the small weights."""
     return Models("tiny")
 
 
 @pytest.fixture
 def ids(models: Models) -> Tensor:
-    """Return token ids `[2 37]`."""
     return models.ids(TASK.shape)
 
 
 @pytest.fixture
 def run(models: Models) -> Measurement:
-    """Return a measurement with the small models."""
     run = Measurement(1, lambda *_: None)
     run.__dict__["models"] = models
     return run
@@ -59,7 +56,6 @@ def run(models: Models) -> Measurement:
 @pytest.mark.parametrize("name", ["fused", "huggingface", "fused in bfloat16"])
 @pytest.mark.parametrize("time", [2, 37])
 def test_each_step_is_verified(name: str, time: int, run: Measurement) -> None:
-    """Its logits have the right shape and dtype, and are right again later."""
     task = dataclasses.replace(TASK, shape=Shape(batch=2, time=time))
     ready = make(name, task, CPU, run)
     assert ready.check is not None
@@ -72,26 +68,22 @@ def test_each_step_is_verified(name: str, time: int, run: Measurement) -> None:
 
 
 def short(models: Models, ids: Tensor) -> decoding.Step:
-    """Drop the token before the last."""
     return cached(models.ours, 2)(torch.cat([ids[:, :-2], ids[:, -1:]], dim=1))
 
 
 def other_row(models: Models, ids: Tensor) -> decoding.Step:
-    """Change the second text's last token."""
     mixed = ids.clone()
     mixed[1, -1] = (mixed[1, -1] + 1) % models.vocab_size
     return cached(models.ours, 2)(mixed)
 
 
 def growing(models: Models, ids: Tensor) -> decoding.Step:
-    """Never reset the cache."""
     decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
     decoder.start(ids[:, :-1])
     return lambda: decoder.step(ids[:, -1])
 
 
 def off(models: Models, ids: Tensor) -> decoding.Step:
-    """Cache values that are a thousandth too large."""
     decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
     decoder.start(ids[:, :-1])
     known = decoder.length
@@ -108,13 +100,11 @@ def off(models: Models, ids: Tensor) -> decoding.Step:
 def test_a_wrong_step_is_rejected(
     wrong: Callable[[Models, Tensor], decoding.Step], models: Models, ids: Tensor
 ) -> None:
-    """The error of its logits exceeds rounding."""
     with pytest.raises(WrongKernelError, match=r"logits: RMS error .* times the yardstick's"):
         verified(models, lambda token_ids: wrong(models, token_ids), ids, "float32")
 
 
 def test_a_cached_answer_is_rejected(models: Models, ids: Tensor) -> None:
-    """The answer to other tokens was overwritten with NaN."""
     begin = uncached(models.theirs)
     kept: list[Tensor] = []
 
@@ -127,7 +117,6 @@ def test_a_cached_answer_is_rejected(models: Models, ids: Tensor) -> None:
 
 
 def test_a_step_that_turns_wrong_is_found(models: Models, ids: Tensor) -> None:
-    """The check after timing computes a new answer."""
     spoilt: list[float] = []
     begin = cached(models.ours, 2)
 
@@ -143,7 +132,6 @@ def test_a_step_that_turns_wrong_is_found(models: Models, ids: Tensor) -> None:
 
 
 def logits_made(run: Callable[[], object], models: Models, recorded: Callable[[], Any]) -> int:
-    """Return the largest number of logits in one operation."""
     with recorded() as operations:
         run()
     made = [shape for name, shape in operations.ran if name != "t"]  # a view of the table
@@ -171,7 +159,6 @@ def test_a_step_copies_no_cache(models: Models, ids: Tensor) -> None:
 
 
 def test_a_copied_cache_is_measured(models: Models, ids: Tensor) -> None:
-    """A step that copies the keys allocates at least one block's keys."""
     decoder = decoding.Decoder(models.ours, batch=2)
     decoder.start(ids[:, :-1])
 
@@ -201,7 +188,6 @@ def test_the_bare_read_reads_every_matrix_once(
 def test_the_bare_read_takes_the_fastest_layout(
     fastest: int, models: Models, monkeypatch: pytest.MonkeyPatch, recorded: Callable[[], object]
 ) -> None:
-    """The layout is chosen for each size."""
     clock = iter([abs(fastest - at) + 1.0 for _ in range(5) for at in range(len(LAYOUTS))])
     monkeypatch.setattr(decoding, "seconds", lambda *_, **__: next(clock))
     with recorded() as operations:
@@ -213,7 +199,6 @@ def test_the_bare_read_takes_the_fastest_layout(
 def test_a_read_is_not_verified(
     name: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no answer to verify."""
     monkeypatch.setattr(decoding, "cache_flusher", lambda _device: lambda: None)
     ready = make(name, TASK, CPU, run)
     ready.run()

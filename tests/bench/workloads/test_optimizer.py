@@ -16,13 +16,11 @@ NAMES = ["adamw", "openai", "torch foreach", "torch fused"]
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    """Return both models with the small weights."""
     return Models("tiny")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_optimizer_is_verified(name: str, models: Models) -> None:
-    """It is verified again after further steps."""
     before = [p.detach().clone() for p in models.ours.parameters()]
     ready = verified(models, name)
     for _ in range(3):
@@ -39,7 +37,6 @@ def test_each_optimizer_is_verified(name: str, models: Models) -> None:
 def test_a_wrong_constant_is_rejected(
     name: str, constant: str, value: object, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The optimizer's constant differs from the formula's."""
     made = optimizing.optimizer_named
     right = getattr(training_steps, constant)
 
@@ -63,7 +60,6 @@ def test_a_wrong_constant_is_rejected(
 
 
 def test_the_variants_are_distinguished(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch's step is not the release's."""
     made = optimizing.optimizer_named
     monkeypatch.setattr(
         optimizing, "optimizer_named", lambda _name, parameters: made("torch foreach", parameters)
@@ -73,7 +69,6 @@ def test_the_variants_are_distinguished(models: Models, monkeypatch: pytest.Monk
 
 
 def test_the_formula_is_pytorchs_in_float64() -> None:
-    """`expected_change` against `torch.optim.AdamW`, in float64."""
     drawn = torch.Generator().manual_seed(0)
     values = {
         name: torch.randn(shape, generator=drawn, dtype=torch.float64)
@@ -92,5 +87,4 @@ def test_the_formula_is_pytorchs_in_float64() -> None:
 
 
 def test_our_variants_are_ours() -> None:
-    """PyTorch's implementations are not."""
     assert [ours(name) for name in NAMES] == [True, True, False, False]

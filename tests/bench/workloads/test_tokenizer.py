@@ -22,7 +22,6 @@ TEXTS = ["The cat sat on the mat. The cats sat.\n", "Mats, cats and the rest!", 
 
 @pytest.fixture(autouse=True, scope="module")
 def small() -> Iterator[None]:
-    """Use a corpus of a few lines, and a vocabulary trained on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(tokenizer.VOCABULARY, raising=False)
         patch.setattr(tokenizer, "MERGES", 30)
@@ -38,7 +37,6 @@ def small() -> Iterator[None]:
 @pytest.mark.parametrize("cache", ["warm", "cold"])
 @pytest.mark.parametrize("name", tokenizer.TOKENIZERS)
 def test_each_tokenizer_is_verified(name: str, cache: str) -> None:
-    """Its ids are right before and after; a cold cache is cleared outside the clock."""
     ready = tokenizer.verified(name, cache)
     assert ready.check is not None
     assert (ready.error, ready.check()) == (0.0, 0.0)
@@ -48,7 +46,6 @@ def test_each_tokenizer_is_verified(name: str, cache: str) -> None:
 
 
 def test_clearing_empties_the_word_cache() -> None:
-    """It creates a new tokenizer with the same vocabulary."""
     side = tokenizer.OurTokenizer()
     side.encode(tokenizer.corpus())
     before = side._tokenizer
@@ -60,7 +57,6 @@ def test_clearing_empties_the_word_cache() -> None:
 
 
 def changed(ids: list[list[int]]) -> list[list[int]]:
-    """Return the ids with the last one off by one."""
     return [*ids[:-1], [*ids[-1][:-1], ids[-1][-1] + 1]]
 
 
@@ -71,7 +67,6 @@ def changed(ids: list[list[int]]) -> list[list[int]]:
 def test_wrong_ids_are_rejected(
     side: type, fault: Callable[[list[list[int]]], list[list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One wrong id is enough, and so is a missing or extra document."""
     encode = side.encode
     monkeypatch.setattr(side, "encode", lambda self, texts: fault(encode(self, texts)))
     name = next(name for name, its in tokenizer.TOKENIZERS.items() if its is side)
@@ -80,7 +75,6 @@ def test_wrong_ids_are_rejected(
 
 
 def test_work_in_another_thread_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The calling thread's clock does not count it."""
     monkeypatch.setattr(tokenizer, "_MAX_CPU_RATIO", 1.2)
 
     def encode(_texts: list[str]) -> list[list[int]]:
@@ -99,7 +93,6 @@ def test_work_in_another_thread_is_rejected(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_thread_setting_is_restored(
     before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parallelism is disabled inside the context only."""
     monkeypatch.delenv(tokenizer._PARALLEL, raising=False)
     if before is not None:
         monkeypatch.setenv(tokenizer._PARALLEL, before)
@@ -109,7 +102,6 @@ def test_the_thread_setting_is_restored(
 
 
 def test_the_corpus_is_a_megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes whole documents until the size is reached."""
     documents = [
         SimpleNamespace(opened=lambda: contextlib.nullcontext(io.BytesIO(b"x" * 700_000)))
         for _ in range(4)
@@ -125,7 +117,6 @@ _corpus = tokenizer.corpus.__wrapped__
 def test_growth_is_a_power_of_the_length(
     power: float, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is fitted through five lengths, three times."""
     rows = [row for row in TARGETS if row.task.workload == "tokens" and row.figure == "exponent"]
     monkeypatch.setattr(
         tokenizer,
@@ -147,7 +138,6 @@ def test_words_have_the_given_length() -> None:
 
 
 def test_tokenizers_are_timed() -> None:
-    """Verified contenders get a time in each round."""
     timing = InterleavedTiming()
     for name in tokenizer.TOKENIZERS:
         timing.add(

@@ -27,19 +27,16 @@ Fault = Callable[[Training], None]
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    """Return both models with the small weights."""
     return Models("tiny")
 
 
 @pytest.fixture
 def ids(models: Models) -> Tensor:
-    """Return token ids `[2 37]`."""
     return models.ids(Shape(batch=2, time=37))
 
 
 @pytest.fixture
 def run(models: Models) -> Measurement:
-    """Return a measurement with the small models."""
     run = Measurement(1, lambda *_: None)
     run.__dict__["models"] = models
     return run
@@ -49,7 +46,6 @@ def run(models: Models) -> Measurement:
     "name", [*SIDES, *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "tiled"))]
 )
 def test_each_step_is_verified(name: str, run: Measurement) -> None:
-    """Timed steps go on; the check starts from the same state again."""
     before = [p.detach().clone() for p in run.models.ours.parameters()]
     ready = make(name, train(2, 37), CPU, run)
     assert ready.check is not None
@@ -61,7 +57,6 @@ def test_each_step_is_verified(name: str, run: Measurement) -> None:
 
 @pytest.mark.parametrize("name", SIDES)
 def test_dropout_is_on(name: str, run: Measurement) -> None:
-    """Verified without it; then two losses differ, and the model stays in training mode."""
     ready = make(name, train(2, 37, dropout=True), CPU, run)
     assert ready.error > 0.0
     assert len({ready.run() for _ in range(2)}) == 2
@@ -69,7 +64,6 @@ def test_dropout_is_on(name: str, run: Measurement) -> None:
 
 @pytest.mark.parametrize("name", SIDES)
 def test_missing_dropout_is_inconclusive(name: str, models: Models, ids: Tensor) -> None:
-    """Equal losses show that dropout is off."""
     side = training_side(models, name)
     train_mode = side.model.train
     side.model.train = lambda _mode=True: train_mode(False)  # type: ignore[method-assign]
@@ -79,12 +73,10 @@ def test_missing_dropout_is_inconclusive(name: str, models: Models, ids: Tensor)
 
 
 def unclipped(side: Training) -> None:
-    """Do not clip."""
     side.optimizer.clip = lambda _maximum: None  # type: ignore[method-assign]
 
 
 def frozen(side: Training) -> None:
-    """Do not update one bias."""
     bias = side.parameters["h.3.mlp.c_fc.bias"]
     step = side.optimizer.step
 
@@ -97,7 +89,6 @@ def frozen(side: Training) -> None:
 
 
 def summed(side: Training) -> None:
-    """Accumulate gradients over steps."""
     for parameter in side.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
     kept = dict(side.parameters)
@@ -105,8 +96,6 @@ def summed(side: Training) -> None:
 
 
 class _Kept:
-    """A parameter whose gradient is never cleared."""
-
     def __init__(self, parameter: nn.Parameter) -> None:
         object.__setattr__(self, "its", parameter)
 
@@ -118,7 +107,6 @@ class _Kept:
 
 
 def fewer_targets(side: Training) -> None:
-    """Leave the last token out of the loss."""
     loss = side._loss
     side._loss = lambda token_ids: loss(token_ids[:, :-1])  # type: ignore[method-assign]
 
@@ -140,7 +128,6 @@ def wrong_gain(side: Training) -> None:
     ],
 )
 def test_a_wrong_step_is_rejected(name: str, fault: Fault, models: Models, ids: Tensor) -> None:
-    """Each part of the step is verified, for ours and Hugging Face's."""
     side = training_side(models, name)
     fault(side)
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
@@ -148,7 +135,6 @@ def test_a_wrong_step_is_rejected(name: str, fault: Fault, models: Models, ids: 
 
 
 def test_accumulated_gradients_are_rejected(models: Models, ids: Tensor) -> None:
-    """The gradients of the previous tokens are added."""
     side = training_side(models, "fused")
     real = dict(side.parameters)
     summed(side)
@@ -174,7 +160,6 @@ CONSTANTS = {
 
 @pytest.fixture
 def with_constant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Return a function that changes a constant of our optimizer."""
     from bench import training_steps
 
     made = training_steps.Adam
@@ -192,14 +177,12 @@ def with_constant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], N
 def test_a_wrong_constant_of_adam_is_rejected(
     name: str, with_constant: Callable[[str], None], models: Models, ids: Tensor
 ) -> None:
-    """Each changes the step."""
     with_constant(name)
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
         verified(models, training_side(models, "fused"), ids, dropout=False)
 
 
 def test_each_side_has_its_optimizer(models: Models) -> None:
-    """Ours has our optimizer; Hugging Face's has PyTorch's, in its foreach implementation."""
     ours, theirs = (training_side(models, name).optimizer for name in SIDES)
     assert isinstance(ours, OurAdam)
     assert isinstance(theirs, TorchAdamW)
