@@ -151,7 +151,7 @@ def hub_module() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    # A download that was given up goes on in its thread, and may complain when pytest has gone.
+    # An abandoned download continues in its thread, and may log after pytest has ended.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     return module
 
@@ -179,13 +179,15 @@ def _collected_quietly() -> Iterator[None]:
         gc.enable()
 
 
-@pytest.fixture(scope="session")
-def fetch() -> Callable[..., FetchedFolder]:
+@pytest.fixture
+def fetch(tmp_path: Path) -> Callable[..., FetchedFolder]:
+    """Return the function that fetches from a fake hub, by default the released model."""
+
     def fetched(
         fake: Any,  # noqa: ANN401 - a FakeHub, whose module is loaded by its path
-        cache: Path,
         *asked: str,
         offline: bool | None = None,
+        cache: Path = tmp_path,
     ) -> FetchedFolder:
         at = Hub(endpoint=fake.address, cache=cache)
         return hub.fetch(*(asked or published.REPOSITORIES[-1:]), offline=offline, hub=at)

@@ -28,7 +28,6 @@ Array = NDArray[np.float32]
 
 @pytest.fixture
 def tensors() -> list[Array]:
-    """Return drawn tensors of those sizes, in the release's order and shapes."""
     generator = np.random.default_rng(20180611)
     shapes = openai_release.gpt_shapes(**SIZES)
     return [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
@@ -49,7 +48,6 @@ def folder(tmp_path: Path, tensors: list[Array]) -> Path:
 
 
 def test_reads_every_tensor_in_its_place(folder: Path, tensors: list[Array]) -> None:
-    """Bit for bit, whatever tensors the shards were cut through."""
     release = openai_release.read_release(folder)
     assert [tensor.shape for tensor in tensors] == [tensor.shape for tensor in release.tensors]
     assert [t.tobytes() for t in tensors] == [t.tobytes() for t in release.tensors]
@@ -58,7 +56,6 @@ def test_reads_every_tensor_in_its_place(folder: Path, tensors: list[Array]) -> 
 
 
 def test_every_file_is_digested(folder: Path) -> None:
-    """With the digests that other programs give it; the vocabulary goes along."""
     (folder / "vocab_40000.bpe").write_bytes(b"#version: 0.2\n" * 200_000)
     release = openai_release.read_release(folder)
     expected = [*SHARDS, "params_shapes.json", "config.json", "vocab_40000.bpe"]
@@ -70,13 +67,11 @@ def test_every_file_is_digested(folder: Path) -> None:
 
 
 def git_id(path: Path) -> str:
-    """Return the id that git itself gives a file."""
     command = ["git", "hash-object", "--no-filters", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_progress_is_told_shard_by_shard(folder: Path, tmp_path: Path) -> None:
-    """Reading and writing alike."""
     seen: list[tuple[int, int]] = []
     release = openai_release.read_release(folder, lambda *done: seen.append(done))
     openai_release.write_release(
@@ -86,7 +81,6 @@ def test_progress_is_told_shard_by_shard(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_read_is_written_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    """Shards, shapes and digests; the shards are cut where the source's were."""
     release = openai_release.read_release(folder)
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -111,7 +105,6 @@ def aligned(length: int) -> bytes:
 def test_the_headers_of_another_year_come_back(
     folder: Path, tensors: list[Array], tmp_path: Path
 ) -> None:
-    """NumPy padded them to 16 bytes once; kept as text, they are written again."""
     row = np.concatenate([tensor.reshape(-1) for tensor in tensors])
     for name, part in zip(SHARDS, np.split(row, np.cumsum(RAGGED)[:-1]), strict=True):
         (folder / name).write_bytes(aligned(part.size) + part.tobytes())
@@ -126,7 +119,6 @@ def test_the_headers_of_another_year_come_back(
 
 
 def test_headers_of_other_lengths_are_not_written(folder: Path, tmp_path: Path) -> None:
-    """A file must hold what its header says."""
     release = openai_release.read_release(folder)
     good = list(release.headers)
     spoilt = [good[:-1], [*good[:-1], good[0] + " "], [*good[1:], good[0]], [*good[:-1], "€"]]
@@ -140,7 +132,6 @@ def test_headers_of_other_lengths_are_not_written(folder: Path, tmp_path: Path) 
 def test_without_lengths_the_shards_are_ten_equal_parts(
     tensors: list[Array], tmp_path: Path
 ) -> None:
-    """And the last is shorter."""
     openai_release.write_release(tmp_path, tensors, config=CONFIG)
     expected = [113] * 9 + [TOTAL - 9 * 113]
     assert expected == [len(np.load(tmp_path / name)) for name in SHARDS]
@@ -149,7 +140,6 @@ def test_without_lengths_the_shards_are_ten_equal_parts(
 def test_a_tiny_surrogate_survives(
     tiny: Surrogate, released: Callable[..., list[Array]], tmp_path: Path
 ) -> None:
-    """Twelve blocks, out and back, bit for bit; a transposed view is written as it reads."""
     tensors = released(tiny.tensors, 12)
     tensors[2] = np.ascontiguousarray(tensors[2].transpose(0, 2, 1)).transpose(0, 2, 1)
     openai_release.write_release(tmp_path, tensors, config=tiny.config)

@@ -23,7 +23,6 @@ Array = NDArray[np.float32]
 
 @pytest.fixture
 def tensors() -> list[Array]:
-    """Return drawn tensors of those sizes, in the release's order and shapes."""
     generator = np.random.default_rng(20180611)
     shapes = openai_release.gpt_shapes(**SIZES)
     return [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
@@ -31,7 +30,6 @@ def tensors() -> list[Array]:
 
 @pytest.fixture
 def folder(tmp_path: Path, tensors: list[Array]) -> Path:
-    """Return a folder with those tensors in ragged shards, sound so far."""
     path = tmp_path / "release"
     path.mkdir()
     openai_release.write_release(path, tensors, config=CONFIG, lengths=RAGGED)
@@ -40,7 +38,6 @@ def folder(tmp_path: Path, tensors: list[Array]) -> Path:
 
 
 def refused(folder: Path, sentence: str) -> RejectedError:
-    """Return the refusal that reading `folder` ends in; its message is of one line."""
     with pytest.raises(RejectedError, match=sentence) as caught:
         openai_release.read_release(folder)
     assert "\n" not in f"{caught.value.what}{caught.value.where}{caught.value.fix}"
@@ -50,7 +47,6 @@ def refused(folder: Path, sentence: str) -> RejectedError:
 
 @pytest.mark.parametrize("name", [*SHARDS, "params_shapes.json"])
 def test_a_missing_file_is_named(name: str, folder: Path) -> None:
-    """Whichever it is."""
     (folder / name).unlink()
     refused(folder, f"there is no file {name}")
 
@@ -64,21 +60,18 @@ def test_a_shard_too_many_is_named(name: str, folder: Path) -> None:
 
 
 def test_there_is_no_folder(tmp_path: Path) -> None:
-    """Or there is a file in its place."""
     refused(tmp_path / "nowhere", "there is no such folder")
     (tmp_path / "file").touch()
     refused(tmp_path / "file", "there is no such folder")
 
 
 def test_a_number_too_few_is_counted(folder: Path) -> None:
-    """The shard is well formed, and short."""
     np.save(folder / "params_4.npy", np.load(folder / "params_4.npy")[:-1])
     refused(folder, "the shards hold 1,127 numbers, the shapes ask for 1,128")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_none_are_counted(value: float, folder: Path) -> None:
-    """With the tensor they are in: the second of positions and tokens, here."""
     part = np.load(folder / "params_2.npy")
     part[60:63] = value
     np.save(folder / "params_2.npy", part)
@@ -97,7 +90,6 @@ CONFIGS = {
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_a_config_that_does_not_fit_is_refused(case: str, folder: Path) -> None:
-    """Malformed, or of another model."""
     text, sentence = CONFIGS[case]
     (folder / "config.json").write_text(text, encoding="ascii")
     refused(folder, sentence)
@@ -112,7 +104,6 @@ def test_a_config_that_is_missing_is_not_made_up(folder: Path) -> None:
 
 
 def test_what_does_not_fit_is_not_written(tensors: list[Array], tmp_path: Path) -> None:
-    """Lengths of another model, another type of number, and shapes without their config."""
     for lengths in ([113] * 10, [TOTAL], [*[0] * 8, TOTAL + 1, -1], [*[0] * 9, float(TOTAL)]):
         with pytest.raises(RejectedError, match="shard lengths are not 10 numbers"):
             openai_release.write_release(tmp_path, tensors, config=CONFIG, lengths=lengths)
@@ -131,8 +122,6 @@ def test_what_does_not_fit_is_not_written(tensors: list[Array], tmp_path: Path) 
 def test_a_folder_that_takes_nothing_is_named(
     code: int, sentence: str, tensors: list[Array], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Full, read-only, or broken."""
-
     def refuse(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
 

@@ -16,7 +16,6 @@ GOOD = [list(shape) for shape in openai_release.gpt_shapes(**SIZES)]
 
 
 def published_shapes() -> Path:
-    """Return the released params_shapes.json; skip the test where it is not at hand."""
     vocabulary = os.environ.get("GPT1_VOCABULARY")
     if not vocabulary:
         pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")
@@ -24,7 +23,6 @@ def published_shapes() -> Path:
 
 
 def test_the_published_shapes_are_written_to_the_byte() -> None:
-    """As the release formats them, and as git knows them."""
     path = published_shapes()
     expected = path.read_bytes()
     shapes = openai_release.parse_shapes(expected, str(path))
@@ -33,7 +31,6 @@ def test_the_published_shapes_are_written_to_the_byte() -> None:
 
 
 def test_the_published_shapes_have_their_published_id() -> None:
-    """Which needs no file: the shapes are known, and their format is."""
     text = openai_release.dump_shapes(openai_release.gpt_shapes(**openai_release.RELEASED_SIZES))
     blob = hashlib.sha1(b"blob %d\0" % len(text) + text, usedforsecurity=False)
     expected = "29fac299ae848d7e447be84a33345edcf1b5353c"
@@ -42,7 +39,6 @@ def test_the_published_shapes_have_their_published_id() -> None:
 
 
 def test_the_shapes_say_the_sizes() -> None:
-    """All but the number of heads."""
     shapes = openai_release.parse_shapes(json.dumps(GOOD).encode(), "here")
     assert openai_release.shape_sizes(shapes, "here") == SIZES
     expected = 7 * 6 + 11 * 6 + 2 * (12 * 6 * 6 + 13 * 6)
@@ -50,7 +46,6 @@ def test_the_shapes_say_the_sizes() -> None:
 
 
 def changed(index: int, shape: object) -> str:
-    """Return the good list with another entry."""
     return json.dumps([*GOOD[:index], shape, *GOOD[index + 1 :]])
 
 
@@ -85,7 +80,6 @@ FORGERIES = {
 
 @pytest.mark.parametrize("case", FORGERIES)
 def test_what_is_no_list_of_a_gpts_shapes_is_refused(case: str) -> None:
-    """Before anything is done with it; the tensor is named where there is one."""
     text, sentence = FORGERIES[case]
     with pytest.raises(RejectedError, match=sentence) as caught:
         openai_release.parse_shapes(text.encode(errors="surrogateescape"), "here")
@@ -104,7 +98,6 @@ def test_what_is_no_list_of_a_gpts_shapes_is_refused(case: str) -> None:
     ],
 )
 def test_a_config_of_other_sizes_is_refused(field: str, said: Any, sentence: str) -> None:  # noqa: ANN401
-    """The field is named, with what either says."""
     shapes = openai_release.gpt_shapes(**SIZES)
     openai_release.check_config(shapes, SIZES, "here")
     with pytest.raises(RejectedError, match=sentence) as caught:
@@ -113,7 +106,6 @@ def test_a_config_of_other_sizes_is_refused(field: str, said: Any, sentence: str
 
 
 def test_a_config_may_not_say_true_for_one() -> None:
-    """Though they are equal."""
     sizes = SIZES | {"n_layer": 1}
     with pytest.raises(RejectedError, match="says n_layer=True"):
         openai_release.check_config(
@@ -122,7 +114,6 @@ def test_a_config_may_not_say_true_for_one() -> None:
 
 
 def test_only_the_published_shapes_need_no_config() -> None:
-    """In no other is the number of heads known."""
     published = openai_release.RELEASED_SIZES
     openai_release.check_config(openai_release.gpt_shapes(**published), None, "here")
     for name, size in published.items():

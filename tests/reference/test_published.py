@@ -14,7 +14,6 @@ OTHER = "0" * 64
 
 
 def test_every_file_of_the_release_has_its_id() -> None:
-    """Ten shards, their shapes, and the vocabulary."""
     shards = {f"params_{index}.npy" for index in range(10)}
     others = {"params_shapes.json", "encoder_bpe_40000.json", "vocab_40000.bpe"}
     assert shards | others == set(published.GIT_BLOBS)
@@ -22,7 +21,6 @@ def test_every_file_of_the_release_has_its_id() -> None:
 
 
 def test_every_digest_is_one() -> None:
-    """Of the right length; the hub's vocabulary is the release's."""
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in published.SHA256.values())
     assert all(re.fullmatch("[0-9a-f]{40}", digest) for digest in published.GIT_BLOBS.values())
     assert re.fullmatch("[0-9a-f]{40}", published.REVISION)
@@ -34,7 +32,6 @@ def test_every_digest_is_one() -> None:
 @pytest.mark.parametrize("released", [True, False])
 @pytest.mark.parametrize("name", published.SHA256)
 def test_published_bytes_are_known(name: str, released: bool) -> None:  # noqa: FBT001 - a case
-    """Whether or not the caller claims them."""
     sha256 = published.SHA256[name]
     assert published.standing(name, sha256=sha256, released=released) == "known"
 
@@ -55,20 +52,17 @@ def test_other_bytes_differ_only_if_they_are_said_to_be_released(name: str) -> N
 
 
 def test_a_shard_under_anothers_name_differs() -> None:
-    """Its bytes were published, but not as this one."""
     third = published.GIT_BLOBS["params_3.npy"]
     said = published.standing("params_4.npy", sha256=OTHER, git_blob=third, released=True)
     assert said == "differs"
 
 
 def test_a_file_that_was_not_published_is_unknown() -> None:
-    """Though the model is: a config.json has no published digest here."""
     assert published.standing("config.json", sha256=OTHER, released=True) == "unknown"
     assert published.standing("mine.bin", sha256=OTHER, released=True) == "unknown"
 
 
 def test_the_digests_are_those_of_the_released_vocabulary() -> None:
-    """Of the files themselves, where they are at hand."""
     vocabulary = os.environ.get("GPT1_VOCABULARY")
     if not vocabulary:
         pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")

@@ -14,7 +14,6 @@ FOLDER = resources.files("reference").joinpath("goldens")
 
 @pytest.fixture(scope="module")
 def by_key() -> dict[str, Golden]:
-    """Return every published golden under its key."""
     return {row.key: row for row in published().rows}
 
 
@@ -22,13 +21,11 @@ By = dict[str, Golden]
 
 
 def test_every_file_is_read() -> None:
-    """Of the folder's files, all but the token ids are goldens."""
     found = {f.name for f in FOLDER.iterdir() if f.name.endswith(".json")}
     assert {*FILES, "token_ids.json"} == found
 
 
 def test_every_kind_is_there(by_key: By) -> None:
-    """Of each kind there are as many as were published."""
     kinds = [row.kind for row in by_key.values()]
     expected = {
         Kind.GREEDY_IDS: 2,
@@ -49,14 +46,12 @@ def test_every_kind_is_there(by_key: By) -> None:
 
 
 def test_known_by_their_files(by_key: By) -> None:
-    """The released weights are known by their files' digests, and by no digest over tensors."""
     expected = ("the released openai-gpt weights", None, len(by_key))
     found = published()
     assert expected == (found.about, found.sha256, len(found.rows))
 
 
 def test_the_values_that_everybody_knows(by_key: By) -> None:
-    """The logit of rust-bert, the first continuation, and 654 probabilities are as published."""
     logit = by_key["rust-bert/logit"]
     expected = (9.1056, 580, [3039, 599, 481, 1115, 1392, 812], Measure.ABSOLUTE, 1e-4)
     assert expected == (
@@ -73,7 +68,6 @@ def test_the_values_that_everybody_knows(by_key: By) -> None:
 
 
 def test_prefixes_are_distinct_and_probabilities_are_those_of_words(by_key: By) -> None:
-    """No prefix is listed twice, and no two words of one exceed a probability of 1."""
     words = [row for row in by_key.values() if row.kind is Kind.WORD_PROBABILITIES]
     assert len(words) == len({tuple(row.inputs["token_ids"]) for row in words})
     assert all(sum(row.expected) < 1.0 for row in words)
@@ -81,7 +75,6 @@ def test_prefixes_are_distinct_and_probabilities_are_those_of_words(by_key: By) 
 
 
 def test_ids_without_repetition(by_key: By) -> None:
-    """What was generated without repeating an id repeats none."""
     ids = by_key["rust-bert/no-repeat"].expected
     assert len(ids) == len(set(ids)) == 40
 
@@ -107,7 +100,6 @@ def test_norms_agree_with_each_other(by_key: By) -> None:
 
 
 def test_first_parameters_agree_with_each_other(by_key: By) -> None:
-    """The single elements are the first of the groups of four, in float32."""
     for alone, together in (("element-0", "positions"), ("element-393216", "tokens")):
         one, four = by_key[f"params/{alone}"], by_key[f"params/{together}"]
         assert one.inputs == four.inputs
@@ -115,7 +107,6 @@ def test_first_parameters_agree_with_each_other(by_key: By) -> None:
 
 
 def test_digests_are_those_of_the_published_files(by_key: By) -> None:
-    """The digests asked for are the very ones by which the loaders know a file."""
     told = {"sha256": published_files.SHA256, "git_blob": published_files.GIT_BLOBS}
     rows = [row for row in by_key.values() if row.kind is Kind.FILE_DIGEST]
     asked = {(r.inputs["algorithm"], r.inputs["file"]): r.expected for r in rows}
@@ -132,7 +123,6 @@ def test_every_row_says_where_it_is_from(by_key: By) -> None:
 
 
 def test_the_probabilities_carry_their_licence() -> None:
-    """The Apache-2.0 data says whose it is, what was changed, and has the licence beside it."""
     document = json.loads(FOLDER.joinpath("word_probabilities.json").read_text("utf-8"))
     for words in ("Apache-2.0", "huggingface/bert-syntax", "9ade6f6", "Changed:"):
         assert words in document["licence"]

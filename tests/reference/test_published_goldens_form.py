@@ -34,20 +34,17 @@ WORDS: dict[str, Any] = ROW | {
 
 
 def text_of(*rows: object, **file: object) -> str:
-    """Return a file of these rows."""
     return json.dumps({"about": "something", "shared": {}, "goldens": list(rows)} | file)
 
 
 @pytest.mark.parametrize("row", [ROW, GREEDY, WORDS], ids=["logit", "greedy", "words"])
 def test_a_right_row_is_taken(row: dict[str, Any]) -> None:
-    """A row that holds what its kind needs is read as it stands."""
     (found,) = parse(text_of(row), where="f")
     expected = (row["key"], row["kind"], row["inputs"], row["expected"], row["source"])
     assert expected == (found.key, found.kind, found.inputs, found.expected, found.source)
 
 
 def test_what_rows_share_is_written_once() -> None:
-    """A row has what the file says of all rows, and its own word wins."""
     shared = {"source": "of all", "grade": "M"}
     bare = {name: value for name, value in ROW.items() if name not in shared}
     one, other = parse(text_of(bare, ROW | {"key": "b/row"}, shared=shared), where="f")
@@ -103,7 +100,6 @@ def put(row: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 def test_a_wrong_row_is_refused_by_name(
     row: dict[str, Any], path: str, value: object, message: str
 ) -> None:
-    """Every error names the file, the row's place and its key."""
     with pytest.raises(RejectedError) as caught:
         parse(text_of(ROW | {"key": "a/good"}, put(row, path, value)), where="some.json")
     assert caught.value.what.startswith(message)
@@ -112,7 +108,6 @@ def test_a_wrong_row_is_refused_by_name(
 
 @pytest.mark.parametrize("key", [None, "no-group", "/row", "group/", 7])
 def test_a_key_has_a_group_and_a_name(key: object) -> None:
-    """A row without a key, or with half of one, is refused."""
     with pytest.raises(RejectedError, match="key"):
         parse(text_of(put(ROW, "key", key)), where="f")
 
@@ -132,7 +127,6 @@ def test_a_key_has_a_group_and_a_name(key: object) -> None:
     ],
 )
 def test_a_wrong_file_is_refused(text: str, message: str) -> None:
-    """A text that is no file of goldens is refused, and the file named."""
     with pytest.raises(RejectedError) as caught:
         parse(text, where="some.json")
     assert message in caught.value.what
@@ -140,13 +134,11 @@ def test_a_wrong_file_is_refused(text: str, message: str) -> None:
 
 
 def test_two_rows_of_one_key_are_refused() -> None:
-    """Two rows that a report could not tell apart are refused by their key."""
     with pytest.raises(RejectedError, match=r"two rows have this key \(a/row"):
         module._distinct([*parse(text_of(ROW), where="f"), *parse(text_of(ROW), where="g")])
 
 
 def test_published_rows_go_through_the_same_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row spoilt in a file of the package is refused when the goldens are asked for."""
     parse_it: Callable[..., list[Golden]] = module.parse
 
     def spoilt(text: str, *, where: str) -> list[Golden]:

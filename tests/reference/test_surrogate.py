@@ -16,19 +16,16 @@ ShapesOf = Callable[[Mapping[str, int]], dict[str, tuple[int, ...]]]
 
 
 def with_tensors(tiny: Surrogate, **changed: NDArray[np.float32]) -> Surrogate:
-    """Return `tiny` with other tensors under some of its names."""
     return dataclasses.replace(tiny, tensors={**tiny.tensors, **changed})
 
 
 def test_has_every_tensor_of_its_shape(tiny: Surrogate, shapes_of: ShapesOf) -> None:
-    """Names, shapes and dtype are those of a GPT-1 of that config."""
     expected = shapes_of(SIZES["tiny"])
     assert expected == {name: tensor.shape for name, tensor in tiny.tensors.items()}
     assert {np.dtype(np.float32)} == {tensor.dtype for tensor in tiny.tensors.values()}
 
 
 def test_the_full_size_is_the_released_models(shapes_of: ShapesOf) -> None:
-    """Counted from its shapes, which the small model shares, it has 116,534,784 parameters."""
     sizes = {"vocab_size": 40_478, "n_positions": 512, "n_embd": 768, "n_layer": 12, "n_head": 12}
     assert sizes == SIZES["surrogate"]
     expected = 116_534_784
@@ -36,14 +33,12 @@ def test_the_full_size_is_the_released_models(shapes_of: ShapesOf) -> None:
 
 
 def test_the_config_is_complete(tiny: Surrogate) -> None:
-    """It says everything that a forward pass depends on, in Hugging Face's names."""
     constants = {"afn": "gelu", "layer_norm_epsilon": 1e-5, "model_type": "openai-gpt"}
     assert SIZES["tiny"] | constants == tiny.config
 
 
 @pytest.mark.parametrize("size", ["tiny", "surrogate"])
 def test_the_committed_file_is_complete(size: str, shapes_of: ShapesOf) -> None:
-    """It holds a SHA-256 for each of the 146 tensors, and no two are alike."""
     committed = surrogate.committed_digests()
     sizes = {name: entry["shape"] for name, entry in committed["sizes"].items()}
     assert sizes == SIZES
@@ -55,7 +50,6 @@ def test_the_committed_file_is_complete(size: str, shapes_of: ShapesOf) -> None:
 
 
 def test_every_digest_is_the_committed_one(tiny: Surrogate) -> None:
-    """Hashed here, each tensor's little-endian bytes are what the file says."""
     expected = surrogate.committed_digests()["sizes"]["tiny"]["digests"]
     hashed = {n: hashlib.sha256(t.astype("<f4").tobytes()) for n, t in tiny.tensors.items()}
     assert expected == {name: digest.hexdigest() for name, digest in hashed.items()}
@@ -63,14 +57,12 @@ def test_every_digest_is_the_committed_one(tiny: Surrogate) -> None:
 
 
 def test_the_models_digest_is_over_names_and_digests(tiny: Surrogate) -> None:
-    """It hashes one line for each tensor, sorted by name."""
     digests = surrogate.committed_digests()["sizes"]["tiny"]["digests"]
     lines = [f"{name} {digests[name]}\n" for name in sorted(digests)]
     assert hashlib.sha256("".join(lines).encode()).hexdigest() == tiny.sha256
 
 
 def test_the_file_can_be_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the module would write for a size is what was committed for it."""
     expected = surrogate.committed_digests()
     del expected["sizes"]["surrogate"]
     monkeypatch.setattr(surrogate, "SIZES", {"tiny": SIZES["tiny"]})
@@ -78,13 +70,11 @@ def test_the_file_can_be_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_committed_draw_is_accepted(tiny: Surrogate) -> None:
-    """Nothing is raised where every bit is as it should be."""
     surrogate.check_digests(tiny, surrogate.committed_digests())
 
 
 @pytest.mark.parametrize("name", ["tokens_embed.weight", "h.7.ln_1.bias"])
 def test_one_changed_bit_is_found(name: str, tiny: Surrogate) -> None:
-    """The lowest bit of one element is enough, and the tensor is named."""
     changed = tiny.tensors[name].copy()
     changed.view(np.uint32).flat[-1] ^= 1
     with pytest.raises(SurrogateMismatchError, match=f"^1 tensors differ .*'{name}'"):
@@ -94,7 +84,6 @@ def test_one_changed_bit_is_found(name: str, tiny: Surrogate) -> None:
 
 
 def test_two_blocks_in_each_others_place_are_found(tiny: Surrogate) -> None:
-    """All 24 tensors of the two differ, and the first are named."""
     swapped = {
         name.replace(f"h.{here}.", f"h.{there}.", 1): tiny.tensors[name]
         for here, there in ((3, 10), (10, 3))
@@ -114,7 +103,6 @@ def test_a_transposed_square_matrix_is_found(tiny: Surrogate) -> None:
 
 
 def test_a_tensor_too_many_and_one_missing_are_found(tiny: Surrogate) -> None:
-    """What only one side has differs, whichever side it is."""
     tensors = dict(tiny.tensors)
     tensors["h.12.ln_1.bias"] = tensors.pop("h.11.ln_1.bias")
     with pytest.raises(
@@ -137,7 +125,6 @@ def test_a_tensor_too_many_and_one_missing_are_found(tiny: Surrogate) -> None:
 def test_stale_digests_are_refused(
     change: dict[str, object], tiny: Surrogate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Digests of another recipe or shape say nothing, and `load` says that."""
     stale = surrogate.committed_digests() | change
     message = "^the committed digests of 'tiny' are of another recipe or shape$"
     with pytest.raises(SurrogateMismatchError, match=message):
@@ -148,7 +135,6 @@ def test_stale_digests_are_refused(
 
 
 def test_a_draw_tells_how_far_it_is(tiny: Surrogate) -> None:
-    """It counts its tensors, one by one, up to all of them; and every draw is the same."""
     told: list[tuple[int, int]] = []
     again = surrogate.draw("tiny", lambda done, total: told.append((done, total)))
     assert [(done, 146) for done in range(1, 147)] == told

@@ -16,7 +16,6 @@ DEVIATION = math.sqrt(4 * (65_536**2 - 1) / 12)  # of the sum of four 16-bit num
 
 
 def philox_block(key: tuple[int, int], counter: int) -> list[int]:
-    """Return four words of Philox4x64-10, worked out from its paper: ten rounds on integers."""
     words = [counter % WORD, counter // WORD, 0, 0]
     for at in range(10):
         keys = [
@@ -68,7 +67,6 @@ def value_spread(name: str) -> float:
 
 
 def worked_out(name: str, shape: tuple[int, ...]) -> list[float]:
-    """Return a tensor of `tiny` as the recipe describes it, one number after the other."""
     mean, deviation = spread(name)
     columns = math.prod(shape[1:])
     drawn = deviates(f"tiny/{name}", math.prod(shape))
@@ -94,7 +92,6 @@ def test_philox_gives_its_published_numbers() -> None:
 
 @pytest.mark.parametrize("block", [0, 1, 11])
 def test_a_block_is_drawn_as_the_recipe_says(block: int, tiny: Surrogate) -> None:
-    """Every number of every tensor follows from the tensor's name, in integers, to the bit."""
     for name, tensor in tiny.tensors.items():
         if name.startswith(f"h.{block}."):
             expected = np.array(worked_out(name, tensor.shape)).astype(np.float32)
@@ -103,7 +100,6 @@ def test_a_block_is_drawn_as_the_recipe_says(block: int, tiny: Surrogate) -> Non
 
 @pytest.mark.parametrize("name", ["tokens_embed.weight", "positions_embed.weight"])
 def test_the_embeddings_are_drawn_as_the_recipe_says(name: str, tiny: Surrogate) -> None:
-    """Every number of the two tables follows from the name to the bit."""
     tensor = tiny.tensors[name]
     expected = np.array(worked_out(name, tensor.shape)).astype(np.float32)
     assert np.array_equal(expected, tensor.ravel())

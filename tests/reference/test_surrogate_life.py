@@ -34,7 +34,6 @@ def signs_of_life(
 
 
 def test_no_number_is_neutral(tiny: Surrogate) -> None:
-    """No gain is 1 and nothing else is 0, not in a single element."""
     for name, tensor in tiny.tensors.items():
         neutral = 1.0 if name.endswith(("ln_1.weight", "ln_2.weight")) else 0.0
         assert np.isfinite(tensor).all(), name
