@@ -8,6 +8,7 @@ import contextlib
 import gc
 import importlib.util
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -141,6 +142,15 @@ def build(config: dict[str, Any], state: dict[str, Tensor]) -> Callable[..., Ope
 @pytest.fixture
 def token_ids() -> Tensor:
     return torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
+
+
+@pytest.fixture(scope="module")
+def released_vocabulary() -> Path:
+    """Return the folder of the released vocabulary; skip the test without it."""
+    folder = os.environ.get("GPT1_VOCABULARY")
+    if not folder:
+        pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")

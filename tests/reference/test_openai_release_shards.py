@@ -16,7 +16,7 @@ from reference import openai_release
 from reference.errors import RejectedError, UnavailableError
 
 ROW = np.arange(100, dtype="<f4")
-"""What the sound shard of these tests holds."""
+"""The numbers of the sound shard of these tests."""
 
 
 def saved(array: np.ndarray) -> bytes:
@@ -51,7 +51,6 @@ def zipped() -> bytes:
 
 
 FIX = "get the file again"
-
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 
 FORGERIES = {
@@ -95,7 +94,7 @@ FORGERIES = {
 
 
 @pytest.mark.parametrize("case", FORGERIES)
-def test_what_is_no_shard_is_refused(case: str, tmp_path: Path) -> None:
+def test_an_unsound_shard_is_refused(case: str, tmp_path: Path) -> None:
     data, sentence, fix = FORGERIES[case]
     path = tmp_path / "params_3.npy"
     path.write_bytes(data)
@@ -157,7 +156,7 @@ def test_the_header_is_the_one_that_numpy_writes(length: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "nothing", "dangling link", "device"])
-def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+def test_another_kind_of_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
     """Opening a pipe without a writer does not block."""
     path = tmp_path / "params_0.npy"
     make = {

@@ -1,6 +1,5 @@
 """The re-implemented tokenizer of the release gives the published ids, step by step."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,9 @@ ROWS = [row for row in PUBLISHED if row.original is not None]
 
 
 @pytest.fixture(scope="module")
-def released() -> OriginalTokenizer:
-    folder = os.environ.get("GPT1_VOCABULARY")
-    if not folder:
-        pytest.skip("not run: GPT1_VOCABULARY does not name the released vocabulary's folder")
-    home = Path(folder)
-    return OriginalTokenizer(home / "encoder_bpe_40000.json", home / "vocab_40000.bpe")
+def released(released_vocabulary: Path) -> OriginalTokenizer:
+    files = ("encoder_bpe_40000.json", "vocab_40000.bpe")
+    return OriginalTokenizer(*(released_vocabulary / name for name in files))
 
 
 def test_every_published_id_is_met(released: OriginalTokenizer) -> None:
