@@ -61,8 +61,7 @@ def test_a_change_exceeds_both_spreads(
 def test_a_worse_ratio_fails() -> None:
     now, then = [row("a", 1.0), row("b", 2.0)], [row("a", 1.0), row("b", 1.0)]
     found = gate(run(*now), run(*then), asked={"a", "b"}, force=False)
-    expected = [("a", Change.SAME), ("b", Change.WORSE)]
-    assert expected == [(each.name, each.change) for each in found]
+    assert [(each.name, each.change) for each in found] == [("a", Change.SAME), ("b", Change.WORSE)]
     assert exit_code(found) == 1
 
 
@@ -111,8 +110,7 @@ def test_a_processor_has_name_and_numbers(tmp_path: Path) -> None:
     """Family, model and stepping distinguish processors of the same name."""
     listing = tmp_path / "cpuinfo"
     listing.write_text(LISTING.format(at=0) + "\n" + LISTING.format(at=1), encoding="utf-8")
-    expected = "A CPU (25.17.1)"
-    assert expected == processor(listing)
+    assert processor(listing) == "A CPU (25.17.1)"
 
 
 @pytest.mark.parametrize("text", [None, "Hardware : something else\n"])

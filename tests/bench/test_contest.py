@@ -58,8 +58,7 @@ def test_another_failure_is_not_memory() -> None:
 
 
 def test_a_reason_is_one_line() -> None:
-    expected = "ValueError: what"
-    assert expected == first_line(ValueError("\n what \n where"))
+    assert first_line(ValueError("\n what \n where")) == "ValueError: what"
     assert first_line(ValueError()) == "ValueError"
 
 

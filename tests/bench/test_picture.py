@@ -28,8 +28,7 @@ SERIES = [
 
 def test_every_kernel_is_a_line_by_length() -> None:
     forward, both = figure(SERIES).axes
-    expected = ["forward", "both"]
-    assert expected == [panel.get_title() for panel in (forward, both)]
+    assert [panel.get_title() for panel in (forward, both)] == ["forward", "both"]
     tiled, other, _ = forward.get_lines()
     assert (list(tiled.get_xdata()), list(tiled.get_ydata())) == ([1, 2, 4], [1.0, 2.0, 4.0])
     assert (tiled.get_label(), other.get_label()) == ("tiled", "products")

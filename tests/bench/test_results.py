@@ -25,13 +25,11 @@ from parity.errors import InputRejectedError
 
 
 def test_a_spread_has_median_and_quartiles() -> None:
-    expected = Spread(3.0, 2.0, 4.0, 5)
-    assert expected == spread([5.0, 1.0, 3.0, 2.0, 4.0])
+    assert spread([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0, 5)
 
 
 def test_an_outlier_changes_nothing() -> None:
-    expected = Spread(1.0, 1.0, 1.0, 5)
-    assert expected == spread([1.0, 1.0, 100.0, 1.0, 1.0])
+    assert spread([1.0, 1.0, 100.0, 1.0, 1.0]) == Spread(1.0, 1.0, 1.0, 5)
 
 
 def test_no_measurements_are_an_error() -> None:
@@ -40,8 +38,7 @@ def test_no_measurements_are_an_error() -> None:
 
 
 def test_a_drift_of_the_machine_cancels() -> None:
-    expected = [0.5, 0.5, 0.5]
-    assert expected == paired_ratios([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    assert paired_ratios([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]) == [0.5, 0.5, 0.5]
 
 
 def test_unpaired_rounds_are_rejected() -> None:

@@ -1,8 +1,4 @@
-"""The vocabulary of the references' tests: small models, and two lists written out by hand.
-
-Both lists are GPT-1's, written again here so that they can be compared with the product's own:
-every tensor's shape, and the order in which the release keeps them.
-"""
+"""Fixtures of the references' tests: small models, and GPT-1's tensors written out by hand."""
 
 import contextlib
 import gc
@@ -29,6 +25,8 @@ from reference.hub import FetchedFolder, Hub
 from reference.surrogate import Surrogate
 
 Shapes = dict[str, tuple[int, ...]]
+ShapesOf = Callable[[Mapping[str, int]], Shapes]
+Arrays = list[NDArray[np.floating]]
 
 RELEASED_BLOCK = (
     *("attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias"),
@@ -39,8 +37,7 @@ RELEASED_BLOCK = (
 
 
 @pytest.fixture(autouse=True)
-def _small(one_thread: None) -> None:
-    pass
+def _small(one_thread: None) -> None: ...
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +50,7 @@ def tiny() -> Surrogate:
 
 
 @pytest.fixture(scope="session")
-def shapes_of() -> Callable[[Mapping[str, int]], Shapes]:
+def shapes_of() -> ShapesOf:
     def write_out(config: Mapping[str, int]) -> Shapes:
         width = config["n_embd"]
         shapes: Shapes = {
@@ -81,16 +78,14 @@ def shapes_of() -> Callable[[Mapping[str, int]], Shapes]:
 
 
 @pytest.fixture(scope="session")
-def released() -> Callable[[Mapping[str, NDArray[np.floating]], int], list[NDArray[np.floating]]]:
+def released() -> Callable[[Mapping[str, NDArray[np.floating]], int], Arrays]:
     """Return the function that lists named tensors in the release's order and form.
 
     Positions first, then tokens, then twelve a block, in which each matrix is a convolution of
     width one: `[1, in, out]`.
     """
 
-    def listed(
-        tensors: Mapping[str, NDArray[np.floating]], n_layer: int
-    ) -> list[NDArray[np.floating]]:
+    def listed(tensors: Mapping[str, NDArray[np.floating]], n_layer: int) -> Arrays:
         blocks = [tensors[f"h.{i}.{name}"] for i in range(n_layer) for name in RELEASED_BLOCK]
         convolutions = [tensor[None] if tensor.ndim == 2 else tensor for tensor in blocks]
         return [tensors["positions_embed.weight"], tensors["tokens_embed.weight"], *convolutions]
@@ -116,9 +111,7 @@ def config() -> dict[str, Any]:
 
 
 @pytest.fixture
-def state(
-    config: dict[str, Any], shapes_of: Callable[[Mapping[str, int]], Shapes]
-) -> dict[str, Tensor]:
+def state(config: dict[str, Any], shapes_of: ShapesOf) -> dict[str, Tensor]:
     """Return weights for that config under Hugging Face's names, none of them near 0 or 1."""
     generator = torch.Generator().manual_seed(20180611)
     drawn = {}

@@ -1,10 +1,6 @@
 """The attention oracle against formulas written out, finite differences, and faults."""
 
-import re
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +14,7 @@ Array = NDArray[np.float64]
 Same = Callable[[Array, Tensor], None]
 
 STEP = 1e-5
-"""Of the finite differences: their own error is the step squared."""
+"""Step of the finite differences, whose own error is its square."""
 
 
 @pytest.fixture
@@ -35,26 +31,6 @@ def whole(query: Array, key: Array, value: Array) -> Array:
     grown = np.where(hidden, 0.0, np.exp(scores))
     result: Array = grown / grown.sum(-1, keepdims=True) @ value
     return result
-
-
-def test_imports_numpy_alone(home_of: Callable[[str], Path | None]) -> None:
-    """A fresh interpreter that imports it has loaded nothing else from outside."""
-    source = """
-        import sys
-        before = set(sys.modules)
-        import reference.attention_oracle
-        loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-        print(sorted(loaded - sys.stdlib_module_names))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", re.sub(r"\n +", "\n", source)],
-        cwd=home_of("reference").parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    expected = "['numpy', 'reference']"
-    assert expected == done.stdout.strip()
 
 
 def test_context_is_the_formula(inputs: list[Array], assert_same: Same) -> None:
@@ -77,10 +53,7 @@ def test_a_query_sees_no_later_key(inputs: list[Array]) -> None:
 
 @pytest.mark.parametrize(
     ("function", "gradients"),
-    [
-        (oracle.context, oracle.gradients),
-        (oracle.products, oracle.products_gradients),
-    ],
+    [(oracle.context, oracle.gradients), (oracle.products, oracle.products_gradients)],
 )
 def test_gradients_are_those_of_the_function(
     function: Callable[..., Array], gradients: Callable[..., list[Array]], inputs: list[Array]
@@ -120,6 +93,6 @@ def test_a_sample_has_the_ends_and_tile_edges(time: int) -> None:
     assert time > rows[-1]
 
 
-def test_a_short_text_is_looked_at_whole() -> None:
+def test_every_row_of_a_short_text_is_sampled() -> None:
     assert list(range(64)) == oracle.sampled_rows(64, tile=16)
     assert oracle.sampled_rows(65, tile=16) != oracle.sampled_rows(65, tile=16, seed=1)

@@ -54,7 +54,6 @@ def test_a_small_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
 
 
 def test_reading_that_fails_is_unavailable(tmp_path: Path) -> None:
-    """A bad sector is no fault of the bytes."""
     (tmp_path / "doc").write_bytes(TEXT)
     with (
         pytest.raises(UnavailableError, match="doc cannot be read: Input/output error"),
@@ -63,7 +62,7 @@ def test_reading_that_fails_is_unavailable(tmp_path: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_a_refusal_inside_is_no_reading_error(tmp_path: Path) -> None:
+def test_a_callers_error_is_raised_unchanged(tmp_path: Path) -> None:
     (tmp_path / "doc").write_bytes(TEXT)
     refusal = RejectedError("not this", where="doc", fix="another")
     with pytest.raises(RejectedError) as caught, open_plain(tmp_path / "doc"):
@@ -71,12 +70,12 @@ def test_a_refusal_inside_is_no_reading_error(tmp_path: Path) -> None:
     assert refusal is caught.value
 
 
-def test_what_is_written_is_what_is_digested(tmp_path: Path) -> None:
+def test_written_bytes_are_digested(tmp_path: Path) -> None:
     file = write_bytes(tmp_path / "doc", [TEXT[:5], memoryview(TEXT)[5:]])
     assert (tmp_path / "doc").read_bytes() == TEXT
     assert digest_path(tmp_path / "doc") == file
 
 
-def test_a_folder_that_is_not_there_cannot_be_written_into(tmp_path: Path) -> None:
+def test_a_missing_folder_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="doc cannot be written: No such file"):
         write_bytes(tmp_path / "nowhere" / "doc", [TEXT])

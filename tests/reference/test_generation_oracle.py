@@ -1,4 +1,4 @@
-"""The oracle's choices and its search, against what can be worked out by hand or by trying all."""
+"""The oracle's choices and its search, compared with all texts and with numbers by hand."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ def test_a_draw_falls_where_the_sum_passes_it(number: float, token: int) -> None
 
 
 def test_streams_are_apart_and_even() -> None:
-    """A row's numbers are its own, lie in [0, 1), and begin alike however many are asked for."""
+    """A row has its own numbers in [0, 1); the first are the same for any count."""
     numbers = uniform(5, 0, 4096)
     assert 0.0 <= numbers.min() < 0.01
     assert 0.99 < numbers.max() < 1.0
@@ -68,7 +68,7 @@ def test_one_beam_takes_the_likeliest_each_time() -> None:
 
 @pytest.mark.parametrize("gap", [0.0, 1e-9, 0.5])
 def test_the_closest_call_is_remembered(gap: float) -> None:
-    """Between what is kept and what is not as well: that is where texts part."""
+    """Also that between the last kept and the first dropped text."""
 
     def scores(texts: Sequence[Sequence[int]]) -> Array:
         return np.tile(np.array([-1.0, -3.0, -5.0, -5.0 - gap, -9.0]), (len(texts), 1))

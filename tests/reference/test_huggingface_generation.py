@@ -63,10 +63,9 @@ def test_greedy_texts_are_the_likeliest_tokens(model: OpenAIGPTLMHeadModel) -> N
     assert made.logits.shape == (6, 2, 211)
 
 
-def test_a_models_own_defaults_are_not_taken(
+def test_a_models_own_defaults_are_ignored(
     model: OpenAIGPTLMHeadModel, misled: OpenAIGPTLMHeadModel
 ) -> None:
-    """What a checkpoint's generation config says decides nothing: greedy, drawn, or by beams."""
     made = continue_text(misled, PROMPTS, max_new_tokens=6)
     assert torch.equal(greedy(model, 6), made.token_ids)
     with torch.random.fork_rng():
@@ -75,7 +74,7 @@ def test_a_models_own_defaults_are_not_taken(
     assert beam_search(misled, PROMPTS, beams=2, max_new_tokens=6).token_ids.shape == (2, 10)
 
 
-def test_nothing_is_warned_of(
+def test_no_warning_is_logged(
     model: OpenAIGPTLMHeadModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     level = transformers_logging.get_verbosity()
@@ -119,7 +118,7 @@ def test_logits_given_to_a_rule_are_not_changed() -> None:
         assert torch.equal(before, logits)
 
 
-def test_a_text_that_ended_is_filled_with_what_ended_it(model: OpenAIGPTLMHeadModel) -> None:
+def test_a_finished_text_is_padded_with_its_end_token(model: OpenAIGPTLMHeadModel) -> None:
     plain = beam_search(model, PROMPTS, beams=3, max_new_tokens=6, returned=3)
     end_id = int(plain.token_ids[0, 6])
     ended = beam_search(model, PROMPTS, beams=3, max_new_tokens=6, returned=3, end_id=end_id)

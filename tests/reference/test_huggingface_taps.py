@@ -1,4 +1,4 @@
-"""What Hugging Face's model shows on its way: each tap computed again from the weights."""
+"""The taps of Hugging Face's model: each computed again from the weights."""
 
 import contextlib
 from collections.abc import Callable
@@ -30,7 +30,7 @@ PADDED = torch.tensor([[True] * 5, [True, True, True, False, False]])
 
 
 class Watch:
-    """A tap that keeps a copy of what it is shown, and answers with what `reply` makes of it."""
+    """A tap that keeps a copy of each tensor and returns `reply` of it."""
 
     def __init__(self, reply: Tap = lambda _name, value: value) -> None:
         self.reply = reply
@@ -47,7 +47,7 @@ def bent(_name: str, value: Tensor) -> Tensor:
 
 
 def library(state: State, token_ids: Tensor, places: Tensor, seen: Tensor, tap: Tap) -> None:
-    """Walk through the model in torch's words: `seen` is `[batch 1 time_q time_k]`."""
+    """Compute every tap with PyTorch's functions; `seen` is `[batch 1 time_q time_k]`."""
     weights = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
 
     def mapped(name: str, x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def library(state: State, token_ids: Tensor, places: Tensor, seen: Tensor, tap: 
         pytest.param(None, PADDED, id="padded"),
     ],
 )
-def test_every_tap_is_what_the_weights_give(  # noqa: PLR0913 - what is called, and what with
+def test_every_tap_is_what_the_weights_give(  # noqa: PLR0913 - a call and its arguments
     reply: Tap,
     places: Tensor | None,
     mask: Tensor | None,
@@ -99,9 +99,9 @@ def test_every_tap_is_what_the_weights_give(  # noqa: PLR0913 - what is called, 
     build: Build,
     assert_same: Same,
 ) -> None:
-    """All taps are equal, in order, where they count; and so is what follows from replacing them.
+    """All taps are equal, in order; with replaced values, too.
 
-    Rows of padding do not count, nor do scores that are masked.
+    Rows of padding and masked scores do not count.
     """
     actual, expected = Watch(reply), Watch(reply)
     model = build(dtype=torch.float64)
@@ -121,7 +121,6 @@ def test_every_tap_is_what_the_weights_give(  # noqa: PLR0913 - what is called, 
 
 
 def test_attentions_and_hidden_states_are_the_librarys_own(token_ids: Tensor, build: Build) -> None:
-    """What transformers itself gives out is what the taps of that meaning show, to the bit."""
     model, watch = build(), Watch()
     huggingface.logits(model, token_ids, tap=watch)
     with torch.no_grad():

@@ -125,8 +125,7 @@ def test_without_lengths_the_shards_are_ten_equal_parts(
     tensors: list[Array], tmp_path: Path
 ) -> None:
     write_release(tmp_path, tensors, config=CONFIG)
-    expected = [113] * 9 + [TOTAL - 9 * 113]
-    assert expected == [len(np.load(tmp_path / name)) for name in SHARDS]
+    assert [len(np.load(tmp_path / name)) for name in SHARDS] == [113] * 9 + [TOTAL - 9 * 113]
 
 
 def test_twelve_blocks_and_a_transposed_view_survive(

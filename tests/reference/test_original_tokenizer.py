@@ -35,8 +35,7 @@ def test_a_shifted_rank_would_show(released: OriginalTokenizer) -> None:
 
 
 def test_steps_of_the_preparation() -> None:
-    expected = 'a\\b " c " -- d \n e'
-    assert expected == prepare_text('a\\b "c"--d \n\n\te ')
+    assert prepare_text('a\\b "c"--d \n\n\te ') == 'a\\b " c " -- d \n e'
 
 
 @pytest.fixture

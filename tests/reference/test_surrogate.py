@@ -18,16 +18,14 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 def test_has_every_tensor_of_its_shape(tiny: Surrogate, shapes_of: ShapesOf) -> None:
-    expected = shapes_of(SIZES["tiny"])
-    assert expected == {name: tensor.shape for name, tensor in tiny.tensors.items()}
+    assert {name: tensor.shape for name, tensor in tiny.tensors.items()} == shapes_of(SIZES["tiny"])
     assert {np.dtype(np.float32)} == {tensor.dtype for tensor in tiny.tensors.values()}
 
 
 def test_the_full_size_is_the_released_models(shapes_of: ShapesOf) -> None:
     sizes = {"vocab_size": 40_478, "n_positions": 512, "n_embd": 768, "n_layer": 12, "n_head": 12}
     assert sizes == SIZES["surrogate"]
-    expected = 116_534_784
-    assert expected == sum(math.prod(shape) for shape in shapes_of(sizes).values())
+    assert sum(math.prod(shape) for shape in shapes_of(sizes).values()) == 116_534_784
 
 
 def test_the_config_is_complete(tiny: Surrogate) -> None:
@@ -249,8 +247,7 @@ def test_has_the_recipes_scale(tiny: Surrogate) -> None:
         if not name.startswith("h.0.") and "c_attn" not in name:
             kind = name if "embed" in name else f"h.1.{name.split('.', 2)[2]}"
             kinds.setdefault(kind, []).append(tensor.ravel().astype(np.float64))
-    expected = 12
-    assert expected == len(kinds)
+    assert len(kinds) == 12
     for kind, samples in kinds.items():
         sample = np.concatenate(samples)
         mean, deviation = spread(kind)
