@@ -28,12 +28,23 @@ Shapes = dict[str, tuple[int, ...]]
 ShapesOf = Callable[[Mapping[str, int]], Shapes]
 Arrays = list[NDArray[np.floating]]
 
-RELEASED_BLOCK = (
-    *("attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias"),
-    *("ln_1.weight", "ln_1.bias"),
-    *("mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"),
-    *("ln_2.weight", "ln_2.bias"),
-)
+
+def block_shapes(width: int) -> Shapes:
+    """Return a block's tensors in the release's order."""
+    return {
+        "attn.c_attn.weight": (width, 3 * width),
+        "attn.c_attn.bias": (3 * width,),
+        "attn.c_proj.weight": (width, width),
+        "attn.c_proj.bias": (width,),
+        "ln_1.weight": (width,),
+        "ln_1.bias": (width,),
+        "mlp.c_fc.weight": (width, 4 * width),
+        "mlp.c_fc.bias": (4 * width,),
+        "mlp.c_proj.weight": (4 * width, width),
+        "mlp.c_proj.bias": (width,),
+        "ln_2.weight": (width,),
+        "ln_2.bias": (width,),
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -58,20 +69,8 @@ def shapes_of() -> ShapesOf:
             "positions_embed.weight": (config["n_positions"], width),
         }
         for index in range(config["n_layer"]):
-            shapes |= {
-                f"h.{index}.attn.c_attn.weight": (width, 3 * width),
-                f"h.{index}.attn.c_attn.bias": (3 * width,),
-                f"h.{index}.attn.c_proj.weight": (width, width),
-                f"h.{index}.attn.c_proj.bias": (width,),
-                f"h.{index}.ln_1.weight": (width,),
-                f"h.{index}.ln_1.bias": (width,),
-                f"h.{index}.mlp.c_fc.weight": (width, 4 * width),
-                f"h.{index}.mlp.c_fc.bias": (4 * width,),
-                f"h.{index}.mlp.c_proj.weight": (4 * width, width),
-                f"h.{index}.mlp.c_proj.bias": (width,),
-                f"h.{index}.ln_2.weight": (width,),
-                f"h.{index}.ln_2.bias": (width,),
-            }
+            block = block_shapes(width)
+            shapes |= {f"h.{index}.{name}": shape for name, shape in block.items()}
         return shapes
 
     return write_out
@@ -86,7 +85,7 @@ def released() -> Callable[[Mapping[str, NDArray[np.floating]], int], Arrays]:
     """
 
     def listed(tensors: Mapping[str, NDArray[np.floating]], n_layer: int) -> Arrays:
-        blocks = [tensors[f"h.{i}.{name}"] for i in range(n_layer) for name in RELEASED_BLOCK]
+        blocks = [tensors[f"h.{i}.{name}"] for i in range(n_layer) for name in block_shapes(1)]
         convolutions = [tensor[None] if tensor.ndim == 2 else tensor for tensor in blocks]
         return [tensors["positions_embed.weight"], tensors["tokens_embed.weight"], *convolutions]
 

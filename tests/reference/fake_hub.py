@@ -24,31 +24,19 @@ class FakeHub:
     files: dict[str, bytes]
     repository: str = "openai-community/openai-gpt"
     large: frozenset[str] = frozenset({"model.safetensors", "pytorch_model.bin"})
-    """Files in large-file storage, whose ETag is a SHA-256."""
-    commit: str = COMMIT
-    """Of the only branch, main."""
+    commit: str = COMMIT  # of the only branch, main
     refuse: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     """Status and error code of every answer of a kind: `api`, `HEAD` or `GET`."""
-    cut: int | None = None
-    """Bytes of a body after which the connection is closed."""
-    cuts: int = -1
-    """How many bodies are cut; -1 for all."""
-    forgetful: bool = False
-    """Whether the Range header is ignored."""
-    spared: str = ""
-    """Name of a file that is never cut."""
-    mute: float = 0.0
-    """Seconds before every answer."""
-    hang: float = 0.0
-    """Seconds for which a cut body's connection stays open."""
-    pace: float = 0.0
-    """Seconds before each 64 KiB."""
-    swapped: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    """Bytes sent in place of a file's own."""
-    api: str | None = None
-    """Text sent in place of the list of files."""
-    asked: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    """Method and path of every request."""
+    cut: int | None = None  # bytes of a body after which the connection is closed
+    cuts: int = -1  # how many bodies are cut; -1 for all
+    forgetful: bool = False  # whether the Range header is ignored
+    spared: str = ""  # a file that is never cut
+    mute: float = 0.0  # seconds before every answer
+    hang: float = 0.0  # seconds for which a cut body's connection stays open
+    pace: float = 0.0  # seconds before each 64 KiB
+    swapped: dict[str, bytes] = dataclasses.field(default_factory=dict)  # wrong bytes of a file
+    api: str | None = None  # text sent in place of the list of files
+    asked: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # method and path
     address: str = ""
 
     def etag(self, name: str) -> str:
@@ -73,8 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def hub(self) -> FakeHub:
         return self.server.hub  # type: ignore[attr-defined]
 
-    def log_message(self, *_: object) -> None:
-        pass
+    def log_message(self, *_: object) -> None: ...
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -134,10 +121,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self._body(
-                body[start:],
-                cut="/resolve/" in self.path and not self.path.endswith(self.hub.spared or "/"),
-            )
+            spared = "/resolve/" not in self.path or self.path.endswith(self.hub.spared or "/")
+            self._body(body[start:], cut=not spared)
 
     def _body(self, body: bytes, *, cut: bool) -> None:
         whole = len(body)
@@ -156,8 +141,7 @@ class Server(http.server.ThreadingHTTPServer):
     block_on_close = False
     hub: FakeHub
 
-    def handle_error(self, *_: object) -> None:
-        pass
+    def handle_error(self, *_: object) -> None: ...
 
 
 @contextlib.contextmanager

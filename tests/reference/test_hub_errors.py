@@ -38,32 +38,39 @@ def _hasty_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.utils._http.time", hasty)
 
 
-REFUSALS = {
-    "no such repository": (404, "RepoNotFound", "there is no repository", "owner/name"),
-    "no such revision": (404, "RevisionNotFound", "has no revision", "commit, branch or tag"),
-    "gated": (403, "GatedRepo", "is gated", "hf auth login"),
-    "unauthorised": (401, "", "is private, or there is no such", "hf auth login"),
-    "forbidden": (403, "", "is forbidden to you", "hf auth login"),
-    "broken": (500, "", r"answers with an error \(500\)", "try again later"),
-    "overrun": (429, "", r"answers with an error \(429\)", "try again later"),
-}
+def refusing(kind: str, status: int, code: str = "") -> dict[str, object]:
+    return {"refuse": {kind: (status, code)}}
 
 
-@pytest.mark.parametrize("refusal", REFUSALS)
-def test_each_refusal_has_its_sentence(refusal: str, serve: Serve, fetch: Fetch) -> None:
-    status, code, sentence, fix = REFUSALS[refusal]
-    fake = serve(files=FILES, refuse={"api": (status, code)})
+@pytest.mark.parametrize(
+    ("faults", "sentence", "fix"),
+    [
+        (refusing("api", 404, "RepoNotFound"), "there is no repository", "owner/name"),
+        (refusing("api", 404, "RevisionNotFound"), "has no revision", "commit, branch or tag"),
+        (refusing("api", 403, "GatedRepo"), "is gated", "hf auth login"),
+        (refusing("api", 401), "is private, or there is no such", "hf auth login"),
+        (refusing("api", 403), "is forbidden to you", "hf auth login"),
+        (refusing("api", 500), r"answers with an error \(500\)", "try again later"),
+        (refusing("api", 429), r"answers with an error \(429\)", "try again later"),
+        (refusing("api", 503), None, ""),
+        (refusing("HEAD", 503), None, ""),
+        (refusing("GET", 503), None, ""),
+        (refusing("HEAD", 404, "EntryNotFound"), r"has no file config\.json", "revision"),
+        ({"api": "<html>log in</html>"}, "is not a hub's", "HF_ENDPOINT"),
+        ({"api": "[]"}, "is not a hub's", "HF_ENDPOINT"),
+        ({"api": '{"id": "x"}'}, "is not a hub's", "HF_ENDPOINT"),
+        ({"api": '{"sha": "main"}'}, "is not a hub's", "HF_ENDPOINT"),
+    ],
+)
+def test_each_fault_of_the_hub_has_its_sentence(
+    faults: dict[str, object], sentence: str | None, fix: str, serve: Serve, fetch: Fetch
+) -> None:
+    fake = serve(files=FILES, **faults)
     with pytest.raises(UnavailableError, match=sentence) as caught:
         fetch(fake)
     assert fix in caught.value.fix
     assert fake.address in caught.value.where
     assert "\n" not in str(caught.value)
-
-
-def test_a_listed_file_that_is_missing_is_named(serve: Serve, fetch: Fetch) -> None:
-    fake = serve(files=FILES, refuse={"HEAD": (404, "EntryNotFound")})
-    with pytest.raises(UnavailableError, match=r"has no file config\.json"):
-        fetch(fake)
 
 
 def test_an_id_of_no_repository_is_not_requested(serve: Serve, fetch: Fetch) -> None:
@@ -73,28 +80,14 @@ def test_an_id_of_no_repository_is_not_requested(serve: Serve, fetch: Fetch) -> 
     assert not fake.asked
 
 
-@pytest.mark.parametrize("kind", ["api", "HEAD", "GET"])
-def test_a_hub_that_is_down_is_given_up(kind: str, serve: Serve, fetch: Fetch) -> None:
-    with pytest.raises(UnavailableError):
-        fetch(serve(files=FILES, refuse={kind: (503, "")}))
-
-
-@pytest.mark.parametrize(
-    "trouble", [{"refuse": {"api": (500, "")}}, {"api": "<html>log in</html>"}]
-)
+@pytest.mark.parametrize("faults", [refusing("api", 500), {"api": "<html>log in</html>"}])
 def test_the_cache_serves_while_the_hub_is_down(
-    trouble: dict[str, object], serve: Serve, fetch: Fetch
+    faults: dict[str, object], serve: Serve, fetch: Fetch
 ) -> None:
     """A branch is then at the commit it was last seen at, which the result names."""
     first = fetch(serve(files=FILES), RELEASED, "main")
-    again = fetch(serve(files=FILES, **trouble), RELEASED, "main")
+    again = fetch(serve(files=FILES, **faults), RELEASED, "main")
     assert (first.commit, True) == (again.commit, again.from_cache)
-
-
-@pytest.mark.parametrize("answer", ["<html>log in</html>", "[]", '{"id": "x"}', '{"sha": "main"}'])
-def test_an_answer_of_no_hub_is_reported(answer: str, serve: Serve, fetch: Fetch) -> None:
-    with pytest.raises(UnavailableError, match="is not a hub's"):
-        fetch(serve(files=FILES, api=answer))
 
 
 @pytest.mark.parametrize(

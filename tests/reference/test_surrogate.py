@@ -65,10 +65,6 @@ def test_the_file_can_be_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expected == surrogate.digest_file()
 
 
-def test_the_committed_draw_is_accepted(tiny: Surrogate) -> None:
-    surrogate.check_digests(tiny, surrogate.committed_digests())
-
-
 def one_bit(name: str) -> Callable[[Tensors], Tensors]:
     """Return a function that changes the lowest bit of one element."""
 
@@ -121,9 +117,9 @@ def test_a_change_is_found(
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param({"recipe": surrogate.RECIPE + 1}, id="recipe"),
-        pytest.param({"sizes": {}}, id="size not there"),
-        pytest.param({"sizes": {"tiny": {"shape": {}, "digests": {}}}}, id="shape"),
+        {"recipe": surrogate.RECIPE + 1},
+        {"sizes": {}},
+        {"sizes": {"tiny": {"shape": {}, "digests": {}}}},
     ],
 )
 def test_stale_digests_are_refused(
@@ -156,13 +152,11 @@ DEVIATION = math.sqrt(4 * (65_536**2 - 1) / 12)  # of the sum of four 16-bit num
 def philox_block(key: tuple[int, int], counter: int) -> list[int]:
     words = [counter % WORD, counter // WORD, 0, 0]
     for at in range(10):
-        keys = [
-            (key[0] + at * 0x9E3779B97F4A7C15) % WORD,
-            (key[1] + at * 0xBB67AE8584CAA73B) % WORD,
-        ]
+        key_0 = (key[0] + at * 0x9E3779B97F4A7C15) % WORD
+        key_1 = (key[1] + at * 0xBB67AE8584CAA73B) % WORD
         high_0, low_0 = divmod(words[0] * 0xD2E7470EE14C6C93, WORD)
         high_1, low_1 = divmod(words[2] * 0xCA5A826395121157, WORD)
-        words = [high_1 ^ words[1] ^ keys[0], low_1, high_0 ^ words[3] ^ keys[1], low_0]
+        words = [high_1 ^ words[1] ^ key_0, low_1, high_0 ^ words[3] ^ key_1, low_0]
     return words
 
 
@@ -228,41 +222,10 @@ def test_philox_gives_its_published_numbers() -> None:
     assert expected == philox_block((0, 0), 0)
 
 
-@pytest.mark.parametrize("prefix", ["h.0.", "h.1.", "h.11.", "tokens_embed.", "positions_embed."])
-def test_every_number_is_drawn_as_the_recipe_describes(prefix: str, tiny: Surrogate) -> None:
-    named = {name: tensor for name, tensor in tiny.tensors.items() if name.startswith(prefix)}
-    assert named
-    for name, tensor in named.items():
+def test_every_number_is_drawn_as_the_recipe_describes(tiny: Surrogate) -> None:
+    for name, tensor in tiny.tensors.items():
         expected = np.array(worked_out(name, tensor.shape)).astype(np.float32)
         assert np.array_equal(expected, tensor.ravel()), name
-
-
-def test_has_the_recipes_scale(tiny: Surrogate) -> None:
-    """Over all blocks but the first, each kind's mean and deviation are the recipe's.
-
-    They are as near as a sample of that size is: within five of its own standard errors.
-    """
-    kinds: dict[str, list[NDArray[np.float64]]] = {}
-    for name, tensor in tiny.tensors.items():
-        if not name.startswith("h.0.") and "c_attn" not in name:
-            kind = name if "embed" in name else f"h.1.{name.split('.', 2)[2]}"
-            kinds.setdefault(kind, []).append(tensor.ravel().astype(np.float64))
-    assert len(kinds) == 12
-    for kind, samples in kinds.items():
-        sample = np.concatenate(samples)
-        mean, deviation = spread(kind)
-        assert abs(sample.mean() - mean) < 5 * deviation / math.sqrt(sample.size), kind
-        assert abs(sample.std() / deviation - 1) < 5 / math.sqrt(2 * sample.size), kind
-
-
-def test_the_columns_of_the_second_mlp_matrix_are_centred(tiny: Surrogate) -> None:
-    """Each sums to 0 but for the rounding of its elements; those of the first matrix do not."""
-    half_ulp = np.finfo(np.float32).eps / 2
-    for block in range(12):
-        centred = tiny.tensors[f"h.{block}.mlp.c_proj.weight"].astype(np.float64)
-        assert (abs(centred.sum(0)) <= half_ulp * abs(centred).sum(0)).all()
-        other = tiny.tensors[f"h.{block}.mlp.c_fc.weight"].astype(np.float64)
-        assert (abs(other.sum(0)) > half_ulp * abs(other).sum(0)).all()
 
 
 # No number is neutral, and no block is degenerate.
