@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from bench.results import BenchRun, Outcome, Spread
+from bench.results import Outcome, Spread
 from parity.errors import ExitCode, InputRejectedError
 
 SAME = ("processor", "architecture", "cores", "threads", "cpu_capability", "gpu")
@@ -135,9 +135,3 @@ def exit_code(comparisons: Sequence[Comparison]) -> ExitCode:
         return ExitCode.FAIL
     whole = comparisons and Change.GONE not in changes
     return ExitCode.PASS if whole else ExitCode.INCONCLUSIVE
-
-
-def gate(run: BenchRun, baseline: BenchRun, *, asked: set[str], force: bool) -> list[Comparison]:
-    """Return the comparison of two runs of one machine."""
-    check_machine(run.machine, baseline.machine, force=force)
-    return compare(run.outcomes, baseline.outcomes, asked=asked)

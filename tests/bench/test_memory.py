@@ -12,18 +12,12 @@ import torch
 from bench import memory
 from bench.memory import highest, peak_bytes
 from parity.checkpoints.load import load_weights
-from parity.checkpoints.weights import Weights
 from parity.core.runners import build_ours
 
 CPU = torch.device("cpu")
 MEGABYTE = 1 << 20
 
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="not run: no /proc")
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Weights:
-    return load_weights("tiny")
 
 
 def test_the_peak_is_the_largest_running_sum() -> None:
@@ -62,7 +56,7 @@ print(memory.peak_growth(lambda: None, job))
 def test_a_temporary_peak_is_measured(home_of: Callable[[str], Path]) -> None:
     """64 MiB are held briefly; memory from before the job does not count.
 
-    In a young process: of one that has held gigabytes, the system may take back some meanwhile.
+    The process is a new one: from an old one the system may reclaim memory meanwhile.
     """
     done = subprocess.run(
         [sys.executable, "-c", GONE_AGAIN],
@@ -87,10 +81,10 @@ def test_plain_attention_takes_quadratic_memory() -> None:
 @pytest.mark.parametrize("side", ["plain", "huggingface"])
 @pytest.mark.slow
 def test_a_step_takes_at_least_its_gradients(
-    side: str, job: str, times: int, tiny: Weights, tmp_path: Path
+    side: str, job: str, times: int, tmp_path: Path
 ) -> None:
     """Gradients are as large as the weights, and so is each moment."""
-    model = build_ours(tiny)
+    model = build_ours(load_weights("tiny"))
     model.save_pretrained(tmp_path)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     assert memory.in_fresh_process(job, side, str(tmp_path), "2", "300") > times * weights

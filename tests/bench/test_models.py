@@ -24,11 +24,6 @@ SHAPE = Shape(batch=2, time=37)
 EAGER = ["plain", "tiled", "fused"]
 
 
-@pytest.fixture(scope="module")
-def models() -> Models:
-    return Models("tiny")
-
-
 @pytest.fixture
 def wrong(models: Models) -> Iterator[GPT]:
     """Return a model with one gain of the last block off by a thousandth."""
@@ -127,13 +122,6 @@ def test_limits_read_every_matrix_once(models: Models, recorded: Callable[[], ob
         bare_read(parameters)()
     reads = [name for name, _ in operations.ran if name in {"mv", "dot"}]
     assert len(reads) == len(parameters)
-
-
-@pytest.fixture
-def run(models: Models) -> Measurement:
-    run = Measurement(1, lambda *_: None)
-    run.__dict__["models"] = models
-    return run
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -24,12 +24,15 @@ from bench.results import (
 from parity.errors import InputRejectedError
 
 
-def test_a_spread_has_median_and_quartiles() -> None:
-    assert spread([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0, 5)
-
-
-def test_an_outlier_changes_nothing() -> None:
-    assert spread([1.0, 1.0, 100.0, 1.0, 1.0]) == Spread(1.0, 1.0, 1.0, 5)
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5.0, 1.0, 3.0, 2.0, 4.0], Spread(3.0, 2.0, 4.0, 5)),
+        ([1.0, 1.0, 100.0, 1.0, 1.0], Spread(1.0, 1.0, 1.0, 5)),
+    ],
+)
+def test_a_spread_has_median_and_quartiles(values: list[float], expected: Spread) -> None:
+    assert spread(values) == expected
 
 
 def test_no_measurements_are_an_error() -> None:
@@ -47,21 +50,21 @@ def test_unpaired_rounds_are_rejected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "noisy"),
+    ("median", "low", "high", "noisy"),
     [
-        (1.0, 1.0, False),
-        (1.0 - NOISY / 4, 1.0 + NOISY / 4, False),
-        (1.0 - NOISY, 1.0 + NOISY, True),
-        (1.0, math.nan, True),
-        (1.0, math.inf, True),
+        (1.0, 1.0, 1.0, False),
+        (1.0, 1.0 - NOISY / 4, 1.0 + NOISY / 4, False),
+        (1.0, 1.0 - NOISY, 1.0 + NOISY, True),
+        (1.0, 1.0, math.nan, True),
+        (1.0, 1.0, math.inf, True),
+        (0.0, 0.0, 0.0, True),
     ],
 )
-def test_a_wide_spread_is_noisy(low: float, high: float, noisy: bool) -> None:  # noqa: FBT001
-    assert noisy == Spread(1.0, low, high, 5).noisy
-
-
-def test_a_median_of_zero_is_noisy() -> None:
-    assert Spread(0.0, 0.0, 0.0, 5).noisy
+def test_a_row_with_a_wide_spread_is_noisy(
+    median: float, low: float, high: float, *, noisy: bool
+) -> None:
+    assert outcome(Status.MET, Spread(median, low, high, 5)).noisy == noisy
+    assert not outcome(Status.OOM).noisy
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
@@ -112,15 +115,7 @@ def test_the_worst_status_decides(statuses: list[Status], code: int) -> None:
     assert code == exit_code([outcome(status) for status in statuses])
 
 
-def test_a_noisy_row_is_marked() -> None:
-    assert outcome(Status.MET, Spread(1.0, 0.75, 1.25, 5)).noisy
-    assert not outcome(Status.MET, Spread(1.0, 1.0, 1.0, 5)).noisy
-    assert not outcome(Status.OOM).noisy
-
-
 QUIET = Spread(0.5, 0.49, 0.51, 5)
-
-
 RUN = BenchRun(
     machine={"processor": "A CPU"},
     limits={"copy": math.inf},
@@ -138,16 +133,14 @@ RUN = BenchRun(
 )  # fmt: skip
 
 
-def refuse(name: str) -> float:
-    pytest.fail(f"{name} in a JSON document")
-
-
 def test_written_json_is_strict() -> None:
-    found = json.loads(results.to_json(RUN), parse_constant=refuse)
+    found = json.loads(results.to_json(RUN), parse_constant=pytest.fail)
     assert found["limits"] == {"copy": None}
     assert found["series"][0]["ceiling"] is None
     assert [row["noisy"] for row in found["outcomes"]] == [False, False]
     assert found["outcomes"][1]["status"] == "OOM"
+    fields = {field.name for field in dataclasses.fields(Outcome)}
+    assert fields | {"noisy"} == set(found["outcomes"][0])
 
 
 def test_a_written_run_is_read_back(tmp_path: Path) -> None:
@@ -182,8 +175,3 @@ def test_malformed_documents_are_rejected(old: str, new: str, tmp_path: Path) ->
 def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputRejectedError, match="FileNotFoundError"):
         results.read(tmp_path / "none.json")
-
-
-def test_every_field_of_a_row_is_written() -> None:
-    row = json.loads(results.to_json(RUN))["outcomes"][0]
-    assert {field.name for field in dataclasses.fields(Outcome)} | {"noisy"} == set(row)

@@ -11,16 +11,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("calls", [1, 5])
-def test_calls_are_counted(calls: int) -> None:
+def test_calls_are_counted_and_caches_flushed_before_each(calls: int) -> None:
     ran: list[str] = []
     assert seconds(lambda: ran.append("run"), CPU, calls=calls) >= 0.0
     assert ["run"] * calls == ran
-
-
-def test_caches_are_flushed_before_each_call() -> None:
-    ran: list[str] = []
-    seconds(lambda: ran.append("run"), CPU, calls=2, flush=lambda: ran.append("flush"))
-    assert ran == ["flush", "run", "flush", "run"]
+    seconds(lambda: ran.append("run"), CPU, calls=calls, flush=lambda: ran.append("flush"))
+    assert ["flush", "run"] * calls == ran[calls:]
 
 
 def test_flushing_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,19 +30,15 @@ def test_flushing_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_flushing_writes_the_whole_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It returns None: pytest-benchmark passes a setup's return value as arguments."""
     monkeypatch.setitem(timing.FLUSH_BYTES, "cpu", 1 << 20)
     buffer = torch.ones(1 << 20, dtype=torch.uint8)
     monkeypatch.setattr(timing.torch, "empty", lambda size, **_: buffer[:size])
-    fill = cache_flusher(CPU)
+    flush = cache_flusher(CPU)
     for _ in range(2):
         buffer.fill_(1)
-        fill()
+        assert flush() is None  # type: ignore[func-returns-value]
         assert int(buffer.max()) == 0
-
-
-def test_flushing_returns_none() -> None:
-    """pytest-benchmark passes a setup's return value as arguments."""
-    assert cache_flusher(CPU)() is None  # type: ignore[func-returns-value]
 
 
 @pytest.mark.parametrize(("once", "calls"), [(1.0, 1), (timing.MIN_SECONDS / 4, 4), (0.0, 1000)])

@@ -36,23 +36,6 @@ CPU = torch.device("cpu")
 TASK = decode(2, 37)
 
 
-@pytest.fixture(scope="module")
-def models() -> Models:
-    return Models("tiny")
-
-
-@pytest.fixture
-def ids(models: Models) -> Tensor:
-    return models.ids(TASK.shape)
-
-
-@pytest.fixture
-def run(models: Models) -> Measurement:
-    run = Measurement(1, lambda *_: None)
-    run.__dict__["models"] = models
-    return run
-
-
 @pytest.mark.parametrize("name", ["fused", "huggingface", "fused in bfloat16"])
 @pytest.mark.parametrize("time", [2, 37])
 def test_each_step_is_verified(name: str, time: int, run: Measurement) -> None:

@@ -14,11 +14,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ["adamw", "openai", "torch foreach", "torch fused"]
 
 
-@pytest.fixture(scope="module")
-def models() -> Models:
-    return Models("tiny")
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_each_optimizer_is_verified(name: str, models: Models) -> None:
     before = [p.detach().clone() for p in models.ours.parameters()]

@@ -11,7 +11,6 @@ from bench import training_steps
 from bench.contest import NotTimedError
 from bench.models import Measurement, Models
 from bench.results import Status
-from bench.shapes import Shape
 from bench.targets import train
 from bench.training_steps import OurAdam, TorchAdamW, Training
 from bench.verify import WrongKernelError
@@ -23,23 +22,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 SIDES = ["fused", "huggingface"]
 Fault = Callable[[Training], None]
-
-
-@pytest.fixture(scope="module")
-def models() -> Models:
-    return Models("tiny")
-
-
-@pytest.fixture
-def ids(models: Models) -> Tensor:
-    return models.ids(Shape(batch=2, time=37))
-
-
-@pytest.fixture
-def run(models: Models) -> Measurement:
-    run = Measurement(1, lambda *_: None)
-    run.__dict__["models"] = models
-    return run
 
 
 @pytest.mark.parametrize(
