@@ -17,36 +17,35 @@ from bench.targets import TARGETS, Target
 from parity.errors import EnvironmentUnfitError, ExitCode, InputRejectedError, UsageError
 
 Found = Callable[..., None]
+Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def ratios(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench.ratios", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
+@pytest.fixture
+def python(home_of: Callable[[str], Path]) -> Python:
+    """Return the function that runs Python with some arguments in the project's folder."""
+    home = home_of("bench").parent
+    return lambda *arguments: subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=home
     )
 
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> Found:
-    def decide(ratio: float | None) -> None:
-        def measured(rows: list[Target], _work: object) -> list[Outcome]:
-            spread = None if ratio is None else Spread(ratio, ratio, ratio, 3)
-            status = Status.OOM if ratio is None else Status.REPORTED
-            return [
-                Outcome(name=row.name, work="w", against="p", status=status, ratio=spread)
-                for row in rows
-            ]
+    def outcome(row: Target, ratio: float | None) -> Outcome:
+        spread = None if ratio is None else Spread(ratio, ratio, ratio, 3)
+        status = Status.OOM if ratio is None else Status.REPORTED
+        return Outcome(name=row.name, work="w", against="p", status=status, ratio=spread)
 
-        monkeypatch.setattr(runner, "measure", measured)
+    def decide(ratio: float | None) -> None:
+        monkeypatch.setattr(
+            runner, "measure", lambda rows, _: [outcome(row, ratio) for row in rows]
+        )
 
     monkeypatch.setattr(timing, "copy_bandwidth", lambda _device: 1e9)
     return decide
 
 
-def test_help_needs_no_torch(home_of: Callable[[str], Path]) -> None:
+def test_help_needs_no_torch(python: Python) -> None:
     source = """
 import sys
 sys.modules["torch"] = sys.modules["numpy"] = None
@@ -54,13 +53,7 @@ sys.argv = ["ratios", "--help"]
 from bench.ratios import main
 main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", source],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=home_of("bench").parent,
-    )
+    done = python("-c", source)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage: python -m bench.ratios" in done.stdout
 
@@ -143,23 +136,22 @@ def test_nothing_to_draw_is_an_error() -> None:
         report.figure([])
 
 
-def test_errors_are_three_lines_and_a_code(home_of: Callable[[str], Path]) -> None:
-    done = ratios("--rows", "none", cwd=home_of("bench").parent)
+def test_errors_are_three_lines_and_a_code(python: Python) -> None:
+    done = python("-m", "bench.ratios", "--rows", "none")
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert len(done.stderr.strip().splitlines()) == 3
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_it_measures(home_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_it_measures(python: Python, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     options = ["--rows", "core/forward/1x1/*", "--rounds", "2", "--json", str(path)]
-    done = ratios(*options, cwd=home_of("bench").parent)
+    done = python("-m", "bench.ratios", *options)
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(path.read_text(encoding="utf-8"))
-    assert {"huggingface", "sdpa", "products", "tiled"} == {
-        point["subject"] for point in document["series"]
-    }
+    subjects = {point["subject"] for point in document["series"]}
+    assert subjects == {"huggingface", "sdpa", "products", "tiled"}
     assert all(row["ratio"]["median"] > 0 for row in document["outcomes"])
     assert document["limits"]["matrix rate, cpu-float32"] > 0
     assert command.QUICK_ROUNDS > 1

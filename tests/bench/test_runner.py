@@ -17,20 +17,16 @@ from bench.shapes import Shape
 from bench.targets import TARGETS, Target, Task
 from bench.workloads import attention
 from bench.workloads.attention import record_series
-from bench.workloads.model import check_dtype
 
 CPU = torch.device("cpu")
 TASK = Task(workload="core", shape=Shape(batch=1, time=8))
 ROW = Target(task=TASK, ours="tiled", against="huggingface", bound=0.5)
-
-
-def silent(_what: str, _done: int, _total: int) -> None:
-    pass
+GROWTH = next(row for row in TARGETS if row.figure == "exponent")
 
 
 @pytest.fixture
 def run() -> Measurement:
-    return Measurement(3, silent, rates={"cpu-float32": 1.0})
+    return Measurement(3, lambda *_: None, rates={"cpu-float32": 1.0})
 
 
 @pytest.fixture
@@ -97,9 +93,7 @@ def test_a_rate_that_was_too_low_is_measured_again(
 ) -> None:
     """A busy machine at the first measurement does not exclude a kernel."""
     monkeypatch.setattr(models, "matrix_rate", lambda _dtype, _device: 1e15)
-    timing = InterleavedTiming(
-        contenders={"tiled": Contender(lambda: None)}, seconds={"tiled": [1e-9]}
-    )
+    timing = InterleavedTiming({"tiled": Contender(lambda: None)}, {"tiled": [1e-9]})
     record_series(timing, TASK, CPU, run)
     assert set(timing.seconds) == {"tiled"}
 
@@ -128,9 +122,7 @@ def test_kernels_are_verified_contenders(run: Measurement) -> None:
 def test_a_wrong_kernel_has_a_row_and_no_time(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
-    wrong = AttentionKernel(
-        make=lambda _shape, _device: lambda query, _key, _value: query, ours=True
-    )
+    wrong = AttentionKernel(make=lambda *_: lambda query, _key, _value: query, ours=True)
     monkeypatch.setitem(ATTENTION_KERNELS, "tiled", wrong)
     (outcome,) = measure([ROW], run)
     assert (outcome.status, outcome.ratio) == (Status.WRONG, None)
@@ -139,16 +131,7 @@ def test_a_wrong_kernel_has_a_row_and_no_time(
     assert exit_code([outcome]) == 1
 
 
-def test_bfloat16_needs_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other processors compute in float32 and round, so the row is not run."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    check_dtype("float32")
-    with pytest.raises(NotTimedError, match="AVX512-BF16"):
-        check_dtype("bfloat16")
-
-
-def test_growth_of_memory_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = next(row for row in TARGETS if row.figure == "exponent")
+def test_growth_of_memory_is_fitted(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
     def in_fresh_process(*arguments: str) -> int:
@@ -156,20 +139,19 @@ def test_growth_of_memory_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
         return 100 * int(arguments[-1]) ** 2
 
     monkeypatch.setattr(attention.memory, "in_fresh_process", in_fresh_process)
-    (outcome,) = measure([row], Measurement(None, silent))
+    (outcome,) = measure([GROWTH], run)
     assert len(asked) == 3 * len(attention.TIMES)
     assert outcome.status is Status.MISSED
     assert outcome.ratio is not None
     assert outcome.ratio.median == pytest.approx(2.0)
 
 
-def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_process_is_a_reason(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_fresh_process(*_arguments: str) -> int:
         raise RuntimeError("killed")
 
-    row = next(row for row in TARGETS if row.figure == "exponent")
     monkeypatch.setattr(attention.memory, "in_fresh_process", in_fresh_process)
-    (outcome,) = measure([row], Measurement(None, silent))
+    (outcome,) = measure([GROWTH], run)
     assert (outcome.status, outcome.why) == (Status.NOT_RUN, "RuntimeError: killed")
 
 
@@ -178,16 +160,19 @@ def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     [([1.2, 0.9], "met, 0.90 at 1"), ([1.2, 1.1], "MISSED, 1.10 at 1"), ([], "")],
 )
 def test_one_row_below_is_enough(ratios: list[float], expected: str) -> None:
-    outcomes = [
-        Outcome(name=str(index), work="w", against="sdpa", status=Status.MET,
-                bound=1.1, ratio=Spread(ratio, ratio, ratio, 3))
-        for index, ratio in enumerate(ratios)
-    ]  # fmt: skip
-    without = Outcome(name="x", work="w", against="sdpa", status=Status.OOM)
-    other = Outcome(name="y", work="w", against="plain", status=Status.MET,
-                    ratio=Spread(0.1, 0.1, 0.1, 3))  # fmt: skip
-    reported = Outcome(name="z", work="w", against="sdpa", status=Status.REPORTED,
-                       ratio=Spread(0.1, 0.1, 0.1, 3))  # fmt: skip
-    found = smallest_ratio_note([*outcomes, without, other, reported], "sdpa", 1.0)
+    """Rows without a ratio or a bound, and other peers, do not count."""
+
+    def row(name: str, ratio: float, against: str = "sdpa", bound: float | None = 1.1) -> Outcome:
+        found = Spread(ratio, ratio, ratio, 3)
+        return Outcome(name=name, work="w", against=against, status=Status.MET,
+                       bound=bound, ratio=found)  # fmt: skip
+
+    others = [
+        dataclasses.replace(row("x", 0.1), ratio=None),
+        row("y", 0.1, against="plain"),
+        row("z", 0.1, bound=None),
+    ]
+    outcomes = [row(str(index), ratio) for index, ratio in enumerate(ratios)]
+    found = smallest_ratio_note([*outcomes, *others], "sdpa", 1.0)
     assert found.endswith(expected)
     assert bool(expected) == bool(found)

@@ -33,20 +33,19 @@ def test_a_wrong_constant_is_rejected(
     name: str, constant: str, value: object, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = optimizing.optimizer_named
-    right = getattr(training_steps, constant)
 
     def wrong(name: str, parameters: object) -> object:
-        monkeypatch.setattr(training_steps, constant, value)
-        found = made(name, parameters)  # type: ignore[arg-type]
+        with monkeypatch.context() as patch:
+            patch.setattr(training_steps, constant, value)
+            found = made(name, parameters)  # type: ignore[arg-type]
         step = found.step
 
         def stepping() -> None:
-            monkeypatch.setattr(training_steps, constant, value)
-            step()
-            monkeypatch.setattr(training_steps, constant, right)
+            with monkeypatch.context() as patch:
+                patch.setattr(training_steps, constant, value)
+                step()
 
         found.step = stepping  # type: ignore[method-assign]
-        monkeypatch.setattr(training_steps, constant, right)
         return found
 
     monkeypatch.setattr(optimizing, "optimizer_named", wrong)
@@ -56,9 +55,7 @@ def test_a_wrong_constant_is_rejected(
 
 def test_the_variants_are_distinguished(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     made = optimizing.optimizer_named
-    monkeypatch.setattr(
-        optimizing, "optimizer_named", lambda _name, parameters: made("torch foreach", parameters)
-    )
+    monkeypatch.setattr(optimizing, "optimizer_named", lambda _name, p: made("torch foreach", p))
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
         verified(models, "openai")
 

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.contest import InterleavedTiming, NotTimedError, time_rounds
+from bench.contest import NotTimedError
 from bench.models import Measurement
 from bench.results import Status
 from bench.targets import TARGETS
 from bench.verify import WrongKernelError
 from bench.workloads import tokenizer
 
+CORPUS = tokenizer.corpus.__wrapped__
 TEXTS = ["The cat sat on the mat. The cats sat.\n", "Mats, cats and the rest!", "A that."]
 
 
@@ -28,9 +29,8 @@ def small() -> Iterator[None]:
         patch.setattr(tokenizer, "corpus", lambda: 4 * TEXTS)
         for name in ("tokenizer", "rust_tokenizer", "expected_ids"):
             patch.setattr(tokenizer, name, functools.cache(getattr(tokenizer, name).__wrapped__))
-        patch.setattr(
-            tokenizer, "_MAX_CPU_RATIO", 100.0
-        )  # so little text is over before a clock ticks
+        # So little text is encoded before a clock ticks.
+        patch.setattr(tokenizer, "_MAX_CPU_RATIO", 100.0)
         yield
 
 
@@ -42,6 +42,8 @@ def test_each_tokenizer_is_verified(name: str, cache: str) -> None:
     assert (ready.error, ready.check()) == (0.0, 0.0)
     assert (ready.setup is not None) == (cache == "cold")
     assert "trained here" in ready.remark
+    if ready.setup is not None:
+        ready.setup()
     assert ready.run() == tokenizer.expected_ids()
 
 
@@ -102,15 +104,9 @@ def test_the_thread_setting_is_restored(
 
 
 def test_the_corpus_is_a_megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = [
-        SimpleNamespace(opened=lambda: contextlib.nullcontext(io.BytesIO(b"x" * 700_000)))
-        for _ in range(4)
-    ]
-    monkeypatch.setattr(tokenizer, "docstring_documents", lambda: documents)
-    assert [len(text) for text in _corpus()] == [700_000, 700_000]
-
-
-_corpus = tokenizer.corpus.__wrapped__
+    text = SimpleNamespace(opened=lambda: contextlib.nullcontext(io.BytesIO(b"x" * 700_000)))
+    monkeypatch.setattr(tokenizer, "docstring_documents", lambda: [text] * 4)
+    assert [len(text) for text in CORPUS()] == [700_000, 700_000]
 
 
 @pytest.mark.parametrize(("power", "status"), [(1.0, Status.MET), (2.0, Status.MISSED)])
@@ -118,11 +114,7 @@ def test_growth_is_a_power_of_the_length(
     power: float, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [row for row in TARGETS if row.task.workload == "tokens" and row.figure == "exponent"]
-    monkeypatch.setattr(
-        tokenizer,
-        "_seconds",
-        lambda run: 1e-6 * len(run.args[0]) ** power,
-    )
+    monkeypatch.setattr(tokenizer, "_seconds", lambda run: 1e-6 * len(run.args[0]) ** power)
     for row in rows:
         outcome = tokenizer.time_growth(row, Measurement(None, lambda *_: None))
         assert outcome.ratio is not None
@@ -135,16 +127,3 @@ def test_words_have_the_given_length() -> None:
     for word in tokenizer.WORDS.values():
         assert len(word(1000)) == 1000
         assert word(1000).isalpha()
-
-
-def test_tokenizers_are_timed() -> None:
-    timing = InterleavedTiming()
-    for name in tokenizer.TOKENIZERS:
-        timing.add(
-            name, functools.partial(tokenizer.verified, name, "cold"), ours=tokenizer.ours(name)
-        )
-    time_rounds(timing, tokenizer.torch.device("cpu"), 2)
-    assert {name: len(taken) for name, taken in timing.seconds.items()} == {
-        "scratch_gpt": 2,
-        "huggingface": 2,
-    }
