@@ -27,13 +27,15 @@ def test_the_peak_is_the_largest_running_sum() -> None:
 
 
 def test_the_allocator_peak_counts_live_tensors() -> None:
+    def megabyte() -> torch.Tensor:
+        return torch.ones(MEGABYTE, dtype=torch.uint8)
+
     def one_by_one() -> None:
         for _ in range(3):
-            torch.ones(MEGABYTE, dtype=torch.uint8)
+            megabyte()
 
-    def together() -> None:
-        kept = [torch.ones(MEGABYTE, dtype=torch.uint8) for _ in range(3)]
-        assert kept
+    def together() -> list[torch.Tensor]:
+        return [megabyte() for _ in range(3)]
 
     found = [peak_bytes(run, CPU) // MEGABYTE for run in (one_by_one, together)]
     assert found == [1, 3]
@@ -97,6 +99,5 @@ def test_a_failed_job_reports_its_error() -> None:
 
 @linux
 def test_main_prints_one_number(capsys: pytest.CaptureFixture[str]) -> None:
-    run: Callable[[list[str]], None] = memory.main
-    run(["core", "tiled", "64"])
+    memory.main(["core", "tiled", "64"])
     assert capsys.readouterr().out.strip().lstrip("-").isdecimal()

@@ -1,6 +1,7 @@
 """Decoding steps are verified; the bare read reads every matrix once."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +17,7 @@ from bench.targets import decode
 from bench.timing import product_flops
 from bench.verify import WrongKernelError
 from bench.workloads import decoding
-from bench.workloads.decoding import (
-    LAYOUTS,
-    READS,
-    cached,
-    fastest_read,
-    make,
-    matrices,
-    uncached,
-    verified,
-)
+from bench.workloads.decoding import LAYOUTS, cached, fastest_read, matrices, uncached, verified
 from reference import compat
 from reference.huggingface_generation import continue_text
 from scratch_gpt.kv_cache import KVCache
@@ -40,7 +32,7 @@ TASK = decode(2, 37)
 @pytest.mark.parametrize("time", [2, 37])
 def test_each_step_is_verified(name: str, time: int, run: Measurement) -> None:
     task = dataclasses.replace(TASK, shape=Shape(batch=2, time=time))
-    ready = make(name, task, CPU, run)
+    ready = decoding.make(name, task, CPU, run)
     assert ready.check is not None
     assert ready.error > 0.0
     logits = ready.run()
@@ -60,15 +52,19 @@ def other_row(models: Models, ids: Tensor) -> decoding.Step:
     return cached(models.ours, 2)(mixed)
 
 
-def growing(models: Models, ids: Tensor) -> decoding.Step:
+def started(models: Models, ids: Tensor) -> decoding.Decoder:
     decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
     decoder.start(ids[:, :-1])
+    return decoder
+
+
+def growing(models: Models, ids: Tensor) -> decoding.Step:
+    decoder = started(models, ids)
     return lambda: decoder.step(ids[:, -1])
 
 
 def off(models: Models, ids: Tensor) -> decoding.Step:
-    decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
-    decoder.start(ids[:, :-1])
+    decoder = started(models, ids)
     known = decoder.length
     decoder.cache.values[5].mul_(1.001)
 
@@ -125,10 +121,9 @@ def test_huggingfaces_step_makes_the_logits_that_its_generate_makes(
     models: Models, ids: Tensor, recorded: Callable[[], Any]
 ) -> None:
     """The last token's only, if its version can select them; else all."""
+    generate = functools.partial(continue_text, models.theirs, ids, max_new_tokens=1)
     asked = logits_made(uncached(models.theirs)(ids), models, recorded)
-    generated = logits_made(
-        lambda: continue_text(models.theirs, ids, max_new_tokens=1), models, recorded
-    )
+    generated = logits_made(generate, models, recorded)
     positions = 1 if compat.last_logits_keyword() else ids.shape[1]
     assert asked == generated == len(ids) * positions * models.vocab_size
 
@@ -142,8 +137,7 @@ def test_a_step_copies_no_cache(models: Models, ids: Tensor) -> None:
 
 
 def test_a_copied_cache_is_measured(models: Models, ids: Tensor) -> None:
-    decoder = decoding.Decoder(models.ours, batch=2)
-    decoder.start(ids[:, :-1])
+    decoder = started(models, ids)
 
     def step() -> Tensor:
         decoder.cache.keys = decoder.cache.keys.clone()
@@ -178,11 +172,11 @@ def test_the_bare_read_takes_the_fastest_layout(
     assert {("mm", "mv")[fastest]} == {name for name, _ in operations.ran} & {"mm", "mv"}
 
 
-@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("name", decoding.READS)
 def test_a_read_is_not_verified(
     name: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "cache_flusher", lambda _device: lambda: None)
-    ready = make(name, TASK, CPU, run)
+    ready = decoding.make(name, TASK, CPU, run)
     ready.run()
     assert (ready.error, ready.check) == (0.0, None)
