@@ -25,14 +25,13 @@ def describe_machine() -> dict[str, str]:
 
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "processor": processor(),
         "architecture": platform.machine(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -104,13 +103,7 @@ def check_machine(now: Mapping[str, str], then: Mapping[str, str], *, force: boo
 def compare(
     now: Sequence[Outcome], then: Sequence[Outcome], *, asked: set[str]
 ) -> list[Comparison]:
-    """Return the change of each selected row that has a ratio in the baseline.
-
-    Args:
-        now: Rows of this run.
-        then: Rows of the baseline.
-        asked: Names of the selected rows.
-    """
+    """Return the change of each row that is selected by name and has a ratio in the baseline."""
     here = {outcome.name: outcome.ratio for outcome in now}
     return [
         Comparison(old.name, changed(here.get(old.name), old.ratio), old.ratio, here.get(old.name))

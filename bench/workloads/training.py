@@ -20,6 +20,7 @@ from bench.models import (
     Models,
     References,
     largest_error,
+    parameters_of,
     reference_errors,
     reference_gradients,
 )
@@ -31,7 +32,6 @@ from bench.training_steps import (
     changes,
     expected_change,
     initial_state,
-    parameters_of,
 )
 from bench.workloads.model import peak_memory as model_peak_memory
 from parity.core.metrics import Reference

@@ -4,25 +4,27 @@ import pytest
 import torch
 
 from bench import training_steps
-from bench.models import Models
+from bench.models import Measurement
+from bench.targets import OPTIMIZER
 from bench.verify import WrongKernelError
 from bench.workloads import optimizer as optimizing
-from bench.workloads.optimizer import ours, verified
+from bench.workloads.optimizer import make, ours
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+CPU = torch.device("cpu")
 NAMES = ["adamw", "openai", "torch foreach", "torch fused"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_optimizer_is_verified(name: str, models: Models) -> None:
-    before = [p.detach().clone() for p in models.ours.parameters()]
-    ready = verified(models, name)
+def test_each_optimizer_is_verified(name: str, run: Measurement) -> None:
+    before = [p.detach().clone() for p in run.models.ours.parameters()]
+    ready = make(name, OPTIMIZER, CPU, run)
     for _ in range(3):
         ready.run()
     assert ready.check is not None
     assert ready.check() == pytest.approx(ready.error) != 0.0
-    assert all(map(torch.equal, before, models.ours.parameters()))
+    assert all(map(torch.equal, before, run.models.ours.parameters()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -30,7 +32,7 @@ def test_each_optimizer_is_verified(name: str, models: Models) -> None:
     ("constant", "value"), [("RATE", 2.501e-4), ("BETAS", (0.9, 0.998)), ("EPSILON", 1e-6)]
 )
 def test_a_wrong_constant_is_rejected(
-    name: str, constant: str, value: object, models: Models, monkeypatch: pytest.MonkeyPatch
+    name: str, constant: str, value: object, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = optimizing.optimizer_named
 
@@ -50,14 +52,14 @@ def test_a_wrong_constant_is_rejected(
 
     monkeypatch.setattr(optimizing, "optimizer_named", wrong)
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
-        verified(models, name)
+        make(name, OPTIMIZER, CPU, run)
 
 
-def test_the_variants_are_distinguished(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variants_are_distinguished(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
     made = optimizing.optimizer_named
     monkeypatch.setattr(optimizing, "optimizer_named", lambda _name, p: made("torch foreach", p))
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
-        verified(models, "openai")
+        make("openai", OPTIMIZER, CPU, run)
 
 
 def test_the_formula_is_pytorchs_in_float64() -> None:

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.contest import NotTimedError
+from bench.contest import Contender, NotTimedError
 from bench.models import Measurement
 from bench.results import Status
-from bench.targets import TARGETS
+from bench.targets import TARGETS, tokens
 from bench.verify import WrongKernelError
 from bench.workloads import tokenizer
 
@@ -34,10 +34,15 @@ def small() -> Iterator[None]:
         yield
 
 
+def make(name: str, cache: str) -> Contender:
+    run = Measurement(None, lambda *_: None)
+    return tokenizer.make(name, tokens(cache), tokenizer.torch.device("cpu"), run)
+
+
 @pytest.mark.parametrize("cache", ["warm", "cold"])
 @pytest.mark.parametrize("name", tokenizer.TOKENIZERS)
 def test_each_tokenizer_is_verified(name: str, cache: str) -> None:
-    ready = tokenizer.verified(name, cache)
+    ready = make(name, cache)
     assert ready.check is not None
     assert (ready.error, ready.check()) == (0.0, 0.0)
     assert (ready.setup is not None) == (cache == "cold")
@@ -73,7 +78,7 @@ def test_wrong_ids_are_rejected(
     monkeypatch.setattr(side, "encode", lambda self, texts: fault(encode(self, texts)))
     name = next(name for name, its in tokenizer.TOKENIZERS.items() if its is side)
     with pytest.raises(WrongKernelError, match=r"wrong ids in \d+ of 12 documents"):
-        tokenizer.verified(name, "warm")
+        make(name, "warm")
 
 
 def test_work_in_another_thread_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
