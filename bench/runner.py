@@ -62,7 +62,7 @@ WORKLOADS = {
     "train": Workload(
         names=("fused", "huggingface"),
         make=training.make,
-        figures={"memory": training.peak_memory},
+        figures={"memory": functools.partial(model.peak_memory, job="train")},
     ),
     "optimizer": Workload(
         names=(*VARIANTS, "torch foreach", "torch fused"),

@@ -199,10 +199,9 @@ def time_growth(row: Target, run: Measurement) -> Outcome:
 
 def _seconds(run: Callable[[], object]) -> float:
     """Return the least processor time of three calls, because other processes share the cores."""
-    return min(_processor_time(run) for _ in range(REPEATS))
-
-
-def _processor_time(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
+    taken = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        run()
+        taken.append(time.process_time() - start)
+    return min(taken)
