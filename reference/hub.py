@@ -316,7 +316,7 @@ def _refuse_dangling(path: Path, repository: str) -> None:
 
 
 def _not_cached(request: HubRequest) -> UnavailableError:
-    """Return the error of an offline run, with what the cache has of the repository instead."""
+    """Return the error of an offline run; it names other commits or files in the cache."""
     whole, parts = [], ""
     for repository in _ids(request.repository):
         wanted = commit(request.cache, repository, request.revision)

@@ -69,7 +69,7 @@ The client raises "not found" at status 401 too, so that status comes before it.
 
 
 def explain(error: Exception, request: HubRequest) -> SourceError:  # noqa: C901, PLR0911 - one a kind
-    """Return what `error`, raised during `request`, means to the user.
+    """Return the error for the user of `error`, which was raised during `request`.
 
     Raises:
         Exception: `error` itself, if it is neither the hub's nor the network's nor the disk's.

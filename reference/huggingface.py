@@ -1,6 +1,6 @@
 """Hugging Face's `OpenAIGPTLMHeadModel` as a reference: built, tapped, with supplied dropout masks.
 
-What the library does silently is an error or explicit here: keys that a load left out, keyword
+Silent behavior of the library is an error or explicit here: keys that a load left out, keyword
 arguments that version 5 ignores, the choice of an attention implementation, dropout left on.
 """
 

@@ -89,7 +89,11 @@ def read_release(folder: Path, on_file: OnFile | None = None) -> Release:
     config, config_text = None, None
     if os.path.lexists(folder / CONFIG):  # a dangling link is an error, not an absence
         config_text = read_bytes(folder / CONFIG, _LARGEST_JSON)
-        config = _parse_config(config_text, folder / CONFIG)
+        fix = "put the model's own config.json beside the shards"
+        where = str(folder / CONFIG)
+        config = _parse_json(config_text, CONFIG, where, fix)
+        if not isinstance(config, dict):
+            raise RejectedError(f"{CONFIG} is not a JSON object", where=where, fix=fix)
     check_config(shapes, config, str(folder))
     shards = [inspect_shard(folder / name) for name in SHARDS]
     total, due = sum(shard.length for shard in shards), count_parameters(shapes)
@@ -190,21 +194,17 @@ def _check_names(folder: Path) -> None:
             raise RejectedError(what, where=str(folder), fix="remove it, or give the whole release")
 
 
-def _parse_config(text: bytes, path: Path) -> dict[str, Any]:
-    """Return the fields of config.json; NaN and Infinity are not JSON."""
-    fix = "put the model's own config.json beside the shards"
+def _parse_json(text: bytes, name: str, where: str, fix: str) -> Any:  # noqa: ANN401 - any JSON
+    """Return the value of a JSON file; NaN and Infinity are not JSON."""
 
-    def refuse_constant(name: str) -> None:
-        raise ValueError(name)
+    def refuse_constant(literal: str) -> None:
+        raise ValueError(literal)
 
     try:
-        fields = json.loads(text, parse_constant=refuse_constant)
+        return json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
-        what = f"{CONFIG} is not JSON ({type(error).__name__})"
-        raise RejectedError(what, where=str(path), fix=fix) from error
-    if not isinstance(fields, dict):
-        raise RejectedError(f"{CONFIG} is not a JSON object", where=str(path), fix=fix)
-    return fields
+        what = f"{name} is not JSON ({type(error).__name__})"
+        raise RejectedError(what, where=where, fix=fix) from error
 
 
 def _check_finite(tensors: Sequence[Array], where: str) -> None:
@@ -269,11 +269,7 @@ def parse_shapes(text: bytes, where: str) -> list[Shape]:
     Raises:
         RejectedError: It is not JSON, no list of lists of positive integers, or not a GPT-1's.
     """
-    try:
-        listed = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        what = f"{SHAPES_FILE} is not JSON ({type(error).__name__})"
-        raise RejectedError(what, where=where, fix=_FIX) from error
+    listed = _parse_json(text, SHAPES_FILE, where, _FIX)
     if not isinstance(listed, list) or not all(
         isinstance(entry, list)
         and bool(entry)
@@ -324,20 +320,18 @@ def check_config(shapes: Sequence[Shape], config: Mapping[str, Any] | None, wher
     """Compare a config with the shapes, or without one the shapes with the published ones.
 
     Raises:
-        RejectedError: A size differs, or no config says how many heads these shapes have.
+        RejectedError: A size differs, or no config gives the number of heads of these shapes.
     """
     found = shape_sizes(shapes, where)
     if config is None:
         if found == RELEASED_SIZES:
             return
-        what = (
-            "no config.json says how many heads there are, and these are not the published shapes"
-        )
+        what = "no config.json gives the number of heads, and the shapes are not the published ones"
         raise RejectedError(what, where=where, fix="put the model's config.json beside the shards")
     for name, size in found.items():
-        said = config.get(name)
-        if said != size or isinstance(said, bool):
-            what = f"config.json says {name}={said!r:.40}, the tensors say {size}"
+        given = config.get(name)
+        if given != size or isinstance(given, bool):
+            what = f"config.json has {name}={given!r:.40}, the tensors have {size}"
             raise RejectedError(what, where=where, fix="give the config.json of these shards")
 
 
@@ -365,7 +359,7 @@ _DISGUISES = {
     b"\x80": ("a pickle; it is never run", "give the release's shards"),
     b"\x1f\x8b": ("gzip-compressed", "decompress it"),
 }
-"""Other files under a shard's name, by their first bytes: the kind, and what to do."""
+"""Other files under a shard's name, by their first bytes: the kind, and the fix."""
 
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 _ONE_LINE = 40

@@ -1,9 +1,9 @@
 """GPT-1's forward pass in NumPy float64, from the paper and the release.
 
 It imports numpy alone and shares no code with the models that it is compared with: `_gelu` and
-`_norm` repeat what stands elsewhere on purpose. It follows the release's
-train.py in order and vocabulary: one matrix `we` that holds tokens and positions, convolutions
-of width one, a mask that blends in -1e9, and a plain loop over heads.
+`_norm` repeat other code on purpose. It follows the release's train.py in order and vocabulary: one
+matrix `we` that holds tokens and positions, convolutions of width one, a mask that blends in -1e9,
+and a plain loop over heads.
 
 `forward` is a generator. It yields every tap as `(name, value)` in network order, and continues
 with the value that is sent back, or with its own if none is.

@@ -158,7 +158,7 @@ def _plan(
 
 def _block(width: int, *, first: bool) -> Iterator[tuple[str, _Draw]]:
     """Yield the tensors of one block; `first` has sharper queries, its input being smaller."""
-    # Matrices keep the size of what they produce when the model is narrower than the released one.
+    # A narrower model has larger elements, so that the products keep their size.
     scale = math.sqrt(768 / width)
     inner = 4 * width
     # One spread for query and key columns, another for value columns.

@@ -1,7 +1,7 @@
 """A hub on loopback with the three endpoints that the real client uses, and faults to switch on.
 
-It answers the three questions of huggingface_hub: which files a revision has, what a file is
-(HEAD), and its bytes (GET, whole or from a place on).
+It answers the three requests of huggingface_hub: the list of a revision's files, a file's headers
+(HEAD), and its bytes (GET, whole or from an offset).
 """
 
 import contextlib

@@ -105,7 +105,7 @@ def differing(folder: Path, theirs: HuggingFaceTokenizer, texts: list[str]) -> l
 def test_the_versions_own_tokenizer_is_what_the_table_says(
     small_vocabulary: Path, theirs: HuggingFaceTokenizer
 ) -> None:
-    """Its ids are the reference's, except on strange strings where the table says so."""
+    """Its ids are the reference's, except on strange strings with another normalizer."""
     bert = compat.tokenizer_normalizer() == BERTS
     assert not differing(small_vocabulary, theirs, PLAIN)
     assert differing(small_vocabulary, theirs, STRANGE) == ([] if bert else STRANGE)

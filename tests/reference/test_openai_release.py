@@ -193,7 +193,7 @@ CONFIGS = {
     "nested": ("[" * 100_000, r"config\.json is not JSON"),
     "a list": ("[]", r"config\.json is not a JSON object"),
     "NaN": (json.dumps(CONFIG | {"afn": float("nan")}), r"config\.json is not JSON"),
-    "of another model": (json.dumps(CONFIG | {"n_layer": 3}), "n_layer=3, the tensors say 2"),
+    "of another model": (json.dumps(CONFIG | {"n_layer": 3}), "n_layer=3, the tensors have 2"),
     "too long": (" " * (1 << 20) + "{}", r"config\.json has 1,048,578 bytes"),
 }
 
@@ -208,7 +208,7 @@ def test_an_unsound_config_is_refused(case: str, folder: Path) -> None:
 def test_a_missing_config_is_required(folder: Path) -> None:
     """Only the published shapes need none; a dangling link is no absence."""
     (folder / "config.json").unlink()
-    refused(folder, "no config.json says how many heads")
+    refused(folder, "no config.json gives the number of heads")
     (folder / "config.json").symlink_to("nowhere")
     refused(folder, r"config\.json is a symbolic link to nothing")
 
@@ -308,26 +308,26 @@ def test_an_unsound_list_of_shapes_is_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "said", "sentence"),
+    ("field", "value", "sentence"),
     [
-        ("n_layer", 3, "says n_layer=3, the tensors say 2"),
-        ("n_embd", 12, "says n_embd=12, the tensors say 6"),
-        ("n_positions", 10**3000, "says n_positions=1000"),
-        ("vocab_size", None, "says vocab_size=None, the tensors say 11"),
-        ("vocab_size", "11", "says vocab_size='11', the tensors say 11"),
+        ("n_layer", 3, "has n_layer=3, the tensors have 2"),
+        ("n_embd", 12, "has n_embd=12, the tensors have 6"),
+        ("n_positions", 10**3000, "has n_positions=1000"),
+        ("vocab_size", None, "has vocab_size=None, the tensors have 11"),
+        ("vocab_size", "11", "has vocab_size='11', the tensors have 11"),
     ],
 )
-def test_a_config_of_other_sizes_is_refused(field: str, said: Any, sentence: str) -> None:  # noqa: ANN401
+def test_a_config_of_other_sizes_is_refused(field: str, value: Any, sentence: str) -> None:  # noqa: ANN401
     shapes = gpt_shapes(**SIZES)
     openai_release.check_config(shapes, SIZES, "here")
     with pytest.raises(RejectedError, match=sentence) as caught:
-        openai_release.check_config(shapes, SIZES | {field: said}, "here")
+        openai_release.check_config(shapes, SIZES | {field: value}, "here")
     assert len(caught.value.what) < 200
 
 
 def test_a_config_may_not_give_true_for_one() -> None:
     sizes = SIZES | {"n_layer": 1}
-    with pytest.raises(RejectedError, match="says n_layer=True"):
+    with pytest.raises(RejectedError, match="has n_layer=True"):
         openai_release.check_config(gpt_shapes(**sizes), sizes | {"n_layer": True}, "")
 
 
@@ -335,5 +335,5 @@ def test_only_the_published_shapes_need_no_config() -> None:
     openai_release.check_config(gpt_shapes(**RELEASED_SIZES), None, "here")
     for name, size in RELEASED_SIZES.items():
         shapes = gpt_shapes(**RELEASED_SIZES | {name: size + 1})
-        with pytest.raises(RejectedError, match="how many heads"):
+        with pytest.raises(RejectedError, match="number of heads"):
             openai_release.check_config(shapes, None, "here")
