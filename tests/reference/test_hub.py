@@ -282,9 +282,6 @@ def test_other_commits_in_the_cache_are_named(serve: Serve, fetch: Fetch) -> Non
 def test_safetensors_come_before_pickles_and_whole_files_before_shards(first: int) -> None:
     names = {*hub.WEIGHTS[first:], "tf_model.h5", "rust_model.ot", "README.md"}
     assert hub.WEIGHTS[first] == hub.weights(names)
-
-
-def test_other_files_are_no_weights() -> None:
     assert hub.weights({"tf_model.h5", "model.safetensors.bak", "a/model.safetensors"}) is None
 
 

@@ -225,18 +225,6 @@ print(sorted(loaded - sys.stdlib_module_names))
     assert done.stdout.strip() == "['numpy', 'reference']"
 
 
-def test_one_matrix_holds_tokens_then_positions(tiny: Surrogate, weights: Weights) -> None:
-    """Position `p` is the row after the last token, and `p` more."""
-    assert weights.n_vocab == 211
-    assert np.array_equal(tiny.tensors["tokens_embed.weight"], weights.we[:211])
-    assert np.array_equal(tiny.tensors["positions_embed.weight"], weights.we[211:])
-
-
-def test_a_block_takes_the_next_twelve(listed: Listed, weights: Weights) -> None:
-    expected = [[id(tensor) for tensor in listed[at : at + 12]] for at in (2, 14)]
-    assert expected == [[id(tensor) for tensor in block] for block in weights.blocks]
-
-
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 13, 15, 25])
 def test_a_list_of_another_length_is_refused(count: int, listed: Listed) -> None:
     with pytest.raises(ValueError, match=rf"^expected 2 \+ 12 n_layer tensors, got {count}$"):
