@@ -182,16 +182,20 @@ def _collected_quietly() -> Iterator[None]:
 
 
 @pytest.fixture
-def fetch(tmp_path: Path) -> Callable[..., FetchedFolder]:
-    """Return the function that fetches from a fake hub, by default the released model."""
+def fetch(serve: Callable[..., Any], tmp_path: Path) -> Callable[..., FetchedFolder]:
+    """Return the function that fetches, by default the released model, from a fake hub.
+
+    The hub is the given one, or a new one with the other arguments as attributes.
+    """
 
     def fetched(
-        fake: Any,  # noqa: ANN401 - a FakeHub, whose module is loaded by its path
         *asked: str,
+        fake: Any = None,  # noqa: ANN401 - a FakeHub, whose module is loaded by its path
         offline: bool | None = None,
         cache: Path = tmp_path,
+        **attributes: object,
     ) -> FetchedFolder:
-        at = Hub(endpoint=fake.address, cache=cache)
+        at = Hub(endpoint=(fake or serve(**attributes)).address, cache=cache)
         return hub.fetch(*(asked or published.REPOSITORIES[-1:]), offline=offline, hub=at)
 
     return fetched

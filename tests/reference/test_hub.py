@@ -40,8 +40,8 @@ Serve = Callable[..., Any]
 Fetch = Callable[..., FetchedFolder]
 
 
-def test_fetches_what_a_model_needs(serve: Serve, fetch: Fetch) -> None:
-    fetched = fetch(serve(files=FILES))
+def test_fetches_what_a_model_needs(fetch: Fetch) -> None:
+    fetched = fetch(files=FILES)
     assert list(fetched.paths) == WANTED
     assert [FILES[name] for name in WANTED] == [p.read_bytes() for p in fetched.paths.values()]
     sha256 = {name: hashlib.sha256(FILES[name]).hexdigest() for name in WANTED}
@@ -52,44 +52,42 @@ def test_fetches_what_a_model_needs(serve: Serve, fetch: Fetch) -> None:
 def test_the_released_model_is_pinned(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
     """Without a revision its published commit is requested, wherever the branch has moved."""
     fake = serve(files=FILES)
-    fetched = fetch(fake)
+    fetched = fetch(fake=fake)
     assert fetched.commit == published.REVISION
     assert fake.asked[0][1].startswith(f"/api/models/{RELEASED}/revision/{published.REVISION}")
     moved = serve(files=FILES, commit="f" * 40)
     with pytest.raises(UnavailableError, match=f"has no revision {published.REVISION}"):
-        fetch(moved, cache=tmp_path / "other")
+        fetch(fake=moved, cache=tmp_path / "other")
 
 
-def test_any_other_model_is_taken_from_its_main_branch(serve: Serve, fetch: Fetch) -> None:
-    fetched = fetch(serve(files=FILES, repository="me/mine", commit="a" * 40), "me/mine")
+def test_any_other_model_is_taken_from_its_main_branch(fetch: Fetch) -> None:
+    fetched = fetch("me/mine", files=FILES, repository="me/mine", commit="a" * 40)
     assert (fetched.repository, fetched.commit) == ("me/mine", "a" * 40)
 
 
-def test_a_branch_that_moved_is_followed(serve: Serve, fetch: Fetch) -> None:
-    fetch(serve(files=FILES, commit="a" * 40), RELEASED, "main")
+def test_a_branch_that_moved_is_followed(fetch: Fetch) -> None:
+    fetch(RELEASED, "main", files=FILES, commit="a" * 40)
     newer = FILES | {"config.json": b'{"newer": 1}'}
-    fetched = fetch(serve(files=newer, commit="b" * 40), RELEASED, "main")
+    fetched = fetch(RELEASED, "main", files=newer, commit="b" * 40)
     assert fetched.commit == "b" * 40
     assert fetched.paths["config.json"].read_bytes() == b'{"newer": 1}'
 
 
 def test_a_pinned_model_in_the_cache_sends_no_request(serve: Serve, fetch: Fetch) -> None:
     fake = serve(files=FILES)
-    first = fetch(fake)
+    first = fetch(fake=fake)
     count = len(fake.asked)
-    second = fetch(fake)
+    second = fetch(fake=fake)
     assert (count, True) == (len(fake.asked), second.from_cache)
     assert (first.paths, first.digests) == (second.paths, second.digests)
 
 
-def test_weights_cached_alone_get_their_vocabulary(
-    serve: Serve, fetch: Fetch, tmp_path: Path
-) -> None:
+def test_weights_cached_alone_get_their_vocabulary(fetch: Fetch, tmp_path: Path) -> None:
     """A commit cached without it is completed if the hub answers."""
-    fetch(serve(files=FILES)).paths["vocab.json"].unlink()
+    fetch(files=FILES).paths["vocab.json"].unlink()
     dead = Hub(endpoint="http://127.0.0.1:9", cache=tmp_path)
     assert "vocab.json" not in hub.fetch(RELEASED, hub=dead).paths
-    assert "vocab.json" in fetch(serve(files=FILES)).paths
+    assert "vocab.json" in fetch(files=FILES).paths
 
 
 @pytest.mark.parametrize("how", ["argument", "switch"])
@@ -97,10 +95,10 @@ def test_offline_takes_the_last_commit_of_a_branch(
     how: str, serve: Serve, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = serve(files=FILES)
-    fetch(fake, RELEASED, "main")
+    fetch(RELEASED, "main", fake=fake)
     count = len(fake.asked)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "switch")
-    fetched = fetch(fake, RELEASED, "main", offline=how == "argument" or None)
+    fetched = fetch(RELEASED, "main", fake=fake, offline=how == "argument" or None)
     assert (fetched.from_cache, fetched.commit) == (True, published.REVISION)
     assert count == len(fake.asked)
 
@@ -108,26 +106,23 @@ def test_offline_takes_the_last_commit_of_a_branch(
 def test_offline_without_a_cache_names_two_ways_out(serve: Serve, fetch: Fetch) -> None:
     fake = serve(files=FILES)
     with pytest.raises(UnavailableError, match="not in the cache") as caught:
-        fetch(fake, offline=True)
+        fetch(fake=fake, offline=True)
     assert "local path" in caught.value.fix
     assert "elsewhere" in caught.value.fix
     assert not fake.asked
 
 
-def test_both_ids_of_the_released_model_share_the_cache(serve: Serve, fetch: Fetch) -> None:
-    fetch(serve(files=FILES))
-    fetched = fetch(serve(files={}), "openai-gpt", offline=True)
+def test_both_ids_of_the_released_model_share_the_cache(fetch: Fetch) -> None:
+    fetch(files=FILES)
+    fetched = fetch("openai-gpt", files={}, offline=True)
     assert (fetched.repository, list(fetched.paths)) == (RELEASED, WANTED)
 
 
 @pytest.mark.parametrize(("name", "data"), [(WEIGHTS, b"x" * 512_000), ("vocab.json", b'{"b": 0}')])
-def test_wrong_bytes_of_the_right_size_are_refused(
-    name: str, data: bytes, serve: Serve, fetch: Fetch
-) -> None:
+def test_wrong_bytes_of_the_right_size_are_refused(name: str, data: bytes, fetch: Fetch) -> None:
     """The client accepts them. A large file's ETag is its SHA-256, a small one's is git's id."""
-    fake = serve(files=FILES, swapped={name: data})
     with pytest.raises(RejectedError, match=f"{name}: its digest differs from the hub"):
-        fetch(fake)
+        fetch(files=FILES, swapped={name: data})
 
 
 SHARDED = {
@@ -139,21 +134,21 @@ SHARDED = {
 }
 
 
-def test_the_shards_of_an_index_come(serve: Serve, fetch: Fetch) -> None:
+def test_the_shards_of_an_index_come(fetch: Fetch) -> None:
     """No other shard comes; without the last of them the cache is not complete."""
-    fetched = fetch(serve(files=SHARDED))
+    fetched = fetch(files=SHARDED)
     assert sorted(SHARDED.keys() - {"c.safetensors"}) == list(fetched.paths)
-    assert list(fetch(serve(files={}), offline=True).paths) == list(fetched.paths)
+    assert list(fetch(files={}, offline=True).paths) == list(fetched.paths)
     fetched.paths["b.safetensors"].unlink()
     with pytest.raises(UnavailableError, match="not in the cache"):
-        fetch(serve(files={}), offline=True)
+        fetch(files={}, offline=True)
 
 
 @pytest.mark.parametrize("missing", ["config.json", WEIGHTS])
-def test_a_repository_without_a_model_is_refused(missing: str, serve: Serve, fetch: Fetch) -> None:
+def test_a_repository_without_a_model_is_refused(missing: str, fetch: Fetch) -> None:
     files = {name: data for name, data in FILES.items() if name != missing}
     with pytest.raises(RejectedError, match=r"has no (weights|config\.json) that can be read"):
-        fetch(serve(files=files))
+        fetch(files=files)
 
 
 def test_without_a_home_the_cache_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,38 +186,36 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("name", ["config.json", WEIGHTS])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_is_refused(damage: str, name: str, serve: Serve, fetch: Fetch) -> None:
-    fake = serve(files=FILES)
-    path = fetch(fake).paths[name]
+def test_a_damaged_cache_is_refused(damage: str, name: str, fetch: Fetch) -> None:
+    path = fetch(files=FILES).paths[name]
     assert path.is_symlink()
     DAMAGES[damage](path.resolve())
     for offline in (True, False):
         with pytest.raises(RejectedError, match=f"cache damaged: {name}") as caught:
-            fetch(fake, offline=offline)
+            fetch(files=FILES, offline=offline)
         assert f"hf cache rm model/{RELEASED}" in caught.value.fix
 
 
-def test_a_dangling_link_of_a_branch_is_refused(serve: Serve, fetch: Fetch) -> None:
-    fake = serve(files=FILES)
-    fetch(fake, RELEASED, "main").paths["vocab.json"].resolve().unlink()
+def test_a_dangling_link_of_a_branch_is_refused(fetch: Fetch) -> None:
+    fetch(RELEASED, "main", files=FILES).paths["vocab.json"].resolve().unlink()
     with pytest.raises(RejectedError, match=r"cache damaged: vocab\.json"):
-        fetch(fake, RELEASED, "main")
+        fetch(RELEASED, "main", files=FILES)
 
 
-def test_a_plain_copy_in_place_of_a_link_is_taken(serve: Serve, fetch: Fetch) -> None:
+def test_a_plain_copy_in_place_of_a_link_is_taken(fetch: Fetch) -> None:
     """A cache without links records no digest to compare with."""
-    path = fetch(serve(files=FILES)).paths["config.json"]
+    path = fetch(files=FILES).paths["config.json"]
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(data)
-    assert "config.json" in fetch(serve(files={}), offline=True).paths
+    assert "config.json" in fetch(files={}, offline=True).paths
 
 
 @pytest.fixture
-def locked(serve: Serve, fetch: Fetch) -> Iterator[Path]:
+def locked(fetch: Fetch) -> Iterator[Path]:
     """Return a cache with the released model in it that this process may not write to."""
     cache = Path(tempfile.mkdtemp())
-    fetch(serve(files=FILES), cache=cache)
+    fetch(files=FILES, cache=cache)
     folders = [cache, *(path for path in cache.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o555)
@@ -237,44 +230,42 @@ def locked(serve: Serve, fetch: Fetch) -> Iterator[Path]:
     shutil.rmtree(cache)
 
 
-def test_a_read_only_cache_serves_its_files(serve: Serve, fetch: Fetch, locked: Path) -> None:
-    assert fetch(serve(files={}), cache=locked).from_cache
+def test_a_read_only_cache_serves_its_files(fetch: Fetch, locked: Path) -> None:
+    assert fetch(files={}, cache=locked).from_cache
     with pytest.raises(UnavailableError, match="the cache cannot be used") as caught:
-        fetch(serve(files=FILES, repository="me/mine"), "me/mine", cache=locked)
+        fetch("me/mine", files=FILES, repository="me/mine", cache=locked)
     assert "HF_HOME" in caught.value.fix
 
 
 def test_a_cache_that_may_not_be_looked_into_is_named(
-    serve: Serve, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+    fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = serve(files=FILES)
-    fetch(fake)
+    fetch(files=FILES)
 
     def forbid(_: Path) -> Iterator[Path]:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", forbid)
     with pytest.raises(UnavailableError, match="the cache cannot be used: Permission denied"):
-        fetch(fake, offline=True)
+        fetch(files=FILES, offline=True)
 
 
-def test_an_incomplete_commit_is_named_with_what_it_lacks(serve: Serve, fetch: Fetch) -> None:
-    fake = serve(files=FILES)
-    paths = fetch(fake).paths
+def test_an_incomplete_commit_is_named_with_what_it_lacks(fetch: Fetch) -> None:
+    paths = fetch(files=FILES).paths
     paths[WEIGHTS].unlink()
     with pytest.raises(UnavailableError, match="not in the cache") as caught:
-        fetch(fake, offline=True)
+        fetch(files=FILES, offline=True)
     has = "the cache has config.json, merges.txt, vocab.json, lacks model.safetensors"
     assert has in caught.value.what
     paths["config.json"].unlink()
     with pytest.raises(UnavailableError, match=r"lacks config\.json, model\.safetensors"):
-        fetch(fake, offline=True)
+        fetch(files=FILES, offline=True)
 
 
-def test_other_commits_in_the_cache_are_named(serve: Serve, fetch: Fetch) -> None:
-    fetch(serve(files=FILES, commit="a" * 40), RELEASED, "a" * 40)
+def test_other_commits_in_the_cache_are_named(fetch: Fetch) -> None:
+    fetch(RELEASED, "a" * 40, files=FILES, commit="a" * 40)
     with pytest.raises(UnavailableError, match=f"in the cache at commits {'a' * 40}") as caught:
-        fetch(serve(files={}), offline=True)
+        fetch(files={}, offline=True)
     assert caught.value.fix.startswith(f"use {RELEASED}@{'a' * 40}; or")
 
 
@@ -338,7 +329,7 @@ def test_a_killed_download_is_resumed_or_reported(
         process.send_signal(signal.SIGKILL)
     left = list(tmp_path.glob("*/blobs/*.incomplete"))
     assert left
-    fetched = fetch(serve(files=LARGE))
+    fetched = fetch(files=LARGE)
     assert fetched.paths[WEIGHTS].read_bytes() == LARGE[WEIGHTS]
     assert [path for path in left if path.exists()] == list(fetched.unfinished)
 
@@ -349,4 +340,4 @@ def test_two_processes_fetch_at_once(serve: Serve, fetch: Fetch, tmp_path: Path)
     with started(fake, tmp_path) as first, started(fake, tmp_path) as second:
         output = [process.communicate(timeout=30) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], output
-    assert fetch(serve(files={})).paths[WEIGHTS].read_bytes() == LARGE[WEIGHTS]
+    assert fetch(files={}).paths[WEIGHTS].read_bytes() == LARGE[WEIGHTS]

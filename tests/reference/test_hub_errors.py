@@ -67,7 +67,7 @@ def test_each_fault_of_the_hub_has_its_sentence(
 ) -> None:
     fake = serve(files=FILES, **faults)
     with pytest.raises(UnavailableError, match=sentence) as caught:
-        fetch(fake)
+        fetch(fake=fake)
     assert fix in caught.value.fix
     assert fake.address in caught.value.where
     assert "\n" not in str(caught.value)
@@ -76,17 +76,15 @@ def test_each_fault_of_the_hub_has_its_sentence(
 def test_an_id_of_no_repository_is_not_requested(serve: Serve, fetch: Fetch) -> None:
     fake = serve(files=FILES)
     with pytest.raises(RejectedError, match="no id of a repository"):
-        fetch(fake, "a/b/c")
+        fetch("a/b/c", fake=fake)
     assert not fake.asked
 
 
 @pytest.mark.parametrize("faults", [refusing("api", 500), {"api": "<html>log in</html>"}])
-def test_the_cache_serves_while_the_hub_is_down(
-    faults: dict[str, object], serve: Serve, fetch: Fetch
-) -> None:
+def test_the_cache_serves_while_the_hub_is_down(faults: dict[str, object], fetch: Fetch) -> None:
     """A branch is then at the commit it was last seen at, which the result names."""
-    first = fetch(serve(files=FILES), RELEASED, "main")
-    again = fetch(serve(files=FILES, **faults), RELEASED, "main")
+    first = fetch(RELEASED, "main", files=FILES)
+    again = fetch(RELEASED, "main", files=FILES, **faults)
     assert (first.commit, True) == (again.commit, again.from_cache)
 
 
@@ -110,43 +108,40 @@ def test_a_silent_hub_is_given_up(
     fake = serve(files=FILES, mute=1.0)
     started = time.monotonic()
     with pytest.raises(UnavailableError, match=r"no answer within 0\.2 s"):
-        fetch(fake)
+        fetch(fake=fake)
     assert not hub.reachable(0.1, endpoint=fake.address)
     assert time.monotonic() - started < 1.0
 
 
-def test_a_file_cut_off_once_comes_after_all(serve: Serve, fetch: Fetch) -> None:
-    fetched = fetch(serve(files=FILES, cut=CUT, cuts=1))
+def test_a_file_cut_off_once_comes_after_all(fetch: Fetch) -> None:
+    fetched = fetch(files=FILES, cut=CUT, cuts=1)
     assert fetched.paths["model.safetensors"].read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize(("cut", "forgetful"), [(0, False), (CUT, True)])
 def test_a_file_always_cut_off_is_given_up(
-    cut: int, *, forgetful: bool, serve: Serve, fetch: Fetch, tmp_path: Path
+    cut: int, *, forgetful: bool, fetch: Fetch, tmp_path: Path
 ) -> None:
     """Also where the server starts again from the first byte each time."""
-    fake = serve(files=FILES, cut=cut, forgetful=forgetful, spared="config.json")
     with pytest.raises(UnavailableError, match=r"download incomplete: .*model\.safetensors"):
-        fetch(fake)
+        fetch(files=FILES, cut=cut, forgetful=forgetful, spared="config.json")
     assert not list(tmp_path.glob("*/snapshots/*/model.safetensors"))
 
 
 def test_a_file_that_stops_coming_names_the_timeout(
-    serve: Serve, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+    fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     sentence = r"no new bytes of model\.safetensors for 0\.2 s"
     with pytest.raises(UnavailableError, match=sentence):
-        fetch(serve(files=FILES, cut=CUT, hang=2.0))
+        fetch(files=FILES, cut=CUT, hang=2.0)
 
 
-def test_a_slow_file_is_waited_for(
-    serve: Serve, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_file_is_waited_for(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes longer than the timeout, which counts from byte to byte."""
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.4)
     started = time.monotonic()
-    fetched = fetch(serve(files=FILES, pace=0.04))
+    fetched = fetch(files=FILES, pace=0.04)
     assert time.monotonic() - started > 0.5
     assert fetched.paths["model.safetensors"].read_bytes() == WEIGHTS
 
@@ -161,18 +156,16 @@ def _full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_full_disk")
-def test_a_full_disk_is_named(serve: Serve, fetch: Fetch) -> None:
+def test_a_full_disk_is_named(fetch: Fetch) -> None:
     with pytest.raises(UnavailableError, match="the disk is full") as caught:
-        fetch(serve(files=FILES))
+        fetch(files=FILES)
     assert "model.safetensors" in caught.value.where
 
 
-def test_a_file_in_the_place_of_the_cache_is_named(
-    serve: Serve, fetch: Fetch, tmp_path: Path
-) -> None:
+def test_a_file_in_the_place_of_the_cache_is_named(fetch: Fetch, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     with pytest.raises(UnavailableError, match="the cache cannot be used"):
-        fetch(serve(files=FILES), cache=tmp_path / "cache")
+        fetch(files=FILES, cache=tmp_path / "cache")
 
 
 LISTING = HubRequest(
