@@ -22,28 +22,19 @@ FINAL = 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A property of some versions of a package.
-
-    Attributes:
-        since: The first version that has it; None: every one before `before`.
-        before: The first version without it; None: every one from `since`.
-        why: What those versions do.
-        so: The consequence here.
-    """
+    """A property of the versions of a package from `since` on, and before `before`."""
 
     package: str
     since: Version | None = None
     before: Version | None = None
-    why: str
-    so: str
+    why: str  # the behaviour of those versions
+    so: str  # the consequence here
 
     @property
     def versions(self) -> str:
         """The versions that have it, in words."""
         bounds = {"from": self.since, "before": self.before}
-        return " ".join(
-            f"{word} {format_version(bound)}" for word, bound in bounds.items() if bound
-        )
+        return " ".join(f"{word} {format_version(b)}" for word, b in bounds.items() if b)
 
     def holds(self) -> bool:
         """Return whether a version is installed and has the property."""
