@@ -14,7 +14,6 @@ from scratch_gpt.config import GPTConfig
 from scratch_gpt.kernels.backends import BACKENDS, KERNELS
 
 Draw = Callable[..., Tensor]
-
 Same = Callable[..., None]
 
 EAGER = ("plain", "tiled")
@@ -42,7 +41,6 @@ def row_by_row(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -
 
 
 def projections(draw: Draw, time_q: int = 5, time_k: int = 5) -> list[Tensor]:
-    """Return random queries, keys and values of 2 sequences and 3 heads of width 7."""
     return [draw(2, 3, time_q, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)]
 
 
@@ -51,7 +49,6 @@ def projections(draw: Draw, time_q: int = 5, time_k: int = 5) -> list[Tensor]:
 def test_plain_equals_the_loop_over_rows(
     padding: list[list[bool]] | None, time_q: int, draw: Draw, assert_same: Same
 ) -> None:
-    """Every row is the mean of the visible values, weighted by the softmax of its scaled scores."""
     qkv = projections(draw, time_q=time_q)
     mask = None if padding is None else torch.tensor(padding)
     expected = row_by_row(*qkv, mask)
@@ -60,7 +57,6 @@ def test_plain_equals_the_loop_over_rows(
 
 @pytest.mark.parametrize("kernel", EAGER)
 def test_padding_changes_no_real_row(kernel: str, draw: Draw, assert_same: Same) -> None:
-    """Rows of real text after padding are unaffected by it."""
     qkv = projections(draw)
     mask = torch.tensor([[False, False, True, True, True]] * 2)
     expected = row_by_row(*(x[:, :, 2:] for x in qkv), None)
@@ -72,7 +68,6 @@ def test_padding_changes_no_real_row(kernel: str, draw: Draw, assert_same: Same)
 def test_every_row_is_finite_and_causal(
     padding: list[list[bool]] | None, kernel: str, draw: Draw
 ) -> None:
-    """Later positions change no bit of a row, real or padding."""
     query, key, value = projections(draw)
     mask = None if padding is None else torch.tensor(padding)
     before = KERNELS[kernel](query, key, value, mask)
@@ -108,7 +103,6 @@ def test_extreme_scores_stay_finite_and_causal(
 
 
 def test_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
-    """Each row of scores becomes torch's own softmax of it."""
     scores = draw(2, 3, 5, 7) * 4
     expected = torch.softmax(scores, -1)
     assert_same(expected, softmax(scores))
@@ -123,7 +117,6 @@ def test_softmax_has_the_librarys_gradient(draw: Draw, assert_same: Same) -> Non
 
 
 def test_softmax_of_huge_scores_is_finite() -> None:
-    """Scores of 1e38 in float32 give one weight of 1."""
     expected = [1.0, 0.0, 0.0]
     actual = softmax(torch.tensor([3e38, 1e38, -3e38])).tolist()
     assert expected == actual
@@ -132,13 +125,11 @@ def test_softmax_of_huge_scores_is_finite() -> None:
 def test_plain_taps_scaled_scores_then_weights(
     draw: Draw, watch: Callable[..., Tensor], assert_same: Same
 ) -> None:
-    """The scores are scaled and not yet masked; the weights are their causal softmax."""
     query, key, value = projections(draw)
     plain_attention(query, key, value, tap=watch)
     scores = np.einsum("bhqw,bhkw->bhqk", query.numpy(), key.numpy()) / math.sqrt(7)
     weights = np.tril(np.exp(scores))
-    expected = ["scores", "weights"]
-    assert expected == list(watch.seen)
+    assert list(watch.seen) == ["scores", "weights"]
     assert_same(scores, watch.seen["scores"])
     assert_same(weights / weights.sum(-1, keepdims=True), watch.seen["weights"])
 
@@ -168,29 +159,25 @@ def test_dropout_falls_on_the_weights(kernel: str, draw: Draw, assert_same: Same
     context = KERNELS[kernel](query, key, value, dropout_probability=0.75)
     dropped = context == 0
     visible = torch.ones(5, 5).tril().bool().repeat(1, 2).expand(2, 3, 5, 10)
-    expected = {True, False}
-    assert expected == set(dropped[visible].tolist())
+    assert set(dropped[visible].tolist()) == {True, False}
     assert torch.equal(dropped[..., :5], dropped[..., 5:])
     assert_same(weights.masked_fill(dropped, 0.0) * 4, context)
 
 
 @pytest.mark.parametrize("kernel", EAGER)
 def test_more_queries_than_keys_are_rejected(kernel: str, draw: Draw) -> None:
-    """Every kernel checks its inputs first."""
     query, key, value = projections(draw, time_q=6)
     with pytest.raises(ValueError, match="attention needs 1 <= time_q <= time_k, got 6 and 5"):
         KERNELS[kernel](query, key, value)
 
 
 def test_a_head_is_a_run_of_consecutive_features(draw: Draw) -> None:
-    """Head j holds the features from 7 j to 7 j + 6."""
     x = draw(2, 5, 21)
     expected = torch.stack([x[..., :7], x[..., 7:14], x[..., 14:]], dim=1)
     assert torch.equal(expected, split_heads(x, 3))
 
 
 def test_merged_heads_are_concatenated(draw: Draw) -> None:
-    """Merging puts the features of head 0 first, then those of head 1, and so on."""
     heads = draw(2, 3, 5, 7)
     expected = torch.cat([heads[:, 0], heads[:, 1], heads[:, 2]], dim=-1)
     assert torch.equal(expected, merge_heads(heads))
@@ -198,7 +185,6 @@ def test_merged_heads_are_concatenated(draw: Draw) -> None:
 
 @pytest.fixture
 def layer(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Attention:
-    """Return a layer of width 21 and 3 heads, in training mode."""
     return loud(Attention(config, BACKENDS["plain"]))
 
 
@@ -208,7 +194,6 @@ def test_the_layer_equals_the_library(
     attention_formula: Callable[..., Tensor],
     assert_same: Same,
 ) -> None:
-    """Projecting, splitting, attending, merging and projecting give torch's own attention."""
     x = draw(2, 5, 21)
     expected = attention_formula(x, layer, 3)
     assert_same(expected, layer.eval()(x))
@@ -217,7 +202,6 @@ def test_the_layer_equals_the_library(
 def test_the_layer_calls_its_taps_in_order(
     layer: Attention, draw: Draw, watch: Callable[..., Tensor]
 ) -> None:
-    """Queries, keys, values, scores, weights, context and result, with their shapes."""
     output = layer(draw(2, 5, 21), tap=watch)
     expected = {
         "attn.query": (2, 3, 5, 7),
@@ -244,7 +228,6 @@ def test_the_layer_passes_mask_and_dropout_to_its_kernel(
     loud: Callable[[nn.Module], nn.Module],
     draw: Draw,
 ) -> None:
-    """The kernel gets the mask, and the dropout probability only in training."""
     given = []
 
     def kernel(*inputs: object) -> Tensor:

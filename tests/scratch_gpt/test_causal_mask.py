@@ -24,7 +24,6 @@ CPU = torch.device("cpu")
     ],
 )
 def test_later_keys_are_hidden(time_q: int, time_k: int) -> None:
-    """Query t attends to the keys up to t + time_k - time_q, in every sequence."""
     expected = [[[[k > q + time_k - time_q for k in range(time_k)] for q in range(time_q)]]]
     actual = hidden_keys(time_q, time_k, None, CPU).tolist()
     assert expected == actual
@@ -32,7 +31,6 @@ def test_later_keys_are_hidden(time_q: int, time_k: int) -> None:
 
 @pytest.mark.parametrize("time_q", [5, 3])
 def test_padding_is_hidden_but_from_itself(time_q: int) -> None:
-    """A padded key is hidden from all queries but its own."""
     mask = [[False, False, True, True, True], [True, False, True, True, False]]
     past = 5 - time_q
     expected = [
@@ -49,14 +47,12 @@ def test_padding_is_hidden_but_from_itself(time_q: int) -> None:
 
 
 def test_every_query_attends_to_a_key() -> None:
-    """In padding alone each query attends to its own key."""
     nothing_real = torch.zeros(2, 5, dtype=torch.bool)
     visible = (~hidden_keys(5, 5, nothing_real, CPU)).sum(-1)
     assert torch.equal(torch.ones(2, 1, 5, dtype=torch.int64), visible)
 
 
 def test_is_on_the_requested_device(meta: torch.device) -> None:
-    """The mask is on the device of the scores."""
     assert meta == hidden_keys(5, 5, None, meta).device
 
 
@@ -110,7 +106,6 @@ def test_is_on_the_requested_device(meta: torch.device) -> None:
 def test_shapes_that_do_not_fit_are_rejected(
     query: list[int], key: list[int], value: list[int], message: str, draw: Draw
 ) -> None:
-    """The error gives the required and the actual shapes."""
     with pytest.raises(ValueError, match=re.escape(message)):
         check_kernel_inputs(draw(*query), draw(*key), draw(*value), None)
 
@@ -120,7 +115,6 @@ def test_shapes_that_do_not_fit_are_rejected(
     [pytest.param([2, 3], id="over the queries"), pytest.param([1, 5], id="would broadcast")],
 )
 def test_a_mask_that_does_not_fit_is_rejected(shape: list[int], draw: Draw) -> None:
-    """The error gives the required and the actual shape of the mask."""
     mask = torch.ones(shape, dtype=torch.bool)
     message = f"mask must be [batch time_k] = [2, 5], got {shape}"
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -128,6 +122,5 @@ def test_a_mask_that_does_not_fit_is_rejected(shape: list[int], draw: Draw) -> N
 
 
 def test_fewer_queries_than_keys_are_accepted(draw: Draw) -> None:
-    """A cache gives past keys and a mask over all keys."""
     mask = torch.ones(2, 5, dtype=torch.bool)
     check_kernel_inputs(draw(2, 3, 1, 7), draw(2, 3, 5, 7), draw(2, 3, 5, 7), mask)

@@ -17,7 +17,6 @@ COMMANDS = (
 
 
 def help_into(command: str, stdout: int) -> tuple[int, str]:
-    """Return the exit code of a command's help, and what it said on standard error."""
     done = subprocess.run(
         [sys.executable, "-m", command, "--help"],
         stdout=stdout,
@@ -37,8 +36,7 @@ def test_help_that_nobody_reads_is_a_closed_pipe(command: str) -> None:
         code, said = help_into(command, writer)
     finally:
         os.close(writer)
-    expected = (ExitCode.CLOSED_PIPE, "")
-    assert expected == (code, said)
+    assert (code, said) == (ExitCode.CLOSED_PIPE, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: no /dev/full")
@@ -64,25 +62,19 @@ def test_help_onto_a_full_disk_is_told(command: str) -> None:
     ids=["path", "memory of torch", "memory of a GPU", "memory"],
 )
 def test_what_the_system_refuses_is_no_bug(error: Exception) -> None:
-    """Whoever raised it: the exit code is that of the environment."""
-    expected = ExitCode.ENVIRONMENT
-    assert expected == as_cli_error(error).exit_code
+    assert as_cli_error(error).exit_code == ExitCode.ENVIRONMENT
 
 
 def test_another_error_stays_one() -> None:
-    """That something failed in torch does not make it a matter of memory."""
-    expected = ExitCode.INTERNAL
-    assert expected == as_cli_error(RuntimeError("size mismatch")).exit_code
+    assert as_cli_error(RuntimeError("size mismatch")).exit_code == ExitCode.INTERNAL
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: no /dev/full")
 def test_a_full_standard_output_says_what_the_command_knows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The advice is the command's own: not each has another place to write to."""
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)
         with pytest.raises(EnvironmentUnfitError, match="could not be written") as raised:
             print_stdout("text\n", fix="the tokens are there")
-    expected = ("standard output", "the tokens are there")
-    assert expected == (raised.value.where, raised.value.fix)
+    assert (raised.value.where, raised.value.fix) == ("standard output", "the tokens are there")

@@ -19,12 +19,10 @@ WORDS = ("what it is", "where it is", "what to do")
 
 
 def raising(error: BaseException) -> int:
-    """Raise it, as a command's body may."""
     raise error
 
 
 def worded(kind: type[Exception]) -> Exception:
-    """Return an error of that kind with words to look for."""
     what, where, fix = WORDS
     return kind(what, where=where, fix=fix)  # type: ignore[call-arg]
 
@@ -33,7 +31,6 @@ def worded(kind: type[Exception]) -> Exception:
 def test_the_bodys_exit_code_is_the_commands(
     code: ExitCode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A body that ends by itself is not commented on."""
     expected = (code, ("", ""))
     assert expected == (
         run_reporting_errors(lambda: code, name="a command", debug=True),
@@ -55,7 +52,6 @@ def test_the_bodys_exit_code_is_the_commands(
 def test_what_is_refused_has_its_code(
     kind: type[Exception], code: ExitCode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each error with words keeps them, and the narrower kind decides the code."""
     ended = run_reporting_errors(lambda: raising(worded(kind)), name="a command", debug=False)
     lines = [line.split(maxsplit=1)[1] for line in capsys.readouterr().err.splitlines()]
     told = (lines[0], lines[1], lines[2].removeprefix("do").strip())
@@ -67,7 +63,6 @@ def test_an_unforeseen_error_shows_its_traceback_when_asked(
     debug: bool,  # noqa: FBT001
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Exit code 70; the traceback is for --debug alone."""
     ended = run_reporting_errors(
         lambda: raising(ZeroDivisionError("nothing")), name="a command", debug=debug
     )
@@ -77,7 +72,6 @@ def test_an_unforeseen_error_shows_its_traceback_when_asked(
 
 
 def test_an_interrupt_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    """Ctrl-C is no error of the program: code 130 and the way to go on."""
     ended = run_reporting_errors(
         lambda: raising(KeyboardInterrupt()), name="train", debug=False, resume="run it once more"
     )
@@ -87,17 +81,13 @@ def test_an_interrupt_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_closed_pipe_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    """When nobody reads any more, nothing is said."""
     ended = run_reporting_errors(lambda: raising(BrokenPipeError()), name="a command", debug=True)
-    expected = (ExitCode.CLOSED_PIPE, "")
-    assert expected == (ended, capsys.readouterr().err)
+    assert (ended, capsys.readouterr().err) == (ExitCode.CLOSED_PIPE, "")
 
 
 def test_no_standard_error_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody can hear it, the exit code still speaks."""
     monkeypatch.setattr(sys, "stderr", None)
     ended = run_reporting_errors(
         lambda: raising(worded(CheckpointError)), name="a command", debug=False
     )
-    expected = ExitCode.REFUSED
-    assert expected == ended
+    assert ended == ExitCode.REFUSED

@@ -8,7 +8,6 @@ from scratch_gpt.errors import EnvironmentUnfitError
 
 
 def test_auto_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU where there is one; asked for by name and not there it is refused."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [parse_device(name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -11,13 +11,11 @@ from scratch_gpt.dropout import dropout
 
 
 def test_probability_zero_returns_the_tensor_itself(draw: Callable[..., Tensor]) -> None:
-    """Without dropout nothing is computed."""
     x = draw(5, 7)
     assert dropout(x, 0.0) is x
 
 
 def test_what_is_kept_is_scaled_by_what_is_kept_on_average(draw: Callable[..., Tensor]) -> None:
-    """With probability 3/4 each element is either zero or four times itself."""
     x = draw(50, 7)
     actual = dropout(x, 0.75)
     expected = torch.where(actual == 0, 0.0, 4 * x)
@@ -35,20 +33,17 @@ def test_the_share_dropped_is_the_probability(probability: float, dtype: torch.d
 
 
 def test_each_element_is_dropped_on_its_own() -> None:
-    """Neither rows nor columns are dropped as a whole."""
     dropped = dropout(torch.ones(50, 60), 0.5) == 0
     per_axis = torch.cat([dropped.sum(0) % 50, dropped.sum(1) % 60])
     assert bool((per_axis > 0).all())
 
 
 def test_each_call_has_its_own_mask() -> None:
-    """Two calls drop different elements."""
     x = torch.ones(1000)
     assert not torch.equal(dropout(x, 0.5), dropout(x, 0.5))
 
 
 def test_the_seed_determines_the_mask() -> None:
-    """The same generator state drops the same elements."""
     x = torch.ones(1000)
     torch.manual_seed(3)
     first = dropout(x, 0.5)
@@ -57,7 +52,6 @@ def test_the_seed_determines_the_mask() -> None:
 
 
 def test_the_gradient_passes_where_the_value_did() -> None:
-    """A kept element's gradient carries the same scale, a dropped one's is zero."""
     x = torch.ones(1000, requires_grad=True)
     y = dropout(x, 0.5)
     y.sum().backward()
@@ -68,5 +62,4 @@ def test_the_gradient_passes_where_the_value_did() -> None:
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
 )
 def test_keeps_the_dtype(dtype: torch.dtype) -> None:
-    """The result has the input's dtype."""
     assert dtype == dropout(torch.ones(3, dtype=dtype), 0.5).dtype

@@ -14,7 +14,6 @@ Draw = Callable[..., Tensor]
 
 @pytest.fixture
 def tables(loud: Callable[[nn.Module], nn.Module]) -> tuple[nn.Module, nn.Module]:
-    """Return the tables of 37 tokens and 11 positions, of width 21."""
     return loud(Embedding(37, 21)), loud(Embedding(11, 21))
 
 
@@ -22,7 +21,6 @@ def tables(loud: Callable[[nn.Module], nn.Module]) -> tuple[nn.Module, nn.Module
 def test_looks_up_rows(
     dtype: torch.dtype, tables: tuple[Embedding, Embedding], token_ids: Tensor
 ) -> None:
-    """Each id is replaced by its row of the table."""
     table, _ = tables
     rows = table.weight.tolist()
     expected = [[rows[i] for i in row] for row in token_ids.tolist()]
@@ -33,7 +31,6 @@ def test_looks_up_rows(
 def test_a_repeated_id_gathers_its_gradients(
     tables: tuple[Embedding, Embedding], token_ids: Tensor
 ) -> None:
-    """A row's gradient is counted once for every time its id occurs."""
     table, _ = tables
     table(token_ids).sum().backward()
     flat = token_ids.flatten().tolist()
@@ -60,7 +57,6 @@ def test_adds_the_positions_rows(
     tables: tuple[Embedding, Embedding],
     token_ids: Tensor,
 ) -> None:
-    """Each token's row is added to the row of its position."""
     tokens, places = (table.weight.tolist() for table in tables)
     expected = [
         [
@@ -83,15 +79,13 @@ def test_taps_tokens_then_positions(tables: tuple[Embedding, Embedding], token_i
         return value
 
     embed(*tables, token_ids, None, watch)
-    expected = [("embeddings.tokens", [2, 5, 21]), ("embeddings.positions", [1, 5, 21])]
-    assert expected == seen
+    assert seen == [("embeddings.tokens", [2, 5, 21]), ("embeddings.positions", [1, 5, 21])]
 
 
 @pytest.mark.parametrize("replaced", ["embeddings.tokens", "embeddings.positions"])
 def test_uses_the_taps_result(
     replaced: str, tables: tuple[Embedding, Embedding], token_ids: Tensor
 ) -> None:
-    """A replaced lookup enters the sum."""
     parts = {}
 
     def silence(name: str, value: Tensor) -> Tensor:

@@ -41,8 +41,6 @@ def weights(small_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def generate(weights: Path) -> Callable[..., Result]:
-    """Return a function that runs the command over those weights."""
-
     def run(*options: object, weights: Path = weights, **named: object) -> Result:
         arguments = ["--weights", str(weights), *map(str, options)]
         return CliRunner().invoke(app, arguments, **named)
@@ -62,7 +60,6 @@ def greedy(weights: Path, prompt: str, count: int) -> str:
 
 
 def test_prints_prompt_and_continuation(weights: Path, generate: Callable[..., Result]) -> None:
-    """The likeliest tokens, as the uncached model and decode give them, and a line end."""
     result = generate("--prompt", SPOKEN, "--max-new-tokens", 8)
     assert (0, greedy(weights, SPOKEN, 8) + "\n") == (result.exit_code, result.stdout)
     new = generate("--prompt", SPOKEN, "--max-new-tokens", 8, "--quiet").stdout
@@ -88,7 +85,6 @@ def test_text_comes_as_it_is_made(
 
 
 def test_a_stop_string_may_span_tokens(weights: Path, generate: Callable[..., Result]) -> None:
-    """Every piece of the continuation as the stop string: the text ends just before it."""
     whole = greedy(weights, SPOKEN, 8).removeprefix(SPOKEN)
     for start in range(1, len(whole) - 3, 3):
         stop = whole[start : start + 3]
@@ -100,7 +96,6 @@ DRAWN = ("--temperature", 2.5, "--top-k", 40, "--max-new-tokens", 8)
 
 
 def test_a_seed_fixes_the_text(generate: Callable[..., Result]) -> None:
-    """The same again; another with another seed; and samples differ among themselves."""
     first, again, other = (
         generate("--prompt", SPOKEN, *DRAWN, "--seed", seed).stdout for seed in (1, 1, 2)
     )
@@ -112,7 +107,6 @@ def test_a_seed_fixes_the_text(generate: Callable[..., Result]) -> None:
 
 
 def test_prompts_do_not_disturb_each_other(generate: Callable[..., Result]) -> None:
-    """The second prompt's text is the same whatever the first one is, as long as there is one."""
     first, second = (
         generate("--prompt", other, "--prompt", SPOKEN, *DRAWN, "--json").stdout
         for other in ("a", "quite another and longer one")
@@ -125,7 +119,6 @@ def test_prompts_do_not_disturb_each_other(generate: Callable[..., Result]) -> N
 
 
 def test_json_says_what_fixes_the_texts(weights: Path, generate: Callable[..., Result]) -> None:
-    """Strict JSON: ids that decode to the text, the settings, the vocabulary's digest."""
     result = generate("--prompt", SPOKEN, "--max-new-tokens", 5, "--beams", 3, "--samples", 2,
                       "--json")  # fmt: skip
     document = json.loads(result.stdout, parse_constant=pytest.fail)
@@ -141,7 +134,6 @@ def test_json_says_what_fixes_the_texts(weights: Path, generate: Callable[..., R
 def test_a_prompt_may_be_a_file_or_standard_input(
     generate: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """The same text from each, whatever line end closes it."""
     expected = generate("--prompt", SPOKEN, "--max-new-tokens", 3).stdout
     file = tmp_path / "a prompt.txt"
     file.write_bytes(SPOKEN.encode() + b"\r\n")
@@ -152,7 +144,6 @@ def test_a_prompt_may_be_a_file_or_standard_input(
 
 
 def test_what_happens_at_the_last_position_is_chosen(generate: Callable[..., Result]) -> None:
-    """Stops with 24 tokens; slides on past them; is refused beforehand."""
     counts = {}
     for overflow in ("stop", "slide"):
         options = ("--prompt", "a", "--max-new-tokens", 40, "--overflow", overflow, "--json")
@@ -166,7 +157,6 @@ def test_what_happens_at_the_last_position_is_chosen(generate: Callable[..., Res
 def test_what_could_overflow_is_refused_before_anything_is_printed(
     generate: Callable[..., Result],
 ) -> None:
-    """The second prompt is too long for the tokens asked: not a word of the first one's text."""
     prompts = ("--prompt", "a", "--prompt", "a " * 20, "--max-new-tokens", 5)
     result = generate(*prompts, "--overflow", "error")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -175,7 +165,6 @@ def test_what_could_overflow_is_refused_before_anything_is_printed(
 
 
 def test_the_reason_why_a_text_ends_is_reported(generate: Callable[..., Result]) -> None:
-    """A stop string, the tokens asked for, or the last position; of that also a line."""
     said = "the text ends at the model's 24 positions; --overflow slide goes on"
     for count, options, ended in (
         (40, (), "positions"),
@@ -195,7 +184,6 @@ def test_the_reason_why_a_text_ends_is_reported(generate: Callable[..., Result])
 def test_numbers_that_are_none_are_the_weights_fault(
     beams: int, generate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights are refused, exit code 4, on a line of its own."""
     right = Decoder.start
     monkeypatch.setattr(Decoder, "start", lambda *given: right(*given) * float("nan"))
     result = generate("--prompt", SPOKEN, "--beams", beams)
@@ -208,8 +196,6 @@ def test_numbers_that_are_none_are_the_weights_fault(
 def test_an_unexpected_error_is_internal(
     generate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ValueError from within is no fault of the options: exit code 70."""
-
     def fail(_decoder: Decoder, _tokens: object) -> None:
         message = "shapes do not fit"
         raise ValueError(message)
@@ -221,7 +207,6 @@ def test_an_unexpected_error_is_internal(
 
 
 def test_runs_in_bfloat16(generate: Callable[..., Result]) -> None:
-    """The prompt and some text."""
     result = generate("--prompt", SPOKEN, "--dtype", "bfloat16", "--max-new-tokens", 4)
     assert result.exit_code == 0
     assert len(result.stdout) > len(SPOKEN) + 1
@@ -262,7 +247,6 @@ USAGE: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("what", USAGE)
 def test_what_cannot_be_is_a_usage_error(what: str, generate: Callable[..., Result]) -> None:
-    """Exit code 2, and a message that names the option or the place; no traceback."""
     options, said = USAGE[what]
     result = generate(*options)
     assert result.exit_code == 2
@@ -272,7 +256,6 @@ def test_what_cannot_be_is_a_usage_error(what: str, generate: Callable[..., Resu
 
 
 def test_bytes_that_are_no_text_are_a_usage_error(generate: Callable[..., Result]) -> None:
-    """The error names the place of the first one."""
     result = generate("--prompt-file", "-", input=b"abc\xff")
     assert result.exit_code == 2
     assert "not valid UTF-8 at byte 3" in result.stderr
@@ -281,7 +264,6 @@ def test_bytes_that_are_no_text_are_a_usage_error(generate: Callable[..., Result
 def test_what_does_not_belong_together_is_refused(
     weights: Path, generate: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """A vocabulary of another size, none at all, and a damaged file of weights: exit code 4."""
     Tokenizer.train(["some other words"], merges=3).save_pretrained(tmp_path / "other")
     bare = shutil.copytree(weights, tmp_path / "bare", ignore=shutil.ignore_patterns("vocab*"))
     torn = shutil.copytree(weights, tmp_path / "torn")
@@ -300,14 +282,12 @@ def test_what_does_not_belong_together_is_refused(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")
 def test_a_device_that_is_not_there(generate: Callable[..., Result]) -> None:
-    """Exit code 5; auto takes what there is."""
     result = generate("--prompt", "a", "--device", "cuda")
     assert (result.exit_code, "no CUDA device" in result.stderr) == (5, True)
     assert generate("--prompt", "a", "--device", "auto", "--max-new-tokens", 1).exit_code == 0
 
 
 def test_help_teaches_without_torch() -> None:
-    """Examples, defaults and exit codes, in an interpreter in which torch cannot be imported."""
     source = (
         "import sys; sys.modules['torch'] = None\n"
         "from scratch_gpt.generate import app\napp(['--help'])"
@@ -319,7 +299,6 @@ def test_help_teaches_without_torch() -> None:
 
 
 def started(weights: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-    """Start the command as a process."""
     command = [sys.executable, "-m", "scratch_gpt.generate", "--weights", str(weights), *options]
     settings = {"env": os.environ | environment, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, stdout=subprocess.PIPE, **settings)
@@ -330,7 +309,6 @@ ENDLESS = ("--prompt", SPOKEN, "--max-new-tokens", "1000000", "--overflow", "sli
 
 @pytest.mark.slow
 def test_an_interrupt_keeps_what_was_printed(weights: Path) -> None:
-    """Exit code 130, the text so far, and three lines on standard error."""
     with started(weights, *ENDLESS) as process:
         first = process.stdout.read(200)
         process.send_signal(signal.SIGINT)
@@ -343,7 +321,6 @@ def test_an_interrupt_keeps_what_was_printed(weights: Path) -> None:
 
 @pytest.mark.slow
 def test_a_closed_pipe_ends_it_quietly(weights: Path) -> None:
-    """Exit code 141, and not a word."""
     with started(weights, *ENDLESS) as process:
         process.stdout.read(10)
         process.stdout.close()
@@ -356,7 +333,6 @@ def test_a_closed_pipe_ends_it_quietly(weights: Path) -> None:
 def test_the_same_text_in_every_process_and_locale(
     weights: Path, generate: Callable[..., Result]
 ) -> None:
-    """A seed fixes the text across processes; where the locale is ASCII it is printed in ASCII."""
     options = ("--prompt", "\u20ac " + SPOKEN, *map(str, DRAWN))
     expected = generate(*options).stdout
     assert not expected.isascii()

@@ -14,12 +14,10 @@ IDS = [[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]]
 
 @pytest.fixture
 def model(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Return a model of 37 tokens and 11 positions."""
     return loud(GPT(config)).eval()
 
 
 def ids_with(value: int) -> Tensor:
-    """Return valid ids but one, at batch 1 and time 3."""
     ids = torch.tensor(IDS)
     ids[1, 3] = value
     return ids
@@ -67,7 +65,6 @@ def ids_with(value: int) -> Tensor:
     ],
 )
 def test_bad_ids_are_rejected(token_ids: Tensor, message: str, model: GPT) -> None:
-    """The error names the argument, the value and the index."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model(token_ids)
 
@@ -102,7 +99,6 @@ def test_bad_ids_are_rejected(token_ids: Tensor, message: str, model: GPT) -> No
     ],
 )
 def test_bad_positions_are_rejected(positions: list[object], message: str, model: GPT) -> None:
-    """The error names the argument, the value and the index."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model(torch.tensor(IDS), positions=torch.tensor(positions))
 
@@ -138,32 +134,26 @@ def test_bad_positions_are_rejected(positions: list[object], message: str, model
     ],
 )
 def test_bad_masks_are_rejected(mask: Tensor, message: str, model: GPT) -> None:
-    """The error names the argument, the actual and the required form."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model(torch.tensor(IDS), attention_mask=mask)
 
 
 def test_ids_on_another_device_are_rejected(model: GPT, meta: torch.device) -> None:
-    """The error names both devices."""
     message = "token_ids is on cpu, the model's weights are on meta"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model.to(meta)(torch.tensor(IDS))
 
 
 def test_the_longest_input_is_accepted(model: GPT) -> None:
-    """As many tokens as there are positions fit, and so do the last id and the last position."""
-    expected = (1, 11, 37)
-    assert expected == model(torch.full((1, 11), 36), torch.full((1, 11), 10)).shape
+    assert model(torch.full((1, 11), 36), torch.full((1, 11), 10)).shape == (1, 11, 37)
 
 
 def test_int32_equals_int64(model: GPT) -> None:
-    """32-bit ids and positions give bitwise the same logits as 64-bit ones."""
     ids, positions = torch.tensor(IDS), torch.tensor([[4, 0, 10, 2, 1]])
     assert torch.equal(model(ids, positions), model(ids.int(), positions.int()))
 
 
 def test_ids_that_are_not_contiguous_equal_their_copy(model: GPT) -> None:
-    """A transposed view gives bitwise the same logits as its copy."""
     view = torch.tensor(IDS).T.contiguous().T
     assert not view.is_contiguous()
     assert torch.equal(model(view.contiguous()), model(view))
@@ -172,7 +162,6 @@ def test_ids_that_are_not_contiguous_equal_their_copy(model: GPT) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("value", [37, -1])
 def test_bad_ids_do_not_reach_a_gpus_kernels(value: int, model: GPT) -> None:
-    """On a GPU a bad id is the same error, and the device stays usable."""
     if not torch.cuda.is_available():
         pytest.skip("not run: no CUDA")
     model, good = model.cuda(), torch.tensor(IDS).cuda()

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from scratch_gpt.linear import Linear, linear
 
 Draw = Callable[..., Tensor]
-
 Same = Callable[..., None]
 
 
@@ -25,21 +24,18 @@ Same = Callable[..., None]
 def test_is_the_product_plus_the_bias(
     leading: tuple[int, ...], draw: Draw, assert_same: Same
 ) -> None:
-    """Every row is multiplied by the weight and shifted by the bias, whatever the leading axes."""
     x, weight, bias = draw(*leading, 7), draw(7, 13), draw(13)
     expected = np.einsum("...i,io->...o", x.numpy(), weight.numpy()) + bias.numpy()
     assert_same(expected, linear(x, weight, bias))
 
 
 def test_takes_rows_that_are_not_contiguous(draw: Draw, assert_same: Same) -> None:
-    """A transposed input gives the same as its contiguous copy."""
     x, weight, bias = draw(7, 5, 2).permute(2, 1, 0), draw(7, 13), draw(13)
     expected = x.numpy() @ weight.numpy() + bias.numpy()
     assert_same(expected, linear(x, weight, bias))
 
 
 def test_stores_its_weight_as_released() -> None:
-    """The weight is `[in, out]`."""
     layer = Linear(7, 13)
     expected = {"weight": (7, 13), "bias": (13,)}
     actual = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
@@ -49,14 +45,12 @@ def test_stores_its_weight_as_released() -> None:
 def test_the_layer_uses_its_own_weight_and_bias(
     draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
 ) -> None:
-    """The layer applies the map of the parameters that it owns."""
     layer, x = loud(Linear(7, 13)), draw(2, 5, 7)
     expected = x @ layer.weight + layer.bias
     assert_same(expected, layer(x))
 
 
 def test_gradients_reach_weight_and_bias(draw: Draw, assert_same: Same) -> None:
-    """The bias's gradient sums over all rows and the weight's is the outer product."""
     x, weight, bias, upstream = draw(2, 5, 7), draw(7, 13), draw(13), draw(2, 5, 13)
     weight.requires_grad_()
     bias.requires_grad_()

@@ -20,7 +20,6 @@ VIEWS = {"view", "_unsafe_view", "slice", "detach", "alias", "as_strided", "sele
 
 
 def test_log_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
-    """Each row becomes torch's own log-softmax of it."""
     logits = draw(2, 5, 37) * 5
     expected = torch.log_softmax(logits, -1)
     assert_same(expected, log_softmax(logits))
@@ -38,8 +37,7 @@ def test_log_softmax_has_the_librarys_gradient(draw: Draw, assert_same: Same) ->
 def test_the_loss_of_huge_logits_is_their_difference(size: float) -> None:
     """In float32 the loss of the likely token is 0, that of the other the difference."""
     logits = torch.tensor([[[size, -size], [-size, size]]])
-    expected = [[0.0]]
-    assert expected == negative_log_likelihood(logits, torch.tensor([[1, 0]])).tolist()
+    assert negative_log_likelihood(logits, torch.tensor([[1, 0]])).tolist() == [[0.0]]
     expected = [[2 * float(logits[0, 0, 0])]]
     assert expected == negative_log_likelihood(logits, torch.tensor([[0, 1]])).tolist()
 
@@ -48,7 +46,6 @@ def test_the_loss_of_huge_logits_is_their_difference(size: float) -> None:
 def test_each_position_predicts_the_next_token(
     dtype: torch.dtype, draw: Draw, token_ids: Tensor, assert_same: Same
 ) -> None:
-    """Row t of the logits predicts token t + 1, and the last row nothing."""
     logits = draw(2, 5, 37)
     expected = functional.cross_entropy(
         logits[:, :4].transpose(1, 2), token_ids[:, 1:], reduction="none"
@@ -57,21 +54,17 @@ def test_each_position_predicts_the_next_token(
 
 
 def test_one_token_has_no_next(draw: Draw) -> None:
-    """With one token there are no losses."""
     expected = (2, 0)
     actual = negative_log_likelihood(draw(2, 1, 37), torch.tensor([[3], [5]])).shape
     assert expected == actual
 
 
 def test_equal_logits_lose_the_logarithm_of_the_vocabulary() -> None:
-    """A uniform prediction has a loss of log(37) nats."""
     logits = torch.zeros(1, 2, 37, dtype=torch.float64)
-    expected = math.log(37)
-    assert expected == next_token_loss(logits, torch.tensor([[3, 5]])).item()
+    assert next_token_loss(logits, torch.tensor([[3, 5]])).item() == math.log(37)
 
 
 def test_is_the_mean_of_the_library(draw: Draw, token_ids: Tensor, assert_same: Same) -> None:
-    """It equals torch's own cross-entropy over all predicted tokens."""
     logits = draw(2, 5, 37)
     expected = functional.cross_entropy(logits[:, :4].flatten(0, 1), token_ids[:, 1:].flatten())
     assert_same(expected, next_token_loss(logits, token_ids))
@@ -81,7 +74,6 @@ def test_is_the_mean_of_the_library(draw: Draw, token_ids: Tensor, assert_same: 
 def test_ignored_targets_do_not_count(
     ignore_index: int, draw: Draw, token_ids: Tensor, assert_same: Same
 ) -> None:
-    """The mean is over the other targets, as in torch's cross-entropy."""
     logits, ids = draw(2, 5, 37).requires_grad_(), token_ids.clone()
     ids[0, 4] = ids[1, 0] = ids[1, 2] = ignore_index
     library = functional.cross_entropy(
@@ -93,14 +85,12 @@ def test_ignored_targets_do_not_count(
 
 
 def test_gradients_agree_with_differences(draw: Draw) -> None:
-    """The derivative agrees with finite differences."""
     ids = torch.tensor([[3, -100, 0, 4], [1, 2, 2, -100]])
     assert gradcheck(lambda logits: next_token_loss(logits, ids), draw(2, 4, 5).requires_grad_())
 
 
 @pytest.mark.parametrize("rows", [15, 16, 17, 35])
 def test_any_number_of_rows_is_processed(rows: int, draw: Draw, assert_same: Same) -> None:
-    """Fewer, as many and more than are processed at once."""
     logits, ids = draw(1, rows, 37).requires_grad_(), torch.arange(rows)[None] % 37
     library = functional.cross_entropy(logits[0, :-1], ids[0, 1:])
     ours = next_token_loss(logits, ids)
@@ -109,7 +99,6 @@ def test_any_number_of_rows_is_processed(rows: int, draw: Draw, assert_same: Sam
 
 
 def test_an_ignored_row_of_infinities_has_no_gradient(draw: Draw, token_ids: Tensor) -> None:
-    """0 times infinity does not enter it."""
     logits, ids = draw(2, 5, 37), token_ids.clone()
     ids[0, 3] = -100
     logits[0, 2] = float("inf")
@@ -155,7 +144,6 @@ def test_keeps_one_number_a_row(draw: Draw, recorded: Callable[[], TorchDispatch
     ],
 )
 def test_no_target_is_no_mean(ids: list[list[int]], draw: Draw) -> None:
-    """Without a target the error gives the shape."""
     token_ids = torch.tensor(ids)
     message = f"no target to predict in token_ids of shape {list(token_ids.shape)}"
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -163,7 +151,6 @@ def test_no_target_is_no_mean(ids: list[list[int]], draw: Draw) -> None:
 
 
 def test_infinity_at_an_ignored_position_stays_out(draw: Draw, token_ids: Tensor) -> None:
-    """A row that does not count may hold any value."""
     logits, ids = draw(2, 5, 37), token_ids.clone()
     ids[0, 3] = -100
     expected = next_token_loss(logits, ids)

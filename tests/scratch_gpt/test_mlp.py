@@ -16,7 +16,6 @@ Same = Callable[..., None]
 def test_equals_the_library(
     draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
 ) -> None:
-    """The output is the second map of the activated first map."""
     layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
     inner = functional.linear(x, layer.c_fc.weight.T, layer.c_fc.bias)
     activated = functional.gelu(inner, approximate="tanh")
@@ -27,7 +26,6 @@ def test_equals_the_library(
 def test_calls_its_taps_in_order(
     draw: Draw, loud: Callable[[nn.Module], nn.Module], watch: Callable[..., Tensor]
 ) -> None:
-    """The taps are the first map, its activation and the output."""
     layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
     output = layer(x, watch)
     expected = {"mlp.c_fc": layer.c_fc(x), "mlp.gelu": gelu(layer.c_fc(x)), "mlp": output}

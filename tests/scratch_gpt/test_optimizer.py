@@ -25,22 +25,18 @@ State = dict[str, Tensor | int]
 
 @pytest.fixture
 def parameters(draw: Draw) -> Parameters:
-    """Return two matrices and two vectors, float64."""
     return {name: nn.Parameter(draw(*shape)) for name, shape in SHAPES.items()}
 
 
 def copied(parameters: Parameters) -> Parameters:
-    """Return parameters of the same values in their own storage."""
     return {name: nn.Parameter(p.detach().clone()) for name, p in parameters.items()}
 
 
 def arrays(parameters: Parameters) -> dict[str, np.ndarray]:
-    """Return the values as NumPy arrays."""
     return {name: p.detach().numpy().copy() for name, p in parameters.items()}
 
 
 def set_gradients(draw: Draw, *sides: Parameters, scale: float = 1.0) -> None:
-    """Set the same random gradients on every side, each in its own copy."""
     for name, p in sides[0].items():
         gradient = scale * draw(*p.shape).to(p.dtype)
         for side in sides:
@@ -48,7 +44,6 @@ def set_gradients(draw: Draw, *sides: Parameters, scale: float = 1.0) -> None:
 
 
 def rate(step: int) -> float:
-    """Return a rate that differs in each step, from 0 on."""
     return 0.1 * step / STEPS
 
 
@@ -61,7 +56,6 @@ def test_steps_agree_with_the_oracle(
     draw: Draw,
     assert_same: Callable[..., None],
 ) -> None:
-    """Parameters and both moments agree after each of 12 steps, clipped and not."""
     constants = Constants(variant=variant, b1=0.8, b2=0.95, e=0.01, l2=0.3, vector_l2=vectors)
     ours = Adam(
         parameters.items(),
@@ -93,7 +87,6 @@ def test_adamw_equals_torch_bitwise(
     foreach: bool,  # noqa: FBT001
     draw: Draw,
 ) -> None:
-    """Matrices that decay, vectors that do not; all longer than a run."""
     ours = {name: nn.Parameter(draw(*shape).to(dtype)) for name, shape in LONG.items()}
     theirs = copied(ours)
     optimizer = Adam(ours.items(), variant="adamw")
@@ -127,13 +120,11 @@ def test_the_variants_differ_by_a_quarter_at_small_gradients(
 
 
 def distance(one: Parameters, other: Parameters) -> float:
-    """Return the length of the difference of two sets of parameters."""
     return math.hypot(*(float((p - other[name]).detach().norm()) for name, p in one.items()))
 
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
-    """Norm and parameters are bitwise those of one thread, for tensors longer than a run."""
     assert steps_with(threads) == steps_with(1)
 
 
@@ -156,7 +147,6 @@ def steps_with(threads: int) -> list[object]:
 
 
 def test_half_precision_steps_in_float32(draw: Draw) -> None:
-    """A bfloat16 parameter gets the float32 step, rounded; its moments are float32."""
     narrow = {"matrix": nn.Parameter(draw(7, 5).bfloat16())}
     wide = {"matrix": nn.Parameter(narrow["matrix"].detach().float())}
     gradient = draw(7, 5).bfloat16()
@@ -173,7 +163,6 @@ def test_half_precision_steps_in_float32(draw: Draw) -> None:
 def test_a_strided_gradient_updates_the_right_elements(
     parameters: Parameters, draw: Draw, assert_same: Callable[..., None]
 ) -> None:
-    """A transposed gradient gives the same step as a contiguous one."""
     other = copied(parameters)
     set_gradients(draw, parameters, other)
     other["matrix"].grad = other["matrix"].grad.T.contiguous().T
@@ -198,7 +187,6 @@ def test_a_strided_gradient_updates_the_right_elements(
 def test_a_missing_or_sparse_gradient_changes_nothing(
     broken: Callable[[nn.Parameter], None], what: str, parameters: Parameters, draw: Draw
 ) -> None:
-    """The error names the parameter; those before it do not change."""
     set_gradients(draw, parameters)
     broken(parameters["bias"])
     before = arrays(parameters)
@@ -224,14 +212,12 @@ def test_a_missing_or_sparse_gradient_changes_nothing(
 def test_a_constant_out_of_range_is_rejected(
     named: dict[str, object], message: str, parameters: Parameters
 ) -> None:
-    """The error names the constant and its value."""
     with pytest.raises(ValueError, match=message):
         Adam(parameters.items(), **named)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf])
 def test_an_invalid_learning_rate_is_rejected(wrong: float, parameters: Parameters) -> None:
-    """It must be finite and not negative."""
     with pytest.raises(ValueError, match="the learning rate must be"):
         Adam(parameters.items()).step(wrong)
 
@@ -259,20 +245,17 @@ def test_invalid_parameters_are_rejected(
     message: str,
     parameters: Parameters,
 ) -> None:
-    """None at all, one tensor or name twice, a strided tensor."""
     with pytest.raises(ValueError, match=message):
         Adam(pairs(parameters["matrix"]))
 
 
 def test_zero_grad_frees_all_gradients(parameters: Parameters, draw: Draw) -> None:
-    """No parameter has a gradient afterwards."""
     set_gradients(draw, parameters)
     Adam(parameters.items()).zero_grad()
     assert all(p.grad is None for p in parameters.values())
 
 
 def stepped(draw: Callable[..., Tensor], steps: int) -> Adam:
-    """Return an optimizer of a matrix and a vector after this many steps."""
     optimizer = Adam([("matrix", nn.Parameter(draw(3, 5))), ("bias", nn.Parameter(draw(7)))])
     for _ in range(steps):
         advance(optimizer, draw)
@@ -280,19 +263,16 @@ def stepped(draw: Callable[..., Tensor], steps: int) -> Adam:
 
 
 def advance(optimizer: Adam, draw: Callable[..., Tensor]) -> None:
-    """Make one step with random gradients."""
     for parameter in optimizer.parameters.values():
         parameter.grad = draw(*parameter.shape)
     optimizer.step(0.1)
 
 
 def copied_state(state: State) -> State:
-    """Return a state with copies of its tensors."""
     return {name: v.clone() if isinstance(v, Tensor) else v for name, v in state.items()}
 
 
 def test_a_resumed_optimizer_is_bitwise_the_same(draw: Callable[..., Tensor]) -> None:
-    """A new optimizer with parameters and state agrees bitwise after three more steps."""
     whole = stepped(draw, 2)
     state = copied_state(whole.state_dict())
     resumed = Adam((name, nn.Parameter(p.detach().clone())) for name, p in whole.parameters.items())
@@ -313,7 +293,6 @@ def test_a_resumed_optimizer_is_bitwise_the_same(draw: Callable[..., Tensor]) ->
 
 
 def test_a_loaded_state_is_copied(draw: Callable[..., Tensor]) -> None:
-    """The next step does not change the state that was loaded."""
     optimizer = stepped(draw, 1)
     state = copied_state(optimizer.state_dict())
     before = copied_state(state)
@@ -345,7 +324,6 @@ def test_a_loaded_state_is_copied(draw: Callable[..., Tensor]) -> None:
 def test_a_state_that_does_not_fit_is_rejected(
     change: dict[str, object], message: str, draw: Callable[..., Tensor]
 ) -> None:
-    """The error names the problem and is a checkpoint error; nothing changes."""
     optimizer = stepped(draw, 1)
     before = copied_state(optimizer.state_dict())
     wrong = copied_state(stepped(draw, 2).state_dict()) | change
@@ -359,6 +337,5 @@ def test_a_state_that_does_not_fit_is_rejected(
 
 
 def test_many_problems_are_counted(draw: Callable[..., Tensor]) -> None:
-    """An empty state lacks every name: the first four are listed, the others counted."""
     with pytest.raises(OptimizerStateError, match="; and 1 more"):
         stepped(draw, 1).load_state_dict({})

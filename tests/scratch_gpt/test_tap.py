@@ -7,13 +7,11 @@ from scratch_gpt.tap import no_tap, prefixed
 
 
 def test_no_tap_returns_its_value() -> None:
-    """Without a tap nothing happens."""
     value = torch.ones(3)
     assert no_tap("name", value) is value
 
 
 def test_prefixed_adds_the_prefix() -> None:
-    """The outer tap gets the prefix, a dot and the name."""
     names = []
 
     def watch(name: str, value: Tensor) -> Tensor:
@@ -21,12 +19,10 @@ def test_prefixed_adds_the_prefix() -> None:
         return value
 
     prefixed("h.3", prefixed("attn", watch))("query", torch.ones(3))
-    expected = ["attn.h.3.query"]
-    assert expected == names
+    assert names == ["attn.h.3.query"]
 
 
 def test_prefixed_passes_the_value_and_the_result() -> None:
-    """The outer tap gets the same tensor, and its result is returned."""
     value, replacement = torch.ones(3), torch.zeros(3)
     shown = []
 
@@ -40,5 +36,4 @@ def test_prefixed_passes_the_value_and_the_result() -> None:
 
 
 def test_prefixed_no_tap_is_no_tap() -> None:
-    """No closure is built."""
     assert prefixed("h.3", no_tap) is no_tap

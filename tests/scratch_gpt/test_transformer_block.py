@@ -22,7 +22,6 @@ TAPS = (
 
 @pytest.fixture(params=["plain", "tiled", "fused"])
 def block(request: pytest.FixtureRequest, config: GPTConfig, loud: Loud) -> TransformerBlock:
-    """Return a block in evaluation mode, for each eager backend."""
     return loud(TransformerBlock(config, BACKENDS[request.param])).eval()
 
 
@@ -33,14 +32,12 @@ def test_equals_the_library(
     block_formula: Callable[..., Tensor],
     assert_same: Same,
 ) -> None:
-    """Attention, sum, normalization, MLP, sum, normalization, in this order."""
     x = draw(2, 5, 21)
     expected = block_formula(x, block, config)
     assert_same(expected, block(x))
 
 
 def test_hides_padding(block: TransformerBlock, draw: Draw, assert_same: Same) -> None:
-    """Rows after padding are unaffected by it."""
     x = draw(2, 5, 21)
     mask = torch.tensor([[False, False, True, True, True]] * 2)
     expected = block(x[:, 2:])
@@ -50,7 +47,6 @@ def test_hides_padding(block: TransformerBlock, draw: Draw, assert_same: Same) -
 def test_calls_its_fourteen_taps_in_order(
     config: GPTConfig, loud: Loud, draw: Draw, watch: Callable[..., Tensor]
 ) -> None:
-    """Each tap is called once, in the order of the network."""
     loud(TransformerBlock(config, BACKENDS["plain"]))(draw(2, 5, 21), tap=watch)
     assert list(TAPS) == list(watch.seen)
 
@@ -82,7 +78,6 @@ def test_what_enters_a_normalisation_is_the_residual_sum(
 
 @pytest.mark.parametrize("replaced", TAPS)
 def test_uses_the_taps_result(replaced: str, config: GPTConfig, loud: Loud, draw: Draw) -> None:
-    """Whatever tap is replaced, the block's output changes."""
     block, x = loud(TransformerBlock(config, BACKENDS["plain"])).eval(), draw(2, 5, 21)
 
     def disturb(name: str, value: Tensor) -> Tensor:

@@ -21,38 +21,32 @@ OLD = {"config.json": "old", "vocab.json": "the user's", "README.md": "the user'
 
 
 def write(path: Path, files: Files, *, overwrite: bool = True) -> None:
-    """Write those files as a whole."""
     with replace_folder(path, overwrite=overwrite) as staging:
         put(staging, files)
 
 
 def put(folder: Path, files: Files) -> None:
-    """Write files one after the other."""
     for name, text in files.items():
         (folder / name).write_text(text, "utf-8")
 
 
 def contents(folder: Path) -> Files:
-    """Return each file's text."""
     return {path.name: path.read_text("utf-8") for path in folder.iterdir()}
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """Return a path at which nothing is."""
     return tmp_path / "model"
 
 
 @pytest.fixture
 def occupied(target: Path) -> Path:
-    """Return a folder with an older model and files of the user's."""
     target.mkdir()
     put(target, OLD)
     return target
 
 
 def test_writes_a_new_folder(target: Path) -> None:
-    """Nothing is at its place until it is complete, and nothing beside it afterwards."""
     with replace_folder(target, overwrite=False) as staging:
         put(staging, MODEL)
         assert not target.exists()
@@ -62,13 +56,11 @@ def test_writes_a_new_folder(target: Path) -> None:
 
 
 def test_makes_the_folders_above(target: Path) -> None:
-    """As many as are missing."""
     write(target / "a" / "b", MODEL)
     assert contents(target / "a" / "b") == MODEL
 
 
 def test_an_empty_folder_is_no_obstacle(target: Path) -> None:
-    """Not even where nothing may be overwritten."""
     target.mkdir()
     write(target, MODEL, overwrite=False)
     assert contents(target) == MODEL
@@ -78,7 +70,6 @@ def test_an_empty_folder_is_no_obstacle(target: Path) -> None:
 def test_replaces_and_carries_over(
     linux: str, occupied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was written anew is new, all else is the user's; nothing is left beside."""
     if linux == "three steps":
         monkeypatch.setattr(atomic, "_is_linux", lambda: False)
     with replace_folder(occupied, overwrite=True) as staging:
@@ -89,7 +80,6 @@ def test_replaces_and_carries_over(
 
 
 def test_carries_links_over_as_links(occupied: Path) -> None:
-    """Also where they lead nowhere; a relative one still leads where it led."""
     (occupied.parent / "blob").write_text("elsewhere", "utf-8")
     (occupied / "merges.txt").symlink_to("../blob")
     (occupied / "dangling").symlink_to("nowhere")
@@ -102,8 +92,6 @@ def test_carries_links_over_as_links(occupied: Path) -> None:
 def test_copies_where_no_file_can_have_two_names(
     occupied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some file systems have no hard links; a copy keeps mode and time."""
-
     def refuse(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -117,7 +105,6 @@ def test_copies_where_no_file_can_have_two_names(
 
 
 def test_keeps_what_is_put_there_meanwhile(occupied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even in the last moment, when the old files were brought over already."""
     move = module._move
 
     def late(staging: Path, destination: Path, *, overwrite: bool) -> None:
@@ -130,7 +117,6 @@ def test_keeps_what_is_put_there_meanwhile(occupied: Path, monkeypatch: pytest.M
 
 
 def test_a_link_stays_and_its_target_is_replaced(occupied: Path, tmp_path: Path) -> None:
-    """The new folder is where the link leads, on whatever disk that is."""
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "latest"
     link.symlink_to("../model")
@@ -141,7 +127,6 @@ def test_a_link_stays_and_its_target_is_replaced(occupied: Path, tmp_path: Path)
 
 
 def test_a_dangling_link_gets_its_target(target: Path, tmp_path: Path) -> None:
-    """The folder it leads to is made."""
     link = tmp_path / "latest"
     link.symlink_to("model")
     write(link, MODEL, overwrite=False)
@@ -150,12 +135,10 @@ def test_a_dangling_link_gets_its_target(target: Path, tmp_path: Path) -> None:
 
 
 def add_folder(path: Path) -> None:
-    """Put a folder into it."""
     (path / "checkpoint\n1").mkdir()
 
 
 def add_pipe(path: Path) -> None:
-    """Put a named pipe into it."""
     os.mkfifo(path / "pipe")
 
 
@@ -171,7 +154,6 @@ def add_pipe(path: Path) -> None:
 def test_refuses_a_folder_with_something_to_lose(
     spoil: Callable[[Path], None], overwrite: str, what: str, occupied: Path
 ) -> None:
-    """Before anything is written; the folder is as it was, to the inode."""
     spoil(occupied)
     before = occupied.stat()
     with pytest.raises(OccupiedError) as refusal:
@@ -185,7 +167,6 @@ def test_refuses_a_folder_with_something_to_lose(
 
 
 def test_refuses_a_file_of_that_name(target: Path) -> None:
-    """A file is not replaced by a folder."""
     target.write_text("a file", "utf-8")
     with pytest.raises(OccupiedError, match=r"^there is a file of that name"):
         write(target, MODEL)
@@ -193,7 +174,6 @@ def test_refuses_a_file_of_that_name(target: Path) -> None:
 
 
 def test_refuses_a_folder_filled_meanwhile(target: Path) -> None:
-    """Where nothing may be overwritten, the first of two writers wins."""
     with (
         pytest.raises(OccupiedError, match=r"^the folder was filled meanwhile"),
         replace_folder(target, overwrite=False),
@@ -205,22 +185,18 @@ def test_refuses_a_folder_filled_meanwhile(target: Path) -> None:
 
 @pytest.mark.parametrize("first", [{}, OLD])
 def test_the_last_of_two_writers_wins_whole(first: Files, target: Path) -> None:
-    """Whoever began earlier, the one that ends later is what stands there."""
     if first:
         write(target, first)
     with replace_folder(target, overwrite=True) as staging:
         put(staging, {"config.json": "A", "model.safetensors": "A"})
         write(target, {"config.json": "B", "model.safetensors": "B"})
         assert contents(target)["config.json"] == "B"
-    expected = first | {"config.json": "A", "model.safetensors": "A"}
-    assert expected == contents(target)
+    assert contents(target) == first | {"config.json": "A", "model.safetensors": "A"}
     assert [target] == list(target.parent.iterdir())
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), SystemExit(3)])
 def test_an_exception_leaves_all_as_it_was(error: BaseException, occupied: Path) -> None:
-    """It passes through unchanged, and the staging folder is gone."""
-
     def write_half() -> None:
         with replace_folder(occupied, overwrite=True) as staging:
             put(staging, MODEL)
@@ -234,7 +210,6 @@ def test_an_exception_leaves_all_as_it_was(error: BaseException, occupied: Path)
 
 
 def test_an_error_about_another_place_passes(occupied: Path, tmp_path: Path) -> None:
-    """A source that is missing is no failure to write."""
     missing = tmp_path / "source" / "vocab.json"
     with (
         pytest.raises(FileNotFoundError, match=r"source/vocab\.json"),
@@ -249,8 +224,6 @@ def test_an_error_about_another_place_passes(occupied: Path, tmp_path: Path) -> 
 def test_a_refusal_of_the_file_system_leaves_all_as_it_was(
     call: str, number: int, occupied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever call it refuses, the old folder survives, alone."""
-
     def refuse(*_arguments: object, **_options: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -297,7 +270,6 @@ def test_no_permission_leaves_all_as_it_was(forbidden: str, own_folder: Path) ->
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_modes_follow_the_umask(umask: int, target: Path) -> None:
-    """Also those of files that a library made for their owner alone."""
     before = os.umask(umask)
     try:
         with replace_folder(target, overwrite=False) as staging:
@@ -311,7 +283,6 @@ def test_modes_follow_the_umask(umask: int, target: Path) -> None:
 
 
 def test_what_stood_there_keeps_its_mode(occupied: Path) -> None:
-    """A private folder stays private, and a carried file is as it was."""
     occupied.chmod(0o700)
     (occupied / "vocab.json").chmod(0o400)
     write(occupied, MODEL)
@@ -346,7 +317,6 @@ def test_all_is_on_the_disk_before_it_is_in_place(
 
 
 def test_what_killed_writers_left_is_swept(target: Path) -> None:
-    """By the next writer, once it is old."""
     left = target.parent / ".gpt1-999999999-0123abcd.partial"
     left.mkdir()
     put(left, MODEL)

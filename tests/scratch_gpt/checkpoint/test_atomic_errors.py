@@ -21,7 +21,6 @@ from scratch_gpt.errors import OccupiedError, WriteError
     ],
 )
 def test_says_what_an_error_number_means(number: int, what: str, fix: str) -> None:
-    """Whether Python raised it or a library in Rust."""
     errors = (
         OSError(number, os.strerror(number)),
         SafetensorError(f"Error while serializing: I/O error: whatever (os error {number})"),
@@ -35,7 +34,6 @@ def test_says_what_an_error_number_means(number: int, what: str, fix: str) -> No
 
 
 def test_an_unknown_number_is_quoted_on_one_line() -> None:
-    """The system's own words are better than none."""
     told = to_write_error(OSError(errno.EIO, "Input/output\nerror"), "a\nb")
     assert told is not None
     assert told.what == "it cannot be written: [Errno 5] Input/output error"
@@ -53,5 +51,4 @@ def test_an_unknown_number_is_quoted_on_one_line() -> None:
     ids=lambda error: str(error)[:20],
 )
 def test_what_is_no_news_of_the_file_system_stays_what_it_is(error: Exception) -> None:
-    """Other errors, and those that say it already."""
     assert to_write_error(error, "here") is None

@@ -12,7 +12,6 @@ from scratch_gpt.checkpoint.atomic import exchange_paths
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Path, Path]:
-    """Return two folders, each with a file named as itself."""
     folders = (tmp_path / "one", tmp_path / "other")
     for folder in folders:
         folder.mkdir()
@@ -21,7 +20,6 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def names(folder: Path) -> list[str]:
-    """Return what is in the folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -47,8 +45,6 @@ def test_trade_names(
 
 
 def test_one_step_is_one_call(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system can, nothing is renamed."""
-
     def fail(*_arguments: object) -> None:
         raise AssertionError
 
@@ -58,7 +54,6 @@ def test_one_step_is_one_call(two: tuple[Path, Path], monkeypatch: pytest.Monkey
 
 
 def test_another_system_renames(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the C library is not asked."""
     monkeypatch.setattr(module, "_is_linux", lambda: False)
     monkeypatch.setattr(ctypes, "CDLL", None)
     exchange_paths(*two)
@@ -66,7 +61,6 @@ def test_another_system_renames(two: tuple[Path, Path], monkeypatch: pytest.Monk
 
 
 def test_a_refusal_is_an_error(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the system refuses for other reasons is not tried otherwise."""
     monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Library(errno.EROFS))
     with pytest.raises(OSError, match="Read-only file system") as refusal:
         exchange_paths(*two)
@@ -77,7 +71,6 @@ def test_a_refusal_is_an_error(two: tuple[Path, Path], monkeypatch: pytest.Monke
 def test_a_half_done_exchange_is_undone(
     two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the second renaming fails, the first is taken back."""
     monkeypatch.setattr(module, "_is_linux", lambda: False)
     one, other = two
     rename = Path.rename

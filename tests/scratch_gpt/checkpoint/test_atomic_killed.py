@@ -30,7 +30,6 @@ LEFT = re.compile(r"\.gpt1-\d+-[0-9a-f]{8}\.partial")
 
 
 def kill_a_writer(home: Path, destination: Path, first: int, delay: float) -> int:
-    """Let a process write versions from `first` on, kill it, and return the last it told of."""
     command = [sys.executable, "-S", "-c", WRITER, str(destination), str(first)]
     environment = os.environ | {"PYTHONPATH": str(home)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -59,7 +58,6 @@ def version_of(destination: Path) -> int:
 def test_a_killed_writer_leaves_one_version(
     kills: int, tmp_path: Path, home_of: Callable[[str], Path | None]
 ) -> None:
-    """The last it told of or the next, never a mixture; what else is left is hidden, and known."""
     package = home_of("scratch_gpt")
     assert package is not None
     destination = tmp_path / "model"

@@ -17,14 +17,12 @@ A_DAY = 24 * 60 * 60
 
 @pytest.fixture
 def dead() -> int:
-    """Return the number of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
     return process.pid
 
 
 def left_behind(parent: Path, name: str, age: float) -> Path:
-    """Make a folder with a file in it, `age` seconds old."""
     folder = parent / name
     folder.mkdir()
     (folder / "model.safetensors").touch()
@@ -33,7 +31,6 @@ def left_behind(parent: Path, name: str, age: float) -> Path:
 
 
 def test_is_new_and_names_its_owner(tmp_path: Path) -> None:
-    """Two of one process differ; both are empty, and hidden."""
     one, other = make_staging(tmp_path), make_staging(tmp_path)
     assert one != other
     for folder in (one, other):
@@ -44,25 +41,21 @@ def test_is_new_and_names_its_owner(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0])
 def test_its_mode_is_what_the_umask_leaves(umask: int, tmp_path: Path) -> None:
-    """The mode that any new folder would have."""
     before = os.umask(umask)
     try:
         folder = make_staging(tmp_path)
     finally:
         os.umask(before)
-    expected = 0o777 & ~umask
-    assert expected == stat.S_IMODE(folder.stat().st_mode)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~umask
 
 
 def test_an_old_one_of_a_dead_owner_is_swept(tmp_path: Path, dead: int) -> None:
-    """With what is in it."""
     folder = left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial", A_DAY + 60)
     sweep(tmp_path)
     assert not folder.exists()
 
 
 def test_what_may_still_be_wanted_is_not_swept(tmp_path: Path, dead: int) -> None:
-    """Younger ones, those of the living, of another user's processes, and what only looks alike."""
     kept = [
         left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial", A_DAY - 60),
         left_behind(tmp_path, f".gpt1-{os.getpid()}-0123abcd.partial", 2 * A_DAY),
@@ -78,8 +71,6 @@ def test_what_may_still_be_wanted_is_not_swept(tmp_path: Path, dead: int) -> Non
 def test_the_system_tells_who_lives(
     error: type[OSError], alive: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that may not be signalled is there."""
-
     def refuse(*_arguments: object) -> None:
         raise error
 
@@ -95,5 +86,4 @@ def test_a_system_that_cannot_tell_keeps_all(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_folder_that_cannot_be_listed_is_let_be(tmp_path: Path) -> None:
-    """Sweeping never stands in the way of writing."""
     sweep(tmp_path / "missing")

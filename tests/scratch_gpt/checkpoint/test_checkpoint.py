@@ -22,26 +22,22 @@ from scratch_gpt.errors import CheckpointError, EmptyCheckpointError, OccupiedEr
 
 @pytest.fixture
 def saved(config: GPTConfig, tmp_path: Path) -> Path:
-    """Return the folder of a small model."""
     torch.manual_seed(1)
     GPT(config).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
 def parameters(model: GPT) -> dict[str, Tensor]:
-    """Return the weights by name."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    """Change the saved tensors."""
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
 
 
 def refusal_of(folder: Path) -> CheckpointError:
-    """Return the refusal of that folder."""
     with pytest.raises(CheckpointError) as refusal:
         GPT.from_pretrained(folder)
     return refusal.value
@@ -51,7 +47,6 @@ def refusal_of(folder: Path) -> CheckpointError:
 
 
 def test_comes_back_bit_for_bit(config: GPTConfig, tmp_path: Path) -> None:
-    """Config, names and every bit of every weight; ready to evaluate, and to be trained."""
     model = GPT(config)
     with torch.no_grad():
         model.h[0].ln_1.bias[:3] = torch.tensor([-0.0, 1e-45, 3.4e38])
@@ -66,7 +61,6 @@ def test_comes_back_bit_for_bit(config: GPTConfig, tmp_path: Path) -> None:
 
 
 def test_a_model_of_twelve_blocks_has_146_tensors(config: GPTConfig, tmp_path: Path) -> None:
-    """Each way, under Hugging Face's names, without a head and without buffers."""
     model = GPT(dataclasses.replace(config, n_layer=12))
     model.save_pretrained(tmp_path)
     expected = {"transformer." + name for name in parameters(model)}
@@ -76,7 +70,6 @@ def test_a_model_of_twelve_blocks_has_146_tensors(config: GPTConfig, tmp_path: P
 
 
 def test_the_way_there_and_back_ends(saved: Path, tmp_path: Path) -> None:
-    """What is saved from what was loaded is the same two files."""
     GPT.from_pretrained(saved).save_pretrained(tmp_path / "again")
     digests = [
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
@@ -98,7 +91,6 @@ def test_nothing_is_drawn_to_be_overwritten(
 
 
 def test_the_config_says_what_the_model_is(config: GPTConfig, saved: Path) -> None:
-    """Our fields under Hugging Face's names, and what its loaders ask for."""
     fields = json.loads((saved / "config.json").read_text("utf-8"))
     assert fields.pop("architectures") == ["OpenAIGPTLMHeadModel"]
     assert fields.pop("dtype") == "float32"
@@ -108,7 +100,6 @@ def test_the_config_says_what_the_model_is(config: GPTConfig, saved: Path) -> No
 @pytest.mark.reference
 @pytest.mark.parametrize("loader", ["AutoModelForCausalLM", "OpenAIGPTLMHeadModel"])
 def test_hugging_face_loads_it(loader: str, saved: Path, token_ids: Tensor) -> None:
-    """Nothing missing, unexpected or mismatched, and the logits are ours."""
     import transformers
 
     theirs, info = getattr(transformers, loader).from_pretrained(
@@ -125,7 +116,6 @@ def test_hugging_face_loads_it(loader: str, saved: Path, token_ids: Tensor) -> N
 
 @pytest.mark.reference
 def test_what_hugging_face_saves_is_loaded(config: GPTConfig, saved: Path, tmp_path: Path) -> None:
-    """Its config has many fields more; the weights are bit for bit the same."""
     from transformers import OpenAIGPTLMHeadModel
 
     from reference.compat import dtype_keyword
@@ -179,7 +169,6 @@ def test_half_precision_is_widened_exactly(dtype: torch.dtype, tmp_path: Path) -
 
 
 def test_saving_over_a_model_keeps_the_users_files(saved: Path, config: GPTConfig) -> None:
-    """The vocabulary stays, the weights are the new ones."""
     (saved / "vocab.json").write_text("{}", "utf-8")
     model = GPT(config)
     model.save_pretrained(saved)
@@ -189,7 +178,6 @@ def test_saving_over_a_model_keeps_the_users_files(saved: Path, config: GPTConfi
 
 
 def test_nothing_is_overwritten_where_that_is_asked(saved: Path, config: GPTConfig) -> None:
-    """The folder stays as it is."""
     before = (saved / "model.safetensors").read_bytes()
     with pytest.raises(OccupiedError, match=r"^the folder is not empty"):
         checkpoint.save_pretrained(GPT(config), saved, overwrite=False)
@@ -197,7 +185,6 @@ def test_nothing_is_overwritten_where_that_is_asked(saved: Path, config: GPTConf
 
 
 def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
-    """The library's own error is told as what it is."""
     model = GPT.from_pretrained(saved)
     before = (saved / "model.safetensors").read_bytes()
     resource = pytest.importorskip("resource")
@@ -226,7 +213,6 @@ def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
 def test_what_could_not_be_loaded_is_not_saved(
     spoil: Callable[[GPT], object], message: str, saved: Path, config: GPTConfig
 ) -> None:
-    """The old model stays."""
     before = (saved / "model.safetensors").read_bytes()
     model = GPT(config)
     spoil(model)
@@ -236,7 +222,6 @@ def test_what_could_not_be_loaded_is_not_saved(
 
 
 def test_a_weight_in_another_layout_is_saved_as_it_reads(config: GPTConfig, tmp_path: Path) -> None:
-    """The file has no strides."""
     model = GPT(config)
     weight = model.h[0].attn.c_proj.weight
     weight.data = weight.data.T.contiguous().T
@@ -260,7 +245,6 @@ CONFIGS = {
 
 @pytest.mark.parametrize("fault", CONFIGS)
 def test_refuses_what_is_no_config(fault: str, saved: Path) -> None:
-    """The file is named."""
     text, message = CONFIGS[fault]
     (saved / "config.json").write_bytes(text)
     refusal = refusal_of(saved)
@@ -288,7 +272,6 @@ def test_refuses_what_is_no_config(fault: str, saved: Path) -> None:
 def test_refuses_a_config_of_another_model(
     field: str, value: str, message: str, saved: Path
 ) -> None:
-    """Field and value are named, on one line that a terminal can show."""
     path = saved / "config.json"
     others = json.loads(path.read_text("utf-8"))
     others.pop(field, None)
@@ -300,14 +283,12 @@ def test_refuses_a_config_of_another_model(
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_refuses_a_folder_that_lacks_a_file(name: str, saved: Path) -> None:
-    """Or that is not there at all."""
     (saved / name).unlink()
     refusal = refusal_of(saved)
     assert ("there is no such file", str(saved / name)) == (refusal.what, refusal.where)
 
 
 def test_refuses_weights_that_are_not_the_configs(saved: Path) -> None:
-    """A block too many is unexpected, a block too few is missing."""
     path = saved / "config.json"
     text = path.read_text("utf-8")
     path.write_text(text.replace('"n_layer": 2', '"n_layer": 1'), "utf-8")
@@ -319,7 +300,6 @@ def test_refuses_weights_that_are_not_the_configs(saved: Path) -> None:
 
 
 def test_refuses_an_unsound_weight_file(saved: Path) -> None:
-    """As its reader does."""
     rewrite(saved, lambda tensors: tensors["transformer.h.0.ln_1.bias"].fill_(float("inf")))
     assert "'transformer.h.0.ln_1.bias' holds NaN or infinity in 21 of 21" in refusal_of(saved).what
     save_file({}, saved / "model.safetensors")
@@ -327,29 +307,24 @@ def test_refuses_an_unsound_weight_file(saved: Path) -> None:
 
 
 def test_refuses_an_unknown_attention_core(saved: Path) -> None:
-    """As the model itself does."""
     with pytest.raises(ValueError, match=re.escape("backend must be one of")):
         GPT.from_pretrained(saved, backend="flash")
 
 
 def test_every_file_that_is_read_is_named_by_the_module(saved: Path) -> None:
-    """The constants are the names of what is written."""
     assert {checkpoint.CONFIG, checkpoint.WEIGHTS} == {path.name for path in saved.iterdir()}
 
 
 def shared(model: GPT) -> None:
-    """Let two blocks be one."""
     model.h[1] = model.h[0]
 
 
 def resized(model: GPT) -> None:
-    """Give the embedding a row more."""
     table = model.tokens_embed.weight.detach()
     model.tokens_embed.weight = nn.Parameter(torch.cat([table, table[:1]]))
 
 
 def extended(model: GPT) -> None:
-    """Add a layer that no config tells of."""
     model.extra = nn.Linear(2, 2)
 
 
@@ -357,7 +332,6 @@ def extended(model: GPT) -> None:
 def test_a_model_that_could_not_be_loaded_back_is_not_saved(
     change: Callable[[GPT], None], saved: Path
 ) -> None:
-    """And the checkpoint that is there stays."""
     model = GPT.from_pretrained(saved)
     before = (saved / "model.safetensors").read_bytes()
     change(model)
@@ -371,7 +345,6 @@ def test_a_model_that_could_not_be_loaded_back_is_not_saved(
 
 
 def test_weights_of_another_form_are_not_joined(saved: Path) -> None:
-    """Nobody could know which of the two are meant."""
     model = GPT.from_pretrained(saved)
     (saved / "params_0.npy").write_bytes(b"x")
     with pytest.raises(OccupiedError, match="beside the new ones: params_0"):

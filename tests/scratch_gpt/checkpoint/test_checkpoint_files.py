@@ -16,7 +16,6 @@ from scratch_gpt.checkpoint.checkpoint import other_weight_files
     ],
 )
 def test_weights_are_found(name: str, tmp_path: Path) -> None:
-    """By their endings in whatever case, or by a name that stands for them."""
     (tmp_path / name).touch()
     assert other_weight_files(tmp_path, ()) == [name]
     assert other_weight_files(tmp_path, {name}) == []
@@ -24,11 +23,9 @@ def test_weights_are_found(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.json", "merges.txt", "README.md", "npy"])
 def test_what_lies_beside_weights_is_none(name: str, tmp_path: Path) -> None:
-    """A config, a vocabulary, a note."""
     (tmp_path / name).touch()
     assert other_weight_files(tmp_path, ()) == []
 
 
 def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
-    """Nor has a file."""
     assert other_weight_files(tmp_path / "nothing", ()) == []

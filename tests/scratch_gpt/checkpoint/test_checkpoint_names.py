@@ -17,12 +17,10 @@ WANTED = {
 
 
 def file_of(prefix: str = "", **others: Tensor) -> dict[str, Tensor]:
-    """Return the wanted tensors under names with that prefix, and others."""
     return {prefix + name: torch.ones(shape) for name, shape in WANTED.items()} | others
 
 
 def refusal_of(found: dict[str, Tensor]) -> CheckpointError:
-    """Return the refusal of those tensors."""
     with pytest.raises(CheckpointError) as refusal:
         match_names(found, WANTED, "the file")
     assert refusal.value.where == "the file"
@@ -32,7 +30,6 @@ def refusal_of(found: dict[str, Tensor]) -> CheckpointError:
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_finds_every_name(prefix: str) -> None:
-    """With Hugging Face's prefix and without it."""
     expected = {name: prefix + name for name in WANTED}
     assert expected == match_names(file_of(prefix), WANTED, "the file")
 
@@ -40,7 +37,6 @@ def test_finds_every_name(prefix: str) -> None:
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 @pytest.mark.parametrize("buffer", ["h.0.attn.bias", "h.11.attn.bias", "position_ids"])
 def test_passes_over_buffers(prefix: str, buffer: str) -> None:
-    """Constants that old versions saved, of whatever type."""
     found = file_of(prefix, **{prefix + buffer: torch.ones(1, 1, 4, 4, dtype=torch.uint8)})
     assert prefix + buffer not in match_names(found, WANTED, "the file").values()
 
@@ -48,7 +44,6 @@ def test_passes_over_buffers(prefix: str, buffer: str) -> None:
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_takes_a_head_that_is_the_embedding(prefix: str, dtype: torch.dtype) -> None:
-    """Bit for bit; it is no tensor of its own."""
     embedding = torch.arange(15.0).reshape(5, 3).to(dtype)
     found = file_of(prefix, **{"lm_head.weight": embedding.clone()})
     found[prefix + "tokens_embed.weight"] = embedding
@@ -66,7 +61,6 @@ def test_takes_a_head_that_is_the_embedding(prefix: str, dtype: torch.dtype) -> 
     ],
 )
 def test_refuses_a_head_of_its_own(head: Tensor) -> None:
-    """Here the head is the embedding itself."""
     found = file_of(**{"lm_head.weight": head})
     found["tokens_embed.weight"] = torch.tensor([[0.0, 1, 2]] * 5)
     expected = "untied: lm_head.weight differs from tokens_embed.weight, which is the head here"
@@ -74,7 +68,6 @@ def test_refuses_a_head_of_its_own(head: Tensor) -> None:
 
 
 def test_says_all_that_is_wrong_at_once() -> None:
-    """Missing, unexpected, of another shape, of another dtype."""
     found = file_of("transformer.")
     del found["transformer.h.0.ln_1.bias"]
     found["transformer.h.1.ln_1.bias"] = torch.ones(3)
@@ -94,19 +87,16 @@ def test_says_all_that_is_wrong_at_once() -> None:
     "name", ["extra", "h.0.attn.c_attn.weigh", "h.0.attn.bias.weight", "h.0.ln_1.bias\x1b[31m"]
 )
 def test_refuses_any_other_name(name: str) -> None:
-    """What only resembles a name or a buffer is unexpected, and shown escaped."""
     assert f"1 unexpected: {name!r}" in refusal_of(file_of(**{name: torch.ones(3)})).what
 
 
 def test_a_name_in_both_forms_is_refused() -> None:
-    """Only one of the two can be meant."""
     found = file_of("transformer.", **{"h.0.ln_1.bias": torch.ones(3)})
     assert "1 unexpected: 'h.0.ln_1.bias'" in refusal_of(found).what
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int8, torch.int64, torch.bool])
 def test_refuses_other_dtypes(dtype: torch.dtype) -> None:
-    """Double precision would be rounded, and a quantised tensor means something else."""
     found = file_of(**{"h.0.ln_1.bias": torch.ones(3, dtype=dtype)})
     assert refusal_of(found).what.endswith(f"h.0.ln_1.bias is {dtype}")
 
@@ -115,14 +105,12 @@ def test_refuses_other_dtypes(dtype: torch.dtype) -> None:
     "prefix", ["model.", "module.transformer.", "transformer.transformer.", "_orig_mod."]
 )
 def test_guesses_a_strange_prefix(prefix: str) -> None:
-    """No name matches, and all would without it."""
     refusal = refusal_of(file_of(prefix))
     assert "5 missing: " in refusal.what
     assert f"all would without the prefix {prefix!r}" in refusal.fix
 
 
 def test_guesses_nothing_where_names_differ_otherwise() -> None:
-    """A prefix before some of the names would not help."""
     found = file_of("model.")
     del found["model.h.0.ln_1.bias"]
     assert refusal_of(found).fix == "check that the file and its config.json belong together"
@@ -136,7 +124,6 @@ def test_a_square_matrix_is_not_guessed_to_be_transposed() -> None:
 
 
 def test_guesses_a_transposed_matrix() -> None:
-    """A linear layer has `[out, in]`."""
     found = file_of(**{"h.0.attn.c_attn.weight": torch.ones(9, 3)})
     refusal = refusal_of(found)
     assert "h.0.attn.c_attn.weight is [9, 3], expected [3, 9]" in refusal.what
@@ -144,7 +131,6 @@ def test_guesses_a_transposed_matrix() -> None:
 
 
 def test_a_long_list_is_cut() -> None:
-    """Twelve names and a number tell as much as a thousand."""
     extra = {f"extra.{index}": torch.ones(1) for index in range(1000)}
     what = refusal_of(file_of(**extra)).what
     assert "1000 unexpected: 'extra.0', " in what

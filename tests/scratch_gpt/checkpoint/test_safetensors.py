@@ -30,7 +30,6 @@ Save = Callable[..., Path]
 
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
-    """Return a function that saves tensors by name and gives the file's path."""
     path = tmp_path / "model.safetensors"
 
     def write(**tensors: Tensor) -> Path:
@@ -41,12 +40,10 @@ def save(tmp_path: Path) -> Save:
 
 
 def bits(tensor: Tensor) -> bytes:
-    """Return the tensor's bytes."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def test_every_dtype_comes_back_bit_for_bit(save: Save) -> None:
-    """Shapes and types as saved; scalars and empty tensors too."""
     generator = torch.Generator().manual_seed(1)
     saved = {
         str(dtype): torch.randint(0, 2, (3, 5), generator=generator).to(dtype) for dtype in DTYPES
@@ -61,7 +58,6 @@ def test_every_dtype_comes_back_bit_for_bit(save: Save) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_the_edges_of_the_numbers_are_kept(dtype: torch.dtype, save: Save) -> None:
-    """Negative zero, the least denormal and the largest finite number are numbers like others."""
     limits = torch.finfo(dtype)
     edges = torch.tensor([-0.0, 0.0, limits.max, limits.min, limits.tiny], dtype=dtype)
     least = torch.zeros(dtype.itemsize, dtype=torch.uint8)
@@ -72,7 +68,6 @@ def test_the_edges_of_the_numbers_are_kept(dtype: torch.dtype, save: Save) -> No
 
 
 def test_each_tensor_owns_its_memory(save: Save) -> None:
-    """Contiguous, no larger than itself, shared with no other; the file may go."""
     path = save(a=torch.ones(3, 4), b=torch.ones(5))
     tensors = read_safetensors(path).tensors
     path.unlink()
@@ -84,7 +79,6 @@ def test_each_tensor_owns_its_memory(save: Save) -> None:
 
 
 def test_says_what_the_file_is(save: Save) -> None:
-    """Its size, its metadata, and the digest of all its bytes."""
     path = save(a=torch.randn(70, 60), b=torch.tensor(1.5, dtype=torch.bfloat16), c=torch.ones(0))
     found = read_safetensors(path)
     content = path.read_bytes()
@@ -93,7 +87,6 @@ def test_says_what_the_file_is(save: Save) -> None:
 
 
 def test_the_digest_tells_a_flipped_bit(save: Save) -> None:
-    """One bit of one number is another file."""
     path = save(a=torch.ones(3))
     before = read_safetensors(path).sha256
     content = bytearray(path.read_bytes())
@@ -105,7 +98,6 @@ def test_the_digest_tells_a_flipped_bit(save: Save) -> None:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_refuses_numbers_that_are_not_finite(value: float, dtype: torch.dtype, save: Save) -> None:
-    """The tensor is named and its numbers counted, wherever in it they stand."""
     damaged = torch.ones(3, 5, dtype=dtype)
     damaged[2, 4] = damaged[0, 1] = value
     message = "^tensor 'h.0.bad' holds NaN or infinity in 2 of 15 numbers "
@@ -114,7 +106,6 @@ def test_refuses_numbers_that_are_not_finite(value: float, dtype: torch.dtype, s
 
 
 def test_an_unsound_header_is_refused(tmp_path: Path) -> None:
-    """What the header's tests try is what this function does."""
     path = tmp_path / "model.safetensors"
     path.write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(EmptyCheckpointError, match=r"^it holds no tensors"):
@@ -125,7 +116,6 @@ def test_an_unsound_header_is_refused(tmp_path: Path) -> None:
 
 
 def test_never_waits_for_a_named_pipe(tmp_path: Path) -> None:
-    """Nobody will ever write into it."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match=r"^it is a named pipe, not a file"):
         read_safetensors(tmp_path / "pipe")
@@ -145,7 +135,6 @@ def test_what_only_the_library_refuses_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_than_memory_holds_is_refused(tmp_path: Path) -> None:
-    """A sparse file of 2**43 bytes with a sound header."""
     size = 1 << 43
     header = b'{"a":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (size, size)
     path = tmp_path / "model.safetensors"
@@ -159,7 +148,6 @@ def test_more_than_memory_holds_is_refused(tmp_path: Path) -> None:
 def test_a_machine_of_the_other_byte_order_is_refused(
     save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There the tensors' memory would not be the file's bytes."""
     path = save(a=torch.ones(1))
     monkeypatch.setattr(sys, "byteorder", "big")
     with pytest.raises(CheckpointError, match="this machine is big-endian"):
@@ -184,12 +172,10 @@ def disturbed(
 
 
 def truncate(path: Path) -> None:
-    """Cut the file down to its header."""
     os.truncate(path, 100)
 
 
 def rewrite(path: Path) -> None:
-    """Change the last byte, at another time than the file was written."""
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")
@@ -210,7 +196,6 @@ def replace(path: Path) -> None:
 def test_a_file_that_changes_meanwhile_is_refused(
     disturb: Callable[[Path], None], when: str, save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Truncated, written to, replaced or removed: the process lives, and says so."""
     path = save(a=torch.ones(1000), b=torch.zeros(1000))
     opening = disturbed(lambda: disturb(path), when)
     monkeypatch.setattr(safetensors, "safe_open", opening)
@@ -219,7 +204,6 @@ def test_a_file_that_changes_meanwhile_is_refused(
 
 
 def test_an_undisturbed_file_is_read_there(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in for the library, doing nothing, changes nothing."""
     path = save(a=torch.ones(10))
     expected = read_safetensors(path)
     monkeypatch.setattr(safetensors, "safe_open", disturbed(lambda: None, "after"))
@@ -237,7 +221,6 @@ def test_nothing_is_mapped(save: Save) -> None:
 
 @pytest.mark.parametrize("layout", ["tf", "flax", "mlx", "", "PT"])
 def test_a_file_laid_out_for_others_is_refused(layout: str, tmp_path: Path) -> None:
-    """It says so itself; without a word, and with PyTorch's or NumPy's, it is read."""
     path = tmp_path / "a.safetensors"
     tensors = {"a": torch.ones(2)}
     save_file(tensors, path, metadata={"format": layout})

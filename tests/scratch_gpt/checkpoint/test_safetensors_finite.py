@@ -10,7 +10,6 @@ from scratch_gpt.checkpoint.safetensors import count_not_finite
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_counts_what_is_no_number(dtype: torch.dtype) -> None:
-    """NaN and both infinities, among the largest of the others."""
     limits = torch.finfo(dtype)
     sound = torch.tensor([[limits.max, limits.min], [0.0, -0.0]], dtype=dtype)
     assert count_not_finite(sound) == 0
@@ -20,6 +19,5 @@ def test_counts_what_is_no_number(dtype: torch.dtype) -> None:
 
 
 def test_only_floats_can_fail_to_be_numbers() -> None:
-    """Integers, truths and tensors without elements pass."""
     for tensor in (torch.ones(3, dtype=torch.int64), torch.ones(2, 2).bool(), torch.ones(0, 3)):
         assert count_not_finite(tensor) == 0

@@ -16,24 +16,20 @@ ReadBytes = Callable[[bytes], SafetensorsFile]
 
 
 def with_length(header: bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    """Return a file of that header and data, its true length unless one is given."""
     stated = len(header) if length is None else length
     return stated.to_bytes(8, "little") + header + data
 
 
 def file_of(data: bytes = b"", /, **tensors: object) -> bytes:
-    """Return a file whose header describes those tensors."""
     return with_length(json.dumps(tensors).encode(), data)
 
 
 def tensor(shape: list[Any], begin: int, end: int, dtype: str = "F32") -> dict[str, Any]:
-    """Return a tensor's description."""
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
 @pytest.fixture
 def read_bytes(tmp_path: Path) -> ReadBytes:
-    """Return a function that reads a file of those bytes."""
     path = tmp_path / "model.safetensors"
 
     def read(content: bytes) -> SafetensorsFile:
@@ -44,7 +40,6 @@ def read_bytes(tmp_path: Path) -> ReadBytes:
 
 
 def test_gives_each_tensor_in_the_order_of_the_bytes(read_bytes: ReadBytes) -> None:
-    """Whatever the order of the names; spaces may follow the header."""
     header = json.dumps(
         {
             "__metadata__": {"format": "pt"},
@@ -99,7 +94,6 @@ NO_SAFETENSORS = {
 
 @pytest.mark.parametrize("fault", NO_SAFETENSORS)
 def test_refuses_what_is_no_safetensors_file(fault: str, read_bytes: ReadBytes) -> None:
-    """Each for its own reason, naming the file and a way out."""
     content, message = NO_SAFETENSORS[fault]
     with pytest.raises(CheckpointError, match=message) as refusal:
         read_bytes(content)
@@ -112,7 +106,6 @@ def test_refuses_what_is_no_safetensors_file(fault: str, read_bytes: ReadBytes) 
 def test_allocates_nothing_for_an_implausible_length(
     length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even where the file is as long as it says: only its beginning is read."""
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.write(with_length(b"{", length=length))
@@ -140,7 +133,6 @@ PLACES = {
 
 @pytest.mark.parametrize("fault", PLACES)
 def test_refuses_tensors_that_do_not_tile_the_data(fault: str, read_bytes: ReadBytes) -> None:
-    """Every byte after the header belongs to one tensor."""
     tensors, size, message = PLACES[fault]
     with pytest.raises(CheckpointError, match=message) as refusal:
         read_bytes(file_of(bytes(size), **tensors))
@@ -182,7 +174,6 @@ DESCRIPTIONS = {
 
 @pytest.mark.parametrize("fault", DESCRIPTIONS)
 def test_refuses_an_impossible_description(fault: str, read_bytes: ReadBytes) -> None:
-    """By the library, or by the second look, which names the tensor."""
     described, message = DESCRIPTIONS[fault]
     size = {"[0, 0]": 0, "[0, 8]": 8}.get(str(dict(described or {}).get("data_offsets")), 4)
     with pytest.raises(CheckpointError, match=message) as rejection:
@@ -206,7 +197,6 @@ def test_refuses_an_impossible_description(fault: str, read_bytes: ReadBytes) ->
 def test_refuses_a_name_that_no_report_can_show(
     name: str, literal: str, read_bytes: ReadBytes
 ) -> None:
-    """It is shown escaped and cut, on one line."""
     with pytest.raises(CheckpointError, match=f"^tensor {literal} has an invalid name") as refusal:
         read_bytes(file_of(bytes(4), **{name: tensor([1], 0, 4)}))
     assert str(refusal.value).isascii()
@@ -215,12 +205,10 @@ def test_refuses_a_name_that_no_report_can_show(
 
 @pytest.mark.parametrize("name", ["../x", "<script>", "[/red]", "é", "a b", "x" * 1024])
 def test_takes_any_name_that_is_text(name: str, read_bytes: ReadBytes) -> None:
-    """What is done with it is the caller's business."""
     assert [name] == list(read_bytes(file_of(bytes(4), **{name: tensor([1], 0, 4)})).tensors)
 
 
 def test_refuses_more_tensors_than_the_limit(read_bytes: ReadBytes) -> None:
-    """10,000 tiny ones are read, one more is refused by number."""
     tiny = {str(index): tensor([1], index, index + 1, "U8") for index in range(10_001)}
     with pytest.raises(CheckpointError, match="holds 10001 tensors; the limit is 10000"):
         read_bytes(file_of(bytes(10_001), **tiny))
@@ -230,6 +218,5 @@ def test_refuses_more_tensors_than_the_limit(read_bytes: ReadBytes) -> None:
 
 @pytest.mark.parametrize("header", [b"{}", b'{"__metadata__": {"format": "pt"}}'])
 def test_a_file_without_tensors_is_empty(header: bytes, read_bytes: ReadBytes) -> None:
-    """Nothing is wrong with it, so the refusal is of its own kind."""
     with pytest.raises(EmptyCheckpointError, match=r"^it holds no tensors"):
         read_bytes(with_length(header))

@@ -8,7 +8,6 @@ from scratch_gpt.checkpoint import strict_io
 
 
 def test_reads_what_json_is() -> None:
-    """Every kind of value comes back as Python's own reader has it."""
     text = '{"a": [1, -2.5e3, true, null], "é": {"a": "\\u00e9"}}'
     assert json.loads(text) == strict_io.load_strict_json(text.encode())
 
@@ -32,7 +31,6 @@ def test_reads_what_json_is() -> None:
     ids=lambda value: repr(value[:20]),
 )
 def test_refuses_what_json_is_not(text: bytes, message: str) -> None:
-    """What Python's reader would let pass, or die of, is an error of one line."""
     with pytest.raises(ValueError, match=message) as refusal:
         strict_io.load_strict_json(text)
     assert "\n" not in str(refusal.value)

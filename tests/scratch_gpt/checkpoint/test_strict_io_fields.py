@@ -9,15 +9,11 @@ from scratch_gpt.checkpoint.strict_io import dataclass_from_json
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One field."""
-
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """Each kind of field."""
-
     count: int
     share: float
     done: bool
@@ -37,7 +33,6 @@ JSON = {
 
 
 def test_reads_each_kind_of_field() -> None:
-    """Arrays become tuples, objects dataclasses."""
     expected = Tree(3, 0.0, False, Leaf("a"), (Leaf("b"), Leaf("c")), ("d",))
     assert expected == dataclass_from_json(Tree, JSON)
 
@@ -61,13 +56,11 @@ def test_reads_each_kind_of_field() -> None:
     ],
 )
 def test_refuses_what_is_no_such_field(field: str, value: object, message: str) -> None:
-    """The field is named, and what it holds is shown on one line."""
     with pytest.raises(ValueError, match=message):
         dataclass_from_json(Tree, JSON | {field: value})
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])
 def test_refuses_what_is_no_object(value: object) -> None:
-    """There are no fields in it."""
     with pytest.raises(ValueError, match=r"^the tree is not an object$"):
         dataclass_from_json(Tree, value)

@@ -17,14 +17,12 @@ from scratch_gpt.checkpoint.strict_io import ADVICE, HEAD, kind_of_file
 
 
 def written(write: Callable[[BinaryIO], object]) -> bytes:
-    """Return what `write` writes."""
     buffer = io.BytesIO()
     write(buffer)
     return buffer.getvalue()
 
 
 def tar(file: BinaryIO) -> None:
-    """Write an archive of one empty file."""
     with tarfile.open(fileobj=file, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("weights"))
 
@@ -51,7 +49,6 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_names_the_kind(name: str) -> None:
-    """By what the writers of those formats write; there is advice for each."""
     content, expected = FILES[name]
     assert expected == kind_of_file(content[:HEAD])
     assert ADVICE[expected]
@@ -60,25 +57,21 @@ def test_names_the_kind(name: str) -> None:
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("size", [1, 300])
 def test_names_a_pickle_of_every_protocol(protocol: int, size: int) -> None:
-    """From the second on, which were the first to begin with a mark."""
     content = pickle.dumps(dict.fromkeys(range(size), b"{"), protocol)
     assert kind_of_file(content[:HEAD]) == "a pickle"
 
 
 def test_every_kind_is_among_the_files() -> None:
-    """No row of the advice is without a test."""
     assert set(ADVICE) == {kind for _, kind in FILES.values()}
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"PK", b"{}", bytes(HEAD), b"<p>"])
 def test_recognises_nothing_in_anything_else(content: bytes) -> None:
-    """What is too short, or of no kind, is None."""
     assert kind_of_file(content) is None
 
 
 @pytest.mark.parametrize("length", [0x0280, 0x8B1F, 0x4B50])
 def test_a_safetensors_file_is_no_other_kind(length: int) -> None:
-    """Not even where its header's length begins as a pickle, gzip data or a zip archive does."""
     unpadded = len(save({"a": torch.ones(1)}, {"": ""})) - 12
     header = length - length % 8
     text = save({"a": torch.ones(1)}, {"": (header - unpadded - 8) * "x"})

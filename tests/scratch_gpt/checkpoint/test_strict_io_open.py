@@ -18,7 +18,6 @@ def make_socket(path: Path) -> None:
 
 
 def test_gives_the_bytes_of_a_file(tmp_path: Path) -> None:
-    """Directly and through a link."""
     (tmp_path / "file").write_bytes(b"some bytes")
     (tmp_path / "link").symlink_to("file")
     for name in ("file", "link"):
@@ -51,7 +50,6 @@ def test_gives_the_bytes_of_a_file(tmp_path: Path) -> None:
 def test_refuses_what_is_no_file(
     make: Callable[[Path], None], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever stands there is named; nothing is waited for."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights"
     make(path)
@@ -63,8 +61,6 @@ def test_refuses_what_is_no_file(
 def test_refuses_a_file_that_may_not_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Said by the system, whoever runs the test."""
-
     def deny(*_arguments: object) -> int:
         raise PermissionError(13, "Permission denied")
 
@@ -74,7 +70,6 @@ def test_refuses_a_file_that_may_not_be_read(
 
 
 def test_refuses_a_path_with_a_zero_byte(tmp_path: Path) -> None:
-    """The system has no such paths; Python says so in words of its version, we show it escaped."""
     with (
         pytest.raises(CheckpointError, match=r"cannot be opened: .*embedded null .*a\\x00b"),
         open_regular(tmp_path / "a\0b"),
@@ -83,7 +78,6 @@ def test_refuses_a_path_with_a_zero_byte(tmp_path: Path) -> None:
 
 
 def test_closes_the_file(tmp_path: Path) -> None:
-    """After the block, and after a refusal, no descriptor is left."""
     (tmp_path / "file").touch()
     before = len(list(Path("/proc/self/fd").iterdir()))
     with open_regular(tmp_path / "file") as file:

@@ -34,10 +34,7 @@ ASKED: dict[str, Any] = {
 
 
 class Terminal(io.StringIO):
-    """Standard input that is a terminal."""
-
     def isatty(self) -> bool:
-        """Return True."""
         return True
 
 
@@ -45,7 +42,6 @@ class Terminal(io.StringIO):
 def test_without_a_prompt_the_command_does_not_wait(
     stdin: io.StringIO | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The usage error names the three ways to give one."""
     monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(UsageError) as caught:
         read_prompts(GenerateOptions(**ASKED))
@@ -55,13 +51,11 @@ def test_without_a_prompt_the_command_does_not_wait(
 
 
 def test_with_a_prompt_standard_input_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard input may even be closed."""
     monkeypatch.setattr(sys, "stdin", None)
     assert read_prompts(GenerateOptions(**ASKED | {"prompt": ("a", "b")})) == ["a", "b"]
 
 
 def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
-    """The file's last line end is removed."""
     file = tmp_path / "prompt"
     file.write_text("in a\nfile\n", encoding="utf-8")
     asked = GenerateOptions(**ASKED | {"prompt": ("a",), "prompt_file": str(file)})
@@ -84,12 +78,10 @@ def test_sampling_follows_from_the_options(
     given: dict[str, Any],
     sampled: bool,  # noqa: FBT001
 ) -> None:
-    """Any sampling option enables it, and so do several samples without beams."""
     assert sampled is GenerateOptions(**ASKED | given).sampled
 
 
 def choice_of(value: float) -> NoChoiceError:
-    """Return the error for logits that are all this value."""
     try:
         choose(torch.full((1, 3), value), Rules())
     except NoChoiceError as error:
@@ -99,7 +91,6 @@ def choice_of(value: float) -> NoChoiceError:
 
 
 def test_no_choice_is_a_usage_error_only_if_rules_exclude_all() -> None:
-    """Minus infinity comes from the rules; NaN and infinity come from the weights."""
     excluded, *broken = (
         no_choice_error(choice_of(float(value))) for value in ("-inf", "nan", "inf")
     )
@@ -110,14 +101,12 @@ def test_no_choice_is_a_usage_error_only_if_rules_exclude_all() -> None:
 
 
 def test_settings_errors_name_the_options() -> None:
-    """Both lines use the option's spelling."""
     error = usage_error(SettingError({"no_repeat_ngram_size": -1, "beams": 2}, "peace"))
     assert error.what == "--no-repeat-ngram-size is -1 and --beams is 2; allowed: peace"
     assert error.where == "--no-repeat-ngram-size and --beams"
 
 
 def error_of(weights: str) -> UsageError:
-    """Return the error for these weights."""
     asked: dict[str, Any] = ASKED | {"weights": weights}
     with pytest.raises(UsageError) as error:
         load_model(GenerateOptions(**asked))
@@ -126,20 +115,17 @@ def error_of(weights: str) -> UsageError:
 
 @pytest.mark.parametrize("weights", ["openai-gpt", "someone/a-model"])
 def test_a_hub_name_gets_a_conversion_command(weights: str) -> None:
-    """The fix calls parity.convert."""
     assert f"parity.convert {weights} DIRECTORY" in error_of(weights).fix
 
 
 @pytest.mark.parametrize("weights", ["/no/such", "./none", "../none", "a/b/c"])
 def test_a_path_gets_no_conversion_command(weights: str) -> None:
-    """The error only says that the folder does not exist."""
     error = error_of(weights)
     assert "there is no such folder" in error.what
     assert "parity" not in error.fix
 
 
 def test_a_file_and_a_training_run_are_rejected(tmp_path: Path) -> None:
-    """The fix names the right folder."""
     (tmp_path / "file").touch()
     assert error_of(str(tmp_path / "file")).fix == "name the folder it is in"
     for name in ("model", "checkpoints"):

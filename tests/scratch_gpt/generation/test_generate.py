@@ -22,13 +22,11 @@ DRAWN = {"sampled": True, "temperature": 3.0}
 
 @pytest.fixture
 def model(config: GPTConfig, loud: Callable[..., GPT]) -> GPT:
-    """Return a plain model in training mode, with high dropout."""
     return loud(GPT(config)).train()
 
 
 @pytest.fixture
 def ids() -> Tensor:
-    """Return two prompts of four tokens; the model has eleven positions."""
     return torch.tensor([[3, 36, 0, 7], [12, 5, 21, 30]])
 
 
@@ -49,7 +47,6 @@ def greedy(
 
 
 def test_greedy_equals_the_uncached_model(model: GPT, ids: Tensor) -> None:
-    """Up to the last position; the model's mode stays."""
     expected = greedy(model, ids, 7)
     assert len(set(expected[:, 4:].flatten().tolist())) > 2, "a constant text"
     assert torch.equal(expected, model.generate(ids, max_new_tokens=7))
@@ -73,19 +70,16 @@ def test_rules_apply_to_the_text_so_far_only(rules: Rules, model: GPT, ids: Tens
 
 
 def test_no_gradient_is_recorded(model: GPT, ids: Tensor) -> None:
-    """The result requires no gradient."""
     assert not model.generate(ids, max_new_tokens=2).requires_grad
 
 
 @pytest.mark.parametrize(("overflow", "count"), [("stop", 7), ("slide", 30)], ids=["stop", "slide"])
 def test_past_the_last_position(overflow: str, count: int, model: GPT, ids: Tensor) -> None:
-    """A text stops at eleven tokens, or continues from its last five, repeatedly."""
     expected = greedy(model, ids, count)
     assert torch.equal(expected, model.generate(ids, max_new_tokens=30, overflow=overflow))
 
 
 def test_a_long_prompt_slides(model: GPT, ids: Tensor) -> None:
-    """Its last five tokens are read, and the whole prompt is returned."""
     prompt = ids.repeat(1, 4)
     actual = model.generate(prompt, max_new_tokens=3, overflow="slide")
     expected = torch.cat([prompt, greedy(model, prompt[:, -5:], 3)[:, 5:]], dim=1)
@@ -93,7 +87,6 @@ def test_a_long_prompt_slides(model: GPT, ids: Tensor) -> None:
 
 
 def test_a_full_prompt_stops_or_slides(model: GPT) -> None:
-    """With eleven tokens there is no position for another, unless the text slides."""
     prompt = torch.arange(11)[None]
     assert torch.equal(prompt, model.generate(prompt, max_new_tokens=3))
     actual = model.generate(prompt, max_new_tokens=3, overflow="slide")
@@ -102,7 +95,6 @@ def test_a_full_prompt_stops_or_slides(model: GPT) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"beams": 2}, DRAWN], ids=["greedy", "beams", "drawn"])
 def test_no_new_tokens_is_the_prompt(options: dict[str, Any], model: GPT, ids: Tensor) -> None:
-    """Nothing runs, and there is no error."""
     assert torch.equal(ids, model.generate(ids, max_new_tokens=0, **options))
     assert list(generate.stream(model, ids, Request(max_new_tokens=0))) == []
 
@@ -141,14 +133,12 @@ REJECTED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("what", REJECTED)
 def test_a_setting_out_of_range_is_rejected(what: str, model: GPT, ids: Tensor) -> None:
-    """The error gives the option, the value and the allowed values."""
     options, message = REJECTED[what]
     with pytest.raises(ValueError, match=message):
         model.generate(ids, **options)
 
 
 def test_bad_prompts_are_rejected(model: GPT) -> None:
-    """Empty, too long, unknown tokens, and wrong shapes."""
     for prompt, message in (
         (torch.zeros(1, 0, dtype=torch.long), "empty prompt"),
         (torch.zeros(1, 12, dtype=torch.long), "12 tokens a row; this model has max 11"),
@@ -183,7 +173,6 @@ def test_values_of_other_types_are_rejected(name: str, value: object) -> None:
 
 
 def test_memory_grows_with_the_text(model: GPT, ids: Tensor) -> None:
-    """Memory does not depend on the maximum number of tokens."""
     endless = Request(max_new_tokens=10**13, overflow="slide")
     tokens = itertools.islice(generate.stream(model, ids, endless), 30)
     new = torch.stack(list(tokens), dim=1)
@@ -191,7 +180,6 @@ def test_memory_grows_with_the_text(model: GPT, ids: Tensor) -> None:
 
 
 def test_rules_are_given_in_one_way(model: GPT, ids: Tensor) -> None:
-    """By name or as an object, not both; an unknown name is an error."""
     rules = Request.of(1, **DRAWN).rules
     assert Request.of(1, rules=rules) == Request.of(1, **DRAWN)
     with pytest.raises(TypeError, match="give rules, or"):
@@ -201,7 +189,6 @@ def test_rules_are_given_in_one_way(model: GPT, ids: Tensor) -> None:
 
 
 def test_a_seed_determines_the_text(model: GPT, ids: Tensor) -> None:
-    """The same seed gives the same text, another seed another text."""
     first, again, other = (
         model.generate(ids, max_new_tokens=7, seed=seed, **DRAWN) for seed in (5, 5, 6)
     )
@@ -210,7 +197,6 @@ def test_a_seed_determines_the_text(model: GPT, ids: Tensor) -> None:
 
 
 def test_a_text_does_not_depend_on_its_batch(model: GPT, ids: Tensor) -> None:
-    """Row 3 of four samples is sampled again, alone, from stream 3."""
     every = model.generate(ids, max_new_tokens=7, samples=2, **DRAWN)
     assert len({tuple(row) for row in every.tolist()}) == 4
     for row, text in enumerate(every):
@@ -220,7 +206,6 @@ def test_a_text_does_not_depend_on_its_batch(model: GPT, ids: Tensor) -> None:
 
 
 def test_a_finished_text_is_padded_with_its_end(model: GPT, ids: Tensor) -> None:
-    """When all texts are finished, generation stops."""
     whole = model.generate(ids, max_new_tokens=7)
     ends = (whole[:, 4:] == whole[0, 6]).long()
     end, other = int(whole[0, 6]), int(ends[1].argmax()) if bool(ends[1].any()) else 7
@@ -234,7 +219,6 @@ def test_a_finished_text_is_padded_with_its_end(model: GPT, ids: Tensor) -> None
 
 
 def test_beams_search_with_a_decoder(model: GPT, ids: Tensor) -> None:
-    """It returns the requested number of texts for each prompt, best first."""
     actual = model.generate(ids, max_new_tokens=5, beams=3, samples=2)
     decoder = Decoder(model, batch=6)
     expected = beam_search(decoder, ids, Settings(beams=3, max_new_tokens=5, returned=2))
@@ -248,7 +232,6 @@ def test_beams_search_with_a_decoder(model: GPT, ids: Tensor) -> None:
 def test_stream_yields_each_token_at_once(
     model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first token comes before the second is computed."""
     steps = itertools.count()
     right = Decoder.step
 
@@ -265,7 +248,6 @@ def test_stream_yields_each_token_at_once(
 def test_a_stale_cache_after_a_slide_is_detected(
     model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decoder that keeps the old cache at a slide gives another text or an error."""
     expected = greedy(model, ids, 30)
     right = Decoder.start
 

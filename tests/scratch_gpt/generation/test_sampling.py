@@ -27,12 +27,10 @@ OUT = -math.inf
 
 
 def logits(*values: float) -> Tensor:
-    """Return one row of float64 logits."""
     return torch.tensor([values], dtype=torch.float64)
 
 
 def kept(row: Tensor) -> list[int]:
-    """Return the ids that are not excluded."""
     return torch.isfinite(row[0]).nonzero()[:, 0].tolist()
 
 
@@ -63,19 +61,16 @@ def test_one_window_does_not_allow_a_token_that_another_excludes() -> None:
 
 
 def test_each_row_has_its_own_text() -> None:
-    """A token repeated in one row is allowed in another."""
     rows = forbid_repeated_ngrams(torch.zeros(2, 3), torch.tensor([[0, 1], [2, 2]]), 1)
     assert rows.tolist() == [[OUT, OUT, 0.0], [0.0, 0.0, OUT]]
 
 
 def test_a_temperature_divides() -> None:
-    """It divides the logits, once."""
     assert torch.equal(logits(4.0, -2.0), apply_temperature(logits(2.0, -1.0), 0.5))
 
 
 @pytest.mark.parametrize(("k", "ids"), [(1, [2]), (2, [0, 2, 3]), (3, [0, 2, 3]), (5, [*range(5)])])
 def test_top_k_keeps_ties(k: int, ids: list[int]) -> None:
-    """Two logits are equal: with `k = 2` both are kept."""
     assert ids == kept(keep_top_k(logits(1.0, 0.0, 3.0, 1.0, -1.0), k))
 
 
@@ -96,12 +91,10 @@ def test_top_p_keeps_the_token_that_reaches_p(p: float, ids: list[int]) -> None:
 
 
 def test_top_p_removes_lower_ids_first() -> None:
-    """Of four equal logits and half of the probability the two higher ids are left."""
     assert kept(keep_top_p(logits(2.0, 2.0, 2.0, 2.0), 0.5)) == [2, 3]
 
 
 def test_top_p_keeps_excluded_tokens_excluded() -> None:
-    """They have no probability."""
     assert kept(keep_top_p(logits(0.0, OUT, 0.0, OUT), 0.6)) == [0, 2]
 
 
@@ -111,8 +104,7 @@ def test_sums_over_a_whole_vocabulary_are_not_rounded() -> None:
     row[0, -1] = 1.0
     for share in (0.25, 0.5, 0.75):
         total = 40_477 + math.e
-        expected = 1 + math.ceil(share * total - math.e)
-        assert expected == len(kept(keep_top_p(row, share)))
+        assert len(kept(keep_top_p(row, share))) == 1 + math.ceil(share * total - math.e)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +122,6 @@ def test_sums_over_a_whole_vocabulary_are_not_rounded() -> None:
 def test_a_rule_does_not_modify_its_logits(
     rule: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, draw: Callable[..., Tensor]
 ) -> None:
-    """It returns new logits of the same dtype and other values."""
     x = draw(3, 7).to(dtype)
     before = x.clone()
     result = rule(x, torch.tensor([[1, 2], [3, 3], [0, 6]]))
@@ -146,7 +137,6 @@ SIX_DEVIATIONS = 6.0
 
 
 def test_without_rules_there_is_no_copy() -> None:
-    """Without rules the same tensor is returned; a top-p of 1 filters nothing."""
     x = torch.randn(2, 5)
     assert x is Rules().processed(x, torch.zeros(2, 1, dtype=torch.long))
     assert x is Rules(sampled=True, top_p=1.0).processed(x, torch.zeros(2, 1, dtype=torch.long))
@@ -185,7 +175,6 @@ def test_the_rules_are_applied_in_order(draw: Callable[..., Tensor]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_logits_become_float32_first(dtype: torch.dtype) -> None:
-    """Rules are computed in float32."""
     result = Rules(temperature=0.7, sampled=True).processed(
         torch.ones(1, 3, dtype=dtype), torch.zeros(1, 1, dtype=torch.long)
     )
@@ -203,7 +192,6 @@ REJECTED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("bad", REJECTED, ids=str)
 def test_a_value_out_of_range_is_rejected(bad: dict[str, Any]) -> None:
-    """The error gives the field, the value and the allowed values."""
     ((name, value),) = bad.items()
     with pytest.raises(ValueError, match=f"^{name} is {value!r}; allowed: .+"):
         Rules(**{"sampled": True} | bad)
@@ -211,7 +199,6 @@ def test_a_value_out_of_range_is_rejected(bad: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("idle", [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.9}], ids=str)
 def test_a_sampling_rule_without_sampling_is_rejected(idle: dict[str, Any]) -> None:
-    """A rule without effect is rejected; with sampling it is accepted."""
     with pytest.raises(ValueError, match="where sampled is False"):
         Rules(**idle)
     assert Rules(**idle, sampled=True).sampled
@@ -239,17 +226,14 @@ def elsewhere() -> list[str]:
 
 
 def test_a_value_of_another_type_is_rejected_without_type_checks(elsewhere: list[str]) -> None:
-    """Without the annotation checks of these tests, each is a ValueError that names the field."""
     assert [wrong.split("=")[0] for wrong in OF_ANOTHER_TYPE] == elsewhere[:-1]
 
 
 def test_a_seed_gives_the_same_numbers_in_another_process(elsewhere: list[str]) -> None:
-    """The output of this process equals that of another."""
     assert str(Draws(11, [5]).next().tolist()) == elsewhere[-1]
 
 
 def test_a_top_k_above_the_vocabulary_is_rejected() -> None:
-    """6 of 5 tokens is an error, and 5 keeps all."""
     ids = torch.zeros(1, 1, dtype=torch.long)
     with pytest.raises(ValueError, match=r"^top_k is 6; allowed: at most the vocabulary's 5"):
         Rules(top_k=6, sampled=True).processed(torch.zeros(1, 5), ids)
@@ -257,7 +241,6 @@ def test_a_top_k_above_the_vocabulary_is_rejected() -> None:
 
 
 def test_of_equal_logits_the_lowest_id_is_taken() -> None:
-    """Greedy is a function of the logits alone."""
     assert choose(torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), Rules()).tolist() == [1, 0]
 
 
@@ -266,7 +249,6 @@ def test_of_equal_logits_the_lowest_id_is_taken() -> None:
     ("value", "why"), [(-math.inf, "excluded by the rules"), (math.nan, "nan"), (math.inf, "inf")]
 )
 def test_a_row_without_a_choice_is_named(value: float, why: str, sampled: bool) -> None:  # noqa: FBT001
-    """No token left, NaN or inf: an error, and never an id."""
     x = torch.zeros(3, 4)
     x[1] = value
     with pytest.raises(ValueError, match=f"row 1.*{why}"):
@@ -274,26 +256,22 @@ def test_a_row_without_a_choice_is_named(value: float, why: str, sampled: bool) 
 
 
 def test_a_draw_needs_a_stream() -> None:
-    """Sampling without draws is rejected."""
     with pytest.raises(ValueError, match=r"^draws is None"):
         choose(torch.zeros(1, 2), Rules(sampled=True))
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 64, True])
 def test_a_seed_out_of_range_is_rejected(seed: int) -> None:
-    """The error gives the allowed values."""
     with pytest.raises(ValueError, match=f"^seed is {seed!r}; allowed"):
         Draws(seed, 1)
 
 
 def drawn(seed: int, rows: int | list[int], steps: int = 5) -> list[list[float]]:
-    """Return each row's first numbers."""
     draws = Draws(seed, rows)
     return torch.stack([draws.next() for _ in range(steps)], dim=1).tolist()
 
 
 def test_each_row_has_its_own_stream() -> None:
-    """It does not depend on other rows, and differs between rows, steps and seeds."""
     three = drawn(7, 3)
     assert [three[2], three[0]] == drawn(7, [2, 0])
     assert three[:1] == drawn(7, 1)
@@ -303,13 +281,10 @@ def test_each_row_has_its_own_stream() -> None:
 
 
 class Fixed(Draws):
-    """Returns one number for every row."""
-
     def __init__(self, number: float) -> None:
         self.number = number
 
     def next(self) -> Tensor:
-        """Return it."""
         return torch.tensor([self.number], dtype=torch.float64)
 
 
@@ -340,7 +315,6 @@ def deviation(temperature_drawn: float, temperature_expected: float) -> float:
 
 
 def test_tokens_are_sampled_by_their_probability() -> None:
-    """The counts fit the temperature, and do not fit one that is 10 % off."""
     assert abs(deviation(0.9, 0.9)) < SIX_DEVIATIONS
     assert deviation(0.9 * 1.1, 0.9) > SIX_DEVIATIONS
     assert deviation(0.9 * 0.9, 0.9) > SIX_DEVIATIONS

@@ -48,7 +48,6 @@ COMPARE = """
 def test_compiled_blocks_compute_the_same(
     tmp_path: Path, assert_same: Callable[[Tensor, Tensor], None]
 ) -> None:
-    """In float64, logits and every gradient equal the plain ones up to rounding."""
     why = why_not_compiled(CPU)
     if why is not None:
         pytest.skip(f"not run: {why}")
@@ -63,7 +62,6 @@ def test_compiled_blocks_compute_the_same(
 
 
 def test_a_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No compiler is found, or the named one does not exist."""
     monkeypatch.setenv("PATH", os.devnull)
     monkeypatch.delenv("CXX", raising=False)
     expected = "there is no C++ compiler"
@@ -74,7 +72,6 @@ def test_a_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There torch.compile generates Triton code."""
     cuda = torch.device("cuda")
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert why_not_compiled(cuda) == "Triton is not installed"

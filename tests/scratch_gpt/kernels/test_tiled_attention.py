@@ -15,14 +15,11 @@ from scratch_gpt.kernels.backends import KERNELS
 from scratch_gpt.kernels.tiled_attention import TILE, single_query_attention, tiled_attention
 
 Draw = Callable[..., Tensor]
-
 Same = Callable[..., None]
-
 Recorded = Callable[[], TorchDispatchMode]
 
 
 def largest(operations: TorchDispatchMode) -> int:
-    """Return the number of elements of the largest tensor that was made."""
     return max(math.prod(shape) for _, shape in operations.ran)
 
 
@@ -37,7 +34,6 @@ def scores(operations: TorchDispatchMode, head_width: int) -> int:
 
 
 def ragged(tile: int) -> list[int]:
-    """Return lengths around one tile and beyond three."""
     return [1, tile - 1, tile, tile + 1, 3 * tile + 5]
 
 
@@ -57,7 +53,6 @@ def test_equals_plain(
     draw: Draw,
     assert_same: Same,
 ) -> None:
-    """With tiles of 4, any length gives the plain kernel's context."""
     time_k = time + past
     query, key, value = draw(2, 3, time, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
     mask = padded(time_k) if with_mask else None
@@ -67,7 +62,6 @@ def test_equals_plain(
 
 @pytest.mark.parametrize("time", ragged(TILE))
 def test_equals_plain_with_its_own_tile(time: int, draw: Draw, assert_same: Same) -> None:
-    """The same with the default tile."""
     query, key, value = draw(2, 3, time, 7), draw(2, 3, time, 7), draw(2, 3, time, 7)
     expected = plain_attention(query, key, value)
     assert_same(expected, tiled_attention(query, key, value))
@@ -81,7 +75,6 @@ def test_gradients_equal_plains(
     draw: Draw,
     assert_same: Same,
 ) -> None:
-    """Queries, keys and values receive the plain kernel's gradients."""
     shapes = [(2, 3, 17, 7), (2, 3, 17 + past, 7), (2, 3, 17 + past, 7)]
     inputs, upstream = [draw(*shape).requires_grad_() for shape in shapes], draw(2, 3, 17, 7)
     mask = padded(17 + past) if with_mask else None
@@ -96,14 +89,12 @@ def test_gradients_agree_with_differences(
     with_mask: bool,  # noqa: FBT001
     draw: Draw,
 ) -> None:
-    """The derivatives agree with finite differences."""
     inputs = [draw(2, 2, time, 3).requires_grad_() for time in (5, 6, 6)]
     mask = padded(6) if with_mask else None
     assert gradcheck(lambda *qkv: tiled_attention(*qkv, mask, tile=2), inputs)
 
 
 def test_dropout_gradients_agree_with_differences(draw: Draw) -> None:
-    """The backward uses the forward's dropout mask."""
     inputs = [draw(2, 2, 5, 3).requires_grad_() for _ in range(3)]
 
     def dropping(*qkv: Tensor) -> Tensor:
@@ -118,7 +109,6 @@ def test_dropout_gradients_agree_with_differences(draw: Draw) -> None:
 def test_the_group_size_changes_nothing(
     cached: int, draw: Draw, assert_same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sequence by sequence or all together, forward and backward give the same."""
     monkeypatch.setattr("scratch_gpt.kernels.tiled_attention._CACHED", cached)
     inputs, upstream = [draw(3, 2, 9, 7).requires_grad_() for _ in range(3)], draw(3, 2, 9, 7)
     mask = torch.cat([padded(9), torch.ones(1, 9, dtype=torch.bool)])
@@ -132,13 +122,11 @@ def test_the_group_size_changes_nothing(
 
 
 def test_merging_its_heads_is_a_view(draw: Draw) -> None:
-    """The context has the memory layout of merged heads."""
     context = tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
     assert context.transpose(1, 2).is_contiguous()
 
 
 def test_does_not_modify_its_inputs(draw: Draw) -> None:
-    """In-place steps touch only its own tensors."""
     inputs, upstream = [draw(2, 3, 9, 7).requires_grad_() for _ in range(3)], draw(2, 3, 9, 7)
     inputs.append(upstream)
     expected = [x.detach().clone() for x in inputs]
@@ -160,15 +148,12 @@ def test_never_calls_plain(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_calls_no_tap(draw: Draw, watch: Callable[..., Tensor]) -> None:
-    """Neither scores nor weights exist as tensors."""
     tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tap=watch, tile=4)
     assert not watch.seen
 
 
 @pytest.fixture
 def largest_at(recorded: Recorded, draw: Draw) -> Callable[..., int]:
-    """Return a function of a kernel and a length that returns the size of its largest tensor."""
-
     def measure(
         kernel: Callable[..., Tensor], time: int, *, masked: bool, backward: bool, **named: int
     ) -> int:
@@ -205,7 +190,6 @@ def test_plains_largest_tensor_grows_with_the_square(
     masked: bool,  # noqa: FBT001
     largest_at: Callable[..., int],
 ) -> None:
-    """Measured alike, the plain kernel's largest tensor grows fourfold."""
     once, twice = (
         largest_at(plain_attention, size, masked=masked, backward=False) for size in (64, 128)
     )
@@ -228,24 +212,19 @@ def test_scores_in_the_future_of_a_tile_are_never_computed(
 
 
 def test_its_own_tile_skips_the_future_too(draw: Draw, recorded: Recorded) -> None:
-    """By default it takes 64 queries at a time."""
     with recorded() as operations:
         tiled_attention(draw(1, 1, 261, 7), draw(1, 1, 261, 7), draw(1, 1, 261, 7))
-    expected = 64 * (64 + 128 + 192 + 256) + 5 * 261
-    assert expected == scores(operations, head_width=7)
+    assert scores(operations, head_width=7) == 64 * (64 + 128 + 192 + 256) + 5 * 261
 
 
 def test_plain_computes_the_whole_square(draw: Draw, recorded: Recorded) -> None:
-    """Counted alike, the plain kernel computes every score."""
     with recorded() as operations:
         plain_attention(draw(2, 3, 17, 7), draw(2, 3, 17, 7), draw(2, 3, 17, 7))
-    expected = 2 * 3 * 17 * 17
-    assert expected == scores(operations, head_width=7)
+    assert scores(operations, head_width=7) == 2 * 3 * 17 * 17
 
 
 @pytest.fixture(params=[1, 2, 5, 64, 65], ids=lambda time: f"time_k={time}")
 def single(request: pytest.FixtureRequest, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a query, keys and values, with clearly different scores."""
     time_k = request.param
     return 3 * draw(2, 3, 1, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
 
@@ -253,7 +232,6 @@ def single(request: pytest.FixtureRequest, draw: Draw) -> tuple[Tensor, Tensor, 
 def test_single_query_equals_plain(
     single: tuple[Tensor, Tensor, Tensor], assert_same: Same
 ) -> None:
-    """At any number of keys, one included."""
     assert_same(plain_attention(*single), single_query_attention(*single))
 
 
@@ -268,7 +246,6 @@ def test_single_query_hides_padding_and_never_its_own_key(
 
 
 def test_single_query_survives_the_largest_scores(draw: Draw) -> None:
-    """Scores beyond the exponential's range give finite weights."""
     query, key, value = 1e3 * draw(2, 3, 1, 7), 1e3 * draw(2, 3, 5, 7), draw(2, 3, 5, 7)
     assert bool(single_query_attention(query, key, value).isfinite().all())
 
@@ -276,7 +253,6 @@ def test_single_query_survives_the_largest_scores(draw: Draw) -> None:
 def test_single_query_reads_views_of_a_larger_buffer(
     single: tuple[Tensor, Tensor, Tensor], draw: Draw, assert_same: Same
 ) -> None:
-    """Keys that are a view of a larger buffer give the same result."""
     query, key, value = single
     buffers = draw(2, 2, 3, 70, 7)
     buffers[0, :, :, : key.shape[2]], buffers[1, :, :, : key.shape[2]] = key, value
@@ -287,7 +263,6 @@ def test_single_query_reads_views_of_a_larger_buffer(
 def test_tiled_uses_single_query_without_gradients(
     single: tuple[Tensor, Tensor, Tensor], assert_same: Same
 ) -> None:
-    """Without gradients the results are bitwise equal; with gradients the values are."""
     with torch.no_grad():
         assert torch.equal(single_query_attention(*single), tiled_attention(*single))
     assert_same(single_query_attention(*single), tiled_attention(*single))

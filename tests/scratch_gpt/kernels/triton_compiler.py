@@ -46,8 +46,6 @@ class OnlyCompiled:
         self.kernel, self.made = kernel, made
 
     def __getitem__(self, grid: tuple[int, int, int]) -> Any:  # noqa: ANN401 - a launcher
-        """Return the stand-in of a launcher."""
-
         def compile_for(*arguments: object, **named: object) -> None:
             compiled = self.kernel.run(*arguments, grid=grid, warmup=True, **named)
             ptx = compiled.asm["ptx"]
@@ -62,7 +60,6 @@ class OnlyCompiled:
 
 
 def projections(job: dict[str, Any]) -> list[Tensor]:
-    """Return queries, keys and values as the model has them: views of one projection."""
     width, heads = job["width"], 12
     joined = torch.zeros(1, 512, 3 * heads * width, dtype=getattr(torch, job["dtype"]))
     views = [split_heads(part, heads).requires_grad_() for part in joined.chunk(3, dim=-1)]
@@ -72,7 +69,6 @@ def projections(job: dict[str, Any]) -> list[Tensor]:
 
 
 def main() -> None:
-    """Compile the three kernels for the job."""
     job = json.loads(sys.argv[1])
     made: dict[str, object] = {}
     launch, plans = triton_attention.launch, triton_attention.PLANS

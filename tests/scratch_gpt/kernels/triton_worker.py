@@ -82,7 +82,6 @@ def tiled_plans(kernel: ModuleType, tiles: tuple[int, int] | None) -> dict[torch
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Return the context, the gradients, and the shapes of what was kept for the way back."""
     package = job["package"]
     importlib.invalidate_caches()
     kernel = importlib.import_module(f"{package}.triton_attention")
@@ -107,7 +106,6 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer jobs until there are no more."""
     torch.set_num_threads(1)
     interpreter._patch_lang = Patched(interpreter._patch_lang)
     BUILDER.cast_impl = rounding_bfloat16(BUILDER.cast_impl)
