@@ -105,11 +105,7 @@ def test_training_without_dropout_equals_evaluation(
 
 
 def test_the_embedding_sum_is_dropped_out(
-    config: GPTConfig,
-    loud: Loud,
-    token_ids: Tensor,
-    watch: Callable[..., Tensor],
-    assert_same: Same,
+    config: GPTConfig, loud: Loud, token_ids: Tensor, watch: Watch, assert_same: Same
 ) -> None:
     loud(GPT(config)).train()(token_ids, tap=watch)
     total = watch.seen["embeddings.tokens"] + watch.seen["embeddings.positions"]

@@ -255,14 +255,14 @@ def test_zero_grad_frees_all_gradients(parameters: Parameters, draw: Draw) -> No
     assert all(p.grad is None for p in parameters.values())
 
 
-def stepped(draw: Callable[..., Tensor], steps: int) -> Adam:
+def stepped(draw: Draw, steps: int) -> Adam:
     optimizer = Adam([("matrix", nn.Parameter(draw(3, 5))), ("bias", nn.Parameter(draw(7)))])
     for _ in range(steps):
         advance(optimizer, draw)
     return optimizer
 
 
-def advance(optimizer: Adam, draw: Callable[..., Tensor]) -> None:
+def advance(optimizer: Adam, draw: Draw) -> None:
     for parameter in optimizer.parameters.values():
         parameter.grad = draw(*parameter.shape)
     optimizer.step(0.1)
@@ -272,7 +272,7 @@ def copied_state(state: State) -> State:
     return {name: v.clone() if isinstance(v, Tensor) else v for name, v in state.items()}
 
 
-def test_a_resumed_optimizer_is_bitwise_the_same(draw: Callable[..., Tensor]) -> None:
+def test_a_resumed_optimizer_is_bitwise_the_same(draw: Draw) -> None:
     whole = stepped(draw, 2)
     state = copied_state(whole.state_dict())
     resumed = Adam((name, nn.Parameter(p.detach().clone())) for name, p in whole.parameters.items())
@@ -292,7 +292,7 @@ def test_a_resumed_optimizer_is_bitwise_the_same(draw: Callable[..., Tensor]) ->
     ]
 
 
-def test_a_loaded_state_is_copied(draw: Callable[..., Tensor]) -> None:
+def test_a_loaded_state_is_copied(draw: Draw) -> None:
     optimizer = stepped(draw, 1)
     state = copied_state(optimizer.state_dict())
     before = copied_state(state)
@@ -322,7 +322,7 @@ def test_a_loaded_state_is_copied(draw: Callable[..., Tensor]) -> None:
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
 def test_a_state_that_does_not_fit_is_rejected(
-    change: dict[str, object], message: str, draw: Callable[..., Tensor]
+    change: dict[str, object], message: str, draw: Draw
 ) -> None:
     optimizer = stepped(draw, 1)
     before = copied_state(optimizer.state_dict())
@@ -336,6 +336,6 @@ def test_a_state_that_does_not_fit_is_rejected(
     assert all(torch.equal(v, after[n]) for n, v in before.items() if isinstance(v, Tensor))
 
 
-def test_many_problems_are_counted(draw: Callable[..., Tensor]) -> None:
+def test_many_problems_are_counted(draw: Draw) -> None:
     with pytest.raises(OptimizerStateError, match="; and 1 more"):
         stepped(draw, 1).load_state_dict({})

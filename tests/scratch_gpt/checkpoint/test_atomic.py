@@ -1,17 +1,29 @@
-"""A folder written whole or not at all."""
+"""Folders are written whole or not at all."""
 
+import ctypes
 import errno
 import os
+import random
+import re
 import stat
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from scratch_gpt.checkpoint import atomic
-from scratch_gpt.checkpoint import atomic as module
-from scratch_gpt.checkpoint.atomic import replace_folder
+from scratch_gpt.checkpoint.atomic import (
+    exchange_paths,
+    make_staging,
+    replace_folder,
+    sweep,
+    to_write_error,
+)
 from scratch_gpt.errors import OccupiedError, WriteError
 
 Files = dict[str, str]
@@ -34,6 +46,19 @@ def contents(folder: Path) -> Files:
     return {path.name: path.read_text("utf-8") for path in folder.iterdir()}
 
 
+def contents_alone(folder: Path) -> Files:
+    """Return each file's text; nothing is left beside the folder."""
+    assert [folder] == list(folder.parent.iterdir())
+    return contents(folder)
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., None]:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    return fail
+
+
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "model"
@@ -51,19 +76,14 @@ def test_writes_a_new_folder(target: Path) -> None:
         put(staging, MODEL)
         assert not target.exists()
         assert staging.parent == target.parent
-    assert contents(target) == MODEL
-    assert [target] == list(target.parent.iterdir())
+    assert contents_alone(target) == MODEL
 
 
-def test_makes_the_folders_above(target: Path) -> None:
-    write(target / "a" / "b", MODEL)
-    assert contents(target / "a" / "b") == MODEL
-
-
-def test_an_empty_folder_is_no_obstacle(target: Path) -> None:
-    target.mkdir()
-    write(target, MODEL, overwrite=False)
-    assert contents(target) == MODEL
+def test_makes_the_folders_above_and_takes_an_empty_one(target: Path) -> None:
+    (target / "a" / "empty").mkdir(parents=True)
+    for folder in (target / "b" / "c", target / "a" / "empty"):
+        write(folder, MODEL, overwrite=False)
+        assert contents(folder) == MODEL
 
 
 @pytest.mark.parametrize("linux", ["one step", "three steps"])
@@ -75,8 +95,7 @@ def test_replaces_and_carries_over(
     with replace_folder(occupied, overwrite=True) as staging:
         put(staging, MODEL)
         assert contents(occupied) == OLD
-    assert contents(occupied) == OLD | MODEL
-    assert [occupied] == list(occupied.parent.iterdir())
+    assert contents_alone(occupied) == OLD | MODEL
 
 
 def test_carries_links_over_as_links(occupied: Path) -> None:
@@ -92,9 +111,7 @@ def test_carries_links_over_as_links(occupied: Path) -> None:
 def test_copies_where_no_file_can_have_two_names(
     occupied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_arguments: object, **_options: object) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
+    refuse = raising(OSError(errno.EPERM, os.strerror(errno.EPERM)))
     os.utime(occupied / "vocab.json", ns=(10**18, 10**18))
     (occupied / "vocab.json").chmod(0o640)
     monkeypatch.setattr(os, "link", refuse)
@@ -104,14 +121,14 @@ def test_copies_where_no_file_can_have_two_names(
     assert (status.st_mtime_ns, stat.S_IMODE(status.st_mode)) == (10**18, 0o640)
 
 
-def test_keeps_what_is_put_there_meanwhile(occupied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    move = module._move
+def test_keeps_files_that_appear_meanwhile(occupied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = atomic._move
 
     def late(staging: Path, destination: Path, *, overwrite: bool) -> None:
         put(destination, {"notes.txt": "late"})
         move(staging, destination, overwrite=overwrite)
 
-    monkeypatch.setattr(module, "_move", late)
+    monkeypatch.setattr(atomic, "_move", late)
     write(occupied, MODEL)
     assert contents(occupied) == OLD | MODEL | {"notes.txt": "late"}
 
@@ -121,7 +138,7 @@ def test_a_link_stays_and_its_target_is_replaced(occupied: Path, tmp_path: Path)
     link = tmp_path / "links" / "latest"
     link.symlink_to("../model")
     write(link, MODEL)
-    assert "../model" == str(link.readlink())  # noqa: SIM300 - expected first
+    assert str(link.readlink()) == "../model"
     assert contents(occupied) == OLD | MODEL
     assert [link] == list(link.parent.iterdir())
 
@@ -138,17 +155,13 @@ def add_folder(path: Path) -> None:
     (path / "checkpoint\n1").mkdir()
 
 
-def add_pipe(path: Path) -> None:
-    os.mkfifo(path / "pipe")
-
-
 @pytest.mark.parametrize(
     ("spoil", "overwrite", "what"),
     [
         (lambda _path: None, "no", "the folder is not empty"),
         (add_folder, "yes", r"the folder holds 'checkpoint\n1', no plain file"),
         (add_folder, "no", "the folder is not empty"),
-        (add_pipe, "yes", "the folder holds 'pipe', no plain file"),
+        (lambda path: os.mkfifo(path / "pipe"), "yes", "the folder holds 'pipe', no plain file"),
     ],
 )
 def test_refuses_a_folder_with_something_to_lose(
@@ -159,10 +172,8 @@ def test_refuses_a_folder_with_something_to_lose(
     with pytest.raises(OccupiedError) as refusal:
         write(occupied, MODEL, overwrite=overwrite == "yes")
     assert (what, str(occupied)) == (refusal.value.what, refusal.value.where)
-    assert (before.st_ino, before.st_mtime_ns) == (
-        occupied.stat().st_ino,
-        occupied.stat().st_mtime_ns,
-    )
+    after = occupied.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert [occupied] == list(occupied.parent.iterdir())
 
 
@@ -179,8 +190,7 @@ def test_refuses_a_folder_filled_meanwhile(target: Path) -> None:
         replace_folder(target, overwrite=False),
     ):
         write(target, {"config.json": "first"}, overwrite=False)
-    assert contents(target) == {"config.json": "first"}
-    assert [target] == list(target.parent.iterdir())
+    assert contents_alone(target) == {"config.json": "first"}
 
 
 @pytest.mark.parametrize("first", [{}, OLD])
@@ -191,22 +201,19 @@ def test_the_last_of_two_writers_wins_whole(first: Files, target: Path) -> None:
         put(staging, {"config.json": "A", "model.safetensors": "A"})
         write(target, {"config.json": "B", "model.safetensors": "B"})
         assert contents(target)["config.json"] == "B"
-    assert contents(target) == first | {"config.json": "A", "model.safetensors": "A"}
-    assert [target] == list(target.parent.iterdir())
+    assert contents_alone(target) == first | {"config.json": "A", "model.safetensors": "A"}
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), SystemExit(3)])
 def test_an_exception_leaves_all_as_it_was(error: BaseException, occupied: Path) -> None:
-    def write_half() -> None:
-        with replace_folder(occupied, overwrite=True) as staging:
-            put(staging, MODEL)
-            raise error
-
-    with pytest.raises(type(error)) as raised:
-        write_half()
+    with (
+        pytest.raises(type(error)) as raised,
+        replace_folder(occupied, overwrite=True) as staging,
+    ):
+        put(staging, MODEL)
+        raise error
     assert raised.value is error
-    assert contents(occupied) == OLD
-    assert [occupied] == list(occupied.parent.iterdir())
+    assert contents_alone(occupied) == OLD
 
 
 def test_an_error_about_another_place_passes(occupied: Path, tmp_path: Path) -> None:
@@ -224,9 +231,7 @@ def test_an_error_about_another_place_passes(occupied: Path, tmp_path: Path) -> 
 def test_a_refusal_of_the_file_system_leaves_all_as_it_was(
     call: str, number: int, occupied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_arguments: object, **_options: object) -> None:
-        raise OSError(number, os.strerror(number))
-
+    refuse = raising(OSError(number, os.strerror(number)))
     holders = {"mkdir": Path, "write": Path, "fsync": os, "rename": Path}
     names = {"write": "write_text"}
     monkeypatch.setattr(holders[call], names.get(call, call), refuse)
@@ -235,8 +240,7 @@ def test_a_refusal_of_the_file_system_leaves_all_as_it_was(
     monkeypatch.undo()
     assert refusal.value.where == str(occupied)
     assert refusal.value.fix
-    assert contents(occupied) == OLD
-    assert [occupied] == list(occupied.parent.iterdir())
+    assert contents_alone(occupied) == OLD
 
 
 @pytest.fixture
@@ -282,7 +286,7 @@ def test_modes_follow_the_umask(umask: int, target: Path) -> None:
     assert expected == modes
 
 
-def test_what_stood_there_keeps_its_mode(occupied: Path) -> None:
+def test_old_folders_and_files_keep_their_modes(occupied: Path) -> None:
     occupied.chmod(0o700)
     (occupied / "vocab.json").chmod(0o400)
     write(occupied, MODEL)
@@ -298,7 +302,7 @@ def test_all_is_on_the_disk_before_it_is_in_place(
     if place == "old":
         write(target, OLD)
     order: list[str] = []
-    move = module._move
+    move = atomic._move
 
     def moved(*arguments: Path, **options: bool) -> None:
         order.append("move")
@@ -307,7 +311,7 @@ def test_all_is_on_the_disk_before_it_is_in_place(
     def flushed(descriptor: int) -> None:
         order.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
 
-    monkeypatch.setattr(module, "_move", moved)
+    monkeypatch.setattr(atomic, "_move", moved)
     monkeypatch.setattr(os, "fsync", flushed)
     with replace_folder(target, overwrite=True) as staging:
         put(staging, MODEL)
@@ -325,3 +329,268 @@ def test_what_killed_writers_left_is_swept(target: Path) -> None:
     os.utime(left, (0, 0))
     write(target, MODEL)
     assert [target] == list(target.parent.iterdir())
+
+
+# A killed writer.
+
+
+WRITER = """
+import sys
+from itertools import count
+from pathlib import Path
+
+from scratch_gpt.checkpoint.atomic import replace_folder
+
+destination, sep = Path(sys.argv[1]), " "
+for version in count(int(sys.argv[2])):
+    with replace_folder(destination, overwrite=True) as staging:
+        for name in ("a", "b", "c"):
+            (staging / name).write_text(20_000 * f"{version}{sep}")
+    print(version, flush=True)
+"""
+
+LEFT = re.compile(r"\.gpt1-\d+-[0-9a-f]{8}\.partial")
+
+
+def kill_a_writer(home: Path, destination: Path, first: int, delay: float) -> int:
+    command = [sys.executable, "-S", "-c", WRITER, str(destination), str(first)]
+    environment = os.environ | {"PYTHONPATH": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = [process.stdout.readline()]
+        time.sleep(delay)
+        process.kill()
+        printed += process.stdout.readlines()
+    return int(printed[-1])
+
+
+def version_of(destination: Path) -> int:
+    """Return which version the folder holds: one, whole, beside the user's file."""
+    texts = {path.name: path.read_text("utf-8") for path in destination.iterdir()}
+    assert texts.pop("README.md") == "the user's"
+    assert sorted(texts) == ["a", "b", "c"]
+    (text,) = set(texts.values())
+    version, *others = text.split()
+    assert [version] * 19_999 == others
+    return int(version)
+
+
+@pytest.mark.parametrize(
+    "kills", [20, pytest.param(50, marks=pytest.mark.slow)], ids="{} kills".format
+)
+def test_a_killed_writer_leaves_one_version(
+    kills: int, tmp_path: Path, home_of: Callable[[str], Path | None]
+) -> None:
+    package = home_of("scratch_gpt")
+    assert package is not None
+    destination = tmp_path / "model"
+    destination.mkdir()
+    (destination / "README.md").write_text("the user's", "utf-8")
+    moments = random.Random(20180611)  # noqa: S311 - no secret
+    found = 0
+    for _ in range(kills):
+        last = kill_a_writer(package.parent, destination, found + 1, moments.uniform(0.0, 0.03))
+        found = version_of(destination)
+        assert found in {last, last + 1}
+    left = [path.name for path in tmp_path.iterdir() if path != destination]
+    assert all(LEFT.fullmatch(name) for name in left)
+    assert len(left) <= kills
+
+
+# The staging folder.
+
+
+A_DAY = 24 * 60 * 60
+
+
+@pytest.fixture
+def dead() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+def left_behind(parent: Path, name: str, age: float) -> Path:
+    folder = parent / name
+    folder.mkdir()
+    (folder / "model.safetensors").touch()
+    os.utime(folder, (time.time() - age, time.time() - age))
+    return folder
+
+
+def test_is_new_and_names_its_owner(tmp_path: Path) -> None:
+    one, other = make_staging(tmp_path), make_staging(tmp_path)
+    assert one != other
+    for folder in (one, other):
+        assert folder.parent == tmp_path
+        assert folder.name.startswith(f".gpt1-{os.getpid()}-")
+        assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0])
+def test_its_mode_is_what_the_umask_leaves(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        folder = make_staging(tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~umask
+
+
+def test_an_old_one_of_a_dead_owner_is_swept(tmp_path: Path, dead: int) -> None:
+    folder = left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial", A_DAY + 60)
+    sweep(tmp_path)
+    assert not folder.exists()
+
+
+def test_other_folders_are_not_swept(tmp_path: Path, dead: int) -> None:
+    kept = [
+        left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial", A_DAY - 60),
+        left_behind(tmp_path, f".gpt1-{os.getpid()}-0123abcd.partial", 2 * A_DAY),
+        left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial.replaced", 2 * A_DAY),
+        left_behind(tmp_path, f".gpt1-{dead}-mine.partial", 2 * A_DAY),
+        left_behind(tmp_path, f"gpt1-{dead}-0123abcd.partial", 2 * A_DAY),
+    ]
+    sweep(tmp_path)
+    assert sorted(kept) == sorted(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("error", "alive"), [(PermissionError, True), (ProcessLookupError, False)])
+def test_a_process_that_may_not_be_signalled_is_alive(
+    error: type[OSError], alive: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse = raising(error)
+    monkeypatch.setattr(os, "kill", refuse)
+    assert alive is atomic._is_alive(1)
+
+
+def test_a_process_counts_as_alive_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There `os.kill` would end the process."""
+    monkeypatch.setattr(os, "kill", None)
+    monkeypatch.setattr(os, "name", "nt")
+    assert atomic._is_alive(1)
+
+
+def test_a_missing_folder_is_swept_without_an_error(tmp_path: Path) -> None:
+    sweep(tmp_path / "missing")
+
+
+# The exchange of two folders.
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    folders = (tmp_path / "one", tmp_path / "other")
+    for folder in folders:
+        folder.mkdir()
+        (folder / folder.name).touch()
+    return folders
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Library:
+    """A C library whose renameat2 fails with `number`, or that has none."""
+
+    def __init__(self, number: int | None) -> None:
+        if number is not None:
+            self.renameat2 = lambda *_arguments: ctypes.set_errno(number) or -1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, None, 0])
+def test_names_are_exchanged(
+    number: int | None, two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one step (0), and where the system, the file system or the library cannot do that."""
+    if number != 0:
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Library(number))
+    one, other = two
+    exchange_paths(one, other)
+    assert (names(one), names(other)) == (["other"], ["one"])
+    assert names(one.parent) == ["one", "other"]
+
+
+def test_one_step_is_one_call(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    fail = raising(AssertionError)
+    monkeypatch.setattr(Path, "rename", fail)
+    exchange_paths(*two)
+    assert names(two[0]) == ["other"]
+
+
+def test_another_system_renames(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "_is_linux", lambda: False)
+    monkeypatch.setattr(ctypes, "CDLL", None)
+    exchange_paths(*two)
+    assert names(two[0]) == ["other"]
+
+
+def test_a_refusal_is_an_error(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Library(errno.EROFS))
+    with pytest.raises(OSError, match="Read-only file system") as refusal:
+        exchange_paths(*two)
+    assert refusal.value.errno == errno.EROFS
+    assert (names(two[0]), names(two[1])) == (["one"], ["other"])
+
+
+def test_a_half_done_exchange_is_undone(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "_is_linux", lambda: False)
+    one, other = two
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path == one:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        exchange_paths(one, other)
+    assert (names(one), names(other)) == (["one"], ["other"])
+
+
+# Errors of the file system.
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "fix"),
+    [
+        (errno.ENOSPC, "the disk is full", "free some space"),
+        (errno.EDQUOT, "the disk quota is used up", "free some space"),
+        (errno.EFBIG, "the file would be larger than is allowed", "ulimit -f"),
+        (errno.EROFS, "the file system is read-only", "another place"),
+        (errno.EACCES, "there is no permission to write", "permissions"),
+    ],
+)
+def test_an_error_number_has_a_meaning_and_a_fix(number: int, what: str, fix: str) -> None:
+    errors = (
+        OSError(number, os.strerror(number)),
+        SafetensorError(f"Error while serializing: I/O error: whatever (os error {number})"),
+    )
+    for error in errors:
+        found = to_write_error(error, "models/mine")
+        assert fix in found.fix
+        assert f"{what} (models/mine; {found.fix})" == str(found)
+
+
+def test_an_unknown_number_is_quoted_on_one_line() -> None:
+    found = to_write_error(OSError(errno.EIO, "Input/output\nerror"), "a\nb")
+    assert found.what == "it cannot be written: [Errno 5] Input/output error"
+    assert found.where == r"'a\nb'"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no number"),
+        SafetensorError("a header is wrong (os error x)"),
+        OccupiedError("an error of ours", where="here", fix="there"),
+        WriteError("an error of ours", where="here", fix="there"),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_other_errors_are_not_converted(error: Exception) -> None:
+    assert to_write_error(error, "here") is None

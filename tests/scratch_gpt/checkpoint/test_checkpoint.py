@@ -5,7 +5,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.checkpoint import checkpoint, safetensors
+from scratch_gpt.checkpoint.checkpoint import match_names, other_weight_files
 from scratch_gpt.errors import CheckpointError, EmptyCheckpointError, OccupiedError, WriteError
 
 
@@ -41,9 +41,6 @@ def refusal_of(folder: Path) -> CheckpointError:
     with pytest.raises(CheckpointError) as refusal:
         GPT.from_pretrained(folder)
     return refusal.value
-
-
-# --- there and back ---
 
 
 def test_comes_back_bit_for_bit(config: GPTConfig, tmp_path: Path) -> None:
@@ -76,7 +73,8 @@ def test_the_way_there_and_back_ends(saved: Path, tmp_path: Path) -> None:
         for folder in (saved, tmp_path / "again")
     ]
     assert digests[0] == digests[1]
-    assert set(digests[0]) == {"config.json", "model.safetensors"}
+    assert {"config.json", "model.safetensors"} == {checkpoint.CONFIG, checkpoint.WEIGHTS}
+    assert set(digests[0]) == {checkpoint.CONFIG, checkpoint.WEIGHTS}
 
 
 def test_nothing_is_drawn_to_be_overwritten(
@@ -165,9 +163,6 @@ def test_half_precision_is_widened_exactly(dtype: torch.dtype, tmp_path: Path) -
     assert torch.equal(kept.double(), widened.double())
 
 
-# --- saving ---
-
-
 def test_saving_over_a_model_keeps_the_users_files(saved: Path, config: GPTConfig) -> None:
     (saved / "vocab.json").write_text("{}", "utf-8")
     model = GPT(config)
@@ -201,22 +196,35 @@ def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
     assert [saved] == list(saved.parent.iterdir())
 
 
+def resized(model: GPT) -> None:
+    table = model.tokens_embed.weight.detach()
+    model.tokens_embed.weight = nn.Parameter(torch.cat([table, table[:1]]))
+
+
+def shared(model: GPT) -> None:
+    model.h[1] = model.h[0]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda model: model.double(), "tokens_embed.weight must be float32 .*got torch.float64"),
         (lambda model: model.half(), "tokens_embed.weight must be float32 .*got torch.float16"),
         (lambda model: model.h[1].ln_2.bias.data.fill_(float("nan")), "h.1.ln_2.bias .* in 21 of"),
+        (resized, "not the one its config describes"),
+        (lambda model: setattr(model, "extra", nn.Linear(2, 2)), "not the one its config"),
+        (shared, "share memory"),
     ],
-    ids=["float64", "float16", "NaN"],
+    ids=["float64", "float16", "NaN", "resized", "extended", "shared"],
 )
-def test_what_could_not_be_loaded_is_not_saved(
-    spoil: Callable[[GPT], object], message: str, saved: Path, config: GPTConfig
+def test_a_model_that_could_not_be_loaded_back_is_not_saved(
+    spoil: Callable[[GPT], object], message: str, saved: Path
 ) -> None:
     before = (saved / "model.safetensors").read_bytes()
-    model = GPT(config)
+    model = GPT.from_pretrained(saved)
     spoil(model)
-    with pytest.raises(ValueError, match=message):
+    errors = (ValueError, RuntimeError) if spoil is shared else ValueError
+    with pytest.raises(errors, match=message):
         model.save_pretrained(saved)
     assert before == (saved / "model.safetensors").read_bytes()
 
@@ -229,8 +237,6 @@ def test_a_weight_in_another_layout_is_saved_as_it_reads(config: GPTConfig, tmp_
     back = GPT.from_pretrained(tmp_path)
     assert torch.equal(weight, back.h[0].attn.c_proj.weight)
 
-
-# --- refusals ---
 
 CONFIGS = {
     "empty": (b"", "Expecting value"),
@@ -306,42 +312,9 @@ def test_refuses_an_unsound_weight_file(saved: Path) -> None:
     assert isinstance(refusal_of(saved), EmptyCheckpointError)
 
 
-def test_refuses_an_unknown_attention_core(saved: Path) -> None:
-    with pytest.raises(ValueError, match=re.escape("backend must be one of")):
+def test_an_unknown_backend_is_rejected(saved: Path) -> None:
+    with pytest.raises(ValueError, match="backend must be one of"):
         GPT.from_pretrained(saved, backend="flash")
-
-
-def test_every_file_that_is_read_is_named_by_the_module(saved: Path) -> None:
-    assert {checkpoint.CONFIG, checkpoint.WEIGHTS} == {path.name for path in saved.iterdir()}
-
-
-def shared(model: GPT) -> None:
-    model.h[1] = model.h[0]
-
-
-def resized(model: GPT) -> None:
-    table = model.tokens_embed.weight.detach()
-    model.tokens_embed.weight = nn.Parameter(torch.cat([table, table[:1]]))
-
-
-def extended(model: GPT) -> None:
-    model.extra = nn.Linear(2, 2)
-
-
-@pytest.mark.parametrize("change", [resized, extended, shared])
-def test_a_model_that_could_not_be_loaded_back_is_not_saved(
-    change: Callable[[GPT], None], saved: Path
-) -> None:
-    model = GPT.from_pretrained(saved)
-    before = (saved / "model.safetensors").read_bytes()
-    change(model)
-    if change is shared:
-        with pytest.raises((ValueError, RuntimeError)):
-            model.save_pretrained(saved)
-    else:
-        with pytest.raises(ValueError, match="not the one its config describes"):
-            model.save_pretrained(saved)
-    assert (saved / "model.safetensors").read_bytes() == before
 
 
 def test_weights_of_another_form_are_not_joined(saved: Path) -> None:
@@ -349,3 +322,160 @@ def test_weights_of_another_form_are_not_joined(saved: Path) -> None:
     (saved / "params_0.npy").write_bytes(b"x")
     with pytest.raises(OccupiedError, match="beside the new ones: params_0"):
         model.save_pretrained(saved)
+
+
+# Other weights in a folder.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model-00001-of-00002.safetensors", "pytorch_model.bin", "x.PT", "params_3.npy"),
+        *("PARAMS_3.NPY", "tf_model.h5", "rust_model.ot", "flax_model.msgpack", "a.npz"),
+        *("params_shapes.json", ".metadata", "model.safetensors.index.json"),
+    ],
+)
+def test_weights_are_found(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    assert other_weight_files(tmp_path, ()) == [name]
+    assert other_weight_files(tmp_path, {name}) == []
+
+
+def test_other_files_and_a_missing_folder_are_no_weights(tmp_path: Path) -> None:
+    for name in ("config.json", "vocab.json", "merges.txt", "README.md", "npy"):
+        (tmp_path / name).touch()
+    assert other_weight_files(tmp_path, ()) == []
+    assert other_weight_files(tmp_path / "nothing", ()) == []
+
+
+# Names of tensors.
+
+
+WANTED = {
+    "tokens_embed.weight": (5, 3),
+    "positions_embed.weight": (4, 3),
+    "h.0.attn.c_attn.weight": (3, 9),
+    "h.0.attn.c_proj.weight": (3, 3),
+    "h.0.ln_1.bias": (3,),
+}
+
+
+def file_of(prefix: str = "", **others: Tensor) -> dict[str, Tensor]:
+    return {prefix + name: torch.ones(shape) for name, shape in WANTED.items()} | others
+
+
+def mismatch_of(found: dict[str, Tensor]) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        match_names(found, WANTED, "the file")
+    assert caught.value.where == "the file"
+    assert str(caught.value).isprintable()
+    return caught.value
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_finds_every_name(prefix: str) -> None:
+    found = match_names(file_of(prefix), WANTED, "the file")
+    assert found == {name: prefix + name for name in WANTED}
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+@pytest.mark.parametrize("buffer", ["h.0.attn.bias", "h.11.attn.bias", "position_ids"])
+def test_passes_over_buffers(prefix: str, buffer: str) -> None:
+    found = file_of(prefix, **{prefix + buffer: torch.ones(1, 1, 4, 4, dtype=torch.uint8)})
+    assert prefix + buffer not in match_names(found, WANTED, "the file").values()
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_takes_a_head_that_is_the_embedding(prefix: str, dtype: torch.dtype) -> None:
+    embedding = torch.arange(15.0).reshape(5, 3).to(dtype)
+    found = file_of(prefix, **{"lm_head.weight": embedding.clone()})
+    found[prefix + "tokens_embed.weight"] = embedding
+    assert set(match_names(found, WANTED, "the file")) == set(WANTED)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(torch.tensor([[-0.0, 1, 2]] * 5), id="a sign of zero"),
+        pytest.param(torch.tensor([[0.0, 1, 2 + 1e-6]] * 5), id="a last bit"),
+        pytest.param(torch.tensor([[0.0, 1, 2]] * 4), id="a row short"),
+        pytest.param(torch.tensor([[0.0, 1, 2]] * 5, dtype=torch.float16), id="dtype"),
+        pytest.param(torch.tensor([[0.0, 1, 2]] * 5).view(torch.int32), id="bits of another dtype"),
+    ],
+)
+def test_refuses_a_head_of_its_own(head: Tensor) -> None:
+    found = file_of(**{"lm_head.weight": head})
+    found["tokens_embed.weight"] = torch.tensor([[0.0, 1, 2]] * 5)
+    expected = "untied: lm_head.weight differs from tokens_embed.weight, which is the head here"
+    assert mismatch_of(found).what.endswith(expected)
+
+
+def test_says_all_that_is_wrong_at_once() -> None:
+    found = file_of("transformer.")
+    del found["transformer.h.0.ln_1.bias"]
+    found["transformer.h.1.ln_1.bias"] = torch.ones(3)
+    found["transformer.h.0.attn.c_proj.weight"] = torch.ones(9)
+    found["transformer.positions_embed.weight"] = torch.ones(4, 3, dtype=torch.int8)
+    expected = (
+        "its tensors are not this model's: 1 missing: 'transformer.h.0.ln_1.bias'; "
+        "1 unexpected: 'transformer.h.1.ln_1.bias'; "
+        "1 of another shape: transformer.h.0.attn.c_proj.weight is [9], expected [3, 3]; "
+        "1 of a dtype that is not float32, float16 or bfloat16: "
+        "transformer.positions_embed.weight is torch.int8"
+    )
+    assert expected == mismatch_of(found).what
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        *(("", name) for name in ("extra", "h.0.attn.c_attn.weigh", "h.0.attn.bias.weight")),
+        ("", "h.0.ln_1.bias\x1b[31m"),
+        ("transformer.", "h.0.ln_1.bias"),  # in both forms
+    ],
+)
+def test_refuses_any_other_name(prefix: str, name: str) -> None:
+    assert f"1 unexpected: {name!r}" in mismatch_of(file_of(prefix, **{name: torch.ones(3)})).what
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int8, torch.int64, torch.bool])
+def test_refuses_other_dtypes(dtype: torch.dtype) -> None:
+    found = file_of(**{"h.0.ln_1.bias": torch.ones(3, dtype=dtype)})
+    assert mismatch_of(found).what.endswith(f"h.0.ln_1.bias is {dtype}")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "module.transformer.", "transformer.transformer.", "_orig_mod."]
+)
+def test_guesses_a_strange_prefix(prefix: str) -> None:
+    error = mismatch_of(file_of(prefix))
+    assert "5 missing: " in error.what
+    assert f"all would without the prefix {prefix!r}" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("prefix", "missing"),
+    [
+        pytest.param("model.", "model.h.0.ln_1.bias", id="names differ otherwise"),
+        # The shape of a square matrix, and of a vector, is the same when transposed.
+        pytest.param("", "tokens_embed.weight", id="not transposed"),
+    ],
+)
+def test_guesses_nothing_from_a_missing_name(prefix: str, missing: str) -> None:
+    found = file_of(prefix)
+    del found[missing]
+    assert mismatch_of(found).fix == "check that the file and its config.json belong together"
+
+
+def test_guesses_a_transposed_matrix() -> None:
+    error = mismatch_of(file_of(**{"h.0.attn.c_attn.weight": torch.ones(9, 3)}))
+    assert "h.0.attn.c_attn.weight is [9, 3], expected [3, 9]" in error.what
+    assert error.fix.startswith("transpose h.0.attn.c_attn.weight and its like: weights are [in")
+
+
+def test_a_long_list_is_cut() -> None:
+    extra = {f"extra.{index}": torch.ones(1) for index in range(1000)}
+    what = mismatch_of(file_of(**extra)).what
+    assert "1000 unexpected: 'extra.0', " in what
+    assert what.endswith("'extra.11' and 988 more")
