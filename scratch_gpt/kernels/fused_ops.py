@@ -96,8 +96,7 @@ class _LayerNorm(Function):
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         normalized, scale, gain = ctx.saved_tensors  # type: ignore[attr-defined]
         along = upstream * normalized
-        rows = tuple(range(upstream.ndim - 1))
-        d_gain, d_bias = along.sum(rows), upstream.sum(rows)
+        d_gain, d_bias = (x.reshape(-1, gain.numel()).sum(0) for x in (along, upstream))
         along_mean = along.mul_(gain).mean(-1, keepdim=True)
         d_x = upstream * gain
         d_x.sub_(d_x.mean(-1, keepdim=True)).sub_(torch.mul(normalized, along_mean, out=along))

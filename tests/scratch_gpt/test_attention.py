@@ -102,24 +102,16 @@ def test_extreme_scores_stay_finite_and_causal(
     assert torch.equal(expected, KERNELS[kernel](query, key, value))
 
 
-def test_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
-    scores = draw(2, 3, 5, 7) * 4
-    expected = torch.softmax(scores, -1)
-    assert_same(expected, softmax(scores))
-
-
-def test_softmax_has_the_librarys_gradient(draw: Draw, assert_same: Same) -> None:
-    """The row's largest score, subtracted first, leaves the gradient as it is."""
-    scores, upstream = draw(5, 7).requires_grad_(), draw(5, 7)
-    (expected,) = torch.autograd.grad(torch.softmax(scores, -1), scores, upstream)
-    (actual,) = torch.autograd.grad(softmax(scores), scores, upstream)
+def test_softmax_and_its_gradient_equal_the_librarys(draw: Draw, assert_same: Same) -> None:
+    """The row's largest score, which is subtracted first, does not change the gradient."""
+    scores, upstream = (draw(2, 3, 5, 7) * 4).requires_grad_(), draw(2, 3, 5, 7)
+    expected, actual = torch.softmax(scores, -1), softmax(scores)
     assert_same(expected, actual)
+    assert_same(*(torch.autograd.grad(y, scores, upstream)[0] for y in (expected, actual)))
 
 
 def test_softmax_of_huge_scores_is_finite() -> None:
-    expected = [1.0, 0.0, 0.0]
-    actual = softmax(torch.tensor([3e38, 1e38, -3e38])).tolist()
-    assert expected == actual
+    assert softmax(torch.tensor([3e38, 1e38, -3e38])).tolist() == [1.0, 0.0, 0.0]
 
 
 def test_plain_taps_scaled_scores_then_weights(
@@ -127,6 +119,7 @@ def test_plain_taps_scaled_scores_then_weights(
 ) -> None:
     query, key, value = projections(draw)
     plain_attention(query, key, value, tap=watch)
+    # The scores are scaled and not yet masked.
     scores = np.einsum("bhqw,bhkw->bhqk", query.numpy(), key.numpy()) / math.sqrt(7)
     weights = np.tril(np.exp(scores))
     assert list(watch.seen) == ["scores", "weights"]
@@ -173,14 +166,9 @@ def test_more_queries_than_keys_are_rejected(kernel: str, draw: Draw) -> None:
 
 def test_a_head_is_a_run_of_consecutive_features(draw: Draw) -> None:
     x = draw(2, 5, 21)
-    expected = torch.stack([x[..., :7], x[..., 7:14], x[..., 14:]], dim=1)
-    assert torch.equal(expected, split_heads(x, 3))
-
-
-def test_merged_heads_are_concatenated(draw: Draw) -> None:
-    heads = draw(2, 3, 5, 7)
-    expected = torch.cat([heads[:, 0], heads[:, 1], heads[:, 2]], dim=-1)
-    assert torch.equal(expected, merge_heads(heads))
+    heads = torch.stack([x[..., :7], x[..., 7:14], x[..., 14:]], dim=1)
+    assert torch.equal(heads, split_heads(x, 3))
+    assert torch.equal(x, merge_heads(heads))
 
 
 @pytest.fixture
@@ -189,44 +177,28 @@ def layer(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Attentio
 
 
 def test_the_layer_equals_the_library(
-    layer: Attention,
-    draw: Draw,
-    attention_formula: Callable[..., Tensor],
-    assert_same: Same,
+    layer: Attention, draw: Draw, attention_formula: Callable[..., Tensor], assert_same: Same
 ) -> None:
     x = draw(2, 5, 21)
-    expected = attention_formula(x, layer, 3)
-    assert_same(expected, layer.eval()(x))
+    assert_same(attention_formula(x, layer, 3), layer.eval()(x))
 
 
 def test_the_layer_calls_its_taps_in_order(
     layer: Attention, draw: Draw, watch: Callable[..., Tensor]
 ) -> None:
     output = layer(draw(2, 5, 21), tap=watch)
-    expected = {
-        "attn.query": (2, 3, 5, 7),
-        "attn.key": (2, 3, 5, 7),
-        "attn.value": (2, 3, 5, 7),
-        "attn.scores": (2, 3, 5, 5),
-        "attn.weights": (2, 3, 5, 5),
-        "attn.context": (2, 5, 21),
-        "attn": (2, 5, 21),
-    }
-    actual = {name: tuple(value.shape) for name, value in watch.seen.items()}
-    assert list(expected.items()) == list(actual.items())
+    heads, square, whole = (2, 3, 5, 7), (2, 3, 5, 5), (2, 5, 21)
+    assert [(name, tuple(value.shape)) for name, value in watch.seen.items()] == [
+        *(("attn.query", heads), ("attn.key", heads), ("attn.value", heads)),
+        *(("attn.scores", square), ("attn.weights", square)),
+        *(("attn.context", whole), ("attn", whole)),
+    ]
     assert torch.equal(output, watch.seen["attn"])
 
 
-@pytest.mark.parametrize(
-    ("training", "probability"),
-    [pytest.param(True, 0.375, id="training"), pytest.param(False, 0.0, id="evaluating")],
-)
+@pytest.mark.parametrize("probability", [0.375, 0.0], ids=["training", "evaluating"])
 def test_the_layer_passes_mask_and_dropout_to_its_kernel(
-    training: bool,  # noqa: FBT001
-    probability: float,
-    config: GPTConfig,
-    loud: Callable[[nn.Module], nn.Module],
-    draw: Draw,
+    probability: float, config: GPTConfig, loud: Callable[[nn.Module], nn.Module], draw: Draw
 ) -> None:
     given = []
 
@@ -235,8 +207,8 @@ def test_the_layer_passes_mask_and_dropout_to_its_kernel(
         return inputs[2]
 
     mask = torch.ones(2, 5, dtype=torch.bool)
-    layer = loud(Attention(config, replace(BACKENDS["plain"], attention=kernel))).train(training)
-    layer(draw(2, 5, 21), mask)
+    layer = loud(Attention(config, replace(BACKENDS["plain"], attention=kernel)))
+    layer.train(probability > 0.0)(draw(2, 5, 21), mask)
     _query, _key, _value, actual_mask, _tap, actual = given
     assert mask is actual_mask
     assert probability == actual

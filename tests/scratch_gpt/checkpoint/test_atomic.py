@@ -206,12 +206,13 @@ def test_the_last_of_two_writers_wins_whole(first: Files, target: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), SystemExit(3)])
 def test_an_exception_leaves_all_as_it_was(error: BaseException, occupied: Path) -> None:
-    with (
-        pytest.raises(type(error)) as raised,
-        replace_folder(occupied, overwrite=True) as staging,
-    ):
-        put(staging, MODEL)
-        raise error
+    def write_half() -> None:
+        with replace_folder(occupied, overwrite=True) as staging:
+            put(staging, MODEL)
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        write_half()
     assert raised.value is error
     assert contents_alone(occupied) == OLD
 

@@ -135,26 +135,12 @@ def test_an_alias_is_the_field(alias: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        pytest.param(
-            {"n_positions": 512, "n_ctx": 256}, "n_ctx=256 contradicts n_positions=512", id="alias"
-        ),
-        pytest.param(
-            {"n_ctx": 256, "n_positions": 512},
-            "n_positions=512 contradicts n_ctx=256",
-            id="alias first",
-        ),
-        pytest.param(
-            {"n_ctx": 256, "max_position_embeddings": 512},
-            "max_position_embeddings=512 contradicts n_ctx=256",
-            id="two aliases",
-        ),
-    ],
+    ("first", "second"),
+    [("n_positions", "n_ctx"), ("n_ctx", "n_positions"), ("n_ctx", "max_position_embeddings")],
 )
-def test_spellings_that_contradict_are_refused(fields: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        GPTConfig.from_huggingface(fields)
+def test_spellings_that_contradict_are_rejected(first: str, second: str) -> None:
+    with pytest.raises(ValueError, match=f"{second}=256 contradicts {first}=512"):
+        GPTConfig.from_huggingface({first: 512, second: 256})
 
 
 def test_the_released_config_is_accepted() -> None:

@@ -1,4 +1,4 @@
-"""Opening what may be anything."""
+"""Open, recognize and parse untrusted files."""
 
 import dataclasses
 import gzip
@@ -45,37 +45,34 @@ def test_gives_the_bytes_of_a_file(tmp_path: Path) -> None:
             assert file.read() == b"some bytes"
 
 
-@pytest.mark.parametrize(
-    ("make", "what"),
-    [
-        pytest.param(lambda _path: None, "there is no such file", id="missing"),
-        pytest.param(Path.mkdir, "it is a folder, not a file", id="folder"),
-        pytest.param(os.mkfifo, "it is a named pipe, not a file", id="named pipe"),
-        pytest.param(
-            lambda path: path.symlink_to("/dev/zero"), "it is a device, not a file", id="device"
-        ),
-        pytest.param(
-            lambda path: path.symlink_to("nowhere"),
-            "it is a link to a file that does not exist",
-            id="dangling link",
-        ),
-        pytest.param(
-            lambda path: path.symlink_to(path.name),
-            "it cannot be opened: Too many levels of symbolic links",
-            id="circular link",
-        ),
-        pytest.param(make_socket, "it cannot be opened: No such device or address", id="socket"),
-    ],
-)
-def test_refuses_what_is_no_file(
-    make: Callable[[Path], None], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (lambda _path: None, "there is no such file"),
+    "folder": (Path.mkdir, "it is a folder, not a file"),
+    "named pipe": (os.mkfifo, "it is a named pipe, not a file"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "it is a device, not a file"),
+    "dangling link": (
+        lambda path: path.symlink_to("nowhere"),
+        "it is a link to a file that does not exist",
+    ),
+    "circular link": (
+        lambda path: path.symlink_to(path.name),
+        "it cannot be opened: Too many levels of symbolic links",
+    ),
+    "socket": (make_socket, "it cannot be opened: No such device or address"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_rejects_a_path_that_is_no_file(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights"
+    make, what = NO_FILES[kind]
     make(path)
-    with pytest.raises(CheckpointError) as refusal, open_regular(path):
+    with pytest.raises(CheckpointError) as caught, open_regular(path):
         pass
-    assert (what, str(path)) == (refusal.value.what, refusal.value.where)
+    assert (what, str(path)) == (caught.value.what, caught.value.where)
 
 
 def test_refuses_a_file_that_may_not_be_read(
@@ -178,7 +175,7 @@ def test_a_safetensors_file_is_no_other_kind(length: int) -> None:
 # Strict JSON.
 
 
-def test_reads_what_json_is() -> None:
+def test_reads_json() -> None:
     text = '{"a": [1, -2.5e3, true, null], "é": {"a": "\\u00e9"}}'
     assert json.loads(text) == strict_io.load_strict_json(text.encode())
 
@@ -201,14 +198,14 @@ def test_reads_what_json_is() -> None:
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_refuses_what_json_is_not(text: bytes, message: str) -> None:
+def test_rejects_text_that_is_no_json(text: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message) as refusal:
         strict_io.load_strict_json(text)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_repeated_key_is_found_at_once_in_a_large_object() -> None:
-    """The last of 100,000 keys: to count each would take minutes."""
+    """Counting each of 100,000 keys would take minutes."""
     text = "{" + ", ".join(f'"k{number}": 0' for number in range(100_000)) + ', "k99999": 1}'
     with pytest.raises(ValueError, match="the key 'k99999' occurs twice"):
         strict_io.load_strict_json(text.encode())
@@ -265,12 +262,12 @@ def test_reads_each_kind_of_field() -> None:
         ("notes", [None], "^notes is None$"),
     ],
 )
-def test_refuses_what_is_no_such_field(field: str, value: object, message: str) -> None:
+def test_rejects_a_wrong_field(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclass_from_json(Tree, JSON | {field: value})
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])
-def test_refuses_what_is_no_object(value: object) -> None:
+def test_rejects_other_values_than_objects(value: object) -> None:
     with pytest.raises(ValueError, match=r"^the tree is not an object$"):
         dataclass_from_json(Tree, value)

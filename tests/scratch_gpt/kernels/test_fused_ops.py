@@ -25,20 +25,13 @@ EPSILON = 0.3  # large, so that its place and size show
 
 
 @pytest.mark.parametrize("form", GELUS)
-def test_gelu_equals_the_library(form: str, assert_same: Same) -> None:
+def test_gelu_and_its_gradient_equal_the_librarys(form: str, draw: Draw, assert_same: Same) -> None:
     """It is torch's tanh form, both where it differs from the erf form and far from there."""
-    x = torch.linspace(-9, 9, 1001, dtype=torch.float64)
-    expected = functional.gelu(x, approximate="tanh")
-    assert_same(expected, GELUS[form](x))
-
-
-@pytest.mark.parametrize("form", GELUS)
-def test_gelu_has_the_librarys_gradient(form: str, draw: Draw, assert_same: Same) -> None:
-    x, upstream = (draw(5, 7) * 3).requires_grad_(), draw(5, 7)
-    library = functional.gelu(x, approximate="tanh")
-    (expected,) = torch.autograd.grad(library, x, upstream)
-    (actual,) = torch.autograd.grad(GELUS[form](x), x, upstream)
+    x = torch.linspace(-9, 9, 1001, dtype=torch.float64).requires_grad_()
+    expected, actual = functional.gelu(x, approximate="tanh"), GELUS[form](x)
     assert_same(expected, actual)
+    upstream = draw(1001)
+    assert_same(*(torch.autograd.grad(y, x, upstream)[0] for y in (expected, actual)))
 
 
 @pytest.mark.parametrize("form", GELUS)
@@ -79,28 +72,17 @@ def test_gelu_does_not_modify_its_input(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("form", LAYER_NORMS)
-@pytest.mark.parametrize(
-    "leading",
-    [
-        pytest.param((), id="one row"),
-        pytest.param((2, 5), id="batch time"),
-        pytest.param((2, 3, 5), id="three axes"),
-    ],
-)
-def test_layer_norm_equals_the_library(
+@pytest.mark.parametrize("leading", [(), (2, 5), (2, 3, 5)], ids=str)
+def test_layer_norm_and_its_gradients_equal_the_librarys(
     leading: tuple[int, ...], form: str, draw: Draw, assert_same: Same
 ) -> None:
-    x, gain, bias = draw(*leading, 7) * 3 + 2, draw(7), draw(7)
-    expected = functional.layer_norm(x, (7,), gain, bias, EPSILON)
-    assert_same(expected, LAYER_NORMS[form](x, gain, bias, epsilon=EPSILON))
-
-
-@pytest.mark.parametrize("form", LAYER_NORMS)
-def test_layer_norm_has_the_librarys_gradients(form: str, draw: Draw, assert_same: Same) -> None:
-    inputs = [draw(2, 5, 7).requires_grad_(), draw(7).requires_grad_(), draw(7).requires_grad_()]
-    upstream, (x, gain, bias) = draw(2, 5, 7), inputs
+    inputs = x, gain, bias = draw(*leading, 7) * 3 + 2, draw(7), draw(7)
+    for each in inputs:
+        each.requires_grad_()
     library = functional.layer_norm(x, (7,), gain, bias, EPSILON)
     ours = LAYER_NORMS[form](x, gain, bias, epsilon=EPSILON)
+    assert_same(library, ours)
+    upstream = draw(*leading, 7)
     expected, actual = (torch.autograd.grad(y, inputs, upstream) for y in (library, ours))
     for pair in zip(expected, actual, strict=True):
         assert_same(*pair)
@@ -116,9 +98,7 @@ def test_layer_norm_divides_by_width_and_adds_epsilon_inside_the_root(form: str)
     """For the row (1, -1) and an epsilon of 3 the divisor is sqrt(1 + 3) = 2."""
     row = torch.tensor([1.0, -1.0], dtype=torch.float64)
     gain, bias = torch.tensor([6.0, 10.0]).double(), torch.tensor([100.0, 200.0]).double()
-    expected = [103.0, 195.0]
-    actual = LAYER_NORMS[form](row, gain, bias, epsilon=3.0).tolist()
-    assert expected == actual
+    assert LAYER_NORMS[form](row, gain, bias, epsilon=3.0).tolist() == [103.0, 195.0]
 
 
 @pytest.mark.parametrize("form", LAYER_NORMS)

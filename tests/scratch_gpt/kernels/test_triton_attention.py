@@ -30,9 +30,7 @@ from scratch_gpt.kernels.triton_attention import (
 Draw = Callable[..., Tensor]
 Made = dict[str, dict[str, int]]
 
-CPU = torch.device("cpu")
-
-CUDA = torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 SHARED_OF_AN_H200 = 227 * 1024
 """Bytes of shared memory that one program may have."""
@@ -47,12 +45,12 @@ def triton() -> None:
         pytest.skip(f"not run: {reason}")
 
 
-def clean_python(source: str, **settings: str) -> str:
-    home = Path(triton_attention.__file__).parents[2]
-    env = os.environ | {"PYTHONPATH": str(home)} | settings
-    command = [sys.executable, "-c", source]
+def run_python(*arguments: object, **settings: str) -> str:
+    """Return the output of a fresh interpreter."""
+    env = os.environ | {"PYTHONPATH": str(Path(triton_attention.__file__).parents[2])} | settings
+    command = [sys.executable, *arguments]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert not result.returncode, result.stderr
+    assert not result.returncode, result.stderr[-2000:]
     return result.stdout.strip()
 
 
@@ -64,7 +62,7 @@ from scratch_gpt import GPT, GPTConfig
 GPT(GPTConfig(n_layer=1, n_embd=12, n_head=3, vocab_size=37, n_positions=11), backend="triton")
 print("triton" in sys.modules, "scratch_gpt.kernels.triton_kernels" in sys.modules)
 """
-    assert clean_python(source) == "False False"
+    assert run_python("-c", source) == "False False"
 
 
 @pytest.mark.usefixtures("triton")
@@ -75,7 +73,7 @@ from scratch_gpt.kernels.triton_attention import attend
 attend(*torch.zeros(3, 1, 1, 2, 4))
 print("triton" in sys.modules)
 """
-    assert clean_python(source, TRITON_INTERPRET="1") == "True"
+    assert run_python("-c", source, TRITON_INTERPRET="1") == "True"
 
 
 def some(draw: Draw, width: int = 7) -> list[Tensor]:
@@ -109,11 +107,10 @@ def test_tensors_on_the_cpu_are_rejected(draw: Draw) -> None:
 
 
 @pytest.mark.usefixtures("triton")
-@pytest.mark.parametrize("there", [True, False])
-def test_a_gpu_is_required(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert there == available(CUDA)
-    assert there == (unavailable(CUDA) is None)
+def test_a_gpu_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert there == available(CUDA) == (unavailable(CUDA) is None)
 
 
 @pytest.mark.parametrize(
@@ -143,16 +140,12 @@ def test_shapes_that_do_not_fit_are_rejected(draw: Draw) -> None:
 
 @pytest.fixture
 def compiled(tmp_path: Path) -> Callable[..., Made]:
-    home = Path(triton_attention.__file__).parents[2]
-    env = os.environ | {"PYTHONPATH": str(home), "TRITON_CACHE_DIR": str(tmp_path)}
     script = Path(__file__).with_name("triton_compiler.py")
     usual = {"width": 64, "masked": False, "dropout": 0.0, "tiles": None, "columns_apart": False}
 
     def run(**job: object) -> Made:
-        command = [sys.executable, script, json.dumps(usual | job)]
-        result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert not result.returncode, result.stderr[-2000:]
-        return json.loads(result.stdout)
+        made = run_python(script, json.dumps(usual | job), TRITON_CACHE_DIR=str(tmp_path))
+        return json.loads(made)
 
     return run
 
@@ -211,25 +204,23 @@ def rms(x: Tensor) -> float:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("mask", ["no mask", "mask"])
 @pytest.mark.parametrize("past", [0, 37], ids=["square", "37 keys in the past"])
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_on_a_gpu_it_rounds_no_worse_than_plain(
-    dtype: str,
-    past: int,
-    with_mask: bool,  # noqa: FBT001
-    draw: Draw,
-    on_gpu: torch.device,
+    dtype: str, past: int, mask: str, draw: Draw, on_gpu: torch.device
 ) -> None:
+    """Its error stays within a bound relative to plain's, and two runs agree bit for bit."""
     precision, times = PRECISIONS[dtype], (300, 300 + past, 300 + past, 300)
     drawn = [draw(2, 3, time, 64).to(on_gpu, precision.dtype) for time in times]
-    mask = torch.arange(300 + past, device=on_gpu).expand(2, -1) % 3 > 0 if with_mask else None
-    truth = outcome(plain_attention, [x.double() for x in drawn], mask)
-    reference, ours = outcome(plain_attention, drawn, mask), outcome(attend, drawn, mask)
+    third = torch.arange(300 + past, device=on_gpu).expand(2, -1) % 3 > 0
+    given = third if mask == "mask" else None
+    truth = outcome(plain_attention, [x.double() for x in drawn], given)
+    reference, ours = outcome(plain_attention, drawn, given), outcome(attend, drawn, given)
     for true, plains, actual in zip(truth, reference, ours, strict=True):
         noise = max(rms(plains - true), precision.unit * rms(true))
         assert rms(actual - true) <= precision.quality * noise
-    again = outcome(attend, drawn, mask)
+    again = outcome(attend, drawn, given)
     assert all(torch.equal(*pair) for pair in zip(ours, again, strict=True))
 
 

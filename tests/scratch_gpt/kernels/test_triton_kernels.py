@@ -18,6 +18,7 @@ Draw = Callable[..., Tensor]
 Same = Callable[..., None]
 Run = Callable[..., dict[str, Any]]
 Drawn = Callable[..., list[Tensor]]
+MaskOf = Callable[[int], Tensor | None]
 
 KERNELS = Path(scratch_gpt.__path__[0]) / "kernels"
 
@@ -30,10 +31,17 @@ def qkv(draw: Draw) -> Drawn:
     return drawn
 
 
+def no_mask(_time: int) -> None:
+    return None
+
+
 def padded(time: int) -> Tensor:
     """Return a mask of one sequence padded on the left and one with every third token padded."""
     left = torch.arange(time) >= time // 3
     return torch.stack([left, torch.arange(time) % 3 > 0])
+
+
+masks = pytest.mark.parametrize("mask_of", [no_mask, padded])
 
 
 def by_plain(inputs: list[Tensor], upstream: Tensor, mask: Tensor | None = None) -> list[Tensor]:
@@ -50,19 +58,14 @@ def check_like_plain(drawn: list[Tensor], run: Run, same: Same, **named: Any) ->
         same(*pair)
 
 
-@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
+@masks
 @pytest.mark.parametrize("past", [0, 11], ids=["square", "11 keys in the past"])
 @pytest.mark.parametrize("time", [1, 8, 21])
-def test_equals_plain(  # noqa: PLR0913 - the cases and the means
-    time: int,
-    past: int,
-    with_mask: bool,  # noqa: FBT001
-    qkv: Drawn,
-    interpreted: Run,
-    assert_same: Same,
+def test_equals_plain(  # noqa: PLR0913 - the cases and the fixtures
+    time: int, past: int, mask_of: MaskOf, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
-    mask = padded(time + past) if with_mask else None
-    check_like_plain(qkv(time, time + past, head=3), interpreted, assert_same, mask=mask)
+    drawn, mask = qkv(time, time + past, head=3), mask_of(time + past)
+    check_like_plain(drawn, interpreted, assert_same, mask=mask)
 
 
 @pytest.mark.parametrize("width", [1, 21, 64])
@@ -80,17 +83,13 @@ def rms(x: Tensor) -> float:
     return float(x.detach().double().square().mean().sqrt())
 
 
-@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
+@masks
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_rounds_no_worse_than_plain(
-    dtype: str,
-    with_mask: bool,  # noqa: FBT001
-    qkv: Drawn,
-    interpreted: Run,
+    dtype: str, mask_of: MaskOf, qkv: Drawn, interpreted: Run
 ) -> None:
     precision = PRECISIONS[dtype]
-    drawn = [x.to(precision.dtype) for x in qkv(21, 27, 64)]
-    mask = padded(27) if with_mask else None
+    drawn, mask = [x.to(precision.dtype) for x in qkv(21, 27, 64)], mask_of(27)
     *truth_inputs, truth_upstream = (x.double() for x in drawn)
     truth = by_plain(truth_inputs, truth_upstream, mask)
     reference = by_plain(drawn[:3], drawn[3], mask)
