@@ -12,6 +12,9 @@ from scratch_gpt import GPT, GPTConfig
 
 Same = Callable[..., None]
 Loud = Callable[[nn.Module], nn.Module]
+Watch = Callable[..., Tensor]
+
+NO_DROPOUT = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
 
 
 @pytest.fixture
@@ -31,26 +34,21 @@ def logits_formula(
     return compute
 
 
-def test_equals_the_library(
-    model: GPT, token_ids: Tensor, logits_formula: Callable[..., Tensor], assert_same: Same
-) -> None:
-    expected = logits_formula(model, token_ids, torch.arange(5)[None])
-    assert_same(expected, model(token_ids))
-
-
 @pytest.mark.parametrize(
-    "positions", [[[9, 2, 10, 2, 0]], [[9, 2, 10, 2, 0], [1, 3, 5, 7, 9]]], ids=["one", "each"]
+    "positions",
+    [None, [[9, 2, 10, 2, 0]], [[9, 2, 10, 2, 0], [1, 3, 5, 7, 9]]],
+    ids=["from zero", "one row for the batch", "a row each"],
 )
-def test_uses_the_given_positions(
-    positions: list[list[int]],
+def test_equals_the_library(
+    positions: list[list[int]] | None,
     model: GPT,
     token_ids: Tensor,
     logits_formula: Callable[..., Tensor],
     assert_same: Same,
 ) -> None:
-    given = torch.tensor(positions)
-    expected = logits_formula(model, token_ids, given)
-    assert_same(expected, model(token_ids, given))
+    given = None if positions is None else torch.tensor(positions)
+    rows = torch.arange(5)[None] if given is None else given
+    assert_same(logits_formula(model, token_ids, rows), model(token_ids, given))
 
 
 def test_padding_on_the_left_changes_nothing(
@@ -73,14 +71,16 @@ def test_the_head_is_the_token_embedding(model: GPT, token_ids: Tensor) -> None:
     assert torch.equal(expected, model(token_ids))
 
 
-def test_an_unknown_backend_is_rejected(config: GPTConfig) -> None:
-    with pytest.raises(ValueError, match=r"backend must be one of \[.*'tiled'.*\], got 'flash'"):
-        GPT(config, backend="flash")
+def test_an_unknown_backend_is_rejected(config: GPTConfig, model: GPT) -> None:
+    for build in (lambda: GPT(config, backend="flash"), lambda: model.with_backend("flash")):
+        with pytest.raises(ValueError, match=r"must be one of \[.*'tiled'.*\], got 'flash'"):
+            build()
 
 
-def test_evaluation_uses_no_random_numbers(model: GPT, token_ids: Tensor) -> None:
+def test_evaluation_and_with_backend_use_no_random_numbers(model: GPT, token_ids: Tensor) -> None:
     state = torch.get_rng_state()
     assert torch.equal(model(token_ids), model(token_ids))
+    model.with_backend("tiled")
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -89,8 +89,7 @@ def test_evaluation_uses_no_random_numbers(model: GPT, token_ids: Tensor) -> Non
 def test_training_drops_out(
     dropped: str, backend: str, config: GPTConfig, loud: Loud, token_ids: Tensor
 ) -> None:
-    none = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
-    alone = dataclasses.replace(config, **(none | {dropped: 0.5}))
+    alone = dataclasses.replace(config, **NO_DROPOUT | {dropped: 0.5})
     model = loud(GPT(alone, backend=backend)).train()
     assert not torch.equal(model(token_ids), model(token_ids))
 
@@ -98,8 +97,7 @@ def test_training_drops_out(
 def test_training_without_dropout_equals_evaluation(
     config: GPTConfig, loud: Loud, token_ids: Tensor
 ) -> None:
-    none = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
-    model = loud(GPT(dataclasses.replace(config, **none)))
+    model = loud(GPT(dataclasses.replace(config, **NO_DROPOUT)))
     expected = model.eval()(token_ids)
     assert torch.equal(expected, model.train()(token_ids))
 
@@ -122,9 +120,9 @@ def test_gradients_equal_the_librarys(
     expected, actual = (
         torch.autograd.grad(logits.square().sum(), parameters.values()) for logits in outputs
     )
-    for name, of_library, of_ours in zip(parameters, expected, actual, strict=True):
-        assert bool(of_library.any()), name
-        assert_same(of_library, of_ours)
+    for name, *pair in zip(parameters, expected, actual, strict=True):
+        assert bool(pair[0].any()), name
+        assert_same(*pair)
 
 
 @pytest.mark.parametrize("backend", ["plain", "tiled"])
@@ -143,27 +141,10 @@ def test_with_backend_shares_the_parameters(model: GPT) -> None:
     assert expected == {name: id(parameter) for name, parameter in twin.named_parameters()}
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
-def test_with_backend_keeps_the_mode(
-    training: bool,  # noqa: FBT001
-    model: GPT,
-) -> None:
-    twin = model.train(training).with_backend("tiled")
-    assert {module.training for module in twin.modules()} == {training}
-
-
-def test_with_backend_uses_no_random_numbers(model: GPT) -> None:
-    state = torch.get_rng_state()
-    model.with_backend("tiled")
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_with_backend_rejects_an_unknown_name(model: GPT) -> None:
-    with pytest.raises(ValueError, match=r"backend must be one of .* got 'flash'"):
-        model.with_backend("flash")
-
-
-Watch = Callable[..., Tensor]
+def test_with_backend_keeps_the_mode(model: GPT) -> None:
+    for training in (True, False):
+        twin = model.train(training).with_backend("tiled")
+        assert {module.training for module in twin.modules()} == {training}
 
 
 def tap_names(n_layer: int, *, whole_scores: bool) -> list[str]:
@@ -191,26 +172,17 @@ def test_taps_have_their_shapes(
     config: GPTConfig, loud: Loud, token_ids: Tensor, watch: Watch
 ) -> None:
     logits = loud(GPT(config))(token_ids, tap=watch)
-    expected = {
-        "embeddings.tokens": (2, 5, 21),
-        "embeddings.positions": (1, 5, 21),
-        "embeddings": (2, 5, 21),
-        "h.0.ln_2": (2, 5, 21),
-        "h.1.ln_2": (2, 5, 21),
-        "logits": (2, 5, 37),
-    }
+    expected = dict.fromkeys(
+        ("embeddings.tokens", "embeddings", "h.0.ln_2", "h.1.ln_2"), (2, 5, 21)
+    )
+    expected |= {"embeddings.positions": (1, 5, 21), "logits": (2, 5, 37)}
     assert expected == {name: tuple(watch.seen[name].shape) for name in expected}
     assert torch.equal(logits, watch.seen["logits"])
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
-def test_a_tap_changes_nothing(
-    training: bool,  # noqa: FBT001
-    model: GPT,
-    token_ids: Tensor,
-    watch: Watch,
-) -> None:
-    model.train(training).float()
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_tap_changes_nothing(mode: str, model: GPT, token_ids: Tensor, watch: Watch) -> None:
+    getattr(model, mode)().float()
     torch.manual_seed(5)
     expected = model(token_ids)
     torch.manual_seed(5)

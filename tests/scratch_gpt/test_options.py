@@ -108,7 +108,7 @@ def test_recorded_options_are_off_their_default() -> None:
     assert recorded(Options(name="n", seed=0, kind="two")) == {"seed": 0, "kind": "two"}
 
 
-def test_a_single_command_has_a_version() -> None:
+def test_only_a_single_command_has_a_version() -> None:
     assert invoke(["--version"]).stdout.startswith("gpt1-parity ")
     app = typer_app("things", "Several.")
     for name in ("one", "two"):

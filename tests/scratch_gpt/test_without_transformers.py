@@ -1,7 +1,7 @@
 """The model needs neither transformers nor tokenizers: none of its modules loads them.
 
-Tests marked `witness` hold us against those two. Where they are not installed, the others are run
-with `-m "not witness"` and `GPT1_WITHOUT_TRANSFORMERS=1`, which says that this is meant.
+Tests with the mark `witness` compare with those two. Where they are not installed, run the others
+with `-m "not witness"` and `GPT1_WITHOUT_TRANSFORMERS=1`.
 """
 
 import importlib.util

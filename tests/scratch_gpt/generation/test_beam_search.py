@@ -64,10 +64,7 @@ def every_text(
 @pytest.mark.parametrize("penalty", [-1.0, 0.0, 1.0, 2.0])
 @pytest.mark.parametrize("end_id", [None, 3])
 def test_a_beam_for_every_text_finds_the_best(
-    chain: Chain,
-    penalty: float,
-    end_id: int | None,
-    assert_same: Callable[[Tensor, Tensor], None],
+    chain: Chain, penalty: float, end_id: int | None, assert_same: Callable[..., None]
 ) -> None:
     """With as many beams as texts the search is exhaustive."""
     settings = Settings(
@@ -150,16 +147,17 @@ def test_a_setting_out_of_range_is_rejected(settings: dict[str, Any], name: str)
         Settings(**{"beams": 2, "max_new_tokens": 2} | settings)
 
 
-def test_sampling_rules_are_rejected(chain: Chain) -> None:
-    with pytest.raises(ValueError, match=r"^rules\.sampled is True"):
-        beam_search(chain, PROMPTS, Settings(beams=2, max_new_tokens=2), Rules(sampled=True))
-
-
-def test_rules_that_leave_nothing_are_an_error(chain: Chain) -> None:
-    with pytest.raises(ValueError, match="every token is excluded"):
-        beam_search(
-            chain, PROMPTS, Settings(beams=2, max_new_tokens=9), Rules(no_repeat_ngram_size=1)
-        )
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (Rules(sampled=True), r"^rules\.sampled is True"),
+        (Rules(no_repeat_ngram_size=1), "every token is excluded"),
+    ],
+    ids=["sampling", "nothing left"],
+)
+def test_unusable_rules_are_an_error(rules: Rules, message: str, chain: Chain) -> None:
+    with pytest.raises(ValueError, match=message):
+        beam_search(chain, PROMPTS, Settings(beams=2, max_new_tokens=9), rules)
 
 
 def test_too_few_texts_are_an_error() -> None:
@@ -186,7 +184,7 @@ def test_when_a_prompt_is_done(early_stopping: Any, done: list[bool]) -> None:  
 
 
 @pytest.mark.parametrize(("early_stopping", "done"), [(False, True), ("never", False)])
-def test_a_prompt_that_cannot_improve_is_done(early_stopping: Any, done: bool) -> None:  # noqa: ANN401, FBT001
+def test_a_prompt_that_cannot_improve_is_done(early_stopping: Any, done: object) -> None:  # noqa: ANN401
     """At its present length it scores worse than the worst; at full length it might not."""
     settings = Settings(beams=1, max_new_tokens=9, early_stopping=early_stopping, end_id=0)
     hypotheses = Hypotheses(settings)

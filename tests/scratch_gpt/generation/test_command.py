@@ -1,6 +1,7 @@
 """The command line: prompts, options and folders of weights."""
 
 import io
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,9 @@ from scratch_gpt.generate import GenerateOptions
 from scratch_gpt.generation.command import load_model, no_choice_error, read_prompts, usage_error
 from scratch_gpt.generation.sampling import Rules, choose
 
-ASKED: dict[str, Any] = {
-    **dict.fromkeys(("prompt_file", "vocabulary", "temperature", "top_k", "top_p")),
-    "weights": "w",
-    "prompt": (),
-    "stop": (),
-    "max_new_tokens": 1,
-    "seed": 0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "beams": 1,
-    "samples": 1,
-    "pretokenizer": "huggingface",
-    "dtype": "float32",
-    "device": "cpu",
-    "overflow": "stop",
-    "json": False,
-    "quiet": False,
-}
+
+def options(**given: object) -> GenerateOptions:
+    return GenerateOptions(**{"weights": "w"} | given)
 
 
 class Terminal(io.StringIO):
@@ -44,7 +30,7 @@ def test_without_a_prompt_the_command_does_not_wait(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(UsageError) as caught:
-        read_prompts(GenerateOptions(**ASKED))
+        read_prompts(options())
     assert caught.value.what == "there is no prompt"
     for way in ("--prompt", "--prompt-file", "standard input"):
         assert way in caught.value.fix
@@ -52,14 +38,13 @@ def test_without_a_prompt_the_command_does_not_wait(
 
 def test_with_a_prompt_standard_input_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    assert read_prompts(GenerateOptions(**ASKED | {"prompt": ("a", "b")})) == ["a", "b"]
+    assert read_prompts(options(prompt=("a", "b"))) == ["a", "b"]
 
 
 def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
     file = tmp_path / "prompt"
     file.write_text("in a\nfile\n", encoding="utf-8")
-    asked = GenerateOptions(**ASKED | {"prompt": ("a",), "prompt_file": str(file)})
-    assert read_prompts(asked) == ["a", "in a\nfile"]
+    assert read_prompts(options(prompt=("a",), prompt_file=str(file))) == ["a", "in a\nfile"]
 
 
 @pytest.mark.parametrize(
@@ -74,30 +59,27 @@ def test_a_file_comes_after_the_prompts(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_sampling_follows_from_the_options(
-    given: dict[str, Any],
-    sampled: bool,  # noqa: FBT001
+def test_sampling_follows_from_the_options(given: dict[str, Any], sampled: object) -> None:
+    assert sampled is options(**given).sampled
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "where", "fix"),
+    [
+        (-math.inf, ExitCode.USAGE, "--no-repeat-ngram-size", ""),
+        (math.nan, ExitCode.REFUSED, "--weights", "--dtype float32"),
+        (math.inf, ExitCode.REFUSED, "--weights", "--dtype float32"),
+    ],
+)
+def test_no_choice_is_a_usage_error_only_if_rules_exclude_all(
+    value: float, code: ExitCode, where: str, fix: str
 ) -> None:
-    assert sampled is GenerateOptions(**ASKED | given).sampled
-
-
-def choice_of(value: float) -> NoChoiceError:
-    try:
+    """Minus infinity comes from the rules; NaN and infinity come from the weights."""
+    with pytest.raises(NoChoiceError) as caught:
         choose(torch.full((1, 3), value), Rules())
-    except NoChoiceError as error:
-        return error
-    message = "a token was chosen"
-    raise AssertionError(message)
-
-
-def test_no_choice_is_a_usage_error_only_if_rules_exclude_all() -> None:
-    excluded, *broken = (
-        no_choice_error(choice_of(float(value))) for value in ("-inf", "nan", "inf")
-    )
-    assert (excluded.exit_code, excluded.where) == (ExitCode.USAGE, "--no-repeat-ngram-size")
-    for error in broken:
-        assert (error.exit_code, error.where) == (ExitCode.REFUSED, "--weights")
-        assert "--dtype float32" in error.fix
+    error = no_choice_error(caught.value)
+    assert (error.exit_code, error.where) == (code, where)
+    assert fix in error.fix
 
 
 def test_settings_errors_name_the_options() -> None:
@@ -107,9 +89,8 @@ def test_settings_errors_name_the_options() -> None:
 
 
 def error_of(weights: str) -> UsageError:
-    asked: dict[str, Any] = ASKED | {"weights": weights}
     with pytest.raises(UsageError) as error:
-        load_model(GenerateOptions(**asked))
+        load_model(options(weights=weights))
     return error.value
 
 

@@ -21,9 +21,9 @@ def model(config: GPTConfig, loud: Loud) -> GPT:
 
 @pytest.fixture
 def ids() -> Tensor:
-    return torch.tensor(
-        [[3, 36, 0, 7, 3, 19, 2, 9, 35, 4, 3], [12, 5, 21, 30, 1, 8, 8, 8, 0, 36, 6]]
-    )
+    """Return as many ids as the model has positions."""
+    first, second = [3, 36, 0, 7, 3, 19, 2, 9, 35, 4, 3], [12, 5, 21, 30, 1, 8, 8, 8, 0, 36, 6]
+    return torch.tensor([first, second])
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 5, 10])
@@ -48,13 +48,12 @@ def test_the_model_is_not_modified(model: GPT, ids: Tensor) -> None:
 
 def test_logits_are_not_overwritten(model: GPT, ids: Tensor) -> None:
     decoder = Decoder(model, batch=2)
-    first = decoder.start(ids[:, :3])
-    kept = first.clone()
-    second = decoder.step(ids[:, 3])
-    kept_second = second.clone()
-    decoder.step(ids[:, 4])
-    assert torch.equal(kept, first)
-    assert torch.equal(kept_second, second)
+    results = [decoder.start(ids[:, :3])]
+    copies = [results[0].clone()]
+    for place in (3, 4):
+        results.append(decoder.step(ids[:, place]))
+        copies.append(results[-1].clone())
+    assert all(torch.equal(*pair) for pair in zip(results, copies, strict=True))
 
 
 def test_start_clears_the_cache(model: GPT, ids: Tensor) -> None:
@@ -74,7 +73,7 @@ def test_reordered_rows_continue_other_texts(model: GPT, ids: Tensor, assert_sam
     assert_same(model.eval()(texts)[:, -1], actual)
 
 
-def test_a_full_room_is_rejected(model: GPT, ids: Tensor) -> None:
+def test_a_full_cache_rejects_a_token(model: GPT, ids: Tensor) -> None:
     decoder = Decoder(model, batch=2, capacity=3)
     decoder.start(ids[:, :3])
     with pytest.raises(ValueError, match="the cache 3 of at most 3"):
@@ -98,52 +97,50 @@ def test_in_half_precision_keys_are_kept_in_float32(model: GPT, ids: Tensor) -> 
     assert {torch.bfloat16} == {x.dtype for x in logits}
 
 
-@pytest.fixture
-def evaluating(config: GPTConfig, loud: Loud) -> GPT:
-    return loud(GPT(config)).eval()
-
-
-def stepped(model: GPT) -> Tensor:
+def stepped(model: GPT, ids: Tensor) -> Tensor:
+    """Return the logits after a prompt of two tokens and three steps."""
     decoder = Decoder(model, batch=2)
-    decoder.start(torch.tensor([[3, 36], [12, 5]]))
-    return [decoder.step(torch.tensor(ids)) for ids in ([0, 21], [7, 30], [3, 1])][-1]
+    decoder.start(ids[:, :2])
+    return [decoder.step(ids[:, place]) for place in (2, 3, 4)][-1]
 
 
-def whole(model: GPT) -> Tensor:
+def whole(model: GPT, ids: Tensor) -> Tensor:
+    """Return the logits of the model that reads the same five tokens at once."""
     with torch.no_grad():
-        return model(torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]]))[:, -1]
+        return model.eval()(ids[:, :5])[:, -1]
 
 
-def test_a_step_reuses_its_buffers(evaluating: GPT) -> None:
-    decoder = Decoder(evaluating, batch=2)
-    decoder.start(torch.tensor([[3, 36], [12, 5]]))
-    buffers = {name: x.data_ptr() for name, x in vars(decoder._step.buffers).items()
-             if isinstance(x, Tensor)}  # fmt: skip
-    decoder.step(torch.tensor([0, 21]))
-    assert buffers == {name: getattr(decoder._step.buffers, name).data_ptr() for name in buffers}
-    assert len(set(buffers.values())) > 6
+def test_a_step_reuses_its_buffers(model: GPT, ids: Tensor) -> None:
+    """All intermediate results but scores and logits stay in place."""
+    decoder = Decoder(model, batch=2)
+
+    def addresses() -> dict[str, int]:
+        buffers = vars(decoder._step.buffers).items()
+        return {name: x.data_ptr() for name, x in buffers if isinstance(x, Tensor)}
+
+    decoder.start(ids[:, :2])
+    before = addresses()
+    decoder.step(ids[:, 2])
+    assert before == addresses()
+    assert len(set(before.values())) > 6
 
 
-def test_reads_the_models_own_weights(evaluating: GPT, assert_same: Same) -> None:
-    decoder = Decoder(evaluating, batch=2)
-    decoder.start(torch.tensor([[3, 36, 0, 7], [12, 5, 21, 30]]))
+def test_reads_the_models_own_weights(model: GPT, ids: Tensor, assert_same: Same) -> None:
+    """Only the head is copied: a weight changed in place has an effect at once."""
+    decoder = Decoder(model, batch=2)
+    decoder.start(ids[:, :4])
     with torch.no_grad():
-        evaluating.h[1].mlp.c_proj.weight.mul_(2.0)
-    assert_same(whole(evaluating), decoder.step(torch.tensor([3, 1])))
+        model.h[1].mlp.c_proj.weight.mul_(2.0)
+    assert_same(whole(model, ids), decoder.step(ids[:, 4]))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("threads", [1, 2, 4], indirect=True)
 def test_is_the_model_with_any_number_of_threads(
-    threads: int, evaluating: GPT, assert_same: Same
+    threads: int, model: GPT, ids: Tensor, assert_same: Same
 ) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        decoder = Decoder(evaluating, batch=2)
-        assert threads == len(decoder._step.blocks[0].mlp_proj.weight)
-        assert_same(whole(evaluating), stepped(evaluating))
-    finally:
-        torch.set_num_threads(before)
+    """Products are split among threads; `mlp.c_proj` is split here."""
+    assert threads == len(Decoder(model, batch=2)._step.blocks[0].mlp_proj.weight)
+    assert_same(whole(model, ids), stepped(model, ids))
 
 
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -175,13 +172,13 @@ def _late(right: Callable[..., object]) -> Callable[..., object]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_step_is_detected(
-    fault: str, evaluating: GPT, assert_same: Same, monkeypatch: pytest.MonkeyPatch
+    fault: str, model: GPT, ids: Tensor, assert_same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = whole(evaluating)
-    assert_same(expected, stepped(evaluating))
+    expected = whole(model, ids)
+    assert_same(expected, stepped(model, ids))
     FAULTS[fault](monkeypatch)
     with pytest.raises(AssertionError, match=r"differs by|isfinite"):
-        assert_same(expected, stepped(evaluating))
+        assert_same(expected, stepped(model, ids))
 
 
 @pytest.fixture(params=[1, 2, 3, 4, 64])
@@ -192,11 +189,15 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+def whole_numbers(*shape: int) -> Tensor:
+    """Return whole numbers, whose products are exact in every dtype."""
+    generator = torch.Generator().manual_seed(20180611)
+    return torch.randint(-3, 4, shape, generator=generator).double()
+
+
 @pytest.fixture
 def weight() -> Tensor:
-    """Return a weight `[24, 7]` of whole numbers, whose products are exact."""
-    generator = torch.Generator().manual_seed(20180611)
-    return torch.randint(-3, 4, (24, 7), generator=generator).double()
+    return whole_numbers(24, 7)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 17])
@@ -235,9 +236,7 @@ def test_a_wrong_split_is_detected(weight: Tensor) -> None:
 
 @pytest.fixture
 def table() -> Tensor:
-    """Return a table `[37, 21]` of whole numbers, whose products are exact in every dtype."""
-    generator = torch.Generator().manual_seed(20180611)
-    return torch.randint(-3, 4, (37, 21), generator=generator).double()
+    return whole_numbers(37, 21)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.generation import sampling
 from scratch_gpt.generation.sampling import (
     Draws,
     Rules,
@@ -53,11 +52,8 @@ def test_a_token_that_repeats_an_n_gram_is_excluded(size: int, excluded: list[in
 
 def test_one_window_does_not_allow_a_token_that_another_excludes() -> None:
     """Of 1 2 3 2 1 the 2 follows a 1, and later a 3: it stays excluded after a 1."""
-    assert kept(forbid_repeated_ngrams(logits(*range(4)), torch.tensor([[1, 2, 3, 2, 1]]), 2)) == [
-        0,
-        1,
-        3,
-    ]
+    row = forbid_repeated_ngrams(logits(*range(4)), torch.tensor([[1, 2, 3, 2, 1]]), 2)
+    assert kept(row) == [0, 1, 3]
 
 
 def test_each_row_has_its_own_text() -> None:
@@ -77,12 +73,8 @@ def test_top_k_keeps_ties(k: int, ids: list[int]) -> None:
 @pytest.mark.parametrize(
     ("p", "ids"),
     [
-        (1e-9, [1]),
-        (0.49, [1]),
-        (0.51, [1, 3]),
-        (0.79, [1, 3]),
-        (0.81, [0, 1, 3]),
-        (0.96, [*range(4)]),
+        *((1e-9, [1]), (0.49, [1]), (0.51, [1, 3]), (0.79, [1, 3])),
+        *((0.81, [0, 1, 3]), (0.96, [*range(4)])),
     ],
 )
 def test_top_p_keeps_the_token_that_reaches_p(p: float, ids: list[int]) -> None:
@@ -90,11 +82,8 @@ def test_top_p_keeps_the_token_that_reaches_p(p: float, ids: list[int]) -> None:
     assert ids == kept(keep_top_p(torch.log(logits(0.15, 0.5, 0.05, 0.3)) + 7.0, p))
 
 
-def test_top_p_removes_lower_ids_first() -> None:
+def test_top_p_removes_lower_ids_first_and_keeps_excluded_tokens_excluded() -> None:
     assert kept(keep_top_p(logits(2.0, 2.0, 2.0, 2.0), 0.5)) == [2, 3]
-
-
-def test_top_p_keeps_excluded_tokens_excluded() -> None:
     assert kept(keep_top_p(logits(0.0, OUT, 0.0, OUT), 0.6)) == [0, 2]
 
 
@@ -133,7 +122,7 @@ def test_a_rule_does_not_modify_its_logits(
 DRAWS = 10_000
 
 SIX_DEVIATIONS = 6.0
-"""By chance a sum of squares is so far above its mean once in more than a million runs."""
+"""By chance a sum of squares is this far above its mean less than once in a million runs."""
 
 
 def test_without_rules_there_is_no_copy() -> None:
@@ -146,20 +135,14 @@ def test_the_rules_are_applied_in_order(draw: Callable[..., Tensor]) -> None:
     """Penalty, n-grams, temperature, top-k, top-p; another order gives other logits."""
     ids = torch.tensor([[1, 2, 1], [3, 3, 3], [0, 9, 0], [8, 7, 8]])
     x = draw(4, 31).scatter(-1, ids, 2.0)  # the rules of the text meet what is likely
-    rules = Rules(
-        repetition_penalty=1.7,
-        no_repeat_ngram_size=2,
-        temperature=0.6,
-        top_k=9,
-        top_p=0.8,
-        sampled=True,
-    )
+    of_text = {"repetition_penalty": 1.7, "no_repeat_ngram_size": 2}
+    rules = Rules(**of_text, temperature=0.6, top_k=9, top_p=0.8, sampled=True)
     stages: list[Callable[[Tensor], Tensor]] = [
-        lambda x: sampling.penalize_repetition(x, ids, 1.7),
-        lambda x: sampling.forbid_repeated_ngrams(x, ids, 2),
-        lambda x: sampling.apply_temperature(x, 0.6),
-        lambda x: sampling.keep_top_k(x, 9),
-        lambda x: sampling.keep_top_p(x, 0.8),
+        lambda x: penalize_repetition(x, ids, 1.7),
+        lambda x: forbid_repeated_ngrams(x, ids, 2),
+        lambda x: apply_temperature(x, 0.6),
+        lambda x: keep_top_k(x, 9),
+        lambda x: keep_top_p(x, 0.8),
     ]
 
     def applied(order: list[int]) -> Tensor:
@@ -219,10 +202,9 @@ def elsewhere() -> list[str]:
     ]
     imports = "from scratch_gpt.generation.sampling import Draws, Rules"
     source = "\n".join([imports, *lines, "print(Draws(11, [5]).next().tolist())"])
-    said = subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=120
-    )
-    return said.stdout.splitlines()
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.splitlines()
 
 
 def test_a_value_of_another_type_is_rejected_without_type_checks(elsewhere: list[str]) -> None:
@@ -244,15 +226,15 @@ def test_of_equal_logits_the_lowest_id_is_taken() -> None:
     assert choose(torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), Rules()).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("sampled", [True, False])
+@pytest.mark.parametrize("rules", [Rules(), Rules(sampled=True)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize(
     ("value", "why"), [(-math.inf, "excluded by the rules"), (math.nan, "nan"), (math.inf, "inf")]
 )
-def test_a_row_without_a_choice_is_named(value: float, why: str, sampled: bool) -> None:  # noqa: FBT001
+def test_a_row_without_a_choice_is_named(value: float, why: str, rules: Rules) -> None:
     x = torch.zeros(3, 4)
     x[1] = value
     with pytest.raises(ValueError, match=f"row 1.*{why}"):
-        choose(x, Rules(sampled=sampled), Draws(0, 3))
+        choose(x, rules, Draws(0, 3))
 
 
 def test_a_draw_needs_a_stream() -> None:

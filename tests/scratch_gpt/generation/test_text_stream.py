@@ -44,11 +44,8 @@ def test_joined_parts_equal_the_decoded_text(text: str, tokenizer: Tokenizer) ->
     ],
     ids=str,
 )
-def test_a_stop_string_ends_a_text_exactly(
-    stops: list[str],
-    expected: str,
-    found: bool,  # noqa: FBT001
-) -> None:
+def test_a_stop_string_ends_a_text_exactly(stops: list[str], expected: str, found: object) -> None:
+    """However the text is split into parts, it ends before the first stop string."""
     whole = "the quick brown fox jumps"
     for places in itertools.combinations(range(1, len(whole)), 2):
         watched = Stops(stops)
