@@ -26,8 +26,7 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         return _version()
     if name not in _MODULES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
 
 

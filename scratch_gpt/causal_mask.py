@@ -38,17 +38,14 @@ def check_kernel_inputs(
     batch, _, time_q, _ = query.shape
     time_k = key.shape[-2]
     if key.shape != value.shape or key.shape != (*query.shape[:2], time_k, query.shape[-1]):
-        message = (
+        raise ValueError(
             "key and value must be [batch head time_k head_width] like query, got "
             f"{list(query.shape)}, {list(key.shape)}, {list(value.shape)}"
         )
-        raise ValueError(message)
     if not 0 < time_q <= time_k:
-        message = f"attention needs 1 <= time_q <= time_k, got {time_q} and {time_k}"
-        raise ValueError(message)
+        raise ValueError(f"attention needs 1 <= time_q <= time_k, got {time_q} and {time_k}")
     if mask is not None and mask.shape != (batch, time_k):
-        message = f"mask must be [batch time_k] = {[batch, time_k]}, got {list(mask.shape)}"
-        raise ValueError(message)
+        raise ValueError(f"mask must be [batch time_k] = {[batch, time_k]}, got {list(mask.shape)}")
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -55,11 +55,11 @@ class GPTConfig:
                 "a finite number above 0",
             )
         if self.n_embd % self.n_head != 0:
-            message = f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}"
-            raise ValueError(message)
+            raise ValueError(
+                f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}"
+            )
         if self.afn != "gelu":
-            message = f"afn must be 'gelu' (the tanh form, as released), got {self.afn!r}"
-            raise ValueError(message)
+            raise ValueError(f"afn must be 'gelu' (the tanh form, as released), got {self.afn!r}")
 
     @property
     def head_width(self) -> int:
@@ -90,5 +90,4 @@ class GPTConfig:
 
 def _require(name: str, value: object, holds: Callable[[float], bool], wanted: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-        message = f"{name} must be {wanted}, got {value!r}"
-        raise ValueError(message)
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")

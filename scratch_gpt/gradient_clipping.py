@@ -78,8 +78,7 @@ def clip_global_norm(named_parameters: Iterable[tuple[str, nn.Parameter]], maxim
     `torch.nn.utils.clip_grad_norm_` divides by the norm plus 1e-6.
     """
     if not maximum > 0.0:
-        message = f"the largest norm must be above 0, got {maximum!r}"
-        raise ValueError(message)
+        raise ValueError(f"the largest norm must be above 0, got {maximum!r}")
     gradients = {name: checked_gradient(name, parameter) for name, parameter in named_parameters}
     squares = {name: _exact_sum(_sums_of_squares(g)) for name, g in gradients.items()}
     norm = math.sqrt(_exact_sum(squares.values()))

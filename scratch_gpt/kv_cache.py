@@ -72,8 +72,9 @@ class KVCache:
         """
         capacity = config.n_positions if capacity is None else capacity
         if min(batch, capacity) < 1:
-            message = f"a cache needs a batch and a capacity of at least 1, got {batch}, {capacity}"
-            raise ValueError(message)
+            raise ValueError(
+                f"a cache needs a batch and a capacity of at least 1, got {batch}, {capacity}"
+            )
         self.config = config
         self.batch, self.capacity, self.length = batch, capacity, 0
         shape = (config.n_layer, 2, batch, config.n_head, capacity, config.n_embd // config.n_head)

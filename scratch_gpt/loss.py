@@ -57,8 +57,7 @@ def next_token_loss(
     """
     counted = token_ids[:, 1:] != ignore_index
     if not bool(counted.any()):
-        message = f"no target to predict in token_ids of shape {list(token_ids.shape)}"
-        raise ValueError(message)
+        raise ValueError(f"no target to predict in token_ids of shape {list(token_ids.shape)}")
     targets = token_ids.masked_fill(token_ids == ignore_index, 0)
     losses: Tensor = _NegativeLogLikelihood.apply(logits, targets, counted)  # type: ignore[no-untyped-call]
     return losses.sum() / counted.sum()

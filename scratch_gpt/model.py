@@ -118,8 +118,9 @@ class GPT(nn.Module):
         )
         if cache is not None:
             if self._backend.compiled:
-                message = f"the backend {self.backend!r} takes no cache; use with_backend('fused')"
-                raise ValueError(message)
+                raise ValueError(
+                    f"the backend {self.backend!r} takes no cache; use with_backend('fused')"
+                )
             cache.check(token_ids, self.config, table)
 
     def generate(

@@ -144,8 +144,9 @@ class Adam:
             GradientError: A gradient is missing or sparse; nothing was changed.
         """
         if not 0.0 <= learning_rate < math.inf:
-            message = f"the learning rate must be finite and at least 0, got {learning_rate!r}"
-            raise ValueError(message)
+            raise ValueError(
+                f"the learning rate must be finite and at least 0, got {learning_rate!r}"
+            )
         gradients = {name: checked_gradient(name, p) for name, p in self.parameters.items()}
         rates = self._rates(learning_rate)
         undecayed = dataclasses.replace(rates, kept=1.0)
@@ -225,8 +226,7 @@ def _checked_parameters(
             raise ValueError(message + "a parameter must be contiguous and of a float type")
         other = name if name in parameters else names.get(parameter.data_ptr())
         if other is not None and parameter.numel():
-            message = f"{name} is the same tensor as {other}, and would be stepped twice"
-            raise ValueError(message)
+            raise ValueError(f"{name} is the same tensor as {other}, and would be stepped twice")
         parameters[name] = parameter
         names[parameter.data_ptr()] = name
     if not parameters:

@@ -223,8 +223,7 @@ def search(
         ValueError: The rules sample, leave too few texts, or a logit is NaN or inf.
     """
     if rules.sampled:
-        message = "rules.sampled is True; allowed: False: a beam search draws nothing"
-        raise ValueError(message)
+        raise ValueError("rules.sampled is True; allowed: False: a beam search draws nothing")
     prompts = [Hypotheses(settings) for _ in token_ids]
     texts = token_ids.repeat_interleave(settings.beams, 0)
     logits = decoder.start(texts)

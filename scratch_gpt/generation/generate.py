@@ -67,8 +67,7 @@ class Request:
         """
         names = {field.name for field in dataclasses.fields(Rules)} & options.keys()
         if names and "rules" in options:
-            message = f"give rules, or {sorted(names)} by name, not both"
-            raise TypeError(message)
+            raise TypeError(f"give rules, or {sorted(names)} by name, not both")
         if names:
             options["rules"] = Rules(**{name: options.pop(name) for name in names})
         return cls(max_new_tokens=max_new_tokens, **options)
@@ -162,8 +161,7 @@ def stream(
         ValueError: As in `generate`, or beams were requested: a beam search cannot stream.
     """
     if request.beams > 1:
-        message = f"beams is {request.beams}; allowed: 1: a beam search cannot stream"
-        raise ValueError(message)
+        raise ValueError(f"beams is {request.beams}; allowed: 1: a beam search cannot stream")
     count = _new_tokens(model, token_ids, request)
     request.rules.check(model.config.vocab_size)
     if count == 0:
@@ -219,14 +217,12 @@ def _new_tokens(model: GPT, token_ids: Tensor, request: Request) -> int:
     _check_prompts(model, token_ids, any_length=request.overflow == "slide")
     time, texts = token_ids.shape[1], len(token_ids) * request.samples
     if request.streams and len(request.streams) != texts:
-        message = f"streams has {len(request.streams)} numbers, there are {texts} texts"
-        raise ValueError(message)
+        raise ValueError(f"streams has {len(request.streams)} numbers, there are {texts} texts")
     if request.overflow == "error" and time + request.max_new_tokens > n_positions:
-        message = (
+        raise ValueError(
             f"{time} tokens of prompt and max_new_tokens={request.max_new_tokens} are more than "
             f"the model's {n_positions} positions; use fewer, or overflow 'stop' or 'slide'"
         )
-        raise ValueError(message)
     if request.overflow == "stop":
         return min(request.max_new_tokens, n_positions - time)
     return request.max_new_tokens
@@ -235,8 +231,7 @@ def _new_tokens(model: GPT, token_ids: Tensor, request: Request) -> int:
 def _check_prompts(model: GPT, token_ids: Tensor, *, any_length: bool) -> None:
     """Reject invalid prompts, including invalid ids in a part that a slide would skip."""
     if token_ids.numel() == 0:
-        message = f"token_ids is an empty prompt: shape {list(token_ids.shape)}"
-        raise ValueError(message)
+        raise ValueError(f"token_ids is an empty prompt: shape {list(token_ids.shape)}")
     config = model.config
     if any_length and token_ids.ndim > 0:
         longest = max(config.n_positions, token_ids.shape[-1])

@@ -75,6 +75,5 @@ def backend_named(name: str) -> Backend:
         ValueError: No backend has that name.
     """
     if name not in BACKENDS:
-        message = f"backend must be one of {sorted(BACKENDS)}, got {name!r}"
-        raise ValueError(message)
+        raise ValueError(f"backend must be one of {sorted(BACKENDS)}, got {name!r}")
     return BACKENDS[name]

@@ -223,17 +223,16 @@ def _check_kinds(query: Tensor, key: Tensor, value: Tensor) -> None:
     """Reject dtypes, devices and head widths that the kernels cannot multiply."""
     kinds = [(str(x.dtype), str(x.device)) for x in (query, key, value)]
     if len(set(kinds)) > 1:
-        message = f"query, key and value must have one dtype on one device, got {kinds}"
-        raise ValueError(message)
+        raise ValueError(f"query, key and value must have one dtype on one device, got {kinds}")
     if query.dtype not in PLANS:
-        message = f"the Triton kernels multiply {sorted(map(str, PLANS))}, got {query.dtype}"
-        raise ValueError(message)
+        raise ValueError(
+            f"the Triton kernels multiply {sorted(map(str, PLANS))}, got {query.dtype}"
+        )
     if query.shape[-1] > WIDEST:
-        message = (
+        raise ValueError(
             f"the Triton kernels take heads up to {WIDEST} wide, got {query.shape[-1]}: "
             "use the backend fused"
         )
-        raise ValueError(message)
 
 
 class _Attend(Function):
