@@ -1,4 +1,4 @@
-"""Causal and padding masks, input checks and the accumulation dtype, for every attention kernel."""
+"""Causal and padding masks, and the checks of a kernel's inputs, for every attention kernel."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -46,8 +46,3 @@ def check_kernel_inputs(
         raise ValueError(f"attention needs 1 <= time_q <= time_k, got {time_q} and {time_k}")
     if mask is not None and mask.shape != (batch, time_k):
         raise ValueError(f"mask must be [batch time_k] = {[batch, time_k]}, got {list(mask.shape)}")
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which sums over `dtype` are formed: float32 or wider."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

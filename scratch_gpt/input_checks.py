@@ -27,7 +27,7 @@ def check_inputs(  # noqa: PLR0913 - the three inputs and what they are checked 
         token_ids: `[batch time]`, int32 or int64, each in `[0, vocab)`.
         positions: `[batch time]` or `[1 time]`, int32 or int64, each in `[0, n_positions)`.
         attention_mask: `[batch cached+time]`, bool; False marks padding.
-        config: Gives the limits.
+        config: The model's config.
         device: The device of the model's weights.
         cached: Tokens of each row that are already in a cache.
 
@@ -61,7 +61,11 @@ def _check_indices(name: str, indices: Tensor, bound: int, device: torch_device)
     if indices.numel() == 0:
         raise ValueError(f"{name} is empty: shape {list(indices.shape)}")
     _check_device(name, indices, device)
-    _check_range(name, indices, bound)
+    outside = ((indices < 0) | (indices >= bound)).nonzero()
+    if len(outside) > 0:
+        row, column = outside[0].tolist()
+        value = int(indices[row, column])
+        raise ValueError(f"{name}[{row}, {column}] is {value}, which is not in [0, {bound})")
 
 
 def _check_device(name: str, tensor: Tensor, device: torch_device) -> None:
@@ -69,14 +73,6 @@ def _check_device(name: str, tensor: Tensor, device: torch_device) -> None:
         raise ValueError(f"{name} is on the meta device and holds no values")
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device}, the model's weights are on {device}")
-
-
-def _check_range(name: str, indices: Tensor, bound: int) -> None:
-    outside = ((indices < 0) | (indices >= bound)).nonzero()
-    if len(outside) > 0:
-        row, column = outside[0].tolist()
-        value = int(indices[row, column])
-        raise ValueError(f"{name}[{row}, {column}] is {value}, which is not in [0, {bound})")
 
 
 def _check_shape(name: str, tensor: Tensor, allowed: set[tuple[int, ...]]) -> None:

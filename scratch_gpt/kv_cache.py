@@ -10,17 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.config import GPTConfig
+from scratch_gpt.numerics import accumulate_dtype
 
 
 class BlockCache(NamedTuple):
     """One block's part of a cache, during the forward pass of a chunk of tokens."""
 
     key: Tensor
-    """`[batch head capacity head_width]`, filled up to `start`."""
+    """`[batch head capacity head_width]`, filled up to `start`, as `value`."""
     value: Tensor
-    """`[batch head capacity head_width]`, filled up to `start`."""
     start: int
     """Number of tokens before the chunk."""
 
@@ -58,14 +57,9 @@ class KVCache:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """Allocate the memory.
+        """Allocate the memory for `batch` rows of `capacity` tokens, by default `n_positions`.
 
-        Args:
-            config: The model's config.
-            batch: Number of rows.
-            capacity: Maximum number of tokens in each row; None for `n_positions`.
-            dtype: The model's, or float32 for a half-precision model; None for torch's default.
-            device: The model's; None for torch's default.
+        `dtype` is the model's, or float32 for a half-precision model.
 
         Raises:
             ValueError: `batch` or `capacity` is below 1.
@@ -105,10 +99,7 @@ class KVCache:
     ) -> None:
         """Reject a chunk of tokens that does not fit this cache.
 
-        Args:
-            token_ids: `[batch time]`, the chunk.
-            config: The config of the model that runs the chunk.
-            table: The model's token embedding.
+        `config` and `table`, the token embedding, are those of the model that runs the chunk.
 
         Raises:
             ValueError: The cache was made for another model or batch, its capacity is exceeded, or

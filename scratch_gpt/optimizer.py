@@ -80,10 +80,8 @@ class Adam:
     A step updates each parameter in place, in runs that fit a core's cache, and allocates nothing
     of a parameter's size. It is deterministic, and bitwise the same for any number of threads.
     Parameters in half precision have moments and arithmetic in float32 and are rounded at the end
-    of the step; the rounding loses a step much smaller than the weight.
-
-    Attributes:
-        steps: Number of steps made.
+    of the step; the rounding loses a step much smaller than the weight. `steps` counts the steps
+    made.
     """
 
     def __init__(  # noqa: PLR0913 - the constants of the formula
@@ -122,10 +120,8 @@ class Adam:
             if not is_right:
                 raise ValueError(message)
         self.parameters = _checked_parameters(named_parameters)
-        self.betas = betas
-        self.epsilon = epsilon
-        self.weight_decay = weight_decay
-        self.decay_vectors = decay_vectors
+        self.betas, self.epsilon = betas, epsilon
+        self.weight_decay, self.decay_vectors = weight_decay, decay_vectors
         self.variant = variant
         self.steps = 0
         self._first, self._second = (
@@ -135,9 +131,6 @@ class Adam:
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Make one step down the gradients.
-
-        Args:
-            learning_rate: At least 0; see `scratch_gpt.schedule`.
 
         Raises:
             ValueError: The learning rate is negative or not finite.
@@ -222,8 +215,10 @@ def _checked_parameters(
     names: dict[int, str] = {}
     for name, parameter in named_parameters:
         if not parameter.is_floating_point() or not parameter.is_contiguous():
-            message = f"{name} is {parameter.dtype} of strides {parameter.stride()}; "
-            raise ValueError(message + "a parameter must be contiguous and of a float type")
+            raise ValueError(
+                f"{name} is {parameter.dtype} of strides {parameter.stride()}; a parameter must be "
+                "contiguous and of a float type"
+            )
         other = name if name in parameters else names.get(parameter.data_ptr())
         if other is not None and parameter.numel():
             raise ValueError(f"{name} is the same tensor as {other}, and would be stepped twice")
@@ -244,11 +239,7 @@ class OptimizerStateError(CheckpointError):
 
 
 def check_state(state: Mapping[str, Tensor | int], own: Mapping[str, Tensor | int]) -> int:
-    """Return the number of steps of a state whose names, shapes, types and values all fit.
-
-    Args:
-        state: The state to load.
-        own: The current state of the optimizer that loads it.
+    """Return the number of steps of a state whose names, shapes, types and values all fit `own`.
 
     Raises:
         OptimizerStateError: It does not fit; the message lists the first problems and counts the

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.errors import NoChoiceError, SettingError
 from scratch_gpt.generation.sampling import Rules
 from scratch_gpt.loss import log_softmax
+from scratch_gpt.numerics import accumulate_dtype
 
 EarlyStopping = bool | Literal["never"]
 

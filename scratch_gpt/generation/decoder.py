@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.input_checks import check_inputs
 from scratch_gpt.kernels.fused_ops import CUBIC, LINEAR
 from scratch_gpt.kernels.tiled_attention import LOG_2, compute_dtype
@@ -20,6 +19,7 @@ from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.linear import Linear
 from scratch_gpt.model import GPT
+from scratch_gpt.numerics import accumulate_dtype
 from scratch_gpt.transformer_block import TransformerBlock
 
 _MOST_PARTS, _MOST_ROWS = 8, 16

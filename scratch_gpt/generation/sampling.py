@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.errors import NoChoiceError, SettingError
+from scratch_gpt.numerics import accumulate_dtype
 
 
 def penalize_repetition(

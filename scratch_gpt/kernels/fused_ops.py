@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from scratch_gpt.aligned import empty_aligned_rows
+from scratch_gpt.numerics import empty_aligned_rows
 
 LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
 CUBIC = 0.044715
@@ -108,7 +108,7 @@ def fused_head(
 ) -> Float[Tensor, "batch time vocab"]:
     """Return `head(x, table)` written into aligned rows, which speeds up this largest product.
 
-    The result is contiguous along the vocabulary; `scratch_gpt.aligned` explains the row stride.
+    The result is contiguous along the vocabulary; `scratch_gpt.numerics` explains the row stride.
     """
     result: Tensor = _Head.apply(x, table)  # type: ignore[no-untyped-call]
     return result

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scratch_gpt.aligned import empty_aligned_rows
+from scratch_gpt.numerics import empty_aligned_rows
 
 
 @pytest.mark.parametrize(
