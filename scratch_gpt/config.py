@@ -68,7 +68,7 @@ class GPTConfig:
 
     @property
     def n_inner(self) -> int:
-        """Width of the MLP's hidden layer, `inner` in shapes: four times `n_embd`."""
+        """Width of the MLP's inner layer, `inner` in shapes: four times `n_embd`."""
         return 4 * self.n_embd
 
     @classmethod

@@ -18,8 +18,8 @@ def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
     Source: Hendrycks & Gimpel 2016; finetune-transformer-lm train.py `gelu` (a69b5c4).
     """
-    inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
-    return 0.5 * x * (1.0 + torch.tanh(inner))
+    argument = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
+    return 0.5 * x * (1.0 + torch.tanh(argument))
 
 
 class MLP(nn.Module):
@@ -34,10 +34,10 @@ class MLP(nn.Module):
         self.c_proj = Linear(inner, width)
         self.activation = activation
 
-    def hidden(
+    def inner(
         self, x: Float[Tensor, "batch time width"], tap: Tap = no_tap
     ) -> Float[Tensor, "batch time inner"]:
-        """Return the hidden layer, the input of `c_proj`; taps `mlp.c_fc` and `mlp.gelu`.
+        """Return the inner layer, the input of `c_proj`; taps `mlp.c_fc` and `mlp.gelu`.
 
         Source: finetune-transformer-lm train.py `mlp` (a69b5c4).
         """
@@ -47,5 +47,5 @@ class MLP(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time width"], tap: Tap = no_tap
     ) -> Float[Tensor, "batch time width"]:
-        """Return the MLP's output at each position; taps `hidden`'s and `mlp`."""
-        return tap("mlp", self.c_proj(self.hidden(x, tap)))
+        """Return the MLP's output at each position; taps `inner`'s and `mlp`."""
+        return tap("mlp", self.c_proj(self.inner(x, tap)))

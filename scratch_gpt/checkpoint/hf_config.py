@@ -83,11 +83,7 @@ IGNORED: dict[str, str] = {
 
 
 def config_values(fields: Mapping[str, Any], ours: Collection[str]) -> dict[str, Any]:
-    """Return the values of our fields from the fields of a Hugging Face config.
-
-    Args:
-        fields: What `OpenAIGPTConfig.to_dict()` returns; every field must be accounted for.
-        ours: The names of our fields.
+    """Return the values of our fields, named in `ours`, from `OpenAIGPTConfig.to_dict()`.
 
     Raises:
         ValueError: A field is unknown, is given twice with two values, or holds a value that this

@@ -58,7 +58,9 @@ def print_texts(options: GenerateOptions) -> int:
         print_stdout(json.dumps(_document(options, tokenizer, rows), indent=2) + "\n")
     if not options.quiet and any(row["ended"] == "positions" for row in rows):
         fix = "--overflow slide goes on" + (", without --beams" if options.beams > 1 else "")
-        _note(f"the text ends at the model's {n_positions} positions; {fix}")
+        with contextlib.suppress(OSError, AttributeError):  # stderr is closed, or there is none
+            sys.stderr.write(f"the text ends at the model's {n_positions} positions; {fix}\n")
+            sys.stderr.flush()
     return ExitCode.PASS
 
 
@@ -253,7 +255,7 @@ def _continue_prompt(  # noqa: PLR0913 - the models, a prompt and the settings
 ) -> list[dict[str, object]]:
     """Continue prompt `number`, print it unless JSON is requested, and return its JSON rows.
 
-    Its random streams are its own: it does not depend on the other prompts.
+    Its random streams are its own, so it does not depend on the other prompts.
     """
     ids, several = prompts[number], len(prompts) * request.samples > 1
     first = number * request.samples
@@ -323,11 +325,3 @@ def _document(
         "vocabulary_sha256": tokenizer.digest,
         "texts": rows,
     }
-
-
-def _note(line: str) -> None:
-    """Print a line on standard error; a closed one is no error."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()

@@ -33,12 +33,9 @@ class Decoder:
     """
 
     def __init__(self, model: GPT, *, batch: int, capacity: int | None = None) -> None:
-        """Allocate the cache.
+        """Allocate the cache for `batch` texts of `capacity` tokens, by default `n_positions`.
 
-        Args:
-            model: Runs by the backend `fused` in evaluation mode, whatever its own settings are.
-            batch: Number of texts.
-            capacity: Maximum number of tokens in each text; None for `n_positions`.
+        The model runs by the backend `fused` in evaluation mode, whatever its own settings are.
 
         Raises:
             ValueError: `batch` or `capacity` is below 1.
@@ -68,8 +65,7 @@ class Decoder:
             ValueError: The ids are invalid, of another batch size, or exceed the capacity.
         """
         self.cache.clear()
-        hidden = self.model.hidden(token_ids, cache=self.cache)
-        return self._head(hidden[:, -1])
+        return self._head(self.model.hidden(token_ids, cache=self.cache)[:, -1])
 
     @torch.no_grad()
     def step(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
@@ -113,7 +109,7 @@ class Step:
             self._attend(key, value)
             weights.c_proj.add_to(buffers.x, buffers.context_rows.to(buffers.x.dtype), buffers.sum)
             weights.ln_1(buffers.sum, buffers.normed)
-            weights.c_fc(buffers.normed, buffers.hidden)
+            weights.c_fc(buffers.normed, buffers.inner)
             self._activate()
             weights.mlp_proj.add_to(buffers.normed, buffers.gate, buffers.sum)
             weights.ln_2(buffers.sum, buffers.x)
@@ -135,10 +131,10 @@ class Step:
         torch.bmm(powers.to(value.dtype), value, out=buffers.context)
 
     def _activate(self) -> None:
-        """Write GELU of the hidden rows, `x sigmoid(u)` as in `fused_gelu`."""
-        hidden, gate = self.buffers.hidden, self.buffers.gate
-        torch.addcmul(self.buffers.linear, hidden, hidden, value=LINEAR * CUBIC, out=gate)
-        gate.mul_(hidden).sigmoid_().mul_(hidden)
+        """Write GELU of the MLP's inner rows, `x sigmoid(u)` as in `fused_gelu`."""
+        inner, gate = self.buffers.inner, self.buffers.gate
+        torch.addcmul(self.buffers.linear, inner, inner, value=LINEAR * CUBIC, out=gate)
+        gate.mul_(inner).sigmoid_().mul_(inner)
 
 
 class Buffers:
@@ -148,7 +144,7 @@ class Buffers:
         heads, head_width = cache.keys.shape[2], cache.keys.shape[4]
         batch, width = cache.batch, heads * head_width
         self.x, self.normed, self.sum = (like.new_empty(batch, width) for _ in range(3))
-        self.hidden, self.gate = (like.new_empty(batch, 4 * width) for _ in range(2))
+        self.inner, self.gate = (like.new_empty(batch, 4 * width) for _ in range(2))
         self.joined = like.new_empty(batch, 3 * width)
         parts = self.joined.view(batch, 3, heads, head_width)
         self.query, self.key_and_value = parts[:, 0], parts[:, 1:].transpose(0, 1)

@@ -12,12 +12,9 @@ from torch import Tensor
 from scratch_gpt.errors import SettingError
 from scratch_gpt.generation.beam_search import Settings, beam_search
 from scratch_gpt.generation.decoder import Decoder
-from scratch_gpt.generation.sampling import Draws, Rules, choose
+from scratch_gpt.generation.sampling import LARGEST_SEED, Draws, Rules, choose, is_whole
 from scratch_gpt.input_checks import check_inputs
 from scratch_gpt.model import GPT
-
-OVERFLOWS = ("stop", "slide", "error")
-"""Behaviour when a text has `n_positions` tokens; see `Request.overflow`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,36 +70,29 @@ class Request:
         return cls(max_new_tokens=max_new_tokens, **options)
 
 
-def _whole(value: object, least: int, most: int | None = None) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and value >= least and (most is None or value <= most)  # type: ignore[operator]
-
-
 def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-_LARGEST_SEED = (1 << 64) - 1
-
 _ALLOWED: dict[tuple[str, ...], tuple[Callable[[Request], bool], str]] = {
-    ("max_new_tokens",): (lambda r: _whole(r.max_new_tokens, 0), "a whole number, 0 for none"),
+    ("max_new_tokens",): (lambda r: is_whole(r.max_new_tokens, 0), "a whole number, 0 for none"),
     ("samples",): (
-        lambda r: _whole(r.samples, 1) and (r.samples == 1 or r.beams > 1 or r.rules.sampled),
+        lambda r: is_whole(r.samples, 1) and (r.samples == 1 or r.beams > 1 or r.rules.sampled),
         "1, or more with sampled=True or with beams: greedy texts are all the same",
     ),
     ("beams",): (
-        lambda r: _whole(r.beams, 1) and (r.beams == 1 or not r.rules.sampled),
+        lambda r: is_whole(r.beams, 1) and (r.beams == 1 or not r.rules.sampled),
         "a whole number above 0; 1 with sampled=True, because a beam search draws nothing",
     ),
     ("samples", "beams"): (
         lambda r: r.beams == 1 or r.samples <= r.beams,
         "no more samples than beams",
     ),
-    ("seed",): (lambda r: _whole(r.seed, 0, _LARGEST_SEED), "a whole number from 0 to 2**64 - 1"),
+    ("seed",): (lambda r: is_whole(r.seed, 0, LARGEST_SEED), "a whole number from 0 to 2**64 - 1"),
     ("streams",): (
         lambda r: (
             isinstance(r.streams, (tuple, list))
-            and all(_whole(number, 0, _LARGEST_SEED) for number in r.streams)
+            and all(is_whole(number, 0, LARGEST_SEED) for number in r.streams)
         ),
         "a tuple of whole numbers from 0 to 2**64 - 1, one for each text",
     ),
@@ -111,8 +101,11 @@ _ALLOWED: dict[tuple[str, ...], tuple[Callable[[Request], bool], str]] = {
         lambda r: isinstance(r.early_stopping, bool) or r.early_stopping == "never",
         "True, False or 'never'",
     ),
-    ("end_id",): (lambda r: r.end_id is None or _whole(r.end_id, 0), "an id, or None"),
-    ("overflow",): (lambda r: r.overflow in OVERFLOWS, "'stop', 'error' or 'slide'"),
+    ("end_id",): (lambda r: r.end_id is None or is_whole(r.end_id, 0), "an id, or None"),
+    ("overflow",): (
+        lambda r: r.overflow in ("stop", "slide", "error"),
+        "'stop', 'error' or 'slide'",
+    ),
     ("overflow", "beams"): (
         lambda r: r.overflow != "slide" or r.beams == 1,
         "slide only without beams",

@@ -37,15 +37,10 @@ def new_texts(  # noqa: PLR0913 - model, tokenizer, prompt and settings
     stop: Sequence[str] = (),
     show: ShowText = lambda _part: None,
 ) -> list[NewText]:
-    """Return the continuations of a prompt, one for each sample.
+    """Return the continuations of a prompt of at least one token, one for each sample.
 
-    Args:
-        model: The model.
-        tokenizer: The model's tokenizer.
-        ids: The prompt, at least one token.
-        request: The settings.
-        stop: Strings that end a text just before themselves.
-        show: Called with each part of the text as soon as it is final; only for one sample.
+    A string in `stop` ends a text just before itself. With one sample `show` is called with each
+    part of the text as soon as it is final.
 
     Raises:
         ValueError: As in `generate`, or a stop string is empty.
@@ -101,11 +96,9 @@ class Spelling:
     """Converts tokens to text one at a time; joined, the parts equal `Tokenizer.decode`."""
 
     def __init__(self, token_of: Callable[[int], str], *, after_text: bool) -> None:
-        """Start a text.
+        """Start a text; after other text a space comes before the first word.
 
-        Args:
-            token_of: Returns the token of an id, with `</w>` at a word's end.
-            after_text: Whether text precedes, so that a space comes before the first word.
+        `token_of` returns the token of an id, with `</w>` at a word's end.
         """
         self._token_of = token_of
         self._space = " " if after_text else ""
@@ -122,11 +115,7 @@ class Stops:
     """Finds the first of several stop strings in a text that arrives in parts."""
 
     def __init__(self, strings: Sequence[str]) -> None:
-        """Start a text.
-
-        Raises:
-            SettingError: A string is empty; it would end every text at once.
-        """
+        """Start a text; raise a `SettingError` for an empty string, which would end every text."""
         if not all(strings):
             raise SettingError({"stop": ""}, "any text but an empty one")
         self._strings = strings

@@ -53,8 +53,8 @@ class _Gelu(Function):
 
 def _gate(x: Tensor) -> Tensor:
     """Return `sigmoid(u)`, a new tensor."""
-    inner = torch.addcmul(_constant(LINEAR, x), x, x, value=LINEAR * CUBIC)
-    return inner.mul_(x).sigmoid_()
+    factor = torch.addcmul(_constant(LINEAR, x), x, x, value=LINEAR * CUBIC)
+    return factor.mul_(x).sigmoid_()
 
 
 def _constant(value: float, like: Tensor) -> Tensor:

@@ -90,13 +90,7 @@ def launch(  # noqa: PLR0913 - a kernel and its arguments
 ) -> None:
     """Start one program for each tile of `block` rows of `owned`, on the device of `owned`.
 
-    Args:
-        kernel: One of the three.
-        arguments: Its inputs and outputs.
-        tiles: Its launch configuration.
-        owned: `[batch head time head_width]`, divided among the programs by rows.
-        block: Rows of `owned` per program: `tiles.block_q` or `tiles.block_k`.
-        dropout: Probability of dropping a weight.
+    `owned` is `[batch head time head_width]`; `block` is `tiles.block_q` or `tiles.block_k`.
     """
     batch, head, time, width = owned.shape
     with _LAUNCH_LOCK, torch.cuda.device_of(owned):  # type: ignore[no-untyped-call]
@@ -184,9 +178,8 @@ def attend(  # noqa: PLR0913 - the signature of an attention kernel
     reason = unavailable(query.device)
     if reason is not None:
         raise RuntimeError(reason)
-    seed = None
-    if dropout_probability > 0.0:
-        seed = torch.randint(SEEDS, (1,), device=query.device)
+    dropping = dropout_probability > 0.0
+    seed = torch.randint(SEEDS, (1,), device=query.device) if dropping else None
     result: Tensor = _Attend.apply(query, key, value, mask, seed, dropout_probability)  # type: ignore[no-untyped-call]
     return result
 
