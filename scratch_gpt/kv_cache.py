@@ -107,28 +107,23 @@ class KVCache:
                 chunk's gradient needs.
         """
         batch, time = token_ids.shape
-        message = ""
         if config != self.config:
-            message = f"the cache was made for {self.config}, the model has {config}"
-        elif self.keys.device != table.device or self.keys.dtype not in (
-            table.dtype,
-            accumulate_dtype(table.dtype),
-        ):
-            message = (
+            raise ValueError(f"the cache was made for {self.config}, the model has {config}")
+        dtypes = (table.dtype, accumulate_dtype(table.dtype))
+        if self.keys.device != table.device or self.keys.dtype not in dtypes:
+            raise ValueError(
                 f"the cache is {self.keys.dtype} on {self.keys.device}, the model's weights are "
                 f"{table.dtype} on {table.device}"
             )
-        elif batch != self.batch:
-            message = f"token_ids has {batch} rows, the cache was made for {self.batch}"
-        elif self.length + time > self.capacity:
-            message = (
+        if batch != self.batch:
+            raise ValueError(f"token_ids has {batch} rows, the cache was made for {self.batch}")
+        if self.length + time > self.capacity:
+            raise ValueError(
                 f"token_ids has {time} tokens a row and the cache {self.length} of at most "
                 f"{self.capacity}; make it with more capacity"
             )
-        elif torch.is_grad_enabled():
-            message = "a cache records no gradients; call the model inside torch.no_grad()"
-        if message:
-            raise ValueError(message)
+        if torch.is_grad_enabled():
+            raise ValueError("a cache records no gradients; call the model inside torch.no_grad()")
 
     def reorder(self, rows: Int[Tensor, " batch"]) -> None:
         """Copy row `rows[i]` to row `i`, for every row that changes; beam search needs it."""

@@ -11,7 +11,7 @@ from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
 from scratch_gpt.embeddings import Embedding, embed
 from scratch_gpt.input_checks import check_inputs
-from scratch_gpt.kernels.backends import backend_named, run_compiled
+from scratch_gpt.kernels.backends import backend_named, compiled_block
 from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.tap import Tap, no_tap, prefixed
@@ -89,8 +89,8 @@ class GPT(nn.Module):
         x = tap("embeddings", dropout(x, self.config.embd_pdrop if self.training else 0.0))
         for index, block in enumerate(self.h):
             if self._backend.compiled:
-                compiled = run_compiled(block, x, attention_mask)  # type: ignore[arg-type]
-                x = tap(f"h.{index}.ln_2", compiled)
+                x = compiled_block()(block, x, attention_mask)  # type: ignore[arg-type]
+                x = tap(f"h.{index}.ln_2", x)
             else:
                 # Passed only with a cache: a user's own block may not accept one.
                 options = {} if cache is None else {"cache": cache.block(index)}

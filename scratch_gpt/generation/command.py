@@ -25,8 +25,7 @@ from scratch_gpt.errors import (
 )
 from scratch_gpt.generate import GenerateOptions
 from scratch_gpt.generation.generate import Request
-from scratch_gpt.generation.sampling import Rules
-from scratch_gpt.generation.text_stream import NewText, ShowText, Stops, new_texts, visible
+from scratch_gpt.generation.text_stream import ShowText, Stops, new_texts, visible
 from scratch_gpt.model import GPT
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
@@ -64,6 +63,13 @@ def print_texts(options: GenerateOptions) -> int:
     return ExitCode.PASS
 
 
+_OF_REQUEST = (
+    *("seed", "samples", "beams", "overflow"),
+    *("top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size", "sampled"),
+)
+"""The options with the names and values of a request's fields, or of its rules'."""
+
+
 def request_of(options: GenerateOptions) -> Request:
     """Return the request that the options describe.
 
@@ -72,21 +78,9 @@ def request_of(options: GenerateOptions) -> Request:
     """
     try:
         Stops(options.stop)
-        return Request(
-            max_new_tokens=options.max_new_tokens,
-            rules=Rules(
-                temperature=1.0 if options.temperature is None else options.temperature,
-                top_k=options.top_k,
-                top_p=options.top_p,
-                repetition_penalty=options.repetition_penalty,
-                no_repeat_ngram_size=options.no_repeat_ngram_size,
-                sampled=options.sampled,
-            ),
-            seed=options.seed,
-            samples=options.samples,
-            beams=options.beams,
-            overflow=options.overflow,
-        )
+        chosen = {name: getattr(options, name) for name in _OF_REQUEST}
+        temperature = 1.0 if options.temperature is None else options.temperature
+        return Request.of(options.max_new_tokens, temperature=temperature, **chosen)
     except SettingError as error:
         raise usage_error(error) from error
 
@@ -281,7 +275,18 @@ def _continue_prompt(  # noqa: PLR0913 - the models, a prompt and the settings
     elif not options.json:
         for sample, text in enumerate(texts):
             print_stdout(f"{heading(sample)}{visible(text.text)}\n")
-    return [_row(before, ids, number, sample, text) for sample, text in enumerate(texts)]
+    return [
+        {
+            "prompt": number + 1,
+            "text_number": sample + 1,
+            "text": before + text.text,
+            "new_text": text.text,
+            "prompt_ids": ids,
+            "new_ids": text.ids,
+            "ended": text.ended,
+        }
+        for sample, text in enumerate(texts)
+    ]
 
 
 @contextlib.contextmanager
@@ -295,18 +300,6 @@ def _line_end_on_error() -> Iterator[None]:
         with contextlib.suppress(EnvironmentUnfitError, BrokenPipeError):
             print_stdout("\n")
         raise
-
-
-def _row(before: str, ids: list[int], number: int, sample: int, new: NewText) -> dict[str, object]:
-    return {
-        "prompt": number + 1,
-        "text_number": sample + 1,
-        "text": before + new.text,
-        "new_text": new.text,
-        "prompt_ids": ids,
-        "new_ids": new.ids,
-        "ended": new.ended,
-    }
 
 
 def _document(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratch_gpt.kernels.compiled import why_not_compiled
+from scratch_gpt.kernels.backends import why_not_compiled
 
 CPU = torch.device("cpu")
 
