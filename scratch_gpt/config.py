@@ -41,11 +41,8 @@ class GPTConfig:
         for names, (holds, wanted) in _RANGES.items():
             for name in names:
                 value = getattr(self, name)
-                if (
-                    isinstance(value, bool)
-                    or not isinstance(value, int | float)
-                    or not holds(value)
-                ):
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                if not (is_number and holds(value)):
                     raise ValueError(f"{name} must be {wanted}, got {value!r}")
         if self.n_embd % self.n_head != 0:
             raise ValueError(

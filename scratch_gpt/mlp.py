@@ -34,7 +34,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(inner, width)
         self.activation = activation
 
-    def inner(
+    def hidden(
         self, x: Float[Tensor, "batch time width"], tap: Tap = no_tap
     ) -> Float[Tensor, "batch time inner"]:
         """Return the inner layer, the input of `c_proj`; taps `mlp.c_fc` and `mlp.gelu`.
@@ -47,5 +47,5 @@ class MLP(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time width"], tap: Tap = no_tap
     ) -> Float[Tensor, "batch time width"]:
-        """Return the MLP's output at each position; taps `inner`'s and `mlp`."""
-        return tap("mlp", self.c_proj(self.inner(x, tap)))
+        """Return the MLP's output at each position; taps `hidden`'s and `mlp`."""
+        return tap("mlp", self.c_proj(self.hidden(x, tap)))

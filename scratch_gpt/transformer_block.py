@@ -60,5 +60,5 @@ class TransformerBlock(nn.Module):
         """
         attended = self.attn.c_proj.add_to(x, self.attn.context(x, mask, tap, cache))
         normed = tap("ln_1", self.ln_1(tap("ln_1.input", attended)))
-        transformed = self.mlp.c_proj.add_to(normed, self.mlp.inner(normed, tap))
+        transformed = self.mlp.c_proj.add_to(normed, self.mlp.hidden(normed, tap))
         return tap("ln_2", self.ln_2(tap("ln_2.input", transformed)))

@@ -109,7 +109,7 @@ class Step:
             self._attend(key, value)
             weights.c_proj.add_to(buffers.x, buffers.context_rows.to(buffers.x.dtype), buffers.sum)
             weights.ln_1(buffers.sum, buffers.normed)
-            weights.c_fc(buffers.normed, buffers.inner)
+            weights.c_fc(buffers.normed, buffers.hidden)
             self._activate()
             weights.mlp_proj.add_to(buffers.normed, buffers.gate, buffers.sum)
             weights.ln_2(buffers.sum, buffers.x)
@@ -132,7 +132,7 @@ class Step:
 
     def _activate(self) -> None:
         """Write GELU of the MLP's inner rows, `x sigmoid(u)` as in `fused_gelu`."""
-        inner, gate = self.buffers.inner, self.buffers.gate
+        inner, gate = self.buffers.hidden, self.buffers.gate
         torch.addcmul(self.buffers.linear, inner, inner, value=LINEAR * CUBIC, out=gate)
         gate.mul_(inner).sigmoid_().mul_(inner)
 
@@ -144,7 +144,7 @@ class Buffers:
         heads, head_width = cache.keys.shape[2], cache.keys.shape[4]
         batch, width = cache.batch, heads * head_width
         self.x, self.normed, self.sum = (like.new_empty(batch, width) for _ in range(3))
-        self.inner, self.gate = (like.new_empty(batch, 4 * width) for _ in range(2))
+        self.hidden, self.gate = (like.new_empty(batch, 4 * width) for _ in range(2))
         self.joined = like.new_empty(batch, 3 * width)
         parts = self.joined.view(batch, 3, heads, head_width)
         self.query, self.key_and_value = parts[:, 0], parts[:, 1:].transpose(0, 1)
