@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from scratch_gpt.checkpoint.safetensors import count_not_finite
 from scratch_gpt.errors import CheckpointError, quote
 from scratch_gpt.gradient_clipping import checked_gradient
+from scratch_gpt.numerics import accumulate_dtype
 from scratch_gpt.runs import longest_run, runs
 
 STEP = "step"
@@ -69,9 +70,6 @@ VARIANTS: dict[str, Callable[[float, float, float, float], Rates]] = {
     "adamw": adamw_update,
 }
 """The variants by name."""
-
-_MOMENTS_DTYPE = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
-"""The dtype of moments and arithmetic where it is not the parameter's own."""
 
 
 class Adam:
@@ -125,7 +123,11 @@ class Adam:
         self.variant = variant
         self.steps = 0
         self._first, self._second = (
-            {name: _zeros_like(p) for name, p in self.parameters.items()} for _ in range(2)
+            {
+                name: p.detach().new_zeros(p.shape, dtype=accumulate_dtype(p.dtype))
+                for name, p in self.parameters.items()
+            }
+            for _ in range(2)
         )
 
     @torch.no_grad()
@@ -227,11 +229,6 @@ def _checked_parameters(
     if not parameters:
         raise ValueError("there is no parameter to step")
     return parameters
-
-
-def _zeros_like(parameter: nn.Parameter) -> Tensor:
-    dtype = _MOMENTS_DTYPE.get(parameter.dtype, parameter.dtype)
-    return parameter.detach().new_zeros(parameter.shape, dtype=dtype)
 
 
 class OptimizerStateError(CheckpointError):

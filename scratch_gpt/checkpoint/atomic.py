@@ -145,20 +145,16 @@ def _complete(staging: Path, destination: Path) -> None:
     if destination.is_dir():
         staging.chmod(stat.S_IMODE(destination.stat().st_mode))
         for old in destination.iterdir():
-            if not os.path.lexists(staging / old.name):
-                _carry_over(old, staging / old.name)
+            new = staging / old.name
+            if not os.path.lexists(new):
+                try:
+                    os.link(old, new, follow_symlinks=False)
+                except OSError:  # some file systems have no hard links
+                    shutil.copy2(old, new, follow_symlinks=False)
     for file in staging.iterdir():
         if not file.is_symlink():
             _flush(file)
     _flush(staging)
-
-
-def _carry_over(old: Path, new: Path) -> None:
-    """Make `new` a hard link to `old`, or a copy if there can be none."""
-    try:
-        os.link(old, new, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(old, new, follow_symlinks=False)
 
 
 def _move(staging: Path, destination: Path, *, overwrite: bool) -> None:

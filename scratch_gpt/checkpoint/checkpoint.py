@@ -113,25 +113,24 @@ def _phrase(kind: str, names: Iterable[str]) -> str:
 
 
 def _untied(found: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[str]:
-    """Return a phrase if the file has a head of its own."""
+    """Return a phrase if the file has a head of its own, which differs in at least one bit."""
     head, embedding = found.get(_HEAD), present.get(_EMBEDDING)
-    if head is None or embedding is None or _same_bits(head, embedding):
+    if head is None or embedding is None:
+        return []
+    alike = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
+    if alike and torch.equal(*(x.reshape(-1).view(torch.uint8) for x in (head, embedding))):
         return []
     return [f"{_HEAD} differs from {_EMBEDDING}, which is the head here"]
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (one, other)))
 
 
 def _fix(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str]) -> str:
     """Return what the user can do, with a guess at the cause."""
     if not any(name in found for name in theirs.values()):
-        prefix = _strange_prefix(found, wanted)
-        if prefix:
-            return f"no name matches, but all would without the prefix {quote(prefix)}: rename them"
+        prefixes = {name.removesuffix(_EMBEDDING) for name in found if name.endswith(_EMBEDDING)}
+        for prefix in sorted(prefixes):
+            if all(prefix + name in found for name in wanted):
+                shown = quote(prefix)
+                return f"no name matches, but all would without the prefix {shown}: rename them"
     transposed = [
         theirs[name]
         for name, shape in wanted.items()
@@ -140,12 +139,6 @@ def _fix(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str])
     if transposed:
         return f"transpose {transposed[0]} and its like: weights are [in, out] here"
     return "check that the file and its config.json belong together"
-
-
-def _strange_prefix(found: Mapping[str, Tensor], wanted: Shapes) -> str | None:
-    """Return the prefix that every wanted name has in the file, if there is one."""
-    prefixes = {name.removesuffix(_EMBEDDING) for name in found if name.endswith(_EMBEDDING)}
-    return next((p for p in sorted(prefixes) if all(p + name in found for name in wanted)), None)
 
 
 # The config. It is read strictly: the tensors do not tell the number of heads.

@@ -25,6 +25,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scratch_gpt.causal_mask import check_kernel_inputs
+from scratch_gpt.numerics import accumulate_dtype
 from scratch_gpt.tap import Tap
 
 
@@ -144,7 +145,7 @@ def empty_merged(x: Tensor) -> Tensor:
 
 def empty_per_row(query: Tensor) -> Tensor:
     """Return an uninitialised `[batch head time_q 1]`, in the accumulators' dtype."""
-    exact = torch.float64 if query.dtype == torch.float64 else torch.float32
+    exact = accumulate_dtype(query.dtype)
     return torch.empty((*query.shape[:-1], 1), dtype=exact, device=query.device)
 
 
@@ -182,11 +183,6 @@ def attend(  # noqa: PLR0913 - the signature of an attention kernel
     seed = torch.randint(SEEDS, (1,), device=query.device) if dropping else None
     result: Tensor = _Attend.apply(query, key, value, mask, seed, dropout_probability)  # type: ignore[no-untyped-call]
     return result
-
-
-def available(device: torch.device) -> bool:
-    """Return whether the kernels run on tensors of `device`."""
-    return unavailable(device) is None
 
 
 def unavailable(device: torch.device) -> str | None:

@@ -23,7 +23,6 @@ from scratch_gpt.kernels.triton_attention import (
     PLANS,
     WIDEST,
     attend,
-    available,
     unavailable,
 )
 
@@ -86,7 +85,7 @@ def test_without_triton_the_error_names_the_extra(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'gpt1-parity\[triton\]'"):
         attend(*some(draw))
-    assert not available(CUDA)
+    assert unavailable(CUDA) is not None
 
 
 def test_an_old_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,14 +102,13 @@ def test_tensors_on_the_cpu_are_rejected(draw: Draw) -> None:
         RuntimeError, match=r"run on a GPU, the tensors are on cpu: use the backend fused"
     ):
         KERNELS["triton"](*some(draw))
-    assert not available(CPU)
 
 
 @pytest.mark.usefixtures("triton")
 def test_a_gpu_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     for there in (True, False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert there == available(CUDA) == (unavailable(CUDA) is None)
+        assert there == (unavailable(CUDA) is None)
 
 
 @pytest.mark.parametrize(
