@@ -102,7 +102,7 @@ def file_system_error(error: OSError) -> EnvironmentUnfitError:
     """Return any other failure of the file system as an error with an exit code."""
     return EnvironmentUnfitError(
         f"the file system refused: {error.strerror or error}",
-        where=str(error.filename or "a file that was asked for"),
+        where=str(error.filename or "a requested file"),
         fix="check the path and its permissions",
     )
 

@@ -66,8 +66,8 @@ class GenerateOptions(DebugOption):
     seed: int = option(0, "Seed of the sampling.")
     pretokenizer: Pretokenizer | None = option(
         None,
-        "How text is split into words: as Hugging Face (bert), or as in the released training "
-        "(original). Default: as the vocabulary's folder says, else bert.",
+        "How text is split into words: as Hugging Face does (huggingface), or as in the released "
+        "training (original). Default: recorded in the vocabulary's folder, else huggingface.",
     )
     dtype: Literal["float32", "bfloat16"] = option("float32", "Precision of the model.")
     device: Device = option("cpu", "Where the model runs.")

@@ -63,7 +63,7 @@ class GPT(nn.Module):
             attention_mask: `[batch time_k]`, bool, False at padding; None without padding. With a
                 cache it covers the cached tokens too.
             cache: Holds the tokens before these; the new ones are added to it.
-            tap: Called with every named tensor; what it returns is used instead.
+            tap: Called with every named tensor; its result is used instead.
 
         Raises:
             ValueError: An input is invalid; see `scratch_gpt.input_checks`.

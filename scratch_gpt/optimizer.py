@@ -261,7 +261,7 @@ _LISTED = 4
 
 
 def _problems(name: str, found: object, own: Mapping[str, Tensor | int]) -> Iterator[str]:
-    """Yield what is wrong with one entry; the values are read only if shape and dtype fit."""
+    """Yield the problems of one entry; the values are read only if shape and dtype fit."""
     expected = own[name]
     if not isinstance(expected, Tensor):
         if not isinstance(found, int) or isinstance(found, bool) or found < 0:

@@ -175,8 +175,8 @@ def _annotated(kind: Any, declared: Any) -> Any:  # noqa: ANN401 - made at run t
     return annotated[kind, declared]
 
 
-def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer passes the value alone
-    if asked:
+def _print_version(given: bool) -> None:  # noqa: FBT001 - Typer passes the value alone
+    if given:
         from scratch_gpt import __version__
 
         typer.echo(f"gpt1-parity {__version__}")

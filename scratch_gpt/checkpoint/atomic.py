@@ -104,7 +104,7 @@ def _reporting_write_errors(path: Path, destination: Path) -> Iterator[None]:
 
 
 def _concerns(error: Exception, destination: Path) -> bool:
-    """Return whether the error is about the destination, a staging folder or what is above."""
+    """Return whether the error is about the destination, a folder above it, or a staging folder."""
     named = getattr(error, "filename", None)
     if not isinstance(named, str | bytes):  # a full disk is reported without a name
         return True

@@ -141,7 +141,7 @@ def _fix(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str])
     return "check that the file and its config.json belong together"
 
 
-# The config. It is read strictly: the tensors do not tell the number of heads.
+# The config. It is read strictly: the number of heads does not follow from the tensors.
 
 
 _LARGEST = 1_000_000

@@ -43,7 +43,7 @@ _IGNORED: dict[str, tuple[str, ...]] = {
         *("return_dict", "use_return_dict", "output_attentions", "output_hidden_states"),
         "torchscript",
     ),
-    "GPT-1 is causal whatever this says": ("is_decoder",),
+    "GPT-1 is causal for any value": ("is_decoder",),
     "belongs to the multiple-choice head, which is not part of the language model": (
         *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
         "summary_first_dropout",

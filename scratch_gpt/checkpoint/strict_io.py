@@ -30,7 +30,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file, or what a link leads to, for reading; never wait.
+    """Open a regular file, or the target of a link, for reading; never wait.
 
     Raises:
         CheckpointError: There is no such file, it is no regular file, or it may not be read.

@@ -47,25 +47,3 @@ def test_adds_the_positions_rows(
     )
     given = None if positions is None else torch.tensor(positions)
     assert torch.equal(expected.view(2, 5, 21), embed(*tables, token_ids, given, no_tap))
-
-
-def test_taps_tokens_then_positions(
-    tables: Tables, token_ids: Tensor, watch: Callable[..., Tensor]
-) -> None:
-    """The positions' rows have a batch axis of 1."""
-    embed(*tables, token_ids, None, watch)
-    shapes = [(name, list(value.shape)) for name, value in watch.seen.items()]
-    assert shapes == [("embeddings.tokens", [2, 5, 21]), ("embeddings.positions", [1, 5, 21])]
-
-
-@pytest.mark.parametrize("replaced", ["embeddings.tokens", "embeddings.positions"])
-def test_uses_the_taps_result(replaced: str, tables: Tables, token_ids: Tensor) -> None:
-    parts = {}
-
-    def silence(name: str, value: Tensor) -> Tensor:
-        parts[name] = value
-        return torch.zeros_like(value) if name == replaced else value
-
-    actual = embed(*tables, token_ids, None, silence)
-    (kept,) = (value for name, value in parts.items() if name != replaced)
-    assert torch.equal(kept.expand_as(actual), actual)

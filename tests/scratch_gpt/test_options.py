@@ -73,7 +73,7 @@ def test_defaults_are_the_fields_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "--name"),
         (["--name", "n", "--seed", "0"], "--seed"),
@@ -82,10 +82,10 @@ def test_defaults_are_the_fields_own() -> None:
         (["--name", "n", "--two-word", "1"], "--two-words"),
     ],
 )
-def test_wrong_values_are_usage_errors(arguments: list[str], said: str) -> None:
+def test_wrong_values_are_usage_errors(arguments: list[str], message: str) -> None:
     result = invoke(arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 def test_the_help_is_the_docstring() -> None:

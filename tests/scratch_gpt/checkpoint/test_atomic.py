@@ -169,9 +169,9 @@ def test_refuses_a_folder_with_something_to_lose(
 ) -> None:
     spoil(occupied)
     before = occupied.stat()
-    with pytest.raises(OccupiedError) as refusal:
+    with pytest.raises(OccupiedError) as caught:
         write(occupied, MODEL, overwrite=overwrite == "yes")
-    assert (what, str(occupied)) == (refusal.value.what, refusal.value.where)
+    assert (what, str(occupied)) == (caught.value.what, caught.value.where)
     after = occupied.stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert [occupied] == list(occupied.parent.iterdir())
@@ -229,24 +229,24 @@ def test_an_error_about_another_place_passes(occupied: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 @pytest.mark.parametrize("call", ["mkdir", "write", "fsync", "rename"])
-def test_a_refusal_of_the_file_system_leaves_all_as_it_was(
+def test_a_error_of_the_file_system_leaves_all_as_it_was(
     call: str, number: int, occupied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse = raising(OSError(number, os.strerror(number)))
     holders = {"mkdir": Path, "write": Path, "fsync": os, "rename": Path}
     names = {"write": "write_text"}
     monkeypatch.setattr(holders[call], names.get(call, call), refuse)
-    with pytest.raises(WriteError) as refusal:
+    with pytest.raises(WriteError) as caught:
         write(occupied, MODEL)
     monkeypatch.undo()
-    assert refusal.value.where == str(occupied)
-    assert refusal.value.fix
+    assert caught.value.where == str(occupied)
+    assert caught.value.fix
     assert contents_alone(occupied) == OLD
 
 
 @pytest.fixture
 def own_folder() -> Iterator[Path]:
-    """Return a folder of a user who is no administrator, to whom nothing is forbidden."""
+    """Return a folder of a user without the rights of an administrator."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made).resolve()
         if os.geteuid() != 0:
@@ -529,9 +529,9 @@ def test_another_system_renames(two: tuple[Path, Path], monkeypatch: pytest.Monk
 
 def test_a_refusal_is_an_error(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Library(errno.EROFS))
-    with pytest.raises(OSError, match="Read-only file system") as refusal:
+    with pytest.raises(OSError, match="Read-only file system") as caught:
         exchange_paths(*two)
-    assert refusal.value.errno == errno.EROFS
+    assert caught.value.errno == errno.EROFS
     assert (names(two[0]), names(two[1])) == (["one"], ["other"])
 
 

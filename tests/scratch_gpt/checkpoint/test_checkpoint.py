@@ -37,10 +37,10 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None
     save_file(tensors, folder / "model.safetensors")
 
 
-def refusal_of(folder: Path) -> CheckpointError:
-    with pytest.raises(CheckpointError) as refusal:
+def error_of(folder: Path) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
         GPT.from_pretrained(folder)
-    return refusal.value
+    return caught.value
 
 
 def test_comes_back_bit_for_bit(config: GPTConfig, tmp_path: Path) -> None:
@@ -186,12 +186,12 @@ def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))
     try:
-        with pytest.raises(WriteError) as refusal:
+        with pytest.raises(WriteError) as caught:
             model.save_pretrained(saved)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert refusal.value.what == "the file would be larger than is allowed"
-    assert os.strerror(errno.EFBIG) in str(refusal.value.__cause__)
+    assert caught.value.what == "the file would be larger than is allowed"
+    assert os.strerror(errno.EFBIG) in str(caught.value.__cause__)
     assert before == (saved / "model.safetensors").read_bytes()
     assert [saved] == list(saved.parent.iterdir())
 
@@ -253,9 +253,9 @@ CONFIGS = {
 def test_refuses_what_is_no_config(fault: str, saved: Path) -> None:
     text, message = CONFIGS[fault]
     (saved / "config.json").write_bytes(text)
-    refusal = refusal_of(saved)
-    assert message in refusal.what
-    assert refusal.where == str(saved / "config.json")
+    error = error_of(saved)
+    assert message in error.what
+    assert error.where == str(saved / "config.json")
 
 
 @pytest.mark.parametrize(
@@ -282,34 +282,34 @@ def test_refuses_a_config_of_another_model(
     others = json.loads(path.read_text("utf-8"))
     others.pop(field, None)
     path.write_text(json.dumps(others)[:-1] + f', "{field}": {value}}}', "utf-8")
-    refusal = refusal_of(saved)
-    assert message in refusal.what
-    assert refusal.what.isprintable()
+    error = error_of(saved)
+    assert message in error.what
+    assert error.what.isprintable()
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_refuses_a_folder_that_lacks_a_file(name: str, saved: Path) -> None:
     (saved / name).unlink()
-    refusal = refusal_of(saved)
-    assert ("there is no such file", str(saved / name)) == (refusal.what, refusal.where)
+    error = error_of(saved)
+    assert ("there is no such file", str(saved / name)) == (error.what, error.where)
 
 
 def test_refuses_weights_that_are_not_the_configs(saved: Path) -> None:
     path = saved / "config.json"
     text = path.read_text("utf-8")
     path.write_text(text.replace('"n_layer": 2', '"n_layer": 1'), "utf-8")
-    assert "12 unexpected: 'transformer.h.1.attn.c_attn." in refusal_of(saved).what
+    assert "12 unexpected: 'transformer.h.1.attn.c_attn." in error_of(saved).what
     path.write_text(text.replace('"n_layer": 2', '"n_layer": 3'), "utf-8")
-    assert "12 missing: 'transformer.h.2.attn.c_attn." in refusal_of(saved).what
+    assert "12 missing: 'transformer.h.2.attn.c_attn." in error_of(saved).what
     path.write_text(text.replace('"vocab_size": 37', '"vocab_size": 38'), "utf-8")
-    assert "tokens_embed.weight is [37, 21], expected [38, 21]" in refusal_of(saved).what
+    assert "tokens_embed.weight is [37, 21], expected [38, 21]" in error_of(saved).what
 
 
 def test_refuses_an_unsound_weight_file(saved: Path) -> None:
     rewrite(saved, lambda tensors: tensors["transformer.h.0.ln_1.bias"].fill_(float("inf")))
-    assert "'transformer.h.0.ln_1.bias' holds NaN or infinity in 21 of 21" in refusal_of(saved).what
+    assert "'transformer.h.0.ln_1.bias' holds NaN or infinity in 21 of 21" in error_of(saved).what
     save_file({}, saved / "model.safetensors")
-    assert isinstance(refusal_of(saved), EmptyCheckpointError)
+    assert isinstance(error_of(saved), EmptyCheckpointError)
 
 
 def test_an_unknown_backend_is_rejected(saved: Path) -> None:

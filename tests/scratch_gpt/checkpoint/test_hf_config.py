@@ -74,9 +74,9 @@ def test_with_every_field_off_its_default_each_survives_or_is_named(
     """Ours survive; of the others each is ignored for a reason, or named in the one error."""
     strange = {name: other_than(value) for name, value in transformers_fields.items()}
     strange |= OFF_DEFAULT
-    with pytest.raises(ValueError, match="not a GPT-1 that we can build") as refusal:
+    with pytest.raises(ValueError, match="not a GPT-1 that we can build") as caught:
         GPTConfig.from_huggingface(strange)
-    named = {name for name in strange if f"{name} must be" in str(refusal.value)}
+    named = {name for name in strange if f"{name} must be" in str(caught.value)}
     assert set(REQUIRED) & set(strange) == named
     obeying = {name: value for name, value in strange.items() if name not in named}
     assert GPTConfig(**OFF_DEFAULT) == GPTConfig.from_huggingface(obeying)

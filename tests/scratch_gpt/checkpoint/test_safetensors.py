@@ -311,11 +311,11 @@ NO_SAFETENSORS = {
 @pytest.mark.parametrize("fault", NO_SAFETENSORS)
 def test_refuses_what_is_no_safetensors_file(fault: str, read_bytes: ReadBytes) -> None:
     content, message = NO_SAFETENSORS[fault]
-    with pytest.raises(CheckpointError, match=message) as refusal:
+    with pytest.raises(CheckpointError, match=message) as caught:
         read_bytes(content)
-    assert refusal.value.where.endswith("model.safetensors")
-    assert refusal.value.fix
-    assert "\n" not in str(refusal.value)
+    assert caught.value.where.endswith("model.safetensors")
+    assert caught.value.fix
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("length", [10**8 + 1, 2**63, 2**64 - 1])
@@ -350,9 +350,9 @@ PLACES = {
 @pytest.mark.parametrize("fault", PLACES)
 def test_refuses_tensors_that_do_not_tile_the_data(fault: str, read_bytes: ReadBytes) -> None:
     tensors, size, message = PLACES[fault]
-    with pytest.raises(CheckpointError, match=message) as refusal:
+    with pytest.raises(CheckpointError, match=message) as caught:
         read_bytes(file_of(bytes(size), **tensors))
-    assert refusal.value.fix == "download or write it again"
+    assert caught.value.fix == "download or write it again"
 
 
 DESCRIPTIONS = {
@@ -407,10 +407,10 @@ def test_refuses_an_impossible_description(fault: str, read_bytes: ReadBytes) ->
 def test_refuses_a_name_that_no_report_can_show(
     name: str, literal: str, read_bytes: ReadBytes
 ) -> None:
-    with pytest.raises(CheckpointError, match=f"^tensor {literal} has an invalid name") as refusal:
+    with pytest.raises(CheckpointError, match=f"^tensor {literal} has an invalid name") as caught:
         read_bytes(file_of(bytes(4), **{name: tensor([1], 0, 4)}))
-    assert str(refusal.value).isascii()
-    assert str(refusal.value).isprintable()
+    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["../x", "<script>", "[/red]", "é", "a b", "x" * 1024])

@@ -199,9 +199,9 @@ def test_reads_json() -> None:
     ids=lambda value: repr(value[:20]),
 )
 def test_rejects_text_that_is_no_json(text: bytes, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as refusal:
+    with pytest.raises(ValueError, match=message) as caught:
         strict_io.load_strict_json(text)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_repeated_key_is_found_at_once_in_a_large_object() -> None:

@@ -1,9 +1,8 @@
 """A process that compiles the Triton kernels for an H200, on a machine without one.
 
-It stands in for the driver, so that Triton asks no GPU, and for the launch, so that nothing is
-started; the arguments are those of a real call. Its own argument is a job in JSON: dtype, width,
-whether masked, chance of dropout, and the tiles or null. It prints, for each kernel, what the
-compiler made of it.
+It replaces the driver, so that Triton needs no GPU, and the launch, so that nothing is started; the
+arguments are those of a real call. Its own argument is a job in JSON: dtype, width, whether masked,
+chance of dropout, and the tiles or null. It prints the compiler's figures for each kernel.
 """
 
 import json
@@ -29,7 +28,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 
 
 def stack(cubin: bytes) -> int:
-    """Return the bytes of stack that a thread needs: what did not fit into registers."""
+    """Return the bytes of stack that a thread needs because its registers do not suffice."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

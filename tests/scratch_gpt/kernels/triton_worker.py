@@ -62,7 +62,7 @@ class Patched:
         self.patch, self.done = patch, set()
 
     def __call__(self, function: Any) -> "Patched":  # noqa: ANN401 - whatever Triton wraps
-        """Patch what the function's module sees, once: for every call it costs most of the time."""
+        """Patch the function's module once: at every call, patching would take most of the time."""
         module = function.__globals__["__name__"]
         if module not in self.done:
             self.done.add(module)
@@ -120,7 +120,7 @@ def main() -> None:
             return
         try:
             answer = run(job)
-        except Exception as error:  # noqa: BLE001 - the test is told, whatever it is
+        except Exception as error:  # noqa: BLE001 - any error is sent to the test
             answer = {"error": f"{type(error).__name__}: {error}"}
         pickle.dump(answer, sys.stdout.buffer)
         sys.stdout.buffer.flush()
