@@ -44,9 +44,7 @@ def test_is_on_the_requested_device(meta: torch.device) -> None:
         pytest.param([2, 3, 5, 8], [2, 3, 5, 8], id="another head width"),
     ],
 )
-def test_keys_and_values_that_do_not_fit_are_rejected(
-    key: list[int], value: list[int], draw: Draw
-) -> None:
+def test_unfit_keys_and_values_are_rejected(key: list[int], value: list[int], draw: Draw) -> None:
     message = f"like query, got [2, 3, 5, 7], {key}, {value}"
     with pytest.raises(ValueError, match=re.escape(message)):
         check_kernel_inputs(draw(2, 3, 5, 7), draw(*key), draw(*value), None)

@@ -158,9 +158,7 @@ def test_a_cleared_cache_is_empty(model: GPT, ids: Tensor) -> None:
     assert torch.equal(model(ids.flip(0)), model(ids.flip(0), cache=cache))
 
 
-def test_a_rejected_chunk_leaves_the_cache_unchanged(
-    model: GPT, ids: Tensor, assert_same: Same
-) -> None:
+def test_a_rejected_chunk_changes_nothing(model: GPT, ids: Tensor, assert_same: Same) -> None:
     cache = new_cache(model)
     first = model(ids[:, :4], cache=cache)
     with pytest.raises(ValueError, match="token_ids"):

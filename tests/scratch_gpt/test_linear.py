@@ -13,9 +13,7 @@ Same = Callable[..., None]
 
 
 @pytest.mark.parametrize("leading", [(), (5,), (2, 5), (2, 3, 5)], ids=str)
-def test_is_the_product_plus_the_bias(
-    leading: tuple[int, ...], draw: Draw, assert_same: Same
-) -> None:
+def test_is_product_plus_bias(leading: tuple[int, ...], draw: Draw, assert_same: Same) -> None:
     x, weight, bias = draw(*leading, 7), draw(7, 13), draw(13)
     expected = np.einsum("...i,io->...o", x.numpy(), weight.numpy()) + bias.numpy()
     assert_same(expected, linear(x, weight, bias))

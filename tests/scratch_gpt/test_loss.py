@@ -103,9 +103,7 @@ def test_an_ignored_row_of_infinities_has_no_effect(draw: Draw, token_ids: Tenso
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_summed_in_float32(
-    dtype: torch.dtype, draw: Draw, token_ids: Tensor
-) -> None:
+def test_half_precision_uses_float32(dtype: torch.dtype, draw: Draw, token_ids: Tensor) -> None:
     """The loss is bitwise that of float32 logits; the gradient is rounded once."""
     narrow = (draw(2, 5, 37) * 5).to(dtype).requires_grad_()
     wide = narrow.detach().float().requires_grad_()

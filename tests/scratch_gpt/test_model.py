@@ -51,9 +51,7 @@ def test_equals_the_library(
     assert_same(logits_formula(model, token_ids, rows), model(token_ids, given))
 
 
-def test_padding_on_the_left_changes_nothing(
-    model: GPT, token_ids: Tensor, assert_same: Same
-) -> None:
+def test_left_padding_changes_nothing(model: GPT, token_ids: Tensor, assert_same: Same) -> None:
     expected = model(token_ids)
     padded = torch.cat([torch.full((2, 3), 7), token_ids], dim=1)
     mask = torch.arange(8).expand(2, 8) >= 3
@@ -94,9 +92,7 @@ def test_training_drops_out(
     assert not torch.equal(model(token_ids), model(token_ids))
 
 
-def test_training_without_dropout_equals_evaluation(
-    config: GPTConfig, loud: Loud, token_ids: Tensor
-) -> None:
+def test_without_dropout_modes_agree(config: GPTConfig, loud: Loud, token_ids: Tensor) -> None:
     model = loud(GPT(dataclasses.replace(config, **NO_DROPOUT)))
     expected = model.eval()(token_ids)
     assert torch.equal(expected, model.train()(token_ids))
@@ -168,9 +164,7 @@ def test_twelve_layers_call_their_taps_in_network_order(
     assert count == len(watch.seen)
 
 
-def test_taps_have_their_shapes(
-    config: GPTConfig, loud: Loud, token_ids: Tensor, watch: Watch
-) -> None:
+def test_shapes_of_taps(config: GPTConfig, loud: Loud, token_ids: Tensor, watch: Watch) -> None:
     logits = loud(GPT(config))(token_ids, tap=watch)
     expected = dict.fromkeys(
         ("embeddings.tokens", "embeddings", "h.0.ln_2", "h.1.ln_2"), (2, 5, 21)

@@ -94,9 +94,7 @@ def test_adamw_equals_torch_bitwise(dtype: torch.dtype, form: str, draw: Draw) -
     assert all(torch.equal(theirs[name], p) for name, p in ours.items())
 
 
-def test_the_variants_differ_by_a_quarter_at_small_gradients(
-    parameters: Parameters, draw: Draw
-) -> None:
+def test_the_variants_differ_at_small_gradients(parameters: Parameters, draw: Draw) -> None:
     """With gradients of 1e-6, five steps differ by about a quarter of their length."""
     other, before = copied(parameters), copied(parameters)
     ours = Adam(parameters.items(), weight_decay=0.0)
@@ -150,9 +148,7 @@ def test_half_precision_steps_in_float32(draw: Draw) -> None:
     assert first["first_moment.matrix"].dtype == torch.float32
 
 
-def test_a_strided_gradient_updates_the_right_elements(
-    parameters: Parameters, draw: Draw, assert_same: Same
-) -> None:
+def test_takes_a_strided_gradient(parameters: Parameters, draw: Draw, assert_same: Same) -> None:
     other = copied(parameters)
     set_gradients(draw, parameters, other)
     other["matrix"].grad = other["matrix"].grad.T.contiguous().T
@@ -164,9 +160,7 @@ def test_a_strided_gradient_updates_the_right_elements(
 
 
 @pytest.mark.parametrize("what", ["has no gradient", "is sparse"])
-def test_a_missing_or_sparse_gradient_changes_nothing(
-    what: str, parameters: Parameters, draw: Draw
-) -> None:
+def test_a_bad_gradient_changes_nothing(what: str, parameters: Parameters, draw: Draw) -> None:
     set_gradients(draw, parameters)
     sparse = torch.ones(SHAPES["bias"]).double().to_sparse()
     parameters["bias"].grad = sparse if what == "is sparse" else None
@@ -302,9 +296,7 @@ def test_a_loaded_state_is_copied(draw: Draw) -> None:
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
-def test_a_state_that_does_not_fit_is_rejected(
-    change: dict[str, object], message: str, draw: Draw
-) -> None:
+def test_an_unfit_state_is_rejected(change: dict[str, object], message: str, draw: Draw) -> None:
     optimizer = stepped(draw, 1)
     before = copied_state(optimizer.state_dict())
     wrong = copied_state(stepped(draw, 2).state_dict()) | change

@@ -12,9 +12,7 @@ from scratch_gpt.schedule import SHAPES, Schedule
 
 @pytest.mark.parametrize("warmup", [0, 1, 7, 36])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_rate_agrees_with_the_oracle(
-    shape: str, warmup: int, assert_same: Callable[..., None]
-) -> None:
+def test_equals_the_oracle(shape: str, warmup: int, assert_same: Callable[..., None]) -> None:
     schedule = Schedule(steps=37, peak=0.25, warmup=warmup, shape=shape)
     ours = [schedule.learning_rate(step) for step in range(37)]
     expected = [training_oracle.learning_rate(t, 37, warmup, 0.25, shape) for t in range(37)]

@@ -77,9 +77,7 @@ def test_the_way_there_and_back_ends(saved: Path, tmp_path: Path) -> None:
     assert set(digests[0]) == {checkpoint.CONFIG, checkpoint.WEIGHTS}
 
 
-def test_nothing_is_drawn_to_be_overwritten(
-    saved: Path, recorded: Callable[[], TorchDispatchMode]
-) -> None:
+def test_no_weights_are_drawn(saved: Path, recorded: Callable[[], TorchDispatchMode]) -> None:
     """The model is built without values: no initial weights, no second copy."""
     with recorded() as operations:
         GPT.from_pretrained(saved)
@@ -275,9 +273,7 @@ def test_refuses_what_is_no_config(fault: str, saved: Path) -> None:
         ("n\\u001b[31m", "1", r"unknown field n\x1b[31m=1"),
     ],
 )
-def test_refuses_a_config_of_another_model(
-    field: str, value: str, message: str, saved: Path
-) -> None:
+def test_refuses_another_models_config(field: str, value: str, message: str, saved: Path) -> None:
     path = saved / "config.json"
     others = json.loads(path.read_text("utf-8"))
     others.pop(field, None)

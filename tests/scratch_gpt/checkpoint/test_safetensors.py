@@ -117,9 +117,7 @@ def test_more_than_memory_holds_is_refused(tmp_path: Path) -> None:
         read_safetensors(path)
 
 
-def test_a_machine_of_the_other_byte_order_is_refused(
-    save: Save, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_big_endian_machine_is_rejected(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(a=torch.ones(1))
     monkeypatch.setattr(sys, "byteorder", "big")
     with pytest.raises(CheckpointError, match="this machine is big-endian"):
@@ -404,9 +402,7 @@ def test_refuses_an_impossible_description(fault: str, read_bytes: ReadBytes) ->
     ],
     ids=["empty", "newline", "escape", "delete", "override", "10 kB", "513 letters"],
 )
-def test_refuses_a_name_that_no_report_can_show(
-    name: str, literal: str, read_bytes: ReadBytes
-) -> None:
+def test_refuses_a_name_unfit_for_reports(name: str, literal: str, read_bytes: ReadBytes) -> None:
     with pytest.raises(CheckpointError, match=f"^tensor {literal} has an invalid name") as caught:
         read_bytes(file_of(bytes(4), **{name: tensor([1], 0, 4)}))
     assert str(caught.value).isascii()

@@ -75,9 +75,7 @@ def test_rejects_a_path_that_is_no_file(
     assert (what, str(path)) == (caught.value.what, caught.value.where)
 
 
-def test_refuses_a_file_that_may_not_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deny(*_arguments: object) -> int:
         raise PermissionError(13, "Permission denied")
 

@@ -27,9 +27,7 @@ def ids() -> Tensor:
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 5, 10])
-def test_every_step_equals_the_whole_model(
-    prompt: int, model: GPT, ids: Tensor, assert_same: Same
-) -> None:
+def test_equals_the_whole_model(prompt: int, model: GPT, ids: Tensor, assert_same: Same) -> None:
     expected = model.eval()(ids)
     decoder = Decoder(model.train(), batch=2)
     assert_same(expected[:, prompt - 1], decoder.start(ids[:, :prompt]))

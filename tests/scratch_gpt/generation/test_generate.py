@@ -219,9 +219,7 @@ def test_beams_search_with_a_decoder(model: GPT, ids: Tensor) -> None:
         next(generate.stream(model, ids, request))
 
 
-def test_stream_yields_each_token_at_once(
-    model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stream_yields_at_once(model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = itertools.count()
     right = Decoder.step
 
@@ -235,9 +233,7 @@ def test_stream_yields_each_token_at_once(
     assert next(steps) == 0
 
 
-def test_a_stale_cache_after_a_slide_is_detected(
-    model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stale_cache_shows(model: GPT, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = greedy(model, ids, 30)
     right = Decoder.start
 

@@ -182,9 +182,7 @@ def test_plains_largest_tensor_grows_with_the_square(
 
 
 @pasts
-def test_scores_in_the_future_of_a_tile_are_never_computed(
-    past: int, draw: Draw, recorded: Recorded
-) -> None:
+def test_future_scores_are_never_computed(past: int, draw: Draw, recorded: Recorded) -> None:
     """Each tile of queries is multiplied with the keys up to its own end, and with no others."""
     time, tile = 17, 4
     qkv = projections(draw, time, past)
@@ -218,9 +216,7 @@ def test_single_query_equals_plain(single: Projections, assert_same: Same) -> No
     assert_same(plain_attention(*single), single_query_attention(*single))
 
 
-def test_single_query_hides_padding_and_never_its_own_key(
-    single: Projections, assert_same: Same
-) -> None:
+def test_single_query_hides_other_padding(single: Projections, assert_same: Same) -> None:
     """The first row's padding is hidden; the second row is nothing but padding."""
     mask = torch.ones(2, single[1].shape[-2], dtype=torch.bool)
     mask[0, ::2] = False
@@ -233,9 +229,7 @@ def test_single_query_survives_the_largest_scores(draw: Draw) -> None:
     assert bool(single_query_attention(query, key, value).isfinite().all())
 
 
-def test_single_query_reads_views_of_a_larger_buffer(
-    single: Projections, draw: Draw, assert_same: Same
-) -> None:
+def test_single_query_reads_views(single: Projections, draw: Draw, assert_same: Same) -> None:
     query, key, value = single
     buffers = draw(2, 2, 3, 70, 7)
     buffers[0, :, :, : key.shape[2]], buffers[1, :, :, : key.shape[2]] = key, value
@@ -250,9 +244,7 @@ def test_tiled_uses_single_query_without_gradients(single: Projections, assert_s
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_single_query_computes_in_float32_for_half_precision(
-    dtype: torch.dtype, draw: Draw
-) -> None:
+def test_single_query_of_half_precision_uses_float32(dtype: torch.dtype, draw: Draw) -> None:
     """Scores are not rounded to half: the context is that of float32, rounded once."""
     query, key, value = (
         x.to(dtype) for x in (draw(2, 3, 1, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))

@@ -18,13 +18,7 @@ from parity.core.tolerances import PRECISIONS
 from scratch_gpt.attention import plain_attention
 from scratch_gpt.kernels import triton_attention
 from scratch_gpt.kernels.backends import KERNELS
-from scratch_gpt.kernels.triton_attention import (
-    OLDEST,
-    PLANS,
-    WIDEST,
-    attend,
-    unavailable,
-)
+from scratch_gpt.kernels.triton_attention import OLDEST, PLANS, WIDEST, attend, unavailable
 
 Draw = Callable[..., Tensor]
 Made = dict[str, dict[str, int]]
@@ -79,9 +73,7 @@ def some(draw: Draw, width: int = 7) -> list[Tensor]:
     return [draw(2, 3, 5, width) for _ in range(3)]
 
 
-def test_without_triton_the_error_names_the_extra(
-    draw: Draw, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_triton_an_extra_is_named(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'gpt1-parity\[triton\]'"):
         attend(*some(draw))
@@ -121,9 +113,7 @@ def test_a_gpu_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param({"other": torch.float32}, "one dtype on one device, got", id="two dtypes"),
     ],
 )
-def test_unsupported_dtypes_and_widths_are_rejected(
-    change: dict[str, Any], message: str, draw: Draw
-) -> None:
+def test_unfit_inputs_are_rejected(change: dict[str, Any], message: str, draw: Draw) -> None:
     inputs = [x.to(change.get("dtype", x.dtype)) for x in some(draw, change.get("width", 7))]
     inputs[2] = inputs[2].to(change.get("other", inputs[2].dtype))
     with pytest.raises(ValueError, match=message):

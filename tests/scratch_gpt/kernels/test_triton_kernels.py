@@ -69,9 +69,7 @@ def test_equals_plain(  # noqa: PLR0913 - the cases and the fixtures
 
 
 @pytest.mark.parametrize("width", [1, 21, 64])
-def test_equals_plain_at_any_head_width(
-    width: int, qkv: Drawn, interpreted: Run, assert_same: Same
-) -> None:
+def test_any_head_width(width: int, qkv: Drawn, interpreted: Run, assert_same: Same) -> None:
     check_like_plain(qkv(9, 9, width), interpreted, assert_same, mask=padded(9))
 
 
@@ -152,9 +150,7 @@ def test_an_injected_fault_is_detected(
         check_twice(package, qkv, interpreted, assert_same)
 
 
-def test_a_copy_without_a_fault_is_right(
-    planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
-) -> None:
+def test_a_copy_is_right(planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same) -> None:
     package = inject(planted, "nothing", "hide", "keys <= own", "keys <= own")
     check_twice(package, qkv, interpreted, assert_same)
 
