@@ -48,19 +48,13 @@ class Rates:
 
 
 def openai_update(learning_rate: float, bias_1: float, bias_2: float, weight_decay: float) -> Rates:
-    """Return the release's rates; `bias_1` and `bias_2` are `1 - b1^n` and `1 - b2^n`.
-
-    Source: finetune-transformer-lm opt.py `adam` (a69b5c4).
-    """
+    """Return the release's rates; `bias_1` and `bias_2` are `1 - b1^n` and `1 - b2^n`."""
     rate = learning_rate * bias_2**0.5 / bias_1
     return Rates(kept=1.0 - rate * weight_decay, root=1.0, rate=rate)
 
 
 def adamw_update(learning_rate: float, bias_1: float, bias_2: float, weight_decay: float) -> Rates:
-    """Return the rates of `torch.optim.AdamW`; the arguments are those of `openai_update`.
-
-    Source: Loshchilov and Hutter 2019, algorithm 2.
-    """
+    """Return the rates of `torch.optim.AdamW`; the arguments are those of `openai_update`."""
     kept = 1.0 - learning_rate * weight_decay
     return Rates(kept=kept, root=bias_2**0.5, rate=learning_rate / bias_1)
 

@@ -143,11 +143,7 @@ def _data(options: TrainOptions) -> tuple[Path, ...]:
 
 
 def _check(options: TrainOptions) -> None:
-    """Require options that a run can follow, before anything is imported or written.
-
-    Raises:
-        UsageError: Both text and tokens are given, or the timeout is not positive and finite.
-    """
+    """Require options that a run can follow, before anything is imported or written."""
     if options.tokens is not None and _data(options):
         raise UsageError(
             "prepared tokens and text are both given",
@@ -167,11 +163,7 @@ _LONGEST = 1e9
 
 
 def _recipe(options: TrainOptions) -> Recipe:
-    """Return the named recipe, changed by the options that were given.
-
-    Raises:
-        UsageError: There is no such recipe, or a value is outside its range.
-    """
+    """Return the named recipe, changed by the options that were given."""
     if options.recipe not in RECIPES:
         known = " or ".join(RECIPES)
         raise UsageError(

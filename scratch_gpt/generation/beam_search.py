@@ -240,11 +240,7 @@ def search(
 
 
 def _log_probabilities(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-    """Return log-probabilities in float32 or wider: half precision would lose long sums.
-
-    Raises:
-        NoChoiceError: A logit is NaN or +inf.
-    """
+    """Return log-probabilities in float32 or wider: half precision would lose long sums."""
     if not bool(torch.isfinite(logits.amax(-1)).all()):
         raise NoChoiceError(
             "no token can be chosen: a logit is nan or inf: the weights are damaged, or the dtype "

@@ -71,11 +71,7 @@ _OF_REQUEST = (
 
 
 def request_of(options: GenerateOptions) -> Request:
-    """Return the request that the options describe.
-
-    Raises:
-        UsageError: An option is out of range.
-    """
+    """Return the request that the options describe; raise a `UsageError` for one out of range."""
     try:
         Stops(options.stop)
         chosen = {name: getattr(options, name) for name in _OF_REQUEST}
@@ -187,11 +183,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def _weights_folder(weights: str) -> Path:
-    """Return the folder of the weights.
-
-    Raises:
-        UsageError: It does not exist, or it is the folder of a training run.
-    """
+    """Return the folder of the weights, not one of a training run; it must exist."""
     folder = Path(weights)
     if folder.is_dir():
         if (folder / "model").is_dir() and (folder / "checkpoints").is_dir():
@@ -212,11 +204,7 @@ def _weights_folder(weights: str) -> Path:
 def encode_prompt(
     prompt: str, tokenizer: Tokenizer, options: GenerateOptions, n_positions: int
 ) -> list[int]:
-    """Return a prompt's ids.
-
-    Raises:
-        UsageError: The prompt is empty, not valid Unicode, or too long for the options.
-    """
+    """Return a prompt's ids; raise a `UsageError` if it is empty, invalid or too long."""
     try:
         ids = tokenizer.encode(prompt)
     except TextError as error:

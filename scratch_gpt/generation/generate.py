@@ -201,11 +201,7 @@ class _Texts:
 
 
 def _new_tokens(model: GPT, token_ids: Tensor, request: Request) -> int:
-    """Return the number of tokens that can be added, after checking prompts and request.
-
-    Raises:
-        ValueError: As in `generate`, or `streams` has the wrong length.
-    """
+    """Return the number of tokens that can be added, after checking prompts and request."""
     n_positions = model.config.n_positions
     _check_prompts(model, token_ids, any_length=request.overflow == "slide")
     time, texts = token_ids.shape[1], len(token_ids) * request.samples
