@@ -55,9 +55,10 @@ def print_texts(options: GenerateOptions) -> int:
         raise no_choice_error(error) from error
     if options.json:
         print_stdout(json.dumps(_document(options, tokenizer, rows), indent=2) + "\n")
-    if not options.quiet and any(row["ended"] == "positions" for row in rows):
+    is_cut = any(row["ended"] == "positions" for row in rows)
+    if is_cut and not options.quiet and sys.stderr is not None:
         fix = "--overflow slide goes on" + (", without --beams" if options.beams > 1 else "")
-        with contextlib.suppress(OSError, AttributeError):  # stderr is closed, or there is none
+        with contextlib.suppress(OSError):
             sys.stderr.write(f"the text ends at the model's {n_positions} positions; {fix}\n")
             sys.stderr.flush()
     return ExitCode.PASS
