@@ -42,9 +42,6 @@ class BlockCache(NamedTuple):
         return self.key[:, :, :end], self.value[:, :, :end]
 
 
-Views = tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]
-
-
 class KVCache:
     """Every block's keys and values for `length` of at most `capacity` tokens in each row."""
 
@@ -79,13 +76,12 @@ class KVCache:
         """Return one block's part."""
         return BlockCache(self.keys[index], self.values[index], self.length)
 
-    def views(self, seen: int) -> Views:
+    def views(self, seen: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return the views of each block that a one-token step uses; `seen` counts its token too.
 
-        Returns:
-            For each block the last token's slot `[2 batch head head_width]`, the keys
-            `[heads head_width seen]` and the values `[heads seen head_width]`; `heads` are the
-            heads of all rows.
+        For each block, these are the last token's slot `[2 batch head head_width]`, the keys
+        `[heads head_width seen]` and the values `[heads seen head_width]`; `heads` are the heads of
+        all rows.
         """
         slots = self.kept[..., seen - 1, :].unbind(0)
         flat = self.kept.flatten(2, 3)[..., :seen, :]
