@@ -103,12 +103,11 @@ def test_the_variants_differ_at_small_gradients(parameters: Parameters, draw: Dr
         set_gradients(draw, parameters, other, scale=1e-6)
         ours.step(1e-3)
         adamw.step(1e-3)
-    apart, way = distance(parameters, other), distance(other, before)
+    apart, way = (
+        math.hypot(*(float((one[name] - other[name]).detach().norm()) for name in one))
+        for one in (parameters, before)
+    )
     assert way / 5 < apart < way / 3
-
-
-def distance(one: Parameters, other: Parameters) -> float:
-    return math.hypot(*(float((p - other[name]).detach().norm()) for name, p in one.items()))
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -197,28 +196,22 @@ def test_an_invalid_learning_rate_is_rejected(wrong: float, parameters: Paramete
         Adam(parameters.items()).step(wrong)
 
 
+Pairs = list[tuple[str, nn.Parameter]]
+
+
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        pytest.param(lambda _p: [], "no parameter", id="none"),
-        pytest.param(lambda p: [("a", p), ("b", p)], "b is the same tensor as a", id="tied"),
-        pytest.param(
-            lambda p: [("a", p), ("b", nn.Parameter(p.detach().view(-1)))],
-            "b is the same tensor as a",
-            id="view",
-        ),
-        pytest.param(
-            lambda p: [("a", p), ("a", nn.Parameter(torch.ones(1)))],
-            "a is the same tensor as a",
-            id="one name",
-        ),
-        pytest.param(lambda p: [("a", nn.Parameter(p.detach().T))], "contiguous", id="strided"),
+        (lambda _p: [], "no parameter"),
+        (lambda p: [("a", p), ("b", p)], "b is the same tensor as a"),
+        (lambda p: [("a", p), ("b", nn.Parameter(p.detach().view(-1)))], "b is the same tensor"),
+        (lambda p: [("a", p), ("a", nn.Parameter(torch.ones(1)))], "a is the same tensor as a"),
+        (lambda p: [("a", nn.Parameter(p.detach().T))], "contiguous"),
     ],
+    ids=["none", "tied", "view", "one name", "strided"],
 )
 def test_invalid_parameters_are_rejected(
-    pairs: Callable[[nn.Parameter], list[tuple[str, nn.Parameter]]],
-    message: str,
-    parameters: Parameters,
+    pairs: Callable[[nn.Parameter], Pairs], message: str, parameters: Parameters
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Adam(pairs(parameters["matrix"]))

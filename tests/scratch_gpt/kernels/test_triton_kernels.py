@@ -198,10 +198,8 @@ def test_saves_its_inputs_and_one_number_a_row(qkv: Drawn, interpreted: Run) -> 
 
 @pytest.mark.parametrize(
     ("dtype", "size"),
-    [
-        pytest.param(torch.float32, 1e19, id="float32, scores of 1e38"),
-        pytest.param(torch.float16, 120.0, id="float16, unscaled scores overflow"),
-    ],
+    [(torch.float32, 1e19), (torch.float16, 120.0)],
+    ids=["scores of 1e38", "unscaled scores overflow"],
 )
 def test_extreme_scores_stay_finite(
     dtype: torch.dtype, size: float, draw: Draw, interpreted: Run
