@@ -115,13 +115,10 @@ def run_app(app: typer.Typer) -> None:
         )
         raise SystemExit(ExitCode.ENVIRONMENT) from error
     except SystemExit as ended:
-        if type(sys.stdout).__name__ == _CLICK_CLOSED:
+        # Click replaces a closed standard output with an object of this class.
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":
             raise SystemExit(ExitCode.CLOSED_PIPE) from ended
         raise
-
-
-_CLICK_CLOSED = "PacifyFlushWrapper"
-"""The class with which Click replaces a closed standard output."""
 
 
 def run_reporting_errors(
@@ -150,17 +147,13 @@ def run_reporting_errors(
 # Output.
 
 
-_NARROWEST = 92
-"""Columns of the widest table; a narrower terminal wraps lines."""
-
-
 def render_rich(
-    draw: "Callable[[Console], None]", stream: "TextIO | None", *, narrowest: int = _NARROWEST
+    draw: "Callable[[Console], None]", stream: "TextIO | None", *, narrowest: int = 92
 ) -> str:
     """Return the text that `draw` prints, in colour if `stream` is a terminal with colour.
 
     `stream` is None for a file. The text has `COLUMNS` columns if that is a number, else as many as
-    the terminal, and at least `narrowest`.
+    the terminal, and at least `narrowest`, by default those of the widest table.
     """
     from rich.console import Console
 
