@@ -135,7 +135,8 @@ class Stops:
         if starts:
             self.found, self._held = True, ""
             return held[: min(starts)]
-        kept = max((self._overlap(held, stop) for stop in self._strings), default=0)
+        beginnings = (stop[:n] for stop in self._strings for n in range(1, len(stop)))
+        kept = max((len(part) for part in beginnings if held.endswith(part)), default=0)
         self._held = held[len(held) - kept :]
         return held[: len(held) - kept]
 
@@ -143,12 +144,6 @@ class Stops:
         """Return the text that was held back, once no more text comes."""
         held, self._held = self._held, ""
         return held
-
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Return how many of the text's last characters begin the stop string."""
-        longest = min(len(text), len(stop) - 1)
-        return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def visible(text: str) -> str:
