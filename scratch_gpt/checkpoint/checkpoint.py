@@ -33,9 +33,7 @@ _MARKS = {
 def other_weight_files(folder: Path, own: Collection[str]) -> list[str]:
     """Return the names of files that are, or point to, weights, except `own`.
 
-    Args:
-        folder: A folder, which may be missing.
-        own: Names of the files that are to be replaced.
+    The folder may be missing.
     """
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     return sorted(
@@ -66,10 +64,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def match_names(found: Mapping[str, Tensor], wanted: Shapes, where: str) -> dict[str, str]:
     """Return the file's name of each tensor, by ours.
 
-    Args:
-        found: The file's tensors by the file's names.
-        wanted: The shape of each of the model's tensors, by our name.
-        where: The file, for messages.
+    `found` has the file's names, `wanted` the shapes of the model's tensors by our names.
 
     Raises:
         CheckpointError: Names are missing or unexpected, shapes or dtypes differ, or the head is
@@ -118,25 +113,24 @@ def _phrase(kind: str, names: Iterable[str]) -> str:
 
 
 def _untied(found: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[str]:
-    """Return a phrase if the file has a head of its own."""
+    """Return a phrase if the file has a head of its own, which differs in at least one bit."""
     head, embedding = found.get(_HEAD), present.get(_EMBEDDING)
-    if head is None or embedding is None or _same_bits(head, embedding):
+    if head is None or embedding is None:
+        return []
+    alike = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
+    if alike and torch.equal(*(x.reshape(-1).view(torch.uint8) for x in (head, embedding))):
         return []
     return [f"{_HEAD} differs from {_EMBEDDING}, which is the head here"]
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (one, other)))
 
 
 def _fix(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str]) -> str:
     """Return what the user can do, with a guess at the cause."""
     if not any(name in found for name in theirs.values()):
-        prefix = _strange_prefix(found, wanted)
-        if prefix:
-            return f"no name matches, but all would without the prefix {quote(prefix)}: rename them"
+        prefixes = {name.removesuffix(_EMBEDDING) for name in found if name.endswith(_EMBEDDING)}
+        for prefix in sorted(prefixes):
+            if all(prefix + name in found for name in wanted):
+                shown = quote(prefix)
+                return f"no name matches, but all would without the prefix {shown}: rename them"
     transposed = [
         theirs[name]
         for name, shape in wanted.items()
@@ -147,13 +141,7 @@ def _fix(found: Mapping[str, Tensor], wanted: Shapes, theirs: Mapping[str, str])
     return "check that the file and its config.json belong together"
 
 
-def _strange_prefix(found: Mapping[str, Tensor], wanted: Shapes) -> str | None:
-    """Return the prefix that every wanted name has in the file, if there is one."""
-    prefixes = {name.removesuffix(_EMBEDDING) for name in found if name.endswith(_EMBEDDING)}
-    return next((p for p in sorted(prefixes) if all(p + name in found for name in wanted)), None)
-
-
-# The config. It is read strictly: the tensors do not tell the number of heads.
+# The config. It is read strictly: the number of heads does not follow from the tensors.
 
 
 _LARGEST = 1_000_000
@@ -221,10 +209,7 @@ def save_pretrained(
     If it is interrupted, `directory` holds the old files or the new ones. Other files in it, such
     as a vocabulary, stay.
 
-    Args:
-        model: A model whose weights are finite float32 numbers.
-        directory: A folder of plain files, or a path without one.
-        overwrite: Whether the folder may hold files.
+    `directory` is a folder of plain files, or a path without one.
 
     Raises:
         ValueError: A weight is not float32 or not finite, or the tensors are not those of the
@@ -236,7 +221,10 @@ def save_pretrained(
     tensors = {name: parameter.detach() for name, parameter in named}
     _require_whole(tensors, model.config)
     for name, tensor in tensors.items():
-        _require_savable(name, tensor)
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{name} must be float32 to be saved, got {tensor.dtype}")
+        if count := count_not_finite(tensor):
+            raise ValueError(f"{name} holds NaN or infinity in {count} of its numbers")
     with replace_folder(Path(directory), overwrite=overwrite, require=_require_alone) as staging:
         write_checkpoint(staging, model.config, tensors)
 
@@ -244,10 +232,7 @@ def save_pretrained(
 def write_checkpoint(folder: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     """Write both files into an existing folder; this is not atomic.
 
-    Args:
-        folder: The folder.
-        config: The model's config.
-        tensors: Every tensor by our name, float32.
+    `tensors` holds every tensor by our name, float32.
     """
     named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
@@ -259,10 +244,8 @@ def write_checkpoint(folder: Path, config: GPTConfig, tensors: Mapping[str, Tens
 def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "fused") -> GPT:
     """Return the model of a folder, in evaluation mode.
 
-    Args:
-        directory: Holds `config.json` and `model.safetensors`, whose names may have Hugging
-            Face's prefix or not. Half precision is widened to float32, which is exact.
-        backend: A key of `scratch_gpt.kernels.backends.BACKENDS`.
+    The tensors' names may have Hugging Face's prefix or not. Half precision is widened to float32,
+    which is exact.
 
     Raises:
         CheckpointError: A file is missing or unsound, or the two do not describe one GPT-1.
@@ -300,11 +283,3 @@ def _require_alone(folder: Path) -> None:
             where=one_line(folder),
             fix="choose another folder",
         )
-
-
-def _require_savable(name: str, weights: Tensor) -> None:
-    if weights.dtype != torch.float32:
-        raise ValueError(f"{name} must be float32 to be saved, got {weights.dtype}")
-    count = count_not_finite(weights)
-    if count:
-        raise ValueError(f"{name} holds NaN or infinity in {count} of its numbers")

@@ -32,62 +32,44 @@ REQUIRED: dict[str, tuple[object, str]] = {
 }
 """Fields that must hold one value, and why no other will do."""
 
-_MULTIPLE_CHOICE = "belongs to the multiple-choice head, which is not part of the language model"
-_OUTPUT_FORM = "changes what Hugging Face returns, not what it computes"
-_CLASSIFICATION = "belongs to sequence classification"
-_GENERATION = "read by generation, not by the forward pass"
-_BOOKKEEPING = "bookkeeping of the file; no operation reads it"
-_TOKENIZER = "read by tokenizers, not by the model"
-_OTHER_FRAMEWORK = "read by the TensorFlow models only"
+_IGNORED: dict[str, tuple[str, ...]] = {
+    "bookkeeping of the file; no operation reads it": (
+        *("_name_or_path", "_attn_implementation_autoset", "architectures"),
+        *("transformers_version", "finetuning_task"),
+    ),
+    "storage type of the weights; the loader states the one it uses": ("dtype",),
+    "the older spelling of dtype": ("torch_dtype",),
+    "changes what Hugging Face returns, not what it computes": (
+        *("return_dict", "use_return_dict", "output_attentions", "output_hidden_states"),
+        "torchscript",
+    ),
+    "GPT-1 is causal for any value": ("is_decoder",),
+    "belongs to the multiple-choice head, which is not part of the language model": (
+        *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+        "summary_first_dropout",
+    ),
+    "belongs to sequence classification": ("id2label", "label2id", "problem_type"),
+    "read by tokenizers, not by the model": ("tokenizer_class", "prefix"),
+    "read by the TensorFlow models only": ("tf_legacy_loss", "use_bfloat16"),
+    "of the 2018 port, which had special tokens; nothing reads it now": ("predict_special_tokens",),
+    "read by generation, not by the forward pass": (
+        *("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id"),
+        *("task_specific_params", "max_length", "min_length", "do_sample", "early_stopping"),
+        *("num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p"),
+        *("typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+        *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences"),
+        *("output_scores", "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id"),
+        *("remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
+        "begin_suppress_tokens",
+    ),
+}
 
-_GENERATION_FIELDS = (
-    *("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id"),
-    *("task_specific_params", "max_length", "min_length", "do_sample", "early_stopping"),
-    *("num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p"),
-    *("typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
-    *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences"),
-    *("output_scores", "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id"),
-    *("remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
-    "begin_suppress_tokens",
-)
-
-IGNORED: dict[str, str] = {
-    "_name_or_path": _BOOKKEEPING,
-    "_attn_implementation_autoset": _BOOKKEEPING,
-    "architectures": _BOOKKEEPING,
-    "transformers_version": _BOOKKEEPING,
-    "finetuning_task": _BOOKKEEPING,
-    "dtype": "storage type of the weights; the loader states the one it uses",
-    "torch_dtype": "the older spelling of dtype",
-    "return_dict": _OUTPUT_FORM,
-    "use_return_dict": _OUTPUT_FORM,
-    "output_attentions": _OUTPUT_FORM,
-    "output_hidden_states": _OUTPUT_FORM,
-    "torchscript": _OUTPUT_FORM,
-    "is_decoder": "GPT-1 is causal whatever this says",
-    "summary_type": _MULTIPLE_CHOICE,
-    "summary_use_proj": _MULTIPLE_CHOICE,
-    "summary_activation": _MULTIPLE_CHOICE,
-    "summary_proj_to_labels": _MULTIPLE_CHOICE,
-    "summary_first_dropout": _MULTIPLE_CHOICE,
-    "id2label": _CLASSIFICATION,
-    "label2id": _CLASSIFICATION,
-    "problem_type": _CLASSIFICATION,
-    "tokenizer_class": _TOKENIZER,
-    "prefix": _TOKENIZER,
-    "tf_legacy_loss": _OTHER_FRAMEWORK,
-    "use_bfloat16": _OTHER_FRAMEWORK,
-    "predict_special_tokens": "of the 2018 port, which had special tokens; nothing reads it now",
-} | dict.fromkeys(_GENERATION_FIELDS, _GENERATION)
+IGNORED = {name: reason for reason, names in _IGNORED.items() for name in names}
 """Fields that are dropped, each with the reason why that cannot change a number."""
 
 
 def config_values(fields: Mapping[str, Any], ours: Collection[str]) -> dict[str, Any]:
-    """Return the values of our fields from the fields of a Hugging Face config.
-
-    Args:
-        fields: What `OpenAIGPTConfig.to_dict()` returns; every field must be accounted for.
-        ours: The names of our fields.
+    """Return the values of our fields, named in `ours`, from `OpenAIGPTConfig.to_dict()`.
 
     Raises:
         ValueError: A field is unknown, is given twice with two values, or holds a value that this
@@ -111,6 +93,7 @@ def config_values(fields: Mapping[str, Any], ours: Collection[str]) -> dict[str,
         if name in values and values[name] != wanted
     ]
     if problems:
-        message = "this Hugging Face config is not a GPT-1 that we can build: "
-        raise ValueError(message + "; ".join(problems))
+        raise ValueError(
+            f"this Hugging Face config is not a GPT-1 that we can build: {'; '.join(problems)}"
+        )
     return {name: value for name, value in values.items() if name in ours}
