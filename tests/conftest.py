@@ -53,7 +53,6 @@ class Operations(TorchDispatchMode):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        """Run the operation and keep its name beside the shape of each tensor it returns."""
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.ran += [(func.overloadpacket.__name__, tuple(tensor.shape)) for tensor in made]
@@ -99,7 +98,6 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_text() -> str:
-    """Return a page of plain English, some digits and quotation marks in it."""
     return (Path(__file__).parent / "small_text.txt").read_text(encoding="utf-8")
 
 

@@ -3,7 +3,6 @@
 import ast
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -147,8 +146,7 @@ def borrowed(source: str) -> set[str]:
     return (known - TORCH_NAMES - TRITON_NAMES) | (attributes - TENSOR_ATTRIBUTES)
 
 
-def test_the_source_borrows_nothing(home_of: Callable[[str], Path | None]) -> None:
-    """Every name of torch and every tensor method in the model's source is on the lists above."""
+def test_the_source_borrows_nothing(home_of: Callable) -> None:
     home = home_of("scratch_gpt")
     sources = sorted(home.rglob("*.py"))
     assert home / "model.py" in sources
@@ -180,12 +178,10 @@ def test_the_source_borrows_nothing(home_of: Callable[[str], Path | None]) -> No
     ids=lambda value: value.splitlines()[-1] if "\n" in value else None,
 )
 def test_a_planted_loan_is_found_in_the_source(source: str, name: str) -> None:
-    """However a ready-made part is imported or called, it is named."""
     assert name in borrowed(source)
 
 
 def operations_of_a_step(recorded: Recorded, backend: str, *, training: bool) -> set[str]:
-    """Return what runs in a forward, a backward and a step down the gradient."""
     config = GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)
     model = GPT(config, backend=backend).train(training)
     token_ids = torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
@@ -199,7 +195,6 @@ def operations_of_a_step(recorded: Recorded, backend: str, *, training: bool) ->
 
 
 def forbidden(operations: set[str]) -> set[str]:
-    """Return those of the operations that may not run."""
     return {name for name in operations if any(part in name for part in FORBIDDEN_OPERATIONS)}
 
 
@@ -216,19 +211,16 @@ def test_no_ready_made_operation_runs(
     backend: str,
     activation: set[str],
     training: bool,  # noqa: FBT001
-    recorded: Recorded,
+    recorded: Callable,
 ) -> None:
-    """Forward, backward and step are made of basic operations, and all three were watched."""
     ran = operations_of_a_step(recorded, backend, training=training)
     assert not forbidden(ran)
     assert activation | {"sub_"} <= ran
 
 
 def test_a_planted_core_is_found_in_what_runs(
-    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+    recorded: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A core that calls torch's softmax is caught, in the forward and in the backward."""
-
     def core(query: Tensor, key: Tensor, value: Tensor, *_others: object) -> Tensor:
         return torch.softmax(query @ key.transpose(-2, -1), -1) @ value
 
@@ -238,7 +230,6 @@ def test_a_planted_core_is_found_in_what_runs(
 
 
 def operations_of_a_generation(recorded: Recorded) -> set[str]:
-    """Return what runs where texts are drawn by every rule, slide, and are searched by beams."""
     config = GPTConfig(vocab_size=37, n_positions=7, n_embd=21, n_layer=2, n_head=3)
     model, token_ids = GPT(config), torch.tensor([[3, 36, 0], [12, 5, 21]])
     rules = {"temperature": 0.7, "top_k": 9, "top_p": 0.9, "repetition_penalty": 1.2}
@@ -249,18 +240,15 @@ def operations_of_a_generation(recorded: Recorded) -> set[str]:
     return {name for name, _ in operations.ran}
 
 
-def test_generation_runs_nothing_ready_made(recorded: Recorded) -> None:
-    """Prompt, steps, rules, draws and beams are made of basic operations, and were watched."""
+def test_generation_runs_nothing_ready_made(recorded: Callable) -> None:
     ran = operations_of_a_generation(recorded)
     assert not forbidden(ran)
     assert {"addmm", "var_mean", "exp2_", "sigmoid_", "cumsum", "sort"} <= ran
 
 
 def test_a_loan_planted_in_a_step_is_found_in_what_runs(
-    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+    recorded: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step of the decoder that calls torch's GELU is caught."""
-
     def activate(step: Step) -> None:
         step.buffers.gate.copy_(functional.gelu(step.buffers.hidden, approximate="tanh"))
 
@@ -286,10 +274,7 @@ def test_a_loan_planted_in_a_step_is_found_in_what_runs(
         ),
     ],
 )
-def test_each_ready_made_operation_is_found(
-    ready_made: Callable[[Tensor], Tensor], recorded: Recorded
-) -> None:
-    """Whatever torch offers ready-made runs under a forbidden name."""
+def test_each_ready_made_operation_is_found(ready_made: Callable, recorded: Callable) -> None:
     with recorded() as operations:
         ready_made(torch.ones(2, 3, 4))
     assert forbidden({name for name, _ in operations.ran})

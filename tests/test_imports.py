@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-HomeOf = Callable[[str], Path | None]
-
 PACKAGES = ("scratch_gpt", "reference", "parity", "bench")
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
@@ -26,7 +24,6 @@ needs_ruff = pytest.mark.skipif(find_spec("ruff") is None, reason="not run: ruff
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Check the packages in `folder` by the contracts of its pyproject.toml."""
     return subprocess.run(
         [
             *(
@@ -45,8 +42,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def copied(tmp_path: Path, home_of: HomeOf) -> Path:
-    """Return a folder with a copy of all four packages and of pyproject.toml."""
+def copied(tmp_path: Path, home_of: Callable) -> Path:
     for package in PACKAGES:
         home = home_of(package)
         if home is None:
@@ -58,7 +54,6 @@ def copied(tmp_path: Path, home_of: HomeOf) -> Path:
 
 @needs_linter
 def test_every_contract_is_kept(copied: Path) -> None:
-    """The packages import in the allowed directions only."""
     result = lint_imports(copied)
     assert (result.returncode, " 0 broken" in result.stdout) == (0, True), result.stdout
 
@@ -83,7 +78,6 @@ def test_every_contract_is_kept(copied: Path) -> None:
 def test_an_injected_import_breaks_its_contract(
     file: str, line: str, contract: str, copied: Path
 ) -> None:
-    """Each contract finds an import that it forbids."""
     path = copied / file
     path.write_text(f"{path.read_text('utf-8')}\n{line}\n", "utf-8")
     result = lint_imports(copied)
@@ -111,7 +105,6 @@ def test_an_injected_import_breaks_its_contract(
     ],
 )
 def test_a_version_query_is_found(source: str) -> None:
-    """Only reference/compat.py decides by the version of a library."""
     result = subprocess.run(
         [
             *(sys.executable, "-m", "ruff", "check", "--config", PROJECT, "--select", "TID251"),
@@ -126,7 +119,6 @@ def test_a_version_query_is_found(source: str) -> None:
 
 
 def run(source: str, *folders: Path) -> str:
-    """Return what `source` prints in a fresh interpreter that looks in `folders` first."""
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(source)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
@@ -139,14 +131,12 @@ def run(source: str, *folders: Path) -> str:
 
 
 def loads_torch(package: str, *folders: Path) -> bool:
-    """Return whether `import package` alone loads torch."""
     loaded = run(f"import sys, {package}; print('torch' in sys.modules)", *folders)
     return {"True": True, "False": False}[loaded]
 
 
 @pytest.mark.parametrize("package", ["scratch_gpt", "reference", "parity"])
-def test_importing_a_package_loads_no_torch(package: str, home_of: HomeOf) -> None:
-    """A command's `--help` must answer at once."""
+def test_importing_a_package_loads_no_torch(package: str, home_of: Callable) -> None:
     home = home_of(package)
     if home is None:
         pytest.skip(f"not run: the package {package} is not here")
@@ -154,7 +144,6 @@ def test_importing_a_package_loads_no_torch(package: str, home_of: HomeOf) -> No
 
 
 def test_a_package_that_loads_torch_is_found(tmp_path: Path) -> None:
-    """The test above can fail, however deep the import is."""
     (tmp_path / "torch.py").touch()
     (tmp_path / "planted.py").write_text("import deeper", encoding="utf-8")
     (tmp_path / "deeper.py").write_text("from torch import *", encoding="utf-8")
@@ -173,8 +162,7 @@ REJECT_TRANSFORMERS = """
 """
 
 
-def test_the_model_works_without_transformers(home_of: HomeOf) -> None:
-    """A tiny model gives logits in an interpreter that cannot import transformers."""
+def test_the_model_works_without_transformers(home_of: Callable) -> None:
     forward = """
     import torch
     from scratch_gpt import GPT, GPTConfig
@@ -190,7 +178,6 @@ def test_the_model_works_without_transformers(home_of: HomeOf) -> None:
 
 
 def test_transformers_is_rejected_there() -> None:
-    """In that interpreter an import of transformers fails."""
     attempt = """
     try:
         from transformers import OpenAIGPTConfig

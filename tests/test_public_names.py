@@ -7,7 +7,6 @@ import pytest
 
 @pytest.mark.parametrize("package", ["scratch_gpt", "parity"])
 def test_every_name_is_there(package: str) -> None:
-    """A name in `__all__` can be had, and is no module in its stead."""
     module = import_module(package)
     assert module.__all__
     for name in module.__all__:

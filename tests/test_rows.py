@@ -38,7 +38,6 @@ def expanded(names: str) -> list[str]:
 
 
 def rows_of(config: Config) -> list[str]:
-    """Return the names of the rows."""
     return [name for name in expanded(config["tox"]["env_list"]) if ROW.fullmatch(name)]
 
 
@@ -113,13 +112,11 @@ def of_failures(config: Config) -> list[str]:
 
 
 def section_of(config: Config, name: str) -> dict[str, str]:
-    """Return what an environment's own section says; nothing where it has none."""
     section = f"testenv:{name}"
     return dict(config.items(section)) if config.has_section(section) else {}
 
 
 def problems(text: str) -> list[str]:
-    """Return what is not as promised."""
     config = parsed(text)
     return [*of_names(config), *of_parts(config), *of_failures(config)]
 
@@ -169,28 +166,24 @@ def test_every_row_has_its_versions_and_is_waited_for() -> None:
     ],
 )  # fmt: skip
 def test_a_broken_promise_is_found(old: str, new: str, said: str) -> None:
-    """However a row could come to run less than it says, or to be counted though it failed."""
     before = read("tox.ini")
     assert old in before
     assert said in problems(before.replace(old, new, 1))
 
 
 def test_names_are_written_out() -> None:
-    """As tox does it."""
     found = expanded("lint\npy{311, 312}-torch26-hf{457, 523}\n")
     rows = [f"py{python}-torch26-hf{hf}" for python in (311, 312) for hf in (457, 523)]
     assert ["lint", *rows] == found
 
 
 def test_every_check_writes_a_report() -> None:
-    """The five reports that `drift` reads, each under its verb's name."""
     commands = parsed(read("tox.ini"))["reports"]["commands"]
     command = re.compile(r"parity\.check (\w+) .*--fingerprints .*[}](\w+)\.json$", re.MULTILINE)
     assert {(name, name) for name in CHECKS} == set(command.findall(commands))
 
 
 def test_ci_runs_what_has_its_label() -> None:
-    """The list that a person reads, and the one that runs."""
     if not (HOME / ".ci").is_dir():
         pytest.skip("not run: these tests stand outside a checkout")
     (label,) = re.findall(r"^ci = (.*)$", parsed(read("tox.ini"))["tox"]["labels"], re.MULTILINE)
@@ -220,7 +213,6 @@ def others(promised: dict[str, str], installed: dict[str, str]) -> list[str]:
 
 
 def the_environment() -> str:
-    """Return the name of the environment that tox runs these tests in."""
     if "TOX_ENV_NAME" not in os.environ:
         pytest.skip("not run: this is no environment of tox")
     return os.environ["TOX_ENV_NAME"]
@@ -238,7 +230,6 @@ def test_an_environment_has_what_it_promises() -> None:
 
 
 def test_an_environment_has_the_wheel() -> None:
-    """Every package of ours is imported from where packages are installed, and not edited there."""
     the_environment()
     home = Path(sysconfig.get_path("purelib"))
     for package in ("scratch_gpt", "reference", "parity", "bench"):
@@ -256,7 +247,6 @@ def test_an_environment_has_the_wheel() -> None:
     ],
 )
 def test_what_a_name_promises_is_read(name: str, promised: dict[str, str]) -> None:
-    """From its factors, or from its own section."""
     text = """
 [versions]
 deps =

@@ -17,7 +17,6 @@ NAME = "gpt1-parity"
 
 
 def build(target: str, source: Path, folder: Path) -> Path:
-    """Return the wheel or the sdist that the checkout at `source` gives, built into `folder`."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", target]
     subprocess.run(
         [*command, "--directory", str(folder)], cwd=source, check=True, capture_output=True
@@ -28,12 +27,10 @@ def build(target: str, source: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def built() -> Callable[[str, Path, Path], Path]:
-    """Return the function that builds "wheel" or "sdist" of a checkout into an empty folder."""
     return build
 
 
 def unpacked(wheel: Path, folder: Path) -> Distribution:
-    """Return the distribution in a wheel's file, which is unpacked into `folder`."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     (metadata,) = folder.glob("*.dist-info")
@@ -41,18 +38,16 @@ def unpacked(wheel: Path, folder: Path) -> Distribution:
 
 
 def origin(installed: Distribution) -> dict[str, object]:
-    """Return where an installed distribution came from, as its installer recorded it."""
     return json.loads(installed.read_text("direct_url.json") or "{}")
 
 
 def is_editable(installed: Distribution) -> bool:
-    """Return whether the checkout itself is what is imported."""
     return bool(dict(origin(installed).get("dir_info", {})).get("editable"))
 
 
 @pytest.fixture(scope="session")
 def checkout() -> Path:
-    """Return the folder of the whole checkout, or skip: rows of tox take the tests out of it."""
+    """Return the folder of the whole checkout, or skip: rows of tox run the tests outside it."""
     if not (CHECKOUT / "scratch_gpt").is_dir():
         pytest.skip("not run: these tests stand outside a checkout")
     return CHECKOUT
@@ -60,7 +55,7 @@ def checkout() -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel's file: the one that was installed if it is still there, or a new one."""
+    """Return the wheel's file: the installed one if it still exists, otherwise a new one."""
     source = urlsplit(str(origin(distribution(NAME)).get("url", "")))
     path = Path(url2pathname(source.path))
     if path.suffix == ".whl" and path.is_file():

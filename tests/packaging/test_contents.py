@@ -50,7 +50,7 @@ def of_packages(names: Iterable[str]) -> set[str]:
 
 
 def strange(names: Iterable[str]) -> set[str]:
-    """Return the files that no wheel of ours is to hold."""
+    """Return the files that do not belong into the wheel."""
     return {
         name
         for name in of_packages(names)
@@ -59,7 +59,6 @@ def strange(names: Iterable[str]) -> set[str]:
 
 
 def test_nothing_strange_is_in_the_wheel(packed_files: frozenset[str]) -> None:
-    """No tests, no documents, no figures; modules and the data that they read."""
     assert len(of_packages(packed_files)) > 150
     assert not strange(packed_files)
 
@@ -72,24 +71,22 @@ def test_nothing_strange_is_in_the_wheel(packed_files: frozenset[str]) -> None:
     ],
 )
 def test_a_strange_file_is_found(name: str) -> None:
-    """Beside the packages and in them."""
     assert strange([*DATA, "parity/check.py", "../../../bin/gpt1-check", name]) == {name}
 
 
 def test_every_data_file_is_in_the_wheel(packed_files: frozenset[str]) -> None:
-    """Markers of types among them: without one a package counts as having no types."""
+    """Without `py.typed` a package counts as having no types."""
     assert not DATA - packed_files
 
 
 def test_every_licence_is_in_the_wheel(packed_files: frozenset[str]) -> None:
-    """In the folder of metadata, whose name has the version."""
     parts = (name.partition(".dist-info/") for name in packed_files)
     metadata = {inside for _, found, inside in parts if found}
     assert not {*LICENCES, "METADATA", "RECORD", "WHEEL"} - metadata
 
 
 def test_every_module_is_in_the_wheel(packed_files: frozenset[str], checkout: Path) -> None:
-    """As many as the checkout has: no pattern of ignored files takes one away."""
+    """No pattern of ignored files excludes one."""
     found = {
         file.relative_to(checkout).as_posix()
         for package in PACKAGES
@@ -99,12 +96,7 @@ def test_every_module_is_in_the_wheel(packed_files: frozenset[str], checkout: Pa
 
 
 @pytest.fixture(scope="module")
-def sdist(
-    checkout: Path,
-    built: Callable[[str, Path, Path], Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """Return the folder of the source distribution, unpacked."""
+def sdist(checkout: Path, built: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = built("sdist", checkout, tmp_path_factory.mktemp("sdist"))
     folder = tmp_path_factory.mktemp("source")
     with tarfile.open(file) as archive:
@@ -114,7 +106,6 @@ def sdist(
 
 
 def test_the_sdist_can_be_built_and_tested(sdist: Path) -> None:
-    """All that takes is there, and nothing that tools left."""
     names = {file.relative_to(sdist).as_posix() for file in sdist.rglob("*") if file.is_file()}
     assert not NEEDED - names
     left = {"__pycache__", ".git", ".venv", ".tox", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
@@ -122,15 +113,13 @@ def test_the_sdist_can_be_built_and_tested(sdist: Path) -> None:
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
-    """Return every file of a wheel by its name."""
     with zipfile.ZipFile(wheel) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_the_sdist_gives_the_wheel_of_the_checkout(
-    sdist: Path, checkout: Path, built: Callable[[str, Path, Path], Path], tmp_path: Path
+    sdist: Path, checkout: Path, built: Callable, tmp_path: Path
 ) -> None:
-    """Byte for byte; and a module that is missing there is missing in its wheel."""
     expected = contents(built("wheel", checkout, tmp_path / "expected"))
     assert expected == contents(built("wheel", sdist, tmp_path / "found"))
     (sdist / "parity" / "check.py").unlink()

@@ -16,7 +16,7 @@ Declared = dict[str, set[str]]
 
 
 def top_level(source: str) -> set[str]:
-    """Return the top-level package of every import, wherever it stands; ours left out."""
+    """Return the top-level package of every import, without the standard library's and ours."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -27,7 +27,7 @@ def top_level(source: str) -> set[str]:
 
 
 def declared(requirements: Iterable[str]) -> Declared:
-    """Return the modules that each extra brings; those of a plain install stand under ""."""
+    """Return the modules of each extra; those of a plain install have the key ""."""
     found: Declared = {"": set()}
     for line in requirements:
         name = re.match(r"[\w.-]+", line)
@@ -38,37 +38,32 @@ def declared(requirements: Iterable[str]) -> Declared:
 
 
 def undeclared(imported: set[str], of: Declared) -> set[str]:
-    """Return what is imported and comes with no install."""
     return imported - set().union(*of.values())
 
 
 def idle(imported: set[str], of: Declared) -> set[str]:
-    """Return what an install brings and nothing imports; tools aside."""
+    """Return what an install brings and nothing imports, without tools."""
     wanted = (modules for extra, modules in of.items() if extra not in TOOLS)
     return set().union(*wanted) - imported
 
 
 @pytest.fixture(scope="module")
 def imported(packed: Distribution, packed_files: frozenset[str]) -> set[str]:
-    """Return what the modules of the wheel import."""
     modules = [name for name in packed_files if name.endswith(".py")]
     sources = (packed.locate_file(name).read_text(encoding="utf-8") for name in modules)
     return set().union(*map(top_level, sources))
 
 
 def test_every_import_is_declared(imported: set[str], packed: Distribution) -> None:
-    """Also one that another dependency happens to bring."""
     assert "torch" in imported
     assert not undeclared(imported, declared(packed.requires or []))
 
 
 def test_every_dependency_is_imported(imported: set[str], packed: Distribution) -> None:
-    """Also those of the extras; nobody installs anything for nothing."""
     assert not idle(imported, declared(packed.requires or []))
 
 
 def test_every_extra_brings_something(packed: Distribution) -> None:
-    """None is declared for nothing, and none that tools need is missing."""
     extras = packed.metadata.get_all("Provides-Extra") or []
     assert {*extras, ""} == set(declared(packed.requires or []))
     assert set(extras) > TOOLS
@@ -79,7 +74,6 @@ SOURCE = "import numpy as np\nfrom torch import nn\ndef draw():\n    import matp
 
 
 def test_what_is_wrong_is_found() -> None:
-    """An import too many and one too few, at the top or in a function."""
     of = declared(REQUIRES)
     assert (undeclared(top_level(SOURCE), of), idle(top_level(SOURCE), of)) == (set(), set())
     more = top_level(f"{SOURCE}\n    from scipy import stats")

@@ -18,21 +18,18 @@ FILES = {
 
 @pytest.mark.parametrize("field", ONE_LINE)
 def test_a_field_says_something(field: str, packed: Distribution) -> None:
-    """Once, and not that it is unknown."""
     (value,) = packed.metadata.get_all(field) or [""]
     assert value.strip()
     assert "UNKNOWN" not in value
 
 
 def test_name_and_version_are_normal(packed: Distribution) -> None:
-    """As the index spells them."""
     assert packed.metadata["Name"] == "gpt1-parity"
     assert re.fullmatch(r"\d+\.\d+\.\d+", packed.version)
     assert len(packed.metadata["Summary"]) <= 512
 
 
 def test_the_readme_is_the_description(packed: Distribution) -> None:
-    """Whole, and declared as Markdown."""
     assert packed.metadata["Description-Content-Type"] == "text/markdown"
     description = str(packed.metadata.get_payload())
     assert description.startswith("# ")
@@ -41,7 +38,6 @@ def test_the_readme_is_the_description(packed: Distribution) -> None:
 
 
 def test_every_classifier_is_one(packed: Distribution) -> None:
-    """Of the index's list, which refuses others; once each."""
     found = packed.metadata.get_all("Classifier") or []
     assert len(found) > 5
     assert len(set(found)) == len(found)
@@ -49,7 +45,7 @@ def test_every_classifier_is_one(packed: Distribution) -> None:
 
 
 def test_no_system_is_claimed_but_what_was_tried(packed: Distribution) -> None:
-    """Every row of tox.ini has run on Linux, and on nothing else; Windows refuses people links."""
+    """Every row of tox.ini has run on Linux only."""
     found = packed.metadata.get_all("Classifier") or []
     expected = ["Operating System :: POSIX :: Linux"]
     assert expected == [line for line in found if line.startswith("Operating System")]
@@ -65,7 +61,6 @@ def test_the_oldest_python_is_the_first_classified(packed: Distribution) -> None
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_licence_is_named_and_packed(name: str, packed: Distribution) -> None:
-    """In the expression, in the list of files, and in the folder of metadata."""
     assert set(packed.metadata.get_all("License-File") or []) == set(FILES)
     assert FILES[name] in packed.metadata["License-Expression"].split(" AND ")
     text = packed.read_text(f"licenses/{name}") or ""
@@ -81,7 +76,6 @@ SCRIPTS = {
 
 
 def test_console_scripts_start_the_commands(packed: Distribution) -> None:
-    """Each runs the same function as `python -m` of its module."""
     found = {point.name: point for point in packed.entry_points}
     assert {name: point.value for name, point in found.items()} == SCRIPTS
     assert all(callable(point.load()) for point in found.values())

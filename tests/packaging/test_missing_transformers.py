@@ -26,7 +26,6 @@ runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def run_without(refused: str, *command: str) -> subprocess.CompletedProcess[str]:
-    """Return how a command ended where packages, with commas between, are not installed."""
     home = str(Path(parity.__path__[0]).parent)
     return subprocess.run(
         [sys.executable, "-c", WITHOUT, refused, *command],
@@ -39,7 +38,6 @@ def run_without(refused: str, *command: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize("verb", ["layerwise", "doctor"])
 def test_a_verb_says_what_is_missing(verb: str) -> None:
-    """The package, where it is looked for, and the line that installs it."""
     ended = run_without("transformers,tokenizers", "parity.check", verb, "--weights", "surrogate")
     what, where, fix = ended.stderr.splitlines()
     assert (ended.returncode, ended.stdout) == (5, "")

@@ -66,19 +66,16 @@ def brought(command: str, folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def home() -> Path:
-    """Return the folder that the packages are imported from."""
     return Path(parity.__path__[0]).parent
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_loads_nothing_heavy(command: str, home: Path) -> None:
-    """No torch, no transformers, no NumPy: nothing but what parses the options."""
     assert not brought(command, home) - ALLOWED
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_quick_and_narrow(command: str) -> None:
-    """It takes less than half a second of processor time, and 80 columns."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(
         [sys.executable, "-m", *command.split(), "--help"],
@@ -93,7 +90,6 @@ def test_help_is_quick_and_narrow(command: str) -> None:
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if " " not in name])
 def test_every_command_has_a_version(command: str) -> None:
-    """That of the distribution, and nothing else."""
     result = subprocess.run(
         [sys.executable, "-m", command, "--version"], capture_output=True, text=True, check=True
     )
@@ -103,7 +99,6 @@ def test_every_command_has_a_version(command: str) -> None:
 
 @pytest.mark.parametrize("heavy", ["numpy", "torch"])
 def test_a_command_that_loads_more_is_found(heavy: str, tmp_path: Path) -> None:
-    """However deep the import stands."""
     (tmp_path / f"{heavy}.py").touch()
     (tmp_path / "planted").mkdir()
     (tmp_path / "planted" / "deep.py").write_text(f"import {heavy}", encoding="utf-8")

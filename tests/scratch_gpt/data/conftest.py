@@ -23,14 +23,11 @@ RECIPE = Recipe(
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Return what the prepared text's tokens were made by."""
     return RECIPE
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes ids into a folder as prepared text, fields as told."""
-
     def write(ids: list[int] | None = None, **fields: object) -> Path:
         ids = list(range(100, 123)) if ids is None else ids
         folder = tmp_path / "prepared"
@@ -58,7 +55,7 @@ def prepared(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def edit() -> Callable[..., None]:
-    """Return a function that changes one value of a JSON file: its path in the file, and it."""
+    """Return a function that sets one value of a JSON file, given its path in the object."""
 
     def change(file: Path, keys: list[str | int], value: object) -> None:
         content = json.loads(file.read_bytes())
@@ -73,7 +70,6 @@ def edit() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def tokenizer(small_vocabulary: Path) -> Tokenizer:
-    """Return a tokenizer with a vocabulary of this project's."""
     return Tokenizer.from_pretrained(small_vocabulary)
 
 
@@ -90,7 +86,7 @@ def books(tmp_path: Path, small_text: str) -> Path:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let a piece be so small that a page of text has several; return its size in bytes."""
+    """Make pieces so small that a page of text has several; return their size in bytes."""
     size = 200
     monkeypatch.setattr(preparation, "SIZE", size)
     return size
@@ -98,5 +94,4 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture
 def contents() -> Callable[[Path], dict[str, bytes]]:
-    """Return the function that gives each file of a folder by its name."""
     return lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()}

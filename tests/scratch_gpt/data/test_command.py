@@ -19,8 +19,6 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def command(books: Path, tmp_path: Path, small_vocabulary: Path) -> Command:
-    """Return the command: of paths and options, into the folder `out`."""
-
     def call(*given: object, vocabulary: Path = small_vocabulary) -> Result:
         options = ["--output", str(tmp_path / "out"), "--vocabulary", str(vocabulary)]
         return CliRunner().invoke(app, [*options, *map(str, given or [books])])
@@ -28,8 +26,7 @@ def command(books: Path, tmp_path: Path, small_vocabulary: Path) -> Command:
     return call
 
 
-def test_prepares_and_sums_up(command: Command, tmp_path: Path, small_text: str) -> None:
-    """Every count with what it means."""
+def test_prepares_and_sums_up(command: Callable, tmp_path: Path, small_text: str) -> None:
     result = command()
     assert result.exit_code == 0
     data = TokenData.open(tmp_path / "out")
@@ -46,30 +43,26 @@ def test_prepares_and_sums_up(command: Command, tmp_path: Path, small_text: str)
     assert str(tmp_path / "out") in rows["written"]
 
 
-def test_what_was_replaced_is_summed_up(command: Command, books: Path) -> None:
-    """And only where there is any."""
+def test_what_was_replaced_is_summed_up(command: Callable, books: Path) -> None:
     (books / "a.txt").write_bytes(b"a \xff b \xff")
     assert "2 of them replace bytes that are not UTF-8" in command(books, "--errors=replace").stdout
 
 
-def test_a_part_without_tokens_has_no_guess(command: Command, tmp_path: Path, books: Path) -> None:
-    """There is nothing to guess, or nothing to guess from."""
+def test_a_part_without_tokens_has_no_guess(command: Callable, tmp_path: Path, books: Path) -> None:
     assert "guessing" not in command(books, "--validation", 0).stdout
     data = TokenData.open(tmp_path / "out")
     none = dataclasses.replace(data.manifest, validation=data.manifest.tokens)
     assert "guessing" not in __main__.summary_of(dataclasses.replace(data, manifest=none))
 
 
-def test_quiet_says_nothing(command: Command, books: Path) -> None:
-    """But by its exit code."""
+def test_quiet_says_nothing(command: Callable, books: Path) -> None:
     result = command(books, "--quiet")
     assert (result.exit_code, result.output) == (0, "")
 
 
 def test_a_vocabulary_is_learned_where_there_is_none(
-    command: Command, books: Path, tmp_path: Path
+    command: Callable, books: Path, tmp_path: Path
 ) -> None:
-    """From the same text; once it is there, it is used as it is."""
     vocabulary = tmp_path / "vocabulary"
     assert command(books, "--merges", 25, vocabulary=vocabulary).exit_code == 0
     learned = Tokenizer.from_pretrained(vocabulary)
@@ -80,9 +73,8 @@ def test_a_vocabulary_is_learned_where_there_is_none(
 
 @pytest.mark.parametrize("asked", [24, 26])
 def test_another_number_of_merges_is_an_error(
-    asked: int, command: Command, books: Path, tmp_path: Path
+    asked: int, command: Callable, books: Path, tmp_path: Path
 ) -> None:
-    """With both numbers; the vocabulary stays."""
     vocabulary = tmp_path / "vocabulary"
     command(books, "--merges", 25, vocabulary=vocabulary)
     result = command(books, "--merges", asked, vocabulary=vocabulary)
@@ -92,7 +84,7 @@ def test_another_number_of_merges_is_an_error(
 
 
 def test_text_with_fewer_merges_than_asked_for_is_taken_up(
-    command: Command, tmp_path: Path
+    command: Callable, tmp_path: Path
 ) -> None:
     """The same command succeeds again, though the vocabulary has fewer merges than requested."""
     path, vocabulary = tmp_path / "a.txt", tmp_path / "vocabulary"
@@ -104,9 +96,8 @@ def test_text_with_fewer_merges_than_asked_for_is_taken_up(
 
 @pytest.mark.parametrize("content", [b"", b"ab\xff"], ids=["empty", "no UTF-8"])
 def test_no_vocabulary_is_learned_of_what_is_no_text(
-    content: bytes, command: Command, tmp_path: Path
+    content: bytes, command: Callable, tmp_path: Path
 ) -> None:
-    """Nothing is left behind."""
     path, vocabulary = tmp_path / "a.txt", tmp_path / "vocabulary"
     path.write_bytes(content)
     assert command(path, "--merges", 9, vocabulary=vocabulary).exit_code in {2, 4}
@@ -131,9 +122,8 @@ def test_no_vocabulary_is_learned_of_what_is_no_text(
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_how_it_ends(  # noqa: PLR0913 - a case has many sides
-    change: str, options: list[str], code: int, message: str, command: Command, tmp_path: Path
+    change: str, options: list[str], code: int, message: str, command: Callable, tmp_path: Path
 ) -> None:
-    """Too little text is usage, text that is none is refused, each in three lines."""
     path = tmp_path / "a.txt"
     contents = {"empty": b"", "bad": b"ab\xff", "unknown": "\u4e00".encode()}
     if change != "missing":
@@ -149,8 +139,7 @@ def test_how_it_ends(  # noqa: PLR0913 - a case has many sides
         assert [line.split()[0] for line in result.output.splitlines()] == ["error:", "where", "to"]
 
 
-def test_another_vocabulary_is_refused(command: Command, books: Path, tmp_path: Path) -> None:
-    """With all that differs."""
+def test_another_vocabulary_is_refused(command: Callable, books: Path, tmp_path: Path) -> None:
     assert command(books).exit_code == 0
     Tokenizer.train(["other text"], merges=3).save_pretrained(tmp_path / "other")
     result = command(books, vocabulary=tmp_path / "other")
@@ -158,9 +147,7 @@ def test_another_vocabulary_is_refused(command: Command, books: Path, tmp_path: 
     assert "other tokens were prepared there: vocabulary " in result.output
 
 
-def test_an_interrupt_says_what_to_do(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A preparation starts again."""
-
+def test_an_interrupt_says_what_to_do(command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_given: object, **_named: object) -> None:
         raise KeyboardInterrupt
 
@@ -170,7 +157,7 @@ def test_an_interrupt_says_what_to_do(command: Command, monkeypatch: pytest.Monk
     assert "run it again: it continues" in result.output
 
 
-def test_help_teaches_and_loads_nothing(home_of: Callable[[str], Path | None]) -> None:
+def test_help_teaches_and_loads_nothing(home_of: Callable) -> None:
     """Examples, defaults, exit codes; neither torch nor NumPy is imported for it."""
     home = home_of("scratch_gpt")
     assert home is not None
@@ -192,9 +179,8 @@ def test_help_teaches_and_loads_nothing(home_of: Callable[[str], Path | None]) -
 
 
 def test_the_module_runs_as_a_command(
-    books: Path, tmp_path: Path, small_vocabulary: Path, home_of: Callable[[str], Path | None]
+    books: Path, tmp_path: Path, small_vocabulary: Path, home_of: Callable
 ) -> None:
-    """As `python -m`, without torch: preparing text needs none."""
     home = home_of("scratch_gpt")
     assert home is not None
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')", "utf-8")

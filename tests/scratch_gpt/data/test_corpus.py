@@ -16,7 +16,6 @@ FILES = ["b.txt", "a/z.txt", "a/b/c.md", "a.txt", "B.TXT", "notes.rst", ".hidden
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder of files, each with its own path as text."""
     home = tmp_path / "books"
     for name in FILES:
         path = home / name
@@ -26,7 +25,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_gives_its_text_files_by_path(folder: Path) -> None:
-    """Whatever order the file system has; nothing hidden, nothing of another kind."""
     found = documents([folder])
     names = ["books/B.TXT", "books/a/b/c.md", "books/a/z.txt", "books/a.txt", "books/b.txt"]
     assert names == [document.name for document in found]
@@ -34,7 +32,6 @@ def test_a_folder_gives_its_text_files_by_path(folder: Path) -> None:
 
 
 def test_files_come_as_they_are_given(folder: Path) -> None:
-    """One whose name says nothing, too; a folder's files stand in its place."""
     found = documents([folder / "notes.rst", folder / "a", folder / "a.txt"])
     names = ["notes.rst", "a/b/c.md", "a/z.txt", "a.txt"]
     assert names == [document.name for document in found]
@@ -43,21 +40,19 @@ def test_files_come_as_they_are_given(folder: Path) -> None:
 def test_a_folder_has_its_name_whatever_the_path(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that two machines give one manifest; in a refusal the path is as the user gave it."""
+    """So two machines give one manifest; an error has the path as the user gave it."""
     monkeypatch.chdir(folder / "a")
     assert [document.name for document in documents([Path()])] == ["a/b/c.md", "a/z.txt"]
     assert [document.where for document in documents([Path("b")])] == [str(Path("b", "c.md"))]
 
 
 def test_a_linked_file_is_read_and_a_linked_folder_not(folder: Path) -> None:
-    """A link upwards would have no end."""
     (folder / "a" / "link.txt").symlink_to(folder / "notes.rst")
     (folder / "a" / "up").symlink_to(folder)
     assert list(texts(documents([folder / "a"]))) == ["a/b/c.md\n", "notes.rst\n", "a/z.txt\n"]
 
 
 def test_one_path_is_no_list_of_paths(tmp_path: Path) -> None:
-    """Its letters would be looked for as files."""
     path: Any = "b.txt"
     message = r"paths must be several paths, got one str; use \[path\]"
     with pytest.raises(TypeError, match=message):
@@ -68,7 +63,7 @@ def test_one_path_is_no_list_of_paths(tmp_path: Path) -> None:
 
 
 def test_merges_are_no_text(folder: Path) -> None:
-    """Where their vocabulary lies; a book of that name is one, and what is named is taken."""
+    """In a vocabulary's folder; elsewhere, or given by name, such a file is read."""
     merges = folder / "a" / "merges.txt"
     merges.write_text("#version: 0.2\n", "utf-8")
     assert "books/a/merges.txt" in [document.name for document in documents([folder])]
@@ -78,7 +73,6 @@ def test_merges_are_no_text(folder: Path) -> None:
 
 
 def test_a_file_given_twice_is_refused(folder: Path) -> None:
-    """By name, in its folder, behind a link; a copy is another file."""
     (folder / "link.txt").symlink_to(folder / "b.txt")
     pairs = [("b.txt", "b.txt"), ("b.txt", "link.txt"), ("a", "a/z.txt")]
     for one, two in pairs:
@@ -90,7 +84,6 @@ def test_a_file_given_twice_is_refused(folder: Path) -> None:
 
 
 def test_a_folder_without_text_is_told(tmp_path: Path) -> None:
-    """And no path at all."""
     with pytest.raises(TooLittleTextError, match=r"no \.txt or \.md file in it"):
         documents([tmp_path])
     with pytest.raises(TooLittleTextError, match="no file is given"):
@@ -98,7 +91,6 @@ def test_a_folder_without_text_is_told(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    """When it is to be read: nothing, or something that would make a reader wait."""
     os.mkfifo(tmp_path / "pipe.txt")
     for name, reason in (("none.txt", "no such file"), ("pipe.txt", "a named pipe")):
         with pytest.raises(CheckpointError, match=reason):
@@ -108,7 +100,6 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_may_not_be_looked_into_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its text would be missing without a word."""
     scandir = os.scandir
 
     def refuse(path: str) -> object:
@@ -123,7 +114,6 @@ def test_a_folder_that_may_not_be_looked_into_is_refused(
 
 
 def test_text_comes_in_pieces(folder: Path) -> None:
-    """A document larger than memory is never in it as a whole."""
     (folder / "a.txt").write_text("line\n" * 100_000, "utf-8")
     found = list(texts(documents([folder / "a.txt"])))
     assert "".join(found) == "line\n" * 100_000
@@ -131,7 +121,6 @@ def test_text_comes_in_pieces(folder: Path) -> None:
 
 
 def test_bytes_that_are_no_text(folder: Path) -> None:
-    """Refused, or replaced on request."""
     (folder / "a.txt").write_bytes(b"a\xffb")
     found = documents([folder / "a.txt"])
     with pytest.raises(CheckpointError, match="byte 1 is 0xff"):

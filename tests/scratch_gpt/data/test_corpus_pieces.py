@@ -13,7 +13,6 @@ TEXT = "One line.\r\nAnother,\tlonger one \u2014 a\u00f1o.\n\n\n  Third \n" * 7 
 
 
 def cut(content: bytes, *, size: int) -> list[Piece]:
-    """Return the pieces of some bytes."""
     return list(pieces(io.BytesIO(content), "a.txt", size=size))
 
 
@@ -30,7 +29,6 @@ def test_the_pieces_are_the_whole(size: int) -> None:
 
 
 def test_a_line_is_cut_only_where_it_is_longer_than_a_piece() -> None:
-    """Else behind the last line break."""
     content = b"a b c d\ne f g h i j k l m\nn o\n"
     found = [piece.content for piece in cut(content, size=10)]
     assert found == [b"a b c d\n", b"e f g h ", b"i j k l m\n", b"n o\n"]
@@ -59,20 +57,17 @@ def test_no_cut_where_other_white_space_is(space: str) -> None:
     "letter", ["x", "~", "!", "\xe9", "\xff", "\u05d0", "\u4e00", "\U0001f600"]
 )
 def test_a_cut_between_any_other_characters(letter: str) -> None:
-    """Text without line breaks, in whatever script, has places to be cut at."""
     content = f"{letter} {letter}".encode()
     assert module._after_last_space(content) == len(letter.encode()) + 1
 
 
 def test_a_long_word_is_read_to_its_end() -> None:
-    """Longer than a piece, in a time that grows with its length alone."""
     word = b"x" * 1_000_000
     found = [piece.content for piece in cut(word + b" y\n" + word, size=1_000)]
     assert found == [word + b" y\n", word]
 
 
 def test_what_has_no_end_is_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is bounded: the place where it begins is told."""
     monkeypatch.setattr(module, "LONGEST_WORD", 1_000)
     assert cut(b"a\n" + b"x" * 990, size=10)
     with pytest.raises(
@@ -82,7 +77,6 @@ def test_what_has_no_end_is_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_has_no_pieces() -> None:
-    """Not even an empty one."""
     assert not cut(b"", size=10)
 
 
@@ -100,7 +94,6 @@ def test_nothing_has_no_pieces() -> None:
     ids=repr,
 )
 def test_the_byte_that_is_no_text_is_told(bad: bytes, at: int, size: int) -> None:
-    """Its place in the file, whichever piece it is in."""
     content = "gut, año\n".encode() * 3
     found = cut(content + bad + b"\nmore\n", size=size)
     place = len(content) + at
@@ -111,7 +104,7 @@ def test_the_byte_that_is_no_text_is_told(bad: bytes, at: int, size: int) -> Non
 
 @pytest.mark.parametrize("size", [1, 4, 100])
 def test_replaced_bytes_are_counted(size: int) -> None:
-    """As many marks as Python puts for the whole; one that is in the text is not counted."""
+    """As many as Python replaces in the whole; a U+FFFD of the text itself is not counted."""
     content = b"a \xff b \xe2\x80\nc \xef\xbf\xbd d \xef\xbf \xf0\x9f\x98\n\xed\xa0\x80" + b"\xef"
     both = [decoded(piece, "a.txt", "replace") for piece in cut(content, size=size)]
     expected = content.decode("utf-8", "replace")
@@ -124,7 +117,6 @@ def test_replaced_bytes_are_counted(size: int) -> None:
     [("text".encode("utf-16"), "UTF-16"), (b"\x1f\x8b\x08", "gzip"), (b"\x80\x04\x95", "pickle")],
 )
 def test_what_it_is_instead_is_told(content: bytes, kind: str) -> None:
-    """Where its first bytes tell."""
     (piece,) = cut(content, size=100)
     with pytest.raises(UndecodableTextError, match=f"it looks like .*{re.escape(kind)}"):
         decoded(piece, "a.txt", "strict")

@@ -14,8 +14,7 @@ from scratch_gpt.errors import CheckpointError
 Prepared = Callable[..., Path]
 
 
-def test_opens_both_parts(prepared: Prepared) -> None:
-    """The last fifth is the validation part; together they are the file."""
+def test_opens_both_parts(prepared: Callable) -> None:
     data = TokenData.open(prepared())
     assert list(range(100, 119)) == data.train.tolist()
     assert list(range(119, 123)) == data.validation.tolist()
@@ -23,8 +22,7 @@ def test_opens_both_parts(prepared: Prepared) -> None:
     data.verify()
 
 
-def test_nothing_can_be_written(prepared: Prepared) -> None:
-    """Neither into the array nor through it into the file."""
+def test_nothing_can_be_written(prepared: Callable) -> None:
     data = TokenData.open(str(prepared()))
     for part in (data.train, data.validation):
         with pytest.raises(ValueError, match="read-only"):
@@ -33,29 +31,25 @@ def test_nothing_can_be_written(prepared: Prepared) -> None:
 
 @pytest.mark.parametrize(("vocab_size", "width"), [(65_536, 2), (65_537, 4)])
 def test_ids_take_two_bytes_or_four(vocab_size: int, width: int, recipe: Recipe) -> None:
-    """Four as soon as one of them would not fit into two; low byte first on every machine."""
     assert width == dataclasses.replace(recipe, vocab_size=vocab_size).bytes_per_token
     expected = (vocab_size - 1).to_bytes(width, "little") + bytes(width)
     assert expected == dataset.token_bytes([vocab_size - 1, 0], width)
 
 
 def test_large_ids_come_back(tmp_path: Path) -> None:
-    """Four bytes each are read as four bytes each."""
     path = tmp_path / "tokens.bin"
     path.write_bytes(dataset.token_bytes([70_000, 3], 4))
     assert dataset.map_tokens(path, tokens=2, bytes_per_token=4).tolist() == [70_000, 3]
 
 
 def test_nothing_is_mapped_as_nothing(tmp_path: Path) -> None:
-    """An empty file has no ids, and can be asked for them."""
     path = tmp_path / "tokens.bin"
     path.touch()
     assert not dataset.map_tokens(path, tokens=0, bytes_per_token=2).shape[0]
 
 
 @pytest.mark.parametrize("change", [-1, 1, -2, 2])
-def test_another_length_is_refused(change: int, prepared: Prepared) -> None:
-    """Cut short or gone on with, by a byte or a token."""
+def test_another_length_is_refused(change: int, prepared: Callable) -> None:
     folder = prepared()
     path = folder / "tokens.bin"
     content = path.read_bytes()
@@ -64,8 +58,7 @@ def test_another_length_is_refused(change: int, prepared: Prepared) -> None:
         TokenData.open(folder)
 
 
-def test_an_edited_file_is_refused(prepared: Prepared) -> None:
-    """One bit of a small file."""
+def test_an_edited_file_is_refused(prepared: Callable) -> None:
     folder = prepared()
     path = folder / "tokens.bin"
     content = bytearray(path.read_bytes())
@@ -75,8 +68,7 @@ def test_an_edited_file_is_refused(prepared: Prepared) -> None:
         TokenData.open(folder)
 
 
-def test_an_edit_between_samples_is_found_by_reading_all(prepared: Prepared) -> None:
-    """What opening a large file may overlook, `verify` finds."""
+def test_an_edit_between_samples_is_found_by_reading_all(prepared: Callable) -> None:
     folder = prepared(ids=[7] * 1_000_000)
     path = folder / "tokens.bin"
     with path.open("r+b") as file:
@@ -100,7 +92,6 @@ def test_blocks_all_over_a_large_file_are_looked_at(place: int, tmp_path: Path) 
 
 
 def test_the_length_is_in_the_sample(tmp_path: Path) -> None:
-    """Zeros more or fewer are not the same zeros."""
     path = tmp_path / "tokens.bin"
     digests = set()
     for size in (0, 1, 4_096, 4_097, 1 << 20, (1 << 20) + 1, 2_000_000):
@@ -110,8 +101,7 @@ def test_the_length_is_in_the_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "manifest.json"])
-def test_a_missing_file_is_named(name: str, prepared: Prepared) -> None:
-    """The folder alone would not help."""
+def test_a_missing_file_is_named(name: str, prepared: Callable) -> None:
     folder = prepared()
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match="no such file") as refusal:
@@ -121,15 +111,12 @@ def test_a_missing_file_is_named(name: str, prepared: Prepared) -> None:
 
 @dataclasses.dataclass
 class Other:
-    """A tokenizer's identity."""
-
     digest: str
     pretokenizer: str
     vocab_size: int
 
 
-def test_another_tokenizer_is_refused(prepared: Prepared, recipe: Recipe) -> None:
-    """Each difference is listed, and what is the same is not."""
+def test_another_tokenizer_is_refused(prepared: Callable, recipe: Recipe) -> None:
     data = TokenData.open(prepared())
     data.require(Other(recipe.vocabulary, "huggingface", 300))
     with pytest.raises(CheckpointError, match="another tokenizer") as refusal:
@@ -139,8 +126,7 @@ def test_another_tokenizer_is_refused(prepared: Prepared, recipe: Recipe) -> Non
     assert "vocab_size" not in refusal.value.what
 
 
-def test_rows_come_straight_from_the_file(prepared: Prepared) -> None:
-    """Nothing is read before it is looked at: the arrays are windows on the mapped file."""
+def test_rows_come_straight_from_the_file(prepared: Callable) -> None:
     data = TokenData.open(prepared())
     assert isinstance(data.train, np.memmap)
     assert isinstance(data.validation, np.memmap)

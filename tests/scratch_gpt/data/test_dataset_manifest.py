@@ -2,15 +2,11 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from scratch_gpt.data.dataset import Manifest
 from scratch_gpt.errors import CheckpointError
-
-Prepared = Callable[..., Path]
-Edit = Callable[..., None]
 
 KEYS = [
     *(["format"], ["recipe"], ["tokens"], ["validation"], ["unknown"], ["characters"]),
@@ -21,8 +17,7 @@ KEYS = [
 ]
 
 
-def test_comes_back_as_it_was_written(prepared: Prepared) -> None:
-    """Every field, and the text again."""
+def test_comes_back_as_it_was_written(prepared: Callable) -> None:
     file = prepared() / "manifest.json"
     manifest = Manifest.read(file)
     assert manifest.text == file.read_text("utf-8")
@@ -33,9 +28,8 @@ def test_comes_back_as_it_was_written(prepared: Prepared) -> None:
 @pytest.mark.parametrize("keys", KEYS, ids=str)
 @pytest.mark.parametrize("value", [None, -1, True, [[]], {}, 1.5], ids=repr)
 def test_a_value_of_another_kind_is_refused(
-    keys: list[str | int], value: object, prepared: Prepared, edit: Edit
+    keys: list[str | int], value: object, prepared: Callable, edit: Callable
 ) -> None:
-    """Whichever field it is; where it is, is said."""
     file = prepared() / "manifest.json"
     edit(file, keys, value)
     with pytest.raises(CheckpointError) as refusal:
@@ -44,8 +38,7 @@ def test_a_value_of_another_kind_is_refused(
 
 
 @pytest.mark.parametrize("keys", [keys for keys in KEYS if isinstance(keys[-1], str)], ids=str)
-def test_each_field_must_be_there(keys: list[str], prepared: Prepared) -> None:
-    """And no other one beside them."""
+def test_each_field_must_be_there(keys: list[str], prepared: Callable) -> None:
     file = prepared() / "manifest.json"
     content = json.loads(file.read_bytes())
     inner = content
@@ -74,9 +67,8 @@ def test_each_field_must_be_there(keys: list[str], prepared: Prepared) -> None:
     ids=str,
 )
 def test_what_follows_from_the_rest_must_follow(
-    keys: list[str], value: object, prepared: Prepared, edit: Edit
+    keys: list[str], value: object, prepared: Callable, edit: Callable
 ) -> None:
-    """A number that was edited contradicts the others, which were not."""
     file = prepared() / "manifest.json"
     edit(file, keys, value)
     with pytest.raises(CheckpointError, match="contradicts the other fields"):
@@ -84,8 +76,7 @@ def test_what_follows_from_the_rest_must_follow(
 
 
 @pytest.mark.parametrize("length", [0, 1, 40, 400])
-def test_half_a_manifest_is_refused(length: int, prepared: Prepared) -> None:
-    """Wherever it was cut."""
+def test_half_a_manifest_is_refused(length: int, prepared: Callable) -> None:
     file = prepared() / "manifest.json"
     file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(CheckpointError, match=r"^manifest\.json: Expecting|Unterminated"):

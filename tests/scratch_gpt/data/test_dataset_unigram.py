@@ -17,7 +17,6 @@ def test_by_hand() -> None:
 
 
 def test_a_mapped_file_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And gives what it gives in one piece."""
     tokens = np.random.Philox(key=3).random_raw(1_000) % 50
     train, validation = tokens[:900].astype("<u4"), tokens[900:].astype("<u4")
     whole = unigram_loss(train, validation, vocab_size=50)
@@ -26,14 +25,12 @@ def test_a_mapped_file_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch
 
 
 def test_another_vocabulary_is_told() -> None:
-    """An id beyond it is no token of it."""
     train, validation = np.array([0, 7], "<u2"), np.array([0], "<u2")
     with pytest.raises(ValueError, match="id 7 is outside a vocabulary of 7"):
         unigram_loss(train, validation, vocab_size=7)
 
 
 def test_nothing_has_no_loss() -> None:
-    """The mean over no token is no number."""
     none = np.array([], "<u2")
     with pytest.raises(ValueError, match="there is no validation token"):
         unigram_loss(np.array([0], "<u2"), none, vocab_size=7)

@@ -16,21 +16,17 @@ from scratch_gpt.errors import CheckpointError, OccupiedError, WriteError
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, Word
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-Contents = Callable[[Path], dict[str, bytes]]
-
 
 class Lines:
-    """A splitting in which a line break between words is a word, as in the release's."""
+    """A pretokenizer in which a line break between words is a word, as in the release's."""
 
     keeps_unknown = False
 
     def words(self, text: str) -> list[str]:
-        """Return the words; white space at the ends is none."""
         parted = re.sub(r"\s*\n\s*", " \n ", text.strip())
         return [f"{word}</w>" for word in re.split(r"[^\S\n]+", parted) if word]
 
     def located(self, text: str) -> list[Word]:
-        """Return nothing: nobody asks."""
         raise NotImplementedError
 
 
@@ -38,7 +34,6 @@ class Lines:
 def any_tokenizer(
     request: pytest.FixtureRequest, small_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> Tokenizer:
-    """Return a tokenizer for which a line break is nothing, and others for which it is a token."""
     if request.param == "original":
         for package in ("ftfy", "spacy"):
             pytest.importorskip(package, reason=f"not run: {package} is not installed")
@@ -62,7 +57,6 @@ def test_the_tokens_are_those_of_the_whole(
 
 
 def test_the_last_part_is_set_apart(books: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Every token is in one part, and the share is of tokens."""
     whole = prepare([books], tmp_path / "whole", tokenizer, validation_fraction=0.0).train
     data = prepare([books], tmp_path / "parted", tokenizer, validation_fraction=0.1)
     assert int(whole.shape[0] * 0.1) == data.validation.shape[0] > 0
@@ -70,7 +64,6 @@ def test_the_last_part_is_set_apart(books: Path, tmp_path: Path, tokenizer: Toke
 
 
 def test_the_manifest_tells_the_text(books: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """How much there was, and of which documents."""
     (books / "c.txt").write_bytes("\u4e00 \ufffd".encode() + b"\xff")
     data = prepare([books], tmp_path / "out", tokenizer, errors="replace")
     texts = [path.read_text("utf-8", "replace") for path in sorted(books.iterdir())]
@@ -89,7 +82,6 @@ def test_the_manifest_tells_the_text(books: Path, tmp_path: Path, tokenizer: Tok
 def test_progress_goes_from_nothing_to_all(
     books: Path, tmp_path: Path, tokenizer: Tokenizer, small_pieces: int
 ) -> None:
-    """In bytes of text, document by document."""
     told: list[tuple[str, int, int]] = []
     prepare([books], tmp_path / "out", tokenizer, progress=lambda *step: told.append(step))
     measured = [step for step in told if step[0].startswith("reading")]
@@ -103,9 +95,8 @@ def test_progress_goes_from_nothing_to_all(
 
 
 def test_what_is_done_is_returned(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Contents
+    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Callable
 ) -> None:
-    """Nothing is tokenized or written again."""
     prepare([books], tmp_path / "out", tokenizer)
     before = contents(tmp_path / "out")
     assert sorted(before) == ["manifest.json", "tokens.bin"]
@@ -128,7 +119,6 @@ def test_what_is_done_is_returned(
 def test_text_of_which_nothing_can_be_learned(
     text: str, message: str, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    """It is told, and nothing stays behind: other text can be prepared in that folder."""
     (tmp_path / "a.txt").write_text(text, "utf-8")
     with pytest.raises(TooLittleTextError, match=message):
         prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer)
@@ -140,7 +130,6 @@ def test_text_of_which_nothing_can_be_learned(
 def test_what_is_wrong_with_the_last_document_is_told_first(
     books: Path, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    """Before a folder is made."""
     (books / "z.txt").write_bytes(b"good\nbad \xe9\n")
     with pytest.raises(CheckpointError, match="byte 9 is 0xe9") as refusal:
         prepare([books], tmp_path / "out", tokenizer)
@@ -150,13 +139,11 @@ def test_what_is_wrong_with_the_last_document_is_told_first(
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_a_share_is_a_share(fraction: float, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Something must be left to learn from."""
     with pytest.raises(ValueError, match="validation_fraction must be at least 0 and below 1"):
         prepare(None, tmp_path, tokenizer, validation_fraction=fraction)
 
 
 def test_bytes_are_refused_or_replaced(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """And never ignored."""
     with pytest.raises(ValueError, match="must be 'strict' or 'replace', got 'ignore'"):
         prepare(None, tmp_path, tokenizer, errors="ignore")
 
@@ -164,7 +151,6 @@ def test_bytes_are_refused_or_replaced(tmp_path: Path, tokenizer: Tokenizer) -> 
 def test_without_paths_the_library_speaks(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The documentation strings of the standard library, here of one module."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "a.py").write_text('"""Read this."""', "utf-8")
     monkeypatch.setattr("sysconfig.get_path", lambda _name: str(tmp_path / "lib"))
@@ -174,7 +160,7 @@ def test_without_paths_the_library_speaks(
 
 
 class StopError(BaseException):
-    """Stands for a kill: no handler runs."""
+    """A simulated kill: no handler runs."""
 
 
 STEPS = [
@@ -189,7 +175,7 @@ STEPS = [
 
 @contextlib.contextmanager
 def killed_at(count: int) -> Iterator[list[str]]:
-    """Stop at the step of that number, without cleaning up; give the names of the steps begun."""
+    """Stop at step number `count`, without cleaning up; yield the names of the steps begun."""
     begun: list[str] = []
 
     def counted(name: str, original: Callable[..., object]) -> Callable[..., object]:
@@ -211,9 +197,8 @@ def killed_at(count: int) -> Iterator[list[str]]:
 
 @pytest.mark.usefixtures("small_pieces")
 def test_killed_at_any_step_it_leaves_no_tokens_and_starts_again(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Contents
+    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Callable
 ) -> None:
-    """Once before each step that a preparation takes."""
     (books / "a.txt").write_text((books / "d.txt").read_text("utf-8")[:700], "utf-8")
     (books / "d.txt").unlink()
     with killed_at(0) as steps:
@@ -231,9 +216,8 @@ def test_killed_at_any_step_it_leaves_no_tokens_and_starts_again(
 
 
 def test_other_settings_are_rejected(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer, small_text: str, contents: Contents
+    books: Path, tmp_path: Path, tokenizer: Tokenizer, small_text: str, contents: Callable
 ) -> None:
-    """All differences are listed, and the old tokens stay."""
     folder = tmp_path / "out"
     prepare([books], folder, tokenizer)
     before = contents(folder)
@@ -248,7 +232,7 @@ def test_other_settings_are_rejected(
 
 
 def test_other_text_is_rejected(books: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """A document that changed is named; of the differences three are shown."""
+    """The error names a changed document, and at most three differences."""
     folder = tmp_path / "out"
     prepare([books], folder, tokenizer)
     before = (books / "d.txt").read_bytes()
@@ -269,8 +253,6 @@ def test_other_text_is_rejected(books: Path, tmp_path: Path, tokenizer: Tokenize
 def test_text_that_changes_while_it_is_read_is_rejected(
     books: Path, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    """After it was measured, before it was tokenized; nothing is left."""
-
     def change(what: str, _done: int, _total: int) -> None:
         if what == "books/a.txt":
             (books / "d.txt").write_bytes((books / "d.txt").read_bytes().upper())
@@ -282,9 +264,8 @@ def test_text_that_changes_while_it_is_read_is_rejected(
 
 
 def test_a_folder_of_other_files_is_left_alone(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Contents
+    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Callable
 ) -> None:
-    """Even if a file in it has the name of a file of tokens."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tokens.bin").write_text("the user's", "utf-8")
     with pytest.raises(OccupiedError, match="the folder is not empty"):
@@ -295,7 +276,6 @@ def test_a_folder_of_other_files_is_left_alone(
 def test_of_two_preparations_the_first_to_finish_stays(
     books: Path, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    """The other one is rejected at its end."""
     done: list[TokenData] = []
 
     def second(what: str, _done: int, _total: int) -> None:
@@ -327,8 +307,6 @@ def test_failures_of_the_file_system_are_reported(
     tmp_path: Path,
     tokenizer: Tokenizer,
 ) -> None:
-    """Nothing is left, and the next call succeeds."""
-
     def fail(*given: object, **_named: object) -> object:
         name = [str(given[0])] if isinstance(given[0], Path) else []
         raise OSError(failure[0], os.strerror(failure[0]), *name)
@@ -347,7 +325,6 @@ def test_failures_of_the_file_system_are_reported(
 def test_a_corpus_is_its_whole(
     pretokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Megabytes of the standard library in the released vocabulary, cut a hundred times."""
     home = os.environ.get("GPT1_VOCABULARY")
     if home is None:
         pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")

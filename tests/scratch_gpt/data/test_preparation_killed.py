@@ -29,10 +29,7 @@ Start = Callable[[Path], subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start(
-    books: Path, small_text: str, small_vocabulary: Path, home_of: Callable[[str], Path | None]
-) -> Start:
-    """Return a function that starts a preparation into a folder, and waits until it begins."""
+def start(books: Path, small_text: str, small_vocabulary: Path, home_of: Callable) -> Start:
     for name in "abcd":
         (books / f"{name}.txt").write_text(20 * small_text, "utf-8")
     home = home_of("scratch_gpt")
@@ -53,9 +50,8 @@ def start(
     "kills", [3, pytest.param(25, marks=pytest.mark.slow)], ids="{} kills".format
 )
 def test_killed_over_and_over(
-    kills: int, start: Start, tmp_path: Path, contents: Callable[[Path], dict[str, bytes]]
+    kills: int, start: Callable, tmp_path: Path, contents: Callable
 ) -> None:
-    """A folder of tokens is there when it is complete, and not before."""
     with start(tmp_path / "whole") as undisturbed:
         assert not undisturbed.wait()
     moments = random.Random(20180611)  # noqa: S311 - no secret
@@ -76,8 +72,8 @@ def test_killed_over_and_over(
     TokenData.open(folder).verify()
 
 
-def test_a_full_disk_leaves_nothing(start: Start, tmp_path: Path) -> None:
-    """Here a limit on a file's length, of the real file system."""
+def test_a_full_disk_leaves_nothing(start: Callable, tmp_path: Path) -> None:
+    """Simulated by a limit on the length of a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with start(tmp_path / "full") as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, hard))

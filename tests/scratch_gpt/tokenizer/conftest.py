@@ -33,7 +33,6 @@ MOVABLE = (
 
 
 def _of(*ranges: tuple[int, int]) -> Draw:
-    """Return what draws a character from one of several ranges, both ends included."""
     return lambda source: chr(source.randint(*source.choice(ranges)))
 
 
@@ -62,7 +61,7 @@ KINDS: tuple[Draw, ...] = (
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """Leave annotations unchecked: for the test that calls a function for every character."""
+    """Leave annotations unchecked, in a test that calls a function for every character."""
     jaxtyping.config.update("jaxtyping_disable", "1")
     yield
     jaxtyping.config.update("jaxtyping_disable", "0")
@@ -111,21 +110,16 @@ def released() -> Path:
 
 @pytest.fixture(scope="session")
 def ours(small_vocabulary: Path) -> Tokenizer:
-    """Return our tokenizer of the small vocabulary."""
     return Tokenizer.from_pretrained(small_vocabulary)
 
 
 @pytest.fixture(scope="session")
-def theirs(
-    small_vocabulary: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"]
-) -> "HuggingFaceTokenizer":
-    """Return Hugging Face's tokenizer of the small vocabulary."""
+def theirs(small_vocabulary: Path, huggingface: Callable) -> "HuggingFaceTokenizer":
     return huggingface(small_vocabulary)
 
 
 @pytest.fixture(scope="session")
 def rust() -> ModuleType:
-    """Return what asks the Rust tokenizer about single characters."""
     from reference import huggingface_tokenizer
 
     return huggingface_tokenizer

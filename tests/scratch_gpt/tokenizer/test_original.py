@@ -24,13 +24,11 @@ ROWS = [row for row in PUBLISHED if row.original is not None]
 
 @pytest.fixture(scope="module")
 def pretokenizer() -> OriginalPretokenizer:
-    """Return the splitting; spaCy is imported once."""
     return OriginalPretokenizer()
 
 
 @pytest.fixture(scope="module")
 def released() -> Path:
-    """Return the folder of the released vocabulary, or skip."""
     folder = os.environ.get("GPT1_VOCABULARY")
     if not folder:
         pytest.skip("not run: GPT1_VOCABULARY does not name the released vocabulary's folder")
@@ -38,7 +36,6 @@ def released() -> Path:
 
 
 def test_every_published_id_is_met(released: Path) -> None:
-    """All 52 strings of which the original ids are known give them."""
     tokenizer = Tokenizer.from_pretrained(released, pretokenizer="original")
     assert len(ROWS) == 52
     assert {row.text: row.original for row in ROWS} == {
@@ -47,7 +44,6 @@ def test_every_published_id_is_met(released: Path) -> None:
 
 
 def test_the_other_splitting_gives_other_ids(released: Path) -> None:
-    """At most one of those strings has the same ids with `huggingface`."""
     tokenizer = Tokenizer.from_pretrained(released)
     same = [row.text for row in ROWS if tokenizer.encode(row.text) == row.original]
     assert len(same) <= 1
@@ -75,7 +71,6 @@ PREPARED = {
 
 @pytest.mark.parametrize("case", PREPARED)
 def test_text_is_standardized(case: str) -> None:
-    """Marks of the release's list are padded, spaces single, newlines kept."""
     text, expected = PREPARED[case]
     assert expected == standardize(text)
 
@@ -99,7 +94,7 @@ def test_words_are_spacys_in_lower_case(case: str, pretokenizer: OriginalPretoke
 
 
 def test_places_are_of_the_standardized_text(pretokenizer: OriginalPretokenizer) -> None:
-    """Each character's place is where it is in that text; two may come from one."""
+    """Two characters may come from one position."""
     text = "“İa” ΟΔΟΣ\n\nx"
     assert pretokenizer.standardized(text) == '" İa " ΟΔΟΣ \n x'
     expected = [
@@ -114,7 +109,6 @@ def test_places_are_of_the_standardized_text(pretokenizer: OriginalPretokenizer)
 
 
 def test_words_are_the_transcriptions(pretokenizer: OriginalPretokenizer) -> None:
-    """On every string with published ids, located or not, the words are the reference's."""
     split = english_tokenizer()
     spelled = {
         row.text: [word.lower().removesuffix(" ") for word in split(prepare_text(row.text))]
@@ -127,7 +121,6 @@ def test_words_are_the_transcriptions(pretokenizer: OriginalPretokenizer) -> Non
 
 
 def test_a_vocabulary_of_ones_own_is_merged_alike(small_vocabulary: Path, small_text: str) -> None:
-    """Over a page of English the ids are those of the release's slow way."""
     ours = Tokenizer.from_pretrained(small_vocabulary, pretokenizer="original")
     theirs = OriginalTokenizer(small_vocabulary / "vocab.json", small_vocabulary / "merges.txt")
     found = ours.encode(small_text)
@@ -137,7 +130,6 @@ def test_a_vocabulary_of_ones_own_is_merged_alike(small_vocabulary: Path, small_
 
 @pytest.mark.parametrize("package", ["ftfy", "spacy"])
 def test_a_missing_package_is_told(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the environment's fault, code 5, with the line that installs both."""
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
@@ -150,5 +142,5 @@ def test_a_missing_package_is_told(package: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_long_runs_of_spaces_are_cheap() -> None:
-    """A run of spaces is looked at once, whatever it lacks: the release's own takes n squared."""
+    """The release's own pattern takes quadratic time."""
     assert standardize("a" + " " * 300_000 + "b") == "a b"

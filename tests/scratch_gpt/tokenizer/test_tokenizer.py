@@ -18,13 +18,11 @@ from scratch_gpt.tokenizer import tokenizer
 
 @pytest.fixture
 def small(small_vocabulary: Path) -> Tokenizer:
-    """Return the tokenizer of the small vocabulary, its cache empty."""
     return Tokenizer.from_pretrained(small_vocabulary)
 
 
 @pytest.fixture(scope="module")
 def released() -> Path:
-    """Return the folder of the released vocabulary, or skip."""
     folder = os.environ.get("GPT1_VOCABULARY")
     if not folder:
         pytest.skip("not run: GPT1_VOCABULARY does not name the released vocabulary's folder")
@@ -32,7 +30,6 @@ def released() -> Path:
 
 
 def test_every_published_id_is_met(released: Path) -> None:
-    """Hugging Face's on the strings that it, the Rust tokenizers and others published."""
     rows = [row for row in PUBLISHED if row.huggingface is not None]
     assert len(rows) > 50
     found = Tokenizer.from_pretrained(released)
@@ -42,7 +39,7 @@ def test_every_published_id_is_met(released: Path) -> None:
 
 
 def test_the_release_has_its_size_and_digest(released: Path) -> None:
-    """40,478 tokens; the digest is of tokens and merges, and is what a data set is checked by."""
+    """A data set is checked by this digest of tokens and merges."""
     found = Tokenizer.from_pretrained(released)
     assert found.vocab_size == 40_478
     assert found.tokens([0, 1, 239, 40_476, 40_477]) == [
@@ -52,20 +49,17 @@ def test_the_release_has_its_size_and_digest(released: Path) -> None:
 
 
 def test_text_comes_back_in_lower_case_with_words_apart(small: Tokenizer) -> None:
-    """Decoding gives the words that were encoded, one space after each but the last."""
     expected = "calm , he wrote ; the keeper didn ' t ."
     assert expected == small.decode(small.encode("Calm, he WROTE;\nthe keeper didn't."))
 
 
 def test_the_unknown_token_has_no_space_after_it() -> None:
-    """It ends no word. Nothing decodes to nothing."""
     small = Tokenizer.train(["a a"], merges=0)
     assert small.decode(small.encode("a <unk> a 字 a")) == "a <unk>a <unk>a"
     assert small.decode([]) == ""
 
 
 def test_the_small_vocabulary_has_its_merges(small: Tokenizer) -> None:
-    """Each of the 500 merges made a token."""
     vocabulary = small.vocabulary
     assert len(vocabulary.merges) == 500
     assert vocabulary.tokens[-500:] == tuple(one + two for one, two in vocabulary.merges)
@@ -73,20 +67,18 @@ def test_the_small_vocabulary_has_its_merges(small: Tokenizer) -> None:
 
 
 def test_nothing_has_no_ids(small: Tokenizer) -> None:
-    """Nor has what is all removed."""
     assert small.encode("") == small.encode(" \n\x00\ufeff") == []
     assert small.encode_with_offsets("\u200b") == ([], [])
     assert small.encode_batch([]) == []
 
 
 def test_a_batch_is_its_texts(small: Tokenizer) -> None:
-    """In order; whatever gives texts will do."""
     texts = ("The cat.", "", "A lamp")
     assert small.encode_batch(iter(texts)) == [small.encode(text) for text in texts]
 
 
 def test_places_are_of_the_text_as_given(small: Tokenizer) -> None:
-    """What was removed counts; a written `<unk>` is one place; pieces of a word adjoin."""
+    """Removed characters count, a literal `<unk>` is one span, and pieces of a word adjoin."""
     text = "\ufeffThe  <unk>lamp, É\u0301!"
     ids, offsets = small.encode_with_offsets(text)
     assert ids == small.encode(text)
@@ -100,14 +92,12 @@ def test_places_are_of_the_text_as_given(small: Tokenizer) -> None:
 
 
 def test_a_text_of_numpy_is_a_text(small: Tokenizer) -> None:
-    """And ids of NumPy are ids."""
     ids = small.encode(np.str_("the cat"))
     assert ids == small.encode("the cat")
     assert small.decode(np.array(ids)) == "the cat"
 
 
 def test_half_a_character_is_refused_wherever_text_is_taken(small: Tokenizer) -> None:
-    """With its place, and in a batch with its text."""
     with pytest.raises(TextError, match="at character 4"):
         small.encode("the \ud83e")
     with pytest.raises(TextError, match="at character 0"):
@@ -120,7 +110,6 @@ def test_half_a_character_is_refused_wherever_text_is_taken(small: Tokenizer) ->
 
 @pytest.mark.parametrize("number", [-1, 2**40])
 def test_an_id_of_no_token_is_refused_wherever_ids_are_taken(number: int, small: Tokenizer) -> None:
-    """Decoding and looking up alike."""
     for read in (small.decode, small.tokens):
         with pytest.raises(ValueError, match=rf"ids\[1\] is {number}, which is not in"):
             read([0, number])
@@ -129,7 +118,7 @@ def test_an_id_of_no_token_is_refused_wherever_ids_are_taken(number: int, small:
 
 
 def test_without_the_test_hook_wrong_types_are_named(small_vocabulary: Path) -> None:
-    """What a user sees, where nothing checks annotations."""
+    """In users' processes nothing checks annotations."""
     source = """
 import sys
 from scratch_gpt import Tokenizer
@@ -153,28 +142,25 @@ for call in (lambda: small.encode(b"a"), lambda: small.encode(None), lambda: sma
 
 
 def test_there_are_two_splittings(small_vocabulary: Path) -> None:
-    """And no third; the one in use is told."""
     assert Tokenizer.from_pretrained(small_vocabulary).pretokenizer == "huggingface"
     with pytest.raises(ValueError, match="pretokenizer must be 'huggingface' or 'original'"):
         Tokenizer.from_pretrained(small_vocabulary, pretokenizer="spaces")
 
 
 def test_merges_are_not_fewer_than_none() -> None:
-    """None at all are taken: characters only."""
     with pytest.raises(ValueError, match="merges must be at least 0, got -1"):
         Tokenizer.train(["a"], merges=-1)
     assert Tokenizer.train(["ab ab"], merges=0).encode("ab") == [1, 4]
 
 
 def test_a_written_unknown_token_teaches_nothing() -> None:
-    """It is no word of the text."""
     assert Tokenizer.train(["ab<unk>ab"], merges=9).vocabulary.merges == (("a", "b</w>"),)
 
 
 def test_few_words_are_kept_and_no_long_one(
     small: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So a text of any size is encoded in a fixed room; ids do not depend on what is kept."""
+    """So the memory of the cache is bounded; ids do not depend on what it holds."""
     monkeypatch.setattr(tokenizer, "_MOST_KEPT", 3)
     text = "the cat and the lamp in the dark " + "x" * 65 + " " + "y" * 64
     first, second = small.encode(text), small.encode(text)
@@ -184,6 +170,5 @@ def test_few_words_are_kept_and_no_long_one(
 
 
 def test_a_tokenizer_travels_to_another_process(small: Tokenizer) -> None:
-    """By pickle, as data loaders send it."""
     again = pickle.loads(pickle.dumps(small))  # noqa: S301 - made here
     assert again.encode("The lamp, again.") == small.encode("The lamp, again.")

@@ -10,7 +10,6 @@ from scratch_gpt.tokenizer.tokenizer import check_ids, check_text, check_texts
 
 @pytest.mark.parametrize("text", [b"a", None, 7, ["a"], [["a"]], 1.5], ids=repr)
 def test_what_is_no_text_is_named(text: object) -> None:
-    """The argument and the type; of bytes, what to do."""
     kind = type(text).__name__
     with pytest.raises(TypeError, match=f"text must be a str, got {kind}") as caught:
         check_text(text)
@@ -18,7 +17,6 @@ def test_what_is_no_text_is_named(text: object) -> None:
 
 
 def test_a_numpy_str_is_a_str() -> None:
-    """Because it is one."""
     assert check_text(np.str_("naïve")) == "naïve"
 
 
@@ -28,7 +26,6 @@ def test_a_numpy_str_is_a_str() -> None:
     ids=["first", "last", "surrogateescape"],
 )
 def test_half_a_character_is_refused(text: str, place: int) -> None:
-    """With its place and number."""
     with pytest.raises(TextError, match=f"not valid Unicode at character {place}") as caught:
         check_text(text, "texts[3]")
     assert (caught.value.where, "encoding" in caught.value.fix) == ("texts[3]", True)
@@ -36,12 +33,10 @@ def test_half_a_character_is_refused(text: str, place: int) -> None:
 
 
 def test_whole_characters_beyond_16_bits_are_taken() -> None:
-    """They are no surrogates."""
     assert check_text("\U0001f914\uffff") == "\U0001f914\uffff"
 
 
 def test_one_text_is_not_several() -> None:
-    """It would be encoded letter by letter."""
     with pytest.raises(TypeError, match=r"texts must be several texts, got one str; use \[text\]"):
         list(check_texts("abc"))
     with pytest.raises(TypeError, match=r"texts\[1\] must be a str, got NoneType"):
@@ -49,7 +44,6 @@ def test_one_text_is_not_several() -> None:
 
 
 def test_whole_numbers_of_any_library_are_ids() -> None:
-    """Python's, NumPy's, torch's."""
     expected = [0, 5, 3]
     assert expected == check_ids([0, 5, 3], 6)
     assert expected == check_ids(np.array([0, 5, 3]), 6)
@@ -58,7 +52,6 @@ def test_whole_numbers_of_any_library_are_ids() -> None:
 
 @pytest.mark.parametrize("number", [-1, 6, 2**40, -(2**70)])
 def test_an_id_of_no_token_is_named(number: int) -> None:
-    """With its place and the bound."""
     with pytest.raises(ValueError, match=rf"ids\[1\] is {number}, which is not in \[0, 6\)"):
         check_ids([0, number], 6)
 

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +14,6 @@ from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 from scratch_gpt.tokenizer.unicode import CharacterClasses, Ranges, character_classes, decompose
 from scratch_gpt.tokenizer.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from reference.huggingface_tokenizer import HuggingFaceTokenizer
-
 ROOM = Path(tokenizer.__path__[0])
 TABLE = ROOM / "character_classes.txt"
 
@@ -25,7 +21,7 @@ Answers = tuple[str, str, str, str, str, bool]
 
 
 def edges(rust: ModuleType) -> list[str]:
-    """Return the first and last character of every item of the table, and their neighbours."""
+    """Return the first and last character of every item of the table, and their neighbors."""
     rows = TABLE.read_text(encoding="ascii").splitlines()
     items = " ".join(row for row in rows if row and row[0] not in "#[").split()
     runs = [item.partition("=")[0].split("..") for item in items]
@@ -34,7 +30,6 @@ def edges(rust: ModuleType) -> list[str]:
 
 
 def theirs(characters: list[str], rust: ModuleType) -> dict[str, Answers]:
-    """Return what the Rust tokenizer makes of each character, step by step."""
     names = ("clean_text", "handle_chinese_chars", "nfd", "strip_accents", "lowercase")
     steps = [rust.step(name) for name in names]
     return {
@@ -44,7 +39,6 @@ def theirs(characters: list[str], rust: ModuleType) -> dict[str, Answers]:
 
 
 def ours(characters: list[str], classes: CharacterClasses) -> dict[str, Answers]:
-    """Return what the tables say of each character."""
     return {character: _answers(character, classes) for character in characters}
 
 
@@ -65,7 +59,6 @@ def _answers(character: str, classes: CharacterClasses) -> Answers:
 @pytest.mark.reference
 @pytest.mark.usefixtures("unchecked")
 def test_the_edge_of_every_item_is_where_it_is(rust: ModuleType) -> None:
-    """Each run of the table begins and ends where the Rust tokenizer's does."""
     characters = edges(rust)
     assert len(characters) > 5_000
     assert theirs(characters, rust) == ours(characters, character_classes())
@@ -78,7 +71,6 @@ SETS = [f.name for f in dataclasses.fields(CharacterClasses) if f.type is Ranges
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", SETS)
 def test_a_shifted_edge_is_found(name: str, rust: ModuleType) -> None:
-    """A set whose every run is one character too long differs there."""
     classes = character_classes()
     right = getattr(classes, name)
     longer = Ranges([(first, last + 1) for first, last in right.runs()])
@@ -90,7 +82,7 @@ def test_a_shifted_edge_is_found(name: str, rust: ModuleType) -> None:
 
 @pytest.mark.reference
 def test_python_has_other_tables(rust: ModuleType) -> None:
-    """What `str.lower` and `unicodedata` say would be found: they differ at an edge."""
+    """The comparison would find `str.lower` and `unicodedata`: they differ at an edge."""
     import unicodedata
 
     expected = theirs(edges(rust), rust).items()
@@ -107,7 +99,6 @@ ASKS_PYTHON = {
 
 
 def asked(source: str) -> set[str]:
-    """Return what of Python's own tables a module uses."""
     nodes = list(ast.walk(ast.parse(source)))
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     imported = {
@@ -123,20 +114,18 @@ def test_nothing_is_asked_of_python(name: str) -> None:
 
 
 def test_a_question_to_python_is_found() -> None:
-    """However it is put."""
     assert asked("import unicodedata\nx = text.lower()") == {"unicodedata", "lower"}
 
 
 @pytest.mark.reference
 @pytest.mark.slow
 def test_the_table_is_what_the_script_makes(rust: ModuleType) -> None:
-    """Every character asked again; only the heading names the version that was asked."""
+    """Only the heading differs: it names the version."""
     expected = rust.text().split("\n[", 1)[1]
     assert expected == TABLE.read_text(encoding="ascii").split("\n[", 1)[1]
 
 
 def chunks(scalars: Sequence[int]) -> Iterator[str]:
-    """Give every scalar value between two letters, some thousands a text."""
     size = 1 << 15
     for start in range(0, len(scalars), size):
         yield " ".join(f"a{chr(code)}b" for code in scalars[start : start + size])
@@ -147,9 +136,9 @@ def chunks(scalars: Sequence[int]) -> Iterator[str]:
 @pytest.mark.timeout(900)  # half a minute of work, which a busy machine draws out
 @pytest.mark.usefixtures("unchecked")
 def test_every_scalar_value_between_two_letters(
-    tmp_path: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"], rust: ModuleType
+    tmp_path: Path, huggingface: Callable, rust: ModuleType
 ) -> None:
-    """Words and ids are Hugging Face's, with a vocabulary in which every character has two ids."""
+    """With a vocabulary in which every character has two ids."""
     swept = 0
     for number, text in enumerate(chunks(rust.SCALARS)):
         words = rust.words(rust.step("bert")(text))

@@ -23,19 +23,17 @@ OPENAI = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe
 
 @pytest.fixture
 def folder(small_vocabulary: Path, tmp_path: Path) -> Path:
-    """Return a folder of the small vocabulary that may be spoiled."""
     return shutil.copytree(small_vocabulary, tmp_path / "copy")
 
 
 def refused(folder: Path) -> CheckpointError:
-    """Return why the folder's vocabulary is not taken."""
     with pytest.raises(CheckpointError) as caught:
         vocabulary_files.read_vocabulary(folder)
     return caught.value
 
 
 def by_class_name(folder: Path, text: str) -> list[int]:
-    """Return the ids of Hugging Face's class that is told by the folder which class it is."""
+    """Return the ids of the class that Hugging Face chooses by the folder's config."""
     from transformers import AutoTokenizer
 
     from reference.huggingface import quiet
@@ -46,7 +44,6 @@ def by_class_name(folder: Path, text: str) -> list[int]:
 
 
 def test_the_names_of_the_release_are_read(folder: Path, ours: Tokenizer) -> None:
-    """The bytes are the same."""
     for name, openai in OPENAI.items():
         (folder / name).rename(folder / openai)
     assert Tokenizer.from_pretrained(folder).digest == ours.digest
@@ -66,7 +63,6 @@ def test_what_hugging_face_saves_is_read(
 
 
 def test_half_a_vocabulary_is_told(folder: Path) -> None:
-    """With what there is and what there should be."""
     (folder / "merges.txt").unlink()
     error = refused(folder)
     assert error.what == "the folder holds only vocab.json"
@@ -75,7 +71,6 @@ def test_half_a_vocabulary_is_told(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["empty", "absent", "file"])
 def test_no_vocabulary_is_told(name: str, tmp_path: Path) -> None:
-    """In a folder without one, where there is no folder, and in what is none."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     assert refused(tmp_path / name).what == "the folder holds no vocabulary"
@@ -98,7 +93,6 @@ def _touched(path: Path) -> Path:
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
 @pytest.mark.parametrize("case", ODD)
 def test_what_is_no_file_is_refused_at_once(case: str, name: str, folder: Path) -> None:
-    """Nobody waits for a pipe's writer, and no terabyte is read."""
     spoil, message = ODD[case]
     (folder / name).unlink()
     spoil(folder / name)
@@ -109,9 +103,8 @@ def test_what_is_no_file_is_refused_at_once(case: str, name: str, folder: Path) 
 
 @pytest.mark.reference
 def test_what_is_written_is_read_alike_everywhere(
-    folder: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"], small_text: str
+    folder: Path, huggingface: Callable, small_text: str
 ) -> None:
-    """By us, by Hugging Face's class and by the one that is told which class it is."""
     ours = Tokenizer.from_pretrained(folder)
     ours.save_pretrained(folder.parent / "saved")
     expected = ours.encode(small_text)
@@ -122,7 +115,6 @@ def test_what_is_written_is_read_alike_everywhere(
 
 
 def test_the_same_vocabulary_is_the_same_bytes(folder: Path) -> None:
-    """Written again, every file is what it was, and tokens are readable in it."""
     vocabulary = Vocabulary(("<unk>", "é", "é</w>"), ())
     vocabulary_files.write_vocabulary(folder.parent / "one", vocabulary)
     vocabulary_files.write_vocabulary(
@@ -138,12 +130,8 @@ def test_the_same_vocabulary_is_the_same_bytes(folder: Path) -> None:
 @pytest.mark.reference
 @pytest.mark.parametrize("pretokenizer", ["huggingface", "original"])
 def test_the_splitting_comes_back(
-    pretokenizer: str,
-    folder: Path,
-    huggingface: Callable[[Path], "HuggingFaceTokenizer"],
-    monkeypatch: pytest.MonkeyPatch,
+    pretokenizer: str, folder: Path, huggingface: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it was saved, unless another is asked for; Hugging Face loads the folder all the same."""
     monkeypatch.setitem(
         PRETOKENIZERS, "original", PRETOKENIZERS["huggingface"]
     )  # needs no ftfy and no spaCy
@@ -170,7 +158,6 @@ def test_the_splitting_comes_back(
     ],
 )
 def test_a_splitting_that_is_none_is_refused(text: str, message: str, folder: Path) -> None:
-    """With the file; a splitting that is asked for needs no file to name it."""
     path = folder / "tokenizer_config.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError) as caught:
@@ -184,14 +171,13 @@ def test_a_splitting_that_is_none_is_refused(text: str, message: str, folder: Pa
 
 
 def test_other_files_stay(folder: Path) -> None:
-    """A model's config and weights lie beside it."""
     (folder / "config.json").write_text("{}", encoding="utf-8")
     Tokenizer.from_pretrained(folder).save_pretrained(folder)
     assert (folder / "config.json").read_text(encoding="utf-8") == "{}"
 
 
 def test_nothing_is_written_beside_a_file_that_would_be_read_instead(folder: Path) -> None:
-    """Hugging Face prefers `tokenizer.json`: it would be another vocabulary's."""
+    """Hugging Face prefers `tokenizer.json`, which would be another vocabulary's."""
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     with pytest.raises(OccupiedError, match="would be read instead"):
@@ -200,7 +186,6 @@ def test_nothing_is_written_beside_a_file_that_would_be_read_instead(folder: Pat
 
 
 def test_the_digest_is_of_tokens_ids_and_merges() -> None:
-    """Any of them changed changes it; the file they came from does not."""
     tokens, merges = ("<unk>", "a", "b", "ab", "ba"), (("a", "b"), ("b", "a"))
     others = [
         Vocabulary(("<unk>", "b", "a", "ab", "ba"), merges),

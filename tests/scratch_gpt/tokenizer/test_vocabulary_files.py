@@ -14,20 +14,18 @@ SMALL = Vocabulary(TOKENS, (("a", "b</w>"),))
 
 
 def edited(**changes: object) -> bytes:
-    """Return a vocabulary's JSON with some ids changed, added, or (None) taken away."""
+    """Return a vocabulary's JSON with some ids changed, added, or with `()` removed."""
     ids = SMALL.ids | changes
     return json.dumps({token: number for token, number in ids.items() if number != ()}).encode()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with a sound vocabulary."""
     vocabulary.write_vocabulary(tmp_path / "vocabulary", SMALL)
     return tmp_path / "vocabulary"
 
 
 def refused(folder: Path) -> CheckpointError:
-    """Return why the folder's vocabulary is not taken."""
     with pytest.raises(CheckpointError) as caught:
         vocabulary.read_vocabulary(folder)
     assert caught.value.fix
@@ -59,7 +57,6 @@ UNSOUND_IDS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("case", UNSOUND_IDS)
 def test_unsound_ids_are_refused(case: str, folder: Path) -> None:
-    """With the token and the file."""
     text, message = UNSOUND_IDS[case]
     (folder / "vocab.json").write_bytes(text)
     error = refused(folder)
@@ -89,7 +86,6 @@ UNSOUND_MERGES: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("case", UNSOUND_MERGES)
 def test_unsound_merges_are_refused(case: str, folder: Path) -> None:
-    """With the line and the file."""
     text, message = UNSOUND_MERGES[case]
     (folder / "merges.txt").write_bytes(text)
     error = refused(folder)
@@ -99,6 +95,5 @@ def test_unsound_merges_are_refused(case: str, folder: Path) -> None:
 
 
 def test_a_last_line_without_an_end_is_one(folder: Path) -> None:
-    """It is a line all the same."""
     (folder / "merges.txt").write_bytes(b"#version: 0.2\na b</w>")
     assert vocabulary.read_vocabulary(folder) == SMALL

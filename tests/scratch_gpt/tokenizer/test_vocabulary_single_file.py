@@ -16,12 +16,10 @@ AROUND, MISSING = ("added_tokens", "normalizer", "pre_tokenizer"), "missing"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return an empty folder."""
     return tmp_path
 
 
 def refused(folder: Path) -> CheckpointError:
-    """Return why the folder's vocabulary is not taken."""
     with pytest.raises(CheckpointError) as caught:
         vocabulary.read_vocabulary(folder)
     assert caught.value.fix
@@ -58,7 +56,6 @@ def test_a_single_file_is_read_where_it_is_alone(merges: list[Any], folder: Path
     ids=["null", "empty", "around"],
 )
 def test_what_says_no_more_is_read(changes: dict[str, Any], folder: Path) -> None:
-    """A prefix that is none is none, however it is written."""
     _single(folder, **changes)
     assert vocabulary.read_vocabulary(folder) == SMALL
 
@@ -104,7 +101,6 @@ UNSOUND_SINGLE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", UNSOUND_SINGLE)
 def test_unsound_single_files_are_refused(case: str, folder: Path) -> None:
-    """With what is wrong."""
     changes, message = UNSOUND_SINGLE[case]
     _single(folder, **changes)
     error = refused(folder)

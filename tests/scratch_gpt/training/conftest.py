@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
 import scratch_gpt
@@ -30,7 +29,7 @@ HOME = Path(scratch_gpt.__path__[0])
 
 
 @pytest.fixture
-def checkpoint(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Checkpoint:
+def checkpoint(config: GPTConfig, loud: Callable) -> Checkpoint:
     """Return a checkpoint at step 7 in which all numbers differ."""
     model = loud(GPT(config)).float()
     weights = {name: p.detach() for name, p in model.named_parameters()}
@@ -41,8 +40,6 @@ def checkpoint(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Che
 
 @pytest.fixture
 def at_step(checkpoint: Checkpoint) -> Callable[[int], Checkpoint]:
-    """Return a function of a step that gives the checkpoint at it."""
-
     def at(step: int) -> Checkpoint:
         return dataclasses.replace(
             checkpoint, state=dataclasses.replace(checkpoint.state, step=step)
@@ -53,8 +50,6 @@ def at_step(checkpoint: Checkpoint) -> Callable[[int], Checkpoint]:
 
 @pytest.fixture
 def flip() -> Callable[[Path], None]:
-    """Return a function that flips one bit in the middle of a file."""
-
     def change(path: Path) -> None:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
@@ -88,7 +83,6 @@ TINY = Recipe(
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Return the tiny recipe, with dropout."""
     return TINY
 
 
@@ -123,8 +117,6 @@ def data(tmp_path: Path) -> TokenData:
 
 @pytest.fixture
 def start(data: TokenData) -> Callable[..., Trainer]:
-    """Return a function that starts a run; keywords change the recipe."""
-
     def new(**changes: object) -> Trainer:
         return Trainer(dataclasses.replace(TINY, **changes), 37, data, Group())
 
@@ -137,7 +129,6 @@ Runs = Callable[..., list[Outcome]]
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a text file of learnable sentences."""
     path = tmp_path_factory.mktemp("corpus") / "text.txt"
     generator = np.random.Generator(np.random.Philox(11))
     words = ["the cat", "a dog", "sat on", "ran to", "the mat", "a tree", "and then", "it was"]
@@ -148,10 +139,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def arguments(corpus: Path) -> Callable[..., list[str]]:
-    """Return a function that gives the command's arguments for the tiny recipe.
-
-    Keywords change options; None omits one.
-    """
+    """Return a function that gives the command's arguments for the tiny recipe; None omits one."""
 
     def make(output: Path, **changes: object) -> list[str]:
         fields = dataclasses.asdict(TINY) | {"merges": 40, "data": corpus, "output": output}
@@ -166,9 +154,7 @@ def arguments(corpus: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def command(arguments: Callable[..., list[str]]) -> Callable[..., Any]:
-    """Return a function that runs the command for the tiny recipe; keywords change options."""
-
+def command(arguments: Callable) -> Callable[..., Any]:
     def run(output: Path, *others: str, **changes: object) -> Any:  # noqa: ANN401
         return CliRunner().invoke(train.app, [*arguments(output, **changes), *others])
 

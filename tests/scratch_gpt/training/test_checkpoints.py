@@ -21,13 +21,10 @@ from scratch_gpt.training.checkpoints import (
     sweep_checkpoints,
 )
 
-AtStep = Callable[[int], Checkpoint]
-
 FILES = ("config.json", "model.safetensors", "optimizer.safetensors", "state.json")
 
 
 def test_everything_is_read_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """State, config, weights and moments; the count of steps is an integer again."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     back = checkpoints.read_checkpoint(tmp_path / "step")
     assert (checkpoint.state, checkpoint.config) == (back.state, back.config)
@@ -52,7 +49,6 @@ def test_float64_weights_are_read_back(checkpoint: Checkpoint, tmp_path: Path) -
 
 
 def test_other_files_are_copied(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """The manifest lists them."""
     vocabulary = tmp_path / "vocab.json"
     vocabulary.write_text("{}", "utf-8")
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint, beside=[vocabulary])
@@ -62,9 +58,8 @@ def test_other_files_are_copied(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_one_changed_bit_is_damage(
-    name: str, checkpoint: Checkpoint, flip: Callable[[Path], None], tmp_path: Path
+    name: str, checkpoint: Checkpoint, flip: Callable, tmp_path: Path
 ) -> None:
-    """The error names the file."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     flip(tmp_path / "step" / name)
     with pytest.raises(
@@ -76,7 +71,6 @@ def test_one_changed_bit_is_damage(
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 def test_a_missing_file_is_damage(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Also the manifest, which is written last."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     (tmp_path / "step" / name).unlink()
     with pytest.raises(CheckpointError, match="no such file"):
@@ -95,7 +89,6 @@ def test_a_missing_file_is_damage(name: str, checkpoint: Checkpoint, tmp_path: P
 def test_an_invalid_manifest_is_rejected(
     text: str, message: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    """Half-written, not an object, of another version, or incomplete."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     (tmp_path / "step" / checkpoints.MANIFEST).write_text(text, "utf-8")
     with pytest.raises(CheckpointError, match=message):
@@ -103,7 +96,6 @@ def test_an_invalid_manifest_is_rejected(
 
 
 def test_a_manifest_names_no_other_folder(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """A name with a path is rejected."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     place = tmp_path / "step" / checkpoints.MANIFEST
     listed = json.loads(place.read_text("utf-8"))
@@ -124,7 +116,6 @@ def test_a_manifest_names_no_other_folder(checkpoint: Checkpoint, tmp_path: Path
 def test_a_state_with_other_fields_is_rejected(
     change: dict[str, object], message: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    """Even if its digest is right."""
     checkpoints.write_checkpoint(tmp_path / "step", checkpoint)
     place = tmp_path / "step" / checkpoints.STATE
     fields = json.loads(place.read_text("utf-8")) | change
@@ -135,7 +126,6 @@ def test_a_state_with_other_fields_is_rejected(
 
 
 def test_weights_of_another_model_are_rejected(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """The weights in their own dtype must be those of the model beside them."""
     weights = {name: tensor.double() for name, tensor in checkpoint.weights.items()}
     moments = {**checkpoint.optimizer, "weight.other": torch.ones(2)}
     mixed = dataclasses.replace(checkpoint, weights=weights, optimizer=moments)
@@ -145,15 +135,13 @@ def test_weights_of_another_model_are_rejected(checkpoint: Checkpoint, tmp_path:
 
 
 @pytest.fixture
-def filled(tmp_path: Path, at_step: AtStep) -> Path:
-    """Return a folder with the checkpoints of steps 9 and 10."""
+def filled(tmp_path: Path, at_step: Callable) -> Path:
     for step in (9, 10):
         checkpoints.write_checkpoint(checkpoint_folder(tmp_path, step), at_step(step))
     return tmp_path
 
 
 def test_checkpoints_are_sorted_by_number(tmp_path: Path) -> None:
-    """A hundred million is newer than nine; other names are ignored."""
     for step in (9, 99_999_999, 100_000_000):
         checkpoint_folder(tmp_path, step).mkdir()
     for name in ("step-9", "step-000000010", "step-0000001\u0661", "step-", "step-x", "other"):
@@ -166,19 +154,16 @@ def test_checkpoints_are_sorted_by_number(tmp_path: Path) -> None:
 
 
 def test_the_newest_checkpoint_is_found(filled: Path) -> None:
-    """There is no warning."""
     found = newest_checkpoint(filled, pytest.fail)
     assert found is not None
     assert found.state.step == 10
 
 
 def test_no_folder_means_no_checkpoint(tmp_path: Path) -> None:
-    """A new run is not an error."""
     assert newest_checkpoint(tmp_path / "checkpoints", pytest.fail) is None
 
 
-def test_a_damaged_checkpoint_is_skipped(filled: Path, flip: Callable[[Path], None]) -> None:
-    """The warning names it."""
+def test_a_damaged_checkpoint_is_skipped(filled: Path, flip: Callable) -> None:
     flip(checkpoint_folder(filled, 10) / "model.safetensors")
     warnings: list[str] = []
     found = newest_checkpoint(filled, warnings.append)
@@ -188,7 +173,7 @@ def test_a_damaged_checkpoint_is_skipped(filled: Path, flip: Callable[[Path], No
     assert "step-00000010 is skipped" in warnings[0]
 
 
-def test_only_damaged_checkpoints_are_an_error(filled: Path, flip: Callable[[Path], None]) -> None:
+def test_only_damaged_checkpoints_are_an_error(filled: Path, flip: Callable) -> None:
     """The run does not start anew silently."""
     for step in (9, 10):
         flip(checkpoint_folder(filled, step) / "optimizer.safetensors")
@@ -224,7 +209,6 @@ def test_a_kill_during_removal_leaves_no_damaged_checkpoint(
 
 
 def test_sweeping_removes_only_staging_folders(filled: Path) -> None:
-    """Any writer's, also this process's."""
     (filled / f".gpt1-{os.getpid()}-00000000.partial").mkdir()
     (filled / "mine").mkdir()
     sweep_checkpoints(filled)

@@ -5,7 +5,6 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,9 +15,6 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks here"),
 ]
 
-Arguments = Callable[..., list[str]]
-Numbers = Callable[[Path], list[dict[str, Any]]]
-Runs = Callable[..., list[dict[str, Any]]]
 
 OFTEN = {"steps": 150, "checkpoint_every": 2, "evaluate_every": 5, "sample_every": 0, "warmup": 5}
 """A run that often writes."""
@@ -30,13 +26,12 @@ CALLS = {"os.fsync": (0, 3, 9, 20), "pathlib.Path.rename": (0, 1, 2), "shutil.rm
 
 
 def weights(output: Path) -> bytes:
-    """Return the bytes of the trained model."""
     return (output / "model" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.timeout(1_200)
 def test_a_run_killed_fifty_times_is_bitwise_the_same(
-    arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
+    arguments: Callable, runs: Callable, numbers: Callable, tmp_path: Path
 ) -> None:
     """Killed at random moments, also while it writes, it ends like an uninterrupted run.
 
@@ -67,9 +62,8 @@ def test_a_run_killed_fifty_times_is_bitwise_the_same(
 
 @pytest.mark.timeout(1_200)
 def test_a_kill_at_each_moment_of_writing(
-    arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
+    arguments: Callable, runs: Callable, numbers: Callable, tmp_path: Path
 ) -> None:
-    """Before a flush, a rename or a removal, in successive runs."""
     whole, place = tmp_path / "whole", tmp_path / "killed"
     short = OFTEN | {"steps": 20}
     plans = [{"call": call, "after": after} for call in CALLS for after in CALLS[call]]
@@ -85,9 +79,8 @@ def test_a_kill_at_each_moment_of_writing(
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(
-    arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
+    arguments: Callable, runs: Callable, numbers: Callable, tmp_path: Path
 ) -> None:
-    """Exit code 5; with space again the run resumes bitwise."""
     whole, place = tmp_path / "whole", tmp_path / "full"
     run = {"argv": arguments(place, steps=6)}
     more = {"argv": arguments(whole, steps=6)}
@@ -106,7 +99,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_time_ends_with_130(
-    number: signal.Signals, arguments: Arguments, runs: Runs, tmp_path: Path
+    number: signal.Signals, arguments: Callable, runs: Callable, tmp_path: Path
 ) -> None:
     """Before the first step and between two; every checkpoint is complete."""
     moments = ("training.lock", "vocabulary", "tokens/manifest.json", "checkpoints/step-00000002")
@@ -125,8 +118,7 @@ def test_a_signal_at_any_time_ends_with_130(
     assert checkpoints.read_checkpoint(next(iter(newest.values()))).state.step == next(iter(newest))
 
 
-def test_a_second_signal_does_not_wait(arguments: Arguments, runs: Runs, tmp_path: Path) -> None:
-    """It ends a hanging step; the checkpoint before is complete."""
+def test_a_second_signal_does_not_wait(arguments: Callable, runs: Callable, tmp_path: Path) -> None:
     argv = arguments(tmp_path / "run", **OFTEN)
     [outcome] = runs(
         {

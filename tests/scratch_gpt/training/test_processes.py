@@ -16,9 +16,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks here"),
 ]
 
-Arguments = Callable[..., list[str]]
 Numbers = Callable[[Path], list[dict[str, Any]]]
-Runs = Callable[..., list[dict[str, Any]]]
 Same = Callable[..., None]
 
 UNEVEN = {"batch_size": 7, "micro_batch": 2, "sample_every": 0}
@@ -26,7 +24,6 @@ UNEVEN = {"batch_size": 7, "micro_batch": 2, "sample_every": 0}
 
 
 def losses(lines: list[dict[str, Any]]) -> Tensor:
-    """Return the numbers in a log."""
     fields = ("loss", "gradient_norm", "learning_rate", "validation_loss")
     return torch.tensor(
         [line[name] for line in lines for name in fields if name in line], dtype=torch.float64
@@ -34,7 +31,6 @@ def losses(lines: list[dict[str, Any]]) -> Tensor:
 
 
 def last_weights(output: Path) -> dict[str, Tensor]:
-    """Return the float64 weights of a run's newest checkpoint."""
     newest = checkpoints.newest_checkpoint(output / "checkpoints", pytest.fail)
     assert newest is not None
     return dict(newest.weights)
@@ -50,7 +46,7 @@ def assert_same_run(one: Path, other: Path, numbers: Numbers, assert_same: Same)
 
 
 def test_two_processes_train_the_same_as_one(
-    arguments: Arguments, runs: Runs, numbers: Numbers, assert_same: Same, tmp_path: Path
+    arguments: Callable, runs: Callable, numbers: Callable, assert_same: Callable, tmp_path: Path
 ) -> None:
     """Losses, norms and weights, with uneven micro-batches, dropout and validation.
 
@@ -79,7 +75,7 @@ def test_two_processes_train_the_same_as_one(
 
 
 def test_a_mean_of_means_is_detected(
-    arguments: Arguments, runs: Runs, numbers: Numbers, assert_same: Same, tmp_path: Path
+    arguments: Callable, runs: Callable, numbers: Callable, assert_same: Callable, tmp_path: Path
 ) -> None:
     """If all processes weigh the same though one has fewer tokens, the runs differ."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -110,11 +106,10 @@ def test_a_process_that_ends_ends_all(  # noqa: PLR0913 - a case and fixtures
     rank: int,
     codes: list[int],
     message: str,
-    arguments: Arguments,
-    runs: Runs,
+    arguments: Callable,
+    runs: Callable,
     tmp_path: Path,
 ) -> None:
-    """No process waits for it, and the checkpoint before is intact."""
     [outcome] = runs(
         {
             "argv": arguments(tmp_path / "run", **UNEVEN),
@@ -128,8 +123,9 @@ def test_a_process_that_ends_ends_all(  # noqa: PLR0913 - a case and fixtures
     assert newest.state.step == 3
 
 
-def test_a_hanging_process_ends_the_run(arguments: Arguments, runs: Runs, tmp_path: Path) -> None:
-    """After the timeout; the fix names the option."""
+def test_a_hanging_process_ends_the_run(
+    arguments: Callable, runs: Callable, tmp_path: Path
+) -> None:
     [outcome] = runs(
         {
             "argv": arguments(tmp_path / "run", **UNEVEN, timeout=5.0),
@@ -143,9 +139,8 @@ def test_a_hanging_process_ends_the_run(arguments: Arguments, runs: Runs, tmp_pa
 
 
 def test_an_error_in_the_first_process_ends_all(
-    arguments: Arguments, runs: Runs, tmp_path: Path
+    arguments: Callable, runs: Callable, tmp_path: Path
 ) -> None:
-    """With its exit code; the error is printed once."""
     (tmp_path / "thesis.tex").touch()
     [outcome] = runs({"argv": arguments(tmp_path, **UNEVEN), "world": 2})
     assert outcome["codes"] == [2, 2]
@@ -153,9 +148,8 @@ def test_an_error_in_the_first_process_ends_all(
 
 
 def test_weights_are_written_in_the_runs_dtype(
-    arguments: Arguments, runs: Runs, tmp_path: Path
+    arguments: Callable, runs: Callable, tmp_path: Path
 ) -> None:
-    """So that the other tests compare float64 weights."""
     place = tmp_path / "run"
     assert runs({"argv": arguments(place, **UNEVEN), "world": 2})[0]["codes"] == [0, 0]
     newest = checkpoints.checkpoints_by_step(place / "checkpoints")

@@ -21,9 +21,6 @@ from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.run import interruptible, stoppable
 from scratch_gpt.training.trainer import StepResult, Trainer
 
-Command = Callable[..., Any]
-Numbers = Callable[[Path], list[dict[str, Any]]]
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_samples() -> Any:  # noqa: ANN401
@@ -34,8 +31,7 @@ def _no_samples() -> Any:  # noqa: ANN401
 
 
 @pytest.fixture(scope="module")
-def whole(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of an uninterrupted run."""
+def whole(command: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "run"
     result = command(output)
     assert not result.exit_code, result.stderr
@@ -43,8 +39,7 @@ def whole(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def interrupted(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of a run that got SIGTERM in its fifth step."""
+def interrupted(command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     advance = Trainer.advance
 
     def advance_or_fail(trainer: Trainer) -> StepResult:
@@ -61,23 +56,19 @@ def interrupted(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def prepare_tokens(text: Path, vocabulary: Path, folder: Path) -> Path:
-    """Prepare a text's tokens; return their folder."""
     return prepare([text], folder, Tokenizer.from_pretrained(vocabulary)).directory
 
 
 def steps(output: Path) -> list[int]:
-    """Return the steps of a run's checkpoints, newest first."""
     return list(checkpoints.checkpoints_by_step(output / "checkpoints"))
 
 
 def same(one: Path, other: Path) -> bool:
-    """Return whether the models of two runs are bitwise the same."""
     first, second = ((run / "model" / "model.safetensors").read_bytes() for run in (one, other))
     return first == second
 
 
-def test_a_run_writes_all_its_files(whole: Path, numbers: Numbers) -> None:
-    """A log with each step once, checkpoints, a curve, a model with its vocabulary."""
+def test_a_run_writes_all_its_files(whole: Path, numbers: Callable) -> None:
     lines = numbers(whole)
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert [line["step"] for line in lines if "validation_loss" in line] == [4, 8]
@@ -91,9 +82,8 @@ def test_a_run_writes_all_its_files(whole: Path, numbers: Numbers) -> None:
 
 
 def test_an_interrupted_run_resumes_bitwise(
-    whole: Path, interrupted: Path, command: Command, numbers: Numbers
+    whole: Path, interrupted: Path, command: Callable, numbers: Callable
 ) -> None:
-    """Losses, rates, norms, validation losses and weights."""
     assert steps(interrupted)[0] == 5
     result = command(interrupted)
     assert not result.exit_code, result.stderr
@@ -103,7 +93,7 @@ def test_an_interrupted_run_resumes_bitwise(
 
 
 def test_no_checkpoint_is_sent_between_processes(
-    interrupted: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    interrupted: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only its path is: a full-size checkpoint is gigabytes."""
     sent: list[int] = []
@@ -120,12 +110,8 @@ def test_no_checkpoint_is_sent_between_processes(
 
 
 def test_a_run_resumes_before_a_damaged_checkpoint(
-    whole: Path,
-    interrupted: Path,
-    command: Command,
-    numbers: Numbers,
+    whole: Path, interrupted: Path, command: Callable, numbers: Callable
 ) -> None:
-    """With a warning; repeated steps are in the log once."""
     (interrupted / "checkpoints" / "step-00000005" / "optimizer.safetensors").write_bytes(b"")
     result = command(interrupted, "--quiet")
     assert not result.exit_code, result.stderr
@@ -135,9 +121,8 @@ def test_a_run_resumes_before_a_damaged_checkpoint(
 
 
 def test_a_run_with_only_damaged_checkpoints_does_not_start_anew(
-    interrupted: Path, command: Command
+    interrupted: Path, command: Callable
 ) -> None:
-    """Exit code 4; the log is not changed."""
     for place in (interrupted / "checkpoints").iterdir():
         (place / "state.json").write_text("{", "utf-8")
     log_before = (interrupted / "log.jsonl").read_bytes()
@@ -147,8 +132,7 @@ def test_a_run_with_only_damaged_checkpoints_does_not_start_anew(
     assert log_before == (interrupted / "log.jsonl").read_bytes()
 
 
-def test_changed_settings_must_be_allowed(interrupted: Path, command: Command) -> None:
-    """Every change is listed; allowed changes are reported."""
+def test_changed_settings_must_be_allowed(interrupted: Path, command: Callable) -> None:
     changes = {"seed": 5, "learning_rate": 0.02}
     result = command(interrupted, **changes)
     assert result.exit_code == 4
@@ -161,8 +145,7 @@ def test_changed_settings_must_be_allowed(interrupted: Path, command: Command) -
     assert "allowed change: seed was 0 and is 5" in result.stderr
 
 
-def test_changed_text_must_be_allowed(interrupted: Path, command: Command, tmp_path: Path) -> None:
-    """Prepared tokens of other text are accepted with `--allow-changed data`."""
+def test_changed_text_must_be_allowed(interrupted: Path, command: Callable, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("the cat sat on a dog.\n" * 200, "utf-8")
     result = command(interrupted, data=other)
@@ -183,7 +166,7 @@ def test_changed_text_must_be_allowed(interrupted: Path, command: Command, tmp_p
 
 
 def test_the_best_checkpoint_is_kept(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also at a step without a regular checkpoint, and after later ones."""
     validate = trainer_module.validation_loss
@@ -200,8 +183,7 @@ def test_the_best_checkpoint_is_kept(
     )
 
 
-def test_the_pretokenizer_is_recorded(command: Command, tmp_path: Path) -> None:
-    """In the model's folder and in each checkpoint."""
+def test_the_pretokenizer_is_recorded(command: Callable, tmp_path: Path) -> None:
     pytest.importorskip("ftfy", reason="the original pretokenizer needs ftfy")
     pytest.importorskip("spacy", reason="the original pretokenizer needs spacy")
     result = command(tmp_path / "run", pretokenizer="original", steps=3)
@@ -214,18 +196,16 @@ def test_the_pretokenizer_is_recorded(command: Command, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_makes_no_more_steps(
-    whole: Path, command: Command, numbers: Numbers
+    whole: Path, command: Callable, numbers: Callable
 ) -> None:
-    """When it is started again."""
     before = numbers(whole)
     assert not command(whole).exit_code
     assert before == numbers(whole)
 
 
 def test_divergence_ends_the_run(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With exit code 1 and the step; the checkpoint before is intact."""
     advance = Trainer.advance
 
     def advance_or_fail(trainer: Trainer) -> StepResult:
@@ -244,9 +224,8 @@ def test_divergence_ends_the_run(
 
 
 def test_a_run_without_matplotlib_draws_no_curve(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model is written."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = command(tmp_path / "run", steps=3)
     assert not result.exit_code
@@ -254,9 +233,7 @@ def test_a_run_without_matplotlib_draws_no_curve(
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
-def test_a_run_restores_the_callers_state(command: Command, tmp_path: Path) -> None:
-    """Random numbers, deterministic mode and signal handlers."""
-
+def test_a_run_restores_the_callers_state(command: Callable, tmp_path: Path) -> None:
     def state() -> tuple[object, ...]:
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         deterministic = torch.are_deterministic_algorithms_enabled()
@@ -279,9 +256,8 @@ def test_a_run_restores_the_callers_state(command: Command, tmp_path: Path) -> N
     ],
 )
 def test_invalid_input_has_an_exit_code(
-    options: list[str], code: int, message: str, command: Command, tmp_path: Path
+    options: list[str], code: int, message: str, command: Callable, tmp_path: Path
 ) -> None:
-    """And a message."""
     result = command(tmp_path / "run", *options)
     assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
 
@@ -300,18 +276,16 @@ def test_invalid_input_has_an_exit_code(
     ],
 )
 def test_invalid_options_are_rejected_first(
-    options: list[str], message: str, command: Command, tmp_path: Path
+    options: list[str], message: str, command: Callable, tmp_path: Path
 ) -> None:
-    """Before the folder is created."""
     result = command(tmp_path / "run", *options)
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_too_few_micro_batches_are_rejected_first(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the processes connected, before the folder is created."""
     monkeypatch.setattr(run_module, "join_group", lambda *_, **__: nullcontext(Group(0, 3)))
     result = command(tmp_path / "run")
     assert result.exit_code == 2
@@ -319,8 +293,7 @@ def test_too_few_micro_batches_are_rejected_first(
     assert not (tmp_path / "run").exists()
 
 
-def test_tokens_need_their_vocabulary(command: Command, tmp_path: Path) -> None:
-    """No other one is trained."""
+def test_tokens_need_their_vocabulary(command: Callable, tmp_path: Path) -> None:
     result = command(tmp_path / "run", "--tokens", "nowhere", data=None)
     assert (result.exit_code, "without their vocabulary" in result.stderr) == (2, True)
     assert not (tmp_path / "run" / "vocabulary").exists()
@@ -328,8 +301,7 @@ def test_tokens_need_their_vocabulary(command: Command, tmp_path: Path) -> None:
     assert (result.exit_code, "x" in result.stderr) == (4, True)
 
 
-def test_an_unwritable_curve_is_an_environment_error(command: Command, tmp_path: Path) -> None:
-    """Not an internal error."""
+def test_an_unwritable_curve_is_an_environment_error(command: Callable, tmp_path: Path) -> None:
     (tmp_path / "run" / "loss.png").mkdir(parents=True)
     (tmp_path / "run" / "training.lock").touch()
     result = command(tmp_path / "run", steps=3)
@@ -337,29 +309,25 @@ def test_an_unwritable_curve_is_an_environment_error(command: Command, tmp_path:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_device_is_an_environment_error(command: Command, tmp_path: Path) -> None:
-    """There is no silent fallback."""
+def test_a_missing_device_is_an_environment_error(command: Callable, tmp_path: Path) -> None:
     result = command(tmp_path / "run", device="cuda")
     assert (result.exit_code, "there is no CUDA device" in result.stderr) == (5, True)
 
 
-def test_a_folder_of_other_files_is_rejected(command: Command, tmp_path: Path) -> None:
-    """Exit code 2; nothing is written."""
+def test_a_folder_of_other_files_is_rejected(command: Callable, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     assert command(tmp_path).exit_code == 2
     assert [tmp_path / "thesis.tex"] == list(tmp_path.iterdir())
 
 
-def test_an_unwritable_folder_is_an_environment_error(command: Command, corpus: Path) -> None:
-    """Exit code 5."""
+def test_an_unwritable_folder_is_an_environment_error(command: Callable, corpus: Path) -> None:
     result = command(corpus / "run")
     assert (result.exit_code, "a part of the path is no folder" in result.stderr) == (5, True)
 
 
 def test_an_incomplete_torchrun_environment_is_rejected(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """WORLD_SIZE alone is not enough."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = command(tmp_path / "run")
     assert result.exit_code == 2
@@ -370,7 +338,6 @@ def test_an_incomplete_torchrun_environment_is_rejected(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_sets_the_flag(number: signal.Signals) -> None:
-    """Nothing is interrupted; afterwards the handler is restored."""
     before = signal.getsignal(number)
     with stoppable() as stop:
         assert not stop.requested
@@ -380,7 +347,6 @@ def test_the_first_signal_sets_the_flag(number: signal.Signals) -> None:
 
 
 def test_the_second_signal_interrupts() -> None:
-    """Also if it is the other one."""
     with stoppable():
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
@@ -396,7 +362,6 @@ def test_an_echo_is_ignored() -> None:
 
 
 def test_sigterm_interrupts_before_the_first_step() -> None:
-    """As Ctrl-C does; afterwards the handler is restored."""
     before = signal.getsignal(signal.SIGTERM)
     with interruptible(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)

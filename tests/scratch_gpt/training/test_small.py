@@ -22,7 +22,6 @@ PROMPTS = ("returns the", "if the file is", "this function")
 
 
 def python(*arguments: str | Path) -> str:
-    """Run a module as a command; return its output."""
     home = str(Path(scratch_gpt.__path__[0]).parent)
     result = subprocess.run(
         [sys.executable, "-m", *arguments],
@@ -37,14 +36,12 @@ def python(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run on the default corpus."""
     output = tmp_path_factory.mktemp("small") / "run"
     python("scratch_gpt.train", "--output", output, "--recipe", "small", "--quiet")
     return output
 
 
 def test_the_loss_is_far_below_the_unigram_loss(trained: Path) -> None:
-    """At the end at most four fifths of it."""
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text("utf-8").splitlines()]
     assert [line["step"] for line in lines] == list(range(1, RECIPES["small"].steps + 1))
     data = TokenData.open(trained / "tokens")
@@ -55,7 +52,6 @@ def test_the_loss_is_far_below_the_unigram_loss(trained: Path) -> None:
 
 
 def test_generated_text_looks_english(trained: Path) -> None:
-    """Four of five words are words of the corpus, and there are several different ones."""
     text = " ".join(corpus.texts(corpus.docstring_documents(), errors="strict"))
     known = set(re.findall(r"[a-z]+", text.lower()))
     arguments = ("--prompt", PROMPTS[0], "--max-new-tokens", "60", "--temperature", "0.7")
@@ -68,7 +64,6 @@ def test_generated_text_looks_english(trained: Path) -> None:
 
 @pytest.mark.reference
 def test_hugging_face_generates_the_same(trained: Path) -> None:
-    """From the same folder, greedily; its tokenizer gives the same ids and text."""
     import transformers
 
     reference = transformers.AutoModelForCausalLM.from_pretrained(trained / "model").double().eval()

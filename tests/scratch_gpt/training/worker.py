@@ -40,7 +40,6 @@ TIMEOUT = 240.0
 
 
 def fail() -> None:
-    """Raise an unexpected error."""
     raise RuntimeError("injected")
 
 
@@ -62,7 +61,6 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 def inject(fault: dict[str, Any]) -> None:
-    """Inject a fault before a step."""
     advance = Trainer.advance
 
     def advance_or_fail(trainer: Trainer) -> Any:  # noqa: ANN401
@@ -91,7 +89,6 @@ def die_in(call: str, after: int) -> None:
 
 
 def free_port() -> str:
-    """Return a port that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return str(listener.getsockname()[1])
@@ -106,7 +103,6 @@ def settings(rank: int, world: int, port: str) -> dict[str, str]:
 
 
 def child(phase: dict[str, Any], rank: int, port: str, errors: int) -> None:
-    """Run the command, and exit with its code."""
     os.dup2(errors, 2)
     os.environ |= settings(rank, phase.get("world", 1), port)
     if "inject_fault" in phase:
@@ -126,7 +122,6 @@ def child(phase: dict[str, Any], rank: int, port: str, errors: int) -> None:
 
 
 def fork(phase: dict[str, Any], rank: int, port: str, errors: int) -> int:
-    """Start one process of a run."""
     process = os.fork()
     if process == 0:
         child(phase, rank, port, errors)
@@ -145,7 +140,6 @@ def wait(process: int, seconds: float) -> int | None:
 
 
 def end(process: int) -> int:
-    """Kill a process; return its exit code."""
     os.kill(process, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
