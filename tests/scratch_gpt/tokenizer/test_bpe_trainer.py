@@ -1,4 +1,4 @@
-"""Learning a vocabulary: the definition, the order of ids, what Hugging Face makes of it."""
+"""Training a vocabulary: the definition, the order of ids, Hugging Face's reading of it."""
 
 import itertools
 from collections import Counter
@@ -92,14 +92,14 @@ def test_nothing_makes_the_unknown_token_or_holds_white_space() -> None:
 
 
 def test_progress_counts_the_merges() -> None:
-    told: list[int] = []
-    train_merges({"abcd": 2}, merges=2, progress=told.append)
-    assert told == [1, 2]
+    steps: list[int] = []
+    train_merges({"abcd": 2}, merges=2, progress=steps.append)
+    assert steps == [1, 2]
 
 
 @pytest.mark.reference
 @pytest.mark.usefixtures("unchecked")
-def test_hugging_face_loads_what_was_learned(
+def test_hugging_face_loads_a_trained_vocabulary(
     tmp_path: Path, small_text: str, huggingface: Callable, drawn_texts: Callable
 ) -> None:
     ours = Tokenizer.train([small_text, *drawn_texts(3, 400), *drawn_texts(3, 400)], merges=900)

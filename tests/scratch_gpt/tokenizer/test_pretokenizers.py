@@ -1,4 +1,4 @@
-"""The splitting `huggingface` and Hugging Face's tokenizer: words, ids, places and decoded text."""
+"""The pretokenizer `huggingface` and Hugging Face's: words, ids, offsets and decoded text."""
 
 import dataclasses
 from collections.abc import Callable
@@ -112,9 +112,9 @@ def test_each_table_is_needed(
     assert not differences([text], Tokenizer(ours.vocabulary), theirs)
     whole = unicode.character_classes()
     empty = {} if isinstance(getattr(whole, table), dict) else Ranges([])
-    lame = dataclasses.replace(whole, **{table: empty})
-    for module in (pretokenizers, pretokenizers, unicode):
-        monkeypatch.setattr(module, "character_classes", lambda: lame)
+    wrong = dataclasses.replace(whole, **{table: empty})
+    for module in (pretokenizers, unicode):
+        monkeypatch.setattr(module, "character_classes", lambda: wrong)
     assert differences([text], Tokenizer(ours.vocabulary), theirs) == [text]
 
 
