@@ -1,8 +1,7 @@
-"""Prepared text for tests, written without preparing any."""
+"""Fixtures of the data tests: prepared text, a tokenizer, documents."""
 
-import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,33 +11,32 @@ from scratch_gpt.data import dataset, preparation
 from scratch_gpt.data.dataset import FORMAT, Manifest, Recipe, Source
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-RECIPE = Recipe(
-    vocabulary="5eed" * 16,
-    pretokenizer="huggingface",
-    vocab_size=300,
-    errors="strict",
-    validation_fraction=0.2,
-)
-
 
 @pytest.fixture
 def recipe() -> Recipe:
-    return RECIPE
+    return Recipe(
+        vocabulary="5eed" * 16,
+        pretokenizer="huggingface",
+        vocab_size=300,
+        errors="strict",
+        validation_fraction=0.2,
+    )
 
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> Callable[..., Path]:
-    def write(ids: list[int] | None = None, **fields: object) -> Path:
-        ids = list(range(100, 123)) if ids is None else ids
+def prepared(tmp_path: Path, recipe: Recipe) -> Callable[..., Path]:
+    """Return a function that writes a folder of prepared text, without preparing any."""
+
+    def write(ids: Sequence[int] = range(100, 123)) -> Path:
         folder = tmp_path / "prepared"
         folder.mkdir()
         path = folder / dataset.TOKENS_FILE
         path.write_bytes(np.array(ids, "<u2").tobytes())
         manifest = Manifest(
             format=FORMAT,
-            recipe=RECIPE,
+            recipe=recipe,
             tokens=len(ids),
-            validation=RECIPE.validation_tokens(len(ids)),
+            validation=recipe.validation_tokens(len(ids)),
             unknown=1,
             characters=90,
             replaced=2,
@@ -46,8 +44,7 @@ def prepared(tmp_path: Path) -> Callable[..., Path]:
             sampled_sha256=dataset.sampled_sha256(path),
             sources=(Source(name="corpus/a.txt", length=91, sha256="ab" * 32),),
         )
-        told = dataclasses.replace(manifest, **fields)
-        (folder / "manifest.json").write_text(told.text, "utf-8")
+        (folder / "manifest.json").write_text(manifest.text, "utf-8")
         return folder
 
     return write

@@ -1,6 +1,8 @@
-"""Prepared text is opened as it was written, or refused."""
+"""Prepared text and its manifest are read as written or rejected; the unigram loss."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,13 +10,13 @@ import numpy as np
 import pytest
 
 from scratch_gpt.data import TokenData, dataset
-from scratch_gpt.data.dataset import Recipe
+from scratch_gpt.data.dataset import Manifest, Recipe, unigram_loss
 from scratch_gpt.errors import CheckpointError
 
 Prepared = Callable[..., Path]
 
 
-def test_opens_both_parts(prepared: Callable) -> None:
+def test_both_parts_are_opened(prepared: Callable) -> None:
     data = TokenData.open(prepared())
     assert list(range(100, 119)) == data.train.tolist()
     assert list(range(119, 123)) == data.validation.tolist()
@@ -22,9 +24,10 @@ def test_opens_both_parts(prepared: Callable) -> None:
     data.verify()
 
 
-def test_nothing_can_be_written(prepared: Callable) -> None:
+def test_tokens_are_mapped_read_only(prepared: Callable) -> None:
     data = TokenData.open(str(prepared()))
     for part in (data.train, data.validation):
+        assert isinstance(part, np.memmap)
         with pytest.raises(ValueError, match="read-only"):
             part[0] = 7
 
@@ -36,20 +39,15 @@ def test_ids_take_two_bytes_or_four(vocab_size: int, width: int, recipe: Recipe)
     assert expected == dataset.token_bytes([vocab_size - 1, 0], width)
 
 
-def test_large_ids_come_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ids", [[70_000, 3], []], ids=["large", "none"])
+def test_tokens_are_read_back(ids: list[int], tmp_path: Path) -> None:
     path = tmp_path / "tokens.bin"
-    path.write_bytes(dataset.token_bytes([70_000, 3], 4))
-    assert dataset.map_tokens(path, tokens=2, bytes_per_token=4).tolist() == [70_000, 3]
-
-
-def test_nothing_is_mapped_as_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "tokens.bin"
-    path.touch()
-    assert not dataset.map_tokens(path, tokens=0, bytes_per_token=2).shape[0]
+    path.write_bytes(dataset.token_bytes(ids, 4))
+    assert ids == dataset.map_tokens(path, tokens=len(ids), bytes_per_token=4).tolist()
 
 
 @pytest.mark.parametrize("change", [-1, 1, -2, 2])
-def test_another_length_is_refused(change: int, prepared: Callable) -> None:
+def test_another_length_is_rejected(change: int, prepared: Callable) -> None:
     folder = prepared()
     path = folder / "tokens.bin"
     content = path.read_bytes()
@@ -58,7 +56,7 @@ def test_another_length_is_refused(change: int, prepared: Callable) -> None:
         TokenData.open(folder)
 
 
-def test_an_edited_file_is_refused(prepared: Callable) -> None:
+def test_an_edited_file_is_rejected(prepared: Callable) -> None:
     folder = prepared()
     path = folder / "tokens.bin"
     content = bytearray(path.read_bytes())
@@ -80,7 +78,7 @@ def test_an_edit_between_samples_is_found_by_reading_all(prepared: Callable) -> 
 
 
 @pytest.mark.parametrize("place", [0, 4_095, 7_827, 2_000_000 - 4_096, 1_999_999])
-def test_blocks_all_over_a_large_file_are_looked_at(place: int, tmp_path: Path) -> None:
+def test_blocks_all_over_a_large_file_are_sampled(place: int, tmp_path: Path) -> None:
     """The first, the second, the last."""
     path = tmp_path / "tokens.bin"
     path.write_bytes(bytes(2_000_000))
@@ -104,9 +102,9 @@ def test_the_length_is_in_the_sample(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(name: str, prepared: Callable) -> None:
     folder = prepared()
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match="no such file") as refusal:
+    with pytest.raises(CheckpointError, match="no such file") as rejection:
         TokenData.open(folder)
-    assert str(folder / name) == refusal.value.where
+    assert str(folder / name) == rejection.value.where
 
 
 @dataclasses.dataclass
@@ -116,17 +114,113 @@ class Other:
     vocab_size: int
 
 
-def test_another_tokenizer_is_refused(prepared: Callable, recipe: Recipe) -> None:
+def test_another_tokenizer_is_rejected(prepared: Callable, recipe: Recipe) -> None:
     data = TokenData.open(prepared())
     data.require(Other(recipe.vocabulary, "huggingface", 300))
-    with pytest.raises(CheckpointError, match="another tokenizer") as refusal:
+    with pytest.raises(CheckpointError, match="another tokenizer") as rejection:
         data.require(Other("ffff", "original", 300))
-    assert "vocabulary 5eed5eed5eed..." in refusal.value.what
-    assert "not 'ffff'; pretokenizer 'huggingface', not 'original'" in refusal.value.what
-    assert "vocab_size" not in refusal.value.what
+    assert "vocabulary 5eed5eed5eed..." in rejection.value.what
+    assert "not 'ffff'; pretokenizer 'huggingface', not 'original'" in rejection.value.what
+    assert "vocab_size" not in rejection.value.what
 
 
-def test_rows_come_straight_from_the_file(prepared: Callable) -> None:
-    data = TokenData.open(prepared())
-    assert isinstance(data.train, np.memmap)
-    assert isinstance(data.validation, np.memmap)
+KEYS = [
+    *(["format"], ["recipe"], ["tokens"], ["validation"], ["unknown"], ["characters"]),
+    *(["replaced"], ["sha256"], ["sampled_sha256"], ["sources"]),
+    *(["recipe", name] for name in ("vocabulary", "pretokenizer", "vocab_size", "errors")),
+    *(["recipe", "validation_fraction"], ["sources", 0], ["sources", 0, "name"]),
+    *(["sources", 0, "length"], ["sources", 0, "sha256"]),
+]
+
+
+def test_a_manifest_is_read_back(prepared: Callable) -> None:
+    file = prepared() / "manifest.json"
+    manifest = Manifest.read(file)
+    assert manifest.text == file.read_text("utf-8")
+    assert (manifest.sources[0].name, manifest.sources[0].length) == ("corpus/a.txt", 91)
+    assert manifest.recipe.validation_fraction == 0.2
+
+
+@pytest.mark.parametrize("keys", KEYS, ids=str)
+@pytest.mark.parametrize("value", [None, -1, True, [[]], {}, 1.5], ids=repr)
+def test_a_value_of_another_kind_is_rejected(
+    keys: list[str | int], value: object, prepared: Callable, edit: Callable
+) -> None:
+    file = prepared() / "manifest.json"
+    edit(file, keys, value)
+    with pytest.raises(CheckpointError) as rejection:
+        Manifest.read(file)
+    assert "\n" not in rejection.value.what
+
+
+@pytest.mark.parametrize("keys", [keys for keys in KEYS if isinstance(keys[-1], str)], ids=str)
+def test_a_missing_or_unknown_field_is_rejected(keys: list[str], prepared: Callable) -> None:
+    file = prepared() / "manifest.json"
+    content = json.loads(file.read_bytes())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner["more"] = inner.pop(keys[-1])
+    file.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(CheckpointError, match=r"missing or unknown: .*'more'"):
+        Manifest.read(file)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (["format"], 2),
+        (["recipe", "errors"], "ignore"),
+        (["recipe", "vocab_size"], 0),
+        (["recipe", "vocab_size"], (1 << 32) + 1),
+        (["recipe", "validation_fraction"], 1.0),
+        (["recipe", "validation_fraction"], 0.3),
+        (["tokens"], 30),
+        (["validation"], 5),
+        (["unknown"], 24),
+        (["replaced"], 91),
+    ],
+    ids=str,
+)
+def test_contradictions_are_rejected(
+    keys: list[str], value: object, prepared: Callable, edit: Callable
+) -> None:
+    file = prepared() / "manifest.json"
+    edit(file, keys, value)
+    with pytest.raises(CheckpointError, match="contradicts the other fields"):
+        Manifest.read(file)
+
+
+@pytest.mark.parametrize("length", [0, 1, 40, 400])
+def test_half_a_manifest_is_rejected(length: int, prepared: Callable) -> None:
+    file = prepared() / "manifest.json"
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match=r"^manifest\.json: Expecting|Unterminated"):
+        Manifest.read(file)
+
+
+def test_the_unigram_loss_by_hand() -> None:
+    """Four training tokens and a vocabulary of three make shares of 4, 2 and 1 in seven."""
+    train, validation = np.array([0, 0, 0, 1], "<u2"), np.array([0, 1, 2, 2], "<u2")
+    expected = -sum(math.log(share / 7) for share in (4, 2, 1, 1)) / 4
+    assert math.isclose(expected, unigram_loss(train, validation, vocab_size=3))
+
+
+def test_a_mapped_file_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = np.random.Philox(key=3).random_raw(1_000) % 50
+    train, validation = tokens[:900].astype("<u4"), tokens[900:].astype("<u4")
+    whole = unigram_loss(train, validation, vocab_size=50)
+    monkeypatch.setattr(dataset, "_CHUNK", 7)
+    assert whole == unigram_loss(train, validation, vocab_size=50)
+
+
+def test_an_id_outside_the_vocabulary_is_rejected() -> None:
+    train, validation = np.array([0, 7], "<u2"), np.array([0], "<u2")
+    with pytest.raises(ValueError, match="id 7 is outside a vocabulary of 7"):
+        unigram_loss(train, validation, vocab_size=7)
+
+
+def test_no_token_has_no_unigram_loss() -> None:
+    none = np.array([], "<u2")
+    with pytest.raises(ValueError, match="there is no validation token"):
+        unigram_loss(np.array([0], "<u2"), none, vocab_size=7)

@@ -1,4 +1,4 @@
-"""Windows of tokens in a seeded order that can be taken up anywhere."""
+"""Windows of tokens in a seeded order."""
 
 import hashlib
 import itertools
@@ -12,7 +12,7 @@ from scratch_gpt.data.windows import Windows
 from scratch_gpt.errors import TooLittleTextError
 
 TOKENS = np.arange(1_000, 1_103, dtype="<u2")
-"""103 tokens, each told from every other."""
+"""103 different tokens."""
 
 
 def starts(windows: Windows, epoch: int) -> list[int]:
@@ -93,7 +93,7 @@ def test_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("count", "time"), [(0, 2), (1, 2), (102, 103)])
-def test_too_few_tokens_are_told(count: int, time: int) -> None:
+def test_too_few_tokens_are_rejected(count: int, time: int) -> None:
     with pytest.raises(TooLittleTextError, match=f"there are {count} tokens.* takes {time}"):
         Windows(TOKENS[:count], time=time, seed=0)
 
