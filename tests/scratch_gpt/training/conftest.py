@@ -20,7 +20,7 @@ from scratch_gpt.data import TokenData
 from scratch_gpt.data.dataset import Manifest
 from scratch_gpt.data.dataset import Recipe as Prepared
 from scratch_gpt.training import log
-from scratch_gpt.training.checkpoints import Checkpoint, State
+from scratch_gpt.training.checkpoints import Checkpoint, State, newest_checkpoint
 from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.recipe import Recipe
 from scratch_gpt.training.trainer import Trainer
@@ -123,10 +123,6 @@ def start(data: TokenData) -> Callable[..., Trainer]:
     return new
 
 
-Outcome = dict[str, Any]
-Runs = Callable[..., list[Outcome]]
-
-
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "text.txt"
@@ -154,18 +150,25 @@ def arguments(corpus: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def command(arguments: Callable) -> Callable[..., Any]:
-    def run(output: Path, *others: str, **changes: object) -> Any:  # noqa: ANN401
-        return CliRunner().invoke(train.app, [*arguments(output, **changes), *others])
+def command(arguments: Callable) -> Callable[..., str]:
+    """Return a function that runs the command for the tiny recipe, and returns its stderr.
+
+    It requires the exit code `code`. Other keywords change options.
+    """
+
+    def run(output: Path, *others: str, code: int = 0, **changes: object) -> str:
+        result = CliRunner().invoke(train.app, [*arguments(output, **changes), *others])
+        assert result.exit_code == code, result.stderr
+        return result.stderr
 
     return run
 
 
 @pytest.fixture(scope="session")
-def runs() -> Runs:
-    """Return a function that runs phases in turn; see `worker.py`."""
+def runs() -> Callable[..., list[dict[str, Any]]]:
+    """Return a function that runs phases in turn, and returns their outcomes; see `worker.py`."""
 
-    def run(*phases: dict[str, Any]) -> list[Outcome]:
+    def run(*phases: dict[str, Any]) -> list[dict[str, Any]]:
         result = subprocess.run(
             [sys.executable, Path(__file__).with_name("worker.py")],
             input=json.dumps(phases),
@@ -175,8 +178,7 @@ def runs() -> Runs:
             check=False,
         )
         assert not result.returncode, result.stderr
-        found: list[Outcome] = json.loads(result.stdout)
-        return found
+        return json.loads(result.stdout)
 
     return run
 
@@ -189,5 +191,29 @@ def numbers() -> Callable[[Path], list[dict[str, Any]]]:
         volatile = {"seconds", "tokens_per_second"}
         lines = log.read_log(output / "log.jsonl")
         return [{k: v for k, v in line.items() if k not in volatile} for line in lines]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def assert_same_run(numbers: Callable) -> Callable[[Path, Path], None]:
+    """Return the assertion that two runs are bitwise the same: their logs and their models."""
+
+    def check(one: Path, other: Path) -> None:
+        assert numbers(one) == numbers(other)
+        weights = [(run / "model" / "model.safetensors").read_bytes() for run in (one, other)]
+        assert weights[0] == weights[1]
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def newest_step() -> Callable[[Path], int]:
+    """Return a function that gives the step of a run's newest checkpoint; none may be damaged."""
+
+    def read(output: Path) -> int:
+        newest = newest_checkpoint(output / "checkpoints", pytest.fail)
+        assert newest is not None
+        return newest.state.step
 
     return read
