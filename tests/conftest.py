@@ -96,7 +96,11 @@ def python(home_of: Callable) -> Callable[..., subprocess.CompletedProcess[str]]
         path = os.pathsep.join(map(str, [*folders, home_of("scratch_gpt").parent]))
         command = [sys.executable, *map(str, arguments)]
         environment = os.environ | {"PYTHONPATH": path}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=check)
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert not (check and result.returncode), result.stderr
+        return result
 
     return run
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,15 +23,9 @@ needs_ruff = pytest.mark.skipif(find_spec("ruff") is None, reason="not run: ruff
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    source = "from importlinter.cli import lint_imports_command as run; run()"
     return subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-c",
-                "from importlinter.cli import lint_imports_command as run; run()",
-            ),
-            *("--no-cache", "--no-logo"),
-        ],
+        [sys.executable, "-c", source, "--no-cache", "--no-logo"],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "200"},
         capture_output=True,
@@ -118,70 +111,60 @@ def test_a_version_query_is_found(source: str) -> None:
     assert (result.returncode, "reference/compat.py" in result.stdout) == (1, True), result.stdout
 
 
-def run(source: str, *folders: Path) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not result.returncode, result.stderr
-    return result.stdout.strip()
+@pytest.fixture
+def loads_torch(python: Callable) -> Callable[..., bool]:
+    """Return a function that tells whether importing a package alone loads torch."""
 
+    def load(package: str, *folders: Path) -> bool:
+        source = f"import sys, {package}; print('torch' in sys.modules)"
+        return {"True\n": True, "False\n": False}[python("-c", source, folders=folders).stdout]
 
-def loads_torch(package: str, *folders: Path) -> bool:
-    loaded = run(f"import sys, {package}; print('torch' in sys.modules)", *folders)
-    return {"True": True, "False": False}[loaded]
+    return load
 
 
 @pytest.mark.parametrize("package", ["scratch_gpt", "reference", "parity"])
-def test_importing_a_package_loads_no_torch(package: str, home_of: Callable) -> None:
-    home = home_of(package)
-    if home is None:
-        pytest.skip(f"not run: the package {package} is not here")
-    assert not loads_torch(package, home.parent)
+def test_importing_a_package_loads_no_torch(package: str, loads_torch: Callable) -> None:
+    """A command's `--help` must answer at once."""
+    assert not loads_torch(package)
 
 
-def test_a_package_that_loads_torch_is_found(tmp_path: Path) -> None:
+def test_a_package_that_loads_torch_is_found(loads_torch: Callable, tmp_path: Path) -> None:
     (tmp_path / "torch.py").touch()
-    (tmp_path / "planted.py").write_text("import deeper", encoding="utf-8")
+    (tmp_path / "injected.py").write_text("import deeper", encoding="utf-8")
     (tmp_path / "deeper.py").write_text("from torch import *", encoding="utf-8")
-    assert loads_torch("planted", tmp_path)
+    assert loads_torch("injected", tmp_path)
 
 
 REJECT_TRANSFORMERS = """
-    import sys
+import sys
 
-    class Reject:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "transformers":
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+class Reject:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "transformers":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    sys.meta_path.insert(0, Reject())
+sys.meta_path.insert(0, Reject())
 """
 
 
-def test_the_model_works_without_transformers(home_of: Callable) -> None:
+def test_the_model_works_without_transformers(python: Callable) -> None:
     forward = """
-    import torch
-    from scratch_gpt import GPT, GPTConfig
+import torch
+from scratch_gpt import GPT, GPTConfig
 
-    config = GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)
-    model = GPT(GPTConfig.from_huggingface(config.to_huggingface())).eval()
-    logits = model(torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]]))
-    print(list(logits.shape), bool(logits.isfinite().all()))
-    """
-    home = home_of("scratch_gpt")
-    assert home is not None
-    assert run(REJECT_TRANSFORMERS + forward, home.parent) == "[2, 5, 37] True"
+config = GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)
+model = GPT(GPTConfig.from_huggingface(config.to_huggingface())).eval()
+logits = model(torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]]))
+print(list(logits.shape), bool(logits.isfinite().all()))
+"""
+    assert python("-c", REJECT_TRANSFORMERS + forward).stdout == "[2, 5, 37] True\n"
 
 
-def test_transformers_is_rejected_there() -> None:
+def test_transformers_is_rejected_there(python: Callable) -> None:
     attempt = """
-    try:
-        from transformers import OpenAIGPTConfig
-    except ModuleNotFoundError as error:
-        print(error.name)
-    """
-    assert run(REJECT_TRANSFORMERS + attempt) == "transformers"
+try:
+    from transformers import OpenAIGPTConfig
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    assert python("-c", REJECT_TRANSFORMERS + attempt).stdout == "transformers\n"

@@ -39,16 +39,6 @@ def checkpoint(config: GPTConfig, loud: Callable) -> Checkpoint:
 
 
 @pytest.fixture
-def at_step(checkpoint: Checkpoint) -> Callable[[int], Checkpoint]:
-    def at(step: int) -> Checkpoint:
-        return dataclasses.replace(
-            checkpoint, state=dataclasses.replace(checkpoint.state, step=step)
-        )
-
-    return at
-
-
-@pytest.fixture
 def flip() -> Callable[[Path], None]:
     def change(path: Path) -> None:
         content = bytearray(path.read_bytes())

@@ -1,7 +1,7 @@
 """A group of processes with simulated peers; `test_processes` has real ones."""
 
-from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -72,10 +72,7 @@ def test_an_invalid_variable_is_rejected(name: str, text: str, message: str) -> 
 def test_a_lost_connection_is_an_environment_error(
     text: str, fix: str, second: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_others: object, **_more: object) -> None:
-        raise RuntimeError(text)
-
-    monkeypatch.setattr(module.distributed, "all_reduce", fail)
+    monkeypatch.setattr(module.distributed, "all_reduce", Mock(side_effect=RuntimeError(text)))
     with pytest.raises(EnvironmentUnfitError, match="process 1 of 2 has lost the others") as caught:
         second.sum([1.0])
     assert fix in caught.value.fix
@@ -84,10 +81,8 @@ def test_a_lost_connection_is_an_environment_error(
 def test_other_errors_are_not_lost_connections(
     second: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_others: object) -> None:
-        raise RuntimeError("size mismatch")
-
-    monkeypatch.setattr(module.distributed, "all_reduce", fail)
+    error = RuntimeError("size mismatch")
+    monkeypatch.setattr(module.distributed, "all_reduce", Mock(side_effect=error))
     with pytest.raises(RuntimeError, match="size mismatch"):
         second.sum([1.0])
 
@@ -98,37 +93,29 @@ def test_sums_are_in_float64(second: Group, monkeypatch: pytest.MonkeyPatch) -> 
     assert second.sum([2.0**40 + 1.0]) == [2.0**41 + 2.0]
 
 
-def broadcast(sent: list[Any]) -> Callable[..., None]:
-    """Return a broadcast that sends through a list."""
+@pytest.fixture
+def first(monkeypatch: pytest.MonkeyPatch) -> Group:
+    """Return the first of two processes; what it broadcasts, the next receiver gets."""
+    sent: list[Any] = []
 
-    def receive(outcome: list[Any], *, src: int) -> None:
+    def broadcast(outcome: list[Any], *, src: int) -> None:
         assert src == 0
         if sent:
             outcome[:] = sent
         sent[:] = outcome
 
-    return receive
+    monkeypatch.setattr(module.distributed, "broadcast_object_list", broadcast)
+    return Group(rank=0, processes=2)
 
 
-def test_the_first_process_acts_and_all_get_the_result(
-    second: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    channel: list[Any] = []
-    monkeypatch.setattr(module.distributed, "broadcast_object_list", broadcast(channel))
-    assert Group(rank=0, processes=2).on_first(lambda: "done") == "done"
+def test_the_first_process_acts_and_all_get_the_result(first: Group, second: Group) -> None:
+    assert first.on_first(lambda: "done") == "done"
     assert second.on_first(pytest.fail) == "done"
 
 
-def test_an_error_in_the_first_process_ends_all(
-    second: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> None:
-        raise UsageError("no", where="here", fix="yes")
-
-    channel: list[Any] = []
-    monkeypatch.setattr(module.distributed, "broadcast_object_list", broadcast(channel))
+def test_an_error_in_the_first_process_ends_all(first: Group, second: Group) -> None:
     with pytest.raises(UsageError):
-        Group(rank=0, processes=2).on_first(fail)
+        first.on_first(Mock(side_effect=UsageError("no", where="here", fix="yes")))
     with pytest.raises(ReportedElsewhereError) as caught:
         second.on_first(pytest.fail)
     assert caught.value.exit_code is ExitCode.USAGE

@@ -1,7 +1,6 @@
 """One run at a time locks a folder; other folders are rejected."""
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,15 @@ def test_a_folder_is_created_and_reopened(tmp_path: Path) -> None:
             assert (tmp_path / "a" / "run").is_dir()
 
 
-def test_two_runs_at_once_are_rejected(tmp_path: Path) -> None:
-    other = "import sys, pathlib\nfrom scratch_gpt.training.run_folder import lock_folder\n"
-    other += "with lock_folder(pathlib.Path(sys.argv[1])): pass"
+def test_two_runs_at_once_are_rejected(python: Callable, tmp_path: Path) -> None:
+    """In this process and in another one."""
+    message = "another run writes into this folder"
+    source = "import sys, pathlib\nfrom scratch_gpt.training.run_folder import lock_folder\n"
+    source += "with lock_folder(pathlib.Path(sys.argv[1])): pass"
     with lock_folder(tmp_path):
-        with (
-            pytest.raises(OccupiedError, match="another run writes into this folder"),
-            lock_folder(tmp_path),
-        ):
+        with pytest.raises(OccupiedError, match=message), lock_folder(tmp_path):
             pytest.fail("two runs own one folder")
-        result = subprocess.run(
-            [sys.executable, "-c", other, tmp_path], capture_output=True, text=True, check=False
-        )
-        assert "another run writes into this folder" in result.stderr
+        assert message in python("-c", source, tmp_path, check=False).stderr
 
 
 def test_a_folder_of_other_files_is_rejected(tmp_path: Path) -> None:

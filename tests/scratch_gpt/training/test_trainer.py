@@ -67,16 +67,12 @@ def test_every_part_of_a_checkpoint_matters(lost: str, start: Callable) -> None:
     losses(whole, 3)
     checkpoint = whole.checkpoint({})
     weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
-    moments = start().checkpoint({}).optimizer if lost == "moments" else checkpoint.optimizer
-    changes = {} if lost == "moments" else {lost: 0}
-    changed = dataclasses.replace(
-        checkpoint,
-        weights=weights,
-        optimizer=moments,
-        state=dataclasses.replace(checkpoint.state, **changes),
-    )
+    if lost == "moments":
+        changes = {"optimizer": start().checkpoint({}).optimizer}
+    else:
+        changes = {"state": dataclasses.replace(checkpoint.state, **{lost: 0})}
     resumed = start()
-    resumed.resume(changed)
+    resumed.resume(dataclasses.replace(checkpoint, weights=weights, **changes))
     assert losses(whole, 3) != losses(resumed, 3)
 
 
@@ -279,16 +275,9 @@ def test_the_validation_loss_is_one_mean_without_dropout(
 
 
 def test_the_models_mode_is_restored_after_an_error(with_dropout: GPT) -> None:
-    seen = []
-
-    def fail() -> None:
-        with evaluation_mode(with_dropout):
-            seen.append((with_dropout.training, torch.is_grad_enabled()))
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert seen == [(False, False)]
+    with pytest.raises(KeyError), evaluation_mode(with_dropout):  # noqa: PT012 - the context is the test
+        assert (with_dropout.training, torch.is_grad_enabled()) == (False, False)
+        raise KeyError
     assert with_dropout.training
 
 
@@ -327,12 +316,9 @@ def test_the_default_warm_up_fits_every_run(count: int, steps: int, warmup: int)
     assert (recipe.steps, recipe.warmup) == (steps, warmup)
 
 
-def test_a_given_warm_up_is_kept() -> None:
-    assert [complete_recipe(Recipe(warmup=n), windows(832)).warmup for n in (0, 7, 1_299)] == [
-        0,
-        7,
-        1_299,
-    ]
+@pytest.mark.parametrize("warmup", [0, 7, 1_299])
+def test_a_given_warm_up_is_kept(warmup: int) -> None:
+    assert warmup == complete_recipe(Recipe(warmup=warmup), windows(832)).warmup
 
 
 def test_a_warm_up_as_long_as_the_run_is_rejected() -> None:
