@@ -1,4 +1,4 @@
-"""The wheel: the one that is installed, or, where the checkout itself is, one built from it."""
+"""Fixtures of the wheel: the installed one, or one built from an editable checkout."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What the wheel and the sdist hold: every module, its data, its licences, and nothing else."""
+"""The contents of wheel and sdist: every module, its data, its licenses, and nothing else."""
 
 import tarfile
 import zipfile
@@ -21,7 +21,7 @@ DATA = {
     ),
     "reference/goldens/LICENSE-Apache-2.0.txt",
 }
-"""Every file of the wheel that is no module. What is new is to be named here, or left out."""
+"""Every file of the wheel that is no module. Add a new one here, or exclude it."""
 
 LICENCES = {
     "licenses/LICENSE",
@@ -49,7 +49,7 @@ def of_packages(names: Iterable[str]) -> set[str]:
     }
 
 
-def strange(names: Iterable[str]) -> set[str]:
+def unexpected(names: Iterable[str]) -> set[str]:
     """Return the files that do not belong into the wheel."""
     return {
         name
@@ -58,9 +58,9 @@ def strange(names: Iterable[str]) -> set[str]:
     }
 
 
-def test_nothing_strange_is_in_the_wheel(packed_files: frozenset[str]) -> None:
+def test_nothing_unexpected_is_in_the_wheel(packed_files: frozenset[str]) -> None:
     assert len(of_packages(packed_files)) > 150
-    assert not strange(packed_files)
+    assert not unexpected(packed_files)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_nothing_strange_is_in_the_wheel(packed_files: frozenset[str]) -> None:
         *("../../../bin/other", "gpt1-check"),
     ],
 )
-def test_a_strange_file_is_found(name: str) -> None:
-    assert strange([*DATA, "parity/check.py", "../../../bin/gpt1-check", name]) == {name}
+def test_an_unexpected_file_is_found(name: str) -> None:
+    assert unexpected([*DATA, "parity/check.py", "../../../bin/gpt1-check", name]) == {name}
 
 
 def test_every_data_file_is_in_the_wheel(packed_files: frozenset[str]) -> None:
@@ -123,5 +123,5 @@ def test_the_sdist_gives_the_wheel_of_the_checkout(
     expected = contents(built("wheel", checkout, tmp_path / "expected"))
     assert expected == contents(built("wheel", sdist, tmp_path / "found"))
     (sdist / "parity" / "check.py").unlink()
-    lame = contents(built("wheel", sdist, tmp_path / "lame"))
-    assert set(expected) - set(lame) == {"parity/check.py"}
+    wrong = contents(built("wheel", sdist, tmp_path / "wrong"))
+    assert set(expected) - set(wrong) == {"parity/check.py"}

@@ -1,9 +1,8 @@
-"""Every extra installs alone and beside the others, agrees with what is there, and does its work.
+"""Every extra installs alone and beside the others, agrees with what is there, and works.
 
 Each test makes an environment of its own with uv, from the package index: `tox -e extras`, or
-`pytest -m packaging` in a checkout. Versions are kept to those of the file that `UV_CONSTRAINT`
-names, else of the checkout's constraints.txt; and once each extra is resolved as users do it, to
-whatever the index has, and nothing installed.
+`pytest -m packaging` in a checkout. Versions are those of the file that `UV_CONSTRAINT` names, or
+of constraints.txt. Each extra is also resolved without constraints, and not installed.
 """
 
 import os
@@ -99,7 +98,7 @@ def settings() -> dict[str, str]:
 
 
 def constraints() -> tuple[str, str]:
-    """Return the option that keeps to the versions; the variable's paths uv parts at spaces."""
+    """Return the option with the constraints; uv splits the paths in its variable at spaces."""
     source = Path(os.environ.get("UV_CONSTRAINT", HERE / "constraints.txt"))
     assert source.is_file(), f"no versions to keep to: {source}"
     return "--constraints", str(source)
