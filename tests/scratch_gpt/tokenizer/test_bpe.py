@@ -79,13 +79,13 @@ def test_a_long_word_is_cut_where_nothing_is_merged(ours: Tokenizer) -> None:
         found = [vocabulary.tokens[i] for i in pairs.merged(word)]
         known = [vocabulary.tokens[vocabulary.ids.get(p, 0)] for p in by_definition(word, ranks)]
         assert known == found
-        assert any(word[at : at + 2] not in pairs._neighbours for at in range(len(word) - 1))
+        assert any(word[at : at + 2] not in pairs._neighbors for at in range(len(word) - 1))
 
 
 def test_a_wrong_cut_is_found(ours: Tokenizer) -> None:
     vocabulary = ours.vocabulary
     right, wrong = pairs_of(vocabulary), pairs_of(vocabulary)
-    wrong.__dict__["_neighbours"] = {pair for pair in right._neighbours if "e" not in pair}
+    wrong.__dict__["_neighbors"] = {pair for pair in right._neighbors if "e" not in pair}
     words = long_words(vocabulary)
     assert [right.merged(word) for word in words] != [wrong.merged(word) for word in words]
 
