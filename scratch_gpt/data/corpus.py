@@ -18,7 +18,7 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO
 
 from scratch_gpt.checkpoint.strict_io import ADVICE, kind_of_file, open_regular
 from scratch_gpt.data.dataset import Source
@@ -33,16 +33,7 @@ SIZE = 1 << 18
 LONGEST_WORD = 1 << 24
 """Bytes in which there must be a space or a line break."""
 
-
-@runtime_checkable
-class Readable(Protocol):
-    """Bytes in a file or in memory."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return the next bytes, fewer than `size` only at the end."""
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a position, and return it."""
+Readable = BinaryIO | io.BytesIO
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

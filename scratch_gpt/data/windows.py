@@ -27,7 +27,7 @@ class Windows:
     `2 * time - 2` tokens at the two ends.
 
     Args:
-        tokens: Ids `[tokens]`, unsigned or not; may be mapped from a file.
+        tokens: Ids `[tokens]`; may be mapped from a file.
         time: Tokens in a window, at least 2: the first one is not predicted.
         seed: Any integer; each gives another order.
 
@@ -59,11 +59,9 @@ class Windows:
         return self._each_epoch
 
     def rows(self, first: int, count: int) -> Int64[Tensor, "count time"]:
-        """Return the windows at the positions from `first` on.
+        """Return the windows at `count` positions from `first` on.
 
-        Args:
-            first: Position in the endless order, from 0; `p` is in epoch `p // len(self)`.
-            count: Number of windows.
+        Positions in the endless order count from 0; position `p` is in epoch `p // len(self)`.
 
         Raises:
             ValueError: `first` is negative, or `count` is not positive.

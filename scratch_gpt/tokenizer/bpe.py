@@ -23,11 +23,7 @@ class BytePairs:
     A long word is cut first between characters that are neighbors in no token: no merge crosses
     such a place, and short parts stay in the processor's cache.
 
-    Args:
-        ids: The id of every token.
-        merges: The pairs in the order in which they were learned; both parts and their product
-            are tokens.
-        unknown: The id of the unknown token.
+    Merges come in the order in which they were learned; both parts and their product are tokens.
 
     Source: Sennrich, Haddow and Birch 2016, algorithm 1; GPT-1's `text_utils.py`, `bpe`.
     """

@@ -31,7 +31,11 @@ def train_merges(
 
     Source: Sennrich, Haddow and Birch 2016, algorithm 1.
     """
-    alphabet = _alphabet(words)
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            counts[character] += count
+    alphabet = sorted(counts, key=lambda character: (-counts[character], character))
     pairs = _Pairs(words)
     chosen: dict[Pair, None] = {}  # a merge that makes a token again can bring an old pair back
     while len(chosen) < merges and (best := pairs.most_frequent()):
@@ -42,15 +46,6 @@ def train_merges(
     products = [one + two for one, two in chosen]
     tokens = dict.fromkeys([UNKNOWN, *alphabet, *ends, *products])
     return Vocabulary(tuple(tokens), tuple(chosen))
-
-
-def _alphabet(words: Mapping[str, int]) -> list[str]:
-    """Return the characters by falling frequency, then by code point."""
-    characters: Counter[str] = Counter()
-    for word, count in words.items():
-        for character in word:
-            characters[character] += count
-    return sorted(characters, key=lambda character: (-characters[character], character))
 
 
 class _Pairs:

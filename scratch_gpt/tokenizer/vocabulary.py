@@ -305,9 +305,7 @@ def parse_tokenizer_json(
 def pair(merge: object, number: int, where: str) -> tuple[str, str]:
     """Return a merge, given as a list of two tokens or as two tokens with a space between.
 
-    Raises:
-        TokenizerError: It is not two tokens, or a token holds a space or a line break, which no
-            file of merges could hold.
+    A token with a space or a line break is rejected: no file of merges could hold it.
     """
     words = merge.split(" ") if isinstance(merge, str) else merge
     if isinstance(words, list) and len(words) == 2:  # noqa: PLR2004 - a pair

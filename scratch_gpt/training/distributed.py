@@ -20,13 +20,7 @@ T = TypeVar("T")
 
 
 class Group:
-    """The processes of a run, from the view of one of them.
-
-    Attributes:
-        rank: This process's number, from 0.
-        processes: Number of processes.
-        device: This process's device.
-    """
+    """The processes of a run, from the view of one of them, which has a number from 0: `rank`."""
 
     def __init__(self, rank: int = 0, processes: int = 1, device: str = "cpu") -> None:
         self.rank = rank

@@ -134,11 +134,7 @@ def prepare_vocabulary(
 
 
 def prepare_tokens(
-    sources: Sources,
-    recipe: Recipe,
-    folder: RunFolder,
-    tokenizer: Tokenizer,
-    progress: Progress,
+    sources: Sources, recipe: Recipe, folder: RunFolder, tokenizer: Tokenizer, progress: Progress
 ) -> TokenData:
     """Return the corpus as ids, prepared if it is not yet.
 
@@ -174,8 +170,7 @@ def prepare_tokens(
 def export(model: GPT, folder: RunFolder) -> None:
     """Write the model that `generate` and Hugging Face load: float32 weights, config, vocabulary.
 
-    Raises:
-        WriteError: The file system failed; an older export was not changed.
+    A WriteError leaves an older export unchanged.
     """
     weights = {name: p.detach().float().to("cpu") for name, p in model.named_parameters()}
     with replace_folder(folder.model, overwrite=True) as staging:
