@@ -289,10 +289,7 @@ def unigram_loss(
 
         -mean over validation of log((count + 1) / (tokens + vocab_size))
 
-    Args:
-        train: Ids `[tokens]`, each below `vocab_size`.
-        validation: Ids `[tokens]`, at least one.
-        vocab_size: Number of different ids.
+    Both parts are ids `[tokens]`.
 
     Raises:
         ValueError: There is no validation token, or an id is outside the vocabulary.

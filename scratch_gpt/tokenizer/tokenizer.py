@@ -85,10 +85,6 @@ class Tokenizer:
     (transformers 5.3 and later, and the fast one of 4.x). With `"original"` they are those that
     the released model was trained with; it needs ftfy and spaCy.
 
-    Args:
-        vocabulary: Tokens and merges.
-        pretokenizer: A key of `scratch_gpt.tokenizer.pretokenizers.PRETOKENIZERS`.
-
     Raises:
         ValueError: No pretokenizer has that name.
         MissingExtraError: The pretokenizer needs a package that is not installed.

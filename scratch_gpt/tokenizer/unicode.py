@@ -110,11 +110,8 @@ def decompose(text: str, sources: Sequence[int]) -> tuple[str, list[int]]:
     """Return the canonical decomposition of a text, and the position of each character's origin.
 
     Marks that are reordered do not take their positions along. As in the Rust tokenizer, whose
-    offsets these are, the first character of a decomposition takes the next position.
-
-    Args:
-        text: Any text.
-        sources: The position of each of its characters.
+    offsets these are, the first character of a decomposition takes the next position. `sources`
+    has the position of each character of the text.
     """
     parts = list(_ordered(part for character in text for part in _parts(character)))
     begun = itertools.accumulate(not part.added for part in parts)

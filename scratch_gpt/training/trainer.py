@@ -176,8 +176,7 @@ class Trainer:
 
     def _clip(self, loss: float, rate: float) -> float:
         """Clip the gradients; return their norm before."""
-        problem = f"the loss is {loss}"
-        cause: NotFiniteError | None = None
+        problem, cause = f"the loss is {loss}", None
         if math.isfinite(loss):
             try:
                 return clip_global_norm(self.model.named_parameters(), self.recipe.clip_norm)
