@@ -1,6 +1,5 @@
 """Fixtures of the data tests: prepared text, a tokenizer, documents."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,21 +47,6 @@ def prepared(tmp_path: Path, recipe: Recipe) -> Callable[..., Path]:
         return folder
 
     return write
-
-
-@pytest.fixture
-def edit() -> Callable[..., None]:
-    """Return a function that sets one value of a JSON file, given its path in the object."""
-
-    def change(file: Path, keys: list[str | int], value: object) -> None:
-        content = json.loads(file.read_bytes())
-        inner = content
-        for key in keys[:-1]:
-            inner = inner[key]
-        inner[keys[-1]] = value
-        file.write_text(json.dumps(content), "utf-8")
-
-    return change
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,14 @@
 """Prepared text and its manifest are read as written or rejected; the unigram loss."""
 
 import dataclasses
+import functools
 import json
 import math
+import operator
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +17,11 @@ from scratch_gpt.data import TokenData, dataset
 from scratch_gpt.data.dataset import Manifest, Recipe, unigram_loss
 from scratch_gpt.errors import CheckpointError
 
-Prepared = Callable[..., Path]
+
+def set_byte(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\x01")
 
 
 def test_both_parts_are_opened(prepared: Callable) -> None:
@@ -58,20 +66,14 @@ def test_another_length_is_rejected(change: int, prepared: Callable) -> None:
 
 def test_an_edited_file_is_rejected(prepared: Callable) -> None:
     folder = prepared()
-    path = folder / "tokens.bin"
-    content = bytearray(path.read_bytes())
-    content[31] ^= 1
-    path.write_bytes(content)
+    set_byte(folder / "tokens.bin", 31)
     with pytest.raises(CheckpointError, match="bytes are not those that were prepared"):
         TokenData.open(folder)
 
 
 def test_an_edit_between_samples_is_found_by_reading_all(prepared: Callable) -> None:
     folder = prepared(ids=[7] * 1_000_000)
-    path = folder / "tokens.bin"
-    with path.open("r+b") as file:
-        file.seek(6_000)  # beyond the first block, before the second
-        file.write(b"\x01")
+    set_byte(folder / "tokens.bin", 6_000)  # beyond the first block, before the second
     data = TokenData.open(folder)
     with pytest.raises(CheckpointError, match="bytes are not those that were prepared"):
         data.verify()
@@ -83,9 +85,7 @@ def test_blocks_all_over_a_large_file_are_sampled(place: int, tmp_path: Path) ->
     path = tmp_path / "tokens.bin"
     path.write_bytes(bytes(2_000_000))
     before = dataset.sampled_sha256(path)
-    with path.open("r+b") as file:
-        file.seek(place)
-        file.write(b"\x01")
+    set_byte(path, place)
     assert before != dataset.sampled_sha256(path)
 
 
@@ -107,18 +107,13 @@ def test_a_missing_file_is_named(name: str, prepared: Callable) -> None:
     assert str(folder / name) == rejection.value.where
 
 
-@dataclasses.dataclass
-class Other:
-    digest: str
-    pretokenizer: str
-    vocab_size: int
-
-
 def test_another_tokenizer_is_rejected(prepared: Callable, recipe: Recipe) -> None:
     data = TokenData.open(prepared())
-    data.require(Other(recipe.vocabulary, "huggingface", 300))
+    same = {"digest": recipe.vocabulary, "pretokenizer": "huggingface", "vocab_size": 300}
+    data.require(SimpleNamespace(**same))
+    other = SimpleNamespace(**(same | {"digest": "ffff", "pretokenizer": "original"}))
     with pytest.raises(CheckpointError, match="another tokenizer") as rejection:
-        data.require(Other("ffff", "original", 300))
+        data.require(other)
     assert "vocabulary 5eed5eed5eed..." in rejection.value.what
     assert "not 'ffff'; pretokenizer 'huggingface', not 'original'" in rejection.value.what
     assert "vocab_size" not in rejection.value.what
@@ -133,37 +128,41 @@ KEYS = [
 ]
 
 
-def test_a_manifest_is_read_back(prepared: Callable) -> None:
-    file = prepared() / "manifest.json"
-    manifest = Manifest.read(file)
-    assert manifest.text == file.read_text("utf-8")
-    assert (manifest.sources[0].name, manifest.sources[0].length) == ("corpus/a.txt", 91)
-    assert manifest.recipe.validation_fraction == 0.2
+@pytest.fixture
+def manifest(prepared: Callable) -> Path:
+    return prepared() / "manifest.json"
+
+
+def edit(file: Path, keys: list[Any], change: Callable[[Any, Any], None]) -> None:
+    """Change a JSON file: call `change` with the innermost object and the last of the keys."""
+    content = json.loads(file.read_bytes())
+    change(functools.reduce(operator.getitem, keys[:-1], content), keys[-1])
+    file.write_text(json.dumps(content), "utf-8")
+
+
+def test_a_manifest_is_read_back(manifest: Path) -> None:
+    found = Manifest.read(manifest)
+    assert found.text == manifest.read_text("utf-8")
+    assert (found.sources[0].name, found.sources[0].length) == ("corpus/a.txt", 91)
+    assert found.recipe.validation_fraction == 0.2
 
 
 @pytest.mark.parametrize("keys", KEYS, ids=str)
 @pytest.mark.parametrize("value", [None, -1, True, [[]], {}, 1.5], ids=repr)
 def test_a_value_of_another_kind_is_rejected(
-    keys: list[str | int], value: object, prepared: Callable, edit: Callable
+    keys: list[Any], value: object, manifest: Path
 ) -> None:
-    file = prepared() / "manifest.json"
-    edit(file, keys, value)
+    edit(manifest, keys, lambda inner, key: operator.setitem(inner, key, value))
     with pytest.raises(CheckpointError) as rejection:
-        Manifest.read(file)
+        Manifest.read(manifest)
     assert "\n" not in rejection.value.what
 
 
 @pytest.mark.parametrize("keys", [keys for keys in KEYS if isinstance(keys[-1], str)], ids=str)
-def test_a_missing_or_unknown_field_is_rejected(keys: list[str], prepared: Callable) -> None:
-    file = prepared() / "manifest.json"
-    content = json.loads(file.read_bytes())
-    inner = content
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner["more"] = inner.pop(keys[-1])
-    file.write_text(json.dumps(content), "utf-8")
+def test_a_missing_or_unknown_field_is_rejected(keys: list[Any], manifest: Path) -> None:
+    edit(manifest, keys, lambda inner, key: inner.update(more=inner.pop(key)))
     with pytest.raises(CheckpointError, match=r"missing or unknown: .*'more'"):
-        Manifest.read(file)
+        Manifest.read(manifest)
 
 
 @pytest.mark.parametrize(
@@ -182,21 +181,17 @@ def test_a_missing_or_unknown_field_is_rejected(keys: list[str], prepared: Calla
     ],
     ids=str,
 )
-def test_contradictions_are_rejected(
-    keys: list[str], value: object, prepared: Callable, edit: Callable
-) -> None:
-    file = prepared() / "manifest.json"
-    edit(file, keys, value)
+def test_contradictions_are_rejected(keys: list[Any], value: object, manifest: Path) -> None:
+    edit(manifest, keys, lambda inner, key: operator.setitem(inner, key, value))
     with pytest.raises(CheckpointError, match="contradicts the other fields"):
-        Manifest.read(file)
+        Manifest.read(manifest)
 
 
 @pytest.mark.parametrize("length", [0, 1, 40, 400])
-def test_half_a_manifest_is_rejected(length: int, prepared: Callable) -> None:
-    file = prepared() / "manifest.json"
-    file.write_bytes(file.read_bytes()[:length])
+def test_half_a_manifest_is_rejected(length: int, manifest: Path) -> None:
+    manifest.write_bytes(manifest.read_bytes()[:length])
     with pytest.raises(CheckpointError, match=r"^manifest\.json: Expecting|Unterminated"):
-        Manifest.read(file)
+        Manifest.read(manifest)
 
 
 def test_the_unigram_loss_by_hand() -> None:
@@ -214,13 +209,16 @@ def test_a_mapped_file_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch
     assert whole == unigram_loss(train, validation, vocab_size=50)
 
 
-def test_an_id_outside_the_vocabulary_is_rejected() -> None:
-    train, validation = np.array([0, 7], "<u2"), np.array([0], "<u2")
-    with pytest.raises(ValueError, match="id 7 is outside a vocabulary of 7"):
-        unigram_loss(train, validation, vocab_size=7)
-
-
-def test_no_token_has_no_unigram_loss() -> None:
-    none = np.array([], "<u2")
-    with pytest.raises(ValueError, match="there is no validation token"):
-        unigram_loss(np.array([0], "<u2"), none, vocab_size=7)
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        ([0, 7], [0], "id 7 is outside a vocabulary of 7"),
+        ([0], [], "there is no validation token"),
+    ],
+)
+def test_invalid_tokens_have_no_unigram_loss(
+    train: list[int], validation: list[int], message: str
+) -> None:
+    parts = np.array(train, "<u2"), np.array(validation, "<u2")
+    with pytest.raises(ValueError, match=message):
+        unigram_loss(*parts, vocab_size=7)

@@ -1,10 +1,13 @@
 """The log has each step once; a sample does not disturb training."""
 
+import contextlib
 import dataclasses
 import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,13 +23,17 @@ def steps(path: Path) -> list[int]:
     return [line["step"] for line in log.read_log(path)]
 
 
+def append(path: Path, step: int, *lines: dict[str, Any]) -> None:
+    """Open a log for the steps after one, and write lines."""
+    with contextlib.closing(Log(path, step=step, warn=pytest.fail)) as opened:
+        for line in lines:
+            opened.write(line)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "log.jsonl"
-    lines = Log(path, step=0, warn=pytest.fail)
-    for step in range(1, 6):
-        lines.write({"step": step, "loss": 0.1 * step})
-    lines.close()
+    append(path, 0, *({"step": step, "loss": 0.1 * step} for step in range(1, 6)))
     return path
 
 
@@ -36,9 +43,7 @@ def test_lines_are_read_back(path: Path) -> None:
 
 def test_lines_after_the_checkpoint_are_overwritten(path: Path) -> None:
     """A killed process made steps 4 and 5 after its last checkpoint."""
-    lines = Log(path, step=3, warn=pytest.fail)
-    lines.write({"step": 4, "loss": 0.0})
-    lines.close()
+    append(path, 3, {"step": 4, "loss": 0.0})
     assert steps(path) == [1, 2, 3, 4]
 
 
@@ -48,7 +53,7 @@ def test_lines_after_the_checkpoint_are_overwritten(path: Path) -> None:
 def test_an_incomplete_line_is_dropped(path: Path, tail: bytes) -> None:
     path.write_bytes(path.read_bytes() + tail)
     assert steps(path) == [1, 2, 3, 4, 5]
-    Log(path, step=5, warn=pytest.fail).close()
+    append(path, 5)
     assert not path.read_bytes().endswith(tail)
 
 
@@ -59,18 +64,14 @@ def test_missing_steps_give_a_warning(path: Path) -> None:
 
 
 def test_nan_is_written_as_text(path: Path) -> None:
-    lines = Log(path, step=5, warn=pytest.fail)
-    lines.write({"step": 6, "loss": float("nan")})
-    lines.close()
+    append(path, 5, {"step": 6, "loss": float("nan")})
     assert log.read_log(path)[-1] == {"step": 6, "loss": "nan"}
 
 
 def test_a_full_disk_is_a_write_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     lines = Log(path, step=5, warn=pytest.fail)
-    monkeypatch.setattr(os, "fsync", full)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=full))
     with pytest.raises(WriteError, match="the disk is full"):
         lines.sync()
     with pytest.raises(WriteError, match="the disk is full"):

@@ -1,6 +1,7 @@
 """A recipe's defaults, ranges and kept fields."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -49,20 +50,21 @@ def test_an_invalid_value_is_rejected(name: str) -> None:
     assert repr(INVALID[name]) in str(caught.value)
 
 
-def test_a_boolean_is_not_a_number() -> None:
-    with pytest.raises(ValueError, match=r"seed must be a whole number from 0 .*, got True"):
-        Recipe(seed=True)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": True}, r"seed must be a whole number from 0 .*, got True"),
+        ({"n_head": 7}, "n_embd must be a multiple of n_head, got 768 and 7"),
+        ({"steps": 8, "warmup": 8}, "warmup must be below steps, 8, got 8"),
+    ],
+)
+def test_values_that_do_not_fit_are_rejected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe(**changes)
 
 
-def test_heads_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="n_embd must be a multiple of n_head, got 768 and 7"):
-        Recipe(n_head=7)
-
-
-def test_the_warm_up_is_shorter_than_the_run() -> None:
+def test_the_warm_up_may_end_with_the_last_step_but_one() -> None:
     assert Recipe(steps=9, warmup=8).warmup == 8
-    with pytest.raises(ValueError, match="warmup must be below steps, 8, got 8"):
-        Recipe(steps=8, warmup=8)
 
 
 def test_fields_without_effect_on_the_results_may_change() -> None:
