@@ -201,9 +201,7 @@ def test_no_ready_made_operation_runs(
     assert activation | {"sub_"} <= ran
 
 
-def test_an_injected_kernel_is_found_in_what_runs(
-    recorded: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_injected_kernel_is_found(recorded: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     def attention(query: Tensor, key: Tensor, value: Tensor, *_others: object) -> Tensor:
         return torch.softmax(query @ key.transpose(-2, -1), -1) @ value
 

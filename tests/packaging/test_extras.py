@@ -179,9 +179,7 @@ def test_without_its_extra_the_work_is_not_done(uv: str, wheel: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_extra_resolves_without_constraints(
-    case: str, uv: str, wheel: Path, tmp_path: Path
-) -> None:
+def test_an_extra_resolves_unconstrained(case: str, uv: str, wheel: Path, tmp_path: Path) -> None:
     """To the newest versions of the index, as when a user installs it."""
     found = resolved(uv, requirement(wheel, CASES[case]), folder=tmp_path)
     wanted = set().union(*(brought(extra) for extra in ("", *CASES[case])))

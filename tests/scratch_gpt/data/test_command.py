@@ -56,9 +56,7 @@ def test_quiet_prints_nothing(command: Callable, books: Path) -> None:
     assert (result.exit_code, result.output) == (0, "")
 
 
-def test_a_vocabulary_is_trained_if_there_is_none(
-    command: Callable, books: Path, tmp_path: Path
-) -> None:
+def test_a_missing_vocabulary_is_trained(command: Callable, books: Path, tmp_path: Path) -> None:
     """It is used again, and not changed if another number of merges is requested."""
     vocabulary = tmp_path / "vocabulary"
     for merges, code in ((25, 0), (25, 0), (24, 2), (26, 2)):
@@ -70,9 +68,7 @@ def test_a_vocabulary_is_trained_if_there_is_none(
         TokenData.open(tmp_path / "out").require(trained)
 
 
-def test_a_text_with_too_few_merges_can_be_prepared_again(
-    command: Callable, tmp_path: Path
-) -> None:
+def test_a_text_with_too_few_merges_is_prepared_again(command: Callable, tmp_path: Path) -> None:
     path, vocabulary = tmp_path / "a.txt", tmp_path / "vocabulary"
     path.write_text("ab ab cd", "utf-8")
     for _ in range(2):
@@ -81,9 +77,7 @@ def test_a_text_with_too_few_merges_can_be_prepared_again(
 
 
 @pytest.mark.parametrize("content", [b"", b"ab\xff"], ids=["empty", "no UTF-8"])
-def test_no_vocabulary_is_trained_on_invalid_text(
-    content: bytes, command: Callable, tmp_path: Path
-) -> None:
+def test_invalid_text_trains_nothing(content: bytes, command: Callable, tmp_path: Path) -> None:
     path, vocabulary = tmp_path / "a.txt", tmp_path / "vocabulary"
     path.write_bytes(content)
     assert command(path, "--merges", 9, vocabulary=vocabulary).exit_code in {2, 4}

@@ -52,9 +52,7 @@ def test_paths_keep_their_order(folder: Path) -> None:
     assert found == ["notes.rst", "a/b/c.md", "a/z.txt", "a.txt"]
 
 
-def test_names_do_not_depend_on_the_working_directory(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_are_the_same_in_any_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So two machines give one manifest; an error has the path as the user gave it."""
     monkeypatch.chdir(folder / "a")
     assert names(Path()) == ["a/b/c.md", "a/z.txt"]
@@ -111,9 +109,7 @@ def test_what_is_no_file_is_rejected(tmp_path: Path) -> None:
             list(texts(documents([tmp_path / name])))
 
 
-def test_a_folder_that_cannot_be_listed_is_rejected(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unlistable_folder_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
     def refuse(path: str) -> object:

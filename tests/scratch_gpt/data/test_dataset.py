@@ -149,9 +149,7 @@ def test_a_manifest_is_read_back(manifest: Path) -> None:
 
 @pytest.mark.parametrize("keys", KEYS, ids=str)
 @pytest.mark.parametrize("value", [None, -1, True, [[]], {}, 1.5], ids=repr)
-def test_a_value_of_another_kind_is_rejected(
-    keys: list[Any], value: object, manifest: Path
-) -> None:
+def test_a_wrong_type_is_rejected(keys: list[Any], value: object, manifest: Path) -> None:
     edit(manifest, keys, lambda inner, key: operator.setitem(inner, key, value))
     with pytest.raises(CheckpointError) as rejection:
         Manifest.read(manifest)
@@ -216,9 +214,7 @@ def test_a_mapped_file_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch
         ([0], [], "there is no validation token"),
     ],
 )
-def test_invalid_tokens_have_no_unigram_loss(
-    train: list[int], validation: list[int], message: str
-) -> None:
+def test_invalid_tokens_have_no_loss(train: list[int], validation: list[int], message: str) -> None:
     parts = np.array(train, "<u2"), np.array(validation, "<u2")
     with pytest.raises(ValueError, match=message):
         unigram_loss(*parts, vocab_size=7)

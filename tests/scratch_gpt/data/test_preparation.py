@@ -78,9 +78,7 @@ def test_the_last_part_is_set_apart(
     assert np.array_equal(whole, np.concatenate([data.train, data.validation]))
 
 
-def test_the_manifest_describes_the_text(
-    books: Path, tokenizer: Tokenizer, prepare_books: Callable
-) -> None:
+def test_the_manifests_fields(books: Path, tokenizer: Tokenizer, prepare_books: Callable) -> None:
     (books / "c.txt").write_bytes("\u4e00 \ufffd".encode() + b"\xff")
     data = prepare_books(errors="replace")
     texts = [path.read_text("utf-8", "replace") for path in sorted(books.iterdir())]
@@ -107,9 +105,7 @@ def test_progress_counts_bytes(books: Path, prepare_books: Callable, small_piece
     assert {step[2] for step in steps[5:]} == {total}
 
 
-def test_prepared_tokens_are_returned_unchanged(
-    out: Path, prepare_books: Callable, contents: Callable
-) -> None:
+def test_prepared_tokens_are_reused(out: Path, prepare_books: Callable, contents: Callable) -> None:
     prepare_books()
     before = contents(out)
     assert sorted(before) == ["manifest.json", "tokens.bin"]
@@ -139,9 +135,7 @@ def test_too_little_text_is_rejected(
     assert tokenizer.encode("one") == prepare([path], out, tokenizer).train.tolist()
 
 
-def test_an_invalid_last_document_is_reported_first(
-    books: Path, out: Path, prepare_books: Callable
-) -> None:
+def test_all_documents_are_checked_first(books: Path, out: Path, prepare_books: Callable) -> None:
     (books / "z.txt").write_bytes(b"good\nbad \xe9\n")
     with pytest.raises(CheckpointError, match="byte 9 is 0xe9") as rejection:
         prepare_books()
@@ -268,9 +262,7 @@ def test_text_that_changes_while_it_is_read_is_rejected(
     assert [path.name for path in tmp_path.iterdir()] == ["books"]
 
 
-def test_a_folder_of_other_files_is_rejected(
-    out: Path, prepare_books: Callable, contents: Callable
-) -> None:
+def test_other_files_are_kept(out: Path, prepare_books: Callable, contents: Callable) -> None:
     out.mkdir()
     (out / "tokens.bin").write_text("the user's", "utf-8")
     with pytest.raises(OccupiedError, match="the folder is not empty"):
@@ -370,9 +362,7 @@ def start(
 @pytest.mark.parametrize(
     "kills", [3, pytest.param(25, marks=pytest.mark.slow)], ids="{} kills".format
 )
-def test_killed_over_and_over(
-    kills: int, start: Callable, tmp_path: Path, contents: Callable
-) -> None:
+def test_killed_repeatedly(kills: int, start: Callable, tmp_path: Path, contents: Callable) -> None:
     with start(tmp_path / "whole") as undisturbed:
         assert not undisturbed.wait()
     moments = random.Random(20180611)  # noqa: S311 - no secret

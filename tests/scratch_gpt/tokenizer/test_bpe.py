@@ -124,9 +124,7 @@ STRANGE = {
 
 @pytest.mark.reference
 @pytest.mark.parametrize("case", STRANGE)
-def test_strange_vocabularies_merge_as_in_hugging_face(
-    case: str, tmp_path: Path, huggingface: Callable
-) -> None:
+def test_strange_vocabularies(case: str, tmp_path: Path, huggingface: Callable) -> None:
     tokens, merges, words = STRANGE[case]
     tokenizer = Tokenizer(Vocabulary(tokens, merges))
     tokenizer.save_pretrained(tmp_path)

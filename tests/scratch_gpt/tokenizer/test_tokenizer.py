@@ -164,9 +164,7 @@ for call in (lambda: small.encode(b"a"), lambda: small.encode(None), lambda: sma
     ]
 
 
-def test_the_pretokenizer_has_a_default_and_a_known_name(
-    ours: Tokenizer, small_vocabulary: Path
-) -> None:
+def test_the_pretokenizer_is_checked(ours: Tokenizer, small_vocabulary: Path) -> None:
     assert ours.pretokenizer == "huggingface"
     with pytest.raises(ValueError, match="pretokenizer must be 'huggingface' or 'original'"):
         Tokenizer.from_pretrained(small_vocabulary, pretokenizer="spaces")
@@ -182,9 +180,7 @@ def test_a_literal_unknown_token_is_no_training_text() -> None:
     assert Tokenizer.train(["ab<unk>ab"], merges=9).vocabulary.merges == (("a", "b</w>"),)
 
 
-def test_the_cache_holds_few_words_and_no_long_one(
-    small_vocabulary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_is_bounded(small_vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So its memory is bounded; ids do not depend on what it holds."""
     small = Tokenizer.from_pretrained(small_vocabulary)
     monkeypatch.setattr(tokenizer, "_MOST_KEPT", 3)

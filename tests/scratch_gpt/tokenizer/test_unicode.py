@@ -136,9 +136,7 @@ def test_the_table_is_what_the_script_makes(rust: ModuleType) -> None:
 @pytest.mark.reference
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # half a minute of work, which a busy machine draws out
-def test_every_scalar_value_between_two_letters(
-    tmp_path: Path, huggingface: Callable, rust: ModuleType
-) -> None:
+def test_every_scalar_value(tmp_path: Path, huggingface: Callable, rust: ModuleType) -> None:
     """With a vocabulary in which every character has two ids."""
     swept, size = 0, 1 << 15
     for number in range(0, len(rust.SCALARS), size):
@@ -205,9 +203,7 @@ def test_text_whose_order_may_show_is_found() -> None:
 
 
 @pytest.mark.reference
-def test_order_free_text_may_be_taken_character_by_character(
-    drawn_texts: Callable, rust: ModuleType
-) -> None:
+def test_order_free_text_is_the_same_in_pieces(drawn_texts: Callable, rust: ModuleType) -> None:
     """Without its accents it is the same whole and in pieces; other text need not be."""
     strip = rust.step("strip_accents")
     texts = [*drawn_texts(5, 1_000), *runs_of_marks(1_000)]

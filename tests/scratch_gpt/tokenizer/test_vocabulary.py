@@ -51,9 +51,7 @@ def test_the_names_of_the_release_are_read(folder: Path, ours: Tokenizer) -> Non
 
 
 @pytest.mark.reference
-def test_what_hugging_face_saves_is_read(
-    folder: Path, ours: Tokenizer, theirs: "HuggingFaceTokenizer"
-) -> None:
+def test_hugging_faces_files(folder: Path, ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> None:
     """Version 5 writes a single file, 4 also the two; the single file alone is enough."""
     saved = folder / "theirs"
     theirs.tokenizer.save_pretrained(saved)

@@ -110,9 +110,7 @@ def test_a_manifest_names_no_other_folder(written: Path) -> None:
     ],
     ids=["unexpected", "missing"],
 )
-def test_a_state_with_other_fields_is_rejected(
-    change: dict[str, object], message: str, written: Path
-) -> None:
+def test_other_fields_are_rejected(change: dict[str, object], message: str, written: Path) -> None:
     place = written / checkpoints.STATE
     fields = json.loads(place.read_text("utf-8")) | change
     place.write_text(json.dumps({k: v for k, v in fields.items() if v is not None}), "utf-8")
@@ -180,9 +178,7 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_kill_during_removal_leaves_no_damaged_checkpoint(
-    filled: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_during_removal(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is renamed before its first file is removed; the rest is swept."""
     monkeypatch.setattr(checkpoints.shutil, "rmtree", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -32,9 +32,7 @@ def test_one_process_is_a_group() -> None:
     ("environment", "expected"),
     [({}, (0, 1)), ({"WORLD_SIZE": "1"}, (0, 1)), (TORCHRUN | {"WORLD_SIZE": "4"}, (1, 4))],
 )
-def test_rank_and_size_come_from_the_environment(
-    environment: dict[str, str], expected: tuple[int, int]
-) -> None:
+def test_rank_and_size(environment: dict[str, str], expected: tuple[int, int]) -> None:
     assert expected == rank_and_size(environment)
 
 
@@ -78,9 +76,7 @@ def test_a_lost_connection_is_an_environment_error(
     assert fix in caught.value.fix
 
 
-def test_other_errors_are_not_lost_connections(
-    second: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_errors_are_unchanged(second: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("size mismatch")
     monkeypatch.setattr(module.distributed, "all_reduce", Mock(side_effect=error))
     with pytest.raises(RuntimeError, match="size mismatch"):
@@ -121,9 +117,7 @@ def test_an_error_in_the_first_process_ends_all(first: Group, second: Group) -> 
     assert caught.value.exit_code is ExitCode.USAGE
 
 
-def test_gradients_are_exchanged_when_requested(
-    second: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradient_exchange(second: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrapped(nn.Module):
         local = 0
 

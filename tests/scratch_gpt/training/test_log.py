@@ -88,9 +88,7 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_a_sample_does_not_disturb_training(
-    dtype: str, start: Callable, tokenizer: Tokenizer
-) -> None:
+def test_a_sample_has_no_side_effect(dtype: str, start: Callable, tokenizer: Tokenizer) -> None:
     """It has no dropout, does not use torch's random state, and the next step is the same."""
     run, other = start(dtype=dtype), start(dtype=dtype)
     run.advance()

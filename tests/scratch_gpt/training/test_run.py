@@ -117,9 +117,7 @@ def test_a_run_resumes_before_a_damaged_checkpoint(
     assert_same_run(whole, interrupted)
 
 
-def test_a_run_with_only_damaged_checkpoints_does_not_start_anew(
-    interrupted: Path, command: Callable
-) -> None:
+def test_damaged_checkpoints_do_not_start_a_run_anew(interrupted: Path, command: Callable) -> None:
     for place in (interrupted / "checkpoints").iterdir():
         (place / "state.json").write_text("{", "utf-8")
     log_before = (interrupted / "log.jsonl").read_bytes()
@@ -151,9 +149,7 @@ def test_changed_text_must_be_allowed(interrupted: Path, command: Callable, tmp_
     assert "allowed change: data was" in command(interrupted, *allowed, data=None)
 
 
-def test_the_best_checkpoint_is_kept(
-    command: Callable, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_is_kept(command: Callable, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also at a step without a regular checkpoint, and after later ones."""
     validate = trainer_module.validation_loss
     given = iter((3.0, 1.0, 2.0, 4.0))
@@ -271,9 +267,7 @@ def test_tokens_need_their_vocabulary(command: Callable, output: Path) -> None:
     assert "x" in command(output, *tokens, "--vocabulary", "x", code=4, data=None)
 
 
-def test_what_cannot_be_written_is_an_environment_error(
-    command: Callable, output: Path, corpus: Path
-) -> None:
+def test_a_failed_write_has_exit_code_5(command: Callable, output: Path, corpus: Path) -> None:
     (output / "loss.png").mkdir(parents=True)
     (output / "training.lock").touch()
     assert "loss.png" in command(output, code=5, steps=3)

@@ -107,9 +107,7 @@ def test_micro_batch_sizes_agree_up_to_rounding(start: Callable, assert_same: Ca
 @pytest.mark.parametrize(
     "field", ["seed", "dropout", "learning_rate", "weight_decay", "clip_norm", "beta1"]
 )
-def test_every_field_of_the_recipe_has_an_effect(
-    field: str, start: Callable, recipe: Recipe
-) -> None:
+def test_every_field_of_a_recipe_has_an_effect(field: str, start: Callable, recipe: Recipe) -> None:
     changed = {field: getattr(recipe, field) + 1 if field == "seed" else 0.03}
     one, other = start(), start(**changed)
     losses(one, 4)
@@ -130,9 +128,7 @@ def test_divergence_changes_no_weight(start: Callable) -> None:
     assert all(torch.equal(*pair) for pair in zip(before, run.model.parameters(), strict=True))
 
 
-def test_a_missing_gradient_is_not_divergence(
-    start: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_gradient_is_a_bug(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a bug, which a lower learning rate does not fix."""
     run = start()
     monkeypatch.setattr(trainer, "accumulate", lambda *_, **__: (1.0, 1))
@@ -153,9 +149,7 @@ def test_every_process_needs_a_micro_batch(recipe: Recipe) -> None:
         trainer.require_work_for_all(recipe, 3)
 
 
-def test_processes_take_turns_at_micro_batches(
-    start: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_share_micro_batches(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(trainer.reproducibility, "seed_dropout", lambda *at: seen.append(at))
     run = start(batch_size=10, micro_batch=2)
@@ -260,9 +254,7 @@ def with_dropout(config: GPTConfig, loud: Callable) -> GPT:
     return loud(GPT(config)).train()
 
 
-def test_the_validation_loss_is_one_mean_without_dropout(
-    with_dropout: GPT, assert_same: Callable
-) -> None:
+def test_the_validation_loss_has_no_dropout(with_dropout: GPT, assert_same: Callable) -> None:
     """For any micro-batches; it changes neither the model's mode nor the random state."""
     ids = torch.arange(30).reshape(5, 6) * 7 % 37
     state = torch.get_rng_state()
