@@ -42,7 +42,7 @@ class DataOptions(QuietOption):
 
     Exit codes:
       0 prepared  2 usage (too little text, another content in the folder)
-      4 text or vocabulary rejected, or the folder was begun with others
+      4 text or vocabulary rejected, or the folder holds other tokens
       5 environment (disk full, no permission)
       70 internal error  130 interrupted
     """
@@ -54,7 +54,7 @@ class DataOptions(QuietOption):
         metavar="PATH",
     )
     output: Path = option(
-        ..., "Folder to write: a new one, or one that an earlier run began.", metavar="FOLDER"
+        ..., "Folder to write: a new one, or one that holds these tokens.", metavar="FOLDER"
     )
     vocabulary: Path = option(..., "Folder of the vocabulary.", metavar="FOLDER")
     merges: int | None = option(
@@ -82,10 +82,7 @@ class DataOptions(QuietOption):
 def prepare(options: DataOptions) -> int:
     """Prepare the tokens; return the exit code. Errors are printed, not raised."""
     return run_reporting_errors(
-        partial(_prepare, options),
-        name=str(options.output),
-        debug=options.debug,
-        resume="run it again: it continues",
+        partial(_prepare, options), name=str(options.output), debug=options.debug
     )
 
 
@@ -141,12 +138,9 @@ def _trained(options: DataOptions, merges: int, progress: Progress) -> "Tokenize
 
     paths, errors = options.paths or None, options.errors
     corpus.measure_corpus(corpus.documents(paths), errors=errors, progress=progress)
+    pretokenizer = options.pretokenizer
     return preparation.train_tokenizer(
-        paths,
-        merges=merges,
-        pretokenizer=options.pretokenizer,
-        errors=errors,
-        progress=progress,
+        paths, merges=merges, pretokenizer=pretokenizer, errors=errors, progress=progress
     )
 
 

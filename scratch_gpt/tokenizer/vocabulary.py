@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,11 @@ class Vocabulary:
             TokenizerError: Ids are not integers, occur twice or leave a gap; `<unk>` is missing; a
                 token is not valid Unicode; a merge occurs twice, or needs a token that is missing.
         """
-        _check_ids(ids, ids_from)
-        _check_merges(ids, merges, merges_from)
+        problems = [(_wrong_ids(ids), ids_from), (_wrong_merges(ids, merges), merges_from)]
+        for found, where in problems:
+            if what := next(found, None):
+                fix = "fetch the vocabulary and its merges again, both from one place"
+                raise TokenizerError(what, where=where, fix=fix)
         return cls(tuple(sorted(ids, key=ids.__getitem__)), tuple(merges))  # type: ignore[arg-type]
 
     @functools.cached_property
@@ -66,43 +69,37 @@ class Vocabulary:
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-def _check_ids(ids: Mapping[str, object], where: str) -> None:
+def _wrong_ids(ids: Mapping[str, object]) -> Iterator[str]:
+    """Yield what is wrong with the ids; only the first problem is meaningful."""
     owners: dict[object, str] = {}
     for token, number in ids.items():
         if type(number) is not int:
-            raise _mismatched(f"the id of {quote(token)} is {quote(number)}, not an integer", where)
+            yield f"the id of {quote(token)} is {quote(number)}, not an integer"
         if _SURROGATE.search(token):
-            raise _mismatched(f"the token {quote(token)} is not valid Unicode", where)
+            yield f"the token {quote(token)} is not valid Unicode"
         if number in owners:
-            message = f"{quote(owners[number])} and {quote(token)} both have the id {number}"
-            raise _mismatched(message, where)
+            yield f"{quote(owners[number])} and {quote(token)} both have the id {number}"
         owners[number] = token
-    outside = next((number for number in owners if number not in range(len(ids))), None)
-    if outside is not None:
-        message = f"{quote(owners[outside])} has the id {quote(outside)}, of {len(ids)} tokens"
-        raise _mismatched(message, where)
+    for number, token in owners.items():
+        if number not in range(len(ids)):
+            yield f"{quote(token)} has the id {quote(number)}, of {len(ids)} tokens"
     if UNKNOWN not in ids:
-        raise _mismatched(f"it has no token {UNKNOWN}, which stands for unknown characters", where)
+        yield f"it has no token {UNKNOWN}, which stands for unknown characters"
 
 
-def _check_merges(ids: Mapping[str, object], merges: Sequence[tuple[str, str]], where: str) -> None:
+def _wrong_merges(ids: Mapping[str, object], merges: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield what is wrong with the merges."""
     seen: dict[tuple[str, str], int] = {}
     for number, pair in enumerate(merges, start=1):
         name = f"merge {number}, {quote(' '.join(pair))},"
         if pair in seen:
-            raise _mismatched(f"{name} is merge {seen[pair]} again", where)
+            yield f"{name} is merge {seen[pair]} again"
         seen[pair] = number
         for token in (*pair, "".join(pair)):
             if token not in ids:
-                message = f"{name} needs the token {quote(token)}, which is not in the vocabulary"
-                raise _mismatched(message, where)
+                yield f"{name} needs the token {quote(token)}, which is not in the vocabulary"
             if token == UNKNOWN:
-                raise _mismatched(f"{name} is of {UNKNOWN}, which has no characters", where)
-
-
-def _mismatched(what: str, where: str) -> TokenizerError:
-    fix = "fetch the vocabulary and its merges again, both from one place"
-    return TokenizerError(what, where=where, fix=fix)
+                yield f"{name} is of {UNKNOWN}, which has no characters"
 
 
 # Files.
