@@ -171,38 +171,24 @@ def _texts(
 def _write_tokens(
     file: BinaryIO, texts: Iterable[tuple[str, bool]], tokenizer: Tokenizer, bytes_per_token: int
 ) -> tuple[int, int, str]:
-    """Write the tokens of all pieces; return their number, the unknown ones, and the digest."""
-    joiner = Joiner(tokenizer)
+    """Write the tokens of all pieces; return their number, the unknown ones, and the digest.
+
+    With the pretokenizer `original` a line break between words is a token, and none at the end of
+    a text. With `huggingface` it is never a token. So the tokens of the line breaks between pieces
+    are found by encoding two words with one between them.
+    """
+    word, both = tokenizer.encode("a"), tokenizer.encode("a\na")
+    line_break = both[len(word) : len(both) - len(word)]
     unknown_id = tokenizer.vocabulary.ids[UNKNOWN]
     digest = hashlib.sha256()
     tokens = unknown = 0
     for text, on_new_line in texts:
-        ids = joiner.ids(text, on_new_line=on_new_line and tokens > 0)
+        ids = tokenizer.encode(text)
+        if ids and on_new_line and tokens:
+            ids = [*line_break, *ids]
         content = dataset.token_bytes(ids, bytes_per_token)
         file.write(content)
         digest.update(content)
         tokens += len(ids)
         unknown += ids.count(unknown_id)
     return tokens, unknown, digest.hexdigest()
-
-
-class Joiner:
-    """Tokenizes piece after piece, with the tokens of the line breaks between them.
-
-    With the pretokenizer `original` a line break between words is a token; at the end of a text
-    it is none. With `huggingface` it is never a token. The tokens of a line break are found by
-    encoding two words with a line break between them.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        word, both = tokenizer.encode("a"), tokenizer.encode("a\na")
-        self._line_break = both[len(word) : len(both) - len(word)]
-
-    def ids(self, text: str, *, on_new_line: bool) -> list[int]:
-        """Return the tokens of a piece, none if it is all white space.
-
-        `on_new_line` says whether a line break separates it from tokens before it.
-        """
-        ids = self._tokenizer.encode(text)
-        return [*self._line_break, *ids] if ids and on_new_line else ids

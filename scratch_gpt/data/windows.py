@@ -68,15 +68,13 @@ class Windows:
         """
         if first < 0 or count < 1:
             raise ValueError(f"no rows are at first={first}, count={count}")
-        starts = [self._start(place) for place in range(first, first + count)]
-        windows = np.stack([self._tokens[start : start + self._time] for start in starts])
-        return torch.tensor(windows.astype(np.int64))
-
-    def _start(self, place: int) -> int:
-        """Return the index of the first token of the window at `place`."""
-        epoch, within = divmod(place, self._each_epoch)
-        phase, order = self._epoch(epoch)
-        return phase + int(order[within]) * self._time
+        windows = []
+        for place in range(first, first + count):
+            epoch, within = divmod(place, self._each_epoch)
+            phase, order = self._epoch(epoch)
+            start = phase + int(order[within]) * self._time
+            windows.append(self._tokens[start : start + self._time])
+        return torch.tensor(np.stack(windows).astype(np.int64))
 
     def _drawn_epoch(self, epoch: int) -> tuple[int, NDArray[np.intp]]:
         """Return the start of an epoch's first window, and the order of its windows.

@@ -54,20 +54,16 @@ class BytePairs:
         return {token[at : at + 2] for token in self._inside for at in range(len(token) - 1)}
 
     def _merged(self, pieces: list[int]) -> list[int]:
-        """Return the merged pieces; the list is changed."""
+        """Return the merged pieces; the list is changed.
+
+        A pair's product replaces its first piece, `_NONE` its second. The heap holds a pair as one
+        number: rank times length plus position. When it is popped, its parts may have been merged
+        with others; then another pair is at that position, or none. The `_NONE` at the end also
+        serves as the neighbor before the first piece, at -1.
+        """
         if len(pieces) == 1:
             return pieces
         pieces.append(_NONE)
-        self._merge(pieces)
-        return [piece for piece in pieces if piece != _NONE]
-
-    def _merge(self, pieces: list[int]) -> None:
-        """Merge in place: a pair's product replaces its first piece, `_NONE` its second.
-
-        The heap holds a pair as one number: rank times length plus position. When it is popped,
-        its parts may have been merged with others; then another pair is at that position, or none.
-        The `_NONE` at the end also serves as the neighbor before the first piece, at -1.
-        """
         length = len(pieces)
         ranks, products = self._ranks, self._products
         following, preceding = list(range(1, length + 1)), list(range(-1, length))
@@ -88,3 +84,4 @@ class BytePairs:
             ):
                 if pair in ranks:
                     heapq.heappush(waiting, ranks[pair] * length + where)
+        return [piece for piece in pieces if piece != _NONE]

@@ -36,8 +36,16 @@ class Log:
         earlier steps are missing.
         """
         self.path = path
+        partial = path.with_name(f"{path.name}.partial")
         with _reporting_write_errors(path):
-            _drop_after(path, step, warn)
+            kept = [fields for fields in read_log(path) if fields["step"] <= step]
+            if step and len(kept) != step:
+                warn(f"{path.name} holds {len(kept)} of the {step} steps done")
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(fields) + "\n" for fields in kept)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, fields: Mapping[str, Any]) -> None:
@@ -81,19 +89,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             break
         found.append(fields)
     return found
-
-
-def _drop_after(path: Path, step: int, warn: Callable[[str], None]) -> None:
-    """Rewrite the log atomically, with the lines up to a step."""
-    kept = [fields for fields in read_log(path) if fields["step"] <= step]
-    if step and len(kept) != step:
-        warn(f"{path.name} holds {len(kept)} of the {step} steps done")
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(fields) + "\n" for fields in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 class ProgressLine:
