@@ -155,7 +155,11 @@ def docstring_documents(library: Path | None = None) -> list[Document]:
         TooLittleTextError: There is no source file, for example because the library is zipped.
     """
     home = Path(sysconfig.get_path("stdlib")) if library is None else library
-    modules = {path.relative_to(home).as_posix(): path for path in _modules(home)}
+    modules: dict[str, Path] = {}
+    for parent, folders, files in os.walk(home):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT]
+        paths = [Path(parent, name) for name in files if name.endswith(".py")]
+        modules |= {path.relative_to(home).as_posix(): path for path in paths}
     seen: set[str] = set()
     found = []
     for name in sorted(modules, key=lambda name: hashlib.sha256(name.encode()).digest()):
@@ -174,12 +178,6 @@ def docstring_documents(library: Path | None = None) -> list[Document]:
             fix="name text files or a folder of them",
         )
     return found
-
-
-def _modules(home: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(home):
-        folders[:] = [name for name in folders if name not in _LEFT_OUT]
-        yield from (Path(parent, name) for name in files if name.endswith(".py"))
 
 
 def _docstrings(module: Path) -> Iterator[str]:

@@ -77,8 +77,6 @@ FORMAT = 1
 """Raised whenever the files change their meaning; other values are rejected."""
 
 _LARGEST = 1 << 28
-_TWO_BYTES = 1 << 16
-_MOST_IDS = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +101,7 @@ class Recipe:
     @property
     def bytes_per_token(self) -> int:
         """Two if every id fits into two bytes, otherwise four."""
-        return 2 if self.vocab_size <= _TWO_BYTES else 4
+        return 2 if self.vocab_size <= 1 << 16 else 4
 
     def validation_tokens(self, tokens: int) -> int:
         """Return how many of `tokens`, the last ones, are the validation part."""
@@ -159,7 +157,7 @@ def _require_consistent(manifest: Manifest) -> None:
     wrong = (
         ("format", manifest.format != FORMAT),
         ("errors", recipe.errors not in {"strict", "replace"}),
-        ("vocab_size", not 0 < recipe.vocab_size <= _MOST_IDS),
+        ("vocab_size", not 0 < recipe.vocab_size <= 1 << 32),
         ("validation_fraction", not recipe.validation_fraction < 1),
         ("validation", manifest.validation != recipe.validation_tokens(manifest.tokens)),
         ("unknown", manifest.unknown > manifest.tokens),

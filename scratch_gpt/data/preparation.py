@@ -146,11 +146,7 @@ def train_tokenizer(
 def _texts(
     documents: Sequence[Document], sources: Sequence[Source], errors: str, progress: Progress
 ) -> Iterator[tuple[str, bool]]:
-    """Yield the text of each piece of all documents, and whether it starts on a new line.
-
-    Raises:
-        CheckpointError: A document's bytes are not those that were measured.
-    """
+    """Yield the text of each piece of all documents, and whether it starts on a new line."""
     before, total = 0, sum(source.length for source in sources)
     for document, source in zip(documents, sources, strict=True):
         digest = hashlib.sha256()

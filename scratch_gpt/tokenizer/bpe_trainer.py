@@ -22,12 +22,9 @@ def train_merges(
 
     Id 0 is `<unk>`. Then come the characters by falling frequency, the same characters as last
     characters of a word, and the product of each merge. Of equally frequent pairs the first in the
-    order of code points is merged. The order of the words has no effect.
-
-    Args:
-        words: How often each word occurs.
-        merges: Pairs to merge at most; there are fewer if no pair occurs twice any more.
-        progress: Called with the number of merges so far, after each.
+    order of code points is merged. The order of the words, given with their counts, has no effect.
+    There are fewer merges if no pair occurs twice any more. `progress` is called with their number
+    so far, after each.
 
     Source: Sennrich, Haddow and Birch 2016, algorithm 1.
     """

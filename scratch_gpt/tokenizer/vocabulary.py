@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,19 +139,15 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     else:
         ids_path = merges_path = directory / SINGLE_FILE
         if SINGLE_FILE not in there:
-            raise _incomplete(directory, there)
+            halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
+            raise TokenizerError(
+                f"the folder holds {halves}",
+                where=one_line(directory),
+                fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
+            )
         ids, merges = parse_tokenizer_json(_json(ids_path), one_line(ids_path))
     where = {"ids_from": one_line(ids_path), "merges_from": one_line(merges_path)}
     return Vocabulary.checked(ids, merges, **where)
-
-
-def _incomplete(directory: Path, there: Collection[str]) -> TokenizerError:
-    halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
-    return TokenizerError(
-        f"the folder holds {halves}",
-        where=one_line(directory),
-        fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
-    )
 
 
 def pretokenizer_in(directory: Path) -> str:

@@ -177,7 +177,8 @@ class _Run:
         saved = trainer.step
         if self.is_new:
             self._save()
-        while trainer.step < recipe.steps and not self._is_stopping(stop):
+        # A signal to any process stops all of them, after the same step.
+        while trainer.step < recipe.steps and not self.group.sum([float(stop.requested)])[0]:
             best = trainer.best
             line = self._step()
             if self.log is not None:
@@ -189,10 +190,6 @@ class _Run:
         if saved != trainer.step:
             self._save()
         return ExitCode.PASS if trainer.step == recipe.steps else ExitCode.INTERRUPTED
-
-    def _is_stopping(self, stop: "StopFlag") -> bool:
-        """Return whether any process got a signal: all must stop after the same step."""
-        return self.group.sum([float(stop.requested)])[0] > 0
 
     def _is_due(self, every: int) -> bool:
         """Return whether this step is one of `every`, or the last one."""

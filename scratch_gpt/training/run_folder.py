@@ -103,7 +103,6 @@ def prepare_vocabulary(
         UsageError: There are prepared tokens without a vocabulary.
         InputRejectedError: The given vocabulary is not the resumed run's.
         CheckpointError: A vocabulary's files are invalid.
-        WriteError: The file system failed.
     """
     given = sources.vocabulary
     if given is not None:
@@ -141,7 +140,6 @@ def prepare_tokens(
     Raises:
         InputRejectedError: The run's tokens were made from other text, or with other options.
         CheckpointError: The corpus or the tokens are invalid, or belong to another vocabulary.
-        WriteError: The file system failed.
     """
     if sources.tokens is not None:
         data = TokenData.open(sources.tokens)

@@ -291,10 +291,8 @@ def count_predictions(token_ids: Tensor) -> int:
 def validation_loss(model: nn.Module, micro_batches: list[Tensor], group: Group) -> float:
     """Return the mean negative log-likelihood per predicted token, in nats, without dropout.
 
-    Args:
-        model: Gives logits; not from `group.wrap`, whose forward expects a backward.
-        micro_batches: Token ids `[batch time]`, the same in every process: they take turns.
-        group: The processes that share the work.
+    The model gives logits; it is not from `group.wrap`, whose forward expects a backward. The
+    micro-batches are token ids `[batch time]`, the same in every process: they take turns.
     """
     total = sum(count_predictions(token_ids) for token_ids in micro_batches)
     loss = 0.0
