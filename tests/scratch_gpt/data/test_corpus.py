@@ -166,11 +166,25 @@ if True:
         "Last."
         """Not this."""
 '''
+STRINGS = ("The module.", "Indented.", "The class.", "The method.", "Inside.", "Last.")
+WARNED = {"x/testing.py": '"""A \\d."""\nx = "\\d" is 1'}
+LEFT_OUT = ("test/a.py", "x/tests/b.py", "idlelib/idle_test/c.py", "site-packages/d.py", "e.txt")
 
 
-def test_strings_come_from_top_to_bottom(tmp_path: Path) -> None:
-    expected = "The module.\n\nIndented.\n\nThe class.\n\nThe method.\n\nInside.\n\nLast.\n"
-    assert docstrings(tmp_path, {"a.py": MODULE}) == {"a.py": expected}
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        ({"a.py": MODULE}, {"a.py": "\n\n".join(STRINGS) + "\n"}),
+        ({"a.py": '"""A \\ud800."""'}, {"a.py": "A ?.\n"}),
+        ({"a.py": "print 'old'", "b.py": "\0"} | WARNED, {"x/testing.py": "A \\d.\n"}),
+        (dict.fromkeys(LEFT_OUT, '"""Text."""') | WARNED, {"x/testing.py": "A \\d.\n"}),
+    ],
+    ids=["from top to bottom", "a surrogate", "not parsed", "left out"],
+)
+def test_docstrings_are_found(
+    modules: dict[str, str], expected: dict[str, str], tmp_path: Path
+) -> None:
+    assert expected == docstrings(tmp_path, modules)
 
 
 def test_the_order_is_a_fixed_shuffle(tmp_path: Path) -> None:
@@ -182,26 +196,10 @@ def test_the_order_is_a_fixed_shuffle(tmp_path: Path) -> None:
 
 def test_no_string_is_repeated(tmp_path: Path) -> None:
     again = 'def f():\n    """Same."""\ndef g():\n    """Same."""\ndef h():\n    """Own {}."""\n'
-    found = docstrings(
-        tmp_path, {"a.py": again.format(1), "b.py": again.format(2), "f.py": '"Same."'}
-    )
+    modules = {"a.py": again.format(1), "b.py": again.format(2), "f.py": '"Same."'}
+    found = docstrings(tmp_path, modules)
     assert "".join(found.values()).count("Same.") == 1
     assert len(found) == 3 - ("f.py" not in found)
-
-
-def test_what_is_left_out(tmp_path: Path) -> None:
-    paths = ["test/a.py", "x/tests/b.py", "idlelib/idle_test/c.py", "site-packages/d.py", "e.txt"]
-    modules = dict.fromkeys(paths, '"""Text."""') | {"x/testing.py": '"""Kept."""'}
-    assert list(docstrings(tmp_path, modules)) == ["x/testing.py"]
-
-
-def test_what_cannot_be_parsed_is_left_out(tmp_path: Path) -> None:
-    broken = {"a.py": "print 'old'", "b.py": "\0", "c.py": '"""A \\d."""\nx = "\\d" is 1'}
-    assert docstrings(tmp_path, broken) == {"c.py": "A \\d.\n"}
-
-
-def test_half_a_character_is_replaced(tmp_path: Path) -> None:
-    assert docstrings(tmp_path, {"a.py": '"""A \\ud800."""'}) == {"a.py": "A ?.\n"}
 
 
 def test_a_library_without_sources_is_rejected(tmp_path: Path) -> None:

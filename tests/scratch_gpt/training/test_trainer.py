@@ -162,11 +162,10 @@ def test_processes_share_micro_batches(start: Callable, monkeypatch: pytest.Monk
     assert seen == [(0, 5, 3)]
 
 
-@pytest.fixture
-def uneven() -> list[Tensor]:
-    ids = torch.arange(5 * 6).reshape(5, 6) * 7 % 37
-    ids[0, 3:] = IGNORED
-    return [ids[:1], ids[1:3], ids[3:]]
+IDS = torch.arange(5 * 6).reshape(5, 6) * 7 % 37
+SHORTER = torch.cat([IDS[:1, :3], torch.full((1, 3), IGNORED)], dim=1)
+UNEVEN = [SHORTER, IDS[1:3], IDS[3:]]
+"""Micro-batches of unequal sizes and numbers of targets."""
 
 
 @pytest.fixture
@@ -182,42 +181,36 @@ def gradients_of(model: GPT) -> Gradients:
 
 
 @pytest.fixture
-def one_batch(trained: GPT, uneven: list[Tensor]) -> tuple[float, Gradients]:
-    joined = torch.cat(uneven)
+def one_batch(trained: GPT) -> tuple[float, Gradients]:
+    """Return loss and gradients of all micro-batches in one."""
+    joined = torch.cat(UNEVEN)
     loss = next_token_loss(trained(replace_ignored(joined)), joined)
     loss.backward()
     return float(loss.detach()), gradients_of(trained)
 
 
 def test_accumulation_equals_one_batch(
-    trained: GPT, uneven: list[Tensor], one_batch: tuple[float, Gradients], assert_same: Callable
+    trained: GPT, one_batch: tuple[float, Gradients], assert_same: Callable
 ) -> None:
-    loss, tokens = accumulate(trained, uneven, Group())
-    assert tokens == 5 * 5 - 3
+    """The callback gets the number of each micro-batch."""
+    seen: list[int] = []
+    loss, tokens = accumulate(trained, UNEVEN, Group(), before=seen.append)
+    assert (tokens, seen) == (5 * 5 - 3, [0, 1, 2])
     assert_same(torch.tensor(one_batch[0]).double(), torch.tensor(loss).double())
     for name, gradient in gradients_of(trained).items():
         assert_same(one_batch[1][name], gradient)
 
 
 def test_a_mean_of_means_is_detected(
-    trained: GPT,
-    uneven: list[Tensor],
-    one_batch: tuple[float, Gradients],
-    assert_same: Callable,
-    monkeypatch: pytest.MonkeyPatch,
+    trained: GPT, one_batch: tuple[float, Gradients], assert_same: Callable
 ) -> None:
     """If all micro-batches weigh the same, every gradient differs."""
-    monkeypatch.setattr(trainer, "count_predictions", lambda _ids: 1)
-    accumulate(trained, uneven, Group())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "count_predictions", lambda _ids: 1)
+        accumulate(trained, UNEVEN, Group())
     for name, gradient in gradients_of(trained).items():
         with pytest.raises(AssertionError, match="differs by"):
             assert_same(one_batch[1][name], gradient)
-
-
-def test_the_callback_gets_each_micro_batch(trained: GPT, uneven: list[Tensor]) -> None:
-    seen: list[int] = []
-    accumulate(trained, uneven, Group(), before=seen.append)
-    assert seen == [0, 1, 2]
 
 
 class SecondOfTwo(Group):
@@ -237,11 +230,11 @@ class SecondOfTwo(Group):
 
 
 def test_a_process_weighs_its_tokens_by_those_of_all(
-    trained: GPT, uneven: list[Tensor], one_batch: tuple[float, Gradients], assert_same: Callable
+    trained: GPT, one_batch: tuple[float, Gradients], assert_same: Callable
 ) -> None:
     """22 of 66 tokens are a third; the exchange averages over two, so the factor is 2 / 3."""
     group = SecondOfTwo()
-    loss, tokens = accumulate(trained, uneven, group)
+    loss, tokens = accumulate(trained, UNEVEN, group)
     assert tokens == 22 + 44
     assert_same(torch.tensor(one_batch[0] / 3 + 0.25).double(), torch.tensor(loss).double())
     for name, gradient in gradients_of(trained).items():
@@ -256,13 +249,12 @@ def with_dropout(config: GPTConfig, loud: Callable) -> GPT:
 
 def test_the_validation_loss_has_no_dropout(with_dropout: GPT, assert_same: Callable) -> None:
     """For any micro-batches; it changes neither the model's mode nor the random state."""
-    ids = torch.arange(30).reshape(5, 6) * 7 % 37
     state = torch.get_rng_state()
-    loss = validation_loss(with_dropout, [ids[:1], ids[1:]], Group())
+    loss = validation_loss(with_dropout, [IDS[:1], IDS[1:]], Group())
     assert torch.equal(state, torch.get_rng_state())
     assert with_dropout.training
     with torch.no_grad():
-        expected = next_token_loss(with_dropout.eval()(ids), ids)
+        expected = next_token_loss(with_dropout.eval()(IDS), IDS)
     assert_same(expected, torch.tensor(loss, dtype=torch.float64))
 
 
