@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -166,3 +167,11 @@ except ModuleNotFoundError as error:
     print(error.name)
 """
     assert python("-c", REJECT_TRANSFORMERS + attempt).stdout == "transformers\n"
+
+
+@pytest.mark.parametrize("package", ["scratch_gpt", "parity"])
+def test_every_name_is_there(package: str) -> None:
+    module = import_module(package)
+    assert module.__all__
+    for name in module.__all__:
+        assert callable(getattr(module, name)), name
