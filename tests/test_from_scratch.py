@@ -95,13 +95,13 @@ TENSOR_ATTRIBUTES = {
     # axes), a tile's size
     *("name", "type", "fix", "where", "values", "split", "rename", "tile"),
 }
-"""Every attribute of a tensor that the model may use, on whatever object it stands."""
+"""Every attribute of a tensor that the model may use, on any object."""
 
 FORBIDDEN_OPERATIONS = (
     *("softmax", "layer_norm", "gelu", "dropout", "bernoulli", "embedding", "cross_entropy"),
     *("nll_loss", "attention"),
 )
-"""What may stand in the name of no aten operation that runs; dropout decomposes to bernoulli."""
+"""Parts of the names of forbidden aten operations; dropout decomposes to bernoulli."""
 
 
 def imported(tree: ast.AST) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Import directions, and version queries in one file: each rule holds and finds a violation.
 
-The rules stand in pyproject.toml: contracts of import-linter, and ruff's list of banned names.
+The rules are in pyproject.toml: contracts of import-linter, and ruff's list of banned names.
 """
 
 import os
@@ -112,7 +112,7 @@ def test_a_version_query_is_found(source: str) -> None:
 
 @pytest.fixture
 def loads_torch(python: Callable) -> Callable[..., bool]:
-    """Return a function that tells whether importing a package alone loads torch."""
+    """Return a function that returns whether importing a package alone loads torch."""
 
     def load(package: str, *folders: Path) -> bool:
         source = f"import sys, {package}; print('torch' in sys.modules)"

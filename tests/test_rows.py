@@ -1,4 +1,4 @@
-"""`tox.ini`: every row runs on the versions that its name says, and drift requires its reports."""
+"""`tox.ini`: every row runs on the versions in its name, and drift requires its reports."""
 
 import importlib.util
 import itertools
@@ -149,7 +149,7 @@ def test_every_check_writes_a_report() -> None:
 
 def test_ci_runs_what_has_its_label() -> None:
     if not (HOME / ".ci").is_dir():
-        pytest.skip("not run: these tests stand outside a checkout")
+        pytest.skip("not run: these tests are outside a checkout")
     (label,) = re.findall(r"^ci = (.*)$", parsed(read("tox.ini"))["tox"]["labels"], re.MULTILINE)
     (run,) = re.findall(r'^rows="(.*)"$', read(".ci/run"), re.MULTILINE)
     assert set(re.split(r",\s*", label)) - IN_MAKE == set(run.split())

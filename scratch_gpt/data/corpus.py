@@ -249,7 +249,7 @@ def _piece(file: Readable, where: str, start: int, size: int) -> bytes:
 
 # A space without other white space beside it: a tokenizer may strip white space at a piece's ends.
 # The bytes are ASCII's white space, then U+0085 and U+00A0, U+1680, those of U+2000 to U+205F
-# and all their neighbours up to U+207F, and U+3000.
+# and all their neighbors up to U+207F, and U+3000.
 _LONE_SPACE = re.compile(
     rb"(?<![\x00-\x20\x7f])(?<!\xc2[\x85\xa0])(?<!\xe1\x9a\x80)"
     rb"(?<!\xe2[\x80\x81][\x80-\xbf])(?<!\xe3\x80\x80) "

@@ -242,9 +242,9 @@ def require_same(pairs: dict[str, tuple[object, object]], directory: Path, what:
         CheckpointError: They differ; the message begins with `what` and lists each difference.
     """
     differing = [
-        f"{name} {_short(has)}, not {_short(asked)}"
-        for name, (has, asked) in pairs.items()
-        if has != asked
+        f"{name} {_short(has)}, not {_short(wanted)}"
+        for name, (has, wanted) in pairs.items()
+        if has != wanted
     ]
     if differing:
         raise CheckpointError(
@@ -296,9 +296,9 @@ def unigram_loss(
     """
     if not validation.shape[0]:
         raise ValueError("there is no validation token")
-    seen, asked = (_counts(tokens, vocab_size) for tokens in (train, validation))
+    seen, expected = (_counts(tokens, vocab_size) for tokens in (train, validation))
     probabilities = (seen + 1) / (int(seen.sum()) + vocab_size)
-    return float(-(asked * np.log(probabilities)).sum() / validation.shape[0])
+    return float(-(expected * np.log(probabilities)).sum() / validation.shape[0])
 
 
 def _counts(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.int64]:

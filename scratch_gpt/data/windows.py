@@ -1,7 +1,7 @@
 """Rows of tokens to train on, in an endless seeded order.
 
 The row at a position is a pure function of the seed and the position. A run that is resumed at step
-one million asks for that step's rows; nothing has to be drawn, skipped or saved.
+one million looks up the rows of that step; nothing has to be drawn, skipped or saved.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Train byte-pair encoding: merge the most frequent pair of neighbours, again and again."""
+"""Train byte-pair encoding: merge the most frequent pair of neighbors, again and again."""
 
 import heapq
 import itertools
@@ -46,7 +46,7 @@ def train_merges(
 
 
 class _Pairs:
-    """The pairs of neighbours, with their counts and their words.
+    """The pairs of neighbors, with their counts and their words.
 
     The heap holds each pair with an earlier count. A popped pair whose count has changed is pushed
     again with the new one. A count that grows is pushed at once.

@@ -4,7 +4,7 @@ They come from a committed table, the same on every Python. Each Python's `unico
 version of Unicode, and none is the Rust tokenizer's, which mixes several: accents of an old version
 and the lower case of its compiler. So `unicodedata`, `str.lower` and `str.isspace` are not used.
 
-Source: `character_classes.txt`; `reference/huggingface_tokenizer.py` made it and says how.
+Source: `character_classes.txt`; `reference/huggingface_tokenizer.py` made it and describes how.
 """
 
 import functools

@@ -90,7 +90,7 @@ def _mixed(*words: int) -> int:
 # Reproducibility settings: recorded in every checkpoint, compared on resume
 
 _REPLACED = ("merges", "pretokenizer", "validation_fraction", "epochs")
-"""Fields of a recipe that the vocabulary, the data and the number of steps stand for."""
+"""Fields of a recipe that the settings for vocabulary, data and steps replace."""
 
 _ENVIRONMENT = ("device", "vocabulary", "data", "world_size", "torch", "processor")
 """Settings that are not fields of a recipe."""

@@ -263,7 +263,7 @@ def _print(text: str) -> None:
 
 @dataclasses.dataclass
 class StopFlag:
-    """Whether a signal asked the run to stop after the current step."""
+    """Whether a signal requested the run to stop after the current step."""
 
     echo: float = (
         0.0  # seconds in which more signals are ignored: a terminal and torchrun both send

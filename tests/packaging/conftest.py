@@ -49,7 +49,7 @@ def is_editable(installed: Distribution) -> bool:
 def checkout() -> Path:
     """Return the folder of the whole checkout, or skip: rows of tox run the tests outside it."""
     if not (CHECKOUT / "scratch_gpt").is_dir():
-        pytest.skip("not run: these tests stand outside a checkout")
+        pytest.skip("not run: these tests are outside a checkout")
     return CHECKOUT
 
 

@@ -169,7 +169,7 @@ def test_only_tested_systems_are_classified(packed: Distribution) -> None:
 
 
 def test_the_oldest_python_is_the_first_classified(packed: Distribution) -> None:
-    """Installers read `Requires-Python`, people the classifiers; no version after it is missing."""
+    """Installers read `Requires-Python`, users the classifiers; no later version is missing."""
     found = packed.metadata.get_all("Classifier") or []
     minors = [int(m[1]) for m in (re.search(r":: 3\.(\d+)$", line) for line in found) if m]
     assert packed.metadata["Requires-Python"] == f">=3.{minors[0]}"

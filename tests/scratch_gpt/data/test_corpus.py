@@ -112,12 +112,12 @@ def test_what_is_no_file_is_rejected(tmp_path: Path) -> None:
 def test_an_unlistable_folder_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
-    def refuse(path: str) -> object:
+    def reject(path: str) -> object:
         if str(path).endswith("b"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", reject)
     with pytest.raises(UnreadableError, match="cannot be listed: Permission denied") as rejection:
         documents([folder])
     assert str(folder / "a" / "b") == rejection.value.where

@@ -73,7 +73,7 @@ def test_the_order_is_the_same_for_ever() -> None:
 
 
 def test_the_order_sorts_philox() -> None:
-    """Only sorting and a remainder stand between Philox's raw words and the starts."""
+    """The starts follow from Philox's raw words by sorting and a remainder only."""
     key = int.from_bytes(hashlib.sha256(b"windows/11/1").digest()[:16], "little")
     first, *words = np.random.Philox(key=key).random_raw(11).tolist()
     order = sorted(range(10), key=words.__getitem__)

@@ -192,6 +192,6 @@ def test_a_kill_during_removal(filled: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_sweeping_removes_only_staging_folders(filled: Path) -> None:
     (filled / f".gpt1-{os.getpid()}-00000000.partial").mkdir()
-    (filled / "mine").mkdir()
+    (filled / "other").mkdir()
     sweep_checkpoints(filled)
-    assert sorted(p.name for p in filled.iterdir()) == ["mine", "step-00000009", "step-00000010"]
+    assert sorted(p.name for p in filled.iterdir()) == ["other", "step-00000009", "step-00000010"]

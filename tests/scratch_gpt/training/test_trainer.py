@@ -155,8 +155,8 @@ def test_processes_share_micro_batches(start: Callable, monkeypatch: pytest.Monk
     run = start(batch_size=10, micro_batch=2)
     whole = run._micro_batches()
     run.group = Group(rank=1, processes=2)
-    mine = run._micro_batches()
-    assert [ids.tolist() for ids in whole[1::2]] == [ids.tolist() for ids in mine]
+    own = run._micro_batches()
+    assert [ids.tolist() for ids in whole[1::2]] == [ids.tolist() for ids in own]
     run.step = 5
     run._seed_dropout(1)
     assert seen == [(0, 5, 3)]
