@@ -111,14 +111,11 @@ def _require_same(folder: Path, recipe: Recipe, sources: tuple[Source, ...]) -> 
     pairs: dict[str, tuple[object, object]] = {
         name: (getattr(there.recipe, name), asked) for name, asked in vars(recipe).items()
     }
-    both = itertools.zip_longest(map(_description, there.sources), map(_description, sources))
+    shown = "{0.name} (SHA-256 {0.sha256:.12}...)".format
+    both = itertools.zip_longest(map(shown, there.sources), map(shown, sources))
     differing = [(number, pair) for number, pair in enumerate(both, 1) if pair[0] != pair[1]]
     pairs |= {f"document {number}": pair for number, pair in differing[:_MOST_DOCUMENTS_SHOWN]}
     dataset.require_same(pairs, folder, "other tokens were prepared there")
-
-
-def _description(source: Source) -> str:
-    return f"{source.name} (SHA-256 {source.sha256[:12]}...)"
 
 
 def train_tokenizer(

@@ -39,12 +39,7 @@ from scratch_gpt.training.run_folder import (
     prepare_tokens,
     prepare_vocabulary,
 )
-from scratch_gpt.training.trainer import (
-    Trainer,
-    complete_recipe,
-    require_work_for_all,
-    windows_of,
-)
+from scratch_gpt.training.trainer import Trainer, complete_recipe, require_work_for_all, windows_of
 
 _PROMPT = 8
 """Tokens of the validation text that a sample begins with."""
