@@ -17,10 +17,17 @@ NAME = "gpt1-parity"
 
 
 def build(target: str, source: Path, folder: Path) -> Path:
-    command = [sys.executable, "-m", "hatchling", "build", "--target", target]
-    subprocess.run(
-        [*command, "--directory", str(folder)], cwd=source, check=True, capture_output=True
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        target,
+        "--directory",
+        folder,
+    ]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
     (built,) = folder.iterdir()
     return built
 
@@ -30,19 +37,8 @@ def built() -> Callable[[str, Path, Path], Path]:
     return build
 
 
-def unpacked(wheel: Path, folder: Path) -> Distribution:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    (metadata,) = folder.glob("*.dist-info")
-    return Distribution.at(metadata)
-
-
 def origin(installed: Distribution) -> dict[str, object]:
     return json.loads(installed.read_text("direct_url.json") or "{}")
-
-
-def is_editable(installed: Distribution) -> bool:
-    return bool(dict(origin(installed).get("dir_info", {})).get("editable"))
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +67,13 @@ def packed(
 ) -> Distribution:
     """Return the distribution to examine: the installed wheel, or a built one unpacked."""
     installed = distribution(NAME)
-    if not is_editable(installed):
+    if not dict(origin(installed).get("dir_info", {})).get("editable"):
         return installed
-    return unpacked(request.getfixturevalue("wheel"), tmp_path_factory.mktemp("unpacked"))
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(request.getfixturevalue("wheel")) as archive:
+        archive.extractall(folder)
+    (metadata,) = folder.glob("*.dist-info")
+    return Distribution.at(metadata)
 
 
 @pytest.fixture(scope="session")

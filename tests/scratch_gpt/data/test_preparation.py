@@ -170,7 +170,7 @@ class StopError(BaseException):
 
 
 STEPS = [*((Path, name) for name in ("mkdir", "rename", "chmod")), (os, "fsync")]
-STEPS += [(preparation, "decoded")]
+STEPS.append((preparation, "decoded"))
 """Steps before which a process may be killed."""
 
 
@@ -345,9 +345,7 @@ def start(
 ) -> Callable[[Path], subprocess.Popen[str]]:
     for name in "abcd":
         (books / f"{name}.txt").write_text(20 * small_text, "utf-8")
-    home = home_of("scratch_gpt")
-    assert home is not None
-    environment = os.environ | {"PYTHONPATH": str(home.parent)}
+    environment = os.environ | {"PYTHONPATH": str(home_of("scratch_gpt").parent)}
 
     def run(folder: Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", CHILD, books, folder, small_vocabulary]
@@ -363,8 +361,8 @@ def start(
     "kills", [3, pytest.param(25, marks=pytest.mark.slow)], ids="{} kills".format
 )
 def test_killed_repeatedly(kills: int, start: Callable, tmp_path: Path, contents: Callable) -> None:
-    with start(tmp_path / "whole") as undisturbed:
-        assert not undisturbed.wait()
+    with start(tmp_path / "whole") as uninterrupted:
+        assert not uninterrupted.wait()
     moments = random.Random(20180611)  # noqa: S311 - no secret
     folder = tmp_path / "killed"
     unfinished = 0

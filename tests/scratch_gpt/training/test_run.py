@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from scratch_gpt.training.trainer import StepResult, Trainer
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_samples() -> Any:  # noqa: ANN401
+def _no_samples() -> Iterator[None]:
     """Replace samples, which `test_log` tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "sample", lambda *_others: "a sample")
