@@ -66,7 +66,7 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of mem
 
 def format_error(what: str, where: str, fix: str) -> str:
     """Return an error's three lines."""
-    return f"error: {one_line(what)}\n  where  {one_line(where)}\n  to do  {one_line(fix)}\n"
+    return f"error: {one_line(what)}\n  where  {one_line(where)}\n  fix    {one_line(fix)}\n"
 
 
 def print_error(what: str, where: str, fix: str) -> None:

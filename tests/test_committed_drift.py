@@ -109,7 +109,7 @@ def test_the_text_says_what_the_report_says(drift: Document) -> None:
 def test_the_text_counts_what_moved(drift: Document) -> None:
     """Of every pair of rows, in its part, as many tensors as the report says.
 
-    What moved where every operation is given its input is told of several paths in one.
+    Mode per-op lists several backends in one row.
     """
     pairs = drift["details"]["pairs"]
     parts = re.split(r"^(?=\d→\d )", committed("docs/drift.txt"), flags=re.MULTILINE)[1:]

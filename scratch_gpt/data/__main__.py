@@ -64,8 +64,8 @@ class DataOptions(QuietOption):
     )
     pretokenizer: Pretokenizer = option(
         "huggingface",
-        "How text is split into words: as Hugging Face (bert), or as the released code (original; "
-        "needs the extra original-text).",
+        "How text is split into words: as in Hugging Face's tokenizer, or as in the released code "
+        "(original; needs the extra original-text).",
     )
     errors: DecodingErrors = option(
         "strict", "Bytes that are not UTF-8: reject them (strict), or read U+FFFD (replace)."

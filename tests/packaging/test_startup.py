@@ -133,5 +133,5 @@ def test_a_missing_reference_is_an_environment_error(verb: str, python: Callable
     assert ended.stderr.splitlines() == [
         "error: the package transformers is not installed",
         "  where  this Python environment",
-        "  to do  pip install transformers",
+        "  fix    pip install transformers",
     ]

@@ -301,7 +301,7 @@ def test_a_missing_package_gives_its_pip_line(
     assert ran.stderr.splitlines() == [
         f"error: the package {hidden} is not installed",
         "  where  this Python environment",
-        f"  to do  pip install {hidden}",
+        f"  fix    pip install {hidden}",
     ]
 
 

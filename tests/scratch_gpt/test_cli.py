@@ -114,7 +114,7 @@ def test_an_error_has_three_lines_and_its_code(
     """The narrower class decides the exit code."""
     error = kind("what it is", where="where it is", fix="what to do")
     assert run_reporting_errors(lambda: raising(error), name="a command", debug=False) == code
-    lines = ["error: what it is", "  where  where it is", "  to do  what to do"]
+    lines = ["error: what it is", "  where  where it is", "  fix    what to do"]
     assert capsys.readouterr().err.splitlines() == lines
 
 

@@ -75,7 +75,7 @@ def golden_reasons(
     where = ", ".join(files) or f"weights: {provenance.source}"
     if standing is Standing.DIFFERS:
         yield Reason(
-            what="a file is not the published one that it is said to be",
+            what="a file has the name of a published one and other bytes",
             where=where,
             fix="get it again; if it was converted or saved anew, give it as a folder of your own",
             code=ExitCode.REFUSED,

@@ -226,7 +226,7 @@ def choose_vocabulary(
         found = _beside(weights, scratch)
         if found is None:
             Tokenizer.train(texts, merges=MERGES).save_pretrained(scratch)
-            source = f"learned for this run: {MERGES:,} merges of the standard library's words"
+            source = f"trained for this run: {MERGES:,} merges of the standard library's words"
             found = _required(scratch, "the trained one", source, scratch)
         yield found
 

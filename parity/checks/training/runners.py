@@ -53,7 +53,7 @@ class Recipe:
         epsilon: Equal to the root mean square of the clipped gradients: 2.1e-3 at full size, 3.2e-3
             for the small weights. Adam makes a whole step for any gradient well above epsilon, even
             for rounding: with a small epsilon the float32 verdict would be chance. See
-            `docs/training-parity.md`.
+            `docs/training-check.md`.
     """
 
     variant: str

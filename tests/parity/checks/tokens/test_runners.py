@@ -45,7 +45,7 @@ def snapshot(cache: Path, commit: str) -> Path:
 @pytest.mark.parametrize("weights", ["tiny", "surrogate", "auto"])
 def test_a_vocabulary_is_learned_where_there_is_none(weights: str, short: Check) -> None:
     result = short("--weights", weights)
-    assert (result.exit_code, "learned for this run: 9 merges" in result.stdout) == (0, True)
+    assert (result.exit_code, "trained for this run: 9 merges" in result.stdout) == (0, True)
 
 
 @pytest.mark.usefixtures("cache")
