@@ -15,7 +15,7 @@ VERSIONS = ("python", "torch", "transformers")
 
 Document = dict[str, Any]
 
-# The rows of tox make this table. They run these tests without a checkout, before a new row is in it.
+# The rows of tox make this table; they run the tests before a new row is in it.
 pytestmark = pytest.mark.skipif(
     not (HOME / "scratch_gpt").is_dir(), reason="not run: these tests stand outside a checkout"
 )
