@@ -144,16 +144,13 @@ def ends(logits: Tensor, names: References) -> dict[str, Tensor]:
 
 def reference_errors(answers: Mapping[str, Tensor], right: References) -> dict[str, Noise]:
     """Return a yardstick's errors; tensors of one kind share the error of the worst block."""
+    kinds = {name: re.sub(r"^h\.\d+\.", "h.*.", name) for name in right}
     pooled: dict[str, Noise] = {}
-    for name, reference in right.items():
-        each = reference.difference(answers[name], dtype=answers[name].dtype)
-        before = pooled.get(_kind(name), (0.0, 0.0))
-        pooled[_kind(name)] = max(before[0], each.relative_rms), max(before[1], each.peak_ratio)
-    return {name: pooled[_kind(name)] for name in right}
-
-
-def _kind(name: str) -> str:
-    return re.sub(r"^h\.\d+\.", "h.*.", name)
+    for name, kind in kinds.items():
+        each = right[name].difference(answers[name], dtype=answers[name].dtype)
+        rms, peak = pooled.get(kind, (0.0, 0.0))
+        pooled[kind] = max(rms, each.relative_rms), max(peak, each.peak_ratio)
+    return {name: pooled[kind] for name, kind in kinds.items()}
 
 
 def largest_error(

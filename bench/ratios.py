@@ -97,11 +97,8 @@ def _check_places(options: BenchOptions) -> None:
     """
     for name, path in (("--json", options.json), ("--picture", options.picture)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise EnvironmentUnfitError(
-                "the file cannot be written there",
-                where=f"{name} {path}",
-                fix="name a file in a folder that exists",
-            )
+            what, fix = "the file cannot be written there", "name a file in a folder that exists"
+            raise EnvironmentUnfitError(what, where=f"{name} {path}", fix=fix)
     if options.picture is not None:
         from bench.report import figure_class
 

@@ -158,11 +158,9 @@ def figure_class() -> Any:  # noqa: ANN401 - as above
     try:
         return importlib.import_module("matplotlib.figure").Figure
     except ImportError as error:
-        raise EnvironmentUnfitError(
-            "matplotlib is not installed",
-            where="--picture",
-            fix="pip install 'gpt1-parity[plot]'",
-        ) from error
+        fix = "pip install 'gpt1-parity[plot]'"
+        what = "matplotlib is not installed"
+        raise EnvironmentUnfitError(what, where="--picture", fix=fix) from error
 
 
 def draw(series: Sequence[Series], path: Path) -> None:

@@ -25,7 +25,7 @@ Parameters = Mapping[str, nn.Parameter]
 
 @dataclasses.dataclass(frozen=True)
 class InitialState:
-    """Parameters, positive second moments, first moments, and the largest norm of the gradients."""
+    """Parameters, first and positive second moments, and the largest norm of the gradients."""
 
     parameters: Mapping[str, Tensor]
     first: Mapping[str, Tensor]

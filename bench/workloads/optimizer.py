@@ -43,12 +43,6 @@ def copies(models: Models) -> dict[str, nn.Parameter]:
     return made
 
 
-def initial_state_of(models: Models) -> InitialState:
-    """Return the initial state: the model's values, and moments as large as the gradients."""
-    values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
-    return initial_state(values, dict.fromkeys(values, _GRADIENT))
-
-
 def optimizer_named(name: str, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
     """Return our optimizer by variant, or PyTorch's by implementation."""
     if ours(name):
@@ -72,7 +66,9 @@ def make(name: str, _task: Task, _device: torch.device, run: Measurement) -> Con
     """
     models = run.models
     optimizer = optimizer_named(name, copies(models))
-    start: InitialState = models.cached(("moments", "whole"), lambda: initial_state_of(models))
+    values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
+    scales = dict.fromkeys(values, _GRADIENT)  # moments as large as the gradients
+    start: InitialState = models.cached(("moments", "whole"), lambda: initial_state(values, scales))
     variant = name if ours(name) else "adamw"
 
     def check() -> float:

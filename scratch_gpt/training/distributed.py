@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Group:
-    """The processes of a run, from the view of one of them, which has a number from 0: `rank`."""
+    """The processes of a run, seen from the one with the number `rank`, from 0."""
 
     def __init__(self, rank: int = 0, processes: int = 1, device: str = "cpu") -> None:
         self.rank = rank
