@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from bench.results import BenchRun, Outcome, Spread
+from bench.results import Outcome, Spread
 from parity.errors import ExitCode, InputRejectedError
 
 SAME = ("processor", "architecture", "cores", "threads", "cpu_capability", "gpu")
@@ -25,14 +25,13 @@ def describe_machine() -> dict[str, str]:
 
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "processor": processor(),
         "architecture": platform.machine(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -104,13 +103,7 @@ def check_machine(now: Mapping[str, str], then: Mapping[str, str], *, force: boo
 def compare(
     now: Sequence[Outcome], then: Sequence[Outcome], *, asked: set[str]
 ) -> list[Comparison]:
-    """Return the change of each selected row that has a ratio in the baseline.
-
-    Args:
-        now: Rows of this run.
-        then: Rows of the baseline.
-        asked: Names of the selected rows.
-    """
+    """Return the change of each row that is selected by name and has a ratio in the baseline."""
     here = {outcome.name: outcome.ratio for outcome in now}
     return [
         Comparison(old.name, changed(here.get(old.name), old.ratio), old.ratio, here.get(old.name))
@@ -135,9 +128,3 @@ def exit_code(comparisons: Sequence[Comparison]) -> ExitCode:
         return ExitCode.FAIL
     whole = comparisons and Change.GONE not in changes
     return ExitCode.PASS if whole else ExitCode.INCONCLUSIVE
-
-
-def gate(run: BenchRun, baseline: BenchRun, *, asked: set[str], force: bool) -> list[Comparison]:
-    """Return the comparison of two runs of one machine."""
-    check_machine(run.machine, baseline.machine, force=force)
-    return compare(run.outcomes, baseline.outcomes, asked=asked)

@@ -31,9 +31,8 @@ class NotTimedError(Exception):
 def mapped_errors(*, ours: bool) -> Iterator[None]:
     """Turn a contender's exceptions into `NotTimedError`.
 
-    Args:
-        ours: Whether the contender is this project's. Then only a wrong answer or a lack of memory
-            is turned. Other libraries' kernels may also lack a dtype, a direction or a device.
+    Of our contenders only a wrong answer and a lack of memory are turned. Other libraries' may also
+    lack a dtype, a direction or a device.
     """
     try:
         yield
@@ -42,17 +41,13 @@ def mapped_errors(*, ours: bool) -> Iterator[None]:
     except WrongKernelError as error:
         raise NotTimedError(Status.WRONG, str(error)) from error
     except Exception as error:
-        if out_of_memory(error):
+        # On the CPU torch raises a RuntimeError.
+        allocator = "DefaultCPUAllocator: can't allocate memory" in str(error)
+        if allocator or isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise NotTimedError(Status.OOM, first_line(error)) from error
         if ours:
             raise
         raise NotTimedError(Status.NOT_RUN, first_line(error)) from error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out. On the CPU torch raises a RuntimeError with this message."""
-    by_type = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return by_type or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def first_line(error: BaseException) -> str:
@@ -86,20 +81,13 @@ def memory_for(device: torch.device) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """A verified implementation that may be timed.
-
-    Attributes:
-        error: Distance of its results from the float64 reference; 0 for a limit without results.
-        check: Verifies it again after timing and returns the error.
-        setup: Called before each timed call, outside the clock.
-        remark: A note on its time, for the report.
-    """
+    """A verified implementation that may be timed."""
 
     run: Run
-    error: float = 0.0
-    check: Callable[[], float] | None = None
-    setup: Run | None = None
-    remark: str = ""
+    error: float = 0.0  # to the float64 reference; 0 for a limit without results
+    check: Callable[[], float] | None = None  # verifies it after timing; returns the error
+    setup: Run | None = None  # called before each timed call, outside the clock
+    remark: str = ""  # for the report
 
 
 @dataclasses.dataclass
@@ -133,17 +121,13 @@ def time_rounds(timing: InterleavedTiming, device: torch.device, rounds: int) ->
         calls[name] = calls_for(once) if once is not None else 0
     timing.seconds = {name: [] for name in timing.contenders}
     for number in range(rounds):
-        for name in rotated(list(timing.contenders), number):
+        names = list(timing.contenders)
+        start = number % max(1, len(names))
+        for name in [*names[start:], *names[:start]]:
             taken = _seconds_per_call(timing, name, device, calls[name])
             if taken is not None:
                 timing.seconds[name].append(taken)
     return timing
-
-
-def rotated(names: list[str], number: int) -> list[str]:
-    """Return the order of a round: the names, rotated by its number."""
-    start = number % max(1, len(names))
-    return [*names[start:], *names[:start]]
 
 
 def _seconds_per_call(

@@ -22,30 +22,21 @@ Kernel = Callable[..., Tensor]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionKernel:
-    """One kernel.
-
-    Attributes:
-        make: Returns the kernel for a shape and a device.
-        score_matrices: Number of full score matrices held at once, backward included.
-        computes: `attention`, or only its two `products`; selects the oracle.
-        device: The only kind of device that it runs on; None for any.
-        ours: Whether it is this project's; other kernels may lack a dtype or a device.
-    """
+    """One kernel, made for a shape and a device."""
 
     make: Callable[[Shape, torch.device], Kernel]
-    score_matrices: int = 0
-    computes: str = "attention"
-    device: str | None = None
-    ours: bool = False
+    score_matrices: int = 0  # full ones held at once, backward included
+    computes: str = "attention"  # or only its two "products"; selects the oracle
+    device: str | None = None  # the only kind of device that it runs on; None for any
+    ours: bool = False  # other libraries' kernels may lack a dtype or a device
 
 
 def ours(name: str) -> AttentionKernel:
     """Return one of our kernels."""
-    device = "cuda" if name == "triton" else None
     return AttentionKernel(
         make=lambda _shape, _device: KERNELS[name],
         score_matrices=4 if name == "plain" else 0,
-        device=device,
+        device="cuda" if name == "triton" else None,
         ours=True,
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from bench.shapes import HEAD_WIDTH, HEADS
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from scratch_gpt.model import GPT
 
+    Model = GPT | OpenAIGPTLMHeadModel
+
+Run = Callable[[], object]
 
 REPEATS = 3
 _SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10), "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -50,7 +54,7 @@ def in_fresh_process(*arguments: str) -> int:
     return int(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def peak_growth(warm: Callable[[], object], job: Callable[[], object]) -> int:
+def peak_growth(warm: Run, job: Run) -> int:
     """Return the peak resident size during a job minus the size before, in bytes."""
     warm()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
@@ -64,7 +68,7 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
 
 
-def load_model(side: str, folder: str) -> "GPT | OpenAIGPTLMHeadModel":
+def load_model(side: str, folder: str) -> "Model":
     """Return the model of a folder: Hugging Face's, or ours with the backend `side`."""
     from transformers import OpenAIGPTLMHeadModel
 
@@ -80,17 +84,9 @@ def load_model(side: str, folder: str) -> "GPT | OpenAIGPTLMHeadModel":
 
 def step(side: str, folder: str, batch: int, time: int) -> int:
     """Return the bytes that one forward with backward takes above the weights."""
-    import torch
-
     from bench.models import forward_backward
 
-    model = load_model(side, folder)
-    ids = torch.arange(batch * time).reshape(batch, time) * 7 % model.config.vocab_size
-
-    def warm() -> None:
-        forward_backward(model, ids[:1, :_SMALL])
-        model.zero_grad(set_to_none=True)  # gradients count: they are not weights
-
+    model, ids, warm = _prepared(side, folder, batch, time)
     return peak_growth(warm, lambda: forward_backward(model, ids))
 
 
@@ -99,17 +95,9 @@ def train(side: str, folder: str, batch: int, time: int) -> int:
 
     The first step, which allocates the moments, is a small one. The second is full size.
     """
-    import torch
-
-    from bench.models import forward_backward
     from bench.training_steps import Training
 
-    model = load_model(side, folder)
-    ids = torch.arange(batch * time).reshape(batch, time) * 7 % model.config.vocab_size
-
-    def warm() -> None:
-        forward_backward(model, ids[:1, :_SMALL])
-        model.zero_grad(set_to_none=True)
+    model, ids, warm = _prepared(side, folder, batch, time)
 
     def job() -> None:
         training = Training(model)
@@ -119,10 +107,22 @@ def train(side: str, folder: str, batch: int, time: int) -> int:
     return peak_growth(warm, job)
 
 
+def _prepared(side: str, folder: str, batch: int, time: int) -> "tuple[Model, Tensor, Run]":
+    """Return a model, token ids `[batch time]`, and a small step as a warm-up."""
+    from bench.models import forward_backward
+
+    model = load_model(side, folder)
+    ids = torch.arange(batch * time).reshape(batch, time) * 7 % model.config.vocab_size
+
+    def warm() -> None:
+        forward_backward(model, ids[:1, :_SMALL])
+        model.zero_grad(set_to_none=True)  # gradients count: they are not weights
+
+    return model, ids, warm
+
+
 def core(name: str, time: int) -> int:
     """Return the bytes that one call of our attention kernel takes, without its inputs."""
-    import torch
-
     from scratch_gpt.kernels.backends import KERNELS
 
     query, key, value = (torch.randn(1, HEADS, time, HEAD_WIDTH) for _ in range(3))
@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> None:
     sys.stdout.write(f"{found}\n")
 
 
-def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+def peak_bytes(run: Run, device: torch.device) -> int:
     """Return the most bytes that torch allocates at once during a call.
 
     Buffers of the matrix library do not count. The memory rows of `bench.ratios` are measured in

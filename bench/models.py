@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from bench.results import Series
@@ -31,6 +31,7 @@ from scratch_gpt.loss import next_token_loss
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 
+Model = GPT | OpenAIGPTLMHeadModel
 Forward = Callable[[], Tensor]
 References = Mapping[str, Reference]
 
@@ -47,9 +48,8 @@ class Models:
 
     def ids(self, shape: Shape, seed: int = 0) -> Tensor:
         """Return the token ids `[batch time]` that a shape is timed on."""
-        return seeded(
-            batch=shape.batch, time=shape.time, vocab_size=self.vocab_size, seed=seed
-        ).token_ids
+        sizes = {"batch": shape.batch, "time": shape.time, "vocab_size": self.vocab_size}
+        return seeded(**sizes, seed=seed).token_ids
 
     def with_backend(self, name: str, dtype: torch.dtype = torch.float32) -> GPT:
         """Return our model with one backend; a copy if the dtype is not float32."""
@@ -72,31 +72,36 @@ class Models:
         return self._kept[key]
 
 
-def logits_of(model: GPT | OpenAIGPTLMHeadModel, ids: Tensor) -> Tensor:
+def logits_of(model: Model, ids: Tensor) -> Tensor:
     """Return a model's logits `[batch time vocab]`."""
     if isinstance(model, GPT):
         return cast("Tensor", model(ids))
     return cast("Tensor", model(input_ids=ids).logits)
 
 
-def forward_backward(model: GPT | OpenAIGPTLMHeadModel, ids: Tensor) -> Tensor:
+def forward_backward(model: Model, ids: Tensor) -> Tensor:
     """Compute the loss and every gradient, and return the loss."""
     model.zero_grad(set_to_none=True)
-    if isinstance(model, GPT):
-        loss = next_token_loss(model(ids), ids)
-    else:
-        loss = model(input_ids=ids, labels=ids).loss
+    loss = loss_of(model, ids)
     torch.autograd.backward(loss)
     return loss.detach()
 
 
-def gradients(model: GPT | OpenAIGPTLMHeadModel) -> dict[str, Tensor]:
+def loss_of(model: Model, ids: Tensor) -> Tensor:
+    """Return the mean loss of every next token; Hugging Face's comes from `labels=`."""
+    if isinstance(model, GPT):
+        return next_token_loss(model(ids), ids)
+    return cast("Tensor", model(input_ids=ids, labels=ids).loss)
+
+
+def gradients(model: Model) -> dict[str, Tensor]:
     """Return every gradient by our parameter names."""
-    return {
-        name.removeprefix("transformer."): parameter.grad
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
+    return {n: p.grad for n, p in parameters_of(model).items() if p.grad is not None}
+
+
+def parameters_of(model: Model) -> dict[str, nn.Parameter]:
+    """Return every parameter by our names."""
+    return {n.removeprefix("transformer."): p for n, p in model.named_parameters()}
 
 
 def reference_gradients(models: Models, ids: Tensor) -> References:
@@ -139,17 +144,13 @@ def ends(logits: Tensor, names: References) -> dict[str, Tensor]:
 
 def reference_errors(answers: Mapping[str, Tensor], right: References) -> dict[str, Noise]:
     """Return a yardstick's errors; tensors of one kind share the error of the worst block."""
-    apart = {name: reference.difference(answers[name], dtype=answers[name].dtype)
-             for name, reference in right.items()}  # fmt: skip
+    kinds = {name: re.sub(r"^h\.\d+\.", "h.*.", name) for name in right}
     pooled: dict[str, Noise] = {}
-    for name, each in apart.items():
-        before = pooled.get(_kind(name), (0.0, 0.0))
-        pooled[_kind(name)] = max(before[0], each.relative_rms), max(before[1], each.peak_ratio)
-    return {name: pooled[_kind(name)] for name in right}
-
-
-def _kind(name: str) -> str:
-    return re.sub(r"^h\.\d+\.", "h.*.", name)
+    for name, kind in kinds.items():
+        each = right[name].difference(answers[name], dtype=answers[name].dtype)
+        rms, peak = pooled.get(kind, (0.0, 0.0))
+        pooled[kind] = max(rms, each.relative_rms), max(peak, each.peak_ratio)
+    return {name: pooled[kind] for name, kind in kinds.items()}
 
 
 def largest_error(
@@ -171,9 +172,7 @@ def largest_error(
     )
 
 
-def verify_forward(
-    models: Models, model: GPT | OpenAIGPTLMHeadModel, ids: Tensor, dtype: str
-) -> tuple[Forward, float]:
+def verify_forward(models: Models, model: Model, ids: Tensor, dtype: str) -> tuple[Forward, float]:
     """Return a model's verified forward pass and its error."""
     precision = PRECISIONS[dtype]
     right: References = models.cached(
@@ -193,9 +192,7 @@ def verify_forward(
     return run, largest_error(ends(run(), right), right, found, precision)
 
 
-def verify_backward(
-    models: Models, model: GPT | OpenAIGPTLMHeadModel, ids: Tensor
-) -> tuple[Forward, float]:
+def verify_backward(models: Models, model: Model, ids: Tensor) -> tuple[Forward, float]:
     """Return a float32 model's verified forward with backward, and its error."""
     right: References = models.cached(
         ("gradients", tuple(ids.shape)), lambda: reference_gradients(models, ids)
@@ -215,18 +212,14 @@ def verify_backward(
 
 @dataclasses.dataclass
 class Measurement:
-    """The settings of one run, and what its rows share.
+    """The settings of one run, and the data that its rows share."""
 
-    Attributes:
-        rounds: Rounds of every task; None for each task's own number.
-        rates: The matrix rate by device and dtype, measured when first needed.
-        series: The points of the picture.
-    """
-
-    rounds: int | None
+    rounds: int | None  # of every task; None for each task's own number
     progress: Progress
     rates: dict[str, float] = dataclasses.field(default_factory=dict)
+    """The matrix rate by device and dtype, measured when first needed."""
     series: list[Series] = dataclasses.field(default_factory=list)
+    """The points of the picture."""
 
     @functools.cached_property
     def models(self) -> Models:

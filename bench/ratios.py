@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.targets import SMALLEST_SDPA_RATIO, TARGETS, Target
 from parity.errors import EnvironmentUnfitError, ExitCode, UsageError
@@ -24,13 +23,6 @@ from scratch_gpt.cli import (
 )
 from scratch_gpt.options import DebugOption, add_command, option
 from scratch_gpt.progress import Progress, progress_bar
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from bench.baseline import Comparison
-    from bench.results import BenchRun
-
 
 QUICK_ROUNDS = 3
 
@@ -105,15 +97,12 @@ def _check_places(options: BenchOptions) -> None:
     """
     for name, path in (("--json", options.json), ("--picture", options.picture)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise EnvironmentUnfitError(
-                "the file cannot be written there",
-                where=f"{name} {path}",
-                fix="name a file in a folder that exists",
-            )
+            what, fix = "the file cannot be written there", "name a file in a folder that exists"
+            raise EnvironmentUnfitError(what, where=f"{name} {path}", fix=fix)
     if options.picture is not None:
-        from bench.report import check_installed
+        from bench.report import figure_class
 
-        check_installed()
+        figure_class()
 
 
 def run(options: BenchOptions) -> ExitCode:
@@ -124,76 +113,55 @@ def run(options: BenchOptions) -> ExitCode:
     """
     rows = selected(options)
     if options.list:
-        print_stdout("".join(f"{row.name}{_bound(row)}\n" for row in rows))
+        for row in rows:
+            bound = "" if row.bound is None else f"  ≤ {row.bound:.2f}"
+            print_stdout(f"{row.name}{bound}\n")
         return ExitCode.PASS
     _check_places(options)
     with progress_bar(quiet=False) as progress, warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # other kernels warn about features they lack; the rows report them
+        # Other kernels warn about features they lack; the rows report them.
+        warnings.simplefilter("ignore")
         return _measured(options, rows, progress)
-
-
-def _bound(row: Target) -> str:
-    return "" if row.bound is None else f"  ≤ {row.bound:.2f}"
 
 
 def _measured(options: BenchOptions, rows: Sequence[Target], progress: Progress) -> ExitCode:
     import torch
 
-    from bench import baseline, results
-    from bench.baseline import describe_machine
+    from bench import baseline, report, results, runner, timing
     from bench.contest import smallest_ratio_note
     from bench.models import Measurement
-    from bench.results import exit_code
-    from bench.runner import measure
-    from bench.timing import copy_bandwidth
 
     earlier = results.read(options.baseline) if options.baseline is not None else None
-    machine = describe_machine()
+    machine = baseline.describe_machine()
     if earlier is not None:
         baseline.check_machine(machine, earlier.machine, force=options.force)
     work = Measurement(options.rounds or (QUICK_ROUNDS if options.quick else None), progress)
-    outcomes = measure(rows, work)
+    outcomes = runner.measure(rows, work)
     rates = {f"matrix rate, {name}": rate for name, rate in work.rates.items()}
-    limits = {**rates, "copy bandwidth": copy_bandwidth(torch.device("cpu"))}
-    found = results.BenchRun(machine=machine, limits=limits, outcomes=outcomes, series=work.series)
+    limits = {**rates, "copy bandwidth": timing.copy_bandwidth(torch.device("cpu"))}
     notes = [f"{name}: {limit / 1e9:.1f} G/s" for name, limit in limits.items()]
-    notes.append(smallest_ratio_note(outcomes, "sdpa", SMALLEST_SDPA_RATIO))
-    _deliver(found, [note for note in notes if note], options)
+    if note := smallest_ratio_note(outcomes, "sdpa", SMALLEST_SDPA_RATIO):
+        notes.append(note)
+    table = partial(report.render, outcomes, machine, notes)
+    print_stdout(render_rich(table, sys.stdout, narrowest=_NARROWEST))
+    if options.json is not None:
+        found = results.BenchRun(
+            machine=machine, limits=limits, outcomes=outcomes, series=work.series
+        )
+        with reporting_write_errors(str(options.json)):
+            options.json.write_text(results.to_json(found), encoding="utf-8")
+    if options.picture is not None:
+        with reporting_write_errors(str(options.picture)):
+            report.draw(work.series, options.picture)
     if earlier is None:
-        return exit_code(outcomes)
+        return results.exit_code(outcomes)
     changes = baseline.compare(outcomes, earlier.outcomes, asked={row.name for row in rows})
-    _deliver_changes(changes)
+    print_stdout(render_rich(partial(report.render_changes, changes), sys.stdout))
     return baseline.exit_code(changes)
 
 
 _NARROWEST = 116
 """Columns of the table with its longest name."""
-
-
-def _deliver(found: "BenchRun", notes: Sequence[str], options: BenchOptions) -> None:
-    """Print the table, then write the files."""
-    from bench.report import draw, render
-    from bench.results import to_json
-
-    def draw_table(console: "Console") -> None:
-        render(found.outcomes, found.machine, notes, console)
-
-    print_stdout(render_rich(draw_table, sys.stdout, narrowest=_NARROWEST))
-    if options.json is not None:
-        with reporting_write_errors(str(options.json)):
-            options.json.write_text(to_json(found), encoding="utf-8")
-    if options.picture is not None:
-        with reporting_write_errors(str(options.picture)):
-            draw(found.series, options.picture)
-
-
-def _deliver_changes(changes: "Sequence[Comparison]") -> None:
-    from bench.report import render_changes
-
-    print_stdout(render_rich(lambda console: render_changes(changes, console), sys.stdout))
-
 
 app = typer_app("bench.ratios")
 add_command(app, BenchOptions, ratios)

@@ -22,8 +22,6 @@ _STYLES = {
 }
 _CHANGES = {Change.WORSE: "bold red", Change.GONE: "yellow", Change.BETTER: "green"}
 
-_COLUMNS = ("row", "ours", "theirs", "ratio (quartiles)", "target", "outcome")
-
 _SCALES = {
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
     "byte": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")),
@@ -51,18 +49,14 @@ def render(
     about = ", ".join(f"{key} {machine[key]}" for key in sorted(machine))
     console.print(escape(about), highlight=False)
     table = Table(box=None, pad_edge=False)
-    for name in _COLUMNS:
-        left = name in {"row", "outcome"}
-        justify: JustifyMethod = "left" if left else "right"
+    for name in ("row", "ours", "theirs", "ratio (quartiles)", "target", "outcome"):
+        justify: JustifyMethod = "left" if name in {"row", "outcome"} else "right"
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "row")
     for outcome in outcomes:
         table.add_row(*_cells(outcome))
     console.print(table, highlight=False)
-    for outcome in outcomes:
-        if outcome.why:
-            console.print(f"{outcome.status}: {escape(outcome.name)}: {escape(outcome.why)}",
-                          highlight=False)  # fmt: skip
-    for line in (*notes, summary(outcomes)):
+    reasons = [f"{row.status}: {row.name}: {row.why}" for row in outcomes if row.why]
+    for line in (*reasons, *notes, summary(outcomes)):
         console.print(escape(line), highlight=False)
 
 
@@ -121,20 +115,15 @@ def figure(series: Sequence[Series]) -> Any:  # noqa: ANN401 - matplotlib's Figu
             where="--picture",
             fix="select attention rows: --rows 'core/*'",
         )
-    works = _with_lines(series)
+    works = list(dict.fromkeys(point.work for point in series))
+    lengths = {work: {point.time for point in series if point.work == work} for work in works}
+    works = [work for work in works if len(lengths[work]) > 1] or works
     colours = {name: f"C{at}" for at, name in enumerate(dict.fromkeys(p.subject for p in series))}
-    made = _figure_class()(figsize=(6.0 * len(works), 4.5), layout="constrained")
+    made = figure_class()(figsize=(6.0 * len(works), 4.5), layout="constrained")
     panels = made.subplots(1, len(works), squeeze=False)[0]
     for panel, work in zip(panels, works, strict=True):
         _draw(panel, work, [point for point in series if point.work == work], colours)
     return made
-
-
-def _with_lines(series: Sequence[Series]) -> list[str]:
-    """Return the works with several lengths; all works if none has."""
-    works = list(dict.fromkeys(point.work for point in series))
-    lengths = {work: {point.time for point in series if point.work == work} for work in works}
-    return [work for work in works if len(lengths[work]) > 1] or works
 
 
 def _draw(
@@ -146,14 +135,10 @@ def _draw(
     for subject in dict.fromkeys(point.subject for point in points):
         mine = sorted((p for p in points if p.subject == subject), key=lambda p: p.time)
         times = [point.time for point in mine]
-        panel.plot(
-            times,
-            [1e3 * p.seconds.median for p in mine],
-            "o-",
-            label=subject,
-            color=colours[subject],
+        median, low, high = (
+            [1e3 * getattr(p.seconds, part) for p in mine] for part in ("median", "low", "high")
         )
-        low, high = ([1e3 * getattr(p.seconds, end) for p in mine] for end in ("low", "high"))
+        panel.plot(times, median, "o-", label=subject, color=colours[subject])
         panel.fill_between(times, low, high, color=colours[subject], alpha=0.2)
     least = {point.time: 1e3 * point.seconds.median * point.ceiling for point in points}
     times = sorted(least)
@@ -164,24 +149,18 @@ def _draw(
     panel.legend()
 
 
-def _figure_class() -> Any:  # noqa: ANN401 - as above
-    try:
-        return importlib.import_module("matplotlib.figure").Figure
-    except ImportError as error:
-        raise EnvironmentUnfitError(
-            "matplotlib is not installed",
-            where="--picture",
-            fix="pip install 'gpt1-parity[plot]'",
-        ) from error
-
-
-def check_installed() -> None:
-    """Require matplotlib.
+def figure_class() -> Any:  # noqa: ANN401 - as above
+    """Return matplotlib's `Figure`.
 
     Raises:
         EnvironmentUnfitError: It is not installed.
     """
-    _figure_class()
+    try:
+        return importlib.import_module("matplotlib.figure").Figure
+    except ImportError as error:
+        fix = "pip install 'gpt1-parity[plot]'"
+        what = "matplotlib is not installed"
+        raise EnvironmentUnfitError(what, where="--picture", fix=fix) from error
 
 
 def draw(series: Sequence[Series], path: Path) -> None:

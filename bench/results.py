@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import ExitCode, InputRejectedError
+from scratch_gpt.checkpoint.strict_io import load_strict_json
 
 NOISY = 0.10
 """Quartile range over median above which a row is marked as noisy. Another process on the same two
@@ -27,16 +28,9 @@ class Spread:
     count: int
 
     @property
-    def noise(self) -> float:
-        """The quartile range over the median; infinite if the median is 0 or not finite."""
-        if not (math.isfinite(self.high - self.low) and self.median != 0.0):
-            return math.inf
-        return (self.high - self.low) / abs(self.median)
-
-    @property
     def noisy(self) -> bool:
-        """Whether the noise exceeds `NOISY`. Written so that NaN counts as noisy."""
-        return not self.noise <= NOISY
+        """Whether the quartile range exceeds `NOISY`. Written so that NaN and 0 count as noisy."""
+        return self.median == 0.0 or not (self.high - self.low) / abs(self.median) <= NOISY
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -91,26 +85,18 @@ class Status(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One row of the report.
-
-    Attributes:
-        against: What it is compared with.
-        bound: Largest ratio that meets the target; None if the row has no target.
-        ratio: Our figure over theirs; None if it was not measured.
-        unit: The unit of `ours` and `theirs`: `s` or `byte`.
-        why: The reason why nothing was measured, or a remark on the measurement.
-    """
+    """One row of the report: our figure compared with another."""
 
     name: str
     work: str
     against: str
     status: Status
-    bound: float | None = None
-    ratio: Spread | None = None
+    bound: float | None = None  # the largest ratio that meets the target
+    ratio: Spread | None = None  # ours over theirs; None if it was not measured
     ours: Spread | None = None
     theirs: Spread | None = None
-    unit: str = "s"
-    why: str = ""
+    unit: str = "s"  # or "byte"
+    why: str = ""  # the reason why nothing was measured, or a remark
 
     @property
     def noisy(self) -> bool:
@@ -151,26 +137,16 @@ SCHEMA_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Series:
-    """The time of one kernel at one shape: a point of the picture.
+    """The time of one kernel at one shape: a point of the picture."""
 
-    Attributes:
-        work: A description; points of the same work are comparable.
-        subject: The kernel's name.
-        time: Tokens per text.
-        flops: Useful operations (`Shape.flops`).
-        bytes: Least memory traffic (`Shape.bytes`).
-        ceiling: Useful operations per second over the matrix rate measured in the same run.
-        error: Relative error to the float64 oracle.
-    """
-
-    work: str
-    subject: str
-    time: int
+    work: str  # points of the same work are comparable
+    subject: str  # the kernel's name
+    time: int  # tokens per text
     seconds: Spread
-    flops: int
-    bytes: int
-    ceiling: float
-    error: float
+    flops: int  # see `Shape.flops`
+    bytes: int  # see `Shape.bytes`
+    ceiling: float  # `flops` per second over the matrix rate of the same run
+    error: float  # relative to the float64 oracle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,8 +184,10 @@ def read(path: Path) -> BenchRun:
         InputRejectedError: The file is missing or not written by this version.
     """
     try:
-        parts = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-        _check_version(parts["schema_version"])
+        parts = load_strict_json(path.read_bytes())
+        if parts["schema_version"] != SCHEMA_VERSION:
+            message = f"schema version {parts['schema_version']!r}, not {SCHEMA_VERSION}"
+            raise ValueError(message)  # noqa: TRY301 - one error for every fault of the file
         outcomes = [_outcome(row) for row in parts["outcomes"]]
         machine = {str(key): str(value) for key, value in parts["machine"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -219,12 +197,6 @@ def read(path: Path) -> BenchRun:
             fix="pass a file written by this version's `python -m bench.ratios --json`",
         ) from error
     return BenchRun(machine=machine, limits={}, outcomes=outcomes)
-
-
-def _check_version(found: object) -> None:
-    if found != SCHEMA_VERSION:
-        message = f"schema version {found!r}, not {SCHEMA_VERSION}"
-        raise ValueError(message)
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
@@ -239,8 +211,3 @@ def _spread(value: Mapping[str, Any] | None) -> Spread | None:
     if not all(math.isfinite(value[key]) for key in ("median", "low", "high", "count")):
         raise ValueError("a spread is not finite")
     return Spread(**value)
-
-
-def _no_constant(name: str) -> float:
-    message = f"{name} is not JSON"
-    raise ValueError(message)

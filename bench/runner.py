@@ -31,21 +31,15 @@ MeasureFigure = Callable[[Target, Measurement], Outcome]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One kind of work.
+    """One kind of work."""
 
-    Attributes:
-        names: Contenders that `pytest bench` times.
-        make: Returns the contender of a name, verified and ready to be timed.
-        ours: Whether a name is this project's; other libraries may lack a dtype or a device.
-        after: Called after a task was timed.
-        figures: How to measure figures other than time.
-    """
-
-    names: Sequence[str]
-    make: Callable[[str, Task, torch.device, Measurement], Contender]
-    ours: Callable[[str], bool]
+    names: Sequence[str]  # of the contenders that `pytest bench` times
+    make: Callable[[str, Task, torch.device, Measurement], Contender]  # returns a verified one
+    ours: Callable[[str], bool] = lambda name: name != "huggingface"
+    """Other libraries' contenders may lack a dtype or a device."""
     after: Callable[[InterleavedTiming, Task, torch.device, Measurement], None] | None = None
     figures: Mapping[str, MeasureFigure] = dataclasses.field(default_factory=dict)
+    """How to measure figures other than time."""
 
 
 WORKLOADS = {
@@ -59,19 +53,16 @@ WORKLOADS = {
     "model": Workload(
         names=(*BACKENDS, "huggingface", *model.LIMITS),
         make=model.make,
-        ours=model.ours,
         figures={"memory": model.peak_memory},
     ),
     "decode": Workload(
         names=("fused", "fused in bfloat16", "huggingface", *decoding.READS),
         make=decoding.make,
-        ours=model.ours,
     ),
     "train": Workload(
         names=("fused", "huggingface"),
         make=training.make,
-        ours=model.ours,
-        figures={"memory": training.peak_memory},
+        figures={"memory": functools.partial(model.peak_memory, job="train")},
     ),
     "optimizer": Workload(
         names=(*VARIANTS, "torch foreach", "torch fused"),
@@ -81,7 +72,6 @@ WORKLOADS = {
     "tokens": Workload(
         names=tuple(tokenizer.TOKENIZERS),
         make=tokenizer.make,
-        ours=tokenizer.ours,
         figures={"exponent": tokenizer.time_growth},
     ),
 }

@@ -1,7 +1,6 @@
 """The shapes of attention that are timed, their cost, and the grids of `pytest bench`."""
 
 import dataclasses
-from collections.abc import Iterator
 from itertools import product
 
 HEADS, HEAD_WIDTH = 12, 64
@@ -50,20 +49,14 @@ class Shape:
         tensors = 8 if self.backward else 4
         return tensors * self.batch * HEADS * self.time * HEAD_WIDTH * ITEMSIZE[self.dtype]
 
-    def score_bytes(self, count: int) -> int:
-        """Return the bytes of `count` score matrices `[batch head time time]`."""
-        return count * self.batch * HEADS * self.time**2 * ITEMSIZE[self.dtype]
-
     def too_large(self, matrices: int, memory: int) -> str:
         """Return why a kernel is not run at this shape; empty if it is.
 
-        Args:
-            matrices: Score matrices that the kernel holds at once.
-            memory: Bytes that may be used.
+        It holds `matrices` score matrices `[batch head time time]`, and may use `memory` bytes.
         """
         if self.batch * self.time > MOST_TOKENS:
             return f"{self.batch} × {self.time} is more than {MOST_TOKENS} tokens"
-        needed = self.score_bytes(matrices)
+        needed = matrices * self.batch * HEADS * self.time**2 * ITEMSIZE[self.dtype]
         if needed > memory:
             return f"its scores take {needed / 1e9:.1f} GB of {memory / 1e9:.1f} GB"
         return ""
@@ -71,21 +64,15 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A product of axes: every combination is one timing.
+    """A product of axes: every combination is one timing."""
 
-    Attributes:
-        kernels: Prefixes of kernel names; empty for all.
-        threads: Threads on the CPU; 0 is all.
-        caches: `cold` flushes the caches before each call; `warm` does not.
-    """
-
-    kernels: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()  # prefixes of kernel names; empty for all
     dtypes: tuple[str, ...] = ("float32",)
     batches: tuple[int, ...] = (1,)
     times: tuple[int, ...] = (512,)
     backward: tuple[bool, ...] = (False,)
-    threads: tuple[int, ...] = (0,)
-    caches: tuple[str, ...] = ("warm",)
+    threads: tuple[int, ...] = (0,)  # on the CPU; 0 is all
+    caches: tuple[str, ...] = ("warm",)  # "cold" flushes the caches before each call
 
 
 TIMES = (1, 7, 37, 64, 128, 192, 256, 384, 512)
@@ -147,18 +134,12 @@ class Timing:
 
 def timings(grid: str, kernels: list[str]) -> list[Timing]:
     """Return every timing of a grid once; those of one shape are adjacent."""
-    found = {
-        Timing(kernel=kernel, shape=shape, threads=threads, cache=cache): None
-        for part in GRIDS[grid]
-        for shape in _shapes(part)
-        for threads, cache in product(part.threads, part.caches)
-        for kernel in kernels
-        if not part.kernels or kernel.startswith(part.kernels)
-    }
+    found: dict[Timing, None] = {}
+    for part in GRIDS[grid]:
+        axes = product(part.dtypes, part.batches, part.times, part.backward)
+        for dtype, batch, time, backward in axes:
+            shape = Shape(batch=batch, time=time, dtype=dtype, backward=backward)
+            for threads, cache, kernel in product(part.threads, part.caches, kernels):
+                if not part.kernels or kernel.startswith(part.kernels):
+                    found[Timing(kernel=kernel, shape=shape, threads=threads, cache=cache)] = None
     return list(found)
-
-
-def _shapes(grid: Grid) -> Iterator[Shape]:
-    axes = product(grid.dtypes, grid.batches, grid.times, grid.backward)
-    for dtype, batch, time, backward in axes:
-        yield Shape(batch=batch, time=time, dtype=dtype, backward=backward)

@@ -14,21 +14,13 @@ _NONE = Shape(batch=1, time=1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task that several contenders perform.
+    """A task that several contenders perform."""
 
-    Attributes:
-        workload: A key of `bench.runner.WORKLOADS`.
-        shape: Batch, time, dtype and direction; unused for tokenizers.
-        label: The part of the row's name after the workload; derived from the shape if empty.
-        device: `cpu` or `cuda`.
-        rounds: Measurements of each contender.
-    """
-
-    workload: str
-    shape: Shape = _NONE
-    label: str = ""
+    workload: str  # a key of `bench.runner.WORKLOADS`
+    shape: Shape = _NONE  # unused for tokenizers
+    label: str = ""  # in the row's name; derived from the shape if empty
     device: str = "cpu"
-    rounds: int = 15
+    rounds: int = 15  # measurements of each contender
 
     def __str__(self) -> str:
         """Return the first part of its rows' names."""
@@ -41,24 +33,16 @@ class Task:
         return f"{self.workload}/{where}{direction}/{dtype}{shape.batch}x{shape.time}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Target:
-    """One row: the ratio of our figure to another.
-
-    Attributes:
-        ours: The contender in the numerator.
-        against: The contender in the denominator, or what an exponent is measured over.
-        bound: Largest ratio that meets the target; None if the row has no target.
-        figure: `time`, `memory` or `exponent`.
-        quick: Whether `--quick` includes it.
-    """
+    """One row: the ratio of our figure to another."""
 
     task: Task
-    ours: str
-    against: str
-    bound: float | None = None
-    figure: str = "time"
-    quick: bool = False
+    ours: str  # the contender in the numerator
+    against: str  # the contender in the denominator, or the size of an exponent
+    bound: float | None = None  # the largest ratio that meets the target
+    figure: str = "time"  # or "memory", or "exponent"
+    quick: bool = False  # whether `--quick` includes it
 
     @property
     def name(self) -> str:
@@ -67,11 +51,9 @@ class Target:
         return f"{self.task}/{kind}{self.ours}:{self.against}"
 
 
-def core(batch: int, time: int, *, dtype: str = "float32", backward: bool = False) -> Task:
-    """Return an attention task on the CPU."""
-    return Task(
-        workload="core", shape=Shape(batch=batch, time=time, dtype=dtype, backward=backward)
-    )
+def core(batch: int, time: int, *, backward: bool = False) -> Task:
+    """Return an attention task on the CPU in float32."""
+    return Task(workload="core", shape=Shape(batch=batch, time=time, backward=backward))
 
 
 def model(batch: int, time: int, *, backward: bool = False, rounds: int = 7) -> Task:
@@ -82,8 +64,7 @@ def model(batch: int, time: int, *, backward: bool = False, rounds: int = 7) -> 
 
 def decode(batch: int, time: int) -> Task:
     """Return the task of decoding one token: the last of `time` tokens."""
-    shape = Shape(batch=batch, time=time)
-    return Task(workload="decode", shape=shape, label=f"{batch}x{time}", rounds=15)
+    return Task(workload="decode", shape=Shape(batch=batch, time=time), label=f"{batch}x{time}")
 
 
 def train(batch: int, time: int, *, dropout: bool = False) -> Task:
@@ -101,95 +82,59 @@ def tokens(label: str) -> Task:
 OPTIMIZER = Task(workload="optimizer", label="whole", rounds=7)
 GPU = Task(workload="core", shape=Shape(batch=32, time=512, dtype="bfloat16"), device="cuda")
 SDPA_TIMES = (128, 192, 256, 384, 512)
-OTHER_TIMES = (1, 64)
 TO_HUGGINGFACE = {128: 0.90, 512: 0.30}
 
 
 def _core_rows() -> Iterator[Target]:
     for batch in (1, 4):
-        for time in (*OTHER_TIMES, *SDPA_TIMES):
+        for time in (1, 64, *SDPA_TIMES):
             task, quick = core(batch, time), time in TO_HUGGINGFACE
-            bound = TO_HUGGINGFACE.get(time)
-            yield Target(task=task, ours="tiled", against="huggingface", bound=bound, quick=quick)
-            bound = 1.10 if time in SDPA_TIMES else None
-            yield Target(task=task, ours="tiled", against="sdpa", bound=bound, quick=quick)
-            yield Target(task=task, ours="tiled", against="products", quick=quick)
+            yield Target(task, "tiled", "huggingface", TO_HUGGINGFACE.get(time), quick=quick)
+            yield Target(task, "tiled", "sdpa", 1.10 if time in SDPA_TIMES else None, quick=quick)
+            yield Target(task, "tiled", "products", quick=quick)
         for peer in ("sdpa-flash", "sdpa-math"):
-            yield Target(task=core(batch, 512), ours="tiled", against=peer)
+            yield Target(core(batch, 512), "tiled", peer)
         both = core(batch, 512, backward=True)
-        yield Target(task=both, ours="tiled", against="sdpa", bound=1.25)
-        yield Target(task=both, ours="tiled", against="huggingface")
-
-
-TO_DECODE = {(1, 64): 0.30, (1, 448): 0.06, (8, 64): 0.20}
-OTHER_DECODE_ROWS: dict[tuple[int, int], tuple[tuple[str, str, float | None], ...]] = {
-    (1, 64): (
-        ("fused", "bare read", 1.15),
-        ("fused", "shared read", None),
-        ("fused in bfloat16", "fused", 0.85),
-    ),
-    (1, 448): (("fused", "bare read", None), ("fused in bfloat16", "fused", None)),
-}
-
-
-def _decode_rows() -> Iterator[Target]:
-    for (batch, time), bound in TO_DECODE.items():
-        task = decode(batch, time)
-        yield Target(task=task, ours="fused", against="huggingface", bound=bound)
-        for ours, peer, other_bound in OTHER_DECODE_ROWS.get((batch, time), ()):
-            yield Target(task=task, ours=ours, against=peer, bound=other_bound)
-
-
-def _train_rows() -> Iterator[Target]:
-    for task, bound in ((train(2, 512), 0.90), (train(2, 512, dropout=True), None)):
-        yield Target(task=task, ours="fused", against="huggingface", bound=bound)
-    task = train(2, 512)
-    yield Target(task=task, ours="fused", against="huggingface", bound=0.80, figure="memory")
-    for ours in ("adamw", "openai"):
-        for peer in ("torch foreach", "torch fused"):
-            yield Target(task=OPTIMIZER, ours=ours, against=peer)
-
-
-def _token_rows() -> Iterator[Target]:
-    for cache in ("warm", "cold"):
-        yield Target(task=tokens(cache), ours="scratch_gpt", against="huggingface", bound=2.5)
-    for word in ("drawn-word", "one-letter-word"):
-        yield Target(
-            task=tokens(word), ours="scratch_gpt", against="length", bound=1.15, figure="exponent"
-        )
+        yield Target(both, "tiled", "sdpa", 1.25)
+        yield Target(both, "tiled", "huggingface")
 
 
 TARGETS = (
     *_core_rows(),
-    Target(task=model(1, 1, rounds=15), ours="fused", against="huggingface", quick=True),
-    Target(task=model(1, 1, rounds=15), ours="fused", against="bare read", quick=True),
-    Target(task=model(1, 512), ours="fused", against="huggingface", bound=0.92),
-    Target(task=model(1, 512), ours="fused", against="products alone", bound=1.12),
-    Target(task=model(1, 512), ours="plain", against="huggingface"),
-    Target(task=model(1, 512), ours="tiled", against="huggingface"),
-    Target(task=model(1, 512), ours="fused in bfloat16", against="fused", bound=0.55),
-    Target(task=model(4, 512, rounds=5), ours="fused", against="huggingface", bound=0.70),
-    Target(task=model(4, 512, rounds=5), ours="fused", against="products alone", bound=1.12),
-    Target(
-        task=model(2, 512, backward=True, rounds=5),
-        ours="fused",
-        against="huggingface",
-        bound=0.88,
-    ),
-    Target(
-        task=model(2, 512, backward=True),
-        ours="fused",
-        against="huggingface",
-        bound=0.75,
-        figure="memory",
-    ),
-    Target(task=core(1, 8192), ours="tiled", against="time", bound=1.05, figure="exponent"),
-    Target(task=GPU, ours="triton", against="huggingface", bound=0.25),
-    Target(task=GPU, ours="triton", against="sdpa", bound=1.3),
-    Target(task=GPU, ours="tiled", against="huggingface"),
-    *_decode_rows(),
-    *_train_rows(),
-    *_token_rows(),
+    Target(model(1, 1, rounds=15), "fused", "huggingface", quick=True),
+    Target(model(1, 1, rounds=15), "fused", "bare read", quick=True),
+    Target(model(1, 512), "fused", "huggingface", 0.92),
+    Target(model(1, 512), "fused", "products alone", 1.12),
+    Target(model(1, 512), "plain", "huggingface"),
+    Target(model(1, 512), "tiled", "huggingface"),
+    Target(model(1, 512), "fused in bfloat16", "fused", 0.55),
+    Target(model(4, 512, rounds=5), "fused", "huggingface", 0.70),
+    Target(model(4, 512, rounds=5), "fused", "products alone", 1.12),
+    Target(model(2, 512, backward=True, rounds=5), "fused", "huggingface", 0.88),
+    Target(model(2, 512, backward=True), "fused", "huggingface", 0.75, "memory"),
+    Target(core(1, 8192), "tiled", "time", 1.05, "exponent"),
+    Target(GPU, "triton", "huggingface", 0.25),
+    Target(GPU, "triton", "sdpa", 1.3),
+    Target(GPU, "tiled", "huggingface"),
+    Target(decode(1, 64), "fused", "huggingface", 0.30),
+    Target(decode(1, 64), "fused", "bare read", 1.15),
+    Target(decode(1, 64), "fused", "shared read"),
+    Target(decode(1, 64), "fused in bfloat16", "fused", 0.85),
+    Target(decode(1, 448), "fused", "huggingface", 0.06),
+    Target(decode(1, 448), "fused", "bare read"),
+    Target(decode(1, 448), "fused in bfloat16", "fused"),
+    Target(decode(8, 64), "fused", "huggingface", 0.20),
+    Target(train(2, 512), "fused", "huggingface", 0.90),
+    Target(train(2, 512, dropout=True), "fused", "huggingface"),
+    Target(train(2, 512), "fused", "huggingface", 0.80, "memory"),
+    Target(OPTIMIZER, "adamw", "torch foreach"),
+    Target(OPTIMIZER, "adamw", "torch fused"),
+    Target(OPTIMIZER, "openai", "torch foreach"),
+    Target(OPTIMIZER, "openai", "torch fused"),
+    Target(tokens("warm"), "scratch_gpt", "huggingface", 2.5),
+    Target(tokens("cold"), "scratch_gpt", "huggingface", 2.5),
+    Target(tokens("drawn-word"), "scratch_gpt", "length", 1.15, "exponent"),
+    Target(tokens("one-letter-word"), "scratch_gpt", "length", 1.15, "exponent"),
 )
 """Every row, in the order of the report."""
 

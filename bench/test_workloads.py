@@ -95,12 +95,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @functools.cache
 def measurement() -> Measurement:
-    """Return what holds both models; built once."""
+    """Return the measurement with both models, built once."""
     return Measurement(None, lambda *_: None)
 
 
 def facts(task: Task) -> dict[str, object]:
-    """Return what the JSON records of a task."""
+    """Return the facts of a task for the JSON."""
     if task.workload == "tokens":
         return {"characters": sum(map(len, tokenizer.corpus()))}
     shape = dataclasses.asdict(task.shape)

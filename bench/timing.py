@@ -36,39 +36,30 @@ def cache_flusher(device: torch.device) -> Run:
 def seconds(run: Run, device: torch.device, *, calls: int = 1, flush: Run | None = None) -> float:
     """Return the seconds of one call: the mean over `calls` on a CPU, the median on a GPU.
 
-    Args:
-        run: The call to time.
-        device: The device that it works on.
-        calls: Number of calls.
-        flush: Called before each call, outside the clock; None leaves the caches warm.
+    `flush` is called before each call, outside the clock; None leaves the caches warm.
     """
     if device.type == "cuda":
-        return _by_events(run, calls, flush)
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]  # type: ignore[no-untyped-call]
+        for begin, end in pairs:
+            if flush is not None:
+                flush()
+            begin.record()
+            run()
+            end.record()
+        torch.cuda.synchronize()
+        return float(statistics.median(begin.elapsed_time(end) / 1e3 for begin, end in pairs))
     if flush is None:
         start = time.perf_counter()
         for _ in range(calls):
             run()
         return (time.perf_counter() - start) / calls
-    return statistics.fmean(_after(flush, run) for _ in range(calls))
-
-
-def _after(flush: Run, run: Run) -> float:
-    flush()
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _by_events(run: Run, calls: int, flush: Run | None) -> float:
-    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]  # type: ignore[no-untyped-call]
-    for start, end in pairs:
-        if flush is not None:
-            flush()
-        start.record()
+    total = 0.0
+    for _ in range(calls):
+        flush()
+        start = time.perf_counter()
         run()
-        end.record()
-    torch.cuda.synchronize()
-    return float(statistics.median(start.elapsed_time(end) / 1e3 for start, end in pairs))
+        total += time.perf_counter() - start
+    return total / calls
 
 
 def calls_for(once: float) -> int:
@@ -105,9 +96,8 @@ def cuda() -> torch.device:
         EnvironmentUnfitError: There is none.
     """
     if not torch.cuda.is_available():
-        raise EnvironmentUnfitError(
-            "no CUDA", where="this machine", fix="run it on a machine with a GPU"
-        )
+        fix = "run it on a machine with a GPU"
+        raise EnvironmentUnfitError("no CUDA", where="this machine", fix=fix)
     return torch.device("cuda")
 
 
@@ -129,9 +119,7 @@ Beyond it, the clock or the count of operations is wrong."""
 def matrix_rate(dtype: str, device: torch.device) -> float:
     """Return the operations per second of a large square product: the best of five rounds."""
     side = MATRIX_SIDE[device.type]
-    left, right = (
-        torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2)
-    )
+    left, right = torch.randn(2, side, side, device=device).to(getattr(torch, dtype))
     return 2.0 * side**3 / _least(lambda: torch.mm(left, right), device)
 
 
@@ -142,13 +130,13 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2.0 * source.nbytes / _least(lambda: target.copy_(source), device)
 
 
-def _least(run: Callable[[], object], device: torch.device) -> float:
+def _least(run: Run, device: torch.device) -> float:
     run()
     calls = calls_for(seconds(run, device))
     return min(seconds(run, device, calls=calls) for _ in range(ROUNDS))
 
 
-def products_alone(model: nn.Module, batch: int, time: int) -> Callable[[], object]:
+def products_alone(model: nn.Module, batch: int, time: int) -> Run:
     """Return the matrix products of our model's forward pass, without anything between them.
 
     The weights are the model's own; the rows are random.
@@ -172,15 +160,11 @@ def products_alone(model: nn.Module, batch: int, time: int) -> Callable[[], obje
 
 def product_flops(model: nn.Module, batch: int, time: int) -> int:
     """Return the operations of `products_alone`."""
-    numel = sum(
-        weight.numel()
-        for name, weight in model.named_parameters()
-        if weight.ndim > 1 and name != "positions_embed.weight"
-    )
-    return 2 * batch * time * numel
+    numel = sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    return 2 * batch * time * (numel - model.get_parameter("positions_embed.weight").numel())
 
 
-def bare_read(weights: Sequence[Tensor]) -> Callable[[], object]:
+def bare_read(weights: Sequence[Tensor]) -> Run:
     """Return a read of every weight: a lower bound for a forward pass of one token.
 
     A matrix is read by its product with a vector, the fastest read in torch.

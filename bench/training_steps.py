@@ -8,14 +8,12 @@ gradients.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import OpenAIGPTLMHeadModel
 
+from bench.models import Model, loss_of, parameters_of
 from scratch_gpt.gradient_clipping import clip_global_norm
-from scratch_gpt.loss import next_token_loss
 from scratch_gpt.model import GPT
 from scratch_gpt.optimizer import FIRST, SECOND, STEP, Adam
 
@@ -27,7 +25,7 @@ Parameters = Mapping[str, nn.Parameter]
 
 @dataclasses.dataclass(frozen=True)
 class InitialState:
-    """Parameters, positive second moments, first moments, and the largest norm of the gradients."""
+    """Parameters, first and positive second moments, and the largest norm of the gradients."""
 
     parameters: Mapping[str, Tensor]
     first: Mapping[str, Tensor]
@@ -38,13 +36,7 @@ class InitialState:
 def initial_state(
     parameters: Mapping[str, Tensor], scales: Mapping[str, float], maximum: float = math.inf
 ) -> InitialState:
-    """Return a state with random moments.
-
-    Args:
-        parameters: Values by name.
-        scales: RMS of each parameter's gradient.
-        maximum: Largest norm of the gradients.
-    """
+    """Return a state with random moments; `scales` has the RMS of each parameter's gradient."""
     drawn = torch.Generator().manual_seed(STEPS_BEFORE)
     first, second = {}, {}
     for name, value in parameters.items():
@@ -75,7 +67,7 @@ class OurAdam:
         clip_global_norm(self.parameters.items(), maximum)
 
     def step(self) -> None:
-        """MakeContender one step down the gradients."""
+        """Make one step down the gradients."""
         self.optimizer.step(RATE)
 
 
@@ -106,7 +98,7 @@ class TorchAdamW:
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), maximum, foreach=True)
 
     def step(self) -> None:
-        """MakeContender one step down the gradients."""
+        """Make one step down the gradients."""
         self.optimizer.step()
 
 
@@ -129,19 +121,12 @@ def changes(parameters: Parameters, start: InitialState) -> dict[str, Tensor]:
 def expected_change(
     name: str, gradient: Tensor, start: InitialState, *, variant: str = "adamw"
 ) -> Tensor:
-    """Return the expected change of one parameter in float64, from the formula.
-
-    Args:
-        name: The parameter's name.
-        gradient: Its clipped gradient in float64.
-        start: The state before the step.
-        variant: `adamw` or `openai`.
+    """Return the expected change of one parameter, from its clipped gradient, in float64.
 
     Source: Loshchilov and Hutter 2019, algorithm 2; finetune-transformer-lm opt.py (a69b5c4).
     """
-    value, first, second = (
-        at[name].double() for at in (start.parameters, start.first, start.second)
-    )
+    state = (start.parameters, start.first, start.second)
+    value, first, second = (values[name].double() for values in state)
     b1, b2, number = *BETAS, STEPS_BEFORE + 1
     first = b1 * first + (1.0 - b1) * gradient
     second = b2 * second + (1.0 - b2) * gradient**2
@@ -153,15 +138,8 @@ def expected_change(
     return -RATE * (first / (1.0 - b1**number) / corrected + decay)
 
 
-Model = GPT | OpenAIGPTLMHeadModel
-
 _CLIP = 1.0
 """Largest norm of the gradients before the first reset."""
-
-
-def parameters_of(model: Model) -> dict[str, nn.Parameter]:
-    """Return every parameter by our names."""
-    return {n.removeprefix("transformer."): p for n, p in model.named_parameters()}
 
 
 class Training:
@@ -174,10 +152,9 @@ class Training:
     def __init__(self, model: Model) -> None:
         self.model = model.eval()
         self.parameters = parameters_of(model)
-        self.ours = isinstance(model, GPT)
         self.optimizer: Optimizer = (
             OurAdam(self.parameters, "adamw")
-            if self.ours
+            if isinstance(model, GPT)
             else TorchAdamW(self.parameters, "foreach")
         )
         self._maximum = _CLIP
@@ -189,7 +166,7 @@ class Training:
         self._maximum = start.maximum
 
     def step(self, token_ids: Tensor) -> float:
-        """MakeContender one step on token ids `[batch time]`; return the loss before it."""
+        """Make one step on token ids `[batch time]`; return the loss before it."""
         for parameter in self.parameters.values():
             parameter.grad = None
         loss = self._loss(token_ids)
@@ -199,6 +176,4 @@ class Training:
         return float(loss.detach())
 
     def _loss(self, token_ids: Tensor) -> Tensor:
-        if isinstance(self.model, GPT):
-            return next_token_loss(self.model(token_ids), token_ids)
-        return cast("Tensor", self.model(input_ids=token_ids, labels=token_ids).loss)
+        return loss_of(self.model, token_ids)

@@ -97,19 +97,14 @@ Noise = tuple[float, float]
 class Expected:
     """The expected results for some inputs, and a yardstick's error in the same dtype.
 
-    Attributes:
-        rows: Query positions whose context was computed.
-        answers: The context of these rows, then any gradients; float64.
-        noise: The yardstick's error for each answer.
-        whole: Whether gradients cover every head and text, or only the last head of the last text.
-        sizes: Shape of each full answer.
+    If they are not `whole`, the gradients are those of the last head of the last text.
     """
 
-    rows: Sequence[int]
-    answers: tuple[Reference, ...]
-    noise: tuple[Noise, ...]
+    rows: Sequence[int]  # query positions whose context was computed
+    answers: tuple[Reference, ...]  # the context of these rows, then any gradients; float64
+    noise: tuple[Noise, ...]  # the yardstick's error for each answer
     whole: bool
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  # shape of each full answer
 
     def part(self, answers: Answers) -> list[Tensor]:
         """Return the parts of some answers that were computed here."""
@@ -153,37 +148,29 @@ def expected(inputs: Inputs, kind: str) -> Expected:
 
 
 def _noise(inputs: Inputs, right: Expected, kind: str) -> tuple[Noise, ...]:
-    """Return the yardstick's error; for a long text, in its last head only."""
+    """Return the yardstick's error; for a long text, in its last head only.
+
+    Raises:
+        YardstickError: An error is larger than rounding explains; any kernel would pass then.
+    """
     shape = inputs.shape
-    some = Inputs(
-        shape,
-        tuple(_own(tensor, right).requires_grad_(shape.backward) for tensor in inputs.triple),
-        _own(inputs.upstream, right),
-    )
+
+    def own(tensor: Tensor) -> Tensor:
+        return (tensor if right.whole else tensor[-1:, -1:]).detach().clone()
+
+    triple = tuple(own(tensor).requires_grad_(shape.backward) for tensor in inputs.triple)
+    some = Inputs(shape, triple, own(inputs.upstream))
     found = right.part(timed_call(YARDSTICKS[kind](shape, inputs.upstream.device), some)())
     reference = list(right.answers)
     if not right.whole:
         reference[0] = Reference(reference[0].tensor[-1:, -1:])
     apart = [h.difference(a, dtype=a.dtype) for h, a in zip(reference, found, strict=True)]
     noise = tuple((e.relative_rms, e.peak_ratio) if e.scale else (0.0, 0.0) for e in apart)
-    return checked(noise, PRECISIONS[shape.dtype])
-
-
-def checked(noise: tuple[Noise, ...], precision: Precision) -> tuple[Noise, ...]:
-    """Return a yardstick's errors unchanged.
-
-    Raises:
-        YardstickError: An error is larger than rounding explains; any kernel would pass then.
-    """
     # Written so that NaN is refused.
-    if not all(rms <= COARSEST * precision.unit for rms, _ in noise):
+    if not all(rms <= COARSEST * PRECISIONS[shape.dtype].unit for rms, _ in noise):
         message = f"the yardstick's errors are larger than rounding explains: {noise}"
         raise YardstickError(message)
     return noise
-
-
-def _own(tensor: Tensor, right: Expected) -> Tensor:
-    return (tensor if right.whole else tensor[-1:, -1:]).detach().clone()
 
 
 @functools.lru_cache(maxsize=8)
@@ -289,10 +276,8 @@ def _verified_at(kernel: AttentionKernel, shape: Shape, device: torch.device) ->
     every = list(zip(seeds(shape), expected_for_seeds(shape, device, kernel.computes), strict=True))
     answers: Answers = ()
     error = 0.0
-    for seed, right in (
-        *every,
-        every[-1],
-    ):  # the last seed twice: once after its answer was overwritten
+    # The last seed comes twice: the second time after its answer was overwritten.
+    for seed, right in (*every, every[-1]):
         poison(answers)
         inputs.fill(seed)
         answers = run()

@@ -38,21 +38,13 @@ VERBS = {
         options.GradientsOptions, "parity.verbs:gradients", "parity.verbs:gradient_faults"
     ),
     "weights": Verb(options.WeightsOptions, "parity.verbs:weights"),
-    "tokens": Verb(
-        options.TokensOptions,
-        "parity.checks.tokens.check:run_tokens",
-        "parity.verbs:tokenizer_faults",
-    ),
+    "tokens": Verb(options.TokensOptions, "parity.verbs:tokens", "parity.verbs:tokenizer_faults"),
     "doctor": Verb(options.DoctorOptions, "parity.verbs:doctor"),
     "training": Verb(
-        options.TrainingOptions,
-        "parity.checks.training.check:run_training",
-        "parity.verbs:training_faults",
+        options.TrainingOptions, "parity.verbs:training", "parity.verbs:training_faults"
     ),
     "generation": Verb(
-        options.GenerationOptions,
-        "parity.checks.generation.check:run_generation",
-        "parity.verbs:generation_faults",
+        options.GenerationOptions, "parity.verbs:generation", "parity.verbs:generation_faults"
     ),
     "golden": Verb(options.GoldenOptions, "parity.verbs:golden"),
     "drift": Verb(options.DriftOptions, "parity.verbs:drift"),

@@ -93,10 +93,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Return normalised rows: biased variance, epsilon inside the root."""
-    centred = x - x.mean(-1, keepdim=True)
-    variance = (centred * centred).mean(-1, keepdim=True)
-    return centred * torch.rsqrt(variance + epsilon) * gain + bias
+    """Return normalized rows: biased variance, epsilon inside the root."""
+    centered = x - x.mean(-1, keepdim=True)
+    variance = (centered * centered).mean(-1, keepdim=True)
+    return centered * torch.rsqrt(variance + epsilon) * gain + bias
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:
@@ -138,7 +138,7 @@ def projection(op: Op, part: int) -> Tensor:
 
 
 def normed(op: Op, kind: str, norm: str) -> Tensor:
-    """Return the input of a kind, normalised with the parameters of a norm."""
+    """Return the input of a kind, normalized with the parameters of a norm."""
     return layer_norm(
         op.input(kind), op.parameter(f"{norm}.weight"), op.parameter(f"{norm}.bias"), op.epsilon
     )

@@ -1,12 +1,14 @@
-"""The verbs of `parity.check` that are not beside their checks: from options to a report.
+"""The verbs of `parity.check`: from options to a report.
 
-And for each verb with `--inject-fault`, a function that lists its faults.
+For each verb with `--inject-fault`, another function lists its faults.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 
 from parity.checkpoints.load import load_weights
@@ -15,17 +17,26 @@ from parity.checks import doctor as doctor_check
 from parity.checks import weights as weights_check
 from parity.checks.drift.check import drift as drift_check
 from parity.checks.drift.reading import gather_reports
+from parity.checks.generation.check import generation as generation_check
+from parity.checks.generation.check import generation_inputs
 from parity.checks.golden import check as golden_check
 from parity.checks.gradients.check import gradients as gradients_check
 from parity.checks.layerwise import layerwise as layerwise_check
+from parity.checks.tokens.check import tokens as tokens_check
+from parity.checks.tokens.runners import CandidateTokenizer, choose_vocabulary
+from parity.checks.tokens.strings import sources, training_texts
+from parity.checks.training.check import training as training_check
+from parity.checks.training.runners import TrainingStep, batches
 from parity.core import backends, inputs
 from parity.core.candidates import build_candidate
 from parity.core.comparison import by_backend
 from parity.core.inputs import Inputs
 from parity.core.results import Report
 from parity.core.runners import build_huggingface, build_ours
-from parity.errors import UsageError
-from parity.faults import backward, forward
+from parity.errors import UsageError, mapped_errors
+from parity.faults import backward, forward, tokenizer
+from parity.faults import generation as faults_of_generation
+from parity.faults import training as faults_of_training
 from parity.faults.backward import BackwardFault
 from parity.faults.forward import ForwardFault
 from parity.faults.generation import GenerationFault
@@ -49,7 +60,11 @@ from parity.options import (
 )
 from parity.session import report_identity
 from reference import published
+from reference.published_token_ids import PUBLISHED
 from scratch_gpt.progress import Progress
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
+
+IN_A_CANDIDATE = "a fault is injected into our model, not into a candidate"
 
 
 def _load(options: WeightsOption, progress: Progress) -> Weights:
@@ -60,10 +75,10 @@ def _load(options: WeightsOption, progress: Progress) -> Weights:
 
 
 def _inputs(options: ForwardOptions | DoctorOptions, weights: Weights) -> Inputs:
-    """Return the token ids that the options ask for.
+    """Return the token ids of the options.
 
     Raises:
-        UsageError: A row is longer than the model takes, or an id is outside the vocabulary.
+        UsageError: A row is too long for the model, or an id is outside the vocabulary.
     """
     vocab_size, longest = weights.config["vocab_size"], weights.config["n_positions"]
     if options.token_ids is None:
@@ -103,7 +118,7 @@ def _candidates(
     if options.candidate is not None:
         if options.inject_fault is not None:
             raise UsageError(
-                "a fault is injected into our model, not into a candidate",
+                IN_A_CANDIDATE,
                 where="--inject-fault with --candidate",
                 fix="give one of the two",
             )
@@ -145,7 +160,7 @@ def gradient_faults(_options: ForwardOptions) -> Mapping[str, str]:
 
 
 def tokenizer_faults(options: TokensOptions) -> Mapping[str, str]:
-    """Return the faults of the pretokenizer asked for."""
+    """Return the faults that can be injected with the chosen pretokenizer."""
     faults = faults_of(TokenizerFault)
     return {name: fault.what for name, fault in faults.items() if options.pretokenizer in fault.of}
 
@@ -236,3 +251,153 @@ def drift(options: DriftOptions, progress: Progress) -> Report:
     """Compare runs."""
     runs = gather_reports(options.runs, options.require, progress)
     return drift_check(runs, report_identity({}, {}), same_code=options.same_code)
+
+
+def tokens(options: TokensOptions, progress: Progress) -> Report:
+    """Compare two tokenizers."""
+    if options.inject_fault is not None:
+        parse(
+            options.inject_fault,
+            [TokenizerFault],
+            fits=lambda fault: options.pretokenizer in fault.of,
+            where=f"--inject-fault with --pretokenizer {options.pretokenizer}",
+        )
+    if options.text is not None and options.corpus:
+        raise UsageError(
+            "a text is compared alone, so the corpus would not be read",
+            where="--text with --corpus",
+            fix="give one of the two",
+        )
+    progress("vocabulary", 0, 1)
+    vocabulary = choose_vocabulary(options.vocabulary, options.weights, training_texts())
+    with mapped_errors(), vocabulary as found:
+        right = Tokenizer.from_pretrained(found.folder, pretokenizer=options.pretokenizer)
+        candidate = CandidateTokenizer(right)
+        if options.inject_fault is not None:
+            candidate = tokenizer.inject(right, candidate.pretokenizer, options.inject_fault)
+        return tokens_check(
+            candidate,
+            found.reference(right),
+            sources(options, right),
+            published=PUBLISHED if found.released and options.text is None else (),
+            identity=report_identity({}, {}) | found.identity(right),
+            fingerprints=options.fingerprints,
+            inputs=_token_inputs(options),
+            progress=progress,
+        )
+
+
+def _token_inputs(options: TokensOptions) -> dict[str, Any]:
+    """Return the description of the strings, for the report."""
+    described: dict[str, Any] = {"pretokenizer": options.pretokenizer}
+    if options.text is not None:
+        described["text"] = ascii(options.text)
+    else:
+        described |= {"generated": options.num_strings, "seed": options.seed}
+        described["corpus"] = ", ".join(map(str, options.corpus)) or "the standard library's words"
+    return described | ({"inject_fault": options.inject_fault} if options.inject_fault else {})
+
+
+_OTHER_MASKS = "its attention draws tile by tile, so the reference cannot use the same mask"
+
+
+def training(options: TrainingOptions, progress: Progress) -> Report:
+    """Compare training steps."""
+    fault = _training_fault(options)
+    wanted, left_out = backends.chosen_backends(options.backend, torch.device("cpu"))
+    if options.dropout:
+        if options.backend not in ("plain", "default", "all"):
+            raise UsageError(
+                f"the path {options.backend} cannot be compared with dropout: {_OTHER_MASKS}",
+                where=f"--dropout with --backend {options.backend}",
+                fix="use --backend plain, or leave --backend out",
+            )
+        left_out = {name: _OTHER_MASKS for name in wanted if name != "plain"} | dict(left_out)
+        wanted = ["plain"]
+    weights = _load(options, progress)
+    longest = int(weights.config["n_positions"])
+    if not 1 < options.seq_len <= longest:
+        raise UsageError(
+            f"{options.seq_len} tokens in a row",
+            where="--seq-len",
+            fix=f"use 2 to {longest}: the model takes no more, and one token predicts none",
+        )
+    ids = batches(
+        steps=options.steps,
+        parts=options.micro_batches,
+        batch=options.batch_size,
+        time=options.seq_len,
+        vocab_size=weights.config["vocab_size"],
+        seed=options.seed,
+    )
+    if options.candidate is not None:
+        candidates = by_backend(build_candidate(options.candidate, weights))
+    else:
+        right = build_ours(weights)
+        model = faults_of_training.inject(right, fault.name) if fault else right
+        candidates = {
+            path: model if path == "plain" else model.with_backend(path) for path in wanted
+        }
+    reference = build_huggingface(weights)
+    recorded = recorded_options(options) | ({"not_run": dict(left_out)} if left_out else {})
+    identity = report_identity(weights.identity, weights.config)
+    del weights  # both sides have copies; the source's half gigabyte is not needed any more
+    report = training_check(
+        candidates,
+        reference,
+        ids,
+        parts=options.micro_batches,
+        dropout=options.dropout,
+        procedure=fault.procedure() if fault else TrainingStep(),
+        dtype=options.dtype,
+        select=options.taps,
+        fingerprints=options.fingerprints,
+        identity=identity,
+        progress=progress,
+    )
+    return dataclasses.replace(report, inputs={**report.inputs, **recorded})
+
+
+def _training_fault(options: TrainingOptions) -> TrainingFault | None:
+    """Return the fault of the options, if the other options let it show."""
+    if options.inject_fault is None:
+        return None
+    fault, _ = parse(options.inject_fault, [TrainingFault])
+    obstacles = {
+        "a fault of dropout does not show without it": fault.dropout and not options.dropout,
+        "a batch in one part cannot be averaged wrongly": fault.parts
+        and options.micro_batches == 1,
+        IN_A_CANDIDATE: options.candidate is not None and fault.change is not None,
+    }
+    for what, applies in obstacles.items():
+        if applies:
+            raise UsageError(
+                what,
+                where=f"--inject-fault {fault.name}",
+                fix="add --dropout, --micro-batches 2, or drop --candidate",
+            )
+    return fault
+
+
+def generation(options: GenerationOptions, progress: Progress) -> Report:
+    """Compare generation with a cache and without one."""
+    if options.inject_fault is not None:
+        parse(options.inject_fault, [GenerationFault])
+    weights = _load(options, progress)
+    asked = generation_inputs(
+        options, vocab_size=weights.config["vocab_size"], longest=weights.config["n_positions"]
+    )
+    candidate, reference = build_ours(weights), build_huggingface(weights)
+    identity = report_identity(weights.identity, weights.config)
+    del weights  # both sides have copies
+    report = generation_check(
+        candidate,
+        reference,
+        asked,
+        dtype=options.dtype,
+        injected=partial(faults_of_generation.inject, options.inject_fault),
+        fingerprints=options.fingerprints,
+        identity=identity,
+        progress=progress,
+    )
+    return dataclasses.replace(report, inputs={**report.inputs, **recorded_options(options)})

@@ -17,16 +17,10 @@ SAMPLED = 64
 
 
 def context(query: Array, key: Array, value: Array, rows: Sequence[int] | None = None) -> Array:
-    """Return `softmax(query key^T / sqrt(head_width)) value` of some queries.
+    """Return `softmax(query key^T / sqrt(head_width)) value` of some rows, or of all queries.
 
-    Args:
-        query: `[batch head time_q head_width]`.
-        key: `[batch head time_k head_width]`.
-        value: Like `key`.
-        rows: Which queries; all where None.
-
-    Returns:
-        `[batch head rows head_width]`.
+    The query is `[batch head time_q head_width]`; key and value are `[batch head time_k
+    head_width]`; the result is `[batch head rows head_width]`.
 
     Source: Vaswani et al. 2017, section 3.2.1; train.py `_attn` (a69b5c4).
     """
@@ -45,11 +39,7 @@ def gradients(
 ) -> tuple[Array, Array, Array]:
     """Return the gradients of `sum(context * upstream)` with respect to query, key and value.
 
-    Args:
-        query: `[batch head time_q head_width]`.
-        key: `[batch head time_k head_width]`.
-        value: Like `key`.
-        upstream: Like `query`.
+    The shapes are those of `context`; `upstream` is like `query`.
     """
     by_query, by_key, by_value = (np.zeros_like(x) for x in (query, key, value))
     scale = 1.0 / np.sqrt(query.shape[3])
@@ -88,14 +78,9 @@ def products_gradients(
 
 
 def sampled_rows(time: int, *, tile: int, seed: int = 0, count: int = SAMPLED) -> list[int]:
-    """Return the sampled queries: both ends, those at tile edges, and random others.
+    """Return `count` of `time` queries: both ends, those at tile edges, and random others.
 
-    Args:
-        time: How many queries there are; where it is at most `count`, all of them.
-        tile: Length of the tiles whose edges are wanted. Where there are more edges than half of
-            `count`, an even selection of them.
-        seed: Of the random ones.
-        count: How many queries to return.
+    If the edges are more than half of `count`, an even selection of them is returned.
     """
     if time <= count:
         return list(range(time))

@@ -22,28 +22,19 @@ FINAL = 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A property of some versions of a package.
-
-    Attributes:
-        since: The first version that has it; None: every one before `before`.
-        before: The first version without it; None: every one from `since`.
-        why: What those versions do.
-        so: The consequence here.
-    """
+    """A property of the versions of a package from `since` on, and before `before`."""
 
     package: str
     since: Version | None = None
     before: Version | None = None
-    why: str
-    so: str
+    why: str  # the behaviour of those versions
+    so: str  # the consequence here
 
     @property
     def versions(self) -> str:
         """The versions that have it, in words."""
         bounds = {"from": self.since, "before": self.before}
-        return " ".join(
-            f"{word} {format_version(bound)}" for word, bound in bounds.items() if bound
-        )
+        return " ".join(f"{word} {format_version(b)}" for word, b in bounds.items() if b)
 
     def holds(self) -> bool:
         """Return whether a version is installed and has the property."""
@@ -59,13 +50,13 @@ DIFFERENCES: Mapping[str, Difference] = MappingProxyType(
             package="transformers",
             since=(4, 56),
             why="`from_pretrained` calls the dtype `dtype`; older ones call it `torch_dtype`",
-            so="the dtype is given under the version's name: 5.x would take the file's unasked",
+            so="the dtype is passed under the version's name; without it 5.x takes the file's",
         ),
         "head of the last tokens": Difference(
             package="transformers",
             since=(5, 0),
             why="GPT-1's forward has `logits_to_keep`, and `generate` asks for one position",
-            so="the step that is timed asks for what the version's own `generate` asks for",
+            so="the timed step computes what the version's own `generate` computes",
         ),
         "normalizer of three": Difference(
             package="transformers",
@@ -73,7 +64,7 @@ DIFFERENCES: Mapping[str, Difference] = MappingProxyType(
             before=(5, 3),
             why="GPT-1's tokenizer decomposes, lowers and strips accents; BERT's, before and "
             "after, also drops control characters and parts Chinese ones",
-            so="the reference is given BERT's normalizer, and the report of `check tokens` says so",
+            so="the reference gets BERT's normalizer, and the report of `check tokens` names it",
         ),
         "safe unpickling": Difference(
             package="torch",
@@ -92,7 +83,7 @@ DIFFERENCES: Mapping[str, Difference] = MappingProxyType(
             package="huggingface_hub",
             before=(1, 0),
             why="the client leaves the connections of its sessions to Python's collector",
-            so="tests close them, lest another test be warned of them",
+            so="tests close them, or a later test gets the warning",
         ),
     }
 )

@@ -2,7 +2,7 @@
 
 
 class SourceError(Exception):
-    """Weights could not be read: what is wrong, where (file, tensor or address), and the fix."""
+    """Weights could not be read: the fault, its place (file, tensor or address), and the fix."""
 
     def __init__(self, what: str, *, where: str, fix: str) -> None:
         super().__init__(f"{what} ({where}; {fix})")

@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import operator
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -22,16 +23,12 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DigestedFile:
-    """Digests of a file: its name without folders, its size in bytes, and two hashes.
-
-    Attributes:
-        git_blob: The SHA-1 that `git hash-object` prints.
-    """
+    """Digests of a file: its name without folders, its size in bytes, and two hashes."""
 
     name: str
     size: int
     sha256: str
-    git_blob: str
+    git_blob: str  # the SHA-1 that `git hash-object` prints
 
 
 @contextlib.contextmanager
@@ -47,7 +44,9 @@ def open_plain(path: Path) -> Iterator[tuple[IO[bytes], int]]:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise _not_regular(path, "folder" if stat.S_ISDIR(status.st_mode) else "device")
+                kind = "folder" if stat.S_ISDIR(status.st_mode) else "device"
+                what = f"{path.name} is a {kind}, not a file"
+                raise RejectedError(what, where=str(path), fix="give the file itself")
             with open(descriptor, "rb", buffering=0, closefd=False) as file:
                 yield file, status.st_size
         finally:
@@ -72,14 +71,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 def digest_file(name: str, *parts: bytes | memoryview) -> DigestedFile:
     """Return the digests of a file whose bytes are `parts`, one after another."""
-    size = sum(memoryview(part).nbytes for part in parts)
-    sha256 = hashlib.sha256()
-    git_blob = _git_blob(size)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(lambda digest: _feed(digest, parts), (sha256, git_blob)))
-    return DigestedFile(
-        name=name, size=size, sha256=sha256.hexdigest(), git_blob=git_blob.hexdigest()
-    )
+    return _digest(name, sum(memoryview(part).nbytes for part in parts), parts)
 
 
 def digest_path(path: Path) -> DigestedFile:
@@ -89,21 +81,33 @@ def digest_path(path: Path) -> DigestedFile:
         RejectedError: There is no such regular file, or it changed while it was read.
         UnavailableError: It cannot be read.
     """
+    done = 0
     with open_plain(path) as (file, size):
-        sha256, git_blob, done = hashlib.sha256(), _git_blob(size), 0
-        with ThreadPoolExecutor(max_workers=2) as pool:
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal done
             while chunk := file.read(_CHUNK):
-                list(
-                    pool.map(
-                        lambda digest, part: digest.update(part), (sha256, git_blob), [chunk] * 2
-                    )
-                )
                 done += len(chunk)
-        if done != size:
-            what = f"{path.name} changed while it was read"
-            raise RejectedError(what, where=str(path), fix="try again when nothing writes to it")
+                yield chunk
+
+        found = _digest(path.name, size, chunks())
+    if done != size:
+        what = f"{path.name} changed while it was read"
+        raise RejectedError(what, where=str(path), fix="try again when nothing writes to it")
+    return found
+
+
+def _digest(name: str, size: int, parts: Iterable[bytes | memoryview]) -> DigestedFile:
+    """Return both digests of `size` bytes in parts; each part is hashed by two threads.
+
+    Source: the object format of git, `blob`, the size in decimal, a zero byte, the contents.
+    """
+    sha256, git_blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for part in parts:
+            list(pool.map(operator.methodcaller("update", part), (sha256, git_blob)))
     return DigestedFile(
-        name=path.name, size=size, sha256=sha256.hexdigest(), git_blob=git_blob.hexdigest()
+        name=name, size=size, sha256=sha256.hexdigest(), git_blob=git_blob.hexdigest()
     )
 
 
@@ -131,37 +135,16 @@ def to_write_error(path: Path, error: OSError) -> UnavailableError:
     return UnavailableError(what, where=str(path), fix="choose a folder you may write to")
 
 
-def _git_blob(size: int) -> "hashlib._Hash":
-    """Return the hash that git starts for a file of `size` bytes.
-
-    Source: the object format of git, `blob`, the size in decimal, a zero byte, the contents.
-    """
-    digest = hashlib.sha1(usedforsecurity=False)
-    digest.update(b"blob %d\0" % size)
-    return digest
-
-
-def _feed(digest: "hashlib._Hash", parts: Sequence[bytes | memoryview]) -> None:
-    for part in parts:
-        digest.update(part)
-
-
-def _not_regular(path: Path, kind: str) -> RejectedError:
-    what = f"{path.name} is a {kind}, not a file"
-    return RejectedError(what, where=str(path), fix="give the file itself")
-
-
 def is_full(error: Exception) -> bool:
     """Return whether there was no space: on the disk, in the file, or in the user's quota."""
     return getattr(error, "errno", None) in _FULL
 
 
 def _unreadable(path: Path, error: OSError) -> SourceError:
-    reason = error.strerror or type(error).__name__
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         what = f"there is no file {path.name}"
         if path.is_symlink():
             what = f"{path.name} is a symbolic link to nothing"
         return RejectedError(what, where=str(path), fix="give a complete copy of the files")
-    what = f"{path.name} cannot be read: {reason}"
+    what = f"{path.name} cannot be read: {error.strerror or type(error).__name__}"
     return UnavailableError(what, where=str(path), fix="check its permissions and the disk")

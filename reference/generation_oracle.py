@@ -50,23 +50,18 @@ class Text(NamedTuple):
 class Search:
     """A beam search of one prompt.
 
-    Attributes:
-        beams: Number of running texts.
-        new: Maximum of new tokens.
-        length_penalty: A score is divided by the length to this power.
-        early_stopping: True: stop at `beams` finished texts. False: stop when the best running one,
-            at its length, is no better than the worst of them. `"never"`: at its best possible
-            length.
-        closest: After a search, the smallest difference of two scores next to each other in any
-            ranking that was made, over their size.
+    With `early_stopping` it stops at `beams` finished texts. Without it, it stops when the best
+    running text, at its length, is no better than the worst of them; with `"never"`, at its best
+    possible length.
     """
 
-    beams: int
-    new: int
-    length_penalty: float = 1.0
+    beams: int  # running texts
+    new: int  # the maximum of new tokens
+    length_penalty: float = 1.0  # a score is divided by the length to this power
     early_stopping: bool | Literal["never"] = False
     end_id: int | None = None
     closest: float = math.inf
+    """After a search, the smallest relative difference of neighbouring scores in any ranking."""
 
     def best(self, scores: Scores, prompt: Sequence[int]) -> list[Text]:
         """Return the `beams` best finished texts, best first.

@@ -32,7 +32,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""The forms weights come in; the first that is there is taken. An index names shards."""
+"""Files with the weights; the first one that exists is taken. An index names shards."""
 
 VOCABULARY = (
     "vocab.json",
@@ -47,7 +47,7 @@ VOCABULARY = (
 _INDEX = ".index.json"
 _LARGEST_INDEX = 1 << 24
 _SHARD = re.compile(r"\w[\w.-]*\.(safetensors|bin)", re.ASCII)
-"""A file beside the index, and no path."""
+"""The name of a file beside the index, without folders."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGESTS = {64: "sha256", 40: "git_blob"}
@@ -56,7 +56,7 @@ _DIGESTS = {64: "sha256", 40: "git_blob"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hub:
-    """The hub's address and the folder of its cache; None is what the environment says."""
+    """The hub's address and the folder of its cache; None: from the environment."""
 
     endpoint: str | None = None
     cache: Path | None = None
@@ -67,22 +67,17 @@ _HUB = Hub()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FetchedFolder:
-    """A model's files on this machine.
+    """A model's files on this machine, by their names in the repository.
 
-    Attributes:
-        paths: By name in the repository: `config.json`, the weights (with their index, if they
-            are sharded), and the vocabulary if there is one.
-        digests: By name. They equal the hub's wherever the cache records those.
-        from_cache: Whether nothing was downloaded.
-        unfinished: Files of interrupted downloads in the cache, or of downloads still running.
+    They are `config.json`, the weights, with their index if they are sharded, and any vocabulary.
     """
 
     repository: str
     commit: str
     paths: Mapping[str, Path]
-    digests: Mapping[str, DigestedFile]
-    from_cache: bool
-    unfinished: Sequence[Path]
+    digests: Mapping[str, DigestedFile]  # equal to the hub's where the cache records those
+    from_cache: bool  # whether nothing was downloaded
+    unfinished: Sequence[Path]  # files of interrupted or running downloads
 
 
 def fetch(
@@ -97,12 +92,9 @@ def fetch(
     A commit that is whole in the cache is taken from there without a request. A branch or tag is
     looked up first; if the hub does not answer, the commit it was last seen at is taken.
 
-    Args:
-        repository: Id on the hub. The released model's two ids share what the cache has.
-        revision: Commit, branch or tag; by default the published commit of the released model,
-            and the main branch of any other.
-        offline: Whether to send no request; by default what `HF_HUB_OFFLINE` says.
-        hub: Address and cache.
+    The default revision is the published commit of the released model, and the main branch of any
+    other. The released model's two ids share their files in the cache. `offline` forbids every
+    request; its default is `HF_HUB_OFFLINE`.
 
     Raises:
         RejectedError: A file differs from the hub's digest; or the repository has no config or no
@@ -285,10 +277,10 @@ def _file(request: HubRequest, name: str, attempts: int = _ATTEMPTS) -> Path:
     return Path(path)
 
 
-def _ids(repository: str) -> list[str]:
+def _ids(repository: str) -> Sequence[str]:
     """Return the ids of one repository, the given one first."""
-    others = published.REPOSITORIES if repository in published.REPOSITORIES else ()
-    return [repository, *(other for other in others if other != repository)]
+    ids = published.REPOSITORIES if repository in published.REPOSITORIES else (repository,)
+    return sorted(ids, key=lambda other: other != repository)
 
 
 def _contents(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -324,7 +316,7 @@ def _refuse_dangling(path: Path, repository: str) -> None:
 
 
 def _not_cached(request: HubRequest) -> UnavailableError:
-    """Return the error of an offline run, with what the cache has of the repository instead."""
+    """Return the error of an offline run; it names other commits or files in the cache."""
     whole, parts = [], ""
     for repository in _ids(request.repository):
         wanted = commit(request.cache, repository, request.revision)

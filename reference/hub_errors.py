@@ -20,7 +20,7 @@ class NoAnswerError(UnavailableError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HubRequest:
-    """What was requested; `file` is empty while a repository's files are listed."""
+    """A request; `file` is empty while a repository's files are listed."""
 
     repository: str
     revision: str
@@ -69,13 +69,13 @@ The client raises "not found" at status 401 too, so that status comes before it.
 
 
 def explain(error: Exception, request: HubRequest) -> SourceError:  # noqa: C901, PLR0911 - one a kind
-    """Return what `error`, raised during `request`, means to the user.
+    """Return the error for the user of `error`, which was raised during `request`.
 
     Raises:
         Exception: `error` itself, if it is neither the hub's nor the network's nor the disk's.
     """
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        # A question about a file failed, and the client looked into its cache in vain.
+        # A request for a file failed, and the client did not find it in its cache.
         return explain(error.__cause__, dataclasses.replace(request, file=""))
     name, where, file = type(error).__name__, request.where, request.file
     if isinstance(error, SourceError):
@@ -128,10 +128,8 @@ def _answered(error: Exception, request: HubRequest) -> UnavailableError:
 def not_cached(request: HubRequest, parts: str = "", whole: Sequence[str] = ()) -> UnavailableError:
     """Return the error of an offline run that lacks files.
 
-    Args:
-        request: What was asked for.
-        parts: What the cache has of it, and what it lacks.
-        whole: `repository@commit` of what the cache has whole.
+    `parts` names those in the cache and those that lack; `whole` is every complete
+    `repository@commit` in the cache.
     """
     what = f"{request.repository} is not in the cache, and the hub may not be asked (offline)"
     fix = _ELSEWHERE

@@ -1,6 +1,6 @@
 """Hugging Face's `OpenAIGPTLMHeadModel` as a reference: built, tapped, with supplied dropout masks.
 
-What the library does silently is an error or explicit here: keys that a load left out, keyword
+Silent behavior of the library is an error or explicit here: keys that a load left out, keyword
 arguments that version 5 ignores, the choice of an attention implementation, dropout left on.
 """
 
@@ -51,13 +51,10 @@ class LoadReportError(ValueError):
 def build(
     config: Mapping[str, Any], state: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
 ) -> OpenAIGPTLMHeadModel:
-    """Return the model in evaluation mode with `state` as its weights.
+    """Return the model in evaluation mode, with fields of `OpenAIGPTConfig` and every tensor.
 
-    Args:
-        config: Fields of `OpenAIGPTConfig`; unknown names are an error.
-        state: Every tensor under Hugging Face's name, without `lm_head`. The model may use these
-            tensors as its own storage: pass tensors that are used nowhere else.
-        dtype: Type of every parameter and buffer.
+    The names are Hugging Face's, without `lm_head`. The model may use the tensors of `state` as its
+    own storage: pass tensors that are used nowhere else.
 
     Raises:
         LoadReportError: Keys missing, unexpected or of another shape.
@@ -102,14 +99,10 @@ def logits(
     attention_mask: Tensor | None = None,
     tap: TapFunction | None = None,
 ) -> Tensor:
-    """Return the logits `[batch time vocab]`; `tap` gets each tap on the way.
+    """Return the logits `[batch time vocab]` of a model in evaluation mode.
 
-    Args:
-        model: From `build`, or any in evaluation mode.
-        token_ids: `[batch time]`.
-        positions: `[batch time]` or `[1 time]`.
-        attention_mask: `[batch time]`, bool, False at padding.
-        tap: May replace each tensor; see `forward_with_taps`.
+    Token ids are `[batch time]`, positions `[batch time]` or `[1 time]`. The mask `[batch time]` is
+    bool, False at padding. `tap` may replace each tensor; see `forward_with_taps`.
     """
     arguments = {"position_ids": positions, "attention_mask": attention_mask}
     given = {name: value for name, value in arguments.items() if value is not None}

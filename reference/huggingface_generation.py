@@ -7,9 +7,8 @@ GPT-1 has no cache there: every token runs the whole text again. Whatever the mo
 are cast to float32 first, and the sums of a beam search are float32.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -40,40 +39,25 @@ _NEUTRAL: Mapping[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """Texts of `generate`.
+    """Texts of `generate`, prompts included."""
 
-    Attributes:
-        token_ids: `[rows length]`, prompts included.
-        logits: `[step rows vocab]`, float32, before any rule.
-        processed: `[step rows vocab]`, after every rule, in the library's own order.
-    """
-
-    token_ids: Tensor
-    logits: Tensor
-    processed: Tensor
+    token_ids: Tensor  # `[rows length]`
+    logits: Tensor  # `[step rows vocab]`, float32, before any rule
+    processed: Tensor  # `[step rows vocab]`, after every rule, in the library's own order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beams:
-    """Texts of a beam search.
+    """Texts of a beam search, prompts included, each prompt's best first."""
 
-    Attributes:
-        token_ids: `[batch * returned, length]`, prompts included, each prompt's best first.
-        scores: `[batch * returned]`, float32, penalised for length.
-    """
-
-    token_ids: Tensor
-    scores: Tensor
+    token_ids: Tensor  # `[batch * returned, length]`
+    scores: Tensor  # `[batch * returned]`, float32, penalized for length
 
 
 def process_logits(name: str, value: float, logits: Tensor, token_ids: Tensor) -> Tensor:
-    """Return logits `[batch vocab]` after one rule alone, in their own dtype.
+    """Return a copy of logits `[batch vocab]` after one rule alone, in their own dtype.
 
-    Args:
-        name: Key of `PROCESSORS`.
-        value: Its only argument.
-        logits: `[batch vocab]`; not changed.
-        token_ids: `[batch time]`, the text so far.
+    `name` is a key of `PROCESSORS`, `value` its argument. The text so far is `[batch time]`.
     """
     rule = cast("Any", PROCESSORS[name])(value)
     return cast("Tensor", rule(token_ids, logits.clone()))
@@ -87,14 +71,10 @@ def continue_text(
     sampled: bool = False,
     rules: Mapping[str, Any] | None = None,
 ) -> Continuation:
-    """Return prompts with new tokens, the likeliest or sampled ones.
+    """Return prompts `[batch time]` with exactly so many new tokens: GPT-1 has no end token.
 
-    Args:
-        model: From `reference.huggingface.build`.
-        token_ids: `[batch time]`.
-        max_new_tokens: The exact number: GPT-1 has no end token.
-        sampled: Sample from PyTorch's default generator.
-        rules: Fields of the generation config, of `PROCESSORS`.
+    They are the likeliest, or sampled with PyTorch's default generator. `rules` are fields of the
+    generation config, of `PROCESSORS`.
     """
     made = _generated(
         model,
@@ -122,18 +102,11 @@ def beam_search(  # noqa: PLR0913 - a search's settings
     returned: int = 1,
     rules: Mapping[str, Any] | None = None,
 ) -> Beams:
-    """Return each prompt's best texts by beam search; shorter ones are padded with `end_id`.
+    """Return `returned` texts for each prompt `[batch time]` by beam search, the best ones.
 
-    Args:
-        model: From `reference.huggingface.build`.
-        token_ids: `[batch time]`.
-        beams: 2 or more: with one the library decodes greedily and returns no scores.
-        max_new_tokens: Maximum length.
-        length_penalty: See the library, also for `early_stopping`.
-        early_stopping: True, False or `"never"`.
-        end_id: A token that ends a text.
-        returned: Number of texts for each prompt.
-        rules: Fields of the generation config, except those of sampling.
+    A text ends at `end_id`; shorter ones are padded with it. `beams` is 2 or more: with one the
+    library decodes greedily and returns no scores. `rules` are fields of the generation config,
+    except those of sampling. The library documents `length_penalty` and `early_stopping`.
     """
     made = _generated(
         model,
@@ -152,24 +125,16 @@ def beam_search(  # noqa: PLR0913 - a search's settings
 
 
 def _generated(model: OpenAIGPTLMHeadModel, token_ids: Tensor, **settings: Any) -> Any:  # noqa: ANN401 - one of several library types
-    """Run `generate` with an explicit config; return its full output."""
-    unheard = sorted(name for name in settings if not hasattr(GenerationConfig(), name))
-    if unheard:
-        message = f"this version of transformers has no setting {unheard}, and would ignore it"
+    """Return the full output of `generate` with an explicit config instead of the model's own."""
+    unknown = sorted(name for name in settings if not hasattr(GenerationConfig(), name))
+    if unknown:
+        message = f"this version of transformers has no setting {unknown}, and would ignore it"
         raise ValueError(message)
     config = GenerationConfig(**_COMMON | settings)
     mask = torch.ones_like(token_ids)
-    with _neutral(model):
-        return cast("Any", model).generate(token_ids, attention_mask=mask, generation_config=config)
-
-
-@contextlib.contextmanager
-def _neutral(model: OpenAIGPTLMHeadModel) -> Iterator[None]:
-    """Replace the model's own generation config, so that no value of it is used."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
+    own, model.generation_config = model.generation_config, GenerationConfig()  # no value is used
     try:
-        yield
+        return cast("Any", model).generate(token_ids, attention_mask=mask, generation_config=config)
     finally:
         model.generation_config = own
 

@@ -41,8 +41,7 @@ STEPS: Mapping[str, str] = {
 class Encoding:
     """A text's ids and offsets, one a piece: first character, and one past the last.
 
-    Attributes:
-        offsets: None for a tokenizer that gives none.
+    A tokenizer without offsets gives None.
     """
 
     ids: tuple[int, ...]
@@ -52,14 +51,8 @@ class Encoding:
 class HuggingFaceTokenizer:
     """`OpenAIGPTTokenizerFast`, the only class in version 5, built from a vocabulary's files.
 
-    Attributes:
-        tokenizer: The library's own.
-        replaced: Type of the version's own normalizer, if BERT's replaced it; else "".
-
-    Args:
-        vocabulary: The file, under either publication's name.
-        merges: Likewise.
-        size: Expected number of tokens.
+    The files may have either publication's names; `size` is the expected number of tokens.
+    `replaced` is the type of the version's own normalizer if BERT's replaced it, else "".
 
     Raises:
         RejectedError: The number of tokens differs, so the files were ignored; or the normalizer
@@ -76,12 +69,10 @@ class HuggingFaceTokenizer:
                 self.tokenizer: Any = OpenAIGPTTokenizerFast.from_pretrained(
                     folder, local_files_only=True
                 )
-        if len(self.tokenizer) != size:
-            raise RejectedError(
-                f"Hugging Face's tokenizer has {len(self.tokenizer)} tokens, the files have {size}",
-                where=str(vocabulary),
-                fix="look for tokens that its library adds or drops",
-            )
+        if (found := len(self.tokenizer)) != size:
+            what = f"Hugging Face's tokenizer has {found} tokens, the files have {size}"
+            fix = "look for tokens that its library adds or drops"
+            raise RejectedError(what, where=str(vocabulary), fix=fix)
         self.replaced = self._set_bert_normalizer(vocabulary)
 
     def _set_bert_normalizer(self, vocabulary: Path) -> str:
@@ -89,11 +80,9 @@ class HuggingFaceTokenizer:
         backend = self.tokenizer.backend_tokenizer
         found, expected = type(backend.normalizer).__name__, compat.tokenizer_normalizer()
         if found != expected:
-            raise RejectedError(
-                f"Hugging Face's tokenizer has a {found}, its version a {expected}",
-                where=str(vocabulary),
-                fix="use one of the versions of transformers that reference/compat.py lists",
-            )
+            what = f"Hugging Face's tokenizer has a {found}, its version a {expected}"
+            fix = "use one of the versions of transformers that reference/compat.py lists"
+            raise RejectedError(what, where=str(vocabulary), fix=fix)
         if found == BERTS:
             return ""
         backend.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -135,8 +124,7 @@ class HuggingFaceTokenizer:
 def words_without(step: str, text: str) -> list[str]:
     """Return the words of a text without special tokens, one of `STEPS` left out."""
     flags = {argument: name != step for name, argument in STEPS.items()}
-    normal = normalizers.BertNormalizer(**flags).normalize_str(text)
-    return [word for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(normal)]
+    return words(normalizers.BertNormalizer(**flags).normalize_str(text))
 
 
 # The character classes of Hugging Face's Rust tokenizer, probed one character at a time.
@@ -154,8 +142,6 @@ SCALARS = (*range(0xD800), *range(0xE000, 0x110000))
 _HANGUL_SYLLABLES = range(0xAC00, 0xD7A4)
 """Their decomposition is arithmetic and needs no table."""
 
-_STEPS = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
-
 Step = Callable[[str], str]
 
 
@@ -168,7 +154,8 @@ def step(name: str) -> Step:
         return normalizers.NFD().normalize_str
     if name == "bert":
         return normalizers.BertNormalizer(lowercase=True).normalize_str
-    return normalizers.BertNormalizer(**{each: each == name for each in _STEPS}).normalize_str
+    flags = {argument: argument == name for argument in STEPS.values()}
+    return normalizers.BertNormalizer(**flags).normalize_str
 
 
 def words(text: str) -> list[str]:

@@ -63,20 +63,15 @@ _WHOLE_FOLDER = "give a complete copy of the release's model folder"
 class Release:
     """Contents of a release's folder.
 
-    Attributes:
-        tensors: In the release's order and shapes: positions, tokens, then twelve a block, in which
-            matrices are `[1, in, out]`. Writable float32 views of one buffer.
-        config: Fields of `config.json`; None if there is none (the shapes are the published ones).
-        files: Digests of every file that was read.
-        lengths: How many numbers each shard holds.
-        headers: The bytes before the numbers of each shard, as latin-1 text, which JSON can hold.
+    `tensors` are in the release's order and shapes: positions, tokens, then twelve a block, in
+    which matrices are `[1, in, out]`. They are writable float32 views of one buffer.
     """
 
     tensors: Sequence[Array]
-    config: Mapping[str, Any] | None
+    config: Mapping[str, Any] | None  # None without a config.json, for the published shapes alone
     files: Sequence[DigestedFile]
-    lengths: Sequence[int]
-    headers: Sequence[str]
+    lengths: Sequence[int]  # numbers of each shard
+    headers: Sequence[str]  # of each shard, as latin-1 text, which JSON can hold
 
 
 def read_release(folder: Path, on_file: OnFile | None = None) -> Release:
@@ -94,7 +89,11 @@ def read_release(folder: Path, on_file: OnFile | None = None) -> Release:
     config, config_text = None, None
     if os.path.lexists(folder / CONFIG):  # a dangling link is an error, not an absence
         config_text = read_bytes(folder / CONFIG, _LARGEST_JSON)
-        config = _parse_config(config_text, folder / CONFIG)
+        fix = "put the model's own config.json beside the shards"
+        where = str(folder / CONFIG)
+        config = _parse_json(config_text, CONFIG, where, fix)
+        if not isinstance(config, dict):
+            raise RejectedError(f"{CONFIG} is not a JSON object", where=where, fix=fix)
     check_config(shapes, config, str(folder))
     shards = [inspect_shard(folder / name) for name in SHARDS]
     total, due = sum(shard.length for shard in shards), count_parameters(shapes)
@@ -102,14 +101,12 @@ def read_release(folder: Path, on_file: OnFile | None = None) -> Release:
         what = f"the shards hold {total:,} numbers, the shapes ask for {due:,}"
         raise RejectedError(what, where=str(folder), fix=_WHOLE_FOLDER)
     row = np.empty(total, np.float32)
-    ends = itertools.accumulate(shard.length for shard in shards)
     files = []
-    for shard, end in zip(shards, ends, strict=True):
-        files.append(read_shard(shard, row[end - shard.length : end]))
+    for shard, part in zip(shards, _split(row, [s.length for s in shards]), strict=True):
+        files.append(read_shard(shard, part))
         if on_file is not None:
             on_file(len(files), len(shards))
-    ends = itertools.accumulate(math.prod(shape) for shape in shapes)
-    parts = np.split(row, list(ends)[:-1])
+    parts = _split(row, [math.prod(shape) for shape in shapes])
     tensors = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
     _check_finite(tensors, str(folder))
     files.append(digest_file(SHAPES_FILE, shapes_text))
@@ -136,16 +133,9 @@ def write_release(  # noqa: PLR0913 - each names one part of the folder
 ) -> list[DigestedFile]:
     """Write shards, shapes and config into an existing folder; return the digests of each.
 
-    With the lengths and headers of `Release`, what was read is written to the same bytes. Nothing
-    is synced or renamed into place here, and other files of the folder stay.
-
-    Args:
-        folder: Where to write.
-        tensors: In the release's order and shapes.
-        config: Fields for `config.json`; None writes none, for the published shapes alone.
-        lengths: Numbers in each of the ten shards; None makes ten equal ones, the last shorter.
-        headers: Of each of the ten shards; None are those that NumPy writes today.
-        on_file: Called as the shards are written.
+    With the lengths and headers of a `Release` its bytes are written again. By default the ten
+    shards are of equal length, the last one shorter, with the headers of today's NumPy. Nothing is
+    synced or renamed here, and other files of the folder stay.
 
     Raises:
         RejectedError: Tensors, config, lengths and headers disagree.
@@ -183,13 +173,13 @@ def write_release(  # noqa: PLR0913 - each names one part of the folder
     return files
 
 
-def _check_names(folder: Path) -> None:
-    """Require a folder without a shard beyond the ten.
+def _split(row: Array, lengths: Sequence[int]) -> list[Array]:
+    """Return views of consecutive parts of these lengths."""
+    return np.split(row, list(itertools.accumulate(lengths))[:-1])
 
-    Raises:
-        RejectedError: There is no such folder, or it has one.
-        UnavailableError: It cannot be listed.
-    """
+
+def _check_names(folder: Path) -> None:
+    """Require a folder without a shard beyond the ten."""
     try:
         names = sorted(path.name for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -204,29 +194,21 @@ def _check_names(folder: Path) -> None:
             raise RejectedError(what, where=str(folder), fix="remove it, or give the whole release")
 
 
-def _parse_config(text: bytes, path: Path) -> dict[str, Any]:
-    """Return the fields of config.json; NaN and Infinity are not JSON."""
-    fix = "put the model's own config.json beside the shards"
+def _parse_json(text: bytes, name: str, where: str, fix: str) -> Any:  # noqa: ANN401 - any JSON
+    """Return the value of a JSON file; NaN and Infinity are not JSON."""
 
-    def refuse_constant(name: str) -> None:
-        raise ValueError(name)
+    def refuse_constant(literal: str) -> None:
+        raise ValueError(literal)
 
     try:
-        fields = json.loads(text, parse_constant=refuse_constant)
+        return json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
-        what = f"{CONFIG} is not JSON ({type(error).__name__})"
-        raise RejectedError(what, where=str(path), fix=fix) from error
-    if not isinstance(fields, dict):
-        raise RejectedError(f"{CONFIG} is not a JSON object", where=str(path), fix=fix)
-    return fields
+        what = f"{name} is not JSON ({type(error).__name__})"
+        raise RejectedError(what, where=where, fix=fix) from error
 
 
 def _check_finite(tensors: Sequence[Array], where: str) -> None:
-    """Require finite numbers.
-
-    Raises:
-        RejectedError: Some are NaN or infinite; the first such tensor is named, with their count.
-    """
+    """Require finite numbers; an error names the first tensor with others, and their count."""
     for index, tensor in enumerate(tensors):
         flat = tensor.reshape(-1)
         pieces = (flat[start : start + _SCANNED] for start in range(0, flat.size, _SCANNED))
@@ -240,11 +222,7 @@ def _check_finite(tensors: Sequence[Array], where: str) -> None:
 def _shard_rows(
     tensors: Sequence[Array], lengths: Sequence[int], where: str
 ) -> Iterator[list[memoryview]]:
-    """Yield the bytes of each shard's numbers, as views of the tensors they come from.
-
-    Raises:
-        RejectedError: A tensor is not float32.
-    """
+    """Yield the bytes of each shard's numbers, as views of the tensors, which must be float32."""
     index = offset = 0
     for length in lengths:
         parts: list[memoryview] = []
@@ -291,12 +269,13 @@ def parse_shapes(text: bytes, where: str) -> list[Shape]:
     Raises:
         RejectedError: It is not JSON, no list of lists of positive integers, or not a GPT-1's.
     """
-    try:
-        listed = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        what = f"{SHAPES_FILE} is not JSON ({type(error).__name__})"
-        raise RejectedError(what, where=where, fix=_FIX) from error
-    if not isinstance(listed, list) or not all(map(_is_shape, listed)):
+    listed = _parse_json(text, SHAPES_FILE, where, _FIX)
+    if not isinstance(listed, list) or not all(
+        isinstance(entry, list)
+        and bool(entry)
+        and all(type(size) is int and size > 0 for size in entry)  # `true` is no size
+        for entry in listed
+    ):
         what = f"{SHAPES_FILE} is not a list of lists of positive integers"
         raise RejectedError(what, where=where, fix=_FIX)
     shapes = [tuple(shape) for shape in listed]
@@ -341,30 +320,19 @@ def check_config(shapes: Sequence[Shape], config: Mapping[str, Any] | None, wher
     """Compare a config with the shapes, or without one the shapes with the published ones.
 
     Raises:
-        RejectedError: A size differs, or no config says how many heads these shapes have.
+        RejectedError: A size differs, or no config gives the number of heads of these shapes.
     """
     found = shape_sizes(shapes, where)
     if config is None:
         if found == RELEASED_SIZES:
             return
-        what = (
-            "no config.json says how many heads there are, and these are not the published shapes"
-        )
+        what = "no config.json gives the number of heads, and the shapes are not the published ones"
         raise RejectedError(what, where=where, fix="put the model's config.json beside the shards")
     for name, size in found.items():
-        said = config.get(name)
-        if said != size or isinstance(said, bool):
-            what = f"config.json says {name}={said!r:.40}, the tensors say {size}"
+        given = config.get(name)
+        if given != size or isinstance(given, bool):
+            what = f"config.json has {name}={given!r:.40}, the tensors have {size}"
             raise RejectedError(what, where=where, fix="give the config.json of these shards")
-
-
-def _is_shape(entry: object) -> bool:
-    """Return whether `entry` is a list of positive integers, `true` not among them."""
-    return (
-        isinstance(entry, list)
-        and bool(entry)
-        and all(type(size) is int and size > 0 for size in entry)
-    )
 
 
 # A shard: an `.npy` file with a row of float32 numbers.
@@ -391,7 +359,7 @@ _DISGUISES = {
     b"\x80": ("a pickle; it is never run", "give the release's shards"),
     b"\x1f\x8b": ("gzip-compressed", "decompress it"),
 }
-"""Other files under a shard's name, by their first bytes: the kind, and what to do."""
+"""Other files under a shard's name, by their first bytes: the kind, and the fix."""
 
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 _ONE_LINE = 40
@@ -400,16 +368,11 @@ _GET_AGAIN = "get the file again: it is damaged, or not one of the release's sha
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A file whose size agrees with its header.
-
-    Attributes:
-        length: Count of its float32 numbers.
-        header: All bytes before them.
-    """
+    """A file whose size agrees with its header."""
 
     path: Path
-    length: int
-    header: bytes
+    length: int  # of its float32 numbers
+    header: bytes  # all bytes before them
 
 
 def inspect_shard(path: Path) -> Shard:
@@ -451,9 +414,10 @@ def read_shard(shard: Shard, row: Array) -> DigestedFile:
         RejectedError: The file changed since it was inspected.
         UnavailableError: It cannot be read.
     """
-    fix = "try again when nothing writes to the folder"
     changed = RejectedError(
-        f"{shard.path.name} changed while it was read", where=str(shard.path), fix=fix
+        f"{shard.path.name} changed while it was read",
+        where=str(shard.path),
+        fix="try again when nothing writes to the folder",
     )
     with open_plain(shard.path) as (file, size):
         try:
@@ -461,19 +425,16 @@ def read_shard(shard: Shard, row: Array) -> DigestedFile:
         except (ValueError, EOFError) as error:
             raise changed from error
         file.seek(0)
-        if (numbers.dtype, numbers.shape) != (_DTYPE, (shard.length,)):
-            raise changed
-        if (
-            size != len(shard.header) + numbers.nbytes
-            or file.read(len(shard.header)) != shard.header
-        ):
-            raise changed
+        header = file.read(len(shard.header))
+    found = (numbers.dtype, numbers.shape, header, size)
+    if found != (_DTYPE, (shard.length,), shard.header, len(header) + numbers.nbytes):
+        raise changed
     row[:] = numbers
     return digest_file(shard.path.name, shard.header, numbers.view(np.uint8).data)
 
 
 def npy_header(length: int) -> bytes:
-    """Return what NumPy writes today before one row of `length` float32 numbers."""
+    """Return the header that NumPy writes today for one row of `length` float32 numbers."""
     stream = io.BytesIO()
     described = {"descr": _DTYPE.str, "fortran_order": False, "shape": (length,)}
     npy.write_array_header_1_0(stream, described)
@@ -484,9 +445,6 @@ def _check_header(text: str, length: int, where: str) -> bytes:
     """Return the bytes of a header kept as text, which must announce `length` numbers.
 
     NumPy has padded headers to 16, then to 64 bytes: older shards have other headers.
-
-    Raises:
-        RejectedError: It announces anything else.
     """
     start = text.encode("latin-1", errors="replace")
     shape, fortran_order, dtype, found = _header(Path(where), start)

@@ -1,9 +1,9 @@
 """GPT-1's forward pass in NumPy float64, from the paper and the release.
 
 It imports numpy alone and shares no code with the models that it is compared with: `_gelu` and
-`_norm` repeat what stands elsewhere on purpose. It follows the release's
-train.py in order and vocabulary: one matrix `we` that holds tokens and positions, convolutions
-of width one, a mask that blends in -1e9, and a plain loop over heads.
+`_norm` repeat other code on purpose. It follows the release's train.py in order and vocabulary: one
+matrix `we` that holds tokens and positions, convolutions of width one, a mask that blends in -1e9,
+and a plain loop over heads.
 
 `forward` is a generator. It yields every tap as `(name, value)` in network order, and continues
 with the value that is sent back, or with its own if none is.
@@ -25,19 +25,12 @@ _STRIP = 4096
 
 
 class Weights(NamedTuple):
-    """The released tensors, arranged as in train.py's graph.
+    """The released tensors, arranged as in train.py's graph."""
 
-    Attributes:
-        we: `[vocab + n_positions, width]`: token rows, then position rows.
-        blocks: Twelve tensors per block, in the release's order.
-        n_vocab: How many rows of `we` are tokens.
-        n_head: Heads per block, which no tensor's shape shows.
-    """
-
-    we: NDArray[np.floating]
-    blocks: Sequence[Sequence[NDArray[np.floating]]]
-    n_vocab: int
-    n_head: int
+    we: NDArray[np.floating]  # `[vocab + n_positions, width]`: token rows, then position rows
+    blocks: Sequence[Sequence[NDArray[np.floating]]]  # twelve per block, in the release's order
+    n_vocab: int  # rows of `we` that are tokens
+    n_head: int  # no tensor's shape shows it
 
 
 def arrange(tensors: Sequence[NDArray[np.floating]], *, n_head: int) -> Weights:
@@ -68,13 +61,9 @@ def forward(
 ) -> Taps:
     """Yield every tap of the forward pass, `embeddings.tokens` first, `loss` last.
 
-    Args:
-        weights: From `arrange`.
-        token_ids: `[batch time]`.
-        positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... where None.
-        mask: `[batch time]`, False at padding. The release has none: it pads on the right, where
-            causality hides it. A padded row attends to itself and to real tokens before it.
-        epsilon: Of the layer normalisations.
+    Token ids are `[batch time]`, positions `[batch time]` or `[1 time]`, by default 0, 1, 2, ...
+    The mask `[batch time]` is False at padding. The release has none: it pads on the right, where
+    causality hides it. A padded row attends to itself and to real tokens before it.
 
     Source: train.py `model` (a69b5c4); there is no `loss` at time 1.
     """

@@ -73,13 +73,7 @@ def standing(
     """Return the provenance status of a file: `known`, `differs` or `unknown`.
 
     Many models have a `model.safetensors`, so a name alone claims nothing. `differs` needs a caller
-    that claims the released weights.
-
-    Args:
-        name: Without folders.
-        sha256: In hexadecimal.
-        git_blob: The id that git gives the bytes, if it was computed.
-        released: Whether the caller claims the released weights.
+    that claims the `released` weights. The name is without folders; digests are hexadecimal.
     """
     published = {SHA256.get(name), GIT_BLOBS.get(name)} - {None}
     if published & {sha256, git_blob}:
@@ -144,20 +138,13 @@ class Symptom:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Golden:
-    """One published value.
+    """One published value."""
 
-    Attributes:
-        key: Its name, `group/name`.
-        inputs: The inputs of the computation; the kind's schema has the keys.
-        expected: A number, a list of numbers, a text or a list of texts.
-        source: Where it was published.
-    """
-
-    key: str
+    key: str  # `group/name`
     kind: Kind
     grade: Grade
-    inputs: Mapping[str, Any]
-    expected: Any
+    inputs: Mapping[str, Any]  # the kind's schema has the keys
+    expected: Any  # a number, a list of numbers, a text or a list of texts
     tolerance: Tolerance
     source: str
     symptoms: tuple[Symptom, ...] = ()
@@ -171,17 +158,11 @@ class Golden:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Goldens:
-    """Goldens of one set of weights.
+    """Goldens of one set of weights, with distinct keys."""
 
-    Attributes:
-        about: Which weights, in words.
-        rows: With distinct keys.
-        sha256: Digest over tensors that identifies the weights; None if their files do.
-    """
-
-    about: str
+    about: str  # the weights, in words
     rows: tuple[Golden, ...]
-    sha256: str | None = None
+    sha256: str | None = None  # over the tensors; None if the files identify the weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,17 +211,12 @@ def one_of(*values: str) -> Form:
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The forms of a kind's inputs and of its expected value.
-
-    Attributes:
-        exact: Whether the value must be equal; else it has a tolerance.
-        agree: A requirement on the pair (inputs, expected).
-    """
+    """The forms of a kind's inputs and of its expected value."""
 
     inputs: Mapping[str, Form]
     expected: Form
-    exact: bool = False
-    agree: Form = Form("anything", lambda _pair: True)
+    exact: bool = False  # whether the value must be equal; else it has a tolerance
+    agree: Form = Form("anything", lambda _pair: True)  # of the pair (inputs, expected)
 
 
 QUANTITIES = ("rms", "frobenius_over_sqrt2", "half_sigma_max_squared", "stable_rank")
@@ -290,12 +266,8 @@ SCHEMAS: dict[Kind, Schema] = {
 
 # The reader of the files in `goldens/`.
 
-FILES = (
-    "generation.json",
-    "losses.json",
-    "word_probabilities.json",
-    "matrices.json",
-    "files.json",
+FILES = tuple(
+    f"{name}.json" for name in ("generation", "losses", "word_probabilities", "matrices", "files")
 )
 """In the order in which they are reported."""
 
@@ -323,18 +295,13 @@ def published() -> Goldens:
         RejectedError: A file is not well formed; file and row are named.
     """
     folder = resources.files("reference").joinpath("goldens")
-    rows = [
-        row for name in FILES for row in parse(folder.joinpath(name).read_text("utf-8"), where=name)
-    ]
+    texts = {name: folder.joinpath(name).read_text("utf-8") for name in FILES}
+    rows = [row for name, text in texts.items() for row in parse(text, where=name)]
     return Goldens(about="the released openai-gpt weights", rows=_distinct(rows))
 
 
 def parse(text: str, *, where: str) -> list[Golden]:
-    """Return the goldens of one file's text.
-
-    Args:
-        text: JSON in the module's format.
-        where: The file's name, for errors.
+    """Return the goldens of the text of one file, whose name is `where`.
 
     Raises:
         RejectedError: It is not well formed; the row is named.
@@ -368,29 +335,24 @@ def _golden(row: object, shared: Mapping[str, Any], where: str) -> Golden:
     _names(set(fields), _FIELDS, _OPTIONAL, where)
     for name, form in _FORMS.items():
         _require(form, fields.get(name, _ABSENT[name]), name, where)
-    schema = SCHEMAS[Kind(fields["kind"])]
-    _check_kind(schema, fields, where)
-    return Golden(
-        key=fields["key"],
-        kind=Kind(fields["kind"]),
-        grade=Grade(fields["grade"]),
-        inputs=fields["inputs"],
-        expected=fields["expected"],
-        tolerance=_tolerance(schema, fields["tolerance"], where),
-        source=fields["source"],
-        symptoms=tuple(_symptom(entry, where) for entry in fields.get("symptoms", [])),
-        note=fields.get("note", ""),
-    )
-
-
-def _check_kind(schema: Schema, fields: Mapping[str, Any], where: str) -> None:
-    """Require the inputs and the expected value of the kind."""
-    inputs, expected = fields["inputs"], fields["expected"]
+    kind, inputs, expected = Kind(fields["kind"]), fields["inputs"], fields["expected"]
+    schema = SCHEMAS[kind]
     _names(set(inputs), set(schema.inputs), set(), f"{where}, inputs")
     for name, form in schema.inputs.items():
         _require(form, inputs[name], f"inputs.{name}", where)
     _require(schema.expected, expected, "expected", where)
     _require(schema.agree, (inputs, expected), "inputs and expected", where)
+    return Golden(
+        key=fields["key"],
+        kind=kind,
+        grade=Grade(fields["grade"]),
+        inputs=inputs,
+        expected=expected,
+        tolerance=_tolerance(schema, fields["tolerance"], where),
+        source=fields["source"],
+        symptoms=tuple(_symptom(entry, where) for entry in fields.get("symptoms", [])),
+        note=fields.get("note", ""),
+    )
 
 
 def _tolerance(schema: Schema, fields: dict[str, Any], where: str) -> Tolerance:
@@ -415,11 +377,7 @@ def _symptom(entry: object, where: str) -> Symptom:
 
 
 def _distinct(rows: Iterable[Golden]) -> tuple[Golden, ...]:
-    """Return the rows, whose keys must differ.
-
-    Raises:
-        RejectedError: Two have the same key.
-    """
+    """Return the rows, whose keys must differ."""
     by_key: dict[str, Golden] = {}
     for row in rows:
         if row.key in by_key:
@@ -429,14 +387,10 @@ def _distinct(rows: Iterable[Golden]) -> tuple[Golden, ...]:
 
 
 def _names(given: set[str], required: set[str], optional: set[str], where: str) -> None:
-    found = {
-        "missing": sorted(required - given),
-        "unknown": sorted(given - required - optional),
-    }
-    if any(found.values()):
-        raise _refused(
-            "; ".join(f"{what} {names}" for what, names in found.items() if names), where
-        )
+    found = {"missing": required - given, "unknown": given - required - optional}
+    faults = [f"{what} {sorted(names)}" for what, names in found.items() if names]
+    if faults:
+        raise _refused("; ".join(faults), where)
 
 
 def _mapping(value: object, name: str, where: str) -> dict[str, Any]:

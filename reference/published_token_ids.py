@@ -6,16 +6,11 @@ from typing import NamedTuple
 
 
 class PublishedIds(NamedTuple):
-    """One string, with the ids that each tokenizer gives; None where none were measured.
-
-    Attributes:
-        huggingface: Of Hugging Face's tokenizer.
-        original: Of the release's own code, with today's spaCy and ftfy.
-    """
+    """One string, with the ids that each tokenizer gives; None where none were measured."""
 
     text: str
     huggingface: list[int] | None
-    original: list[int] | None
+    original: list[int] | None  # of the release's own code, with today's spaCy and ftfy
 
 
 _FILE = resources.files("reference").joinpath("goldens/token_ids.json")

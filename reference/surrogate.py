@@ -48,16 +48,12 @@ class SurrogateMismatchError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surrogate:
-    """A drawn model.
+    """A drawn model, with the config's and the tensors' names of the published files.
 
-    Attributes:
-        name: Key of `SIZES`.
-        config: In Hugging Face's field names.
-        tensors: Name to float32 array, in the names of the published file
-            (`h.0.attn.c_attn.weight`; matrices `[in, out]`).
+    An example is `h.0.attn.c_attn.weight`. Matrices are `[in, out]`, float32.
     """
 
-    name: str
+    name: str  # a key of `SIZES`
     config: Mapping[str, Any]
     tensors: Mapping[str, Array]
 
@@ -75,26 +71,18 @@ class Surrogate:
 
 @dataclasses.dataclass(frozen=True)
 class _Draw:
-    """How one tensor is drawn.
-
-    Attributes:
-        spread: Standard deviation: one number, or one for each column.
-        mean: Added to every element.
-        centred: Whether each column's mean over the first axis is removed.
-    """
+    """The plan of one tensor."""
 
     shape: tuple[int, ...]
-    spread: float | NDArray[np.float64]
+    spread: float | NDArray[np.float64]  # the standard deviation, or one for each column
     mean: float = 0.0
-    centred: bool = False
+    centred: bool = False  # whether each column's mean over the first axis is removed
 
 
 def load(name: str = "surrogate", on_tensor: Callable[[int, int], None] | None = None) -> Surrogate:
-    """Draw the tensors of size `name` and check each against its committed digest.
+    """Draw the tensors of a size and compare each with its committed digest.
 
-    Args:
-        name: Key of `SIZES`.
-        on_tensor: Called with (tensors done, tensors in all) during the draw.
+    `on_tensor` is called with (tensors done, tensors in all).
 
     Raises:
         SurrogateMismatchError: A tensor's bits are not the committed ones.
@@ -134,9 +122,8 @@ def committed_digests() -> dict[str, Any]:
 
 def digest_file() -> dict[str, Any]:
     """Return the contents of `surrogate_digests.json` for the draws of this module."""
-    sizes = {
-        name: {"shape": shape, "digests": dict(draw(name).digests)} for name, shape in SIZES.items()
-    }
+    drawn = {name: dict(draw(name).digests) for name in SIZES}
+    sizes = {name: {"shape": SIZES[name], "digests": found} for name, found in drawn.items()}
     return {"recipe": RECIPE, "sizes": sizes}
 
 
@@ -147,16 +134,11 @@ def check_digests(surrogate: Surrogate, committed: Mapping[str, Any]) -> None:
         SurrogateMismatchError: The digests belong to another recipe or shape, or tensors differ.
     """
     entry = committed["sizes"].get(surrogate.name, {})
-    stale = committed["recipe"] != RECIPE or entry.get("shape") != SIZES[surrogate.name]
-    if stale:
+    if committed["recipe"] != RECIPE or entry.get("shape") != SIZES[surrogate.name]:
         message = f"the committed digests of {surrogate.name!r} are of another recipe or shape"
         raise SurrogateMismatchError(message)
-    drawn = surrogate.digests
-    differing = sorted(
-        name
-        for name in {**drawn, **entry["digests"]}
-        if drawn.get(name) != entry["digests"].get(name)
-    )
+    drawn, due = surrogate.digests, entry["digests"]
+    differing = sorted(name for name in {**drawn, **due} if drawn.get(name) != due.get(name))
     if differing:
         message = f"{len(differing)} tensors differ from their committed digests: {differing[:4]}"
         raise SurrogateMismatchError(message)
@@ -176,15 +158,13 @@ def _plan(
 
 def _block(width: int, *, first: bool) -> Iterator[tuple[str, _Draw]]:
     """Yield the tensors of one block; `first` has sharper queries, its input being smaller."""
-    # Matrices keep the size of what they produce when the model is narrower than the released one.
+    # A narrower model has larger elements, so that the products keep their size.
     scale = math.sqrt(768 / width)
     inner = 4 * width
-    query_key, value = (0.5, 0.1) if first else (0.18, 0.03)
-    yield (
-        "attn.c_attn.weight",
-        _Draw((width, 3 * width), _thirds(width, scale * query_key, scale * value)),
-    )
-    yield "attn.c_attn.bias", _Draw((3 * width,), _thirds(width, 0.5, 0.1))
+    # One spread for query and key columns, another for value columns.
+    thirds = np.repeat([0.5, 0.5, 0.1] if first else [0.18, 0.18, 0.03], width)
+    yield "attn.c_attn.weight", _Draw((width, 3 * width), scale * thirds)
+    yield "attn.c_attn.bias", _Draw((3 * width,), np.repeat([0.5, 0.5, 0.1], width))
     yield "attn.c_proj.weight", _Draw((width, width), scale * 0.02)
     yield "attn.c_proj.bias", _Draw((width,), 0.05)
     yield "ln_1.weight", _Draw((width,), 0.2, mean=1.2)
@@ -196,11 +176,6 @@ def _block(width: int, *, first: bool) -> Iterator[tuple[str, _Draw]]:
     yield "mlp.c_proj.bias", _Draw((width,), 0.05)
     yield "ln_2.weight", _Draw((width,), 0.05, mean=0.45)
     yield "ln_2.bias", _Draw((width,), 0.05)
-
-
-def _thirds(width: int, query_key: float, value: float) -> NDArray[np.float64]:
-    """Return a spread per column: one for query and key columns, another for value columns."""
-    return np.repeat([query_key, query_key, value], width)
 
 
 _CHUNK = 1 << 16

@@ -18,23 +18,15 @@ Arrays = Mapping[str, Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constants:
-    """The optimizer's constants under opt.py's names, with the values of pre-training.
+    """The optimizer's constants under opt.py's names, with the values of pre-training."""
 
-    Attributes:
-        variant: `openai` or `adamw`.
-        e: Epsilon, outside the root.
-        l2: Decoupled decay of tensors of rank above 1.
-        vector_l2: Whether vectors decay as well.
-        max_grad_norm: Bound of the global norm.
-    """
-
-    variant: str = "openai"
+    variant: str = "openai"  # or "adamw"
     b1: float = 0.9
     b2: float = 0.999
-    e: float = 1e-8
-    l2: float = 0.01
-    vector_l2: bool = False
-    max_grad_norm: float = 1.0
+    e: float = 1e-8  # outside the root
+    l2: float = 0.01  # decoupled decay of tensors of rank above 1
+    vector_l2: bool = False  # whether vectors decay as well
+    max_grad_norm: float = 1.0  # bound of the global norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +49,10 @@ def begin(parameters: Arrays) -> State:
 def step(state: State, gradients: Arrays, learning_rate: float, constants: Constants) -> State:
     """Return the state after one step; gradients are clipped by their global norm first."""
     clipped, _ = clip_by_global_norm(gradients, constants.max_grad_norm)
-    after = {
-        name: step_all(
-            p,
-            state.first[name],
-            state.second[name],
-            clipped[name],
-            state.t,
-            learning_rate,
-            constants,
-        )
-        for name, p in state.parameters.items()
-    }
+    after = {}
+    for name, p in state.parameters.items():
+        m, v, g = state.first[name], state.second[name], clipped[name]
+        after[name] = step_all(p, m, v, g, state.t, learning_rate, constants)
     parts = ({name: made[at] for name, made in after.items()} for at in range(3))
     return State(state.t + 1, *parts)
 
@@ -126,11 +110,9 @@ def learning_rate(t: int, t_total: int, warmup: int, peak: float, shape: str) ->
     x, w = t / t_total, warmup / t_total
     s = 1.0 if w > 0 and t <= warmup else 0.0
     rise = x / w if w > 0 else 0.0
-    return (
-        peak
-        * {
-            "cosine": s * rise + (1 - s) * 0.5 * (1 + math.cos(math.pi * x)),
-            "linear": (s * rise + (1 - s)) * (1 - x),
-            "constant": s * rise + (1 - s) * 1.0,
-        }[shape]
-    )
+    factors = {
+        "cosine": s * rise + (1 - s) * 0.5 * (1 + math.cos(math.pi * x)),
+        "linear": (s * rise + (1 - s)) * (1 - x),
+        "constant": s * rise + (1 - s) * 1.0,
+    }
+    return peak * factors[shape]

@@ -24,17 +24,12 @@ __all__ = ["GPT", "GPTConfig", "Tokenizer"]
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        return _version()
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("gpt1-parity")
+        except PackageNotFoundError:  # a checkout or an archive that is not installed
+            return "0+unknown"
     if name not in _MODULES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("gpt1-parity")
-    except PackageNotFoundError:  # a checkout or an archive that is not installed
-        return "0+unknown"

@@ -1,4 +1,4 @@
-"""Causal multi-head self-attention: the plain kernel, the layer, and what a backend is.
+"""Causal multi-head self-attention: the plain kernel, the layer, and the parts of a backend.
 
 An attention kernel turns queries, keys and values into context vectors. `plain_attention` is the
 paper's formula; `scratch_gpt.kernels` holds faster kernels with the same signature.

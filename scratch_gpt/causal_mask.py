@@ -1,4 +1,4 @@
-"""Causal and padding masks, input checks and the accumulation dtype, for every attention kernel."""
+"""Causal and padding masks, and the checks of a kernel's inputs, for every attention kernel."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,19 +38,11 @@ def check_kernel_inputs(
     batch, _, time_q, _ = query.shape
     time_k = key.shape[-2]
     if key.shape != value.shape or key.shape != (*query.shape[:2], time_k, query.shape[-1]):
-        message = (
+        raise ValueError(
             "key and value must be [batch head time_k head_width] like query, got "
             f"{list(query.shape)}, {list(key.shape)}, {list(value.shape)}"
         )
-        raise ValueError(message)
     if not 0 < time_q <= time_k:
-        message = f"attention needs 1 <= time_q <= time_k, got {time_q} and {time_k}"
-        raise ValueError(message)
+        raise ValueError(f"attention needs 1 <= time_q <= time_k, got {time_q} and {time_k}")
     if mask is not None and mask.shape != (batch, time_k):
-        message = f"mask must be [batch time_k] = {[batch, time_k]}, got {list(mask.shape)}"
-        raise ValueError(message)
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which sums over `dtype` are formed: float32 or wider."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+        raise ValueError(f"mask must be [batch time_k] = {[batch, time_k]}, got {list(mask.shape)}")

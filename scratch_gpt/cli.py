@@ -66,7 +66,7 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of mem
 
 def format_error(what: str, where: str, fix: str) -> str:
     """Return an error's three lines."""
-    return f"error: {one_line(what)}\n  where  {one_line(where)}\n  to do  {one_line(fix)}\n"
+    return f"error: {one_line(what)}\n  where  {one_line(where)}\n  fix    {one_line(fix)}\n"
 
 
 def print_error(what: str, where: str, fix: str) -> None:
@@ -115,25 +115,18 @@ def run_app(app: typer.Typer) -> None:
         )
         raise SystemExit(ExitCode.ENVIRONMENT) from error
     except SystemExit as ended:
-        if type(sys.stdout).__name__ == _CLICK_CLOSED:
+        # Click replaces a closed standard output with an object of this class.
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":
             raise SystemExit(ExitCode.CLOSED_PIPE) from ended
         raise
-
-
-_CLICK_CLOSED = "PacifyFlushWrapper"
-"""The class with which Click replaces a closed standard output."""
 
 
 def run_reporting_errors(
     action: Callable[[], int], *, name: str, debug: bool, resume: str = "run it again"
 ) -> int:
-    """Run a command's body, and return the exit code; errors are printed.
+    """Run a command's body, which returns an exit code; print errors, and return their code.
 
-    Args:
-        action: The body; returns an exit code.
-        name: The command's name, for the message of an interrupted run.
-        debug: Whether the traceback of an error is printed too.
-        resume: What to do after an interrupt.
+    `debug` prints an error's traceback too. An interrupt prints `name` and the advice `resume`.
     """
     try:
         return int(action())
@@ -154,40 +147,29 @@ def run_reporting_errors(
 # Output.
 
 
-_NARROWEST = 92
-"""Columns of the widest table; a narrower terminal wraps lines."""
-
-
 def render_rich(
-    draw: "Callable[[Console], None]", stream: "TextIO | None", *, narrowest: int = _NARROWEST
+    draw: "Callable[[Console], None]", stream: "TextIO | None", *, narrowest: int = 92
 ) -> str:
     """Return the text that `draw` prints, in colour if `stream` is a terminal with colour.
 
-    Args:
-        draw: Prints on a console.
-        stream: The text's destination; None for a file.
-        narrowest: Least number of columns.
+    `stream` is None for a file. The text has `COLUMNS` columns if that is a number, else as many as
+    the terminal, and at least `narrowest`, by default those of the widest table.
     """
     from rich.console import Console
 
-    asked = Console(file=stream) if stream is not None else None
+    target = Console(file=stream) if stream is not None else None
+    terminal = target if target is not None and target.is_terminal else None
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() else terminal.width if terminal else 100
     buffer = io.StringIO()
     console = Console(
         file=buffer,
-        width=max(narrowest, _width(asked)),
-        force_terminal=asked is not None and asked.is_terminal,
-        color_system="standard" if asked is not None and asked.color_system else None,
+        width=max(narrowest, width),
+        force_terminal=terminal is not None,
+        color_system="standard" if target is not None and target.color_system else None,
     )
     draw(console)
     return buffer.getvalue()
-
-
-def _width(asked: "Console | None") -> int:
-    """Return the number of columns: `COLUMNS` if it is a number, else the terminal's."""
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal():
-        return int(columns)
-    return asked.width if asked is not None and asked.is_terminal else 100
 
 
 _ELSEWHERE = "free some space, or choose another place"

@@ -38,28 +38,18 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         """Check every field's range."""
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            _require(
-                name,
-                getattr(self, name),
-                lambda n: isinstance(n, int) and n >= 1,
-                "a whole number of at least 1",
-            )
-        for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop"):
-            _require(name, getattr(self, name), lambda p: 0.0 <= p < 1.0, "a number in [0, 1)")
-        for name in ("layer_norm_epsilon", "initializer_range"):
-            _require(
-                name,
-                getattr(self, name),
-                lambda x: 0.0 < x <= sys.float_info.max,
-                "a finite number above 0",
-            )
+        for names, (holds, wanted) in _RANGES.items():
+            for name in names:
+                value = getattr(self, name)
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                if not (is_number and holds(value)):
+                    raise ValueError(f"{name} must be {wanted}, got {value!r}")
         if self.n_embd % self.n_head != 0:
-            message = f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}"
-            raise ValueError(message)
+            raise ValueError(
+                f"n_embd must be a multiple of n_head, got {self.n_embd} and {self.n_head}"
+            )
         if self.afn != "gelu":
-            message = f"afn must be 'gelu' (the tanh form, as released), got {self.afn!r}"
-            raise ValueError(message)
+            raise ValueError(f"afn must be 'gelu' (the tanh form, as released), got {self.afn!r}")
 
     @property
     def head_width(self) -> int:
@@ -68,7 +58,7 @@ class GPTConfig:
 
     @property
     def n_inner(self) -> int:
-        """Width of the MLP's hidden layer, `inner` in shapes: four times `n_embd`."""
+        """Width of the MLP's inner layer, `inner` in shapes: four times `n_embd`."""
         return 4 * self.n_embd
 
     @classmethod
@@ -90,6 +80,15 @@ class GPTConfig:
         return {"model_type": "openai-gpt", "tie_word_embeddings": True} | dataclasses.asdict(self)
 
 
-def _require(name: str, value: object, holds: Callable[[float], bool], wanted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+_RANGES: dict[tuple[str, ...], tuple[Callable[[float], bool], str]] = {
+    ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"): (
+        lambda n: isinstance(n, int) and n >= 1,
+        "a whole number of at least 1",
+    ),
+    ("embd_pdrop", "attn_pdrop", "resid_pdrop"): (lambda p: 0.0 <= p < 1.0, "a number in [0, 1)"),
+    ("layer_norm_epsilon", "initializer_range"): (
+        lambda x: 0.0 < x <= sys.float_info.max,
+        "a finite number above 0",
+    ),
+}
+"""For each group of numbers a test, and the allowed values in words."""

@@ -23,22 +23,13 @@ class ExitCode(IntEnum):
 
 
 class CommandError(Exception):
-    """Base of all errors with an exit code.
-
-    Attributes:
-        exit_code: How a command ends that meets it.
-        what: What happened, in one line.
-        where: The file, tensor, layer or option concerned.
-        fix: What the user can do.
-    """
+    """Base of all errors with an exit code: one line each of what happened, where, and the fix."""
 
     exit_code = ExitCode.INTERNAL
 
     def __init__(self, what: str, *, where: str, fix: str) -> None:
         super().__init__(f"{what} ({where}; {fix})")
-        self.what = what
-        self.where = where
-        self.fix = fix
+        self.what, self.where, self.fix = what, where, fix
 
 
 class UsageError(CommandError):
@@ -66,11 +57,7 @@ class EnvironmentUnfitError(CommandError):
 
 
 class ReportedElsewhereError(CommandError):
-    """Another process of the group met the error and reports it.
-
-    Args:
-        exit_code: The other process's exit code.
-    """
+    """Another process of the group met the error, reports it and has this exit code."""
 
     def __init__(self, exit_code: ExitCode) -> None:
         super().__init__("another process ended the run", where="the group", fix="see its message")
@@ -115,7 +102,7 @@ def file_system_error(error: OSError) -> EnvironmentUnfitError:
     """Return any other failure of the file system as an error with an exit code."""
     return EnvironmentUnfitError(
         f"the file system refused: {error.strerror or error}",
-        where=str(error.filename or "a file that was asked for"),
+        where=str(error.filename or "a requested file"),
         fix="check the path and its permissions",
     )
 
@@ -134,9 +121,7 @@ class TooLittleTextError(UsageError, ValueError):
 class SettingError(UsageError, ValueError):
     """A setting outside its limits, or settings that exclude each other.
 
-    Args:
-        got: The values, by the settings' names; the one to change first.
-        allowed: The values that are possible, in words.
+    `got` holds the values by the settings' names, the one to change first; `allowed` is a text.
     """
 
     def __init__(self, got: Mapping[str, object], allowed: str) -> None:
@@ -150,10 +135,7 @@ class SettingError(UsageError, ValueError):
 class NoChoiceError(InputRejectedError, ValueError):
     """A row of logits from which no next token can be chosen.
 
-    Args:
-        message: What happened.
-        excluded: Whether the rules excluded every token, which is a usage error; otherwise the
-            logits are NaN or infinite.
+    Either the rules excluded every token, a usage error, or the logits are NaN or infinite.
     """
 
     def __init__(self, message: str, *, excluded: bool) -> None:
@@ -166,20 +148,11 @@ class NoChoiceError(InputRejectedError, ValueError):
 
 
 class MissingExtraError(EnvironmentUnfitError, ModuleNotFoundError):
-    """An optional package that is not installed.
-
-    Args:
-        package: Its name.
-        purpose: What needs it.
-        fix: The command that installs it.
-    """
+    """An optional package that is not installed; `purpose` names what needs it."""
 
     def __init__(self, package: str, *, purpose: str, fix: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package}, which is not installed",
-            where="this Python environment",
-            fix=fix,
-        )
+        what = f"{purpose} needs the package {package}, which is not installed"
+        super().__init__(what, where="this Python environment", fix=fix)
         self.name = package
 
 

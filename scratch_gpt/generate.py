@@ -4,7 +4,6 @@ Nothing that needs torch is imported before it runs.
 """
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -66,8 +65,8 @@ class GenerateOptions(DebugOption):
     seed: int = option(0, "Seed of the sampling.")
     pretokenizer: Pretokenizer | None = option(
         None,
-        "How text is split into words: as Hugging Face (bert), or as in the released training "
-        "(original). Default: as the vocabulary's folder says, else bert.",
+        "How text is split into words: as Hugging Face does (huggingface), or as in the released "
+        "training (original). Default: recorded in the vocabulary's folder, else huggingface.",
     )
     dtype: Literal["float32", "bfloat16"] = option("float32", "Precision of the model.")
     device: Device = option("cpu", "Where the model runs.")
@@ -88,18 +87,18 @@ class GenerateOptions(DebugOption):
 
 def generate(options: GenerateOptions) -> int:
     """Generate; return the exit code. Errors are printed, not raised."""
+
+    def action() -> int:
+        from scratch_gpt.generation.command import print_texts
+
+        return print_texts(options)
+
     return run_reporting_errors(
-        partial(_generate, options),
+        action,
         name="generate",
         debug=options.debug,
         resume="run it again; the same --seed gives the same text",
     )
-
-
-def _generate(options: GenerateOptions) -> int:
-    from scratch_gpt.generation.command import print_texts
-
-    return print_texts(options)
 
 
 app = typer_app("scratch_gpt.generate")

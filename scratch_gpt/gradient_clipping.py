@@ -12,17 +12,12 @@ from scratch_gpt.runs import longest_run, runs
 class GradientError(ValueError):
     """Gradients that cannot be used: missing, sparse or not finite. No parameter was changed.
 
-    Attributes:
-        what: What is wrong, in one line.
-        where: The parameters concerned.
-        fix: What the user can do.
+    As in a `CommandError`, one line each of what is wrong, where, and the fix.
     """
 
     def __init__(self, what: str, *, where: str, fix: str) -> None:
         super().__init__(f"{what} ({where}; {fix})")
-        self.what = what
-        self.where = where
-        self.fix = fix
+        self.what, self.where, self.fix = what, where, fix
 
 
 class NotFiniteError(GradientError):
@@ -61,12 +56,7 @@ def clip_global_norm(named_parameters: Iterable[tuple[str, nn.Parameter]], maxim
     exactly. The norm is therefore bitwise the same for any number of threads and any order of the
     parameters. Gradients within the maximum keep their bits.
 
-    Args:
-        named_parameters: Names and parameters, each with a dense gradient.
-        maximum: Largest norm, above 0; infinity measures and scales nothing.
-
-    Returns:
-        The norm before the scaling.
+    Returns the norm before the scaling. A `maximum` of infinity measures and scales nothing.
 
     Raises:
         ValueError: `maximum` is not above 0.
@@ -78,8 +68,7 @@ def clip_global_norm(named_parameters: Iterable[tuple[str, nn.Parameter]], maxim
     `torch.nn.utils.clip_grad_norm_` divides by the norm plus 1e-6.
     """
     if not maximum > 0.0:
-        message = f"the largest norm must be above 0, got {maximum!r}"
-        raise ValueError(message)
+        raise ValueError(f"the largest norm must be above 0, got {maximum!r}")
     gradients = {name: checked_gradient(name, parameter) for name, parameter in named_parameters}
     squares = {name: _exact_sum(_sums_of_squares(g)) for name, g in gradients.items()}
     norm = math.sqrt(_exact_sum(squares.values()))

@@ -10,17 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.config import GPTConfig
+from scratch_gpt.numerics import accumulate_dtype
 
 
 class BlockCache(NamedTuple):
     """One block's part of a cache, during the forward pass of a chunk of tokens."""
 
     key: Tensor
-    """`[batch head capacity head_width]`, filled up to `start`."""
+    """`[batch head capacity head_width]`, filled up to `start`, as `value`."""
     value: Tensor
-    """`[batch head capacity head_width]`, filled up to `start`."""
     start: int
     """Number of tokens before the chunk."""
 
@@ -43,9 +42,6 @@ class BlockCache(NamedTuple):
         return self.key[:, :, :end], self.value[:, :, :end]
 
 
-Views = tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]
-
-
 class KVCache:
     """Every block's keys and values for `length` of at most `capacity` tokens in each row."""
 
@@ -58,22 +54,18 @@ class KVCache:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """Allocate the memory.
+        """Allocate the memory for `batch` rows of `capacity` tokens, by default `n_positions`.
 
-        Args:
-            config: The model's config.
-            batch: Number of rows.
-            capacity: Maximum number of tokens in each row; None for `n_positions`.
-            dtype: The model's, or float32 for a half-precision model; None for torch's default.
-            device: The model's; None for torch's default.
+        `dtype` is the model's, or float32 for a half-precision model.
 
         Raises:
             ValueError: `batch` or `capacity` is below 1.
         """
         capacity = config.n_positions if capacity is None else capacity
         if min(batch, capacity) < 1:
-            message = f"a cache needs a batch and a capacity of at least 1, got {batch}, {capacity}"
-            raise ValueError(message)
+            raise ValueError(
+                f"a cache needs a batch and a capacity of at least 1, got {batch}, {capacity}"
+            )
         self.config = config
         self.batch, self.capacity, self.length = batch, capacity, 0
         shape = (config.n_layer, 2, batch, config.n_head, capacity, config.n_embd // config.n_head)
@@ -84,13 +76,12 @@ class KVCache:
         """Return one block's part."""
         return BlockCache(self.keys[index], self.values[index], self.length)
 
-    def views(self, seen: int) -> Views:
+    def views(self, seen: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return the views of each block that a one-token step uses; `seen` counts its token too.
 
-        Returns:
-            For each block the last token's slot `[2 batch head head_width]`, the keys
-            `[heads head_width seen]` and the values `[heads seen head_width]`; `heads` are the
-            heads of all rows.
+        For each block, these are the last token's slot `[2 batch head head_width]`, the keys
+        `[heads head_width seen]` and the values `[heads seen head_width]`; `heads` are the heads of
+        all rows.
         """
         slots = self.kept[..., seen - 1, :].unbind(0)
         flat = self.kept.flatten(2, 3)[..., :seen, :]
@@ -104,10 +95,7 @@ class KVCache:
     ) -> None:
         """Reject a chunk of tokens that does not fit this cache.
 
-        Args:
-            token_ids: `[batch time]`, the chunk.
-            config: The config of the model that runs the chunk.
-            table: The model's token embedding.
+        `config` and `table`, the token embedding, are those of the model that runs the chunk.
 
         Raises:
             ValueError: The cache was made for another model or batch, its capacity is exceeded, or
@@ -115,28 +103,23 @@ class KVCache:
                 chunk's gradient needs.
         """
         batch, time = token_ids.shape
-        message = ""
         if config != self.config:
-            message = f"the cache was made for {self.config}, the model has {config}"
-        elif self.keys.device != table.device or self.keys.dtype not in (
-            table.dtype,
-            accumulate_dtype(table.dtype),
-        ):
-            message = (
+            raise ValueError(f"the cache was made for {self.config}, the model has {config}")
+        dtypes = (table.dtype, accumulate_dtype(table.dtype))
+        if self.keys.device != table.device or self.keys.dtype not in dtypes:
+            raise ValueError(
                 f"the cache is {self.keys.dtype} on {self.keys.device}, the model's weights are "
                 f"{table.dtype} on {table.device}"
             )
-        elif batch != self.batch:
-            message = f"token_ids has {batch} rows, the cache was made for {self.batch}"
-        elif self.length + time > self.capacity:
-            message = (
+        if batch != self.batch:
+            raise ValueError(f"token_ids has {batch} rows, the cache was made for {self.batch}")
+        if self.length + time > self.capacity:
+            raise ValueError(
                 f"token_ids has {time} tokens a row and the cache {self.length} of at most "
                 f"{self.capacity}; make it with more capacity"
             )
-        elif torch.is_grad_enabled():
-            message = "a cache records no gradients; call the model inside torch.no_grad()"
-        if message:
-            raise ValueError(message)
+        if torch.is_grad_enabled():
+            raise ValueError("a cache records no gradients; call the model inside torch.no_grad()")
 
     def reorder(self, rows: Int[Tensor, " batch"]) -> None:
         """Copy row `rows[i]` to row `i`, for every row that changes; beam search needs it."""

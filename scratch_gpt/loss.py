@@ -6,8 +6,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from scratch_gpt.aligned import empty_aligned_rows
-from scratch_gpt.causal_mask import accumulate_dtype
+from scratch_gpt.numerics import accumulate_dtype, empty_aligned_rows
 
 
 def log_softmax(logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
@@ -19,16 +18,10 @@ def log_softmax(logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vo
 def negative_log_likelihood(
     logits: Float[Tensor, "batch time vocab"], token_ids: Int[Tensor, "batch time"]
 ) -> Float[Tensor, "batch predicted"]:
-    """Return `-log p(next token)` for every position but the last, in nats.
+    """Return `-log p(next token)` for every position but the last, in nats; empty at time 1.
 
-    This is the definition, differentiated by autograd. `next_token_loss` needs less memory.
-
-    Args:
-        logits: `[batch time vocab]`; row `t` predicts token `t + 1`.
-        token_ids: `[batch time]`, the tokens that the logits were computed from.
-
-    Returns:
-        `[batch time-1]`, in the dtype of the logits; empty at time 1.
+    Row `t` of the logits predicts token `t + 1` of the tokens that they were computed from. This is
+    the definition, differentiated by autograd. `next_token_loss` needs less memory.
     """
     predicted = log_softmax(logits[:, :-1])
     return -predicted.gather(-1, token_ids[:, 1:, None].long()).squeeze(-1)
@@ -40,15 +33,9 @@ def next_token_loss(
     *,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
-    """Return the mean negative log-likelihood, in nats per predicted token.
+    """Return the mean negative log-likelihood, in nats per predicted token, float32 or wider.
 
-    Args:
-        logits: `[batch time vocab]`.
-        token_ids: `[batch time]`; positions that hold `ignore_index` are not predicted.
-        ignore_index: The id of targets that do not count.
-
-    Returns:
-        A scalar in the dtype of the logits, at least float32.
+    Positions that hold `ignore_index` are not predicted, and do not count.
 
     Raises:
         ValueError: No target counts, so there is no mean.
@@ -57,8 +44,7 @@ def next_token_loss(
     """
     counted = token_ids[:, 1:] != ignore_index
     if not bool(counted.any()):
-        message = f"no target to predict in token_ids of shape {list(token_ids.shape)}"
-        raise ValueError(message)
+        raise ValueError(f"no target to predict in token_ids of shape {list(token_ids.shape)}")
     targets = token_ids.masked_fill(token_ids == ignore_index, 0)
     losses: Tensor = _NegativeLogLikelihood.apply(logits, targets, counted)  # type: ignore[no-untyped-call]
     return losses.sum() / counted.sum()
@@ -75,38 +61,35 @@ class _NegativeLogLikelihood(Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, logits: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:
-        rows, targets = logits.flatten(0, 1), _next(token_ids)
+        rows = logits.flatten(0, 1)
+        # `[batch * time, 1]`; the target of a sequence's last row is not used.
+        targets = token_ids.roll(-1, dims=1).reshape(-1, 1).long()
         starts = range(0, len(rows), _ROWS)
-        normaliser = torch.cat([_log_sum_exp(rows[at : at + _ROWS]) for at in starts])
-        losses = (normaliser - rows.gather(-1, targets)).reshape(token_ids.shape)
-        ctx.save_for_backward(logits, targets, normaliser, counted)
+        log_sums = torch.cat([_log_sum_exp(rows[at : at + _ROWS]) for at in starts])
+        losses = (log_sums - rows.gather(-1, targets)).reshape(token_ids.shape)
+        ctx.save_for_backward(logits, targets, log_sums, counted)
         return losses[:, :-1].masked_fill(~counted, 0.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
-        logits, targets, normaliser, counted = ctx.saved_tensors  # type: ignore[attr-defined]
-        weights = normaliser.new_zeros(logits.shape[:2])
+        logits, targets, log_sums, counted = ctx.saved_tensors  # type: ignore[attr-defined]
+        weights = log_sums.new_zeros(logits.shape[:2])  # the gradient of each row's loss
         weights[:, :-1] = upstream.masked_fill(~counted, 0.0)
         gradient = empty_aligned_rows(logits.shape, like=logits)
-        sources, made = logits.flatten(0, 1), gradient.flatten(0, 1)
-        for at in range(0, len(sources), _ROWS):
+        rows, d_rows = logits.flatten(0, 1), gradient.flatten(0, 1)
+        for at in range(0, len(rows), _ROWS):
             part = slice(at, at + _ROWS)
-            weight, target = weights.reshape(-1, 1)[part], targets[part]
-            slope = torch.sub(sources[part], normaliser[part]).exp_().mul_(weight)
-            slope.scatter_(-1, target, slope.gather(-1, target) - weight)
+            weight, target = weights.view(-1, 1)[part], targets[part]
+            d_part = torch.sub(rows[part], log_sums[part]).exp_().mul_(weight)
+            d_part.scatter_(-1, target, d_part.gather(-1, target) - weight)
             # A row that does not count may hold infinity, and 0 times infinity is NaN.
-            made[part] = slope.masked_fill_(weight == 0.0, 0.0)
+            d_rows[part] = d_part.masked_fill_(weight == 0.0, 0.0)
         return gradient, None, None
 
 
 _ROWS = 16
 """Rows of logits processed at once: few enough for the processor's cache."""
-
-
-def _next(token_ids: Tensor) -> Tensor:
-    """Return each row's target, `[batch * time, 1]`; a sequence's last one is not used."""
-    return token_ids.roll(-1, dims=1).reshape(-1, 1).long()
 
 
 def _log_sum_exp(rows: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
     Source: Hendrycks & Gimpel 2016; finetune-transformer-lm train.py `gelu` (a69b5c4).
     """
-    inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
-    return 0.5 * x * (1.0 + torch.tanh(inner))
+    argument = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
+    return 0.5 * x * (1.0 + torch.tanh(argument))
 
 
 class MLP(nn.Module):
@@ -37,7 +37,7 @@ class MLP(nn.Module):
     def hidden(
         self, x: Float[Tensor, "batch time width"], tap: Tap = no_tap
     ) -> Float[Tensor, "batch time inner"]:
-        """Return the hidden layer, the input of `c_proj`; taps `mlp.c_fc` and `mlp.gelu`.
+        """Return the inner layer, the input of `c_proj`; taps `mlp.c_fc` and `mlp.gelu`.
 
         Source: finetune-transformer-lm train.py `mlp` (a69b5c4).
         """

@@ -11,7 +11,7 @@ from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
 from scratch_gpt.embeddings import Embedding, embed
 from scratch_gpt.input_checks import check_inputs
-from scratch_gpt.kernels.backends import backend_named, run_compiled
+from scratch_gpt.kernels.backends import backend_named, compiled_block
 from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.tap import Tap, no_tap, prefixed
@@ -63,7 +63,7 @@ class GPT(nn.Module):
             attention_mask: `[batch time_k]`, bool, False at padding; None without padding. With a
                 cache it covers the cached tokens too.
             cache: Holds the tokens before these; the new ones are added to it.
-            tap: Called with every named tensor; what it returns is used instead.
+            tap: Called with every named tensor; its result is used instead.
 
         Raises:
             ValueError: An input is invalid; see `scratch_gpt.input_checks`.
@@ -89,8 +89,8 @@ class GPT(nn.Module):
         x = tap("embeddings", dropout(x, self.config.embd_pdrop if self.training else 0.0))
         for index, block in enumerate(self.h):
             if self._backend.compiled:
-                compiled = run_compiled(block, x, attention_mask)  # type: ignore[arg-type]
-                x = tap(f"h.{index}.ln_2", compiled)
+                x = compiled_block()(block, x, attention_mask)  # type: ignore[arg-type]
+                x = tap(f"h.{index}.ln_2", x)
             else:
                 # Passed only with a cache: a user's own block may not accept one.
                 options = {} if cache is None else {"cache": cache.block(index)}
@@ -118,8 +118,9 @@ class GPT(nn.Module):
         )
         if cache is not None:
             if self._backend.compiled:
-                message = f"the backend {self.backend!r} takes no cache; use with_backend('fused')"
-                raise ValueError(message)
+                raise ValueError(
+                    f"the backend {self.backend!r} takes no cache; use with_backend('fused')"
+                )
             cache.check(token_ids, self.config, table)
 
     def generate(

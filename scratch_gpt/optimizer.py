@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from scratch_gpt.checkpoint.safetensors import count_not_finite
 from scratch_gpt.errors import CheckpointError, quote
 from scratch_gpt.gradient_clipping import checked_gradient
+from scratch_gpt.numerics import accumulate_dtype
 from scratch_gpt.runs import longest_run, runs
 
 STEP = "step"
@@ -47,19 +48,13 @@ class Rates:
 
 
 def openai_update(learning_rate: float, bias_1: float, bias_2: float, weight_decay: float) -> Rates:
-    """Return the release's rates; `bias_1` and `bias_2` are `1 - b1^n` and `1 - b2^n`.
-
-    Source: finetune-transformer-lm opt.py `adam` (a69b5c4).
-    """
+    """Return the release's rates; `bias_1` and `bias_2` are `1 - b1^n` and `1 - b2^n`."""
     rate = learning_rate * bias_2**0.5 / bias_1
     return Rates(kept=1.0 - rate * weight_decay, root=1.0, rate=rate)
 
 
 def adamw_update(learning_rate: float, bias_1: float, bias_2: float, weight_decay: float) -> Rates:
-    """Return the rates of `torch.optim.AdamW`; the arguments are those of `openai_update`.
-
-    Source: Loshchilov and Hutter 2019, algorithm 2.
-    """
+    """Return the rates of `torch.optim.AdamW`; the arguments are those of `openai_update`."""
     kept = 1.0 - learning_rate * weight_decay
     return Rates(kept=kept, root=bias_2**0.5, rate=learning_rate / bias_1)
 
@@ -70,9 +65,6 @@ VARIANTS: dict[str, Callable[[float, float, float, float], Rates]] = {
 }
 """The variants by name."""
 
-_MOMENTS_DTYPE = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
-"""The dtype of moments and arithmetic where it is not the parameter's own."""
-
 
 class Adam:
     """Adam over named parameters. By default only matrices decay, as in the release.
@@ -80,10 +72,8 @@ class Adam:
     A step updates each parameter in place, in runs that fit a core's cache, and allocates nothing
     of a parameter's size. It is deterministic, and bitwise the same for any number of threads.
     Parameters in half precision have moments and arithmetic in float32 and are rounded at the end
-    of the step; the rounding loses a step much smaller than the weight.
-
-    Attributes:
-        steps: Number of steps made.
+    of the step; the rounding loses a step much smaller than the weight. `steps` counts the steps
+    made.
     """
 
     def __init__(  # noqa: PLR0913 - the constants of the formula
@@ -122,30 +112,30 @@ class Adam:
             if not is_right:
                 raise ValueError(message)
         self.parameters = _checked_parameters(named_parameters)
-        self.betas = betas
-        self.epsilon = epsilon
-        self.weight_decay = weight_decay
-        self.decay_vectors = decay_vectors
+        self.betas, self.epsilon = betas, epsilon
+        self.weight_decay, self.decay_vectors = weight_decay, decay_vectors
         self.variant = variant
         self.steps = 0
         self._first, self._second = (
-            {name: _zeros_like(p) for name, p in self.parameters.items()} for _ in range(2)
+            {
+                name: p.detach().new_zeros(p.shape, dtype=accumulate_dtype(p.dtype))
+                for name, p in self.parameters.items()
+            }
+            for _ in range(2)
         )
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Make one step down the gradients.
 
-        Args:
-            learning_rate: At least 0; see `scratch_gpt.schedule`.
-
         Raises:
             ValueError: The learning rate is negative or not finite.
             GradientError: A gradient is missing or sparse; nothing was changed.
         """
         if not 0.0 <= learning_rate < math.inf:
-            message = f"the learning rate must be finite and at least 0, got {learning_rate!r}"
-            raise ValueError(message)
+            raise ValueError(
+                f"the learning rate must be finite and at least 0, got {learning_rate!r}"
+            )
         gradients = {name: checked_gradient(name, p) for name, p in self.parameters.items()}
         rates = self._rates(learning_rate)
         undecayed = dataclasses.replace(rates, kept=1.0)
@@ -221,12 +211,13 @@ def _checked_parameters(
     names: dict[int, str] = {}
     for name, parameter in named_parameters:
         if not parameter.is_floating_point() or not parameter.is_contiguous():
-            message = f"{name} is {parameter.dtype} of strides {parameter.stride()}; "
-            raise ValueError(message + "a parameter must be contiguous and of a float type")
+            raise ValueError(
+                f"{name} is {parameter.dtype} of strides {parameter.stride()}; a parameter must be "
+                "contiguous and of a float type"
+            )
         other = name if name in parameters else names.get(parameter.data_ptr())
         if other is not None and parameter.numel():
-            message = f"{name} is the same tensor as {other}, and would be stepped twice"
-            raise ValueError(message)
+            raise ValueError(f"{name} is the same tensor as {other}, and would be stepped twice")
         parameters[name] = parameter
         names[parameter.data_ptr()] = name
     if not parameters:
@@ -234,21 +225,12 @@ def _checked_parameters(
     return parameters
 
 
-def _zeros_like(parameter: nn.Parameter) -> Tensor:
-    dtype = _MOMENTS_DTYPE.get(parameter.dtype, parameter.dtype)
-    return parameter.detach().new_zeros(parameter.shape, dtype=dtype)
-
-
 class OptimizerStateError(CheckpointError):
     """A state that does not belong to this optimizer."""
 
 
 def check_state(state: Mapping[str, Tensor | int], own: Mapping[str, Tensor | int]) -> int:
-    """Return the number of steps of a state whose names, shapes, types and values all fit.
-
-    Args:
-        state: The state to load.
-        own: The current state of the optimizer that loads it.
+    """Return the number of steps of a state whose names, shapes, types and values all fit `own`.
 
     Raises:
         OptimizerStateError: It does not fit; the message lists the first problems and counts the
@@ -273,7 +255,7 @@ _LISTED = 4
 
 
 def _problems(name: str, found: object, own: Mapping[str, Tensor | int]) -> Iterator[str]:
-    """Yield what is wrong with one entry; the values are read only if shape and dtype fit."""
+    """Yield the problems of one entry; the values are read only if shape and dtype fit."""
     expected = own[name]
     if not isinstance(expected, Tensor):
         if not isinstance(found, int) or isinstance(found, bool) or found < 0:

@@ -46,15 +46,10 @@ def option(  # noqa: PLR0913 - one argument for each property of an option
     metavar: str | None = None,
     records: bool = False,
 ) -> Any:  # noqa: ANN401 - a field
-    """Return a dataclass field that is an option of a command.
+    """Return a dataclass field that is an option of a command, with the help `text`.
 
-    Args:
-        default: Its value if it is not given; `...` makes the option required.
-        text: The help.
-        minimum: The smallest number allowed.
-        maximum: The largest number allowed.
-        metavar: The name of the value in the help; by default N, X, TEXT or PATH.
-        records: Whether a report records the value if it is not the default.
+    A default of `...` makes it required. `metavar` names the value in the help; by default it is N,
+    X, TEXT or PATH. With `records` a report records a value that is not the default.
     """
     shown = {"help": text, "min": minimum, "max": maximum, "metavar": metavar}
     return _field(default, {_TYPER: shown, _POSITIONAL: False, _RECORDS: records})
@@ -74,14 +69,14 @@ def _field(default: Any, metadata: dict[str, object]) -> Any:  # noqa: ANN401
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DebugOption:
-    """What every command has."""
+    """The option of every command."""
 
     debug: bool = option(False, "Show the traceback of an error.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuietOption(DebugOption):
-    """What every command has whose output can be left out."""
+    """The options of every command whose output can be left out."""
 
     quiet: bool = option(False, "Print nothing but errors.")
 
@@ -110,14 +105,10 @@ def add_command(
     name: str | None = None,
     text: str | None = None,
 ) -> None:
-    """Add a command whose options are the fields of a class.
+    """Add a command whose options are the fields of a dataclass; `run` returns the exit code.
 
-    Args:
-        app: The application.
-        options: A dataclass of `option` and `argument` fields.
-        run: The command; it returns the exit code.
-        name: The command's name in an application of several. One alone gets `--version` too.
-        text: The help; by default the docstring of the class.
+    A command alone in its application has no name, and gets `--version` too. The help is `text`, or
+    else the docstring of the dataclass.
     """
     kinds = typing.get_type_hints(options)
     parameters = [_parameter(field, kinds[field.name]) for field in options_of(options)]
@@ -184,8 +175,8 @@ def _annotated(kind: Any, declared: Any) -> Any:  # noqa: ANN401 - made at run t
     return annotated[kind, declared]
 
 
-def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer passes the value alone
-    if asked:
+def _print_version(given: bool) -> None:  # noqa: FBT001 - Typer passes the value alone
+    if given:
         from scratch_gpt import __version__
 
         typer.echo(f"gpt1-parity {__version__}")

@@ -66,8 +66,7 @@ class Schedule:
             ValueError: `step` is negative.
         """
         if step < 0:
-            message = f"steps are counted from 0, got {step!r}"
-            raise ValueError(message)
+            raise ValueError(f"steps are counted from 0, got {step!r}")
         counted = min(step + self.counted_from, self.steps)
         is_warming_up = counted <= self.warmup and self.warmup > 0
         rise = counted / self.warmup if is_warming_up else 1.0

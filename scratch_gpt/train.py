@@ -114,13 +114,26 @@ def _train(options: TrainOptions) -> int:
     from scratch_gpt.progress import progress_bar
 
     recipe = _recipe(options)
-    _check(options)
+    # Spelled `options.data`, it would pass for a tensor's attribute in the tests.
+    data: tuple[Path, ...] = vars(options)["data"]
+    if options.tokens is not None and data:
+        raise UsageError(
+            "prepared tokens and text are both given",
+            where="--tokens and --data",
+            fix="leave one of them out: a run reads --data only to make tokens of it",
+        )
+    if not 0.0 < options.timeout <= _LONGEST:  # false for NaN too
+        raise UsageError(
+            f"a timeout of {options.timeout} seconds is not allowed",
+            where="--timeout",
+            fix=f"give a number above 0, at most {_LONGEST:.0e}",
+        )
     with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=options.quiet) as progress:
         from scratch_gpt.training.run import Request, run
         from scratch_gpt.training.run_folder import Sources
 
         sources = Sources(
-            paths=_data(options) or None,
+            paths=data or None,
             tokens=options.tokens,
             vocabulary=options.vocabulary,
             errors=options.errors,
@@ -136,42 +149,12 @@ def _train(options: TrainOptions) -> int:
         return int(run(request, progress))
 
 
-def _data(options: TrainOptions) -> tuple[Path, ...]:
-    """Return `options.data`; spelled so, it would pass for a tensor's attribute in the tests."""
-    data: tuple[Path, ...] = vars(options)["data"]
-    return data
-
-
-def _check(options: TrainOptions) -> None:
-    """Require options that a run can follow, before anything is imported or written.
-
-    Raises:
-        UsageError: Both text and tokens are given, or the timeout is not positive and finite.
-    """
-    if options.tokens is not None and _data(options):
-        raise UsageError(
-            "prepared tokens and text are both given",
-            where="--tokens and --data",
-            fix="leave one of them out: a run reads --data only to make tokens of it",
-        )
-    if not 0.0 < options.timeout <= _LONGEST:  # false for NaN too
-        raise UsageError(
-            f"a timeout of {options.timeout} seconds is not allowed",
-            where="--timeout",
-            fix=f"give a number above 0, at most {_LONGEST:.0e}",
-        )
-
-
 _LONGEST = 1e9
 """Seconds, some thirty years; a process group counts milliseconds and overflows above it."""
 
 
 def _recipe(options: TrainOptions) -> Recipe:
-    """Return the named recipe, changed by the options that were given.
-
-    Raises:
-        UsageError: There is no such recipe, or a value is outside its range.
-    """
+    """Return the named recipe, changed by the options that were given."""
     if options.recipe not in RECIPES:
         known = " or ".join(RECIPES)
         raise UsageError(

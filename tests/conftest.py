@@ -1,8 +1,10 @@
-"""What every test may ask for: a comparison of numbers, a record of what ran, a package's home."""
+"""Fixtures of all tests: numbers compared, operations recorded, Python started, a vocabulary."""
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,10 @@ from torch.utils._pytree import tree_leaves
 from scratch_gpt import Tokenizer
 
 FLOAT64_IDENTITY = 1e-12
-"""How far two right computations may differ in float64, relative to the largest number expected.
+"""Largest difference of two correct float64 computations, relative to the largest number expected.
 
-Measured over this suite: the right computations differ by at most 1.3e-15, and the weakest of 200
-faults planted into the model, GELU's 0.044715 rounded to 0.04471, moves what it touches by 3e-6.
+Measured over this suite: correct computations differ by at most 1.3e-15. The weakest of 200 faults
+injected into the model, GELU's 0.044715 rounded to 0.04471, changes its results by 3e-6.
 """
 
 
@@ -53,7 +55,6 @@ class Operations(TorchDispatchMode):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        """Run the operation and keep its name beside the shape of each tensor it returns."""
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.ran += [(func.overloadpacket.__name__, tuple(tensor.shape)) for tensor in made]
@@ -81,6 +82,29 @@ def home_of() -> Callable[[str], Path | None]:
     return find
 
 
+@pytest.fixture(scope="session")
+def python(home_of: Callable) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs Python with some arguments, and returns how it ended.
+
+    Modules are looked up in `folders` first, then where the package under test is. `check=False`
+    allows any exit code.
+    """
+
+    def run(
+        *arguments: object, folders: Sequence[Path] = (), check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join(map(str, [*folders, home_of("scratch_gpt").parent]))
+        command = [sys.executable, *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": path}
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert not (check and result.returncode), result.stderr
+        return result
+
+    return run
+
+
 @pytest.fixture(scope="session", autouse=True)
 def a_thread_a_worker() -> None:
     """Give each of several workers one thread: with more, they would wait for each other."""
@@ -99,7 +123,6 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_text() -> str:
-    """Return a page of plain English, some digits and quotation marks in it."""
     return (Path(__file__).parent / "small_text.txt").read_text(encoding="utf-8")
 
 

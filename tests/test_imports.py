@@ -1,20 +1,18 @@
 """Import directions, and version queries in one file: each rule holds and finds a violation.
 
-The rules stand in pyproject.toml: contracts of import-linter, and ruff's list of banned names.
+The rules are in pyproject.toml: contracts of import-linter, and ruff's list of banned names.
 """
 
 import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-HomeOf = Callable[[str], Path | None]
 
 PACKAGES = ("scratch_gpt", "reference", "parity", "bench")
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -26,16 +24,9 @@ needs_ruff = pytest.mark.skipif(find_spec("ruff") is None, reason="not run: ruff
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Check the packages in `folder` by the contracts of its pyproject.toml."""
+    source = "from importlinter.cli import lint_imports_command as run; run()"
     return subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-c",
-                "from importlinter.cli import lint_imports_command as run; run()",
-            ),
-            *("--no-cache", "--no-logo"),
-        ],
+        [sys.executable, "-c", source, "--no-cache", "--no-logo"],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "200"},
         capture_output=True,
@@ -45,8 +36,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def copied(tmp_path: Path, home_of: HomeOf) -> Path:
-    """Return a folder with a copy of all four packages and of pyproject.toml."""
+def copied(tmp_path: Path, home_of: Callable) -> Path:
     for package in PACKAGES:
         home = home_of(package)
         if home is None:
@@ -58,7 +48,6 @@ def copied(tmp_path: Path, home_of: HomeOf) -> Path:
 
 @needs_linter
 def test_every_contract_is_kept(copied: Path) -> None:
-    """The packages import in the allowed directions only."""
     result = lint_imports(copied)
     assert (result.returncode, " 0 broken" in result.stdout) == (0, True), result.stdout
 
@@ -80,10 +69,7 @@ def test_every_contract_is_kept(copied: Path) -> None:
         ("parity/core/taps.py", "from parity import checks", "no cycles"),
     ],
 )
-def test_an_injected_import_breaks_its_contract(
-    file: str, line: str, contract: str, copied: Path
-) -> None:
-    """Each contract finds an import that it forbids."""
+def test_an_injected_import_is_found(file: str, line: str, contract: str, copied: Path) -> None:
     path = copied / file
     path.write_text(f"{path.read_text('utf-8')}\n{line}\n", "utf-8")
     result = lint_imports(copied)
@@ -111,7 +97,6 @@ def test_an_injected_import_breaks_its_contract(
     ],
 )
 def test_a_version_query_is_found(source: str) -> None:
-    """Only reference/compat.py decides by the version of a library."""
     result = subprocess.run(
         [
             *(sys.executable, "-m", "ruff", "check", "--config", PROJECT, "--select", "TID251"),
@@ -125,76 +110,68 @@ def test_a_version_query_is_found(source: str) -> None:
     assert (result.returncode, "reference/compat.py" in result.stdout) == (1, True), result.stdout
 
 
-def run(source: str, *folders: Path) -> str:
-    """Return what `source` prints in a fresh interpreter that looks in `folders` first."""
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not result.returncode, result.stderr
-    return result.stdout.strip()
+@pytest.fixture
+def loads_torch(python: Callable) -> Callable[..., bool]:
+    """Return a function that returns whether importing a package alone loads torch."""
 
+    def load(package: str, *folders: Path) -> bool:
+        source = f"import sys, {package}; print('torch' in sys.modules)"
+        return {"True\n": True, "False\n": False}[python("-c", source, folders=folders).stdout]
 
-def loads_torch(package: str, *folders: Path) -> bool:
-    """Return whether `import package` alone loads torch."""
-    loaded = run(f"import sys, {package}; print('torch' in sys.modules)", *folders)
-    return {"True": True, "False": False}[loaded]
+    return load
 
 
 @pytest.mark.parametrize("package", ["scratch_gpt", "reference", "parity"])
-def test_importing_a_package_loads_no_torch(package: str, home_of: HomeOf) -> None:
+def test_importing_a_package_loads_no_torch(package: str, loads_torch: Callable) -> None:
     """A command's `--help` must answer at once."""
-    home = home_of(package)
-    if home is None:
-        pytest.skip(f"not run: the package {package} is not here")
-    assert not loads_torch(package, home.parent)
+    assert not loads_torch(package)
 
 
-def test_a_package_that_loads_torch_is_found(tmp_path: Path) -> None:
-    """The test above can fail, however deep the import is."""
+def test_a_package_that_loads_torch_is_found(loads_torch: Callable, tmp_path: Path) -> None:
     (tmp_path / "torch.py").touch()
-    (tmp_path / "planted.py").write_text("import deeper", encoding="utf-8")
+    (tmp_path / "injected.py").write_text("import deeper", encoding="utf-8")
     (tmp_path / "deeper.py").write_text("from torch import *", encoding="utf-8")
-    assert loads_torch("planted", tmp_path)
+    assert loads_torch("injected", tmp_path)
 
 
 REJECT_TRANSFORMERS = """
-    import sys
+import sys
 
-    class Reject:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "transformers":
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+class Reject:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "transformers":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    sys.meta_path.insert(0, Reject())
+sys.meta_path.insert(0, Reject())
 """
 
 
-def test_the_model_works_without_transformers(home_of: HomeOf) -> None:
-    """A tiny model gives logits in an interpreter that cannot import transformers."""
+def test_the_model_works_without_transformers(python: Callable) -> None:
     forward = """
-    import torch
-    from scratch_gpt import GPT, GPTConfig
+import torch
+from scratch_gpt import GPT, GPTConfig
 
-    config = GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)
-    model = GPT(GPTConfig.from_huggingface(config.to_huggingface())).eval()
-    logits = model(torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]]))
-    print(list(logits.shape), bool(logits.isfinite().all()))
-    """
-    home = home_of("scratch_gpt")
-    assert home is not None
-    assert run(REJECT_TRANSFORMERS + forward, home.parent) == "[2, 5, 37] True"
+config = GPTConfig(vocab_size=37, n_positions=11, n_embd=21, n_layer=2, n_head=3)
+model = GPT(GPTConfig.from_huggingface(config.to_huggingface())).eval()
+logits = model(torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]]))
+print(list(logits.shape), bool(logits.isfinite().all()))
+"""
+    assert python("-c", REJECT_TRANSFORMERS + forward).stdout == "[2, 5, 37] True\n"
 
 
-def test_transformers_is_rejected_there() -> None:
-    """In that interpreter an import of transformers fails."""
+def test_transformers_is_rejected_there(python: Callable) -> None:
     attempt = """
-    try:
-        from transformers import OpenAIGPTConfig
-    except ModuleNotFoundError as error:
-        print(error.name)
-    """
-    assert run(REJECT_TRANSFORMERS + attempt) == "transformers"
+try:
+    from transformers import OpenAIGPTConfig
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    assert python("-c", REJECT_TRANSFORMERS + attempt).stdout == "transformers\n"
+
+
+@pytest.mark.parametrize("package", ["scratch_gpt", "parity"])
+def test_every_name_is_there(package: str) -> None:
+    module = import_module(package)
+    assert module.__all__
+    for name in module.__all__:
+        assert callable(getattr(module, name)), name

@@ -11,7 +11,6 @@ uses one thread for such a product. The shared read uses all threads where this 
 of products with a part of the vector each, whose results are not summed.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -32,7 +31,7 @@ from bench.models import (
 from bench.targets import Task
 from bench.timing import Run, cache_flusher, seconds
 from bench.verify import Noise
-from bench.workloads.model import named
+from bench.workloads.model import model_named
 from parity.core.metrics import Reference
 from parity.core.tolerances import PRECISIONS
 from reference.compat import last_logits_keyword
@@ -79,35 +78,23 @@ def uncached(model: OpenAIGPTLMHeadModel) -> Begin:
     return lambda token_ids: lambda: logits(token_ids)
 
 
-@dataclasses.dataclass(frozen=True)
-class ExpectedLogits:
-    """Expected float64 logits `[batch vocab]`: after the last token, and at the last positions."""
-
-    last: References
-    ends: References
-
-
 _POSITIONS = 8
 """Number of last positions whose largest error is the yardstick; one is a small sample."""
 
 
-def expected_logits(models: Models, token_ids: Tensor) -> ExpectedLogits:
-    """Return the oracle's logits."""
+def expected_logits(models: Models, token_ids: Tensor) -> References:
+    """Return the oracle's float64 logits `[batch vocab]` at the last positions, in order."""
     exact = oracle_logits(models.theirs, token_ids)[:, -_POSITIONS:].clone()
-    return ExpectedLogits({"logits": Reference(exact[:, -1])}, _by_position(exact))
-
-
-def _by_position(logits: Tensor) -> dict[str, Reference]:
-    return {str(place): Reference(logits[:, place]) for place in range(logits.shape[1])}
+    return {str(place): Reference(exact[:, place]) for place in range(exact.shape[1])}
 
 
 @torch.no_grad()
 def reference_error(
-    models: Models, token_ids: Tensor, right: ExpectedLogits, dtype: torch.dtype
+    models: Models, token_ids: Tensor, right: References, dtype: torch.dtype
 ) -> Noises:
     """Return the yardstick: Hugging Face's largest error at the last positions."""
-    logits = logits_of(models.huggingface(dtype), token_ids)[:, -len(right.ends) :]
-    found = reference_errors({name: logits[:, int(name)] for name in right.ends}, right.ends)
+    logits = logits_of(models.huggingface(dtype), token_ids)[:, -len(right) :]
+    found = reference_errors({name: logits[:, int(name)] for name in right}, right)
     worst = max(rms for rms, _ in found.values()), max(peak for _, peak in found.values())
     return {"logits": worst}
 
@@ -122,9 +109,10 @@ def verified(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Con
     """
     precision = PRECISIONS[dtype]
     shape = tuple(token_ids.shape)
-    right: ExpectedLogits = models.cached(
+    right: References = models.cached(
         ("decoded", shape), lambda: expected_logits(models, token_ids)
     )
+    last = {"logits": list(right.values())[-1]}
     allowed: Noises = models.cached(
         (dtype, "decoded noise", shape),
         lambda: reference_error(models, token_ids, right, precision.dtype),
@@ -133,7 +121,7 @@ def verified(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Con
     step = begin(token_ids)
 
     def check() -> float:
-        return largest_error({"logits": step()}, right.last, allowed, precision)
+        return largest_error({"logits": step()}, last, allowed, precision)
 
     check()
     return Contender(step, check(), check)  # the second check is of a step after a step
@@ -143,14 +131,9 @@ def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Cont
     """Return a verified decoding step, or a read of the weights."""
     if name in READS:
         return Contender(fastest_read(matrices(run.models.ours), READS[name]))
-    path, dtype = named(name, task)
-    wanted, shape = getattr(torch, dtype), task.shape
-    begin = (
-        uncached(run.models.huggingface(wanted))
-        if path == "huggingface"
-        else cached(run.models.with_backend(path, wanted), shape.batch)
-    )
-    return verified(run.models, begin, run.models.ids(shape), dtype)
+    model, dtype = model_named(name, task, run.models)
+    begin = cached(model, task.shape.batch) if isinstance(model, GPT) else uncached(model)
+    return verified(run.models, begin, run.models.ids(task.shape), dtype)
 
 
 def matrices(model: GPT) -> list[Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contest import Contender
-from bench.models import Measurement, Models, largest_error, reference_errors
+from bench.models import Measurement, Models, largest_error, parameters_of, reference_errors
 from bench.targets import Task
 from bench.training_steps import (
     InitialState,
@@ -16,7 +16,6 @@ from bench.training_steps import (
     changes,
     expected_change,
     initial_state,
-    parameters_of,
     restore_parameters,
 )
 from parity.core.metrics import Reference
@@ -44,12 +43,6 @@ def copies(models: Models) -> dict[str, nn.Parameter]:
     return made
 
 
-def initial_state_of(models: Models) -> InitialState:
-    """Return the initial state: the model's values, and moments as large as the gradients."""
-    values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
-    return initial_state(values, dict.fromkeys(values, _GRADIENT))
-
-
 def optimizer_named(name: str, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
     """Return our optimizer by variant, or PyTorch's by implementation."""
     if ours(name):
@@ -65,14 +58,17 @@ def stepped(optimizer: Optimizer, start: InitialState) -> dict[str, Tensor]:
     return changes(optimizer.parameters, start)
 
 
-def verified(models: Models, name: str) -> Contender:
+def make(name: str, _task: Task, _device: torch.device, run: Measurement) -> Contender:
     """Return a verified optimizer; timed steps go on from its state, with the same gradients.
 
     Raises:
         WrongKernelError: An error of a change is larger than rounding explains.
     """
+    models = run.models
     optimizer = optimizer_named(name, copies(models))
-    start: InitialState = models.cached(("moments", "whole"), lambda: initial_state_of(models))
+    values = {name: p.detach() for name, p in parameters_of(models.ours).items()}
+    scales = dict.fromkeys(values, _GRADIENT)  # moments as large as the gradients
+    start: InitialState = models.cached(("moments", "whole"), lambda: initial_state(values, scales))
     variant = name if ours(name) else "adamw"
 
     def check() -> float:
@@ -80,9 +76,8 @@ def verified(models: Models, name: str) -> Contender:
         return largest_of(found, optimizer.parameters, start, variant)
 
     check()
-    return Contender(
-        optimizer.step, check(), check
-    )  # the second check follows a step from another state
+    # The second check follows a step from another state.
+    return Contender(optimizer.step, check(), check)
 
 
 def largest_of(
@@ -106,8 +101,3 @@ def largest_of(
         noise = reference_errors({name: rounded}, reference)
         errors.append(largest_error({name: found[name]}, reference, noise, PRECISIONS["float32"]))
     return max(errors)
-
-
-def make(name: str, _task: Task, _device: torch.device, run: Measurement) -> Contender:
-    """Return a verified optimizer."""
-    return verified(run.models, name)

@@ -41,11 +41,6 @@ _MAX_CPU_RATIO = 1.2
 Encode = Callable[[list[str]], list[list[int]]]
 
 
-def ours(name: str) -> bool:
-    """Return whether a tokenizer is this project's."""
-    return name != "huggingface"
-
-
 @functools.cache
 def corpus() -> list[str]:
     """Return a megabyte of English documents."""
@@ -161,12 +156,8 @@ def check_one_thread(encode: Encode) -> None:
         raise NotTimedError(Status.INCONCLUSIVE, f"{every / own:.1f} threads worked instead of one")
 
 
-def verified(name: str, cache: str) -> Contender:
-    """Return a verified tokenizer.
-
-    Args:
-        name: A key of `TOKENIZERS`.
-        cache: `cold` or `warm`.
+def make(name: str, task: Task, _device: torch.device, _run: Measurement) -> Contender:
+    """Return a verified tokenizer; the task's label is `cold` or `warm`.
 
     Raises:
         WrongKernelError: An id differs.
@@ -179,14 +170,9 @@ def verified(name: str, cache: str) -> Contender:
     return Contender(
         lambda: side.encode(corpus()),
         check=lambda: check_ids(side.encode),
-        setup=side.clear_cache if cache == "cold" else None,
+        setup=side.clear_cache if task.label == "cold" else None,
         remark=tokenizer()[1],
     )
-
-
-def make(name: str, task: Task, _device: torch.device, _run: Measurement) -> Contender:
-    """Return a verified tokenizer."""
-    return verified(name, task.label)
 
 
 LENGTHS = (10_000, 31_623, 100_000, 316_228, 1_000_000)
@@ -213,10 +199,9 @@ def time_growth(row: Target, run: Measurement) -> Outcome:
 
 def _seconds(run: Callable[[], object]) -> float:
     """Return the least processor time of three calls, because other processes share the cores."""
-    return min(_processor_time(run) for _ in range(REPEATS))
-
-
-def _processor_time(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
+    taken = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        run()
+        taken.append(time.process_time() - start)
+    return min(taken)

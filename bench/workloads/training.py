@@ -20,20 +20,19 @@ from bench.models import (
     Models,
     References,
     largest_error,
+    parameters_of,
     reference_errors,
     reference_gradients,
 )
-from bench.results import Outcome, Status
-from bench.targets import Target, Task
+from bench.results import Status
+from bench.targets import Task
 from bench.training_steps import (
     InitialState,
     Training,
     changes,
     expected_change,
     initial_state,
-    parameters_of,
 )
-from bench.workloads.model import peak_memory as model_peak_memory
 from parity.core.metrics import Reference
 from parity.core.tolerances import PRECISIONS
 
@@ -115,25 +114,15 @@ def verified(models: Models, side: Training, token_ids: Tensor, *, dropout: bool
 
     error = check()
     if dropout:
-        check_dropout(side, token_ids, right.start)
+        side.model.train()
+        losses = set()
+        for _ in range(2):
+            side.reset(right.start)
+            losses.add(side.step(token_ids))
+        if len(losses) == 1:
+            why = "no dropout: two losses from one state are the same"
+            raise NotTimedError(Status.INCONCLUSIVE, why)
     return Contender(lambda: side.step(token_ids), error, check)
-
-
-def check_dropout(side: Training, token_ids: Tensor, start: InitialState) -> None:
-    """Switch to training mode and require that two losses from one state differ.
-
-    Raises:
-        NotTimedError: They are the same.
-    """
-    side.model.train()
-    losses = set()
-    for _ in range(2):
-        side.reset(start)
-        losses.add(side.step(token_ids))
-    if len(losses) == 1:
-        raise NotTimedError(
-            Status.INCONCLUSIVE, "no dropout: two losses from one state are the same"
-        )
 
 
 def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Contender:
@@ -141,8 +130,3 @@ def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Cont
     dropout = task.label.endswith("-dropout")
     ids = run.models.ids(task.shape)
     return verified(run.models, training_side(run.models, name), ids, dropout=dropout)
-
-
-def peak_memory(row: Target, run: Measurement) -> Outcome:
-    """Return our peak memory in a training step over theirs."""
-    return model_peak_memory(row, run, "train")

@@ -162,7 +162,7 @@ def _dense(path: Path, name: str, value: Any) -> Tensor:  # noqa: ANN401 - whate
     if not isinstance(value, Tensor):
         raise _refused(path, f"{quote(name)} is a {type(value).__name__}, not a tensor", _CONVERT)
     if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
-        form = f"{value.layout}, quantised: {value.is_quantized}, on {value.device.type}"
+        form = f"{value.layout}, quantized: {value.is_quantized}, on {value.device.type}"
         raise _refused(path, f"{quote(name)} is no plain tensor ({form})", _CONVERT)
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise _refused(path, f"{quote(name)} claims more numbers than the file holds", _CONVERT)

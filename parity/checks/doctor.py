@@ -94,7 +94,6 @@ def _constant(reference: OpenAIGPTLMHeadModel) -> Finding:
 
 
 def _life(reference: OpenAIGPTLMHeadModel, inputs: Inputs) -> list[liveness.BlockHealth]:
-    """Run the oracle alone and measure the health of every block."""
     signs = liveness.HealthMonitor(inputs.attention_mask)
     time = inputs.token_ids.shape[1]
     alone = Pass(

@@ -69,7 +69,6 @@ def _under_our_names(state: Arrays, source: Weights) -> Arrays:
 
 
 def _through_release(source: Weights) -> Arrays:
-    """Return the source's tensors, converted to the release's form and back."""
     there = convert(source.tensors, source.config, source=Side.OURS, target=Side.RELEASE)
     return convert(there, source.config, source=Side.RELEASE, target=Side.OURS)
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from parity.errors import EnvironmentUnfitError
-from scratch_gpt.kernels.backends import BACKENDS
-from scratch_gpt.kernels.compiled import why_not_compiled
+from scratch_gpt.kernels.backends import BACKENDS, why_not_compiled
 
 DEFAULT = ("plain", "fused")
 """The formulas, and the fast default of the model, which contains the tiled kernel."""

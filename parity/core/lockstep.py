@@ -231,28 +231,23 @@ class Pass:
     selected: frozenset[str]
 
 
-Key = tuple[str, str, str]
-"""(subject, tap, reference): the latter is "oracle" or "huggingface"."""
-
-
 @dataclasses.dataclass
 class Observations:
     """Result of a pass.
 
     Attributes:
+        differences: By subject, tap and reference, which is "oracle" or "huggingface".
         extras: Unexpected taps of each run.
         broken: What a run raised.
         last: The last tap that was taken of each run.
     """
 
-    differences: dict[Key, Difference] = dataclasses.field(default_factory=dict)
+    differences: dict[tuple[str, str, str], Difference] = dataclasses.field(default_factory=dict)
     extras: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     broken: dict[str, BaseException] = dataclasses.field(default_factory=dict)
     last: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-TapProgress = Callable[[str], None]
-"""Called with the name of each tap that has been measured."""
 TapCallback = Callable[[str, str, Tensor, Tensor], None]
 """Called with (subject, tap, tensor, truth) before both are freed: with every truth itself, as
 subject `oracle`, and with every tensor that is measured."""
@@ -262,8 +257,10 @@ class OracleFailedError(RuntimeError):
     """The oracle lacks a tap of the plan: a bug in this project."""
 
 
-def walk_in_lockstep(lockstep: Pass, *, progress: TapProgress, look: TapCallback) -> Observations:
-    """Run all forward passes in lockstep and measure every selected tap.
+def walk_in_lockstep(
+    lockstep: Pass, *, progress: Callable[[str], None], look: TapCallback
+) -> Observations:
+    """Run all forward passes in lockstep and measure every selected tap; report each to `progress`.
 
     A stage is one tap, or logits and loss together. Between two stages all runs compute at once.
     Not so for the logits, by far the largest: one subject's are freed before the next one's are

@@ -377,7 +377,7 @@ def exit_code(
     if dead := [why for block in blocks if (why := block.dead) is not None]:
         found.append(
             Reason(
-                what="a block is degenerate: faults inside it do not show",
+                what="the model is dead at depth: faults inside such a block do not show",
                 where="; ".join(dead[:3]),
                 fix="compare on trained or surrogate weights, and on ids that differ",
                 code=ExitCode.INCONCLUSIVE,

@@ -35,7 +35,7 @@ class Precision:
 
 PRECISIONS = {
     "float32": Precision(
-        dtype=torch.float32, unit=2.0**-24, quality=4.0, measured=1.27, margin=3.0
+        dtype=torch.float32, unit=2.0**-24, quality=4.0, measured=1.33, margin=3.0
     ),
     "bfloat16": Precision(
         dtype=torch.bfloat16, unit=2.0**-8, quality=3.0, measured=1.39, margin=1.5

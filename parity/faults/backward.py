@@ -110,10 +110,10 @@ def _(value: Tensor, op: Op) -> Tensor:
 )
 def _(_value: Tensor, op: Op) -> Tensor:
     x = op.input("ln_1.input")
-    centred = x - x.mean(-1, keepdim=True).detach()
-    variance = (centred * centred).mean(-1, keepdim=True)
-    normalised = centred * torch.rsqrt(variance + op.epsilon)
-    return normalised * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
+    centered = x - x.mean(-1, keepdim=True).detach()
+    variance = (centered * centered).mean(-1, keepdim=True)
+    normalized = centered * torch.rsqrt(variance + op.epsilon)
+    return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
 @BackwardFault.register(
@@ -123,8 +123,8 @@ def _(_value: Tensor, op: Op) -> Tensor:
     taps=("h.{i}.ln_1",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
-    normalised = _constant_variance(op.input("ln_1.input"), op.epsilon)
-    return normalised * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
+    normalized = _constant_variance(op.input("ln_1.input"), op.epsilon)
+    return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
 @BackwardFault.register(
@@ -224,9 +224,9 @@ def _(value: Tensor, _op: Op) -> Tensor:
 
 def _constant_variance(x: Tensor, epsilon: float) -> Tensor:
     """Return rows of mean 0 and variance 1; the variance has no gradient."""
-    centred = x - x.mean(-1, keepdim=True)
-    variance = (centred * centred).mean(-1, keepdim=True).detach()
-    return centred * torch.rsqrt(variance + epsilon)
+    centered = x - x.mean(-1, keepdim=True)
+    variance = (centered * centered).mean(-1, keepdim=True).detach()
+    return centered * torch.rsqrt(variance + epsilon)
 
 
 def _first_row(x: Tensor) -> Tensor:

@@ -91,9 +91,9 @@ def _(op: Op) -> Tensor:
 def _(op: Op) -> Tensor:
     x = op.input("ln_1.input")
     variance = x.var(-1, keepdim=True, unbiased=True)
-    centred = x - x.mean(-1, keepdim=True)
-    normalised = centred * torch.rsqrt(variance + op.epsilon)
-    return normalised * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
+    centered = x - x.mean(-1, keepdim=True)
+    normalized = centered * torch.rsqrt(variance + op.epsilon)
+    return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
 ForwardFault.register("norms-swapped", "ln_1 and ln_2 swapped", at="h.{i}.ln_1")(
@@ -110,7 +110,7 @@ def _(op: Op) -> Tensor:
 
 
 def _bare_norm(op: Op, kind: str) -> Tensor:
-    """Return an input normalised without gain and bias."""
+    """Return an input normalized without gain and bias."""
     x = op.input(kind)
     return layer_norm(x, x.new_ones(x.shape[-1]), x.new_zeros(x.shape[-1]), op.epsilon)
 

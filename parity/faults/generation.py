@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parity.checks.generation import continuations
+from parity.checks.generation import texts
 from parity.faults.registry import Fault, faults_of
 from scratch_gpt.generation import beam_search, sampling
 from scratch_gpt.generation.beam_search import Candidate, Hypotheses, Settings
@@ -163,12 +163,12 @@ def _(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
     replaces=(sampling, "penalize_repetition"),
 )
 def _(right: Function) -> Function:
-    def penalised(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
+    def penalized(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
         for column in token_ids.T:
             logits = right(logits, column[:, None], penalty)
         return logits
 
-    return penalised
+    return penalized
 
 
 @GenerationFault.register(
@@ -259,7 +259,7 @@ def _(logits: Tensor, p: float) -> Tensor:
     "second-likeliest",
     "the second-likeliest token is taken",
     at="greedy.0.ids",
-    replaces=(continuations, "choose"),
+    replaces=(texts, "choose"),
 )
 def _(right: Function) -> Function:
     def choose(logits: Tensor, rules: Rules, draws: object = None) -> object:
@@ -272,7 +272,7 @@ def _(right: Function) -> Function:
     "not-drawn",
     "the likeliest token is taken where one is to be drawn",
     at="sampled.0.ids",
-    replaces=(continuations, "choose"),
+    replaces=(texts, "choose"),
 )
 @instead
 def _(logits: Tensor, _rules: Rules, _draws: object = None) -> Tensor:

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
-from parity.checks.tokens.sides import CandidateTokenizer
+from parity.checks.tokens.runners import CandidateTokenizer
 from parity.faults.registry import Fault, faults_of
 from scratch_gpt.tokenizer.bpe import END, BytePairs
 from scratch_gpt.tokenizer.original import OriginalPretokenizer

@@ -144,10 +144,10 @@ class _PartsNotAveraged(TrainingStep):
     "gradients-kept",
     "gradients are not set to zero after a step",
     at="{variant}.2.gradient.h.{last}.ln_2.weight",
-    look_for="not let go (zero_grad)",
+    look_for="not cleared (zero_grad)",
 )
 class _GradientsKept(TrainingStep):
-    def let_go(self, optimizer: Adam) -> None:
+    def zero_grad(self, optimizer: Adam) -> None:
         pass
 
 
@@ -177,7 +177,7 @@ class _ClippedAfter(TrainingStep):
     ) -> float:
         optimizer.step(rate)
         norm = self.clip(parameters, maximum)
-        self.let_go(optimizer)
+        self.zero_grad(optimizer)
         return norm
 
 

@@ -31,7 +31,7 @@ def replace_folder(
     require: Callable[[Path], None] = lambda _: None,
     verify: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[Path]:
-    """Yield an empty folder to write files into, and put it at `path` at the end.
+    """Yield an empty folder to write plain files into, and put it at `path` at the end.
 
     Old files that were not written anew are carried over. A link at `path` stays, and its target
     is replaced. New files have mode 0666 and a new folder 0777, less the umask; an old folder's
@@ -45,9 +45,6 @@ def replace_folder(
             raises if it may not be replaced.
         verify: Called with the complete new folder before it is moved into place; raises if it is
             unsound.
-
-    Yields:
-        The staging folder, for plain files and no folders.
 
     Raises:
         OccupiedError: There is a file at `path`, a folder that holds folders, or one that is not
@@ -107,7 +104,7 @@ def _reporting_write_errors(path: Path, destination: Path) -> Iterator[None]:
 
 
 def _concerns(error: Exception, destination: Path) -> bool:
-    """Return whether the error is about the destination, a staging folder or what is above."""
+    """Return whether the error is about the destination, a folder above it, or a staging folder."""
     named = getattr(error, "filename", None)
     if not isinstance(named, str | bytes):  # a full disk is reported without a name
         return True
@@ -128,7 +125,8 @@ def _require_replaceable(destination: Path, *, overwrite: bool) -> None:
     if entries and not overwrite:
         raise _occupied(destination, "the folder is not empty")
     for entry in entries:
-        if not _is_plain(entry):
+        kind = entry.lstat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind)):  # a link is carried over as a link
             raise _occupied(destination, f"the folder holds {quote(entry.name)}, no plain file")
     if not os.access(destination, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(destination))
@@ -139,12 +137,6 @@ def _occupied(destination: Path, what: str) -> OccupiedError:
     return OccupiedError(what, where=one_line(destination), fix=fix)
 
 
-def _is_plain(entry: Path) -> bool:
-    """Return whether `entry` is a file or a link, which is carried over as the link it is."""
-    kind = entry.lstat().st_mode
-    return stat.S_ISREG(kind) or stat.S_ISLNK(kind)
-
-
 def _complete(staging: Path, destination: Path) -> None:
     """Set the new files' mode, carry the old files over, and flush all to the disk."""
     mode = stat.S_IMODE(staging.stat().st_mode)  # it was made with 0777 less the umask
@@ -153,20 +145,16 @@ def _complete(staging: Path, destination: Path) -> None:
     if destination.is_dir():
         staging.chmod(stat.S_IMODE(destination.stat().st_mode))
         for old in destination.iterdir():
-            if not os.path.lexists(staging / old.name):
-                _carry_over(old, staging / old.name)
+            new = staging / old.name
+            if not os.path.lexists(new):
+                try:
+                    os.link(old, new, follow_symlinks=False)
+                except OSError:  # some file systems have no hard links
+                    shutil.copy2(old, new, follow_symlinks=False)
     for file in staging.iterdir():
         if not file.is_symlink():
             _flush(file)
     _flush(staging)
-
-
-def _carry_over(old: Path, new: Path) -> None:
-    """Make `new` a hard link to `old`, or a copy if there can be none."""
-    try:
-        os.link(old, new, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(old, new, follow_symlinks=False)
 
 
 def _move(staging: Path, destination: Path, *, overwrite: bool) -> None:
@@ -230,12 +218,10 @@ def sweep(parent: Path) -> None:
     with contextlib.suppress(OSError):
         for folder in parent.iterdir():
             named = _NAME.fullmatch(folder.name)
-            if named and not _is_alive(int(named[1])) and _is_old(folder):
+            if not named or _is_alive(int(named[1])):
+                continue
+            if time.time() - folder.lstat().st_mtime > _A_DAY:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_old(folder: Path) -> bool:
-    return time.time() - folder.lstat().st_mtime > _A_DAY
 
 
 def _is_alive(process: int) -> bool:
@@ -272,8 +258,16 @@ def exchange_paths(one: Path, other: Path) -> None:
 
     Source: rename(2), RENAME_EXCHANGE.
     """
-    if not _at_once(one, other):
-        _in_three_steps(one, other)
+    if _at_once(one, other):
+        return
+    aside = one.with_name(f"{one.name}.replaced")  # not a staging folder's name: never swept
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)
 
 
 def _at_once(one: Path, other: Path) -> bool:
@@ -293,18 +287,6 @@ def _at_once(one: Path, other: Path) -> bool:
 
 def _is_linux() -> bool:
     return sys.platform.startswith("linux")
-
-
-def _in_three_steps(one: Path, other: Path) -> None:
-    """Exchange by renaming; the name in between is not a staging folder's, so it is not swept."""
-    aside = one.with_name(f"{one.name}.replaced")
-    other.rename(aside)
-    try:
-        one.rename(other)
-    except OSError:
-        aside.rename(other)
-        raise
-    aside.rename(one)
 
 
 # Errors of the file system.
@@ -329,21 +311,18 @@ _KNOWN: dict[int, tuple[str, str]] = {
 def to_write_error(error: BaseException, path: object) -> WriteError | None:
     """Return an error of the file system as a `WriteError`, None for any other error.
 
-    Args:
-        error: An `OSError`, or another library's error whose text ends as Rust's do:
-            "(os error 28)".
-        path: The file or folder that was to be written.
+    An error of another library counts too if its text has Rust's words "(os error 28)". `path` was
+    to be written.
     """
     if isinstance(error, CommandError):
         return None
-    number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+    if isinstance(error, OSError):
+        number = error.errno
+    else:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(found[1]) if found else None
     if number is None:
         return None
     unknown = (f"it cannot be written: {' '.join(str(error).split())}", "check the path")
     what, fix = _KNOWN.get(number, unknown)
     return WriteError(what, where=one_line(path), fix=fix)
-
-
-def _number_in(text: str) -> int | None:
-    found = re.search(r"\(os error (\d+)\)", text)
-    return int(found[1]) if found else None

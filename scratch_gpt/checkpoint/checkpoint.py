@@ -37,9 +37,7 @@ _MARKS = {
 def other_weight_files(folder: Path, own: Collection[str]) -> list[str]:
     """Return the names of files that are, or point to, weights, except `own`.
 
-    Args:
-        folder: A folder, which may be missing.
-        own: Names of the files that are to be replaced.
+    The folder may be missing.
     """
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     return sorted(
@@ -133,10 +131,7 @@ def save_pretrained(
     If it is interrupted, `directory` holds the old files or the new ones. Other files in it, such
     as a vocabulary, stay.
 
-    Args:
-        model: A model whose weights are finite float32 numbers.
-        directory: A folder of plain files, or a path without one.
-        overwrite: Whether the folder may hold files.
+    `directory` is a folder of plain files, or a path without one.
 
     Raises:
         ValueError: A weight is not float32 or not finite, or the tensors are not those of the
@@ -148,7 +143,10 @@ def save_pretrained(
     tensors = {name: parameter.detach() for name, parameter in named}
     _require_whole(tensors, model.config)
     for name, tensor in tensors.items():
-        _require_savable(name, tensor)
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{name} must be float32 to be saved, got {tensor.dtype}")
+        if count := count_not_finite(tensor):
+            raise ValueError(f"{name} holds NaN or infinity in {count} of its numbers")
     with replace_folder(Path(directory), overwrite=overwrite, require=_require_alone) as staging:
         write_checkpoint(staging, model.config, tensors)
 
@@ -156,10 +154,7 @@ def save_pretrained(
 def write_checkpoint(folder: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     """Write both files into an existing folder; this is not atomic.
 
-    Args:
-        folder: The folder.
-        config: The model's config.
-        tensors: Every tensor by our name, float32.
+    `tensors` holds every tensor by our name, float32.
     """
     named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
@@ -221,11 +216,3 @@ def _require_alone(folder: Path) -> None:
             where=one_line(folder),
             fix="choose another folder",
         )
-
-
-def _require_savable(name: str, weights: Tensor) -> None:
-    if weights.dtype != torch.float32:
-        raise ValueError(f"{name} must be float32 to be saved, got {weights.dtype}")
-    count = count_not_finite(weights)
-    if count:
-        raise ValueError(f"{name} holds NaN or infinity in {count} of its numbers")

@@ -24,10 +24,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from scratch_gpt.checkpoint import strict_io
-from scratch_gpt.checkpoint.strict_io import ADVICE, HEAD, kind_of_file, open_regular
+from scratch_gpt.checkpoint.strict_io import (
+    ADVICE,
+    HEAD,
+    LARGEST_HEADER,
+    kind_of_file,
+    open_regular,
+)
 from scratch_gpt.errors import CheckpointError, EmptyCheckpointError, one_line, quote
 
-LARGEST_HEADER = 100_000_000
 MOST_TENSORS = 10_000
 LONGEST_NAME = 1_024
 _MOST_AXES = 64  # of a tensor of torch
@@ -46,29 +51,20 @@ _DAMAGED = "download or write it again"
 
 @dataclasses.dataclass(frozen=True)
 class SafetensorsFile:
-    """The contents of a file.
-
-    Attributes:
-        tensors: Name to tensor in the file's dtype, contiguous, each with memory of its own, in
-            the order of their bytes. Every float is finite.
-        metadata: Text by key.
-        sha256: Digest of the file's bytes.
-        size: The file's length in bytes.
-    """
+    """The contents of a file, the digest of its bytes, and their number."""
 
     tensors: dict[str, Tensor]
+    """In the file's dtype, contiguous, each with memory of its own, in the order of their bytes.
+    Every float is finite."""
     metadata: dict[str, str]
     sha256: str
     size: int
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:
-    """Return the contents of the safetensors file at `path`.
+    """Return the contents of the safetensors file at `path`, a regular file or a link to one.
 
     The digest is of the very bytes that were read; a second thread computes it meanwhile.
-
-    Args:
-        path: A regular file, or a link to one.
 
     Raises:
         CheckpointError: It is not a regular file, not a sound safetensors file, holds a number
@@ -140,9 +136,7 @@ def _library_error(error: Exception) -> str:
 def _second_look(header: bytes, path: Path) -> tuple[dict[str, str], list[str]]:
     """Return the metadata, and the names in the order of the tensors' bytes.
 
-    Args:
-        header: The JSON, which the library has accepted.
-        path: The file, for messages.
+    The library has accepted the header.
     """
     try:
         fields = _fields(header.rstrip(b" "))  # the format's only padding
@@ -193,8 +187,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def _require_finite(name: str, tensor: Tensor, path: Path) -> None:
-    count = count_not_finite(tensor)
-    if count:
+    if count := count_not_finite(tensor):
         raise CheckpointError(
             f"tensor {quote(name)} holds NaN or infinity in {count} of {tensor.numel()} numbers",
             where=one_line(path),

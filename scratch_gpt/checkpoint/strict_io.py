@@ -30,7 +30,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file, or what a link leads to, for reading; never wait.
+    """Open a regular file, or the target of a link, for reading; never wait.
 
     Raises:
         CheckpointError: There is no such file, it is no regular file, or it may not be read.
@@ -55,15 +55,15 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 def _unopened(path: Path, error: OSError | ValueError) -> CheckpointError:
     """Return the error of a path that could not be opened."""
-    dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
-    reason = getattr(error, "strerror", None) or str(error)
-    known: tuple[tuple[bool, str, str], ...] = (
-        (dangling, "it is a link to a file that does not exist", "mend the link or fetch the file"),
-        (isinstance(error, FileNotFoundError), "there is no such file", "check the path"),
-        (isinstance(error, PermissionError), "it may not be read", "change its permissions"),
-        (True, f"it cannot be opened: {reason}", "check the path"),
-    )
-    what, fix = next((what, fix) for applies, what, fix in known if applies)
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        what, fix = "it is a link to a file that does not exist", "mend the link or fetch the file"
+    elif isinstance(error, FileNotFoundError):
+        what, fix = "there is no such file", "check the path"
+    elif isinstance(error, PermissionError):
+        what, fix = "it may not be read", "change its permissions"
+    else:
+        reason = getattr(error, "strerror", None) or str(error)
+        what, fix = f"it cannot be opened: {reason}", "check the path"
     kind = UnreadableError if isinstance(error, PermissionError) else CheckpointError
     return kind(what, where=one_line(path), fix=fix)
 
@@ -98,30 +98,24 @@ ADVICE = {
 }
 """What the user can do, by kind."""
 
-_LARGEST_HEADER = 100_000_000
+LARGEST_HEADER = 100_000_000
+"""Bytes of the largest header of a safetensors file that is read."""
 
 
 def kind_of_file(first_bytes: bytes) -> str | None:
     """Return the kind of a file, a key of `ADVICE`, or None if it is not recognized.
 
-    A safetensors file gives None, even if its header's length begins like a pickle.
-
-    Args:
-        first_bytes: The file's beginning: `HEAD` bytes, or all of a shorter file.
+    A safetensors file gives None, even if its header's length begins like a pickle. `first_bytes`
+    are the file's first `HEAD` bytes, or all of a shorter file.
     """
-    if opens_like_safetensors(first_bytes):
+    length = int.from_bytes(first_bytes[:8], "little")
+    if first_bytes[8:9] == b"{" and 0 < length <= LARGEST_HEADER:  # it begins as safetensors does
         return None
     if first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE_OPENINGS):
         return "an HTML page"
     return next(
         (kind for at, magic, kind in _MAGIC if first_bytes[at : at + len(magic)] == magic), None
     )
-
-
-def opens_like_safetensors(first_bytes: bytes) -> bool:
-    """Return whether the file begins with a plausible length and a JSON object."""
-    length = int.from_bytes(first_bytes[:8], "little")
-    return first_bytes[8:9] == b"{" and 0 < length <= _LARGEST_HEADER
 
 
 # Strict JSON: Python's reader accepts more than the specification.
@@ -178,10 +172,6 @@ def dataclass_from_json(kind: type[T], value: object) -> T:
 
     Fields are `str`, `bool`, numbers that are not negative, dataclasses, or tuples of one of
     these; in JSON a tuple is an array.
-
-    Args:
-        kind: The dataclass.
-        value: The value that was parsed.
 
     Raises:
         ValueError: A field is missing, unknown, negative or of another type; the message names it.

@@ -42,7 +42,7 @@ class DataOptions(QuietOption):
 
     Exit codes:
       0 prepared  2 usage (too little text, another content in the folder)
-      4 text or vocabulary rejected, or the folder was begun with others
+      4 text or vocabulary rejected, or the folder holds other tokens
       5 environment (disk full, no permission)
       70 internal error  130 interrupted
     """
@@ -54,7 +54,7 @@ class DataOptions(QuietOption):
         metavar="PATH",
     )
     output: Path = option(
-        ..., "Folder to write: a new one, or one that an earlier run began.", metavar="FOLDER"
+        ..., "Folder to write: a new one, or one that holds these tokens.", metavar="FOLDER"
     )
     vocabulary: Path = option(..., "Folder of the vocabulary.", metavar="FOLDER")
     merges: int | None = option(
@@ -64,8 +64,8 @@ class DataOptions(QuietOption):
     )
     pretokenizer: Pretokenizer = option(
         "huggingface",
-        "How text is split into words: as Hugging Face (bert), or as the released code (original; "
-        "needs the extra original-text).",
+        "How text is split into words: as in Hugging Face's tokenizer, or as in the released code "
+        "(original; needs the extra original-text).",
     )
     errors: DecodingErrors = option(
         "strict", "Bytes that are not UTF-8: reject them (strict), or read U+FFFD (replace)."
@@ -82,10 +82,7 @@ class DataOptions(QuietOption):
 def prepare(options: DataOptions) -> int:
     """Prepare the tokens; return the exit code. Errors are printed, not raised."""
     return run_reporting_errors(
-        partial(_prepare, options),
-        name=str(options.output),
-        debug=options.debug,
-        resume="run it again: it continues",
+        partial(_prepare, options), name=str(options.output), debug=options.debug
     )
 
 
@@ -108,10 +105,6 @@ def _prepare(options: DataOptions) -> ExitCode:
     return ExitCode.PASS
 
 
-def _holds_anything(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
 def _tokenizer(options: DataOptions, progress: Progress) -> "Tokenizer":
     """Return the vocabulary's tokenizer, trained first if there is none.
 
@@ -121,7 +114,8 @@ def _tokenizer(options: DataOptions, progress: Progress) -> "Tokenizer":
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
     vocabulary, merges = options.vocabulary, options.merges
-    if not _holds_anything(vocabulary) and merges is not None:
+    is_free = not vocabulary.exists() or (vocabulary.is_dir() and not any(vocabulary.iterdir()))
+    if is_free and merges is not None:
         tokenizer = _trained(options, merges, progress)
         tokenizer.save_pretrained(vocabulary)
         return tokenizer
@@ -140,46 +134,39 @@ def _tokenizer(options: DataOptions, progress: Progress) -> "Tokenizer":
 
 def _trained(options: DataOptions, merges: int, progress: Progress) -> "Tokenizer":
     """Return a tokenizer trained on the text, after all of it was read once and checked."""
-    from scratch_gpt.data import corpus
-    from scratch_gpt.tokenizer.tokenizer import Tokenizer
+    from scratch_gpt.data import corpus, preparation
 
-    documents = corpus.documents(options.paths) if options.paths else corpus.docstring_documents()
-    corpus.measure_corpus(documents, errors=options.errors, progress=progress)
-    return Tokenizer.train(
-        corpus.texts(documents, errors=options.errors),
-        merges=merges,
-        pretokenizer=options.pretokenizer,
-        progress=lambda done: progress("training a vocabulary", done, merges),
+    paths, errors = options.paths or None, options.errors
+    corpus.measure_corpus(corpus.documents(paths), errors=errors, progress=progress)
+    pretokenizer = options.pretokenizer
+    return preparation.train_tokenizer(
+        paths, merges=merges, pretokenizer=pretokenizer, errors=errors, progress=progress
     )
 
 
 def summary_of(data: "TokenData") -> str:
-    """Return the numbers of characters, tokens and parts, as a table."""
+    """Return the numbers of characters, tokens and parts, and the unigram loss, as a table."""
     manifest = data.manifest
     each = manifest.characters / manifest.tokens
     replaced = f"{manifest.replaced:,} of them replace bytes that are not UTF-8"
     share = 100 * manifest.unknown / manifest.tokens
+    baseline = ""
+    if manifest.train and manifest.validation:
+        from scratch_gpt.data.dataset import unigram_loss
+
+        vocab_size = manifest.recipe.vocab_size
+        loss = unigram_loss(data.train, data.validation, vocab_size=vocab_size)
+        baseline = f"guessing by frequency loses {loss:.2f} nats a token"
     rows = [
         ("documents", len(manifest.sources), ""),
         ("characters", manifest.characters, replaced if manifest.replaced else ""),
         ("tokens", manifest.tokens, f"{each:.2f} characters each"),
         ("unknown", manifest.unknown, f"{share:.2f} % of the tokens"),
         ("train", manifest.train, ""),
-        ("validation", manifest.validation, _baseline(data)),
+        ("validation", manifest.validation, baseline),
     ]
     lines = [f"{name:<12}{count:>15,}  {note}".rstrip() for name, count, note in rows]
     return "\n".join([*lines, f"written to  {one_line(data.directory)}", ""])
-
-
-def _baseline(data: "TokenData") -> str:
-    """Return the loss that a trained model must beat, if both parts have tokens."""
-    if not data.manifest.train or not data.manifest.validation:
-        return ""
-    vocab_size = data.manifest.recipe.vocab_size
-    from scratch_gpt.data.dataset import unigram_loss
-
-    loss = unigram_loss(data.train, data.validation, vocab_size=vocab_size)
-    return f"guessing by frequency loses {loss:.2f} nats a token"
 
 
 app = typer_app("scratch_gpt.data")

@@ -18,7 +18,7 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO
 
 from scratch_gpt.checkpoint.strict_io import ADVICE, kind_of_file, open_regular
 from scratch_gpt.data.dataset import Source
@@ -33,30 +33,15 @@ SIZE = 1 << 18
 LONGEST_WORD = 1 << 24
 """Bytes in which there must be a space or a line break."""
 
-
-@runtime_checkable
-class Readable(Protocol):
-    """Bytes in a file or in memory."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return the next bytes, fewer than `size` only at the end."""
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a position, and return it."""
+Readable = BinaryIO | io.BytesIO
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
-    """A text that can be read.
+    """A text that can be read."""
 
-    Attributes:
-        name: Its path from the folder that was given, that folder's name first.
-        where: The path by which it can be found, for messages.
-        opened: Opens it for reading bytes.
-    """
-
-    name: str
-    where: str
+    name: str  # its path from the folder that was given, that folder's name first
+    where: str  # the path by which it can be found, for messages
     opened: Callable[[], contextlib.AbstractContextManager[Readable]]
 
 
@@ -66,8 +51,8 @@ _VOCABULARY, _MERGES = "vocab.json", "merges.txt"
 """Files of a vocabulary; beside the first one, the second one is not text."""
 
 
-def documents(paths: Sequence[str | os.PathLike[str]]) -> list[Document]:
-    """Return the documents at some paths.
+def documents(paths: Sequence[str | os.PathLike[str]] | None) -> list[Document]:
+    """Return the documents at some paths; without paths, those of `docstring_documents`.
 
     Files come in the order given. A folder gives all files below it whose names end in `.txt` or
     `.md`, sorted by path. Left out are hidden files and folders, folders behind links, and the
@@ -78,6 +63,8 @@ def documents(paths: Sequence[str | os.PathLike[str]]) -> list[Document]:
         TooLittleTextError: A folder has no such file, or no path is given.
         CheckpointError: A folder cannot be listed, or a file is given twice.
     """
+    if paths is None:
+        return docstring_documents()
     if isinstance(paths, str | bytes | os.PathLike):
         kind = type(paths).__name__
         raise TypeError(f"paths must be several paths, got one {kind}; use [path]")
@@ -161,27 +148,28 @@ def docstring_documents(library: Path | None = None) -> list[Document]:
     string that an earlier document has is not repeated.
 
     The documents are sorted by the SHA-256 of the modules' paths: a fixed shuffle, so that the
-    last part, which is used for validation, is a sample of all the rest.
-
-    Args:
-        library: The folder of the standard library; None for that of this Python.
+    last part, which is used for validation, is a sample of all the rest. Without `library`, the
+    folder is that of this Python.
 
     Raises:
         TooLittleTextError: There is no source file, for example because the library is zipped.
     """
     home = Path(sysconfig.get_path("stdlib")) if library is None else library
-    modules = {path.relative_to(home).as_posix(): path for path in _modules(home)}
+    modules: dict[str, Path] = {}
+    for parent, folders, files in os.walk(home):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT]
+        paths = [Path(parent, name) for name in files if name.endswith(".py")]
+        modules |= {path.relative_to(home).as_posix(): path for path in paths}
     seen: set[str] = set()
     found = []
     for name in sorted(modules, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        strings = [text for text in _docstrings(modules[name]) if text not in seen]
-        fresh = list(dict.fromkeys(strings))
+        fresh = [text for text in dict.fromkeys(_docstrings(modules[name])) if text not in seen]
         seen.update(fresh)
         if fresh:
             text = "\n\n".join(fresh) + "\n"
             content = text.encode("utf-8", "replace")  # a string may hold half a character
+            opened = functools.partial(io.BytesIO, content)
             where = f"the standard library's {name}"
-            opened = functools.partial(_opened, content)
             found.append(Document(name=name, where=where, opened=opened))
     if not found:
         raise TooLittleTextError(
@@ -190,12 +178,6 @@ def docstring_documents(library: Path | None = None) -> list[Document]:
             fix="name text files or a folder of them",
         )
     return found
-
-
-def _modules(home: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(home):
-        folders[:] = [name for name in folders if name not in _LEFT_OUT]
-        yield from (Path(parent, name) for name in files if name.endswith(".py"))
 
 
 def _docstrings(module: Path) -> Iterator[str]:
@@ -216,27 +198,16 @@ def _docstrings(module: Path) -> Iterator[str]:
         ahead.extend(reversed(statements))  # an expression holds no definition
 
 
-@contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[Readable]:
-    yield io.BytesIO(content)
-
-
 # Pieces and their text.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A part of a document.
+    """A part of a document."""
 
-    Attributes:
-        start: Its first byte's position in the document.
-        content: Its bytes.
-        on_new_line: Whether it is the first piece or follows a line break, not a space.
-    """
-
-    start: int
+    start: int  # its first byte's position in the document
     content: bytes
-    on_new_line: bool
+    on_new_line: bool  # whether it is the first piece or follows a line break, not a space
 
     @property
     def end(self) -> int:
@@ -245,12 +216,7 @@ class Piece:
 
 
 def pieces(file: Readable, where: str, *, size: int = SIZE) -> Iterator[Piece]:
-    """Yield the pieces of a document.
-
-    Args:
-        file: The document.
-        where: Its path, for messages.
-        size: Bytes that are read at a time: the least length of all pieces but the last.
+    """Yield the pieces of a document; `size` bytes are read at a time.
 
     Raises:
         CheckpointError: There is no place to cut in `LONGEST_WORD` bytes.
@@ -283,7 +249,7 @@ def _piece(file: Readable, where: str, start: int, size: int) -> bytes:
 
 # A space without other white space beside it: a tokenizer may strip white space at a piece's ends.
 # The bytes are ASCII's white space, then U+0085 and U+00A0, U+1680, those of U+2000 to U+205F
-# and all their neighbours up to U+207F, and U+3000.
+# and all their neighbors up to U+207F, and U+3000.
 _LONE_SPACE = re.compile(
     rb"(?<![\x00-\x20\x7f])(?<!\xc2[\x85\xa0])(?<!\xe1\x9a\x80)"
     rb"(?<!\xe2[\x80\x81][\x80-\xbf])(?<!\xe3\x80\x80) "
@@ -307,13 +273,10 @@ class UndecodableTextError(CheckpointError):
 def decoded(piece: Piece, where: str, errors: str) -> tuple[str, int]:
     """Return a piece's text, and how many U+FFFD in it stand for bytes that are not UTF-8.
 
-    Args:
-        piece: Cut behind an ASCII character, so no character is cut in two.
-        where: The document's path, for messages.
-        errors: `strict` rejects such bytes, `replace` reads them as U+FFFD.
+    No character is cut in two: a piece ends behind an ASCII character.
 
     Raises:
-        UndecodableTextError: With `strict`; the message gives the first such byte.
+        UndecodableTextError: There is such a byte, and `errors` is `strict`, not `replace`.
     """
     try:
         return piece.content.decode("utf-8"), 0
@@ -352,17 +315,11 @@ def texts(chosen: Sequence[Document], *, errors: str = "strict") -> Iterator[str
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusSize:
-    """Measurements of a corpus.
-
-    Attributes:
-        sources: Name, size and digest of each document, in their order.
-        characters: Characters of all documents together.
-        replaced: How many U+FFFD stand for bytes that are not UTF-8.
-    """
+    """Measurements of a corpus: its documents in their order, and counts over all of them."""
 
     sources: tuple[Source, ...]
     characters: int
-    replaced: int
+    replaced: int  # U+FFFD for bytes that are not UTF-8
 
 
 def measure_corpus(
@@ -370,10 +327,8 @@ def measure_corpus(
 ) -> CorpusSize:
     """Read all documents once, so that an unsound one is reported before any is tokenized.
 
-    Args:
-        documents: In their order.
-        errors: `strict` rejects bytes that are not UTF-8, `replace` counts them.
-        progress: Called with (activity, documents done, documents in all).
+    With `errors="strict"` bytes that are not UTF-8 are rejected, with `replace` they are counted.
+    `progress` is called with (activity, documents done, documents in all).
 
     Raises:
         CheckpointError: A document cannot be read or is not text.

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +20,6 @@ from scratch_gpt.errors import CheckpointError, one_line, quote
 
 TOKENS_FILE = "tokens.bin"
 
-_PIECE = 1 << 20
 _BLOCK = 1 << 12
 _BLOCKS = 256
 
@@ -39,11 +38,7 @@ def map_tokens(path: Path, *, tokens: int, bytes_per_token: int) -> NDArray[np.u
     with open_regular(path) as file:
         size, expected = file.seek(0, 2), tokens * bytes_per_token
         if size != expected:
-            raise CheckpointError(
-                f"it has {size} bytes, and {tokens} tokens take {expected}",
-                where=one_line(path),
-                fix="prepare the text again, in another folder",
-            )
+            raise _damaged(path, f"it has {size} bytes, and {tokens} tokens take {expected}")
         if not tokens:  # an empty file cannot be mapped
             return np.zeros(0, f"<u{bytes_per_token}")
         return np.memmap(file, dtype=f"<u{bytes_per_token}", mode="r")
@@ -52,10 +47,7 @@ def map_tokens(path: Path, *, tokens: int, bytes_per_token: int) -> NDArray[np.u
 def sha256(path: Path) -> str:
     """Return the digest of a whole file."""
     with open_regular(path) as file:
-        digest = hashlib.sha256()
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # BinaryIO lacks readinto
 
 
 def sampled_sha256(path: Path) -> str:
@@ -67,18 +59,13 @@ def sampled_sha256(path: Path) -> str:
     with open_regular(path) as file:
         size = file.seek(0, 2)
         digest = hashlib.sha256(size.to_bytes(8, "little"))
-        for start in _block_starts(size):
+        starts: Iterable[int] = range(0, size, _BLOCK)
+        if size > _BLOCKS * _BLOCK:
+            starts = ((size - _BLOCK) * block // (_BLOCKS - 1) for block in range(_BLOCKS))
+        for start in starts:
             file.seek(start)
             digest.update(file.read(_BLOCK))
     return digest.hexdigest()
-
-
-def _block_starts(size: int) -> Iterator[int]:
-    if size <= _BLOCKS * _BLOCK:
-        yield from range(0, size, _BLOCK)
-    else:
-        last = size - _BLOCK
-        yield from (last * block // (_BLOCKS - 1) for block in range(_BLOCKS))
 
 
 # The manifest.
@@ -90,19 +77,11 @@ FORMAT = 1
 """Raised whenever the files change their meaning; other values are rejected."""
 
 _LARGEST = 1 << 28
-_TWO_BYTES = 1 << 16
-_MOST_IDS = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A document.
-
-    Attributes:
-        name: Its path from the folder that was given, that folder's name first.
-        length: Its length in bytes.
-        sha256: Digest of its bytes.
-    """
+    """A document: its path from the folder that was given, its bytes, and their digest."""
 
     name: str
     length: int
@@ -111,26 +90,18 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The tokenizer and settings that made the tokens.
+    """The tokenizer and settings that made the tokens."""
 
-    Attributes:
-        vocabulary: The tokenizer's digest.
-        pretokenizer: A key of `scratch_gpt.tokenizer.pretokenizers.PRETOKENIZERS`.
-        vocab_size: Ids of the tokenizer.
-        errors: Treatment of bytes that are not UTF-8: `strict` or `replace`.
-        validation_fraction: The validation part's share of the tokens.
-    """
-
-    vocabulary: str
-    pretokenizer: str
+    vocabulary: str  # the tokenizer's digest
+    pretokenizer: str  # a key of `scratch_gpt.tokenizer.pretokenizers.PRETOKENIZERS`
     vocab_size: int
-    errors: str
-    validation_fraction: float
+    errors: str  # treatment of bytes that are not UTF-8: `strict` or `replace`
+    validation_fraction: float  # of the tokens
 
     @property
     def bytes_per_token(self) -> int:
         """Two if every id fits into two bytes, otherwise four."""
-        return 2 if self.vocab_size <= _TWO_BYTES else 4
+        return 2 if self.vocab_size <= 1 << 16 else 4
 
     def validation_tokens(self, tokens: int) -> int:
         """Return how many of `tokens`, the last ones, are the validation part."""
@@ -139,31 +110,18 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The description of a file of tokens.
-
-    Attributes:
-        format: `FORMAT`.
-        recipe: The tokenizer and settings.
-        tokens: Tokens in the file.
-        validation: How many of them, the last ones, are the validation part.
-        unknown: How many of them are the unknown token.
-        characters: Characters of the text.
-        replaced: How many U+FFFD in it stand for bytes that were not UTF-8.
-        sha256: Digest of the file of tokens.
-        sampled_sha256: Digest of samples of it, see `sampled_sha256`.
-        sources: The documents in their order.
-    """
+    """The description of a file of tokens; every number but `format` is a count."""
 
     format: int
     recipe: Recipe
     tokens: int
-    validation: int
-    unknown: int
-    characters: int
-    replaced: int
-    sha256: str
-    sampled_sha256: str
-    sources: tuple[Source, ...]
+    validation: int  # of the tokens, the last ones
+    unknown: int  # of the tokens
+    characters: int  # of the text
+    replaced: int  # U+FFFD in the text, for bytes that were not UTF-8
+    sha256: str  # of the file of tokens
+    sampled_sha256: str  # see the function of that name
+    sources: tuple[Source, ...]  # the documents in their order
 
     @property
     def train(self) -> int:
@@ -189,11 +147,7 @@ class Manifest:
             manifest = dataclass_from_json(cls, strict_io.load_strict_json(text))
             _require_consistent(manifest)
         except ValueError as error:
-            raise CheckpointError(
-                f"{path.name}: {one_line(error)}",
-                where=one_line(path),
-                fix="prepare the text again, in another folder",
-            ) from error
+            raise _damaged(path, f"{path.name}: {one_line(error)}") from error
         return manifest
 
 
@@ -203,7 +157,7 @@ def _require_consistent(manifest: Manifest) -> None:
     wrong = (
         ("format", manifest.format != FORMAT),
         ("errors", recipe.errors not in {"strict", "replace"}),
-        ("vocab_size", not 0 < recipe.vocab_size <= _MOST_IDS),
+        ("vocab_size", not 0 < recipe.vocab_size <= 1 << 32),
         ("validation_fraction", not recipe.validation_fraction < 1),
         ("validation", manifest.validation != recipe.validation_tokens(manifest.tokens)),
         ("unknown", manifest.unknown > manifest.tokens),
@@ -223,31 +177,19 @@ _DIGEST = 64  # letters
 
 @runtime_checkable
 class Identity(Protocol):
-    """The identity of a tokenizer."""
+    """The part of a tokenizer that identifies it."""
 
     @property
-    def digest(self) -> str:
-        """SHA-256 over vocabulary and merges."""
-
+    def digest(self) -> str: ...  # noqa: D102
     @property
-    def pretokenizer(self) -> str:
-        """The name of its pretokenizer."""
-
+    def pretokenizer(self) -> str: ...  # noqa: D102
     @property
-    def vocab_size(self) -> int:
-        """Its number of ids."""
+    def vocab_size(self) -> int: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TokenData:
-    """Prepared text, mapped into memory.
-
-    Attributes:
-        directory: Its folder.
-        manifest: Its description.
-        train: Ids `[tokens]` of the training part, read-only.
-        validation: Ids `[tokens]` of the validation part, read-only.
-    """
+    """Prepared text, mapped into memory, with the ids `[tokens]` of both parts, read-only."""
 
     directory: Path
     manifest: Manifest
@@ -274,11 +216,7 @@ class TokenData:
         return cls(directory=folder, manifest=manifest, train=train, validation=validation)
 
     def verify(self) -> None:
-        """Read every token and compare with the manifest's digest.
-
-        Raises:
-            CheckpointError: They differ.
-        """
+        """Read every token; raise CheckpointError if the digest is not the manifest's."""
         path = self.directory / TOKENS_FILE
         _require_digest(path, self.manifest.sha256, sha256(path))
 
@@ -298,20 +236,15 @@ class TokenData:
 
 
 def require_same(pairs: dict[str, tuple[object, object]], directory: Path, what: str) -> None:
-    """Require that both values of each pair are equal.
-
-    Args:
-        pairs: By name, the folder's value and the requested one.
-        directory: The folder.
-        what: What a difference means.
+    """Require that the folder's value and the requested one are equal, for each name in `pairs`.
 
     Raises:
-        CheckpointError: They differ; the message lists each difference.
+        CheckpointError: They differ; the message begins with `what` and lists each difference.
     """
     differing = [
-        f"{name} {_short(has)}, not {_short(asked)}"
-        for name, (has, asked) in pairs.items()
-        if has != asked
+        f"{name} {_short(has)}, not {_short(wanted)}"
+        for name, (has, wanted) in pairs.items()
+        if has != wanted
     ]
     if differing:
         raise CheckpointError(
@@ -329,11 +262,13 @@ def _short(value: object) -> str:
 
 def _require_digest(path: Path, expected: str, found: str) -> None:
     if expected != found:
-        raise CheckpointError(
-            f"its bytes are not those that were prepared: digest {found[:12]}, not {expected[:12]}",
-            where=one_line(path),
-            fix="prepare the text again, in another folder",
-        )
+        what = f"digest {found[:12]}, not {expected[:12]}"
+        raise _damaged(path, f"its bytes are not those that were prepared: {what}")
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    fix = "prepare the text again, in another folder"
+    return CheckpointError(what, where=one_line(path), fix=fix)
 
 
 # The loss of guessing without context, which a trained model must beat.
@@ -352,10 +287,7 @@ def unigram_loss(
 
         -mean over validation of log((count + 1) / (tokens + vocab_size))
 
-    Args:
-        train: Ids `[tokens]`, each below `vocab_size`.
-        validation: Ids `[tokens]`, at least one.
-        vocab_size: Number of different ids.
+    Both parts are ids `[tokens]`.
 
     Raises:
         ValueError: There is no validation token, or an id is outside the vocabulary.
@@ -364,9 +296,9 @@ def unigram_loss(
     """
     if not validation.shape[0]:
         raise ValueError("there is no validation token")
-    seen, asked = (_counts(tokens, vocab_size) for tokens in (train, validation))
+    seen, expected = (_counts(tokens, vocab_size) for tokens in (train, validation))
     probabilities = (seen + 1) / (int(seen.sum()) + vocab_size)
-    return float(-(asked * np.log(probabilities)).sum() / validation.shape[0])
+    return float(-(expected * np.log(probabilities)).sum() / validation.shape[0])
 
 
 def _counts(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.int64]:

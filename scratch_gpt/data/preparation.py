@@ -1,6 +1,5 @@
 """Tokenize text into a folder of tokens, written whole or not at all."""
 
-import dataclasses
 import hashlib
 import itertools
 import os
@@ -10,22 +9,8 @@ from typing import BinaryIO
 
 from scratch_gpt.checkpoint.atomic import replace_folder
 from scratch_gpt.data import corpus, dataset
-from scratch_gpt.data.corpus import (
-    SIZE,
-    Document,
-    decoded,
-    measure_corpus,
-    pieces,
-)
-from scratch_gpt.data.dataset import (
-    FORMAT,
-    MANIFEST_FILE,
-    TOKENS_FILE,
-    Manifest,
-    Recipe,
-    Source,
-    TokenData,
-)
+from scratch_gpt.data.corpus import SIZE, Document, decoded, measure_corpus, pieces
+from scratch_gpt.data.dataset import MANIFEST_FILE, TOKENS_FILE, Manifest, Recipe, Source, TokenData
 from scratch_gpt.errors import CheckpointError, TooLittleTextError, one_line
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
@@ -68,10 +53,10 @@ def prepare(  # noqa: PLR0913 - the text, its place, its tokenizer and three opt
         CheckpointError: A document is unreadable, is not text, is given twice or changes while it
             is read; or the folder holds tokens of another text, tokenizer or setting.
         OccupiedError: The folder holds other files.
-        WriteError: The file system refused.
+        WriteError: The file system failed.
     """
     recipe = _recipe(tokenizer, validation_fraction, errors)
-    documents = corpus.docstring_documents() if paths is None else corpus.documents(paths)
+    documents = corpus.documents(paths)
     size = measure_corpus(documents, errors=errors, progress=progress)
     folder = Path(directory)
     if (folder / MANIFEST_FILE).exists():
@@ -89,7 +74,7 @@ def prepare(  # noqa: PLR0913 - the text, its place, its tokenizer and three opt
                 fix="give text in the vocabulary's language",
             )
         manifest = Manifest(
-            format=FORMAT,
+            format=dataset.FORMAT,
             recipe=recipe,
             tokens=tokens,
             validation=recipe.validation_tokens(tokens),
@@ -123,26 +108,42 @@ def _recipe(tokenizer: Tokenizer, validation_fraction: float, errors: str) -> Re
 def _require_same(folder: Path, recipe: Recipe, sources: tuple[Source, ...]) -> None:
     """Require that a folder's tokens are those of this text, tokenizer and settings."""
     there = Manifest.read(folder / MANIFEST_FILE)
-    has, asked = dataclasses.asdict(there.recipe), dataclasses.asdict(recipe)
-    pairs: dict[str, tuple[object, object]] = {name: (has[name], asked[name]) for name in has}
-    both = itertools.zip_longest(map(_description, there.sources), map(_description, sources))
+    pairs: dict[str, tuple[object, object]] = {
+        name: (getattr(there.recipe, name), asked) for name, asked in vars(recipe).items()
+    }
+    shown = "{0.name} (SHA-256 {0.sha256:.12}...)".format
+    both = itertools.zip_longest(map(shown, there.sources), map(shown, sources))
     differing = [(number, pair) for number, pair in enumerate(both, 1) if pair[0] != pair[1]]
     pairs |= {f"document {number}": pair for number, pair in differing[:_MOST_DOCUMENTS_SHOWN]}
     dataset.require_same(pairs, folder, "other tokens were prepared there")
 
 
-def _description(source: Source) -> str:
-    return f"{source.name} (SHA-256 {source.sha256[:12]}...)"
+def train_tokenizer(
+    paths: Sequence[str | os.PathLike[str]] | None,
+    *,
+    merges: int,
+    pretokenizer: str,
+    errors: str,
+    progress: Progress,
+) -> Tokenizer:
+    """Return a tokenizer trained on the text that `prepare` reads.
+
+    Raises:
+        TooLittleTextError: There is no document.
+        CheckpointError: A document is unreadable, is not text, or is given twice.
+    """
+    return Tokenizer.train(
+        corpus.texts(corpus.documents(paths), errors=errors),
+        merges=merges,
+        pretokenizer=pretokenizer,
+        progress=lambda done: progress("training the tokenizer", done, merges),
+    )
 
 
 def _texts(
     documents: Sequence[Document], sources: Sequence[Source], errors: str, progress: Progress
 ) -> Iterator[tuple[str, bool]]:
-    """Yield the text of each piece of all documents, and whether it starts on a new line.
-
-    Raises:
-        CheckpointError: A document's bytes are not those that were measured.
-    """
+    """Yield the text of each piece of all documents, and whether it starts on a new line."""
     before, total = 0, sum(source.length for source in sources)
     for document, source in zip(documents, sources, strict=True):
         digest = hashlib.sha256()
@@ -163,44 +164,24 @@ def _texts(
 def _write_tokens(
     file: BinaryIO, texts: Iterable[tuple[str, bool]], tokenizer: Tokenizer, bytes_per_token: int
 ) -> tuple[int, int, str]:
-    """Write the tokens of all pieces; return their number, the unknown ones, and the digest."""
-    joiner = Joiner(tokenizer)
+    """Write the tokens of all pieces; return their number, the unknown ones, and the digest.
+
+    With the pretokenizer `original` a line break between words is a token, and none at the end of
+    a text. With `huggingface` it is never a token. So the tokens of the line breaks between pieces
+    are found by encoding two words with one between them.
+    """
+    word, both = tokenizer.encode("a"), tokenizer.encode("a\na")
+    line_break = both[len(word) : len(both) - len(word)]
     unknown_id = tokenizer.vocabulary.ids[UNKNOWN]
     digest = hashlib.sha256()
     tokens = unknown = 0
     for text, on_new_line in texts:
-        ids = joiner.ids(text, on_new_line=on_new_line and tokens > 0)
+        ids = tokenizer.encode(text)
+        if ids and on_new_line and tokens:
+            ids = [*line_break, *ids]
         content = dataset.token_bytes(ids, bytes_per_token)
         file.write(content)
         digest.update(content)
         tokens += len(ids)
         unknown += ids.count(unknown_id)
     return tokens, unknown, digest.hexdigest()
-
-
-_WORD = "a"
-
-
-class Joiner:
-    """Tokenizes piece after piece, with the tokens of the line breaks between them.
-
-    With the pretokenizer `original` a line break between words is a token; at the end of a text
-    it is none. With `huggingface` it is never a token. The tokens of a line break are found by
-    encoding two words with a line break between them.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        word = tokenizer.encode(_WORD)
-        both = tokenizer.encode(f"{_WORD}\n{_WORD}")
-        self._line_break = both[len(word) : len(both) - len(word)]
-
-    def ids(self, text: str, *, on_new_line: bool) -> list[int]:
-        """Return the tokens of a piece; none if it is all white space.
-
-        Args:
-            text: The piece.
-            on_new_line: Whether a line break separates it from tokens before it.
-        """
-        ids = self._tokenizer.encode(text)
-        return [*self._line_break, *ids] if ids and on_new_line else ids

@@ -1,7 +1,7 @@
 """Rows of tokens to train on, in an endless seeded order.
 
 The row at a position is a pure function of the seed and the position. A run that is resumed at step
-one million asks for that step's rows; nothing has to be drawn, skipped or saved.
+one million looks up the rows of that step; nothing has to be drawn, skipped or saved.
 """
 
 import functools
@@ -27,7 +27,7 @@ class Windows:
     `2 * time - 2` tokens at the two ends.
 
     Args:
-        tokens: Ids `[tokens]`, unsigned or not; may be mapped from a file.
+        tokens: Ids `[tokens]`; may be mapped from a file.
         time: Tokens in a window, at least 2: the first one is not predicted.
         seed: Any integer; each gives another order.
 
@@ -59,26 +59,22 @@ class Windows:
         return self._each_epoch
 
     def rows(self, first: int, count: int) -> Int64[Tensor, "count time"]:
-        """Return the windows at the positions from `first` on.
+        """Return the windows at `count` positions from `first` on.
 
-        Args:
-            first: Position in the endless order, from 0; `p` is in epoch `p // len(self)`.
-            count: Number of windows.
+        Positions in the endless order count from 0; position `p` is in epoch `p // len(self)`.
 
         Raises:
             ValueError: `first` is negative, or `count` is not positive.
         """
         if first < 0 or count < 1:
             raise ValueError(f"no rows are at first={first}, count={count}")
-        starts = [self._start(place) for place in range(first, first + count)]
-        windows = np.stack([self._tokens[start : start + self._time] for start in starts])
-        return torch.tensor(windows.astype(np.int64))
-
-    def _start(self, place: int) -> int:
-        """Return the index of the first token of the window at `place`."""
-        epoch, within = divmod(place, self._each_epoch)
-        phase, order = self._epoch(epoch)
-        return phase + int(order[within]) * self._time
+        windows = []
+        for place in range(first, first + count):
+            epoch, within = divmod(place, self._each_epoch)
+            phase, order = self._epoch(epoch)
+            start = phase + int(order[within]) * self._time
+            windows.append(self._tokens[start : start + self._time])
+        return torch.tensor(np.stack(windows).astype(np.int64))
 
     def _drawn_epoch(self, epoch: int) -> tuple[int, NDArray[np.intp]]:
         """Return the start of an epoch's first window, and the order of its windows.

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.errors import NoChoiceError, SettingError
 from scratch_gpt.generation.sampling import Rules
 from scratch_gpt.loss import log_softmax
+from scratch_gpt.numerics import accumulate_dtype
 
 EarlyStopping = bool | Literal["never"]
 
@@ -123,28 +123,26 @@ class Hypotheses:
     ) -> None:
         """Finish the candidates that end, and keep the best of the others running.
 
-        Args:
-            candidates: Best first.
-            texts: The new tokens of each running text so far.
-            length: Number of new tokens of each candidate.
+        The candidates are sorted, best first, and have `length` new tokens each; `texts` holds the
+        new tokens of each running text so far.
 
         Raises:
             NoChoiceError: There is no candidate.
         """
         if not candidates:
-            message = "every token is excluded by the rules: relax no_repeat_ngram_size"
-            raise NoChoiceError(message, excluded=True)
+            raise NoChoiceError(
+                "every token is excluded by the rules: relax no_repeat_ngram_size", excluded=True
+            )
         settings = self._settings
         if not self.done:
             # A candidate that ends counts only if it is among the `beams` best.
-            ended = [text for text in candidates[: settings.beams] if self._ends(text, length)]
-            scored = [
-                Hypothesis(
-                    text.score / length**settings.length_penalty, [*texts[text.beam], text.token]
-                )
-                for text in ended
+            penalty = length**settings.length_penalty
+            ended = [
+                Hypothesis(text.score / penalty, [*texts[text.beam], text.token])
+                for text in candidates[: settings.beams]
+                if self._ends(text, length)
             ]
-            merged = sorted([*self._finished, *scored], key=lambda found: -found.score)
+            merged = sorted([*self._finished, *ended], key=lambda found: -found.score)
             self._finished = merged[: settings.beams]
         running = [text for text in candidates if not self._ends(text, length)][: settings.beams]
         self.running = [*running, *[_DEAD] * (settings.beams - len(running))]
@@ -163,8 +161,10 @@ class Hypotheses:
         """
         returned = self._settings.returned
         if len(self._finished) < returned:
-            message = f"returned is {returned}; the rules left only {len(self._finished)} texts"
-            raise NoChoiceError(message, excluded=True)
+            raise NoChoiceError(
+                f"returned is {returned}; the rules left only {len(self._finished)} texts",
+                excluded=True,
+            )
         return self._finished[:returned]
 
     @property
@@ -191,10 +191,10 @@ def beam_search(
     settings: Settings,
     rules: Rules | None = None,
 ) -> Int[Tensor, "texts length"]:
-    """Return the best texts of each prompt, prompt included, best first.
+    """Return the best texts of each prompt, best first, `[batch * returned, longest]`.
 
-    Arguments and errors as in `search`. Returns `[batch * returned, longest]`; shorter texts are
-    padded with `end_id`.
+    Arguments and errors as in `search`. Texts begin with the prompt; shorter ones are padded with
+    `end_id`.
     """
     found = search(decoder, token_ids, settings, rules or Rules())
     texts = [best.token_ids for prompt in found for best in prompt]
@@ -213,18 +213,14 @@ def search(
 ) -> list[list[Hypothesis]]:
     """Return, for each prompt, its best finished texts with their scores, best first.
 
-    Args:
-        decoder: Has `batch * beams` rows.
-        token_ids: `[batch time]`, the prompts.
-        settings: The settings.
-        rules: Change the log-probabilities, not the logits, as in transformers.
+    The decoder has `batch * beams` rows. The rules change the log-probabilities, not the logits, as
+    in transformers.
 
     Raises:
         ValueError: The rules sample, leave too few texts, or a logit is NaN or inf.
     """
     if rules.sampled:
-        message = "rules.sampled is True; allowed: False: a beam search draws nothing"
-        raise ValueError(message)
+        raise ValueError("rules.sampled is True; allowed: False: a beam search draws nothing")
     prompts = [Hypotheses(settings) for _ in token_ids]
     texts = token_ids.repeat_interleave(settings.beams, 0)
     logits = decoder.start(texts)
@@ -244,14 +240,13 @@ def search(
 
 
 def _log_probabilities(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-    """Return log-probabilities in float32 or wider: half precision would lose long sums.
-
-    Raises:
-        NoChoiceError: A logit is NaN or +inf.
-    """
+    """Return log-probabilities in float32 or wider: half precision would lose long sums."""
     if not bool(torch.isfinite(logits.amax(-1)).all()):
-        message = "a logit is nan or inf: the weights are damaged, or the dtype overflowed"
-        raise NoChoiceError(f"no token can be chosen: {message}", excluded=False)
+        raise NoChoiceError(
+            "no token can be chosen: a logit is nan or inf: the weights are damaged, or the dtype "
+            "overflowed",
+            excluded=False,
+        )
     return log_softmax(logits.to(accumulate_dtype(logits.dtype)))
 
 

@@ -25,8 +25,7 @@ from scratch_gpt.errors import (
 )
 from scratch_gpt.generate import GenerateOptions
 from scratch_gpt.generation.generate import Request
-from scratch_gpt.generation.sampling import Rules
-from scratch_gpt.generation.text_stream import NewText, ShowText, Stops, new_texts, visible
+from scratch_gpt.generation.text_stream import ShowText, Stops, new_texts, visible
 from scratch_gpt.model import GPT
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
@@ -56,35 +55,29 @@ def print_texts(options: GenerateOptions) -> int:
         raise no_choice_error(error) from error
     if options.json:
         print_stdout(json.dumps(_document(options, tokenizer, rows), indent=2) + "\n")
-    if not options.quiet and any(row["ended"] == "positions" for row in rows):
+    is_cut = any(row["ended"] == "positions" for row in rows)
+    if is_cut and not options.quiet and sys.stderr is not None:
         fix = "--overflow slide goes on" + (", without --beams" if options.beams > 1 else "")
-        _note(f"the text ends at the model's {n_positions} positions; {fix}")
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"the text ends at the model's {n_positions} positions; {fix}\n")
+            sys.stderr.flush()
     return ExitCode.PASS
 
 
-def request_of(options: GenerateOptions) -> Request:
-    """Return the request that the options describe.
+_OF_REQUEST = (
+    *("seed", "samples", "beams", "overflow"),
+    *("top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size", "sampled"),
+)
+"""The options with the names and values of a request's fields, or of its rules'."""
 
-    Raises:
-        UsageError: An option is out of range.
-    """
+
+def request_of(options: GenerateOptions) -> Request:
+    """Return the request that the options describe; raise a `UsageError` for one out of range."""
     try:
         Stops(options.stop)
-        return Request(
-            max_new_tokens=options.max_new_tokens,
-            rules=Rules(
-                temperature=1.0 if options.temperature is None else options.temperature,
-                top_k=options.top_k,
-                top_p=options.top_p,
-                repetition_penalty=options.repetition_penalty,
-                no_repeat_ngram_size=options.no_repeat_ngram_size,
-                sampled=options.sampled,
-            ),
-            seed=options.seed,
-            samples=options.samples,
-            beams=options.beams,
-            overflow=options.overflow,
-        )
+        chosen = {name: getattr(options, name) for name in _OF_REQUEST}
+        temperature = 1.0 if options.temperature is None else options.temperature
+        return Request.of(options.max_new_tokens, temperature=temperature, **chosen)
     except SettingError as error:
         raise usage_error(error) from error
 
@@ -191,11 +184,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def _weights_folder(weights: str) -> Path:
-    """Return the folder of the weights.
-
-    Raises:
-        UsageError: It does not exist, or it is the folder of a training run.
-    """
+    """Return the folder of the weights, not one of a training run; it must exist."""
     folder = Path(weights)
     if folder.is_dir():
         if (folder / "model").is_dir() and (folder / "checkpoints").is_dir():
@@ -216,11 +205,7 @@ def _weights_folder(weights: str) -> Path:
 def encode_prompt(
     prompt: str, tokenizer: Tokenizer, options: GenerateOptions, n_positions: int
 ) -> list[int]:
-    """Return a prompt's ids.
-
-    Raises:
-        UsageError: The prompt is empty, not valid Unicode, or too long for the options.
-    """
+    """Return a prompt's ids; raise a `UsageError` if it is empty, invalid or too long."""
     try:
         ids = tokenizer.encode(prompt)
     except TextError as error:
@@ -253,7 +238,7 @@ def _continue_prompt(  # noqa: PLR0913 - the models, a prompt and the settings
 ) -> list[dict[str, object]]:
     """Continue prompt `number`, print it unless JSON is requested, and return its JSON rows.
 
-    Its random streams are its own: it does not depend on the other prompts.
+    Its random streams are its own, so it does not depend on the other prompts.
     """
     ids, several = prompts[number], len(prompts) * request.samples > 1
     first = number * request.samples
@@ -279,7 +264,18 @@ def _continue_prompt(  # noqa: PLR0913 - the models, a prompt and the settings
     elif not options.json:
         for sample, text in enumerate(texts):
             print_stdout(f"{heading(sample)}{visible(text.text)}\n")
-    return [_row(before, ids, number, sample, text) for sample, text in enumerate(texts)]
+    return [
+        {
+            "prompt": number + 1,
+            "text_number": sample + 1,
+            "text": before + text.text,
+            "new_text": text.text,
+            "prompt_ids": ids,
+            "new_ids": text.ids,
+            "ended": text.ended,
+        }
+        for sample, text in enumerate(texts)
+    ]
 
 
 @contextlib.contextmanager
@@ -293,18 +289,6 @@ def _line_end_on_error() -> Iterator[None]:
         with contextlib.suppress(EnvironmentUnfitError, BrokenPipeError):
             print_stdout("\n")
         raise
-
-
-def _row(before: str, ids: list[int], number: int, sample: int, new: NewText) -> dict[str, object]:
-    return {
-        "prompt": number + 1,
-        "text_number": sample + 1,
-        "text": before + new.text,
-        "new_text": new.text,
-        "prompt_ids": ids,
-        "new_ids": new.ids,
-        "ended": new.ended,
-    }
 
 
 def _document(
@@ -323,11 +307,3 @@ def _document(
         "vocabulary_sha256": tokenizer.digest,
         "texts": rows,
     }
-
-
-def _note(line: str) -> None:
-    """Print a line on standard error; a closed one is no error."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()

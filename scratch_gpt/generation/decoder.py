@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.input_checks import check_inputs
 from scratch_gpt.kernels.fused_ops import CUBIC, LINEAR
 from scratch_gpt.kernels.tiled_attention import LOG_2, compute_dtype
@@ -20,6 +19,7 @@ from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.linear import Linear
 from scratch_gpt.model import GPT
+from scratch_gpt.numerics import accumulate_dtype
 from scratch_gpt.transformer_block import TransformerBlock
 
 _MOST_PARTS, _MOST_ROWS = 8, 16
@@ -33,12 +33,9 @@ class Decoder:
     """
 
     def __init__(self, model: GPT, *, batch: int, capacity: int | None = None) -> None:
-        """Allocate the cache.
+        """Allocate the cache for `batch` texts of `capacity` tokens, by default `n_positions`.
 
-        Args:
-            model: Runs by the backend `fused` in evaluation mode, whatever its own settings are.
-            batch: Number of texts.
-            capacity: Maximum number of tokens in each text; None for `n_positions`.
+        The model runs by the backend `fused` in evaluation mode, whatever its own settings are.
 
         Raises:
             ValueError: `batch` or `capacity` is below 1.
@@ -68,8 +65,7 @@ class Decoder:
             ValueError: The ids are invalid, of another batch size, or exceed the capacity.
         """
         self.cache.clear()
-        hidden = self.model.hidden(token_ids, cache=self.cache)
-        return self._head(hidden[:, -1])
+        return self._head(self.model.hidden(token_ids, cache=self.cache)[:, -1])
 
     @torch.no_grad()
     def step(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
@@ -135,10 +131,10 @@ class Step:
         torch.bmm(powers.to(value.dtype), value, out=buffers.context)
 
     def _activate(self) -> None:
-        """Write GELU of the hidden rows, `x sigmoid(u)` as in `fused_gelu`."""
-        hidden, gate = self.buffers.hidden, self.buffers.gate
-        torch.addcmul(self.buffers.linear, hidden, hidden, value=LINEAR * CUBIC, out=gate)
-        gate.mul_(hidden).sigmoid_().mul_(hidden)
+        """Write GELU of the MLP's inner rows, `x sigmoid(u)` as in `fused_gelu`."""
+        inner, gate = self.buffers.hidden, self.buffers.gate
+        torch.addcmul(self.buffers.linear, inner, inner, value=LINEAR * CUBIC, out=gate)
+        gate.mul_(inner).sigmoid_().mul_(inner)
 
 
 class Buffers:

@@ -12,12 +12,9 @@ from torch import Tensor
 from scratch_gpt.errors import SettingError
 from scratch_gpt.generation.beam_search import Settings, beam_search
 from scratch_gpt.generation.decoder import Decoder
-from scratch_gpt.generation.sampling import Draws, Rules, choose
+from scratch_gpt.generation.sampling import LARGEST_SEED, Draws, Rules, choose, is_whole
 from scratch_gpt.input_checks import check_inputs
 from scratch_gpt.model import GPT
-
-OVERFLOWS = ("stop", "slide", "error")
-"""Behaviour when a text has `n_positions` tokens; see `Request.overflow`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,43 +64,35 @@ class Request:
         """
         names = {field.name for field in dataclasses.fields(Rules)} & options.keys()
         if names and "rules" in options:
-            message = f"give rules, or {sorted(names)} by name, not both"
-            raise TypeError(message)
+            raise TypeError(f"give rules, or {sorted(names)} by name, not both")
         if names:
             options["rules"] = Rules(**{name: options.pop(name) for name in names})
         return cls(max_new_tokens=max_new_tokens, **options)
-
-
-def _whole(value: object, least: int, most: int | None = None) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and value >= least and (most is None or value <= most)  # type: ignore[operator]
 
 
 def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-_LARGEST_SEED = (1 << 64) - 1
-
 _ALLOWED: dict[tuple[str, ...], tuple[Callable[[Request], bool], str]] = {
-    ("max_new_tokens",): (lambda r: _whole(r.max_new_tokens, 0), "a whole number, 0 for none"),
+    ("max_new_tokens",): (lambda r: is_whole(r.max_new_tokens, 0), "a whole number, 0 for none"),
     ("samples",): (
-        lambda r: _whole(r.samples, 1) and (r.samples == 1 or r.beams > 1 or r.rules.sampled),
+        lambda r: is_whole(r.samples, 1) and (r.samples == 1 or r.beams > 1 or r.rules.sampled),
         "1, or more with sampled=True or with beams: greedy texts are all the same",
     ),
     ("beams",): (
-        lambda r: _whole(r.beams, 1) and (r.beams == 1 or not r.rules.sampled),
+        lambda r: is_whole(r.beams, 1) and (r.beams == 1 or not r.rules.sampled),
         "a whole number above 0; 1 with sampled=True, because a beam search draws nothing",
     ),
     ("samples", "beams"): (
         lambda r: r.beams == 1 or r.samples <= r.beams,
         "no more samples than beams",
     ),
-    ("seed",): (lambda r: _whole(r.seed, 0, _LARGEST_SEED), "a whole number from 0 to 2**64 - 1"),
+    ("seed",): (lambda r: is_whole(r.seed, 0, LARGEST_SEED), "a whole number from 0 to 2**64 - 1"),
     ("streams",): (
         lambda r: (
             isinstance(r.streams, (tuple, list))
-            and all(_whole(number, 0, _LARGEST_SEED) for number in r.streams)
+            and all(is_whole(number, 0, LARGEST_SEED) for number in r.streams)
         ),
         "a tuple of whole numbers from 0 to 2**64 - 1, one for each text",
     ),
@@ -112,8 +101,11 @@ _ALLOWED: dict[tuple[str, ...], tuple[Callable[[Request], bool], str]] = {
         lambda r: isinstance(r.early_stopping, bool) or r.early_stopping == "never",
         "True, False or 'never'",
     ),
-    ("end_id",): (lambda r: r.end_id is None or _whole(r.end_id, 0), "an id, or None"),
-    ("overflow",): (lambda r: r.overflow in OVERFLOWS, "'stop', 'error' or 'slide'"),
+    ("end_id",): (lambda r: r.end_id is None or is_whole(r.end_id, 0), "an id, or None"),
+    ("overflow",): (
+        lambda r: r.overflow in ("stop", "slide", "error"),
+        "'stop', 'error' or 'slide'",
+    ),
     ("overflow", "beams"): (
         lambda r: r.overflow != "slide" or r.beams == 1,
         "slide only without beams",
@@ -162,8 +154,7 @@ def stream(
         ValueError: As in `generate`, or beams were requested: a beam search cannot stream.
     """
     if request.beams > 1:
-        message = f"beams is {request.beams}; allowed: 1: a beam search cannot stream"
-        raise ValueError(message)
+        raise ValueError(f"beams is {request.beams}; allowed: 1: a beam search cannot stream")
     count = _new_tokens(model, token_ids, request)
     request.rules.check(model.config.vocab_size)
     if count == 0:
@@ -210,23 +201,17 @@ class _Texts:
 
 
 def _new_tokens(model: GPT, token_ids: Tensor, request: Request) -> int:
-    """Return the number of tokens that can be added, after checking prompts and request.
-
-    Raises:
-        ValueError: As in `generate`, or `streams` has the wrong length.
-    """
+    """Return the number of tokens that can be added, after checking prompts and request."""
     n_positions = model.config.n_positions
     _check_prompts(model, token_ids, any_length=request.overflow == "slide")
     time, texts = token_ids.shape[1], len(token_ids) * request.samples
     if request.streams and len(request.streams) != texts:
-        message = f"streams has {len(request.streams)} numbers, there are {texts} texts"
-        raise ValueError(message)
+        raise ValueError(f"streams has {len(request.streams)} numbers, there are {texts} texts")
     if request.overflow == "error" and time + request.max_new_tokens > n_positions:
-        message = (
+        raise ValueError(
             f"{time} tokens of prompt and max_new_tokens={request.max_new_tokens} are more than "
             f"the model's {n_positions} positions; use fewer, or overflow 'stop' or 'slide'"
         )
-        raise ValueError(message)
     if request.overflow == "stop":
         return min(request.max_new_tokens, n_positions - time)
     return request.max_new_tokens
@@ -235,8 +220,7 @@ def _new_tokens(model: GPT, token_ids: Tensor, request: Request) -> int:
 def _check_prompts(model: GPT, token_ids: Tensor, *, any_length: bool) -> None:
     """Reject invalid prompts, including invalid ids in a part that a slide would skip."""
     if token_ids.numel() == 0:
-        message = f"token_ids is an empty prompt: shape {list(token_ids.shape)}"
-        raise ValueError(message)
+        raise ValueError(f"token_ids is an empty prompt: shape {list(token_ids.shape)}")
     config = model.config
     if any_length and token_ids.ndim > 0:
         longest = max(config.n_positions, token_ids.shape[-1])

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scratch_gpt.causal_mask import accumulate_dtype
 from scratch_gpt.errors import NoChoiceError, SettingError
+from scratch_gpt.numerics import accumulate_dtype
 
 
 def penalize_repetition(
@@ -38,10 +38,7 @@ def forbid_repeated_ngrams(
 ) -> Float[Tensor, "batch vocab"]:
     """Return the logits, -inf for tokens that would repeat an n-gram of the text.
 
-    Args:
-        logits: `[batch vocab]`.
-        token_ids: `[batch time]`, prompt and continuation.
-        size: Length of an n-gram; 1 forbids every token of the text.
+    The text is prompt and continuation. A `size` of 1 forbids every token of it.
 
     Source: Paulus et al. 2017, section 2.5.
     """
@@ -123,11 +120,7 @@ class Rules:
                 raise SettingError({name: getattr(self, name)}, allowed)
 
     def check(self, vocab_size: int) -> None:
-        """Reject a `top_k` larger than the vocabulary.
-
-        Raises:
-            SettingError: It is.
-        """
+        """Raise a `SettingError` if `top_k` is larger than the vocabulary."""
         if self.top_k is not None and self.top_k > vocab_size:
             allowed = f"at most the vocabulary's {vocab_size}, or None"
             raise SettingError({"top_k": self.top_k}, allowed)
@@ -135,15 +128,13 @@ class Rules:
     def processed(
         self, logits: Float[Tensor, "batch vocab"], token_ids: Int[Tensor, "batch time"]
     ) -> Float[Tensor, "batch vocab"]:
-        """Return the logits after all rules, in float32 or wider.
+        """Return the logits after all rules, in float32 or wider; the given ones are not modified.
 
-        Args:
-            logits: `[batch vocab]`, for the token after the text; not modified. If no rule
-                applies, they are returned as they are.
-            token_ids: `[batch time]`, the text: prompt and continuation.
+        `token_ids` is the text: prompt and continuation. If no rule applies, the same tensor is
+        returned.
 
         Raises:
-            ValueError: `top_k` is larger than the vocabulary.
+            SettingError: `top_k` is larger than the vocabulary.
         """
         self.check(logits.shape[-1])
         x = logits.to(accumulate_dtype(logits.dtype))
@@ -166,16 +157,12 @@ class Draws:
     """
 
     def __init__(self, seed: int, rows: int | Sequence[int]) -> None:
-        """Start the streams.
-
-        Args:
-            seed: From 0 to 2**64 - 1.
-            rows: The number of rows, or their stream numbers.
+        """Start the streams; `rows` is the number of rows, or their stream numbers.
 
         Raises:
-            SettingError: The seed is out of range.
+            SettingError: The seed is not a whole number from 0 to 2**64 - 1.
         """
-        if not (_is_whole(seed) and 0 <= seed < 1 << 64):
+        if not is_whole(seed, 0, LARGEST_SEED):
             raise SettingError({"seed": seed}, "a whole number from 0 to 2**64 - 1")
         numbers = range(rows) if isinstance(rows, int) else rows
         keys = [np.array([seed, row], dtype=np.uint64) for row in numbers]
@@ -194,16 +181,11 @@ def choose(
 
     Without sampling it is the most likely one, and of equal logits the lowest id. With sampling it
     is the first token at which the probabilities, summed in float64 from id 0 up, exceed the
-    random number.
-
-    Args:
-        logits: `[batch vocab]`, from `Rules.processed`.
-        rules: Tell whether to sample.
-        draws: One stream for each row; required for sampling.
+    random number. The logits are those of `Rules.processed`; `draws` has a stream for each row.
 
     Raises:
         NoChoiceError: The rules exclude every token of a row, or a logit is NaN or +inf.
-        SettingError: `draws` is missing.
+        SettingError: `draws` is missing, and the rules sample.
     """
     largest = logits.amax(-1, keepdim=True)
     if not bool(torch.isfinite(largest).all()):
@@ -228,8 +210,13 @@ def _no_choice_error(largest: Tensor) -> NoChoiceError:
     return NoChoiceError(message, excluded=value == -math.inf)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+LARGEST_SEED = (1 << 64) - 1
+
+
+def is_whole(value: object, least: int, most: int | None = None) -> bool:
+    """Return whether a value is an `int` within these limits, and no `bool`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and value >= least and (most is None or value <= most)  # type: ignore[operator]
 
 
 def _is_positive(value: object) -> bool:
@@ -239,16 +226,13 @@ def _is_positive(value: object) -> bool:
 
 _ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
     "temperature": (_is_positive, "a finite number above 0"),
-    "top_k": (lambda k: k is None or (_is_whole(k) and k > 0), "a whole number above 0, or None"),  # type: ignore[operator]
+    "top_k": (lambda k: k is None or is_whole(k, 1), "a whole number above 0, or None"),
     "top_p": (
         lambda p: p is None or (_is_positive(p) and p <= 1.0),  # type: ignore[operator]
         "a number above 0 and at most 1, or None",
     ),
     "repetition_penalty": (_is_positive, "a finite number above 0"),
-    "no_repeat_ngram_size": (
-        lambda size: _is_whole(size) and size >= 0,  # type: ignore[operator]
-        "a whole number, 0 for none",
-    ),
+    "no_repeat_ngram_size": (lambda size: is_whole(size, 0), "a whole number, 0 for none"),
     "sampled": (lambda value: isinstance(value, bool), "True or False"),
 }
 """For each field a test, and the allowed values in words."""

@@ -37,15 +37,10 @@ def new_texts(  # noqa: PLR0913 - model, tokenizer, prompt and settings
     stop: Sequence[str] = (),
     show: ShowText = lambda _part: None,
 ) -> list[NewText]:
-    """Return the continuations of a prompt, one for each sample.
+    """Return the continuations of a prompt of at least one token, one for each sample.
 
-    Args:
-        model: The model.
-        tokenizer: The model's tokenizer.
-        ids: The prompt, at least one token.
-        request: The settings.
-        stop: Strings that end a text just before themselves.
-        show: Called with each part of the text as soon as it is final; only for one sample.
+    A string in `stop` ends a text just before itself. With one sample `show` is called with each
+    part of the text as soon as it is final.
 
     Raises:
         ValueError: As in `generate`, or a stop string is empty.
@@ -101,11 +96,9 @@ class Spelling:
     """Converts tokens to text one at a time; joined, the parts equal `Tokenizer.decode`."""
 
     def __init__(self, token_of: Callable[[int], str], *, after_text: bool) -> None:
-        """Start a text.
+        """Start a text; after other text a space comes before the first word.
 
-        Args:
-            token_of: Returns the token of an id, with `</w>` at a word's end.
-            after_text: Whether text precedes, so that a space comes before the first word.
+        `token_of` returns the token of an id, with `</w>` at a word's end.
         """
         self._token_of = token_of
         self._space = " " if after_text else ""
@@ -122,11 +115,7 @@ class Stops:
     """Finds the first of several stop strings in a text that arrives in parts."""
 
     def __init__(self, strings: Sequence[str]) -> None:
-        """Start a text.
-
-        Raises:
-            SettingError: A string is empty; it would end every text at once.
-        """
+        """Start a text; raise a `SettingError` for an empty string, which would end every text."""
         if not all(strings):
             raise SettingError({"stop": ""}, "any text but an empty one")
         self._strings = strings
@@ -146,7 +135,8 @@ class Stops:
         if starts:
             self.found, self._held = True, ""
             return held[: min(starts)]
-        kept = max((self._overlap(held, stop) for stop in self._strings), default=0)
+        beginnings = (stop[:n] for stop in self._strings for n in range(1, len(stop)))
+        kept = max((len(part) for part in beginnings if held.endswith(part)), default=0)
         self._held = held[len(held) - kept :]
         return held[: len(held) - kept]
 
@@ -154,12 +144,6 @@ class Stops:
         """Return the text that was held back, once no more text comes."""
         held, self._held = self._held, ""
         return held
-
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Return how many of the text's last characters begin the stop string."""
-        longest = min(len(text), len(stop) - 1)
-        return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def visible(text: str) -> str:

@@ -6,8 +6,14 @@ gradients. `fused` also adds each residual within a matrix product. `triton` is 
 attention kernel for GPUs. `compiled` is `plain` with each block compiled by `torch.compile`.
 """
 
+import functools
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -35,15 +41,31 @@ def triton_attention(  # noqa: PLR0913 - the signature of an attention kernel
     return attend(query, key, value, mask, tap, dropout_probability)
 
 
-def run_compiled(
-    block: TransformerBlock,
-    x: Float[Tensor, "batch time width"],
-    mask: Bool[Tensor, "batch time"] | None,
-) -> Float[Tensor, "batch time width"]:
-    """Return a block's output, computed by `torch.compile`; it shows no taps and takes no cache."""
-    from scratch_gpt.kernels.compiled import compiled_block
+CompiledBlock = Callable[
+    [TransformerBlock, Float[Tensor, "batch time width"], Bool[Tensor, "batch time"] | None],
+    Float[Tensor, "batch time width"],
+]
+"""Called as `compiled(block, x, mask)`."""
 
-    return compiled_block()(block, x, mask)
+
+@functools.cache
+def compiled_block() -> CompiledBlock:
+    """Return `TransformerBlock.forward`, compiled at its first call for each dtype and mode.
+
+    Weights are inputs, so one compilation serves every block of every model. It calls no taps and
+    takes no cache.
+    """
+    compiled: CompiledBlock = torch.compile(TransformerBlock.forward)
+    return compiled
+
+
+def why_not_compiled(device: torch.device) -> str | None:
+    """Return why blocks cannot be compiled for a device; None if they can."""
+    if device.type == "cuda":
+        return None if importlib.util.find_spec("triton") else "Triton is not installed"
+    compiler = os.environ.get("CXX", "")
+    found = shutil.which(compiler) if compiler else shutil.which("g++") or shutil.which("clang++")
+    return None if found else "there is no C++ compiler"
 
 
 KERNELS: dict[str, AttentionKernel] = {
@@ -75,6 +97,5 @@ def backend_named(name: str) -> Backend:
         ValueError: No backend has that name.
     """
     if name not in BACKENDS:
-        message = f"backend must be one of {sorted(BACKENDS)}, got {name!r}"
-        raise ValueError(message)
+        raise ValueError(f"backend must be one of {sorted(BACKENDS)}, got {name!r}")
     return BACKENDS[name]

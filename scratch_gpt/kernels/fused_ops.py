@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from scratch_gpt.aligned import empty_aligned_rows
+from scratch_gpt.numerics import empty_aligned_rows
 
 LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
 CUBIC = 0.044715
@@ -53,8 +53,8 @@ class _Gelu(Function):
 
 def _gate(x: Tensor) -> Tensor:
     """Return `sigmoid(u)`, a new tensor."""
-    inner = torch.addcmul(_constant(LINEAR, x), x, x, value=LINEAR * CUBIC)
-    return inner.mul_(x).sigmoid_()
+    factor = torch.addcmul(_constant(LINEAR, x), x, x, value=LINEAR * CUBIC)
+    return factor.mul_(x).sigmoid_()
 
 
 def _constant(value: float, like: Tensor) -> Tensor:
@@ -96,8 +96,7 @@ class _LayerNorm(Function):
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         normalized, scale, gain = ctx.saved_tensors  # type: ignore[attr-defined]
         along = upstream * normalized
-        rows = tuple(range(upstream.ndim - 1))
-        d_gain, d_bias = along.sum(rows), upstream.sum(rows)
+        d_gain, d_bias = (x.reshape(-1, gain.numel()).sum(0) for x in (along, upstream))
         along_mean = along.mul_(gain).mean(-1, keepdim=True)
         d_x = upstream * gain
         d_x.sub_(d_x.mean(-1, keepdim=True)).sub_(torch.mul(normalized, along_mean, out=along))
@@ -109,7 +108,7 @@ def fused_head(
 ) -> Float[Tensor, "batch time vocab"]:
     """Return `head(x, table)` written into aligned rows, which speeds up this largest product.
 
-    The result is contiguous along the vocabulary; `scratch_gpt.aligned` explains the row stride.
+    The result is contiguous along the vocabulary; `scratch_gpt.numerics` explains the row stride.
     """
     result: Tensor = _Head.apply(x, table)  # type: ignore[no-untyped-call]
     return result

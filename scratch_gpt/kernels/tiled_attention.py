@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from scratch_gpt.causal_mask import accumulate_dtype, check_kernel_inputs, hidden_keys
+from scratch_gpt.causal_mask import check_kernel_inputs, hidden_keys
+from scratch_gpt.numerics import accumulate_dtype
 from scratch_gpt.tap import Tap
 
 LOG_2 = math.log(2.0)

@@ -25,6 +25,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scratch_gpt.causal_mask import check_kernel_inputs
+from scratch_gpt.numerics import accumulate_dtype
 from scratch_gpt.tap import Tap
 
 
@@ -90,13 +91,7 @@ def launch(  # noqa: PLR0913 - a kernel and its arguments
 ) -> None:
     """Start one program for each tile of `block` rows of `owned`, on the device of `owned`.
 
-    Args:
-        kernel: One of the three.
-        arguments: Its inputs and outputs.
-        tiles: Its launch configuration.
-        owned: `[batch head time head_width]`, divided among the programs by rows.
-        block: Rows of `owned` per program: `tiles.block_q` or `tiles.block_k`.
-        dropout: Probability of dropping a weight.
+    `owned` is `[batch head time head_width]`; `block` is `tiles.block_q` or `tiles.block_k`.
     """
     batch, head, time, width = owned.shape
     with _LAUNCH_LOCK, torch.cuda.device_of(owned):  # type: ignore[no-untyped-call]
@@ -150,7 +145,7 @@ def empty_merged(x: Tensor) -> Tensor:
 
 def empty_per_row(query: Tensor) -> Tensor:
     """Return an uninitialised `[batch head time_q 1]`, in the accumulators' dtype."""
-    exact = torch.float64 if query.dtype == torch.float64 else torch.float32
+    exact = accumulate_dtype(query.dtype)
     return torch.empty((*query.shape[:-1], 1), dtype=exact, device=query.device)
 
 
@@ -184,16 +179,10 @@ def attend(  # noqa: PLR0913 - the signature of an attention kernel
     reason = unavailable(query.device)
     if reason is not None:
         raise RuntimeError(reason)
-    seed = None
-    if dropout_probability > 0.0:
-        seed = torch.randint(SEEDS, (1,), device=query.device)
+    dropping = dropout_probability > 0.0
+    seed = torch.randint(SEEDS, (1,), device=query.device) if dropping else None
     result: Tensor = _Attend.apply(query, key, value, mask, seed, dropout_probability)  # type: ignore[no-untyped-call]
     return result
-
-
-def available(device: torch.device) -> bool:
-    """Return whether the kernels run on tensors of `device`."""
-    return unavailable(device) is None
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -223,17 +212,16 @@ def _check_kinds(query: Tensor, key: Tensor, value: Tensor) -> None:
     """Reject dtypes, devices and head widths that the kernels cannot multiply."""
     kinds = [(str(x.dtype), str(x.device)) for x in (query, key, value)]
     if len(set(kinds)) > 1:
-        message = f"query, key and value must have one dtype on one device, got {kinds}"
-        raise ValueError(message)
+        raise ValueError(f"query, key and value must have one dtype on one device, got {kinds}")
     if query.dtype not in PLANS:
-        message = f"the Triton kernels multiply {sorted(map(str, PLANS))}, got {query.dtype}"
-        raise ValueError(message)
+        raise ValueError(
+            f"the Triton kernels multiply {sorted(map(str, PLANS))}, got {query.dtype}"
+        )
     if query.shape[-1] > WIDEST:
-        message = (
+        raise ValueError(
             f"the Triton kernels take heads up to {WIDEST} wide, got {query.shape[-1]}: "
             "use the backend fused"
         )
-        raise ValueError(message)
 
 
 class _Attend(Function):

@@ -3,25 +3,16 @@
 import functools
 import heapq
 import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 END = "</w>"
 """The mark of the last character of a word, and of every token that ends one."""
 
-
 _NONE = -1
 """Not an id: the mark of a piece that was merged into the one before it."""
 
-
 _LONG = 64
 """Characters up to which cutting a word costs more than it saves."""
-
-
-class _Everything:
-    """A container of everything."""
-
-    def __contains__(self, _item: object) -> bool:
-        return True
 
 
 class BytePairs:
@@ -29,14 +20,10 @@ class BytePairs:
 
     A heap holds the pairs that can be merged, so a word of n characters takes O(n log n) steps.
     Of equal pairs the leftmost goes first. A character without a token is the unknown token.
-    A long word is cut first between characters that are neighbours in no token: no merge crosses
+    A long word is cut first between characters that are neighbors in no token: no merge crosses
     such a place, and short parts stay in the processor's cache.
 
-    Args:
-        ids: The id of every token.
-        merges: The pairs in the order in which they were learned; both parts and their product
-            are tokens.
-        unknown: The id of the unknown token.
+    Merges come in the order in which they were learned; both parts and their product are tokens.
 
     Source: Sennrich, Haddow and Birch 2016, algorithm 1; GPT-1's `text_utils.py`, `bpe`.
     """
@@ -49,39 +36,34 @@ class BytePairs:
         self._last = {token[: -len(END)]: ids[token] for token in ids if token.endswith(END)}
         self._ranks = {(ids[one], ids[two]): rank for rank, (one, two) in enumerate(merges)}
         self._products = [ids[one + two] for one, two in merges]
+        self._merges_unknown = any(unknown in pair for pair in self._ranks)
 
     def merged(self, word: str) -> list[int]:
         """Return the ids of a word's tokens; the word has at least one character."""
         pieces = [self._inside.get(character, self._unknown) for character in word[:-1]]
         pieces.append(self._last.get(word[-1], self._unknown))
-        if len(word) <= _LONG:
+        if len(word) <= _LONG or self._merges_unknown:  # then any neighbors may be merged
             return self._merged(pieces)
-        cuts = [at for at in range(1, len(word)) if word[at - 1 : at + 1] not in self._neighbours]
+        cuts = [at for at in range(1, len(word)) if word[at - 1 : at + 1] not in self._neighbors]
         parts = itertools.pairwise([0, *cuts, len(word)])
         return [piece for start, end in parts for piece in self._merged(pieces[start:end])]
 
     @functools.cached_property
-    def _neighbours(self) -> Container[str]:
-        """All pairs of neighbours in the tokens, with `</w>` as four characters."""
-        if any(self._unknown in pair for pair in self._ranks):  # then anything may be merged
-            return _Everything()
+    def _neighbors(self) -> set[str]:
+        """All pairs of neighbors in the tokens, with `</w>` as four characters."""
         return {token[at : at + 2] for token in self._inside for at in range(len(token) - 1)}
 
     def _merged(self, pieces: list[int]) -> list[int]:
-        """Return the merged pieces; the list is changed."""
+        """Return the merged pieces; the list is changed.
+
+        A pair's product replaces its first piece, `_NONE` its second. The heap holds a pair as one
+        number: rank times length plus position. When it is popped, its parts may have been merged
+        with others; then another pair is at that position, or none. The `_NONE` at the end also
+        serves as the neighbor before the first piece, at -1.
+        """
         if len(pieces) == 1:
             return pieces
         pieces.append(_NONE)
-        self._merge(pieces)
-        return [piece for piece in pieces if piece != _NONE]
-
-    def _merge(self, pieces: list[int]) -> None:
-        """Merge in place: a pair's product replaces its first piece, `_NONE` its second.
-
-        The heap holds a pair as one number: rank times length plus position. When it is popped,
-        its parts may have been merged with others; then another pair is at that position, or none.
-        The `_NONE` at the end also serves as the neighbour before the first piece, at -1.
-        """
         length = len(pieces)
         ranks, products = self._ranks, self._products
         following, preceding = list(range(1, length + 1)), list(range(-1, length))
@@ -102,3 +84,4 @@ class BytePairs:
             ):
                 if pair in ranks:
                     heapq.heappush(waiting, ranks[pair] * length + where)
+        return [piece for piece in pieces if piece != _NONE]

@@ -1,4 +1,4 @@
-"""Train byte-pair encoding: merge the most frequent pair of neighbours, again and again."""
+"""Train byte-pair encoding: merge the most frequent pair of neighbors, again and again."""
 
 import heapq
 import itertools
@@ -22,16 +22,17 @@ def train_merges(
 
     Id 0 is `<unk>`. Then come the characters by falling frequency, the same characters as last
     characters of a word, and the product of each merge. Of equally frequent pairs the first in the
-    order of code points is merged. The order of the words has no effect.
-
-    Args:
-        words: How often each word occurs.
-        merges: Pairs to merge at most; there are fewer if no pair occurs twice any more.
-        progress: Called with the number of merges so far, after each.
+    order of code points is merged. The order of the words, given with their counts, has no effect.
+    There are fewer merges if no pair occurs twice any more. `progress` is called with their number
+    so far, after each.
 
     Source: Sennrich, Haddow and Birch 2016, algorithm 1.
     """
-    alphabet = _alphabet(words)
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            counts[character] += count
+    alphabet = sorted(counts, key=lambda character: (-counts[character], character))
     pairs = _Pairs(words)
     chosen: dict[Pair, None] = {}  # a merge that makes a token again can bring an old pair back
     while len(chosen) < merges and (best := pairs.most_frequent()):
@@ -44,17 +45,8 @@ def train_merges(
     return Vocabulary(tuple(tokens), tuple(chosen))
 
 
-def _alphabet(words: Mapping[str, int]) -> list[str]:
-    """Return the characters by falling frequency, then by code point."""
-    characters: Counter[str] = Counter()
-    for word, count in words.items():
-        for character in word:
-            characters[character] += count
-    return sorted(characters, key=lambda character: (-characters[character], character))
-
-
 class _Pairs:
-    """The pairs of neighbours, with their counts and their words.
+    """The pairs of neighbors, with their counts and their words.
 
     The heap holds each pair with an earlier count. A popped pair whose count has changed is pushed
     again with the new one. A count that grows is pushed at once.

@@ -12,7 +12,6 @@ Source: openai/finetune-transformer-lm@a69b5c4, text_utils.py.
 import functools
 import re
 from collections.abc import Callable, Iterable
-from itertools import chain
 from typing import Protocol, cast
 
 from scratch_gpt.errors import MissingExtraError
@@ -52,12 +51,7 @@ def standardize(text: str) -> str:
 
 
 class _Piece(Protocol):
-    """The part of spaCy's tokens that is used.
-
-    Attributes:
-        text: Its characters.
-        idx: The first one's position in the text.
-    """
+    """The part of spaCy's tokens that is used: the characters, and the first one's position."""
 
     text: str
     idx: int
@@ -80,8 +74,8 @@ def _rules() -> Rules:
 class OriginalPretokenizer:
     """Words as spaCy separates them in `standardized(text)`, in lower case; a newline is a word.
 
-    Positions of characters are positions in `standardized(text)`: ftfy joins, drops and replaces
-    letters without reporting which.
+    Positions refer to `standardized(text)`: ftfy does not report which letters it joins, drops and
+    replaces.
 
     Raises:
         MissingExtraError: ftfy or spaCy is not installed.
@@ -118,6 +112,5 @@ def _word(piece: str) -> str:
 def _placed(piece: str, start: int) -> Word:
     """Return a piece's word and each character's position; lower case may make two of one."""
     word = _word(piece)
-    sources = chain.from_iterable([at] * len(c.lower()) for at, c in enumerate(piece, start))
-    starts = list(sources)[: len(word)]
+    starts = [at for at, c in enumerate(piece, start) for _ in c.lower()][: len(word)]
     return Word(word, starts, [at + 1 for at in starts])

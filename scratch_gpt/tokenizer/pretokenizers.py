@@ -20,13 +20,7 @@ UNKNOWN = "<unk>"
 
 
 class Word(NamedTuple):
-    """A word and its position.
-
-    Attributes:
-        text: The characters to be merged.
-        starts: For each of them, the start of its origin in the text.
-        ends: For each of them, the end of its origin in the text.
-    """
+    """A word, and for each character the start and end of its origin in the text."""
 
     text: str
     starts: list[int]
@@ -56,9 +50,6 @@ def normalize_text(text: str) -> tuple[str, list[int]]:
     """Return the normalized text, and the position of each character's origin.
 
     Control characters are removed, ideographs set apart, accents removed, and letters lowered.
-
-    Args:
-        text: Any text without surrogates.
 
     Source: the tokenizers library, `BertNormalizer` with `lowercase=True`: clean text, handle
     Chinese characters, strip accents (NFD first), lower case, in this order.
@@ -116,12 +107,11 @@ class HuggingFacePretokenizer:
         if is_order_free(text):
             return _words(text.translate(self._translation))
         # Marks never move across a space: only words with a movable mark take the slow path.
-        return [word for chunk in text.split(" ") for word in self._chunk(chunk)]
-
-    def _chunk(self, chunk: str) -> list[str]:
-        return (
-            self.words(chunk) if is_order_free(chunk) else _words(_apart(normalize_text(chunk)[0]))
-        )
+        found = []
+        for chunk in text.split(" "):
+            is_fast = is_order_free(chunk)
+            found += self.words(chunk) if is_fast else _words(_apart(normalize_text(chunk)[0]))
+        return found
 
     def located(self, text: str) -> list[Word]:
         """Return the words, with the position of each character's origin."""
@@ -132,7 +122,11 @@ class HuggingFacePretokenizer:
             made, origins = normalize_text(text)
             pieces = [_apart(character) for character in made]
             places = [place for place, piece in zip(origins, pieces, strict=True) for _ in piece]
-        return [_word(found, places) for found in _WORD.finditer("".join(pieces))]
+        found = []
+        for match in _WORD.finditer("".join(pieces)):
+            starts = places[match.start() : match.end()]
+            found.append(Word(match[0], starts, [start + 1 for start in starts]))
+        return found
 
 
 def _words(apart: str) -> list[str]:
@@ -141,12 +135,6 @@ def _words(apart: str) -> list[str]:
 
 
 _WORD = re.compile("[^ ]+")
-
-
-def _word(found: re.Match[str], places: list[int]) -> Word:
-    """Return a word of a text whose characters come from these positions."""
-    starts = places[found.start() : found.end()]
-    return Word(found[0], starts, [start + 1 for start in starts])
 
 
 def _apart(text: str) -> str:

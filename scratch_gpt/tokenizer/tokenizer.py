@@ -4,7 +4,7 @@ import itertools
 import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -12,18 +12,14 @@ from scratch_gpt.errors import TextError
 from scratch_gpt.tokenizer import vocabulary as vocabulary_files
 from scratch_gpt.tokenizer.bpe import END, BytePairs
 from scratch_gpt.tokenizer.bpe_trainer import train_merges
-from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, Word, pretokenizer_named
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, pretokenizer_named
 from scratch_gpt.tokenizer.vocabulary import Vocabulary
 
 # Checks of the input.
 
 
 def check_text(text: object, name: str = "text") -> str:
-    """Return the text, if it is a `str` of valid Unicode.
-
-    Args:
-        text: The text.
-        name: The argument's name, for messages.
+    """Return the text; in messages it is called `name`.
 
     Raises:
         TypeError: It is not a `str`.
@@ -61,11 +57,7 @@ def check_texts(texts: Iterable[object]) -> Iterator[str]:
 
 
 def check_ids(ids: Iterable[Any], bound: int) -> list[int]:
-    """Return the ids as integers of Python.
-
-    Args:
-        ids: Integers of Python, NumPy or torch.
-        bound: The number of ids.
+    """Return ids of Python, NumPy or torch as integers of Python.
 
     Raises:
         TypeError: One of them is not an integer, or is a `bool`.
@@ -93,10 +85,6 @@ class Tokenizer:
     (transformers 5.3 and later, and the fast one of 4.x). With `"original"` they are those that
     the released model was trained with; it needs ftfy and spaCy.
 
-    Args:
-        vocabulary: Tokens and merges.
-        pretokenizer: A key of `scratch_gpt.tokenizer.pretokenizers.PRETOKENIZERS`.
-
     Raises:
         ValueError: No pretokenizer has that name.
         MissingExtraError: The pretokenizer needs a package that is not installed.
@@ -118,11 +106,9 @@ class Tokenizer:
     ) -> "Tokenizer":
         """Return the tokenizer of a folder's vocabulary.
 
-        Args:
-            directory: Holds `vocab.json` and `merges.txt`, or OpenAI's `encoder_bpe_40000.json`
-                and `vocab_40000.bpe`, or else Hugging Face's `tokenizer.json`.
-            pretokenizer: `"huggingface"` or `"original"`; None for the one that the folder's
-                `tokenizer_config.json` names, or `"huggingface"` if it names none.
+        The folder holds `vocab.json` and `merges.txt`, or OpenAI's `encoder_bpe_40000.json` and
+        `vocab_40000.bpe`, or else Hugging Face's `tokenizer.json`. Without `pretokenizer`, its
+        `tokenizer_config.json` names one; the default is `"huggingface"`.
 
         Raises:
             TokenizerError: There is no vocabulary, or an unsound one.
@@ -163,9 +149,8 @@ class Tokenizer:
         for text in check_texts(texts):
             for part in _parts(text, split):
                 counts.update(split.words(part))
-        return cls(
-            train_merges(counts, merges=merges, progress=progress), pretokenizer=pretokenizer
-        )
+        vocabulary = train_merges(counts, merges=merges, progress=progress)
+        return cls(vocabulary, pretokenizer=pretokenizer)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write `vocab.json`, `merges.txt` and `tokenizer_config.json` in Hugging Face's form.
@@ -176,7 +161,7 @@ class Tokenizer:
         Raises:
             OccupiedError: Something there would be lost, or there is a `tokenizer.json`, which
                 Hugging Face would read instead.
-            WriteError: The file system refused.
+            WriteError: The file system failed.
         """
         vocabulary_files.write_vocabulary(
             Path(directory), self.vocabulary, pretokenizer=self.pretokenizer
@@ -208,23 +193,15 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """Return the ids of each text.
-
-        Raises:
-            TypeError: `texts` is one text, or one of them is not a `str`.
-            TextError: One holds a surrogate.
-        """
+        """Return the ids of each text; errors are those of `encode`."""
         return [self.encode(text) for text in check_texts(texts)]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the ids of a text, and the start and end of each token in it.
 
         Offsets count characters of the text as given. A removed character, such as an accent that
-        is a character of its own, belongs to no token unless it stands within one.
-
-        Raises:
-            TypeError: It is not a `str`.
-            TextError: It holds a surrogate.
+        is a character of its own, belongs to no token unless it is within one. Errors are those of
+        `encode`.
         """
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
@@ -234,40 +211,22 @@ class Tokenizer:
                 ids.append(self._unknown)
                 offsets.append((start - len(UNKNOWN), start))
             for word in self._split.located(part):
-                pieces = self._pieces[word.text]
-                ids.extend(pieces)
-                offsets.extend(self._spans(pieces, word, start))
+                first = 0
+                for piece in self._pieces[word.text]:
+                    after = first + self._lengths[piece]
+                    ids.append(piece)
+                    offsets.append((start + word.starts[first], start + word.ends[after - 1]))
+                    first = after
             start += len(part) + len(UNKNOWN)
         return ids, offsets
-
-    def _spans(self, pieces: Sequence[int], word: Word, start: int) -> Iterator[tuple[int, int]]:
-        """Yield the start and end of each piece of a word; `start` is its part's position."""
-        first = 0
-        for piece in pieces:
-            after = first + self._lengths[piece]
-            yield start + word.starts[first], start + word.ends[after - 1]
-            first = after
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Return the text of ids: the tokens joined, with a space after each word but the last.
 
-        The case, accents and spacing of the encoded text are lost.
-
-        Args:
-            ids: Integers of Python, NumPy or torch.
-
-        Raises:
-            TypeError: One of them is not an integer.
-            ValueError: One of them is not the id of a token.
+        The case, accents and spacing of the encoded text are lost. Errors are those of `tokens`.
         """
-        tokens = self.tokens(ids)
-        last = tokens[-1:]
-        return "".join(
-            [
-                *(token.replace(END, " ") for token in tokens[:-1]),
-                *(token.replace(END, "") for token in last),
-            ]
-        )
+        *tokens, last = self.tokens(ids) or [""]
+        return "".join([*(token.replace(END, " ") for token in tokens), last.replace(END, "")])
 
     def tokens(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """Return the token of each id, including `</w>`.

@@ -4,7 +4,7 @@ They come from a committed table, the same on every Python. Each Python's `unico
 version of Unicode, and none is the Rust tokenizer's, which mixes several: accents of an old version
 and the lower case of its compiler. So `unicodedata`, `str.lower` and `str.isspace` are not used.
 
-Source: `character_classes.txt`; `reference/huggingface_tokenizer.py` made it and says how.
+Source: `character_classes.txt`; `reference/huggingface_tokenizer.py` made it and describes how.
 """
 
 import functools
@@ -20,11 +20,7 @@ _FILE = "character_classes.txt"
 
 
 class Ranges:
-    """A set of code points, stored as runs of neighbours.
-
-    Args:
-        runs: First and last code point of each run, in order.
-    """
+    """A set of code points, stored as runs: the first and last code point of each, in order."""
 
     def __init__(self, runs: list[tuple[int, int]]) -> None:
         self._firsts = [first for first, _ in runs]
@@ -41,27 +37,16 @@ class Ranges:
 
 @dataclass(frozen=True, kw_only=True)
 class CharacterClasses:
-    """All tables, by code point; a character in none of them is unchanged.
+    """All tables, by code point; a character in none of them is unchanged."""
 
-    Attributes:
-        removed: Control characters, noncharacters, and U+FFFD.
-        white: Characters that become a space, without the white control characters in `removed`.
-        ideographs: Chinese characters, each a word of its own.
-        decomposition: The complete canonical decomposition; hangul syllables are computed.
-        combining: The canonical combining class, if it is not 0.
-        nonspacing: Accents, which are removed.
-        lowercase: The lower case, independent of context.
-        punctuation: Characters that are words of their own.
-    """
-
-    removed: Ranges
-    white: Ranges
-    ideographs: Ranges
-    decomposition: Mapping[int, str]
-    combining: Mapping[int, int]
-    nonspacing: Ranges
-    lowercase: Mapping[int, str]
-    punctuation: Ranges
+    removed: Ranges  # control characters, noncharacters, and U+FFFD
+    white: Ranges  # these become a space; white control characters are in `removed`
+    ideographs: Ranges  # Chinese characters, each a word of its own
+    decomposition: Mapping[int, str]  # complete and canonical; hangul syllables are computed
+    combining: Mapping[int, int]  # the canonical combining class, if it is not 0
+    nonspacing: Ranges  # accents, which are removed
+    lowercase: Mapping[int, str]  # independent of context
+    punctuation: Ranges  # each a word of its own
 
 
 @functools.cache
@@ -125,11 +110,8 @@ def decompose(text: str, sources: Sequence[int]) -> tuple[str, list[int]]:
     """Return the canonical decomposition of a text, and the position of each character's origin.
 
     Marks that are reordered do not take their positions along. As in the Rust tokenizer, whose
-    offsets these are, the first character of a decomposition takes the next position.
-
-    Args:
-        text: Any text.
-        sources: The position of each of its characters.
+    offsets these are, the first character of a decomposition takes the next position. `sources`
+    has the position of each character of the text.
     """
     parts = list(_ordered(part for character in text for part in _parts(character)))
     begun = itertools.accumulate(not part.added for part in parts)

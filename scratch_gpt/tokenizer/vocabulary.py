@@ -10,10 +10,10 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from scratch_gpt.checkpoint import strict_io
 from scratch_gpt.checkpoint.atomic import replace_folder
@@ -29,9 +29,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Vocabulary:
     """Tokens by id, and merges in the order in which they were learned.
 
-    Attributes:
-        tokens: The token of each id.
-        merges: Pairs of tokens; each pair's product is a token too.
+    Each merge is a pair of tokens, whose product is a token too.
     """
 
     tokens: tuple[str, ...]
@@ -46,20 +44,17 @@ class Vocabulary:
         ids_from: str,
         merges_from: str,
     ) -> "Vocabulary":
-        """Return the vocabulary, if it is sound.
-
-        Args:
-            ids: The id of each token, unchecked.
-            merges: The pairs in order.
-            ids_from: The file of the ids, for messages.
-            merges_from: The file of the merges, for messages.
+        """Return the vocabulary of unchecked ids and merges; messages name the two files.
 
         Raises:
             TokenizerError: Ids are not integers, occur twice or leave a gap; `<unk>` is missing; a
                 token is not valid Unicode; a merge occurs twice, or needs a token that is missing.
         """
-        _check_ids(ids, ids_from)
-        _check_merges(ids, merges, merges_from)
+        problems = [(_wrong_ids(ids), ids_from), (_wrong_merges(ids, merges), merges_from)]
+        for found, where in problems:
+            if what := next(found, None):
+                fix = "fetch the vocabulary and its merges again, both from one place"
+                raise TokenizerError(what, where=where, fix=fix)
         return cls(tuple(sorted(ids, key=ids.__getitem__)), tuple(merges))  # type: ignore[arg-type]
 
     @functools.cached_property
@@ -74,43 +69,37 @@ class Vocabulary:
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-def _check_ids(ids: Mapping[str, object], where: str) -> None:
+def _wrong_ids(ids: Mapping[str, object]) -> Iterator[str]:
+    """Yield what is wrong with the ids; only the first problem is meaningful."""
     owners: dict[object, str] = {}
     for token, number in ids.items():
         if type(number) is not int:
-            raise _mismatched(f"the id of {quote(token)} is {quote(number)}, not an integer", where)
+            yield f"the id of {quote(token)} is {quote(number)}, not an integer"
         if _SURROGATE.search(token):
-            raise _mismatched(f"the token {quote(token)} is not valid Unicode", where)
+            yield f"the token {quote(token)} is not valid Unicode"
         if number in owners:
-            message = f"{quote(owners[number])} and {quote(token)} both have the id {number}"
-            raise _mismatched(message, where)
+            yield f"{quote(owners[number])} and {quote(token)} both have the id {number}"
         owners[number] = token
-    outside = next((number for number in owners if number not in range(len(ids))), None)
-    if outside is not None:
-        message = f"{quote(owners[outside])} has the id {quote(outside)}, of {len(ids)} tokens"
-        raise _mismatched(message, where)
+    for number, token in owners.items():
+        if number not in range(len(ids)):
+            yield f"{quote(token)} has the id {quote(number)}, of {len(ids)} tokens"
     if UNKNOWN not in ids:
-        raise _mismatched(f"it has no token {UNKNOWN}, which stands for unknown characters", where)
+        yield f"it has no token {UNKNOWN}, which stands for unknown characters"
 
 
-def _check_merges(ids: Mapping[str, object], merges: Sequence[tuple[str, str]], where: str) -> None:
+def _wrong_merges(ids: Mapping[str, object], merges: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield what is wrong with the merges."""
     seen: dict[tuple[str, str], int] = {}
     for number, pair in enumerate(merges, start=1):
         name = f"merge {number}, {quote(' '.join(pair))},"
         if pair in seen:
-            raise _mismatched(f"{name} is merge {seen[pair]} again", where)
+            yield f"{name} is merge {seen[pair]} again"
         seen[pair] = number
         for token in (*pair, "".join(pair)):
             if token not in ids:
-                message = f"{name} needs the token {quote(token)}, which is not in the vocabulary"
-                raise _mismatched(message, where)
+                yield f"{name} needs the token {quote(token)}, which is not in the vocabulary"
             if token == UNKNOWN:
-                raise _mismatched(f"{name} is of {UNKNOWN}, which has no characters", where)
-
-
-def _mismatched(what: str, where: str) -> TokenizerError:
-    fix = "fetch the vocabulary and its merges again, both from one place"
-    return TokenizerError(what, where=where, fix=fix)
+                yield f"{name} is of {UNKNOWN}, which has no characters"
 
 
 # Files.
@@ -144,17 +133,21 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     }
     for names in PAIRS_OF_FILES:
         if there.issuperset(names):
-            return _from_two(*(directory / name for name in names))
-    if SINGLE_FILE in there:
-        path = directory / SINGLE_FILE
-        ids, pairs = parse_tokenizer_json(_json(path), one_line(path))
-        return Vocabulary.checked(ids, pairs, ids_from=one_line(path), merges_from=one_line(path))
-    halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
-    raise TokenizerError(
-        f"the folder holds {halves}",
-        where=one_line(directory),
-        fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
-    )
+            ids_path, merges_path = (directory / name for name in names)
+            ids, merges = _json(ids_path), _merges(merges_path)
+            break
+    else:
+        ids_path = merges_path = directory / SINGLE_FILE
+        if SINGLE_FILE not in there:
+            halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
+            raise TokenizerError(
+                f"the folder holds {halves}",
+                where=one_line(directory),
+                fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
+            )
+        ids, merges = parse_tokenizer_json(_json(ids_path), one_line(ids_path))
+    where = {"ids_from": one_line(ids_path), "merges_from": one_line(merges_path)}
+    return Vocabulary.checked(ids, merges, **where)
 
 
 def pretokenizer_in(directory: Path) -> str:
@@ -174,14 +167,6 @@ def pretokenizer_in(directory: Path) -> str:
         known = " or ".join(map(repr, PRETOKENIZERS))
         raise _rejected(f"its pretokenizer is {quote(found)}, and not {known}", path)
     return found
-
-
-def _from_two(ids_path: Path, merges_path: Path) -> Vocabulary:
-    ids = _json(ids_path)
-    merges = _merges(merges_path)
-    return Vocabulary.checked(
-        ids, merges, ids_from=one_line(ids_path), merges_from=one_line(merges_path)
-    )
 
 
 def _merges(path: Path) -> list[tuple[str, str]]:
@@ -223,34 +208,30 @@ def write_vocabulary(
 ) -> None:
     """Write a vocabulary under Hugging Face's names; other files in the folder stay.
 
-    Args:
-        directory: The folder.
-        vocabulary: Tokens and merges.
-        pretokenizer: The name of the pretokenizer; Hugging Face's reader ignores it.
+    The name of the pretokenizer is written too; Hugging Face's reader ignores it.
 
     Raises:
         OccupiedError: Something at `directory` would be lost, or read instead of the new files.
-        WriteError: The file system refused.
+        WriteError: The file system failed.
     """
     with replace_folder(directory, overwrite=True, require=_require_no_other) as staging:
-        ids = json.dumps(vocabulary.ids, ensure_ascii=False)
         merges = [HEADER, *(f"{one} {two}" for one, two in vocabulary.merges)]
         config = {
             "tokenizer_class": "OpenAIGPTTokenizer",
             "unk_token": UNKNOWN,
             "pretokenizer": pretokenizer,
         }
-        _write(staging / VOCABULARY, ids)
-        _write(staging / MERGES, "\n".join(merges) + "\n")
-        _write(staging / CONFIG, json.dumps(config, indent=2) + "\n")
+        texts = {
+            VOCABULARY: json.dumps(vocabulary.ids, ensure_ascii=False),
+            MERGES: "\n".join(merges) + "\n",
+            CONFIG: json.dumps(config, indent=2) + "\n",
+        }
+        for name, text in texts.items():
+            (staging / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def _rejected(what: str, where: object) -> TokenizerError:
     return TokenizerError(what, where=one_line(where), fix="fetch the file again")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _require_no_other(directory: Path) -> None:
@@ -269,37 +250,24 @@ def _require_no_other(directory: Path) -> None:
 _REQUIRED = {"type": "BPE", "unk_token": UNKNOWN, "end_of_word_suffix": END}
 """Fields that a model must have, with GPT-1's values."""
 
-_IF_THERE: Mapping[str, tuple[object, ...]] = {
+_VALUES: Mapping[str, tuple[object, ...]] = {
+    **{name: (value,) for name, value in _REQUIRED.items()},
     "continuing_subword_prefix": (None, ""),
     "fuse_unk": (False,),
     "byte_fallback": (False,),
     "ignore_merges": (False,),
     "dropout": (None,),
 }
-"""Fields that a model may have, with the values of GPT-1."""
+"""GPT-1's values of the fields that a model has."""
 
 _AROUND = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
 """Steps before the model, which the file may name."""
 
 
-class TokenizerJson(NamedTuple):
-    """The contents of a file.
-
-    Attributes:
-        ids: The id of each token, unchecked.
-        merges: The pairs in their order.
-    """
-
-    ids: dict[str, object]
-    merges: list[tuple[str, str]]
-
-
-def parse_tokenizer_json(whole: Mapping[str, Any], where: str) -> TokenizerJson:
-    """Return the ids and merges of a tokenizer of GPT-1.
-
-    Args:
-        whole: The file's JSON object.
-        where: The file, for messages.
+def parse_tokenizer_json(
+    whole: Mapping[str, Any], where: str
+) -> tuple[dict[str, object], list[tuple[str, str]]]:
+    """Return the unchecked ids and the merges of the JSON object of a GPT-1 tokenizer.
 
     Raises:
         TokenizerError: It is another kind of tokenizer, prepares text in another way, or adds
@@ -308,62 +276,36 @@ def parse_tokenizer_json(whole: Mapping[str, Any], where: str) -> TokenizerJson:
     model = whole.get("model")
     if not isinstance(model, dict):
         raise _rejected("it holds no model", where)
-    _require_kind(model, where)
-    _require_preparation(whole, where)
+    for name, wanted in _REQUIRED.items():
+        if name not in model:
+            raise _rejected(f"its model has no {name}, GPT-1's is {wanted!r}", where)
+    for name, allowed in _VALUES.items():
+        if name in model and model[name] not in allowed:
+            message = f"its model's {name} is {quote(model[name])}, GPT-1's is {allowed[-1]!r}"
+            raise _rejected(message, where)
+    for name, wanted in _AROUND.items():
+        found = whole.get(name, {"type": wanted})
+        kind = found.get("type") if isinstance(found, dict) else found
+        if kind != wanted:
+            raise _rejected(f"its {name} is {quote(kind)}, GPT-1's is {wanted!r}", where)
     ids, merges = model.get("vocab"), model.get("merges")
     if not isinstance(ids, dict) or not isinstance(merges, list):
         raise _rejected("its model has no vocab or no merges", where)
     _require_nothing_added(whole.get("added_tokens", []), ids, where)
-    return TokenizerJson(
-        ids, [pair(merge, number, where) for number, merge in enumerate(merges, start=1)]
-    )
+    return ids, [pair(merge, number, where) for number, merge in enumerate(merges, start=1)]
 
 
 def pair(merge: object, number: int, where: str) -> tuple[str, str]:
     """Return a merge, given as a list of two tokens or as two tokens with a space between.
 
-    Raises:
-        TokenizerError: It is not two tokens, or a token holds a space or a line break, which no
-            file of merges could hold.
+    A token with a space or a line break is rejected: no file of merges could hold it.
     """
     words = merge.split(" ") if isinstance(merge, str) else merge
-    if isinstance(words, list) and len(words) == _TWO:
+    if isinstance(words, list) and len(words) == 2:  # noqa: PLR2004 - a pair
         one, two = words
-        if isinstance(one, str) and isinstance(two, str) and _writable(one) and _writable(two):
+        if all(isinstance(w, str) and w and not set(w) & set(" \n\r") for w in words):
             return one, two
     raise _rejected(f"merge {number} is {quote(merge)}, not two tokens", where)
-
-
-_TWO = 2
-
-
-def _writable(token: str) -> bool:
-    """Return whether a line of merges could hold the token."""
-    return bool(token) and not any(mark in token for mark in " \n\r")
-
-
-def _require_kind(model: Mapping[str, Any], where: str) -> None:
-    for name, wanted in _REQUIRED.items():
-        if name not in model:
-            raise _rejected(f"its model has no {name}, GPT-1's is {wanted!r}", where)
-        if model[name] != wanted:
-            message = f"its model's {name} is {quote(model[name])}, GPT-1's is {wanted!r}"
-            raise _rejected(message, where)
-    for name, allowed in _IF_THERE.items():
-        if name in model and model[name] not in allowed:
-            message = f"its model's {name} is {quote(model[name])}, GPT-1's is {allowed[-1]!r}"
-            raise _rejected(message, where)
-
-
-def _require_preparation(whole: Mapping[str, Any], where: str) -> None:
-    """Require GPT-1's steps before the model, if the file names them."""
-    for name, wanted in _AROUND.items():
-        if name not in whole:
-            continue
-        found = whole[name]
-        kind = found.get("type") if isinstance(found, dict) else found
-        if kind != wanted:
-            raise _rejected(f"its {name} is {quote(kind)}, GPT-1's is {wanted!r}", where)
 
 
 def _require_nothing_added(added: object, ids: Mapping[str, object], where: str) -> None:

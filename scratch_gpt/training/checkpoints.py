@@ -8,7 +8,6 @@ of all other files, by which damage is found.
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 import shutil
@@ -25,6 +24,7 @@ from scratch_gpt.checkpoint import safetensors, strict_io
 from scratch_gpt.checkpoint.atomic import is_in_staging, make_staging, replace_folder
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.config import GPTConfig
+from scratch_gpt.data.dataset import sha256
 from scratch_gpt.errors import CheckpointError, one_line, quote
 
 OPTIMIZER = "optimizer.safetensors"
@@ -38,19 +38,11 @@ _OWN_DTYPE = "weight."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """A run's progress and its reproducibility settings.
+    """A run's progress and its reproducibility settings."""
 
-    Attributes:
-        step: Optimizer steps made.
-        windows: Windows of training data seen: the position in the data. Dropout needs no
-            position, because its masks are a function of seed and step.
-        best: The lowest validation loss so far and its step, None before the first.
-        settings: The reproducibility settings.
-    """
-
-    step: int
-    windows: int
-    best: tuple[float, int] | None
+    step: int  # optimizer steps made
+    windows: int  # of training data, seen; dropout masks are a function of seed and step
+    best: tuple[float, int] | None  # the lowest validation loss and its step
     settings: dict[str, Any]
 
 
@@ -68,12 +60,7 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, *, beside: Iterable[Path] = ()) -> None:
-    """Write a checkpoint's folder atomically.
-
-    Args:
-        path: The folder; an existing one is replaced.
-        checkpoint: Its contents.
-        beside: Files to copy into it, such as the vocabulary's.
+    """Write or replace a checkpoint's folder atomically, with copies of the files in `beside`.
 
     Raises:
         WriteError: The file system failed; an existing folder was not changed.
@@ -101,11 +88,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, *, beside: Iterable[Pat
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint in a folder.
-
-    Raises:
-        CheckpointError: It is damaged or incomplete.
-    """
+    """Return the checkpoint in a folder; raise CheckpointError if it is damaged or incomplete."""
     _verify_manifest(path)
     state = _read_state(path / STATE)
     model = model_folder.from_pretrained(path, backend="plain")
@@ -118,15 +101,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         else:
             is_count = tensor.ndim == 0 and not tensor.is_floating_point()
             optimizer[name] = int(tensor) if is_count else tensor
-    if own_dtype and _shapes(own_dtype) != _shapes(weights):
+    shapes = [{name: t.shape for name, t in part.items()} for part in (own_dtype, weights)]
+    if own_dtype and shapes[0] != shapes[1]:
         raise _damaged(path / OPTIMIZER, "its weights are not those of the model")
     return Checkpoint(
         state=state, config=model.config, weights=own_dtype or weights, optimizer=optimizer
     )
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _read_state(path: Path) -> State:
@@ -141,17 +121,13 @@ def _read_state(path: Path) -> State:
 
 def write_manifest(folder: Path) -> None:
     """Write the digests of a folder's files into its `manifest.json`."""
-    files = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
+    files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
     text = json.dumps({"version": 1, "sha256": files}, indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def _verify_manifest(folder: Path) -> None:
-    """Require a manifest that lists the required files, and every listed file unchanged.
-
-    Raises:
-        CheckpointError: The manifest is missing or malformed, or a file is missing or changed.
-    """
+    """Require a manifest that lists the required files, and every listed file unchanged."""
     path = folder / MANIFEST
     fields = _read_json(path)
     digests = fields.get("sha256")
@@ -162,13 +138,8 @@ def _verify_manifest(folder: Path) -> None:
     for name, digest in digests.items():
         if name != Path(name).name:
             raise _damaged(path, f"{quote(name)} is not a file name")
-        if _sha256(folder / name) != digest:
+        if sha256(folder / name) != digest:
             raise _damaged(folder / name, "its digest is not the one in the manifest")
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # BinaryIO lacks readinto
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -215,9 +186,7 @@ def checkpoints_by_step(folder: Path) -> dict[int, Path]:
 def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest undamaged checkpoint, None if there are no checkpoints.
 
-    Args:
-        folder: The folder of checkpoints.
-        warn: Called with a message for each damaged one that is skipped.
+    `warn` is called with a message for each damaged one that is skipped.
 
     Raises:
         CheckpointError: There are checkpoints, and all are damaged.
@@ -241,9 +210,6 @@ def prune_checkpoints(folder: Path, *, upto: int, keep: int, best: int | None) -
     """Remove the checkpoints up to a step, except the last `keep` and the best one.
 
     Each is first moved away in one rename, so a killed process leaves no damaged checkpoint.
-
-    Raises:
-        OSError: The file system failed.
     """
     found = checkpoints_by_step(folder)
     old = [step for step in found if step <= upto][keep:]

@@ -20,13 +20,7 @@ T = TypeVar("T")
 
 
 class Group:
-    """The processes of a run, from the view of one of them.
-
-    Attributes:
-        rank: This process's number, from 0.
-        processes: Number of processes.
-        device: This process's device.
-    """
+    """The processes of a run, seen from the one with the number `rank`, from 0."""
 
     def __init__(self, rank: int = 0, processes: int = 1, device: str = "cpu") -> None:
         self.rank = rank
@@ -122,11 +116,9 @@ _CONNECTION_ERRORS = {
 def join_group(environment: Mapping[str, str], *, device: str, timeout: float) -> Iterator[Group]:
     """Join the group that the environment describes, and leave it at the end.
 
-    Args:
-        environment: The variables that torchrun sets: WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR,
-            MASTER_PORT.
-        device: `cpu` or `cuda`; each process takes the device of its local rank.
-        timeout: Seconds after which a process that does not answer counts as lost.
+    `torchrun` sets WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. With `device="cuda"`
+    each process takes the device of its local rank. A process that does not answer for `timeout`
+    seconds counts as lost.
 
     Raises:
         UsageError: The environment's variables are incomplete or invalid.
@@ -172,8 +164,7 @@ _START = "start all processes by torchrun --nproc-per-node 2 -m scratch_gpt.trai
 def rank_and_size(environment: Mapping[str, str]) -> tuple[int, int]:
     """Return this process's rank and the number of processes, without connecting.
 
-    Raises:
-        UsageError: A variable is missing, not a number or out of range.
+    A variable that is missing, not a number or out of range is a UsageError.
     """
     size = _number(environment, "WORLD_SIZE", 1, least=1)
     if size == 1:

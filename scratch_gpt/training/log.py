@@ -1,11 +1,12 @@
 """What a run shows: a JSON log with each step once, a progress line, samples, a loss curve."""
 
+import contextlib
 import datetime as dt
 import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,40 +30,48 @@ class Log:
     """
 
     def __init__(self, path: Path, *, step: int, warn: Callable[[str], None]) -> None:
-        """Open a log for the steps after `step`; drop later lines, left by a killed process.
+        """Open or create a log for the steps after `step`.
 
-        Args:
-            path: The file; created if it is missing.
-            step: The last step to keep.
-            warn: Called with a message if earlier steps are missing.
+        Later lines, left by a killed process, are dropped. `warn` is called with a message if
+        earlier steps are missing.
         """
         self.path = path
-        try:
-            _drop_after(path, step, warn)
+        partial = path.with_name(f"{path.name}.partial")
+        with _reporting_write_errors(path):
+            kept = [fields for fields in read_log(path) if fields["step"] <= step]
+            if step and len(kept) != step:
+                warn(f"{path.name} holds {len(kept)} of the {step} steps done")
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(fields) + "\n" for fields in kept)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
             self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise to_write_error(error, path) or error from error
 
     def write(self, fields: Mapping[str, Any]) -> None:
         """Write one line; NaN and infinities become text."""
         is_text = {n for n, v in fields.items() if isinstance(v, float) and not math.isfinite(v)}
         strict = {name: repr(v) if name in is_text else v for name, v in fields.items()}
-        try:
+        with _reporting_write_errors(self.path):
             self._file.write(json.dumps(strict) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise to_write_error(error, self.path) or error from error
 
     def sync(self) -> None:
         """Flush to the disk; called before each checkpoint, which must not be ahead of the log."""
-        try:
+        with _reporting_write_errors(self.path):
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise to_write_error(error, self.path) or error from error
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+@contextlib.contextmanager
+def _reporting_write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise to_write_error(error, path) or error from error
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -75,25 +84,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             fields = strict_io.load_strict_json(line)
         except ValueError:
             break
-        if not line.endswith(b"\n") or not isinstance(fields, dict):
-            break
-        if not isinstance(fields.get("step"), int):
+        is_whole = line.endswith(b"\n") and isinstance(fields, dict)
+        if not is_whole or not isinstance(fields.get("step"), int):
             break
         found.append(fields)
     return found
-
-
-def _drop_after(path: Path, step: int, warn: Callable[[str], None]) -> None:
-    """Rewrite the log atomically, with the lines up to a step."""
-    kept = [fields for fields in read_log(path) if fields["step"] <= step]
-    if step and len(kept) != step:
-        warn(f"{path.name} holds {len(kept)} of the {step} steps done")
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(fields) + "\n" for fields in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 class ProgressLine:
@@ -106,12 +101,7 @@ class ProgressLine:
         self._validation = ""
 
     def __call__(self, fields: Mapping[str, Any], steps: int) -> None:
-        """Show a step.
-
-        Args:
-            fields: The step's line of the log.
-            steps: Number of steps of the run.
-        """
+        """Show a step, given its line of the log and the number of steps of the run."""
         self._seconds.append(fields["seconds"])
         if "validation_loss" in fields:
             self._validation = f", validation {fields['validation_loss']:.3f}"
@@ -134,13 +124,7 @@ _AVERAGED = 20
 def sample(model: GPT, tokenizer: Tokenizer, prompt: list[int], recipe: Recipe) -> str:
     """Return the prompt and its continuation by the model, sampled with the recipe's seed.
 
-    The model's mode and torch's random state do not change.
-
-    Args:
-        model: The model, in any mode.
-        tokenizer: The run's.
-        prompt: Token ids, at least one.
-        recipe: Gives the number of tokens and the seed.
+    The prompt has at least one token id. The model's mode and torch's random state do not change.
     """
     start = prompt[: max(1, model.config.n_positions - recipe.sample_tokens)]
     length = min(recipe.sample_tokens, model.config.n_positions - len(start))
@@ -153,11 +137,7 @@ def sample(model: GPT, tokenizer: Tokenizer, prompt: list[int], recipe: Recipe) 
 
 
 def draw_loss_curve(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write a PNG with the training loss of every step and the validation losses.
-
-    Args:
-        lines: The log's lines.
-        path: The picture; an existing one is replaced.
+    """Write or replace a PNG with the training and validation losses in a log's lines.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -173,17 +153,11 @@ def draw_loss_curve(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         ("validation_loss", "validation", 1.5, "o"),
     ):
         # A loss that was not finite is text in the log.
-        points = [(line["step"], line[field]) for line in lines if _is_number(line.get(field))]
-        steps, losses = [step for step, _ in points], [loss for _, loss in points]
+        shown = [line for line in lines if isinstance(line.get(field), int | float)]
+        steps, losses = [line["step"] for line in shown], [line[field] for line in shown]
         axes.plot(steps, losses, label=label, linewidth=width, marker=marker, markersize=3.0)
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
     axes.legend()
-    try:
+    with _reporting_write_errors(path):
         FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
-    except OSError as error:
-        raise to_write_error(error, path) or error from error
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)

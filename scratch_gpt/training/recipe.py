@@ -92,10 +92,7 @@ _Range = tuple[Callable[[Any], bool], str]
 
 
 def _integers(least: int) -> _Range:
-    return (
-        lambda n: isinstance(n, int) and n >= least,
-        f"a whole number of at least {least}",
-    )
+    return lambda n: isinstance(n, int) and n >= least, f"a whole number of at least {least}"
 
 
 def _one_of(*names: str) -> _Range:

@@ -21,10 +21,8 @@ from scratch_gpt.training.recipe import Recipe, kept_fields
 def deterministic(threads: int) -> Iterator[None]:
     """Allow only operations whose result does not depend on the order in which threads finish.
 
-    Otherwise the backward of indexing would: it sums rows of the embedding's gradient.
-
-    Args:
-        threads: Number of threads for torch; 0 leaves it unchanged.
+    Otherwise the backward of indexing would: it sums rows of the embedding's gradient. torch gets
+    this number of threads; 0 leaves it unchanged.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS raises
     settings = torch.utils.deterministic
@@ -76,10 +74,7 @@ def weight_generator(seed: int) -> torch.Generator:
 def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
     """Seed torch's own generator for the dropout masks of one micro-batch.
 
-    Args:
-        seed: The run's.
-        step: From 0.
-        micro_batch: From 0, counted over all processes.
+    Steps count from 0; so do the step's micro-batches, over all processes.
     """
     torch.manual_seed(_mixed(seed, _DROPOUT, step, micro_batch))
 
@@ -95,7 +90,7 @@ def _mixed(*words: int) -> int:
 # Reproducibility settings: recorded in every checkpoint, compared on resume
 
 _REPLACED = ("merges", "pretokenizer", "validation_fraction", "epochs")
-"""Fields of a recipe that the vocabulary, the data and the number of steps stand for."""
+"""Fields of a recipe that the settings for vocabulary, data and steps replace."""
 
 _ENVIRONMENT = ("device", "vocabulary", "data", "world_size", "torch", "processor")
 """Settings that are not fields of a recipe."""
@@ -128,11 +123,7 @@ def reproducibility_settings(
 
 
 def require_known_settings(allowed: Collection[str]) -> None:
-    """Require that each setting that may change exists.
-
-    Raises:
-        UsageError: A name is not that of a reproducibility setting.
-    """
+    """Require that each name is that of a reproducibility setting, or raise UsageError."""
     if unknown := sorted(set(allowed) - SETTING_NAMES):
         raise UsageError(
             f"there is no setting {', '.join(unknown)}",
@@ -146,12 +137,6 @@ def require_same_settings(
 ) -> list[str]:
     """Require that no reproducibility setting changed, except those that may.
 
-    Args:
-        recorded: The checkpoint's settings.
-        found: The current settings.
-        allowed: Names of settings that may differ.
-        where: The checkpoint, for the message.
-
     Returns:
         One phrase for each allowed change.
 
@@ -163,7 +148,9 @@ def require_same_settings(
         for name in sorted({**recorded, **found})
         if recorded.get(name) != found.get(name)
     }
-    incompatible = [name for name in phrases if _is_incompatible(name, recorded, found)]
+    # Runs in float32 and bfloat16 both have float32 moments.
+    is_narrow = {recorded.get("dtype"), found.get("dtype")} <= {"float32", "bfloat16"}
+    incompatible = [n for n in phrases if n in _INCOMPATIBLE and not (n == "dtype" and is_narrow)]
     rejected = [name for name in phrases if name not in allowed or name in incompatible]
     if not rejected:
         return list(phrases.values())
@@ -178,10 +165,3 @@ def require_same_settings(
         where=where,
         fix=fix,
     )
-
-
-def _is_incompatible(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Return whether a change can never be allowed; both narrow dtypes have float32 moments."""
-    if name == "dtype" and {recorded.get(name), found.get(name)} <= {"float32", "bfloat16"}:
-        return False
-    return name in _INCOMPATIBLE

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -39,12 +39,7 @@ from scratch_gpt.training.run_folder import (
     prepare_tokens,
     prepare_vocabulary,
 )
-from scratch_gpt.training.trainer import (
-    Trainer,
-    complete_recipe,
-    require_work_for_all,
-    windows_of,
-)
+from scratch_gpt.training.trainer import Trainer, complete_recipe, require_work_for_all, windows_of
 
 _PROMPT = 8
 """Tokens of the validation text that a sample begins with."""
@@ -55,23 +50,14 @@ _ECHO = 2.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """The arguments of a run.
-
-    Attributes:
-        recipe: What to train.
-        output: The run's folder.
-        sources: The sources of text and vocabulary.
-        allow: Names of reproducibility settings that may differ from the checkpoint's.
-        timeout: Seconds after which a process that does not answer counts as lost.
-        quiet: Whether to print only warnings and errors.
-    """
+    """The arguments of a run."""
 
     recipe: Recipe
     output: Path
     sources: Sources = dataclasses.field(default_factory=Sources)
-    allow: tuple[str, ...] = ()
-    timeout: float = 1_800.0
-    quiet: bool = False
+    allow: tuple[str, ...] = ()  # reproducibility settings that may differ from the checkpoint's
+    timeout: float = 1_800.0  # seconds after which a process that does not answer counts as lost
+    quiet: bool = False  # print only warnings and errors
 
 
 def run(request: Request, progress: Progress) -> ExitCode:
@@ -102,7 +88,7 @@ class _Run:
         self.request = request
         self.folder = RunFolder(request.output)
         self.group = group
-        self.progress = progress if group.is_first else _no_progress
+        self.progress = progress if group.is_first else lambda _what, _done, _total: None
 
     def run(self) -> ExitCode:
         """Prepare or resume, train, and export the model if the last step was made."""
@@ -133,14 +119,8 @@ class _Run:
         self.tokenizer = Tokenizer.from_pretrained(
             self.folder.vocabulary, pretokenizer=recipe.pretokenizer
         )
-        tokens = self.group.on_first(
-            lambda: (
-                prepare_tokens(
-                    sources, recipe, self.folder, self.tokenizer, self.progress
-                ).directory
-            )
-        )
-        data = TokenData.open(tokens)
+        prepared = (sources, recipe, self.folder, self.tokenizer, self.progress)
+        data = TokenData.open(self.group.on_first(lambda: prepare_tokens(*prepared).directory))
         self.prompt = [int(token) for token in data.validation[:_PROMPT]]
         recipe = complete_recipe(recipe, windows_of(data, recipe, "train"))
         self.settings = reproducibility_settings(recipe, self.tokenizer, data, self.group)
@@ -175,10 +155,10 @@ class _Run:
     def _require_same_settings(self, state: checkpoints.State) -> None:
         """Compare settings with the checkpoint's; print allowed changes and the step."""
         where = one_line(str(self._checkpoint_folder(state.step)))
-        changes = require_same_settings(
-            state.settings, self.settings, allowed=self.request.allow, where=where
-        )
-        for change in changes:
+        allowed = self.request.allow
+        for change in require_same_settings(
+            state.settings, self.settings, allowed=allowed, where=where
+        ):
             self._note(f"allowed change: {change}")
         if state.step:
             self._note(f"resuming from step {state.step}")
@@ -192,7 +172,8 @@ class _Run:
         saved = trainer.step
         if self.is_new:
             self._save()
-        while trainer.step < recipe.steps and not self._is_stopping(stop):
+        # A signal to any process stops all of them, after the same step.
+        while trainer.step < recipe.steps and not self.group.sum([float(stop.requested)])[0]:
             best = trainer.best
             line = self._step()
             if self.log is not None:
@@ -204,10 +185,6 @@ class _Run:
         if saved != trainer.step:
             self._save()
         return ExitCode.PASS if trainer.step == recipe.steps else ExitCode.INTERRUPTED
-
-    def _is_stopping(self, stop: "StopFlag") -> bool:
-        """Return whether any process got a signal: all must stop after the same step."""
-        return self.group.sum([float(stop.requested)])[0] > 0
 
     def _is_due(self, every: int) -> bool:
         """Return whether this step is one of `every`, or the last one."""
@@ -276,33 +253,21 @@ def _print(text: str) -> None:
     sys.stderr.flush()
 
 
-def _no_progress(_what: str, _done: int, _total: int) -> None:
-    """Show nothing."""
-
-
 # Signals
 
 
 @dataclasses.dataclass
 class StopFlag:
-    """Whether a signal asked the run to stop after the current step.
+    """Whether a signal requested the run to stop after the current step."""
 
-    Attributes:
-        echo: Seconds after the first signal in which another one is ignored: a terminal and
-            torchrun both send their own.
-        requested: True from the first signal on.
-    """
-
-    echo: float = 0.0
+    echo: float = (
+        0.0  # seconds in which more signals are ignored: a terminal and torchrun both send
+    )
     requested: bool = False
     _requested_at: float = 0.0
 
     def handle(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handle a signal.
-
-        Raises:
-            KeyboardInterrupt: It is the second one.
-        """
+        """Handle a signal; the second one raises KeyboardInterrupt."""
         if not self.requested:
             self.requested, self._requested_at = True, time.monotonic()
         elif time.monotonic() - self._requested_at >= self.echo:
@@ -313,25 +278,25 @@ class StopFlag:
 def stoppable(*, echo: float = 0.0) -> Iterator[StopFlag]:
     """Let the first Ctrl-C or SIGTERM set the flag that is returned, and the second interrupt."""
     stop = StopFlag(echo)
-    before = {
-        number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with _handling(stop.handle, signal.SIGINT, signal.SIGTERM):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let SIGTERM interrupt as Ctrl-C does, while there is no step to finish."""
+    with _handling(signal.default_int_handler, signal.SIGTERM):
+        yield
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+@contextmanager
+def _handling(
+    handler: Callable[[int, FrameType | None], Any], *numbers: signal.Signals
+) -> Iterator[None]:
+    """Set the handler of some signals, and restore the ones before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, previous in before.items():
+            signal.signal(number, previous)

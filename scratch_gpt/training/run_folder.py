@@ -10,7 +10,8 @@ from pathlib import Path
 
 from scratch_gpt.checkpoint import checkpoint
 from scratch_gpt.checkpoint.atomic import replace_folder, to_write_error
-from scratch_gpt.data import TokenData, corpus, prepare
+from scratch_gpt.data import TokenData, prepare
+from scratch_gpt.data.preparation import train_tokenizer
 from scratch_gpt.errors import (
     CheckpointError,
     InputRejectedError,
@@ -85,19 +86,12 @@ def _occupied(path: Path, what: str) -> OccupiedError:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sources:
-    """The sources of text and vocabulary.
+    """The sources of text and vocabulary."""
 
-    Attributes:
-        paths: Text files and folders; None for the standard library's documentation strings.
-        tokens: A folder of prepared tokens, instead of text.
-        vocabulary: A folder with a vocabulary; None to train one on the text.
-        errors: How to read bytes that are not UTF-8: `strict` or `replace`.
-    """
-
-    paths: tuple[Path, ...] | None = None
-    tokens: Path | None = None
-    vocabulary: Path | None = None
-    errors: str = "strict"
+    paths: tuple[Path, ...] | None = None  # None: the standard library's documentation strings
+    tokens: Path | None = None  # a folder of prepared tokens, instead of text
+    vocabulary: Path | None = None  # None: a vocabulary is trained on the text
+    errors: str = "strict"  # or `replace`, for bytes that are not UTF-8
 
 
 def prepare_vocabulary(
@@ -109,7 +103,6 @@ def prepare_vocabulary(
         UsageError: There are prepared tokens without a vocabulary.
         InputRejectedError: The given vocabulary is not the resumed run's.
         CheckpointError: A vocabulary's files are invalid.
-        WriteError: The file system failed.
     """
     given = sources.vocabulary
     if given is not None:
@@ -129,30 +122,24 @@ def prepare_vocabulary(
                 where=f"--tokens {one_line(sources.tokens)}",
                 fix="give the vocabulary that they were made with: --vocabulary FOLDER",
             )
-        paths = sources.paths
-        documents = corpus.docstring_documents() if paths is None else corpus.documents(paths)
-        tokenizer = Tokenizer.train(
-            corpus.texts(documents, errors=sources.errors),
+        tokenizer = train_tokenizer(
+            sources.paths,
             merges=recipe.merges,
             pretokenizer=recipe.pretokenizer,
-            progress=lambda done: progress("training the tokenizer", done, recipe.merges),
+            errors=sources.errors,
+            progress=progress,
         )
     tokenizer.save_pretrained(folder.vocabulary)
 
 
 def prepare_tokens(
-    sources: Sources,
-    recipe: Recipe,
-    folder: RunFolder,
-    tokenizer: Tokenizer,
-    progress: Progress,
+    sources: Sources, recipe: Recipe, folder: RunFolder, tokenizer: Tokenizer, progress: Progress
 ) -> TokenData:
     """Return the corpus as ids, prepared if it is not yet.
 
     Raises:
         InputRejectedError: The run's tokens were made from other text, or with other options.
         CheckpointError: The corpus or the tokens are invalid, or belong to another vocabulary.
-        WriteError: The file system failed.
     """
     if sources.tokens is not None:
         data = TokenData.open(sources.tokens)
@@ -181,8 +168,7 @@ def prepare_tokens(
 def export(model: GPT, folder: RunFolder) -> None:
     """Write the model that `generate` and Hugging Face load: float32 weights, config, vocabulary.
 
-    Raises:
-        WriteError: The file system failed; an older export was not changed.
+    A WriteError leaves an older export unchanged.
     """
     weights = {name: p.detach().float().to("cpu") for name, p in model.named_parameters()}
     with replace_folder(folder.model, overwrite=True) as staging:

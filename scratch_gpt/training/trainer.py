@@ -47,10 +47,6 @@ def windows_of(data: TokenData, recipe: Recipe, part: str) -> Windows:
 def complete_recipe(recipe: Recipe, windows: Windows) -> Recipe:
     """Return the recipe with its open values filled in: steps, warm-up and threads.
 
-    Args:
-        recipe: The run's.
-        windows: Those of the training data.
-
     Raises:
         UsageError: The warm-up is not shorter than the run.
     """
@@ -68,11 +64,7 @@ def complete_recipe(recipe: Recipe, windows: Windows) -> Recipe:
 
 
 def require_work_for_all(recipe: Recipe, processes: int) -> None:
-    """Require a micro-batch for each process: without one it has no gradients to exchange.
-
-    Raises:
-        UsageError: A step has fewer micro-batches than there are processes.
-    """
+    """Raise UsageError if a process has no micro-batch: it would have no gradients to exchange."""
     micro_batches = math.ceil(recipe.batch_size / recipe.micro_batch)
     if micro_batches < processes:
         raise UsageError(
@@ -84,21 +76,13 @@ def require_work_for_all(recipe: Recipe, processes: int) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """The numbers of one step.
+    """The numbers of one step."""
 
-    Attributes:
-        step: From 1.
-        loss: Mean negative log-likelihood per predicted token before the step, in nats.
-        learning_rate: The step's.
-        gradient_norm: Global norm of the gradients before clipping.
-        tokens: Number of predicted tokens, over all processes.
-    """
-
-    step: int
-    loss: float
+    step: int  # from 1
+    loss: float  # mean negative log-likelihood per predicted token before the step, in nats
     learning_rate: float
-    gradient_norm: float
-    tokens: int
+    gradient_norm: float  # global, before clipping
+    tokens: int  # predicted tokens, over all processes
 
 
 class Trainer:
@@ -109,13 +93,7 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, vocab_size: int, data: TokenData, group: Group) -> None:
-        """Start a run.
-
-        Args:
-            recipe: A complete one; see `complete_recipe`.
-            vocab_size: Number of token ids.
-            data: The training and validation data.
-            group: The processes that share each step.
+        """Start a run of a recipe from `complete_recipe`; the group's processes share each step.
 
         Raises:
             TooLittleTextError: A part of the data is shorter than a window.
@@ -167,9 +145,8 @@ class Trainer:
         """
         self.wrapped.train()
         self.optimizer.zero_grad()
-        micro_batches = self._micro_batches()
         loss, tokens = accumulate(
-            self.wrapped, micro_batches, self.group, before=self._seed_dropout
+            self.wrapped, self._micro_batches(), self.group, before=self._seed_dropout
         )
         rate = self.schedule.learning_rate(self.step)
         norm = self._clip(loss, rate)
@@ -199,8 +176,7 @@ class Trainer:
 
     def _clip(self, loss: float, rate: float) -> float:
         """Clip the gradients; return their norm before."""
-        problem = f"the loss is {loss}"
-        cause: NotFiniteError | None = None
+        problem, cause = f"the loss is {loss}", None
         if math.isfinite(loss):
             try:
                 return clip_global_norm(self.model.named_parameters(), self.recipe.clip_norm)
@@ -237,11 +213,7 @@ class Trainer:
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            ValueError: Its weights or its optimizer's state do not fit this run.
-        """
+        """Continue from a checkpoint; raise ValueError if it does not fit this run."""
         self.step = checkpoint.state.step
         self.windows_seen = checkpoint.state.windows
         self.best = checkpoint.state.best
@@ -290,8 +262,7 @@ def accumulate(
         before: Called with the index of each micro-batch before its forward.
 
     Returns:
-        The mean negative log-likelihood per predicted token in nats, and the number of predicted
-        tokens, both over all processes.
+        The loss in nats per predicted token, and the number of these, over all processes.
     """
     counts = [count_predictions(token_ids) for token_ids in micro_batches]
     total = group.sum([float(sum(counts))])[0]
@@ -320,10 +291,8 @@ def count_predictions(token_ids: Tensor) -> int:
 def validation_loss(model: nn.Module, micro_batches: list[Tensor], group: Group) -> float:
     """Return the mean negative log-likelihood per predicted token, in nats, without dropout.
 
-    Args:
-        model: Gives logits; not from `group.wrap`, whose forward expects a backward.
-        micro_batches: Token ids `[batch time]`, the same in every process: they take turns.
-        group: The processes that share the work.
+    The model gives logits; it is not from `group.wrap`, whose forward expects a backward. The
+    micro-batches are token ids `[batch time]`, the same in every process: they take turns.
     """
     total = sum(count_predictions(token_ids) for token_ids in micro_batches)
     loss = 0.0

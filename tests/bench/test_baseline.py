@@ -1,5 +1,6 @@
 """The regression gate and the description of the machine."""
 
+import dataclasses
 import getpass
 import json
 import math
@@ -13,29 +14,23 @@ from bench.baseline import (
     SAME,
     Change,
     changed,
+    check_machine,
     compare,
     describe_machine,
     differences,
     exit_code,
-    gate,
     processor,
 )
-from bench.results import BenchRun, Outcome, Spread, Status
+from bench.results import Outcome, Spread, Status
 from parity.errors import InputRejectedError
 
 MACHINE = dict.fromkeys(SAME, "this")
 
 
 def row(name: str, ratio: float | None, *, around: float = 0.0) -> Outcome:
-    """Return a row with a ratio and quartiles `around` it; without a ratio for None."""
     found = None if ratio is None else Spread(ratio, ratio - around, ratio + around, 5)
     status = Status.OOM if found is None else Status.REPORTED
     return Outcome(name=name, work="w", against="p", status=status, ratio=found)
-
-
-def run(*outcomes: Outcome, **machine: str) -> BenchRun:
-    """Return a run on this machine, with the given fields changed."""
-    return BenchRun(machine=MACHINE | machine, limits={}, outcomes=outcomes)
 
 
 @pytest.mark.parametrize(
@@ -60,52 +55,41 @@ def test_a_change_exceeds_both_spreads(
     assert change is changed(row("a", now, around=around).ratio, before)
 
 
-def test_a_worse_ratio_fails() -> None:
-    """One worse row is enough."""
-    now, then = [row("a", 1.0), row("b", 2.0)], [row("a", 1.0), row("b", 1.0)]
-    found = gate(run(*now), run(*then), asked={"a", "b"}, force=False)
-    expected = [("a", Change.SAME), ("b", Change.WORSE)]
-    assert expected == [(each.name, each.change) for each in found]
-    assert exit_code(found) == 1
-
-
-def test_a_missing_ratio_is_inconclusive() -> None:
-    """A row that runs out of memory now has not improved."""
-    assert exit_code(compare([row("a", None)], [row("a", 1.0)], asked={"a"})) == 3
-    assert exit_code(compare([], [row("a", 1.0)], asked={"a"})) == 3
-
-
-def test_only_selected_rows_are_compared() -> None:
-    """A comparison without rows does not pass."""
-    then = [row("a", 1.0), row("b", 1.0), row("c", None)]
-    assert exit_code(compare([row("a", 1.0)], then, asked={"a", "c"})) == 0
-    assert exit_code(compare([row("a", 1.0)], then, asked={"c"})) == 3
+@pytest.mark.parametrize(
+    ("now", "then", "asked", "changes", "code"),
+    [
+        ([row("a", 1.0), row("b", 2.0)], [row("a", 1.0), row("b", 1.0)], "ab", "same worse", 1),
+        ([row("a", None)], [row("a", 1.0)], "a", "gone", 3),
+        ([], [row("a", 1.0)], "a", "gone", 3),
+        ([row("a", 1.0)], [row("a", 1.0), row("b", 1.0), row("c", None)], "ac", "same", 0),
+        ([row("a", 1.0)], [row("a", 1.0), row("b", 1.0), row("c", None)], "c", "", 3),
+    ],
+)
+def test_selected_rows_are_compared(
+    now: list[Outcome], then: list[Outcome], asked: str, changes: str, code: int
+) -> None:
+    """One worse row fails. A missing ratio, or nothing to compare, is inconclusive."""
+    found = compare(now, then, asked=set(asked))
+    assert " ".join(each.change for each in found) == changes
+    assert exit_code(found) == code
 
 
 @pytest.mark.parametrize("field", SAME)
 def test_a_baseline_of_another_machine_is_rejected(field: str) -> None:
-    """`force` accepts it."""
-    other = run(row("a", 1.0), **{field: "that"})
+    other = MACHINE | {field: "that"}
     with pytest.raises(InputRejectedError, match=f"from another machine: {field}"):
-        gate(run(row("a", 1.0)), other, asked={"a"}, force=False)
-    assert exit_code(gate(run(row("a", 1.0)), other, asked={"a"}, force=True)) == 0
+        check_machine(MACHINE, other, force=False)
+    check_machine(MACHINE, other, force=True)
+    check_machine(MACHINE, MACHINE, force=False)
 
 
 def test_seconds_alone_change_nothing() -> None:
-    """If both sides are a hundred times slower, ratio and verdict stay the same."""
-    slow, fast = (
-        Outcome(name="a", work="w", against="p", status=Status.REPORTED,
-                ratio=Spread(0.5, 0.5, 0.5, 5), ours=Spread(s, s, s, 5))
-        for s in (100.0, 1.0)
-    )  # fmt: skip
+    """If both sides are a hundred times slower, the ratio stays the same."""
+    slow, fast = (dataclasses.replace(row("a", 0.5), ours=Spread(s, s, s, 5)) for s in (100.0, 1.0))
     assert exit_code(compare([slow], [fast], asked={"a"})) == 0
 
 
-LISTING = "processor\t: {at}\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: A CPU\nstepping\t: 1\n"
-
-
 def test_neither_host_nor_user_is_named() -> None:
-    """The description contains neither the host's nor the user's name."""
     machine = describe_machine()
     text = json.dumps(machine)
     assert set(SAME) < set(machine)
@@ -115,15 +99,14 @@ def test_neither_host_nor_user_is_named() -> None:
 
 def test_a_processor_has_name_and_numbers(tmp_path: Path) -> None:
     """Family, model and stepping distinguish processors of the same name."""
+    text = "processor\t: {}\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: A CPU\nstepping\t: 1\n"
     listing = tmp_path / "cpuinfo"
-    listing.write_text(LISTING.format(at=0) + "\n" + LISTING.format(at=1), encoding="utf-8")
-    expected = "A CPU (25.17.1)"
-    assert expected == processor(listing)
+    listing.write_text(text.format(0) + "\n" + text.format(1), encoding="utf-8")
+    assert processor(listing) == "A CPU (25.17.1)"
 
 
 @pytest.mark.parametrize("text", [None, "Hardware : something else\n"])
 def test_without_cpuinfo_the_processor_has_a_name(text: str | None, tmp_path: Path) -> None:
-    """Other systems lack the file, and other processors these fields."""
     listing = tmp_path / "cpuinfo"
     if text is not None:
         listing.write_text(text, encoding="utf-8")
@@ -131,11 +114,9 @@ def test_without_cpuinfo_the_processor_has_a_name(text: str | None, tmp_path: Pa
 
 
 def test_differing_and_missing_fields_are_named() -> None:
-    """Each is named with both values; fields that may differ are not."""
     machine = dict.fromkeys([*SAME, "torch"], "x")
     assert not differences(machine, machine | {"torch": "y"})
     for key in SAME:
         assert [f"{key}: 'y' there, 'x' here"] == differences(machine, machine | {key: "y"})
-    assert differences(machine, {key: value for key, value in machine.items() if key != "gpu"}) == [
-        "gpu: 'not recorded' there, 'x' here"
-    ]
+    without = {key: value for key, value in machine.items() if key != "gpu"}
+    assert differences(machine, without) == ["gpu: 'not recorded' there, 'x' here"]

@@ -12,7 +12,6 @@ import torch
 from bench import memory
 from bench.memory import highest, peak_bytes
 from parity.checkpoints.load import load_weights
-from parity.checkpoints.weights import Weights
 from parity.core.runners import build_ours
 
 CPU = torch.device("cpu")
@@ -21,29 +20,22 @@ MEGABYTE = 1 << 20
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="not run: no /proc")
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Weights:
-    """Return the small surrogate."""
-    return load_weights("tiny")
-
-
 def test_the_peak_is_the_largest_running_sum() -> None:
-    """Freed memory does not count; without an increase the peak is 0."""
     assert highest([5, -5, 3, 4, -7, 2]) == 7
     assert highest([-5, 3]) == 0
     assert highest([]) == 0
 
 
 def test_the_allocator_peak_counts_live_tensors() -> None:
-    """Three tensors in sequence count as one, three at once as three."""
+    def megabyte() -> torch.Tensor:
+        return torch.ones(MEGABYTE, dtype=torch.uint8)
 
     def one_by_one() -> None:
         for _ in range(3):
-            torch.ones(MEGABYTE, dtype=torch.uint8)
+            megabyte()
 
-    def together() -> None:
-        kept = [torch.ones(MEGABYTE, dtype=torch.uint8) for _ in range(3)]
-        assert kept
+    def together() -> list[torch.Tensor]:
+        return [megabyte() for _ in range(3)]
 
     found = [peak_bytes(run, CPU) // MEGABYTE for run in (one_by_one, together)]
     assert found == [1, 3]
@@ -66,7 +58,7 @@ print(memory.peak_growth(lambda: None, job))
 def test_a_temporary_peak_is_measured(home_of: Callable[[str], Path]) -> None:
     """64 MiB are held briefly; memory from before the job does not count.
 
-    In a young process: of one that has held gigabytes, the system may take back some meanwhile.
+    The process is a new one: from an old one the system may reclaim memory meanwhile.
     """
     done = subprocess.run(
         [sys.executable, "-c", GONE_AGAIN],
@@ -81,7 +73,6 @@ def test_a_temporary_peak_is_measured(home_of: Callable[[str], Path]) -> None:
 @linux
 @pytest.mark.slow
 def test_plain_attention_takes_quadratic_memory() -> None:
-    """The tiled kernel takes less than one score matrix."""
     square = 12 * 1024 * 1024 * 4
     assert memory.in_fresh_process("core", "plain", "1024") > 2 * square
     assert memory.in_fresh_process("core", "tiled", "1024") < square
@@ -92,24 +83,21 @@ def test_plain_attention_takes_quadratic_memory() -> None:
 @pytest.mark.parametrize("side", ["plain", "huggingface"])
 @pytest.mark.slow
 def test_a_step_takes_at_least_its_gradients(
-    side: str, job: str, times: int, tiny: Weights, tmp_path: Path
+    side: str, job: str, times: int, tmp_path: Path
 ) -> None:
     """Gradients are as large as the weights, and so is each moment."""
-    model = build_ours(tiny)
+    model = build_ours(load_weights("tiny"))
     model.save_pretrained(tmp_path)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     assert memory.in_fresh_process(job, side, str(tmp_path), "2", "300") > times * weights
 
 
 def test_a_failed_job_reports_its_error() -> None:
-    """The message is the last line of its stderr."""
     with pytest.raises(RuntimeError, match="KeyError"):
         memory.in_fresh_process("core", "none", "8")
 
 
 @linux
 def test_main_prints_one_number(capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints the bytes only."""
-    run: Callable[[list[str]], None] = memory.main
-    run(["core", "tiled", "64"])
+    memory.main(["core", "tiled", "64"])
     assert capsys.readouterr().out.strip().lstrip("-").isdecimal()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from bench import runner
 from bench.contest import NotTimedError
@@ -20,14 +21,9 @@ from scratch_gpt.model import GPT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHAPE = Shape(batch=2, time=37)
-EAGER = ["plain", "tiled", "fused"]
-
-
-@pytest.fixture(scope="module")
-def models() -> Models:
-    """Return both models with the small weights."""
-    return Models("tiny")
+CPU = torch.device("cpu")
+TASK = Task(workload="model", shape=Shape(batch=1, time=37))
+BOTH = dataclasses.replace(TASK, shape=Shape(batch=1, time=37, backward=True))
 
 
 @pytest.fixture
@@ -42,10 +38,8 @@ def wrong(models: Models) -> Iterator[GPT]:
     assert torch.equal(before, models.ours.get_parameter("h.11.ln_2.weight"))
 
 
-@pytest.mark.parametrize("name", EAGER)
-def test_every_backend_is_verified(name: str, models: Models) -> None:
-    """Forward in two dtypes and with backward; the token ids are unchanged afterwards."""
-    ids = models.ids(SHAPE)
+@pytest.mark.parametrize("name", ["plain", "tiled", "fused"])
+def test_every_backend_is_verified(name: str, models: Models, ids: Tensor) -> None:
     before = ids.clone()
     for dtype in ("float32", "bfloat16"):
         model = models.with_backend(name, getattr(torch, dtype))
@@ -58,63 +52,46 @@ def test_every_backend_is_verified(name: str, models: Models) -> None:
 
 
 def test_the_cache_holds_one_shape(models: Models) -> None:
-    """A result is computed once per key, and freed when another shape comes."""
     made = iter(range(9))
-
-    def make() -> int:
-        return next(made)
-
     keys = [("a", 1), ("b", 1), ("a", 1), ("a", 2), ("a", 1)]
-    expected = [0, 1, 0, 2, 3]
-    assert expected == [models.cached(key, make) for key in keys]
-
-
-def test_huggingface_is_verified(models: Models) -> None:
-    """It is compared with the same reference."""
-    ids = models.ids(Shape(batch=1, time=37))
-    assert verify_forward(models, models.theirs, ids, "float32")[1] > 0.0
-    assert verify_backward(models, models.theirs, ids)[1] > 0.0
+    assert [models.cached(key, lambda: next(made)) for key in keys] == [0, 1, 0, 2, 3]
 
 
 @pytest.mark.parametrize("verify", [verify_backward, verify_forward], ids=["both", "forward"])
 def test_a_wrong_model_is_rejected(
-    verify: Callable[..., object], wrong: GPT, models: Models
+    verify: Callable[..., object], wrong: GPT, models: Models, ids: Tensor
 ) -> None:
-    """A thousandth of one gain exceeds rounding."""
     more = ("float32",) if verify is verify_forward else ()
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
-        verify(models, wrong, models.ids(SHAPE), *more)
+        verify(models, wrong, ids, *more)
 
 
 def test_a_model_that_caches_its_answer_is_rejected(
-    models: Models, monkeypatch: pytest.MonkeyPatch
+    models: Models, ids: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cached answer to other tokens was overwritten with NaN."""
     model = models.with_backend("plain")
-    kept: dict[int, torch.Tensor] = {}
+    kept: dict[int, Tensor] = {}
     forward = model.forward
 
-    def keeping(token_ids: torch.Tensor) -> torch.Tensor:
+    def keeping(token_ids: Tensor) -> Tensor:
         return kept.setdefault(token_ids.data_ptr(), forward(token_ids))
 
     monkeypatch.setattr(model, "forward", keeping)
     with pytest.raises(WrongKernelError, match="not finite"):
-        verify_forward(models, model, models.ids(SHAPE), "float32")
+        verify_forward(models, model, ids, "float32")
 
 
-def test_a_missing_gradient_is_rejected(models: Models) -> None:
-    """The parameter is frozen."""
+def test_a_missing_gradient_is_rejected(models: Models, ids: Tensor) -> None:
     model = models.with_backend("plain")
-    model.h[0].mlp.c_fc.bias = torch.nn.Parameter(
-        model.h[0].mlp.c_fc.bias.detach().clone(), requires_grad=False
-    )
+    bias = model.h[0].mlp.c_fc.bias.detach().clone()
+    model.h[0].mlp.c_fc.bias = torch.nn.Parameter(bias, requires_grad=False)
     with pytest.raises(WrongKernelError, match=r"h\.0\.mlp\.c_fc\.bias: .* shape \[0\]"):
-        verify_backward(models, model, models.ids(SHAPE))
+        verify_backward(models, model, ids)
 
 
-def test_a_step_begins_without_gradients(models: Models) -> None:
-    """Two steps leave the gradients of the second only."""
-    model, ids = models.with_backend("tiled"), models.ids(SHAPE)
+def test_a_step_begins_without_gradients(models: Models, ids: Tensor) -> None:
+    model = models.with_backend("tiled")
     forward_backward(model, ids)
     first = model.tokens_embed.weight.grad
     assert first is not None
@@ -124,7 +101,6 @@ def test_a_step_begins_without_gradients(models: Models) -> None:
 
 
 def test_limits_read_every_matrix_once(models: Models, recorded: Callable[[], object]) -> None:
-    """`products_alone` makes one product per matrix; `bare_read` reads each parameter once."""
     with torch.no_grad(), recorded() as operations:
         products_alone(models.ours, 2, 5)()
     shapes = [shape for name, shape in operations.ran if name == "mm"]
@@ -138,52 +114,36 @@ def test_limits_read_every_matrix_once(models: Models, recorded: Callable[[], ob
     assert len(reads) == len(parameters)
 
 
-@pytest.fixture
-def run(models: Models) -> Measurement:
-    """Return a measurement with the small models."""
-    run = Measurement(1, lambda *_: None)
-    run.__dict__["models"] = models
-    return run
-
-
-@pytest.mark.parametrize("backward", [False, True])
-def test_models_are_verified_contenders(run: Measurement, *, backward: bool) -> None:
-    """They can be verified again."""
-    task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1, backward=backward))
-    for name in ("fused", "huggingface"):
-        contender = passes.make(name, task, torch.device("cpu"), run)
-        contender.run()
-        assert contender.check is not None
-        assert contender.error > 0.0
-        assert contender.check() > 0.0
+@pytest.mark.parametrize("task", [TASK, BOTH], ids=str)
+@pytest.mark.parametrize("name", ["fused", "huggingface"])
+def test_models_are_verified_contenders(name: str, task: Task, run: Measurement) -> None:
+    contender = passes.make(name, task, CPU, run)
+    contender.run()
+    assert contender.check is not None
+    assert contender.error > 0.0
+    assert contender.check() > 0.0
 
 
 @pytest.mark.parametrize("name", passes.LIMITS)
 def test_limits_have_no_results_to_verify(name: str, run: Measurement) -> None:
-    """They are limits of the forward pass; a backward task is not planned."""
-    task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
-    contender = passes.make(name, task, torch.device("cpu"), run)
+    contender = passes.make(name, TASK, CPU, run)
     contender.run()
     assert (contender.check, contender.error) == (None, 0.0)
-    both = dataclasses.replace(task, shape=dataclasses.replace(task.shape, backward=True))
     with pytest.raises(NotTimedError) as refusal:
-        passes.make(name, both, torch.device("cpu"), run)
+        passes.make(name, BOTH, CPU, run)
     assert refusal.value.status is Status.NOT_PLANNED
 
 
-def test_triton_models_need_a_gpu(run: Measurement) -> None:
-    """Model tasks run on the CPU."""
-    task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
-    with pytest.raises(NotTimedError, match="no CUDA"):
-        passes.make("triton", task, torch.device("cpu"), run)
-
-
-def test_an_unsupported_dtype_is_not_run(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor would compute it in float32 and round."""
+@pytest.mark.parametrize(
+    ("name", "why"), [("triton", "no CUDA"), ("fused in bfloat16", "no AVX512-BF16")]
+)
+def test_a_model_without_its_device_is_not_run(
+    name: str, why: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without AVX512-BF16 a processor would compute in float32 and round."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    task = Task(workload="model", shape=dataclasses.replace(SHAPE, batch=1))
-    with pytest.raises(NotTimedError) as refusal:
-        passes.make("fused in bfloat16", task, torch.device("cpu"), run)
+    with pytest.raises(NotTimedError, match=why) as refusal:
+        passes.make(name, TASK, CPU, run)
     assert refusal.value.status is Status.NOT_RUN
 
 
@@ -191,7 +151,6 @@ def test_an_unsupported_dtype_is_not_run(run: Measurement, monkeypatch: pytest.M
 def test_peak_memory_is_a_ratio_of_processes(
     workload: str, job: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each side runs three times, in turns, from weights saved once."""
     row = next(row for row in TARGETS if (row.figure, row.task.workload) == ("memory", workload))
     asked: list[str] = []
 

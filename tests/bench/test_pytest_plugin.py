@@ -21,23 +21,17 @@ def test_parallel_runs_are_rejected(distribution: str | None, environment: dict[
     """pytest-benchmark would disable itself, and every benchmark would pass."""
     with pytest.raises(pytest.UsageError, match="one at a time"):
         pytest_plugin.refuse_xdist(distribution, environment)
-
-
-@pytest.mark.parametrize("distribution", [None, "no"])
-def test_one_process_is_accepted(distribution: str | None) -> None:
-    """pytest-xdist is disabled or not installed."""
-    pytest_plugin.refuse_xdist(distribution, {})
+    for accepted in (None, "no"):
+        pytest_plugin.refuse_xdist(accepted, {})
 
 
 def test_the_host_name_is_removed() -> None:
-    """Other fields stay."""
     machine = {"node": "a host", "machine": "x86_64"}
     pytest_plugin.without_names(machine)
     assert machine == {"machine": "x86_64"}
 
 
 def bench(home: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `pytest` on the attention benchmarks in a fresh process, without xdist's variables."""
     inherited = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-o", "addopts=",
@@ -50,7 +44,6 @@ def bench(home: Path, *options: str, **environment: str) -> subprocess.Completed
 def test_a_kernel_is_timed_without_naming_the_host(
     home_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """The JSON has the documented figures and no host name."""
     path = tmp_path / "bench.json"
     done = bench(home_of("bench"), "-k", "tiled-float32-1x1-forward and not compiled",
                  f"--benchmark-json={path}")  # fmt: skip
@@ -66,7 +59,6 @@ def test_a_kernel_is_timed_without_naming_the_host(
 
 
 def test_an_xdist_worker_is_rejected(home_of: Callable[[str], Path]) -> None:
-    """It stops before collection."""
     done = bench(home_of("bench"), PYTEST_XDIST_WORKER="gw0")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "one at a time" in done.stderr

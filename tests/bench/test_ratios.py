@@ -17,40 +17,35 @@ from bench.targets import TARGETS, Target
 from parity.errors import EnvironmentUnfitError, ExitCode, InputRejectedError, UsageError
 
 Found = Callable[..., None]
+Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def ratios(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command in a fresh process."""
-    return subprocess.run(
-        [sys.executable, "-m", "bench.ratios", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
+@pytest.fixture
+def python(home_of: Callable[[str], Path]) -> Python:
+    """Return the function that runs Python with some arguments in the project's folder."""
+    home = home_of("bench").parent
+    return lambda *arguments: subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=home
     )
 
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> Found:
-    """Return a function that sets the ratio of every row; nothing is measured."""
+    def outcome(row: Target, ratio: float | None) -> Outcome:
+        spread = None if ratio is None else Spread(ratio, ratio, ratio, 3)
+        status = Status.OOM if ratio is None else Status.REPORTED
+        return Outcome(name=row.name, work="w", against="p", status=status, ratio=spread)
 
     def decide(ratio: float | None) -> None:
-        def measured(rows: list[Target], _work: object) -> list[Outcome]:
-            spread = None if ratio is None else Spread(ratio, ratio, ratio, 3)
-            status = Status.OOM if ratio is None else Status.REPORTED
-            return [
-                Outcome(name=row.name, work="w", against="p", status=status, ratio=spread)
-                for row in rows
-            ]
-
-        monkeypatch.setattr(runner, "measure", measured)
+        monkeypatch.setattr(
+            runner, "measure", lambda rows, _: [outcome(row, ratio) for row in rows]
+        )
 
     monkeypatch.setattr(timing, "copy_bandwidth", lambda _device: 1e9)
     return decide
 
 
-def test_help_needs_no_torch(home_of: Callable[[str], Path]) -> None:
-    """It works in an interpreter that cannot import torch."""
+def test_help_needs_no_torch(python: Python) -> None:
     source = """
 import sys
 sys.modules["torch"] = sys.modules["numpy"] = None
@@ -58,19 +53,12 @@ sys.argv = ["ratios", "--help"]
 from bench.ratios import main
 main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", source],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=home_of("bench").parent,
-    )
+    done = python("-c", source)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage: python -m bench.ratios" in done.stdout
 
 
 def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each has a line; nothing is measured."""
     assert run(BenchOptions(list=True)) == ExitCode.PASS
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(TARGETS)
@@ -78,7 +66,6 @@ def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_rows_are_chosen_by_pattern() -> None:
-    """The pattern is a shell's; no match is a usage error."""
     assert {row.task.workload for row in selected(BenchOptions(rows="core/*"))} == {"core"}
     assert all(row.quick for row in selected(BenchOptions(quick=True)))
     with pytest.raises(UsageError, match="no row matches"):
@@ -88,7 +75,6 @@ def test_rows_are_chosen_by_pattern() -> None:
 def test_the_exit_code_follows_from_the_rows(
     found: Found, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Measured rows give 0; a row out of memory gives 3 and is in the table."""
     found(0.5)
     assert run(BenchOptions(rows="core/*")) == ExitCode.PASS
     found(None)
@@ -99,7 +85,6 @@ def test_the_exit_code_follows_from_the_rows(
 def test_a_worse_ratio_than_the_baseline_fails(
     found: Found, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Twice the ratio is worse, half of it is better."""
     path = tmp_path / "run.json"
     found(0.5)
     assert run(BenchOptions(rows="core/*", json=path)) == ExitCode.PASS
@@ -115,7 +100,6 @@ def test_a_worse_ratio_than_the_baseline_fails(
 def test_another_machines_baseline_is_rejected_before_anything_runs(
     found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--force accepts it; a file that is not a baseline is rejected, too."""
     path = tmp_path / "run.json"
     found(0.5)
     run(BenchOptions(rows="core/*", json=path))
@@ -131,7 +115,6 @@ def test_another_machines_baseline_is_rejected_before_anything_runs(
 
 
 def test_a_file_that_cannot_be_written_is_rejected_at_once(tmp_path: Path) -> None:
-    """It is checked before anything is measured."""
     for option in ("json", "picture"):
         for path in (tmp_path, tmp_path / "none" / "file"):
             with pytest.raises(EnvironmentUnfitError, match="cannot be written"):
@@ -141,7 +124,6 @@ def test_a_file_that_cannot_be_written_is_rejected_at_once(tmp_path: Path) -> No
 def test_a_picture_without_matplotlib_is_rejected_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fix names the extra to install."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(EnvironmentUnfitError, match="matplotlib is not installed") as refusal:
@@ -150,30 +132,26 @@ def test_a_picture_without_matplotlib_is_rejected_at_once(
 
 
 def test_nothing_to_draw_is_an_error() -> None:
-    """An empty series has no picture."""
     with pytest.raises(EnvironmentUnfitError, match="nothing to draw"):
         report.figure([])
 
 
-def test_errors_are_three_lines_and_a_code(home_of: Callable[[str], Path]) -> None:
-    """There is no traceback."""
-    done = ratios("--rows", "none", cwd=home_of("bench").parent)
+def test_errors_are_three_lines_and_a_code(python: Python) -> None:
+    done = python("-m", "bench.ratios", "--rows", "none")
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert len(done.stderr.strip().splitlines()) == 3
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_it_measures(home_of: Callable[[str], Path], tmp_path: Path) -> None:
-    """End to end: kernels are verified and timed, and the JSON has their times."""
+def test_it_measures(python: Python, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     options = ["--rows", "core/forward/1x1/*", "--rounds", "2", "--json", str(path)]
-    done = ratios(*options, cwd=home_of("bench").parent)
+    done = python("-m", "bench.ratios", *options)
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(path.read_text(encoding="utf-8"))
-    assert {"huggingface", "sdpa", "products", "tiled"} == {
-        point["subject"] for point in document["series"]
-    }
+    subjects = {point["subject"] for point in document["series"]}
+    assert subjects == {"huggingface", "sdpa", "products", "tiled"}
     assert all(row["ratio"]["median"] > 0 for row in document["outcomes"])
     assert document["limits"]["matrix rate, cpu-float32"] > 0
     assert command.QUICK_ROUNDS > 1

@@ -1,10 +1,22 @@
-"""The text report."""
+"""The text report, and the picture: a panel for each work, a line for each kernel."""
+
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from bench.baseline import Change, Comparison
-from bench.report import format_quantity, format_spread, render, render_changes, summary
-from bench.results import Outcome, Spread, Status
+from bench.report import (
+    LIMIT,
+    draw,
+    figure,
+    format_quantity,
+    format_spread,
+    render,
+    render_changes,
+    summary,
+)
+from bench.results import Outcome, Series, Spread, Status
 from scratch_gpt.cli import render_rich
 
 QUIET, WIDE = Spread(0.5, 0.49, 0.51, 5), Spread(1.2, 1.0, 1.5, 5)
@@ -22,12 +34,10 @@ ROWS = [
      (3e9, "byte", "3 GB"), (5e6, "byte", "5 MB"), (12.0, "byte", "0.012 kB")],
 )  # fmt: skip
 def test_a_figure_has_its_unit(value: float, unit: str, expected: str) -> None:
-    """The unit is the largest in which the figure is at least 1."""
     assert expected == format_quantity(value, unit)
 
 
 def test_a_spread_shows_median_and_quartiles() -> None:
-    """A missing spread is empty."""
     assert format_spread(QUIET) == "0.50 (0.49–0.51)"
     assert not format_spread(None)
 
@@ -47,12 +57,10 @@ def test_every_row_shows_its_outcome() -> None:
 
 
 def test_an_empty_report_says_so() -> None:
-    """The summary is not empty."""
     assert summary([]) == "no rows"
 
 
 def test_changes_show_both_ratios() -> None:
-    """A missing ratio is empty."""
     changes = [
         Comparison("a", Change.WORSE, QUIET, WIDE),
         Comparison("b", Change.GONE, QUIET, None),
@@ -61,3 +69,69 @@ def test_changes_show_both_ratios() -> None:
     worse, gone = (next(x for x in text.splitlines() if x.startswith(name)) for name in "ab")
     assert worse.split() == ["a", "0.50", "(0.49–0.51)", "1.20", "(1.00–1.50)", "worse"]
     assert gone.split() == ["b", "0.50", "(0.49–0.51)", "gone"]
+
+
+needs_matplotlib = pytest.mark.skipif(
+    not find_spec("matplotlib"), reason="not run: matplotlib is not installed (extra [plot])"
+)
+
+
+def points(work: str, subject: str, *seconds: float) -> list[Series]:
+    made = [
+        Series(work=work, subject=subject, time=2**index, seconds=Spread(s, s / 2, s * 2, 5),
+               flops=1, bytes=1, ceiling=0.5, error=1e-7)
+        for index, s in enumerate(seconds)
+    ]  # fmt: skip
+    return made[::-1]
+
+
+SERIES = [
+    *points("forward", "tiled", 0.001, 0.002, 0.004),
+    *points("forward", "products", 0.001, 0.001, 0.003),
+    *points("both", "tiled", 0.01, 0.02),
+]
+
+
+@needs_matplotlib
+def test_every_kernel_is_a_line_by_length() -> None:
+    forward, both = figure(SERIES).axes
+    assert [panel.get_title() for panel in (forward, both)] == ["forward", "both"]
+    tiled, other, _ = forward.get_lines()
+    assert (list(tiled.get_xdata()), list(tiled.get_ydata())) == ([1, 2, 4], [1.0, 2.0, 4.0])
+    assert (tiled.get_label(), other.get_label()) == ("tiled", "products")
+    assert len(forward.collections) == 2
+    assert len(both.get_lines()) == 2
+
+
+@needs_matplotlib
+def test_a_kernel_has_one_colour_in_every_panel() -> None:
+    series = [*SERIES, *points("third", "products", 0.01, 0.02)]
+    forward, both, third = figure(series).axes
+    colours = [line.get_color() for line in forward.get_lines()[:2]]
+    assert colours[0] != colours[1]
+    assert colours == [panel.get_lines()[0].get_color() for panel in (both, third)]
+
+
+@needs_matplotlib
+def test_a_single_length_is_left_out() -> None:
+    alone = points("alone", "tiled", 0.01)
+    assert [panel.get_title() for panel in figure([*SERIES, *alone]).axes] == ["forward", "both"]
+    assert [panel.get_title() for panel in figure(alone).axes] == ["alone"]
+
+
+@needs_matplotlib
+def test_the_limit_follows_from_the_matrix_rate() -> None:
+    """A kernel at half the rate takes twice the time of the dashed line."""
+    limit = figure(points("forward", "tiled", 0.001, 0.002)).axes[0].get_lines()[-1]
+    assert (limit.get_label(), limit.get_linestyle()) == (LIMIT, "--")
+    assert (list(limit.get_xdata()), list(limit.get_ydata())) == ([1, 2], [0.5, 1.0])
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_the_suffix_selects_the_format(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"run.{suffix}"
+    draw(SERIES, path)
+    found = path.read_bytes()
+    assert found.startswith({"svg": b"<?xml", "png": b"\x89PNG\r"}[suffix])
+    assert b"<dc:date>" not in found

@@ -17,27 +17,20 @@ from bench.shapes import Shape
 from bench.targets import TARGETS, Target, Task
 from bench.workloads import attention
 from bench.workloads.attention import record_series
-from bench.workloads.model import check_dtype
 
 CPU = torch.device("cpu")
 TASK = Task(workload="core", shape=Shape(batch=1, time=8))
 ROW = Target(task=TASK, ours="tiled", against="huggingface", bound=0.5)
-
-
-def silent(_what: str, _done: int, _total: int) -> None:
-    """Show no progress."""
+GROWTH = next(row for row in TARGETS if row.figure == "exponent")
 
 
 @pytest.fixture
 def run() -> Measurement:
-    """Return a measurement with a matrix rate of one operation a second."""
-    return Measurement(3, silent, rates={"cpu-float32": 1.0})
+    return Measurement(3, lambda *_: None, rates={"cpu-float32": 1.0})
 
 
 @pytest.fixture
 def staged(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, list[float]]], None]:
-    """Return a function that sets the times of each contender."""
-
     def stage(taken: dict[str, list[float]], **out: NotTimedError) -> None:
         def make(name: str, *_context: object) -> Contender:
             if name in out:
@@ -63,7 +56,6 @@ SLOW = 1e6
 def test_a_row_is_judged_by_its_ratio(
     ours: float, status: Status, staged: Callable[..., None], run: Measurement
 ) -> None:
-    """The ratio is ours over theirs."""
     staged({"tiled": [ours] * 3, "huggingface": [SLOW] * 3})
     (outcome,) = measure([ROW], run)
     assert (status, ROW.name) == (outcome.status, outcome.name)
@@ -76,7 +68,6 @@ def test_a_row_is_judged_by_its_ratio(
 def test_a_row_without_memory_leaves_the_others(
     staged: Callable[..., None], run: Measurement
 ) -> None:
-    """A peer out of memory affects only its own row."""
     rows = [ROW, dataclasses.replace(ROW, against="sdpa")]
     staged({"tiled": [SLOW], "sdpa": [SLOW]}, huggingface=NotTimedError(Status.OOM, "3 GB"))
     outcomes = measure(rows, run)
@@ -87,7 +78,6 @@ def test_a_row_without_memory_leaves_the_others(
 def test_a_kernel_above_the_matrix_rate_is_inconclusive(
     monkeypatch: pytest.MonkeyPatch, staged: Callable[..., None], run: Measurement
 ) -> None:
-    """Its times are removed, and its rows have no verdict."""
     asked: list[str] = []
     monkeypatch.setattr(models, "matrix_rate", lambda dtype, _device: asked.append(dtype) or 1.0)
     staged({"tiled": [1e-9], "huggingface": [SLOW]})
@@ -103,9 +93,7 @@ def test_a_rate_that_was_too_low_is_measured_again(
 ) -> None:
     """A busy machine at the first measurement does not exclude a kernel."""
     monkeypatch.setattr(models, "matrix_rate", lambda _dtype, _device: 1e15)
-    timing = InterleavedTiming(
-        contenders={"tiled": Contender(lambda: None)}, seconds={"tiled": [1e-9]}
-    )
+    timing = InterleavedTiming({"tiled": Contender(lambda: None)}, {"tiled": [1e-9]})
     record_series(timing, TASK, CPU, run)
     assert set(timing.seconds) == {"tiled"}
 
@@ -113,7 +101,6 @@ def test_a_rate_that_was_too_low_is_measured_again(
 def test_without_a_gpu_its_rows_are_not_run(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
-    """The report shows the reason."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = [row for row in TARGETS if row.task.device == "cuda"]
     assert rows
@@ -122,7 +109,6 @@ def test_without_a_gpu_its_rows_are_not_run(
 
 @pytest.mark.usefixtures("one_thread")
 def test_kernels_are_verified_contenders(run: Measurement) -> None:
-    """They can be verified again; a kernel without its device is not run."""
     ready = attention.make("tiled", TASK, CPU, run)
     assert ready.check is not None
     assert ready.error == ready.check() > 0.0
@@ -136,10 +122,7 @@ def test_kernels_are_verified_contenders(run: Measurement) -> None:
 def test_a_wrong_kernel_has_a_row_and_no_time(
     monkeypatch: pytest.MonkeyPatch, run: Measurement
 ) -> None:
-    """It is named, it is not in the picture, and the run fails."""
-    wrong = AttentionKernel(
-        make=lambda _shape, _device: lambda query, _key, _value: query, ours=True
-    )
+    wrong = AttentionKernel(make=lambda *_: lambda query, _key, _value: query, ours=True)
     monkeypatch.setitem(ATTENTION_KERNELS, "tiled", wrong)
     (outcome,) = measure([ROW], run)
     assert (outcome.status, outcome.ratio) == (Status.WRONG, None)
@@ -148,17 +131,7 @@ def test_a_wrong_kernel_has_a_row_and_no_time(
     assert exit_code([outcome]) == 1
 
 
-def test_bfloat16_needs_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other processors compute in float32 and round, so the row is not run."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    check_dtype("float32")
-    with pytest.raises(NotTimedError, match="AVX512-BF16"):
-        check_dtype("bfloat16")
-
-
-def test_growth_of_memory_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exponent is fitted through the peaks of fresh processes, three times."""
-    row = next(row for row in TARGETS if row.figure == "exponent")
+def test_growth_of_memory_is_fitted(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
     def in_fresh_process(*arguments: str) -> int:
@@ -166,22 +139,19 @@ def test_growth_of_memory_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
         return 100 * int(arguments[-1]) ** 2
 
     monkeypatch.setattr(attention.memory, "in_fresh_process", in_fresh_process)
-    (outcome,) = measure([row], Measurement(None, silent))
+    (outcome,) = measure([GROWTH], run)
     assert len(asked) == 3 * len(attention.TIMES)
     assert outcome.status is Status.MISSED
     assert outcome.ratio is not None
     assert outcome.ratio.median == pytest.approx(2.0)
 
 
-def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row shows its error."""
-
+def test_a_failed_process_is_a_reason(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_fresh_process(*_arguments: str) -> int:
         raise RuntimeError("killed")
 
-    row = next(row for row in TARGETS if row.figure == "exponent")
     monkeypatch.setattr(attention.memory, "in_fresh_process", in_fresh_process)
-    (outcome,) = measure([row], Measurement(None, silent))
+    (outcome,) = measure([GROWTH], run)
     assert (outcome.status, outcome.why) == (Status.NOT_RUN, "RuntimeError: killed")
 
 
@@ -190,17 +160,19 @@ def test_a_process_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     [([1.2, 0.9], "met, 0.90 at 1"), ([1.2, 1.1], "MISSED, 1.10 at 1"), ([], "")],
 )
 def test_one_row_below_is_enough(ratios: list[float], expected: str) -> None:
-    """The smallest decides; rows without a ratio or a bound do not count."""
-    outcomes = [
-        Outcome(name=str(index), work="w", against="sdpa", status=Status.MET,
-                bound=1.1, ratio=Spread(ratio, ratio, ratio, 3))
-        for index, ratio in enumerate(ratios)
-    ]  # fmt: skip
-    without = Outcome(name="x", work="w", against="sdpa", status=Status.OOM)
-    other = Outcome(name="y", work="w", against="plain", status=Status.MET,
-                    ratio=Spread(0.1, 0.1, 0.1, 3))  # fmt: skip
-    reported = Outcome(name="z", work="w", against="sdpa", status=Status.REPORTED,
-                       ratio=Spread(0.1, 0.1, 0.1, 3))  # fmt: skip
-    found = smallest_ratio_note([*outcomes, without, other, reported], "sdpa", 1.0)
+    """Rows without a ratio or a bound, and other peers, do not count."""
+
+    def row(name: str, ratio: float, against: str = "sdpa", bound: float | None = 1.1) -> Outcome:
+        found = Spread(ratio, ratio, ratio, 3)
+        return Outcome(name=name, work="w", against=against, status=Status.MET,
+                       bound=bound, ratio=found)  # fmt: skip
+
+    others = [
+        dataclasses.replace(row("x", 0.1), ratio=None),
+        row("y", 0.1, against="plain"),
+        row("z", 0.1, bound=None),
+    ]
+    outcomes = [row(str(index), ratio) for index, ratio in enumerate(ratios)]
+    found = smallest_ratio_note([*outcomes, *others], "sdpa", 1.0)
     assert found.endswith(expected)
     assert bool(expected) == bool(found)

@@ -1,5 +1,7 @@
 """The clocks, with fake time; no duration is asserted."""
 
+import functools
+
 import pytest
 import torch
 
@@ -11,22 +13,15 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("calls", [1, 5])
-def test_calls_are_counted(calls: int) -> None:
-    """The function is called exactly `calls` times."""
+def test_calls_are_counted_and_caches_flushed_before_each(calls: int) -> None:
     ran: list[str] = []
     assert seconds(lambda: ran.append("run"), CPU, calls=calls) >= 0.0
     assert ["run"] * calls == ran
-
-
-def test_caches_are_flushed_before_each_call() -> None:
-    """Not only before the first."""
-    ran: list[str] = []
-    seconds(lambda: ran.append("run"), CPU, calls=2, flush=lambda: ran.append("flush"))
-    assert ran == ["flush", "run", "flush", "run"]
+    seconds(lambda: ran.append("run"), CPU, calls=calls, flush=lambda: ran.append("flush"))
+    assert ["flush", "run"] * calls == ran[calls:]
 
 
 def test_flushing_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock starts after it."""
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
@@ -37,38 +32,29 @@ def test_flushing_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_flushing_writes_the_whole_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every byte is written each time."""
+    """It returns None: pytest-benchmark passes a setup's return value as arguments."""
     monkeypatch.setitem(timing.FLUSH_BYTES, "cpu", 1 << 20)
     buffer = torch.ones(1 << 20, dtype=torch.uint8)
     monkeypatch.setattr(timing.torch, "empty", lambda size, **_: buffer[:size])
-    fill = cache_flusher(CPU)
+    flush = cache_flusher(CPU)
     for _ in range(2):
         buffer.fill_(1)
-        fill()
+        assert flush() is None  # type: ignore[func-returns-value]
         assert int(buffer.max()) == 0
-
-
-def test_flushing_returns_none() -> None:
-    """pytest-benchmark passes a setup's return value as arguments."""
-    assert cache_flusher(CPU)() is None  # type: ignore[func-returns-value]
 
 
 @pytest.mark.parametrize(("once", "calls"), [(1.0, 1), (timing.MIN_SECONDS / 4, 4), (0.0, 1000)])
 def test_short_calls_are_repeated(once: float, calls: int) -> None:
-    """A measurement has a least duration."""
     assert calls == calls_for(once)
 
 
 def test_a_missing_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names CUDA."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EnvironmentUnfitError, match="no CUDA"):
         cuda()
 
 
 class FakeEvent:
-    """An event of a fake GPU, whose queue is a number of seconds."""
-
     queue = 0.0
     log: list[str]
 
@@ -77,21 +63,17 @@ class FakeEvent:
         self.at = 0.0
 
     def record(self) -> None:
-        """Record the end of the queue."""
         self.at = FakeEvent.queue
 
     def synchronize(self) -> None:
-        """Log a wait."""
         FakeEvent.log.append("wait")
 
     def elapsed_time(self, other: "FakeEvent") -> float:
-        """Return milliseconds."""
         return 1e3 * (other.at - self.at)
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the log of a fake GPU."""
     FakeEvent.queue, FakeEvent.log = 0.0, []
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: FakeEvent.log.append("wait"))
@@ -99,26 +81,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def worked(log: list[str], what: str, amount: float) -> None:
-    """Add work to the queue."""
     log.append(what)
     FakeEvent.queue += amount
 
 
 def test_events_time_the_work_and_wait_once(gpu: list[str]) -> None:
-    """Flushing is not timed, and the host waits once, after the last call."""
-    device = torch.device("cuda")
-    found = seconds(
-        lambda: worked(gpu, "run", 2.0),
-        device,
-        calls=3,
-        flush=lambda: worked(gpu, "flush", 7.0),
-    )
+    run, flush = (functools.partial(worked, gpu, *work) for work in (("run", 2.0), ("flush", 7.0)))
+    found = seconds(run, torch.device("cuda"), calls=3, flush=flush)
     assert found == pytest.approx(2.0)
     assert gpu == ["flush", "run"] * 3 + ["wait"]
 
 
 def test_a_timer_of_events_reads_the_queue(gpu: list[str]) -> None:
-    """It waits only when it is read."""
     timer = EventTimer()
     before = timer()
     worked(gpu, "run", 2.0)
@@ -127,14 +101,10 @@ def test_a_timer_of_events_reads_the_queue(gpu: list[str]) -> None:
     assert gpu == ["wait", "run", "run", "wait"]
 
 
-FASTEST = 1e16
-"""Operations a second above any GPU; a host clock without a wait would exceed it."""
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no CUDA")
 def test_events_time_asynchronous_work() -> None:
-    """The call returns before the product is done."""
+    """A host clock without a wait would exceed 1e16 operations a second, which no GPU reaches."""
     matrix = torch.randn(4096, 4096, device="cuda")
     taken = seconds(lambda: matrix @ matrix, torch.device("cuda"), calls=5)
-    assert 2 * 4096**3 / taken < FASTEST
+    assert 2 * 4096**3 / taken < 1e16

@@ -1,4 +1,4 @@
-"""The wheel: the one that is installed, or, where the checkout itself is, one built from it."""
+"""Fixtures of the wheel: the installed one, or one built from an editable checkout."""
 
 import json
 import subprocess
@@ -17,50 +17,41 @@ NAME = "gpt1-parity"
 
 
 def build(target: str, source: Path, folder: Path) -> Path:
-    """Return the wheel or the sdist that the checkout at `source` gives, built into `folder`."""
-    command = [sys.executable, "-m", "hatchling", "build", "--target", target]
-    subprocess.run(
-        [*command, "--directory", str(folder)], cwd=source, check=True, capture_output=True
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        target,
+        "--directory",
+        folder,
+    ]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
     (built,) = folder.iterdir()
     return built
 
 
 @pytest.fixture(scope="session")
 def built() -> Callable[[str, Path, Path], Path]:
-    """Return the function that builds "wheel" or "sdist" of a checkout into an empty folder."""
     return build
 
 
-def unpacked(wheel: Path, folder: Path) -> Distribution:
-    """Return the distribution in a wheel's file, which is unpacked into `folder`."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    (metadata,) = folder.glob("*.dist-info")
-    return Distribution.at(metadata)
-
-
 def origin(installed: Distribution) -> dict[str, object]:
-    """Return where an installed distribution came from, as its installer recorded it."""
     return json.loads(installed.read_text("direct_url.json") or "{}")
-
-
-def is_editable(installed: Distribution) -> bool:
-    """Return whether the checkout itself is what is imported."""
-    return bool(dict(origin(installed).get("dir_info", {})).get("editable"))
 
 
 @pytest.fixture(scope="session")
 def checkout() -> Path:
-    """Return the folder of the whole checkout, or skip: rows of tox take the tests out of it."""
+    """Return the folder of the whole checkout, or skip: rows of tox run the tests outside it."""
     if not (CHECKOUT / "scratch_gpt").is_dir():
-        pytest.skip("not run: these tests stand outside a checkout")
+        pytest.skip("not run: these tests are outside a checkout")
     return CHECKOUT
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel's file: the one that was installed if it is still there, or a new one."""
+    """Return the wheel's file: the installed one if it still exists, otherwise a new one."""
     source = urlsplit(str(origin(distribution(NAME)).get("url", "")))
     path = Path(url2pathname(source.path))
     if path.suffix == ".whl" and path.is_file():
@@ -76,9 +67,13 @@ def packed(
 ) -> Distribution:
     """Return the distribution to examine: the installed wheel, or a built one unpacked."""
     installed = distribution(NAME)
-    if not is_editable(installed):
+    if not dict(origin(installed).get("dir_info", {})).get("editable"):
         return installed
-    return unpacked(request.getfixturevalue("wheel"), tmp_path_factory.mktemp("unpacked"))
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(request.getfixturevalue("wheel")) as archive:
+        archive.extractall(folder)
+    (metadata,) = folder.glob("*.dist-info")
+    return Distribution.at(metadata)
 
 
 @pytest.fixture(scope="session")

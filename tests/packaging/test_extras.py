@@ -1,9 +1,8 @@
-"""Every extra installs alone and beside the others, agrees with what is there, and does its work.
+"""Every extra installs alone and beside the others, agrees with what is there, and works.
 
 Each test makes an environment of its own with uv, from the package index: `tox -e extras`, or
-`pytest -m packaging` in a checkout. Versions are kept to those of the file that `UV_CONSTRAINT`
-names, else of the checkout's constraints.txt; and once each extra is resolved as users do it, to
-whatever the index has, and nothing installed.
+`pytest -m packaging` in a checkout. Versions are those of the file that `UV_CONSTRAINT` names, or
+of constraints.txt. Each extra is also resolved without constraints, and not installed.
 """
 
 import os
@@ -83,7 +82,7 @@ CASES = {"plain": [""], **{extra: [extra] for extra in EXTRAS}, "all": ["", *EXT
 
 
 def brought(extra: str, **elsewhere: str) -> set[str]:
-    """Return the packages that an extra asks for on this machine, or on one that is described."""
+    """Return the packages that an extra needs on this machine, or on one with these markers."""
     lines = map(Requirement, PROJECT["optional-dependencies"].get(extra, PROJECT["dependencies"]))
     return {
         line.name for line in lines if line.marker is None or line.marker.evaluate({**elsewhere})
@@ -91,7 +90,7 @@ def brought(extra: str, **elsewhere: str) -> set[str]:
 
 
 def settings() -> dict[str, str]:
-    """Return the variables of a shell that knows nothing of the tests that run here."""
+    """Return the environment without the variables of the running tests."""
     ours = ("PYTEST", "COV", "PYTHON", "VIRTUAL_ENV", "TOX", "UV_CONSTRAINT")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     wheels = kept.get("UV_FIND_LINKS") or kept.get("PIP_FIND_LINKS", "")
@@ -99,14 +98,13 @@ def settings() -> dict[str, str]:
 
 
 def constraints() -> tuple[str, str]:
-    """Return the option that keeps to the versions; the variable's paths uv parts at spaces."""
+    """Return the option with the constraints; uv splits the paths in its variable at spaces."""
     source = Path(os.environ.get("UV_CONSTRAINT", HERE / "constraints.txt"))
     assert source.is_file(), f"no versions to keep to: {source}"
     return "--constraints", str(source)
 
 
 def run(*command: str, folder: Path) -> str:
-    """Return what a command prints; one that fails is shown with all that it said."""
     result = subprocess.run(
         command,
         cwd=folder,
@@ -122,7 +120,6 @@ def run(*command: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def uv() -> str:
-    """Return uv's path."""
     beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     found = shutil.which("uv", path=beside)
     assert found is not None, "these tests need uv"
@@ -130,12 +127,10 @@ def uv() -> str:
 
 
 def requirement(wheel: Path, extras: list[str]) -> str:
-    """Return the line that asks for the wheel with these extras."""
     return f"gpt1-parity[{','.join(filter(None, extras))}] @ {wheel.as_uri()}"
 
 
 def installed(uv: str, wheel: Path, extras: list[str], folder: Path) -> str:
-    """Return the Python of a new environment with the wheel and these extras."""
     run(uv, "venv", "--python", sys.executable, "env", folder=folder)
     homes = os.pathsep.join(str(folder / "env" / home) for home in ("bin", "Scripts"))
     python = str(shutil.which("python", path=homes))
@@ -145,7 +140,7 @@ def installed(uv: str, wheel: Path, extras: list[str], folder: Path) -> str:
 
 
 def resolved(uv: str, *wanted: str, options: tuple[str, ...] = (), folder: Path) -> dict[str, str]:
-    """Return the version of each package that uv would install; none is."""
+    """Return the version of each package that uv would install."""
     (folder / "wanted.in").write_text("\n".join(wanted), encoding="utf-8")
     plain = ("--python", sys.executable, "--no-header", "--no-annotate", "--quiet")
     lines = run(uv, "pip", "compile", *plain, *options, "wanted.in", folder=folder).splitlines()
@@ -154,14 +149,12 @@ def resolved(uv: str, *wanted: str, options: tuple[str, ...] = (), folder: Path)
 
 
 def test_every_extra_is_tried(packed: Distribution) -> None:
-    """A new one needs a line of what it is for; the wheel offers what pyproject.toml says."""
     assert sorted(packed.metadata.get_all("Provides-Extra") or []) == EXTRAS
     assert {*EXTRAS, ""} == set(WORK)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_extra_installs_and_works(case: str, uv: str, wheel: Path, tmp_path: Path) -> None:
-    """Nothing contradicts anything, and each command says what is expected of it."""
     useful = [extra for extra in CASES[case] if brought(extra)]
     if not useful:
         pytest.skip(f"not run: on {platform.system()} the extra {case} brings nothing")
@@ -174,7 +167,7 @@ def test_an_extra_installs_and_works(case: str, uv: str, wheel: Path, tmp_path: 
 
 
 def test_without_its_extra_the_work_is_not_done(uv: str, wheel: Path, tmp_path: Path) -> None:
-    """So a test above that passes owes it to the extra; and a contradiction is found."""
+    """So a pass above depends on the extra; `pip check` finds a missing dependency."""
     python = installed(uv, wheel, [], tmp_path)
     for extra in ("original-text", "plot", "test", "dev"):
         (command, _), *_ = WORK[extra]
@@ -186,17 +179,14 @@ def test_without_its_extra_the_work_is_not_done(uv: str, wheel: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_extra_resolves_without_constraints(
-    case: str, uv: str, wheel: Path, tmp_path: Path
-) -> None:
-    """To the newest that the index has, as when a user installs it, and to one of each package."""
+def test_an_extra_resolves_unconstrained(case: str, uv: str, wheel: Path, tmp_path: Path) -> None:
+    """To the newest versions of the index, as when a user installs it."""
     found = resolved(uv, requirement(wheel, CASES[case]), folder=tmp_path)
     wanted = set().union(*(brought(extra) for extra in ("", *CASES[case])))
     assert {name.replace("-", "_") for name in wanted} <= set(found)
 
 
 def test_what_contradicts_the_wheel_is_found(uv: str, wheel: Path, tmp_path: Path) -> None:
-    """As a user would be told: the bounds of the wheel are read, and nothing of constraints.txt."""
     plain = requirement(wheel, [])
     with pytest.raises(AssertionError, match="No solution found"):
         resolved(uv, plain, "typer==0.25.1", folder=tmp_path)
@@ -206,7 +196,6 @@ def test_what_contradicts_the_wheel_is_found(uv: str, wheel: Path, tmp_path: Pat
 def test_a_path_with_a_space_constrains(
     uv: str, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a checkout in a folder of any name."""
     other = tmp_path / "my own" / "versions.txt"
     other.parent.mkdir()
     other.write_text("typer==0.26.0\n", encoding="utf-8")
@@ -216,7 +205,6 @@ def test_a_path_with_a_space_constrains(
 
 
 def test_what_an_extra_brings_goes_by_the_system() -> None:
-    """There is no Triton but for Linux, and everything else is for all."""
     assert brought("triton", platform_system="Linux") == {"triton"}
     nothing = [extra for extra in ("", *EXTRAS) if not brought(extra, platform_system="Darwin")]
     assert nothing == ["triton"]

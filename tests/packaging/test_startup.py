@@ -1,10 +1,9 @@
-"""What `--help` imports: the command line's own packages, nothing that takes time to load."""
+"""Commands start fast: `--help` imports little; a missing package is an error with a fix."""
 
 import ast
-import os
 import resource
-import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -29,9 +28,9 @@ SCRIPTS = {"reference.huggingface_tokenizer", "reference.surrogate", "bench.memo
 ALLOWED = {
     *("typer", "click", "shellingham", "rich", "pygments", "markdown_it", "mdurl", "colorama"),
     *("annotated_doc", "annotated_types", "typing_extensions", "typing_inspection"),
-    *("attr", "attrs", "pydantic", "pydantic_core"),  # theirs, where something else installs them
+    *("attr", "attrs", "pydantic", "pydantic_core"),  # optional for them, if installed
 }
-"""What typer may bring, in any version: all of it small."""
+"""Packages that typer may load, in any version."""
 
 WATCHED = """
 import runpy, sys
@@ -44,72 +43,53 @@ except SystemExit as ended:
 print("LOADED", *{module.partition(".")[0] for module in set(sys.modules) - before})
 sys.exit(code)
 """
-"""Runs a module as `python -m` does, and says what that loaded."""
-
-
-def brought(command: str, folder: Path) -> set[str]:
-    """Return the packages, not Python's and not ours, that a command's help loads."""
-    result = subprocess.run(
-        [sys.executable, "-c", WATCHED, *command.split(), "--help"],
-        env=os.environ | {"PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    help_text, _, loaded = result.stdout.rpartition("LOADED")
-    assert "Usage:" in help_text
-    ours = {*PACKAGES, "planted"}
-    found = set(loaded.split()) - sys.stdlib_module_names - ours
-    return {name for name in found if not name.startswith("_sysconfigdata")}
+"""Runs a module as `python -m` does, and prints the packages that it loaded."""
 
 
 @pytest.fixture(scope="module")
-def home() -> Path:
-    """Return the folder that the packages are imported from."""
-    return Path(parity.__path__[0]).parent
+def brought(python: Callable) -> Callable[..., set[str]]:
+    """Return a function that gives the packages, not Python's or ours, that a help loads."""
+
+    def load(command: str, *folders: Path) -> set[str]:
+        result = python("-c", WATCHED, *command.split(), "--help", folders=folders)
+        assert not result.stderr
+        help_text, _, loaded = result.stdout.rpartition("LOADED")
+        assert "Usage:" in help_text
+        found = set(loaded.split()) - sys.stdlib_module_names - {*PACKAGES, "injected"}
+        return {name for name in found if not name.startswith("_sysconfigdata")}
+
+    return load
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_loads_nothing_heavy(command: str, home: Path) -> None:
-    """No torch, no transformers, no NumPy: nothing but what parses the options."""
-    assert not brought(command, home) - ALLOWED
+def test_help_loads_nothing_heavy(command: str, brought: Callable) -> None:
+    assert not brought(command) - ALLOWED
+
+
+@pytest.mark.parametrize("heavy", ["numpy", "torch"])
+def test_a_command_that_loads_more_is_found(heavy: str, brought: Callable, tmp_path: Path) -> None:
+    (tmp_path / f"{heavy}.py").touch()
+    (tmp_path / "injected").mkdir()
+    (tmp_path / "injected" / "deep.py").write_text(f"import {heavy}", encoding="utf-8")
+    command = "import typer\nfrom injected import deep\ntyper.run(lambda: None)\n"
+    (tmp_path / "injected" / "__main__.py").write_text(command, encoding="utf-8")
+    assert brought("injected", tmp_path) - ALLOWED == {heavy}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_quick_and_narrow(command: str) -> None:
+def test_help_is_quick_and_narrow(command: str, python: Callable) -> None:
     """It takes less than half a second of processor time, and 80 columns."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = subprocess.run(
-        [sys.executable, "-m", *command.split(), "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = python("-m", *command.split(), "--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if " " not in name])
-def test_every_command_has_a_version(command: str) -> None:
-    """That of the distribution, and nothing else."""
-    result = subprocess.run(
-        [sys.executable, "-m", command, "--version"], capture_output=True, text=True, check=True
-    )
-    assert result.stdout == f"gpt1-parity {scratch_gpt.__version__}\n"
+def test_every_command_has_a_version(command: str, python: Callable) -> None:
+    assert python("-m", command, "--version").stdout == f"gpt1-parity {scratch_gpt.__version__}\n"
     assert parity.__version__ == scratch_gpt.__version__ == metadata.version("gpt1-parity")
-
-
-@pytest.mark.parametrize("heavy", ["numpy", "torch"])
-def test_a_command_that_loads_more_is_found(heavy: str, tmp_path: Path) -> None:
-    """However deep the import stands."""
-    (tmp_path / f"{heavy}.py").touch()
-    (tmp_path / "planted").mkdir()
-    (tmp_path / "planted" / "deep.py").write_text(f"import {heavy}", encoding="utf-8")
-    command = "import typer\nfrom planted import deep\ntyper.run(lambda: None)\n"
-    (tmp_path / "planted" / "__main__.py").write_text(command, encoding="utf-8")
-    assert brought("planted", tmp_path) - ALLOWED == {heavy}
 
 
 def is_run(source: str) -> bool:
@@ -118,11 +98,40 @@ def is_run(source: str) -> bool:
     return any(ast.unparse(test) == "__name__ == '__main__'" for test in tests)
 
 
-def test_every_command_is_in_the_table(home: Path) -> None:
+def test_every_command_is_in_the_table() -> None:
     """A module that can be run is one of them, or a script without options."""
+    home = Path(parity.__path__[0]).parent
     files = [file for package in PACKAGES for file in (home / package).rglob("*.py")]
     run = [file for file in files if is_run(file.read_text(encoding="utf-8"))]
     names = {".".join(file.relative_to(home).with_suffix("").parts) for file in run}
     found = {name.removesuffix(".__main__") for name in names}
     assert found == {command for command in COMMANDS if " " not in command} | SCRIPTS
     assert len(VERBS) >= 8
+
+
+WITHOUT = """
+import runpy, sys
+
+class Reject:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+MISSING, name, *sys.argv[1:] = sys.argv[1:]
+MISSING = MISSING.split(",")
+sys.meta_path.insert(0, Reject())
+runpy.run_module(name, run_name="__main__", alter_sys=True)
+"""
+"""Runs a module as `python -m` does, in an interpreter that cannot import some packages."""
+
+
+@pytest.mark.parametrize("verb", ["layerwise", "doctor"])
+def test_a_missing_reference_is_an_environment_error(verb: str, python: Callable) -> None:
+    command = ("transformers,tokenizers", "parity.check", verb, "--weights", "surrogate")
+    ended = python("-c", WITHOUT, *command, check=False)
+    assert (ended.returncode, ended.stdout) == (5, "")
+    assert ended.stderr.splitlines() == [
+        "error: the package transformers is not installed",
+        "  where  this Python environment",
+        "  fix    pip install transformers",
+    ]

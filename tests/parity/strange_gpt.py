@@ -2,7 +2,6 @@
 
 It shows taps itself; tests/parity/test_candidates.py says what a check answers to each kind.
 """
-# ruff: noqa: INP001 - loaded by its path, not a package
 
 import math
 import os

@@ -301,12 +301,12 @@ def test_a_missing_package_gives_its_pip_line(
     assert ran.stderr.splitlines() == [
         f"error: the package {hidden} is not installed",
         "  where  this Python environment",
-        f"  to do  pip install {hidden}",
+        f"  fix    pip install {hidden}",
     ]
 
 
 @pytest.mark.slow  # Python compiles all of torch anew
-def test_it_runs_optimised_from_anywhere(command: Callable[..., Any]) -> None:
+def test_it_runs_optimized_from_anywhere(command: Callable[..., Any]) -> None:
     """-O drops every assert."""
     ran = command(*FAILING, python=["-O", "-P", "-m", "parity.check"])
     verdict = ran.stdout.splitlines()[-1]

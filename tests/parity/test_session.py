@@ -84,7 +84,7 @@ def test_an_error_is_three_lines_and_a_code(
     stand_in(error)
     result = check("weights")
     assert (result.exit_code, result.stdout) == (code, "")
-    assert result.stderr == f"error: {what}\n  where  {where}\n  to do  {fix}\n"
+    assert result.stderr == f"error: {what}\n  where  {where}\n  fix    {fix}\n"
 
     result = check("weights", "--format", "json")
     document = strictly(result.stdout)
@@ -97,7 +97,7 @@ def test_debug_shows_the_traceback(check: Check, stand_in: Stand) -> None:
     stand_in(ZeroDivisionError("division by zero"))
     lines = check("weights", "--debug").stderr.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
-    assert [line[:7] for line in lines[-3:]] == ["error: ", "  where", "  to do"]
+    assert [line[:7] for line in lines[-3:]] == ["error: ", "  where", "  fix  "]
 
 
 def test_an_interrupt_is_no_verdict(check: Check, stand_in: Stand) -> None:
@@ -258,7 +258,7 @@ def test_fingerprints_without_json_are_a_usage_error(
     monkeypatch.chdir(tmp_path)
     stand_in(AssertionError("the verb ran"))
     assert run_weights(LayerwiseOptions(fingerprints=True, **WITHOUT_JSON[forms])) == 2
-    assert "--fingerprints\n  to do  add --output" in capsys.readouterr().err
+    assert "--fingerprints\n  fix    add --output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("forms", WITH_JSON)

@@ -133,7 +133,7 @@ def test_an_impossible_value_is_a_usage_error(mistake: str, check: Check) -> Non
     lines = result.stderr.splitlines()
     assert result.exit_code == 2
     assert not result.stdout
-    assert [line[:7].rstrip() for line in lines] == ["error:", "  where", "  to do"]
+    assert [line[:7].rstrip() for line in lines] == ["error:", "  where", "  fix"]
     assert named in result.stderr
 
 

@@ -1,13 +1,10 @@
-"""The vocabulary of the references' tests: small models, and two lists written out by hand.
-
-Both lists are GPT-1's, written again here so that they can be compared with the product's own:
-every tensor's shape, and the order in which the release keeps them.
-"""
+"""Fixtures of the references' tests: small models, and GPT-1's tensors written out by hand."""
 
 import contextlib
 import gc
 import importlib.util
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -28,18 +25,30 @@ from reference.hub import FetchedFolder, Hub
 from reference.surrogate import Surrogate
 
 Shapes = dict[str, tuple[int, ...]]
+ShapesOf = Callable[[Mapping[str, int]], Shapes]
+Arrays = list[NDArray[np.floating]]
 
-RELEASED_BLOCK = (
-    *("attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias"),
-    *("ln_1.weight", "ln_1.bias"),
-    *("mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"),
-    *("ln_2.weight", "ln_2.bias"),
-)
+
+def block_shapes(width: int) -> Shapes:
+    """Return a block's tensors in the release's order."""
+    return {
+        "attn.c_attn.weight": (width, 3 * width),
+        "attn.c_attn.bias": (3 * width,),
+        "attn.c_proj.weight": (width, width),
+        "attn.c_proj.bias": (width,),
+        "ln_1.weight": (width,),
+        "ln_1.bias": (width,),
+        "mlp.c_fc.weight": (width, 4 * width),
+        "mlp.c_fc.bias": (4 * width,),
+        "mlp.c_proj.weight": (4 * width, width),
+        "mlp.c_proj.bias": (width,),
+        "ln_2.weight": (width,),
+        "ln_2.bias": (width,),
+    }
 
 
 @pytest.fixture(autouse=True)
-def _small(one_thread: None) -> None:
-    """Let one thread work in all tests of this folder."""
+def _small(one_thread: None) -> None: ...
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +61,7 @@ def tiny() -> Surrogate:
 
 
 @pytest.fixture(scope="session")
-def shapes_of() -> Callable[[Mapping[str, int]], Shapes]:
-    """Return the function of a config that gives every tensor's name and shape."""
-
+def shapes_of() -> ShapesOf:
     def write_out(config: Mapping[str, int]) -> Shapes:
         width = config["n_embd"]
         shapes: Shapes = {
@@ -62,37 +69,23 @@ def shapes_of() -> Callable[[Mapping[str, int]], Shapes]:
             "positions_embed.weight": (config["n_positions"], width),
         }
         for index in range(config["n_layer"]):
-            shapes |= {
-                f"h.{index}.attn.c_attn.weight": (width, 3 * width),
-                f"h.{index}.attn.c_attn.bias": (3 * width,),
-                f"h.{index}.attn.c_proj.weight": (width, width),
-                f"h.{index}.attn.c_proj.bias": (width,),
-                f"h.{index}.ln_1.weight": (width,),
-                f"h.{index}.ln_1.bias": (width,),
-                f"h.{index}.mlp.c_fc.weight": (width, 4 * width),
-                f"h.{index}.mlp.c_fc.bias": (4 * width,),
-                f"h.{index}.mlp.c_proj.weight": (4 * width, width),
-                f"h.{index}.mlp.c_proj.bias": (width,),
-                f"h.{index}.ln_2.weight": (width,),
-                f"h.{index}.ln_2.bias": (width,),
-            }
+            block = block_shapes(width)
+            shapes |= {f"h.{index}.{name}": shape for name, shape in block.items()}
         return shapes
 
     return write_out
 
 
 @pytest.fixture(scope="session")
-def released() -> Callable[[Mapping[str, NDArray[np.floating]], int], list[NDArray[np.floating]]]:
+def released() -> Callable[[Mapping[str, NDArray[np.floating]], int], Arrays]:
     """Return the function that lists named tensors in the release's order and form.
 
     Positions first, then tokens, then twelve a block, in which each matrix is a convolution of
     width one: `[1, in, out]`.
     """
 
-    def listed(
-        tensors: Mapping[str, NDArray[np.floating]], n_layer: int
-    ) -> list[NDArray[np.floating]]:
-        blocks = [tensors[f"h.{i}.{name}"] for i in range(n_layer) for name in RELEASED_BLOCK]
+    def listed(tensors: Mapping[str, NDArray[np.floating]], n_layer: int) -> Arrays:
+        blocks = [tensors[f"h.{i}.{name}"] for i in range(n_layer) for name in block_shapes(1)]
         convolutions = [tensor[None] if tensor.ndim == 2 else tensor for tensor in blocks]
         return [tensors["positions_embed.weight"], tensors["tokens_embed.weight"], *convolutions]
 
@@ -117,9 +110,7 @@ def config() -> dict[str, Any]:
 
 
 @pytest.fixture
-def state(
-    config: dict[str, Any], shapes_of: Callable[[Mapping[str, int]], Shapes]
-) -> dict[str, Tensor]:
+def state(config: dict[str, Any], shapes_of: ShapesOf) -> dict[str, Tensor]:
     """Return weights for that config under Hugging Face's names, none of them near 0 or 1."""
     generator = torch.Generator().manual_seed(20180611)
     drawn = {}
@@ -132,8 +123,6 @@ def state(
 
 @pytest.fixture
 def build(config: dict[str, Any], state: dict[str, Tensor]) -> Callable[..., OpenAIGPTLMHeadModel]:
-    """Return a function that builds the model: of `state`, in float32, by default."""
-
     def built(
         given: Mapping[str, Tensor] = state, dtype: torch.dtype = torch.float32
     ) -> OpenAIGPTLMHeadModel:
@@ -144,20 +133,27 @@ def build(config: dict[str, Any], state: dict[str, Tensor]) -> Callable[..., Ope
 
 @pytest.fixture
 def token_ids() -> Tensor:
-    """Return ids `[2, 5]` for that config, one of them twice."""
     return torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
+
+
+@pytest.fixture(scope="module")
+def released_vocabulary() -> Path:
+    """Return the folder of the released vocabulary; skip the test without it."""
+    folder = os.environ.get("GPT1_VOCABULARY")
+    if not folder:
+        pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def hub_module() -> ModuleType:
-    """Return `fake_hub.py`, which lies beside this file and is no test."""
     spec = importlib.util.spec_from_file_location(
         "fake_hub", Path(__file__).with_name("fake_hub.py")
     )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    # A download that was given up goes on in its thread, and may complain when pytest has gone.
+    # An abandoned download continues in its thread, and may log after pytest has ended.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     return module
 
@@ -185,20 +181,21 @@ def _collected_quietly() -> Iterator[None]:
         gc.enable()
 
 
-@pytest.fixture(scope="session")
-def fetch() -> Callable[..., FetchedFolder]:
-    """Return the function that fetches the released model from a fake hub.
+@pytest.fixture
+def fetch(serve: Callable[..., Any], tmp_path: Path) -> Callable[..., FetchedFolder]:
+    """Return the function that fetches, by default the released model, from a fake hub.
 
-    Its arguments are the fake hub, the folder of the cache, and those of `hub.fetch`.
+    The hub is the given one, or a new one with the other arguments as attributes.
     """
 
     def fetched(
-        fake: Any,  # noqa: ANN401 - a FakeHub, whose module is loaded by its path
-        cache: Path,
         *asked: str,
+        fake: Any = None,  # noqa: ANN401 - a FakeHub, whose module is loaded by its path
         offline: bool | None = None,
+        cache: Path = tmp_path,
+        **attributes: object,
     ) -> FetchedFolder:
-        at = Hub(endpoint=fake.address, cache=cache)
+        at = Hub(endpoint=(fake or serve(**attributes)).address, cache=cache)
         return hub.fetch(*(asked or published.REPOSITORIES[-1:]), offline=offline, hub=at)
 
     return fetched

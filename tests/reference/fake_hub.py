@@ -1,7 +1,7 @@
 """A hub on loopback with the three endpoints that the real client uses, and faults to switch on.
 
-It answers the three questions of huggingface_hub: which files a revision has, what a file is
-(HEAD), and its bytes (GET, whole or from a place on).
+It answers the three requests of huggingface_hub: the list of a revision's files, a file's headers
+(HEAD), and its bytes (GET, whole or from an offset).
 """
 
 import contextlib
@@ -19,63 +19,35 @@ COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
 
 @dataclasses.dataclass
 class FakeHub:
-    """The hub's contents and its faults.
-
-    Attributes:
-        files: Bytes by name.
-        repository: The one repository it has.
-        large: Names kept in large-file storage, whose ETag is a SHA-256.
-        commit: Where its only branch, main, stands.
-        refuse: Status and error code that every question, or those of one kind (`api`, `HEAD`,
-            `GET`), is answered with.
-        refusals: How many times it does so; -1 for ever.
-        cut: How many bytes of a body are sent before the connection is closed; the Range header
-            is then ignored too where `forgetful`.
-        cuts: How many bodies are cut; -1 for all.
-        spared: Name of a file that is never cut.
-        mute: Seconds before anything is answered.
-        hang: Seconds that a cut body's connection stays open, silent.
-        pace: Seconds of sleep before each 64 KiB.
-        swapped: Bytes sent in place of a file's own, by name.
-        api: Text that the list of files is replaced with.
-        asked: Method and path of every request.
-    """
+    """The hub's contents and its faults."""
 
     files: dict[str, bytes]
     repository: str = "openai-community/openai-gpt"
     large: frozenset[str] = frozenset({"model.safetensors", "pytorch_model.bin"})
-    commit: str = COMMIT
+    commit: str = COMMIT  # of the only branch, main
     refuse: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
-    refusals: int = -1
-    cut: int | None = None
-    cuts: int = -1
-    forgetful: bool = False
-    spared: str = ""
-    mute: float = 0.0
-    hang: float = 0.0
-    pace: float = 0.0
-    swapped: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    api: str | None = None
-    asked: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Status and error code of every answer of a kind: `api`, `HEAD` or `GET`."""
+    cut: int | None = None  # bytes of a body after which the connection is closed
+    cuts: int = -1  # how many bodies are cut; -1 for all
+    forgetful: bool = False  # whether the Range header is ignored
+    spared: str = ""  # a file that is never cut
+    mute: float = 0.0  # seconds before every answer
+    hang: float = 0.0  # seconds for which a cut body's connection stays open
+    pace: float = 0.0  # seconds before each 64 KiB
+    swapped: dict[str, bytes] = dataclasses.field(default_factory=dict)  # wrong bytes of a file
+    api: str | None = None  # text sent in place of the list of files
+    asked: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # method and path
     address: str = ""
 
     def etag(self, name: str) -> str:
-        """Return what names a file's bytes: SHA-256 of a large one, else git's id."""
+        """Return the SHA-256 of a large file, else git's id."""
         data = self.files[name]
         if name in self.large:
             return hashlib.sha256(data).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
-    def refusal(self, kind: str) -> tuple[int, str] | None:
-        """Return the status and code that a question of `kind` is refused with, counting it."""
-        found = self.refuse.get(kind)
-        if found is None or not self.refusals:
-            return None
-        self.refusals -= 1
-        return found
-
     def bytes_to_send(self, body: bytes) -> int:
-        """Return how much of a body is sent before the line goes dead, counting the cut."""
+        """Return how many bytes of a body are sent; a cut is counted."""
         if self.cut is None or not self.cuts or len(body) <= self.cut:
             return len(body)
         self.cuts -= 1
@@ -83,24 +55,18 @@ class FakeHub:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers for the server's `hub`."""
-
     protocol_version = "HTTP/1.1"
 
     @property
     def hub(self) -> FakeHub:
-        """Return what this server has."""
         return self.server.hub  # type: ignore[attr-defined]
 
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    def log_message(self, *_: object) -> None: ...
 
     def do_HEAD(self) -> None:
-        """Say what a file is."""
         self._answer()
 
     def do_GET(self) -> None:
-        """List the files, or send one."""
         self._answer()
 
     def _answer(self) -> None:
@@ -108,7 +74,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(self.hub.mute)
         path = self.path.split("?")[0]
         kind = "api" if path.startswith("/api/") else self.command
-        if refusal := self.hub.refusal(kind):
+        if refusal := self.hub.refuse.get(kind):
             self._refuse(*refusal)
         elif path == "/":
             self._send(b"the hub", {})
@@ -155,10 +121,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self._body(
-                body[start:],
-                cut="/resolve/" in self.path and not self.path.endswith(self.hub.spared or "/"),
-            )
+            spared = "/resolve/" not in self.path or self.path.endswith(self.hub.spared or "/")
+            self._body(body[start:], cut=not spared)
 
     def _body(self, body: bytes, *, cut: bool) -> None:
         whole = len(body)
@@ -173,14 +137,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves until the test ends, without waiting for its threads."""
-
     daemon_threads = True
     block_on_close = False
     hub: FakeHub
 
-    def handle_error(self, *_: object) -> None:
-        """Ignore clients that disconnect."""
+    def handle_error(self, *_: object) -> None: ...
 
 
 @contextlib.contextmanager

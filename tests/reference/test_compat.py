@@ -1,4 +1,4 @@
-"""What differs between versions: each line holds where it says, and is so in what is installed."""
+"""Each row of the table of versions holds within its bounds and in the installed packages."""
 
 import inspect
 import subprocess
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import huggingface_hub
 import pytest
@@ -24,13 +25,9 @@ Installed = Callable[[str, str], None]
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
-    """Return a function that lets a package be of another version."""
-
-    def change(package: str, version: str) -> None:
-        versions = {package: version}
-        monkeypatch.setattr(metadata, "version", lambda name: versions[name])
-
-    return change
+    return lambda package, version: monkeypatch.setattr(
+        metadata, "version", lambda name: {package: version}[name]
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,14 +47,11 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
     ],
 )
 def test_a_version_is_numbers(text: str, version: Version) -> None:
-    """The build is left out, and previews are distinguished from the final release."""
-    expected = version
-    assert expected == compat.parse_version(text)
+    assert compat.parse_version(text) == version
 
 
 @pytest.mark.parametrize("text", ["", "main", "+cpu", "not installed"])
-def test_what_is_no_version_is_refused(text: str) -> None:
-    """And a package with such a one has none that is known."""
+def test_other_text_is_no_version(text: str) -> None:
     with pytest.raises(ValueError, match="is no version"):
         compat.parse_version(text)
 
@@ -87,13 +81,11 @@ ON_EITHER_SIDE = {
 def test_a_difference_holds_within_its_bounds(
     name: str, version: str, *, holds: bool, installed: Installed
 ) -> None:
-    """In versions on either side of each bound."""
     installed(DIFFERENCES[name].package, version)
     assert DIFFERENCES[name].holds() is holds
 
 
 def own_normalizer() -> object:
-    """Return what prepares text in the installed library's own tokenizer."""
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "vocab.json").write_text('{"<unk>": 0}', encoding="utf-8")
         (Path(name) / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
@@ -103,7 +95,6 @@ def own_normalizer() -> object:
 
 
 def takes_dtype() -> bool:
-    """Return whether the installed library makes a model in what is given to it as `dtype`."""
     config = OpenAIGPTConfig(vocab_size=7, n_positions=5, n_embd=4, n_layer=1, n_head=1)
     state = OpenAIGPTLMHeadModel(config).state_dict()
     asked = {"config": config, "state_dict": state, "dtype": torch.float64}
@@ -124,91 +115,75 @@ PROBES: dict[str, Callable[[], bool]] = {
     "precision of oneDNN": lambda: hasattr(torch.backends.mkldnn, "matmul"),
     "connections left open": lambda: hasattr(huggingface_hub.utils, "reset_sessions"),
 }
-"""How it shows in what is installed that a difference is there, asked without its version."""
+"""Whether the installed packages have each difference, found out without their versions."""
 
-NOT_PROBED = {"safe unpickling": "to try a file that corrupts memory is no test"}
+NOT_PROBED = {"safe unpickling"}  # a probe would open a file that corrupts memory
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_what_is_installed_is_as_the_table_says(name: str) -> None:
-    """So every row of the matrix proves the table for its own versions."""
+def test_the_installed_packages_agree_with_the_table(name: str) -> None:
+    """Each row of the tox matrix tests the table for its own versions."""
     assert PROBES[name]() is DIFFERENCES[name].holds()
 
 
 def test_every_difference_is_tried() -> None:
-    """On both sides of its bounds, and for the installed version."""
-    assert set(DIFFERENCES) == set(ON_EITHER_SIDE) == {*PROBES, *NOT_PROBED}
+    assert set(DIFFERENCES) == set(ON_EITHER_SIDE) == PROBES.keys() | NOT_PROBED
+
+
+def keyword() -> str:
+    ((name, dtype),) = compat.dtype_keyword(torch.bfloat16).items()
+    assert dtype is torch.bfloat16
+    return name
 
 
 @pytest.mark.parametrize(
-    ("version", "keyword"), [("4.55.4", "torch_dtype"), ("4.56.0", "dtype"), ("5.23.0", "dtype")]
+    ("function", "version", "expected"),
+    [
+        (keyword, "4.55.4", "torch_dtype"),
+        (keyword, "4.56.0", "dtype"),
+        (keyword, "5.23.0", "dtype"),
+        (compat.tokenizer_normalizer, "4.57.6", "BertNormalizer"),
+        (compat.tokenizer_normalizer, "5.2.0", "Sequence"),
+        (compat.tokenizer_normalizer, "5.3.0", "BertNormalizer"),
+        (compat.last_logits_keyword, "4.57.6", {}),
+        (compat.last_logits_keyword, "5.0.0", {"logits_to_keep": 1}),
+    ],
 )
-def test_the_dtype_is_stated_under_the_versions_name(
-    version: str, keyword: str, installed: Installed
+def test_an_answer_follows_the_version_of_transformers(
+    function: Callable[[], object], version: str, expected: object, installed: Installed
 ) -> None:
-    """Until 4.55 the keyword is `torch_dtype`, from 4.56 on it is `dtype`."""
     installed("transformers", version)
-    expected = {keyword: torch.bfloat16}
-    assert expected == compat.dtype_keyword(torch.bfloat16)
+    assert function() == expected
 
 
-@pytest.mark.parametrize(
-    ("version", "normalizer"),
-    [("4.57.6", "BertNormalizer"), ("5.2.0", "Sequence"), ("5.3.0", "BertNormalizer")],
-)
-def test_the_tokenizers_normalizer_is_the_versions(
-    version: str, normalizer: str, installed: Installed
+@pytest.mark.parametrize("recorded", [None, "main"])
+def test_an_unknown_torch_opens_no_untrusted_file(
+    recorded: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From 5.0 to 5.2 it was a sequence of three, and BERT's before and after."""
-    installed("transformers", version)
-    expected = normalizer
-    assert expected == compat.tokenizer_normalizer()
-
-
-@pytest.mark.parametrize(("version", "asked"), [("4.57.6", {}), ("5.0.0", {"logits_to_keep": 1})])
-def test_the_last_logits_are_asked_for_where_they_can_be(
-    version: str, asked: dict[str, int], installed: Installed
-) -> None:
-    """And nothing is asked for that the version does not know."""
-    installed("transformers", version)
-    expected = asked
-    assert expected == compat.last_logits_keyword()
-
-
-@pytest.mark.parametrize("known", ["nothing is written down", "main"])
-def test_an_unknown_torch_is_given_no_foreign_file(
-    known: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing holds of what is not known, and safety is something that has to hold."""
-
     def version(name: str) -> str:
-        if known == "main":
-            return known
-        raise metadata.PackageNotFoundError(name)
+        if recorded is None:
+            raise metadata.PackageNotFoundError(name)
+        return recorded
 
     monkeypatch.setattr(metadata, "version", version)
     assert compat.installed_version("torch") is None
-    assert compat.describe("torch") == ("main" if known == "main" else "not installed")
+    assert compat.describe("torch") == (recorded or "not installed")
     assert not compat.unpickles_safely()
     assert not compat.sets_precision_of_onednn()
     assert not compat.leaves_connections_open()
 
 
-def test_what_is_read_is_what_is_imported() -> None:
-    """The versions written down are those of the packages that run."""
-    assert compat.parse_version(torch.__version__) == compat.installed_version("torch")
-    assert compat.parse_version(transformers.__version__) == compat.installed_version(
-        "transformers"
-    )
+@pytest.mark.parametrize("package", [torch, transformers])
+def test_the_recorded_version_is_the_imported_one(package: ModuleType) -> None:
+    found = compat.installed_version(package.__name__)
+    assert compat.parse_version(package.__version__) == found
 
 
-def test_to_ask_loads_no_package() -> None:
-    """Neither torch nor transformers."""
-    asked = "import sys; from reference import compat; compat.unpickles_safely()"
-    shown = f"{asked}; print({{'torch', 'transformers', 'numpy'}} & set(sys.modules))"
-    found = subprocess.run(
-        [sys.executable, "-c", shown], capture_output=True, text=True, check=True
-    )
+def test_a_query_loads_no_package() -> None:
+    source = "import sys; from reference import compat; compat.unpickles_safely(); "
+    source += "print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    command = [sys.executable, "-c", source]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 
 
@@ -216,14 +191,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "versions.md"
 
 
 def rows(text: str) -> list[list[str]]:
-    """Return the cells of the page's table of differences."""
     section = text.split("\n## Differences between versions\n")[1].split("\n## ", maxsplit=1)[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
 
 
 def test_the_page_shows_the_table() -> None:
-    """Line for line; and a line that is changed on one side alone is found."""
     expected = [
         [name, line.package, line.versions, line.why, line.so] for name, line in DIFFERENCES.items()
     ]

@@ -18,7 +18,6 @@ Source: Pro Git, second edition, section 10.2: `echo -n 'what is up, doc?'` and 
 
 
 def test_the_git_id_is_gits(tmp_path: Path) -> None:
-    """Whether the bytes are at hand or read, and however they are cut."""
     path = tmp_path / "doc"
     path.write_bytes(TEXT)
     expected = "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
@@ -27,7 +26,6 @@ def test_the_git_id_is_gits(tmp_path: Path) -> None:
 
 
 def test_a_file_of_many_pieces_is_digested_whole(tmp_path: Path) -> None:
-    """The last piece is a short one."""
     data = os.urandom((9 << 20) + 1)
     (tmp_path / "large").write_bytes(data)
     file = digest_path(tmp_path / "large")
@@ -38,7 +36,6 @@ def test_a_file_of_many_pieces_is_digested_whole(tmp_path: Path) -> None:
 def test_a_file_that_grows_meanwhile_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its digest would be of no state it ever had."""
     path = tmp_path / "log"
     path.write_bytes(TEXT)
     sizes = os.fstat
@@ -50,7 +47,6 @@ def test_a_file_that_grows_meanwhile_is_refused(
 
 
 def test_a_small_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
-    """One byte more is refused, with both counts."""
     (tmp_path / "doc").write_bytes(TEXT)
     assert read_bytes(tmp_path / "doc", len(TEXT)) == TEXT
     with pytest.raises(RejectedError, match="doc has 16 bytes, more than the limit of 15"):
@@ -58,7 +54,6 @@ def test_a_small_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
 
 
 def test_reading_that_fails_is_unavailable(tmp_path: Path) -> None:
-    """A bad sector is no fault of the bytes."""
     (tmp_path / "doc").write_bytes(TEXT)
     with (
         pytest.raises(UnavailableError, match="doc cannot be read: Input/output error"),
@@ -67,8 +62,7 @@ def test_reading_that_fails_is_unavailable(tmp_path: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_a_refusal_inside_is_no_reading_error(tmp_path: Path) -> None:
-    """The caller's own error is raised unchanged."""
+def test_a_callers_error_is_raised_unchanged(tmp_path: Path) -> None:
     (tmp_path / "doc").write_bytes(TEXT)
     refusal = RejectedError("not this", where="doc", fix="another")
     with pytest.raises(RejectedError) as caught, open_plain(tmp_path / "doc"):
@@ -76,14 +70,12 @@ def test_a_refusal_inside_is_no_reading_error(tmp_path: Path) -> None:
     assert refusal is caught.value
 
 
-def test_what_is_written_is_what_is_digested(tmp_path: Path) -> None:
-    """Part after part."""
+def test_written_bytes_are_digested(tmp_path: Path) -> None:
     file = write_bytes(tmp_path / "doc", [TEXT[:5], memoryview(TEXT)[5:]])
     assert (tmp_path / "doc").read_bytes() == TEXT
     assert digest_path(tmp_path / "doc") == file
 
 
-def test_a_folder_that_is_not_there_cannot_be_written_into(tmp_path: Path) -> None:
-    """The file is named."""
+def test_a_missing_folder_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="doc cannot be written: No such file"):
         write_bytes(tmp_path / "nowhere" / "doc", [TEXT])

@@ -1,4 +1,4 @@
-"""The oracle's choices and its search, against what can be worked out by hand or by trying all."""
+"""The oracle's choices and its search, compared with all texts and with numbers by hand."""
 
 import itertools
 import math
@@ -13,7 +13,6 @@ VOCAB, NEW = 3, 3
 
 
 def table(texts: Sequence[Sequence[int]]) -> Array:
-    """Return log-probabilities that depend on the whole text."""
     drawn_from = [np.random.Generator(np.random.Philox([7, *text])) for text in texts]
     scores = np.array([generator.standard_normal(VOCAB) for generator in drawn_from])
     normal: Array = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
@@ -21,24 +20,21 @@ def table(texts: Sequence[Sequence[int]]) -> Array:
 
 
 def total(tokens: Sequence[int]) -> float:
-    """Return the log-probability of new tokens behind the prompt."""
     return sum(float(table([[0, *tokens[:i]]])[0, token]) for i, token in enumerate(tokens))
 
 
 def test_of_equal_scores_the_lowest_id_is_taken() -> None:
-    """Wherever they stand."""
     assert likeliest(np.array([0.0, 2.0, -math.inf, 2.0])) == 1
 
 
 @pytest.mark.parametrize(("number", "token"), [(0.0, 1), (0.2499, 1), (0.2501, 3), (0.9999, 3)])
 def test_a_draw_falls_where_the_sum_passes_it(number: float, token: int) -> None:
-    """What is excluded has no part."""
     scores = np.array([-math.inf, math.log(1.0), -math.inf, math.log(3.0)])
     assert draw(scores, number) == token
 
 
 def test_streams_are_apart_and_even() -> None:
-    """A row's numbers are its own, lie in [0, 1), and begin alike however many are asked for."""
+    """A row has its own numbers in [0, 1); the first are the same for any count."""
     numbers = uniform(5, 0, 4096)
     assert 0.0 <= numbers.min() < 0.01
     assert 0.99 < numbers.max() < 1.0
@@ -56,7 +52,6 @@ def test_with_room_for_all_the_best_texts_are_found() -> None:
 
 
 def test_what_ends_is_scored_by_its_own_length() -> None:
-    """A text behind its end is not gone on with; the penalty is of new tokens."""
     found = Search(beams=VOCAB**NEW, new=NEW, length_penalty=2.0, end_id=2).best(table, [0])
     assert {len(text.tokens) for text in found} == {1, 2, 3}
     assert all(2 not in text.tokens[:-1] for text in found)
@@ -65,7 +60,6 @@ def test_what_ends_is_scored_by_its_own_length() -> None:
 
 
 def test_one_beam_takes_the_likeliest_each_time() -> None:
-    """That is what it is to search with one."""
     text: tuple[int, ...] = ()
     for _ in range(NEW):
         text = (*text, likeliest(table([[0, *text]])[0]))
@@ -74,7 +68,7 @@ def test_one_beam_takes_the_likeliest_each_time() -> None:
 
 @pytest.mark.parametrize("gap", [0.0, 1e-9, 0.5])
 def test_the_closest_call_is_remembered(gap: float) -> None:
-    """Between what is kept and what is not as well: that is where texts part."""
+    """Also that between the last kept and the first dropped text."""
 
     def scores(texts: Sequence[Sequence[int]]) -> Array:
         return np.tile(np.array([-1.0, -3.0, -5.0, -5.0 - gap, -9.0]), (len(texts), 1))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Protocol
+from typing import Any
 
 import pytest
 from huggingface_hub import constants, errors, file_download
@@ -26,14 +26,7 @@ CUT = 600_000
 """Bytes, of the weights' 1,024,000, after which a body is cut."""
 
 
-class Fake(Protocol):
-    """What these tests ask of a fake hub."""
-
-    address: str
-    asked: list[tuple[str, str]]
-
-
-Serve = Callable[..., Fake]
+Serve = Callable[..., Any]
 Fetch = Callable[..., FetchedFolder]
 
 
@@ -45,75 +38,54 @@ def _hasty_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.utils._http.time", hasty)
 
 
-REFUSALS = {
-    "no such repository": (404, "RepoNotFound", "there is no repository", "owner/name"),
-    "no such revision": (404, "RevisionNotFound", "has no revision", "commit, branch or tag"),
-    "gated": (403, "GatedRepo", "is gated", "hf auth login"),
-    "unauthorised": (401, "", "is private, or there is no such", "hf auth login"),
-    "forbidden": (403, "", "is forbidden to you", "hf auth login"),
-    "broken": (500, "", r"answers with an error \(500\)", "try again later"),
-    "overrun": (429, "", r"answers with an error \(429\)", "try again later"),
-}
+def refusing(kind: str, status: int, code: str = "") -> dict[str, object]:
+    return {"refuse": {kind: (status, code)}}
 
 
-@pytest.mark.parametrize("refusal", REFUSALS)
-def test_each_refusal_has_its_sentence(
-    refusal: str, serve: Serve, fetch: Fetch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("faults", "sentence", "fix"),
+    [
+        (refusing("api", 404, "RepoNotFound"), "there is no repository", "owner/name"),
+        (refusing("api", 404, "RevisionNotFound"), "has no revision", "commit, branch or tag"),
+        (refusing("api", 403, "GatedRepo"), "is gated", "hf auth login"),
+        (refusing("api", 401), "is private, or there is no such", "hf auth login"),
+        (refusing("api", 403), "is forbidden to you", "hf auth login"),
+        (refusing("api", 500), r"answers with an error \(500\)", "try again later"),
+        (refusing("api", 429), r"answers with an error \(429\)", "try again later"),
+        (refusing("api", 503), None, ""),
+        (refusing("HEAD", 503), None, ""),
+        (refusing("GET", 503), None, ""),
+        (refusing("HEAD", 404, "EntryNotFound"), r"has no file config\.json", "revision"),
+        ({"api": "<html>log in</html>"}, "is not a hub's", "HF_ENDPOINT"),
+        ({"api": "[]"}, "is not a hub's", "HF_ENDPOINT"),
+        ({"api": '{"id": "x"}'}, "is not a hub's", "HF_ENDPOINT"),
+        ({"api": '{"sha": "main"}'}, "is not a hub's", "HF_ENDPOINT"),
+    ],
+)
+def test_each_fault_of_the_hub_has_its_sentence(
+    faults: dict[str, object], sentence: str | None, fix: str, serve: Serve, fetch: Fetch
 ) -> None:
-    """One line with the hub's answer, the address and the fix."""
-    status, code, sentence, fix = REFUSALS[refusal]
-    fake = serve(files=FILES, refuse={"api": (status, code)})
+    fake = serve(files=FILES, **faults)
     with pytest.raises(UnavailableError, match=sentence) as caught:
-        fetch(fake, tmp_path)
+        fetch(fake=fake)
     assert fix in caught.value.fix
     assert fake.address in caught.value.where
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_went_missing_is_named(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """It is in the list of files, and is not there."""
-    fake = serve(files=FILES, refuse={"HEAD": (404, "EntryNotFound")})
-    with pytest.raises(UnavailableError, match=r"has no file config\.json"):
-        fetch(fake, tmp_path)
-
-
-def test_no_repository_has_such_an_id(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """Nothing is asked about it."""
+def test_an_id_of_no_repository_is_not_requested(serve: Serve, fetch: Fetch) -> None:
     fake = serve(files=FILES)
     with pytest.raises(RejectedError, match="no id of a repository"):
-        fetch(fake, tmp_path, "a/b/c")
+        fetch("a/b/c", fake=fake)
     assert not fake.asked
 
 
-@pytest.mark.parametrize("kind", ["api", "HEAD", "GET"])
-def test_a_hub_that_is_down_is_given_up(
-    kind: str, serve: Serve, fetch: Fetch, tmp_path: Path
-) -> None:
-    """Whichever question it answers with an error for ever."""
-    fake = serve(files=FILES, refuse={kind: (503, "")})
-    with pytest.raises(UnavailableError):
-        fetch(fake, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "trouble", [{"refuse": {"api": (500, "")}}, {"api": "<html>log in</html>"}]
-)
-def test_the_cache_serves_while_the_hub_is_down(
-    trouble: dict[str, object], serve: Serve, fetch: Fetch, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("faults", [refusing("api", 500), {"api": "<html>log in</html>"}])
+def test_the_cache_serves_while_the_hub_is_down(faults: dict[str, object], fetch: Fetch) -> None:
     """A branch is then at the commit it was last seen at, which the result names."""
-    first = fetch(serve(files=FILES), tmp_path, RELEASED, "main")
-    again = fetch(serve(files=FILES, **trouble), tmp_path, RELEASED, "main")
+    first = fetch(RELEASED, "main", files=FILES)
+    again = fetch(RELEASED, "main", files=FILES, **faults)
     assert (first.commit, True) == (again.commit, again.from_cache)
-
-
-@pytest.mark.parametrize("answer", ["<html>log in</html>", "[]", '{"id": "x"}', '{"sha": "main"}'])
-def test_what_is_no_hub_is_told_from_one(
-    answer: str, serve: Serve, fetch: Fetch, tmp_path: Path
-) -> None:
-    """A page to log in to the network, and JSON that no hub would send."""
-    with pytest.raises(UnavailableError, match="is not a hub's"):
-        fetch(serve(files=FILES, api=answer), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -125,71 +97,58 @@ def test_what_is_no_hub_is_told_from_one(
     ],
 )
 def test_an_address_without_a_hub_is_reported(endpoint: str, sentence: str, tmp_path: Path) -> None:
-    """A closed port, and addresses that are none."""
     with pytest.raises(UnavailableError, match=sentence):
         hub.fetch(RELEASED, hub=Hub(endpoint=endpoint, cache=tmp_path))
 
 
 def test_a_silent_hub_is_given_up(
-    serve: Serve, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It accepts the connection and sends nothing; the error names the seconds waited."""
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
     fake = serve(files=FILES, mute=1.0)
     started = time.monotonic()
     with pytest.raises(UnavailableError, match=r"no answer within 0\.2 s"):
-        fetch(fake, tmp_path)
+        fetch(fake=fake)
     assert not hub.reachable(0.1, endpoint=fake.address)
     assert time.monotonic() - started < 1.0
 
 
-def test_a_file_cut_off_once_comes_after_all(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """Whole, and with its digest."""
-    fetched = fetch(serve(files=FILES, cut=CUT, cuts=1), tmp_path)
+def test_a_file_cut_off_once_comes_after_all(fetch: Fetch) -> None:
+    fetched = fetch(files=FILES, cut=CUT, cuts=1)
     assert fetched.paths["model.safetensors"].read_bytes() == WEIGHTS
 
 
-@pytest.mark.parametrize("forgetful", [False, True])
+@pytest.mark.parametrize(("cut", "forgetful"), [(0, False), (CUT, True)])
 def test_a_file_always_cut_off_is_given_up(
-    forgetful: bool,  # noqa: FBT001 - a case
-    serve: Serve,
-    fetch: Fetch,
-    tmp_path: Path,
+    cut: int, *, forgetful: bool, fetch: Fetch, tmp_path: Path
 ) -> None:
     """Also where the server starts again from the first byte each time."""
-    cut = CUT if forgetful else 0
     with pytest.raises(UnavailableError, match=r"download incomplete: .*model\.safetensors"):
-        fetch(
-            serve(files=FILES, cut=cut, forgetful=forgetful, spared="config.json"),
-            tmp_path,
-        )
+        fetch(files=FILES, cut=cut, forgetful=forgetful, spared="config.json")
     assert not list(tmp_path.glob("*/snapshots/*/model.safetensors"))
 
 
 def test_a_file_that_stops_coming_names_the_timeout(
-    serve: Serve, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client tries a few times more, and then gives up."""
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     sentence = r"no new bytes of model\.safetensors for 0\.2 s"
     with pytest.raises(UnavailableError, match=sentence):
-        fetch(serve(files=FILES, cut=CUT, hang=2.0), tmp_path)
+        fetch(files=FILES, cut=CUT, hang=2.0)
 
 
-def test_a_slow_file_is_waited_for(
-    serve: Serve, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_file_is_waited_for(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes longer than the timeout, which counts from byte to byte."""
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.4)
     started = time.monotonic()
-    fetched = fetch(serve(files=FILES, pace=0.04), tmp_path)
+    fetched = fetch(files=FILES, pace=0.04)
     assert time.monotonic() - started > 0.5
     assert fetched.paths["model.safetensors"].read_bytes() == WEIGHTS
 
 
 @pytest.fixture
 def _full_disk() -> Iterator[None]:
-    """Let no file grow beyond half a megabyte, as on a disk with no more room."""
+    """Let no file grow beyond half a megabyte, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
     yield
@@ -197,20 +156,16 @@ def _full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_full_disk")
-def test_a_full_disk_is_named(serve: Serve, fetch: Fetch, tmp_path: Path) -> None:
-    """Half of the weights went in."""
+def test_a_full_disk_is_named(fetch: Fetch) -> None:
     with pytest.raises(UnavailableError, match="the disk is full") as caught:
-        fetch(serve(files=FILES), tmp_path)
+        fetch(files=FILES)
     assert "model.safetensors" in caught.value.where
 
 
-def test_a_file_in_the_place_of_the_cache_is_named(
-    serve: Serve, fetch: Fetch, tmp_path: Path
-) -> None:
-    """No folder can be made under it."""
+def test_a_file_in_the_place_of_the_cache_is_named(fetch: Fetch, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     with pytest.raises(UnavailableError, match="the cache cannot be used"):
-        fetch(serve(files=FILES), tmp_path / "cache")
+        fetch(files=FILES, cache=tmp_path / "cache")
 
 
 LISTING = HubRequest(
@@ -219,8 +174,8 @@ LISTING = HubRequest(
 FILE = HubRequest(**{**vars(LISTING), "file": "config.json"})
 
 
-class ReadTimeout(Exception):  # noqa: N818 - both HTTP libraries call theirs so
-    """Stands for either library's."""
+class ReadTimeout(Exception):  # noqa: N818 - the name in both HTTP libraries
+    pass
 
 
 MEANINGS = [
@@ -241,7 +196,6 @@ MEANINGS = [
 def test_each_error_means_one_thing(
     asked: HubRequest, error: Exception, kind: type[Exception], sentence: str
 ) -> None:
-    """One line, with the place and the fix."""
     meant = explain(error, asked)
     assert type(meant) is kind
     assert sentence in meant.what
@@ -250,22 +204,20 @@ def test_each_error_means_one_thing(
     assert meant.fix
 
 
-def test_what_the_client_wraps_is_what_counts() -> None:
-    """It reports every failed question as "not in the cache"."""
+def test_the_cause_of_a_client_error_is_explained() -> None:
+    """The client reports every failed request as "not in the cache"."""
     wrapped = errors.LocalEntryNotFoundError("cannot find the requested files")
     wrapped.__cause__ = ReadTimeout()
     assert "no answer within 10 s" in explain(wrapped, FILE).what
 
 
 def test_a_refusal_stays_what_it_is() -> None:
-    """It was explained where it was raised."""
     refusal = RejectedError("not this", where="doc", fix="another")
     assert explain(refusal, FILE) is refusal
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), ZeroDivisionError()])
 def test_a_programming_error_is_not_explained(error: Exception) -> None:
-    """It is raised as it is."""
     with pytest.raises(type(error)) as caught:
         explain(error, FILE)
     assert error is caught.value

@@ -24,7 +24,6 @@ RULES = {
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[OpenAIGPTLMHeadModel]:
-    """Return the tiny model, with a config of its own that would change every text."""
     drawn = surrogate.load("tiny")
     state = {f"transformer.{name}": torch.from_numpy(x) for name, x in drawn.tensors.items()}
     built = huggingface.build(drawn.config, {name: x.clone() for name, x in state.items()})
@@ -58,17 +57,15 @@ def greedy(model: OpenAIGPTLMHeadModel, count: int) -> Tensor:
 
 
 def test_greedy_texts_are_the_likeliest_tokens(model: OpenAIGPTLMHeadModel) -> None:
-    """No rule is on that was not asked for, and so many tokens are made as were."""
     made = continue_text(model, PROMPTS, max_new_tokens=6)
     assert torch.equal(greedy(model, 6), made.token_ids)
     assert torch.equal(made.logits, made.processed)
     assert made.logits.shape == (6, 2, 211)
 
 
-def test_a_models_own_defaults_are_not_taken(
+def test_a_models_own_defaults_are_ignored(
     model: OpenAIGPTLMHeadModel, misled: OpenAIGPTLMHeadModel
 ) -> None:
-    """What a checkpoint's generation config says decides nothing: greedy, drawn, or by beams."""
     made = continue_text(misled, PROMPTS, max_new_tokens=6)
     assert torch.equal(greedy(model, 6), made.token_ids)
     with torch.random.fork_rng():
@@ -77,10 +74,9 @@ def test_a_models_own_defaults_are_not_taken(
     assert beam_search(misled, PROMPTS, beams=2, max_new_tokens=6).token_ids.shape == (2, 10)
 
 
-def test_nothing_is_warned_of(
+def test_no_warning_is_logged(
     model: OpenAIGPTLMHeadModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The library has no remark on how it is called."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.INFO)
     transformers_logging.enable_propagation()
@@ -95,7 +91,6 @@ def test_nothing_is_warned_of(
 
 
 def test_rules_are_applied_in_the_order_of_the_table(model: OpenAIGPTLMHeadModel) -> None:
-    """The processors one after the other are what generate does, and another order is not."""
     with torch.random.fork_rng():
         made = continue_text(model, PROMPTS, max_new_tokens=1, sampled=True, rules=RULES)
 
@@ -111,13 +106,11 @@ def test_rules_are_applied_in_the_order_of_the_table(model: OpenAIGPTLMHeadModel
 
 
 def test_a_setting_that_would_be_ignored_is_refused(model: OpenAIGPTLMHeadModel) -> None:
-    """A typing error, or a setting of another version, is no silent default."""
     with pytest.raises(ValueError, match=r"no setting \['no_repeat_ngrams'\]"):
         continue_text(model, PROMPTS, max_new_tokens=1, rules={"no_repeat_ngrams": 2})
 
 
 def test_logits_given_to_a_rule_are_not_changed() -> None:
-    """Two rules can be tried on the same logits."""
     logits = torch.randn(2, 211, dtype=torch.float64)
     before = logits.clone()
     for name, value in RULES.items():
@@ -125,8 +118,7 @@ def test_logits_given_to_a_rule_are_not_changed() -> None:
         assert torch.equal(before, logits)
 
 
-def test_a_text_that_ended_is_filled_with_what_ended_it(model: OpenAIGPTLMHeadModel) -> None:
-    """Beams of different lengths come as rows of one."""
+def test_a_finished_text_is_padded_with_its_end_token(model: OpenAIGPTLMHeadModel) -> None:
     plain = beam_search(model, PROMPTS, beams=3, max_new_tokens=6, returned=3)
     end_id = int(plain.token_ids[0, 6])
     ended = beam_search(model, PROMPTS, beams=3, max_new_tokens=6, returned=3, end_id=end_id)

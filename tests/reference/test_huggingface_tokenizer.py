@@ -16,43 +16,37 @@ from reference.huggingface_tokenizer import BERTS, STEPS, HuggingFaceTokenizer, 
 
 
 def built(folder: Path, size: int) -> HuggingFaceTokenizer:
-    """Return Hugging Face's tokenizer of a folder under its own names."""
     return HuggingFaceTokenizer(folder / "vocab.json", folder / "merges.txt", size=size)
 
 
 def tokens_in(folder: Path) -> int:
-    """Return how many tokens a folder's vocabulary has."""
     return len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
 def size(small_vocabulary: Path) -> int:
-    """Return how many tokens the small vocabulary has."""
     return tokens_in(small_vocabulary)
 
 
 @pytest.fixture(scope="module")
 def theirs(small_vocabulary: Path, size: int) -> HuggingFaceTokenizer:
-    """Return Hugging Face's tokenizer of the small vocabulary."""
     return built(small_vocabulary, size)
 
 
-def test_a_text_has_ids_and_places(theirs: HuggingFaceTokenizer) -> None:
-    """Places are of the text as given; the special token is looked for before all else."""
+def test_a_text_has_ids_and_offsets(theirs: HuggingFaceTokenizer) -> None:
+    """Offsets are of the given text; the special token is searched before any other step."""
     (found,) = theirs.encode_batch(["É <unk>the"])
     assert theirs.pieces(found.ids) == ["e</w>", "<unk>", "the</w>"]
     assert found.offsets == ((0, 1), (2, 7), (7, 10))
     assert theirs.decode(found.ids[2:]) == "the"
 
 
-def test_nothing_is_nothing(theirs: HuggingFaceTokenizer) -> None:
-    """No texts have no encodings, and an empty text has one without ids."""
+def test_no_text_and_an_empty_text(theirs: HuggingFaceTokenizer) -> None:
     assert theirs.encode_batch([]) == []
     assert theirs.encode_batch([""])[0].ids == ()
 
 
-def test_words_are_those_of_its_steps(theirs: HuggingFaceTokenizer) -> None:
-    """The normalizer's and the splitter's, the special token between them."""
+def test_words_follow_from_the_normalizer_and_the_splitter(theirs: HuggingFaceTokenizer) -> None:
     assert theirs.words("A<unk>É'b") == ["a", "<unk>", "e", "'", "b"]
 
 
@@ -66,19 +60,16 @@ def test_words_are_those_of_its_steps(theirs: HuggingFaceTokenizer) -> None:
     ],
 )
 def test_a_step_can_be_left_out(step: str, words: list[str]) -> None:
-    """Each of the four changes the words of a text that has something for each."""
     assert words == words_without(step, "A\u200bb中É")
 
 
 def test_the_steps_are_the_normalizers() -> None:
-    """Every step is named, in the order in which the library does them."""
     assert list(STEPS) == ["cleaning", "CJK", "accents", "lower case"]
 
 
 def test_the_releases_names_are_taken(
     small_vocabulary: Path, size: int, tmp_path: Path, theirs: HuggingFaceTokenizer
 ) -> None:
-    """Files under OpenAI's names, given by relative paths too, give the same ids."""
     names = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
     for name, release in names.items():
         shutil.copy(small_vocabulary / name, tmp_path / release)
@@ -87,16 +78,15 @@ def test_the_releases_names_are_taken(
     assert theirs.encode_batch(text) == other.encode_batch(text)
 
 
-def test_a_vocabulary_that_was_not_taken_is_refused(small_vocabulary: Path, size: int) -> None:
-    """Version 5 builds one token from keywords that it ignores; a count shows such a thing."""
+def test_an_ignored_vocabulary_is_refused(small_vocabulary: Path, size: int) -> None:
+    """Version 5 ignores keywords and builds one token; the count shows it."""
     with pytest.raises(RejectedError, match=f"has {size} tokens, the files have {size + 1}"):
         built(small_vocabulary, size + 1)
 
 
 PLAIN = ["The keeper wrote: Café, don't!"]
 STRANGE = ["a\u200bb", "\x07", "a\u00adb"]
-"""What BERT's normalizer drops, and a sequence of three keeps."""
-
+"""BERT's normalizer drops a character of each; a sequence of three keeps it."""
 
 OF_THREE = normalizers.Sequence(
     [normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()]
@@ -105,7 +95,6 @@ NORMALIZERS = {"Sequence": OF_THREE, BERTS: normalizers.BertNormalizer(lowercase
 
 
 def differing(folder: Path, theirs: HuggingFaceTokenizer, texts: list[str]) -> list[str]:
-    """Return the texts to which the installed library's own tokenizer gives other ids."""
     with quiet():
         own = OpenAIGPTTokenizerFast.from_pretrained(folder, local_files_only=True)
     ids = [own(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -116,7 +105,7 @@ def differing(folder: Path, theirs: HuggingFaceTokenizer, texts: list[str]) -> l
 def test_the_versions_own_tokenizer_is_what_the_table_says(
     small_vocabulary: Path, theirs: HuggingFaceTokenizer
 ) -> None:
-    """Its ids are the reference's, except on strange strings where the table says so."""
+    """Its ids are the reference's, except on strange strings with another normalizer."""
     bert = compat.tokenizer_normalizer() == BERTS
     assert not differing(small_vocabulary, theirs, PLAIN)
     assert differing(small_vocabulary, theirs, STRANGE) == ([] if bert else STRANGE)
@@ -125,7 +114,6 @@ def test_the_versions_own_tokenizer_is_what_the_table_says(
 
 @pytest.fixture
 def has(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return a function that lets the installed library be one with another normalizer."""
     taken = OpenAIGPTTokenizerFast.from_pretrained
 
     def change(name: str) -> None:
@@ -139,14 +127,13 @@ def has(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return change
 
 
-def test_where_the_version_has_another_normalizer_the_witness_has_berts(
+def test_another_normalizer_is_replaced_by_berts(
     small_vocabulary: Path,
     size: int,
     theirs: HuggingFaceTokenizer,
     has: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And says so; its ids are those of every other version, and not the version's own."""
     has("Sequence")
     monkeypatch.setattr(compat, "tokenizer_normalizer", lambda: "Sequence")
     given = built(small_vocabulary, size)
@@ -155,24 +142,23 @@ def test_where_the_version_has_another_normalizer_the_witness_has_berts(
     assert differing(small_vocabulary, given, STRANGE + PLAIN) == STRANGE
 
 
-@pytest.mark.parametrize(("own", "said"), [("BertNormalizer", "Sequence"), ("Sequence", "Bert")])
-def test_a_normalizer_that_the_table_does_not_know_of_is_refused(
+@pytest.mark.parametrize(("own", "listed"), [("BertNormalizer", "Sequence"), ("Sequence", "Bert")])
+def test_a_normalizer_outside_the_table_of_versions_is_refused(
     own: str,
-    said: str,
+    listed: str,
     small_vocabulary: Path,
     has: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A normalizer that the table of versions does not list is rejected."""
     has(own)
-    monkeypatch.setattr(compat, "tokenizer_normalizer", lambda: said)
-    with pytest.raises(RejectedError, match=f"has a {own}, its version a {said}"):
+    monkeypatch.setattr(compat, "tokenizer_normalizer", lambda: listed)
+    with pytest.raises(RejectedError, match=f"has a {own}, its version a {listed}"):
         built(small_vocabulary, tokens_in(small_vocabulary))
 
 
-def test_nothing_is_said_on_the_way(
+def test_loading_prints_nothing(
     small_vocabulary: Path, size: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Version 4 would warn of packages for its slow tokenizer, which is not used."""
+    """Version 4 would warn of packages for its slow tokenizer, which is not used here."""
     built(small_vocabulary, size)
     assert capfd.readouterr() == ("", "")

@@ -16,41 +16,34 @@ from reference import openai_release
 from reference.errors import RejectedError, UnavailableError
 
 ROW = np.arange(100, dtype="<f4")
-"""What the sound shard of these tests holds."""
+"""The numbers of the sound shard of these tests."""
 
 
 def saved(array: np.ndarray) -> bytes:
-    """Return the `.npy` file of an array, as NumPy writes it."""
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
 
 
 def headed(literal: str, data: bytes = ROW.tobytes(), version: tuple[int, int] = (1, 0)) -> bytes:
-    """Return a `.npy` file whose header is `literal`, whatever that is."""
     text = literal.encode("latin1")
     size = struct.pack("<H" if version == (1, 0) else "<I", len(text))
     return npy.magic(*version) + size + text + data
 
 
 def described(shape: str, descr: str = "'<f4'", fortran: str = "False") -> str:
-    """Return the literal of a header."""
     return f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n"
 
 
 class Trap:
-    """Makes a file where it is unpickled."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        """Return what an unpickler would call."""
         return os.mkdir, (str(self.path),)
 
 
 def zipped() -> bytes:
-    """Return an `.npz` archive."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a.npy", saved(ROW))
@@ -58,7 +51,6 @@ def zipped() -> bytes:
 
 
 FIX = "get the file again"
-
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 
 FORGERIES = {
@@ -102,8 +94,7 @@ FORGERIES = {
 
 
 @pytest.mark.parametrize("case", FORGERIES)
-def test_what_is_no_shard_is_refused(case: str, tmp_path: Path) -> None:
-    """By the name of what it is, with the file and the way out, in little memory."""
+def test_an_unsound_shard_is_refused(case: str, tmp_path: Path) -> None:
     data, sentence, fix = FORGERIES[case]
     path = tmp_path / "params_3.npy"
     path.write_bytes(data)
@@ -144,7 +135,6 @@ def test_objects_are_refused_and_nothing_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 def test_both_versions_of_the_format_are_read(version: tuple[int, int], tmp_path: Path) -> None:
-    """The numbers, the header's bytes, and the digests of the whole."""
     path = tmp_path / "params_0.npy"
     path.write_bytes(headed(described("(100,)"), version=version))
     shard = openai_release.inspect_shard(path)
@@ -157,7 +147,6 @@ def test_both_versions_of_the_format_are_read(version: tuple[int, int], tmp_path
 
 @pytest.mark.parametrize("length", [0, 1, 11_653_479, 2**40])
 def test_the_header_is_the_one_that_numpy_writes(length: int) -> None:
-    """For any length, of which the largest is never held."""
     array = np.broadcast_to(np.float32(0), (length,))
     expected = io.BytesIO()
     npy.write_array_header_1_0(expected, npy.header_data_from_array_1_0(array))
@@ -167,7 +156,7 @@ def test_the_header_is_the_one_that_numpy_writes(length: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "nothing", "dangling link", "device"])
-def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+def test_another_kind_of_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
     """Opening a pipe without a writer does not block."""
     path = tmp_path / "params_0.npy"
     make = {
@@ -183,7 +172,6 @@ def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_link_to_a_shard_is_followed(tmp_path: Path) -> None:
-    """Caches are made of them."""
     (tmp_path / "bytes").write_bytes(saved(ROW))
     (tmp_path / "params_0.npy").symlink_to("bytes")
     assert ROW.size == openai_release.inspect_shard(tmp_path / "params_0.npy").length
@@ -192,8 +180,6 @@ def test_a_link_to_a_shard_is_followed(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may well be in order."""
-
     def forbid(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
@@ -204,7 +190,6 @@ def test_a_file_that_may_not_be_read_is_unavailable(
 
 @pytest.mark.parametrize("change", ["shorter", "longer", "another header"])
 def test_a_file_that_changes_meanwhile_is_refused(change: str, tmp_path: Path) -> None:
-    """Between the look at its header and the reading of its numbers."""
     path = tmp_path / "params_0.npy"
     data = saved(ROW)
     path.write_bytes(data)

@@ -1,6 +1,5 @@
 """The re-implemented tokenizer of the release gives the published ids, step by step."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,12 @@ ROWS = [row for row in PUBLISHED if row.original is not None]
 
 
 @pytest.fixture(scope="module")
-def released() -> OriginalTokenizer:
-    """Return the transcription with the released vocabulary, or skip."""
-    folder = os.environ.get("GPT1_VOCABULARY")
-    if not folder:
-        pytest.skip("not run: GPT1_VOCABULARY does not name the released vocabulary's folder")
-    home = Path(folder)
-    return OriginalTokenizer(home / "encoder_bpe_40000.json", home / "vocab_40000.bpe")
+def released(released_vocabulary: Path) -> OriginalTokenizer:
+    files = ("encoder_bpe_40000.json", "vocab_40000.bpe")
+    return OriginalTokenizer(*(released_vocabulary / name for name in files))
 
 
 def test_every_published_id_is_met(released: OriginalTokenizer) -> None:
-    """The transcription is what was measured of the release's own code."""
     found = {row.text: released.encode(row.text) for row in ROWS}
     assert {row.text: row.original for row in ROWS} == found
 
@@ -41,14 +35,11 @@ def test_a_shifted_rank_would_show(released: OriginalTokenizer) -> None:
 
 
 def test_steps_of_the_preparation() -> None:
-    """Marks alone, backslashes not, spaces single, newlines between two."""
-    expected = 'a\\b " c " -- d \n e'
-    assert expected == prepare_text('a\\b "c"--d \n\n\te ')
+    assert prepare_text('a\\b "c"--d \n\n\te ') == 'a\\b " c " -- d \n e'
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> OriginalTokenizer:
-    """Return a transcription of three merges that splits at spaces."""
     vocabulary, merges = tmp_path / "v.json", tmp_path / "m.bpe"
     vocabulary.write_text('{"<unk>": 0, "a": 1, "ab": 2, "ab</w>": 3, "abab</w>": 4, "\\n</w>": 5}')
     merges.write_text("#version: 0.2\na b\na b</w>\nab ab</w>\n")
@@ -72,5 +63,4 @@ def test_merges_go_by_rank(word: str, pieces: list[str], small: OriginalTokenize
 
 
 def test_what_is_not_known_is_zero(small: OriginalTokenizer) -> None:
-    """A piece that is no token is id 0."""
     assert small.encode("AB a\u0107 z") == [3, 1, 0, 0]

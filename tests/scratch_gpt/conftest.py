@@ -52,7 +52,6 @@ def loud(draw: Callable[..., Tensor]) -> Callable[[nn.Module], nn.Module]:
 
 @pytest.fixture
 def config() -> GPTConfig:
-    """Return a tiny config in which every size differs from every other."""
     return GPTConfig(
         vocab_size=37,
         n_positions=11,
@@ -71,13 +70,11 @@ def config() -> GPTConfig:
 def model(
     request: pytest.FixtureRequest, config: GPTConfig, loud: Callable[[nn.Module], nn.Module]
 ) -> GPT:
-    """Return a model in evaluation mode, for two backends."""
     return loud(GPT(config, backend=request.param)).eval()
 
 
 @pytest.fixture
 def token_ids() -> Tensor:
-    """Return ids `[2, 5]` for the tiny config, one of them twice."""
     return torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]])
 
 
@@ -127,7 +124,6 @@ class Watch:
         self.seen: dict[str, Tensor] = {}
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        """Keep a copy of the value and return it."""
         assert name not in self.seen, f"{name} was called twice"
         self.seen[name] = value.detach().clone()
         return value
@@ -135,5 +131,4 @@ class Watch:
 
 @pytest.fixture
 def watch() -> Watch:
-    """Return a tap whose `seen` maps each name to its tensor, in the order of the calls."""
     return Watch()

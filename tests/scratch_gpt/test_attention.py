@@ -14,7 +14,6 @@ from scratch_gpt.config import GPTConfig
 from scratch_gpt.kernels.backends import BACKENDS, KERNELS
 
 Draw = Callable[..., Tensor]
-
 Same = Callable[..., None]
 
 EAGER = ("plain", "tiled")
@@ -42,7 +41,6 @@ def row_by_row(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -
 
 
 def projections(draw: Draw, time_q: int = 5, time_k: int = 5) -> list[Tensor]:
-    """Return random queries, keys and values of 2 sequences and 3 heads of width 7."""
     return [draw(2, 3, time_q, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)]
 
 
@@ -51,7 +49,6 @@ def projections(draw: Draw, time_q: int = 5, time_k: int = 5) -> list[Tensor]:
 def test_plain_equals_the_loop_over_rows(
     padding: list[list[bool]] | None, time_q: int, draw: Draw, assert_same: Same
 ) -> None:
-    """Every row is the mean of the visible values, weighted by the softmax of its scaled scores."""
     qkv = projections(draw, time_q=time_q)
     mask = None if padding is None else torch.tensor(padding)
     expected = row_by_row(*qkv, mask)
@@ -59,20 +56,8 @@ def test_plain_equals_the_loop_over_rows(
 
 
 @pytest.mark.parametrize("kernel", EAGER)
-def test_padding_changes_no_real_row(kernel: str, draw: Draw, assert_same: Same) -> None:
-    """Rows of real text after padding are unaffected by it."""
-    qkv = projections(draw)
-    mask = torch.tensor([[False, False, True, True, True]] * 2)
-    expected = row_by_row(*(x[:, :, 2:] for x in qkv), None)
-    assert_same(expected, KERNELS[kernel](*qkv, mask)[:, :, 2:])
-
-
-@pytest.mark.parametrize("kernel", EAGER)
 @pytest.mark.parametrize("padding", PADDING.values(), ids=PADDING.keys())
-def test_every_row_is_finite_and_causal(
-    padding: list[list[bool]] | None, kernel: str, draw: Draw
-) -> None:
-    """Later positions change no bit of a row, real or padding."""
+def test_is_finite_and_causal(padding: list[list[bool]] | None, kernel: str, draw: Draw) -> None:
     query, key, value = projections(draw)
     mask = None if padding is None else torch.tensor(padding)
     before = KERNELS[kernel](query, key, value, mask)
@@ -86,11 +71,8 @@ def test_every_row_is_finite_and_causal(
 @pytest.mark.parametrize("kernel", EAGER)
 @pytest.mark.parametrize(
     ("dtype", "size_of_query", "size_of_key"),
-    [
-        pytest.param(torch.float32, 100.0, 100.0, id="float32, scores of 1e4"),
-        pytest.param(torch.float32, 6.2e18, 6.2e18, id="float32, scores of 1e38"),
-        pytest.param(torch.float16, 150.0, 100.0, id="float16, unscaled scores overflow"),
-    ],
+    [(torch.float32, 1e2, 1e2), (torch.float32, 6.2e18, 6.2e18), (torch.float16, 150.0, 100.0)],
+    ids=["scores of 1e4", "scores of 1e38", "unscaled scores overflow"],
 )
 def test_extreme_scores_stay_finite_and_causal(
     dtype: torch.dtype, size_of_query: float, size_of_key: float, kernel: str, draw: Draw
@@ -107,38 +89,25 @@ def test_extreme_scores_stay_finite_and_causal(
     assert torch.equal(expected, KERNELS[kernel](query, key, value))
 
 
-def test_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
-    """Each row of scores becomes torch's own softmax of it."""
-    scores = draw(2, 3, 5, 7) * 4
-    expected = torch.softmax(scores, -1)
-    assert_same(expected, softmax(scores))
-
-
-def test_softmax_has_the_librarys_gradient(draw: Draw, assert_same: Same) -> None:
-    """The row's largest score, subtracted first, leaves the gradient as it is."""
-    scores, upstream = draw(5, 7).requires_grad_(), draw(5, 7)
-    (expected,) = torch.autograd.grad(torch.softmax(scores, -1), scores, upstream)
-    (actual,) = torch.autograd.grad(softmax(scores), scores, upstream)
+def test_softmax_and_its_gradient_equal_the_librarys(draw: Draw, assert_same: Same) -> None:
+    """The row's largest score, which is subtracted first, does not change the gradient."""
+    scores, upstream = (draw(2, 3, 5, 7) * 4).requires_grad_(), draw(2, 3, 5, 7)
+    expected, actual = torch.softmax(scores, -1), softmax(scores)
     assert_same(expected, actual)
+    assert_same(*(torch.autograd.grad(y, scores, upstream)[0] for y in (expected, actual)))
 
 
 def test_softmax_of_huge_scores_is_finite() -> None:
-    """Scores of 1e38 in float32 give one weight of 1."""
-    expected = [1.0, 0.0, 0.0]
-    actual = softmax(torch.tensor([3e38, 1e38, -3e38])).tolist()
-    assert expected == actual
+    assert softmax(torch.tensor([3e38, 1e38, -3e38])).tolist() == [1.0, 0.0, 0.0]
 
 
-def test_plain_taps_scaled_scores_then_weights(
-    draw: Draw, watch: Callable[..., Tensor], assert_same: Same
-) -> None:
-    """The scores are scaled and not yet masked; the weights are their causal softmax."""
+def test_taps_of_plain(draw: Draw, watch: Callable[..., Tensor], assert_same: Same) -> None:
     query, key, value = projections(draw)
     plain_attention(query, key, value, tap=watch)
+    # The scores are scaled and not yet masked.
     scores = np.einsum("bhqw,bhkw->bhqk", query.numpy(), key.numpy()) / math.sqrt(7)
     weights = np.tril(np.exp(scores))
-    expected = ["scores", "weights"]
-    assert expected == list(watch.seen)
+    assert list(watch.seen) == ["scores", "weights"]
     assert_same(scores, watch.seen["scores"])
     assert_same(weights / weights.sum(-1, keepdims=True), watch.seen["weights"])
 
@@ -168,83 +137,52 @@ def test_dropout_falls_on_the_weights(kernel: str, draw: Draw, assert_same: Same
     context = KERNELS[kernel](query, key, value, dropout_probability=0.75)
     dropped = context == 0
     visible = torch.ones(5, 5).tril().bool().repeat(1, 2).expand(2, 3, 5, 10)
-    expected = {True, False}
-    assert expected == set(dropped[visible].tolist())
+    assert set(dropped[visible].tolist()) == {True, False}
     assert torch.equal(dropped[..., :5], dropped[..., 5:])
     assert_same(weights.masked_fill(dropped, 0.0) * 4, context)
 
 
 @pytest.mark.parametrize("kernel", EAGER)
 def test_more_queries_than_keys_are_rejected(kernel: str, draw: Draw) -> None:
-    """Every kernel checks its inputs first."""
     query, key, value = projections(draw, time_q=6)
     with pytest.raises(ValueError, match="attention needs 1 <= time_q <= time_k, got 6 and 5"):
         KERNELS[kernel](query, key, value)
 
 
 def test_a_head_is_a_run_of_consecutive_features(draw: Draw) -> None:
-    """Head j holds the features from 7 j to 7 j + 6."""
     x = draw(2, 5, 21)
-    expected = torch.stack([x[..., :7], x[..., 7:14], x[..., 14:]], dim=1)
-    assert torch.equal(expected, split_heads(x, 3))
-
-
-def test_merged_heads_are_concatenated(draw: Draw) -> None:
-    """Merging puts the features of head 0 first, then those of head 1, and so on."""
-    heads = draw(2, 3, 5, 7)
-    expected = torch.cat([heads[:, 0], heads[:, 1], heads[:, 2]], dim=-1)
-    assert torch.equal(expected, merge_heads(heads))
+    heads = torch.stack([x[..., :7], x[..., 7:14], x[..., 14:]], dim=1)
+    assert torch.equal(heads, split_heads(x, 3))
+    assert torch.equal(x, merge_heads(heads))
 
 
 @pytest.fixture
 def layer(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Attention:
-    """Return a layer of width 21 and 3 heads, in training mode."""
     return loud(Attention(config, BACKENDS["plain"]))
 
 
 def test_the_layer_equals_the_library(
-    layer: Attention,
-    draw: Draw,
-    attention_formula: Callable[..., Tensor],
-    assert_same: Same,
+    layer: Attention, draw: Draw, attention_formula: Callable[..., Tensor], assert_same: Same
 ) -> None:
-    """Projecting, splitting, attending, merging and projecting give torch's own attention."""
     x = draw(2, 5, 21)
-    expected = attention_formula(x, layer, 3)
-    assert_same(expected, layer.eval()(x))
+    assert_same(attention_formula(x, layer, 3), layer.eval()(x))
 
 
-def test_the_layer_calls_its_taps_in_order(
-    layer: Attention, draw: Draw, watch: Callable[..., Tensor]
-) -> None:
-    """Queries, keys, values, scores, weights, context and result, with their shapes."""
+def test_taps_of_the_layer(layer: Attention, draw: Draw, watch: Callable[..., Tensor]) -> None:
     output = layer(draw(2, 5, 21), tap=watch)
-    expected = {
-        "attn.query": (2, 3, 5, 7),
-        "attn.key": (2, 3, 5, 7),
-        "attn.value": (2, 3, 5, 7),
-        "attn.scores": (2, 3, 5, 5),
-        "attn.weights": (2, 3, 5, 5),
-        "attn.context": (2, 5, 21),
-        "attn": (2, 5, 21),
-    }
-    actual = {name: tuple(value.shape) for name, value in watch.seen.items()}
-    assert list(expected.items()) == list(actual.items())
+    heads, square, whole = (2, 3, 5, 7), (2, 3, 5, 5), (2, 5, 21)
+    assert [(name, tuple(value.shape)) for name, value in watch.seen.items()] == [
+        *(("attn.query", heads), ("attn.key", heads), ("attn.value", heads)),
+        *(("attn.scores", square), ("attn.weights", square)),
+        *(("attn.context", whole), ("attn", whole)),
+    ]
     assert torch.equal(output, watch.seen["attn"])
 
 
-@pytest.mark.parametrize(
-    ("training", "probability"),
-    [pytest.param(True, 0.375, id="training"), pytest.param(False, 0.0, id="evaluating")],
-)
+@pytest.mark.parametrize("probability", [0.375, 0.0], ids=["training", "evaluating"])
 def test_the_layer_passes_mask_and_dropout_to_its_kernel(
-    training: bool,  # noqa: FBT001
-    probability: float,
-    config: GPTConfig,
-    loud: Callable[[nn.Module], nn.Module],
-    draw: Draw,
+    probability: float, config: GPTConfig, loud: Callable[[nn.Module], nn.Module], draw: Draw
 ) -> None:
-    """The kernel gets the mask, and the dropout probability only in training."""
     given = []
 
     def kernel(*inputs: object) -> Tensor:
@@ -252,8 +190,8 @@ def test_the_layer_passes_mask_and_dropout_to_its_kernel(
         return inputs[2]
 
     mask = torch.ones(2, 5, dtype=torch.bool)
-    layer = loud(Attention(config, replace(BACKENDS["plain"], attention=kernel))).train(training)
-    layer(draw(2, 5, 21), mask)
+    layer = loud(Attention(config, replace(BACKENDS["plain"], attention=kernel)))
+    layer.train(probability > 0.0)(draw(2, 5, 21), mask)
     _query, _key, _value, actual_mask, _tap, actual = given
     assert mask is actual_mask
     assert probability == actual

@@ -1,4 +1,4 @@
-"""Help that nobody reads, and what a system refuses, for every command line there is."""
+"""Every command line: help onto a closed or full output, errors, exit codes, devices."""
 
 import os
 import subprocess
@@ -6,9 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from scratch_gpt.cli import as_cli_error, print_stdout
-from scratch_gpt.errors import EnvironmentUnfitError, ExitCode
+from scratch_gpt.cli import as_cli_error, parse_device, print_stdout, run_reporting_errors
+from scratch_gpt.errors import (
+    CheckpointError,
+    EmptyCheckpointError,
+    EnvironmentUnfitError,
+    ExitCode,
+    OccupiedError,
+    UnreadableError,
+    WriteError,
+)
 
 COMMANDS = (
     *("parity.check", "parity.convert", "bench.ratios"),
@@ -16,73 +25,135 @@ COMMANDS = (
 )
 
 
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: no /dev/full")
+
+
 def help_into(command: str, stdout: int) -> tuple[int, str]:
-    """Return the exit code of a command's help, and what it said on standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", command, "--help"],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    """Return the exit code of a command's help, and its standard error."""
+    arguments = [sys.executable, "-m", command, "--help"]
+    streams = {"stdout": stdout, "stderr": subprocess.PIPE}
+    done = subprocess.run(arguments, **streams, text=True, check=False)
     return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_that_nobody_reads_is_a_closed_pipe(command: str) -> None:
-    """Click's own code for it is 1, which is a real difference here."""
+def test_help_into_a_closed_pipe(command: str) -> None:
+    """Click's own exit code is 1, which is a real difference here."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        code, said = help_into(command, writer)
+        assert help_into(command, writer) == (ExitCode.CLOSED_PIPE, "")
     finally:
         os.close(writer)
-    expected = (ExitCode.CLOSED_PIPE, "")
-    assert expected == (code, said)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: no /dev/full")
+@needs_full
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_onto_a_full_disk_is_told(command: str) -> None:
+def test_help_onto_a_full_disk(command: str) -> None:
     """The error appears only when the text is flushed."""
     with Path("/dev/full").open("wb") as full:
-        code, said = help_into(command, full.fileno())
-    expected = (ExitCode.ENVIRONMENT, True)
-    assert expected == (code, said.startswith("error: help could not be written"))
+        code, error = help_into(command, full.fileno())
+    assert code == ExitCode.ENVIRONMENT
+    assert error.startswith("error: help could not be written")
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "code"),
     [
-        OSError(36, "File name too long", "books"),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"
+        (OSError(36, "File name too long", "books"), ExitCode.ENVIRONMENT),
+        (
+            RuntimeError("[alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+            ExitCode.ENVIRONMENT,
         ),
-        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        MemoryError(),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), ExitCode.ENVIRONMENT),
+        (MemoryError(), ExitCode.ENVIRONMENT),
+        (RuntimeError("size mismatch"), ExitCode.INTERNAL),
     ],
-    ids=["path", "memory of torch", "memory of a GPU", "memory"],
+    ids=str,
 )
-def test_what_the_system_refuses_is_no_bug(error: Exception) -> None:
-    """Whoever raised it: the exit code is that of the environment."""
-    expected = ExitCode.ENVIRONMENT
-    assert expected == as_cli_error(error).exit_code
+def test_errors_of_other_libraries_have_an_exit_code(error: Exception, code: ExitCode) -> None:
+    assert as_cli_error(error).exit_code == code
 
 
-def test_another_error_stays_one() -> None:
-    """That something failed in torch does not make it a matter of memory."""
-    expected = ExitCode.INTERNAL
-    assert expected == as_cli_error(RuntimeError("size mismatch")).exit_code
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: no /dev/full")
-def test_a_full_standard_output_says_what_the_command_knows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The advice is the command's own: not each has another place to write to."""
+@needs_full
+def test_a_full_standard_output_gets_the_commands_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)
         with pytest.raises(EnvironmentUnfitError, match="could not be written") as raised:
             print_stdout("text\n", fix="the tokens are there")
-    expected = ("standard output", "the tokens are there")
-    assert expected == (raised.value.where, raised.value.fix)
+    assert (raised.value.where, raised.value.fix) == ("standard output", "the tokens are there")
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+def raising(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize("code", [ExitCode.PASS, ExitCode.FAIL, ExitCode.INCONCLUSIVE])
+def test_the_bodys_exit_code_is_the_commands(code: ExitCode, capsys: Captured) -> None:
+    assert run_reporting_errors(lambda: code, name="a command", debug=True) == code
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (EnvironmentUnfitError, ExitCode.ENVIRONMENT),
+        (EmptyCheckpointError, ExitCode.INCONCLUSIVE),
+        (UnreadableError, ExitCode.ENVIRONMENT),
+        (CheckpointError, ExitCode.REFUSED),
+        (OccupiedError, ExitCode.USAGE),
+        (WriteError, ExitCode.ENVIRONMENT),
+    ],
+)
+def test_an_error_has_three_lines_and_its_code(
+    kind: type[Exception], code: ExitCode, capsys: Captured
+) -> None:
+    """The narrower class decides the exit code."""
+    error = kind("what it is", where="where it is", fix="what to do")
+    assert run_reporting_errors(lambda: raising(error), name="a command", debug=False) == code
+    lines = ["error: what it is", "  where  where it is", "  fix    what to do"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+@pytest.mark.parametrize("mode", ["debug", "usual"])
+def test_an_unexpected_error_shows_its_traceback_with_debug(mode: str, capsys: Captured) -> None:
+    error = ZeroDivisionError("nothing")
+    code = run_reporting_errors(lambda: raising(error), name="a command", debug=mode == "debug")
+    text = capsys.readouterr().err
+    assert code == ExitCode.INTERNAL
+    assert "ZeroDivisionError: nothing" in text
+    assert ("Traceback" in text) == (mode == "debug")
+
+
+def test_an_interrupt_gives_the_command_and_the_way_on(capsys: Captured) -> None:
+    code = run_reporting_errors(
+        lambda: raising(KeyboardInterrupt()), name="train", debug=False, resume="run it once more"
+    )
+    text = capsys.readouterr().err
+    assert code == ExitCode.INTERRUPTED
+    assert "train" in text
+    assert "run it once more" in text
+
+
+def test_a_closed_pipe_prints_nothing(capsys: Captured) -> None:
+    code = run_reporting_errors(lambda: raising(BrokenPipeError()), name="a command", debug=True)
+    assert (code, capsys.readouterr().err) == (ExitCode.CLOSED_PIPE, "")
+
+
+def test_a_missing_standard_error_keeps_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    error = CheckpointError("what", where="where", fix="fix")
+    code = run_reporting_errors(lambda: raising(error), name="a command", debug=False)
+    assert code == ExitCode.REFUSED
+
+
+def test_auto_is_the_available_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [parse_device(name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [parse_device(name) for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(EnvironmentUnfitError, match="no CUDA device"):
+        parse_device("cuda")

@@ -28,7 +28,6 @@ ONES = torch.ones(2, 3, dtype=torch.float64)
 def test_different_tensors_are_rejected(
     expected: Tensor, actual: Tensor, assert_same: Callable[..., None]
 ) -> None:
-    """Two tensors that differ, or are not finite float64, do not pass."""
     with pytest.raises(AssertionError):
         assert_same(expected, actual)
 
@@ -40,19 +39,16 @@ def test_rounding_is_the_same(assert_same: Callable[..., None]) -> None:
 
 
 def test_a_missing_package_has_no_home(home_of: Callable[[str], Path | None]) -> None:
-    """A test can then report what it skipped."""
     assert home_of("there_is_no_such_package") is None
 
 
 def test_a_tap_called_twice_is_rejected(watch: Callable[..., Tensor]) -> None:
-    """Each name is used once."""
     watch("name", ONES)
     with pytest.raises(AssertionError, match="name was called twice"):
         watch("name", ONES)
 
 
 def test_loud_parameters_are_neither_0_nor_1(loud: Callable[[nn.Module], nn.Module]) -> None:
-    """No weight, gain or bias is 0 or 1, and all are float64."""
     for module in (Linear(7, 13), LayerNorm(7, epsilon=0.1)):
         for parameter in loud(module).parameters():
             assert torch.float64 is parameter.dtype

@@ -17,21 +17,17 @@ from scratch_gpt.errors import one_line, quote
     ],
 )
 def test_shows_a_literal_of_ascii(text: object, expected: str) -> None:
-    """Nothing that a terminal would act on is left."""
     assert expected == quote(text)
 
 
 def test_cuts_what_is_long() -> None:
-    """Ten thousand letters make a line that can be read."""
     assert quote(10_000 * "x") == "'" + 79 * "x" + "... (cut)"
 
 
 def test_a_path_is_shown_as_typed_where_it_can_be() -> None:
-    """Only a path with something unprintable becomes a literal."""
     assert one_line(Path("/home/my models/é")) == "/home/my models/é"
     assert one_line(Path("/home/a\nb")) == r"'/home/a\nb'"
 
 
 def test_a_line_is_no_longer_than_a_path() -> None:
-    """A config may repeat a megabyte in its error; a message does not."""
     assert len(one_line("x" * 1_000_000)) == 4096

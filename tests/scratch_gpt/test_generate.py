@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,9 @@ from scratch_gpt.generate import app
 from scratch_gpt.generation.decoder import Decoder
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-SPOKEN = "the parser was late"
+Generate = Callable[..., Result]
+
+PROMPT = "the parser was late"
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +43,7 @@ def weights(small_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def generate(weights: Path) -> Callable[..., Result]:
-    """Return a function that runs the command over those weights."""
-
+def generate(weights: Path) -> Generate:
     def run(*options: object, weights: Path = weights, **named: object) -> Result:
         arguments = ["--weights", str(weights), *map(str, options)]
         return CliRunner().invoke(app, arguments, **named)
@@ -51,7 +52,7 @@ def generate(weights: Path) -> Callable[..., Result]:
 
 
 def greedy(weights: Path, prompt: str, count: int) -> str:
-    """Return what the tokenizer and the uncached model make of a prompt."""
+    """Return the text of the tokenizer and the uncached model."""
     tokenizer = Tokenizer.from_pretrained(weights)
     model = GPT.from_pretrained(weights, backend="plain")
     ids = tokenizer.encode(prompt)
@@ -61,72 +62,65 @@ def greedy(weights: Path, prompt: str, count: int) -> str:
     return tokenizer.decode(ids)
 
 
-def test_prints_prompt_and_continuation(weights: Path, generate: Callable[..., Result]) -> None:
-    """The likeliest tokens, as the uncached model and decode give them, and a line end."""
-    result = generate("--prompt", SPOKEN, "--max-new-tokens", 8)
-    assert (0, greedy(weights, SPOKEN, 8) + "\n") == (result.exit_code, result.stdout)
-    new = generate("--prompt", SPOKEN, "--max-new-tokens", 8, "--quiet").stdout
-    assert new == result.stdout.removeprefix(SPOKEN)
+def test_prints_prompt_and_continuation(weights: Path, generate: Generate) -> None:
+    result = generate("--prompt", PROMPT, "--max-new-tokens", 8)
+    assert (0, greedy(weights, PROMPT, 8) + "\n") == (result.exit_code, result.stdout)
+    new = generate("--prompt", PROMPT, "--max-new-tokens", 8, "--quiet").stdout
+    assert new == result.stdout.removeprefix(PROMPT)
 
 
-def test_text_comes_as_it_is_made(
-    generate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was printed before a failure stays: the first token's text is there."""
-    whole = generate("--prompt", SPOKEN, "--max-new-tokens", 8).stdout
+def test_each_token_is_printed_at_once(generate: Generate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text that was printed before a failure stays."""
+    whole = generate("--prompt", PROMPT, "--max-new-tokens", 8).stdout
 
     def fail(_decoder: Decoder, _tokens: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Decoder, "step", fail)
-    result = generate("--prompt", SPOKEN, "--max-new-tokens", 8)
+    result = generate("--prompt", PROMPT, "--max-new-tokens", 8)
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
     assert result.stdout.endswith("\n")
     assert whole.startswith(result.stdout.removesuffix("\n"))
-    assert len(result.stdout) > len(SPOKEN) + 1
+    assert len(result.stdout) > len(PROMPT) + 1
 
 
-def test_a_stop_string_may_span_tokens(weights: Path, generate: Callable[..., Result]) -> None:
-    """Every piece of the continuation as the stop string: the text ends just before it."""
-    whole = greedy(weights, SPOKEN, 8).removeprefix(SPOKEN)
+def test_a_stop_string_may_span_tokens(weights: Path, generate: Generate) -> None:
+    whole = greedy(weights, PROMPT, 8).removeprefix(PROMPT)
     for start in range(1, len(whole) - 3, 3):
         stop = whole[start : start + 3]
-        result = generate("--prompt", SPOKEN, "--max-new-tokens", 8, "--quiet", "--stop", stop)
+        result = generate("--prompt", PROMPT, "--max-new-tokens", 8, "--quiet", "--stop", stop)
         assert result.stdout == whole[: whole.find(stop)] + "\n"
 
 
 DRAWN = ("--temperature", 2.5, "--top-k", 40, "--max-new-tokens", 8)
 
 
-def test_a_seed_fixes_the_text(generate: Callable[..., Result]) -> None:
-    """The same again; another with another seed; and samples differ among themselves."""
+def test_a_seed_determines_the_text(generate: Generate) -> None:
     first, again, other = (
-        generate("--prompt", SPOKEN, *DRAWN, "--seed", seed).stdout for seed in (1, 1, 2)
+        generate("--prompt", PROMPT, *DRAWN, "--seed", seed).stdout for seed in (1, 1, 2)
     )
     assert first == again != other
-    texts = generate("--prompt", SPOKEN, *DRAWN, "--samples", 3, "--seed", 1).stdout
+    texts = generate("--prompt", PROMPT, *DRAWN, "--samples", 3, "--seed", 1).stdout
     blocks = texts.split("--- prompt 1, text ")[1:]
     assert len({block.partition("\n")[2] for block in blocks}) == 3
     assert blocks[0].partition("\n")[2] == first
 
 
-def test_prompts_do_not_disturb_each_other(generate: Callable[..., Result]) -> None:
-    """The second prompt's text is the same whatever the first one is, as long as there is one."""
+def test_prompts_do_not_disturb_each_other(generate: Generate) -> None:
     first, second = (
-        generate("--prompt", other, "--prompt", SPOKEN, *DRAWN, "--json").stdout
+        generate("--prompt", other, "--prompt", PROMPT, *DRAWN, "--json").stdout
         for other in ("a", "quite another and longer one")
     )
     rows = [json.loads(text)["texts"] for text in (first, second)]
     assert list(map(len, rows)) == [2, 2]
     assert rows[0][1] == rows[1][1]
-    twice = generate("--prompt", SPOKEN, "--prompt", SPOKEN, *DRAWN, "--json").stdout
+    twice = generate("--prompt", PROMPT, "--prompt", PROMPT, *DRAWN, "--json").stdout
     assert len({row["text"] for row in json.loads(twice)["texts"]}) == 2
 
 
-def test_json_says_what_fixes_the_texts(weights: Path, generate: Callable[..., Result]) -> None:
-    """Strict JSON: ids that decode to the text, the settings, the vocabulary's digest."""
-    result = generate("--prompt", SPOKEN, "--max-new-tokens", 5, "--beams", 3, "--samples", 2,
+def test_json_holds_ids_settings_and_vocabulary(weights: Path, generate: Generate) -> None:
+    result = generate("--prompt", PROMPT, "--max-new-tokens", 5, "--beams", 3, "--samples", 2,
                       "--json")  # fmt: skip
     document = json.loads(result.stdout, parse_constant=pytest.fail)
     tokenizer = Tokenizer.from_pretrained(weights)
@@ -138,21 +132,17 @@ def test_json_says_what_fixes_the_texts(weights: Path, generate: Callable[..., R
     assert tuple(document["settings"][name] for name in ("beams", "samples", "seed")) == (3, 2, 0)
 
 
-def test_a_prompt_may_be_a_file_or_standard_input(
-    generate: Callable[..., Result], tmp_path: Path
-) -> None:
-    """The same text from each, whatever line end closes it."""
-    expected = generate("--prompt", SPOKEN, "--max-new-tokens", 3).stdout
+def test_a_prompt_may_be_a_file_or_standard_input(generate: Generate, tmp_path: Path) -> None:
+    expected = generate("--prompt", PROMPT, "--max-new-tokens", 3).stdout
     file = tmp_path / "a prompt.txt"
-    file.write_bytes(SPOKEN.encode() + b"\r\n")
+    file.write_bytes(PROMPT.encode() + b"\r\n")
     few = ("--max-new-tokens", 3)
     assert expected == generate("--prompt-file", file, *few).stdout
-    assert expected == generate("--prompt-file", "-", *few, input=SPOKEN + "\n").stdout
-    assert expected == generate(*few, input=SPOKEN).stdout
+    assert expected == generate("--prompt-file", "-", *few, input=PROMPT + "\n").stdout
+    assert expected == generate(*few, input=PROMPT).stdout
 
 
-def test_what_happens_at_the_last_position_is_chosen(generate: Callable[..., Result]) -> None:
-    """Stops with 24 tokens; slides on past them; is refused beforehand."""
+def test_overflow_stops_slides_or_is_an_error(generate: Generate) -> None:
     counts = {}
     for overflow in ("stop", "slide"):
         options = ("--prompt", "a", "--max-new-tokens", 40, "--overflow", overflow, "--json")
@@ -163,10 +153,7 @@ def test_what_happens_at_the_last_position_is_chosen(generate: Callable[..., Res
     assert "the model's 24 positions" in result.stderr
 
 
-def test_what_could_overflow_is_refused_before_anything_is_printed(
-    generate: Callable[..., Result],
-) -> None:
-    """The second prompt is too long for the tokens asked: not a word of the first one's text."""
+def test_an_overflow_is_an_error_before_anything_is_printed(generate: Generate) -> None:
     prompts = ("--prompt", "a", "--prompt", "a " * 20, "--max-new-tokens", 5)
     result = generate(*prompts, "--overflow", "error")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -174,9 +161,8 @@ def test_what_could_overflow_is_refused_before_anything_is_printed(
     assert generate(*prompts).exit_code == 0
 
 
-def test_the_reason_why_a_text_ends_is_reported(generate: Callable[..., Result]) -> None:
-    """A stop string, the tokens asked for, or the last position; of that also a line."""
-    said = "the text ends at the model's 24 positions; --overflow slide goes on"
+def test_the_reason_why_a_text_ends_is_reported(generate: Generate) -> None:
+    note = "the text ends at the model's 24 positions; --overflow slide goes on"
     for count, options, ended in (
         (40, (), "positions"),
         (40, ("--beams", 2), "positions"),
@@ -186,102 +172,81 @@ def test_the_reason_why_a_text_ends_is_reported(generate: Callable[..., Result])
     ):
         result = generate("--prompt", "a", "--max-new-tokens", count, "--json", *options)
         assert [ended] == [text["ended"] for text in json.loads(result.stdout)["texts"]]
-        assert (said in result.stderr) is (ended == "positions")
+        assert (note in result.stderr) is (ended == "positions")
         assert ("without --beams" in result.stderr) is ("--beams" in options)
     assert generate("--prompt", "a", "--max-new-tokens", 40, "--quiet").stderr == ""
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_numbers_that_are_none_are_the_weights_fault(
-    beams: int, generate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+def test_logits_that_are_nan_reject_the_weights(
+    beams: int, generate: Generate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights are refused, exit code 4, on a line of its own."""
     right = Decoder.start
     monkeypatch.setattr(Decoder, "start", lambda *given: right(*given) * float("nan"))
-    result = generate("--prompt", SPOKEN, "--beams", beams)
+    result = generate("--prompt", PROMPT, "--beams", beams)
     assert result.exit_code == 4
     assert "where  --weights" in result.stderr
     assert "--dtype float32" in result.stderr
-    assert result.stdout == SPOKEN + "\n"
+    assert result.stdout == PROMPT + "\n"
 
 
-def test_an_unexpected_error_is_internal(
-    generate: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A ValueError from within is no fault of the options: exit code 70."""
-
+def test_another_error_is_internal(generate: Generate, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_decoder: Decoder, _tokens: object) -> None:
         message = "shapes do not fit"
         raise ValueError(message)
 
     monkeypatch.setattr(Decoder, "step", fail)
-    result = generate("--prompt", SPOKEN)
+    result = generate("--prompt", PROMPT)
     assert result.exit_code == 70
     assert result.stdout.endswith("\n")
 
 
-def test_runs_in_bfloat16(generate: Callable[..., Result]) -> None:
-    """The prompt and some text."""
-    result = generate("--prompt", SPOKEN, "--dtype", "bfloat16", "--max-new-tokens", 4)
+def test_runs_in_bfloat16(generate: Generate) -> None:
+    result = generate("--prompt", PROMPT, "--dtype", "bfloat16", "--max-new-tokens", 4)
     assert result.exit_code == 0
-    assert len(result.stdout) > len(SPOKEN) + 1
+    assert len(result.stdout) > len(PROMPT) + 1
 
 
-USAGE: dict[str, tuple[list[str], str]] = {
-    "empty prompt": (["--prompt", ""], "empty prompt"),
-    "spaces": (["--prompt", " \n\t "], "empty prompt"),
-    "no Unicode": (["--prompt", "ab\udcff"], "not valid Unicode at character 2"),
-    "long prompt": (["--prompt", "a " * 30], "30 tokens; this model has max 24"),
-    "temperature": (["--prompt", "a", "--temperature", "0"], "--temperature is 0.0; allowed"),
-    "not a number": (["--prompt", "a", "--temperature", "nan"], "--temperature is nan; allowed"),
-    "top-k": (["--prompt", "a", "--top-k", "0"], "--top-k is 0; allowed"),
-    "top-k past all": (["--prompt", "a", "--top-k", "99999"], "--top-k is 99999; allowed"),
-    "top-p": (["--prompt", "a", "--top-p", "1.5"], "--top-p is 1.5; allowed"),
-    "penalty": (["--prompt", "a", "--repetition-penalty", "-1"], "--repetition-penalty is -1.0"),
-    "n-gram": (["--prompt", "a", "--no-repeat-ngram-size", "-1"], "--no-repeat-ngram-size is -1"),
-    "negative": (["--prompt", "a", "--max-new-tokens", "-1"], "--max-new-tokens is -1; allowed"),
-    "beams": (["--prompt", "a", "--beams", "0"], "--beams is 0; allowed"),
-    "drawn beams": (["--prompt", "a", "--beams", "2", "--top-k", "2"], "--beams is 2; allowed"),
-    "samples of beams": (
-        ["--prompt", "a", "--beams", "2", "--samples", "3"],
-        "--samples is 3 and --beams is 2; allowed",
-    ),
-    "slid beams": (
-        ["--prompt", "a", "--beams", "2", "--overflow", "slide"],
-        "where  --overflow and --beams",
-    ),
-    "seed": (["--prompt", "a", "--seed", "-1"], "--seed is -1; allowed"),
-    "stop": (["--prompt", "a", "--stop", ""], "--stop is ''; allowed"),
-    "no such option": (["--prompt", "a", "--top-q", "1"], "No such option"),
-    "hub name": (
-        ["--weights", "openai-gpt", "--prompt", "a"],
-        "python -m parity.convert openai-gpt DIRECTORY",
-    ),
-}
+USAGE = [
+    ("--prompt ''", "empty prompt"),
+    ("--prompt ' \n\t '", "empty prompt"),
+    ("--prompt ab\udcff", "not valid Unicode at character 2"),
+    (f"--prompt '{'a ' * 30}'", "30 tokens; this model has max 24"),
+    ("--prompt a --temperature 0", "--temperature is 0.0; allowed"),
+    ("--prompt a --temperature nan", "--temperature is nan; allowed"),
+    ("--prompt a --top-k 0", "--top-k is 0; allowed"),
+    ("--prompt a --top-k 99999", "--top-k is 99999; allowed"),
+    ("--prompt a --top-p 1.5", "--top-p is 1.5; allowed"),
+    ("--prompt a --repetition-penalty -1", "--repetition-penalty is -1.0"),
+    ("--prompt a --no-repeat-ngram-size -1", "--no-repeat-ngram-size is -1"),
+    ("--prompt a --max-new-tokens -1", "--max-new-tokens is -1; allowed"),
+    ("--prompt a --beams 0", "--beams is 0; allowed"),
+    ("--prompt a --beams 2 --top-k 2", "--beams is 2; allowed"),
+    ("--prompt a --beams 2 --samples 3", "--samples is 3 and --beams is 2; allowed"),
+    ("--prompt a --beams 2 --overflow slide", "where  --overflow and --beams"),
+    ("--prompt a --seed -1", "--seed is -1; allowed"),
+    ("--prompt a --stop ''", "--stop is ''; allowed"),
+    ("--prompt a --top-q 1", "No such option"),
+    ("--weights openai-gpt --prompt a", "python -m parity.convert openai-gpt DIRECTORY"),
+]
 
 
-@pytest.mark.parametrize("what", USAGE)
-def test_what_cannot_be_is_a_usage_error(what: str, generate: Callable[..., Result]) -> None:
-    """Exit code 2, and a message that names the option or the place; no traceback."""
-    options, said = USAGE[what]
-    result = generate(*options)
+@pytest.mark.parametrize(("options", "message"), USAGE, ids=ascii)
+def test_an_invalid_option_is_a_usage_error(options: str, message: str, generate: Generate) -> None:
+    result = generate(*shlex.split(options))
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
 
 
-def test_bytes_that_are_no_text_are_a_usage_error(generate: Callable[..., Result]) -> None:
-    """The error names the place of the first one."""
+def test_bytes_that_are_no_text_are_a_usage_error(generate: Generate) -> None:
     result = generate("--prompt-file", "-", input=b"abc\xff")
     assert result.exit_code == 2
     assert "not valid UTF-8 at byte 3" in result.stderr
 
 
-def test_what_does_not_belong_together_is_refused(
-    weights: Path, generate: Callable[..., Result], tmp_path: Path
-) -> None:
-    """A vocabulary of another size, none at all, and a damaged file of weights: exit code 4."""
+def test_unfit_files_are_rejected(weights: Path, generate: Generate, tmp_path: Path) -> None:
     Tokenizer.train(["some other words"], merges=3).save_pretrained(tmp_path / "other")
     bare = shutil.copytree(weights, tmp_path / "bare", ignore=shutil.ignore_patterns("vocab*"))
     torn = shutil.copytree(weights, tmp_path / "torn")
@@ -299,65 +264,58 @@ def test_what_does_not_belong_together_is_refused(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")
-def test_a_device_that_is_not_there(generate: Callable[..., Result]) -> None:
-    """Exit code 5; auto takes what there is."""
+def test_a_missing_device(generate: Generate) -> None:
     result = generate("--prompt", "a", "--device", "cuda")
     assert (result.exit_code, "no CUDA device" in result.stderr) == (5, True)
     assert generate("--prompt", "a", "--device", "auto", "--max-new-tokens", 1).exit_code == 0
 
 
-def test_help_teaches_without_torch() -> None:
-    """Examples, defaults and exit codes, in an interpreter in which torch cannot be imported."""
+def test_help_needs_no_torch() -> None:
     source = (
         "import sys; sys.modules['torch'] = None\n"
         "from scratch_gpt.generate import app\napp(['--help'])"
     )
-    result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True,
-                            check=True, env=os.environ | {"NO_COLOR": "1"})  # fmt: skip
-    for said in ("--temperature", "Examples:", "default: 1.0", "Exit codes:\n    0 printed"):
-        assert said in result.stdout
+    env = os.environ | {"NO_COLOR": "1"}
+    command = [sys.executable, "-c", source]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    for part in ("--temperature", "Examples:", "default: 1.0", "Exit codes:\n    0 printed"):
+        assert part in result.stdout
 
 
 def started(weights: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-    """Start the command as a process."""
     command = [sys.executable, "-m", "scratch_gpt.generate", "--weights", str(weights), *options]
     settings = {"env": os.environ | environment, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, stdout=subprocess.PIPE, **settings)
 
 
-ENDLESS = ("--prompt", SPOKEN, "--max-new-tokens", "1000000", "--overflow", "slide")
+ENDLESS = ("--prompt", PROMPT, "--max-new-tokens", "1000000", "--overflow", "slide")
 
 
 @pytest.mark.slow
 def test_an_interrupt_keeps_what_was_printed(weights: Path) -> None:
-    """Exit code 130, the text so far, and three lines on standard error."""
     with started(weights, *ENDLESS) as process:
         first = process.stdout.read(200)
         process.send_signal(signal.SIGINT)
-        rest, said = process.communicate(timeout=60)
+        rest, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert first.decode().startswith(SPOKEN)
-    assert b"interrupted" in said
-    assert b"Traceback" not in said + rest
+    assert first.decode().startswith(PROMPT)
+    assert b"interrupted" in error
+    assert b"Traceback" not in error + rest
 
 
 @pytest.mark.slow
 def test_a_closed_pipe_ends_it_quietly(weights: Path) -> None:
-    """Exit code 141, and not a word."""
     with started(weights, *ENDLESS) as process:
         process.stdout.read(10)
         process.stdout.close()
-        said = process.stderr.read()
+        error = process.stderr.read()
         process.wait(timeout=60)
-    assert (process.returncode, said) == (141, b"")
+    assert (process.returncode, error) == (141, b"")
 
 
 @pytest.mark.slow
-def test_the_same_text_in_every_process_and_locale(
-    weights: Path, generate: Callable[..., Result]
-) -> None:
-    """A seed fixes the text across processes; where the locale is ASCII it is printed in ASCII."""
-    options = ("--prompt", "\u20ac " + SPOKEN, *map(str, DRAWN))
+def test_the_same_text_in_every_process_and_locale(weights: Path, generate: Generate) -> None:
+    options = ("--prompt", "\u20ac " + PROMPT, *map(str, DRAWN))
     expected = generate(*options).stdout
     assert not expected.isascii()
     for environment in ({"PYTHONIOENCODING": "utf-8"}, {"PYTHONIOENCODING": "ascii"}):

@@ -14,7 +14,6 @@ Pairs = list[tuple[str, nn.Parameter]]
 
 
 def with_gradients(gradients: dict[str, Tensor]) -> Pairs:
-    """Return named parameters with these gradients."""
     pairs = [(name, nn.Parameter(torch.zeros_like(g))) for name, g in gradients.items()]
     for (_, parameter), gradient in zip(pairs, gradients.values(), strict=True):
         parameter.grad = gradient.clone()
@@ -31,7 +30,6 @@ def gradients(draw: Callable[..., Tensor]) -> dict[str, Tensor]:
 def test_clipping_agrees_with_the_oracle(
     part: float, gradients: dict[str, Tensor], assert_same: Callable[..., None]
 ) -> None:
-    """Norm and scaled gradients agree, for maxima below, at and above the norm."""
     arrays = {name: g.numpy().copy() for name, g in gradients.items()}
     maximum = part * clip_by_global_norm(arrays, math.inf)[1]
     expected, norm = clip_by_global_norm(arrays, maximum)
@@ -43,27 +41,23 @@ def test_clipping_agrees_with_the_oracle(
 
 
 def test_gradients_within_the_maximum_keep_their_bits(gradients: dict[str, Tensor]) -> None:
-    """Also at a maximum of exactly their norm."""
     pairs = with_gradients(gradients)
     clip_global_norm(pairs, clip_global_norm(pairs, math.inf))
     assert all(torch.equal(gradients[name], p.grad) for name, p in pairs)
 
 
 def test_the_norm_is_global(gradients: dict[str, Tensor]) -> None:
-    """A small gradient beside a large one is scaled by the same factor."""
     pairs = with_gradients(gradients)
     norm = clip_global_norm(pairs, 1.0)
     assert {round(float(p.grad.norm() / gradients[n].norm()) * norm, 9) for n, p in pairs} == {1.0}
 
 
 def test_the_order_changes_no_bit(gradients: dict[str, Tensor]) -> None:
-    """The sums are exact."""
     pairs = with_gradients(gradients)
     assert clip_global_norm(pairs, math.inf) == clip_global_norm(pairs[::-1], math.inf)
 
 
 def test_no_finite_gradient_overflows() -> None:
-    """Squares beyond float32 are summed in float64."""
     pairs = with_gradients({"large": torch.full((4,), 2.0**100)})
     assert clip_global_norm(pairs, 1.0) == 2.0**101
     assert torch.equal(pairs[0][1].grad, torch.full((4,), 0.5))
@@ -71,7 +65,6 @@ def test_no_finite_gradient_overflows() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
 def test_a_gradient_that_is_not_finite_is_named(value: float, gradients: dict[str, Tensor]) -> None:
-    """The error names the parameter; no gradient was scaled."""
     pairs = with_gradients(gradients)
     pairs[2][1].grad[1, 5] = value
     with pytest.raises(GradientError, match="1 of 3 gradients are not finite") as caught:
@@ -81,7 +74,6 @@ def test_a_gradient_that_is_not_finite_is_named(value: float, gradients: dict[st
 
 
 def test_many_names_are_cut() -> None:
-    """Three are listed, the others counted."""
     pairs = with_gradients({f"p{i}": torch.tensor([math.nan]) for i in range(5)})
     with pytest.raises(GradientError) as caught:
         clip_global_norm(pairs, 1.0)
@@ -99,7 +91,6 @@ def test_an_overflow_in_float64_is_not_finite() -> None:
 
 
 def test_a_missing_gradient_is_named(gradients: dict[str, Tensor]) -> None:
-    """It does not count as zero."""
     pairs = with_gradients(gradients)
     pairs[1][1].grad = None
     with pytest.raises(GradientError, match="bias has no gradient"):
@@ -108,6 +99,5 @@ def test_a_missing_gradient_is_named(gradients: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("maximum", [0.0, -1.0, math.nan])
 def test_an_invalid_maximum_is_rejected(maximum: float, gradients: dict[str, Tensor]) -> None:
-    """It must be above 0."""
     with pytest.raises(ValueError, match="must be above 0"):
         clip_global_norm(with_gradients(gradients), maximum)

@@ -17,7 +17,6 @@ def test_the_layer_uses_its_own_gain_bias_and_epsilon(
     loud: Callable[[nn.Module], nn.Module],
     assert_same: Callable[..., None],
 ) -> None:
-    """The module applies the function it was given to its own parameters."""
     layer, x = loud(LayerNorm(7, epsilon=0.3, normalize=normalize)), draw(2, 5, 7)
     expected = functional.layer_norm(x, (7,), layer.weight, layer.bias, 0.3)
     assert_same(expected, layer(x))

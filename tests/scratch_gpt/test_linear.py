@@ -9,58 +9,38 @@ from torch import Tensor, nn
 from scratch_gpt.linear import Linear, linear
 
 Draw = Callable[..., Tensor]
-
 Same = Callable[..., None]
 
 
-@pytest.mark.parametrize(
-    "leading",
-    [
-        pytest.param((), id="one row"),
-        pytest.param((5,), id="time"),
-        pytest.param((2, 5), id="batch time"),
-        pytest.param((2, 3, 5), id="batch head time"),
-    ],
-)
-def test_is_the_product_plus_the_bias(
-    leading: tuple[int, ...], draw: Draw, assert_same: Same
-) -> None:
-    """Every row is multiplied by the weight and shifted by the bias, whatever the leading axes."""
+@pytest.mark.parametrize("leading", [(), (5,), (2, 5), (2, 3, 5)], ids=str)
+def test_is_product_plus_bias(leading: tuple[int, ...], draw: Draw, assert_same: Same) -> None:
     x, weight, bias = draw(*leading, 7), draw(7, 13), draw(13)
     expected = np.einsum("...i,io->...o", x.numpy(), weight.numpy()) + bias.numpy()
     assert_same(expected, linear(x, weight, bias))
 
 
 def test_takes_rows_that_are_not_contiguous(draw: Draw, assert_same: Same) -> None:
-    """A transposed input gives the same as its contiguous copy."""
     x, weight, bias = draw(7, 5, 2).permute(2, 1, 0), draw(7, 13), draw(13)
-    expected = x.numpy() @ weight.numpy() + bias.numpy()
-    assert_same(expected, linear(x, weight, bias))
+    assert_same(x.numpy() @ weight.numpy() + bias.numpy(), linear(x, weight, bias))
 
 
 def test_stores_its_weight_as_released() -> None:
-    """The weight is `[in, out]`."""
     layer = Linear(7, 13)
-    expected = {"weight": (7, 13), "bias": (13,)}
-    actual = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
-    assert expected == actual
+    shapes = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
+    assert shapes == {"weight": (7, 13), "bias": (13,)}
 
 
 def test_the_layer_uses_its_own_weight_and_bias(
     draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
 ) -> None:
-    """The layer applies the map of the parameters that it owns."""
     layer, x = loud(Linear(7, 13)), draw(2, 5, 7)
-    expected = x @ layer.weight + layer.bias
-    assert_same(expected, layer(x))
+    assert_same(x @ layer.weight + layer.bias, layer(x))
 
 
 def test_gradients_reach_weight_and_bias(draw: Draw, assert_same: Same) -> None:
-    """The bias's gradient sums over all rows and the weight's is the outer product."""
     x, weight, bias, upstream = draw(2, 5, 7), draw(7, 13), draw(13), draw(2, 5, 13)
     weight.requires_grad_()
     bias.requires_grad_()
     linear(x, weight, bias).backward(upstream)
-    expected = np.einsum("bti,bto->io", x.numpy(), upstream.numpy())
-    assert_same(expected, weight.grad)
+    assert_same(np.einsum("bti,bto->io", x.numpy(), upstream.numpy()), weight.grad)
     assert_same(upstream.numpy().sum((0, 1)), bias.grad)

@@ -19,36 +19,27 @@ VIEWS = {"view", "_unsafe_view", "slice", "detach", "alias", "as_strided", "sele
 """Operations that return views."""
 
 
-def test_log_softmax_equals_the_library(draw: Draw, assert_same: Same) -> None:
-    """Each row becomes torch's own log-softmax of it."""
-    logits = draw(2, 5, 37) * 5
-    expected = torch.log_softmax(logits, -1)
-    assert_same(expected, log_softmax(logits))
-
-
-def test_log_softmax_has_the_librarys_gradient(draw: Draw, assert_same: Same) -> None:
-    """The row's largest logit, subtracted first, leaves the gradient as it is."""
-    logits, upstream = draw(5, 37).requires_grad_(), draw(5, 37)
-    (expected,) = torch.autograd.grad(torch.log_softmax(logits, -1), logits, upstream)
-    (actual,) = torch.autograd.grad(log_softmax(logits), logits, upstream)
+def test_log_softmax_and_its_gradient_equal_the_librarys(draw: Draw, assert_same: Same) -> None:
+    """The row's largest logit, which is subtracted first, does not change the gradient."""
+    logits, upstream = (draw(2, 5, 37) * 5).requires_grad_(), draw(2, 5, 37)
+    expected, actual = torch.log_softmax(logits, -1), log_softmax(logits)
     assert_same(expected, actual)
+    assert_same(*(torch.autograd.grad(y, logits, upstream)[0] for y in (expected, actual)))
 
 
 @pytest.mark.parametrize("size", [1e4, 1e38])
 def test_the_loss_of_huge_logits_is_their_difference(size: float) -> None:
     """In float32 the loss of the likely token is 0, that of the other the difference."""
     logits = torch.tensor([[[size, -size], [-size, size]]])
-    expected = [[0.0]]
-    assert expected == negative_log_likelihood(logits, torch.tensor([[1, 0]])).tolist()
-    expected = [[2 * float(logits[0, 0, 0])]]
-    assert expected == negative_log_likelihood(logits, torch.tensor([[0, 1]])).tolist()
+    assert negative_log_likelihood(logits, torch.tensor([[1, 0]])).tolist() == [[0.0]]
+    likelihood = negative_log_likelihood(logits, torch.tensor([[0, 1]]))
+    assert likelihood.tolist() == [[2 * float(logits[0, 0, 0])]]
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
 def test_each_position_predicts_the_next_token(
     dtype: torch.dtype, draw: Draw, token_ids: Tensor, assert_same: Same
 ) -> None:
-    """Row t of the logits predicts token t + 1, and the last row nothing."""
     logits = draw(2, 5, 37)
     expected = functional.cross_entropy(
         logits[:, :4].transpose(1, 2), token_ids[:, 1:], reduction="none"
@@ -57,71 +48,62 @@ def test_each_position_predicts_the_next_token(
 
 
 def test_one_token_has_no_next(draw: Draw) -> None:
-    """With one token there are no losses."""
-    expected = (2, 0)
-    actual = negative_log_likelihood(draw(2, 1, 37), torch.tensor([[3], [5]])).shape
-    assert expected == actual
+    assert negative_log_likelihood(draw(2, 1, 37), torch.tensor([[3], [5]])).shape == (2, 0)
 
 
 def test_equal_logits_lose_the_logarithm_of_the_vocabulary() -> None:
-    """A uniform prediction has a loss of log(37) nats."""
     logits = torch.zeros(1, 2, 37, dtype=torch.float64)
-    expected = math.log(37)
-    assert expected == next_token_loss(logits, torch.tensor([[3, 5]])).item()
+    assert next_token_loss(logits, torch.tensor([[3, 5]])).item() == math.log(37)
+
+
+def check_like_library(logits: Tensor, ids: Tensor, same: Same, ignore_index: int = -100) -> None:
+    """Assert that loss and gradient are those of torch's cross-entropy."""
+    logits = logits.requires_grad_()
+    library = functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=ignore_index
+    )
+    ours = next_token_loss(logits, ids, ignore_index=ignore_index)
+    same(library, ours)
+    same(*(torch.autograd.grad(loss, logits)[0] for loss in (library, ours)))
 
 
 def test_is_the_mean_of_the_library(draw: Draw, token_ids: Tensor, assert_same: Same) -> None:
-    """It equals torch's own cross-entropy over all predicted tokens."""
-    logits = draw(2, 5, 37)
-    expected = functional.cross_entropy(logits[:, :4].flatten(0, 1), token_ids[:, 1:].flatten())
-    assert_same(expected, next_token_loss(logits, token_ids))
+    check_like_library(draw(2, 5, 37), token_ids, assert_same)
 
 
 @pytest.mark.parametrize("ignore_index", [-100, 3, -1])
 def test_ignored_targets_do_not_count(
     ignore_index: int, draw: Draw, token_ids: Tensor, assert_same: Same
 ) -> None:
-    """The mean is over the other targets, as in torch's cross-entropy."""
-    logits, ids = draw(2, 5, 37).requires_grad_(), token_ids.clone()
-    ids[0, 4] = ids[1, 0] = ids[1, 2] = ignore_index
-    library = functional.cross_entropy(
-        logits[:, :4].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=ignore_index
-    )
-    ours = next_token_loss(logits, ids, ignore_index=ignore_index)
-    assert_same(library, ours)
-    assert_same(*(torch.autograd.grad(loss, logits)[0] for loss in (library, ours)))
-
-
-def test_gradients_agree_with_differences(draw: Draw) -> None:
-    """The derivative agrees with finite differences."""
-    ids = torch.tensor([[3, -100, 0, 4], [1, 2, 2, -100]])
-    assert gradcheck(lambda logits: next_token_loss(logits, ids), draw(2, 4, 5).requires_grad_())
+    token_ids[0, 4] = token_ids[1, 0] = token_ids[1, 2] = ignore_index
+    check_like_library(draw(2, 5, 37), token_ids, assert_same, ignore_index)
 
 
 @pytest.mark.parametrize("rows", [15, 16, 17, 35])
 def test_any_number_of_rows_is_processed(rows: int, draw: Draw, assert_same: Same) -> None:
     """Fewer, as many and more than are processed at once."""
-    logits, ids = draw(1, rows, 37).requires_grad_(), torch.arange(rows)[None] % 37
-    library = functional.cross_entropy(logits[0, :-1], ids[0, 1:])
-    ours = next_token_loss(logits, ids)
-    assert_same(library, ours)
-    assert_same(*(torch.autograd.grad(loss, logits)[0] for loss in (library, ours)))
+    check_like_library(draw(1, rows, 37), torch.arange(rows)[None] % 37, assert_same)
 
 
-def test_an_ignored_row_of_infinities_has_no_gradient(draw: Draw, token_ids: Tensor) -> None:
-    """0 times infinity does not enter it."""
+def test_gradients_agree_with_differences(draw: Draw) -> None:
+    ids = torch.tensor([[3, -100, 0, 4], [1, 2, 2, -100]])
+    assert gradcheck(lambda logits: next_token_loss(logits, ids), draw(2, 4, 5).requires_grad_())
+
+
+def test_an_ignored_row_of_infinities_has_no_effect(draw: Draw, token_ids: Tensor) -> None:
     logits, ids = draw(2, 5, 37), token_ids.clone()
     ids[0, 3] = -100
+    expected = next_token_loss(logits, ids)
     logits[0, 2] = float("inf")
-    next_token_loss(logits.requires_grad_(), ids).backward()
+    loss = next_token_loss(logits.requires_grad_(), ids)
+    loss.backward()
+    assert torch.equal(expected, loss)
     assert not bool(logits.grad[0, 2].any())
     assert bool(logits.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_summed_in_float32(
-    dtype: torch.dtype, draw: Draw, token_ids: Tensor
-) -> None:
+def test_half_precision_uses_float32(dtype: torch.dtype, draw: Draw, token_ids: Tensor) -> None:
     """The loss is bitwise that of float32 logits; the gradient is rounded once."""
     narrow = (draw(2, 5, 37) * 5).to(dtype).requires_grad_()
     wide = narrow.detach().float().requires_grad_()
@@ -148,24 +130,10 @@ def test_keeps_one_number_a_row(draw: Draw, recorded: Callable[[], TorchDispatch
 
 
 @pytest.mark.parametrize(
-    "ids",
-    [
-        pytest.param([[3, -100, -100], [5, -100, -100]], id="all ignored"),
-        pytest.param([[3], [5]], id="time 1"),
-    ],
+    "ids", [[[3, -100, -100], [5, -100, -100]], [[3], [5]]], ids=["all ignored", "time 1"]
 )
-def test_no_target_is_no_mean(ids: list[list[int]], draw: Draw) -> None:
-    """Without a target the error gives the shape."""
+def test_no_target_is_an_error(ids: list[list[int]], draw: Draw) -> None:
     token_ids = torch.tensor(ids)
     message = f"no target to predict in token_ids of shape {list(token_ids.shape)}"
     with pytest.raises(ValueError, match=re.escape(message)):
         next_token_loss(draw(*token_ids.shape, 37), token_ids)
-
-
-def test_infinity_at_an_ignored_position_stays_out(draw: Draw, token_ids: Tensor) -> None:
-    """A row that does not count may hold any value."""
-    logits, ids = draw(2, 5, 37), token_ids.clone()
-    ids[0, 3] = -100
-    expected = next_token_loss(logits, ids)
-    logits[0, 2] = float("inf")
-    assert torch.equal(expected, next_token_loss(logits, ids))

@@ -9,14 +9,12 @@ from torch.nn import functional
 
 from scratch_gpt.mlp import MLP, gelu
 
+Loud = Callable[[nn.Module], nn.Module]
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
 
 
-def test_equals_the_library(
-    draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
-) -> None:
-    """The output is the second map of the activated first map."""
+def test_equals_the_library(draw: Draw, loud: Loud, assert_same: Same) -> None:
     layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
     inner = functional.linear(x, layer.c_fc.weight.T, layer.c_fc.bias)
     activated = functional.gelu(inner, approximate="tanh")
@@ -24,10 +22,7 @@ def test_equals_the_library(
     assert_same(expected, layer(x))
 
 
-def test_calls_its_taps_in_order(
-    draw: Draw, loud: Callable[[nn.Module], nn.Module], watch: Callable[..., Tensor]
-) -> None:
-    """The taps are the first map, its activation and the output."""
+def test_calls_its_taps_in_order(draw: Draw, loud: Loud, watch: Callable[..., Tensor]) -> None:
     layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
     output = layer(x, watch)
     expected = {"mlp.c_fc": layer.c_fc(x), "mlp.gelu": gelu(layer.c_fc(x)), "mlp": output}
@@ -36,9 +31,7 @@ def test_calls_its_taps_in_order(
 
 
 @pytest.mark.parametrize("replaced", ["mlp.c_fc", "mlp.gelu", "mlp"])
-def test_uses_the_taps_result(
-    replaced: str, draw: Draw, loud: Callable[[nn.Module], nn.Module], assert_same: Same
-) -> None:
+def test_uses_the_taps_result(replaced: str, draw: Draw, loud: Loud, assert_same: Same) -> None:
     """A zeroed inner tap leaves the last bias; a zeroed output leaves zero."""
     layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
 

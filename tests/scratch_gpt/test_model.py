@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from scratch_gpt import GPT, GPTConfig
 
 Same = Callable[..., None]
-
 Loud = Callable[[nn.Module], nn.Module]
+Watch = Callable[..., Tensor]
+
+NO_DROPOUT = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
 
 
 @pytest.fixture
@@ -32,34 +34,24 @@ def logits_formula(
     return compute
 
 
-def test_equals_the_library(
-    model: GPT, token_ids: Tensor, logits_formula: Callable[..., Tensor], assert_same: Same
-) -> None:
-    """Embeddings, every block in turn, and the token table as the head give the logits."""
-    expected = logits_formula(model, token_ids, torch.arange(5)[None])
-    assert_same(expected, model(token_ids))
-
-
 @pytest.mark.parametrize(
-    "positions", [[[9, 2, 10, 2, 0]], [[9, 2, 10, 2, 0], [1, 3, 5, 7, 9]]], ids=["one", "each"]
+    "positions",
+    [None, [[9, 2, 10, 2, 0]], [[9, 2, 10, 2, 0], [1, 3, 5, 7, 9]]],
+    ids=["from zero", "one row for the batch", "a row each"],
 )
-def test_uses_the_given_positions(
-    positions: list[list[int]],
+def test_equals_the_library(
+    positions: list[list[int]] | None,
     model: GPT,
     token_ids: Tensor,
     logits_formula: Callable[..., Tensor],
     assert_same: Same,
 ) -> None:
-    """One row of positions serves every sequence; a row each serves its own."""
-    given = torch.tensor(positions)
-    expected = logits_formula(model, token_ids, given)
-    assert_same(expected, model(token_ids, given))
+    given = None if positions is None else torch.tensor(positions)
+    rows = torch.arange(5)[None] if given is None else given
+    assert_same(logits_formula(model, token_ids, rows), model(token_ids, given))
 
 
-def test_padding_on_the_left_changes_nothing(
-    model: GPT, token_ids: Tensor, assert_same: Same
-) -> None:
-    """With a mask and positions that count from the text, padding does not change the logits."""
+def test_left_padding_changes_nothing(model: GPT, token_ids: Tensor, assert_same: Same) -> None:
     expected = model(token_ids)
     padded = torch.cat([torch.full((2, 3), 7), token_ids], dim=1)
     mask = torch.arange(8).expand(2, 8) >= 3
@@ -77,16 +69,16 @@ def test_the_head_is_the_token_embedding(model: GPT, token_ids: Tensor) -> None:
     assert torch.equal(expected, model(token_ids))
 
 
-def test_an_unknown_backend_is_rejected(config: GPTConfig) -> None:
-    """The error gives the known names and the one it got."""
-    with pytest.raises(ValueError, match=r"backend must be one of \[.*'tiled'.*\], got 'flash'"):
-        GPT(config, backend="flash")
+def test_an_unknown_backend_is_rejected(config: GPTConfig, model: GPT) -> None:
+    for build in (lambda: GPT(config, backend="flash"), lambda: model.with_backend("flash")):
+        with pytest.raises(ValueError, match=r"must be one of \[.*'tiled'.*\], got 'flash'"):
+            build()
 
 
-def test_evaluation_uses_no_random_numbers(model: GPT, token_ids: Tensor) -> None:
-    """Two passes agree bit for bit and leave the generator's state unchanged."""
+def test_evaluation_and_with_backend_use_no_random_numbers(model: GPT, token_ids: Tensor) -> None:
     state = torch.get_rng_state()
     assert torch.equal(model(token_ids), model(token_ids))
+    model.with_backend("tiled")
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -95,56 +87,42 @@ def test_evaluation_uses_no_random_numbers(model: GPT, token_ids: Tensor) -> Non
 def test_training_drops_out(
     dropped: str, backend: str, config: GPTConfig, loud: Loud, token_ids: Tensor
 ) -> None:
-    """Each of the three probabilities alone makes two passes differ."""
-    none = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
-    alone = dataclasses.replace(config, **(none | {dropped: 0.5}))
+    alone = dataclasses.replace(config, **NO_DROPOUT | {dropped: 0.5})
     model = loud(GPT(alone, backend=backend)).train()
     assert not torch.equal(model(token_ids), model(token_ids))
 
 
-def test_training_without_dropout_equals_evaluation(
-    config: GPTConfig, loud: Loud, token_ids: Tensor
-) -> None:
-    """With every probability at zero the mode makes no difference."""
-    none = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
-    model = loud(GPT(dataclasses.replace(config, **none)))
+def test_without_dropout_modes_agree(config: GPTConfig, loud: Loud, token_ids: Tensor) -> None:
+    model = loud(GPT(dataclasses.replace(config, **NO_DROPOUT)))
     expected = model.eval()(token_ids)
     assert torch.equal(expected, model.train()(token_ids))
 
 
 def test_the_embedding_sum_is_dropped_out(
-    config: GPTConfig,
-    loud: Loud,
-    token_ids: Tensor,
-    watch: Callable[..., Tensor],
-    assert_same: Same,
+    config: GPTConfig, loud: Loud, token_ids: Tensor, watch: Watch, assert_same: Same
 ) -> None:
-    """Each element of the sum is zero or divided by 0.75."""
     loud(GPT(config)).train()(token_ids, tap=watch)
     total = watch.seen["embeddings.tokens"] + watch.seen["embeddings.positions"]
     actual = watch.seen["embeddings"]
-    expected = {True, False}
-    assert expected == set((actual == 0).flatten().tolist())
+    assert set((actual == 0).flatten().tolist()) == {True, False}
     assert_same((total / 0.75).masked_fill(actual == 0, 0.0), actual)
 
 
 def test_gradients_equal_the_librarys(
     model: GPT, token_ids: Tensor, logits_formula: Callable[..., Tensor], assert_same: Same
 ) -> None:
-    """Every parameter's gradient equals the library's, and none is all zero."""
     parameters = dict(model.named_parameters())
     outputs = logits_formula(model, token_ids, torch.arange(5)[None]), model(token_ids)
     expected, actual = (
         torch.autograd.grad(logits.square().sum(), parameters.values()) for logits in outputs
     )
-    for name, of_library, of_ours in zip(parameters, expected, actual, strict=True):
-        assert bool(of_library.any()), name
-        assert_same(of_library, of_ours)
+    for name, *pair in zip(parameters, expected, actual, strict=True):
+        assert bool(pair[0].any()), name
+        assert_same(*pair)
 
 
 @pytest.mark.parametrize("backend", ["plain", "tiled"])
 def test_with_backend_runs_that_backend(backend: str, model: GPT, token_ids: Tensor) -> None:
-    """Its logits are bitwise those of a model built with that backend."""
     built = GPT(model.config, backend=backend).double().eval()
     built.load_state_dict(model.state_dict())
     twin = model.with_backend(backend)
@@ -159,35 +137,13 @@ def test_with_backend_shares_the_parameters(model: GPT) -> None:
     assert expected == {name: id(parameter) for name, parameter in twin.named_parameters()}
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
-def test_with_backend_keeps_the_mode(
-    training: bool,  # noqa: FBT001
-    model: GPT,
-) -> None:
-    """Every module is in the model's mode."""
-    twin = model.train(training).with_backend("tiled")
-    expected = {training}
-    assert expected == {module.training for module in twin.modules()}
-
-
-def test_with_backend_uses_no_random_numbers(model: GPT) -> None:
-    """The generator's state is unchanged."""
-    state = torch.get_rng_state()
-    model.with_backend("tiled")
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_with_backend_rejects_an_unknown_name(model: GPT) -> None:
-    """The error is that of building a model."""
-    with pytest.raises(ValueError, match=r"backend must be one of .* got 'flash'"):
-        model.with_backend("flash")
-
-
-Watch = Callable[..., Tensor]
+def test_with_backend_keeps_the_mode(model: GPT) -> None:
+    for training in (True, False):
+        twin = model.train(training).with_backend("tiled")
+        assert {module.training for module in twin.modules()} == {training}
 
 
 def tap_names(n_layer: int, *, whole_scores: bool) -> list[str]:
-    """Return every tap in the order of the network."""
     scores = ["attn.scores", "attn.weights"] if whole_scores else []
     per_block = [
         *("attn.query", "attn.key", "attn.value", *scores, "attn.context", "attn"),
@@ -204,37 +160,23 @@ def test_twelve_layers_call_their_taps_in_network_order(
     """With the loss, a caller's tap, that is 173 taps, or 149 without scores."""
     model = GPT(dataclasses.replace(config, n_layer=12), backend=backend)
     model(token_ids, tap=watch)
-    expected = tap_names(12, whole_scores=backend == "plain")
-    assert expected == list(watch.seen)
+    assert list(watch.seen) == tap_names(12, whole_scores=backend == "plain")
     assert count == len(watch.seen)
 
 
-def test_taps_have_their_shapes(
-    config: GPTConfig, loud: Loud, token_ids: Tensor, watch: Watch
-) -> None:
-    """The axes outside the blocks are batch, time and width, and vocab at the end."""
+def test_shapes_of_taps(config: GPTConfig, loud: Loud, token_ids: Tensor, watch: Watch) -> None:
     logits = loud(GPT(config))(token_ids, tap=watch)
-    expected = {
-        "embeddings.tokens": (2, 5, 21),
-        "embeddings.positions": (1, 5, 21),
-        "embeddings": (2, 5, 21),
-        "h.0.ln_2": (2, 5, 21),
-        "h.1.ln_2": (2, 5, 21),
-        "logits": (2, 5, 37),
-    }
+    expected = dict.fromkeys(
+        ("embeddings.tokens", "embeddings", "h.0.ln_2", "h.1.ln_2"), (2, 5, 21)
+    )
+    expected |= {"embeddings.positions": (1, 5, 21), "logits": (2, 5, 37)}
     assert expected == {name: tuple(watch.seen[name].shape) for name in expected}
     assert torch.equal(logits, watch.seen["logits"])
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
-def test_a_tap_changes_nothing(
-    training: bool,  # noqa: FBT001
-    model: GPT,
-    token_ids: Tensor,
-    watch: Watch,
-) -> None:
-    """With and without a tap the logits are bitwise equal."""
-    model.train(training).float()
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_tap_changes_nothing(mode: str, model: GPT, token_ids: Tensor, watch: Watch) -> None:
+    getattr(model, mode)().float()
     torch.manual_seed(5)
     expected = model(token_ids)
     torch.manual_seed(5)
@@ -245,7 +187,6 @@ def test_a_tap_changes_nothing(
 def test_replacing_a_tap_changes_the_logits(
     replaced: str, config: GPTConfig, loud: Loud, token_ids: Tensor
 ) -> None:
-    """A replacement at any tap changes the logits."""
     model = loud(GPT(config)).eval()
 
     def disturb(name: str, value: Tensor) -> Tensor:
@@ -256,7 +197,6 @@ def test_replacing_a_tap_changes_the_logits(
 
 @pytest.fixture
 def fresh() -> GPT:
-    """Return a newly initialized model, wide enough for statistics."""
     return GPT(
         GPTConfig(
             vocab_size=211, n_positions=97, n_embd=96, n_layer=2, n_head=3, initializer_range=0.05
@@ -265,15 +205,12 @@ def fresh() -> GPT:
 
 
 def test_the_released_shape_has_116_534_784_parameters(meta: torch.device) -> None:
-    """The default config's weights, counted on the meta device."""
     with meta:
         model = GPT(GPTConfig())
-    expected = 116_534_784
-    assert expected == sum(parameter.numel() for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in model.parameters()) == 116_534_784
 
 
 def test_parameters_have_the_released_names_and_shapes(config: GPTConfig) -> None:
-    """Weights are `[in, out]`; there is no head, no final norm and no buffer."""
     shapes = {
         "attn.c_attn.weight": (21, 63),
         "attn.c_attn.bias": (63,),
@@ -297,8 +234,7 @@ def test_parameters_have_the_released_names_and_shapes(config: GPTConfig) -> Non
 def test_fresh_matrices_have_the_configured_spread(fresh: GPT) -> None:
     """Mean and standard deviation lie within six standard errors of 0 and initializer_range."""
     matrices = {name: p.detach() for name, p in fresh.named_parameters() if p.ndim == 2}
-    expected = 2 + 4 * 2
-    assert expected == len(matrices)
+    assert len(matrices) == 2 + 4 * 2
     for name, matrix in matrices.items():
         count = matrix.numel()
         assert abs(float(matrix.mean())) < 6 * 0.05 / count**0.5, name
@@ -306,14 +242,12 @@ def test_fresh_matrices_have_the_configured_spread(fresh: GPT) -> None:
 
 
 def test_fresh_gains_are_one_and_biases_zero(fresh: GPT) -> None:
-    """Initial vectors have no effect."""
     vectors = {name: p.detach() for name, p in fresh.named_parameters() if p.ndim == 1}
     expected = {name: float(re.fullmatch(r".*ln_\d\.weight", name) is not None) for name in vectors}
     assert expected == {name: float(vector.unique()) for name, vector in vectors.items()}
 
 
 def test_initial_weights_depend_on_the_generator(fresh: GPT) -> None:
-    """The same seed gives the same weights; another seed changes every matrix."""
     weights = []
     for seed in (1, 1, 2):
         fresh.reset_parameters(torch.Generator().manual_seed(seed))

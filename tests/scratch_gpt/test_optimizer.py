@@ -19,28 +19,25 @@ LONG = {"matrix": (3, 70_001), "gain": (50_003,)}
 STEPS = 12
 
 Draw = Callable[..., Tensor]
+Same = Callable[..., None]
 Parameters = dict[str, nn.Parameter]
 State = dict[str, Tensor | int]
 
 
 @pytest.fixture
 def parameters(draw: Draw) -> Parameters:
-    """Return two matrices and two vectors, float64."""
     return {name: nn.Parameter(draw(*shape)) for name, shape in SHAPES.items()}
 
 
 def copied(parameters: Parameters) -> Parameters:
-    """Return parameters of the same values in their own storage."""
     return {name: nn.Parameter(p.detach().clone()) for name, p in parameters.items()}
 
 
 def arrays(parameters: Parameters) -> dict[str, np.ndarray]:
-    """Return the values as NumPy arrays."""
     return {name: p.detach().numpy().copy() for name, p in parameters.items()}
 
 
 def set_gradients(draw: Draw, *sides: Parameters, scale: float = 1.0) -> None:
-    """Set the same random gradients on every side, each in its own copy."""
     for name, p in sides[0].items():
         gradient = scale * draw(*p.shape).to(p.dtype)
         for side in sides:
@@ -48,29 +45,19 @@ def set_gradients(draw: Draw, *sides: Parameters, scale: float = 1.0) -> None:
 
 
 def rate(step: int) -> float:
-    """Return a rate that differs in each step, from 0 on."""
     return 0.1 * step / STEPS
 
 
-@pytest.mark.parametrize("vectors", [False, True], ids=["matrices", "all"])
+@pytest.mark.parametrize("decayed", ["matrices", "all"])
 @pytest.mark.parametrize("variant", ["openai", "adamw"])
 def test_steps_agree_with_the_oracle(
-    variant: str,
-    vectors: bool,  # noqa: FBT001
-    parameters: Parameters,
-    draw: Draw,
-    assert_same: Callable[..., None],
+    variant: str, decayed: str, parameters: Parameters, draw: Draw, assert_same: Same
 ) -> None:
     """Parameters and both moments agree after each of 12 steps, clipped and not."""
+    vectors = decayed == "all"
     constants = Constants(variant=variant, b1=0.8, b2=0.95, e=0.01, l2=0.3, vector_l2=vectors)
-    ours = Adam(
-        parameters.items(),
-        betas=(0.8, 0.95),
-        epsilon=0.01,
-        weight_decay=0.3,
-        decay_vectors=vectors,
-        variant=variant,
-    )
+    named = {"betas": (0.8, 0.95), "epsilon": 0.01, "weight_decay": 0.3, "variant": variant}
+    ours = Adam(parameters.items(), decay_vectors=vectors, **named)
     state = training_oracle.begin(arrays(parameters))
     for step in range(STEPS):
         set_gradients(draw, parameters, scale=1.0 if step % 2 else 0.01)
@@ -86,13 +73,9 @@ def test_steps_agree_with_the_oracle(
     assert state.t == ours.steps == STEPS
 
 
-@pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
+@pytest.mark.parametrize("form", ["single", "foreach"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_adamw_equals_torch_bitwise(
-    dtype: torch.dtype,
-    foreach: bool,  # noqa: FBT001
-    draw: Draw,
-) -> None:
+def test_adamw_equals_torch_bitwise(dtype: torch.dtype, form: str, draw: Draw) -> None:
     """Matrices that decay, vectors that do not; all longer than a run."""
     ours = {name: nn.Parameter(draw(*shape).to(dtype)) for name, shape in LONG.items()}
     theirs = copied(ours)
@@ -101,7 +84,7 @@ def test_adamw_equals_torch_bitwise(
         {"params": [theirs["matrix"]], "weight_decay": 0.01},
         {"params": [theirs["gain"]], "weight_decay": 0.0},
     ]
-    against = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, foreach=foreach)
+    against = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, foreach=form == "foreach")
     for step in range(3):
         set_gradients(draw, ours, theirs)
         for group in against.param_groups:
@@ -111,9 +94,7 @@ def test_adamw_equals_torch_bitwise(
     assert all(torch.equal(theirs[name], p) for name, p in ours.items())
 
 
-def test_the_variants_differ_by_a_quarter_at_small_gradients(
-    parameters: Parameters, draw: Draw
-) -> None:
+def test_the_variants_differ_at_small_gradients(parameters: Parameters, draw: Draw) -> None:
     """With gradients of 1e-6, five steps differ by about a quarter of their length."""
     other, before = copied(parameters), copied(parameters)
     ours = Adam(parameters.items(), weight_decay=0.0)
@@ -122,18 +103,15 @@ def test_the_variants_differ_by_a_quarter_at_small_gradients(
         set_gradients(draw, parameters, other, scale=1e-6)
         ours.step(1e-3)
         adamw.step(1e-3)
-    apart, way = distance(parameters, other), distance(other, before)
+    apart, way = (
+        math.hypot(*(float((one[name] - other[name]).detach().norm()) for name in one))
+        for one in (parameters, before)
+    )
     assert way / 5 < apart < way / 3
-
-
-def distance(one: Parameters, other: Parameters) -> float:
-    """Return the length of the difference of two sets of parameters."""
-    return math.hypot(*(float((p - other[name]).detach().norm()) for name, p in one.items()))
 
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
-    """Norm and parameters are bitwise those of one thread, for tensors longer than a run."""
     assert steps_with(threads) == steps_with(1)
 
 
@@ -156,7 +134,6 @@ def steps_with(threads: int) -> list[object]:
 
 
 def test_half_precision_steps_in_float32(draw: Draw) -> None:
-    """A bfloat16 parameter gets the float32 step, rounded; its moments are float32."""
     narrow = {"matrix": nn.Parameter(draw(7, 5).bfloat16())}
     wide = {"matrix": nn.Parameter(narrow["matrix"].detach().float())}
     gradient = draw(7, 5).bfloat16()
@@ -170,10 +147,7 @@ def test_half_precision_steps_in_float32(draw: Draw) -> None:
     assert first["first_moment.matrix"].dtype == torch.float32
 
 
-def test_a_strided_gradient_updates_the_right_elements(
-    parameters: Parameters, draw: Draw, assert_same: Callable[..., None]
-) -> None:
-    """A transposed gradient gives the same step as a contiguous one."""
+def test_takes_a_strided_gradient(parameters: Parameters, draw: Draw, assert_same: Same) -> None:
     other = copied(parameters)
     set_gradients(draw, parameters, other)
     other["matrix"].grad = other["matrix"].grad.T.contiguous().T
@@ -184,23 +158,11 @@ def test_a_strided_gradient_updates_the_right_elements(
     assert_same(parameters["matrix"], other["matrix"])
 
 
-@pytest.mark.parametrize(
-    ("broken", "what"),
-    [
-        pytest.param(lambda p: setattr(p, "grad", None), "has no gradient", id="none"),
-        pytest.param(
-            lambda p: setattr(p, "grad", torch.ones(p.shape).double().to_sparse()),
-            "is sparse",
-            id="sparse",
-        ),
-    ],
-)
-def test_a_missing_or_sparse_gradient_changes_nothing(
-    broken: Callable[[nn.Parameter], None], what: str, parameters: Parameters, draw: Draw
-) -> None:
-    """The error names the parameter; those before it do not change."""
+@pytest.mark.parametrize("what", ["has no gradient", "is sparse"])
+def test_a_bad_gradient_changes_nothing(what: str, parameters: Parameters, draw: Draw) -> None:
     set_gradients(draw, parameters)
-    broken(parameters["bias"])
+    sparse = torch.ones(SHAPES["bias"]).double().to_sparse()
+    parameters["bias"].grad = sparse if what == "is sparse" else None
     before = arrays(parameters)
     optimizer = Adam(parameters.items())
     with pytest.raises(GradientError, match=what) as caught:
@@ -224,75 +186,61 @@ def test_a_missing_or_sparse_gradient_changes_nothing(
 def test_a_constant_out_of_range_is_rejected(
     named: dict[str, object], message: str, parameters: Parameters
 ) -> None:
-    """The error names the constant and its value."""
     with pytest.raises(ValueError, match=message):
         Adam(parameters.items(), **named)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf])
 def test_an_invalid_learning_rate_is_rejected(wrong: float, parameters: Parameters) -> None:
-    """It must be finite and not negative."""
     with pytest.raises(ValueError, match="the learning rate must be"):
         Adam(parameters.items()).step(wrong)
+
+
+Pairs = list[tuple[str, nn.Parameter]]
 
 
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        pytest.param(lambda _p: [], "no parameter", id="none"),
-        pytest.param(lambda p: [("a", p), ("b", p)], "b is the same tensor as a", id="tied"),
-        pytest.param(
-            lambda p: [("a", p), ("b", nn.Parameter(p.detach().view(-1)))],
-            "b is the same tensor as a",
-            id="view",
-        ),
-        pytest.param(
-            lambda p: [("a", p), ("a", nn.Parameter(torch.ones(1)))],
-            "a is the same tensor as a",
-            id="one name",
-        ),
-        pytest.param(lambda p: [("a", nn.Parameter(p.detach().T))], "contiguous", id="strided"),
+        (lambda _p: [], "no parameter"),
+        (lambda p: [("a", p), ("b", p)], "b is the same tensor as a"),
+        (lambda p: [("a", p), ("b", nn.Parameter(p.detach().view(-1)))], "b is the same tensor"),
+        (lambda p: [("a", p), ("a", nn.Parameter(torch.ones(1)))], "a is the same tensor as a"),
+        (lambda p: [("a", nn.Parameter(p.detach().T))], "contiguous"),
     ],
+    ids=["none", "tied", "view", "one name", "strided"],
 )
 def test_invalid_parameters_are_rejected(
-    pairs: Callable[[nn.Parameter], list[tuple[str, nn.Parameter]]],
-    message: str,
-    parameters: Parameters,
+    pairs: Callable[[nn.Parameter], Pairs], message: str, parameters: Parameters
 ) -> None:
-    """None at all, one tensor or name twice, a strided tensor."""
     with pytest.raises(ValueError, match=message):
         Adam(pairs(parameters["matrix"]))
 
 
 def test_zero_grad_frees_all_gradients(parameters: Parameters, draw: Draw) -> None:
-    """No parameter has a gradient afterwards."""
     set_gradients(draw, parameters)
     Adam(parameters.items()).zero_grad()
     assert all(p.grad is None for p in parameters.values())
 
 
-def stepped(draw: Callable[..., Tensor], steps: int) -> Adam:
-    """Return an optimizer of a matrix and a vector after this many steps."""
+def stepped(draw: Draw, steps: int) -> Adam:
     optimizer = Adam([("matrix", nn.Parameter(draw(3, 5))), ("bias", nn.Parameter(draw(7)))])
     for _ in range(steps):
         advance(optimizer, draw)
     return optimizer
 
 
-def advance(optimizer: Adam, draw: Callable[..., Tensor]) -> None:
-    """Make one step with random gradients."""
+def advance(optimizer: Adam, draw: Draw) -> None:
     for parameter in optimizer.parameters.values():
         parameter.grad = draw(*parameter.shape)
     optimizer.step(0.1)
 
 
 def copied_state(state: State) -> State:
-    """Return a state with copies of its tensors."""
     return {name: v.clone() if isinstance(v, Tensor) else v for name, v in state.items()}
 
 
-def test_a_resumed_optimizer_is_bitwise_the_same(draw: Callable[..., Tensor]) -> None:
-    """A new optimizer with parameters and state agrees bitwise after three more steps."""
+def test_a_resumed_optimizer_is_bitwise_the_same(draw: Draw) -> None:
     whole = stepped(draw, 2)
     state = copied_state(whole.state_dict())
     resumed = Adam((name, nn.Parameter(p.detach().clone())) for name, p in whole.parameters.items())
@@ -312,8 +260,7 @@ def test_a_resumed_optimizer_is_bitwise_the_same(draw: Callable[..., Tensor]) ->
     ]
 
 
-def test_a_loaded_state_is_copied(draw: Callable[..., Tensor]) -> None:
-    """The next step does not change the state that was loaded."""
+def test_a_loaded_state_is_copied(draw: Draw) -> None:
     optimizer = stepped(draw, 1)
     state = copied_state(optimizer.state_dict())
     before = copied_state(state)
@@ -342,10 +289,7 @@ def test_a_loaded_state_is_copied(draw: Callable[..., Tensor]) -> None:
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
-def test_a_state_that_does_not_fit_is_rejected(
-    change: dict[str, object], message: str, draw: Callable[..., Tensor]
-) -> None:
-    """The error names the problem and is a checkpoint error; nothing changes."""
+def test_an_unfit_state_is_rejected(change: dict[str, object], message: str, draw: Draw) -> None:
     optimizer = stepped(draw, 1)
     before = copied_state(optimizer.state_dict())
     wrong = copied_state(stepped(draw, 2).state_dict()) | change
@@ -358,7 +302,6 @@ def test_a_state_that_does_not_fit_is_rejected(
     assert all(torch.equal(v, after[n]) for n, v in before.items() if isinstance(v, Tensor))
 
 
-def test_many_problems_are_counted(draw: Callable[..., Tensor]) -> None:
-    """An empty state lacks every name: the first four are listed, the others counted."""
+def test_many_problems_are_counted(draw: Draw) -> None:
     with pytest.raises(OptimizerStateError, match="; and 1 more"):
         stepped(draw, 1).load_state_dict({})

@@ -46,7 +46,6 @@ ARGUMENTS = ["a", "b", "--name", "n", "--two-words", "0.5", "--tag", "x", "--tag
 
 
 def invoke(arguments: list[str], seen: list[Options] | None = None) -> Result:
-    """Run a command of these options that returns 3."""
     found = [] if seen is None else seen
     app = typer_app("thing")
     add_command(app, Options, lambda options: found.append(options) or 3)
@@ -54,7 +53,6 @@ def invoke(arguments: list[str], seen: list[Options] | None = None) -> Result:
 
 
 def test_values_become_the_fields() -> None:
-    """Repeated options and arguments become tuples; the function's result is the exit code."""
     seen: list[Options] = []
     result = invoke([*ARGUMENTS, "--kind", "two", "--quiet"], seen)
     expected = Options(
@@ -69,14 +67,13 @@ def test_values_become_the_fields() -> None:
 
 
 def test_defaults_are_the_fields_own() -> None:
-    """What is not given is as if the class were called without it."""
     seen: list[Options] = []
     invoke(["--name", "n"], seen)
     assert seen == [Options(name="n")]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "--name"),
         (["--name", "n", "--seed", "0"], "--seed"),
@@ -85,15 +82,13 @@ def test_defaults_are_the_fields_own() -> None:
         (["--name", "n", "--two-word", "1"], "--two-words"),
     ],
 )
-def test_wrong_values_are_usage_errors(arguments: list[str], said: str) -> None:
-    """The message names the option or the choices, and suggests the option that was meant."""
+def test_wrong_values_are_usage_errors(arguments: list[str], message: str) -> None:
     result = invoke(arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 def test_the_help_is_the_docstring() -> None:
-    """Examples keep their lines; each option has its help, limits, default and a metavar."""
     text = invoke(["--help"]).stdout
     assert "  Do a thing.\n\n  Examples:\n    python -m thing a b\n" in text
     for line in ("--name TEXT", "--two-words SHARE", "--seed N", "[default: 7; x>=1]"):
@@ -109,13 +104,11 @@ def test_own_options_come_before_inherited_ones() -> None:
 
 
 def test_recorded_options_are_off_their_default() -> None:
-    """Only those that say so."""
     assert recorded(Options(name="n", kind="one", tag=("x",))) == {}
     assert recorded(Options(name="n", seed=0, kind="two")) == {"seed": 0, "kind": "two"}
 
 
-def test_a_single_command_has_a_version() -> None:
-    """A command among several has none: the application has it."""
+def test_only_a_single_command_has_a_version() -> None:
     assert invoke(["--version"]).stdout.startswith("gpt1-parity ")
     app = typer_app("things", "Several.")
     for name in ("one", "two"):

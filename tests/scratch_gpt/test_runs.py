@@ -8,7 +8,6 @@ from scratch_gpt.runs import SERIAL, longest_run, runs
 
 @pytest.mark.parametrize("length", [0, 1, SERIAL, 2 * SERIAL, 7 * SERIAL + 5])
 def test_every_element_is_given_once_and_in_order(length: int) -> None:
-    """Two tensors are cut at the same places; a run is a view of them."""
     one, other = torch.arange(length), torch.arange(length) + 1
     pairs = list(runs(one, other))
     assert torch.equal(torch.cat([a for a, _ in pairs] or [one]), one)
@@ -27,5 +26,4 @@ def test_the_rest_is_cut_for_one_thread() -> None:
 
 
 def test_another_device_has_longer_runs() -> None:
-    """Launching an operation dominates the cost there, so runs are longer."""
     assert longest_run(torch.device("meta")) > longest_run(torch.device("cpu"))

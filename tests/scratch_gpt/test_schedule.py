@@ -12,10 +12,7 @@ from scratch_gpt.schedule import SHAPES, Schedule
 
 @pytest.mark.parametrize("warmup", [0, 1, 7, 36])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_rate_agrees_with_the_oracle(
-    shape: str, warmup: int, assert_same: Callable[..., None]
-) -> None:
-    """From the first step to the last."""
+def test_equals_the_oracle(shape: str, warmup: int, assert_same: Callable[..., None]) -> None:
     schedule = Schedule(steps=37, peak=0.25, warmup=warmup, shape=shape)
     ours = [schedule.learning_rate(step) for step in range(37)]
     expected = [training_oracle.learning_rate(t, 37, warmup, 0.25, shape) for t in range(37)]
@@ -41,7 +38,6 @@ def test_the_defaults_are_the_papers() -> None:
 
 @pytest.mark.parametrize("shape", ["cosine", "linear"])
 def test_the_rate_stays_at_0_after_the_last_step(shape: str) -> None:
-    """The cosine does not rise again."""
     schedule = Schedule(steps=100, warmup=10, shape=shape)
     assert schedule.learning_rate(100) == schedule.learning_rate(150) == 0.0
 
@@ -60,12 +56,10 @@ def test_the_rate_stays_at_0_after_the_last_step(shape: str) -> None:
     ids=str,
 )
 def test_an_invalid_field_is_rejected(named: dict[str, object], message: str) -> None:
-    """The error names the field and its value."""
     with pytest.raises(ValueError, match=message):
         Schedule(**{"steps": 100, "warmup": 10} | named)
 
 
 def test_a_negative_step_is_rejected() -> None:
-    """Steps are counted from 0."""
     with pytest.raises(ValueError, match="counted from 0"):
         Schedule(steps=100, warmup=10).learning_rate(-1)

@@ -6,39 +6,21 @@ from torch import Tensor
 from scratch_gpt.tap import no_tap, prefixed
 
 
-def test_no_tap_returns_its_value() -> None:
-    """Without a tap nothing happens."""
+def test_no_tap_returns_its_value_and_needs_no_prefix() -> None:
     value = torch.ones(3)
     assert no_tap("name", value) is value
+    assert prefixed("h.3", no_tap) is no_tap
 
 
-def test_prefixed_adds_the_prefix() -> None:
-    """The outer tap gets the prefix, a dot and the name."""
-    names = []
-
-    def watch(name: str, value: Tensor) -> Tensor:
-        names.append(name)
-        return value
-
-    prefixed("h.3", prefixed("attn", watch))("query", torch.ones(3))
-    expected = ["attn.h.3.query"]
-    assert expected == names
-
-
-def test_prefixed_passes_the_value_and_the_result() -> None:
-    """The outer tap gets the same tensor, and its result is returned."""
+def test_prefixed_calls_the_outer_tap_and_returns_its_result() -> None:
     value, replacement = torch.ones(3), torch.zeros(3)
-    shown = []
+    calls = []
 
-    def replace(_name: str, value: Tensor) -> Tensor:
-        shown.append(value)
+    def replace(name: str, value: Tensor) -> Tensor:
+        calls.append((name, value))
         return replacement
 
-    answer = prefixed("mlp", replace)("gelu", value)
-    assert shown[0] is value
-    assert answer is replacement
-
-
-def test_prefixed_no_tap_is_no_tap() -> None:
-    """No closure is built."""
-    assert prefixed("h.3", no_tap) is no_tap
+    assert prefixed("h.3", prefixed("attn", replace))("query", value) is replacement
+    ((name, given),) = calls
+    assert name == "attn.h.3.query"
+    assert given is value

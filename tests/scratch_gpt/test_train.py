@@ -15,7 +15,6 @@ from scratch_gpt.training.recipe import Recipe
 
 
 def test_help_answers_at_once() -> None:
-    """With every field of a recipe, and without torch."""
     source = "import sys; from scratch_gpt.train import main\ntry: main()\n"
     source += "except SystemExit: print('torch' in sys.modules)"
     result = subprocess.run(
@@ -31,7 +30,6 @@ def test_help_answers_at_once() -> None:
 def test_debug_shows_the_frames_of_torch(
     option: list[str], level: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it an error is three lines."""
     monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "")
     monkeypatch.delenv("TORCH_CPP_LOG_LEVEL")
     CliRunner().invoke(train.app, ["--output", "x", "--recipe", "large", *option])
@@ -39,19 +37,16 @@ def test_debug_shows_the_frames_of_torch(
 
 
 def test_options_change_the_named_recipe() -> None:
-    """And nothing else of it."""
     options = train.TrainOptions(output=Path("x"), learning_rate=0.5, n_layer=2)
     assert train._recipe(options) == Recipe(learning_rate=0.5, n_layer=2)
 
 
 def test_the_help_gives_the_default_of_every_recipe() -> None:
-    """One value if all recipes share it."""
     assert train._defaults("beta1") == "0.9"
     assert train._defaults("n_layer").startswith("paper: 12, small: ")
 
 
 def test_no_option_of_the_run_is_a_field_of_the_recipe() -> None:
-    """The command has both, each once."""
     names = [field.name for field in options_of(train.TrainOptions)]
     assert len(names) == len(set(names)) > len(Recipe.__dataclass_fields__)
     assert not set(inspect.get_annotations(train.TrainOptions)) & set(Recipe.__dataclass_fields__)

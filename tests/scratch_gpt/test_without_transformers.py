@@ -1,7 +1,7 @@
 """The model needs neither transformers nor tokenizers: none of its modules loads them.
 
-Tests marked `witness` hold us against those two. Where they are not installed, the others are run
-with `-m "not witness"` and `GPT1_WITHOUT_TRANSFORMERS=1`, which says that this is meant.
+Tests with the mark `witness` compare with those two. Where they are not installed, run the others
+with `-m "not witness"` and `GPT1_WITHOUT_TRANSFORMERS=1`.
 """
 
 import importlib.util
@@ -32,7 +32,6 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 
 
 def modules_of(home: Path) -> list[str]:
-    """Return the dotted name of every module below a package's folder."""
     paths = (file.relative_to(home.parent).with_suffix("") for file in home.rglob("*.py"))
     names = (".".join(path.parts).removesuffix(".__init__") for path in paths)
     return sorted(name for name in names if not name.endswith(".__main__"))
@@ -52,7 +51,6 @@ def loaded_with(names: list[str], folder: Path) -> set[str]:
 
 
 def test_the_row_without_transformers_is_without() -> None:
-    """Neither can be found there; else its other tests would prove nothing."""
     if os.environ.get("GPT1_WITHOUT_TRANSFORMERS") != "1":
         pytest.skip("not run: GPT1_WITHOUT_TRANSFORMERS is not 1, so transformers may be installed")
     found = [name for name in WITNESSES if importlib.util.find_spec(name) is not None]
@@ -66,7 +64,6 @@ def can_load(name: str) -> bool:
 
 
 def test_no_module_of_the_model_loads_a_witness() -> None:
-    """Imported all together, in a process of their own."""
     names = list(filter(can_load, modules_of(HOME)))
     assert {"scratch_gpt.model", "scratch_gpt.training.run"} < set(names)
     loaded = loaded_with(names, HOME.parent)
@@ -76,7 +73,6 @@ def test_no_module_of_the_model_loads_a_witness() -> None:
 
 @pytest.mark.parametrize("against", WITNESSES)
 def test_a_module_that_loads_a_witness_is_found(against: str, tmp_path: Path) -> None:
-    """However deep it stands."""
     home = tmp_path / "planted"
     (home / "deep").mkdir(parents=True)
     (home / "deep" / "module.py").write_text(f"import {against}", encoding="utf-8")

@@ -8,13 +8,10 @@ from typing import NamedTuple
 from parity.core.fingerprints import ROUNDING, Fingerprint, distance
 from parity.core.results import Mode
 
-# The change of one tap, from the fingerprints of two runs.
-
-
 TapChange = float | None
-"""0 where a tap is equal to the bit; else the norm of the difference over that of the tensor, at
-least `ROUNDING`. None if it changed by an unknown amount: ids, tensors that are not finite, and
-elements whose changes cancel in a bucket of the sketch."""
+"""0 if a tap is equal to the bit; else the norm of the difference over that of the tensor, at least
+`ROUNDING`. None if it changed by an unknown amount: ids, tensors that are not finite, and elements
+whose changes cancel in a bucket of the sketch."""
 
 
 class RunKey(NamedTuple):
@@ -55,7 +52,7 @@ def all_changes(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> 
 
 
 def unmatched(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> list[str]:
-    """Return the taps that only one of two reports has, each with its run."""
+    """Return the taps of only one of two reports, each with its run."""
     keys = [dict.fromkeys(map(_key, side)) for side in (first, second)]
     alone = [key for mine, other in (keys, keys[::-1]) for key in mine if key not in other]
     return [f"{run.subject} {run.dtype} {run.mode} {tap}" for run, tap in alone]
@@ -63,15 +60,11 @@ def unmatched(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> li
 
 def reordered(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> bool:
     """Return whether the taps of a run come in different orders."""
-    orders = [_orders(side) for side in (first, second)]
-    return any(taps != orders[1][run] for run, taps in orders[0].items() if run in orders[1])
-
-
-def _orders(side: Sequence[Fingerprint]) -> dict[RunKey, list[str]]:
-    found: dict[RunKey, list[str]] = {}
-    for run, tap in map(_key, side):
-        found.setdefault(run, []).append(tap)
-    return found
+    one, other = dict[RunKey, list[str]](), dict[RunKey, list[str]]()
+    for orders, side in ((one, first), (other, second)):
+        for run, tap in map(_key, side):
+            orders.setdefault(run, []).append(tap)
+    return any(taps != other[run] for run, taps in one.items() if run in other)
 
 
 def tap_change(first: Fingerprint, second: Fingerprint) -> TapChange:
@@ -208,9 +201,6 @@ class Drift:
     largest: Sequence[LargestChange]
 
 
-# All changes of one check, and the largest ones.
-
-
 def changes_between(pair: int, check: str, changed: Changes) -> Iterator[Change]:
     """Yield the changes of each subject, dtype and mode, also where nothing changed."""
     for run, taps in changed.items():
@@ -300,7 +290,7 @@ def _step_and_block(tap: str) -> str:
 
 _BLOCKS: Mapping[str, Callable[[str], str]] = {"training": _quantity}
 _TAPS: Mapping[str, Callable[[str], str]] = {"training": _step_and_block}
-"""Training has thousands of quantities; one by one they would be most of a report."""
+"""How taps are grouped; training has thousands of quantities, which would fill a report."""
 
 
 def _of(key: _Key, changed: Changes) -> dict[str, TapChange]:
@@ -342,5 +332,5 @@ def _keep(found: dict[str, TapChange], name: str, change: TapChange) -> None:
 
 
 def _short(change: TapChange) -> TapChange:
-    """Return a change with one digit more than the estimate has."""
+    """Return a change with one digit more than the estimate's."""
     return None if change is None else float(f"{change:.2e}")

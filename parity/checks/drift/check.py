@@ -31,9 +31,6 @@ from parity.core.results import Mode, Plan, Reason, Report, Row, Verdict, finish
 from parity.core.tolerances import Bounds
 from parity.errors import ExitCode
 
-# A row of a drift's report: one run's report of one check.
-
-
 _STATUSES = {
     Verdict.PASS: Status.PASS,
     Verdict.FAIL: Status.FAIL,
@@ -44,7 +41,7 @@ _STATUSES = {
 
 
 def drift_row(row: Run, check: str) -> Row:
-    """Return the row of a check."""
+    """Return the row of one run's report of one check."""
     report = row.reports.get(check)
     exact = report.float64 if report else Worst()
     ratio = report.ratio if report else Worst()
@@ -74,18 +71,18 @@ def drift_row(row: Run, check: str) -> Row:
 
 
 Differences = Mapping[str, Mapping[str, Sequence[str]]]
-"""By name, and by value, the labels of the rows that have it."""
+"""By name and value, the labels of the runs with this value."""
 
 
 def pair_runs(rows: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Return neighbours among the rows that were run, and the first beside the last."""
+    """Return the pairs of neighbours among the runs with reports, and the first with the last."""
     ran = [row for row in rows if row.reports]
     found = list(pairwise(ran))
     return [*found, (ran[0], ran[-1])] if len(found) > 1 else found
 
 
 def stated_differences(first: Run, second: Run) -> Pair:
-    """Return a pair with what differs between the environments of its rows."""
+    """Return a pair with the differences between the environments of its runs."""
     mine, other = first.environment, second.environment
     differs = {
         name: (mine.get(name, _ABSENT), other.get(name, _ABSENT))
@@ -99,17 +96,13 @@ _ABSENT = "not stated"
 
 
 def differences(rows: Mapping[str, Mapping[str, str]]) -> Differences:
-    """Return what is not the same for all labels, by name and value.
-
-    Args:
-        rows: By label, what it says of itself.
-    """
-    names = dict.fromkeys(name for said in rows.values() for name in said)
+    """Return what is not the same for all labels, by name and value."""
+    names = dict.fromkeys(name for stated in rows.values() for name in stated)
     found: dict[str, dict[str, list[str]]] = {}
     for name in names:
         values: dict[str, list[str]] = {}
-        for label, said in rows.items():
-            values.setdefault(said.get(name, _ABSENT), []).append(label)
+        for label, stated in rows.items():
+            values.setdefault(stated.get(name, _ABSENT), []).append(label)
         if len(values) > 1:
             found[name] = values
     return found
@@ -142,13 +135,17 @@ def pairing_notes(
     """Yield causes of changes other than the version.
 
     Args:
-        pairs: What differs between the rows of each.
+        pairs: The pairs of runs.
         moves: The changes between them.
-        orders: For each pair, whether taps of it come in another order.
+        orders: For each pair, whether its taps come in different orders.
     """
     changed = [words for name, words in _SUMS.items() if any(name in p.differs for p in pairs)]
     oracle = {move.pair for move in moves if move.side == "oracle" and move.moved}
-    given = {move.pair for move in moves if move.moved and _given(move)}
+    given = {
+        move.pair
+        for move in moves
+        if move.moved and move.side == "oracle" and move.mode == Mode.PER_OP
+    }
     found = {
         _SUMMED.format(" and ".join(changed)): [
             place for place, pair in enumerate(pairs) if pair.differs.keys() & _SUMS.keys()
@@ -163,24 +160,12 @@ def pairing_notes(
             yield Note(pairs=where, what=what)
 
 
-def _given(move: Change) -> bool:
-    """Return whether the change is in the inputs of per-op runs."""
-    return move.side == "oracle" and move.mode == Mode.PER_OP
-
-
-# Inconsistent reports: equal digests with different norms or sketches.
-
-
 _ROUNDING = 1e-12
-"""Relative; of one tensor both are summed in one order, and on one machine they are the same."""
+"""Relative rounding of norms and sketches; on one machine those of one tensor are equal."""
 
 
 def contradictions(reports: Sequence[Sequence[Fingerprint]]) -> Iterator[str]:
-    """Yield every tap of which two reports have one digest and not one norm, sketch and shape.
-
-    Args:
-        reports: The fingerprints of each, of one check.
-    """
+    """Yield every tap with equal digests but different norms, sketches or shapes in two reports."""
     first: dict[tuple[str, str, str, str, str], Fingerprint] = {}
     for report in reports:
         for found in report:
@@ -191,7 +176,7 @@ def contradictions(reports: Sequence[Sequence[Fingerprint]]) -> Iterator[str]:
 
 
 def _alike(one: Fingerprint, other: Fingerprint) -> bool:
-    """Return whether both can be of one tensor."""
+    """Return whether two fingerprints can be of one tensor."""
     sizes = (one.shape, one.norm, one.sketch), (other.shape, other.norm, other.sketch)
     if sizes[0] == sizes[1]:
         return True
@@ -204,18 +189,18 @@ def _alike(one: Fingerprint, other: Fingerprint) -> bool:
 _FEWEST = 2
 
 HAVE_NONE = frozenset({"weights", "golden", "doctor"})
-"""Checks without `--fingerprints`: their references are fixed numbers."""
+"""Checks without `--fingerprints`, because their references are fixed numbers."""
 
 
 def drift_reasons(
     rows: Sequence[Run], checks: Sequence[str], code: str | None = None
 ) -> Iterator[Reason]:
-    """Yield every reason, of each row and then of each check.
+    """Yield every reason, of each run and then of each check.
 
     Args:
-        rows: All of them, those that were not run too.
-        checks: Every check that any row has.
-        code: What code has to have made every report; None where any may.
+        rows: All runs, also those without reports.
+        checks: Every check of any run.
+        code: The code that must have made every report; None for any.
     """
     ran = [row for row in rows if row.reports]
     if len(ran) < _FEWEST:
@@ -226,8 +211,13 @@ def drift_reasons(
         )
     for row in rows:
         yield from _of_row(row, checks)
-        if code is not None:
-            yield from _by_other_code(row, code)
+        others = [name for name, of in row.reports.items() if of.made_under.get("code") != code]
+        if code is not None and others:
+            yield _reason(
+                f"{', '.join(others)}: made by other code than {code}",
+                f"row {row.label}",
+                "make its reports again with this code",
+            )
     for check in checks:
         yield from _verdicts(check, rows)
         yield from _not_alike(check, rows)
@@ -235,7 +225,7 @@ def drift_reasons(
 
 
 def judge_drift(rows: Sequence[Run], check: str) -> dict[str, Evidence]:
-    """Return the reports of a check that got as far as a verdict, by label."""
+    """Return the reports of a check that have a verdict, by label."""
     found = {row.label: row.reports[check] for row in rows if check in row.reports}
     return {label: report for label, report in found.items() if report.verdict != Verdict.ERROR}
 
@@ -251,10 +241,10 @@ def _of_row(row: Run, checks: Sequence[str]) -> Iterator[Reason]:
         yield _reason("not run: it has no report", f"row {row.label}", again)
     elif missing:
         yield _reason(f"no report of {', '.join(missing)}", f"row {row.label}", again)
-    said = {check: report.made_under for check, report in row.reports.items()}
-    shared = set.intersection(*map(set, said.values())) if said else set()
-    alike = {check: {k: v for k, v in of.items() if k in shared} for check, of in said.items()}
-    for name, values in differences(alike).items():
+    stated = {check: report.made_under for check, report in row.reports.items()}
+    shared = set.intersection(*map(set, stated.values())) if stated else set()
+    common = {check: {k: v for k, v in of.items() if k in shared} for check, of in stated.items()}
+    for name, values in differences(common).items():
         found = "; ".join(f"{value} in {', '.join(of)}" for value, of in values.items())
         yield _reason(
             f"its reports were not made under one {name}: {found}",
@@ -263,19 +253,8 @@ def _of_row(row: Run, checks: Sequence[str]) -> Iterator[Reason]:
         )
 
 
-def _by_other_code(row: Run, code: str) -> Iterator[Reason]:
-    """Yield a reason if reports of a row were made by other code than required."""
-    others = [name for name, report in row.reports.items() if report.made_under.get("code") != code]
-    if others:
-        yield _reason(
-            f"{', '.join(others)}: made by other code than {code}",
-            f"row {row.label}",
-            "make its reports again with this code",
-        )
-
-
 def _verdicts(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
-    """Yield the verdicts of a check, if not all of them pass."""
+    """Yield a reason with the verdicts of a check, unless all of them pass."""
     found: dict[Verdict, list[str]] = {}
     for row in rows:
         if check in row.reports:
@@ -283,7 +262,7 @@ def _verdicts(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
     if set(found) <= {Verdict.PASS}:
         return
     listed = "; ".join(f"{verdict} in {', '.join(labels)}" for verdict, labels in found.items())
-    alike = set(found) == {Verdict.INCONCLUSIVE}
+    inconclusive = set(found) == {Verdict.INCONCLUSIVE}
     yield _reason(
         f"{check}: {listed}" if len(found) == 1 else f"{check}: the verdicts differ: {listed}",
         next(
@@ -292,16 +271,16 @@ def _verdicts(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
             if check in row.reports and row.reports[check].verdict != Verdict.PASS
         ),
         f"run python -m parity.check {check} there, and read its report",
-        ExitCode.INCONCLUSIVE if alike else ExitCode.FAIL,
+        ExitCode.INCONCLUSIVE if inconclusive else ExitCode.FAIL,
     )
 
 
 _SHOWN = 4
-"""Entries of a long list that are written out."""
+"""Entries of a long list that a message has."""
 
 
 def _not_alike(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
-    """Yield a reason if the reports of a check have other inputs, taps or contradict each other."""
+    """Yield reasons if the reports of a check have different inputs or taps, or contradict."""
     reports = judge_drift(rows, check)
     different = differences({label: report.about for label, report in reports.items()})
     if different:
@@ -325,16 +304,16 @@ def _not_alike(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
                 f"{check} of {first} and {label}",
                 "make both with the same code and the same --backend",
             )
-    if lies := list(dict.fromkeys(contradictions([fingerprints for _, fingerprints in taken]))):
+    if wrong := list(dict.fromkeys(contradictions([fingerprints for _, fingerprints in taken]))):
         yield _reason(
-            f"{check}: one digest has two norms, sketches or shapes: {_some(lies)}",
+            f"{check}: one digest has two norms, sketches or shapes: {_some(wrong)}",
             f"{check} of {', '.join(label for label, _ in taken)}",
             "a report was changed after it was written, or by other code: make them again",
         )
 
 
 def _unmeasured(check: str, rows: Sequence[Run]) -> Iterator[Reason]:
-    """Yield which of a check's reports could tell what moved, and do not."""
+    """Yield a reason if reports of a check lack fingerprints."""
     reports = judge_drift(rows, check)
     without = [label for label, report in reports.items() if not report.fingerprints]
     if without and check not in HAVE_NONE:
@@ -351,9 +330,6 @@ def _some(listed: Sequence[str]) -> str:
     return "; ".join(listed[:_SHOWN]) + more
 
 
-# The check.
-
-
 def drift(
     rows: Sequence[Run],
     identity: Mapping[str, Any] | None = None,
@@ -363,19 +339,23 @@ def drift(
     """Compare the reports of several runs.
 
     Args:
-        rows: In the order in which neighbours are compared; one without reports was not run.
-        identity: What the verdict says about the code.
+        rows: The runs, in the order in which neighbours are compared.
+        identity: The code, for the report.
         same_code: Require every report to come from the code in `identity`.
 
     Returns:
-        A report whose verdict is inconclusive where a row, a report, its fingerprints or a tap are
-        missing, or where reports are about different things; it fails where one of them does.
+        A report. It fails if one of the reports does. It is inconclusive if a run, a report, its
+        fingerprints or a tap is missing, or if reports have different inputs.
     """
     checks = list(dict.fromkeys(check for row in rows for check in row.reports))
     code = str((identity or {}).get("code")) if same_code else None
     found = list(drift_reasons(rows, checks, code))
     results = [drift_row(row, check) for row in rows for check in checks]
-    plan, found_drift = _plan(results), _drift(rows, checks)
+    per_backend: dict[str, tuple[int, int]] = {}
+    for row in results:
+        planned, compared = per_backend.get(row.backend, (0, 0))
+        per_backend[row.backend] = planned + 1, compared + (row.status is not Status.NOT_RUN)
+    plan, found_drift = Plan.of(per_backend), _drift(rows, checks)
     known = sum(row.details["fingerprints"] > 0 for row in results)
     return finish(
         "drift",
@@ -394,15 +374,6 @@ def drift(
 
 def _counted(number: int, name: str) -> str:
     return f"{number:,} {name}" + "s" * (number != 1)
-
-
-def _plan(results: Sequence[Row]) -> Plan:
-    """Return how many reports each row was to have, and how many have a verdict."""
-    per_backend: dict[str, tuple[int, int]] = {}
-    for row in results:
-        planned, compared = per_backend.get(row.backend, (0, 0))
-        per_backend[row.backend] = planned + 1, compared + (row.status is not Status.NOT_RUN)
-    return Plan.of(per_backend)
 
 
 def _drift(rows: Sequence[Run], checks: Sequence[str]) -> Drift:
@@ -441,7 +412,7 @@ def _drift(rows: Sequence[Run], checks: Sequence[str]) -> Drift:
 def _orders(
     paired: Sequence[tuple[Run, Run]], known: Mapping[str, Sequence[Changes | None]]
 ) -> list[bool]:
-    """Return for each pair whether taps of it come in another order, where it is known."""
+    """Return for each pair whether its taps come in different orders, as far as known."""
     return [
         any(
             reordered(first.reports[check].fingerprints, second.reports[check].fingerprints)
@@ -465,13 +436,8 @@ def _changed(check: str, first: Run, second: Run) -> Changes | str:
     for row in (first, second):
         if not found[row.label].fingerprints:
             return f"{row.label} was written without --fingerprints"
-    return _measured(found[first.label].fingerprints, found[second.label].fingerprints)
-
-
-def _measured(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> Changes | str:
-    """Return the change of every tap, or the reason if only some could be compared."""
-    if unmatched(first, second):
+    both = found[first.label].fingerprints, found[second.label].fingerprints
+    if unmatched(*both):
         return "the taps are not the same"
-    if any(contradictions([first, second])):
-        return "one digest has two norms, sketches or shapes"
-    return all_changes(first, second)
+    contradict = any(contradictions(both))
+    return "one digest has two norms, sketches or shapes" if contradict else all_changes(*both)

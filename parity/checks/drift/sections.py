@@ -1,6 +1,6 @@
 """The tables of a drift report: runs, verdicts, what differs, and what changed between them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from parity.checks.drift.changes import (
@@ -17,18 +17,15 @@ from parity.core.results import Mode, Row, Section, Verdict
 from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
 from parity.core.tolerances import Bounds
 
-# How a drift's numbers, sides and pairs are written.
-
-
 SIDES = {"ours": "ours", "huggingface": "Hugging Face"}
-"""Sides that are told of where nothing of them moved, too; the others where it did."""
+"""Sides that always have a line; others have one only if they changed."""
 
-BY_PATH = ("ours", "oracle")
-"""Sides whose numbers are others on each path."""
+BY_BACKEND = ("ours", "oracle")
+"""Sides whose numbers depend on the backend."""
 
 
 def format_short(number: float) -> str:
-    """Return one digit and the exponent, `3e-7`: an estimate has no more."""
+    """Return one digit and the exponent, `3e-7`: estimates have no more."""
     if number == 0.0:
         return "0"
     digits, _, exponent = f"{number:.0e}".partition("e")
@@ -36,7 +33,7 @@ def format_short(number: float) -> str:
 
 
 def format_change(change: TapChange) -> str:
-    """Return a change: `=` where there is none, `?` if unknown."""
+    """Return a change: `=` if there is none, `?` if unknown."""
     if change is None:
         return "?"
     if change == 0.0:
@@ -47,11 +44,11 @@ def format_change(change: TapChange) -> str:
 def side_name(subject: str) -> str:
     """Return `ours (plain)` for `ours/plain`, and `Hugging Face` for `huggingface/plain`."""
     name, _, path = subject.partition("/")
-    return SIDES.get(name, name) + (f" ({path})" if path and name in BY_PATH else "")
+    return SIDES.get(name, name) + (f" ({path})" if path and name in BY_BACKEND else "")
 
 
 def change_arrow(drift: Drift, pair: Pair) -> str:
-    """Return `2→3`, by the numbers of the rows."""
+    """Return `2→3`, with the numbers of the runs."""
     numbers = {row.label: number for number, row in enumerate(drift.rows, 1)}
     return f"{numbers[pair.first]}→{numbers[pair.second]}"
 
@@ -110,7 +107,7 @@ def _heading(pair: Pair) -> str:
 
 
 def _lines(drift: Drift, pair: int) -> Iterator[_Line]:
-    """Yield a pair's lines; the name of a check on its first alone."""
+    """Yield a pair's lines; only the first of a check has its name."""
     of_pair = [move for move in drift.moves if move.pair == pair]
     unknown = {entry.check: entry.why for entry in drift.unknown if entry.pair == pair}
     if of_pair and not unknown and not any(move.moved for move in of_pair):
@@ -127,7 +124,7 @@ def _lines(drift: Drift, pair: int) -> Iterator[_Line]:
 
 
 def _of_check(moves: Sequence[Change]) -> Iterator[_Line]:
-    """Yield a check's lines: its numbers side by side, then the ids of all sides."""
+    """Yield a check's lines: the numbers of each side, then the ids of all sides."""
     ids = [move for move in moves if move.mode == Mode.EXACT]
     numbers = [move for move in moves if move.mode != Mode.EXACT]
     if numbers and not any(move.moved for move in numbers):
@@ -142,34 +139,24 @@ def _of_check(moves: Sequence[Change]) -> Iterator[_Line]:
 
 
 def _of_side(moves: Sequence[Change]) -> Iterator[_Line]:
-    """Yield a side's lines: one if nothing of it moved, or none; else one a run, or one a path."""
+    """Yield a side's lines: at most one without changes, else one for each mode or backend."""
     if not any(move.moved for move in moves):
         if moves and moves[0].side in SIDES:
             yield _still(moves)._replace(side=side_name(moves[0].side))
         return
-    for dtype, mode in sorted(dict.fromkeys((m.dtype, m.mode) for m in moves), key=_order):
-        run = _told([move for move in moves if (move.dtype, move.mode) == (dtype, mode)])
-        if len({_said(move) for move in run}) > 1:
+    # The checked dtype comes before float64.
+    runs = dict.fromkeys((move.dtype, move.mode) for move in moves)
+    for dtype, mode in sorted(runs, key=lambda run: run[0] == "float64"):
+        run = [move for move in moves if (move.dtype, move.mode) == (dtype, mode)]
+        if run[0].side not in BY_BACKEND:
+            # Beside a backend that forms fewer taps a reference has fewer too: the most count.
+            run = [max(run, key=lambda move: move.compared)]
+        if len({_alone(move) if move.mode == Mode.PER_OP else move.first for move in run}) > 1:
             yield from map(_line, run)
         else:
             name = side_name(run[0].subject if len(run) == 1 else run[0].side)
-            yield _line(max(run, key=_rank))._replace(side=name)
-
-
-def _told(moves: Sequence[Change]) -> Sequence[Change]:
-    """Return each of our paths, and what they are given; of a witness beside them its finest walk.
-
-    Beside a path that does not form scores a witness's are not looked at, and what comes behind
-    them is all of it in one.
-    """
-    if moves[0].side in BY_PATH:
-        return moves
-    return [max(moves, key=lambda move: move.compared)]
-
-
-def _said(move: Change) -> str:
-    """Return what paths have to agree in to be told of in one line."""
-    return _alone(move) if move.mode == Mode.PER_OP else move.first
+            largest = max(run, key=lambda move: (larger(move.largest_change), move.moved))
+            yield _line(largest)._replace(side=name)
 
 
 _SAME = "no change"
@@ -180,19 +167,9 @@ def _still(moves: Sequence[Change]) -> _Line:
     return _Line(first=_SAME, changed=_count(moves))
 
 
-def _order(run: tuple[str, str]) -> bool:
-    """Return what runs are sorted by: the dtype judged first, then float64."""
-    return run[0] == "float64"
-
-
-def _rank(move: Change) -> tuple[float, int]:
-    """Return the sort key of backends with equal changes: the largest change is reported."""
-    return larger(move.largest_change), move.moved
-
-
 def _line(move: Change) -> _Line:
-    """Return the line of one run."""
-    line = _Line(side=side_name(move.subject), run=_word(move), first=_SAME, changed=_count([move]))
+    run = _WORDS.get(Mode(move.mode), move.dtype)
+    line = _Line(side=side_name(move.subject), run=run, first=_SAME, changed=_count([move]))
     if move.mode == Mode.PER_OP and move.side != "oracle":
         return line._replace(first=_alone(move))
     if not move.moved:
@@ -205,10 +182,6 @@ def _line(move: Change) -> _Line:
 _WORDS = {Mode.EXACT: "ids", Mode.PER_OP: "per-op"}
 
 
-def _word(move: Change) -> str:
-    return _WORDS.get(Mode(move.mode), move.dtype)
-
-
 def _count(moves: Sequence[Change]) -> str:
     return f"{sum(move.moved for move in moves):,}/{sum(move.compared for move in moves):,}"
 
@@ -217,7 +190,7 @@ _KINDS = [kind.name for kind in (*EMBEDDING_KINDS, *BLOCK_KINDS, *OUTPUT_KINDS)]
 
 
 def _alone(move: Change) -> str:
-    """Return what moved though it was given the same input."""
+    """Return the operations that changed although their inputs did not."""
     if not move.moved:
         return "no operation by itself"
     if not move.alone:
@@ -228,24 +201,24 @@ def _alone(move: Change) -> str:
     return f"by themselves: {', '.join(named)}"
 
 
-# The largest change of each block, a column a pair: ours beside Hugging Face's.
-
-
 _CHECKS = ("layerwise", "gradients")
-"""Checks whose taps are the network's; what moved of the others stands in a line a side."""
+"""Checks whose taps are the network's, with a table of blocks."""
 
 
 def drift_blocks(drift: Drift) -> Iterator[Section]:
-    """Yield the tables of each check that has taps of a network, where anything changed."""
+    """Yield a table of the largest changes by block for each check with changes."""
     for check in _CHECKS:
         of_check = [entry for entry in drift.largest if entry.check == check]
-        mode = _mode(of_check)
+        # The mode of a user's run, if the check has it.
+        modes = {entry.mode for entry in of_check}
+        mode = Mode.END_TO_END if Mode.END_TO_END in modes else Mode.FLOAT64
         sides = {entry.side: entry for entry in of_check if entry.mode == mode}
         unknown = {entry.pair for entry in drift.unknown if entry.check == check}
         pairs = [
             pair
             for pair, _ in enumerate(drift.pairs)
-            if pair not in unknown and _moved(sides.values(), pair)
+            if pair not in unknown
+            and any(of[pair] != 0.0 for entry in sides.values() for of in entry.blocks.values())
         ]
         if pairs:
             dtype = next(iter(sides.values())).dtype
@@ -259,18 +232,8 @@ def drift_blocks(drift: Drift) -> Iterator[Section]:
             )
 
 
-def _mode(entries: Sequence[LargestChange]) -> str:
-    """Return the mode that a user's run has: the dtype judged, each side with its own numbers."""
-    judged = any(entry.mode == Mode.END_TO_END for entry in entries)
-    return Mode.END_TO_END if judged else Mode.FLOAT64
-
-
-def _moved(entries: Iterable[LargestChange], pair: int) -> bool:
-    return any(changes[pair] != 0.0 for entry in entries for changes in entry.blocks.values())
-
-
 def _block_rows(sides: dict[str, LargestChange], pairs: Sequence[int]) -> list[list[str]]:
-    """Return a line for each block; the slashes of a column are below each other."""
+    """Return a line for each block, with the slashes of a column aligned."""
     names = list(dict.fromkeys(name for entry in sides.values() for name in entry.blocks))
     columns = []
     for pair in pairs:
@@ -281,12 +244,9 @@ def _block_rows(sides: dict[str, LargestChange], pairs: Sequence[int]) -> list[l
 
 
 def _cell(entry: LargestChange | None, name: str, pair: int) -> str:
-    """Return a change; `-` where there is no such side or block."""
+    """Return a change; `-` if there is no such side or block."""
     changes: Sequence[TapChange] = entry.blocks.get(name, ()) if entry is not None else ()
     return format_change(changes[pair]) if changes else "-"
-
-
-# Runs, their verdicts, and what differs between their environments.
 
 
 _VERSIONS = ("python", "torch", "transformers")
@@ -362,7 +322,7 @@ _DIGEST = "sha256 "
 
 
 def _bare(values: Sequence[str]) -> list[str]:
-    """Return values as they are; of the code's the digests alone, where the versions are one."""
+    """Return the values; for codes of one version, only their digests."""
     parts = [value.partition(_DIGEST) for value in values]
     alike = len({(version, found) for version, found, _ in parts}) == 1
     return [

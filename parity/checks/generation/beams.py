@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from parity.checks.generation.continuations import WAYS, Way
 from parity.checks.generation.rows import (
     float64_row,
     ids_row,
@@ -16,31 +15,19 @@ from parity.checks.generation.rows import (
     rounding_row,
 )
 from parity.checks.generation.rules import expected_logits
-from parity.checks.generation.texts import OURS, THEIRS, Forward, Pass
+from parity.checks.generation.texts import OURS, THEIRS, WAYS, Forward, Pass, Way
 from parity.core.gates import RoundingError
 from parity.core.results import Row
 from parity.core.tolerances import Precision
-from parity.faults.generation import inject
 from reference import generation_oracle, huggingface_generation
 from scratch_gpt.generation import beam_search
 from scratch_gpt.generation.beam_search import Hypothesis, Settings, Stepping
 from scratch_gpt.generation.decoder import Decoder
 
-# Beam searches: the texts found and their scores, of ours, of the oracle, of Hugging Face's.
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One way of searching.
-
-    Attributes:
-        name: What a report calls it.
-        beams: Texts side by side.
-        length_penalty: Above 0 longer texts gain.
-        early_stopping: When a prompt is done.
-        ends: Whether a token ends a text.
-        way: Whose rules apply.
-    """
+    """The settings of one search; `ends` is whether a token ends a text, `way` has the rules."""
 
     name: str
     beams: int
@@ -50,7 +37,7 @@ class Setting:
     way: Way = WAYS[0]
 
     def settings(self, *, new: int, end_id: int) -> Settings:
-        """Return it as our search takes it; every beam's text is asked for."""
+        """Return the settings of our search, with a text of every beam."""
         return Settings(
             beams=self.beams,
             max_new_tokens=new,
@@ -69,21 +56,18 @@ SETTINGS = (
     Setting(name="shorter", beams=3, length_penalty=-1.0, early_stopping="never", ends=True),
     Setting(name="early", beams=2, early_stopping=True, ends=True),
 )
-"""Widths, penalties, ways of stopping, with and without a token that ends a text."""
-
 LONGEST = 12
-"""New tokens of a search at most: transformers runs every text anew for each."""
+"""The most new tokens of a search: transformers computes the whole text for each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        texts: The new tokens of each text, each prompt's best first; without what fills up.
+        texts: The new tokens of each text without padding, each prompt's best first.
         scores: Their scores, float64 `[1 texts]`.
-        closest: The oracle's: the smallest difference of two scores that were ranked, over their
-            size.
+        closest: The smallest relative difference of two ranked scores; of the oracle's search only.
     """
 
     texts: Sequence[Sequence[int]]
@@ -92,14 +76,14 @@ class Found:
 
     @property
     def flat(self) -> list[int]:
-        """All tokens, each text's behind its length."""
+        """All tokens, each text's after its length."""
         return [token for text in self.texts for token in (len(text), *text)]
 
 
 def found_by(
     decoder: Stepping, prompts: Tensor, setting: Setting, *, new: int, end_id: int
 ) -> Found:
-    """Return what our search finds on a decoder, or on what stands in for one."""
+    """Return the result of our search."""
     chosen = setting.settings(new=new, end_id=end_id)
     hypotheses = beam_search.search(decoder, prompts, chosen, setting.way.rules)
     best: list[Hypothesis] = [text for texts in hypotheses for text in texts]
@@ -110,7 +94,7 @@ def found_by(
 def found_by_oracle(
     truth: Forward, prompts: Tensor, setting: Setting, *, new: int, end_id: int
 ) -> Found:
-    """Return what the NumPy oracle's search finds on the truth's logits: nothing of it is ours."""
+    """Return the result of the NumPy oracle's search on the oracle's logits."""
 
     def scores(texts: Sequence[Sequence[int]]) -> generation_oracle.Array:
         ids = torch.tensor(texts)
@@ -136,22 +120,22 @@ def found_by_oracle(
 
 
 def unfilled(token_ids: Tensor, known: int, end_id: int | None) -> list[list[int]]:
-    """Return the new tokens of each text, cut behind the token that ended it.
+    """Return the new tokens of each text, cut after the token that ended it.
 
     Args:
         token_ids: `[texts length]`, prompts included.
         known: Tokens of a prompt.
-        end_id: The token that ends a text, and fills up what is shorter.
+        end_id: The token that ends a text and pads shorter ones.
     """
     rows: list[list[int]] = token_ids[:, known:].tolist()
     return [row[: row.index(end_id) + 1] if end_id in row else row for row in rows]
 
 
 def rescored(truth: Forward, prompts: Tensor, found: Found, setting: Setting) -> Tensor:
-    """Return the scores of found texts from the truth's logits, `[1 texts]`, float64.
+    """Return the scores of found texts from the oracle's logits, `[1 texts]`, float64.
 
-    No search, and nothing of ours: each text's log-probability, after transformers' rules, over
-    its length to the power of the penalty.
+    A score is the text's log-probability, after transformers' rules, over its length to the power
+    of the penalty. Neither a search nor our code takes part.
     """
     texts = found.texts
     longest = max(map(len, texts))
@@ -176,29 +160,23 @@ def rescored(truth: Forward, prompts: Tensor, found: Found, setting: Setting) ->
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BeamResults:
-    """What is searched for.
-
-    Attributes:
-        prompts: `[batch time]`.
-        new: New tokens at most.
-        end_id: The token that ends a text, where one does.
-    """
+class BeamInputs:
+    """Prompts `[batch time]`, the most new tokens, and the token that ends a text."""
 
     prompts: Tensor
     new: int
     end_id: int
 
 
-def search_all(run: Pass, prompts: Tensor) -> BeamResults:
-    """Return prompts with a token that ends some texts midway: one that the best text holds."""
+def search_all(run: Pass, prompts: Tensor) -> BeamInputs:
+    """Return the inputs; the end token is one in the middle of the best text."""
     new = min(run.new, LONGEST)
     best = found_by_oracle(run.truth, prompts, SETTINGS[0], new=new, end_id=0).texts[0]
-    return BeamResults(prompts=prompts, new=new, end_id=best[len(best) // 2])
+    return BeamInputs(prompts=prompts, new=new, end_id=best[len(best) // 2])
 
 
-def beam_rows(run: Pass, asked: BeamResults) -> Iterator[Row]:
-    """Yield the rows of the float64 pass: texts and scores, to the oracle's."""
+def beam_rows(run: Pass, asked: BeamInputs) -> Iterator[Row]:
+    """Yield the rows of the float64 pass: texts and scores, compared with the oracle's."""
     for at, setting in enumerate(SETTINGS):
         run.progress(f"float64 beams.{setting.name}", at, len(SETTINGS))
         tap, found = f"beams.{setting.name}", _found(run, asked, setting)
@@ -206,34 +184,33 @@ def beam_rows(run: Pass, asked: BeamResults) -> Iterator[Row]:
             yield raised_row(f"{tap}.texts", found, dtype="float64")
             continue
         _take(run, OURS, tap, found)
-        right = _right(run, asked, setting)
-        yield _texts(tap, found, right.texts, dtype="float64", against="oracle")
+        right = _oracles(run, asked, setting)
+        yield _texts(tap, found, right, dtype="float64", against="oracle")
         scores = rescored(run.truth, asked.prompts, found, setting)
         yield float64_row(f"{tap}.scores", found.scores, scores, "oracle", run.bounds)
 
 
-def beam_rounding_rows(run: Pass, asked: BeamResults, precision: Precision) -> Iterator[Row]:
-    """Yield the rows against Hugging Face's own search."""
-    name = str(precision.dtype).removeprefix("torch.")
+def beam_rounding_rows(run: Pass, asked: BeamInputs, precision: Precision) -> Iterator[Row]:
+    """Yield the rows of texts and scores, compared with those of Hugging Face's search."""
     for at, setting in enumerate(SETTINGS):
-        run.progress(f"{name} beams.{setting.name}", at, len(SETTINGS))
+        run.progress(f"{run.dtype} beams.{setting.name}", at, len(SETTINGS))
         tap, found = f"beams.{setting.name}", _found(run, asked, setting)
         if isinstance(found, Exception):
-            yield raised_row(f"{tap}.texts", found, dtype=name)
+            yield raised_row(f"{tap}.texts", found, dtype=run.dtype)
             continue
         theirs = _theirs(run, asked, setting)
         _take(run, OURS, tap, found)
         _take(run, THEIRS, tap, theirs)
         truth = rescored(run.truth, asked.prompts, theirs, setting)
         noise = reference_error(theirs.scores, truth)
-        row = _texts(tap, found, theirs.texts, dtype=name, against="huggingface")
+        row = _texts(tap, found, theirs, dtype=run.dtype, against="huggingface")
         excused = _excuse(run, asked, setting, noise, precision) if row.detail else ""
         if excused:
             again = ids_row(
                 f"{tap}.texts",
                 found.flat,
                 theirs.flat,
-                dtype=name,
+                dtype=run.dtype,
                 against="huggingface",
                 excused=excused,
             )
@@ -244,23 +221,20 @@ def beam_rounding_rows(run: Pass, asked: BeamResults, precision: Precision) -> I
 
 
 def _take(run: Pass, side: str, tap: str, found: Found) -> None:
-    """Take the fingerprints of what a search found: all texts and all scores."""
-    name = f"{side}/{str(run.dtype).removeprefix('torch.')}"
+    name = f"{side}/{run.dtype}"
     run.fingerprints.take_ids(name, f"{tap}.texts", found.texts)
     run.fingerprints.take(name, f"{tap}.scores", found.scores)
 
 
-def _found(run: Pass, asked: BeamResults, setting: Setting) -> Found | Exception:
-    """Return what our search on our decoder finds, or the error that it raised."""
-    with inject(run.plant):
-        try:
-            decoder = Decoder(run.model, batch=len(asked.prompts) * setting.beams)
-            return found_by(decoder, asked.prompts, setting, new=asked.new, end_id=asked.end_id)
-        except (ValueError, IndexError, RuntimeError) as error:
-            return error
+def _found(run: Pass, asked: BeamInputs, setting: Setting) -> Found | Exception:
+    def search() -> Found:
+        decoder = Decoder(run.model, batch=len(asked.prompts) * setting.beams)
+        return found_by(decoder, asked.prompts, setting, new=asked.new, end_id=asked.end_id)
+
+    return run.attempt(search)
 
 
-def _theirs(run: Pass, asked: BeamResults, setting: Setting) -> Found:
+def _theirs(run: Pass, asked: BeamInputs, setting: Setting) -> Found:
     end_id = asked.end_id if setting.ends else None
     made = huggingface_generation.beam_search(
         run.reference,
@@ -277,9 +251,8 @@ def _theirs(run: Pass, asked: BeamResults, setting: Setting) -> Found:
     return Found(texts=texts, scores=made.scores[None].double())
 
 
-def _texts(tap: str, found: Found, others: object, *, dtype: str, against: str) -> Row:
+def _texts(tap: str, found: Found, other: Found, *, dtype: str, against: str) -> Row:
     """Return the row of all texts of a search, in their order."""
-    other = Found(texts=others, scores=found.scores)  # type: ignore[arg-type]
     row = ids_row(f"{tap}.texts", found.flat, other.flat, dtype=dtype, against=against, excused="")
     pairs = enumerate(zip(found.texts, other.texts, strict=True))
     first = next(((at, mine, its) for at, (mine, its) in pairs if mine != its), None)
@@ -293,10 +266,10 @@ def _texts(tap: str, found: Found, others: object, *, dtype: str, against: str) 
 
 
 def _excuse(
-    run: Pass, asked: BeamResults, setting: Setting, noise: RoundingError, precision: Precision
+    run: Pass, asked: BeamInputs, setting: Setting, noise: RoundingError, precision: Precision
 ) -> str:
-    """Return in words that some ranking was as good as equal; empty where none was."""
-    closest = _right(run, asked, setting).closest
+    """Return the description of a tie between two ranked scores; empty if there is none."""
+    closest = _oracles(run, asked, setting).closest
     allowed = 2.0 * (1.0 + run.bounds.peak) * max(noise.rms, precision.unit)
     # Written so that NaN is no excuse.
     if not closest <= allowed:
@@ -304,6 +277,5 @@ def _excuse(
     return f"a tie: two scores are {closest:.2g} of their size apart, errors {allowed:.2g}"
 
 
-def _right(run: Pass, asked: BeamResults, setting: Setting) -> Found:
-    """Return what the oracle finds."""
+def _oracles(run: Pass, asked: BeamInputs, setting: Setting) -> Found:
     return found_by_oracle(run.truth, asked.prompts, setting, new=asked.new, end_id=asked.end_id)

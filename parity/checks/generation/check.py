@@ -7,6 +7,7 @@ than Hugging Face's, and the ids are those of its own `generate`: greedy, with r
 search, except for ties.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,13 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checkpoints.load import load_weights
 from parity.checks.generation import beams, rules, texts
 from parity.checks.generation.beams import SETTINGS
-from parity.checks.generation.continuations import WAYS, draw_prompts
 from parity.checks.generation.rows import BACKEND
 from parity.checks.generation.rules import CASES, rule_rows
-from parity.checks.generation.texts import Pass, order_rows
+from parity.checks.generation.texts import WAYS, Injected, Pass, draw_prompts, order_rows
 from parity.core import environment, inputs, runners
 from parity.core.comparison import no_progress
 from parity.core.fingerprints import Fingerprints
@@ -39,19 +38,12 @@ from parity.core.results import (
     difference_found,
     finish,
 )
-from parity.core.runners import build_huggingface, build_ours
 from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from parity.errors import ExitCode, UsageError
-from parity.faults.generation import GenerationFault, inject
-from parity.faults.registry import parse
-from parity.options import GenerationOptions, recorded_options
-from parity.session import report_identity
+from parity.options import GenerationOptions
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
-
-# Inputs: prompts, and the number of new tokens.
-
 
 _FEWEST = 2
 """With fewer new tokens no cache is read."""
@@ -59,306 +51,39 @@ _FEWEST = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationInputs:
-    """What is generated.
+    """The texts to generate.
 
     Attributes:
         prompts: `[1 time]` each, at least one.
-        new: Tokens to be made of each; 2 or more, for with one no cache is ever read.
+        new: New tokens of each, at least 2.
         searched: `[batch time]`, the prompts of the beam searches.
-        seed: Of the logits that the rules are tried on.
-        inject_fault: A fault for our functions, a key of `GENERATION_FAULTS`, or None.
+        seed: Seed of the logits to which the rules are applied.
     """
 
     prompts: Sequence[Tensor]
     new: int
     searched: Tensor
     seed: int = 0
-    inject_fault: str | None = None
 
 
-def check_space_left(asked: GenerationInputs, longest: int) -> None:
-    """Require something to generate, and room for it.
-
-    Args:
-        asked: What is generated.
-        longest: Positions that the model has.
+def generation_inputs(
+    options: GenerationOptions, *, vocab_size: int, longest: int
+) -> GenerationInputs:
+    """Return the inputs for the options and a model with `longest` positions.
 
     Raises:
-        UsageError: No prompt, or too few new tokens, or more than there is room for.
+        UsageError: The prompts do not fit the model, or the text has no vocabulary or no token.
     """
-    room = longest - max((prompt.shape[1] for prompt in asked.prompts), default=longest)
-    if not asked.prompts:
-        raise UsageError("there is no prompt", where="--num-prompts", fix="give one or more")
-    if asked.new < _FEWEST:
-        raise UsageError(
-            f"{asked.new} new tokens: with fewer than {_FEWEST} no cache is ever read",
-            where="--max-new-tokens",
-            fix=f"use {_FEWEST} or more",
-        )
-    if asked.new > min(room, longest - asked.searched.shape[1]):
-        raise UsageError(
-            f"{asked.new} new tokens go past the model's {longest} positions",
-            where="--max-new-tokens with the longest prompt",
-            fix=f"use at most {max(room, 0)}, or shorter prompts",
-        )
-
-
-# Inputs that could hide a bug make the result inconclusive.
-
-
-def degenerate_reasons(
-    reference: nn.Module, texts: Sequence[Sequence[int]], *, vocab_size: int, seed: int
-) -> Iterator[Reason]:
-    """Yield the reasons why inputs could hide a bug.
-
-    Args:
-        reference: Hugging Face's model.
-        texts: The new tokens of every greedy text.
-        vocab_size: Of the model.
-        seed: Of the logits that the rules were tried on.
-    """
-    constant = constant_tensors(dict(reference.named_parameters()))
-    if constant:
-        yield _reason(
-            f"{len(constant)} tensors hold one value throughout and can hide faults",
-            f"the weights: {', '.join(constant[:3])}",
-            "compare on trained or surrogate weights: gains not 1, biases not 0",
-        )
-    if len({token for text in texts for token in text}) < _FEWEST_TOKENS:
-        yield _reason(
-            "every text goes on with one token over and over: ids could not differ",
-            f"the greedy texts of {len(texts)} prompts",
-            "give other prompts, or more of them",
-        )
-    if first_choices_alike(texts) and len(texts) > 1:
-        yield _reason(
-            "every prompt is continued alike: what was before does not matter",
-            f"the greedy texts of {len(texts)} prompts",
-            "give other prompts, or other weights",
-        )
-    idle = rules.idle(vocab_size, seed)
-    if idle:
-        yield _reason(
-            f"{len(idle)} rules change nothing on the logits drawn",
-            ", ".join(idle),
-            "use another --seed",
-        )
-
-
-_FEWEST_TOKENS = 2
-
-
-def first_choices_alike(texts: Sequence[Sequence[int]]) -> bool:
-    """Return whether all texts are the same."""
-    return len({tuple(text) for text in texts}) <= 1
-
-
-def _reason(what: str, where: str, fix: str) -> Reason:
-    return Reason(what=what, where=where, fix=fix, code=ExitCode.INCONCLUSIVE)
-
-
-def generation(  # noqa: PLR0913 - two sides, what is asked, and what is said of it
-    candidate: GPT,
-    reference: OpenAIGPTLMHeadModel,
-    asked: GenerationInputs,
-    *,
-    dtype: str = "float32",
-    fingerprints: bool = False,
-    identity: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Report:
-    """Compare our generator with the uncached model, Hugging Face's and the oracle.
-
-    Args:
-        candidate: Our model, in evaluation mode, on the CPU.
-        reference: Hugging Face's model; its weights are the oracle's too.
-        asked: Prompts and lengths.
-        dtype: Dtype whose rounding is judged; with `float64` identity alone is.
-        fingerprints: Whether the report holds those of all texts and their logits.
-        identity: What the verdict says about weights, config and code.
-        progress: Called as the check goes on.
-
-    Raises:
-        UsageError: No prompt, or too few new tokens, or more than there is room for.
-        ParityError: The comparison could not be begun.
-    """
-    check_space_left(asked, candidate.config.n_positions)
-    runners.check_apart({BACKEND: candidate}, reference)
-    bounds = bounds_for(dtype)
-    bounds.check(PRECISIONS.get(dtype))
-    seen: list[list[int]] = []
-    kept = Fingerprints(wanted=fingerprints)
-    with environment.pinned_settings(), torch.no_grad():
-        settings = environment.environment()
-        found = rows_of(
-            candidate,
-            reference,
-            asked,
-            dtype=dtype,
-            bounds=bounds,
-            seen=seen,
-            fingerprints=kept,
-            progress=progress or no_progress,
-        )
-        rows = list(found)
-    vocab_size = candidate.config.vocab_size
-    reasons = list(degenerate_reasons(reference, seen, vocab_size=vocab_size, seed=asked.seed))
-    report = _report(rows, reasons, asked, settings=settings, identity=identity or {})
-    return dataclasses.replace(report, fingerprints=kept.taken)
-
-
-def rows_of(  # noqa: PLR0913 - both passes' whole context
-    candidate: GPT,
-    reference: OpenAIGPTLMHeadModel,
-    asked: GenerationInputs,
-    *,
-    dtype: str,
-    bounds: Bounds,
-    seen: list[list[int]],
-    fingerprints: Fingerprints | None = None,
-    progress: Progress = no_progress,
-) -> Iterator[Row]:
-    """Yield every row, causes before their consequences.
-
-    Args:
-        candidate: As the others, see `generation`.
-        reference: Hugging Face's model.
-        asked: Prompts and lengths.
-        dtype: Dtype judged.
-        bounds: Of the run.
-        seen: Gets the new tokens of every greedy text.
-        fingerprints: Takes those of texts and logits.
-        progress: Called as the passes go on.
-    """
-    progress("rules", 0, 1)
-    with inject(asked.inject_fault):
-        yield from rule_rows(candidate.config.vocab_size, asked.seed, bounds)
-    truth = texts.oracle_forward(reference)
-    models = {"ours": candidate, "huggingface": reference}
-    precision = PRECISIONS.get(dtype)
-    for wanted in (None, *([precision] if precision else [])):
-        both: Any = runners.model_in_dtype(models, wanted.dtype if wanted else torch.float64)
-        run = Pass(
-            model=both["ours"],
-            reference=both["huggingface"],
-            truth=truth,
-            prompts=asked.prompts,
-            new=asked.new,
-            bounds=bounds,
-            plant=asked.inject_fault,
-            progress=progress,
-            fingerprints=fingerprints or Fingerprints(),
-        )
-        searched = beams.search_all(run, asked.searched)
-        if wanted is None:
-            yield from order_rows(run.reference, asked.searched[:1], bounds, asked.inject_fault)
-            yield from texts.text_rows(run, seen)
-            yield from beams.beam_rows(run, searched)
-        else:
-            yield from texts.text_rounding_rows(run, wanted)
-            yield from beams.beam_rounding_rows(run, searched, wanted)
-
-
-def _planned(asked: GenerationInputs) -> list[str]:
-    """Return the names of all comparisons."""
-    return [
-        *(f"rules.{case.name}" for case in CASES),
-        "rules.order",
-        *(
-            f"{way.name}.{at}.{what}"
-            for way in WAYS
-            for at in range(len(asked.prompts))
-            for what in ("logits", "ids")
-        ),
-        *(f"beams.{setting.name}.{what}" for setting in SETTINGS for what in ("texts", "scores")),
-    ]
-
-
-def _report(
-    rows: Sequence[Row],
-    reasons: Sequence[Reason],
-    asked: GenerationInputs,
-    *,
-    settings: Mapping[str, str],
-    identity: Mapping[str, Any],
-) -> Report:
-    planned = _planned(asked)
-    failing = [row for row in rows if row.status is not Status.PASS]
-    return finish(
-        "generation",
-        rows=rows,
-        plan=Plan.of({BACKEND: (len(planned), compared(planned, rows))}),
-        identity=identity,
-        environment=settings,
-        reasons=reasons,
-        first_divergence=_first(failing),
-        inputs={
-            "prompts": len(asked.prompts),
-            "lengths": " ".join(str(prompt.shape[1]) for prompt in asked.prompts),
-            "new tokens": asked.new,
-            "ids": digest([*asked.prompts, asked.searched]),
-            "ties": sum("a tie" in row.detail for row in rows),
-        },
-    )
-
-
-_SUSPECTS = {
-    "rules": "the formula of one rule, or the order of all",
-    "greedy": "what a decoder keeps: keys, values, positions, its length",
-    "ruled": "the text that a rule is given: prompt and new tokens, the newest too",
-    "sampled": "as for greedy; or a draw that depends on more than the seed and the row",
-    "beams": "rows that change places, scores, lengths, and when a text ends",
-}
-"""Likely causes, by the first part of a row's name."""
-
-
-def _first(failing: Sequence[Row]) -> FirstDivergence | None:
-    """Return the first row that does not pass, with its likely cause."""
-    if not failing:
-        return None
-    row = failing[0]
-    found = row.detail or difference_found(row)
-    suspects = _SUSPECTS[row.tap.split(".")[0]]
-    return FirstDivergence(tap=row.tap, why=found, suspects=suspects, row=row)
-
-
-# From the options of the verb `generation` to its report.
-
-
-def run_generation(options: GenerationOptions, progress: Progress) -> Report:
-    """Compare what is generated."""
-    if options.inject_fault is not None:
-        parse(options.inject_fault, [GenerationFault])
-    progress("weights", 0, 1)
-    weights = load_weights(
-        options.weights, lambda done, total: progress(f"weights {done}/{total}", done, total)
-    )
-    vocab_size, longest = weights.config["vocab_size"], weights.config["n_positions"]
-    asked = GenerationInputs(
+    return GenerationInputs(
         prompts=_prompts(options, vocab_size=vocab_size, longest=longest),
         new=options.max_new_tokens,
         searched=_searched(vocab_size, options.seed),
         seed=options.seed,
-        inject_fault=options.inject_fault,
     )
-    ours, theirs = build_ours(weights), build_huggingface(weights)
-    stated = report_identity(weights.identity, weights.config)
-    del weights  # both sides have copies
-    report = generation(
-        ours,
-        theirs,
-        asked,
-        dtype=options.dtype,
-        fingerprints=options.fingerprints,
-        identity=stated,
-        progress=progress,
-    )
-    said = recorded_options(options)
-    return dataclasses.replace(report, inputs={**report.inputs, **said})
 
 
 def _prompts(options: GenerationOptions, *, vocab_size: int, longest: int) -> list[Tensor]:
-    """Return the prompts that were given, or drawn ones."""
+    """Return the prompts of the options, or drawn ones."""
     given = _given(options)
     if given is None:
         room = longest - options.max_new_tokens
@@ -382,7 +107,7 @@ def _prompts(options: GenerationOptions, *, vocab_size: int, longest: int) -> li
 
 
 def _given(options: GenerationOptions) -> list[Tensor] | None:
-    """Return the prompts `[1 time]` that the options hold; None where they hold none."""
+    """Return the prompts `[1 time]` of the options; None without any."""
     if options.text is not None:
         if options.vocabulary is None:
             raise UsageError(
@@ -403,6 +128,221 @@ def _given(options: GenerationOptions) -> list[Tensor] | None:
 
 
 def _searched(vocab_size: int, seed: int) -> Tensor:
-    """Return the prompts of the beam searches, `[2 5]`: of one length, as a batch has to be."""
+    """Return the prompts of the beam searches, `[2 5]`."""
     generator = np.random.Generator(np.random.Philox([seed, 1]))
     return torch.from_numpy(generator.integers(0, vocab_size, size=(2, 5)))
+
+
+def check_space_left(asked: GenerationInputs, longest: int) -> None:
+    """Require a prompt, and enough of a model's `longest` positions for the new tokens.
+
+    Raises:
+        UsageError: There is no prompt, or there are too few or too many new tokens.
+    """
+    room = longest - max((prompt.shape[1] for prompt in asked.prompts), default=longest)
+    if not asked.prompts:
+        raise UsageError("there is no prompt", where="--num-prompts", fix="give one or more")
+    if asked.new < _FEWEST:
+        raise UsageError(
+            f"{asked.new} new tokens: with fewer than {_FEWEST} no cache is ever read",
+            where="--max-new-tokens",
+            fix=f"use {_FEWEST} or more",
+        )
+    if asked.new > min(room, longest - asked.searched.shape[1]):
+        raise UsageError(
+            f"{asked.new} new tokens go past the model's {longest} positions",
+            where="--max-new-tokens with the longest prompt",
+            fix=f"use at most {max(room, 0)}, or shorter prompts",
+        )
+
+
+def degenerate_reasons(
+    reference: nn.Module, texts: Sequence[Sequence[int]], *, vocab_size: int, seed: int
+) -> Iterator[Reason]:
+    """Yield the reasons why weights or inputs could hide a fault.
+
+    Args:
+        reference: Hugging Face's model.
+        texts: The new tokens of every greedy text.
+        vocab_size: Size of the vocabulary.
+        seed: Seed of the logits to which the rules were applied.
+    """
+    constant = constant_tensors(dict(reference.named_parameters()))
+    if constant:
+        yield _reason(
+            f"{len(constant)} tensors hold one value throughout and can hide faults",
+            f"the weights: {', '.join(constant[:3])}",
+            "compare on trained or surrogate weights: gains not 1, biases not 0",
+        )
+    if len({token for text in texts for token in text}) < _FEWEST_TOKENS:
+        yield _reason(
+            "every text goes on with one token over and over: ids could not differ",
+            f"the greedy texts of {len(texts)} prompts",
+            "give other prompts, or more of them",
+        )
+    if len(texts) > 1 and len({tuple(text) for text in texts}) == 1:
+        yield _reason(
+            "every prompt is continued alike: what was before does not matter",
+            f"the greedy texts of {len(texts)} prompts",
+            "give other prompts, or other weights",
+        )
+    idle = rules.idle(vocab_size, seed)
+    if idle:
+        yield _reason(
+            f"{len(idle)} rules change nothing on the logits drawn",
+            ", ".join(idle),
+            "use another --seed",
+        )
+
+
+_FEWEST_TOKENS = 2
+
+
+def _reason(what: str, where: str, fix: str) -> Reason:
+    return Reason(what=what, where=where, fix=fix, code=ExitCode.INCONCLUSIVE)
+
+
+def generation(  # noqa: PLR0913 - a check's entry point; all but three have defaults
+    candidate: GPT,
+    reference: OpenAIGPTLMHeadModel,
+    asked: GenerationInputs,
+    *,
+    dtype: str = "float32",
+    injected: Injected = contextlib.nullcontext,
+    fingerprints: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare our generator with the uncached model, Hugging Face's and the oracle.
+
+    Args:
+        candidate: Our model, in evaluation mode, on the CPU.
+        reference: Hugging Face's model; its weights are the oracle's too.
+        asked: The texts to generate.
+        dtype: The checked dtype; `float64` for mode float64 alone.
+        injected: Returns the context in which our functions run.
+        fingerprints: Whether the report has those of all texts and their logits.
+        identity: Weights, config and code, for the report.
+        progress: Called as the check goes on.
+
+    Raises:
+        UsageError: There is no prompt, or there are too few or too many new tokens.
+        ParityError: The comparison cannot start.
+    """
+    check_space_left(asked, candidate.config.n_positions)
+    runners.check_apart({BACKEND: candidate}, reference)
+    bounds = bounds_for(dtype)
+    bounds.check(PRECISIONS.get(dtype))
+    seen: list[list[int]] = []
+    kept = Fingerprints(wanted=fingerprints)
+    with environment.pinned_settings(), torch.no_grad():
+        settings = environment.environment()
+        found = rows_of(
+            candidate,
+            reference,
+            asked,
+            dtype=dtype,
+            bounds=bounds,
+            seen=seen,
+            injected=injected,
+            fingerprints=kept,
+            progress=progress or no_progress,
+        )
+        rows = list(found)
+    vocab_size = candidate.config.vocab_size
+    planned = _planned(asked)
+    return finish(
+        "generation",
+        rows=rows,
+        plan=Plan.of({BACKEND: (len(planned), compared(planned, rows))}),
+        identity=identity,
+        environment=settings,
+        reasons=list(degenerate_reasons(reference, seen, vocab_size=vocab_size, seed=asked.seed)),
+        first_divergence=_first([row for row in rows if row.status is not Status.PASS]),
+        inputs={
+            "prompts": len(asked.prompts),
+            "lengths": " ".join(str(prompt.shape[1]) for prompt in asked.prompts),
+            "new tokens": asked.new,
+            "ids": digest([*asked.prompts, asked.searched]),
+            "ties": sum("a tie" in row.detail for row in rows),
+        },
+        fingerprints=kept.taken,
+    )
+
+
+def rows_of(  # noqa: PLR0913 - both passes' whole context
+    candidate: GPT,
+    reference: OpenAIGPTLMHeadModel,
+    asked: GenerationInputs,
+    *,
+    dtype: str,
+    bounds: Bounds,
+    seen: list[list[int]],
+    injected: Injected = contextlib.nullcontext,
+    fingerprints: Fingerprints | None = None,
+    progress: Progress = no_progress,
+) -> Iterator[Row]:
+    """Yield every row, causes before their consequences.
+
+    The new tokens of every greedy text are appended to `seen`.
+    """
+    progress("rules", 0, 1)
+    with injected():
+        yield from rule_rows(candidate.config.vocab_size, asked.seed, bounds)
+    truth = texts.oracle_forward(reference)
+    models = {"ours": candidate, "huggingface": reference}
+    precision = PRECISIONS.get(dtype)
+    for wanted in (None, *([precision] if precision else [])):
+        both: Any = runners.model_in_dtype(models, wanted.dtype if wanted else torch.float64)
+        run = Pass(
+            model=both["ours"],
+            reference=both["huggingface"],
+            truth=truth,
+            prompts=asked.prompts,
+            new=asked.new,
+            bounds=bounds,
+            injected=injected,
+            progress=progress,
+            fingerprints=fingerprints or Fingerprints(),
+        )
+        searched = beams.search_all(run, asked.searched)
+        if wanted is None:
+            yield from order_rows(run, asked.searched[:1])
+            yield from texts.text_rows(run, seen)
+            yield from beams.beam_rows(run, searched)
+        else:
+            yield from texts.text_rounding_rows(run, wanted)
+            yield from beams.beam_rounding_rows(run, searched, wanted)
+
+
+def _planned(asked: GenerationInputs) -> list[str]:
+    return [
+        *(f"rules.{case.name}" for case in CASES),
+        "rules.order",
+        *(
+            f"{way.name}.{at}.{what}"
+            for way in WAYS
+            for at in range(len(asked.prompts))
+            for what in ("logits", "ids")
+        ),
+        *(f"beams.{setting.name}.{what}" for setting in SETTINGS for what in ("texts", "scores")),
+    ]
+
+
+_SUSPECTS = {
+    "rules": "the formula of one rule, or the order of all",
+    "greedy": "what a decoder keeps: keys, values, positions, its length",
+    "ruled": "the text that a rule is given: prompt and new tokens, the newest too",
+    "sampled": "as for greedy; or a draw that depends on more than the seed and the row",
+    "beams": "rows that change places, scores, lengths, and when a text ends",
+}
+"""Likely causes, by the first part of a row's name."""
+
+
+def _first(failing: Sequence[Row]) -> FirstDivergence | None:
+    if not failing:
+        return None
+    row = failing[0]
+    found = row.detail or difference_found(row)
+    suspects = _SUSPECTS[row.tap.split(".")[0]]
+    return FirstDivergence(tap=row.tap, why=found, suspects=suspects, row=row)

@@ -13,17 +13,17 @@ from parity.core.results import Mode, Row
 from parity.core.tolerances import Bounds, Precision
 
 BACKEND = "fused"
-"""The backend with which a decoder runs our model, whatever the model's own."""
+"""The backend of the decoder, whatever the model's own is."""
 
 
 def float64_row(tap: str, ours: Tensor, other: Tensor, against: str, bounds: Bounds) -> Row:
-    """Return the row of two float64 tensors of two axes or more that must agree to rounding."""
+    """Return the row of two float64 tensors of at least two axes that must agree to rounding."""
     seen = difference(ours, other, dtype=torch.float64)
     row = gates.float64_row(seen, tap=tap, backend=BACKEND, against=against, bound=bounds.float64)
     return gates.explained(row)
 
 
-def rounding_row(  # noqa: PLR0913 - ours, the truth, the reference's error and the criterion
+def rounding_row(  # noqa: PLR0913 - two tensors, the reference's error and the criterion
     tap: str,
     ours: Tensor,
     truth: Tensor,
@@ -31,7 +31,7 @@ def rounding_row(  # noqa: PLR0913 - ours, the truth, the reference's error and 
     precision: Precision,
     bounds: Bounds,
 ) -> Row:
-    """Return the row of a tensor whose error to the truth must be no worse than the reference's."""
+    """Return the row of a tensor whose rounding error must not exceed the reference's."""
     row = gates.rounding_row(
         difference(ours, truth, dtype=ours.dtype),
         tap=tap,
@@ -45,7 +45,7 @@ def rounding_row(  # noqa: PLR0913 - ours, the truth, the reference's error and 
 
 
 def reference_error(tensor: Tensor, truth: Tensor) -> RoundingError:
-    """Return a reference's error; 0 where it is not finite, so that it excuses nothing."""
+    """Return a reference's rounding error; 0 where it is not finite, so that it excuses nothing."""
     seen = RoundingError.of(difference(tensor, truth, dtype=tensor.dtype))
     return RoundingError(
         rms=seen.rms if math.isfinite(seen.rms) else 0.0,
@@ -56,12 +56,12 @@ def reference_error(tensor: Tensor, truth: Tensor) -> RoundingError:
 def ids_row(  # noqa: PLR0913 - two sides, and the words about them
     tap: str, ours: Sequence[int], other: Sequence[int], *, dtype: str, against: str, excused: str
 ) -> Row:
-    """Return the row of ids that must be equal, or need not for the reason `excused`."""
+    """Return the row of ids that must be equal unless `excused` holds a reason."""
     return gates.ids_row(
         ours, other, tap=tap, backend=BACKEND, dtype=dtype, against=against, excused=excused
     )
 
 
 def raised_row(tap: str, error: Exception, *, dtype: str) -> Row:
-    """Return the row of a result that our side did not give."""
+    """Return the row of a result that our side failed to compute."""
     return gates.raised_row(error, tap=tap, backend=BACKEND, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The rules on logits that both sides are given: which tokens are left, and what they are."""
+"""The rules on shared logits: which tokens remain, and their logits."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +18,7 @@ from scratch_gpt.generation.sampling import Rules
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One rule, or all of them, as both sides are asked for it.
-
-    Attributes:
-        name: What a report calls it.
-        fields: The rules, under the names that ours and transformers share.
-        tied: Whether many logits are equal.
-    """
+    """One rule or several, under the names of transformers; `tied` makes many logits equal."""
 
     name: str
     fields: Mapping[str, Any]
@@ -55,18 +49,19 @@ CASES = (
     Case(name="top_p", fields={"top_p": 0.9}),
     Case(name="together", fields=TOGETHER),
 )
-"""Every rule by itself, at more than one value, and all of them."""
+"""Every rule alone, at more than one value, and all together."""
 
 
 def shared(vocab_size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return logits `[4 vocab]`, float64, and texts `[4 48]` of which much is there twice."""
+    """Return logits `[4 vocab]`, float64, and texts `[4 48]` with many repetitions."""
     generator = np.random.Generator(np.random.Philox(seed))
     logits = torch.from_numpy(3.0 * generator.standard_normal((_ROWS, vocab_size)))
     few = torch.from_numpy(generator.integers(0, vocab_size, size=(_ROWS, _FEW)))
     texts = few.gather(1, torch.from_numpy(generator.integers(0, _FEW, size=(_ROWS, _TIME))))
-    texts[::2, -1] = vocab_size - 1 - torch.arange(_ROWS // 2)  # in half of them the newest is new,
-    texts[1::2, -2:] = texts[1::2, 5:7]  # in half the text ends as it went on before
-    # What repeats is likely, too, so that a rule that forbids it is met by those that come after.
+    # Half of the texts end in a new token, the others in a repeated pair.
+    texts[::2, -1] = vocab_size - 1 - torch.arange(_ROWS // 2)
+    texts[1::2, -2:] = texts[1::2, 5:7]
+    # Repeated tokens are likely, so that forbidding them affects the rules that follow.
     return logits + torch.zeros_like(logits).scatter(1, texts[:, ::3], 4.0), texts
 
 
@@ -74,7 +69,7 @@ _ROWS, _FEW, _TIME = 4, 9, 48
 
 
 def rule_rows(vocab_size: int, seed: int, bounds: Bounds) -> Iterator[Row]:
-    """Yield two rows a case: the tokens left, and their logits, in float64."""
+    """Yield two rows for each case: the remaining tokens, and their logits, in float64."""
     drawn, texts = shared(vocab_size, seed)
     for case in CASES:
         logits = (drawn * 2).round() / 2 if case.tied else drawn
@@ -84,14 +79,14 @@ def rule_rows(vocab_size: int, seed: int, bounds: Bounds) -> Iterator[Row]:
 
 
 def expected_logits(fields: Mapping[str, Any], logits: Tensor, texts: Tensor) -> Tensor:
-    """Return what transformers' processors make of logits, one after the other, in their dtype."""
+    """Return logits after transformers' processors, in the dtype of the logits."""
     for name, value in fields.items():
         logits = huggingface_generation.process_logits(name, value, logits, texts)
     return logits
 
 
 def _rows(name: str, ours: Tensor, theirs: Tensor, bounds: Bounds) -> Iterator[Row]:
-    """Yield the row of what is left and, where that is the same, that of the logits left."""
+    """Yield the row of the remaining tokens, and that of the logits that remain on both sides."""
     left, should = torch.isfinite(ours), torch.isfinite(theirs)
     yield support_row(f"rules.{name}", left, should, dtype="float64")
     both = left & should
@@ -99,11 +94,11 @@ def _rows(name: str, ours: Tensor, theirs: Tensor, bounds: Bounds) -> Iterator[R
 
 
 def support_row(tap: str, left: Tensor, should: Tensor, *, dtype: str, excused: str = "") -> Row:
-    """Return the row of which tokens are left, `[batch vocab]` bool each."""
+    """Return the row of the remaining tokens, `[batch vocab]` bool each."""
     wrong = (left != should).nonzero().tolist()
     row, token = wrong[0] if wrong else (0, 0)
     kept = "left in" if wrong and bool(left[row, token]) else "left out"
-    said = f"row {row}, token {token} is wrongly {kept}, and {len(wrong) - 1} more"
+    found = f"row {row}, token {token} is wrongly {kept}, and {len(wrong) - 1} more"
     return Row(
         tap=tap,
         backend=BACKEND,
@@ -116,12 +111,12 @@ def support_row(tap: str, left: Tensor, should: Tensor, *, dtype: str, excused: 
         bound=0.0,
         worst_index=(row, token),
         required_tolerance=0.0 if excused else float(len(wrong)),
-        detail=excused or (said if wrong else ""),
+        detail=excused or (found if wrong else ""),
     )
 
 
 def idle(vocab_size: int, seed: int) -> Sequence[str]:
-    """Return the rules that change nothing here, or leave less than two tokens to tell apart."""
+    """Return the names of the rules that do not change these logits."""
     drawn, texts = shared(vocab_size, seed)
     return [
         case.name

@@ -5,22 +5,17 @@ checked dtype compares its rounding with Hugging Face's, and its texts with thos
 own `generate`.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import cast
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.generation.continuations import (
-    WAYS,
-    Continuation,
-    Way,
-    continuation,
-    first_difference,
-    rechosen,
-)
 from parity.checks.generation.rows import (
     BACKEND,
     float64_row,
@@ -35,21 +30,120 @@ from parity.core.gates import RoundingError, pooled
 from parity.core.results import Row
 from parity.core.runners import oracle_weights
 from parity.core.tolerances import PRECISIONS, Bounds, Precision
-from parity.faults.generation import inject
-from reference import huggingface, huggingface_generation, oracle
+from reference import generation_oracle, huggingface, huggingface_generation, oracle
+from scratch_gpt.generation.beam_search import Stepping
 from scratch_gpt.generation.decoder import Decoder
-from scratch_gpt.generation.sampling import Rules
+from scratch_gpt.generation.sampling import Draws, Rules, choose
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
+
+# Prompts, ways to choose the next token, and what our decoder generates.
+
+SEED = 20_180_611
+"""Seed of the sampled texts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way of choosing the next token.
+
+    `fields` are the rules under the names that transformers and we share, in transformers' order.
+    """
+
+    name: str
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sampled: bool = False
+
+    @property
+    def rules(self) -> Rules:
+        """The rules in the form of our generator."""
+        return Rules(**self.fields, sampled=self.sampled)
+
+
+WAYS = (
+    Way(name="greedy"),
+    Way(name="ruled", fields={"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}),
+    Way(name="sampled", fields={"temperature": 0.8, "top_k": 40, "top_p": 0.9}, sampled=True),
+)
+"""Every way that is compared; the last one samples."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """A prompt with the tokens that a decoder added.
+
+    Attributes:
+        text: `[1 time]`, prompt and new tokens.
+        known: Tokens of the prompt.
+        logits: `[new vocab]`, from which each new token was chosen, before any rule.
+    """
+
+    text: Tensor
+    known: int
+    logits: Tensor
+
+    @property
+    def new(self) -> list[int]:
+        """The new tokens."""
+        ids: list[int] = self.text[0, self.known :].tolist()
+        return ids
+
+
+def continuation(decoder: Stepping, prompt: Tensor, way: Way, count: int) -> Continuation:
+    """Return a prompt `[1 time]` with `count` new tokens."""
+    draws, text, rules = Draws(SEED, len(prompt)), prompt, way.rules
+    steps = [decoder.start(prompt)]
+    while True:
+        chosen = choose(rules.processed(steps[-1], text), rules, draws)
+        text = torch.cat([text, chosen[:, None]], dim=1)
+        if len(steps) == count:
+            break
+        steps.append(decoder.step(chosen))
+    return Continuation(text=text, known=prompt.shape[1], logits=torch.cat(steps))
+
+
+def rechosen(logits: Tensor, made: Continuation, way: Way) -> list[int]:
+    """Return the tokens that follow from a reference's logits `[new vocab]` at each step of a text.
+
+    If they are the text's own, the reference generates the same text. No function of ours chooses:
+    the rules are transformers', the choice and the random numbers are the oracle's.
+    """
+    numbers = generation_oracle.uniform(SEED, 0, len(logits))
+    chosen = []
+    for step, row in enumerate(logits):
+        left = expected_logits(way.fields, row[None], made.text[:, : made.known + step])[0].numpy()
+        drawn = generation_oracle.draw(left, numbers[step])
+        chosen.append(drawn if way.sampled else generation_oracle.likeliest(left))
+    return chosen
+
+
+def draw_prompts(count: int, *, longest: int, vocab_size: int, seed: int) -> list[Tensor]:
+    """Return prompts `[1 time]` of lengths from 1 to `longest`, evenly spread by their logarithm.
+
+    All differ, so that what one leaves in the decoder's cache is wrong for the next.
+    """
+    lengths = np.geomspace(1, longest, count).round().astype(int) if count > 1 else [longest]
+    generator = np.random.Generator(np.random.Philox(seed))
+    return [
+        torch.from_numpy(generator.integers(0, vocab_size, size=(1, length)))
+        for length in map(int, lengths)
+    ]
+
+
+def first_difference(ours: Sequence[int], other: Sequence[int]) -> int | None:
+    """Return the first step at which two continuations differ; None where they do not."""
+    pairs = enumerate(zip(ours, other, strict=True))
+    return next((step for step, (mine, its) in pairs if mine != its), None)
+
 
 # Ties.
 #
 # Two correct sides may choose different ids only where the oracle's gap between them is within both
-# sides' errors. Our error counts at most as large as the bound allows, else a faulty side would be
-# excused by its own fault.
+# sides' errors. Our error counts at most as large as the bound allows, else a fault would excuse
+# itself.
 
 
-def tie_excuse(  # noqa: PLR0913 - two texts, what they were chosen from, and the truth of it
+def tie_excuse(  # noqa: PLR0913 - two texts, their logits, and the true ones
     made: Continuation,
     other: Sequence[int],
     *,
@@ -58,16 +152,16 @@ def tie_excuse(  # noqa: PLR0913 - two texts, what they were chosen from, and th
     reference: Tensor,
     bounds: Bounds,
 ) -> str:
-    """Return in words that the first difference is a tie; empty where it is none.
+    """Return the description of a tie at the first difference; empty if it is none.
 
     Args:
-        made: Ours.
+        made: Our text.
         other: The reference's new tokens.
-        way: How both were chosen; not drawn.
+        way: How both were chosen, without sampling.
         truth: `[new vocab]`, the oracle's logits of our text.
-        reference: `[new vocab]`, the reference's logits of its own; up to the first difference
-            both texts are the same.
-        bounds: Of the run.
+        reference: `[new vocab]`, the reference's logits of its own text; both texts are equal up
+            to the first difference.
+        bounds: Bounds of the run.
     """
     step = first_difference(made.new, other)
     if step is None:
@@ -84,12 +178,12 @@ def tie_excuse(  # noqa: PLR0913 - two texts, what they were chosen from, and th
 
 
 def divergence_place(made: Continuation, step: int, prompt: int) -> str:
-    """Return where a step of a text is, in words."""
+    """Return the prompt, step and position, for a message."""
     return f"prompt {prompt} ({made.known} tokens), step {step}, position {made.known + step - 1}"
 
 
 def tie_message(made: Continuation, other: Sequence[int], against: str, prompt: int) -> str:
-    """Return the first difference between two texts in words; empty where there is none."""
+    """Return the first difference between two texts, for a message; empty without any."""
     step = first_difference(made.new, other)
     if step is None:
         return ""
@@ -105,11 +199,11 @@ def _largest(tensor: Tensor, truth: Tensor) -> float:
 
 
 Forward = Callable[[Tensor], Tensor]
-"""Of ids `[batch time]` the logits `[batch time vocab]`, each position's from those before it."""
+"""From ids `[batch time]` to logits `[batch time vocab]`."""
 
 
 def candidate_forward(model: GPT) -> Forward:
-    """Return our model run anew over a whole text, by the formula of every operation."""
+    """Return our model without a cache, on the backend `plain`."""
     plain = model.with_backend("plain").eval()
 
     @torch.no_grad()
@@ -120,7 +214,7 @@ def candidate_forward(model: GPT) -> Forward:
 
 
 def huggingface_forward(model: OpenAIGPTLMHeadModel) -> Forward:
-    """Return Hugging Face's model."""
+    """Return Hugging Face's model without a cache."""
 
     @torch.no_grad()
     def forward(token_ids: Tensor) -> Tensor:
@@ -130,7 +224,7 @@ def huggingface_forward(model: OpenAIGPTLMHeadModel) -> Forward:
 
 
 def oracle_forward(model: OpenAIGPTLMHeadModel) -> Forward:
-    """Return the oracle with the weights of Hugging Face's model, arranged once."""
+    """Return the oracle with the weights of Hugging Face's model."""
     weights, epsilon = oracle_weights(model), model.config.layer_norm_epsilon
 
     def forward(token_ids: Tensor) -> Tensor:
@@ -141,14 +235,8 @@ def oracle_forward(model: OpenAIGPTLMHeadModel) -> Forward:
 
 
 def following(forward: Mapping[str, Forward], text: Tensor, known: int) -> dict[str, Tensor]:
-    """Return each witness's logits `[new vocab]` from which the tokens after `known` follow.
-
-    Args:
-        forward: Witnesses by name.
-        text: `[1 time]`, prompt and continuation.
-        known: Tokens of the prompt.
-    """
-    # The last token is followed by nothing.
+    """Return each reference's logits `[new vocab]` from which the tokens after `known` follow."""
+    # No token follows the last one.
     return {name: run(text[:, :-1])[0, known - 1 :] for name, run in forward.items()}
 
 
@@ -156,20 +244,21 @@ OURS, THEIRS = f"ours/{BACKEND}", "huggingface"
 """Subjects of fingerprints."""
 
 
+Result = TypeVar("Result")
+Injected = Callable[[], AbstractContextManager[None]]
+"""Returns the context in which our functions run: with it a verb injects a fault."""
+
+
 @dataclasses.dataclass(kw_only=True)
 class Pass:
-    """Both models in one dtype, and what is asked of them.
+    """Both models in one dtype, and the texts to generate.
 
     Attributes:
         model: Ours.
         reference: Hugging Face's.
         truth: The oracle.
         prompts: `[1 time]` each.
-        new: Tokens to be made of each.
-        bounds: Of the run.
-        plant: A fault for our functions, or None.
-        progress: Called as the pass goes on.
-        fingerprints: Takes those of texts and logits, if they are wanted.
+        new: New tokens of each.
     """
 
     model: GPT
@@ -178,40 +267,38 @@ class Pass:
     prompts: Sequence[Tensor]
     new: int
     bounds: Bounds
-    plant: str | None
     progress: Progress
+    injected: Injected = contextlib.nullcontext
     fingerprints: Fingerprints = dataclasses.field(default_factory=Fingerprints)
 
     def __post_init__(self) -> None:
-        # One for all prompts: what one text leaves behind must not reach the next.
+        # One for all prompts: the cache must not carry one text over to the next.
         self.decoder = Decoder(self.model, batch=1)
 
+        self.dtype = str(self.model.tokens_embed.weight.dtype).removeprefix("torch.")
+
     def made(self, prompt: Tensor, way: Way) -> Continuation | Exception:
-        """Return what our decoder makes of a prompt, or the error that it raised."""
-        with inject(self.plant):
+        """Return our decoder's text of a prompt, or the error that it raised."""
+        return self.attempt(lambda: continuation(self.decoder, prompt, way, self.new))
+
+    def attempt(self, compute: Callable[[], Result]) -> Result | Exception:
+        """Return a result of our functions, or the error that they raised."""
+        with self.injected():
             try:
-                return continuation(self.decoder, prompt, way, self.new)
+                return compute()
             except (ValueError, IndexError, RuntimeError) as error:
                 return error
 
     def take(self, side: str, tap: str, logits: Tensor, ids: Sequence[int]) -> None:
         """Take the fingerprints of one text: its logits and its ids."""
-        run = f"{side}/{str(self.dtype).removeprefix('torch.')}"
-        self.fingerprints.take(run, f"{tap}.logits", logits)
-        self.fingerprints.take_ids(run, f"{tap}.ids", [ids])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of both models."""
-        return self.model.tokens_embed.weight.dtype
+        self.fingerprints.take(f"{side}/{self.dtype}", f"{tap}.logits", logits)
+        self.fingerprints.take_ids(f"{side}/{self.dtype}", f"{tap}.ids", [ids])
 
 
 def text_rows(run: Pass, seen: list[list[int]]) -> Iterator[Row]:
-    """Yield, for every way and prompt, the rows of logits and ids against three witnesses.
+    """Yield, for every way and prompt, the rows of logits and ids against three references.
 
-    Args:
-        run: The pass.
-        seen: Gets the new tokens of every greedy text.
+    The new tokens of every greedy text are appended to `seen`.
     """
     forwards: Mapping[str, Forward] = {
         "oracle": run.truth,
@@ -233,31 +320,28 @@ def text_rows(run: Pass, seen: list[list[int]]) -> Iterator[Row]:
                 yield _placed(row, made, logits, at, run.bounds)
             chosen = {name: rechosen(logits, made, way) for name, logits in found.items()}
             for name, other in chosen.items():
-                yield _identity_ids(f"{tap}.ids", made, other, name, at)
+                row = ids_row(
+                    f"{tap}.ids", made.new, other, dtype="float64", against=name, excused=""
+                )
+                yield dataclasses.replace(row, detail=tie_message(made, other, name, at))
             run.take(OURS, tap, made.logits, made.new)
             run.take(THEIRS, tap, found[THEIRS], chosen[THEIRS])
 
 
-def _identity_ids(tap: str, made: Continuation, other: Sequence[int], against: str, at: int) -> Row:
-    """Return the row of ids that a witness would have chosen; in float64 nothing excuses."""
-    row = ids_row(tap, made.new, other, dtype="float64", against=against, excused="")
-    return dataclasses.replace(row, detail=tie_message(made, other, against, at))
-
-
 def _placed(row: Row, made: Continuation, other: Tensor, at: int, bounds: Bounds) -> Row:
-    """Return a row of logits that says at which step the first is off."""
+    """Return a row of logits with the first step at which they differ."""
     if not row.detail or made.logits.shape != other.shape:
         return row
     scale = float(other.square().mean().sqrt())
     off = (made.logits - other).abs().amax(1) / scale
-    # Written so that NaN is off.
+    # Written so that NaN differs.
     step = next((i for i, error in enumerate(off.tolist()) if not error <= bounds.float64), 0)
     return dataclasses.replace(row, detail=f"{divergence_place(made, step, at)}: {row.detail}")
 
 
 @dataclasses.dataclass(kw_only=True)
 class _Both:
-    """Both sides' texts of one prompt, and the truth of ours."""
+    """Both sides' texts of one prompt, and the oracle's logits of ours."""
 
     tap: str
     at: int
@@ -270,16 +354,16 @@ class _Both:
 
 
 def text_rounding_rows(run: Pass, precision: Precision) -> Iterator[Row]:
-    """Yield, for each way that does not draw and each prompt, rows of logits and of ids."""
+    """Yield, for each way without sampling and each prompt, rows of logits and of ids."""
     for way in WAYS:
         if way.sampled:
-            continue  # Hugging Face draws from another stream
+            continue  # Hugging Face uses other random numbers
         pairs: list[_Both] = []
         for at, prompt in enumerate(run.prompts):
             run.progress(f"{precision.dtype} {way.name}", at, len(run.prompts))
             made = run.made(prompt, way)
             if isinstance(made, Exception):
-                yield raised_row(f"{way.name}.{at}.logits", made, dtype=_name(precision))
+                yield raised_row(f"{way.name}.{at}.logits", made, dtype=run.dtype)
             else:
                 pairs.append(_both(run, way, at, prompt, made))
         worst = RoundingError()
@@ -290,7 +374,7 @@ def text_rounding_rows(run: Pass, precision: Precision) -> Iterator[Row]:
 
 
 def _both(run: Pass, way: Way, at: int, prompt: Tensor, made: Continuation) -> _Both:
-    """Return Hugging Face's text beside ours, and its logits' error up to where they part."""
+    """Return both sides' texts, and the error of Hugging Face's logits while they are equal."""
     theirs = huggingface_generation.continue_text(
         run.reference, prompt, max_new_tokens=run.new, rules=way.fields
     )
@@ -328,63 +412,51 @@ def _quality_pair(
         reference=pair.reference,
         bounds=run.bounds,
     )
-    told = tie_message(pair.ours, pair.theirs, "huggingface", pair.at)
+    message = tie_message(pair.ours, pair.theirs, "huggingface", pair.at)
     ids = ids_row(
         f"{tap}.ids",
         pair.ours.new,
         pair.theirs,
-        dtype=_name(precision),
+        dtype=run.dtype,
         against="huggingface",
         excused=excused,
     )
-    yield dataclasses.replace(ids, detail=f"{told}; {excused}" if excused else told)
-
-
-def _name(precision: Precision) -> str:
-    return str(precision.dtype).removeprefix("torch.")
-
-
-# All rules together, in the order of Hugging Face's `generate` and on its logits.
+    yield dataclasses.replace(ids, detail=f"{message}; {excused}" if excused else message)
 
 
 STEPS = 3
+"""New tokens on whose logits all rules are applied together."""
 
 
-def order_rows(
-    reference: OpenAIGPTLMHeadModel, prompt: Tensor, bounds: Bounds, plant: str | None
-) -> Iterator[Row]:
-    """Yield two rows: the tokens left by all rules, and their logits, float32 as `generate` has it.
+def order_rows(run: Pass, prompt: Tensor) -> Iterator[Row]:
+    """Yield two rows for all rules in the order of `generate`: remaining tokens, their logits.
 
-    Args:
-        reference: Hugging Face's model.
-        prompt: `[1 time]`; it is drawn a few tokens further.
-        bounds: Of the run.
-        plant: A fault for our functions, or None.
+    The logits are those of Hugging Face's `generate` with sampling, in float32.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = huggingface_generation.continue_text(
-            reference, prompt, max_new_tokens=STEPS, sampled=True, rules=TOGETHER
+            run.reference, prompt, max_new_tokens=STEPS, sampled=True, rules=TOGETHER
         )
     rules = Rules(sampled=True, **TOGETHER)
     texts = [made.token_ids[:, : prompt.shape[1] + step] for step in range(STEPS)]
     steps = list(zip(made.logits, texts, strict=True))
-    with inject(plant):
+    with run.injected():
         ours = torch.cat([rules.processed(logits, text) for logits, text in steps])
     truth = torch.cat([expected_logits(TOGETHER, logits.double(), text) for logits, text in steps])
     theirs = made.processed[:, 0]
     yield _left(ours, theirs, truth)
     left = torch.isfinite(ours) & torch.isfinite(theirs) & torch.isfinite(truth)
     mine, its, right = (x[left][None] for x in (ours, theirs, truth))
-    precision = PRECISIONS["float32"]
-    yield rounding_row("rules.order", mine, right, reference_error(its, right), precision, bounds)
+    noise, precision = reference_error(its, right), PRECISIONS["float32"]
+    yield rounding_row("rules.order", mine, right, noise, precision, run.bounds)
 
 
 def _left(ours: Tensor, theirs: Tensor, truth: Tensor) -> Row:
-    """Return the row of the tokens left.
+    """Return the row of the remaining tokens.
 
-    Where Hugging Face's sums, which are float32, cross `top_p` a token too early or too late, its
-    processors in float64 say who is right.
+    Hugging Face's float32 sums may cross `top_p` a token too early or too late. Then its processors
+    in float64 decide.
     """
     mine, its, right = (torch.isfinite(x) for x in (ours, theirs, truth))
     rounded = torch.equal(mine, right) and not torch.equal(mine, its)

@@ -38,9 +38,6 @@ from scratch_gpt.config import GPTConfig
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 
-# Reasons, from the rows and the provenance of the weights.
-
-
 HOW_TO_GET_THEM = (
     "give --weights openai-gpt (downloads them from the hub once), or --weights FOLDER that holds "
     "openai-community/openai-gpt's model.safetensors or OpenAI's params_0.npy to params_9.npy"
@@ -48,82 +45,68 @@ HOW_TO_GET_THEM = (
 
 
 def wrong_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows for which something else was got, or nothing finite."""
+    """Return the rows with another value, or with one that is not finite."""
     return [row for row in rows if row.status not in (Status.PASS, Status.NOT_RUN)]
 
 
 _NO_TENSORS = {".json", ".txt", ".bpe"}
-"""Suffixes of files beside the weights: configs, which are judged by what they say, and
-vocabularies, which no golden goes through."""
+"""Suffixes of files beside the weights: configs, whose fields are compared, and vocabularies, which
+no golden uses."""
 
 
 def standing_of(goldens: Goldens, provenance: Provenance) -> Standing:
-    """Return whether these bytes are those of the weights that the goldens are about."""
+    """Return the provenance status of the weights with regard to the goldens."""
     if goldens.sha256 is not None:
         return Standing.KNOWN if goldens.sha256 == provenance.sha256 else Standing.UNKNOWN
     if provenance.standing is Standing.DIFFERS:
         return Standing.DIFFERS
-    held = {
+    found = {
         file.standing for file in provenance.files if PurePath(file.name).suffix not in _NO_TENSORS
     }
-    return Standing.KNOWN if held == {Standing.KNOWN} else Standing.UNKNOWN
+    return Standing.KNOWN if found == {Standing.KNOWN} else Standing.UNKNOWN
 
 
 def golden_reasons(
     rows: Sequence[Row], goldens: Goldens, provenance: Provenance, config: GPTConfig
 ) -> Iterator[Reason]:
-    """Yield what keeps a run from being a pass, but for a difference on known weights."""
+    """Yield the reasons why a run is no pass, other than a difference on known weights."""
     standing, altered = standing_of(goldens, provenance), _altered(goldens, config)
+    files = [f"{file.name} ({file.standing})" for file in provenance.files]
+    where = ", ".join(files) or f"weights: {provenance.source}"
     if standing is Standing.DIFFERS:
-        yield _not_published(provenance)
+        yield Reason(
+            what="a file has the name of a published one and other bytes",
+            where=where,
+            fix="get it again; if it was converted or saved anew, give it as a folder of your own",
+            code=ExitCode.REFUSED,
+        )
     if altered:
-        yield _not_its_config(altered)
+        yield Reason(
+            what=f"this is not the released model's config: {', '.join(altered)}",
+            where="the model's config",
+            fix="use the config.json that was published with the weights",
+            code=ExitCode.REFUSED,
+        )
     if standing is Standing.UNKNOWN and wrong_rows(rows):
-        yield _not_shown(rows, provenance)
+        yield Reason(
+            what="these are not shown to be the weights that the published numbers are about: "
+            f"{len(wrong_rows(rows))} of {len(rows)} differ",
+            where=where,
+            fix=f"for a verdict on the model alone use the published file: {HOW_TO_GET_THEM}",
+            code=ExitCode.REFUSED,
+        )
     absent = [row for row in rows if row.status is Status.NOT_RUN]
     if absent or not rows:
-        yield _not_computed(absent, len(rows))
-
-
-def _not_published(provenance: Provenance) -> Reason:
-    return Reason(
-        what="a file is not the published one that it is said to be",
-        where=_files(provenance),
-        fix="get it again; if it was converted or saved anew, give it as a folder of your own",
-        code=ExitCode.REFUSED,
-    )
-
-
-def _not_its_config(altered: Sequence[str]) -> Reason:
-    return Reason(
-        what=f"this is not the released model's config: {', '.join(altered)}",
-        where="the model's config",
-        fix="use the config.json that was published with the weights",
-        code=ExitCode.REFUSED,
-    )
-
-
-def _not_shown(rows: Sequence[Row], provenance: Provenance) -> Reason:
-    return Reason(
-        what="these are not shown to be the weights that the published numbers are about: "
-        f"{len(wrong_rows(rows))} of {len(rows)} differ",
-        where=_files(provenance),
-        fix=f"for a verdict on the model alone use the published file: {HOW_TO_GET_THEM}",
-        code=ExitCode.REFUSED,
-    )
-
-
-def _not_computed(absent: Sequence[Row], planned: int) -> Reason:
-    return Reason(
-        what=f"{len(absent)} of {planned} published numbers could not be computed",
-        where=", ".join(row.tap for row in absent[:3]) or "the list of goldens",
-        fix=absent[0].detail if absent else "give at least one golden",
-        code=ExitCode.INCONCLUSIVE,
-    )
+        yield Reason(
+            what=f"{len(absent)} of {len(rows)} published numbers could not be computed",
+            where=", ".join(row.tap for row in absent[:3]) or "the list of goldens",
+            fix=absent[0].detail if absent else "give at least one golden",
+            code=ExitCode.INCONCLUSIVE,
+        )
 
 
 def _altered(goldens: Goldens, config: GPTConfig) -> list[str]:
-    """Return the fields that are not the released model's; none where goldens are of another."""
+    """Return the fields that differ from the released model's; none for goldens of another."""
     if goldens.sha256 is not None:
         return []
     here, released = dataclasses.asdict(config), dataclasses.asdict(GPTConfig())
@@ -134,44 +117,36 @@ def _altered(goldens: Goldens, config: GPTConfig) -> list[str]:
     ]
 
 
-def _files(provenance: Provenance) -> str:
-    """Return each file with its standing, or what the weights are where no file was read."""
-    files = [f"{file.name} ({file.standing})" for file in provenance.files]
-    return ", ".join(files) or f"weights: {provenance.source}"
-
-
 _SUSPECTS = {
-    Kind.MATRIX_NORMS: "a tensor that is not the published one: ask `weights`",
-    Kind.FIRST_PARAMETERS: "embeddings in each other's place, or other weights: ask `weights`",
+    Kind.MATRIX_NORMS: "a tensor that is not the published one: run `weights`",
+    Kind.FIRST_PARAMETERS: "embeddings in each other's place, or other weights: run `weights`",
     Kind.PARAMETER_COUNT: "another shape, or a head that is not the embedding",
     Kind.FILE_DIGEST: "a damaged or an altered file",
-    Kind.EXP_LOSS: "targets that are not shifted, or the model: ask `layerwise`",
+    Kind.EXP_LOSS: "targets that are not shifted, or the model: run `layerwise`",
 }
-"""Likely causes; of any other kind `_OPERATION`."""
+"""Likely causes; those of all other kinds are `_OPERATION`."""
 
-_OPERATION = "an operation of the model: ask `layerwise`"
+_OPERATION = "an operation of the model: run `layerwise`"
 
 
 def first_golden_difference(rows: Sequence[Row]) -> FirstDivergence | None:
-    """Return the first golden that is not met."""
+    """Return the first wrong row, with its likely cause."""
     failing = next(iter(wrong_rows(rows)), None)
     if failing is None:
         return None
     return FirstDivergence(
         tap=failing.tap,
         why=failing.detail or "{got!r} for {expected!r}".format(**failing.details),
-        suspects=_SUSPECTS.get(
-            Kind(failing.details["kind"]), "an operation of the model: ask `layerwise`"
-        ),
+        suspects=_SUSPECTS.get(Kind(failing.details["kind"]), _OPERATION),
         row=failing,
     )
 
 
 def require_read(provenance: Provenance) -> None:
-    """Require weights that were read from files: drawn ones cannot be the released ones.
+    """Require weights that were read from files.
 
     Raises:
-        EnvironmentUnfitError: No file was read; says how to get the released weights.
+        EnvironmentUnfitError: No file was read.
     """
     if not provenance.files:
         raise EnvironmentUnfitError(
@@ -188,18 +163,18 @@ def golden(
     identity: Mapping[str, Any] | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Report:
-    """Compute every golden's number with our model and hold it against the published one.
+    """Compute every golden's number with our model and compare it with the published one.
 
     Args:
-        model: Our model with the weights to be judged, float32 or float64, in evaluation mode.
-        provenance: Where its weights came from.
-        goldens: What to ask; the published numbers of the released weights where None.
-        identity: What the verdict says about weights, config and code.
+        model: Our model, float32 or float64, in evaluation mode.
+        provenance: The origin of its weights.
+        goldens: The published numbers; those of the released weights if None.
+        identity: Weights, config and code, for the report.
         progress: Called as the check goes on.
 
     Raises:
-        EnvironmentUnfitError: The published numbers were asked of weights read from no file.
-        UsageError: The model is in training mode, or in a precision coarser than float32.
+        EnvironmentUnfitError: The weights for the released numbers were not read from files.
+        UsageError: The model is in training mode, or in a dtype coarser than float32.
     """
     if goldens is None:
         require_read(provenance)
@@ -207,8 +182,11 @@ def golden(
     _check_model(model)
     asked, exempt = _planned(goldens, GoldenModel(model, provenance, ()))
     subject = GoldenModel(model, provenance, asked, progress)
+    rows = []
     with environment.pinned_settings(), torch.no_grad():
-        rows = [_row(entry, subject) for entry in _counted(asked, progress)]
+        for done, entry in enumerate(asked):
+            progress(f"golden {entry.key}", done, len(asked))
+            rows.append(_row(entry, subject))
     standing = standing_of(goldens, provenance)
     reasons = list(golden_reasons(rows, goldens, provenance, model.config))
     compared = sum(row.status is not Status.NOT_RUN for row in rows)
@@ -226,7 +204,7 @@ def golden(
 
 
 def _check_model(model: GPT) -> None:
-    """Refuse a model that drops features, or rounds more than those who published did."""
+    """Require evaluation mode, and a dtype as precise as that of the published numbers."""
     coarse = sorted({str(p.dtype) for p in model.parameters()} - {"torch.float32", "torch.float64"})
     if model.training or coarse:
         state = f"holds {', '.join(coarse)}" if coarse else "is in training mode"
@@ -240,7 +218,6 @@ def _check_model(model: GPT) -> None:
 def _planned(
     goldens: Goldens, subject: GoldenModel
 ) -> tuple[list[Golden], list[Mapping[str, str]]]:
-    """Return what is asked, and what is not, with the reason."""
     reasons = {
         entry.key: NOT_COMPARED[entry.kind](entry, subject) if entry.kind in NOT_COMPARED else ""
         for entry in goldens.rows
@@ -249,12 +226,6 @@ def _planned(
         {"backend": "goldens", "tap": key, "reason": why} for key, why in reasons.items() if why
     ]
     return [entry for entry in goldens.rows if not reasons[entry.key]], exempt
-
-
-def _counted(asked: Sequence[Golden], progress: Progress) -> Iterator[Golden]:
-    for done, entry in enumerate(asked):
-        progress(f"golden {entry.key}", done, len(asked))
-        yield entry
 
 
 def _row(entry: Golden, subject: GoldenModel) -> Row:

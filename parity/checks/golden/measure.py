@@ -1,8 +1,4 @@
-"""For each kind of golden, how our model's own value is got, and what is not asked of it.
-
-A row of `KINDS` takes a golden and the model and returns what was got. A row of `EXEMPT` says
-why a golden is not asked; such goldens are listed in the report with that reason.
-"""
+"""How our model's value is computed for each kind of golden, and why some are not compared."""
 
 import functools
 import math
@@ -20,17 +16,11 @@ from scratch_gpt.loss import log_softmax, next_token_loss
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 
-# The logits after many prompts of unequal length, in batches padded on the right.
-#
-# Attention is causal, so that no position sees the padding behind it: a batch changes a prompt's
-# logits by rounding alone.
-
-
 Prompt = tuple[int, ...]
 
 TOKENS = 512
-"""Positions in a batch, padding included: above it a batch gains no more time, and at the
-released size its logits take 83 MB."""
+"""Positions of a batch, at most: longer batches save no time. At the released size the logits take
+83 MB."""
 
 
 def last_logits(
@@ -40,10 +30,8 @@ def last_logits(
 ) -> dict[Prompt, Tensor]:
     """Return the logits `[vocab]` at each prompt's last token.
 
-    Args:
-        model: In evaluation mode.
-        prompts: Token ids that the model can take, none empty. Each is run once.
-        on_batch: Called with (prompts done, prompts in all).
+    Prompts are run together, padded on the right. Attention is causal, so a batch changes a
+    prompt's logits only by rounding. `on_batch` is called with (prompts done, all prompts).
     """
     wanted = sorted(set(prompts), key=len)
     found: dict[Prompt, Tensor] = {}
@@ -54,7 +42,7 @@ def last_logits(
 
 
 def _batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
-    """Yield runs of prompts, sorted by length, of at most `TOKENS` padded positions each."""
+    """Yield batches of prompts, which are sorted by length, of at most `TOKENS` positions."""
     batch: list[Prompt] = []
     for prompt in prompts:
         if batch and (len(batch) + 1) * len(prompt) > TOKENS:
@@ -77,22 +65,18 @@ def _last(model: GPT, batch: Sequence[Prompt]) -> Tensor:
     return last
 
 
-# Norms of a model's matrices, in float64: what tells known weights from others without a run.
-#
-# Source: weightwatcher 0.2.7 divides each matrix W by the root of 2 before it takes its norms;
-# `rms` is taken before that.
-
-
 def matrices(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter with two axes: both embeddings, and four a block."""
+    """Return every parameter with two axes: both embeddings, and four in each block."""
     return {name: p.detach() for name, p in model.named_parameters() if p.ndim == 2}  # noqa: PLR2004
 
 
 def quantities(matrix: Tensor) -> dict[str, float]:
-    """Return the norms of `matrix`, keys of `reference.published.QUANTITIES`.
+    """Return the norms of a matrix W, keys of `reference.published.QUANTITIES`.
 
     With s the largest singular value and |W| the Frobenius norm: |W| / sqrt(numel), |W| / sqrt(2),
     s² / 2 and |W|² / s².
+
+    Source: weightwatcher 0.2.7 divides W by the root of 2 before it computes norms.
     """
     wide = matrix.double()
     gram = wide.T @ wide if len(wide) >= wide.shape[1] else wide @ wide.T
@@ -111,18 +95,15 @@ STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "largest": max,
     "mean": statistics.fmean,
 }
-"""How one number is made of all matrices'."""
-
-
-# The model that goldens are asked of: what several of them need is computed once.
+"""How the numbers of all matrices become one."""
 
 
 _LAST = (Kind.ARGMAX, Kind.LOGIT, Kind.WORD_PROBABILITIES)
-"""Kinds that need the logits at a prompt's last token, and nothing else."""
+"""Kinds that need only the logits at a prompt's last token."""
 
 
 class GoldenModel:
-    """A model with its weights' provenance, and what was computed of it."""
+    """A model in evaluation mode, and values that several goldens need."""
 
     def __init__(
         self,
@@ -131,14 +112,6 @@ class GoldenModel:
         goldens: Sequence[Golden],
         progress: Progress = lambda _what, _done, _total: None,
     ) -> None:
-        """Compute nothing yet.
-
-        Args:
-            model: In evaluation mode.
-            provenance: Where its weights came from.
-            goldens: What it will be asked; prompts are run together.
-            progress: Called as that goes on.
-        """
         self.model = model
         self.provenance = provenance
         self.goldens = goldens
@@ -148,20 +121,20 @@ class GoldenModel:
         """Return the logits `[1 time vocab]` of one prompt.
 
         Raises:
-            NoValueError: The model cannot take it, or gives a value that is not finite.
+            NoValueError: The model cannot run it, or a value is not finite.
         """
         self.require(token_ids)
         return finite(self.model(self.batch_of(token_ids)), "the logits")
 
     def batch_of(self, token_ids: Sequence[int]) -> Tensor:
-        """Return ids `[1 time]` where the model is."""
+        """Return ids `[1 time]` on the model's device."""
         return torch.tensor([list(token_ids)], device=self.model.tokens_embed.weight.device)
 
     def last(self, token_ids: Sequence[int]) -> Tensor:
         """Return the logits `[vocab]` at the last token of a golden's prompt.
 
         Raises:
-            NoValueError: The model cannot take it, or gives a value that is not finite.
+            NoValueError: The model cannot run it, or a value is not finite.
         """
         self.require(token_ids)
         return finite(self._last[tuple(token_ids)], "the logits at the last position")
@@ -170,21 +143,18 @@ class GoldenModel:
         """Return one of the model's parameters.
 
         Raises:
-            NoValueError: It has none of that name.
+            NoValueError: There is none of that name.
         """
-        held = dict(self.model.named_parameters())
-        if name not in held:
+        own = dict(self.model.named_parameters())
+        if name not in own:
             raise NoValueError(Status.NOT_RUN, f"this model has no tensor {name}")
-        return held[name].detach()
+        return own[name].detach()
 
     def norms(self, expected: int) -> Sequence[Mapping[str, float]]:
         """Return the norms of every matrix.
 
-        Args:
-            expected: How many matrices there must be.
-
         Raises:
-            NoValueError: There are more or fewer, or one holds a value that is not finite.
+            NoValueError: The number of matrices is not the expected one, or a value is not finite.
         """
         if len(self._norms) != expected:
             raise NoValueError(
@@ -193,10 +163,10 @@ class GoldenModel:
         return self._norms
 
     def require(self, token_ids: Sequence[int], *, length: int = 0, id_: int = 0) -> None:
-        """Require that the model can take ids, and grow to `length`, and knows `id_`.
+        """Require that ids, `id_` and `length` are within the vocabulary and the positions.
 
         Raises:
-            NoValueError: It cannot.
+            NoValueError: One is not.
         """
         config = self.model.config
         largest, longest = max(*token_ids, id_), max(len(token_ids), length)
@@ -218,19 +188,19 @@ class GoldenModel:
     def _last(self) -> dict[Prompt, Tensor]:
         prompts = [tuple(g.inputs["token_ids"]) for g in self.goldens if g.kind in _LAST]
         return last_logits(
-            self.model, filter(self._takes, prompts), self._told("running the prompts")
+            self.model, filter(self._takes, prompts), self._counter("running the prompts")
         )
 
     @functools.cached_property
     def _norms(self) -> Sequence[Mapping[str, float]]:
-        told, found = self._told("norms of the matrices"), []
-        held = matrices(self.model)
-        for name, matrix in held.items():
+        count, found = self._counter("norms of the matrices"), []
+        own = matrices(self.model)
+        for name, matrix in own.items():
             found.append(quantities(finite(matrix, name)))
-            told(len(found), len(held))
+            count(len(found), len(own))
         return found
 
-    def _told(self, what: str) -> Callable[[int, int], None]:
+    def _counter(self, what: str) -> Callable[[int, int], None]:
         return lambda done, total: self._progress(what, done, total)
 
 
@@ -246,17 +216,11 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
-# Published digests, compared with those of the files that the weights were read from.
-#
-# Only a file that is taken for a published one is judged by its name: `model.safetensors` is what
-# everybody calls theirs, and the released weights saved again are other bytes and no fault.
-
-
 def digest_of(golden: Golden, subject: GoldenModel) -> MeasuredValue:
     """Return the digest of the file that a golden names.
 
     Raises:
-        NoValueError: That file was not read, or the digest not taken.
+        NoValueError: That file was not read, or its digest was not computed.
     """
     file = _file(golden, subject)
     got = _digest(golden, file) if file is not None else None
@@ -266,44 +230,36 @@ def digest_of(golden: Golden, subject: GoldenModel) -> MeasuredValue:
 
 
 def why_exempt(golden: Golden, subject: GoldenModel) -> str:
-    """Return why a golden is not asked; an empty text where it is."""
+    """Return why the digest of a file is not compared; an empty text if it is."""
     file = _file(golden, subject)
     if file is None:
         return "no file of that name was read"
     got = _digest(golden, file)
     if got is None:
         return f"its {golden.inputs['algorithm']} was not taken"
+    # Any file may be called `model.safetensors`: other bytes alone are no fault.
     if got != golden.expected and file.standing is Standing.UNKNOWN:
         return "a file of that name was read that does not claim to be the published one"
     return ""
 
 
 def _file(golden: Golden, subject: GoldenModel) -> FileDigest | None:
-    """Return the file of the golden's name that was read, if one was."""
-    named = [file for file in subject.provenance.files if file.name == golden.inputs["file"]]
-    return named[0] if named else None
+    """Return the file of the golden's name, if it was read."""
+    files = subject.provenance.files
+    return next((file for file in files if file.name == golden.inputs["file"]), None)
 
 
 def _digest(golden: Golden, file: FileDigest) -> str | None:
     return {"sha256": file.sha256, "git_blob": file.git_blob}[golden.inputs["algorithm"]]
 
 
-# Greedy continuation by running the whole sequence anew for each token: slow, and plain.
-
-
 def greedy(
     model: GPT, token_ids: Sequence[int], *, total_length: int, no_repeat: bool
 ) -> tuple[list[int], list[Tensor]]:
-    """Return the ids of a prompt and its continuation, and what each new one was chosen from.
+    """Return a prompt continued to `total_length` ids without a cache.
 
-    Args:
-        model: In evaluation mode.
-        token_ids: The prompt.
-        total_length: Ids in all.
-        no_repeat: Whether an id that is there already, the prompt's included, may not be chosen.
-
-    Returns:
-        `total_length` ids, and for each new one the model's own logits `[vocab]`.
+    With `no_repeat` no id occurs again, the prompt's included. Also returns the model's logits
+    `[vocab]` for each new id.
     """
     ids = list(token_ids)
     steps = []
@@ -368,7 +324,7 @@ def _word_probabilities(golden: Golden, subject: GoldenModel) -> MeasuredValue:
 
 
 def _median_difference(golden: Golden, subject: GoldenModel) -> MeasuredValue:
-    """Return the median over every word of a group: what moves all of them a little shows here."""
+    """Return the median over every word of a group, which a small shift of all words changes."""
     rows = [
         row
         for row in subject.goldens
@@ -414,7 +370,7 @@ def _number(golden: Golden, got: float) -> MeasuredValue:
 
 
 def _lead(logits: Tensor, got: int, expected: int) -> float:
-    """Return our logit of the id that was got, less that of the id that was expected."""
+    """Return our logit of our id minus our logit of the expected id."""
     return float(logits[got] - logits[expected])
 
 
@@ -431,7 +387,7 @@ KINDS: dict[Kind, Evaluate] = {
     Kind.PARAMETER_COUNT: _parameter_count,
     Kind.FILE_DIGEST: digest_of,
 }
-"""Every kind that can be asked."""
+"""How the value of each kind is computed."""
 
 _OTHER_SEARCH = (
     "the search that made it may finish texts by other rules than ours: they were never compared"
@@ -441,4 +397,4 @@ NOT_COMPARED: dict[Kind, Callable[[Golden, GoldenModel], str]] = {
     Kind.BEAM_TEXTS: lambda _golden, _subject: _OTHER_SEARCH,
     Kind.FILE_DIGEST: why_exempt,
 }
-"""Kinds that may not be asked: each gives the reason, or an empty text where there is none."""
+"""Kinds with exempt goldens; each function returns the reason, or an empty text."""

@@ -11,13 +11,13 @@ from reference.published import Golden, Measure
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasuredValue:
-    """What was got for a golden.
+    """Our value for a golden.
 
     Attributes:
-        got: In the form of what is expected.
-        difference: How far that is from it, in the tolerance's measure. For ids it is the lead:
-            our logit of the id that was got less that of the id that was expected.
-        detail: What else there is to say, in one phrase.
+        got: In the form of the expected value.
+        difference: The distance from it, in the tolerance's measure. For ids it is the lead: our
+            logit of our id minus our logit of the expected id.
+        detail: An explanation, in one phrase.
     """
 
     got: Any
@@ -26,11 +26,7 @@ class MeasuredValue:
 
 
 class NoValueError(Exception):
-    """Nothing can be got for a golden.
-
-    Attributes:
-        status: Why not: `NOT_RUN`, or `NONFINITE`.
-    """
+    """There is no value for a golden; `status` is `NOT_RUN` or `NONFINITE`."""
 
     def __init__(self, status: Status, why: str) -> None:
         super().__init__(why)
@@ -38,7 +34,7 @@ class NoValueError(Exception):
 
 
 def golden_row(golden: Golden, measured: MeasuredValue, *, backend: str, dtype: str) -> Row:
-    """Return the row of what was got."""
+    """Return the row of a golden and our value."""
     status = _status(golden, measured)
     symptoms = [] if status is Status.PASS else _symptoms(golden, measured.got)
     return Row(
@@ -52,13 +48,13 @@ def golden_row(golden: Golden, measured: MeasuredValue, *, backend: str, dtype: 
 
 
 def row_without(golden: Golden, error: NoValueError, *, backend: str, dtype: str) -> Row:
-    """Return the row of a golden for which nothing was got."""
+    """Return the row of a golden without a value."""
     common = _common(golden, backend, dtype)
     return Row(**common, status=error.status, detail=str(error))
 
 
 def apart(measure: Measure, got: float, expected: float) -> float:
-    """Return how far `got` is from `expected`; infinite where the measure has no number."""
+    """Return the distance of `got` from `expected`; infinite where it is undefined."""
     if got == expected:
         return 0.0
     if measure is Measure.RELATIVE:
@@ -78,12 +74,11 @@ def _status(golden: Golden, measured: MeasuredValue) -> Status:
 
 
 _SYMPTOM_WIDTH = 1e-3
-"""A relative difference within which a wrong value is taken for a known one: it explains, and
-decides nothing."""
+"""Relative width within which a wrong value matches a known symptom; it decides no verdict."""
 
 
 def _symptoms(golden: Golden, got: object) -> list[str]:
-    """Return what is wrong where a value like this is got."""
+    """Return the known causes of a value like this."""
     value = _scalar(got)
     return [
         symptom.means
@@ -95,7 +90,6 @@ def _symptoms(golden: Golden, got: object) -> list[str]:
 def _common(
     golden: Golden, backend: str, dtype: str, measured: MeasuredValue | None = None
 ) -> dict[str, Any]:
-    """Return what every row has; its details say what was published, where, and what was got."""
     return {
         "tap": golden.key,
         "backend": backend,

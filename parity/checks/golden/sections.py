@@ -1,7 +1,4 @@
-"""The tables of a golden check: all goldens, their sources, and what is known of failing ones.
-
-Many rows of one group and kind with one status are one line, the worst of them.
-"""
+"""The tables of a golden check: all goldens, their sources, and details of failing ones."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,14 +8,11 @@ from parity.core.results import Row, Section
 from reference.published import Measure, Tolerance
 
 _FOLDED_FROM = 20
-"""Rows of one group, kind and status from which on they are one line."""
+"""As many rows of one group, kind and status share one line, that of the worst."""
 
 
 def sections(rows: Sequence[Row], exempt: Sequence[Mapping[str, str]]) -> Iterator[Section]:
-    """Yield the table, its sources, the goldens that were not computed, and the differences.
-
-    Of the rows of one group and kind that differ, the first is written out.
-    """
+    """Yield the table, its sources, the exempt goldens, and the first failure of each kind."""
     sources = list(dict.fromkeys(row.details["source"] for row in rows))
     if rows:
         yield _table(rows, sources)
@@ -31,12 +25,12 @@ def sections(rows: Sequence[Row], exempt: Sequence[Mapping[str, str]]) -> Iterat
 
 
 def _left_out(exempt: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Yield a line a reason, with everything that was not asked for it."""
+    """Yield a line for each reason, with the goldens that are exempt for it."""
     by_reason: dict[str, list[str]] = {}
     for entry in exempt:
         by_reason.setdefault(entry["reason"], []).append(entry["tap"])
     for reason, keys in by_reason.items():
-        yield f"not asked, {reason}: {', '.join(keys)}"
+        yield f"not compared, {reason}: {', '.join(keys)}"
 
 
 def _table(rows: Sequence[Row], sources: Sequence[str]) -> Section:
@@ -58,7 +52,6 @@ def _table(rows: Sequence[Row], sources: Sequence[str]) -> Section:
 
 
 def _lines(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
-    """Yield (label, row) a line; a folded line shows the worst row that it stands for."""
     groups: dict[tuple[str, str, Status], list[Row]] = {}
     for row in rows:
         groups.setdefault((_group(row), row.details["kind"], row.status), []).append(row)
@@ -75,9 +68,9 @@ def _group(row: Row) -> str:
 
 
 def _pair(row: Row) -> tuple[str, str]:
-    """Return what was expected and what was got, short enough for a column.
+    """Return the expected value and ours, short enough for a column.
 
-    Of several numbers the pair that is furthest apart is shown, of ids the first that differ.
+    Of several numbers it is the pair with the largest difference, of ids the first that differ.
     """
     published, ours = row.details["expected"], row.details["got"]
     if ours is None:
@@ -86,16 +79,12 @@ def _pair(row: Row) -> tuple[str, str]:
         return _short(published), _short(ours)
     pairs = list(zip(published, ours, strict=True))
     if row.details["tolerance"].measure is not Measure.EXACT:
-        expected, got = max(pairs, key=lambda pair: _apart(*pair))
+        expected, got = max(pairs, key=lambda pair: abs(pair[1] - pair[0]) / (abs(pair[0]) or 1.0))
         return _short(expected), _short(got)
     first = next((at for at, (wanted, here) in enumerate(pairs) if wanted != here), None)
     if first is None:
         return f"{len(pairs)} ids", "the same"
     return f"{pairs[first][0]} at {first}", str(pairs[first][1])
-
-
-def _apart(expected: float, got: float) -> float:
-    return abs(got - expected) / abs(expected) if expected else abs(got)
 
 
 def _short(value: Any) -> str:  # noqa: ANN401 - what a golden may be
@@ -127,7 +116,6 @@ _MARKS = {
 
 
 def _failure(row: Row) -> Section:
-    """Return everything known about a row that does not pass."""
     known = row.details
     difference = "none" if known["difference"] is None else f"{known['difference']:.6g}"
     facts = [

@@ -1,6 +1,6 @@
-"""One model, once forward and once backward, each gradient shown the moment it is made.
+"""One forward and backward pass of a model, with a callback for each gradient.
 
-Nothing is kept: whoever is shown a gradient measures it, and it goes. So all gradients of a model
+The callback compares a gradient when it is complete; then it is freed. So all gradients of a model
 are compared without all of them existing at once.
 """
 
@@ -35,14 +35,14 @@ def backward(
     look: GradientCallback | None = None,
     scale: float = 1.0,
 ) -> float:
-    """Return the loss, every gradient of it shown to `see`, `scale` times as large.
+    """Return the loss; call `see` with every gradient, `scale` times as large.
 
     Args:
-        loss_of: Runs the forward pass, showing its taps, and returns the scalar loss.
-        parameters: Those whose gradients are wanted. As they were afterwards, `grad` included.
-        see: Is shown the gradient of each tap and parameter, complete, as soon as it is.
-        look: Is shown each tap on the way forward.
-        scale: What the backward pass begins with; a power of two moves no bit but the exponent.
+        loss_of: Runs the forward pass with a tap, and returns the scalar loss.
+        parameters: Those whose gradients are computed. They are restored, `grad` included.
+        see: Called with the gradient of each tap and parameter when it is complete.
+        look: Called with each tap of the forward pass.
+        scale: The gradient of the loss; a power of two changes only exponents.
     """
 
     def tap(name: str, value: Tensor) -> Tensor:
@@ -53,24 +53,29 @@ def backward(
             value.register_hook(hook)  # type: ignore[no-untyped-call]
         return value
 
-    with torch.enable_grad(), _shown(parameters, see):
+    with torch.enable_grad(), _hooks(parameters, see):
         loss = loss_of(tap)
         loss.backward(torch.full_like(loss, scale))  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 
 @contextlib.contextmanager
-def _shown(parameters: Mapping[str, nn.Parameter], see: GradientCallback) -> Iterator[None]:
-    """Show each parameter's gradient and let it go; leave the parameters as they were."""
+def _hooks(parameters: Mapping[str, nn.Parameter], see: GradientCallback) -> Iterator[None]:
+    """Call `see` with each parameter's gradient and free it; restore the parameters."""
     before = [
         (parameter, parameter.requires_grad, parameter.grad) for parameter in parameters.values()
     ]
     handles = []
+
+    def take(name: str, parameter: Tensor) -> None:
+        see(name, cast("Tensor", parameter.grad))  # all its paths summed
+        parameter.grad = None
+
     try:
         for name, parameter in parameters.items():
             parameter.requires_grad_(True)
             parameter.grad = None
-            hook = _taking(name, see)
+            hook = functools.partial(take, name)
             handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
         yield
     finally:
@@ -81,27 +86,17 @@ def _shown(parameters: Mapping[str, nn.Parameter], see: GradientCallback) -> Ite
             parameter.requires_grad_(required)
 
 
-def _taking(name: str, see: GradientCallback) -> Callable[[Tensor], None]:
-    """Return a hook that shows a parameter's gradient, all its paths summed, and drops it."""
-
-    def take(parameter: Tensor) -> None:
-        see(name, cast("Tensor", parameter.grad))
-        parameter.grad = None
-
-    return take
-
-
-# The loss of both sides as a function of their taps: the mean over all tokens to be predicted.
+# The loss of both sides as a function of their taps: the mean over all predicted tokens.
 
 
 LossOf = Callable[[TapFunction], Tensor]
-"""Runs a forward pass, showing its taps, and returns the scalar loss."""
+"""Runs a forward pass with a tap, and returns the scalar loss."""
 
 _IGNORED = -100
 
 
 def predicted(inputs: Inputs) -> Tensor:
-    """Return `[batch time-1]`: whether a token is predicted there, from a real one, a real one."""
+    """Return `[batch time-1]`: whether a real token is predicted from a real one."""
     mask = inputs.attention_mask
     if mask is None:
         return torch.ones_like(inputs.token_ids[:, 1:], dtype=torch.bool)
@@ -109,10 +104,10 @@ def predicted(inputs: Inputs) -> Tensor:
 
 
 def check_predicted(inputs: Inputs) -> None:
-    """Require something to predict.
+    """Require a predicted token.
 
     Raises:
-        InconclusiveError: Every row is a single token: there is no loss, and no gradient.
+        InconclusiveError: Every row is a single token, so there is no loss.
     """
     if not bool(predicted(inputs).any()):
         raise InconclusiveError(
@@ -123,11 +118,11 @@ def check_predicted(inputs: Inputs) -> None:
 
 
 def scale_for(dtype: torch.dtype, inputs: Inputs) -> float:
-    """Return what a backward pass in `dtype` begins with.
+    """Return the scale of the loss for a backward pass in `dtype`.
 
-    1, but for float16: the smallest number that it holds in full is 6e-5, and of the mean of 500
-    losses most gradients of a logit are smaller. So training in float16 begins with a power of two,
-    and so does this: the one that makes a sum of the mean, and four times as much.
+    It is 1 except in float16, whose smallest normal number is 6e-5: for the mean of 500 losses most
+    gradients of a logit are smaller. There it is a power of two, at least four times the number of
+    losses.
 
     Source: Micikevicius et al. 2018, "Mixed precision training", section 3.2.
     """
@@ -138,34 +133,34 @@ def scale_for(dtype: torch.dtype, inputs: Inputs) -> float:
 
 
 _LARGEST_EXPONENT = 15
-"""Of a power of two in float16."""
+"""The largest exponent of a power of two in float16."""
 
 
 def sees_one_token(inputs: Inputs) -> bool:
-    """Return whether every prediction is made from a token that sees nothing but itself."""
+    """Return whether every predicting token attends only to itself."""
     real = inputs.attention_mask
     if real is None:
-        return inputs.token_ids.shape[1] == 2  # noqa: PLR2004 - the second predicts nothing
+        return inputs.token_ids.shape[1] == 2  # noqa: PLR2004 - the second token predicts none
     earlier = real[:, :-1].cumsum(-1)
     return not bool((predicted(inputs) & (earlier > 1)).any())
 
 
 def of_candidate(model: nn.Module, inputs: Inputs) -> LossOf:
-    """Return the loss of a candidate: our own, of the logits that it returns."""
+    """Return the loss of a candidate: our loss of the logits that it returns."""
     counted = nn.functional.pad(predicted(inputs), (1, 0), value=False)
     targets = inputs.token_ids.masked_fill(~counted, _IGNORED)
 
     def loss_of(tap: TapFunction) -> Tensor:
-        shown: dict[str, Tensor] = {}
+        tapped: dict[str, Tensor] = {}
 
-        def remembering(name: str, value: Tensor) -> Tensor:
+        def keep_logits(name: str, value: Tensor) -> Tensor:
             value = tap(name, value)
             if name == "logits":
-                shown[name] = value
+                tapped[name] = value
             return value
 
-        logits = model(inputs.token_ids, inputs.positions, inputs.attention_mask, tap=remembering)
-        check_returned(logits, shown.get("logits"))
+        logits = model(inputs.token_ids, inputs.positions, inputs.attention_mask, tap=keep_logits)
+        check_returned(logits, tapped.get("logits"))
         return next_token_loss(logits, targets, ignore_index=_IGNORED)
 
     return loss_of
@@ -188,27 +183,24 @@ def of_huggingface(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> LossOf:
     return loss_of
 
 
-# Measures the gradients of one run as they are made, and knows which never were.
-
-
 REFERENCE = "huggingface"
 TRUTH = "oracle"
-"""What the judge calls that to which errors are measured; here, the witness's in float64."""
+"""The criteria's name of the truth; for gradients it is Hugging Face's float64 run."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class GradientComparator:
-    """One run being measured against the witness's float64 gradients.
+    """Compares the gradients of one run with Hugging Face's float64 gradients.
 
     Attributes:
-        name: What the observations call the run.
+        name: The run's name in the observations.
         dtype: The dtype that every gradient must have.
-        plan: What is to be compared.
-        known: Names of every gradient there is; what else is shown is extra.
-        truths: The witness's gradients by name.
-        found: Where differences and extras are noted.
-        look: Called with the name and gradient of whatever is measured.
-        scale: How many times too large every gradient is, on purpose.
+        plan: The gradients to compare.
+        known: Names of all gradients; any other is extra.
+        truths: The reference gradients by name.
+        found: Receives differences and extras.
+        look: Called with the name and gradient of whatever is compared.
+        scale: The scale of the loss.
     """
 
     name: str
@@ -225,7 +217,7 @@ class GradientComparator:
         self._wanted = {place.name for place in self.plan}
 
     def see(self, name: str, gradient: Tensor) -> None:
-        """Measure one gradient; an unexpected or repeated one is extra."""
+        """Compare one gradient; an unknown or repeated one is extra."""
         if name not in self.known or name in self._seen:
             self.found.extras.setdefault(self.name, []).append(name)
             return
@@ -237,15 +229,15 @@ class GradientComparator:
     def _difference(self, truth: Reference, gradient: Tensor) -> Difference:
         if self.scale == 1.0 or gradient.dtype != self.dtype:
             return truth.difference(gradient, dtype=self.dtype)
-        # Back to size where it fits: float16 would lose what the scale has saved.
+        # The scale is removed in float64: in float16 small gradients would be lost again.
         return truth.difference(gradient.double() / self.scale, dtype=torch.float64)
 
     def finish(self, absent: Mapping[str, str], broken: str | None) -> None:
-        """Note what was planned and never made.
+        """Note the planned gradients that never came.
 
         Args:
-            absent: Names that this model does not have, each with what to say of it.
-            broken: What the run raised, if it did.
+            absent: Names that this model does not have, each with the reason.
+            broken: The error that the run raised, if any.
         """
         for name in self._wanted - self._seen:
             if name in absent:

@@ -9,7 +9,7 @@ import dataclasses
 import fnmatch
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -29,14 +29,11 @@ from parity.core.gates import extra_rows, float64_rows, rounding_rows, run_names
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations
 from parity.core.metrics import Reference, Status, visible_entries
-from parity.core.results import FirstDivergence, Mode, Reason, Report, Row
+from parity.core.results import FirstDivergence, Mode, Reason, Report
 from parity.core.taps import Axes, Tap, never_formed
 from parity.core.tolerances import FEWEST_PREDICTIONS, PRECISIONS, Bounds, Precision, bounds_for
 from parity.errors import ExitCode
 from scratch_gpt.progress import Progress
-
-# Reasons why a run is no pass, beside its rows.
-
 
 NO_SUCH_PARAMETER = "the candidate has no parameter of this name"
 
@@ -85,7 +82,7 @@ def not_compared(backend: str, absent: Sequence[str], others: Sequence[str]) -> 
 
 @dataclasses.dataclass(kw_only=True)
 class GradientComparison(Comparison):
-    """A comparison of gradients in progress, in order from the loss backwards."""
+    """A comparison of gradients in progress."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,7 +122,7 @@ class GradientComparison(Comparison):
         ]
 
     def compare(self) -> None:
-        """Run every pass that the modes ask for."""
+        """Run every pass of the modes, then make the rows."""
         losses.check_predicted(self.inputs)
         self._keep_truths()
         self._ours(torch.float64)
@@ -158,50 +155,47 @@ class GradientComparison(Comparison):
         )
 
     def _theirs(self, dtype: torch.dtype) -> None:
-        """Measure Hugging Face's own error in `dtype`."""
         model = self._reference(dtype)
-        gauge = self._gauge(run_names("", dtype).huggingface, self.plan, dtype)
+        comparator = self._comparator(run_names("", dtype).huggingface, self.plan, dtype)
         loss_of = losses.of_huggingface(model, self.inputs)
         parameters = _named(model, self._theirs_of_ours())
-        backward(loss_of, parameters, see=gauge.see, scale=gauge.scale)
+        backward(loss_of, parameters, see=comparator.see, scale=comparator.scale)
 
     def _ours(self, dtype: torch.dtype) -> None:
-        """Measure every backend in `dtype`."""
         models = runners.model_in_dtype(self.candidates, dtype)
         runners.check_evaluating(models)
         for backend, model in models.items():
             self._measure(backend, model, dtype)
 
     def _measure(self, backend: str, model: nn.Module, dtype: torch.dtype) -> None:
-        """Run one candidate once forward and backward."""
-        gauge = self._gauge(run_names(backend, dtype).ours, self.planned(backend), dtype)
+        comparator = self._comparator(run_names(backend, dtype).ours, self.planned(backend), dtype)
         if dtype == torch.float64:
-            gauge.look = functools.partial(self._note_slope, backend, gauge.look)
+            look = comparator.look
+
+            def look_at_slope(name: str, gradient: Tensor) -> None:
+                self.slopes.see(backend, name, gradient)
+                look(name, gradient)
+
+            comparator.look = look_at_slope
         wanted = {p.name: p.name for p in self.places if is_parameter(p.name)}
         parameters = _named(model, wanted)
         broken = None
         try:
             loss_of = losses.of_candidate(model, self.inputs)
-            loss = backward(loss_of, parameters, see=gauge.see, scale=gauge.scale)
+            loss = backward(loss_of, parameters, see=comparator.see, scale=comparator.scale)
         except Exception as error:  # noqa: BLE001 - a candidate may raise whatever it likes
             broken = f"{type(error).__name__}: {error}"
-            self.reasons.append(broken_reason(gauge.name, broken))
+            self.reasons.append(broken_reason(comparator.name, broken))
         else:
             if dtype == torch.float64:
                 self.reasons += other_loss(backend, loss, self._loss, self.bounds)
         absent = set(wanted) - set(parameters)
-        gauge.finish(dict.fromkeys(absent, NO_SUCH_PARAMETER), broken)
+        comparator.finish(dict.fromkeys(absent, NO_SUCH_PARAMETER), broken)
         if dtype == torch.float64:
             others = [name for name, _ in model.named_parameters() if name not in wanted]
             self.reasons += not_compared(backend, sorted(absent), others)
 
-    def _note_slope(
-        self, backend: str, then: Callable[[str, Tensor], None], name: str, gradient: Tensor
-    ) -> None:
-        self.slopes.see(backend, name, gradient)
-        then(name, gradient)
-
-    def _gauge(self, name: str, plan: list[Tap], dtype: torch.dtype) -> GradientComparator:
+    def _comparator(self, name: str, plan: list[Tap], dtype: torch.dtype) -> GradientComparator:
         scale = losses.scale_for(dtype, self.inputs)
         return GradientComparator(
             name=name,
@@ -215,7 +209,7 @@ class GradientComparison(Comparison):
         )
 
     def _look_at(self, run: str, scale: float, name: str, gradient: Tensor) -> None:
-        """Take the fingerprint of a gradient at its own size."""
+        """Take the fingerprint of a gradient without the scale."""
         own = gradient if scale == 1.0 else gradient.double() / scale
         self.fingerprints.take(run, name, own, visible=self._visible[name])
         self._step(f"{name}, {run}")
@@ -240,7 +234,6 @@ class GradientComparison(Comparison):
         return {row.ours: row.huggingface for row in table}
 
     def _add_rows(self, backend: str) -> None:
-        """Make the rows of one backend."""
         slopes = self.slopes.plan
         plan = [place for place in self.planned(backend) if place not in slopes]
         names = run_names(backend, torch.float64)
@@ -250,15 +243,12 @@ class GradientComparison(Comparison):
         self.rows += self.slopes.rows(backend, chosen)
         self.rows += extra_rows(self.found, names, backend, "float64", Mode.FLOAT64)
         if self.rounds is not None:
-            self.rows += self._quality(plan, backend, self.rounds)
-
-    def _quality(self, plan: list[Tap], backend: str, precision: Precision) -> list[Row]:
-        names, mode = run_names(backend, precision.dtype), Mode.END_TO_END
-        judged = rounding_rows(
-            self.found, names, plan, self.plan, backend, mode, precision, self.bounds
-        )
-        judged += extra_rows(self.found, names, backend, str(precision.dtype)[6:], mode)
-        return [dataclasses.replace(row, against=REFERENCE) for row in judged]
+            names, mode = run_names(backend, self.rounds.dtype), Mode.END_TO_END
+            rounding = rounding_rows(
+                self.found, names, plan, self.plan, backend, mode, self.rounds, self.bounds
+            )
+            rounding += extra_rows(self.found, names, backend, str(self.rounds.dtype)[6:], mode)
+            self.rows += [dataclasses.replace(row, against=REFERENCE) for row in rounding]
 
     def _step(self, what: str) -> None:
         self.steps_done += 1
@@ -271,9 +261,6 @@ def _named(model: nn.Module, names: Mapping[str, str]) -> dict[str, nn.Parameter
     """Return a model's parameters under our names; those that it does not have are left out."""
     own = dict(model.named_parameters())
     return {ours: own[theirs] for ours, theirs in names.items() if theirs in own}
-
-
-# The check.
 
 
 def gradients(  # noqa: PLR0913 - as layerwise
@@ -294,21 +281,10 @@ def gradients(  # noqa: PLR0913 - as layerwise
 
     The loss is the mean next-token loss over all real tokens that are predicted. In float64 the
     gradients of every tap and parameter must be Hugging Face's, and those of the parameters
-    must have the slope of the oracle's loss; in the dtype judged, their error to the float64
+    must have the slope of the oracle's loss. In the checked dtype their error to the float64
     gradients must be no worse than Hugging Face's own.
 
-    Args:
-        candidate: As for `layerwise`, as all other arguments. Its parameters have our names.
-        reference: Hugging Face's model.
-        token_ids: `[batch time]`.
-        positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... if None.
-        attention_mask: `[batch time]`, bool, False at padding.
-        dtype: The checked dtype; `float64` for mode float64 alone.
-        select: Shell pattern of the taps and parameters to compare.
-        bounds: Instead of the dtype's own.
-        fingerprints: Whether the report has the fingerprints of all compared tensors.
-        identity: Weights, config and code, for the report.
-        progress: Called at every gradient.
+    The arguments are those of `layerwise`. The parameters of a candidate have our names.
 
     Raises:
         ParityError: The comparison cannot start, or torch settings changed during it.
@@ -326,24 +302,17 @@ def gradients(  # noqa: PLR0913 - as layerwise
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
     )
     report = conclude(run, identity or {}, check="gradients")
+    few = f"not checked below {FEWEST_PREDICTIONS} predicted tokens"
+    unchecked = {"rounding": few} if run.precision is not None and run.rounds is None else {}
     return dataclasses.replace(
         report,
         plan=dataclasses.replace(report.plan, exempt=_exempt(run)),
-        inputs={**report.inputs, **_unjudged(run)},
+        inputs={**report.inputs, **unchecked},
         first_divergence=_of_gradient(report.first_divergence),
     )
 
 
-def _unjudged(run: GradientComparison) -> dict[str, str]:
-    """Return the note of a report whose rounding cannot be checked."""
-    if run.precision is None or run.rounds is not None:
-        return {}
-    few = f"not checked below {FEWEST_PREDICTIONS} predicted tokens"
-    return {"rounding": few}
-
-
 def _exempt(run: GradientComparison) -> list[dict[str, str]]:
-    """Return what was not planned, each with its backend and the reason."""
     n_layer = run.reference.config.n_layer
     return [
         {"backend": backend, "tap": tap, "reason": why}
@@ -365,7 +334,6 @@ _WHY_SLOPE = (
 
 
 def _of_gradient(first: FirstDivergence | None) -> FirstDivergence | None:
-    """Return the first divergence in words for gradients."""
     if first is None or first.row.status is not Status.FAIL or first.row.error_ours is None:
         return first
     row = first.row

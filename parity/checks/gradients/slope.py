@@ -1,13 +1,11 @@
-"""The third witness: how fast the oracle's loss changes along a direction in all parameters.
+"""The third reference: the slope of the oracle's loss along a direction in all parameters.
 
 The oracle has no backward pass, so it cannot share a mistake with one. Its loss is computed a
-step ahead and a step behind, and the slope between the two is what the inner product of gradient
-and direction must be: `(L(θ + step v) - L(θ - step v)) / (2 step)` is `<dL/dθ, v>` but for a term
-in `step` squared.
+step ahead and a step behind: `(L(θ + step v) - L(θ - step v)) / (2 step)` is `<dL/dθ, v>` except
+for a term in `step` squared.
 
-A direction moves every element of a tensor by the tensor's root mean square, up or down; the sign
-is drawn from the tensor's name. So every tensor has a part in the slope, and no direction has to
-be kept: it is drawn again wherever it is needed.
+A direction moves every element of a tensor by the tensor's root mean square. The sign is random,
+with the tensor's name as the seed, so no direction is stored.
 """
 
 import fnmatch
@@ -36,10 +34,10 @@ from reference import oracle
 from scratch_gpt.progress import Progress
 
 STEP = 3e-7
-"""How far ahead and behind, over each tensor's root mean square.
+"""The step, in units of each tensor's root mean square.
 
-The error has two parts: rounding of the loss over the step, which falls as the step grows, and
-the third derivative, which grows with its square; measured, it is in `parity.core.tolerances`.
+The rounding of the loss over the step falls with the step; the term of the third derivative grows
+with its square. The measured error is in `parity.core.tolerances`.
 """
 
 
@@ -52,7 +50,7 @@ def signs(name: str, count: int) -> NDArray[np.float64]:
 
 
 def length(tensor: NDArray[np.floating]) -> float:
-    """Return how far the direction moves each element of a parameter: its root mean square."""
+    """Return the root mean square of a parameter, by which the direction moves each element."""
     flat = tensor.reshape(-1).astype(np.float64)
     return math.sqrt(float(flat @ flat) / max(1, flat.size))
 
@@ -108,15 +106,12 @@ class DirectionalDerivative:
         return moved
 
 
-# Rows of the third witness: our gradient along a direction beside the slope of the oracle.
-
-
 SMALL_MODEL = 1_000_000
-"""Parameters up to which each kind of them has a direction of its own: two passes a kind."""
+"""Up to this number of parameters each kind has its own direction, for two more passes each."""
 
 
 class Slopes:
-    """The slopes to compare, the oracle's and each path's."""
+    """The slopes to compare, the oracle's and each backend's."""
 
     def __init__(self, reference: OpenAIGPTLMHeadModel, inputs: Inputs, select: str) -> None:
         self._reference = reference
@@ -142,7 +137,7 @@ class Slopes:
         return DirectionalDerivative(self._reference, self._inputs)
 
     def see(self, backend: str, name: str, gradient: Tensor) -> None:
-        """Take note of one of our float64 gradients: its part in every slope."""
+        """Add one of our float64 gradients to the slopes."""
         if not is_parameter(name) or not self._selected:
             return
         size = self._around.lengths[name]
@@ -156,25 +151,25 @@ class Slopes:
             self._slopes[place.name] = self._around.slope(self._parts[place])
 
     def rows(self, backend: str, plan: Sequence[Tap]) -> list[Row]:
-        """Return a row for each planned slope of one path."""
+        """Return a row for each planned slope of one backend."""
         return [self._row(backend, place) for place in plan]
 
     def _row(self, backend: str, place: Tap) -> Row:
         names = self._parts[place]
         parts = [self._inner[key] for name in names if (key := (backend, name)) in self._inner]
         ours, slope = sum(part for part, _ in parts), self._slopes[place.name]
-        # What the inner product is for signs drawn at random; it may by luck itself be near 0.
+        # The usual size of the inner product for random signs; by chance it can be near 0.
         usual = math.hypot(*(norm for _, norm in parts))
         error = abs(ours - slope) / usual if usual > 0.0 else math.nan
         complete = len(parts) == len(names) and math.isfinite(error)
-        held = Status.PASS if error <= SLOPE_BOUND else Status.FAIL
+        status = Status.PASS if error <= SLOPE_BOUND else Status.FAIL
         return Row(
             tap=place.name,
             backend=backend,
             dtype="float64",
             mode=Mode.FLOAT64,
             against="oracle",
-            status=held if complete else Status.NOT_RUN,
+            status=status if complete else Status.NOT_RUN,
             error_ours=error if complete else None,
             bound=SLOPE_BOUND,
             value_ours=ours if complete else None,

@@ -1,12 +1,10 @@
-"""The gradients that are compared, in the order in which a backward pass makes them.
+"""The gradients that are compared, in the order in which a backward pass computes them.
 
-From the loss to the embeddings: the first that is wrong is the one nearest to the loss, and what
-it depends on is right. A tap's gradient is made by the operations that use the tap; a parameter's
-stands right behind the gradient of what its operation gives out, and before that of what the
-operation takes in.
+From the loss to the embeddings, so that the first wrong one is computed from right ones. A tap's
+gradient comes from the operations that use the tap. A parameter's follows the gradient of its
+operation's output, and precedes that of the operation's input.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from parity.core.taps import Axes, Kind, Tap
@@ -17,9 +15,9 @@ class Gradient(NamedTuple):
 
     Attributes:
         name: The tap or parameter; in a block, the part after `h.{i}.`.
-        after: The gradients that it is made from; `<next` is what uses a block's output.
-        suspects: What is usually wrong where it is the first to differ.
-        axes: Which entries count: all but in scores and weights, where hidden ones do not.
+        after: The gradients from which it is computed; `<next` are those of a block's output.
+        suspects: Likely causes if it is the first to differ.
+        axes: The entries that count: all, except hidden ones in scores and weights.
     """
 
     name: str
@@ -130,16 +128,22 @@ _ALONG_SUSPECTS = (
 )
 
 NOTHING_TO_ATTEND = frozenset({"attn.query", "attn.key", "attn.scores"})
-"""Kinds whose gradient is nought where no prediction is made from a second token."""
+"""Kinds whose gradient is 0 if every predicting token attends only to itself."""
 
 
 def gradient_names(n_layer: int) -> list[Tap]:
     """Return every gradient of a model with `n_layer` blocks, from the loss backwards."""
-    return list(_places(n_layer))
+    following: tuple[str, ...] = ("logits",)
+    found = [_place(gradient, "", following) for gradient in HEAD]
+    for index in reversed(range(n_layer)):
+        prefix = f"h.{index}."
+        found += [_place(gradient, prefix, following) for gradient in BLOCK]
+        following = tuple(f"{prefix}{name}" for name in _USES_INPUT)
+    return found + [_place(gradient, "", following) for gradient in EMBEDDINGS]
 
 
 def parameter_names(n_layer: int) -> list[str]:
-    """Return the parameters' names in that order."""
+    """Return the names of the parameters, from the loss backwards."""
     return [place.name for place in gradient_names(n_layer) if is_parameter(place.name)]
 
 
@@ -159,18 +163,8 @@ def direction(kind: str | None = None) -> Tap:
     return Tap(name, Kind(DIRECTION, Axes.ROWS, (), _ALONG_SUSPECTS), ())
 
 
-def _places(n_layer: int) -> Iterator[Tap]:
-    following: tuple[str, ...] = ("logits",)
-    yield from (_place(gradient, "", following) for gradient in HEAD)
-    for index in reversed(range(n_layer)):
-        prefix = f"h.{index}."
-        yield from (_place(gradient, prefix, following) for gradient in BLOCK)
-        following = tuple(f"{prefix}{name}" for name in _USES_INPUT)
-    yield from (_place(gradient, "", following) for gradient in EMBEDDINGS)
-
-
 _USES_INPUT = ("ln_1.input", "attn.query", "attn.key", "attn.value")
-"""What a block makes of its input."""
+"""The taps that a block computes from its input."""
 
 
 def _place(gradient: Gradient, prefix: str, following: tuple[str, ...]) -> Tap:
@@ -179,6 +173,6 @@ def _place(gradient: Gradient, prefix: str, following: tuple[str, ...]) -> Tap:
         for after in gradient.after
         for name in (following if after == "<next" else (f"{prefix}{after}",))
     )
-    # Not the tap's own kind: a looked-up row is equal to the bit, its gradient is a sum.
+    # Not the tap's own kind: a looked-up row is equal to the bit, but its gradient is a sum.
     kind = Kind(f"gradient of {gradient.name}", gradient.axes, gradient.after, gradient.suspects)
     return Tap(f"{prefix}{gradient.name}", kind, inputs)

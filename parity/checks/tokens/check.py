@@ -1,41 +1,26 @@
-"""The tokenizer check: compares ids and offsets of two tokenizers of one vocabulary."""
+"""The tokenizer check: compares ids and offsets of two tokenizers of one vocabulary.
+
+With `huggingface` the reference is Hugging Face's tokenizer. With `original` it is an independent
+re-implementation of the released code, because Hugging Face's version 5 has no such pretokenizer.
+With the released vocabulary, published ids are compared too. A differing string is shortened, and
+reported with the first step that differs.
+"""
 
 import dataclasses
-import functools
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from parity.checks.tokens import sides
 from parity.checks.tokens.diagnosis import Cause, cause_of, part
-from parity.checks.tokens.sides import (
-    CandidateTokenizer,
-    FoundVocabulary,
-    HuggingFace,
-    ReferenceTokenizer,
-    ReleaseTokenizer,
-)
-from parity.checks.tokens.strings import HAND_PICKED, generate_strings
+from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
 from parity.core.environment import environment
 from parity.core.fingerprints import Fingerprints
 from parity.core.metrics import Status
 from parity.core.results import FirstDivergence, Mode, Plan, Reason, Report, Row, Section, finish
-from parity.errors import ExitCode, UsageError, mapped_errors
-from parity.faults.registry import parse
-from parity.faults.tokenizer import TokenizerFault, inject
-from parity.options import TokensOptions
-from parity.session import report_identity
-from reference import compat, published
-from reference.published_token_ids import PUBLISHED, PublishedIds
-from scratch_gpt.data import corpus
+from parity.errors import ExitCode
+from reference.published_token_ids import PublishedIds
 from scratch_gpt.progress import Progress
-from scratch_gpt.tokenizer.bpe import END
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
-from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.tokenizer.unicode import character_classes
-
-# Rows: one for each source of strings, and one for each difference.
 
 
 @dataclasses.dataclass
@@ -43,12 +28,10 @@ class Counts:
     """Counts of one source; written to the details of its row.
 
     Attributes:
-        strings: Strings compared.
-        characters: Their characters.
-        ids: Ids that the reference gives.
-        unknown: Those of them that are the unknown token.
+        ids: Number of the reference's ids.
+        unknown: Number of those that are the unknown token.
         dropped: Characters that the pretokenizer removes: control characters, zero-width ones,
-            soft hyphens; None in `original`, where ftfy decides and does not report it.
+            soft hyphens; None in `original`, where ftfy removes them and does not report it.
         differing: Strings whose ids or offsets differ.
         places: Whether offsets were compared, not ids alone.
     """
@@ -62,62 +45,15 @@ class Counts:
     places: bool = True
 
 
-def token_row(source: str, against: str, counts: Counts) -> Row:
-    """Return the row of a source."""
-    return Row(
-        tap=source,
-        backend=against,
-        dtype="ids",
-        mode=Mode.EXACT,
-        against=against,
-        status=Status.FAIL if counts.differing else Status.PASS,
-        error_ours=float(counts.differing),
-        bound=0.0,
-        required_tolerance=float(counts.differing),
-        details=_details(counts),
-    )
-
-
-def _details(counts: Counts) -> dict[str, Any]:
-    details = dataclasses.asdict(counts)
-    del details["differing"]  # it is the row's error
-    return details
-
-
-def difference_of(source: str, against: str, cause: Cause, strings: int) -> Row:
-    """Return the row of a difference."""
-    return Row(
-        tap=f"{source}/{cause.step}",
-        backend=against,
-        dtype="ids",
-        mode=Mode.EXACT,
-        against=against,
-        status=Status.FAIL,
-        bound=0.0,
-        detail=f"{cause.why}; {cause.character}",
-        details={"cause": cause, "strings": strings},
-    )
-
-
-# The comparison, source by source.
-
-
 TAKEN_APART = 40
-"""Differing strings of one source that are taken apart; the rest are counted."""
+"""Differing strings of one source whose cause is searched; the others are only counted."""
 
 _AT_ONCE = 500
-"""Strings that both sides are given together."""
+"""Strings of one batch."""
 
 
 class Comparison:
-    """One run of a comparison.
-
-    Args:
-        ours: Our side.
-        theirs: The reference tokenizer.
-        progress: Called as it goes on.
-        fingerprints: Takes those of all ids of a source, if they are wanted.
-    """
+    """A comparison of two tokenizers in progress."""
 
     def __init__(
         self,
@@ -132,7 +68,7 @@ class Comparison:
         self.differences: list[Row] = []
         self._progress = progress
         self._unknown = ours.tokenizer.vocabulary.ids[UNKNOWN]
-        self._splitting = ours.tokenizer.pretokenizer
+        self._pretokenizer = ours.tokenizer.pretokenizer
 
     def source(self, name: str, strings: Sequence[str]) -> None:
         """Compare every string of a source."""
@@ -146,37 +82,34 @@ class Comparison:
         self._close(name, self.theirs.name, counts, self._causes(name, differing[:TAKEN_APART]))
 
     def published(self, rows: Iterable[PublishedIds]) -> None:
-        """Compare our ids with those that were published; only of the released vocabulary."""
+        """Compare our ids with published ones of the released vocabulary."""
         counts = Counts(places=False)
         causes: dict[Cause, int] = {}
         for row in rows:
-            wanted = getattr(row, self._splitting)
+            wanted = getattr(row, self._pretokenizer)
             if wanted is None:
                 continue
             mine = self.ours.tokenizer.encode(row.text)
             self._count(row.text, wanted, counts)
             if mine != wanted:
                 counts.differing += 1
-                causes[self._against(row.text, mine, wanted)] = 1
+                cause = Cause(
+                    step="published",
+                    why="the ids that were published are others",
+                    character="the text as it was published",
+                    text=ascii(row.text),
+                    ids_ours=tuple(mine),
+                    ids_theirs=tuple(wanted),
+                    words_ours=tuple(map(ascii, self.ours.words(row.text))),
+                    words_theirs=(),
+                )
+                causes[cause] = 1
         self._close("published ids", "published", counts, causes)
-
-    def _against(self, text: str, mine: Sequence[int], wanted: Sequence[int]) -> Cause:
-        """Return a difference from ids that were published for the whole text: it is not shrunk."""
-        return Cause(
-            step="published",
-            why="the ids that were published are others",
-            character="the text as it was published",
-            text=ascii(text),
-            ids_ours=tuple(mine),
-            ids_theirs=tuple(wanted),
-            words_ours=tuple(map(ascii, self.ours.words(text))),
-            words_theirs=(),
-        )
 
     def _compared(
         self, strings: Sequence[str], counts: Counts, ids: Mapping[str, list[Sequence[int]]]
     ) -> list[str]:
-        """Count what is met, keep all ids, and return the strings over which the sides part."""
+        """Update the counts, append all ids, and return the strings that differ."""
         sides = self.ours.encode_batch(strings), self.theirs.encode_batch(strings)
         for kept, encodings in zip(ids.values(), sides, strict=True):
             kept += [encoding.ids for encoding in encodings]
@@ -194,19 +127,34 @@ class Comparison:
         counts.characters += len(text)
         counts.ids += len(ids)
         counts.unknown += sum(number == self._unknown for number in ids)
-        if self._splitting == "original":
+        if self._pretokenizer == "original":
             counts.dropped = None
         elif counts.dropped is not None and not (text.isascii() and text.isprintable()):
             removed = character_classes().removed
             counts.dropped += sum(ord(character) in removed for character in text)
 
     def _close(self, name: str, against: str, counts: Counts, causes: Mapping[Cause, int]) -> None:
-        self.rows.append(token_row(name, against, counts))
-        for cause, strings in causes.items():
-            self.differences.append(difference_of(name, against, cause, strings))
+        """Add the row of a source, and one for each cause of its differences."""
+        common: dict[str, Any] = {"backend": against, "dtype": "ids", "mode": Mode.EXACT}
+        common |= {"against": against, "bound": 0.0}
+        details = dataclasses.asdict(counts)
+        wrong = float(details.pop("differing"))
+        status = Status.FAIL if wrong else Status.PASS
+        row = Row(tap=name, status=status, error_ours=wrong, details=details, **common)
+        self.rows.append(dataclasses.replace(row, required_tolerance=wrong))
+        self.differences += [
+            Row(
+                tap=f"{name}/{cause.step}",
+                status=Status.FAIL,
+                detail=f"{cause.why}; {cause.character}",
+                details={"cause": cause, "strings": strings},
+                **common,
+            )
+            for cause, strings in causes.items()
+        ]
 
     def _causes(self, name: str, differing: Sequence[str]) -> Mapping[Cause, int]:
-        """Return what is behind differences; strings that come down to the same count together."""
+        """Return the causes of differences, each with its number of strings."""
         found: dict[Cause, int] = {}
         for number, text in enumerate(differing):
             self._progress(f"{name}: taking differences apart", number, len(differing))
@@ -214,32 +162,6 @@ class Comparison:
                 cause = cause_of(text, self.ours, self.theirs)
                 found[cause] = found.get(cause, 0) + 1
         return found
-
-
-def words_of_tokens(tokens: Iterable[str], end: str) -> list[str]:
-    """Return a text for every token whose encoding ends its merges with the token's own.
-
-    A token that ends words is a word; any other one is given a letter to go on with that no
-    merge takes.
-    """
-    spelled = (
-        token.removesuffix(end) if token.endswith(end) else f"{token}{_STRANGE}" for token in tokens
-    )
-    return list(dict.fromkeys(text for text in spelled if text))
-
-
-_STRANGE = "\u0e01"
-"""A Thai letter."""
-
-
-# The check.
-#
-# Every id and offset has to be equal. With `huggingface` the reference is Hugging Face's
-# tokenizer. With `original` it is an independent re-implementation of the released code, because
-# Hugging Face's version 5 has no such pretokenizer. With the released vocabulary, published ids
-# are checked too.
-#
-# A differing string is shortened, and reported with the first step that differs.
 
 
 NOT_COMPARED: Mapping[str, Mapping[str, str]] = {
@@ -250,7 +172,7 @@ NOT_COMPARED: Mapping[str, Mapping[str, str]] = {
         "the ids of 2018": "spaCy 2.0 had other exceptions, and its ids were not published",
     },
 }
-"""What is not compared, whatever the witness, and why."""
+"""For each pretokenizer, what is not compared, and why."""
 
 
 def tokens(  # noqa: PLR0913 - a check's entry point; all but three have defaults
@@ -269,15 +191,15 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
     Args:
         ours: Our side.
         theirs: The reference tokenizer.
-        sources: Strings to compare, by the name of where they come from.
-        published: Strings whose ids of this vocabulary were published.
-        fingerprints: Whether the report holds those of each source's ids.
-        identity: What the verdict says about vocabulary and code.
-        inputs: What it says about the strings.
+        sources: Strings to compare, by source.
+        published: Strings with published ids of this vocabulary.
+        fingerprints: Whether the report has those of each source's ids.
+        identity: Vocabulary and code, for the report.
+        inputs: Description of the strings, for the report.
         progress: Called as the check goes on.
 
     Returns:
-        A report; inconclusive where there was nothing to compare.
+        A report; inconclusive if there was nothing to compare.
     """
     run = Comparison(ours, theirs, progress, Fingerprints(wanted=fingerprints))
     for name, strings in sources.items():
@@ -306,9 +228,9 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
 
 
 def _reasons(run: Comparison) -> list[Reason]:
-    """Return a reason for each source of which nothing but unknown tokens was compared.
+    """Return a reason for each source that gave only unknown tokens.
 
-    Whoever gives every character the unknown token agrees with anybody who does.
+    Two tokenizers that map every character to the unknown token always agree.
     """
     silent = [
         row.tap
@@ -331,23 +253,22 @@ def _reasons(run: Comparison) -> list[Reason]:
 
 
 def _plan(run: Comparison, planned: int, pretokenizer: str) -> Plan:
-    """Return what was to be compared, by witness."""
-    compared = sum(row.details["strings"] for row in run.rows)
-    witnesses = dict.fromkeys(row.against for row in run.rows)
-    per_backend = {
-        name: (count, count)
-        for name in witnesses
-        for count in [sum(row.details["strings"] for row in run.rows if row.against == name)]
-    }
+    strings: dict[str, int] = {}
+    for row in run.rows:
+        strings[row.against] = strings.get(row.against, 0) + row.details["strings"]
     exempt = [
         {"backend": run.theirs.name, "tap": what, "reason": why}
         for what, why in {**NOT_COMPARED[pretokenizer], **run.theirs.exempt}.items()
     ]
-    return Plan(planned=planned, compared=compared, per_backend=per_backend, exempt=exempt)
+    return Plan(
+        planned=planned,
+        compared=sum(strings.values()),
+        per_backend={name: (count, count) for name, count in strings.items()},
+        exempt=exempt,
+    )
 
 
 def _first(run: Comparison) -> FirstDivergence | None:
-    """Return the first difference with its cause."""
     first = next(iter(run.differences), None)
     if first is None:
         failing = next((row for row in run.rows if row.error_ours), None)
@@ -355,30 +276,19 @@ def _first(run: Comparison) -> FirstDivergence | None:
             return None
         why = "ids that were published are others, and both sides agree on them"
         return FirstDivergence(tap=failing.tap, why=why, suspects=_SUSPECT, row=failing)
-    return FirstDivergence(
-        tap=first.tap,
-        why=_why(first),
-        suspects=f"the step: {first.details['cause'].step}",
-        row=first,
+    cause: Cause = first.details["cause"]
+    why = (
+        f"{cause.why}: {cause.text} has our ids {list(cause.ids_ours)}, and the reference's "
+        f"{list(cause.ids_theirs)} ({cause.character})"
     )
+    return FirstDivergence(tap=first.tap, why=why, suspects=f"the step: {cause.step}", row=first)
 
 
 _SUSPECT = "the vocabulary's files, or another version of what prepares text"
 
 
-def _why(row: Row) -> str:
-    cause: Cause = row.details["cause"]
-    return (
-        f"{cause.why}: {cause.text} is {list(cause.ids_ours)}, and {list(cause.ids_theirs)} to the "
-        f"witness ({cause.character})"
-    )
-
-
-# The report's tables.
-
-
 _SHOWN = 2
-"""Differences of one source and step that are written out; the JSON report has all."""
+"""Differences of one source and step in the text report; the JSON report has all."""
 
 
 def sections(
@@ -426,16 +336,16 @@ def _facts(identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[t
     vocabulary: Mapping[str, Any] = identity.get("vocabulary", {})
     yield "vocabulary", vocabulary.get("source", "unknown")
     if vocabulary:
-        standing = "as published" if vocabulary["released"] else "not the released one"
+        status = "as published" if vocabulary["released"] else "not the released one"
         counts = f"{vocabulary['tokens']:,} tokens, {vocabulary['merges']:,} merges"
-        yield "", f"{counts}, digest {vocabulary['digest'][:16]}…, {standing}"
+        yield "", f"{counts}, digest {vocabulary['digest'][:16]}…, {status}"
     yield "strings", ", ".join(f"{key} {value}" for key, value in inputs.items())
     packages = identity.get("packages", {})
     yield "environment", ", ".join(f"{name} {number}" for name, number in packages.items())
 
 
 def _difference(row: Row) -> Section:
-    """Return a difference: the step, the shortest string, both sides' words and ids."""
+    """Return the section of a difference: step, shortest string, both sides' words and ids."""
     cause: Cause = row.details["cause"]
     return Section(
         title=row.tap,
@@ -450,146 +360,3 @@ def _difference(row: Row) -> Section:
         ],
         folds=(1,),
     )
-
-
-# From the options of the verb `tokens` to its report.
-
-
-_ENOUGH = 1_000_000
-"""Characters of the standard library's words that are compared where no corpus is given."""
-
-_LEARNED_FROM = 300_000
-"""Characters that a vocabulary is learned from."""
-
-PACKAGES = {"huggingface": ("transformers", "tokenizers"), "original": ("ftfy", "spacy")}
-"""What prepares text on one side or both, for each splitting: its version matters."""
-
-
-def run_tokens(options: TokensOptions, progress: Progress) -> Report:
-    """Compare two tokenizers as the options say."""
-    if options.inject_fault is not None:
-        parse(
-            options.inject_fault,
-            [TokenizerFault],
-            fits=lambda fault: options.pretokenizer in fault.of,
-            where=f"--inject-fault with --pretokenizer {options.pretokenizer}",
-        )
-    _check_text(options)
-    progress("vocabulary", 0, 1)
-    learned_from = _run_first(_library(), _LEARNED_FROM)
-    with (
-        mapped_errors(),
-        sides.choose_vocabulary(options.vocabulary, options.weights, learned_from) as found,
-    ):
-        return _compared(options, found, progress)
-
-
-def _compared(options: TokensOptions, found: FoundVocabulary, progress: Progress) -> Report:
-    right = Tokenizer.from_pretrained(found.folder, pretokenizer=options.pretokenizer)
-    ours = CandidateTokenizer(right)
-    if options.inject_fault is not None:
-        ours = inject(right, ours.pretokenizer, options.inject_fault)
-    return tokens(
-        ours,
-        _witness(found, right, options.pretokenizer),
-        _sources(options, right),
-        published=PUBLISHED if _released(found) and options.text is None else (),
-        identity=_identity(found, right),
-        fingerprints=options.fingerprints,
-        inputs=_inputs(options),
-        progress=progress,
-    )
-
-
-def _check_text(options: TokensOptions) -> None:
-    """Require that either a text is asked for or a corpus."""
-    if options.text is not None and options.corpus:
-        raise UsageError(
-            "a text is compared alone, so the corpus would not be read",
-            where="--text with --corpus",
-            fix="give one of the two",
-        )
-
-
-def _witness(found: FoundVocabulary, ours: Tokenizer, pretokenizer: str) -> ReferenceTokenizer:
-    if pretokenizer == "original":
-        return ReleaseTokenizer(found.vocabulary, found.merges)
-    return HuggingFace(found.vocabulary, found.merges, size=ours.vocab_size)
-
-
-def _sources(options: TokensOptions, tokenizer: Tokenizer) -> dict[str, list[str]]:
-    """Return the strings to compare, by where they come from."""
-    if options.text is not None:
-        return {"--text": [options.text]}
-    drawn = list(generate_strings(options.num_strings, seed=options.seed))
-    return {
-        "hand-picked": list(HAND_PICKED),
-        "tokens as words": words_of_tokens(tokenizer.vocabulary.tokens, END),
-        **({"generated": drawn} if drawn else {}),
-        "corpus": list(_paragraphs(options.corpus)),
-    }
-
-
-def _paragraphs(paths: tuple[Path, ...]) -> Iterator[str]:
-    """Yield a corpus a paragraph at a time: of files, or of the standard library."""
-    texts = corpus.texts(corpus.documents(paths)) if paths else _run_first(_library(), _ENOUGH)
-    for text in texts:
-        yield from (part for part in text.split("\n\n") if part)
-
-
-def _library() -> Iterator[str]:
-    """Yield the words that the standard library says about itself."""
-    yield from corpus.texts(_documents())
-
-
-@functools.cache
-def _documents() -> list[corpus.Document]:
-    """Return the standard library's documents; to read it takes seconds."""
-    return corpus.docstring_documents()
-
-
-def _run_first(texts: Iterator[str], characters: int) -> Iterator[str]:
-    """Yield texts until they have so many characters."""
-    total = 0
-    for text in texts:
-        yield text
-        total += len(text)
-        if total >= characters:
-            return
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _released(found: FoundVocabulary) -> bool:
-    """Return whether these are the released vocabulary's bytes."""
-    wanted = published.SHA256["vocab.json"], published.SHA256["merges.txt"]
-    return wanted == (_digest(found.vocabulary), _digest(found.merges))
-
-
-def _identity(found: FoundVocabulary, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return what the verdict says about the vocabulary, what prepares text, and the code."""
-    return report_identity({}, {}) | {
-        "vocabulary": {
-            "source": found.source,
-            "tokens": tokenizer.vocab_size,
-            "merges": len(tokenizer.vocabulary.merges),
-            "digest": tokenizer.digest,
-            "sha256": {path.name: _digest(path) for path in (found.vocabulary, found.merges)},
-            "released": _released(found),
-        },
-        "pretokenizer": tokenizer.pretokenizer,
-        "packages": {name: compat.describe(name) for name in PACKAGES[tokenizer.pretokenizer]},
-    }
-
-
-def _inputs(options: TokensOptions) -> dict[str, Any]:
-    """Return what the report says about its strings."""
-    said: dict[str, Any] = {"pretokenizer": options.pretokenizer}
-    if options.text is not None:
-        said["text"] = ascii(options.text)
-    else:
-        said |= {"generated": options.num_strings, "seed": options.seed}
-        said["corpus"] = ", ".join(map(str, options.corpus)) or "the standard library's words"
-    return said | ({"inject_fault": options.inject_fault} if options.inject_fault else {})

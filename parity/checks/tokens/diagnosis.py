@@ -1,62 +1,56 @@
-"""Where two tokenizers part over a string: at which step, and over which character."""
+"""The cause of a difference between two tokenizers: the step, and the character."""
 
 import dataclasses
 from collections.abc import Callable
 
-from parity.checks.tokens.sides import INCONSISTENT, CandidateTokenizer, ReferenceTokenizer
+from parity.checks.tokens.runners import INCONSISTENT, CandidateTokenizer, ReferenceTokenizer
 from reference.huggingface_tokenizer import Encoding
 from scratch_gpt.tokenizer.bpe import END
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 from scratch_gpt.tokenizer.unicode import character_classes
 
-# The shortest string that still does it: letters are left out until each one is needed.
 
+def shortest(text: str, fails: Callable[[str], bool]) -> str:
+    """Return a subsequence of a failing text that fails, and no longer does without any letter.
 
-def shortest(text: str, does_it: Callable[[str], bool]) -> str:
-    """Return a part of the text, letters in their order, that does it, and no part of which does.
-
-    Large parts are tried first; what is left is tried letter by letter until nothing can go.
-    "No part" means no single letter fewer: two letters that go only together stay.
-
-    Args:
-        text: Something that does it.
-        does_it: Whether a string still shows what is looked for.
+    Large parts are removed first, then single letters. Two letters that can only be removed
+    together remain.
 
     Source: Zeller and Hildebrandt 2002, "Simplifying and Isolating Failure-Inducing Input".
     """
     size = max(1, len(text) // 2)
     while True:
-        text, went = _without_parts(text, size, does_it)
-        if size == 1 and not went:
+        text, removed = _without_parts(text, size, fails)
+        if size == 1 and not removed:
             return text
         size = max(1, size // 2)
 
 
-def _without_parts(text: str, size: int, does_it: Callable[[str], bool]) -> tuple[str, bool]:
-    """Return the text without every part of a size that can go, and whether any went."""
-    start, went = 0, False
+def _without_parts(text: str, size: int, fails: Callable[[str], bool]) -> tuple[str, bool]:
+    """Return the text without every removable part of a size, and whether any was removed."""
+    start, removed = 0, False
     while start < len(text):
         shorter = text[:start] + text[start + size :]
-        if shorter and does_it(shorter):
-            text, went = shorter, True
+        if shorter and fails(shorter):
+            text, removed = shorter, True
         else:
             start += size
-    return text, went
+    return text, removed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cause:
-    """What is behind a difference.
+    """The cause of a difference.
 
     Attributes:
-        step: The first step at which the two sides do not agree.
-        why: What was found there, in one sentence.
-        character: The character that it is about: code point, and what our table takes it for.
-        text: The shortest string that shows it, as an ASCII literal.
-        ids_ours: Its ids.
-        ids_theirs: The witness's.
-        words_ours: Its words, as ASCII literals.
-        words_theirs: The witness's.
+        step: The first step at which the two sides differ.
+        why: The difference there, in one sentence.
+        character: The code point concerned, and its class in our table.
+        text: The shortest string that shows the difference, as an ASCII literal.
+        ids_ours: Our ids of it.
+        ids_theirs: The reference's.
+        words_ours: Our words of it, as ASCII literals.
+        words_theirs: The reference's.
     """
 
     step: str
@@ -70,19 +64,13 @@ class Cause:
 
 
 def part(ours: Encoding, theirs: Encoding) -> bool:
-    """Return whether two encodings differ: in ids, or in places where both sides tell them."""
-    told = ours.offsets is not None and theirs.offsets is not None
-    return ours.ids != theirs.ids or (told and ours.offsets != theirs.offsets)
+    """Return whether two encodings differ in ids, or in offsets if both sides have them."""
+    located = ours.offsets is not None and theirs.offsets is not None
+    return ours.ids != theirs.ids or (located and ours.offsets != theirs.offsets)
 
 
 def cause_of(text: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer) -> Cause:
-    """Return what is behind the difference between two sides over a text.
-
-    Args:
-        text: A text over which they part.
-        ours: One side.
-        theirs: The other.
-    """
+    """Return the cause of the difference between both sides on a text."""
 
     def differ(shorter: str) -> bool:
         return part(ours.encode_batch([shorter])[0], theirs.encode_batch([shorter])[0])
@@ -97,7 +85,7 @@ def cause_of(text: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer) ->
     return Cause(
         step=step,
         why=why,
-        character=_told(text),
+        character=_character(text),
         text=ascii(text),
         ids_ours=ids[0].ids,
         ids_theirs=ids[1].ids,
@@ -107,24 +95,24 @@ def cause_of(text: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer) ->
 
 
 def _of_words(text: str, ours: list[str], theirs: ReferenceTokenizer) -> tuple[str, str]:
-    """Return the step whose absence from the witness gives our words."""
+    """Return the step without which the reference's words equal ours, and an explanation."""
     if UNKNOWN in text and (UNKNOWN in ours) != (UNKNOWN in theirs.words(text)):
-        whole = "one token" if UNKNOWN in ours else "characters as others"
-        return "special token", f"a literal {UNKNOWN} is {whole} to us, and not to the witness"
+        whole = "one token" if UNKNOWN in ours else "ordinary characters"
+        return "special token", f"a literal {UNKNOWN} is {whole} to us, and not to the reference"
     for step in theirs.steps:
         if theirs.words_without(step, text) == ours:
-            return step, f"our words are what the witness gives without this step: {step}"
+            return step, f"our words are those of the reference without this step: {step}"
     if "".join(ours) == "".join(theirs.words(text)):
-        return "word boundaries", "the letters are the same, and parted into words elsewhere"
+        return "word boundaries", "the letters are the same, and the words end elsewhere"
     return "letters", "a letter becomes another one"
 
 
 def _of_ids(ours: CandidateTokenizer, mine: Encoding, theirs: Encoding) -> tuple[str, str]:
-    """Return what happens within words that are the same on both sides."""
+    """Return the step within words that are equal on both sides, and an explanation."""
     if mine == INCONSISTENT:
         return "ids", "encode and encode_with_offsets do not give the same ids"
     if mine.ids == theirs.ids:
-        return "places", "the ids are the same, and their places in the text are not"
+        return "places", "the ids are the same, and their offsets are not"
     size, unknown = ours.tokenizer.vocab_size, ours.tokenizer.vocabulary.ids[UNKNOWN]
     if not all(0 <= number < size for number in mine.ids):
         return "ids", "an id that no token has"
@@ -136,7 +124,7 @@ def _of_ids(ours: CandidateTokenizer, mine: Encoding, theirs: Encoding) -> tuple
 
 
 def _of_tokens(mine: list[str], theirs: list[str]) -> tuple[str, str]:
-    """Return what differs between the tokens of the same words."""
+    """Return the step at which tokens of equal words differ, and an explanation."""
     spelled = "".join(mine), "".join(theirs)
     if spelled[0] == spelled[1]:
         return "merges", "the same letters, merged otherwise"
@@ -147,13 +135,14 @@ def _of_tokens(mine: list[str], theirs: list[str]) -> tuple[str, str]:
     return "ids", "a token that spells something else"
 
 
-def _told(text: str) -> str:
-    """Return the character that is least common in words, with what our table takes it for."""
+def _character(text: str) -> str:
+    """Return the first unusual character of a text, with its class in our table."""
     if not text:
         return "none"
     strange = [letter for letter in text if not (letter.isascii() and letter.isalnum())]
     letter = next((letter for letter in strange if letter != " "), text[0])
-    return f"U+{ord(letter):04X}, {_kind(letter)}"
+    kind = next((name for name, holds in _KINDS if holds(ord(letter))), "no class of its own")
+    return f"U+{ord(letter):04X}, {kind}"
 
 
 _KINDS: tuple[tuple[str, Callable[[int], bool]], ...] = (
@@ -165,7 +154,3 @@ _KINDS: tuple[tuple[str, Callable[[int], bool]], ...] = (
     ("a letter that comes apart", lambda code: code in character_classes().decomposition),
     ("upper case", lambda code: code in character_classes().lowercase),
 )
-
-
-def _kind(letter: str) -> str:
-    return next((name for name, holds in _KINDS if holds(ord(letter))), "no class of its own")

@@ -1,93 +1,51 @@
-"""Strings picked by hand: what tokenizers are known to part over. Data alone."""
+"""The strings that are compared: picked by hand, tokens as words, generated, and a corpus."""
 
+import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
+from parity.options import TokensOptions
 from reference.published_token_ids import PUBLISHED
+from scratch_gpt.data import corpus
+from scratch_gpt.tokenizer.bpe import END
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 HARD: tuple[str, ...] = (
-    # nothing, and what vanishes
+    # empty strings, and characters that are removed
     *("", " ", "\n", "\n\n\n", "\t \r\n", "\x00", "\ufeff", "\u200b", "\u00ad", "\ufffd"),
     *("a\x00b", "a\ufeffb", "a\u200bb", "a\u200db", "a\u00adb", "a\ufffdb", "a\x07b", "a\x7fb"),
-    # line ends, spaces of every kind, what a terminal would obey
+    # line ends, spaces of every kind, terminal escapes
     *("a\r\nb", "a\rb", "a\n\rb", "a\tb", "a\x0bb", "a\x0cb", "a\x85b", "a\u2028b", "a\u2029b"),
     *("a\u00a0b", "a\u2003b", "a\u3000b", "a\u180eb", "a\u205fb", "\x1b[31mred\x1b[0m", "\x9b0m"),
     # cases, and letters whose case is two letters or depends on its place
-    *(
-        "HELLO World",
-        "İstanbul",
-        "I\u0307",
-        "\u0131",
-        "STRASSE Straße ẞ",
-        "ǅ Ǆ",
-        "ΟΔΟΣ ΟΔΌΣ.",
-        "ﬁ ﬃ",
-    ),
+    *("HELLO World", "İstanbul", "I\u0307", "\u0131", "STRASSE Straße ẞ", "ǅ Ǆ", "ΟΔΟΣ ΟΔΌΣ."),
+    "ﬁ ﬃ",
     # accents, in one character and in several, in several orders
     *("café", "cafe\u0301", "Ugljšić", "dấu nặng", "a\u0323\u0307", "a\u0307\u0323", "\u0301"),
     *("\u1e69", "s\u0323\u0307", "\u212b", "q\u0307\u0323", "é" * 40, "e" + "\u0301" * 40),
     # scripts
-    *(
-        "生活的真谛是",
-        "a中b",
-        "中文English混合",
-        "\U00020000",
-        "a\U0002a6d6b",
-        "\uf900",
-        "\u3007",
-        "ひらがな",
-    ),
-    *(
-        "カタカナ",
-        "한국어",
-        "\u1112\u1161\u11ab",
-        "שלום עולם",
-        "مرحبا بالعالم",
-        "हिन्दी",
-        "ปี ภาษาไทย",
-    ),
-    *("Привет, мир", "Ёлка Йод", "\u202eabc\u202c", "\u0645\u064f", "\u05d0\u05b7"),
+    *("生活的真谛是", "a中b", "中文English混合", "\U00020000", "a\U0002a6d6b", "\uf900", "\u3007"),
+    *("ひらがな", "カタカナ", "한국어", "\u1112\u1161\u11ab", "שלום עולם", "مرحبا بالعالم"),
+    *("हिन्दी", "ปี ภาษาไทย", "Привет, мир", "Ёлка Йод", "\u202eabc\u202c", "\u0645\u064f"),
+    "\u05d0\u05b7",
     # pictures: alone, joined, coloured, of flags
     *("🤔", "👩\u200d👩\u200d👧", "👍🏽", "🇩🇪", "❤\ufe0f", "a🤔b", "\U000e0067"),
     # the special token, and what looks like one
     *("<unk>", "a<unk>b", "<unk><unk>", "< unk >", "<UNK>", "<unk", "unk>", "<<unk>>"),
     *("</w>", "a</w>", "the</w> end", "<s>", "<pad>", "#version: 0.2", "\\n</w>", "\n</w>"),
     # marks: runs, both kinds of quotes, in numbers, in addresses
-    *(
-        "!!!",
-        "?!?!",
-        "...",
-        "....",
-        "----",
-        "a--b",
-        "``a''",
-        "«a»",
-        "$5.00",
-        "1,000.5",
-        "3/4",
-        "5%",
-    ),
-    *(
-        "a_b__c",
-        "C:\\dir\\file",
-        "me@x.org",
-        "http://a.com/b?c=d&e=f#g",
-        "#tag",
-        "~/x",
-        "(a)[b]{c}",
-    ),
+    *("!!!", "?!?!", "...", "....", "----", "a--b", "``a''", "«a»", "$5.00", "1,000.5", "3/4"),
+    *("5%", "a_b__c", "C:\\dir\\file", "me@x.org", "http://a.com/b?c=d&e=f#g", "#tag", "~/x"),
+    "(a)[b]{c}",
     # words as they come
     *("don't can't I'm he's they've we'll I'd o'clock", "rock'n'roll", "gonna wanna", "x" * 300),
     *("supercalifragilisticexpialidocious", "the " * 50, "ab" * 100, "0123456789" * 5, "e.g. i.e."),
 )
-"""Of the gauntlet's section F, and more of the like."""
+"""The strings of section F of `tests/parity/test_gauntlet.py`, and similar ones."""
 
 HAND_PICKED: tuple[str, ...] = tuple(dict.fromkeys([*HARD, *(row.text for row in PUBLISHED)]))
-"""Those, and every string whose ids were published."""
-
-
-# Strings drawn from a seed: bits of every kind, joined with and without spaces.
-
+"""Those, and every string with published ids."""
 
 _LAST = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
@@ -121,23 +79,14 @@ _RANGES = {
     "tags": (0xE0000, 0xE01EF),
     "anything": (0x00, _LAST),
 }
-"""First and last code point of each kind; every kind is as likely as any other."""
+"""First and last code point of each kind; all kinds are equally likely."""
 
 
 def generate_strings(count: int, *, seed: int) -> Iterator[str]:
-    """Yield strings; the first ones do not depend on how many there will be.
-
-    Args:
-        count: How many.
-        seed: Decides them.
-    """
+    """Yield random strings of every kind of character; the first do not depend on `count`."""
     for number in range(count):
         draw = random.Random(f"{seed}/{number}")  # noqa: S311 - nothing secret depends on it
-        yield "".join(_bit(draw) for _ in range(draw.randint(1, 24)))
-
-
-def _bit(draw: random.Random) -> str:
-    return draw.choice(_BITS)(draw)
+        yield "".join(draw.choice(_BITS)(draw) for _ in range(draw.randint(1, 24)))
 
 
 def _character(draw: random.Random) -> str:
@@ -156,3 +105,68 @@ _BITS: tuple[Callable[[random.Random], str], ...] = (
     lambda draw: draw.choice(_WORDS) + chr(draw.randint(0x300, 0x36F)),
     lambda _draw: " ",
 )
+
+
+def words_of_tokens(tokens: Iterable[str], end: str) -> list[str]:
+    """Return a text for every token: one whose merges end with the token's own.
+
+    A token that ends words is a word. Any other is followed by a letter that is in no merge.
+    """
+    spelled = (
+        token.removesuffix(end) if token.endswith(end) else f"{token}{_STRANGE}" for token in tokens
+    )
+    return list(dict.fromkeys(text for text in spelled if text))
+
+
+_STRANGE = "\u0e01"
+"""A Thai letter."""
+
+
+_ENOUGH = 1_000_000
+"""Characters of the standard library's docstrings that are compared without a corpus."""
+
+_TRAINED_ON = 300_000
+"""Characters that a vocabulary is trained on."""
+
+
+def sources(options: TokensOptions, tokenizer: Tokenizer) -> dict[str, list[str]]:
+    """Return the strings to compare, by source."""
+    if options.text is not None:
+        return {"--text": [options.text]}
+    drawn = list(generate_strings(options.num_strings, seed=options.seed))
+    return {
+        "hand-picked": list(HAND_PICKED),
+        "tokens as words": words_of_tokens(tokenizer.vocabulary.tokens, END),
+        **({"generated": drawn} if drawn else {}),
+        "corpus": list(_paragraphs(options.corpus)),
+    }
+
+
+def training_texts() -> Iterator[str]:
+    """Yield the texts on which a vocabulary is trained."""
+    return _until(_TRAINED_ON, _library())
+
+
+def _paragraphs(paths: tuple[Path, ...]) -> Iterator[str]:
+    """Yield the paragraphs of the files, or of the standard library's docstrings without any."""
+    texts = corpus.texts(corpus.documents(paths)) if paths else _until(_ENOUGH, _library())
+    for text in texts:
+        yield from (part for part in text.split("\n\n") if part)
+
+
+def _library() -> Iterator[str]:
+    yield from corpus.texts(_documents())
+
+
+@functools.cache  # reading them takes seconds
+def _documents() -> list[corpus.Document]:
+    return corpus.docstring_documents()
+
+
+def _until(characters: int, texts: Iterator[str]) -> Iterator[str]:
+    total = 0
+    for text in texts:
+        yield text
+        total += len(text)
+        if total >= characters:
+            return

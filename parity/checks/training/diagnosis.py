@@ -1,7 +1,7 @@
 """The likely cause of the first difference, from which rows differ and by how much.
 
 Each quantity of a step is computed from earlier ones. If one is wrong and all earlier ones are
-right, few faults remain; the list of wrong parameters often leaves one.
+right, few causes remain; which parameters are wrong often leaves one.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from parity.checks.training.runners import CLIPPED, VARIANTS, total_and_warmup
-from parity.checks.training.steps import TrainingQuantity, parse_quantity
+from parity.checks.training.taps import TrainingQuantity, parse_quantity
 from parity.core.metrics import Status
 from parity.core.results import Row
 from reference.training_oracle import learning_rate
@@ -18,16 +18,16 @@ TABLE = "tokens_embed.weight"
 
 
 class Signs(NamedTuple):
-    """What is seen where the runs part.
+    """The evidence around the first difference.
 
     Attributes:
-        place: The first place that differs.
+        place: The first quantity that differs.
         row: Its row.
         wrong: The parameters for which this quantity of this step differs.
         right: Those for which it does not.
-        quotients: Ours over theirs at the worst element, of every row that differs.
-        rates: Our learning rates, by step.
-        peak: The largest that is right.
+        quotients: Our value over the reference's at the worst element, of every wrong row.
+        rates: (step, our learning rate).
+        peak: The largest correct learning rate.
     """
 
     place: TrainingQuantity
@@ -40,7 +40,7 @@ class Signs(NamedTuple):
 
 
 def signs_of(row: Row, rows: Sequence[Row], *, peak: float) -> Signs:
-    """Return the signs around the first row that differs."""
+    """Return the evidence around the first row that differs."""
     place = parse_quantity(row.tap)
     key = (row.backend, row.mode)
     of_run = [
@@ -48,7 +48,12 @@ def signs_of(row: Row, rows: Sequence[Row], *, peak: float) -> Signs:
         for r in rows
         if (r.backend, r.mode) == key and parse_quantity(r.tap).variant == place.variant
     ]
-    beside = [r for r in of_run if _same_quantity(parse_quantity(r.tap), place)]
+    beside = [
+        r
+        for r in of_run
+        if (parse_quantity(r.tap).step, parse_quantity(r.tap).quantity)
+        == (place.step, place.quantity)
+    ]
     wrong = [r for r in beside if r.status is not Status.PASS]
     return Signs(
         place=place,
@@ -65,16 +70,12 @@ def signs_of(row: Row, rows: Sequence[Row], *, peak: float) -> Signs:
     )
 
 
-def _same_quantity(one: TrainingQuantity, other: TrainingQuantity) -> bool:
-    return (one.step, one.quantity) == (other.step, other.quantity)
-
-
 def _quotient(row: Row) -> float:
     return row.value_ours / row.value_against if row.value_ours and row.value_against else math.nan
 
 
 def reason(signs: Signs) -> str:
-    """Return what to look for: the first line of the quantity's table whose sign is there."""
+    """Return the likely cause: the first of the quantity's table whose condition is met."""
     lines = (line for sign, line in _TABLE[signs.place.quantity] if sign(signs))
     return next(lines).format(signs=signs, factor=_factor(signs))
 
@@ -104,33 +105,32 @@ def _matrices_alone(signs: Signs) -> bool:
 
 
 def _is_vector(parameter: str) -> bool:
-    """Return whether a parameter is a bias or a gain."""
     return parameter.endswith(".bias") or ".ln_" in parameter
 
 
 def _multiplied(signs: Signs) -> bool:
-    """Return whether everything differs, by one whole factor."""
+    """Return whether all parameters differ by the same whole factor."""
     factor = _factor(signs)
     alike = all(abs(q - factor) < _EXACT * factor for q in signs.quotients)
     return not signs.right and factor > 1.0 and alike
 
 
 def _factor(signs: Signs) -> float:
-    """Return the nearest whole number to what ours are of theirs."""
+    """Return the quotient of ours and theirs, rounded to a whole number."""
     return float(round(signs.quotients[0])) if math.isfinite(signs.quotients[0]) else math.nan
 
 
 _EXACT = 1e-6
-"""How far a quotient of float64 numbers may be from the whole number that it stands for."""
+"""How far a quotient of float64 numbers may be from a whole number."""
 
 
 def _unclipped(signs: Signs) -> bool:
-    """Return whether the moment is of a gradient that was not scaled down."""
+    """Return whether the moment is that of the gradient before clipping."""
     return abs(signs.quotients[0] - CLIPPED) < _EXACT
 
 
 def _off_by_one(signs: Signs) -> bool:
-    """Return whether each of our rates is the right one of the step before, or after."""
+    """Return whether each of our rates is the right one of the previous or the next step."""
     total, warmup = total_and_warmup(max(step for step, _ in signs.rates))
     start = VARIANTS[signs.place.variant] - 1
     return any(
@@ -160,7 +160,7 @@ _TABLE: dict[str, list[tuple[Callable[[Signs], bool], str]]] = {
     ],
     "gradient": [
         (_table_alone, "the tied embedding alone: one of its two paths, lookup and head, is cut"),
-        (_later, "the gradients of the step before were not let go (zero_grad)"),
+        (_later, "the gradients of the step before were not cleared (zero_grad)"),
         (
             _multiplied,
             (
@@ -203,4 +203,4 @@ _TABLE: dict[str, list[tuple[Callable[[Signs], bool], str]]] = {
     ],
     "tied": [(_always, "{signs.row.detail}: a deep copy, a load or a resize untied them")],
 }
-"""For each quantity what to look for, the likeliest last; the first sign that is there decides."""
+"""For each quantity its likely causes, the most general last; the first that applies is named."""

@@ -1,14 +1,16 @@
-"""Hugging Face's side of a run: one batch, no parts, and a step by another hand than ours.
+"""Both sides of a training run: ours in micro-batches, Hugging Face's in whole batches.
 
-The release's step is the NumPy oracle's, AdamW's is PyTorch's, in float64 and in the dtype judged:
-were it our optimizer's there, what that rounds would be in the error which ours may have.
+Hugging Face's side never uses our optimizer: the released variant's steps are the NumPy oracle's,
+AdamW's are PyTorch's. With our optimizer, its rounding would enlarge the reference error and so
+excuse itself.
 """
 
 import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checks.gradients.backward import GradientCallback
 from parity.checks.gradients.taps import parameter_names
 from parity.core import inputs, runners
 from reference import huggingface, training_oracle
@@ -27,33 +30,30 @@ from scratch_gpt.loss import next_token_loss
 from scratch_gpt.optimizer import Adam
 from scratch_gpt.schedule import Schedule
 
-# What both sides are told of a training run; how each goes about it is its own affair.
-
-
 VARIANTS = {"openai": 0, "adamw": 1}
-"""The optimizer's forms, and what each run's schedule counts its first step as."""
+"""The optimizer's variants, each with the number of its schedule's first step."""
 
 CLIPPED = 3.0
-"""What the first gradients' norm is of the largest allowed: clipping is at work in every run."""
+"""The first gradients' norm over the largest allowed one, so that every run clips."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One run.
+    """The settings of one run, the same on both sides.
 
     Attributes:
-        variant: Key of `FORMS`.
-        batches: One `[parts * batch, time]` for each step, ids.
-        parts: Micro-batches that our side cuts each of them into, and accumulates.
-        dropout: Whether the models drop, both the same elements.
-        seed: What those are drawn from.
+        variant: Key of `VARIANTS`.
+        batches: Ids `[parts * batch, time]` of each step.
+        parts: The number of micro-batches of our side.
+        dropout: Whether both sides use dropout, with the same masks.
+        seed: Seed of the dropout masks.
         peak: Largest learning rate.
-        weight_decay: Of matrices.
-        betas: Of the moments.
-        epsilon: What gradients are after clipping, in the root of their mean square: 2.1e-3 at full
-            size, 3.2e-3 of the small weights. Of a gradient well above epsilon Adam makes a whole
-            step, be it rounding; with a small one the verdict on float32 is luck. See
-            `docs/training-parity.md`.
+        weight_decay: Weight decay of matrices.
+        betas: Decay rates of the moments.
+        epsilon: Equal to the root mean square of the clipped gradients: 2.1e-3 at full size, 3.2e-3
+            for the small weights. Adam makes a whole step for any gradient well above epsilon, even
+            for rounding: with a small epsilon the float32 verdict would be chance. See
+            `docs/training-check.md`.
     """
 
     variant: str
@@ -68,27 +68,27 @@ class Recipe:
 
     @property
     def warmup(self) -> int:
-        """Steps of warm-up."""
+        """Warm-up steps of the schedule."""
         return total_and_warmup(len(self.batches))[1]
 
     @property
     def steps(self) -> int:
-        """Steps that the schedule is made for."""
+        """All steps of the schedule."""
         return total_and_warmup(len(self.batches))[0]
 
 
 def total_and_warmup(steps: int) -> tuple[int, int]:
-    """Return how long a schedule is of which so many steps are made, and its warm-up.
+    """Return the length of the schedule for a run of so many steps, and its warm-up.
 
-    The end, whose rate is 0, is not reached; the fall that follows the warm-up is seen.
+    The run includes the fall after the warm-up, but not the last step, whose rate is 0.
     """
     return steps + 1, max(1, steps // 2)
 
 
-def batches(  # noqa: PLR0913 - what the ids are
+def batches(  # noqa: PLR0913 - the shape and the seed of the ids
     *, steps: int, parts: int, batch: int, time: int, vocab_size: int, seed: int
 ) -> tuple[Tensor, ...]:
-    """Return ids for every step, no two alike."""
+    """Return different ids for every step."""
     return tuple(
         inputs.seeded(
             batch=parts * batch, time=time, vocab_size=vocab_size, seed=seed + step
@@ -97,23 +97,18 @@ def batches(  # noqa: PLR0913 - what the ids are
     )
 
 
-# Our side of a training step, each part a method: what a fault is planted into.
-#
-# Forward, loss, accumulation, clipping, schedule and optimizer are `scratch_gpt`'s own.
-
-
 Named = Iterable[tuple[str, nn.Parameter]]
 
 
 class TrainingStep:
-    """How our side trains. A fault overrides one method."""
+    """How our side trains, by the functions of `scratch_gpt`. A fault overrides one method."""
 
     def loss(self, logits: Tensor, token_ids: Tensor) -> Tensor:
-        """Return the loss of one part of a batch."""
+        """Return the loss of one micro-batch."""
         return next_token_loss(logits, token_ids)
 
     def share(self, loss: Tensor, parts: int) -> Tensor:
-        """Return what a part's loss adds to the batch's."""
+        """Return the contribution of a micro-batch's loss to the batch's."""
         return loss / parts
 
     def schedule(self, recipe: Recipe) -> Schedule:
@@ -136,43 +131,35 @@ class TrainingStep:
         )
 
     def clip(self, parameters: Mapping[str, nn.Parameter], maximum: float) -> float:
-        """Clip all gradients; return their norm before."""
+        """Clip all gradients; return their norm before clipping."""
         return clip_global_norm(parameters.items(), maximum)
 
     def advance(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        optimizer: Adam,
-        maximum: float,
-        rate: float,
+        self, parameters: Mapping[str, nn.Parameter], optimizer: Adam, maximum: float, rate: float
     ) -> float:
-        """Make one step of the gradients there are; return their norm."""
+        """Make one step with the present gradients; return their norm before clipping."""
         norm = self.clip(parameters, maximum)
         optimizer.step(rate)
-        self.let_go(optimizer)
+        self.zero_grad(optimizer)
         return norm
 
-    def let_go(self, optimizer: Adam) -> None:
-        """Let the gradients go once the step is made."""
+    def zero_grad(self, optimizer: Adam) -> None:
+        """Discard the gradients after a step."""
         optimizer.zero_grad()
 
 
-# The same random numbers for every side's dropout, by step and place.
-
-
-@dataclasses.dataclass(frozen=True)
-class DropoutSite:
-    """One place that drops: its name, and the shape of one row of what it drops from."""
+class DropoutSite(NamedTuple):
+    """One application of dropout: its name, and the shape of one row of its input."""
 
     name: str
     shape: tuple[int, ...]
 
 
 class DropoutMasks:
-    """Uniform numbers of one step, for a batch or for one part of it after the other.
+    """The random numbers of one step, the same for a batch and for its micro-batches.
 
     Attributes:
-        sites: Where Hugging Face's model dropped, in order; filled by its run.
+        sites: The dropout sites of Hugging Face's model, in order; its run adds them.
     """
 
     def __init__(self, seed: int, step: int, rows: int) -> None:
@@ -181,26 +168,25 @@ class DropoutMasks:
         self.sites: list[DropoutSite] = []
 
     def keeps(self, name: str, x: Tensor, probability: float) -> Tensor:
-        """Return which elements Hugging Face's model keeps, and note the place."""
+        """Return the elements that Hugging Face's model keeps, and add the site."""
         site = DropoutSite(name, tuple(x.shape[1:]))
         if site not in self.sites:
             self.sites.append(site)
         return self._uniform(site, slice(0, len(x))) >= probability
 
     def _uniform(self, site: DropoutSite, rows: slice) -> Tensor:
-        """Return float32 draws for some rows of the whole batch."""
         key = [*self._key, self.sites.index(site)]
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         drawn = generator.random((self._rows, *site.shape), dtype=np.float32)
         return torch.from_numpy(drawn[rows])
 
     @contextlib.contextmanager
-    def given_to_ours(self, first: int) -> Iterator[list[str]]:
-        """Let our dropout draw these numbers, for a part that begins at row `first`.
+    def supplied_to_ours(self, first: int) -> Iterator[list[str]]:
+        """Supply these numbers to our dropout, for a micro-batch that begins at row `first`.
 
-        What it does with them, from the threshold to the scale, is its own. A call that asks for
-        another shape than the next place has is taken to be of a later one; more calls than places
-        draw zeros. Gives the names of the places drawn at, in order.
+        Threshold and scale remain our own. A call with another shape than the next site's is
+        assigned to a later site. Calls after the last site get zeros. Yields the names of the
+        sites, in order of the calls.
         """
         asked: list[str] = []
         left = iter(self.sites)
@@ -212,7 +198,7 @@ class DropoutMasks:
                 return torch.zeros(x.shape, dtype=dtype)
             return self._uniform(site, slice(first, first + len(x))).to(dtype)
 
-        names = vars(ours)  # the module draws by torch's name, and by nothing else
+        names = vars(ours)  # our dropout draws only through its module's name `torch`
         before = names["torch"]
         names["torch"] = SimpleNamespace(rand_like=rand_like, float32=torch.float32)
         try:
@@ -221,20 +207,13 @@ class DropoutMasks:
             names["torch"] = before
 
 
-# Our side of a run: parts of a batch accumulated, our optimizer, our model or a candidate.
-
-
-GradientCallback = Callable[[str, Tensor], None]
-"""Called with a parameter's name and its gradient, of all parts together."""
-
-
 class CandidateRun:
-    """One of our models in training; its parameters are changed.
+    """Our model or a candidate in training; its parameters are changed.
 
     Attributes:
         parameters: Those that are compared, under our names.
-        optimizer: What steps them.
-        sites: Names of the places that dropped in the last step, in order.
+        optimizer: Their optimizer.
+        sites: Names of the dropout sites in the last step, in order.
     """
 
     def __init__(
@@ -251,39 +230,35 @@ class CandidateRun:
         self.sites: list[str] = []
 
     def backward(self, step: int, draws: DropoutMasks, see: GradientCallback) -> float:
-        """Return the loss of a step's batch, its gradients made part by part and shown at last."""
+        """Return the loss of a step's batch; call `see` with each accumulated gradient."""
         parts = self._recipe.batches[step].chunk(self._recipe.parts)
         total, first, self.sites = 0.0, 0, []
         for number, token_ids in enumerate(parts, 1):
             last = number == len(parts)
-            with self._dropping(draws, first), self._shown(see if last else None):
-                loss = self._procedure.loss(self._logits(token_ids), token_ids)
+            masks: AbstractContextManager[list[str]] = nullcontext([])
+            if self._recipe.dropout:
+                masks = draws.supplied_to_ours(first)
+            with masks as self.sites, self._hooks(see if last else None):
+                logits: Tensor = self._model(token_ids, None, None, tap=None)
+                loss = self._procedure.loss(logits, token_ids)
                 share = self._procedure.share(loss, len(parts))
                 share.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach()) / len(parts)
             first += len(token_ids)
         return total
 
-    def _logits(self, token_ids: Tensor) -> Tensor:
-        """Return what the model makes of one part."""
-        logits: Tensor = self._model(token_ids, None, None, tap=None)
-        return logits
-
     @contextlib.contextmanager
-    def _dropping(self, draws: DropoutMasks, first: int) -> Iterator[None]:
-        if not self._recipe.dropout:
-            yield
-            return
-        with draws.given_to_ours(first) as self.sites:
-            yield
-
-    @contextlib.contextmanager
-    def _shown(self, see: GradientCallback | None) -> Iterator[None]:
-        """Show each parameter's gradient as soon as a backward pass has completed it."""
+    def _hooks(self, see: GradientCallback | None) -> Iterator[None]:
+        """Call `see` with each parameter's gradient when a backward pass has completed it."""
         handles = []
+
+        def show(name: str, parameter: Tensor) -> None:
+            if see is not None and parameter.grad is not None:
+                see(name, parameter.grad)
+
         if see is not None:
             for name, parameter in self.parameters.items():
-                hook = partial(_show, see, name)
+                hook = partial(show, name)
                 handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
         try:
             yield
@@ -292,7 +267,7 @@ class CandidateRun:
                 handle.remove()
 
     def advance(self, step: int, maximum: float) -> tuple[float, float]:
-        """Make the step; return the norm of its gradients and the learning rate."""
+        """Make the step; return the norm of the gradients and the learning rate."""
         rate = self._schedule.learning_rate(step)
         norm = self._procedure.advance(self.parameters, self.optimizer, maximum, rate)
         return norm, rate
@@ -308,30 +283,24 @@ class CandidateRun:
 
     @property
     def tied(self) -> bool:
-        """Whether every table of tokens that the model has is still the embedding."""
-        table = self.parameters["tokens_embed.weight"]
-        return tied(self._model, table)
+        """Whether the head is still the embedding."""
+        return tied(self._model, self.parameters["tokens_embed.weight"])
 
 
 def tied(model: nn.Module, table: Tensor) -> bool:
-    """Return whether all tensors of a model that have a table's shape are that table."""
+    """Return whether all tensors of a model with the shape of `table` share its storage."""
     alike = [t for t in model.state_dict().values() if t.shape == table.shape]
     return bool(alike) and {t.data_ptr() for t in alike} == {table.data_ptr()}
 
 
-def _show(see: GradientCallback, name: str, parameter: Tensor) -> None:
-    if parameter.grad is not None:
-        see(name, parameter.grad)
-
-
 def module_in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of a model to be trained, with storage of its own."""
+    """Return a copy of a model, with its own storage."""
     made = runners.model_in_dtype({"the model": model}, dtype)["the model"]
     return copy.deepcopy(model) if made is model else made
 
 
 class Piece(NamedTuple):
-    """Some rows of a parameter and of its moments."""
+    """Rows of a parameter and of its moments."""
 
     parameter: nn.Parameter
     first: Tensor
@@ -343,7 +312,7 @@ class ReferenceRun:
 
     Attributes:
         parameters: All of them, under our names.
-        norm: Of the last step's gradients, before they were clipped.
+        norm: Norm of the last step's gradients before clipping.
     """
 
     def __init__(
@@ -367,27 +336,29 @@ class ReferenceRun:
         self.norm = 0.0
 
     def backward(self, step: int, draws: DropoutMasks) -> float:
-        """Return the loss of a step's batch; its gradients stay with the parameters."""
+        """Return the loss of a step's batch; the parameters keep its gradients."""
         token_ids = self._recipe.batches[step]
-        self.let_go()
-        with self._dropping(draws):
+        self.zero_grad()
+        with (
+            huggingface.supply_dropout_masks(self._model, draws.keeps)
+            if self._recipe.dropout
+            else nullcontext()
+        ):
             logits = huggingface.logits(self._model, token_ids)
             loss = huggingface.loss(logits, token_ids).mean()
             loss.backward()  # type: ignore[no-untyped-call]
-        self.norm = math.sqrt(math.fsum(_square(p) for p in self.parameters.values()))
+        squares = [
+            math.nan
+            if parameter.grad is None
+            else float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2
+            for parameter in self.parameters.values()
+        ]
+        self.norm = math.sqrt(math.fsum(squares))
         return float(loss.detach())
-
-    @contextlib.contextmanager
-    def _dropping(self, draws: DropoutMasks) -> Iterator[None]:
-        if not self._recipe.dropout:
-            yield
-            return
-        with huggingface.supply_dropout_masks(self._model, draws.keeps):
-            yield
 
     @torch.no_grad()
     def advance(self, step: int, maximum: float) -> float:
-        """Make the step; return its learning rate. The gradients stay as they were."""
+        """Make the step; return its learning rate. The gradients are not changed."""
         recipe = self._recipe
         rate = training_oracle.learning_rate(
             step + VARIANTS[recipe.variant], recipe.steps, recipe.warmup, recipe.peak, "cosine"
@@ -404,13 +375,13 @@ class ReferenceRun:
         """Return the `first` or `second` moments by parameter."""
         return self._moments[which]
 
-    def let_go(self) -> None:
-        """Let the gradients go."""
+    def zero_grad(self) -> None:
+        """Discard the gradients."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def _pieces(self, name: str) -> Iterator[Piece]:
-        """Give a parameter and its moments some rows at a time; they share its storage."""
+        """Yield a parameter and its moments some rows at a time, as views."""
         whole = (self.parameters[name].detach(), *(m[name] for m in self._moments.values()))
         length = _rows(whole[0])
         for rows, first, second in zip(*(torch.split(t, length) for t in whole), strict=True):
@@ -423,7 +394,7 @@ class ReferenceRun:
 
 
 def _rows(parameter: Tensor) -> int:
-    """Return how many rows are stepped at once: a formula's temporaries are as large as they."""
+    """Return the number of rows that are stepped at once, which limits the temporaries."""
     return max(1, _AT_ONCE // max(1, parameter[0].numel()))
 
 
@@ -431,17 +402,10 @@ _AT_ONCE = 1 << 22
 """Elements stepped at once."""
 
 
-def _square(parameter: nn.Parameter) -> float:
-    """Return the sum of squares of a gradient, in float64."""
-    if parameter.grad is None:
-        return math.nan
-    return float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2
-
-
 class Oracle:
-    """Some rows of a parameter stepped by the NumPy oracle, in the release's variant.
+    """Steps rows of a parameter with the NumPy oracle, in the released variant.
 
-    It computes in the parameter's dtype; of a narrower one than float32, in float32.
+    It computes in the parameter's dtype, but at least in float32.
     """
 
     def __init__(self, piece: Piece, recipe: Recipe) -> None:
@@ -455,7 +419,7 @@ class Oracle:
         )
 
     def step(self, gradient: Tensor, number: int, rate: float) -> None:
-        """Make the step that `number` others came before."""
+        """Make step `number`, counted from 0."""
         own = [tensor.detach() for tensor in self._piece]
         p, first, second, g = (_wide(tensor).numpy() for tensor in (*own, gradient))
         after = training_oracle.step_all(p, first, second, g, number, rate, self._constants)
@@ -469,12 +433,12 @@ class Oracle:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """Return a tensor in a dtype that NumPy has and the oracle computes in."""
+    """Return a tensor in float32 or wider: NumPy has no bfloat16."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class PyTorch:
-    """Some rows of a parameter stepped by `torch.optim.AdamW`."""
+    """Steps rows of a parameter with `torch.optim.AdamW`."""
 
     def __init__(self, piece: Piece, recipe: Recipe) -> None:
         self._parameter = piece.parameter

@@ -1,97 +1,26 @@
 """Step-by-step comparison of all runs with the reference run."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from parity.checks.gradients.taps import kind_of, parameter_names
 from parity.checks.training.runners import CLIPPED, CandidateRun, DropoutMasks, Recipe, ReferenceRun
+from parity.checks.training.taps import TrainingQuantity
 from parity.core.fingerprints import Fingerprints
 from parity.core.metrics import Difference, Status, difference
 from parity.core.results import Mode, Row
-from parity.core.taps import Axes, Kind, Tap
 from parity.core.tolerances import Bounds
 
-# What is compared of every step, in the order in which a step makes it.
-#
-# A step's row stands under `FORM.STEP.QUANTITY`, of a parameter `FORM.STEP.QUANTITY.NAME`, with
-# steps from 1: `adamw.2.gradient.h.3.ln_1.weight`. What a quantity is made of stands before it, so
-# that the first that differs is where the runs part.
-
-
-WHOLE = ("dropout", "loss", "norm", "rate", "first_moment", "second_moment", "tied")
-"""Quantities of which a step has one."""
-
-ORDER = (
-    *("dropout", "loss", "gradient", "norm", "rate", "first_moment", "second_moment", "weight"),
-    "tied",
-)
-"""Every quantity, in the order of a step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingQuantity:
-    """Where a row stands.
-
-    Attributes:
-        variant: The optimizer's variant.
-        step: From 1.
-        quantity: One of `ORDER`.
-        parameter: Its name, where the quantity is one of a parameter.
-    """
-
-    variant: str
-    step: int
-    quantity: str
-    parameter: str = ""
-
-    @property
-    def name(self) -> str:
-        """The row's name."""
-        tail = f".{self.parameter}" if self.parameter else ""
-        return f"{self.variant}.{self.step}.{self.quantity}{tail}"
-
-    @property
-    def tap(self) -> Tap:
-        """The place as an entry of a plan, and the kind of it whose rounding counts together.
-
-        Rounding has causes of its own in every step, some of them common to all blocks: each step
-        is one sample. What one variant's steps round says nothing of the other's.
-        """
-        kind = f"{self.variant} {self.quantity} {kind_of(self.parameter)}"
-        return Tap(self.name, Kind(kind, Axes.ROWS, (), ""), ())
-
-
-def parse_quantity(name: str) -> TrainingQuantity:
-    """Return the place of a row's name."""
-    variant, step, quantity, *parameter = name.split(".", 3)
-    return TrainingQuantity(variant, int(step), quantity, "".join(parameter))
-
-
-def training_quantities(
-    variant: str, *, steps: int, layers: int, dropout: bool
-) -> Iterator[TrainingQuantity]:
-    """Give every place of one variant's run."""
-    names = parameter_names(layers)
-    for step in range(1, steps + 1):
-        for quantity in ORDER:
-            if quantity in WHOLE:
-                wanted = {"dropout": dropout, "tied": step == steps}.get(quantity, True)
-                yield from [TrainingQuantity(variant, step, quantity)] if wanted else []
-            else:
-                yield from (TrainingQuantity(variant, step, quantity, name) for name in names)
-
-
-# Rows of a step that are of no tensor: its learning rate, where it dropped, whether it is tied.
+# Rows without a tensor: the learning rate, the dropout sites, and whether the embedding is tied.
 
 
 def rate_row(
     place: TrainingQuantity, ours: float, theirs: float, *, bound: float, peak: float
 ) -> Row:
-    """Return the row of two learning rates; their difference is over the peak."""
+    """Return the row of two learning rates; their difference is divided by the peak."""
     error = abs(ours - theirs) / peak
     return _row(
         place, "oracle", holds=error <= bound, error=error, bound=bound, values=(ours, theirs)
@@ -99,7 +28,7 @@ def rate_row(
 
 
 def site_row(place: TrainingQuantity, ours: Sequence[str], theirs: Sequence[str]) -> Row:
-    """Return the row of the places that dropped: none more, none fewer, in one order."""
+    """Return the row of the dropout sites, which must be the same in the same order."""
     missing = [name for name in theirs if name not in ours]
     more = len(ours) - len(set(theirs) & set(ours))
     detail = f"no dropout at {', '.join(missing[:3])}" if missing else ""
@@ -118,7 +47,7 @@ def site_row(place: TrainingQuantity, ours: Sequence[str], theirs: Sequence[str]
 
 
 def tied_row(place: TrainingQuantity, ours: bool, theirs: bool) -> Row:  # noqa: FBT001 - two answers
-    """Return the row of whether head and embedding still are one tensor, on each side."""
+    """Return the row of whether head and embedding are still one tensor on each side."""
     sides = {"ours": ours, "Hugging Face's": theirs}
     untied = [side for side, right in sides.items() if not right]
     detail = f"head and embedding are two tensors: {', '.join(untied)}" if untied else ""
@@ -164,26 +93,26 @@ REFERENCE_RUN = "huggingface/float64"
 
 
 class Recorder(Protocol):
-    """Where what was found is kept."""
+    """Records differences, rows and errors."""
 
     bounds: Bounds
     fingerprints: Fingerprints
 
     def note(self, subject: str, place: str, seen: Difference) -> None:
-        """Keep one difference."""
+        """Record one difference."""
         ...
 
     def note_row(self, row: Row) -> None:
-        """Keep a row that is of no tensor."""
+        """Record a row without a tensor."""
         ...
 
     def note_broken(self, subject: str, error: Exception) -> None:
-        """Keep why a run could not go on."""
+        """Record the error that ended a run."""
         ...
 
 
 class MeasuredStep:
-    """Hugging Face's run in the dtype judged, in the variant of one of ours."""
+    """Hugging Face's run in the checked dtype, with the interface of `CandidateRun`."""
 
     def __init__(self, run: ReferenceRun) -> None:
         self._run = run
@@ -191,7 +120,7 @@ class MeasuredStep:
         self.sites: list[str] = []
 
     def backward(self, step: int, draws: DropoutMasks, see: object) -> float:
-        """Return the loss; show every gradient."""
+        """Return the loss; call `see` with every gradient."""
         loss = self._run.backward(step, draws)
         for name, parameter in self.parameters.items():
             if parameter.grad is not None and callable(see):
@@ -201,7 +130,7 @@ class MeasuredStep:
     def advance(self, step: int, maximum: float) -> tuple[float, float]:
         """Make the step; return the norm of its gradients and the learning rate."""
         rate = self._run.advance(step, maximum)
-        self._run.let_go()
+        self._run.zero_grad()
         return self._run.norm, rate
 
     @property
@@ -215,13 +144,13 @@ class StepComparison:
 
     def __init__(
         self,
-        notebook: Recorder,
+        recorder: Recorder,
         backend: str,
         recipe: Recipe,
         leader: ReferenceRun,
         dtype: torch.dtype,
     ) -> None:
-        self._to, self._attention, self._recipe = notebook, backend, recipe
+        self._recorder, self._backend, self._recipe = recorder, backend, recipe
         self._leader, self._dtype = leader, dtype
         self._maximum = 0.0
         self._broken: set[str] = set()
@@ -234,26 +163,28 @@ class StepComparison:
         self._maximum = self._maximum or self._leader.norm / CLIPPED
         rate = self._leader.advance(step, self._maximum)
         gradients = {name: p.grad for name, p in self._leader.parameters.items()}
-        self._keep_places(step, followers)
+        self._order_fingerprints(step, followers)
         for number, (name, run) in enumerate(followers.items(), 1):
             last = number == len(followers)
             if name not in self._broken:
                 try:
                     self._follow(name, run, step, draws, (loss, rate), gradients, last)
-                except Exception as error:  # noqa: BLE001 - a candidate may raise what it likes
+                except Exception as error:  # noqa: BLE001 - a candidate may raise any exception
                     self._broken.add(name)
-                    self._to.note_broken(name, error)
-        self._leader.let_go()
+                    self._recorder.note_broken(name, error)
+        self._leader.zero_grad()
 
-    def _keep_places(self, step: int, followers: Mapping[str, CandidateRun | MeasuredStep]) -> None:
-        """Have the fingerprints of everybody's gradients in one order, from the loss backwards.
+    def _order_fingerprints(
+        self, step: int, followers: Mapping[str, CandidateRun | MeasuredStep]
+    ) -> None:
+        """Fix the order of the gradients' fingerprints: from the loss backwards, for every run.
 
-        They come in another one of each graph, and from a single batch after the pass.
+        Each graph completes them in another order.
         """
         backwards = list(self._leader.parameters)[::-1]
         names = [self._place(step, "gradient", parameter).name for parameter in backwards]
         for run in (REFERENCE_RUN, *followers):
-            self._to.fingerprints.keep_places(run, names)
+            self._recorder.fingerprints.keep_places(run, names)
 
     def _follow(  # noqa: PLR0913 - a step and its references
         self,
@@ -265,8 +196,6 @@ class StepComparison:
         gradients: dict[str, Tensor | None],
         last: bool,  # noqa: FBT001
     ) -> None:
-        """Let one run make the step, and measure all of it."""
-
         def see(parameter: str, gradient: Tensor) -> None:
             truth = gradients.get(parameter)
             if truth is not None:
@@ -288,13 +217,13 @@ class StepComparison:
 
     def _note(self, name: str, place: TrainingQuantity, tensor: Tensor, truth: Tensor) -> None:
         seen = difference(tensor.detach(), truth.detach(), dtype=self._dtype)
-        self._to.note(name, place.name, seen)
+        self._recorder.note(name, place.name, seen)
         for run, shown in ((name, tensor), (REFERENCE_RUN, truth)):
-            self._to.fingerprints.take(run, place.name, shown)
+            self._recorder.fingerprints.take(run, place.name, shown)
 
     def _note_number(self, name: str, place: TrainingQuantity, ours: float, theirs: float) -> None:
         one, other = (torch.tensor([x], dtype=torch.float64) for x in (ours, theirs))
-        self._to.note(name, place.name, difference(one, other, dtype=torch.float64))
+        self._recorder.note(name, place.name, difference(one, other, dtype=torch.float64))
 
     def _note_whole(
         self,
@@ -304,8 +233,8 @@ class StepComparison:
         ours: float,
         theirs: float,
     ) -> None:
-        """Note what is of no tensor: where was dropped, the rate, and at last the tie."""
-        bound, peak = self._to.bounds.float64, self._recipe.peak
+        """Note the learning rate, the dropout sites and, after the last step, the tie."""
+        bound, peak = self._recorder.bounds.float64, self._recipe.peak
         made = [rate_row(self._place(step, "rate"), ours, theirs, bound=bound, peak=peak)]
         if self._recipe.dropout:
             sites = [site.name for site in draws.sites]
@@ -314,10 +243,10 @@ class StepComparison:
             both = run.tied, self._leader.tied
             made.append(tied_row(self._place(step, "tied"), *both))
         for row in made:
-            self._to.note_row(dataclasses.replace(row, backend=self._attention))
+            self._recorder.note_row(dataclasses.replace(row, backend=self._backend))
 
     def _note_moments(self, name: str, run: CandidateRun | MeasuredStep, step: int) -> None:
-        """Note the worst parameter's moments: they say which part of the step is wrong."""
+        """Note the largest difference of each moment, over all parameters."""
         for which in ("first", "second"):
             ours, theirs = run.moments(which), self._leader.moments(which)
             seen = [
@@ -327,13 +256,13 @@ class StepComparison:
                 for parameter, truth in theirs.items()
                 if parameter in run.parameters
             ]
-            self._to.note(name, self._place(step, f"{which}_moment").name, _worst(seen))
+            self._recorder.note(name, self._place(step, f"{which}_moment").name, _worst(seen))
 
     def _place(self, step: int, quantity: str, parameter: str = "") -> TrainingQuantity:
         return TrainingQuantity(self._recipe.variant, step + 1, quantity, parameter)
 
 
 def _worst(seen: Sequence[Difference]) -> Difference:
-    """Return the largest difference; before any, one that could not be measured."""
+    """Return the largest difference, or the first that could not be measured."""
     unmeasured = [d for d in seen if d.status is not Status.PASS]
     return max([*unmeasured[:1]] or seen, key=lambda d: d.relative_largest)

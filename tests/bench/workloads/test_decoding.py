@@ -1,6 +1,7 @@
 """Decoding steps are verified; the bare read reads every matrix once."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +17,7 @@ from bench.targets import decode
 from bench.timing import product_flops
 from bench.verify import WrongKernelError
 from bench.workloads import decoding
-from bench.workloads.decoding import (
-    LAYOUTS,
-    READS,
-    cached,
-    fastest_read,
-    make,
-    matrices,
-    uncached,
-    verified,
-)
+from bench.workloads.decoding import LAYOUTS, cached, fastest_read, matrices, uncached, verified
 from reference import compat
 from reference.huggingface_generation import continue_text
 from scratch_gpt.kv_cache import KVCache
@@ -36,32 +28,11 @@ CPU = torch.device("cpu")
 TASK = decode(2, 37)
 
 
-@pytest.fixture(scope="module")
-def models() -> Models:
-    """Return both models with the small weights."""
-    return Models("tiny")
-
-
-@pytest.fixture
-def ids(models: Models) -> Tensor:
-    """Return token ids `[2 37]`."""
-    return models.ids(TASK.shape)
-
-
-@pytest.fixture
-def run(models: Models) -> Measurement:
-    """Return a measurement with the small models."""
-    run = Measurement(1, lambda *_: None)
-    run.__dict__["models"] = models
-    return run
-
-
 @pytest.mark.parametrize("name", ["fused", "huggingface", "fused in bfloat16"])
 @pytest.mark.parametrize("time", [2, 37])
 def test_each_step_is_verified(name: str, time: int, run: Measurement) -> None:
-    """Its logits have the right shape and dtype, and are right again later."""
     task = dataclasses.replace(TASK, shape=Shape(batch=2, time=time))
-    ready = make(name, task, CPU, run)
+    ready = decoding.make(name, task, CPU, run)
     assert ready.check is not None
     assert ready.error > 0.0
     logits = ready.run()
@@ -72,28 +43,28 @@ def test_each_step_is_verified(name: str, time: int, run: Measurement) -> None:
 
 
 def short(models: Models, ids: Tensor) -> decoding.Step:
-    """Drop the token before the last."""
     return cached(models.ours, 2)(torch.cat([ids[:, :-2], ids[:, -1:]], dim=1))
 
 
 def other_row(models: Models, ids: Tensor) -> decoding.Step:
-    """Change the second text's last token."""
     mixed = ids.clone()
     mixed[1, -1] = (mixed[1, -1] + 1) % models.vocab_size
     return cached(models.ours, 2)(mixed)
 
 
-def growing(models: Models, ids: Tensor) -> decoding.Step:
-    """Never reset the cache."""
+def started(models: Models, ids: Tensor) -> decoding.Decoder:
     decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
     decoder.start(ids[:, :-1])
+    return decoder
+
+
+def growing(models: Models, ids: Tensor) -> decoding.Step:
+    decoder = started(models, ids)
     return lambda: decoder.step(ids[:, -1])
 
 
 def off(models: Models, ids: Tensor) -> decoding.Step:
-    """Cache values that are a thousandth too large."""
-    decoder = decoding.Decoder(models.with_backend("fused"), batch=2)
-    decoder.start(ids[:, :-1])
+    decoder = started(models, ids)
     known = decoder.length
     decoder.cache.values[5].mul_(1.001)
 
@@ -108,13 +79,11 @@ def off(models: Models, ids: Tensor) -> decoding.Step:
 def test_a_wrong_step_is_rejected(
     wrong: Callable[[Models, Tensor], decoding.Step], models: Models, ids: Tensor
 ) -> None:
-    """The error of its logits exceeds rounding."""
     with pytest.raises(WrongKernelError, match=r"logits: RMS error .* times the yardstick's"):
         verified(models, lambda token_ids: wrong(models, token_ids), ids, "float32")
 
 
 def test_a_cached_answer_is_rejected(models: Models, ids: Tensor) -> None:
-    """The answer to other tokens was overwritten with NaN."""
     begin = uncached(models.theirs)
     kept: list[Tensor] = []
 
@@ -127,7 +96,6 @@ def test_a_cached_answer_is_rejected(models: Models, ids: Tensor) -> None:
 
 
 def test_a_step_that_turns_wrong_is_found(models: Models, ids: Tensor) -> None:
-    """The check after timing computes a new answer."""
     spoilt: list[float] = []
     begin = cached(models.ours, 2)
 
@@ -143,7 +111,6 @@ def test_a_step_that_turns_wrong_is_found(models: Models, ids: Tensor) -> None:
 
 
 def logits_made(run: Callable[[], object], models: Models, recorded: Callable[[], Any]) -> int:
-    """Return the largest number of logits in one operation."""
     with recorded() as operations:
         run()
     made = [shape for name, shape in operations.ran if name != "t"]  # a view of the table
@@ -154,10 +121,9 @@ def test_huggingfaces_step_makes_the_logits_that_its_generate_makes(
     models: Models, ids: Tensor, recorded: Callable[[], Any]
 ) -> None:
     """The last token's only, if its version can select them; else all."""
+    generate = functools.partial(continue_text, models.theirs, ids, max_new_tokens=1)
     asked = logits_made(uncached(models.theirs)(ids), models, recorded)
-    generated = logits_made(
-        lambda: continue_text(models.theirs, ids, max_new_tokens=1), models, recorded
-    )
+    generated = logits_made(generate, models, recorded)
     positions = 1 if compat.last_logits_keyword() else ids.shape[1]
     assert asked == generated == len(ids) * positions * models.vocab_size
 
@@ -171,9 +137,7 @@ def test_a_step_copies_no_cache(models: Models, ids: Tensor) -> None:
 
 
 def test_a_copied_cache_is_measured(models: Models, ids: Tensor) -> None:
-    """A step that copies the keys allocates at least one block's keys."""
-    decoder = decoding.Decoder(models.ours, batch=2)
-    decoder.start(ids[:, :-1])
+    decoder = started(models, ids)
 
     def step() -> Tensor:
         decoder.cache.keys = decoder.cache.keys.clone()
@@ -201,7 +165,6 @@ def test_the_bare_read_reads_every_matrix_once(
 def test_the_bare_read_takes_the_fastest_layout(
     fastest: int, models: Models, monkeypatch: pytest.MonkeyPatch, recorded: Callable[[], object]
 ) -> None:
-    """The layout is chosen for each size."""
     clock = iter([abs(fastest - at) + 1.0 for _ in range(5) for at in range(len(LAYOUTS))])
     monkeypatch.setattr(decoding, "seconds", lambda *_, **__: next(clock))
     with recorded() as operations:
@@ -209,12 +172,11 @@ def test_the_bare_read_takes_the_fastest_layout(
     assert {("mm", "mv")[fastest]} == {name for name, _ in operations.ran} & {"mm", "mv"}
 
 
-@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("name", decoding.READS)
 def test_a_read_is_not_verified(
     name: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no answer to verify."""
     monkeypatch.setattr(decoding, "cache_flusher", lambda _device: lambda: None)
-    ready = make(name, TASK, CPU, run)
+    ready = decoding.make(name, TASK, CPU, run)
     ready.run()
     assert (ready.error, ready.check) == (0.0, None)

@@ -4,32 +4,27 @@ import pytest
 import torch
 
 from bench import training_steps
-from bench.models import Models
+from bench.models import Measurement
+from bench.targets import OPTIMIZER
 from bench.verify import WrongKernelError
 from bench.workloads import optimizer as optimizing
-from bench.workloads.optimizer import ours, verified
+from bench.workloads.optimizer import make, ours
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+CPU = torch.device("cpu")
 NAMES = ["adamw", "openai", "torch foreach", "torch fused"]
 
 
-@pytest.fixture(scope="module")
-def models() -> Models:
-    """Return both models with the small weights."""
-    return Models("tiny")
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_each_optimizer_is_verified(name: str, models: Models) -> None:
-    """It is verified again after further steps."""
-    before = [p.detach().clone() for p in models.ours.parameters()]
-    ready = verified(models, name)
+def test_each_optimizer_is_verified(name: str, run: Measurement) -> None:
+    before = [p.detach().clone() for p in run.models.ours.parameters()]
+    ready = make(name, OPTIMIZER, CPU, run)
     for _ in range(3):
         ready.run()
     assert ready.check is not None
     assert ready.check() == pytest.approx(ready.error) != 0.0
-    assert all(map(torch.equal, before, models.ours.parameters()))
+    assert all(map(torch.equal, before, run.models.ours.parameters()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,43 +32,37 @@ def test_each_optimizer_is_verified(name: str, models: Models) -> None:
     ("constant", "value"), [("RATE", 2.501e-4), ("BETAS", (0.9, 0.998)), ("EPSILON", 1e-6)]
 )
 def test_a_wrong_constant_is_rejected(
-    name: str, constant: str, value: object, models: Models, monkeypatch: pytest.MonkeyPatch
+    name: str, constant: str, value: object, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The optimizer's constant differs from the formula's."""
     made = optimizing.optimizer_named
-    right = getattr(training_steps, constant)
 
     def wrong(name: str, parameters: object) -> object:
-        monkeypatch.setattr(training_steps, constant, value)
-        found = made(name, parameters)  # type: ignore[arg-type]
+        with monkeypatch.context() as patch:
+            patch.setattr(training_steps, constant, value)
+            found = made(name, parameters)  # type: ignore[arg-type]
         step = found.step
 
         def stepping() -> None:
-            monkeypatch.setattr(training_steps, constant, value)
-            step()
-            monkeypatch.setattr(training_steps, constant, right)
+            with monkeypatch.context() as patch:
+                patch.setattr(training_steps, constant, value)
+                step()
 
         found.step = stepping  # type: ignore[method-assign]
-        monkeypatch.setattr(training_steps, constant, right)
         return found
 
     monkeypatch.setattr(optimizing, "optimizer_named", wrong)
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
-        verified(models, name)
+        make(name, OPTIMIZER, CPU, run)
 
 
-def test_the_variants_are_distinguished(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch's step is not the release's."""
+def test_the_variants_are_distinguished(run: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
     made = optimizing.optimizer_named
-    monkeypatch.setattr(
-        optimizing, "optimizer_named", lambda _name, parameters: made("torch foreach", parameters)
-    )
+    monkeypatch.setattr(optimizing, "optimizer_named", lambda _name, p: made("torch foreach", p))
     with pytest.raises(WrongKernelError, match="times the yardstick's"):
-        verified(models, "openai")
+        make("openai", OPTIMIZER, CPU, run)
 
 
 def test_the_formula_is_pytorchs_in_float64() -> None:
-    """`expected_change` against `torch.optim.AdamW`, in float64."""
     drawn = torch.Generator().manual_seed(0)
     values = {
         name: torch.randn(shape, generator=drawn, dtype=torch.float64)
@@ -92,5 +81,4 @@ def test_the_formula_is_pytorchs_in_float64() -> None:
 
 
 def test_our_variants_are_ours() -> None:
-    """PyTorch's implementations are not."""
     assert [ours(name) for name in NAMES] == [True, True, False, False]

@@ -10,45 +10,49 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.contest import InterleavedTiming, NotTimedError, time_rounds
+from bench.contest import Contender, NotTimedError
 from bench.models import Measurement
 from bench.results import Status
-from bench.targets import TARGETS
+from bench.targets import TARGETS, tokens
 from bench.verify import WrongKernelError
 from bench.workloads import tokenizer
 
+CORPUS = tokenizer.corpus.__wrapped__
 TEXTS = ["The cat sat on the mat. The cats sat.\n", "Mats, cats and the rest!", "A that."]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small() -> Iterator[None]:
-    """Use a corpus of a few lines, and a vocabulary trained on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(tokenizer.VOCABULARY, raising=False)
         patch.setattr(tokenizer, "MERGES", 30)
         patch.setattr(tokenizer, "corpus", lambda: 4 * TEXTS)
         for name in ("tokenizer", "rust_tokenizer", "expected_ids"):
             patch.setattr(tokenizer, name, functools.cache(getattr(tokenizer, name).__wrapped__))
-        patch.setattr(
-            tokenizer, "_MAX_CPU_RATIO", 100.0
-        )  # so little text is over before a clock ticks
+        # So little text is encoded before a clock ticks.
+        patch.setattr(tokenizer, "_MAX_CPU_RATIO", 100.0)
         yield
+
+
+def make(name: str, cache: str) -> Contender:
+    run = Measurement(None, lambda *_: None)
+    return tokenizer.make(name, tokens(cache), tokenizer.torch.device("cpu"), run)
 
 
 @pytest.mark.parametrize("cache", ["warm", "cold"])
 @pytest.mark.parametrize("name", tokenizer.TOKENIZERS)
 def test_each_tokenizer_is_verified(name: str, cache: str) -> None:
-    """Its ids are right before and after; a cold cache is cleared outside the clock."""
-    ready = tokenizer.verified(name, cache)
+    ready = make(name, cache)
     assert ready.check is not None
     assert (ready.error, ready.check()) == (0.0, 0.0)
     assert (ready.setup is not None) == (cache == "cold")
     assert "trained here" in ready.remark
+    if ready.setup is not None:
+        ready.setup()
     assert ready.run() == tokenizer.expected_ids()
 
 
 def test_clearing_empties_the_word_cache() -> None:
-    """It creates a new tokenizer with the same vocabulary."""
     side = tokenizer.OurTokenizer()
     side.encode(tokenizer.corpus())
     before = side._tokenizer
@@ -60,7 +64,6 @@ def test_clearing_empties_the_word_cache() -> None:
 
 
 def changed(ids: list[list[int]]) -> list[list[int]]:
-    """Return the ids with the last one off by one."""
     return [*ids[:-1], [*ids[-1][:-1], ids[-1][-1] + 1]]
 
 
@@ -71,16 +74,14 @@ def changed(ids: list[list[int]]) -> list[list[int]]:
 def test_wrong_ids_are_rejected(
     side: type, fault: Callable[[list[list[int]]], list[list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One wrong id is enough, and so is a missing or extra document."""
     encode = side.encode
     monkeypatch.setattr(side, "encode", lambda self, texts: fault(encode(self, texts)))
     name = next(name for name, its in tokenizer.TOKENIZERS.items() if its is side)
     with pytest.raises(WrongKernelError, match=r"wrong ids in \d+ of 12 documents"):
-        tokenizer.verified(name, "warm")
+        make(name, "warm")
 
 
 def test_work_in_another_thread_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The calling thread's clock does not count it."""
     monkeypatch.setattr(tokenizer, "_MAX_CPU_RATIO", 1.2)
 
     def encode(_texts: list[str]) -> list[list[int]]:
@@ -99,7 +100,6 @@ def test_work_in_another_thread_is_rejected(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_thread_setting_is_restored(
     before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parallelism is disabled inside the context only."""
     monkeypatch.delenv(tokenizer._PARALLEL, raising=False)
     if before is not None:
         monkeypatch.setenv(tokenizer._PARALLEL, before)
@@ -109,29 +109,17 @@ def test_the_thread_setting_is_restored(
 
 
 def test_the_corpus_is_a_megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes whole documents until the size is reached."""
-    documents = [
-        SimpleNamespace(opened=lambda: contextlib.nullcontext(io.BytesIO(b"x" * 700_000)))
-        for _ in range(4)
-    ]
-    monkeypatch.setattr(tokenizer, "docstring_documents", lambda: documents)
-    assert [len(text) for text in _corpus()] == [700_000, 700_000]
-
-
-_corpus = tokenizer.corpus.__wrapped__
+    text = SimpleNamespace(opened=lambda: contextlib.nullcontext(io.BytesIO(b"x" * 700_000)))
+    monkeypatch.setattr(tokenizer, "docstring_documents", lambda: [text] * 4)
+    assert [len(text) for text in CORPUS()] == [700_000, 700_000]
 
 
 @pytest.mark.parametrize(("power", "status"), [(1.0, Status.MET), (2.0, Status.MISSED)])
 def test_growth_is_a_power_of_the_length(
     power: float, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is fitted through five lengths, three times."""
     rows = [row for row in TARGETS if row.task.workload == "tokens" and row.figure == "exponent"]
-    monkeypatch.setattr(
-        tokenizer,
-        "_seconds",
-        lambda run: 1e-6 * len(run.args[0]) ** power,
-    )
+    monkeypatch.setattr(tokenizer, "_seconds", lambda run: 1e-6 * len(run.args[0]) ** power)
     for row in rows:
         outcome = tokenizer.time_growth(row, Measurement(None, lambda *_: None))
         assert outcome.ratio is not None
@@ -144,17 +132,3 @@ def test_words_have_the_given_length() -> None:
     for word in tokenizer.WORDS.values():
         assert len(word(1000)) == 1000
         assert word(1000).isalpha()
-
-
-def test_tokenizers_are_timed() -> None:
-    """Verified contenders get a time in each round."""
-    timing = InterleavedTiming()
-    for name in tokenizer.TOKENIZERS:
-        timing.add(
-            name, functools.partial(tokenizer.verified, name, "cold"), ours=tokenizer.ours(name)
-        )
-    time_rounds(timing, tokenizer.torch.device("cpu"), 2)
-    assert {name: len(taken) for name, taken in timing.seconds.items()} == {
-        "scratch_gpt": 2,
-        "huggingface": 2,
-    }

@@ -1,4 +1,4 @@
-"""Is anything fit for a verdict? What the doctor looks at, and what it calls unfit."""
+"""The environment check: what it inspects, and what makes it inconclusive."""
 
 import copy
 import dataclasses
@@ -23,77 +23,62 @@ Check = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def long(weights: Weights) -> Inputs:
-    """Return ids long enough for attention to be judged: 40 of them."""
     return inputs.seeded(batch=1, time=40, vocab_size=weights.config["vocab_size"], seed=0)
 
 
 @pytest.fixture(scope="module")
 def healthy(theirs: OpenAIGPTLMHeadModel, long: Inputs) -> Report:
-    """Return the report on the tiny weights."""
     return doctor(theirs, long, {})
 
 
 def unfit(report: Report) -> list[str]:
-    """Return the names of what is unfit."""
     return [finding.name for finding in report.findings if finding.fit is False]
 
 
 def test_the_tiny_weights_are_fit(healthy: Report) -> None:
-    """A live model on a sound machine passes, and everything judged was looked at."""
     judged = sum(finding.fit is not None for finding in healthy.findings)
-    expected = (0, "pass", [], judged, judged)
-    assert expected == (
-        healthy.exit_code,
-        healthy.verdict.value,
-        unfit(healthy),
-        healthy.plan.planned,
-        healthy.plan.compared,
-    )
+    assert healthy.exit_code == 0
+    assert healthy.verdict.value == "pass"
+    assert unfit(healthy) == []
+    assert healthy.plan.planned == judged
+    assert healthy.plan.compared == judged
 
 
 def test_every_setting_that_moves_numbers_is_listed(healthy: Report) -> None:
-    """Each knob is listed with its value, and with the value that a check gives it."""
     found = {finding.name: finding.found for finding in healthy.findings}
     silent = {k.name for k in environment.SETTINGS if str(k.wanted) not in found.get(k.name, "")}
     assert set() == silent
 
 
 def test_the_versions_are_listed(healthy: Report) -> None:
-    """The versions of Python, torch, transformers and NumPy stand among the findings."""
     found = {finding.name: finding.found for finding in healthy.findings}
     wanted = {"torch": torch.__version__, "numpy": np.__version__}
     assert wanted == {name: found[name] for name in wanted}
     assert {"python", "transformers", "threads", "cores"} <= set(found)
 
 
-def test_no_person_or_machine_is_named(healthy: Report) -> None:
-    """Nothing of the user's or the machine's name is in a report to be passed on."""
+def test_no_user_or_machine_is_named(healthy: Report) -> None:
     import getpass
     import platform
 
-    told = " ".join(finding.found for finding in healthy.findings).split()
-    assert not {getpass.getuser(), platform.node()} & set(told)
+    words = " ".join(finding.found for finding in healthy.findings).split()
+    assert not {getpass.getuser(), platform.node()} & set(words)
 
 
-def test_every_block_is_seen_alive(healthy: Report) -> None:
-    """Each of the twelve blocks is listed with both of its signs of life."""
+def test_every_block_is_listed(healthy: Report) -> None:
     blocks = [finding for finding in healthy.findings if finding.name.endswith("healthy")]
-    expected = [f"h.{index} healthy" for index in range(12)]
-    assert expected == [finding.name for finding in blocks]
+    assert [finding.name for finding in blocks] == [f"h.{index} healthy" for index in range(12)]
     assert all("attention" in finding.found and "cosine" in finding.found for finding in blocks)
 
 
 def test_the_command_prints_a_line_for_each_finding(check: Check) -> None:
-    """`doctor` prints each block with its two numbers, and a verdict."""
     result = check("doctor", "--weights", "tiny", "--seq-len", "40", env={"COLUMNS": "300"})
     lines = result.stdout.splitlines()
     alive = [line for line in lines if " healthy " in line and line.rstrip().endswith("ok")]
-    expected = (0, 12, True)
-    assert expected == (result.exit_code, len(alive), lines[-1].startswith("PASS"))
+    assert (result.exit_code, len(alive), lines[-1].startswith("PASS")) == (0, 12, True)
 
 
 def changed(weights: Weights, change: Callable[[str, Any], Any]) -> OpenAIGPTLMHeadModel:
-    """Return Hugging Face's model with other tensors."""
     tensors: Mapping[str, Any] = {
         name: np.ascontiguousarray(change(name, tensor.copy()), dtype=np.float32)
         for name, tensor in weights.tensors.items()
@@ -102,12 +87,10 @@ def changed(weights: Weights, change: Callable[[str, Any], Any]) -> OpenAIGPTLMH
 
 
 def alike(name: str, tensor: Any) -> Any:  # noqa: ANN401 - an array in, an array out
-    """Return embeddings whose rows are all the first one."""
     return np.repeat(tensor[:1], len(tensor), axis=0) if "embed" in name else tensor
 
 
 def blunt(name: str, tensor: Any) -> Any:  # noqa: ANN401 - an array in, an array out
-    """Return queries and keys so small that attention is uniform."""
     if "c_attn" in name:
         tensor[..., :42] *= 1e-6
     return tensor
@@ -120,19 +103,15 @@ def blunt(name: str, tensor: Any) -> Any:  # noqa: ANN401 - an array in, an arra
         pytest.param(blunt, "uniform", id="attention uniform"),
     ],
 )
-def test_a_dead_model_is_unfit(
+def test_a_degenerate_model_is_unfit(
     change: Callable[[str, Any], Any], why: str, weights: Weights, long: Inputs
 ) -> None:
-    """Blocks that are dead are unfit each by name, with the reason: inconclusive."""
     report = doctor(changed(weights, change), long, {})
     reasons = [finding.why for finding in report.findings if finding.fit is False]
-    expected = (3, "inconclusive", [f"h.{index} healthy" for index in range(12)], True)
-    assert expected == (
-        report.exit_code,
-        report.verdict.value,
-        unfit(report),
-        all(why in reason for reason in reasons),
-    )
+    assert report.exit_code == 3
+    assert report.verdict.value == "inconclusive"
+    assert unfit(report) == [f"h.{index} healthy" for index in range(12)]
+    assert all(why in reason for reason in reasons)
 
 
 @pytest.mark.parametrize(
@@ -142,62 +121,51 @@ def test_a_dead_model_is_unfit(
 def test_a_constant_tensor_is_unfit(
     name: str, value: float, theirs: OpenAIGPTLMHeadModel, long: Inputs
 ) -> None:
-    """A tensor that holds one value throughout is named: it hides that it is not used."""
     model = copy.deepcopy(theirs)
     model.get_parameter(f"transformer.{name}").data.fill_(value)
     report = doctor(model, long, {})
     finding = next(f for f in report.findings if f.name == "tensors that hold one value")
-    expected = (3, False, True)
-    assert expected == (report.exit_code, finding.fit, name in finding.found)
+    assert (report.exit_code, finding.fit, name in finding.found) == (3, False, True)
 
 
-def test_a_float64_that_is_none_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A product whose float64 is float32 underneath would judge identity, and is unfit."""
+def test_a_product_in_float32_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
     true = torch.from_numpy
     monkeypatch.setattr(module.torch, "from_numpy", lambda array: true(array).float().double())
     false = module._float64().fit
     monkeypatch.undo()
-    expected = (False, True)
-    assert expected == (false, module._float64().fit)
+    assert (false, module._float64().fit) == (False, True)
 
 
-def test_a_setting_that_will_not_stay_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A knob that keeps another value even when it is pinned is unfit, and says what it does."""
+def test_a_setting_that_cannot_be_pinned_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = dataclasses.replace(
         environment.SETTINGS[0], read=lambda: "stuck", write=lambda _value: None
     )
     monkeypatch.setattr(module.environment, "SETTINGS", (stuck,))
     monkeypatch.setattr(module.environment, "assert_settings_pinned", lambda: None)
     (finding,) = module._settings()
-    expected = (False, environment.SETTINGS[0].why, True)
-    assert expected == (finding.fit, finding.why, "stuck" in finding.found)
+    assert not finding.fit
+    assert finding.why == environment.SETTINGS[0].why
+    assert "stuck" in finding.found
 
 
 def test_the_settings_are_left_as_they_were(theirs: OpenAIGPTLMHeadModel, long: Inputs) -> None:
-    """Looking changes nothing: every knob has its value of before."""
-    before = [knob.read() for knob in environment.SETTINGS]
+    before = [setting.read() for setting in environment.SETTINGS]
     doctor(theirs, long, {})
-    assert before == [knob.read() for knob in environment.SETTINGS]
+    assert before == [setting.read() for setting in environment.SETTINGS]
 
 
-def test_what_is_unfit_says_what_it_would_mean(
+def test_an_unfit_finding_is_printed_with_its_consequence(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In print an unfit finding is marked, with its meaning, and the verdict is inconclusive."""
     monkeypatch.setattr(module.liveness, "constant_tensors", lambda _state: ["h.3.ln_1.bias"])
     result = check("doctor", "--weights", "tiny", "--seq-len", "5", env={"COLUMNS": "300"})
     line = next(line for line in result.stdout.splitlines() if "h.3.ln_1.bias" in line)
-    expected = (3, True, True, "INCONCLUSIVE")
-    assert expected == (
-        result.exit_code,
-        "hides" in line,
-        line.rstrip().endswith("PROBLEM"),
-        result.stdout.splitlines()[-1].split()[0],
-    )
+    assert result.exit_code == 3
+    assert "hides" in line
+    assert line.rstrip().endswith("PROBLEM")
+    assert result.stdout.splitlines()[-1].split()[0] == "INCONCLUSIVE"
 
 
-def test_a_padded_batch_is_looked_at(theirs: OpenAIGPTLMHeadModel) -> None:
-    """Rows of padding do not make a live model look dead."""
+def test_a_padded_batch_is_fit(theirs: OpenAIGPTLMHeadModel) -> None:
     padded = inputs.parse("5,17,210,3,9,44,101,7;12,7")
-    expected = []
-    assert expected == unfit(doctor(theirs, padded, {}))
+    assert unfit(doctor(theirs, padded, {})) == []

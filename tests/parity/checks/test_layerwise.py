@@ -1,15 +1,20 @@
-"""The harness's main job: every kind of tap × block × core × witness, at both sizes."""
+"""The forward check: every tap on every backend, in every mode, at both sizes; fingerprints."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
 from parity.checks.layerwise import layerwise
 from parity.core import inputs
 from parity.core.backends import DEFAULT, EAGER
+from parity.core.fingerprints import Fingerprint, distance
 from parity.core.gates import REFERENCES
 from parity.core.inputs import Inputs
 from parity.core.metrics import Status
@@ -17,12 +22,18 @@ from parity.core.results import Mode, Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import never_formed, taps
 from parity.core.tolerances import Bounds
+from parity.faults.forward import inject
+from parity.report.json import render
+from parity.report.text import render as render_text
+from scratch_gpt import GPT
+from scratch_gpt.cli import render_rich
 
 LAYERS = 12
 PLANNED = {"plain": 173, "tiled": 149, "fused": 125}
 Check = Callable[..., Report]
+Rows = dict[tuple[str, str, Mode, str], Row]
 LONG = 1_200
-"""Seconds after which a full-size test hangs: a busy machine takes minutes for some."""
+"""Timeout of a full-size test, in seconds, on a busy machine."""
 
 CASES = [
     (backend, tap.name, mode, against)
@@ -35,7 +46,6 @@ CASES = [
 
 
 def checker(size: str) -> Check:
-    """Return the check of every eager path at one size, on ids drawn from a seed or given."""
     weights = load_weights(size)
     ours, theirs = build_ours(weights), build_huggingface(weights)
     candidates = {backend: ours.with_backend(backend) for backend in EAGER}
@@ -61,140 +71,102 @@ def checker(size: str) -> Check:
     return check
 
 
-def by_key(report: Report) -> dict[tuple[str, str, Mode, str], Row]:
-    """Return the rows of a report by their key."""
+SIZES = [
+    "tiny",
+    pytest.param("surrogate", marks=[pytest.mark.slow, pytest.mark.timeout(LONG)]),
+]
+WHOLE = {"tiny": {"batch": 2, "time": 37}, "surrogate": {"batch": 1, "time": 512}}
+"""Inputs of the report on each size; that of the surrogate is what the command line uses."""
+ON_TINY = pytest.mark.parametrize("size", ["tiny"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def size(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def run(size: str) -> Check:
+    return checker(size)
+
+
+@pytest.fixture(scope="module")
+def report(size: str, run: Check) -> Report:
+    return run(**WHOLE[size])
+
+
+@pytest.fixture(scope="module")
+def rows(report: Report) -> Rows:
     return {(row.backend, row.tap, row.mode, row.against): row for row in report.results}
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Check:
-    """Return the check at the small size."""
-    return checker("tiny")
-
-
-@pytest.fixture(scope="module")
-def tiny_report(tiny: Check) -> Report:
-    """Return the report of one small check: unlike lengths of batch, time, heads and width."""
-    return tiny(batch=2, time=37)
-
-
-@pytest.fixture(scope="module")
-def tiny_rows(tiny_report: Report) -> dict[tuple[str, str, Mode, str], Row]:
-    """Return its rows."""
-    return by_key(tiny_report)
-
-
-@pytest.fixture(scope="module")
-def full() -> Check:
-    """Return the check at the released size."""
-    return checker("surrogate")
-
-
-@pytest.fixture(scope="module")
-def full_report(full: Check) -> Report:
-    """Return the report that the command line gives by default: batch 1, time 512."""
-    return full(batch=1, time=512)
-
-
-@pytest.fixture(scope="module")
-def full_rows(full_report: Report) -> dict[tuple[str, str, Mode, str], Row]:
-    """Return its rows."""
-    return by_key(full_report)
-
-
-def assert_within_bound(row: Row) -> None:
-    """Assert that a row passed on a number, and that the number is within the row's bound."""
+@pytest.mark.parametrize(("backend", "tap", "mode", "against"), CASES)
+def test_every_tap_agrees(rows: Rows, backend: str, tap: str, mode: Mode, against: str) -> None:
+    row = rows[backend, tap, mode, against]
     assert row.status is Status.PASS, row.detail
     assert row.required_tolerance is not None
     assert row.required_tolerance <= row.bound
 
 
-@pytest.mark.parametrize(("backend", "tap", "mode", "against"), CASES)
-def test_tiny_tap_agrees(
-    tiny_rows: dict[tuple[str, str, Mode, str], Row],
-    backend: str,
-    tap: str,
-    mode: Mode,
-    against: str,
-) -> None:
-    """Each tap agrees with each witness within its bound, on every path and in every mode."""
-    assert_within_bound(tiny_rows[backend, tap, mode, against])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-@pytest.mark.parametrize(("backend", "tap", "mode", "against"), CASES)
-def test_full_size_tap_agrees(
-    full_rows: dict[tuple[str, str, Mode, str], Row],
-    backend: str,
-    tap: str,
-    mode: Mode,
-    against: str,
-) -> None:
-    """The same at the released size and its longest input."""
-    assert_within_bound(full_rows[backend, tap, mode, against])
-
-
 @pytest.mark.parametrize("tap", ["logits", "loss"])
 @pytest.mark.parametrize("backend", EAGER)
-def test_output_is_identical_in_float64(
-    tiny_rows: dict[tuple[str, str, Mode, str], Row], backend: str, tap: str
-) -> None:
-    """Logits and loss are the same numbers as both witnesses' to float64's rounding."""
-    rows = [tiny_rows[backend, tap, Mode.FLOAT64, against] for against in REFERENCES]
-
-    assert all(row.bound == Bounds().float64 for row in rows)
-    assert all(0.0 < (row.error_ours or 0.0) <= row.bound for row in rows)
+def test_output_is_identical_in_float64(rows: Rows, backend: str, tap: str) -> None:
+    found = [rows[backend, tap, Mode.FLOAT64, against] for against in REFERENCES]
+    assert all(row.bound == Bounds().float64 for row in found)
+    assert all(0.0 < (row.error_ours or 0.0) <= row.bound for row in found)
 
 
-def test_loss_is_the_mean_negative_log_likelihood(tiny_report: Report) -> None:
-    """The loss reported for ours is the oracle's to float32's rounding, near log(vocabulary)."""
-    losses = tiny_report.consequences["plain"]
-
+@ON_TINY
+def test_loss_is_the_mean_negative_log_likelihood(report: Report) -> None:
+    losses = report.consequences["plain"]
     assert round(losses["loss_oracle"], 5) == round(losses["loss_ours"], 5)
     assert abs(losses["loss_oracle"] - float(torch.tensor(211.0).log())) < 1.0
 
 
-def test_plan_is_complete(tiny_report: Report) -> None:
-    """173 taps are planned and compared on plain, 149 on tiled, 125 on fused, and none else."""
-    assert {path: (n, n) for path, n in PLANNED.items()} == tiny_report.plan.per_backend
-    assert sum(PLANNED.values()) == tiny_report.plan.planned == tiny_report.plan.compared
-    assert set(by_key(tiny_report)) == set(CASES)
+def test_exempt_taps_have_a_reason(report: Report) -> None:
+    exempt = Counter(entry["backend"] for entry in report.plan.exempt)
+    assert exempt == {"tiled": 24, "fused": 48}
+    assert all(entry["reason"] for entry in report.plan.exempt)
 
 
-def test_exempt_taps_carry_their_reason(tiny_report: Report) -> None:
-    """Each tap that a path never forms is listed: 24 of the tiled one, 48 of the fused one."""
-    expected = {"tiled": 24, "fused": 48}
-    assert expected == Counter(entry["backend"] for entry in tiny_report.plan.exempt)
-    assert all(entry["reason"] for entry in tiny_report.plan.exempt)
-
-
-def test_looked_up_rows_are_equal_to_the_bit(
-    tiny_rows: dict[tuple[str, str, Mode, str], Row],
-) -> None:
-    """Embedding rows are no computation: their bound is nought."""
-    rows = [
-        tiny_rows["plain", tap, Mode.FLOAT64, against]
+def test_looked_up_rows_are_equal_to_the_bit(rows: Rows) -> None:
+    found = [
+        rows["plain", tap, Mode.FLOAT64, against]
         for tap in ("embeddings.tokens", "embeddings.positions")
         for against in REFERENCES
     ]
-
-    assert [(row.bound, row.error_ours) for row in rows] == [(0.0, 0.0)] * 4
+    assert [(row.bound, row.error_ours) for row in found] == [(0.0, 0.0)] * 4
 
 
 def assert_passes(report: Report, *, loss: bool = True, paths: Sequence[str] = EAGER) -> None:
-    """Assert a pass in which everything planned was compared, on every path asked for."""
     assert list(report.reasons) == []
     assert (report.verdict, report.exit_code) == (Verdict.PASS, 0)
     taps_each = {path: PLANNED[path] if loss else PLANNED[path] - 1 for path in paths}
     assert {path: (n, n) for path, n in taps_each.items()} == report.plan.per_backend
 
 
-@pytest.mark.parametrize("time", [1, 2, 37, 389], ids="time={}".format)
+def test_plan_is_complete(report: Report, rows: Rows) -> None:
+    assert_passes(report)
+    assert sum(PLANNED.values()) == report.plan.planned == report.plan.compared
+    assert set(rows) == set(CASES)
+
+
+@pytest.mark.parametrize("time", [1, 2, 37], ids="time={}".format)
 @pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
-def test_tiny_verdict_at_every_shape(tiny: Check, batch: int, time: int) -> None:
-    """One row or several, one token or the longest input: the verdict is the same."""
-    assert_passes(tiny(batch=batch, time=time), loss=time > 1)
+def test_every_shape_passes(run: Check, batch: int, time: int) -> None:
+    assert_passes(run(batch=batch, time=time), loss=time > 1)
+
+
+@ON_TINY
+@pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
+def test_the_longest_input_passes(run: Check, batch: int) -> None:
+    assert_passes(run(batch=batch, time=389))
+
+
+@pytest.mark.parametrize("size", SIZES[1:], indirect=True)
+def test_four_longest_rows_pass_at_full_size(run: Check) -> None:
+    """On the default backends: `fused` has another kernel for one row."""
+    assert_passes(run(batch=4, time=512, paths=DEFAULT), paths=DEFAULT)
 
 
 PADDED = {
@@ -203,52 +175,179 @@ PADDED = {
 }
 
 
-@pytest.mark.parametrize("rows", PADDED.values(), ids=PADDED.keys())
-def test_tiny_verdict_on_unequal_rows(tiny: Check, rows: list[list[int]]) -> None:
-    """Rows of unequal length are padded, masked, and compared at their real positions."""
-    assert_passes(tiny(given=inputs.from_rows(rows)))
+@ON_TINY
+@pytest.mark.parametrize("ids", PADDED.values(), ids=PADDED.keys())
+def test_unequal_rows_pass(run: Check, ids: list[list[int]]) -> None:
+    assert_passes(run(given=inputs.from_rows(ids)))
 
 
-def left_padded(vocab_size: int) -> Inputs:
-    """Return two rows, the second padded on the left, with positions that start at its text."""
+def test_left_padding_and_positions_pass(run: Check, size: str) -> None:
+    vocab_size = {"tiny": 211, "surrogate": 40_478}[size]
     drawn = inputs.seeded(batch=2, time=40, vocab_size=vocab_size, seed=3)
     mask = torch.ones(2, 40, dtype=torch.bool)
     mask[1, :9] = False
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return Inputs(token_ids=drawn.token_ids, positions=positions, attention_mask=mask)
+    given = Inputs(token_ids=drawn.token_ids, positions=positions, attention_mask=mask)
+    assert_passes(run(given=given))
 
 
-def test_tiny_verdict_with_left_padding_and_positions(tiny: Check) -> None:
-    """Explicit positions and padding on the left give the same verdict."""
-    assert_passes(tiny(given=left_padded(211)))
+# Fingerprints.
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-@pytest.mark.parametrize("time", [1, 2, 37], ids="time={}".format)
-@pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
-def test_full_size_verdict_at_every_shape(full: Check, batch: int, time: int) -> None:
-    """The same at the released size."""
-    assert_passes(full(batch=batch, time=time), loss=time > 1)
+Key = tuple[str, str, str]
+FingerprintsOf = Callable[[Report], Mapping[Key, Mapping[str, Fingerprint]]]
+NAMES = [tap.name for tap in taps(LAYERS)]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-def test_full_size_verdict_with_left_padding_and_positions(full: Check) -> None:
-    """The same for padding and positions."""
-    assert_passes(full(given=left_padded(40_478)))
+def moved(one: Mapping[str, Fingerprint], other: Mapping[str, Fingerprint]) -> list[str]:
+    assert list(one) == list(other)
+    return [tap for tap in one if one[tap] != other[tap]]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-def test_full_size_verdict_on_four_longest_rows(full: Check) -> None:
-    """Four rows of 512 tokens, on what the command runs unasked: `fused` has its own at one row."""
-    assert_passes(full(batch=4, time=512, paths=DEFAULT), paths=DEFAULT)
+@pytest.fixture(scope="module")
+def with_fingerprints(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel, token_ids: Tensor
+) -> Report:
+    return layerwise(paths, theirs, token_ids, fingerprints=True)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(LONG)
-def test_full_size_plan(full_report: Report) -> None:
-    """At the released size everything planned is compared and passes."""
-    assert_passes(full_report)
-    assert set(CASES) == set(by_key(full_report))
+def test_fingerprints_change_no_row(
+    with_fingerprints: Report,
+    paths: dict[str, GPT],
+    theirs: OpenAIGPTLMHeadModel,
+    token_ids: Tensor,
+) -> None:
+    without = layerwise(paths, theirs, token_ids)
+    assert list(without.fingerprints) == []
+    assert repr(without) == repr(
+        dataclasses.replace(with_fingerprints, fingerprints=without.fingerprints)
+    )
+
+
+def test_every_tap_of_every_run_has_one(
+    with_fingerprints: Report, fingerprints_of: FingerprintsOf
+) -> None:
+    whole, tiled = NAMES, [name for name in NAMES if name not in never_formed("tiled", LAYERS)]
+    planned: dict[Key, list[str]] = {
+        ("oracle", "float64", "float64"): whole,
+        ("huggingface", "float64", "float64"): whole,
+        ("ours/plain", "float64", "float64"): whole,
+        ("ours/tiled", "float64", "float64"): tiled,
+        ("huggingface", "float32", "end-to-end"): whole,
+        ("ours/plain", "float32", "end-to-end"): whole,
+        ("ours/tiled", "float32", "end-to-end"): tiled,
+        ("oracle/plain", "float32", "per-op"): whole,
+        ("huggingface/plain", "float32", "per-op"): whole,
+        ("ours/plain", "float32", "per-op"): whole,
+        ("oracle/tiled", "float32", "per-op"): tiled,
+        ("huggingface/tiled", "float32", "per-op"): tiled,
+        ("ours/tiled", "float32", "per-op"): tiled,
+    }
+    assert (len(whole), len(tiled)) == (173, 149)
+    assert planned == {
+        key: list(found) for key, found in fingerprints_of(with_fingerprints).items()
+    }
+    assert len(with_fingerprints.fingerprints) == 8 * 173 + 5 * 149
+    assert all(entry.norm is not None and entry.sketch for entry in with_fingerprints.fingerprints)
+
+
+def test_per_op_inputs_are_the_rounded_truth(
+    with_fingerprints: Report, fingerprints_of: FingerprintsOf
+) -> None:
+    """Rows of float32 tables are equal in all modes; a sum is not."""
+    found = fingerprints_of(with_fingerprints)
+    given = found["oracle/plain", "float32", "per-op"]
+    exact = found["oracle", "float64", "float64"]
+    theirs = found["huggingface", "float32", "end-to-end"]
+    tap = "embeddings.tokens"
+    assert given[tap].digest == theirs[tap].digest != exact[tap].digest
+    assert given["h.11.ln_2"].digest != theirs["h.11.ln_2"].digest
+    for tap, entry in given.items():
+        norm = exact[tap].norm or 0.0
+        assert distance(entry.sketch, exact[tap].sketch) < 1e-5 * norm, tap
+        assert entry.sketch != exact[tap].sketch or tap.startswith("embeddings."), tap
+
+
+def test_shapes_are_the_rows(with_fingerprints: Report, fingerprints_of: FingerprintsOf) -> None:
+    found = fingerprints_of(with_fingerprints)
+    for row in with_fingerprints.results:
+        if row.mode != "per-op":
+            key = (f"ours/{row.backend}", row.dtype, str(row.mode))
+            assert row.shape == found[key][row.tap].shape
+
+
+def test_only_selected_taps_have_one(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor, fingerprints_of: FingerprintsOf
+) -> None:
+    report = layerwise(ours, theirs, token_ids, select="h.3.mlp*", fingerprints=True)
+    names = ["h.3.mlp.c_fc", "h.3.mlp.gelu", "h.3.mlp"]
+    assert [names] * 8 == [list(found) for found in fingerprints_of(report).values()]
+
+
+@pytest.fixture(scope="module")
+def faulty(paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel, token_ids: Tensor) -> Report:
+    models = {path: inject(model, "erf-gelu", 3) for path, model in paths.items()}
+    return layerwise(models, theirs, token_ids, fingerprints=True)
+
+
+FAULT = "h.3.mlp.gelu"
+
+
+def test_a_fault_moves_its_tap_and_none_before(
+    with_fingerprints: Report, faulty: Report, fingerprints_of: FingerprintsOf
+) -> None:
+    right, wrong = fingerprints_of(with_fingerprints), fingerprints_of(faulty)
+    behind = NAMES[NAMES.index(FAULT) :]
+    for key, found in right.items():
+        changed = moved(found, wrong[key])
+        if not key[0].startswith("ours"):
+            assert changed == []
+        elif key[2] == "per-op":
+            assert changed == [FAULT]
+        else:
+            assert changed == [name for name in behind if name in found]
+
+
+def test_the_estimated_change_is_the_error_of_the_row(
+    faulty: Report, fingerprints_of: FingerprintsOf
+) -> None:
+    found = fingerprints_of(faulty)
+    mine, true = (found[side, "float64", "float64"] for side in ("ours/plain", "oracle"))
+    wanted = ("plain", FAULT, "end-to-end")
+    rows = {(row.backend, row.tap, str(row.mode)): row for row in faulty.results}
+    estimate = distance(mine[FAULT].sketch, true[FAULT].sketch) / (true[FAULT].norm or 0.0)
+    assert 0.7 < estimate / (rows[wanted].error_ours or 0.0) < 1.3
+
+
+def test_padding_is_not_in_a_fingerprint(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, padded: Inputs, fingerprints_of: FingerprintsOf
+) -> None:
+    report = layerwise(
+        ours,
+        theirs,
+        padded.token_ids,
+        attention_mask=padded.attention_mask,
+        dtype="float64",
+        fingerprints=True,
+    )
+    found = fingerprints_of(report)
+    mine, its, true = (
+        found[side, "float64", "float64"] for side in ("ours/plain", "huggingface", "oracle")
+    )
+    for tap, entry in true.items():
+        for other in (mine, its):
+            assert distance(entry.sketch, other[tap].sketch) < 1e-12 * (entry.norm or 0.0), tap
+
+
+def test_a_report_holds_them_in_json_alone(
+    with_fingerprints: Report, strictly: Callable[[str], Any]
+) -> None:
+    written = strictly(render(with_fingerprints))["fingerprints"]
+    expected = [dataclasses.asdict(entry) for entry in with_fingerprints.fingerprints]
+    assert [{**entry, "shape": list(entry["shape"])} for entry in expected] == written
+    without = dataclasses.replace(with_fingerprints, fingerprints=())
+    one, other = (
+        render_rich(lambda console, report=report: render_text(report, console), None)
+        for report in (with_fingerprints, without)
+    )
+    assert one == other

@@ -10,8 +10,7 @@ import torch
 from parity.core import backends
 from parity.core.backends import DEFAULT, EAGER, chosen_backends, why_unavailable
 from parity.errors import EnvironmentUnfitError, ExitCode
-from scratch_gpt.kernels.backends import BACKENDS
-from scratch_gpt.kernels.compiled import why_not_compiled
+from scratch_gpt.kernels.backends import BACKENDS, why_not_compiled
 
 CPU = torch.device("cpu")
 

@@ -105,8 +105,8 @@ def test_a_plan_sums_its_backends() -> None:
 
 
 ALL = taps(2)
-ALIVE = BlockHealth(block="h.0", largest_weight=0.5, times_uniform=9.0, cosine=0.3)
-DEAD = BlockHealth(block="h.1", largest_weight=0.5, times_uniform=9.0, cosine=1.0)
+HEALTHY = BlockHealth(block="h.0", largest_weight=0.5, times_uniform=9.0, cosine=0.3)
+DEGENERATE = BlockHealth(block="h.1", largest_weight=0.5, times_uniform=9.0, cosine=1.0)
 
 
 def planned(*paths: str) -> dict[str, list[Tap]]:
@@ -123,7 +123,7 @@ def counted(rows: Sequence[Row], *paths: str) -> Plan:
 
 
 def judged(
-    rows: Sequence[Row], reasons: Sequence[Reason] = (), blocks: Sequence[BlockHealth] = (ALIVE,)
+    rows: Sequence[Row], reasons: Sequence[Reason] = (), blocks: Sequence[BlockHealth] = (HEALTHY,)
 ) -> tuple[ExitCode, list[Reason]]:
     return exit_code(counted(rows), rows, reasons, blocks)
 
@@ -286,11 +286,11 @@ def test_one_row_that_was_not_run_is_inconclusive() -> None:
     assert judged(rows)[0] is ExitCode.FAIL
 
 
-def test_a_dead_block_is_inconclusive() -> None:
-    code, reasons = judged(rows_of({}), blocks=[ALIVE, DEAD])
+def test_a_degenerate_block_is_inconclusive() -> None:
+    code, reasons = judged(rows_of({}), blocks=[HEALTHY, DEGENERATE])
     assert (code, len(reasons)) == (ExitCode.INCONCLUSIVE, 1)
     assert "h.1" in reasons[0].where
-    assert judged(rows_of({"logits": Status.FAIL}), blocks=[DEAD])[0] is ExitCode.FAIL
+    assert judged(rows_of({"logits": Status.FAIL}), blocks=[DEGENERATE])[0] is ExitCode.FAIL
 
 
 @pytest.mark.parametrize("code", [1, 3, 4, 5, 70])

@@ -65,9 +65,9 @@ def test_a_module_beside_the_file_can_be_imported(
     check: Check, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = list(sys.path)
-    candidate(name="candidate_neighbour.py", last=WRONG)
-    result = check(*TINY, "--candidate", candidate("from candidate_neighbour import build"))
-    monkeypatch.delitem(sys.modules, "candidate_neighbour")
+    candidate(name="candidate_neighbor.py", last=WRONG)
+    result = check(*TINY, "--candidate", candidate("from candidate_neighbor import build"))
+    monkeypatch.delitem(sys.modules, "candidate_neighbor")
     assert (result.exit_code, sys.path) == (1, before)
 
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.weights import Weights
-from parity.checks.tokens.sides import (
+from parity.checks.tokens.runners import (
     CandidateTokenizer,
     HuggingFace,
     ReferenceTokenizer,

@@ -4,6 +4,7 @@ import copy
 import gc
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,15 +14,15 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
 from parity.checks.generation.check import GenerationInputs, rows_of
-from parity.checks.generation.continuations import draw_prompts
+from parity.checks.generation.texts import draw_prompts
 from parity.checks.gradients import slope
 from parity.checks.gradients.check import gradients
 from parity.checks.gradients.taps import gradient_names
 from parity.checks.layerwise import layerwise
 from parity.checks.tokens import check as tokens_check
-from parity.checks.tokens.check import tokens, words_of_tokens
-from parity.checks.tokens.sides import CandidateTokenizer, ReferenceTokenizer
-from parity.checks.tokens.strings import HAND_PICKED
+from parity.checks.tokens.check import tokens
+from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
+from parity.checks.tokens.strings import HAND_PICKED, words_of_tokens
 from parity.checks.training.check import training
 from parity.checks.training.runners import VARIANTS, batches
 from parity.core import inputs
@@ -213,10 +214,9 @@ def find_generated(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Find:
             prompts=draw_prompts(2, longest=7, vocab_size=211, seed=0),
             new=8,
             searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
-            inject_fault=name,
         )
         options: dict[str, Any] = {"dtype": "float32", "bounds": bounds_for("float32"), "seen": []}
-        rows = rows_of(ours, theirs, given, **options)
+        rows = rows_of(ours, theirs, given, injected=partial(generation.inject, name), **options)
         row = next(row for row in rows if row.status is not Status.PASS)
         assert FAULTS[name].first_seen() == row.tap
         assert row.detail

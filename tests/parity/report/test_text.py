@@ -1,4 +1,4 @@
-"""Reports for people: readable at every width, in every colour, whatever names they hold."""
+"""Reports for people: readable at every width, in every color, whatever names they hold."""
 
 import dataclasses
 import io
@@ -23,7 +23,7 @@ Check = Callable[..., Any]
 Stand = Callable[[object], None]
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*[349][0-7]m")
+COLORED = re.compile(r"\x1b\[(?:[0-9]+;)*[349][0-7]m")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_wide_terminal_is_used(printed: Printed) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "styled", "coloured"),
+    ("env", "styled", "colored"),
     [
         pytest.param({}, False, False, id="no terminal"),
         pytest.param({"NO_COLOR": "1"}, False, False, id="NO_COLOR"),
@@ -73,19 +73,19 @@ def test_a_wide_terminal_is_used(printed: Printed) -> None:
         pytest.param({"TERM": "dumb"}, False, False, id="dumb terminal"),
     ],
 )
-def test_colours_are_the_users_choice(
+def test_colors_are_the_users_choice(
     env: dict[str, str],
     styled: bool,  # noqa: FBT001 - a case
-    coloured: bool,  # noqa: FBT001 - a case
+    colored: bool,  # noqa: FBT001 - a case
     printed: Printed,
 ) -> None:
     text = printed(**env)
-    assert (bool(ANSI.search(text)), bool(COLOUR.search(text))) == (styled, coloured)
+    assert (bool(ANSI.search(text)), bool(COLORED.search(text))) == (styled, colored)
 
 
-def test_colours_change_no_word(printed: Printed) -> None:
-    plain, coloured = printed(COLUMNS="100"), printed(COLUMNS="100", FORCE_COLOR="1")
-    assert plain == ANSI.sub("", coloured)
+def test_colors_change_no_word(printed: Printed) -> None:
+    plain, colored = printed(COLUMNS="100"), printed(COLUMNS="100", FORCE_COLOR="1")
+    assert plain == ANSI.sub("", colored)
 
 
 def test_an_ascii_output_is_enough(

@@ -1,17 +1,29 @@
-"""A folder written whole or not at all."""
+"""Folders are written whole or not at all."""
 
+import ctypes
 import errno
 import os
+import random
+import re
 import stat
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from scratch_gpt.checkpoint import atomic
-from scratch_gpt.checkpoint import atomic as module
-from scratch_gpt.checkpoint.atomic import replace_folder
+from scratch_gpt.checkpoint.atomic import (
+    exchange_paths,
+    make_staging,
+    replace_folder,
+    sweep,
+    to_write_error,
+)
 from scratch_gpt.errors import OccupiedError, WriteError
 
 Files = dict[str, str]
@@ -21,75 +33,70 @@ OLD = {"config.json": "old", "vocab.json": "the user's", "README.md": "the user'
 
 
 def write(path: Path, files: Files, *, overwrite: bool = True) -> None:
-    """Write those files as a whole."""
     with replace_folder(path, overwrite=overwrite) as staging:
         put(staging, files)
 
 
 def put(folder: Path, files: Files) -> None:
-    """Write files one after the other."""
     for name, text in files.items():
         (folder / name).write_text(text, "utf-8")
 
 
 def contents(folder: Path) -> Files:
-    """Return each file's text."""
     return {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+
+
+def contents_alone(folder: Path) -> Files:
+    """Return each file's text; nothing is left beside the folder."""
+    assert [folder] == list(folder.parent.iterdir())
+    return contents(folder)
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., None]:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    return fail
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """Return a path at which nothing is."""
     return tmp_path / "model"
 
 
 @pytest.fixture
 def occupied(target: Path) -> Path:
-    """Return a folder with an older model and files of the user's."""
     target.mkdir()
     put(target, OLD)
     return target
 
 
 def test_writes_a_new_folder(target: Path) -> None:
-    """Nothing is at its place until it is complete, and nothing beside it afterwards."""
     with replace_folder(target, overwrite=False) as staging:
         put(staging, MODEL)
         assert not target.exists()
         assert staging.parent == target.parent
-    assert contents(target) == MODEL
-    assert [target] == list(target.parent.iterdir())
+    assert contents_alone(target) == MODEL
 
 
-def test_makes_the_folders_above(target: Path) -> None:
-    """As many as are missing."""
-    write(target / "a" / "b", MODEL)
-    assert contents(target / "a" / "b") == MODEL
-
-
-def test_an_empty_folder_is_no_obstacle(target: Path) -> None:
-    """Not even where nothing may be overwritten."""
-    target.mkdir()
-    write(target, MODEL, overwrite=False)
-    assert contents(target) == MODEL
+def test_makes_the_folders_above_and_takes_an_empty_one(target: Path) -> None:
+    (target / "a" / "empty").mkdir(parents=True)
+    for folder in (target / "b" / "c", target / "a" / "empty"):
+        write(folder, MODEL, overwrite=False)
+        assert contents(folder) == MODEL
 
 
 @pytest.mark.parametrize("linux", ["one step", "three steps"])
-def test_replaces_and_carries_over(
-    linux: str, occupied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was written anew is new, all else is the user's; nothing is left beside."""
+def test_carries_files_over(linux: str, occupied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if linux == "three steps":
         monkeypatch.setattr(atomic, "_is_linux", lambda: False)
     with replace_folder(occupied, overwrite=True) as staging:
         put(staging, MODEL)
         assert contents(occupied) == OLD
-    assert contents(occupied) == OLD | MODEL
-    assert [occupied] == list(occupied.parent.iterdir())
+    assert contents_alone(occupied) == OLD | MODEL
 
 
 def test_carries_links_over_as_links(occupied: Path) -> None:
-    """Also where they lead nowhere; a relative one still leads where it led."""
     (occupied.parent / "blob").write_text("elsewhere", "utf-8")
     (occupied / "merges.txt").symlink_to("../blob")
     (occupied / "dangling").symlink_to("nowhere")
@@ -99,14 +106,8 @@ def test_carries_links_over_as_links(occupied: Path) -> None:
     assert links == {"merges.txt": "../blob", "dangling": "nowhere"}
 
 
-def test_copies_where_no_file_can_have_two_names(
-    occupied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some file systems have no hard links; a copy keeps mode and time."""
-
-    def refuse(*_arguments: object, **_options: object) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
+def test_copies_files_without_hard_links(occupied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = raising(OSError(errno.EPERM, os.strerror(errno.EPERM)))
     os.utime(occupied / "vocab.json", ns=(10**18, 10**18))
     (occupied / "vocab.json").chmod(0o640)
     monkeypatch.setattr(os, "link", refuse)
@@ -116,47 +117,35 @@ def test_copies_where_no_file_can_have_two_names(
     assert (status.st_mtime_ns, stat.S_IMODE(status.st_mode)) == (10**18, 0o640)
 
 
-def test_keeps_what_is_put_there_meanwhile(occupied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even in the last moment, when the old files were brought over already."""
-    move = module._move
+def test_keeps_files_that_appear_meanwhile(occupied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = atomic._move
 
     def late(staging: Path, destination: Path, *, overwrite: bool) -> None:
         put(destination, {"notes.txt": "late"})
         move(staging, destination, overwrite=overwrite)
 
-    monkeypatch.setattr(module, "_move", late)
+    monkeypatch.setattr(atomic, "_move", late)
     write(occupied, MODEL)
     assert contents(occupied) == OLD | MODEL | {"notes.txt": "late"}
 
 
 def test_a_link_stays_and_its_target_is_replaced(occupied: Path, tmp_path: Path) -> None:
-    """The new folder is where the link leads, on whatever disk that is."""
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "latest"
     link.symlink_to("../model")
     write(link, MODEL)
-    assert "../model" == str(link.readlink())  # noqa: SIM300 - expected first
+    assert str(link.readlink()) == "../model"
     assert contents(occupied) == OLD | MODEL
     assert [link] == list(link.parent.iterdir())
-
-
-def test_a_dangling_link_gets_its_target(target: Path, tmp_path: Path) -> None:
-    """The folder it leads to is made."""
-    link = tmp_path / "latest"
-    link.symlink_to("model")
-    write(link, MODEL, overwrite=False)
-    assert link.is_symlink()
-    assert contents(target) == MODEL
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to("elsewhere")
+    write(dangling, MODEL, overwrite=False)
+    assert dangling.is_symlink()
+    assert contents(tmp_path / "elsewhere") == MODEL
 
 
 def add_folder(path: Path) -> None:
-    """Put a folder into it."""
     (path / "checkpoint\n1").mkdir()
-
-
-def add_pipe(path: Path) -> None:
-    """Put a named pipe into it."""
-    os.mkfifo(path / "pipe")
 
 
 @pytest.mark.parametrize(
@@ -165,27 +154,23 @@ def add_pipe(path: Path) -> None:
         (lambda _path: None, "no", "the folder is not empty"),
         (add_folder, "yes", r"the folder holds 'checkpoint\n1', no plain file"),
         (add_folder, "no", "the folder is not empty"),
-        (add_pipe, "yes", "the folder holds 'pipe', no plain file"),
+        (lambda path: os.mkfifo(path / "pipe"), "yes", "the folder holds 'pipe', no plain file"),
     ],
 )
 def test_refuses_a_folder_with_something_to_lose(
     spoil: Callable[[Path], None], overwrite: str, what: str, occupied: Path
 ) -> None:
-    """Before anything is written; the folder is as it was, to the inode."""
     spoil(occupied)
     before = occupied.stat()
-    with pytest.raises(OccupiedError) as refusal:
+    with pytest.raises(OccupiedError) as caught:
         write(occupied, MODEL, overwrite=overwrite == "yes")
-    assert (what, str(occupied)) == (refusal.value.what, refusal.value.where)
-    assert (before.st_ino, before.st_mtime_ns) == (
-        occupied.stat().st_ino,
-        occupied.stat().st_mtime_ns,
-    )
+    assert (what, str(occupied)) == (caught.value.what, caught.value.where)
+    after = occupied.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert [occupied] == list(occupied.parent.iterdir())
 
 
 def test_refuses_a_file_of_that_name(target: Path) -> None:
-    """A file is not replaced by a folder."""
     target.write_text("a file", "utf-8")
     with pytest.raises(OccupiedError, match=r"^there is a file of that name"):
         write(target, MODEL)
@@ -193,34 +178,27 @@ def test_refuses_a_file_of_that_name(target: Path) -> None:
 
 
 def test_refuses_a_folder_filled_meanwhile(target: Path) -> None:
-    """Where nothing may be overwritten, the first of two writers wins."""
     with (
         pytest.raises(OccupiedError, match=r"^the folder was filled meanwhile"),
         replace_folder(target, overwrite=False),
     ):
         write(target, {"config.json": "first"}, overwrite=False)
-    assert contents(target) == {"config.json": "first"}
-    assert [target] == list(target.parent.iterdir())
+    assert contents_alone(target) == {"config.json": "first"}
 
 
 @pytest.mark.parametrize("first", [{}, OLD])
 def test_the_last_of_two_writers_wins_whole(first: Files, target: Path) -> None:
-    """Whoever began earlier, the one that ends later is what stands there."""
     if first:
         write(target, first)
     with replace_folder(target, overwrite=True) as staging:
         put(staging, {"config.json": "A", "model.safetensors": "A"})
         write(target, {"config.json": "B", "model.safetensors": "B"})
         assert contents(target)["config.json"] == "B"
-    expected = first | {"config.json": "A", "model.safetensors": "A"}
-    assert expected == contents(target)
-    assert [target] == list(target.parent.iterdir())
+    assert contents_alone(target) == first | {"config.json": "A", "model.safetensors": "A"}
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), SystemExit(3)])
 def test_an_exception_leaves_all_as_it_was(error: BaseException, occupied: Path) -> None:
-    """It passes through unchanged, and the staging folder is gone."""
-
     def write_half() -> None:
         with replace_folder(occupied, overwrite=True) as staging:
             put(staging, MODEL)
@@ -229,12 +207,10 @@ def test_an_exception_leaves_all_as_it_was(error: BaseException, occupied: Path)
     with pytest.raises(type(error)) as raised:
         write_half()
     assert raised.value is error
-    assert contents(occupied) == OLD
-    assert [occupied] == list(occupied.parent.iterdir())
+    assert contents_alone(occupied) == OLD
 
 
 def test_an_error_about_another_place_passes(occupied: Path, tmp_path: Path) -> None:
-    """A source that is missing is no failure to write."""
     missing = tmp_path / "source" / "vocab.json"
     with (
         pytest.raises(FileNotFoundError, match=r"source/vocab\.json"),
@@ -246,29 +222,24 @@ def test_an_error_about_another_place_passes(occupied: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 @pytest.mark.parametrize("call", ["mkdir", "write", "fsync", "rename"])
-def test_a_refusal_of_the_file_system_leaves_all_as_it_was(
+def test_a_error_of_the_file_system_leaves_all_as_it_was(
     call: str, number: int, occupied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever call it refuses, the old folder survives, alone."""
-
-    def refuse(*_arguments: object, **_options: object) -> None:
-        raise OSError(number, os.strerror(number))
-
+    refuse = raising(OSError(number, os.strerror(number)))
     holders = {"mkdir": Path, "write": Path, "fsync": os, "rename": Path}
     names = {"write": "write_text"}
     monkeypatch.setattr(holders[call], names.get(call, call), refuse)
-    with pytest.raises(WriteError) as refusal:
+    with pytest.raises(WriteError) as caught:
         write(occupied, MODEL)
     monkeypatch.undo()
-    assert refusal.value.where == str(occupied)
-    assert refusal.value.fix
-    assert contents(occupied) == OLD
-    assert [occupied] == list(occupied.parent.iterdir())
+    assert caught.value.where == str(occupied)
+    assert caught.value.fix
+    assert contents_alone(occupied) == OLD
 
 
 @pytest.fixture
 def own_folder() -> Iterator[Path]:
-    """Return a folder of a user who is no administrator, to whom nothing is forbidden."""
+    """Return a folder of a user without the rights of an administrator."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made).resolve()
         if os.geteuid() != 0:
@@ -295,9 +266,8 @@ def test_no_permission_leaves_all_as_it_was(forbidden: str, own_folder: Path) ->
     assert [folder] == list(own_folder.iterdir())
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0])
 def test_modes_follow_the_umask(umask: int, target: Path) -> None:
-    """Also those of files that a library made for their owner alone."""
     before = os.umask(umask)
     try:
         with replace_folder(target, overwrite=False) as staging:
@@ -310,8 +280,7 @@ def test_modes_follow_the_umask(umask: int, target: Path) -> None:
     assert expected == modes
 
 
-def test_what_stood_there_keeps_its_mode(occupied: Path) -> None:
-    """A private folder stays private, and a carried file is as it was."""
+def test_old_folders_and_files_keep_their_modes(occupied: Path) -> None:
     occupied.chmod(0o700)
     (occupied / "vocab.json").chmod(0o400)
     write(occupied, MODEL)
@@ -327,7 +296,7 @@ def test_all_is_on_the_disk_before_it_is_in_place(
     if place == "old":
         write(target, OLD)
     order: list[str] = []
-    move = module._move
+    move = atomic._move
 
     def moved(*arguments: Path, **options: bool) -> None:
         order.append("move")
@@ -336,7 +305,7 @@ def test_all_is_on_the_disk_before_it_is_in_place(
     def flushed(descriptor: int) -> None:
         order.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
 
-    monkeypatch.setattr(module, "_move", moved)
+    monkeypatch.setattr(atomic, "_move", moved)
     monkeypatch.setattr(os, "fsync", flushed)
     with replace_folder(target, overwrite=True) as staging:
         put(staging, MODEL)
@@ -346,7 +315,6 @@ def test_all_is_on_the_disk_before_it_is_in_place(
 
 
 def test_what_killed_writers_left_is_swept(target: Path) -> None:
-    """By the next writer, once it is old."""
     left = target.parent / ".gpt1-999999999-0123abcd.partial"
     left.mkdir()
     put(left, MODEL)
@@ -355,3 +323,258 @@ def test_what_killed_writers_left_is_swept(target: Path) -> None:
     os.utime(left, (0, 0))
     write(target, MODEL)
     assert [target] == list(target.parent.iterdir())
+
+
+# A killed writer.
+
+
+WRITER = """
+import sys
+from itertools import count
+from pathlib import Path
+
+from scratch_gpt.checkpoint.atomic import replace_folder
+
+destination, sep = Path(sys.argv[1]), " "
+for version in count(int(sys.argv[2])):
+    with replace_folder(destination, overwrite=True) as staging:
+        for name in ("a", "b", "c"):
+            (staging / name).write_text(20_000 * f"{version}{sep}")
+    print(version, flush=True)
+"""
+
+LEFT = re.compile(r"\.gpt1-\d+-[0-9a-f]{8}\.partial")
+
+
+def kill_a_writer(home: Path, destination: Path, first: int, delay: float) -> int:
+    command = [sys.executable, "-S", "-c", WRITER, str(destination), str(first)]
+    environment = os.environ | {"PYTHONPATH": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = [process.stdout.readline()]
+        time.sleep(delay)
+        process.kill()
+        printed += process.stdout.readlines()
+    return int(printed[-1])
+
+
+def version_of(destination: Path) -> int:
+    """Return which version the folder holds: one, whole, beside the user's file."""
+    texts = {path.name: path.read_text("utf-8") for path in destination.iterdir()}
+    assert texts.pop("README.md") == "the user's"
+    assert sorted(texts) == ["a", "b", "c"]
+    (text,) = set(texts.values())
+    version, *others = text.split()
+    assert [version] * 19_999 == others
+    return int(version)
+
+
+@pytest.mark.parametrize(
+    "kills", [20, pytest.param(50, marks=pytest.mark.slow)], ids="{} kills".format
+)
+def test_a_killed_writer_leaves_one_version(
+    kills: int, tmp_path: Path, home_of: Callable[[str], Path | None]
+) -> None:
+    package = home_of("scratch_gpt")
+    assert package is not None
+    destination = tmp_path / "model"
+    destination.mkdir()
+    (destination / "README.md").write_text("the user's", "utf-8")
+    moments = random.Random(20180611)  # noqa: S311 - no secret
+    found = 0
+    for _ in range(kills):
+        last = kill_a_writer(package.parent, destination, found + 1, moments.uniform(0.0, 0.03))
+        found = version_of(destination)
+        assert found in {last, last + 1}
+    left = [path.name for path in tmp_path.iterdir() if path != destination]
+    assert all(LEFT.fullmatch(name) for name in left)
+    assert len(left) <= kills
+
+
+# The staging folder.
+
+
+A_DAY = 24 * 60 * 60
+
+
+@pytest.fixture
+def dead() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+def left_behind(parent: Path, name: str, age: float) -> Path:
+    folder = parent / name
+    folder.mkdir()
+    (folder / "model.safetensors").touch()
+    os.utime(folder, (time.time() - age, time.time() - age))
+    return folder
+
+
+def test_is_new_and_names_its_owner(tmp_path: Path) -> None:
+    one, other = make_staging(tmp_path), make_staging(tmp_path)
+    assert one != other
+    for folder in (one, other):
+        assert folder.parent == tmp_path
+        assert folder.name.startswith(f".gpt1-{os.getpid()}-")
+        assert not list(folder.iterdir())
+
+
+def test_an_old_one_of_a_dead_owner_is_swept(tmp_path: Path, dead: int) -> None:
+    folder = left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial", A_DAY + 60)
+    sweep(tmp_path)
+    assert not folder.exists()
+
+
+def test_other_folders_are_not_swept(tmp_path: Path, dead: int) -> None:
+    kept = [
+        left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial", A_DAY - 60),
+        left_behind(tmp_path, f".gpt1-{os.getpid()}-0123abcd.partial", 2 * A_DAY),
+        left_behind(tmp_path, f".gpt1-{dead}-0123abcd.partial.replaced", 2 * A_DAY),
+        left_behind(tmp_path, f".gpt1-{dead}-mine.partial", 2 * A_DAY),
+        left_behind(tmp_path, f"gpt1-{dead}-0123abcd.partial", 2 * A_DAY),
+    ]
+    sweep(tmp_path)
+    assert sorted(kept) == sorted(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("error", "alive"), [(PermissionError, True), (ProcessLookupError, False)])
+def test_a_process_that_may_not_be_signalled_is_alive(
+    error: type[OSError], alive: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse = raising(error)
+    monkeypatch.setattr(os, "kill", refuse)
+    assert alive is atomic._is_alive(1)
+
+
+def test_a_process_counts_as_alive_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There `os.kill` would end the process."""
+    monkeypatch.setattr(os, "kill", None)
+    monkeypatch.setattr(os, "name", "nt")
+    assert atomic._is_alive(1)
+
+
+def test_a_missing_folder_is_swept_without_an_error(tmp_path: Path) -> None:
+    sweep(tmp_path / "missing")
+
+
+# The exchange of two folders.
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    folders = (tmp_path / "one", tmp_path / "other")
+    for folder in folders:
+        folder.mkdir()
+        (folder / folder.name).touch()
+    return folders
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Library:
+    """A C library whose renameat2 fails with `number`, or that has none."""
+
+    def __init__(self, number: int | None) -> None:
+        if number is not None:
+            self.renameat2 = lambda *_arguments: ctypes.set_errno(number) or -1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, None, 0])
+def test_names_are_exchanged(
+    number: int | None, two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one step (0), and where the system, the file system or the library cannot do that."""
+    if number != 0:
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Library(number))
+    one, other = two
+    exchange_paths(one, other)
+    assert (names(one), names(other)) == (["other"], ["one"])
+    assert names(one.parent) == ["one", "other"]
+
+
+def test_one_step_is_one_call(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    fail = raising(AssertionError)
+    monkeypatch.setattr(Path, "rename", fail)
+    exchange_paths(*two)
+    assert names(two[0]) == ["other"]
+
+
+def test_another_system_renames(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "_is_linux", lambda: False)
+    monkeypatch.setattr(ctypes, "CDLL", None)
+    exchange_paths(*two)
+    assert names(two[0]) == ["other"]
+
+
+def test_a_refusal_is_an_error(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: Library(errno.EROFS))
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        exchange_paths(*two)
+    assert caught.value.errno == errno.EROFS
+    assert (names(two[0]), names(two[1])) == (["one"], ["other"])
+
+
+def test_a_half_done_exchange_is_undone(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "_is_linux", lambda: False)
+    one, other = two
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path == one:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        exchange_paths(one, other)
+    assert (names(one), names(other)) == (["one"], ["other"])
+
+
+# Errors of the file system.
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "fix"),
+    [
+        (errno.ENOSPC, "the disk is full", "free some space"),
+        (errno.EDQUOT, "the disk quota is used up", "free some space"),
+        (errno.EFBIG, "the file would be larger than is allowed", "ulimit -f"),
+        (errno.EROFS, "the file system is read-only", "another place"),
+        (errno.EACCES, "there is no permission to write", "permissions"),
+    ],
+)
+def test_an_error_number_has_a_meaning_and_a_fix(number: int, what: str, fix: str) -> None:
+    errors = (
+        OSError(number, os.strerror(number)),
+        SafetensorError(f"Error while serializing: I/O error: whatever (os error {number})"),
+    )
+    for error in errors:
+        found = to_write_error(error, "models/mine")
+        assert fix in found.fix
+        assert f"{what} (models/mine; {found.fix})" == str(found)
+
+
+def test_an_unknown_number_is_quoted_on_one_line() -> None:
+    found = to_write_error(OSError(errno.EIO, "Input/output\nerror"), "a\nb")
+    assert found.what == "it cannot be written: [Errno 5] Input/output error"
+    assert found.where == r"'a\nb'"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no number"),
+        SafetensorError("a header is wrong (os error x)"),
+        OccupiedError("an error of ours", where="here", fix="there"),
+        WriteError("an error of ours", where="here", fix="there"),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_other_errors_are_not_converted(error: Exception) -> None:
+    assert to_write_error(error, "here") is None

@@ -5,7 +5,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,41 +16,34 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.checkpoint import checkpoint, safetensors
+from scratch_gpt.checkpoint.checkpoint import match_names, other_weight_files
 from scratch_gpt.errors import CheckpointError, EmptyCheckpointError, OccupiedError, WriteError
 
 
 @pytest.fixture
 def saved(config: GPTConfig, tmp_path: Path) -> Path:
-    """Return the folder of a small model."""
     torch.manual_seed(1)
     GPT(config).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
 def parameters(model: GPT) -> dict[str, Tensor]:
-    """Return the weights by name."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    """Change the saved tensors."""
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
 
 
-def refusal_of(folder: Path) -> CheckpointError:
-    """Return the refusal of that folder."""
-    with pytest.raises(CheckpointError) as refusal:
+def error_of(folder: Path) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
         GPT.from_pretrained(folder)
-    return refusal.value
-
-
-# --- there and back ---
+    return caught.value
 
 
 def test_comes_back_bit_for_bit(config: GPTConfig, tmp_path: Path) -> None:
-    """Config, names and every bit of every weight; ready to evaluate, and to be trained."""
     model = GPT(config)
     with torch.no_grad():
         model.h[0].ln_1.bias[:3] = torch.tensor([-0.0, 1e-45, 3.4e38])
@@ -66,7 +58,6 @@ def test_comes_back_bit_for_bit(config: GPTConfig, tmp_path: Path) -> None:
 
 
 def test_a_model_of_twelve_blocks_has_146_tensors(config: GPTConfig, tmp_path: Path) -> None:
-    """Each way, under Hugging Face's names, without a head and without buffers."""
     model = GPT(dataclasses.replace(config, n_layer=12))
     model.save_pretrained(tmp_path)
     expected = {"transformer." + name for name in parameters(model)}
@@ -76,19 +67,17 @@ def test_a_model_of_twelve_blocks_has_146_tensors(config: GPTConfig, tmp_path: P
 
 
 def test_the_way_there_and_back_ends(saved: Path, tmp_path: Path) -> None:
-    """What is saved from what was loaded is the same two files."""
     GPT.from_pretrained(saved).save_pretrained(tmp_path / "again")
     digests = [
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
         for folder in (saved, tmp_path / "again")
     ]
     assert digests[0] == digests[1]
-    assert set(digests[0]) == {"config.json", "model.safetensors"}
+    assert {"config.json", "model.safetensors"} == {checkpoint.CONFIG, checkpoint.WEIGHTS}
+    assert set(digests[0]) == {checkpoint.CONFIG, checkpoint.WEIGHTS}
 
 
-def test_nothing_is_drawn_to_be_overwritten(
-    saved: Path, recorded: Callable[[], TorchDispatchMode]
-) -> None:
+def test_no_weights_are_drawn(saved: Path, recorded: Callable[[], TorchDispatchMode]) -> None:
     """The model is built without values: no initial weights, no second copy."""
     with recorded() as operations:
         GPT.from_pretrained(saved)
@@ -98,7 +87,6 @@ def test_nothing_is_drawn_to_be_overwritten(
 
 
 def test_the_config_says_what_the_model_is(config: GPTConfig, saved: Path) -> None:
-    """Our fields under Hugging Face's names, and what its loaders ask for."""
     fields = json.loads((saved / "config.json").read_text("utf-8"))
     assert fields.pop("architectures") == ["OpenAIGPTLMHeadModel"]
     assert fields.pop("dtype") == "float32"
@@ -108,7 +96,6 @@ def test_the_config_says_what_the_model_is(config: GPTConfig, saved: Path) -> No
 @pytest.mark.reference
 @pytest.mark.parametrize("loader", ["AutoModelForCausalLM", "OpenAIGPTLMHeadModel"])
 def test_hugging_face_loads_it(loader: str, saved: Path, token_ids: Tensor) -> None:
-    """Nothing missing, unexpected or mismatched, and the logits are ours."""
     import transformers
 
     theirs, info = getattr(transformers, loader).from_pretrained(
@@ -125,7 +112,6 @@ def test_hugging_face_loads_it(loader: str, saved: Path, token_ids: Tensor) -> N
 
 @pytest.mark.reference
 def test_what_hugging_face_saves_is_loaded(config: GPTConfig, saved: Path, tmp_path: Path) -> None:
-    """Its config has many fields more; the weights are bit for bit the same."""
     from transformers import OpenAIGPTLMHeadModel
 
     from reference.compat import dtype_keyword
@@ -175,11 +161,7 @@ def test_half_precision_is_widened_exactly(dtype: torch.dtype, tmp_path: Path) -
     assert torch.equal(kept.double(), widened.double())
 
 
-# --- saving ---
-
-
 def test_saving_over_a_model_keeps_the_users_files(saved: Path, config: GPTConfig) -> None:
-    """The vocabulary stays, the weights are the new ones."""
     (saved / "vocab.json").write_text("{}", "utf-8")
     model = GPT(config)
     model.save_pretrained(saved)
@@ -189,7 +171,6 @@ def test_saving_over_a_model_keeps_the_users_files(saved: Path, config: GPTConfi
 
 
 def test_nothing_is_overwritten_where_that_is_asked(saved: Path, config: GPTConfig) -> None:
-    """The folder stays as it is."""
     before = (saved / "model.safetensors").read_bytes()
     with pytest.raises(OccupiedError, match=r"^the folder is not empty"):
         checkpoint.save_pretrained(GPT(config), saved, overwrite=False)
@@ -197,21 +178,29 @@ def test_nothing_is_overwritten_where_that_is_asked(saved: Path, config: GPTConf
 
 
 def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
-    """The library's own error is told as what it is."""
     model = GPT.from_pretrained(saved)
     before = (saved / "model.safetensors").read_bytes()
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))
     try:
-        with pytest.raises(WriteError) as refusal:
+        with pytest.raises(WriteError) as caught:
             model.save_pretrained(saved)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert refusal.value.what == "the file would be larger than is allowed"
-    assert os.strerror(errno.EFBIG) in str(refusal.value.__cause__)
+    assert caught.value.what == "the file would be larger than is allowed"
+    assert os.strerror(errno.EFBIG) in str(caught.value.__cause__)
     assert before == (saved / "model.safetensors").read_bytes()
     assert [saved] == list(saved.parent.iterdir())
+
+
+def resized(model: GPT) -> None:
+    table = model.tokens_embed.weight.detach()
+    model.tokens_embed.weight = nn.Parameter(torch.cat([table, table[:1]]))
+
+
+def shared(model: GPT) -> None:
+    model.h[1] = model.h[0]
 
 
 @pytest.mark.parametrize(
@@ -220,23 +209,25 @@ def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
         (lambda model: model.double(), "tokens_embed.weight must be float32 .*got torch.float64"),
         (lambda model: model.half(), "tokens_embed.weight must be float32 .*got torch.float16"),
         (lambda model: model.h[1].ln_2.bias.data.fill_(float("nan")), "h.1.ln_2.bias .* in 21 of"),
+        (resized, "not the one its config describes"),
+        (lambda model: setattr(model, "extra", nn.Linear(2, 2)), "not the one its config"),
+        (shared, "share memory"),
     ],
-    ids=["float64", "float16", "NaN"],
+    ids=["float64", "float16", "NaN", "resized", "extended", "shared"],
 )
-def test_what_could_not_be_loaded_is_not_saved(
-    spoil: Callable[[GPT], object], message: str, saved: Path, config: GPTConfig
+def test_a_model_that_could_not_be_loaded_back_is_not_saved(
+    spoil: Callable[[GPT], object], message: str, saved: Path
 ) -> None:
-    """The old model stays."""
     before = (saved / "model.safetensors").read_bytes()
-    model = GPT(config)
+    model = GPT.from_pretrained(saved)
     spoil(model)
-    with pytest.raises(ValueError, match=message):
+    errors = (ValueError, RuntimeError) if spoil is shared else ValueError
+    with pytest.raises(errors, match=message):
         model.save_pretrained(saved)
     assert before == (saved / "model.safetensors").read_bytes()
 
 
 def test_a_weight_in_another_layout_is_saved_as_it_reads(config: GPTConfig, tmp_path: Path) -> None:
-    """The file has no strides."""
     model = GPT(config)
     weight = model.h[0].attn.c_proj.weight
     weight.data = weight.data.T.contiguous().T
@@ -244,8 +235,6 @@ def test_a_weight_in_another_layout_is_saved_as_it_reads(config: GPTConfig, tmp_
     back = GPT.from_pretrained(tmp_path)
     assert torch.equal(weight, back.h[0].attn.c_proj.weight)
 
-
-# --- refusals ---
 
 CONFIGS = {
     "empty": (b"", "Expecting value"),
@@ -260,12 +249,11 @@ CONFIGS = {
 
 @pytest.mark.parametrize("fault", CONFIGS)
 def test_refuses_what_is_no_config(fault: str, saved: Path) -> None:
-    """The file is named."""
     text, message = CONFIGS[fault]
     (saved / "config.json").write_bytes(text)
-    refusal = refusal_of(saved)
-    assert message in refusal.what
-    assert refusal.where == str(saved / "config.json")
+    error = error_of(saved)
+    assert message in error.what
+    assert error.where == str(saved / "config.json")
 
 
 @pytest.mark.parametrize(
@@ -285,94 +273,205 @@ def test_refuses_what_is_no_config(fault: str, saved: Path) -> None:
         ("n\\u001b[31m", "1", r"unknown field n\x1b[31m=1"),
     ],
 )
-def test_refuses_a_config_of_another_model(
-    field: str, value: str, message: str, saved: Path
-) -> None:
-    """Field and value are named, on one line that a terminal can show."""
+def test_refuses_another_models_config(field: str, value: str, message: str, saved: Path) -> None:
     path = saved / "config.json"
     others = json.loads(path.read_text("utf-8"))
     others.pop(field, None)
     path.write_text(json.dumps(others)[:-1] + f', "{field}": {value}}}', "utf-8")
-    refusal = refusal_of(saved)
-    assert message in refusal.what
-    assert refusal.what.isprintable()
+    error = error_of(saved)
+    assert message in error.what
+    assert error.what.isprintable()
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_refuses_a_folder_that_lacks_a_file(name: str, saved: Path) -> None:
-    """Or that is not there at all."""
     (saved / name).unlink()
-    refusal = refusal_of(saved)
-    assert ("there is no such file", str(saved / name)) == (refusal.what, refusal.where)
+    error = error_of(saved)
+    assert ("there is no such file", str(saved / name)) == (error.what, error.where)
 
 
 def test_refuses_weights_that_are_not_the_configs(saved: Path) -> None:
-    """A block too many is unexpected, a block too few is missing."""
     path = saved / "config.json"
     text = path.read_text("utf-8")
     path.write_text(text.replace('"n_layer": 2', '"n_layer": 1'), "utf-8")
-    assert "12 unexpected: 'transformer.h.1.attn.c_attn." in refusal_of(saved).what
+    assert "12 unexpected: 'transformer.h.1.attn.c_attn." in error_of(saved).what
     path.write_text(text.replace('"n_layer": 2', '"n_layer": 3'), "utf-8")
-    assert "12 missing: 'transformer.h.2.attn.c_attn." in refusal_of(saved).what
+    assert "12 missing: 'transformer.h.2.attn.c_attn." in error_of(saved).what
     path.write_text(text.replace('"vocab_size": 37', '"vocab_size": 38'), "utf-8")
-    assert "tokens_embed.weight is [37, 21], expected [38, 21]" in refusal_of(saved).what
+    assert "tokens_embed.weight is [37, 21], expected [38, 21]" in error_of(saved).what
 
 
 def test_refuses_an_unsound_weight_file(saved: Path) -> None:
-    """As its reader does."""
     rewrite(saved, lambda tensors: tensors["transformer.h.0.ln_1.bias"].fill_(float("inf")))
-    assert "'transformer.h.0.ln_1.bias' holds NaN or infinity in 21 of 21" in refusal_of(saved).what
+    assert "'transformer.h.0.ln_1.bias' holds NaN or infinity in 21 of 21" in error_of(saved).what
     save_file({}, saved / "model.safetensors")
-    assert isinstance(refusal_of(saved), EmptyCheckpointError)
+    assert isinstance(error_of(saved), EmptyCheckpointError)
 
 
-def test_refuses_an_unknown_attention_core(saved: Path) -> None:
-    """As the model itself does."""
-    with pytest.raises(ValueError, match=re.escape("backend must be one of")):
+def test_an_unknown_backend_is_rejected(saved: Path) -> None:
+    with pytest.raises(ValueError, match="backend must be one of"):
         GPT.from_pretrained(saved, backend="flash")
 
 
-def test_every_file_that_is_read_is_named_by_the_module(saved: Path) -> None:
-    """The constants are the names of what is written."""
-    assert {checkpoint.CONFIG, checkpoint.WEIGHTS} == {path.name for path in saved.iterdir()}
-
-
-def shared(model: GPT) -> None:
-    """Let two blocks be one."""
-    model.h[1] = model.h[0]
-
-
-def resized(model: GPT) -> None:
-    """Give the embedding a row more."""
-    table = model.tokens_embed.weight.detach()
-    model.tokens_embed.weight = nn.Parameter(torch.cat([table, table[:1]]))
-
-
-def extended(model: GPT) -> None:
-    """Add a layer that no config tells of."""
-    model.extra = nn.Linear(2, 2)
-
-
-@pytest.mark.parametrize("change", [resized, extended, shared])
-def test_a_model_that_could_not_be_loaded_back_is_not_saved(
-    change: Callable[[GPT], None], saved: Path
-) -> None:
-    """And the checkpoint that is there stays."""
-    model = GPT.from_pretrained(saved)
-    before = (saved / "model.safetensors").read_bytes()
-    change(model)
-    if change is shared:
-        with pytest.raises((ValueError, RuntimeError)):
-            model.save_pretrained(saved)
-    else:
-        with pytest.raises(ValueError, match="not the one its config describes"):
-            model.save_pretrained(saved)
-    assert (saved / "model.safetensors").read_bytes() == before
-
-
 def test_weights_of_another_form_are_not_joined(saved: Path) -> None:
-    """Nobody could know which of the two are meant."""
     model = GPT.from_pretrained(saved)
     (saved / "params_0.npy").write_bytes(b"x")
     with pytest.raises(OccupiedError, match="beside the new ones: params_0"):
         model.save_pretrained(saved)
+
+
+# Other weights in a folder.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model-00001-of-00002.safetensors", "pytorch_model.bin", "x.PT", "params_3.npy"),
+        *("PARAMS_3.NPY", "tf_model.h5", "rust_model.ot", "flax_model.msgpack", "a.npz"),
+        *("params_shapes.json", ".metadata", "model.safetensors.index.json"),
+    ],
+)
+def test_weights_are_found(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    assert other_weight_files(tmp_path, ()) == [name]
+    assert other_weight_files(tmp_path, {name}) == []
+
+
+def test_other_files_and_a_missing_folder_are_no_weights(tmp_path: Path) -> None:
+    for name in ("config.json", "vocab.json", "merges.txt", "README.md", "npy"):
+        (tmp_path / name).touch()
+    assert other_weight_files(tmp_path, ()) == []
+    assert other_weight_files(tmp_path / "nothing", ()) == []
+
+
+# Names of tensors.
+
+
+WANTED = {
+    "tokens_embed.weight": (5, 3),
+    "positions_embed.weight": (4, 3),
+    "h.0.attn.c_attn.weight": (3, 9),
+    "h.0.attn.c_proj.weight": (3, 3),
+    "h.0.ln_1.bias": (3,),
+}
+
+
+def file_of(prefix: str = "", **others: Tensor) -> dict[str, Tensor]:
+    return {prefix + name: torch.ones(shape) for name, shape in WANTED.items()} | others
+
+
+def mismatch_of(found: dict[str, Tensor]) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        match_names(found, WANTED, "the file")
+    assert caught.value.where == "the file"
+    assert str(caught.value).isprintable()
+    return caught.value
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_finds_every_name(prefix: str) -> None:
+    found = match_names(file_of(prefix), WANTED, "the file")
+    assert found == {name: prefix + name for name in WANTED}
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+@pytest.mark.parametrize("buffer", ["h.0.attn.bias", "h.11.attn.bias", "position_ids"])
+def test_passes_over_buffers(prefix: str, buffer: str) -> None:
+    found = file_of(prefix, **{prefix + buffer: torch.ones(1, 1, 4, 4, dtype=torch.uint8)})
+    assert prefix + buffer not in match_names(found, WANTED, "the file").values()
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_takes_a_head_that_is_the_embedding(prefix: str, dtype: torch.dtype) -> None:
+    embedding = torch.arange(15.0).reshape(5, 3).to(dtype)
+    found = file_of(prefix, **{"lm_head.weight": embedding.clone()})
+    found[prefix + "tokens_embed.weight"] = embedding
+    assert set(match_names(found, WANTED, "the file")) == set(WANTED)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(torch.tensor([[-0.0, 1, 2]] * 5), id="a sign of zero"),
+        pytest.param(torch.tensor([[0.0, 1, 2 + 1e-6]] * 5), id="a last bit"),
+        pytest.param(torch.tensor([[0.0, 1, 2]] * 4), id="a row short"),
+        pytest.param(torch.tensor([[0.0, 1, 2]] * 5, dtype=torch.float16), id="dtype"),
+        pytest.param(torch.tensor([[0.0, 1, 2]] * 5).view(torch.int32), id="bits of another dtype"),
+    ],
+)
+def test_refuses_a_head_of_its_own(head: Tensor) -> None:
+    found = file_of(**{"lm_head.weight": head})
+    found["tokens_embed.weight"] = torch.tensor([[0.0, 1, 2]] * 5)
+    expected = "untied: lm_head.weight differs from tokens_embed.weight, which is the head here"
+    assert mismatch_of(found).what.endswith(expected)
+
+
+def test_says_all_that_is_wrong_at_once() -> None:
+    found = file_of("transformer.")
+    del found["transformer.h.0.ln_1.bias"]
+    found["transformer.h.1.ln_1.bias"] = torch.ones(3)
+    found["transformer.h.0.attn.c_proj.weight"] = torch.ones(9)
+    found["transformer.positions_embed.weight"] = torch.ones(4, 3, dtype=torch.int8)
+    expected = (
+        "its tensors are not this model's: 1 missing: 'transformer.h.0.ln_1.bias'; "
+        "1 unexpected: 'transformer.h.1.ln_1.bias'; "
+        "1 of another shape: transformer.h.0.attn.c_proj.weight is [9], expected [3, 3]; "
+        "1 of a dtype that is not float32, float16 or bfloat16: "
+        "transformer.positions_embed.weight is torch.int8"
+    )
+    assert expected == mismatch_of(found).what
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        *(("", name) for name in ("extra", "h.0.attn.c_attn.weigh", "h.0.attn.bias.weight")),
+        ("", "h.0.ln_1.bias\x1b[31m"),
+        ("transformer.", "h.0.ln_1.bias"),  # in both forms
+    ],
+)
+def test_refuses_any_other_name(prefix: str, name: str) -> None:
+    assert f"1 unexpected: {name!r}" in mismatch_of(file_of(prefix, **{name: torch.ones(3)})).what
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int8, torch.int64, torch.bool])
+def test_refuses_other_dtypes(dtype: torch.dtype) -> None:
+    found = file_of(**{"h.0.ln_1.bias": torch.ones(3, dtype=dtype)})
+    assert mismatch_of(found).what.endswith(f"h.0.ln_1.bias is {dtype}")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "module.transformer.", "transformer.transformer.", "_orig_mod."]
+)
+def test_guesses_a_strange_prefix(prefix: str) -> None:
+    error = mismatch_of(file_of(prefix))
+    assert "5 missing: " in error.what
+    assert f"all would without the prefix {prefix!r}" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("prefix", "missing"),
+    [
+        pytest.param("model.", "model.h.0.ln_1.bias", id="names differ otherwise"),
+        # The shape of a square matrix, and of a vector, is the same when transposed.
+        pytest.param("", "tokens_embed.weight", id="not transposed"),
+    ],
+)
+def test_guesses_nothing_from_a_missing_name(prefix: str, missing: str) -> None:
+    found = file_of(prefix)
+    del found[missing]
+    assert mismatch_of(found).fix == "check that the file and its config.json belong together"
+
+
+def test_guesses_a_transposed_matrix() -> None:
+    error = mismatch_of(file_of(**{"h.0.attn.c_attn.weight": torch.ones(9, 3)}))
+    assert "h.0.attn.c_attn.weight is [9, 3], expected [3, 9]" in error.what
+    assert error.fix.startswith("transpose h.0.attn.c_attn.weight and its like: weights are [in")
+
+
+def test_a_long_list_is_cut() -> None:
+    extra = {f"extra.{index}": torch.ones(1) for index in range(1000)}
+    what = mismatch_of(file_of(**extra)).what
+    assert "1000 unexpected: 'extra.0', " in what
+    assert what.endswith("'extra.11' and 988 more")

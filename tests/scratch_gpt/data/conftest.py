@@ -1,8 +1,6 @@
-"""Prepared text for tests, written without preparing any."""
+"""Fixtures of the data tests: prepared text, a tokenizer, documents."""
 
-import dataclasses
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,36 +10,32 @@ from scratch_gpt.data import dataset, preparation
 from scratch_gpt.data.dataset import FORMAT, Manifest, Recipe, Source
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-RECIPE = Recipe(
-    vocabulary="5eed" * 16,
-    pretokenizer="huggingface",
-    vocab_size=300,
-    errors="strict",
-    validation_fraction=0.2,
-)
-
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Return what the prepared text's tokens were made by."""
-    return RECIPE
+    return Recipe(
+        vocabulary="5eed" * 16,
+        pretokenizer="huggingface",
+        vocab_size=300,
+        errors="strict",
+        validation_fraction=0.2,
+    )
 
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes ids into a folder as prepared text, fields as told."""
+def prepared(tmp_path: Path, recipe: Recipe) -> Callable[..., Path]:
+    """Return a function that writes a folder of prepared text, without preparing any."""
 
-    def write(ids: list[int] | None = None, **fields: object) -> Path:
-        ids = list(range(100, 123)) if ids is None else ids
+    def write(ids: Sequence[int] = range(100, 123)) -> Path:
         folder = tmp_path / "prepared"
         folder.mkdir()
         path = folder / dataset.TOKENS_FILE
         path.write_bytes(np.array(ids, "<u2").tobytes())
         manifest = Manifest(
             format=FORMAT,
-            recipe=RECIPE,
+            recipe=recipe,
             tokens=len(ids),
-            validation=RECIPE.validation_tokens(len(ids)),
+            validation=recipe.validation_tokens(len(ids)),
             unknown=1,
             characters=90,
             replaced=2,
@@ -49,31 +43,14 @@ def prepared(tmp_path: Path) -> Callable[..., Path]:
             sampled_sha256=dataset.sampled_sha256(path),
             sources=(Source(name="corpus/a.txt", length=91, sha256="ab" * 32),),
         )
-        told = dataclasses.replace(manifest, **fields)
-        (folder / "manifest.json").write_text(told.text, "utf-8")
+        (folder / "manifest.json").write_text(manifest.text, "utf-8")
         return folder
 
     return write
 
 
-@pytest.fixture
-def edit() -> Callable[..., None]:
-    """Return a function that changes one value of a JSON file: its path in the file, and it."""
-
-    def change(file: Path, keys: list[str | int], value: object) -> None:
-        content = json.loads(file.read_bytes())
-        inner = content
-        for key in keys[:-1]:
-            inner = inner[key]
-        inner[keys[-1]] = value
-        file.write_text(json.dumps(content), "utf-8")
-
-    return change
-
-
 @pytest.fixture(scope="session")
 def tokenizer(small_vocabulary: Path) -> Tokenizer:
-    """Return a tokenizer with a vocabulary of this project's."""
     return Tokenizer.from_pretrained(small_vocabulary)
 
 
@@ -90,7 +67,7 @@ def books(tmp_path: Path, small_text: str) -> Path:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let a piece be so small that a page of text has several; return its size in bytes."""
+    """Make pieces so small that a page of text has several; return their size in bytes."""
     size = 200
     monkeypatch.setattr(preparation, "SIZE", size)
     return size
@@ -98,5 +75,4 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture
 def contents() -> Callable[[Path], dict[str, bytes]]:
-    """Return the function that gives each file of a folder by its name."""
     return lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,11 +1,9 @@
 """`python -m scratch_gpt.data`: what it prints, how it ends."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -14,13 +12,9 @@ from scratch_gpt.data import TokenData, __main__
 from scratch_gpt.data.__main__ import app
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-Command = Callable[..., Result]
-
 
 @pytest.fixture
-def command(books: Path, tmp_path: Path, small_vocabulary: Path) -> Command:
-    """Return the command: of paths and options, into the folder `out`."""
-
+def command(books: Path, tmp_path: Path, small_vocabulary: Path) -> Callable[..., Result]:
     def call(*given: object, vocabulary: Path = small_vocabulary) -> Result:
         options = ["--output", str(tmp_path / "out"), "--vocabulary", str(vocabulary)]
         return CliRunner().invoke(app, [*options, *map(str, given or [books])])
@@ -28,8 +22,7 @@ def command(books: Path, tmp_path: Path, small_vocabulary: Path) -> Command:
     return call
 
 
-def test_prepares_and_sums_up(command: Command, tmp_path: Path, small_text: str) -> None:
-    """Every count with what it means."""
+def test_the_summary_has_all_counts(command: Callable, tmp_path: Path, small_text: str) -> None:
     result = command()
     assert result.exit_code == 0
     data = TokenData.open(tmp_path / "out")
@@ -46,55 +39,36 @@ def test_prepares_and_sums_up(command: Command, tmp_path: Path, small_text: str)
     assert str(tmp_path / "out") in rows["written"]
 
 
-def test_what_was_replaced_is_summed_up(command: Command, books: Path) -> None:
-    """And only where there is any."""
+def test_replaced_bytes_are_in_the_summary(command: Callable, books: Path) -> None:
     (books / "a.txt").write_bytes(b"a \xff b \xff")
     assert "2 of them replace bytes that are not UTF-8" in command(books, "--errors=replace").stdout
 
 
-def test_a_part_without_tokens_has_no_guess(command: Command, tmp_path: Path, books: Path) -> None:
-    """There is nothing to guess, or nothing to guess from."""
+def test_a_part_without_tokens_has_no_guess(command: Callable, tmp_path: Path, books: Path) -> None:
     assert "guessing" not in command(books, "--validation", 0).stdout
     data = TokenData.open(tmp_path / "out")
     none = dataclasses.replace(data.manifest, validation=data.manifest.tokens)
     assert "guessing" not in __main__.summary_of(dataclasses.replace(data, manifest=none))
 
 
-def test_quiet_says_nothing(command: Command, books: Path) -> None:
-    """But by its exit code."""
+def test_quiet_prints_nothing(command: Callable, books: Path) -> None:
     result = command(books, "--quiet")
     assert (result.exit_code, result.output) == (0, "")
 
 
-def test_a_vocabulary_is_learned_where_there_is_none(
-    command: Command, books: Path, tmp_path: Path
-) -> None:
-    """From the same text; once it is there, it is used as it is."""
+def test_a_missing_vocabulary_is_trained(command: Callable, books: Path, tmp_path: Path) -> None:
+    """It is used again, and not changed if another number of merges is requested."""
     vocabulary = tmp_path / "vocabulary"
-    assert command(books, "--merges", 25, vocabulary=vocabulary).exit_code == 0
-    learned = Tokenizer.from_pretrained(vocabulary)
-    assert len(learned.vocabulary.merges) == 25
-    assert command(books, "--merges", 25, vocabulary=vocabulary).exit_code == 0
-    TokenData.open(tmp_path / "out").require(learned)
+    for merges, code in ((25, 0), (25, 0), (24, 2), (26, 2)):
+        result = command(books, "--merges", merges, vocabulary=vocabulary)
+        message = f"the vocabulary there has 25 merges, and --merges asks for {merges}"
+        assert (result.exit_code, message in result.output) == (code, merges != 25)
+        trained = Tokenizer.from_pretrained(vocabulary)
+        assert len(trained.vocabulary.merges) == 25
+        TokenData.open(tmp_path / "out").require(trained)
 
 
-@pytest.mark.parametrize("asked", [24, 26])
-def test_another_number_of_merges_is_an_error(
-    asked: int, command: Command, books: Path, tmp_path: Path
-) -> None:
-    """With both numbers; the vocabulary stays."""
-    vocabulary = tmp_path / "vocabulary"
-    command(books, "--merges", 25, vocabulary=vocabulary)
-    result = command(books, "--merges", asked, vocabulary=vocabulary)
-    message = f"the vocabulary there has 25 merges, and --merges asks for {asked}"
-    assert (result.exit_code, message in result.output) == (2, True)
-    assert len(Tokenizer.from_pretrained(vocabulary).vocabulary.merges) == 25
-
-
-def test_text_with_fewer_merges_than_asked_for_is_taken_up(
-    command: Command, tmp_path: Path
-) -> None:
-    """The same command succeeds again, though the vocabulary has fewer merges than requested."""
+def test_a_text_with_too_few_merges_is_prepared_again(command: Callable, tmp_path: Path) -> None:
     path, vocabulary = tmp_path / "a.txt", tmp_path / "vocabulary"
     path.write_text("ab ab cd", "utf-8")
     for _ in range(2):
@@ -103,10 +77,7 @@ def test_text_with_fewer_merges_than_asked_for_is_taken_up(
 
 
 @pytest.mark.parametrize("content", [b"", b"ab\xff"], ids=["empty", "no UTF-8"])
-def test_no_vocabulary_is_learned_of_what_is_no_text(
-    content: bytes, command: Command, tmp_path: Path
-) -> None:
-    """Nothing is left behind."""
+def test_invalid_text_trains_nothing(content: bytes, command: Callable, tmp_path: Path) -> None:
     path, vocabulary = tmp_path / "a.txt", tmp_path / "vocabulary"
     path.write_bytes(content)
     assert command(path, "--merges", 9, vocabulary=vocabulary).exit_code in {2, 4}
@@ -131,9 +102,8 @@ def test_no_vocabulary_is_learned_of_what_is_no_text(
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_how_it_ends(  # noqa: PLR0913 - a case has many sides
-    change: str, options: list[str], code: int, message: str, command: Command, tmp_path: Path
+    change: str, options: list[str], code: int, message: str, command: Callable, tmp_path: Path
 ) -> None:
-    """Too little text is usage, text that is none is refused, each in three lines."""
     path = tmp_path / "a.txt"
     contents = {"empty": b"", "bad": b"ab\xff", "unknown": "\u4e00".encode()}
     if change != "missing":
@@ -149,8 +119,7 @@ def test_how_it_ends(  # noqa: PLR0913 - a case has many sides
         assert [line.split()[0] for line in result.output.splitlines()] == ["error:", "where", "to"]
 
 
-def test_another_vocabulary_is_refused(command: Command, books: Path, tmp_path: Path) -> None:
-    """With all that differs."""
+def test_another_vocabulary_is_rejected(command: Callable, books: Path, tmp_path: Path) -> None:
     assert command(books).exit_code == 0
     Tokenizer.train(["other text"], merges=3).save_pretrained(tmp_path / "other")
     result = command(books, vocabulary=tmp_path / "other")
@@ -158,53 +127,25 @@ def test_another_vocabulary_is_refused(command: Command, books: Path, tmp_path: 
     assert "other tokens were prepared there: vocabulary " in result.output
 
 
-def test_an_interrupt_says_what_to_do(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A preparation starts again."""
-
-    def interrupt(*_given: object, **_named: object) -> None:
-        raise KeyboardInterrupt
-
+def test_an_interrupt_has_an_exit_code(command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt = Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr("scratch_gpt.data.preparation.prepare", interrupt)
     result = command()
     assert result.exit_code == 130
-    assert "run it again: it continues" in result.output
+    assert "run it again" in result.output
 
 
-def test_help_teaches_and_loads_nothing(home_of: Callable[[str], Path | None]) -> None:
-    """Examples, defaults, exit codes; neither torch nor NumPy is imported for it."""
-    home = home_of("scratch_gpt")
-    assert home is not None
-    source = (
-        "import sys; sys.argv[1:] = ['--help']\n"
-        "import atexit; atexit.register(lambda: print({'torch', 'numpy'} & set(sys.modules)))\n"
-        "from scratch_gpt.data.__main__ import main; main()"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", source],
-        env=os.environ | {"PYTHONPATH": str(home.parent)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def test_help_has_examples_defaults_and_exit_codes(python: Callable) -> None:
+    printed = python("-m", "scratch_gpt.data", "--help").stdout
     for part in ("Examples:\n", "  python -m scratch_gpt.data books/", "[default: 0.05;", "Exit"):
-        assert part in result.stdout
-    assert result.stdout.endswith("set()\n")
+        assert part in printed
 
 
-def test_the_module_runs_as_a_command(
-    books: Path, tmp_path: Path, small_vocabulary: Path, home_of: Callable[[str], Path | None]
+def test_the_module_runs_without_torch(
+    books: Path, tmp_path: Path, small_vocabulary: Path, python: Callable
 ) -> None:
-    """As `python -m`, without torch: preparing text needs none."""
-    home = home_of("scratch_gpt")
-    assert home is not None
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')", "utf-8")
     options = ["--output", tmp_path / "out", "--vocabulary", small_vocabulary]
-    result = subprocess.run(
-        [sys.executable, "-m", "scratch_gpt.data", books, *map(str, options)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(home.parent)])},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = python("-m", "scratch_gpt.data", books, *options, folders=[tmp_path])
     assert result.stdout.startswith("documents ")
     assert not result.stderr

@@ -1,10 +1,16 @@
-"""Prepared tokens are those of the whole text, and a folder of them is whole or absent."""
+"""Prepared tokens are those of the whole text; their folder appears when it is complete."""
 
 import contextlib
 import errno
+import functools
 import os
+import random
 import re
+import resource
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,21 +22,28 @@ from scratch_gpt.errors import CheckpointError, OccupiedError, WriteError
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, Word
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-Contents = Callable[[Path], dict[str, bytes]]
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def prepare_books(books: Path, out: Path, tokenizer: Tokenizer) -> Callable[..., TokenData]:
+    """Return `prepare` of the books into the folder `out`."""
+    return functools.partial(prepare, [books], out, tokenizer)
 
 
 class Lines:
-    """A splitting in which a line break between words is a word, as in the release's."""
+    """A pretokenizer in which a line break between words is a word, as in the release's."""
 
     keeps_unknown = False
 
     def words(self, text: str) -> list[str]:
-        """Return the words; white space at the ends is none."""
         parted = re.sub(r"\s*\n\s*", " \n ", text.strip())
         return [f"{word}</w>" for word in re.split(r"[^\S\n]+", parted) if word]
 
     def located(self, text: str) -> list[Word]:
-        """Return nothing: nobody asks."""
         raise NotImplementedError
 
 
@@ -38,7 +51,6 @@ class Lines:
 def any_tokenizer(
     request: pytest.FixtureRequest, small_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> Tokenizer:
-    """Return a tokenizer for which a line break is nothing, and others for which it is a token."""
     if request.param == "original":
         for package in ("ftfy", "spacy"):
             pytest.importorskip(package, reason=f"not run: {package} is not installed")
@@ -48,72 +60,59 @@ def any_tokenizer(
 
 @pytest.mark.parametrize("size", [90, 500, 1 << 18])
 def test_the_tokens_are_those_of_the_whole(
-    size: int,
-    any_tokenizer: Tokenizer,
-    books: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    size: int, any_tokenizer: Tokenizer, books: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Documents follow one another as lines do; a line longer than a piece is cut at a space."""
     monkeypatch.setattr(preparation, "SIZE", size)
-    data = prepare([books], tmp_path / "out", any_tokenizer, validation_fraction=0.0)
+    data = prepare([books], out, any_tokenizer, validation_fraction=0.0)
     whole = "\n".join(path.read_text("utf-8") for path in sorted(books.iterdir()))
     assert any_tokenizer.encode(whole) == data.train.tolist()
 
 
-def test_the_last_part_is_set_apart(books: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Every token is in one part, and the share is of tokens."""
+def test_the_last_part_is_set_apart(
+    books: Path, tmp_path: Path, tokenizer: Tokenizer, prepare_books: Callable
+) -> None:
     whole = prepare([books], tmp_path / "whole", tokenizer, validation_fraction=0.0).train
-    data = prepare([books], tmp_path / "parted", tokenizer, validation_fraction=0.1)
+    data = prepare_books(validation_fraction=0.1)
     assert int(whole.shape[0] * 0.1) == data.validation.shape[0] > 0
     assert np.array_equal(whole, np.concatenate([data.train, data.validation]))
 
 
-def test_the_manifest_tells_the_text(books: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """How much there was, and of which documents."""
+def test_the_manifests_fields(books: Path, tokenizer: Tokenizer, prepare_books: Callable) -> None:
     (books / "c.txt").write_bytes("\u4e00 \ufffd".encode() + b"\xff")
-    data = prepare([books], tmp_path / "out", tokenizer, errors="replace")
+    data = prepare_books(errors="replace")
     texts = [path.read_text("utf-8", "replace") for path in sorted(books.iterdir())]
     manifest = data.manifest
     assert sum(map(len, texts)) == manifest.characters
     assert (manifest.replaced, manifest.unknown) == (1, 1)
-    assert [source.name for source in manifest.sources] == [f"books/{n}.txt" for n in "abcde"]
-    assert [path.stat().st_size for path in sorted(books.iterdir())] == [
-        source.length for source in manifest.sources
-    ]
+    lengths = [(f"books/{path.name}", path.stat().st_size) for path in sorted(books.iterdir())]
+    assert lengths == [(source.name, source.length) for source in manifest.sources]
     assert tokenizer.digest == manifest.recipe.vocabulary
     data.require(tokenizer)
     data.verify()
 
 
-def test_progress_goes_from_nothing_to_all(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer, small_pieces: int
-) -> None:
-    """In bytes of text, document by document."""
-    told: list[tuple[str, int, int]] = []
-    prepare([books], tmp_path / "out", tokenizer, progress=lambda *step: told.append(step))
-    measured = [step for step in told if step[0].startswith("reading")]
-    assert [(done, total) for _, done, total in measured] == [(n, 5) for n in range(5)]
+def test_progress_counts_bytes(books: Path, prepare_books: Callable, small_pieces: int) -> None:
+    steps: list[tuple[str, int, int]] = []
+    prepare_books(progress=lambda *step: steps.append(step))
+    measured = [step[1:] for step in steps if step[0].startswith("reading")]
+    assert measured == [(n, 5) for n in range(5)]
     total = sum(path.stat().st_size for path in books.iterdir())
-    done = [step[1] for step in told[5:]]
+    done = [step[1] for step in steps[5:]]
     assert sorted(done) == done
     assert done[-1] == total
     assert len(done) > 0.8 * total / small_pieces
-    assert {step[2] for step in told[5:]} == {total}
+    assert {step[2] for step in steps[5:]} == {total}
 
 
-def test_what_is_done_is_returned(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Contents
-) -> None:
-    """Nothing is tokenized or written again."""
-    prepare([books], tmp_path / "out", tokenizer)
-    before = contents(tmp_path / "out")
+def test_prepared_tokens_are_reused(out: Path, prepare_books: Callable, contents: Callable) -> None:
+    prepare_books()
+    before = contents(out)
     assert sorted(before) == ["manifest.json", "tokens.bin"]
-    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
-    data = prepare([books], tmp_path / "out", tokenizer)
-    assert isinstance(data, TokenData)
-    assert before == contents(tmp_path / "out")
-    assert times == [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
+    times = [path.stat().st_mtime_ns for path in sorted(out.iterdir())]
+    assert isinstance(prepare_books(), TokenData)
+    assert before == contents(out)
+    assert times == [path.stat().st_mtime_ns for path in sorted(out.iterdir())]
 
 
 @pytest.mark.parametrize(
@@ -125,46 +124,39 @@ def test_what_is_done_is_returned(
     ],
     ids=["empty", "white", "unknown"],
 )
-def test_text_of_which_nothing_can_be_learned(
-    text: str, message: str, tmp_path: Path, tokenizer: Tokenizer
+def test_too_little_text_is_rejected(
+    text: str, message: str, tmp_path: Path, out: Path, tokenizer: Tokenizer
 ) -> None:
-    """It is told, and nothing stays behind: other text can be prepared in that folder."""
-    (tmp_path / "a.txt").write_text(text, "utf-8")
+    path = tmp_path / "a.txt"
+    path.write_text(text, "utf-8")
     with pytest.raises(TooLittleTextError, match=message):
-        prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer)
-    (tmp_path / "a.txt").write_text("one", "utf-8")
-    data = prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer)
-    assert tokenizer.encode("one") == data.train.tolist()
+        prepare([path], out, tokenizer)
+    path.write_text("one", "utf-8")
+    assert tokenizer.encode("one") == prepare([path], out, tokenizer).train.tolist()
 
 
-def test_what_is_wrong_with_the_last_document_is_told_first(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer
-) -> None:
-    """Before a folder is made."""
+def test_all_documents_are_checked_first(books: Path, out: Path, prepare_books: Callable) -> None:
     (books / "z.txt").write_bytes(b"good\nbad \xe9\n")
-    with pytest.raises(CheckpointError, match="byte 9 is 0xe9") as refusal:
-        prepare([books], tmp_path / "out", tokenizer)
-    assert str(books / "z.txt") == refusal.value.where
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(CheckpointError, match="byte 9 is 0xe9") as rejection:
+        prepare_books()
+    assert str(books / "z.txt") == rejection.value.where
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
-def test_a_share_is_a_share(fraction: float, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Something must be left to learn from."""
+def test_an_invalid_fraction_is_rejected(fraction: float, prepare_books: Callable) -> None:
     with pytest.raises(ValueError, match="validation_fraction must be at least 0 and below 1"):
-        prepare(None, tmp_path, tokenizer, validation_fraction=fraction)
+        prepare_books(validation_fraction=fraction)
 
 
-def test_bytes_are_refused_or_replaced(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """And never ignored."""
+def test_an_unknown_treatment_of_bytes_is_rejected(prepare_books: Callable) -> None:
     with pytest.raises(ValueError, match="must be 'strict' or 'replace', got 'ignore'"):
-        prepare(None, tmp_path, tokenizer, errors="ignore")
+        prepare_books(errors="ignore")
 
 
-def test_without_paths_the_library_speaks(
+def test_without_paths_the_library_is_read(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The documentation strings of the standard library, here of one module."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "a.py").write_text('"""Read this."""', "utf-8")
     monkeypatch.setattr("sysconfig.get_path", lambda _name: str(tmp_path / "lib"))
@@ -174,22 +166,17 @@ def test_without_paths_the_library_speaks(
 
 
 class StopError(BaseException):
-    """Stands for a kill: no handler runs."""
+    """A simulated kill: no handler runs."""
 
 
-STEPS = [
-    (os, "fsync"),
-    (Path, "mkdir"),
-    (Path, "rename"),
-    (Path, "chmod"),
-    (preparation, "decoded"),
-]
+STEPS = [*((Path, name) for name in ("mkdir", "rename", "chmod")), (os, "fsync")]
+STEPS.append((preparation, "decoded"))
 """Steps before which a process may be killed."""
 
 
 @contextlib.contextmanager
 def killed_at(count: int) -> Iterator[list[str]]:
-    """Stop at the step of that number, without cleaning up; give the names of the steps begun."""
+    """Stop at step number `count`, without cleaning up; yield the names of the steps begun."""
     begun: list[str] = []
 
     def counted(name: str, original: Callable[..., object]) -> Callable[..., object]:
@@ -211,9 +198,8 @@ def killed_at(count: int) -> Iterator[list[str]]:
 
 @pytest.mark.usefixtures("small_pieces")
 def test_killed_at_any_step_it_leaves_no_tokens_and_starts_again(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Contents
+    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Callable
 ) -> None:
-    """Once before each step that a preparation takes."""
     (books / "a.txt").write_text((books / "d.txt").read_text("utf-8")[:700], "utf-8")
     (books / "d.txt").unlink()
     with killed_at(0) as steps:
@@ -231,80 +217,69 @@ def test_killed_at_any_step_it_leaves_no_tokens_and_starts_again(
 
 
 def test_other_settings_are_rejected(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer, small_text: str, contents: Contents
+    books: Path, out: Path, prepare_books: Callable, small_text: str, contents: Callable
 ) -> None:
-    """All differences are listed, and the old tokens stay."""
-    folder = tmp_path / "out"
-    prepare([books], folder, tokenizer)
-    before = contents(folder)
+    prepare_books()
+    before = contents(out)
     other = Tokenizer.train([small_text], merges=30)
     with pytest.raises(CheckpointError, match=r"^other tokens were prepared there: ") as rejection:
-        prepare([books], folder, other, errors="replace", validation_fraction=0.25)
+        prepare([books], out, other, errors="replace", validation_fraction=0.25)
     what = rejection.value.what
     assert all(name in what for name in ("vocabulary", "vocab_size", "errors 'strict'"))
     assert "validation_fraction 0.05, not 0.25" in what
     assert "pretokenizer" not in what
-    assert before == contents(folder)
+    assert before == contents(out)
 
 
-def test_other_text_is_rejected(books: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """A document that changed is named; of the differences three are shown."""
-    folder = tmp_path / "out"
-    prepare([books], folder, tokenizer)
+def test_other_text_is_rejected(books: Path, prepare_books: Callable) -> None:
+    """The error names a changed document, and at most three differences."""
+    prepare_books()
     before = (books / "d.txt").read_bytes()
     (books / "d.txt").write_bytes(before.replace(b"a", b"o", 1))
     with pytest.raises(CheckpointError, match=r"prepared there: document 4 'books/d"):
-        prepare([books], folder, tokenizer)
+        prepare_books()
     (books / "d.txt").write_bytes(before)
     (books / "aa.txt").write_text("new", "utf-8")
     with pytest.raises(CheckpointError) as rejection:
-        prepare([books], folder, tokenizer)
+        prepare_books()
     assert rejection.value.what.count("document ") == 3
     (books / "aa.txt").unlink()
     (books / "e.txt").unlink()
     with pytest.raises(CheckpointError, match=r"document 5 'books/e.txt .*', not None"):
-        prepare([books], folder, tokenizer)
+        prepare_books()
 
 
 def test_text_that_changes_while_it_is_read_is_rejected(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer
+    books: Path, tmp_path: Path, prepare_books: Callable
 ) -> None:
-    """After it was measured, before it was tokenized; nothing is left."""
-
     def change(what: str, _done: int, _total: int) -> None:
         if what == "books/a.txt":
             (books / "d.txt").write_bytes((books / "d.txt").read_bytes().upper())
 
     with pytest.raises(CheckpointError, match="changed while it was read") as rejection:
-        prepare([books], tmp_path / "out", tokenizer, progress=change)
+        prepare_books(progress=change)
     assert str(books / "d.txt") == rejection.value.where
     assert [path.name for path in tmp_path.iterdir()] == ["books"]
 
 
-def test_a_folder_of_other_files_is_left_alone(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer, contents: Contents
-) -> None:
-    """Even if a file in it has the name of a file of tokens."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "tokens.bin").write_text("the user's", "utf-8")
+def test_other_files_are_kept(out: Path, prepare_books: Callable, contents: Callable) -> None:
+    out.mkdir()
+    (out / "tokens.bin").write_text("the user's", "utf-8")
     with pytest.raises(OccupiedError, match="the folder is not empty"):
-        prepare([books], tmp_path / "out", tokenizer)
-    assert contents(tmp_path / "out") == {"tokens.bin": b"the user's"}
+        prepare_books()
+    assert contents(out) == {"tokens.bin": b"the user's"}
 
 
-def test_of_two_preparations_the_first_to_finish_stays(
-    books: Path, tmp_path: Path, tokenizer: Tokenizer
-) -> None:
-    """The other one is rejected at its end."""
+def test_of_two_preparations_the_first_to_finish_stays(out: Path, prepare_books: Callable) -> None:
     done: list[TokenData] = []
 
     def second(what: str, _done: int, _total: int) -> None:
         if what == "books/d.txt" and not done:
-            done.append(prepare([books], tmp_path / "out", tokenizer))
+            done.append(prepare_books())
 
     with pytest.raises(OccupiedError, match="the folder was filled meanwhile"):
-        prepare([books], tmp_path / "out", tokenizer, progress=second)
-    TokenData.open(tmp_path / "out").verify()
+        prepare_books(progress=second)
+    TokenData.open(out).verify()
 
 
 @pytest.mark.parametrize(
@@ -321,14 +296,8 @@ def test_of_two_preparations_the_first_to_finish_stays(
     "step", [(os, "fsync"), (Path, "rename"), (Path, "mkdir")], ids=lambda step: step[1]
 )
 def test_failures_of_the_file_system_are_reported(
-    step: tuple[object, str],
-    failure: tuple[int, str],
-    books: Path,
-    tmp_path: Path,
-    tokenizer: Tokenizer,
+    step: tuple[object, str], failure: tuple[int, str], out: Path, prepare_books: Callable
 ) -> None:
-    """Nothing is left, and the next call succeeds."""
-
     def fail(*given: object, **_named: object) -> object:
         name = [str(given[0])] if isinstance(given[0], Path) else []
         raise OSError(failure[0], os.strerror(failure[0]), *name)
@@ -336,18 +305,17 @@ def test_failures_of_the_file_system_are_reported(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(*step, fail)
         with pytest.raises(WriteError, match=failure[1]) as error:
-            prepare([books], tmp_path / "out", tokenizer)
-    assert str(tmp_path / "out") == error.value.where
-    assert [path.name for path in tmp_path.iterdir()] == ["books"]
-    prepare([books], tmp_path / "out", tokenizer).verify()
+            prepare_books()
+    assert str(out) == error.value.where
+    assert [path.name for path in out.parent.iterdir()] == ["books"]
+    prepare_books().verify()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pretokenizer", ["huggingface", "original"])
-def test_a_corpus_is_its_whole(
+def test_a_large_corpus_gives_the_tokens_of_the_whole(
     pretokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Megabytes of the standard library in the released vocabulary, cut a hundred times."""
     home = os.environ.get("GPT1_VOCABULARY")
     if home is None:
         pytest.skip("not run: GPT1_VOCABULARY names no folder with the released vocabulary")
@@ -356,3 +324,67 @@ def test_a_corpus_is_its_whole(
     data = prepare(None, tmp_path / "out", tokenizer, validation_fraction=0.0)
     documents = ["".join(corpus.texts([document])) for document in corpus.docstring_documents()]
     assert tokenizer.encode("\n".join(documents)) == data.train.tolist()
+
+
+CHILD = """
+import sys
+from scratch_gpt.data import prepare, preparation
+from scratch_gpt.tokenizer.tokenizer import Tokenizer
+
+preparation.SIZE = 2_000
+books, folder, vocabulary = sys.argv[1:]
+tokenizer = Tokenizer.from_pretrained(vocabulary)
+print("begun", flush=True)
+prepare([books], folder, tokenizer)
+"""
+
+
+@pytest.fixture
+def start(
+    books: Path, small_text: str, small_vocabulary: Path, home_of: Callable
+) -> Callable[[Path], subprocess.Popen[str]]:
+    for name in "abcd":
+        (books / f"{name}.txt").write_text(20 * small_text, "utf-8")
+    environment = os.environ | {"PYTHONPATH": str(home_of("scratch_gpt").parent)}
+
+    def run(folder: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", CHILD, books, folder, small_vocabulary]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        return process
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(25, marks=pytest.mark.slow)], ids="{} kills".format
+)
+def test_killed_repeatedly(kills: int, start: Callable, tmp_path: Path, contents: Callable) -> None:
+    with start(tmp_path / "whole") as uninterrupted:
+        assert not uninterrupted.wait()
+    moments = random.Random(20180611)  # noqa: S311 - no secret
+    folder = tmp_path / "killed"
+    unfinished = 0
+    for number in range(kills):
+        with start(folder) as process:
+            time.sleep(moments.uniform(0.01, 0.3) if number else 0.01)
+            process.kill()
+        if folder.exists():
+            TokenData.open(folder).verify()
+        else:
+            unfinished += 1
+    assert unfinished
+    with start(folder) as last:
+        assert not last.wait()
+    assert contents(tmp_path / "whole") == contents(folder)
+    TokenData.open(folder).verify()
+
+
+def test_a_full_disk_leaves_nothing(start: Callable, tmp_path: Path) -> None:
+    """Simulated by a limit on the length of a file."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with start(tmp_path / "full") as process:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, hard))
+        assert process.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["books"]

@@ -1,4 +1,4 @@
-"""Windows of tokens in a seeded order that can be taken up anywhere."""
+"""Windows of tokens in a seeded order."""
 
 import hashlib
 import itertools
@@ -12,18 +12,17 @@ from scratch_gpt.data.windows import Windows
 from scratch_gpt.errors import TooLittleTextError
 
 TOKENS = np.arange(1_000, 1_103, dtype="<u2")
-"""103 tokens, each told from every other."""
+"""103 different tokens."""
 
 
 def starts(windows: Windows, epoch: int) -> list[int]:
-    """Return where each window of an epoch begins, in their order."""
     count = len(windows)
     return (windows.rows(epoch * count, count)[:, 0] - 1_000).tolist()
 
 
 @pytest.mark.parametrize("time", [2, 5, 7, 51, 52, 102, 103])
 def test_an_epoch_has_every_window_once(time: int) -> None:
-    """They lie side by side, whole, and hardly more than a window is left out at the ends."""
+    """They adjoin, and at most `2 * time - 2` tokens are left out at the two ends."""
     windows = Windows(TOKENS, time=time, seed=5)
     for epoch in range(4):
         first, *others = sorted(starts(windows, epoch))
@@ -33,7 +32,6 @@ def test_an_epoch_has_every_window_once(time: int) -> None:
 
 
 def test_rows_are_what_the_file_has_there() -> None:
-    """Tokens one after the other, as int64 numbers that do not share the file's memory."""
     windows = Windows(TOKENS, time=7, seed=5)
     rows = windows.rows(3, 4)
     assert ((4, 7), torch.int64) == (tuple(rows.shape), rows.dtype)
@@ -44,7 +42,6 @@ def test_rows_are_what_the_file_has_there() -> None:
 
 
 def test_any_place_can_be_asked_for_alone() -> None:
-    """Whatever was asked before, in batches of any size, within an epoch or across its end."""
     whole = Windows(TOKENS, time=7, seed=5).rows(0, 60)
     for size in (1, 4, 13, 60):
         windows = Windows(TOKENS, time=7, seed=5)
@@ -55,7 +52,6 @@ def test_any_place_can_be_asked_for_alone() -> None:
 
 
 def test_seeds_and_epochs_differ() -> None:
-    """No two of them have one order."""
     orders = [
         tuple(starts(Windows(TOKENS, time=5, seed=seed), epoch))
         for seed, epoch in itertools.product((0, 1, -1, 2**70), range(3))
@@ -64,21 +60,20 @@ def test_seeds_and_epochs_differ() -> None:
 
 
 def test_windows_begin_everywhere() -> None:
-    """Over the epochs each token comes first in some window, but for those at the very end."""
     windows = Windows(TOKENS, time=5, seed=5)
     seen = set(itertools.chain.from_iterable(starts(windows, epoch) for epoch in range(80)))
     assert set(range(99)) == seen
 
 
 def test_the_order_is_the_same_for_ever() -> None:
-    """On every machine and every version: these starts were written down when it was made."""
+    """These starts were recorded when the order was defined."""
     windows = Windows(TOKENS, time=9, seed=11)
     assert starts(windows, 0) == [73, 64, 10, 82, 19, 28, 55, 37, 91, 46]
     assert starts(windows, 1) == [11, 29, 83, 74, 38, 92, 56, 20, 65, 47]
 
 
 def test_the_order_sorts_philox() -> None:
-    """The starts follow from Philox's raw words by nothing but sorting and a remainder."""
+    """The starts follow from Philox's raw words by sorting and a remainder only."""
     key = int.from_bytes(hashlib.sha256(b"windows/11/1").digest()[:16], "little")
     first, *words = np.random.Philox(key=key).random_raw(11).tolist()
     order = sorted(range(10), key=words.__getitem__)
@@ -87,7 +82,7 @@ def test_the_order_sorts_philox() -> None:
 
 
 def test_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for each batch again: of a large corpus that takes a second."""
+    """For a large corpus each draw takes a second."""
     drawn = []
     stream = module._stream
     monkeypatch.setattr(module, "_stream", lambda key: drawn.append(key) or stream(key))
@@ -98,20 +93,17 @@ def test_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("count", "time"), [(0, 2), (1, 2), (102, 103)])
-def test_too_few_tokens_are_told(count: int, time: int) -> None:
-    """How many there are, how many a window takes."""
+def test_too_few_tokens_are_rejected(count: int, time: int) -> None:
     with pytest.raises(TooLittleTextError, match=f"there are {count} tokens.* takes {time}"):
         Windows(TOKENS[:count], time=time, seed=0)
 
 
 def test_a_window_predicts_something() -> None:
-    """One token alone predicts nothing."""
     with pytest.raises(ValueError, match="time must be at least 2, got 1"):
         Windows(TOKENS, time=1, seed=0)
 
 
 @pytest.mark.parametrize(("first", "count"), [(-1, 3), (0, 0), (4, -1)])
 def test_there_is_nothing_before_the_first_row(first: int, count: int) -> None:
-    """A place is counted from 0, and a batch has a row."""
     with pytest.raises(ValueError, match=f"first={first}, count={count}"):
         Windows(TOKENS, time=5, seed=0).rows(first, count)

@@ -25,28 +25,23 @@ class Chain:
         self.moved = False
 
     def start(self, token_ids: Tensor) -> Tensor:
-        """Read the texts; return the next logits."""
         self.texts = token_ids
         return self.logits[self.texts[:, -2], self.texts[:, -1]]
 
     def step(self, token_ids: Tensor) -> Tensor:
-        """Read the next tokens; return the next logits."""
         return self.start(torch.cat([self.texts, token_ids[:, None]], dim=1))
 
     def reorder(self, rows: Tensor) -> None:
-        """Reorder the rows."""
         self.moved = self.moved or rows.tolist() != list(range(len(rows)))
         self.texts = self.texts[rows]
 
 
 @pytest.fixture
 def chain(draw: Any) -> Chain:  # noqa: ANN401 - the folder's fixture
-    """Return a decoder with different preferences after each pair of tokens."""
     return Chain(draw(VOCAB, VOCAB, VOCAB) * 2)
 
 
 def log_probability(chain: Chain, prompt: list[int], new: tuple[int, ...]) -> float:
-    """Return the log-probability of new tokens after a prompt, by the library's softmax."""
     text = [*prompt, *new]
     pairs = zip(text[len(prompt) - 2 :], text[len(prompt) - 1 :], new, strict=False)
     return float(sum(chain.logits[a, b].log_softmax(-1)[token] for a, b, token in pairs))
@@ -69,10 +64,7 @@ def every_text(
 @pytest.mark.parametrize("penalty", [-1.0, 0.0, 1.0, 2.0])
 @pytest.mark.parametrize("end_id", [None, 3])
 def test_a_beam_for_every_text_finds_the_best(
-    chain: Chain,
-    penalty: float,
-    end_id: int | None,
-    assert_same: Callable[[Tensor, Tensor], None],
+    chain: Chain, penalty: float, end_id: int | None, assert_same: Callable[..., None]
 ) -> None:
     """With as many beams as texts the search is exhaustive."""
     settings = Settings(
@@ -92,7 +84,6 @@ def test_a_beam_for_every_text_finds_the_best(
 
 
 def test_one_beam_is_greedy(chain: Chain) -> None:
-    """Each token is the most likely one."""
     found = beam_search(chain, PROMPTS, Settings(beams=1, max_new_tokens=6))
     for row in found.tolist():
         for at in range(2, 8):
@@ -100,7 +91,6 @@ def test_one_beam_is_greedy(chain: Chain) -> None:
 
 
 def test_a_prompt_is_searched_as_if_alone(chain: Chain) -> None:
-    """Another prompt in the batch changes nothing, although rows are reordered."""
     settings = Settings(beams=3, max_new_tokens=5, end_id=3, returned=2)
     together = beam_search(chain, PROMPTS, settings).tolist()
     alone = [
@@ -112,8 +102,6 @@ def test_a_prompt_is_searched_as_if_alone(chain: Chain) -> None:
 
 
 def test_rules_change_log_probabilities(chain: Chain) -> None:
-    """With the rule no pair occurs twice; without it one does."""
-
     def repeats(rules: Rules | None) -> bool:
         rows = beam_search(chain, PROMPTS, Settings(beams=2, max_new_tokens=9), rules).tolist()
         pairs = [list(itertools.pairwise(row)) for row in rows]
@@ -124,20 +112,17 @@ def test_rules_change_log_probabilities(chain: Chain) -> None:
 
 
 def test_ties_go_to_the_lowest_ids() -> None:
-    """With equal logits beams are filled from id 0 up."""
     even = Chain(torch.zeros(VOCAB, VOCAB, VOCAB))
     found = beam_search(even, PROMPTS[:1], Settings(beams=3, max_new_tokens=1, returned=3))
     assert found[:, 2].tolist() == [0, 1, 2]
 
 
 def test_there_may_be_more_beams_than_tokens(chain: Chain) -> None:
-    """Beams stay unused until there are enough texts."""
     found = beam_search(chain, PROMPTS[:1], Settings(beams=7, max_new_tokens=2, returned=7))
     assert len({tuple(row) for row in found.tolist()}) == 7
 
 
 def test_half_precision_is_summed_in_float32(chain: Chain) -> None:
-    """The scores of half-precision logits are not rounded to half precision."""
     chain.logits = chain.logits.bfloat16()
     (found,) = search(chain, PROMPTS[:1], Settings(beams=2, max_new_tokens=4), Rules())
     assert float(torch.tensor(found[0].score).bfloat16()) != found[0].score
@@ -158,27 +143,24 @@ def test_half_precision_is_summed_in_float32(chain: Chain) -> None:
     ids=str,
 )
 def test_a_setting_out_of_range_is_rejected(settings: dict[str, Any], name: str) -> None:
-    """The error gives its name, the value and the allowed values."""
     with pytest.raises(ValueError, match=f"^{name} is .*; allowed: "):
         Settings(**{"beams": 2, "max_new_tokens": 2} | settings)
 
 
-def test_sampling_rules_are_rejected(chain: Chain) -> None:
-    """A beam search draws nothing; sampling is an error, not ignored."""
-    with pytest.raises(ValueError, match=r"^rules\.sampled is True"):
-        beam_search(chain, PROMPTS, Settings(beams=2, max_new_tokens=2), Rules(sampled=True))
-
-
-def test_rules_that_leave_nothing_are_an_error(chain: Chain) -> None:
-    """After every token has occurred, none is allowed."""
-    with pytest.raises(ValueError, match="every token is excluded"):
-        beam_search(
-            chain, PROMPTS, Settings(beams=2, max_new_tokens=9), Rules(no_repeat_ngram_size=1)
-        )
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (Rules(sampled=True), r"^rules\.sampled is True"),
+        (Rules(no_repeat_ngram_size=1), "every token is excluded"),
+    ],
+    ids=["sampling", "nothing left"],
+)
+def test_unusable_rules_are_an_error(rules: Rules, message: str, chain: Chain) -> None:
+    with pytest.raises(ValueError, match=message):
+        beam_search(chain, PROMPTS, Settings(beams=2, max_new_tokens=9), rules)
 
 
 def test_too_few_texts_are_an_error() -> None:
-    """The error gives the requested and the actual number."""
     hypotheses = Hypotheses(Settings(beams=3, max_new_tokens=1, returned=3))
     hypotheses.advance([Candidate(-1.0, 0, 4)], [[], [], []], 1)
     with pytest.raises(ValueError, match=r"^returned is 3; the rules left only 1"):
@@ -202,7 +184,7 @@ def test_when_a_prompt_is_done(early_stopping: Any, done: list[bool]) -> None:  
 
 
 @pytest.mark.parametrize(("early_stopping", "done"), [(False, True), ("never", False)])
-def test_a_prompt_that_cannot_improve_is_done(early_stopping: Any, done: bool) -> None:  # noqa: ANN401, FBT001
+def test_a_prompt_that_cannot_improve_is_done(early_stopping: Any, done: object) -> None:  # noqa: ANN401
     """At its present length it scores worse than the worst; at full length it might not."""
     settings = Settings(beams=1, max_new_tokens=9, early_stopping=early_stopping, end_id=0)
     hypotheses = Hypotheses(settings)

@@ -11,29 +11,23 @@ from scratch_gpt.generation import decoder as step
 from scratch_gpt.generation.decoder import Decoder, Head, split_product, split_weight
 
 Same = Callable[..., None]
-
 Loud = Callable[[nn.Module], nn.Module]
 
 
 @pytest.fixture
 def model(config: GPTConfig, loud: Loud) -> GPT:
-    """Return a plain model in training mode, with high dropout."""
     return loud(GPT(config)).train()
 
 
 @pytest.fixture
 def ids() -> Tensor:
-    """Return ids `[2, 11]`: as many positions as the model has."""
-    return torch.tensor(
-        [[3, 36, 0, 7, 3, 19, 2, 9, 35, 4, 3], [12, 5, 21, 30, 1, 8, 8, 8, 0, 36, 6]]
-    )
+    """Return as many ids as the model has positions."""
+    first, second = [3, 36, 0, 7, 3, 19, 2, 9, 35, 4, 3], [12, 5, 21, 30, 1, 8, 8, 8, 0, 36, 6]
+    return torch.tensor([first, second])
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 5, 10])
-def test_every_step_equals_the_whole_model(
-    prompt: int, model: GPT, ids: Tensor, assert_same: Same
-) -> None:
-    """After the prompt and each later token, up to the last position."""
+def test_equals_the_whole_model(prompt: int, model: GPT, ids: Tensor, assert_same: Same) -> None:
     expected = model.eval()(ids)
     decoder = Decoder(model.train(), batch=2)
     assert_same(expected[:, prompt - 1], decoder.start(ids[:, :prompt]))
@@ -43,7 +37,6 @@ def test_every_step_equals_the_whole_model(
 
 
 def test_the_model_is_not_modified(model: GPT, ids: Tensor) -> None:
-    """Its mode and `requires_grad` stay, and no result requires a gradient."""
     decoder = Decoder(model, batch=2)
     logits = decoder.start(ids[:, :3]), decoder.step(ids[:, 3])
     assert model.training
@@ -52,19 +45,16 @@ def test_the_model_is_not_modified(model: GPT, ids: Tensor) -> None:
 
 
 def test_logits_are_not_overwritten(model: GPT, ids: Tensor) -> None:
-    """A later step does not change returned logits."""
     decoder = Decoder(model, batch=2)
-    first = decoder.start(ids[:, :3])
-    kept = first.clone()
-    second = decoder.step(ids[:, 3])
-    kept_second = second.clone()
-    decoder.step(ids[:, 4])
-    assert torch.equal(kept, first)
-    assert torch.equal(kept_second, second)
+    results = [decoder.start(ids[:, :3])]
+    copies = [results[0].clone()]
+    for place in (3, 4):
+        results.append(decoder.step(ids[:, place]))
+        copies.append(results[-1].clone())
+    assert all(torch.equal(*pair) for pair in zip(results, copies, strict=True))
 
 
 def test_start_clears_the_cache(model: GPT, ids: Tensor) -> None:
-    """A second prompt gives the same as with a new decoder."""
     decoder = Decoder(model, batch=2)
     decoder.start(ids)
     expected = Decoder(model, batch=2).start(ids[:, 4:7])
@@ -72,7 +62,6 @@ def test_start_clears_the_cache(model: GPT, ids: Tensor) -> None:
 
 
 def test_reordered_rows_continue_other_texts(model: GPT, ids: Tensor, assert_same: Same) -> None:
-    """After reordering, row 0 continues row 1's text and row 1 its own."""
     decoder = Decoder(model, batch=2)
     decoder.start(ids[:, :4])
     decoder.step(ids[:, 4])
@@ -82,8 +71,7 @@ def test_reordered_rows_continue_other_texts(model: GPT, ids: Tensor, assert_sam
     assert_same(model.eval()(texts)[:, -1], actual)
 
 
-def test_a_full_room_is_rejected(model: GPT, ids: Tensor) -> None:
-    """One token too many: an error, and the tokens before it stay good."""
+def test_a_full_cache_rejects_a_token(model: GPT, ids: Tensor) -> None:
     decoder = Decoder(model, batch=2, capacity=3)
     decoder.start(ids[:, :3])
     with pytest.raises(ValueError, match="the cache 3 of at most 3"):
@@ -93,7 +81,6 @@ def test_a_full_room_is_rejected(model: GPT, ids: Tensor) -> None:
 
 @pytest.mark.parametrize("value", [-1, 37])
 def test_an_id_outside_the_vocabulary_is_rejected(value: int, model: GPT, ids: Tensor) -> None:
-    """Indexing would wrap a negative one round."""
     decoder = Decoder(model, batch=2)
     decoder.start(ids[:, :3])
     with pytest.raises(ValueError, match=f"is {value}, which is not in"):
@@ -108,58 +95,50 @@ def test_in_half_precision_keys_are_kept_in_float32(model: GPT, ids: Tensor) -> 
     assert {torch.bfloat16} == {x.dtype for x in logits}
 
 
-@pytest.fixture
-def evaluating(config: GPTConfig, loud: Loud) -> GPT:
-    """Return a model in evaluation mode."""
-    return loud(GPT(config)).eval()
-
-
-def stepped(model: GPT) -> Tensor:
-    """Return the logits after three steps of two texts."""
+def stepped(model: GPT, ids: Tensor) -> Tensor:
+    """Return the logits after a prompt of two tokens and three steps."""
     decoder = Decoder(model, batch=2)
-    decoder.start(torch.tensor([[3, 36], [12, 5]]))
-    return [decoder.step(torch.tensor(ids)) for ids in ([0, 21], [7, 30], [3, 1])][-1]
+    decoder.start(ids[:, :2])
+    return [decoder.step(ids[:, place]) for place in (2, 3, 4)][-1]
 
 
-def whole(model: GPT) -> Tensor:
-    """Return the logits of the model that reads the whole text."""
+def whole(model: GPT, ids: Tensor) -> Tensor:
+    """Return the logits of the model that reads the same five tokens at once."""
     with torch.no_grad():
-        return model(torch.tensor([[3, 36, 0, 7, 3], [12, 5, 21, 30, 1]]))[:, -1]
+        return model.eval()(ids[:, :5])[:, -1]
 
 
-def test_a_step_reuses_its_buffers(evaluating: GPT) -> None:
+def test_a_step_reuses_its_buffers(model: GPT, ids: Tensor) -> None:
     """All intermediate results but scores and logits stay in place."""
-    decoder = Decoder(evaluating, batch=2)
-    decoder.start(torch.tensor([[3, 36], [12, 5]]))
-    buffers = {name: x.data_ptr() for name, x in vars(decoder._step.buffers).items()
-             if isinstance(x, Tensor)}  # fmt: skip
-    decoder.step(torch.tensor([0, 21]))
-    assert buffers == {name: getattr(decoder._step.buffers, name).data_ptr() for name in buffers}
-    assert len(set(buffers.values())) > 6
+    decoder = Decoder(model, batch=2)
+
+    def addresses() -> dict[str, int]:
+        buffers = vars(decoder._step.buffers).items()
+        return {name: x.data_ptr() for name, x in buffers if isinstance(x, Tensor)}
+
+    decoder.start(ids[:, :2])
+    before = addresses()
+    decoder.step(ids[:, 2])
+    assert before == addresses()
+    assert len(set(before.values())) > 6
 
 
-def test_reads_the_models_own_weights(evaluating: GPT, assert_same: Same) -> None:
+def test_reads_the_models_own_weights(model: GPT, ids: Tensor, assert_same: Same) -> None:
     """Only the head is copied: a weight changed in place has an effect at once."""
-    decoder = Decoder(evaluating, batch=2)
-    decoder.start(torch.tensor([[3, 36, 0, 7], [12, 5, 21, 30]]))
+    decoder = Decoder(model, batch=2)
+    decoder.start(ids[:, :4])
     with torch.no_grad():
-        evaluating.h[1].mlp.c_proj.weight.mul_(2.0)
-    assert_same(whole(evaluating), decoder.step(torch.tensor([3, 1])))
+        model.h[1].mlp.c_proj.weight.mul_(2.0)
+    assert_same(whole(model, ids), decoder.step(ids[:, 4]))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("threads", [1, 2, 4], indirect=True)
 def test_is_the_model_with_any_number_of_threads(
-    threads: int, evaluating: GPT, assert_same: Same
+    threads: int, model: GPT, ids: Tensor, assert_same: Same
 ) -> None:
-    """Products split among threads give the same result; `mlp.c_proj` is split here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        decoder = Decoder(evaluating, batch=2)
-        assert threads == len(decoder._step.blocks[0].mlp_proj.weight)
-        assert_same(whole(evaluating), stepped(evaluating))
-    finally:
-        torch.set_num_threads(before)
+    """Products are split among threads; `mlp.c_proj` is split here."""
+    assert threads == len(Decoder(model, batch=2)._step.blocks[0].mlp_proj.weight)
+    assert_same(whole(model, ids), stepped(model, ids))
 
 
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -191,35 +170,36 @@ def _late(right: Callable[..., object]) -> Callable[..., object]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_step_is_detected(
-    fault: str, evaluating: GPT, assert_same: Same, monkeypatch: pytest.MonkeyPatch
+    fault: str, model: GPT, ids: Tensor, assert_same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each fault changes the logits by more than the float64 bound."""
-    expected = whole(evaluating)
-    assert_same(expected, stepped(evaluating))
+    expected = whole(model, ids)
+    assert_same(expected, stepped(model, ids))
     FAULTS[fault](monkeypatch)
     with pytest.raises(AssertionError, match=r"differs by|isfinite"):
-        assert_same(expected, stepped(evaluating))
+        assert_same(expected, stepped(model, ids))
 
 
 @pytest.fixture(params=[1, 2, 3, 4, 64])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Set torch's number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
 
 
+def whole_numbers(*shape: int) -> Tensor:
+    """Return whole numbers, whose products are exact in every dtype."""
+    generator = torch.Generator().manual_seed(20180611)
+    return torch.randint(-3, 4, shape, generator=generator).double()
+
+
 @pytest.fixture
 def weight() -> Tensor:
-    """Return a weight `[24, 7]` of whole numbers, whose products are exact."""
-    generator = torch.Generator().manual_seed(20180611)
-    return torch.randint(-3, 4, (24, 7), generator=generator).double()
+    return whole_numbers(24, 7)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 17])
 def test_split_product_is_the_product(rows: int, threads: int, weight: Tensor) -> None:
-    """With any number of rows and threads."""
     x = torch.arange(rows * 24).reshape(rows, 24).double() % 5
     actual = split_product(x, split_weight(weight, rows=rows))
     assert (True, threads) == (torch.equal(x @ weight, actual), torch.get_num_threads())
@@ -227,21 +207,17 @@ def test_split_product_is_the_product(rows: int, threads: int, weight: Tensor) -
 
 def test_there_is_a_part_for_each_thread(threads: int, weight: Tensor) -> None:
     """As a power of two that divides the inner axis, at most eight."""
-    expected = {1: 1, 2: 2, 3: 2, 4: 4, 64: 8}[threads]
-    assert expected == len(split_weight(weight, rows=1))
+    assert len(split_weight(weight, rows=1)) == {1: 1, 2: 2, 3: 2, 4: 4, 64: 8}[threads]
 
 
 @pytest.mark.parametrize("threads", [2], indirect=True)
 @pytest.mark.usefixtures("threads")
 def test_a_weight_is_split_only_if_that_helps(weight: Tensor) -> None:
-    """Not with many rows, not in half precision, and not where the axis cannot be halved."""
     cut = [(weight, 16), (weight, 17), (weight.bfloat16(), 1), (weight[:23], 1)]
-    expected = [2, 1, 1, 1]
-    assert expected == [len(split_weight(each, rows=rows)) for each, rows in cut]
+    assert [len(split_weight(each, rows=rows)) for each, rows in cut] == [2, 1, 1, 1]
 
 
 def test_split_weight_copies_nothing(threads: int, weight: Tensor) -> None:
-    """The parts are views."""
     parts = split_weight(weight, rows=1)
     assert weight.data_ptr() == parts.data_ptr()
     assert torch.equal(weight, parts.flatten(0, 1))
@@ -251,7 +227,6 @@ def test_split_weight_copies_nothing(threads: int, weight: Tensor) -> None:
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.usefixtures("threads")
 def test_a_wrong_split_is_detected(weight: Tensor) -> None:
-    """Parts in another order give another product."""
     x = torch.arange(24).reshape(1, 24).double()
     wrong = split_weight(weight, rows=1).flip(0).flip(1)
     assert not torch.equal(x @ weight, split_product(x, wrong))
@@ -259,22 +234,18 @@ def test_a_wrong_split_is_detected(weight: Tensor) -> None:
 
 @pytest.fixture
 def table() -> Tensor:
-    """Return a table `[37, 21]` of whole numbers, whose products are exact in every dtype."""
-    generator = torch.Generator().manual_seed(20180611)
-    return torch.randint(-3, 4, (37, 21), generator=generator).double()
+    return whole_numbers(37, 21)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_head_is_the_product_with_the_table(rows: int, dtype: torch.dtype, table: Tensor) -> None:
-    """In every layout and dtype, for one row and for several."""
     x = table[5 : 5 + rows]
     expected = torch.einsum("rw,vw->rv", x, table)
     assert torch.equal(expected.to(dtype), Head(table.to(dtype), rows=rows)(x.to(dtype)))
 
 
 def test_head_copies_the_table_in_float32_only(table: Tensor) -> None:
-    """In other dtypes the table is a view."""
     copied = Head(table.float(), rows=1)
     assert copied.weight.flatten(0, 1).is_contiguous()
     assert table.numel() * 4 == copied.copied_bytes

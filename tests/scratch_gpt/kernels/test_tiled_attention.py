@@ -15,15 +15,15 @@ from scratch_gpt.kernels.backends import KERNELS
 from scratch_gpt.kernels.tiled_attention import TILE, single_query_attention, tiled_attention
 
 Draw = Callable[..., Tensor]
-
 Same = Callable[..., None]
-
 Recorded = Callable[[], TorchDispatchMode]
+MaskOf = Callable[[int], Tensor | None]
+Projections = tuple[Tensor, Tensor, Tensor]
 
 
-def largest(operations: TorchDispatchMode) -> int:
-    """Return the number of elements of the largest tensor that was made."""
-    return max(math.prod(shape) for _, shape in operations.ran)
+def projections(draw: Draw, time: int, past: int = 0) -> list[Tensor]:
+    """Return random queries, keys and values; `past` keys come before the first query."""
+    return [draw(2, 3, length, 7) for length in (time, time + past, time + past)]
 
 
 def scores(operations: TorchDispatchMode, head_width: int) -> int:
@@ -37,8 +37,11 @@ def scores(operations: TorchDispatchMode, head_width: int) -> int:
 
 
 def ragged(tile: int) -> list[int]:
-    """Return lengths around one tile and beyond three."""
     return [1, tile - 1, tile, tile + 1, 3 * tile + 5]
+
+
+def no_mask(_time: int) -> None:
+    return None
 
 
 def padded(time: int) -> Tensor:
@@ -47,63 +50,42 @@ def padded(time: int) -> Tensor:
     return torch.stack([left, torch.arange(time) % 3 > 0])
 
 
-@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
-@pytest.mark.parametrize("past", [0, 6], ids=["square", "6 keys in the past"])
+masks = pytest.mark.parametrize("mask_of", [no_mask, padded])
+pasts = pytest.mark.parametrize("past", [0, 6], ids=["square", "6 keys in the past"])
+
+
+@masks
+@pasts
 @pytest.mark.parametrize("time", ragged(4))
-def test_equals_plain(
-    time: int,
-    past: int,
-    with_mask: bool,  # noqa: FBT001
-    draw: Draw,
-    assert_same: Same,
-) -> None:
-    """With tiles of 4, any length gives the plain kernel's context."""
-    time_k = time + past
-    query, key, value = draw(2, 3, time, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
-    mask = padded(time_k) if with_mask else None
-    expected = plain_attention(query, key, value, mask)
-    assert_same(expected, tiled_attention(query, key, value, mask, tile=4))
+def test_equals_plain(time: int, past: int, mask_of: MaskOf, draw: Draw, assert_same: Same) -> None:
+    qkv, mask = projections(draw, time, past), mask_of(time + past)
+    assert_same(plain_attention(*qkv, mask), tiled_attention(*qkv, mask, tile=4))
 
 
 @pytest.mark.parametrize("time", ragged(TILE))
 def test_equals_plain_with_its_own_tile(time: int, draw: Draw, assert_same: Same) -> None:
-    """The same with the default tile."""
-    query, key, value = draw(2, 3, time, 7), draw(2, 3, time, 7), draw(2, 3, time, 7)
-    expected = plain_attention(query, key, value)
-    assert_same(expected, tiled_attention(query, key, value))
+    qkv = projections(draw, time)
+    assert_same(plain_attention(*qkv), tiled_attention(*qkv))
 
 
-@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
-@pytest.mark.parametrize("past", [0, 6], ids=["square", "6 keys in the past"])
-def test_gradients_equal_plains(
-    past: int,
-    with_mask: bool,  # noqa: FBT001
-    draw: Draw,
-    assert_same: Same,
-) -> None:
-    """Queries, keys and values receive the plain kernel's gradients."""
-    shapes = [(2, 3, 17, 7), (2, 3, 17 + past, 7), (2, 3, 17 + past, 7)]
-    inputs, upstream = [draw(*shape).requires_grad_() for shape in shapes], draw(2, 3, 17, 7)
-    mask = padded(17 + past) if with_mask else None
+@masks
+@pasts
+def test_gradients_equal_plains(past: int, mask_of: MaskOf, draw: Draw, assert_same: Same) -> None:
+    inputs = [x.requires_grad_() for x in projections(draw, 17, past)]
+    upstream, mask = draw(2, 3, 17, 7), mask_of(17 + past)
     expected = torch.autograd.grad(plain_attention(*inputs, mask), inputs, upstream)
     actual = torch.autograd.grad(tiled_attention(*inputs, mask, tile=4), inputs, upstream)
-    for of_plain, of_tiled in zip(expected, actual, strict=True):
-        assert_same(of_plain, of_tiled)
+    for pair in zip(expected, actual, strict=True):
+        assert_same(*pair)
 
 
-@pytest.mark.parametrize("with_mask", [False, True], ids=["no mask", "mask"])
-def test_gradients_agree_with_differences(
-    with_mask: bool,  # noqa: FBT001
-    draw: Draw,
-) -> None:
-    """The derivatives agree with finite differences."""
+@masks
+def test_gradients_agree_with_differences(mask_of: MaskOf, draw: Draw) -> None:
     inputs = [draw(2, 2, time, 3).requires_grad_() for time in (5, 6, 6)]
-    mask = padded(6) if with_mask else None
-    assert gradcheck(lambda *qkv: tiled_attention(*qkv, mask, tile=2), inputs)
+    assert gradcheck(lambda *qkv: tiled_attention(*qkv, mask_of(6), tile=2), inputs)
 
 
 def test_dropout_gradients_agree_with_differences(draw: Draw) -> None:
-    """The backward uses the forward's dropout mask."""
     inputs = [draw(2, 2, 5, 3).requires_grad_() for _ in range(3)]
 
     def dropping(*qkv: Tensor) -> Tensor:
@@ -118,31 +100,25 @@ def test_dropout_gradients_agree_with_differences(draw: Draw) -> None:
 def test_the_group_size_changes_nothing(
     cached: int, draw: Draw, assert_same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sequence by sequence or all together, forward and backward give the same."""
     monkeypatch.setattr("scratch_gpt.kernels.tiled_attention._CACHED", cached)
     inputs, upstream = [draw(3, 2, 9, 7).requires_grad_() for _ in range(3)], draw(3, 2, 9, 7)
     mask = torch.cat([padded(9), torch.ones(1, 9, dtype=torch.bool)])
-    expected, actual = plain_attention(*inputs, mask), tiled_attention(*inputs, mask, tile=4)
-    assert_same(expected, actual)
-    for of_plain, of_tiled in zip(
-        *(torch.autograd.grad(context, inputs, upstream) for context in (expected, actual)),
-        strict=True,
-    ):
-        assert_same(of_plain, of_tiled)
+    contexts = plain_attention(*inputs, mask), tiled_attention(*inputs, mask, tile=4)
+    assert_same(*contexts)
+    gradients = (torch.autograd.grad(context, inputs, upstream) for context in contexts)
+    for pair in zip(*gradients, strict=True):
+        assert_same(*pair)
 
 
 def test_merging_its_heads_is_a_view(draw: Draw) -> None:
-    """The context has the memory layout of merged heads."""
-    context = tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
+    context = tiled_attention(*projections(draw, 9))
     assert context.transpose(1, 2).is_contiguous()
 
 
 def test_does_not_modify_its_inputs(draw: Draw) -> None:
-    """In-place steps touch only its own tensors."""
-    inputs, upstream = [draw(2, 3, 9, 7).requires_grad_() for _ in range(3)], draw(2, 3, 9, 7)
-    inputs.append(upstream)
+    inputs = [*(x.requires_grad_() for x in projections(draw, 9)), draw(2, 3, 9, 7)]
     expected = [x.detach().clone() for x in inputs]
-    tiled_attention(*inputs[:3], padded(9), tile=4).backward(upstream)
+    tiled_attention(*inputs[:3], padded(9), tile=4).backward(inputs[3])
     assert all(torch.equal(*pair) for pair in zip(expected, inputs, strict=True))
 
 
@@ -156,12 +132,11 @@ def test_never_calls_plain(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "plain_attention", forbidden)
     monkeypatch.setattr(module, "softmax", forbidden)
     monkeypatch.setitem(KERNELS, "plain", forbidden)
-    tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tile=4)
+    tiled_attention(*projections(draw, 9), tile=4)
 
 
 def test_calls_no_tap(draw: Draw, watch: Callable[..., Tensor]) -> None:
-    """Neither scores nor weights exist as tensors."""
-    tiled_attention(draw(2, 3, 9, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7), tap=watch, tile=4)
+    tiled_attention(*projections(draw, 9), tap=watch, tile=4)
     assert not watch.seen
 
 
@@ -170,57 +145,49 @@ def largest_at(recorded: Recorded, draw: Draw) -> Callable[..., int]:
     """Return a function of a kernel and a length that returns the size of its largest tensor."""
 
     def measure(
-        kernel: Callable[..., Tensor], time: int, *, masked: bool, backward: bool, **named: int
+        kernel: Callable[..., Tensor], time: int, mask_of: MaskOf, *, backward: bool, **named: int
     ) -> int:
-        inputs = [draw(2, 3, time, 7).requires_grad_(backward) for _ in range(3)]
-        mask = padded(time) if masked else None
+        inputs = [x.requires_grad_(backward) for x in projections(draw, time)]
+        mask = mask_of(time)
         with recorded() as operations:
             context = kernel(*inputs, mask, **named)
             if backward:
                 context.sum().backward()
-        return largest(operations)
+        return max(math.prod(shape) for _, shape in operations.ran)
 
     return measure
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "and backward"])
+@masks
+@pytest.mark.parametrize("direction", ["forward", "and backward"])
 @pytest.mark.parametrize("time", [32, 64, 128])
 def test_its_largest_tensor_grows_with_time(
-    time: int,
-    masked: bool,  # noqa: FBT001
-    backward: bool,  # noqa: FBT001
-    largest_at: Callable[..., int],
+    time: int, direction: str, mask_of: MaskOf, largest_at: Callable[..., int]
 ) -> None:
     """Twice the time makes the largest tensor at most twice as large, for a tile of fixed size."""
+    backward = direction == "and backward"
     once, twice = (
-        largest_at(tiled_attention, size, masked=masked, backward=backward, tile=8)
+        largest_at(tiled_attention, size, mask_of, backward=backward, tile=8)
         for size in (time, 2 * time)
     )
     assert twice <= 2 * once
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@masks
 def test_plains_largest_tensor_grows_with_the_square(
-    masked: bool,  # noqa: FBT001
-    largest_at: Callable[..., int],
+    mask_of: MaskOf, largest_at: Callable[..., int]
 ) -> None:
-    """Measured alike, the plain kernel's largest tensor grows fourfold."""
-    once, twice = (
-        largest_at(plain_attention, size, masked=masked, backward=False) for size in (64, 128)
-    )
+    once, twice = (largest_at(plain_attention, size, mask_of, backward=False) for size in (64, 128))
     assert twice == 4 * once
 
 
-@pytest.mark.parametrize("past", [0, 6], ids=["square", "6 keys in the past"])
-def test_scores_in_the_future_of_a_tile_are_never_computed(
-    past: int, draw: Draw, recorded: Recorded
-) -> None:
+@pasts
+def test_future_scores_are_never_computed(past: int, draw: Draw, recorded: Recorded) -> None:
     """Each tile of queries is multiplied with the keys up to its own end, and with no others."""
     time, tile = 17, 4
-    query, key, value = draw(2, 3, time, 7), draw(2, 3, time + past, 7), draw(2, 3, time + past, 7)
+    qkv = projections(draw, time, past)
     with recorded() as operations:
-        tiled_attention(query, key, value, tile=tile)
+        tiled_attention(*qkv, tile=tile)
     rows_and_seen = [(4, 4), (4, 8), (4, 12), (4, 16), (1, 17)]
     expected = 2 * 3 * sum(rows * (past + seen) for rows, seen in rows_and_seen)
     assert expected == scores(operations, head_width=7)
@@ -228,38 +195,28 @@ def test_scores_in_the_future_of_a_tile_are_never_computed(
 
 
 def test_its_own_tile_skips_the_future_too(draw: Draw, recorded: Recorded) -> None:
-    """By default it takes 64 queries at a time."""
     with recorded() as operations:
         tiled_attention(draw(1, 1, 261, 7), draw(1, 1, 261, 7), draw(1, 1, 261, 7))
-    expected = 64 * (64 + 128 + 192 + 256) + 5 * 261
-    assert expected == scores(operations, head_width=7)
+    assert scores(operations, head_width=7) == 64 * (64 + 128 + 192 + 256) + 5 * 261
 
 
 def test_plain_computes_the_whole_square(draw: Draw, recorded: Recorded) -> None:
-    """Counted alike, the plain kernel computes every score."""
     with recorded() as operations:
-        plain_attention(draw(2, 3, 17, 7), draw(2, 3, 17, 7), draw(2, 3, 17, 7))
-    expected = 2 * 3 * 17 * 17
-    assert expected == scores(operations, head_width=7)
+        plain_attention(*projections(draw, 17))
+    assert scores(operations, head_width=7) == 2 * 3 * 17 * 17
 
 
 @pytest.fixture(params=[1, 2, 5, 64, 65], ids=lambda time: f"time_k={time}")
-def single(request: pytest.FixtureRequest, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a query, keys and values, with clearly different scores."""
+def single(request: pytest.FixtureRequest, draw: Draw) -> Projections:
     time_k = request.param
     return 3 * draw(2, 3, 1, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
 
 
-def test_single_query_equals_plain(
-    single: tuple[Tensor, Tensor, Tensor], assert_same: Same
-) -> None:
-    """At any number of keys, one included."""
+def test_single_query_equals_plain(single: Projections, assert_same: Same) -> None:
     assert_same(plain_attention(*single), single_query_attention(*single))
 
 
-def test_single_query_hides_padding_and_never_its_own_key(
-    single: tuple[Tensor, Tensor, Tensor], assert_same: Same
-) -> None:
+def test_single_query_hides_other_padding(single: Projections, assert_same: Same) -> None:
     """The first row's padding is hidden; the second row is nothing but padding."""
     mask = torch.ones(2, single[1].shape[-2], dtype=torch.bool)
     mask[0, ::2] = False
@@ -268,15 +225,11 @@ def test_single_query_hides_padding_and_never_its_own_key(
 
 
 def test_single_query_survives_the_largest_scores(draw: Draw) -> None:
-    """Scores beyond the exponential's range give finite weights."""
     query, key, value = 1e3 * draw(2, 3, 1, 7), 1e3 * draw(2, 3, 5, 7), draw(2, 3, 5, 7)
     assert bool(single_query_attention(query, key, value).isfinite().all())
 
 
-def test_single_query_reads_views_of_a_larger_buffer(
-    single: tuple[Tensor, Tensor, Tensor], draw: Draw, assert_same: Same
-) -> None:
-    """Keys that are a view of a larger buffer give the same result."""
+def test_single_query_reads_views(single: Projections, draw: Draw, assert_same: Same) -> None:
     query, key, value = single
     buffers = draw(2, 2, 3, 70, 7)
     buffers[0, :, :, : key.shape[2]], buffers[1, :, :, : key.shape[2]] = key, value
@@ -284,19 +237,14 @@ def test_single_query_reads_views_of_a_larger_buffer(
     assert_same(single_query_attention(query, key, value), single_query_attention(query, *views))
 
 
-def test_tiled_uses_single_query_without_gradients(
-    single: tuple[Tensor, Tensor, Tensor], assert_same: Same
-) -> None:
-    """Without gradients the results are bitwise equal; with gradients the values are."""
+def test_tiled_uses_single_query_without_gradients(single: Projections, assert_same: Same) -> None:
     with torch.no_grad():
         assert torch.equal(single_query_attention(*single), tiled_attention(*single))
     assert_same(single_query_attention(*single), tiled_attention(*single))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_single_query_computes_in_float32_for_half_precision(
-    dtype: torch.dtype, draw: Draw
-) -> None:
+def test_single_query_of_half_precision_uses_float32(dtype: torch.dtype, draw: Draw) -> None:
     """Scores are not rounded to half: the context is that of float32, rounded once."""
     query, key, value = (
         x.to(dtype) for x in (draw(2, 3, 1, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))

@@ -1,9 +1,8 @@
 """A process that compiles the Triton kernels for an H200, on a machine without one.
 
-It stands in for the driver, so that Triton asks no GPU, and for the launch, so that nothing is
-started; the arguments are those of a real call. Its own argument is a job in JSON: dtype, width,
-whether masked, chance of dropout, and the tiles or null. It prints, for each kernel, what the
-compiler made of it.
+It replaces the driver, so that Triton needs no GPU, and the launch, so that nothing is started; the
+arguments are those of a real call. Its own argument is a job in JSON: dtype, width, whether masked,
+chance of dropout, and the tiles or null. It prints the compiler's figures for each kernel.
 """
 
 import json
@@ -29,7 +28,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 
 
 def stack(cubin: bytes) -> int:
-    """Return the bytes of stack that a thread needs: what did not fit into registers."""
+    """Return the bytes of stack that a thread needs because its registers do not suffice."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -46,8 +45,6 @@ class OnlyCompiled:
         self.kernel, self.made = kernel, made
 
     def __getitem__(self, grid: tuple[int, int, int]) -> Any:  # noqa: ANN401 - a launcher
-        """Return the stand-in of a launcher."""
-
         def compile_for(*arguments: object, **named: object) -> None:
             compiled = self.kernel.run(*arguments, grid=grid, warmup=True, **named)
             ptx = compiled.asm["ptx"]
@@ -62,7 +59,6 @@ class OnlyCompiled:
 
 
 def projections(job: dict[str, Any]) -> list[Tensor]:
-    """Return queries, keys and values as the model has them: views of one projection."""
     width, heads = job["width"], 12
     joined = torch.zeros(1, 512, 3 * heads * width, dtype=getattr(torch, job["dtype"]))
     views = [split_heads(part, heads).requires_grad_() for part in joined.chunk(3, dim=-1)]
@@ -72,7 +68,6 @@ def projections(job: dict[str, Any]) -> list[Tensor]:
 
 
 def main() -> None:
-    """Compile the three kernels for the job."""
     job = json.loads(sys.argv[1])
     made: dict[str, object] = {}
     launch, plans = triton_attention.launch, triton_attention.PLANS

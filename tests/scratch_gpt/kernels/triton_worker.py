@@ -62,7 +62,7 @@ class Patched:
         self.patch, self.done = patch, set()
 
     def __call__(self, function: Any) -> "Patched":  # noqa: ANN401 - whatever Triton wraps
-        """Patch what the function's module sees, once: for every call it costs most of the time."""
+        """Patch the function's module once: at every call, patching would take most of the time."""
         module = function.__globals__["__name__"]
         if module not in self.done:
             self.done.add(module)
@@ -82,7 +82,6 @@ def tiled_plans(kernel: ModuleType, tiles: tuple[int, int] | None) -> dict[torch
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Return the context, the gradients, and the shapes of what was kept for the way back."""
     package = job["package"]
     importlib.invalidate_caches()
     kernel = importlib.import_module(f"{package}.triton_attention")
@@ -107,7 +106,6 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer jobs until there are no more."""
     torch.set_num_threads(1)
     interpreter._patch_lang = Patched(interpreter._patch_lang)
     BUILDER.cast_impl = rounding_bfloat16(BUILDER.cast_impl)
@@ -122,7 +120,7 @@ def main() -> None:
             return
         try:
             answer = run(job)
-        except Exception as error:  # noqa: BLE001 - the test is told, whatever it is
+        except Exception as error:  # noqa: BLE001 - any error is sent to the test
             answer = {"error": f"{type(error).__name__}: {error}"}
         pickle.dump(answer, sys.stdout.buffer)
         sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""What the tokenizer's tests share: strings of every kind, Hugging Face's tokenizer, and ours."""
+"""Fixtures of the tokenizer's tests: strings of every kind, Hugging Face's tokenizer, and ours."""
 
 import json
 import os
@@ -12,8 +12,9 @@ import jaxtyping
 import pytest
 
 from scratch_gpt import Tokenizer
+from scratch_gpt.tokenizer.vocabulary import PAIRS_OF_FILES
 
-if TYPE_CHECKING:  # tests without a witness run where transformers is not installed
+if TYPE_CHECKING:  # most tests run without transformers
     from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
 Draw = Callable[[random.Random], str]
@@ -23,17 +24,16 @@ SPECIAL = (
     *("\u00ad", "\u200b", "\u200d", "\u2028", "\u3000", "\ufeff", "\ufffd", "\U0010ffff"),
     *("İ", "ı", "ß", "ẞ", "Σ", "ς", "ΑΣ", "ﬁ", "Ǆ", "K", "Å"),  # noqa: RUF001
 )
-"""Tokens and parts of them, what is removed, what is white, and letters with a strange case."""
+"""Tokens and their parts, removed characters, white space, and letters with a special case."""
 
 MOVABLE = (
     *("\u08d4", "\u1b44", "\u302e", "\u302f", "\ua953", "\U0001d165", "\U0001d16d", "\U0001d15e"),
     *("\U0001d160", "\U0001d1bf", "\U00011446", "\U0001e000", "\U0001e94a", "\u0e48"),
 )
-"""Marks that trade places and are seen to, because they are not removed; most are."""
+"""Marks whose reordering has a visible effect, because they are not removed as accents."""
 
 
 def _of(*ranges: tuple[int, int]) -> Draw:
-    """Return what draws a character from one of several ranges, both ends included."""
     return lambda source: chr(source.randint(*source.choice(ranges)))
 
 
@@ -62,7 +62,7 @@ KINDS: tuple[Draw, ...] = (
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """Leave annotations unchecked: for the test that calls a function for every character."""
+    """Leave annotations unchecked, in a test that calls a function for every character."""
     jaxtyping.config.update("jaxtyping_disable", "1")
     yield
     jaxtyping.config.update("jaxtyping_disable", "0")
@@ -86,13 +86,11 @@ def drawn_texts() -> Callable[[int, int], list[str]]:
 
 @pytest.fixture(scope="session")
 def huggingface() -> Callable[[Path], "HuggingFaceTokenizer"]:
-    """Return a function that gives Hugging Face's tokenizer of a folder of either's names."""
+    """Return a function that gives Hugging Face's tokenizer of a folder's two files."""
     from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
     def build(folder: Path) -> "HuggingFaceTokenizer":
-        names = ("vocab.json", "merges.txt")
-        if not (folder / names[0]).exists():
-            names = ("encoder_bpe_40000.json", "vocab_40000.bpe")
+        names = next(pair for pair in PAIRS_OF_FILES if (folder / pair[0]).exists())
         vocabulary, merges = (folder / name for name in names)
         size = len(json.loads(vocabulary.read_text(encoding="utf-8")))
         return HuggingFaceTokenizer(vocabulary, merges, size=size)
@@ -111,21 +109,16 @@ def released() -> Path:
 
 @pytest.fixture(scope="session")
 def ours(small_vocabulary: Path) -> Tokenizer:
-    """Return our tokenizer of the small vocabulary."""
     return Tokenizer.from_pretrained(small_vocabulary)
 
 
 @pytest.fixture(scope="session")
-def theirs(
-    small_vocabulary: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"]
-) -> "HuggingFaceTokenizer":
-    """Return Hugging Face's tokenizer of the small vocabulary."""
+def theirs(small_vocabulary: Path, huggingface: Callable) -> "HuggingFaceTokenizer":
     return huggingface(small_vocabulary)
 
 
 @pytest.fixture(scope="session")
 def rust() -> ModuleType:
-    """Return what asks the Rust tokenizer about single characters."""
     from reference import huggingface_tokenizer
 
     return huggingface_tokenizer

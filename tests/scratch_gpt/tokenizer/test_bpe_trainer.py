@@ -1,10 +1,9 @@
-"""Learning a vocabulary: the definition, the order of ids, what Hugging Face makes of it."""
+"""Training a vocabulary: the definition, the order of ids, Hugging Face's reading of it."""
 
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +11,6 @@ from scratch_gpt import Tokenizer
 from scratch_gpt.tokenizer.bpe import END
 from scratch_gpt.tokenizer.bpe_trainer import train_merges
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, pretokenizer_named
-
-if TYPE_CHECKING:
-    from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
 
 def by_definition(words: Mapping[str, int], merges: int) -> list[tuple[str, str]]:
@@ -43,7 +39,6 @@ def by_definition(words: Mapping[str, int], merges: int) -> list[tuple[str, str]
 
 @pytest.fixture(scope="module")
 def counts(small_text: str) -> Counter[str]:
-    """Return how often each word of the page occurs."""
     return Counter(pretokenizer_named("huggingface").words(small_text))
 
 
@@ -58,27 +53,23 @@ CORPORA = {
 
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_corpora_by_hand(corpus: str) -> None:
-    """Pairs that overlap, that come back, that are too few."""
     words = CORPORA[corpus]
     assert tuple(by_definition(words, 50)) == train_merges(words, merges=50).merges
 
 
 def test_a_page_of_english(counts: Counter[str]) -> None:
-    """Counting what changed gives the merges that counting everything gives."""
     expected = by_definition(counts, 120)
     assert len(expected) == 120
     assert tuple(expected) == train_merges(counts, merges=120).merges
 
 
 def test_another_count_gives_other_merges(counts: Counter[str]) -> None:
-    """One word forgotten shows."""
     less = dict(counts)
     del less["the"]
     assert tuple(by_definition(less, 120)) != train_merges(counts, merges=120).merges
 
 
 def test_the_order_of_the_words_does_not_matter(counts: Counter[str]) -> None:
-    """Nor does anything else that is not a count."""
     turned = dict(sorted(counts.items(), reverse=True))
     assert train_merges(counts, merges=200) == train_merges(turned, merges=200)
 
@@ -101,21 +92,16 @@ def test_nothing_makes_the_unknown_token_or_holds_white_space() -> None:
 
 
 def test_progress_counts_the_merges() -> None:
-    """Once after each."""
-    told: list[int] = []
-    train_merges({"abcd": 2}, merges=2, progress=told.append)
-    assert told == [1, 2]
+    steps: list[int] = []
+    train_merges({"abcd": 2}, merges=2, progress=steps.append)
+    assert steps == [1, 2]
 
 
 @pytest.mark.reference
 @pytest.mark.usefixtures("unchecked")
-def test_hugging_face_loads_what_was_learned(
-    tmp_path: Path,
-    small_text: str,
-    huggingface: Callable[[Path], "HuggingFaceTokenizer"],
-    drawn_texts: Callable[[int, int], list[str]],
+def test_hugging_face_loads_a_trained_vocabulary(
+    tmp_path: Path, small_text: str, huggingface: Callable, drawn_texts: Callable
 ) -> None:
-    """A vocabulary learned from strings of every kind encodes other ones alike in both."""
     ours = Tokenizer.train([small_text, *drawn_texts(3, 400), *drawn_texts(3, 400)], merges=900)
     ours.save_pretrained(tmp_path / "learned")
     theirs = huggingface(tmp_path / "learned")

@@ -1,6 +1,5 @@
-"""The original splitting: ids that were published, its quirks one by one, what it needs."""
+"""The pretokenizer `original`: published ids, its peculiarities, missing packages."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -24,30 +23,16 @@ ROWS = [row for row in PUBLISHED if row.original is not None]
 
 @pytest.fixture(scope="module")
 def pretokenizer() -> OriginalPretokenizer:
-    """Return the splitting; spaCy is imported once."""
     return OriginalPretokenizer()
 
 
-@pytest.fixture(scope="module")
-def released() -> Path:
-    """Return the folder of the released vocabulary, or skip."""
-    folder = os.environ.get("GPT1_VOCABULARY")
-    if not folder:
-        pytest.skip("not run: GPT1_VOCABULARY does not name the released vocabulary's folder")
-    return Path(folder)
-
-
-def test_every_published_id_is_met(released: Path) -> None:
-    """All 52 strings of which the original ids are known give them."""
+def test_the_released_vocabulary_gives_every_published_id(released: Path) -> None:
     tokenizer = Tokenizer.from_pretrained(released, pretokenizer="original")
     assert len(ROWS) == 52
-    assert {row.text: row.original for row in ROWS} == {
-        row.text: tokenizer.encode(row.text) for row in ROWS
-    }
+    assert [row.original for row in ROWS] == tokenizer.encode_batch(row.text for row in ROWS)
 
 
-def test_the_other_splitting_gives_other_ids(released: Path) -> None:
-    """At most one of those strings has the same ids with `huggingface`."""
+def test_the_other_pretokenizer_gives_other_ids(released: Path) -> None:
     tokenizer = Tokenizer.from_pretrained(released)
     same = [row.text for row in ROWS if tokenizer.encode(row.text) == row.original]
     assert len(same) <= 1
@@ -75,7 +60,6 @@ PREPARED = {
 
 @pytest.mark.parametrize("case", PREPARED)
 def test_text_is_standardized(case: str) -> None:
-    """Marks of the release's list are padded, spaces single, newlines kept."""
     text, expected = PREPARED[case]
     assert expected == standardize(text)
 
@@ -98,8 +82,8 @@ def test_words_are_spacys_in_lower_case(case: str, pretokenizer: OriginalPretoke
     assert expected == pretokenizer.words(text)
 
 
-def test_places_are_of_the_standardized_text(pretokenizer: OriginalPretokenizer) -> None:
-    """Each character's place is where it is in that text; two may come from one."""
+def test_offsets_are_of_the_standardized_text(pretokenizer: OriginalPretokenizer) -> None:
+    """Two characters may come from one position."""
     text = "“İa” ΟΔΟΣ\n\nx"
     assert pretokenizer.standardized(text) == '" İa " ΟΔΟΣ \n x'
     expected = [
@@ -114,20 +98,14 @@ def test_places_are_of_the_standardized_text(pretokenizer: OriginalPretokenizer)
 
 
 def test_words_are_the_transcriptions(pretokenizer: OriginalPretokenizer) -> None:
-    """On every string with published ids, located or not, the words are the reference's."""
     split = english_tokenizer()
-    spelled = {
-        row.text: [word.lower().removesuffix(" ") for word in split(prepare_text(row.text))]
-        for row in PUBLISHED
-    }
-    assert spelled == {row.text: pretokenizer.words(row.text) for row in PUBLISHED}
-    assert spelled == {
-        row.text: [word.text for word in pretokenizer.located(row.text)] for row in PUBLISHED
-    }
+    for row in PUBLISHED:
+        expected = [word.lower().removesuffix(" ") for word in split(prepare_text(row.text))]
+        assert expected == pretokenizer.words(row.text)
+        assert expected == [word.text for word in pretokenizer.located(row.text)]
 
 
 def test_a_vocabulary_of_ones_own_is_merged_alike(small_vocabulary: Path, small_text: str) -> None:
-    """Over a page of English the ids are those of the release's slow way."""
     ours = Tokenizer.from_pretrained(small_vocabulary, pretokenizer="original")
     theirs = OriginalTokenizer(small_vocabulary / "vocab.json", small_vocabulary / "merges.txt")
     found = ours.encode(small_text)
@@ -137,18 +115,17 @@ def test_a_vocabulary_of_ones_own_is_merged_alike(small_vocabulary: Path, small_
 
 @pytest.mark.parametrize("package", ["ftfy", "spacy"])
 def test_a_missing_package_is_told(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the environment's fault, code 5, with the line that installs both."""
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     original._rules.cache_clear()
     with pytest.raises(MissingExtraError) as missing:
         pretokenizer_named("original")
-    told = as_cli_error(missing.value)
+    error = as_cli_error(missing.value)
     expected = (5, True, "pip install 'gpt1-parity[original-text]'")
-    assert expected == (told.exit_code, package in told.what, told.fix)
+    assert expected == (error.exit_code, package in error.what, error.fix)
 
 
 def test_long_runs_of_spaces_are_cheap() -> None:
-    """A run of spaces is looked at once, whatever it lacks: the release's own takes n squared."""
+    """The release's own pattern takes quadratic time."""
     assert standardize("a" + " " * 300_000 + "b") == "a b"

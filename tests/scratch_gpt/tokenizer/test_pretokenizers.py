@@ -1,4 +1,4 @@
-"""The splitting `huggingface` and Hugging Face's tokenizer: words, ids, places and decoded text."""
+"""The pretokenizer `huggingface` and Hugging Face's: words, ids, offsets and decoded text."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from scratch_gpt.tokenizer.unicode import Ranges
 if TYPE_CHECKING:
     from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
-Draw = Callable[[int, int], list[str]]
 
 BY_HAND = (
     *("", " ", "\n\n", "\x00", "\ufeff", "A", "don't", "a\u200bb", "a\u00adb", "x\u0301y", "É"),
@@ -36,7 +35,7 @@ BY_HAND = (
 
 
 def differences(texts: list[str], ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> list[str]:
-    """Return the texts of which anything differs: words, ids, places or decoded text."""
+    """Return the texts of which words, ids, offsets or decoded text differ."""
     pretokenizer = HuggingFacePretokenizer()
     found = []
     for text, expected in zip(texts, theirs.encode_batch(texts), strict=True):
@@ -57,14 +56,14 @@ def differences(texts: list[str], ours: Tokenizer, theirs: "HuggingFaceTokenizer
 
 @pytest.mark.reference
 def test_strings_by_hand(ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> None:
-    """What people and attackers write."""
     assert not differences(list(BY_HAND), ours, theirs)
 
 
 @pytest.mark.reference
 @pytest.mark.usefixtures("unchecked")
-def test_drawn_strings(ours: Tokenizer, theirs: "HuggingFaceTokenizer", drawn_texts: Draw) -> None:
-    """Strings of characters of every plane and kind."""
+def test_drawn_strings(
+    ours: Tokenizer, theirs: "HuggingFaceTokenizer", drawn_texts: Callable
+) -> None:
     assert not differences(drawn_texts(1, 2_000), ours, theirs)
 
 
@@ -72,9 +71,8 @@ def test_drawn_strings(ours: Tokenizer, theirs: "HuggingFaceTokenizer", drawn_te
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_twenty_thousand_drawn_strings(
-    released: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"], drawn_texts: Draw
+    released: Path, huggingface: Callable, drawn_texts: Callable
 ) -> None:
-    """None differs with the released vocabulary either."""
     ours, theirs = Tokenizer.from_pretrained(released), huggingface(released)
     assert not differences(drawn_texts(2, 20_000), ours, theirs)
 
@@ -83,9 +81,8 @@ def test_twenty_thousand_drawn_strings(
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_a_megabyte_in_one_piece(
-    small_text: str, ours: Tokenizer, theirs: "HuggingFaceTokenizer", drawn_texts: Draw
+    small_text: str, ours: Tokenizer, theirs: "HuggingFaceTokenizer", drawn_texts: Callable
 ) -> None:
-    """A page of English between drawn strings, again and again until it is a megabyte."""
     pieces = (f"{small_text}\n{' '.join(drawn_texts(seed, 40))}\n" for seed in range(10_000))
     text = ""
     while len(text.encode()) < 1_000_000:
@@ -108,24 +105,20 @@ BROKEN = {
 @pytest.mark.reference
 @pytest.mark.parametrize("broken", BROKEN)
 def test_each_table_is_needed(
-    broken: str,
-    ours: Tokenizer,
-    theirs: "HuggingFaceTokenizer",
-    monkeypatch: pytest.MonkeyPatch,
+    broken: str, ours: Tokenizer, theirs: "HuggingFaceTokenizer", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without one of them the comparison finds the text that shows it."""
+    """The comparison finds a missing table by the text beside it."""
     table, text = BROKEN[broken]
     assert not differences([text], Tokenizer(ours.vocabulary), theirs)
     whole = unicode.character_classes()
     empty = {} if isinstance(getattr(whole, table), dict) else Ranges([])
-    lame = dataclasses.replace(whole, **{table: empty})
-    for module in (pretokenizers, pretokenizers, unicode):
-        monkeypatch.setattr(module, "character_classes", lambda: lame)
+    wrong = dataclasses.replace(whole, **{table: empty})
+    for module in (pretokenizers, unicode):
+        monkeypatch.setattr(module, "character_classes", lambda: wrong)
     assert differences([text], Tokenizer(ours.vocabulary), theirs) == [text]
 
 
 def test_a_movable_mark_costs_its_word_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is normalized the slow way is what stands between two spaces with the mark."""
     slow = []
     normalized = pretokenizers.normalize_text
 

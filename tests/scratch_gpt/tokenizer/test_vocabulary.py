@@ -1,41 +1,40 @@
-"""A vocabulary's folder: which files are read, what else may stand there, what is written."""
+"""Vocabularies in files: the formats that are read, what is rejected, what is written."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from scratch_gpt import Tokenizer
-from scratch_gpt.errors import CheckpointError, OccupiedError
-from scratch_gpt.tokenizer import vocabulary as vocabulary_files
+from scratch_gpt.errors import CheckpointError, OccupiedError, TokenizerError
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS
-from scratch_gpt.tokenizer.vocabulary import Vocabulary
+from scratch_gpt.tokenizer.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 
 if TYPE_CHECKING:
     from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
 OPENAI = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
+SMALL = Vocabulary(("<unk>", "a", "b", "a</w>", "b</w>", "ab</w>", "é"), (("a", "b</w>"),))
 
 
 @pytest.fixture
 def folder(small_vocabulary: Path, tmp_path: Path) -> Path:
-    """Return a folder of the small vocabulary that may be spoiled."""
     return shutil.copytree(small_vocabulary, tmp_path / "copy")
 
 
-def refused(folder: Path) -> CheckpointError:
-    """Return why the folder's vocabulary is not taken."""
+def rejection(folder: Path) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
-        vocabulary_files.read_vocabulary(folder)
+        read_vocabulary(folder)
+    assert caught.value.fix
     return caught.value
 
 
 def by_class_name(folder: Path, text: str) -> list[int]:
-    """Return the ids of Hugging Face's class that is told by the folder which class it is."""
+    """Return the ids of the class that Hugging Face chooses by the folder's config."""
     from transformers import AutoTokenizer
 
     from reference.huggingface import quiet
@@ -46,16 +45,13 @@ def by_class_name(folder: Path, text: str) -> list[int]:
 
 
 def test_the_names_of_the_release_are_read(folder: Path, ours: Tokenizer) -> None:
-    """The bytes are the same."""
     for name, openai in OPENAI.items():
         (folder / name).rename(folder / openai)
     assert Tokenizer.from_pretrained(folder).digest == ours.digest
 
 
 @pytest.mark.reference
-def test_what_hugging_face_saves_is_read(
-    folder: Path, ours: Tokenizer, theirs: "HuggingFaceTokenizer"
-) -> None:
+def test_hugging_faces_files(folder: Path, ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> None:
     """Version 5 writes a single file, 4 also the two; the single file alone is enough."""
     saved = folder / "theirs"
     theirs.tokenizer.save_pretrained(saved)
@@ -65,20 +61,18 @@ def test_what_hugging_face_saves_is_read(
     assert Tokenizer.from_pretrained(saved).vocabulary == ours.vocabulary
 
 
-def test_half_a_vocabulary_is_told(folder: Path) -> None:
-    """With what there is and what there should be."""
+def test_half_a_vocabulary_is_rejected(folder: Path) -> None:
     (folder / "merges.txt").unlink()
-    error = refused(folder)
+    error = rejection(folder)
     assert error.what == "the folder holds only vocab.json"
     assert (error.where, "merges.txt" in error.fix) == (str(folder), True)
 
 
 @pytest.mark.parametrize("name", ["empty", "absent", "file"])
-def test_no_vocabulary_is_told(name: str, tmp_path: Path) -> None:
-    """In a folder without one, where there is no folder, and in what is none."""
+def test_a_missing_vocabulary_is_rejected(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    assert refused(tmp_path / name).what == "the folder holds no vocabulary"
+    assert rejection(tmp_path / name).what == "the folder holds no vocabulary"
 
 
 Spoil = Callable[[Path], None]
@@ -86,67 +80,54 @@ ODD: dict[str, tuple[Spoil, str]] = {
     "a link to nothing": (lambda path: path.symlink_to("nowhere"), "it is a link to a file that"),
     "a pipe": (os.mkfifo, "it is a named pipe, not a file"),
     "a folder": (Path.mkdir, "it is a folder, not a file"),
-    "a huge file": (lambda path: os.truncate(_touched(path), 1 << 40), "it has more than"),
+    "a huge file": (lambda path: os.truncate(touched(path), 1 << 40), "it has more than"),
 }
 
 
-def _touched(path: Path) -> Path:
+def touched(path: Path) -> Path:
     path.touch()
     return path
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
 @pytest.mark.parametrize("case", ODD)
-def test_what_is_no_file_is_refused_at_once(case: str, name: str, folder: Path) -> None:
-    """Nobody waits for a pipe's writer, and no terabyte is read."""
+def test_what_is_no_file_is_rejected_at_once(case: str, name: str, folder: Path) -> None:
     spoil, message = ODD[case]
     (folder / name).unlink()
     spoil(folder / name)
-    error = refused(folder)
+    error = rejection(folder)
     assert message in error.what
     assert error.where == str(folder / name)
 
 
 @pytest.mark.reference
 def test_what_is_written_is_read_alike_everywhere(
-    folder: Path, huggingface: Callable[[Path], "HuggingFaceTokenizer"], small_text: str
+    tmp_path: Path, ours: Tokenizer, huggingface: Callable, small_text: str
 ) -> None:
-    """By us, by Hugging Face's class and by the one that is told which class it is."""
-    ours = Tokenizer.from_pretrained(folder)
-    ours.save_pretrained(folder.parent / "saved")
+    ours.save_pretrained(tmp_path)
     expected = ours.encode(small_text)
-    assert Tokenizer.from_pretrained(folder.parent / "saved").encode(small_text) == expected
-    (theirs,) = huggingface(folder.parent / "saved").encode_batch([small_text])
+    assert Tokenizer.from_pretrained(tmp_path).encode(small_text) == expected
+    (theirs,) = huggingface(tmp_path).encode_batch([small_text])
     assert list(theirs.ids) == expected
-    assert by_class_name(folder.parent / "saved", small_text) == expected
+    assert by_class_name(tmp_path, small_text) == expected
 
 
-def test_the_same_vocabulary_is_the_same_bytes(folder: Path) -> None:
-    """Written again, every file is what it was, and tokens are readable in it."""
-    vocabulary = Vocabulary(("<unk>", "é", "é</w>"), ())
-    vocabulary_files.write_vocabulary(folder.parent / "one", vocabulary)
-    vocabulary_files.write_vocabulary(
-        folder.parent / "two", vocabulary_files.read_vocabulary(folder.parent / "one")
-    )
+def test_the_same_vocabulary_is_the_same_bytes(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_vocabulary(one, Vocabulary(("<unk>", "é", "é</w>"), ()))
+    write_vocabulary(two, read_vocabulary(one))
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
-        one, two = ((folder.parent / each / name).read_bytes() for each in ("one", "two"))
-        assert one == two
-    text = (folder.parent / "one" / "vocab.json").read_text(encoding="utf-8")
-    assert text == '{"<unk>": 0, "é": 1, "é</w>": 2}'
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert (one / "vocab.json").read_text("utf-8") == '{"<unk>": 0, "é": 1, "é</w>": 2}'
 
 
 @pytest.mark.reference
 @pytest.mark.parametrize("pretokenizer", ["huggingface", "original"])
-def test_the_splitting_comes_back(
-    pretokenizer: str,
-    folder: Path,
-    huggingface: Callable[[Path], "HuggingFaceTokenizer"],
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_pretokenizer_is_saved_and_read(
+    pretokenizer: str, folder: Path, huggingface: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it was saved, unless another is asked for; Hugging Face loads the folder all the same."""
-    monkeypatch.setitem(
-        PRETOKENIZERS, "original", PRETOKENIZERS["huggingface"]
-    )  # needs no ftfy and no spaCy
+    # The real one needs ftfy and spaCy.
+    monkeypatch.setitem(PRETOKENIZERS, "original", PRETOKENIZERS["huggingface"])
     saved, right = folder.parent / "saved", Tokenizer.from_pretrained(folder)
     Tokenizer(right.vocabulary, pretokenizer=pretokenizer).save_pretrained(saved)
     assert Tokenizer.from_pretrained(saved).pretokenizer == pretokenizer
@@ -160,38 +141,32 @@ def test_the_splitting_comes_back(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            '{"pretokenizer": "spaces"}',
-            "is 'spaces', and not 'huggingface' or 'original'",
-        ),
+        ('{"pretokenizer": "spaces"}', "is 'spaces', and not 'huggingface' or 'original'"),
         ('{"pretokenizer": []}', "its pretokenizer is [], and not"),
         ("[]", "it holds [], not an object"),
         ("{", "it is not sound JSON"),
     ],
 )
-def test_a_splitting_that_is_none_is_refused(text: str, message: str, folder: Path) -> None:
-    """With the file; a splitting that is asked for needs no file to name it."""
+def test_an_unknown_pretokenizer_is_rejected(text: str, message: str, folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError) as caught:
         Tokenizer.from_pretrained(folder)
     assert (message in caught.value.what, caught.value.where) == (True, str(path))
-    assert (
-        Tokenizer.from_pretrained(folder, pretokenizer="huggingface").pretokenizer == "huggingface"
-    )
+    given = Tokenizer.from_pretrained(folder, pretokenizer="huggingface")
+    assert given.pretokenizer == "huggingface"
     path.write_text("{}", encoding="utf-8")
     assert Tokenizer.from_pretrained(folder).pretokenizer == "huggingface"
 
 
 def test_other_files_stay(folder: Path) -> None:
-    """A model's config and weights lie beside it."""
     (folder / "config.json").write_text("{}", encoding="utf-8")
     Tokenizer.from_pretrained(folder).save_pretrained(folder)
     assert (folder / "config.json").read_text(encoding="utf-8") == "{}"
 
 
 def test_nothing_is_written_beside_a_file_that_would_be_read_instead(folder: Path) -> None:
-    """Hugging Face prefers `tokenizer.json`: it would be another vocabulary's."""
+    """Hugging Face prefers `tokenizer.json`, which would be another vocabulary's."""
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     with pytest.raises(OccupiedError, match="would be read instead"):
@@ -200,7 +175,6 @@ def test_nothing_is_written_beside_a_file_that_would_be_read_instead(folder: Pat
 
 
 def test_the_digest_is_of_tokens_ids_and_merges() -> None:
-    """Any of them changed changes it; the file they came from does not."""
     tokens, merges = ("<unk>", "a", "b", "ab", "ba"), (("a", "b"), ("b", "a"))
     others = [
         Vocabulary(("<unk>", "b", "a", "ab", "ba"), merges),
@@ -211,3 +185,157 @@ def test_the_digest_is_of_tokens_ids_and_merges() -> None:
     digests = {Vocabulary(tokens, merges).digest, *(other.digest for other in others)}
     assert len(digests) == 1 + len(others)
     assert json.dumps(sorted(digests)).isascii()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    write_vocabulary(tmp_path / "vocabulary", SMALL)
+    return tmp_path / "vocabulary"
+
+
+def edited(**changes: object) -> bytes:
+    """Return a vocabulary's JSON with some ids changed, added, or with `()` removed."""
+    ids = SMALL.ids | changes
+    return json.dumps({token: number for token, number in ids.items() if number != ()}).encode()
+
+
+UNSOUND_IDS: dict[str, tuple[bytes, str]] = {
+    "two tokens of one id": (edited(b=1), "'a' and 'b' both have the id 1"),
+    "a gap": (edited(b=90), "'b' has the id 90, of 7 tokens"),
+    "a negative id": (edited(b=-1), "'b' has the id -1, of 7 tokens"),
+    "no unknown token": (edited(**{"<unk>": (), "c": 0}), "it has no token <unk>"),
+    "an id that is a text": (edited(b="2"), "the id of 'b' is '2', not an integer"),
+    "an id that is a truth value": (edited(a=True), "the id of 'a' is True, not an integer"),
+    "an id that is a fraction": (edited(b=2.0), "the id of 'b' is 2.0, not an integer"),
+    "an id that is nothing": (edited(b=None), "the id of 'b' is None, not an integer"),
+    "a list": (b'["<unk>", "a"]', "it holds ['<unk>', 'a'], not an object"),
+    "a key that is no string": (b'{"<unk>": 0, 1: "a"}', "it is not sound JSON"),
+    "a token twice": (b'{"<unk>": 0, "a": 1, "a": 2}', "the key 'a' occurs twice"),
+    "a surrogate": (edited(**{"b": (), "\ud800": 2}), r"the token '\ud800' is not valid Unicode"),
+    "infinity": (b'{"<unk>": Infinity}', "Infinity is not JSON"),
+    "not UTF-8": (b'{"<unk>": 0, "\xff": 1}', "it is not sound JSON"),
+    "a byte order mark": (b"\xef\xbb\xbf" + edited(), "it is not sound JSON"),
+    "cut off": (edited()[:-9], "it is not sound JSON"),
+    "empty": (b"", "it is not sound JSON"),
+    "nested too deeply": (b"[" * 100_000, "it is nested too deeply"),
+    "a number too long to read": (b'{"<unk>": ' + b"9" * 5_000 + b"}", "it is not sound JSON"),
+}
+
+UNSOUND_MERGES: dict[str, tuple[bytes, str]] = {
+    "no header": (b"a b</w>\n", "its first line is 'a b</w>', not '#version: 0.2'"),
+    "two headers": (b"#version: 0.2\n#version: 0.2\na b</w>\n", "needs the token '#version:'"),
+    "a byte order mark": (b"\xef\xbb\xbf#version: 0.2\na b</w>\n", r"its first line is '\ufeff#"),
+    "lines of Windows": (b"#version: 0.2\r\na b</w>\r\n", "it has carriage returns"),
+    "a blank line": (b"#version: 0.2\n\na b</w>\n", "merge 1 is '', not two tokens"),
+    "two blank lines at the end": (b"#version: 0.2\na b</w>\n\n\n", "merge 2 is ''"),
+    "one part": (b"#version: 0.2\nab</w>\n", "merge 1 is 'ab</w>', not two tokens"),
+    "three parts": (b"#version: 0.2\na b c\n", "merge 1 is 'a b c', not two tokens"),
+    "an empty part": (b"#version: 0.2\na \n", "merge 1 is 'a ', not two tokens"),
+    "a part that is no token": (b"#version: 0.2\nx b</w>\n", "needs the token 'x'"),
+    "a product that is no token": (b"#version: 0.2\na b\n", "needs the token 'ab'"),
+    "a merge twice": (b"#version: 0.2\na b</w>\na b</w>\n", "merge 2, 'a b</w>', is merge 1 again"),
+    "the unknown token": (b"#version: 0.2\n<unk> a\n", "is of <unk>, which has no characters"),
+    "not UTF-8": (b"#version: 0.2\na \xff\n", "it is not UTF-8 at byte 16"),
+    "empty": (b"", "its first line is '', not '#version: 0.2'"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [*(("vocab.json", case) for case in UNSOUND_IDS), *(("merges.txt", c) for c in UNSOUND_MERGES)],
+)
+def test_unsound_files_are_rejected(name: str, case: str, tiny: Path) -> None:
+    text, message = (UNSOUND_IDS if name == "vocab.json" else UNSOUND_MERGES)[case]
+    (tiny / name).write_bytes(text)
+    error = rejection(tiny)
+    assert isinstance(error, TokenizerError)
+    assert message in error.what
+    assert error.where == str(tiny / name)
+
+
+def test_the_last_line_needs_no_line_break(tiny: Path) -> None:
+    (tiny / "merges.txt").write_bytes(b"#version: 0.2\na b</w>")
+    assert read_vocabulary(tiny) == SMALL
+
+
+AROUND, MISSING = ("added_tokens", "normalizer", "pre_tokenizer"), "missing"
+
+
+def write_single_file(folder: Path, **changes: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Write a `tokenizer.json` with changed fields; `MISSING` removes one."""
+    model = {"type": "BPE", "vocab": SMALL.ids, "merges": [["a", "b</w>"]], "unk_token": "<unk>"}
+    around = {"added_tokens": [{"id": 0, "content": "<unk>"}]}
+    around |= {name: changes.pop(name) for name in AROUND if name in changes}
+    kept = {"end_of_word_suffix": "</w>"} | model | changes
+    kept = {name: value for name, value in kept.items() if value != MISSING}
+    whole = around | {"model": changes.get("model", kept)}
+    (folder / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+
+
+@pytest.mark.parametrize("merges", [[["a", "b</w>"]], ["a b</w>"]], ids=["lists", "texts"])
+def test_a_single_file_is_read_if_it_is_alone(merges: list[Any], tmp_path: Path) -> None:
+    """Merges are lists in today's files and texts in older ones."""
+    write_single_file(tmp_path, merges=merges)
+    assert read_vocabulary(tmp_path) == SMALL
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"continuing_subword_prefix": None},
+        {"continuing_subword_prefix": ""},
+        {"normalizer": {"type": "BertNormalizer"}, "pre_tokenizer": {"type": "BertPreTokenizer"}},
+    ],
+    ids=["null", "empty", "around"],
+)
+def test_fields_without_effect_are_accepted(changes: dict[str, Any], tmp_path: Path) -> None:
+    write_single_file(tmp_path, **changes)
+    assert read_vocabulary(tmp_path) == SMALL
+
+
+UNSOUND_SINGLE: dict[str, tuple[dict[str, Any], str]] = {
+    "another kind of model": ({"type": "WordPiece"}, "its model's type is 'WordPiece'"),
+    "another end of words": ({"end_of_word_suffix": None}, "its model's end_of_word_suffix is"),
+    "another unknown token": ({"unk_token": "[UNK]"}, "its model's unk_token is '[UNK]'"),
+    "unknown ones joined": ({"fuse_unk": True}, "its model's fuse_unk is True"),
+    "no model": ({"model": None}, "it holds no model"),
+    "no ids": ({"vocab": []}, "its model has no vocab or no merges"),
+    "no merges": ({"merges": None}, "its model has no vocab or no merges"),
+    "a merge of three": ({"merges": [["a", "b", "c"]]}, "merge 1 is ['a', 'b', 'c']"),
+    "a merge of numbers": ({"merges": [[1, 2]]}, "merge 1 is [1, 2]"),
+    "a merge of nothing": ({"merges": [None]}, "merge 1 is None"),
+    "tokens added": ({"added_tokens": [{"id": 7, "content": "<pad>"}]}, "it adds tokens that"),
+    "added tokens of no form": ({"added_tokens": [7]}, "its added_tokens are not a list of tokens"),
+    "an added token of another id": (
+        {"added_tokens": [{"id": 3, "content": "<unk>"}]},
+        "it adds '<unk>' as id 3, its model's is 0",
+    ),
+    "an added token without an id": ({"added_tokens": [{"content": "a"}]}, "as id None"),
+    "an added token that is no text": (
+        {"added_tokens": [{"id": 0, "content": ["<unk>"]}]},
+        "its added_tokens are not a list of tokens",
+    ),
+    "no kind": ({"type": MISSING}, "its model has no type"),
+    "no end of words": ({"end_of_word_suffix": MISSING}, "its model has no end_of_word_suffix"),
+    "no unknown token": ({"unk_token": MISSING}, "its model has no unk_token"),
+    "a prefix": ({"continuing_subword_prefix": "##"}, "continuing_subword_prefix is '##'"),
+    "another normalizer": ({"normalizer": {"type": "NFC"}}, "its normalizer is 'NFC'"),
+    "no normalizer": ({"normalizer": None}, "its normalizer is None"),
+    "another way to words": (
+        {"pre_tokenizer": {"type": "ByteLevel"}},
+        "its pre_tokenizer is 'ByteLevel', GPT-1's is 'BertPreTokenizer'",
+    ),
+    "a merge with a space": ({"merges": [["a ", "b</w>"]]}, "merge 1 is ['a ', 'b</w>']"),
+    "a merge with a line break": ({"merges": [["a\n", "b</w>"]]}, "merge 1 is "),
+    "a merge with a carriage return": ({"merges": [["a", "\rb</w>"]]}, "merge 1 is "),
+    "a gap": ({"vocab": {"<unk>": 0, "a": 2}}, "'a' has the id 2, of 2 tokens"),
+}
+
+
+@pytest.mark.parametrize("case", UNSOUND_SINGLE)
+def test_unsound_single_files_are_rejected(case: str, tmp_path: Path) -> None:
+    changes, message = UNSOUND_SINGLE[case]
+    write_single_file(tmp_path, **changes)
+    error = rejection(tmp_path)
+    assert message in error.what
+    assert error.where == str(tmp_path / "tokenizer.json")

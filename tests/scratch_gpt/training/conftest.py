@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
 import scratch_gpt
@@ -21,7 +20,7 @@ from scratch_gpt.data import TokenData
 from scratch_gpt.data.dataset import Manifest
 from scratch_gpt.data.dataset import Recipe as Prepared
 from scratch_gpt.training import log
-from scratch_gpt.training.checkpoints import Checkpoint, State
+from scratch_gpt.training.checkpoints import Checkpoint, State, newest_checkpoint
 from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.recipe import Recipe
 from scratch_gpt.training.trainer import Trainer
@@ -30,7 +29,7 @@ HOME = Path(scratch_gpt.__path__[0])
 
 
 @pytest.fixture
-def checkpoint(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Checkpoint:
+def checkpoint(config: GPTConfig, loud: Callable) -> Checkpoint:
     """Return a checkpoint at step 7 in which all numbers differ."""
     model = loud(GPT(config)).float()
     weights = {name: p.detach() for name, p in model.named_parameters()}
@@ -40,21 +39,7 @@ def checkpoint(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> Che
 
 
 @pytest.fixture
-def at_step(checkpoint: Checkpoint) -> Callable[[int], Checkpoint]:
-    """Return a function of a step that gives the checkpoint at it."""
-
-    def at(step: int) -> Checkpoint:
-        return dataclasses.replace(
-            checkpoint, state=dataclasses.replace(checkpoint.state, step=step)
-        )
-
-    return at
-
-
-@pytest.fixture
 def flip() -> Callable[[Path], None]:
-    """Return a function that flips one bit in the middle of a file."""
-
     def change(path: Path) -> None:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
@@ -88,7 +73,6 @@ TINY = Recipe(
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Return the tiny recipe, with dropout."""
     return TINY
 
 
@@ -123,21 +107,14 @@ def data(tmp_path: Path) -> TokenData:
 
 @pytest.fixture
 def start(data: TokenData) -> Callable[..., Trainer]:
-    """Return a function that starts a run; keywords change the recipe."""
-
     def new(**changes: object) -> Trainer:
         return Trainer(dataclasses.replace(TINY, **changes), 37, data, Group())
 
     return new
 
 
-Outcome = dict[str, Any]
-Runs = Callable[..., list[Outcome]]
-
-
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a text file of learnable sentences."""
     path = tmp_path_factory.mktemp("corpus") / "text.txt"
     generator = np.random.Generator(np.random.Philox(11))
     words = ["the cat", "a dog", "sat on", "ran to", "the mat", "a tree", "and then", "it was"]
@@ -148,10 +125,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def arguments(corpus: Path) -> Callable[..., list[str]]:
-    """Return a function that gives the command's arguments for the tiny recipe.
-
-    Keywords change options; None omits one.
-    """
+    """Return a function that gives the command's arguments for the tiny recipe; None omits one."""
 
     def make(output: Path, **changes: object) -> list[str]:
         fields = dataclasses.asdict(TINY) | {"merges": 40, "data": corpus, "output": output}
@@ -166,20 +140,25 @@ def arguments(corpus: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def command(arguments: Callable[..., list[str]]) -> Callable[..., Any]:
-    """Return a function that runs the command for the tiny recipe; keywords change options."""
+def command(arguments: Callable) -> Callable[..., str]:
+    """Return a function that runs the command for the tiny recipe, and returns its stderr.
 
-    def run(output: Path, *others: str, **changes: object) -> Any:  # noqa: ANN401
-        return CliRunner().invoke(train.app, [*arguments(output, **changes), *others])
+    It requires the exit code `code`. Other keywords change options.
+    """
+
+    def run(output: Path, *others: str, code: int = 0, **changes: object) -> str:
+        result = CliRunner().invoke(train.app, [*arguments(output, **changes), *others])
+        assert result.exit_code == code, result.stderr
+        return result.stderr
 
     return run
 
 
 @pytest.fixture(scope="session")
-def runs() -> Runs:
-    """Return a function that runs phases in turn; see `worker.py`."""
+def runs() -> Callable[..., list[dict[str, Any]]]:
+    """Return a function that runs phases in turn, and returns their outcomes; see `worker.py`."""
 
-    def run(*phases: dict[str, Any]) -> list[Outcome]:
+    def run(*phases: dict[str, Any]) -> list[dict[str, Any]]:
         result = subprocess.run(
             [sys.executable, Path(__file__).with_name("worker.py")],
             input=json.dumps(phases),
@@ -189,8 +168,7 @@ def runs() -> Runs:
             check=False,
         )
         assert not result.returncode, result.stderr
-        found: list[Outcome] = json.loads(result.stdout)
-        return found
+        return json.loads(result.stdout)
 
     return run
 
@@ -203,5 +181,29 @@ def numbers() -> Callable[[Path], list[dict[str, Any]]]:
         volatile = {"seconds", "tokens_per_second"}
         lines = log.read_log(output / "log.jsonl")
         return [{k: v for k, v in line.items() if k not in volatile} for line in lines]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def assert_same_run(numbers: Callable) -> Callable[[Path, Path], None]:
+    """Return the assertion that two runs are bitwise the same: their logs and their models."""
+
+    def check(one: Path, other: Path) -> None:
+        assert numbers(one) == numbers(other)
+        weights = [(run / "model" / "model.safetensors").read_bytes() for run in (one, other)]
+        assert weights[0] == weights[1]
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def newest_step() -> Callable[[Path], int]:
+    """Return a function that gives the step of a run's newest checkpoint; none may be damaged."""
+
+    def read(output: Path) -> int:
+        newest = newest_checkpoint(output / "checkpoints", pytest.fail)
+        assert newest is not None
+        return newest.state.step
 
     return read

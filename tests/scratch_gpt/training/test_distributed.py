@@ -1,7 +1,7 @@
 """A group of processes with simulated peers; `test_processes` has real ones."""
 
-from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,12 +16,10 @@ TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_
 
 @pytest.fixture
 def second() -> Group:
-    """Return the second of two processes."""
     return Group(rank=1, processes=2)
 
 
 def test_one_process_is_a_group() -> None:
-    """Sums are its own numbers; it is the first process."""
     with join_group({}, device="cpu", timeout=1.0) as group:
         assert (group.rank, group.processes, group.is_first) == (0, 1, True)
         assert group.sum([1.5, 2.0]) == [1.5, 2.0]
@@ -34,16 +32,12 @@ def test_one_process_is_a_group() -> None:
     ("environment", "expected"),
     [({}, (0, 1)), ({"WORLD_SIZE": "1"}, (0, 1)), (TORCHRUN | {"WORLD_SIZE": "4"}, (1, 4))],
 )
-def test_rank_and_size_come_from_the_environment(
-    environment: dict[str, str], expected: tuple[int, int]
-) -> None:
-    """Set by torchrun, or not set."""
+def test_rank_and_size(environment: dict[str, str], expected: tuple[int, int]) -> None:
     assert expected == rank_and_size(environment)
 
 
 @pytest.mark.parametrize("name", TORCHRUN)
 def test_a_missing_variable_is_named(name: str) -> None:
-    """With how to start all processes."""
     environment = {key: value for key, value in TORCHRUN.items() if key != name}
     with pytest.raises(UsageError, match=f"WORLD_SIZE is 2 and {name} is not set") as caught:
         rank_and_size(environment | {"WORLD_SIZE": "2"})
@@ -61,7 +55,6 @@ def test_a_missing_variable_is_named(name: str) -> None:
     ],
 )
 def test_an_invalid_variable_is_rejected(name: str, text: str, message: str) -> None:
-    """Before the processes connect."""
     with pytest.raises(UsageError, match=message):
         rank_and_size(TORCHRUN | {"WORLD_SIZE": "2"} | {name: text})
 
@@ -77,26 +70,15 @@ def test_an_invalid_variable_is_rejected(name: str, text: str, message: str) -> 
 def test_a_lost_connection_is_an_environment_error(
     text: str, fix: str, second: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the rank of this process and a fix."""
-
-    def fail(*_others: object, **_more: object) -> None:
-        raise RuntimeError(text)
-
-    monkeypatch.setattr(module.distributed, "all_reduce", fail)
+    monkeypatch.setattr(module.distributed, "all_reduce", Mock(side_effect=RuntimeError(text)))
     with pytest.raises(EnvironmentUnfitError, match="process 1 of 2 has lost the others") as caught:
         second.sum([1.0])
     assert fix in caught.value.fix
 
 
-def test_other_errors_are_not_lost_connections(
-    second: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as a wrong shape."""
-
-    def fail(*_others: object) -> None:
-        raise RuntimeError("size mismatch")
-
-    monkeypatch.setattr(module.distributed, "all_reduce", fail)
+def test_other_errors_are_unchanged(second: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("size mismatch")
+    monkeypatch.setattr(module.distributed, "all_reduce", Mock(side_effect=error))
     with pytest.raises(RuntimeError, match="size mismatch"):
         second.sum([1.0])
 
@@ -107,57 +89,39 @@ def test_sums_are_in_float64(second: Group, monkeypatch: pytest.MonkeyPatch) -> 
     assert second.sum([2.0**40 + 1.0]) == [2.0**41 + 2.0]
 
 
-def broadcast(sent: list[Any]) -> Callable[..., None]:
-    """Return a broadcast that sends through a list."""
+@pytest.fixture
+def first(monkeypatch: pytest.MonkeyPatch) -> Group:
+    """Return the first of two processes; what it broadcasts, the next receiver gets."""
+    sent: list[Any] = []
 
-    def receive(outcome: list[Any], *, src: int) -> None:
+    def broadcast(outcome: list[Any], *, src: int) -> None:
         assert src == 0
         if sent:
             outcome[:] = sent
         sent[:] = outcome
 
-    return receive
+    monkeypatch.setattr(module.distributed, "broadcast_object_list", broadcast)
+    return Group(rank=0, processes=2)
 
 
-def test_the_first_process_acts_and_all_get_the_result(
-    second: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second process does not act."""
-    channel: list[Any] = []
-    monkeypatch.setattr(module.distributed, "broadcast_object_list", broadcast(channel))
-    assert Group(rank=0, processes=2).on_first(lambda: "done") == "done"
+def test_the_first_process_acts_and_all_get_the_result(first: Group, second: Group) -> None:
+    assert first.on_first(lambda: "done") == "done"
     assert second.on_first(pytest.fail) == "done"
 
 
-def test_an_error_in_the_first_process_ends_all(
-    second: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first raises it; the others end with its exit code."""
-
-    def fail() -> None:
-        raise UsageError("no", where="here", fix="yes")
-
-    channel: list[Any] = []
-    monkeypatch.setattr(module.distributed, "broadcast_object_list", broadcast(channel))
+def test_an_error_in_the_first_process_ends_all(first: Group, second: Group) -> None:
     with pytest.raises(UsageError):
-        Group(rank=0, processes=2).on_first(fail)
+        first.on_first(Mock(side_effect=UsageError("no", where="here", fix="yes")))
     with pytest.raises(ReportedElsewhereError) as caught:
         second.on_first(pytest.fail)
     assert caught.value.exit_code is ExitCode.USAGE
 
 
-def test_gradients_are_exchanged_when_requested(
-    second: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the last micro-batch only."""
-
+def test_gradient_exchange(second: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrapped(nn.Module):
-        """A wrapped model that counts local backward passes."""
-
         local = 0
 
         def no_sync(self) -> torch.no_grad:
-            """Count."""
             Wrapped.local += 1
             return torch.no_grad()
 
@@ -189,7 +153,6 @@ def test_each_process_has_its_own_device(on_two_devices: list[object]) -> None:
 
 
 def test_more_processes_than_devices_are_rejected(on_two_devices: list[object]) -> None:
-    """Before the processes connect."""
     environment = TORCHRUN | {"WORLD_SIZE": "3", "LOCAL_RANK": "2"}
     with (
         pytest.raises(EnvironmentUnfitError, match=r"process 2 .* no device .* are 2") as caught,

@@ -5,20 +5,16 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from scratch_gpt.training import checkpoints
+from scratch_gpt.training.checkpoints import checkpoints_by_step
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks here"),
 ]
 
-Arguments = Callable[..., list[str]]
-Numbers = Callable[[Path], list[dict[str, Any]]]
-Runs = Callable[..., list[dict[str, Any]]]
 
 OFTEN = {"steps": 150, "checkpoint_every": 2, "evaluate_every": 5, "sample_every": 0, "warmup": 5}
 """A run that often writes."""
@@ -29,14 +25,9 @@ CALLS = {"os.fsync": (0, 3, 9, 20), "pathlib.Path.rename": (0, 1, 2), "shutil.rm
 """Functions that write, and the numbers of calls before a kill."""
 
 
-def weights(output: Path) -> bytes:
-    """Return the bytes of the trained model."""
-    return (output / "model" / "model.safetensors").read_bytes()
-
-
 @pytest.mark.timeout(1_200)
 def test_a_run_killed_fifty_times_is_bitwise_the_same(
-    arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
+    arguments: Callable, runs: Callable, assert_same_run: Callable, tmp_path: Path
 ) -> None:
     """Killed at random moments, also while it writes, it ends like an uninterrupted run.
 
@@ -55,8 +46,7 @@ def test_a_run_killed_fifty_times_is_bitwise_the_same(
         [outcome] = runs(phase | {"begun": str(place / "log.jsonl")})
         assert outcome["codes"] == [0], outcome["stderr"]
         assert outcome["killed"] > 0
-        assert numbers(whole) == numbers(place)
-        assert weights(whole) == weights(place)
+        assert_same_run(whole, place)
         count, stderr = count + outcome["killed"], stderr + outcome["stderr"]
     assert "is skipped" not in stderr
     assert stderr.count("resuming from step") > KILLS // 4
@@ -67,9 +57,8 @@ def test_a_run_killed_fifty_times_is_bitwise_the_same(
 
 @pytest.mark.timeout(1_200)
 def test_a_kill_at_each_moment_of_writing(
-    arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
+    arguments: Callable, runs: Callable, assert_same_run: Callable, tmp_path: Path
 ) -> None:
-    """Before a flush, a rename or a removal, in successive runs."""
     whole, place = tmp_path / "whole", tmp_path / "killed"
     short = OFTEN | {"steps": 20}
     plans = [{"call": call, "after": after} for call in CALLS for after in CALLS[call]]
@@ -80,14 +69,12 @@ def test_a_kill_at_each_moment_of_writing(
     assert first["codes"] == last["codes"] == [0]
     ends = [outcome["codes"][0] for outcome in killed]
     assert ends.count(-signal.SIGKILL) > len(plans) // 2
-    assert numbers(whole) == numbers(place)
-    assert weights(whole) == weights(place)
+    assert_same_run(whole, place)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(
-    arguments: Arguments, runs: Runs, numbers: Numbers, tmp_path: Path
+    arguments: Callable, runs: Callable, assert_same_run: Callable, tmp_path: Path
 ) -> None:
-    """Exit code 5; with space again the run resumes bitwise."""
     whole, place = tmp_path / "whole", tmp_path / "full"
     run = {"argv": arguments(place, steps=6)}
     more = {"argv": arguments(whole, steps=6)}
@@ -100,13 +87,16 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert "larger than is allowed" in full["stderr"]
     assert after["codes"] == uninterrupted["codes"] == [0]
     assert "resuming from step 4" in after["stderr"]
-    assert numbers(whole) == numbers(place)
-    assert weights(whole) == weights(place)
+    assert_same_run(whole, place)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_time_ends_with_130(
-    number: signal.Signals, arguments: Arguments, runs: Runs, tmp_path: Path
+    number: signal.Signals,
+    arguments: Callable,
+    runs: Callable,
+    newest_step: Callable,
+    tmp_path: Path,
 ) -> None:
     """Before the first step and between two; every checkpoint is complete."""
     moments = ("training.lock", "vocabulary", "tokens/manifest.json", "checkpoints/step-00000002")
@@ -121,12 +111,12 @@ def test_a_signal_at_any_time_ends_with_130(
     outcomes = runs(*phases)
     assert [outcome["codes"] for outcome in outcomes] == [[130]] * len(moments)
     assert "stopped after step" in outcomes[-1]["stderr"]
-    newest = checkpoints.checkpoints_by_step(tmp_path / "3" / "checkpoints")
-    assert checkpoints.read_checkpoint(next(iter(newest.values()))).state.step == next(iter(newest))
+    assert newest_step(tmp_path / "3") == max(checkpoints_by_step(tmp_path / "3" / "checkpoints"))
 
 
-def test_a_second_signal_does_not_wait(arguments: Arguments, runs: Runs, tmp_path: Path) -> None:
-    """It ends a hanging step; the checkpoint before is complete."""
+def test_a_second_signal_does_not_wait(
+    arguments: Callable, runs: Callable, newest_step: Callable, tmp_path: Path
+) -> None:
     argv = arguments(tmp_path / "run", **OFTEN)
     [outcome] = runs(
         {
@@ -138,6 +128,4 @@ def test_a_second_signal_does_not_wait(arguments: Arguments, runs: Runs, tmp_pat
     )
     assert outcome["codes"] == [130]
     assert "interrupted" in outcome["stderr"]
-    newest = checkpoints.newest_checkpoint(tmp_path / "run" / "checkpoints", pytest.fail)
-    assert newest is not None
-    assert newest.state.step == 2
+    assert newest_step(tmp_path / "run") == 2

@@ -1,10 +1,13 @@
 """The log has each step once; a sample does not disturb training."""
 
+import contextlib
 import dataclasses
 import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,37 +17,33 @@ from scratch_gpt.errors import WriteError
 from scratch_gpt.training import log
 from scratch_gpt.training.log import Log, sample
 from scratch_gpt.training.recipe import Recipe
-from scratch_gpt.training.trainer import Trainer
-
-Start = Callable[..., Trainer]
 
 
 def steps(path: Path) -> list[int]:
-    """Return the steps in a log."""
     return [line["step"] for line in log.read_log(path)]
+
+
+def append(path: Path, step: int, *lines: dict[str, Any]) -> None:
+    """Open a log for the steps after one, and write lines."""
+    with contextlib.closing(Log(path, step=step, warn=pytest.fail)) as opened:
+        for line in lines:
+            opened.write(line)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return a log of five steps."""
     path = tmp_path / "log.jsonl"
-    lines = Log(path, step=0, warn=pytest.fail)
-    for step in range(1, 6):
-        lines.write({"step": step, "loss": 0.1 * step})
-    lines.close()
+    append(path, 0, *({"step": step, "loss": 0.1 * step} for step in range(1, 6)))
     return path
 
 
 def test_lines_are_read_back(path: Path) -> None:
-    """Bitwise."""
     assert [0.1 * step for step in range(1, 6)] == [line["loss"] for line in log.read_log(path)]
 
 
 def test_lines_after_the_checkpoint_are_overwritten(path: Path) -> None:
     """A killed process made steps 4 and 5 after its last checkpoint."""
-    lines = Log(path, step=3, warn=pytest.fail)
-    lines.write({"step": 4, "loss": 0.0})
-    lines.close()
+    append(path, 3, {"step": 4, "loss": 0.0})
     assert steps(path) == [1, 2, 3, 4]
 
 
@@ -52,36 +51,27 @@ def test_lines_after_the_checkpoint_are_overwritten(path: Path) -> None:
     "tail", [b'{"step": 6, "lo', b'{"step": 6}', b"{}x\n", b"{}\n", b"\x00\xff\n"]
 )
 def test_an_incomplete_line_is_dropped(path: Path, tail: bytes) -> None:
-    """Also if only its line break is missing."""
     path.write_bytes(path.read_bytes() + tail)
     assert steps(path) == [1, 2, 3, 4, 5]
-    Log(path, step=5, warn=pytest.fail).close()
+    append(path, 5)
     assert not path.read_bytes().endswith(tail)
 
 
 def test_missing_steps_give_a_warning(path: Path) -> None:
-    """The log is older than the checkpoint."""
     warnings: list[str] = []
     Log(path, step=8, warn=warnings.append).close()
     assert warnings == ["log.jsonl holds 5 of the 8 steps done"]
 
 
 def test_nan_is_written_as_text(path: Path) -> None:
-    """Strict JSON has no NaN."""
-    lines = Log(path, step=5, warn=pytest.fail)
-    lines.write({"step": 6, "loss": float("nan")})
-    lines.close()
+    append(path, 5, {"step": 6, "loss": float("nan")})
     assert log.read_log(path)[-1] == {"step": 6, "loss": "nan"}
 
 
 def test_a_full_disk_is_a_write_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log keeps its lines."""
-
-    def full(_descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     lines = Log(path, step=5, warn=pytest.fail)
-    monkeypatch.setattr(os, "fsync", full)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=full))
     with pytest.raises(WriteError, match="the disk is full"):
         lines.sync()
     with pytest.raises(WriteError, match="the disk is full"):
@@ -92,14 +82,13 @@ def test_a_full_disk_is_a_write_error(path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """Return a tokenizer of the tiny model's 37 tokens."""
     found = Tokenizer.train(["a bc def ghij klmno pqr"], merges=2)
     assert found.vocab_size == 37
     return found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_a_sample_does_not_disturb_training(dtype: str, start: Start, tokenizer: Tokenizer) -> None:
+def test_a_sample_has_no_side_effect(dtype: str, start: Callable, tokenizer: Tokenizer) -> None:
     """It has no dropout, does not use torch's random state, and the next step is the same."""
     run, other = start(dtype=dtype), start(dtype=dtype)
     run.advance()
@@ -114,9 +103,8 @@ def test_a_sample_does_not_disturb_training(dtype: str, start: Start, tokenizer:
 
 
 def test_a_sample_begins_with_the_prompt_and_fits_the_context(
-    start: Start, tokenizer: Tokenizer, recipe: Recipe
+    start: Callable, tokenizer: Tokenizer, recipe: Recipe
 ) -> None:
-    """For a long prompt, and for many tokens."""
     model = start().model
     calls = []
     model.generate = lambda ids, **how: calls.append((ids.tolist(), how)) or ids  # type: ignore[method-assign]

@@ -16,17 +16,11 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks here"),
 ]
 
-Arguments = Callable[..., list[str]]
-Numbers = Callable[[Path], list[dict[str, Any]]]
-Runs = Callable[..., list[dict[str, Any]]]
-Same = Callable[..., None]
-
 UNEVEN = {"batch_size": 7, "micro_batch": 2, "sample_every": 0}
 """Four micro-batches of 2, 2, 2 and 1 windows, with dropout."""
 
 
 def losses(lines: list[dict[str, Any]]) -> Tensor:
-    """Return the numbers in a log."""
     fields = ("loss", "gradient_norm", "learning_rate", "validation_loss")
     return torch.tensor(
         [line[name] for line in lines for name in fields if name in line], dtype=torch.float64
@@ -34,23 +28,40 @@ def losses(lines: list[dict[str, Any]]) -> Tensor:
 
 
 def last_weights(output: Path) -> dict[str, Tensor]:
-    """Return the float64 weights of a run's newest checkpoint."""
     newest = checkpoints.newest_checkpoint(output / "checkpoints", pytest.fail)
     assert newest is not None
+    assert {tensor.dtype for tensor in newest.weights.values()} == {torch.float64}
     return dict(newest.weights)
 
 
-def assert_same_run(one: Path, other: Path, numbers: Numbers, assert_same: Same) -> None:
-    """Assert that two runs agree up to rounding."""
-    assert len(numbers(one)) == len(numbers(other)) > 0
-    assert_same(losses(numbers(one)), losses(numbers(other)))
-    others = last_weights(other)
-    for name, tensor in last_weights(one).items():
-        assert_same(tensor, others[name])
+@pytest.fixture
+def assert_close_runs(numbers: Callable, assert_same: Callable) -> Callable[[Path, Path], None]:
+    """Return the assertion that two runs agree up to rounding."""
+
+    def check(one: Path, other: Path) -> None:
+        assert len(numbers(one)) == len(numbers(other)) > 0
+        assert_same(losses(numbers(one)), losses(numbers(other)))
+        others = last_weights(other)
+        for name, tensor in last_weights(one).items():
+            assert_same(tensor, others[name])
+
+    return check
+
+
+@pytest.fixture
+def run_pair(arguments: Callable, runs: Callable) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs two processes, with an injected fault, and gives the outcome."""
+
+    def run(output: Path, fault: dict[str, Any] | None = None, **options: object) -> dict[str, Any]:
+        phase = {"argv": arguments(output, **UNEVEN, **options), "world": 2}
+        [outcome] = runs(phase | ({"inject_fault": fault} if fault else {}))
+        return outcome
+
+    return run
 
 
 def test_two_processes_train_the_same_as_one(
-    arguments: Arguments, runs: Runs, numbers: Numbers, assert_same: Same, tmp_path: Path
+    arguments: Callable, runs: Callable, assert_close_runs: Callable, tmp_path: Path
 ) -> None:
     """Losses, norms and weights, with uneven micro-batches, dropout and validation.
 
@@ -75,25 +86,23 @@ def test_two_processes_train_the_same_as_one(
     assert "world_size was 1 and is 2" in outcomes[3]["stderr"]
     assert outcomes[1]["stderr"].count("step 8: loss") == 1
     for other in (two, one_two, two_one):
-        assert_same_run(one, other, numbers, assert_same)
+        assert_close_runs(one, other)
 
 
 def test_a_mean_of_means_is_detected(
-    arguments: Arguments, runs: Runs, numbers: Numbers, assert_same: Same, tmp_path: Path
+    arguments: Callable,
+    runs: Callable,
+    run_pair: Callable,
+    assert_close_runs: Callable,
+    tmp_path: Path,
 ) -> None:
     """If all processes weigh the same though one has fewer tokens, the runs differ."""
     one, two = tmp_path / "one", tmp_path / "two"
-    outcomes = runs(
-        {"argv": arguments(one, **UNEVEN)},
-        {
-            "argv": arguments(two, **UNEVEN),
-            "world": 2,
-            "inject_fault": {"what": "mean of means", "step": 0, "rank": "all"},
-        },
-    )
-    assert [outcome["codes"] for outcome in outcomes] == [[0], [0, 0]]
+    fault = {"what": "mean of means", "step": 0, "rank": "all"}
+    assert runs({"argv": arguments(one, **UNEVEN)})[0]["codes"] == [0]
+    assert run_pair(two, fault)["codes"] == [0, 0]
     with pytest.raises(AssertionError, match="differs by"):
-        assert_same_run(one, two, numbers, assert_same)
+        assert_close_runs(one, two)
 
 
 @pytest.mark.parametrize(
@@ -110,54 +119,25 @@ def test_a_process_that_ends_ends_all(  # noqa: PLR0913 - a case and fixtures
     rank: int,
     codes: list[int],
     message: str,
-    arguments: Arguments,
-    runs: Runs,
+    run_pair: Callable,
+    newest_step: Callable,
     tmp_path: Path,
 ) -> None:
-    """No process waits for it, and the checkpoint before is intact."""
-    [outcome] = runs(
-        {
-            "argv": arguments(tmp_path / "run", **UNEVEN),
-            "world": 2,
-            "inject_fault": {"what": fault, "step": 3, "rank": rank},
-        }
-    )
+    outcome = run_pair(tmp_path / "run", {"what": fault, "step": 3, "rank": rank})
     assert (outcome["codes"], message in outcome["stderr"]) == (codes, True), outcome["stderr"]
-    newest = checkpoints.newest_checkpoint(tmp_path / "run" / "checkpoints", pytest.fail)
-    assert newest is not None
-    assert newest.state.step == 3
+    assert newest_step(tmp_path / "run") == 3
 
 
-def test_a_hanging_process_ends_the_run(arguments: Arguments, runs: Runs, tmp_path: Path) -> None:
-    """After the timeout; the fix names the option."""
-    [outcome] = runs(
-        {
-            "argv": arguments(tmp_path / "run", **UNEVEN, timeout=5.0),
-            "world": 2,
-            "inject_fault": {"what": "hang for 15 s", "step": 3, "rank": 1},
-        }
-    )
+def test_a_hanging_process_ends_the_run(run_pair: Callable, tmp_path: Path) -> None:
+    fault = {"what": "hang for 15 s", "step": 3, "rank": 1}
+    outcome = run_pair(tmp_path / "run", fault, timeout=5.0)
     assert outcome["codes"][0] == 5
     assert "raise --timeout" in outcome["stderr"]
     assert "process 0 of 2 has lost the others" in outcome["stderr"]
 
 
-def test_an_error_in_the_first_process_ends_all(
-    arguments: Arguments, runs: Runs, tmp_path: Path
-) -> None:
-    """With its exit code; the error is printed once."""
+def test_an_error_in_the_first_process_ends_all(run_pair: Callable, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    [outcome] = runs({"argv": arguments(tmp_path, **UNEVEN), "world": 2})
+    outcome = run_pair(tmp_path)
     assert outcome["codes"] == [2, 2]
     assert outcome["stderr"].count("no run was started in it") == 1
-
-
-def test_weights_are_written_in_the_runs_dtype(
-    arguments: Arguments, runs: Runs, tmp_path: Path
-) -> None:
-    """So that the other tests compare float64 weights."""
-    place = tmp_path / "run"
-    assert runs({"argv": arguments(place, **UNEVEN), "world": 2})[0]["codes"] == [0, 0]
-    newest = checkpoints.checkpoints_by_step(place / "checkpoints")
-    read = checkpoints.read_checkpoint(newest[8])
-    assert {tensor.dtype for tensor in read.weights.values()} == {torch.float64}

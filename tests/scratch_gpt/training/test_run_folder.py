@@ -1,7 +1,6 @@
 """One run at a time locks a folder; other folders are rejected."""
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,30 +10,23 @@ from scratch_gpt.training.run_folder import lock_folder
 
 
 def test_a_folder_is_created_and_reopened(tmp_path: Path) -> None:
-    """By successive runs."""
     for _ in range(2):
         with lock_folder(tmp_path / "a" / "run"):
             assert (tmp_path / "a" / "run").is_dir()
 
 
-def test_two_runs_at_once_are_rejected(tmp_path: Path) -> None:
+def test_two_runs_at_once_are_rejected(python: Callable, tmp_path: Path) -> None:
     """In this process and in another one."""
-    other = "import sys, pathlib\nfrom scratch_gpt.training.run_folder import lock_folder\n"
-    other += "with lock_folder(pathlib.Path(sys.argv[1])): pass"
+    message = "another run writes into this folder"
+    source = "import sys, pathlib\nfrom scratch_gpt.training.run_folder import lock_folder\n"
+    source += "with lock_folder(pathlib.Path(sys.argv[1])): pass"
     with lock_folder(tmp_path):
-        with (
-            pytest.raises(OccupiedError, match="another run writes into this folder"),
-            lock_folder(tmp_path),
-        ):
+        with pytest.raises(OccupiedError, match=message), lock_folder(tmp_path):
             pytest.fail("two runs own one folder")
-        result = subprocess.run(
-            [sys.executable, "-c", other, tmp_path], capture_output=True, text=True, check=False
-        )
-        assert "another run writes into this folder" in result.stderr
+        assert message in python("-c", source, tmp_path, check=False).stderr
 
 
 def test_a_folder_of_other_files_is_rejected(tmp_path: Path) -> None:
-    """Nothing is written into it."""
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(OccupiedError, match="no run was started in it"), lock_folder(tmp_path):
         pass
@@ -42,7 +34,6 @@ def test_a_folder_of_other_files_is_rejected(tmp_path: Path) -> None:
 
 
 def test_a_file_is_rejected(tmp_path: Path) -> None:
-    """Also a path below a file."""
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(OccupiedError, match="there is a file of that name"), lock_folder(file):

@@ -1,16 +1,13 @@
 """The small recipe without other options: it learns, and writes English-looking text."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-import scratch_gpt
 from scratch_gpt import GPT, Tokenizer
 from scratch_gpt.data import TokenData, corpus
 from scratch_gpt.data.dataset import unigram_loss
@@ -21,30 +18,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
 PROMPTS = ("returns the", "if the file is", "this function")
 
 
-def python(*arguments: str | Path) -> str:
-    """Run a module as a command; return its output."""
-    home = str(Path(scratch_gpt.__path__[0]).parent)
-    result = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        env=os.environ | {"PYTHONPATH": home},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not result.returncode, result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run on the default corpus."""
+def trained(python: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("small") / "run"
-    python("scratch_gpt.train", "--output", output, "--recipe", "small", "--quiet")
+    python("-m", "scratch_gpt.train", "--output", output, "--recipe", "small", "--quiet")
     return output
 
 
 def test_the_loss_is_far_below_the_unigram_loss(trained: Path) -> None:
-    """At the end at most four fifths of it."""
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text("utf-8").splitlines()]
     assert [line["step"] for line in lines] == list(range(1, RECIPES["small"].steps + 1))
     data = TokenData.open(trained / "tokens")
@@ -54,13 +35,12 @@ def test_the_loss_is_far_below_the_unigram_loss(trained: Path) -> None:
     assert lines[-1]["sample"]
 
 
-def test_generated_text_looks_english(trained: Path) -> None:
-    """Four of five words are words of the corpus, and there are several different ones."""
+def test_generated_text_looks_english(trained: Path, python: Callable) -> None:
     text = " ".join(corpus.texts(corpus.docstring_documents(), errors="strict"))
     known = set(re.findall(r"[a-z]+", text.lower()))
     arguments = ("--prompt", PROMPTS[0], "--max-new-tokens", "60", "--temperature", "0.7")
-    text = python("scratch_gpt.generate", "--weights", trained / "model", *arguments)
-    words = re.findall(r"[a-z]+", text.lower())
+    result = python("-m", "scratch_gpt.generate", "--weights", trained / "model", *arguments)
+    words = re.findall(r"[a-z]+", result.stdout.lower())
     assert len(words) >= 20
     assert len(set(words)) >= 8
     assert sum(word in known for word in words) >= 0.8 * len(words)
@@ -68,7 +48,6 @@ def test_generated_text_looks_english(trained: Path) -> None:
 
 @pytest.mark.reference
 def test_hugging_face_generates_the_same(trained: Path) -> None:
-    """From the same folder, greedily; its tokenizer gives the same ids and text."""
     import transformers
 
     reference = transformers.AutoModelForCausalLM.from_pretrained(trained / "model").double().eval()

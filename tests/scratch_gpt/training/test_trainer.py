@@ -29,7 +29,6 @@ from scratch_gpt.training.trainer import (
     validation_loss,
 )
 
-Start = Callable[..., Trainer]
 Gradients = dict[str, Tensor]
 
 
@@ -40,19 +39,16 @@ def _seeded() -> None:
 
 
 def losses(run: Trainer, steps: int) -> list[float]:
-    """Return the losses of the next steps."""
     return [run.advance().loss for _ in range(steps)]
 
 
 def same_weights(one: Trainer, other: Trainer) -> bool:
-    """Return whether all weights are bitwise the same."""
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
     return all(torch.equal(expected, actual) for expected, actual in pairs)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_a_resumed_run_is_bitwise_the_same(dtype: str, start: Start, tmp_path: Path) -> None:
-    """Losses and weights, with dropout, whatever torch's random state is."""
+def test_a_resumed_run_is_bitwise_the_same(dtype: str, start: Callable, tmp_path: Path) -> None:
     whole = start(dtype=dtype)
     losses(whole, 3)
     checkpoints.write_checkpoint(tmp_path / "step", whole.checkpoint({}))
@@ -66,27 +62,21 @@ def test_a_resumed_run_is_bitwise_the_same(dtype: str, start: Start, tmp_path: P
 
 
 @pytest.mark.parametrize("lost", ["step", "windows", "moments"])
-def test_every_part_of_a_checkpoint_matters(lost: str, start: Start) -> None:
-    """A wrong step, position in the data or moments change the losses."""
+def test_every_part_of_a_checkpoint_matters(lost: str, start: Callable) -> None:
     whole = start()
     losses(whole, 3)
     checkpoint = whole.checkpoint({})
     weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
-    moments = start().checkpoint({}).optimizer if lost == "moments" else checkpoint.optimizer
-    changes = {} if lost == "moments" else {lost: 0}
-    changed = dataclasses.replace(
-        checkpoint,
-        weights=weights,
-        optimizer=moments,
-        state=dataclasses.replace(checkpoint.state, **changes),
-    )
+    if lost == "moments":
+        changes = {"optimizer": start().checkpoint({}).optimizer}
+    else:
+        changes = {"state": dataclasses.replace(checkpoint.state, **{lost: 0})}
     resumed = start()
-    resumed.resume(changed)
+    resumed.resume(dataclasses.replace(checkpoint, weights=weights, **changes))
     assert losses(whole, 3) != losses(resumed, 3)
 
 
-def test_validation_does_not_disturb_training(start: Start) -> None:
-    """It is repeatable, and the next losses are the same."""
+def test_validation_does_not_disturb_training(start: Callable) -> None:
     validated, other = start(), start()
     first = validated.validate()
     assert first == validated.validate()
@@ -95,8 +85,7 @@ def test_validation_does_not_disturb_training(start: Start) -> None:
     assert validated.validate() != first
 
 
-def test_a_run_learns(start: Start) -> None:
-    """The validation loss falls; a higher one is not the best."""
+def test_a_run_learns(start: Callable) -> None:
     run = start(steps=25, dropout=0.0)
     before = run.validate()
     losses(run, 25)
@@ -108,10 +97,7 @@ def test_a_run_learns(start: Start) -> None:
     assert run.best == (after, 25)
 
 
-def test_micro_batch_sizes_agree_up_to_rounding(
-    start: Start, assert_same: Callable[..., None]
-) -> None:
-    """One window each, an uneven split, and all at once."""
+def test_micro_batch_sizes_agree_up_to_rounding(start: Callable, assert_same: Callable) -> None:
     runs = [start(dropout=0.0, micro_batch=size) for size in (4, 1, 3)]
     whole, *others = [torch.tensor(losses(run, 4), dtype=torch.float64) for run in runs]
     for other in others:
@@ -121,8 +107,7 @@ def test_micro_batch_sizes_agree_up_to_rounding(
 @pytest.mark.parametrize(
     "field", ["seed", "dropout", "learning_rate", "weight_decay", "clip_norm", "beta1"]
 )
-def test_every_field_of_the_recipe_has_an_effect(field: str, start: Start, recipe: Recipe) -> None:
-    """A changed value changes the weights."""
+def test_every_field_of_a_recipe_has_an_effect(field: str, start: Callable, recipe: Recipe) -> None:
     changed = {field: getattr(recipe, field) + 1 if field == "seed" else 0.03}
     one, other = start(), start(**changed)
     losses(one, 4)
@@ -130,8 +115,7 @@ def test_every_field_of_the_recipe_has_an_effect(field: str, start: Start, recip
     assert not same_weights(one, other)
 
 
-def test_divergence_changes_no_weight(start: Start) -> None:
-    """The error gives the step and a fix."""
+def test_divergence_changes_no_weight(start: Callable) -> None:
     run = start()
     losses(run, 1)
     run.model.h[0].ln_2.weight.data.fill_(1e308)
@@ -144,9 +128,7 @@ def test_divergence_changes_no_weight(start: Start) -> None:
     assert all(torch.equal(*pair) for pair in zip(before, run.model.parameters(), strict=True))
 
 
-def test_a_missing_gradient_is_not_divergence(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_gradient_is_a_bug(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a bug, which a lower learning rate does not fix."""
     run = start()
     monkeypatch.setattr(trainer, "accumulate", lambda *_, **__: (1.0, 1))
@@ -154,8 +136,7 @@ def test_a_missing_gradient_is_not_divergence(
         run.advance()
 
 
-def test_the_optimizer_state_of_another_run_is_rejected(start: Start) -> None:
-    """Its moments have another shape."""
+def test_the_optimizer_state_of_another_run_is_rejected(start: Callable) -> None:
     checkpoint = start().checkpoint({})
     other = {**checkpoint.optimizer, "first_moment.tokens_embed.weight": torch.ones(2)}
     with pytest.raises(CheckpointError, match="tokens_embed"):
@@ -163,93 +144,73 @@ def test_the_optimizer_state_of_another_run_is_rejected(start: Start) -> None:
 
 
 def test_every_process_needs_a_micro_batch(recipe: Recipe) -> None:
-    """Two micro-batches are enough for two processes, not for three."""
     trainer.require_work_for_all(recipe, 2)
     with pytest.raises(UsageError, match="a step has 2 micro-batches for 3 processes"):
         trainer.require_work_for_all(recipe, 3)
 
 
-def test_processes_take_turns_at_micro_batches(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each has the dropout masks of its number in the step."""
+def test_processes_share_micro_batches(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(trainer.reproducibility, "seed_dropout", lambda *at: seen.append(at))
     run = start(batch_size=10, micro_batch=2)
     whole = run._micro_batches()
     run.group = Group(rank=1, processes=2)
-    mine = run._micro_batches()
-    assert [ids.tolist() for ids in whole[1::2]] == [ids.tolist() for ids in mine]
+    own = run._micro_batches()
+    assert [ids.tolist() for ids in whole[1::2]] == [ids.tolist() for ids in own]
     run.step = 5
     run._seed_dropout(1)
     assert seen == [(0, 5, 3)]
 
 
-@pytest.fixture
-def uneven() -> list[Tensor]:
-    """Return micro-batches of unequal sizes and numbers of targets."""
-    ids = torch.arange(5 * 6).reshape(5, 6) * 7 % 37
-    ids[0, 3:] = IGNORED
-    return [ids[:1], ids[1:3], ids[3:]]
+IDS = torch.arange(5 * 6).reshape(5, 6) * 7 % 37
+SHORTER = torch.cat([IDS[:1, :3], torch.full((1, 3), IGNORED)], dim=1)
+UNEVEN = [SHORTER, IDS[1:3], IDS[3:]]
+"""Micro-batches of unequal sizes and numbers of targets."""
 
 
 @pytest.fixture
-def trained(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> GPT:
-    """Return a float64 model in training mode, without dropout."""
+def trained(config: GPTConfig, loud: Callable) -> GPT:
     no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
     return loud(GPT(GPTConfig(**(vars(config) | no_dropout)))).train()
 
 
 def gradients_of(model: GPT) -> Gradients:
-    """Return a model's gradients, and free them."""
     found = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
     return found
 
 
 @pytest.fixture
-def one_batch(trained: GPT, uneven: list[Tensor]) -> tuple[float, Gradients]:
+def one_batch(trained: GPT) -> tuple[float, Gradients]:
     """Return loss and gradients of all micro-batches in one."""
-    joined = torch.cat(uneven)
+    joined = torch.cat(UNEVEN)
     loss = next_token_loss(trained(replace_ignored(joined)), joined)
     loss.backward()
     return float(loss.detach()), gradients_of(trained)
 
 
 def test_accumulation_equals_one_batch(
-    trained: GPT,
-    uneven: list[Tensor],
-    one_batch: tuple[float, Gradients],
-    assert_same: Callable[..., None],
+    trained: GPT, one_batch: tuple[float, Gradients], assert_same: Callable
 ) -> None:
-    """Loss, number of predicted tokens, and every gradient."""
-    loss, tokens = accumulate(trained, uneven, Group())
-    assert tokens == 5 * 5 - 3
+    """The callback gets the number of each micro-batch."""
+    seen: list[int] = []
+    loss, tokens = accumulate(trained, UNEVEN, Group(), before=seen.append)
+    assert (tokens, seen) == (5 * 5 - 3, [0, 1, 2])
     assert_same(torch.tensor(one_batch[0]).double(), torch.tensor(loss).double())
     for name, gradient in gradients_of(trained).items():
         assert_same(one_batch[1][name], gradient)
 
 
 def test_a_mean_of_means_is_detected(
-    trained: GPT,
-    uneven: list[Tensor],
-    one_batch: tuple[float, Gradients],
-    assert_same: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
+    trained: GPT, one_batch: tuple[float, Gradients], assert_same: Callable
 ) -> None:
     """If all micro-batches weigh the same, every gradient differs."""
-    monkeypatch.setattr(trainer, "count_predictions", lambda _ids: 1)
-    accumulate(trained, uneven, Group())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "count_predictions", lambda _ids: 1)
+        accumulate(trained, UNEVEN, Group())
     for name, gradient in gradients_of(trained).items():
         with pytest.raises(AssertionError, match="differs by"):
             assert_same(one_batch[1][name], gradient)
-
-
-def test_the_callback_gets_each_micro_batch(trained: GPT, uneven: list[Tensor]) -> None:
-    """Before its forward, to seed its dropout."""
-    seen: list[int] = []
-    accumulate(trained, uneven, Group(), before=seen.append)
-    assert seen == [0, 1, 2]
 
 
 class SecondOfTwo(Group):
@@ -260,25 +221,20 @@ class SecondOfTwo(Group):
         self.exchanges: list[bool] = []
 
     def sum(self, numbers: list[float]) -> list[float]:
-        """Add the first process's number."""
         other = 44.0 if numbers[0] == int(numbers[0]) else 0.25
         return [numbers[0] + other]
 
     def exchange_gradients(self, model: nn.Module, *, now: bool) -> Any:  # noqa: ANN401
-        """Record whether gradients are exchanged."""
         self.exchanges.append(now)
         return super().exchange_gradients(model, now=now)
 
 
 def test_a_process_weighs_its_tokens_by_those_of_all(
-    trained: GPT,
-    uneven: list[Tensor],
-    one_batch: tuple[float, Gradients],
-    assert_same: Callable[..., None],
+    trained: GPT, one_batch: tuple[float, Gradients], assert_same: Callable
 ) -> None:
     """22 of 66 tokens are a third; the exchange averages over two, so the factor is 2 / 3."""
     group = SecondOfTwo()
-    loss, tokens = accumulate(trained, uneven, group)
+    loss, tokens = accumulate(trained, UNEVEN, group)
     assert tokens == 22 + 44
     assert_same(torch.tensor(one_batch[0] / 3 + 0.25).double(), torch.tensor(loss).double())
     for name, gradient in gradients_of(trained).items():
@@ -287,46 +243,31 @@ def test_a_process_weighs_its_tokens_by_those_of_all(
 
 
 @pytest.fixture
-def with_dropout(config: GPTConfig, loud: Callable[[nn.Module], nn.Module]) -> GPT:
-    """Return a float64 model in training mode, with dropout."""
+def with_dropout(config: GPTConfig, loud: Callable) -> GPT:
     return loud(GPT(config)).train()
 
 
-def test_the_validation_loss_is_one_mean_without_dropout(
-    with_dropout: GPT, assert_same: Callable[..., None]
-) -> None:
+def test_the_validation_loss_has_no_dropout(with_dropout: GPT, assert_same: Callable) -> None:
     """For any micro-batches; it changes neither the model's mode nor the random state."""
-    ids = torch.arange(30).reshape(5, 6) * 7 % 37
     state = torch.get_rng_state()
-    loss = validation_loss(with_dropout, [ids[:1], ids[1:]], Group())
+    loss = validation_loss(with_dropout, [IDS[:1], IDS[1:]], Group())
     assert torch.equal(state, torch.get_rng_state())
     assert with_dropout.training
     with torch.no_grad():
-        expected = next_token_loss(with_dropout.eval()(ids), ids)
+        expected = next_token_loss(with_dropout.eval()(IDS), IDS)
     assert_same(expected, torch.tensor(loss, dtype=torch.float64))
 
 
 def test_the_models_mode_is_restored_after_an_error(with_dropout: GPT) -> None:
-    """It is in training mode again."""
-    seen = []
-
-    def fail() -> None:
-        with evaluation_mode(with_dropout):
-            seen.append((with_dropout.training, torch.is_grad_enabled()))
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert seen == [(False, False)]
+    with pytest.raises(KeyError), evaluation_mode(with_dropout):  # noqa: PT012 - the context is the test
+        assert (with_dropout.training, torch.is_grad_enabled()) == (False, False)
+        raise KeyError
     assert with_dropout.training
 
 
 @pytest.mark.parametrize("backend", ["plain", "tiled", "fused"])
 def test_bfloat16_keeps_weights_and_gradients_in_float32(
-    backend: str,
-    config: GPTConfig,
-    loud: Callable[[nn.Module], nn.Module],
-    token_ids: Tensor,
+    backend: str, config: GPTConfig, loud: Callable, token_ids: Tensor
 ) -> None:
     """The logits are bitwise those of the model in bfloat16."""
     model = loud(GPT(config, backend=backend)).float().eval()
@@ -339,15 +280,13 @@ def test_bfloat16_keeps_weights_and_gradients_in_float32(
     assert torch.equal(expected, logits)
 
 
-def test_only_bfloat16_rounds_the_weights(start: Start) -> None:
-    """In the other dtypes the model itself is called."""
+def test_only_bfloat16_rounds_the_weights(start: Callable) -> None:
     assert isinstance(start(dtype="bfloat16").callable, trainer.RoundedWeights)
     for run in (start(dtype="float32"), start(dtype="float64")):
         assert run.callable is run.model
 
 
 def windows(count: int) -> Windows:
-    """Return this many windows of the paper's length."""
     return Windows(np.zeros(512 * (count + 1), np.uint16), time=512, seed=0)
 
 
@@ -361,17 +300,12 @@ def test_the_default_warm_up_fits_every_run(count: int, steps: int, warmup: int)
     assert (recipe.steps, recipe.warmup) == (steps, warmup)
 
 
-def test_a_given_warm_up_is_kept() -> None:
-    """Also 0."""
-    assert [complete_recipe(Recipe(warmup=n), windows(832)).warmup for n in (0, 7, 1_299)] == [
-        0,
-        7,
-        1_299,
-    ]
+@pytest.mark.parametrize("warmup", [0, 7, 1_299])
+def test_a_given_warm_up_is_kept(warmup: int) -> None:
+    assert warmup == complete_recipe(Recipe(warmup=warmup), windows(832)).warmup
 
 
 def test_a_warm_up_as_long_as_the_run_is_rejected() -> None:
-    """The fix names every option that helps."""
     with pytest.raises(UsageError, match="1300 steps does not fit into the 1300") as caught:
         complete_recipe(Recipe(warmup=1_300), windows(832))
     assert all(option in caught.value.fix for option in ("--warmup", "--epochs", "--steps"))

@@ -39,37 +39,28 @@ TIMEOUT = 240.0
 """Seconds after which a run is killed."""
 
 
-def fail() -> None:
-    """Raise an unexpected error."""
+def fail(_trainer: Trainer) -> None:
     raise RuntimeError("injected")
 
 
-def poison() -> None:
-    """Make all gradients of the next backward NaN."""
-    FAULTY[0].model.tokens_embed.weight.data.fill_(float("nan"))
-
-
-FAULTY: list[Trainer] = []
-FAULTS: dict[str, Callable[[], None]] = {
+FAULTS: dict[str, Callable[[Trainer], object]] = {
     "raise": fail,
-    "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "hang": lambda: time.sleep(3_600),
-    "poison": poison,
-    "hang for 15 s": lambda: time.sleep(15),
-    "mean of means": lambda: setattr(trainer_module, "count_predictions", lambda _ids: 1),
-    "terminate": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "die": lambda _trainer: os.kill(os.getpid(), signal.SIGKILL),
+    "hang": lambda _trainer: time.sleep(3_600),
+    "poison": lambda trainer: trainer.model.tokens_embed.weight.data.fill_(float("nan")),
+    "hang for 15 s": lambda _trainer: time.sleep(15),
+    "mean of means": lambda _trainer: setattr(trainer_module, "count_predictions", lambda _ids: 1),
+    "terminate": lambda _trainer: os.kill(os.getpid(), signal.SIGTERM),
 }
 
 
 def inject(fault: dict[str, Any]) -> None:
-    """Inject a fault before a step."""
     advance = Trainer.advance
 
     def advance_or_fail(trainer: Trainer) -> Any:  # noqa: ANN401
         is_here = fault.get("rank", 0) in {trainer.group.rank, "all"}
         if is_here and trainer.step == fault["step"]:
-            FAULTY.append(trainer)
-            FAULTS[fault["what"]]()
+            FAULTS[fault["what"]](trainer)
         return advance(trainer)
 
     Trainer.advance = advance_or_fail
@@ -91,7 +82,6 @@ def die_in(call: str, after: int) -> None:
 
 
 def free_port() -> str:
-    """Return a port that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return str(listener.getsockname()[1])
@@ -105,8 +95,10 @@ def settings(rank: int, world: int, port: str) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), **address}
 
 
-def child(phase: dict[str, Any], rank: int, port: str, errors: int) -> None:
-    """Run the command, and exit with its code."""
+def fork(phase: dict[str, Any], rank: int, port: str, errors: int) -> int:
+    """Start one process of a run; it exits with the command's code."""
+    if process := os.fork():
+        return process
     os.dup2(errors, 2)
     os.environ |= settings(rank, phase.get("world", 1), port)
     if "inject_fault" in phase:
@@ -125,14 +117,6 @@ def child(phase: dict[str, Any], rank: int, port: str, errors: int) -> None:
         os._exit(code)
 
 
-def fork(phase: dict[str, Any], rank: int, port: str, errors: int) -> int:
-    """Start one process of a run."""
-    process = os.fork()
-    if process == 0:
-        child(phase, rank, port, errors)
-    return process
-
-
 def wait(process: int, seconds: float) -> int | None:
     """Return a process's exit code, negative for a signal; None if it still runs."""
     deadline = time.monotonic() + seconds
@@ -145,7 +129,6 @@ def wait(process: int, seconds: float) -> int | None:
 
 
 def end(process: int) -> int:
-    """Kill a process; return its exit code."""
     os.kill(process, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 

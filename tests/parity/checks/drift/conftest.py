@@ -20,8 +20,6 @@ Run = tuple[str, str, str]
 
 
 class Made:
-    """The words in which reports are made up."""
-
     ORACLE: ClassVar[Run] = ("oracle", "float64", "float64")
     THEIRS: ClassVar[Run] = ("huggingface", "float32", "end-to-end")
     OURS: ClassVar[Run] = ("ours/plain", "float32", "end-to-end")
@@ -46,32 +44,27 @@ class Made:
 
     @staticmethod
     def sketch(*values: float) -> str:
-        """Return the sketch whose first buckets have these sums."""
         sums = np.zeros(BUCKETS)
         sums[: len(values)] = values
         return encoded(sums)
 
     @staticmethod
     def digest(of: object) -> str:
-        """Return 16 hexadecimal digits that nothing else has."""
         return hashlib.sha256(repr(of).encode()).hexdigest()[:DIGITS]
 
     @classmethod
     def fingerprint(cls, run: Run, tap: str, **other: object) -> Document:
-        """Return one of a tensor whose norm is 2."""
         subject, dtype, mode = run
         known = {"shape": [1, 3], "digest": "0" * DIGITS, "norm": 2.0, "sketch": cls.sketch(2.0)}
         return {"subject": subject, "dtype": dtype, "mode": mode, "tap": tap} | known | other
 
     @staticmethod
     def row(tap: str, **other: object) -> Document:
-        """Return one of a report's results, of identity."""
         known = {"tap": tap, "mode": "float64", "bound": 1e-9, "error_ours": 2e-12, "ratio": None}
         return known | {"status": "pass"} | other
 
     @classmethod
     def report(cls, check: str = "layerwise", **other: object) -> Document:
-        """Return a report with fingerprints of every tap in every run; it passes, or says not."""
         known = {
             "schema_version": 2,
             "check": check,
@@ -99,25 +92,21 @@ class Made:
 
     @staticmethod
     def plan(**taps: int) -> Document:
-        """Return the plan of so many taps a path, all of them compared."""
         count = sum(taps.values())
         per_backend = {path: [number, number] for path, number in taps.items()}
         return {"planned": count, "compared": count, "per_backend": per_backend, "exempt": []}
 
     @classmethod
     def ids(cls, check: str = "tokens", taps: tuple[str, ...] = ("corpus",)) -> Document:
-        """Return a report whose fingerprints are of ids alone."""
         taken = [cls.fingerprint(cls.IDS, tap, norm=None, sketch="") for tap in taps]
         return cls.report(check, fingerprints=taken)
 
     @classmethod
     def on(cls, document: Document, **environment: str) -> Document:
-        """Return a copy that was made under other versions."""
         return document | {"environment": cls.ENVIRONMENT | environment}
 
     @classmethod
     def moved(cls, document: Document, run: Run, tap: str, by: float) -> Document:
-        """Return a copy in which one tap has moved by so much of its norm."""
         found = copy.deepcopy(document)
         for entry in found["fingerprints"]:
             if (entry["subject"], entry["dtype"], entry["mode"], entry["tap"]) == (*run, tap):
@@ -129,14 +118,11 @@ class Made:
 
 @pytest.fixture(scope="session")
 def made() -> type[Made]:
-    """Return the words in which reports are made up."""
     return Made
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Return the function that writes a row's reports, a file a check, and gives its folder."""
-
     def put(name: str, *documents: Document) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,11 +135,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def laid(write: Callable[..., Path]) -> Callable[..., Report]:
-    """Return the function that lays rows side by side: a keyword a row, its reports a list."""
+def compare(write: Callable[..., Path]) -> Callable[..., Report]:
+    """Return the drift of runs: of one report each, called a, b, c, ..., or of lists by name."""
 
-    def run(expect: tuple[str, ...] = (), **rows: list[Document]) -> Report:
-        paths = [write(name, *documents) for name, documents in rows.items()]
+    def run(*reports: Document, expect: tuple[str, ...] = (), **rows: list[Document]) -> Report:
+        named = {name: [report] for name, report in zip("abcd", reports, strict=False)} | rows
+        paths = [write(name, *documents) for name, documents in named.items()]
         return drift(gather_reports(paths, expect, lambda *_: None))
 
     return run

@@ -23,8 +23,6 @@ Read = Callable[..., Fingerprint]
 
 @pytest.fixture
 def tap(made: Made) -> Read:
-    """Return the function that makes the fingerprint of a tap."""
-
     def make(
         run: tuple[str, str, str] = made.OURS, name: str = "logits", **other: object
     ) -> Fingerprint:
@@ -35,30 +33,27 @@ def tap(made: Made) -> Read:
 
 
 def test_equal_digests_are_no_change(tap: Read) -> None:
-    """To the bit."""
-    expected = 0.0
-    assert expected == tap_change(tap(), tap())
+    assert tap_change(tap(), tap()) == 0.0
 
 
 def test_a_change_is_over_the_larger_norm(tap: Read, made: Made) -> None:
-    """It is the same from either side."""
     one = tap(norm=2.0, sketch=made.sketch(2.0))
     other = tap(norm=4.0, sketch=made.sketch(2.0, 1.0), digest="f" * 16)
-    expected = (0.25, 0.25)
-    assert expected == (tap_change(one, other), tap_change(other, one))
+    assert (tap_change(one, other), tap_change(other, one)) == (0.25, 0.25)
 
 
-def test_what_a_sketch_cannot_tell_is_its_rounding(tap: Read, made: Made) -> None:
-    """Another digest is a movement, however small: it is never 0."""
+def test_a_change_below_the_sketch_is_its_rounding(tap: Read, made: Made) -> None:
+    """Another digest is a change, so never 0."""
     small = tap(digest="f" * 16, sketch=made.sketch(2.0, 1e-17))
     exact, lost = (tap(made.ORACLE, digest=digit * 16) for digit in "0f")
     zero, nought = (tap(made.ORACLE, digest=d * 16, norm=0.0, sketch=made.sketch()) for d in "0f")
-    expected = (ROUNDING, ROUNDING, ROUNDING)
-    assert expected == (tap_change(tap(), small), tap_change(exact, lost), tap_change(zero, nought))
+    assert tap_change(tap(), small) == ROUNDING
+    assert tap_change(exact, lost) == ROUNDING
+    assert tap_change(zero, nought) == ROUNDING
 
 
 def test_changes_that_cancelled_have_no_size(tap: Read) -> None:
-    """Two elements of one bucket, moved alike and of unlike signs: the sketch does not see it."""
+    """Two elements of one bucket change by opposite amounts: the sketch does not show it."""
     draws = Draws()
     signs, buckets = draws.chunk(0)
     alike = np.flatnonzero(buckets == buckets[0])
@@ -82,31 +77,26 @@ def test_changes_that_cancelled_have_no_size(tap: Read) -> None:
         pytest.param({"shape": (3, 1)}, id="another shape"),
     ],
 )
-def test_some_movement_has_no_size(other: dict[str, Any], tap: Read) -> None:
-    """Then nobody knows how far, and it is sorted as the largest."""
+def test_some_changes_have_no_size(other: dict[str, Any], tap: Read) -> None:
     found = tap_change(tap(), tap(digest="f" * 16, **other))
-    expected = (None, math.inf)
-    assert expected == (found, larger(found))
+    assert (found, larger(found)) == (None, math.inf)
 
 
-def test_the_same_digest_of_another_shape_moved(tap: Read) -> None:
-    """A digest is over the shape too; a report that says otherwise is not believed."""
+def test_the_same_digest_with_another_shape_is_a_change(tap: Read) -> None:
+    """A digest includes the shape, so such a report was altered."""
     assert tap_change(tap(), tap(shape=(3, 1))) is None
 
 
-def test_only_like_is_held_against_like(tap: Read, made: Made) -> None:
-    """The same tap of another subject, dtype or mode is another one."""
+def test_only_the_same_tap_of_the_same_run_is_compared(tap: Read, made: Made) -> None:
     first = [tap(made.OURS), tap(made.THEIRS)]
     second = [tap(made.OURS, digest="f" * 16), tap(made.ALONE)]
-    expected = {RunKey(*made.OURS): {"logits": None}}
-    assert expected == all_changes(first, second)
+    assert all_changes(first, second) == {RunKey(*made.OURS): {"logits": None}}
     assert [f"{' '.join(made.THEIRS)} logits", f"{' '.join(made.ALONE)} logits"] == unmatched(
         first, second
     )
 
 
 def test_taps_come_in_the_order_of_the_first(tap: Read) -> None:
-    """Which is the network's."""
     names = ["logits", "embeddings", "h.0.mlp"]
     (found,) = all_changes(
         [tap(name=name) for name in names], [tap(name=name) for name in sorted(names)]
@@ -114,17 +104,16 @@ def test_taps_come_in_the_order_of_the_first(tap: Read) -> None:
     assert names == list(found)
 
 
-def test_another_order_is_seen(tap: Read, made: Made) -> None:
-    """Within a run; in which order the runs come is nobody's concern."""
+def test_another_order_within_a_run_is_found(tap: Read, made: Made) -> None:
     one = [tap(run, name) for name in ("logits", "loss") for run in (made.OURS, made.THEIRS)]
     by_run = sorted(one, key=lambda found: found.subject)
-    expected = (False, False, True)
-    assert expected == (reordered(one, one), reordered(one, by_run), reordered(one, one[::-1]))
+    assert not reordered(one, one)
+    assert not reordered(one, by_run)
+    assert reordered(one, one[::-1])
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-3, 1.0])
 def test_a_real_change_is_estimated(size: float, tap: Read) -> None:
-    """Of two tensors that are known, within three times the spread that a sketch has."""
     draws, generator = Draws(), np.random.Generator(np.random.Philox(0))
     tensor, noise = generator.standard_normal((2, CHUNK))
     taken = []

@@ -1,4 +1,4 @@
-"""What a report says is read by its type; what is no report, whole and ours, is refused."""
+"""Reports, labels and runs that are read from files and folders."""
 
 import json
 import math
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from parity.checks.drift import reading
-from parity.checks.drift.reading import read_report
+from parity.checks.drift.reading import Run, gather_reports, label_runs, read_report
 from parity.core.fingerprints import CHUNK, Draws, Sketch, encoded
 from parity.core.metrics import Status
 from parity.core.results import Verdict
-from parity.errors import EnvironmentUnfitError, InputRejectedError, ParityError
+from parity.errors import EnvironmentUnfitError, InputRejectedError, ParityError, UsageError
 
 Document = dict[str, Any]
 Made = Any
@@ -23,8 +23,6 @@ Put = Callable[[object], Path]
 
 @pytest.fixture
 def put(tmp_path: Path) -> Put:
-    """Return the function that writes bytes, or a document as JSON, and gives the file."""
-
     def to_file(content: object) -> Path:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         (tmp_path / "layerwise.json").write_bytes(data)
@@ -34,54 +32,47 @@ def put(tmp_path: Path) -> Put:
 
 
 def test_a_report_is_read(made: Made, put: Put) -> None:
-    """Its verdict, where and on what it was made, and every fingerprint in its order."""
     found = read_report(put(made.report()))
     taken = [(one.subject, one.dtype, one.mode) for one in found.fingerprints[:2]]
-    expected = ("layerwise", Verdict.PASS, "2.6.0", "", [made.ORACLE, made.THEIRS])
-    assert expected == (found.check, found.verdict, found.environment["torch"], found.why, taken)
+    assert found.check == "layerwise"
+    assert found.verdict == Verdict.PASS
+    assert found.environment["torch"] == "2.6.0"
+    assert found.why == ""
+    assert taken == [made.ORACLE, made.THEIRS]
 
 
 def test_the_worst_numbers_are_found(made: Made, put: Put) -> None:
-    """The largest error held to the bound of identity, so no slope's, and the largest ratio."""
+    """Slopes have a larger bound and do not count."""
     found = read_report(put(made.report()))
-    expected = (3e-12, "h.0.mlp.gelu", 1.25, "logits")
-    assert expected == (
-        found.float64.value,
-        found.float64.tap,
-        found.ratio.value,
-        found.ratio.tap,
-    )
+    assert found.float64.value == 3e-12
+    assert found.float64.tap == "h.0.mlp.gelu"
+    assert found.ratio.value == 1.25
+    assert found.ratio.tap == "logits"
 
 
-def test_an_error_that_could_not_be_had_is_the_worst(made: Made, put: Put) -> None:
-    """A row of identity without a number is no small one."""
+def test_a_missing_error_is_the_worst(made: Made, put: Put) -> None:
     rows = [made.row("logits"), made.row("loss", error_ours=None)]
     found = read_report(put(made.report(results=rows)))
     assert (math.inf, "loss") == (found.float64.value, found.float64.tap)
 
 
 def test_a_report_without_such_numbers_has_none(made: Made, put: Put) -> None:
-    """Nothing measured is not an error of nought."""
     found = read_report(put(made.report(results=[made.row("corpus", mode="exact")])))
-    expected = (None, None)
-    assert expected == (found.float64.value, found.ratio.value)
+    assert (found.float64.value, found.ratio.value) == (None, None)
 
 
-def test_what_was_found_is_not_what_was_asked(made: Made, put: Put) -> None:
-    """Inputs, config and weights say what a report is about; ties are a finding."""
+def test_ties_are_a_result_and_not_an_input(made: Made, put: Put) -> None:
     inputs = {"time": 5, "ties": 2, "not_run": {"triton": "no GPU"}}
     found = read_report(put(made.report(inputs=inputs)))
-    expected = {
+    assert dict(found.about) == {
         "inputs.time": "5",
         "config.n_layer": "2",
         "weights.sha256": f'"{"0" * 64}"',
         "planned.plain": "(6,)",
     }
-    assert expected == dict(found.about)
 
 
-def test_a_candidate_is_its_file_and_not_its_path(made: Made, put: Put) -> None:
-    """Elsewhere the same file has another path; one that was imported has its name alone."""
+def test_a_candidate_is_identified_by_its_contents(made: Made, put: Put) -> None:
     at = {"candidate": "here/my_gpt.py", "candidate_file": "sha256 1"}
     both = [
         read_report(put(made.report(inputs=given))).about
@@ -105,17 +96,16 @@ def test_a_candidate_is_its_file_and_not_its_path(made: Made, put: Put) -> None:
         pytest.param({}, "it does not say why", id="neither"),
     ],
 )
-def test_what_failed_says_why(parts: Document, why: str, made: Made, put: Put) -> None:
-    """A report that is no pass is read with its own words for it."""
+def test_a_report_that_does_not_pass_has_its_reason(
+    parts: Document, why: str, made: Made, put: Put
+) -> None:
     assert why == read_report(put(made.report(verdict="fail", **parts))).why
 
 
 def test_an_older_report_has_no_fingerprints(made: Made, put: Put) -> None:
-    """A report written before there were any is one without."""
     document = made.report()
     del document["fingerprints"]
-    expected = ()
-    assert expected == read_report(put(document)).fingerprints
+    assert read_report(put(document)).fingerprints == ()
 
 
 def _with(made: Made, **other: object) -> Document:
@@ -124,8 +114,6 @@ def _with(made: Made, **other: object) -> Document:
 
 
 IMPOSSIBLE = "no tensor of its norm"
-
-
 REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "no JSON": (lambda _: b"verdict: pass", "no JSON"),
     "empty": (lambda _: b"", "no JSON"),
@@ -195,8 +183,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_report_is_refused(name: str, made: Made, put: Put) -> None:
-    """With the file, what is wrong with it, and how to get a right one."""
+def test_a_file_that_is_no_report_is_rejected(name: str, made: Made, put: Put) -> None:
     content, words = REFUSED[name]
     file = put(content(made))
     with pytest.raises(InputRejectedError) as refused:
@@ -225,8 +212,7 @@ LIES: dict[str, tuple[Document, str]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_verdict_is_not_believed_against_the_rest(lie: str, made: Made, put: Put) -> None:
-    """A report that was changed by hand, or cut, is no evidence of a pass."""
+def test_a_verdict_that_contradicts_the_rest_is_rejected(lie: str, made: Made, put: Put) -> None:
     other, words = LIES[lie]
     with pytest.raises(InputRejectedError) as refused:
         read_report(put(made.report(**other)))
@@ -235,7 +221,6 @@ def test_a_verdict_is_not_believed_against_the_rest(lie: str, made: Made, put: P
 
 @pytest.mark.parametrize("status", [one for one in Status if one not in ("pass", "not_run")])
 def test_a_pass_has_no_row_that_fails(status: str, made: Made, put: Put) -> None:
-    """One is enough, whatever became of it; in a report that fails it is as it should be."""
     rows = [made.row("logits"), made.row("loss", status=status)]
     with pytest.raises(InputRejectedError) as refused:
         read_report(put(made.report(results=rows)))
@@ -244,7 +229,6 @@ def test_a_pass_has_no_row_that_fails(status: str, made: Made, put: Put) -> None
 
 
 def test_an_error_is_read_whatever_its_code(made: Made, put: Put) -> None:
-    """Every way of not getting as far as a verdict is an error."""
     codes = (2, 4, 5, 70, 130)
     found = {
         read_report(put(made.report(verdict="error", exit_code=code))).verdict for code in codes
@@ -252,8 +236,7 @@ def test_an_error_is_read_whatever_its_code(made: Made, put: Put) -> None:
     assert found == {Verdict.ERROR}
 
 
-def test_a_real_sketch_is_believed(made: Made, put: Put) -> None:
-    """Of many elements, of one, of none, of such as are too small to square; and the largest."""
+def test_a_real_sketch_is_accepted(made: Made, put: Put) -> None:
     largest = _with(made, sketch=made.sketch(2.0 * math.sqrt(3.0)))
     assert read_report(put(largest)).fingerprints
     for values in (np.full(CHUNK, -3.0), np.array([7.0]), np.array([]), np.full(99, 1e-170)):
@@ -266,7 +249,6 @@ def test_a_real_sketch_is_believed(made: Made, put: Put) -> None:
 
 
 def test_a_file_too_large_is_refused(made: Made, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it is parsed; one of exactly the largest size is read."""
     file = put(made.report())
     monkeypatch.setattr(reading, "LARGEST", file.stat().st_size)
     assert read_report(file).check == "layerwise"
@@ -275,10 +257,144 @@ def test_a_file_too_large_is_refused(made: Made, put: Put, monkeypatch: pytest.M
         read_report(file)
 
 
-def test_what_cannot_be_opened_has_its_own_code(tmp_path: Path) -> None:
-    """A folder or a file that went away is refused, not a crash."""
+def test_a_file_that_cannot_be_opened_has_its_own_code(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     for name in ("folder.json", "gone.json"):
         with pytest.raises(ParityError) as refused:
             read_report(tmp_path / name)
         assert isinstance(refused.value, InputRejectedError | EnvironmentUnfitError)
+
+
+def _places(root: Path, *names: str) -> list[Path]:
+    paths = [root / name for name in names]
+    for path in paths:
+        if path.suffix == ".json":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        pytest.param(["x/torch26", "x/torch213"], ["torch26", "torch213"], id="folders"),
+        pytest.param(["old.json", "new.json"], ["old", "new"], id="files"),
+        pytest.param(["a/row", "b/row", "c"], ["a/row", "b/row", "c"], id="alike"),
+        pytest.param(["a/x/row", "a/y/row"], ["x/row", "y/row"], id="alike, one up"),
+        pytest.param(["x/a/row", "y/a/row"], ["x/a/row", "y/a/row"], id="alike, two up"),
+        pytest.param(["a/layerwise.json", "b/layerwise.json"], ["a/layerwise", "b/layerwise"]),
+        pytest.param(["row", "row.json"], ["row", "row.json"], id="folder and file"),
+        pytest.param(["torch2.6", "torch2.8"], ["torch2.6", "torch2.8"], id="a dot"),
+    ],
+)
+def test_a_label_is_the_shortest_unique_end_of_the_path(
+    names: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    assert expected == label_runs(_places(tmp_path, *names))
+
+
+def test_the_same_path_twice_is_a_usage_error(tmp_path: Path) -> None:
+    (row,) = _places(tmp_path, "row")
+    with pytest.raises(UsageError) as refused:
+        label_runs([row, row / ".." / "row"])
+    assert str(row) == refused.value.where
+
+
+Write = Callable[..., Path]
+
+
+def gather(*paths: Path, expect: tuple[str, ...] = ()) -> list[Run]:
+    return gather_reports(paths, expect, lambda *_: None)
+
+
+def test_a_folder_is_a_row_of_its_reports(made: Made, write: Write) -> None:
+    folder = write("row", made.report("training"), made.report("layerwise"), made.ids("tokens"))
+    (folder / "layerwise.txt").write_text("PASS")
+    (row,) = gather(folder)
+    assert (row.label, list(row.reports)) == ("row", ["tokens", "layerwise", "training"])
+
+
+def test_a_file_is_a_row(made: Made, write: Write) -> None:
+    (row,) = gather(write("row", made.report()) / "layerwise.json")
+    assert (row.label, list(row.reports)) == ("layerwise", ["layerwise"])
+
+
+def test_a_folder_of_folders_is_all_of_them(made: Made, write: Write, tmp_path: Path) -> None:
+    for name in ("torch213", "torch26", ".hidden", "torch28"):
+        write(f"all/{name}", made.report())
+    rows = gather(tmp_path / "all")
+    assert [row.label for row in rows] == ["torch26", "torch28", "torch213"]
+
+
+def test_runs_of_a_folder_come_in_the_expected_order(
+    made: Made, write: Write, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        write(f"all/{name}", made.report())
+    rows = gather(tmp_path / "all", expect=("c", "gone", "b"))
+    assert [(row.label, len(row.reports)) for row in rows] == [("c", 1), ("b", 1), ("gone", 0)]
+
+
+def test_a_folder_of_unexpected_runs_has_none(made: Made, write: Write, tmp_path: Path) -> None:
+    write("all/half-a-name", made.report())
+    rows = gather(tmp_path / "all", expect=("name",))
+    assert [(row.label, row.reports) for row in rows] == [("name", {})]
+
+
+def test_a_missing_path_is_a_usage_error_unless_expected(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        gather(tmp_path / "gone")
+    assert (str(tmp_path / "gone"), True) == (refused.value.where, "--require" in refused.value.fix)
+    rows = gather(tmp_path / "gone", expect=("gone",))
+    assert [(row.label, row.reports) for row in rows] == [("gone", {})]
+
+
+def test_a_missing_path_is_not_another_of_its_name(
+    made: Made, write: Write, tmp_path: Path
+) -> None:
+    old, new = write("old/row", made.report()), tmp_path / "new" / "row"
+    rows = gather(new, old, expect=("row",))
+    assert [(row.label, list(row.reports) or {}) for row in rows] == [
+        ("new/row", {}),
+        ("old/row", ["layerwise"]),
+    ]
+
+
+def test_an_expected_run_may_be_named_by_its_label(made: Made, write: Write) -> None:
+    paths = [write(f"{name}/row", made.report()) for name in ("a", "b")]
+    rows = gather(*paths, expect=("a/row", "row"))
+    assert [row.label for row in rows] == ["a/row", "b/row"]
+
+
+def test_an_empty_folder_is_a_row_without_reports(tmp_path: Path) -> None:
+    (tmp_path / "row").mkdir()
+    (row,) = gather(tmp_path / "row")
+    assert (row.label, row.reports) == ("row", {})
+
+
+def test_two_reports_of_a_check_are_refused(made: Made, write: Write) -> None:
+    folder = write("row", made.report())
+    (folder / "older.json").write_text(json.dumps(made.report()))
+    with pytest.raises(InputRejectedError, match="two reports of layerwise") as refused:
+        gather(folder)
+    assert str(folder / "older.json") == refused.value.where
+
+
+def test_reports_beside_rows_are_refused(made: Made, write: Write, tmp_path: Path) -> None:
+    write("all", made.report())
+    (tmp_path / "all" / "pictures").mkdir()
+    (row,) = gather(tmp_path / "all")
+    for name in ("b", "a", ".hidden"):
+        write(f"all/{name}", made.report())
+    with pytest.raises(InputRejectedError, match="one row, or many") as refused:
+        gather(tmp_path / "all")
+    assert row.label == "all"
+    assert list(row.reports) == ["layerwise"]
+    assert refused.value.where == f"{tmp_path / 'all'}, with a, b in it"
+
+
+def test_nothing_given_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="drift A B"):
+        gather()

@@ -1,4 +1,4 @@
-"""A drift for a person: readable beside seven rows, and nothing in it reaches a terminal."""
+"""The text of a drift report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,24 +15,21 @@ from scratch_gpt.cli import render_rich
 
 Made = Any
 Document = dict[str, Any]
-Laid = Callable[..., Report]
+Compare = Callable[..., Report]
 CHECKS = ("layerwise", "gradients", "training")
 
 
 def shown(report: Report) -> str:
-    """Return the text of a report, as a file gets it."""
     return render_rich(lambda console: render(report, console), None)
 
 
 def line_of(text: str, *words: str) -> str:
-    """Return the one line that has all of some words, its blanks single."""
     (found,) = (line for line in text.splitlines() if all(word in line for word in words))
     return " ".join(found.split())
 
 
 @pytest.fixture
-def seven(made: Made, laid: Laid) -> Report:
-    """Return the drift of seven rows of five checks, in which nearly everything moves."""
+def seven(made: Made, compare: Compare) -> Report:
     rows: dict[str, list[Document]] = {}
     names = [f"py311-torch{number}-hf523" for number in (26, 27, 28, 29, 210, 213, 215)]
     reports = [made.report(check) for check in (*CHECKS, "generation")] + [made.ids("tokens")]
@@ -45,28 +42,25 @@ def seven(made: Made, laid: Laid) -> Report:
         reports = [made.moved(r, made.THEIRS, "h.1.attn.query", 2e-7 * place) for r in reports]
         reports = [made.moved(r, made.ALONE, "h.1.mlp.gelu", 3e-7 * place) for r in reports]
         rows[name] = [made.on(report, torch=f"2.{place}.0+cu124") for report in reports]
-    return laid(**rows)
+    return compare(**rows)
 
 
 @pytest.mark.parametrize(("columns", "widest"), [("100", 100), ("80", 92)])
-def test_seven_rows_have_room(
+def test_seven_runs_fit_the_page(
     columns: str, widest: int, seven: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No line is longer than a page is wide, and no name and no number is cut."""
     monkeypatch.setenv("COLUMNS", columns)
     text = shown(seven)
     assert max(map(len, text.splitlines())) <= widest
     wanted = {row.backend for row in seven.results} | {*CHECKS, "tokens", "generation"}
-    expected = (set(), False)
-    assert expected == ({name for name in wanted if name not in text}, "…" in text)
+    assert ({name for name in wanted if name not in text}, "…" in text) == (set(), False)
 
 
 @pytest.mark.parametrize("columns", ["100", "80"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_no_cell_is_cut(
-    columns: str, dtype: str, made: Made, laid: Laid, monkeypatch: pytest.MonkeyPatch
+    columns: str, dtype: str, made: Made, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of seven rows without a verdict, in which everything moves by less than can be measured."""
     monkeypatch.setenv("COLUMNS", columns)
     said: Document = {"verdict": "inconclusive", "reasons": [{"what": "x"}]}
     checks = (*CHECKS, "generation", "golden")
@@ -83,7 +77,7 @@ def test_no_cell_is_cut(
             for run in runs
         ]
         rows[f"r{place}"] = [made.report(check, fingerprints=taken, **said) for check in checks]
-    text = shown(laid(**rows))
+    text = shown(compare(**rows))
     cells = sum(line.count("inconclusive 3e-12 1.25") for line in text.splitlines())
     blocks = sum(line.count("<1e-15/<1e-15") for line in text.splitlines())
     expected = (False, 7 * 5, 3 * 7 * 2, {"embeddings", "h.10", "logits"})
@@ -96,96 +90,95 @@ def test_no_cell_is_cut(
 
 
 @pytest.mark.parametrize("columns", ["100", "80"])
-def test_what_moved_without_a_size_has_a_column(
-    columns: str, made: Made, laid: Laid, monkeypatch: pytest.MonkeyPatch
+def test_a_change_of_unknown_size_has_a_column(
+    columns: str, made: Made, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows how far: that is not the same, and not what nobody knows of at all."""
     monkeypatch.setenv("COLUMNS", columns)
     run = {"norm": None, "sketch": ""}
     taken = [[made.fingerprint(made.OURS, "logits", digest=d * 16, **run)] for d in "01"]
     rows = [made.report(fingerprints=found) for found in (*taken, [])]
-    text = shown(laid(a=[rows[0]], b=[rows[1]], c=[rows[2]]))
+    text = shown(compare(rows[0], rows[1], rows[2]))
     at = text.index("largest change")
     headed = [" ".join(line.split()) for line in text[at:].splitlines()[1:3]]
-    expected = ["1→2", "logits ?/-"]
-    assert expected == headed
+    assert headed == ["1→2", "logits ?/-"]
     assert "float32 logits ? 1/1 ?" in line_of(text, "ours (plain)")
 
 
 def test_the_rows_have_their_versions(seven: Report) -> None:
-    """A line a row, numbered as it is called further on."""
     line = line_of(shown(seven), "py311-torch210-hf523")
-    expected = "5 py311-torch210-hf523 3.11.7 2.4.0+cu124 4.57.6"
-    assert expected == line
+    assert line == "5 py311-torch210-hf523 3.11.7 2.4.0+cu124 4.57.6"
 
 
-def test_the_verdicts_have_their_worst_numbers(made: Made, laid: Laid) -> None:
-    """A line a row, a cell a check; what failed or is missing stands out."""
+def test_the_verdicts_have_their_worst_numbers(made: Made, compare: Compare) -> None:
     failed = made.report("training", verdict="error", results=[])
-    text = shown(laid(a=[made.report(), made.report("training")], b=[failed]))
-    expected = ("1 pass 3e-12 1.25 pass 3e-12 1.25", "2 not run ERROR")
-    assert expected == (line_of(text, "1  pass"), line_of(text, "2  not run"))
+    text = shown(compare(a=[made.report(), made.report("training")], b=[failed]))
+    assert line_of(text, "1  pass") == "1 pass 3e-12 1.25 pass 3e-12 1.25"
+    assert line_of(text, "2  not run") == "2 not run ERROR"
 
 
-def test_notes_name_their_pairs(made: Made, laid: Laid) -> None:
-    """By the rows' numbers."""
+def test_notes_name_their_pairs(made: Made, compare: Compare) -> None:
     last = made.on(made.report(), threads="2")
-    text = shown(laid(a=[made.report()], b=[made.report()], c=[last]))
+    text = shown(compare(made.report(), made.report(), last))
     assert "note on 2→3, 1→3: the rows have different threads" in text
 
 
-def test_what_differs_has_a_line_a_value(made: Made, laid: Laid) -> None:
-    """Of the code the digest alone, where the version is one."""
+def test_what_differs_has_a_line_a_value(made: Made, compare: Compare) -> None:
     code = [f"gpt1-parity 0.1.0, sha256 {digit * 16}" for digit in "ab"]
     named = [made.report()["identity"] | {"code": said} for said in (*code, "gpt1-parity 0.2.0")]
     rows = [made.on(made.report(identity=said), threads="2") for said in named]
-    one = shown(laid(a=[rows[0]], b=[rows[1]], c=[rows[0] | made.on(rows[0])]))
-    other = shown(laid(d=[rows[0]], e=[rows[2]]))
+    one = shown(compare(rows[0], rows[1], rows[0] | made.on(rows[0])))
+    other = shown(compare(d=[rows[0]], e=[rows[2]]))
     at = one.index("other differences")
-    expected = ["threads 2 in 1 2", "1 in 3", "code " + "a" * 16 + " in 1 3", "b" * 16 + " in 2"]
-    assert expected == [" ".join(line.split()) for line in one[at:].splitlines()[1:5]]
+    assert [" ".join(line.split()) for line in one[at:].splitlines()[1:5]] == [
+        "threads 2 in 1 2",
+        "1 in 3",
+        "code " + "a" * 16 + " in 1 3",
+        "b" * 16 + " in 2",
+    ]
     assert f"code  {code[0]}  in 1\n" in "\n".join(line.rstrip() for line in other.splitlines())
 
 
-def test_blocks_stand_in_a_table(made: Made, laid: Laid) -> None:
-    """A column a pair that moved, ours beside Hugging Face's."""
+def test_blocks_stand_in_a_table(made: Made, compare: Compare) -> None:
     second = made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)
     third = made.moved(second, made.THEIRS, "h.0.mlp.gelu", 3e-6)
-    text = shown(laid(a=[made.report()], b=[made.report()], c=[second], d=[third]))
+    text = shown(compare(made.report(), made.report(), second, third))
     at = text.index("largest change")
     columns = [line for line in text[at:].splitlines()[1:] if line.strip()]
-    expected = ["2→3 3→4 1→4", "embeddings =/= =/= =/=", "h.0 1e-7/= =/3e-6 1e-7/3e-6"]
-    assert expected == [" ".join(line.split()) for line in columns[:3]]
+    assert [" ".join(line.split()) for line in columns[:3]] == [
+        "2→3 3→4 1→4",
+        "embeddings =/= =/= =/=",
+        "h.0 1e-7/= =/3e-6 1e-7/3e-6",
+    ]
 
 
-def test_where_nothing_moved_there_is_no_table(made: Made, laid: Laid) -> None:
-    """Its columns would all be alike."""
-    assert "largest change" not in shown(laid(a=[made.report()], b=[made.report()]))
+def test_without_changes_there_is_no_table(made: Made, compare: Compare) -> None:
+    assert "largest change" not in shown(compare(made.report(), made.report()))
 
 
-def test_the_last_line_is_the_verdict(made: Made, laid: Laid) -> None:
-    """With the reports that it is of."""
-    text = shown(laid(("gone",), a=[made.report()], b=[made.report()]))
-    expected = "INCONCLUSIVE  2 of 3 reports compared, in 3 rows; 2 with fingerprints"
-    assert expected == text.splitlines()[-1].strip()
+def test_the_last_line_is_the_verdict(made: Made, compare: Compare) -> None:
+    text = shown(compare(expect=("gone",), a=[made.report()], b=[made.report()]))
+    assert (
+        text.splitlines()[-1].strip()
+        == "INCONCLUSIVE  2 of 3 reports compared, in 3 rows; 2 with fingerprints"
+    )
     assert "not run: it has no report" in text
-    expected = "INCONCLUSIVE  1 of 1 report compared, in 1 row; 0 with fingerprints"
-    assert expected == shown(laid(c=[made.report(fingerprints=[])])).splitlines()[-1].strip()
+    assert (
+        shown(compare(c=[made.report(fingerprints=[])])).splitlines()[-1].strip()
+        == "INCONCLUSIVE  1 of 1 report compared, in 1 row; 0 with fingerprints"
+    )
 
 
 @pytest.mark.parametrize(
     ("number", "expected"), [(3e-7, "3e-7"), (1.26e-12, "1e-12"), (0.0, "0"), (float("inf"), "inf")]
 )
 def test_a_number_is_short(number: float, expected: str) -> None:
-    """One digit and its exponent."""
     assert expected == format_short(number)
 
 
 @pytest.mark.parametrize(
     ("change", "expected"), [(None, "?"), (0.0, "="), (ROUNDING, "<1e-15"), (2e-15, "2e-15")]
 )
-def test_a_change_is_told(change: TapChange, expected: str) -> None:
-    """What is not known, what is the same, and what is below a sketch's rounding have signs."""
+def test_changes_have_signs(change: TapChange, expected: str) -> None:
     assert expected == format_change(change)
 
 
@@ -200,14 +193,12 @@ def test_a_change_is_told(change: TapChange, expected: str) -> None:
     ],
 )
 def test_a_side_has_its_name(subject: str, expected: str) -> None:
-    """Ours with its path."""
     assert expected == side_name(subject)
 
 
 def test_no_text_of_a_report_reaches_the_terminal(
     made: Made, write: Callable[..., Path], check: Callable[..., Any]
 ) -> None:
-    """Escapes become blanks; what looks like markup is printed as it is."""
     bad = made.report(verdict="fail", reasons=[{"what": "\x1b[31m[red]bad[/red]\n"}])
     rows = [
         write("[bold]a", made.on(bad, torch="[/]\x1b]0;x\x07")),
@@ -218,3 +209,131 @@ def test_no_text_of_a_report_reaches_the_terminal(
     control = {c for c in result.stdout if not c.isprintable() and c != "\n"}
     assert expected == (result.exit_code, result.stderr, control)
     assert all(said in result.stdout for said in ("[bold]a", "[red]bad[/red]", "[/]"))
+
+
+def test_a_pair_has_a_line_for_each_side_and_mode(made: Made, compare: Compare) -> None:
+    other = made.moved(made.report(), made.THEIRS, "h.0.attn.query", 3e-7)
+    other = made.moved(other, made.THEIRS, "logits", 4e-6)
+    other = made.moved(other, made.ALONE, "h.0.attn.query", 2e-7)
+    text = shown(compare(made.report(), made.on(other, torch="2.8.0")))
+    assert line_of(text, "1→2  torch") == "1→2 torch 2.6.0 → 2.8.0"
+    assert line_of(text, "ours", "no change") == "layerwise ours no change 0/12"
+    assert line_of(text, "float32", "4e-6") == "Hugging Face float32 h.0.attn.query 3e-7 2/6 4e-6"
+    assert line_of(text, "per-op ", "1/6") == "Hugging Face per-op by themselves: attn.query 1/6"
+    assert str(text.count("changed: tensors that are not equal")) == "1"
+
+
+def test_backends_with_different_changes_have_own_lines(made: Made, compare: Compare) -> None:
+    tiled = made.moved(made.report(), made.TILED, "logits", 5e-7)
+    both = made.moved(tiled, made.OURS, "h.0.attn.query", 1e-7)
+    expected = (
+        "layerwise ours (plain) float32 h.0.attn.query 1e-7 1/6 1e-7",
+        "ours (tiled) float32 logits 5e-7 1/6 5e-7",
+        "layerwise ours (plain) float32 no change 0/6",
+    )
+    differ, one = (shown(compare(made.report(), other)) for other in (both, tiled))
+    assert expected == (
+        line_of(differ, "ours (plain)"),
+        line_of(differ, "ours (tiled)"),
+        line_of(one, "ours (plain)"),
+    )
+
+
+def test_backends_with_equal_changes_share_a_line(made: Made, compare: Compare) -> None:
+    other = made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)
+    both = made.moved(other, made.TILED, "h.0.attn.query", 5e-7)
+    alone = [
+        made.report(fingerprints=[f for f in found["fingerprints"] if "tiled" not in f["subject"]])
+        for found in (made.report(), other)
+    ]
+    assert (
+        line_of(shown(compare(made.report(), both)), "ours", "float32 ")
+        == "layerwise ours float32 h.0.attn.query 5e-7 1/6 5e-7"
+    )
+    assert (
+        line_of(shown(compare(c=[alone[0]], d=[alone[1]])), "ours (")
+        == "layerwise ours (plain) float32 h.0.attn.query 1e-7 1/6 1e-7"
+    )
+
+
+@pytest.fixture
+def beside_both(made: Made) -> Document:
+    runs = [(f"{side}/plain", made.TAPS) for side in ("oracle", "huggingface", "ours")]
+    coarse = [tap for tap in made.TAPS if "attn" not in tap]
+    runs += [(f"{side}/tiled", coarse) for side in ("oracle", "huggingface", "ours")]
+    taken = [
+        made.fingerprint((subject, "float32", "per-op"), tap)
+        for subject, taps in runs
+        for tap in taps
+    ]
+    found: Document = made.report(fingerprints=taken)
+    return found
+
+
+def test_a_reference_is_reported_beside_the_backend_with_the_most_taps(
+    beside_both: Document, made: Made, compare: Compare
+) -> None:
+    fused = made.moved(beside_both, ("huggingface/tiled", "float32", "per-op"), "logits", 1e-6)
+    finest = made.moved(fused, ("huggingface/plain", "float32", "per-op"), "h.0.mlp.gelu", 1e-6)
+    assert (
+        line_of(shown(compare(beside_both, fused)), "Hugging Face ", "per-op ")
+        == "Hugging Face per-op no operation by itself 0/6"
+    )
+    assert (
+        line_of(shown(compare(c=[beside_both], d=[finest])), "Hugging Face ", "per-op ")
+        == "Hugging Face per-op by themselves: mlp.gelu 1/6"
+    )
+
+
+def test_our_operations_are_reported_by_backend(
+    beside_both: Document, made: Made, compare: Compare
+) -> None:
+    other = made.moved(beside_both, ("ours/tiled", "float32", "per-op"), "logits", 1e-6)
+    given = made.moved(other, ("oracle/tiled", "float32", "per-op"), "logits", 1e-6)
+    known, unknown = (shown(compare(beside_both, found)) for found in (other, given))
+    assert (
+        line_of(known, "ours (plain)") == "layerwise ours (plain) per-op no operation by itself 0/6"
+    )
+    assert line_of(known, "ours (tiled)") == "ours (tiled) per-op by themselves: logits 1/4"
+    assert (
+        line_of(unknown, "ours (tiled)")
+        == "ours (tiled) per-op unknown: their input may have changed 1/4"
+    )
+    assert line_of(unknown, "oracle (tiled)") == "oracle (tiled) per-op logits 1e-6 1/4 1e-6"
+
+
+def test_ids_have_one_line(made: Made, compare: Compare) -> None:
+    one = made.ids("tokens", ("hand-picked", "corpus"))
+    other = made.moved(one, made.IDS, "corpus", 0.0)
+    numbers = made.report()
+    pushed = made.moved(numbers, made.OURS, "logits", 1e-7)
+    same = shown(compare(a=[one, numbers], b=[one, pushed]))
+    moved = shown(compare(one, other))
+    assert line_of(same, "the same ids") == "tokens ids the same ids 0/2"
+    assert line_of(moved, "corpus") == "tokens Hugging Face ids corpus 1/2"
+
+
+def test_a_pair_without_changes_is_one_line(made: Made, compare: Compare) -> None:
+    both = [made.report(), made.ids()]
+    assert line_of(shown(compare(a=both, b=both)), "no change") == "all no change 0/37"
+
+
+def test_a_pair_with_the_lines_of_another_refers_to_it(made: Made, compare: Compare) -> None:
+    later = [made.moved(made.report(), made.OURS, "h.0.attn.query", 1e-7)]
+    text = shown(compare(a=[made.report()], b=later, c=later))
+    assert [line for line in text.splitlines() if "same lines" in line] == ["the same lines as 1→2"]
+    assert text.index("1→3  nothing else differs") < text.index("the same lines")
+    assert text.count("first change, largest: ") == 1  # the columns are explained once, too
+
+
+def test_unknown_changes_are_not_zero(made: Made, compare: Compare) -> None:
+    text = shown(compare(made.report(), made.report(fingerprints=[])))
+    assert "unknown: b was written without" in text
+    assert "no change" not in text
+
+
+def test_unknown_changes_show_beside_unchanged_checks(made: Made, compare: Compare) -> None:
+    bare = made.report("training", fingerprints=[])
+    text = shown(compare(a=[made.report(), bare], b=[made.report(), bare]))
+    assert line_of(text, "no change") == "layerwise no change 0/36"
+    assert "unknown: a was written without" in text

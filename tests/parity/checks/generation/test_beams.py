@@ -8,7 +8,7 @@ import torch
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checks.generation import rules
-from parity.checks.generation import texts as witnesses
+from parity.checks.generation import texts as references
 from parity.checks.generation.beams import Setting, found_by, found_by_oracle, rescored, unfilled
 from parity.core.metrics import Status
 from parity.core.tolerances import Bounds
@@ -34,7 +34,6 @@ GRID = {
 
 @pytest.fixture(scope="module")
 def double(ours: GPT) -> GPT:
-    """Return a copy of our model in float64."""
     return copy.deepcopy(ours).double()
 
 
@@ -47,7 +46,6 @@ def test_texts_and_scores_are_hugging_faces(
     theirs: OpenAIGPTLMHeadModel,
     assert_same: Any,  # noqa: ANN401
 ) -> None:
-    """Every width, penalty and way of stopping, with and without an end, three prompts at once."""
     decoder = Decoder(ours, batch=len(PROMPTS) * setting.beams)
     found = found_by(decoder, PROMPTS, setting, new=NEW, end_id=END)
     end_id = END if setting.ends else None
@@ -61,7 +59,7 @@ def test_texts_and_scores_are_hugging_faces(
         end_id=end_id,
         returned=setting.beams,
     )
-    truth = witnesses.oracle_forward(theirs)
+    truth = references.oracle_forward(theirs)
     right = found_by_oracle(truth, PROMPTS, setting, new=NEW, end_id=END)
     expected = unfilled(made.token_ids, PROMPTS.shape[1], end_id)
     assert (expected, expected) == (found.texts, right.texts)
@@ -72,8 +70,7 @@ def test_texts_and_scores_are_hugging_faces(
     assert_same(right.scores, exact.scores)
 
 
-def test_every_rule_agrees_and_does_something() -> None:
-    """In float64, on tokens left and on their logits; no case is idle on what is drawn."""
+def test_every_rule_agrees_and_has_an_effect() -> None:
     rows = list(rules.rule_rows(211, 0, Bounds()))
     assert {f"rules.{case.name}" for case in rules.CASES} == {row.tap for row in rows}
     assert {Status.PASS} == {row.status for row in rows}
@@ -83,16 +80,14 @@ def test_every_rule_agrees_and_does_something() -> None:
 @pytest.mark.parametrize(
     "name", [name for name, fault in GENERATION_FAULTS.items() if fault.at.startswith("rules")]
 )
-def test_a_fault_in_a_rule_is_seen_at_that_rule(name: str) -> None:
-    """And at no rule before it."""
+def test_a_fault_in_a_rule_is_found_at_that_rule_first(name: str) -> None:
     with inject(name):
         rows = list(rules.rule_rows(211, 0, Bounds()))
     failing = [row for row in rows if row.status is not Status.PASS]
     assert GENERATION_FAULTS[name].at == failing[0].tap
 
 
-def test_a_text_is_cut_behind_what_ended_it() -> None:
-    """What fills it up is no part of it; without an end nothing is cut."""
+def test_a_text_is_cut_after_its_end_token() -> None:
     texts = torch.tensor([[1, 2, 9, 9, 9], [1, 2, 3, 9, 9], [1, 2, 3, 4, 5]])
     assert unfilled(texts, 1, 9) == [[2, 9], [2, 3, 9], [2, 3, 4, 5]]
     assert unfilled(texts, 1, None) == texts[:, 1:].tolist()

@@ -1,49 +1,66 @@
-"""The check of generation: the right one passes, and every planted fault is seen at its place."""
+"""The generation check: verdicts, references, degenerate inputs and fingerprints."""
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checkpoints.weights import Weights
+from parity.checks.generation import rules
 from parity.checks.generation.beams import SETTINGS
-from parity.checks.generation.check import GenerationInputs, rows_of
-from parity.checks.generation.continuations import WAYS, draw_prompts
+from parity.checks.generation.check import (
+    GenerationInputs,
+    degenerate_reasons,
+    generation,
+    rows_of,
+)
+from parity.checks.generation.rows import BACKEND
+from parity.checks.generation.texts import WAYS, Injected, draw_prompts
+from parity.core.fingerprints import Fingerprint
 from parity.core.metrics import Status
-from parity.core.results import Row
+from parity.core.results import Report, Row, Verdict
+from parity.core.runners import build_huggingface, build_ours
 from parity.core.tolerances import bounds_for
-from parity.errors import ExitCode
+from parity.errors import ExitCode, UsageError
 from parity.faults.generation import GENERATION_FAULTS, inject
 from scratch_gpt import GPT
 from scratch_gpt.generation.decoder import Decoder
 
-WITNESSES = {"oracle", "huggingface", "uncached"}
-PROMPTS = ("--token-ids", "210;5,9,5,0,77,9,12")
-FEW = ("--weights", "tiny", *PROMPTS, "--max-new-tokens", "3", "--format", "json")
+Prints = Mapping[tuple[str, str, str], Mapping[str, Fingerprint]]
+FingerprintsOf = Callable[[Report], Prints]
+
+REFERENCES = {"oracle", "huggingface", "uncached"}
+FEW = (
+    *("--weights", "tiny", "--token-ids", "210;5,9,5,0,77,9,12"),
+    *("--max-new-tokens", "3", "--format", "json"),
+)
+HEALTHY = [[1, 2], [3, 2]]
+ASKED = GenerationInputs(
+    prompts=draw_prompts(2, longest=7, vocab_size=211, seed=0),
+    new=8,
+    searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
+)
+"""Two short prompts with so many new tokens that texts can end midway."""
+FOUR = dataclasses.replace(ASKED, new=4)
 
 
-def asked(plant: str | None) -> GenerationInputs:
-    """Return two short prompts, continued by so many tokens that texts can end midway."""
-    return GenerationInputs(
-        prompts=draw_prompts(2, longest=7, vocab_size=211, seed=0),
-        new=8,
-        searched=torch.tensor([[17, 4, 210, 0, 33], [90, 90, 5, 61, 2]]),
-        inject_fault=plant,
-    )
+def rows(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Any:  # noqa: ANN401 - an iterator of rows
+    return rows_of(ours, theirs, ASKED, dtype="float32", bounds=bounds_for("float32"), seen=[])
 
 
-def first_failing(ours: GPT, theirs: OpenAIGPTLMHeadModel, plant: str | None) -> Row | None:
-    """Return the first row that does not pass; what comes after it is not run."""
-    rows = rows_of(
-        ours, theirs, asked(plant), dtype="float32", bounds=bounds_for("float32"), seen=[]
-    )
-    return next((row for row in rows if row.status is not Status.PASS), None)
+def first_failing(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Row | None:
+    return next((row for row in rows(ours, theirs) if row.status is not Status.PASS), None)
 
 
 @pytest.fixture(scope="module")
 def document(check: Callable[..., Any], strictly: Callable[[str], Any]) -> dict[str, Any]:
-    """Return what the command line writes of the right generator."""
+    """Return the JSON report of the right generator."""
     result = check("generation", *FEW)
     assert result.exit_code == ExitCode.PASS, result.stderr
     parsed: dict[str, Any] = strictly(result.stdout)
@@ -51,33 +68,32 @@ def document(check: Callable[..., Any], strictly: Callable[[str], Any]) -> dict[
 
 
 def test_the_right_generator_passes(document: dict[str, Any]) -> None:
-    """Every comparison that was planned was made, and none had to be excused."""
     assert (document["verdict"], document["reasons"]) == ("pass", [])
     assert document["plan"]["planned"] == document["plan"]["compared"]
     assert tuple(document["inputs"][k] for k in ("prompts", "lengths", "ties")) == (2, "1 7", 0)
 
 
-def test_every_step_is_met_by_every_witness(document: dict[str, Any]) -> None:
-    """Logits and ids of each text in float64 by three, in float32 by Hugging Face's generate."""
+def test_every_text_is_compared_with_every_reference(document: dict[str, Any]) -> None:
+    """In float64 with three references, in float32 with Hugging Face's `generate`."""
     found: dict[tuple[str, str], set[str]] = {}
     for row in document["results"]:
         found.setdefault((row["tap"], row["dtype"]), set()).add(row["against"])
     for way in WAYS:
         for at in (0, 1):
             for what in ("logits", "ids"):
-                assert found[f"{way.name}.{at}.{what}", "float64"] == WITNESSES
-                judged = found.get((f"{way.name}.{at}.{what}", "float32"), set())
+                assert found[f"{way.name}.{at}.{what}", "float64"] == REFERENCES
+                checked = found.get((f"{way.name}.{at}.{what}", "float32"), set())
                 right = {"oracle"} if what == "logits" else {"huggingface"}
-                assert (set() if way.sampled else right) == judged
+                assert (set() if way.sampled else right) == checked
     for setting in SETTINGS:
         assert found[f"beams.{setting.name}.texts", "float64"] == {"oracle"}
         assert found[f"beams.{setting.name}.texts", "float32"] == {"huggingface"}
 
 
 def test_agreement_is_of_numbers_that_were_computed(document: dict[str, Any]) -> None:
-    """Cached logits are not the uncached ones to the bit: nothing was compared with itself."""
-    rows = [row for row in document["results"] if row["mode"] == "float64"]
-    cached = [row for row in rows if row["tap"].endswith(".logits")]
+    """Cached and uncached logits differ in bits, so nothing was compared with itself."""
+    exact = [row for row in document["results"] if row["mode"] == "float64"]
+    cached = [row for row in exact if row["tap"].endswith(".logits")]
     assert cached
     assert all(0.0 < row["error_ours"] <= row["bound"] for row in cached)
 
@@ -85,7 +101,7 @@ def test_agreement_is_of_numbers_that_were_computed(document: dict[str, Any]) ->
 def test_ties_are_excused_and_counted(
     check: Callable[..., Any], strictly: Callable[[str], Any]
 ) -> None:
-    """In bfloat16 choices that are as good as equal fall differently; the report says how many."""
+    """In bfloat16 choices that are nearly equal differ."""
     result = check("generation", *FEW, "--dtype", "bfloat16")
     found = strictly(result.stdout)
     tied = [row for row in found["results"] if "a tie" in row["detail"]]
@@ -99,7 +115,7 @@ SHARED = [
     for name, fault in GENERATION_FAULTS.items()
     if fault.at.endswith((".ids", ".texts")) or fault.at.startswith(("rules", "beams"))
 ]
-"""Faults of rules, of the choice and of searches: of what a witness might have in common."""
+"""Faults of rules, of the choice and of searches, which a reference might have in common."""
 
 
 @pytest.mark.parametrize(
@@ -111,35 +127,29 @@ SHARED = [
         for name in SHARED
     ],
 )
-def test_no_witness_shares_a_fault(name: str, ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """In whatever runs, and not in our functions alone, it is seen at the same place."""
+def test_no_reference_shares_a_fault(name: str, ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    """Injected for the whole run, not for our functions alone, it is found at the same row."""
     with inject(name):
-        row = first_failing(ours, theirs, None)
+        row = first_failing(ours, theirs)
     assert row is not None
     assert GENERATION_FAULTS[name].at == row.tap
 
 
 def test_a_wrong_search_is_no_tie_in_float32(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """Also where it is wrong in whatever runs: how close a call was is told by the oracle alone."""
+    """The oracle alone decides how close two scores are, even if the references share the fault."""
     with inject("beams-all-alike"):
-        rows = list(
-            rows_of(
-                ours, theirs, asked(None), dtype="float32", bounds=bounds_for("float32"), seen=[]
-            )
-        )
-    wrong = {(row.tap, row.dtype, row.against) for row in rows if row.status is not Status.PASS}
+        found = list(rows(ours, theirs))
+    wrong = {(row.tap, row.dtype, row.against) for row in found if row.status is not Status.PASS}
     assert ("beams.plain.texts", "float32", "huggingface") in wrong
-    assert not [row.detail for row in rows if "a tie" in row.detail]
+    assert not [row.detail for row in found if "a tie" in row.detail]
 
 
 @pytest.mark.slow
-def test_nothing_planted_fails_nowhere(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
-    """The same run without a fault has no failing row."""
-    assert first_failing(ours, theirs, None) is None
+def test_without_a_fault_no_row_fails(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    assert first_failing(ours, theirs) is None
 
 
-def test_a_fault_is_gone_when_it_is_not_wanted_any_more() -> None:
-    """Also where the run raised an error."""
+def test_a_fault_is_removed_after_an_error() -> None:
     right = Decoder.step
 
     def failing() -> None:
@@ -155,20 +165,18 @@ def test_a_fault_is_gone_when_it_is_not_wanted_any_more() -> None:
 def test_an_error_in_our_decoder_is_a_failing_row(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no end of the run: the report says which prompt, and what was raised."""
-
     def step(_decoder: Decoder, _token_ids: object) -> None:
         message = "no room"
         raise ValueError(message)
 
     monkeypatch.setattr(Decoder, "step", step)
-    row = first_failing(ours, theirs, None)
+    row = first_failing(ours, theirs)
     assert row is not None
     assert (row.tap, row.detail) == ("greedy.0.logits", "ours raised ValueError: no room")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--inject-fault", "nothing"], "no fault is called 'nothing'"),
         (["--max-new-tokens", "1"], "no cache is ever read"),
@@ -178,10 +186,146 @@ def test_an_error_in_our_decoder_is_a_failing_row(
         (["--text", "the"], "a text needs a vocabulary"),
     ],
 )
-def test_what_cannot_be_asked_is_a_usage_error(
-    options: list[str], said: str, check: Callable[..., Any]
+def test_impossible_options_are_a_usage_error(
+    options: list[str], message: str, check: Callable[..., Any]
 ) -> None:
-    """Each says what is wrong in one line."""
     result = check("generation", "--weights", "tiny", *options)
     assert result.exit_code == ExitCode.USAGE
-    assert said in result.stderr
+    assert message in result.stderr
+
+
+def test_no_prompt_is_a_usage_error(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    with pytest.raises(UsageError, match="there is no prompt"):
+        generation(ours, theirs, dataclasses.replace(ASKED, prompts=[]))
+
+
+# Weights and inputs that could hide a fault.
+
+
+def reasons(texts: list[list[int]], model: nn.Module) -> list[tuple[str, str]]:
+    found = degenerate_reasons(model, texts, vocab_size=211, seed=0)
+    return [(reason.what, reason.where) for reason in found]
+
+
+def test_healthy_weights_and_texts_give_no_reason(theirs: OpenAIGPTLMHeadModel) -> None:
+    assert reasons(HEALTHY, theirs) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [([[4, 4], [4, 4]], "one token over and over"), ([[1, 2], [1, 2]], "continued alike")],
+)
+def test_texts_that_could_not_differ_are_a_reason(
+    texts: list[list[int]], why: str, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    assert any(why in what for what, _ in reasons(texts, theirs))
+
+
+def test_a_rule_without_effect_is_named(
+    theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = rules.Case(name="never", fields={"no_repeat_ngram_size": 40})
+    monkeypatch.setattr(rules, "CASES", (*rules.CASES, idle))
+    assert reasons(HEALTHY, theirs) == [("1 rules change nothing on the logits drawn", "never")]
+
+
+def test_degenerate_weights_are_inconclusive(weights: Weights) -> None:
+    dead = {n: x * 0 if n.endswith("bias") else x for n, x in weights.tensors.items()}
+    flat = dataclasses.replace(weights, tensors=dead)
+    asked = GenerationInputs(
+        prompts=[torch.tensor([[1, 2, 3]]), torch.tensor([[9]])],
+        new=3,
+        searched=torch.tensor([[5, 6]]),
+    )
+    report = generation(build_ours(flat), build_huggingface(flat), asked, dtype="float64")
+    assert (report.verdict, report.exit_code) == (Verdict.INCONCLUSIVE, ExitCode.INCONCLUSIVE)
+    assert "hold one value throughout" in report.reasons[0].what
+    assert report.first_divergence is None
+
+
+# Fingerprints.
+
+
+@pytest.fixture(scope="module")
+def run(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> Callable[..., Report]:
+    def with_fault(
+        injected: Injected = contextlib.nullcontext, *, fingerprints: bool = True
+    ) -> Report:
+        return generation(ours, theirs, FOUR, injected=injected, fingerprints=fingerprints)
+
+    return with_fault
+
+
+@pytest.fixture(scope="module")
+def right(run: Callable[..., Report]) -> Report:
+    return run()
+
+
+def texts(*, sampled: bool) -> list[str]:
+    ways = [way.name for way in WAYS if sampled or not way.sampled]
+    return [f"{way}.{at}" for way in ways for at in range(len(FOUR.prompts))]
+
+
+def test_every_text_has_fingerprints(right: Report, fingerprints_of: FingerprintsOf) -> None:
+    """Of both sides in both dtypes. Hugging Face's side samples in neither, and searches in one."""
+    found = fingerprints_of(right)
+    beams = [f"beams.{setting.name}" for setting in SETTINGS]
+    expected = {
+        (f"ours/{BACKEND}", "float64", "float64"): (texts(sampled=True), beams),
+        ("huggingface", "float64", "float64"): (texts(sampled=True), []),
+        (f"ours/{BACKEND}", "float32", "end-to-end"): (texts(sampled=False), beams),
+        ("huggingface", "float32", "end-to-end"): (texts(sampled=False), beams),
+    }
+    for (side, dtype, mode), (written, searched) in expected.items():
+        tensors = [
+            *(f"{text}.logits" for text in written),
+            *(f"{text}.scores" for text in searched),
+        ]
+        ids = [*(f"{text}.ids" for text in written), *(f"{text}.texts" for text in searched)]
+        assert tensors == list(found[side, dtype, mode])
+        assert ids == list(found[side, dtype, "exact"])
+    assert len(found) == 2 * len(expected)
+
+
+def test_fingerprints_are_of_every_step(right: Report, fingerprints_of: FingerprintsOf) -> None:
+    for key, found in fingerprints_of(right).items():
+        for tap, entry in found.items():
+            if tap.endswith(".logits"):
+                assert entry.shape == (FOUR.new, 211)
+                assert entry.norm is not None
+            if tap.endswith(".ids"):
+                assert (entry.shape, entry.norm, entry.sketch) == ((FOUR.new,), None, "")
+            assert (key[2] == "exact") == (entry.norm is None)
+
+
+def test_the_same_ids_have_the_same_digest(right: Report, fingerprints_of: FingerprintsOf) -> None:
+    """This run has no ties."""
+    found = fingerprints_of(right)
+    mine, its = f"ours/{BACKEND}", "huggingface"
+    for text in texts(sampled=False):
+        digests = {found[side, "float64", "exact"][f"{text}.ids"].digest for side in (mine, its)}
+        assert digests == {found[its, "float32", "exact"][f"{text}.ids"].digest}
+        logits = f"{text}.logits"
+        assert found[mine, "float64", "float64"][logits] != found[its, "float64", "float64"][logits]
+
+
+def test_fingerprints_change_no_row(right: Report, run: Callable[..., Report]) -> None:
+    without = run(fingerprints=False)
+    assert (repr(right.results), right.verdict) == (repr(without.results), without.verdict)
+    assert list(without.fingerprints) == []
+
+
+def test_a_fault_changes_our_fingerprints_alone(
+    right: Report, run: Callable[..., Report], fingerprints_of: FingerprintsOf
+) -> None:
+    """A stale cache changes our logits from the second text on.
+
+    Hugging Face's float64 logits are those of our texts, so they may change too.
+    """
+    before, after = fingerprints_of(right), fingerprints_of(run(partial(inject, "cache-stale")))
+    for key, found in before.items():
+        changed = [tap for tap, entry in found.items() if entry != after[key][tap]]
+        if key[:2] == ("huggingface", "float32"):
+            assert changed == []
+        if key[0].startswith("ours") and key[2] != "exact":
+            assert changed[0] == "greedy.1.logits"

@@ -1,8 +1,7 @@
-"""The vocabulary of the goldens' tests: the same kinds, recorded from Hugging Face's model.
+"""Goldens of every kind, recorded from Hugging Face's model.
 
-What is recorded here is computed by transformers' own generation and forward pass, by PyTorch's
-own softmax and cross-entropy, and by `torch.linalg`: none of it by the code that is judged.
-Tolerances are those of the published goldens.
+They are computed by transformers' generation and forward pass, PyTorch's softmax and
+cross-entropy, and `torch.linalg`, not by the code under test. Tolerances are the published ones.
 """
 
 import dataclasses
@@ -39,14 +38,11 @@ FILE = b"the bytes of a file that the recorded weights were published in"
 
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-    """Records goldens of each kind from Hugging Face's model, on prompts drawn from a seed."""
-
     model: OpenAIGPTLMHeadModel
     tolerances: dict[tuple[Kind, str], Tolerance]
     prefixes: int = 40
 
     def __call__(self) -> Iterator[Golden]:
-        """Yield every golden."""
         generator = np.random.Generator(np.random.Philox(20180611))
         vocab = self.model.config.vocab_size
 
@@ -72,7 +68,6 @@ class Recorder:
         *symptoms: Symptom,
         of: str = "",
     ) -> Golden:
-        """Return a golden under the published tolerance of its kind."""
         return Golden(
             key=key,
             kind=kind,
@@ -85,13 +80,11 @@ class Recorder:
         )
 
     def logits(self, token_ids: Sequence[int]) -> Tensor:
-        """Return Hugging Face's logits `[1 time vocab]`."""
         with torch.no_grad():
             found: Tensor = self.model(input_ids=torch.tensor([list(token_ids)])).logits
         return found
 
     def continuations(self, prompt: list[int], other: list[int]) -> Iterator[Golden]:
-        """Yield a greedy continuation, one without repetition, and a beam's, which is exempt."""
         for key, ids, total, ban in (("greedy", prompt, 12, 0), ("no-repeat", other, 18, 1)):
             config = GenerationConfig(
                 do_sample=False,
@@ -109,7 +102,6 @@ class Recorder:
         yield self.golden("generate/beam", Kind.BEAM_TEXTS, {"prompt": "the dog"}, ["the dog"])
 
     def last(self, ids: list[int]) -> Iterator[Golden]:
-        """Yield what is asked of the logits after one prompt."""
         logits = self.logits(ids)
         first = int(logits[0, -1].argmax())
         given = {"token_ids": ids}
@@ -119,13 +111,11 @@ class Recorder:
         yield self.golden("last/logit", Kind.LOGIT, given | {"id": first}, value)
 
     def words(self, key: str, ids: list[int], words: list[int]) -> Golden:
-        """Return the probabilities of some words after a prefix, run alone."""
         probabilities = torch.softmax(self.logits(ids)[0, -1], dim=-1)[words]
         inputs = {"token_ids": ids, "words": words}
         return self.golden(key, Kind.WORD_PROBABILITIES, inputs, probabilities.tolist())
 
     def loss(self, key: str, ids: list[int]) -> Golden:
-        """Return a sentence's exp(loss), with what it would be on targets that are not shifted."""
         logits, targets = self.logits(ids)[0], torch.tensor(ids)
         shifted = functional.cross_entropy(logits[:-1], targets[1:]).exp()
         unshifted = functional.cross_entropy(logits, targets).exp()
@@ -133,7 +123,6 @@ class Recorder:
         return self.golden(key, Kind.EXP_LOSS, {"token_ids": ids}, float(shifted), symptom)
 
     def matrices(self) -> Iterator[Golden]:
-        """Yield norms, first elements, and how many parameters there are."""
         held = {n: p.detach() for n, p in self.model.named_parameters()}
         wide = [p.double() for p in held.values() if p.ndim == 2]
         norms = [float(torch.linalg.matrix_norm(w)) for w in wide]
@@ -158,7 +147,6 @@ class Recorder:
         yield self.golden("parameters/count", Kind.PARAMETER_COUNT, {}, count)
 
     def file(self) -> Iterator[Golden]:
-        """Yield the digest of the file that the weights are said to come from."""
         inputs = {"file": "recorded.bin", "algorithm": "sha256"}
         digest = hashlib.sha256(FILE).hexdigest()
         yield self.golden("file/recorded.bin", Kind.FILE_DIGEST, inputs, digest)
@@ -166,7 +154,6 @@ class Recorder:
 
 @pytest.fixture(scope="session")
 def recorder() -> Callable[[OpenAIGPTLMHeadModel], Recorder]:
-    """Return the function that makes a recorder of a model."""
     tolerances = {
         (row.kind, of): row.tolerance
         for row in published().rows
@@ -181,15 +168,12 @@ def recorded(
     theirs: OpenAIGPTLMHeadModel,
     weights: Weights,
 ) -> Goldens:
-    """Return goldens recorded from Hugging Face's tiny model."""
     rows = tuple(recorder(theirs)())
     return Goldens(about="the tiny weights", rows=rows, sha256=weights.provenance.sha256)
 
 
 @pytest.fixture(scope="session")
 def provenance(weights: Weights) -> Callable[..., Provenance]:
-    """Return the function that gives the provenance of the tiny weights, read from one file."""
-
     def made(
         standing: Standing = Standing.KNOWN, name: str = "recorded.bin", data: bytes = FILE
     ) -> Provenance:
@@ -204,11 +188,6 @@ def provenance(weights: Weights) -> Callable[..., Provenance]:
 def ask(
     ours: GPT, recorded: Goldens, provenance: Callable[..., Provenance]
 ) -> Callable[..., Report]:
-    """Return the function that asks our tiny model, or another, what was recorded.
-
-    Given groups, it asks the goldens of these alone.
-    """
-
     def asked(*groups: str, model: GPT = ours, goldens: Goldens = recorded) -> Report:
         rows = tuple(row for row in goldens.rows if not groups or row.group in groups)
         return golden(model, provenance(), dataclasses.replace(goldens, rows=rows))
@@ -218,8 +197,6 @@ def ask(
 
 @pytest.fixture(scope="session")
 def altered(recorded: Goldens) -> Callable[..., Goldens]:
-    """Return the function that gives the recorded goldens with one of them changed."""
-
     def changed(key: str, **fields: object) -> Goldens:
         rows = tuple(
             dataclasses.replace(row, **fields) if row.key == key else row  # type: ignore[arg-type]
@@ -229,3 +206,9 @@ def altered(recorded: Goldens) -> Callable[..., Goldens]:
         return dataclasses.replace(recorded, rows=rows)
 
     return changed
+
+
+@pytest.fixture(scope="session")
+def passed(ask: Callable[..., Report]) -> Report:
+    """Return the report of right code on right weights."""
+    return ask()

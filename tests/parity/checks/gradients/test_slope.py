@@ -27,7 +27,6 @@ GIVEN = {
 
 
 def test_signs_are_drawn_from_the_name() -> None:
-    """The same for the same name, of either sign in about equal parts, others for another name."""
     drawn = signs("h.0.ln_1.weight", 10_001)
     assert {-1.0, 1.0} == set(drawn.tolist())
     assert abs(drawn.mean()) < 0.05
@@ -36,26 +35,23 @@ def test_signs_are_drawn_from_the_name() -> None:
 
 
 def test_a_longer_draw_begins_as_a_shorter_one() -> None:
-    """So that no tensor's shape decides more than how many there are."""
+    """So of a tensor's shape only its size matters."""
     assert np.array_equal(signs("x", 1_000)[:77], signs("x", 77))
 
 
 def test_along_is_the_inner_product(assert_same: Callable[..., None]) -> None:
-    """Over all elements, whatever the shape and dtype of the gradient."""
     gradient = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
     by_hand = (torch.from_numpy(signs("x", 35)).view(5, 7) * gradient).sum()
     assert_same(by_hand, torch.tensor(along("x", gradient), dtype=torch.float64))
 
 
 def test_length_is_the_root_mean_square() -> None:
-    """So that large and small tensors have a part of their own size."""
     assert length(np.array([[7.0, 1.0], [5.0, 5.0]], np.float32)) == 5.0
 
 
 def moved_loss(
     model: OpenAIGPTLMHeadModel, inputs: Inputs, by: float, lengths: dict[str, float]
 ) -> float:
-    """Return the loss of Hugging Face's model with every parameter moved along the direction."""
     moved = copy.deepcopy(model).double()
     own = dict(moved.named_parameters())
     with torch.no_grad():
@@ -68,7 +64,6 @@ def moved_loss(
 
 @pytest.mark.parametrize("inputs", GIVEN.values(), ids=GIVEN)
 def test_the_slope_is_that_of_the_loss(theirs: OpenAIGPTLMHeadModel, inputs: Inputs) -> None:
-    """Another model's loss, moved by hand as far in the same direction, has the same slope."""
     around = DirectionalDerivative(theirs, inputs)
     names = [row.ours for row in rows(12)]
     ahead, behind = (moved_loss(theirs, inputs, by, around.lengths) for by in (STEP, -STEP))
@@ -77,7 +72,6 @@ def test_the_slope_is_that_of_the_loss(theirs: OpenAIGPTLMHeadModel, inputs: Inp
 
 
 def test_only_what_is_named_is_moved(theirs: OpenAIGPTLMHeadModel) -> None:
-    """Nothing named has no slope; two halves have the slopes that the whole is made of."""
     around = DirectionalDerivative(theirs, GIVEN["whole"])
     names = [row.ours for row in rows(12)]
     halves = [around.slope(part) for part in (names[::2], names[1::2])]
@@ -87,7 +81,6 @@ def test_only_what_is_named_is_moved(theirs: OpenAIGPTLMHeadModel) -> None:
 
 
 def test_the_reference_is_left_alone(theirs: OpenAIGPTLMHeadModel) -> None:
-    """Its weights are moved in copies."""
     before = copy.deepcopy(theirs.state_dict())
     DirectionalDerivative(theirs, GIVEN["whole"]).slope(["tokens_embed.weight"])
     assert all(torch.equal(before[name], tensor) for name, tensor in theirs.state_dict().items())

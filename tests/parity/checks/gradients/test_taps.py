@@ -18,26 +18,23 @@ NAMES = [place.name for place in gradient_names(LAYERS)]
 
 
 def test_every_tap_and_every_parameter_is_there_once() -> None:
-    """All taps but the loss, which is where gradients begin, and all parameters."""
-    expected = {tap.name for tap in taps(LAYERS)} - {"loss"} | {row.ours for row in rows(LAYERS)}
-    assert expected == set(NAMES)
+    assert set(NAMES) == {tap.name for tap in taps(LAYERS)} - {"loss"} | {
+        row.ours for row in rows(LAYERS)
+    }
     assert len(NAMES) == len(set(NAMES))
 
 
 def test_the_released_model_has_146_parameters() -> None:
-    """The tied embedding is one of them, once."""
     assert 146 == len(parameter_names(12)) == len(set(parameter_names(12)))
 
 
 def test_taps_stand_in_the_reverse_of_the_networks_order() -> None:
-    """From the loss backwards: the network's order of taps, turned round."""
     forward = [tap.name for tap in taps(LAYERS) if tap.name != "loss"]
     assert forward[::-1] == [name for name in NAMES if not is_parameter(name)]
 
 
 @pytest.mark.parametrize("place", gradient_names(LAYERS), ids=lambda place: place.name)
 def test_a_gradient_stands_behind_what_it_is_made_from(place: Tap) -> None:
-    """All that feeds a gradient is compared before it, and exists."""
     before = NAMES[: NAMES.index(place.name)]
     assert set(place.inputs) <= set(before)
 
@@ -55,7 +52,6 @@ def test_a_gradient_stands_behind_what_it_is_made_from(place: Tap) -> None:
     ],
 )
 def test_a_parameter_stands_at_its_operation(parameter: str, given_out: str, taken_in: str) -> None:
-    """Behind the gradient of what the operation gives out, before that of what it takes in."""
     place = NAMES.index(parameter)
     assert NAMES.index(given_out) < place < NAMES.index(taken_in)
 
@@ -67,12 +63,10 @@ def test_the_tied_embedding_comes_last() -> None:
 
 
 def test_every_gradient_says_what_is_usually_wrong() -> None:
-    """A reader who is pointed at one is told what to look for."""
     assert all(place.kind.suspects for place in [*gradient_names(LAYERS), direction()])
 
 
 def test_kinds_are_the_blocks_names_without_their_numbers() -> None:
-    """Parameters of one kind have one name, whatever their block."""
     assert [
         kind_of("h.11.ln_1.weight"),
         kind_of("tokens_embed.weight"),
@@ -82,5 +76,4 @@ def test_kinds_are_the_blocks_names_without_their_numbers() -> None:
 
 
 def test_a_direction_is_no_parameter() -> None:
-    """Its name ends as its kind's does, and no model has it."""
     assert [is_parameter(direction(kind).name) for kind in (None, "ln_1.weight")] == [False, False]

@@ -1,32 +1,33 @@
-"""What is compared, counted and told: sources, causes, published ids, and nothing at all."""
+"""The tokenizer check: rows, reasons, fingerprints, and the command line on a small vocabulary."""
 
-import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers.normalizers import BertNormalizer
 
-from parity.checks.tokens import check
-from parity.checks.tokens.check import tokens, words_of_tokens
-from parity.checks.tokens.diagnosis import cause_of, part
-from parity.checks.tokens.sides import CandidateTokenizer, ReferenceTokenizer, ReleaseTokenizer
+from parity.checks.tokens import check as tokens_check
+from parity.checks.tokens import strings
+from parity.checks.tokens.check import tokens
+from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
 from parity.faults.tokenizer import inject
-from reference.huggingface_tokenizer import Encoding
+from reference import compat
+from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from reference.published_token_ids import PublishedIds
 from scratch_gpt import Tokenizer
 
 
 def test_a_source_is_counted(ours: CandidateTokenizer, theirs: ReferenceTokenizer) -> None:
-    """Strings, characters, ids, unknown ones, and what vanishes."""
     report = tokens(ours, theirs, {"mine": ["the \u200bthe", "中\x00", ""]})
     (row,) = report.results
-    expected = (3, 10, 3, 1, 2, True)
-    assert expected == (
-        row.details["strings"],
-        row.details["characters"],
-        row.details["ids"],
-        row.details["unknown"],
-        row.details["dropped"],
-        row.details["places"],
-    )
+    assert row.details["strings"] == 3
+    assert row.details["characters"] == 10
+    assert row.details["ids"] == 3
+    assert row.details["unknown"] == 1
+    assert row.details["dropped"] == 2
+    assert row.details["places"]
     assert report.plan.per_backend == {"huggingface": (3, 3)}
 
 
@@ -44,31 +45,22 @@ def test_a_source_is_counted(ours: CandidateTokenizer, theirs: ReferenceTokenize
 def test_nothing_compared_is_no_pass(
     sources: dict[str, list[str]], named: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer
 ) -> None:
-    """A source without anything to compare leaves the run inconclusive, and is named."""
     report = tokens(ours, theirs, sources)
     assert (3, [named]) == (report.exit_code, [reason.where for reason in report.reasons])
 
 
-def test_other_places_are_a_difference() -> None:
-    """Ids alone are not enough, unless one side tells no places."""
-    one = Encoding((1, 2), ((0, 1), (1, 2)))
-    assert part(one, Encoding((1, 2), ((0, 1), (1, 3))))
-    assert part(one, Encoding((1, 3), None))
-    assert not part(one, Encoding((1, 2), None))
-
-
 class Torn(Tokenizer):
-    """Gives other ids with places than without."""
-
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Leave the last one out."""
         ids, places = super().encode_with_offsets(text)
         return ids[:-1], places[:-1]
 
 
-def _torn_fails(right: Tokenizer, against: ReferenceTokenizer) -> None:
-    report = tokens(CandidateTokenizer(right), against, {"mine": ["the lamp"]})
-    assert report.exit_code == 0
+@pytest.mark.parametrize("sides", ["huggingface", "original"])
+def test_our_two_ways_to_encode_must_agree(sides: str, request: pytest.FixtureRequest) -> None:
+    """Also where the reference has no offsets, which is so for `original`."""
+    side, against = request.getfixturevalue(sides)
+    right = side.tokenizer
+    assert tokens(side, against, {"mine": ["the lamp"]}).exit_code == 0
     wrong = CandidateTokenizer(Torn(right.vocabulary, pretokenizer=right.pretokenizer))
     report = tokens(wrong, against, {"mine": ["the lamp"]})
     assert report.first_divergence is not None
@@ -76,51 +68,9 @@ def _torn_fails(right: Tokenizer, against: ReferenceTokenizer) -> None:
     assert "encode and encode_with_offsets" in report.first_divergence.why
 
 
-def test_ids_and_places_of_one_side_have_to_agree(
-    ours: CandidateTokenizer, theirs: ReferenceTokenizer
-) -> None:
-    """Two ways of encoding that give other ids are a failure."""
-    _torn_fails(ours.tokenizer, theirs)
-
-
-def test_they_have_to_where_the_witness_has_no_places(
-    original: tuple[CandidateTokenizer, ReleaseTokenizer],
-) -> None:
-    """In the original splitting, where only ids are held against each other, as well."""
-    side, against = original
-    _torn_fails(side.tokenizer, against)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "step", "shortest", "character"),
-    [
-        ("accents-kept", "They met in the Café, and left", "accents", "'\\xe9'", "U+00E9"),
-        ("case-kept", "and then Xerxes came", "lower case", "'X'", "U+0058"),
-        ("cleaning-skipped", "some in\u200bvisible", "cleaning", "'n\\u200bv'", "U+200B"),
-        ("cjk-joined", "the 生活 of", "CJK", "'h\\u6d3b'", "U+6D3B"),
-        ("unk-split", "an <unk> here", "special token", "'<unk>'", "U+003C"),
-        ("places-in-bytes", "äh then", "places", "'\\xe4'", "U+00E4"),
-    ],
-)
-def test_a_difference_is_cut_down(  # noqa: PLR0913 - a table's columns, and both sides
-    name: str,
-    text: str,
-    step: str,
-    shortest: str,
-    character: str,
-    ours: CandidateTokenizer,
-    theirs: ReferenceTokenizer,
-) -> None:
-    """The step, the shortest string as an ASCII literal, and the character it is about."""
-    side = inject(ours.tokenizer, ours.pretokenizer, name)
-    cause = cause_of(text, side, theirs)
-    assert (step, shortest, character) == (cause.step, cause.text, cause.character[:6])
-
-
 def test_strings_with_one_cause_are_one_row(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer
 ) -> None:
-    """Two strings that come down to the same letter count together; another is another row."""
     side = inject(ours.tokenizer, ours.pretokenizer, "case-kept")
     report = tokens(side, theirs, {"mine": ["a Big one", "Bad", "so Old", "small"]})
     rows = [row for row in report.results if "cause" in row.details]
@@ -133,17 +83,15 @@ def test_strings_with_one_cause_are_one_row(
 def test_what_is_not_taken_apart_is_counted(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many differ, the count is right."""
-    monkeypatch.setattr(check, "TAKEN_APART", 1)
+    monkeypatch.setattr(tokens_check, "TAKEN_APART", 1)
     side = inject(ours.tokenizer, ours.pretokenizer, "case-kept")
     row, *differences = tokens(side, theirs, {"mine": ["A", "B", "C", "d"]}).results
     assert (row.error_ours, len(differences)) == (3.0, 1)
 
 
-def test_published_ids_are_a_witness_more(
+def test_published_ids_are_another_reference(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer
 ) -> None:
-    """Where both sides agree and the published ids are others, the run fails and says so."""
     right = ours.tokenizer.encode("the")
     rows = [PublishedIds("the", right, None), PublishedIds("of", [9], None)]
     report = tokens(ours, theirs, {"mine": ["the"]}, published=rows)
@@ -151,22 +99,159 @@ def test_published_ids_are_a_witness_more(
     cause = report.results[-1].details["cause"]
     assert (cause.ids_ours, cause.ids_theirs) == (tuple(ours.tokenizer.encode("of")), (9,))
     tap = "published ids/published"
-    expected = (1, {"huggingface": (1, 1), "published": (2, 2)}, tap)
-    assert expected == (report.exit_code, report.plan.per_backend, report.first_divergence.tap)
+    assert report.exit_code == 1
+    assert report.plan.per_backend == {"huggingface": (1, 1), "published": (2, 2)}
+    assert report.first_divergence.tap == tap
     assert tokens(ours, theirs, {"mine": ["the"]}, published=rows[:1]).exit_code == 0
 
 
-def test_every_token_is_a_word() -> None:
-    """What ends words is one; anything else has a letter behind it that no merge takes."""
-    found = words_of_tokens(["<unk>", "a", "a</w>", "ab</w>", "</w>"], "</w>")
-    assert found == ["<unk>\u0e01", "a\u0e01", "a", "ab"]
+# Fingerprints.
 
 
-def test_every_merge_is_needed_by_its_token(right: Tokenizer, theirs: ReferenceTokenizer) -> None:
-    """Whichever merge is left out, the text of the token that it makes shows it."""
-    vocabulary = right.vocabulary
-    for place, (one, two) in enumerate(vocabulary.merges):
-        merges = vocabulary.merges[:place] + vocabulary.merges[place + 1 :]
-        other = Tokenizer(dataclasses.replace(vocabulary, merges=merges))
-        (text,) = words_of_tokens([one + two], "</w>")
-        assert tuple(other.encode(text)) != theirs.encode_batch([text])[0].ids
+SOURCES = {"mine": ["The café, once", "more", "", "中"], "other": ["more", "and more"]}
+
+
+def test_each_source_has_one_of_each_side(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer
+) -> None:
+    report = tokens(ours, theirs, SOURCES, fingerprints=True)
+    found = {(entry.subject, entry.tap): entry for entry in report.fingerprints}
+    sides = ("ours", "huggingface")
+    assert [(side, name) for name in SOURCES for side in sides] == list(found)
+    for name, texts in SOURCES.items():
+        ids = [ours.tokenizer.encode(text) for text in texts]
+        mine, its = (found[side, name] for side in sides)
+        assert (mine.shape, mine.dtype, mine.mode) == ((sum(map(len, ids)),), "ids", "exact")
+        assert (mine.digest, None, "") == (its.digest, mine.norm, mine.sketch)
+    assert found["ours", "mine"].digest != found["ours", "other"].digest
+
+
+def test_how_many_are_given_at_once_does_not_matter(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tokens(ours, theirs, SOURCES, fingerprints=True).fingerprints
+    monkeypatch.setattr(tokens_check, "_AT_ONCE", 1)
+    assert whole == tokens(ours, theirs, SOURCES, fingerprints=True).fingerprints
+
+
+def test_watching_changes_nothing(ours: CandidateTokenizer, theirs: ReferenceTokenizer) -> None:
+    watched = tokens(ours, theirs, SOURCES, fingerprints=True)
+    without = tokens(ours, theirs, SOURCES)
+    assert watched.results == without.results
+    assert list(without.fingerprints) == []
+
+
+def test_a_fault_moves_the_source_that_meets_it(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer, right: Tokenizer
+) -> None:
+    wrong = inject(right, ours.pretokenizer, "accents-kept")
+    before, after = (
+        {(entry.subject, entry.tap): entry for entry in report.fingerprints}
+        for report in (tokens(side, theirs, SOURCES, fingerprints=True) for side in (ours, wrong))
+    )
+    assert [key for key in before if before[key] != after[key]] == [("ours", "mine")]
+
+
+# The command line.
+
+
+Check = Callable[..., Any]
+
+
+@pytest.fixture
+def small(small_vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(strings, "HAND_PICKED", ("Café, don't", "a\u200bb", "<unk>"))
+    monkeypatch.setattr(strings, "_library", lambda: iter(["Some text.\n\nAnd more."]))
+    return ["tokens", "--vocabulary", str(small_vocabulary), "--num-strings", "20"]
+
+
+def test_the_right_tokenizer_passes(small: list[str], check: Check, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    result = check(*small, "--output", str(file))
+    found = json.loads(file.read_text(encoding="utf-8"))
+    sources = ["hand-picked", "tokens as words", "generated", "corpus"]
+    assert result.exit_code == 0
+    assert found["verdict"] == "pass"
+    assert [row["tap"] for row in found["results"]] == sources
+    assert not found["identity"]["vocabulary"]["released"]
+    assert found["identity"]["vocabulary"]["digest"][:16] in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("PASS")
+
+
+def test_a_fault_fails_and_is_named(small: list[str], check: Check) -> None:
+    result = check(*small, "--inject-fault", "accents-kept")
+    assert result.exit_code == 1
+    for word in ("hand-picked/accents", "'\\xe9'", "U+00E9", "without this step: accents"):
+        assert word in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("FAIL")
+
+
+def test_many_differences_are_folded(small: list[str], check: Check, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    result = check(*small, "--inject-fault", "no-end-of-word", "--output", str(file))
+    rows = json.loads(file.read_text(encoding="utf-8"))["results"]
+    of_words = [row for row in rows if row["tap"] == "tokens as words/end of word"]
+    assert f"and {len(of_words) - 2} more of tokens as words/end of word" in result.stdout
+
+
+def test_no_control_character_is_echoed(small: list[str], check: Check) -> None:
+    result = check(*small, "--text", "\x1b[31mÉ\x9b0m", "--inject-fault", "accents-kept")
+    assert result.exit_code == 1
+    assert all(c.isprintable() or c == "\n" for c in result.stdout)
+    assert "'\\x1b[31m\\xc9\\x9b0m'" in result.stdout
+
+
+EXIT_CODES = {
+    "no such fault": (["--inject-fault", "erf-gelu"], 2, "erf-gelu"),
+    "a fault of the other splitting": (["--inject-fault", "newline-dropped"], 2, "newline-dropped"),
+    "no text": (["--text", ""], 3, ""),
+    "half a character": (["--text", "a\udcffb"], 2, "character 1"),
+    "a text and a corpus": (["--text", "the", "--corpus", "."], 2, "--text with --corpus"),
+    "unknown alone": (["--text", "生活"], 3, "no token that is known"),
+    "no such corpus": (["--corpus", "no_such_file.txt"], 4, "no_such_file.txt"),
+    "no vocabulary there": (["--vocabulary", "."], 4, "vocab.json"),
+}
+
+
+@pytest.mark.parametrize("mistake", EXIT_CODES)
+def test_a_mistake_has_its_exit_code(mistake: str, small: list[str], check: Check) -> None:
+    arguments, code, named = EXIT_CODES[mistake]
+    result = check(*small, *arguments)
+    assert (code, True) == (result.exit_code, named in result.stderr + result.stdout)
+
+
+def test_bytes_that_are_no_text_are_refused(small: list[str], check: Check, tmp_path: Path) -> None:
+    file = tmp_path / "latin.txt"
+    file.write_bytes(b"caf\xe9 au lait")
+    result = check(*small, "--corpus", str(file))
+    assert (result.exit_code, "byte 3" in result.stderr) == (4, True)
+
+
+def test_an_empty_corpus_is_no_pass(small: list[str], check: Check, tmp_path: Path) -> None:
+    file = tmp_path / "empty.txt"
+    file.touch()
+    assert check(*small, "--corpus", str(file)).exit_code == 3
+
+
+def test_original_lists_what_is_not_compared(small: list[str], check: Check) -> None:
+    for package in ("ftfy", "spacy"):
+        pytest.importorskip(package, reason="not run: the extra original-text is not installed")
+    result = check(*small, "--pretokenizer", "original", "--num-strings", "0")
+    row = next(line for line in result.stdout.splitlines() if line.startswith("hand-picked"))
+    assert (result.exit_code, row.split()[5]) == (0, "-")
+    for word in ("transcription (ids)", "not compared, places", "not compared, Hugging Face"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize("replaced", ["", "Sequence"])
+def test_a_replaced_normalizer_is_reported(
+    replaced: str, small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given_berts(self: HuggingFaceTokenizer, _vocabulary: Path) -> str:
+        self.tokenizer.backend_tokenizer.normalizer = BertNormalizer(lowercase=True)
+        return replaced
+
+    monkeypatch.setattr(HuggingFaceTokenizer, "_set_bert_normalizer", given_berts)
+    result = check(*small, "--num-strings", "0")
+    line = f"not compared, the Sequence of transformers {compat.describe('transformers')}"
+    assert (result.exit_code, line in result.stdout) == (0, bool(replaced))

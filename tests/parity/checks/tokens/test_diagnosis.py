@@ -1,10 +1,13 @@
-"""The shortest string that still does it."""
+"""The cause of a difference: the shortest string, the step and the character."""
 
 from collections.abc import Callable
 
 import pytest
 
-from parity.checks.tokens.diagnosis import shortest
+from parity.checks.tokens.diagnosis import cause_of, part, shortest
+from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
+from parity.faults.tokenizer import inject
+from reference.huggingface_tokenizer import Encoding
 
 
 @pytest.mark.parametrize(
@@ -21,12 +24,10 @@ from parity.checks.tokens.diagnosis import shortest
 def test_what_is_not_needed_is_left_out(
     text: str, does_it: Callable[[str], bool], expected: str
 ) -> None:
-    """Each letter that is left is needed, and the letters keep their order."""
     assert expected == shortest(text, does_it)
 
 
 def test_a_long_text_takes_few_tries() -> None:
-    """A text of 10,000 letters is not tried letter by letter."""
     tried: list[str] = []
 
     def does_it(text: str) -> bool:
@@ -35,3 +36,35 @@ def test_a_long_text_takes_few_tries() -> None:
 
     assert shortest("a" * 7_000 + "X" + "b" * 3_000, does_it) == "X"
     assert len(tried) < 100
+
+
+def test_other_places_are_a_difference() -> None:
+    one = Encoding((1, 2), ((0, 1), (1, 2)))
+    assert part(one, Encoding((1, 2), ((0, 1), (1, 3))))
+    assert part(one, Encoding((1, 3), None))
+    assert not part(one, Encoding((1, 2), None))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "step", "shortest", "character"),
+    [
+        ("accents-kept", "They met in the Café, and left", "accents", "'\\xe9'", "U+00E9"),
+        ("case-kept", "and then Xerxes came", "lower case", "'X'", "U+0058"),
+        ("cleaning-skipped", "some in\u200bvisible", "cleaning", "'n\\u200bv'", "U+200B"),
+        ("cjk-joined", "the 生活 of", "CJK", "'h\\u6d3b'", "U+6D3B"),
+        ("unk-split", "an <unk> here", "special token", "'<unk>'", "U+003C"),
+        ("places-in-bytes", "äh then", "places", "'\\xe4'", "U+00E4"),
+    ],
+)
+def test_a_difference_is_cut_down(  # noqa: PLR0913 - a table's columns, and both sides
+    name: str,
+    text: str,
+    step: str,
+    shortest: str,
+    character: str,
+    ours: CandidateTokenizer,
+    theirs: ReferenceTokenizer,
+) -> None:
+    side = inject(ours.tokenizer, ours.pretokenizer, name)
+    cause = cause_of(text, side, theirs)
+    assert (step, shortest, character) == (cause.step, cause.text, cause.character[:6])

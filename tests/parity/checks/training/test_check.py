@@ -1,7 +1,9 @@
-"""Training steps of right models agree, every place is compared, and what is no verdict."""
+"""The training check: right models, incomplete candidates, rounding, fingerprints, options."""
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,27 +13,28 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.checkpoints.load import load_weights
 from parity.checks.training.check import training
 from parity.checks.training.runners import VARIANTS, Named, Recipe, TrainingStep, batches
-from parity.checks.training.steps import ORDER, parse_quantity
+from parity.checks.training.taps import ORDER, parse_quantity
+from parity.core.fingerprints import Fingerprint
 from parity.core.metrics import Status
-from parity.core.results import Mode, Report, Verdict
+from parity.core.results import Mode, Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import ExitCode
-from parity.faults.backward import inject as planted_behind
+from parity.faults.backward import inject as inject_backward
+from parity.faults.training import TRAINING_FAULTS
 from scratch_gpt import GPT
-from scratch_gpt.optimizer import Adam
+from scratch_gpt.optimizer import Adam, Rates
 
 LONG = 3_000
-"""Seconds after which the full-size test hangs: a busy machine takes long for it."""
-PLANNED = 2 * 2 * (2 * 26 + 5) + 2
-"""Two forms of two steps: 26 gradients and weights, five numbers, and one tie at the end."""
+"""Timeout of the full-size test, in seconds, on a busy machine."""
 
-Check = Callable[..., Report]
+PLANNED = 2 * 2 * (2 * 26 + 5) + 2
+"""Two variants of two steps: 26 gradients and weights, five numbers, and one tie at the end."""
+
+Train = Callable[..., Report]
 
 
 @pytest.fixture(scope="module")
-def check(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Check:
-    """Return the check of one path or several on ids drawn from a seed."""
-
+def train(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Train:
     def run(paths: Mapping[str, GPT] | None = None, **named: object) -> Report:
         ids = batches(steps=2, parts=2, batch=1, time=5, vocab_size=211, seed=0)
         return training(paths or two_ours, two_theirs, ids, **named)
@@ -40,28 +43,23 @@ def check(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Check:
 
 
 def assert_passes(report: Report, planned: int) -> None:
-    """Assert a pass in which everything planned was compared."""
     assert list(report.reasons) == []
     assert [row for row in report.results if row.status is not Status.PASS] == []
     assert (report.verdict, report.exit_code) == (Verdict.PASS, ExitCode.PASS)
     assert (planned, planned) == (report.plan.planned, report.plan.compared)
 
 
-def test_right_paths_pass(check: Check, two_ours: GPT) -> None:
-    """Plain and tiled, both forms, in float64 and float32."""
+def test_right_paths_pass(train: Train, two_ours: GPT) -> None:
     paths = {path: two_ours.with_backend(path) for path in ("plain", "tiled")}
-    report = check(paths)
+    report = train(paths)
     assert_passes(report, 2 * PLANNED)
     modes = [row.mode for row in report.results]
-    assert (
-        modes.count(Mode.FLOAT64),
-        modes.count(Mode.END_TO_END),
-    ) == (2 * PLANNED, 2 * 2 * 2 * 2 * 26)
+    assert modes.count(Mode.FLOAT64) == 2 * PLANNED
+    assert modes.count(Mode.END_TO_END) == 2 * 2 * 2 * 2 * 26
 
 
-def test_dropout_passes_and_drops(check: Check) -> None:
-    """With dropout every step agrees too, is compared place by place, and is another run."""
-    dropping, still = (check(dropout=on, dtype="float64") for on in (True, False))
+def test_dropout_passes_and_drops(train: Train) -> None:
+    dropping, still = (train(dropout=on, dtype="float64") for on in (True, False))
     assert_passes(dropping, PLANNED + 2 * 2)
     first = [
         next(row.value_against for row in report.results if row.tap == "openai.1.loss")
@@ -74,25 +72,22 @@ def test_dropout_passes_and_drops(check: Check) -> None:
     assert sites == [1 + 3 * 2] * 4
 
 
-def test_no_key_occurs_twice_and_every_quantity_is_there(check: Check) -> None:
-    """Rows stand in the order of a step, of every variant, step and quantity."""
-    report = check(dtype="float64")
+def test_no_key_occurs_twice_and_every_quantity_is_there(train: Train) -> None:
+    report = train(dtype="float64")
     places = [parse_quantity(row.tap) for row in report.results]
     assert len(places) == len(set(places))
     seen = list(dict.fromkeys((p.variant, p.step, p.quantity) for p in places))
-    expected = [
+    assert seen == [
         (variant, step, quantity)
         for variant in VARIANTS
         for step in (1, 2)
         for quantity in ORDER
         if quantity != "dropout" and (quantity != "tied" or step == 2)
     ]
-    assert expected == seen
 
 
-def test_the_steps_are_steps(check: Check) -> None:
-    """All but the release's first rate are above 0, and weights differ from step to step."""
-    rows = {row.tap: row for row in check(dtype="float64").results}
+def test_the_steps_are_steps(train: Train) -> None:
+    rows = {row.tap: row for row in train(dtype="float64").results}
     rates = [rows[f"{variant}.{step}.rate"].value_ours for variant in VARIANTS for step in (1, 2)]
     assert rates[0] == 0.0
     assert all(rate and rate > 0.0 for rate in rates[1:])
@@ -101,64 +96,55 @@ def test_the_steps_are_steps(check: Check) -> None:
 
 
 def test_the_models_given_are_not_changed(
-    two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel, check: Check
+    two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel, train: Train
 ) -> None:
-    """Both sides train copies, in float32 as in float64."""
     before = [copy.deepcopy(model.state_dict()) for model in (two_ours, two_theirs)]
-    check()
+    train()
     for model, state in zip((two_ours, two_theirs), before, strict=True):
         assert all(torch.equal(state[name], t) for name, t in model.state_dict().items())
         assert not model.training
         assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_backward_fault_is_seen_in_the_first_gradient(check: Check, two_ours: GPT) -> None:
-    """A head cut off from the tied embedding: the embedding's gradient alone, and the reason."""
-    report = check(planted_behind(two_ours, "head-detached", 0), dtype="float64")
+def test_a_backward_fault_is_seen_in_the_first_gradient(train: Train, two_ours: GPT) -> None:
+    report = train(inject_backward(two_ours, "head-detached", 0), dtype="float64")
     assert report.first_divergence is not None
     assert report.first_divergence.tap == "openai.1.gradient.tokens_embed.weight"
     assert "one of its two paths" in report.first_divergence.suspects
 
 
 class Forgetful(Adam):
-    """Has no second moment of vectors."""
-
     def state_dict(self) -> dict[str, Tensor | int]:
-        """Leave them out."""
         kept = super().state_dict()
         vectors = [name for name, p in self.parameters.items() if p.ndim == 1]
         return {k: v for k, v in kept.items() if k not in {f"second_moment.{n}" for n in vectors}}
 
 
 class Forgetting(TrainingStep):
-    """Trains with that."""
-
     def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        """Return it."""
         return Forgetful(named, variant=recipe.variant, betas=recipe.betas, epsilon=recipe.epsilon)
 
 
-def test_a_moment_that_is_missing_is_told(check: Check) -> None:
-    """It is no smaller than what is there: it was not compared."""
-    report = check(procedure=Forgetting(), dtype="float64", forms=["adamw"])
+def test_a_missing_moment_is_reported(train: Train) -> None:
+    report = train(procedure=Forgetting(), dtype="float64", forms=["adamw"])
     row = next(row for row in report.results if row.tap == "adamw.1.second_moment")
     assert row.status is Status.MISSING
     assert row.detail.endswith("has none")
 
 
-class Failing(nn.Module):
-    """A model that raises at its second call."""
+class Wrapped(nn.Module):
+    """A model with the inner model's parameter names, which counts its calls."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
         self.model, self.calls = model, 0
 
     def named_parameters(self, *given: object, **named: object) -> object:
-        """Give the inner model's, under its names."""
         return self.model.named_parameters(*given, **named)
 
+
+class Failing(Wrapped):
     def forward(self, *given: Tensor, tap: object) -> Tensor:
-        """Raise at last."""
         self.calls += 1
         if self.calls > 1:
             message = "no more"
@@ -166,29 +152,24 @@ class Failing(nn.Module):
         return self.model(*given, tap=tap)
 
 
-def test_a_run_that_raises_is_no_pass(check: Check, two_ours: GPT) -> None:
-    """What was not compared is not run, and the reason names the run."""
-    report = check(Failing(copy.deepcopy(two_ours)), dtype="float64", forms=["adamw"])
+def test_a_run_that_raises_is_no_pass(train: Train, two_ours: GPT) -> None:
+    report = train(Failing(copy.deepcopy(two_ours)), dtype="float64", forms=["adamw"])
     assert report.exit_code in (ExitCode.FAIL, ExitCode.INCONCLUSIVE)
     assert "raised RuntimeError: no more" in report.reasons[0].what
     assert Status.NOT_RUN in {row.status for row in report.results}
 
 
 class Nameless(nn.Module):
-    """A right model whose parameters stand under other names."""
-
     def __init__(self, model: GPT) -> None:
         super().__init__()
         self.inner = model
 
     def forward(self, *given: Tensor, tap: object) -> Tensor:
-        """Return the inner model's logits."""
         return self.inner(*given, tap=tap)
 
 
-def test_parameters_of_other_names_are_no_pass(check: Check, two_ours: GPT) -> None:
-    """Nothing of them was compared: no verdict, and the reason says so."""
-    report = check(Nameless(copy.deepcopy(two_ours)), dtype="float64", forms=["adamw"])
+def test_parameters_of_other_names_are_no_pass(train: Train, two_ours: GPT) -> None:
+    report = train(Nameless(copy.deepcopy(two_ours)), dtype="float64", forms=["adamw"])
     assert report.verdict is not Verdict.PASS
     assert any("were not compared" in reason.what for reason in report.reasons)
 
@@ -196,10 +177,270 @@ def test_parameters_of_other_names_are_no_pass(check: Check, two_ours: GPT) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(LONG)
 def test_full_size_steps_agree() -> None:
-    """At the released size, a batch of 2 x 64 in two parts, float64 and float32."""
     weights = load_weights("surrogate")
     ours, theirs = build_ours(weights), build_huggingface(weights)
     vocab_size = weights.config["vocab_size"]
     del weights
     ids = batches(steps=2, parts=2, batch=1, time=64, vocab_size=vocab_size, seed=0)
     assert_passes(training(ours, theirs, ids), 2 * (2 * (2 * 146 + 5) + 1))
+
+
+# Rounding, on 72 predictions for each of three steps.
+
+
+STEPS, PARTS = 3, 2
+Step = Callable[[Adam, Tensor, Tensor, Tensor, Tensor, Tensor, Rates], None]
+
+
+@pytest.fixture(scope="module")
+def train_longer(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Train:
+    def run(model: nn.Module | None = None, seed: int = 0, **named: object) -> Report:
+        ids = batches(steps=STEPS, parts=PARTS, batch=1, time=37, vocab_size=211, seed=seed)
+        return training(model or two_ours, two_theirs, ids, **named)
+
+    return run
+
+
+def checked_rows(report: Report, quantity: str = "") -> list[Row]:
+    rows = [row for row in report.results if row.mode is Mode.END_TO_END]
+    return [row for row in rows if quantity in ("", parse_quantity(row.tap).quantity)]
+
+
+def failing_steps(report: Report) -> set[tuple[Mode, str, int]]:
+    wrong = [row for row in report.results if row.status is not Status.PASS]
+    return {
+        (row.mode, parse_quantity(row.tap).variant, parse_quantity(row.tap).step) for row in wrong
+    }
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_makes_nothing_of_rounding(train_longer: Train, variant: str, seed: int) -> None:
+    """With an epsilon far below the gradients, an element whose gradient is only rounding moves by
+    a whole step, and on which side is chance.
+    """
+    rows = checked_rows(train_longer(seed=seed, forms=[variant]), "weight")
+    errors = [error for row in rows for error in (row.error_ours, row.error_reference)]
+    assert len(errors) == 2 * STEPS * 26
+    assert all(error is not None and error < torch.finfo(torch.float32).eps for error in errors)
+
+
+def test_one_lucky_step_of_the_reference_is_no_failure(train_longer: Train) -> None:
+    """A small tensor's rounding is compared with that of every step of its kind, in its variant."""
+    rows = [
+        row
+        for row in checked_rows(train_longer(), "gradient")
+        if row.tap.endswith("h.0.ln_1.weight")
+    ]
+    errors = {
+        variant: {row.error_reference for row in rows if row.tap.startswith(variant)}
+        for variant in VARIANTS
+    }
+    assert len({row.error_ours for row in rows}) > 1
+    assert [len(found) for found in errors.values()] == [1, 1]
+    assert errors["openai"] != errors["adamw"]
+
+
+def stored_in_half(right: Step, *given: Tensor | Adam | Rates) -> None:
+    right(*given)  # type: ignore[arg-type]
+    parameter = given[1]
+    assert isinstance(parameter, Tensor)
+    parameter.copy_(parameter.half())
+
+
+def moments_in_half(right: Step, *given: Tensor | Adam | Rates) -> None:
+    right(*given)  # type: ignore[arg-type]
+    for moment in given[3:5]:
+        assert isinstance(moment, Tensor)
+        moment.copy_(moment.bfloat16())
+
+
+@pytest.mark.parametrize("fault", [stored_in_half, moments_in_half])
+def test_what_our_optimizer_rounds_is_ours_alone(
+    fault: Callable[..., None], train_longer: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Adam._update_run
+
+    def wrong(adam: Adam, p: Tensor, *given: Tensor | Rates) -> None:
+        (right if p.dtype == torch.float64 else lambda *all_: fault(right, *all_))(adam, p, *given)
+
+    monkeypatch.setattr(Adam, "_update_run", wrong)
+    places = failing_steps(train_longer())
+    assert {mode for mode, _, _ in places} == {Mode.END_TO_END}
+    assert {(Mode.END_TO_END, variant, STEPS) for variant in VARIANTS} <= places
+
+
+class Coarse(Wrapped):
+    """Rounds its gradients to bfloat16, except in float64 and in its first `after` calls."""
+
+    def __init__(self, model: GPT, after: int) -> None:
+        super().__init__(model)
+        self.after = after
+
+    def forward(self, *given: Tensor, tap: object) -> Tensor:
+        self.calls += 1
+        logits: Tensor = self.model(*given, tap=tap)
+        narrow = logits.dtype != torch.float64 and self.calls > self.after
+        if narrow and logits.requires_grad:
+            logits.register_hook(lambda gradient: gradient.bfloat16().to(gradient.dtype))
+        return logits
+
+
+@pytest.mark.parametrize("step", [1, STEPS])
+def test_coarse_gradients_fail_from_the_first_step_that_has_them(
+    step: int, train_longer: Train, two_ours: GPT
+) -> None:
+    after = PARTS * (step - 1)
+    places = failing_steps(train_longer(Coarse(copy.deepcopy(two_ours), after)))
+    wrong = [(variant, number) for variant in VARIANTS for number in range(step, STEPS + 1)]
+    assert {(Mode.END_TO_END, variant, number) for variant, number in wrong} == places
+
+
+@pytest.mark.parametrize("select", ["adamw.2.gradient.h.1.ln_1.*", "*.3.weight.h.0.mlp.*"])
+def test_a_row_does_not_depend_on_the_selection(select: str, train_longer: Train) -> None:
+    rows = {(row.tap, row.mode): row for row in train_longer().results}
+    some = train_longer(select=select).results
+    assert 0 < len(some) < len(rows)
+    assert [rows[row.tap, row.mode] for row in some] == some
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_has_a_reference_error_in_both_variants(
+    dtype: str, train_longer: Train
+) -> None:
+    rows = checked_rows(train_longer(dtype=dtype), "weight")
+    off = {
+        variant: [r.error_reference for r in rows if r.tap.startswith(variant)]
+        for variant in VARIANTS
+    }
+    assert all(error is not None and error > 1e-5 for found in off.values() for error in found)
+
+
+# Fingerprints.
+
+
+Key = tuple[str, str, str]
+FingerprintsOf = Callable[[Report], Mapping[Key, Mapping[str, Fingerprint]]]
+PARAMETERS = 26
+"""Of two blocks and the embeddings."""
+
+
+@pytest.fixture(scope="module")
+def train_adamw(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Train:
+    paths = {path: two_ours.with_backend(path) for path in ("plain", "tiled")}
+    ids = batches(steps=2, parts=2, batch=1, time=5, vocab_size=211, seed=0)
+    return lambda **named: training(paths, two_theirs, ids, forms=["adamw"], **named)
+
+
+@pytest.fixture(scope="module")
+def right(train_adamw: Train) -> Report:
+    return train_adamw(fingerprints=True)
+
+
+def test_every_gradient_and_weight_has_one(right: Report, fingerprints_of: FingerprintsOf) -> None:
+    runs = [
+        (side, dtype, mode)
+        for side in ("ours/plain", "ours/tiled", "huggingface")
+        for dtype, mode in (("float64", "float64"), ("float32", "end-to-end"))
+    ]
+    found = fingerprints_of(right)
+    assert set(runs) == set(found)
+    for places in map(list, found.values()):
+        steps = [(parse_quantity(place).step, parse_quantity(place).quantity) for place in places]
+        kinds = [(step, quantity) for step in (1, 2) for quantity in ("gradient", "weight")]
+        assert [kind for kind in kinds for _ in range(PARAMETERS)] == steps
+        assert len(set(places)) == 4 * PARAMETERS
+
+
+def test_all_runs_have_one_order(right: Report, fingerprints_of: FingerprintsOf) -> None:
+    (order,) = {tuple(found) for found in fingerprints_of(right).values()}
+    gradients = [parse_quantity(place).parameter for place in order[:PARAMETERS]]
+    assert (gradients[0], gradients[-1]) == ("h.1.ln_2.bias", "positions_embed.weight")
+    blocks = [name.split(".")[1] for name in gradients if name.startswith("h.")]
+    assert blocks == ["1"] * 12 + ["0"] * 12
+
+
+def test_fingerprints_change_no_row(right: Report, train_adamw: Train) -> None:
+    without = train_adamw()
+    assert (repr(right.results), right.verdict) == (repr(without.results), without.verdict)
+    assert list(without.fingerprints) == []
+
+
+def test_a_step_moves_every_weight(right: Report, fingerprints_of: FingerprintsOf) -> None:
+    for found in fingerprints_of(right).values():
+        for place, entry in found.items():
+            if place.startswith("adamw.1.weight"):
+                assert entry.digest != found[place.replace("adamw.1", "adamw.2")].digest
+
+
+def test_a_fault_in_the_step_moves_no_gradient_before_it(
+    right: Report, train_adamw: Train, fingerprints_of: FingerprintsOf
+) -> None:
+    procedure = TRAINING_FAULTS["decay-in-gradient"].procedure()
+    wrong = fingerprints_of(train_adamw(procedure=procedure, fingerprints=True))
+    for key, found in fingerprints_of(right).items():
+        changed = [place for place, entry in found.items() if entry != wrong[key][place]]
+        moved = {(parse_quantity(place).step, parse_quantity(place).quantity) for place in changed}
+        theirs = key[0] == "huggingface"
+        assert moved == (set() if theirs else {(1, "weight"), (2, "gradient"), (2, "weight")})
+
+
+# The command line.
+
+
+Check = Callable[..., Any]
+TINY = ("training", "--weights", "tiny", "--backend", "plain", "--dtype", "float64")
+SHORT = (*TINY, "--steps", "2", "--seq-len", "3")
+
+
+def test_a_fault_is_named_in_text_and_json(
+    check: Check, strictly: Callable[[str], Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "r.json"
+    result = check(*SHORT, "--inject-fault", "decay-on-vectors", "--output", str(file))
+    found = strictly(file.read_text(encoding="utf-8"))
+    text = " ".join(result.stdout.split())
+    assert (result.exit_code, found["check"], found["verdict"]) == (1, "training", "fail")
+    assert found["first_divergence"]["tap"] == "openai.2.weight.h.11.ln_2.weight"
+    assert found["plan"]["per_backend"] == {"plain": [1190, 1190]}
+    assert found["inputs"]["inject_fault"] == "decay-on-vectors"
+    assert "DIFFERS from step 2" in text
+    assert "biases and gains alone: weight decay on them" in text
+    assert "1190 of 1190 quantities on plain compared" in text
+
+
+@pytest.mark.slow
+def test_right_models_pass_and_say_what_was_left_out(check: Check) -> None:
+    arguments = ("training", "--weights", "tiny", "--steps", "2", "--seq-len", "5", "--dropout")
+    result = check(*arguments)
+    text = " ".join(result.stdout.split())
+    assert result.exit_code == 0
+    assert "not run fused: its attention draws tile by tile" in text
+    assert "PASS 1194 of 1194 quantities on plain compared" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--inject-fault", "nonsense"), "no fault is called 'nonsense'"),
+        (("--dropout", "--backend", "tiled"), "cannot be compared with dropout"),
+        (("--inject-fault", "dropout-on-norm"), "does not show without it"),
+        (
+            ("--inject-fault", "parts-not-averaged", "--micro-batches", "1"),
+            "cannot be averaged wrongly",
+        ),
+        (("--seq-len", "1"), "1 tokens in a row"),
+        (("--seq-len", "5000"), "5000 tokens in a row"),
+    ],
+    ids=str,
+)
+def test_impossible_options_are_a_usage_error(
+    arguments: tuple[str, ...], message: str, check: Check
+) -> None:
+    result = check(*TINY, *arguments)
+    assert (result.exit_code, message in result.stderr) == (2, True)
+
+
+def test_an_unknown_fault_lists_all(check: Check) -> None:
+    result = check(*TINY, "--inject-fault", "nonsense")
+    assert all(f"{name} (" in result.stderr for name in TRAINING_FAULTS)

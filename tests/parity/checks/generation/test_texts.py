@@ -1,10 +1,10 @@
-"""When different ids are excused: where the truth hardly prefers either, and not by a fault."""
+"""Ties, first differences and prompts of the generation check."""
 
 import pytest
 import torch
 
 from parity.checks.generation import texts
-from parity.checks.generation.continuations import WAYS, Continuation, first_difference
+from parity.checks.generation.texts import WAYS, Continuation, first_difference
 from parity.core.tolerances import Bounds
 
 GREEDY = WAYS[0]
@@ -12,7 +12,7 @@ GAP = 1e-3
 
 
 def excused(our_error: float, their_error: float, *, truth_gap: float = GAP) -> str:
-    """Return the excuse for two texts that part at step 1 over ids 2 and 4."""
+    """Return the excuse for two texts that differ at step 1, in ids 2 and 4."""
     truth = torch.zeros(3, 6, dtype=torch.float64)
     truth[:, 2], truth[:, 4] = 5.0, 5.0 - truth_gap
     ours, theirs = truth.clone(), truth.clone()
@@ -25,29 +25,25 @@ def excused(our_error: float, their_error: float, *, truth_gap: float = GAP) -> 
 
 
 def test_a_gap_within_both_errors_is_a_tie() -> None:
-    """The step and the gap are said."""
     assert excused(GAP / 3, GAP / 3).startswith("a tie at step 1: the oracle's gap is 0.001")
 
 
 def test_a_gap_beyond_both_errors_is_none() -> None:
-    """Whoever is off, both are right to more than what decides."""
     assert excused(GAP / 5, GAP / 5) == ""
 
 
 def test_a_fault_does_not_excuse_itself() -> None:
-    """Our error counts for no more than the gate allows beside the reference's."""
+    """Our error counts at most as much as the bound allows beside the reference's."""
     assert excused(GAP, GAP / 1000) == ""
     assert excused(GAP, GAP / 10) != ""
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_what_is_no_number_excuses_nothing(broken: float) -> None:
-    """A truth without an order is no tie."""
+def test_a_truth_that_is_not_finite_is_no_excuse(broken: float) -> None:
     assert excused(GAP, GAP, truth_gap=broken) == ""
 
 
-def test_no_difference_needs_no_excuse() -> None:
-    """Texts that are the same are not said to be tied."""
+def test_equal_texts_need_no_excuse() -> None:
     made = Continuation(text=torch.tensor([[9, 1]]), known=1, logits=torch.zeros(1, 6))
     rows = torch.zeros(1, 6)
     assert not texts.tie_excuse(
@@ -57,8 +53,16 @@ def test_no_difference_needs_no_excuse() -> None:
 
 
 def test_the_first_difference_is_the_first() -> None:
-    """Later ones follow from it; texts of different lengths are no pair."""
     assert first_difference([1, 2, 3, 4], [1, 2, 9, 9]) == 2
     assert first_difference([1, 2], [1, 2]) is None
     with pytest.raises(ValueError, match="shorter"):
         first_difference([1, 2], [1])
+
+
+def test_prompts_are_of_every_length() -> None:
+    made, again = (texts.draw_prompts(5, longest=300, vocab_size=211, seed=3) for _ in range(2))
+    lengths = [prompt.shape[1] for prompt in made]
+    assert (lengths[0], lengths[-1], len(set(lengths))) == (1, 300, 5)
+    assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
+    (only,) = texts.draw_prompts(1, longest=300, vocab_size=211, seed=3)
+    assert only.shape == (1, 300)

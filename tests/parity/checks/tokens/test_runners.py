@@ -1,15 +1,20 @@
-"""Which vocabulary a run is about: asked for, beside weights, in the cache, learned, or none."""
+"""The choice of a vocabulary, and both sides on arbitrary texts."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from parity.checkpoints.huggingface_files import VOCABULARY_FILES
-from parity.checks.tokens import check as run
-from parity.checks.tokens import sides
+from parity.checks.tokens import runners, strings
+from parity.checks.tokens.diagnosis import part
+from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
+from parity.faults.tokenizer import inject
 from reference import hub, published
 from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt import Tokenizer
@@ -19,22 +24,19 @@ Check = Callable[..., Any]
 
 @pytest.fixture
 def short(check: Check, monkeypatch: pytest.MonkeyPatch) -> Check:
-    """Return the verb with a short table, a short corpus and a small vocabulary to be learned."""
-    monkeypatch.setattr(run, "HAND_PICKED", ("Café, don't", "<unk>"))
-    monkeypatch.setattr(run, "_library", lambda: iter(["Some text.\n\nAnd more."]))
-    monkeypatch.setattr(sides, "MERGES", 9)
+    monkeypatch.setattr(strings, "HAND_PICKED", ("Café, don't", "<unk>"))
+    monkeypatch.setattr(strings, "_library", lambda: iter(["Some text.\n\nAnd more."]))
+    monkeypatch.setattr(runners, "MERGES", 9)
     return lambda *arguments: check("tokens", "--num-strings", "5", *arguments)
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the hub's cache, which is empty."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
 def snapshot(cache: Path, commit: str) -> Path:
-    """Return where a commit of the released repository would lie in the cache."""
     home = hub.storage(cache, published.REPOSITORIES[1])
     return home / "snapshots" / commit
 
@@ -42,9 +44,8 @@ def snapshot(cache: Path, commit: str) -> Path:
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("weights", ["tiny", "surrogate", "auto"])
 def test_a_vocabulary_is_learned_where_there_is_none(weights: str, short: Check) -> None:
-    """Weights without a vocabulary are compared on one of the run's own, and it says so."""
     result = short("--weights", weights)
-    assert (result.exit_code, "learned for this run: 9 merges" in result.stdout) == (0, True)
+    assert (result.exit_code, "trained for this run: 9 merges" in result.stdout) == (0, True)
 
 
 @pytest.mark.usefixtures("cache")
@@ -54,7 +55,6 @@ def test_weights_without_a_vocabulary_are_refused(
     short: Check,
     tmp_path: Path,
 ) -> None:
-    """A slip of the pen, or weights that stand alone, are no pass on another vocabulary."""
     weights = tmp_path / "weights" / "model.safetensors"
     if there:
         weights.parent.mkdir()
@@ -68,7 +68,6 @@ def test_weights_without_a_vocabulary_are_refused(
 def test_the_vocabulary_beside_weights_is_taken(
     short: Check, small_vocabulary: Path, tmp_path: Path
 ) -> None:
-    """Under OpenAI's names too; a file's folder counts as the file's place."""
     for name, release in VOCABULARY_FILES.items():
         shutil.copy(small_vocabulary / name, tmp_path / release)
     weights = tmp_path / "model.safetensors"
@@ -78,7 +77,6 @@ def test_the_vocabulary_beside_weights_is_taken(
 
 
 def test_a_single_file_is_taken(short: Check, small_vocabulary: Path, tmp_path: Path) -> None:
-    """What Hugging Face saves, without the two that version 4 adds; a broken one is refused."""
     size = Tokenizer.from_pretrained(small_vocabulary).vocab_size
     files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
     HuggingFaceTokenizer(*files, size=size).tokenizer.save_pretrained(tmp_path / "saved")
@@ -94,7 +92,6 @@ def test_a_single_file_is_taken(short: Check, small_vocabulary: Path, tmp_path: 
 def test_the_released_vocabulary_is_looked_for_in_the_cache(
     short: Check, small_vocabulary: Path, cache: Path
 ) -> None:
-    """It is used from there; asked for by name and not there, it is the environment's fault."""
     name = published.REPOSITORIES[1]
     assert short("--weights", name).exit_code == 5
     shutil.copytree(small_vocabulary, snapshot(cache, "0" * 40))
@@ -103,14 +100,13 @@ def test_the_released_vocabulary_is_looked_for_in_the_cache(
 
 
 def test_the_branch_says_which_snapshot_is_taken(small_vocabulary: Path, cache: Path) -> None:
-    """Not whichever name comes first; without a branch, the one that weights are taken of."""
     name = published.REPOSITORIES[1]
     commits = "0" * 40, "f" * 40, published.REVISION
     for commit in commits:
         shutil.copytree(small_vocabulary, snapshot(cache, commit))
 
     def taken() -> str:
-        with sides.choose_vocabulary(None, name, []) as found:
+        with runners.choose_vocabulary(None, name, []) as found:
             return found.folder.name
 
     assert taken() == published.REVISION
@@ -118,3 +114,59 @@ def test_the_branch_says_which_snapshot_is_taken(small_vocabulary: Path, cache: 
     branch.parent.mkdir()
     branch.write_text(commits[1], encoding="ascii")
     assert taken() == commits[1]
+
+
+TEXT = st.text(max_size=60)
+MANY = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def differing(ours: CandidateTokenizer, theirs: ReferenceTokenizer, text: str) -> bool:
+    return part(ours.encode_batch([text])[0], theirs.encode_batch([text])[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sides", "examples"), [("huggingface", 10_000), ("original", 2_000)])
+def test_any_text_is_encoded_alike(
+    sides: str, examples: int, request: pytest.FixtureRequest
+) -> None:
+    ours, theirs = request.getfixturevalue(sides)
+
+    @settings(MANY, max_examples=examples)
+    @given(TEXT)
+    def alike(text: str) -> None:
+        assert not differing(ours, theirs, text)
+
+    alike()
+
+
+@pytest.mark.parametrize("name", ["accents-kept", "unknown-fused", "places-in-bytes"])
+def test_few_texts_find_a_fault(
+    name: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer
+) -> None:
+    wrong = inject(ours.tokenizer, ours.pretokenizer, name)
+
+    @settings(MANY, max_examples=300)
+    @given(TEXT)
+    def alike(text: str) -> None:
+        assert not differing(wrong, theirs, text)
+
+    with pytest.raises(AssertionError):
+        alike()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pretokenizer", ["huggingface", "original"])
+def test_the_default_run_passes(pretokenizer: str, check: Callable[..., Any]) -> None:
+    folder = os.environ.get("GPT1_VOCABULARY")
+    if not folder:
+        pytest.skip("not run: GPT1_VOCABULARY does not name the released vocabulary's folder")
+    if pretokenizer == "original":
+        for package in ("ftfy", "spacy"):
+            pytest.importorskip(package, reason="not run: no extra original-text")
+    result = check("tokens", "--vocabulary", folder, "--pretokenizer", pretokenizer)
+    assert (result.exit_code, "published" in result.stdout.splitlines()[-1]) == (0, True)

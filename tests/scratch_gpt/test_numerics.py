@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scratch_gpt.aligned import empty_aligned_rows
+from scratch_gpt.numerics import empty_aligned_rows
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,6 @@ from scratch_gpt.aligned import empty_aligned_rows
     ids=["float64", "float32", "bfloat16"],
 )
 def test_rows_are_aligned_and_contiguous(dtype: torch.dtype, columns: int) -> None:
-    """Rows start at multiples of 64 bytes, with no more padding than needed."""
     like = torch.empty(0, dtype=dtype)
     rows = empty_aligned_rows((2, 5, columns + 1), like)
     assert rows.shape == (2, 5, columns + 1)

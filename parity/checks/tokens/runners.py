@@ -1,14 +1,15 @@
-"""The two sides of a comparison, asked alike: ids, places, words."""
+"""Both sides of a comparison of tokenizers, and their vocabulary."""
 
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from huggingface_hub import constants
 
@@ -26,9 +27,8 @@ class ReferenceTokenizer(Protocol):
     """The reference of the candidate tokenizer.
 
     Attributes:
-        name: What a report calls it.
-        steps: The steps of preparing text that can be left out, in order.
-        exempt: What of it is not compared because something else stands in for it, and why.
+        name: Its name in reports.
+        steps: The steps of text preparation that can be left out, in order.
     """
 
     name: str
@@ -36,11 +36,11 @@ class ReferenceTokenizer(Protocol):
 
     @property
     def exempt(self) -> Mapping[str, str]:
-        """Where it is not what its name says, and why."""
+        """Its parts that are replaced and so not compared, each with the reason."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """Return every text's ids, and places where this side tells them."""
+        """Return every text's ids, and offsets if this side has them."""
         ...
 
     def words(self, text: str) -> list[str]:
@@ -53,17 +53,11 @@ class ReferenceTokenizer(Protocol):
 
 
 INCONSISTENT = Encoding((-1,), ())
-"""What our side gives where `encode` and `encode_with_offsets` have other ids: no witness has it,
-whether it tells places or not."""
+"""Our encoding if `encode` and `encode_with_offsets` give different ids; it equals no reference."""
 
 
 class CandidateTokenizer:
-    """This project's tokenizer.
-
-    Args:
-        tokenizer: The tokenizer.
-        pretokenizer: Its way of splitting, where that is not the one of its name.
-    """
+    """This project's tokenizer; `pretokenizer` replaces the tokenizer's own one."""
 
     name = "ours"
 
@@ -72,7 +66,7 @@ class CandidateTokenizer:
         self.pretokenizer = pretokenizer or pretokenizer_named(tokenizer.pretokenizer)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """Return every text's ids and places; `TORN` where the two ways do not agree."""
+        """Return every text's ids and offsets; `INCONSISTENT` if the two methods differ."""
         return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> Encoding:
@@ -98,12 +92,12 @@ class HuggingFace(HuggingFaceTokenizer):
 
     @property
     def exempt(self) -> Mapping[str, str]:
-        """The version's own normalizer, where BERT's stands in for it."""
+        """The version's own normalizer, if BERT's replaces it."""
         if not self.replaced:
             return {}
         why = compat.DIFFERENCES["normalizer of three"].why
         what = f"the {self.replaced} of transformers {compat.describe('transformers')}"
-        return {what: f"the witness has BERT's normalizer in its place; {why}"}
+        return {what: f"the reference uses BERT's normalizer instead; {why}"}
 
     def words_without(self, step: str, text: str) -> list[str]:
         """Return the words with one step of the normalizer left out."""
@@ -111,11 +105,7 @@ class HuggingFace(HuggingFaceTokenizer):
 
 
 class ReleaseTokenizer:
-    """The release's own way, told a second time; it tells no places.
-
-    Args:
-        vocabulary: The vocabulary's file.
-        merges: The merges' file.
+    """A re-implementation of the released code; it has no offsets.
 
     Raises:
         ModuleNotFoundError: ftfy or spaCy is not installed.
@@ -134,7 +124,7 @@ class ReleaseTokenizer:
         return [Encoding(self._encode(text), None) for text in texts]
 
     def words(self, text: str) -> list[str]:
-        """Return the words; a newline without the space that spaCy leaves behind it."""
+        """Return the words; a newline without the space that spaCy adds."""
         return ["\n" if word == "\n " else word for word in self._slow.words(text)]
 
     def words_without(self, step: str, text: str) -> list[str]:
@@ -153,73 +143,100 @@ class ReleaseTokenizer:
         return tuple(self._slow.ids.get(part, 0) for part in self._slow.pieces(word))
 
 
-# Which vocabulary a comparison of tokenizers is about.
+# The vocabulary.
 
 
 MERGES = 2_000
-"""Merges of a vocabulary that is learned on the spot."""
+"""Merges of a vocabulary that is trained for the run."""
 
 _WITHOUT = ("surrogate", "tiny")
 """Weights that have no vocabulary."""
 
-_LEARNED = ("auto", *_WITHOUT)
-"""What `--weights` may say where a vocabulary is learned if none is found."""
+_TRAINED = ("auto", *_WITHOUT)
+"""Values of `--weights` for which a vocabulary is trained if none is found."""
+
+PACKAGES = {"huggingface": ("transformers", "tokenizers"), "original": ("ftfy", "spacy")}
+"""The packages that prepare text, by pretokenizer; a report has their versions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FoundVocabulary:
-    """A vocabulary's files.
-
-    Attributes:
-        folder: Where they lie.
-        vocabulary: Tokens and ids.
-        merges: The merges.
-        source: What a verdict says about where they come from.
-    """
+    """A vocabulary's files; `source` is their origin, for the report."""
 
     folder: Path
     vocabulary: Path
     merges: Path
     source: str
 
+    @property
+    def released(self) -> bool:
+        """Whether the files are the released ones."""
+        wanted = {name: published.SHA256[name] for name in ("vocab.json", "merges.txt")}
+        return list(wanted.values()) == list(self._digests.values())
+
+    @property
+    def _digests(self) -> dict[str, str]:
+        files = self.vocabulary, self.merges
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    def reference(self, tokenizer: Tokenizer) -> ReferenceTokenizer:
+        """Return the reference of our tokenizer with this vocabulary."""
+        if tokenizer.pretokenizer == "original":
+            return ReleaseTokenizer(self.vocabulary, self.merges)
+        return HuggingFace(self.vocabulary, self.merges, size=tokenizer.vocab_size)
+
+    def identity(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Return vocabulary, pretokenizer and versions, for the report."""
+        return {
+            "vocabulary": {
+                "source": self.source,
+                "tokens": tokenizer.vocab_size,
+                "merges": len(tokenizer.vocabulary.merges),
+                "digest": tokenizer.digest,
+                "sha256": self._digests,
+                "released": self.released,
+            },
+            "pretokenizer": tokenizer.pretokenizer,
+            "packages": {name: compat.describe(name) for name in PACKAGES[tokenizer.pretokenizer]},
+        }
+
 
 @contextlib.contextmanager
 def choose_vocabulary(
     directory: Path | None, weights: str, texts: Iterable[str]
 ) -> Iterator[FoundVocabulary]:
-    """Give the vocabulary that was asked for, or the one beside the weights, or a learned one.
+    """Yield the given vocabulary, or the one beside the weights, or a trained one.
 
     Args:
-        directory: The folder asked for.
-        weights: What `--weights` says: a folder or file that may have a vocabulary beside it, or a
-            name of the released model, whose vocabulary may lie in the hub's cache. Nothing is
-            downloaded.
-        texts: What one is learned from where there is none.
+        directory: The folder of `--vocabulary`.
+        weights: The value of `--weights`: a folder, a file or a name of the released model. The
+            released vocabulary is searched in the hub's cache; nothing is downloaded.
+        texts: The texts on which a vocabulary is trained.
 
     Raises:
-        InputRejectedError: The folder asked for, or the weights, have none; or there are no
-        weights. EnvironmentUnfitError: The released one was asked for and is not in the cache.
-        CheckpointError: A `tokenizer.json` that is alone is not GPT-1's.
+        InputRejectedError: The folder or the weights have no vocabulary, or do not exist.
+        EnvironmentUnfitError: The released vocabulary is required and not in the cache.
+        CheckpointError: There is only a `tokenizer.json`, and it is not GPT-1's.
     """
     with tempfile.TemporaryDirectory() as name:
-        room = Path(name)
+        scratch = Path(name)
         if directory is not None:
-            yield _required(directory, f"--vocabulary {directory}", f"{directory}", room)
+            yield _required(directory, f"--vocabulary {directory}", f"{directory}", scratch)
             return
-        found = _beside(weights, room)
+        found = _beside(weights, scratch)
         if found is None:
-            Tokenizer.train(texts, merges=MERGES).save_pretrained(room)
-            source = f"learned for this run: {MERGES:,} merges of the standard library's words"
-            found = _required(room, "the one that was learned", source, room)
+            Tokenizer.train(texts, merges=MERGES).save_pretrained(scratch)
+            source = f"trained for this run: {MERGES:,} merges of the standard library's words"
+            found = _required(scratch, "the trained one", source, scratch)
         yield found
 
 
-def _beside(weights: str, room: Path) -> FoundVocabulary | None:
-    """Return the vocabulary that weights have, None where one is to be learned."""
+def _beside(weights: str, scratch: Path) -> FoundVocabulary | None:
+    """Return the vocabulary of the weights; None if one must be trained."""
     if weights in _WITHOUT:
         return None
-    if weights in _LEARNED or weights in published.REPOSITORIES:
-        return _cached(weights, room)
+    if weights in _TRAINED or weights in published.REPOSITORIES:
+        return _cached(weights, scratch)
     path = Path(weights)
     if not path.exists():
         raise InputRejectedError(
@@ -228,17 +245,17 @@ def _beside(weights: str, room: Path) -> FoundVocabulary | None:
             fix="correct the path, or give a vocabulary's folder with --vocabulary",
         )
     folder = path if path.is_dir() else path.parent
-    return _required(folder, f"--weights {weights}", f"beside {weights}", room)
+    return _required(folder, f"--weights {weights}", f"beside {weights}", scratch)
 
 
-def _cached(weights: str, room: Path) -> FoundVocabulary | None:
-    """Return the released vocabulary from the hub's cache, None where it need not be there."""
+def _cached(weights: str, scratch: Path) -> FoundVocabulary | None:
+    """Return the released vocabulary from the hub's cache; None if it is missing and optional."""
     for repository in reversed(published.REPOSITORIES):
         for snapshot in _snapshots(Path(constants.HF_HUB_CACHE), repository):
-            found = _in(snapshot, f"the hub's cache, {repository}", room)
+            found = _in(snapshot, f"the hub's cache, {repository}", scratch)
             if found is not None:
                 return found
-    if weights in _LEARNED:
+    if weights in _TRAINED:
         return None
     raise EnvironmentUnfitError(
         "the released vocabulary is not in the hub's cache",
@@ -249,15 +266,15 @@ def _cached(weights: str, room: Path) -> FoundVocabulary | None:
 
 
 def _snapshots(cache: Path, repository: str) -> list[Path]:
-    """Return a repository's snapshots: main's first, then the one that weights are taken of."""
+    """Return a repository's snapshots: main's first, then that of the published revision."""
     home = hub.storage(cache, repository) / "snapshots"
     first = hub.commit(cache, repository, "main"), published.REVISION
     known = [home / commit for commit in first if commit is not None]
     return list(dict.fromkeys([*known, *sorted(home.glob("*"))]))
 
 
-def _required(folder: Path, where: str, source: str, room: Path) -> FoundVocabulary:
-    found = _in(folder, source, room)
+def _required(folder: Path, where: str, source: str, scratch: Path) -> FoundVocabulary:
+    found = _in(folder, source, scratch)
     if found is None:
         raise InputRejectedError(
             f"there is no vocabulary in the folder: neither {' and '.join(VOCABULARY_FILES)} nor "
@@ -268,13 +285,10 @@ def _required(folder: Path, where: str, source: str, room: Path) -> FoundVocabul
     return found
 
 
-def _in(folder: Path, source: str, room: Path) -> FoundVocabulary | None:
-    """Return the vocabulary of a folder, in two files under the names of either publication.
+def _in(folder: Path, source: str, scratch: Path) -> FoundVocabulary | None:
+    """Return the vocabulary of a folder, under the names of either publication; None without any.
 
-    Args:
-        folder: Where to look.
-        source: What a verdict says about it.
-        room: An empty folder, for the two files where there is `tokenizer.json` alone.
+    A lone `tokenizer.json` is converted to two files in the empty folder `scratch`.
     """
     for names in (tuple(VOCABULARY_FILES), tuple(VOCABULARY_FILES.values())):
         vocabulary, merges = (folder / name for name in names)
@@ -284,7 +298,11 @@ def _in(folder: Path, source: str, room: Path) -> FoundVocabulary | None:
             )
     if not os.path.lexists(folder / SINGLE_FILE):
         return None
-    Tokenizer.from_pretrained(folder, pretokenizer="huggingface").save_pretrained(room)
-    vocabulary, merges = (room / name for name in VOCABULARY_FILES)
-    told = f"{source}, {SINGLE_FILE} as we read it"
-    return FoundVocabulary(folder=folder, vocabulary=vocabulary, merges=merges, source=told)
+    Tokenizer.from_pretrained(folder, pretokenizer="huggingface").save_pretrained(scratch)
+    vocabulary, merges = (scratch / name for name in VOCABULARY_FILES)
+    return FoundVocabulary(
+        folder=folder,
+        vocabulary=vocabulary,
+        merges=merges,
+        source=f"{source}, {SINGLE_FILE} as we read it",
+    )

@@ -1,4 +1,4 @@
-"""Both sides draw the same numbers: a batch at once, or part by part."""
+"""Dropout masks: both sides use the same random numbers, for a batch and for micro-batches."""
 
 import torch
 
@@ -9,23 +9,20 @@ SHAPES = {"embeddings": (4, 3, 5), "h.0.attn.weights": (4, 2, 3, 3), "h.0.attn":
 
 
 def run(draws: DropoutMasks) -> dict[str, torch.Tensor]:
-    """Return what the leading side keeps at each place."""
     return {name: draws.keeps(name, torch.ones(shape), 0.5) for name, shape in SHAPES.items()}
 
 
 def test_parts_draw_what_the_batch_drew() -> None:
-    """Two parts of two rows keep what four rows keep, by our own dropout."""
     draws = DropoutMasks(7, 1, 4)
     kept = run(draws)
     for first in (0, 2):
-        with draws.given_to_ours(first) as asked:
+        with draws.supplied_to_ours(first) as asked:
             found = {n: dropout(torch.ones(2, *s[1:]), 0.5) > 0.0 for n, s in SHAPES.items()}
         assert asked == list(SHAPES)
         assert all(torch.equal(kept[n][first : first + 2], found[n]) for n in SHAPES)
 
 
 def test_seed_step_and_place_make_other_draws() -> None:
-    """No two steps and no two places of one shape drop alike."""
     one = run(DropoutMasks(7, 1, 4))
     assert not torch.equal(one["embeddings"], one["h.0.attn"])
     for other in (run(DropoutMasks(7, 2, 4)), run(DropoutMasks(8, 1, 4))):
@@ -34,19 +31,17 @@ def test_seed_step_and_place_make_other_draws() -> None:
 
 
 def test_a_place_left_out_and_one_too_many_are_seen() -> None:
-    """A shape that the next place does not have is a later place's; after the last is nowhere."""
     draws = DropoutMasks(7, 1, 4)
     run(draws)
-    with draws.given_to_ours(0) as asked:
+    with draws.supplied_to_ours(0) as asked:
         for name in ("embeddings", "h.0.attn", "h.0.attn"):
             dropout(torch.ones(SHAPES[name]), 0.5)
     assert asked == ["embeddings", "h.0.attn", "nowhere"]
 
 
 def test_afterwards_our_dropout_draws_for_itself() -> None:
-    """What was given is taken back."""
     draws = DropoutMasks(7, 1, 4)
-    with draws.given_to_ours(0):
+    with draws.supplied_to_ours(0):
         pass
     torch.manual_seed(0)
     assert 0 < int((dropout(torch.ones(100), 0.5) > 0.0).sum()) < 100
