@@ -84,9 +84,7 @@ class Comparison:
     @property
     def plan(self) -> list[Tap]:
         """Every tap that these inputs have, in network order."""
-        left_out = undefined_taps(self.inputs.token_ids.shape[1])
-        n_layer = self.reference.config.n_layer
-        return [tap for tap in taps(n_layer) if tap.name not in left_out]
+        return self._forward_taps
 
     def absent(self, backend: str) -> dict[str, str]:
         """Return the taps that a backend, or a candidate, does not form, each with the reason."""
@@ -96,7 +94,12 @@ class Comparison:
             return {}  # it could not be examined
         shown = {*self.profiles[backend].shown, "logits", "loss"}
         why = "the candidate does not show it"
-        return {tap.name: why for tap in self.plan if tap.name not in shown}
+        return {tap.name: why for tap in self._forward_taps if tap.name not in shown}
+
+    @property
+    def _forward_taps(self) -> list[Tap]:
+        left_out = undefined_taps(self.inputs.token_ids.shape[1])
+        return [tap for tap in taps(self.reference.config.n_layer) if tap.name not in left_out]
 
     def examine(self) -> None:
         """Run every candidate that is not a model of ours on a few tokens; note what it does."""
@@ -104,7 +107,7 @@ class Comparison:
             if name == CANDIDATE or candidates.is_built(model):
                 whole = runners.model_in_dtype({name: model}, torch.float64)[name]
                 runners.check_evaluating({name: whole})
-                self.profiles[name] = candidates.examine(whole, self.inputs, self.plan)
+                self.profiles[name] = candidates.examine(whole, self.inputs, self._forward_taps)
                 self.reasons += self.profiles[name].reasons
 
     def planned(self, backend: str) -> list[Tap]:

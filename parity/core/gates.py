@@ -224,18 +224,22 @@ def float64_rows(  # noqa: PLR0913 - one pass, and the rules for it
             for against in REFERENCES
         ]
         right, other = of_tap
-        if right.status is Status.PASS and not (own is not None and own <= bounds.float64):
-            alone = "Hugging Face differs from the oracle here, ours does not"
-            of_tap[1] = dataclasses.replace(other, status=Status.NOT_RUN, detail=alone)
+        alone = own is None and reference is not None and reference.status is Status.NONFINITE
+        alone = alone or (own is not None and own > bounds.float64)
+        if right.status is Status.PASS and alone:
+            of_tap[1] = dataclasses.replace(other, status=Status.NOT_RUN, detail=_ALONE)
         rows += of_tap
     return rows
+
+
+_ALONE = "Hugging Face differs from the oracle here, ours does not"
 
 
 def stands_alone(
     found: Observations, names: RunNames, rows: Sequence[Row], smallest_score: float
 ) -> list[Reason]:
     """Return a reason if Hugging Face alone differs from the two others at some tap."""
-    first = next((row for row in rows if "Hugging Face differs" in row.detail), None)
+    first = next((row for row in rows if row.detail == _ALONE), None)
     if first is None:
         return []
     seen = found.differences[names.huggingface, first.tap, "oracle"]

@@ -6,7 +6,6 @@ It shows taps itself; tests/parity/test_candidates.py says what a check answers 
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +45,7 @@ class StrangeGPT(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         tap: Callable[[str, Tensor], Tensor] | None = None,
-    ) -> Any:
+    ) -> object:
         show = tap or (lambda _, value: value)
         inner = show if self.kind != "few" else (lambda _, value: value)
         time = ids.shape[1]
@@ -144,14 +143,16 @@ class StrangeGPT(nn.Module):
 
 
 class OnlyIds(StrangeGPT):
-    def forward(self, ids: Tensor, tap: Any = None) -> Any:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, ids: Tensor, tap: Callable[[str, Tensor], Tensor] | None = None
+    ) -> object:
         return super().forward(ids, tap=tap)
 
 
 def build(config: GPTConfig, weights: Mapping[str, Tensor]) -> nn.Module:
     kind = os.environ.get("KIND", "right")
     if kind == "prints":
-        print("12.3M parameters")
+        print("12.3M parameters")  # noqa: T201
         os.write(1, b"and through the descriptor\n")
     if kind == "leaves":
         os._exit(0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.core import candidates
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations, TapFunction
 from parity.core.metrics import Difference, Reference, Status
@@ -159,7 +160,7 @@ def of_candidate(model: nn.Module, inputs: Inputs) -> LossOf:
                 tapped[name] = value
             return value
 
-        logits = model(inputs.token_ids, inputs.positions, inputs.attention_mask, tap=keep_logits)
+        logits = candidates.call(model, inputs, keep_logits)
         check_returned(logits, tapped.get("logits"))
         return next_token_loss(logits, targets, ignore_index=_IGNORED)
 

@@ -30,7 +30,7 @@ from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations
 from parity.core.metrics import Reference, Status, visible_entries
 from parity.core.results import FirstDivergence, Mode, Reason, Report
-from parity.core.taps import Axes, Tap, never_formed
+from parity.core.taps import Axes, Tap
 from parity.core.tolerances import FEWEST_PREDICTIONS, PRECISIONS, Bounds, Precision, bounds_for
 from parity.errors import ExitCode
 from scratch_gpt.progress import Progress
@@ -114,7 +114,7 @@ class GradientComparison(Comparison):
 
     def planned(self, backend: str) -> list[Tap]:
         """Return the gradients to compare on one backend."""
-        absent = never_formed(backend, int(self.reference.config.n_layer))
+        absent = self.absent(backend)
         return [
             place
             for place in self.plan
@@ -241,13 +241,15 @@ class GradientComparison(Comparison):
         self.rows += [row for row in both if row.against == REFERENCE]
         chosen = [place for place in self.planned(backend) if place in slopes]
         self.rows += self.slopes.rows(backend, chosen)
-        self.rows += extra_rows(self.found, names, backend, "float64", Mode.FLOAT64)
+        self.rows += extra_rows(self.found, names, self.plan, backend, "float64", Mode.FLOAT64)
         if self.rounds is not None:
             names, mode = run_names(backend, self.rounds.dtype), Mode.END_TO_END
             rounding = rounding_rows(
                 self.found, names, plan, self.plan, backend, mode, self.rounds, self.bounds
             )
-            rounding += extra_rows(self.found, names, backend, str(self.rounds.dtype)[6:], mode)
+            rounding += extra_rows(
+                self.found, names, self.plan, backend, str(self.rounds.dtype)[6:], mode
+            )
             self.rows += [dataclasses.replace(row, against=REFERENCE) for row in rounding]
 
     def _step(self, what: str) -> None:
@@ -313,11 +315,10 @@ def gradients(  # noqa: PLR0913 - as layerwise
 
 
 def _exempt(run: GradientComparison) -> list[dict[str, str]]:
-    n_layer = run.reference.config.n_layer
     return [
         {"backend": backend, "tap": tap, "reason": why}
         for backend in run.candidates
-        for tap, why in (never_formed(backend, n_layer) | run.exempt).items()
+        for tap, why in (run.absent(backend) | run.exempt).items()
     ]
 
 
