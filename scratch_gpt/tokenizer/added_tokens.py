@@ -11,13 +11,14 @@ import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scratch_gpt.checkpoint import strict_io
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.errors import TokenizerError, one_line, quote
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 
 ADDED_TOKENS, SPECIAL_TOKENS_MAP = "added_tokens.json", "special_tokens_map.json"
 TOKENIZER_CONFIG, TOKENIZER_JSON = "tokenizer_config.json", "tokenizer.json"
@@ -45,6 +46,10 @@ class AddedToken:
     lstrip: bool = False
     rstrip: bool = False
     single_word: bool = False
+
+
+UNKNOWN_TOKEN = AddedToken(UNKNOWN, special=True, normalized=False)
+"""The added token that every vocabulary has, if its pretokenizer keeps it."""
 
 
 def read_added_tokens(folder: Path) -> list[AddedToken]:
@@ -218,15 +223,3 @@ def _is_word(character: str) -> bool:
     return (
         character.isalnum() or category in ("Mn", "Mc", "Me", "Pc") or character in "\u200c\u200d"
     )
-
-
-def ids_of(tokens: Sequence[AddedToken], ids: Mapping[str, int]) -> dict[str, int]:
-    """Return the id of each added token: the vocabulary's, or else the next free one."""
-    numbers: dict[str, int] = {}
-    free = len(ids)
-    for token in tokens:
-        if token.content in ids:
-            numbers[token.content] = ids[token.content]
-        else:
-            numbers[token.content], free = free, free + 1
-    return numbers

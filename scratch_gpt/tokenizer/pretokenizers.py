@@ -5,7 +5,7 @@ Pairs are merged within a word only. The released model was trained with another
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from scratch_gpt.tokenizer.unicode import (
@@ -25,6 +25,10 @@ class Word(NamedTuple):
     text: str
     starts: list[int]
     ends: list[int]
+
+    def moved(self, by: int) -> "Word":
+        """Return the word of a text that begins `by` characters later."""
+        return Word(self.text, [at + by for at in self.starts], [at + by for at in self.ends])
 
 
 @runtime_checkable
@@ -117,16 +121,22 @@ class HuggingFacePretokenizer:
         """Return the words, with the position of each character's origin."""
         if is_order_free(text):
             pieces = [self._translation[ord(character)] for character in text]
-            places = [place for place, piece in enumerate(pieces) for _ in piece]
-        else:
-            made, origins = normalize_text(text)
-            pieces = [_apart(character) for character in made]
-            places = [place for place, piece in zip(origins, pieces, strict=True) for _ in piece]
-        found = []
-        for match in _WORD.finditer("".join(pieces)):
-            starts = places[match.start() : match.end()]
-            found.append(Word(match[0], starts, [start + 1 for start in starts]))
-        return found
+            return _located(pieces, range(len(text)))
+        return self.located_in(*normalize_text(text))
+
+    def located_in(self, normalized: str, origins: Sequence[int]) -> list[Word]:
+        """Return the words of a text that is normalized, with the origin of each character."""
+        return _located([_apart(character) for character in normalized], origins)
+
+
+def _located(pieces: Sequence[str], origins: Sequence[int]) -> list[Word]:
+    """Return the words of pieces with spaces between words, each piece of one origin."""
+    places = [place for place, piece in zip(origins, pieces, strict=True) for _ in piece]
+    found = []
+    for match in _WORD.finditer("".join(pieces)):
+        starts = places[match.start() : match.end()]
+        found.append(Word(match[0], starts, [start + 1 for start in starts]))
+    return found
 
 
 def _words(apart: str) -> list[str]:

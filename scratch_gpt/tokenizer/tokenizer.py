@@ -10,9 +10,17 @@ from typing import Any, SupportsIndex
 
 from scratch_gpt.errors import TextError
 from scratch_gpt.tokenizer import vocabulary as vocabulary_files
+from scratch_gpt.tokenizer.added_tokens import UNKNOWN_TOKEN, AddedTokenFinder
 from scratch_gpt.tokenizer.bpe import END, BytePairs
 from scratch_gpt.tokenizer.bpe_trainer import train_merges
-from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, pretokenizer_named
+from scratch_gpt.tokenizer.pretokenizers import (
+    UNKNOWN,
+    HuggingFacePretokenizer,
+    Pretokenizer,
+    Word,
+    normalize_text,
+    pretokenizer_named,
+)
 from scratch_gpt.tokenizer.vocabulary import Vocabulary
 
 # Checks of the input.
@@ -95,10 +103,29 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self._split = pretokenizer_named(pretokenizer)
         self._unknown = vocabulary.ids[UNKNOWN]
+        self._as_given, self._normalized = self._finders()
         self._lengths = [len(token.removesuffix(END)) for token in vocabulary.tokens]
         self._lengths[self._unknown] = 1
         pairs = BytePairs(vocabulary.ids, vocabulary.merges, unknown=self._unknown)
         self._pieces = _Pieces(pairs)
+
+    def _finders(self) -> tuple[AddedTokenFinder, AddedTokenFinder]:
+        """Return what finds added tokens in a text as given, and in a normalized text.
+
+        Only the pretokenizer `huggingface` knows `<unk>`, and has a normalized text.
+        """
+        is_hugging_face = isinstance(self._split, HuggingFacePretokenizer)
+        added = {token.content: token for token in (UNKNOWN_TOKEN, *self.vocabulary.added)}
+        ids = {UNKNOWN: self._unknown, **self.vocabulary.added_ids}
+        if not self._split.keeps_unknown:
+            del added[UNKNOWN]
+        normalized = {t for t in added.values() if t.normalized and is_hugging_face}
+        return (
+            AddedTokenFinder((c, t, ids[c]) for c, t in added.items() if t not in normalized),
+            AddedTokenFinder(
+                (normalize_text(c)[0], t, ids[c]) for c, t in added.items() if t in normalized
+            ),
+        )
 
     @classmethod
     def from_pretrained(
@@ -106,9 +133,9 @@ class Tokenizer:
     ) -> "Tokenizer":
         """Return the tokenizer of a folder's vocabulary.
 
-        The folder holds `vocab.json` and `merges.txt`, or OpenAI's `encoder_bpe_40000.json` and
-        `vocab_40000.bpe`, or else Hugging Face's `tokenizer.json`. Without `pretokenizer`, its
-        `tokenizer_config.json` names one; the default is `"huggingface"`.
+        The folder holds Hugging Face's `tokenizer.json`, or else `vocab.json` and `merges.txt`, or
+        OpenAI's `encoder_bpe_40000.json` and `vocab_40000.bpe`; and perhaps added tokens. Without
+        `pretokenizer`, its `tokenizer_config.json` names one; the default is `"huggingface"`.
 
         Raises:
             TokenizerError: There is no vocabulary, or an unsound one.
@@ -169,12 +196,12 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of tokens."""
-        return len(self.vocabulary.tokens)
+        """The number of tokens, added ones among them."""
+        return len(self.vocabulary.all_tokens)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the tokens and merges, whatever files they came from."""
+        """SHA-256 of tokens, merges and added tokens, whatever files they came from."""
         return self.vocabulary.digest
 
     def encode(self, text: str) -> list[int]:
@@ -184,11 +211,15 @@ class Tokenizer:
             TypeError: It is not a `str`.
             TextError: It holds a surrogate.
         """
+        if self._normalized:
+            return self.encode_with_offsets(text)[0]
         ids: list[int] = []
-        for number, part in enumerate(_parts(check_text(text), self._split)):
-            if number:
-                ids.append(self._unknown)
-            words = self._split.words(part)
+        check_text(text)
+        for start, end, number in self._as_given.split(text):
+            if number is not None:
+                ids.append(number)
+                continue
+            words = self._split.words(text[start:end])
             ids.extend(itertools.chain.from_iterable(map(self._pieces.__getitem__, words)))
         return ids
 
@@ -205,20 +236,34 @@ class Tokenizer:
         """
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        start = 0
-        for number, part in enumerate(_parts(check_text(text), self._split)):
-            if number:
-                ids.append(self._unknown)
-                offsets.append((start - len(UNKNOWN), start))
-            for word in self._split.located(part):
-                first = 0
-                for piece in self._pieces[word.text]:
-                    after = first + self._lengths[piece]
-                    ids.append(piece)
-                    offsets.append((start + word.starts[first], start + word.ends[after - 1]))
-                    first = after
-            start += len(part) + len(UNKNOWN)
+        for found in self._located(check_text(text)):
+            if not isinstance(found, Word):
+                ids.append(found[2])
+                offsets.append(found[:2])
+                continue
+            first = 0
+            for piece in self._pieces[found.text]:
+                after = first + self._lengths[piece]
+                ids.append(piece)
+                offsets.append((found.starts[first], found.ends[after - 1]))
+                first = after
         return ids, offsets
+
+    def _located(self, text: str) -> Iterator[Word | tuple[int, int, int]]:
+        """Yield the words of a text with their positions, and (start, end, id) of added tokens."""
+        for start, end, number in self._as_given.split(text):
+            if number is not None:
+                yield start, end, number
+            elif not (self._normalized and isinstance(self._split, HuggingFacePretokenizer)):
+                yield from (word.moved(start) for word in self._split.located(text[start:end]))
+            else:
+                made, origins = normalize_text(text[start:end])
+                places = [start + origin for origin in origins]
+                for first, after, found in self._normalized.split(made):
+                    if found is not None:
+                        yield places[first], places[after - 1] + 1, found
+                    else:
+                        yield from self._split.located_in(made[first:after], places[first:after])
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Return the text of ids: the tokens joined, with a space after each word but the last.
@@ -235,7 +280,7 @@ class Tokenizer:
             TypeError: One of them is not an integer.
             ValueError: One of them is not the id of a token.
         """
-        return [self.vocabulary.tokens[number] for number in check_ids(ids, self.vocab_size)]
+        return [self.vocabulary.all_tokens[number] for number in check_ids(ids, self.vocab_size)]
 
 
 _MOST_KEPT, _LONGEST_KEPT = 1 << 17, 64

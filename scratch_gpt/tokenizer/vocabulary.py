@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from scratch_gpt.checkpoint import strict_io
 from scratch_gpt.checkpoint.atomic import replace_folder
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.errors import OccupiedError, TokenizerError, one_line, quote
+from scratch_gpt.tokenizer.added_tokens import UNKNOWN_TOKEN, AddedToken, read_added_tokens
 from scratch_gpt.tokenizer.bpe import END
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, UNKNOWN
 
@@ -27,19 +28,22 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens by id, and merges in the order in which they were learned.
+    """Tokens by id, merges in the order in which they were learned, and added tokens.
 
-    Each merge is a pair of tokens, whose product is a token too.
+    Each merge is a pair of tokens, whose product is a token too. An added token that is none of
+    `tokens` has one of the ids after theirs.
     """
 
     tokens: tuple[str, ...]
     merges: tuple[tuple[str, str], ...]
+    added: tuple[AddedToken, ...] = ()
 
     @classmethod
     def checked(
         cls,
         ids: Mapping[str, object],
         merges: Sequence[tuple[str, str]],
+        added: Sequence[AddedToken] = (),
         *,
         ids_from: str,
         merges_from: str,
@@ -55,7 +59,8 @@ class Vocabulary:
             if what := next(found, None):
                 fix = "fetch the vocabulary and its merges again, both from one place"
                 raise TokenizerError(what, where=where, fix=fix)
-        return cls(tuple(sorted(ids, key=ids.__getitem__)), tuple(merges))  # type: ignore[arg-type]
+        tokens: list[str] = sorted(ids, key=ids.__getitem__)  # type: ignore[arg-type]
+        return cls(tuple(tokens), tuple(merges), tuple(added))
 
     @functools.cached_property
     def ids(self) -> dict[str, int]:
@@ -63,9 +68,25 @@ class Vocabulary:
         return {token: number for number, token in enumerate(self.tokens)}
 
     @functools.cached_property
+    def added_ids(self) -> dict[str, int]:
+        """The id of each added token."""
+        new = [token.content for token in self.added if token.content not in self.ids]
+        after = {content: len(self.tokens) + place for place, content in enumerate(new)}
+        return {t.content: self.ids.get(t.content, after.get(t.content, 0)) for t in self.added}
+
+    @functools.cached_property
+    def all_tokens(self) -> tuple[str, ...]:
+        """Every token by id, the added ones among them."""
+        new = (content for content in self.added_ids if content not in self.ids)
+        return (*self.tokens, *new)
+
+    @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of tokens and merges, whatever files they came from."""
-        canonical = json.dumps([self.tokens, self.merges], separators=(",", ":"))
+        """SHA-256 of tokens, merges and added tokens, whatever files they came from."""
+        parts: list[object] = [self.tokens, self.merges]
+        if added := [token for token in self.added if token != UNKNOWN_TOKEN]:
+            parts.append([astuple(token) for token in added])
+        canonical = json.dumps(parts, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
@@ -111,7 +132,9 @@ PAIRS_OF_FILES = ((VOCABULARY, MERGES), ("encoder_bpe_40000.json", "vocab_40000.
 
 SINGLE_FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 HEADER = "#version: 0.2"
-"""The first line of the merges: of subword-nmt, whose format it is."""
+"""The first line of the merges: of subword-nmt, whose format it is. Other writers add to it."""
+
+_HEADER_START = "#version"
 
 _LARGEST = 64 << 20
 """Bytes; the released vocabulary's two files have under 1 MB each, `tokenizer.json` 1.3 MB."""
@@ -120,34 +143,30 @@ _LARGEST = 64 << 20
 def read_vocabulary(directory: Path) -> Vocabulary:
     """Return the vocabulary of a folder.
 
-    `tokenizer.json` is read only if there are no two files.
+    `tokenizer.json` is read if it is there, as in transformers; else the two files.
 
     Raises:
         TokenizerError: There is none, or it is unsound.
         CheckpointError: A file cannot be opened.
     """
-    there = {
-        name
-        for name in itertools.chain(*PAIRS_OF_FILES, (SINGLE_FILE,))
-        if os.path.lexists(directory / name)
-    }
-    for names in PAIRS_OF_FILES:
-        if there.issuperset(names):
-            ids_path, merges_path = (directory / name for name in names)
-            ids, merges = _json(ids_path), _merges(merges_path)
-            break
-    else:
+    names = (SINGLE_FILE, *itertools.chain(*PAIRS_OF_FILES))
+    there = {name for name in names if os.path.lexists(directory / name)}
+    pair_of_files = next((pair for pair in PAIRS_OF_FILES if there.issuperset(pair)), None)
+    if SINGLE_FILE in there:
         ids_path = merges_path = directory / SINGLE_FILE
-        if SINGLE_FILE not in there:
-            halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
-            raise TokenizerError(
-                f"the folder holds {halves}",
-                where=one_line(directory),
-                fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
-            )
         ids, merges = parse_tokenizer_json(_json(ids_path), one_line(ids_path))
+    elif pair_of_files is not None:
+        ids_path, merges_path = (directory / name for name in pair_of_files)
+        ids, merges = _json(ids_path), _merges(merges_path)
+    else:
+        halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
+        raise TokenizerError(
+            f"the folder holds {halves}",
+            where=one_line(directory),
+            fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
+        )
     where = {"ids_from": one_line(ids_path), "merges_from": one_line(merges_path)}
-    return Vocabulary.checked(ids, merges, **where)
+    return Vocabulary.checked(ids, merges, read_added_tokens(directory), **where)
 
 
 def pretokenizer_in(directory: Path) -> str:
@@ -170,16 +189,17 @@ def pretokenizer_in(directory: Path) -> str:
 
 
 def _merges(path: Path) -> list[tuple[str, str]]:
-    """Return the merges of a text file: a header, then two tokens a line."""
+    """Return the merges of a text file: perhaps a header, then two tokens a line.
+
+    Line ends may be Windows', as the tokenizers library reads them.
+    """
     try:
         text = _bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise _rejected(f"it is not UTF-8 at byte {error.start}", path) from error
-    if "\r" in text:
-        raise _rejected("it has carriage returns: its line ends were changed", path)
-    header, *lines = text.split("\n")
-    if header != HEADER:
-        raise _rejected(f"its first line is {quote(header)}, not {HEADER!r}", path)
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if lines[0].startswith(_HEADER_START):
+        lines.pop(0)
     if lines and not lines[-1]:
         lines.pop()
     return [pair(line, number, one_line(path)) for number, line in enumerate(lines, start=1)]
@@ -216,11 +236,16 @@ def write_vocabulary(
     """
     with replace_folder(directory, overwrite=True, require=_require_no_other) as staging:
         merges = [HEADER, *(f"{one} {two}" for one, two in vocabulary.merges)]
-        config = {
+        config: dict[str, object] = {
             "tokenizer_class": "OpenAIGPTTokenizer",
             "unk_token": UNKNOWN,
             "pretokenizer": pretokenizer,
         }
+        if any(token != UNKNOWN_TOKEN for token in vocabulary.added):
+            config["added_tokens_decoder"] = {
+                str(vocabulary.added_ids[token.content]): asdict(token)
+                for token in vocabulary.added
+            }
         texts = {
             VOCABULARY: json.dumps(vocabulary.ids, ensure_ascii=False),
             MERGES: "\n".join(merges) + "\n",
@@ -270,8 +295,7 @@ def parse_tokenizer_json(
     """Return the unchecked ids and the merges of the JSON object of a GPT-1 tokenizer.
 
     Raises:
-        TokenizerError: It is another kind of tokenizer, prepares text in another way, or adds
-            tokens.
+        TokenizerError: It is another kind of tokenizer, or prepares text in another way.
     """
     model = whole.get("model")
     if not isinstance(model, dict):
@@ -291,7 +315,6 @@ def parse_tokenizer_json(
     ids, merges = model.get("vocab"), model.get("merges")
     if not isinstance(ids, dict) or not isinstance(merges, list):
         raise _rejected("its model has no vocab or no merges", where)
-    _require_nothing_added(whole.get("added_tokens", []), ids, where)
     return ids, [pair(merge, number, where) for number, merge in enumerate(merges, start=1)]
 
 
@@ -306,19 +329,3 @@ def pair(merge: object, number: int, where: str) -> tuple[str, str]:
         if all(isinstance(w, str) and w and not set(w) & set(" \n\r") for w in words):
             return one, two
     raise _rejected(f"merge {number} is {quote(merge)}, not two tokens", where)
-
-
-def _require_nothing_added(added: object, ids: Mapping[str, object], where: str) -> None:
-    """Require that every added token is a token of the model, with the same id."""
-    if not isinstance(added, list) or not all(
-        isinstance(token, dict) and isinstance(token.get("content"), str) for token in added
-    ):
-        raise _rejected("its added_tokens are not a list of tokens", where)
-    new = [token["content"] for token in added if token["content"] not in ids]
-    if new:
-        raise _rejected(f"it adds tokens that its model does not have: {quote(new)}", where)
-    for token in added:
-        content, number = token["content"], token.get("id")
-        if number != ids[content]:
-            message = f"it adds {quote(content)} as id {quote(number)}, its model's is"
-            raise _rejected(f"{message} {quote(ids[content])}", where)
