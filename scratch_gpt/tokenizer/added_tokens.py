@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from scratch_gpt.checkpoint import strict_io
 from scratch_gpt.checkpoint.strict_io import open_regular
-from scratch_gpt.errors import TokenizerError, one_line, quote
+from scratch_gpt.errors import CheckpointError, TokenizerError, one_line, quote
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 
 ADDED_TOKENS, SPECIAL_TOKENS_MAP = "added_tokens.json", "special_tokens_map.json"
@@ -25,6 +25,7 @@ TOKENIZER_CONFIG, TOKENIZER_JSON = "tokenizer_config.json", "tokenizer.json"
 
 _NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _LARGEST = 64 << 20
+"""Bytes; the released vocabulary's two files have under 1 MB each, `tokenizer.json` 1.3 MB."""
 _MOST_TOKENS = 100_000
 
 
@@ -49,7 +50,7 @@ class AddedToken:
 
 
 UNKNOWN_TOKEN = AddedToken(UNKNOWN, special=True, normalized=False)
-"""The added token that every vocabulary has, if its pretokenizer keeps it."""
+"""The added token that every vocabulary has; it is never listed."""
 
 
 def read_added_tokens(folder: Path) -> list[AddedToken]:
@@ -93,7 +94,7 @@ def read_added_tokens(folder: Path) -> list[AddedToken]:
     contents = dict.fromkeys(token.content for token in (*ordered, *named) if token.content)
     if len(contents) > _MOST_TOKENS:
         raise _unsound(f"{len(contents):,} tokens are added; the limit is {_MOST_TOKENS:,}", where)
-    return [found[content] for content in contents]
+    return [found[content] for content in contents if found[content] != UNKNOWN_TOKEN]
 
 
 def _named_tokens(config: Mapping[str, Any], where: str) -> list[AddedToken]:
@@ -142,23 +143,40 @@ def _number(value: object, where: str) -> int:
 
 def _object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, an empty one if there is no file."""
-    if not os.path.lexists(path):
-        return {}
-    with open_regular(path) as file:
-        text = file.read(_LARGEST + 1)
+    return read_object(path) if os.path.lexists(path) else {}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        TokenizerError: It is too large, no JSON, or no object.
+        CheckpointError: It cannot be opened.
+    """
     try:
-        if len(text) > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST:,} bytes")  # noqa: TRY301
-        found = strict_io.load_strict_json(text)
+        found = strict_io.load_strict_json(read_bytes(path))
     except ValueError as error:
-        raise _unsound(one_line(error), one_line(path)) from error
+        if isinstance(error, CheckpointError):
+            raise
+        what = f"it is not sound JSON: {one_line(error)}"
+        raise _unsound(what, one_line(path)) from error
     if not isinstance(found, dict):
         raise _unsound(f"it holds {quote(found)}, not an object", one_line(path))
     return found
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file of a vocabulary; errors are those of `read_object`."""
+    with open_regular(path) as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        what = f"it has more than {_LARGEST:,} bytes: it is not a vocabulary"
+        raise _unsound(what, one_line(path))
+    return text
+
+
 def _unsound(what: str, where: str) -> TokenizerError:
-    return TokenizerError(what, where=where, fix="fetch the file again, or remove it")
+    return TokenizerError(what, where=where, fix="fetch the file again")
 
 
 # Finding them in a text.

@@ -15,11 +15,15 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from scratch_gpt.checkpoint import strict_io
 from scratch_gpt.checkpoint.atomic import replace_folder
-from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.errors import OccupiedError, TokenizerError, one_line, quote
-from scratch_gpt.tokenizer.added_tokens import UNKNOWN_TOKEN, AddedToken, read_added_tokens
+from scratch_gpt.tokenizer.added_tokens import (
+    UNKNOWN_TOKEN,
+    AddedToken,
+    read_added_tokens,
+    read_bytes,
+    read_object,
+)
 from scratch_gpt.tokenizer.bpe import END
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, UNKNOWN
 
@@ -84,8 +88,8 @@ class Vocabulary:
     def digest(self) -> str:
         """SHA-256 of tokens, merges and added tokens, whatever files they came from."""
         parts: list[object] = [self.tokens, self.merges]
-        if added := [token for token in self.added if token != UNKNOWN_TOKEN]:
-            parts.append([astuple(token) for token in added])
+        if self.added:
+            parts.append([astuple(token) for token in self.added])
         canonical = json.dumps(parts, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
@@ -136,9 +140,6 @@ HEADER = "#version: 0.2"
 
 _HEADER_START = "#version"
 
-_LARGEST = 64 << 20
-"""Bytes; the released vocabulary's two files have under 1 MB each, `tokenizer.json` 1.3 MB."""
-
 
 def read_vocabulary(directory: Path) -> Vocabulary:
     """Return the vocabulary of a folder.
@@ -154,10 +155,10 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     pair_of_files = next((pair for pair in PAIRS_OF_FILES if there.issuperset(pair)), None)
     if SINGLE_FILE in there:
         ids_path = merges_path = directory / SINGLE_FILE
-        ids, merges = parse_tokenizer_json(_json(ids_path), one_line(ids_path))
+        ids, merges = parse_tokenizer_json(read_object(ids_path), one_line(ids_path))
     elif pair_of_files is not None:
         ids_path, merges_path = (directory / name for name in pair_of_files)
-        ids, merges = _json(ids_path), _merges(merges_path)
+        ids, merges = read_object(ids_path), _merges(merges_path)
     else:
         halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
         raise TokenizerError(
@@ -181,7 +182,7 @@ def pretokenizer_in(directory: Path) -> str:
     path = directory / CONFIG
     if not os.path.lexists(path):
         return "huggingface"
-    found = _json(path).get("pretokenizer", "huggingface")
+    found = read_object(path).get("pretokenizer", "huggingface")
     if not isinstance(found, str) or found not in PRETOKENIZERS:
         known = " or ".join(map(repr, PRETOKENIZERS))
         raise _rejected(f"its pretokenizer is {quote(found)}, and not {known}", path)
@@ -194,7 +195,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     Line ends may be Windows', as the tokenizers library reads them.
     """
     try:
-        text = _bytes(path).decode("utf-8")
+        text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise _rejected(f"it is not UTF-8 at byte {error.start}", path) from error
     lines = [line.removesuffix("\r") for line in text.split("\n")]
@@ -203,24 +204,6 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     if lines and not lines[-1]:
         lines.pop()
     return [pair(line, number, one_line(path)) for number, line in enumerate(lines, start=1)]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = strict_io.load_strict_json(_bytes(path))
-    except ValueError as error:
-        raise _rejected(f"it is not sound JSON: {one_line(error)}", path) from error
-    if not isinstance(found, dict):
-        raise _rejected(f"it holds {quote(found)}, not an object", path)
-    return found
-
-
-def _bytes(path: Path) -> bytes:
-    with open_regular(path) as file:
-        text = file.read(_LARGEST + 1)
-    if len(text) > _LARGEST:
-        raise _rejected(f"it has more than {_LARGEST:,} bytes: it is not a vocabulary", path)
-    return text
 
 
 def write_vocabulary(
@@ -241,11 +224,11 @@ def write_vocabulary(
             "unk_token": UNKNOWN,
             "pretokenizer": pretokenizer,
         }
-        if any(token != UNKNOWN_TOKEN for token in vocabulary.added):
+        if vocabulary.added:
             config["added_tokens_decoder"] = {
                 str(vocabulary.added_ids[token.content]): asdict(token)
                 for token in vocabulary.added
-            }
+            } | {str(vocabulary.ids[UNKNOWN]): asdict(UNKNOWN_TOKEN)}
         texts = {
             VOCABULARY: json.dumps(vocabulary.ids, ensure_ascii=False),
             MERGES: "\n".join(merges) + "\n",
