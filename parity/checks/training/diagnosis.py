@@ -84,10 +84,6 @@ def _always(_signs: Signs) -> bool:
     return True
 
 
-def _first_step(signs: Signs) -> bool:
-    return signs.place.step == 1
-
-
 def _later(signs: Signs) -> bool:
     return signs.place.step > 1
 
