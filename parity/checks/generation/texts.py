@@ -159,8 +159,7 @@ def tie_excuse(  # noqa: PLR0913 - two texts, their logits, and the true ones
         other: The reference's new tokens.
         way: How both were chosen, without sampling.
         truth: `[new vocab]`, the oracle's logits of our text.
-        reference: `[new vocab]`, the reference's logits of its own text; both texts are equal up
-            to the first difference.
+        reference: `[new vocab]`, the reference's logits of its own text.
         bounds: Bounds of the run.
     """
     step = first_difference(made.new, other)
@@ -251,15 +250,7 @@ Injected = Callable[[], AbstractContextManager[None]]
 
 @dataclasses.dataclass(kw_only=True)
 class Pass:
-    """Both models in one dtype, and the texts to generate.
-
-    Attributes:
-        model: Ours.
-        reference: Hugging Face's.
-        truth: The oracle.
-        prompts: `[1 time]` each.
-        new: New tokens of each.
-    """
+    """Both models in one dtype, the oracle, prompts `[1 time]`, and the number of new tokens."""
 
     model: GPT
     reference: OpenAIGPTLMHeadModel
