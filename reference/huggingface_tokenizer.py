@@ -214,17 +214,14 @@ def combining_classes() -> dict[int, int]:
     whole = [chr(code) for code in SCALARS if nfd(chr(code)) == chr(code)]
     marks = [mark for mark in whole if trade("\u0345", mark) or trade(mark, "\u0334")]
     examples = {unicodedata.combining(mark): mark for mark in marks}
-    return {ord(mark): _class_of(mark, examples, trade) for mark in marks}
-
-
-def _class_of(mark: str, examples: Mapping[int, str], trade: Callable[[str, str], bool]) -> int:
-    """Return the class whose example trades places with the mark in neither order."""
-    (number,) = (
-        number
-        for number, example in examples.items()
-        if not trade(mark, example) and not trade(example, mark)
-    )
-    return number
+    classes = {}
+    for mark in marks:  # the class whose example trades places with it in neither order
+        (classes[ord(mark)],) = (
+            number
+            for number, example in examples.items()
+            if not trade(mark, example) and not trade(example, mark)
+        )
+    return classes
 
 
 def spelled(table: Mapping[int, str]) -> Iterator[str]:

@@ -60,7 +60,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         reference=reference,
         inputs=Inputs(token_ids=token_ids, positions=positions, attention_mask=attention_mask),
         precision=PRECISIONS.get(dtype),
-        modes=_modes(modes, dtype),
+        modes=frozenset(modes) & (frozenset(Mode) if dtype in PRECISIONS else {Mode.FLOAT64}),
         select=select,
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(explain),
@@ -68,7 +68,3 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
     )
     return conclude(run, identity or {}, check="layerwise")
-
-
-def _modes(modes: Sequence[Mode], dtype: str) -> frozenset[Mode]:
-    return frozenset(modes) & (frozenset(Mode) if dtype in PRECISIONS else {Mode.FLOAT64})

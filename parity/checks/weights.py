@@ -15,15 +15,7 @@ from parity.checkpoints.mapping import ALIASES, Side, convert, is_buffer, rows
 from parity.checkpoints.weights import Weights
 from parity.core.environment import environment
 from parity.core.metrics import Status
-from parity.core.results import (
-    Mode,
-    Plan,
-    Reason,
-    Report,
-    Row,
-    finish,
-    first_exact_difference,
-)
+from parity.core.results import Mode, Plan, Reason, Report, Row, finish, first_exact_difference
 from parity.errors import ExitCode
 from scratch_gpt.model import GPT
 
@@ -34,13 +26,13 @@ def weights(
     source: Weights, ours: GPT, theirs: OpenAIGPTLMHeadModel, identity: Mapping[str, Any]
 ) -> Report:
     """Compare the weights of both models, built from `source`, with it."""
-    held = {
+    sides = {
         "ours": _arrays(ours.state_dict()),
         "huggingface": _under_our_names(_arrays(theirs.state_dict()), source),
         "release": _through_release(source),
     }
-    found = [row for side, arrays in held.items() for row in _compared(source, side, arrays)]
-    compared = {side: sum(row.against == side for row in found) for side in held}
+    found = [row for side, arrays in sides.items() for row in _compared(source, side, arrays)]
+    compared = {side: sum(row.against == side for row in found) for side in sides}
     planned = len(rows(source.config["n_layer"]))
     return finish(
         "weights",
@@ -76,15 +68,15 @@ def _through_release(source: Weights) -> Arrays:
 def _compared(source: Weights, side: str, arrays: Arrays) -> Iterable[Row]:
     """Yield a row for each tensor that either the source or this side has."""
     for name in dict.fromkeys([*source.tensors, *arrays]):
-        wanted, held = source.tensors.get(name), arrays.get(name)
-        status, differing = _status(wanted, held)
+        wanted, found = source.tensors.get(name), arrays.get(name)
+        status, differing = _status(wanted, found)
         yield Row(
             tap=name,
             backend=side,
-            dtype=str((wanted if held is None else held).dtype),  # type: ignore[union-attr]
+            dtype=str((wanted if found is None else found).dtype),  # type: ignore[union-attr]
             mode=Mode.EXACT,
             against=side,
-            shape=() if held is None else held.shape,
+            shape=() if found is None else found.shape,
             status=status,
             error_ours=differing,
             bound=0.0,
@@ -93,19 +85,19 @@ def _compared(source: Weights, side: str, arrays: Arrays) -> Iterable[Row]:
 
 
 def _status(
-    wanted: NDArray[np.floating] | None, held: NDArray[np.floating] | None
+    wanted: NDArray[np.floating] | None, found: NDArray[np.floating] | None
 ) -> tuple[Status, float | None]:
     """Return the status of a pair of tensors, and the number of elements whose bits differ."""
-    if held is None:
+    if found is None:
         return Status.MISSING, None
     if wanted is None:
         return Status.EXTRA, None
-    if wanted.shape != held.shape:
+    if wanted.shape != found.shape:
         return Status.SHAPE, None
-    if wanted.dtype != held.dtype:
+    if wanted.dtype != found.dtype:
         return Status.DTYPE, None
     bits = f"u{wanted.dtype.itemsize}"
-    differing = int(np.count_nonzero(wanted.view(bits) != np.ascontiguousarray(held).view(bits)))
+    differing = int(np.count_nonzero(wanted.view(bits) != np.ascontiguousarray(found).view(bits)))
     return (Status.FAIL if differing else Status.PASS), float(differing)
 
 

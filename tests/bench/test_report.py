@@ -56,7 +56,7 @@ def test_every_row_shows_its_outcome() -> None:
     assert "1 met, 1 missed, 1 OOM, 1 noisy" in text
 
 
-def test_an_empty_report_says_so() -> None:
+def test_the_summary_of_no_rows() -> None:
     assert summary([]) == "no rows"
 
 

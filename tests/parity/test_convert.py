@@ -82,7 +82,11 @@ def test_an_error_has_its_code_and_three_lines(
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     if code != 2 or "names no" in words:
-        assert [line.split()[0] for line in result.stderr.splitlines()] == ["error:", "where", "to"]
+        assert [line.split()[0] for line in result.stderr.splitlines()] == [
+            "error:",
+            "where",
+            "fix",
+        ]
     assert (source / "model.safetensors").read_bytes() == before
 
 

@@ -28,7 +28,7 @@ def test_of_equal_scores_the_lowest_id_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("number", "token"), [(0.0, 1), (0.2499, 1), (0.2501, 3), (0.9999, 3)])
-def test_a_draw_falls_where_the_sum_passes_it(number: float, token: int) -> None:
+def test_a_draw_is_the_token_at_which_the_sum_passes_the_number(number: float, token: int) -> None:
     scores = np.array([-math.inf, math.log(1.0), -math.inf, math.log(3.0)])
     assert draw(scores, number) == token
 
@@ -51,7 +51,7 @@ def test_with_room_for_all_the_best_texts_are_found() -> None:
     assert np.allclose([text.score for text in found], [total(t) / NEW for t in every], atol=1e-14)
 
 
-def test_what_ends_is_scored_by_its_own_length() -> None:
+def test_a_finished_text_is_scored_by_its_own_length() -> None:
     found = Search(beams=VOCAB**NEW, new=NEW, length_penalty=2.0, end_id=2).best(table, [0])
     assert {len(text.tokens) for text in found} == {1, 2, 3}
     assert all(2 not in text.tokens[:-1] for text in found)

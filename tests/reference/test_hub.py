@@ -134,7 +134,7 @@ SHARDED = {
 }
 
 
-def test_the_shards_of_an_index_come(fetch: Fetch) -> None:
+def test_the_shards_of_an_index_are_fetched(fetch: Fetch) -> None:
     """No other shard comes; without the last of them the cache is not complete."""
     fetched = fetch(files=SHARDED)
     assert sorted(SHARDED.keys() - {"c.safetensors"}) == list(fetched.paths)
@@ -250,7 +250,7 @@ def test_a_cache_that_may_not_be_looked_into_is_named(
         fetch(files=FILES, offline=True)
 
 
-def test_an_incomplete_commit_is_named_with_what_it_lacks(fetch: Fetch) -> None:
+def test_an_incomplete_commit_is_named_with_its_missing_files(fetch: Fetch) -> None:
     paths = fetch(files=FILES).paths
     paths[WEIGHTS].unlink()
     with pytest.raises(UnavailableError, match="not in the cache") as caught:

@@ -113,7 +113,7 @@ def test_a_silent_hub_is_given_up(
     assert time.monotonic() - started < 1.0
 
 
-def test_a_file_cut_off_once_comes_after_all(fetch: Fetch) -> None:
+def test_a_file_cut_off_once_is_completed(fetch: Fetch) -> None:
     fetched = fetch(files=FILES, cut=CUT, cuts=1)
     assert fetched.paths["model.safetensors"].read_bytes() == WEIGHTS
 
@@ -211,7 +211,7 @@ def test_the_cause_of_a_client_error_is_explained() -> None:
     assert "no answer within 10 s" in explain(wrapped, FILE).what
 
 
-def test_a_refusal_stays_what_it_is() -> None:
+def test_an_explained_error_is_unchanged() -> None:
     refusal = RejectedError("not this", where="doc", fix="another")
     assert explain(refusal, FILE) is refusal
 

@@ -89,7 +89,7 @@ def test_a_tensor_of_another_shape_is_named(
         build(state)
 
 
-def test_tensors_under_other_names_are_not_taken_for_the_models(state: State, build: Build) -> None:
+def test_tensors_under_other_names_are_refused(state: State, build: Build) -> None:
     """Where not one name fits, the library would return a random model."""
     with pytest.raises(LoadReportError, match=r"missing_keys.*unexpected_keys"):
         build({f"model.{name}": tensor for name, tensor in state.items()})

@@ -67,7 +67,7 @@ def test_the_steps_are_the_normalizers() -> None:
     assert list(STEPS) == ["cleaning", "CJK", "accents", "lower case"]
 
 
-def test_the_releases_names_are_taken(
+def test_the_releases_file_names_are_accepted(
     small_vocabulary: Path, size: int, tmp_path: Path, theirs: HuggingFaceTokenizer
 ) -> None:
     names = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
@@ -102,7 +102,7 @@ def differing(folder: Path, theirs: HuggingFaceTokenizer, texts: list[str]) -> l
     return [text for text, one, other in zip(texts, ids, found, strict=True) if one != other]
 
 
-def test_the_versions_own_tokenizer_is_what_the_table_says(
+def test_the_versions_own_tokenizer_agrees_with_the_table(
     small_vocabulary: Path, theirs: HuggingFaceTokenizer
 ) -> None:
     """Its ids are the reference's, except on strange strings with another normalizer."""

@@ -24,8 +24,7 @@ def test_every_published_id_is_met(released: OriginalTokenizer) -> None:
     assert {row.text: row.original for row in ROWS} == found
 
 
-def test_a_shifted_rank_would_show(released: OriginalTokenizer) -> None:
-    """With the merges in the reverse order most strings have other ids."""
+def test_reversed_ranks_give_other_ids(released: OriginalTokenizer) -> None:
     ranks = released.ranks
     last = len(ranks) - 1
     released.ranks = {pair: last - rank for pair, rank in ranks.items()}
@@ -62,5 +61,5 @@ def test_merges_go_by_rank(word: str, pieces: list[str], small: OriginalTokenize
     assert pieces == small.pieces(word)
 
 
-def test_what_is_not_known_is_zero(small: OriginalTokenizer) -> None:
+def test_an_unknown_piece_is_zero(small: OriginalTokenizer) -> None:
     assert small.encode("AB a\u0107 z") == [3, 1, 0, 0]

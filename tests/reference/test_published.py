@@ -229,7 +229,7 @@ def text_of(*rows: object, **file: object) -> str:
 
 
 @pytest.mark.parametrize("row", [ROW, GREEDY, WORDS], ids=["logit", "greedy", "words"])
-def test_a_right_row_is_taken(row: dict[str, Any]) -> None:
+def test_a_right_row_is_read(row: dict[str, Any]) -> None:
     (found,) = parse(text_of(row), where="f")
     expected = (row["key"], row["kind"], row["inputs"], row["expected"], row["source"])
     assert expected == (found.key, found.kind, found.inputs, found.expected, found.source)

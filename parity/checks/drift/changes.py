@@ -116,11 +116,9 @@ class Change:
     """Changes between two runs, of one check, subject, dtype and mode.
 
     Attributes:
-        pair: Index of the pair.
         compared: Taps that both runs have.
         moved: Those that are not equal to the bit.
         first: The first of these in network order; empty without any.
-        largest: The tap with the largest change.
         alone: In mode per-op, whether the inputs of the operations are known and equal to the bit.
         kinds: If so, how many taps of each kind changed: their operations did.
     """

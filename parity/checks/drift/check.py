@@ -116,48 +116,38 @@ _SUMS = {
 """Settings that change the order of sums in every version."""
 
 
-_SUMMED = (
-    "the rows have different {}: sums are taken in another order, which may change numbers without "
-    "a change of version"
-)
-_CODE = "the rows were made by different code, which may be the cause of a change"
-_ORACLE = "the oracle changed too, so NumPy's products did"
-_GIVEN = (
-    "the oracle changed too, so NumPy's products did, and with them the per-op inputs: whether "
-    "those operations changed by themselves is unknown"
-)
-_ORDER = "some taps come in another order; the first change is that in the first row's order"
-
-
 def pairing_notes(
     pairs: Sequence[Pair], moves: Sequence[Change], orders: Sequence[bool]
 ) -> Iterator[Note]:
     """Yield causes of changes other than the version.
 
-    Args:
-        pairs: The pairs of runs.
-        moves: The changes between them.
-        orders: For each pair, whether its taps come in different orders.
+    `moves` are the changes between the pairs, `orders` whether their taps come in different orders.
     """
-    changed = [words for name, words in _SUMS.items() if any(name in p.differs for p in pairs)]
+    sums = [words for name, words in _SUMS.items() if any(name in p.differs for p in pairs)]
     oracle = {move.pair for move in moves if move.side == "oracle" and move.moved}
     given = {
         move.pair
         for move in moves
         if move.moved and move.side == "oracle" and move.mode == Mode.PER_OP
     }
+    if summed := [at for at, pair in enumerate(pairs) if pair.differs.keys() & _SUMS.keys()]:
+        yield Note(
+            pairs=summed,
+            what=f"the rows have different {' and '.join(sums)}: sums are taken in another order, "
+            "which may change numbers without a change of version",
+        )
     found = {
-        _SUMMED.format(" and ".join(changed)): [
-            place for place, pair in enumerate(pairs) if pair.differs.keys() & _SUMS.keys()
+        "the rows were made by different code, which may be the cause of a change": [
+            at for at, pair in enumerate(pairs) if "code" in pair.differs
         ],
-        _CODE: [place for place, pair in enumerate(pairs) if "code" in pair.differs],
-        _ORACLE: sorted(oracle - given),
-        _GIVEN: sorted(given),
-        _ORDER: [place for place, turned in enumerate(orders) if turned],
+        "the oracle changed too, so NumPy's products did": sorted(oracle - given),
+        "the oracle changed too, so NumPy's products did, and with them the per-op inputs: whether "
+        "those operations changed by themselves is unknown": sorted(given),
+        "some taps come in another order; the first change is that in the first row's order": [
+            at for at, turned in enumerate(orders) if turned
+        ],
     }
-    for what, where in found.items():
-        if where:
-            yield Note(pairs=where, what=what)
+    yield from (Note(pairs=where, what=what) for what, where in found.items() if where)
 
 
 _ROUNDING = 1e-12

@@ -183,9 +183,7 @@ class Evidence:
     """One report.
 
     Attributes:
-        check: The verb.
         environment: Versions and settings.
-        code: Version and digest of the code.
         about: Weights, config, inputs and planned comparisons. Only reports that agree in all of
             them can be compared.
         float64: The largest error of a float64 row that is compared with the float64 bound.

@@ -181,7 +181,7 @@ def beam_rows(run: Pass, asked: BeamInputs) -> Iterator[Row]:
         run.progress(f"float64 beams.{setting.name}", at, len(SETTINGS))
         tap, found = f"beams.{setting.name}", _found(run, asked, setting)
         if isinstance(found, Exception):
-            yield raised_row(f"{tap}.texts", found, dtype="float64")
+            yield raised_row(found, tap=f"{tap}.texts", dtype="float64")
             continue
         _take(run, OURS, tap, found)
         right = _oracles(run, asked, setting)
@@ -196,7 +196,7 @@ def beam_rounding_rows(run: Pass, asked: BeamInputs, precision: Precision) -> It
         run.progress(f"{run.dtype} beams.{setting.name}", at, len(SETTINGS))
         tap, found = f"beams.{setting.name}", _found(run, asked, setting)
         if isinstance(found, Exception):
-            yield raised_row(f"{tap}.texts", found, dtype=run.dtype)
+            yield raised_row(found, tap=f"{tap}.texts", dtype=run.dtype)
             continue
         theirs = _theirs(run, asked, setting)
         _take(run, OURS, tap, found)
@@ -207,9 +207,9 @@ def beam_rounding_rows(run: Pass, asked: BeamInputs, precision: Precision) -> It
         excused = _excuse(run, asked, setting, noise, precision) if row.detail else ""
         if excused:
             again = ids_row(
-                f"{tap}.texts",
                 found.flat,
                 theirs.flat,
+                tap=f"{tap}.texts",
                 dtype=run.dtype,
                 against="huggingface",
                 excused=excused,
@@ -253,7 +253,7 @@ def _theirs(run: Pass, asked: BeamInputs, setting: Setting) -> Found:
 
 def _texts(tap: str, found: Found, other: Found, *, dtype: str, against: str) -> Row:
     """Return the row of all texts of a search, in their order."""
-    row = ids_row(f"{tap}.texts", found.flat, other.flat, dtype=dtype, against=against, excused="")
+    row = ids_row(found.flat, other.flat, tap=f"{tap}.texts", dtype=dtype, against=against)
     pairs = enumerate(zip(found.texts, other.texts, strict=True))
     first = next(((at, mine, its) for at, (mine, its) in pairs if mine != its), None)
     if first is None:

@@ -1,7 +1,7 @@
 """Rows of generated texts: the criteria of `parity.core.gates`, on tensors and ids."""
 
 import math
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -53,15 +53,5 @@ def reference_error(tensor: Tensor, truth: Tensor) -> RoundingError:
     )
 
 
-def ids_row(  # noqa: PLR0913 - two sides, and the words about them
-    tap: str, ours: Sequence[int], other: Sequence[int], *, dtype: str, against: str, excused: str
-) -> Row:
-    """Return the row of ids that must be equal unless `excused` holds a reason."""
-    return gates.ids_row(
-        ours, other, tap=tap, backend=BACKEND, dtype=dtype, against=against, excused=excused
-    )
-
-
-def raised_row(tap: str, error: Exception, *, dtype: str) -> Row:
-    """Return the row of a result that our side failed to compute."""
-    return gates.raised_row(error, tap=tap, backend=BACKEND, dtype=dtype)
+ids_row = partial(gates.ids_row, backend=BACKEND)
+raised_row = partial(gates.raised_row, backend=BACKEND)

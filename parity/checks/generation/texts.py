@@ -159,8 +159,7 @@ def tie_excuse(  # noqa: PLR0913 - two texts, their logits, and the true ones
         other: The reference's new tokens.
         way: How both were chosen, without sampling.
         truth: `[new vocab]`, the oracle's logits of our text.
-        reference: `[new vocab]`, the reference's logits of its own text; both texts are equal up
-            to the first difference.
+        reference: `[new vocab]`, the reference's logits of its own text.
         bounds: Bounds of the run.
     """
     step = first_difference(made.new, other)
@@ -251,15 +250,7 @@ Injected = Callable[[], AbstractContextManager[None]]
 
 @dataclasses.dataclass(kw_only=True)
 class Pass:
-    """Both models in one dtype, and the texts to generate.
-
-    Attributes:
-        model: Ours.
-        reference: Hugging Face's.
-        truth: The oracle.
-        prompts: `[1 time]` each.
-        new: New tokens of each.
-    """
+    """Both models in one dtype, the oracle, prompts `[1 time]`, and the number of new tokens."""
 
     model: GPT
     reference: OpenAIGPTLMHeadModel
@@ -310,7 +301,7 @@ def text_rows(run: Pass, seen: list[list[int]]) -> Iterator[Row]:
             run.progress(f"float64 {way.name}", at, len(run.prompts))
             tap, made = f"{way.name}.{at}", run.made(prompt, way)
             if isinstance(made, Exception):
-                yield raised_row(f"{tap}.logits", made, dtype="float64")
+                yield raised_row(made, tap=f"{tap}.logits", dtype="float64")
                 continue
             if way is WAYS[0]:
                 seen.append(made.new)
@@ -320,9 +311,7 @@ def text_rows(run: Pass, seen: list[list[int]]) -> Iterator[Row]:
                 yield _placed(row, made, logits, at, run.bounds)
             chosen = {name: rechosen(logits, made, way) for name, logits in found.items()}
             for name, other in chosen.items():
-                row = ids_row(
-                    f"{tap}.ids", made.new, other, dtype="float64", against=name, excused=""
-                )
+                row = ids_row(made.new, other, tap=f"{tap}.ids", dtype="float64", against=name)
                 yield dataclasses.replace(row, detail=tie_message(made, other, name, at))
             run.take(OURS, tap, made.logits, made.new)
             run.take(THEIRS, tap, found[THEIRS], chosen[THEIRS])
@@ -363,7 +352,7 @@ def text_rounding_rows(run: Pass, precision: Precision) -> Iterator[Row]:
             run.progress(f"{precision.dtype} {way.name}", at, len(run.prompts))
             made = run.made(prompt, way)
             if isinstance(made, Exception):
-                yield raised_row(f"{way.name}.{at}.logits", made, dtype=run.dtype)
+                yield raised_row(made, tap=f"{way.name}.{at}.logits", dtype=run.dtype)
             else:
                 pairs.append(_both(run, way, at, prompt, made))
         worst = RoundingError()
@@ -414,9 +403,9 @@ def _quality_pair(
     )
     message = tie_message(pair.ours, pair.theirs, "huggingface", pair.at)
     ids = ids_row(
-        f"{tap}.ids",
         pair.ours.new,
         pair.theirs,
+        tap=f"{tap}.ids",
         dtype=run.dtype,
         against="huggingface",
         excused=excused,

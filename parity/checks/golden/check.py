@@ -182,11 +182,16 @@ def golden(
     _check_model(model)
     asked, exempt = _planned(goldens, GoldenModel(model, provenance, ()))
     subject = GoldenModel(model, provenance, asked, progress)
+    dtype = str(model.tokens_embed.weight.dtype).removeprefix("torch.")
+    common = {"backend": model.backend, "dtype": dtype}
     rows = []
     with environment.pinned_settings(), torch.no_grad():
         for done, entry in enumerate(asked):
             progress(f"golden {entry.key}", done, len(asked))
-            rows.append(_row(entry, subject))
+            try:
+                rows.append(golden_row(entry, KINDS[entry.kind](entry, subject), **common))
+            except NoValueError as error:
+                rows.append(row_without(entry, error, **common))
     standing = standing_of(goldens, provenance)
     reasons = list(golden_reasons(rows, goldens, provenance, model.config))
     compared = sum(row.status is not Status.NOT_RUN for row in rows)
@@ -226,13 +231,3 @@ def _planned(
         {"backend": "goldens", "tap": key, "reason": why} for key, why in reasons.items() if why
     ]
     return [entry for entry in goldens.rows if not reasons[entry.key]], exempt
-
-
-def _row(entry: Golden, subject: GoldenModel) -> Row:
-    model = subject.model
-    dtype = str(model.tokens_embed.weight.dtype).removeprefix("torch.")
-    try:
-        measured = KINDS[entry.kind](entry, subject)
-    except NoValueError as error:
-        return row_without(entry, error, backend=model.backend, dtype=dtype)
-    return golden_row(entry, measured, backend=model.backend, dtype=dtype)

@@ -194,9 +194,7 @@ class GradientComparator:
     """Compares the gradients of one run with Hugging Face's float64 gradients.
 
     Attributes:
-        name: The run's name in the observations.
         dtype: The dtype that every gradient must have.
-        plan: The gradients to compare.
         known: Names of all gradients; any other is extra.
         truths: The reference gradients by name.
         found: Receives differences and extras.

@@ -304,22 +304,19 @@ def gradients(  # noqa: PLR0913 - as layerwise
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
     )
     report = conclude(run, identity or {}, check="gradients")
-    few = f"not checked below {FEWEST_PREDICTIONS} predicted tokens"
-    unchecked = {"rounding": few} if run.precision is not None and run.rounds is None else {}
-    return dataclasses.replace(
-        report,
-        plan=dataclasses.replace(report.plan, exempt=_exempt(run)),
-        inputs={**report.inputs, **unchecked},
-        first_divergence=_of_gradient(report.first_divergence),
-    )
-
-
-def _exempt(run: GradientComparison) -> list[dict[str, str]]:
-    return [
+    exempt = [
         {"backend": backend, "tap": tap, "reason": why}
         for backend in run.candidates
         for tap, why in (run.absent(backend) | run.exempt).items()
     ]
+    few = f"not checked below {FEWEST_PREDICTIONS} predicted tokens"
+    unchecked = {"rounding": few} if run.precision is not None and run.rounds is None else {}
+    return dataclasses.replace(
+        report,
+        plan=dataclasses.replace(report.plan, exempt=exempt),
+        inputs={**report.inputs, **unchecked},
+        first_divergence=_of_gradient(report.first_divergence),
+    )
 
 
 _WHY = {

@@ -186,7 +186,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
     inputs: Mapping[str, Any] | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Report:
-    """Compare two tokenizers of one vocabulary.
+    """Compare two tokenizers of one vocabulary; inconclusive if there was nothing to compare.
 
     Args:
         ours: Our side.
@@ -197,9 +197,6 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         identity: Vocabulary and code, for the report.
         inputs: Description of the strings, for the report.
         progress: Called as the check goes on.
-
-    Returns:
-        A report; inconclusive if there was nothing to compare.
     """
     run = Comparison(ours, theirs, progress, Fingerprints(wanted=fingerprints))
     for name, strings in sources.items():

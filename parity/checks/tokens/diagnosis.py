@@ -40,17 +40,10 @@ def _without_parts(text: str, size: int, fails: Callable[[str], bool]) -> tuple[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cause:
-    """The cause of a difference.
+    """The cause of a difference: the first step at which both sides differ, and an example.
 
-    Attributes:
-        step: The first step at which the two sides differ.
-        why: The difference there, in one sentence.
-        character: The code point concerned, and its class in our table.
-        text: The shortest string that shows the difference, as an ASCII literal.
-        ids_ours: Our ids of it.
-        ids_theirs: The reference's.
-        words_ours: Our words of it, as ASCII literals.
-        words_theirs: The reference's.
+    `text` is the shortest string that shows the difference, `character` the code point concerned
+    with its class in our table. Texts and words are ASCII literals.
     """
 
     step: str

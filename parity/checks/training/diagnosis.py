@@ -21,8 +21,7 @@ class Signs(NamedTuple):
     """The evidence around the first difference.
 
     Attributes:
-        place: The first quantity that differs.
-        row: Its row.
+        place: The first quantity that differs; `row` is its row.
         wrong: The parameters for which this quantity of this step differs.
         right: Those for which it does not.
         quotients: Our value over the reference's at the worst element, of every wrong row.
@@ -82,10 +81,6 @@ def reason(signs: Signs) -> str:
 
 def _always(_signs: Signs) -> bool:
     return True
-
-
-def _first_step(signs: Signs) -> bool:
-    return signs.place.step == 1
 
 
 def _later(signs: Signs) -> bool:

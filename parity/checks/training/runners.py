@@ -45,11 +45,8 @@ class Recipe:
         variant: Key of `VARIANTS`.
         batches: Ids `[parts * batch, time]` of each step.
         parts: The number of micro-batches of our side.
-        dropout: Whether both sides use dropout, with the same masks.
-        seed: Seed of the dropout masks.
+        seed: Seed of the dropout masks, which are the same on both sides.
         peak: Largest learning rate.
-        weight_decay: Weight decay of matrices.
-        betas: Decay rates of the moments.
         epsilon: Equal to the root mean square of the clipped gradients: 2.1e-3 at full size, 3.2e-3
             for the small weights. Adam makes a whole step for any gradient well above epsilon, even
             for rounding: with a small epsilon the float32 verdict would be chance. See
@@ -212,7 +209,6 @@ class CandidateRun:
 
     Attributes:
         parameters: Those that are compared, under our names.
-        optimizer: Their optimizer.
         sites: Names of the dropout sites in the last step, in order.
     """
 

@@ -22,9 +22,7 @@ def rate_row(
 ) -> Row:
     """Return the row of two learning rates; their difference is divided by the peak."""
     error = abs(ours - theirs) / peak
-    return _row(
-        place, "oracle", holds=error <= bound, error=error, bound=bound, values=(ours, theirs)
-    )
+    return _row(place, "oracle", error <= bound, error, (ours, theirs), bound=bound)
 
 
 def site_row(place: TrainingQuantity, ours: Sequence[str], theirs: Sequence[str]) -> Row:
@@ -36,14 +34,7 @@ def site_row(place: TrainingQuantity, ours: Sequence[str], theirs: Sequence[str]
         detail = f"{detail}; {more} more than there are places".removeprefix("; ")
     error = float(len(missing) + max(more, 0))
     right = list(ours) == list(theirs)
-    return _row(
-        place,
-        "huggingface",
-        holds=right,
-        error=error,
-        values=(len(ours), len(theirs)),
-        detail=detail,
-    )
+    return _row(place, "huggingface", right, error, (len(ours), len(theirs)), detail=detail)
 
 
 def tied_row(place: TrainingQuantity, ours: bool, theirs: bool) -> Row:  # noqa: FBT001 - two answers
@@ -51,24 +42,17 @@ def tied_row(place: TrainingQuantity, ours: bool, theirs: bool) -> Row:  # noqa:
     sides = {"ours": ours, "Hugging Face's": theirs}
     untied = [side for side, right in sides.items() if not right]
     detail = f"head and embedding are two tensors: {', '.join(untied)}" if untied else ""
-    error = float(len(untied))
-    return _row(
-        place,
-        "huggingface",
-        holds=not untied,
-        error=error,
-        values=(float(ours), float(theirs)),
-        detail=detail,
-    )
+    values = float(ours), float(theirs)
+    return _row(place, "huggingface", not untied, float(len(untied)), values, detail=detail)
 
 
 def _row(  # noqa: PLR0913 - a row
     place: TrainingQuantity,
     against: str,
-    *,
-    holds: bool,
+    holds: bool,  # noqa: FBT001 - the status
     error: float,
     values: tuple[float, float],
+    *,
     bound: float = 0.0,
     detail: str = "",
 ) -> Row:

@@ -36,12 +36,12 @@ def unfit(report: Report) -> list[str]:
 
 
 def test_the_tiny_weights_are_fit(healthy: Report) -> None:
-    judged = sum(finding.fit is not None for finding in healthy.findings)
+    inspected = sum(finding.fit is not None for finding in healthy.findings)
     assert healthy.exit_code == 0
     assert healthy.verdict.value == "pass"
     assert unfit(healthy) == []
-    assert healthy.plan.planned == judged
-    assert healthy.plan.compared == judged
+    assert healthy.plan.planned == inspected
+    assert healthy.plan.compared == inspected
 
 
 def test_every_setting_that_moves_numbers_is_listed(healthy: Report) -> None:

@@ -33,7 +33,7 @@ from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import taps
 from parity.core.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds, bounds_for
 from parity.errors import ExitCode, UsageError
-from parity.faults import backward, forward, tokenizer
+from parity.faults import backward, forward, generation, tokenizer
 from parity.faults import training as training_faults
 from parity.faults.backward import BACKWARD_FAULTS, BackwardFault
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault

@@ -116,7 +116,11 @@ def test_how_it_ends(  # noqa: PLR0913 - a case has many sides
     result = command(path, *options, **given)
     assert (code, True) == (result.exit_code, message in result.output)
     if code and not result.output.startswith("Usage"):
-        assert [line.split()[0] for line in result.output.splitlines()] == ["error:", "where", "to"]
+        assert [line.split()[0] for line in result.output.splitlines()] == [
+            "error:",
+            "where",
+            "fix",
+        ]
 
 
 def test_another_vocabulary_is_rejected(command: Callable, books: Path, tmp_path: Path) -> None:

@@ -36,17 +36,10 @@ def test_rank_and_size(environment: dict[str, str], expected: tuple[int, int]) -
     assert expected == rank_and_size(environment)
 
 
-@pytest.mark.parametrize("name", TORCHRUN)
-def test_a_missing_variable_is_named(name: str) -> None:
-    environment = {key: value for key, value in TORCHRUN.items() if key != name}
-    with pytest.raises(UsageError, match=f"WORLD_SIZE is 2 and {name} is not set") as caught:
-        rank_and_size(environment | {"WORLD_SIZE": "2"})
-    assert "torchrun" in caught.value.fix
-
-
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        *((name, None, f"WORLD_SIZE is 2 and {name} is not set") for name in TORCHRUN),
         ("WORLD_SIZE", "0", "WORLD_SIZE is 0, not between 1"),
         ("WORLD_SIZE", "two", "WORLD_SIZE is 'two', not a number"),
         ("RANK", "2", "RANK is 2, not between 0 and 1"),
@@ -54,9 +47,15 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("MASTER_PORT", "65536", "MASTER_PORT is 65536, not between 0 and 65535"),
     ],
 )
-def test_an_invalid_variable_is_rejected(name: str, text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        rank_and_size(TORCHRUN | {"WORLD_SIZE": "2"} | {name: text})
+def test_a_missing_or_invalid_variable_is_rejected(
+    name: str, text: str | None, message: str
+) -> None:
+    environment = TORCHRUN | {"WORLD_SIZE": "2", name: text}
+    if text is None:
+        del environment[name]
+    with pytest.raises(UsageError, match=message) as caught:
+        rank_and_size(environment)
+    assert "torchrun" in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,10 @@ def test_a_change_below_the_sketch_is_its_rounding(tap: Read, made: Made) -> Non
     """Another digest is a change, so never 0."""
     small = tap(digest="f" * 16, sketch=made.sketch(2.0, 1e-17))
     exact, lost = (tap(made.ORACLE, digest=digit * 16) for digit in "0f")
-    zero, nought = (tap(made.ORACLE, digest=d * 16, norm=0.0, sketch=made.sketch()) for d in "0f")
+    zero, other = (tap(made.ORACLE, digest=d * 16, norm=0.0, sketch=made.sketch()) for d in "0f")
     assert tap_change(tap(), small) == ROUNDING
     assert tap_change(exact, lost) == ROUNDING
-    assert tap_change(zero, nought) == ROUNDING
+    assert tap_change(zero, other) == ROUNDING
 
 
 def test_changes_that_cancelled_have_no_size(tap: Read) -> None:

@@ -66,8 +66,8 @@ def test_reports_of_other_code_are_inconclusive_with_same_code(made: Made, write
 
 
 def _fail(document: Document) -> Document:
-    said = {"tap": "h.0", "why": "off by 3"}
-    return document | {"verdict": "fail", "exit_code": 1, "first_divergence": said}
+    message = {"tap": "h.0", "why": "off by 3"}
+    return document | {"verdict": "fail", "exit_code": 1, "first_divergence": message}
 
 
 @pytest.mark.parametrize(
@@ -185,16 +185,16 @@ def test_ties_are_no_difference_of_inputs(made: Made, compare: Compare) -> None:
 def test_a_run_has_one_environment(made: Made, compare: Compare) -> None:
     stale = made.on(made.ids(), torch="2.5.1")
     report = compare(a=[made.report(), stale], b=[made.report(), made.ids()])
-    said = "not made under one torch: 2.5.1 in tokens; 2.6.0 in layerwise | row a"
-    assert (report.exit_code, said in words(report)) == (ExitCode.INCONCLUSIVE, True)
+    message = "not made under one torch: 2.5.1 in tokens; 2.6.0 in layerwise | row a"
+    assert (report.exit_code, message in words(report)) == (ExitCode.INCONCLUSIVE, True)
 
 
 def test_taps_of_one_run_alone_are_no_pass(made: Made, compare: Compare) -> None:
     fewer = made.report()
     del fewer["fingerprints"][-1]
     report = compare(made.report(), made.report(), fewer)
-    said = "huggingface/plain float32 per-op logits | layerwise of a and c"
-    assert (report.exit_code, said in words(report)) == (ExitCode.INCONCLUSIVE, True)
+    message = "huggingface/plain float32 per-op logits | layerwise of a and c"
+    assert (report.exit_code, message in words(report)) == (ExitCode.INCONCLUSIVE, True)
 
 
 def test_changes_of_only_some_taps_are_not_reported(made: Made, compare: Compare) -> None:
@@ -248,9 +248,11 @@ def test_one_digest_is_one_tensor(lie: Document, made: Made, compare: Compare) -
     changed = {**others[-1], **lie}
     moved = made.moved(made.report(), made.ALONE, "logits", 0.5)  # between them, another digest
     report = compare(made.report(), moved, made.report(fingerprints=[*others[:-1], changed]))
-    said = "one digest has two norms, sketches or shapes: huggingface/plain float32 per-op logits"
+    message = (
+        "one digest has two norms, sketches or shapes: huggingface/plain float32 per-op logits"
+    )
     assert report.exit_code == ExitCode.INCONCLUSIVE
-    assert said in words(report)
+    assert message in words(report)
     assert "layerwise of a, b, c" in words(report)
     assert [unknown.pair for unknown in report.details["unknown"]] == [2]
 
@@ -277,8 +279,8 @@ def test_another_order_of_sums_is_noted(name: str, made: Made, compare: Compare)
     report = compare(made.report(), made.report(), changed)
     (note,) = report.details["notes"]
     expected = (Verdict.PASS, [1, 2], True)
-    said = name in note.what and "without a change of version" in note.what
-    assert expected == (report.verdict, note.pairs, said)
+    message = name in note.what and "without a change of version" in note.what
+    assert expected == (report.verdict, note.pairs, message)
 
 
 def test_other_code_is_noted(made: Made, compare: Compare) -> None:

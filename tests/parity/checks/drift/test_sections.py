@@ -62,7 +62,7 @@ def test_no_cell_is_cut(
     columns: str, dtype: str, made: Made, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    said: Document = {"verdict": "inconclusive", "reasons": [{"what": "x"}]}
+    other: Document = {"verdict": "inconclusive", "reasons": [{"what": "x"}]}
     checks = (*CHECKS, "generation", "golden")
     mode = {"float64": "float64", "float32": "end-to-end"}[dtype]
     runs = [(subject, dtype, mode) for subject in ("ours/plain", "huggingface")]
@@ -76,7 +76,7 @@ def test_no_cell_is_cut(
             for tap in taps
             for run in runs
         ]
-        rows[f"r{place}"] = [made.report(check, fingerprints=taken, **said) for check in checks]
+        rows[f"r{place}"] = [made.report(check, fingerprints=taken, **other) for check in checks]
     text = shown(compare(**rows))
     cells = sum(line.count("inconclusive 3e-12 1.25") for line in text.splitlines())
     blocks = sum(line.count("<1e-15/<1e-15") for line in text.splitlines())
@@ -124,8 +124,8 @@ def test_notes_name_their_pairs(made: Made, compare: Compare) -> None:
 
 def test_what_differs_has_a_line_a_value(made: Made, compare: Compare) -> None:
     code = [f"gpt1-parity 0.1.0, sha256 {digit * 16}" for digit in "ab"]
-    named = [made.report()["identity"] | {"code": said} for said in (*code, "gpt1-parity 0.2.0")]
-    rows = [made.on(made.report(identity=said), threads="2") for said in named]
+    named = [made.report()["identity"] | {"code": value} for value in (*code, "gpt1-parity 0.2.0")]
+    rows = [made.on(made.report(identity=identity), threads="2") for identity in named]
     one = shown(compare(rows[0], rows[1], rows[0] | made.on(rows[0])))
     other = shown(compare(d=[rows[0]], e=[rows[2]]))
     at = one.index("other differences")
@@ -208,7 +208,7 @@ def test_no_text_of_a_report_reaches_the_terminal(
     expected = (1, "", set())
     control = {c for c in result.stdout if not c.isprintable() and c != "\n"}
     assert expected == (result.exit_code, result.stderr, control)
-    assert all(said in result.stdout for said in ("[bold]a", "[red]bad[/red]", "[/]"))
+    assert all(word in result.stdout for word in ("[bold]a", "[red]bad[/red]", "[/]"))
 
 
 def test_a_pair_has_a_line_for_each_side_and_mode(made: Made, compare: Compare) -> None:
@@ -323,7 +323,7 @@ def test_a_pair_with_the_lines_of_another_refers_to_it(made: Made, compare: Comp
     text = shown(compare(a=[made.report()], b=later, c=later))
     assert [line for line in text.splitlines() if "same lines" in line] == ["the same lines as 1→2"]
     assert text.index("1→3  nothing else differs") < text.index("the same lines")
-    assert text.count("first change, largest: ") == 1  # the columns are explained once, too
+    assert text.count("first change, largest: ") == 1
 
 
 def test_unknown_changes_are_not_zero(made: Made, compare: Compare) -> None:

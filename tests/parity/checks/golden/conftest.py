@@ -123,8 +123,8 @@ class Recorder:
         return self.golden(key, Kind.EXP_LOSS, {"token_ids": ids}, float(shifted), symptom)
 
     def matrices(self) -> Iterator[Golden]:
-        held = {n: p.detach() for n, p in self.model.named_parameters()}
-        wide = [p.double() for p in held.values() if p.ndim == 2]
+        own = {n: p.detach() for n, p in self.model.named_parameters()}
+        wide = [p.double() for p in own.values() if p.ndim == 2]
         norms = [float(torch.linalg.matrix_norm(w)) for w in wide]
         spectral = [float(torch.linalg.matrix_norm(w, ord=2)) for w in wide]
         values = {
@@ -141,9 +141,9 @@ class Recorder:
                 key = f"norms/{name}-{how}"
                 yield self.golden(key, Kind.MATRIX_NORMS, inputs, value, of=name)
         for name in ("positions_embed.weight", "tokens_embed.weight"):
-            first = held[f"transformer.{name}"].flatten()[:4].tolist()
+            first = own[f"transformer.{name}"].flatten()[:4].tolist()
             yield self.golden(f"first/{name}", Kind.FIRST_PARAMETERS, {"tensor": name}, first)
-        count = sum(p.numel() for p in held.values())
+        count = sum(p.numel() for p in own.values())
         yield self.golden("parameters/count", Kind.PARAMETER_COUNT, {}, count)
 
     def file(self) -> Iterator[Golden]:

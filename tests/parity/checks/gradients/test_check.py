@@ -132,8 +132,8 @@ def test_every_shape_passes(tiny: Check, given: Inputs) -> None:
 def test_two_tokens_leave_nothing_to_attend_to(tiny: Check) -> None:
     """A gradient that is 0 by construction is exempt."""
     report = tiny(batch=2, time=2, dtype="float64")
-    nought = [entry["tap"] for entry in report.plan.exempt if "itself" in entry["reason"]]
-    assert {"attn.query", "attn.key", "attn.scores"} == {kind_of(tap) for tap in nought}
+    exempt = [entry["tap"] for entry in report.plan.exempt if "itself" in entry["reason"]]
+    assert {"attn.query", "attn.key", "attn.scores"} == {kind_of(tap) for tap in exempt}
     assert report.exit_code == ExitCode.PASS
 
 

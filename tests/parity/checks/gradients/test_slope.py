@@ -1,4 +1,4 @@
-"""The third witness's direction, and the slope of the oracle's loss along it."""
+"""The direction in all parameters, and the slope of the oracle's loss along it."""
 
 import copy
 from collections.abc import Callable
