@@ -15,7 +15,7 @@ from torch import Tensor
 from scratch_gpt.checkpoint import safetensors, strict_io
 from scratch_gpt.checkpoint.atomic import replace_folder
 from scratch_gpt.checkpoint.hf_config import ALIASES, ignored_fields
-from scratch_gpt.checkpoint.names import PREFIX, as_float32, find_tensors
+from scratch_gpt.checkpoint.names import PREFIX, as_float32, find_tensors, listed
 from scratch_gpt.checkpoint.safetensors import MOST_TENSORS, count_not_finite
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.config import GPTConfig
@@ -101,7 +101,7 @@ def ignored(fields: Mapping[str, Any]) -> list[str]:
     without_effect = ignored_fields(fields, own)
     return [
         *([f"config.json does not say that {', '.join(missing)}"] if missing else []),
-        *([f"config.json: {', '.join(without_effect)} ignored"] if without_effect else []),
+        *([f"config.json: {listed(without_effect)} ignored"] if without_effect else []),
     ]
 
 

@@ -119,7 +119,7 @@ def ignored_fields(fields: Mapping[str, Any], ours: Collection[str]) -> list[str
         if name in ours or name in ALIASES or name in CHANGES_FUNCTION or name in USUAL:
             continue
         if name not in WITHOUT_EFFECT:
-            ignored.append(name)
+            ignored.append(quote(name).strip("'"))
         elif value != usual[name]:
-            ignored.append(f"{name}={value!r} ({WITHOUT_EFFECT[name][1]})")
+            ignored.append(f"{name}={quote(value)} ({WITHOUT_EFFECT[name][1]})")
     return ignored

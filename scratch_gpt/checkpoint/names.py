@@ -281,19 +281,20 @@ def _left_out(names: Iterable[str], wanted: Shapes) -> list[str]:
             kinds["another head, not checked"].append(name)
         else:
             kinds["not part of the model, not checked"].append(name)
-    return [f"{_listed(map(quote, names))}: {kind}" for kind, names in kinds.items()]
+    return [f"{listed(map(quote, names))}: {kind}" for kind, names in kinds.items()]
 
 
-def _listed(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
-    return ", ".join(listed[:_MOST_NAMES]) + more
+def listed(names: Iterable[str]) -> str:
+    """Return the first names, and how many more there are."""
+    whole = list(names)
+    more = f" and {len(whole) - _MOST_NAMES} more" if len(whole) > _MOST_NAMES else ""
+    return ", ".join(whole[:_MOST_NAMES]) + more
 
 
 def _phrase(kind: str, names: Iterable[str]) -> list[str]:
     """Return their number and names, or nothing if there are none."""
-    listed = list(names)
-    return [f"{len(listed)} {kind}: {_listed(listed)}"] if listed else []
+    whole = list(names)
+    return [f"{len(whole)} {kind}: {listed(whole)}"] if whole else []
 
 
 def _foreign(found: Iterable[str]) -> str:

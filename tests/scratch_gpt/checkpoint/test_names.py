@@ -210,6 +210,44 @@ def test_what_cannot_be_a_model_is_rejected_with_a_way_on(case: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda t: torch.where(t == 0, -t, t), id="a sign of zero"),
+        pytest.param(lambda t: t.nextafter(torch.tensor(torch.inf)), id="a last bit"),
+        pytest.param(lambda t: t[:-1], id="a row short"),
+        pytest.param(lambda t: t.view(torch.int32), id="bits of another dtype"),
+    ],
+)
+def test_a_head_of_its_own_is_rejected(change: Callable[[Tensor], Tensor]) -> None:
+    state = drawn()
+    state[EMBEDDING][0, 0] = 0.0
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from"):
+        find_tensors({**state, "lm_head.weight": change(state[EMBEDDING])}, WANTED, where="a file")
+
+
+@pytest.mark.parametrize("names", [(), ("lm_head.weight",)])
+def test_an_untied_head_must_be_there_and_equal_the_embedding(names: tuple[str, ...]) -> None:
+    state = drawn() | {name: drawn()[EMBEDDING] for name in names}
+    if names:
+        find_tensors(state, WANTED, where="a file", tied=False)
+        return
+    with pytest.raises(CheckpointError, match="tie_word_embeddings is false"):
+        find_tensors(state, WANTED, where="a file", tied=False)
+
+
+def test_all_problems_are_listed_at_once_and_a_long_list_is_cut() -> None:
+    state = without("h.1.")
+    state["h.0.attn.c_proj.weight"] = torch.ones(9)
+    with pytest.raises(CheckpointError) as caught:
+        find_tensors(state, WANTED, where="a file")
+    assert caught.value.what.startswith("its tensors are not this model's: 12 missing: 'h.1.")
+    assert "'h.0.attn.c_proj.weight' is [9], expected [6, 6]" in caught.value.what
+    many = {f"extra.{index}": torch.ones(1) for index in range(1000)}
+    (note,) = find_tensors({**drawn(), **many}, WANTED, where="a file").notes
+    assert note.endswith("'extra.11' and 988 more: not part of the model, not checked")
+
+
+@pytest.mark.parametrize(
     ("values", "dtype", "note"),
     [
         ([1.5, -2.0], torch.float32, ""),

@@ -140,11 +140,27 @@ def test_the_pretokenizer_is_saved_and_read(
 
 @pytest.mark.parametrize(
     ("text", "message"),
+    [("[]", "it holds [], not an object"), ("{", "it is not sound JSON")],
+)
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"]
+)
+def test_unsound_files_beside_a_vocabulary_are_rejected(
+    text: str, message: str, name: str, folder: Path
+) -> None:
+    (folder / "tokenizer_config.json").unlink()
+    (folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(TokenizerError) as caught:
+        Tokenizer.from_pretrained(folder)
+    assert message in caught.value.what
+    assert caught.value.where == str(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
     [
         ('{"pretokenizer": "spaces"}', "is 'spaces', and not 'huggingface' or 'original'"),
         ('{"pretokenizer": []}', "its pretokenizer is [], and not"),
-        ("[]", "it holds [], not an object"),
-        ("{", "it is not sound JSON"),
     ],
 )
 def test_an_unknown_pretokenizer_is_rejected(text: str, message: str, folder: Path) -> None:
