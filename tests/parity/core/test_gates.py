@@ -6,12 +6,20 @@ from collections.abc import Mapping
 
 import pytest
 
-from parity.core.gates import RunNames, extra_rows, float64_rows, rounding_rows
+from parity.core.gates import (
+    RunNames,
+    extra_rows,
+    float64_rows,
+    overflows,
+    rounding_rows,
+    stands_alone,
+)
 from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
 from parity.core.results import Mode, Row
 from parity.core.taps import taps
-from parity.core.tolerances import PRECISIONS, SMALL_TENSOR, bounds_for
+from parity.core.tolerances import NARROW_INSIDE, PRECISIONS, SMALL_TENSOR, bounds_for
+from parity.errors import ExitCode
 
 NAMES = RunNames(ours="ours/plain/x", huggingface="huggingface/x")
 FLOAT32 = PRECISIONS["float32"]
@@ -23,10 +31,15 @@ COMPUTED = "h.1.mlp.gelu"
 Found = Mapping[tuple[str, str], Difference]
 
 
-def gap(rms: float, largest: float | None = None, count: int = SMALL_TENSOR) -> Difference:
+def gap(
+    rms: float,
+    largest: float | None = None,
+    count: int = SMALL_TENSOR,
+    status: Status = Status.PASS,
+) -> Difference:
     """Return a difference over a reference whose RMS and largest value are 1."""
     return Difference(
-        status=Status.PASS,
+        status=status,
         shape=(2, 5, 21),
         count=count,
         rms=rms,
@@ -49,6 +62,13 @@ def observed(ours: Found, huggingface: Found | None = None) -> Observations:
 
 
 def identity(found: Observations) -> dict[tuple[str, str], Row]:
+    """Return the rows of a float64 pass in which Hugging Face's error is of float64's size."""
+    small = {
+        key: gap(1e-14)
+        for key, seen in found.differences.items()
+        if key[0] == NAMES.huggingface and seen.largest > BOUNDS.float64
+    }
+    found = dataclasses.replace(found, differences=found.differences | small)
     rows = float64_rows(found, NAMES, PLAN, "plain", BOUNDS)
     return {(row.tap, row.against): row for row in rows}
 
@@ -59,13 +79,62 @@ def quality(found: Observations, mode: Mode = Mode.END_TO_END) -> dict[str, Row]
 
 
 def test_identity_has_a_row_for_each_tap_and_reference() -> None:
-    rows = float64_rows(observed({}), NAMES, PLAN, "plain", BOUNDS)
-    assert [(row.tap, row.against) for row in rows] == [
-        (tap.name, w) for tap in PLAN for w in ("oracle", "huggingface")
-    ]
+    rows = identity(observed({}))
+    assert list(rows) == [(tap.name, w) for tap in PLAN for w in ("oracle", "huggingface")]
     assert {("plain", "float64", Mode.FLOAT64, Status.PASS)} == {
-        (row.backend, row.dtype, row.mode, row.status) for row in rows
+        (row.backend, row.dtype, row.mode, row.status) for row in rows.values()
     }
+
+
+@pytest.mark.parametrize("own", [gap(1e-3), gap(math.nan, status=Status.NONFINITE)])
+def test_where_hugging_face_stands_alone_ours_is_not_compared_with_it(own: Difference) -> None:
+    later = PLAN[[tap.name for tap in PLAN].index(COMPUTED) + 1].name
+    theirs = {(tap, "oracle"): own for tap in (COMPUTED, later)}
+    small = {(tap.name, "oracle"): gap(1e-14) for tap in PLAN}
+    found = observed({(COMPUTED, "huggingface"): gap(1e-3)}, small | theirs)
+    rows = float64_rows(found, NAMES, PLAN, "plain", BOUNDS)
+    skipped = [(row.tap, row.against) for row in rows if row.status is not Status.PASS]
+    assert skipped == [(COMPUTED, "huggingface"), (later, "huggingface")]
+    (reason,) = stands_alone(found, NAMES, rows, -5.0)
+    assert reason.what.startswith(f"Hugging Face stands alone at {COMPUTED}: it differs")
+    assert reason.code is ExitCode.INCONCLUSIVE
+    assert "masks" not in reason.fix
+    (reason,) = stands_alone(found, NAMES, rows, -10_001.0)
+    assert "Hugging Face masks with -10000, and these weights make a score of -1e+04" in reason.fix
+    assert stands_alone(found, NAMES, list(identity(observed({})).values()), -1e5) == []
+
+
+def test_where_ours_differs_too_it_fails_against_both() -> None:
+    both = {(COMPUTED, "oracle"): gap(1e-3), (COMPUTED, "huggingface"): gap(1e-3)}
+    found = observed(both, {(COMPUTED, "oracle"): gap(2e-3)})
+    rows = float64_rows(found, NAMES, PLAN, "plain", BOUNDS)
+    failed = [(row.tap, row.against) for row in rows if row.status is Status.FAIL]
+    assert failed == [(COMPUTED, "oracle"), (COMPUTED, "huggingface")]
+
+
+def test_where_a_narrower_dtype_enters_its_rounding_is_allowed() -> None:
+    found = observed({(COMPUTED, "oracle"): gap(1e-7, NARROW_INSIDE)})
+    rows = float64_rows(found, NAMES, PLAN, "x", BOUNDS, narrow="float32 enters at a.py:3")
+    assert {row.status for row in rows if row.against == "oracle"} == {Status.PASS}
+    found = observed({(COMPUTED, "oracle"): gap(1e-7, math.nextafter(NARROW_INSIDE, 1))})
+    rows = float64_rows(found, NAMES, PLAN, "x", BOUNDS, narrow="float32 enters at a.py:3")
+    assert [row.tap for row in rows if row.status is Status.FAIL] == [COMPUTED]
+
+
+@pytest.mark.parametrize("ours", [Status.PASS, Status.NONFINITE])
+@pytest.mark.parametrize("theirs", [Status.PASS, Status.NONFINITE])
+def test_where_both_sides_overflow_nothing_is_compared(ours: Status, theirs: Status) -> None:
+    found = observed(
+        {(COMPUTED, "oracle"): gap(1e-9, status=ours)},
+        {(COMPUTED, "oracle"): gap(1e-9, status=theirs)},
+    )
+    both = (ours, theirs) == (Status.NONFINITE, Status.NONFINITE)
+    row = quality(found)[COMPUTED]
+    expected = Status.NOT_RUN if both else Status.NONFINITE if ours is Status.NONFINITE else None
+    assert expected in (None, row.status)
+    reasons = overflows(found, NAMES, PLAN)
+    assert [reason.code for reason in reasons] == ([ExitCode.INCONCLUSIVE] if both else [])
+    assert all(f"both sides overflow at {COMPUTED}: x cannot hold this" in r.what for r in reasons)
 
 
 @pytest.mark.parametrize("against", ["oracle", "huggingface"])
@@ -241,12 +310,16 @@ def test_amplification_is_over_the_largest_error_that_went_in() -> None:
 
 def test_a_tap_outside_the_plan_is_a_row_of_its_own() -> None:
     found = Observations(extras={NAMES.ours: ["h.2.ln_1", "logits", "h.2.ln_1"], "other": ["x"]})
-    rows = extra_rows(found, NAMES, "tiled", "float32", Mode.END_TO_END)
+    rows = extra_rows(found, NAMES, PLAN, "tiled", "float32", Mode.END_TO_END)
     expected = [
         (name, "tiled", "float32", Mode.END_TO_END, Status.EXTRA) for name in ("h.2.ln_1", "logits")
     ]
     assert expected == [(r.tap, r.backend, r.dtype, r.mode, r.status) for r in rows]
-    assert not extra_rows(Observations(), NAMES, "tiled", "float32", Mode.END_TO_END)
+    assert [r.detail for r in rows] == [
+        "no tap has this name; did you mean h.1.ln_1?",
+        "shown twice, or out of order",
+    ]
+    assert not extra_rows(Observations(), NAMES, PLAN, "tiled", "float32", Mode.END_TO_END)
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,8 @@ def test_a_run_that_raises_leaves_the_rest_of_its_taps_not_run(place: int) -> No
     found = walked(subject(run, broken), subject(network(), whole))
     assert list(statuses(found, broken).values()) == ["pass"] * place + ["not_run"] * (5 - place)
     assert statuses(found, whole) == PASSES
-    assert found.broken == {broken: "ValueError: too wide"}
+    assert {name: str(error) for name, error in found.broken.items()} == {broken: "too wide"}
+    assert found.last.get(broken) == (NAMES[place - 1] if place else None)
     details = {d.detail for d in found.differences.values() if d.status is Status.NOT_RUN}
     assert details == ({"the run broke off: ValueError: too wide"} if place < 5 else set())
 

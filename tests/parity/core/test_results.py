@@ -25,7 +25,7 @@ from parity.core.results import (
     verdict_for,
     worst,
 )
-from parity.core.taps import Tap, never_formed, taps
+from parity.core.taps import Tap, never_formed, taps, undefined_taps
 from parity.errors import (
     EnvironmentUnfitError,
     ExitCode,
@@ -119,7 +119,8 @@ def rows_of(status: Mapping[str, Status], *modes: Mode) -> list[Row]:
 
 
 def counted(rows: Sequence[Row], *paths: str) -> Plan:
-    return count(planned(*paths or ("plain",)), rows, n_layer=2, time=5)
+    paths = paths or ("plain",)
+    return count(planned(*paths), rows, {path: never_formed(path, 2) for path in paths})
 
 
 def judged(
@@ -159,7 +160,8 @@ def test_a_tap_without_rows_was_not_compared() -> None:
 
 
 def test_what_is_left_out_is_listed_with_its_reason() -> None:
-    found = count(planned("plain", "tiled"), [], n_layer=2, time=1).exempt
+    absent = {path: never_formed(path, 2) | undefined_taps(1) for path in ("plain", "tiled")}
+    found = count(planned("plain", "tiled"), [], absent).exempt
     scores = [("tiled", f"h.{i}.attn.{name}") for i in range(2) for name in ("scores", "weights")]
     assert [(entry["backend"], entry["tap"]) for entry in found] == [
         ("plain", "loss"),
@@ -258,7 +260,7 @@ def test_nothing_compared_is_inconclusive(status: Status) -> None:
     assert code is ExitCode.INCONCLUSIVE
     assert [reason.what for reason in reasons] == ["nothing was compared"]
     assert judged([])[0] is ExitCode.INCONCLUSIVE
-    assert exit_code(count({}, [], n_layer=2, time=5), [], [], [])[0] is ExitCode.INCONCLUSIVE
+    assert exit_code(count({}, [], {}), [], [], [])[0] is ExitCode.INCONCLUSIVE
 
 
 def test_half_matched_fails_at_the_first_one_missing() -> None:
