@@ -124,7 +124,7 @@ def _model_state(path: Path, loaded: dict[Any, Any]) -> tuple[dict[str, Any], li
         left = ", ".join(quote(other) for other in list(state)[:_MOST_SHOWN] if other != key)
         notes.append(f"the state under {quote(key)} was read; not read: {left or 'nothing'}")
         state = state[key]
-    kept = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    kept = {n: value for n, value in state.items() if isinstance(value, Tensor) and type(n) is str}
     others = [name for name in state if name not in kept]
     if others:
         shown = ", ".join(quote(name) for name in others[:_MOST_SHOWN])
@@ -132,11 +132,7 @@ def _model_state(path: Path, loaded: dict[Any, Any]) -> tuple[dict[str, Any], li
     if not kept:
         kinds = ", ".join(f"{quote(k)}: {type(v).__name__}" for k, v in list(state.items())[:4])
         raise _refused(path, f"it holds no tensor by name, but {kinds or 'nothing'}", _CONVERT)
-    unfit = [
-        name
-        for name in kept
-        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable()
-    ]
+    unfit = [name for name in kept if not 0 < len(name) <= LONGEST_NAME or not name.isprintable()]
     if unfit or len(kept) > MOST_TENSORS:
         what = f"the name {quote(unfit[0])}" if unfit else f"{len(kept)} tensors"
         raise _refused(path, f"it holds {what}, more than is read", _CONVERT)

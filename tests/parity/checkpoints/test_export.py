@@ -208,15 +208,6 @@ def test_another_form_that_came_meanwhile_is_not_mixed_in(
     assert not (folder / "model.safetensors").exists()
 
 
-def test_what_would_be_refused_beside_old_files_is_not_put_there(
-    weights: Weights, tmp_path: Path
-) -> None:
-    (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
-    with pytest.raises(ParityError, match="it has 1 tokens, the config 211"):
-        write(weights, tmp_path, Form.HUGGINGFACE, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["vocab.json"]
-
-
 @pytest.mark.parametrize("kind", ["folder", "pipe", "endless", "dangling", "large"])
 def test_a_vocabulary_that_is_none_is_refused(kind: str, weights: Weights, tmp_path: Path) -> None:
     source = write(weights, tmp_path / "source", Form.HUGGINGFACE)

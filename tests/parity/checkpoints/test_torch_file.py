@@ -70,7 +70,8 @@ def test_both_forms_are_read_bit_for_bit(
 ) -> None:
     path = tmp_path / "model.bin"
     torch.save(tensors, path, _use_new_zipfile_serialization=archive)
-    found, digest = torch_file.read_torch_file(path)
+    found, digest, notes = torch_file.read_torch_file(path)
+    assert notes == []
     assert list(found) == list(tensors)
     for name, tensor in tensors.items():
         assert found[name].dtype is tensor.dtype
@@ -142,9 +143,10 @@ EMPTY = pickle.dumps({})
             (lambda path, state=state: torch.save(state, path), why)
             for state, why in (
                 ([torch.zeros(1)], "holds a list"),
-                ({0: torch.zeros(1)}, "not tensors by name"),
-                ({"a": 1.0}, "'a' is a float"),
-                ({"a": {"b": torch.zeros(1)}}, "'a' is a dict"),
+                ({0: torch.zeros(1)}, "no tensor by name, but 0: Tensor"),
+                ({"a": 1.0}, "no tensor by name, but 'a': float"),
+                ({"a": {"b": torch.zeros(1)}}, "no tensor by name, but 'a': dict"),
+                ({}, "no tensor by name, but nothing"),
                 ({"a": argparse.Namespace()}, "more than tensors"),
                 (nn.Linear(1, 1), "more than tensors"),
                 ({"a": np.float64(1)}, "more than tensors"),
@@ -172,7 +174,7 @@ def test_what_is_no_file_of_tensors_is_refused(
 @SAFE_TORCH
 def test_a_view_has_memory_of_its_own(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "model.bin")
-    found, _ = torch_file.read_torch_file(tmp_path / "model.bin")
+    found, *_ = torch_file.read_torch_file(tmp_path / "model.bin")
     assert found["a"].is_contiguous()
     assert found["a"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
 
