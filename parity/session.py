@@ -7,6 +7,7 @@ words. Nothing here imports torch until a verb runs.
 
 import contextlib
 import dataclasses
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -92,7 +93,7 @@ def _check_formats(options: ReportOptions) -> None:
 
     Raises:
         UsageError: A format is unknown, or fingerprints are asked for without JSON.
-        EnvironmentUnfitError: A file is a folder, or its folder does not exist.
+        EnvironmentUnfitError: A path is no file, or its folder does not exist.
     """
     files = {f"--output {path}": _format_of(path, options) for path in options.output}
     for where, chosen in {f"--format {options.format}": options.format, **files}.items():
@@ -103,12 +104,7 @@ def _check_formats(options: ReportOptions) -> None:
                 fix=f"use {' or '.join(FORMATS)}",
             )
     for path in options.output:
-        if path.is_dir() or not path.parent.is_dir():
-            raise EnvironmentUnfitError(
-                "the report cannot be written: " + ("a folder" if path.is_dir() else "no folder"),
-                where=f"--output {path}",
-                fix="name a file in a folder that exists",
-            )
+        _check_replaceable(path)
     written = {*files.values(), *([] if options.quiet else [options.format])}
     wants = isinstance(options, FingerprintOptions) and options.fingerprints
     if wants and "json" not in written:
@@ -131,9 +127,56 @@ def _deliver(report: "Report", options: ReportOptions) -> None:
         if not options.quiet:
             stack.callback(print_stdout, _rendered(report, options.format, sys.stdout))
         for path in options.output:
-            text = _rendered(report, _format_of(path, options), None)
-            with reporting_write_errors(str(path)):
-                path.write_text(text, encoding="utf-8")
+            _write(path, _rendered(report, _format_of(path, options), None))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a report beside the old one, then put it in its place.
+
+    Raises:
+        EnvironmentUnfitError: The file system refused; an old report is unchanged.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with reporting_write_errors(str(path)):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+_REPORT_MARKS = (b'"schema_version"', b"\nPASS  ", b"\nFAIL  ", b"\nINCONCLUSIVE  ", b"error: ")
+"""What every report has: the first in JSON, one of the others in text."""
+
+
+def _check_replaceable(path: Path) -> None:
+    """Require that a report may be written to a path.
+
+    Raises:
+        UsageError: Something there is no report, and would be lost.
+        EnvironmentUnfitError: It is no regular file, or its folder does not exist.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise EnvironmentUnfitError(
+            "the report cannot be written: " + ("a folder" if path.is_dir() else "no folder"),
+            where=f"--output {path}",
+            fix="name a file in a folder that exists",
+        )
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise EnvironmentUnfitError(
+            "the report cannot be written: it is a pipe or a device, not a file",
+            where=f"--output {path}",
+            fix="name a file; without --output the report is printed",
+        )
+    if path.stat().st_size and not any(mark in path.read_bytes() for mark in _REPORT_MARKS):
+        raise UsageError(
+            "the file is no report, and would be lost",
+            where=f"--output {path}",
+            fix="choose another name, or remove the file",
+        )
 
 
 def _rendered(report: "Report", chosen: str, stream: Any) -> str:  # noqa: ANN401 - a text stream
@@ -165,11 +208,12 @@ def _printable(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
 
 def _deliver_error(error: ParityError, options: ReportOptions, name: str) -> None:
     """Write an error in place of the report, so that no older report stays there."""
-    reported_already = contextlib.suppress(EnvironmentUnfitError, OSError, ImportError)
+    reported_already = contextlib.suppress(EnvironmentUnfitError, UsageError, OSError, ImportError)
     for path in options.output:
         if (chosen := _format_of(path, options)) in FORMATS:
             with reported_already:
-                path.write_text(_rendered_error(error, chosen, name), encoding="utf-8")
+                _check_replaceable(path)
+                _write(path, _rendered_error(error, chosen, name))
     if options.format == "json" and not options.quiet:
         with reported_already:
             print_stdout(_rendered_error(error, "json", name))

@@ -4,6 +4,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from scratch_gpt.errors import one_line
+
 Progress = Callable[[str, int, int], None]
 """Called with (activity, steps done, steps in all)."""
 
@@ -19,9 +21,9 @@ def progress_bar(*, quiet: bool) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn())
-    text = TextColumn("{task.description}")
+    text = TextColumn("{task.description}", markup=False)  # it may hold a file's name
     with Bar(*columns, text, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda what, done, total: bar.update(
-            task, description=what, completed=done, total=total
+            task, description=one_line(what), completed=done, total=total
         )
