@@ -7,10 +7,11 @@ words. Nothing here imports torch until a verb runs.
 
 import contextlib
 import dataclasses
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,6 +57,10 @@ def run(
                 listed = faults()(options).items()
                 print_stdout("".join(f"{fault}: {what}\n" for fault, what in listed))
                 return int(ExitCode.PASS)
+            if options.debug:
+                logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+                for name_of in ("torch", "matplotlib", "urllib3", "huggingface_hub", "filelock"):
+                    logging.getLogger(name_of).setLevel(logging.WARNING)
             _check_formats(options)
             report = _report(options, load)
             _deliver(report, options)
@@ -84,8 +89,35 @@ def _report(options: Asked, load: "Callable[[], Callable[[Asked, Progress], Repo
 
     limit_arenas_before_numpy()
     keep_freed_memory()
-    with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=options.quiet) as progress:
+    with _guarded_output(), progress_bar(quiet=options.quiet) as progress:
         return load()(options, progress)
+
+
+@contextlib.contextmanager
+def _guarded_output() -> Iterator[None]:
+    """Send what others print to standard error, and turn `os._exit` into an exception.
+
+    A candidate may write to the descriptor itself, and may not end the run without a verdict.
+    Forked processes leave as they did.
+    """
+    own, leave = os.getpid(), os._exit
+
+    def raise_instead(status: int) -> None:
+        if os.getpid() != own:
+            leave(status)
+        raise SystemExit(f"os._exit({status}) was called")
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or no descriptor
+            sys.__stdout__.flush()  # type: ignore[union-attr]
+            saved = os.dup(1)
+            os.dup2(2, 1)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, 1)
+        os._exit = raise_instead  # type: ignore[assignment]
+        stack.callback(setattr, os, "_exit", leave)
+        yield
 
 
 def _check_formats(options: ReportOptions) -> None:

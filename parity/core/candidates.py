@@ -270,6 +270,12 @@ def examine(model: nn.Module, inputs: Inputs, plan: Sequence[Tap]) -> Profile:
         with watch, torch.no_grad():
             _run(model, few, watch.tap)
     seen, again = first.values, second.values
+    if not any(tap.name in seen for tap in plan):
+        raise InconclusiveError(
+            "the candidate shows no tap, so nothing can be placed",
+            where=f"it showed {', '.join(list(seen)[:3]) or 'nothing'}",
+            fix="call x = tap(name, x) at each tap; parity/core/taps.py has the names",
+        )
     changed = [name for name in seen if not _equal(seen[name], again.get(name))]
     if changed:
         raise InconclusiveError(

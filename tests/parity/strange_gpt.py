@@ -47,6 +47,8 @@ class StrangeGPT(nn.Module):
         tap: Callable[[str, Tensor], Tensor] | None = None,
     ) -> object:
         show = tap or (lambda _, value: value)
+        if self.kind == "nothing shown":
+            show = lambda _, value: value  # noqa: E731
         inner = show if self.kind != "few" else (lambda _, value: value)
         time = ids.shape[1]
         places = torch.arange(time)[None] if positions is None else positions

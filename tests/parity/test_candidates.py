@@ -1,11 +1,27 @@
-"""A right model in the wrappings that people have: the verdict and words of its report."""
+"""A right model in the wrappings that people have: the verdict and the words of its report."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.checkpoints.weights import Provenance, Weights
+from parity.checks.gradients.check import gradients
+from parity.checks.layerwise import layerwise
+from parity.core.candidates import build_candidate
+from parity.core.results import Report
+from parity.core.runners import build_huggingface
+from parity.errors import UsageError
+from parity.report.text import render
+from scratch_gpt import GPT, GPTConfig
+from scratch_gpt.errors import CommandError
 
 SOURCE = Path(__file__).with_name("strange_gpt.py")
 RAISING = next(
@@ -13,75 +29,138 @@ RAISING = next(
     for number, line in enumerate(SOURCE.read_text(encoding="utf-8").splitlines(), 1)
     if "the line that raises" in line
 )
+CONFIG = GPTConfig(vocab_size=37, n_positions=19, n_embd=14, n_layer=2, n_head=2)
+"""Small sizes, of which none is a multiple of another but for the heads."""
+
+
+@pytest.fixture(scope="module")
+def small() -> Weights:
+    """Return random weights: no gain is 1 and no bias 0."""
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        name: (0.3 * torch.randn(parameter.shape, generator=generator)).numpy()
+        + ("ln_" in name and name.endswith("weight"))
+        for name, parameter in GPT(CONFIG).named_parameters()
+    }
+    provenance = Provenance(source="random", revision="none", sha256="0" * 64)
+    return Weights(config=CONFIG.to_huggingface(), tensors=tensors, provenance=provenance)
+
+
+@pytest.fixture(scope="module")
+def huggingface(small: Weights) -> OpenAIGPTLMHeadModel:
+    return build_huggingface(small)
+
+
+@pytest.fixture(scope="module")
+def ids() -> Tensor:
+    return torch.randint(37, (1, 11), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def check(
+    small: Weights,
+    huggingface: OpenAIGPTLMHeadModel,
+    ids: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Report]:
+    """Return the function that checks the model of a kind."""
+
+    def run(kind: str, verb: Callable[..., Report] = layerwise) -> Report:
+        monkeypatch.setenv("KIND", kind)
+        return verb(build_candidate(str(SOURCE), small), huggingface, ids)
+
+    return run
+
+
+def text_of(report: Report) -> str:
+    stream = io.StringIO()
+    render(report, Console(file=stream, width=200))
+    return stream.getvalue()
+
 
 EXPECTED: dict[str, tuple[int, list[str]]] = {
-    "right": (0, []),
-    "sdpa": (0, ["attn.scores", "the candidate does not show it"]),
-    "few": (1, ["h.0.ln_2"]),
-    "last": (1, ["of the last position alone"]),
-    "padded": (1, ["7 columns more than the vocabulary; return logits[..., :"]),
-    "time first": (1, ["they are [time batch vocab]"]),
-    "tuple": (0, []),
-    "dict": (0, []),
-    "only ids": (0, []),
-    "logits not shown": (0, []),
-    "other logits": (1, ["returned something else than it showed at the tap logits"]),
-    "dropout": (3, ["two runs of the candidate on the same ids differ", "strange_gpt.py:"]),
-    "float32 softmax": (0, ["float32 enters at", "strange_gpt.py:"]),
-    "float32 scale and erf": (1, ["float32 enters at", "h.0.mlp.gelu", "approximate='tanh'"]),
-    "half": (3, ["torch.float16 weights: building it rounded them"]),
-    "closure": (0, []),
-    "raises": (3, [f"strange_gpt.py:{RAISING}", "RuntimeError"]),
+    "right": (0, ["33 of 33 taps on candidate"]),
+    "sdpa": (0, ["29 of 29 taps", "not shown", "h.*.attn.scores, h.*.attn.weights"]),
+    "few": (1, ["at h.0.ln_2", "any operation after embeddings: the taps between are not shown"]),
+    "last": (1, ["at logits", "of the last position alone"]),
+    "padded": (1, ["7 columns more than the vocabulary; return logits[..., :37]"]),
+    "time first": (1, ["they are [time batch vocab]; return logits.transpose(0, 1)"]),
+    "tuple": (0, ["33 of 33"]),
+    "dict": (0, ["33 of 33"]),
+    "only ids": (0, ["33 of 33"]),
+    "logits not shown": (0, ["33 of 33"]),
+    "other logits": (1, ["the model returned something else than it showed at the tap logits"]),
+    "dropout": (3, ["two runs of the candidate", "differ, first at h.0", "strange_gpt.py:"]),
+    "float32 softmax": (0, ["float32 enters at", "strange_gpt.py:", "no finer than 1e-05"]),
+    "float32 scale and erf": (1, ["float32 enters at", "at h.0.mlp.gelu", "approximate='tanh'"]),
+    "closure": (0, ["33 of 33"]),
+    "raises": (3, [f"strange_gpt.py:{RAISING}, after h.0.ln_2", "RuntimeError"]),
     "answer unused": (3, ["does not continue with what tap('h.0.mlp.c_fc', ...) returns"]),
-    "flat heads": (1, ["h.0.attn.query: shape", "expected [batch head time head_width]"]),
-    "other names": (1, ["did you mean h.0.attn.query"]),
-    "leaves": (4, ["the candidate raised"]),
-    "prints": (0, []),
+    "flat heads": (1, ["shape [1, 11, 14], expected [batch head time head_width]"]),
+    "other names": (1, ["did you mean h.0."]),
+    "nothing shown": (3, ["the candidate shows no tap"]),
 }
 """The exit code of `layerwise`, and words of its report."""
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_each_wrapping_gets_its_answer(
-    kind: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_wrapping_gets_its_answer(kind: str, check: Callable[..., Report]) -> None:
     code, words = EXPECTED[kind]
-    monkeypatch.setenv("KIND", kind)
-    ended = command("layerwise", "--weights", "tiny", "--seq-len", "23", "--candidate", SOURCE)
-    report = ended.stdout + ended.stderr
-    assert code == ended.returncode, report
-    assert [word for word in words if word not in report] == [], report
-    assert "none" not in report.replace("none of", "").split()
+    report = check(kind)
+    text = text_of(report)
+    assert int(report.exit_code) == code, text
+    assert [word for word in words if word not in text] == [], text
+    assert len(text.splitlines()) < 70
+    shapes = kind in ("last", "padded", "time first", "flat heads", "other names")
+    assert not (shapes and "likely cause" in text)
 
 
-def test_what_a_candidate_prints_stays_out_of_json(
-    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["right", "sdpa", "closure", "only ids", "tuple"])
+def test_gradients_take_the_same_wrappings(kind: str, check: Callable[..., Report]) -> None:
+    report = check(kind, gradients)
+    missing = [row for row in report.results if row.status == "missing"]
+    assert missing == []
+
+
+def test_rounded_weights_are_reported_before_anything_runs(check: Callable[..., Report]) -> None:
+    with pytest.raises(CommandError, match=r"holds torch\.float16 weights") as caught:
+        check("half")
+    assert caught.value.exit_code == 3
+
+
+def test_a_model_without_a_tap_argument_is_a_usage_error(
+    huggingface: OpenAIGPTLMHeadModel, ids: Tensor
 ) -> None:
-    monkeypatch.setenv("KIND", "prints")
-    ended = command(
-        *("layerwise", "--weights", "tiny", "--seq-len", "23", "--candidate", SOURCE),
-        *("--format", "json"),
+    with pytest.raises(UsageError, match="has no argument named tap"):
+        layerwise(torch.nn.Linear(3, 3), huggingface, ids)
+
+
+def test_positions_and_masks_need_an_argument(
+    check: Callable[..., Report],
+) -> None:
+    report = check(
+        "only ids",
+        lambda m, hf, ids: layerwise(m, hf, ids, attention_mask=torch.ones(1, 11).bool()),
     )
-    assert json.loads(ended.stdout)["verdict"] == "pass"
-    assert "12.3M parameters" in ended.stderr
-    assert "and through the descriptor" in ended.stderr
+    assert int(report.exit_code) == 3
+    assert "the candidate's forward takes none" in text_of(report)
 
 
-def test_a_run_that_raises_is_short_and_has_a_traceback_on_demand(
-    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KIND", "raises")
-    options = ("layerwise", "--weights", "tiny", "--seq-len", "23", "--candidate", SOURCE)
-    ended = command(*options)
-    assert len(ended.stdout.splitlines()) < 40
-    assert "Traceback" not in ended.stderr
-    assert f'strange_gpt.py", line {RAISING}' in command(*options, "--debug").stderr
+Command = Callable[..., Any]
 
 
-@pytest.mark.parametrize("kind", ["right", "sdpa", "closure"])
-def test_gradients_take_the_same_wrappings(
-    kind: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KIND", kind)
-    ended = command("gradients", "--weights", "tiny", "--seq-len", "11", "--candidate", SOURCE)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+@pytest.mark.parametrize("kind", ["prints", "leaves", "raises"])
+def test_the_command_guards_its_output_and_its_end(kind: str, command: Command) -> None:
+    options = ("--weights", "tiny", "--seq-len", "9", "--candidate", str(SOURCE))
+    ended = command("layerwise", *options, "--format", "json", "--debug", env={"KIND": kind})
+    document = json.loads(ended.stdout)
+    if kind == "prints":
+        assert (ended.returncode, document["verdict"]) == (0, "pass")
+        assert "12.3M parameters" in ended.stderr
+        assert "and through the descriptor" in ended.stderr
+    elif kind == "leaves":
+        assert (ended.returncode, document["exit_code"]) == (4, 4)
+        assert "os._exit(0) was called" in ended.stderr
+    else:
+        assert (ended.returncode, document["verdict"]) == (3, "inconclusive")
+        assert f'strange_gpt.py", line {RAISING}' in ended.stderr
