@@ -1,6 +1,6 @@
 """What every field of a Hugging Face `OpenAIGPTConfig` means to this model.
 
-Each field that transformers 4.57 to 5.23, the released `config.json` or its 2018 ancestor can
+Each field that transformers 4.57 to 5.24, the released `config.json` or its 2018 ancestor can
 hold is one of ours, another spelling of one (`ALIASES`), required to hold one value
 (`REQUIRED`), or dropped with a reason (`IGNORED`).
 """
