@@ -239,7 +239,7 @@ def text() -> str:
     """Return the file: a heading, and each table under its name in brackets."""
     lines = [
         f"# What tokenizers {version('tokenizers')} takes characters for; hexadecimal code points.",
-        "# Made by python -m reference.huggingface_tokenizer, which says how. Not to be edited.",
+        "# Made by python -m reference.huggingface_tokenizer. Do not edit it.",
     ]
     for name, table in tables().items():
         lines += ["", f"[{name}]", *textwrap.wrap(" ".join(spelled(table)), 100)]
