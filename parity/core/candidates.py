@@ -312,6 +312,8 @@ def _run(model: nn.Module, inputs: Inputs, tap: TapFunction) -> None:
     def following(name: str, value: Tensor, /) -> Tensor:
         nonlocal last
         last = name
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the tap {name} got a {type(value).__name__}, not a tensor")
         return tap(name, value)
 
     try:
