@@ -260,9 +260,8 @@ def _print(text: str) -> None:
 class StopFlag:
     """Whether a signal requested the run to stop after the current step."""
 
-    echo: float = (
-        0.0  # seconds in which more signals are ignored: a terminal and torchrun both send
-    )
+    echo: float = 0.0
+    """Seconds in which more signals are ignored: a terminal and torchrun both send their own."""
     requested: bool = False
     _requested_at: float = 0.0
 

@@ -1,7 +1,7 @@
 """The model needs neither transformers nor tokenizers: none of its modules loads them.
 
-Tests with the mark `witness` compare with those two. Where they are not installed, run the others
-with `-m "not witness"` and `GPT1_WITHOUT_TRANSFORMERS=1`.
+Tests with the mark `reference` compare with those two. If they are not installed, run the others
+with `-m "not reference"` and `GPT1_WITHOUT_TRANSFORMERS=1`.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ import scratch_gpt
 from scratch_gpt.kernels.triton_attention import unavailable
 
 HOME = Path(scratch_gpt.__path__[0])
-WITNESSES = ("transformers", "tokenizers")
+REFERENCES = ("transformers", "tokenizers")
 
 LOAD_ALL = """
 import importlib, os, sys
@@ -53,7 +53,7 @@ def loaded_with(names: list[str], folder: Path) -> set[str]:
 def test_the_row_without_transformers_is_without() -> None:
     if os.environ.get("GPT1_WITHOUT_TRANSFORMERS") != "1":
         pytest.skip("not run: GPT1_WITHOUT_TRANSFORMERS is not 1, so transformers may be installed")
-    found = [name for name in WITNESSES if importlib.util.find_spec(name) is not None]
+    found = [name for name in REFERENCES if importlib.util.find_spec(name) is not None]
     assert not found, f"installed where it is to be absent: {', '.join(found)}"
 
 
@@ -63,19 +63,19 @@ def can_load(name: str) -> bool:
     return "or newer" not in reason or name != "scratch_gpt.kernels.triton_kernels"
 
 
-def test_no_module_of_the_model_loads_a_witness() -> None:
+def test_no_module_of_the_model_loads_a_reference() -> None:
     names = list(filter(can_load, modules_of(HOME)))
     assert {"scratch_gpt.model", "scratch_gpt.training.run"} < set(names)
     loaded = loaded_with(names, HOME.parent)
     assert {"scratch_gpt", "torch", "numpy"} < loaded
-    assert not loaded & {*WITNESSES, "huggingface_hub", "reference", "parity"}
+    assert not loaded & {*REFERENCES, "huggingface_hub", "reference", "parity"}
 
 
-@pytest.mark.parametrize("against", WITNESSES)
-def test_a_module_that_loads_a_witness_is_found(against: str, tmp_path: Path) -> None:
-    home = tmp_path / "planted"
+@pytest.mark.parametrize("against", REFERENCES)
+def test_a_module_that_loads_a_reference_is_found(against: str, tmp_path: Path) -> None:
+    home = tmp_path / "outside"
     (home / "deep").mkdir(parents=True)
     (home / "deep" / "module.py").write_text(f"import {against}", encoding="utf-8")
     (tmp_path / f"{against}.py").touch()
-    assert modules_of(home) == ["planted.deep.module"]
+    assert modules_of(home) == ["outside.deep.module"]
     assert against in loaded_with(modules_of(home), tmp_path)

@@ -19,13 +19,13 @@ ROOT = Path(scratch_gpt.__path__[0]).parent
 
 
 @pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder in which the interpreter finds copies of the kernels."""
-    return tmp_path_factory.mktemp("planted")
+    return tmp_path_factory.mktemp("copies")
 
 
 @pytest.fixture(scope="session")
-def interpreted(planted: Path) -> Iterator[Callable[..., dict[str, Any]]]:
+def interpreted(copies: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     """Return a function that runs the Triton kernels in Triton's interpreter, in a process.
 
     It takes the three inputs and the context's gradient. Tiles are 8 by 4 by default: short inputs
@@ -34,7 +34,7 @@ def interpreted(planted: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     reason = unavailable(torch.device("cuda"))
     if reason is not None and "GPU" not in reason:
         pytest.skip(f"not run: {reason}")
-    search = os.pathsep.join(map(str, (ROOT, planted)))
+    search = os.pathsep.join(map(str, (ROOT, copies)))
     settings = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": search}
     command = [sys.executable, Path(__file__).with_name("triton_worker.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

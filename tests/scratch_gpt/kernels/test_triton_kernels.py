@@ -121,7 +121,7 @@ FAULTS = {
 
 def inject(folder: Path, name: str, function: str, right: str, wrong: str) -> str:
     """Write a copy of the kernels with the fault; return the package's name."""
-    package = "planted_" + name.replace(" ", "_").replace("-", "_")
+    package = "copy_" + name.replace(" ", "_").replace("-", "_")
     (folder / package).mkdir()
     for path in KERNELS.glob("triton_*.py"):
         source = path.read_text(encoding="utf-8")
@@ -143,15 +143,15 @@ def check_twice(package: str, qkv: Drawn, run: Run, same: Same) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_injected_fault_is_detected(
-    fault: str, planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same
+    fault: str, copies: Path, qkv: Drawn, interpreted: Run, assert_same: Same
 ) -> None:
-    package = inject(planted, fault, *FAULTS[fault])
+    package = inject(copies, fault, *FAULTS[fault])
     with pytest.raises(AssertionError, match="differs by"):
         check_twice(package, qkv, interpreted, assert_same)
 
 
-def test_a_copy_is_right(planted: Path, qkv: Drawn, interpreted: Run, assert_same: Same) -> None:
-    package = inject(planted, "nothing", "hide", "keys <= own", "keys <= own")
+def test_a_copy_is_right(copies: Path, qkv: Drawn, interpreted: Run, assert_same: Same) -> None:
+    package = inject(copies, "nothing", "hide", "keys <= own", "keys <= own")
     check_twice(package, qkv, interpreted, assert_same)
 
 
