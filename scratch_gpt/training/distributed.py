@@ -135,10 +135,19 @@ def join_group(environment: Mapping[str, str], *, device: str, timeout: float) -
         limit = dt.timedelta(seconds=timeout)
         backend = "nccl" if is_cuda else "gloo"
         distributed.init_process_group(backend, rank=rank, world_size=size, timeout=limit)
+    _CONNECTIONS.append(distributed.group.WORLD)
     try:
         yield group
     finally:
         distributed.destroy_process_group()
+
+
+_CONNECTIONS: list[Any] = []
+"""The groups of this process, kept until it exits.
+
+Gloo's destructor joins its threads with Python's lock held, and a thread that releases the tensors
+of the last exchange needs that lock. An error right after an exchange would wait for ever.
+"""
 
 
 def _own_cuda_device(environment: Mapping[str, str]) -> str:

@@ -1,7 +1,6 @@
 """Commands start fast: `--help` imports little; a missing package is an error with a fix."""
 
 import ast
-import resource
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -77,12 +76,8 @@ def test_a_command_that_loads_more_is_found(heavy: str, brought: Callable, tmp_p
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_quick_and_narrow(command: str, python: Callable) -> None:
-    """It takes less than half a second of processor time, and 80 columns."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_help_fits_80_columns(command: str, python: Callable) -> None:
     result = python("-m", *command.split(), "--help")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
