@@ -64,6 +64,18 @@ class WeightsOption:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadOptions(WeightsOption):
+    """Which weights are loaded, and how."""
+
+    strict: bool = option(
+        False,
+        "Reject weights of which anything is renamed, rounded, left out or ignored. Without it "
+        "the report notes each.",
+        records=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedOption:
     """What random inputs are drawn from."""
 
@@ -155,7 +167,7 @@ class DeviceOption:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ForwardOptions(
-    WeightsOption,
+    LoadOptions,
     BlockFaultOption,
     ModelOptions,
     DeviceOption,
@@ -202,7 +214,7 @@ class GradientsOptions(ForwardOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WeightsOptions(WeightsOption, ReportOptions):
+class WeightsOptions(LoadOptions, ReportOptions):
     """Is every tensor in its place, bit for bit, and none left over?
 
     Compares the bits of three sets of tensors with the source: those of our model, those of
@@ -250,7 +262,7 @@ class TokensOptions(WeightsOption, FaultOption, SeedOption, FingerprintOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DoctorOptions(WeightsOption, TokenIdsOption, BatchOptions, ReportOptions):
+class DoctorOptions(LoadOptions, TokenIdsOption, BatchOptions, ReportOptions):
     """Are the machine, the packages and the weights fit for a verdict?
 
     Lists the versions, and every setting that changes results. Reports for each block whether its
@@ -263,7 +275,7 @@ class DoctorOptions(WeightsOption, TokenIdsOption, BatchOptions, ReportOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingOptions(WeightsOption, ModelOptions, BatchOptions, FingerprintOptions):
+class TrainingOptions(LoadOptions, ModelOptions, BatchOptions, FingerprintOptions):
     """Are the weights still the same after optimizer steps?
 
     Trains our model with our optimizer, and Hugging Face's with a NumPy oracle of the released
@@ -288,7 +300,7 @@ class TrainingOptions(WeightsOption, ModelOptions, BatchOptions, FingerprintOpti
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationOptions(
-    WeightsOption, FaultOption, DtypeOption, TokenIdsOption, SeedOption, FingerprintOptions
+    LoadOptions, FaultOption, DtypeOption, TokenIdsOption, SeedOption, FingerprintOptions
 ):
     """Does generation with a cache equal generation without one?
 
@@ -316,7 +328,7 @@ class GenerationOptions(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GoldenOptions(WeightsOption, ReportOptions):
+class GoldenOptions(LoadOptions, ReportOptions):
     """Do the released weights still give the published numbers?
 
     Compares greedy ids, a logit, word probabilities, sentence losses, norms of the matrices and

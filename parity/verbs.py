@@ -52,9 +52,9 @@ from parity.options import (
     GoldenOptions,
     GradientsOptions,
     LayerwiseOptions,
+    LoadOptions,
     TokensOptions,
     TrainingOptions,
-    WeightsOption,
     WeightsOptions,
     recorded_options,
 )
@@ -67,10 +67,12 @@ from scratch_gpt.tokenizer.tokenizer import Tokenizer
 IN_A_CANDIDATE = "a fault is injected into our model, not into a candidate"
 
 
-def _load(options: WeightsOption, progress: Progress) -> Weights:
+def _load(options: LoadOptions, progress: Progress) -> Weights:
     progress("weights", 0, 1)
     return load_weights(
-        options.weights, lambda done, total: progress(f"weights {done}/{total}", done, total)
+        options.weights,
+        lambda done, total: progress(f"weights {done}/{total}", done, total),
+        strict=options.strict,
     )
 
 

@@ -126,7 +126,7 @@ _REPOSITORY = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<re
 _RELEASED = re.compile(rf"(?P<id>{'|'.join(published.REPOSITORIES)})(@(?P<revision>[\w./-]+))?")
 
 
-def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
+def load_weights(name: str, on_tensor: OnTensor | None = None, *, strict: bool = False) -> Weights:
     """Return the weights of `--weights NAME`.
 
     Args:
@@ -137,6 +137,7 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
             another repository of the hub, `owner/name`, with an optional `@revision`;
             a folder or file: Hugging Face's or our own form, or OpenAI's ten shards.
         on_tensor: Called with (tensors done, tensors in all) while weights are drawn.
+        strict: Whether to reject what would be renamed, rounded, left out or ignored.
 
     Raises:
         UsageError: The name is none of these.
@@ -149,13 +150,13 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
         if name in surrogate.SIZES:
             return load_surrogate(name, on_tensor)
         if name == "auto":
-            return _released_or_surrogate(on_tensor)
+            return _released_or_surrogate(on_tensor, strict=strict)
         if found := _RELEASED.fullmatch(name):
-            return _published(found["id"], found["revision"])
+            return _published(found["id"], found["revision"], strict=strict)
         if _is_path(name):
-            return _accepted(_local(Path(name).expanduser()))
+            return _accepted(_local(Path(name).expanduser(), strict=strict))
         if found := _REPOSITORY.fullmatch(name):
-            return _published(found["id"], found["revision"])
+            return _published(found["id"], found["revision"], strict=strict)
     raise UsageError(
         f"{name!r} names no weights",
         where="--weights",
@@ -163,28 +164,32 @@ def load_weights(name: str, on_tensor: OnTensor | None = None) -> Weights:
     )
 
 
-def _released_or_surrogate(on_tensor: OnTensor | None) -> Weights:
+def _released_or_surrogate(on_tensor: OnTensor | None, *, strict: bool) -> Weights:
     """Return the released weights, or the surrogate if no cache has them and no hub can be reached.
 
     Any other failure, such as a damaged cache, is an error.
     """
     released = published.REPOSITORIES[0]
     try:
-        return _published(released, None, hub.fetch(released, offline=True))
+        return _published(released, None, hub.fetch(released, offline=True), strict=strict)
     except UnavailableError:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
     if not why and not hub.reachable():
         why = "the hub cannot be connected to"
     if not why:
-        return _published(released, None)
+        return _published(released, None, strict=strict)
     why = f"; {released} is not in the hub's cache, and {why}"
     return load_surrogate("surrogate", on_tensor, why=why)
 
 
 def _published(
-    repository: str, revision: str | None, fetched: FetchedFolder | None = None
+    repository: str,
+    revision: str | None,
+    fetched: FetchedFolder | None = None,
+    *,
+    strict: bool,
 ) -> Weights:
-    weights = _accepted(gather(read_hub(repository, revision, fetched)))
+    weights = _accepted(gather(read_hub(repository, revision, fetched), strict=strict))
     if repository in published.REPOSITORIES and not weights.provenance.released_config:
         raise InputRejectedError(
             "config.json is not the released model's",
@@ -223,7 +228,7 @@ def _is_path(name: str) -> bool:
     )
 
 
-def _local(path: Path) -> Weights:
+def _local(path: Path, *, strict: bool) -> Weights:
     """Return the weights of a folder or file."""
     if not path.exists():
         what = "it is a link to nothing" if path.is_symlink() else "there is nothing at that path"
@@ -244,5 +249,6 @@ def _local(path: Path) -> Weights:
                 where=str(path),
                 fix=f"give the path of {others[0]}, or keep the shards in a folder of their own",
             )
-        return gather(read_openai(path, source=f"OpenAI's form, {name}"))
-    return gather(huggingface_files.read_huggingface(path, source=f"Hugging Face's form, {name}"))
+        return gather(read_openai(path, source=f"OpenAI's form, {name}"), strict=strict)
+    found = huggingface_files.read_huggingface(path, source=f"Hugging Face's form, {name}")
+    return gather(found, strict=strict)

@@ -459,14 +459,12 @@ def top1_changes(found: Observations, names: RunNames, lead: float) -> list[Reas
 
     `lead` is the largest lead of the oracle's token over ours, in logits; 0 if all tokens agree.
     Two errors as large as the largest observed one, ours or Hugging Face's, can swap two logits. A
-    wider lead cannot be lost by rounding.
+    wider lead cannot be lost by rounding. If both sides overflow there is no choice to compare.
     """
-    errors = [
-        found.differences[name, "logits", "oracle"].largest
-        for name in (names.ours, names.huggingface)
-        if (name, "logits", "oracle") in found.differences
-    ]
-    if not lead > 0.0 or all(lead <= 2 * error for error in errors):
+    logits = [found.differences.get((name, "logits", "oracle")) for name in names]
+    seen = [one for one in logits if one is not None]
+    overflow = all(one.status is Status.NONFINITE for one in seen)
+    if not lead > 0.0 or overflow or all(lead <= 2 * one.largest for one in seen):
         return []
     backend, _, dtype = names.ours.removeprefix("ours/").rpartition("/")
     return [

@@ -13,6 +13,7 @@ from itertools import pairwise
 from queue import SimpleQueue
 from typing import Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,7 +94,9 @@ class TapStream:
 
     def _work(self, run: Run) -> None:
         try:
-            with torch.no_grad():  # a setting of the thread, so it is made here
+            # Settings of the thread, so they are made here. NumPy's warnings of infinities would
+            # only repeat the row that reports them.
+            with torch.no_grad(), np.errstate(all="ignore"):
                 run(self._tap)
             self._offers.put(_END)
         except _AbandonedError:

@@ -373,7 +373,7 @@ def exit_code(
     findings: Sequence[Finding] = (),
 ) -> tuple[ExitCode, list[Reason]]:
     """Return the exit code, and every reason why the run is no pass beside its rows."""
-    found = list(reasons)
+    found = list(dict.fromkeys(reasons))  # two modes may have the same
     if dead := [why for block in blocks if (why := block.dead) is not None]:
         found.append(
             Reason(

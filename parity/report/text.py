@@ -187,6 +187,9 @@ def _heading(report: Report) -> RenderableType:
     if "sha256" in weights:
         lines.append(("", f"{weights['revision']}, sha256 {weights['sha256'][:16]}…"))
     lines += [("", _file(file)) for file in weights.get("files", ())]
+    lines += [
+        ("note" if not place else "", note) for place, note in enumerate(weights.get("notes", ()))
+    ]
     inputs = {key: value for key, value in report.inputs.items() if key != "not_run"}
     lines.append(("inputs", ", ".join(f"{key} {value}" for key, value in inputs.items())))
     lines += [

@@ -22,7 +22,8 @@ from transformers import (
 
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.weights import Weights
-from parity.core.runners import build_ours
+from parity.checks.layerwise import layerwise
+from parity.core.runners import build_huggingface, build_ours
 from scratch_gpt.errors import CommandError
 
 SIZES = {"n_layer": 2, "n_embd": 12, "n_head": 3, "vocab_size": 31, "n_positions": 16}
@@ -266,6 +267,59 @@ def test_other_folders_are_rejected_with_a_way_on(case: str, tmp_path: Path) -> 
         load_weights(str(tmp_path / "folder"))
     assert fix in caught.value.fix
     assert caught.value.exit_code == 4
+
+
+def sharp(folder: Path) -> None:
+    """Write weights of which some scores are below Hugging Face's mask of -10,000."""
+    state = dict(PLAIN)
+    for block in range(2):
+        name = f"transformer.h.{block}.attn.c_attn.weight"
+        state[name] = state[name].clone()
+        state[name][:, :24] *= 300
+    write(folder, state)
+
+
+def too_large(folder: Path) -> None:
+    """Write weights whose first MLP gives numbers that float16 does not have."""
+    name = "transformer.h.0.mlp.c_proj.weight"
+    write(folder, {**PLAIN, name: PLAIN[name] * 6e5})
+
+
+@pytest.mark.parametrize(
+    ("build", "dtype", "words"),
+    [
+        (sharp, "float32", "Hugging Face stands alone at h.1.attn.weights"),
+        (too_large, "float16", "both sides overflow at h.0.mlp: float16 cannot hold this model"),
+    ],
+)
+def test_weights_that_a_reference_or_a_dtype_cannot_hold_are_inconclusive(
+    build: Callable[[Path], None], dtype: str, words: str, tmp_path: Path
+) -> None:
+    build(tmp_path)
+    weights = load_weights(str(tmp_path))
+    ids = torch.randint(31, (1, 13), generator=torch.Generator().manual_seed(3))
+    report = layerwise(build_ours(weights), build_huggingface(weights), ids, dtype=dtype)
+    assert any(reason.what.startswith(words) for reason in report.reasons), report.reasons
+    assert report.verdict == "inconclusive"
+    assert [r.tap for r in report.results if r.status == "fail" and r.against == "oracle"] == []
+
+
+def test_the_report_has_the_notes_and_strict_rejects_them(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    write(tmp_path, renamed("module.{}".format), "bin", num_labels=2)
+    checked = ("weights", "--weights", str(tmp_path))
+    text = command(*checked).stdout
+    assert "'module.' removed from 26 names" in text
+    assert "config.json: num_labels ignored" in text
+    rejected = command(*checked, "--strict")
+    assert rejected.returncode == 4
+    assert "strict reading rejects it: 'module.' removed from 26 names" in rejected.stderr
+
+
+def test_strict_accepts_what_hugging_face_writes(tmp_path: Path) -> None:
+    small_model().save_pretrained(tmp_path)
+    assert load_weights(str(tmp_path), strict=True).provenance.notes == ()
 
 
 def change_name(state: State, name: str, how: str) -> None:
