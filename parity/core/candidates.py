@@ -188,12 +188,14 @@ def call(model: nn.Module, inputs: Inputs, tap: TapFunction) -> Tensor:
     """
     given = {"positions": inputs.positions, "attention_mask": inputs.attention_mask}
     parameters = inspect.signature(model.forward).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if inspect.Parameter.VAR_POSITIONAL in kinds and inspect.Parameter.VAR_KEYWORD not in kinds:
+        return logits_of(model(inputs.token_ids, *given.values(), tap=tap))
     others = [name for name in list(parameters)[1:] if name != "tap"]
     chosen: dict[str, Tensor | None] = {}
     for (name, value), spellings in zip(given.items(), (_POSITIONS, _MASK), strict=True):
         accepted = next((spelling for spelling in spellings if spelling in others), None)
-        if accepted is None and open_ended:
+        if accepted is None and value is not None and inspect.Parameter.VAR_KEYWORD in kinds:
             accepted = name
         if accepted is not None:
             chosen[accepted] = value
