@@ -41,6 +41,7 @@ TORCH_NAMES = {
     # training: the engine of derivatives, of several processes, and what makes a run repeatable
     *("torch.func", "torch.func.functional_call", "torch.nn.parallel.DistributedDataParallel"),
     *("torch.distributed", "torch.distributed.init_process_group"),
+    *("torch.distributed.group", "torch.distributed.group.WORLD"),
     *("torch.cuda.device_count", "torch.cuda.set_device"),
     *("torch.distributed.all_reduce", "torch.distributed.broadcast_object_list"),
     *("torch.distributed.destroy_process_group", "torch.manual_seed"),

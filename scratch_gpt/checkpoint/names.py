@@ -158,7 +158,7 @@ class _Name:
         ours = match["ours"]
         for old, new in _OLD_PARTS:
             if old.fullmatch(ours):
-                return cls(name, old.sub(new, ours), prefix, wrappers, ours)
+                return cls(name, re.sub(old, new, ours), prefix, wrappers, ours)
         return cls(name, ours, prefix, wrappers)
 
 
@@ -242,7 +242,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
     if one.dtype != other.dtype:
-        return torch.equal(one.double(), other.double())
+        return torch.equal(one.to(torch.float64), other.to(torch.float64))
     return torch.equal(*(x.contiguous().reshape(-1).view(torch.uint8) for x in (one, other)))
 
 
@@ -347,8 +347,9 @@ def as_float32(name: str, tensor: Tensor, where: str) -> tuple[Tensor, str]:
     if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16):
         return tensor.float(), ""
     kind = str(tensor.dtype).removeprefix("torch.")
-    widened = tensor.float() if not tensor.is_complex() else tensor
-    if tensor.is_complex() or not bool(torch.isfinite(widened).all()):
+    is_real = not kind.startswith("complex")
+    widened = tensor.float() if is_real else tensor
+    if not is_real or not bool(torch.isfinite(widened).all()):
         raise CheckpointError(
             f"{quote(name)} is {kind}, and float32 does not hold all its numbers",
             where=where,

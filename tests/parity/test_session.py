@@ -188,8 +188,8 @@ def test_an_error_replaces_an_older_report(
     check: Check, stand_in: Stand, tmp_path: Path, strictly: Callable[[str], Any]
 ) -> None:
     data, text = tmp_path / "r.json", tmp_path / "r.txt"
-    for file in (data, text):
-        file.write_text("PASS", encoding="utf-8")
+    data.write_text('{"schema_version": 1}', encoding="utf-8")
+    text.write_text("weights  tiny\nPASS  33 of 33 taps", encoding="utf-8")
     stand_in(error_of(InputRejectedError))
     error = check("weights", "--output", str(data), "--output", str(text)).stderr
     assert strictly(data.read_text(encoding="utf-8"))["verdict"] == "error"
