@@ -20,7 +20,7 @@ from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
 from parity.core.results import Mode, Reason, Row, difference_found
 from parity.core.taps import Tap
-from parity.core.tolerances import NARROW_INSIDE, SMALL_TENSOR, Bounds, Precision
+from parity.core.tolerances import SMALL_TENSOR, Bounds, Precision
 from parity.errors import ExitCode
 
 REFERENCES = ("oracle", "huggingface")
@@ -204,10 +204,11 @@ def float64_rows(  # noqa: PLR0913 - one pass, and the rules for it
         plan: The taps to compare.
         backend: Name of our side.
         bounds: The criteria.
-        narrow: Where a narrower dtype enters our side's run; then its rounding is allowed.
+        narrow: The dtype that enters our side's run, if it is narrower, and where. Then errors are
+            allowed as if all of it ran in that dtype: some times those of Hugging Face.
     """
     rows = []
-    bound = bounds.float64 if not narrow else max(bounds.float64, NARROW_INSIDE)
+    allowed = _narrow_bounds(found, narrow, plan, bounds) if narrow else {}
     for tap in plan:
         reference = found.differences.get((names.huggingface, tap.name, "oracle"))
         own = None if reference is None else _finite(reference.relative_largest)
@@ -217,7 +218,9 @@ def float64_rows(  # noqa: PLR0913 - one pass, and the rules for it
                 tap=tap.name,
                 backend=backend,
                 against=against,
-                bound=0.0 if tap.kind.name in EXACT_KINDS else bound,
+                bound=0.0
+                if tap.kind.name in EXACT_KINDS
+                else allowed.get(tap.kind.name, bounds.float64),
                 error_reference=own if against == "oracle" else None,
                 amplification=_amplification(found, names.ours, tap),
             )
@@ -260,10 +263,27 @@ def stands_alone(
     ]
 
 
+def _narrow_bounds(
+    found: Observations, narrow: str, plan: Sequence[Tap], bounds: Bounds
+) -> dict[str, float]:
+    """Return the float64 bound of each kind of tap for a side that computes in a narrower dtype."""
+    unit = f"huggingface/{narrow.partition(' ')[0]}"
+    allowed: dict[str, float] = {}
+    for tap in plan:
+        seen = found.differences.get((unit, tap.name, "oracle"))
+        if seen is not None and math.isfinite(seen.relative_largest):
+            least = allowed.get(tap.kind.name, bounds.float64)
+            allowed[tap.kind.name] = max(least, bounds.quality * seen.relative_largest)
+    if "loss" in allowed:  # one number, whose error may by luck be 0
+        allowed["loss"] = max(allowed["loss"], allowed.get("logits", 0.0))
+    return allowed
+
+
 def narrow_reason(narrow: str) -> Reason:
     """Return the note that a narrower dtype limits how fine the float64 comparison is."""
+    dtype = narrow.partition(" ")[0]
     return Reason(
-        what=f"{narrow}: the float64 comparison is no finer than {NARROW_INSIDE:g}",
+        what=f"{narrow}: the float64 comparison is no finer than Hugging Face's error in {dtype}",
         where="the candidate in float64",
         fix="compute in the input's dtype, or accept that finer errors are not seen",
         code=ExitCode.PASS,

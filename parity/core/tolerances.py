@@ -51,11 +51,6 @@ MEASURED_FLOAT64_NOISE = 2.1e-11
 1.1e-11 in a gradient (of the token embedding, the sum of two paths) at time 512, 2.1e-11 in a
 second moment after steps of two rows of 64."""
 
-NARROW_INSIDE = 1e-5
-"""Float64 bound of a candidate that computes in float32 inside. A float32 softmax in every block of
-the small surrogate makes differences of at most 1.6e-6; layer-norm epsilon, the fault nearest to
-rounding, 3.2e-4."""
-
 MEASURED_SMALLEST_FAULT = 1e-6
 """Smallest float64 difference that an injected fault makes at its own tap: layer-norm epsilon."""
 

@@ -37,7 +37,9 @@ class StrangeGPT(nn.Module):
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         gain, bias = self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
-        return functional.layer_norm(x, x.shape[-1:], gain, bias, self.config.layer_norm_epsilon)
+        fault = 0.1 if self.kind == "float32 softmax and epsilon" else 1.0
+        epsilon = fault * self.config.layer_norm_epsilon
+        return functional.layer_norm(x, x.shape[-1:], gain, bias, epsilon)
 
     def forward(
         self,
@@ -139,7 +141,7 @@ class StrangeGPT(nn.Module):
         scaled = self.kind == "float32 scale and erf"
         root = self.root if scaled else math.sqrt(self.config.head_width)
         scores = here("attn.scores", query @ key.mT / root).masked_fill(~visible, -math.inf)
-        narrow = torch.float32 if self.kind == "float32 softmax" else None
+        narrow = torch.float32 if self.kind.startswith("float32 softmax") else None
         weights = scores.softmax(-1, dtype=narrow).to(query.dtype)
         return here("attn.weights", weights) @ value
 

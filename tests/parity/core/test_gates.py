@@ -18,7 +18,7 @@ from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
 from parity.core.results import Mode, Row
 from parity.core.taps import taps
-from parity.core.tolerances import NARROW_INSIDE, PRECISIONS, SMALL_TENSOR, bounds_for
+from parity.core.tolerances import PRECISIONS, SMALL_TENSOR, bounds_for
 from parity.errors import ExitCode
 
 NAMES = RunNames(ours="ours/plain/x", huggingface="huggingface/x")
@@ -112,13 +112,19 @@ def test_where_ours_differs_too_it_fails_against_both() -> None:
     assert failed == [(COMPUTED, "oracle"), (COMPUTED, "huggingface")]
 
 
-def test_where_a_narrower_dtype_enters_its_rounding_is_allowed() -> None:
-    found = observed({(COMPUTED, "oracle"): gap(1e-7, NARROW_INSIDE)})
-    rows = float64_rows(found, NAMES, PLAN, "x", BOUNDS, narrow="float32 enters at a.py:3")
-    assert {row.status for row in rows if row.against == "oracle"} == {Status.PASS}
-    found = observed({(COMPUTED, "oracle"): gap(1e-7, math.nextafter(NARROW_INSIDE, 1))})
-    rows = float64_rows(found, NAMES, PLAN, "x", BOUNDS, narrow="float32 enters at a.py:3")
-    assert [row.tap for row in rows if row.status is Status.FAIL] == [COMPUTED]
+def test_where_a_narrower_dtype_enters_hugging_faces_error_in_it_is_the_unit() -> None:
+    """That of the same kind of tap, in any block; the loss may have that of the logits."""
+    narrow = "float32 enters at a.py:3"
+    unit = {("huggingface/float32", "h.0.mlp.gelu", "oracle"): gap(1e-7, 2e-6)}
+    unit |= {("huggingface/float32", "logits", "oracle"): gap(1e-7, 3e-6)}
+    unit |= {("huggingface/float32", "loss", "oracle"): gap(0.0)}
+    limits = {COMPUTED: BOUNDS.quality * 2e-6, "loss": BOUNDS.quality * 3e-6, "h.0.ln_1": 1e-9}
+    for tap, limit in limits.items():
+        for error, failing in ((limit, []), (math.nextafter(limit, 1), [tap])):
+            found = observed({(tap, "oracle"): gap(1e-10, error)})
+            found = dataclasses.replace(found, differences={**found.differences, **unit})
+            rows = float64_rows(found, NAMES, PLAN, "x", BOUNDS, narrow=narrow)
+            assert [row.tap for row in rows if row.status is Status.FAIL] == failing
 
 
 @pytest.mark.parametrize("ours", [Status.PASS, Status.NONFINITE])
