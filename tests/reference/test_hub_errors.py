@@ -78,7 +78,7 @@ def test_each_fault_of_the_hub_has_its_sentence(
 @pytest.mark.parametrize("status", [429, 500, 503])
 @pytest.mark.parametrize("kind", ["api", "HEAD", "GET"])
 def test_a_hub_that_always_refuses_is_given_up(
-    kind: str, status: int, serve: Serve, fetch: Fetch, pauses: list[float]
+    kind: str, status: int, fetch: Fetch, pauses: list[float]
 ) -> None:
     """After 20 refusals this hub would serve; the client's pauses are 1, 2, 4, 8 and 8 seconds."""
     with pytest.raises(UnavailableError):
