@@ -85,8 +85,12 @@ def test_a_report_has_what_its_check_gives() -> None:
     }
     report = finished((1, 1), Status.PASS, **given)
     assert given == {name: getattr(report, name) for name in given}
-    assert ["exact", "float64", "end-to-end", "per-op", "published"] == [
-        mode.value for mode in Mode
+    assert [mode.value for mode in Mode] == [
+        "exact",
+        "float64",
+        "end-to-end",
+        "per-op",
+        "published",
     ]
 
 
