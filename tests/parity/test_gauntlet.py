@@ -421,6 +421,12 @@ def test_h16_a_load_report_that_is_not_empty_is_an_error() -> None:
             huggingface.check_load_report({kind: ["h.3.ln_1"], "error_msgs": []})
 
 
-def test_h17_settings_are_restored_after_the_cases_above() -> None:
-    assert torch.get_default_dtype() == torch.float32
-    assert torch.get_float32_matmul_precision() == "highest"
+@pytest.mark.parametrize("case", [name for name in CASES if name.startswith("H17")])
+def test_h17_a_moved_setting_is_moved_back(case: str, outcome: Outcome) -> None:
+    before = (torch.get_default_dtype(), torch.get_float32_matmul_precision())
+    try:
+        assert outcome(CASES[case]) == (CASES[case].code, CASES[case].tap)
+        assert before == (torch.get_default_dtype(), torch.get_float32_matmul_precision())
+    finally:  # for the tests that follow
+        torch.set_default_dtype(before[0])
+        torch.set_float32_matmul_precision(before[1])

@@ -27,6 +27,7 @@ class FakeHub:
     commit: str = COMMIT  # of the only branch, main
     refuse: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     """Status and error code of every answer of a kind: `api`, `HEAD` or `GET`."""
+    refusals: int = -1  # how many answers are refused; -1 for all
     cut: int | None = None  # bytes of a body after which the connection is closed
     cuts: int = -1  # how many bodies are cut; -1 for all
     forgetful: bool = False  # whether the Range header is ignored
@@ -74,7 +75,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(self.hub.mute)
         path = self.path.split("?")[0]
         kind = "api" if path.startswith("/api/") else self.command
-        if refusal := self.hub.refuse.get(kind):
+        if (refusal := self.hub.refuse.get(kind)) and self.hub.refusals:
+            self.hub.refusals -= 1
             self._refuse(*refusal)
         elif path == "/":
             self._send(b"the hub", {})

@@ -114,17 +114,16 @@ def test_taps_of_plain(draw: Draw, watch: Callable[..., Tensor], assert_same: Sa
 
 @pytest.mark.parametrize("replaced", ["scores", "weights"])
 def test_plain_uses_the_taps_result(replaced: str, draw: Draw, assert_same: Same) -> None:
-    """With equal scores or uniform weights, a row is the mean of the visible values."""
+    """The scores are masked after their tap; the weights are used as they are."""
     query, key, value = projections(draw)
-    uniform = torch.ones(5, 5).double().tril()
-    uniform /= uniform.sum(-1, keepdim=True)
-    instead = {"scores": torch.zeros(2, 3, 5, 5).double(), "weights": uniform.expand(2, 3, 5, 5)}
+    instead = draw(2, 3, 5, 5)
 
     def replace(name: str, value: Tensor) -> Tensor:
-        return instead[name] if name == replaced else value
+        return instead if name == replaced else value
 
-    expected = uniform @ value
-    assert_same(expected, plain_attention(query, key, value, tap=replace))
+    visible = instead.exp().tril()
+    weights = visible / visible.sum(-1, keepdim=True) if replaced == "scores" else instead
+    assert_same(weights @ value, plain_attention(query, key, value, tap=replace))
 
 
 @pytest.mark.parametrize("kernel", EAGER)

@@ -105,10 +105,14 @@ def test_nothing_is_copied(model: GPT, ids: Tensor) -> None:
     cache = new_cache(model)
     places = cache.keys.data_ptr(), cache.values.data_ptr()
     model(ids[:, :4], cache=cache)
-    seen = cache.block(1).extended(*torch.zeros(2, 2, 3, 1, 7, dtype=torch.float64))
+    before = [cache.keys[1, :, :, :4].clone(), cache.values[1, :, :, :4].clone()]
+    newest = torch.randn(2, 2, 3, 1, 7, dtype=torch.float64)
+    seen = cache.block(1).extended(*newest)
     assert places == (cache.keys.data_ptr(), cache.values.data_ptr())
     assert [cache.keys[1].data_ptr(), cache.values[1].data_ptr()] == [x.data_ptr() for x in seen]
     assert {(2, 3, 5, 7)} == {tuple(x.shape) for x in seen}
+    for old, new, found in zip(before, newest, seen, strict=True):
+        assert torch.equal(torch.cat([old, new], dim=2), found)
 
 
 FAULTS: dict[str, Callable[[BlockCache, Tensor], None]] = {

@@ -32,12 +32,15 @@ def test_calls_its_taps_in_order(draw: Draw, loud: Loud, watch: Callable[..., Te
 
 @pytest.mark.parametrize("replaced", ["mlp.c_fc", "mlp.gelu", "mlp"])
 def test_uses_the_taps_result(replaced: str, draw: Draw, loud: Loud, assert_same: Same) -> None:
-    """A zeroed inner tap leaves the last bias; a zeroed output leaves zero."""
     layer, x = loud(MLP(21, 84)), draw(2, 5, 21)
+    instead = draw(2, 5, 21 if replaced == "mlp" else 84)
 
-    def silence(name: str, value: Tensor) -> Tensor:
-        return torch.zeros_like(value) if name == replaced else value
+    def replace(name: str, value: Tensor) -> Tensor:
+        return instead if name == replaced else value
 
-    nothing = torch.zeros(2, 5, 21).double()
-    expected = nothing if replaced == "mlp" else nothing + layer.c_proj.bias
-    assert_same(expected, layer(x, silence))
+    rest = {
+        "mlp.c_fc": lambda: layer.c_proj(gelu(instead)),
+        "mlp.gelu": lambda: layer.c_proj(instead),
+        "mlp": lambda: instead,
+    }
+    assert_same(rest[replaced](), layer(x, replace))

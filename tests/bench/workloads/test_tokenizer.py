@@ -119,6 +119,7 @@ def test_growth_is_a_power_of_the_length(
     power: float, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [row for row in TARGETS if row.task.workload == "tokens" and row.figure == "exponent"]
+    assert rows
     monkeypatch.setattr(tokenizer, "_seconds", lambda run: 1e-6 * len(run.args[0]) ** power)
     for row in rows:
         outcome = tokenizer.time_growth(row, Measurement(None, lambda *_: None))

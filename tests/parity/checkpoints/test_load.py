@@ -293,21 +293,32 @@ def test_shards_are_read_to_the_bit(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("file", "change", "words"),
     [
-        lambda shards: (shards / "params_3.npy").unlink(),
-        lambda shards: (shards / "params_shapes.json").unlink(),
-        lambda shards: (shards / "params_3.npy").write_bytes(b""),
-        lambda shards: (shards / "params_shapes.json").write_text("[]"),
-        lambda shards: (shards / "config.json").unlink(),
-        lambda shards: np.save(shards / "params_3.npy", np.zeros(3, np.float32)),
-        lambda shards: np.save(shards / "params_9.npy", np.full(9, np.nan, np.float32)),
+        ("params_3.npy", lambda path: path.unlink(), "params_3.npy"),
+        ("params_shapes.json", lambda path: path.unlink(), "params_shapes.json"),
+        ("params_3.npy", lambda path: path.write_bytes(b""), "params_3.npy"),
+        ("params_shapes.json", lambda path: path.write_text("[]"), "params_shapes.json"),
+        ("config.json", lambda path: path.unlink(), "config.json"),
+        (
+            "params_3.npy",
+            lambda path: np.save(path, np.load(path)[:3]),
+            "the shards hold 71,445 numbers",
+        ),
+        (
+            "params_9.npy",
+            lambda path: np.save(path, np.load(path) * np.float32(np.nan)),
+            "numbers that are NaN",
+        ),
     ],
     ids=["shard", "shapes", "empty", "no shapes", "no heads", "short", "nan"],
 )
-def test_an_unsound_release_is_refused(change: Callable[[Path], object], shards: Path) -> None:
-    change(shards)
-    refusal(shards)
+def test_an_unsound_release_is_refused(
+    file: str, change: Callable[[Path], object], words: str, shards: Path
+) -> None:
+    change(shards / file)
+    error = refusal(shards)
+    assert words in error.what + error.where
 
 
 @pytest.mark.parametrize(

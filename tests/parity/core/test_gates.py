@@ -8,11 +8,17 @@ import pytest
 
 from parity.core.gates import (
     RunNames,
+    explained,
     extra_rows,
     float64_rows,
+    ids_row,
+    narrow_reason,
     overflows,
+    raised_row,
     rounding_rows,
     stands_alone,
+    taps_with_a_part,
+    top1_changes,
 )
 from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
@@ -102,6 +108,16 @@ def test_where_hugging_face_stands_alone_ours_is_not_compared_with_it(own: Diffe
     (reason,) = stands_alone(found, NAMES, rows, -10_001.0)
     assert "Hugging Face masks with -10000, and these weights make a score of -1e+04" in reason.fix
     assert stands_alone(found, NAMES, list(identity(observed({})).values()), -1e5) == []
+
+
+@pytest.mark.parametrize("status", [Status.MISSING, Status.SHAPE, Status.NOT_RUN])
+def test_a_reference_that_was_not_compared_does_not_stand_alone(status: Status) -> None:
+    broken = Difference(status=status, detail="why")
+    found = observed({(COMPUTED, "huggingface"): broken}, {(COMPUTED, "oracle"): broken})
+    rows = identity(found)
+    row = rows[COMPUTED, "huggingface"]
+    assert (row.status, row.detail) == (status, "why")
+    assert stands_alone(found, NAMES, list(rows.values()), -5.0) == []
 
 
 def test_where_ours_differs_too_it_fails_against_both() -> None:
@@ -341,3 +357,85 @@ def test_a_loss_that_is_right_by_luck_sets_no_standard(mode: Mode, status: Statu
     }
     ours = {("loss", "oracle"): gap(32 * FLOAT32.unit, count=1)}
     assert quality(observed(ours, theirs), mode)["loss"].status is status
+
+
+def test_the_criteria_of_a_tap_need_its_kind_and_of_the_loss_the_logits() -> None:
+    by_name = {tap.name: tap for tap in PLAN}
+    needed = [tap.name for tap in taps_with_a_part([by_name["h.1.ln_1"]], PLAN)]
+    assert needed == ["h.0.ln_1", "h.1.ln_1"]
+    needed = [tap.name for tap in taps_with_a_part([by_name["loss"]], PLAN)]
+    assert needed == ["logits", "loss"]
+
+
+@pytest.mark.parametrize(
+    ("lead", "ours", "theirs", "fails"),
+    [
+        (0.0, 0.0, 0.0, False),
+        (0.5, 0.25, 0.25, False),
+        (math.nextafter(0.5, 1), 0.25, 0.25, True),
+        (0.5, 0.25, 0.125, True),
+        (0.5, 0.125, 0.25, True),
+        (math.nan, 0.25, 0.25, False),
+    ],
+)
+def test_a_first_choice_may_differ_where_rounding_explains_it(
+    lead: float, ours: float, theirs: float, *, fails: bool
+) -> None:
+    """A lead that is wider than two of either side's largest errors is a real difference."""
+    found = observed(
+        {("logits", "oracle"): gap(1e-9, ours)}, {("logits", "oracle"): gap(1e-9, theirs)}
+    )
+    reasons = top1_changes(found, NAMES, lead)
+    assert [reason.code for reason in reasons] == [ExitCode.FAIL] * fails
+    assert all("attention plain, torch.x" in reason.where for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "excused", "status", "mismatches", "at"),
+    [
+        ([3, 7, 5], [3, 7, 5], "", Status.PASS, 0, 0),
+        ([3, 7, 5], [3, 8, 6], "", Status.FAIL, 2, 1),
+        ([3, 7, 5], [3, 7], "", Status.FAIL, 1, 0),
+        ([3], [4, 7, 5], "", Status.FAIL, 3, 0),
+        ([3, 7, 5], [3, 7, 6], "a tie", Status.PASS, 1, 2),
+        ([], [3], "", Status.FAIL, 1, 0),
+        ([], [], "", Status.FAIL, 0, 0),
+        ([], [], "a tie", Status.FAIL, 0, 0),
+        ([3], [], "", Status.FAIL, 1, 0),
+    ],
+)
+def test_ids_are_equal_or_excused(  # noqa: PLR0913 - a case
+    ours: list[int], other: list[int], excused: str, status: Status, mismatches: int, at: int
+) -> None:
+    row = ids_row(
+        ours, other, tap="t", backend="b", dtype="float64", against="uncached", excused=excused
+    )
+    assert (row.status, row.error_ours, row.bound) == (status, mismatches, 0.0)
+    assert row.required_tolerance == (0.0 if excused else mismatches)
+    assert (row.shape, row.worst_index, row.detail) == ((len(ours),), (at,), excused)
+    assert row.value_ours == (ours[at] if ours else None)
+    assert row.value_against == (other[at] if other else None)
+    assert (row.tap, row.backend, row.dtype) == ("t", "b", "float64")
+    assert (row.mode, row.against) == (Mode.EXACT, "uncached")
+
+
+def test_an_error_of_ours_is_a_failing_row() -> None:
+    row = raised_row(KeyError("x"), tap="t", backend="b", dtype="float64")
+    assert (row.status, row.detail) == (Status.FAIL, "ours raised KeyError: 'x'")
+    assert explained(row) is row
+
+
+def test_only_a_failing_row_without_a_detail_is_explained() -> None:
+    rows = identity(observed({(COMPUTED, "oracle"): gap(1e-3)}))
+    failing, passing = rows[COMPUTED, "oracle"], rows[COMPUTED, "huggingface"]
+    assert "in float64 it differs from the oracle by 0.001" in explained(failing).detail
+    assert explained(passing) is passing
+
+
+def test_a_narrower_dtype_inside_is_a_note() -> None:
+    reason = narrow_reason("float32 enters at a.py:3")
+    assert reason.code is ExitCode.PASS
+    expected = (
+        f"float32 enters at a.py:3: the float64 comparison is no finer than {NARROW_INSIDE:g}"
+    )
+    assert reason.what == expected

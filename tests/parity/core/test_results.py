@@ -77,6 +77,23 @@ def finished(plan: tuple[int, int], *statuses: Status, **parts: object) -> Repor
     return finish("any", rows=rows, plan=Plan.of({"plain": plan}), **parts)  # type: ignore[arg-type]
 
 
+def test_a_report_has_what_its_check_gives() -> None:
+    given = {
+        "identity": {"weights": {"source": "tiny"}},
+        "environment": {"torch": "2.6"},
+        "summary": "two things",
+    }
+    report = finished((1, 1), Status.PASS, **given)
+    assert given == {name: getattr(report, name) for name in given}
+    assert [mode.value for mode in Mode] == [
+        "exact",
+        "float64",
+        "end-to-end",
+        "per-op",
+        "published",
+    ]
+
+
 def test_a_finding_that_is_a_problem_is_inconclusive() -> None:
     fit = [Finding(name="a", found="x"), Finding(name="b", found="y", fit=True)]
     problem = Finding(name="c", found="z", fit=False)
@@ -184,6 +201,26 @@ def test_the_first_divergence_is_first_in_the_network() -> None:
         assert first.tap == "h.0.attn"
         assert first.suspects == next(t.kind.suspects for t in ALL if t.name == "h.0.attn")
         assert first.row in rows
+
+
+@pytest.mark.parametrize(
+    ("status", "suspects"),
+    [
+        (Status.FAIL, "any operation after h.0.ln_2: the taps between are not shown"),
+        (Status.SHAPE, ""),
+    ],
+    ids=str,
+)
+def test_after_hidden_taps_any_operation_is_suspected(status: Status, suspects: str) -> None:
+    shown = [tap for tap in ALL if not tap.name.startswith("h.1.")]
+    first = first_divergence({"plain": shown}, [row("logits", status)])
+    assert (first.tap, first.suspects) == ("logits", suspects)
+
+
+def test_a_tap_that_another_backend_alone_forms_keeps_its_suspects() -> None:
+    found = row("h.0.attn.scores", Status.FAIL, backend="tiled")
+    first = first_divergence(planned("plain", "tiled"), [found])
+    assert first.suspects == next(t.kind.suspects for t in ALL if t.name == "h.0.attn.scores")
 
 
 @pytest.mark.parametrize("paths", [("plain", "tiled"), ("tiled", "plain")], ids=str)

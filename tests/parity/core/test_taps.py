@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from parity.core.backends import EAGER
 from parity.core.inputs import Inputs
 from parity.core.runners import candidate_run
-from parity.core.taps import NEVER_FORMED, Tap, never_formed, taps, undefined_taps
+from parity.core.taps import NEVER_FORMED, Tap, never_formed, other_shape, taps, undefined_taps
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.kernels import backends
 
@@ -107,6 +107,7 @@ def test_a_tap_is_made_of_its_inputs_alone(backend: str, models: dict[str, GPT])
     """With these held, whatever happens to all other taps, it stays the same to the bit."""
     model = models[backend]
     clean = shown(model, {})
+    assert set(clean) == {tap.name for tap in ALL} - never_formed(backend, 2).keys()
     for tap in (tap for tap in ALL if tap.name in clean and tap.inputs):
         before = list(clean)[: list(clean).index(tap.name)]
         replaced = {
@@ -132,3 +133,36 @@ def test_only_the_two_tables_have_no_inputs() -> None:
     tables = {"embeddings.tokens", "embeddings.positions"}
     assert {tap.name for tap in ALL if not tap.inputs} == tables
     assert all(names.index(name) < place for place, tap in enumerate(ALL) for name in tap.inputs)
+
+
+OTHER_SHAPES = [
+    ("logits", (2, 1, 37), (2, 5, 37), "of the last position alone"),
+    ("logits", (2, 37), (2, 5, 37), "of the last position alone"),
+    ("logits", (2, 37), (2, 1, 37), "shape [2, 37], expected [batch time vocab], here [2, 1, 37]"),
+    (
+        "logits",
+        (2, 5, 44),
+        (2, 5, 37),
+        "7 columns more than the vocabulary; return logits[..., :37",
+    ),
+    ("logits", (2, 5, 30), (2, 5, 37), "shape [2, 5, 30], expected [batch time vocab]"),
+    ("logits", (2, 4, 44), (2, 5, 37), "shape [2, 4, 44], expected [batch time vocab]"),
+    ("logits", (5, 2, 37), (2, 5, 37), "[time batch vocab]; return logits.transpose(0, 1)"),
+    ("logits", (2, 37, 5), (2, 5, 37), "[batch vocab time]; return logits.transpose(1, 2)"),
+    ("logits", (37, 5, 2), (2, 5, 37), "shape [37, 5, 2], expected [batch time vocab]"),
+    (
+        "h.1.attn.scores",
+        (2, 5),
+        (2, 3, 5, 5),
+        "expected [batch head time_q time_k], here [2, 3",
+    ),
+    ("h.0.attn", (2, 1, 21), (2, 5, 21), "expected [batch time feature], here [2, 5, 21]"),
+]
+
+
+@pytest.mark.parametrize(("name", "found", "expected", "words"), OTHER_SHAPES)
+def test_another_shape_is_described(
+    name: str, found: tuple[int, ...], expected: tuple[int, ...], words: str
+) -> None:
+    (tap,) = (tap for tap in ALL if tap.name == name)
+    assert words in other_shape(tap, found, expected)

@@ -3,8 +3,10 @@
 import copy
 import gc
 import random
+import runpy
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,7 +257,27 @@ def test_every_kind_has_its_faults() -> None:
         *(FORWARD_FAULTS, BACKWARD_FAULTS, TRAINING_FAULTS, TOKENIZER_FAULTS, GENERATION_FAULTS),
     )
     assert [len(faults) for faults in kinds] == [18, 14, 23, 18, 25]
-    assert len(FAULTS) == 98
+    assert sorted(name for faults in kinds for name in faults) == sorted(FAULTS)
+
+
+def test_every_fault_is_recorded() -> None:
+    """`record_verdicts.py` has the names of all faults, and no other."""
+    script = runpy.run_path(str(Path(__file__).parents[2] / "record_verdicts.py"))
+    recorded = {
+        of: {name.partition("@")[0] for name in names.split()}
+        for of, names in script["FAULTS"].items()
+    }
+    recorded["training"] |= recorded.pop("dropout")
+    assert recorded == {
+        "layerwise": set(FORWARD_FAULTS),
+        "gradients": set(BACKWARD_FAULTS),
+        "training": set(TRAINING_FAULTS),
+        "generation": set(GENERATION_FAULTS),
+        **{
+            of: {name for name, fault in TOKENIZER_FAULTS.items() if of in fault.of}
+            for of in ("huggingface", "original")
+        },
+    }
 
 
 SINGLE_OPERATION = (

@@ -59,8 +59,11 @@ def test_what_was_not_run_is_said_with_the_reason(report: Report, printed: Print
 
 def test_a_wide_terminal_is_used(printed: Printed) -> None:
     narrow, wide = printed(COLUMNS="100"), printed(COLUMNS="300")
-    assert len(wide.splitlines()) <= len(narrow.splitlines())
-    assert " ".join(wide.split()) == " ".join(narrow.split())
+    assert max(map(len, narrow.splitlines())) <= 100 < max(map(len, wide.splitlines())) <= 300
+    assert len(wide.splitlines()) < len(narrow.splitlines())
+    assert wide.split() == narrow.split()
+    assert printed(COLUMNS="40") == printed(COLUMNS=str(PAGE))
+    assert printed(COLUMNS="wide") == narrow
 
 
 @pytest.mark.parametrize(

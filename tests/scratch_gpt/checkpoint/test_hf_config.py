@@ -97,6 +97,14 @@ def test_a_field_without_effect_is_named_with_its_reason_if_it_is_unusual(name: 
     assert GPTConfig() == GPTConfig.from_huggingface({**sizes, name: "odd"})
 
 
+@pytest.mark.parametrize("name", CHANGES_FUNCTION)
+def test_a_field_that_leaves_the_function_as_it_is_needs_no_note(name: str) -> None:
+    sizes = GPTConfig().to_huggingface()
+    for value in CHANGES_FUNCTION[name][0]:
+        assert ignored({**sizes, name: value}) == []
+        assert GPTConfig() == GPTConfig.from_huggingface({**sizes, name: value})
+
+
 def test_unknown_fields_are_named_together() -> None:
     fields = {**GPTConfig().to_huggingface(), "rotary": True, "n_kv_head": 4}
     assert ignored(fields) == ["config.json: rotary, n_kv_head ignored"]
@@ -111,6 +119,9 @@ def test_sizes_that_are_not_given_are_named() -> None:
     ("field", "value", "shown"),
     [
         ("layer_norm_epsilon", 10**400, "must be a number, got a whole number of 16 digits"),
+        ("layer_norm_epsilon", 2**53, "must be a number, got a whole number of 16 digits"),
+        ("afn", 2**53, "must be text, got a whole number of 16 digits"),
+        ("afn", 2**53 - 1, "must be text, got 9007199254740991"),
         ("layer_norm_epsilon", "1e-5", "must be a number, got '1e-5'"),
         ("n_layer", True, "must be a whole number, got True"),
         ("n_head", 2.0, "must be a whole number, got 2.0"),
@@ -123,7 +134,8 @@ def test_a_value_of_another_type_is_named(field: str, value: object, shown: str)
 
 
 def test_a_whole_number_is_a_float_too() -> None:
-    assert GPTConfig.from_huggingface({"layer_norm_epsilon": 1}).layer_norm_epsilon == 1.0
+    found = GPTConfig.from_huggingface({"layer_norm_epsilon": 1}).layer_norm_epsilon
+    assert (found, type(found)) == (1.0, float)
 
 
 def test_a_bad_value_of_ours_is_named() -> None:

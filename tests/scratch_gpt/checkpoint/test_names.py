@@ -25,6 +25,10 @@ def renamed(rename: Callable[[str], str]) -> State:
     return {rename(name): tensor for name, tensor in drawn().items()}
 
 
+def without(part: str) -> State:
+    return {name: tensor for name, tensor in drawn().items() if part not in name}
+
+
 def with_head(name: str, *, alone: bool = False) -> State:
     state = {f"transformer.{ours}": tensor for ours, tensor in drawn().items()}
     state[name] = state[f"transformer.{EMBEDDING}"].clone()
@@ -121,6 +125,15 @@ ACCEPTED: dict[str, tuple[State, list[str]]] = {
         [", ".join(f"'ema.{name}'" for name in list(WANTED)[:12]) + " and 14 more: not part of "
          "the model, not checked"],
     ),
+    **{
+        f"beside a model without {absent}": (
+            {**renamed("student.{}".format), **{f"t.{n}": t for n, t in without(absent).items()}},
+            ["'student.' removed from 26 names",
+             ", ".join([f"'t.{n}'" for n in WANTED if n != absent][:12]) + " and 13 more: not part "
+             "of the model, not checked"],
+        )
+        for absent in (EMBEDDING, POSITIONS)
+    },
 }  # fmt: skip
 
 
@@ -143,10 +156,6 @@ def test_strict_accepts_only_what_needs_no_note(case: str) -> None:
         find_tensors(state, WANTED, where="a file", strict=True)
 
 
-def without(part: str) -> State:
-    return {name: tensor for name, tensor in drawn().items() if part not in name}
-
-
 def turned() -> State:
     state = drawn()
     return {n: t.T if t.ndim == 2 and "embed" not in n else t for n, t in state.items()}
@@ -162,6 +171,7 @@ REJECTED: dict[str, tuple[State, str, str]] = {
     "missing": (without("h.1.mlp.c_fc.bias"), "1 missing: 'h.1.mlp.c_fc.bias'", "config.json"),
     "no positions": (without(POSITIONS), "1 missing: 'positions_embed.weight'", "config.json"),
     "one block": (without("h.1."), "12 missing", "the file has 1 blocks: check n_layer"),
+    "no block": (without("h."), "24 missing", "check that the file and its config.json belong"),
     "empty": ({}, "none of the 26 tensors is there; it has 0: none at all", "config.json"),
     "head differs": (
         {**drawn(), "lm_head.weight": drawn(2)[EMBEDDING]},
@@ -179,6 +189,11 @@ REJECTED: dict[str, tuple[State, str, str]] = {
         "save the one that you mean alone",
     ),
     "linear layout": (turned(), "6 of another shape", "transpose all matrices"),
+    "one matrix transposed, one cut": (
+        {**turned(), "h.1.mlp.c_fc.weight": drawn()["h.1.mlp.c_fc.weight"][:, :5]},
+        "'h.1.mlp.c_fc.weight' is [6, 5], expected [6, 24]",
+        "check that the file and its config.json belong together",
+    ),
     "leading axis": (
         {n: t[None] if "c_fc.weight" in n else t for n, t in drawn().items()},
         "'h.0.mlp.c_fc.weight' is [1, 6, 24], expected [6, 24]",
@@ -189,6 +204,11 @@ REJECTED: dict[str, tuple[State, str, str]] = {
     "gpt-2": (
         {"wte.weight": torch.ones(29, 6), "h.0.ln_1.weight": torch.ones(6)},
         "missing",
+        "names of GPT-2",
+    ),
+    "gpt-2 alone": (
+        {"wte.weight": torch.randn(29, 6), "ln_f.bias": torch.randn(6)},
+        "none of the 26 tensors is there; it has 2: 'wte.weight', 'ln_f.bias'",
         "names of GPT-2",
     ),
     "adapter": (
@@ -268,5 +288,6 @@ def test_other_dtypes_become_float32(values: list[float], dtype: torch.dtype, no
 @pytest.mark.parametrize("values", [[1e300], [1j]])
 def test_numbers_outside_float32_are_rejected(values: list[complex]) -> None:
     dtype = torch.complex64 if values == [1j] else torch.float64
-    with pytest.raises(CheckpointError, match="float32 does not hold all its numbers"):
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(CheckpointError, match=f"'a' is {kind}, and float32 does not hold all"):
         as_float32("a", torch.tensor(values, dtype=dtype), "a file")

@@ -57,8 +57,9 @@ def test_one_window_does_not_allow_a_token_that_another_excludes() -> None:
 
 
 def test_each_row_has_its_own_text() -> None:
-    rows = forbid_repeated_ngrams(torch.zeros(2, 3), torch.tensor([[0, 1], [2, 2]]), 1)
-    assert rows.tolist() == [[OUT, OUT, 0.0], [0.0, 0.0, OUT]]
+    given = torch.tensor([[0.5, -1.5, 2.5], [3.5, -4.5, 5.5]])
+    rows = forbid_repeated_ngrams(given, torch.tensor([[0, 1], [2, 2]]), 1)
+    assert rows.tolist() == [[OUT, OUT, 2.5], [3.5, -4.5, OUT]]
 
 
 def test_a_temperature_divides() -> None:
@@ -150,10 +151,10 @@ def test_the_rules_are_applied_in_order(draw: Callable[..., Tensor]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_logits_become_float32_first(dtype: torch.dtype) -> None:
-    result = Rules(temperature=0.7, sampled=True).processed(
-        torch.ones(1, 3, dtype=dtype), torch.zeros(1, 1, dtype=torch.long)
-    )
-    assert result.tolist() == (torch.ones(1, 3) / 0.7).tolist()
+    given = torch.tensor([[1.1, -2.3, 0.7]], dtype=dtype)
+    result = Rules(temperature=0.7, sampled=True).processed(given, torch.tensor([[2]]))
+    assert result.dtype is torch.float32
+    assert result.tolist() == (given.float() / 0.7).tolist()
 
 
 REJECTED: list[dict[str, Any]] = [

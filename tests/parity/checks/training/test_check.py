@@ -313,6 +313,7 @@ def test_half_precision_has_a_reference_error_in_both_variants(
         variant: [r.error_reference for r in rows if r.tap.startswith(variant)]
         for variant in VARIANTS
     }
+    assert all(off.values())
     assert all(error is not None and error > 1e-5 for found in off.values() for error in found)
 
 
@@ -368,9 +369,10 @@ def test_fingerprints_change_no_row(right: Report, train_adamw: Train) -> None:
 
 def test_a_step_moves_every_weight(right: Report, fingerprints_of: FingerprintsOf) -> None:
     for found in fingerprints_of(right).values():
-        for place, entry in found.items():
-            if place.startswith("adamw.1.weight"):
-                assert entry.digest != found[place.replace("adamw.1", "adamw.2")].digest
+        places = [place for place in found if place.startswith("adamw.1.weight")]
+        assert len(places) == PARAMETERS
+        for place in places:
+            assert found[place].digest != found[place.replace("adamw.1", "adamw.2")].digest
 
 
 def test_a_fault_in_the_step_moves_no_gradient_before_it(
