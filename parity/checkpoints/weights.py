@@ -1,6 +1,7 @@
 """Weights under our names in float32, with their provenance."""
 
 import dataclasses
+import gc
 import hashlib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -8,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -202,8 +204,9 @@ def gather(found: Checkpoint, *, strict: bool = False) -> Weights:
         state = convert(found.state, config, source=found.side, target=Side.OURS)
     names, dtypes = list(state), {tensor.dtype for tensor in state.values()}
     found.state.clear()  # a half-precision tensor is freed as soon as it is widened
-    one_by_one = ((name, state.pop(name)) for name in names)
-    widened = copy_parallel(lambda named: as_float32(*named, found.source), one_by_one)
+    if dtypes != {torch.float32}:
+        gc.collect()  # torch.load leaves its storages in a cycle of references
+    widened = [as_float32(name, state.pop(name), found.source) for name in names]
     notes += sorted({changed for _, changed in widened if changed})
     if strict and notes:
         raise InputRejectedError(
