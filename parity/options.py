@@ -23,6 +23,9 @@ Exit codes:
   5 environment  70 internal error  130 interrupted  141 closed pipe
 """
 
+LARGEST_REPORT = 128 << 20
+"""Bytes of a report that is read; that of training at full size with fingerprints has a tenth."""
+
 LIST_FAULTS = "list"
 """The value of `--inject-fault` that prints the faults of the verb."""
 
@@ -79,7 +82,9 @@ class LoadOptions(WeightsOption):
 class SeedOption:
     """What random inputs are drawn from."""
 
-    seed: int = option(0, "Seed of the generated inputs.", minimum=0, records=True)
+    seed: int = option(
+        0, "Seed of the generated inputs.", minimum=0, maximum=2**63 - 1, records=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,14 +99,16 @@ class TokenIdsOption:
 
 
 DEFAULT_SEQ_LEN = 512
+MOST = 1_000_000
+"""The largest value of a number of rows, tokens, strings, prompts or steps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchOptions(SeedOption):
     """The shape of seeded token ids."""
 
-    batch_size: int = option(1, "Rows of token ids.", minimum=1)
-    seq_len: int = option(DEFAULT_SEQ_LEN, "Tokens in each row.", minimum=1)
+    batch_size: int = option(1, "Rows of token ids.", minimum=1, maximum=MOST)
+    seq_len: int = option(DEFAULT_SEQ_LEN, "Tokens in each row.", minimum=1, maximum=MOST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,7 +265,7 @@ class TokensOptions(WeightsOption, FaultOption, SeedOption, FingerprintOptions):
         "Text file, or folder of .txt and .md files, instead of a million characters of the "
         "standard library's documentation. May be repeated.",
     )
-    num_strings: int = option(2_000, "Strings to generate.", minimum=0)
+    num_strings: int = option(2_000, "Strings to generate.", minimum=0, maximum=MOST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,12 +297,14 @@ class TrainingOptions(LoadOptions, ModelOptions, BatchOptions, FingerprintOption
       python -m parity.check training --weights tiny --taps "adamw.2.weight.*"
     """
 
-    steps: int = option(3, "Steps of each run.", minimum=2)
-    micro_batches: int = option(2, "Micro-batches that our side accumulates per step.", minimum=1)
+    steps: int = option(3, "Steps of each run.", minimum=2, maximum=MOST)
+    micro_batches: int = option(
+        2, "Micro-batches that our side accumulates per step.", minimum=1, maximum=MOST
+    )
     dropout: bool = option(
         False, "Train with dropout. Both models use the same masks (backend plain only)."
     )
-    seq_len: int = option(64, "Tokens in each row.", minimum=1)
+    seq_len: int = option(64, "Tokens in each row.", minimum=1, maximum=MOST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -319,8 +328,9 @@ class GenerationOptions(
         8,
         "Prompts drawn from the seed, of one token up to all the space there is.",
         minimum=1,
+        maximum=MOST,
     )
-    max_new_tokens: int = option(32, "Tokens to generate for each prompt.")
+    max_new_tokens: int = option(32, "Tokens to generate for each prompt.", minimum=1, maximum=MOST)
     text: str | None = option(
         None, "A prompt instead of drawn ones; needs --vocabulary.", records=True
     )

@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parity.errors import EnvironmentUnfitError, ExitCode, ParityError, UsageError
-from parity.options import LIST_FAULTS, FingerprintOptions, ReportOptions
+from parity.options import LARGEST_REPORT, LIST_FAULTS, FingerprintOptions, ReportOptions
 from scratch_gpt.cli import (
     as_cli_error,
     format_error,
@@ -83,14 +85,64 @@ def run(
 
 
 def _report(options: Asked, load: "Callable[[], Callable[[Asked, Progress], Report]]") -> "Report":
-    """Run the verb. Whatever else prints meanwhile goes to standard error."""
+    """Run the verb. Whatever else prints meanwhile goes to standard error.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed, whatever became of its own exception.
+    """
     from parity.threads import keep_freed_memory, limit_arenas_before_numpy
     from scratch_gpt.progress import progress_bar
 
     limit_arenas_before_numpy()
     keep_freed_memory()
-    with _guarded_output(), progress_bar(quiet=options.quiet) as progress:
-        return load()(options, progress)
+    with (
+        _guarded_output(),
+        _remembering_interrupts() as check_interrupted,
+        progress_bar(quiet=options.quiet) as progress,
+    ):
+
+        def checked(what: str, done: int, total: int) -> None:
+            check_interrupted()
+            progress(what, done, total)
+
+        report = load()(options, checked)
+        check_interrupted()
+        return report
+
+
+@contextlib.contextmanager
+def _remembering_interrupts() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt if Ctrl-C was pressed earlier in the context.
+
+    The exception can get lost in a model's `except:` or a library's `__del__`. The first Ctrl-C
+    prints a line, because a model may compute long before its next tap. The second ends the
+    process at once.
+    """
+    pressed = False
+
+    def note(_signal: int, _frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # print() may be running already
+            os.write(2, b"interrupted: ending at the next tap; press again to end at once\n")
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    # Another handler, or none for a background job, stays; only the main thread can set one.
+    ours = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
@@ -182,6 +234,10 @@ _REPORT_MARKS = (b'"schema_version"', b"\nPASS  ", b"\nFAIL  ", b"\nINCONCLUSIVE
 """What every report has: the first in JSON, one of the others in text."""
 
 
+def _is_report(text: bytes) -> bool:
+    return any(mark in text for mark in _REPORT_MARKS)
+
+
 def _check_replaceable(path: Path) -> None:
     """Require that a report may be written to a path.
 
@@ -203,7 +259,8 @@ def _check_replaceable(path: Path) -> None:
             where=f"--output {path}",
             fix="name a file; without --output the report is printed",
         )
-    if path.stat().st_size and not any(mark in path.read_bytes() for mark in _REPORT_MARKS):
+    size = path.stat().st_size
+    if size and (size > LARGEST_REPORT or not _is_report(path.read_bytes())):
         raise UsageError(
             "the file is no report, and would be lost",
             where=f"--output {path}",

@@ -61,6 +61,7 @@ from parity.options import (
 from parity.session import report_identity
 from reference import published
 from reference.published_token_ids import PUBLISHED
+from scratch_gpt.checkpoint.strict_io import require_memory
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
@@ -76,31 +77,45 @@ def _load(options: LoadOptions, progress: Progress) -> Weights:
     )
 
 
+def _require_room(batch: int, time: int, config: Mapping[str, Any]) -> None:
+    """Require memory for what every check of such ids holds at once.
+
+    In float64 the oracle and another model each hold logits, and in each block scores.
+
+    Raises:
+        EnvironmentUnfitError: This machine has too little.
+    """
+    require_memory(
+        16 * batch * time * max(config["vocab_size"], config["n_head"] * time),
+        f"a batch of {batch:,} rows of {time:,} tokens",
+        where=f"--batch-size {batch} with --seq-len {time}",
+        fix="use smaller ones",
+    )
+
+
 def _inputs(options: ForwardOptions | DoctorOptions, weights: Weights) -> Inputs:
     """Return the token ids of the options.
 
     Raises:
         UsageError: A row is too long for the model, or an id is outside the vocabulary.
+        EnvironmentUnfitError: This machine has too little memory for so many.
     """
     vocab_size, longest = weights.config["vocab_size"], weights.config["n_positions"]
-    if options.token_ids is None:
-        # The default length is shortened for a smaller model; a length that was given is not.
-        time = options.seq_len
-        chosen = inputs.seeded(
-            batch=options.batch_size,
-            time=min(time, longest) if time == DEFAULT_SEQ_LEN else time,
-            vocab_size=vocab_size,
-            seed=options.seed,
-        )
-    else:
-        chosen = inputs.parse(options.token_ids)
-    time, largest = chosen.token_ids.shape[1], int(chosen.token_ids.max())
+    given = None if options.token_ids is None else inputs.parse(options.token_ids)
+    batch, time = (options.batch_size, options.seq_len) if given is None else given.token_ids.shape
+    if given is None and time == DEFAULT_SEQ_LEN:  # a length that was given is not shortened
+        time = min(time, longest)
     if time > longest:
         raise UsageError(
             f"{time} tokens in a row; the model takes {longest}",
             where="--seq-len or --token-ids",
             fix=f"use at most {longest}",
         )
+    _require_room(batch, time, weights.config)
+    chosen = given or inputs.seeded(
+        batch=batch, time=time, vocab_size=vocab_size, seed=options.seed
+    )
+    largest = int(chosen.token_ids.max())
     if not 0 <= int(chosen.token_ids.min()) <= largest < vocab_size:
         raise UsageError(
             f"an id is outside the vocabulary of {vocab_size}",
@@ -324,6 +339,14 @@ def training(options: TrainingOptions, progress: Progress) -> Report:
             where="--seq-len",
             fix=f"use 2 to {longest}: the model takes no more, and one token predicts none",
         )
+    _require_room(options.batch_size, options.seq_len, weights.config)
+    rows = options.steps * options.micro_batches * options.batch_size
+    require_memory(
+        8 * rows * options.seq_len,
+        f"the token ids of {options.steps:,} steps",
+        where="--steps, --micro-batches, --batch-size and --seq-len",
+        fix="use smaller ones",
+    )
     ids = batches(
         steps=options.steps,
         parts=options.micro_batches,

@@ -69,6 +69,21 @@ def read_bytes(path: Path, limit: int) -> bytes:
         return file.read(limit) or b""
 
 
+def require_memory(needed: int, where: str) -> None:
+    """Require a machine with `needed` bytes of memory, free or not.
+
+    Raises:
+        UnavailableError: It has less.
+    """
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return
+    if needed > memory:
+        what = f"the numbers take {needed:,} bytes; this machine has {memory:,} bytes of memory"
+        raise UnavailableError(what, where=where, fix="use another machine")
+
+
 def digest_file(name: str, *parts: bytes | memoryview) -> DigestedFile:
     """Return the digests of a file whose bytes are `parts`, one after another."""
     return _digest(name, sum(memoryview(part).nbytes for part in parts), parts)

@@ -34,6 +34,7 @@ from reference.files import (
     digest_path,
     open_plain,
     read_bytes,
+    require_memory,
     write_bytes,
 )
 
@@ -80,7 +81,7 @@ def read_release(folder: Path, on_file: OnFile | None = None) -> Release:
     Raises:
         RejectedError: A file is missing, superfluous, damaged or of another kind; shards, shapes
             and config disagree; or a number is NaN or infinite.
-        UnavailableError: A file cannot be read.
+        UnavailableError: A file cannot be read, or this machine has too little memory.
     """
     folder = Path(folder)
     _check_names(folder)
@@ -100,6 +101,7 @@ def read_release(folder: Path, on_file: OnFile | None = None) -> Release:
     if total != due:
         what = f"the shards hold {total:,} numbers, the shapes ask for {due:,}"
         raise RejectedError(what, where=str(folder), fix=_WHOLE_FOLDER)
+    require_memory(total * _DTYPE.itemsize, str(folder))
     row = np.empty(total, np.float32)
     files = []
     for shard, part in zip(shards, _split(row, [s.length for s in shards]), strict=True):

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import OpenAIGPTConfig
 
 from parity.checkpoints import torch_file
-from parity.checkpoints.mapping import Side
+from parity.checkpoints.mapping import Side, rows, shape_sizes
 from parity.checkpoints.weights import Checkpoint, FileDigest, Shard, Weights
 from parity.errors import InputRejectedError
 from reference import compat
@@ -216,7 +216,7 @@ def read_huggingface(
     if chosen.suffix != ".json":
         _reader(chosen)  # an unknown suffix is reported before a missing config
     fields = read_config(folder)
-    parts, notes = _parts(chosen)
+    parts, notes = _parts(chosen, _float32_bytes(fields))
     beside = [name for name in FORMS if name != chosen.name and os.path.lexists(folder / name)]
     if path.is_dir() and beside:
         notes.append(f"{', '.join(beside)}: beside {chosen.name}, not read")
@@ -304,13 +304,24 @@ def _choose(folder: Path) -> Path:
     )
 
 
-def _parts(chosen: Path) -> tuple[dict[str, Part], list[str]]:
-    """Return every file's contents by the file's name, and what to report about them."""
+def _float32_bytes(fields: Mapping[str, Any]) -> int:
+    config = checkpoint.config_of(fields).to_huggingface()
+    sizes = shape_sizes(config)
+    return checkpoint.float32_bytes(row.shape(Side.OURS, sizes) for row in rows(config["n_layer"]))
+
+
+def _parts(chosen: Path, needed: int) -> tuple[dict[str, Part], list[str]]:
+    """Return every file's contents by the file's name, and what to report about them.
+
+    The model takes `needed` bytes in float32; far larger files are not read.
+    """
     if chosen.suffix != ".json":
+        strict_io.require_plausible_size([chosen], needed)
         part = _reader(chosen)(chosen)
         return {chosen.name: part}, list(part.notes)
     index = _index(chosen)
     shards = [chosen.parent / name for name in sorted(set(index.values()))]
+    strict_io.require_plausible_size(shards, needed)
     parts = {shard.name: _reader(shard)(shard) for shard in shards}
     notes = [f"{quote(name)}: {note}" for name, part in parts.items() for note in part.notes]
     held = {(tensor, name) for name, part in parts.items() for tensor in part.tensors}

@@ -8,6 +8,7 @@ is opened. The unpacked size of an archive is checked before it is unpacked.
 import hashlib
 import io
 import os
+import pickletools
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -79,6 +80,8 @@ def _check_kind(path: Path, file: BinaryIO, size: int) -> None:
     """Require a file of torch.save that unpacks to no more than its size."""
     head = file.read(32)
     if head.startswith(_LEGACY):
+        file.seek(0)
+        _check_pickles(path, file, 5)  # magic number, version, machine, tensors, names of storages
         return
     if not head.startswith(_ARCHIVE):
         raise _refused(path, "torch.save did not write it", "use safetensors")
@@ -86,12 +89,34 @@ def _check_kind(path: Path, file: BinaryIO, size: int) -> None:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
             names = archive.namelist()
+            for entry in archive.infolist():
+                if entry.filename.endswith("data.pkl") and unpacked <= size + _ROOM:
+                    with archive.open(entry) as pickled:
+                        _check_pickles(path, pickled, 1)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise _refused(path, f"it is no whole archive: {error}", "download it again") from error
     if unpacked > size + _ROOM:
         raise _refused(path, f"it holds {size:,} bytes and unpacks to {unpacked:,}", _CONVERT)
     if any(name.endswith("/constants.pkl") for name in names):
         raise _refused(path, "it is a TorchScript program, not a file of tensors", _CONVERT)
+
+
+_MOST_STEPS = 1_000_000
+"""Operations of a pickle; ten thousand tensors take half of it. One can make 500 bytes."""
+
+
+def _check_pickles(path: Path, file: IO[bytes], count: int) -> None:
+    """Require pickles with few operations, none of which makes a buffer as large as it likes."""
+    try:
+        for _ in range(count):
+            for steps, (code, given, _) in enumerate(pickletools.genops(file)):
+                if steps == _MOST_STEPS:
+                    what = f"its pickle has more than {_MOST_STEPS:,} operations"
+                    raise _refused(path, what, _CONVERT)
+                if code.name == "GLOBAL" and str(given).endswith(" bytearray"):
+                    raise _refused(path, "it holds a bytearray, not only tensors", _CONVERT)
+    except (ValueError, LookupError) as error:
+        raise _refused(path, f"its pickle is damaged: {error}", "download it again") from error
 
 
 def _loaded(path: Path, file: BinaryIO) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Weights under our names in float32, with their provenance."""
 
 import dataclasses
+import gc
 import hashlib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -8,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -150,7 +152,7 @@ class Checkpoint:
         notes: What was left out or ignored, a sentence each.
     """
 
-    state: Mapping[str, Tensor]
+    state: dict[str, Tensor]
     side: Side
     fields: Mapping[str, Any]
     source: str
@@ -173,7 +175,7 @@ def gather(found: Checkpoint, *, strict: bool = False) -> Weights:
     """Return a checkpoint's weights under our names, in float32.
 
     Args:
-        found: The checkpoint.
+        found: The checkpoint; its state is empty afterwards.
         strict: Whether to reject what would be renamed, rounded, left out or ignored.
 
     Raises:
@@ -200,7 +202,11 @@ def gather(found: Checkpoint, *, strict: bool = False) -> Weights:
         state, notes = named.tensors, named.notes + notes
     else:
         state = convert(found.state, config, source=found.side, target=Side.OURS)
-    widened = copy_parallel(lambda named: as_float32(*named, found.source), state.items())
+    names, dtypes = list(state), {tensor.dtype for tensor in state.values()}
+    found.state.clear()  # a half-precision tensor is freed as soon as it is widened
+    if dtypes != {torch.float32}:
+        gc.collect()  # torch.load leaves its storages in a cycle of references
+    widened = [as_float32(name, state.pop(name), found.source) for name in names]
     notes += sorted({changed for _, changed in widened if changed})
     if strict and notes:
         raise InputRejectedError(
@@ -209,12 +215,12 @@ def gather(found: Checkpoint, *, strict: bool = False) -> Weights:
             fix="read it without --strict, or convert it first: python -m parity.convert",
         )
     arrays = (tensor.detach().contiguous().numpy() for tensor, _ in widened)
-    tensors: dict[str, NDArray[np.float32]] = dict(zip(state, arrays, strict=True))
+    tensors: dict[str, NDArray[np.float32]] = dict(zip(names, arrays, strict=True))
     provenance = Provenance(
         source=found.source,
         revision=found.revision,
         sha256=digest(tensors),
-        dtype=", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in state.values()})),
+        dtype=", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)),
         files=tuple(found.files),
         notes=tuple(notes),
         released_config=all(config[name] == RELEASED[name] for name in DECIDES_NUMBERS),

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -92,25 +93,31 @@ SETTINGS = (
 """Every setting that is pinned; general ones come before the special ones that they overwrite."""
 
 
+_PINNING = threading.RLock()
+
+
 @contextlib.contextmanager
 def pinned_settings() -> Iterator[None]:
     """Pin every setting for a context, assert that none was changed in it, and restore all.
+
+    The settings are the process's: a second thread waits until the first has left its context.
 
     Raises:
         EnvironmentUnfitError: A setting was changed in the context, or cannot be read and so not
             be restored.
     """
-    before = [(setting, _read(setting)) for setting in SETTINGS]
-    _refuse([f"{setting.name} was {value}" for setting, value in before if value is _UNREADABLE])
-    try:
-        for setting in SETTINGS:
-            setting.write(setting.wanted)
-        yield
-        assert_settings_pinned()
-    finally:
-        for setting, value in before:
-            if _read(setting) != value:  # an unneeded write of a special one changes the general
-                setting.write(value)
+    with _PINNING:
+        before = [(setting, _read(setting)) for setting in SETTINGS]
+        _refuse([f"{setting.name} was {old}" for setting, old in before if old is _UNREADABLE])
+        try:
+            for setting in SETTINGS:
+                setting.write(setting.wanted)
+            yield
+            assert_settings_pinned()
+        finally:
+            for setting, value in before:
+                if _read(setting) != value:  # an unneeded write of a special one changes others
+                    setting.write(value)
 
 
 def assert_settings_pinned() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from parity.core.fingerprints import DIGITS
 from parity.errors import UsageError
+from scratch_gpt.errors import quote
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,21 +60,31 @@ def seeded(*, batch: int, time: int, vocab_size: int, seed: int) -> Inputs:
     return Inputs(token_ids=torch.from_numpy(ids.reshape(batch, time)).long())
 
 
+_MOST = 10_000_000
+
+
 def parse(text: str) -> Inputs:
     """Return the ids of `text`: numbers separated by commas, rows by semicolons.
 
     `481,4735,544;12,7` is two rows. Shorter rows are padded on the right, and masked.
 
     Raises:
-        UsageError: Something in it is not a whole number, or a row is empty.
+        UsageError: Something in it is not a whole number, a row is empty, or there are too many.
     """
     try:
         rows = [[int(number) for number in row.split(",")] for row in text.split(";")]
-        return from_rows(rows)
+        longest = max(map(len, rows))
+        if len(rows) * longest <= _MOST:
+            return from_rows(rows)
+        raise UsageError(
+            f"{len(rows):,} rows, padded to {longest:,} ids; the limit is {_MOST:,} ids",
+            where="--token-ids",
+            fix="give fewer rows, or rows of similar length",
+        )
     except (ValueError, RuntimeError) as error:  # the latter: no int64 holds it
         raise UsageError(
             f"--token-ids holds something that is not a whole number: {error}",
-            where=f"--token-ids {text!r}",
+            where=f"--token-ids {quote(text)}",
             fix="separate ids by commas and rows by semicolons: 481,4735,544;12,7",
         ) from error
 

@@ -108,6 +108,7 @@ class TapStream:
         self._offers.put((name, value.detach()))
         answer = self._answers.get()
         if answer is _END:
+            self._answers.put(_END)  # for a model that swallows the error and goes on
             raise _AbandonedError
         return value if answer is None else cast("Tensor", answer)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from parity.errors import UsageError
+from scratch_gpt.errors import quote
 
 Code = TypeVar("Code")
 
@@ -71,6 +72,9 @@ def listing(faults: Mapping[str, Fault]) -> str:
     return "; ".join(f"{name} ({entry.what})" for name, entry in faults.items())
 
 
+_MOST_DIGITS = 9
+
+
 def parse(
     text: str,
     kinds: Sequence[type[F]],
@@ -92,12 +96,17 @@ def parse(
     }
     name, at, block = text.partition("@")
     if name not in known:
-        raise UsageError(f"no fault is called {name!r}", where=where, fix=f"use {listing(known)}")
+        raise UsageError(
+            f"no fault is called {quote(name)}", where=where, fix=f"use {listing(known)}"
+        )
     if n_layer is None and at:
         raise UsageError(f"the fault {name} has no block", where=where, fix=f"use {name}")
-    chosen = int(block) if block.isdecimal() else (n_layer or 0) // 2
-    if n_layer is not None and ((at and not block.isdecimal()) or chosen >= n_layer):
+    is_number = block.isdecimal() and len(block) <= _MOST_DIGITS  # int() rejects 4,301 digits
+    chosen = int(block) if is_number else (n_layer or 0) // 2
+    if n_layer is not None and ((at and not is_number) or chosen >= n_layer):
         raise UsageError(
-            f"there is no block {block!r}", where=where, fix=f"use a block from 0 to {n_layer - 1}"
+            f"there is no block {quote(block)}",
+            where=where,
+            fix=f"use a block from 0 to {n_layer - 1}",
         )
     return known[name], chosen

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import logging
+import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,11 @@ def ignored(fields: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def float32_bytes(shapes: Iterable[Sequence[int]]) -> int:
+    """Return the bytes of tensors of these shapes in float32."""
+    return 4 * sum(map(math.prod, shapes))
+
+
 def _missing(fields: Mapping[str, Any]) -> list[str]:
     spelled = {{**ALIASES, "n_ctx": "n_positions"}.get(name, name) for name in fields}
     return [name for name in _SIZES if name not in spelled]
@@ -180,6 +186,7 @@ def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "fused"
     with torch.device("meta"):
         model = GPT(config, backend=backend)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    strict_io.require_plausible_size([folder / WEIGHTS], float32_bytes(wanted.values()))
     found = find_tensors(
         safetensors.read_safetensors(folder / WEIGHTS).tensors,
         wanted,

@@ -120,7 +120,10 @@ def _require_kind(head: bytes, path: Path) -> None:
     elif len(head) < 8:  # noqa: PLR2004 - the length's own bytes
         what = f"it has {len(head)} bytes: too few for a safetensors file"
     elif length > LARGEST_HEADER:
-        what = f"implausible header length {length}: it is not a safetensors file"
+        what = (
+            f"implausible header length {length}, the limit is {LARGEST_HEADER}: it is not a "
+            "safetensors file"
+        )
     else:
         return
     raise CheckpointError(what, where=one_line(path), fix=ADVICE[kind] if kind else _DAMAGED)

@@ -7,11 +7,17 @@ import math
 import os
 import stat
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from scratch_gpt.errors import CheckpointError, UnreadableError, one_line, quote
+from scratch_gpt.errors import (
+    CheckpointError,
+    EnvironmentUnfitError,
+    UnreadableError,
+    one_line,
+    quote,
+)
 
 # Open a file.
 
@@ -68,6 +74,58 @@ def _unopened(path: Path, error: OSError | ValueError) -> CheckpointError:
     return kind(what, where=one_line(path), fix=fix)
 
 
+# Compare a file's size with what is expected, before anything of it is read.
+
+
+_MOST_TIMES = 10
+_ROOM = 1 << 28
+
+
+def require_plausible_size(paths: Iterable[Path], needed: int) -> None:
+    """Require files that are together not far larger than `needed` bytes, and fit in memory.
+
+    A training checkpoint may have the moments too, in float64: six times the bytes of the weights.
+    A path without a file counts nothing; its reader reports it.
+
+    Raises:
+        CheckpointError: They have more than ten times `needed`, and 256 MiB.
+        EnvironmentUnfitError: They have more bytes than this machine has memory.
+    """
+    sizes: dict[Path, int] = {}
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            sizes[path] = path.stat().st_size
+    total, where = sum(sizes.values()), one_line(max(sizes, key=sizes.__getitem__, default=""))
+    if total > (limit := _MOST_TIMES * needed + _ROOM):
+        raise CheckpointError(
+            f"the weights have {total:,} bytes, the limit for this config is {limit:,}: its model "
+            f"takes {needed:,} in float32",
+            where=where,
+            fix="check that file and config.json belong together; save the model's tensors alone",
+        )
+    require_memory(total, f"reading {total:,} bytes", where=where, fix="use another machine")
+
+
+def require_memory(needed: int, what: str, *, where: str, fix: str) -> None:
+    """Require a machine with `needed` bytes of memory; `what` needs at least these.
+
+    Raises:
+        EnvironmentUnfitError: It has less. Whether the memory is free is not tested.
+    """
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return
+    if needed > memory:
+        gib = 1 << 30
+        raise EnvironmentUnfitError(
+            f"{what} takes at least {needed / gib:,.1f} GiB of memory; this machine has "
+            f"{memory / gib:,.1f} GiB",
+            where=where,
+            fix=fix,
+        )
+
+
 # Recognize a file by its first bytes, for a message better than "not safetensors".
 
 
@@ -98,8 +156,11 @@ ADVICE = {
 }
 """What the user can do, by kind."""
 
-LARGEST_HEADER = 100_000_000
-"""Bytes of the largest header of a safetensors file that is read."""
+LARGEST_HEADER = 4_000_000
+"""Bytes of the largest header of a safetensors file that is read: ten thousand tensors take 2 MB.
+
+Parsed, a hostile header takes 24 times its size.
+"""
 
 
 def kind_of_file(first_bytes: bytes) -> str | None:

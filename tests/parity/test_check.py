@@ -13,9 +13,13 @@ import pytest
 import typer
 
 from parity import check as module
+from parity import verbs
+from parity.core import inputs
+from parity.errors import InconclusiveError, UsageError
 from parity.faults.backward import BACKWARD_FAULTS
-from parity.faults.forward import FORWARD_FAULTS
+from parity.faults.forward import FORWARD_FAULTS, ForwardFault
 from parity.faults.generation import GENERATION_FAULTS
+from parity.faults.registry import parse
 from parity.faults.tokenizer import TOKENIZER_FAULTS
 from parity.faults.training import TRAINING_FAULTS
 
@@ -338,3 +342,88 @@ def test_it_runs_from_an_archive(
 def test_the_archive_is_what_ran(command: Callable[..., Any], archive: Path) -> None:
     ran = command("weights", "--format", "none", "--debug", python=["-P", str(archive)])
     assert (ran.returncode, f"{archive}/parity/session.py" in ran.stderr) == (2, True)
+
+
+# Numbers.
+
+
+NUMBERS = [
+    (verb, "--" + str(parameter.name).replace("_", "-"))
+    for verb, command in typer.main.get_command(module.app).commands.items()
+    for parameter in command.params
+    if getattr(parameter.type, "name", "").startswith(("int", "float"))
+]
+"""Every option that takes a number, by its verb."""
+
+
+def test_there_are_numbers() -> None:
+    assert {"--seed", "--steps", "--batch-size", "--max-new-tokens"} <= {
+        name for _, name in NUMBERS
+    }
+
+
+@pytest.mark.parametrize(("verb", "name"), NUMBERS)
+def test_every_number_has_limits(
+    verb: str, name: str, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are rejected before anything is loaded; only a seed may be so large."""
+
+    def ran(*_arguments: object) -> None:
+        raise InconclusiveError("it ran", where="here", fix="nothing")
+
+    monkeypatch.setattr(verbs, verb, ran)
+    for text in (
+        "0",
+        "-1",
+        "1000000000",
+        f"{10**18}",
+        "1" + "0" * 400,
+        "9" * 5000,
+        "nan",
+        "inf",
+        "",
+    ):
+        result = check(verb, name, text)
+        allowed = text == "0" or (name == "--seed" and len(text) in (10, 19))
+        assert result.exit_code in ((2, 3) if allowed else (2,)), (text, result.output)
+        assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("block", ["9" * 5000, "-1", "1e3", "nan", "", "1000000000", "4", "0x1"])
+def test_no_block_has_a_strange_number(block: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(f"erf-gelu@{block}", [ForwardFault], n_layer=4)
+    assert len(error.value.what) < 120
+
+
+@pytest.mark.parametrize(
+    "ids",
+    ["1" + "0" * 400, "9" * 5000, "nan", "-1", "1,,2", ";".join("1" * 20_000) + ",1" * 20_000],
+)
+def test_strange_token_ids_are_usage_errors(ids: str, check: Check) -> None:
+    for verb in ("layerwise", "generation", "doctor"):
+        result = check(verb, "--weights", "tiny", "--token-ids", ids)
+        assert result.exit_code == 2, result.output
+        assert len(result.stderr) < 1000
+
+
+@pytest.mark.parametrize("verb", ["layerwise", "gradients", "doctor", "training"])
+def test_a_batch_that_memory_cannot_hold_is_not_made(
+    verb: str, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "seeded", lambda **_named: pytest.fail("it was made"))
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096}.get(name, 1 << 22))
+    result = check(verb, "--weights", "tiny", "--batch-size", "1000000", "--seq-len", "8")
+    assert result.exit_code == 5, result.output
+    assert "GiB of memory; this machine has 16.0 GiB" in result.stderr
+    assert "--batch-size" in result.stderr
+
+
+def test_steps_that_memory_cannot_hold_are_not_made(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "seeded", lambda **_named: pytest.fail("they were made"))
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096}.get(name, 1 << 22))
+    result = check("training", "--weights", "tiny", "--steps", "1000000", "--micro-batches", "900")
+    assert result.exit_code == 5, result.output
+    assert "the token ids of 1,000,000 steps takes at least" in result.stderr

@@ -1,6 +1,8 @@
 """How a run ends: exit codes, errors in three lines, and where reports are written."""
 
 import io
+import os
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -235,6 +237,110 @@ def test_an_error_that_cannot_be_printed_keeps_its_code(
     stand_in(error_of(InputRejectedError))
     monkeypatch.setattr(sys, "stderr", broken_stream)
     assert run_weights(WeightsOptions()) == 4
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "full", "huge", "foreign"])
+def test_what_is_no_report_is_not_replaced(
+    kind: str, check: Check, stand_in: Stand, tmp_path: Path
+) -> None:
+    """It is found out at once: nothing waits for a pipe or reads five gigabytes."""
+    stand_in(AssertionError("the verb ran"))
+    path = {"zero": Path("/dev/zero"), "full": Path("/dev/full")}.get(kind, tmp_path / "r.json")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "huge":
+        path.touch()
+        os.truncate(path, 5 << 30)
+    elif kind == "foreign":
+        path.write_text('{"model": "mine"}', encoding="utf-8")
+    before = path.stat()
+    result = check("weights", "--output", str(path))
+    assert result.exit_code == (2 if kind in ("huge", "foreign") else 5)
+    assert f"--output {path}" in result.stderr
+    assert (before.st_size, before.st_ino) == (path.stat().st_size, path.stat().st_ino)
+
+
+def test_a_full_disk_leaves_the_old_report(
+    check: Check, stand_in: Stand, report: Report, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.json"
+    file.write_text('{"schema_version": 1}', encoding="utf-8")
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def outcome() -> Report:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
+        return report
+
+    stand_in(outcome)
+    try:
+        result = check("weights", "--output", str(file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert (result.exit_code, "could not be written" in result.stderr) == (5, True)
+    assert file.read_text(encoding="utf-8") == '{"schema_version": 1}'
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+INTERRUPTING = """
+import os, signal, threading
+from scratch_gpt import GPT
+
+class Interrupting(GPT):
+    in_main, left = {in_main}, 1
+
+    def forward(self, token_ids, positions=None, attention_mask=None, *, tap):
+        try:
+            main = threading.current_thread() is threading.main_thread()
+            if main == Interrupting.in_main and Interrupting.left:
+                Interrupting.left = 0
+                {act}
+        except BaseException:
+            pass
+        return super().forward(token_ids, positions, attention_mask, tap=tap)
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def build(config, weights):
+    model = Interrupting(config)
+    model.load_state_dict(weights)
+    return model
+"""
+PRESS = "os.kill(os.getpid(), signal.SIGINT)"
+WITH_CTRL_C = """
+import signal
+from parity.check import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("in_main", "act"),
+    [
+        (True, PRESS),
+        (True, "Dying()"),
+        (False, PRESS),
+        (False, PRESS + "; __import__('time').sleep(1)"),
+    ],
+    ids=["swallowed", "swallowed by __del__", "in a pass", "while it computes"],
+)
+def test_a_lost_interrupt_ends_the_run(
+    in_main: bool,  # noqa: FBT001 - a parameter of the test
+    act: str,
+    command: Callable[..., Any],
+    candidate: Callable[..., str],
+) -> None:
+    file = candidate(INTERRUPTING.format(in_main=in_main, act=act))
+    arguments = ("layerwise", "--weights", "tiny", "--seq-len", "4", "--candidate", file)
+    result = command(*arguments, python=("-c", WITH_CTRL_C))
+    assert (result.returncode, result.stdout) == (130, ""), result.stderr
+    first, *rest = result.stderr.splitlines()
+    assert first.startswith("interrupted: ending at the next tap") or "__del__" in first
+    assert "error: interrupted" in rest
+    assert "interrupted: ending at the next tap" in result.stderr
 
 
 WITHOUT_JSON: dict[str, dict[str, Any]] = {

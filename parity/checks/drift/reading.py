@@ -16,6 +16,7 @@ from parity.core.metrics import Status
 from parity.core.results import SCHEMA_VERSION, Mode, Verdict, verdict_for
 from parity.core.tolerances import Bounds
 from parity.errors import ExitCode, InputRejectedError, UsageError, mapped_errors
+from parity.options import LARGEST_REPORT
 from scratch_gpt.checkpoint import strict_io
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.progress import Progress
@@ -80,8 +81,10 @@ class Document:
     def sizes(self, key: str) -> tuple[int, ...]:
         """Return a list of whole numbers."""
         found = self._of(key, list)
-        if any(type(entry) is not int for entry in found):
-            raise self.error(f"{self._named(key)} is no list of whole numbers")
+        if any(type(entry) is not int or abs(entry) > _MOST for entry in found):
+            raise self.error(f"{self._named(key)} is no list of whole numbers below 2**62")
+        if len(found) > _MOST_AXES:
+            raise self.error(f"{self._named(key)} has more than {_MOST_AXES} numbers")
         return tuple(found)
 
     def texts(self) -> dict[str, str]:
@@ -116,6 +119,8 @@ _UNDERFLOW = 1e-150
 
 _MOST = 1 << 62
 """Elements of a tensor, at most."""
+
+_MOST_AXES = 64
 
 
 def read_fingerprints(whole: Document) -> Iterator[Fingerprint]:
@@ -224,9 +229,6 @@ class Run:
         return found
 
 
-LARGEST = 128 << 20
-"""Bytes of a report, at most; that of training at full size with all fingerprints has a tenth."""
-
 _OUTCOMES = {"ties", "not_run"}
 """Entries of `inputs` that are results of a run."""
 
@@ -251,10 +253,10 @@ def read_report(path: Path) -> Evidence:
 def _document(path: Path) -> Document:
     """Return the file's object, if it is a report of this schema."""
     with mapped_errors(), open_regular(path) as file:
-        text = file.read(LARGEST + 1) or b""
+        text = file.read(LARGEST_REPORT + 1) or b""
     empty = Document({}, path)
-    if len(text) > LARGEST:
-        raise empty.error(f"it has more than {LARGEST:,} bytes")
+    if len(text) > LARGEST_REPORT:
+        raise empty.error(f"it has more than {LARGEST_REPORT:,} bytes")
     try:
         found = strict_io.load_strict_json(text)
     except ValueError as error:

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 import parity.checkpoints.weights
-from parity.checkpoints import load
+from parity.checkpoints import huggingface_files, load
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.mapping import Side, convert
 from parity.checkpoints.weights import Standing, Weights, digest
 from parity.errors import ExitCode, ParityError, UsageError
-from reference import openai_release, published
+from reference import compat, openai_release, published
 from reference.errors import RejectedError, UnavailableError
 from reference.files import digest_path
 from reference.hub import FetchedFolder
-from scratch_gpt import GPTConfig
+from scratch_gpt import GPT, GPTConfig
 
 Listed = Sequence[NDArray[np.float32]]
 COMMIT = "1e0d4f3028acbffb47fe933cea64619c5ec1a002"
@@ -390,3 +390,125 @@ def test_what_was_meant_as_a_release_is_read_as_one(name: str, tmp_path: Path) -
     (tmp_path / name).write_bytes(b"")
     assert load.is_openai_folder(tmp_path)
     assert "params_" in refusal(tmp_path).what
+
+
+# Memory.
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+
+from parity.checkpoints.load import load_weights
+
+
+def memory(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) << 10
+
+
+load_weights("tiny")
+before = memory("VmRSS:")
+for form in sys.argv[1:]:
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    load_weights(form)
+    print(memory("VmHWM:") - before)
+"""
+
+
+def write_forms(folder: Path) -> None:
+    """Write one random model of 65 MB in every form that is read."""
+    config = GPTConfig(vocab_size=3000, n_positions=64, n_embd=512, n_layer=5, n_head=8)
+    model = GPT(config)
+    drawn = torch.Generator().manual_seed(7)
+    state = {n: torch.randn(p.shape, generator=drawn) for n, p in model.named_parameters()}
+    halves = [dict(list(state.items())[place::2]) for place in range(2)]
+    places = {name: f"part-{place}.safetensors" for place in range(2) for name in halves[place]}
+    fields = config.to_huggingface()
+    for form in ("safetensors", "archive", "legacy", "half", "index", "openai"):
+        (folder / form).mkdir()
+        (folder / form / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    save_file(state, folder / "safetensors/model.safetensors")
+    half = {name: tensor.half() for name, tensor in state.items()}
+    torch.save(state, folder / "archive/pytorch_model.bin")
+    torch.save(state, folder / "legacy/pytorch_model.bin", _use_new_zipfile_serialization=False)
+    torch.save(half, folder / "half/pytorch_model.bin")
+    for place, part in enumerate(halves):
+        save_file(part, folder / f"index/part-{place}.safetensors")
+    index = json.dumps({"weight_map": places})
+    (folder / "index/model.safetensors.index.json").write_text(index, encoding="utf-8")
+    released = convert(state, fields, source=Side.OURS, target=Side.RELEASE)
+    arrays = [tensor.numpy() for tensor in released.values()]
+    openai_release.write_release(folder / "openai", arrays, config=fields)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.skipif(not compat.unpickles_safely(), reason="two of the forms are refused")
+def test_reading_takes_less_than_three_times_the_file(
+    tmp_path: Path, python: Callable[..., Any]
+) -> None:
+    write_forms(tmp_path)
+    forms = sorted(tmp_path.iterdir())
+    found = python("-c", MEASURED, *forms).stdout.split()
+    peaks = dict(zip(forms, map(int, found), strict=True))
+    for form, peak in peaks.items():
+        size = sum(path.stat().st_size for path in form.iterdir())
+        assert 0.9 * size < peak < 3 * size, (form.name, peak / size)
+
+
+def spread(path: Path, size: int) -> None:
+    """Make a file as large as that; nothing is written, so it takes no space."""
+    with path.open("ab") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "index"])
+def test_a_file_far_larger_than_its_model_is_not_read(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = {
+        suffix: lambda _path: pytest.fail("it was read") for suffix in (".safetensors", ".bin")
+    }
+    monkeypatch.setattr(huggingface_files, "READERS", readers)
+    if name == "index":
+        (folder / "model.safetensors").rename(folder / "a.safetensors")
+        spread(folder / "a.safetensors", 200 << 20)
+        spread(folder / "b.safetensors", 200 << 20)
+        index = {"weight_map": {"h.0.a": "a.safetensors", "h.0.b": "b.safetensors"}}
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index), encoding="utf-8")
+    else:
+        (folder / "model.safetensors").rename(folder / name)
+        spread(folder / name, 100 << 30)
+    error = error_of(str(folder))
+    assert error.exit_code is ExitCode.REFUSED
+    assert "bytes, the limit for this config is" in error.what
+
+
+def test_more_bytes_than_memory_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", lambda _name: 300)  # 300 pages of 300 bytes
+    error = error_of(str(folder))
+    assert error.exit_code is ExitCode.ENVIRONMENT
+    assert "this machine has" in error.what
+
+
+def test_shards_of_more_bytes_than_memory_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards, shapes and config agree on a model of 77 GB."""
+    sizes = {"n_positions": 8, "vocab_size": 20, "n_embd": 40_000, "n_layer": 1}
+    shapes = openai_release.gpt_shapes(**sizes)
+    (tmp_path / "params_shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
+    fields = GPTConfig(**sizes, n_head=8).to_huggingface()
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    total = openai_release.count_parameters(shapes)
+    for place in range(10):
+        length = total // 10 + (total % 10 if place == 9 else 0)
+        header = openai_release.npy_header(length)
+        (tmp_path / f"params_{place}.npy").write_bytes(header)
+        spread(tmp_path / f"params_{place}.npy", len(header) + 4 * length)
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096}.get(name, 1 << 22))
+    error = error_of(str(tmp_path))
+    assert error.exit_code is ExitCode.ENVIRONMENT
+    assert "76,806,560,000 bytes; this machine has 17,179,869,184" in error.what

@@ -83,6 +83,28 @@ def test_both_forms_are_read_bit_for_bit(
     assert digest.size == path.stat().st_size
 
 
+class Buffer:
+    """Makes a buffer of 8 GB when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return bytearray, (1 << 33,)
+
+
+@SAFE_TORCH
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "legacy"])
+@pytest.mark.parametrize("bomb", ["buffer", "lists"])
+def test_a_pickle_that_grows_is_not_loaded(
+    bomb: str, *, archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte of it can make an object of 56 bytes, a few a buffer of any size."""
+    monkeypatch.setattr(torch, "load", lambda *_all, **_named: pytest.fail("it was loaded"))
+    path = tmp_path / "model.bin"
+    held = Buffer() if bomb == "buffer" else [[] for _ in range(600_000)]
+    torch.save({"a": held}, path, _use_new_zipfile_serialization=archive)
+    wanted = "it holds a bytearray" if bomb == "buffer" else "has more than 1,000,000 operations"
+    assert wanted in refused(path)
+
+
 @pytest.mark.parametrize("variable", ["0", "1"])
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "legacy"])
 def test_a_command_is_not_run(

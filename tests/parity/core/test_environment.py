@@ -1,17 +1,23 @@
 """Settings of torch that change numbers, versions, and the digest of the code."""
 
 import contextlib
+import copy
 import getpass
 import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
 
+from parity import layerwise
 from parity.core import environment as module
 from parity.core.environment import (
     PACKAGES,
@@ -23,8 +29,11 @@ from parity.core.environment import (
     package_folders,
     pinned_settings,
 )
+from parity.core.lockstep import TapFunction
+from parity.core.results import Mode, Report
 from parity.errors import EnvironmentUnfitError, ExitCode
 from reference import compat
+from scratch_gpt import GPT
 
 HAS_FP32_PRECISION = compat.sets_precision_of_onednn()
 """Where a precision can be set for each library, and under several names."""
@@ -292,3 +301,40 @@ def test_the_digest_has_the_version_before_it(monkeypatch: pytest.MonkeyPatch) -
     assert found is not None
     monkeypatch.setattr(compat.metadata, "version", lambda _name: "1.2.3")
     assert code_digest() == f"gpt1-parity 1.2.3, sha256 {digest(found)}"
+
+
+class Slow(nn.Module):
+    """Our model, which calls a function first."""
+
+    def __init__(self, model: GPT, begin: Callable[[], object]) -> None:
+        super().__init__()
+        self.model, self.begin = model, begin
+
+    def forward(self, token_ids: Tensor, tap: TapFunction) -> Tensor:
+        self.begin()
+        return self.model(token_ids, tap=tap)
+
+
+def test_two_checks_at_once_do_not_disturb_each_other(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor
+) -> None:
+    """Without an order the first would restore the settings while the second computes."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    settings = [setting.read() for setting in SETTINGS]
+    began, other = threading.Event(), threading.Event()
+
+    def check(mine: threading.Event, others: threading.Event) -> Report:
+        model = Slow(copy.deepcopy(ours), lambda: (mine.set(), others.wait(0.3)))
+        return layerwise(model, theirs, token_ids, modes=[Mode.FLOAT64])
+
+    try:
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(check, began, other)
+            assert began.wait(60)
+            second = pool.submit(check, other, threading.Event())
+            reports = [first.result(), second.result()]
+        assert [report.verdict for report in reports] == ["pass", "pass"]
+        assert settings == [setting.read() for setting in SETTINGS]
+    finally:
+        torch.set_float32_matmul_precision(before)

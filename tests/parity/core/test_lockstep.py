@@ -533,3 +533,20 @@ def test_a_capture_raises_for_a_name_shown_twice_and_what_the_run_raises() -> No
         capture(lambda tap: (tap("a", numbers()), tap("a", numbers())))
     with pytest.raises(ValueError, match="too wide"):
         capture(breaks)
+
+
+def test_a_model_that_swallows_the_end_is_ended() -> None:
+    """It shows tap after tap, whatever is raised at them."""
+    raised = []
+
+    def run(tap: Show) -> None:
+        for name in "abc":
+            try:
+                tap(name, torch.ones(2))
+            except BaseException as error:  # noqa: BLE001 - as a model may
+                raised.append(type(error).__name__)
+
+    taps = TapStream(run)
+    assert next(taps)[0] == "a"
+    taps.close()
+    assert raised == ["_AbandonedError"] * 3

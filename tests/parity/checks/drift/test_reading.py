@@ -244,9 +244,9 @@ def test_a_real_sketch_is_accepted(made: Made, put: Put) -> None:
 
 def test_a_file_too_large_is_refused(made: Made, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     file = put(made.report())
-    monkeypatch.setattr(reading, "LARGEST", file.stat().st_size)
+    monkeypatch.setattr(reading, "LARGEST_REPORT", file.stat().st_size)
     assert read_report(file).check == "layerwise"
-    monkeypatch.setattr(reading, "LARGEST", file.stat().st_size - 1)
+    monkeypatch.setattr(reading, "LARGEST_REPORT", file.stat().st_size - 1)
     with pytest.raises(InputRejectedError, match="more than"):
         read_report(file)
 
