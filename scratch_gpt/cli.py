@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from scratch_gpt.errors import CommandError, EnvironmentUnfitError, ExitCode, file_system_error
+from scratch_gpt.errors import (
+    CommandError,
+    EnvironmentUnfitError,
+    ExitCode,
+    file_system_error,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -54,7 +60,7 @@ def as_cli_error(error: BaseException) -> CommandError:
     if isinstance(error, OSError):
         return file_system_error(error)
     return CommandError(
-        f"{type(error).__name__}: {error}",
+        f"{type(error).__name__}: {' '.join(str(error).split())}",
         where="inside this program",
         fix="run it again with --debug and report the traceback",
     )
@@ -79,9 +85,11 @@ def print_error(what: str, where: str, fix: str) -> None:
             discard_buffer(sys.stderr)
 
 
-def one_line(text: str) -> str:
-    """Return the text in one line, with spaces for the characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def print_traceback(error: BaseException) -> None:
+    """Print an error's traceback; its lines may hold names from files."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    with contextlib.suppress(OSError, AttributeError):  # stderr is closed
+        sys.stderr.write("".join(f"{one_line(line)}\n" for line in lines))
 
 
 # Applications.
@@ -103,11 +111,16 @@ def typer_app(name: str, text: str | None = None) -> typer.Typer:
 def run_app(app: typer.Typer) -> None:
     """Run an application with the arguments of this process, and exit.
 
-    Click prints help and rejects options itself. If its output is closed, it would exit with the
+    Typer prints help and rejects options itself. If its output is closed, it would exit with the
     code of a real difference.
     """
     try:
-        app(prog_name=f"python -m {app.info.name}")
+        try:
+            code = app(prog_name=f"python -m {app.info.name}", standalone_mode=False)
+        except typer.TyperException as error:
+            error.message = "\n".join(map(one_line, error.message.splitlines()))  # what was typed
+            error.show()  # type: ignore[attr-defined]  # every one that the parser raises has it
+            code = error.exit_code
     except OSError as error:
         discard_buffer(sys.stdout)
         print_error(
@@ -119,6 +132,7 @@ def run_app(app: typer.Typer) -> None:
         if type(sys.stdout).__name__ == "PacifyFlushWrapper":
             raise SystemExit(ExitCode.CLOSED_PIPE) from ended
         raise
+    raise SystemExit(code)
 
 
 def run_reporting_errors(
@@ -139,7 +153,7 @@ def run_reporting_errors(
     except Exception as error:  # noqa: BLE001 - every error has an exit code
         coded = as_cli_error(error)
         if debug:
-            traceback.print_exception(error)
+            print_traceback(error)
         print_error(coded.what, coded.where, coded.fix)
         return int(coded.exit_code)
 

@@ -25,8 +25,9 @@ from reference.files import digest_path
 from scratch_gpt.checkpoint import checkpoint
 from scratch_gpt.checkpoint.atomic import replace_folder
 from scratch_gpt.checkpoint.checkpoint import other_weight_files
-from scratch_gpt.cli import one_line, render_rich
+from scratch_gpt.cli import render_rich
 from scratch_gpt.config import GPTConfig
+from scratch_gpt.errors import one_line
 from scratch_gpt.progress import Progress
 
 
