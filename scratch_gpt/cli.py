@@ -6,6 +6,7 @@ Nothing here imports torch at module level.
 import contextlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -156,6 +157,24 @@ def run_reporting_errors(
             print_traceback(error)
         print_error(coded.what, coded.where, coded.fix)
         return int(coded.exit_code)
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, so that unfinished files are removed.
+
+    A signal that is ignored, as under nohup, or has a handler stays as it is.
+    """
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [signal.Signals[name] for name in names]
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 # Output.
