@@ -113,8 +113,13 @@ def run_app(app: typer.Typer) -> None:
     """Run an application with the arguments of this process, and exit.
 
     Typer prints help and rejects options itself. If its output is closed, it would exit with the
-    code of a real difference.
+    code of a real difference. Python -OO removes the docstrings: the help of every command, and what
+    transformers reads when it is imported.
     """
+    if sys.flags.optimize > 1:
+        what = "Python removes docstrings here, which the help and transformers need"
+        print_error(what, "python -OO, or PYTHONOPTIMIZE=2", "use -O or neither")
+        raise SystemExit(ExitCode.ENVIRONMENT)
     try:
         try:
             code = app(prog_name=f"python -m {app.info.name}", standalone_mode=False)
