@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -60,12 +61,23 @@ def as_cli_error(error: BaseException) -> CommandError:
         )
     if isinstance(error, OSError):
         return file_system_error(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(Path(frame.filename).parts[-2:] == _HUB_SETTINGS for frame in frames):
+        given = ", ".join(name for name in os.environ if name.startswith("HF_"))
+        return EnvironmentUnfitError(
+            f"a setting of Hugging Face's hub cannot be read: {error}",
+            where=f"the environment variables {given}",
+            fix="correct or unset the one that is wrong; HF_ENDPOINT is an address",
+        )
     return CommandError(
         f"{type(error).__name__}: {' '.join(str(error).split())}",
         where="inside this program",
         fix="run it again with --debug and report the traceback",
     )
 
+
+_HUB_SETTINGS = ("huggingface_hub", "constants.py")
+"""The file that reads environment variables, and fails on import for one that it cannot use."""
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")
 """Messages of torch in place of a `MemoryError`."""
@@ -113,8 +125,8 @@ def run_app(app: typer.Typer) -> None:
     """Run an application with the arguments of this process, and exit.
 
     Typer prints help and rejects options itself. If its output is closed, it would exit with the
-    code of a real difference. Python -OO removes the docstrings: the help of every command, and what
-    transformers reads when it is imported.
+    code of a real difference. Python -OO removes the docstrings: the help of every command, and
+    what transformers reads when it is imported.
     """
     if sys.flags.optimize > 1:
         what = "Python removes docstrings here, which the help and transformers need"
@@ -224,7 +236,7 @@ def print_stdout(text: str, *, fix: str = _ELSEWHERE) -> None:
         raise EnvironmentUnfitError(
             "the output could not be written: there is no standard output",
             where="standard output",
-            fix="use --quiet, with --output for the report",
+            fix="give it one, for example > output.txt",
         )
     encoding = sys.stdout.encoding or "utf-8"
     with reporting_write_errors("standard output", fix=fix):
