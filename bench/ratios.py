@@ -89,16 +89,31 @@ def selected(options: BenchOptions, rows: Sequence[Target] = TARGETS) -> list[Ta
     return found
 
 
+_PICTURES = (".svg", ".png", ".pdf")
+_RUN_MARK = b'"outcomes"'
+
+
 def _check_places(options: BenchOptions) -> None:
     """Require, before anything is measured, files that can be written.
 
     Raises:
         EnvironmentUnfitError: One cannot be written, or a picture needs matplotlib.
+        UsageError: Something there is no run, and would be lost; or no picture has that suffix.
     """
     for name, path in (("--json", options.json), ("--picture", options.picture)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             what, fix = "the file cannot be written there", "name a file in a folder that exists"
             raise EnvironmentUnfitError(what, where=f"{name} {path}", fix=fix)
+        if path is not None and path.exists() and not path.is_file():
+            what, fix = "it is a pipe or a device, not a file", "name a file"
+            raise EnvironmentUnfitError(what, where=f"{name} {path}", fix=fix)
+    there = options.json
+    if there and there.is_file() and there.stat().st_size and _RUN_MARK not in there.read_bytes():
+        what, fix = "the file is no run, and would be lost", "choose another name"
+        raise UsageError(what, where=f"--json {there}", fix=fix)
+    if options.picture is not None and options.picture.suffix not in _PICTURES:
+        what, fix = "no picture has that suffix", f"use {', '.join(_PICTURES)}"
+        raise UsageError(what, where=f"--picture {options.picture}", fix=fix)
     if options.picture is not None:
         from bench.report import figure_class
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from parity.errors import ExitCode, InputRejectedError
-from scratch_gpt.checkpoint.strict_io import load_strict_json
+from scratch_gpt.checkpoint.strict_io import load_strict_json, open_regular
+from scratch_gpt.errors import CheckpointError
 
 NOISY = 0.10
 """Quartile range over median above which a row is marked as noisy. Another process on the same two
@@ -177,20 +178,28 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - the shapes of a JSON document
     return value
 
 
+_LARGEST = 1 << 24
+"""Bytes of a run that are read; one of every row has 100 thousand."""
+
+
 def read(path: Path) -> BenchRun:
     """Return an earlier run: its machine and outcomes, without limits and series.
 
     Raises:
-        InputRejectedError: The file is missing or not written by this version.
+        InputRejectedError: The file is not written by this version.
+        CheckpointError: There is no such file, or it cannot be read.
     """
     try:
-        parts = load_strict_json(path.read_bytes())
+        with open_regular(path) as file:
+            parts = load_strict_json(file.read(_LARGEST))
         if parts["schema_version"] != SCHEMA_VERSION:
             message = f"schema version {parts['schema_version']!r}, not {SCHEMA_VERSION}"
             raise ValueError(message)  # noqa: TRY301 - one error for every fault of the file
         outcomes = [_outcome(row) for row in parts["outcomes"]]
         machine = {str(key): str(value) for key, value in parts["machine"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except CheckpointError:  # no regular file
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputRejectedError(
             f"not a run of bench.ratios: {type(error).__name__}: {error}",
             where=f"--baseline {path}",

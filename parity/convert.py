@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from parity.errors import ExitCode
-from scratch_gpt.cli import print_stdout, run_app, run_reporting_errors, typer_app
+from scratch_gpt.cli import (
+    print_stdout,
+    run_app,
+    run_reporting_errors,
+    signals_interrupt,
+    typer_app,
+)
 from scratch_gpt.options import QuietOption, add_command, argument, option
 from scratch_gpt.progress import progress_bar
 
@@ -51,12 +57,13 @@ class ConvertOptions(QuietOption):
 
 def convert(options: ConvertOptions) -> int:
     """Convert; return the exit code. Errors are printed, not raised."""
-    return run_reporting_errors(
-        partial(_convert, options),
-        name=str(options.destination),
-        debug=options.debug,
-        resume="run it again; the folder is complete, old or new",
-    )
+    with signals_interrupt():
+        return run_reporting_errors(
+            partial(_convert, options),
+            name=str(options.destination),
+            debug=options.debug,
+            resume="run it again; the folder is complete, old or new",
+        )
 
 
 def _convert(options: ConvertOptions) -> ExitCode:

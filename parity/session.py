@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -23,12 +22,13 @@ from parity.options import LARGEST_REPORT, LIST_FAULTS, FingerprintOptions, Repo
 from scratch_gpt.cli import (
     as_cli_error,
     format_error,
-    one_line,
     print_error,
     print_stdout,
+    print_traceback,
     render_rich,
     reporting_write_errors,
 )
+from scratch_gpt.errors import one_line
 
 if TYPE_CHECKING:
     from parity.core.results import Report
@@ -71,7 +71,7 @@ def run(
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a model that exits is no pass
             coded = as_cli_error(error)
             if options.debug:
-                traceback.print_exception(error)
+                print_traceback(error)
             print_error(coded.what, coded.where, coded.fix)
             if report is None:
                 _deliver_error(coded, options, name)

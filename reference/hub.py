@@ -22,7 +22,7 @@ from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 from reference import hub_errors, published
 from reference.errors import RejectedError, UnavailableError
 from reference.files import DigestedFile, digest_path, read_bytes
-from reference.hub_errors import HubRequest, NoAnswerError
+from reference.hub_errors import CacheState, HubRequest, NoAnswerError
 
 CONFIG = "config.json"
 
@@ -101,13 +101,7 @@ def fetch(
             weights.
         UnavailableError: A file is not in the cache and cannot be downloaded.
     """
-    released = repository in published.REPOSITORIES
-    request = HubRequest(
-        repository=repository,
-        revision=revision or (published.REVISION if released else constants.DEFAULT_REVISION),
-        endpoint=(hub.endpoint or constants.ENDPOINT).rstrip("/"),
-        cache=Path(hub.cache or constants.HF_HUB_CACHE),
-    )
+    request = _request(repository, revision, hub)
     if str(request.cache).startswith("~"):
         what = "there is no home folder (HOME is not set), so the cache has no place"
         fix = "set HF_HOME to a folder you may write to"
@@ -120,15 +114,31 @@ def fetch(
             if found and (offline or VOCABULARY[0] in found.paths):
                 return found
         if offline:
-            raise _not_cached(request)
+            raise hub_errors.not_cached(request, cached(request))
         try:
             return _download(request)
-        except NoAnswerError:
+        except NoAnswerError as error:
             if found := _find(request):
                 return found
-            raise
+            raise hub_errors.with_cache(error, request, cached(request)) from error
     except OSError as error:
         raise hub_errors.explain(error, request) from error
+
+
+def _request(repository: str, revision: str | None, hub: Hub) -> HubRequest:
+    released = repository in published.REPOSITORIES
+    return HubRequest(
+        repository=repository,
+        revision=revision or (published.REVISION if released else constants.DEFAULT_REVISION),
+        endpoint=(hub.endpoint or constants.ENDPOINT).rstrip("/"),
+        cache=Path(hub.cache or constants.HF_HUB_CACHE),
+    )
+
+
+def describe_cache(repository: str, *, hub: Hub = _HUB) -> str:
+    """Return in words what the cache has of a repository whose default revision it lacks."""
+    request = _request(repository, None, hub)
+    return cached(request).words(request)
 
 
 def reachable(timeout: float = 5.0, *, endpoint: str | None = None) -> bool:
@@ -232,7 +242,7 @@ def _download(request: HubRequest) -> FetchedFolder:
         _file(request, name)
     found = _find(request)
     if found is None:
-        raise _not_cached(request)
+        raise hub_errors.not_cached(request, cached(request))
     return dataclasses.replace(found, from_cache=before == set(home.glob("snapshots/*/*")))
 
 
@@ -315,15 +325,15 @@ def _refuse_dangling(path: Path, repository: str) -> None:
         raise hub_errors.damaged(path, repository, "its bytes are gone")
 
 
-def _not_cached(request: HubRequest) -> UnavailableError:
-    """Return the error of an offline run; it names other commits or files in the cache."""
-    whole, parts = [], ""
+def cached(request: HubRequest) -> CacheState:
+    """Return which commits of a repository are in the cache, under any of its ids."""
+    whole, parts = [], []
     for repository in _ids(request.repository):
-        wanted = commit(request.cache, repository, request.revision)
         for folder in sorted(storage(request.cache, repository).glob("snapshots/*")):
             held, lacking = _contents(folder)
             if not lacking:
                 whole.append(f"{repository}@{folder.name}")
-            elif folder.name == wanted and held:
-                parts = f"has {', '.join(held)}, lacks {', '.join(lacking)}"
-    return hub_errors.not_cached(request, parts, whole)
+            elif held:
+                has = f"has {', '.join(held)}, lacks {', '.join(lacking)}"
+                parts.append((f"{repository}@{folder.name}", has))
+    return CacheState(whole=whole, parts=parts)

@@ -125,20 +125,50 @@ def _answered(error: Exception, request: HubRequest) -> UnavailableError:
     return NoAnswerError(what, where=request.where, fix=_LATER)
 
 
-def not_cached(request: HubRequest, parts: str = "", whole: Sequence[str] = ()) -> UnavailableError:
-    """Return the error of an offline run that lacks files.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheState:
+    """What the cache has of a repository, by `repository@commit`: whole commits, and parts."""
 
-    `parts` names those in the cache and those that lack; `whole` is every complete
-    `repository@commit` in the cache.
-    """
-    what = f"{request.repository} is not in the cache, and the hub may not be asked (offline)"
-    fix = _ELSEWHERE
-    if whole:
-        commits = ", ".join(name.partition("@")[2] for name in whole)
-        what, fix = f"{what}; in the cache at commits {commits}", f"use {whole[0]}; or {fix}"
-    elif parts:
-        what = f"{what}; the cache {parts}"
-    return UnavailableError(what, where=f"{request.cache} {request.revision}", fix=fix)
+    whole: Sequence[str] = ()
+    parts: Sequence[tuple[str, str]] = ()  # with the files there and those that lack
+
+    def words(self, request: HubRequest) -> str:
+        """Return a sentence about a revision that is not whole in the cache."""
+        if self.whole:
+            commits = ", ".join(name.partition("@")[2] for name in self.whole)
+            return f"{request.repository} is in the cache at {commits}, not at {request.revision}"
+        if self.parts:
+            found = "; ".join(f"{name} {files}" for name, files in self.parts)
+            return f"{request.repository} is not complete in the cache: {found}"
+        return f"{request.repository} is not in the cache"
+
+    @property
+    def way_on(self) -> str:
+        """Return how to go on with what is there."""
+        if self.whole:
+            return f"use {self.whole[0]}; or "
+        if self.parts:
+            repository, _, commit = self.parts[0][0].partition("@")
+            return f"fetch the rest with `hf download {repository} --revision {commit}`; or "
+        return ""
+
+
+_EMPTY = CacheState()
+
+
+def not_cached(request: HubRequest, state: CacheState = _EMPTY) -> UnavailableError:
+    """Return the error of an offline run that lacks files."""
+    what = f"{state.words(request)}, and the hub may not be asked (offline)"
+    where, fix = f"{request.cache} {request.revision}", f"{state.way_on}{_ELSEWHERE}"
+    return UnavailableError(what, where=where, fix=fix)
+
+
+def with_cache(error: NoAnswerError, request: HubRequest, state: CacheState) -> NoAnswerError:
+    """Return the error of a hub that does not answer, with what the cache has in its place."""
+    if not (state.whole or state.parts):
+        return error
+    what, fix = f"{error.what}; {state.words(request)}", f"{state.way_on}{error.fix}"
+    return NoAnswerError(what, where=error.where, fix=fix)
 
 
 def damaged(path: Path, repository: str, how: str) -> RejectedError:

@@ -6,14 +6,22 @@ Nothing here imports torch at module level.
 import contextlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from scratch_gpt.errors import CommandError, EnvironmentUnfitError, ExitCode, file_system_error
+from scratch_gpt.errors import (
+    CommandError,
+    EnvironmentUnfitError,
+    ExitCode,
+    file_system_error,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -53,12 +61,23 @@ def as_cli_error(error: BaseException) -> CommandError:
         )
     if isinstance(error, OSError):
         return file_system_error(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(Path(frame.filename).parts[-2:] == _HUB_SETTINGS for frame in frames):
+        given = ", ".join(name for name in os.environ if name.startswith("HF_"))
+        return EnvironmentUnfitError(
+            f"a setting of Hugging Face's hub cannot be read: {error}",
+            where=f"the environment variables {given}",
+            fix="correct or unset the one that is wrong; HF_ENDPOINT is an address",
+        )
     return CommandError(
-        f"{type(error).__name__}: {error}",
+        f"{type(error).__name__}: {' '.join(str(error).split())}",
         where="inside this program",
         fix="run it again with --debug and report the traceback",
     )
 
+
+_HUB_SETTINGS = ("huggingface_hub", "constants.py")
+"""The file that reads environment variables, and fails on import for one that it cannot use."""
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")
 """Messages of torch in place of a `MemoryError`."""
@@ -79,9 +98,11 @@ def print_error(what: str, where: str, fix: str) -> None:
             discard_buffer(sys.stderr)
 
 
-def one_line(text: str) -> str:
-    """Return the text in one line, with spaces for the characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def print_traceback(error: BaseException) -> None:
+    """Print an error's traceback; its lines may hold names from files."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    with contextlib.suppress(OSError, AttributeError):  # stderr is closed
+        sys.stderr.write("".join(f"{one_line(line)}\n" for line in lines))
 
 
 # Applications.
@@ -103,11 +124,21 @@ def typer_app(name: str, text: str | None = None) -> typer.Typer:
 def run_app(app: typer.Typer) -> None:
     """Run an application with the arguments of this process, and exit.
 
-    Click prints help and rejects options itself. If its output is closed, it would exit with the
-    code of a real difference.
+    Typer prints help and rejects options itself. If its output is closed, it would exit with the
+    code of a real difference. Python -OO removes the docstrings: the help of every command, and
+    what transformers reads when it is imported.
     """
+    if sys.flags.optimize > 1:
+        what = "Python removes docstrings here, which the help and transformers need"
+        print_error(what, "python -OO, or PYTHONOPTIMIZE=2", "use -O or neither")
+        raise SystemExit(ExitCode.ENVIRONMENT)
     try:
-        app(prog_name=f"python -m {app.info.name}")
+        try:
+            code = app(prog_name=f"python -m {app.info.name}", standalone_mode=False)
+        except typer.TyperException as error:
+            error.message = "\n".join(map(one_line, error.message.splitlines()))  # what was typed
+            error.show()  # type: ignore[attr-defined]  # every one that the parser raises has it
+            code = error.exit_code
     except OSError as error:
         discard_buffer(sys.stdout)
         print_error(
@@ -119,6 +150,7 @@ def run_app(app: typer.Typer) -> None:
         if type(sys.stdout).__name__ == "PacifyFlushWrapper":
             raise SystemExit(ExitCode.CLOSED_PIPE) from ended
         raise
+    raise SystemExit(code)
 
 
 def run_reporting_errors(
@@ -139,9 +171,27 @@ def run_reporting_errors(
     except Exception as error:  # noqa: BLE001 - every error has an exit code
         coded = as_cli_error(error)
         if debug:
-            traceback.print_exception(error)
+            print_traceback(error)
         print_error(coded.what, coded.where, coded.fix)
         return int(coded.exit_code)
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, so that unfinished files are removed.
+
+    A signal that is ignored, as under nohup, or has a handler stays as it is.
+    """
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [signal.Signals[name] for name in names]
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 # Output.
@@ -186,7 +236,7 @@ def print_stdout(text: str, *, fix: str = _ELSEWHERE) -> None:
         raise EnvironmentUnfitError(
             "the output could not be written: there is no standard output",
             where="standard output",
-            fix="use --quiet, with --output for the report",
+            fix="give it one, for example > output.txt",
         )
     encoding = sys.stdout.encoding or "utf-8"
     with reporting_write_errors("standard output", fix=fix):

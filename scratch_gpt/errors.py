@@ -156,7 +156,7 @@ class MissingExtraError(EnvironmentUnfitError, ModuleNotFoundError):
         self.name = package
 
 
-# Text from a file, made safe for one line of a message.
+# Text from outside, made safe for one line of a message.
 
 
 _LONGEST = 80
@@ -174,9 +174,10 @@ def quote(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return a path or a message unchanged, or as an ASCII literal if a character is unprintable.
+    r"""Return a path or a message with every unprintable character as its escape, such as `\x1b`.
 
-    It is cut at the length of the longest path.
+    A terminal would obey some of these, and no encoding has others. It is cut at the length of the
+    longest path.
     """
     line = str(text)[:_LONGEST_PATH]
-    return line if line.isprintable() else ascii(line)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

@@ -150,6 +150,7 @@ def _parameter(field: "dataclasses.Field[Any]", kind: Any) -> inspect.Parameter:
         **field.metadata[_TYPER],
         "metavar": field.metadata[_TYPER]["metavar"] or _METAVARS.get(_value_type(kind)),
         "show_default": not (required or default is None or default is False),
+        "parser": _path if _value_type(kind) is Path else None,
     }
     if field.metadata[_POSITIONAL]:
         declared = typer.Argument(**shown)
@@ -161,6 +162,13 @@ def _parameter(field: "dataclasses.Field[Any]", kind: Any) -> inspect.Parameter:
         default=inspect.Parameter.empty if required else default,
         annotation=_annotated(kind, declared),
     )
+
+
+def _path(text: str) -> Path:
+    """Return the path; `Path` would take an empty one for the working folder."""
+    if not text.strip():
+        raise typer.BadParameter("the path is empty; use . for the working folder")
+    return Path(text)
 
 
 def _value_type(kind: Any) -> Any:  # noqa: ANN401 - a type

@@ -23,10 +23,11 @@ from parity.errors import ParityError, UsageError, mapped_errors
 from reference import openai_release
 from reference.files import digest_path
 from scratch_gpt.checkpoint import checkpoint
-from scratch_gpt.checkpoint.atomic import replace_folder
+from scratch_gpt.checkpoint.atomic import replace_folder, require_replaceable
 from scratch_gpt.checkpoint.checkpoint import other_weight_files
-from scratch_gpt.cli import one_line, render_rich
+from scratch_gpt.cli import render_rich
 from scratch_gpt.config import GPTConfig
+from scratch_gpt.errors import CommandError, one_line
 from scratch_gpt.progress import Progress
 
 
@@ -120,11 +121,15 @@ WRITERS: Mapping[Form, Callable[[Weights, Path], None]] = {
 def _check(weights: Weights, folder: Path, form: Form) -> None:
     """Require that the written weights read back bit for bit."""
     reader = huggingface_files.read_huggingface if form is Form.HUGGINGFACE else load.read_openai
-    with mapped_errors():
-        found = gather(reader(folder, source="what was written")).provenance.sha256
+    try:
+        with mapped_errors():
+            found = gather(reader(folder, source="what was written")).provenance.sha256
+        what = f"what was written reads back as other weights: {found}"
+    except CommandError as error:  # its place is the staging folder, which is removed
+        found, what = None, f"what was written does not read back: {error.what}"
     if found != weights.provenance.sha256:
         raise ParityError(
-            f"what was written reads back as other weights: {found}",
+            what,
             where=f"the {form} form of {weights.provenance.sha256}",
             fix="nothing was kept; check the disk, and report this",
         )
@@ -154,19 +159,19 @@ def run_conversion(  # noqa: PLR0913 - the command's arguments
         ParityError: The conversion failed; nothing was changed.
     """
     form = Form(to)
-    if not str(destination).strip():
-        raise UsageError("the destination has no name", where="DESTINATION", fix="name a folder")
     if source == "auto":
         raise UsageError(
             "auto may be the surrogate, so it is not converted",
             where="SOURCE",
             fix="name one of them: openai-gpt or surrogate",
         )
+    with mapped_errors():
+        refuse_loss(destination, form, overwrite=force)
+        require_replaceable(destination, overwrite=force)
     progress(f"reading {source}", 0, 3)
     weights = load_weights(source, lambda done, total: progress(f"drawing {done}", done, total))
     side = Side.RELEASE if form is Form.OPENAI else Side.HUGGINGFACE
     table = render_rich(lambda console: render_conversion(weights.config, side, console), None)
-    refuse_loss(destination, form, overwrite=force)
     if dry_run:
         return f"{table}\n{_about(weights)}nothing was written\n"
     with mapped_errors():
@@ -186,6 +191,10 @@ def _about(weights: Weights) -> str:
         f"          {len(weights.tensors)} tensors, {count:,} parameters, {provenance.dtype}",
         f"          sha256 {provenance.sha256[:16]}…",
         *(f"          {_file(file)}" for file in provenance.files),
+        *(
+            f"note      {one_line(note)}"
+            for note in (*provenance.notes, *huggingface_files.links_out(weights.folder))
+        ),
     ]
     return "\n".join(lines) + "\n"
 

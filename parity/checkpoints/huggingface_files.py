@@ -113,6 +113,24 @@ def copy_vocabulary(folder: Path | None, target: Path, *, openai: bool) -> None:
             (target / name).write_bytes(_read(folder / name))
 
 
+def links_out(folder: Path | None) -> list[str]:
+    """Return a note for each file that `copy_vocabulary` copies from outside the folder.
+
+    In the hub's cache all files of a commit are links to the repository's blobs.
+    """
+    if folder is None:
+        return []
+    home = Path(os.path.realpath(folder))
+    home = home.parents[1] if home.parent.name == "snapshots" else home
+    names = (*VOCABULARY_FILES, *VOCABULARY_FILES.values(), *_OTHERS)
+    links = [folder / name for name in names if (folder / name).is_symlink()]
+    return [
+        f"{link.name} is a link to {os.path.realpath(link)}, outside the folder"
+        for link in links
+        if not Path(os.path.realpath(link)).is_relative_to(home)
+    ]
+
+
 # The config beside weights of any form.
 
 CONFIG_FILE = "config.json"

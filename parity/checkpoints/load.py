@@ -178,7 +178,7 @@ def _released_or_surrogate(on_tensor: OnTensor | None, *, strict: bool) -> Weigh
         why = "the hub cannot be connected to"
     if not why:
         return _published(released, None, strict=strict)
-    why = f"; {released} is not in the hub's cache, and {why}"
+    why = f"; {hub.describe_cache(released)}, and {why}"
     return load_surrogate("surrogate", on_tensor, why=why)
 
 

@@ -32,8 +32,12 @@ def doctor(reference: OpenAIGPTLMHeadModel, inputs: Inputs, identity: Mapping[st
     machine.append(_memory())
     with environment.pinned_settings():
         blocks = _life(reference, inputs)
+    notes = [
+        Finding(name="note of the weights", found=note)
+        for note in identity.get("weights", {}).get("notes", ())
+    ]
     weights = [*_settings(), _float64(), _constant(reference), *map(_block_finding, blocks)]
-    findings = [*machine, *weights]
+    findings = [*machine, *notes, *weights]
     checked = sum(finding.fit is not None for finding in findings)
     report = finish(
         "doctor",

@@ -47,9 +47,9 @@ def replace_folder(
             unsound.
 
     Raises:
-        OccupiedError: There is a file at `path`, a folder that holds folders, or one that is not
-            empty and may not be overwritten.
-        WriteError: The file system refused: disk full, no permission, read-only.
+        OccupiedError: There is a file at `path`, the working folder, a folder that holds folders,
+            or one that is not empty and may not be overwritten.
+        WriteError: The file system refused: disk full, no permission, read-only, a mount point.
     """
     destination = Path(os.path.realpath(path))
     with _reporting_write_errors(path, destination):
@@ -70,6 +70,17 @@ def replace_folder(
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+
+
+def require_replaceable(path: Path, *, overwrite: bool) -> None:
+    """Reject a destination that `replace_folder` would reject, before work that takes long.
+
+    Raises:
+        OccupiedError, WriteError: As `replace_folder`.
+    """
+    destination = Path(os.path.realpath(path))
+    with _reporting_write_errors(path, destination):
+        _require_replaceable(destination, overwrite=overwrite)
 
 
 @contextlib.contextmanager
@@ -121,6 +132,11 @@ def _require_replaceable(destination: Path, *, overwrite: bool) -> None:
         return
     if not destination.is_dir():
         raise _occupied(destination, "there is a file of that name")
+    if destination.is_mount():
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(destination))
+    if destination.samefile(os.curdir):  # the shell would stay in the removed folder
+        what = "it is the working folder, which cannot be replaced by a new one"
+        raise _occupied(destination, what, fix="name a folder in it")
     entries = sorted(destination.iterdir())
     if entries and not overwrite:
         raise _occupied(destination, "the folder is not empty")
@@ -132,8 +148,9 @@ def _require_replaceable(destination: Path, *, overwrite: bool) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(destination))
 
 
-def _occupied(destination: Path, what: str) -> OccupiedError:
-    fix = "choose another folder, or remove what is there"
+def _occupied(
+    destination: Path, what: str, *, fix: str = "choose another folder, or remove what is there"
+) -> OccupiedError:
     return OccupiedError(what, where=one_line(destination), fix=fix)
 
 
@@ -302,7 +319,9 @@ _KNOWN: dict[int, tuple[str, str]] = {
     errno.EACCES: ("there is no permission to write", "change the folder's permissions"),
     errno.EPERM: ("there is no permission to write", "change the folder's permissions"),
     errno.ENOTDIR: ("a part of the path is no folder", "check the path"),
+    errno.EEXIST: ("a part of the path is no folder", "check the path"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
+    errno.EBUSY: ("it is a mount point, which no folder can replace", "name a folder in it"),
     errno.ELOOP: ("the path is a circle of links", "correct the links"),
 }
 """The meaning of an error number, and what the user can do."""
@@ -323,6 +342,7 @@ def to_write_error(error: BaseException, path: object) -> WriteError | None:
         number = int(found[1]) if found else None
     if number is None:
         return None
-    unknown = (f"it cannot be written: {' '.join(str(error).split())}", "check the path")
+    reason = getattr(error, "strerror", None) or str(error)  # the latter has a staging file's name
+    unknown = (f"it cannot be written: {' '.join(reason.split())}", "check the path")
     what, fix = _KNOWN.get(number, unknown)
     return WriteError(what, where=one_line(path), fix=fix)

@@ -10,7 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scratch_gpt.cli import print_stdout, run_app, run_reporting_errors, typer_app
+from scratch_gpt.cli import (
+    print_stdout,
+    run_app,
+    run_reporting_errors,
+    signals_interrupt,
+    typer_app,
+)
 from scratch_gpt.errors import ExitCode, UsageError, one_line
 from scratch_gpt.options import (
     DecodingErrors,
@@ -81,9 +87,10 @@ class DataOptions(QuietOption):
 
 def prepare(options: DataOptions) -> int:
     """Prepare the tokens; return the exit code. Errors are printed, not raised."""
-    return run_reporting_errors(
-        partial(_prepare, options), name=str(options.output), debug=options.debug
-    )
+    with signals_interrupt():
+        return run_reporting_errors(
+            partial(_prepare, options), name=str(options.output), debug=options.debug
+        )
 
 
 def _prepare(options: DataOptions) -> ExitCode:

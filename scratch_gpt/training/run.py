@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from scratch_gpt.cli import one_line, parse_device
+from scratch_gpt.cli import parse_device
 from scratch_gpt.data import TokenData
-from scratch_gpt.errors import ExitCode
+from scratch_gpt.errors import ExitCode, one_line
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.training import checkpoints

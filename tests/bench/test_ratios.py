@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -108,7 +109,7 @@ def test_another_machines_baseline_is_rejected_before_anything_runs(
     monkeypatch.setattr(runner, "measure", lambda *_: pytest.fail("it ran"))
     with pytest.raises(InputRejectedError, match="another machine: cores"):
         run(BenchOptions(rows="core/*", baseline=path))
-    with pytest.raises(InputRejectedError, match="not a run of bench"):
+    with pytest.raises(InputRejectedError, match="there is no such file"):
         run(BenchOptions(rows="core/*", baseline=tmp_path / "none.json"))
     found(0.5)
     assert run(BenchOptions(rows="core/*", baseline=path, force=True)) == ExitCode.PASS
@@ -119,6 +120,23 @@ def test_a_file_that_cannot_be_written_is_rejected_at_once(tmp_path: Path) -> No
         for path in (tmp_path, tmp_path / "none" / "file"):
             with pytest.raises(EnvironmentUnfitError, match="cannot be written"):
                 run(dataclasses.replace(BenchOptions(), **{option: path}))
+
+
+def test_a_file_that_would_be_lost_is_rejected_at_once(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match="would be lost"):
+        run(BenchOptions(json=tmp_path / "notes.json"))
+    os.mkfifo(tmp_path / "pipe.svg")
+    for option in ("json", "picture"):
+        with pytest.raises(EnvironmentUnfitError, match="a pipe or a device"):
+            run(dataclasses.replace(BenchOptions(), **{option: tmp_path / "pipe.svg"}))
+    with pytest.raises(InputRejectedError, match="a named pipe"):
+        run(BenchOptions(baseline=tmp_path / "pipe.svg"))
+
+
+def test_a_picture_of_an_unknown_suffix_is_rejected_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no picture has that suffix"):
+        run(BenchOptions(picture=tmp_path / "picture.xyz"))
 
 
 def test_a_picture_without_matplotlib_is_rejected_at_once(

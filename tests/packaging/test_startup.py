@@ -87,6 +87,19 @@ def test_every_command_has_a_version(command: str, python: Callable) -> None:
     assert parity.__version__ == scratch_gpt.__version__ == metadata.version("gpt1-parity")
 
 
+@pytest.mark.parametrize("command", [*COMMANDS[:6], "parity.check layerwise"])
+def test_without_docstrings_a_command_says_so(command: str, python: Callable) -> None:
+    """The help would be empty, and transformers fails on import."""
+    for argument in ("--help", "--quiet"):
+        ended = python("-OO", "-m", *command.split(), argument, check=False)
+        assert (ended.returncode, ended.stdout) == (5, "")
+        assert ended.stderr.splitlines() == [
+            "error: Python removes docstrings here, which the help and transformers need",
+            "  where  python -OO, or PYTHONOPTIMIZE=2",
+            "  fix    use -O or neither",
+        ]
+
+
 def is_run(source: str) -> bool:
     """Return whether a module does something when it is run rather than imported."""
     tests = (node.test for node in ast.parse(source).body if isinstance(node, ast.If))

@@ -87,6 +87,12 @@ def test_quiet_prints_nothing(tmp_path: Path) -> None:
         (["tiny", "source"], 2, "not empty"),
         (["tiny", "source", "--to", "openai", "--force"], 2, "beside the new ones"),
         (["tiny", "source/config.json"], 2, "there is a file of that name"),
+        (["tiny", "source/config.json", "--dry-run"], 2, "there is a file of that name"),
+        (["tiny", "source/config.json/new"], 5, "a part of the path is no folder"),
+        (["tiny", ""], 2, "the path is empty"),
+        (["tiny", " "], 2, "the path is empty"),
+        (["tiny", ".", "--force"], 2, "it is the working folder"),
+        (["./source", "..", "--force"], 2, "no plain file"),
         (["tiny", "/proc/new"], 5, "/proc/new"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
@@ -107,6 +113,32 @@ def test_an_error_has_its_code_and_three_lines(
             "fix",
         ]
     assert (source / "model.safetensors").read_bytes() == before
+
+
+def test_the_notes_of_the_weights_are_printed(source: Path, tmp_path: Path) -> None:
+    """Bytes from outside the folder are in the copy, and its owner may publish that."""
+    config = json.loads((source / "config.json").read_bytes())
+    (source / "config.json").write_text(json.dumps(config | {"colour": "red"}), encoding="utf-8")
+    (tmp_path / "secret").write_text("{}", encoding="utf-8")
+    (source / "tokenizer.json").symlink_to(tmp_path / "secret")
+    (source / "merges.txt").symlink_to("config.json")
+    for option in ("--dry-run", "--force"):
+        result = convert(source, tmp_path / "new", option)
+        notes = [line for line in result.stdout.splitlines() if line.startswith("note ")]
+        assert notes == [
+            "note      config.json: colour ignored",
+            f"note      tokenizer.json is a link to {tmp_path / 'secret'}, outside the folder",
+        ]
+
+
+def test_a_hub_caches_own_links_are_no_note(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "blob").write_text("{}", encoding="utf-8")
+    (source / "tokenizer.json").symlink_to("../../blob")
+    source.rename(tmp_path / "snapshots" / "commit")
+    result = convert(tmp_path / "snapshots" / "commit", tmp_path / "new")
+    assert "note " not in result.stdout
+    assert (tmp_path / "new" / "tokenizer.json").read_text(encoding="utf-8") == "{}"
 
 
 def test_forced_it_replaces_weights_of_the_same_form(sources: list[Path], weights: Weights) -> None:
@@ -170,14 +202,18 @@ def test_a_full_disk_is_an_environments_error(tmp_path: Path, command: Command) 
     assert [path.name for path in tmp_path.iterdir() if path.name != "new"] == []
 
 
-def test_an_interrupted_conversion_leaves_the_old_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
+def test_an_interrupted_conversion_leaves_the_old_folder(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     folder = tmp_path / "new"
     assert convert("tiny", folder).exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     source = (
         "import signal, sys, time; from parity.convert import main\n"
-        # A shell starts what runs in its background deaf to it.
+        # A shell starts what runs in its background deaf to SIGINT, and nohup to SIGHUP.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from parity.checkpoints import export\n"
         "check = export._check\n"
         "def slow(*args):\n    print('go', flush=True, file=sys.__stderr__); time.sleep(30)\n"
@@ -187,7 +223,7 @@ def test_an_interrupted_conversion_leaves_the_old_folder(tmp_path: Path) -> None
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as running:
         stderr: IO[str] = running.stderr  # type: ignore[assignment]
         assert stderr.readline() == "go\n"
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         assert running.wait(60) == 130
         assert "interrupted" in stderr.read()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

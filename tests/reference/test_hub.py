@@ -140,7 +140,7 @@ def test_the_shards_of_an_index_are_fetched(fetch: Fetch) -> None:
     assert sorted(SHARDED.keys() - {"c.safetensors"}) == list(fetched.paths)
     assert list(fetch(files={}, offline=True).paths) == list(fetched.paths)
     fetched.paths["b.safetensors"].unlink()
-    with pytest.raises(UnavailableError, match="not in the cache"):
+    with pytest.raises(UnavailableError, match=r"is not complete in the cache.* lacks b\.safetens"):
         fetch(files={}, offline=True)
 
 
@@ -253,19 +253,31 @@ def test_a_cache_that_may_not_be_looked_into_is_named(
 def test_an_incomplete_commit_is_named_with_its_missing_files(fetch: Fetch) -> None:
     paths = fetch(files=FILES).paths
     paths[WEIGHTS].unlink()
-    with pytest.raises(UnavailableError, match="not in the cache") as caught:
+    with pytest.raises(UnavailableError, match="is not complete in the cache") as caught:
         fetch(files=FILES, offline=True)
-    has = "the cache has config.json, merges.txt, vocab.json, lacks model.safetensors"
+    has = f"@{published.REVISION} has config.json, merges.txt, vocab.json, lacks model.safetensors"
     assert has in caught.value.what
+    assert f"hf download {RELEASED} --revision {published.REVISION}" in caught.value.fix
     paths["config.json"].unlink()
     with pytest.raises(UnavailableError, match=r"lacks config\.json, model\.safetensors"):
         fetch(files=FILES, offline=True)
 
 
-def test_other_commits_in_the_cache_are_named(fetch: Fetch) -> None:
+def test_a_part_of_another_commit_is_named(fetch: Fetch) -> None:
+    held = {"files": FILES, "repository": "somebody/model", "commit": "a" * 40}
+    fetch("somebody/model", "a" * 40, **held).paths[WEIGHTS].unlink()
+    with pytest.raises(UnavailableError, match="is not complete in the cache") as caught:
+        fetch("somebody/model", "b" * 40, files={}, offline=True)
+    assert f"somebody/model@{'a' * 40} has config.json" in caught.value.what
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_other_commits_in_the_cache_are_named(*, offline: bool, fetch: Fetch) -> None:
+    """They are named too if the hub gives no answer."""
     fetch(RELEASED, "a" * 40, files=FILES, commit="a" * 40)
-    with pytest.raises(UnavailableError, match=f"in the cache at commits {'a' * 40}") as caught:
-        fetch(files={}, offline=True)
+    there = f"{RELEASED} is in the cache at {'a' * 40}, not at {published.REVISION}"
+    with pytest.raises(UnavailableError, match=there) as caught:
+        fetch(files={}, offline=offline, refuse={"api": (500, "")})
     assert caught.value.fix.startswith(f"use {RELEASED}@{'a' * 40}; or")
 
 

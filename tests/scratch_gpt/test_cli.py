@@ -1,14 +1,22 @@
 """Every command line: help onto a closed or full output, errors, exit codes, devices."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from scratch_gpt.cli import as_cli_error, parse_device, print_stdout, run_reporting_errors
+from scratch_gpt.cli import (
+    as_cli_error,
+    parse_device,
+    print_stdout,
+    run_reporting_errors,
+    signals_interrupt,
+)
 from scratch_gpt.errors import (
     CheckpointError,
     EmptyCheckpointError,
@@ -73,6 +81,32 @@ def test_help_onto_a_full_disk(command: str) -> None:
 )
 def test_errors_of_other_libraries_have_an_exit_code(error: Exception, code: ExitCode) -> None:
     assert as_cli_error(error).exit_code == code
+
+
+def test_an_unusable_setting_of_the_hub_is_the_environments(
+    python: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's client reads it on import, and raises a `ValueError`."""
+    for name, value in (("HF_ENDPOINT", "http://["), ("HF_HUB_DOWNLOAD_TIMEOUT", "x")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            ended = python("-m", "parity.convert", "tiny", "new", check=False)
+        assert ended.returncode == ExitCode.ENVIRONMENT
+        assert "error: a setting of Hugging Face's hub cannot be read" in ended.stderr
+        assert name in ended.stderr
+
+
+def test_signals_interrupt_unless_they_are_handled() -> None:
+    number = signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt), signals_interrupt():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is signal.SIG_DFL
+    signal.signal(number, signal.SIG_IGN)
+    try:
+        with signals_interrupt():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @needs_full

@@ -66,6 +66,14 @@ def test_values_become_the_fields() -> None:
     assert (result.exit_code, seen) == (3, [expected])
 
 
+@pytest.mark.parametrize("path", ["", "  "])
+def test_an_empty_path_is_rejected(path: str) -> None:
+    """`Path` would take it for the working folder."""
+    result = invoke(["a", path, "--name", "n"])
+    assert result.exit_code == 2
+    assert "the path is empty" in result.stderr
+
+
 def test_defaults_are_the_fields_own() -> None:
     seen: list[Options] = []
     invoke(["--name", "n"], seen)

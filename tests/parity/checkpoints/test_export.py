@@ -191,6 +191,17 @@ def test_what_reads_back_as_other_numbers_is_not_kept(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_what_does_not_read_back_names_no_folder_that_is_gone(
+    form: Form, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(exporting.WRITERS, form, lambda _weights, _folder: None)  # type: ignore[arg-type]
+    with pytest.raises(ParityError, match="does not read back") as caught:
+        write(weights, tmp_path / "new", form)
+    assert ".partial" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_form_that_came_meanwhile_is_not_mixed_in(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

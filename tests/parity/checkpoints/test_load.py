@@ -73,6 +73,7 @@ def fake_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     fake = FakeHub(folder)
     monkeypatch.setattr(load.hub, "fetch", fake.fetch)
     monkeypatch.setattr(load.hub, "reachable", lambda: fake.answers)
+    monkeypatch.setattr(load.hub, "describe_cache", "{} is not in the cache".format)
     monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", False)
     return fake
 

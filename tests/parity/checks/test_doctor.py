@@ -57,6 +57,12 @@ def test_the_versions_are_listed(healthy: Report) -> None:
     assert {"python", "transformers", "threads", "cores"} <= set(found)
 
 
+def test_the_notes_of_the_weights_are_listed(theirs: OpenAIGPTLMHeadModel, long: Inputs) -> None:
+    identity = {"weights": {"notes": ["'x' left out", "config.json: colour ignored"]}}
+    found = [f.found for f in doctor(theirs, long, identity).findings if "note" in f.name]
+    assert found == identity["weights"]["notes"]
+
+
 def test_no_user_or_machine_is_named(healthy: Report) -> None:
     import getpass
     import platform

@@ -177,6 +177,35 @@ def test_refuses_a_file_of_that_name(target: Path) -> None:
     assert target.read_text("utf-8") == "a file"
 
 
+@pytest.mark.parametrize("name", ["", ".", "../target"])
+def test_refuses_the_working_folder(
+    name: str, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell in it would stay in the removed one."""
+    target.mkdir()
+    before = target.stat().st_ino
+    monkeypatch.chdir(target)
+    with pytest.raises(OccupiedError, match=r"^it is the working folder"):
+        write(Path(name.replace("target", target.name)), MODEL)
+    assert (target.stat().st_ino, list(target.iterdir())) == (before, [])
+
+
+def test_refuses_a_mount_point(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that is not recognized, the move fails."""
+    target.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_mount", lambda _: True)
+        with pytest.raises(WriteError, match=r"^it is a mount point"):
+            write(target, MODEL)
+    busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY), ".gpt1-1-00000000.partial")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", raising(busy))
+        with pytest.raises(WriteError, match=r"^it is a mount point") as caught:
+            write(target, MODEL)
+    assert ".partial" not in str(caught.value)
+    assert list(target.parent.iterdir()) == [target]
+
+
 def test_refuses_a_folder_filled_meanwhile(target: Path) -> None:
     with (
         pytest.raises(OccupiedError, match=r"^the folder was filled meanwhile"),
@@ -562,8 +591,8 @@ def test_an_error_number_has_a_meaning_and_a_fix(number: int, what: str, fix: st
 
 def test_an_unknown_number_is_quoted_on_one_line() -> None:
     found = to_write_error(OSError(errno.EIO, "Input/output\nerror"), "a\nb")
-    assert found.what == "it cannot be written: [Errno 5] Input/output error"
-    assert found.where == r"'a\nb'"
+    assert found.what == "it cannot be written: Input/output error"
+    assert found.where == r"a\nb"
 
 
 @pytest.mark.parametrize(
