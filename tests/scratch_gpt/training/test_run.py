@@ -306,6 +306,6 @@ def test_an_echo_is_ignored() -> None:
 
 def test_sigterm_interrupts_before_the_first_step() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with interruptible(), pytest.raises(KeyboardInterrupt):
+    with interruptible(*SIGNALS), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
     assert before == signal.getsignal(signal.SIGTERM)
