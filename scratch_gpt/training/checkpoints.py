@@ -134,7 +134,7 @@ def _is_count(value: object) -> bool:
 
 def _is_best(value: object, step: object) -> bool:
     is_pair = isinstance(value, list) and [type(part) for part in value] == [float, int]
-    return is_pair and _is_count(step) and 0 <= value[1] <= step  # type: ignore[index,operator]
+    return is_pair and _is_count(step) and 0 <= value[1] <= step  # type: ignore[index]
 
 
 def _is_flat(value: object) -> bool:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from scratch_gpt.checkpoint.safetensors import count_not_finite
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.data import TokenData, Windows
-from scratch_gpt.errors import CheckpointError, CommandError, ExitCode, UsageError, quote
+from scratch_gpt.errors import (
+    CheckpointError,
+    CommandError,
+    ExitCode,
+    TooLittleTextError,
+    UsageError,
+    quote,
+)
 from scratch_gpt.gradient_clipping import NotFiniteError, clip_global_norm
 from scratch_gpt.loss import next_token_loss
 from scratch_gpt.model import GPT
@@ -41,9 +48,21 @@ class DivergedError(CommandError):
 
 
 def windows_of(data: TokenData, recipe: Recipe, part: str) -> Windows:
-    """Return the windows of `train` in the run's order, or of `validation` in a fixed order."""
+    """Return the windows of `train` in the run's order, or of `validation` in a fixed order.
+
+    Raises:
+        TooLittleTextError: The part is shorter than a window.
+    """
     tokens, seed = (data.train, recipe.seed) if part == "train" else (data.validation, 0)
-    return Windows(tokens, time=recipe.n_positions, seed=seed)
+    try:
+        return Windows(tokens, time=recipe.n_positions, seed=seed)
+    except TooLittleTextError as error:
+        raise TooLittleTextError(
+            f"the {part} part: {error.what}",
+            where=f"--n-positions {recipe.n_positions} "
+            f"--validation-fraction {recipe.validation_fraction:g}",
+            fix="give more text, shorter windows, or another fraction",
+        ) from error
 
 
 def complete_recipe(recipe: Recipe, windows: Windows) -> Recipe:
