@@ -15,7 +15,6 @@ from scratch_gpt.cli import (
     print_stdout,
     run_app,
     run_reporting_errors,
-    signals_interrupt,
     typer_app,
 )
 from scratch_gpt.options import QuietOption, add_command, argument, option
@@ -57,13 +56,12 @@ class ConvertOptions(QuietOption):
 
 def convert(options: ConvertOptions) -> int:
     """Convert; return the exit code. Errors are printed, not raised."""
-    with signals_interrupt():
-        return run_reporting_errors(
-            partial(_convert, options),
-            name=str(options.destination),
-            debug=options.debug,
-            resume="run it again; the folder is complete, old or new",
-        )
+    return run_reporting_errors(
+        partial(_convert, options),
+        name=str(options.destination),
+        debug=options.debug,
+        resume="run it again; the folder is complete, old or new",
+    )
 
 
 def _convert(options: ConvertOptions) -> ExitCode:

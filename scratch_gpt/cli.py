@@ -8,10 +8,12 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -90,9 +92,14 @@ def format_error(what: str, where: str, fix: str) -> str:
 
 def print_error(what: str, where: str, fix: str) -> None:
     """Print an error; if stderr is closed, only the exit code reports it."""
+    print_stderr(format_error(what, where, fix))
+
+
+def print_stderr(text: str) -> None:
+    """Write to standard error, unless it is closed or its terminal is gone."""
     if sys.stderr is not None:
         try:
-            sys.stderr.write(format_error(what, where, fix))
+            sys.stderr.write(text)
             sys.stderr.flush()
         except OSError:
             discard_buffer(sys.stderr)
@@ -161,7 +168,8 @@ def run_reporting_errors(
     `debug` prints an error's traceback too. An interrupt prints `name` and the advice `resume`.
     """
     try:
-        return int(action())
+        with interruptible(*SIGNALS):
+            return int(action())
     except KeyboardInterrupt:
         print_error("interrupted", name, resume)
         return int(ExitCode.INTERRUPTED)
@@ -176,22 +184,66 @@ def run_reporting_errors(
         return int(coded.exit_code)
 
 
-@contextlib.contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, so that unfinished files are removed.
+# Interrupts.
 
-    A signal that is ignored, as under nohup, or has a handler stays as it is.
+SIGNALS = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""The signals that end a command: Ctrl-C, an end of the process, and of its terminal."""
+
+
+class Interrupts:
+    """Whether a signal has raised KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def handle(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handle a signal: raise KeyboardInterrupt."""
+        self.raised = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal did so before."""
+        if self.raised:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interruptible(*numbers: signal.Signals) -> Iterator[Interrupts]:
+    """Let signals raise KeyboardInterrupt, and raise it at the end if it was lost.
+
+    Python prints and drops an exception in a destructor and in a callback of a C library.
     """
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    numbers = [signal.Signals[name] for name in names]
-    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, signal.default_int_handler)
+    interrupts = Interrupts()
+    with handling(interrupts.handle, *numbers):
+        try:
+            yield interrupts
+        finally:
+            interrupts.check()
+
+
+@contextlib.contextmanager
+def handling(
+    handler: Callable[[int, FrameType | None], Any], *numbers: signal.Signals
+) -> Iterator[None]:
+    """Set the handler of some signals, and restore the ones before.
+
+    An ignored signal stays ignored: `nohup` ignores SIGHUP. Only the main thread may set handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    found = {number: signal.getsignal(number) for number in numbers}
+    # None is a handler that was not set by Python, and could not be restored.
+    before = {n: old for n, old in found.items() if old not in (None, signal.SIG_IGN)}
     try:
+        for number in before:
+            signal.signal(number, handler)
         yield
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 # Output.

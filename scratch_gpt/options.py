@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from scratch_gpt.errors import EnvironmentUnfitError
+
 Chosen = TypeVar("Chosen")
 
 Number = int | float
@@ -79,6 +81,24 @@ class QuietOption(DebugOption):
     """The options of every command whose output can be left out."""
 
     quiet: bool = option(False, "Print nothing but errors.")
+
+
+def require_memory(needed: int, *, where: str, fix: str) -> None:
+    """Require that so many bytes are free; without a limit, Linux would end the process.
+
+    Raises:
+        EnvironmentUnfitError: They are not; not raised on systems that do not give the number.
+    """
+    try:
+        found = re.search(r"MemAvailable: *([0-9]+) kB", Path("/proc/meminfo").read_text("ascii"))
+    except OSError:
+        return
+    if found and needed > (free := int(found[1]) * 1024):
+        raise EnvironmentUnfitError(
+            f"this takes at least {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} are free",
+            where=where,
+            fix=fix,
+        )
 
 
 def options_of(options: type) -> list["dataclasses.Field[Any]"]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scratch_gpt.cli import run_app, run_reporting_errors, typer_app
-from scratch_gpt.errors import CommandError, ExitCode, ReportedElsewhereError, UsageError
+from scratch_gpt.errors import CommandError, ExitCode, ReportedElsewhereError, UsageError, quote
 from scratch_gpt.options import DecodingErrors, QuietOption, add_command, option
 from scratch_gpt.training.recipe import HELP, RECIPES, Recipe
 
@@ -50,9 +50,9 @@ class TrainOptions(_RecipeOptions, QuietOption):  # type: ignore[misc]  # made a
 
     A run has one folder. Started again with the same options, it continues from its newest valid
     checkpoint, bitwise as if it had never stopped. Other options are rejected, except those that
-    --allow-changed names. Ctrl-C and SIGTERM finish the step and write a checkpoint first. At the
-    end OUTPUT/model is a folder for scratch_gpt.generate and for Hugging Face. OUTPUT/log.jsonl
-    has a line for every step; OUTPUT/loss.png is the curve.
+    --allow-changed names. Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint first.
+    At the end OUTPUT/model is a folder for scratch_gpt.generate and for Hugging Face.
+    OUTPUT/log.jsonl has a line for every step; OUTPUT/loss.png is the curve.
 
     Examples:
       python -m scratch_gpt.train --output run --recipe small
@@ -122,11 +122,11 @@ def _train(options: TrainOptions) -> int:
             where="--tokens and --data",
             fix="leave one of them out: a run reads --data only to make tokens of it",
         )
-    if not 0.0 < options.timeout <= _LONGEST:  # false for NaN too
+    if not _SHORTEST <= options.timeout <= _LONGEST:  # false for NaN too
         raise UsageError(
             f"a timeout of {options.timeout} seconds is not allowed",
             where="--timeout",
-            fix=f"give a number above 0, at most {_LONGEST:.0e}",
+            fix=f"give a number from {_SHORTEST:g} to {_LONGEST:g}",
         )
     with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=options.quiet) as progress:
         from scratch_gpt.training.run import Request, run
@@ -149,24 +149,24 @@ def _train(options: TrainOptions) -> int:
         return int(run(request, progress))
 
 
-_LONGEST = 1e9
-"""Seconds, some thirty years; a process group counts milliseconds and overflows above it."""
+_SHORTEST, _LONGEST = 1e-3, 1e9
+"""Seconds, up to some thirty years; a process group counts milliseconds and overflows above it."""
 
 
 def _recipe(options: TrainOptions) -> Recipe:
     """Return the named recipe, changed by the options that were given."""
     if options.recipe not in RECIPES:
         known = " or ".join(RECIPES)
-        raise UsageError(
-            f"there is no recipe {options.recipe!r}", where="--recipe", fix=f"use {known}"
-        )
+        what = f"there is no recipe {quote(options.recipe)}"
+        raise UsageError(what, where="--recipe", fix=f"use {known}")
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
     try:
         changes = {name: value for name, value in given.items() if value is not None}
         return dataclasses.replace(RECIPES[options.recipe], **changes)
     except ValueError as error:
         flag = "--" + str(error).split()[0].replace("_", "-")
-        raise UsageError(str(error), where=flag, fix="see --help for its meaning") from error
+        fix = "give an allowed value; --help describes the option"
+        raise UsageError(str(error), where=flag, fix=fix) from error
 
 
 app = typer_app("scratch_gpt.train")

@@ -14,7 +14,6 @@ from scratch_gpt.cli import (
     print_stdout,
     run_app,
     run_reporting_errors,
-    signals_interrupt,
     typer_app,
 )
 from scratch_gpt.errors import ExitCode, UsageError, one_line
@@ -87,10 +86,9 @@ class DataOptions(QuietOption):
 
 def prepare(options: DataOptions) -> int:
     """Prepare the tokens; return the exit code. Errors are printed, not raised."""
-    with signals_interrupt():
-        return run_reporting_errors(
-            partial(_prepare, options), name=str(options.output), debug=options.debug
-        )
+    return run_reporting_errors(
+        partial(_prepare, options), name=str(options.output), debug=options.debug
+    )
 
 
 def _prepare(options: DataOptions) -> ExitCode:

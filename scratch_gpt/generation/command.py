@@ -2,17 +2,21 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import re
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
-from scratch_gpt.cli import parse_device, print_stdout
+from scratch_gpt.checkpoint.strict_io import open_regular
+from scratch_gpt.cli import parse_device, print_stderr, print_stdout
 from scratch_gpt.errors import (
+    CheckpointError,
     CommandError,
     EnvironmentUnfitError,
     ExitCode,
@@ -22,11 +26,13 @@ from scratch_gpt.errors import (
     TextError,
     TokenizerError,
     UsageError,
+    quote,
 )
 from scratch_gpt.generate import GenerateOptions
 from scratch_gpt.generation.generate import Request
 from scratch_gpt.generation.text_stream import ShowText, Stops, new_texts, visible
 from scratch_gpt.model import GPT
+from scratch_gpt.options import require_memory
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 
@@ -45,6 +51,7 @@ def print_texts(options: GenerateOptions) -> int:
         request.rules.check(model.config.vocab_size)
     except SettingError as error:
         raise usage_error(error) from error
+    _require_memory(model, max(map(len, ids)), request)
     try:
         rows = [
             row
@@ -55,13 +62,23 @@ def print_texts(options: GenerateOptions) -> int:
         raise no_choice_error(error) from error
     if options.json:
         print_stdout(json.dumps(_document(options, tokenizer, rows), indent=2) + "\n")
-    is_cut = any(row["ended"] == "positions" for row in rows)
-    if is_cut and not options.quiet and sys.stderr is not None:
+    if any(row["ended"] == "positions" for row in rows) and not options.quiet:
         fix = "--overflow slide goes on" + (", without --beams" if options.beams > 1 else "")
-        with contextlib.suppress(OSError):
-            sys.stderr.write(f"the text ends at the model's {n_positions} positions; {fix}\n")
-            sys.stderr.flush()
+        print_stderr(f"the text ends at the model's {n_positions} positions; {fix}\n")
     return ExitCode.PASS
+
+
+def _require_memory(model: GPT, longest: int, request: Request) -> None:
+    """Require the memory of the caches and of two float64 rows of logits for each text."""
+    config, rows = model.config, max(request.samples, request.beams)
+    capacity = min(longest + request.max_new_tokens, config.n_positions)
+    cache = 2 * 4 * config.n_layer * config.n_embd * capacity
+    flag = "--beams" if request.beams > 1 else "--samples"
+    require_memory(
+        rows * (cache + 2 * 8 * config.vocab_size),
+        where=f"{flag} {rows}",
+        fix=f"lower {flag} or --max-new-tokens",
+    )
 
 
 _OF_REQUEST = (
@@ -85,7 +102,7 @@ def request_of(options: GenerateOptions) -> Request:
 def usage_error(error: SettingError) -> UsageError:
     """Return the error in terms of options, which have the settings' names."""
     flags = {f"--{name.replace('_', '-')}": value for name, value in error.got.items()}
-    values = " and ".join(f"{flag} is {value!r}" for flag, value in flags.items())
+    values = " and ".join(f"{flag} is {quote(value)}" for flag, value in flags.items())
     return UsageError(
         f"{values}; allowed: {error.allowed}",
         where=" and ".join(flags),
@@ -122,17 +139,35 @@ def read_prompts(options: GenerateOptions) -> list[str]:
     path = options.prompt_file
     if path is not None and path != "-":
         try:
-            content = Path(path).read_bytes()
-        except OSError as error:
+            with open_regular(Path(path)) as file:
+                prompts.append(_decode(_read(file, path), path))
+        except CheckpointError as error:
             raise InputRejectedError(
-                f"the prompt cannot be read: {error.strerror}", where=path, fix="name another file"
+                f"the prompt cannot be read: {error.what}",
+                where=error.where,
+                fix="name another file, or pipe the text: --prompt-file -",
             ) from error
-        prompts.append(_decode(content, path))
     elif path == "-" or not prompts:
         if sys.stdin is None or (path is None and sys.stdin.isatty()):
             raise UsageError("there is no prompt", where="--prompt", fix=_PROMPT_FIX)
-        prompts.append(_decode(sys.stdin.buffer.read(), "standard input"))
+        prompts.append(_decode(_read(sys.stdin.buffer, "standard input"), "standard input"))
     return prompts
+
+
+_LARGEST_PROMPT = 1 << 20
+"""Bytes; the released model sees 512 tokens, some 3,000 bytes."""
+
+
+def _read(file: BinaryIO | io.BytesIO, where: str) -> bytes:
+    """Return the content of a file that holds a prompt, at most `_LARGEST_PROMPT` bytes."""
+    content = file.read(_LARGEST_PROMPT + 1)
+    if len(content) > _LARGEST_PROMPT:
+        raise UsageError(
+            f"the prompt has more than {_LARGEST_PROMPT:,} bytes",
+            where=where,
+            fix="give its end only: the model reads no more than its positions",
+        )
+    return content
 
 
 def _decode(content: bytes, where: str) -> str:
@@ -186,6 +221,8 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 def _weights_folder(weights: str) -> Path:
     """Return the folder of the weights, not one of a training run; it must exist."""
     folder = Path(weights)
+    if not weights:  # Path("") is the current folder
+        raise UsageError("it is empty", where="--weights", fix="name the folder of the weights")
     if folder.is_dir():
         if (folder / "model").is_dir() and (folder / "checkpoints").is_dir():
             fix = f"use --weights {shlex.quote(str(folder / 'model'))}"

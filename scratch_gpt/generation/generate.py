@@ -12,7 +12,14 @@ from torch import Tensor
 from scratch_gpt.errors import SettingError
 from scratch_gpt.generation.beam_search import Settings, beam_search
 from scratch_gpt.generation.decoder import Decoder
-from scratch_gpt.generation.sampling import LARGEST_SEED, Draws, Rules, choose, is_whole
+from scratch_gpt.generation.sampling import (
+    LARGEST_COUNT,
+    LARGEST_SEED,
+    Draws,
+    Rules,
+    choose,
+    is_whole,
+)
 from scratch_gpt.input_checks import check_inputs
 from scratch_gpt.model import GPT
 
@@ -74,15 +81,24 @@ def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+_MOST_TEXTS = 10_000
+"""The largest number of samples or beams; with the released model so many need 360 GB."""
+
 _ALLOWED: dict[tuple[str, ...], tuple[Callable[[Request], bool], str]] = {
-    ("max_new_tokens",): (lambda r: is_whole(r.max_new_tokens, 0), "a whole number, 0 for none"),
+    ("max_new_tokens",): (
+        lambda r: is_whole(r.max_new_tokens, 0, LARGEST_COUNT),
+        f"a whole number from 0 to {LARGEST_COUNT:,}",
+    ),
     ("samples",): (
-        lambda r: is_whole(r.samples, 1) and (r.samples == 1 or r.beams > 1 or r.rules.sampled),
-        "1, or more with sampled=True or with beams: greedy texts are all the same",
+        lambda r: (
+            is_whole(r.samples, 1, _MOST_TEXTS)
+            and (r.samples == 1 or r.beams > 1 or r.rules.sampled)
+        ),
+        f"1, or up to {_MOST_TEXTS:,} with sampled=True or beams: greedy texts are all the same",
     ),
     ("beams",): (
-        lambda r: is_whole(r.beams, 1) and (r.beams == 1 or not r.rules.sampled),
-        "a whole number above 0; 1 with sampled=True, because a beam search draws nothing",
+        lambda r: is_whole(r.beams, 1, _MOST_TEXTS) and (r.beams == 1 or not r.rules.sampled),
+        f"from 1 to {_MOST_TEXTS:,}; 1 with sampled=True, because a beam search draws nothing",
     ),
     ("samples", "beams"): (
         lambda r: r.beams == 1 or r.samples <= r.beams,

@@ -98,13 +98,13 @@ class Rules:
     """
 
     temperature: float = 1.0
-    """Divides the logits; above 0."""
+    """Divides the logits; from 1e-6 to 1e6."""
     top_k: int | None = None
     """Sample from this many most likely tokens; None for all."""
     top_p: float | None = None
     """Sample from the fewest tokens of this total probability, in (0, 1]; None for all."""
     repetition_penalty: float = 1.0
-    """See `penalize_repetition`; above 0, and 1 for none."""
+    """See `penalize_repetition`; from 1e-6 to 1e6, and 1 for none."""
     no_repeat_ngram_size: int = 0
     """See `forbid_repeated_ngrams`; 0 for none."""
     sampled: bool = False
@@ -212,6 +212,9 @@ def _no_choice_error(largest: Tensor) -> NoChoiceError:
 
 LARGEST_SEED = (1 << 64) - 1
 
+LARGEST_COUNT = 10**15
+"""The largest number of tokens, which no text reaches; tensors count to 2**63."""
+
 
 def is_whole(value: object, least: int, most: int | None = None) -> bool:
     """Return whether a value is an `int` within these limits, and no `bool`."""
@@ -224,15 +227,27 @@ def _is_positive(value: object) -> bool:
     return is_number and 0.0 < value < math.inf  # type: ignore[operator]
 
 
+_LARGEST_FACTOR = 1e6
+"""So far the logits of any usable weights stay finite in float32, also times two factors."""
+
+
+def _is_factor(value: object) -> bool:
+    is_positive = _is_positive(value)
+    return is_positive and 1.0 / _LARGEST_FACTOR <= value <= _LARGEST_FACTOR  # type: ignore[operator]
+
+
 _ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
-    "temperature": (_is_positive, "a finite number above 0"),
+    "temperature": (_is_factor, "a number from 1e-6 to 1e6"),
     "top_k": (lambda k: k is None or is_whole(k, 1), "a whole number above 0, or None"),
     "top_p": (
         lambda p: p is None or (_is_positive(p) and p <= 1.0),  # type: ignore[operator]
         "a number above 0 and at most 1, or None",
     ),
-    "repetition_penalty": (_is_positive, "a finite number above 0"),
-    "no_repeat_ngram_size": (lambda size: is_whole(size, 0), "a whole number, 0 for none"),
+    "repetition_penalty": (_is_factor, "a number from 1e-6 to 1e6"),
+    "no_repeat_ngram_size": (
+        lambda size: is_whole(size, 0, LARGEST_COUNT),
+        f"a whole number from 0, for none, to {LARGEST_COUNT:,}",
+    ),
     "sampled": (lambda value: isinstance(value, bool), "True or False"),
 }
 """For each field a test, and the allowed values in words."""

@@ -135,7 +135,8 @@ class Stops:
         if starts:
             self.found, self._held = True, ""
             return held[: min(starts)]
-        beginnings = (stop[:n] for stop in self._strings for n in range(1, len(stop)))
+        longest = len(held) + 1  # of a long stop string, most beginnings are longer than the text
+        beginnings = (s[:n] for s in self._strings for n in range(1, min(len(s), longest)))
         kept = max((len(part) for part in beginnings if held.endswith(part)), default=0)
         self._held = held[len(held) - kept :]
         return held[: len(held) - kept]

@@ -115,8 +115,31 @@ def _read_state(path: Path) -> State:
     if set(fields) != expected:
         missing, unexpected = sorted(expected - set(fields)), sorted(set(fields) - expected)
         raise _damaged(path, f"missing fields: {missing}; unexpected fields: {unexpected}")
-    best = fields.pop("best")
-    return State(best=None if best is None else (best[0], best[1]), **fields)
+    best = fields["best"]
+    allowed = {
+        "step": (_is_count(fields["step"]), "a number of steps"),
+        "windows": (_is_count(fields["windows"]), "a number of windows"),
+        "best": (best is None or _is_best(best, fields["step"]), "null, or a loss and its step"),
+        "settings": (_is_flat(fields["settings"]), "an object of texts and numbers"),
+    }
+    for name, (is_allowed, words) in allowed.items():
+        if not is_allowed:
+            raise _damaged(path, f"{name} must be {words}, and is {quote(fields[name])}")
+    return State(**{**fields, "best": None if best is None else (best[0], best[1])})
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_best(value: object, step: object) -> bool:
+    is_pair = isinstance(value, list) and [type(part) for part in value] == [float, int]
+    return is_pair and _is_count(step) and 0 <= value[1] <= step  # type: ignore[index]
+
+
+def _is_flat(value: object) -> bool:
+    is_object = isinstance(value, dict)
+    return is_object and all(isinstance(part, str | int | float) for part in value.values())  # type: ignore[attr-defined]
 
 
 def write_manifest(folder: Path) -> None:
@@ -192,11 +215,15 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
         CheckpointError: There are checkpoints, and all are damaged.
     """
     found = checkpoints_by_step(folder)
-    for path in found.values():
+    for step, path in found.items():
         try:
-            return read_checkpoint(path)
+            checkpoint = read_checkpoint(path)
         except CheckpointError as error:
             warn(f"checkpoint {path.name} is skipped: {error}")
+        else:
+            if checkpoint.state.step == step:
+                return checkpoint
+            warn(f"checkpoint {path.name} is skipped: it is of step {checkpoint.state.step}")
     if not found:
         return None
     raise CheckpointError(
@@ -209,12 +236,17 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
 def prune_checkpoints(folder: Path, *, upto: int, keep: int, best: int | None) -> None:
     """Remove the checkpoints up to a step, except the last `keep` and the best one.
 
-    Each is first moved away in one rename, so a killed process leaves no damaged checkpoint.
+    Each is first moved away in one rename, so a killed process leaves no damaged checkpoint. Of a
+    link only the link is removed, and a file is left there.
     """
     found = checkpoints_by_step(folder)
     old = [step for step in found if step <= upto][keep:]
     for step in old:
-        if step != best:
+        if step == best:
+            continue
+        if found[step].is_symlink():
+            found[step].unlink()
+        elif found[step].is_dir():
             staging = make_staging(folder)
             found[step].rename(staging)  # onto the empty folder
             shutil.rmtree(staging, ignore_errors=True)

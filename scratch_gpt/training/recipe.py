@@ -4,9 +4,10 @@ Nothing here imports torch: the command line generates its options from these fi
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
+
+from scratch_gpt.errors import quote
 
 KEPT = "kept"
 """In a field's metadata: whether a resumed run must have the checkpoint's value."""
@@ -75,7 +76,7 @@ class Recipe:
         for name, (is_allowed, allowed) in _RANGES.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not is_allowed(value):
-                raise ValueError(f"{name} must be {allowed}, got {value!r}")
+                raise ValueError(f"{name} must be {allowed}, got {quote(value)}")
         if self.n_embd % self.n_head:
             pair = f"{self.n_embd} and {self.n_head}"
             raise ValueError(f"n_embd must be a multiple of n_head, got {pair}")
@@ -91,8 +92,25 @@ def kept_fields() -> tuple[str, ...]:
 _Range = tuple[Callable[[Any], bool], str]
 
 
-def _integers(least: int) -> _Range:
-    return lambda n: isinstance(n, int) and n >= least, f"a whole number of at least {least}"
+MOST_STEPS = 10**9
+"""The largest number of steps; with one a second they take thirty years."""
+
+_LARGEST_SIZE = 1 << 24
+"""The largest size of a tensor's axis that `GPT.from_pretrained` accepts."""
+
+
+def _integers(least: int, most: int = MOST_STEPS) -> _Range:
+    return (
+        lambda n: isinstance(n, int) and least <= n <= most,
+        f"a whole number from {least:,} to {most:,}",
+    )
+
+
+def _numbers(least: float, most: float) -> _Range:
+    return (
+        lambda x: isinstance(x, int | float) and least <= x <= most,
+        f"a number from {least:g} to {most:g}",
+    )
 
 
 def _one_of(*names: str) -> _Range:
@@ -100,24 +118,26 @@ def _one_of(*names: str) -> _Range:
 
 
 _RANGES: dict[str, _Range] = {
-    **dict.fromkeys(
-        ("n_layer", "n_embd", "n_head", "batch_size", "micro_batch", "keep"), _integers(1)
-    ),
+    "n_layer": _integers(1, 833),  # 12 tensors each; a file holds at most 10,000
+    "n_positions": _integers(2, _LARGEST_SIZE),  # one token predicts nothing
+    **dict.fromkeys(("n_embd", "n_head"), _integers(1, _LARGEST_SIZE)),
+    "merges": _integers(0, _LARGEST_SIZE),
+    **dict.fromkeys(("batch_size", "micro_batch"), _integers(1, 1_000_000)),
+    **dict.fromkeys(("keep", "sample_tokens"), _integers(1)),
     **dict.fromkeys(("evaluate_every", "evaluation_windows", "checkpoint_every"), _integers(1)),
-    **dict.fromkeys(("merges", "steps", "threads", "sample_every"), _integers(0)),
-    "seed": (lambda n: isinstance(n, int) and 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1"),
+    **dict.fromkeys(("steps", "sample_every"), _integers(0)),
     "warmup": _integers(-1),
-    "n_positions": _integers(2),  # one token predicts nothing
-    "sample_tokens": _integers(1),
+    "threads": _integers(0, 1_024),  # torch reserves memory for each, also for idle ones
+    "seed": (lambda n: isinstance(n, int) and 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1"),
     **dict.fromkeys(
         ("dropout", "beta1", "beta2"), (lambda x: 0.0 <= x < 1.0, "a number in [0, 1)")
     ),
     "validation_fraction": (lambda x: 0.0 < x < 1.0, "a number between 0 and 1"),
-    **dict.fromkeys(
-        ("initializer_range", "epochs", "learning_rate", "epsilon", "clip_norm"),
-        (lambda x: 0.0 < x < math.inf, "a finite number above 0"),
-    ),
-    "weight_decay": (lambda x: 0.0 <= x < math.inf, "a finite number of at least 0"),
+    # Smaller numbers are 0 in float32: with such an epsilon, 0 / 0 would be a step.
+    **dict.fromkeys(("epsilon", "clip_norm"), _numbers(1e-30, 1e30)),
+    **dict.fromkeys(("initializer_range", "learning_rate"), _numbers(1e-30, 1e3)),
+    "weight_decay": _numbers(0.0, 1e3),
+    "epochs": _numbers(1e-9, 1e9),
     "schedule": _one_of("cosine", "linear", "constant"),
     "optimizer": _one_of("openai", "adamw"),
     "pretokenizer": _one_of("huggingface", "original"),

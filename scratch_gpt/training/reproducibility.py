@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from scratch_gpt.data import TokenData
-from scratch_gpt.errors import InputRejectedError, UsageError
+from scratch_gpt.errors import InputRejectedError, UsageError, one_line, quote
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.recipe import Recipe, kept_fields
@@ -29,10 +29,10 @@ def deterministic(threads: int) -> Iterator[None]:
     fill = settings.fill_uninitialized_memory  # type: ignore[attr-defined]
     threads_before = torch.get_num_threads()
     with _deterministic_algorithms(enabled=True):
-        # Deterministic mode would also write NaN into every new tensor, which takes time.
-        settings.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.set_num_threads(threads or threads_before)
         try:
+            # Deterministic mode would also write NaN into every new tensor, which takes time.
+            settings.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            torch.set_num_threads(threads or threads_before)
             yield
         finally:
             settings.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
@@ -51,8 +51,8 @@ def _deterministic_algorithms(*, enabled: bool) -> Iterator[None]:
     """Set torch's deterministic mode, and restore it with its warning mode."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(enabled)
     try:
+        torch.use_deterministic_algorithms(enabled)
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
@@ -126,7 +126,7 @@ def require_known_settings(allowed: Collection[str]) -> None:
     """Require that each name is that of a reproducibility setting, or raise UsageError."""
     if unknown := sorted(set(allowed) - SETTING_NAMES):
         raise UsageError(
-            f"there is no setting {', '.join(unknown)}",
+            f"there is no setting {one_line(', '.join(unknown))}",
             where="--allow-changed",
             fix=f"use one of {', '.join(sorted(SETTING_NAMES.difference(_INCOMPATIBLE)))}",
         )
@@ -144,7 +144,7 @@ def require_same_settings(
         InputRejectedError: A setting changed that must not; the message lists all of them.
     """
     phrases = {
-        name: f"{name} was {recorded.get(name)!r} and is {found.get(name)!r}"
+        name: f"{name} was {quote(recorded.get(name))} and is {quote(found.get(name))}"
         for name in sorted({**recorded, **found})
         if recorded.get(name) != found.get(name)
     }

@@ -3,20 +3,25 @@
 import contextlib
 import dataclasses
 import os
-import signal
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-from scratch_gpt.cli import parse_device
+from scratch_gpt.cli import (
+    SIGNALS,
+    Interrupts,
+    handling,
+    interruptible,
+    parse_device,
+    print_stderr,
+)
 from scratch_gpt.data import TokenData
-from scratch_gpt.errors import ExitCode, one_line
+from scratch_gpt.errors import CheckpointError, ExitCode, one_line
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.training import checkpoints
@@ -39,7 +44,13 @@ from scratch_gpt.training.run_folder import (
     prepare_tokens,
     prepare_vocabulary,
 )
-from scratch_gpt.training.trainer import Trainer, complete_recipe, require_work_for_all, windows_of
+from scratch_gpt.training.trainer import (
+    Trainer,
+    complete_recipe,
+    require_memory_for,
+    require_work_for_all,
+    windows_of,
+)
 
 _PROMPT = 8
 """Tokens of the validation text that a sample begins with."""
@@ -72,20 +83,29 @@ def run(request: Request, progress: Progress) -> ExitCode:
     require_known_settings(request.allow)
     device = parse_device(request.recipe.device)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(interruptible())
+        interrupts = stack.enter_context(interruptible(*SIGNALS))
+        stack.enter_context(_ONE_AT_A_TIME)
         stack.enter_context(deterministic(request.recipe.threads))
         stack.enter_context(torch.random.fork_rng())
         group = stack.enter_context(join_group(os.environ, device=device, timeout=request.timeout))
         require_work_for_all(request.recipe, group.processes)
+        require_memory_for(request.recipe, 1, group)
         group.on_first(lambda: stack.enter_context(lock_folder(request.output)))
-        return _Run(request, group, progress).run()
+        return _Run(request, group, progress, interrupts).run()
+
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Held by a run: torch's deterministic mode and random state belong to the whole process."""
 
 
 class _Run:
     """One process's part of a run."""
 
-    def __init__(self, request: Request, group: Group, progress: Progress) -> None:
+    def __init__(
+        self, request: Request, group: Group, progress: Progress, interrupts: Interrupts
+    ) -> None:
         self.request = request
+        self.interrupts = interrupts
         self.folder = RunFolder(request.output)
         self.group = group
         self.progress = progress if group.is_first else lambda _what, _done, _total: None
@@ -93,10 +113,12 @@ class _Run:
     def run(self) -> ExitCode:
         """Prepare or resume, train, and export the model if the last step was made."""
         self._begin()
+        self.interrupts.check()
         with contextlib.ExitStack() as stack:
             self.log: Log | None = None
             if self.group.is_first:
-                self.log = Log(self.folder.log, step=self.trainer.step, warn=_print)
+                step = None if self.is_new else self.trainer.step
+                self.log = Log(self.folder.log, step=step, warn=_print)
                 stack.callback(self.log.close)
             echo = _ECHO if self.group.processes > 1 else 0.0
             outcome = self._train(stack.enter_context(stoppable(echo=echo)))
@@ -107,6 +129,7 @@ class _Run:
 
     def _begin(self) -> None:
         """Prepare vocabulary and tokens, and make the trainer, resumed if there is a checkpoint."""
+        self.group.on_first(self.folder.require_folders)
         checkpoint = self._newest_checkpoint()
         recipe, sources = self.request.recipe, self.request.sources
         # Passed on, not looked up later: another process may have written a checkpoint by then.
@@ -127,9 +150,17 @@ class _Run:
         if checkpoint is not None:
             state = checkpoint.state
             self.group.on_first(lambda: self._require_same_settings(state))
+        require_memory_for(recipe, self.tokenizer.vocab_size, self.group)
         self.trainer = Trainer(recipe, self.tokenizer.vocab_size, data, self.group)
         if checkpoint is not None:
-            self.trainer.resume(checkpoint)
+            try:
+                self.trainer.resume(checkpoint)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"the checkpoint does not fit this run: {error.what}",
+                    where=one_line(str(self._checkpoint_folder(checkpoint.state.step))),
+                    fix="move it away to resume from an older one, or train with another --output",
+                ) from error
 
     def _newest_checkpoint(self) -> Checkpoint | None:
         """Return the checkpoint that the first process finds; each process reads it."""
@@ -249,8 +280,7 @@ class _Run:
 
 
 def _print(text: str) -> None:
-    sys.stderr.write(f"{one_line(text)}\n")
-    sys.stderr.flush()
+    print_stderr(f"{one_line(text)}\n")
 
 
 # Signals
@@ -273,29 +303,9 @@ class StopFlag:
             raise KeyboardInterrupt
 
 
-@contextmanager
+@contextlib.contextmanager
 def stoppable(*, echo: float = 0.0) -> Iterator[StopFlag]:
-    """Let the first Ctrl-C or SIGTERM set the flag that is returned, and the second interrupt."""
+    """Let the first of the signals set the flag that is returned, and the second interrupt."""
     stop = StopFlag(echo)
-    with _handling(stop.handle, signal.SIGINT, signal.SIGTERM):
+    with handling(stop.handle, *SIGNALS):
         yield stop
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM interrupt as Ctrl-C does, while there is no step to finish."""
-    with _handling(signal.default_int_handler, signal.SIGTERM):
-        yield
-
-
-@contextmanager
-def _handling(
-    handler: Callable[[int, FrameType | None], Any], *numbers: signal.Signals
-) -> Iterator[None]:
-    """Set the handler of some signals, and restore the ones before."""
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)

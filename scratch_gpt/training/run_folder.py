@@ -41,6 +41,21 @@ class RunFolder:
         self.curve = path / "loss.png"
         self.model = path / "model"  # the exported model
 
+    def require_folders(self) -> None:
+        """Require that no folder of the run is another kind of file, or a link to nothing.
+
+        Raises:
+            InputRejectedError: One is; without this check its run would start anew, or fail at its
+                end.
+        """
+        for path in (self.checkpoints, self.vocabulary, self.tokens, self.model):
+            if os.path.lexists(path) and not path.is_dir():
+                raise InputRejectedError(
+                    f"the run's {path.name} is not a folder",
+                    where=one_line(path),
+                    fix="put the folder back, move the file away, or choose another --output",
+                )
+
 
 @contextlib.contextmanager
 def lock_folder(path: Path) -> Iterator[None]:
@@ -74,7 +89,8 @@ def _open_lock(path: Path) -> int:
             path.mkdir(parents=True, exist_ok=True)
             return os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except FileExistsError as error:
-        raise _occupied(path, "there is a file of that name") from error
+        what = "it is a link to nothing" if path.is_symlink() else "there is a file of that name"
+        raise _occupied(path, what) from error
     except OSError as error:
         raise to_write_error(error, path) or error from error
     raise _occupied(path, "the folder is not empty, and no run was started in it")

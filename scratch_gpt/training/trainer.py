@@ -9,18 +9,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from scratch_gpt.checkpoint.safetensors import count_not_finite
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.data import TokenData, Windows
-from scratch_gpt.errors import CommandError, ExitCode, UsageError
+from scratch_gpt.errors import (
+    CheckpointError,
+    CommandError,
+    ExitCode,
+    TooLittleTextError,
+    UsageError,
+    quote,
+)
 from scratch_gpt.gradient_clipping import NotFiniteError, clip_global_norm
 from scratch_gpt.loss import next_token_loss
 from scratch_gpt.model import GPT
 from scratch_gpt.optimizer import Adam
+from scratch_gpt.options import require_memory
 from scratch_gpt.schedule import Schedule
 from scratch_gpt.training import reproducibility
 from scratch_gpt.training.checkpoints import Checkpoint, State
 from scratch_gpt.training.distributed import Group
-from scratch_gpt.training.recipe import Recipe
+from scratch_gpt.training.recipe import MOST_STEPS, Recipe
 
 IGNORED = -100
 """Id of targets that do not count."""
@@ -39,18 +48,37 @@ class DivergedError(CommandError):
 
 
 def windows_of(data: TokenData, recipe: Recipe, part: str) -> Windows:
-    """Return the windows of `train` in the run's order, or of `validation` in a fixed order."""
+    """Return the windows of `train` in the run's order, or of `validation` in a fixed order.
+
+    Raises:
+        TooLittleTextError: The part is shorter than a window.
+    """
     tokens, seed = (data.train, recipe.seed) if part == "train" else (data.validation, 0)
-    return Windows(tokens, time=recipe.n_positions, seed=seed)
+    try:
+        return Windows(tokens, time=recipe.n_positions, seed=seed)
+    except TooLittleTextError as error:
+        raise TooLittleTextError(
+            f"the {part} part: {error.what}",
+            where=f"--n-positions {recipe.n_positions} "
+            f"--validation-fraction {recipe.validation_fraction:g}",
+            fix="give more text, shorter windows, or another fraction",
+        ) from error
 
 
 def complete_recipe(recipe: Recipe, windows: Windows) -> Recipe:
     """Return the recipe with its open values filled in: steps, warm-up and threads.
 
     Raises:
-        UsageError: The warm-up is not shorter than the run.
+        UsageError: The warm-up is not shorter than the run, or the run is too long.
     """
     steps = recipe.steps or max(1, math.ceil(recipe.epochs * len(windows) / recipe.batch_size))
+    if steps > MOST_STEPS:
+        raise UsageError(
+            f"{recipe.epochs:g} epochs of this text make {steps:,} steps; the limit is "
+            f"{MOST_STEPS:,}",
+            where="--epochs",
+            fix="lower --epochs, or give --steps",
+        )
     warmup = recipe.warmup if recipe.warmup >= 0 else min(_PAPER_WARMUP, steps // 10)
     threads = recipe.threads or torch.get_num_threads()
     if warmup >= steps:
@@ -72,6 +100,31 @@ def require_work_for_all(recipe: Recipe, processes: int) -> None:
             where=f"--batch-size {recipe.batch_size} --micro-batch {recipe.micro_batch}",
             fix=f"use --micro-batch {recipe.batch_size // processes} at most or raise --batch-size",
         )
+
+
+def require_memory_for(recipe: Recipe, vocab_size: int, group: Group) -> None:
+    """Require the memory that training takes at least, or raise EnvironmentUnfitError.
+
+    Weights, gradients and two moments; a micro-batch's logits, their gradient and two tensors of
+    each block; a step's token ids. On a GPU, which reports full memory itself, only the weights.
+    """
+    width, time = recipe.n_embd, recipe.n_positions
+    weights = recipe.n_layer * 12 * width**2 + (vocab_size + time) * width
+    rows = min(recipe.batch_size, recipe.micro_batch)
+    activations = rows * time * 2 * (vocab_size + recipe.n_layer * width)
+    is_plain = recipe.backend == "plain"
+    scores = rows * recipe.n_head * time**2 if is_plain else 0
+    token_ids = 8 * recipe.batch_size * time // group.processes
+    bytes_each = 8 if recipe.dtype == "float64" else 4
+    needed = bytes_each * (4 * weights + activations + scores) + token_ids
+    if group.device.type == "cuda":
+        needed = bytes_each * weights + token_ids
+    require_memory(
+        needed,
+        where=f"--n-layer {recipe.n_layer} --n-embd {width} --n-positions {time} "
+        f"--batch-size {recipe.batch_size} --micro-batch {recipe.micro_batch}",
+        fix="train a smaller model, or lower --micro-batch",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,12 +235,7 @@ class Trainer:
                 return clip_global_norm(self.model.named_parameters(), self.recipe.clip_norm)
             except NotFiniteError as error:
                 problem, cause = error.what, error
-        raise DivergedError(
-            f"training diverged in step {self.step + 1}: {problem}",
-            where=f"step {self.step + 1}, learning rate {rate:.3g}",
-            fix="lower --learning-rate or raise --warmup; earlier checkpoints are intact, and "
-            "--allow-changed learning_rate --allow-changed warmup resumes from the newest one",
-        ) from cause
+        raise _diverged(self.step + 1, rate, problem) from cause
 
     def validate(self) -> float:
         """Return the validation loss; record it in `best` if it is the lowest so far."""
@@ -202,7 +250,15 @@ class Trainer:
         return loss
 
     def checkpoint(self, settings: dict[str, object]) -> Checkpoint:
-        """Return everything that resuming needs; `settings` are the reproducibility settings."""
+        """Return everything that resuming needs; `settings` are the reproducibility settings.
+
+        Raises:
+            DivergedError: A weight is not finite in float32, in which it is written: resuming would
+                reject the checkpoint.
+        """
+        if any(count_not_finite(p.detach().float()) for p in self.model.parameters()):
+            rate = self.schedule.learning_rate(max(0, self.step - 1))
+            raise _diverged(self.step, rate, "a weight is NaN or infinite")
         return Checkpoint(
             state=State(
                 step=self.step, windows=self.windows_seen, best=self.best, settings=settings
@@ -213,12 +269,34 @@ class Trainer:
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint; raise ValueError if it does not fit this run."""
+        """Continue from a checkpoint; raise CheckpointError if it does not fit this run."""
+        own, found = (
+            {name: (tuple(p.shape), p.dtype) for name, p in weights.items()}
+            for weights in (dict(self.model.named_parameters()), checkpoint.weights)
+        )
+        if own != found:
+            names = [name for name in {**own, **found} if own.get(name) != found.get(name)]
+            raise _unfit(f"the weights {quote(names[0])} are {found.get(names[0])}")
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.optimizer.steps != checkpoint.state.step:
+            raise _unfit(f"its moments are of step {self.optimizer.steps}")
         self.step = checkpoint.state.step
         self.windows_seen = checkpoint.state.windows
         self.best = checkpoint.state.best
         self.model.load_state_dict(checkpoint.weights)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+
+
+def _diverged(step: int, rate: float, problem: str) -> DivergedError:
+    return DivergedError(
+        f"training diverged in step {step}: {problem}",
+        where=f"step {step}, learning rate {rate:.3g}",
+        fix="lower --learning-rate or raise --warmup; earlier checkpoints are intact, and "
+        "--allow-changed learning_rate --allow-changed warmup resumes from the newest one",
+    )
+
+
+def _unfit(what: str) -> CheckpointError:
+    return CheckpointError(what, where="the checkpoint", fix="use another one")
 
 
 class RoundedWeights(nn.Module):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import torch
 
 from scratch_gpt.cli import (
     as_cli_error,
+    handling,
+    interruptible,
     parse_device,
+    print_stderr,
     print_stdout,
     run_reporting_errors,
-    signals_interrupt,
 )
 from scratch_gpt.errors import (
     CheckpointError,
@@ -94,19 +97,6 @@ def test_an_unusable_setting_of_the_hub_is_the_environments(
         assert ended.returncode == ExitCode.ENVIRONMENT
         assert "error: a setting of Hugging Face's hub cannot be read" in ended.stderr
         assert name in ended.stderr
-
-
-def test_signals_interrupt_unless_they_are_handled() -> None:
-    number = signal.SIGTERM
-    with pytest.raises(KeyboardInterrupt), signals_interrupt():
-        signal.raise_signal(number)
-    assert signal.getsignal(number) is signal.SIG_DFL
-    signal.signal(number, signal.SIG_IGN)
-    try:
-        with signals_interrupt():
-            signal.raise_signal(number)
-    finally:
-        signal.signal(number, signal.SIG_DFL)
 
 
 @needs_full
@@ -191,3 +181,76 @@ def test_auto_is_the_available_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [parse_device(name) for name in ("auto", "cpu")] == ["cpu", "cpu"]
     with pytest.raises(EnvironmentUnfitError, match="no CUDA device"):
         parse_device("cuda")
+
+
+class Interrupted:
+    """An object in whose destructor Ctrl-C arrives: Python prints the exception and drops it."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def lose_an_interrupt() -> int:
+    Interrupted()
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_lost_in_a_destructor_ends_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_reporting_errors(lose_an_interrupt, name="x", debug=False) == ExitCode.INTERRUPTED
+    assert "error: interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_became_another_error_ends_the_command() -> None:
+    """As where a library catches it, and reports a failed callback."""
+
+    def fail() -> int:
+        lose_an_interrupt()
+        raise RuntimeError
+
+    assert run_reporting_errors(fail, name="x", debug=False) == ExitCode.INTERRUPTED
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_lost_interrupt_can_be_raised_again_earlier() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible(signal.SIGINT) as interrupts:  # noqa: PT012
+        interrupts.check()
+        lose_an_interrupt()
+        interrupts.check()
+        pytest.fail("it went on")
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    """`nohup` ignores SIGHUP, so that the command outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handling(signal.default_int_handler, signal.SIGHUP, signal.SIGTERM):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_command_runs_in_any_thread() -> None:
+    """Python lets only the main thread set signal handlers."""
+    codes: list[int] = []
+    run = lambda: codes.append(run_reporting_errors(lambda: 3, name="x", debug=False))  # noqa: E731
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert codes == [3]
+
+
+def test_a_lost_terminal_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed standard error, and one whose reader is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as gone:
+        for stream in (None, gone):
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "stderr", stream)
+                print_stderr("a note\n")

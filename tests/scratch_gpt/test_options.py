@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from scratch_gpt.cli import typer_app
+from scratch_gpt.errors import EnvironmentUnfitError
 from scratch_gpt.options import (
     QuietOption,
     add_command,
@@ -16,6 +17,7 @@ from scratch_gpt.options import (
     option,
     options_of,
     recorded,
+    require_memory,
 )
 
 
@@ -39,6 +41,7 @@ class Options(Shared):
     name: str = option(..., "A name.")
     two_words: float | None = option(None, "A share.", metavar="SHARE", maximum=1.0)
     tag: tuple[str, ...] = option((), "A tag.")
+    place: Path | None = option(None, "A folder.")
     seed: int = option(7, "Another seed.", minimum=1, records=True)
 
 
@@ -108,7 +111,7 @@ def test_the_help_is_the_docstring() -> None:
 def test_own_options_come_before_inherited_ones() -> None:
     """An option that is declared again is listed once, with the newer declaration."""
     names = [field.name for field in options_of(Options)]
-    assert names == ["files", "name", "two_words", "tag", "seed", "kind", "quiet", "debug"]
+    assert names == ["files", "name", "two_words", "tag", "place", "seed", "kind", "quiet", "debug"]
 
 
 def test_recorded_options_are_off_their_default() -> None:
@@ -124,3 +127,20 @@ def test_only_a_single_command_has_a_version() -> None:
     commands = typer.main.get_command(app).commands
     assert "version" not in {parameter.name for parameter in commands["one"].params}
     assert commands["one"].help == "Another help."
+
+
+@pytest.mark.parametrize("arguments", [["", "--name", "n"], ["--name", "n", "--place", ""]])
+def test_an_empty_path_is_a_usage_error(arguments: list[str]) -> None:
+    """`--output "$UNSET"` would be the current folder."""
+    result = invoke(arguments)
+    assert result.exit_code == 2
+    assert "it is empty; . is the current folder" in " ".join(result.stderr.split())
+
+
+def test_memory_that_is_not_there_is_an_error() -> None:
+    require_memory(1_000, where="--beams 1", fix="lower --beams")
+    if not Path("/proc/meminfo").exists():
+        pytest.skip("not run: the system does not give its free memory")
+    with pytest.raises(EnvironmentUnfitError, match=r"takes at least 1,000,000\.0 GB") as caught:
+        require_memory(10**15, where="--beams 1", fix="lower --beams")
+    assert (caught.value.where, caught.value.fix) == ("--beams 1", "lower --beams")

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import SupportsIndex
 
 import pytest
 
@@ -58,6 +59,26 @@ def test_final_text_is_not_held_back() -> None:
     watched = Stops(["abc"])
     given = [watched.passed(part) for part in ("xa", "b", "bab", "d")]
     assert given == ["x", "", "abb", "abd"]
+
+
+class Counted(str):
+    """A text that counts the characters of its slices."""
+
+    __slots__ = ()
+    copied = 0
+
+    def __getitem__(self, key: SupportsIndex | slice) -> str:
+        part = super().__getitem__(key)
+        Counted.copied += len(part)
+        return part
+
+
+def test_a_long_stop_string_costs_no_more_than_the_text() -> None:
+    """A hundred thousand characters have ten gigabytes of beginnings."""
+    watched = Stops([Counted("ab" * 50_000)])
+    given = "".join([*(watched.passed(part) for part in ("xab", "ab", "c")), watched.rest()])
+    assert given == "xababc"
+    assert 0 < Counted.copied < 100
 
 
 def test_an_empty_stop_string_is_rejected() -> None:

@@ -118,6 +118,26 @@ def test_other_fields_are_rejected(change: dict[str, object], message: str, writ
     assert message in rejection(written).what
 
 
+WRONG = [
+    *(("step", value) for value in (-5, True, 7.0, "7", None, 10**40, [7])),
+    *(("windows", value) for value in (-1, False, 2.5, {}, None, 2**63)),
+    *(("best", value) for value in ([], [1.0], [1, 2], [1.0, 2, 3], [1.0, 99], [1.0, -1], 3.0)),
+    *(("best", value) for value in (["1.0", 2], [1.0, True], {"0": 1.0, "1": 2}, [1.0, [2]])),
+    *(("settings", value) for value in ([], None, 7, {"seed": [1]}, {"dtype": {}}, {"a": None})),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=str)
+def test_a_state_of_another_type_is_rejected(name: str, value: object, written: Path) -> None:
+    """Its digest is right: a person or a program wrote the state and the manifest."""
+    place = written / checkpoints.STATE
+    place.write_text(json.dumps(json.loads(place.read_text("utf-8")) | {name: value}), "utf-8")
+    checkpoints.write_manifest(written)
+    error = rejection(written)
+    assert error.what.startswith(f"{name} must be ")
+    assert error.where == str(place)
+
+
 def test_weights_of_another_model_are_rejected(checkpoint: Checkpoint, tmp_path: Path) -> None:
     weights = {name: tensor.double() for name, tensor in checkpoint.weights.items()}
     moments = {**checkpoint.optimizer, "weight.other": torch.ones(2)}
@@ -159,6 +179,50 @@ def test_a_damaged_checkpoint_is_skipped(filled: Path, flip: Callable) -> None:
     assert found is not None
     assert found.state.step == 9
     assert ["step-00000010 is skipped" in warning for warning in warnings] == [True]
+
+
+def test_a_checkpoint_under_another_step_is_skipped(filled: Path) -> None:
+    checkpoint_folder(filled, 10).rename(checkpoint_folder(filled, 11))
+    warnings: list[str] = []
+    found = newest_checkpoint(filled, warnings.append)
+    assert found is not None
+    assert found.state.step == 9
+    assert warnings == ["checkpoint step-00000011 is skipped: it is of step 10"]
+
+
+def test_the_order_is_that_of_the_steps_not_of_the_clock(filled: Path) -> None:
+    """The clock was set back between two checkpoints."""
+    os.utime(checkpoint_folder(filled, 10), (0, 0))
+    found = newest_checkpoint(filled, pytest.fail)
+    assert found is not None
+    assert found.state.step == 10
+    prune_checkpoints(filled, upto=10, keep=1, best=None)
+    assert list(checkpoints_by_step(filled)) == [10]
+
+
+def test_of_a_link_only_the_link_is_removed(
+    filled: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its target may be the only copy; a file is not from a run, and stays."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "kept"
+    checkpoint_folder(filled, 9).rename(elsewhere)
+    checkpoint_folder(filled, 9).symlink_to(elsewhere)
+    checkpoint_folder(filled, 8).touch()
+    checkpoint_folder(filled, 7).symlink_to("nothing")
+    prune_checkpoints(filled, upto=10, keep=1, best=None)
+    assert sorted(p.name for p in filled.iterdir()) == ["step-00000008", "step-00000010"]
+    assert checkpoints.read_checkpoint(elsewhere).state.step == 9
+
+
+def test_a_linked_checkpoint_is_found(
+    filled: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "kept"
+    checkpoint_folder(filled, 10).rename(elsewhere)
+    checkpoint_folder(filled, 10).symlink_to(elsewhere)
+    found = newest_checkpoint(filled, pytest.fail)
+    assert found is not None
+    assert found.state.step == 10
 
 
 def test_only_damaged_checkpoints_are_an_error(filled: Path, flip: Callable) -> None:

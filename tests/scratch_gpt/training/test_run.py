@@ -1,9 +1,14 @@
 """The train command: whole runs, interrupted and resumed runs, errors, signals."""
 
+import dataclasses
+import itertools
+import json
 import os
 import pickle
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,12 +17,15 @@ import pytest
 import torch
 
 from scratch_gpt import GPT, Tokenizer
+from scratch_gpt.cli import SIGNALS, interruptible
 from scratch_gpt.data import prepare
-from scratch_gpt.training import checkpoints
+from scratch_gpt.training import checkpoints, log
 from scratch_gpt.training import run as run_module
 from scratch_gpt.training import trainer as trainer_module
 from scratch_gpt.training.distributed import Group
-from scratch_gpt.training.run import interruptible, stoppable
+from scratch_gpt.training.recipe import Recipe
+from scratch_gpt.training.run import Request, stoppable
+from scratch_gpt.training.run_folder import Sources
 from scratch_gpt.training.trainer import StepResult, Trainer
 
 
@@ -55,6 +63,19 @@ def before_step_5(action: Callable[[Trainer], None]) -> Iterator[None]:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@pytest.fixture
+def run_here(recipe: Recipe, corpus: Path) -> Callable[[Path], int]:
+    """Return a function that runs like the command, without the command line."""
+
+    def run(output: Path) -> int:
+        sources = Sources(paths=(corpus,))
+        tiny = dataclasses.replace(recipe, merges=40)
+        request = Request(recipe=tiny, output=output, sources=sources)
+        return run_module.run(request, lambda *_: None)
+
+    return run
 
 
 @pytest.fixture
@@ -124,6 +145,112 @@ def test_damaged_checkpoints_do_not_start_a_run_anew(interrupted: Path, command:
     assert log_before == (interrupted / "log.jsonl").read_bytes()
 
 
+def edit_states(output: Path, **changes: object) -> None:
+    """Change fields of every checkpoint's state, with the right digests."""
+    settings = changes.pop("settings", {})
+    for place in (output / "checkpoints").iterdir():
+        fields = json.loads((place / checkpoints.STATE).read_text("utf-8"))
+        fields["settings"] |= settings
+        (place / checkpoints.STATE).write_text(json.dumps(fields | changes), "utf-8")
+        checkpoints.write_manifest(place)
+
+
+def content(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": -5}, "step must be a number of steps, and is -5"),
+        ({"settings": {"dtype": "float16"}}, "dtype was 'float16' and is 'float64'"),
+        ({"settings": {"seed": 10**400}}, "seed was 1000"),
+        ({"settings": {"\x1b[2J": "[red]"}}, "was '[red]' and is None"),
+    ],
+    ids=ascii,
+)
+def test_a_state_that_does_not_fit_changes_nothing(
+    changes: dict[str, object], message: str, interrupted: Path, command: Callable
+) -> None:
+    """Neither the log nor a checkpoint, though the digests are right."""
+    edit_states(interrupted, **changes)
+    before = content(interrupted)
+    stderr = command(interrupted, code=4)
+    assert message in stderr
+    assert len(stderr) < 2_000
+    assert before == content(interrupted)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("optimizer.safetensors", "all 3 checkpoints are damaged"),
+        ("moments", "the checkpoint does not fit this run: its moments are of step 4"),
+    ],
+)
+def test_moments_that_do_not_fit_change_nothing(
+    name: str, message: str, interrupted: Path, command: Callable
+) -> None:
+    places = sorted((interrupted / "checkpoints").iterdir())
+    for place in places:
+        target = place / "optimizer.safetensors"
+        if name == "moments":
+            target.write_bytes((places[1] / "optimizer.safetensors").read_bytes())
+        else:
+            target.write_bytes(b"")
+        checkpoints.write_manifest(place)
+    before = content(interrupted)
+    assert message in command(interrupted, code=4)
+    assert before == content(interrupted)
+
+
+def test_a_file_in_place_of_the_checkpoints_changes_nothing(
+    interrupted: Path, command: Callable
+) -> None:
+    """The run would start anew, and empty its log."""
+    (interrupted / "checkpoints").rename(interrupted / "moved away")
+    (interrupted / "checkpoints").write_text("moved", "utf-8")
+    before = content(interrupted)
+    assert "the run's checkpoints is not a folder" in command(interrupted, code=4)
+    assert before == content(interrupted)
+
+
+def test_a_new_run_in_an_old_folder_keeps_the_log(interrupted: Path, command: Callable) -> None:
+    (interrupted / "checkpoints").rename(interrupted / "moved away")
+    before = (interrupted / "log.jsonl").read_bytes()
+    assert "log.jsonl is of an earlier run; it is kept as log.1.jsonl" in command(interrupted)
+    assert before == (interrupted / "log.1.jsonl").read_bytes()
+
+
+def test_a_linked_checkpoint_resumes_and_is_kept(
+    whole: Path, interrupted: Path, command: Callable, assert_same_run: Callable, tmp_path: Path
+) -> None:
+    place = interrupted / "checkpoints" / "step-00000005"
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    command(interrupted, keep=1)
+    assert_same_run(whole, interrupted)
+    assert steps(interrupted)[0] == 8
+    assert checkpoints.read_checkpoint(tmp_path / "elsewhere").state.step == 5
+
+
+def test_a_clock_that_goes_back_changes_nothing(
+    whole: Path, command: Callable, output: Path, assert_same_run: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Times come from a clock that cannot be set; the order of checkpoints is by step."""
+    seconds = itertools.count(2_000_000_000, -3_600)
+    monkeypatch.setattr(time, "time", lambda: float(next(seconds)))
+    with before_step_5(lambda _trainer: os.kill(os.getpid(), signal.SIGTERM)):
+        command(output, code=130)
+    os.utime(output / "checkpoints" / "step-00000005", (0, 0))
+    assert "resuming from step 5" in command(output)
+    assert_same_run(whole, output)
+    times = [line["seconds"] for line in log.read_log(output / "log.jsonl")]
+    assert len(times) == 8
+    assert min(times) >= 0.0
+
+
 def test_changed_settings_must_be_allowed(interrupted: Path, command: Callable) -> None:
     changes = {"seed": 5, "learning_rate": 0.02}
     stderr = command(interrupted, code=4, **changes)
@@ -146,6 +273,43 @@ def test_changed_text_must_be_allowed(interrupted: Path, command: Callable, tmp_
     assert "data was" in command(interrupted, *tokens, code=4, data=None)
     allowed = [*tokens, "--allow-changed", "data"]
     assert "allowed change: data was" in command(interrupted, *allowed, data=None)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_lost_in_a_callback_stops_before_the_first_step(
+    command: Callable, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python prints and drops an exception in a destructor."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    prepare_tokens = run_module.prepare_tokens
+
+    def lose_an_interrupt(*given: object) -> object:
+        Interrupted()
+        return prepare_tokens(*given)
+
+    monkeypatch.setattr(run_module, "prepare_tokens", lose_an_interrupt)
+    assert "error: interrupted" in command(output, code=130)
+    assert not (output / "log.jsonl").exists()
+
+
+def test_a_lost_terminal_does_not_end_a_run(
+    whole: Path, run_here: Callable, output: Path, assert_same_run: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """SIGHUP comes with it: the notes about it cannot be written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as gone:
+        monkeypatch.setattr(sys, "stderr", gone)
+        with before_step_5(lambda _trainer: os.kill(os.getpid(), signal.SIGHUP)):
+            assert run_here(output) == 130
+        monkeypatch.setattr(sys, "stderr", None)
+        assert run_here(output) == 0
+    assert_same_run(whole, output)
 
 
 def test_the_best_is_kept(command: Callable, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +363,29 @@ def test_a_run_restores_the_callers_state(command: Callable, output: Path) -> No
     before = state()
     command(output, steps=3)
     assert before == state()
+
+
+def test_two_runs_in_two_threads_do_not_disturb_each_other(
+    whole: Path, run_here: Callable, assert_same_run: Callable, tmp_path: Path
+) -> None:
+    """Deterministic mode, the number of threads and the random state are the whole process's."""
+    before = (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads())
+    generator = torch.get_rng_state()
+    codes: dict[Path, int] = {}
+
+    def run(output: Path) -> None:
+        codes[output] = run_here(output)
+
+    threads = [threading.Thread(target=run, args=[tmp_path / name]) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(codes.values()) == [0, 0]
+    assert before == (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads())
+    assert torch.equal(generator, torch.get_rng_state())
+    for output in codes:
+        assert_same_run(whole, output)
 
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -279,7 +466,7 @@ def test_a_folder_of_other_files_is_rejected(command: Callable, tmp_path: Path) 
     assert [tmp_path / "thesis.tex"] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_sets_the_flag(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stoppable() as stop:
@@ -306,6 +493,6 @@ def test_an_echo_is_ignored() -> None:
 
 def test_sigterm_interrupts_before_the_first_step() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with interruptible(), pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interruptible(*SIGNALS):
         os.kill(os.getpid(), signal.SIGTERM)
     assert before == signal.getsignal(signal.SIGTERM)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scratch_gpt.errors import OccupiedError, WriteError
-from scratch_gpt.training.run_folder import lock_folder
+from scratch_gpt.errors import InputRejectedError, OccupiedError, WriteError
+from scratch_gpt.training.run_folder import RunFolder, lock_folder
 
 
 def test_a_folder_is_created_and_reopened(tmp_path: Path) -> None:
@@ -43,3 +43,29 @@ def test_a_file_is_rejected(tmp_path: Path) -> None:
         lock_folder(file / "run"),
     ):
         pass
+
+
+def test_a_link_to_nothing_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nothing")
+    with (
+        pytest.raises(OccupiedError, match="it is a link to nothing"),
+        lock_folder(tmp_path / "link"),
+    ):
+        pass
+    assert [tmp_path / "link"] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "vocabulary", "tokens", "model"])
+def test_a_file_or_a_lost_link_in_place_of_a_folder_is_rejected(name: str, tmp_path: Path) -> None:
+    """Without its checkpoints a run would start anew, and without `model` end in an error."""
+    folder = RunFolder(tmp_path)
+    folder.require_folders()
+    for make in (Path.mkdir, Path.touch, lambda path: path.symlink_to("nothing")):
+        make(tmp_path / name)
+        if make is Path.mkdir:
+            folder.require_folders()
+            (tmp_path / name).rmdir()
+            continue
+        with pytest.raises(InputRejectedError, match=f"the run's {name} is not a folder"):
+            folder.require_folders()
+        (tmp_path / name).unlink()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scratch_gpt import GPT, GPTConfig
-from scratch_gpt.data import Windows
+from scratch_gpt.data import TokenData, Windows
 from scratch_gpt.errors import CheckpointError, UsageError
 from scratch_gpt.gradient_clipping import GradientError
 from scratch_gpt.loss import next_token_loss
@@ -67,13 +67,80 @@ def test_every_part_of_a_checkpoint_matters(lost: str, start: Callable) -> None:
     losses(whole, 3)
     checkpoint = whole.checkpoint({})
     weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    changes: dict[str, object] = {}
     if lost == "moments":
-        changes = {"optimizer": start().checkpoint({}).optimizer}
+        changes["optimizer"] = start().checkpoint({}).optimizer | {"step": 3}
     else:
-        changes = {"state": dataclasses.replace(checkpoint.state, **{lost: 0})}
+        changes["state"] = dataclasses.replace(checkpoint.state, **{lost: 0})
+    if lost == "step":
+        changes["optimizer"] = checkpoint.optimizer | {"step": 0}
     resumed = start()
     resumed.resume(dataclasses.replace(checkpoint, weights=weights, **changes))
     assert losses(whole, 3) != losses(resumed, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_embd": 18}, "the weights 'tokens_embed.weight' are ((37, 18), torch.float64)"),
+        ({"n_layer": 2}, "the weights 'h.1.attn.c_attn.weight' are"),
+        ({"dtype": "float32"}, "the weights 'tokens_embed.weight' are ((37, 21), torch.float32)"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_model_is_rejected(
+    changes: dict[str, object], message: str, start: Callable
+) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        start().resume(start(**changes).checkpoint({}))
+    assert message in caught.value.what
+
+
+def test_moments_of_another_step_are_rejected(start: Callable) -> None:
+    run = start()
+    losses(run, 3)
+    checkpoint = run.checkpoint({})
+    late = dataclasses.replace(checkpoint, state=dataclasses.replace(checkpoint.state, step=4))
+    with pytest.raises(CheckpointError, match="its moments are of step 3"):
+        start().resume(late)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", "nan"), ("float64", "1e39")])
+def test_weights_that_cannot_be_read_back_are_not_saved(
+    dtype: str, value: str, start: Callable
+) -> None:
+    """The older checkpoints stay: a checkpoint that resuming rejects would replace them."""
+    run = start(dtype=dtype)
+    losses(run, 2)
+    run.model.h[0].ln_1.bias.data[3] = float(value)
+    with pytest.raises(DivergedError, match="diverged in step 2: a weight is NaN or infinite"):
+        run.checkpoint({})
+
+
+def test_epochs_without_end_are_rejected(recipe: Recipe, data: TokenData) -> None:
+    windows = trainer.windows_of(data, recipe, "train")
+    endless = dataclasses.replace(recipe, steps=0, epochs=1e9, batch_size=1)
+    with pytest.raises(UsageError, match=r"1e\+09 epochs of this text make .* steps; the limit"):
+        complete_recipe(endless, windows)
+    assert complete_recipe(dataclasses.replace(endless, epochs=1.0), windows).steps > 1
+
+
+LARGE = {"n_layer": 833, "n_embd": 2**18, "n_positions": 2**24, "batch_size": 10**6}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", LARGE)
+def test_the_memory_grows_with_every_size(
+    name: str, device: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimate is a lower bound: a tiny run always fits, and half a terabyte does not."""
+    needed: list[int] = []
+    monkeypatch.setattr(trainer, "require_memory", lambda count, **_: needed.append(count))
+    wide = {"n_head": 1, "n_embd": 24_000, "n_positions": 100_000 if name == "batch_size" else 11}
+    for given in (recipe, dataclasses.replace(recipe, **wide | {name: LARGE[name]})):
+        trainer.require_memory_for(given, 37, Group(device=device))
+    assert needed[0] < 10**6
+    assert needed[1] > 5 * 10**11
 
 
 def test_validation_does_not_disturb_training(start: Callable) -> None:
