@@ -79,7 +79,7 @@ def test_the_vocabulary_beside_weights_is_taken(
 def test_a_single_file_is_taken(short: Check, small_vocabulary: Path, tmp_path: Path) -> None:
     size = Tokenizer.from_pretrained(small_vocabulary).vocab_size
     files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
-    HuggingFaceTokenizer(*files, size=size).tokenizer.save_pretrained(tmp_path / "saved")
+    HuggingFaceTokenizer(small_vocabulary, size=size).tokenizer.save_pretrained(tmp_path / "saved")
     for file in files:
         (tmp_path / "saved" / file.name).unlink(missing_ok=True)
     result = short("--vocabulary", tmp_path / "saved")
