@@ -1,8 +1,8 @@
 """Hugging Face's tokenizer of GPT-1 as a reference, and its tables of character classes.
 
 A folder is read as `AutoTokenizer` reads it, with its added tokens. Versions of the library ignore
-what they cannot use, so the tokens are counted. Nearly every version normalizes text with BERT's normalizer; in the others
-it is replaced by BERT's, which `replaced` records.
+what they cannot use, so the tokens are counted. Nearly every version normalizes text with BERT's
+normalizer; in the others it is replaced by BERT's, which `replaced` records.
 """
 
 import contextlib
@@ -138,9 +138,14 @@ class HuggingFaceTokenizer:
         return [Encoding(tuple(ids), tuple(map(tuple, places))) for ids, places in pairs]
 
     @property
-    def added(self) -> dict[int, Any]:
+    def added_tokens(self) -> dict[int, Any]:
         """The added tokens by id, as the library's `AddedToken`."""
         return dict(self.tokenizer.added_tokens_decoder)
+
+    @property
+    def added(self) -> dict[int, str]:
+        """The texts of the added tokens by id."""
+        return {number: str(token) for number, token in self.added_tokens.items()}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the library's text of ids."""

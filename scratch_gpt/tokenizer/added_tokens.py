@@ -287,7 +287,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _unsound(what: str, where: str) -> TokenizerError:
-    return TokenizerError(what, where=where, fix="fetch the file again")
+    return TokenizerError(what, where=where, fix="correct the file, or fetch it again")
 
 
 # Finding them in a text.
@@ -340,7 +340,7 @@ class AddedTokenFinder:
                     start -= 1
                 start = max(start, done)
             if token.rstrip:
-                spaces = end if end > spaces else spaces  # those known from the match before
+                spaces = max(spaces, end)  # those known from the match before
                 while spaces < len(text) and text[spaces] in _SPACES:
                     spaces += 1
                 end = spaces

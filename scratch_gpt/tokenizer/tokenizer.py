@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from scratch_gpt.errors import TextError
+from scratch_gpt.errors import TextError, TokenizerError
 from scratch_gpt.tokenizer import vocabulary as vocabulary_files
 from scratch_gpt.tokenizer.added_tokens import UNKNOWN_TOKEN, AddedTokenFinder
 from scratch_gpt.tokenizer.bpe import END, BytePairs
@@ -84,6 +84,10 @@ def check_ids(ids: Iterable[Any], bound: int) -> list[int]:
             raise ValueError(f"ids[{place}] is {number}, which is not in [0, {bound})")
         checked.append(number)
     return checked
+
+
+MOST_DECODED = 1 << 28
+"""Characters of a decoded text: at four bytes each 1 GiB, which joining briefly doubles."""
 
 
 class Tokenizer:
@@ -268,9 +272,18 @@ class Tokenizer:
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Return the text of ids: the tokens joined, with a space after each word but the last.
 
-        The case, accents and spacing of the encoded text are lost. Errors are those of `tokens`.
+        The case, accents and spacing of the encoded text are lost. Errors are those of `tokens`;
+        and a `TokenizerError`, before any is joined, if the text has more than `MOST_DECODED`
+        characters.
         """
         *tokens, last = self.tokens(ids) or [""]
+        if (size := sum(map(len, tokens))) > MOST_DECODED:
+            raise TokenizerError(
+                f"the text of {len(tokens) + 1:,} ids has about {size:,} characters; the limit is "
+                f"{MOST_DECODED:,}",
+                where="ids",
+                fix="decode fewer ids at once",
+            )
         return "".join([*(token.replace(END, " ") for token in tokens), last.replace(END, "")])
 
     def tokens(self, ids: Iterable[SupportsIndex]) -> list[str]:

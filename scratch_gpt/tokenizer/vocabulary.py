@@ -333,15 +333,18 @@ def parse_tokenizer_json(
         kind = found.get("type") if isinstance(found, dict) else found
         if kind != wanted:
             raise _rejected(f"its {name} is {quote(kind)}, GPT-1's is {wanted!r}", where)
-    normalizer = whole.get("normalizer", {})
-    for name, allowed in _NORMALIZER.items():
-        if normalizer.get(name, allowed[-1]) not in allowed:
-            found = quote(normalizer[name])
-            raise _rejected(f"its normalizer's {name} is {found}, GPT-1's is {allowed[-1]}", where)
+    _require_berts_steps(whole.get("normalizer", {}), where)
     ids, merges = model.get("vocab"), model.get("merges")
     if not isinstance(ids, dict) or not isinstance(merges, list):
         raise _rejected("its model has no vocab or no merges", where)
     return ids, [pair(merge, number, where) for number, merge in enumerate(merges, start=1)]
+
+
+def _require_berts_steps(normalizer: Mapping[str, object], where: str) -> None:
+    for name, allowed in _NORMALIZER.items():
+        if (found := normalizer.get(name, allowed[-1])) not in allowed:
+            what = f"its normalizer's {name} is {quote(found)}, GPT-1's is {allowed[-1]}"
+            raise _rejected(what, where)
 
 
 def pair(merge: object, number: int, where: str) -> tuple[str, str]:

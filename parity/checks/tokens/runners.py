@@ -35,6 +35,11 @@ class ReferenceTokenizer(Protocol):
     steps: tuple[str, ...]
 
     @property
+    def added(self) -> Mapping[int, str]:
+        """Return the texts of its added tokens by id; `<unk>` may be among them."""
+        ...
+
+    @property
     def exempt(self) -> Mapping[str, str]:
         """Its parts that are replaced and so not compared, each with the reason."""
         ...
@@ -119,6 +124,7 @@ class ReleaseTokenizer:
         self, vocabulary: Path, merges: Path, added: Mapping[int, Any] = MappingProxyType({})
     ) -> None:
         self._slow = OriginalTokenizer(vocabulary, merges, added=added)
+        self.added = {number: str(token) for number, token in added.items()}
         self._ids = functools.lru_cache(1 << 16)(self._ids_of)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
@@ -184,11 +190,12 @@ class FoundVocabulary:
         hugging_face = HuggingFace(self.folder, size=tokenizer.vocab_size)
         if tokenizer.pretokenizer != "original":
             return hugging_face
-        added = {n: token for n, token in hugging_face.added.items() if str(token) != UNKNOWN}
+        added = {n: t for n, t in hugging_face.added_tokens.items() if str(t) != UNKNOWN}
         with tempfile.TemporaryDirectory() as name:  # it reads two files, also of a single file
             folder = Path(name)
             write_vocabulary(folder, dataclasses.replace(tokenizer.vocabulary, added=()))
-            return ReleaseTokenizer(*(folder / file for file in VOCABULARY_FILES), added)
+            vocabulary, merges = (folder / file for file in VOCABULARY_FILES)
+            return ReleaseTokenizer(vocabulary, merges, added)
 
     def identity(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Return vocabulary, files, pretokenizer and versions, for the report."""
@@ -226,10 +233,9 @@ def choose_vocabulary(
         CheckpointError: There is only a `tokenizer.json`, and it is not GPT-1's.
     """
     if directory is not None:
-        found = _required(directory, f"--vocabulary {directory}", f"{directory}")
-    else:
-        found = _beside(weights)
-    if found is not None:
+        yield _required(directory, f"--vocabulary {directory}", f"{directory}")
+        return
+    if (found := _beside(weights)) is not None:
         yield found
         return
     with tempfile.TemporaryDirectory() as name:
@@ -293,7 +299,7 @@ def _required(folder: Path, where: str, source: str) -> FoundVocabulary:
 
 
 def _in(folder: Path, source: str) -> FoundVocabulary | None:
-    """Return the vocabulary of a folder, under the names of either publication; None without any."""
+    """Return the vocabulary of a folder, under either publication's names; None without any."""
     kinds = (tuple(VOCABULARY_FILES), tuple(VOCABULARY_FILES.values()), (SINGLE_FILE,))
     if any(all(os.path.lexists(folder / name) for name in names) for names in kinds):
         return FoundVocabulary(folder=folder, source=source)

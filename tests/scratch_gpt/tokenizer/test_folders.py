@@ -138,8 +138,8 @@ class Draw:
         )
         unknown |= {"id": 0, "content": "<unk>", "special": True}
         added = [unknown] if self.has(0.9) else []
-        for _ in range(self.number(0, 3)):
-            added.append(unknown | self.entry() | {"id": self.id()})
+        more = range(self.number(0, 3))
+        added += [unknown | self.entry() | {"id": self.id()} for _ in more]
         lists = [list(pair) for pair in MERGES], [" ".join(pair) for pair in MERGES]
         model = {"type": "BPE", "dropout": None, "unk_token": "<unk>"}
         model |= {"continuing_subword_prefix": "", "end_of_word_suffix": "</w>"}
@@ -228,15 +228,20 @@ def theirs(folder: Path, texts: list[str]) -> list[Encoded] | None:
     return list(zip(found["input_ids"], places, strict=True))
 
 
+def loaded(folder: Path) -> Any:  # noqa: ANN401 - a tokenizer and None, or None and an error
+    try:
+        return Tokenizer.from_pretrained(folder), None
+    except CheckpointError as error:
+        return None, error
+
+
 def check_against_transformers(folder: Path, case: Folder) -> str:
     """Check that a folder has the ids of `AutoTokenizer` or is rejected; return which."""
     write(folder, case.files)
-    try:
-        ours = Tokenizer.from_pretrained(folder)
-    except CheckpointError as error:
-        assert error.exit_code == 4
-        assert all([error.what, error.where, error.fix])
-        return f"rejected: {error.what}"
+    ours, rejection = loaded(folder)
+    if ours is None:
+        assert (rejection.exit_code, rejection.what == "", rejection.fix == "") == (4, False, False)
+        return f"rejected: {rejection.what}"
     expected = theirs(folder, case.texts)
     if expected is None:
         return "not loaded by transformers"

@@ -84,7 +84,7 @@ def test_a_single_file_is_taken(short: Check, small_vocabulary: Path, tmp_path: 
         (tmp_path / "saved" / file.name).unlink(missing_ok=True)
     result = short("--vocabulary", tmp_path / "saved")
     text = " ".join(result.stdout.split())  # long lines are cut
-    assert (result.exit_code, "tokenizer.json as we read it" in text) == (0, True)
+    assert (result.exit_code, "read from tokenizer.json" in text) == (0, True)
     (tmp_path / "saved" / "tokenizer.json").write_text("{}", encoding="utf-8")
     assert short("--vocabulary", tmp_path / "saved").exit_code == 4
 
