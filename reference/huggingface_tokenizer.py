@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from reference import compat
@@ -212,7 +212,8 @@ def tables() -> dict[str, dict[int, str]]:
     """Return every table by name: a value for each code point in it.
 
     `removed`, `white`, `ideographs` (they get spaces around them), `nonspacing` (removed after
-    decomposition) and `punctuation` (a word of its own) are sets, whose values are empty.
+    decomposition) and `punctuation` (a word of its own) are sets, whose values are empty; so is
+    `word` (an added token of a single word is not found beside it).
     `decomposition` (canonical, in full) and `lowercase` hold the numbers of other characters;
     `combining` holds the canonical combining class.
     """
@@ -230,7 +231,16 @@ def tables() -> dict[str, dict[int, str]]:
         "nonspacing": {c: "" for c in _changed(step("strip_accents")) if c not in decomposed},
         "lowercase": {code: numbers(made) for code, made in _changed(step("lowercase")).items()},
         "punctuation": {c: "" for c in SCALARS if words(f"a{chr(c)}b") == ["a", chr(c), "b"]},
+        "word": dict.fromkeys(map(ord, word_characters(list(map(chr, SCALARS)))), ""),
     }
+
+
+def word_characters(characters: Sequence[str]) -> set[str]:
+    """Return those beside which an added token with `single_word` is not found."""
+    tokenizer = Tokenizer(models.BPE({"a": 0}, []))
+    tokenizer.add_tokens([AddedToken("<a>", single_word=True, normalized=False)])
+    found = tokenizer.encode_batch([f"{character}<a>" for character in characters])
+    return {c for c, encoding in zip(characters, found, strict=True) if 1 not in encoding.ids}
 
 
 def numbers(text: str) -> str:

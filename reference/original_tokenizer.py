@@ -8,8 +8,8 @@ Source: openai/finetune-transformer-lm@a69b5c4, text_utils.py.
 """
 
 import json
-import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -133,7 +133,7 @@ class OriginalTokenizer:
             start, end = place, place + len(token.content)
             place = end
             before, after = text[:start][-1:], text[end:][:1]
-            if token.single_word and re.search(r"\w", before + after):
+            if token.single_word and any(map(_is_word, before + after)):
                 continue
             while token.lstrip and start > done and text[start - 1].isspace():
                 start -= 1
@@ -142,6 +142,10 @@ class OriginalTokenizer:
             found += [text[done:start], number]
             done = end
         return [part for part in [*found, text[done:]] if part != ""]
+
+
+def _is_word(character: str) -> bool:
+    return character.isalpha() or unicodedata.category(character) in ("Mn", "Mc", "Me", "Nd", "Pc")
 
 
 def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:

@@ -10,7 +10,6 @@ Source: transformers tokenization_utils_base.py `_from_pretrained`, tokenization
 import dataclasses
 import os
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from scratch_gpt.checkpoint import strict_io
 from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.errors import CheckpointError, TokenizerError, one_line, quote
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, normalize_text
+from scratch_gpt.tokenizer.unicode import character_classes
 
 ADDED_TOKENS, SPECIAL_TOKENS_MAP = "added_tokens.json", "special_tokens_map.json"
 TOKENIZER_CONFIG, TOKENIZER_JSON = "tokenizer_config.json", "tokenizer.json"
@@ -327,12 +327,13 @@ class AddedTokenFinder:
     def split(self, text: str) -> Iterator[Match]:
         """Yield the parts of a text in order; none is empty."""
         done = spaces = 0
+        word = character_classes().word
         for found in self._pattern.finditer(text) if self._tokens else ():
             token, number = self._tokens[found[0]]
             start, end = found.span()
             if token.single_word and (
-                (start > 0 and _is_word(text[start - 1]))
-                or (end < len(text) and _is_word(text[end]))
+                (start > 0 and ord(text[start - 1]) in word)
+                or (end < len(text) and ord(text[end]) in word)
             ):
                 continue
             if token.lstrip:
@@ -352,10 +353,3 @@ class AddedTokenFinder:
             done = end
         if done < len(text):
             yield Match(done, len(text), None)
-
-
-def _is_word(character: str) -> bool:
-    category = unicodedata.category(character)
-    return (
-        character.isalnum() or category in ("Mn", "Mc", "Me", "Pc") or character in "\u200c\u200d"
-    )

@@ -107,13 +107,13 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self._split = pretokenizer_named(pretokenizer)
         self._unknown = vocabulary.ids[UNKNOWN]
-        self._as_given, self._normalized = self._finders()
+        self._as_given, self._normalized = self._finders(keeps_unknown=self._split.keeps_unknown)
         self._lengths = [len(token.removesuffix(END)) for token in vocabulary.tokens]
         self._lengths[self._unknown] = 1
         pairs = BytePairs(vocabulary.ids, vocabulary.merges, unknown=self._unknown)
         self._pieces = _Pieces(pairs)
 
-    def _finders(self) -> tuple[AddedTokenFinder, AddedTokenFinder]:
+    def _finders(self, *, keeps_unknown: bool) -> tuple[AddedTokenFinder, AddedTokenFinder]:
         """Return what finds added tokens in a text as given, and in a normalized text.
 
         Only the pretokenizer `huggingface` knows `<unk>`, and has a normalized text.
@@ -121,7 +121,7 @@ class Tokenizer:
         is_hugging_face = isinstance(self._split, HuggingFacePretokenizer)
         added = {token.content: token for token in (UNKNOWN_TOKEN, *self.vocabulary.added)}
         ids = {UNKNOWN: self._unknown, **self.vocabulary.added_ids}
-        if not self._split.keeps_unknown:
+        if not keeps_unknown:
             del added[UNKNOWN]
         normalized = {t for t in added.values() if t.normalized and is_hugging_face}
         return (

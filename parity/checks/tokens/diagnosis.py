@@ -94,6 +94,8 @@ def _of_added(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer, mine: Encoding, other: Encoding
 ) -> str:
     """Return an explanation if an added token is not the same part of the text, else ""."""
+    if mine == INCONSISTENT:
+        return ""
     vocabulary = ours.tokenizer.vocabulary
     names = {number: content for content, number in vocabulary.added_ids.items()}
     names |= dict(theirs.added)
