@@ -23,7 +23,7 @@ from parity.checks.golden import check as golden_check
 from parity.checks.gradients.check import gradients as gradients_check
 from parity.checks.layerwise import layerwise as layerwise_check
 from parity.checks.tokens.check import tokens as tokens_check
-from parity.checks.tokens.runners import CandidateTokenizer, choose_vocabulary
+from parity.checks.tokens.runners import RELEASED, CandidateTokenizer, choose_vocabulary
 from parity.checks.tokens.strings import sources, training_texts
 from parity.checks.training.check import training as training_check
 from parity.checks.training.runners import TrainingStep, batches
@@ -296,7 +296,7 @@ def tokens(options: TokensOptions, progress: Progress) -> Report:
             candidate,
             found.reference(right),
             sources(options, right),
-            published=PUBLISHED if found.released and options.text is None else (),
+            published=PUBLISHED if right.digest == RELEASED and options.text is None else (),
             identity=report_identity({}, {}) | found.identity(right),
             fingerprints=options.fingerprints,
             inputs=_token_inputs(options),

@@ -1,11 +1,13 @@
 """Hugging Face's tokenizer of GPT-1 as a reference, and its tables of character classes.
 
-Version 5 accepts `vocab_file=` and `merges_file=` silently and builds a vocabulary of one token, so
-the tokens are counted. Nearly every version normalizes text with BERT's normalizer; in the others
-it is replaced by BERT's, which `replaced` records.
+A folder is read as `AutoTokenizer` reads it, with its added tokens. Versions of the library ignore
+what they cannot use, so the tokens are counted. Nearly every version normalizes text with BERT's
+normalizer; in the others it is replaced by BERT's, which `replaced` records.
 """
 
+import contextlib
 import dataclasses
+import json
 import sys
 import tempfile
 import textwrap
@@ -15,8 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokenizers import normalizers, pre_tokenizers
-from transformers import OpenAIGPTTokenizerFast  # type: ignore[attr-defined]
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer
 
 from reference import compat
 from reference.errors import RejectedError
@@ -48,41 +50,73 @@ class Encoding:
     offsets: tuple[tuple[int, int], ...] | None
 
 
-class HuggingFaceTokenizer:
-    """`OpenAIGPTTokenizerFast`, the only class in version 5, built from a vocabulary's files.
+FILES: Mapping[str, tuple[str, ...]] = {
+    "vocab.json": ("vocab.json", "encoder_bpe_40000.json"),
+    "merges.txt": ("merges.txt", "vocab_40000.bpe"),
+    **{name: (name,) for name in ("tokenizer.json", "tokenizer_config.json")},
+    **{name: (name,) for name in ("added_tokens.json", "special_tokens_map.json")},
+}
+"""The files that the library reads, each with the names under which a folder may hold it."""
 
-    The files may have either publication's names; `size` is the expected number of tokens.
-    `replaced` is the type of the version's own normalizer if BERT's replaced it, else "".
+
+@contextlib.contextmanager
+def _rejecting(what: str, where: Path) -> Iterator[None]:
+    """Raise any error of the library as a rejection of the files.
+
+    Its Rust part panics with a `BaseException`.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        kind, message = type(error).__name__, " ".join(str(error).split())[:200]
+        raise RejectedError(
+            f"Hugging Face's tokenizer {what}: {kind}: {message}",
+            where=str(where),
+            fix="correct the files of the tokenizer, or remove the added tokens",
+        ) from error
+
+
+class HuggingFaceTokenizer:
+    """What `AutoTokenizer` gives for the files in a folder, read as those of a GPT-1.
+
+    The files may have either publication's names; `size` is the expected number of tokens, with
+    added ones. `replaced` is the type of the version's own normalizer if BERT's replaced it, else
+    "".
 
     Raises:
-        RejectedError: The number of tokens differs, so the files were ignored; or the normalizer
-            is not the one that `reference.compat` lists.
+        RejectedError: The library cannot read the files; or the number of tokens differs, so it
+            read others; or the normalizer is not the one that `reference.compat` lists.
     """
 
-    def __init__(self, vocabulary: Path, merges: Path, *, size: int) -> None:
+    def __init__(self, folder: Path, *, size: int) -> None:
+        self._folder = folder
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            (folder / "vocab.json").symlink_to(vocabulary.resolve())
-            (folder / "merges.txt").symlink_to(merges.resolve())
+            staged = Path(name)
+            for own, names in FILES.items():
+                found = next((folder / other for other in names if (folder / other).exists()), None)
+                if found is not None:
+                    (staged / own).symlink_to(found.resolve())
+            # The config chooses the class; the folder may hold none.
+            (staged / "config.json").write_text(json.dumps({"model_type": "openai-gpt"}))
             # Version 4 builds its slow tokenizer first, which warns of missing packages.
-            with quiet():
-                self.tokenizer: Any = OpenAIGPTTokenizerFast.from_pretrained(
-                    folder, local_files_only=True
-                )
-        if (found := len(self.tokenizer)) != size:
-            what = f"Hugging Face's tokenizer has {found} tokens, the files have {size}"
+            with quiet(), _rejecting("cannot read the files", folder):
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(staged, local_files_only=True)
+        if (count := len(self.tokenizer)) != size:
+            what = f"Hugging Face's tokenizer has {count} tokens, the files have {size}"
             fix = "look for tokens that its library adds or drops"
-            raise RejectedError(what, where=str(vocabulary), fix=fix)
-        self.replaced = self._set_bert_normalizer(vocabulary)
+            raise RejectedError(what, where=str(folder), fix=fix)
+        self.replaced = self._set_bert_normalizer(folder)
 
-    def _set_bert_normalizer(self, vocabulary: Path) -> str:
+    def _set_bert_normalizer(self, folder: Path) -> str:
         """Set BERT's normalizer; return the type of the one it replaced, "" if it was there."""
         backend = self.tokenizer.backend_tokenizer
         found, expected = type(backend.normalizer).__name__, compat.tokenizer_normalizer()
         if found != expected:
             what = f"Hugging Face's tokenizer has a {found}, its version a {expected}"
             fix = "use one of the versions of transformers that reference/compat.py lists"
-            raise RejectedError(what, where=str(vocabulary), fix=fix)
+            raise RejectedError(what, where=str(folder), fix=fix)
         if found == BERTS:
             return ""
         backend.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -92,15 +126,26 @@ class HuggingFaceTokenizer:
         """Return every text's ids and offsets."""
         if not texts:
             return []
-        found = self.tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
+        with _rejecting("cannot encode", self._folder):
+            found = self.tokenizer(
+                list(texts),
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
         pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
         return [Encoding(tuple(ids), tuple(map(tuple, places))) for ids, places in pairs]
+
+    @property
+    def added_tokens(self) -> dict[int, Any]:
+        """The added tokens by id, as the library's `AddedToken`."""
+        return dict(self.tokenizer.added_tokens_decoder)
+
+    @property
+    def added(self) -> dict[int, str]:
+        """The texts of the added tokens by id."""
+        return {number: str(token) for number, token in self.added_tokens.items()}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the library's text of ids."""
@@ -167,7 +212,8 @@ def tables() -> dict[str, dict[int, str]]:
     """Return every table by name: a value for each code point in it.
 
     `removed`, `white`, `ideographs` (they get spaces around them), `nonspacing` (removed after
-    decomposition) and `punctuation` (a word of its own) are sets, whose values are empty.
+    decomposition) and `punctuation` (a word of its own) are sets, whose values are empty; so is
+    `word` (an added token of a single word is not found beside it).
     `decomposition` (canonical, in full) and `lowercase` hold the numbers of other characters;
     `combining` holds the canonical combining class.
     """
@@ -185,7 +231,16 @@ def tables() -> dict[str, dict[int, str]]:
         "nonspacing": {c: "" for c in _changed(step("strip_accents")) if c not in decomposed},
         "lowercase": {code: numbers(made) for code, made in _changed(step("lowercase")).items()},
         "punctuation": {c: "" for c in SCALARS if words(f"a{chr(c)}b") == ["a", chr(c), "b"]},
+        "word": dict.fromkeys(map(ord, word_characters(list(map(chr, SCALARS)))), ""),
     }
+
+
+def word_characters(characters: Sequence[str]) -> set[str]:
+    """Return those beside which an added token with `single_word` is not found."""
+    tokenizer = Tokenizer(models.BPE({"a": 0}, []))
+    tokenizer.add_tokens([AddedToken("<a>", single_word=True, normalized=False)])
+    found = tokenizer.encode_batch([f"{character}<a>" for character in characters])
+    return {c for c, encoding in zip(characters, found, strict=True) if 1 not in encoding.ids}
 
 
 def numbers(text: str) -> str:

@@ -9,9 +9,12 @@ Source: openai/finetune-transformer-lm@a69b5c4, text_utils.py.
 
 import json
 import sys
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Mapping
 from itertools import groupby, pairwise
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 Split = Callable[[str], list[str]]
 """Maps a prepared text to its pieces: words, and newlines with the space around them."""
@@ -69,17 +72,23 @@ def english_tokenizer() -> Split:
 class OriginalTokenizer:
     """The release's encoder of one vocabulary."""
 
-    def __init__(self, vocabulary: Path, merges: Path, split: Split | None = None) -> None:
-        """Read the two files.
+    def __init__(
+        self,
+        vocabulary: Path,
+        merges: Path,
+        split: Split | None = None,
+        added: Mapping[int, Any] = MappingProxyType({}),
+    ) -> None:
+        """Read the two files; `added` holds added tokens by id, with the library's attributes.
 
         Raises:
             ModuleNotFoundError: spaCy is not installed.
         """
         self.ids: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
-        lines = merges.read_text(encoding="utf-8").split("\n")[
-            1:-1
-        ]  # without the header and the end of the last line
-        self.ranks = {tuple(line.split()): rank for rank, line in enumerate(lines)}
+        lines = merges.read_text(encoding="utf-8").split("\n")
+        pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+        self.ranks = {pair: rank for rank, pair in enumerate(pairs)}
+        self.added = sorted(added.items(), key=lambda item: len(item[1].content), reverse=True)
         self.split = english_tokenizer() if split is None else split
 
     def words(self, text: str) -> list[str]:
@@ -97,8 +106,46 @@ class OriginalTokenizer:
         return ["\n</w>"] if " ".join(parts) == "\n  </w>" else " ".join(parts).split(" ")
 
     def encode(self, text: str) -> list[int]:
-        """Return the text's ids; an unknown piece is 0."""
-        return [self.ids.get(part, 0) for word in self.words(text) for part in self.pieces(word)]
+        """Return the text's ids; an unknown piece is that of `<unk>`."""
+        found: list[int] = []
+        for part in self.parts(text):
+            found += [part] if isinstance(part, int) else self._ids_of(part)
+        return found
+
+    def _ids_of(self, text: str) -> list[int]:
+        unknown = self.ids["<unk>"]
+        parts = (part for word in self.words(text) for part in self.pieces(word))
+        return [self.ids.get(part, unknown) for part in parts]
+
+    def parts(self, text: str) -> list[str | int]:
+        """Return the text's parts: ids of added tokens, and the text around them.
+
+        The longest token wins. The released code has none, so their rules are Hugging Face's.
+        """
+        found: list[str | int] = [""]
+        place = done = 0  # the text before `done` is in a part
+        while place < len(text):
+            here = ((n, t) for n, t in self.added if text.startswith(t.content, place))
+            number, token = next(here, (None, None))
+            if number is None or token is None:
+                place += 1
+                continue
+            start, end = place, place + len(token.content)
+            place = end
+            before, after = text[:start][-1:], text[end:][:1]
+            if token.single_word and any(map(_is_word, before + after)):
+                continue
+            while token.lstrip and start > done and text[start - 1].isspace():
+                start -= 1
+            while token.rstrip and end < len(text) and text[end].isspace():
+                end += 1
+            found += [text[done:start], number]
+            done = end
+        return [part for part in [*found, text[done:]] if part != ""]
+
+
+def _is_word(character: str) -> bool:
+    return character.isalpha() or unicodedata.category(character) in ("Mn", "Mc", "Me", "Nd", "Pc")
 
 
 def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:

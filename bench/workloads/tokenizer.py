@@ -69,8 +69,7 @@ def rust_tokenizer() -> Any:  # noqa: ANN401 - the Rust tokenizer, which has no 
     mine, _ = tokenizer()
     with tempfile.TemporaryDirectory() as name:
         mine.save_pretrained(name)
-        files = (Path(name, "vocab.json"), Path(name, "merges.txt"))
-        its = HuggingFaceTokenizer(*files, size=mine.vocab_size)
+        its = HuggingFaceTokenizer(Path(name), size=mine.vocab_size)
     return its.tokenizer.backend_tokenizer
 
 

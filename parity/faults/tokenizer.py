@@ -307,6 +307,7 @@ class FaultyTokenizer(Tokenizer):
         super().__init__(right.vocabulary, pretokenizer=right.pretokenizer)
         self._words, self._merged = split, merged
         self._special = right.vocabulary.ids[UNKNOWN]
+        self._as_given, self._normalized = self._finders(keeps_unknown=split.keeps_unknown)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
@@ -317,15 +318,17 @@ class FaultyTokenizer(Tokenizer):
         ids: list[int] = []
         places: list[tuple[int, int]] = []
         start = 0
-        for number, part in enumerate(text.split(UNKNOWN) if self._words.keeps_unknown else [text]):
-            if number:
-                ids.append(self._special)
-                places.append((start - len(UNKNOWN), start))
-            for word in self._words.located(part):
+        parts = self._located(text) if self._normalized else self._as_given.split(text)
+        found = [part for part in parts if not isinstance(part, Word) and part[2] is not None]
+        for first, end, number in [*found, (len(text), len(text), None)]:
+            for word in self._words.located(text[start:first]):
                 pieces = self._merged(word.text)
                 ids += pieces
                 places += [(start + one, start + two) for one, two in self._places(pieces, word)]
-            start += len(part) + len(UNKNOWN)
+            if number is not None:
+                ids.append(number)
+                places.append((first, end))
+            start = end
         return ids, places
 
     def _places(self, pieces: Sequence[int], word: Word) -> Iterator[tuple[int, int]]:

@@ -47,6 +47,8 @@ def print_texts(options: GenerateOptions) -> int:
     model, tokenizer = load_model(options)
     n_positions = model.config.n_positions
     ids = [encode_prompt(prompt, tokenizer, options, n_positions) for prompt in prompts]
+    for prompt in ids:
+        require_rows(prompt, tokenizer, model.config.vocab_size)
     try:
         request.rules.check(model.config.vocab_size)
     except SettingError as error:
@@ -62,10 +64,15 @@ def print_texts(options: GenerateOptions) -> int:
         raise no_choice_error(error) from error
     if options.json:
         print_stdout(json.dumps(_document(options, tokenizer, rows), indent=2) + "\n")
-    if any(row["ended"] == "positions" for row in rows) and not options.quiet:
+    if any(row["ended"] == "positions" for row in rows):
         fix = "--overflow slide goes on" + (", without --beams" if options.beams > 1 else "")
-        print_stderr(f"the text ends at the model's {n_positions} positions; {fix}\n")
+        _note(options, f"the text ends at the model's {n_positions} positions; {fix}")
     return ExitCode.PASS
+
+
+def _note(options: GenerateOptions, text: str) -> None:
+    if not options.quiet:
+        print_stderr(f"{text}\n")
 
 
 def _require_memory(model: GPT, longest: int, request: Request) -> None:
@@ -190,7 +197,7 @@ def load_model(options: GenerateOptions) -> tuple[GPT, Tokenizer]:
 
     Raises:
         UsageError: `--weights` names no folder, or the folder of a training run.
-        InputRejectedError: Weights and vocabulary differ in size.
+        InputRejectedError: There is no sound vocabulary.
         EnvironmentUnfitError: The device does not exist.
         CheckpointError: A file of the weights is missing or damaged.
     """
@@ -204,14 +211,22 @@ def load_model(options: GenerateOptions) -> tuple[GPT, Tokenizer]:
         fix = f"{error.fix}, or name the folder of the vocabulary with --vocabulary"
         raise InputRejectedError(error.what, where=error.where, fix=fix) from error
     model = GPT.from_pretrained(folder)
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise InputRejectedError(
-            f"the vocabulary has {tokenizer.vocab_size} tokens, the weights have "
-            f"{model.config.vocab_size}",
-            where=str(options.vocabulary or folder),
-            fix="name the vocabulary of these weights with --vocabulary",
-        )
+    tokens, rows = tokenizer.vocab_size, model.config.vocab_size
+    if tokens != rows:
+        _note(options, f"note: the vocabulary has {tokens} tokens, the token embedding {rows} rows")
     return model.to(device, _DTYPES[options.dtype]), tokenizer
+
+
+def require_rows(ids: list[int], tokenizer: Tokenizer, rows: int) -> None:
+    """Require that the model has a row for each id; raise an `InputRejectedError` otherwise."""
+    if (largest := max(ids)) >= rows:
+        (token,) = tokenizer.tokens([largest])
+        raise InputRejectedError(
+            f"the token {quote(token)} of the prompt has the id {largest}; the token embedding has "
+            f"{rows} rows, the vocabulary {tokenizer.vocab_size} tokens",
+            where="--prompt",
+            fix="name the vocabulary of these weights with --vocabulary, or leave the token out",
+        )
 
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from scratch_gpt.errors import SettingError
+from scratch_gpt.errors import InputRejectedError, SettingError
 from scratch_gpt.generation.generate import Request, generate, stream
 from scratch_gpt.model import GPT
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
@@ -44,6 +44,7 @@ def new_texts(  # noqa: PLR0913 - model, tokenizer, prompt and settings
 
     Raises:
         ValueError: As in `generate`, or a stop string is empty.
+        InputRejectedError: The model chose an id without a token.
     """
     shown: ShowText = show if request.samples == 1 else lambda _part: None
     texts = [_Text(tokenizer, stop, shown) for _ in range(request.samples)]
@@ -63,7 +64,7 @@ class _Text:
     """A text that takes tokens until a stop string ends it."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], show: ShowText) -> None:
-        self._spelling = Spelling(lambda token: tokenizer.tokens([token])[0], after_text=True)
+        self._spelling = Spelling(lambda token: _token_of(token, tokenizer), after_text=True)
         self._stops, self._show = Stops(stop), show
         self._ids: list[int] = []
         self._parts: list[str] = []
@@ -90,6 +91,18 @@ class _Text:
         }
         ended = next((reason for reason, holds in reasons.items() if holds), "positions")
         return NewText(self._ids, "".join(self._parts), ended)
+
+
+def _token_of(number: int, tokenizer: Tokenizer) -> str:
+    """Return the token of an id that the model chose; the vocabulary may have fewer tokens."""
+    if number >= tokenizer.vocab_size:
+        raise InputRejectedError(
+            f"the model chose the id {number}, which is no token: the vocabulary has "
+            f"{tokenizer.vocab_size} tokens",
+            where="the vocabulary",
+            fix="name the vocabulary of these weights with --vocabulary, or use another --seed",
+        )
+    return tokenizer.tokens([number])[0]
 
 
 class Spelling:

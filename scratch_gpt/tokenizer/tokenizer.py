@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from scratch_gpt.errors import TextError
+from scratch_gpt.errors import TextError, TokenizerError
 from scratch_gpt.tokenizer import vocabulary as vocabulary_files
 from scratch_gpt.tokenizer.added_tokens import UNKNOWN_TOKEN, AddedTokenFinder
 from scratch_gpt.tokenizer.bpe import END, BytePairs
@@ -86,6 +86,10 @@ def check_ids(ids: Iterable[Any], bound: int) -> list[int]:
     return checked
 
 
+MOST_DECODED = 1 << 28
+"""Characters of a decoded text: at four bytes each 1 GiB, which joining briefly doubles."""
+
+
 class Tokenizer:
     """Encodes text as token ids, and decodes them.
 
@@ -103,13 +107,13 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self._split = pretokenizer_named(pretokenizer)
         self._unknown = vocabulary.ids[UNKNOWN]
-        self._as_given, self._normalized = self._finders()
+        self._as_given, self._normalized = self._finders(keeps_unknown=self._split.keeps_unknown)
         self._lengths = [len(token.removesuffix(END)) for token in vocabulary.tokens]
         self._lengths[self._unknown] = 1
         pairs = BytePairs(vocabulary.ids, vocabulary.merges, unknown=self._unknown)
         self._pieces = _Pieces(pairs)
 
-    def _finders(self) -> tuple[AddedTokenFinder, AddedTokenFinder]:
+    def _finders(self, *, keeps_unknown: bool) -> tuple[AddedTokenFinder, AddedTokenFinder]:
         """Return what finds added tokens in a text as given, and in a normalized text.
 
         Only the pretokenizer `huggingface` knows `<unk>`, and has a normalized text.
@@ -117,7 +121,7 @@ class Tokenizer:
         is_hugging_face = isinstance(self._split, HuggingFacePretokenizer)
         added = {token.content: token for token in (UNKNOWN_TOKEN, *self.vocabulary.added)}
         ids = {UNKNOWN: self._unknown, **self.vocabulary.added_ids}
-        if not self._split.keeps_unknown:
+        if not keeps_unknown:
             del added[UNKNOWN]
         normalized = {t for t in added.values() if t.normalized and is_hugging_face}
         return (
@@ -268,9 +272,18 @@ class Tokenizer:
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Return the text of ids: the tokens joined, with a space after each word but the last.
 
-        The case, accents and spacing of the encoded text are lost. Errors are those of `tokens`.
+        The case, accents and spacing of the encoded text are lost. Errors are those of `tokens`;
+        and a `TokenizerError`, before any is joined, if the text has more than `MOST_DECODED`
+        characters.
         """
         *tokens, last = self.tokens(ids) or [""]
+        if (size := sum(map(len, tokens))) > MOST_DECODED:
+            raise TokenizerError(
+                f"the text of {len(tokens) + 1:,} ids has about {size:,} characters; the limit is "
+                f"{MOST_DECODED:,}",
+                where="ids",
+                fix="decode fewer ids at once",
+            )
         return "".join([*(token.replace(END, " ") for token in tokens), last.replace(END, "")])
 
     def tokens(self, ids: Iterable[SupportsIndex]) -> list[str]:

@@ -47,6 +47,7 @@ class CharacterClasses:
     nonspacing: Ranges  # accents, which are removed
     lowercase: Mapping[int, str]  # independent of context
     punctuation: Ranges  # each a word of its own
+    word: Ranges  # an added token of a single word is not found beside them
 
 
 @functools.cache
@@ -58,7 +59,7 @@ def character_classes() -> CharacterClasses:
     for section in sections:
         name, _, rows = section.partition("]")
         items[name] = list(_items(rows))
-    sets = ("removed", "white", "ideographs", "nonspacing", "punctuation")
+    sets = ("removed", "white", "ideographs", "nonspacing", "punctuation", "word")
     return CharacterClasses(
         **{name: Ranges([(first, last) for first, last, _ in items[name]]) for name in sets},
         decomposition=_characters(items["decomposition"]),

@@ -18,11 +18,18 @@ from typing import Any
 from scratch_gpt.checkpoint.atomic import replace_folder
 from scratch_gpt.errors import OccupiedError, TokenizerError, one_line, quote
 from scratch_gpt.tokenizer.added_tokens import (
+    ADDED_TOKENS,
+    LONGEST_TOKEN,
+    SPECIAL_TOKENS_MAP,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
     UNKNOWN_TOKEN,
     AddedToken,
     read_added_tokens,
     read_bytes,
     read_object,
+    read_optional,
+    too_long,
 )
 from scratch_gpt.tokenizer.bpe import END
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, UNKNOWN
@@ -102,6 +109,8 @@ def _wrong_ids(ids: Mapping[str, object]) -> Iterator[str]:
             yield f"the id of {quote(token)} is {quote(number)}, not an integer"
         if _SURROGATE.search(token):
             yield f"the token {quote(token)} is not valid Unicode"
+        if len(token) > LONGEST_TOKEN:
+            yield too_long(token)
         if number in owners:
             yield f"{quote(owners[number])} and {quote(token)} both have the id {number}"
         owners[number] = token
@@ -134,7 +143,7 @@ VOCABULARY, MERGES = "vocab.json", "merges.txt"
 PAIRS_OF_FILES = ((VOCABULARY, MERGES), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
 """Hugging Face's names and OpenAI's: the bytes are the same."""
 
-SINGLE_FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+SINGLE_FILE, CONFIG = TOKENIZER_JSON, TOKENIZER_CONFIG
 HEADER = "#version: 0.2"
 """The first line of the merges: of subword-nmt, whose format it is. Other writers add to it."""
 
@@ -150,24 +159,45 @@ def read_vocabulary(directory: Path) -> Vocabulary:
         TokenizerError: There is none, or it is unsound.
         CheckpointError: A file cannot be opened.
     """
-    names = (SINGLE_FILE, *itertools.chain(*PAIRS_OF_FILES))
-    there = {name for name in names if os.path.lexists(directory / name)}
-    pair_of_files = next((pair for pair in PAIRS_OF_FILES if there.issuperset(pair)), None)
-    if SINGLE_FILE in there:
-        ids_path = merges_path = directory / SINGLE_FILE
+    files = [directory / name for name in vocabulary_files_in(directory)]
+    ids_path, merges_path = files[0], files[-1]
+    if ids_path.name == SINGLE_FILE:
         ids, merges = parse_tokenizer_json(read_object(ids_path), one_line(ids_path))
-    elif pair_of_files is not None:
-        ids_path, merges_path = (directory / name for name in pair_of_files)
-        ids, merges = read_object(ids_path), _merges(merges_path)
     else:
-        halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
-        raise TokenizerError(
-            f"the folder holds {halves}",
-            where=one_line(directory),
-            fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
-        )
+        ids, merges = read_object(ids_path), _merges(merges_path)
     where = {"ids_from": one_line(ids_path), "merges_from": one_line(merges_path)}
     return Vocabulary.checked(ids, merges, read_added_tokens(directory), **where)
+
+
+def vocabulary_files_in(directory: Path) -> tuple[str, ...]:
+    """Return the names of the files that hold a folder's tokens and merges.
+
+    Raises:
+        TokenizerError: There are none.
+    """
+    names = (SINGLE_FILE, *itertools.chain(*PAIRS_OF_FILES))
+    there = {name for name in names if os.path.lexists(directory / name)}
+    for files in ((SINGLE_FILE,), *PAIRS_OF_FILES):
+        if there.issuperset(files):
+            return files
+    halves = f"only {', '.join(sorted(there))}" if there else "no vocabulary"
+    raise TokenizerError(
+        f"the folder holds {halves}",
+        where=one_line(directory),
+        fix=f"put {VOCABULARY} and {MERGES} there, or {SINGLE_FILE}",
+    )
+
+
+def files_read(directory: Path) -> list[str]:
+    """Return the names of all files that a folder's tokenizer is read from, with added tokens.
+
+    Errors are those of `read_vocabulary`.
+    """
+    more = [CONFIG]
+    if "added_tokens_decoder" not in read_optional(directory / CONFIG):
+        more += [SPECIAL_TOKENS_MAP, ADDED_TOKENS]
+    there = [name for name in more if os.path.lexists(directory / name)]
+    return [*vocabulary_files_in(directory), *there]
 
 
 def pretokenizer_in(directory: Path) -> str:
@@ -271,6 +301,14 @@ _VALUES: Mapping[str, tuple[object, ...]] = {
 _AROUND = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
 """Steps before the model, which the file may name."""
 
+_NORMALIZER: Mapping[str, tuple[object, ...]] = {
+    "clean_text": (True,),
+    "handle_chinese_chars": (True,),
+    "strip_accents": (True, None),
+    "lowercase": (True,),
+}
+"""GPT-1's steps of the normalizer; accents are removed with the case unless the file says."""
+
 
 def parse_tokenizer_json(
     whole: Mapping[str, Any], where: str
@@ -295,10 +333,18 @@ def parse_tokenizer_json(
         kind = found.get("type") if isinstance(found, dict) else found
         if kind != wanted:
             raise _rejected(f"its {name} is {quote(kind)}, GPT-1's is {wanted!r}", where)
+    _require_berts_steps(whole.get("normalizer", {}), where)
     ids, merges = model.get("vocab"), model.get("merges")
     if not isinstance(ids, dict) or not isinstance(merges, list):
         raise _rejected("its model has no vocab or no merges", where)
     return ids, [pair(merge, number, where) for number, merge in enumerate(merges, start=1)]
+
+
+def _require_berts_steps(normalizer: Mapping[str, object], where: str) -> None:
+    for name, allowed in _NORMALIZER.items():
+        if (found := normalizer.get(name, allowed[-1])) not in allowed:
+            what = f"its normalizer's {name} is {quote(found)}, GPT-1's is {allowed[-1]}"
+            raise _rejected(what, where)
 
 
 def pair(merge: object, number: int, where: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from reference.huggingface_tokenizer import BERTS, STEPS, HuggingFaceTokenizer, 
 
 
 def built(folder: Path, size: int) -> HuggingFaceTokenizer:
-    return HuggingFaceTokenizer(folder / "vocab.json", folder / "merges.txt", size=size)
+    return HuggingFaceTokenizer(folder, size=size)
 
 
 def tokens_in(folder: Path) -> int:
@@ -73,7 +73,7 @@ def test_the_releases_file_names_are_accepted(
     names = {"vocab.json": "encoder_bpe_40000.json", "merges.txt": "vocab_40000.bpe"}
     for name, release in names.items():
         shutil.copy(small_vocabulary / name, tmp_path / release)
-    other = HuggingFaceTokenizer(*(tmp_path / name for name in names.values()), size=size)
+    other = HuggingFaceTokenizer(tmp_path, size=size)
     text = ["the keeper wrote: calm"]
     assert theirs.encode_batch(text) == other.encode_batch(text)
 

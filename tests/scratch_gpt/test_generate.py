@@ -247,20 +247,54 @@ def test_bytes_that_are_no_text_are_a_usage_error(generate: Generate) -> None:
 
 
 def test_unfit_files_are_rejected(weights: Path, generate: Generate, tmp_path: Path) -> None:
-    Tokenizer.train(["some other words"], merges=3).save_pretrained(tmp_path / "other")
     bare = shutil.copytree(weights, tmp_path / "bare", ignore=shutil.ignore_patterns("vocab*"))
     torn = shutil.copytree(weights, tmp_path / "torn")
     (torn / "model.safetensors").write_bytes(b"\0" * 7)
     results = [
-        generate("--prompt", "a", "--vocabulary", tmp_path / "other"),
         generate("--prompt", "a", weights=bare),
         generate("--prompt", "a", weights=torn),
         generate("--prompt-file", tmp_path / "none"),
     ]
-    assert [result.exit_code for result in results] == [4] * 4
-    assert "the vocabulary has" in results[0].stderr
-    assert "--vocabulary" in results[1].stderr
-    assert "model.safetensors" in results[2].stderr
+    assert [result.exit_code for result in results] == [4] * 3
+    assert "--vocabulary" in results[0].stderr
+    assert "model.safetensors" in results[1].stderr
+
+
+NOTE = "note: the vocabulary has {} tokens, the token embedding {} rows\n"
+
+
+def test_a_larger_vocabulary_is_noted_and_its_last_tokens_are_rejected(
+    weights: Path, generate: Generate, tmp_path: Path
+) -> None:
+    larger = shutil.copytree(weights, tmp_path / "larger")
+    config = {"added_tokens_decoder": {"999": {"content": "[PAD]", "special": True}}}
+    (larger / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    size = Tokenizer.from_pretrained(weights).vocab_size
+    usual = generate("--prompt", PROMPT, "--max-new-tokens", 5)
+    found = generate("--prompt", PROMPT, "--max-new-tokens", 5, weights=larger)
+    assert (usual.exit_code, usual.stderr) == (0, "")
+    assert (found.exit_code, found.stdout) == (0, usual.stdout)
+    assert found.stderr == NOTE.format(size + 1, size)
+    assert generate("--prompt", "a", "--quiet", weights=larger).stderr == ""
+    wrong = generate("--prompt", "the [PAD]", weights=larger)
+    assert (wrong.exit_code, wrong.stdout) == (4, "")
+    text = " ".join(wrong.stderr.split())
+    assert f"the token '[PAD]' of the prompt has the id {size}; the token embedding has" in text
+    assert f"{size} rows, the vocabulary {size + 1} tokens" in text
+
+
+@pytest.mark.parametrize("options", [[], ["--samples", 2], ["--beams", 2], ["--json"]])
+def test_a_chosen_id_without_a_token_is_rejected(
+    options: list[object], weights: Path, generate: Generate, tmp_path: Path
+) -> None:
+    Tokenizer.train(["some other words"], merges=3).save_pretrained(tmp_path)
+    size = Tokenizer.from_pretrained(weights).vocab_size
+    found = generate("--prompt", "some words", "--vocabulary", tmp_path, *options)
+    assert found.exit_code == 4
+    text = " ".join(found.stderr.split())
+    assert NOTE.format(Tokenizer.from_pretrained(tmp_path).vocab_size, size).strip() in text
+    assert "the model chose the id" in text
+    assert "which is no token: the vocabulary has" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")

@@ -334,8 +334,10 @@ def _facts(identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[t
     yield "vocabulary", vocabulary.get("source", "unknown")
     if vocabulary:
         status = "as published" if vocabulary["released"] else "not the released one"
-        counts = f"{vocabulary['tokens']:,} tokens, {vocabulary['merges']:,} merges"
+        added = f" ({vocabulary['added']:,} added)" if vocabulary["added"] else ""
+        counts = f"{vocabulary['tokens']:,} tokens{added}, {vocabulary['merges']:,} merges"
         yield "", f"{counts}, digest {vocabulary['digest'][:16]}…, {status}"
+        yield "", f"read from {', '.join(vocabulary['sha256'])}"
     yield "strings", ", ".join(f"{key} {value}" for key, value in inputs.items())
     packages = identity.get("packages", {})
     yield "environment", ", ".join(f"{name} {number}" for name, number in packages.items())

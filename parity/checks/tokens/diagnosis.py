@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from itertools import chain
 
 from parity.checks.tokens.runners import INCONSISTENT, CandidateTokenizer, ReferenceTokenizer
 from reference.huggingface_tokenizer import Encoding
@@ -71,7 +72,9 @@ def cause_of(text: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer) ->
     text = shortest(text, differ)
     words = ours.words(text), theirs.words(text)
     ids = ours.encode_batch([text])[0], theirs.encode_batch([text])[0]
-    if words[0] != words[1]:
+    if why := _of_added(ours, theirs, *ids):
+        step, words = "added token", (_tokens(ours, ids[0]), _tokens(ours, ids[1]))
+    elif words[0] != words[1]:
         step, why = _of_words(text, words[0], theirs)
     else:
         step, why = _of_ids(ours, *ids)
@@ -85,6 +88,38 @@ def cause_of(text: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer) ->
         words_ours=tuple(map(ascii, words[0])),
         words_theirs=tuple(map(ascii, words[1])),
     )
+
+
+def _of_added(
+    ours: CandidateTokenizer, theirs: ReferenceTokenizer, mine: Encoding, other: Encoding
+) -> str:
+    """Return an explanation if an added token is not the same part of the text, else ""."""
+    if mine == INCONSISTENT:
+        return ""
+    vocabulary = ours.tokenizer.vocabulary
+    names = {number: content for content, number in vocabulary.added_ids.items()}
+    names |= dict(theirs.added)
+    names.pop(vocabulary.ids[UNKNOWN], None)
+    located = mine.offsets is not None and other.offsets is not None
+    places = []
+    for side in (mine, other):
+        spans = side.offsets if located and side.offsets is not None else [None] * len(side.ids)
+        pairs = zip(side.ids, spans, strict=True)
+        places.append([(number, place) for number, place in pairs if number in names])
+    for number, place in chain(*places):
+        name, here = ascii(names[number]), [(number, place) in side for side in places]
+        if not all(here) and any(number not in {n for n, _ in side} for side in places):
+            one, another = ("us", "the reference")[:: 1 if here[0] else -1]
+            return f"{name} is an added token to {one}, and not to {another}"
+        if not all(here):
+            return f"the added token {name} is other characters to us than to the reference"
+    return "" if places[0] == places[1] else "added tokens are in another order"
+
+
+def _tokens(ours: CandidateTokenizer, encoding: Encoding) -> list[str]:
+    """Return the tokens of ids; an id without a token as a number."""
+    known = dict(enumerate(ours.tokenizer.vocabulary.all_tokens))
+    return [known.get(number, f"{number}") for number in encoding.ids]
 
 
 def _of_words(text: str, ours: list[str], theirs: ReferenceTokenizer) -> tuple[str, str]:

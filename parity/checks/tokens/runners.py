@@ -20,7 +20,7 @@ from reference.huggingface_tokenizer import STEPS, Encoding, HuggingFaceTokenize
 from reference.original_tokenizer import OriginalTokenizer, prepare_text
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, pretokenizer_named
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
-from scratch_gpt.tokenizer.vocabulary import SINGLE_FILE
+from scratch_gpt.tokenizer.vocabulary import SINGLE_FILE, files_read, write_vocabulary
 
 
 class ReferenceTokenizer(Protocol):
@@ -33,6 +33,11 @@ class ReferenceTokenizer(Protocol):
 
     name: str
     steps: tuple[str, ...]
+
+    @property
+    def added(self) -> Mapping[int, str]:
+        """Return the texts of its added tokens by id; `<unk>` may be among them."""
+        ...
 
     @property
     def exempt(self) -> Mapping[str, str]:
@@ -115,8 +120,11 @@ class ReleaseTokenizer:
     steps: tuple[str, ...] = ("newlines", "text repair", "lower case")
     exempt: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, vocabulary: Path, merges: Path) -> None:
-        self._slow = OriginalTokenizer(vocabulary, merges)
+    def __init__(
+        self, vocabulary: Path, merges: Path, added: Mapping[int, Any] = MappingProxyType({})
+    ) -> None:
+        self._slow = OriginalTokenizer(vocabulary, merges, added=added)
+        self.added = {number: str(token) for number, token in added.items()}
         self._ids = functools.lru_cache(1 << 16)(self._ids_of)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
@@ -137,10 +145,17 @@ class ReleaseTokenizer:
         return [word.lower() for word in bare]
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(number for word in self._slow.words(text) for number in self._ids(word))
+        found: list[int] = []
+        for part in self._slow.parts(text):
+            if isinstance(part, int):
+                found.append(part)
+            else:
+                found += (number for word in self._slow.words(part) for number in self._ids(word))
+        return tuple(found)
 
     def _ids_of(self, word: str) -> tuple[int, ...]:
-        return tuple(self._slow.ids.get(part, 0) for part in self._slow.pieces(word))
+        unknown = self._slow.ids[UNKNOWN]
+        return tuple(self._slow.ids.get(part, unknown) for part in self._slow.pieces(word))
 
 
 # The vocabulary.
@@ -159,42 +174,41 @@ PACKAGES = {"huggingface": ("transformers", "tokenizers"), "original": ("ftfy", 
 """The packages that prepare text, by pretokenizer; a report has their versions."""
 
 
+RELEASED = "4d977d745e027348785cbbdf97a206c6247f6489a51382b3a972dfd0233313f3"
+"""`Tokenizer.digest` of the released vocabulary, whatever files it is in."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FoundVocabulary:
-    """A vocabulary's files; `source` is their origin, for the report."""
+    """A folder with a vocabulary; `source` is its origin, for the report."""
 
     folder: Path
-    vocabulary: Path
-    merges: Path
     source: str
 
-    @property
-    def released(self) -> bool:
-        """Whether the files are the released ones."""
-        wanted = {name: published.SHA256[name] for name in ("vocab.json", "merges.txt")}
-        return list(wanted.values()) == list(self._digests.values())
-
-    @property
-    def _digests(self) -> dict[str, str]:
-        files = self.vocabulary, self.merges
-        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
     def reference(self, tokenizer: Tokenizer) -> ReferenceTokenizer:
-        """Return the reference of our tokenizer with this vocabulary."""
-        if tokenizer.pretokenizer == "original":
-            return ReleaseTokenizer(self.vocabulary, self.merges)
-        return HuggingFace(self.vocabulary, self.merges, size=tokenizer.vocab_size)
+        """Return the reference of our tokenizer with this vocabulary, added tokens included."""
+        hugging_face = HuggingFace(self.folder, size=tokenizer.vocab_size)
+        if tokenizer.pretokenizer != "original":
+            return hugging_face
+        added = {n: t for n, t in hugging_face.added_tokens.items() if str(t) != UNKNOWN}
+        with tempfile.TemporaryDirectory() as name:  # it reads two files, also of a single file
+            folder = Path(name)
+            write_vocabulary(folder, dataclasses.replace(tokenizer.vocabulary, added=()))
+            vocabulary, merges = (folder / file for file in VOCABULARY_FILES)
+            return ReleaseTokenizer(vocabulary, merges, added)
 
     def identity(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        """Return vocabulary, pretokenizer and versions, for the report."""
+        """Return vocabulary, files, pretokenizer and versions, for the report."""
+        files = {name: (self.folder / name).read_bytes() for name in files_read(self.folder)}
         return {
             "vocabulary": {
                 "source": self.source,
                 "tokens": tokenizer.vocab_size,
+                "added": len(tokenizer.vocabulary.added),
                 "merges": len(tokenizer.vocabulary.merges),
                 "digest": tokenizer.digest,
-                "sha256": self._digests,
-                "released": self.released,
+                "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+                "released": tokenizer.digest == RELEASED,
             },
             "pretokenizer": tokenizer.pretokenizer,
             "packages": {name: compat.describe(name) for name in PACKAGES[tokenizer.pretokenizer]},
@@ -218,25 +232,24 @@ def choose_vocabulary(
         EnvironmentUnfitError: The released vocabulary is required and not in the cache.
         CheckpointError: There is only a `tokenizer.json`, and it is not GPT-1's.
     """
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        if directory is not None:
-            yield _required(directory, f"--vocabulary {directory}", f"{directory}", scratch)
-            return
-        found = _beside(weights, scratch)
-        if found is None:
-            Tokenizer.train(texts, merges=MERGES).save_pretrained(scratch)
-            source = f"trained for this run: {MERGES:,} merges of the standard library's words"
-            found = _required(scratch, "the trained one", source, scratch)
+    if directory is not None:
+        yield _required(directory, f"--vocabulary {directory}", f"{directory}")
+        return
+    if (found := _beside(weights)) is not None:
         yield found
+        return
+    with tempfile.TemporaryDirectory() as name:
+        Tokenizer.train(texts, merges=MERGES).save_pretrained(name)
+        source = f"trained for this run: {MERGES:,} merges of the standard library's words"
+        yield _required(Path(name), "the trained one", source)
 
 
-def _beside(weights: str, scratch: Path) -> FoundVocabulary | None:
+def _beside(weights: str) -> FoundVocabulary | None:
     """Return the vocabulary of the weights; None if one must be trained."""
     if weights in _WITHOUT:
         return None
     if weights in _TRAINED or weights in published.REPOSITORIES:
-        return _cached(weights, scratch)
+        return _cached(weights)
     path = Path(weights)
     if not path.exists():
         raise InputRejectedError(
@@ -245,14 +258,14 @@ def _beside(weights: str, scratch: Path) -> FoundVocabulary | None:
             fix="correct the path, or give a vocabulary's folder with --vocabulary",
         )
     folder = path if path.is_dir() else path.parent
-    return _required(folder, f"--weights {weights}", f"beside {weights}", scratch)
+    return _required(folder, f"--weights {weights}", f"beside {weights}")
 
 
-def _cached(weights: str, scratch: Path) -> FoundVocabulary | None:
+def _cached(weights: str) -> FoundVocabulary | None:
     """Return the released vocabulary from the hub's cache; None if it is missing and optional."""
     for repository in reversed(published.REPOSITORIES):
         for snapshot in _snapshots(Path(constants.HF_HUB_CACHE), repository):
-            found = _in(snapshot, f"the hub's cache, {repository}", scratch)
+            found = _in(snapshot, f"the hub's cache, {repository}")
             if found is not None:
                 return found
     if weights in _TRAINED:
@@ -273,8 +286,8 @@ def _snapshots(cache: Path, repository: str) -> list[Path]:
     return list(dict.fromkeys([*known, *sorted(home.glob("*"))]))
 
 
-def _required(folder: Path, where: str, source: str, scratch: Path) -> FoundVocabulary:
-    found = _in(folder, source, scratch)
+def _required(folder: Path, where: str, source: str) -> FoundVocabulary:
+    found = _in(folder, source)
     if found is None:
         raise InputRejectedError(
             f"there is no vocabulary in the folder: neither {' and '.join(VOCABULARY_FILES)} nor "
@@ -285,24 +298,9 @@ def _required(folder: Path, where: str, source: str, scratch: Path) -> FoundVoca
     return found
 
 
-def _in(folder: Path, source: str, scratch: Path) -> FoundVocabulary | None:
-    """Return the vocabulary of a folder, under the names of either publication; None without any.
-
-    A lone `tokenizer.json` is converted to two files in the empty folder `scratch`.
-    """
-    for names in (tuple(VOCABULARY_FILES), tuple(VOCABULARY_FILES.values())):
-        vocabulary, merges = (folder / name for name in names)
-        if os.path.lexists(vocabulary) and os.path.lexists(merges):
-            return FoundVocabulary(
-                folder=folder, vocabulary=vocabulary, merges=merges, source=source
-            )
-    if not os.path.lexists(folder / SINGLE_FILE):
-        return None
-    Tokenizer.from_pretrained(folder, pretokenizer="huggingface").save_pretrained(scratch)
-    vocabulary, merges = (scratch / name for name in VOCABULARY_FILES)
-    return FoundVocabulary(
-        folder=folder,
-        vocabulary=vocabulary,
-        merges=merges,
-        source=f"{source}, {SINGLE_FILE} as we read it",
-    )
+def _in(folder: Path, source: str) -> FoundVocabulary | None:
+    """Return the vocabulary of a folder, under either publication's names; None without any."""
+    kinds = (tuple(VOCABULARY_FILES), tuple(VOCABULARY_FILES.values()), (SINGLE_FILE,))
+    if any(all(os.path.lexists(folder / name) for name in names) for names in kinds):
+        return FoundVocabulary(folder=folder, source=source)
+    return None

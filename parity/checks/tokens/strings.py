@@ -2,7 +2,7 @@
 
 import functools
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from parity.options import TokensOptions
@@ -82,11 +82,51 @@ _RANGES = {
 """First and last code point of each kind; all kinds are equally likely."""
 
 
-def generate_strings(count: int, *, seed: int) -> Iterator[str]:
-    """Yield random strings of every kind of character; the first do not depend on `count`."""
+def generate_strings(count: int, *, seed: int, added: Sequence[str] = ()) -> Iterator[str]:
+    """Yield random strings of every kind of character; the first do not depend on `count`.
+
+    With `added`, the texts of added tokens, a third of their parts are some of these.
+    """
+    bits = _BITS + ((lambda draw: draw.choice(added)),) * (len(_BITS) // 2 if added else 0)
     for number in range(count):
         draw = random.Random(f"{seed}/{number}")  # noqa: S311 - nothing secret depends on it
-        yield "".join(draw.choice(_BITS)(draw) for _ in range(draw.randint(1, 24)))
+        yield "".join(draw.choice(bits)(draw) for _ in range(draw.randint(1, 24)))
+
+
+_AROUND = (
+    *(
+        "{}",
+        " {} ",
+        "the {} the",
+        "a{}b",
+        "\t{}\n",
+        "  {}  {}",
+        "{}{}",
+        "_{}",
+        "{}1",
+        ".{}.",
+        "<{}>",
+    ),
+    *("{}\u0301", "\u0301{}", "{}\u200b", "\u4e2d{}\u4e2d", "\u3000{}\xa0", "A{}", "{}</w>"),
+)
+"""Texts around an added token: spaces, letters, marks, and what a normalizer removes or pads."""
+
+_MOST_ADDED = 300
+"""Added tokens of which every variant is compared; the others are compared alone."""
+
+
+def strings_of_added(added: Sequence[str], *, seed: int) -> list[str]:
+    """Return texts with each added token: alone, within others, in other cases, and nearly it."""
+    draw = random.Random(f"{seed}/added")  # noqa: S311 - nothing secret depends on it
+    found = list(added)
+    for token in draw.sample(added, min(len(added), _MOST_ADDED)):
+        half = len(token) // 2
+        near = [token, token.upper(), token.lower(), token.swapcase(), token[1:], token[:-1]]
+        near += [token[:half] + mark + token[half:] for mark in (" ", "\u200b", "\u0301", "x")]
+        found += [around.format(token, token) for around in _AROUND]
+        found += [*near, *(f"a {other} b" for other in near)]
+        found += [token + other for other in draw.sample(added, min(len(added), 4))]
+    return list(dict.fromkeys(found))
 
 
 def _character(draw: random.Random) -> str:
@@ -133,10 +173,12 @@ def sources(options: TokensOptions, tokenizer: Tokenizer) -> dict[str, list[str]
     """Return the strings to compare, by source."""
     if options.text is not None:
         return {"--text": [options.text]}
-    drawn = list(generate_strings(options.num_strings, seed=options.seed))
+    added = [token.content for token in tokenizer.vocabulary.added]
+    drawn = list(generate_strings(options.num_strings, seed=options.seed, added=added))
     return {
         "hand-picked": list(HAND_PICKED),
         "tokens as words": words_of_tokens(tokenizer.vocabulary.tokens, END),
+        **({"added tokens": strings_of_added(added, seed=options.seed)} if added else {}),
         **({"generated": drawn} if drawn else {}),
         "corpus": list(_paragraphs(options.corpus)),
     }

@@ -38,8 +38,7 @@ def two_models(two: Weights) -> tuple[GPT, OpenAIGPTLMHeadModel]:
 def huggingface_sides(small_vocabulary: Path) -> Sides:
     """Our tokenizer and Hugging Face's."""
     right = Tokenizer.from_pretrained(small_vocabulary)
-    files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
-    return CandidateTokenizer(right), HuggingFace(*files, size=right.vocab_size)
+    return CandidateTokenizer(right), HuggingFace(small_vocabulary, size=right.vocab_size)
 
 
 @pytest.fixture(scope="session")

@@ -90,10 +90,9 @@ def huggingface() -> Callable[[Path], "HuggingFaceTokenizer"]:
     from reference.huggingface_tokenizer import HuggingFaceTokenizer
 
     def build(folder: Path) -> "HuggingFaceTokenizer":
-        names = next(pair for pair in PAIRS_OF_FILES if (folder / pair[0]).exists())
-        vocabulary, merges = (folder / name for name in names)
-        size = len(json.loads(vocabulary.read_text(encoding="utf-8")))
-        return HuggingFaceTokenizer(vocabulary, merges, size=size)
+        name = next(ids for ids, _ in PAIRS_OF_FILES if (folder / ids).exists())
+        size = len(json.loads((folder / name).read_text(encoding="utf-8")))
+        return HuggingFaceTokenizer(folder, size=size)
 
     return build
 

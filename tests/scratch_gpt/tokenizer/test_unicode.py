@@ -25,7 +25,7 @@ from scratch_gpt.tokenizer.vocabulary import Vocabulary
 FOLDER = Path(tokenizer.__path__[0])
 TABLE = FOLDER / "character_classes.txt"
 
-Answers = tuple[str, str, str, str, str, bool]
+Answers = tuple[str, str, str, str, str, bool, bool]
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -42,8 +42,13 @@ def edges(rust: ModuleType) -> list[str]:
 def theirs(characters: list[str], rust: ModuleType) -> dict[str, Answers]:
     names = ("clean_text", "handle_chinese_chars", "nfd", "strip_accents", "lowercase")
     steps = [rust.step(name) for name in names]
+    of_words = rust.word_characters(characters)
     return {
-        c: (*(step(f"a{c}b")[1:-1] for step in steps), rust.words(f"a{c}b") == ["a", c, "b"])
+        c: (
+            *(step(f"a{c}b")[1:-1] for step in steps),
+            rust.words(f"a{c}b") == ["a", c, "b"],
+            c in of_words,
+        )
         for c in characters
     }
 
@@ -63,6 +68,7 @@ def answers(character: str, classes: CharacterClasses) -> Answers:
         "".join(part for part in parts if ord(part) not in classes.nonspacing),
         classes.lowercase.get(code, character),
         code in classes.punctuation,
+        code in classes.word,
     )
 
 
@@ -94,7 +100,7 @@ def test_pythons_tables_differ(rust: ModuleType) -> None:
     import unicodedata
 
     expected = theirs(edges(rust), rust).items()
-    lower = [c for c, (*_, made, _) in expected if made != c.lower()]
+    lower = [c for c, (*_, made, _, _) in expected if made != c.lower()]
     accent = [c for c, row in expected if (row[3] == "") != (unicodedata.category(c) == "Mn")]
     assert lower
     assert len(accent) > 40

@@ -21,8 +21,7 @@ def ours(right: Tokenizer) -> CandidateTokenizer:
 
 @pytest.fixture(scope="session")
 def theirs(small_vocabulary: Path, right: Tokenizer) -> HuggingFace:
-    folder = small_vocabulary
-    return HuggingFace(folder / "vocab.json", folder / "merges.txt", size=right.vocab_size)
+    return HuggingFace(small_vocabulary, size=right.vocab_size)
 
 
 @pytest.fixture(scope="session")

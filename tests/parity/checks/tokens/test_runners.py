@@ -79,12 +79,12 @@ def test_the_vocabulary_beside_weights_is_taken(
 def test_a_single_file_is_taken(short: Check, small_vocabulary: Path, tmp_path: Path) -> None:
     size = Tokenizer.from_pretrained(small_vocabulary).vocab_size
     files = small_vocabulary / "vocab.json", small_vocabulary / "merges.txt"
-    HuggingFaceTokenizer(*files, size=size).tokenizer.save_pretrained(tmp_path / "saved")
+    HuggingFaceTokenizer(small_vocabulary, size=size).tokenizer.save_pretrained(tmp_path / "saved")
     for file in files:
         (tmp_path / "saved" / file.name).unlink(missing_ok=True)
     result = short("--vocabulary", tmp_path / "saved")
     text = " ".join(result.stdout.split())  # long lines are cut
-    assert (result.exit_code, "tokenizer.json as we read it" in text) == (0, True)
+    assert (result.exit_code, "read from tokenizer.json" in text) == (0, True)
     (tmp_path / "saved" / "tokenizer.json").write_text("{}", encoding="utf-8")
     assert short("--vocabulary", tmp_path / "saved").exit_code == 4
 
