@@ -52,6 +52,9 @@ class ConvertOptions(QuietOption):
     )
     dry_run: bool = option(False, "Print the table of tensors and write nothing.")
     force: bool = option(False, "Replace existing weights of the same format.")
+    strict: bool = option(
+        False, "Reject a source of which anything is renamed, rounded, left out or ignored."
+    )
 
 
 def convert(options: ConvertOptions) -> int:
@@ -78,6 +81,7 @@ def _convert(options: ConvertOptions) -> ExitCode:
             options.to,
             dry_run=options.dry_run,
             force=options.force,
+            strict=options.strict,
             progress=progress,
         )
     if not options.quiet:

@@ -148,12 +148,19 @@ def render_conversion(config: Mapping[str, Any], target: Side, console: Console)
 
 
 def run_conversion(  # noqa: PLR0913 - the command's arguments
-    source: str, destination: Path, to: str, *, dry_run: bool, force: bool, progress: Progress
+    source: str,
+    destination: Path,
+    to: str,
+    *,
+    dry_run: bool,
+    force: bool,
+    strict: bool,
+    progress: Progress,
 ) -> str:
     """Convert weights, or with `dry_run` only list the tensors; return the text to print.
 
     `source` is as `--weights`, `to` is a `Form`; with `force` existing weights of the same form may
-    be replaced.
+    be replaced, and with `strict` a source with notes is rejected.
 
     Raises:
         ParityError: The conversion failed; nothing was changed.
@@ -169,7 +176,9 @@ def run_conversion(  # noqa: PLR0913 - the command's arguments
         refuse_loss(destination, form, overwrite=force)
         require_replaceable(destination, overwrite=force)
     progress(f"reading {source}", 0, 3)
-    weights = load_weights(source, lambda done, total: progress(f"drawing {done}", done, total))
+    weights = load_weights(
+        source, lambda done, total: progress(f"drawing {done}", done, total), strict=strict
+    )
     side = Side.RELEASE if form is Form.OPENAI else Side.HUGGINGFACE
     table = render_rich(lambda console: render_conversion(weights.config, side, console), None)
     if dry_run:

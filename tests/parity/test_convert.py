@@ -1,5 +1,6 @@
 """The command `python -m parity.convert`: what it prints, and what it exits with."""
 
+import json
 import os
 import signal
 import subprocess
@@ -129,6 +130,9 @@ def test_the_notes_of_the_weights_are_printed(source: Path, tmp_path: Path) -> N
             "note      config.json: colour ignored",
             f"note      tokenizer.json is a link to {tmp_path / 'secret'}, outside the folder",
         ]
+    rejected = convert(source, tmp_path / "other", "--strict")
+    assert (rejected.exit_code, (tmp_path / "other").exists()) == (4, False)
+    assert "strict reading rejects it: config.json: colour ignored" in rejected.stderr
 
 
 def test_a_hub_caches_own_links_are_no_note(source: Path, tmp_path: Path) -> None:

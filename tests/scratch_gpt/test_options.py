@@ -129,14 +129,6 @@ def test_only_a_single_command_has_a_version() -> None:
     assert commands["one"].help == "Another help."
 
 
-@pytest.mark.parametrize("arguments", [["", "--name", "n"], ["--name", "n", "--place", ""]])
-def test_an_empty_path_is_a_usage_error(arguments: list[str]) -> None:
-    """`--output "$UNSET"` would be the current folder."""
-    result = invoke(arguments)
-    assert result.exit_code == 2
-    assert "it is empty; . is the current folder" in " ".join(result.stderr.split())
-
-
 def test_memory_that_is_not_there_is_an_error() -> None:
     require_memory(1_000, where="--beams 1", fix="lower --beams")
     if not Path("/proc/meminfo").exists():
