@@ -1,5 +1,6 @@
 """Weights in Hugging Face's forms: one file or shards, sound or not at all."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from parity.checkpoints import huggingface_files
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.mapping import Side, convert
-from parity.checkpoints.weights import Weights
+from parity.checkpoints.weights import FileDigest, Shard, Weights
 from parity.errors import ExitCode, InconclusiveError, ParityError
 from reference import compat
 
@@ -92,6 +93,8 @@ def test_every_form_is_read_to_the_bit(
     assert_same_bits(found, weights)
     files = {file.name: file.size for file in found.provenance.files}
     assert files == {p.name: p.stat().st_size for p in folder.iterdir()}
+    parts = [name for name in files if name.startswith("part-")]
+    assert parts == sorted(parts)
     assert found.provenance.standing == "unknown"
 
 
@@ -258,10 +261,14 @@ def test_what_the_shards_hold_is_read_whatever_the_index_lists(
 def test_safetensors_is_taken_before_torch_save(
     write: Write, weights: Weights, assert_same_bits: SameBits
 ) -> None:
-    """As transformers does; the pickle is not even opened."""
+    """As transformers does; the pickle is not even opened. Of a folder that is noted."""
     folder = write()
     (folder / "pytorch_model.bin").write_bytes(b"not looked at")
-    assert_same_bits(load_weights(str(folder)), weights)
+    notes = ["pytorch_model.bin: beside model.safetensors, not read"]
+    for path, expected in ((folder, notes), (folder / "model.safetensors", [])):
+        found = load_weights(str(path))
+        assert_same_bits(found, weights)
+        assert list(found.provenance.notes) == expected
 
 
 @pytest.mark.parametrize("swapped", [True, False])
@@ -318,7 +325,69 @@ def test_the_right_vocabulary_is_taken(
     folder = write()
     text = json.dumps({f"t{number}": number for number in range(211)})
     (folder / "vocab.json").write_text(text, encoding="utf-8")
-    assert_same_bits(load_weights(str(folder)), weights)
+    found = load_weights(str(folder))
+    assert_same_bits(found, weights)
+    assert list(found.provenance.notes) == []
+
+
+@pytest.fixture
+def manifest(weights: Weights, tmp_path: Path) -> Callable[..., Path]:
+    """Write the manifest of a conversion of one file, with some keys changed."""
+
+    def written(shards: list[Shard] | None, /, **changed: object) -> Path:
+        made = dataclasses.replace(weights, shards=shards)
+        text = huggingface_files.index_text(made, form="huggingface", files=[FILE])
+        content = json.loads(text) | changed
+        (tmp_path / "conversion.json").write_text(json.dumps(content), encoding="utf-8")
+        return tmp_path
+
+    return written
+
+
+FILE = FileDigest(name="a.bin", size=7, sha256="0" * 64)
+SHARDS = [Shard(5, "{'a': 1}"), Shard(2, "")]
+
+
+@pytest.mark.parametrize("shards", [SHARDS, None])
+def test_the_manifest_keeps_the_shards(
+    shards: list[Shard] | None, manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert huggingface_files.index_shards(tmp_path, [FILE]) is None
+    assert huggingface_files.index_shards(manifest(shards), [FILE]) == shards
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"files": {}},
+        {"files": [7]},
+        {"files": {"a.bin": {"size": 8, "sha256": "0" * 64}}},
+        {"files": {"a.bin": {"size": 7, "sha256": "1" * 64}}},
+    ],
+    ids=str,
+)
+def test_the_manifest_of_other_files_is_out_of_date(
+    changed: dict[str, Any], manifest: Callable[..., Path]
+) -> None:
+    assert huggingface_files.index_shards(manifest(SHARDS, **changed), [FILE]) is None
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        7,
+        [7],
+        [{"length": 5}],
+        [{"length": "5", "header": ""}],
+        [{"length": True, "header": ""}],
+        [{"length": 5, "header": 3}],
+        [{"length": 5, "header": "", "more": 1}],
+    ],
+    ids=str,
+)
+def test_shards_of_another_form_are_refused(shards: object, manifest: Callable[..., Path]) -> None:
+    with pytest.raises(ParityError, match="its shards are no lengths and headers"):
+        huggingface_files.index_shards(manifest(SHARDS, shards=shards), [FILE])
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "tf_model.h5", "rust_model.ot", "params_0.npy"])
