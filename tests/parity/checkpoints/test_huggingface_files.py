@@ -236,11 +236,21 @@ def test_an_index_that_is_not_its_shards_is_refused(
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (lambda m: m | {"transformer.h.0.ln_1.bias": "part-2.safetensors"}, "not listed"),
-        (lambda m: {n: f for n, f in m.items() if n != "transformer.h.0.ln_1.bias"}, "not listed"),
+        (
+            lambda m: m | {"transformer.h.0.ln_1.bias": "part-2.safetensors"},
+            ": 'transformer.h.0.ln_1.bias' not listed",
+        ),
+        (
+            lambda m: {n: f for n, f in m.items() if n != "transformer.h.0.ln_1.bias"},
+            ": 'transformer.h.0.ln_1.bias' not listed",
+        ),
+        (
+            lambda m: {n: f for n, f in m.items() if ".h.3." not in n},
+            "'transformer.h.3.attn.c_proj.weight' and 8 more not listed",
+        ),
         (lambda m: m | {"lm_head.weight": "part-0.safetensors"}, "does not hold it"),
     ],
-    ids=["wrong", "unnamed", "tied"],
+    ids=["wrong", "unnamed", "block", "tied"],
 )
 def test_what_the_shards_hold_is_read_whatever_the_index_lists(
     change: Callable[[Any], Any],
@@ -288,8 +298,10 @@ def test_nothing_in_a_file_is_inconclusive(write: Write) -> None:
 def test_a_folder_without_weights_is_refused(name: str | None, tmp_path: Path) -> None:
     if name is not None:
         (tmp_path / name).write_bytes(b"x")
-    what = refusal(tmp_path).what
-    assert ("would run as a program" in what) is (name == ".metadata")
+    error = refusal(tmp_path)
+    assert ("would run as a program" in error.what) is (name == ".metadata")
+    if name != ".metadata":
+        assert error.where == f"{tmp_path}: {'it is empty' if name is None else repr(name)}"
 
 
 VOCABULARIES = {
@@ -354,6 +366,20 @@ def test_the_manifest_keeps_the_shards(
 ) -> None:
     assert huggingface_files.index_shards(tmp_path, [FILE]) is None
     assert huggingface_files.index_shards(manifest(shards), [FILE]) == shards
+
+
+def test_the_manifest_describes_the_conversion(
+    manifest: Callable[..., Path], weights: Weights
+) -> None:
+    found = json.loads((manifest(None) / "conversion.json").read_text(encoding="utf-8"))
+    assert set(found.pop("versions")) == {"gpt1-parity", "torch", "numpy", "safetensors"}
+    assert found == {
+        "form": "huggingface",
+        "source": json.loads(json.dumps(weights.identity)),
+        "files": {"a.bin": {"size": 7, "sha256": "0" * 64}},
+        "tensors": {name: list(array.shape) for name, array in weights.tensors.items()},
+        "shards": None,
+    }
 
 
 @pytest.mark.parametrize(
