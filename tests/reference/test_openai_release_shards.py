@@ -89,7 +89,11 @@ FORGERIES = {
     "header that calls": (headed("__import__('os').abort()"), "malformed .npy header", FIX),
     "header without shape": (headed("{'descr': '<f4'}"), "malformed .npy header", FIX),
     "header of no literal": (headed("\0\0\0"), "malformed .npy header", FIX),
-    "odd dtype": (headed(described("(100,)", descr="('<f4', 3, 4)")), "malformed|not little", "again"),
+    "odd dtype": (
+        headed(described("(100,)", descr="('<f4', 3, 4)")),
+        "malformed|not little",
+        "again",
+    ),
 }
 
 
