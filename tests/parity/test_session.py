@@ -188,8 +188,8 @@ def test_an_error_replaces_an_older_report(
     check: Check, stand_in: Stand, tmp_path: Path, strictly: Callable[[str], Any]
 ) -> None:
     data, text = tmp_path / "r.json", tmp_path / "r.txt"
-    for file in (data, text):
-        file.write_text("PASS", encoding="utf-8")
+    data.write_text('{"schema_version": 1}', encoding="utf-8")
+    text.write_text("weights  tiny\nPASS  33 of 33 taps", encoding="utf-8")
     stand_in(error_of(InputRejectedError))
     error = check("weights", "--output", str(data), "--output", str(text)).stderr
     assert strictly(data.read_text(encoding="utf-8"))["verdict"] == "error"
@@ -207,6 +207,36 @@ def test_what_a_verb_prints_is_no_report(
     result = check("weights", "--format", "json")
     assert strictly(result.stdout)["verdict"] == "fail"
     assert result.stderr == "Loading my model ...\n"
+
+
+@pytest.mark.parametrize("content", [b"my notes: PASS\n", b"\0\xff" * 9])
+def test_a_file_that_is_no_report_is_kept(
+    content: bytes, check: Check, stand_in: Stand, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.txt"
+    file.write_bytes(content)
+    stand_in(AssertionError("the verb ran"))
+    result = check("weights", "--output", str(file))
+    assert (result.exit_code, "is no report, and would be lost" in result.stderr) == (2, True)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.txt"])
+def test_a_report_of_ours_is_replaced(
+    name: str, check: Check, stand_in: Stand, report: Report, tmp_path: Path
+) -> None:
+    """Each form has a mark by which it is known; an empty file has none and is replaced too."""
+    file = tmp_path / name
+    file.touch()
+    stand_in(report)
+    first, second = (check("weights", "--quiet", "--output", str(file)) for _ in range(2))
+    assert (first.exit_code, second.exit_code) == (1, 1)
+    stand_in(error_of(InputRejectedError))
+    codes = [check("weights", "--quiet", "--output", str(file)).exit_code for _ in range(2)]
+    assert codes == [4, 4]
+    stand_in(report)
+    assert check("weights", "--quiet", "--output", str(file)).exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.fixture(params=["closed", "full"])
