@@ -211,6 +211,36 @@ def test_what_a_verb_prints_is_no_report(
     assert result.stderr == "Loading my model ...\n"
 
 
+@pytest.mark.parametrize("content", [b"my notes: PASS\n", b"\0\xff" * 9])
+def test_a_file_that_is_no_report_is_kept(
+    content: bytes, check: Check, stand_in: Stand, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.txt"
+    file.write_bytes(content)
+    stand_in(AssertionError("the verb ran"))
+    result = check("weights", "--output", str(file))
+    assert (result.exit_code, "is no report, and would be lost" in result.stderr) == (2, True)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.txt"])
+def test_a_report_of_ours_is_replaced(
+    name: str, check: Check, stand_in: Stand, report: Report, tmp_path: Path
+) -> None:
+    """Each form has a mark by which it is known; an empty file has none and is replaced too."""
+    file = tmp_path / name
+    file.touch()
+    stand_in(report)
+    first, second = (check("weights", "--quiet", "--output", str(file)) for _ in range(2))
+    assert (first.exit_code, second.exit_code) == (1, 1)
+    stand_in(error_of(InputRejectedError))
+    codes = [check("weights", "--quiet", "--output", str(file)).exit_code for _ in range(2)]
+    assert codes == [4, 4]
+    stand_in(report)
+    assert check("weights", "--quiet", "--output", str(file)).exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.fixture(params=["closed", "full"])
 def broken_stream(request: pytest.FixtureRequest, full_disk: io.StringIO) -> io.StringIO | None:
     return full_disk if request.param == "full" else None

@@ -89,7 +89,11 @@ FORGERIES = {
     "header that calls": (headed("__import__('os').abort()"), "malformed .npy header", FIX),
     "header without shape": (headed("{'descr': '<f4'}"), "malformed .npy header", FIX),
     "header of no literal": (headed("\0\0\0"), "malformed .npy header", FIX),
-    "odd dtype": (headed(described("(100,)", descr="('<f4', 3, 4)")), "malformed|not little", FIX),
+    "odd dtype": (
+        headed(described("(100,)", descr="('<f4', 3, 4)")),
+        "malformed|not little",
+        "again",
+    ),
 }
 
 
@@ -105,7 +109,7 @@ def test_an_unsound_shard_is_refused(case: str, tmp_path: Path) -> None:
     tracemalloc.stop()
     assert str(path) == caught.value.where
     assert "params_3.npy" in caught.value.what
-    assert fix in caught.value.fix or fix == FIX
+    assert fix in caught.value.fix
     assert peak < 64 << 20
     assert len(caught.value.what) < 200
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pty
+import re
 import sys
 from collections.abc import Iterator
 from typing import Self, TextIO
@@ -60,6 +61,19 @@ def test_the_bar_is_shown_and_removed(terminal: Terminal) -> None:
     left = text.rpartition("h.3.mlp.gelu")[2]
     assert "\x1b[2K" in left  # the line is wiped
     assert "\x1b[?25h" in left  # the cursor is back
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("[red]h.3 [/]", "[red]h.3 [/]"), ("\x1b[5mh.4", r"'\x1b[5mh.4'")]
+)
+def test_a_name_is_shown_as_it_is(name: str, shown: str, terminal: Terminal) -> None:
+    """No part of it is markup, or controls the terminal."""
+    with terminal, progress_bar(quiet=False) as progress:
+        progress(name, 1, 4)
+    text = terminal.text()
+    assert "\x1b[5m" not in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert re.search(rf"[^\w ] +25% \d:\d\d:\d\d {re.escape(shown)}", plain)
 
 
 def test_the_cursor_comes_back_after_an_interrupt(terminal: Terminal) -> None:

@@ -1,5 +1,6 @@
 """Weights in Hugging Face's forms: one file or shards, sound or not at all."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from parity.checkpoints import huggingface_files
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.mapping import Side, convert
-from parity.checkpoints.weights import Weights
+from parity.checkpoints.weights import FileDigest, Shard, Weights
 from parity.errors import ExitCode, InconclusiveError, ParityError
 from reference import compat
 
@@ -92,6 +93,8 @@ def test_every_form_is_read_to_the_bit(
     assert_same_bits(found, weights)
     files = {file.name: file.size for file in found.provenance.files}
     assert files == {p.name: p.stat().st_size for p in folder.iterdir()}
+    parts = [name for name in files if name.startswith("part-")]
+    assert parts == sorted(parts)
     assert found.provenance.standing == "unknown"
 
 
@@ -233,11 +236,21 @@ def test_an_index_that_is_not_its_shards_is_refused(
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (lambda m: m | {"transformer.h.0.ln_1.bias": "part-2.safetensors"}, "not listed"),
-        (lambda m: {n: f for n, f in m.items() if n != "transformer.h.0.ln_1.bias"}, "not listed"),
+        (
+            lambda m: m | {"transformer.h.0.ln_1.bias": "part-2.safetensors"},
+            ": 'transformer.h.0.ln_1.bias' not listed",
+        ),
+        (
+            lambda m: {n: f for n, f in m.items() if n != "transformer.h.0.ln_1.bias"},
+            ": 'transformer.h.0.ln_1.bias' not listed",
+        ),
+        (
+            lambda m: {n: f for n, f in m.items() if ".h.3." not in n},
+            "'transformer.h.3.attn.c_proj.weight' and 8 more not listed",
+        ),
         (lambda m: m | {"lm_head.weight": "part-0.safetensors"}, "does not hold it"),
     ],
-    ids=["wrong", "unnamed", "tied"],
+    ids=["wrong", "unnamed", "block", "tied"],
 )
 def test_what_the_shards_hold_is_read_whatever_the_index_lists(
     change: Callable[[Any], Any],
@@ -258,10 +271,14 @@ def test_what_the_shards_hold_is_read_whatever_the_index_lists(
 def test_safetensors_is_taken_before_torch_save(
     write: Write, weights: Weights, assert_same_bits: SameBits
 ) -> None:
-    """As transformers does; the pickle is not even opened."""
+    """As transformers does; the pickle is not even opened. Of a folder that is noted."""
     folder = write()
     (folder / "pytorch_model.bin").write_bytes(b"not looked at")
-    assert_same_bits(load_weights(str(folder)), weights)
+    notes = ["pytorch_model.bin: beside model.safetensors, not read"]
+    for path, expected in ((folder, notes), (folder / "model.safetensors", [])):
+        found = load_weights(str(path))
+        assert_same_bits(found, weights)
+        assert list(found.provenance.notes) == expected
 
 
 @pytest.mark.parametrize("swapped", [True, False])
@@ -281,8 +298,10 @@ def test_nothing_in_a_file_is_inconclusive(write: Write) -> None:
 def test_a_folder_without_weights_is_refused(name: str | None, tmp_path: Path) -> None:
     if name is not None:
         (tmp_path / name).write_bytes(b"x")
-    what = refusal(tmp_path).what
-    assert ("would run as a program" in what) is (name == ".metadata")
+    error = refusal(tmp_path)
+    assert ("would run as a program" in error.what) is (name == ".metadata")
+    if name != ".metadata":
+        assert error.where == f"{tmp_path}: {'it is empty' if name is None else repr(name)}"
 
 
 VOCABULARIES = {
@@ -318,7 +337,83 @@ def test_the_right_vocabulary_is_taken(
     folder = write()
     text = json.dumps({f"t{number}": number for number in range(211)})
     (folder / "vocab.json").write_text(text, encoding="utf-8")
-    assert_same_bits(load_weights(str(folder)), weights)
+    found = load_weights(str(folder))
+    assert_same_bits(found, weights)
+    assert list(found.provenance.notes) == []
+
+
+@pytest.fixture
+def manifest(weights: Weights, tmp_path: Path) -> Callable[..., Path]:
+    """Write the manifest of a conversion of one file, with some keys changed."""
+
+    def written(shards: list[Shard] | None, /, **changed: object) -> Path:
+        made = dataclasses.replace(weights, shards=shards)
+        text = huggingface_files.index_text(made, form="huggingface", files=[FILE])
+        content = json.loads(text) | changed
+        (tmp_path / "conversion.json").write_text(json.dumps(content), encoding="utf-8")
+        return tmp_path
+
+    return written
+
+
+FILE = FileDigest(name="a.bin", size=7, sha256="0" * 64)
+SHARDS = [Shard(5, "{'a': 1}"), Shard(2, "")]
+
+
+@pytest.mark.parametrize("shards", [SHARDS, None])
+def test_the_manifest_keeps_the_shards(
+    shards: list[Shard] | None, manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert huggingface_files.index_shards(tmp_path, [FILE]) is None
+    assert huggingface_files.index_shards(manifest(shards), [FILE]) == shards
+
+
+def test_the_manifest_describes_the_conversion(
+    manifest: Callable[..., Path], weights: Weights
+) -> None:
+    found = json.loads((manifest(None) / "conversion.json").read_text(encoding="utf-8"))
+    assert set(found.pop("versions")) == {"gpt1-parity", "torch", "numpy", "safetensors"}
+    assert found == {
+        "form": "huggingface",
+        "source": json.loads(json.dumps(weights.identity)),
+        "files": {"a.bin": {"size": 7, "sha256": "0" * 64}},
+        "tensors": {name: list(array.shape) for name, array in weights.tensors.items()},
+        "shards": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"files": {}},
+        {"files": [7]},
+        {"files": {"a.bin": {"size": 8, "sha256": "0" * 64}}},
+        {"files": {"a.bin": {"size": 7, "sha256": "1" * 64}}},
+    ],
+    ids=str,
+)
+def test_the_manifest_of_other_files_is_out_of_date(
+    changed: dict[str, Any], manifest: Callable[..., Path]
+) -> None:
+    assert huggingface_files.index_shards(manifest(SHARDS, **changed), [FILE]) is None
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        7,
+        [7],
+        [{"length": 5}],
+        [{"length": "5", "header": ""}],
+        [{"length": True, "header": ""}],
+        [{"length": 5, "header": 3}],
+        [{"length": 5, "header": "", "more": 1}],
+    ],
+    ids=str,
+)
+def test_shards_of_another_form_are_refused(shards: object, manifest: Callable[..., Path]) -> None:
+    with pytest.raises(ParityError, match="its shards are no lengths and headers"):
+        huggingface_files.index_shards(manifest(SHARDS, shards=shards), [FILE])
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "tf_model.h5", "rust_model.ot", "params_0.npy"])

@@ -250,6 +250,13 @@ def test_what_is_shown_out_of_turn_is_extra(
     assert (statuses(found), found.extras) == (PASSES | status, {"ours/plain/float64": extras})
 
 
+def test_another_shape_is_described() -> None:
+    found = walked(subject(network(logits=lambda seen: seen["c"][:, -1:])))
+    seen = found.differences["ours/plain/float64", "logits", "oracle"]
+    assert seen.status is Status.SHAPE
+    assert seen.detail == "they are of the last position alone; return those of every position"
+
+
 def breaks(_seen: Mapping[str, Tensor]) -> Tensor:
     raise ValueError("too wide")
 
@@ -524,6 +531,7 @@ def test_an_abandoned_run_ends_its_thread(taken: int) -> None:
         next(taps)
     taps.close()
     assert before == set(threading.enumerate())
+    assert not list(taps)
     assert "swallowed" not in happened
     assert not taken or happened == ["cleaned up"]
 

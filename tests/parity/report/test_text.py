@@ -8,14 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from parity import verbs
 from parity.core.metrics import Status
-from parity.core.results import Plan, Reason, Report, Section, finish
+from parity.core.results import Mode, Plan, Reason, Report, Row, Section, finish
 from parity.errors import ExitCode
 from parity.options import WeightsOptions
 from parity.report.json import render as render_json
-from parity.report.text import PAGE, render
+from parity.report.text import PAGE, render, table
 from parity.session import run
 from scratch_gpt.cli import render_rich
 
@@ -154,12 +155,20 @@ def test_only_the_first_block_that_differs_is_written_out(printed: Printed) -> N
 def test_the_first_divergence_is_opened_up(report: Report, printed: Printed) -> None:
     assert report.first_divergence is not None
     row = report.first_divergence.row
-    text = " ".join(printed().split())
-    for words in (
-        *("first divergence: h.3.mlp.gelu", "float64", str(list(row.worst_index))),
-        *(f"{row.value_ours:.6g}", f"{row.value_against:.6g}", "approximate='tanh'"),
-    ):
-        assert words in text
+    for theirs in (1.25e-14, None):
+        changed = [
+            dataclasses.replace(r, error_reference=theirs) if r.tap == row.tap else r
+            for r in report.results
+        ]
+        text = " ".join(printed(dataclasses.replace(report, results=changed)).split())
+        values = f"ours {row.value_ours:.6g}, oracle {row.value_against:.6g}"
+        for words in (
+            "first divergence: h.3.mlp.gelu backend plain, float64, against oracle found in",
+            f"worst at {list(row.worst_index)}: {values} errors ours {row.error_ours:.6g},",
+            f"Hugging Face's {'unknown' if theirs is None else '1.25e-14'} ",
+            f"required tolerance {row.required_tolerance:.6g} likely cause GPT-1 uses",
+        ):
+            assert words in text
 
 
 def test_the_verdict_is_the_last_line(printed: Printed, tap_counts: dict[str, int]) -> None:
@@ -174,7 +183,10 @@ def test_an_explanation_looks_closely(printed: Printed) -> None:
     assert len(re.findall(r"^ +1e-\d\d +[\d,]+ +#+", part, re.MULTILINE)) >= 2
     worst = re.findall(r"\[0, \d, \d+\] +ours \S+ +oracle \S+ +difference \S+", part)
     assert len(worst) == 2 * 5
-    assert "inputs" in part
+    number = r"\d\.\d+(e[+-]\d+)?"
+    for against in ("oracle", "huggingface"):
+        line = rf"plain, float64 float64 against {against}: error {number}, {number} times that of"
+        assert re.search(line, " ".join(part.split()))
 
 
 def test_a_reason_has_what_where_and_fix(report: Report, printed: Printed) -> None:
@@ -216,6 +228,85 @@ def test_the_other_verbs_end_in_a_verdict_too(verb: str, counted: str, check: Ch
     last = check(verb, "--weights", "tiny", env={"COLUMNS": "300"}).stdout.splitlines()[-1]
     assert last.startswith("PASS ")
     assert counted in last
+
+
+def line_of(tap: str, mode: Mode, number: float, bound: float, *, fails: bool = False) -> Row:
+    return Row(
+        tap=tap,
+        backend="plain",
+        dtype="float32",
+        mode=mode,
+        against="oracle",
+        status=Status.FAIL if fails else Status.PASS,
+        bound=bound,
+        required_tolerance=number,
+    )
+
+
+@pytest.fixture
+def small() -> Report:
+    """A report of three taps in three modes; the loss has no row in mode per-op."""
+    rows = [
+        line_of("embeddings", Mode.FLOAT64, 0.0, 0.0),
+        line_of("logits", Mode.FLOAT64, 2e-12, 1e-9),
+        line_of("logits", Mode.FLOAT64, 5e-12, 1e-9),
+        line_of("logits", Mode.END_TO_END, 1.25, 4.0),
+        line_of("logits", Mode.PER_OP, 0.5, 3.0),
+        line_of("loss", Mode.FLOAT64, 3e-12, 1e-9),
+        line_of("loss", Mode.END_TO_END, 6.5, 4.0, fails=True),
+    ]
+    file = {"name": "a.bin", "size": 12_345, "sha256": "0123456789abcdef" * 4, "standing": "known"}
+    return finish(
+        "layerwise",
+        rows=rows,
+        plan=Plan.of({"plain": (3, 3)}),
+        identity={"weights": {"source": "mine", "files": [file]}},
+        environment={"torch": "2.6", "transformers": "5.1", "threads": "1"},
+    )
+
+
+def test_every_mode_has_its_numbers_bound_and_meaning(small: Report) -> None:
+    lines = [
+        line.split()
+        for line in render_rich(lambda console: render(small, console), None).splitlines()
+    ]
+    at = lines.index(["tap", "backend", "float64", "end-to-end", "per-op"])
+    assert lines[at + 1 : at + 7] == [
+        ["embeddings", "plain", "0.0e+00", "ok"],
+        ["logits", "plain", "5.0e-12", "1.25", "0.50", "ok"],
+        ["loss", "plain", "3.0e-12", "6.50", "DIFFERS"],
+        [],
+        ["bound", "1e-09", "4", "3"],
+        ["max", "error", "/", "RMS", *("error", "vs", "HF's") * 2],
+    ]
+    assert ["a.bin", "12,345", "bytes,", "sha256", "0123456789abcdef…,", "as", "published"] in lines
+
+
+def in_color(draw: Callable[[Console], None]) -> str:
+    stream = io.StringIO()
+    draw(Console(file=stream, force_terminal=True, color_system="standard", width=100))
+    return stream.getvalue()
+
+
+def test_the_numbers_that_fail_are_red(small: Report) -> None:
+    text = in_color(lambda console: render(small, console))
+    assert re.findall(r"\x1b\[1;31m *([^\x1b]+)", text) == ["6.50", "DIFFERS", "FAIL"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("ok", "\x1b[32mok\x1b[0m"),
+        ("ok then", "\x1b[32mok then\x1b[0m"),
+        ("DIFFERS much", "\x1b[1;31mDIFFERS much\x1b[0m"),
+        ("FAIL at 3", "\x1b[1;31mFAIL\x1b[0m at 3"),
+        ("not run here", "\x1b[1;33mnot run\x1b[0m here"),
+        ("okay", "okay"),
+        ("is ok", "is ok"),
+    ],
+)
+def test_a_status_has_its_color(cell: str, shown: str) -> None:
+    assert in_color(lambda console: console.print(table((), [[cell]]))).rstrip() == shown
 
 
 # Sections.
