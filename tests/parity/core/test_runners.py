@@ -19,7 +19,6 @@ from parity.core.runners import (
     build_ours,
     candidate_run,
     check_apart,
-    check_candidate,
     check_evaluating,
     huggingface_run,
     model_in_dtype,

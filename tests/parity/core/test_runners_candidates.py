@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from parity.checkpoints.weights import Weights
-from parity.core.runners import build_candidate
+from parity.core.candidates import build_candidate
 from parity.errors import InputRejectedError, UsageError
 
 Check = Callable[..., Any]
