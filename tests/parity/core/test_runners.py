@@ -24,7 +24,7 @@ from parity.core.runners import (
     model_in_dtype,
     oracle_run,
 )
-from parity.errors import ExitCode, InconclusiveError, InputRejectedError, UsageError
+from parity.errors import ExitCode, InconclusiveError, InputRejectedError
 from reference import oracle, surrogate
 from scratch_gpt import GPT
 from scratch_gpt.loss import negative_log_likelihood
@@ -244,14 +244,6 @@ def test_only_models_that_have_the_dtype_are_taken_as_they_are(ours: GPT) -> Non
     copied = model_in_dtype({"ours": mixed}, torch.float64)["ours"]
     assert copied is not mixed
     assert {torch.float64} == {parameter.dtype for parameter in copied.parameters()}
-
-
-def test_a_candidate_has_a_tap(ours: GPT) -> None:
-    check_candidate(ours)
-    check_candidate(Returning(LOGITS))
-    with pytest.raises(UsageError, match=r"no argument named tap \(") as refusal:
-        check_candidate(nn.Linear(3, 3))
-    assert refusal.value.where == "its arguments are ['input']"
 
 
 def test_two_sides_with_storage_of_their_own_are_apart(
