@@ -67,8 +67,15 @@ class Returning(nn.Module):
         self.logits, self.change = logits, change
         self.calls: list[tuple[Any, ...]] = []
 
-    def forward(self, *arguments: Tensor | None, tap: Callable[..., Tensor]) -> Tensor:
-        self.calls.append(arguments)
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        tap: Callable[..., Tensor],
+    ) -> Tensor:
+        self.calls.append((ids, positions, mask))
         return self.change(tap("logits", self.logits))
 
 
@@ -85,9 +92,11 @@ def test_a_candidate_is_called_with_ids_positions_and_mask() -> None:
 def test_a_candidate_returns_the_logits_that_it_shows() -> None:
     shown(candidate_run(Returning(LOGITS, torch.clone), EVERYTHING))
     shown(candidate_run(Returning(LOGITS), EVERYTHING))
-    for change in (lambda logits: logits + 1, lambda logits: (logits,), lambda _logits: None):
-        with pytest.raises(ValueError, match=r"returned .* than it showed"):
-            shown(candidate_run(Returning(LOGITS, change), EVERYTHING))
+    shown(candidate_run(Returning(LOGITS, lambda logits: (logits,)), EVERYTHING))
+    with pytest.raises(ValueError, match=r"returned .* than it showed"):
+        shown(candidate_run(Returning(LOGITS, lambda logits: logits + 1), EVERYTHING))
+    with pytest.raises(TypeError, match="no logits in it"):
+        shown(candidate_run(Returning(LOGITS, lambda _logits: None), EVERYTHING))
 
 
 def test_the_loss_is_of_the_logits_that_replaced_the_models() -> None:
@@ -333,6 +342,7 @@ def test_tiny_is_the_small_surrogate(weights: Weights) -> None:
         "dtype": "float32",
         "provenance": "unknown",
         "files": [],
+        "notes": [],
     }
 
 

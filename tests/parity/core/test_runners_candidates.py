@@ -121,7 +121,7 @@ def test_a_candidate_that_cannot_be_built_is_refused(
         build_candidate(name, weights)
     assert f"--candidate {name}" in refused.value.where
     if case == "raises":
-        assert refused.value.where == f"--candidate {name}, line 2"
+        assert refused.value.where.endswith("candidate_file.py:2")
 
 
 def test_a_refusal_is_code_4(check: Check, candidate: Candidate) -> None:
@@ -177,7 +177,8 @@ def test_what_a_candidate_prints_is_not_in_the_report(
 ) -> None:
     name = candidate(last="print('built')\n    return model")
     result = check(*TINY, "--format", "json", "--candidate", name)
-    assert (strictly(result.stdout)["verdict"], result.stderr) == ("pass", "built\n")
+    assert strictly(result.stdout)["verdict"] == "pass"
+    assert set(result.stderr.splitlines()) == {"built"}  # it is built once for each dtype
 
 
 def test_an_interrupt_is_not_a_refusal(candidate: Candidate, weights: Weights) -> None:
