@@ -5,6 +5,7 @@
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +86,12 @@ for _name, _verb in VERBS.items():
 
 def main() -> None:
     """Run the command line."""
-    run_app(app)
+    try:
+        run_app(app)
+    except SystemExit as ended:
+        if any(argument.startswith("--candidate") for argument in sys.argv):
+            session.end_process(ended.code)
+        raise
 
 
 if __name__ == "__main__":

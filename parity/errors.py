@@ -27,6 +27,17 @@ ParityError = CommandError
 """Base of all errors with an exit code."""
 
 
+_LONGEST = 1_000
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an error of unknown code in one line; making it may fail too."""
+    try:
+        return " ".join(str(error)[:_LONGEST].split())
+    except Exception:  # noqa: BLE001 - whatever its class does
+        return "its message could not be made"
+
+
 @contextlib.contextmanager
 def mapped_errors() -> Iterator[None]:
     """Raise errors of `reference` and of the file system as errors with an exit code."""

@@ -23,8 +23,11 @@ Exit codes:
   5 environment  70 internal error  130 interrupted  141 closed pipe
 """
 
-LARGEST_REPORT = 128 << 20
-"""Bytes of a report that is read; that of training at full size with fingerprints has a tenth."""
+LARGEST_REPORT = 32 << 20
+"""Bytes of a report that is read; that of training at full size with fingerprints has 13 MB.
+
+Parsed, a hostile one takes 24 times its size.
+"""
 
 LIST_FAULTS = "list"
 """The value of `--inject-fault` that prints the faults of the verb."""

@@ -66,9 +66,9 @@ def run(
             _check_formats(options)
             report = _report(options, load)
             _deliver(report, options)
-        except BrokenPipeError:
+        except (BrokenPipeError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a model that exits is no pass
+        except BaseException as error:  # noqa: BLE001 - a model that exits is no pass
             coded = as_cli_error(error)
             if options.debug:
                 print_traceback(error)
@@ -100,13 +100,19 @@ def _report(options: Asked, load: "Callable[[], Callable[[Asked, Progress], Repo
         _remembering_interrupts() as check_interrupted,
         progress_bar(quiet=options.quiet) as progress,
     ):
+        own = os.getpid()
+
+        def check_running() -> None:
+            if os.getpid() != own:  # a model called fork(), and its copy would report too
+                os._exit(ExitCode.INTERNAL)
+            check_interrupted()
 
         def checked(what: str, done: int, total: int) -> None:
-            check_interrupted()
+            check_running()
             progress(what, done, total)
 
         report = load()(options, checked)
-        check_interrupted()
+        check_running()
         return report
 
 
@@ -160,6 +166,7 @@ def _guarded_output() -> Iterator[None]:
         raise SystemExit(f"os._exit({status}) was called")
 
     with contextlib.ExitStack() as stack:
+        stack.callback(_reopen_closed)
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or no descriptor
             sys.__stdout__.flush()  # type: ignore[union-attr]
@@ -170,6 +177,22 @@ def _guarded_output() -> Iterator[None]:
         os._exit = raise_instead  # type: ignore[assignment]
         stack.callback(setattr, os, "_exit", leave)
         yield
+
+
+def _reopen_closed() -> None:
+    """Open standard output and error again if a model closed them; their descriptors are open."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is not None and stream.closed:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def end_process(code: object) -> None:
+    """End the process now: a model's threads and exit handlers neither delay nor change the end."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else ExitCode.INTERNAL)
 
 
 def _check_formats(options: ReportOptions) -> None:

@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -32,7 +33,13 @@ from parity.checkpoints.weights import Weights
 from parity.core.inputs import Inputs
 from parity.core.results import Reason
 from parity.core.taps import Tap
-from parity.errors import ExitCode, InconclusiveError, InputRejectedError, UsageError
+from parity.errors import (
+    ExitCode,
+    InconclusiveError,
+    InputRejectedError,
+    UsageError,
+    message_of,
+)
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.tap import Tap as TapFunction
 
@@ -56,15 +63,27 @@ def build_candidate(name: str, weights: Weights) -> nn.Module:
 
     def build(dtype: torch.dtype) -> nn.Module:
         state = {key: torch.tensor(array, dtype=dtype) for key, array in weights.tensors.items()}
+        device = torch.get_default_device()
         with _beside(name), _running(name, "it is called as build(config, weights)"):
             model = function(GPTConfig.from_huggingface(weights.config), state)
+        if torch.get_default_device() != device:
+            raise InputRejectedError(
+                f"the candidate changed torch's default device to {torch.get_default_device()}",
+                where=f"--candidate {name}",
+                fix="use `with torch.device(...)`, which ends; --device moves the model",
+            )
         if not isinstance(model, nn.Module):
             raise InputRejectedError(
                 f"the candidate's function returned {type(model).__name__}, not a torch module",
                 where=f"--candidate {name}",
                 fix="return a torch.nn.Module called as model(ids, positions, mask, tap=tap)",
             )
-        model.eval()  # it may be overridden and return nothing
+        with _running(name, "its parameters must have values when it is built"):
+            model.eval()  # it may be overridden and return nothing
+            named = model.named_parameters()
+            if empty := [n for n, p in named if is_lazy(p) or p.is_meta]:
+                message = f"{empty[0]} is on the meta device, or has no shape yet"
+                raise ValueError(message)
         return model
 
     model = build(torch.float32)
@@ -158,12 +177,12 @@ def _running(name: str, fix: str) -> Iterator[None]:
     """Raise any error of the candidate's code, an exit too, as a rejection with its line."""
     try:
         yield
-    except UsageError:
+    except (UsageError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         site = site_of(traceback.extract_tb(error.__traceback__))
         raise InputRejectedError(
-            f"the candidate raised {type(error).__name__}: {error}",
+            f"the candidate raised {type(error).__name__}: {message_of(error)}",
             where=f"--candidate {name}" + (f", {site}" if site else ""),
             fix=f"{fix}; --debug shows the traceback",
         ) from error
@@ -320,9 +339,9 @@ def _run(model: nn.Module, inputs: Inputs, tap: TapFunction) -> None:
 
     try:
         call(model, inputs, following)
-    except (InconclusiveError, _StopError):
+    except (InconclusiveError, KeyboardInterrupt, _StopError):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise broken(error, after=last) from error
 
 
@@ -330,9 +349,8 @@ def broken(error: BaseException, *, after: str) -> InconclusiveError:
     """Return the error of a forward pass that raised, with the line of the user's file."""
     _log.debug("the candidate raised", exc_info=error)
     site = site_of(traceback.extract_tb(error.__traceback__))
-    text = " ".join(str(error).split())
     return InconclusiveError(
-        f"the candidate's forward raised {type(error).__name__}: {text}",
+        f"the candidate's forward raised {type(error).__name__}: {message_of(error)}",
         where=f"{site or 'its forward'}, after {after}",
         fix="run the model alone on the same ids; --debug shows the traceback",
     )

@@ -38,7 +38,7 @@ from parity.core.metrics import consequences, visible_entries
 from parity.core.results import Mode, Reason, Report, Row, count, finish, first_divergence
 from parity.core.taps import NEVER_FORMED, Tap, never_formed, taps, undefined_taps
 from parity.core.tolerances import Bounds, Precision
-from parity.errors import ExitCode, InconclusiveError, UsageError
+from parity.errors import ExitCode, InconclusiveError, UsageError, message_of
 from scratch_gpt.progress import Progress
 
 CANDIDATE = "candidate"
@@ -235,7 +235,8 @@ class Comparison:
                 raise candidates.broken(error, after=found.last.get(name, "its start"))
             self.reasons.append(
                 Reason(
-                    what=f"the forward pass of {name} raised {type(error).__name__}: {error}",
+                    what=f"the forward pass of {name} raised {type(error).__name__}: "
+                    f"{message_of(error)}",
                     where=name,
                     fix="run the model alone on the same ids to see the traceback",
                     code=ExitCode.INTERNAL if name.startswith("huggingface") else ExitCode.FAIL,

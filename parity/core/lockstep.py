@@ -19,6 +19,7 @@ from torch import Tensor
 
 from parity.core.metrics import Difference, Reference, Status, visible_entries
 from parity.core.taps import Tap, other_shape
+from parity.errors import message_of
 from parity.threads import split_threads
 
 TapFunction = Callable[[str, Tensor], Tensor]
@@ -76,8 +77,9 @@ class TapStream:
             self._ended = True
             if offer is _END:
                 raise StopIteration
-            message = f"{type(offer).__name__}: {offer}"
-            raise RunError(message) from cast("BaseException", offer)
+            offer = cast("BaseException", offer)
+            message = f"{type(offer).__name__}: {message_of(offer)}"
+            raise RunError(message) from offer
         self._stopped = True
         return cast("tuple[str, Tensor]", offer)
 
@@ -399,7 +401,7 @@ class _Walker:
                     return value
         if subject.name in self.found.broken:
             cause = self.found.broken[subject.name]
-            detail = f"the run broke off: {type(cause).__name__}: {cause}"
+            detail = f"the run broke off: {type(cause).__name__}: {message_of(cause)}"
             absent = Difference(status=Status.NOT_RUN, detail=detail)
         self.found.differences[subject.name, tap, "oracle"] = absent
         return None

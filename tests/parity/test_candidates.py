@@ -1,5 +1,6 @@
 """A right model in the wrappings that people have: the verdict and the words of its report."""
 
+import inspect
 import io
 import json
 from collections.abc import Callable
@@ -165,3 +166,93 @@ def test_the_command_guards_its_output_and_its_end(kind: str, command: Command) 
     else:
         assert (ended.returncode, document["verdict"]) == (3, "inconclusive")
         assert f'strange_gpt.py", line {RAISING}' in ended.stderr
+
+
+STRANGE_ENDS = {
+    "raise GeneratorExit": "the candidate raised GeneratorExit",
+    "raise type('Own', (BaseException,), {})('x')": "the candidate raised Own: x",
+    "raise type('Mute', (Exception,), {'__str__': None})": "its message could not be made",
+    "build(config, weights)": "the candidate raised RecursionError",
+    "raise MemoryError": "the candidate raised MemoryError",
+    "return model.to('meta')": "is on the meta device, or has no shape yet",
+    "model.last = torch.nn.LazyLinear(3); return model": "is on the meta device, or has no shape",
+    "torch.set_default_device('meta'); return model": "changed torch's default device to meta",
+}
+
+
+@pytest.mark.parametrize("last", STRANGE_ENDS)
+def test_a_candidate_that_cannot_be_built_is_rejected(
+    last: str, small: Weights, candidate: Callable[..., str]
+) -> None:
+    file = candidate(last=f"import torch; {last}")
+    try:
+        with pytest.raises(CommandError) as caught:
+            build_candidate(file, small)
+    finally:
+        torch.set_default_device(None)
+    assert caught.value.exit_code == 4
+    assert STRANGE_ENDS[last] in caught.value.what
+
+
+RAISING_BELOW = {
+    "raise GeneratorExit": "GeneratorExit",
+    "raise type('Mute', (Exception,), {'__str__': None})": "its message could not be made",
+    "raise MemoryError": "MemoryError",
+    "import sys; sys.exit(0)": "SystemExit",
+}
+
+
+@pytest.mark.parametrize("act", RAISING_BELOW)
+@pytest.mark.parametrize("call", [1, 4])
+def test_whatever_a_forward_pass_raises_is_no_verdict(
+    call: int, act: str, small: Weights, huggingface: OpenAIGPTLMHeadModel, ids: Tensor
+) -> None:
+    """At the first call it is examined, at a later one compared."""
+    calls = []
+
+    class Raising(GPT):
+        def forward(self, *given: Any, **named: Any) -> Any:  # noqa: ANN401
+            calls.append(1)
+            if len(calls) >= call:
+                exec(act)  # noqa: S102 - each is a line above
+            return super().forward(*given, **named)
+
+        forward.__signature__ = inspect.signature(GPT.forward)  # type: ignore[attr-defined]
+
+    model = Raising(CONFIG)
+    model.load_state_dict({name: torch.tensor(array) for name, array in small.tensors.items()})
+    report = layerwise({"candidate": model.eval()}, huggingface, ids)
+    assert int(report.exit_code) == 3
+    assert RAISING_BELOW[act] in text_of(report)
+
+
+STAYING = """
+import atexit, os, sys, threading, time
+from scratch_gpt import GPT
+
+threading.Thread(target=lambda: time.sleep(10**6)).start()
+atexit.register(lambda: os._exit(0))
+
+class Copying(GPT):
+    def forward(self, token_ids, positions=None, attention_mask=None, *, tap):
+        if os.environ.pop("COPY", None):
+            os.fork()
+        return super().forward(token_ids, positions, attention_mask, tap=tap)
+
+def build(config, weights):
+    sys.__stdout__.close()
+    model = Copying(config)
+    model.load_state_dict(weights)
+    model.h[2].ln_1.epsilon = 1e-4
+    return model
+"""
+
+
+def test_nothing_of_a_candidate_delays_or_changes_the_end(
+    command: Command, candidate: Callable[..., str]
+) -> None:
+    """Not a thread, an exit handler, a copy of the process, or a closed standard output."""
+    options = ("--weights", "tiny", "--seq-len", "4", "--candidate", candidate(STAYING))
+    ended = command("layerwise", *options, "--format", "json", env={"COPY": "1"})
+    assert ended.returncode == 1, ended.stderr
+    assert json.loads(ended.stdout)["verdict"] == "fail"  # one document

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import typer
@@ -348,10 +348,10 @@ def test_the_archive_is_what_ran(command: Callable[..., Any], archive: Path) -> 
 
 
 NUMBERS = [
-    (verb, "--" + str(parameter.name).replace("_", "-"))
-    for verb, command in typer.main.get_command(module.app).commands.items()
-    for parameter in command.params
-    if getattr(parameter.type, "name", "").startswith(("int", "float"))
+    (verb, "--" + name.replace("_", "-"))
+    for verb, entry in module.VERBS.items()
+    for name, kind in get_type_hints(entry.options).items()
+    if kind in (int, float)
 ]
 """Every option that takes a number, by its verb."""
 

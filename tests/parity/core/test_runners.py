@@ -67,8 +67,15 @@ class Returning(nn.Module):
         self.logits, self.change = logits, change
         self.calls: list[tuple[Any, ...]] = []
 
-    def forward(self, *arguments: Tensor | None, tap: Callable[..., Tensor]) -> Tensor:
-        self.calls.append(arguments)
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        tap: Callable[..., Tensor],
+    ) -> Tensor:
+        self.calls.append((ids, positions, mask))
         return self.change(tap("logits", self.logits))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "a digest of other letters": (lambda m: _with(m, digest="g" * 16), "16 hexadecimal"),
     "a digest and a line end": (lambda m: _with(m, digest="0" * 15 + "\n"), "16 hexadecimal"),
     "a negative shape": (lambda m: _with(m, shape=[-1, -3]), "no shape of a tensor"),
+    "a shape of 65 axes": (lambda m: _with(m, shape=[1] * 65), "no shape of a tensor"),
     "a shape too large": (lambda m: _with(m, shape=[10**400]), "no shape of a tensor"),
     "a fingerprint twice": (
         lambda m: m.report(fingerprints=[m.fingerprint(m.OURS, "logits")] * 2),
@@ -249,6 +251,18 @@ def test_a_file_too_large_is_refused(made: Made, put: Put, monkeypatch: pytest.M
     monkeypatch.setattr(reading, "LARGEST_REPORT", file.stat().st_size - 1)
     with pytest.raises(InputRejectedError, match="more than"):
         read_report(file)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "huge"])
+def test_a_report_that_never_ends_is_rejected(kind: str, tmp_path: Path) -> None:
+    path = Path("/dev/zero") if kind == "zero" else tmp_path / "r.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "huge":
+        path.touch()
+        os.truncate(path, 5 << 30)
+    with pytest.raises(InputRejectedError):
+        read_report(path)
 
 
 def test_a_file_that_cannot_be_opened_has_its_own_code(tmp_path: Path) -> None:
