@@ -353,3 +353,11 @@ def test_two_processes_fetch_at_once(serve: Serve, fetch: Fetch, tmp_path: Path)
         output = [process.communicate(timeout=30) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], output
     assert fetch(files={}).paths[WEIGHTS].read_bytes() == LARGE[WEIGHTS]
+
+
+def test_the_cache_is_described_without_a_request(fetch: Fetch, tmp_path: Path) -> None:
+    dead = Hub(endpoint="http://127.0.0.1:9", cache=tmp_path)
+    assert hub.describe_cache("openai-gpt", hub=dead) == "openai-gpt is not in the cache"
+    fetch(RELEASED, "a" * 40, files=FILES, commit="a" * 40)
+    there = f"openai-gpt is in the cache at {'a' * 40}, not at {published.REVISION}"
+    assert hub.describe_cache("openai-gpt", hub=dead) == there
