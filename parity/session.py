@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from parity.errors import EnvironmentUnfitError, ExitCode, ParityError, UsageError
 from parity.options import LARGEST_REPORT, LIST_FAULTS, FingerprintOptions, ReportOptions
 from scratch_gpt.cli import (
+    LogFormatter,
     as_cli_error,
     format_error,
     print_error,
@@ -60,7 +61,9 @@ def run(
                 print_stdout("".join(f"{fault}: {what}\n" for fault, what in listed))
                 return int(ExitCode.PASS)
             if options.debug:
-                logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+                handler = logging.StreamHandler()
+                handler.setFormatter(LogFormatter("%(name)s: %(message)s"))
+                logging.basicConfig(level=logging.DEBUG, handlers=[handler])
                 for name_of in ("torch", "matplotlib", "urllib3", "huggingface_hub", "filelock"):
                     logging.getLogger(name_of).setLevel(logging.WARNING)
             _check_formats(options)

@@ -330,7 +330,11 @@ def cached(request: HubRequest) -> CacheState:
     whole, parts = [], []
     for repository in _ids(request.repository):
         for folder in sorted(storage(request.cache, repository).glob("snapshots/*")):
-            held, lacking = _contents(folder)
+            try:
+                held, lacking = _contents(folder)
+            except RejectedError as error:  # its index
+                parts.append((f"{repository}@{folder.name}", f"is damaged: {error.what}"))
+                continue
             if not lacking:
                 whole.append(f"{repository}@{folder.name}")
             elif held:

@@ -5,6 +5,7 @@ Nothing here imports torch at module level.
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -106,10 +107,21 @@ def print_stderr(text: str) -> None:
 
 
 def print_traceback(error: BaseException) -> None:
-    """Print an error's traceback; its lines may hold names from files."""
-    lines = "".join(traceback.format_exception(error)).splitlines()
+    """Print an error's traceback."""
     with contextlib.suppress(OSError, AttributeError):  # stderr is closed
-        sys.stderr.write("".join(f"{one_line(line)}\n" for line in lines))
+        sys.stderr.write(f"{_safe_lines(''.join(traceback.format_exception(error)))}\n")
+
+
+class LogFormatter(logging.Formatter):
+    """Formats a log record with its traceback; each line as `one_line` does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record."""
+        return _safe_lines(super().format(record))
+
+
+def _safe_lines(text: str) -> str:
+    return "\n".join(map(one_line, text.splitlines()))
 
 
 # Applications.
@@ -143,7 +155,7 @@ def run_app(app: typer.Typer) -> None:
         try:
             code = app(prog_name=f"python -m {app.info.name}", standalone_mode=False)
         except typer.TyperException as error:
-            error.message = "\n".join(map(one_line, error.message.splitlines()))  # what was typed
+            error.message = _safe_lines(error.message)  # it has what was typed
             error.show()  # type: ignore[attr-defined]  # every one that the parser raises has it
             code = error.exit_code
     except OSError as error:

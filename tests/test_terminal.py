@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import pty
 import re
@@ -49,6 +50,8 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[object, 
             patch.setattr(sys, "argv", [module, *map(str, arguments)])
             patch.setattr(sys, "stdout", stdout)
             patch.setattr(sys, "stderr", stderr)
+            patch.setattr(logging.root, "handlers", [])  # pytest's own
+            patch.setattr(logging.root, "level", logging.root.level)  # --debug changes it
             with pytest.raises(SystemExit) as ended:
                 import_module(module).main()
         reader.join()
@@ -67,6 +70,13 @@ def folder(tmp_path: Path, small_vocabulary: Path, monkeypatch: pytest.MonkeyPat
     (folder / "books" / f"{HOSTILE}.txt").write_text("word after word\n" * 99, encoding="utf-8")
     raising = f"def build(config, weights):\n    raise ValueError({HOSTILE!r})\n"
     (folder / "candidate.py").write_text(raising, encoding="utf-8")
+    raising = (
+        "import torch\nclass Model(torch.nn.Module):\n"
+        "    def forward(self, ids, attention_mask=None, position_ids=None, tap=None):\n"
+        f"        raise ValueError({HOSTILE!r})\n"
+        "def build(config, weights):\n    return Model()\n"
+    )
+    (folder / "forward.py").write_text(raising, encoding="utf-8")
     made = folder / HOSTILE
     export(load_weights("tiny"), made, Form.OPENAI, overwrite=False, progress=lambda *_: None)
     config = made / "config.json"
@@ -90,6 +100,7 @@ def folder(tmp_path: Path, small_vocabulary: Path, monkeypatch: pytest.MonkeyPat
         (0, "parity.check weights --weights {}/{} --output {}/{}.json"),
         (0, "parity.check doctor --weights {}/{}"),
         (4, "parity.check layerwise --weights tiny --candidate {}/candidate.py"),
+        (3, "parity.check layerwise --weights tiny --candidate {}/forward.py --debug"),
         (2, "parity.check drift {}/none"),
         (5, "parity.check weights --output {}/none/{}.json"),
         (2, "parity.check {}"),

@@ -106,11 +106,11 @@ def _text_files(folder: Path) -> Iterator[Path]:
 
 def _reject_unlisted(error: OSError) -> None:
     """Reject a folder that cannot be listed: its text would be missing without a message."""
-    kind = UnreadableError if isinstance(error, PermissionError) else CheckpointError
-    raise kind(
+    forbidden = isinstance(error, PermissionError)
+    raise (UnreadableError if forbidden else CheckpointError)(
         f"the folder cannot be listed: {error.strerror}",
         where=one_line(error.filename),
-        fix="change its permissions",
+        fix="change its permissions" if forbidden else "name the folders of the text alone",
     ) from error
 
 

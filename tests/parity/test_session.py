@@ -113,7 +113,7 @@ def test_control_characters_do_not_reach_the_terminal(check: Check, stand_in: St
     evil = "\x1b[31mred\x1b]0;title\x07 \u202eback\r\n\x9bnext"
     stand_in(UsageError(evil, where=evil, fix=evil))
     lines = check("weights").stderr.splitlines()
-    assert lines[0] == "error: " + " [31mred ]0;title   back   next"
+    assert lines[0] == "error: " + ascii(evil)[1:-1]
     assert len(lines) == 3
     assert "".join(lines).isprintable()
 

@@ -353,3 +353,21 @@ def test_two_processes_fetch_at_once(serve: Serve, fetch: Fetch, tmp_path: Path)
         output = [process.communicate(timeout=30) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], output
     assert fetch(files={}).paths[WEIGHTS].read_bytes() == LARGE[WEIGHTS]
+
+
+def test_a_damaged_index_of_another_commit_is_named(fetch: Fetch) -> None:
+    held = {"files": SHARDED, "repository": "somebody/model", "commit": "a" * 40}
+    path = fetch("somebody/model", "a" * 40, **held).paths["model.safetensors.index.json"]
+    path.unlink()
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(UnavailableError, match=f"@{'a' * 40} is damaged: model.safet") as caught:
+        fetch("somebody/model", "b" * 40, files={}, offline=True)
+    assert "hf download somebody/model" in caught.value.fix
+
+
+def test_the_cache_is_described_without_a_request(fetch: Fetch, tmp_path: Path) -> None:
+    dead = Hub(endpoint="http://127.0.0.1:9", cache=tmp_path)
+    assert hub.describe_cache("openai-gpt", hub=dead) == "openai-gpt is not in the cache"
+    fetch(RELEASED, "a" * 40, files=FILES, commit="a" * 40)
+    there = f"openai-gpt is in the cache at {'a' * 40}, not at {published.REVISION}"
+    assert hub.describe_cache("openai-gpt", hub=dead) == there

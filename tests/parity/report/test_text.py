@@ -121,7 +121,7 @@ def test_an_ascii_locale_is_enough(command: Callable[..., Any]) -> None:
 
 def test_others_names_are_shown_and_not_obeyed(report: Report, printed: Printed) -> None:
     evil = "\x1b[31mred\x07[/red][bold]\u202e\r\nnext\x9b"
-    shown = " [31mred [/red][bold]   next "
+    shown = ascii(evil)[1:-1]
     row = dataclasses.replace(report.results[0], tap=evil, status=Status.EXTRA, detail=evil)
     assert report.first_divergence is not None
     first = dataclasses.replace(report.first_divergence, tap=evil, why=evil, suspects=evil, row=row)
@@ -135,7 +135,7 @@ def test_others_names_are_shown_and_not_obeyed(report: Report, printed: Printed)
         )
     )
     assert text.replace("\n", "").isprintable()
-    assert text.count(shown.strip()) >= 10
+    assert text.count(shown) >= 10
 
 
 def test_the_heading_has_weights_inputs_and_versions(report: Report, printed: Printed) -> None:
