@@ -44,6 +44,7 @@ TORCH_NAMES = {
     *("torch.distributed.group", "torch.distributed.group.WORLD"),
     *("torch.cuda.device_count", "torch.cuda.set_device"),
     *("torch.distributed.all_reduce", "torch.distributed.broadcast_object_list"),
+    *("torch.distributed.group", "torch.distributed.group.WORLD"),
     *("torch.distributed.destroy_process_group", "torch.manual_seed"),
     *("torch.random", "torch.random.fork_rng", "torch.utils", "torch.utils.deterministic"),
     *("torch.use_deterministic_algorithms", "torch.are_deterministic_algorithms_enabled"),

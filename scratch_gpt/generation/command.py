@@ -167,7 +167,7 @@ _LARGEST_PROMPT = 1 << 20
 
 def _read(file: BinaryIO | io.BytesIO, where: str) -> bytes:
     """Return the content of a file that holds a prompt, at most `_LARGEST_PROMPT` bytes."""
-    content = file.read(_LARGEST_PROMPT + 1)
+    content = file.read(_LARGEST_PROMPT + 1) or b""  # None: nothing yet, and it may not wait
     if len(content) > _LARGEST_PROMPT:
         raise UsageError(
             f"the prompt has more than {_LARGEST_PROMPT:,} bytes",

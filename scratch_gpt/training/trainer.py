@@ -277,6 +277,8 @@ class Trainer:
         if own != found:
             names = [name for name in {**own, **found} if own.get(name) != found.get(name)]
             raise _unfit(f"the weights {quote(names[0])} are {found.get(names[0])}")
+        if checkpoint.state.step > self.recipe.steps:
+            raise _unfit(f"it is of step {checkpoint.state.step}, and --steps {self.recipe.steps}")
         self.optimizer.load_state_dict(checkpoint.optimizer)
         if self.optimizer.steps != checkpoint.state.step:
             raise _unfit(f"its moments are of step {self.optimizer.steps}")

@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert_same_run(whole, place)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_any_time_ends_with_130(
     number: signal.Signals,
     arguments: Callable,

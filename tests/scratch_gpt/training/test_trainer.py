@@ -96,6 +96,15 @@ def test_a_checkpoint_of_another_model_is_rejected(
     assert message in caught.value.what
 
 
+def test_a_checkpoint_behind_the_last_step_is_rejected(start: Callable) -> None:
+    """The run would stop at once, and ask to be resumed."""
+    run = start()
+    losses(run, 3)
+    with pytest.raises(CheckpointError, match="it is of step 3, and --steps 2"):
+        start(steps=2, warmup=1).resume(run.checkpoint({}))
+    start(steps=3).resume(run.checkpoint({}))
+
+
 def test_moments_of_another_step_are_rejected(start: Callable) -> None:
     run = start()
     losses(run, 3)
