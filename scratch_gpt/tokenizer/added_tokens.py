@@ -27,7 +27,8 @@ _NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "
 _EXTRA = "extra_special_tokens", "additional_special_tokens"
 _LARGEST = 64 << 20
 """Bytes; the released vocabulary's two files have under 1 MB each, `tokenizer.json` 1.3 MB."""
-_MOST_TOKENS = 100_000
+_MOST_TOKENS, _MOST_CHARACTERS = 100_000, 1 << 20
+"""Added tokens of a folder; a pattern of a million characters takes a second to build."""
 LONGEST_TOKEN = 1 << 16
 """Characters; the longest released token has 32. A model's 512 tokens then fit in 128 MiB."""
 
@@ -114,6 +115,9 @@ def _require_findable(tokens: Sequence[AddedToken], where: str) -> None:
     """Require that there are not too many tokens, and that each can be found in a text."""
     if len(tokens) > _MOST_TOKENS:
         raise _unsound(f"{len(tokens):,} tokens are added; the limit is {_MOST_TOKENS:,}", where)
+    if (size := sum(len(token.content) for token in tokens)) > _MOST_CHARACTERS:
+        what = f"the added tokens have {size:,} characters; the limit is {_MOST_CHARACTERS:,}"
+        raise _unsound(what, where)
     owners: dict[str, str] = {}
     for token in tokens:
         if len(token.content) > LONGEST_TOKEN:
