@@ -144,6 +144,48 @@ def test_a_huge_token_of_the_vocabulary_is_rejected(folder: Path) -> None:
     assert Tokenizer.from_pretrained(folder).vocab_size == 7
 
 
+@pytest.mark.parametrize(
+    ("entry", "is_found"),
+    [
+        ({"content": "Xy"}, True),
+        ({"content": "Xy", "normalized": False}, False),
+        ({"content": "Xy", "special": True}, False),
+        ({"content": "Xy", "special": True, "normalized": True}, True),
+    ],
+)
+def test_only_a_normalized_token_is_found_in_other_cases(
+    entry: dict[str, Any],
+    is_found: bool,  # noqa: FBT001 - a table's column
+    folder: Path,
+) -> None:
+    write(folder, listed(entry))
+    found = Tokenizer.from_pretrained(folder)
+    assert found.encode("Xy") == [6]
+    assert (found.encode("xY") == [6]) is is_found
+
+
+def test_a_list_gives_the_flags_and_a_name_makes_it_special(folder: Path) -> None:
+    entries = {"content": "Xy", "lstrip": True}, {"content": "Xy", "rstrip": True}
+    write(folder, {CONFIG: {**listed(*entries)[CONFIG], "pad_token": "Xy"}})
+    found = Tokenizer.from_pretrained(folder)
+    assert found.vocabulary.added == (
+        AddedToken("Xy", special=True, normalized=False, rstrip=True),
+    )
+    write(folder, {MAP: {"pad_token": {"content": "Xy", "special": False, "lstrip": True}}})
+    (folder / CONFIG).unlink()
+    named = Tokenizer.from_pretrained(folder).vocabulary.added
+    assert named == (AddedToken("Xy", special=True, normalized=False, lstrip=True),)
+
+
+def test_special_names_decide_the_flags_of_a_bare_list(folder: Path) -> None:
+    write(folder, {ADDED: {"Xy": 6, "Zz": 7, "Ww": 8}, MAP: {"pad_token": "Xy", "my_token": "Ww"}})
+    found = {
+        token.content: token.normalized
+        for token in Tokenizer.from_pretrained(folder).vocabulary.added
+    }
+    assert found == {"Xy": False, "Zz": True, "Ww": True}
+
+
 # In a text.
 
 
