@@ -66,6 +66,13 @@ DIFFERENCES: Mapping[str, Difference] = MappingProxyType(
             "after, also drops control characters and parts Chinese ones",
             so="the reference gets BERT's normalizer, and the report of `check tokens` names it",
         ),
+        "merges by place": Difference(
+            package="transformers",
+            before=(5, 0),
+            why="GPT-1's tokenizer skips the first line of `merges.txt`, and what follows the last "
+            "line end; of files that contradict each other it takes others",
+            so="the reference gets the file with a header and a last line end",
+        ),
         "safe unpickling": Difference(
             package="torch",
             since=(2, 10, 0, FINAL),
@@ -142,6 +149,11 @@ def last_logits_keyword() -> dict[str, int]:
 def tokenizer_normalizer() -> str:
     """Return the type of the normalizer of the version's own tokenizer."""
     return "Sequence" if DIFFERENCES["normalizer of three"].holds() else "BertNormalizer"
+
+
+def reads_merges_by_place() -> bool:
+    """Return whether the first line of `merges.txt` is taken for a header."""
+    return DIFFERENCES["merges by place"].holds()
 
 
 def unpickles_safely() -> bool:

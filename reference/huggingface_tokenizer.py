@@ -78,6 +78,12 @@ def _rejecting(what: str, where: Path) -> Iterator[None]:
         ) from error
 
 
+def _with_header(merges: bytes) -> bytes:
+    """Return merges with a header and a last line end."""
+    header = b"" if merges.startswith(b"#version") else b"#version: 0.2\n"
+    return header + merges + (b"" if merges.endswith(b"\n") else b"\n")
+
+
 class HuggingFaceTokenizer:
     """What `AutoTokenizer` gives for the files in a folder, read as those of a GPT-1.
 
@@ -96,7 +102,9 @@ class HuggingFaceTokenizer:
             staged = Path(name)
             for own, names in FILES.items():
                 found = next((folder / other for other in names if (folder / other).exists()), None)
-                if found is not None:
+                if found is not None and own == "merges.txt" and compat.reads_merges_by_place():
+                    (staged / own).write_bytes(_with_header(found.read_bytes()))
+                elif found is not None:
                     (staged / own).symlink_to(found.resolve())
             # The config chooses the class; the folder may hold none.
             (staged / "config.json").write_text(json.dumps({"model_type": "openai-gpt"}))

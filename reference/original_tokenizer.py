@@ -7,9 +7,9 @@ for text repair and spaCy for English words; the comparison covers everything ar
 Source: openai/finetune-transformer-lm@a69b5c4, text_utils.py.
 """
 
+import functools
 import json
 import sys
-import unicodedata
 from collections.abc import Callable, Mapping
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -144,8 +144,11 @@ class OriginalTokenizer:
         return [part for part in [*found, text[done:]] if part != ""]
 
 
+@functools.cache
 def _is_word(character: str) -> bool:
-    return character.isalpha() or unicodedata.category(character) in ("Mn", "Mc", "Me", "Nd", "Pc")
+    from reference.huggingface_tokenizer import word_characters
+
+    return bool(word_characters([character]))
 
 
 def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:

@@ -27,7 +27,8 @@ _NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "
 _EXTRA = "extra_special_tokens", "additional_special_tokens"
 _LARGEST = 64 << 20
 """Bytes; the released vocabulary's two files have under 1 MB each, `tokenizer.json` 1.3 MB."""
-_MOST_TOKENS = 100_000
+_MOST_TOKENS, _MOST_CHARACTERS = 100_000, 1 << 20
+"""Added tokens of a folder; a pattern of a million characters takes a second to build."""
 LONGEST_TOKEN = 1 << 16
 """Characters; the longest released token has 32. A model's 512 tokens then fit in 128 MiB."""
 
@@ -74,8 +75,8 @@ def read_added_tokens(folder: Path) -> list[AddedToken]:
     if "added_tokens_decoder" not in config:
         special_map = read_optional(folder / SPECIAL_TOKENS_MAP)
         _require_gpt1(special_map, one_line(folder / SPECIAL_TOKENS_MAP))
-    named, extra, special = _named_tokens(config, special_map, where)
-    names = {token.content for token in named} | (set() if is_whole else {UNKNOWN})
+    named, extra, special = _named_tokens(config, special_map, where, is_whole=is_whole)
+    names = {token.content for token in named}
     listed: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in config:
         entries = config["added_tokens_decoder"]
@@ -114,6 +115,9 @@ def _require_findable(tokens: Sequence[AddedToken], where: str) -> None:
     """Require that there are not too many tokens, and that each can be found in a text."""
     if len(tokens) > _MOST_TOKENS:
         raise _unsound(f"{len(tokens):,} tokens are added; the limit is {_MOST_TOKENS:,}", where)
+    if (size := sum(len(token.content) for token in tokens)) > _MOST_CHARACTERS:
+        what = f"the added tokens have {size:,} characters; the limit is {_MOST_CHARACTERS:,}"
+        raise _unsound(what, where)
     owners: dict[str, str] = {}
     for token in tokens:
         if len(token.content) > LONGEST_TOKEN:
@@ -164,7 +168,7 @@ def _require_gpt1(config: Mapping[str, Any], where: str) -> None:
 
 
 def _named_tokens(
-    config: Mapping[str, Any], special_map: Mapping[str, Any], where: str
+    config: Mapping[str, Any], special_map: Mapping[str, Any], where: str, *, is_whole: bool
 ) -> tuple[list[AddedToken], list[AddedToken], set[str]]:
     """Return the special tokens with a name, such as `pad_token`, the extra ones, and texts.
 
@@ -181,7 +185,8 @@ def _named_tokens(
     own |= given.pop(extra) if isinstance(given.get(extra), dict) else {}
     for key, value in special_map.items():
         if key == extra and isinstance(value, list):
-            given[key] = [*_tokens_of(given.get(key)), *value]
+            more = ({**item, "special": True} if isinstance(item, dict) else item for item in value)
+            given[key] = [*_tokens_of(given.get(key)), *more]
         elif key != extra and isinstance(value, dict):
             given[key] = {**value, "special": True, "__type": "AddedToken"}
         else:
@@ -193,6 +198,8 @@ def _named_tokens(
         given[extra] = given.pop(older)
         named |= given[extra] if isinstance(given[extra], dict) else {}
     named |= {key: value for key, value in given.items() if _has_own_name(key)} | own
+    if named.get("unk_token") is None and not is_whole:  # the class has it
+        named["unk_token"] = UNKNOWN
     in_order = dict.fromkeys(name for name in _NAMED if name in named) | named
     return (
         [_token(v, where, special=True) for v in in_order.values() if _is_token(v)],

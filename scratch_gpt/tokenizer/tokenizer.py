@@ -276,14 +276,15 @@ class Tokenizer:
         and a `TokenizerError`, before any is joined, if the text has more than `MOST_DECODED`
         characters.
         """
-        *tokens, last = self.tokens(ids) or [""]
+        tokens = self.tokens(ids) or [""]
         if (size := sum(map(len, tokens))) > MOST_DECODED:
             raise TokenizerError(
-                f"the text of {len(tokens) + 1:,} ids has about {size:,} characters; the limit is "
+                f"the text of {len(tokens):,} ids has {size:,} characters; the limit is "
                 f"{MOST_DECODED:,}",
                 where="ids",
                 fix="decode fewer ids at once",
             )
+        last = tokens.pop()
         return "".join([*(token.replace(END, " ") for token in tokens), last.replace(END, "")])
 
     def tokens(self, ids: Iterable[SupportsIndex]) -> list[str]:

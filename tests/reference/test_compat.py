@@ -1,6 +1,7 @@
 """Each row of the table of versions holds within its bounds and in the installed packages."""
 
 import inspect
+import json
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,7 @@ ON_EITHER_SIDE = {
     "dtype keyword": (["4.56.0.dev0", "4.56.0", "5.0.0rc1", "5.23.0"], ["4.30.2", "4.55.4"]),
     "head of the last tokens": (["5.0.0rc1", "5.0.0", "5.23.0"], ["4.57.6", "4.57.0"]),
     "normalizer of three": (["5.0.0rc1", "5.0.0", "5.2.0"], ["4.57.6", "5.3.0", "5.10.0"]),
+    "merges by place": (["4.57.6", "4.30.2"], ["5.0.0rc1", "5.0.0", "5.23.0"]),
     "safe unpickling": (
         ["2.10.0", "2.10.0+cu128", "2.13.0+cpu", "3.0.0"],
         ["2.6.0+cu124", "2.9.1", "2.10.0a0+git", "2.10.0rc3", "1.13.0"],
@@ -94,6 +96,16 @@ def own_normalizer() -> object:
     return tokenizer.backend_tokenizer.normalizer
 
 
+def skips_the_first_line() -> bool:
+    with tempfile.TemporaryDirectory() as name:
+        ids = {"<unk>": 0, "a": 1, "b</w>": 2, "ab</w>": 3}
+        (Path(name) / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+        (Path(name) / "merges.txt").write_text("a b</w>\n", encoding="utf-8")
+        with quiet():
+            tokenizer = OpenAIGPTTokenizerFast.from_pretrained(name, local_files_only=True)
+    return tokenizer("ab")["input_ids"] == [1, 2]
+
+
 def takes_dtype() -> bool:
     config = OpenAIGPTConfig(vocab_size=7, n_positions=5, n_embd=4, n_layer=1, n_head=1)
     state = OpenAIGPTLMHeadModel(config).state_dict()
@@ -112,6 +124,7 @@ PROBES: dict[str, Callable[[], bool]] = {
         "logits_to_keep" in inspect.signature(OpenAIGPTLMHeadModel.forward).parameters
     ),
     "normalizer of three": lambda: isinstance(own_normalizer(), normalizers.Sequence),
+    "merges by place": skips_the_first_line,
     "precision of oneDNN": lambda: hasattr(torch.backends.mkldnn, "matmul"),
     "connections left open": lambda: hasattr(huggingface_hub.utils, "reset_sessions"),
 }
@@ -145,6 +158,8 @@ def keyword() -> str:
         (compat.tokenizer_normalizer, "4.57.6", "BertNormalizer"),
         (compat.tokenizer_normalizer, "5.2.0", "Sequence"),
         (compat.tokenizer_normalizer, "5.3.0", "BertNormalizer"),
+        (compat.reads_merges_by_place, "4.57.6", True),
+        (compat.reads_merges_by_place, "5.0.0", False),
         (compat.last_logits_keyword, "4.57.6", {}),
         (compat.last_logits_keyword, "5.0.0", {"logits_to_keep": 1}),
     ],

@@ -289,7 +289,8 @@ def test_a_chosen_id_without_a_token_is_rejected(
 ) -> None:
     Tokenizer.train(["some other words"], merges=3).save_pretrained(tmp_path)
     size = Tokenizer.from_pretrained(weights).vocab_size
-    found = generate("--prompt", "some words", "--vocabulary", tmp_path, *options)
+    all_differ = ["--no-repeat-ngram-size", 1, "--max-new-tokens", 15]
+    found = generate("--prompt", "some", "--vocabulary", tmp_path, *all_differ, *options)
     assert found.exit_code == 4
     text = " ".join(found.stderr.split())
     assert NOTE.format(Tokenizer.from_pretrained(tmp_path).vocab_size, size).strip() in text

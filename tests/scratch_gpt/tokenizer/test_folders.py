@@ -56,7 +56,7 @@ NORMALIZERS: tuple[Any, ...] = (
     *(BERT | {name: False} for name in ("clean_text", "handle_chinese_chars", "lowercase")),
 )
 WORDS = ("the", "THE", "pad", "[PAD]", "[pad]", "<cls>", "<unk>", " ", "  ", "\n", "a", "é", "x")
-MARKS = ("_", "1", ".", "\u0301", "中", "</w>", "\u200b", "aba", "e\u0301")
+MARKS = ("_", "1", "²", "Ⓐ", ".", "\u0301", "中", "</w>", "\u200b", "aba", "e\u0301")
 
 
 class Folder(NamedTuple):
@@ -261,9 +261,17 @@ def fuzz(examples: int) -> Any:  # noqa: ANN401 - Hypothesis's decorator
     )
 
 
+def skip_other_versions() -> None:
+    from reference import compat
+
+    if compat.reads_merges_by_place() or compat.tokenizer_normalizer() != "BertNormalizer":
+        pytest.skip("not run: this transformers reads contradictory files in another way")
+
+
 @fuzz(60)
 @given(source=st.randoms(use_true_random=True))
 def test_folders_give_the_ids_of_transformers(source: random.Random, tmp_path: Path) -> None:
+    skip_other_versions()
     check_against_transformers(tmp_path / "folder", Draw(source).folder())
 
 
@@ -272,4 +280,5 @@ def test_folders_give_the_ids_of_transformers(source: random.Random, tmp_path: P
 @fuzz(2_000)
 @given(source=st.randoms(use_true_random=True))
 def test_many_folders_give_the_ids_of_transformers(source: random.Random, tmp_path: Path) -> None:
+    skip_other_versions()
     check_against_transformers(tmp_path / "folder", Draw(source).folder())

@@ -309,6 +309,29 @@ def test_a_single_file_is_read(merges: list[Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [("OpenAIGPTTokenizer", ["x", "y"]), ("PreTrainedTokenizerFast", ["y", "x"])],
+)
+def test_a_class_of_any_model_takes_the_order_of_the_file(
+    name: str, expected: list[str], tmp_path: Path
+) -> None:
+    unknown = {"id": 0, "content": "<unk>", "special": True, "normalized": False}
+    added = [unknown, {"id": 9, "content": "y"}, {"id": 8, "content": "x"}]
+    write_single_file(tmp_path, added_tokens=added)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"tokenizer_class": name}), encoding="utf-8")
+    assert list(read_vocabulary(tmp_path).added_ids) == expected
+
+
+def test_a_class_of_any_model_needs_the_unknown_token(tmp_path: Path) -> None:
+    write_single_file(tmp_path, added_tokens=[])
+    assert read_vocabulary(tmp_path) == SMALL
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text('{"tokenizer_class": "TokenizersBackend"}', encoding="utf-8")
+    assert rejection(tmp_path).what == "<unk> is no added token of it"
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"continuing_subword_prefix": None},
@@ -344,6 +367,13 @@ UNSOUND_SINGLE: dict[str, tuple[dict[str, Any], str]] = {
     "no unknown token": ({"unk_token": MISSING}, "its model has no unk_token"),
     "a prefix": ({"continuing_subword_prefix": "##"}, "continuing_subword_prefix is '##'"),
     "another normalizer": ({"normalizer": {"type": "NFC"}}, "its normalizer is 'NFC'"),
+    **{
+        f"a normalizer with another {name}": (
+            {"normalizer": {"type": "BertNormalizer", name: False}},
+            f"its normalizer's {name} is False",
+        )
+        for name in ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
+    },
     "no normalizer": ({"normalizer": None}, "its normalizer is None"),
     "another way to words": (
         {"pre_tokenizer": {"type": "ByteLevel"}},
