@@ -234,7 +234,7 @@ def _piece(file: Readable, where: str, start: int, size: int) -> bytes:
     content = b""
     while len(content) < LONGEST_WORD:
         wanted = max(size, len(content))  # twice as long each time
-        more = file.read(wanted)
+        more = file.read(wanted) or b""  # None: a file without data for now
         content += more
         if len(more) < wanted:
             return content
