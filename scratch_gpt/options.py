@@ -184,11 +184,11 @@ def _parameter(field: "dataclasses.Field[Any]", kind: Any) -> inspect.Parameter:
     )
 
 
-def _path(text: str) -> Path:
+def _path(given: str | Path) -> Path:
     """Return the path; `Path` would take an empty one for the working folder."""
-    if not text.strip():
+    if not str(given).strip():
         raise typer.BadParameter("the path is empty; use . for the working folder")
-    return Path(text)
+    return Path(given)
 
 
 def _value_type(kind: Any) -> Any:  # noqa: ANN401 - a type
