@@ -266,15 +266,16 @@ def render_rich(
 ) -> str:
     """Return the text that `draw` prints, in colour if `stream` is a terminal with colour.
 
-    `stream` is None for a file. The text has `COLUMNS` columns if that is a number, else as many as
-    the terminal, and at least `narrowest`, by default those of the widest table.
+    `stream` is None for a file. The text has `COLUMNS` columns if that is a number below 10,000,
+    else as many as the terminal, and at least `narrowest`, by default those of the widest table.
     """
     from rich.console import Console
 
     target = Console(file=stream) if stream is not None else None
     terminal = target if target is not None and target.is_terminal else None
     columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isdecimal() else terminal.width if terminal else 100
+    is_width = columns.isdecimal() and len(columns) < 5  # noqa: PLR2004 - digits of a width
+    width = int(columns) if is_width else terminal.width if terminal else 100
     buffer = io.StringIO()
     console = Console(
         file=buffer,
