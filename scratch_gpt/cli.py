@@ -140,6 +140,10 @@ def typer_app(name: str, text: str | None = None) -> typer.Typer:
     )
 
 
+_MOST_DIGITS = 4
+"""Of the columns of a terminal."""
+
+
 def run_app(app: typer.Typer) -> None:
     """Run an application with the arguments of this process, and exit.
 
@@ -151,6 +155,9 @@ def run_app(app: typer.Typer) -> None:
         what = "Python removes docstrings here, which the help and transformers need"
         print_error(what, "python -OO, or PYTHONOPTIMIZE=2", "use -O or neither")
         raise SystemExit(ExitCode.ENVIRONMENT)
+    for name in ("COLUMNS", "LINES"):  # Rich fails on a number that int() does not read
+        if len(os.environ.get(name, "")) > _MOST_DIGITS:
+            del os.environ[name]
     try:
         try:
             code = app(prog_name=f"python -m {app.info.name}", standalone_mode=False)
@@ -274,7 +281,7 @@ def render_rich(
     target = Console(file=stream) if stream is not None else None
     terminal = target if target is not None and target.is_terminal else None
     columns = os.environ.get("COLUMNS", "")
-    is_width = columns.isdecimal() and len(columns) < 5  # noqa: PLR2004 - digits of a width
+    is_width = columns.isdecimal() and len(columns) <= _MOST_DIGITS
     width = int(columns) if is_width else terminal.width if terminal else 100
     buffer = io.StringIO()
     console = Console(

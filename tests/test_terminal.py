@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from parity import session
 from parity.checkpoints.export import Form, export
 from parity.checkpoints.load import load_weights
 
@@ -50,6 +51,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[object, 
             patch.setattr(sys, "argv", [module, *map(str, arguments)])
             patch.setattr(sys, "stdout", stdout)
             patch.setattr(sys, "stderr", stderr)
+            patch.setattr(session, "end_process", sys.exit)  # it would end pytest too
             patch.setattr(logging.root, "handlers", [])  # pytest's own
             patch.setattr(logging.root, "level", logging.root.level)  # --debug changes it
             with pytest.raises(SystemExit) as ended:

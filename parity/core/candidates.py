@@ -345,13 +345,13 @@ def _run(model: nn.Module, inputs: Inputs, tap: TapFunction) -> None:
         raise broken(error, after=last) from error
 
 
-def broken(error: BaseException, *, after: str) -> InconclusiveError:
-    """Return the error of a forward pass that raised, with the line of the user's file."""
+def broken(error: BaseException, *, after: str, part: str = "forward") -> InconclusiveError:
+    """Return the error of a candidate that raised, with the line of the user's file."""
     _log.debug("the candidate raised", exc_info=error)
     site = site_of(traceback.extract_tb(error.__traceback__))
     return InconclusiveError(
-        f"the candidate's forward raised {type(error).__name__}: {message_of(error)}",
-        where=f"{site or 'its forward'}, after {after}",
+        f"the candidate's {part} raised {type(error).__name__}: {message_of(error)}",
+        where=f"{site or f'its {part}'}, after {after}",
         fix="run the model alone on the same ids; --debug shows the traceback",
     )
 

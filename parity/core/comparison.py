@@ -148,16 +148,24 @@ class Comparison:
             if Mode.FLOAT64 in self.modes:
                 names = run_names(backend, torch.float64)
                 narrow = self.profiles[backend].narrow if backend in self.profiles else ""
-                rows = float64_rows(found, names, plan, backend, self.bounds, narrow=narrow)
+                allowed = self._allows(narrow)
+                rows = float64_rows(
+                    found, names, plan, backend, self.bounds, narrow=narrow if allowed else ""
+                )
                 self.rows += rows
                 if narrow and any((row.error_ours or 0.0) > self.bounds.float64 for row in rows):
-                    self.reasons.append(narrow_reason(narrow))
+                    self.reasons.append(narrow_reason(narrow, allowed=allowed))
                 self.reasons += stands_alone(found, names, rows, self.smallest_score)
                 self.rows += extra_rows(found, names, self.plan, backend, "float64", Mode.FLOAT64)
             if Mode.END_TO_END in self.modes and self.precision is not None:
                 self._judge(found, backend, Mode.END_TO_END, self.precision)
                 lead = self.consequences.get(backend, {}).get("flip_gap_largest", 0.0)
                 self.reasons += top1_changes(found, run_names(backend, self.precision.dtype), lead)
+
+    def _allows(self, narrow: str) -> bool:
+        """Return whether a dtype may enter a float64 run: float32, and the one to be checked."""
+        checked = torch.float32 if self.precision is None else self.precision.dtype
+        return narrow.partition(" ")[0] in ("float32", str(checked)[6:])
 
     def _per_op(self, backend: str, precision: Precision) -> None:
         """Run one backend and the reference, every operation on the oracle's rounded input."""

@@ -279,13 +279,15 @@ def _narrow_bounds(
     return allowed
 
 
-def narrow_reason(narrow: str) -> Reason:
-    """Return the note that a narrower dtype limits how fine the float64 comparison is."""
+def narrow_reason(narrow: str, *, allowed: bool = True) -> Reason:
+    """Return the note on a narrower dtype inside; if it is allowed, the comparison is less fine."""
     dtype = narrow.partition(" ")[0]
+    limit = f": the float64 comparison is no finer than Hugging Face's error in {dtype}"
     return Reason(
-        what=f"{narrow}: the float64 comparison is no finer than Hugging Face's error in {dtype}",
+        what=narrow + (limit if allowed else f": {dtype} is allowed only with --dtype {dtype}"),
         where="the candidate in float64",
-        fix="compute in the input's dtype, or accept that finer errors are not seen",
+        fix="compute in the input's dtype"
+        + (", or accept that finer errors are not seen" if allowed else ""),
         code=ExitCode.PASS,
     )
 

@@ -256,3 +256,14 @@ def test_nothing_of_a_candidate_delays_or_changes_the_end(
     ended = command("layerwise", *options, "--format", "json", env={"COPY": "1"})
     assert ended.returncode == 1, ended.stderr
     assert json.loads(ended.stdout)["verdict"] == "fail"  # one document
+
+
+def test_a_backward_that_raises_is_one_message(
+    small: Weights, huggingface: OpenAIGPTLMHeadModel, ids: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIND", "raises backward")
+    report = gradients(build_candidate(str(SOURCE), small), huggingface, ids)
+    (reason,) = report.reasons
+    assert reason.what.endswith("forward or backward raised RuntimeError: no derivative")
+    assert "strange_gpt.py:" in reason.where
+    assert (int(report.exit_code), report.results) == (3, [])

@@ -31,19 +31,36 @@ JUDGING = {"--candidate", "--inject-fault", "--backend", "--dtype", "--device", 
 FINGERPRINTS = "--fingerprints"
 TEXTS = {"--vocabulary", "--pretokenizer", "--text", "--corpus", "--num-strings"}
 OPTIONS = {
-    "layerwise": {"--weights", *JUDGING, "--explain", *INPUTS, FINGERPRINTS, *REPORTING},
-    "gradients": {"--weights", *JUDGING, *INPUTS, FINGERPRINTS, *REPORTING},
-    "weights": {"--weights", *REPORTING},
+    "layerwise": {
+        "--weights",
+        "--strict",
+        *JUDGING,
+        "--explain",
+        *INPUTS,
+        FINGERPRINTS,
+        *REPORTING,
+    },
+    "gradients": {"--weights", "--strict", *JUDGING, *INPUTS, FINGERPRINTS, *REPORTING},
+    "weights": {"--weights", "--strict", *REPORTING},
     "tokens": {"--weights", "--inject-fault", "--seed", *TEXTS, FINGERPRINTS, *REPORTING},
-    "doctor": {"--weights", *INPUTS, *REPORTING},
+    "doctor": {"--weights", "--strict", *INPUTS, *REPORTING},
     "training": {
-        *("--weights", "--candidate", "--inject-fault", "--backend", "--dtype", "--taps"),
+        *(
+            "--weights",
+            "--strict",
+            "--candidate",
+            "--inject-fault",
+            "--backend",
+            "--dtype",
+            "--taps",
+        ),
         *("--steps", "--micro-batches", "--dropout", "--batch-size", "--seq-len", "--seed"),
         *(FINGERPRINTS, *REPORTING),
     },
     "generation": {
         *(
             "--weights",
+            "--strict",
             "--inject-fault",
             "--dtype",
             "--num-prompts",
@@ -52,7 +69,7 @@ OPTIONS = {
         ),
         *("--text", "--vocabulary", "--seed", FINGERPRINTS, *REPORTING),
     },
-    "golden": {"--weights", *REPORTING},
+    "golden": {"--weights", "--strict", *REPORTING},
     "drift": {"runs", "--require", "--same-code", *REPORTING},
 }
 

@@ -108,6 +108,18 @@ def test_a_full_standard_output_gets_the_commands_advice(monkeypatch: pytest.Mon
     assert (raised.value.where, raised.value.fix) == ("standard output", "the tokens are there")
 
 
+def test_a_size_that_no_terminal_has_is_ignored() -> None:
+    command = (sys.executable, "-m", "parity.check", "drift", "none")
+    for columns in ("9" * 5_000, "²", "10000000"):
+        ended = subprocess.run(
+            command,
+            env=os.environ | {"COLUMNS": columns, "LINES": columns},
+            capture_output=True,
+            check=False,
+        )
+        assert ended.returncode == 2, ended.stderr
+
+
 Captured = pytest.CaptureFixture[str]
 
 

@@ -64,7 +64,7 @@ def test_the_bar_is_shown_and_removed(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"), [("[red]h.3 [/]", "[red]h.3 [/]"), ("\x1b[5mh.4", r"'\x1b[5mh.4'")]
+    ("name", "shown"), [("[red]h.3 [/]", "[red]h.3 [/]"), ("\x1b[5mh.4", r"\x1b[5mh.4")]
 )
 def test_a_name_is_shown_as_it_is(name: str, shown: str, terminal: Terminal) -> None:
     """No part of it is markup, or controls the terminal."""

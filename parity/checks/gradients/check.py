@@ -21,7 +21,7 @@ from parity.checks.gradients import backward as losses
 from parity.checks.gradients.backward import REFERENCE, GradientComparator, backward
 from parity.checks.gradients.slope import Slopes
 from parity.checks.gradients.taps import NOTHING_TO_ATTEND, gradient_names, is_parameter, kind_of
-from parity.core import runners
+from parity.core import candidates, runners
 from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
@@ -183,7 +183,11 @@ class GradientComparison(Comparison):
         try:
             loss_of = losses.of_candidate(model, self.inputs)
             loss = backward(loss_of, parameters, see=comparator.see, scale=comparator.scale)
-        except Exception as error:  # noqa: BLE001 - a candidate may raise whatever it likes
+        except Exception as error:
+            if backend in self.profiles:
+                raise candidates.broken(
+                    error, after="it was examined", part="forward or backward"
+                ) from error
             broken = f"{type(error).__name__}: {error}"
             self.reasons.append(broken_reason(comparator.name, broken))
         else:

@@ -30,6 +30,7 @@ from parity.checks.training.runners import (
 )
 from parity.checks.training.steps import MeasuredStep, StepComparison
 from parity.checks.training.taps import parse_quantity, training_quantities
+from parity.core import candidates
 from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
@@ -146,7 +147,13 @@ class TrainingComparison(Comparison):
         self._single[row.backend, row.tap] = row
 
     def note_broken(self, subject: str, error: Exception) -> None:
-        """Add the error that ended one of our runs to the reasons."""
+        """Add the error that ended one of our runs to the reasons.
+
+        Raises:
+            InconclusiveError: The run is a candidate's.
+        """
+        if subject.split("/")[1] in self.profiles:
+            raise candidates.broken(error, after="it was examined", part="training step") from error
         self.reasons.append(reasons.broken_reason(subject, f"{type(error).__name__}: {error}"))
 
     def _add_rows(self, backend: str) -> None:

@@ -436,6 +436,9 @@ def test_a_narrower_dtype_inside_is_a_note() -> None:
     reason = narrow_reason("float32 enters at a.py:3")
     assert reason.code is ExitCode.PASS
     expected = (
-        f"float32 enters at a.py:3: the float64 comparison is no finer than {NARROW_INSIDE:g}"
+        "float32 enters at a.py:3: the float64 comparison is no finer than Hugging Face's error in "
+        "float32"
     )
     assert reason.what == expected
+    rejected = narrow_reason("float16 enters at a.py:3", allowed=False)
+    assert rejected.what.endswith(": float16 is allowed only with --dtype float16")

@@ -64,7 +64,7 @@ def test_a_wide_terminal_is_used(printed: Printed) -> None:
     assert len(wide.splitlines()) < len(narrow.splitlines())
     assert wide.split() == narrow.split()
     assert printed(COLUMNS="40") == printed(COLUMNS=str(PAGE))
-    assert all(printed(COLUMNS=text) == narrow for text in ("wide", "9" * 5_000, "10000"))
+    assert all(printed(COLUMNS=text) == narrow for text in ("wide", "10000"))
 
 
 @pytest.mark.parametrize(

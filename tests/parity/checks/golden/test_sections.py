@@ -127,7 +127,7 @@ def test_markup_and_control_characters_are_printed_as_text(passed: Report) -> No
     other = dataclasses.replace(row, tap=evil, status=Status.FAIL, detail=evil, details=details)
     printed = text(dataclasses.replace(passed, sections=list(sections([other], []))))
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", printed)
-    assert printed.count("[31mred [/red][bold]") >= 4
+    assert printed.count(r"\x1b[31mred\x07[/red][bold]") >= 4
 
 
 def test_json_has_every_field(failed: Report, strictly: Callable[[str], Any]) -> None:
