@@ -156,7 +156,7 @@ def test_a_fresh_model_is_inconclusive(
     state = GPT(GPTConfig.from_huggingface(dict(weights.config))).state_dict()
     tensors = {name: tensor.numpy() for name, tensor in state.items()}
     other = dataclasses.replace(weights, tensors=tensors)
-    monkeypatch.setattr(verbs, "load_weights", lambda *_arguments: other)
+    monkeypatch.setattr(verbs, "load_weights", lambda *_given, **_named: other)
     result = check(*verb, "--seq-len", "5", "--format", "json")
     assert (result.exit_code, json.loads(result.stdout)["verdict"]) == (3, "inconclusive")
 
