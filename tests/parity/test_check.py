@@ -176,6 +176,7 @@ EVERYTHING = {
     "--format": ("json", {"format": "json"}),
     "--output": ("a.json", {"output": (Path("a.json"),)}),
     "--quiet": (None, {"quiet": True}),
+    "--strict": (None, {"strict": True}),
     "--debug": (None, {"debug": True}),
     "--require": ("a", {"require": ("a",)}),
     "--same-code": (None, {"same_code": True}),
