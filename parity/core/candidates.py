@@ -63,12 +63,12 @@ def build_candidate(name: str, weights: Weights) -> nn.Module:
 
     def build(dtype: torch.dtype) -> nn.Module:
         state = {key: torch.tensor(array, dtype=dtype) for key, array in weights.tensors.items()}
-        device = torch.get_default_device()
+        device = torch.empty(0).device  # torch 2.6 fails to name the default after it was reset
         with _beside(name), _running(name, "it is called as build(config, weights)"):
             model = function(GPTConfig.from_huggingface(weights.config), state)
-        if torch.get_default_device() != device:
+        if (changed := torch.empty(0).device) != device:
             raise InputRejectedError(
-                f"the candidate changed torch's default device to {torch.get_default_device()}",
+                f"the candidate changed torch's default device to {changed}",
                 where=f"--candidate {name}",
                 fix="use `with torch.device(...)`, which ends; --device moves the model",
             )

@@ -73,6 +73,7 @@ def test_with_every_field_off_its_default_each_survives_or_is_named(
 ) -> None:
     """Ours survive; of the others each is ignored for a reason, or named in the one error."""
     strange = {name: other_than(value) for name, value in transformers_fields.items()}
+    strange = {name: value for name, value in strange.items() if name not in CHANGES_FUNCTION}
     strange |= OFF_DEFAULT
     assert GPTConfig(**OFF_DEFAULT) == GPTConfig.from_huggingface(strange)
     (note,) = ignored(strange)
