@@ -113,7 +113,7 @@ def test_a_full_standard_output_gets_the_commands_advice(monkeypatch: pytest.Mon
 
 
 def test_a_size_that_no_terminal_has_is_ignored() -> None:
-    command = (sys.executable, "-m", "parity.check", "drift", "none")
+    command = (sys.executable, "-m", "scratch_gpt.generate", "--weights", "none", "--prompt", "x")
     for columns in ("9" * 5_000, "²", "10000000"):
         ended = subprocess.run(
             command,
