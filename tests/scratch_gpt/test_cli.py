@@ -86,6 +86,7 @@ def test_errors_of_other_libraries_have_an_exit_code(error: Exception, code: Exi
     assert as_cli_error(error).exit_code == code
 
 
+@pytest.mark.reference
 def test_an_unusable_setting_of_the_hub_is_the_environments(
     python: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
