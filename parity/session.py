@@ -11,18 +11,20 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parity.errors import EnvironmentUnfitError, ExitCode, ParityError, UsageError
 from parity.options import LARGEST_REPORT, LIST_FAULTS, FingerprintOptions, ReportOptions
 from scratch_gpt.cli import (
+    Interrupts,
     LogFormatter,
     as_cli_error,
     format_error,
+    handling,
     print_error,
     print_stdout,
     print_traceback,
@@ -127,31 +129,16 @@ def _remembering_interrupts() -> Iterator[Callable[[], None]]:
     prints a line, because a model may compute long before its next tap. The second ends the
     process at once.
     """
-    pressed = False
+    interrupts = Interrupts()
 
-    def note(_signal: int, _frame: object) -> None:
-        nonlocal pressed
-        pressed = True
+    def note(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         with contextlib.suppress(OSError):  # print() may be running already
             os.write(2, b"interrupted: ending at the next tap; press again to end at once\n")
-        raise KeyboardInterrupt
+        interrupts.handle(number, frame)
 
-    def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    # Another handler, or none for a background job, stays; only the main thread can set one.
-    ours = threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield check
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    with handling(note, signal.SIGINT):
+        yield interrupts.check
 
 
 @contextlib.contextmanager

@@ -264,11 +264,11 @@ def test_an_incomplete_commit_is_named_with_its_missing_files(fetch: Fetch) -> N
 
 
 def test_a_part_of_another_commit_is_named(fetch: Fetch) -> None:
-    held = {"files": FILES, "repository": "somebody/model", "commit": "a" * 40}
-    fetch("somebody/model", "a" * 40, **held).paths[WEIGHTS].unlink()
+    held = {"files": FILES, "repository": "owner/model", "commit": "a" * 40}
+    fetch("owner/model", "a" * 40, **held).paths[WEIGHTS].unlink()
     with pytest.raises(UnavailableError, match="is not complete in the cache") as caught:
-        fetch("somebody/model", "b" * 40, files={}, offline=True)
-    assert f"somebody/model@{'a' * 40} has config.json" in caught.value.what
+        fetch("owner/model", "b" * 40, files={}, offline=True)
+    assert f"owner/model@{'a' * 40} has config.json" in caught.value.what
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -356,13 +356,13 @@ def test_two_processes_fetch_at_once(serve: Serve, fetch: Fetch, tmp_path: Path)
 
 
 def test_a_damaged_index_of_another_commit_is_named(fetch: Fetch) -> None:
-    held = {"files": SHARDED, "repository": "somebody/model", "commit": "a" * 40}
-    path = fetch("somebody/model", "a" * 40, **held).paths["model.safetensors.index.json"]
+    held = {"files": SHARDED, "repository": "owner/model", "commit": "a" * 40}
+    path = fetch("owner/model", "a" * 40, **held).paths["model.safetensors.index.json"]
     path.unlink()
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(UnavailableError, match=f"@{'a' * 40} is damaged: model.safet") as caught:
-        fetch("somebody/model", "b" * 40, files={}, offline=True)
-    assert "hf download somebody/model" in caught.value.fix
+        fetch("owner/model", "b" * 40, files={}, offline=True)
+    assert "hf download owner/model" in caught.value.fix
 
 
 def test_the_cache_is_described_without_a_request(fetch: Fetch, tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def error_of(name: str) -> ParityError:
         ("openai-community/openai-gpt@main", "openai-community/openai-gpt", "main"),
         ("openai-gpt@refs/pr/3", "openai-gpt", "refs/pr/3"),
         ("some.body/my-gpt1", "some.body/my-gpt1", None),
-        ("somebody/my_gpt1@v1.0", "somebody/my_gpt1", "v1.0"),
-        ("somebody/my_gpt1@refs/pr/1", "somebody/my_gpt1", "refs/pr/1"),
+        ("owner/my_gpt1@v1.0", "owner/my_gpt1", "v1.0"),
+        ("owner/my_gpt1@refs/pr/1", "owner/my_gpt1", "refs/pr/1"),
     ],
 )
 def test_a_repository_is_fetched_at_its_revision(
@@ -153,7 +153,7 @@ def test_published_bytes_with_another_config_are_not_known(
     fields = json.loads(path.read_text(encoding="utf-8")) | change
     path.write_text(json.dumps(fields), encoding="utf-8")
     assert "config.json is not the released model's" in error_of("openai-gpt").what
-    assert load_weights("somebody/model").provenance.standing is Standing.UNKNOWN
+    assert load_weights("owner/model").provenance.standing is Standing.UNKNOWN
     assert load_weights(str(fake_hub.folder)).provenance.standing is Standing.UNKNOWN
 
 
@@ -164,7 +164,7 @@ def test_bytes_under_the_released_models_name_must_be_the_published_ones(
     assert refusal.exit_code is ExitCode.REFUSED
     assert "model.safetensors: differs from the published file" in refusal.what
     assert digest_path(fake_hub.folder / "model.safetensors").sha256 in refusal.where
-    assert load_weights("somebody/model").provenance.standing is Standing.UNKNOWN
+    assert load_weights("owner/model").provenance.standing is Standing.UNKNOWN
 
 
 @pytest.mark.usefixtures("draws_tiny")
@@ -209,12 +209,12 @@ class TestAuto:
 def test_a_folder_is_no_reserved_name(
     fake_hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("openai-gpt", "somebody/model"):
+    for name in ("openai-gpt", "owner/model"):
         shutil.copytree(folder, folder.parent / "here" / name)
     monkeypatch.chdir(folder.parent / "here")
     fake_hub.error = UnavailableError("asked the hub", where="hub", fix="-")
     assert error_of("openai-gpt").what == "asked the hub"
-    sources = [load_weights(name).provenance.source for name in ("somebody/model", "./openai-gpt")]
+    sources = [load_weights(name).provenance.source for name in ("owner/model", "./openai-gpt")]
     assert sources == ["Hugging Face's form, model", "Hugging Face's form, openai-gpt"]
     assert len(fake_hub.asked) == 1
 
