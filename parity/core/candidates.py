@@ -413,12 +413,17 @@ _LIBRARY = os.path.dirname(os.path.abspath(contextlib.__file__)) + os.sep  # noq
 
 def site_of(frames: Sequence[traceback.FrameSummary]) -> str:
     """Return `FILE:LINE` of the innermost frame of the user's code; "" if there is none."""
-    for frame in reversed(frames):
-        path = os.path.abspath(frame.filename)  # noqa: PTH100 - the name may not be a path
-        if not path.startswith((*_PACKAGES, _LIBRARY)) and not frame.filename.startswith("<"):
-            relative = os.path.relpath(path)
-            return f"{relative if not relative.startswith('..') else path}:{frame.lineno}"
-    return ""
+    sites = (site_of_frame(frame.filename, frame.lineno) for frame in reversed(frames))
+    return next(filter(None, sites), "")
+
+
+def site_of_frame(filename: str, line: int | None) -> str:
+    """Return `FILE:LINE` of a frame; "" if it is not in the user's code."""
+    path = os.path.abspath(filename)  # noqa: PTH100 - the name may not be a path
+    if path.startswith((*_PACKAGES, _LIBRARY)) or filename.startswith("<"):
+        return ""
+    relative = os.path.relpath(path)
+    return f"{relative if not relative.startswith('..') else path}:{line}"
 
 
 def _unused_answers(

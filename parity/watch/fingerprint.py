@@ -1,0 +1,70 @@
+"""What identifies a tensor's numbers in any order: the same for every reshape and permutation."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Fingerprint(NamedTuple):
+    """Sums over a tensor's elements, and over its causal entries if its last axes are square.
+
+    Moments only preselect: attention weights have a fixed mean, least and largest element, and a
+    wrong block may agree to 4e-8. Sorted values decide.
+
+    Attributes:
+        size: Number of elements.
+        largest: Largest magnitude, by which the elements are divided before the other numbers.
+        moments: Mean, mean square and mean cube, least and greatest element.
+        causal: The same of the entries on and below the diagonal of the last two axes, after its
+            own largest magnitude; empty where these axes are not square. A mask's value is not in
+            it.
+    """
+
+    size: int
+    largest: float
+    moments: tuple[float, ...]
+    causal: tuple[float, ...] = ()
+
+    def is_like(self, other: "Fingerprint", tolerance: float = 1e-6) -> bool:
+        """Return whether both may be of the same numbers.
+
+        A tensor that has causal entries on both sides is compared by these alone.
+        """
+        if self.size != other.size:
+            return False
+        mine, its = (self.largest, *self.moments), (other.largest, *other.moments)
+        if self.causal and other.causal:
+            mine, its = self.causal, other.causal
+        return _close(mine, its, tolerance)
+
+
+def _close(mine: tuple[float, ...], its: tuple[float, ...], tolerance: float) -> bool:
+    scale = max(mine[0], its[0])
+    if not abs(mine[0] - its[0]) <= tolerance * scale:  # NaN is like nothing
+        return False
+    return all(abs(a - b) <= tolerance for a, b in zip(mine[1:], its[1:], strict=True))
+
+
+def fingerprint_of(tensor: Tensor) -> Fingerprint:
+    """Return the fingerprint of a floating-point tensor with at least one element."""
+    values = tensor.detach().to(torch.float64)
+    largest, moments = _moments(values.reshape(-1))
+    causal: tuple[float, ...] = ()
+    if values.ndim > 1 and values.shape[-1] == values.shape[-2] > 1:
+        side = values.shape[-1]
+        kept = torch.ones(side, side, dtype=torch.bool, device=values.device).tril()
+        largest_kept, moments_kept = _moments(values[..., kept].reshape(-1))
+        causal = (largest_kept, *moments_kept)
+    return Fingerprint(values.numel(), largest, moments, causal)
+
+
+def _moments(values: Tensor) -> tuple[float, tuple[float, ...]]:
+    least, greatest = (float(x) for x in torch.aminmax(values))
+    largest = max(abs(least), abs(greatest))
+    if largest == 0.0:
+        return 0.0, (0.0,) * 5
+    scaled = values / largest
+    square = scaled * scaled
+    sums = (scaled.mean(), square.mean(), (square * scaled).mean())
+    return largest, (*map(float, sums), least / largest, greatest / largest)
