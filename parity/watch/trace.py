@@ -156,7 +156,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
     def _aliases(self, changed: Sequence[Tensor]) -> list[Tensor]:
         """Return the other living tensors whose numbers changed with some."""
         written = {tensor.untyped_storage().data_ptr() for tensor in changed}
-        living = [ref() for ref, _ in self._makers.values()] if written else []
+        in_order = sorted(self._makers.values(), key=lambda made: made[1])  # ids are no order
+        living = [ref() for ref, _ in in_order] if written else []
         return [
             one for one in living if one is not None and one.untyped_storage().data_ptr() in written
         ]
