@@ -1,0 +1,187 @@
+"""Find reference tensors in a model that names and arranges them in its own way, by their values.
+
+A parameter of the candidate is a reference tensor, its transpose, a slice of it (query, key and
+value; one head), or several joined ones. Its lines along one axis are looked up among the lines of
+all reference tensors, so that no name is needed.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A run of lines that a parameter and a reference tensor have in common.
+
+    A line of a matrix is a row or a column; a vector is one line, and then `start` and `stop` count
+    its elements.
+
+    Attributes:
+        reference: Name of the reference tensor.
+        axis: The axis of the reference tensor that is cut from `start` to `stop`.
+        turned: Whether the lines lie along the other axis of the parameter.
+    """
+
+    reference: str
+    axis: int
+    start: int
+    stop: int
+    whole: bool
+    turned: bool
+
+    def __str__(self) -> str:
+        """Return the part as indexing: `h.0.attn.c_attn.weight[:, :768].T`."""
+        cut = f"{self.start or ''}:{self.stop}"
+        index = "" if self.whole else f"[{':, ' * self.axis}{cut}]"
+        return self.reference + index + (".T" if self.turned else "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Match:
+    """The reference tensors that a parameter is made of.
+
+    Attributes:
+        name: The parameter's name.
+        parts: In the order in which they are joined; empty if nothing matches.
+        padding: Lines at the end that are in no reference tensor, all of one number.
+        constant: The number that all elements have, if they have one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    parts: Sequence[Part] = ()
+    padding: int = 0
+    constant: float | None = None
+
+    def __str__(self) -> str:
+        """Return one line of the table of parameters."""
+        if not self.parts:
+            known = f"{self.constant:g} throughout" if self.constant is not None else "no match"
+            return f"{self.name} {list(self.shape)}: {known}"
+        joined = ", ".join(map(str, self.parts))
+        joined = joined if len(self.parts) == 1 else f"cat({joined})"
+        return f"{self.name} = {joined}" + (f", {self.padding} more lines" * bool(self.padding))
+
+
+Place = tuple[str, int, int]
+"""A line of a reference tensor: its name, the axis that numbers its lines, and its number."""
+
+
+class ParameterIndex:
+    """The lines of all reference tensors, and the elements of their vectors, by value."""
+
+    def __init__(self, reference: Mapping[str, Tensor]) -> None:
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in reference.items()}
+        self._lines: dict[bytes, list[Place]] = defaultdict(list)
+        self._elements: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+        for name, tensor in reference.items():
+            array = _array(tensor)
+            if array.ndim == 1:
+                self._vectors[name] = array
+                for place, value in enumerate(array):
+                    self._elements[value.tobytes()].append((name, place))
+                continue
+            for axis, lines in enumerate((array, array.T)):
+                for number, line in enumerate(np.ascontiguousarray(lines)):
+                    self._lines[line.tobytes()].append((name, axis, number))
+
+    def match(self, name: str, parameter: Tensor) -> Match:
+        """Return the reference tensors that a parameter or buffer is made of."""
+        array, shape = _array(parameter), tuple(parameter.shape)
+        values = np.unique(array)
+        if values.size == 1:
+            return Match(name=name, shape=shape, constant=float(values[0]))
+        flat = array.reshape(-1)
+        if parts := list(self._of_vectors(flat)):
+            return Match(name=name, shape=shape, parts=parts)
+        found = [self._of_lines(array, axis) for axis in range(array.ndim) if array.ndim > 1]
+        best = max(found, key=lambda one: -one[1] if one[0] else -np.inf, default=([], 0))
+        return Match(name=name, shape=shape, parts=best[0], padding=best[1] if best[0] else 0)
+
+    def _of_vectors(self, flat: NDArray[np.float32]) -> Iterator[Part]:
+        """Yield the parts of reference vectors that are joined to one; nothing if some is left."""
+        found: list[Part] = []
+        at = 0
+        while at < flat.size:
+            best: tuple[int, str, int] | None = None
+            for name, start in self._elements.get(flat[at].tobytes(), ()):
+                rest = self._vectors[name][start:]
+                length = min(rest.size, flat.size - at)
+                same = rest[:length] == flat[at : at + length]
+                run = length if same.all() else int(np.argmin(same))
+                if best is None or run > best[0]:
+                    best = run, name, start
+            if best is None:
+                return
+            run, name, start = best
+            size = self._vectors[name].size
+            found.append(
+                Part(
+                    reference=name,
+                    axis=0,
+                    start=start,
+                    stop=start + run,
+                    whole=run == size,
+                    turned=False,
+                )
+            )
+            at += run
+        yield from found
+
+    def _of_lines(self, array: NDArray[np.float32], axis: int) -> tuple[list[Part], int]:
+        """Return the parts whose lines are those along an axis, and the lines that are left."""
+        lines = np.ascontiguousarray(np.moveaxis(array, axis, -1)).reshape(-1, array.shape[axis])
+        runs: list[list[Place]] = []
+        left = 0
+        for place, line in enumerate(lines):
+            known = self._lines.get(line.tobytes(), ())
+            if not known:
+                left = len(lines) - place
+                break
+            following = next((p for p in known if runs and p == _next(runs[-1][-1])), None)
+            if following is not None:
+                runs[-1].append(following)
+            else:
+                runs.append([known[0]])
+        if left and np.unique(lines[-left:]).size > 1:
+            return [], 0
+        numbered_first = axis == array.ndim - 1  # the lines are rows: they are numbered by axis 0
+        return [self._part(run, numbered_first=numbered_first) for run in runs], left
+
+    def _part(self, run: Sequence[Place], *, numbered_first: bool) -> Part:
+        name, axis, start = run[0]
+        return Part(
+            reference=name,
+            axis=axis,
+            start=start,
+            stop=start + len(run),
+            whole=len(run) == self.shapes[name][axis],
+            turned=numbered_first != (axis == 0),
+        )
+
+
+def _next(place: Place) -> Place:
+    name, axis, number = place
+    return name, axis, number + 1
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    """Return float32 numbers: those of weights are exact in it, whatever the model's dtype."""
+    array: NDArray[np.float32] = tensor.detach().to(torch.float32).cpu().numpy()
+    return array
+
+
+def match_parameters(
+    candidate: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+) -> list[Match]:
+    """Return what each parameter or buffer of a candidate is made of, in the candidate's order."""
+    index = ParameterIndex(reference)
+    kept = {name: t for name, t in candidate.items() if t.is_floating_point() and t.numel()}
+    return [index.match(name, tensor) for name, tensor in kept.items()]
