@@ -7,12 +7,16 @@ all reference tensors, so that no name is needed.
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import permutations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from parity.watch import Event, Trace
+from parity.watch.fingerprint import fingerprint_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,3 +189,159 @@ def match_parameters(
     index = ParameterIndex(reference)
     kept = {name: t for name, t in candidate.items() if t.is_floating_point() and t.numel()}
     return [index.match(name, tensor) for name, tensor in kept.items()]
+
+
+# Activations.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """A tensor of the reference run, to be found in the candidate's.
+
+    Attributes:
+        value: Float64.
+        inputs: Names of the targets that its operation takes.
+        heads: The axis of heads, which a model may compute one by one; None without one.
+        causal: Whether only entries on and below the diagonal of the last two axes count.
+    """
+
+    name: str
+    value: Tensor
+    inputs: Sequence[str] = ()
+    heads: int | None = None
+    causal: bool = False
+
+
+Numbers = dict[int, Tensor]
+
+TOLERANCE = 1e-9
+"""Largest difference over the reference's RMS, as in every float64 comparison."""
+
+
+def find_activations(
+    trace: Trace, targets: Sequence[Target], fetch: Callable[[Collection[int]], Numbers]
+) -> dict[str, tuple[int, ...]]:
+    """Return the events that hold each target, one, or one for each head; absent if there is none.
+
+    `fetch` runs the model again and returns the tensors of some events. Events are preselected by
+    fingerprint; one more run compares the next of those of every target that is not found yet.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    open_: dict[str, list[_Search]] = {}
+    for target in targets:
+        whole = [_Search(target.value, target, trace)]
+        parts = [] if target.heads is None else target.value.unbind(target.heads)
+        searches = whole if whole[0].waiting else [_Search(part, target, trace) for part in parts]
+        if searches and all(search.waiting for search in searches):
+            open_[target.name] = searches
+    while open_:
+        wanted = {s.waiting[0] for searches in open_.values() for s in searches if s.event is None}
+        tensors = fetch(wanted)
+        for name, searches in list(open_.items()):
+            for search in searches:
+                search.step(tensors)
+            if all(search.event is not None for search in searches):
+                found[name] = tuple(s.event for s in searches if s.event is not None)
+                del open_[name]
+            elif any(search.event is None and not search.waiting for search in searches):
+                del open_[name]
+    return found
+
+
+class _Search:
+    """The events that may hold one tensor, tried one after the other."""
+
+    def __init__(self, value: Tensor, target: Target, trace: Trace) -> None:
+        self.value = value
+        self.causal = target.causal
+        wanted = fingerprint_of(value)
+        self.waiting = [e.number for e in trace.events if e.fingerprint.is_like(wanted)]
+        self.event: int | None = None
+
+    def step(self, tensors: Numbers) -> None:
+        """Try the next event, if its tensor is among these."""
+        if self.event is None and self.waiting and self.waiting[0] in tensors:
+            number = self.waiting.pop(0)
+            if is_layout_of(tensors[number], self.value, causal=self.causal):
+                self.event = number
+
+
+def is_layout_of(tensor: Tensor, value: Tensor, *, causal: bool = False) -> bool:
+    """Return whether a tensor is a value with its axes permuted and joined, element by element."""
+    if tensor.numel() != value.numel():
+        return False
+    value = value.to(tensor.device, torch.float64)
+    counts = torch.ones_like(value, dtype=torch.bool)
+    counts = counts.tril() if causal else counts
+    limit = TOLERANCE * float(value[counts].square().mean().sqrt())
+    given = tensor.to(torch.float64)
+    for order in permutations(range(value.ndim)):
+        expected, kept = (x.permute(order).reshape(tensor.shape) for x in (value, counts))
+        if bool(((given - expected).abs()[kept] <= limit).all()):
+            return True
+    return False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Departure:
+    """The first place where a candidate computes something else than the reference.
+
+    Attributes:
+        target: Name of the reference's tensor that is not there.
+        event: The candidate's operation that took its inputs; None if nothing did.
+    """
+
+    target: str
+    event: Event | None
+
+
+def first_departure(
+    trace: Trace, targets: Sequence[Target], found: Mapping[str, Sequence[int]]
+) -> Departure | None:
+    """Return where the candidate departs; None if every target is found or was not formed.
+
+    A target that is missing while something behind it is found was not formed: one fused call of
+    attention has no scores.
+    """
+    behind: dict[str, set[str]] = defaultdict(set)  # everything that depends on a target
+    for target in reversed(targets):
+        for name in target.inputs:
+            behind[name] |= {target.name} | behind[target.name]
+    by_name = {target.name: target for target in targets}
+    for target in targets:
+        if target.name in found or behind[target.name] & found.keys():
+            continue
+        return Departure(
+            target=target.name, event=_departing(trace, _sources(target, by_name, found))
+        )
+    return None
+
+
+def _sources(
+    target: Target, by_name: Mapping[str, Target], found: Mapping[str, Sequence[int]]
+) -> set[int]:
+    """Return the events of the nearest found targets that feed a target."""
+    sources: set[int] = set()
+    for name in target.inputs:
+        sources |= set(found[name]) if name in found else _sources(by_name[name], by_name, found)
+    return sources
+
+
+def _departing(trace: Trace, sources: set[int]) -> Event | None:
+    """Return the last operation of the line of code that first computes with some events."""
+    known = set(sources)
+    first: Event | None = None
+    for event in trace.events:
+        if not known & set(event.inputs):
+            continue
+        if event.shares:
+            known.add(event.number)
+            continue
+        first = event
+        break
+    if first is None:
+        return None
+    of_line = [e for e in trace.events if (e.site, e.module) == (first.site, first.module)]
+    later = [e for e in of_line if e.number >= first.number and not e.shares]
+    run = [e for e in later if e.number - first.number < 2 * len(later)]
+    return run[-1]

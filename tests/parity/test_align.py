@@ -51,8 +51,10 @@ def test_slices_turned_and_joined_tensors_are_found(reference: dict[str, Tensor]
         f"q_bias_by_head = {BLOCK}.bias[:21]",
         f"third_head = {BLOCK}.weight[:, 14:21].T",
         f"in_proj = {BLOCK}.weight.T",
-        f"swapped = cat({BLOCK}.weight[:, 21:42].T, {BLOCK}.weight[:, :21].T, "
-        f"{BLOCK}.weight[:, 42:63].T)",
+        (
+            f"swapped = cat({BLOCK}.weight[:, 21:42].T, {BLOCK}.weight[:, :21].T, "
+            f"{BLOCK}.weight[:, 42:63].T)"
+        ),
         "out_by_head = h.3.attn.c_proj.weight",
         "out = h.3.attn.c_proj.weight.T",
         "table = cat(tokens_embed.weight, positions_embed.weight)",
