@@ -311,9 +311,8 @@ def first_departure(
     for target in targets:
         if target.name in found or behind[target.name] & found.keys():
             continue
-        return Departure(
-            target=target.name, event=_departing(trace, _sources(target, by_name, found))
-        )
+        sources = _sources(target, by_name, found)
+        return Departure(target=target.name, event=_departing(trace, sources, found))
     return None
 
 
@@ -327,21 +326,24 @@ def _sources(
     return sources
 
 
-def _departing(trace: Trace, sources: set[int]) -> Event | None:
-    """Return the last operation of the line of code that first computes with some events."""
-    known = set(sources)
-    first: Event | None = None
+def _departing(trace: Trace, sources: set[int], found: Mapping[str, Sequence[int]]) -> Event | None:
+    """Return the operation that took some tensors and made none of those that were found.
+
+    What leads to a found tensor is right, so the first operation that does not is the one that
+    departs. Of the steps that one line of code makes, the last stands for the line.
+    """
+    right = {number for numbers in found.values() for number in numbers}
+    for event in reversed(trace.events):
+        if event.number in right:
+            right |= set(event.inputs)
+    reached = set(sources)
+    departing: list[Event] = []
     for event in trace.events:
-        if not known & set(event.inputs):
+        if not reached & set(event.inputs) or event.number in right:
             continue
-        if event.shares:
-            known.add(event.number)
-            continue
-        first = event
-        break
-    if first is None:
-        return None
-    of_line = [e for e in trace.events if (e.site, e.module) == (first.site, first.module)]
-    later = [e for e in of_line if e.number >= first.number and not e.shares]
-    run = [e for e in later if e.number - first.number < 2 * len(later)]
-    return run[-1]
+        reached.add(event.number)
+        if departing and (event.site, event.module) != (departing[0].site, departing[0].module):
+            break
+        if not event.shares:
+            departing.append(event)
+    return departing[-1] if departing else None
