@@ -8,9 +8,11 @@ module runs eagerly.
 
 import contextlib
 import dataclasses
+import threading
 import traceback
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,29 +26,43 @@ from parity.core.candidates import site_of_frame
 from parity.watch.fingerprint import Fingerprint, fingerprint_of
 
 
+Number = tuple[int, int]
+"""An event's place in a run, and the number of conversions to another dtype since.
+
+A run in another dtype needs other conversions; the first part is the same in both. It is -1 for
+converted parameters and inputs.
+"""
+
+Visit = Callable[[Number, Tensor], None]
+"""Called with every tensor when it is made. It may write to the tensor, and must not keep it."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Event:
     """A floating-point tensor that an operation made.
 
     Attributes:
-        number: Its place in the run, from 0.
         operation: The operation's name, such as `gelu`.
         module: Path of the module that ran it, such as `blocks.3.mlp`; "" for the model's own.
         site: `FILE:LINE` of the user's code; "" if there is none.
         inputs: Numbers of the events that made its inputs.
         leaves: Names of the parameters and buffers among its inputs.
         shares: Whether it is a view: the numbers are another event's.
+        narrow: The dtype narrower than float64 among its inputs or its own; None without one.
+        is_random: Whether the operation draws random numbers.
     """
 
-    number: int
+    number: Number
     operation: str
     module: str
     site: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    inputs: tuple[int, ...]
+    inputs: tuple[Number, ...]
     leaves: tuple[str, ...]
     shares: bool
+    narrow: torch.dtype | None
+    is_random: bool
     fingerprint: Fingerprint
 
 
@@ -57,30 +73,52 @@ class Trace:
     Attributes:
         events: In the order in which they were made.
         result: What the model returned.
+        made: The events that made the tensors in the result, by the tensor's id.
     """
 
     events: Sequence[Event]
     result: Any
+    made: Mapping[int, Number]
 
 
-def watch(model: nn.Module, run: Callable[[], Any]) -> Trace:
+def watch(model: nn.Module, run: Callable[[], Any], change: Visit | None = None) -> Trace:
     """Run a model, which `run` calls, and record every tensor that it makes.
+
+    `change` may write to the tensors, after they were recorded.
 
     Raises:
         TypeError: A part of the model is scripted: it runs outside of Python, unseen.
     """
-    watcher = _Watcher(model)
+    watcher = _Watcher(model, change)
     with _opened(model), watcher.following_modules(), watcher, torch.no_grad():
         result = run()
-    return Trace(events=watcher.events, result=result)
+    made = {id(leaf): watcher.number_of(leaf) for leaf in leaves_of(result)}
+    return Trace(
+        events=watcher.events,
+        result=result,
+        made={key: number for key, number in made.items() if number is not None},
+    )
 
 
-def fetch(model: nn.Module, run: Callable[[], Any], numbers: Collection[int]) -> dict[int, Tensor]:
-    """Run a model again, and return copies of the tensors of some events by their numbers."""
-    watcher = _Watcher(model, wanted=frozenset(numbers))
-    with _opened(model), watcher.following_modules(), watcher, torch.no_grad():
-        run()
-    return watcher.tensors
+def replay(model: nn.Module, run: Callable[[], Any], visit: Visit) -> Any:  # noqa: ANN401
+    """Run a model again as `watch` did, call `visit` at every event, and return its result."""
+    watcher = _Watcher(model, visit, records=False)
+    with _opened(model), watcher, torch.no_grad():
+        return run()
+
+
+def leaves_of(result: object) -> list[Tensor]:
+    """Return the tensors in what a model returned: in tuples, mappings and dataclasses, too."""
+    if isinstance(result, Mapping):  # a ModelOutput is one, which a tree does not open
+        return [leaf for value in result.values() for leaf in leaves_of(value)]
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        values = [getattr(result, field.name) for field in dataclasses.fields(result)]
+        return [leaf for value in values for leaf in leaves_of(value)]
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+_SETTINGS = threading.RLock()
+"""Settings of torch hold for all threads: one watched run at a time."""
 
 
 @contextlib.contextmanager
@@ -89,30 +127,37 @@ def _opened(model: nn.Module) -> Iterator[None]:
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise TypeError(f"{name or 'the model'} is scripted: its operations cannot be watched")
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with _SETTINGS:
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own base
-    """Records the events of a run; keeps copies of the wanted ones instead of fingerprints."""
+    """Numbers the events of a run, records them and shows their tensors."""
 
-    def __init__(self, model: nn.Module, wanted: frozenset[int] | None = None) -> None:
+    def __init__(self, model: nn.Module, visit: Visit | None, *, records: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
-        self.tensors: dict[int, Tensor] = {}
-        self._wanted = wanted
+        self._records = records
+        self._visit = visit
         self._count = 0
+        self._conversions: Counter[int] = Counter()
         self._paths = {id(part): name for name, part in model.named_modules()}
         self._stack: list[str] = []
         named = [*model.named_parameters(), *model.named_buffers()]
         self._leaves = {tensor.untyped_storage().data_ptr(): name for name, tensor in named}
-        self._makers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._makers: dict[int, tuple[weakref.ref[Tensor], Number]] = {}
         """Of a living tensor's id, the tensor and the event that gave it its numbers."""
+
+    def number_of(self, tensor: Tensor) -> Number | None:
+        """Return the event that gave a living tensor its numbers; None for a parameter."""
+        maker = self._makers.get(id(tensor))
+        return maker[1] if maker is not None and maker[0]() is tensor else None
 
     @contextlib.contextmanager
     def following_modules(self) -> Iterator[None]:
@@ -163,35 +208,45 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
         ]
 
     def _record(self, func: Any, tensor: Tensor, given: Sequence[Tensor]) -> None:  # noqa: ANN401
-        number, self._count = self._count, self._count + 1
-        makers = [self._makers.get(id(one)) for one in given]
+        makers = [self.number_of(one) for one in given]
+        if func.overloadpacket is torch.ops.aten._to_copy:  # noqa: SLF001 - no public name
+            source = -1 if makers[0] is None else makers[0][0]
+            self._conversions[source] += 1
+            number = source, self._conversions[source]
+        else:
+            number, self._count = (self._count, 0), self._count + 1
         self._makers[id(tensor)] = weakref.ref(tensor), number
-        if self._wanted is not None:
-            if number in self._wanted:
-                self.tensors[number] = tensor.detach().clone()
-            return
-        inputs, leaves = [], []
-        for one, maker in zip(given, makers, strict=True):
-            name = self._leaves.get(one.untyped_storage().data_ptr())
-            if maker is not None and maker[0]() is one:
-                inputs.append(maker[1])
-            if name is not None:  # a view of a parameter counts as the parameter
-                leaves.append(name)
+        if self._records:
+            self.events.append(self._event(func, number, tensor, given, makers))
+        if self._visit is not None:
+            self._visit(number, tensor)
+
+    def _event(
+        self,
+        func: Any,  # noqa: ANN401
+        number: Number,
+        tensor: Tensor,
+        given: Sequence[Tensor],
+        makers: Sequence[Number | None],
+    ) -> Event:
+        names = [self._leaves.get(one.untyped_storage().data_ptr()) for one in given]
         storage = tensor.untyped_storage().data_ptr()
-        self.events.append(
-            Event(
-                number=number,
-                operation=func.overloadpacket.__name__,
-                module=self._stack[-1] if self._stack else "",
-                site=_site(),
-                shape=tuple(tensor.shape),
-                dtype=tensor.dtype,
-                inputs=tuple(dict.fromkeys(inputs)),
-                leaves=tuple(dict.fromkeys(leaves)),
-                shares=not func._schema.is_mutable  # noqa: SLF001
-                and any(storage == one.untyped_storage().data_ptr() for one in given),
-                fingerprint=fingerprint_of(tensor),
-            )
+        dtypes = {one.dtype for one in (*given, tensor) if one.is_floating_point()}
+        return Event(
+            number=number,
+            operation=func.overloadpacket.__name__,
+            module=self._stack[-1] if self._stack else "",
+            site=_site(),
+            shape=tuple(tensor.shape),
+            dtype=tensor.dtype,
+            inputs=tuple(dict.fromkeys(maker for maker in makers if maker is not None)),
+            # A view of a parameter counts as the parameter.
+            leaves=tuple(dict.fromkeys(name for name in names if name is not None)),
+            shares=not func._schema.is_mutable  # noqa: SLF001
+            and any(storage == one.untyped_storage().data_ptr() for one in given),
+            narrow=min(dtypes - {torch.float64}, key=str, default=None),
+            is_random=torch.Tag.nondeterministic_seeded in func.tags,
+            fingerprint=fingerprint_of(tensor),
         )
 
 

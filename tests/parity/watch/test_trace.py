@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from parity.watch import Trace, fetch, watch
+from parity.watch import Trace, replay, watch
 from parity.watch.fingerprint import fingerprint_of
 
 
@@ -53,18 +53,46 @@ def test_a_tensor_written_through_a_view_is_recorded_anew() -> None:
     before = model.inner(x).detach()
     trace = watch(model, lambda: model(x))
     (activation,) = events(trace, "gelu")
-    assert [trace.events[n].fingerprint for n in activation.inputs] == [
+    made = {event.number: event.fingerprint for event in trace.events}
+    assert [made[number] for number in activation.inputs] == [
         fingerprint_of(torch.cat([before[:, :1], before[:, 1:] + 1.0], 1))
     ]
 
 
-def test_wanted_tensors_are_fetched_in_a_second_run() -> None:
+def test_a_second_run_has_the_same_events() -> None:
     model, x = Small().eval(), random(2, 3, 6)
     trace = watch(model, lambda: model(x))
-    numbers = {event.number for event in trace.events}
-    tensors = fetch(model, lambda: model(x), numbers)
-    assert set(tensors) == numbers
-    assert all(fingerprint_of(tensors[e.number]) == e.fingerprint for e in trace.events)
+    seen = {}
+    replay(model, lambda: model(x), lambda n, tensor: seen.update({n: fingerprint_of(tensor)}))
+    assert seen == {event.number: event.fingerprint for event in trace.events}
+
+
+def test_conversions_do_not_change_the_numbers_of_a_run_in_another_dtype() -> None:
+    class Inside(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * 2.0).float().softmax(-1).to(x.dtype).exp()
+
+    model, x = Inside(), random(3, 4)
+    numbers = {}
+    for dtype in (torch.float64, torch.float32):
+        trace = watch(model, lambda dtype=dtype: model(x.to(dtype)))
+        numbers[dtype] = {e.operation: e.number for e in trace.events if e.number[1] == 0}
+        assert trace.made[id(trace.result)] == trace.events[-1].number
+    assert numbers[torch.float64] == numbers[torch.float32]
+    assert [e.narrow for e in watch(model, lambda: model(x)).events][:2] == [None, torch.float32]
+
+
+def test_a_change_reaches_the_operations_behind_it() -> None:
+    model, x = Small().eval(), random(2, 3, 6)
+    (first,) = events(watch(model, lambda: model(x)), "addmm")
+
+    def change(number: tuple[int, int], tensor: Tensor) -> None:
+        if number == first.number:
+            tensor.fill_(0.5)
+
+    result = replay(model, lambda: model(x), change)
+    assert torch.equal(result[:, 0], functional.gelu(torch.full_like(x[:, 0], 0.5)) * model.scale)
+    assert not torch.equal(model(x), result)
 
 
 @pytest.mark.parametrize("causal", [False, True])
