@@ -8,15 +8,17 @@ all reference tensors, so that no name is needed.
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import permutations
+from itertools import accumulate, permutations
+from operator import mul
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from parity.watch import Event, Trace
+from parity.watch import Event, Number, Trace
 from parity.watch.fingerprint import fingerprint_of
+from parity.watch.trace import Visit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,138 +214,277 @@ class Target:
     causal: bool = False
 
 
-Numbers = dict[int, Tensor]
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a candidate arranges a target: its axes in another order, then joined or split.
+
+    Attributes:
+        order: The target's axes, in the candidate's order.
+        sizes: The target's shape.
+    """
+
+    order: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def arrange(self, value: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return a target's value as the candidate has it, in the candidate's shape."""
+        return value.permute(self.order).reshape(tuple(shape))
+
+    def restore(self, tensor: Tensor) -> Tensor:
+        """Return a candidate's tensor with the target's axes."""
+        back = [self.order.index(axis) for axis in range(len(self.order))]
+        return tensor.reshape([self.sizes[axis] for axis in self.order]).permute(back)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a target is in the candidate's run.
+
+    Attributes:
+        part: The head, if the event has one head only.
+        error: The largest difference, over the target's RMS.
+    """
+
+    number: Number
+    layout: Layout
+    part: int | None
+    error: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """Where the targets are in one run.
+
+    Attributes:
+        found: The places of each target in the order of the run; absent if there is none. A target
+            whose heads are computed one by one has places for all heads.
+        narrow: The events whose float32 or half precision moved a target, with the target.
+    """
+
+    found: Mapping[str, Sequence[Place]]
+    narrow: Mapping[Number, str]
+
 
 TOLERANCE = 1e-9
 """Largest difference over the reference's RMS, as in every float64 comparison."""
 
+Cuts = Mapping[Number, tuple[Target, Place]]
+"""Events whose tensors are replaced by a target's value, so that the rest runs on right inputs."""
+
 
 def find_activations(
-    trace: Trace, targets: Sequence[Target], fetch: Callable[[Collection[int]], Numbers]
-) -> dict[str, tuple[int, ...]]:
-    """Return the events that hold each target, one, or one for each head; absent if there is none.
+    trace: Trace, targets: Sequence[Target], replay: Callable[[Visit], object], cuts: Cuts
+) -> Alignment:
+    """Find every target in a candidate's run, element by element.
 
-    `fetch` runs the model again and returns the tensors of some events. Events are preselected by
-    fingerprint; one more run compares the next of those of every target that is not found yet.
+    `replay` runs the model again. Events are preselected by fingerprint. A tensor behind an
+    operation in a narrower dtype may differ by that dtype's rounding. It is then replaced by the
+    target's value, so that what follows it is compared to full precision.
     """
-    found: dict[str, tuple[int, ...]] = {}
-    open_: dict[str, list[_Search]] = {}
+    events = {event.number: event for event in trace.events}
+    likely = _likely(trace, targets)
+    places: dict[tuple[str, int | None], list[Place]] = defaultdict(list)
+    narrow: dict[Number, str] = {}
+    touched: dict[Number, torch.dtype] = {}  # behind a narrow operation, since the last target
+
+    def visit(number: Number, tensor: Tensor) -> None:
+        event = events.get(number)
+        if event is None:
+            return  # the run is another one than the watched; what it should show is not found
+        kinds = [event.narrow, *(touched.get(one) for one in event.inputs)]
+        kind = min((one for one in kinds if one is not None), key=str, default=None)
+        exact = False
+        for target, part in likely.get(number, ()):
+            value = target.value if part is None else target.value.select(target.heads or 0, part)
+            limit = TOLERANCE if kind is None else allowed_rounding(kind)
+            layout, error = find_layout(tensor, value, causal=target.causal, limit=limit)
+            if layout is None:
+                continue
+            place = Place(number=number, layout=layout, part=part, error=error)
+            places[target.name, part].append(place)
+            if error > TOLERANCE:
+                narrow[number] = target.name
+                tensor.copy_(layout.arrange(value, tensor.shape))
+            exact = True
+        if kind is not None and not exact:
+            touched[number] = kind
+        if number in cuts and not exact:
+            target, place = cuts[number]
+            value = target.value
+            if place.part is not None:
+                value = value.select(target.heads or 0, place.part)
+            tensor.copy_(place.layout.arrange(value, tensor.shape))
+
+    replay(visit)
+    found: dict[str, Sequence[Place]] = {}
     for target in targets:
-        whole = [_Search(target.value, target, trace)]
-        parts = [] if target.heads is None else target.value.unbind(target.heads)
-        searches = whole if whole[0].waiting else [_Search(part, target, trace) for part in parts]
-        if searches and all(search.waiting for search in searches):
-            open_[target.name] = searches
-    while open_:
-        wanted = {s.waiting[0] for searches in open_.values() for s in searches if s.event is None}
-        tensors = fetch(wanted)
-        for name, searches in list(open_.items()):
-            for search in searches:
-                search.step(tensors)
-            if all(search.event is not None for search in searches):
-                found[name] = tuple(s.event for s in searches if s.event is not None)
-                del open_[name]
-            elif any(search.event is None and not search.waiting for search in searches):
-                del open_[name]
-    return found
+        if whole := places.get((target.name, None)):
+            found[target.name] = whole
+        elif target.heads is not None:
+            parts = [places.get((target.name, part)) for part in range(_heads(target))]
+            if all(parts):
+                found[target.name] = [place for part in parts if part for place in part]
+    return Alignment(found=found, narrow=narrow)
 
 
-class _Search:
-    """The events that may hold one tensor, tried one after the other."""
-
-    def __init__(self, value: Tensor, target: Target, trace: Trace) -> None:
-        self.value = value
-        self.causal = target.causal
-        wanted = fingerprint_of(value)
-        self.waiting = [e.number for e in trace.events if e.fingerprint.is_like(wanted)]
-        self.event: int | None = None
-
-    def step(self, tensors: Numbers) -> None:
-        """Try the next event, if its tensor is among these."""
-        if self.event is None and self.waiting and self.waiting[0] in tensors:
-            number = self.waiting.pop(0)
-            if is_layout_of(tensors[number], self.value, causal=self.causal):
-                self.event = number
+def _heads(target: Target) -> int:
+    return 0 if target.heads is None else target.value.shape[target.heads]
 
 
-def is_layout_of(tensor: Tensor, value: Tensor, *, causal: bool = False) -> bool:
-    """Return whether a tensor is a value with its axes permuted and joined, element by element."""
+def _likely(
+    trace: Trace, targets: Sequence[Target]
+) -> dict[Number, list[tuple[Target, int | None]]]:
+    """Return the targets, or their heads, whose fingerprint an event has, by the event."""
+    by_size: dict[int, list[Event]] = defaultdict(list)
+    for event in trace.events:
+        by_size[event.fingerprint.size].append(event)
+    kinds = {event.narrow for event in trace.events} - {None}
+    near = 1e-6 if kinds <= {torch.float32} else 1e-2
+    likely: dict[Number, list[tuple[Target, int | None]]] = defaultdict(list)
+    for target in targets:
+        wanted = fingerprint_of(target.value)
+        whole = [e for e in by_size[wanted.size] if e.fingerprint.is_like(wanted, near)]
+        for event in whole:
+            likely[event.number].append((target, None))
+        for part in range(0 if whole else _heads(target)):
+            wanted = fingerprint_of(target.value.select(target.heads or 0, part))
+            for event in by_size[wanted.size]:
+                if event.fingerprint.is_like(wanted, near):
+                    likely[event.number].append((target, part))
+    return likely
+
+
+def allowed_rounding(dtype: torch.dtype) -> float:
+    """Return how far one operation in a narrow dtype may be off, over the RMS: 32 units."""
+    return 16 * torch.finfo(dtype).eps
+
+
+def find_layout(
+    tensor: Tensor, value: Tensor, *, causal: bool = False, limit: float = TOLERANCE
+) -> tuple[Layout | None, float]:
+    """Return how a tensor arranges a value's axes, and its largest difference over the RMS.
+
+    The layout is None if no order of the axes brings them within the limit.
+    """
     if tensor.numel() != value.numel():
-        return False
+        return None, float("inf")
     value = value.to(tensor.device, torch.float64)
-    counts = torch.ones_like(value, dtype=torch.bool)
-    counts = counts.tril() if causal else counts
-    limit = TOLERANCE * float(value[counts].square().mean().sqrt())
-    given = tensor.to(torch.float64)
+    counts = torch.ones_like(value, dtype=torch.bool).tril() if causal else None
+    rms = float((value if counts is None else value[counts]).square().mean().sqrt())
+    given = tensor.detach().to(torch.float64)
     for order in permutations(range(value.ndim)):
-        expected, kept = (x.permute(order).reshape(tensor.shape) for x in (value, counts))
-        if bool(((given - expected).abs()[kept] <= limit).all()):
-            return True
-    return False
+        if not _is_canonical([value.shape[axis] for axis in order], given.shape):
+            continue
+        gaps = (given - value.permute(order).reshape(given.shape)).abs()
+        if counts is not None:
+            gaps = gaps[counts.permute(order).reshape(given.shape)]
+        error = float(gaps.max()) / max(rms, torch.finfo(torch.float64).tiny)
+        if error <= limit:  # NaN is not
+            return Layout(order, tuple(value.shape)), error
+    return None, float("inf")
+
+
+def _is_canonical(sizes: Sequence[int], shape: Sequence[int]) -> bool:
+    """Return whether a shape joins whole axes of some sizes, or splits them.
+
+    `[head time head_width]` read as `[time width]` has the same numbers in another order.
+    """
+    ends, others = (set(accumulate(of, mul)) | {1} for of in (sizes, shape))
+    return ends <= others or others <= ends
+
+
+# The verdict.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Departure:
-    """The first place where a candidate computes something else than the reference.
+    """A place where a candidate computes something else than the reference.
 
     Attributes:
-        target: Name of the reference's tensor that is not there.
-        event: The candidate's operation that took its inputs; None if nothing did.
+        target: Name of the reference's tensor that is not there although its inputs are.
+        event: The candidate's operation that took them; None if nothing did.
+        sources: The events that hold the inputs.
     """
 
     target: str
     event: Event | None
+    sources: frozenset[Number]
 
 
-def first_departure(
-    trace: Trace, targets: Sequence[Target], found: Mapping[str, Sequence[int]]
-) -> Departure | None:
-    """Return where the candidate departs; None if every target is found or was not formed.
+def departures(
+    trace: Trace, targets: Sequence[Target], alignment: Alignment, cuts: Cuts
+) -> list[Departure]:
+    """Return where the candidate departs: at each target that is missing and whose inputs are not.
 
     A target that is missing while something behind it is found was not formed: one fused call of
-    attention has no scores.
+    attention has no scores. What is behind a cut says nothing about what is before it.
     """
-    behind: dict[str, set[str]] = defaultdict(set)  # everything that depends on a target
+    cut = {target.name for target, _ in cuts.values()}
+    behind: dict[str, set[str]] = defaultdict(set)  # what depends on a target
     for target in reversed(targets):
         for name in target.inputs:
-            behind[name] |= {target.name} | behind[target.name]
+            behind[name] |= {target.name}
+            if target.name not in cut:
+                behind[name] |= behind[target.name]
     by_name = {target.name: target for target in targets}
+    right = _right(trace, alignment, cuts)
+    wrong: set[str] = set()
+    departed: list[Departure] = []
     for target in targets:
-        if target.name in found or behind[target.name] & found.keys():
+        if target.name in alignment.found or behind[target.name] & alignment.found.keys():
             continue
-        sources = _sources(target, by_name, found)
-        return Departure(target=target.name, event=_departing(trace, sources, found))
-    return None
+        if not any(name in wrong and name not in cut for name in target.inputs):
+            sources = _sources(target, by_name, alignment, cuts)
+            event = _departing(trace, sources, right)
+            departed.append(Departure(target=target.name, event=event, sources=frozenset(sources)))
+        wrong.add(target.name)
+    return departed
+
+
+def _right(trace: Trace, alignment: Alignment, cuts: Cuts) -> set[Number]:
+    """Return the events that hold a target, and those that led to one."""
+    right = {place.number for places in alignment.found.values() for place in places}
+    for event in reversed(trace.events):
+        if event.number in right:
+            right |= {one for one in event.inputs if one not in cuts}
+    return right
 
 
 def _sources(
-    target: Target, by_name: Mapping[str, Target], found: Mapping[str, Sequence[int]]
-) -> set[int]:
-    """Return the events of the nearest found targets that feed a target."""
-    sources: set[int] = set()
+    target: Target, by_name: Mapping[str, Target], alignment: Alignment, cuts: Cuts
+) -> set[Number]:
+    """Return the events of the nearest targets that feed one and are found, or replaced."""
+    sources: set[Number] = set()
     for name in target.inputs:
-        sources |= set(found[name]) if name in found else _sources(by_name[name], by_name, found)
+        held = {place.number for place in alignment.found.get(name, ())}
+        held |= {number for number, (one, _) in cuts.items() if one.name == name}
+        sources |= held or _sources(by_name[name], by_name, alignment, cuts)
     return sources
 
 
-def _departing(trace: Trace, sources: set[int], found: Mapping[str, Sequence[int]]) -> Event | None:
-    """Return the operation that took some tensors and made none of those that were found.
+def _departing(trace: Trace, sources: set[Number], right: Collection[Number]) -> Event | None:
+    """Return the operation that took some tensors and led to none that is right.
 
-    What leads to a found tensor is right, so the first operation that does not is the one that
-    departs. Of the steps that one line of code makes, the last stands for the line.
+    A view counts if it exchanges elements of a right tensor. Of the steps that one line of code
+    makes, the last stands for the line.
     """
-    right = {number for numbers in found.values() for number in numbers}
-    for event in reversed(trace.events):
-        if event.number in right:
-            right |= set(event.inputs)
+    sizes = {event.number: event.fingerprint.size for event in trace.events}
     reached = set(sources)
     departing: list[Event] = []
     for event in trace.events:
-        if not reached & set(event.inputs) or event.number in right:
+        # Embeddings have no source: what reads a parameter alone is where they start.
+        starts = not sources and not event.inputs and event.leaves and not event.shares
+        if event.number in right or not (starts or reached & set(event.inputs)):
             continue
         reached.add(event.number)
         if departing and (event.site, event.module) != (departing[0].site, departing[0].module):
             break
-        if not event.shares:
+        whole = any(sizes.get(one) == event.fingerprint.size for one in event.inputs)
+        if not event.shares or (whole and right_inputs(event, right, sources)):
             departing.append(event)
     return departing[-1] if departing else None
+
+
+def right_inputs(event: Event, right: Collection[Number], sources: set[Number]) -> bool:
+    """Return whether every input of an event is right."""
+    return all(one in right or one in sources for one in event.inputs)
