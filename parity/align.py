@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, permutations
 from operator import mul
+from typing import Any
 
 import numpy as np
 import torch
@@ -213,6 +214,15 @@ class Target:
     heads: int | None = None
     causal: bool = False
 
+    def counts(self) -> Tensor:
+        """Return which entries count, as a mask of the value's shape."""
+        every = torch.ones_like(self.value, dtype=torch.bool)
+        return every.tril() if self.causal else every
+
+    def part(self, head: int | None) -> Tensor:
+        """Return the value of one head, or the whole value."""
+        return self.value if head is None else self.value.select(self.heads or 0, head)
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -259,10 +269,14 @@ class Alignment:
         found: The places of each target in the order of the run; absent if there is none. A target
             whose heads are computed one by one has places for all heads.
         narrow: The events whose float32 or half precision moved a target, with the target.
+        limit: How far what the model returns may be from a target.
+        result: What the model returned.
     """
 
     found: Mapping[str, Sequence[Place]]
     narrow: Mapping[Number, str]
+    limit: float
+    result: Any
 
 
 TOLERANCE = 1e-9
@@ -293,29 +307,27 @@ def find_activations(
             return  # the run is another one than the watched; what it should show is not found
         kinds = [event.narrow, *(touched.get(one) for one in event.inputs)]
         kind = min((one for one in kinds if one is not None), key=str, default=None)
-        exact = False
+        limit = TOLERANCE if kind is None else allowed_rounding(kind)
+        held = False
         for target, part in likely.get(number, ()):
-            value = target.value if part is None else target.value.select(target.heads or 0, part)
-            limit = TOLERANCE if kind is None else allowed_rounding(kind)
-            layout, error = find_layout(tensor, value, causal=target.causal, limit=limit)
+            layout, error = find_layout(
+                tensor, target.part(part), causal=target.causal, limit=limit
+            )
             if layout is None:
                 continue
+            held = True
             place = Place(number=number, layout=layout, part=part, error=error)
             places[target.name, part].append(place)
             if error > TOLERANCE:
                 narrow[number] = target.name
-                tensor.copy_(layout.arrange(value, tensor.shape))
-            exact = True
-        if kind is not None and not exact:
+                write_target(tensor, target, place)
+        if kind is not None and not held:
             touched[number] = kind
-        if number in cuts and not exact:
-            target, place = cuts[number]
-            value = target.value
-            if place.part is not None:
-                value = value.select(target.heads or 0, place.part)
-            tensor.copy_(place.layout.arrange(value, tensor.shape))
+        if number in cuts:
+            touched.pop(number, None)
+            write_target(tensor, *cuts[number])
 
-    replay(visit)
+    result = replay(visit)
     found: dict[str, Sequence[Place]] = {}
     for target in targets:
         if whole := places.get((target.name, None)):
@@ -324,7 +336,17 @@ def find_activations(
             parts = [places.get((target.name, part)) for part in range(_heads(target))]
             if all(parts):
                 found[target.name] = [place for part in parts if part for place in part]
-    return Alignment(found=found, narrow=narrow)
+    loosest = max(map(allowed_rounding, touched.values()), default=TOLERANCE)
+    return Alignment(found=found, narrow=narrow, limit=loosest, result=result)
+
+
+def write_target(tensor: Tensor, target: Target, place: Place) -> None:
+    """Give a candidate's tensor the value of a target; a repeated one cannot be written to."""
+    repeated = any(
+        step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+    if not repeated:
+        tensor.copy_(place.layout.arrange(target.part(place.part), tensor.shape))
 
 
 def _heads(target: Target) -> int:
@@ -347,7 +369,7 @@ def _likely(
         for event in whole:
             likely[event.number].append((target, None))
         for part in range(0 if whole else _heads(target)):
-            wanted = fingerprint_of(target.value.select(target.heads or 0, part))
+            wanted = fingerprint_of(target.part(part))
             for event in by_size[wanted.size]:
                 if event.fingerprint.is_like(wanted, near):
                     likely[event.number].append((target, part))
@@ -384,6 +406,16 @@ def find_layout(
     return None, float("inf")
 
 
+def fitting(event: Event, target: Target) -> Layout | None:
+    """Return how an event may arrange a target, by its shape alone."""
+    sizes = tuple(target.value.shape)
+    if event.fingerprint.size == target.value.numel():
+        for order in permutations(range(len(sizes))):
+            if _is_canonical([sizes[axis] for axis in order], event.shape):
+                return Layout(order, sizes)
+    return None
+
+
 def _is_canonical(sizes: Sequence[int], shape: Sequence[int]) -> bool:
     """Return whether a shape joins whole axes of some sizes, or splits them.
 
@@ -412,10 +444,15 @@ class Departure:
 
 
 def departures(
-    trace: Trace, targets: Sequence[Target], alignment: Alignment, cuts: Cuts
+    trace: Trace,
+    targets: Sequence[Target],
+    alignment: Alignment,
+    cuts: Cuts,
+    right: Collection[Number],
 ) -> list[Departure]:
     """Return where the candidate departs: at each target that is missing and whose inputs are not.
 
+    `right` has the events that led to a target, of `events_before`.
     A target that is missing while something behind it is found was not formed: one fused call of
     attention has no scores. What is behind a cut says nothing about what is before it.
     """
@@ -427,7 +464,6 @@ def departures(
             if target.name not in cut:
                 behind[name] |= behind[target.name]
     by_name = {target.name: target for target in targets}
-    right = _right(trace, alignment, cuts)
     wrong: set[str] = set()
     departed: list[Departure] = []
     for target in targets:
@@ -441,7 +477,7 @@ def departures(
     return departed
 
 
-def _right(trace: Trace, alignment: Alignment, cuts: Cuts) -> set[Number]:
+def events_before(trace: Trace, alignment: Alignment, cuts: Cuts) -> set[Number]:
     """Return the events that hold a target, and those that led to one."""
     right = {place.number for places in alignment.found.values() for place in places}
     for event in reversed(trace.events):
@@ -465,26 +501,18 @@ def _sources(
 def _departing(trace: Trace, sources: set[Number], right: Collection[Number]) -> Event | None:
     """Return the operation that took some tensors and led to none that is right.
 
-    A view counts if it exchanges elements of a right tensor. Of the steps that one line of code
-    makes, the last stands for the line.
+    A view counts if it exchanges elements of a right tensor.
     """
     sizes = {event.number: event.fingerprint.size for event in trace.events}
     reached = set(sources)
-    departing: list[Event] = []
     for event in trace.events:
         # Embeddings have no source: what reads a parameter alone is where they start.
         starts = not sources and not event.inputs and event.leaves and not event.shares
         if event.number in right or not (starts or reached & set(event.inputs)):
             continue
         reached.add(event.number)
-        if departing and (event.site, event.module) != (departing[0].site, departing[0].module):
-            break
         whole = any(sizes.get(one) == event.fingerprint.size for one in event.inputs)
-        if not event.shares or (whole and right_inputs(event, right, sources)):
-            departing.append(event)
-    return departing[-1] if departing else None
-
-
-def right_inputs(event: Event, right: Collection[Number], sources: set[Number]) -> bool:
-    """Return whether every input of an event is right."""
-    return all(one in right or one in sources for one in event.inputs)
+        known = all(one in right or one in sources for one in event.inputs)
+        if not event.shares or (whole and known):
+            return event
+    return None

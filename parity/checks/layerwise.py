@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checks.watching import Watching
 from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
@@ -30,6 +31,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
     fingerprints: bool = False,
     identity: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    call: str | None = None,
 ) -> Report:
     """Compare a candidate with Hugging Face's model and the oracle, tap by tap.
 
@@ -55,6 +57,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
     Raises:
         ParityError: The comparison cannot start, or torch settings changed during it.
     """
+    watching = Watching(call)
     run = Comparison(
         candidates=by_backend(candidate),
         reference=reference,
@@ -66,5 +69,6 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         explainer=Explainer(explain),
         progress=progress or no_progress,
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
+        prepare=watching.prepare,
     )
     return conclude(run, identity or {}, check="layerwise")

@@ -98,6 +98,8 @@ def rebuilt(model: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     A copy would not do: closures and plain tensors keep the original's dtype.
     """
     build = _BUILDERS.get(model)
+    if isinstance(model, PreparedCandidate):
+        return model.in_dtype(dtype)
     return None if build is None else build(dtype)
 
 
@@ -266,6 +268,32 @@ class Profile:
     reasons: Sequence[Reason] = ()
 
 
+class PreparedCandidate(nn.Module):
+    """A candidate that shows no taps itself; where they are in its run was found out before.
+
+    It is called with a tap as other candidates are, on the inputs for which it was prepared.
+
+    Attributes:
+        profile: What it shows.
+        last_only: Whether its logits are those of the last position alone.
+        answers: For each tap the tensor with which the run goes on instead of its own; None for
+            its own.
+    """
+
+    profile: Profile
+    last_only: bool = False
+    answers: Mapping[str, Tensor] | None = None
+
+    def in_dtype(self, dtype: torch.dtype) -> "PreparedCandidate":
+        """Return the candidate in another dtype."""
+        raise NotImplementedError
+
+
+def shows_taps(model: nn.Module) -> bool:
+    """Return whether a model's forward takes a tap."""
+    return "tap" in inspect.signature(model.forward).parameters
+
+
 def examine(model: nn.Module, inputs: Inputs, plan: Sequence[Tap]) -> Profile:
     """Run a candidate in float64 on the first tokens of the inputs, several times.
 
@@ -278,7 +306,7 @@ def examine(model: nn.Module, inputs: Inputs, plan: Sequence[Tap]) -> Profile:
         UsageError: Its forward has no argument `tap`.
         InconclusiveError: It raised, or two runs differ; the message has file and line.
     """
-    if "tap" not in inspect.signature(model.forward).parameters:
+    if not shows_taps(model):
         raise UsageError(
             f"{type(model).__name__}.forward has no argument named tap",
             where=f"its arguments are {list(inspect.signature(model.forward).parameters)}",

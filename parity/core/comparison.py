@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,9 +53,10 @@ class Comparison:
         candidates: Our models by backend.
         precision: The checked dtype; None for mode float64 alone.
         select: Pattern of the taps to compare.
+        prepare: Finds the taps of a candidate that shows none.
     """
 
-    candidates: Mapping[str, nn.Module]
+    candidates: dict[str, nn.Module]
     reference: OpenAIGPTLMHeadModel
     inputs: Inputs
     precision: Precision | None
@@ -65,6 +66,7 @@ class Comparison:
     explainer: Explainer
     progress: Progress
     fingerprints: Fingerprints = dataclasses.field(default_factory=Fingerprints)
+    prepare: "Callable[[Comparison, nn.Module], candidates.PreparedCandidate] | None" = None
 
     def __post_init__(self) -> None:
         self.rows: list[Row] = []
@@ -93,18 +95,29 @@ class Comparison:
         if backend not in self.profiles:
             return {}  # it could not be examined
         shown = {*self.profiles[backend].shown, "logits", "loss"}
-        why = "the candidate does not show it"
+        is_prepared = isinstance(self.candidates[backend], candidates.PreparedCandidate)
+        why = f"the candidate does not {'form' if is_prepared else 'show'} it"
         return {tap.name: why for tap in self._forward_taps if tap.name not in shown}
+
+    @property
+    def _last_only(self) -> bool:
+        return any(getattr(model, "last_only", False) for model in self.candidates.values())
 
     @property
     def _forward_taps(self) -> list[Tap]:
         left_out = undefined_taps(self.inputs.token_ids.shape[1])
+        if self._last_only:
+            left_out = {**left_out, "loss": "the logits are of the last position alone"}
         return [tap for tap in taps(self.reference.config.n_layer) if tap.name not in left_out]
 
     def examine(self) -> None:
         """Run every candidate that is not a model of ours on a few tokens; note what it does."""
-        for name, model in self.candidates.items():
-            if name == CANDIDATE or candidates.is_built(model):
+        for name, model in list(self.candidates.items()):
+            if self.prepare is not None and not candidates.shows_taps(model):
+                prepared = self.prepare(self, model)
+                self.candidates[name], self.profiles[name] = prepared, prepared.profile
+                self.reasons += prepared.profile.reasons
+            elif name == CANDIDATE or candidates.is_built(model):
                 whole = runners.model_in_dtype({name: model}, torch.float64)[name]
                 runners.check_evaluating({name: whole})
                 self.profiles[name] = candidates.examine(whole, self.inputs, self._forward_taps)
@@ -174,7 +187,7 @@ class Comparison:
             dataclasses.replace(subject, unwatched=raw)
             if subject.name.startswith("huggingface")
             else subject
-            for subject in self._subjects(precision.dtype, only=backend)
+            for subject in self._subjects(precision.dtype, only=backend, raw=raw)
         ]
         found = self._walk(members, rounded_to=precision.dtype, raw=raw, beside=backend)
         self._judge(found, backend, Mode.PER_OP, precision)
@@ -188,12 +201,24 @@ class Comparison:
         )
         self.rows += extra_rows(found, names, self.plan, backend, str(precision.dtype)[6:], mode)
 
-    def _subjects(self, dtype: torch.dtype, only: str | None = None) -> list[Subject]:
-        """Return Hugging Face's run in `dtype`, then ours, one per backend."""
+    def _subjects(
+        self, dtype: torch.dtype, only: str | None = None, raw: frozenset[str] | None = None
+    ) -> list[Subject]:
+        """Return Hugging Face's run in `dtype`, then ours, one per backend.
+
+        With `raw`, every operation gets right inputs: a prepared candidate goes on with answers.
+        """
         chosen = {name: m for name, m in self.candidates.items() if only in (None, name)}
         ours = runners.model_in_dtype(chosen, dtype)
         theirs = runners.model_in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
         runners.check_evaluating({**ours, "huggingface": theirs})
+        for model in ours.values():
+            if isinstance(model, candidates.PreparedCandidate):
+                model.answers = None
+                if raw is not None:
+                    model.answers = runners.rounded_oracle(
+                        self.reference, self.inputs, dtype, raw
+                    )
         device = next(self.reference.parameters()).device
         runs = [
             Subject(
@@ -224,8 +249,17 @@ class Comparison:
         raw: frozenset[str] = frozenset(),
         beside: str = "",
     ) -> Observations:
+        oracle = runners.oracle_run(self.reference, self.inputs)
+        if self._last_only:
+            oracle = runners.last_logits(oracle)
+            members = [
+                dataclasses.replace(one, run=runners.last_logits(one.run))
+                if one.name.startswith("huggingface")
+                else one
+                for one in members
+            ]
         lockstep = Pass(
-            oracle=runners.oracle_run(self.reference, self.inputs),
+            oracle=oracle,
             subjects=members,
             plan=self.plan,
             time=self.inputs.token_ids.shape[1],
@@ -272,7 +306,8 @@ class Comparison:
             self._take(subject, tap, tensor, beside)
             self.explainer.look(subject, tap, tensor, truth, per_op=bool(beside))
             _, *backend, dtype = subject.split("/")
-            if backend and tap == "logits" and not beside and dtype != "float64":
+            judged = backend and tap == "logits" and not beside and dtype != "float64"
+            if judged and not self._last_only:
                 self.consequences[backend[0]] = consequences(
                     tensor, truth, self.inputs.token_ids.cpu(), self.mask
                 )

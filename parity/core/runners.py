@@ -5,7 +5,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -119,6 +119,38 @@ def oracle_run(model: OpenAIGPTLMHeadModel, inputs: Inputs) -> Run:
                 answer = tap(name, torch.from_numpy(value)).numpy()
 
     return run
+
+
+def rounded_oracle(
+    model: OpenAIGPTLMHeadModel, inputs: Inputs, dtype: torch.dtype, raw: Collection[str]
+) -> dict[str, Tensor]:
+    """Return every tap of the oracle in `dtype`, each operation on inputs rounded to it.
+
+    The taps in `raw` go on unrounded.
+    """
+    values: dict[str, Tensor] = {}
+
+    def tap(name: str, value: Tensor) -> Tensor:
+        values[name] = value.to(dtype)
+        return value if name in raw else values[name].double()
+
+    oracle_run(model, inputs)(tap)
+    return values
+
+
+def last_logits(run: Run) -> Run:
+    """Return a run that shows the logits of the last position alone."""
+
+    def cut(tap: TapFunction) -> object:
+        def last(name: str, value: Tensor) -> Tensor:
+            if name != "logits":
+                return tap(name, value)
+            tap(name, value[:, -1:])
+            return value
+
+        return run(last)
+
+    return cut
 
 
 def oracle_weights(model: OpenAIGPTLMHeadModel) -> oracle.Weights:

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as hooks
+from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from parity.core.candidates import site_of_frame
 from parity.watch.fingerprint import Fingerprint, fingerprint_of
-
 
 Number = tuple[int, int]
 """An event's place in a run, and the number of conversions to another dtype since.
@@ -42,7 +42,9 @@ class Event:
     """A floating-point tensor that an operation made.
 
     Attributes:
-        operation: The operation's name, such as `gelu`.
+        operation: The function that the code calls, such as `torch.nn.functional.gelu`, or the
+            kernel's name, such as `gelu`, if the code calls none.
+        kernel: The kernel's name.
         module: Path of the module that ran it, such as `blocks.3.mlp`; "" for the model's own.
         site: `FILE:LINE` of the user's code; "" if there is none.
         inputs: Numbers of the events that made its inputs.
@@ -54,6 +56,7 @@ class Event:
 
     number: Number
     operation: str
+    kernel: str
     module: str
     site: str
     shape: tuple[int, ...]
@@ -90,7 +93,7 @@ def watch(model: nn.Module, run: Callable[[], Any], change: Visit | None = None)
         TypeError: A part of the model is scripted: it runs outside of Python, unseen.
     """
     watcher = _Watcher(model, change)
-    with _opened(model), watcher.following_modules(), watcher, torch.no_grad():
+    with _opened(model), watcher.following_modules(), watcher.calls, watcher, torch.no_grad():
         result = run()
     made = {id(leaf): watcher.number_of(leaf) for leaf in leaves_of(result)}
     return Trace(
@@ -103,7 +106,7 @@ def watch(model: nn.Module, run: Callable[[], Any], change: Visit | None = None)
 def replay(model: nn.Module, run: Callable[[], Any], visit: Visit) -> Any:  # noqa: ANN401
     """Run a model again as `watch` did, call `visit` at every event, and return its result."""
     watcher = _Watcher(model, visit, records=False)
-    with _opened(model), watcher, torch.no_grad():
+    with _opened(model), watcher.calls, watcher, torch.no_grad():
         return run()
 
 
@@ -117,8 +120,8 @@ def leaves_of(result: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
-_SETTINGS = threading.RLock()
-"""Settings of torch hold for all threads: one watched run at a time."""
+one_run_at_a_time = threading.RLock()
+"""Taken by every watched run: settings of torch hold for all threads."""
 
 
 @contextlib.contextmanager
@@ -127,7 +130,7 @@ def _opened(model: nn.Module) -> Iterator[None]:
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise TypeError(f"{name or 'the model'} is scripted: its operations cannot be watched")
-    with _SETTINGS:
+    with one_run_at_a_time:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
@@ -137,12 +140,33 @@ def _opened(model: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast)
 
 
+class _Calls(TorchFunctionMode):  # type: ignore[no-untyped-call] # torch's own base
+    """Notes which function of torch the model's code calls."""
+
+    name = ""
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401 - a function of torch
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what the function returns
+        """Run a function; its name is known while it runs."""
+        self.name = resolve_name(func) or getattr(func, "__name__", "")
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.name = ""
+
+
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own base
     """Numbers the events of a run, records them and shows their tensors."""
 
     def __init__(self, model: nn.Module, visit: Visit | None, *, records: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
+        self.calls = _Calls()  # type: ignore[no-untyped-call]
         self._records = records
         self._visit = visit
         self._count = 0
@@ -234,7 +258,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
         dtypes = {one.dtype for one in (*given, tensor) if one.is_floating_point()}
         return Event(
             number=number,
-            operation=func.overloadpacket.__name__,
+            operation=self.calls.name or func.overloadpacket.__name__,
+            kernel=func.overloadpacket.__name__,
             module=self._stack[-1] if self._stack else "",
             site=_site(),
             shape=tuple(tensor.shape),
