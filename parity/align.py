@@ -328,16 +328,21 @@ def find_activations(
             write_target(tensor, *cuts[number])
 
     result = replay(visit)
-    found: dict[str, Sequence[Place]] = {}
-    for target in targets:
-        if whole := places.get((target.name, None)):
-            found[target.name] = whole
-        elif target.heads is not None:
-            parts = [places.get((target.name, part)) for part in range(_heads(target))]
-            if all(parts):
-                found[target.name] = [place for part in parts if part for place in part]
     loosest = max(map(allowed_rounding, touched.values()), default=TOLERANCE)
+    found = dict(_found(targets, places))
     return Alignment(found=found, narrow=narrow, limit=loosest, result=result)
+
+
+def _found(
+    targets: Sequence[Target], places: Mapping[tuple[str, int | None], Sequence[Place]]
+) -> Iterator[tuple[str, Sequence[Place]]]:
+    """Yield each target that is somewhere as a whole, or with all its heads."""
+    for target in targets:
+        parts = [places.get((target.name, part), ()) for part in range(_heads(target))]
+        if whole := places.get((target.name, None)):
+            yield target.name, whole
+        elif parts and all(parts):
+            yield target.name, [place for part in parts for place in part]
 
 
 def write_target(tensor: Tensor, target: Target, place: Place) -> None:

@@ -8,21 +8,20 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from parity import operations
 from parity.align import Target
 from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, Axes, Tap
-from parity.faults.forward import FORWARD_FAULTS, ForwardFault
-from parity.operations import OPERATIONS, Call, Op
+from parity.faults.forward import FORWARD_FAULTS, ForwardFault, TensorFault
+from parity.operations import OPERATIONS, Call, Op, Operation
 from parity.watch import Event
 from parity.watch.fingerprint import fingerprint_of
-from parity.watched import Explanation
+from parity.watched import Explanation, tap_of
 
 # Steps inside an operation, which many models write on lines of their own.
 
-_STEPS: Mapping[str, tuple[str, operations.Operation]] = {
+_STEPS: Mapping[str, tuple[str, Operation]] = {
     "attn.scores": (
         "product",
         lambda op: op.input("attn.query") @ op.input("attn.key").transpose(-2, -1),
@@ -71,6 +70,56 @@ def gpt1_targets(plan: Sequence[Tap], values: Mapping[str, Tensor], call: Call) 
     return targets
 
 
+class _Mirrored(Op):
+    """The context of an operation of the MLP's half of a block, seen as attention's half.
+
+    A mistake at the first norm or residual is then the same mistake at the second one.
+    """
+
+    def input(self, kind: str) -> Tensor:
+        """Return the input of the other half."""
+        return super().input(_OTHER_HALF.get(kind, kind))
+
+    def parameter(self, name: str) -> Tensor:
+        """Return the parameter of the other half."""
+        layer, _, last = name.rpartition(".")
+        return super().parameter(f"{_OTHER_HALF.get(layer, layer)}.{last}")
+
+
+_OTHER_HALF = {"ln_1": "ln_2", "ln_1.input": "ln_2.input", "attn": "mlp", "<x": "ln_1"}
+
+
+def _mirrored(fault: ForwardFault) -> ForwardFault | None:
+    """Return a fault of the first norm or residual alone as one of the second."""
+    if isinstance(fault, TensorFault) or not set(fault.operations) <= {"ln_1", "ln_1.input"}:
+        return None
+
+    def moved(operation: Operation) -> Operation:
+        def run(op: Op) -> Tensor:
+            other = _Mirrored.__new__(_Mirrored)
+            other.__dict__.update(op.__dict__)
+            return operation(other)
+
+        return run
+
+    def renamed(text: str) -> str:
+        return text.replace("ln_1", "ln_2").replace("attn", "mlp")
+
+    return dataclasses.replace(
+        fault,
+        name=fault.name + "-2",
+        what=renamed(fault.what),
+        right=renamed(fault.right),
+        fix=renamed(fault.fix),
+        at=renamed(fault.at),
+        code={_OTHER_HALF[kind]: moved(code) for kind, code in fault.operations.items()},
+    )
+
+
+FAULTS = [*FORWARD_FAULTS.values(), *filter(None, map(_mirrored, FORWARD_FAULTS.values()))]
+"""Every mistake that can be named."""
+
+
 class GPT1Explainer:
     """Names a fault of the registry."""
 
@@ -87,11 +136,11 @@ class GPT1Explainer:
         for event in events:
             by_size[event.fingerprint.size].append(event)
         best: tuple[int, ForwardFault, list[Target]] | None = None
-        for fault in FORWARD_FAULTS.values():
+        for fault in FAULTS:
             if fault in self._known[block]:
                 continue
             changed = list(self._changed(block, fault, names[0], expected))
-            if not any(target.name in names for target in changed):
+            if not {tap_of(target.name) for target in changed} & set(map(tap_of, names)):
                 continue
             made = sum(_is_among(target, by_size) for target in changed)
             if made > (best[0] if best else 0):
@@ -101,7 +150,7 @@ class GPT1Explainer:
         _, fault, changed = best
         self._known[block].append(fault)
         return Explanation(
-            name=fault.name, what=fault.what, right=getattr(fault,"right",""), fix=getattr(fault,"fix",""), targets=changed
+            name=fault.name, what=fault.what, right=fault.right, fix=fault.fix, targets=changed
         )
 
     def _changed(

@@ -165,19 +165,19 @@ def judge(
             group = [one for one in new if segments[one.target] == segment]
             names = [one.target for one in group]
             found = explainer.explain(names, others, expected) if explainer else None
-            explained = {target.name for target in found.targets} if found else set()
+            changed = {tap_of(target.name): target.name for target in found.targets} if found else {}
             expected |= {target.name: target for target in found.targets} if found else {}
             for one in group:
-                if one.target not in explained:
+                if tap_of(one.target) not in changed:
                     mistakes[one.target] = Mistake(target=one.target, event=one.event)
             if found is not None:
-                first = next(one for one in group if one.target in explained)
-                key = f"{first.target} {found.name}"  # a target may differ for two reasons
-                mistakes[key] = Mistake(
-                    target=first.target,
+                first = next(one for one in group if tap_of(one.target) in changed)
+                name = changed[tap_of(first.target)]
+                mistakes[f"{name} {found.name}"] = Mistake(  # a target may differ for two reasons
+                    target=name,
                     event=first.event,
                     explanation=found,
-                    gap=_gap(expected[first.target], right[first.target]),
+                    gap=_gap(expected[name], right[name]),
                 )
         if new:
             continue
@@ -217,6 +217,11 @@ def segments_of(names: Sequence[str]) -> dict[str, str]:
             last = "end"
         segments[name] = last
     return segments
+
+
+def tap_of(name: str) -> str:
+    """Return the tap that a target is, or is a step of: `h.0.attn.scores (product)`."""
+    return name.partition(" (")[0]
 
 
 def check_repeatable(first: Trace, second: Trace) -> None:

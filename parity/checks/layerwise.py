@@ -71,4 +71,4 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
         prepare=watching.prepare,
     )
-    return conclude(run, identity or {}, check="layerwise")
+    return watching.reported(conclude(run, identity or {}, check="layerwise"))

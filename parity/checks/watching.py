@@ -1,9 +1,11 @@
 """Prepare a GPT-1 that shows no taps for a comparison: find its call, its taps and its mistakes."""
 
 import dataclasses
+import linecache
 import math
-from collections import ChainMap
-from collections.abc import Iterator, Mapping
+import re
+from collections import ChainMap, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,13 @@ from parity.core import candidates, inputs, runners
 from parity.core.comparison import Comparison
 from parity.core.inputs import Inputs
 from parity.core.lockstep import capture
-from parity.core.results import Reason
+from parity.core.results import Reason, Report, Section, Verdict, WrongOperation
 from parity.diagnose import GPT1Explainer, gpt1_targets
 from parity.errors import ExitCode
-from parity.operations import Call
+from parity.operations import Call, split_name
+from parity.watch import Event
 from parity.watch.calling import Way, find_way
-from parity.watched import Judgement, WatchedModel, described, in_dtype, judge
+from parity.watched import Judgement, Mistake, WatchedModel, described, in_dtype, judge
 
 
 class Widened(Mapping[str, Tensor]):
@@ -38,6 +41,65 @@ class Widened(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
+_MOST_LISTED = 5
+"""Parameters without a match that a report lists."""
+
+_MOST_LINES = 24
+"""Lines of the table of parameters that a text has; JSON has all."""
+
+
+def _wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
+    """Yield each mistake once, with the blocks that have it."""
+    alike: dict[object, list[Mistake]] = defaultdict(list)
+    for one in mistakes:
+        kind = split_name(one.target)[1]
+        name = one.explanation.name if one.explanation else None
+        alike[name or kind, one.event and one.event.site].append(one)
+    for group in alike.values():
+        first = group[0]
+        blocks = [block for one in group if (block := split_name(one.target)[0]) is not None]
+        tap = first.target + (f", and in blocks {ranges(blocks[1:])}" if blocks[1:] else "")
+        diagnosis, fix = first.hint or "no known mistake reproduces what it makes", ""
+        if (why := first.explanation) is not None:
+            numbers = f"reproduced to {first.reproduced:.0e}; " if first.reproduced else ""
+            gap = f"the right form differs by {first.gap:.0e}" if first.gap else ""
+            diagnosis, fix = f"{why.what}; {why.right} ({numbers}{gap})", why.fix
+        yield WrongOperation(
+            tap=tap,
+            place=described(first.event) if first.event else "no operation takes its inputs",
+            code=_code(first.event),
+            fault=why.name if why else "",
+            diagnosis=diagnosis,
+            fix=fix,
+        )
+
+
+def _code(event: Event | None) -> str:
+    """Return the line of code of an event."""
+    file, _, line = (event.site if event else "").rpartition(":")
+    return linecache.getline(file, int(line)).strip() if file else ""
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return whole numbers in ascending order as ranges: `0, 2 to 5`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]} to {run[-1]}" if run[1:] else str(run[0]) for run in runs)
+
+
+def folded_by_block(matches: Sequence[Match]) -> list[str]:
+    """Return the table of parameters, those that differ in the block's number alone as one line."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for match in matches:
+        if match.parts:
+            alike[re.sub(r"\b\d+(?=\.)", "*", str(match))].append(str(match))
+    return [line if len(lines) > 1 else lines[0] for line, lines in alike.items()]
+
+
 @dataclasses.dataclass
 class Watching:
     """Prepares candidates, and keeps what was found.
@@ -53,6 +115,7 @@ class Watching:
     judgement: Judgement | None = None
     short: Judgement | None = None
     matches: list[Match] = dataclasses.field(default_factory=list)
+    way: str = ""
 
     def prepare(self, run: Comparison, model: nn.Module) -> WatchedModel:
         """Return the candidate with its taps.
@@ -66,6 +129,7 @@ class Watching:
         whole = candidates.rebuilt(model, torch.float64) or model
         with in_dtype(whole, torch.float64):
             way = find_way(whole, few, config.vocab_size, self.call)
+            self.way = way.text
             ours = self._reference_parameters(run)
             named = [*whole.named_parameters(), *whole.named_buffers()]
             self.matches = match_parameters(dict(named), ours)
@@ -126,6 +190,41 @@ class Watching:
         fits = (time for time in range(5, config.n_positions + 1) if math.gcd(time, sizes) == 1)
         time = next(fits, config.n_positions)
         return inputs.seeded(batch=2, time=time, vocab_size=config.vocab_size, seed=1)
+
+    def reported(self, report: Report) -> Report:
+        """Return the report with what was found about the candidate.
+
+        Operations that make something else are wrong only if a compared tensor is: a model may
+        arrange its operations in another way.
+        """
+        if self.judgement is None:
+            return report
+        wrong = self.judgement.mistakes if report.verdict is Verdict.FAIL else ()
+        return dataclasses.replace(
+            report,
+            wrong=list(_wrong_operations(wrong)),
+            appendix=[self._appendix(report)],
+            details={**report.details, "parameters": [str(match) for match in self.matches]},
+        )
+
+    def _appendix(self, report: Report) -> Section:
+        known = [one for one in self.matches if one.parts or one.constant is not None]
+        unknown = [one for one in self.matches if one not in known]
+        facts = [
+            ("called as", self.way),
+            ("parameters", f"{len(known)} of {len(self.matches)} are the reference's"),
+            *(("  no match", str(one)) for one in unknown[:_MOST_LISTED]),
+        ]
+        if self.judgement and self.judgement.layout:
+            facts.append(("logits", self.judgement.layout))
+        if self.judgement and self.judgement.unseen:
+            facts.append(("not seen", self.judgement.unseen))
+        if self.short is not None and not self.short.mistakes:
+            facts.append(("a short text", "agrees, too"))
+        if report.verdict is Verdict.PASS:
+            facts.append(("rests on", f"{report.plan.compared} taps, the logits among them"))
+            facts += [("", line) for line in folded_by_block(self.matches)[:_MOST_LINES]]
+        return Section(title="the candidate, as watched", rows=facts, folds=(1,))
 
     def _narrow(self) -> str:
         events = list(self.judgement.narrow.values()) if self.judgement else []

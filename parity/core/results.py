@@ -95,6 +95,27 @@ class FirstDivergence:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WrongOperation:
+    """An operation of a watched candidate that makes something else than the reference's.
+
+    Attributes:
+        tap: The reference's tap that is not there, and in which blocks.
+        place: Module, file and line, and operation.
+        code: The line.
+        fault: Name of the fault that reproduces the candidate's tensor; "" if none does.
+        diagnosis: In words, with numbers.
+        fix: As code, if it can be.
+    """
+
+    tap: str
+    place: str
+    code: str
+    fault: str
+    diagnosis: str
+    fix: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """What was planned and what was compared.
 
@@ -186,6 +207,8 @@ class Report:
         findings: Results of `doctor`.
         fingerprints: Of every compared tensor, with `--fingerprints`.
         sections: Tables and facts that only this check has; they replace the table of rows.
+        wrong: The wrong operations of a watched candidate, in network order.
+        appendix: Tables beside the table of rows.
         details: The same for programs.
         summary: Words of the last line; empty for the counts of the plan.
     """
@@ -206,6 +229,8 @@ class Report:
     findings: Sequence[Finding] = ()
     fingerprints: Sequence[Fingerprint] = ()
     sections: Sequence[Section] = ()
+    wrong: Sequence[WrongOperation] = ()
+    appendix: Sequence[Section] = ()
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     summary: str = ""
 

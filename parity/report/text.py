@@ -7,6 +7,7 @@ Sections, the tables that only one check has, are rendered as they come.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -22,6 +23,7 @@ from parity.core.results import (
     Row,
     Section,
     Verdict,
+    WrongOperation,
 )
 
 _STYLES = {
@@ -53,17 +55,22 @@ def render(report: Report, console: Console) -> None:
 def _parts(report: Report) -> Iterator[RenderableType]:
     if report.identity.get("weights") or not report.sections:
         yield _heading(report)
+    for place, wrong in enumerate(report.wrong):
+        yield from _wrong(wrong, "first wrong operation" if not place else "also wrong")
     if report.sections:
         yield from _sections(report.sections)
     elif report.results:
         yield _rows(report)
+    if report.appendix:
+        yield Text()
+        yield from _sections(report.appendix)
     if report.findings:
         yield facts(
             (f.name, f.found + (f" ({f.why})" if f.fit is False else ""), _FIT[f.fit])
             for f in report.findings
         )
     first = report.first_divergence
-    if first is not None and not first.row.details:  # else a section shows them
+    if first is not None and not first.row.details and not report.wrong:  # else a section has it
         yield from _divergence(first, report.results)
     if report.consequences:
         yield from _consequences(report.consequences)
@@ -247,15 +254,42 @@ def _folded(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
         parts = row.tap.split(".")
         group = ".".join(parts[:2]) if parts[0] == "h" else parts[0]
         groups.setdefault(group, {}).setdefault(row.tap, []).append(row)
-    first = next((group for group, taps in groups.items() if _differs(taps)), None)
-    lines = []
+    lines: list[tuple[str, list[Row]]] = []
+    seen: list[list[str]] = []  # the operations at fault of each block that has lines of its own
+    alike: list[str] = []  # blocks that fail like one of these, in the last line
     for group, taps in groups.items():
-        if len(taps) == 1 or group == first or _differs(taps, Mode.PER_OP):
-            lines += list(taps.items())
-        else:
-            together = [row for of_tap in taps.values() for row in of_tap]
+        fault = [tap.split(".", 2)[-1] for tap in taps if _differs({tap: taps[tap]}, Mode.PER_OP)]
+        together = [row for of_tap in taps.values() for row in of_tap]
+        if len(taps) == 1 or (_differs(taps) and (not seen or (fault and fault not in seen))):
+            lines += _runs(taps)
+            seen += [fault] * (len(taps) > 1)
+            alike = []
+        elif not _differs(taps):
             lines.append((f"{group} ({len(taps)})", together))
+            alike = []
+        else:
+            before = lines.pop()[1] if alike else []
+            alike.append(group)
+            name = group if len(alike) == 1 else f"{alike[0]} to {group}"
+            count = len({row.tap for row in (*before, *together)})
+            lines.append((f"{name} ({count})", before + together))
     return lines
+
+
+_RUN = 3
+"""Right operations in a row that are one line in a block with a wrong one."""
+
+
+def _runs(taps: Mapping[str, list[Row]]) -> Iterator[tuple[str, list[Row]]]:
+    """Yield a line for each tap, or for several right ones in a row."""
+    for fails, run in groupby(taps, key=lambda tap: _differs({tap: taps[tap]})):
+        names = list(run)
+        if fails or len(names) < _RUN:
+            yield from ((name, taps[name]) for name in names)
+        else:
+            last = names[-1].split(".", 2)[-1]
+            rows = [row for name in names for row in taps[name]]
+            yield f"{names[0]} to {last} ({len(names)})", rows
 
 
 def _differs(taps: Mapping[str, Sequence[Row]], mode: Mode | None = None) -> bool:
@@ -316,6 +350,18 @@ def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[Rendera
     }
     yield facts((name, fact) for name, fact in pairs.items() if fact)
     yield Text()
+
+
+def _wrong(wrong: WrongOperation, title: str) -> Iterator[RenderableType]:
+    """Yield what a candidate computes otherwise than the reference."""
+    yield Text.assemble("\n", (f"{title}: {wrong.place or 'none'}", "bold red"))
+    pairs = {
+        "code": wrong.code,
+        "reference tap": wrong.tap,
+        "diagnosis": wrong.diagnosis,
+        "fix": wrong.fix,
+    }
+    yield facts((f"  {name}", fact) for name, fact in pairs.items() if fact)
 
 
 def _number(value: float | None) -> str:
