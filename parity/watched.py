@@ -264,8 +264,10 @@ def _with_logits(
     return dataclasses.replace(alignment, found=found)
 
 
-def _gap(wrong: Target, right: Target) -> float:
+def _gap(wrong: Target, right: Target) -> float | None:
     """Return the largest difference of two values over the RMS of the right one."""
+    if wrong.value.shape != right.value.shape:
+        return None
     gaps = (wrong.value - right.value).abs()
     counts = right.counts()
     rms = right.value[counts].square().mean().sqrt()
