@@ -5,14 +5,14 @@ that makes most of the candidate's other tensors is the diagnosis, if it makes o
 """
 
 import dataclasses
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
 from parity import operations
 from parity.align import TOLERANCE, Target
-from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, Axes, Tap
+from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS, Axes, Tap
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault, TensorFault
 from parity.operations import OPERATIONS, Call, Op, Operation
 from parity.watch import Event
@@ -123,8 +123,10 @@ FAULTS = [*FORWARD_FAULTS.values(), *filter(None, map(_mirrored, FORWARD_FAULTS.
 class GPT1Explainer:
     """Names a fault of the registry."""
 
-    def __init__(self, call: Call, values: Mapping[str, Tensor]) -> None:
-        self._call, self._values = call, values
+    def __init__(
+        self, call: Call, parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]
+    ) -> None:
+        self._call, self._parameters, self._values = call, parameters, values
         self._known: dict[int | None, list[ForwardFault]] = defaultdict(list)
 
     def explain(
@@ -179,26 +181,42 @@ class GPT1Explainer:
         name: str,
         expected: Mapping[str, Target],
     ) -> Iterator[Target]:
-        """Yield the targets of a segment with some faults, on the segment's right inputs."""
-        table, parameters = dict(OPERATIONS), dict(self._call.parameters)
+        """Yield the targets of a segment behind some faults, on the segment's right inputs."""
+        table, wrong = dict(OPERATIONS), {}
         for fault in faults:
             table |= fault.operations
-            parameters |= fault.tensors(self._call.parameters, block or 0)
-        call = dataclasses.replace(self._call, parameters=parameters)
+            wrong |= fault.tensors(self._parameters, block or 0)
+        call = dataclasses.replace(
+            self._call, parameters=ChainMap(_Widened(wrong), _Widened(self._parameters))
+        )
         kinds = BLOCK_KINDS if block is not None else EMBEDDING_KINDS
         names = [kind.name if block is None else f"h.{block}.{kind.name}" for kind in kinds]
         if name.startswith("logits"):
             names = ["logits"]
         seen = {key: value for key, value in self._values.items() if key not in names}
+        moved: set[str] = set()  # the kinds that differ
         for one in names:
             _, kind = operations.split_name(one)
             op = Op(call, seen, table, block)
-            if kind in _STEPS and (step := f"{one} ({_STEPS[kind][0]})") in expected:
-                value = _STEPS[kind][1](op)
-                yield dataclasses.replace(expected[step], value=value)
-            seen[one] = table[kind](op)
-            yield dataclasses.replace(expected[one], value=seen[one])
+            differs = bool(wrong) or bool(moved & set(_INPUTS[kind]))
+            if differs and kind in _STEPS and (step := f"{one} ({_STEPS[kind][0]})") in expected:
+                yield dataclasses.replace(expected[step], value=_STEPS[kind][1](op))
+            if table[kind] is not OPERATIONS[kind] or differs:
+                moved.add(kind)
+                seen[one] = table[kind](op)
+                yield dataclasses.replace(expected[one], value=seen[one])
+            else:
+                seen[one] = self._values[one]
 
+
+class _Widened(dict[str, Tensor]):
+    """Tensors by name, in float64 when they are read."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return super().__getitem__(name).double()
+
+
+_INPUTS = {kind.name: kind.inputs for kind in (*EMBEDDING_KINDS, *BLOCK_KINDS, *OUTPUT_KINDS)}
 
 _ALIKE = 1e-10
 """Largest difference of the fingerprints of equal tensors; epsilon moves them by 1e-7."""

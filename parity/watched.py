@@ -420,7 +420,7 @@ class WatchedModel(PreparedCandidate):
                 if number[0] < 0 and number != place.number:
                     continue  # converted parameters have only their own numbers
                 # A conversion of dtype behind the event replaces it: it is what is used.
-                shown[name, place.part] = place.layout.restore(tensor).clone()
+                shown[name, place.part] = place.layout.restore(tensor).to(self.dtype, copy=True)
                 if self.answers is not None:
                     target = Target(name=name, value=self.answers[name], heads=1)
                     write_target(tensor, target, place)

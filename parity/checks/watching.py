@@ -4,7 +4,7 @@ import dataclasses
 import linecache
 import math
 import re
-from collections import ChainMap, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -23,22 +23,6 @@ from parity.operations import Call, split_name
 from parity.watch import Event
 from parity.watch.calling import Way, find_way
 from parity.watched import Judgement, Mistake, WatchedModel, described, in_dtype, judge
-
-
-class Widened(Mapping[str, Tensor]):
-    """Tensors by name, in float64 when they are read."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name].double()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
 
 _MOST_LISTED = 5
@@ -131,8 +115,9 @@ class Watching:
             way = find_way(whole, few, config.vocab_size, self.call)
             self.way = way.text
             ours = self._reference_parameters(run)
-            named = [*whole.named_parameters(), *whole.named_buffers()]
-            self.matches = match_parameters(dict(named), ours)
+            parameters = match_parameters(dict(whole.named_parameters()), ours)
+            buffers = match_parameters(dict(whole.named_buffers()), ours)  # a mask is none of ours
+            self.matches = [*parameters, *(match for match in buffers if match.parts)]
             self.judgement = self._judge(run, whole, way, given, ours)
             if not self.judgement.mistakes:
                 self.short = self._judge(run, whole, way, self._short(run), ours)
@@ -151,7 +136,7 @@ class Watching:
                 reasons=list(self._reasons()),
             ),
             last_only="last position" in self.judgement.layout,
-            dtype=next(model.parameters()).dtype,
+            dtype=next((p.dtype for p in model.parameters()), torch.float32),
         ).eval()
 
     @staticmethod
@@ -168,7 +153,7 @@ class Watching:
         config = run.reference.config
         values = capture(runners.oracle_run(run.reference, given))
         call = Call(
-            parameters=ChainMap({}, Widened(ours)),  # type: ignore[arg-type] # it is only read
+            parameters=ours,
             n_layer=config.n_layer,
             n_head=config.n_head,
             epsilon=config.layer_norm_epsilon,
@@ -176,7 +161,7 @@ class Watching:
             positions=given.positions,
         )
         targets = gpt1_targets(run.plan, values, call)
-        return judge(model, way, given, targets, GPT1Explainer(call, values))
+        return judge(model, way, given, targets, GPT1Explainer(call, ours, values))
 
     @staticmethod
     def _short(run: Comparison) -> Inputs:

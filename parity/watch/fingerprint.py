@@ -1,5 +1,6 @@
 """What identifies a tensor's numbers in any order: the same for every reshape and permutation."""
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -52,11 +53,17 @@ def fingerprint_of(tensor: Tensor) -> Fingerprint:
     largest, moments = _moments(values.reshape(-1))
     causal: tuple[float, ...] = ()
     if values.ndim > 1 and values.shape[-1] == values.shape[-2] > 1:
-        side = values.shape[-1]
-        kept = torch.ones(side, side, dtype=torch.bool, device=values.device).tril()
-        largest_kept, moments_kept = _moments(values[..., kept].reshape(-1))
+        kept = _triangle(values.shape[-1]).to(values.device)
+        largest_kept, moments_kept = _moments(values.flatten(-2)[..., kept].reshape(-1))
         causal = (largest_kept, *moments_kept)
     return Fingerprint(values.numel(), largest, moments, causal)
+
+
+@functools.lru_cache(maxsize=8)
+def _triangle(side: int) -> Tensor:
+    """Return the places on and below the diagonal of a square matrix, row by row."""
+    rows, columns = torch.tril_indices(side, side)
+    return rows * side + columns
 
 
 def _moments(values: Tensor) -> tuple[float, tuple[float, ...]]:
