@@ -567,7 +567,7 @@ family(
 
 
 FORWARD_FAULTS = faults_of(ForwardFault)
-"""Every fault of the forward pass by name, in network order."""
+"""Every fault of the forward pass by name."""
 
 
 # Injection.
