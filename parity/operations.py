@@ -49,7 +49,7 @@ class Op:
         block: int | None,
     ) -> None:
         self.token_ids, self.mask = call.token_ids, call.mask
-        self.n_head, self.epsilon = call.n_head, call.epsilon
+        self.n_layer, self.n_head, self.epsilon = call.n_layer, call.n_head, call.epsilon
         self._call, self._seen, self._table, self._block = call, seen, table, block
 
     @property

@@ -1,204 +1,531 @@
-"""Faults of the forward pass: operations done wrong, or wrong tensors.
+"""Faults of the forward pass, from the residuals on, and how any of them is injected.
 
-An operation is an entry of the table in `parity.operations`. Re-implementations of GPT-1 really
-have these faults.
+Those of the embeddings and of attention are in `parity.faults.forward_faults`.
 """
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MethodType
-from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from parity.core.lockstep import TapFunction
-from parity.core.taps import BLOCK_KINDS, NEVER_FORMED
-from parity.faults.registry import Fault, faults_of
-from parity.operations import (
-    Call,
-    Op,
-    Operation,
-    layer_norm,
-    normed,
-    projection,
-    replacing,
-    softmax,
-    split_heads,
+from parity.faults.forward_faults import (
+    ForwardFault,
+    TensorFault,
+    attn,
+    bare_norm,
+    family,
+    linear_of,
+    projected,
+    reshaped,
+    rounded,
+    sum_of,
+    without_bias,
 )
+from parity.faults.registry import faults_of
+from parity.operations import OPERATIONS, Call, Op, Operation, layer_norm, linear, normed, replacing
 from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.model import GPT
 from scratch_gpt.tap import Tap, no_tap
 
+__all__ = ["FORWARD_FAULTS", "ForwardFault", "TensorFault", "inject", "with_tap"]
 
-class ForwardFault(Fault):
-    """An operation done wrong; `code` is the operation at `at`, or several by kind of tap."""
+# Residuals, and where the norms are.
 
-    @property
-    def operations(self) -> Mapping[str, Operation]:
-        """The wrong operations by kind of tap."""
-        named = isinstance(self.code, Mapping)
-        return self.code if named else {self.at.removeprefix("h.{i}."): self.code}
+_PRE_NORM: dict[str, Operation] = {
+    **projected(linear, norm="ln_1"),
+    "ln_1": lambda op: normed(op, "ln_1.input", "ln_2"),
+    "ln_2.input": sum_of("ln_1.input", "mlp"),
+    "ln_2": sum_of("ln_2.input"),
+}
+"""The block of GPT-2: the MLP's input is what its ln_2 makes."""
 
-    def tensors(self, _parameters: Mapping[str, Tensor], _block: int) -> Mapping[str, Tensor]:
-        """Return the wrong parameters by name, given the right ones."""
-        return {}
-
-    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
-        """Return the first tap that differs: where a tensor is not formed, the next one."""
-        tap = super().first_seen(block, backend, **names)
-        kinds = [kind.name for kind in BLOCK_KINDS]
-        while (kind := tap.split(".", 2)[-1]) in NEVER_FORMED[backend]:
-            tap = tap.removesuffix(kind) + kinds[kinds.index(kind) + 1]
-        return tap
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TensorFault(ForwardFault):
-    """Wrong tensors; `code(parameters, block)` returns them by name.
-
-    A name that the model does not have becomes a parameter, which `reads` uses: operations by kind
-    of tap.
-    """
-
-    reads: Mapping[str, Operation] = dataclasses.field(default_factory=dict)
-
-    @property
-    def operations(self) -> Mapping[str, Operation]:
-        """The operations that use added parameters."""
-        return self.reads
-
-    def tensors(self, parameters: Mapping[str, Tensor], block: int) -> Mapping[str, Tensor]:
-        """Return the wrong parameters by name, given the right ones."""
-        return cast("Mapping[str, Tensor]", self.code(parameters, block))
-
-
-@ForwardFault.register("erf-gelu", "the erf GELU for the tanh form", at="h.{i}.mlp.gelu")
-def _(op: Op) -> Tensor:
-    x = op.input("mlp.c_fc")
-    return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
-
-
-@ForwardFault.register("epsilon", "layer-norm epsilon 1e-6 for 1e-5", at="h.{i}.ln_1")
-def _(op: Op) -> Tensor:
-    gain, bias = op.parameter("ln_1.weight"), op.parameter("ln_1.bias")
-    return layer_norm(op.input("ln_1.input"), gain, bias, 1e-6)
-
-
-@ForwardFault.register("unbiased-variance", "variance divided by width - 1", at="h.{i}.ln_1")
-def _(op: Op) -> Tensor:
-    x = op.input("ln_1.input")
-    variance = x.var(-1, keepdim=True, unbiased=True)
-    centered = x - x.mean(-1, keepdim=True)
-    normalized = centered * torch.rsqrt(variance + op.epsilon)
-    return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
-
-
-ForwardFault.register("norms-swapped", "ln_1 and ln_2 swapped", at="h.{i}.ln_1")(
+family(
+    "h.{i}.attn.query",
+    "GPT-1 has them after each sum, and none before the head",
+    "x = ln_1(x + attn(x)); x = ln_2(x + mlp(x))",
     {
-        "ln_1": lambda op: normed(op, "ln_1.input", "ln_2"),
-        "ln_2": lambda op: normed(op, "ln_2.input", "ln_1"),
-    }
+        "pre-norm": ("norms before attention and MLP, as in GPT-2", _PRE_NORM),
+        "pre-norm-final-norm": (
+            "norms before attention, MLP and head, as in GPT-2",
+            {**_PRE_NORM, "logits": lambda op: bare_norm(op.input("<x")) @ _table(op).T},
+        ),
+    },
+)
+family(
+    "h.{i}.ln_1.input",
+    "GPT-1 has ln_1(x + attn(x))",
+    "x = ln_1(x + attn(x))",
+    {
+        "no-attention-residual": ("attention's residual missing", sum_of("attn")),
+        "attention-residual-twice": (
+            "attention's residual added twice",
+            sum_of("<x", "<x", "attn"),
+        ),
+        "norm-inside-residual": (
+            "x + ln_1(attn(x))",
+            {
+                "ln_1.input": sum_of("attn"),
+                "ln_1": lambda op: op.input("<x") + normed(op, "ln_1.input", "ln_1"),
+            },
+        ),
+    },
+)
+family(
+    "h.{i}.mlp.c_fc",
+    "the MLP gets the output of ln_1",
+    "x = ln_1(x + attn(x)); x = ln_2(x + mlp(x))",
+    {
+        "mlp-of-block-input": (
+            "the MLP gets the block's input",
+            linear_of("<x", "mlp.c_fc", linear),
+        ),
+        "mlp-before-norm": (
+            "the MLP gets the sum before ln_1",
+            linear_of("ln_1.input", "mlp.c_fc", linear),
+        ),
+        "mlp-in-parallel": (
+            "attention and MLP in parallel, in one sum",
+            {
+                "mlp.c_fc": linear_of("<x", "mlp.c_fc", linear),
+                "ln_2.input": sum_of("ln_1.input", "mlp"),
+            },
+        ),
+    },
+)
+family(
+    "h.{i}.ln_2.input",
+    "GPT-1 has ln_2(x + mlp(x)), with x after ln_1",
+    "x = ln_2(x + mlp(x))",
+    {
+        "no-mlp-residual": ("the MLP's residual missing", sum_of("mlp")),
+        "mlp-residual-twice": ("the MLP's residual added twice", sum_of("ln_1", "ln_1", "mlp")),
+        "mlp-residual-from-input": (
+            "the MLP's residual from the block's input",
+            sum_of("<x", "mlp"),
+        ),
+        "mlp-residual-before-norm": (
+            "the MLP's residual from before ln_1",
+            sum_of("ln_1.input", "mlp"),
+        ),
+        "mlp-norm-inside-residual": (
+            "x + ln_2(mlp(x))",
+            {
+                "ln_2.input": sum_of("mlp"),
+                "ln_2": lambda op: op.input("ln_1") + normed(op, "ln_2.input", "ln_2"),
+            },
+        ),
+    },
 )
 
 
-@ForwardFault.register("affine-ignored", "gain and bias of ln_1 ignored", at="h.{i}.ln_1")
-def _(op: Op) -> Tensor:
-    return _bare_norm(op, "ln_1.input")
+# Norms.
+
+Norm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""A layer norm: a function of the input, gain, bias and epsilon."""
 
 
-def _bare_norm(op: Op, kind: str) -> Tensor:
-    """Return an input normalized without gain and bias."""
-    x = op.input(kind)
-    return layer_norm(x, x.new_ones(x.shape[-1]), x.new_zeros(x.shape[-1]), op.epsilon)
+def _norms(function: Norm) -> dict[str, Operation]:
+    """Return both norms done wrong."""
+
+    def operation(op: Op, norm: str) -> Tensor:
+        gain, bias = op.parameter(f"{norm}.weight"), op.parameter(f"{norm}.bias")
+        return function(op.input(f"{norm}.input"), gain, bias, op.epsilon)
+
+    return {norm: partial(operation, norm=norm) for norm in ("ln_1", "ln_2")}
 
 
-@ForwardFault.register("no-mlp-residual", "the MLP's residual missing", at="h.{i}.ln_2.input")
-def _(op: Op) -> Tensor:
-    return op.input("mlp")
+def _epsilon(epsilon: float) -> dict[str, Operation]:
+    return _norms(lambda x, gain, bias, _: layer_norm(x, gain, bias, epsilon))
 
 
-ForwardFault.register("norm-inside-residual", "x + ln(attn(x))", at="h.{i}.ln_1.input")(
+def _affine(function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> dict[str, Operation]:
+    """Return norms whose gain and bias are a function of the right ones."""
+    return _norms(lambda x, gain, bias, epsilon: layer_norm(x, *function(gain, bias), epsilon))
+
+
+def _divided(divisor: Callable[[Tensor, float], Tensor]) -> dict[str, Operation]:
+    """Return norms that divide centered rows by a function of the rows and epsilon."""
+    return _norms(
+        lambda x, gain, bias, epsilon: (
+            (x - x.mean(-1, keepdim=True)) / divisor(x, epsilon) * gain + bias
+        )
+    )
+
+
+def _over(*axes: int) -> dict[str, Operation]:
+    """Return norms over other axes."""
+
+    def norm(x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        variance = x.var(axes, keepdim=True, unbiased=False)
+        centered = x - x.mean(axes, keepdim=True)
+        return centered * torch.rsqrt(variance + epsilon) * gain + bias
+
+    return _norms(norm)
+
+
+def _variance(x: Tensor) -> Tensor:
+    return x.var(-1, keepdim=True, unbiased=False)
+
+
+def _rms(x: Tensor, epsilon: float) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
+
+
+def _norms_in(dtype: torch.dtype) -> dict[str, Operation]:
+    def norm(x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        x, gain, bias = (rounded(part, dtype) for part in (x, gain, bias))
+        return rounded(layer_norm(x, gain, bias, epsilon), dtype)
+
+    return _norms(norm)
+
+
+def _ln_1_by_2(op: Op) -> Tensor:
+    return normed(op, "ln_1.input", "ln_2")
+
+
+def _ln_2_by_1(op: Op) -> Tensor:
+    return normed(op, "ln_2.input", "ln_1")
+
+
+family(
+    "h.{i}.ln_1",
+    "GPT-1 has 1e-5",
+    "nn.LayerNorm(n_embd, eps=1e-5)",
     {
-        "ln_1.input": lambda op: op.input("attn"),
-        "ln_1": lambda op: op.input("<x") + normed(op, "ln_1.input", "ln_1"),
-    }
+        "epsilon": ("layer-norm epsilon 1e-6", _epsilon(1e-6)),
+        "epsilon-1e-8": ("layer-norm epsilon 1e-8", _epsilon(1e-8)),
+        "epsilon-1e-12": ("layer-norm epsilon 1e-12, as in BERT", _epsilon(1e-12)),
+        "epsilon-1e-3": ("layer-norm epsilon 1e-3", _epsilon(1e-3)),
+    },
+)
+family(
+    "h.{i}.ln_1",
+    "GPT-1 divides by sqrt(variance + 1e-5), biased",
+    "(x - mean) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-5)",
+    {
+        "epsilon-outside-root": (
+            "epsilon outside the root",
+            _divided(lambda x, epsilon: _variance(x).sqrt() + epsilon),
+        ),
+        "unbiased-variance": (
+            "variance divided by width - 1",
+            _divided(lambda x, epsilon: torch.sqrt(x.var(-1, keepdim=True) + epsilon)),
+        ),
+        "unbiased-deviation": (
+            "norm by x.std() + epsilon",
+            _divided(lambda x, epsilon: x.std(-1, keepdim=True) + epsilon),
+        ),
+        "variance-without-root": (
+            "norm by the variance, without the root",
+            _divided(lambda x, epsilon: _variance(x) + epsilon),
+        ),
+    },
+)
+family(
+    "h.{i}.ln_1",
+    "GPT-1 has layer norm: each row, less its mean",
+    "nn.LayerNorm(n_embd, eps=1e-5)",
+    {
+        "rms-norm": ("RMS norm", _norms(lambda x, gain, _, epsilon: _rms(x, epsilon) * gain)),
+        "rms-norm-with-bias": (
+            "RMS norm with a bias",
+            _norms(lambda x, gain, bias, epsilon: _rms(x, epsilon) * gain + bias),
+        ),
+        "norm-not-centered": (
+            "the mean not subtracted",
+            _norms(lambda x, gain, bias, e: x * torch.rsqrt(_variance(x) + e) * gain + bias),
+        ),
+        "norm-over-time": ("norm over positions", _over(1)),
+        "norm-over-both": ("norm over positions and features at once", _over(1, 2)),
+    },
+)
+family(
+    "h.{i}.ln_1",
+    "the gain, as stored, multiplies and the bias is added",
+    "normalized * norm.weight + norm.bias",
+    {
+        "affine-ignored": (
+            "gain and bias of the norms ignored",
+            _affine(lambda gain, bias: (torch.ones_like(gain), torch.zeros_like(bias))),
+        ),
+        "gain-ignored": (
+            "the gain of the norms ignored",
+            _affine(lambda gain, bias: (torch.ones_like(gain), bias)),
+        ),
+        "norm-bias-ignored": (
+            "the bias of the norms ignored",
+            _affine(lambda gain, bias: (gain, torch.zeros_like(bias))),
+        ),
+        "gain-bias-swapped": (
+            "gain and bias of the norms swapped",
+            _affine(lambda gain, bias: (bias, gain)),
+        ),
+        "gain-plus-one": (
+            "1 added to the gain of the norms",
+            _affine(lambda gain, bias: (1.0 + gain, bias)),
+        ),
+    },
+)
+family(
+    "h.{i}.ln_1",
+    "the model has a wider dtype",
+    "norm(x.float()), outside autocast",
+    {
+        "norm-bfloat16": ("the norms in bfloat16", _norms_in(torch.bfloat16)),
+        "norm-float16": ("the norms in float16", _norms_in(torch.float16)),
+    },
+)
+family(
+    "h.{i}.ln_1",
+    "ln_1 follows attention and ln_2 the MLP",
+    "x = ln_1(x + attn(x)); x = ln_2(x + mlp(x))",
+    {
+        "norms-swapped": ("ln_1 and ln_2 swapped", {"ln_1": _ln_1_by_2, "ln_2": _ln_2_by_1}),
+        "ln-2-for-both": ("ln_2 after attention too", _ln_1_by_2),
+        "ln-1-missing": ("no ln_1", sum_of("ln_1.input")),
+        "norms-missing": ("no norms", {"ln_1": sum_of("ln_1.input"), "ln_2": sum_of("ln_2.input")}),
+    },
+)
+family(
+    "h.{i}.ln_2",
+    "ln_2 follows the MLP, once",
+    "x = ln_2(x + mlp(x))",
+    {
+        "ln-1-for-both": ("ln_1 after the MLP too", _ln_2_by_1),
+        "ln-2-missing": ("no ln_2", sum_of("ln_2.input")),
+    },
+)
+
+
+# The MLP.
+
+
+def _active(function: Callable[[Tensor], Tensor]) -> Operation:
+    return lambda op: function(op.input("mlp.c_fc"))
+
+
+_c_fc = partial(linear_of, "ln_1", "mlp.c_fc")
+_mlp = partial(linear_of, "mlp.gelu", "mlp.c_proj")
+
+
+def _gelu(x: Tensor, *, root: float = math.sqrt(2.0 / math.pi), cubic: float = 0.044715) -> Tensor:
+    return 0.5 * x * (1.0 + torch.tanh(root * (x + cubic * x**3)))
+
+
+def _gelu_parenthesis(x: Tensor) -> Tensor:
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * x + 0.044715 * x**3))
+
+
+def _gelu_in(dtype: torch.dtype) -> Operation:
+    return _active(lambda x: rounded(_gelu(rounded(x, dtype)), dtype))
+
+
+def _c_fc_reshaped(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return linear(x, reshaped(weight), bias)
+
+
+family(
+    "h.{i}.mlp.c_fc",
+    "the weight of c_fc is [in, out], with a bias",
+    "x @ c_fc.weight + c_fc.bias; of an nn.Linear, linear.weight.copy_(c_fc.weight.T)",
+    {
+        "c-fc-reshaped": ("c_fc reshaped, not transposed", _c_fc(_c_fc_reshaped)),
+        "bias-dropped": ("the bias of c_fc dropped", _c_fc(without_bias)),
+    },
 )
 
 
 @TensorFault.register(
-    "projection-transposed", "the square c_proj of attention transposed", at="h.{i}.attn"
+    "weight-off",
+    "one weight of c_fc off by 1e-4",
+    right="weights are those of the checkpoint, to the bit",
+    fix="load the weights again",
+    at="h.{i}.mlp.c_fc",
 )
 def _(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
-    name = f"h.{block}.attn.c_proj.weight"
-    return {name: parameters[name].T}
+    name = f"h.{block}.mlp.c_fc.weight"
+    weight = parameters[name].clone()
+    weight[1, 2] += 1e-4
+    return {name: weight}
 
 
-def _interleaved(part: int) -> Operation:
-    def operation(op: Op) -> Tensor:
-        x = projection(op, part)
-        batch, time, width = x.shape
-        return x.reshape(batch, time, width // op.n_head, op.n_head).permute(0, 3, 1, 2)
-
-    return operation
-
-
-ForwardFault.register(
-    "heads-interleaved", "heads take every n_head-th feature", at="h.{i}.attn.query"
-)({"attn.query": _interleaved(0), "attn.key": _interleaved(1), "attn.value": _interleaved(2)})
-
-ForwardFault.register("query-key-swapped", "query and key swapped", at="h.{i}.attn.query")(
+family(
+    "h.{i}.mlp.gelu",
+    "GPT-1 has the tanh form of GELU",
+    'functional.gelu(x, approximate="tanh")',
     {
-        "attn.query": lambda op: split_heads(projection(op, 1), op.n_head),
-        "attn.key": lambda op: split_heads(projection(op, 0), op.n_head),
-    }
+        "erf-gelu": (
+            "the erf form of GELU",
+            _active(lambda x: 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))),
+        ),
+        "quick-gelu": ("x * sigmoid(1.702 * x)", _active(lambda x: x * torch.sigmoid(1.702 * x))),
+        "relu": ("ReLU", _active(functional.relu)),
+        "silu": ("SiLU", _active(functional.silu)),
+        "leaky-relu": ("leaky ReLU", _active(functional.leaky_relu)),
+        "relu-squared": ("squared ReLU", _active(lambda x: functional.relu(x).square())),
+        "tanh": ("tanh alone", _active(torch.tanh)),
+        "activation-missing": ("no activation", sum_of("mlp.c_fc")),
+        "gelu-cubic": ("0.44715 in GELU, for 0.044715", _active(partial(_gelu, cubic=0.44715))),
+        "gelu-cubic-rounded": ("0.0447 in GELU", _active(partial(_gelu, cubic=0.0447))),
+        "gelu-root-rounded": ("0.8 for sqrt(2 / pi) in GELU", _active(partial(_gelu, root=0.8))),
+        "gelu-root-inverted": (
+            "sqrt(pi / 2) for sqrt(2 / pi) in GELU",
+            _active(partial(_gelu, root=math.sqrt(math.pi / 2.0))),
+        ),
+        "gelu-parenthesis": (
+            "sqrt(2 / pi) multiplies x alone in GELU, not the cube",
+            _active(_gelu_parenthesis),
+        ),
+        "gelu-not-halved": ("GELU without the factor 0.5", _active(lambda x: 2.0 * _gelu(x))),
+        "gelu-after-c-proj": (
+            "GELU after the second linear layer",
+            {
+                "mlp.gelu": sum_of("mlp.c_fc"),
+                "mlp": _mlp(lambda x, weight, bias: _gelu(linear(x, weight, bias))),
+            },
+        ),
+    },
+)
+family(
+    "h.{i}.mlp.gelu",
+    "the model has a wider dtype",
+    "gelu(x.float()), outside autocast",
+    {
+        "gelu-bfloat16": ("GELU in bfloat16", _gelu_in(torch.bfloat16)),
+        "gelu-float16": ("GELU in float16", _gelu_in(torch.float16)),
+    },
+)
+family(
+    "h.{i}.mlp",
+    "the weight of the MLP's c_proj is [in, out], with a bias",
+    "x @ c_proj.weight + c_proj.bias; of an nn.Linear, linear.weight.copy_(c_proj.weight.T)",
+    {
+        "mlp-c-proj-reshaped": ("the MLP's c_proj reshaped, not transposed", _mlp(_c_fc_reshaped)),
+        "mlp-c-proj-bias-dropped": ("the bias of the MLP's c_proj dropped", _mlp(without_bias)),
+    },
+)
+family(
+    "h.{i}.attn.query",
+    "each linear layer of GPT-1 has one",
+    "nn.Linear(..., bias=True), and the biases loaded",
+    {
+        "biases-dropped": (
+            "the biases of all linear layers dropped",
+            {
+                **projected(without_bias),
+                "attn": attn(without_bias),
+                "mlp.c_fc": _c_fc(without_bias),
+                "mlp": _mlp(without_bias),
+            },
+        )
+    },
 )
 
 
-@ForwardFault.register("scale-missing", "scores not divided by the root", at="h.{i}.attn.scores")
-def _(op: Op) -> Tensor:
-    return op.input("attn.query") @ op.input("attn.key").transpose(-2, -1)
+# Blocks.
 
 
-@ForwardFault.register("mask-off-by-one", "each position sees the next", at="h.{i}.attn.weights")
-def _(op: Op) -> Tensor:
-    scores = op.input("attn.scores")
-    visible = torch.ones_like(scores[0, 0], dtype=torch.bool).tril(1)
-    return softmax(scores.masked_fill(~visible, -math.inf))
-
-
-@ForwardFault.register("positions-from-one", "positions counted from 1", at="embeddings.positions")
-def _(op: Op) -> Tensor:
-    table = op.parameter("positions_embed.weight")
-    return table[(op.positions + 1) % len(table)]
-
-
-@TensorFault.register("string-order", "blocks sorted as strings: 0 1 10 11 2", at="h.2.attn.query")
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def _blocks(parameters: Mapping[str, Tensor], order: Callable[..., list[int]]) -> dict[str, Tensor]:
+    """Return the parameters of blocks in another order, a function of the right one."""
     names = [name.split(".", 2) for name in parameters if name.startswith("h.")]
-    order = sorted({index for _, index, _ in names})
+    source = order(sorted({int(index) for _, index, _ in names}))
     return {
-        f"h.{int(index)}.{part}": parameters[f"h.{order[int(index)]}.{part}"]
+        f"h.{index}.{part}": parameters[f"h.{source[int(index)]}.{part}"]
         for _, index, part in names
     }
 
 
-@TensorFault.register("bias-dropped", "the bias of c_fc dropped", at="h.7.mlp.c_fc")
+family(
+    "h.{i}.ln_2",
+    "each block runs, once",
+    "for block in self.h: x = block(x)",
+    {"block-skipped": ("a block skipped", sum_of("<x"))},
+)
+
+
+@TensorFault.register(
+    "blocks-reversed",
+    "blocks in reverse order",
+    right="block 0 is the first",
+    fix="for block in self.h: x = block(x)",
+    at="h.0.attn.query",
+)
 def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
-    name = "h.7.mlp.c_fc.bias"
-    return {name: torch.zeros_like(parameters[name])}
+    return _blocks(parameters, lambda order: order[::-1])
 
 
-@ForwardFault.register("final-norm", "an extra norm before the head", at="logits")
-def _(op: Op) -> Tensor:
-    return _bare_norm(op, "<x") @ op.parameter("tokens_embed.weight").T
+@TensorFault.register(
+    "blocks-swapped",
+    "blocks 0 and 1 swapped",
+    right="block 0 is the first",
+    fix="load the tensors h.0.* into block 0",
+    at="h.0.attn.query",
+)
+def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    return _blocks(parameters, lambda order: [1, 0, *order[2:]])
+
+
+@TensorFault.register(
+    "block-shared",
+    "one block in place of all",
+    right="each block has weights of its own",
+    fix="nn.ModuleList([Block() for _ in range(n_layer)])",
+    at="h.1.attn.query",
+)
+def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    return _blocks(parameters, lambda order: [0] * len(order))
+
+
+@TensorFault.register(
+    "string-order",
+    "blocks sorted as strings: 0 1 10 11 2",
+    right="their order is that of the numbers",
+    fix='sorted(names, key=lambda name: int(name.split(".")[1]))',
+    at="h.2.attn.query",
+)
+def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    return _blocks(parameters, lambda order: sorted(order, key=str))
+
+
+# The head.
+
+
+def _table(op: Op) -> Tensor:
+    return op.parameter("tokens_embed.weight")
+
+
+def _of_logits(function: Callable[[Tensor], Tensor]) -> Operation:
+    return lambda op: function(OPERATIONS["logits"](op))
+
+
+family(
+    "logits",
+    "the last ln_2 is GPT-1's last norm",
+    "ln_2_output @ tokens_embed.weight.T",
+    {
+        "final-norm": (
+            "an extra norm before the head",
+            lambda op: bare_norm(op.input("<x")) @ _table(op).T,
+        ),
+        "final-norm-repeated": (
+            "the last ln_2 applied twice",
+            lambda op: normed(op, "<x", f"h.{op.n_layer - 1}.ln_2") @ _table(op).T,
+        ),
+    },
+)
 
 
 @TensorFault.register(
     "untied-head",
     "a head that is not the embedding",
+    right="GPT-1 multiplies by the token table",
+    fix="lm_head.weight = tokens_embed.weight",
     at="logits",
     reads={"embeddings.tokens": lambda op: op.parameter("tokens_embed.table")[op.token_ids]},
 )
@@ -207,16 +534,43 @@ def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
     return {"tokens_embed.weight": table.flip(0), "tokens_embed.table": table}
 
 
-@TensorFault.register("weight-off", "one weight of c_fc off by 1e-4", at="h.{i}.mlp.c_fc")
-def _(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
-    name = f"h.{block}.mlp.c_fc.weight"
-    weight = parameters[name].clone()
-    weight[1, 2] += 1e-4
-    return {name: weight}
+family(
+    "logits",
+    "GPT-1 multiplies by the token table, and that is all",
+    "x @ tokens_embed.weight.T",
+    {
+        "head-bias": (
+            "a bias at the head",
+            _of_logits(
+                lambda logits: logits + torch.linspace(-1.0, 1.0, logits.shape[-1]).to(logits)
+            ),
+        ),
+        "logits-scaled": (
+            "logits divided by sqrt(n_embd)",
+            lambda op: OPERATIONS["logits"](op) / math.sqrt(op.input("<x").shape[-1]),
+        ),
+        "logits-capped": (
+            "logits capped by a tanh",
+            _of_logits(lambda logits: 30.0 * torch.tanh(logits / 30.0)),
+        ),
+        "logits-softmax": ("probabilities for logits", _of_logits(partial(torch.softmax, dim=-1))),
+        "logits-log-softmax": (
+            "logarithms of probabilities for logits",
+            _of_logits(partial(torch.log_softmax, dim=-1)),
+        ),
+        "logits-shifted": (
+            "logits of the position before",
+            _of_logits(lambda logits: logits.roll(1, 1)),
+        ),
+    },
+)
 
 
 FORWARD_FAULTS = faults_of(ForwardFault)
 """Every fault of the forward pass by name."""
+
+
+# Injection.
 
 
 def inject(model: GPT, name: str, block: int) -> GPT:

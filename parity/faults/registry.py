@@ -5,6 +5,7 @@ Each kind of fault has a module, which defines a subclass of `Fault` and how it 
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from parity.errors import UsageError
@@ -68,8 +69,8 @@ def faults_of(kind: type[F]) -> dict[str, F]:
 
 
 def listing(faults: Mapping[str, Fault]) -> str:
-    """Return the names of faults, each with what is wrong."""
-    return "; ".join(f"{name} ({entry.what})" for name, entry in faults.items())
+    """Return the names of faults; `--inject-fault list` prints what each is, one a line."""
+    return ", ".join(faults)
 
 
 _MOST_DIGITS = 9
@@ -96,8 +97,12 @@ def parse(
     }
     name, at, block = text.partition("@")
     if name not in known:
+        near = " or ".join(get_close_matches(name, known))
         raise UsageError(
-            f"no fault is called {quote(name)}", where=where, fix=f"use {listing(known)}"
+            f"no fault is called {quote(name)}",
+            where=where,
+            fix=f"use {near or 'one of these'}; `--inject-fault list` describes all: "
+            f"{listing(known)}",
         )
     if n_layer is None and at:
         raise UsageError(f"the fault {name} has no block", where=where, fix=f"use {name}")
