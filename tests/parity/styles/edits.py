@@ -1,0 +1,1154 @@
+"""Right GPT-1 models in the styles in which people write them, and edits that make them wrong.
+
+Each style is a file beside this one. An edit replaces one piece of its text, as a person's mistake
+would. The edited text is imported from a file, so that frames have its lines.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from parity.core.taps import BLOCK_KINDS
+from scratch_gpt import GPTConfig
+
+Build = Callable[[GPTConfig, Mapping[str, Tensor]], nn.Module]
+
+HERE = Path(__file__).parent
+
+STYLES = sorted(
+    path.stem for path in HERE.glob("*.py") if path.stem not in ("edits", "test_styles")
+)
+"""Every style by the name of its file."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Edit:
+    """A fault put into the text of a style.
+
+    Attributes:
+        fault: What is wrong, as in `FAULTS`.
+        old: Replaced text, which is in the style exactly once.
+        new: What replaces it.
+        at: Text of the edited file, in it once, whose line computes the wrong tensor; "" if it is
+            the first line of `new` that is not in `old`.
+    """
+
+    style: str
+    fault: str
+    old: str
+    new: str
+    at: str = ""
+
+    def __str__(self) -> str:
+        """Return the edit's name."""
+        return f"{self.style} {self.fault}"
+
+    @property
+    def source(self) -> str:
+        """The edited text of the style.
+
+        Raises:
+            ValueError: `old` is not in the style, or more than once.
+        """
+        right = source_of(self.style)
+        if (count := right.count(self.old)) != 1:
+            raise ValueError(f"{self}: {self.old!r} is in the style {count} times, it must be once")
+        return right.replace(self.old, self.new)
+
+    @property
+    def line(self) -> int:
+        """The line of the edited text, from 1, that computes the wrong tensor."""
+        if self.at:
+            assert self.source.count(self.at) == 1, f"{self}: {self.at!r} must be there once"
+            return self.source[: self.source.index(self.at)].count("\n") + 1
+        first = source_of(self.style)[: source_of(self.style).index(self.old)].count("\n") + 1
+        old, new = self.old.splitlines(), self.new.splitlines()
+        return first + next((i for i, text in enumerate(new) if text not in old), 0)
+
+    @property
+    def is_in_block(self) -> bool:
+        """Whether it can be in one block alone."""
+        return self._is_of_blocks and (self.style, self.fault) not in _SHARED
+
+    @property
+    def _is_of_blocks(self) -> bool:
+        return FAULTS[self.fault] <= {kind.name for kind in BLOCK_KINDS}
+
+    def taps(self, block: int | None = None) -> set[str]:
+        """Return the taps of which one is the first that is wrong.
+
+        There are several where some styles do not form the first one, or where two are exchanged.
+        """
+        prefix = f"h.{block or 0}." if self._is_of_blocks else ""
+        return {prefix + tap for tap in FAULTS[self.fault]}
+
+
+def source_of(style: str) -> str:
+    """Return the text of a style."""
+    return (HERE / f"{style}.py").read_text(encoding="utf-8")
+
+
+def load_style(
+    folder: Path, style: str, edit: Edit | None = None, block: int | None = None
+) -> Build:
+    """Return the `build` of a style from a file in `folder`, with an edit in all blocks or in one.
+
+    The file of an edit is named after it.
+    """
+    right = _imported(folder / f"{style}.py", source_of(style))
+    if edit is None:
+        return right
+    name = f"{style}_{edit.fault}".replace("-", "_")
+    wrong = _imported(folder / f"{name}.py", edit.source)
+    if block is None:
+        return wrong
+    assert edit.is_in_block, f"{edit} is not in a block"
+
+    def build(config: GPTConfig, weights: Mapping[str, Tensor]) -> nn.Module:
+        model = right(config, weights)
+        blocks_of(model, config.n_layer)[block] = blocks_of(wrong(config, weights), config.n_layer)[
+            block
+        ]
+        return model
+
+    return build
+
+
+def blocks_of(model: nn.Module, n_layer: int) -> nn.ModuleList:
+    """Return the list of a model's blocks: the first list of as many parts."""
+    lists = (part for part in model.modules() if isinstance(part, nn.ModuleList))
+    return next(part for part in lists if len(part) == n_layer)
+
+
+@functools.cache
+def _imported(path: Path, text: str) -> Build:
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(f"styles_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    build: Build = module.build
+    return build
+
+
+_WEIGHTS = {"attn.weights", "attn.context"}
+_SCORES = {"attn.scores"} | _WEIGHTS
+
+FAULTS: dict[str, set[str]] = {
+    # Embeddings.
+    "positions-from-one": {"embeddings.positions"},
+    "positions-missing": {"embeddings.positions", "embeddings"},
+    "positions-reversed": {"embeddings.positions"},
+    "positions-sinusoidal": {"embeddings.positions"},
+    "positions-scaled": {"embeddings"},
+    "embedding-scaled": {"embeddings"},
+    "embedding-norm": {"embeddings"},
+    "embedding-dropout-on": {"embeddings"},
+    # Order of blocks.
+    "blocks-reversed": {"h.0.attn.query"},
+    "block-repeated": {"h.1.attn.query"},
+    "first-block-skipped": {"h.0.attn.query"},
+    "last-block-skipped": {"h.11.attn.query"},
+    # Attention.
+    "pre-norm": {"attn.query"},
+    "heads-interleaved": {"attn.query"},
+    "heads-split-untransposed": {"attn.query"},
+    "query-key-swapped": {"attn.query", "attn.key", "attn.scores"},
+    "key-value-swapped": {"attn.key", "attn.value", "attn.scores"},
+    "query-bias-dropped": {"attn.query"},
+    "value-bias-dropped": {"attn.value"},
+    "scale-missing": _SCORES,
+    "scale-twice": _SCORES,
+    "scale-by-width": _SCORES,
+    "scale-without-root": _SCORES,
+    "scale-by-heads": _SCORES,
+    "mask-missing": _WEIGHTS,
+    "mask-off-by-one": _WEIGHTS,
+    "mask-strict": _WEIGHTS,
+    "mask-upside-down": _WEIGHTS,
+    "mask-with-zero": _WEIGHTS,
+    "mask-after-softmax": _WEIGHTS,
+    "softmax-over-queries": _WEIGHTS,
+    "softmax-over-heads": _WEIGHTS,
+    "attention-dropout-on": _WEIGHTS,
+    "heads-merged-untransposed": {"attn.context"},
+    "projection-transposed": {"attn"},
+    "projection-bias-dropped": {"attn"},
+    # Residuals and norms.
+    "no-attn-residual": {"ln_1.input"},
+    "attn-residual-twice": {"ln_1.input"},
+    "norm-inside-residual": {"ln_1.input"},
+    "no-mlp-residual": {"ln_2.input"},
+    "residual-from-block-input": {"ln_2.input"},
+    "residual-dropout-on": {"ln_2.input"},
+    "epsilon": {"ln_1"},
+    "epsilon-outside-root": {"ln_1"},
+    "unbiased-variance": {"ln_1"},
+    "affine-ignored": {"ln_1"},
+    "norm-bias-ignored": {"ln_1"},
+    "rms-norm": {"ln_1"},
+    "norms-swapped": {"ln_1"},
+    # Feed-forward.
+    "bias-dropped": {"mlp.c_fc"},
+    "erf-gelu": {"mlp.gelu"},
+    "quick-gelu": {"mlp.gelu"},
+    "gelu-constant": {"mlp.gelu"},
+    "relu": {"mlp.gelu"},
+    "silu": {"mlp.gelu"},
+    "mlp-bias-dropped": {"mlp"},
+    # The head.
+    "final-norm": {"logits"},
+    "untied-head": {"logits"},
+    "logits-scaled": {"logits"},
+    "logits-shifted": {"logits"},
+}
+"""The first wrong tap of each fault, or its kind if it is in a block; several if one may lack."""
+
+_SHARED = {
+    ("annotated", "mask-off-by-one"),
+    ("annotated", "mask-strict"),
+    ("time_first", "mask-off-by-one"),
+}
+"""Edits of what all blocks share: the mask is made once."""
+
+_TABLE: dict[str, dict[str, tuple[str, ...]]] = {}
+_TABLE["sdpa"] = {
+    "positions-from-one": ("arange(T,", "arange(1, T + 1,", "self.wpe(pos)"),
+    "positions-missing": ("x = tok_emb + pos_emb", "x = tok_emb"),
+    "positions-reversed": ("self.wpe(pos)", "self.wpe(pos.flip(0))"),
+    "positions-scaled": ("tok_emb + pos_emb", "tok_emb + pos_emb * 0.5"),
+    "embedding-scaled": ("tok_emb + pos_emb", "tok_emb * self.cfg.n_embd**0.5 + pos_emb"),
+    "embedding-dropout-on": ("x = tok_emb + pos_emb", "x = F.dropout(tok_emb + pos_emb, 0.1)"),
+    "blocks-reversed": ("in self.blocks:", "in reversed(self.blocks):", "qkv = self.qkv(x)"),
+    "first-block-skipped": ("in self.blocks:", "in self.blocks[1:]:", "qkv = self.qkv(x)"),
+    "last-block-skipped": ("in self.blocks:", "in self.blocks[:-1]:", "self.lm_head(x)"),
+    "block-repeated": (
+        "x = block(x)",
+        "x = self.blocks[0](x)",
+        "qkv = self.qkv(x)",
+    ),
+    "pre-norm": (
+        """\
+        a = self.attn(x)
+        x = x + a
+        x = self.norm1(x)
+        m = self.mlp(x)
+        x = x + m
+        x = self.norm2(x)
+""",
+        """\
+        a = self.attn(self.norm1(x))
+        x = x + a
+        m = self.mlp(self.norm2(x))
+        x = x + m
+""",
+    ),
+    "heads-interleaved": (
+        """\
+        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+""",
+        """\
+        q = q.view(B, T, C // self.n_head, self.n_head).permute(0, 3, 1, 2)
+        k = k.view(B, T, C // self.n_head, self.n_head).permute(0, 3, 1, 2)
+        v = v.view(B, T, C // self.n_head, self.n_head).permute(0, 3, 1, 2)
+""",
+    ),
+    "heads-split-untransposed": (
+        """\
+        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+""",
+        """\
+        q = q.reshape(B, self.n_head, T, C // self.n_head)
+        k = k.reshape(B, self.n_head, T, C // self.n_head)
+        v = v.reshape(B, self.n_head, T, C // self.n_head)
+""",
+    ),
+    "query-key-swapped": ("q, k, v = qkv.split", "k, q, v = qkv.split"),
+    "key-value-swapped": ("q, k, v = qkv.split", "q, v, k = qkv.split"),
+    "scale-missing": ("is_causal=True)", "is_causal=True, scale=1.0)"),
+    "scale-by-width": ("is_causal=True)", "is_causal=True, scale=C**-0.5)"),
+    "scale-without-root": ("is_causal=True)", "is_causal=True, scale=self.n_head / C)"),
+    "scale-twice": (
+        "attention(q, k, v, is",
+        "attention(q * (C // self.n_head) ** -0.5, k, v, is",
+    ),
+    "mask-missing": ("(q, k, v, is_causal=True)", "(q, k, v)"),
+    "mask-off-by-one": (
+        "        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)",
+        """\
+        mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril(diagonal=1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)""",
+        "attn_mask=mask",
+    ),
+    "mask-strict": (
+        "        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)",
+        """\
+        mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril(diagonal=-1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)""",
+        "attn_mask=mask",
+    ),
+    "mask-upside-down": (
+        "        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)",
+        """\
+        mask = torch.ones(T, T, dtype=torch.bool, device=x.device).triu()
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)""",
+        "attn_mask=mask",
+    ),
+    "attention-dropout-on": ("is_causal=True)", "is_causal=True, dropout_p=0.1)"),
+    "heads-merged-untransposed": (
+        "y.transpose(1, 2).contiguous().view(B, T, C)",
+        "y.contiguous().view(B, T, C)",
+    ),
+    "projection-transposed": (
+        'weights[old + "attn.c_proj.weight"].t()',
+        'weights[old + "attn.c_proj.weight"]',
+        "y = self.proj(y)",
+    ),
+    "projection-bias-dropped": ("y = self.proj(y)", "y = F.linear(y, self.proj.weight)"),
+    "no-attn-residual": ("x = x + a", "x = a"),
+    "attn-residual-twice": ("x = x + a", "x = x + x + a"),
+    "norm-inside-residual": (
+        """\
+        x = x + a
+        x = self.norm1(x)
+        m = self.mlp(x)
+        x = x + m
+        x = self.norm2(x)
+""",
+        """\
+        x = x + self.norm1(a)
+        m = self.mlp(x)
+        x = x + self.norm2(m)
+""",
+    ),
+    "no-mlp-residual": ("x = x + m", "x = m"),
+    "residual-from-block-input": (
+        """\
+        x = x + a
+        x = self.norm1(x)
+        m = self.mlp(x)
+        x = x + m
+""",
+        """\
+        h = x + a
+        h = self.norm1(h)
+        m = self.mlp(h)
+        x = x + m
+""",
+        "x = x + m",
+    ),
+    "residual-dropout-on": ("x = x + m", "x = x + F.dropout(m, 0.1)"),
+    "epsilon": (
+        "self.norm1 = nn.LayerNorm(cfg.n_embd, eps=cfg.layer_norm_epsilon)",
+        "self.norm1 = nn.LayerNorm(cfg.n_embd, eps=1e-6)",
+        "x = self.norm1(x)",
+    ),
+    "affine-ignored": ("x = self.norm1(x)", "x = F.layer_norm(x, x.shape[-1:])"),
+    "norm-bias-ignored": (
+        "x = self.norm1(x)",
+        "x = F.layer_norm(x, x.shape[-1:], self.norm1.weight)",
+    ),
+    "rms-norm": (
+        "x = self.norm1(x)",
+        "x = F.rms_norm(x, x.shape[-1:], self.norm1.weight, self.norm1.eps)",
+    ),
+    "norms-swapped": (
+        """\
+        x = self.norm1(x)
+        m = self.mlp(x)
+        x = x + m
+        x = self.norm2(x)
+""",
+        """\
+        x = self.norm2(x)
+        m = self.mlp(x)
+        x = x + m
+        x = self.norm1(x)
+""",
+    ),
+    "bias-dropped": ("x = self.up(x)", "x = F.linear(x, self.up.weight)"),
+    "erf-gelu": ('F.gelu(x, approximate="tanh")', "F.gelu(x)"),
+    "quick-gelu": ('x = F.gelu(x, approximate="tanh")', "x = x * torch.sigmoid(1.702 * x)"),
+    "relu": ('F.gelu(x, approximate="tanh")', "F.relu(x)"),
+    "silu": ('F.gelu(x, approximate="tanh")', "F.silu(x)"),
+    "mlp-bias-dropped": ("x = self.down(x)", "x = F.linear(x, self.down.weight)"),
+    "final-norm": (
+        "logits = self.lm_head(x)",
+        "logits = self.lm_head(F.layer_norm(x, x.shape[-1:]))",
+    ),
+    "untied-head": (
+        '"lm_head.weight": weights["tokens_embed.weight"],',
+        '"lm_head.weight": weights["tokens_embed.weight"].flip(0),',
+        "self.lm_head(x)",
+    ),
+    "logits-scaled": (
+        "logits = self.lm_head(x)",
+        "logits = self.lm_head(x) * self.cfg.n_embd**-0.5",
+    ),
+}
+_TABLE["linear_qkv"] = {
+    "positions-from-one": (
+        "torch.arange(idx.size(1), device=idx.device)",
+        "torch.arange(idx.size(1), device=idx.device) + 1",
+        "self.position_embedding(positions)",
+    ),
+    "positions-missing": ("h = tok + pos.unsqueeze(0)", "h = tok"),
+    "positions-sinusoidal": (
+        "        pos = self.position_embedding(positions)",
+        """\
+        rates = torch.exp(torch.arange(0, self.d_model, 2) * (-math.log(1e4) / self.d_model))
+        angles = positions[:, None] * rates.to(tok.dtype)
+        pos = torch.cat([angles.sin(), angles.cos()], dim=-1)[:, : self.d_model]""",
+        "pos = torch.cat",
+    ),
+    "positions-scaled": ("tok + pos.unsqueeze(0)", "tok + 0.1 * pos.unsqueeze(0)"),
+    "embedding-scaled": (
+        "h = tok + pos.unsqueeze(0)",
+        "h = tok * math.sqrt(self.d_model) + pos.unsqueeze(0)",
+    ),
+    "embedding-norm": (
+        "h = tok + pos.unsqueeze(0)",
+        "h = F.layer_norm(tok + pos.unsqueeze(0), (self.d_model,))",
+    ),
+    "embedding-dropout-on": (
+        "h = tok + pos.unsqueeze(0)",
+        "h = F.dropout(tok + pos.unsqueeze(0), p=0.1)",
+    ),
+    "blocks-reversed": (
+        "for layer in self.layers:",
+        "for layer in reversed(self.layers):",
+        "q = self.split(self.W_q(x))",
+    ),
+    "last-block-skipped": (
+        "for layer in self.layers:",
+        "for layer in self.layers[:-1]:",
+        "logits = F.linear",
+    ),
+    "pre-norm": (
+        """\
+        attn_out = self.self_attn(x)
+        h = self.ln_attn(x + attn_out)
+        ffn_out = self.ffn(h)
+        return self.ln_ffn(h + ffn_out)
+""",
+        """\
+        h = x + self.self_attn(self.ln_attn(x))
+        return h + self.ffn(self.ln_ffn(h))
+""",
+    ),
+    "heads-interleaved": (
+        "x.view(b, t, self.num_heads, self.d_k).transpose(1, 2)",
+        "x.view(b, t, self.d_k, self.num_heads).permute(0, 3, 1, 2)",
+    ),
+    "heads-split-untransposed": (
+        "x.view(b, t, self.num_heads, self.d_k).transpose(1, 2)",
+        "x.view(b, self.num_heads, t, self.d_k)",
+    ),
+    "query-key-swapped": (
+        """\
+        q = self.split(self.W_q(x))
+        k = self.split(self.W_k(x))
+""",
+        """\
+        k = self.split(self.W_q(x))
+        q = self.split(self.W_k(x))
+""",
+    ),
+    "key-value-swapped": (
+        """\
+        load(layer.self_attn.W_k, wk, bk)
+        load(layer.self_attn.W_v, wv, bv)
+""",
+        """\
+        load(layer.self_attn.W_k, wv, bv)
+        load(layer.self_attn.W_v, wk, bk)
+""",
+        "k = self.split(self.W_k(x))",
+    ),
+    "query-bias-dropped": ("self.split(self.W_q(x))", "self.split(F.linear(x, self.W_q.weight))"),
+    "value-bias-dropped": ("self.split(self.W_v(x))", "self.split(F.linear(x, self.W_v.weight))"),
+    "scale-missing": ("scores = scores / math.sqrt(self.d_k)", "scores = scores"),
+    "scale-twice": ("scores / math.sqrt(self.d_k)", "scores / math.sqrt(self.d_k) ** 2"),
+    "scale-by-width": (
+        "scores / math.sqrt(self.d_k)",
+        "scores / math.sqrt(self.d_k * self.num_heads)",
+    ),
+    "scale-without-root": ("scores / math.sqrt(self.d_k)", "scores / self.d_k"),
+    "scale-by-heads": ("scores / math.sqrt(self.d_k)", "scores / math.sqrt(self.num_heads)"),
+    "mask-missing": ('        scores = scores.masked_fill(mask, float("-inf"))\n', "", "att = F.s"),
+    "mask-off-by-one": (
+        "torch.tril(torch.ones(max_len, max_len))",
+        "torch.tril(torch.ones(max_len, max_len), diagonal=1)",
+        "masked_fill(mask",
+    ),
+    "mask-upside-down": (":t, :t] == 0", ":t, :t].transpose(-2, -1) == 0", "masked_fill(mask"),
+    "mask-with-zero": ('masked_fill(mask, float("-inf"))', "masked_fill(mask, 0.0)"),
+    "mask-after-softmax": (
+        """\
+        scores = scores.masked_fill(mask, float("-inf"))
+        att = F.softmax(scores, dim=-1)
+""",
+        """\
+        att = F.softmax(scores, dim=-1)
+        att = att.masked_fill(mask, 0.0)
+""",
+    ),
+    "softmax-over-queries": ("F.softmax(scores, dim=-1)", "F.softmax(scores, dim=-2)"),
+    "attention-dropout-on": (
+        "F.softmax(scores, dim=-1)",
+        "F.dropout(F.softmax(scores, dim=-1), p=0.1)",
+    ),
+    "heads-merged-untransposed": (
+        """\
+        x = x.transpose(1, 2)
+        return x.reshape(b, t, h * d)
+""",
+        """\
+        return x.reshape(b, t, h * d)
+""",
+        "x.reshape(b, t, h * d)",
+    ),
+    "projection-transposed": (
+        "        layer.ln_attn.weight.copy_",
+        """\
+        layer.self_attn.W_o.weight.copy_(weights[prefix + "attn.c_proj.weight"])
+        layer.ln_attn.weight.copy_""",
+        "return self.W_o(out)",
+    ),
+    "projection-bias-dropped": ("self.W_o(out)", "F.linear(out, self.W_o.weight)"),
+    "no-attn-residual": ("self.ln_attn(x + attn_out)", "self.ln_attn(attn_out)"),
+    "norm-inside-residual": (
+        """\
+        h = self.ln_attn(x + attn_out)
+        ffn_out = self.ffn(h)
+        return self.ln_ffn(h + ffn_out)
+""",
+        """\
+        h = x + self.ln_attn(attn_out)
+        ffn_out = self.ffn(h)
+        return h + self.ln_ffn(ffn_out)
+""",
+    ),
+    "no-mlp-residual": ("self.ln_ffn(h + ffn_out)", "self.ln_ffn(ffn_out)"),
+    "residual-from-block-input": ("self.ln_ffn(h + ffn_out)", "self.ln_ffn(x + ffn_out)"),
+    "epsilon": (
+        "self.ln_attn = nn.LayerNorm(d_model, eps=eps)",
+        "self.ln_attn = nn.LayerNorm(d_model, eps=1e-12)",
+        "self.ln_attn(x + attn_out)",
+    ),
+    "affine-ignored": (
+        """\
+        layer.ln_attn.weight.copy_(weights[prefix + "ln_1.weight"])
+        layer.ln_attn.bias.copy_(weights[prefix + "ln_1.bias"])
+""",
+        "",
+        "self.ln_attn(x + attn_out)",
+    ),
+    "norm-bias-ignored": (
+        """\
+        layer.ln_attn.bias.copy_(weights[prefix + "ln_1.bias"])
+""",
+        "",
+        "self.ln_attn(x + attn_out)",
+    ),
+    "norms-swapped": (
+        """\
+        layer.ln_attn.weight.copy_(weights[prefix + "ln_1.weight"])
+        layer.ln_attn.bias.copy_(weights[prefix + "ln_1.bias"])
+        layer.ln_ffn.weight.copy_(weights[prefix + "ln_2.weight"])
+        layer.ln_ffn.bias.copy_(weights[prefix + "ln_2.bias"])
+""",
+        """\
+        layer.ln_attn.weight.copy_(weights[prefix + "ln_2.weight"])
+        layer.ln_attn.bias.copy_(weights[prefix + "ln_2.bias"])
+        layer.ln_ffn.weight.copy_(weights[prefix + "ln_1.weight"])
+        layer.ln_ffn.bias.copy_(weights[prefix + "ln_1.bias"])
+""",
+        "self.ln_attn(x + attn_out)",
+    ),
+    "bias-dropped": ("h = self.fc1(x)", "h = F.linear(x, self.fc1.weight)"),
+    "erf-gelu": ("h = self.act(h)", "h = F.gelu(h)"),
+    "quick-gelu": ("h = self.act(h)", "h = h * torch.sigmoid(1.702 * h)"),
+    "gelu-constant": (
+        "0.044715",
+        "0.04471",
+        "return 0.5 * x * (1.0 + torch.tanh(inner))",
+    ),
+    "relu": ("h = self.act(h)", "h = F.relu(h)"),
+    "silu": ("h = self.act(h)", "h = F.silu(h)"),
+    "mlp-bias-dropped": ("return self.fc2(h)", "return F.linear(h, self.fc2.weight)"),
+    "final-norm": (
+        "F.linear(h, self.token_embedding.weight)",
+        "F.linear(F.layer_norm(h, (self.d_model,)), self.token_embedding.weight)",
+    ),
+    "untied-head": (
+        "F.linear(h, self.token_embedding.weight)",
+        "F.linear(h, self.token_embedding.weight.flip(0))",
+    ),
+    "logits-scaled": (
+        "logits = F.linear(h, self.token_embedding.weight)",
+        "logits = F.linear(h, self.token_embedding.weight) / math.sqrt(self.d_model)",
+    ),
+    "logits-shifted": ("return logits, loss", "return logits.roll(1, dims=1), loss"),
+}
+_TABLE["einsum"] = {
+    "positions-from-one": ("self.W_pos[:seq]", "self.W_pos[1 : seq + 1]"),
+    "positions-missing": ("residual = embed + pos_embed", "residual = embed"),
+    "positions-reversed": ("self.W_pos[:seq]", "self.W_pos[:seq].flip(0)"),
+    "positions-scaled": ("embed + pos_embed", "embed + pos_embed / seq"),
+    "embedding-scaled": ("embed + pos_embed", "embed * self.W_E.shape[1] ** 0.5 + pos_embed"),
+    "blocks-reversed": ("block in self.blocks:", "block in self.blocks[::-1]:", "q = einsum"),
+    "first-block-skipped": ("block in self.blocks:", "block in self.blocks[1:]:", "q = einsum"),
+    "block-repeated": (
+        "residual = block(residual)",
+        "residual = self.blocks[0](residual)",
+        "q = e",
+    ),
+    "pre-norm": (
+        """\
+        attn_out = self.attn(resid_pre)
+        resid_mid = resid_pre + attn_out
+        normed_mid = self.ln1(resid_mid)
+        mlp_out = self.mlp(normed_mid)
+        resid_post = normed_mid + mlp_out
+        return self.ln2(resid_post)
+""",
+        """\
+        normed_pre = self.ln1(resid_pre)
+        resid_mid = resid_pre + self.attn(normed_pre)
+        normed_mid = self.ln2(resid_mid)
+        resid_post = resid_mid + self.mlp(normed_mid)
+        return resid_post
+""",
+    ),
+    "heads-interleaved": (
+        """\
+        state[f"blocks.{l}.attn.W_Q"] = W_Q.view(width, heads, -1).permute(1, 0, 2)
+        state[f"blocks.{l}.attn.W_K"] = W_K.view(width, heads, -1).permute(1, 0, 2)
+        state[f"blocks.{l}.attn.W_V"] = W_V.view(width, heads, -1).permute(1, 0, 2)
+        state[f"blocks.{l}.attn.b_Q"] = b_Q.view(heads, -1)
+        state[f"blocks.{l}.attn.b_K"] = b_K.view(heads, -1)
+        state[f"blocks.{l}.attn.b_V"] = b_V.view(heads, -1)
+""",
+        """\
+        state[f"blocks.{l}.attn.W_Q"] = W_Q.view(width, -1, heads).permute(2, 0, 1)
+        state[f"blocks.{l}.attn.W_K"] = W_K.view(width, -1, heads).permute(2, 0, 1)
+        state[f"blocks.{l}.attn.W_V"] = W_V.view(width, -1, heads).permute(2, 0, 1)
+        state[f"blocks.{l}.attn.b_Q"] = b_Q.view(-1, heads).T
+        state[f"blocks.{l}.attn.b_K"] = b_K.view(-1, heads).T
+        state[f"blocks.{l}.attn.b_V"] = b_V.view(-1, heads).T
+""",
+        "q = einsum",
+    ),
+    "query-key-swapped": ("W_Q, W_K, W_V = weights", "W_K, W_Q, W_V = weights", "q = einsum"),
+    "key-value-swapped": ('"bnqk,bknh->bqnh", pattern, v', '"bnqk,bknh->bqnh", pattern, k'),
+    "query-bias-dropped": (" + self.b_Q\n", "\n"),
+    "value-bias-dropped": (" + self.b_V\n", "\n"),
+    "scale-missing": ("attn_scores / self.d_head**0.5", "attn_scores"),
+    "scale-twice": (
+        """\
+        attn_scores = einsum("bqnh,bknh->bnqk", q, k)
+        attn_scores = attn_scores / self.d_head**0.5
+""",
+        """\
+        q = q / self.d_head**0.5
+        attn_scores = einsum("bqnh,bknh->bnqk", q, k)
+        attn_scores = attn_scores / self.d_head**0.5
+""",
+        "attn_scores = attn_scores / ",
+    ),
+    "scale-by-width": ("/ self.d_head**0.5", "/ resid.shape[-1] ** 0.5"),
+    "scale-without-root": ("/ self.d_head**0.5", "/ self.d_head"),
+    "scale-by-heads": ("/ self.d_head**0.5", "/ q.shape[2] ** 0.5"),
+    "mask-missing": (
+        "attn_scores = attn_scores.masked_fill(hidden, -1e9)",
+        "pass",
+        "attn_scores.softmax(",
+    ),
+    "mask-off-by-one": ("diagonal=1", "diagonal=2", "masked_fill(hidden"),
+    "mask-strict": ("diagonal=1", "diagonal=0", "masked_fill(hidden"),
+    "mask-upside-down": ("masked_fill(hidden, -1e9)", "masked_fill(hidden.T, -1e9)"),
+    "mask-with-zero": ("masked_fill(hidden, -1e9)", "masked_fill(hidden, 1e-9)"),
+    "mask-after-softmax": (
+        """\
+        attn_scores = attn_scores.masked_fill(hidden, -1e9)
+        pattern = attn_scores.softmax(dim=-1)
+""",
+        """\
+        pattern = attn_scores.softmax(dim=-1)
+        pattern = pattern * ~hidden
+""",
+    ),
+    "softmax-over-queries": ("softmax(dim=-1)", "softmax(dim=2)"),
+    "softmax-over-heads": ("softmax(dim=-1)", "softmax(dim=1)"),
+    "attention-dropout-on": (
+        "attn_scores.softmax(dim=-1)",
+        "torch.dropout(attn_scores.softmax(dim=-1), 0.1, True)",
+    ),
+    "heads-merged-untransposed": (
+        """\
+        attn_out = einsum("bqnh,nhm->bqm", z, self.W_O)
+""",
+        """\
+        z = z.transpose(1, 2).reshape(z.shape)
+        attn_out = einsum("bqnh,nhm->bqm", z, self.W_O)
+""",
+    ),
+    "projection-transposed": (
+        "W_O.view(heads, -1, width)",
+        "W_O.T.reshape(heads, -1, width)",
+        'attn_out = einsum("bqnh',
+    ),
+    "projection-bias-dropped": ("        attn_out = attn_out + self.b_O\n", "", "z, self.W_O)"),
+    "no-attn-residual": ("resid_mid = resid_pre + attn_out", "resid_mid = attn_out"),
+    "attn-residual-twice": ("resid_pre + attn_out", "resid_pre + resid_pre + attn_out"),
+    "norm-inside-residual": (
+        """\
+        resid_mid = resid_pre + attn_out
+        normed_mid = self.ln1(resid_mid)
+        mlp_out = self.mlp(normed_mid)
+        resid_post = normed_mid + mlp_out
+        return self.ln2(resid_post)
+""",
+        """\
+        resid_mid = resid_pre + self.ln1(attn_out)
+        mlp_out = self.mlp(resid_mid)
+        resid_post = resid_mid + self.ln2(mlp_out)
+        return resid_post
+""",
+    ),
+    "no-mlp-residual": ("resid_post = normed_mid + mlp_out", "resid_post = mlp_out"),
+    "residual-from-block-input": ("normed_mid + mlp_out", "resid_pre + mlp_out"),
+    "epsilon": ("(var + self.eps).sqrt()", "(var + 1e-6).sqrt()"),
+    "epsilon-outside-root": ("(var + self.eps).sqrt()", "(var.sqrt() + self.eps)"),
+    "unbiased-variance": (
+        "unbiased=False",
+        "unbiased=True",
+        "resid = (resid - mean) / (var",
+    ),
+    "affine-ignored": ("return resid * self.w + self.b", "return resid"),
+    "norm-bias-ignored": ("return resid * self.w + self.b", "return resid * self.w"),
+    "rms-norm": (
+        """\
+        mean = resid.mean(dim=-1, keepdim=True)
+        var = resid.var(dim=-1, keepdim=True, unbiased=False)
+        resid = (resid - mean) / (var + self.eps).sqrt()
+""",
+        """\
+        var = resid.pow(2).mean(dim=-1, keepdim=True)
+        resid = resid / (var + self.eps).sqrt()
+""",
+        "resid = resid / (var",
+    ),
+    "norms-swapped": (
+        """\
+        normed_mid = self.ln1(resid_mid)
+        mlp_out = self.mlp(normed_mid)
+        resid_post = normed_mid + mlp_out
+        return self.ln2(resid_post)
+""",
+        """\
+        normed_mid = self.ln2(resid_mid)
+        mlp_out = self.mlp(normed_mid)
+        resid_post = normed_mid + mlp_out
+        return self.ln1(resid_post)
+""",
+        "return resid * self.w + self.b",
+    ),
+    "bias-dropped": (" + self.b_in\n", "\n"),
+    "erf-gelu": ("post = gelu_new(pre)", "post = nn.functional.gelu(pre)"),
+    "quick-gelu": ("post = gelu_new(pre)", "post = pre * (1.702 * pre).sigmoid()"),
+    "gelu-constant": ("0.044715", "0.0447"),
+    "relu": ("post = gelu_new(pre)", "post = pre.relu()"),
+    "silu": ("post = gelu_new(pre)", "post = nn.functional.silu(pre)"),
+    "mlp-bias-dropped": (" + self.b_out\n", "\n"),
+    "final-norm": (
+        "        logits = einsum(",
+        """\
+        residual = nn.functional.layer_norm(residual, residual.shape[-1:])
+        logits = einsum(""",
+    ),
+    "untied-head": (
+        '"bpm,vm->bpv", residual, self.W_E',
+        '"bpm,vm->bpv", residual, self.W_E.flip(0)',
+    ),
+    "logits-scaled": (
+        'logits = einsum("bpm,vm->bpv", residual, self.W_E)',
+        'logits = einsum("bpm,vm->bpv", residual, self.W_E) / residual.shape[-1] ** 0.5',
+    ),
+}
+_TABLE["annotated"] = {
+    "positions-from-one": (
+        "torch.arange(x.size(1), device=x.device)",
+        "torch.arange(1, x.size(1) + 1, device=x.device)",
+        "self.pe(positions)",
+    ),
+    "positions-missing": ("self.dropout(tokens + places)", "self.dropout(tokens)"),
+    "positions-sinusoidal": (
+        """\
+        places = self.pe(positions)
+""",
+        """\
+        div = torch.exp(torch.arange(0, self.d_model) // 2 * 2 * -(math.log(1e4) / self.d_model))
+        places = positions[:, None] * div.to(tokens.dtype)
+        places = torch.where(torch.arange(self.d_model) % 2 == 0, places.sin(), places.cos())
+""",
+        "places = torch.where",
+    ),
+    "embedding-scaled": ("tokens = self.lut(x)", "tokens = self.lut(x) * math.sqrt(self.d_model)"),
+    "embedding-dropout-on": (
+        "return self.dropout(tokens + places)",
+        "return nn.functional.dropout(tokens + places, 0.1)",
+    ),
+    "blocks-reversed": ("in self.layers:", "in reversed(self.layers):", "lin(x).view"),
+    "last-block-skipped": ("in self.layers:", "in self.layers[:-1]:", "return self.proj(x)"),
+    "block-repeated": ("x = layer(x, mask)", "x = self.layers[0](x, mask)", "lin(x).view"),
+    "pre-norm": (
+        """\
+        out = self.dropout(sublayer(x))
+        return self.norm(x + out)
+""",
+        """\
+        out = self.dropout(sublayer(self.norm(x)))
+        return x + out
+""",
+    ),
+    "heads-interleaved": (
+        "lin(x).view(nbatches, -1, self.h, self.d_k).transpose(1, 2)",
+        "lin(x).view(nbatches, -1, self.d_k, self.h).permute(0, 3, 1, 2)",
+    ),
+    "heads-split-untransposed": (
+        "lin(x).view(nbatches, -1, self.h, self.d_k).transpose(1, 2)",
+        "lin(x).view(nbatches, self.h, -1, self.d_k)",
+    ),
+    "query-key-swapped": (
+        "attention(query, key, value, mask=mask, dropout",
+        "attention(key, query, value, mask=mask, dropout",
+        "scores = torch.matmul",
+    ),
+    "key-value-swapped": (
+        "attention(query, key, value, mask=mask, dropout",
+        "attention(query, value, key, mask=mask, dropout",
+        "scores = torch.matmul",
+    ),
+    "scale-missing": (" / math.sqrt(d_k)", ""),
+    "scale-twice": (" / math.sqrt(d_k)", " / math.sqrt(d_k) / math.sqrt(d_k)"),
+    "scale-by-width": (" / math.sqrt(d_k)", " / math.sqrt(d_k * query.size(1))"),
+    "scale-without-root": (" / math.sqrt(d_k)", " / d_k"),
+    "scale-by-heads": (" / math.sqrt(d_k)", " / math.sqrt(query.size(1))"),
+    "mask-missing": ("self.self_attn(x, x, x, mask)", "self.self_attn(x, x, x)", "p_attn = scores"),
+    "mask-off-by-one": ("diagonal=1", "diagonal=2", "masked_fill(mask == 0"),
+    "mask-strict": ("diagonal=1", "diagonal=0", "masked_fill(mask == 0"),
+    "mask-upside-down": ("masked_fill(mask == 0, -1e9)", "masked_fill(mask.mT == 0, -1e9)"),
+    "mask-with-zero": ("masked_fill(mask == 0, -1e9)", "masked_fill(mask == 0, 1e-9)"),
+    "mask-after-softmax": (
+        """\
+    if mask is not None:
+        scores = scores.masked_fill(mask == 0, -1e9)
+    p_attn = scores.softmax(dim=-1)
+""",
+        """\
+    p_attn = scores.softmax(dim=-1)
+    if mask is not None:
+        p_attn = p_attn.masked_fill(mask == 0, 0)
+""",
+        "p_attn = scores.softmax",
+    ),
+    "softmax-over-queries": ("scores.softmax(dim=-1)", "scores.softmax(dim=-2)"),
+    "softmax-over-heads": ("scores.softmax(dim=-1)", "scores.softmax(dim=1)"),
+    "attention-dropout-on": ("dropout(p_attn)", "nn.functional.dropout(p_attn, 0.1)"),
+    "heads-merged-untransposed": (
+        "x = x.transpose(1, 2).contiguous().view(",
+        "x = x.contiguous().view(",
+    ),
+    "projection-transposed": (
+        'w["attn.c_proj.weight"].T.clone()',
+        'w["attn.c_proj.weight"].clone()',
+        "return self.linears[-1](x)",
+    ),
+    "projection-bias-dropped": (
+        'linears[3].bias.data = w["attn.c_proj.bias"].clone()',
+        "linears[3].bias.data = torch.zeros_like(qkv_b[0])",
+        "return self.linears[-1](x)",
+    ),
+    "no-attn-residual": ("self.norm(x + out)", "self.norm(out)"),
+    "attn-residual-twice": ("self.norm(x + out)", "self.norm(x + x + out)"),
+    "norm-inside-residual": ("self.norm(x + out)", "x + self.norm(out)"),
+    "no-mlp-residual": (
+        "return self.sublayer[1](x, self.feed_forward)",
+        "return self.sublayer[1].norm(self.feed_forward(x))",
+    ),
+    "residual-from-block-input": (
+        """\
+        x = self.sublayer[0](x, lambda x: self.self_attn(x, x, x, mask))
+        return self.sublayer[1](x, self.feed_forward)
+""",
+        """\
+        h = self.sublayer[0](x, lambda x: self.self_attn(x, x, x, mask))
+        return self.sublayer[1](x, lambda x: self.feed_forward(h))
+""",
+        "return self.norm(x + out)",
+    ),
+    "epsilon": (
+        """\
+        config.layer_norm_epsilon,
+""",
+        """\
+        1e-6,
+""",
+        "return self.a_2",
+    ),
+    "epsilon-outside-root": (
+        "/ torch.sqrt(var + self.eps) +",
+        "/ (torch.sqrt(var) + self.eps) +",
+    ),
+    "unbiased-variance": (
+        """\
+        var = ((x - mean) ** 2).mean(-1, keepdim=True)
+        return self.a_2 * (x - mean) / torch.sqrt(var + self.eps) + self.b_2
+""",
+        """\
+        std = x.std(-1, keepdim=True)
+        return self.a_2 * (x - mean) / (std + self.eps) + self.b_2
+""",
+        "return self.a_2",
+    ),
+    "affine-ignored": (
+        "return self.a_2 * (x - mean) / torch.sqrt(var + self.eps) + self.b_2",
+        "return (x - mean) / torch.sqrt(var + self.eps)",
+    ),
+    "norm-bias-ignored": ("torch.sqrt(var + self.eps) + self.b_2", "torch.sqrt(var + self.eps)"),
+    "rms-norm": (
+        """\
+        var = ((x - mean) ** 2).mean(-1, keepdim=True)
+        return self.a_2 * (x - mean) / torch.sqrt(var + self.eps) + self.b_2
+""",
+        """\
+        var = (x**2).mean(-1, keepdim=True)
+        return self.a_2 * x / torch.sqrt(var + self.eps) + self.b_2
+""",
+        "return self.a_2",
+    ),
+    "norms-swapped": (
+        """\
+            layer.sublayer[j].norm.a_2.data = w[f"ln_{j + 1}.weight"].clone()
+            layer.sublayer[j].norm.b_2.data = w[f"ln_{j + 1}.bias"].clone()
+""",
+        """\
+            layer.sublayer[j].norm.a_2.data = w[f"ln_{2 - j}.weight"].clone()
+            layer.sublayer[j].norm.b_2.data = w[f"ln_{2 - j}.bias"].clone()
+""",
+        "return self.a_2",
+    ),
+    "bias-dropped": (
+        'layer.feed_forward.w_1.bias.data = w["mlp.c_fc.bias"].clone()',
+        'layer.feed_forward.w_1.bias.data = torch.zeros_like(w["mlp.c_fc.bias"])',
+        "x = self.w_1(x)",
+    ),
+    "erf-gelu": ('nn.GELU(approximate="tanh")', "nn.GELU()", "x = self.activation(x)"),
+    "quick-gelu": ("x = self.activation(x)", "x = x * torch.sigmoid(1.702 * x)"),
+    "relu": ('nn.GELU(approximate="tanh")', "nn.ReLU()", "x = self.activation(x)"),
+    "silu": ('nn.GELU(approximate="tanh")', "nn.SiLU()", "x = self.activation(x)"),
+    "mlp-bias-dropped": ("self.w_2(x)", "nn.functional.linear(x, self.w_2.weight)"),
+    "final-norm": (
+        "return self.generator(x)",
+        "return self.generator(nn.functional.layer_norm(x, x.shape[-1:]))",
+    ),
+    "untied-head": (
+        """\
+    model.generator.proj.weight = model.embed.lut.weight
+    for i,""",
+        """\
+    model.generator.proj.weight.data = weights["tokens_embed.weight"].flip(0)
+    for i,""",
+        "return self.proj(x)",
+    ),
+    "logits-scaled": ("return self.proj(x)", "return self.proj(x) * x.size(-1) ** -0.5"),
+}
+_TABLE["time_first"] = {
+    "positions-from-one": (
+        "torch.arange(src.size(0),",
+        "torch.arange(1, 1 + src.size(0),",
+        "p = s",
+    ),
+    "positions-missing": ("        x = x + p\n", "", "x = self.embed_tokens(src)"),
+    "positions-reversed": ("self.embed_positions(steps)", "self.embed_positions(steps.flip(0))"),
+    "positions-scaled": ("x = x + p", "x = x + p / math.sqrt(self.dim)"),
+    "embedding-scaled": ("x = x + p", "x = math.sqrt(self.dim) * x + p"),
+    "embedding-norm": ("x = x + p", "x = F.layer_norm(x + p, (self.dim,))"),
+    "first-block-skipped": ("in self.layers:", "in self.layers[1:]:", "q, k, v = self.in_proj"),
+    "block-repeated": ("x = layer(x, mask)", "x = self.layers[0](x, mask)", "q, k, v = self.in_"),
+    "pre-norm": (
+        """\
+        residual = x
+        x = self.attention(x, mask)
+        x = residual + x
+        x = self.layer_norm_1(x)
+        residual = x
+        x = self.fc1(x)
+        x = F.gelu(x, approximate="tanh")
+        x = self.fc2(x)
+        x = residual + x
+        x = self.layer_norm_2(x)
+""",
+        """\
+        residual = x
+        x = self.layer_norm_1(x)
+        x = self.attention(x, mask)
+        x = residual + x
+        residual = x
+        x = self.layer_norm_2(x)
+        x = self.fc1(x)
+        x = F.gelu(x, approximate="tanh")
+        x = self.fc2(x)
+        x = residual + x
+""",
+        "x = self.layer_norm_1(x)",
+    ),
+    "heads-split-untransposed": (
+        "q = q.contiguous().view(tgt_len, bsz * self.heads, self.head_dim).transpose(0, 1)",
+        "q = q.contiguous().view(bsz * self.heads, tgt_len, self.head_dim)",
+    ),
+    "query-key-swapped": ("q, k, v = self.in_proj", "k, q, v = self.in_proj"),
+    "key-value-swapped": ("q, k, v = self.in_proj", "q, v, k = self.in_proj"),
+    "scale-missing": ("        q = q / math.sqrt(self.head_dim)\n", "", "weights = torch.bmm"),
+    "scale-twice": (
+        "weights = torch.bmm(q, k.transpose(1, 2))",
+        "weights = torch.bmm(q, k.transpose(1, 2)) / math.sqrt(self.head_dim)",
+    ),
+    "scale-by-width": ("q / math.sqrt(self.head_dim)", "q / math.sqrt(dim)", "weights = torch.bmm"),
+    "scale-without-root": (
+        "q / math.sqrt(self.head_dim)",
+        "q / self.head_dim",
+        "weights = torch.bmm",
+    ),
+    "scale-by-heads": (
+        "q / math.sqrt(self.head_dim)",
+        "q / math.sqrt(self.heads)",
+        "weights = torch.bmm",
+    ),
+    "mask-missing": ("        weights = weights + mask\n", "", "weights = torch.softmax"),
+    "mask-off-by-one": ("diagonal=1", "diagonal=2", "weights = weights + mask"),
+    "mask-upside-down": ("weights = weights + mask", "weights = weights + mask.t()"),
+    "mask-after-softmax": (
+        """\
+        weights = weights + mask
+        weights = torch.softmax(weights, dim=-1)
+""",
+        """\
+        weights = torch.softmax(weights, dim=-1)
+        weights = weights * mask.exp()
+""",
+        "weights = torch.softmax",
+    ),
+    "softmax-over-queries": ("softmax(weights, dim=-1)", "softmax(weights, dim=1)"),
+    "attention-dropout-on": (
+        "out = torch.bmm(weights, v)",
+        "out = torch.bmm(F.dropout(weights), v)",
+    ),
+    "heads-merged-untransposed": (
+        "out = out.transpose(0, 1).contiguous().view(",
+        "out = out.contiguous().view(",
+    ),
+    "projection-transposed": (
+        'not name.startswith("embed")',
+        'not name.startswith("embed") and "out_proj" not in name',
+        "return self.out_proj(out)",
+    ),
+    "projection-bias-dropped": ("self.out_proj(out)", "F.linear(out, self.out_proj.weight)"),
+    "no-attn-residual": (
+        """\
+        x = residual + x
+        x = self.layer_norm_1(x)
+""",
+        """\
+        x = self.layer_norm_1(x)
+""",
+    ),
+    "norm-inside-residual": (
+        """\
+        x = residual + x
+        x = self.layer_norm_1(x)
+""",
+        """\
+        x = self.layer_norm_1(x)
+        x = residual + x
+""",
+    ),
+    "no-mlp-residual": (
+        """\
+        x = residual + x
+        x = self.layer_norm_2(x)
+""",
+        """\
+        x = self.layer_norm_2(x)
+""",
+    ),
+    "residual-from-block-input": (
+        """\
+        residual = x
+        x = self.fc1(x)
+""",
+        """\
+        x = self.fc1(x)
+""",
+        """\
+x = residual + x
+        x = self.layer_norm_2(x)""",
+    ),
+    "residual-dropout-on": ("x = self.fc2(x)\n", "x = F.dropout(self.fc2(x), 0.1)\n"),
+    "epsilon": (
+        "self.layer_norm_1 = nn.LayerNorm(dim, eps=eps)",
+        "self.layer_norm_1 = nn.LayerNorm(dim, eps=1e-3)",
+        "x = self.layer_norm_1(x)",
+    ),
+    "unbiased-variance": (
+        "        x = self.layer_norm_1(x)\n",
+        """\
+        var, mean = torch.var_mean(x, dim=-1, keepdim=True)
+        x = (x - mean) / torch.sqrt(var + self.layer_norm_1.eps)
+        x = x * self.layer_norm_1.weight + self.layer_norm_1.bias
+""",
+        "x = (x - mean)",
+    ),
+    "affine-ignored": ("x = self.layer_norm_1(x)", "x = F.layer_norm(x, x.shape[-1:])"),
+    "rms-norm": (
+        "x = self.layer_norm_1(x)",
+        "x = F.rms_norm(x, x.shape[-1:], self.layer_norm_1.weight, eps=1e-5)",
+    ),
+    "norms-swapped": (
+        'name.replace("ln_", "layer_norm_")',
+        'name.replace("ln_1", "layer_norm_2").replace("ln_2", "layer_norm_1")',
+        "x = self.layer_norm_1(x)",
+    ),
+    "bias-dropped": ("x = self.fc1(x)", "x = F.linear(x, self.fc1.weight)"),
+    "erf-gelu": ('F.gelu(x, approximate="tanh")', "F.gelu(x)"),
+    "quick-gelu": ('x = F.gelu(x, approximate="tanh")', "x = x * torch.sigmoid(1.702 * x)"),
+    "relu": ('F.gelu(x, approximate="tanh")', "F.relu(x)"),
+    "silu": ('F.gelu(x, approximate="tanh")', "F.silu(x)"),
+    "mlp-bias-dropped": ("x = self.fc2(x)", "x = F.linear(x, self.fc2.weight)"),
+    "final-norm": ("F.linear(x, self", "F.linear(F.layer_norm(x, (self.dim,)), self"),
+    "untied-head": ("(x, self.embed_tokens.weight)", "(x, self.embed_tokens.weight.roll(1, 0))"),
+    "logits-scaled": (
+        "out = F.linear(x, self.embed_tokens.weight)",
+        "out = F.linear(x, self.embed_tokens.weight) / math.sqrt(self.dim)",
+    ),
+}
+
+EDITS = [
+    Edit(style=style, fault=fault, old=old, new=new, at="".join(at))
+    for style, faults in _TABLE.items()
+    for fault, (old, new, *at) in faults.items()
+]
+"""Every fault that a style can express: a fault's old text, new text, and the place of its line."""
