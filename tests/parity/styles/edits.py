@@ -73,7 +73,8 @@ class Edit:
     @property
     def is_in_block(self) -> bool:
         """Whether it can be in one block alone."""
-        return self._is_of_blocks and (self.style, self.fault) not in _SHARED
+        is_shared = self.style in _WITHOUT_BLOCKS or (self.style, self.fault) in _SHARED
+        return self._is_of_blocks and not is_shared
 
     @property
     def _is_of_blocks(self) -> bool:
@@ -119,9 +120,9 @@ def load_style(
     return build
 
 
-def blocks_of(model: nn.Module, n_layer: int) -> nn.ModuleList:
+def blocks_of(model: nn.Module, n_layer: int) -> nn.ModuleList | nn.Sequential:
     """Return the list of a model's blocks: the first list of as many parts."""
-    lists = (part for part in model.modules() if isinstance(part, nn.ModuleList))
+    lists = (part for part in model.modules() if isinstance(part, nn.ModuleList | nn.Sequential))
     return next(part for part in lists if len(part) == n_layer)
 
 
@@ -149,16 +150,19 @@ FAULTS: dict[str, set[str]] = {
     "positions-sinusoidal": {"embeddings.positions"},
     "positions-scaled": {"embeddings"},
     "embedding-scaled": {"embeddings"},
+    "embedding-mean": {"embeddings"},
     "embedding-norm": {"embeddings"},
     "embedding-dropout-on": {"embeddings"},
     # Order of blocks.
     "blocks-reversed": {"h.0.attn.query"},
     "block-repeated": {"h.1.attn.query"},
     "first-block-skipped": {"h.0.attn.query"},
+    "string-order": {"h.2.attn.query"},
     "last-block-skipped": {"h.11.attn.query"},
     # Attention.
     "pre-norm": {"attn.query"},
     "heads-interleaved": {"attn.query"},
+    "heads-by-thirds": {"attn.query"},
     "heads-split-untransposed": {"attn.query"},
     "query-key-swapped": {"attn.query", "attn.key", "attn.scores"},
     "key-value-swapped": {"attn.key", "attn.value", "attn.scores"},
@@ -179,8 +183,10 @@ FAULTS: dict[str, set[str]] = {
     "softmax-over-heads": _WEIGHTS,
     "attention-dropout-on": _WEIGHTS,
     "heads-merged-untransposed": {"attn.context"},
+    "heads-reversed": {"attn.context"},
     "projection-transposed": {"attn"},
     "projection-bias-dropped": {"attn"},
+    "projection-missing": {"attn"},
     # Residuals and norms.
     "no-attn-residual": {"ln_1.input"},
     "attn-residual-twice": {"ln_1.input"},
@@ -200,6 +206,7 @@ FAULTS: dict[str, set[str]] = {
     "erf-gelu": {"mlp.gelu"},
     "quick-gelu": {"mlp.gelu"},
     "gelu-constant": {"mlp.gelu"},
+    "gelu-doubled": {"mlp.gelu"},
     "relu": {"mlp.gelu"},
     "silu": {"mlp.gelu"},
     "mlp-bias-dropped": {"mlp"},
@@ -214,9 +221,13 @@ FAULTS: dict[str, set[str]] = {
 _SHARED = {
     ("annotated", "mask-off-by-one"),
     ("annotated", "mask-strict"),
+    ("mha", "mask-off-by-one"),
     ("time_first", "mask-off-by-one"),
 }
 """Edits of what all blocks share: the mask is made once."""
+
+_WITHOUT_BLOCKS = {"closures", "functional"}
+"""Styles whose blocks are no modules."""
 
 _TABLE: dict[str, dict[str, tuple[str, ...]]] = {}
 _TABLE["sdpa"] = {
@@ -1144,6 +1155,455 @@ x = residual + x
         "out = F.linear(x, self.embed_tokens.weight)",
         "out = F.linear(x, self.embed_tokens.weight) / math.sqrt(self.dim)",
     ),
+}
+_TABLE["heads"] = {
+    "positions-from-one": ("torch.arange(T,", "torch.arange(1, T + 1,", "pos_emb = self"),
+    "embedding-scaled": (
+        "x = tok_emb + pos_emb",
+        "x = tok_emb * tok_emb.shape[-1] ** 0.5 + pos_emb",
+    ),
+    "query-key-swapped": ("q @ k.transpose(-2, -1)", "k @ q.transpose(-2, -1)"),
+    "key-value-swapped": ("out = wei @ v", "out = wei @ k"),
+    "scale-missing": (" * k.shape[-1] ** -0.5", ""),
+    "scale-by-width": ("k.shape[-1] ** -0.5", "C**-0.5"),
+    "scale-without-root": ("k.shape[-1] ** -0.5", "k.shape[-1] ** -1"),
+    "mask-missing": (
+        """\
+        wei = wei.masked_fill(self.tril[:T, :T] == 0, float("-inf"))
+""",
+        "",
+        "wei = F.softmax",
+    ),
+    "mask-upside-down": ("self.tril[:T, :T] == 0", "self.tril[:T, :T].T == 0"),
+    "mask-with-zero": ('float("-inf")', "0.0"),
+    "softmax-over-queries": ("dim=-1)\n        # perform", "dim=1)\n        # perform"),
+    "heads-interleaved": (
+        "out = torch.cat([h(x) for h in self.heads], dim=-1)",
+        "out = torch.stack([h(x) for h in self.heads], dim=-1).flatten(-2)",
+    ),
+    "heads-reversed": ("for h in self.heads], dim", "for h in self.heads[::-1]], dim"),
+    "projection-transposed": (
+        'weights[f"h.{i}.attn.c_proj.weight"].T',
+        'weights[f"h.{i}.attn.c_proj.weight"]',
+        "out = self.proj(out)",
+    ),
+    "projection-missing": (
+        """\
+        out = self.proj(out)
+        return out
+""",
+        """\
+        return out
+""",
+        "out = torch.cat",
+    ),
+    "pre-norm": (
+        """\
+        x = self.ln1(x + self.sa(x))
+        x = self.ln2(x + self.ffwd(x))
+""",
+        """\
+        x = x + self.sa(self.ln1(x))
+        x = x + self.ffwd(self.ln2(x))
+""",
+    ),
+    "no-attn-residual": ("self.ln1(x + self.sa(x))", "self.ln1(self.sa(x))"),
+    "no-mlp-residual": ("self.ln2(x + self.ffwd(x))", "self.ln2(self.ffwd(x))"),
+    "norm-inside-residual": ("self.ln1(x + self.sa(x))", "x + self.ln1(self.sa(x))"),
+    "epsilon": (
+        "self.ln1 = nn.LayerNorm(n_embd, eps=eps)",
+        "self.ln1 = nn.LayerNorm(n_embd, 1e-6)",
+        "x = self.ln1(",
+    ),
+    "erf-gelu": ('nn.GELU(approximate="tanh")', "nn.GELU()", "return self.net(x)"),
+    "relu": ('nn.GELU(approximate="tanh")', "nn.ReLU()", "return self.net(x)"),
+    "last-block-skipped": (
+        "x = self.blocks(x)",
+        "x = self.blocks[:-1](x)",
+        "logits = self.lm_head",
+    ),
+    "untied-head": (
+        'sd["lm_head.weight"] = weights["tokens_embed.weight"]',
+        'sd["lm_head.weight"] = weights["tokens_embed.weight"].roll(1, 0)',
+        "logits = self.lm_head",
+    ),
+}
+_TABLE["mha"] = {
+    "positions-from-one": (
+        "torch.arange(seq_len, device=x.device)",
+        "torch.arange(1, seq_len + 1, device=x.device)",
+        "hidden = self.token_emb",
+    ),
+    "positions-missing": (" + self.pos_emb(positions)", ""),
+    "blocks-reversed": (
+        "in self.transformer_blocks:",
+        "in reversed(self.transformer_blocks):",
+        "attention_output, _",
+    ),
+    "mask-missing": ("attn_mask=attn_mask, need", "need", "attention_output, _"),
+    "mask-off-by-one": ("diagonal=1", "diagonal=2", "attention_output, _"),
+    "mask-upside-down": (
+        "attn_mask=attn_mask, need",
+        "attn_mask=attn_mask.T, need",
+        "attention_output, _",
+    ),
+    "query-key-swapped": (
+        'block.att.in_proj_weight.copy_(weights[f"{h}.attn.c_attn.weight"].T)',
+        """\
+q, k, v = weights[f"{h}.attn.c_attn.weight"].chunk(3, 1)
+            block.att.in_proj_weight.copy_(torch.cat([k, q, v], 1).T)""",
+        "attention_output, _",
+    ),
+    "projection-transposed": (
+        'copy_(weights[f"{h}.attn.c_proj.weight"].T)',
+        'copy_(weights[f"{h}.attn.c_proj.weight"])',
+        "attention_output, _",
+    ),
+    "projection-bias-dropped": (
+        'block.att.out_proj.bias.copy_(weights[f"{h}.attn.c_proj.bias"])',
+        "block.att.out_proj.bias.zero_()",
+        "attention_output, _",
+    ),
+    "no-attn-residual": ("(inputs + attention_output)", "(attention_output)"),
+    "residual-from-block-input": ("(out1 + ffn_output)", "(inputs + ffn_output)"),
+    "pre-norm": (
+        """\
+        out1 = self.layernorm1(inputs + attention_output)
+        ffn_output = self.ffn(out1)
+        return self.layernorm2(out1 + ffn_output)
+""",
+        """\
+        out1 = inputs + attention_output
+        ffn_output = self.ffn(self.layernorm2(out1))
+        return out1 + ffn_output
+""",
+    ),
+    "epsilon": (
+        "self.layernorm1 = nn.LayerNorm(embed_dim, eps)",
+        "self.layernorm1 = nn.LayerNorm(embed_dim, 1e-6)",
+        "out1 = self.layernorm1(",
+    ),
+    "norms-swapped": (
+        """\
+        out1 = self.layernorm1(inputs + attention_output)
+        ffn_output = self.ffn(out1)
+        return self.layernorm2(out1 + ffn_output)
+""",
+        """\
+        out1 = self.layernorm2(inputs + attention_output)
+        ffn_output = self.ffn(out1)
+        return self.layernorm1(out1 + ffn_output)
+""",
+    ),
+    "erf-gelu": ('nn.GELU("tanh")', "nn.GELU()", "ffn_output = self.ffn(out1)"),
+    "relu": ('nn.GELU("tanh")', "nn.ReLU()", "ffn_output = self.ffn(out1)"),
+    "final-norm": (
+        "return self.head(hidden)",
+        "return self.head(nn.functional.layer_norm(hidden, hidden.shape[-1:]))",
+    ),
+}
+_TABLE["functional"] = {
+    "positions-from-one": ("wpe[range(len(inputs))]", "wpe[range(1, len(inputs) + 1)]"),
+    "embedding-scaled": ("x = wte[inputs] +", "x = wte[inputs] * wte.shape[1] ** 0.5 +"),
+    "scale-missing": (" / q.shape[-1] ** 0.5", ""),
+    "scale-by-width": ("q.shape[-1] ** 0.5", "(3 * q.shape[-1]) ** 0.5"),
+    "mask-missing": (" + mask)", ")"),
+    "mask-off-by-one": (
+        "torch.ones(x.shape[0], x.shape[0], dtype=x.dtype)",
+        "torch.ones(x.shape[0], x.shape[0], dtype=x.dtype), 1",
+        "return softmax(q @ k.T",
+    ),
+    "query-key-swapped": ("softmax(q @ k.T", "softmax(k @ q.T"),
+    "key-value-swapped": ("for q, k, v in zip", "for q, v, k in zip", "return softmax(q @ k.T"),
+    "heads-merged-untransposed": (
+        "torch.hstack(out_heads)",
+        "torch.stack(out_heads).reshape(x.shape[0], -1)",
+    ),
+    "pre-norm": (
+        """\
+    x = layer_norm(x + mha(x, **attn, n_head=n_head), **ln_1, eps=eps)
+    x = layer_norm(x + ffn(x, **mlp), **ln_2, eps=eps)
+""",
+        """\
+    x = x + mha(layer_norm(x, **ln_1, eps=eps), **attn, n_head=n_head)
+    x = x + ffn(layer_norm(x, **ln_2, eps=eps), **mlp)
+""",
+    ),
+    "norms-swapped": (
+        """\
+                "ln_1": pair(f"h.{i}.ln_1", "g"),
+                "ln_2": pair(f"h.{i}.ln_2", "g"),
+""",
+        """\
+                "ln_1": pair(f"h.{i}.ln_2", "g"),
+                "ln_2": pair(f"h.{i}.ln_1", "g"),
+""",
+        "return g * x + b",
+    ),
+    "unbiased-variance": (", correction=0", "", "x = (x - mean) / "),
+    "epsilon-outside-root": ("torch.sqrt(variance + eps)", "(torch.sqrt(variance) + eps)"),
+    "norm-bias-ignored": ("return g * x + b", "return g * x"),
+    "no-mlp-residual": ("layer_norm(x + ffn", "layer_norm(ffn"),
+    "bias-dropped": ("linear(x, **c_fc)", 'linear(x, c_fc["w"], 0.0)'),
+    "gelu-constant": ("0.044715", "0.44715"),
+    "gelu-doubled": ("return 0.5 * x * (1 +", "return x * (1 +"),
+    "untied-head": ("x @ wte.T", "x @ wte.flip(0).T"),
+    "logits-scaled": ("return x @ wte.T", "return x @ wte.T * 1.1"),
+}
+_TABLE["conv1d"] = {
+    "embedding-dropout-on": ("self.drop(hidden_states)", "nn.functional.dropout(hidden_states)"),
+    "positions-from-one": (
+        "self.position_ids[None, : input_ids.shape[-1]]",
+        "self.position_ids[None, 1 : input_ids.shape[-1] + 1]",
+        "position_embeds = self",
+    ),
+    "first-block-skipped": ("in self.h:", "in self.h[1:]:", "torch.addmm"),
+    "scale-missing": ("        w = w / math.sqrt(v.size(-1))\n", "", "w = torch.matmul(q, k)"),
+    "scale-by-width": ("math.sqrt(v.size(-1))", "math.sqrt(self.split_size)"),
+    "mask-strict": ("(torch.ones(n_ctx, n_ctx))", "(torch.ones(n_ctx, n_ctx), -1)", "w = w * b +"),
+    "mask-with-zero": ("w * b + -1e9 * (1 - b)", "w * b"),
+    "softmax-over-queries": ("softmax(w, dim=-1)", "softmax(w, dim=-2)"),
+    "heads-merged-untransposed": (
+        "x.permute(0, 2, 1, 3).contiguous()",
+        "x.contiguous().view(x.size(0), x.size(2), x.size(1), x.size(3))",
+        "return x.view(*new_x_shape)\n\n    def split",
+    ),
+    "heads-interleaved": (
+        """\
+        new_x_shape = x.size()[:-1] + (self.n_head, x.size(-1) // self.n_head)
+        x = x.view(*new_x_shape)
+""",
+        """\
+        new_x_shape = x.size()[:-1] + (x.size(-1) // self.n_head, self.n_head)
+        x = x.view(*new_x_shape).transpose(-2, -1)
+""",
+        "return x.permute(0, 2, 1, 3)",
+    ),
+    "pre-norm": (
+        """\
+        a = self.attn(x)
+        n = self.ln_1(x + a)
+        m = self.mlp(n)
+        h = self.ln_2(n + m)
+        return h
+""",
+        """\
+        a = self.attn(self.ln_1(x))
+        x = x + a
+        m = self.mlp(self.ln_2(x))
+        return x + m
+""",
+    ),
+    "residual-from-block-input": ("self.ln_2(n + m)", "self.ln_2(x + m)"),
+    "no-attn-residual": ("self.ln_1(x + a)", "self.ln_1(a)"),
+    "projection-transposed": (
+        "        a = self.c_proj(a)",
+        "        a = nn.functional.linear(a, self.c_proj.weight, self.c_proj.bias)",
+    ),
+    "erf-gelu": ("self.act = gelu", "self.act = nn.functional.gelu", "h = self.act("),
+    "quick-gelu": (
+        "self.act = gelu",
+        "self.act = lambda x: x * torch.sigmoid(1.702 * x)",
+        "self.act = lambda",
+    ),
+    "logits-shifted": (
+        "CausalLMOutput(loss, lm_logits,",
+        "CausalLMOutput(loss, lm_logits.roll(1, 1),",
+    ),
+}
+_TABLE["joined_table"] = {
+    "positions-from-one": (
+        "self.n_vocab + torch.arange(tokens.shape[1], device=tokens.device)",
+        "self.n_vocab + 1 + torch.arange(tokens.shape[1], device=tokens.device)",
+        "e = self.we[x]",
+    ),
+    "positions-missing": ("h = e.sum(2)", "h = e[:, :, 0]"),
+    "embedding-mean": ("h = e.sum(2)", "h = e.mean(2)"),
+    "query-key-swapped": ("w = q @ k.mT", "w = k @ q.mT"),
+    "heads-interleaved": (
+        """\
+        qkv = qkv.reshape(n, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+""",
+        """\
+        qkv = qkv.reshape(n, length, 3, width // self.heads, self.heads)
+        q, k, v = qkv.permute(2, 0, 4, 1, 3)
+""",
+    ),
+    "heads-by-thirds": (
+        """\
+        qkv = qkv.reshape(n, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+""",
+        """\
+        qkv = qkv.reshape(n, length, self.heads, 3, width // self.heads)
+        q, k, v = qkv.permute(3, 0, 2, 1, 4)
+""",
+    ),
+    "scale-without-root": (
+        "(1.0 / math.sqrt(width // self.heads))",
+        "(1.0 / (width // self.heads))",
+    ),
+    "mask-off-by-one": (".tril()", ".tril(1)", "w = w * b +"),
+    "mask-upside-down": (".tril()", ".triu()", "w = w * b +"),
+    "softmax-over-queries": ("w.softmax(-1)", "w.softmax(-2)"),
+    "heads-merged-untransposed": ("a.transpose(1, 2).flatten(2)", "a.reshape(n, length, width)"),
+    "projection-transposed": ("a @ self.out_w + self.out_b", "a @ self.out_w.T + self.out_b"),
+    "projection-bias-dropped": ("a @ self.out_w + self.out_b", "a @ self.out_w"),
+    "bias-dropped": ("n @ self.fc_w + self.fc_b", "n @ self.fc_w"),
+    "mlp-bias-dropped": ("h @ self.proj_w + self.proj_b", "h @ self.proj_w"),
+    "norm-bias-ignored": ("return x * g + b", "return x * g"),
+    "norms-swapped": (
+        """\
+        "g1": "ln_1.weight",
+        "b1": "ln_1.bias",
+""",
+        """\
+        "g1": "ln_2.weight",
+        "b1": "ln_2.bias",
+""",
+        "return x * g + b",
+    ),
+    "rms-norm": (
+        """\
+        u = x.mean(-1, keepdim=True)
+        s =""",
+        """\
+        u = 0.0
+        s =""",
+        "x = (x - u) * torch.rsqrt(",
+    ),
+    "epsilon": ("torch.rsqrt(s + self.e)", "torch.rsqrt(s + 1e-8)"),
+    "silu": ('F.gelu(h, approximate="tanh")', "F.silu(h)"),
+    "untied-head": ("self.we[: self.n_vocab]", "self.we[-self.n_vocab :]"),
+}
+_TABLE["closures"] = {
+    "positions-from-one": ("places()[: ids.shape[-1]]", "places()[1 : ids.shape[-1] + 1]"),
+    "positions-missing": ("words()[ids] + places()[: ids.shape[-1]]", "words()[ids]"),
+    "scale-missing": ("(q / scale)", "q"),
+    "scale-by-width": (
+        "math.sqrt(config.n_embd // config.n_head)",
+        "math.sqrt(config.n_embd)",
+        "logits = (q",
+    ),
+    "mask-off-by-one": (".triu(1)", ".triu(2)", "probs = torch.where"),
+    "mask-missing": ("torch.where(future, -torch.inf, logits).softmax(-1)", "logits.softmax(-1)"),
+    "key-value-swapped": ("q, k, v = map", "q, v, k = map"),
+    "heads-interleaved": (
+        "x.unflatten(-1, (config.n_head, -1)).movedim(-2, -3)",
+        "x.unflatten(-1, (-1, config.n_head)).movedim(-1, -3)",
+    ),
+    "norm-inside-residual": (
+        """\
+            attn = residual(attention(name + ".attn"))
+            ln_1 = norm(name + ".ln_1")
+""",
+        """\
+            ln_1 = residual(sequence(attention(name + ".attn"), norm(name + ".ln_1")))
+            attn = lambda x: x
+""",
+        "residual = lambda",
+    ),
+    "no-mlp-residual": ("mlp = residual(sequence(", "mlp = (sequence(", "centered = x - x.mean"),
+    "epsilon-outside-root": (
+        "(centered.square().mean(-1, keepdim=True) + eps).sqrt()",
+        "centered.square().mean(-1, keepdim=True).sqrt() + eps",
+    ),
+    "unbiased-variance": (
+        "(centered.square().mean(-1, keepdim=True) + eps).sqrt()",
+        "(x.var(-1, keepdim=True) + eps).sqrt()",
+    ),
+    "affine-ignored": ("return g() * centered / std + b()", "return centered / std"),
+    "quick-gelu": (
+        "x / 2 * (1 + torch.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x * x * x)))",
+        "x * torch.sigmoid(1.702 * x)",
+    ),
+    "gelu-constant": ("0.044715", "0.044"),
+    "blocks-reversed": (
+        "for i in range(config.n_layer)",
+        "for i in reversed(range(config.n_layer))",
+        "return lambda x: x @ w() + b()",
+    ),
+    "string-order": (
+        "for i in range(config.n_layer)",
+        "for i in sorted(range(config.n_layer), key=str)",
+        "return lambda x: x @ w() + b()",
+    ),
+    "untied-head": ("x @ words().T", "x @ words().flip(0).T"),
+    "final-norm": (
+        "self.unembed(self.body(self.embed(inputs)))",
+        "self.unembed(nn.functional.normalize(self.body(self.embed(inputs)), dim=-1))",
+    ),
+}
+_TABLE["last_only"] = {
+    "positions-from-one": ("torch.arange(0, t,", "torch.arange(1, t + 1,", "pos_emb = self"),
+    "scale-twice": (
+        "att = q @ k.transpose(-2, -1)",
+        "att = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.size(-1)))",
+    ),
+    "scale-missing": ("value[..., : config.n_embd] *= scale", "pass", "att = q @ k"),
+    "query-key-swapped": ("q, k, v = self.c_attn(x)", "k, q, v = self.c_attn(x)"),
+    "mask-upside-down": ("self.bias[:, :, :T, :T] == 0", "self.bias[:, :, :T, :T].mT == 0"),
+    "pre-norm": (
+        """\
+        x = self.ln_1(x + self.attn(x))
+        x = self.ln_2(x + self.mlp(x))
+""",
+        """\
+        x = x + self.attn(self.ln_1(x))
+        x = x + self.mlp(self.ln_2(x))
+""",
+    ),
+    "norms-swapped": (
+        """\
+        x = self.ln_1(x + self.attn(x))
+        x = self.ln_2(x + self.mlp(x))
+""",
+        """\
+        x = self.ln_2(x + self.attn(x))
+        x = self.ln_1(x + self.mlp(x))
+""",
+    ),
+    "erf-gelu": ('nn.GELU(approximate="tanh")', "nn.GELU()", "x = self.gelu(x)"),
+    "projection-transposed": (
+        "value.t() if value.ndim == 2 else value",
+        'value.t() if value.ndim == 2 and "attn.c_proj" not in name else value',
+        "y = self.c_proj(y)",
+    ),
+    "last-block-skipped": (
+        "in self.transformer.h:",
+        "in self.transformer.h[:-1]:",
+        "logits = self.lm_head(x)\n",
+    ),
+    "final-norm": (
+        """\
+        if targets is not None:
+            logits = self.lm_head(x)
+""",
+        """\
+        x = F.layer_norm(x, x.shape[-1:])
+        if targets is not None:
+            logits = self.lm_head(x)
+""",
+    ),
+}
+_TABLE["half_inside"] = {
+    "scale-missing": (" / math.sqrt(self.head_dim)", ""),
+    "mask-off-by-one": ("diagonal=1", "diagonal=2", "attn_weights.float() + mask"),
+    "softmax-over-queries": ("F.softmax(attn_weights, dim=-1)", "F.softmax(attn_weights, dim=-2)"),
+    "heads-merged-untransposed": ("attn_output.transpose(1, 2).reshape", "attn_output.reshape"),
+    "no-attn-residual": (
+        "(residual + hidden_states)\n        residual =",
+        "(hidden_states)\n        residual =",
+    ),
+    "epsilon": (
+        "self.post_attention_norm = Fp32LayerNorm(hidden_size, eps=eps)",
+        "self.post_attention_norm = Fp32LayerNorm(hidden_size, eps=1e-6)",
+        "out = F.layer_norm(",
+    ),
+    "erf-gelu": ('F.gelu(hidden_states, approximate="tanh")', "F.gelu(hidden_states)"),
+    "bias-dropped": ("self.up_proj(hidden_states)", "F.linear(hidden_states, self.up_proj.weight)"),
+    "untied-head": ("self.embed_tokens.weight)", "self.embed_tokens.weight.flip(0))"),
 }
 
 EDITS = [
