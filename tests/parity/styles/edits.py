@@ -31,7 +31,7 @@ class Edit:
     """A fault put into the text of a style.
 
     Attributes:
-        fault: What is wrong, as in `FAULTS`.
+        fault: What is wrong, a name in `FAULTS`; the harness's own name, where it has one.
         old: Replaced text, which is in the style exactly once.
         new: What replaces it.
         at: Text of the edited file, in it once, whose line computes the wrong tensor; "" if it is
@@ -80,13 +80,18 @@ class Edit:
     def _is_of_blocks(self) -> bool:
         return FAULTS[self.fault] <= {kind.name for kind in BLOCK_KINDS}
 
-    def taps(self, block: int | None = None) -> set[str]:
+    def taps(self, n_layer: int, block: int | None = None) -> set[str]:
         """Return the taps of which one is the first that is wrong.
 
         There are several where some styles do not form the first one, or where two are exchanged.
         """
         prefix = f"h.{block or 0}." if self._is_of_blocks else ""
-        return {prefix + tap for tap in FAULTS[self.fault]}
+        return {prefix + tap.replace("h.-1", f"h.{n_layer - 1}") for tap in FAULTS[self.fault]}
+
+    @property
+    def names(self) -> set[str]:
+        """The names that a check may give the fault; empty if it knows none."""
+        return _NAMES.get(self.fault, {self.fault})
 
 
 def source_of(style: str) -> str:
@@ -146,70 +151,78 @@ FAULTS: dict[str, set[str]] = {
     # Embeddings.
     "positions-from-one": {"embeddings.positions"},
     "positions-missing": {"embeddings.positions", "embeddings"},
-    "positions-reversed": {"embeddings.positions"},
+    "positions-reversed": {"embeddings.positions", "embeddings"},
     "positions-sinusoidal": {"embeddings.positions"},
     "positions-scaled": {"embeddings"},
-    "embedding-scaled": {"embeddings"},
+    "token-embeddings-scaled": {"embeddings"},
     "embedding-mean": {"embeddings"},
-    "embedding-norm": {"embeddings"},
-    "embedding-dropout-on": {"embeddings"},
+    "embeddings-normalized": {"embeddings", "h.0.attn.query"},
+    "dropout-left-on": {"embeddings"},
     # Order of blocks.
     "blocks-reversed": {"h.0.attn.query"},
-    "block-repeated": {"h.1.attn.query"},
+    "block-shared": {"h.1.attn.query"},
     "first-block-skipped": {"h.0.attn.query"},
     "string-order": {"h.2.attn.query"},
-    "last-block-skipped": {"h.11.attn.query"},
+    "last-block-skipped": {"h.-1.attn.query"},
     # Attention.
     "pre-norm": {"attn.query"},
-    "heads-interleaved": {"attn.query"},
-    "heads-by-thirds": {"attn.query"},
-    "heads-split-untransposed": {"attn.query"},
+    "heads-interleaved": {"attn.query", "attn.scores"},
+    "packed-by-head": {"attn.query", "attn.scores"},
+    "heads-split-without-transpose": {"attn.query", "attn.scores"},
     "query-key-swapped": {"attn.query", "attn.key", "attn.scores"},
     "key-value-swapped": {"attn.key", "attn.value", "attn.scores"},
+    "key-for-value": {"attn.context"},
     "query-bias-dropped": {"attn.query"},
     "value-bias-dropped": {"attn.value"},
     "scale-missing": _SCORES,
     "scale-twice": _SCORES,
-    "scale-by-width": _SCORES,
+    "scale-of-width": _SCORES,
     "scale-without-root": _SCORES,
-    "scale-by-heads": _SCORES,
+    "scale-of-heads": _SCORES,
     "mask-missing": _WEIGHTS,
     "mask-off-by-one": _WEIGHTS,
     "mask-strict": _WEIGHTS,
     "mask-upside-down": _WEIGHTS,
-    "mask-with-zero": _WEIGHTS,
+    "mask-zero": _WEIGHTS,
     "mask-after-softmax": _WEIGHTS,
     "softmax-over-queries": _WEIGHTS,
     "softmax-over-heads": _WEIGHTS,
-    "attention-dropout-on": _WEIGHTS,
-    "heads-merged-untransposed": {"attn.context"},
-    "heads-reversed": {"attn.context"},
+    "attention-dropout-left-on": _WEIGHTS,
+    "heads-merged-without-transpose": {"attn.context", "attn"},
+    "heads-reversed": {"attn.context", "attn"},
     "projection-transposed": {"attn"},
-    "projection-bias-dropped": {"attn"},
+    "attn-c-proj-bias-dropped": {"attn"},
     "projection-missing": {"attn"},
     # Residuals and norms.
-    "no-attn-residual": {"ln_1.input"},
-    "attn-residual-twice": {"ln_1.input"},
+    "no-attention-residual": {"ln_1.input"},
+    "attention-residual-twice": {"ln_1.input"},
     "norm-inside-residual": {"ln_1.input"},
     "no-mlp-residual": {"ln_2.input"},
-    "residual-from-block-input": {"ln_2.input"},
-    "residual-dropout-on": {"ln_2.input"},
+    "mlp-residual-from-input": {"ln_2.input"},
+    "residual-dropout-left-on": {"ln_2.input"},
     "epsilon": {"ln_1"},
+    "epsilon-1e-3": {"ln_1"},
+    "epsilon-1e-8": {"ln_1"},
+    "epsilon-1e-12": {"ln_1"},
     "epsilon-outside-root": {"ln_1"},
+    "unbiased-deviation": {"ln_1"},
     "unbiased-variance": {"ln_1"},
     "affine-ignored": {"ln_1"},
     "norm-bias-ignored": {"ln_1"},
+    "rms-norm-with-bias": {"ln_1"},
     "rms-norm": {"ln_1"},
     "norms-swapped": {"ln_1"},
     # Feed-forward.
     "bias-dropped": {"mlp.c_fc"},
     "erf-gelu": {"mlp.gelu"},
     "quick-gelu": {"mlp.gelu"},
+    "gelu-cubic": {"mlp.gelu"},
+    "gelu-cubic-rounded": {"mlp.gelu"},
     "gelu-constant": {"mlp.gelu"},
-    "gelu-doubled": {"mlp.gelu"},
+    "gelu-not-halved": {"mlp.gelu"},
     "relu": {"mlp.gelu"},
     "silu": {"mlp.gelu"},
-    "mlp-bias-dropped": {"mlp"},
+    "mlp-c-proj-bias-dropped": {"mlp"},
     # The head.
     "final-norm": {"logits"},
     "untied-head": {"logits"},
@@ -217,6 +230,21 @@ FAULTS: dict[str, set[str]] = {
     "logits-shifted": {"logits"},
 }
 """The first wrong tap of each fault, or its kind if it is in a block; several if one may lack."""
+
+_NAMES: dict[str, set[str]] = {
+    "positions-scaled": set(),
+    "embedding-mean": set(),
+    "first-block-skipped": {"block-skipped"},
+    "last-block-skipped": {"block-skipped"},
+    "key-for-value": set(),
+    "query-bias-dropped": {"c-attn-bias-dropped"},
+    "value-bias-dropped": {"c-attn-bias-dropped"},
+    "scale-twice": {"scale-without-root"},
+    "residual-dropout-left-on": set(),
+    "heads-reversed": set(),
+    "gelu-constant": set(),
+}
+"""Names of faults that the harness does not have, or has under other names."""
 
 _SHARED = {
     ("annotated", "mask-off-by-one"),
@@ -235,12 +263,12 @@ _TABLE["sdpa"] = {
     "positions-missing": ("x = tok_emb + pos_emb", "x = tok_emb"),
     "positions-reversed": ("self.wpe(pos)", "self.wpe(pos.flip(0))"),
     "positions-scaled": ("tok_emb + pos_emb", "tok_emb + pos_emb * 0.5"),
-    "embedding-scaled": ("tok_emb + pos_emb", "tok_emb * self.cfg.n_embd**0.5 + pos_emb"),
-    "embedding-dropout-on": ("x = tok_emb + pos_emb", "x = F.dropout(tok_emb + pos_emb, 0.1)"),
+    "token-embeddings-scaled": ("tok_emb + pos_emb", "tok_emb * self.cfg.n_embd**0.5 + pos_emb"),
+    "dropout-left-on": ("x = tok_emb + pos_emb", "x = F.dropout(tok_emb + pos_emb, 0.1)"),
     "blocks-reversed": ("in self.blocks:", "in reversed(self.blocks):", "qkv = self.qkv(x)"),
     "first-block-skipped": ("in self.blocks:", "in self.blocks[1:]:", "qkv = self.qkv(x)"),
     "last-block-skipped": ("in self.blocks:", "in self.blocks[:-1]:", "self.lm_head(x)"),
-    "block-repeated": (
+    "block-shared": (
         "x = block(x)",
         "x = self.blocks[0](x)",
         "qkv = self.qkv(x)",
@@ -273,7 +301,7 @@ _TABLE["sdpa"] = {
         v = v.view(B, T, C // self.n_head, self.n_head).permute(0, 3, 1, 2)
 """,
     ),
-    "heads-split-untransposed": (
+    "heads-split-without-transpose": (
         """\
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
         k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
@@ -288,7 +316,7 @@ _TABLE["sdpa"] = {
     "query-key-swapped": ("q, k, v = qkv.split", "k, q, v = qkv.split"),
     "key-value-swapped": ("q, k, v = qkv.split", "q, v, k = qkv.split"),
     "scale-missing": ("is_causal=True)", "is_causal=True, scale=1.0)"),
-    "scale-by-width": ("is_causal=True)", "is_causal=True, scale=C**-0.5)"),
+    "scale-of-width": ("is_causal=True)", "is_causal=True, scale=C**-0.5)"),
     "scale-without-root": ("is_causal=True)", "is_causal=True, scale=self.n_head / C)"),
     "scale-twice": (
         "attention(q, k, v, is",
@@ -316,8 +344,8 @@ _TABLE["sdpa"] = {
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)""",
         "attn_mask=mask",
     ),
-    "attention-dropout-on": ("is_causal=True)", "is_causal=True, dropout_p=0.1)"),
-    "heads-merged-untransposed": (
+    "attention-dropout-left-on": ("is_causal=True)", "is_causal=True, dropout_p=0.1)"),
+    "heads-merged-without-transpose": (
         "y.transpose(1, 2).contiguous().view(B, T, C)",
         "y.contiguous().view(B, T, C)",
     ),
@@ -326,9 +354,9 @@ _TABLE["sdpa"] = {
         'weights[old + "attn.c_proj.weight"]',
         "y = self.proj(y)",
     ),
-    "projection-bias-dropped": ("y = self.proj(y)", "y = F.linear(y, self.proj.weight)"),
-    "no-attn-residual": ("x = x + a", "x = a"),
-    "attn-residual-twice": ("x = x + a", "x = x + x + a"),
+    "attn-c-proj-bias-dropped": ("y = self.proj(y)", "y = F.linear(y, self.proj.weight)"),
+    "no-attention-residual": ("x = x + a", "x = a"),
+    "attention-residual-twice": ("x = x + a", "x = x + x + a"),
     "norm-inside-residual": (
         """\
         x = x + a
@@ -344,7 +372,7 @@ _TABLE["sdpa"] = {
 """,
     ),
     "no-mlp-residual": ("x = x + m", "x = m"),
-    "residual-from-block-input": (
+    "mlp-residual-from-input": (
         """\
         x = x + a
         x = self.norm1(x)
@@ -359,7 +387,7 @@ _TABLE["sdpa"] = {
 """,
         "x = x + m",
     ),
-    "residual-dropout-on": ("x = x + m", "x = x + F.dropout(m, 0.1)"),
+    "residual-dropout-left-on": ("x = x + m", "x = x + F.dropout(m, 0.1)"),
     "epsilon": (
         "self.norm1 = nn.LayerNorm(cfg.n_embd, eps=cfg.layer_norm_epsilon)",
         "self.norm1 = nn.LayerNorm(cfg.n_embd, eps=1e-6)",
@@ -393,16 +421,12 @@ _TABLE["sdpa"] = {
     "quick-gelu": ('x = F.gelu(x, approximate="tanh")', "x = x * torch.sigmoid(1.702 * x)"),
     "relu": ('F.gelu(x, approximate="tanh")', "F.relu(x)"),
     "silu": ('F.gelu(x, approximate="tanh")', "F.silu(x)"),
-    "mlp-bias-dropped": ("x = self.down(x)", "x = F.linear(x, self.down.weight)"),
+    "mlp-c-proj-bias-dropped": ("x = self.down(x)", "x = F.linear(x, self.down.weight)"),
     "final-norm": (
         "logits = self.lm_head(x)",
         "logits = self.lm_head(F.layer_norm(x, x.shape[-1:]))",
     ),
-    "untied-head": (
-        '"lm_head.weight": weights["tokens_embed.weight"],',
-        '"lm_head.weight": weights["tokens_embed.weight"].flip(0),',
-        "self.lm_head(x)",
-    ),
+    "untied-head": ("self.lm_head(x)", "F.linear(x, self.wte.weight.flip(0))"),
     "logits-scaled": (
         "logits = self.lm_head(x)",
         "logits = self.lm_head(x) * self.cfg.n_embd**-0.5",
@@ -424,15 +448,15 @@ _TABLE["linear_qkv"] = {
         "pos = torch.cat",
     ),
     "positions-scaled": ("tok + pos.unsqueeze(0)", "tok + 0.1 * pos.unsqueeze(0)"),
-    "embedding-scaled": (
+    "token-embeddings-scaled": (
         "h = tok + pos.unsqueeze(0)",
         "h = tok * math.sqrt(self.d_model) + pos.unsqueeze(0)",
     ),
-    "embedding-norm": (
+    "embeddings-normalized": (
         "h = tok + pos.unsqueeze(0)",
         "h = F.layer_norm(tok + pos.unsqueeze(0), (self.d_model,))",
     ),
-    "embedding-dropout-on": (
+    "dropout-left-on": (
         "h = tok + pos.unsqueeze(0)",
         "h = F.dropout(tok + pos.unsqueeze(0), p=0.1)",
     ),
@@ -462,7 +486,7 @@ _TABLE["linear_qkv"] = {
         "x.view(b, t, self.num_heads, self.d_k).transpose(1, 2)",
         "x.view(b, t, self.d_k, self.num_heads).permute(0, 3, 1, 2)",
     ),
-    "heads-split-untransposed": (
+    "heads-split-without-transpose": (
         "x.view(b, t, self.num_heads, self.d_k).transpose(1, 2)",
         "x.view(b, self.num_heads, t, self.d_k)",
     ),
@@ -491,12 +515,12 @@ _TABLE["linear_qkv"] = {
     "value-bias-dropped": ("self.split(self.W_v(x))", "self.split(F.linear(x, self.W_v.weight))"),
     "scale-missing": ("scores = scores / math.sqrt(self.d_k)", "scores = scores"),
     "scale-twice": ("scores / math.sqrt(self.d_k)", "scores / math.sqrt(self.d_k) ** 2"),
-    "scale-by-width": (
+    "scale-of-width": (
         "scores / math.sqrt(self.d_k)",
         "scores / math.sqrt(self.d_k * self.num_heads)",
     ),
     "scale-without-root": ("scores / math.sqrt(self.d_k)", "scores / self.d_k"),
-    "scale-by-heads": ("scores / math.sqrt(self.d_k)", "scores / math.sqrt(self.num_heads)"),
+    "scale-of-heads": ("scores / math.sqrt(self.d_k)", "scores / math.sqrt(self.num_heads)"),
     "mask-missing": ('        scores = scores.masked_fill(mask, float("-inf"))\n', "", "att = F.s"),
     "mask-off-by-one": (
         "torch.tril(torch.ones(max_len, max_len))",
@@ -504,7 +528,7 @@ _TABLE["linear_qkv"] = {
         "masked_fill(mask",
     ),
     "mask-upside-down": (":t, :t] == 0", ":t, :t].transpose(-2, -1) == 0", "masked_fill(mask"),
-    "mask-with-zero": ('masked_fill(mask, float("-inf"))', "masked_fill(mask, 0.0)"),
+    "mask-zero": ('masked_fill(mask, float("-inf"))', "masked_fill(mask, 0.0)"),
     "mask-after-softmax": (
         """\
         scores = scores.masked_fill(mask, float("-inf"))
@@ -516,11 +540,11 @@ _TABLE["linear_qkv"] = {
 """,
     ),
     "softmax-over-queries": ("F.softmax(scores, dim=-1)", "F.softmax(scores, dim=-2)"),
-    "attention-dropout-on": (
+    "attention-dropout-left-on": (
         "F.softmax(scores, dim=-1)",
         "F.dropout(F.softmax(scores, dim=-1), p=0.1)",
     ),
-    "heads-merged-untransposed": (
+    "heads-merged-without-transpose": (
         """\
         x = x.transpose(1, 2)
         return x.reshape(b, t, h * d)
@@ -537,8 +561,8 @@ _TABLE["linear_qkv"] = {
         layer.ln_attn.weight.copy_""",
         "return self.W_o(out)",
     ),
-    "projection-bias-dropped": ("self.W_o(out)", "F.linear(out, self.W_o.weight)"),
-    "no-attn-residual": ("self.ln_attn(x + attn_out)", "self.ln_attn(attn_out)"),
+    "attn-c-proj-bias-dropped": ("self.W_o(out)", "F.linear(out, self.W_o.weight)"),
+    "no-attention-residual": ("self.ln_attn(x + attn_out)", "self.ln_attn(attn_out)"),
     "norm-inside-residual": (
         """\
         h = self.ln_attn(x + attn_out)
@@ -552,8 +576,8 @@ _TABLE["linear_qkv"] = {
 """,
     ),
     "no-mlp-residual": ("self.ln_ffn(h + ffn_out)", "self.ln_ffn(ffn_out)"),
-    "residual-from-block-input": ("self.ln_ffn(h + ffn_out)", "self.ln_ffn(x + ffn_out)"),
-    "epsilon": (
+    "mlp-residual-from-input": ("self.ln_ffn(h + ffn_out)", "self.ln_ffn(x + ffn_out)"),
+    "epsilon-1e-12": (
         "self.ln_attn = nn.LayerNorm(d_model, eps=eps)",
         "self.ln_attn = nn.LayerNorm(d_model, eps=1e-12)",
         "self.ln_attn(x + attn_out)",
@@ -598,7 +622,7 @@ _TABLE["linear_qkv"] = {
     ),
     "relu": ("h = self.act(h)", "h = F.relu(h)"),
     "silu": ("h = self.act(h)", "h = F.silu(h)"),
-    "mlp-bias-dropped": ("return self.fc2(h)", "return F.linear(h, self.fc2.weight)"),
+    "mlp-c-proj-bias-dropped": ("return self.fc2(h)", "return F.linear(h, self.fc2.weight)"),
     "final-norm": (
         "F.linear(h, self.token_embedding.weight)",
         "F.linear(F.layer_norm(h, (self.d_model,)), self.token_embedding.weight)",
@@ -618,10 +642,13 @@ _TABLE["einsum"] = {
     "positions-missing": ("residual = embed + pos_embed", "residual = embed"),
     "positions-reversed": ("self.W_pos[:seq]", "self.W_pos[:seq].flip(0)"),
     "positions-scaled": ("embed + pos_embed", "embed + pos_embed / seq"),
-    "embedding-scaled": ("embed + pos_embed", "embed * self.W_E.shape[1] ** 0.5 + pos_embed"),
+    "token-embeddings-scaled": (
+        "embed + pos_embed",
+        "embed * self.W_E.shape[1] ** 0.5 + pos_embed",
+    ),
     "blocks-reversed": ("block in self.blocks:", "block in self.blocks[::-1]:", "q = einsum"),
     "first-block-skipped": ("block in self.blocks:", "block in self.blocks[1:]:", "q = einsum"),
-    "block-repeated": (
+    "block-shared": (
         "residual = block(residual)",
         "residual = self.blocks[0](residual)",
         "q = e",
@@ -663,7 +690,7 @@ _TABLE["einsum"] = {
         "q = einsum",
     ),
     "query-key-swapped": ("W_Q, W_K, W_V = weights", "W_K, W_Q, W_V = weights", "q = einsum"),
-    "key-value-swapped": ('"bnqk,bknh->bqnh", pattern, v', '"bnqk,bknh->bqnh", pattern, k'),
+    "key-for-value": ('"bnqk,bknh->bqnh", pattern, v', '"bnqk,bknh->bqnh", pattern, k'),
     "query-bias-dropped": (" + self.b_Q\n", "\n"),
     "value-bias-dropped": (" + self.b_V\n", "\n"),
     "scale-missing": ("attn_scores / self.d_head**0.5", "attn_scores"),
@@ -679,9 +706,9 @@ _TABLE["einsum"] = {
 """,
         "attn_scores = attn_scores / ",
     ),
-    "scale-by-width": ("/ self.d_head**0.5", "/ resid.shape[-1] ** 0.5"),
+    "scale-of-width": ("/ self.d_head**0.5", "/ resid.shape[-1] ** 0.5"),
     "scale-without-root": ("/ self.d_head**0.5", "/ self.d_head"),
-    "scale-by-heads": ("/ self.d_head**0.5", "/ q.shape[2] ** 0.5"),
+    "scale-of-heads": ("/ self.d_head**0.5", "/ q.shape[2] ** 0.5"),
     "mask-missing": (
         "attn_scores = attn_scores.masked_fill(hidden, -1e9)",
         "pass",
@@ -690,7 +717,7 @@ _TABLE["einsum"] = {
     "mask-off-by-one": ("diagonal=1", "diagonal=2", "masked_fill(hidden"),
     "mask-strict": ("diagonal=1", "diagonal=0", "masked_fill(hidden"),
     "mask-upside-down": ("masked_fill(hidden, -1e9)", "masked_fill(hidden.T, -1e9)"),
-    "mask-with-zero": ("masked_fill(hidden, -1e9)", "masked_fill(hidden, 1e-9)"),
+    "mask-zero": ("masked_fill(hidden, -1e9)", "masked_fill(hidden, 1e-9)"),
     "mask-after-softmax": (
         """\
         attn_scores = attn_scores.masked_fill(hidden, -1e9)
@@ -703,11 +730,11 @@ _TABLE["einsum"] = {
     ),
     "softmax-over-queries": ("softmax(dim=-1)", "softmax(dim=2)"),
     "softmax-over-heads": ("softmax(dim=-1)", "softmax(dim=1)"),
-    "attention-dropout-on": (
+    "attention-dropout-left-on": (
         "attn_scores.softmax(dim=-1)",
         "torch.dropout(attn_scores.softmax(dim=-1), 0.1, True)",
     ),
-    "heads-merged-untransposed": (
+    "heads-merged-without-transpose": (
         """\
         attn_out = einsum("bqnh,nhm->bqm", z, self.W_O)
 """,
@@ -721,9 +748,9 @@ _TABLE["einsum"] = {
         "W_O.T.reshape(heads, -1, width)",
         'attn_out = einsum("bqnh',
     ),
-    "projection-bias-dropped": ("        attn_out = attn_out + self.b_O\n", "", "z, self.W_O)"),
-    "no-attn-residual": ("resid_mid = resid_pre + attn_out", "resid_mid = attn_out"),
-    "attn-residual-twice": ("resid_pre + attn_out", "resid_pre + resid_pre + attn_out"),
+    "attn-c-proj-bias-dropped": ("        attn_out = attn_out + self.b_O\n", "", "z, self.W_O)"),
+    "no-attention-residual": ("resid_mid = resid_pre + attn_out", "resid_mid = attn_out"),
+    "attention-residual-twice": ("resid_pre + attn_out", "resid_pre + resid_pre + attn_out"),
     "norm-inside-residual": (
         """\
         resid_mid = resid_pre + attn_out
@@ -740,7 +767,7 @@ _TABLE["einsum"] = {
 """,
     ),
     "no-mlp-residual": ("resid_post = normed_mid + mlp_out", "resid_post = mlp_out"),
-    "residual-from-block-input": ("normed_mid + mlp_out", "resid_pre + mlp_out"),
+    "mlp-residual-from-input": ("normed_mid + mlp_out", "resid_pre + mlp_out"),
     "epsilon": ("(var + self.eps).sqrt()", "(var + 1e-6).sqrt()"),
     "epsilon-outside-root": ("(var + self.eps).sqrt()", "(var.sqrt() + self.eps)"),
     "unbiased-variance": (
@@ -750,7 +777,7 @@ _TABLE["einsum"] = {
     ),
     "affine-ignored": ("return resid * self.w + self.b", "return resid"),
     "norm-bias-ignored": ("return resid * self.w + self.b", "return resid * self.w"),
-    "rms-norm": (
+    "rms-norm-with-bias": (
         """\
         mean = resid.mean(dim=-1, keepdim=True)
         var = resid.var(dim=-1, keepdim=True, unbiased=False)
@@ -780,10 +807,10 @@ _TABLE["einsum"] = {
     "bias-dropped": (" + self.b_in\n", "\n"),
     "erf-gelu": ("post = gelu_new(pre)", "post = nn.functional.gelu(pre)"),
     "quick-gelu": ("post = gelu_new(pre)", "post = pre * (1.702 * pre).sigmoid()"),
-    "gelu-constant": ("0.044715", "0.0447"),
+    "gelu-cubic-rounded": ("0.044715", "0.0447"),
     "relu": ("post = gelu_new(pre)", "post = pre.relu()"),
     "silu": ("post = gelu_new(pre)", "post = nn.functional.silu(pre)"),
-    "mlp-bias-dropped": (" + self.b_out\n", "\n"),
+    "mlp-c-proj-bias-dropped": (" + self.b_out\n", "\n"),
     "final-norm": (
         "        logits = einsum(",
         """\
@@ -817,14 +844,17 @@ _TABLE["annotated"] = {
 """,
         "places = torch.where",
     ),
-    "embedding-scaled": ("tokens = self.lut(x)", "tokens = self.lut(x) * math.sqrt(self.d_model)"),
-    "embedding-dropout-on": (
+    "token-embeddings-scaled": (
+        "tokens = self.lut(x)",
+        "tokens = self.lut(x) * math.sqrt(self.d_model)",
+    ),
+    "dropout-left-on": (
         "return self.dropout(tokens + places)",
         "return nn.functional.dropout(tokens + places, 0.1)",
     ),
     "blocks-reversed": ("in self.layers:", "in reversed(self.layers):", "lin(x).view"),
     "last-block-skipped": ("in self.layers:", "in self.layers[:-1]:", "return self.proj(x)"),
-    "block-repeated": ("x = layer(x, mask)", "x = self.layers[0](x, mask)", "lin(x).view"),
+    "block-shared": ("x = layer(x, mask)", "x = self.layers[0](x, mask)", "lin(x).view"),
     "pre-norm": (
         """\
         out = self.dropout(sublayer(x))
@@ -839,7 +869,7 @@ _TABLE["annotated"] = {
         "lin(x).view(nbatches, -1, self.h, self.d_k).transpose(1, 2)",
         "lin(x).view(nbatches, -1, self.d_k, self.h).permute(0, 3, 1, 2)",
     ),
-    "heads-split-untransposed": (
+    "heads-split-without-transpose": (
         "lin(x).view(nbatches, -1, self.h, self.d_k).transpose(1, 2)",
         "lin(x).view(nbatches, self.h, -1, self.d_k)",
     ),
@@ -855,14 +885,14 @@ _TABLE["annotated"] = {
     ),
     "scale-missing": (" / math.sqrt(d_k)", ""),
     "scale-twice": (" / math.sqrt(d_k)", " / math.sqrt(d_k) / math.sqrt(d_k)"),
-    "scale-by-width": (" / math.sqrt(d_k)", " / math.sqrt(d_k * query.size(1))"),
+    "scale-of-width": (" / math.sqrt(d_k)", " / math.sqrt(d_k * query.size(1))"),
     "scale-without-root": (" / math.sqrt(d_k)", " / d_k"),
-    "scale-by-heads": (" / math.sqrt(d_k)", " / math.sqrt(query.size(1))"),
+    "scale-of-heads": (" / math.sqrt(d_k)", " / math.sqrt(query.size(1))"),
     "mask-missing": ("self.self_attn(x, x, x, mask)", "self.self_attn(x, x, x)", "p_attn = scores"),
     "mask-off-by-one": ("diagonal=1", "diagonal=2", "masked_fill(mask == 0"),
     "mask-strict": ("diagonal=1", "diagonal=0", "masked_fill(mask == 0"),
     "mask-upside-down": ("masked_fill(mask == 0, -1e9)", "masked_fill(mask.mT == 0, -1e9)"),
-    "mask-with-zero": ("masked_fill(mask == 0, -1e9)", "masked_fill(mask == 0, 1e-9)"),
+    "mask-zero": ("masked_fill(mask == 0, -1e9)", "masked_fill(mask == 0, 1e-9)"),
     "mask-after-softmax": (
         """\
     if mask is not None:
@@ -878,8 +908,8 @@ _TABLE["annotated"] = {
     ),
     "softmax-over-queries": ("scores.softmax(dim=-1)", "scores.softmax(dim=-2)"),
     "softmax-over-heads": ("scores.softmax(dim=-1)", "scores.softmax(dim=1)"),
-    "attention-dropout-on": ("dropout(p_attn)", "nn.functional.dropout(p_attn, 0.1)"),
-    "heads-merged-untransposed": (
+    "attention-dropout-left-on": ("dropout(p_attn)", "nn.functional.dropout(p_attn, 0.1)"),
+    "heads-merged-without-transpose": (
         "x = x.transpose(1, 2).contiguous().view(",
         "x = x.contiguous().view(",
     ),
@@ -888,19 +918,19 @@ _TABLE["annotated"] = {
         'w["attn.c_proj.weight"].clone()',
         "return self.linears[-1](x)",
     ),
-    "projection-bias-dropped": (
+    "attn-c-proj-bias-dropped": (
         'linears[3].bias.data = w["attn.c_proj.bias"].clone()',
         "linears[3].bias.data = torch.zeros_like(qkv_b[0])",
         "return self.linears[-1](x)",
     ),
-    "no-attn-residual": ("self.norm(x + out)", "self.norm(out)"),
-    "attn-residual-twice": ("self.norm(x + out)", "self.norm(x + x + out)"),
+    "no-attention-residual": ("self.norm(x + out)", "self.norm(out)"),
+    "attention-residual-twice": ("self.norm(x + out)", "self.norm(x + x + out)"),
     "norm-inside-residual": ("self.norm(x + out)", "x + self.norm(out)"),
     "no-mlp-residual": (
         "return self.sublayer[1](x, self.feed_forward)",
         "return self.sublayer[1].norm(self.feed_forward(x))",
     ),
-    "residual-from-block-input": (
+    "mlp-residual-from-input": (
         """\
         x = self.sublayer[0](x, lambda x: self.self_attn(x, x, x, mask))
         return self.sublayer[1](x, self.feed_forward)
@@ -924,7 +954,7 @@ _TABLE["annotated"] = {
         "/ torch.sqrt(var + self.eps) +",
         "/ (torch.sqrt(var) + self.eps) +",
     ),
-    "unbiased-variance": (
+    "unbiased-deviation": (
         """\
         var = ((x - mean) ** 2).mean(-1, keepdim=True)
         return self.a_2 * (x - mean) / torch.sqrt(var + self.eps) + self.b_2
@@ -940,7 +970,7 @@ _TABLE["annotated"] = {
         "return (x - mean) / torch.sqrt(var + self.eps)",
     ),
     "norm-bias-ignored": ("torch.sqrt(var + self.eps) + self.b_2", "torch.sqrt(var + self.eps)"),
-    "rms-norm": (
+    "rms-norm-with-bias": (
         """\
         var = ((x - mean) ** 2).mean(-1, keepdim=True)
         return self.a_2 * (x - mean) / torch.sqrt(var + self.eps) + self.b_2
@@ -971,7 +1001,7 @@ _TABLE["annotated"] = {
     "quick-gelu": ("x = self.activation(x)", "x = x * torch.sigmoid(1.702 * x)"),
     "relu": ('nn.GELU(approximate="tanh")', "nn.ReLU()", "x = self.activation(x)"),
     "silu": ('nn.GELU(approximate="tanh")', "nn.SiLU()", "x = self.activation(x)"),
-    "mlp-bias-dropped": ("self.w_2(x)", "nn.functional.linear(x, self.w_2.weight)"),
+    "mlp-c-proj-bias-dropped": ("self.w_2(x)", "nn.functional.linear(x, self.w_2.weight)"),
     "final-norm": (
         "return self.generator(x)",
         "return self.generator(nn.functional.layer_norm(x, x.shape[-1:]))",
@@ -981,7 +1011,7 @@ _TABLE["annotated"] = {
     model.generator.proj.weight = model.embed.lut.weight
     for i,""",
         """\
-    model.generator.proj.weight.data = weights["tokens_embed.weight"].flip(0)
+    model.generator.proj.weight = nn.Parameter(weights["tokens_embed.weight"].flip(0))
     for i,""",
         "return self.proj(x)",
     ),
@@ -996,10 +1026,10 @@ _TABLE["time_first"] = {
     "positions-missing": ("        x = x + p\n", "", "x = self.embed_tokens(src)"),
     "positions-reversed": ("self.embed_positions(steps)", "self.embed_positions(steps.flip(0))"),
     "positions-scaled": ("x = x + p", "x = x + p / math.sqrt(self.dim)"),
-    "embedding-scaled": ("x = x + p", "x = math.sqrt(self.dim) * x + p"),
-    "embedding-norm": ("x = x + p", "x = F.layer_norm(x + p, (self.dim,))"),
+    "token-embeddings-scaled": ("x = x + p", "x = math.sqrt(self.dim) * x + p"),
+    "embeddings-normalized": ("x = x + p", "x = F.layer_norm(x + p, (self.dim,))"),
     "first-block-skipped": ("in self.layers:", "in self.layers[1:]:", "q, k, v = self.in_proj"),
-    "block-repeated": ("x = layer(x, mask)", "x = self.layers[0](x, mask)", "q, k, v = self.in_"),
+    "block-shared": ("x = layer(x, mask)", "x = self.layers[0](x, mask)", "q, k, v = self.in_"),
     "pre-norm": (
         """\
         residual = x
@@ -1027,7 +1057,7 @@ _TABLE["time_first"] = {
 """,
         "x = self.layer_norm_1(x)",
     ),
-    "heads-split-untransposed": (
+    "heads-split-without-transpose": (
         "q = q.contiguous().view(tgt_len, bsz * self.heads, self.head_dim).transpose(0, 1)",
         "q = q.contiguous().view(bsz * self.heads, tgt_len, self.head_dim)",
     ),
@@ -1038,13 +1068,13 @@ _TABLE["time_first"] = {
         "weights = torch.bmm(q, k.transpose(1, 2))",
         "weights = torch.bmm(q, k.transpose(1, 2)) / math.sqrt(self.head_dim)",
     ),
-    "scale-by-width": ("q / math.sqrt(self.head_dim)", "q / math.sqrt(dim)", "weights = torch.bmm"),
+    "scale-of-width": ("q / math.sqrt(self.head_dim)", "q / math.sqrt(dim)", "weights = torch.bmm"),
     "scale-without-root": (
         "q / math.sqrt(self.head_dim)",
         "q / self.head_dim",
         "weights = torch.bmm",
     ),
-    "scale-by-heads": (
+    "scale-of-heads": (
         "q / math.sqrt(self.head_dim)",
         "q / math.sqrt(self.heads)",
         "weights = torch.bmm",
@@ -1064,11 +1094,11 @@ _TABLE["time_first"] = {
         "weights = torch.softmax",
     ),
     "softmax-over-queries": ("softmax(weights, dim=-1)", "softmax(weights, dim=1)"),
-    "attention-dropout-on": (
+    "attention-dropout-left-on": (
         "out = torch.bmm(weights, v)",
         "out = torch.bmm(F.dropout(weights), v)",
     ),
-    "heads-merged-untransposed": (
+    "heads-merged-without-transpose": (
         "out = out.transpose(0, 1).contiguous().view(",
         "out = out.contiguous().view(",
     ),
@@ -1077,8 +1107,8 @@ _TABLE["time_first"] = {
         'not name.startswith("embed") and "out_proj" not in name',
         "return self.out_proj(out)",
     ),
-    "projection-bias-dropped": ("self.out_proj(out)", "F.linear(out, self.out_proj.weight)"),
-    "no-attn-residual": (
+    "attn-c-proj-bias-dropped": ("self.out_proj(out)", "F.linear(out, self.out_proj.weight)"),
+    "no-attention-residual": (
         """\
         x = residual + x
         x = self.layer_norm_1(x)
@@ -1106,7 +1136,7 @@ _TABLE["time_first"] = {
         x = self.layer_norm_2(x)
 """,
     ),
-    "residual-from-block-input": (
+    "mlp-residual-from-input": (
         """\
         residual = x
         x = self.fc1(x)
@@ -1118,8 +1148,8 @@ _TABLE["time_first"] = {
 x = residual + x
         x = self.layer_norm_2(x)""",
     ),
-    "residual-dropout-on": ("x = self.fc2(x)\n", "x = F.dropout(self.fc2(x), 0.1)\n"),
-    "epsilon": (
+    "residual-dropout-left-on": ("x = self.fc2(x)\n", "x = F.dropout(self.fc2(x), 0.1)\n"),
+    "epsilon-1e-3": (
         "self.layer_norm_1 = nn.LayerNorm(dim, eps=eps)",
         "self.layer_norm_1 = nn.LayerNorm(dim, eps=1e-3)",
         "x = self.layer_norm_1(x)",
@@ -1148,7 +1178,7 @@ x = residual + x
     "quick-gelu": ('x = F.gelu(x, approximate="tanh")', "x = x * torch.sigmoid(1.702 * x)"),
     "relu": ('F.gelu(x, approximate="tanh")', "F.relu(x)"),
     "silu": ('F.gelu(x, approximate="tanh")', "F.silu(x)"),
-    "mlp-bias-dropped": ("x = self.fc2(x)", "x = F.linear(x, self.fc2.weight)"),
+    "mlp-c-proj-bias-dropped": ("x = self.fc2(x)", "x = F.linear(x, self.fc2.weight)"),
     "final-norm": ("F.linear(x, self", "F.linear(F.layer_norm(x, (self.dim,)), self"),
     "untied-head": ("(x, self.embed_tokens.weight)", "(x, self.embed_tokens.weight.roll(1, 0))"),
     "logits-scaled": (
@@ -1158,14 +1188,14 @@ x = residual + x
 }
 _TABLE["heads"] = {
     "positions-from-one": ("torch.arange(T,", "torch.arange(1, T + 1,", "pos_emb = self"),
-    "embedding-scaled": (
+    "token-embeddings-scaled": (
         "x = tok_emb + pos_emb",
         "x = tok_emb * tok_emb.shape[-1] ** 0.5 + pos_emb",
     ),
     "query-key-swapped": ("q @ k.transpose(-2, -1)", "k @ q.transpose(-2, -1)"),
-    "key-value-swapped": ("out = wei @ v", "out = wei @ k"),
+    "key-for-value": ("out = wei @ v", "out = wei @ k"),
     "scale-missing": (" * k.shape[-1] ** -0.5", ""),
-    "scale-by-width": ("k.shape[-1] ** -0.5", "C**-0.5"),
+    "scale-of-width": ("k.shape[-1] ** -0.5", "C**-0.5"),
     "scale-without-root": ("k.shape[-1] ** -0.5", "k.shape[-1] ** -1"),
     "mask-missing": (
         """\
@@ -1175,7 +1205,7 @@ _TABLE["heads"] = {
         "wei = F.softmax",
     ),
     "mask-upside-down": ("self.tril[:T, :T] == 0", "self.tril[:T, :T].T == 0"),
-    "mask-with-zero": ('float("-inf")', "0.0"),
+    "mask-zero": ('float("-inf")', "0.0"),
     "softmax-over-queries": ("dim=-1)\n        # perform", "dim=1)\n        # perform"),
     "heads-interleaved": (
         "out = torch.cat([h(x) for h in self.heads], dim=-1)",
@@ -1207,7 +1237,7 @@ _TABLE["heads"] = {
         x = x + self.ffwd(self.ln2(x))
 """,
     ),
-    "no-attn-residual": ("self.ln1(x + self.sa(x))", "self.ln1(self.sa(x))"),
+    "no-attention-residual": ("self.ln1(x + self.sa(x))", "self.ln1(self.sa(x))"),
     "no-mlp-residual": ("self.ln2(x + self.ffwd(x))", "self.ln2(self.ffwd(x))"),
     "norm-inside-residual": ("self.ln1(x + self.sa(x))", "x + self.ln1(self.sa(x))"),
     "epsilon": (
@@ -1259,13 +1289,13 @@ q, k, v = weights[f"{h}.attn.c_attn.weight"].chunk(3, 1)
         'copy_(weights[f"{h}.attn.c_proj.weight"])',
         "attention_output, _",
     ),
-    "projection-bias-dropped": (
+    "attn-c-proj-bias-dropped": (
         'block.att.out_proj.bias.copy_(weights[f"{h}.attn.c_proj.bias"])',
         "block.att.out_proj.bias.zero_()",
         "attention_output, _",
     ),
-    "no-attn-residual": ("(inputs + attention_output)", "(attention_output)"),
-    "residual-from-block-input": ("(out1 + ffn_output)", "(inputs + ffn_output)"),
+    "no-attention-residual": ("(inputs + attention_output)", "(attention_output)"),
+    "mlp-residual-from-input": ("(out1 + ffn_output)", "(inputs + ffn_output)"),
     "pre-norm": (
         """\
         out1 = self.layernorm1(inputs + attention_output)
@@ -1304,9 +1334,9 @@ q, k, v = weights[f"{h}.attn.c_attn.weight"].chunk(3, 1)
 }
 _TABLE["functional"] = {
     "positions-from-one": ("wpe[range(len(inputs))]", "wpe[range(1, len(inputs) + 1)]"),
-    "embedding-scaled": ("x = wte[inputs] +", "x = wte[inputs] * wte.shape[1] ** 0.5 +"),
+    "token-embeddings-scaled": ("x = wte[inputs] +", "x = wte[inputs] * wte.shape[1] ** 0.5 +"),
     "scale-missing": (" / q.shape[-1] ** 0.5", ""),
-    "scale-by-width": ("q.shape[-1] ** 0.5", "(3 * q.shape[-1]) ** 0.5"),
+    "scale-of-width": ("q.shape[-1] ** 0.5", "(3 * q.shape[-1]) ** 0.5"),
     "mask-missing": (" + mask)", ")"),
     "mask-off-by-one": (
         "torch.ones(x.shape[0], x.shape[0], dtype=x.dtype)",
@@ -1315,7 +1345,7 @@ _TABLE["functional"] = {
     ),
     "query-key-swapped": ("softmax(q @ k.T", "softmax(k @ q.T"),
     "key-value-swapped": ("for q, k, v in zip", "for q, v, k in zip", "return softmax(q @ k.T"),
-    "heads-merged-untransposed": (
+    "heads-merged-without-transpose": (
         "torch.hstack(out_heads)",
         "torch.stack(out_heads).reshape(x.shape[0], -1)",
     ),
@@ -1345,13 +1375,13 @@ _TABLE["functional"] = {
     "norm-bias-ignored": ("return g * x + b", "return g * x"),
     "no-mlp-residual": ("layer_norm(x + ffn", "layer_norm(ffn"),
     "bias-dropped": ("linear(x, **c_fc)", 'linear(x, c_fc["w"], 0.0)'),
-    "gelu-constant": ("0.044715", "0.44715"),
-    "gelu-doubled": ("return 0.5 * x * (1 +", "return x * (1 +"),
+    "gelu-cubic": ("0.044715", "0.44715"),
+    "gelu-not-halved": ("return 0.5 * x * (1 +", "return x * (1 +"),
     "untied-head": ("x @ wte.T", "x @ wte.flip(0).T"),
     "logits-scaled": ("return x @ wte.T", "return x @ wte.T * 1.1"),
 }
 _TABLE["conv1d"] = {
-    "embedding-dropout-on": ("self.drop(hidden_states)", "nn.functional.dropout(hidden_states)"),
+    "dropout-left-on": ("self.drop(hidden_states)", "nn.functional.dropout(hidden_states)"),
     "positions-from-one": (
         "self.position_ids[None, : input_ids.shape[-1]]",
         "self.position_ids[None, 1 : input_ids.shape[-1] + 1]",
@@ -1359,11 +1389,11 @@ _TABLE["conv1d"] = {
     ),
     "first-block-skipped": ("in self.h:", "in self.h[1:]:", "torch.addmm"),
     "scale-missing": ("        w = w / math.sqrt(v.size(-1))\n", "", "w = torch.matmul(q, k)"),
-    "scale-by-width": ("math.sqrt(v.size(-1))", "math.sqrt(self.split_size)"),
+    "scale-of-width": ("math.sqrt(v.size(-1))", "math.sqrt(self.split_size)"),
     "mask-strict": ("(torch.ones(n_ctx, n_ctx))", "(torch.ones(n_ctx, n_ctx), -1)", "w = w * b +"),
-    "mask-with-zero": ("w * b + -1e9 * (1 - b)", "w * b"),
+    "mask-zero": ("w * b + -1e9 * (1 - b)", "w * b"),
     "softmax-over-queries": ("softmax(w, dim=-1)", "softmax(w, dim=-2)"),
-    "heads-merged-untransposed": (
+    "heads-merged-without-transpose": (
         "x.permute(0, 2, 1, 3).contiguous()",
         "x.contiguous().view(x.size(0), x.size(2), x.size(1), x.size(3))",
         "return x.view(*new_x_shape)\n\n    def split",
@@ -1394,8 +1424,8 @@ _TABLE["conv1d"] = {
         return x + m
 """,
     ),
-    "residual-from-block-input": ("self.ln_2(n + m)", "self.ln_2(x + m)"),
-    "no-attn-residual": ("self.ln_1(x + a)", "self.ln_1(a)"),
+    "mlp-residual-from-input": ("self.ln_2(n + m)", "self.ln_2(x + m)"),
+    "no-attention-residual": ("self.ln_1(x + a)", "self.ln_1(a)"),
     "projection-transposed": (
         "        a = self.c_proj(a)",
         "        a = nn.functional.linear(a, self.c_proj.weight, self.c_proj.bias)",
@@ -1430,7 +1460,7 @@ _TABLE["joined_table"] = {
         q, k, v = qkv.permute(2, 0, 4, 1, 3)
 """,
     ),
-    "heads-by-thirds": (
+    "packed-by-head": (
         """\
         qkv = qkv.reshape(n, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -1447,11 +1477,14 @@ _TABLE["joined_table"] = {
     "mask-off-by-one": (".tril()", ".tril(1)", "w = w * b +"),
     "mask-upside-down": (".tril()", ".triu()", "w = w * b +"),
     "softmax-over-queries": ("w.softmax(-1)", "w.softmax(-2)"),
-    "heads-merged-untransposed": ("a.transpose(1, 2).flatten(2)", "a.reshape(n, length, width)"),
+    "heads-merged-without-transpose": (
+        "a.transpose(1, 2).flatten(2)",
+        "a.reshape(n, length, width)",
+    ),
     "projection-transposed": ("a @ self.out_w + self.out_b", "a @ self.out_w.T + self.out_b"),
-    "projection-bias-dropped": ("a @ self.out_w + self.out_b", "a @ self.out_w"),
+    "attn-c-proj-bias-dropped": ("a @ self.out_w + self.out_b", "a @ self.out_w"),
     "bias-dropped": ("n @ self.fc_w + self.fc_b", "n @ self.fc_w"),
-    "mlp-bias-dropped": ("h @ self.proj_w + self.proj_b", "h @ self.proj_w"),
+    "mlp-c-proj-bias-dropped": ("h @ self.proj_w + self.proj_b", "h @ self.proj_w"),
     "norm-bias-ignored": ("return x * g + b", "return x * g"),
     "norms-swapped": (
         """\
@@ -1464,7 +1497,7 @@ _TABLE["joined_table"] = {
 """,
         "return x * g + b",
     ),
-    "rms-norm": (
+    "rms-norm-with-bias": (
         """\
         u = x.mean(-1, keepdim=True)
         s =""",
@@ -1473,7 +1506,7 @@ _TABLE["joined_table"] = {
         s =""",
         "x = (x - u) * torch.rsqrt(",
     ),
-    "epsilon": ("torch.rsqrt(s + self.e)", "torch.rsqrt(s + 1e-8)"),
+    "epsilon-1e-8": ("torch.rsqrt(s + self.e)", "torch.rsqrt(s + 1e-8)"),
     "silu": ('F.gelu(h, approximate="tanh")', "F.silu(h)"),
     "untied-head": ("self.we[: self.n_vocab]", "self.we[-self.n_vocab :]"),
 }
@@ -1481,7 +1514,7 @@ _TABLE["closures"] = {
     "positions-from-one": ("places()[: ids.shape[-1]]", "places()[1 : ids.shape[-1] + 1]"),
     "positions-missing": ("words()[ids] + places()[: ids.shape[-1]]", "words()[ids]"),
     "scale-missing": ("(q / scale)", "q"),
-    "scale-by-width": (
+    "scale-of-width": (
         "math.sqrt(config.n_embd // config.n_head)",
         "math.sqrt(config.n_embd)",
         "logits = (q",
@@ -1591,8 +1624,11 @@ _TABLE["half_inside"] = {
     "scale-missing": (" / math.sqrt(self.head_dim)", ""),
     "mask-off-by-one": ("diagonal=1", "diagonal=2", "attn_weights.float() + mask"),
     "softmax-over-queries": ("F.softmax(attn_weights, dim=-1)", "F.softmax(attn_weights, dim=-2)"),
-    "heads-merged-untransposed": ("attn_output.transpose(1, 2).reshape", "attn_output.reshape"),
-    "no-attn-residual": (
+    "heads-merged-without-transpose": (
+        "attn_output.transpose(1, 2).reshape",
+        "attn_output.reshape",
+    ),
+    "no-attention-residual": (
         "(residual + hidden_states)\n        residual =",
         "(hidden_states)\n        residual =",
     ),
