@@ -12,16 +12,15 @@ people use, and `--call` gives one. A line may use these names:
 """
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from parity.core.candidates import broken, site_of
 from parity.core.inputs import Inputs
@@ -40,7 +39,15 @@ _SPELLINGS = {
 _CAUSAL = ("mask", "attention_mask", "attn_mask", "src_mask", "tgt_mask", "causal_mask")
 _FORMS = ("causal", "~causal", "causal.to(next(model.parameters()).dtype).log()", "mask.long()")
 """What models take as a mask: may look, may not look, is added to the scores; padding."""
-_FILLED = {"tap": "lambda name, x: x", "start_pos": "0", "offset": "0", "training": "False"}
+_FILLED = {
+    **{name: kind for kind, names in _SPELLINGS.items() for name in names},
+    **dict.fromkeys(_TARGETS, "ids"),
+    "tap": "lambda name, x: x",
+    "start_pos": "0",
+    "offset": "0",
+    "training": "False",
+}
+"""What a required argument gets; any other gets None."""
 _EXAMPLE = "say how it is called: --call 'model(ids, cache=None)[0]'"
 
 
@@ -102,27 +109,19 @@ def logits_in(result: object, token_ids: Tensor, vocab_size: int) -> Logits:
     """
     batch, time = token_ids.shape
     if isinstance(result, list) and 1 < len(result) == batch:
-        try:
-            rows = [
-                logits_in(r, token_ids[i : i + 1], vocab_size).tensor for i, r in enumerate(result)
-            ]
-        except InconclusiveError:
-            pass
-        else:
-            return Logits(tensor=(joined := torch.cat(rows)), raw=joined, layout="row by row")
-    leaves = list(_leaves(result))
+        with contextlib.suppress(InconclusiveError):
+            found_in = partial(logits_in, token_ids=token_ids[:1], vocab_size=vocab_size)
+            joined = torch.cat([found_in(row).tensor for row in result])
+            return Logits(tensor=joined, raw=joined, layout="row by row")
     sizes = {"b": batch, "t": time, "n": batch * time, "1": 1}
+    leaves = list(_leaves(result))
     found: list[tuple[tuple[object, ...], Logits]] = []
     for order, (name, leaf) in enumerate(leaves):
         for rank, (axes, words) in enumerate(_LAYOUTS):
-            if len(axes) != leaf.ndim or axes == "v" and batch > 1:
-                continue
-            count = leaf.shape[axes.index("v")]
-            if count < vocab_size or any(
-                size != sizes[axis]
-                for axis, size in zip(axes, leaf.shape, strict=True)
-                if axis != "v"
-            ):
+            lengths = dict(zip(axes, leaf.shape, strict=False))
+            count = lengths.pop("v", 0)
+            is_fitting = len(axes) == leaf.ndim and lengths.items() <= sizes.items()
+            if count < vocab_size or not is_fitting or (axes == "v" and batch > 1):
                 continue
             more = count - vocab_size
             layout = ", ".join(filter(None, [words, f"{more} more columns" * bool(more)]))
@@ -146,72 +145,57 @@ def _canonical(leaf: Tensor, axes: str, batch: int) -> Tensor:
         return leaf.transpose(0, 1)
     if axes == "bvt":
         return leaf.transpose(1, 2)
-    rows = leaf.reshape(-1, leaf.shape[-1])  # a view, as only leading axes are joined
-    return leaf if leaf.ndim == len("btv") else rows.unflatten(0, (batch, -1))
+    return leaf if axes in ("btv", "b1v") else leaf.view(batch, -1, leaf.shape[-1])
 
 
 def _is_probability(tensor: Tensor) -> bool:
-    total = tensor[:1, :1].detach().sum(-1)
-    return bool((tensor[:1, :1] >= 0).all()) and bool(((total - 1).abs() < 1e-3).all())  # noqa: PLR2004
+    row = tensor[0, 0].detach()
+    return bool((row >= 0).all()) and abs(float(row.sum()) - 1) < 1e-3  # noqa: PLR2004
 
 
 def _leaves(result: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield every floating-point tensor with the name that it has."""
+    """Yield every floating-point tensor with its name, "" if it has none."""
     if isinstance(result, Tensor):
         if result.is_floating_point():
             yield name, result
-    elif isinstance(result, Mapping):  # transformers' ModelOutput is one
-        for key, value in result.items():
-            yield from _leaves(value, str(key))
+        return
+    members: Iterable[tuple[object, object]] = ()
+    if isinstance(result, Mapping):  # transformers' ModelOutput is one
+        members = result.items()
     elif dataclasses.is_dataclass(result):
-        for field in dataclasses.fields(result):
-            yield from _leaves(getattr(result, field.name), field.name)
-    elif isinstance(result, tuple) and hasattr(result, "_fields"):
-        for key, value in zip(result._fields, result, strict=True):
-            yield from _leaves(value, key)
+        members = [
+            (field.name, getattr(result, field.name)) for field in dataclasses.fields(result)
+        ]
     elif isinstance(result, list | tuple):
-        for value in result:
-            yield from _leaves(value, name)
+        names = getattr(result, "_fields", [name] * len(result))  # of a named tuple
+        members = zip(names, result, strict=True)
     elif hasattr(result, "logits"):
-        yield from _leaves(result.logits, "logits")
+        members = [("logits", result.logits)]
+    for key, value in members:
+        yield from _leaves(value, str(key))
 
 
 def find_way(model: nn.Module, token_ids: Tensor, vocab_size: int, call: str | None = None) -> Way:
     """Return the best way to call a model, or the one that `call` gives in Python.
 
-    Of the ways that give logits, the best one gives logits in which a token changes its own row's
-    other positions, then none before it, and then logits for all positions. So a model that wants
-    time first is found by its numbers. The first of equals is taken, and a model without attention
-    is called as `model(ids)`.
-
-    Args:
-        token_ids: `[batch time]`, int64; a few tokens do, as every way runs on them twice.
+    Every way is tried on the ids, and on others with one token changed. In the best one the token
+    changes other positions of its own row, then none before it, and there are logits for all
+    positions. So a model that wants time first, or a mask, is found by its numbers. Of equals the
+    first is taken: `model(ids)`.
 
     Raises:
-        InconclusiveError: No way gives logits; the message has every way and what came of it, or
-            the model's own error with its line.
-        UsageError: `call` is no Python, or fails, or gives no logits.
+        InconclusiveError: No way gives logits. The message has the line where the model raised, or
+            every way and what came of it.
+        UsageError: `call` is no Python, fails by itself or gives no logits.
     """
     inputs = Inputs(token_ids=token_ids)
     if call is not None:
-        way = Way(call, partial(_evaluate, call))
-        try:
-            with torch.no_grad():
-                result = way.call(model, inputs)
-        except (Exception, SystemExit) as error:
-            if _site(error):
-                raise broken(error, after="its start") from error
-            raise _unusable(call, f"{type(error).__name__}: {message_of(error)}") from error
-        try:
-            logits_in(result, token_ids, vocab_size)
-        except InconclusiveError as error:
-            raise _unusable(call, f"{error.what}: {error.where}") from error
-        return way
+        return _checked(Way(call, partial(_evaluate, call)), model, inputs, vocab_size)
     best: tuple[tuple[bool, ...], Way] | None = None
     tried: list[str] = []
     raised: dict[str, BaseException] = {}
-    ways = _ways(model)
-    for way in ways.plain + ways.reshaped:
+    plain, reshaped = _ways(model)
+    for way in plain + reshaped:
         try:
             with torch.no_grad():
                 quality = _quality(partial(way.call, model), inputs, vocab_size)
@@ -219,44 +203,48 @@ def find_way(model: nn.Module, token_ids: Tensor, vocab_size: int, call: str | N
             tried.append(f"{way.text}: {error.what}")
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a wrong way may raise anything
             tried.append(f"{way.text}: {type(error).__name__}: {message_of(error)}")
-            if way in ways.plain and (site := _site(error)):
+            if way in plain and (site := _site(error)):
                 raised.setdefault(site, error)
         else:
-            if best is None or quality > best[0]:
-                best = quality, way
+            best = (quality, way) if best is None or quality > best[0] else best
             if all(quality):
                 break
     if best is not None:
         return best[1]
     if len(raised) == 1:
-        error = next(iter(raised.values()))
-        raise broken(error, after="its start") from error
+        (first,) = raised.values()
+        raise broken(first, after="its start") from first
     raise InconclusiveError(
         "no way to call the candidate gives logits", where="; ".join(tried), fix=_EXAMPLE
     )
+
+
+def _checked(way: Way, model: nn.Module, inputs: Inputs, vocab_size: int) -> Way:
+    """Return the user's way, if it gives logits."""
+    try:
+        with torch.no_grad():
+            logits_in(way.call(model, inputs), inputs.token_ids, vocab_size)
+    except (Exception, SystemExit) as error:
+        if _site(error) and not isinstance(error, InconclusiveError):
+            raise broken(error, after="its start") from error
+        raise UsageError(
+            f"the call cannot be used: {type(error).__name__}: {message_of(error)}",
+            where=f"--call {quote(way.text)}",
+            fix="use the names model, ids, positions, mask, causal and torch, and give the logits: "
+            "--call 'model(ids, cache=None)[0]'",
+        ) from error
+    return way
 
 
 def _site(error: BaseException) -> str:
     return site_of(traceback.extract_tb(error.__traceback__))
 
 
-def _unusable(call: str, why: str) -> UsageError:
-    return UsageError(
-        f"the given call cannot be used: {why}",
-        where=f"--call {quote(call)}",
-        fix="use the names model, ids, positions, mask, causal and torch, and return the logits: "
-        "--call 'model(ids, cache=None)[0]'",
-    )
+def _ways(model: nn.Module) -> tuple[list[Way], list[Way]]:
+    """Return the ways to call a model, the likeliest first; its arguments' names decide.
 
-
-class _Ways(NamedTuple):
-    plain: list[Way]
-    reshaped: list[Way]
-    """Ways in which most models fail somewhere inside."""
-
-
-def _ways(model: nn.Module) -> _Ways:
-    """Return the ways to call a model, the likeliest first; its arguments' names decide."""
+    Those of the second list guess the form of the ids or of a mask, so an error may be the guess's.
+    """
     try:
         signature = inspect.signature(getattr(model, "_orig_mod", model).forward)
     except (TypeError, ValueError):  # compiled and scripted modules may have none
@@ -269,14 +257,11 @@ def _ways(model: nn.Module) -> _Ways:
     by_name = [f"{place}=ids"] if place else []
     is_first = bool(named) and (not place or place == next(iter(named)))
     starts = ["ids", *by_name] if is_first or not named else [*by_name, "ids"]
-    fixed = {name: _filled(name) for name in required if name != (place or required[0])}
+    fixed = {name: _FILLED.get(name, "None") for name in required if name != (place or required[0])}
     target = next((n for n in _TARGETS if n in named), "")
+    targets = {target: "ids"} if target else {}
     mask = next((n for n in _CAUSAL if n in named), "")
-    more: list[dict[str, str]] = [{}]
-    with_targets = {target: "ids"} if target else {}
-    more += [with_targets] if with_targets else []
-    more += [{**with_targets, mask: form} for form in _FORMS if mask]
-    more += [{**with_targets, mask: "None"}] if mask in required else []
+    forms = [*_FORMS, "None"] if mask in required else _FORMS if mask else ()
     spelled = {
         kind: next((n for n in names if n in named), names[0] if open_kinds[1] in kinds else "")
         for kind, names in _SPELLINGS.items()
@@ -286,27 +271,18 @@ def _ways(model: nn.Module) -> _Ways:
         text = f"model({', '.join(arguments)})"
         return Way(text, partial(_extended, arguments, spelled))
 
-    plain = [
-        way(start, *(f"{name}={value}" for name, value in {**fixed, **one}.items()))
-        for start in starts
-        for one in more
-    ]
-    plain += [way("ids", "ids")]
-    rest = [f"{name}={value}" for name, value in fixed.items()]
-    keys = (
-        f"{{{name!r}: ids, 'attention_mask': mask, 'position_ids': positions}}" for name in _IDS
-    )
+    def ways(ids: str, *changes: Mapping[str, str]) -> list[Way]:
+        texts = [[f"{k}={v}" for k, v in {**fixed, **change}.items()] for change in changes]
+        return [way(ids, *text) for text in texts]
+
+    plain = [one for ids in starts for one in ways(ids, {}, targets)]
+    if not fixed.keys() <= _FILLED.keys() | set(_CAUSAL):
+        plain += [way("ids", "ids")]
+    guessed = ways(starts[0], *({**targets, mask: form} for form in forms))
+    for name in _IDS:
+        guessed += [way(f"{{{name!r}: ids, 'attention_mask': mask, 'position_ids': positions}}")]
     rows = "[model(row) for row in ids]"
-    reshaped = [*map(way, keys), way("ids.T", *rest), Way(rows, partial(_evaluate, rows))]
-    return _Ways(list(dict.fromkeys(plain)), reshaped)
-
-
-def _filled(name: str) -> str:
-    """Return what a required argument gets."""
-    if name in _TARGETS:
-        return "ids"
-    kind = next((kind for kind, names in _SPELLINGS.items() if name in names), None)
-    return kind or _FILLED.get(name, "None")
+    return plain, [*guessed, *ways("ids.T", {}), Way(rows, partial(_evaluate, rows))]
 
 
 def _extended(
