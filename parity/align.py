@@ -397,12 +397,13 @@ def find_layout(
         return None, float("inf")
     value = value.to(tensor.device, torch.float64)
     counts = torch.ones_like(value, dtype=torch.bool).tril() if causal else None
-    rms = float((value if counts is None else value[counts]).square().mean().sqrt())
+    counted = value if counts is None else value[counts]
+    rms = float(counted[counted.isfinite()].square().mean().sqrt())
     given = tensor.detach().to(torch.float64)
     for order in permutations(range(value.ndim)):
-        if not _is_canonical([value.shape[axis] for axis in order], given.shape):
+        if not is_canonical([value.shape[axis] for axis in order], given.shape):
             continue
-        gaps = (given - value.permute(order).reshape(given.shape)).abs()
+        gaps = _gaps(given, value.permute(order).reshape(given.shape))
         if counts is not None:
             gaps = gaps[counts.permute(order).reshape(given.shape)]
         error = float(gaps.max()) / max(rms, torch.finfo(torch.float64).tiny)
@@ -411,17 +412,26 @@ def find_layout(
     return None, float("inf")
 
 
+def _gaps(given: Tensor, value: Tensor) -> Tensor:
+    """Return the differences; NaN or an infinity on both sides is none."""
+    gaps = (given - value).abs()
+    if not bool(gaps.isfinite().all()):
+        same = (given == value) | (given.isnan() & value.isnan())
+        gaps = gaps.masked_fill(same, 0.0)
+    return gaps
+
+
 def fitting(event: Event, target: Target) -> Layout | None:
     """Return how an event may arrange a target, by its shape alone."""
     sizes = tuple(target.value.shape)
     if event.fingerprint.size == target.value.numel():
         for order in permutations(range(len(sizes))):
-            if _is_canonical([sizes[axis] for axis in order], event.shape):
+            if is_canonical([sizes[axis] for axis in order], event.shape):
                 return Layout(order, sizes)
     return None
 
 
-def _is_canonical(sizes: Sequence[int], shape: Sequence[int]) -> bool:
+def is_canonical(sizes: Sequence[int], shape: Sequence[int]) -> bool:
     """Return whether a shape joins whole axes of some sizes, or splits them.
 
     `[head time head_width]` read as `[time width]` has the same numbers in another order.

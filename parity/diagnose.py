@@ -6,16 +6,16 @@ that makes most of the candidate's other tensors is the diagnosis, if it makes o
 
 import dataclasses
 from collections import ChainMap, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
 from parity import operations
 from parity.align import TOLERANCE, Target
-from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS, Axes, Tap
+from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, Axes, Tap, taps
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault, TensorFault
 from parity.operations import OPERATIONS, Call, Op, Operation
-from parity.watch import Event
+from parity.watch import Event, Number
 from parity.watch.fingerprint import fingerprint_of
 from parity.watched import Explanation, tap_of
 
@@ -70,56 +70,6 @@ def gpt1_targets(plan: Sequence[Tap], values: Mapping[str, Tensor], call: Call) 
     return targets
 
 
-class _Mirrored(Op):
-    """The context of an operation of the MLP's half of a block, seen as attention's half.
-
-    A mistake at the first norm or residual is then the same mistake at the second one.
-    """
-
-    def input(self, kind: str) -> Tensor:
-        """Return the input of the other half."""
-        return super().input(_OTHER_HALF.get(kind, kind))
-
-    def parameter(self, name: str) -> Tensor:
-        """Return the parameter of the other half."""
-        layer, _, last = name.rpartition(".")
-        return super().parameter(f"{_OTHER_HALF.get(layer, layer)}.{last}")
-
-
-_OTHER_HALF = {"ln_1": "ln_2", "ln_1.input": "ln_2.input", "attn": "mlp", "<x": "ln_1"}
-
-
-def _mirrored(fault: ForwardFault) -> ForwardFault | None:
-    """Return a fault of the first norm or residual alone as one of the second."""
-    if isinstance(fault, TensorFault) or not set(fault.operations) <= {"ln_1", "ln_1.input"}:
-        return None
-
-    def moved(operation: Operation) -> Operation:
-        def run(op: Op) -> Tensor:
-            other = _Mirrored.__new__(_Mirrored)
-            other.__dict__.update(op.__dict__)
-            return operation(other)
-
-        return run
-
-    def renamed(text: str) -> str:
-        return text.replace("ln_1", "ln_2").replace("attn", "mlp")
-
-    return dataclasses.replace(
-        fault,
-        name=fault.name + "-2",
-        what=renamed(fault.what),
-        right=renamed(fault.right),
-        fix=renamed(fault.fix),
-        at=renamed(fault.at),
-        code={_OTHER_HALF[kind]: moved(code) for kind, code in fault.operations.items()},
-    )
-
-
-FAULTS = [*FORWARD_FAULTS.values(), *filter(None, map(_mirrored, FORWARD_FAULTS.values()))]
-"""Every mistake that can be named."""
-
-
 class GPT1Explainer:
     """Names a fault of the registry."""
 
@@ -128,32 +78,50 @@ class GPT1Explainer:
     ) -> None:
         self._call, self._parameters, self._values = call, parameters, values
         self._known: dict[int | None, list[ForwardFault]] = defaultdict(list)
+        self._tried: set[tuple[int | None, str, str]] = set()
+        self._inputs = {tap.name: tap.inputs for tap in taps(call.n_layer)}
 
     def explain(
         self, names: Sequence[str], events: Sequence[Event], expected: Mapping[str, Target]
     ) -> Explanation | None:
         """Return the fault by which events come about instead of the targets of some names."""
         block, _ = operations.split_name(names[0])
+        kinds = {operations.split_name(tap_of(name))[1] for name in names}
         by_size: dict[int, list[Event]] = defaultdict(list)
         for event in events:
             by_size[event.fingerprint.size].append(event)
-        best: tuple[int, ForwardFault, list[Target]] | None = None
-        for fault in FAULTS:
-            if fault in self._known[block]:
+        best: tuple[tuple[object, ...], ForwardFault, list[Target]] | None = None
+        for fault in _faults_at(kinds):
+            if (block, fault.name, fault.at) in self._tried:
                 continue
-            changed = list(self._changed(block, fault, names[0], expected))
-            if not {tap_of(target.name) for target in changed} & set(map(tap_of, names)):
+            try:
+                inside, behind = self._changed(block, fault, names[0], expected)
+            except RuntimeError:
+                continue  # shapes that do not fit: a fault of several operations, at one alone
+            if not {tap_of(target.name) for target in inside} & set(map(tap_of, names)):
                 continue
-            made = sum(_is_among(target, by_size) for target in changed)
-            if made > (best[0] if best else 0):
-                best = made, fault, changed
+            made = [
+                number
+                for target in (*inside, *behind)
+                if (number := _number_of(target, by_size)) is not None
+            ]
+            # Of faults that make as many tensors, the one of this tap, and what comes last.
+            is_here = fault.at.removeprefix("h.{i}.") in kinds
+            score = (len(made), is_here, -len(fault.operations), max(made, default=(-1, 0)))
+            if made and (best is None or score > best[0]):
+                best = score, fault, inside
         if best is None:
             return None
-        _, fault, changed = best
+        _, fault, inside = best
+        self._tried.add((block, fault.name, fault.at))
         self._known[block].append(fault)
         return Explanation(
-            name=fault.name, what=fault.what, right=fault.right, fix=fault.fix, targets=changed
+            name=fault.name, what=fault.what, right=fault.right, fix=fault.fix, targets=inside
         )
+
+    def reject(self, name: str) -> None:
+        """Forget the last fault of the segment that a target is in: its tensors are not there."""
+        self._known[operations.split_name(name)[0]].pop()
 
     def _changed(
         self,
@@ -161,18 +129,21 @@ class GPT1Explainer:
         fault: ForwardFault,
         name: str,
         expected: Mapping[str, Target],
-    ) -> Iterator[Target]:
-        """Yield the targets of a segment that a fault changes, with the values that it gives."""
+    ) -> tuple[list[Target], list[Target]]:
+        """Return the targets that a fault changes in a segment, and the first ones behind it."""
+        inside: list[Target] = []
+        behind: list[Target] = []
         for target in self._evaluated(block, [*self._known[block], fault], name, expected):
             before = expected[target.name]
-            if target.value.shape != before.value.shape:  # another number of heads
-                yield target
-                continue
-            counts = before.counts()
-            gaps = (target.value - before.value)[counts].abs()
-            rms = before.value[counts].square().mean().sqrt()
-            if not float(gaps.max()) <= TOLERANCE * rms:
-                yield target
+            if target.value.shape == before.value.shape:  # else another number of heads
+                counts = before.counts()
+                gaps = (target.value - before.value)[counts].abs()
+                rms = before.value[counts].square().mean().sqrt()
+                if float(gaps.max()) <= TOLERANCE * rms:
+                    continue
+            is_inside = operations.split_name(target.name)[0] == block
+            (inside if is_inside else behind).append(target)
+        return inside, behind
 
     def _evaluated(
         self,
@@ -181,7 +152,10 @@ class GPT1Explainer:
         name: str,
         expected: Mapping[str, Target],
     ) -> Iterator[Target]:
-        """Yield the targets of a segment behind some faults, on the segment's right inputs."""
+        """Yield the targets behind some faults, on the right inputs of their segment.
+
+        The first operations of the next block are among them.
+        """
         table, wrong = dict(OPERATIONS), {}
         for fault in faults:
             table |= fault.operations
@@ -191,22 +165,38 @@ class GPT1Explainer:
         )
         kinds = BLOCK_KINDS if block is not None else EMBEDDING_KINDS
         names = [kind.name if block is None else f"h.{block}.{kind.name}" for kind in kinds]
+        following = 0 if block is None else block + 1
         if name.startswith("logits"):
             names = ["logits"]
+        elif following < self._call.n_layer:
+            names += [f"h.{following}.attn.{part}" for part in ("query", "key", "value")]
+        else:
+            names.append("logits")
         seen = {key: value for key, value in self._values.items() if key not in names}
-        moved: set[str] = set()  # the kinds that differ
+        moved: set[str] = set()  # the taps that differ
         for one in names:
-            _, kind = operations.split_name(one)
-            op = Op(call, seen, table, block)
-            differs = bool(wrong) or bool(moved & set(_INPUTS[kind]))
+            at, kind = operations.split_name(one)
+            operation = table[kind] if at == block else OPERATIONS[kind]
+            op = Op(call, seen, table, at)
+            differs = bool(wrong) or bool(moved & set(self._inputs[one]))
             if differs and kind in _STEPS and (step := f"{one} ({_STEPS[kind][0]})") in expected:
                 yield dataclasses.replace(expected[step], value=_STEPS[kind][1](op))
-            if table[kind] is not OPERATIONS[kind] or differs:
-                moved.add(kind)
-                seen[one] = table[kind](op)
+            seen[one] = self._values[one]
+            if operation is not OPERATIONS[kind] or differs:
+                moved.add(one)
+                seen[one] = operation(op)
                 yield dataclasses.replace(expected[one], value=seen[one])
-            else:
-                seen[one] = self._values[one]
+
+
+def _faults_at(kinds: Collection[str]) -> Iterator[ForwardFault]:
+    """Yield every fault, and those of several kinds of tap also at one of some kinds alone."""
+    yield from FORWARD_FAULTS.values()
+    for fault in FORWARD_FAULTS.values():
+        if len(fault.operations) > 1 and not isinstance(fault, TensorFault):
+            for kind in sorted(kinds & fault.operations.keys()):
+                at = fault.at.replace(fault.at.removeprefix("h.{i}."), kind)
+                what = f"{fault.what}, at {kind} alone"
+                yield dataclasses.replace(fault, what=what, at=at, code=fault.operations[kind])
 
 
 class _Widened(dict[str, Tensor]):
@@ -216,12 +206,12 @@ class _Widened(dict[str, Tensor]):
         return super().__getitem__(name).double()
 
 
-_INPUTS = {kind.name: kind.inputs for kind in (*EMBEDDING_KINDS, *BLOCK_KINDS, *OUTPUT_KINDS)}
-
 _ALIKE = 1e-10
 """Largest difference of the fingerprints of equal tensors; epsilon moves them by 1e-7."""
 
 
-def _is_among(target: Target, events: Mapping[int, Sequence[Event]]) -> bool:
+def _number_of(target: Target, events: Mapping[int, Sequence[Event]]) -> Number | None:
+    """Return the last event that may hold a target; None if there is none."""
     wanted = fingerprint_of(target.value)
-    return any(event.fingerprint.is_like(wanted, _ALIKE) for event in events.get(wanted.size, ()))
+    alike = (one for one in events.get(wanted.size, ()) if one.fingerprint.is_like(wanted, _ALIKE))
+    return max((event.number for event in alike), default=None)

@@ -7,17 +7,22 @@ that the next mistake shows as well.
 
 import contextlib
 import dataclasses
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from parity.align import (
+    TOLERANCE,
     Alignment,
     Cuts,
+    Departure,
+    Layout,
     Place,
     Target,
     departures,
@@ -25,14 +30,15 @@ from parity.align import (
     find_activations,
     find_layout,
     fitting,
+    is_canonical,
     write_target,
 )
 from parity.core.candidates import PreparedCandidate, Profile, rebuilt
 from parity.core.inputs import Inputs
 from parity.core.lockstep import TapFunction
 from parity.errors import InconclusiveError
-from parity.watch import Event, Number, Trace, leaves_of, replay, watch
-from parity.watch.calling import Logits, Way, logits_in
+from parity.watch import Event, Number, Site, Trace, leaves_of, replay, watch
+from parity.watch.calling import Way, logits_in
 from parity.watch.trace import Visit, one_run_at_a_time
 
 
@@ -66,6 +72,9 @@ class Explainer(Protocol):
         The names are in one segment. `expected` has all targets, with the mistakes known so far.
         """
 
+    def reject(self, name: str) -> None:
+        """Forget the last mistake of a target's segment: its tensors are not the candidate's."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mistake:
@@ -74,6 +83,7 @@ class Mistake:
     Attributes:
         target: The first tensor that differs.
         event: The operation that made something else; None if no operation took the inputs.
+        sites: The line at fault, or two lines between which an operation is missing.
         explanation: None if no known mistake reproduces the candidate's tensors.
         reproduced: Largest difference between the candidate's tensor and what the mistake gives,
             over the reference's RMS.
@@ -83,6 +93,7 @@ class Mistake:
 
     target: str
     event: Event | None
+    sites: tuple[Site, ...] = ()
     explanation: Explanation | None = None
     reproduced: float | None = None
     gap: float | None = None
@@ -98,7 +109,8 @@ class Judgement:
         narrow: Where a dtype narrower than float64 moved a target: the operation and its site.
         mistakes: In the order of the network.
         unseen: Why nothing behind some mistake was compared; "" if everything was.
-        logits: How the candidate arranges its logits; "" for `[batch time vocab]`.
+        layout: How the candidate arranges its logits; "" for `[batch time vocab]`.
+        trace: The run, on the reference's numbers behind each segment with a mistake.
     """
 
     places: Mapping[str, Sequence[Place]]
@@ -106,9 +118,10 @@ class Judgement:
     mistakes: Sequence[Mistake]
     unseen: str
     layout: str
+    trace: Trace
 
 
-_ROUNDS = 12
+_ROUNDS = 24
 """Of naming one mistake in each segment; a segment rarely has more than two."""
 
 
@@ -133,74 +146,259 @@ def judge(
         InconclusiveError: Two runs of the candidate differ, or it returns no logits.
         TypeError: A part of it is scripted.
     """
-    right = {target.name: target for target in targets}
-    expected = dict(right)
-    segments = segments_of(list(right))
-    outputs = {segment: name for name, segment in segments.items()}  # the last one of each
-    cuts: dict[Number, tuple[Target, Place]] = {}
-    mistakes: dict[str, Mistake] = {}
-    unseen = ""
-    trace = watch(model, lambda: way.call(model, inputs))
-    check_repeatable(trace, watch(model, lambda: way.call(model, inputs)))
-    for _ in range(_ROUNDS):
+    return _Judge(model, way, inputs, targets, explainer).judgement()
+
+
+class _Judge:
+    """The state of one judgement.
+
+    The reference's values are `right`. Those of `expected` have the mistakes that are known so far:
+    in a segment with a mistake, the candidate should have these.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        way: Way,
+        inputs: Inputs,
+        targets: Sequence[Target],
+        explainer: Explainer | None,
+    ) -> None:
+        self._model, self._inputs, self._explainer = model, inputs, explainer
+        self._run = lambda: way.call(model, inputs)
+        self._right = {target.name: target for target in targets}
+        self._expected = dict(self._right)
+        self._last = targets[-1]
+        self._segments = segments_of(list(self._right))
+        self._cuts: dict[Number, tuple[Target, Place]] = {}
+        self._mistakes: dict[str, Mistake] = {}
+        self._trial: list[tuple[str, Explanation]] = []
+        self._layout = ""
+
+    def judgement(self) -> Judgement:
+        """Return what was found, after as many rounds as there are mistakes in a segment."""
+        trace = watch(self._model, self._run)
+        check_repeatable(trace, watch(self._model, self._run))
+        unseen = ""
+        for _ in range(_ROUNDS):
+            alignment = self._aligned(trace)
+            if self._reject(alignment):
+                continue
+            if self._explain(trace, alignment):
+                continue
+            open_ = self._open()
+            outputs = {segment: name for name, segment in self._segments.items()}
+            added = dict(
+                _cuts(trace, alignment, open_, outputs, self._right, self._mistakes.values())
+            )
+            if not added:
+                unseen = f"what is behind {', '.join(outputs[one] for one in open_)}" * bool(open_)
+                break
+            self._cuts |= added
+            trace = watch(self._model, self._run, _writing(self._cuts))
+        self._hint(trace)
+        order = list(self._right)
+        return Judgement(
+            places=alignment.found,
+            narrow={
+                alignment.narrow[event.number]: event
+                for event in trace.events
+                if event.number in alignment.narrow
+            },
+            mistakes=sorted(
+                (_measured(one, alignment) for one in self._mistakes.values()),
+                key=lambda one: order.index(one.target),
+            ),
+            unseen=unseen,
+            layout=self._layout,
+            trace=trace,
+        )
+
+    def _aligned(self, trace: Trace) -> Alignment:
+        """Return where the expected tensors are; the logits are those that the model returns."""
         alignment = find_activations(
             trace,
-            list(expected.values()),
-            lambda visit: replay(model, lambda: way.call(model, inputs), visit),
-            cuts,
+            list(self._expected.values()),
+            lambda visit: replay(self._model, self._run, visit),
+            self._cuts,
         )
-        logits = logits_in(alignment.result, inputs.token_ids, targets[-1].value.shape[-1])
-        alignment = _with_logits(alignment, trace, logits, expected[targets[-1].name])
-        leading = events_before(trace, alignment, cuts)
-        departed = departures(trace, list(expected.values()), alignment, cuts, leading)
-        cut = {segments[target.name] for target, _ in cuts.values()}
-        open_ = {segments[one.target] for one in mistakes.values()} - cut - {"end"}
-        new = [
-            one
-            for one in departed
-            if one.target not in mistakes and (not open_ or segments[one.target] in open_)
+        target = self._expected[self._last.name]
+        logits = logits_in(alignment.result, self._inputs.token_ids, target.value.shape[-1])
+        self._layout = logits.layout
+        found = {name: places for name, places in alignment.found.items() if name != target.name}
+        value = target.value[:, -logits.tensor.shape[1] :]
+        layout, error = find_layout(logits.tensor, value, limit=alignment.limit)
+        if layout is not None:
+            leaves = zip(leaves_of(alignment.result), leaves_of(trace.result), strict=False)
+            made = [trace.made.get(id(then)) for now, then in leaves if now is logits.raw]
+            number = next((one for one in made if one is not None), (-1, 0))
+            found[target.name] = [Place(number=number, layout=layout, part=None, error=error)]
+        return dataclasses.replace(alignment, found=found)
+
+    def _reject(self, alignment: Alignment) -> bool:
+        """Take explanations back whose fingerprints were alike, but not their elements."""
+        wrong = [
+            (key, explanation)
+            for key, explanation in self._trial
+            if not any(target.name in alignment.found for target in explanation.targets)
         ]
+        for key, explanation in wrong:
+            del self._mistakes[key]
+            name = explanation.targets[0].name
+            for target in explanation.targets:
+                self._expected[target.name] = self._right[target.name]
+            for other in self._mistakes.values():
+                if other.explanation and self._segments[other.target] == self._segments[name]:
+                    self._expected |= {one.name: one for one in other.explanation.targets}
+            if self._explainer is not None:
+                self._explainer.reject(name)
+        self._trial = []
+        return bool(wrong)
+
+    def _sites(
+        self, event: Event | None, target: Target, trace: Trace, alignment: Alignment
+    ) -> tuple[Site, ...]:
+        """Return the line at fault.
+
+        If a right tensor stands for the target as it is, an operation is missing behind it.
+        """
+        if event is None:
+            return ()
+        for name, right in self._right.items():
+            if name in alignment.found and right.value.shape == target.value.shape:
+                if torch.equal(right.value, target.value):
+                    numbers = {place.number for place in alignment.found[name]}
+                    return _between([e for e in trace.events if e.number in numbers], event)
+        return event.stack[:1]
+
+    def _hint(self, trace: Trace) -> None:
+        """Say what the numbers show where no explanation was found.
+
+        Of the tensors that follow the operation and have the target's shape, the nearest one stands
+        for the target.
+        """
+        wanted: dict[Number, list[str]] = defaultdict(list)
+        for key, mistake in self._mistakes.items():
+            if mistake.explanation is not None or mistake.event is None:
+                continue
+            target = self._right[mistake.target]
+            behind = [event for event in trace.events if event.number >= mistake.event.number]
+            for event in [one for one in behind if fitting(one, target)][:_NEAR]:
+                wanted[event.number].append(key)
+        nearest: dict[str, tuple[float, str]] = {}
+
+        def visit(number: Number, tensor: Tensor) -> None:
+            for key in wanted.get(number, ()):
+                target = self._right[self._mistakes[key].target]
+                found = hint_for(tensor, target, self._inputs.token_ids)
+                nearest[key] = min(nearest.get(key, found), found)
+
+        if wanted:
+            replay(self._model, self._run, visit)
+        for key, (_, hint) in nearest.items():
+            self._mistakes[key] = dataclasses.replace(self._mistakes[key], hint=hint)
+
+    def _open(self) -> set[str]:
+        """Return the segments with mistakes behind which nothing has right inputs yet."""
+        cut = {self._segments[target.name] for target, _ in self._cuts.values()}
+        wrong = {self._segments[one.target] for one in self._mistakes.values()}
+        return wrong - cut - {self._segments[self._last.name]}
+
+    def _explain(self, trace: Trace, alignment: Alignment) -> bool:
+        """Note the mistake at each new departure; return whether there was one."""
+        leading = events_before(trace, alignment, self._cuts)
+        departed = departures(trace, list(self._expected.values()), alignment, self._cuts, leading)
+        open_ = self._open()
+        groups: dict[str, list[Departure]] = defaultdict(list)
+        for one in departed:
+            segment = self._segments[one.target]
+            if one.target not in self._mistakes and (not open_ or segment in open_):
+                groups[segment].append(one)
         others = [event for event in trace.events if event.number not in leading]
-        for segment in dict.fromkeys(segments[one.target] for one in new):
-            group = [one for one in new if segments[one.target] == segment]
+        for group in groups.values():
             names = [one.target for one in group]
-            found = explainer.explain(names, others, expected) if explainer else None
-            changed = {tap_of(target.name): target.name for target in found.targets} if found else {}
-            expected |= {target.name: target for target in found.targets} if found else {}
+            found = None
+            if self._explainer is not None:
+                found = self._explainer.explain(names, others, self._expected)
+            changed = {tap_of(target.name): target for target in found.targets} if found else {}
             for one in group:
                 if tap_of(one.target) not in changed:
-                    mistakes[one.target] = Mistake(target=one.target, event=one.event)
+                    sites = one.event.stack[:1] if one.event else ()
+                    self._mistakes[one.target] = Mistake(
+                        target=one.target, event=one.event, sites=sites
+                    )
             if found is not None:
                 first = next(one for one in group if tap_of(one.target) in changed)
-                name = changed[tap_of(first.target)]
-                mistakes[f"{name} {found.name}"] = Mistake(  # a target may differ for two reasons
-                    target=name,
+                target = changed[tap_of(first.target)]
+                key = f"{target.name} {found.name}"  # a target may differ for two reasons
+                self._trial.append((key, found))
+                self._mistakes[key] = Mistake(
+                    target=target.name,
                     event=first.event,
+                    sites=self._sites(first.event, target, trace, alignment),
                     explanation=found,
-                    gap=_gap(expected[name], right[name]),
+                    gap=_gap(target, self._right[target.name]),
                 )
-        if new:
-            continue
-        added = dict(_cuts(trace, alignment, open_, outputs, right, mistakes.values()))
-        if not added:
-            unseen = f"nothing behind {', '.join(sorted(open_))} was compared" if open_ else ""
-            break
-        cuts |= added
-        trace = watch(model, lambda: way.call(model, inputs), _writing(cuts))
-    return Judgement(
-        places=alignment.found,
-        narrow={
-            name: event
-            for event in trace.events
-            if (name := alignment.narrow.get(event.number)) is not None
-        },
-        mistakes=sorted(
-            (_measured(one, alignment) for one in mistakes.values()),
-            key=lambda one: list(right).index(one.target),
-        ),
-        unseen=unseen,
-        layout=logits.layout,
-    )
+                self._expected |= {one.name: one for one in found.targets}
+        return bool(groups)
+
+
+_NEAR = 8
+"""Tensors behind a wrong operation that may stand for its target."""
+
+
+def hint_for(tensor: Tensor, target: Target, token_ids: Tensor) -> tuple[float, str]:
+    """Return how far a candidate's tensor is from a target, over its RMS, and in which way."""
+    best: tuple[float, Tensor] | None = None
+    for order in permutations(range(target.value.ndim)):
+        layout = Layout(order, tuple(target.value.shape))
+        if is_canonical([target.value.shape[axis] for axis in order], tensor.shape):
+            value = layout.restore(tensor.detach().double())
+            gap = float((value - target.value)[target.counts()].abs().mean())
+            if best is None or not best[0] <= gap:
+                best = gap, value
+    if best is None:
+        return math.inf, ""
+    value, counts = best[1], target.counts()
+    right = target.value[counts]
+    rms = right.square().mean().sqrt()
+    gaps = (value - target.value).abs().masked_fill(~counts, 0.0) / rms
+    words = list(_relations(value, target, gaps, token_ids, float(rms)))
+    largest = float(gaps.nan_to_num(math.inf).max())
+    return largest, "; ".join([f"the nearest tensor differs by {largest:.1g} of the RMS", *words])
+
+
+def _relations(
+    value: Tensor, target: Target, gaps: Tensor, token_ids: Tensor, rms: float
+) -> Iterator[str]:
+    """Yield what a wrong tensor and the right one have in common."""
+    if not bool(value.isfinite().all()):
+        yield f"{int((~value.isfinite()).sum()):,} of its elements are not finite"
+        return
+    right = target.value
+    counts = target.counts()
+    factor = float((value * right)[counts].sum() / right[counts].square().sum())
+    if float((value - factor * right)[counts].abs().max()) <= TOLERANCE * rms * abs(factor):
+        yield f"it is the right one times {factor:.6g}"
+        return
+    if right.ndim == 3 and right.shape[:2] == token_ids.shape:  # noqa: PLR2004 - batch time width
+        shift = value - right
+        if float((shift - shift[:1, :1]).abs().max()) <= TOLERANCE * rms:
+            yield "it differs by the same vector at every token, as by a bias"
+            return
+        equal = (gaps <= TOLERANCE).all(-1)
+        if bool(equal.any()):
+            others = token_ids[~equal.to(token_ids.device)].tolist()
+            listed = ", ".join(map(str, others[:_LISTED])) + ", ..." * (len(others) > _LISTED)
+            yield f"{int(equal.sum())} of {equal.numel()} rows are equal; the others are ids {listed}"
+            return
+    largest = float(gaps.max())
+    if 1e-9 < largest < 1e-6:  # noqa: PLR2004 - float32 has 24 bits
+        yield "this is the size of float32's rounding"
+
+
+_LISTED = 6
+"""Ids that a hint lists."""
 
 
 def segments_of(names: Sequence[str]) -> dict[str, str]:
@@ -243,25 +441,24 @@ def check_repeatable(first: Trace, second: Trace) -> None:
     )
 
 
-def described(event: Event) -> str:
+def described(event: Event, sites: Sequence[Site] = ()) -> str:
     """Return where an operation is and what it is: `blocks.3.mlp, my_gpt.py:57, gelu`."""
     operation = event.operation.removeprefix("torch.nn.").removeprefix("torch.")
-    return ", ".join(part for part in (event.module, event.site, operation) if part)
+    line = f"{sites[0]} to {sites[1].line}" if len(set(sites)) > 1 else event.site
+    return ", ".join(part for part in (event.module, line, operation) if part)
 
 
-def _with_logits(
-    alignment: Alignment, trace: Trace, logits: Logits, target: Target
-) -> Alignment:
-    """Return an alignment in which the last target is what the model returns, and nothing else."""
-    found = {name: places for name, places in alignment.found.items() if name != target.name}
-    value = target.value[:, -logits.tensor.shape[1] :]
-    layout, error = find_layout(logits.tensor, value, limit=alignment.limit)
-    if layout is not None:
-        leaves = zip(leaves_of(alignment.result), leaves_of(trace.result), strict=False)
-        made = [trace.made.get(id(then)) for now, then in leaves if now is logits.raw]
-        number = next((one for one in made if one is not None), (-1, 0))
-        found[target.name] = [Place(number=number, layout=layout, part=None, error=error)]
-    return dataclasses.replace(alignment, found=found)
+def _between(events: Sequence[Event], event: Event) -> tuple[Site, ...]:
+    """Return two lines of one function: one made a tensor, and the next one takes it.
+
+    Between them an operation is missing. It is the innermost function that both are called from.
+    """
+    for made in reversed(events):
+        functions = {(site.file, site.function): site for site in reversed(made.stack)}
+        for site in event.stack:
+            if (first := functions.get((site.file, site.function))) is not None:
+                return first, site
+    return event.stack[:1]
 
 
 def _gap(wrong: Target, right: Target) -> float | None:
@@ -343,9 +540,7 @@ def _same_in_blocks(
     return {other: alike[at * times + offset] for at, other in enumerate(blocks)}
 
 
-def _output_of_module(
-    trace: Trace, target: Target, mistakes: Iterable[Mistake]
-) -> Place | None:
+def _output_of_module(trace: Trace, target: Target, mistakes: Iterable[Mistake]) -> Place | None:
     """Return the last event inside the module of a block that has the target's shape."""
     segment = segments_of([target.name])[target.name]
     for mistake in mistakes:

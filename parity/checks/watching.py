@@ -20,10 +20,8 @@ from parity.core.results import Reason, Report, Section, Verdict, WrongOperation
 from parity.diagnose import GPT1Explainer, gpt1_targets
 from parity.errors import ExitCode
 from parity.operations import Call, split_name
-from parity.watch import Event
 from parity.watch.calling import Way, find_way
 from parity.watched import Judgement, Mistake, WatchedModel, described, in_dtype, judge
-
 
 _MOST_LISTED = 5
 """Parameters without a match that a report lists."""
@@ -38,7 +36,7 @@ def _wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
     for one in mistakes:
         kind = split_name(one.target)[1]
         name = one.explanation.name if one.explanation else None
-        alike[name or kind, one.event and one.event.site].append(one)
+        alike[name or kind, one.sites].append(one)
     for group in alike.values():
         first = group[0]
         blocks = [block for one in group if (block := split_name(one.target)[0]) is not None]
@@ -50,18 +48,12 @@ def _wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
             diagnosis, fix = f"{why.what}; {why.right} ({numbers}{gap})", why.fix
         yield WrongOperation(
             tap=tap,
-            place=described(first.event) if first.event else "no operation takes its inputs",
-            code=_code(first.event),
+            place=described(first.event, first.sites) if first.event else "",
+            code=" ... ".join(linecache.getline(s.file, s.line).strip() for s in first.sites),
             fault=why.name if why else "",
             diagnosis=diagnosis,
             fix=fix,
         )
-
-
-def _code(event: Event | None) -> str:
-    """Return the line of code of an event."""
-    file, _, line = (event.site if event else "").rpartition(":")
-    return linecache.getline(file, int(line)).strip() if file else ""
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -216,9 +216,7 @@ class Comparison:
             if isinstance(model, candidates.PreparedCandidate):
                 model.answers = None
                 if raw is not None:
-                    model.answers = runners.rounded_oracle(
-                        self.reference, self.inputs, dtype, raw
-                    )
+                    model.answers = runners.rounded_oracle(self.reference, self.inputs, dtype, raw)
         device = next(self.reference.parameters()).device
         runs = [
             Subject(

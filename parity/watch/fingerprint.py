@@ -1,6 +1,7 @@
 """What identifies a tensor's numbers in any order: the same for every reshape and permutation."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ class Fingerprint(NamedTuple):
 
     Attributes:
         size: Number of elements.
+        finite: Number of finite ones; the other numbers are of these.
         largest: Largest magnitude, by which the elements are divided before the other numbers.
         moments: Mean, mean square and mean cube, least and greatest element.
         causal: The same of the entries on and below the diagonal of the last two axes, after its
@@ -23,6 +25,7 @@ class Fingerprint(NamedTuple):
     """
 
     size: int
+    finite: int
     largest: float
     moments: tuple[float, ...]
     causal: tuple[float, ...] = ()
@@ -33,6 +36,8 @@ class Fingerprint(NamedTuple):
         A tensor that has causal entries on both sides is compared by these alone.
         """
         if self.size != other.size:
+            return False
+        if self.finite != other.finite and not (self.causal and other.causal):
             return False
         mine, its = (self.largest, *self.moments), (other.largest, *other.moments)
         if self.causal and other.causal:
@@ -50,13 +55,13 @@ def _close(mine: tuple[float, ...], its: tuple[float, ...], tolerance: float) ->
 def fingerprint_of(tensor: Tensor) -> Fingerprint:
     """Return the fingerprint of a floating-point tensor with at least one element."""
     values = tensor.detach().to(torch.float64)
-    largest, moments = _moments(values.reshape(-1))
+    finite, largest, moments = _moments(values.reshape(-1))
     causal: tuple[float, ...] = ()
     if values.ndim > 1 and values.shape[-1] == values.shape[-2] > 1:
         kept = _triangle(values.shape[-1]).to(values.device)
-        largest_kept, moments_kept = _moments(values.flatten(-2)[..., kept].reshape(-1))
-        causal = (largest_kept, *moments_kept)
-    return Fingerprint(values.numel(), largest, moments, causal)
+        causal_finite, causal_largest, causal_moments = _moments(values.flatten(-2)[..., kept])
+        causal = (causal_largest, *causal_moments, float(causal_finite))
+    return Fingerprint(values.numel(), finite, largest, moments, causal)
 
 
 @functools.lru_cache(maxsize=8)
@@ -66,12 +71,19 @@ def _triangle(side: int) -> Tensor:
     return rows * side + columns
 
 
-def _moments(values: Tensor) -> tuple[float, tuple[float, ...]]:
+def _moments(values: Tensor) -> tuple[int, float, tuple[float, ...]]:
+    """Return the number of finite values, the largest magnitude, and the moments."""
+    values = values.reshape(-1)
     least, greatest = (float(x) for x in torch.aminmax(values))
+    if not math.isfinite(least) or not math.isfinite(greatest):
+        values = values[values.isfinite()]
+        if not values.numel():
+            return 0, 0.0, (0.0,) * 5
+        least, greatest = (float(x) for x in torch.aminmax(values))
     largest = max(abs(least), abs(greatest))
     if largest == 0.0:
-        return 0.0, (0.0,) * 5
+        return values.numel(), 0.0, (0.0,) * 5
     scaled = values / largest
     square = scaled * scaled
     sums = (scaled.mean(), square.mean(), (square * scaled).mean())
-    return largest, (*map(float, sums), least / largest, greatest / largest)
+    return values.numel(), largest, (*map(float, sums), least / largest, greatest / largest)

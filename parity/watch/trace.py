@@ -13,7 +13,7 @@ import traceback
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,18 @@ Visit = Callable[[Number, Tensor], None]
 """Called with every tensor when it is made. It may write to the tensor, and must not keep it."""
 
 
+class Site(NamedTuple):
+    """A line of the user's code; `function` is the first line of the function that it is in."""
+
+    file: str
+    line: int
+    function: int
+
+    def __str__(self) -> str:
+        """Return `FILE:LINE`."""
+        return f"{self.file}:{self.line}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Event:
     """A floating-point tensor that an operation made.
@@ -46,7 +58,7 @@ class Event:
             kernel's name, such as `gelu`, if the code calls none.
         kernel: The kernel's name.
         module: Path of the module that ran it, such as `blocks.3.mlp`; "" for the model's own.
-        site: `FILE:LINE` of the user's code; "" if there is none.
+        stack: The user's code that called it, the innermost first.
         inputs: Numbers of the events that made its inputs.
         leaves: Names of the parameters and buffers among its inputs.
         shares: Whether it is a view: the numbers are another event's.
@@ -58,7 +70,7 @@ class Event:
     operation: str
     kernel: str
     module: str
-    site: str
+    stack: tuple[Site, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
     inputs: tuple[Number, ...]
@@ -67,6 +79,11 @@ class Event:
     narrow: torch.dtype | None
     is_random: bool
     fingerprint: Fingerprint
+
+    @property
+    def site(self) -> str:
+        """`FILE:LINE` of the innermost user's code; "" if there is none."""
+        return str(self.stack[0]) if self.stack else ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -261,7 +278,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
             operation=self.calls.name or func.overloadpacket.__name__,
             kernel=func.overloadpacket.__name__,
             module=self._stack[-1] if self._stack else "",
-            site=_site(),
+            stack=tuple(_stack()),
             shape=tuple(tensor.shape),
             dtype=tensor.dtype,
             inputs=tuple(dict.fromkeys(maker for maker in makers if maker is not None)),
@@ -284,6 +301,7 @@ def _changed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _site() -> str:
-    frames = traceback.walk_stack(None)
-    return next(filter(None, (site_of_frame(f.f_code.co_filename, line) for f, line in frames)), "")
+def _stack() -> Iterator[Site]:
+    for frame, line in traceback.walk_stack(None):
+        if site := site_of_frame(frame.f_code.co_filename, line):
+            yield Site(site.rpartition(":")[0], line, frame.f_code.co_firstlineno)
