@@ -17,7 +17,7 @@ from parity.core.lockstep import TapFunction
 from parity.faults.forward_faults import (
     ForwardFault,
     TensorFault,
-    attn,
+    attn_projection,
     bare_norm,
     family,
     linear_of,
@@ -419,7 +419,7 @@ family(
             "the biases of all linear layers dropped",
             {
                 **projected(without_bias),
-                "attn": attn(without_bias),
+                "attn": attn_projection(without_bias),
                 "mlp.c_fc": _c_fc(without_bias),
                 "mlp": _mlp(without_bias),
             },

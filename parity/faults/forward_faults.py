@@ -336,7 +336,7 @@ def without_bias(x: Tensor, weight: Tensor, _bias: Tensor) -> Tensor:
 family(
     "h.{i}.attn.query",
     "c_attn holds query, key and value in this order",
-    "query, key, value = cattn(x).split(n_embd, dim=2)",
+    "query, key, value = c_attn(x).split(n_embd, dim=2)",
     {
         "query-key-swapped": ("query and key swapped", _order(1, 0, 2)),
         "query-value-swapped": ("query and value swapped", _order(2, 1, 0)),
@@ -348,7 +348,7 @@ family(
 family(
     "h.{i}.attn.key",
     "c_attn holds query, key and value in this order",
-    "query, key, value = cattn(x).split(n_embd, dim=2)",
+    "query, key, value = c_attn(x).split(n_embd, dim=2)",
     {"key-value-swapped": ("key and value swapped", _order(0, 2, 1))},
 )
 family(
@@ -563,7 +563,7 @@ def linear_of(kind: str, layer: str, function: Projection) -> Operation:
     )
 
 
-attn = partial(linear_of, "attn.context", "attn.c_proj")
+attn_projection = partial(linear_of, "attn.context", "attn.c_proj")
 
 family(
     "h.{i}.attn.context",
@@ -598,8 +598,14 @@ family(
     "GPT-1 has attention's c_proj, [in, out], with a bias",
     "context @ c_proj.weight + c_proj.bias; of an nn.Linear, linear.weight.copy_(c_proj.weight.T)",
     {
-        "projection-transposed": ("the square c_proj of attention transposed", attn(_transposed)),
+        "projection-transposed": (
+            "the square c_proj of attention transposed",
+            attn_projection(_transposed),
+        ),
         "projection-missing": ("no projection after attention", sum_of("attn.context")),
-        "attn-c-proj-bias-dropped": ("the bias of attention's c_proj dropped", attn(without_bias)),
+        "attn-c-proj-bias-dropped": (
+            "the bias of attention's c_proj dropped",
+            attn_projection(without_bias),
+        ),
     },
 )
