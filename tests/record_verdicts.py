@@ -99,7 +99,34 @@ FAULTS = {
     "layerwise": "erf-gelu@3 epsilon@3 unbiased-variance@3 norms-swapped@3 affine-ignored@3 "
     "no-mlp-residual@3 norm-inside-residual@3 projection-transposed@3 heads-interleaved@3 "
     "query-key-swapped@3 scale-missing@3 mask-off-by-one@3 weight-off@3 positions-from-one "
-    "string-order bias-dropped final-norm untied-head",
+    "string-order bias-dropped@7 final-norm untied-head",
+    "plain": "tables-exchanged ids-shifted positions-from-two positions-zero positions-reversed "
+    "positions-sinusoidal positions-missing embeddings-scaled token-embeddings-scaled "
+    "token-types-added embeddings-normalized positions-skip-id-0 dropout-left-on "
+    "query-value-swapped@3 order-key-value-query@3 order-value-query-key@3 packed-by-head@3 "
+    "key-value-swapped@3 heads-split-without-transpose@3 heads-fewer@3 heads-more@3 "
+    "qkv-transposed@3 c-attn-reshaped@3 c-attn-bias-dropped@3 scale-without-root@3 "
+    "scale-of-width@3 scale-of-heads@3 scale-inverted@3 scale-after-softmax@3 query-with-itself@3 "
+    "scores-transposed@3 mask-missing@3 mask-strict@3 mask-upside-down@3 mask-inverted@3 "
+    "mask-window@3 mask-zero@3 mask-minus-ten@3 mask-added@3 mask-after-softmax@3 "
+    "softmax-over-queries@3 softmax-over-heads@3 softmax-missing@3 softmax-bfloat16@3 "
+    "softmax-float16@3 attention-dropout-left-on@3 heads-merged-without-transpose@3 "
+    "heads-merged-interleaved@3 weights-transposed@3 projection-missing@3 "
+    "attn-c-proj-bias-dropped@3 pre-norm@3 pre-norm-final-norm@3 no-attention-residual@3 "
+    "attention-residual-twice@3 mlp-of-block-input@3 mlp-before-norm@3 mlp-in-parallel@3 "
+    "mlp-residual-twice@3 mlp-residual-from-input@3 mlp-residual-before-norm@3 "
+    "mlp-norm-inside-residual@3 epsilon-1e-8@3 epsilon-1e-12@3 epsilon-1e-3@3 "
+    "epsilon-outside-root@3 unbiased-deviation@3 variance-without-root@3 rms-norm@3 "
+    "rms-norm-with-bias@3 norm-not-centered@3 norm-over-time@3 norm-over-both@3 gain-ignored@3 "
+    "norm-bias-ignored@3 gain-bias-swapped@3 gain-plus-one@3 norm-bfloat16@3 norm-float16@3 "
+    "ln-2-for-both@3 ln-1-missing@3 norms-missing@3 ln-1-for-both@3 ln-2-missing@3 "
+    "c-fc-reshaped@3 quick-gelu@3 relu@3 silu@3 leaky-relu@3 relu-squared@3 tanh@3 "
+    "activation-missing@3 gelu-cubic@3 gelu-cubic-rounded@3 gelu-root-rounded@3 "
+    "gelu-root-inverted@3 gelu-parenthesis@3 gelu-not-halved@3 gelu-after-c-proj@3 "
+    "gelu-bfloat16@3 gelu-float16@3 mlp-c-proj-reshaped@3 mlp-c-proj-bias-dropped@3 "
+    "biases-dropped@3 block-skipped@3 blocks-reversed blocks-swapped block-shared "
+    "final-norm-repeated head-bias logits-scaled logits-capped logits-softmax "
+    "logits-log-softmax logits-shifted",
     "gradients": "loss-not-divided head-detached lookup-detached repeat-overwritten "
     "norm-without-mean@3 norm-without-variance@3 gain-of-one-row@3 bias-of-one-row@3 "
     "erf-derivative@3 delta-missing@3 scale-missing-behind@3 transpose-missing@3 residual-cut@3 "
@@ -122,8 +149,9 @@ FAULTS = {
     "last-merge-dropped leftmost-first no-end-of-word unknown-is-one unknown-dropped "
     "unknown-fused",
 }
-"""Injected faults by verb; `dropout` is of `training`, the pretokenizers are of `tokens`. A fault
-with a block of its own, or with none, is given without one."""
+"""Injected faults by verb; `dropout` is of `training`, the pretokenizers are of `tokens`, and
+`plain` is of `layerwise` on that backend alone. A fault with a block of its own, or with none, is
+given without one."""
 
 # ---- End of the adapter. ----
 
@@ -175,6 +203,9 @@ def _forward_and_backward() -> Iterator[Case]:
         for name, fault in _clean_and(faults[verb]):
             run = _run(verb, *short, *device, "--backend", backend, *fault)
             yield Case(f"{verb}/{backend}/{name}", run)
+    for name in FAULTS["plain"].split():
+        run = _run("layerwise", *short, "--backend", "plain", "--inject-fault", name)
+        yield Case(f"layerwise/plain/{name}", run)
     for verb, backend in itertools.product(faults, ("plain", "fused")):
         variants = {f"dtype-{name}": ("--dtype", name) for name in ("float64", "bfloat16")}
         variants["padded"] = ("--token-ids", "5,17,90,4,4,200,31;8,9,210")

@@ -17,15 +17,12 @@ from parity.core.lockstep import TapFunction
 from parity.faults.forward_faults import (
     ForwardFault,
     TensorFault,
-    attn,
     bare_norm,
     family,
     linear_of,
     projected,
-    reshaped,
     rounded,
     sum_of,
-    without_bias,
 )
 from parity.faults.registry import faults_of
 from parity.operations import OPERATIONS, Call, Op, Operation, layer_norm, linear, normed, replacing
@@ -78,23 +75,17 @@ family(
 )
 family(
     "h.{i}.mlp.c_fc",
-    "the MLP gets the output of ln_1",
+    "in GPT-1 the MLP gets the output of ln_1",
     "x = ln_1(x + attn(x)); x = ln_2(x + mlp(x))",
     {
-        "mlp-of-block-input": (
-            "the MLP gets the block's input",
-            linear_of("<x", "mlp.c_fc", linear),
-        ),
+        "mlp-of-block-input": ("the MLP gets the block's input", linear_of("<x", "mlp.c_fc")),
         "mlp-before-norm": (
             "the MLP gets the sum before ln_1",
-            linear_of("ln_1.input", "mlp.c_fc", linear),
+            linear_of("ln_1.input", "mlp.c_fc"),
         ),
         "mlp-in-parallel": (
             "attention and MLP in parallel, in one sum",
-            {
-                "mlp.c_fc": linear_of("<x", "mlp.c_fc", linear),
-                "ln_2.input": sum_of("ln_1.input", "mlp"),
-            },
+            {"mlp.c_fc": linear_of("<x", "mlp.c_fc"), "ln_2.input": sum_of("ln_1.input", "mlp")},
         ),
     },
 )
@@ -229,7 +220,7 @@ family(
 )
 family(
     "h.{i}.ln_1",
-    "GPT-1 has layer norm: each row, less its mean",
+    "GPT-1 has layer norm, which subtracts the mean",
     "nn.LayerNorm(n_embd, eps=1e-5)",
     {
         "rms-norm": ("RMS norm", _norms(lambda x, gain, _, epsilon: _rms(x, epsilon) * gain)),
@@ -241,13 +232,20 @@ family(
             "the mean not subtracted",
             _norms(lambda x, gain, bias, e: x * torch.rsqrt(_variance(x) + e) * gain + bias),
         ),
+    },
+)
+family(
+    "h.{i}.ln_1",
+    "GPT-1 normalizes each position by itself",
+    "nn.LayerNorm(n_embd, eps=1e-5)",
+    {
         "norm-over-time": ("norm over positions", _over(1)),
         "norm-over-both": ("norm over positions and features at once", _over(1, 2)),
     },
 )
 family(
     "h.{i}.ln_1",
-    "the gain, as stored, multiplies and the bias is added",
+    "GPT-1 multiplies by the gain, as stored, and adds the bias",
     "normalized * norm.weight + norm.bias",
     {
         "affine-ignored": (
@@ -310,10 +308,6 @@ def _active(function: Callable[[Tensor], Tensor]) -> Operation:
     return lambda op: function(op.input("mlp.c_fc"))
 
 
-_c_fc = partial(linear_of, "ln_1", "mlp.c_fc")
-_mlp = partial(linear_of, "mlp.gelu", "mlp.c_proj")
-
-
 def _gelu(x: Tensor, *, root: float = math.sqrt(2.0 / math.pi), cubic: float = 0.044715) -> Tensor:
     return 0.5 * x * (1.0 + torch.tanh(root * (x + cubic * x**3)))
 
@@ -324,21 +318,6 @@ def _gelu_parenthesis(x: Tensor) -> Tensor:
 
 def _gelu_in(dtype: torch.dtype) -> Operation:
     return _active(lambda x: rounded(_gelu(rounded(x, dtype)), dtype))
-
-
-def _c_fc_reshaped(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return linear(x, reshaped(weight), bias)
-
-
-family(
-    "h.{i}.mlp.c_fc",
-    "the weight of c_fc is [in, out], with a bias",
-    "x @ c_fc.weight + c_fc.bias; of an nn.Linear, linear.weight.copy_(c_fc.weight.T)",
-    {
-        "c-fc-reshaped": ("c_fc reshaped, not transposed", _c_fc(_c_fc_reshaped)),
-        "bias-dropped": ("the bias of c_fc dropped", _c_fc(without_bias)),
-    },
-)
 
 
 @TensorFault.register(
@@ -371,6 +350,13 @@ family(
         "relu-squared": ("squared ReLU", _active(lambda x: functional.relu(x).square())),
         "tanh": ("tanh alone", _active(torch.tanh)),
         "activation-missing": ("no activation", sum_of("mlp.c_fc")),
+    },
+)
+family(
+    "h.{i}.mlp.gelu",
+    "GPT-1 has 0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))",
+    'functional.gelu(x, approximate="tanh")',
+    {
         "gelu-cubic": ("0.44715 in GELU, for 0.044715", _active(partial(_gelu, cubic=0.44715))),
         "gelu-cubic-rounded": ("0.0447 in GELU", _active(partial(_gelu, cubic=0.0447))),
         "gelu-root-rounded": ("0.8 for sqrt(2 / pi) in GELU", _active(partial(_gelu, root=0.8))),
@@ -383,13 +369,20 @@ family(
             _active(_gelu_parenthesis),
         ),
         "gelu-not-halved": ("GELU without the factor 0.5", _active(lambda x: 2.0 * _gelu(x))),
+    },
+)
+family(
+    "h.{i}.mlp.gelu",
+    "GPT-1 has it between the two",
+    "c_proj(gelu(c_fc(x)))",
+    {
         "gelu-after-c-proj": (
             "GELU after the second linear layer",
             {
                 "mlp.gelu": sum_of("mlp.c_fc"),
-                "mlp": _mlp(lambda x, weight, bias: _gelu(linear(x, weight, bias))),
+                "mlp": linear_of("mlp.gelu", "mlp.c_proj", lambda *layer: _gelu(linear(*layer))),
             },
-        ),
+        )
     },
 )
 family(
@@ -399,31 +392,6 @@ family(
     {
         "gelu-bfloat16": ("GELU in bfloat16", _gelu_in(torch.bfloat16)),
         "gelu-float16": ("GELU in float16", _gelu_in(torch.float16)),
-    },
-)
-family(
-    "h.{i}.mlp",
-    "the weight of the MLP's c_proj is [in, out], with a bias",
-    "x @ c_proj.weight + c_proj.bias; of an nn.Linear, linear.weight.copy_(c_proj.weight.T)",
-    {
-        "mlp-c-proj-reshaped": ("the MLP's c_proj reshaped, not transposed", _mlp(_c_fc_reshaped)),
-        "mlp-c-proj-bias-dropped": ("the bias of the MLP's c_proj dropped", _mlp(without_bias)),
-    },
-)
-family(
-    "h.{i}.attn.query",
-    "each linear layer of GPT-1 has one",
-    "nn.Linear(..., bias=True), and the biases loaded",
-    {
-        "biases-dropped": (
-            "the biases of all linear layers dropped",
-            {
-                **projected(without_bias),
-                "attn": attn(without_bias),
-                "mlp.c_fc": _c_fc(without_bias),
-                "mlp": _mlp(without_bias),
-            },
-        )
     },
 )
 
@@ -553,15 +521,29 @@ family(
             "logits capped by a tanh",
             _of_logits(lambda logits: 30.0 * torch.tanh(logits / 30.0)),
         ),
+    },
+)
+family(
+    "logits",
+    "the softmax is in the loss alone",
+    "x @ tokens_embed.weight.T",
+    {
         "logits-softmax": ("probabilities for logits", _of_logits(partial(torch.softmax, dim=-1))),
         "logits-log-softmax": (
             "logarithms of probabilities for logits",
             _of_logits(partial(torch.log_softmax, dim=-1)),
         ),
+    },
+)
+family(
+    "logits",
+    "those of a position predict the token after it",
+    "functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())",
+    {
         "logits-shifted": (
             "logits of the position before",
             _of_logits(lambda logits: logits.roll(1, 1)),
-        ),
+        )
     },
 )
 

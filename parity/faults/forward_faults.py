@@ -82,11 +82,12 @@ class TensorFault(ForwardFault):
         return cast("Mapping[str, Tensor]", self.code(parameters, block))
 
 
-Code = Operation | Mapping[str, Operation]
+Faults = Mapping[str, tuple[str, Operation | Mapping[str, Operation]]]
+"""Faults by name: what is wrong, and the code."""
 
 
-def family(at: str, right: str, fix: str, faults: Mapping[str, tuple[str, Code]]) -> None:
-    """Register faults of one place, by name: what is wrong, and the code."""
+def family(at: str, right: str, fix: str, faults: Faults) -> None:
+    """Register faults that share the first tap that differs, what is right, and the fix."""
     for name, (what, code) in faults.items():
         ForwardFault.register(name, what, at=at, right=right, fix=fix)(code)
 
@@ -112,13 +113,13 @@ def _dropped(kind: str) -> Operation:
     def operation(op: Op) -> Tensor:
         x = OPERATIONS[kind](op)
         draws = torch.Generator(x.device).manual_seed(0)
-        kept = torch.rand(x.shape, generator=draws, device=x.device) >= _DROPPED
-        return x * kept / (1.0 - _DROPPED)
+        kept = torch.rand(x.shape, generator=draws, device=x.device) >= _PROBABILITY
+        return x * kept / (1.0 - _PROBABILITY)
 
     return operation
 
 
-_DROPPED = 0.1
+_PROBABILITY = 0.1
 
 
 # Embeddings.
@@ -313,30 +314,10 @@ def _not_transposed(op: Op, part: int) -> Tensor:
     return x.reshape(x.shape[0], op.n_head, x.shape[1], -1)
 
 
-def reshaped(weight: Tensor) -> Tensor:
-    """Return a weight `[in, out]` that was read as `[out, in]` and then transposed."""
-    return weight.reshape(weight.T.shape).T
-
-
-def _c_attn_reshaped(op: Op, part: int) -> Tensor:
-    weight = reshaped(op.parameter("attn.c_attn.weight")).chunk(3, -1)[part]
-    bias = op.parameter("attn.c_attn.bias").chunk(3)[part]
-    return split_heads(linear(op.input("<x"), weight, bias), op.n_head)
-
-
-def _transposed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return linear(x, weight.T, bias)
-
-
-def without_bias(x: Tensor, weight: Tensor, _bias: Tensor) -> Tensor:
-    """Return a linear layer without its bias."""
-    return x @ weight
-
-
 family(
     "h.{i}.attn.query",
     "c_attn holds query, key and value in this order",
-    "query, key, value = cattn(x).split(n_embd, dim=2)",
+    "query, key, value = c_attn(x).split(n_embd, dim=2)",
     {
         "query-key-swapped": ("query and key swapped", _order(1, 0, 2)),
         "query-value-swapped": ("query and value swapped", _order(2, 1, 0)),
@@ -348,7 +329,7 @@ family(
 family(
     "h.{i}.attn.key",
     "c_attn holds query, key and value in this order",
-    "query, key, value = cattn(x).split(n_embd, dim=2)",
+    "query, key, value = c_attn(x).split(n_embd, dim=2)",
     {"key-value-swapped": ("key and value swapped", _order(0, 2, 1))},
 )
 family(
@@ -367,16 +348,6 @@ family(
     {
         "heads-fewer": ("too few heads", _heads(_fewer)),
         "heads-more": ("too many heads", _heads(_more)),
-    },
-)
-family(
-    "h.{i}.attn.query",
-    "the weight of c_attn is [in, out], with a bias",
-    "x @ c_attn.weight + c_attn.bias; of an nn.Linear, linear.weight.copy_(c_attn.weight.T)",
-    {
-        "qkv-transposed": ("the square thirds of c_attn transposed", projected(_transposed)),
-        "c-attn-reshaped": ("c_attn reshaped, not transposed", _qkv(_c_attn_reshaped)),
-        "c-attn-bias-dropped": ("the bias of c_attn dropped", projected(without_bias)),
     },
 )
 
@@ -473,7 +444,7 @@ def _softmax_in(dtype: torch.dtype) -> Operation:
 
 family(
     "h.{i}.attn.weights",
-    "each position sees itself and those before",
+    "in GPT-1 a position sees itself and those before",
     'scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), float("-inf"))',
     {
         "mask-missing": ("no causal mask", _masked(lambda every: every)),
@@ -556,15 +527,6 @@ def _merged(function: Callable[[Tensor], Tensor]) -> Operation:
     return lambda op: function(op.input("attn.weights") @ op.input("attn.value"))
 
 
-def linear_of(kind: str, layer: str, function: Projection) -> Operation:
-    """Return a linear layer done wrong."""
-    return lambda op: function(
-        op.input(kind), op.parameter(f"{layer}.weight"), op.parameter(f"{layer}.bias")
-    )
-
-
-attn = partial(linear_of, "attn.context", "attn.c_proj")
-
 family(
     "h.{i}.attn.context",
     "the features of a head stay together",
@@ -595,11 +557,93 @@ family(
 )
 family(
     "h.{i}.attn",
-    "GPT-1 has attention's c_proj, [in, out], with a bias",
-    "context @ c_proj.weight + c_proj.bias; of an nn.Linear, linear.weight.copy_(c_proj.weight.T)",
-    {
-        "projection-transposed": ("the square c_proj of attention transposed", attn(_transposed)),
-        "projection-missing": ("no projection after attention", sum_of("attn.context")),
-        "attn-c-proj-bias-dropped": ("the bias of attention's c_proj dropped", attn(without_bias)),
-    },
+    "GPT-1 has c_proj there",
+    "c_proj(context)",
+    {"projection-missing": ("no projection after attention", sum_of("attn.context"))},
 )
+
+
+# Linear layers, of attention and of the MLP.
+
+
+def linear_of(kind: str, layer: str, function: Projection = linear) -> Operation:
+    """Return a linear layer of another input, or done wrong."""
+    return lambda op: function(
+        op.input(kind), op.parameter(f"{layer}.weight"), op.parameter(f"{layer}.bias")
+    )
+
+
+def _every(function: Projection) -> dict[str, Operation]:
+    """Return all linear layers done wrong."""
+    return {
+        **projected(function),
+        "attn": linear_of("attn.context", "attn.c_proj", function),
+        "mlp.c_fc": linear_of("ln_1", "mlp.c_fc", function),
+        "mlp": linear_of("mlp.gelu", "mlp.c_proj", function),
+    }
+
+
+def _transposed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return linear(x, weight.T, bias)
+
+
+def _reshaped(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the layer with a weight that was read as `[out, in]`, and then transposed."""
+    return linear(x, weight.reshape(weight.T.shape).T, bias)
+
+
+def _without_bias(x: Tensor, weight: Tensor, _bias: Tensor) -> Tensor:
+    return x @ weight
+
+
+def _c_attn_reshaped(op: Op, part: int) -> Tensor:
+    weight, bias = op.parameter("attn.c_attn.weight"), op.parameter("attn.c_attn.bias")
+    return split_heads(_reshaped(op.input("<x"), weight, bias).chunk(3, -1)[part], op.n_head)
+
+
+_BIASES = _every(_without_bias)
+
+_LAYOUTS: Mapping[str, Faults] = {
+    "h.{i}.attn.query": {
+        "qkv-transposed": ("the square thirds of c_attn transposed", projected(_transposed)),
+        "c-attn-reshaped": ("c_attn reshaped, not transposed", _qkv(_c_attn_reshaped)),
+    },
+    "h.{i}.attn": {
+        "projection-transposed": (
+            "the square c_proj of attention transposed",
+            _every(_transposed)["attn"],
+        )
+    },
+    "h.{i}.mlp.c_fc": {
+        "c-fc-reshaped": ("c_fc reshaped, not transposed", _every(_reshaped)["mlp.c_fc"])
+    },
+    "h.{i}.mlp": {
+        "mlp-c-proj-reshaped": (
+            "the MLP's c_proj reshaped, not transposed",
+            _every(_reshaped)["mlp"],
+        )
+    },
+}
+for _at, _faults in _LAYOUTS.items():
+    family(
+        _at,
+        "the weight is [in, out]",
+        "x @ weight + bias; of an nn.Linear, linear.weight.copy_(weight.T)",
+        _faults,
+    )
+
+_DROPPED_BIASES: Mapping[str, Faults] = {
+    "h.{i}.attn.query": {
+        "c-attn-bias-dropped": ("the bias of c_attn dropped", projected(_without_bias)),
+        "biases-dropped": ("the biases of all linear layers dropped", _BIASES),
+    },
+    "h.{i}.attn": {
+        "attn-c-proj-bias-dropped": ("the bias of attention's c_proj dropped", _BIASES["attn"])
+    },
+    "h.{i}.mlp.c_fc": {"bias-dropped": ("the bias of c_fc dropped", _BIASES["mlp.c_fc"])},
+    "h.{i}.mlp": {
+        "mlp-c-proj-bias-dropped": ("the bias of the MLP's c_proj dropped", _BIASES["mlp"])
+    },
+}
+for _at, _faults in _DROPPED_BIASES.items():
+    family(_at, "each linear layer of GPT-1 has one", "x @ weight + bias", _faults)

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,3 +120,10 @@ def test_a_fault_is_described(name: str) -> None:
     assert len(fault.what) <= 60
     whats = [other.what for other in FORWARD_FAULTS.values()]
     assert whats.count(fault.what) == 1
+
+
+def test_the_documents_have_every_fault() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "tolerances.md").read_text(encoding="utf-8")
+    table = text.partition("| first tap that differs | faults |\n")[2].partition("\n\n")[0]
+    columns = "".join(row.split("|")[2] for row in table.splitlines())
+    assert sorted(re.findall("`(.+?)`", columns)) == sorted(FORWARD_FAULTS)

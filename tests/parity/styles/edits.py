@@ -212,6 +212,7 @@ FAULTS: dict[str, set[str]] = {
     "rms-norm-with-bias": {"ln_1"},
     "rms-norm": {"ln_1"},
     "norms-swapped": {"ln_1"},
+    "ln-2-for-both": {"ln_1"},
     # Feed-forward.
     "bias-dropped": {"mlp.c_fc"},
     "erf-gelu": {"mlp.gelu"},
@@ -689,7 +690,7 @@ _TABLE["einsum"] = {
 """,
         "q = einsum",
     ),
-    "query-key-swapped": ("W_Q, W_K, W_V = weights", "W_K, W_Q, W_V = weights", "q = einsum"),
+    "query-key-swapped": ('"bqnh,bknh->bnqk", q, k', '"bqnh,bknh->bnqk", k, q'),
     "key-for-value": ('"bnqk,bknh->bqnh", pattern, v', '"bnqk,bknh->bqnh", pattern, k'),
     "query-bias-dropped": (" + self.b_Q\n", "\n"),
     "value-bias-dropped": (" + self.b_V\n", "\n"),
@@ -1278,10 +1279,16 @@ _TABLE["mha"] = {
         "attention_output, _",
     ),
     "query-key-swapped": (
-        'block.att.in_proj_weight.copy_(weights[f"{h}.attn.c_attn.weight"].T)',
         """\
-q, k, v = weights[f"{h}.attn.c_attn.weight"].chunk(3, 1)
-            block.att.in_proj_weight.copy_(torch.cat([k, q, v], 1).T)""",
+            block.att.in_proj_weight.copy_(weights[f"{h}.attn.c_attn.weight"].T)
+            block.att.in_proj_bias.copy_(weights[f"{h}.attn.c_attn.bias"])
+""",
+        """\
+            q, k, v = weights[f"{h}.attn.c_attn.weight"].chunk(3, 1)
+            block.att.in_proj_weight.copy_(torch.cat([k, q, v], 1).T)
+            q, k, v = weights[f"{h}.attn.c_attn.bias"].chunk(3)
+            block.att.in_proj_bias.copy_(torch.cat([k, q, v]))
+""",
         "attention_output, _",
     ),
     "projection-transposed": (
@@ -1298,11 +1305,16 @@ q, k, v = weights[f"{h}.attn.c_attn.weight"].chunk(3, 1)
     "mlp-residual-from-input": ("(out1 + ffn_output)", "(inputs + ffn_output)"),
     "pre-norm": (
         """\
+        attention_output, _ = self.att(
+            inputs, inputs, inputs, attn_mask=attn_mask, need_weights=False
+        )
         out1 = self.layernorm1(inputs + attention_output)
         ffn_output = self.ffn(out1)
         return self.layernorm2(out1 + ffn_output)
 """,
         """\
+        x = self.layernorm1(inputs)
+        attention_output, _ = self.att(x, x, x, attn_mask=attn_mask, need_weights=False)
         out1 = inputs + attention_output
         ffn_output = self.ffn(self.layernorm2(out1))
         return out1 + ffn_output
@@ -1486,7 +1498,7 @@ _TABLE["joined_table"] = {
     "bias-dropped": ("n @ self.fc_w + self.fc_b", "n @ self.fc_w"),
     "mlp-c-proj-bias-dropped": ("h @ self.proj_w + self.proj_b", "h @ self.proj_w"),
     "norm-bias-ignored": ("return x * g + b", "return x * g"),
-    "norms-swapped": (
+    "ln-2-for-both": (
         """\
         "g1": "ln_1.weight",
         "b1": "ln_1.bias",
@@ -1508,7 +1520,7 @@ _TABLE["joined_table"] = {
     ),
     "epsilon-1e-8": ("torch.rsqrt(s + self.e)", "torch.rsqrt(s + 1e-8)"),
     "silu": ('F.gelu(h, approximate="tanh")', "F.silu(h)"),
-    "untied-head": ("self.we[: self.n_vocab]", "self.we[-self.n_vocab :]"),
+    "untied-head": ("self.we[: self.n_vocab]", "self.we[: self.n_vocab].flip(0)"),
 }
 _TABLE["closures"] = {
     "positions-from-one": ("places()[: ids.shape[-1]]", "places()[1 : ids.shape[-1] + 1]"),
