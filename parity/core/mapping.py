@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.errors import UsageError, mapped_errors
+from scratch_gpt.checkpoint.names import listed
 from scratch_gpt.errors import quote
 
 _MATRIX = 2
@@ -180,6 +181,43 @@ def apply(proposal: Proposal, model: nn.Module) -> None:
 
 
 _SHOWN = 6
+
+
+def load(
+    model: nn.Module,
+    reference: Mapping[str, Tensor],
+    n_head: int,
+    given: Mapping[str, Expression] | None = None,
+) -> list[str]:
+    """Copy the weights into a model; return what was done, special things first, then the table.
+
+    Without given lines, a model that holds the token embedding has its weights already, and keeps
+    them.
+
+    Raises:
+        UsageError: Something is ambiguous, or a line does not fit its parameter.
+    """
+    parameters = dict(model.named_parameters())
+    if given is None and _holds(parameters.values(), reference["tokens_embed.weight"][0]):
+        return ["the candidate takes no weights and holds them already"]
+    proposal = propose(parameters, reference, n_head).overridden(given or {})
+    apply(proposal, model)
+    constants = [str(n) for n, e in proposal.mapping.items() if not e.sources]
+    unused = proposal.unused()
+    notes = ["the candidate takes no weights; they were copied in by names and shapes"]
+    notes += [f"what GPT-1 does not have is 1 or 0: {listed(constants)}"] if constants else []
+    notes += [f"in no parameter: {listed(unused)}"] if unused else []
+    return [*notes, *proposal.lines()]
+
+
+def _holds(parameters: Iterable[Tensor], row: Tensor) -> bool:
+    """Return whether a matrix has the row, or the column."""
+    for parameter in parameters:
+        for turned in (parameter, parameter.mT) if parameter.ndim == _MATRIX else ():
+            if turned.shape[1] == len(row) and bool((turned.detach() == row).all(1).any()):
+                return True
+    return False
+
 
 # Propose.
 

@@ -99,7 +99,7 @@ def build(config, weights):
 """
 REFUSED = {
     "raises": ("def build(config, weights):\n    raise ValueError('my words')", "my words"),
-    "takes nothing": ("def build(): pass", "TypeError"),
+    "takes nothing and returns nothing": ("def build(): pass", "NoneType"),
     "returns no module": ("def build(config, weights):\n    return 3", "int"),
     "returns nothing": ("def build(config, weights): pass", "NoneType"),
     "exits as if all were well": ("import sys\nsys.exit(0)", "SystemExit"),
