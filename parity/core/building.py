@@ -8,7 +8,7 @@ import ast
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,6 +40,7 @@ _CONSTANTS: dict[object, str] = {
     "hidden_dropout hidden_dropout_prob attention_probs_dropout_prob",
     True: "bias qkv_bias attn_bias use_bias linear_bias tie_weights tie_word_embeddings "
     "weight_tying tied",
+    None: "model_type",  # minGPT takes one, or sizes
     4: "mlp_ratio ff_mult mlp_mult expansion expansion_factor ffn_mult mlp_expansion",
 }
 _KNOWN: dict[str, str] = {
@@ -214,18 +215,30 @@ def _refuse(name: str, what: str, kind: str) -> NoReturn:
 
 
 def model_classes(namespace: Mapping[str, object], path: str) -> list[str]:
-    """Return the names of a file's classes of modules that no other function or class uses."""
+    """Return the names of a file's classes of modules that no other class of it uses.
+
+    What a function uses counts where a class uses the function.
+    """
     body = ast.parse(Path(path).read_bytes()).body
-    definitions = [n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
-    used = {name for node in definitions for name in _used(node) if name != node.name}
-    classes = (node.name for node in definitions if isinstance(node, ast.ClassDef))
+    definitions = {n.name: n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+    uses = {
+        name: {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} - {name}
+        for name, node in definitions.items()
+    }
+    classes = [name for name, node in definitions.items() if isinstance(node, ast.ClassDef)]
+    used: set[str] = set()
+    for owner in classes:
+        open_ = [*uses[owner]]
+        seen: set[str] = set()
+        while open_:
+            name = open_.pop()
+            if name not in seen and name not in classes:
+                open_ += uses.get(name, ())
+            seen.add(name)
+        used |= seen - {owner}
     return [
         name
         for name in classes
         if name not in used and isinstance(kind := namespace.get(name), type)
         if issubclass(kind, nn.Module)
     ]
-
-
-def _used(node: ast.AST) -> Iterator[str]:
-    return (inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name))

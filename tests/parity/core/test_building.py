@@ -245,19 +245,31 @@ def test_a_module_that_is_imported_stays_as_it_is(
     assert torch.equal(kept.wte.weight, before)
 
 
-SEVERAL = f"{OTHERS}\nclass Other(Base):\n    pass\n\ndef helper():\n    return Other\n"
+OTHER = f"{OTHERS}\nclass Other(Base):\n    pass\n"
+USED = {
+    "in a function": f"{OTHERS}\ndef main():\n    return Model(37, 19, 12, 2, 3)\n",
+    "by itself": f"{OTHERS}\n    def copy(self):\n        return Model(37, 19, 12, 2, 3)\n",
+    "by a function that a class uses": (
+        f"{OTHERS}\n    def copy(self):\n        return helper()\n\nclass Other(Base):\n    pass\n"
+        "\ndef helper():\n    return deeper()\n\ndef deeper():\n    return Other()\n"
+    ),
+    "no module": f"{OTHERS}\nclass Trainer:\n    pass\n",
+}
 
 
 def test_of_several_models_one_must_be_named(candidate: Candidate, small: Weights) -> None:
-    name = candidate(SEVERAL.replace("def helper():\n    return Other\n", ""))
+    name = candidate(OTHER)
     with pytest.raises(UsageError, match="no function build, and 2 models") as caught:
         build_candidate(name, small)
     assert caught.value.fix == f"name one: {name}:Model, {name}:Other"
     assert isinstance(build_candidate(f"{name}:Model", small), nn.Module)
 
 
-def test_a_class_that_is_used_is_not_the_model(candidate: Candidate, small: Weights) -> None:
-    assert type(build_candidate(candidate(SEVERAL), small)).__name__ == "Model"
+@pytest.mark.parametrize("case", USED)
+def test_the_one_class_that_no_other_uses_is_the_model(
+    case: str, candidate: Candidate, small: Weights
+) -> None:
+    assert type(build_candidate(candidate(USED[case]), small)).__name__ == "Model"
 
 
 def test_a_model_that_holds_its_weights_keeps_them(
