@@ -15,6 +15,7 @@ the parameter's shape. GPT-1's matrices are `[in, out]`; those of `nn.Linear` ar
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections import defaultdict
@@ -201,6 +202,15 @@ def load(
     if given is None and _holds(parameters.values(), reference["tokens_embed.weight"][0]):
         return ["the candidate takes no weights and holds them already"]
     proposal = propose(parameters, reference, n_head).overridden(given or {})
+    table = "tokens_embed.weight"
+    if table in proposal.unused():
+        found = [f"{name} {list(parameter.shape)}" for name, parameter in parameters.items()]
+        raise UsageError(
+            f"no parameter of the model can be the token embedding {list(reference[table].shape)}",
+            where=f"its parameters are {listed(found) or 'none'}",
+            fix="build it with the sizes of the weights, which a config or arguments give it; or "
+            "load the weights in a function build(config, weights)",
+        )
     apply(proposal, model)
     constants = [str(n) for n, e in proposal.mapping.items() if not e.sources]
     unused = proposal.unused()
@@ -388,7 +398,7 @@ class _Model:
         """Return what the parameters of a block are made of."""
         matrices = [n for n in names if len(self.shapes[n]) > 1 and self.width in self.shapes[n]]
         vectors = [name for name in names if name not in matrices]
-        biases = self._biases(matrices, vectors)
+        biases = self._biases(names, matrices)
         roles = self._roles(matrices, {m: b for b, m in biases.items()})
         forms = {m: self._forms(f"h.{number}.", *roles[m]) for m in matrices if m in roles}
         fitting = {
@@ -409,9 +419,10 @@ class _Model:
         decided |= self._norms(f"h.{number}.", [name for name in vectors if name not in biases])
         return decided
 
-    def _biases(self, matrices: Sequence[str], vectors: Sequence[str]) -> dict[str, str]:
+    def _biases(self, names: Sequence[str], matrices: Sequence[str]) -> dict[str, str]:
         """Return the matrix of each bias: it has the same name but for `weight` and `bias`."""
         found: dict[str, str] = {}
+        vectors = [name for name in names if name not in matrices]
         for fillers in ((), _FILLERS):
             stems = defaultdict(list)
             for matrix in matrices:
@@ -420,6 +431,9 @@ class _Model:
                 owners = stems.get(_stem(vector, fillers), [])
                 if len(owners) == 1 and vector not in found and owners[0] not in found.values():
                     found[vector] = owners[0]
+        for matrix, vector in itertools.pairwise(names):  # of a plain list
+            if _kind(matrix) == _kind(vector) == "" and matrix in matrices and vector in vectors:
+                found.setdefault(vector, matrix)
         return found
 
     def _roles(
@@ -540,7 +554,9 @@ class _Model:
         stems: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for name in names:
             if self.shapes[name] == (self.width,):
-                stems[_stem(name, ())].append(name)
+                unnamed = [n for n in names if not _kind(n)]  # in a plain list, weight and bias
+                pair = unnamed[unnamed.index(name) // 2 * 2] if name in unnamed else name
+                stems[_stem(pair, ())].append(name)
         firsts = _in_order(group[0] for group in stems.values())
         order = [_stem(name, ()) for name in firsts]
         mlp_first = order and {*order[0]} & {*_MLP} and not {*order[-1]} & {*_MLP}

@@ -300,6 +300,13 @@ def test_a_model_that_takes_the_weights_gets_no_others(
     assert not torch.allclose(logits(build_candidate(candidate(dropped), small)).double(), expected)
 
 
+def test_a_model_of_other_sizes_is_a_usage_error(candidate: Candidate, small: Weights) -> None:
+    other = f"{OTHERS}\ndef build():\n    return Model(37, 19, 24, 2, 3)\n"
+    with pytest.raises(UsageError, match=r"can be the token embedding \[37, 12\]") as caught:
+        build_candidate(candidate(other), small)
+    assert "its parameters are wte.weight [37, 24], wpe.weight [19, 24]" in caught.value.where
+
+
 UNKNOWN: dict[str, tuple[type[ParityError], str, str]] = {
     "an argument": (
         UsageError,
