@@ -81,6 +81,11 @@ class Expression:
         text = f"pad({text}, {self.padding})" if self.padding else text
         return text + ".T" * self.turned
 
+    def packs_attention(self) -> bool:
+        """Return whether it is query, key and value at once, whose order no shape shows."""
+        whole = [source for source in self.sources if source.stop is None]
+        return any(re.search(r"\.c_attn\.weight$", source.reference) for source in whole)
+
     def tensor(self, reference: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Return the numbers in a shape.
 
@@ -102,8 +107,8 @@ class Expression:
         parts = [source.tensor(reference) for source in self.sources]
         if len({part.shape[1:] for part in parts}) > 1:
             raise ValueError(f"cat joins shapes {', '.join(str(list(p.shape)) for p in parts)}")
-        rows = torch.cat(parts)
-        rows = torch.cat([rows, rows.new_zeros(self.padding, *rows.shape[1:])])
+        more = [parts[0].new_zeros(self.padding, *parts[0].shape[1:])] * (self.padding > 0)
+        rows = torch.cat([*parts, *more]) if len(parts) + len(more) > 1 else parts[0]
         rows = rows.mT if self.turned else rows
         if rows.numel() != math.prod(shape):
             raise ValueError(f"it has shape {list(rows.shape)}, the parameter {list(shape)}")
@@ -212,11 +217,20 @@ def load(
             "load the weights in a function build(config, weights)",
         )
     apply(proposal, model)
-    constants = [str(n) for n, e in proposal.mapping.items() if not e.sources]
-    unused = proposal.unused()
+    constants, packed, longer = [], [], []
+    for name, expression in proposal.mapping.items():
+        is_given = name in (given or {})
+        constants += [name] * (not expression.sources)
+        packed += [name] * (expression.packs_attention() and not is_given)
+        longer += [name] * (expression.padding > 0 and not is_given)
+    special = {
+        "what GPT-1 does not have is 1 or 0": constants,
+        "query, key and value lie one after the other": packed,
+        "more rows than the weights have, 0 at the end": longer,
+        "in no parameter": proposal.unused(),
+    }
     notes = ["the candidate takes no weights; they were copied in by names and shapes"]
-    notes += [f"what GPT-1 does not have is 1 or 0: {listed(constants)}"] if constants else []
-    notes += [f"in no parameter: {listed(unused)}"] if unused else []
+    notes += [f"{what}: {listed(names)}" for what, names in special.items() if names]
     return [*notes, *proposal.lines()]
 
 

@@ -191,7 +191,9 @@ def test_each_kind_of_file_is_built_and_gets_the_weights(
     notes = loading_notes(made)
     assert notes[0] == "the candidate takes no weights; they were copied in by names and shapes"
     assert "blocks.1.proj.weight = h.1.attn.c_proj.weight.T" in notes
-    assert len(notes) == 1 + len(list(made.parameters()))
+    packed = "blocks.0.qkv.weight, blocks.1.qkv.weight"
+    assert notes[1] == f"query, key and value lie one after the other: {packed}"
+    assert len(notes) == 2 + len(list(made.parameters()))
 
 
 PLAIN = f"{OTHERS}\nMADE = Model(37, 19, 12, 2, 3)\nNUMBER = 3\n"
@@ -386,6 +388,19 @@ def test_a_mapping_overrides_what_a_model_holds(
     made = build_candidate(candidate(OTHERS), small, str(file))
     assert not dict(made.named_parameters())["head.weight"].any()
     assert "what GPT-1 does not have is 1 or 0: head.weight" in loading_notes(made)
+
+
+def test_what_is_special_is_noted(candidate: Candidate, small: Weights) -> None:
+    text = OTHERS.replace("nn.Linear(width, vocab, bias=False)", "nn.Linear(width, vocab + 7)")
+    text = text.replace("nn.Linear(4 * width, width)", "nn.Linear(4 * width, width, bias=False)")
+    notes = loading_notes(build_candidate(candidate(text), small))
+    assert [note for note in notes[:5] if " = " not in note] == [
+        "the candidate takes no weights; they were copied in by names and shapes",
+        "what GPT-1 does not have is 1 or 0: head.bias",
+        "query, key and value lie one after the other: blocks.0.qkv.weight, blocks.1.qkv.weight",
+        "more rows than the weights have, 0 at the end: head.weight",
+        "in no parameter: h.0.mlp.c_proj.bias, h.1.mlp.c_proj.bias",
+    ]
 
 
 def test_a_mapping_for_a_model_that_takes_weights_is_a_usage_error(
