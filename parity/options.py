@@ -5,6 +5,7 @@ Options that several verbs share are inherited. Nothing here imports torch.
 
 import dataclasses
 import hashlib
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -140,8 +141,8 @@ class ModelOptions(FaultOption, DtypeOption):
 
     candidate: str | None = option(
         None,
-        "Model to check instead of ours: FILE.py, whose function build(config, weights) returns "
-        "it, or MODULE:NAME.",
+        "Model to check instead of ours: FILE.py, FILE.py:NAME or MODULE:NAME. It is a function "
+        "build(config, weights) that returns it, or a class, or a module.",
         records=True,
     )
     backend: Backend = option(
@@ -186,6 +187,19 @@ class ForwardOptions(
     FingerprintOptions,
 ):
     """What `layerwise` and `gradients` share."""
+
+    call: str | None = option(
+        None,
+        "How a candidate is called, in Python: model(ids, cache=None)[0]. Names are model, ids, "
+        "positions, mask, causal and torch. Without it, the usual ways are tried.",
+        records=True,
+    )
+    map: Path | None = option(
+        None,
+        "File that says which weights a candidate's parameters hold, where names and shapes do "
+        "not decide it: lines such as blocks.0.q.weight = h.0.attn.c_attn.weight[:, :768].T",
+        records=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -388,16 +402,24 @@ def recorded_options(options: ReportOptions) -> dict[str, object]:
 
     A candidate's file has a digest beside its path, `candidate_file`: the same file may have
     another path elsewhere, and another file the same path. What the file imports is not in it.
+    So has the file of a mapping, `map_file`.
 
     Raises:
         ParityError: The candidate's file cannot be read.
     """
     found = recorded(options)
-    file = str(found.get("candidate", ""))
-    if not file.endswith(".py"):
+    files = {
+        "candidate": re.sub(r"(?<=\.py):\w+$", "", str(found.get("candidate", ""))),
+        "map": str(found.get("map", "")),
+    }
+    read = [name for name in found if files.get(name, "").endswith(".py") or name == "map"]
+    if not read:
         return found
     from parity.core.fingerprints import DIGITS
 
-    with mapped_errors():
-        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:DIGITS]
-    return {"candidate": file, "candidate_file": f"sha256 {digest}"} | found
+    first: dict[str, object] = {}
+    for name in read:
+        with mapped_errors():
+            digest = hashlib.sha256(Path(files[name]).read_bytes()).hexdigest()[:DIGITS]
+        first |= {name: str(found.pop(name)), f"{name}_file": f"sha256 {digest}"}
+    return first | found

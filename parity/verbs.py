@@ -139,7 +139,14 @@ def _candidates(
                 where="--inject-fault with --candidate",
                 fix="give one of the two",
             )
-        return by_backend(build_candidate(options.candidate, weights))
+        return by_backend(build_candidate(options.candidate, weights, options.map))
+    for name, value in (("--call", options.call), ("--map", options.map)):
+        if value is not None:
+            raise UsageError(
+                "it says something about a candidate, and there is none",
+                where=f"{name} {value}",
+                fix="add --candidate, or leave it out",
+            )
     right = build_ours(weights)
     if options.inject_fault is None:
         return {backend: right.with_backend(backend) for backend in wanted}

@@ -1,24 +1,27 @@
 """A candidate model: built from a file, called whatever its signature is, examined before a check.
 
-`--candidate FILE.py` runs the file and uses its function `build`; `MODULE:NAME` is imported. The
-function is called as `build(config, weights)` with a `GPTConfig` and a dictionary of our tensor
-names to float32 copies. It returns a module whose `forward` takes token ids and a tap, and if it
-has them, positions and a mask.
+`--candidate FILE.py` runs the file; `MODULE:NAME` is imported. `parity.core.building` calls the
+function or class that is there. If it does not take the weights, they are copied into the model's
+parameters, as `parity.core.mapping` decides. `forward` takes token ids and a tap, and if it has
+them, positions and a mask.
 
 `examine` runs the model on a few tokens first: what raises, draws random numbers, computes in
 another dtype or ignores a tap's answer is reported by file and line, before anything is compared.
 """
 
 import contextlib
+import copy
 import dataclasses
 import importlib
 import inspect
 import logging
 import os
+import re
 import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,7 +33,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from parity.checkpoints.weights import Weights
+from parity.core.building import Maker, maker_of, model_classes
 from parity.core.inputs import Inputs
+from parity.core.mapping import load, read_mapping
 from parity.core.results import Reason
 from parity.core.taps import Tap
 from parity.errors import (
@@ -40,32 +45,50 @@ from parity.errors import (
     UsageError,
     message_of,
 )
-from scratch_gpt.config import GPTConfig
 from scratch_gpt.tap import Tap as TapFunction
 
 _log = logging.getLogger(__name__)
 
 _BUILDERS: WeakKeyDictionary[nn.Module, Callable[[torch.dtype], nn.Module]] = WeakKeyDictionary()
 """How a candidate is built again, in another dtype."""
+_NOTES: WeakKeyDictionary[nn.Module, Sequence[str]] = WeakKeyDictionary()
 
 # Build.
 
 
-def build_candidate(name: str, weights: Weights) -> nn.Module:
-    """Return the candidate `FILE.py` or `MODULE:NAME` with the weights, in evaluation mode.
+def build_candidate(name: str, weights: Weights, mapping: str | Path | None = None) -> nn.Module:
+    """Return the candidate `FILE.py`, `FILE.py:NAME` or `MODULE:NAME`, in evaluation mode.
+
+    The name is a function, a class or a module. A file without a name has a function `build`, or
+    one class of a model. What does not take the weights and does not hold them gets them copied in.
+
+    Args:
+        name: The candidate.
+        weights: Given as float32 copies, or as copies in the dtype of `rebuilt`.
+        mapping: A file that says what parameters are made of; it goes before what is found.
 
     Raises:
-        UsageError: There is no such function.
+        UsageError: There is no such function, class or module, or an argument of it is not known;
+            or it is ambiguous which weights a parameter holds.
         InputRejectedError: The file or the function raised, or did not return a module.
     """
     with _beside(name):
-        function = _function(name)
+        make = _maker(name)
+    if make.takes_weights and mapping is not None:
+        raise UsageError(
+            "the candidate takes the weights itself, so the mapping would not be used",
+            where=f"--map {mapping} with --candidate {name}",
+            fix="leave --map out, or take only the config",
+        )
+    given = None if mapping is None else read_mapping(mapping)
+    notes: Sequence[str] = ()
 
     def build(dtype: torch.dtype) -> nn.Module:
+        nonlocal notes
         state = {key: torch.tensor(array, dtype=dtype) for key, array in weights.tensors.items()}
         device = torch.empty(0).device  # torch 2.6 fails to name the default after it was reset
-        with _beside(name), _running(name, "it is called as build(config, weights)"):
-            model = function(GPTConfig.from_huggingface(weights.config), state)
+        with _beside(name), _running(name, f"it is called as {make.text}"):
+            model = make.call(weights.config, state)
         if (changed := torch.empty(0).device) != device:
             raise InputRejectedError(
                 f"the candidate changed torch's default device to {changed}",
@@ -84,12 +107,23 @@ def build_candidate(name: str, weights: Weights) -> nn.Module:
             if empty := [n for n, p in named if is_lazy(p) or p.is_meta]:
                 message = f"{empty[0]} is on the meta device, or has no shape yet"
                 raise ValueError(message)
+        if not make.takes_weights:
+            notes = load(model, state, weights.config["n_head"], given)
         return model
 
     model = build(torch.float32)
     _require_whole_precision(model, name)
     _BUILDERS[model] = lambda dtype: build(dtype).to(dtype)
+    _NOTES[model] = notes
     return model
+
+
+def loading_notes(model: nn.Module) -> Sequence[str]:
+    """Return how the weights came into a candidate that does not take them; nothing otherwise.
+
+    First what is special in a sentence each, then the table, a line for each parameter.
+    """
+    return _NOTES.get(model, ())
 
 
 def rebuilt(model: nn.Module, dtype: torch.dtype) -> nn.Module | None:
@@ -124,25 +158,55 @@ def _require_whole_precision(model: nn.Module, name: str) -> None:
         )
 
 
-def _function(name: str) -> Callable[..., Any]:
-    """Return the function that builds the candidate."""
-    if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise _absent(name, "there is no such file")
-        with _running(name, "run it alone to see what is wrong"):
-            found = runpy.run_path(name).get("build")
-    else:
-        found = _named(name)
+def _maker(name: str) -> Maker:
+    """Return what makes the candidate.
+
+    Raises:
+        UsageError: It is not there, or an argument of it is not known.
+        InputRejectedError: Its file or its module raised.
+    """
+    file, _, attribute = _split(name)
+    found = _in_file(name) if file else _in_module(name)
+    if isinstance(found, nn.Module):
+        # A file is run again, as closures of a copy would keep the original's tensors.
+        again = partial(_in_file, name) if file else partial(copy.deepcopy, found)
+        return Maker(text=attribute, call=lambda _fields, _state: again(), takes_weights=False)
     if not callable(found):
-        what = "build" if name.endswith(".py") else name.partition(":")[2]
         kind = "it has none" if found is None else f"it is of type {type(found).__name__}"
-        raise _absent(name, f"{what} is no function: {kind}")
-    return found  # type: ignore[no-any-return]
+        raise _absent(name, f"{attribute or 'build'} is no function, class or module: {kind}")
+    return maker_of(found, name)
 
 
-def _named(name: str) -> object:
-    """Return the object `MODULE:NAME`; None if the module does not have it."""
+def _split(name: str) -> tuple[str, str, str]:
+    """Return file, module and attribute; "" for what the name does not have."""
+    if match := re.fullmatch(r"(.*\.py)(?::(\w+))?", name):
+        return match[1], "", match[2] or ""
     module, _, attribute = name.partition(":")
+    return "", module, attribute
+
+
+def _in_file(name: str) -> object:
+    """Return the object of `FILE.py` or `FILE.py:NAME`; None if the file does not have it."""
+    file, _, attribute = _split(name)
+    if not Path(file).is_file():
+        raise _absent(name, "there is no such file")
+    with _running(name, "run it alone to see what is wrong"):
+        namespace = runpy.run_path(file)
+    if attribute or "build" in namespace:
+        return namespace.get(attribute or "build")
+    names = model_classes(namespace, file)
+    if len(names) > 1:
+        raise UsageError(
+            f"the file has no function build, and {len(names)} models",
+            where=f"--candidate {name}",
+            fix=f"name one: {', '.join(f'{name}:{one}' for one in names)}",
+        )
+    return namespace[names[0]] if names else None
+
+
+def _in_module(name: str) -> object:
+    """Return the object `MODULE:NAME`; None if the module does not have it."""
+    _, module, attribute = _split(name)
     if not attribute or not all(part.isidentifier() for part in module.split(".")):
         raise _absent(name, "it is neither FILE.py nor MODULE:NAME")
     with _running(name, "import it alone to see what is wrong"):
@@ -158,7 +222,8 @@ def _absent(name: str, why: str) -> UsageError:
     return UsageError(
         f"no candidate there: {why}",
         where=f"--candidate {name}",
-        fix="name a FILE.py with a function build(config, weights), or MODULE:NAME",
+        fix="name a FILE.py with a function build(config, weights) or one model, FILE.py:NAME, or "
+        "MODULE:NAME",
     )
 
 
@@ -166,8 +231,8 @@ def _absent(name: str, why: str) -> UsageError:
 def _beside(name: str) -> Iterator[None]:
     """Let a file import modules from its own folder."""
     before = list(sys.path)
-    if name.endswith(".py"):
-        sys.path.insert(0, str(Path(name).resolve().parent))
+    if file := _split(name)[0]:
+        sys.path.insert(0, str(Path(file).resolve().parent))
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ the parameter's shape. GPT-1's matrices are `[in, out]`; those of `nn.Linear` ar
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections import defaultdict
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.errors import UsageError, mapped_errors
+from scratch_gpt.checkpoint.names import listed
 from scratch_gpt.errors import quote
 
 _MATRIX = 2
@@ -79,6 +81,11 @@ class Expression:
         text = f"pad({text}, {self.padding})" if self.padding else text
         return text + ".T" * self.turned
 
+    def packs_attention(self) -> bool:
+        """Return whether it is query, key and value at once, whose order no shape shows."""
+        whole = [source for source in self.sources if source.stop is None]
+        return any(re.search(r"\.c_attn\.weight$", source.reference) for source in whole)
+
     def tensor(self, reference: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Return the numbers in a shape.
 
@@ -100,8 +107,8 @@ class Expression:
         parts = [source.tensor(reference) for source in self.sources]
         if len({part.shape[1:] for part in parts}) > 1:
             raise ValueError(f"cat joins shapes {', '.join(str(list(p.shape)) for p in parts)}")
-        rows = torch.cat(parts)
-        rows = torch.cat([rows, rows.new_zeros(self.padding, *rows.shape[1:])])
+        more = [parts[0].new_zeros(self.padding, *parts[0].shape[1:])] * (self.padding > 0)
+        rows = torch.cat([*parts, *more]) if len(parts) + len(more) > 1 else parts[0]
         rows = rows.mT if self.turned else rows
         if rows.numel() != math.prod(shape):
             raise ValueError(f"it has shape {list(rows.shape)}, the parameter {list(shape)}")
@@ -180,6 +187,61 @@ def apply(proposal: Proposal, model: nn.Module) -> None:
 
 
 _SHOWN = 6
+
+
+def load(
+    model: nn.Module,
+    reference: Mapping[str, Tensor],
+    n_head: int,
+    given: Mapping[str, Expression] | None = None,
+) -> list[str]:
+    """Copy the weights into a model; return what was done, special things first, then the table.
+
+    Without given lines, a model that holds the token embedding has its weights already, and keeps
+    them.
+
+    Raises:
+        UsageError: Something is ambiguous, or a line does not fit its parameter.
+    """
+    parameters = dict(model.named_parameters())
+    if given is None and _holds(parameters.values(), reference["tokens_embed.weight"][0]):
+        return ["the candidate takes no weights and holds them already"]
+    proposal = propose(parameters, reference, n_head).overridden(given or {})
+    table = "tokens_embed.weight"
+    if table in proposal.unused():
+        found = [f"{name} {list(parameter.shape)}" for name, parameter in parameters.items()]
+        raise UsageError(
+            f"no parameter of the model can be the token embedding {list(reference[table].shape)}",
+            where=f"its parameters are {listed(found) or 'none'}",
+            fix="build it with the sizes of the weights, which a config or arguments give it; or "
+            "load the weights in a function build(config, weights)",
+        )
+    apply(proposal, model)
+    constants, packed, longer = [], [], []
+    for name, expression in proposal.mapping.items():
+        is_given = name in (given or {})
+        constants += [name] * (not expression.sources)
+        packed += [name] * (expression.packs_attention() and not is_given)
+        longer += [name] * (expression.padding > 0 and not is_given)
+    special = {
+        "what GPT-1 does not have is 1 or 0": constants,
+        "query, key and value lie one after the other": packed,
+        "more rows than the weights have, 0 at the end": longer,
+        "in no parameter": proposal.unused(),
+    }
+    notes = ["the candidate takes no weights; they were copied in by names and shapes"]
+    notes += [f"{what}: {listed(names)}" for what, names in special.items() if names]
+    return [*notes, *proposal.lines()]
+
+
+def _holds(parameters: Iterable[Tensor], row: Tensor) -> bool:
+    """Return whether a matrix has the row, or the column."""
+    for parameter in parameters:
+        for turned in (parameter, parameter.mT) if parameter.ndim == _MATRIX else ():
+            if turned.shape[1] == len(row) and bool((turned.detach() == row).all(1).any()):
+                return True
+    return False
+
 
 # Propose.
 
@@ -350,7 +412,7 @@ class _Model:
         """Return what the parameters of a block are made of."""
         matrices = [n for n in names if len(self.shapes[n]) > 1 and self.width in self.shapes[n]]
         vectors = [name for name in names if name not in matrices]
-        biases = self._biases(matrices, vectors)
+        biases = self._biases(names, matrices)
         roles = self._roles(matrices, {m: b for b, m in biases.items()})
         forms = {m: self._forms(f"h.{number}.", *roles[m]) for m in matrices if m in roles}
         fitting = {
@@ -371,9 +433,10 @@ class _Model:
         decided |= self._norms(f"h.{number}.", [name for name in vectors if name not in biases])
         return decided
 
-    def _biases(self, matrices: Sequence[str], vectors: Sequence[str]) -> dict[str, str]:
+    def _biases(self, names: Sequence[str], matrices: Sequence[str]) -> dict[str, str]:
         """Return the matrix of each bias: it has the same name but for `weight` and `bias`."""
         found: dict[str, str] = {}
+        vectors = [name for name in names if name not in matrices]
         for fillers in ((), _FILLERS):
             stems = defaultdict(list)
             for matrix in matrices:
@@ -382,6 +445,9 @@ class _Model:
                 owners = stems.get(_stem(vector, fillers), [])
                 if len(owners) == 1 and vector not in found and owners[0] not in found.values():
                     found[vector] = owners[0]
+        for matrix, vector in itertools.pairwise(names):  # of a plain list
+            if _kind(matrix) == _kind(vector) == "" and matrix in matrices and vector in vectors:
+                found.setdefault(vector, matrix)
         return found
 
     def _roles(
@@ -502,7 +568,9 @@ class _Model:
         stems: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for name in names:
             if self.shapes[name] == (self.width,):
-                stems[_stem(name, ())].append(name)
+                unnamed = [n for n in names if not _kind(n)]  # in a plain list, weight and bias
+                pair = unnamed[unnamed.index(name) // 2 * 2] if name in unnamed else name
+                stems[_stem(pair, ())].append(name)
         firsts = _in_order(group[0] for group in stems.values())
         order = [_stem(name, ()) for name in firsts]
         mlp_first = order and {*order[0]} & {*_MLP} and not {*order[-1]} & {*_MLP}

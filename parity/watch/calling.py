@@ -196,18 +196,16 @@ def find_way(model: nn.Module, token_ids: Tensor, vocab_size: int, call: str | N
     raised: dict[str, BaseException] = {}
     plain, reshaped = _ways(model)
     for way in plain + reshaped:
-        try:
-            with torch.no_grad():
-                quality = _quality(partial(way.call, model), inputs, vocab_size)
-        except InconclusiveError as error:
-            tried.append(f"{way.text}: {error.what}")
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a wrong way may raise anything
-            tried.append(f"{way.text}: {type(error).__name__}: {message_of(error)}")
-            if way in plain and (site := _site(error)):
-                raised.setdefault(site, error)
-        else:
-            best = (quality, way) if best is None or quality > best[0] else best
-            if all(quality):
+        found = _attempt(way, model, inputs, vocab_size)
+        if isinstance(found, BaseException):
+            words = f"{type(found).__name__}: {message_of(found)}"
+            words = found.what if isinstance(found, InconclusiveError) else words
+            tried.append(f"{way.text}: {words}")
+            if way in plain and (site := _site(found)):
+                raised.setdefault(site, found)
+        elif (way in plain or found[0]) and (best is None or found > best[0]):
+            best = found, way
+            if all(found):
                 break
     if best is not None:
         return best[1]
@@ -329,6 +327,17 @@ def _evaluate(text: str, model: nn.Module, inputs: Inputs) -> object:
         "causal": counted <= counted[:, None],
     }
     return eval(compile(tree, "<call>", "eval"), names)  # noqa: S307 - the user's own line
+
+
+def _attempt(
+    way: Way, model: nn.Module, inputs: Inputs, vocab_size: int
+) -> tuple[bool, bool, bool] | BaseException:
+    """Return how good a way is, or why it is none."""
+    try:
+        with torch.no_grad():
+            return _quality(partial(way.call, model), inputs, vocab_size)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a wrong way may raise anything
+        return error
 
 
 def _quality(

@@ -28,6 +28,7 @@ Check = Callable[..., Any]
 REPORTING = {"--format", "--output", "--quiet", "--debug"}
 INPUTS = {"--batch-size", "--seq-len", "--seed", "--token-ids"}
 JUDGING = {"--candidate", "--inject-fault", "--backend", "--dtype", "--device", "--taps"}
+FOREIGN = {"--call", "--map"}
 FINGERPRINTS = "--fingerprints"
 TEXTS = {"--vocabulary", "--pretokenizer", "--text", "--corpus", "--num-strings"}
 OPTIONS = {
@@ -35,12 +36,19 @@ OPTIONS = {
         "--weights",
         "--strict",
         *JUDGING,
+        *FOREIGN,
         "--explain",
         *INPUTS,
         FINGERPRINTS,
         *REPORTING,
     },
-    "gradients": {"--weights", "--strict", *JUDGING, *INPUTS, FINGERPRINTS, *REPORTING},
+    "gradients": {
+        *("--weights", "--strict", FINGERPRINTS),
+        *JUDGING,
+        *FOREIGN,
+        *INPUTS,
+        *REPORTING,
+    },
     "weights": {"--weights", "--strict", *REPORTING},
     "tokens": {"--weights", "--inject-fault", "--seed", *TEXTS, FINGERPRINTS, *REPORTING},
     "doctor": {"--weights", "--strict", *INPUTS, *REPORTING},

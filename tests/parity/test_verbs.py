@@ -22,7 +22,7 @@ from parity.core.results import Mode, Report, Row
 from parity.core.tolerances import FEWEST_PREDICTIONS
 from parity.faults.backward import BACKWARD_FAULTS
 from parity.faults.forward import FORWARD_FAULTS
-from parity.options import LayerwiseOptions
+from parity.options import LayerwiseOptions, recorded_options
 from reference import huggingface, surrogate
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.options import options_of
@@ -433,6 +433,40 @@ def test_a_candidates_file_is_reported(
     inputs = strictly(check(verb, *JSON, *short, "--candidate", name).stdout)["inputs"]
     sha = hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]
     assert (inputs["candidate"], inputs["candidate_file"]) == (name, f"sha256 {sha}")
+
+
+def test_the_file_of_a_mapping_is_recorded_with_its_digest(
+    candidate: Callable[..., str], tmp_path: Path
+) -> None:
+    """The name behind the file of the candidate is no part of the path."""
+    name, file = candidate(), tmp_path / "map.txt"
+    file.write_text("head.weight = 0", encoding="utf-8")
+    options = LayerwiseOptions(candidate=f"{name}:build", map=file, call="model(ids)")
+    shas = [hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in (name, file)]
+    assert recorded_options(options) == {
+        "candidate": f"{name}:build",
+        "candidate_file": f"sha256 {shas[0]}",
+        "map": str(file),
+        "map_file": f"sha256 {shas[1]}",
+        "call": "model(ids)",
+    }
+
+
+@pytest.mark.parametrize("verb", ["layerwise", "gradients"])
+def test_a_mapping_is_passed_on(
+    verb: str, check: Check, candidate: Callable[..., str], tmp_path: Path
+) -> None:
+    file = tmp_path / "map.txt"
+    file.write_text("a line", encoding="utf-8")
+    name = candidate("def build(config): ...")
+    result = check(verb, *TINY[1:], "--candidate", name, "--map", file)
+    assert (result.exit_code, "line 1" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--call", "--map"])
+def test_options_of_a_candidate_need_one(option: str, check: Check) -> None:
+    result = check(*TINY, option, "model(ids)")
+    assert (result.exit_code, f"{option} model(ids)" in result.stderr) == (2, True)
 
 
 # Selected taps.

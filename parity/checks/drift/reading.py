@@ -323,8 +323,9 @@ def _contradiction(whole: Document, rows: Sequence[Document]) -> str:
 def _about(whole: Document, identity: Document) -> dict[str, str]:
     """Return what was compared, by name; the values as JSON, in which 1 and "1" differ."""
     inputs = dict(whole.part("inputs").values)
-    if "candidate_file" in inputs:  # the contents identify it, the path does not
-        inputs.pop("candidate", None)
+    for name in ("candidate", "map"):
+        if f"{name}_file" in inputs:  # the contents identify it, the path does not
+            inputs.pop(name, None)
     parts: dict[str, Mapping[str, object]] = {"inputs": inputs}
     for name in ("config", "weights", "vocabulary"):
         if name in identity.values:

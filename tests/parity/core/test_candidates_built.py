@@ -61,6 +61,20 @@ def test_a_module_is_imported_by_name(
     assert (type(model).__name__, model.training) == ("GPT", False)
 
 
+def test_a_class_that_takes_no_weights_gets_them(
+    check: Check, candidate: Candidate, tmp_path: Path, tap_counts: dict[str, int]
+) -> None:
+    """Ours, which is found in a module and in a file; a wrong line of a mapping shows."""
+    result = check(*TINY, "--candidate", "scratch_gpt:GPT")
+    count = tap_counts["plain"]
+    assert result.stdout.splitlines()[-1].startswith(f"PASS  {count} of {count}")
+    file = tmp_path / "map.txt"
+    file.write_text("h.2.ln_1.bias = h.2.ln_2.bias  # wrong", encoding="utf-8")
+    name = candidate("from scratch_gpt import GPT as Mine")
+    result = check(*TINY, "--candidate", f"{name}:Mine", "--map", file)
+    assert (result.exit_code, result.stdout.split()[-1]) == (1, "h.2.ln_1")
+
+
 def test_a_module_beside_the_file_can_be_imported(
     check: Check, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +113,7 @@ def build(config, weights):
 """
 REFUSED = {
     "raises": ("def build(config, weights):\n    raise ValueError('my words')", "my words"),
-    "takes nothing": ("def build(): pass", "TypeError"),
+    "takes nothing and returns nothing": ("def build(): pass", "NoneType"),
     "returns no module": ("def build(config, weights):\n    return 3", "int"),
     "returns nothing": ("def build(config, weights): pass", "NoneType"),
     "exits as if all were well": ("import sys\nsys.exit(0)", "SystemExit"),

@@ -267,6 +267,11 @@ def lists() -> nn.Module:
     return model
 
 
+def flat() -> nn.Module:
+    """One list of everything, in GPT-1's order."""
+    return nn.ParameterList([nn.Parameter(torch.randn(p.shape)) for p in GPT(CONFIG).parameters()])
+
+
 def huggingface() -> nn.Module:
     return OpenAIGPTLMHeadModel(
         OpenAIGPTConfig(vocab_size=VOCAB, n_positions=PLACES, n_embd=WIDTH, n_layer=2, n_head=HEADS)
@@ -402,6 +407,13 @@ MODELS: dict[Callable[[], nn.Module], dict[str, str]] = {
         "w2.1": f"{PROJ}.weight",
         "b1.1": f"{FC}.bias",
         "ln1_b.1": "h.1.ln_1.bias",
+    },
+    flat: {
+        "14": f"{ATTN}.weight",
+        "15": f"{ATTN}.bias",
+        "18": "h.1.ln_1.weight",
+        "21": f"{FC}.bias",
+        "25": "h.1.ln_2.bias",
     },
     packed: {
         "net.2.attn.qkv.weight": f"{ATTN}.weight.T",

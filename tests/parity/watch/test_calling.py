@@ -308,6 +308,13 @@ class NoLogits(Base):
         return self.table[ids]
 
 
+class TooShort(Base):
+    """Raises for more than three positions, so only the texts turned round fit."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.run(ids + 0 * self.places[:3, 0].long())
+
+
 class RaisingOften(Base):
     def forward(self, _ids: Tensor, targets: Tensor | None = None) -> Tensor:
         if targets is None:
@@ -322,6 +329,15 @@ def test_a_model_that_raises_is_reported_with_its_line(call: str | None) -> None
     with pytest.raises(InconclusiveError, match="forward raised RuntimeError") as caught:
         find_way(Raising(), IDS, VOCAB, call=call)
     assert f"test_calling.py:{line}" in caught.value.where
+
+
+def test_another_form_of_the_ids_does_not_hide_an_error() -> None:
+    """Time first it runs, and gives numbers that mean nothing."""
+    model = TooShort()
+    assert model(IDS.T).shape == (TIME, BATCH, VOCAB)
+    with pytest.raises(InconclusiveError, match="must match the size") as caught:
+        find_way(model, IDS, VOCAB)
+    assert "test_calling.py:" in caught.value.where
 
 
 @pytest.mark.parametrize(
