@@ -264,11 +264,11 @@ class _Judge:
         """
         if event is None:
             return ()
-        for name, right in self._right.items():
-            if name in alignment.found and right.value.shape == target.value.shape:
-                if torch.equal(right.value, target.value):
-                    numbers = {place.number for place in alignment.found[name]}
-                    return _between([e for e in trace.events if e.number in numbers], event)
+        for name, places in alignment.found.items():
+            if torch.equal(self._right[name].value, target.value):
+                numbers = {place.number for place in places}
+                made = [e for e in trace.events if e.number in numbers and not e.shares]
+                return _between(made, event)
         return event.stack[:1]
 
     def _hint(self, trace: Trace) -> None:
@@ -390,7 +390,8 @@ def _relations(
         if bool(equal.any()):
             others = token_ids[~equal.to(token_ids.device)].tolist()
             listed = ", ".join(map(str, others[:_LISTED])) + ", ..." * (len(others) > _LISTED)
-            yield f"{int(equal.sum())} of {equal.numel()} rows are equal; the others are ids {listed}"
+            count = f"{int(equal.sum())} of {equal.numel()}"
+            yield f"{count} rows are equal; the others are ids {listed}"
             return
     largest = float(gaps.max())
     if 1e-9 < largest < 1e-6:  # noqa: PLR2004 - float32 has 24 bits
@@ -489,7 +490,7 @@ def _writing(cuts: Cuts) -> Visit:
     return visit
 
 
-def _cuts(
+def _cuts(  # noqa: PLR0913 - what is known of a run
     trace: Trace,
     alignment: Alignment,
     wrong: Collection[str],

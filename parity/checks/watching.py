@@ -43,9 +43,13 @@ def _wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
         tap = first.target + (f", and in blocks {ranges(blocks[1:])}" if blocks[1:] else "")
         diagnosis, fix = first.hint or "no known mistake reproduces what it makes", ""
         if (why := first.explanation) is not None:
-            numbers = f"reproduced to {first.reproduced:.0e}; " if first.reproduced else ""
-            gap = f"the right form differs by {first.gap:.0e}" if first.gap else ""
-            diagnosis, fix = f"{why.what}; {why.right} ({numbers}{gap})", why.fix
+            numbers = []
+            if first.reproduced is not None:
+                numbers.append(f"reproduced to {first.reproduced:.0e}")
+            if first.gap is not None:
+                numbers.append(f"the right form differs by {first.gap:.0e}")
+            diagnosis = f"{why.what}; {why.right}" + f" ({'; '.join(numbers)})" * bool(numbers)
+            fix = why.fix
         yield WrongOperation(
             tap=tap,
             place=described(first.event, first.sites) if first.event else "",
