@@ -7,18 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from parity.checks.compare import compare
     from parity.checks.layerwise import layerwise
     from parity.core.runners import load_pretrained
 
     __version__: str
 
 _HOMES = {
+    "compare": "parity.checks.compare",
     "layerwise": "parity.checks.layerwise",
     "load_pretrained": "parity.core.runners",
     "__version__": "scratch_gpt",
 }
 
-__all__ = ["layerwise", "load_pretrained"]
+__all__ = ["compare", "layerwise", "load_pretrained"]
 
 
 def __getattr__(name: str) -> object:

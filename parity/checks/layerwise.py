@@ -50,7 +50,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         fingerprints: Whether the report has the fingerprints of all compared tensors.
         identity: Weights, config and code, for the report.
         progress: Called at every tap.
-        call: How a candidate without taps is called, as `model(ids, targets=ids)`; None to find out.
+        call: How a candidate without taps is called, as `model(ids, targets=ids)`. None: find out.
 
     Returns:
         A report; inconclusive if nothing could be compared.

@@ -30,7 +30,7 @@ _MOST_LINES = 24
 """Lines of the table of parameters that a text has; JSON has all."""
 
 
-def _wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
+def wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
     """Yield each mistake once, with the blocks that have it."""
     alike: dict[object, list[Mistake]] = defaultdict(list)
     for one in mistakes:
@@ -78,6 +78,41 @@ def folded_by_block(matches: Sequence[Match]) -> list[str]:
         if match.parts:
             alike[re.sub(r"\b\d+(?=\.)", "*", str(match))].append(str(match))
     return [line if len(lines) > 1 else lines[0] for line, lines in alike.items()]
+
+
+def narrow_words(judgement: Judgement) -> str:
+    """Return where a dtype narrower than float64 enters; "" if none does."""
+    event = next(iter(judgement.narrow.values()), None)
+    if event is None:
+        return ""
+    return f"{str(event.narrow).removeprefix('torch.')} enters at {described(event)}"
+
+
+def appendix(
+    report: Report,
+    way: str,
+    matches: Sequence[Match],
+    judgement: Judgement,
+    short: Judgement | None = None,
+) -> Section:
+    """Return what was found about a watched candidate beside its mistakes."""
+    known = [one for one in matches if one.parts or one.constant is not None]
+    unknown = [one for one in matches if one not in known]
+    facts = [
+        ("called as", way),
+        ("parameters", f"{len(known)} of {len(matches)} are the reference's"),
+        *(("  no match", str(one)) for one in unknown[:_MOST_LISTED]),
+        ("logits", judgement.layout),
+        ("narrow", narrow_words(judgement)),
+        ("not seen", judgement.unseen),
+        ("a short text", "agrees, too" if short is not None and not short.mistakes else ""),
+    ]
+    if report.verdict is Verdict.PASS:
+        facts.append(("rests on", f"{report.plan.compared} taps, the logits among them"))
+        facts += [("", line) for line in folded_by_block(matches)[:_MOST_LINES]]
+    return Section(
+        title="the candidate, as watched", rows=[one for one in facts if one[1]], folds=(1,)
+    )
 
 
 @dataclasses.dataclass
@@ -128,7 +163,7 @@ class Watching:
             vocab_size=config.vocab_size,
             profile=candidates.Profile(
                 shown=[name for name in order if name in places],
-                narrow=self._narrow(),
+                narrow=narrow_words(self.judgement),
                 reasons=list(self._reasons()),
             ),
             last_only="last position" in self.judgement.layout,
@@ -183,36 +218,10 @@ class Watching:
         wrong = self.judgement.mistakes if report.verdict is Verdict.FAIL else ()
         return dataclasses.replace(
             report,
-            wrong=list(_wrong_operations(wrong)),
-            appendix=[self._appendix(report)],
+            wrong=list(wrong_operations(wrong)),
+            appendix=[appendix(report, self.way, self.matches, self.judgement, self.short)],
             details={**report.details, "parameters": [str(match) for match in self.matches]},
         )
-
-    def _appendix(self, report: Report) -> Section:
-        known = [one for one in self.matches if one.parts or one.constant is not None]
-        unknown = [one for one in self.matches if one not in known]
-        facts = [
-            ("called as", self.way),
-            ("parameters", f"{len(known)} of {len(self.matches)} are the reference's"),
-            *(("  no match", str(one)) for one in unknown[:_MOST_LISTED]),
-        ]
-        if self.judgement and self.judgement.layout:
-            facts.append(("logits", self.judgement.layout))
-        if self.judgement and self.judgement.unseen:
-            facts.append(("not seen", self.judgement.unseen))
-        if self.short is not None and not self.short.mistakes:
-            facts.append(("a short text", "agrees, too"))
-        if report.verdict is Verdict.PASS:
-            facts.append(("rests on", f"{report.plan.compared} taps, the logits among them"))
-            facts += [("", line) for line in folded_by_block(self.matches)[:_MOST_LINES]]
-        return Section(title="the candidate, as watched", rows=facts, folds=(1,))
-
-    def _narrow(self) -> str:
-        events = list(self.judgement.narrow.values()) if self.judgement else []
-        if not events:
-            return ""
-        kind = str(events[0].narrow).removeprefix("torch.")
-        return f"{kind} enters at {described(events[0])}"
 
     def _reasons(self) -> Iterator[Reason]:
         for mistake in self.short.mistakes if self.short else ():

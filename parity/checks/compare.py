@@ -1,0 +1,181 @@
+"""Compare any causal language model with any other, unmodified: both are watched."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
+
+from parity.align import TOLERANCE, Target, find_layout, match_parameters
+from parity.checks.layerwise import layerwise
+from parity.checks.watching import appendix, wrong_operations
+from parity.core.comparison import CANDIDATE
+from parity.core.environment import environment, pinned_settings
+from parity.core.inputs import Inputs
+from parity.core.metrics import Status
+from parity.core.results import FirstDivergence, Mode, Plan, Report, Row, finish
+from parity.watch import Event, Number, Trace, replay, watch
+from parity.watch.calling import find_way, logits_in
+from parity.watched import Judgement, in_dtype, judge, tap_of
+
+
+def compare(
+    candidate: nn.Module,
+    reference: nn.Module,
+    token_ids: Tensor,
+    *,
+    call: str | None = None,
+    identity: Mapping[str, Any] | None = None,
+    **options: Any,  # noqa: ANN401 - of layerwise
+) -> Report:
+    """Compare an unmodified model with a reference, operation by operation.
+
+    With Hugging Face's GPT-1 as the reference this is `layerwise`: there is an oracle, and mistakes
+    are named. Another reference is watched itself. Then the comparison is in float64 alone, there
+    is no second reference, and mistakes are placed.
+
+    Args:
+        candidate: Any module that takes token ids and returns logits.
+        reference: `OpenAIGPTLMHeadModel`, or any other such module.
+        token_ids: `[batch time]`.
+        call: How the candidate is called, as `model(ids, targets=ids)`; None to find out.
+        identity: Weights, config and code, for the report.
+        options: Those of `layerwise`.
+
+    Raises:
+        ParityError: The comparison cannot start.
+    """
+    if isinstance(reference, OpenAIGPTLMHeadModel):
+        return layerwise(candidate, reference, token_ids, call=call, identity=identity, **options)
+    inputs = Inputs(token_ids=token_ids)
+    with (
+        pinned_settings(),
+        in_dtype(reference.eval(), torch.float64),
+        in_dtype(candidate.eval(), torch.float64),
+    ):
+        settings = environment()
+        targets = reference_targets(reference, inputs)
+        vocab_size = targets[-1].value.shape[-1]
+        way = find_way(candidate, token_ids[:, :5], vocab_size, call)
+        judgement = judge(candidate, way, inputs, targets)
+        logits = logits_in(way.call(candidate, inputs), token_ids, vocab_size)
+        matches = match_parameters(
+            dict(candidate.named_parameters()), dict(reference.named_parameters())
+        )
+    rows = list(_rows(judgement, targets, logits.tensor))
+    first = next((row for row in rows if row.status is not Status.PASS), None)
+    names = [row.tap for row in rows]
+    report = finish(
+        "compare",
+        rows=rows,
+        plan=Plan.of({CANDIDATE: (len(names), len(names))}),
+        identity=identity,
+        environment=settings,
+        first_divergence=first
+        and FirstDivergence(tap=first.tap, why=first.detail, suspects="", row=first),
+        inputs={"reference": "one, and no oracle", **inputs.digests()},
+    )
+    failed = first is not None
+    return dataclasses.replace(
+        report,
+        wrong=list(wrong_operations(judgement.mistakes if failed else ())),
+        appendix=[appendix(report, way.text, matches, judgement)],
+        details={"parameters": [str(match) for match in matches]},
+    )
+
+
+def reference_targets(reference: nn.Module, inputs: Inputs) -> list[Target]:
+    """Return the operations of a reference as targets: outputs of its modules, and the rest.
+
+    Raises:
+        InconclusiveError: It cannot be called on token ids.
+    """
+    size = next((m.num_embeddings for m in reference.modules() if isinstance(m, nn.Embedding)), 1)
+    way = find_way(reference, inputs.token_ids[:, :5], size)
+    trace = watch(reference, lambda: way.call(reference, inputs))
+    kept = dict(_named(reference, trace))
+    values: dict[Number, Tensor] = {}
+
+    def visit(number: Number, tensor: Tensor) -> None:
+        if number in kept:
+            values[number] = tensor.detach().clone()
+
+    result = replay(reference, lambda: way.call(reference, inputs), visit)
+    logits = logits_in(result, inputs.token_ids, size)
+    made = [trace.made.get(id(leaf)) for leaf in (logits.raw,)]
+    feeds: dict[Number, tuple[Number, ...]] = {}  # of each event, the kept ones before it
+    for event in trace.events:
+        before = [n for one in event.inputs for n in ([one] if one in kept else feeds.get(one, ()))]
+        feeds[event.number] = tuple(dict.fromkeys(before))
+    numbers = [number for number in kept if number not in made]
+    targets = [
+        Target(
+            name=kept[number],
+            value=values[number],
+            inputs=tuple(kept[one] for one in feeds[number]),
+            heads=1 if values[number].ndim == 4 else None,  # noqa: PLR2004
+            causal=_is_masked(values[number]),
+        )
+        for number in numbers
+        if values[number].dtype == torch.float64
+    ]
+    known = {target.name for target in targets}
+    targets = [
+        dataclasses.replace(target, inputs=[name for name in target.inputs if name in known])
+        for target in targets
+    ]
+    last = targets[-1].name
+    return [*targets, Target(name="logits", value=logits.tensor.double(), inputs=(last,))]
+
+
+def _is_masked(value: Tensor) -> bool:
+    square = value.ndim > 1 and value.shape[-1] == value.shape[-2] > 1
+    return square and float(value.min()) < -1e30  # noqa: PLR2004 - no score is so low
+
+
+def _named(reference: nn.Module, trace: Trace) -> Iterator[tuple[Number, str]]:
+    """Yield the events to compare, with names: of a module without parts only its last one."""
+    leaves = {name for name, part in reference.named_modules() if not any(part.children())}
+    counts: dict[str, int] = {}
+
+    def of(event: Event) -> tuple[str, bool]:
+        return event.module, event.module in leaves
+
+    for (module, is_leaf), run in groupby(trace.events, of):
+        made = [e for e in run if not e.shares and e.inputs and e.number[1] == 0]
+        for event in made[-1:] if is_leaf else made:
+            name = module if is_leaf else f"{module}: {event.kernel}".removeprefix(": ")
+            counts[name] = counts.get(name, 0) + 1
+            yield event.number, name if counts[name] == 1 else f"{name} {counts[name]}"
+
+
+def _rows(judgement: Judgement, targets: Sequence[Target], logits: Tensor) -> Iterator[Row]:
+    """Yield a row for every target that is there, and for every mistake if the logits differ."""
+    last = targets[-1]
+    value = last.value[:, -logits.shape[1] :]
+    layout, error = find_layout(logits, value, limit=float("inf"))
+    failed = layout is None or not error <= TOLERANCE
+    wrong = {tap_of(one.target): one for one in judgement.mistakes if failed}
+    for target in targets:
+        places = judgement.places.get(target.name, ())
+        is_last = target is last
+        if not (places or target.name in wrong or is_last):
+            continue
+        status = Status.FAIL if target.name in wrong or (is_last and failed) else Status.PASS
+        found = error if is_last else max((place.error for place in places), default=None)
+        yield Row(
+            tap=target.name,
+            backend=CANDIDATE,
+            dtype="float64",
+            mode=Mode.FLOAT64,
+            against="reference",
+            shape=tuple(target.value.shape),
+            status=status,
+            error_ours=found,
+            required_tolerance=found,
+            bound=TOLERANCE,
+            detail="the candidate makes something else" if status is Status.FAIL else "",
+        )
