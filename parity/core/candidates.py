@@ -2,7 +2,7 @@
 
 `--candidate FILE.py` runs the file; `MODULE:NAME` is imported. `parity.core.building` calls the
 function or class that is there. If it does not take the weights, they are copied into the model's
-parameters, as `parity.core.mapping` decides. `forward` takes token ids and a tap, and if it has
+parameters, as `parity.core.loading` decides. `forward` takes token ids and a tap, and if it has
 them, positions and a mask.
 
 `examine` runs the model on a few tokens first: what raises, draws random numbers, computes in
@@ -35,7 +35,8 @@ from torch.utils._pytree import tree_leaves
 from parity.checkpoints.weights import Weights
 from parity.core.building import Maker, maker_of, model_classes
 from parity.core.inputs import Inputs
-from parity.core.mapping import load, read_mapping
+from parity.core.loading import load
+from parity.core.mapping import read_mapping
 from parity.core.results import Reason
 from parity.core.taps import Tap
 from parity.errors import (

@@ -1,6 +1,6 @@
 """Faults of the forward pass, from the residuals on, and how any of them is injected.
 
-Those of the embeddings and of attention are in `parity.faults.forward_faults`.
+Those of the embeddings, attention and linear layers are in `parity.faults.forward_faults`.
 """
 
 import copy

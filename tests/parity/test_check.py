@@ -160,6 +160,8 @@ def test_a_usage_error_names_the_option(arguments: list[str], named: str, check:
 EVERYTHING = {
     "--weights": ("tiny", {"weights": "tiny"}),
     "--candidate": ("mine.py", {"candidate": "mine.py"}),
+    "--call": ("model(ids)", {"call": "model(ids)"}),
+    "--map": ("map.txt", {"map": Path("map.txt")}),
     "--inject-fault": ("epsilon@2", {"inject_fault": "epsilon@2"}),
     "--backend": ("tiled", {"backend": "tiled"}),
     "--dtype": ("bfloat16", {"dtype": "bfloat16"}),

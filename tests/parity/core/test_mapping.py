@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from parity.align import match_parameters
+from parity.core.loading import propose
 from parity.core.mapping import (
     Expression,
     Proposal,
     apply,
     parse_expression,
-    propose,
     read_mapping,
 )
 from parity.errors import ParityError, UsageError
