@@ -300,6 +300,7 @@ def find_activations(
     places: dict[tuple[str, int | None], list[Place]] = defaultdict(list)
     narrow: dict[Number, str] = {}
     touched: dict[Number, torch.dtype] = {}  # behind a narrow operation, since the last target
+    replaced = {target.name: number for number, (target, _) in cuts.items()}
 
     def visit(number: Number, tensor: Tensor) -> None:
         event = events.get(number)
@@ -316,6 +317,8 @@ def find_activations(
             if layout is None:
                 continue
             held = True
+            if number > replaced.get(target.name, number):
+                continue  # it comes from the replaced tensor
             place = Place(number=number, layout=layout, part=part, error=error)
             places[target.name, part].append(place)
             if error > TOLERANCE:

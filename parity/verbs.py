@@ -205,7 +205,8 @@ def _described(*kinds: type[Fault]) -> dict[str, str]:
 
 def layerwise(options: LayerwiseOptions, progress: Progress) -> Report:
     """Compare every tap."""
-    return _checked(partial(layerwise_check, explain=options.explain), options, progress)
+    check = partial(layerwise_check, explain=options.explain, call=options.call)
+    return _checked(check, options, progress)
 
 
 def gradients(options: GradientsOptions, progress: Progress) -> Report:

@@ -75,8 +75,10 @@ def folded_by_block(matches: Sequence[Match]) -> list[str]:
     """Return the table of parameters, those that differ in the block's number alone as one line."""
     alike: dict[str, list[str]] = defaultdict(list)
     for match in matches:
+        block = re.search(r"(?<=\.)\d+(?=\.)", match.parts[0].reference if match.parts else "")
+        of_block = rf"(?<![\d:\[]){block.group()}(?=[._/])" if block else "(?!)"
         if match.parts:
-            alike[re.sub(r"\b\d+(?=\.)", "*", str(match))].append(str(match))
+            alike[re.sub(of_block, "*", str(match))].append(str(match))
     return [line if len(lines) > 1 else lines[0] for line, lines in alike.items()]
 
 
