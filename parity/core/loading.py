@@ -19,6 +19,7 @@ from scratch_gpt.checkpoint.names import listed
 
 _MATRIX = 2
 _MOST_NUMBERS = 4
+_MOST = 0.75
 
 
 def load(
@@ -111,12 +112,14 @@ def propose(
     """
     state = {name: tensor for name, tensor in candidate_state.items() if _is_weight(tensor)}
     model = _Model(state, reference, n_head)
-    decided = {name: model.table(name) for name in state}
-    left = [name for name, choices in decided.items() if choices is None]
-    blocks = _block_numbers(left, len(model.blocks))
-    for block in model.blocks:
-        decided |= model.block(block, [name for name in left if blocks.get(name) == block])
-    decided |= {name: model.beyond(name) for name in left if name not in blocks}
+    tables = {name: model.table(name) for name in state if not model.is_of_block(name)}
+    left = [name for name in state if not tables.get(name)]
+    blocks = _block_numbers({name: model.shapes[name] for name in left}, len(model.blocks))
+    decided: dict[str, _Choices | None] = dict.fromkeys(state) | tables
+    for place, block in enumerate(model.blocks):
+        decided |= model.block(block, [name for name in left if blocks.get(name) == place])
+    outside = [name for name in left if name not in blocks]
+    decided |= {name: model.table(name) or model.beyond(name) for name in outside}
     found = {name: list(dict.fromkeys(choices or ())) for name, choices in decided.items()}
     return Proposal(
         mapping={name: choices[0] for name, choices in found.items() if len(choices) == 1},
@@ -155,12 +158,13 @@ def _in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=_numbers) if alike else names
 
 
-def _block_numbers(names: Sequence[str], count: int) -> dict[str, int]:
-    """Return the block of each name; names outside the blocks are left out.
+def _block_numbers(shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[str, int]:
+    """Return the block of each name, from 0; names outside the blocks are left out.
 
     The block's number is the first of a name, the second, ..., or the last: the one by which most
-    names fall into as many groups of the same endings as there are blocks.
+    names fall into as many groups of the same endings and shapes as there are blocks.
     """
+    names = list(shapes)
     best: tuple[tuple[int, int, int], dict[str, int]] = ((0, 0, 0), {})
     for place in (*range(_MOST_NUMBERS), -1):
         endings: dict[str, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
@@ -172,18 +176,22 @@ def _block_numbers(names: Sequence[str], count: int) -> dict[str, int]:
         blocks: dict[str, int] = {}
         from_zero = largest = 0
         for numbers in endings.values():
-            alike: dict[frozenset[str], list[int]] = defaultdict(list)
+            alike: dict[object, list[int]] = defaultdict(list)
             for number, ends in sorted(numbers.items()):
-                alike[frozenset(ends)].append(number)
-            groups = [sorted(numbers)] if len(numbers) == count else list(alike.values())
-            for group in (group for group in groups if len(group) == count):
+                alike[frozenset((end, shapes[name]) for end, name in ends.items())].append(number)
+            for group in alike.values():
+                if group != list(range(group[0], group[0] + count)):
+                    continue
                 members = {n: i for i, k in enumerate(group) for n in numbers[k].values()}
                 blocks |= members
                 from_zero += len(members) * (group[0] == 0)
                 largest = max(largest, len(members))
         best = max(best, ((len(blocks), from_zero, largest), blocks), key=lambda one: one[0])
-    if len(best[1]) < len(names) / 2 and len(names) % count == 0:  # blocks have names, in order
-        return {name: place * count // len(names) for place, name in enumerate(names)}
+    each = len(names) // count
+    chunks = [[shapes[name] for name in names[i * each :][:each]] for i in range(count)]
+    is_periodic = len(names) == count * each and chunks == chunks[:1] * count
+    if is_periodic and len(best[1]) < _MOST * len(names):  # they have names or numbers of their own
+        return {name: place // each for place, name in enumerate(names)}
     return best[1]
 
 
@@ -206,6 +214,12 @@ class _Model:
         self.heads = n_head
         self.head_width = self.width // n_head
 
+    def is_of_block(self, name: str) -> bool:
+        """Return whether a block has a matrix of such a shape."""
+        width = self.width
+        sizes = (self.head_width, width, 2 * width, 3 * width, self.inner)
+        return self.shapes[name] in {(n, width) for n in sizes} | {(width, n) for n in sizes}
+
     def table(self, name: str) -> _Choices | None:
         """Return what an embedding or a head is made of; None if it is none."""
         shape, words = self.shapes[name], set(_tokens(name))
@@ -213,14 +227,12 @@ class _Model:
             return None
         turned = shape[1] != self.width
         rows = shape[1] if turned else shape[0]
-        is_hinted = bool(words & {*_POSITIONS, *_TABLES}) and not words & {*_MLP, *_IN_ATTENTION}
-        is_exact = rows in (self.vocab, self.positions, self.vocab + self.positions)
-        of_block = rows in (self.width, 3 * self.width, self.inner, self.head_width)
-        if of_block and not (is_hinted and is_exact):
-            return None
+        is_hinted = bool(words & {*_TABLES})
         tokens, places = Source("tokens_embed.weight"), Source("positions_embed.weight")
         padding = max(rows - self.vocab, 0)
-        if words & set(_POSITIONS) or (rows == self.positions != self.vocab):
+        if rows == self.vocab == self.positions and not words & {*_POSITIONS, *_TABLES}:
+            return [Expression((tokens,)), Expression((places,))]
+        if words & {*_POSITIONS} or rows == self.positions != self.vocab:
             more = max(rows - self.positions, 0)
             places = places if rows >= self.positions else places.part(0, rows, 0)
             return [Expression((places,), more, turned)]

@@ -1,5 +1,6 @@
 """The weights find their way into models that name, cut, turn and join them in their own ways."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -633,3 +634,40 @@ def test_pad_adds_rows_of_zeros_before_it_is_turned(reference: dict[str, Tensor]
     assert torch.equal(found[:, :VOCAB], table.T)
     assert torch.equal(found[:, VOCAB:-7], reference["positions_embed.weight"].T)
     assert not found[:, -7:].any()
+
+
+@pytest.mark.parametrize("make", [m for m in MODELS if m is not flat], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    ("vocab", "places"), [(48, 19), (36, 19), (24, 19), (37, 48), (37, 36), (37, 24), (37, 12)]
+)
+def test_a_table_is_no_matrix_of_a_block_of_the_same_shape(
+    make: Callable[[], nn.Module], vocab: int, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a matrix a table: as long as one, two, three or four times the width."""
+    config = dataclasses.replace(CONFIG, vocab_size=vocab, n_positions=places)
+    for name, value in {"VOCAB": vocab, "PLACES": places, "CONFIG": config}.items():
+        monkeypatch.setitem(globals(), name, value)
+    proposal = proposed(make(), dict(GPT(config).named_parameters()))
+    assert proposal.ambiguous == {}
+    for name, text in MODELS[make].items():
+        expected = parse_expression(text)
+        assert expected is not None
+        assert proposal.mapping[name].sources == expected.sources
+
+
+def test_a_plain_list_of_such_sizes_is_ambiguous(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(CONFIG, vocab_size=48)
+    monkeypatch.setitem(globals(), "CONFIG", config)
+    assert proposed(flat(), dict(GPT(config).named_parameters())).ambiguous
+
+
+def test_equal_tables_without_a_word_in_their_names_are_ambiguous(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = dataclasses.replace(CONFIG, n_positions=VOCAB)
+    monkeypatch.setitem(globals(), "PLACES", VOCAB)
+    proposal = proposed(annotated(), dict(GPT(config).named_parameters()))
+    assert [str(one) for one in proposal.ambiguous["lut.weight"]] == [
+        "tokens_embed.weight",
+        "positions_embed.weight",
+    ]
