@@ -56,7 +56,8 @@ def backward(
 
     with torch.enable_grad(), _hooks(parameters, see):
         loss = loss_of(tap)
-        loss.backward(torch.full_like(loss, scale))  # type: ignore[no-untyped-call]
+        if loss.requires_grad:  # else no gradient comes, and each one is missing
+            loss.backward(torch.full_like(loss, scale))  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 
