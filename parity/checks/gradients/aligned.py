@@ -19,12 +19,14 @@ from parity.core.comparison import CANDIDATE, Comparison
 from parity.core.inputs import Inputs
 from parity.core.lockstep import TapFunction
 from parity.core.results import Reason, Report, Section
+from parity.core.tolerances import FEWEST_PREDICTIONS, Precision
 from parity.errors import ExitCode, InconclusiveError
-from parity.watch import watch
+from parity.watch import Trace, watch
 from parity.watch.calling import Way, find_way, logits_in
 from parity.watched import check_repeatable, described
 
 NO_TAPS = "the candidate shows no taps"
+NOT_HELD = "no parameter of the candidate holds it"
 
 _MOST_LISTED = 5
 """Names that a reason or a line of the report lists."""
@@ -74,6 +76,22 @@ class AlignedModel(candidates.PreparedCandidate):
         """The candidate's own parameters by name."""
         own = dict(self.model.named_parameters())
         return {match.name: own[match.name] for match in self.matches}
+
+    def check_narrow(self, rounds: Precision | None) -> None:
+        """Require that a dtype which enters the float64 run is the checked one.
+
+        Raises:
+            InconclusiveError: Another one enters, so that the size of its rounding is not known.
+        """
+        dtype, _, place = self.profile.narrow.partition(" enters at ")
+        if place and (rounds is None or str(rounds.dtype)[6:] != dtype):
+            raise InconclusiveError(
+                f"{dtype} enters the float64 run of the candidate, so that its gradients are "
+                "no finer than that",
+                where=place,
+                fix=f"compute in the input's dtype, or use --dtype {dtype} and at least "
+                f"{FEWEST_PREDICTIONS + 1} tokens in a row",
+            )
 
     def named(self, kind: str) -> list[str]:
         """Return the reference tensors of which the parameters hold `all`, `some` or `none`."""
@@ -134,8 +152,19 @@ def add_parts(match: Match, value: Tensor, sums: Mapping[str, Tensor]) -> None:
         at += count
 
 
-def not_compared(model: AlignedModel) -> Iterator[Reason]:
-    """Yield a reason for parameters that are none of the reference's, and for the reverse."""
+def not_compared(model: AlignedModel, unreached: Sequence[str]) -> Iterator[Reason]:
+    """Yield a reason for parameters that are none of the reference's, and for the reverse.
+
+    Another one if all parameters are `unreached`.
+    """
+    known = [match.name for match in model.matches if match.parts]
+    if known and known == unreached:
+        yield Reason(
+            what="no gradient reaches any parameter: the logits have none",
+            where="the candidate's forward",
+            fix="leave torch.no_grad(), detach() and .data out of it",
+            code=ExitCode.FAIL,
+        )
     fix = (
         "hold the weights themselves, whole or cut, transposed or joined: a factor inside, such as "
         "1/sqrt(head_width) in the query's, hides them"
@@ -171,6 +200,29 @@ def _listed(names: Sequence[str]) -> str:
     return "; ".join(names[:_MOST_LISTED]) + (f"; {more} more" if more > 0 else "")
 
 
+def _narrow(run: Comparison, trace: Trace, token_ids: Tensor, logits: Tensor) -> str:
+    """Return where a dtype narrower than float64 enters; "" if it does not move the logits.
+
+    A mask of ones, for one, is the same in any dtype.
+    """
+    kinds = {event.number: event.dtype for event in trace.events}
+    entering = (
+        event
+        for event in trace.events
+        if event.narrow
+        and (event.leaves or torch.float64 in {kinds.get(number) for number in event.inputs})
+    )
+    first = next(entering, None)
+    if first is None:
+        return ""
+    model = runners.model_in_dtype({"huggingface": run.reference}, torch.float64)["huggingface"]
+    with torch.no_grad():
+        right = model(token_ids).logits
+    error = float((logits - right).abs().amax() / right.square().mean().sqrt())
+    moved = not error <= run.bounds.float64
+    return f"{str(first.narrow)[6:]} enters at {described(first)}" if moved else ""
+
+
 @dataclasses.dataclass
 class Aligning:
     """Prepares a candidate, and keeps what was found.
@@ -199,16 +251,14 @@ class Aligning:
             watch(whole, lambda: way.call(whole, Inputs(token_ids=few))) for _ in range(2)
         )
         check_repeatable(trace, again)
-        layout = logits_in(trace.result, few, vocab_size).layout
-        if "last position" in layout:
+        logits = logits_in(trace.result, few, vocab_size)
+        if "last position" in logits.layout:
             raise InconclusiveError(
                 "the candidate returns the logits of the last position alone, and the loss needs "
                 "those of all",
                 where=f"it is called as {way.text}",
                 fix="return the logits of all positions, or say how: --call 'model(ids, ids)'",
             )
-        narrow = next((event for event in trace.events if event.narrow), None)
-        words = f"{str(narrow.narrow)[6:]} enters at {described(narrow)}" if narrow else ""
         own = dict(run.reference.named_parameters())
         table = mapping_rows(run.reference.config.n_layer)
         theirs = {row.ours: own[row.huggingface] for row in table}
@@ -218,7 +268,7 @@ class Aligning:
         held = {n: torch.zeros(p.shape, dtype=torch.bool) for n, p in theirs.items()}
         for match in matches:
             add_parts(match, torch.ones(match.shape, dtype=torch.bool), held)
-        profile = candidates.Profile(shown=[], narrow=words)
+        profile = candidates.Profile(shown=[], narrow=_narrow(run, trace, few, logits.tensor))
         self.model = AlignedModel(model, way, matches, held, profile).eval()
         return self.model
 

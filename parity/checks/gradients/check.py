@@ -18,7 +18,13 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.mapping import rows as mapping_rows
 from parity.checks.gradients import backward as losses
-from parity.checks.gradients.aligned import NO_TAPS, AlignedModel, Aligning, JoinedGradients
+from parity.checks.gradients.aligned import (
+    NO_TAPS,
+    NOT_HELD,
+    AlignedModel,
+    Aligning,
+    JoinedGradients,
+)
 from parity.checks.gradients.aligned import not_compared as not_aligned
 from parity.checks.gradients.backward import (
     REFERENCE,
@@ -32,7 +38,7 @@ from parity.core import candidates, runners
 from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
-from parity.core.gates import extra_rows, float64_rows, rounding_rows, run_names
+from parity.core.gates import extra_rows, float64_rows, narrow_reason, rounding_rows, run_names
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations
 from parity.core.metrics import Reference, Status, visible_entries
@@ -121,10 +127,19 @@ class GradientComparison(Comparison):
         return self.precision if enough else None
 
     def absent(self, backend: str) -> dict[str, str]:
-        """Return the taps without a gradient on one backend, each with the reason."""
+        """Return the gradients that a backend or a candidate does not show, with the reasons."""
         found = super().absent(backend)
-        shows_none = isinstance(self.candidates[backend], AlignedModel)
-        return dict.fromkeys(found, NO_TAPS) if shows_none else found
+        if isinstance(self.candidates[backend], AlignedModel):
+            found = dict.fromkeys(found, NO_TAPS)
+        if narrow := self._narrow(backend):
+            why = f"{narrow}: its rounding is more than the slope allows"
+            found |= {place.name: why for place in self.slopes.plan}
+        return found
+
+    def _narrow(self, backend: str) -> str:
+        """Return which dtype narrower than float64 enters a candidate without taps, and where."""
+        model = self.candidates[backend]
+        return model.profile.narrow if isinstance(model, AlignedModel) else ""
 
     def planned(self, backend: str) -> list[Tap]:
         """Return the gradients to compare on one backend."""
@@ -140,6 +155,7 @@ class GradientComparison(Comparison):
         losses.check_predicted(self.inputs)
         for model in self.candidates.values():
             if isinstance(model, AlignedModel):
+                model.check_narrow(self.rounds)
                 self._visible |= {name: model.held[name] for name in model.named("some")}
         self._keep_truths()
         self._ours(torch.float64)
@@ -202,15 +218,15 @@ class GradientComparison(Comparison):
             joined = JoinedGradients(aligned, comparator.see)
             broken = self._run(backend, aligned, aligned.own_parameters, comparator, joined.see)
             self.unreached = joined.finish()
-            absent = aligned.named("none")
-            reasons = list(not_aligned(aligned))
+            absent = dict.fromkeys(aligned.named("none"), NOT_HELD)
+            reasons = list(not_aligned(aligned, self.unreached))
         else:
             parameters = _named(model, wanted)
             broken = self._run(backend, model, parameters, comparator, comparator.see)
-            absent = sorted(set(wanted) - set(parameters))
+            absent = dict.fromkeys(sorted(set(wanted) - set(parameters)), NO_SUCH_PARAMETER)
             others = [name for name, _ in model.named_parameters() if name not in wanted]
-            reasons = not_compared(backend, absent, others)
-        comparator.finish(dict.fromkeys(absent, NO_SUCH_PARAMETER), broken)
+            reasons = not_compared(backend, list(absent), others)
+        comparator.finish(absent, broken)
         if dtype == torch.float64:
             self.reasons += reasons
 
@@ -234,7 +250,7 @@ class GradientComparison(Comparison):
             broken = f"{type(error).__name__}: {error}"
             self.reasons.append(broken_reason(comparator.name, broken))
             return broken
-        if comparator.dtype == torch.float64:
+        if comparator.dtype == torch.float64 and not self._narrow(backend):
             self.reasons += other_loss(backend, loss, self._loss, self.bounds)
         return None
 
@@ -280,8 +296,11 @@ class GradientComparison(Comparison):
         slopes = self.slopes.plan
         plan = [place for place in self.planned(backend) if place not in slopes]
         names = run_names(backend, torch.float64)
-        both = float64_rows(self.found, names, plan, backend, self.bounds)
+        narrow = self._narrow(backend)
+        both = float64_rows(self.found, names, plan, backend, self.bounds, narrow=narrow)
         self.rows += [row for row in both if row.against == REFERENCE]
+        if narrow:
+            self.reasons.append(narrow_reason(narrow))
         chosen = [place for place in self.planned(backend) if place in slopes]
         self.rows += self.slopes.rows(backend, chosen)
         self.rows += extra_rows(self.found, names, self.plan, backend, "float64", Mode.FLOAT64)
