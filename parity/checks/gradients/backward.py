@@ -56,8 +56,7 @@ def backward(
 
     with torch.enable_grad(), _hooks(parameters, see):
         loss = loss_of(tap)
-        if loss.requires_grad:  # else no gradient comes, and each one is missing
-            loss.backward(torch.full_like(loss, scale))  # type: ignore[no-untyped-call]
+        loss.backward(torch.full_like(loss, scale))  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 

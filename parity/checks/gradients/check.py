@@ -45,7 +45,7 @@ from parity.core.metrics import Reference, Status, visible_entries
 from parity.core.results import FirstDivergence, Mode, Reason, Report
 from parity.core.taps import Axes, Tap
 from parity.core.tolerances import FEWEST_PREDICTIONS, PRECISIONS, Bounds, Precision, bounds_for
-from parity.errors import ExitCode
+from parity.errors import ExitCode, InconclusiveError
 from scratch_gpt.progress import Progress
 
 NO_SUCH_PARAMETER = "the candidate has no parameter of this name"
@@ -219,7 +219,7 @@ class GradientComparison(Comparison):
             broken = self._run(backend, aligned, aligned.own_parameters, comparator, joined.see)
             self.unreached = joined.finish()
             absent = dict.fromkeys(aligned.named("none"), NOT_HELD)
-            reasons = list(not_aligned(aligned, self.unreached))
+            reasons = list(not_aligned(aligned))
         else:
             parameters = _named(model, wanted)
             broken = self._run(backend, model, parameters, comparator, comparator.see)
@@ -242,6 +242,8 @@ class GradientComparison(Comparison):
         try:
             loss_of = losses.of_candidate(model, self.inputs)
             loss = backward(loss_of, parameters, see=see, scale=comparator.scale)
+        except InconclusiveError:
+            raise
         except Exception as error:
             if backend in self.profiles:
                 raise candidates.broken(
