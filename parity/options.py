@@ -229,10 +229,12 @@ class GradientsOptions(ForwardOptions):
     Compares the gradients of the mean next-token loss of our model with Hugging Face's, from the
     logits back to the embeddings. In float64 they must agree to rounding, and our gradient must
     match the slope of the oracle's loss along a direction in all parameters. In --dtype our error
-    must be no larger than Hugging Face's.
+    must be no larger than Hugging Face's. Of a candidate without taps, the parameters are found by
+    their values, and only their gradients are compared.
 
     Examples:
       python -m parity.check gradients --weights tiny --seq-len 5
+      python -m parity.check gradients --candidate my_gpt.py
       python -m parity.check gradients --weights tiny --inject-fault head-detached
     """
 

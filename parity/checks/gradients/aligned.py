@@ -165,33 +165,25 @@ def add_parts(match: Match, value: Tensor, sums: Mapping[str, Tensor]) -> None:
 def not_compared(model: AlignedModel) -> Iterator[Reason]:
     """Yield a reason for parameters that are none of the reference's, and for the reverse."""
     fix = (
-        "hold the weights as they are, cut, transposed or joined: a factor inside, such as "
+        "register the weights as they are, cut, transposed or joined: a factor inside, such as "
         "1/sqrt(head_width) in the query's, hides them"
     )
-    if unknown := [str(match) for match in model.matches if not match.parts]:
-        yield Reason(
-            what=f"{len(unknown)} parameters of the candidate are none of the reference's, so that "
-            "their gradients have no reference",
-            where=_listed(unknown),
-            fix=fix,
-            code=ExitCode.INCONCLUSIVE,
-        )
-    if absent := model.named("none"):
-        yield Reason(
-            what=f"{len(absent)} tensors of the reference are missing: no parameter of the "
-            "candidate holds them, so that their gradients were not compared",
-            where=_listed(absent),
-            fix=f"register them as parameters; {fix}",
-            code=ExitCode.INCONCLUSIVE,
-        )
-    if partly := model.named("some"):
-        yield Reason(
-            what=f"of {len(partly)} tensors of the reference the candidate's parameters hold a "
-            "part, and only its gradient was compared",
-            where=_listed(partly),
-            fix=fix,
-            code=ExitCode.INCONCLUSIVE,
-        )
+    named = {
+        "parameters of the candidate are none of the reference's, so that their gradients have no "
+        "reference": [str(match) for match in model.matches if not match.parts],
+        "tensors of the reference are missing: no parameter of the candidate holds them, so that "
+        "their gradients were not compared": model.named("none"),
+        "tensors of the reference are in the candidate's parameters in part, and only this part's "
+        "gradients were compared": model.named("some"),
+    }
+    for what, names in named.items():
+        if names:
+            yield Reason(
+                what=f"{len(names)} {what}",
+                where=_listed(names),
+                fix=fix,
+                code=ExitCode.INCONCLUSIVE,
+            )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -202,7 +194,7 @@ def _listed(names: Sequence[str]) -> str:
 def _narrow(run: Comparison, trace: Trace, token_ids: Tensor, logits: Tensor) -> str:
     """Return where a dtype narrower than float64 enters; "" if it does not move the logits.
 
-    A mask of ones, for one, is the same in any dtype.
+    A mask of ones, for one, is the same in any dtype. What moves them further is no rounding.
     """
     kinds = {event.number: event.dtype for event in trace.events}
     entering = (
@@ -212,13 +204,17 @@ def _narrow(run: Comparison, trace: Trace, token_ids: Tensor, logits: Tensor) ->
         and (event.leaves or torch.float64 in {kinds.get(number) for number in event.inputs})
     )
     first = next(entering, None)
-    if first is None:
+    if first is None or first.narrow is None:
         return ""
-    model = runners.model_in_dtype({"huggingface": run.reference}, torch.float64)["huggingface"]
+    models = (
+        runners.model_in_dtype({"huggingface": run.reference}, dtype)["huggingface"]
+        for dtype in (torch.float64, first.narrow)
+    )
     with torch.no_grad():
-        right = model(token_ids).logits
-    error = float((logits - right).abs().amax() / right.square().mean().sqrt())
-    moved = not error <= run.bounds.float64
+        right, rounded = (model(token_ids).logits.double() for model in models)
+    scale = right.square().mean().sqrt()
+    error, usual = (float((one - right).abs().amax() / scale) for one in (logits, rounded))
+    moved = run.bounds.float64 < error <= run.bounds.quality * usual
     return f"{str(first.narrow)[6:]} enters at {described(first)}" if moved else ""
 
 
