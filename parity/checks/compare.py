@@ -216,16 +216,34 @@ def _is_masked(value: Tensor) -> bool:
 
 
 def _named(reference: nn.Module, trace: Trace) -> Iterator[tuple[Number, str]]:
-    """Yield the events to compare, with names: of a module without parts only its last one."""
+    """Yield the events to compare, with names: of a module without parts only its last operation.
+
+    What depends on no parameter, such as a mask, is nothing to compare.
+    """
     leaves = {name for name, part in reference.named_modules() if not any(part.children())}
+    parameters = {name for name, _ in reference.named_parameters()}
     counts: dict[str, int] = {}
+    reached: set[Number] = set()
+    for event in trace.events:
+        if parameters & {*event.leaves} or reached & {*event.inputs}:
+            reached.add(event.number)
 
     def of(event: Event) -> tuple[str, bool]:
         return event.module, event.module in leaves
 
     for (module, is_leaf), run in groupby(trace.events, of):
-        made = [e for e in run if not e.shares and e.inputs and e.number[1] == 0]
-        for event in made[-1:] if is_leaf else made:
+        made = [
+            event
+            for event in run
+            if event.number in reached
+            and not event.shares
+            and (event.inputs or event.kernel == "embedding")
+            and event.number[1] == 0
+        ]
+        if is_leaf and made:  # a norm also makes its means, after its output
+            last = made[-1].kernel, made[-1].inputs
+            made = [next(event for event in made if (event.kernel, event.inputs) == last)]
+        for event in made:
             name = module if is_leaf else f"{module}: {event.kernel}".removeprefix(": ")
             counts[name] = counts.get(name, 0) + 1
             yield event.number, name if counts[name] == 1 else f"{name} {counts[name]}"
