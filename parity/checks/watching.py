@@ -21,7 +21,9 @@ from parity.core.results import Reason, Report, Section, Verdict, WrongOperation
 from parity.core.taps import Axes
 from parity.diagnose import GPT1Explainer, gpt1_targets
 from parity.errors import ExitCode
+from parity.faults.forward import FORWARD_FAULTS
 from parity.operations import Call, split_name
+from parity.watch import Trace
 from parity.watch.calling import Way, find_way
 from parity.watched import Judgement, Mistake, WatchedModel, described, in_dtype, judge
 
