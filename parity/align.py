@@ -349,12 +349,21 @@ def _found(
 
 
 def write_target(tensor: Tensor, target: Target, place: Place) -> None:
-    """Give a candidate's tensor the value of a target; a repeated one cannot be written to."""
+    """Give a candidate's tensor the value of a target; a repeated one cannot be written to.
+
+    Entries that do not count stay: they may be masked already.
+    """
     repeated = any(
         step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
     )
-    if not repeated:
-        tensor.copy_(place.layout.arrange(target.part(place.part), tensor.shape))
+    if repeated:
+        return
+    value = place.layout.arrange(target.part(place.part), tensor.shape).to(tensor)
+    if target.causal:
+        sizes = torch.ones(place.layout.sizes, dtype=torch.bool, device=tensor.device)
+        kept = place.layout.arrange(sizes.tril(), tensor.shape)
+        value = torch.where(kept, value, tensor)
+    tensor.copy_(value)
 
 
 def _heads(target: Target) -> int:
