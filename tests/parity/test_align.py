@@ -275,12 +275,15 @@ NARROW = [
 
 
 def narrow_inside(
-    eps: float = 1e-5, approximate: str = "tanh", factor: float = 1.0
+    eps: float = 1e-5, approximate: str = "tanh", factor: float = 1.0, nudge: float = 0.0
 ) -> Callable[[], Tensor]:
     """Return a forward pass with its softmax in float32."""
 
     def run() -> Tensor:
-        weights = (Q @ K.mT).float().softmax(-1).double() * factor
+        weights = (Q @ K.mT).float().softmax(-1)
+        if nudge:
+            weights[0, 1, 2] += nudge
+        weights = weights.double() * factor
         normed = functional.layer_norm(weights @ V, (8,), NORM.weight, NORM.bias, eps)
         return functional.gelu(normed, approximate=approximate)
 
@@ -303,6 +306,7 @@ def test_float32_inside_is_accepted_and_named() -> None:
         ({"approximate": "none"}, {"gelu": "gelu"}),
         ({"eps": 2e-5}, {"norm": "native_layer_norm"}),
         ({"factor": 1.0 + 1e-5}, {"context": "mul"}),
+        ({"nudge": 1e-5}, {"context": "add_"}),
     ],
 )
 def test_a_fault_behind_float32_is_found(
