@@ -16,7 +16,7 @@ from parity.checkpoints.load import load_weights
 from parity.checkpoints.weights import Weights
 from parity.checks import doctor as doctor_check
 from parity.checks import weights as weights_check
-from parity.checks.compare import compare, load_reference
+from parity.checks.compare import compare, has_weights, load_reference
 from parity.checks.drift.check import drift as drift_check
 from parity.checks.drift.reading import gather_reports
 from parity.checks.generation import faults as faults_of_generation
@@ -259,9 +259,11 @@ def _compared(options: LayerwiseOptions, path: Path) -> Report:
         )
     state = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
     candidate = build_as_given(options.candidate, reference.config, state)
-    identity = report_identity({"source": f"those of {path}, or drawn"}, config)
+    source = f"those in {path}" if has_weights(path) else "drawn from a fixed seed"
+    identity = report_identity({"source": source}, config)
     report = compare(candidate, reference, chosen.token_ids, call=options.call, identity=identity)
-    return dataclasses.replace(report, inputs={**report.inputs, **recorded_options(options)})
+    recorded = {**recorded_options(options), "reference": str(path)}
+    return dataclasses.replace(report, inputs={**report.inputs, **recorded})
 
 
 def gradients(options: GradientsOptions, progress: Progress) -> Report:

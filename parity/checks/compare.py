@@ -14,21 +14,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, OpenAIGPTLMHeadModel,
 from parity.align import TOLERANCE, Target, find_layout, match_parameters
 from parity.checks.layerwise import layerwise
 from parity.checks.watching import appendix, wrong_operations
+from parity.core.candidates import broken
 from parity.core.comparison import CANDIDATE
 from parity.core.environment import environment, pinned_settings
 from parity.core.inputs import Inputs
 from parity.core.metrics import Status
 from parity.core.results import FirstDivergence, Mode, Plan, Report, Row, finish
-from parity.errors import InputRejectedError, UsageError, message_of
+from parity.errors import InconclusiveError, InputRejectedError, ParityError, UsageError, message_of
 from parity.watch import Event, Number, Trace, replay, watch
 from parity.watch.calling import find_way, logits_in
 from parity.watched import Judgement, in_dtype, judge, tap_of
 from reference.compat import dtype_keyword
 from reference.huggingface import quiet
 from scratch_gpt.checkpoint.strict_io import require_memory
-
-_WEIGHTS = ("*.safetensors", "*.bin")
-"""Files of weights beside a config."""
 
 
 def compare(
@@ -69,8 +67,9 @@ def compare(
         targets = reference_targets(reference, inputs)
         vocab_size = targets[-1].value.shape[-1]
         way = find_way(candidate, token_ids[:, :5], vocab_size, call)
-        judgement = judge(candidate, way, inputs, targets)
-        logits = logits_in(way.call(candidate, inputs), token_ids, vocab_size)
+        with _raising():
+            judgement = judge(candidate, way, inputs, targets)
+            logits = logits_in(way.call(candidate, inputs), token_ids, vocab_size)
         matches = match_parameters(
             dict(candidate.named_parameters()), dict(reference.named_parameters())
         )
@@ -94,6 +93,17 @@ def compare(
         appendix=[appendix(report, way.text, matches, judgement)],
         details={"parameters": [str(match) for match in matches]},
     )
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    """Raise any error of a candidate with its line: on more tokens another one may come up."""
+    try:
+        yield
+    except ParityError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise broken(error, after="its start") from error
 
 
 def load_reference(path: Path) -> PreTrainedModel:
@@ -136,6 +146,11 @@ def load_reference(path: Path) -> PreTrainedModel:
         return model
 
 
+def has_weights(path: Path) -> bool:
+    """Return whether a folder has weights beside its config."""
+    return path.is_dir() and any(one.suffix in (".safetensors", ".bin") for one in path.iterdir())
+
+
 @contextlib.contextmanager
 def _rejecting(where: str, fix: str) -> Iterator[None]:
     """Raise any error of transformers as a rejection: it is more likely the config's than ours."""
@@ -152,14 +167,15 @@ def _rejecting(where: str, fix: str) -> Iterator[None]:
 
 def _filled(path: Path, config: Any) -> Any:  # noqa: ANN401 - transformers types neither
     """Return the model with the weights of its folder, or with drawn ones."""
-    dtype = dtype_keyword(torch.float32)
-    if path.is_dir() and any(file for one in _WEIGHTS for file in path.glob(one)):
+    # Eager attention has scores and weights; the fused one also scales query and key apart.
+    options = {**dtype_keyword(torch.float32), "attn_implementation": "eager"}
+    if has_weights(path):
         return AutoModelForCausalLM.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False, **dtype
+            path, local_files_only=True, trust_remote_code=False, **options
         )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **dtype)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
         for parameter in model.parameters():
             scale = min(parameter.shape) ** -0.5 if parameter.ndim > 1 else 0.2
             parameter.add_(scale * torch.randn_like(parameter))
@@ -173,7 +189,14 @@ def reference_targets(reference: nn.Module, inputs: Inputs) -> list[Target]:
         InconclusiveError: It cannot be called on token ids.
     """
     size = next((m.num_embeddings for m in reference.modules() if isinstance(m, nn.Embedding)), 1)
-    way = find_way(reference, inputs.token_ids[:, :5], size)
+    try:
+        way = find_way(reference, inputs.token_ids[:, :5], size)
+    except InconclusiveError as error:
+        raise InconclusiveError(
+            "the reference returns no logits for token ids",
+            where=f"{type(reference).__name__}: {error.what}",
+            fix="use a causal language model",
+        ) from error
     trace = watch(reference, lambda: way.call(reference, inputs))
     kept = dict(_named(reference, trace))
     values: dict[Number, Tensor] = {}
