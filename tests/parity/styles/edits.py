@@ -21,7 +21,9 @@ Build = Callable[[GPTConfig, Mapping[str, Tensor]], nn.Module]
 HERE = Path(__file__).parent
 
 STYLES = sorted(
-    path.stem for path in HERE.glob("*.py") if path.stem not in ("edits", "test_styles")
+    path.stem
+    for path in HERE.glob("*.py")
+    if path.stem != "edits" and not path.stem.startswith("test_")
 )
 """Every style by the name of its file."""
 
