@@ -96,12 +96,13 @@ def row_of(check: Check, edit: Any, block: int | None = None) -> Row:  # noqa: A
     if not report.wrong:
         return Row(edit, placed=False, named=False, lined=False, said=str(report.verdict))
     first = report.wrong[0]
-    line = re.search(r":(\d+)(,|$)", first.place)
+    line = re.search(r":(\d+)(?: to (\d+))?(?:,|$)", first.place)
     return Row(
         edit,
         placed=re.split(r"[ ,]", first.tap)[0] in edit.taps(N_LAYER, block),
         named=(first.fault in edit.names) if edit.names else not first.fault,
-        lined=line is not None and int(line.group(1)) == edit.line,
+        lined=line is not None
+        and int(line.group(1)) <= edit.line <= int(line.group(2) or line.group(1)),
         said=" | ".join(f"{one.tap} = {one.fault or '?'} at {one.code}" for one in report.wrong),
     )
 
