@@ -57,6 +57,7 @@ class Match:
         name: The parameter's name.
         parts: In the order in which they are joined; empty if nothing matches.
         padding: Lines at the end that are in no reference tensor, all of one number.
+        axis: The axis of the parameter along which the lines of matrices lie.
         constant: The number that all elements have, if they have one.
     """
 
@@ -64,6 +65,7 @@ class Match:
     shape: tuple[int, ...]
     parts: Sequence[Part] = ()
     padding: int = 0
+    axis: int = 0
     constant: float | None = None
 
     def __str__(self) -> str:
@@ -108,9 +110,11 @@ class ParameterIndex:
         flat = array.reshape(-1)
         if parts := list(self._of_vectors(flat)):
             return Match(name=name, shape=shape, parts=parts)
-        found = [self._of_lines(array, axis) for axis in range(array.ndim) if array.ndim > 1]
-        best = max(found, key=lambda one: -one[1] if one[0] else -np.inf, default=([], 0))
-        return Match(name=name, shape=shape, parts=best[0], padding=best[1] if best[0] else 0)
+        axes = range(array.ndim) if array.ndim > 1 else ()
+        found = [(*self._of_lines(array, axis), axis) for axis in axes]
+        best = max(found, key=lambda one: -one[1] if one[0] else -np.inf, default=([], 0, 0))
+        padding = best[1] if best[0] else 0
+        return Match(name=name, shape=shape, parts=best[0], padding=padding, axis=best[2])
 
     def _of_vectors(self, flat: NDArray[np.float32]) -> Iterator[Part]:
         """Yield the parts of reference vectors that are joined to one; nothing if some is left."""

@@ -213,7 +213,7 @@ def layerwise(options: LayerwiseOptions, progress: Progress) -> Report:
 
 def gradients(options: GradientsOptions, progress: Progress) -> Report:
     """Compare every gradient."""
-    return _checked(gradients_check, options, progress)
+    return _checked(partial(gradients_check, call=options.call), options, progress)
 
 
 def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Progress) -> Report:
