@@ -76,7 +76,7 @@ class Match:
         return f"{self.name} = {joined}" + (f", {self.padding} more lines" * bool(self.padding))
 
 
-Place = tuple[str, int, int]
+Line = tuple[str, int, int]
 """A line of a reference tensor: its name, the axis that numbers its lines, and its number."""
 
 
@@ -85,7 +85,7 @@ class ParameterIndex:
 
     def __init__(self, reference: Mapping[str, Tensor]) -> None:
         self.shapes = {name: tuple(tensor.shape) for name, tensor in reference.items()}
-        self._lines: dict[bytes, list[Place]] = defaultdict(list)
+        self._lines: dict[bytes, list[Line]] = defaultdict(list)
         self._elements: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
         self._vectors: dict[str, NDArray[np.float32]] = {}
         for name, tensor in reference.items():
@@ -145,7 +145,7 @@ class ParameterIndex:
     def _of_lines(self, array: NDArray[np.float32], axis: int) -> tuple[list[Part], int]:
         """Return the parts whose lines are those along an axis, and the lines that are left."""
         lines = np.ascontiguousarray(np.moveaxis(array, axis, -1)).reshape(-1, array.shape[axis])
-        runs: list[list[Place]] = []
+        runs: list[list[Line]] = []
         left = 0
         for place, line in enumerate(lines):
             known = self._lines.get(line.tobytes(), ())
@@ -162,7 +162,7 @@ class ParameterIndex:
         numbered_first = axis == array.ndim - 1  # the lines are rows: they are numbered by axis 0
         return [self._part(run, numbered_first=numbered_first) for run in runs], left
 
-    def _part(self, run: Sequence[Place], *, numbered_first: bool) -> Part:
+    def _part(self, run: Sequence[Line], *, numbered_first: bool) -> Part:
         name, axis, start = run[0]
         return Part(
             reference=name,
@@ -174,7 +174,7 @@ class ParameterIndex:
         )
 
 
-def _next(place: Place) -> Place:
+def _next(place: Line) -> Line:
     name, axis, number = place
     return name, axis, number + 1
 
@@ -349,12 +349,21 @@ def _found(
 
 
 def write_target(tensor: Tensor, target: Target, place: Place) -> None:
-    """Give a candidate's tensor the value of a target; a repeated one cannot be written to."""
+    """Give a candidate's tensor the value of a target; a repeated one cannot be written to.
+
+    Entries that do not count stay: they may be masked already.
+    """
     repeated = any(
         step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
     )
-    if not repeated:
-        tensor.copy_(place.layout.arrange(target.part(place.part), tensor.shape))
+    if repeated:
+        return
+    value = place.layout.arrange(target.part(place.part), tensor.shape).to(tensor)
+    if target.causal:
+        sizes = torch.ones(place.layout.sizes, dtype=torch.bool, device=tensor.device)
+        kept = place.layout.arrange(sizes.tril(), tensor.shape)
+        value = torch.where(kept, value, tensor)
+    tensor.copy_(value)
 
 
 def _heads(target: Target) -> int:

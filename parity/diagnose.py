@@ -156,7 +156,8 @@ class GPT1Explainer:
 
         The first operations of the next block are among them.
         """
-        table, wrong = dict(OPERATIONS), {}
+        table = dict(OPERATIONS)
+        wrong: dict[str, Tensor] = {}
         for fault in faults:
             table |= fault.operations
             wrong |= fault.tensors(self._parameters, block or 0)

@@ -17,15 +17,23 @@ from parity.checks import doctor as doctor_check
 from parity.checks import weights as weights_check
 from parity.checks.drift.check import drift as drift_check
 from parity.checks.drift.reading import gather_reports
+from parity.checks.generation import faults as faults_of_generation
 from parity.checks.generation.check import generation as generation_check
 from parity.checks.generation.check import generation_inputs
+from parity.checks.generation.faults import GenerationFault
 from parity.checks.golden import check as golden_check
+from parity.checks.gradients import faults as backward
 from parity.checks.gradients.check import gradients as gradients_check
+from parity.checks.gradients.faults import BackwardFault
 from parity.checks.layerwise import layerwise as layerwise_check
+from parity.checks.tokens import faults as tokenizer
 from parity.checks.tokens.check import tokens as tokens_check
+from parity.checks.tokens.faults import TokenizerFault
 from parity.checks.tokens.runners import RELEASED, CandidateTokenizer, choose_vocabulary
 from parity.checks.tokens.strings import sources, training_texts
+from parity.checks.training import faults as faults_of_training
 from parity.checks.training.check import training as training_check
+from parity.checks.training.faults import TrainingFault
 from parity.checks.training.runners import TrainingStep, batches
 from parity.core import backends, inputs
 from parity.core.candidates import build_candidate
@@ -34,15 +42,9 @@ from parity.core.inputs import Inputs
 from parity.core.results import Report
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import UsageError, mapped_errors
-from parity.faults import backward, forward, tokenizer
-from parity.faults import generation as faults_of_generation
-from parity.faults import training as faults_of_training
-from parity.faults.backward import BackwardFault
+from parity.faults import forward
 from parity.faults.forward import ForwardFault
-from parity.faults.generation import GenerationFault
 from parity.faults.registry import Fault, faults_of, parse
-from parity.faults.tokenizer import TokenizerFault
-from parity.faults.training import TrainingFault
 from parity.options import (
     DEFAULT_SEQ_LEN,
     DoctorOptions,

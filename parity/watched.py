@@ -570,6 +570,7 @@ class WatchedModel(PreparedCandidate):
         places: Mapping[str, Sequence[Place]],
         *,
         order: Sequence[str],
+        causal: Collection[str],
         vocab_size: int,
         profile: Profile,
         last_only: bool,
@@ -577,7 +578,7 @@ class WatchedModel(PreparedCandidate):
     ) -> None:
         super().__init__()
         self.model = model
-        self.way, self.places, self.order = way, places, order
+        self.way, self.places, self.order, self.causal = way, places, order, causal
         self.vocab_size, self.profile, self.last_only = vocab_size, profile, last_only
         self.dtype = dtype
 
@@ -588,6 +589,7 @@ class WatchedModel(PreparedCandidate):
             self.way,
             self.places,
             order=self.order,
+            causal=self.causal,
             vocab_size=self.vocab_size,
             profile=self.profile,
             last_only=self.last_only,
@@ -618,7 +620,8 @@ class WatchedModel(PreparedCandidate):
                 # A conversion of dtype behind the event replaces it: it is what is used.
                 shown[name, place.part] = place.layout.restore(tensor).to(self.dtype, copy=True)
                 if self.answers is not None:
-                    target = Target(name=name, value=self.answers[name], heads=1)
+                    causal = name in self.causal
+                    target = Target(name=name, value=self.answers[name], heads=1, causal=causal)
                     write_target(tensor, target, place)
 
         with in_dtype(self.model, self.dtype):

@@ -6,6 +6,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,12 @@ from parity.core.comparison import Comparison
 from parity.core.inputs import Inputs
 from parity.core.lockstep import capture
 from parity.core.results import Reason, Report, Section, Verdict, WrongOperation
+from parity.core.taps import Axes
 from parity.diagnose import GPT1Explainer, gpt1_targets
 from parity.errors import ExitCode
+from parity.faults.forward import FORWARD_FAULTS
 from parity.operations import Call, split_name
+from parity.watch import Trace
 from parity.watch.calling import Way, find_way
 from parity.watched import Judgement, Mistake, WatchedModel, described, in_dtype, judge
 
@@ -82,6 +86,44 @@ def folded_by_block(matches: Sequence[Match]) -> list[str]:
     return [line if len(lines) > 1 else lines[0] for line, lines in alike.items()]
 
 
+def block_order(trace: Trace, matches: Sequence[Match]) -> list[int]:
+    """Return the blocks whose weights a run uses, in order."""
+    holds: dict[str, int] = {}
+    for match in matches:
+        named = re.match(r"h\.(\d+)\..*weight", match.parts[0].reference if match.parts else "")
+        if named and len(match.shape) > 1:
+            holds[match.name] = int(named.group(1))
+    used = [holds[leaf] for event in trace.events for leaf in event.leaves if leaf in holds]
+    return [block for block, _ in groupby(used)]
+
+
+def wrong_order(
+    order: Sequence[int], n_layer: int, mistakes: Sequence[Mistake]
+) -> WrongOperation | None:
+    """Return what is wrong if a run does not use the blocks one after the other."""
+    right = list(range(n_layer))
+    if not order or list(order) == right:
+        return None
+    kinds = {
+        "blocks-reversed": right[::-1],
+        "string-order": sorted(right, key=str),
+        "block-skipped": [block for block in right if block in order],
+        "block-shared": order[:1],
+    }
+    fault = next((name for name, of in kinds.items() if list(order) == list(of)), "blocks-swapped")
+    listed = ", ".join(map(str, order))
+    first = next((one for one in mistakes if one.event is not None), None)
+    return WrongOperation(
+        tap=mistakes[0].target if mistakes else "h.0.attn.query",
+        place=described(first.event, first.sites) if first and first.event else "",
+        code="",
+        fault=fault,
+        diagnosis=f"the weights of these blocks are used: {listed}; "
+        f"GPT-1 runs blocks 0 to {n_layer - 1}, each once",
+        fix=FORWARD_FAULTS[fault].fix,
+    )
+
+
 def narrow_words(judgement: Judgement) -> str:
     """Return where a dtype narrower than float64 enters; "" if none does."""
     event = next(iter(judgement.narrow.values()), None)
@@ -133,6 +175,7 @@ class Watching:
     short: Judgement | None = None
     matches: list[Match] = dataclasses.field(default_factory=list)
     way: str = ""
+    n_layer: int = 0
 
     def prepare(self, run: Comparison, model: nn.Module) -> WatchedModel:
         """Return the candidate with its taps.
@@ -141,6 +184,7 @@ class Watching:
             InconclusiveError: It cannot be called, raises, or draws random numbers.
         """
         config = run.reference.config
+        self.n_layer = config.n_layer
         few = inputs.seeded(batch=2, time=5, vocab_size=config.vocab_size, seed=0).token_ids
         given = Inputs(token_ids=run.inputs.token_ids, positions=run.inputs.positions)
         whole = candidates.rebuilt(model, torch.float64) or model
@@ -162,6 +206,7 @@ class Watching:
             way,
             places,
             order=order,
+            causal=[tap.name for tap in run.plan if tap.kind.axes is Axes.SCORES],
             vocab_size=config.vocab_size,
             profile=candidates.Profile(
                 shown=[name for name in order if name in places],
@@ -217,10 +262,15 @@ class Watching:
         """
         if self.judgement is None:
             return report
-        wrong = self.judgement.mistakes if report.verdict is Verdict.FAIL else ()
+        wrong: list[WrongOperation] = []
+        if report.verdict is Verdict.FAIL:
+            order = block_order(self.judgement.trace, self.matches)
+            mistakes = self.judgement.mistakes
+            structural = wrong_order(order, self.n_layer, mistakes)
+            wrong = [structural] if structural else list(wrong_operations(mistakes))
         return dataclasses.replace(
             report,
-            wrong=list(wrong_operations(wrong)),
+            wrong=wrong,
             appendix=[appendix(report, self.way, self.matches, self.judgement, self.short)],
             details={**report.details, "parameters": [str(match) for match in self.matches]},
         )

@@ -68,7 +68,8 @@ def fingerprint_of(tensor: Tensor) -> Fingerprint:
 def _triangle(side: int) -> Tensor:
     """Return the places on and below the diagonal of a square matrix, row by row."""
     rows, columns = torch.tril_indices(side, side)
-    return rows * side + columns
+    places: Tensor = rows * side + columns
+    return places
 
 
 def _moments(values: Tensor) -> tuple[int, float, tuple[float, ...]]:
