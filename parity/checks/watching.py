@@ -6,7 +6,6 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -87,14 +86,14 @@ def folded_by_block(matches: Sequence[Match]) -> list[str]:
 
 
 def block_order(trace: Trace, matches: Sequence[Match]) -> list[int]:
-    """Return the blocks whose weights a run uses, in order."""
+    """Return the blocks whose `c_fc` a run uses, in order."""
     holds: dict[str, int] = {}
     for match in matches:
-        named = re.match(r"h\.(\d+)\..*weight", match.parts[0].reference if match.parts else "")
-        if named and len(match.shape) > 1:
+        whose = match.parts[0].reference if match.parts else ""
+        if named := re.fullmatch(r"h\.(\d+)\.mlp\.c_fc\.weight", whose):
             holds[match.name] = int(named.group(1))
-    used = [holds[leaf] for event in trace.events for leaf in event.leaves if leaf in holds]
-    return [block for block, _ in groupby(used)]
+    uses = (event for event in trace.events if not event.shares)
+    return [holds[leaf] for event in uses for leaf in event.leaves if leaf in holds]
 
 
 def wrong_order(
@@ -108,7 +107,7 @@ def wrong_order(
         "blocks-reversed": right[::-1],
         "string-order": sorted(right, key=str),
         "block-skipped": [block for block in right if block in order],
-        "block-shared": order[:1],
+        "block-shared": [order[0]] * n_layer,
     }
     fault = next((name for name, of in kinds.items() if list(order) == list(of)), "blocks-swapped")
     listed = ", ".join(map(str, order))
