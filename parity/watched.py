@@ -408,11 +408,11 @@ _LISTED = 6
 def segments_of(names: Sequence[str]) -> dict[str, str]:
     """Return the part of the network that each target is in: `start`, a block's number, or `end`.
 
-    The number of the block is the first whole number between dots.
+    The number of the block is the first whole number between dots, or a dot and a colon.
     """
     segments, last = {}, "start"
     for name in names:
-        number = re.search(r"(?<=\.)\d+(?=\.)", f".{name}.")
+        number = re.search(r"(?<=\.)\d+(?=[.:])", f".{name}.")
         if number is not None:
             last = number.group()
         elif last != "start":
