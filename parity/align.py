@@ -57,6 +57,7 @@ class Match:
         name: The parameter's name.
         parts: In the order in which they are joined; empty if nothing matches.
         padding: Lines at the end that are in no reference tensor, all of one number.
+        axis: The axis of the parameter along which the lines of matrices lie.
         constant: The number that all elements have, if they have one.
     """
 
@@ -64,6 +65,7 @@ class Match:
     shape: tuple[int, ...]
     parts: Sequence[Part] = ()
     padding: int = 0
+    axis: int = 0
     constant: float | None = None
 
     def __str__(self) -> str:
@@ -108,9 +110,11 @@ class ParameterIndex:
         flat = array.reshape(-1)
         if parts := list(self._of_vectors(flat)):
             return Match(name=name, shape=shape, parts=parts)
-        found = [self._of_lines(array, axis) for axis in range(array.ndim) if array.ndim > 1]
-        best = max(found, key=lambda one: -one[1] if one[0] else -np.inf, default=([], 0))
-        return Match(name=name, shape=shape, parts=best[0], padding=best[1] if best[0] else 0)
+        axes = range(array.ndim) if array.ndim > 1 else ()
+        found = [(*self._of_lines(array, axis), axis) for axis in axes]
+        best = max(found, key=lambda one: -one[1] if one[0] else -np.inf, default=([], 0, 0))
+        padding = best[1] if best[0] else 0
+        return Match(name=name, shape=shape, parts=best[0], padding=padding, axis=best[2])
 
     def _of_vectors(self, flat: NDArray[np.float32]) -> Iterator[Part]:
         """Yield the parts of reference vectors that are joined to one; nothing if some is left."""
@@ -197,6 +201,10 @@ def match_parameters(
 # Activations.
 
 
+Slot = tuple[int, int]
+"""An axis of a target and an index: one head, or one row of the batch."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
     """A tensor of the reference run, to be found in the candidate's.
@@ -219,9 +227,9 @@ class Target:
         every = torch.ones_like(self.value, dtype=torch.bool)
         return every.tril() if self.causal else every
 
-    def part(self, head: int | None) -> Tensor:
-        """Return the value of one head, or the whole value."""
-        return self.value if head is None else self.value.select(self.heads or 0, head)
+    def part(self, part: "Slot | None") -> Tensor:
+        """Return the value at one index of an axis, or the whole value."""
+        return self.value if part is None else self.value.select(*part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,13 +259,13 @@ class Place:
     """Where a target is in the candidate's run.
 
     Attributes:
-        part: The head, if the event has one head only.
+        part: The head or row, if the event has only one.
         error: The largest difference, over the target's RMS.
     """
 
     number: Number
     layout: Layout
-    part: int | None
+    part: Slot | None
     error: float
 
 
@@ -297,7 +305,7 @@ def find_activations(
     """
     events = {event.number: event for event in trace.events}
     likely = _likely(trace, targets)
-    places: dict[tuple[str, int | None], list[Place]] = defaultdict(list)
+    places: dict[tuple[str, Slot | None], list[Place]] = defaultdict(list)
     narrow: dict[Number, str] = {}
     touched: dict[Number, torch.dtype] = {}  # behind a narrow operation, since the last target
     replaced = {target.name: number for number, (target, _) in cuts.items()}
@@ -337,15 +345,25 @@ def find_activations(
 
 
 def _found(
-    targets: Sequence[Target], places: Mapping[tuple[str, int | None], Sequence[Place]]
+    targets: Sequence[Target], places: Mapping[tuple[str, Slot | None], Sequence[Place]]
 ) -> Iterator[tuple[str, Sequence[Place]]]:
-    """Yield each target that is somewhere as a whole, or with all its heads."""
+    """Yield each target that is somewhere as a whole, or with all its heads or rows."""
     for target in targets:
-        parts = [places.get((target.name, part), ()) for part in range(_heads(target))]
         if whole := places.get((target.name, None)):
             yield target.name, whole
-        elif parts and all(parts):
-            yield target.name, [place for part in parts for place in part]
+            continue
+        for slots in _slots(target):
+            parts = [places.get((target.name, slot), ()) for slot in slots]
+            if all(parts):
+                yield target.name, [place for part in parts for place in part]
+                break
+
+
+def _slots(target: Target) -> Iterator[list[Slot]]:
+    """Yield the heads of a target, and its rows, if there are several."""
+    for axis in dict.fromkeys((target.heads, 0)):
+        if axis is not None and (count := target.value.shape[axis]) > 1:
+            yield [(axis, index) for index in range(count)]
 
 
 def write_target(tensor: Tensor, target: Target, place: Place) -> None:
@@ -366,26 +384,23 @@ def write_target(tensor: Tensor, target: Target, place: Place) -> None:
     tensor.copy_(value)
 
 
-def _heads(target: Target) -> int:
-    return 0 if target.heads is None else target.value.shape[target.heads]
-
-
 def _likely(
     trace: Trace, targets: Sequence[Target]
-) -> dict[Number, list[tuple[Target, int | None]]]:
-    """Return the targets, or their heads, whose fingerprint an event has, by the event."""
+) -> dict[Number, list[tuple[Target, Slot | None]]]:
+    """Return the targets, or their heads or rows, whose fingerprint an event has, by the event."""
     by_size: dict[int, list[Event]] = defaultdict(list)
     for event in trace.events:
         by_size[event.fingerprint.size].append(event)
     kinds = {event.narrow for event in trace.events} - {None}
     near = 1e-6 if kinds <= {torch.float32} else 1e-2
-    likely: dict[Number, list[tuple[Target, int | None]]] = defaultdict(list)
+    likely: dict[Number, list[tuple[Target, Slot | None]]] = defaultdict(list)
     for target in targets:
         wanted = fingerprint_of(target.value)
         whole = [e for e in by_size[wanted.size] if e.fingerprint.is_like(wanted, near)]
         for event in whole:
             likely[event.number].append((target, None))
-        for part in range(0 if whole else _heads(target)):
+        slots = [] if whole else [slot for of_axis in _slots(target) for slot in of_axis]
+        for part in slots:
             wanted = fingerprint_of(target.part(part))
             for event in by_size[wanted.size]:
                 if event.fingerprint.is_like(wanted, near):
@@ -499,9 +514,30 @@ def departures(
         if not any(name in wrong and name not in cut for name in target.inputs):
             sources = _sources(target, by_name, alignment, cuts)
             event = _departing(trace, sources, right)
+            event = event and _masking(event, trace, alignment, by_name)
             departed.append(Departure(target=target.name, event=event, sources=frozenset(sources)))
         wrong.add(target.name)
     return departed
+
+
+def _masking(
+    event: Event, trace: Trace, alignment: Alignment, targets: Mapping[str, Target]
+) -> Event:
+    """Return the operation that masked the input of another one, if the mask is wrong.
+
+    Masked scores still hold the right entries, so that only what takes them differs.
+    """
+    made = {one.number: one for one in trace.events}
+    for name, places in alignment.found.items():
+        numbers = [p.number for p in places if p.number in made and not made[p.number].shares]
+        if not (name in targets and targets[name].causal and numbers):
+            continue
+        for number in event.inputs:
+            while (one := made[number]).shares and len(one.inputs) == 1:
+                number = one.inputs[0]  # noqa: PLW2901 - what the view is of
+            if number in numbers[1:] and one.fingerprint.ahead:
+                return one
+    return event
 
 
 def events_before(trace: Trace, alignment: Alignment, cuts: Cuts) -> set[Number]:
@@ -542,4 +578,5 @@ def _departing(trace: Trace, sources: set[Number], right: Collection[Number]) ->
         known = all(one in right or one in sources for one in event.inputs)
         if not event.shares or (whole and known):
             return event
-    return None
+    # Nothing takes the sources. Then it is the first operation that is not right.
+    return next((e for e in trace.events if not e.shares and e.number not in right), None)

@@ -268,7 +268,7 @@ def _compared(options: LayerwiseOptions, path: Path) -> Report:
 
 def gradients(options: GradientsOptions, progress: Progress) -> Report:
     """Compare every gradient."""
-    return _checked(gradients_check, options, progress)
+    return _checked(partial(gradients_check, call=options.call), options, progress)
 
 
 def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Progress) -> Report:

@@ -4,6 +4,7 @@ import dataclasses
 import linecache
 import math
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -28,6 +29,9 @@ from parity.watched import Judgement, Mistake, WatchedModel, described, in_dtype
 
 _MOST_LISTED = 5
 """Parameters without a match that a report lists."""
+
+_WIDEST = 160
+"""Characters of a note on the weights that a text has; JSON has all."""
 
 _MOST_LINES = 24
 """Lines of the table of parameters that a text has; JSON has all."""
@@ -131,6 +135,20 @@ def narrow_words(judgement: Judgement) -> str:
     return f"{str(event.narrow).removeprefix('torch.')} enters at {described(event)}"
 
 
+def _loading(notes: Sequence[str]) -> Section:
+    """Return how the weights came into a candidate that does not take them."""
+    special = [note for note in notes if " = " not in note]
+    count = len(notes) - len(special)
+    lines = [f"its parameters are filled by names, shapes and order: {count} lines"]
+    lines += [textwrap.shorten(note, _WIDEST, placeholder=" ...") for note in special]
+    return Section(
+        title="the weights, as proposed",
+        rows=[("", line) for line in lines],
+        folds=(1,),
+        note="another proposal: --map FILE; all lines are in the JSON report",
+    )
+
+
 def appendix(
     report: Report,
     way: str,
@@ -175,6 +193,7 @@ class Watching:
     matches: list[Match] = dataclasses.field(default_factory=list)
     way: str = ""
     n_layer: int = 0
+    notes: Sequence[str] = ()
 
     def prepare(self, run: Comparison, model: nn.Module) -> WatchedModel:
         """Return the candidate with its taps.
@@ -184,6 +203,7 @@ class Watching:
         """
         config = run.reference.config
         self.n_layer = config.n_layer
+        self.notes = candidates.loading_notes(model)
         few = inputs.seeded(batch=2, time=5, vocab_size=config.vocab_size, seed=0).token_ids
         given = Inputs(token_ids=run.inputs.token_ids, positions=run.inputs.positions)
         whole = candidates.rebuilt(model, torch.float64) or model
@@ -270,8 +290,15 @@ class Watching:
         return dataclasses.replace(
             report,
             wrong=wrong,
-            appendix=[appendix(report, self.way, self.matches, self.judgement, self.short)],
-            details={**report.details, "parameters": [str(match) for match in self.matches]},
+            appendix=[
+                *([_loading(self.notes)] if self.notes else []),
+                appendix(report, self.way, self.matches, self.judgement, self.short),
+            ],
+            details={
+                **report.details,
+                "parameters": [str(match) for match in self.matches],
+                "loaded": self.notes,
+            },
         )
 
     def _reasons(self) -> Iterator[Reason]:

@@ -405,10 +405,11 @@ def examine(model: nn.Module, inputs: Inputs, plan: Sequence[Tap]) -> Profile:
     """
     if not shows_taps(model):
         raise UsageError(
-            f"{type(model).__name__}.forward has no argument named tap",
+            f"this check needs a model that shows taps, and {type(model).__name__}.forward has no "
+            "argument named tap",
             where=f"its arguments are {list(inspect.signature(model.forward).parameters)}",
-            fix="call tap(name, tensor) at each tap and go on with what it returns; "
-            "see scratch_gpt/tap.py",
+            fix="call tap(name, tensor) at each tap and go on with what it returns, as "
+            "scratch_gpt/tap.py says; layerwise and gradients take a model without taps",
         )
     few = _few(inputs)
     first, second = _Watch(), _Watch()

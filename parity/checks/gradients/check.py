@@ -18,21 +18,34 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.mapping import rows as mapping_rows
 from parity.checks.gradients import backward as losses
-from parity.checks.gradients.backward import REFERENCE, GradientComparator, backward
+from parity.checks.gradients.aligned import (
+    NO_TAPS,
+    NOT_HELD,
+    AlignedModel,
+    Aligning,
+    JoinedGradients,
+)
+from parity.checks.gradients.aligned import not_compared as not_aligned
+from parity.checks.gradients.backward import (
+    REFERENCE,
+    GradientCallback,
+    GradientComparator,
+    backward,
+)
 from parity.checks.gradients.slope import Slopes
 from parity.checks.gradients.taps import NOTHING_TO_ATTEND, gradient_names, is_parameter, kind_of
 from parity.core import candidates, runners
 from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
-from parity.core.gates import extra_rows, float64_rows, rounding_rows, run_names
+from parity.core.gates import extra_rows, float64_rows, narrow_reason, rounding_rows, run_names
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations
 from parity.core.metrics import Reference, Status, visible_entries
 from parity.core.results import FirstDivergence, Mode, Reason, Report
 from parity.core.taps import Axes, Tap
 from parity.core.tolerances import FEWEST_PREDICTIONS, PRECISIONS, Bounds, Precision, bounds_for
-from parity.errors import ExitCode
+from parity.errors import ExitCode, InconclusiveError
 from scratch_gpt.progress import Progress
 
 NO_SUCH_PARAMETER = "the candidate has no parameter of this name"
@@ -91,6 +104,7 @@ class GradientComparison(Comparison):
         self.places = gradient_names(int(self.reference.config.n_layer))
         self.slopes = Slopes(self.reference, self.inputs, self.select)
         self._loss = 0.0
+        self.unreached: list[str] = []
 
     @property
     def plan(self) -> list[Tap]:
@@ -112,6 +126,21 @@ class GradientComparison(Comparison):
         enough = int(losses.predicted(self.inputs).sum()) >= FEWEST_PREDICTIONS
         return self.precision if enough else None
 
+    def absent(self, backend: str) -> dict[str, str]:
+        """Return the gradients that a backend or a candidate does not show, with the reasons."""
+        found = super().absent(backend)
+        if isinstance(self.candidates[backend], AlignedModel):
+            found = dict.fromkeys(found, NO_TAPS)
+        if narrow := self._narrow(backend):
+            why = f"{narrow}: its rounding is more than the slope allows"
+            found |= {place.name: why for place in self.slopes.plan}
+        return found
+
+    def _narrow(self, backend: str) -> str:
+        """Return which dtype narrower than float64 enters a candidate without taps, and where."""
+        model = self.candidates[backend]
+        return model.profile.narrow if isinstance(model, AlignedModel) else ""
+
     def planned(self, backend: str) -> list[Tap]:
         """Return the gradients to compare on one backend."""
         absent = self.absent(backend)
@@ -124,6 +153,10 @@ class GradientComparison(Comparison):
     def compare(self) -> None:
         """Run every pass of the modes, then make the rows."""
         losses.check_predicted(self.inputs)
+        for model in self.candidates.values():
+            if isinstance(model, AlignedModel):
+                model.check_narrow(self.rounds)
+                self._visible |= {name: model.held[name] for name in model.named("some")}
         self._keep_truths()
         self._ours(torch.float64)
         if self.rounds is not None:
@@ -169,20 +202,48 @@ class GradientComparison(Comparison):
 
     def _measure(self, backend: str, model: nn.Module, dtype: torch.dtype) -> None:
         comparator = self._comparator(run_names(backend, dtype).ours, self.planned(backend), dtype)
+        aligned = model if isinstance(model, AlignedModel) else None
         if dtype == torch.float64:
             look = comparator.look
+            partly = aligned.named("some") if aligned else []
 
             def look_at_slope(name: str, gradient: Tensor) -> None:
-                self.slopes.see(backend, name, gradient)
+                if name not in partly:
+                    self.slopes.see(backend, name, gradient)
                 look(name, gradient)
 
             comparator.look = look_at_slope
         wanted = {p.name: p.name for p in self.places if is_parameter(p.name)}
-        parameters = _named(model, wanted)
-        broken = None
+        if aligned:
+            joined = JoinedGradients(aligned, comparator.see)
+            broken = self._run(backend, aligned, aligned.own_parameters, comparator, joined.see)
+            self.unreached = joined.finish()
+            absent = dict.fromkeys(aligned.named("none"), NOT_HELD)
+            reasons = list(not_aligned(aligned))
+        else:
+            parameters = _named(model, wanted)
+            broken = self._run(backend, model, parameters, comparator, comparator.see)
+            absent = dict.fromkeys(sorted(set(wanted) - set(parameters)), NO_SUCH_PARAMETER)
+            others = [name for name, _ in model.named_parameters() if name not in wanted]
+            reasons = not_compared(backend, list(absent), others)
+        comparator.finish(absent, broken)
+        if dtype == torch.float64:
+            self.reasons += reasons
+
+    def _run(
+        self,
+        backend: str,
+        model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        comparator: GradientComparator,
+        see: GradientCallback,
+    ) -> str | None:
+        """Run a candidate forward and backward; return the error that it raised, if any."""
         try:
             loss_of = losses.of_candidate(model, self.inputs)
-            loss = backward(loss_of, parameters, see=comparator.see, scale=comparator.scale)
+            loss = backward(loss_of, parameters, see=see, scale=comparator.scale)
+        except InconclusiveError:
+            raise
         except Exception as error:
             if backend in self.profiles:
                 raise candidates.broken(
@@ -190,14 +251,10 @@ class GradientComparison(Comparison):
                 ) from error
             broken = f"{type(error).__name__}: {error}"
             self.reasons.append(broken_reason(comparator.name, broken))
-        else:
-            if dtype == torch.float64:
-                self.reasons += other_loss(backend, loss, self._loss, self.bounds)
-        absent = set(wanted) - set(parameters)
-        comparator.finish(dict.fromkeys(absent, NO_SUCH_PARAMETER), broken)
-        if dtype == torch.float64:
-            others = [name for name, _ in model.named_parameters() if name not in wanted]
-            self.reasons += not_compared(backend, sorted(absent), others)
+            return broken
+        if comparator.dtype == torch.float64 and not self._narrow(backend):
+            self.reasons += other_loss(backend, loss, self._loss, self.bounds)
+        return None
 
     def _comparator(self, name: str, plan: list[Tap], dtype: torch.dtype) -> GradientComparator:
         scale = losses.scale_for(dtype, self.inputs)
@@ -241,8 +298,11 @@ class GradientComparison(Comparison):
         slopes = self.slopes.plan
         plan = [place for place in self.planned(backend) if place not in slopes]
         names = run_names(backend, torch.float64)
-        both = float64_rows(self.found, names, plan, backend, self.bounds)
+        narrow = self._narrow(backend)
+        both = float64_rows(self.found, names, plan, backend, self.bounds, narrow=narrow)
         self.rows += [row for row in both if row.against == REFERENCE]
+        if narrow:
+            self.reasons.append(narrow_reason(narrow))
         chosen = [place for place in self.planned(backend) if place in slopes]
         self.rows += self.slopes.rows(backend, chosen)
         self.rows += extra_rows(self.found, names, self.plan, backend, "float64", Mode.FLOAT64)
@@ -282,6 +342,7 @@ def gradients(  # noqa: PLR0913 - as layerwise
     fingerprints: bool = False,
     identity: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    call: str | None = None,
 ) -> Report:
     """Compare a candidate's gradients with Hugging Face's, from the loss back to the embeddings.
 
@@ -290,11 +351,13 @@ def gradients(  # noqa: PLR0913 - as layerwise
     must have the slope of the oracle's loss. In the checked dtype their error to the float64
     gradients must be no worse than Hugging Face's own.
 
-    The arguments are those of `layerwise`. The parameters of a candidate have our names.
+    The arguments are those of `layerwise`. The parameters of a candidate with taps have our names;
+    those of one without taps are found by their values, and only their gradients are compared.
 
     Raises:
         ParityError: The comparison cannot start, or torch settings changed during it.
     """
+    aligning = Aligning(call)
     run = GradientComparison(
         candidates=by_backend(candidate),
         reference=reference,
@@ -306,6 +369,7 @@ def gradients(  # noqa: PLR0913 - as layerwise
         explainer=Explainer(None),
         progress=progress or no_progress,
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
+        prepare=aligning.prepare,
     )
     report = conclude(run, identity or {}, check="gradients")
     exempt = [
@@ -315,12 +379,13 @@ def gradients(  # noqa: PLR0913 - as layerwise
     ]
     few = f"not checked below {FEWEST_PREDICTIONS} predicted tokens"
     unchecked = {"rounding": few} if run.precision is not None and run.rounds is None else {}
-    return dataclasses.replace(
+    report = dataclasses.replace(
         report,
         plan=dataclasses.replace(report.plan, exempt=exempt),
         inputs={**report.inputs, **unchecked},
         first_divergence=_of_gradient(report.first_divergence),
     )
+    return aligning.reported(report, run.unreached)
 
 
 _WHY = {
