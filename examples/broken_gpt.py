@@ -1,155 +1,103 @@
-"""A third-party GPT-1 with one bug: how to check your own model.
+"""A stranger's GPT-1 with one bug, which the check names.
 
     python -m parity.check layerwise --candidate examples/broken_gpt.py
 
-The check calls `build(config, weights)` and compares the returned model operation by operation.
-This model has its own layout: PyTorch's layers with `[out, in]` matrices, separate projections of
-query, key and value, and its own parameter names. The check needs two things: `build` copies the
-weights into the model, and `forward` passes its tensors to `tap` under the names of the taps.
-
-The model loads, runs and generates plausible text, but one line is wrong. The check reports the
-operation; the end of this file gives the answer.
+The model loads, runs and generates plausible text, but one line is wrong. The report has its file
+and line, what is wrong with it, and the fix. The end of this file gives the answer.
 """
 # ruff: noqa: INP001 - loaded by its path, not a package
 
 import math
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-
-from scratch_gpt import GPTConfig
-
-Tap = Callable[[str, Tensor], Tensor]
-"""A named hook: called with a tap's name and its tensor; returns the tensor to use from then on."""
 
 
-def build(config: GPTConfig, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Return the model with these weights.
+@dataclass
+class Config:
+    """The sizes of the model."""
 
-    Args:
-        config: The model's sizes and constants, in the names of Hugging Face's config.
-        weights: Every tensor by its released name, such as `h.0.attn.c_attn.weight`; matrices are
-            `[in, out]`.
-    """
-    model = ThirdPartyGPT(config)
-    model.load_state_dict(dict(renamed(weights, config.n_layer)))
-    return model
+    vocab_size: int = 40478
+    block_size: int = 512
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
 
 
-def renamed(weights: Mapping[str, Tensor], n_layer: int) -> list[tuple[str, Tensor]]:
-    """Return pairs of this model's parameter name and the tensor, for every released tensor."""
-    pairs = [
-        ("words.weight", weights["tokens_embed.weight"]),
-        ("places.weight", weights["positions_embed.weight"]),
-    ]
-    for index in range(n_layer):
-        own, released = f"layers.{index}", f"h.{index}"
-        fused = {kind: weights[f"{released}.attn.c_attn.{kind}"] for kind in ("weight", "bias")}
-        projections = zip(fused["weight"].T.chunk(3), fused["bias"].chunk(3), strict=True)
-        for name, (weight, bias) in zip(("query", "key", "value"), projections, strict=True):
-            pairs += [(f"{own}.{name}.weight", weight), (f"{own}.{name}.bias", bias)]
-        for name, part in LAYER_NAMES.items():
-            weight = weights[f"{released}.{part}.weight"]
-            pairs.append((f"{own}.{name}.weight", weight.T if weight.ndim > 1 else weight))
-            pairs.append((f"{own}.{name}.bias", weights[f"{released}.{part}.bias"]))
-    return pairs
+class SelfAttention(nn.Module):
+    """Causal attention with separate projections."""
 
-
-LAYER_NAMES = {
-    "merge": "attn.c_proj",
-    "first_norm": "ln_1",
-    "widen": "mlp.c_fc",
-    "narrow": "mlp.c_proj",
-    "second_norm": "ln_2",
-}
-"""This model's names of a layer's parts, and the release's."""
-
-
-class ThirdPartyGPT(nn.Module):
-    """Token ids to logits."""
-
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.words = nn.Embedding(config.vocab_size, config.n_embd)
-        self.places = nn.Embedding(config.n_positions, config.n_embd)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
+        self.n_head = config.n_head
+        self.query = nn.Linear(config.n_embd, config.n_embd)
+        self.key = nn.Linear(config.n_embd, config.n_embd)
+        self.value = nn.Linear(config.n_embd, config.n_embd)
+        self.out = nn.Linear(config.n_embd, config.n_embd)
+        visible = torch.ones(config.block_size, config.block_size, dtype=torch.bool).tril()
+        self.register_buffer("visible", visible, persistent=False)
 
-    def forward(
-        self,
-        token_ids: Tensor,
-        positions: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        tap: Tap | None = None,
-    ) -> Tensor:
-        """Return the logits `[batch time vocab]`.
+    def split(self, x: Tensor) -> Tensor:
+        """Return `[batch time width]` as `[batch head time head_width]`."""
+        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
 
-        Args:
-            token_ids: `[batch time]`.
-            positions: `[batch time]` or `[1 time]`; None for 0, 1, 2, ...
-            attention_mask: `[batch time]`, bool, False at padding; None without padding.
-            tap: Called with each tap's name and tensor; `parity/core/taps.py` lists the names.
-        """
-        tap = tap or (lambda _name, tensor: tensor)
-        time = token_ids.shape[1]
-        if positions is None:
-            positions = torch.arange(time, device=token_ids.device)[None]
-        words = tap("embeddings.tokens", self.words(token_ids))
-        x = tap("embeddings", words + tap("embeddings.positions", self.places(positions)))
-        visible = torch.ones(time, time, dtype=torch.bool, device=token_ids.device).tril()
-        if attention_mask is not None:
-            visible = visible & attention_mask[:, None, None, :]
-        for index, layer in enumerate(self.layers):
-            x = layer(x, visible, _prefixed(f"h.{index}", tap))
-        return tap("logits", x @ self.words.weight.T)
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output, `[batch time width]` as the input."""
+        time = x.shape[1]
+        q, k, v = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        scores = scores.masked_fill(~self.visible[:time, :time], -math.inf)
+        y = torch.softmax(scores, dim=-1) @ v
+        return self.out(y.transpose(1, 2).flatten(-2))
 
 
-def _prefixed(prefix: str, tap: Tap) -> Tap:
-    """Return the tap of one layer, which adds the layer's prefix to the names."""
-    return lambda name, tensor: tap(f"{prefix}.{name}", tensor)
+class FeedForward(nn.Module):
+    """Two layers with an activation between them."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.widen = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.narrow = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output, `[batch time width]` as the input."""
+        return self.narrow(nn.functional.gelu(self.widen(x)))
 
 
 class Layer(nn.Module):
-    """A post-norm transformer block: attention, add, norm; feed-forward, add, norm."""
+    """Attention and feed-forward layers, each with a residual sum and a norm."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        width, epsilon = config.n_embd, config.layer_norm_epsilon
-        self.heads = config.n_head
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.merge = nn.Linear(width, width)
-        self.first_norm = nn.LayerNorm(width, eps=epsilon)
-        self.widen = nn.Linear(width, 4 * width)
-        self.narrow = nn.Linear(4 * width, width)
-        self.second_norm = nn.LayerNorm(width, eps=epsilon)
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.n_embd, eps=1e-5)
 
-    def forward(self, x: Tensor, visible: Tensor, tap: Tap) -> Tensor:
-        """Return the block's output; `visible` is True where a query may attend to a key."""
-        summed = tap("ln_1.input", x + self.attend(x, visible, tap))
-        x = tap("ln_1", self.first_norm(summed))
-        summed = tap("ln_2.input", x + self.feed_forward(x, tap))
-        return tap("ln_2", self.second_norm(summed))
-
-    def attend(self, x: Tensor, visible: Tensor, tap: Tap) -> Tensor:
-        """Return the output of causal self-attention."""
-        query = tap("attn.query", self.in_heads(self.query(x)))
-        key = tap("attn.key", self.in_heads(self.key(x)))
-        value = tap("attn.value", self.in_heads(self.value(x)))
-        scores = tap("attn.scores", query @ key.mT / math.sqrt(query.shape[-1]))
-        weights = tap("attn.weights", scores.masked_fill(~visible, -math.inf).softmax(-1))
-        context = tap("attn.context", (weights @ value).transpose(1, 2).flatten(-2))
-        return tap("attn", self.merge(context))
-
-    def in_heads(self, x: Tensor) -> Tensor:
-        """Return `[batch time width]` as `[batch head time head_width]`."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def feed_forward(self, x: Tensor, tap: Tap) -> Tensor:
-        """Return the output of the feed-forward layers."""
-        inner = tap("mlp.c_fc", self.widen(x))
-        return tap("mlp", self.narrow(tap("mlp.gelu", functional.gelu(inner))))
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output, `[batch time width]` as the input."""
+        x = self.attention_norm(x + self.attention(x))
+        return self.feed_forward_norm(x + self.feed_forward(x))
 
 
-# The bug: `functional.gelu(inner)` is the erf GELU. GPT-1 uses the tanh approximation,
-# `functional.gelu(inner, approximate="tanh")`. With it, the verdict is PASS.
+class Transformer(nn.Module):
+    """Token ids `[batch time]` to logits `[batch time vocab]`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.words = nn.Embedding(config.vocab_size, config.n_embd)
+        self.positions = nn.Embedding(config.block_size, config.n_embd)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the logits."""
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.words(tokens) + self.positions(places)
+        for layer in self.layers:
+            x = layer(x)
+        return x @ self.words.weight.T
+
+
+# The bug: `nn.functional.gelu(x)` is the erf GELU. GPT-1 uses the tanh approximation,
+# `nn.functional.gelu(x, approximate="tanh")`. With it, the verdict is PASS.

@@ -78,7 +78,7 @@ class Match:
         return f"{self.name} = {joined}" + (f", {self.padding} more lines" * bool(self.padding))
 
 
-Place = tuple[str, int, int]
+Line = tuple[str, int, int]
 """A line of a reference tensor: its name, the axis that numbers its lines, and its number."""
 
 
@@ -87,7 +87,7 @@ class ParameterIndex:
 
     def __init__(self, reference: Mapping[str, Tensor]) -> None:
         self.shapes = {name: tuple(tensor.shape) for name, tensor in reference.items()}
-        self._lines: dict[bytes, list[Place]] = defaultdict(list)
+        self._lines: dict[bytes, list[Line]] = defaultdict(list)
         self._elements: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
         self._vectors: dict[str, NDArray[np.float32]] = {}
         for name, tensor in reference.items():
@@ -149,7 +149,7 @@ class ParameterIndex:
     def _of_lines(self, array: NDArray[np.float32], axis: int) -> tuple[list[Part], int]:
         """Return the parts whose lines are those along an axis, and the lines that are left."""
         lines = np.ascontiguousarray(np.moveaxis(array, axis, -1)).reshape(-1, array.shape[axis])
-        runs: list[list[Place]] = []
+        runs: list[list[Line]] = []
         left = 0
         for place, line in enumerate(lines):
             known = self._lines.get(line.tobytes(), ())
@@ -166,7 +166,7 @@ class ParameterIndex:
         numbered_first = axis == array.ndim - 1  # the lines are rows: they are numbered by axis 0
         return [self._part(run, numbered_first=numbered_first) for run in runs], left
 
-    def _part(self, run: Sequence[Place], *, numbered_first: bool) -> Part:
+    def _part(self, run: Sequence[Line], *, numbered_first: bool) -> Part:
         name, axis, start = run[0]
         return Part(
             reference=name,
@@ -178,7 +178,7 @@ class ParameterIndex:
         )
 
 
-def _next(place: Place) -> Place:
+def _next(place: Line) -> Line:
     name, axis, number = place
     return name, axis, number + 1
 
@@ -199,6 +199,10 @@ def match_parameters(
 
 
 # Activations.
+
+
+Slot = tuple[int, int]
+"""An axis of a target and an index: one head, or one row of the batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,9 +227,9 @@ class Target:
         every = torch.ones_like(self.value, dtype=torch.bool)
         return every.tril() if self.causal else every
 
-    def part(self, head: int | None) -> Tensor:
-        """Return the value of one head, or the whole value."""
-        return self.value if head is None else self.value.select(self.heads or 0, head)
+    def part(self, part: "Slot | None") -> Tensor:
+        """Return the value at one index of an axis, or the whole value."""
+        return self.value if part is None else self.value.select(*part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,13 +259,13 @@ class Place:
     """Where a target is in the candidate's run.
 
     Attributes:
-        part: The head, if the event has one head only.
+        part: The head or row, if the event has only one.
         error: The largest difference, over the target's RMS.
     """
 
     number: Number
     layout: Layout
-    part: int | None
+    part: Slot | None
     error: float
 
 
@@ -301,7 +305,7 @@ def find_activations(
     """
     events = {event.number: event for event in trace.events}
     likely = _likely(trace, targets)
-    places: dict[tuple[str, int | None], list[Place]] = defaultdict(list)
+    places: dict[tuple[str, Slot | None], list[Place]] = defaultdict(list)
     narrow: dict[Number, str] = {}
     touched: dict[Number, torch.dtype] = {}  # behind a narrow operation, since the last target
     replaced = {target.name: number for number, (target, _) in cuts.items()}
@@ -341,46 +345,62 @@ def find_activations(
 
 
 def _found(
-    targets: Sequence[Target], places: Mapping[tuple[str, int | None], Sequence[Place]]
+    targets: Sequence[Target], places: Mapping[tuple[str, Slot | None], Sequence[Place]]
 ) -> Iterator[tuple[str, Sequence[Place]]]:
-    """Yield each target that is somewhere as a whole, or with all its heads."""
+    """Yield each target that is somewhere as a whole, or with all its heads or rows."""
     for target in targets:
-        parts = [places.get((target.name, part), ()) for part in range(_heads(target))]
         if whole := places.get((target.name, None)):
             yield target.name, whole
-        elif parts and all(parts):
-            yield target.name, [place for part in parts for place in part]
+            continue
+        for slots in _slots(target):
+            parts = [places.get((target.name, slot), ()) for slot in slots]
+            if all(parts):
+                yield target.name, [place for part in parts for place in part]
+                break
+
+
+def _slots(target: Target) -> Iterator[list[Slot]]:
+    """Yield the heads of a target, and its rows, if there are several."""
+    for axis in dict.fromkeys((target.heads, 0)):
+        if axis is not None and (count := target.value.shape[axis]) > 1:
+            yield [(axis, index) for index in range(count)]
 
 
 def write_target(tensor: Tensor, target: Target, place: Place) -> None:
-    """Give a candidate's tensor the value of a target; a repeated one cannot be written to."""
+    """Give a candidate's tensor the value of a target; a repeated one cannot be written to.
+
+    Entries that do not count stay: they may be masked already.
+    """
     repeated = any(
         step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
     )
-    if not repeated:
-        tensor.copy_(place.layout.arrange(target.part(place.part), tensor.shape))
-
-
-def _heads(target: Target) -> int:
-    return 0 if target.heads is None else target.value.shape[target.heads]
+    if repeated:
+        return
+    value = place.layout.arrange(target.part(place.part), tensor.shape).to(tensor)
+    if target.causal:
+        sizes = torch.ones(place.layout.sizes, dtype=torch.bool, device=tensor.device)
+        kept = place.layout.arrange(sizes.tril(), tensor.shape)
+        value = torch.where(kept, value, tensor)
+    tensor.copy_(value)
 
 
 def _likely(
     trace: Trace, targets: Sequence[Target]
-) -> dict[Number, list[tuple[Target, int | None]]]:
-    """Return the targets, or their heads, whose fingerprint an event has, by the event."""
+) -> dict[Number, list[tuple[Target, Slot | None]]]:
+    """Return the targets, or their heads or rows, whose fingerprint an event has, by the event."""
     by_size: dict[int, list[Event]] = defaultdict(list)
     for event in trace.events:
         by_size[event.fingerprint.size].append(event)
     kinds = {event.narrow for event in trace.events} - {None}
     near = 1e-6 if kinds <= {torch.float32} else 1e-2
-    likely: dict[Number, list[tuple[Target, int | None]]] = defaultdict(list)
+    likely: dict[Number, list[tuple[Target, Slot | None]]] = defaultdict(list)
     for target in targets:
         wanted = fingerprint_of(target.value)
         whole = [e for e in by_size[wanted.size] if e.fingerprint.is_like(wanted, near)]
         for event in whole:
             likely[event.number].append((target, None))
-        for part in range(0 if whole else _heads(target)):
+        slots = [] if whole else [slot for of_axis in _slots(target) for slot in of_axis]
+        for part in slots:
             wanted = fingerprint_of(target.part(part))
             for event in by_size[wanted.size]:
                 if event.fingerprint.is_like(wanted, near):
@@ -494,9 +514,30 @@ def departures(
         if not any(name in wrong and name not in cut for name in target.inputs):
             sources = _sources(target, by_name, alignment, cuts)
             event = _departing(trace, sources, right)
+            event = event and _masking(event, trace, alignment, by_name)
             departed.append(Departure(target=target.name, event=event, sources=frozenset(sources)))
         wrong.add(target.name)
     return departed
+
+
+def _masking(
+    event: Event, trace: Trace, alignment: Alignment, targets: Mapping[str, Target]
+) -> Event:
+    """Return the operation that masked the input of another one, if the mask is wrong.
+
+    Masked scores still hold the right entries, so that only what takes them differs.
+    """
+    made = {one.number: one for one in trace.events}
+    for name, places in alignment.found.items():
+        numbers = [p.number for p in places if p.number in made and not made[p.number].shares]
+        if not (name in targets and targets[name].causal and numbers):
+            continue
+        for number in event.inputs:
+            while (one := made[number]).shares and len(one.inputs) == 1:
+                number = one.inputs[0]  # noqa: PLW2901 - what the view is of
+            if number in numbers[1:] and one.fingerprint.ahead:
+                return one
+    return event
 
 
 def events_before(trace: Trace, alignment: Alignment, cuts: Cuts) -> set[Number]:
@@ -537,4 +578,5 @@ def _departing(trace: Trace, sources: set[Number], right: Collection[Number]) ->
         known = all(one in right or one in sources for one in event.inputs)
         if not event.shares or (whole and known):
             return event
-    return None
+    # Nothing takes the sources. Then it is the first operation that is not right.
+    return next((e for e in trace.events if not e.shares and e.number not in right), None)

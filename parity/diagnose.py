@@ -6,34 +6,60 @@ that makes most of the candidate's other tensors is the diagnosis, if it makes o
 
 import dataclasses
 from collections import ChainMap, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from parity import operations
 from parity.align import TOLERANCE, Target
 from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, Axes, Tap, taps
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault, TensorFault
-from parity.operations import OPERATIONS, Call, Op, Operation
+from parity.operations import OPERATIONS, Call, Op
 from parity.watch import Event, Number
 from parity.watch.fingerprint import fingerprint_of
 from parity.watched import Explanation, tap_of
 
 # Steps inside an operation, which many models write on lines of their own.
 
-_STEPS: Mapping[str, tuple[str, Operation]] = {
-    "attn.scores": (
-        "product",
-        lambda op: op.input("attn.query") @ op.input("attn.key").transpose(-2, -1),
-    ),
-    "attn.context": ("heads", lambda op: op.input("attn.weights") @ op.input("attn.value")),
-    "ln_1": ("centered", lambda op: _centered(op.input("ln_1.input"))),
-    "ln_2": ("centered", lambda op: _centered(op.input("ln_2.input"))),
-}
 
-
-def _centered(x: Tensor) -> Tensor:
+def _centered(op: Op, norm: str) -> Tensor:
+    x = op.input(f"{norm}.input")
     return x - x.mean(-1, keepdim=True)
+
+
+def _variance(op: Op, norm: str) -> Tensor:
+    return _centered(op, norm).square().mean(-1, keepdim=True)
+
+
+def _normalized(op: Op, norm: str) -> Tensor:
+    return _centered(op, norm) * torch.rsqrt(_variance(op, norm) + op.epsilon)
+
+
+def _scaled(op: Op, norm: str) -> Tensor:
+    return _normalized(op, norm) * op.parameter(f"{norm}.weight")
+
+
+def _product(op: Op, _kind: str) -> Tensor:
+    return op.input("attn.query") @ op.input("attn.key").transpose(-2, -1)
+
+
+def _heads(op: Op, _kind: str) -> Tensor:
+    return op.input("attn.weights") @ op.input("attn.value")
+
+
+_NORM = {
+    "centered": _centered,
+    "variance": _variance,
+    "normalized": _normalized,
+    "scaled": _scaled,
+}
+_STEPS: Mapping[str, Mapping[str, Callable[[Op, str], Tensor]]] = {
+    "attn.scores": {"product": _product},
+    "attn.context": {"heads": _heads},
+    "ln_1": _NORM,
+    "ln_2": _NORM,
+}
 
 
 def gpt1_targets(plan: Sequence[Tap], values: Mapping[str, Tensor], call: Call) -> list[Target]:
@@ -50,10 +76,9 @@ def gpt1_targets(plan: Sequence[Tap], values: Mapping[str, Tensor], call: Call) 
             continue
         inputs = tap.inputs
         block, kind = operations.split_name(tap.name)
-        if kind in _STEPS:
-            step, operation = _STEPS[kind]
+        for step, operation in _STEPS.get(kind, {}).items():
             name = f"{tap.name} ({step})"
-            value = operation(Op(call, values, OPERATIONS, block))
+            value = operation(Op(call, values, OPERATIONS, block), kind)
             heads = 1 if value.ndim == 4 else None  # noqa: PLR2004
             targets.append(Target(name=name, value=value, inputs=inputs, heads=heads))
             inputs = (*inputs, name)
@@ -87,6 +112,7 @@ class GPT1Explainer:
         """Return the fault by which events come about instead of the targets of some names."""
         block, _ = operations.split_name(names[0])
         kinds = {operations.split_name(tap_of(name))[1] for name in names}
+        order = list(expected)
         by_size: dict[int, list[Event]] = defaultdict(list)
         for event in events:
             by_size[event.fingerprint.size].append(event)
@@ -98,7 +124,7 @@ class GPT1Explainer:
                 inside, behind = self._changed(block, fault, names[0], expected)
             except RuntimeError:
                 continue  # shapes that do not fit: a fault of several operations, at one alone
-            if not {tap_of(target.name) for target in inside} & set(map(tap_of, names)):
+            if not inside or order.index(inside[0].name) < order.index(tap_of(names[0])):
                 continue
             made = [
                 number
@@ -156,7 +182,8 @@ class GPT1Explainer:
 
         The first operations of the next block are among them.
         """
-        table, wrong = dict(OPERATIONS), {}
+        table = dict(OPERATIONS)
+        wrong: dict[str, Tensor] = {}
         for fault in faults:
             table |= fault.operations
             wrong |= fault.tensors(self._parameters, block or 0)
@@ -179,8 +206,9 @@ class GPT1Explainer:
             operation = table[kind] if at == block else OPERATIONS[kind]
             op = Op(call, seen, table, at)
             differs = bool(wrong) or bool(moved & set(self._inputs[one]))
-            if differs and kind in _STEPS and (step := f"{one} ({_STEPS[kind][0]})") in expected:
-                yield dataclasses.replace(expected[step], value=_STEPS[kind][1](op))
+            for step, made in _STEPS.get(kind, {}).items():
+                if differs and (name := f"{one} ({step})") in expected:
+                    yield dataclasses.replace(expected[name], value=made(op, kind))
             seen[one] = self._values[one]
             if operation is not OPERATIONS[kind] or differs:
                 moved.add(one)

@@ -215,10 +215,19 @@ class LayerwiseOptions(ForwardOptions):
       python -m parity.check layerwise --weights tiny --seq-len 5
       python -m parity.check layerwise --weights tiny --inject-fault erf-gelu@3
       python -m parity.check layerwise --candidate my_gpt.py --output report.json
+      python -m parity.check layerwise --candidate my_gpt2.py --reference gpt2/config.json
     """
 
     explain: str | None = option(
         None, "Describe one tap in detail: histogram, worst elements, inputs."
+    )
+    reference: Path | None = option(
+        None,
+        "Compare the candidate with Hugging Face's model of another architecture, in float64 "
+        "alone and without the oracle. A config.json, or a folder with one; without weights in "
+        "it they are seeded. build(config, weights) gets that config and the state dict.",
+        metavar="PATH",
+        records=True,
     )
 
 

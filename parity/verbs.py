@@ -6,6 +6,7 @@ For each verb with `--inject-fault`, another function lists its faults.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,36 +16,40 @@ from parity.checkpoints.load import load_weights
 from parity.checkpoints.weights import Weights
 from parity.checks import doctor as doctor_check
 from parity.checks import weights as weights_check
+from parity.checks.compare import compare, has_weights, load_reference
 from parity.checks.drift.check import drift as drift_check
 from parity.checks.drift.reading import gather_reports
+from parity.checks.generation import faults as faults_of_generation
 from parity.checks.generation.check import generation as generation_check
 from parity.checks.generation.check import generation_inputs
+from parity.checks.generation.faults import GenerationFault
 from parity.checks.golden import check as golden_check
+from parity.checks.gradients import faults as backward
 from parity.checks.gradients.check import gradients as gradients_check
+from parity.checks.gradients.faults import BackwardFault
 from parity.checks.layerwise import layerwise as layerwise_check
+from parity.checks.tokens import faults as tokenizer
 from parity.checks.tokens.check import tokens as tokens_check
+from parity.checks.tokens.faults import TokenizerFault
 from parity.checks.tokens.runners import RELEASED, CandidateTokenizer, choose_vocabulary
 from parity.checks.tokens.strings import sources, training_texts
+from parity.checks.training import faults as faults_of_training
 from parity.checks.training.check import training as training_check
+from parity.checks.training.faults import TrainingFault
 from parity.checks.training.runners import TrainingStep, batches
 from parity.core import backends, inputs
-from parity.core.candidates import build_candidate
+from parity.core.candidates import build_as_given, build_candidate
 from parity.core.comparison import by_backend
 from parity.core.inputs import Inputs
 from parity.core.results import Report
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import UsageError, mapped_errors
-from parity.faults import backward, forward, tokenizer
-from parity.faults import generation as faults_of_generation
-from parity.faults import training as faults_of_training
-from parity.faults.backward import BackwardFault
+from parity.faults import forward
 from parity.faults.forward import ForwardFault
-from parity.faults.generation import GenerationFault
 from parity.faults.registry import Fault, faults_of, parse
-from parity.faults.tokenizer import TokenizerFault
-from parity.faults.training import TrainingFault
 from parity.options import (
     DEFAULT_SEQ_LEN,
+    MOST,
     DoctorOptions,
     DriftOptions,
     ForwardOptions,
@@ -53,6 +58,7 @@ from parity.options import (
     GradientsOptions,
     LayerwiseOptions,
     LoadOptions,
+    ReportOptions,
     TokensOptions,
     TrainingOptions,
     WeightsOptions,
@@ -93,14 +99,14 @@ def _require_room(batch: int, time: int, config: Mapping[str, Any]) -> None:
     )
 
 
-def _inputs(options: ForwardOptions | DoctorOptions, weights: Weights) -> Inputs:
+def _inputs(options: ForwardOptions | DoctorOptions, config: Mapping[str, Any]) -> Inputs:
     """Return the token ids of the options.
 
     Raises:
         UsageError: A row is too long for the model, or an id is outside the vocabulary.
         EnvironmentUnfitError: This machine has too little memory for so many.
     """
-    vocab_size, longest = weights.config["vocab_size"], weights.config["n_positions"]
+    vocab_size, longest = config["vocab_size"], config["n_positions"]
     given = None if options.token_ids is None else inputs.parse(options.token_ids)
     batch, time = (options.batch_size, options.seq_len) if given is None else given.token_ids.shape
     if given is None and time == DEFAULT_SEQ_LEN:  # a length that was given is not shortened
@@ -111,7 +117,7 @@ def _inputs(options: ForwardOptions | DoctorOptions, weights: Weights) -> Inputs
             where="--seq-len or --token-ids",
             fix=f"use at most {longest}",
         )
-    _require_room(batch, time, weights.config)
+    _require_room(batch, time, config)
     chosen = given or inputs.seeded(
         batch=batch, time=time, vocab_size=vocab_size, seed=options.seed
     )
@@ -205,8 +211,59 @@ def _described(*kinds: type[Fault]) -> dict[str, str]:
 
 def layerwise(options: LayerwiseOptions, progress: Progress) -> Report:
     """Compare every tap."""
+    if options.reference is not None:
+        return _compared(options, options.reference)
     check = partial(layerwise_check, explain=options.explain, call=options.call)
     return _checked(check, options, progress)
+
+
+_OF_COMPARE = ("candidate", "reference", "call", "token_ids", "batch_size", "seq_len", "seed")
+"""Options that hold for a comparison with any reference, beside those of the report."""
+
+
+def _compared(options: LayerwiseOptions, path: Path) -> Report:
+    """Compare a candidate with another reference than GPT-1's.
+
+    Raises:
+        UsageError: There is no candidate, an option does not apply, or rows have unequal lengths.
+    """
+    where = f"--reference {path}"
+    if options.candidate is None:
+        raise UsageError(
+            "it is a reference for a candidate, and there is none",
+            where=where,
+            fix="add --candidate FILE.py, or leave it out",
+        )
+    others = {f.name for f in dataclasses.fields(options)} - {*_OF_COMPARE}
+    others -= {f.name for f in dataclasses.fields(ReportOptions)}
+    for field in (f for f in dataclasses.fields(options) if f.name in others):
+        if getattr(options, field.name) != field.default:
+            raise UsageError(
+                "with another reference this option has no meaning",
+                where=f"--{field.name.replace('_', '-')} with {where}",
+                fix="leave one of the two out",
+            )
+    reference = load_reference(path)
+    sizes = reference.config.get_text_config()
+    config = {
+        "vocab_size": sizes.vocab_size,
+        "n_positions": getattr(sizes, "max_position_embeddings", None) or MOST,
+        "n_head": getattr(sizes, "num_attention_heads", 1),
+    }
+    chosen = _inputs(options, config)
+    if chosen.attention_mask is not None:
+        raise UsageError(
+            "the rows have unequal lengths, and padding is not compared here",
+            where=f"--token-ids with {where}",
+            fix="give rows of one length",
+        )
+    state = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
+    candidate = build_as_given(options.candidate, reference.config, state)
+    source = f"those in {path}" if has_weights(path) else "drawn from a fixed seed"
+    identity = report_identity({"source": source}, config)
+    report = compare(candidate, reference, chosen.token_ids, call=options.call, identity=identity)
+    recorded = {**recorded_options(options), "reference": str(path)}
+    return dataclasses.replace(report, inputs={**report.inputs, **recorded})
 
 
 def gradients(options: GradientsOptions, progress: Progress) -> Report:
@@ -220,7 +277,7 @@ def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Pr
     wanted, unavailable = backends.chosen_backends(options.backend, device)
     left_out = dict(unavailable)
     weights = _load(options, progress)
-    chosen = _inputs(options, weights)
+    chosen = _inputs(options, weights.config)
     models = _candidates(options, weights, wanted, left_out)
     candidates = {backend: model.to(device) for backend, model in models.items()}
     recorded = recorded_options(options) | ({"not_run": left_out} if left_out else {})
@@ -254,7 +311,7 @@ def weights(options: WeightsOptions, progress: Progress) -> Report:
 def doctor(options: DoctorOptions, progress: Progress) -> Report:
     """Inspect the machine, the libraries and the weights."""
     source = _load(options, progress)
-    chosen = _inputs(options, source)
+    chosen = _inputs(options, source.config)
     progress("running the oracle", 0, 1)
     identity = report_identity(source.identity, source.config)
     return doctor_check.doctor(build_huggingface(source), chosen, identity)

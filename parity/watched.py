@@ -24,6 +24,7 @@ from parity.align import (
     Departure,
     Layout,
     Place,
+    Slot,
     Target,
     departures,
     events_before,
@@ -328,8 +329,10 @@ class _Judge:
                         target=one.target, event=one.event, sites=sites
                     )
             if found is not None:
-                first = next(one for one in group if tap_of(one.target) in changed)
-                target = changed[tap_of(first.target)]
+                # A model may not form the tensor that departs, but the next one.
+                here = [one for one in group if tap_of(one.target) in changed]
+                first = (here or group)[0]
+                target = changed.get(tap_of(first.target), found.targets[0])
                 key = f"{target.name} {found.name}"  # a target may differ for two reasons
                 self._trial.append((key, found))
                 self._mistakes[key] = Mistake(
@@ -405,11 +408,11 @@ _LISTED = 6
 def segments_of(names: Sequence[str]) -> dict[str, str]:
     """Return the part of the network that each target is in: `start`, a block's number, or `end`.
 
-    The number of the block is the first whole number between dots.
+    The number of the block is the first whole number between dots, or a dot and a colon.
     """
     segments, last = {}, "start"
     for name in names:
-        number = re.search(r"(?<=\.)\d+(?=\.)", f".{name}.")
+        number = re.search(r"(?<=\.)\d+(?=[.:])", f".{name}.")
         if number is not None:
             last = number.group()
         elif last != "start":
@@ -570,6 +573,7 @@ class WatchedModel(PreparedCandidate):
         places: Mapping[str, Sequence[Place]],
         *,
         order: Sequence[str],
+        causal: Collection[str],
         vocab_size: int,
         profile: Profile,
         last_only: bool,
@@ -577,7 +581,7 @@ class WatchedModel(PreparedCandidate):
     ) -> None:
         super().__init__()
         self.model = model
-        self.way, self.places, self.order = way, places, order
+        self.way, self.places, self.order, self.causal = way, places, order, causal
         self.vocab_size, self.profile, self.last_only = vocab_size, profile, last_only
         self.dtype = dtype
 
@@ -588,6 +592,7 @@ class WatchedModel(PreparedCandidate):
             self.way,
             self.places,
             order=self.order,
+            causal=self.causal,
             vocab_size=self.vocab_size,
             profile=self.profile,
             last_only=self.last_only,
@@ -609,7 +614,7 @@ class WatchedModel(PreparedCandidate):
         at: dict[int, list[tuple[str, Place]]] = defaultdict(list)
         for name, place in self._first_places():
             at[place.number[0]].append((name, place))
-        shown: dict[tuple[str, int | None], Tensor] = {}
+        shown: dict[tuple[str, Slot | None], Tensor] = {}
 
         def visit(number: Number, tensor: Tensor) -> None:
             for name, place in at.get(number[0], ()):
@@ -618,30 +623,29 @@ class WatchedModel(PreparedCandidate):
                 # A conversion of dtype behind the event replaces it: it is what is used.
                 shown[name, place.part] = place.layout.restore(tensor).to(self.dtype, copy=True)
                 if self.answers is not None:
-                    target = Target(name=name, value=self.answers[name], heads=1)
+                    causal = name in self.causal
+                    target = Target(name=name, value=self.answers[name], causal=causal)
                     write_target(tensor, target, place)
 
         with in_dtype(self.model, self.dtype):
             result = replay(self.model, lambda: self.way.call(self.model, inputs), visit)
         for name in self.order:
-            heads = [value for (one, _), value in sorted(shown.items(), key=_head) if one == name]
-            if heads and tap is not None:
-                tap(name, heads[0] if (name, None) in shown else torch.stack(heads, 1))
+            slots = sorted(slot for one, slot in shown if slot is not None and one == name)
+            if tap is not None and (name, None) in shown:
+                tap(name, shown[name, None])
+            elif tap is not None and slots:
+                tap(name, torch.stack([shown[name, slot] for slot in slots], slots[0][0]))
         logits = logits_in(result, token_ids, self.vocab_size).tensor
         return logits if tap is None else tap("logits", logits)
 
     def _first_places(self) -> Iterator[tuple[str, Place]]:
         """Yield each tap with its first place, or the first of each head."""
         for name in self.order:
-            parts: dict[int | None, Place] = {}
+            parts: dict[Slot | None, Place] = {}
             for place in self.places.get(name, ()):
                 parts.setdefault(place.part, place)
             whole = {None: parts[None]} if None in parts else parts
             yield from ((name, place) for place in whole.values())
-
-
-def _head(item: tuple[tuple[str, int | None], Tensor]) -> int:
-    return item[0][1] or 0
 
 
 @contextlib.contextmanager

@@ -34,7 +34,10 @@ NOT_RUN = {
 FAILS = r"--inject-fault|broken_gpt\.py"
 """Commands that show a failing verdict: exit code 1."""
 
-SLOW = "README drift generation reading-a-report tokenizer training-check verification weights"
+SLOW = (
+    "README drift generation reading-a-report tokenizer training-check verification weights "
+    "your-model"
+)
 """Documents with a full-size model, or with more than half a minute of commands."""
 
 VERBS = "layerwise gradients training tokens generation weights golden drift doctor"

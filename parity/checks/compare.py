@@ -1,25 +1,32 @@
 """Compare any causal language model with any other, unmodified: both are watched."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import OpenAIGPTLMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, OpenAIGPTLMHeadModel, PreTrainedModel
 
 from parity.align import TOLERANCE, Target, find_layout, match_parameters
 from parity.checks.layerwise import layerwise
 from parity.checks.watching import appendix, wrong_operations
+from parity.core.candidates import broken
 from parity.core.comparison import CANDIDATE
 from parity.core.environment import environment, pinned_settings
 from parity.core.inputs import Inputs
 from parity.core.metrics import Status
 from parity.core.results import FirstDivergence, Mode, Plan, Report, Row, finish
+from parity.errors import InconclusiveError, InputRejectedError, ParityError, UsageError, message_of
 from parity.watch import Event, Number, Trace, replay, watch
 from parity.watch.calling import find_way, logits_in
 from parity.watched import Judgement, in_dtype, judge, tap_of
+from reference.compat import dtype_keyword
+from reference.huggingface import quiet
+from scratch_gpt.checkpoint.strict_io import require_memory
 
 
 def compare(
@@ -60,8 +67,9 @@ def compare(
         targets = reference_targets(reference, inputs)
         vocab_size = targets[-1].value.shape[-1]
         way = find_way(candidate, token_ids[:, :5], vocab_size, call)
-        judgement = judge(candidate, way, inputs, targets)
-        logits = logits_in(way.call(candidate, inputs), token_ids, vocab_size)
+        with _raising():
+            judgement = judge(candidate, way, inputs, targets)
+            logits = logits_in(way.call(candidate, inputs), token_ids, vocab_size)
         matches = match_parameters(
             dict(candidate.named_parameters()), dict(reference.named_parameters())
         )
@@ -76,7 +84,7 @@ def compare(
         environment=settings,
         first_divergence=first
         and FirstDivergence(tap=first.tap, why=first.detail, suspects="", row=first),
-        inputs={"reference": "one, and no oracle", **inputs.digests()},
+        inputs={"compared with": "one reference, no oracle", **inputs.digests()},
     )
     failed = first is not None
     return dataclasses.replace(
@@ -87,6 +95,93 @@ def compare(
     )
 
 
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    """Raise any error of a candidate with its line: on more tokens another one may come up."""
+    try:
+        yield
+    except ParityError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise broken(error, after="its start") from error
+
+
+def load_reference(path: Path) -> PreTrainedModel:
+    """Return Hugging Face's causal language model of a config, in float32 and evaluation mode.
+
+    Weights in the config's folder are loaded. Without any they are drawn from a seed, and no gain
+    is 1 and no bias 0, so that every parameter matters. Nothing is downloaded, no code is run.
+
+    Args:
+        path: A `config.json`, or a folder with one.
+
+    Raises:
+        UsageError: There is none; or it is a GPT-1's, which needs no other reference.
+        InputRejectedError: It is damaged, or of no causal language model; or the weights are.
+        EnvironmentUnfitError: This machine has too little memory.
+    """
+    where = f"--reference {path}"
+    fix = "name a config.json of a causal language model, or a folder with one"
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError("there is no config", where=where, fix=fix)
+    with _rejecting(where, fix):
+        config = AutoConfig.from_pretrained(file, local_files_only=True, trust_remote_code=False)
+    if config.model_type == "openai-gpt":
+        raise UsageError(
+            "it is a GPT-1's config, and GPT-1 has a reference and an oracle already",
+            where=where,
+            fix="leave --reference out; --weights names a folder of weights",
+        )
+    with _rejecting(where, fix), torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    require_memory(
+        24 * sum(parameter.numel() for parameter in empty.parameters()),
+        "the reference and a candidate, in float32 and float64,",
+        where=where,
+        fix="use a smaller config of the same architecture",
+    )
+    with _rejecting(where, fix):
+        model: PreTrainedModel = _filled(path, config).eval()
+        return model
+
+
+def has_weights(path: Path) -> bool:
+    """Return whether a folder has weights beside its config."""
+    return path.is_dir() and any(one.suffix in (".safetensors", ".bin") for one in path.iterdir())
+
+
+@contextlib.contextmanager
+def _rejecting(where: str, fix: str) -> Iterator[None]:
+    """Raise any error of transformers as a rejection: it is more likely the config's than ours."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        raise InputRejectedError(
+            f"transformers makes no model of it: {type(error).__name__}: {message_of(error)}",
+            where=where,
+            fix=fix,
+        ) from error
+
+
+def _filled(path: Path, config: Any) -> Any:  # noqa: ANN401 - transformers types neither
+    """Return the model with the weights of its folder, or with drawn ones."""
+    # Eager attention has scores and weights; the fused one also scales query and key apart.
+    options = {**dtype_keyword(torch.float32), "attn_implementation": "eager"}
+    if has_weights(path):
+        return AutoModelForCausalLM.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, **options
+        )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
+        for parameter in model.parameters():
+            scale = min(parameter.shape) ** -0.5 if parameter.ndim > 1 else 0.2
+            parameter.add_(scale * torch.randn_like(parameter))
+    return model
+
+
 def reference_targets(reference: nn.Module, inputs: Inputs) -> list[Target]:
     """Return the operations of a reference as targets: outputs of its modules, and the rest.
 
@@ -94,7 +189,14 @@ def reference_targets(reference: nn.Module, inputs: Inputs) -> list[Target]:
         InconclusiveError: It cannot be called on token ids.
     """
     size = next((m.num_embeddings for m in reference.modules() if isinstance(m, nn.Embedding)), 1)
-    way = find_way(reference, inputs.token_ids[:, :5], size)
+    try:
+        way = find_way(reference, inputs.token_ids[:, :5], size)
+    except InconclusiveError as error:
+        raise InconclusiveError(
+            "the reference returns no logits for token ids",
+            where=f"{type(reference).__name__}: {error.what}",
+            fix="use a causal language model",
+        ) from error
     trace = watch(reference, lambda: way.call(reference, inputs))
     kept = dict(_named(reference, trace))
     values: dict[Number, Tensor] = {}
@@ -137,16 +239,34 @@ def _is_masked(value: Tensor) -> bool:
 
 
 def _named(reference: nn.Module, trace: Trace) -> Iterator[tuple[Number, str]]:
-    """Yield the events to compare, with names: of a module without parts only its last one."""
+    """Yield the events to compare, with names: of a module without parts only its last operation.
+
+    What depends on no parameter, such as a mask, is nothing to compare.
+    """
     leaves = {name for name, part in reference.named_modules() if not any(part.children())}
+    parameters = {name for name, _ in reference.named_parameters()}
     counts: dict[str, int] = {}
+    reached: set[Number] = set()
+    for event in trace.events:
+        if parameters & {*event.leaves} or reached & {*event.inputs}:
+            reached.add(event.number)
 
     def of(event: Event) -> tuple[str, bool]:
         return event.module, event.module in leaves
 
     for (module, is_leaf), run in groupby(trace.events, of):
-        made = [e for e in run if not e.shares and e.inputs and e.number[1] == 0]
-        for event in made[-1:] if is_leaf else made:
+        made = [
+            event
+            for event in run
+            if event.number in reached
+            and not event.shares
+            and (event.inputs or event.kernel == "embedding")
+            and event.number[1] == 0
+        ]
+        if is_leaf and made:  # a norm also makes its means, after its output
+            last = made[-1].kernel, made[-1].inputs
+            made = [next(event for event in made if (event.kernel, event.inputs) == last)]
+        for event in made:
             name = module if is_leaf else f"{module}: {event.kernel}".removeprefix(": ")
             counts[name] = counts.get(name, 0) + 1
             yield event.number, name if counts[name] == 1 else f"{name} {counts[name]}"

@@ -4,6 +4,7 @@ import dataclasses
 import linecache
 import math
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,14 +18,20 @@ from parity.core.comparison import Comparison
 from parity.core.inputs import Inputs
 from parity.core.lockstep import capture
 from parity.core.results import Reason, Report, Section, Verdict, WrongOperation
+from parity.core.taps import Axes
 from parity.diagnose import GPT1Explainer, gpt1_targets
 from parity.errors import ExitCode
+from parity.faults.forward import FORWARD_FAULTS
 from parity.operations import Call, split_name
+from parity.watch import Trace
 from parity.watch.calling import Way, find_way
 from parity.watched import Judgement, Mistake, WatchedModel, described, in_dtype, judge
 
 _MOST_LISTED = 5
 """Parameters without a match that a report lists."""
+
+_WIDEST = 160
+"""Characters of a note on the weights that a text has; JSON has all."""
 
 _MOST_LINES = 24
 """Lines of the table of parameters that a text has; JSON has all."""
@@ -82,12 +89,64 @@ def folded_by_block(matches: Sequence[Match]) -> list[str]:
     return [line if len(lines) > 1 else lines[0] for line, lines in alike.items()]
 
 
+def block_order(trace: Trace, matches: Sequence[Match]) -> list[int]:
+    """Return the blocks whose `c_fc` a run uses, in order."""
+    holds: dict[str, int] = {}
+    for match in matches:
+        whose = match.parts[0].reference if match.parts else ""
+        if named := re.fullmatch(r"h\.(\d+)\.mlp\.c_fc\.weight", whose):
+            holds[match.name] = int(named.group(1))
+    uses = (event for event in trace.events if not event.shares)
+    return [holds[leaf] for event in uses for leaf in event.leaves if leaf in holds]
+
+
+def wrong_order(
+    order: Sequence[int], n_layer: int, mistakes: Sequence[Mistake]
+) -> WrongOperation | None:
+    """Return what is wrong if a run does not use the blocks one after the other."""
+    right = list(range(n_layer))
+    if not order or list(order) == right:
+        return None
+    kinds = {
+        "blocks-reversed": right[::-1],
+        "string-order": sorted(right, key=str),
+        "block-skipped": [block for block in right if block in order],
+        "block-shared": [order[0]] * n_layer,
+    }
+    fault = next((name for name, of in kinds.items() if list(order) == list(of)), "blocks-swapped")
+    listed = ", ".join(map(str, order))
+    first = next((one for one in mistakes if one.event is not None), None)
+    return WrongOperation(
+        tap=mistakes[0].target if mistakes else "h.0.attn.query",
+        place=described(first.event, first.sites) if first and first.event else "",
+        code="",
+        fault=fault,
+        diagnosis=f"the weights of these blocks are used: {listed}; "
+        f"GPT-1 runs blocks 0 to {n_layer - 1}, each once",
+        fix=FORWARD_FAULTS[fault].fix,
+    )
+
+
 def narrow_words(judgement: Judgement) -> str:
     """Return where a dtype narrower than float64 enters; "" if none does."""
     event = next(iter(judgement.narrow.values()), None)
     if event is None:
         return ""
     return f"{str(event.narrow).removeprefix('torch.')} enters at {described(event)}"
+
+
+def _loading(notes: Sequence[str]) -> Section:
+    """Return how the weights came into a candidate that does not take them."""
+    special = [note for note in notes if " = " not in note]
+    count = len(notes) - len(special)
+    lines = [f"its parameters are filled by names, shapes and order: {count} lines"]
+    lines += [textwrap.shorten(note, _WIDEST, placeholder=" ...") for note in special]
+    return Section(
+        title="the weights, as proposed",
+        rows=[("", line) for line in lines],
+        folds=(1,),
+        note="another proposal: --map FILE; all lines are in the JSON report",
+    )
 
 
 def appendix(
@@ -133,6 +192,8 @@ class Watching:
     short: Judgement | None = None
     matches: list[Match] = dataclasses.field(default_factory=list)
     way: str = ""
+    n_layer: int = 0
+    notes: Sequence[str] = ()
 
     def prepare(self, run: Comparison, model: nn.Module) -> WatchedModel:
         """Return the candidate with its taps.
@@ -141,6 +202,8 @@ class Watching:
             InconclusiveError: It cannot be called, raises, or draws random numbers.
         """
         config = run.reference.config
+        self.n_layer = config.n_layer
+        self.notes = candidates.loading_notes(model)
         few = inputs.seeded(batch=2, time=5, vocab_size=config.vocab_size, seed=0).token_ids
         given = Inputs(token_ids=run.inputs.token_ids, positions=run.inputs.positions)
         whole = candidates.rebuilt(model, torch.float64) or model
@@ -162,6 +225,7 @@ class Watching:
             way,
             places,
             order=order,
+            causal=[tap.name for tap in run.plan if tap.kind.axes is Axes.SCORES],
             vocab_size=config.vocab_size,
             profile=candidates.Profile(
                 shown=[name for name in order if name in places],
@@ -217,12 +281,24 @@ class Watching:
         """
         if self.judgement is None:
             return report
-        wrong = self.judgement.mistakes if report.verdict is Verdict.FAIL else ()
+        wrong: list[WrongOperation] = []
+        if report.verdict is Verdict.FAIL:
+            order = block_order(self.judgement.trace, self.matches)
+            mistakes = self.judgement.mistakes
+            structural = wrong_order(order, self.n_layer, mistakes)
+            wrong = [structural] if structural else list(wrong_operations(mistakes))
         return dataclasses.replace(
             report,
-            wrong=list(wrong_operations(wrong)),
-            appendix=[appendix(report, self.way, self.matches, self.judgement, self.short)],
-            details={**report.details, "parameters": [str(match) for match in self.matches]},
+            wrong=wrong,
+            appendix=[
+                *([_loading(self.notes)] if self.notes else []),
+                appendix(report, self.way, self.matches, self.judgement, self.short),
+            ],
+            details={
+                **report.details,
+                "parameters": [str(match) for match in self.matches],
+                "loaded": self.notes,
+            },
         )
 
     def _reasons(self) -> Iterator[Reason]:

@@ -87,27 +87,7 @@ def build_candidate(name: str, weights: Weights, mapping: str | Path | None = No
     def build(dtype: torch.dtype) -> nn.Module:
         nonlocal notes
         state = {key: torch.tensor(array, dtype=dtype) for key, array in weights.tensors.items()}
-        device = torch.empty(0).device  # torch 2.6 fails to name the default after it was reset
-        with _beside(name), _running(name, f"it is called as {make.text}"):
-            model = make.call(weights.config, state)
-        if (changed := torch.empty(0).device) != device:
-            raise InputRejectedError(
-                f"the candidate changed torch's default device to {changed}",
-                where=f"--candidate {name}",
-                fix="use `with torch.device(...)`, which ends; --device moves the model",
-            )
-        if not isinstance(model, nn.Module):
-            raise InputRejectedError(
-                f"the candidate's function returned {type(model).__name__}, not a torch module",
-                where=f"--candidate {name}",
-                fix="return a torch.nn.Module called as model(ids, positions, mask, tap=tap)",
-            )
-        with _running(name, "its parameters must have values when it is built"):
-            model.eval()  # it may be overridden and return nothing
-            named = model.named_parameters()
-            if empty := [n for n, p in named if is_lazy(p) or p.is_meta]:
-                message = f"{empty[0]} is on the meta device, or has no shape yet"
-                raise ValueError(message)
+        model = _made(name, make.text, lambda: make.call(weights.config, state))
         if not make.takes_weights:
             notes = load(model, state, weights.config["n_head"], given)
         return model
@@ -116,6 +96,57 @@ def build_candidate(name: str, weights: Weights, mapping: str | Path | None = No
     _require_whole_precision(model, name)
     _BUILDERS[model] = lambda dtype: build(dtype).to(dtype)
     _NOTES[model] = notes
+    return model
+
+
+def build_as_given(name: str, config: object, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return a candidate of any architecture, in evaluation mode.
+
+    The name is a function `build(config, weights)`, which gets both as they are, or a module.
+
+    Raises:
+        UsageError: There is no such function or module.
+        InputRejectedError: The file or the function raised, or did not return a module.
+        InconclusiveError: The function rounded the weights.
+    """
+    file, _, attribute = _split(name)
+    with _beside(name):
+        found = _in_file(name) if file else _in_module(name)
+    is_class = inspect.isclass(found)  # its arguments may be any, and the weights are not copied
+    if is_class or not callable(found):
+        raise _absent(name, f"{attribute or 'build'} is no function build(config, weights)")
+    model = _made(
+        name,
+        "build(config, weights)",
+        lambda: found if isinstance(found, nn.Module) else found(config, weights),
+    )
+    _require_whole_precision(model, name)
+    return model
+
+
+def _made(name: str, text: str, make: Callable[[], object]) -> nn.Module:
+    """Return what a candidate's function makes, in evaluation mode."""
+    device = torch.empty(0).device  # torch 2.6 fails to name the default after it was reset
+    with _beside(name), _running(name, f"it is called as {text}"):
+        model = make()
+    if (changed := torch.empty(0).device) != device:
+        raise InputRejectedError(
+            f"the candidate changed torch's default device to {changed}",
+            where=f"--candidate {name}",
+            fix="use `with torch.device(...)`, which ends; --device moves the model",
+        )
+    if not isinstance(model, nn.Module):
+        raise InputRejectedError(
+            f"the candidate's function returned {type(model).__name__}, not a torch module",
+            where=f"--candidate {name}",
+            fix="return a torch.nn.Module called as model(ids, positions, mask, tap=tap)",
+        )
+    with _running(name, "its parameters must have values when it is built"):
+        model.eval()  # it may be overridden and return nothing
+        named = model.named_parameters()
+        if empty := [n for n, p in named if is_lazy(p) or p.is_meta]:
+            message = f"{empty[0]} is on the meta device, or has no shape yet"
+            raise ValueError(message)
     return model
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.core import candidates, liveness, runners
+from parity.core.candidates import PreparedCandidate
 from parity.core.environment import environment, pinned_settings
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
@@ -66,7 +67,7 @@ class Comparison:
     explainer: Explainer
     progress: Progress
     fingerprints: Fingerprints = dataclasses.field(default_factory=Fingerprints)
-    prepare: "Callable[[Comparison, nn.Module], candidates.PreparedCandidate] | None" = None
+    prepare: "Callable[[Comparison, nn.Module], PreparedCandidate] | None" = None
 
     def __post_init__(self) -> None:
         self.rows: list[Row] = []
@@ -95,7 +96,7 @@ class Comparison:
         if backend not in self.profiles:
             return {}  # it could not be examined
         shown = {*self.profiles[backend].shown, "logits", "loss"}
-        is_prepared = isinstance(self.candidates[backend], candidates.PreparedCandidate)
+        is_prepared = isinstance(self.candidates[backend], PreparedCandidate)
         why = f"the candidate does not {'form' if is_prepared else 'show'} it"
         return {tap.name: why for tap in self._forward_taps if tap.name not in shown}
 
@@ -213,7 +214,7 @@ class Comparison:
         theirs = runners.model_in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
         runners.check_evaluating({**ours, "huggingface": theirs})
         for model in ours.values():
-            if isinstance(model, candidates.PreparedCandidate):
+            if isinstance(model, PreparedCandidate):
                 model.answers = None
                 if raw is not None:
                     model.answers = runners.rounded_oracle(self.reference, self.inputs, dtype, raw)

@@ -22,6 +22,7 @@ class Fingerprint(NamedTuple):
         causal: The same of the entries on and below the diagonal of the last two axes, after its
             own largest magnitude; empty where these axes are not square. A mask's value is not in
             it.
+        ahead: Number of entries above that diagonal that no mask hides: above -1,000.
     """
 
     size: int
@@ -29,6 +30,7 @@ class Fingerprint(NamedTuple):
     largest: float
     moments: tuple[float, ...]
     causal: tuple[float, ...] = ()
+    ahead: int = 0
 
     def is_like(self, other: "Fingerprint", tolerance: float = 1e-6) -> bool:
         """Return whether both may be of the same numbers.
@@ -57,18 +59,26 @@ def fingerprint_of(tensor: Tensor) -> Fingerprint:
     values = tensor.detach().to(torch.float64)
     finite, largest, moments = _moments(values.reshape(-1))
     causal: tuple[float, ...] = ()
+    ahead = 0
     if values.ndim > 1 and values.shape[-1] == values.shape[-2] > 1:
         kept = _triangle(values.shape[-1]).to(values.device)
         causal_finite, causal_largest, causal_moments = _moments(values.flatten(-2)[..., kept])
         causal = (causal_largest, *causal_moments, float(causal_finite))
-    return Fingerprint(values.numel(), finite, largest, moments, causal)
+        shown = values > _HIDDEN
+        ahead = int(shown.sum()) - int(shown.flatten(-2)[..., kept].sum())
+    return Fingerprint(values.numel(), finite, largest, moments, causal, ahead)
+
+
+_HIDDEN = -1e3
+"""What a mask makes of scores, or less."""
 
 
 @functools.lru_cache(maxsize=8)
 def _triangle(side: int) -> Tensor:
     """Return the places on and below the diagonal of a square matrix, row by row."""
     rows, columns = torch.tril_indices(side, side)
-    return rows * side + columns
+    places: Tensor = rows * side + columns
+    return places
 
 
 def _moments(values: Tensor) -> tuple[int, float, tuple[float, ...]]:

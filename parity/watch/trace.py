@@ -157,7 +157,7 @@ def _opened(model: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast)
 
 
-class _Calls(TorchFunctionMode):  # type: ignore[no-untyped-call] # torch's own base
+class _Calls(TorchFunctionMode):
     """Notes which function of torch the model's code calls."""
 
     name = ""
@@ -183,7 +183,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
     def __init__(self, model: nn.Module, visit: Visit | None, *, records: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
-        self.calls = _Calls()  # type: ignore[no-untyped-call]
+        self.calls = _Calls()
         self._records = records
         self._visit = visit
         self._count = 0

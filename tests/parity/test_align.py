@@ -1,13 +1,33 @@
-"""Parameters are found by value, however a model names, cuts, turns and joins them."""
+"""Parameters and activations are found by value, however a model names and arranges them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from parity.align import match_parameters
+from parity.align import (
+    Alignment,
+    Cuts,
+    Layout,
+    Place,
+    Target,
+    departures,
+    events_before,
+    find_activations,
+    is_canonical,
+    match_parameters,
+    write_target,
+)
 from parity.checkpoints.weights import Weights
+from parity.watch import Number, Trace, replay, watch
 
 BLOCK = "h.3.attn.c_attn"
+NO_CUTS: Cuts = MappingProxyType({})
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +98,221 @@ def test_what_matches_nothing_is_reported(reference: dict[str, Tensor]) -> None:
         "wrong_bias [84]: no match",
         "mask [5, 5]: 1 throughout",
     ]
+
+
+# Activations.
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Model(nn.Module):
+    def __init__(self, function: Callable[[], object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self) -> object:
+        return self.function()
+
+
+def aligned(
+    function: Callable[[], object], targets: Sequence[Target], cuts: Cuts = NO_CUTS
+) -> tuple[Trace, Alignment]:
+    model = Model(function)
+
+    def write(number: Number, tensor: Tensor) -> None:
+        if number in cuts:
+            write_target(tensor, *cuts[number])
+
+    trace = watch(model, model, write)
+    return trace, find_activations(trace, targets, partial(replay, model, model), cuts)
+
+
+def departed(
+    function: Callable[[], object], targets: Sequence[Target], cuts: Cuts = NO_CUTS
+) -> dict[str, str | None]:
+    """Return the kernel of the operation at each target that is missing."""
+    trace, alignment = aligned(function, targets, cuts)
+    right = events_before(trace, alignment, cuts)
+    found = departures(trace, targets, alignment, cuts, right)
+    return {one.target: one.event and one.event.kernel for one in found}
+
+
+HEADS = random(2, 3, 5, 4)
+"""Batch, head, time, head width: no two are equal."""
+
+ARRANGED = {
+    "as it is": HEADS,
+    "[batch time head width]": HEADS.transpose(1, 2).contiguous(),
+    "[batch time (head width)]": HEADS.transpose(1, 2).reshape(2, 5, 12),
+    "[batch head width time]": HEADS.transpose(2, 3),
+    "[(batch head) time width]": HEADS.reshape(6, 5, 4),
+    "[time batch (head width)]": HEADS.permute(2, 0, 1, 3).reshape(5, 2, 12),
+    "one row": HEADS.reshape(-1),
+}
+REORDERED = {
+    "[head time width] read as [time width]": HEADS.reshape(2, 5, 12),
+    "heads reversed": HEADS.flip(1),
+    "heads interleaved": HEADS.permute(0, 2, 3, 1).reshape(2, 5, 12).unflatten(-1, (3, 4)),
+    "time reversed": HEADS.flip(2),
+    "one element changed": HEADS + 1e-8 * HEADS.eq(HEADS.max()),
+}
+
+
+@pytest.mark.parametrize("name", ARRANGED)
+def test_a_tensor_is_found_in_any_arrangement(name: str) -> None:
+    target = Target(name="heads", value=HEADS)
+    _, alignment = aligned(lambda: ARRANGED[name] * 1.0, [target])
+    (place,) = alignment.found["heads"]
+    assert place.error == 0.0
+    assert torch.equal(place.layout.restore(ARRANGED[name]), HEADS)
+    assert torch.equal(place.layout.arrange(HEADS, ARRANGED[name].shape), ARRANGED[name])
+
+
+@pytest.mark.parametrize("name", REORDERED)
+def test_the_same_numbers_in_another_order_are_not_found(name: str) -> None:
+    _, alignment = aligned(lambda: REORDERED[name] * 1.0, [Target(name="heads", value=HEADS)])
+    assert "heads" not in alignment.found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape", "expected"),
+    [
+        ((2, 3, 5, 4), (2, 3, 20), True),
+        ((2, 3, 5, 4), (30, 4), True),
+        ((2, 60), (2, 3, 5, 4), True),  # an axis is split
+        ((2, 3, 5, 4), (2, 1, 3, 5, 4), True),
+        ((2, 3, 5, 4), (2, 5, 12), False),
+        ((2, 3, 5, 4), (4, 30), False),
+    ],
+)
+def test_whole_axes_are_joined_or_split(
+    sizes: Sequence[int], shape: Sequence[int], *, expected: bool
+) -> None:
+    assert is_canonical(sizes, shape) is expected
+
+
+@pytest.mark.parametrize(("axis", "count"), [(0, 2), (1, 3)], ids=["rows", "heads"])
+@pytest.mark.parametrize("wrong", [None, 1])
+def test_rows_and_heads_may_be_computed_one_by_one(
+    wrong: int | None, axis: int, count: int
+) -> None:
+    target = Target(name="heads", value=HEADS, heads=1)
+    parts = [HEADS.select(axis, i) + (1e-6 if i == wrong else 0.0) for i in range(count)]
+    _, alignment = aligned(lambda: [part * 1.0 for part in parts], [target])
+    found = [place.part for place in alignment.found.get("heads", ())]
+    assert found == ([(axis, i) for i in range(count)] if wrong is None else [])
+
+
+@pytest.mark.parametrize(
+    ("row", "causal", "expected"),
+    [(None, True, True), (3, True, False), (None, False, False)],
+)
+def test_above_the_diagonal_a_mask_may_hold_anything(
+    row: int | None, *, causal: bool, expected: bool
+) -> None:
+    scores = random(2, 5, 5)
+    masked = scores.masked_fill(~torch.ones(5, 5).tril().bool(), -1e4)
+    if row is not None:
+        masked[1, row, 2] += 1e-6
+    target = Target(name="scores", value=scores, causal=causal)
+    _, alignment = aligned(lambda: masked * 1.0, [target])
+    assert ("scores" in alignment.found) is expected
+
+
+X = random(2, 5, 6)
+CHAIN = [
+    Target(name="a", value=X.exp()),
+    Target(name="b", value=X.exp().sin(), inputs=["a"]),
+    Target(name="c", value=X.exp().sin().tanh(), inputs=["b"]),
+    Target(name="d", value=X.exp().sin().tanh() + X.exp(), inputs=["a", "c"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        pytest.param(lambda: X.exp().sin().tanh() + X.exp(), {}, id="right"),
+        pytest.param(lambda: CHAIN[2].value * 1.0 + X.exp(), {}, id="b is not formed"),
+        pytest.param(lambda: X.exp().cos().tanh() + X.exp(), {"b": "cos"}, id="cos for sin"),
+        pytest.param(lambda: X.exp().tanh() + X.exp(), {"b": "tanh"}, id="no sin"),
+        pytest.param(lambda: X.exp().sin().tanh() + X, {"d": "add"}, id="another sum"),
+        pytest.param(lambda: X.exp().sin().tanh(), {"d": None}, id="nothing behind c"),
+        pytest.param(lambda: X.cosh().sin().tanh(), {"a": "cosh"}, id="nothing right"),
+    ],
+)
+def test_a_departure_is_the_first_missing_target_with_its_inputs(
+    function: Callable[[], object], expected: Mapping[str, str | None]
+) -> None:
+    assert departed(function, CHAIN) == expected
+
+
+def test_what_follows_a_replaced_output_is_no_proof_of_what_is_before_it() -> None:
+    """In a row of a, b, c and d, b is wrong and c is replaced; d is right, and b is not."""
+    row = [*CHAIN[:3], Target(name="d", value=CHAIN[2].value.cosh(), inputs=["c"])]
+
+    def wrong() -> Tensor:
+        return X.exp().cos().tanh().cosh()
+
+    trace, _ = aligned(wrong, row)
+    (made,) = (event.number for event in trace.events if event.kernel == "tanh")
+    layout = Layout((0, 1, 2), tuple(X.shape))
+    cuts = {made: (row[2], Place(number=made, layout=layout, part=None, error=0.0))}
+    _, alignment = aligned(wrong, row, cuts)
+    assert list(alignment.found) == ["a", "d"]
+    assert departed(wrong, row, cuts) == {"b": "cos"}
+
+
+Q, K, V = (random(2, 5, 8, seed=seed) for seed in (1, 2, 3))
+NORM = nn.LayerNorm(8, eps=1e-5).double().requires_grad_(False)
+SCORES = Q @ K.mT
+CONTEXT = SCORES.softmax(-1) @ V
+NARROW = [
+    Target(name="scores", value=SCORES),
+    Target(name="weights", value=SCORES.softmax(-1), inputs=["scores"]),
+    Target(name="context", value=CONTEXT, inputs=["weights"]),
+    Target(name="norm", value=NORM(CONTEXT), inputs=["context"]),
+    Target(name="gelu", value=functional.gelu(NORM(CONTEXT), approximate="tanh"), inputs=["norm"]),
+]
+
+
+def narrow_inside(
+    eps: float = 1e-5, approximate: str = "tanh", factor: float = 1.0, nudge: float = 0.0
+) -> Callable[[], Tensor]:
+    """Return a forward pass with its softmax in float32."""
+
+    def run() -> Tensor:
+        weights = (Q @ K.mT).float().softmax(-1)
+        if nudge:
+            weights[0, 1, 2] += nudge
+        weights = weights.double() * factor
+        normed = functional.layer_norm(weights @ V, (8,), NORM.weight, NORM.bias, eps)
+        return functional.gelu(normed, approximate=approximate)
+
+    return run
+
+
+def test_float32_inside_is_accepted_and_named() -> None:
+    trace, alignment = aligned(narrow_inside(), NARROW)
+    assert list(alignment.found) == [target.name for target in NARROW]
+    made = {event.number: event for event in trace.events}
+    assert {alignment.narrow[number] for number in alignment.narrow} == {"scores", "weights"}
+    assert {str(made[number].narrow) for number in alignment.narrow} == {"torch.float32"}
+    for name in ("context", "norm", "gelu"):  # behind it the run goes on with the right weights
+        assert max(place.error for place in alignment.found[name]) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"approximate": "none"}, {"gelu": "gelu"}),
+        ({"eps": 2e-5}, {"norm": "native_layer_norm"}),
+        ({"factor": 1.0 + 1e-5}, {"context": "mul"}),
+        ({"nudge": 1e-5}, {"context": "add_"}),
+    ],
+)
+def test_a_fault_behind_float32_is_found(
+    wrong: Mapping[str, Any], expected: Mapping[str, str]
+) -> None:
+    assert departed(narrow_inside(**wrong), NARROW) == expected

@@ -14,14 +14,14 @@ import typer
 
 from parity import check as module
 from parity import verbs
+from parity.checks.generation.faults import GENERATION_FAULTS
+from parity.checks.gradients.faults import BACKWARD_FAULTS
+from parity.checks.tokens.faults import TOKENIZER_FAULTS
+from parity.checks.training.faults import TRAINING_FAULTS
 from parity.core import inputs
 from parity.errors import InconclusiveError, UsageError
-from parity.faults.backward import BACKWARD_FAULTS
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
-from parity.faults.generation import GENERATION_FAULTS
 from parity.faults.registry import parse
-from parity.faults.tokenizer import TOKENIZER_FAULTS
-from parity.faults.training import TRAINING_FAULTS
 
 Check = Callable[..., Any]
 

@@ -15,12 +15,12 @@ from transformers import OpenAIGPTLMHeadModel
 from parity import layerwise, verbs
 from parity.checkpoints.weights import Weights
 from parity.checks.gradients.check import gradients
+from parity.checks.gradients.faults import BACKWARD_FAULTS
 from parity.checks.training.runners import batches
 from parity.core import runners
 from parity.core.inputs import Inputs, digest, parse, seeded
 from parity.core.results import Mode, Report, Row
 from parity.core.tolerances import FEWEST_PREDICTIONS
-from parity.faults.backward import BACKWARD_FAULTS
 from parity.faults.forward import FORWARD_FAULTS
 from parity.options import LayerwiseOptions, recorded_options
 from reference import huggingface, surrogate

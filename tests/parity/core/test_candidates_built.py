@@ -1,5 +1,6 @@
 """`--candidate`: how a model is found, built, compared and rejected."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,8 @@ TINY = ("layerwise", "--weights", "tiny", "--seq-len", "5", "--dtype", "float64"
 
 WRONG = "model.h[2].ln_1.epsilon = 1e-4\n    return model"
 """A last line of our candidate."""
-EXAMPLE = (Path(__file__).parents[3] / "examples/broken_gpt.py").read_text(encoding="utf-8")
+EXAMPLES = Path(__file__).parents[3] / "examples"
+BROKEN = (EXAMPLES / "broken_gpt.py").read_text(encoding="utf-8")
 
 
 Candidate = Callable[..., str]
@@ -34,22 +36,61 @@ def test_a_right_candidate_passes(
     assert result.stdout.splitlines()[-1].startswith(f"PASS  {count} of {count}")
 
 
-@pytest.mark.parametrize(
-    ("text", "tap"), [({"last": WRONG}, "h.2.ln_1"), ({"text": EXAMPLE}, "h.0.mlp.gelu")]
+def test_a_wrong_candidate_fails_where_it_is_wrong(check: Check, candidate: Candidate) -> None:
+    result = check(*TINY, "--candidate", candidate(last=WRONG))
+    assert (result.exit_code, result.stdout.split()[-1]) == (1, "h.2.ln_1")
+
+
+def test_the_textbook_passes(check: Check, tap_counts: dict[str, int]) -> None:
+    result = check(*TINY, "--candidate", EXAMPLES / "textbook_gpt.py")
+    count = tap_counts["plain"]
+    last = result.stdout.splitlines()[-1]
+    assert (result.exit_code, last) == (0, f"PASS  {count} of {count} taps on candidate compared")
+    assert f"rests on      {count} taps, the logits among them" in result.stdout
+
+
+def test_the_bug_of_the_example_is_named(check: Check) -> None:
+    """The report has the operation with its line, every block that has it, and the fix."""
+    file = EXAMPLES / "broken_gpt.py"
+    line = BROKEN[: BROKEN.index("nn.functional.gelu(self.widen(x))")].count("\n") + 1
+    result = check(*TINY, "--candidate", file, "--format", "json")
+    report = json.loads(result.stdout)
+    (wrong,) = report["wrong"]
+    assert (result.exit_code, report["first_divergence"]["tap"]) == (1, "h.0.mlp.gelu")
+    assert wrong["place"].startswith("layers.0.feed_forward, ")
+    assert wrong["place"].endswith(f"broken_gpt.py:{line}, functional.gelu")
+    assert wrong["tap"] == "h.0.mlp.gelu, and in blocks 1 to 11"
+    assert wrong["diagnosis"].startswith(
+        "the erf form of GELU; GPT-1 has the tanh form of GELU (reproduced to "
+    )
+    assert wrong["fix"] == 'functional.gelu(x, approximate="tanh")'
+
+
+RIGHT = BROKEN.replace("(self.widen(x))", '(self.widen(x), approximate="tanh")')
+MASKED = (
+    RIGHT.replace("tokens: Tensor)", "tokens: Tensor, attention_mask: Tensor | None = None)")
+    .replace("        places =", "        SelfAttention.mask = attention_mask\n        places =")
+    .replace(
+        "        y =",
+        "        if self.mask is not None:\n            scores = "
+        "scores.masked_fill(~self.mask[:, None, None], -math.inf)\n        y =",
+    )
 )
-def test_a_wrong_candidate_fails_where_it_is_wrong(
-    text: dict[str, str], tap: str, check: Check, candidate: Candidate
-) -> None:
-    result = check(*TINY, "--candidate", candidate(**text))
-    assert (result.exit_code, result.stdout.split()[-1]) == (1, tap)
 
 
 def test_the_example_has_no_other_bug(check: Check, candidate: Candidate) -> None:
-    """With the correction that it names at its end it passes, padding included."""
-    right = EXAMPLE.replace("functional.gelu(inner)", 'functional.gelu(inner, approximate="tanh")')
-    assert right != EXAMPLE
+    """With the correction that it names at its end it passes."""
+    assert check(*TINY, "--candidate", candidate(RIGHT)).exit_code == 0
+
+
+def test_padding_is_compared_at_the_logits(check: Check, candidate: Candidate) -> None:
+    """A candidate without a mask is not compared."""
     ids = ["--token-ids", "5,210,0,17,3;12,7"]
-    assert check(*TINY, *ids, "--candidate", candidate(right)).exit_code == 0
+    result = check(*TINY, *ids, "--candidate", candidate(RIGHT))
+    assert result.exit_code == 3
+    assert "the inputs have mask, and the candidate takes none" in result.stdout
+    result = check(*TINY, *ids, "--candidate", candidate(MASKED))
+    assert result.stdout.splitlines()[-1] == "PASS  2 of 2 taps on candidate compared"
 
 
 def test_a_module_is_imported_by_name(

@@ -16,17 +16,25 @@ from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
+from parity.checks.generation import faults as generation
 from parity.checks.generation.check import GenerationInputs, rows_of
+from parity.checks.generation.faults import GENERATION_FAULTS, GenerationFault
 from parity.checks.generation.texts import draw_prompts
+from parity.checks.gradients import faults as backward
 from parity.checks.gradients import slope
 from parity.checks.gradients.check import gradients
+from parity.checks.gradients.faults import BACKWARD_FAULTS, BackwardFault
 from parity.checks.gradients.taps import gradient_names
 from parity.checks.layerwise import layerwise
 from parity.checks.tokens import check as tokens_check
+from parity.checks.tokens import faults as tokenizer
 from parity.checks.tokens.check import tokens
+from parity.checks.tokens.faults import TOKENIZER_FAULTS, TokenizerFault
 from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
 from parity.checks.tokens.strings import HAND_PICKED, words_of_tokens
+from parity.checks.training import faults as training_faults
 from parity.checks.training.check import training
+from parity.checks.training.faults import TRAINING_FAULTS, TrainingFault
 from parity.checks.training.runners import VARIANTS, batches
 from parity.core import inputs
 from parity.core.backends import EAGER
@@ -36,14 +44,9 @@ from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import taps
 from parity.core.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds, bounds_for
 from parity.errors import ExitCode, UsageError
-from parity.faults import backward, forward, generation, tokenizer
-from parity.faults import training as training_faults
-from parity.faults.backward import BACKWARD_FAULTS, BackwardFault
+from parity.faults import forward
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
-from parity.faults.generation import GENERATION_FAULTS, GenerationFault
 from parity.faults.registry import Fault, faults_of, listing, parse
-from parity.faults.tokenizer import TOKENIZER_FAULTS, TokenizerFault
-from parity.faults.training import TRAINING_FAULTS, TrainingFault
 from scratch_gpt import GPT
 from scratch_gpt.tokenizer.bpe import END
 

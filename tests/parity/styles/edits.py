@@ -21,7 +21,9 @@ Build = Callable[[GPTConfig, Mapping[str, Tensor]], nn.Module]
 HERE = Path(__file__).parent
 
 STYLES = sorted(
-    path.stem for path in HERE.glob("*.py") if path.stem not in ("edits", "test_styles")
+    path.stem
+    for path in HERE.glob("*.py")
+    if path.stem != "edits" and not path.stem.startswith("test_")
 )
 """Every style by the name of its file."""
 
@@ -189,6 +191,7 @@ FAULTS: dict[str, set[str]] = {
     "softmax-over-heads": _WEIGHTS,
     "attention-dropout-left-on": _WEIGHTS,
     "heads-merged-without-transpose": {"attn.context", "attn"},
+    "heads-merged-interleaved": {"attn.context", "attn"},
     "heads-reversed": {"attn.context", "attn"},
     "projection-transposed": {"attn"},
     "attn-c-proj-bias-dropped": {"attn"},
@@ -238,6 +241,7 @@ _NAMES: dict[str, set[str]] = {
     "first-block-skipped": {"block-skipped"},
     "last-block-skipped": {"block-skipped"},
     "key-for-value": set(),
+    "query-key-swapped": {"query-key-swapped", "scores-transposed"},
     "query-bias-dropped": {"c-attn-bias-dropped"},
     "value-bias-dropped": {"c-attn-bias-dropped"},
     "scale-twice": {"scale-without-root"},
@@ -1059,8 +1063,16 @@ _TABLE["time_first"] = {
         "x = self.layer_norm_1(x)",
     ),
     "heads-split-without-transpose": (
-        "q = q.contiguous().view(tgt_len, bsz * self.heads, self.head_dim).transpose(0, 1)",
-        "q = q.contiguous().view(bsz * self.heads, tgt_len, self.head_dim)",
+        """\
+        q = q.contiguous().view(tgt_len, bsz * self.heads, self.head_dim).transpose(0, 1)
+        k = k.contiguous().view(tgt_len, bsz * self.heads, self.head_dim).transpose(0, 1)
+        v = v.contiguous().view(tgt_len, bsz * self.heads, self.head_dim).transpose(0, 1)
+""",
+        """\
+        q = q.transpose(0, 1).reshape(bsz * self.heads, tgt_len, self.head_dim)
+        k = k.transpose(0, 1).reshape(bsz * self.heads, tgt_len, self.head_dim)
+        v = v.transpose(0, 1).reshape(bsz * self.heads, tgt_len, self.head_dim)
+""",
     ),
     "query-key-swapped": ("q, k, v = self.in_proj", "k, q, v = self.in_proj"),
     "key-value-swapped": ("q, k, v = self.in_proj", "q, v, k = self.in_proj"),
@@ -1181,7 +1193,7 @@ x = residual + x
     "silu": ('F.gelu(x, approximate="tanh")', "F.silu(x)"),
     "mlp-c-proj-bias-dropped": ("x = self.fc2(x)", "x = F.linear(x, self.fc2.weight)"),
     "final-norm": ("F.linear(x, self", "F.linear(F.layer_norm(x, (self.dim,)), self"),
-    "untied-head": ("(x, self.embed_tokens.weight)", "(x, self.embed_tokens.weight.roll(1, 0))"),
+    "untied-head": ("(x, self.embed_tokens.weight)", "(x, self.embed_tokens.weight.flip(0))"),
     "logits-scaled": (
         "out = F.linear(x, self.embed_tokens.weight)",
         "out = F.linear(x, self.embed_tokens.weight) / math.sqrt(self.dim)",
@@ -1208,7 +1220,7 @@ _TABLE["heads"] = {
     "mask-upside-down": ("self.tril[:T, :T] == 0", "self.tril[:T, :T].T == 0"),
     "mask-zero": ('float("-inf")', "0.0"),
     "softmax-over-queries": ("dim=-1)\n        # perform", "dim=1)\n        # perform"),
-    "heads-interleaved": (
+    "heads-merged-interleaved": (
         "out = torch.cat([h(x) for h in self.heads], dim=-1)",
         "out = torch.stack([h(x) for h in self.heads], dim=-1).flatten(-2)",
     ),
@@ -1255,7 +1267,7 @@ _TABLE["heads"] = {
     ),
     "untied-head": (
         'sd["lm_head.weight"] = weights["tokens_embed.weight"]',
-        'sd["lm_head.weight"] = weights["tokens_embed.weight"].roll(1, 0)',
+        'sd["lm_head.weight"] = weights["tokens_embed.weight"].flip(0)',
         "logits = self.lm_head",
     ),
 }
@@ -1577,7 +1589,7 @@ _TABLE["closures"] = {
     "untied-head": ("x @ words().T", "x @ words().flip(0).T"),
     "final-norm": (
         "self.unembed(self.body(self.embed(inputs)))",
-        "self.unembed(nn.functional.normalize(self.body(self.embed(inputs)), dim=-1))",
+        "self.unembed(nn.functional.layer_norm(h := self.body(self.embed(inputs)), h.shape[-1:]))",
     ),
 }
 _TABLE["last_only"] = {

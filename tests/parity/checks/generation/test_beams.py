@@ -10,9 +10,9 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.checks.generation import rules
 from parity.checks.generation import texts as references
 from parity.checks.generation.beams import Setting, found_by, found_by_oracle, rescored, unfilled
+from parity.checks.generation.faults import GENERATION_FAULTS, inject
 from parity.core.metrics import Status
 from parity.core.tolerances import Bounds
-from parity.faults.generation import GENERATION_FAULTS, inject
 from reference import huggingface_generation
 from scratch_gpt import GPT
 from scratch_gpt.generation.beam_search import EarlyStopping

@@ -20,6 +20,7 @@ from parity.checks.generation.check import (
     generation,
     rows_of,
 )
+from parity.checks.generation.faults import GENERATION_FAULTS, inject
 from parity.checks.generation.rows import BACKEND
 from parity.checks.generation.texts import WAYS, Injected, draw_prompts
 from parity.core.fingerprints import Fingerprint
@@ -28,7 +29,6 @@ from parity.core.results import Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.tolerances import bounds_for
 from parity.errors import ExitCode, UsageError
-from parity.faults.generation import GENERATION_FAULTS, inject
 from scratch_gpt import GPT
 from scratch_gpt.generation.decoder import Decoder
 

@@ -10,6 +10,8 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
 from parity.checks.gradients.check import gradients
+from parity.checks.gradients.faults import grafted
+from parity.checks.gradients.faults import inject as inject_backward
 from parity.checks.gradients.taps import gradient_names, is_parameter, kind_of, parameter_names
 from parity.core import inputs
 from parity.core.fingerprints import Fingerprint
@@ -20,8 +22,6 @@ from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import never_formed
 from parity.core.tolerances import FEWEST_PREDICTIONS, SLOPE_BOUND, Bounds
 from parity.errors import ExitCode
-from parity.faults.backward import grafted
-from parity.faults.backward import inject as inject_backward
 from scratch_gpt import GPT
 
 LAYERS = 12

@@ -12,9 +12,9 @@ import pytest
 from parity.checks.tokens import check as tokens_check
 from parity.checks.tokens import strings
 from parity.checks.tokens.check import tokens
+from parity.checks.tokens.faults import TOKENIZER_FAULTS, inject
 from parity.checks.tokens.runners import CandidateTokenizer, HuggingFace
 from parity.checks.tokens.strings import generate_strings, strings_of_added
-from parity.faults.tokenizer import TOKENIZER_FAULTS, inject
 from reference.original_tokenizer import OriginalTokenizer
 from scratch_gpt import Tokenizer
 from scratch_gpt.tokenizer.added_tokens import AddedToken, AddedTokenFinder

@@ -11,8 +11,8 @@ from tokenizers.normalizers import BertNormalizer
 from parity.checks.tokens import check as tokens_check
 from parity.checks.tokens import strings
 from parity.checks.tokens.check import tokens
+from parity.checks.tokens.faults import inject
 from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
-from parity.faults.tokenizer import inject
 from reference import compat
 from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from reference.published_token_ids import PublishedIds

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from parity.checks.tokens.diagnosis import cause_of, part, shortest
+from parity.checks.tokens.faults import inject
 from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
-from parity.faults.tokenizer import inject
 from reference.huggingface_tokenizer import Encoding
 
 

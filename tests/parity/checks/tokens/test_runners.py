@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from parity.checkpoints.huggingface_files import VOCABULARY_FILES
 from parity.checks.tokens import runners, strings
 from parity.checks.tokens.diagnosis import part
+from parity.checks.tokens.faults import inject
 from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
-from parity.faults.tokenizer import inject
 from reference import hub, published
 from reference.huggingface_tokenizer import HuggingFaceTokenizer
 from scratch_gpt import Tokenizer

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
+from parity.checks.gradients.faults import inject as inject_backward
 from parity.checks.training.check import training
+from parity.checks.training.faults import TRAINING_FAULTS
 from parity.checks.training.runners import VARIANTS, Named, Recipe, TrainingStep, batches
 from parity.checks.training.taps import ORDER, parse_quantity
 from parity.core.fingerprints import Fingerprint
@@ -19,8 +21,6 @@ from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import ExitCode
-from parity.faults.backward import inject as inject_backward
-from parity.faults.training import TRAINING_FAULTS
 from scratch_gpt import GPT
 from scratch_gpt.optimizer import Adam, Rates
 
