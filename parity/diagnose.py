@@ -124,7 +124,7 @@ class GPT1Explainer:
                 inside, behind = self._changed(block, fault, names[0], expected)
             except RuntimeError:
                 continue  # shapes that do not fit: a fault of several operations, at one alone
-            if not inside or order.index(inside[0].name) < order.index(tap_of(names[0])):
+            if not any(order.index(one.name) >= order.index(names[0]) for one in inside):
                 continue
             made = [
                 number

@@ -34,7 +34,7 @@ from parity.align import (
     is_canonical,
     write_target,
 )
-from parity.core.candidates import PreparedCandidate, Profile, rebuilt
+from parity.core.candidates import PreparedCandidate, Profile, broken, rebuilt
 from parity.core.inputs import Inputs
 from parity.core.lockstep import TapFunction
 from parity.errors import InconclusiveError
@@ -145,7 +145,6 @@ def judge(
 
     Raises:
         InconclusiveError: Two runs of the candidate differ, or it returns no logits.
-        TypeError: A part of it is scripted.
     """
     return _Judge(model, way, inputs, targets, explainer).judgement()
 
@@ -166,7 +165,7 @@ class _Judge:
         explainer: Explainer | None,
     ) -> None:
         self._model, self._inputs, self._explainer = model, inputs, explainer
-        self._run = lambda: way.call(model, inputs)
+        self._way = way
         self._right = {target.name: target for target in targets}
         self._expected = dict(self._right)
         self._last = targets[-1]
@@ -176,27 +175,39 @@ class _Judge:
         self._trial: list[tuple[str, Explanation]] = []
         self._layout = ""
 
+    def _run(self) -> object:
+        """Run the candidate; what it raises becomes one message with its line."""
+        try:
+            return self._way.call(self._model, self._inputs)
+        except InconclusiveError:
+            raise
+        except Exception as error:
+            time = self._inputs.token_ids.shape[1]
+            raise broken(error, after=f"the start, on {time} tokens") from error
+
     def judgement(self) -> Judgement:
         """Return what was found, after as many rounds as there are mistakes in a segment."""
         trace = watch(self._model, self._run)
-        check_repeatable(trace, watch(self._model, self._run))
+        alignment = self._aligned(trace, first=True)
+        if alignment.narrow or not _same(trace.result, alignment.result):
+            check_repeatable(trace, watch(self._model, self._run))
+        if self._departed(trace, alignment):
+            alignment = self._aligned(trace)
         unseen = ""
         for _ in range(_ROUNDS):
+            if not (self._reject(alignment) or self._explain(trace, alignment)):
+                open_ = self._open()
+                outputs = {segment: name for name, segment in self._segments.items()}
+                added = dict(
+                    _cuts(trace, alignment, open_, outputs, self._right, self._mistakes.values())
+                )
+                if not added:
+                    behind = ", ".join(outputs[one] for one in sorted(open_))
+                    unseen = f"what is behind {behind}" if open_ else ""
+                    break
+                self._cuts |= added
+                trace = watch(self._model, self._run, _writing(self._cuts))
             alignment = self._aligned(trace)
-            if self._reject(alignment):
-                continue
-            if self._explain(trace, alignment):
-                continue
-            open_ = self._open()
-            outputs = {segment: name for name, segment in self._segments.items()}
-            added = dict(
-                _cuts(trace, alignment, open_, outputs, self._right, self._mistakes.values())
-            )
-            if not added:
-                unseen = f"what is behind {', '.join(outputs[one] for one in open_)}" * bool(open_)
-                break
-            self._cuts |= added
-            trace = watch(self._model, self._run, _writing(self._cuts))
         self._hint(trace)
         order = list(self._right)
         return Judgement(
@@ -215,16 +226,19 @@ class _Judge:
             trace=trace,
         )
 
-    def _aligned(self, trace: Trace) -> Alignment:
+    def _aligned(self, trace: Trace, *, first: bool = False) -> Alignment:
         """Return where the expected tensors are; the logits are those that the model returns."""
         alignment = find_activations(
             trace,
             list(self._expected.values()),
             lambda visit: replay(self._model, self._run, visit),
             self._cuts,
+            first=first,
         )
         target = self._expected[self._last.name]
-        logits = logits_in(alignment.result, self._inputs.token_ids, target.value.shape[-1])
+        logits = logits_in(
+            alignment.result, self._inputs.token_ids, target.value.shape[-1], self._way.layout
+        )
         self._layout = logits.layout
         found = {name: places for name, places in alignment.found.items() if name != target.name}
         value = target.value[:, -logits.tensor.shape[1] :]
@@ -241,7 +255,7 @@ class _Judge:
         wrong = [
             (key, explanation)
             for key, explanation in self._trial
-            if not any(target.name in alignment.found for target in explanation.targets)
+            if not self._confirms(alignment, explanation)
         ]
         for key, explanation in wrong:
             del self._mistakes[key]
@@ -255,6 +269,19 @@ class _Judge:
                 self._explainer.reject(name)
         self._trial = []
         return bool(wrong)
+
+    def _confirms(self, alignment: Alignment, explanation: Explanation) -> bool:
+        """Return whether the candidate has a tensor that an explanation gives.
+
+        A tensor that the reference has elsewhere proves nothing, if there are others.
+        """
+        right = [target.value for target in self._right.values()]
+        fresh = [
+            target
+            for target in explanation.targets
+            if not any(torch.equal(target.value, value) for value in right)
+        ]
+        return any(one.name in alignment.found for one in fresh or explanation.targets)
 
     def _sites(
         self, event: Event | None, target: Target, trace: Trace, alignment: Alignment
@@ -305,8 +332,8 @@ class _Judge:
         wrong = {self._segments[one.target] for one in self._mistakes.values()}
         return wrong - cut - {self._segments[self._last.name]}
 
-    def _explain(self, trace: Trace, alignment: Alignment) -> bool:
-        """Note the mistake at each new departure; return whether there was one."""
+    def _departed(self, trace: Trace, alignment: Alignment) -> dict[str, list[Departure]]:
+        """Return the new departures by segment, those alone whose segment has right inputs."""
         leading = events_before(trace, alignment, self._cuts)
         departed = departures(trace, list(self._expected.values()), alignment, self._cuts, leading)
         open_ = self._open()
@@ -315,6 +342,12 @@ class _Judge:
             segment = self._segments[one.target]
             if one.target not in self._mistakes and (not open_ or segment in open_):
                 groups[segment].append(one)
+        return groups
+
+    def _explain(self, trace: Trace, alignment: Alignment) -> bool:
+        """Note the mistake at each new departure; return whether there was one."""
+        groups = self._departed(trace, alignment)
+        leading = events_before(trace, alignment, self._cuts) if groups else set()
         others = [event for event in trace.events if event.number not in leading]
         for group in groups.values():
             names = [one.target for one in group]
@@ -323,7 +356,7 @@ class _Judge:
                 found = self._explainer.explain(names, others, self._expected)
             changed = {tap_of(target.name): target for target in found.targets} if found else {}
             for one in group:
-                if tap_of(one.target) not in changed:
+                if tap_of(one.target) not in changed and (found is None or one is not group[0]):
                     sites = one.event.stack[:1] if one.event else ()
                     self._mistakes[one.target] = Mistake(
                         target=one.target, event=one.event, sites=sites
@@ -424,6 +457,11 @@ def segments_of(names: Sequence[str]) -> dict[str, str]:
 def tap_of(name: str) -> str:
     """Return the tap that a target is, or is a step of: `h.0.attn.scores (product)`."""
     return name.partition(" (")[0]
+
+
+def _same(one: object, other: object) -> bool:
+    pairs = zip(leaves_of(one), leaves_of(other), strict=False)
+    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
 
 
 def check_repeatable(first: Trace, second: Trace) -> None:
@@ -587,8 +625,9 @@ class WatchedModel(PreparedCandidate):
 
     def in_dtype(self, dtype: torch.dtype) -> "WatchedModel":
         """Return the candidate in another dtype."""
+        again = rebuilt(self.model, dtype)
         return WatchedModel(
-            rebuilt(self.model, dtype) or self.model,
+            self.model if again is None else again,
             self.way,
             self.places,
             order=self.order,
@@ -635,7 +674,7 @@ class WatchedModel(PreparedCandidate):
                 tap(name, shown[name, None])
             elif tap is not None and slots:
                 tap(name, torch.stack([shown[name, slot] for slot in slots], slots[0][0]))
-        logits = logits_in(result, token_ids, self.vocab_size).tensor
+        logits = logits_in(result, token_ids, self.vocab_size, self.way.layout).tensor
         return logits if tap is None else tap("logits", logits)
 
     def _first_places(self) -> Iterator[tuple[str, Place]]:

@@ -22,7 +22,7 @@ from parity.core.taps import Axes
 from parity.diagnose import GPT1Explainer, gpt1_targets
 from parity.errors import ExitCode
 from parity.faults.forward import FORWARD_FAULTS
-from parity.operations import Call, split_name
+from parity.operations import Call
 from parity.watch import Trace
 from parity.watch.calling import Way, find_way
 from parity.watched import Judgement, Mistake, WatchedModel, described, in_dtype, judge
@@ -41,14 +41,16 @@ def wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
     """Yield each mistake once, with the blocks that have it."""
     alike: dict[object, list[Mistake]] = defaultdict(list)
     for one in mistakes:
-        kind = split_name(one.target)[1]
+        kind = re.sub(r"(?<=\.)\d+(?=[.:])", "*", one.target)
         name = one.explanation.name if one.explanation else None
         alike[name or kind, one.sites].append(one)
     for group in alike.values():
         first = group[0]
-        blocks = [block for one in group if (block := split_name(one.target)[0]) is not None]
+        found = (re.search(r"(?<=\.)\d+(?=[.:])", one.target) for one in group)
+        blocks = [int(block.group()) for block in found if block is not None]
         tap = first.target + (f", and in blocks {ranges(blocks[1:])}" if blocks[1:] else "")
-        diagnosis, fix = first.hint or "no known mistake reproduces what it makes", ""
+        diagnosis = next((one.hint for one in group if one.hint), "")
+        diagnosis, fix = diagnosis or "no known mistake reproduces what it makes", ""
         if (why := first.explanation) is not None:
             numbers = []
             if first.reproduced is not None:
@@ -82,10 +84,14 @@ def folded_by_block(matches: Sequence[Match]) -> list[str]:
     """Return the table of parameters, those that differ in the block's number alone as one line."""
     alike: dict[str, list[str]] = defaultdict(list)
     for match in matches:
-        block = re.search(r"(?<=\.)\d+(?=\.)", match.parts[0].reference if match.parts else "")
-        of_block = rf"(?<![\d:\[]){block.group()}(?=[._/])" if block else "(?!)"
-        if match.parts:
-            alike[re.sub(of_block, "*", str(match))].append(str(match))
+        if not match.parts:
+            continue
+        block = re.search(r"(?<=\.)\d+(?=\.)", match.parts[0].reference)
+        number = block.group() if block else "(?!)"
+        name, _, made_of = str(match).partition(" = ")
+        name = re.sub(rf"(?:(?<=[._/])|^){number}(?=[._/])", "*", name, count=1)
+        made_of = re.sub(rf"(?<=\.){number}(?=\.)", "*", made_of)
+        alike[f"{name} = {made_of}"].append(str(match))
     return [line if len(lines) > 1 else lines[0] for line, lines in alike.items()]
 
 
@@ -206,7 +212,8 @@ class Watching:
         self.notes = candidates.loading_notes(model)
         few = inputs.seeded(batch=2, time=5, vocab_size=config.vocab_size, seed=0).token_ids
         given = Inputs(token_ids=run.inputs.token_ids, positions=run.inputs.positions)
-        whole = candidates.rebuilt(model, torch.float64) or model
+        again = candidates.rebuilt(model, torch.float64)
+        whole = model if again is None else again
         with in_dtype(whole, torch.float64):
             way = find_way(whole, few, config.vocab_size, self.call)
             self.way = way.text

@@ -388,7 +388,10 @@ class PreparedCandidate(nn.Module):
 
 def shows_taps(model: nn.Module) -> bool:
     """Return whether a model's forward takes a tap."""
-    return "tap" in inspect.signature(model.forward).parameters
+    try:
+        return "tap" in inspect.signature(model.forward).parameters
+    except ValueError:  # a traced one has none
+        return False
 
 
 def examine(model: nn.Module, inputs: Inputs, plan: Sequence[Tap]) -> Profile:

@@ -354,7 +354,8 @@ def _divergence(first: FirstDivergence, rows: Sequence[Row]) -> Iterator[Rendera
 
 def _wrong(wrong: WrongOperation, title: str) -> Iterator[RenderableType]:
     """Yield what a candidate computes otherwise than the reference."""
-    yield Text.assemble("\n", (f"{title}: {wrong.place or 'none'}", "bold red"))
+    place = wrong.place or "no operation takes its inputs"
+    yield Text.assemble("\n", (f"{title}: {place}", "bold red"))
     pairs = {
         "code": wrong.code,
         "reference tap": wrong.tap,

@@ -59,10 +59,12 @@ class Way:
         text: The call in Python. Positions and a mask are added when the inputs have them.
         call: Takes the model and the inputs; returns what the model returns. It raises
             `InconclusiveError` if the inputs have positions or a mask, and the call passes none.
+        layout: How the logits lie in what it returns, as in `Logits`; None if that is not known.
     """
 
     text: str
     call: Callable[[nn.Module, Inputs], object]
+    layout: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,8 +96,10 @@ _LAYOUTS = (
 """The axes of logits: batch, time, vocab, n = batch times time, 1; the likeliest first."""
 
 
-def logits_in(result: object, token_ids: Tensor, vocab_size: int) -> Logits:
-    """Return the logits among what a model returned.
+def logits_in(
+    result: object, token_ids: Tensor, vocab_size: int, layout: str | None = None
+) -> Logits:
+    """Return the logits among what a model returned; `layout` is theirs, if it is known.
 
     A tensor that has "logits" in its name goes first, then one with exactly `vocab_size` columns,
     then one for all positions, then one that is not probabilities, then the first.
@@ -123,11 +127,13 @@ def logits_in(result: object, token_ids: Tensor, vocab_size: int) -> Logits:
             is_fitting = len(axes) == leaf.ndim and lengths.items() <= sizes.items()
             if count < vocab_size or not is_fitting or (axes == "v" and batch > 1):
                 continue
+            if layout is not None and words != re.sub(r"(, )?\d+ more columns$", "", layout):
+                continue
             more = count - vocab_size
-            layout = ", ".join(filter(None, [words, f"{more} more columns" * bool(more)]))
+            layout_found = ", ".join(filter(None, [words, f"{more} more columns" * bool(more)]))
             tensor = _canonical(leaf, axes, batch)[..., :vocab_size]
             likely = ("logits" not in name, more, rank, _is_probability(tensor), order)
-            found.append((likely, Logits(tensor=tensor, raw=leaf, layout=layout)))
+            found.append((likely, Logits(tensor=tensor, raw=leaf, layout=layout_found)))
             break
     if not found:
         shapes = ", ".join(f"{name or 'a tensor'} {list(leaf.shape)}" for name, leaf in leaves)
@@ -190,7 +196,8 @@ def find_way(model: nn.Module, token_ids: Tensor, vocab_size: int, call: str | N
     """
     inputs = Inputs(token_ids=token_ids)
     if call is not None:
-        return _checked(Way(call, partial(_evaluate, call)), model, inputs, vocab_size)
+        given = _checked(Way(call, partial(_evaluate, call)), model, inputs, vocab_size)
+        return _with_layout(given, model, inputs, vocab_size)
     best: tuple[tuple[bool, ...], Way] | None = None
     tried: list[str] = []
     raised: dict[str, BaseException] = {}
@@ -208,13 +215,19 @@ def find_way(model: nn.Module, token_ids: Tensor, vocab_size: int, call: str | N
             if all(found):
                 break
     if best is not None:
-        return best[1]
+        return _with_layout(best[1], model, inputs, vocab_size)
     if len(raised) == 1:
         (first,) = raised.values()
         raise broken(first, after="its start") from first
     raise InconclusiveError(
         "no way to call the candidate gives logits", where="; ".join(tried), fix=_EXAMPLE
     )
+
+
+def _with_layout(way: Way, model: nn.Module, inputs: Inputs, vocab_size: int) -> Way:
+    with torch.no_grad():
+        logits = logits_in(way.call(model, inputs), inputs.token_ids, vocab_size)
+    return way if "row by row" in logits.layout else dataclasses.replace(way, layout=logits.layout)
 
 
 def _checked(way: Way, model: nn.Module, inputs: Inputs, vocab_size: int) -> Way:

@@ -93,7 +93,22 @@ def _moments(values: Tensor) -> tuple[int, float, tuple[float, ...]]:
     largest = max(abs(least), abs(greatest))
     if largest == 0.0:
         return values.numel(), 0.0, (0.0,) * 5
-    scaled = values / largest
-    square = scaled * scaled
-    sums = (scaled.mean(), square.mean(), (square * scaled).mean())
-    return values.numel(), largest, (*map(float, sums), least / largest, greatest / largest)
+    sums = _sums(values, largest)
+    return values.numel(), largest, (*sums, least / largest, greatest / largest)
+
+
+_CUBED = 1e90
+"""Larger numbers are divided before they are cubed."""
+
+
+def _sums(values: Tensor, largest: float) -> tuple[float, float, float]:
+    """Return the mean, mean square and mean cube of values over the largest magnitude."""
+    if not 1.0 / _CUBED < largest < _CUBED:
+        values, largest = values / largest, 1.0
+    count = values.numel()
+    square = values * values
+    return (
+        float(values.sum()) / largest / count,
+        float(square.sum()) / largest**2 / count,
+        float(torch.dot(square, values)) / largest**3 / count,
+    )

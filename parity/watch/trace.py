@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from parity.core.candidates import site_of_frame
+from parity.errors import InconclusiveError
 from parity.watch.fingerprint import Fingerprint, fingerprint_of
 
 Number = tuple[int, int]
@@ -107,7 +108,7 @@ def watch(model: nn.Module, run: Callable[[], Any], change: Visit | None = None)
     `change` may write to the tensors, after they were recorded.
 
     Raises:
-        TypeError: A part of the model is scripted: it runs outside of Python, unseen.
+        InconclusiveError: A part of the model is scripted: it runs outside of Python, unseen.
     """
     watcher = _Watcher(model, change)
     with _opened(model), watcher.following_modules(), watcher.calls, watcher, torch.no_grad():
@@ -146,7 +147,11 @@ def _opened(model: nn.Module) -> Iterator[None]:
     """Let composite operations run as their parts, and compiled modules eagerly."""
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
-            raise TypeError(f"{name or 'the model'} is scripted: its operations cannot be watched")
+            raise InconclusiveError(
+                f"{name or 'the model'} is scripted: its operations cannot be watched",
+                where=f"it is of type {type(part).__name__}",
+                fix="give the module as it was before torch.jit",
+            )
     with one_run_at_a_time:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
@@ -186,6 +191,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
         self.calls = _Calls()
         self._records = records
         self._visit = visit
+        self._prints: dict[Number, Fingerprint] = {}
         self._count = 0
         self._conversions: Counter[int] = Counter()
         self._paths = {id(part): name for name, part in model.named_modules()}
@@ -258,7 +264,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
             number, self._count = (self._count, 0), self._count + 1
         self._makers[id(tensor)] = weakref.ref(tensor), number
         if self._records:
-            self.events.append(self._event(func, number, tensor, given, makers))
+            event = self._event(func, number, tensor, given, makers)
+            self._prints[number] = event.fingerprint
+            self.events.append(event)
         if self._visit is not None:
             self._visit(number, tensor)
 
@@ -288,8 +296,22 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
             and any(storage == one.untyped_storage().data_ptr() for one in given),
             narrow=min(dtypes - {torch.float64}, key=str, default=None),
             is_random=torch.Tag.nondeterministic_seeded in func.tags,
-            fingerprint=fingerprint_of(tensor),
+            fingerprint=self._fingerprint(func, tensor, makers),
         )
+
+    def _fingerprint(
+        self,
+        func: Any,  # noqa: ANN401
+        tensor: Tensor,
+        makers: Sequence[Number | None],
+    ) -> Fingerprint:
+        """Return the fingerprint of a tensor; a view of a whole tensor has that of the tensor."""
+        source = self._prints.get(makers[0]) if makers and makers[0] is not None else None
+        is_square = tensor.ndim > 1 and tensor.shape[-1] == tensor.shape[-2]
+        is_view = func.is_view and source is not None and source.size == tensor.numel()
+        if is_view and source is not None and not is_square and not source.causal:
+            return source
+        return fingerprint_of(tensor)
 
 
 def _changed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:  # noqa: ANN401
