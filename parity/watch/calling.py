@@ -15,6 +15,7 @@ import ast
 import contextlib
 import dataclasses
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
