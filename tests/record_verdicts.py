@@ -107,7 +107,7 @@ FAULTS = {
     "key-value-swapped@3 heads-split-without-transpose@3 heads-fewer@3 heads-more@3 "
     "qkv-transposed@3 c-attn-reshaped@3 c-attn-bias-dropped@3 scale-without-root@3 "
     "scale-of-width@3 scale-of-heads@3 scale-inverted@3 scale-after-softmax@3 query-with-itself@3 "
-    "scores-transposed@3 mask-missing@3 mask-strict@3 mask-upside-down@3 mask-inverted@3 "
+    "scores-transposed@3 mask-missing@3 mask-strict@3 mask-strict-empty@3 mask-upside-down@3 mask-inverted@3 "
     "mask-window@3 mask-zero@3 mask-minus-ten@3 mask-added@3 mask-after-softmax@3 "
     "softmax-over-queries@3 softmax-over-heads@3 softmax-missing@3 softmax-bfloat16@3 "
     "softmax-float16@3 attention-dropout-left-on@3 heads-merged-without-transpose@3 "

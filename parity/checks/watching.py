@@ -122,8 +122,10 @@ def wrong_order(
     fault = next((name for name, of in kinds.items() if list(order) == list(of)), "blocks-swapped")
     listed = ", ".join(map(str, order))
     first = next((one for one in mistakes if one.event is not None), None)
+    same = [one == other for one, other in zip(order, right, strict=False)]
+    differs = same.index(False) if False in same else min(len(order), n_layer - 1)
     return WrongOperation(
-        tap=mistakes[0].target if mistakes else "h.0.attn.query",
+        tap=f"h.{differs}.attn.query",
         place=described(first.event, first.sites) if first and first.event else "",
         code="",
         fault=fault,

@@ -453,6 +453,10 @@ family(
             "no position sees itself",
             _masked(lambda every: every.tril(-1), hidden=_LOW),
         ),
+        "mask-strict-empty": (
+            "no position sees itself, and the first sees nothing",
+            _masked(lambda every: every.tril(-1), function=lambda x: softmax(x).nan_to_num(0.0)),
+        ),
         "mask-upside-down": ("the mask upside down", _masked(torch.triu)),
         "mask-inverted": ("the mask inverted", _masked(lambda every: every.triu(1), hidden=_LOW)),
         "mask-window": (

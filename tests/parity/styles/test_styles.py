@@ -97,6 +97,7 @@ def test_a_style_takes_float32(style: str, weights: Weights, ids: Tensor, tmp_pa
 
 
 @pytest.mark.reference
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", edits.EDITS, ids=str)
 def test_an_edit_changes_the_logits(
     edit: edits.Edit, built: Built, ids: Tensor, expected: Tensor
@@ -109,6 +110,7 @@ def test_an_edit_changes_the_logits(
     assert error(found, expected) > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [e for e in edits.EDITS if e.is_in_block], ids=str)
 def test_an_edit_may_be_in_one_block(edit: edits.Edit, built: Built, ids: Tensor) -> None:
     """Then the blocks before it are right."""
