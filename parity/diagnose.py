@@ -113,6 +113,7 @@ class GPT1Explainer:
         block, _ = operations.split_name(names[0])
         kinds = {operations.split_name(tap_of(name))[1] for name in names}
         order = list(expected)
+        alike = _ALIKE_NARROW if any(event.narrow for event in events) else _ALIKE
         by_size: dict[int, list[Event]] = defaultdict(list)
         for event in events:
             by_size[event.fingerprint.size].append(event)
@@ -129,7 +130,7 @@ class GPT1Explainer:
             made = [
                 number
                 for target in (*inside, *behind)
-                if (number := _number_of(target, by_size)) is not None
+                if (number := _number_of(target, by_size, alike)) is not None
             ]
             # Of faults that make as many tensors, the one of this tap, and what comes last.
             is_here = fault.at.removeprefix("h.{i}.") in kinds
@@ -238,13 +239,19 @@ _ALIKE = 1e-10
 """Largest difference of the fingerprints of equal tensors; epsilon moves them by 1e-7."""
 
 
-def _number_of(target: Target, events: Mapping[int, Sequence[Event]]) -> Number | None:
+_ALIKE_NARROW = 1e-6
+"""The same behind an operation in float32."""
+
+
+def _number_of(
+    target: Target, events: Mapping[int, Sequence[Event]], tolerance: float
+) -> Number | None:
     """Return the last event that may hold a target; None if there is none."""
 
     def last(value: Tensor) -> Number | None:
         wanted = fingerprint_of(value)
         near = events.get(wanted.size, ())
-        alike = (event.number for event in near if event.fingerprint.is_like(wanted, _ALIKE))
+        alike = (event.number for event in near if event.fingerprint.is_like(wanted, tolerance))
         return max(alike, default=None)
 
     # A model may compute one row of the batch after the other.

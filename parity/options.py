@@ -215,7 +215,7 @@ class LayerwiseOptions(ForwardOptions):
       python -m parity.check layerwise --weights tiny --seq-len 5
       python -m parity.check layerwise --weights tiny --inject-fault erf-gelu@3
       python -m parity.check layerwise --candidate my_gpt.py --output report.json
-      python -m parity.check layerwise --candidate my_gpt2.py --reference gpt2/config.json
+      python -m parity.check layerwise --candidate gpt2.py --reference config.json
     """
 
     explain: str | None = option(

@@ -211,7 +211,7 @@ def _maker(name: str) -> Maker:
 
 def _split(name: str) -> tuple[str, str, str]:
     """Return file, module and attribute; "" for what the name does not have."""
-    if match := re.fullmatch(r"(.*\.py)(?::(\w+))?", name):
+    if match := re.fullmatch(r"(.*\.py)(?::(\w+))?", name, re.DOTALL):
         return match[1], "", match[2] or ""
     module, _, attribute = name.partition(":")
     return "", module, attribute

@@ -37,7 +37,7 @@ OPTIONS = {
         "--strict",
         *JUDGING,
         *FOREIGN,
-        "--explain",
+        *("--explain", "--reference"),
         *INPUTS,
         FINGERPRINTS,
         *REPORTING,

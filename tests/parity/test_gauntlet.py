@@ -271,7 +271,7 @@ CASES = {
         code=3, candidate=meddled(shown_as(lambda x: x.tolist()), at=AT)
     ),
     "a model that returns nothing": Case(code=3, candidate=meddled(finish=lambda _logits: None)),
-    "a model that cannot be watched": Case(code=2, candidate=lambda _o, _t: nn.Linear(1, 1)),
+    "a model that takes no token ids": Case(code=3, candidate=lambda _o, _t: nn.Linear(1, 1)),
     "a model in half precision": Case(
         code=1, tap="embeddings.tokens", candidate=lambda ours, _t: copy.deepcopy(ours).half()
     ),

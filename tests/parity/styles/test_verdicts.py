@@ -113,36 +113,18 @@ def test_a_right_style_passes(style: str, check: Check) -> None:
     assert (report.verdict, report.wrong) == (Verdict.PASS, [])
 
 
-UNPLACED: dict[str, set[str]] = {
-    # It runs row by row: no tensor is of the whole batch.
-    "functional": {edit.fault for edit in edits.EDITS if edit.style == "functional"},
-    # Its softmax rounds to float32, by more than is allowed: nothing behind it is found.
-    "half_inside": {
-        "bias-dropped",
-        "epsilon",
-        "erf-gelu",
-        "heads-merged-without-transpose",
-        "no-attention-residual",
-        "untied-head",
-    },
+UNPLACED = {
     # Rows of tokens and of positions are in one tensor.
-    "joined_table": {"embedding-mean", "positions-from-one"},
+    "joined_table": {"embedding-mean"},
 }
 """Edits whose fault is not placed yet, by style."""
 
-UNNAMED: dict[str, set[str]] = {
-    "annotated": {"last-block-skipped", "positions-sinusoidal"},
-    "closures": {"positions-missing"},
-    "conv1d": {"first-block-skipped"},
-    "einsum": {"first-block-skipped"},
-    "half_inside": {"mask-off-by-one", "scale-missing", "softmax-over-queries"},
-    "heads": {"last-block-skipped"},
-    "joined_table": {"positions-missing"},
-    "last_only": {"final-norm", "last-block-skipped"},
-    "linear_qkv": {"embeddings-normalized", "last-block-skipped", "positions-sinusoidal"},
-    "mha": {"positions-missing"},
-    "sdpa": {"first-block-skipped", "last-block-skipped", "mask-strict"},
-    "time_first": {"embeddings-normalized", "first-block-skipped"},
+UNNAMED = {
+    "annotated": {"positions-sinusoidal"},
+    "functional": {"logits-scaled"},
+    "last_only": {"final-norm"},
+    "linear_qkv": {"embeddings-normalized", "positions-sinusoidal"},
+    "time_first": {"embeddings-normalized"},
 }
 """Edits whose fault is placed and not named yet, by style."""
 

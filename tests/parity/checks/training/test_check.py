@@ -447,4 +447,4 @@ def test_impossible_options_are_a_usage_error(
 
 def test_an_unknown_fault_lists_all(check: Check) -> None:
     result = check(*TINY, "--inject-fault", "nonsense")
-    assert all(f"{name} (" in result.stderr for name in TRAINING_FAULTS)
+    assert all(name in result.stderr for name in TRAINING_FAULTS)
