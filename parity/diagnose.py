@@ -7,6 +7,7 @@ that makes most of the candidate's other tensors is the diagnosis, if it makes o
 import dataclasses
 from collections import ChainMap, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -118,25 +119,25 @@ class GPT1Explainer:
         for event in events:
             by_size[event.fingerprint.size].append(event)
         best: tuple[tuple[object, ...], ForwardFault, list[Target]] | None = None
-        for fault in _faults_at(kinds):
+        find = partial(_number_of, events=by_size, tolerance=alike)
+        # What was named in another block comes first, and ends the search if all of it is there.
+        named = {fault.name for faults in self._known.values() for fault in faults}
+        for fault in sorted(_faults_at(kinds), key=lambda one: one.name not in named):
             if (block, fault.name, fault.at) in self._tried:
                 continue
             try:
-                inside, behind = self._changed(block, fault, names[0], expected)
+                inside, made, missing = self._compared(block, fault, names[0], expected, find)
             except RuntimeError:
                 continue  # shapes that do not fit: a fault of several operations, at one alone
             if not any(order.index(one.name) >= order.index(names[0]) for one in inside):
                 continue
-            made = [
-                number
-                for target in (*inside, *behind)
-                if (number := _number_of(target, by_size, alike)) is not None
-            ]
             # Of faults that make as many tensors, the one of this tap, and what comes last.
             is_here = fault.at.removeprefix("h.{i}.") in kinds
             score = (len(made), is_here, -len(fault.operations), max(made, default=(-1, 0)))
             if made and (best is None or score > best[0]):
                 best = score, fault, inside
+                if fault.name in named and not missing:
+                    break
         if best is None:
             return None
         _, fault, inside = best
@@ -150,16 +151,40 @@ class GPT1Explainer:
         """Forget the last fault of the segment that a target is in: its tensors are not there."""
         self._known[operations.split_name(name)[0]].pop()
 
+    def _compared(
+        self,
+        block: int | None,
+        fault: ForwardFault,
+        name: str,
+        expected: Mapping[str, Target],
+        find: Callable[[Target], Number | None],
+    ) -> tuple[list[Target], list[Number], int]:
+        """Return what a fault changes in a segment, the events that it makes, and how many lack.
+
+        It is given up after a few tensors if the candidate has none of them.
+        """
+        inside: list[Target] = []
+        made: list[Number] = []
+        missing = 0
+        for target in self._changed(block, fault, name, expected):
+            number = find(target)
+            if operations.split_name(target.name)[0] == block:
+                inside.append(target)
+                missing += number is None and tap_of(target.name) == target.name
+            if number is not None:
+                made.append(number)
+            elif not made and missing > _MOST_MISSING:
+                break
+        return inside, made, missing
+
     def _changed(
         self,
         block: int | None,
         fault: ForwardFault,
         name: str,
         expected: Mapping[str, Target],
-    ) -> tuple[list[Target], list[Target]]:
-        """Return the targets that a fault changes in a segment, and the first ones behind it."""
-        inside: list[Target] = []
-        behind: list[Target] = []
+    ) -> Iterator[Target]:
+        """Yield the targets that a fault changes in a segment, then the first ones behind it."""
         for target in self._evaluated(block, [*self._known[block], fault], name, expected):
             before = expected[target.name]
             if target.value.shape == before.value.shape:  # else another number of heads
@@ -168,9 +193,7 @@ class GPT1Explainer:
                 rms = before.value[counts].square().mean().sqrt()
                 if float(gaps.max()) <= TOLERANCE * rms:
                     continue
-            is_inside = operations.split_name(target.name)[0] == block
-            (inside if is_inside else behind).append(target)
-        return inside, behind
+            yield target
 
     def _evaluated(
         self,
@@ -234,6 +257,9 @@ class _Widened(dict[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return super().__getitem__(name).double()
 
+
+_MOST_MISSING = 3
+"""Tensors that a fault gives and the candidate lacks, before the fault is given up."""
 
 _ALIKE = 1e-10
 """Largest difference of the fingerprints of equal tensors; epsilon moves them by 1e-7."""

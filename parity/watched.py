@@ -212,11 +212,7 @@ class _Judge:
         order = list(self._right)
         return Judgement(
             places=alignment.found,
-            narrow={
-                alignment.narrow[event.number]: event
-                for event in trace.events
-                if event.number in alignment.narrow
-            },
+            narrow=dict(_narrow(trace, alignment)),
             mistakes=sorted(
                 (_measured(one, alignment) for one in self._mistakes.values()),
                 key=lambda one: order.index(one.target),
@@ -436,6 +432,15 @@ def _relations(
 
 _LISTED = 6
 """Ids that a hint lists."""
+
+
+def _narrow(trace: Trace, alignment: Alignment) -> Iterator[tuple[str, Event]]:
+    """Yield each target that a narrower dtype moved, with the last operation in one before it."""
+    last: Event | None = None
+    for event in trace.events:
+        last = event if event.narrow is not None else last
+        if last is not None and event.number in alignment.narrow:
+            yield alignment.narrow[event.number], last
 
 
 def segments_of(names: Sequence[str]) -> dict[str, str]:

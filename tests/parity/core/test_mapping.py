@@ -429,7 +429,10 @@ EXTRA = {"lm_head.bias", "unembed.b_U", "transformer.ln_f.weight", "transformer.
 
 
 def proposed(model: nn.Module, reference: dict[str, Tensor]) -> Proposal:
-    return propose(dict(model.named_parameters()) | dict(model.named_buffers()), reference, HEADS)
+    named = dict(model.named_parameters()) | dict(model.named_buffers())
+    # A constant of transformers 4.
+    kept = {name: tensor for name, tensor in named.items() if not name.endswith("masked_bias")}
+    return propose(kept, reference, HEADS)
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
