@@ -177,6 +177,7 @@ EVERYTHING = {
     "--micro-batches": ("4", {"micro_batches": 4}),
     "--dropout": (None, {"dropout": True}),
     "--explain": ("logits", {"explain": "logits"}),
+    "--reference": ("gpt2", {"reference": Path("gpt2")}),
     "--vocabulary": ("words", {"vocabulary": Path("words")}),
     "--pretokenizer": ("original", {"pretokenizer": "original"}),
     "--text": ("one", {"text": "one"}),
