@@ -258,7 +258,7 @@ class _Widened(dict[str, Tensor]):
         return super().__getitem__(name).double()
 
 
-_MOST_MISSING = 3
+_MOST_MISSING = 4
 """Tensors that a fault gives and the candidate lacks, before the fault is given up."""
 
 _ALIKE = 1e-10
