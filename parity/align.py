@@ -486,12 +486,10 @@ class Departure:
     Attributes:
         target: Name of the reference's tensor that is not there although its inputs are.
         event: The candidate's operation that took them; None if nothing did.
-        sources: The events that hold the inputs.
     """
 
     target: str
     event: Event | None
-    sources: frozenset[Number]
 
 
 def departures(
@@ -524,7 +522,7 @@ def departures(
             sources = _sources(target, by_name, alignment, cuts)
             event = _departing(trace, sources, right)
             event = event and _masking(event, trace, alignment, by_name)
-            departed.append(Departure(target=target.name, event=event, sources=frozenset(sources)))
+            departed.append(Departure(target=target.name, event=event))
         wrong.add(target.name)
     return departed
 

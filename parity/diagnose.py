@@ -231,8 +231,8 @@ class GPT1Explainer:
             op = Op(call, seen, table, at)
             differs = bool(wrong) or bool(moved & set(self._inputs[one]))
             for step, made in _STEPS.get(kind, {}).items():
-                if differs and (name := f"{one} ({step})") in expected:
-                    yield dataclasses.replace(expected[name], value=made(op, kind))
+                if differs and (inner := f"{one} ({step})") in expected:
+                    yield dataclasses.replace(expected[inner], value=made(op, kind))
             seen[one] = self._values[one]
             if operation is not OPERATIONS[kind] or differs:
                 moved.add(one)

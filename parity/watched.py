@@ -181,7 +181,7 @@ class _Judge:
             return self._way.call(self._model, self._inputs)
         except InconclusiveError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             time = self._inputs.token_ids.shape[1]
             raise broken(error, after=f"the start, on {time} tokens") from error
 

@@ -14,13 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, OpenAIGPTLMHeadModel,
 from parity.align import TOLERANCE, Target, find_layout, match_parameters
 from parity.checks.layerwise import layerwise
 from parity.checks.watching import appendix, wrong_operations
-from parity.core.candidates import broken
 from parity.core.comparison import CANDIDATE
 from parity.core.environment import environment, pinned_settings
 from parity.core.inputs import Inputs
 from parity.core.metrics import Status
 from parity.core.results import FirstDivergence, Mode, Plan, Report, Row, finish
-from parity.errors import InconclusiveError, InputRejectedError, ParityError, UsageError, message_of
+from parity.errors import InconclusiveError, InputRejectedError, UsageError, message_of
 from parity.watch import Event, Number, Trace, replay, watch
 from parity.watch.calling import find_way, logits_in
 from parity.watched import Judgement, in_dtype, judge, tap_of
@@ -67,9 +66,9 @@ def compare(
         targets = reference_targets(reference, inputs)
         vocab_size = targets[-1].value.shape[-1]
         way = find_way(candidate, token_ids[:, :5], vocab_size, call)
-        with _raising():
-            judgement = judge(candidate, way, inputs, targets)
-            logits = logits_in(way.call(candidate, inputs), token_ids, vocab_size)
+        judgement = judge(candidate, way, inputs, targets)
+        result = way.call(candidate, inputs)
+        logits = logits_in(result, token_ids, vocab_size, way.layout)
         matches = match_parameters(
             dict(candidate.named_parameters()), dict(reference.named_parameters())
         )
@@ -93,17 +92,6 @@ def compare(
         appendix=[appendix(report, way.text, matches, judgement)],
         details={"parameters": [str(match) for match in matches]},
     )
-
-
-@contextlib.contextmanager
-def _raising() -> Iterator[None]:
-    """Raise any error of a candidate with its line: on more tokens another one may come up."""
-    try:
-        yield
-    except ParityError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise broken(error, after="its start") from error
 
 
 def load_reference(path: Path) -> PreTrainedModel:

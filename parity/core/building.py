@@ -1,7 +1,7 @@
 """The arguments of a stranger's function or class: a config, the weights and sizes, by their names.
 
-Everybody names the sizes of a GPT otherwise. What is asked for, as an argument, as a field of a
-dataclass or as an attribute of a config, is looked up among the spellings here.
+GPT implementations use many names for the same sizes. The tables here map the names of arguments,
+dataclass fields and config attributes to ours.
 """
 
 import ast

@@ -467,7 +467,7 @@ def test_the_lines_are_read_back(
 
 
 def raw() -> nn.Module:
-    """Square matrices of its own beside `nn.Linear`: which way round they are, nobody can see."""
+    """Square matrices beside `nn.Linear`, whose orientation neither names nor shapes show."""
 
     def block(p: str) -> dict[str, tuple[int, ...]]:
         return {

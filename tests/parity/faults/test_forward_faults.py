@@ -1,4 +1,4 @@
-"""Every forward fault, evaluated directly: where it shows first, and what is said of it."""
+"""Every forward fault, evaluated directly: its first differing tap and its description."""
 
 import copy
 import math
