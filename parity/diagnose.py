@@ -165,15 +165,17 @@ class GPT1Explainer:
         """
         inside: list[Target] = []
         made: list[Number] = []
-        missing = 0
+        missing = whole = 0
         for target in self._changed(block, fault, name, expected):
             number = find(target)
             if operations.split_name(target.name)[0] == block:
                 inside.append(target)
                 missing += number is None and tap_of(target.name) == target.name
+                # Who computes one head after the other has the heads in no single tensor.
+                whole += number is None and target.heads is None
             if number is not None:
                 made.append(number)
-            elif not made and missing > _MOST_MISSING:
+            elif not made and whole > _MOST_MISSING:
                 break
         return inside, made, missing
 
@@ -258,8 +260,8 @@ class _Widened(dict[str, Tensor]):
         return super().__getitem__(name).double()
 
 
-_MOST_MISSING = 4
-"""Tensors that a fault gives and the candidate lacks, before the fault is given up."""
+_MOST_MISSING = 3
+"""Tensors without heads that a fault gives and the candidate lacks, before it is given up."""
 
 _ALIKE = 1e-10
 """Largest difference of the fingerprints of equal tensors; epsilon moves them by 1e-7."""
