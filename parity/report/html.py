@@ -1,0 +1,372 @@
+"""A report as one HTML page: self-contained, without scripts, safe for any name.
+
+The page needs nothing but itself. Its tables sort and filter by style sheet alone; a
+content-security policy forbids everything but that sheet.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from parity.core.metrics import Status
+from parity.core.results import Mode, Report, Row
+from parity.errors import EnvironmentUnfitError
+from parity.report import content
+from parity.report.picture import block_of, draw, guilty, ordered
+from scratch_gpt.errors import one_line
+
+_WIDE, _NARROW = 960, 380
+"""Widths of the picture in pixels, for screens and paper, and for phones."""
+
+_LINES = 1_500
+"""Lines of the table of all rows; of more, some that pass are left out."""
+
+_PLACED = ("heading", "reasons", "wrong", "divergence", "next", "rows")
+"""Sections with a place of their own; the others come after the table of all rows."""
+
+_CHOICES = 60
+"""Names in a filter; with more there is no such filter."""
+
+
+def render(report: Report) -> str:
+    """Return the report as an HTML document, ending in a newline.
+
+    Raises:
+        EnvironmentUnfitError: jinja2 or the template is missing or broken.
+    """
+    every = _every(report)
+    parts: dict[str, list[Any]] = {name: [] for name in (*_PLACED, "others")}
+    for section in content.sections(report):
+        parts[section.name if section.name in _PLACED else "others"].append(section)
+    return _rendered(
+        "report.html",
+        report=report,
+        line=content.verdict_line(report),
+        parts=parts,
+        pictures=[("wide", draw(report, _WIDE)), ("narrow", draw(report, _NARROW))],
+        alone=False,
+        maps=list(_maps(report)),
+        symbols=_SYMBOLS,
+        every=every,
+        environment=report.environment.items(),
+        command=getattr(report, "command", ""),
+        style=_style(every),
+    )
+
+
+def render_picture(report: Report) -> str:
+    """Return the picture alone, as an SVG document.
+
+    Raises:
+        EnvironmentUnfitError: jinja2 or the template is missing or broken.
+        ValueError: The report has no errors by depth.
+    """
+    picture = draw(report, _WIDE)
+    if picture is None:
+        raise ValueError(f"a report of {report.check} has no errors by depth")
+    return _rendered("picture.svg", picture=picture, id="picture", alone=True)
+
+
+def _rendered(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever a template takes
+    """Return a template of this package with its values; every string in it is escaped."""
+    try:
+        import jinja2
+
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("parity.report"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            finalize=_printable,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        return environment.get_template(template).render(**values)
+    except (ImportError, ValueError, jinja2.TemplateError) as error:
+        raise EnvironmentUnfitError(
+            f"the page cannot be made: {type(error).__name__}: {one_line(error)[:200]}",
+            where=f"parity/report/templates/{template}",
+            fix="install gpt1-parity again; it brings jinja2 and the templates",
+        ) from error
+
+
+def _printable(value: object) -> object:
+    """Return a string without control characters and marks that reorder text."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _style(every: "_Every | None") -> Mapping[str, Markup]:
+    """Return the style sheet, and its digest for the content-security policy."""
+    text = _rendered("report.css", every=every).replace("\r\n", "\n")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"text": Markup(text), "digest": Markup(digest)}  # noqa: S704 - holds numbers alone
+
+
+# ---- The map: a square for each tap. ----
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Square:
+    kind: str
+    title: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Map:
+    """The squares of one backend: a row for each block, and the taps outside blocks."""
+
+    backend: str
+    columns: Sequence[str]
+    blocks: Sequence[tuple[str, Sequence[_Square | None]]]
+    others: Sequence[tuple[str, _Square]]
+
+
+_SYMBOLS = {
+    "pass": ("·", "pass"),
+    "guilty": ("×", "wrong by itself"),
+    "inherited": ("↓", "differs, as its inputs do"),
+    "nonfinite": ("!", "not finite"),
+    "other": ("?", "not compared"),
+    "none": ("", "not formed"),
+}
+"""Symbol and meaning by kind of square."""
+
+
+def _kind(rows: Sequence[Row], *, is_guilty: bool) -> str:
+    """Return the kind of a tap's square, which is that of its worst row."""
+    found = {row.status for row in rows}
+    if Status.NONFINITE in found:
+        return "nonfinite"
+    if is_guilty:
+        return "guilty"
+    if Status.FAIL in found:
+        return "inherited"
+    return "pass" if found == {Status.PASS} else "other"
+
+
+def _maps(report: Report) -> Iterator[_Map]:
+    """Yield the map of each backend, if the taps belong to blocks."""
+    taps = ordered(report.results)
+    wrong = guilty(report)
+    absent = {(one["backend"], one["tap"]): one["reason"] for one in report.plan.exempt}
+    inside = [tap for tap in taps if block_of(tap).startswith("h.")]
+    columns = list(dict.fromkeys(tap.split(".", 2)[-1] for tap in inside))
+    blocks = list(dict.fromkeys(map(block_of, inside)))
+    if not inside:
+        return
+    rows: dict[tuple[str, str], list[Row]] = {}
+    for row in report.results:
+        rows.setdefault((row.backend, row.tap), []).append(row)
+
+    def square(backend: str, tap: str) -> _Square | None:
+        found = rows.get((backend, tap), [])
+        if found:
+            kind = _kind(found, is_guilty=(tap, backend) in wrong)
+            failing = [str(row.mode) for row in found if row.status is not Status.PASS]
+            failing = list(dict.fromkeys(failing))
+            title = f"{tap}: " + (f"differs in {', '.join(failing)}" if failing else "pass")
+            return _Square(kind=kind, title=title)
+        why = absent.get((backend, tap))
+        return None if why is None else _Square(kind="none", title=f"{tap}: {why}")
+
+    for backend in dict.fromkeys(row.backend for row in report.results):
+        others = [(tap, square(backend, tap)) for tap in taps if tap not in set(inside)]
+        yield _Map(
+            backend=backend,
+            columns=columns,
+            blocks=[
+                (block, [square(backend, f"{block}.{name}") for name in columns])
+                for block in blocks
+            ],
+            others=[(tap, found) for tap, found in others if found is not None],
+        )
+
+
+# ---- The table of all rows: a line for each tap and backend. ----
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Line:
+    """A line: `kinds` are its CSS classes, `ranks` its place by the size of each column."""
+
+    tap: str
+    backend: str
+    kinds: str
+    word: str
+    cells: Sequence[tuple[str, bool]]
+    worst: Sequence[str]
+    ranks: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Every:
+    """The table: `columns` are a name, the meaning of the numbers, and the bound."""
+
+    columns: Sequence[tuple[str, str, str]]
+    lines: Sequence[_Line]
+    left_out: int
+    backends: Sequence[str]
+    blocks: Sequence[str]
+    operations: Sequence[str]
+
+
+_MEANINGS = {
+    Mode.EXACT: "mismatches",
+    Mode.FLOAT64: "largest error / RMS",
+    Mode.END_TO_END: "error / Hugging Face's",
+    Mode.PER_OP: "error / Hugging Face's",
+    Mode.PUBLISHED: "difference",
+}
+
+_Column = tuple[Mode, str, str]
+
+
+def _column(row: Row) -> _Column:
+    return (row.mode, row.dtype, row.against)
+
+
+def _every(report: Report) -> _Every | None:
+    """Return the table of all rows; None without any."""
+    taps = {tap: n for n, tap in enumerate(ordered(report.results))}
+    grouped: dict[tuple[str, str], dict[_Column, list[Row]]] = {}
+    for row in report.results:
+        grouped.setdefault((row.tap, row.backend), {}).setdefault(_column(row), []).append(row)
+    if not grouped:
+        return None
+    columns = list(dict.fromkeys(_column(row) for row in report.results))
+    backends = list(dict.fromkeys(row.backend for row in report.results))
+    wrong = guilty(report)
+    keys = sorted(grouped, key=lambda key: (taps[key[0]], backends.index(key[1])))
+    kept = _most_important(keys, grouped, wrong)
+    blocks = list(dict.fromkeys(block_of(tap) for tap, _ in kept))
+    operations = list(dict.fromkeys(_operation(tap) for tap, _ in kept))
+    blocks, operations, by = (
+        names if 1 < len(names) <= _CHOICES else [] for names in (blocks, operations, backends)
+    )
+    ranks = [_ranks([_worst(grouped[key].get(column, ())) for key in kept]) for column in columns]
+    lines = []
+    for n, (tap, backend) in enumerate(kept):
+        cells = grouped[tap, backend]
+        rows = [row for column in columns for row in cells.get(column, ())]
+        failing = [row for row in rows if row.status is not Status.PASS]
+        kind = _kind(rows, is_guilty=(tap, backend) in wrong)
+        kinds = [
+            "ok" if not failing else "bad",
+            *(["guilty"] if kind == "guilty" else []),
+            *(f"c{i}" for i, column in enumerate(columns) if _fails(cells.get(column, ()))),
+            *(f"b{by.index(backend)}" for _ in by[:1]),
+            *(f"p{blocks.index(block_of(tap))}" for _ in blocks[:1]),
+            *(f"o{operations.index(_operation(tap))}" for _ in operations[:1]),
+        ]
+        lines.append(
+            _Line(
+                tap=_shortened(tap),
+                backend=_shortened(backend),
+                kinds=" ".join(kinds),
+                word=_WORDS[kind],
+                cells=[
+                    (_shown(found := cells.get(column, ())), _fails(found)) for column in columns
+                ],
+                worst=_worst_element((failing or rows)[0]),
+                ranks=[of_column[n] for of_column in ranks],
+            )
+        )
+    bounds = [[r.bound for r in report.results if _column(r) == column] for column in columns]
+    return _Every(
+        columns=[
+            (" ".join(dict.fromkeys([str(mode), dtype])), f"{_MEANINGS[mode]}, {against}", bound)
+            for (mode, dtype, against), found in zip(columns, bounds, strict=True)
+            for bound in [f"{max(found, key=found.count):g}"]
+        ],
+        lines=lines,
+        left_out=len(keys) - len(kept),
+        backends=by,
+        blocks=blocks,
+        operations=operations,
+    )
+
+
+_WORDS = {
+    "pass": "ok",
+    "guilty": "WRONG",
+    "inherited": "differs",
+    "nonfinite": "NONFINITE",
+    "other": "NOT COMPARED",
+}
+
+
+def _most_important(
+    keys: Sequence[tuple[str, str]],
+    grouped: Mapping[tuple[str, str], Mapping[_Column, Sequence[Row]]],
+    wrong: set[tuple[str, str]],
+) -> list[tuple[str, str]]:
+    """Return as many lines as a page has, in their order: wrong ones first, then failing ones."""
+
+    def rank(key: tuple[str, str]) -> int:
+        return 0 if key in wrong else 1 if any(map(_fails, grouped[key].values())) else 2
+
+    chosen = set(sorted(keys, key=rank)[:_LINES])
+    return [key for key in keys if key in chosen]
+
+
+def _operation(tap: str) -> str:
+    """Return a tap's name without its block."""
+    return tap.split(".", 2)[-1] if block_of(tap).startswith("h.") else tap
+
+
+def _shortened(name: str, longest: int = 160) -> str:
+    """Return a name that has no end, without its middle."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
+
+
+def _fails(rows: Sequence[Row]) -> bool:
+    return any(row.status is not Status.PASS for row in rows)
+
+
+def _size(row: Row) -> float | None:
+    """Return the number of a row that its bound limits."""
+    if row.required_tolerance is None:
+        return None
+    return row.required_tolerance
+
+
+def _worst(rows: Sequence[Row]) -> float:
+    """Return the largest number of some rows; infinity where one has none, -1 without rows."""
+    sizes = [math.inf if (size := _size(row)) is None else size for row in rows]
+    return max((s if s == s else math.inf for s in sizes), default=-1.0)  # noqa: PLR0124 - NaN
+
+
+def _ranks(sizes: Sequence[float]) -> list[int]:
+    """Return the place of each number, the largest first."""
+    places = [0] * len(sizes)
+    for place, n in enumerate(sorted(range(len(sizes)), key=lambda n: -sizes[n])):
+        places[n] = place
+    return places
+
+
+def _shown(rows: Sequence[Row]) -> str:
+    """Return the number of a cell, or the status that kept it from having one."""
+    if not rows:
+        return ""
+    worst = max(rows, key=lambda row: _worst([row]))
+    size = _size(worst)
+    if size is None:
+        return worst.status.value.replace("_", " ")
+    if worst.mode in (Mode.FLOAT64, Mode.PUBLISHED):
+        return f"{size:.2e}" if size else "0"
+    return f"{size:.3g}" if size < 1_000 else f"{size:,.0f}"  # noqa: PLR2004 - no exponent
+
+
+def _worst_element(row: Row) -> tuple[str, str, str]:
+    """Return the index of the largest difference, our value and the reference's."""
+    if not row.worst_index:
+        return "", "", ""
+    values = (row.value_ours, row.value_against)
+    ours, theirs = ("" if value is None else f"{value:.6g}" for value in values)
+    return str(list(row.worst_index)), ours, theirs
